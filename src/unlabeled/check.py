@@ -1,0 +1,65 @@
+"""One wording for bad values: the name, the rule, the value."""
+
+from collections.abc import Collection
+from typing import Any
+
+__all__ = ["at_least", "choice", "fraction", "positive"]
+
+
+def positive(**values: float) -> None:
+    """Refuse values that are not above 0 (NaN included).
+
+    Args:
+        **values: Numbers by parameter name.
+
+    Raises:
+        ValueError: A value is 0, below 0 or NaN.
+    """
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, got {value}")
+
+
+def at_least(minimum: float, **values: float) -> None:
+    """Refuse values below a minimum (NaN included).
+
+    Args:
+        minimum: The smallest value allowed.
+        **values: Numbers by parameter name.
+
+    Raises:
+        ValueError: A value is below the minimum or NaN.
+    """
+    for name, value in values.items():
+        if not value >= minimum:
+            raise ValueError(f"{name} must be at least {minimum}, got {value}")
+
+
+def fraction(**values: float) -> None:
+    """Refuse values outside 0..1 (NaN included).
+
+    Args:
+        **values: Numbers by parameter name.
+
+    Raises:
+        ValueError: A value is below 0, above 1 or NaN.
+    """
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be between 0 and 1, got {value}")
+
+
+def choice(options: Collection[Any], **values: Any) -> None:
+    """Refuse values that are not among the options.
+
+    Args:
+        options: What is allowed.
+        **values: Values by parameter name.
+
+    Raises:
+        ValueError: A value is not one of the options.
+    """
+    for name, value in values.items():
+        if value not in options:
+            allowed = ", ".join(str(option) for option in options)
+            raise ValueError(f"{name} must be one of {allowed}, got {value}")

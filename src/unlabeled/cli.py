@@ -1,0 +1,317 @@
+"""Words to calls: the only file that parses arguments, prints help and sets exit codes."""
+
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Group, Parameter, Token
+
+from unlabeled import __version__, methods
+from unlabeled.settings import Settings
+
+__all__ = ["main"]
+
+RUN = Group("Run options", sort_key=3)
+OUTPUT = Group("Output", sort_key=4)
+
+app = App(
+    name="unlabeled",
+    help="Learn an encoder from data that nobody labelled, and know whether it helped.",
+    version=__version__,
+    help_format="plaintext",
+)
+pretrain_app = App(name="pretrain", help="Train an encoder without labels: unlabeled pretrain METHOD DATA.")
+app.command(pretrain_app)
+
+
+def _whole(type_: Any, tokens: Sequence[Token]) -> int:
+    """An integer as written: cyclopts alone would round 2.5 to 2."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"must be a whole number, got {tokens[0].value}") from None
+
+
+def _listed(type_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
+    """Words with commas between them."""
+    return tuple(word.strip() for token in tokens for word in token.value.split(",") if word.strip())
+
+
+Words = Annotated[tuple[str, ...], Parameter(converter=_listed, n_tokens=1)]
+Run = Annotated[Path, Parameter(help="Folder of a run.")]
+Source = Annotated[str, Parameter(help="Built-in set (digits, photos), folder, parquet, tar, npz, or hub name.")]
+
+
+def _option(name: str, annotation: Any, default: Any, help_: str, group: Group) -> inspect.Parameter:
+    whole = annotation in (int, int | None)
+    parameter = Parameter(help=help_, group=group, **({"converter": _whole} if whole else {}))
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, parameter]
+    )
+
+
+def _run_options() -> list[inspect.Parameter]:
+    helps = methods.arguments(inspect.getdoc(Settings) or "")
+    return [
+        _option(field.name, field.type, None if field.default is MISSING else field.default, helps[field.name], RUN)
+        for field in fields(Settings)
+    ]
+
+
+def _pretrain_command(name: str) -> Callable[..., None]:
+    """The command of one method: its own options from its source, then the run's."""
+    description = methods.describe(name)
+    group = Group(f"{description.class_name} options", sort_key=2)
+    words = {"Literal": Literal}
+    own = [
+        _option(option.name, eval(option.annotation, words), option.default, option.help, group)
+        for option in description.options
+    ]
+    data = inspect.Parameter("data", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Source)
+    rest = [
+        _option("out", Path | None, None, f"Folder of the run. [default: runs/{name}-DATA]", OUTPUT),
+        _option("resume", bool, False, "Continue the run in the folder from its checkpoint.", OUTPUT),
+        _option("config", Path | None, None, "A run.toml to repeat; what is given beside it wins.", OUTPUT),
+    ]
+    parameters = [data, *own, *_run_options(), *rest]
+
+    def command(data: str, **values: Any) -> None:
+        from unlabeled.train import pretrain
+
+        run = pretrain(name, data, **values)
+        print(run.path)
+
+    command.__doc__ = f"{description.summary}\n\nSource: {description.source}"
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+@app.command(name="methods")
+def list_methods() -> None:
+    """List the methods, each with its idea in a sentence."""
+    width = max(map(len, methods.names()))
+    for name in methods.names():
+        summary = methods.describe(name).summary.partition(": ")[2]
+        print(f"{name:<{width}}  {summary}")
+
+
+@app.command
+def demo(*, out: Path = Path("runs/demo"), seed: Annotated[int, Parameter(converter=_whole)] = 0) -> None:
+    """Learn from the built-in digits without labels, and see with how few labels that pays.
+
+    Args:
+        out: Folder of the run and its report.
+        seed: Seed of every random choice.
+    """
+    from unlabeled.demo import demo as play
+
+    play(out, seed)
+
+
+@app.command
+def evaluate(
+    run: Run,
+    data: Source,
+    /,
+    *,
+    probe: Words = ("knn", "linear"),
+    labels_per_class: Words = ("all",),
+    controls: Words = ("raw", "random", "rescaled"),
+    draws: Annotated[int, Parameter(converter=_whole)] = 5,
+    seed: Annotated[int, Parameter(converter=_whole)] = 0,
+    device: str = "auto",
+) -> None:
+    """Measure frozen features against the controls on labelled data.
+
+    Args:
+        probe: Any of knn, linear, few, finetune, layers, with commas between them.
+        labels_per_class: Numbers of labels, or all: 1,10,all.
+        controls: Any of raw, random, rescaled, supervised; none switches them off.
+        draws: Random choices of the labels, where not all are used.
+        seed: Seed of the draws.
+        device: auto, cpu or cuda.
+    """
+    from unlabeled.evaluate import evaluate as measure
+    from unlabeled.run import load
+
+    opened = load(run)
+    scores = measure(
+        opened,
+        data,
+        probe=probe,
+        labels_per_class=_counts(labels_per_class),
+        controls=() if controls == ("none",) else controls,
+        draws=draws,
+        seed=seed,
+        device=device,
+    )
+    scores.to_json(opened.path / "scores.json")
+    print(scores.table())
+    print(scores.verdict())
+
+
+@app.command
+def compare(
+    *methods_and_data: str,
+    epochs: Annotated[int | None, Parameter(converter=_whole)] = None,
+    encoder: str | None = None,
+    seed: Annotated[int, Parameter(converter=_whole)] = 0,
+    probe: Words = ("knn", "linear"),
+    labels_per_class: Words = ("all",),
+    controls: Words = ("raw", "random"),
+    out: Path = Path("runs/compare"),
+) -> None:
+    """Train several methods on the same data with the same budget, and judge them side by side.
+
+    Args:
+        methods_and_data: Names of methods, then the data.
+        epochs: Passes over the data, the same for all.
+        encoder: Network, the same for all.
+        seed: Seed of every random choice.
+        probe: Any of knn, linear, few, finetune, layers, with commas between them.
+        labels_per_class: Numbers of labels, or all: 1,10,all.
+        controls: Any of raw, random, rescaled, supervised; none switches them off.
+        out: Folder of the runs and the report.
+    """
+    if len(methods_and_data) < 2:
+        raise ValueError(f"compare must get at least one method and the data, got {' '.join(methods_and_data)}")
+    *names, data = methods_and_data
+    for name in names:
+        methods.describe(name)
+    from unlabeled.evaluate import evaluate as measure
+    from unlabeled.report import report as draw
+    from unlabeled.train import pretrain
+
+    settings = {"epochs": epochs, "encoder": encoder, "seed": seed}
+    runs = []
+    for name in names:
+        run = pretrain(name, data, out=out / name, **{key: value for key, value in settings.items() if value is not None})
+        scores = measure(
+            run,
+            data,
+            probe=probe,
+            labels_per_class=_counts(labels_per_class),
+            controls=() if controls == ("none",) else controls,
+            seed=seed,
+        )
+        scores.to_json(run.path / "scores.json")
+        print(f"\n{name}\n{scores.table()}\n{scores.verdict()}")
+        runs.append(run)
+    print(draw(runs, data=data, out=out / "report.html"))
+
+
+@app.command
+def show(
+    run: Run,
+    data: Source,
+    /,
+    *,
+    count: Annotated[int, Parameter(converter=_whole)] = 8,
+    seed: Annotated[int, Parameter(converter=_whole)] = 0,
+    out: Path | None = None,
+) -> None:
+    """Save a picture of what the method withheld and what it predicted.
+
+    Args:
+        count: Samples shown.
+        seed: Which samples.
+        out: PNG file; pictures.png in the run's folder if left out.
+    """
+    import torch
+
+    from unlabeled.data import open_data
+    from unlabeled.report import pictures
+    from unlabeled.run import atomic, load
+
+    opened = load(run)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        sheet = pictures.sheet(opened.method.pictures(open_data(data).sample(count, seed)))
+    path = out or opened.path / "pictures.png"
+    with atomic(path) as temporary:
+        temporary.write_bytes(sheet)
+    print(path)
+
+
+@app.command
+def embed(run: Run, data: Source, /, *, out: Path, device: str = "auto") -> None:
+    """Write the features of every sample, with its path, as parquet.
+
+    Args:
+        out: Parquet file.
+        device: auto, cpu or cuda.
+    """
+    from unlabeled.evaluate import embed as compute
+    from unlabeled.run import load
+
+    features, _ = compute(load(run), data, out=out, device=device)
+    print(f"{out}: {features.shape[0]:,} samples x {features.shape[1]} numbers")
+
+
+@app.command
+def report(*runs: Path, data: str | None = None, out: Path | None = None) -> None:
+    """Make one self-contained HTML page of a run, or of several side by side.
+
+    Args:
+        runs: Folders of runs.
+        data: Where the pictures come from; the data of the first run if left out.
+        out: HTML file; report.html in the first run's folder if left out.
+    """
+    from unlabeled.report import report as draw
+    from unlabeled.run import load
+
+    if not runs:
+        raise ValueError("report must get at least one run, got none")
+    print(draw([load(run) for run in runs], data=data, out=out))
+
+
+@app.command
+def export(run: Run, /, *, out: Path, format: Literal["safetensors", "timm", "onnx"] = "safetensors") -> None:
+    """Write the encoder for other libraries, and prove that it computes the same there.
+
+    Args:
+        out: File to write.
+        format: safetensors, timm (a state that timm loads) or onnx.
+    """
+    from unlabeled.export import export as write
+    from unlabeled.run import load
+
+    print(write(load(run), out, format=format))
+
+
+def _counts(words: Sequence[str]) -> list[int | str]:
+    for word in words:
+        if word != "all" and not word.isdigit():
+            raise ValueError(f"labels_per_class must be whole numbers or all, got {word}")
+    return [word if word == "all" else int(word) for word in words]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: Words after the program's name; those of the process if None.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    for name in methods.names():
+        pretrain_app.command(_pretrain_command(name), name=name)
+    try:
+        app(words)
+    except ValueError as error:
+        # What our own checks refuse is the user's to mend; anything else is a fault that needs its traceback.
+        innermost = traceback.extract_tb(error.__traceback__)[-1].filename
+        if Path(__file__).parent not in Path(innermost).parents:
+            raise
+        print(f"unlabeled: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as interrupt:
+        print(f"unlabeled: {interrupt or 'stopped'}", file=sys.stderr)
+        sys.exit(130)
+    except FloatingPointError as error:
+        print(f"unlabeled: {error}", file=sys.stderr)
+        sys.exit(3)

@@ -1,0 +1,131 @@
+"""Images that are arrays already: tensors, numpy arrays, .npy and .npz files.
+
+Accepted are uint8, or floats in 0..1, of shape (samples, height, width), (samples, height, width, channels)
+or (samples, channels, height, width). A tensor of four axes is always the last of these; in numpy the
+channel axis is the one of size 1 or 3, else the smaller one. An .npz file holds `images` and perhaps
+`labels`, or both once per split as `train_images`, `train_labels`, `test_images` and so on. Nothing is
+unpickled, nothing is resized.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+from unlabeled.data.images import Data, from_images
+
+__all__ = ["find_file", "from_array"]
+
+_SPLITS = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
+
+
+def find_file(path: Path, channels: int | None) -> Mapping[str, Callable[[], Data]]:
+    """What opens the images of a .npy or .npz file, by split; "all" where there are no splits.
+
+    Args:
+        path: The file.
+        channels: 1 or 3 to convert to; None leaves them as they are.
+
+    Raises:
+        ValueError: The file holds no images in the form above.
+    """
+    try:
+        if path.suffix.lower() == ".npy":
+            # Copy on write: pages are read when needed and torch gets memory that it may call its own.
+            images = np.load(path, mmap_mode="c", allow_pickle=False)
+            return {"all": partial(from_array, images, None, str(path), channels)}
+        with np.load(path, allow_pickle=False) as file:
+            content = {key: file[key] for key in file.files if key.endswith(("images", "labels"))}
+            keys = file.files
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} must be a readable array without pickled objects: {error}") from error
+    parts = {"": "all"} | {f"{name}_": split for name, split in _SPLITS.items()}
+    found = {
+        split: partial(
+            from_array, content[f"{prefix}images"], content.get(f"{prefix}labels"), str(path), channels
+        )
+        for prefix, split in parts.items()
+        if f"{prefix}images" in content
+    }
+    if not found:
+        raise ValueError(f"{path} must hold images or train_images, got {', '.join(keys) or 'nothing'}")
+    return found
+
+
+def from_array(
+    images: np.ndarray | Tensor,
+    labels: np.ndarray | Tensor | None = None,
+    name: str = "array",
+    channels: int | None = None,
+    classes: list[str] | None = None,
+) -> Data:
+    """Data of an array in one of the forms above.
+
+    Args:
+        images: The array.
+        labels: Class of each sample, integers, shape (samples,) or (samples, 1).
+        name: What the data is called in reports and messages.
+        channels: 1 or 3 to convert to; None leaves them as they are.
+        classes: Names of the classes by label.
+
+    Raises:
+        ValueError: The type, the shape or the values are others, or the labels do not fit.
+    """
+    pixels = _uint8(_channels_first(images, name), name)
+    if channels is not None and channels != pixels.shape[1]:
+        pixels = _converted(pixels, channels, name)
+    known = None if labels is None else torch.as_tensor(np.asarray(labels)).flatten()
+    if known is not None and (len(known) != len(pixels) or known.is_floating_point()):
+        raise ValueError(
+            f"labels of {name} must be {len(pixels)} integers, got {len(known)} of type {known.dtype}"
+        )
+    return from_images(pixels, known if known is None else known.long(), name=name, classes=classes)
+
+
+def _channels_first(images: np.ndarray | Tensor, name: str) -> Tensor:
+    tensor = images if isinstance(images, Tensor) else _tensor(images, name)
+    if tensor.ndim == 3:
+        tensor = rearrange(tensor, "samples height width -> samples 1 height width")
+    elif tensor.ndim == 4 and not isinstance(images, Tensor):
+        first, last = tensor.shape[1], tensor.shape[3]
+        usual = (first in (1, 3), last in (1, 3))
+        if usual == (False, True) or (usual[0] == usual[1] and last < first):
+            tensor = rearrange(tensor, "samples height width channels -> samples channels height width")
+    if tensor.ndim != 4 or 0 in tensor.shape:
+        raise ValueError(
+            f"{name} must have axes samples, height, width (and channels), got shape {tuple(images.shape)}"
+        )
+    return tensor
+
+
+def _tensor(images: np.ndarray, name: str) -> Tensor:
+    if images.dtype != np.uint8 and images.dtype.kind != "f":
+        raise ValueError(f"{name} must be uint8 in 0..255 or floats in 0..1, got {images.dtype}")
+    if not images.flags.writeable or images.dtype.byteorder == ">":
+        images = np.array(images, images.dtype.newbyteorder("="))
+    return torch.from_numpy(images)
+
+
+def _uint8(images: Tensor, name: str) -> Tensor:
+    if images.dtype == torch.uint8:
+        return images
+    if not images.is_floating_point():
+        raise ValueError(f"{name} must be uint8 in 0..255 or floats in 0..1, got {images.dtype}")
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"{name} must be uint8 in 0..255 or floats in 0..1, got floats in {low:g}..{high:g}")
+    return (images * 255).round().to(torch.uint8)
+
+
+def _converted(images: Tensor, channels: int, name: str) -> Tensor:
+    if images.shape[1] == 1:
+        return repeat(images, "samples 1 height width -> samples channels height width", channels=channels)
+    if images.shape[1] == 3:
+        weights = torch.tensor([0.299, 0.587, 0.114])
+        grey = torch.einsum("nchw,c->nhw", images.float(), weights).round().to(torch.uint8)
+        return rearrange(grey, "samples height width -> samples 1 height width")
+    raise ValueError(f"channels of {name} must be {images.shape[1]}, as it has, got {channels}")

@@ -1,0 +1,188 @@
+"""From encoded images of any kind to uint8 arrays of one kind.
+
+Grey stays one channel; palettes, CMYK and the like become RGB. Transparency is blended over white. 16-bit
+images are scaled to 8 bits by their full range, animations give their first frame, EXIF rotations are
+applied. The format is found from the content, whatever the file is called.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from einops import rearrange
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+__all__ = ["SUFFIXES", "Item", "decode", "decode_all"]
+
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".avif", ".jp2", ".jfif", ".jpe", ".mpo", ".tga", ".ico", ".dib"),
+)
+"""Names under which images are looked for."""
+
+Image.init()
+# Only these: EPS, for one, would start an interpreter on whatever the file holds.
+_FORMATS = [
+    name
+    for name in (
+        "JPEG",
+        "PNG",
+        "WEBP",
+        "GIF",
+        "BMP",
+        "TIFF",
+        "PPM",
+        "AVIF",
+        "JPEG2000",
+        "MPO",
+        "TGA",
+        "ICO",
+        "DIB",
+    )
+    if name in Image.OPEN
+]
+_LONGEST = 4
+_CHUNK = 32
+
+
+class Item(NamedTuple):
+    """An image that was not decoded yet."""
+
+    path: str
+    label: int | str | None
+    content: Path | bytes | Image.Image
+
+
+def decode(content: Path | bytes | Image.Image, store_size: int, channels: int | None = None) -> np.ndarray:
+    """Decode one image and shrink it to what is worth storing.
+
+    Args:
+        content: A file, its bytes or an opened image.
+        store_size: Shorter side in pixels to which larger images are resized; smaller ones are kept.
+        channels: 1 or 3; None keeps grey images grey and makes everything else colour.
+
+    Returns:
+        uint8, shape (channels, height, width). Images longer than 4:1 are cut to their middle.
+
+    Raises:
+        ValueError: It cannot be decoded, or its header announces more than Pillow's `MAX_IMAGE_PIXELS`.
+    """
+    try:
+        if isinstance(content, Path):
+            with content.open("rb") as file:
+                image = _shrunk(file, store_size)
+        else:
+            image = _shrunk(BytesIO(content) if isinstance(content, bytes) else content, store_size)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"decompression bomb: {error}") from error
+    except UnidentifiedImageError as error:
+        raise ValueError("not an image that can be read") from error
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+    except Exception as error:  # Pillow's readers raise anything on bytes that they did not expect
+        raise ValueError(str(error) or type(error).__name__) from error
+    if channels is not None:
+        image = image.convert("L" if channels == 1 else "RGB")
+    array = np.asarray(image)
+    return (
+        array[None] if array.ndim == 2 else rearrange(array, "height width channels -> channels height width")
+    )
+
+
+def _shrunk(content, store_size: int) -> Image.Image:
+    """Open, decode and resize; grey ("L") or colour ("RGB")."""
+    if isinstance(content, Image.Image):
+        image = content
+    elif not content.read(1):
+        raise ValueError("empty file")
+    else:
+        content.seek(0)
+        image = Image.open(content, formats=_FORMATS)
+    if image.width * image.height > (Image.MAX_IMAGE_PIXELS or 2**27):
+        raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+    scale = store_size / min(image.size)
+    if scale < 0.5:  # JPEG decodes to a half, quarter or eighth for a fraction of the time
+        image.draft(None, (int(2 * scale * image.width), int(2 * scale * image.height)))
+    image.load()
+    with suppress(Exception):  # a broken EXIF block says nothing about the pixels
+        image = ImageOps.exif_transpose(image)
+    image = _plain(image)
+    width, height = (min(side, _LONGEST * min(image.size)) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    scale = min(1, store_size / min(width, height))
+    if scale < 1 or (width, height) != image.size:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        box = (left, top, left + width, top + height)
+        image = image.resize(size, Image.Resampling.LANCZOS, box, reducing_gap=3.0)
+    return image
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The same picture in 8 bits without palette or transparency: grey ("L") or colour ("RGB")."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        return _eight_bits(np.asarray(image))
+    grey = image.mode in ("1", "L", "LA", "La")
+    palette = image.mode in ("P", "PA")
+    if image.has_transparency_data:
+        canvas = Image.new("RGBA", image.size, "white")
+        canvas.alpha_composite(image.convert("RGBA"))
+        image = canvas
+    image = image.convert("L" if grey else "RGB")
+    if palette:
+        red, green, blue = (band.tobytes() for band in image.split())
+        image = image.getchannel(0) if red == green == blue else image
+    return image
+
+
+def _eight_bits(values: np.ndarray) -> Image.Image:
+    """Grey levels of 16 bits, or floats in 0..1 or 0..255, scaled to 0..255."""
+    low, high = float(values.min()), float(values.max())
+    full = 65535.0 if values.dtype.kind != "f" else 255.0 if high > 1 else 1.0
+    if not (low >= 0 and high <= full):
+        raise ValueError(f"grey levels must be in 0..{full:g}, got {low:g}..{high:g}")
+    return Image.fromarray(np.rint(values * (255.0 / full)).astype(np.uint8))
+
+
+def decode_all(
+    items: Iterable[Item], store_size: int, channels: int | None, workers: int
+) -> Iterator[tuple[Item, np.ndarray | str]]:
+    """Decode a stream in parallel, in order and in bounded memory.
+
+    Args:
+        items: Images to decode.
+        store_size: As in `decode`.
+        channels: As in `decode`.
+        workers: Threads, at least 1.
+
+    Yields:
+        Each item with its uint8 array, shape (channels, height, width), or with the reason why there is none.
+    """
+
+    def chunk(part: list[Item]) -> list[tuple[Item, np.ndarray | str]]:
+        return [(item, _array_or_reason(item, store_size, channels)) for item in part]
+
+    stream = iter(items)
+    pending = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        while True:
+            while len(pending) < 2 * workers and (part := list(islice(stream, _CHUNK))):
+                pending.append(pool.submit(chunk, part))
+            if not pending:
+                return
+            yield from pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _array_or_reason(item: Item, store_size: int, channels: int | None) -> np.ndarray | str:
+    try:
+        return decode(item.content, store_size, channels)
+    except ValueError as error:
+        return str(error)

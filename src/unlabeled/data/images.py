@@ -1,0 +1,166 @@
+"""Images in one flat block of memory, given out in batches."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+__all__ = ["Batch", "Data", "Skipped"]
+
+Batch = dict[str, Tensor]
+
+
+class Skipped(NamedTuple):
+    """A file that is not in the data, and why."""
+
+    path: str
+    reason: str
+
+
+class Data:
+    """Images ready for training: a batch is an index operation.
+
+    Args:
+        pixels: All images one after the other, each as (channels, height, width), uint8, shape (bytes,).
+        sizes: Height and width of each image in pixels, int64, shape (samples, 2).
+        channels: Channels of every image.
+        name: What the data is called in reports.
+        paths: Where each sample came from.
+        labels: Class of each sample, int64, shape (samples,), -1 where unknown; None where nothing is known.
+            They are for evaluation and never part of a batch.
+        classes: Names of the classes by label.
+        skipped: What was found but could not be used.
+    """
+
+    kind: ClassVar[str] = "image"
+
+    def __init__(
+        self,
+        pixels: Tensor,
+        sizes: Tensor,
+        *,
+        channels: int,
+        name: str,
+        paths: Sequence[str],
+        labels: Tensor | None = None,
+        classes: list[str] | None = None,
+        skipped: Sequence[Skipped] = (),
+    ) -> None:
+        lengths = channels * sizes.prod(1)
+        assert len(sizes) == len(paths) and int(lengths.sum()) == len(pixels)
+        self.pixels, self.sizes, self.channels = pixels, sizes, channels
+        self.name, self.paths, self.labels, self.classes = name, list(paths), labels, classes
+        self.skipped = list(skipped)
+        self.image_size = int(sizes.amin(1).median())
+        """Suggested side of training images in pixels: the common size, or the usual shorter side."""
+        self.device = pixels.device
+        self.offsets = lengths.cumsum(0) - lengths
+        """Where each image starts in `pixels`, int64, shape (samples,)."""
+        self._lay_out()
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __repr__(self) -> str:
+        return f"Data({self.name}: {len(self)} images, {self.channels} channels, {self.image_size} pixels)"
+
+    def batch(self, index: Tensor) -> Batch:
+        """Give out samples.
+
+        Args:
+            index: Rows, int64, shape (batch,).
+
+        Returns:
+            `image` uint8 (batch, channels, height, width) and `index` int64 (batch,) on the device of the
+            data. Where the images of the data differ in size they are padded with zeros at the bottom and
+            right to the largest of the batch; `size` int64 (batch, 2) gives the true heights and widths.
+        """
+        batch: Batch = {"index": index.to(self.device)}
+        if self._table is not None:
+            batch["image"] = self._table[self._rows[index.to(self._rows.device)]].to(self.device)
+            return batch
+        index = index.cpu()
+        sizes, offsets = self.sizes[index], self.offsets[index].tolist()
+        height, width = sizes.amax(0).tolist()
+        image = self.pixels.new_zeros(len(index), self.channels, height, width)
+        for row, (start, (height, width)) in enumerate(zip(offsets, sizes.tolist())):
+            pixels = self.pixels[start : start + self.channels * height * width]
+            image[row, :, :height, :width] = pixels.view(self.channels, height, width)
+        batch["image"] = image.to(self.device)
+        if not self._one_size:
+            batch["size"] = sizes.to(self.device)
+        return batch
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All samples in order, `size` at a time; the last batch may be smaller."""
+        return map(self.batch, torch.arange(len(self)).split(size))
+
+    def sample(self, count: int, seed: int = 0) -> Batch:
+        """Up to `count` random samples, the same for the same seed."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return self.batch(order[:count])
+
+    def subset(self, index: Tensor) -> "Data":
+        """The samples of some rows, sharing the memory of all.
+
+        Args:
+            index: Rows, int64, shape (rows,), or a mask, bool, shape (samples,).
+        """
+        rows = torch.arange(len(self))[index.cpu()]
+        part = copy.copy(self)
+        part.sizes = self.sizes[rows]
+        part.offsets = self.offsets[rows]
+        part.paths = [self.paths[row] for row in rows.tolist()]
+        part.labels = None if self.labels is None else self.labels[rows]
+        part._lay_out()
+        return part
+
+    def to(self, device: torch.device | str) -> "Data":
+        """The same data giving its batches on a device, and kept there if half its free memory is enough."""
+        moved = copy.copy(self)
+        moved.device = torch.device(device)
+        if _fits(len(self.pixels), moved.device):
+            moved.pixels = self.pixels.to(device)
+            moved._lay_out()
+        return moved
+
+    def _lay_out(self) -> None:
+        """View the images as rows of one table where they have one size and lie at regular distances."""
+        self._one_size = bool((self.sizes == self.sizes[:1]).all())
+        self._table = None
+        if self._one_size and len(self):
+            height, width = self.sizes[0].tolist()
+            step = self.channels * height * width
+            if len(self.pixels) % step == 0 and not (self.offsets % step).any():
+                self._table = self.pixels.view(-1, self.channels, height, width)
+                self._rows = (self.offsets // step).to(self.pixels.device)
+
+
+def _fits(size: int, device: torch.device) -> bool:
+    return device.type != "cuda" or size <= torch.cuda.mem_get_info(device)[0] // 2
+
+
+def from_images(
+    images: Tensor, labels: Tensor | None = None, *, name: str = "array", classes: list[str] | None = None
+) -> Data:
+    """Data of images that are all there.
+
+    Args:
+        images: uint8, shape (samples, channels, height, width).
+        labels: int64, shape (samples,).
+        name: What the data is called in reports.
+        classes: Names of the classes by label.
+    """
+    samples, channels, height, width = images.shape
+    return Data(
+        rearrange(images, "samples channels height width -> (samples channels height width)"),
+        torch.tensor([height, width]).repeat(samples, 1),
+        channels=channels,
+        name=name,
+        paths=[f"{name}[{row}]" for row in range(samples)],
+        labels=labels,
+        classes=classes,
+    )

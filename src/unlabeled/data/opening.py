@@ -1,0 +1,222 @@
+"""From what a user names to `Data`."""
+
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unlabeled import check
+from unlabeled.data import arrays, builtin
+from unlabeled.data.cache import Progress, default_folder, stored
+from unlabeled.data.images import Data, Skipped
+from unlabeled.data.sources import Source, find_hub, find_path, find_torchvision
+
+__all__ = ["open_data", "open_splits"]
+
+_STORE_SIZE = 160
+_TEST_SHARE = 0.2
+_REASONS = 3
+
+Openable = str | os.PathLike[str] | Data | np.ndarray | Tensor
+
+
+def open_data(
+    source: Openable,
+    *,
+    split: str | None = None,
+    store_size: int | None = None,
+    channels: int | None = None,
+    workers: int | None = None,
+    max_broken: float = 0.1,
+    cache: str | os.PathLike[str] | bool | None = None,
+    progress: Progress | None = None,
+) -> Data:
+    """Open images, decoding them once.
+
+    Args:
+        source: One of
+            a built-in name, `digits` or `photos` (a folder of that name is `./digits`);
+            a folder of images, perhaps in class folders, and these perhaps in `train` and `test` folders;
+            a folder or file of parquet (Hugging Face layout) or tar archives (webdataset layout);
+            a .npy or .npz file (see `arrays`);
+            `hub:OWNER/NAME` or `hub:OWNER/NAME:CONFIG`, a data set on the Hugging Face hub;
+            `torchvision:NAME` or `torchvision:NAME:ROOT`, a data set that torchvision finds below ROOT;
+            an array or tensor of images; or `Data`, which is returned as it is.
+        split: Part of the source, such as "test"; None takes "train" where there are several.
+        store_size: Shorter side in pixels to which larger images are resized, 160 if None; smaller ones and
+            arrays are kept as they are.
+        channels: 1 for grey or 3 for colour; None makes everything grey only where every image is.
+        workers: Threads that decode, as many as processors if None.
+        max_broken: Largest share, in 0..1, of the images that may be unreadable. Files that were never meant
+            to be images (.txt, .json, hidden ones) are listed as skipped, but not counted.
+        cache: Folder for decoded images, $UNLABELED_CACHE or ~/.cache/unlabeled if None; False keeps none.
+        progress: Called with the images done so far and their number, None where that is unknown.
+
+    Raises:
+        ValueError: There is nothing of that name, no image in it, no such split, or too much of it is broken.
+    """
+    opener = _Opener(store_size, channels, workers, max_broken, cache, progress)
+    parts = opener.parts(source)
+    split = {"val": "validation", "valid": "validation", "dev": "validation"}.get(split or "", split)
+    if split is None:
+        split = "train" if "train" in parts else next(iter(parts))
+    if split not in parts:
+        raise ValueError(f"split of {_name(source)} must be one of {', '.join(parts)}, got {split}")
+    return parts[split]()
+
+
+def open_splits(source: Openable, **options: Any) -> tuple[Data, Data]:
+    """Open the training part and the test part of images.
+
+    These are the source's own splits `train` and `test` (or `validation`). A source without them is divided
+    80 to 20 within each class, always in the same way.
+
+    Args:
+        source: As in `open_data`.
+        **options: As in `open_data`, without `split`.
+    """
+    parts = _Opener(**options).parts(source)
+    test = next((split for split in ("test", "validation") if split in parts), None)
+    if "train" not in parts or test is None:
+        return _divided(next(iter(parts.values()))())
+    train, test = parts["train"](), parts[test]()
+    if train.channels != test.channels:
+        return open_splits(source, **options | {"channels": 3})
+    return _same_classes(train, test)
+
+
+@dataclass(frozen=True)
+class _Opener:
+    """The options of `open_data`."""
+
+    store_size: int | None = None
+    channels: int | None = None
+    workers: int | None = None
+    max_broken: float = 0.1
+    cache: str | os.PathLike[str] | bool | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        check.fraction(max_broken=self.max_broken)
+        check.choice((None, 1, 3), channels=self.channels)
+        for name in ("store_size", "workers"):
+            if (value := getattr(self, name)) is not None:
+                check.at_least(1, **{name: value})
+
+    def parts(self, source: Openable) -> Mapping[str, Callable[[], Data]]:
+        """What opens each split of a source; "all" where it has none."""
+        if isinstance(source, Data):
+            return {"all": lambda: source}
+        if isinstance(source, (np.ndarray, Tensor)):
+            return {"all": lambda: arrays.from_array(source, channels=self.channels)}
+        name = os.fspath(source)
+        if name in builtin.NAMES:
+            load = partial(builtin.load, name, channels=self.channels)
+            return {split: partial(load, split) for split in ("train", "test")}
+        if name.startswith("hub:"):
+            return self._encoded(find_hub(name.removeprefix("hub:")))
+        if name.startswith("torchvision:"):
+            return self._torchvision(name)
+        path = Path(name).expanduser()
+        if not path.exists():
+            raise ValueError(_not_found(name, path))
+        if path.suffix.lower() in (".npy", ".npz") and path.is_file():
+            return arrays.find_file(path, self.channels)
+        return self._encoded(find_path(path, name))
+
+    def _encoded(self, sources: dict[str, Source]) -> Mapping[str, Callable[[], Data]]:
+        return {split: lambda found=found: self._decoded(found) for split, found in sources.items()}
+
+    def _torchvision(self, name: str) -> Mapping[str, Callable[[], Data]]:
+        def load(dataset: Any, source: Source) -> Data:
+            images = getattr(dataset, "data", None)
+            if not isinstance(images, (np.ndarray, Tensor)):
+                return self._decoded(source)
+            labels = getattr(dataset, "targets", getattr(dataset, "labels", None))
+            return arrays.from_array(images, labels, name, self.channels, getattr(dataset, "classes", None))
+
+        found = find_torchvision(name.removeprefix("torchvision:"))
+        return {split: lambda part=part: load(*part) for split, part in found.items()}
+
+    def _decoded(self, source: Source) -> Data:
+        folder = default_folder() if self.cache in (None, True) else Path(self.cache) if self.cache else None
+        with warnings.catch_warnings():  # Pillow warns about files that it reads all the same
+            warnings.simplefilter("ignore")
+            pixels, about = stored(
+                source,
+                store_size=self.store_size or _STORE_SIZE,
+                channels=self.channels,
+                workers=self.workers or os.cpu_count() or 1,
+                folder=folder,
+                progress=self.progress,
+            )
+        broken = [Skipped(source.prefix + path, reason) for path, reason in about["skipped"]]
+        paths = [source.prefix + path for path in about["paths"]]
+        self._check_broken(source, broken, len(paths))
+        sizes = torch.tensor(about["sizes"])
+        return Data(
+            pixels,
+            sizes if len(sizes) == len(paths) else sizes.repeat(len(paths), 1),
+            channels=about["channels"],
+            name=source.name,
+            paths=paths,
+            labels=None if about["labels"] is None else torch.tensor(about["labels"]),
+            classes=about["classes"],
+            skipped=source.skipped + broken,
+        )
+
+    def _check_broken(self, source: Source, broken: list[Skipped], decoded: int) -> None:
+        count = source.broken + len(broken)
+        if count > self.max_broken * (count + decoded):
+            reasons = "; ".join(
+                f"{skip.path}: {skip.reason}" for skip in (broken or source.skipped)[:_REASONS]
+            )
+            raise ValueError(
+                f"{count} of {count + decoded} images in {source.name} cannot be read, which is more than "
+                f"max_broken={self.max_broken:g} allows: {reasons}"
+            )
+
+
+def _name(source: Openable) -> str:
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else getattr(source, "name", "array")
+
+
+def _not_found(name: str, path: Path) -> str:
+    siblings = os.listdir(path.parent) if path.parent.is_dir() else []
+    options = [*builtin.NAMES, *(str(path.parent / sibling) for sibling in siblings)]
+    near = get_close_matches(name, options, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    expected = f"a path or one of {', '.join(builtin.NAMES)}, or start with hub: or torchvision:"
+    return f"data must be {expected}, got {name}{hint}"
+
+
+def _divided(data: Data) -> tuple[Data, Data]:
+    """Four fifths and one fifth of each class, in the order of the data."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.zeros(len(data), dtype=torch.int64) if data.labels is None else data.labels
+    test = torch.zeros(len(data), dtype=torch.bool)
+    for label in labels.unique():
+        rows = (labels == label).nonzero().flatten()
+        order = torch.randperm(len(rows), generator=generator)
+        test[rows[order[: round(_TEST_SHARE * len(rows))]]] = True
+    return data.subset(~test), data.subset(test)
+
+
+def _same_classes(train: Data, test: Data) -> tuple[Data, Data]:
+    """Number the classes of both parts alike where each part brought its own names."""
+    if train.classes and test.classes and train.classes != test.classes:
+        classes = sorted({*train.classes, *test.classes})
+        for data in (train, test):
+            if data.labels is not None:
+                numbers = torch.tensor([classes.index(name) for name in data.classes or []])
+                data.labels = torch.where(data.labels < 0, -1, numbers[data.labels])
+            data.classes = classes
+    return train, test

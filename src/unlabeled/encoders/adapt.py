@@ -1,0 +1,105 @@
+"""What happens to an image before the network sees it; saved with the encoder."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unlabeled import check
+from unlabeled.parts.color import lightness, rgb_to_lab
+
+__all__ = ["INPUTS", "Adapt", "Input"]
+
+Input = Literal["color", "lightness", "sobel", "lab"]
+INPUTS = ("color", "lightness", "sobel", "lab")
+
+STATISTICS = {
+    "color": ([0.5], [0.25]),
+    "lightness": ([50.0], [25.0]),
+    "sobel": ([0.0, 0.0], [0.5, 0.5]),
+    "lab": ([50.0, 0.0, 0.0], [25.0, 20.0, 20.0]),
+}
+
+
+class Adapt(nn.Module):
+    """Turn images into the channels that a network sees, each with mean 0 and deviation 1 over the data.
+
+    Args:
+        input: `color` keeps the channels, `lightness` is L of Lab (from 3 channels or 1), `sobel` is two
+            gradient maps of the mean channel, `lab` is all of Lab (from 3 channels).
+        in_channels: Channels of the images.
+    """
+
+    mean: Tensor
+    std: Tensor
+    kernels: Tensor
+
+    def __init__(self, input: Input = "color", in_channels: int = 3) -> None:
+        super().__init__()
+        check.choice(INPUTS, input=input)
+        check.at_least(1, in_channels=in_channels)
+        takes = {"lightness": (1, 3), "lab": (3,)}.get(input)
+        if takes and in_channels not in takes:
+            raise ValueError(
+                f"in_channels must be {' or '.join(map(str, takes))} with input {input}, got {in_channels}"
+            )
+        self.input = input
+        self.in_channels = in_channels
+        mean, std = STATISTICS[input]
+        self.out_channels = in_channels if input == "color" else len(mean)
+        self.register_buffer("mean", torch.tensor(mean).expand(self.out_channels).clone())
+        self.register_buffer("std", torch.tensor(std).expand(self.out_channels).clone())
+        horizontal = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
+        self.register_buffer("kernels", torch.stack([horizontal, horizontal.T])[:, None], persistent=False)
+
+    def channels(self, images: Tensor) -> Tensor:
+        """Channels before they are normalised, float, shape (batch, out_channels, height, width)."""
+        if images.shape[1] != self.in_channels:
+            raise ValueError(f"images must have {self.in_channels} channels, got {images.shape[1]}")
+        if not images.is_floating_point():
+            raise ValueError(f"images must be floats in 0..1, got {images.dtype}")
+        if self.input == "lightness":
+            return lightness(images)
+        if self.input == "lab":
+            return rgb_to_lab(images)
+        if self.input == "sobel":
+            grey = F.pad(images.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+            return F.conv2d(grey, self.kernels)
+        return images
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised channels, float, shape (batch, out_channels, height, width), of images in 0..1."""
+        return (self.channels(images) - self.mean[:, None, None]) / self.std[:, None, None]
+
+    def set_statistics(self, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> None:
+        """Set what is subtracted from each channel and what divides it.
+
+        Args:
+            mean: One number per channel that the network sees, in the unit of that channel.
+            std: The same, at least 0; a channel that does not vary (below 0.0001) is divided by 1.
+
+        Raises:
+            ValueError: A count is wrong, a number is not finite or a deviation is below 0.
+        """
+        for name, values in {"mean": mean, "std": std}.items():
+            values = torch.as_tensor(values, dtype=self.mean.dtype, device=self.mean.device)
+            if values.shape != self.mean.shape:
+                raise ValueError(f"{name} must have {self.out_channels} numbers, got {tuple(values.shape)}")
+            if not values.isfinite().all():
+                raise ValueError(f"{name} must be finite, got {values.tolist()}")
+            if name == "std":
+                check.at_least(0, std=values.min().item())
+                values = torch.where(values < 1e-4, 1.0, values)
+            getattr(self, name).copy_(values)
+
+    @torch.no_grad()
+    def fit(self, images: Tensor) -> None:
+        """Set the statistics to those of images.
+
+        Args:
+            images: A sample, float, shape (batch, in_channels, height, width), in 0..1.
+        """
+        channels = self.channels(images)
+        self.set_statistics(channels.mean((0, 2, 3)), channels.std((0, 2, 3), correction=0))

@@ -1,0 +1,123 @@
+"""Networks of the timm library with random weights, read as a vector, as named maps and as tokens."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["FromTimm", "any_timm", "resnet", "vit_small"]
+
+
+class FromTimm(nn.Module):
+    """A timm model without its classifier.
+
+    Args:
+        architecture: Name of the model for `timm.create_model`.
+        standard: Whether nothing will be replaced in it, so that its state fits into timm's own model.
+        **arguments: Further arguments of `timm.create_model`.
+    """
+
+    def __init__(self, architecture: str, standard: bool = True, **arguments: Any) -> None:
+        import timm
+        from timm.models.vision_transformer import VisionTransformer
+
+        super().__init__()
+        self.architecture, self.standard, self.arguments = (
+            architecture,
+            standard,
+            {"num_classes": 0, **arguments},
+        )
+        self.model: Any = timm.create_model(architecture, **self.arguments)
+        self.is_vit = isinstance(self.model, VisionTransformer)
+        self.dim: int = getattr(self.model, "head_hidden_size", None) or self.model.num_features
+        stages = [
+            (stage["module"].replace("act1", "stem"), stage["num_chs"]) for stage in self.model.feature_info
+        ]
+        if self.is_vit:
+            stages = [(f"block{number}", width) for number, (_, width) in enumerate(stages, 1)]
+        if not hasattr(self.model, "forward_intermediates"):
+            stages = [("last", self.model.num_features)]
+        self.map_dims: dict[str, int] = dict(stages)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pooled features, float, shape (batch, dim)."""
+        return self.model(x)
+
+    def maps(self, x: Tensor) -> dict[str, Tensor]:
+        """Outputs of the stages, or of a ViT's blocks, each float, shape (batch, channels, height, width)."""
+        if "last" in self.map_dims:
+            return {"last": self.model.forward_features(x)}
+        maps = self.model.forward_intermediates(x, norm=self.is_vit, intermediates_only=True)
+        return dict(zip(self.map_dims, maps, strict=True))
+
+    def tokens(self, x: Tensor, keep: Tensor | None) -> Tensor:
+        """Tokens of a ViT that sees only the kept patches."""
+        model = self.model
+        x = model._pos_embed(model.patch_embed(x))
+        if keep is not None:
+            prefix, patches = x[:, : model.num_prefix_tokens], x[:, model.num_prefix_tokens :]
+            patches = patches.gather(1, keep[:, :, None].expand(-1, -1, patches.shape[2]))
+            x = torch.cat([prefix, patches], 1)
+        return model.norm(model.blocks(model.norm_pre(x)))
+
+
+def resnet(name: str, in_channels: int, image_size: int) -> FromTimm:
+    """ResNet of timm; for images up to 64 pixels with a 3x3 first layer, no stride and no pooling.
+
+    `resnet10` is small and fast at any size: width 32, one block per stage, a 3x3 first layer of stride 2.
+    """
+    if name == "resnet10":
+        narrow: dict[str, Any] = {"layers": (1, 1, 1, 1), "channels": (32, 64, 128, 256)}
+        # Only timm's deep stem lets the first width be chosen; it is then replaced by a single layer.
+        narrow |= {"stem_type": "deep", "stem_width": 16, "zero_init_last": False, "in_chans": in_channels}
+        trunk = FromTimm("resnet18", standard=False, **narrow)
+        _replace_stem(trunk.model, in_channels, stride=2)
+        return trunk
+    small = image_size <= 64
+    trunk = FromTimm(name, standard=not small, in_chans=in_channels, zero_init_last=False)
+    if small:
+        _replace_stem(trunk.model, in_channels, stride=1)
+    return trunk
+
+
+def vit_small(in_channels: int, image_size: int) -> FromTimm:
+    """ViT of 4 blocks and width 192 on about 8 x 8 patches, with fixed sine and cosine positions."""
+    from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
+
+    sizes = [image_size // patches for patches in range(4, 17) if image_size % patches == 0]
+    if not sizes:
+        raise ValueError(f"image_size must be a multiple of 4 to 16 patches, got {image_size}. Take one of 8")
+    patch = min(sizes, key=lambda size: abs(size - image_size / 8))
+    trunk = FromTimm(
+        "vit_tiny_patch16_224",
+        img_size=image_size,
+        patch_size=patch,
+        depth=4,
+        in_chans=in_channels,
+        dynamic_img_size=True,
+    )
+    positions = trunk.model.pos_embed.requires_grad_(False)
+    positions.zero_()
+    positions[0, 1:] = build_sincos2d_pos_embed(list(trunk.model.patch_embed.grid_size), trunk.dim)
+    return trunk
+
+
+def any_timm(name: str, in_channels: int, image_size: int) -> FromTimm:
+    """Any model of timm by its name, for images of one size where it can be built for that size."""
+    import timm
+    from timm.models import is_model_in_modules
+
+    arguments: dict[str, Any] = {"in_chans": in_channels}
+    configuration = timm.get_pretrained_cfg(name)
+    if configuration is not None and configuration.fixed_input_size:
+        arguments["img_size"] = image_size
+    if is_model_in_modules(name, ["vision_transformer"]):
+        arguments["dynamic_img_size"] = True
+    return FromTimm(name, **arguments)
+
+
+def _replace_stem(model: Any, in_channels: int, stride: int) -> None:
+    """Put a single 3x3 layer without pooling before the first stage of a ResNet."""
+    model.conv1 = nn.Conv2d(in_channels, model.bn1.num_features, 3, stride, 1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()

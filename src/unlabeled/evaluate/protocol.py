@@ -1,0 +1,264 @@
+"""The protocol: every number beside its controls, on the same labels and the same test samples."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from unlabeled import check
+from unlabeled.evaluate import controls as controlled
+from unlabeled.evaluate import features, few_labels, finetune, knn, linear
+from unlabeled.evaluate.features import Representation
+from unlabeled.evaluate.scores import Measurement, Scores
+from unlabeled.method import Batch
+
+if TYPE_CHECKING:
+    from unlabeled.data import Data
+    from unlabeled.encoders import Encoder
+
+__all__ = ["CONTROLS", "PROBES", "evaluate"]
+
+PROBES = ("knn", "linear", "few", "finetune", "layers")
+CONTROLS = ("raw", "random", "rescaled", "supervised")
+FEW = (1, 10)
+"""Labels per class of the probe `few` where no number is given."""
+
+Augment = Callable[[Batch], Tensor]
+Prediction = tuple[Tensor, str]
+"""Predicted classes of the test samples, and the settings they depend on."""
+
+
+@dataclass
+class Labelled:
+    """Training and test samples with their classes, all on one device."""
+
+    train: "Data"
+    test: "Data"
+    labels: Tensor
+    answers: Tensor
+    classes: list[str]
+
+
+def evaluate(
+    run: Any,
+    data: Any,
+    *,
+    probe: str | Sequence[str] = ("knn", "linear"),
+    labels_per_class: int | str | Sequence[int | str] = ("all",),
+    controls: str | Sequence[str] = ("raw", "random", "rescaled"),
+    draws: int = 5,
+    seed: int = 0,
+    device: str = "auto",
+    test: Any = None,
+    k: int = 20,
+    temperature: float = 0.07,
+    steps: int | None = None,
+    augment: Augment | None = None,
+) -> Scores:
+    """Measure frozen features on labelled data, with the controls on the same labels and test samples.
+
+    Standardisation uses all training samples, without their labels; the penalty of linear probes is chosen on
+    a split of the labels at hand; no choice sees the test set.
+
+    Args:
+        run: A run, a method or an encoder; it is not changed.
+        data: What `open_splits` takes, with labels, or a pair of training and test data.
+        probe: Any of knn, linear, few (linear, with 1 and 10 labels per class too where no number is given),
+            finetune (the encoder moves too), layers (linear on every named map).
+        labels_per_class: Numbers of training labels, "all", or several of them.
+        controls: Any of raw (pixels), random (the same network untrained), rescaled (the same, its channels
+            made alike) and supervised (the same network trained on the same labels only; finetune has it
+            beside it wherever there are controls).
+        draws: Random balanced choices of the labels, where not all are used.
+        seed: Seed of the draws, of the control's weights and of the bootstrap.
+        device: auto, cpu or cuda.
+        test: Test data, if `data` is training data only.
+        k: Neighbours that vote in knn.
+        temperature: Of the votes in knn.
+        steps: Optimizer steps of finetune and supervised; None takes 20 passes over the labels, 300 at least.
+        augment: Random view of a batch for finetune and supervised, such as a `Views`; None takes mild crops
+            without flips.
+
+    Returns:
+        The scores.
+
+    Raises:
+        ValueError: There are no labels, a class has fewer than asked for, or a word or number is not allowed.
+    """
+    probes, words = _several(probe), _several(controls)
+    for word in probes:
+        check.choice(PROBES, probe=word)
+    for word in words:
+        check.choice(CONTROLS, controls=word)
+    check.at_least(1, draws=draws)
+    counts = _counts(_several(labels_per_class))
+    where = features.pick_device(device)
+    encoder, reader = features.frozen(run, where)
+    labelled = _labelled(data, test, encoder.in_channels, where)
+    plan = _plan(probes, counts, list(encoder.map_dims) if "layers" in probes else [])
+    draws_of = {
+        count: [torch.arange(len(labelled.labels))]
+        if count == "all"
+        else few_labels.subsets(labelled.labels, int(count), classes=labelled.classes, draws=draws, seed=seed)
+        for count in dict.fromkeys(count for _, _, count in plan)
+    }
+    representations = [
+        *([controlled.raw(encoder, labelled.train)] if "raw" in words else []),
+        *([controlled.random(encoder, labelled.train, seed)] if "random" in words else []),
+        *([controlled.rescaled(encoder, labelled.train, seed)] if "rescaled" in words else []),
+        features.learned(reader),
+    ]
+    trained: dict[int | str, list[Prediction]] = {}
+    measured = []
+    for name, layer, count in plan:
+        for shown in representations if name != "finetune" else representations[-1:]:
+            results = []
+            for rows in draws_of[count]:
+                if name == "knn":
+                    results.append(_knn(shown, labelled, rows, k, temperature))
+                elif name == "finetune":
+                    results.append(_finetune(encoder, shown, labelled, rows, steps, augment, seed))
+                else:
+                    results.append(_linear(shown, labelled, rows, layer, seed)[:2])
+            measured.append(_measure(name, layer, count, shown.name, results, labelled.answers, shown.detail))
+        if name != "layers" and ("supervised" in words or (name == "finetune" and words)):
+            if count not in trained:
+                trained[count] = [
+                    _supervised(encoder, labelled, rows, steps, augment, seed + draw)
+                    for draw, rows in enumerate(draws_of[count])
+                ]
+            measured.append(_measure(name, layer, count, "supervised", trained[count], labelled.answers))
+    return Scores.of(measured, seed)
+
+
+def _plan(
+    probes: list[str], counts: list[int | str], layers: list[str]
+) -> list[tuple[str, str | None, int | str]]:
+    """What to measure: (name, layer, labels per class), each once."""
+    few = counts if counts != ["all"] else [*FEW, "all"]
+    plan = []
+    for probe in probes:
+        name = "linear" if probe == "few" else probe
+        for count in few if probe == "few" else counts:
+            plan += [(name, layer, count) for layer in (layers if probe == "layers" else [None])]
+    return list(dict.fromkeys(plan))
+
+
+def _several(words: Any) -> list[Any]:
+    return [words] if isinstance(words, str | int | float) else list(words)
+
+
+def _counts(counts: list[Any]) -> list[int | str]:
+    """Numbers of labels in ascending order, then "all"."""
+    for count in counts:
+        if count != "all" and not (isinstance(count, int) and count > 0):
+            raise ValueError(f"labels_per_class must be whole numbers above 0 or all, got {count}")
+    numbers = sorted({count for count in counts if count != "all"})
+    return [*numbers, *(["all"] if "all" in counts else [])]
+
+
+def _labelled(data: Any, test: Any, channels: int, device: torch.device) -> Labelled:
+    """Open the data and keep the samples whose class is known."""
+    from unlabeled.data import open_data, open_splits
+
+    if test is not None:
+        splits = open_data(data, channels=channels), open_data(test, channels=channels)
+    elif isinstance(data, tuple):
+        splits = data
+    else:
+        splits = open_splits(data, channels=channels)
+    known = []
+    for split in splits:
+        rows = torch.arange(0) if split.labels is None else (split.labels >= 0).nonzero()[:, 0]
+        if not len(rows):
+            raise ValueError(
+                f"data must have labels to evaluate on, got {split.name} without any. "
+                "Put the images into one folder for each class"
+            )
+        known.append(split if len(rows) == len(split) else split.subset(rows))
+    train, tested = known
+    if train.classes != tested.classes and None not in (train.classes, tested.classes):
+        raise ValueError(f"test must have the training data's classes {train.classes}, got {tested.classes}")
+    number = 1 + int(max(train.labels.max(), tested.labels.max()))
+    classes = train.classes or tested.classes or [str(index) for index in range(number)]
+    return Labelled(
+        train.to(device), tested.to(device), train.labels.to(device), tested.labels.to(device), list(classes)
+    )
+
+
+def _knn(shown: Representation, data: Labelled, rows: Tensor, k: int, temperature: float) -> Prediction:
+    rows = rows.to(data.labels.device)
+    train, test = shown.features(data.train)[rows], shown.features(data.test)
+    predicted = knn.predict(train, data.labels[rows], test, len(data.classes), k=k, temperature=temperature)
+    return predicted, f"k={min(k, len(rows))}, T={temperature:g}"
+
+
+def _linear(
+    shown: Representation, data: Labelled, rows: Tensor, layer: str | None, seed: int
+) -> tuple[Tensor, str, linear.Linear]:
+    rows = rows.to(data.labels.device)
+    train, statistics = shown.features(data.train, layer), shown.statistics(data.train, layer)
+    fitted = linear.fit(train[rows], data.labels[rows], len(data.classes), statistics=statistics, seed=seed)
+    return (
+        fitted(shown.features(data.test, layer)).argmax(1),
+        f"penalty {fitted.penalty:g} {fitted.chosen}",
+        fitted,
+    )
+
+
+def _finetune(
+    encoder: "Encoder",
+    shown: Representation,
+    data: Labelled,
+    rows: Tensor,
+    steps: int | None,
+    augment: Augment | None,
+    seed: int,
+) -> Prediction:
+    """Fine-tune from the linear probe, or from a random classifier where a method reads other features."""
+    head = _linear(shown, data, rows, None, seed)[2]
+    return finetune.predict(
+        encoder,
+        data.train,
+        rows,
+        data.labels,
+        data.test,
+        len(data.classes),
+        head=head if len(head.weight) == encoder.dim else None,
+        encoder_factor=0.1,
+        steps=steps,
+        augment=augment,
+        seed=seed,
+    )
+
+
+def _supervised(
+    encoder: "Encoder", data: Labelled, rows: Tensor, steps: int | None, augment: Augment | None, seed: int
+) -> Prediction:
+    return finetune.predict(
+        controlled.untrained(encoder, seed),
+        data.train,
+        rows,
+        data.labels,
+        data.test,
+        len(data.classes),
+        steps=steps,
+        augment=augment,
+        seed=seed,
+    )
+
+
+def _measure(
+    probe: str,
+    layer: str | None,
+    count: int | str,
+    name: str,
+    results: list[Prediction],
+    answers: Tensor,
+    about: str = "",
+) -> Measurement:
+    right = torch.stack([(predicted == answers).float().cpu() for predicted, _ in results])
+    details = dict.fromkeys([about, *(detail for _, detail in results)])
+    return Measurement(probe, layer, count, name, right, "; ".join(filter(None, details)))

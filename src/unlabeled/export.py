@@ -1,0 +1,160 @@
+"""Give an encoder to other libraries: each file is loaded there again and must give the same features."""
+
+import contextlib
+import copy
+import importlib.util
+import io
+import json
+import logging
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unlabeled import check, encoders
+from unlabeled.encoders import Encoder
+
+__all__ = ["Exported", "export"]
+
+TOLERANCE = 1e-5
+IMAGES = 3
+SUFFIXES = {"safetensors": ".safetensors", "timm": "", "onnx": ".onnx"}
+
+
+class Exported(NamedTuple):
+    """What was written, and how well it agrees.
+
+    Args:
+        path: The file, or the folder for timm.
+        difference: Largest difference of a feature between the encoder and the file as another library reads
+            it, in units of the largest feature or of 1.
+    """
+
+    path: Path
+    difference: float
+
+
+def export(
+    source: Any,
+    out: str | os.PathLike[str],
+    *,
+    format: Literal["safetensors", "timm", "onnx"] = "safetensors",
+) -> Exported:
+    """Write an encoder in the format of another library, and prove that it gives the same features there.
+
+    Args:
+        source: A run, or an encoder.
+        out: Where to write: a file for `safetensors` (`encoders.load` reads it) and `onnx` (images in 0..1 to
+            features, any number of images), a folder for `timm` (`timm.create_model("local-dir:OUT")`).
+        format: `safetensors`, `timm` or `onnx`.
+
+    Returns:
+        The path and the largest difference that was measured.
+
+    Raises:
+        ValueError: The format cannot carry this encoder, a package is missing, or the features differ.
+    """
+    check.choice(SUFFIXES, format=format)
+    out = Path(out)
+    if out.suffix != SUFFIXES[format] and format != "timm":
+        raise ValueError(f"out must end in {SUFFIXES[format]}, got {out.name}")
+    encoder: Encoder = (
+        copy.deepcopy(source if isinstance(source, Encoder) else source.encoder).cpu().float().eval()
+    )
+    size = (IMAGES, encoder.in_channels, encoder.image_size, encoder.image_size)
+    images = torch.rand(size, generator=torch.Generator().manual_seed(0))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder, torch.no_grad():
+        written = Path(folder) / out.name
+        expected = encoder(images)
+        result = {"safetensors": _safetensors, "timm": _timm, "onnx": _onnx}[format](encoder, images, written)
+        difference = ((result - expected).abs().max() / expected.abs().max().clamp(min=1)).item()
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"features must agree to {TOLERANCE} in {format}, got a difference of {difference:.2g}"
+            )
+        _place(written, out)
+    return Exported(out, difference)
+
+
+def _safetensors(encoder: Encoder, images: Tensor, path: Path) -> Tensor:
+    encoder.save(path)
+    return encoders.load(path).eval()(images)
+
+
+def _timm(encoder: Encoder, images: Tensor, path: Path) -> Tensor:
+    """A folder as timm itself saves models."""
+    import timm
+    from safetensors.torch import save_file
+
+    trunk, adapt = encoder.trunk, encoder.adapt
+    if not getattr(trunk, "standard", False):
+        name = f"{encoder.config['name']} for images of {encoder.image_size} pixels"
+        raise ValueError(f"encoder must be a model that timm has, got {name}. Take safetensors or onnx")
+    if adapt.input != "color":
+        raise ValueError(f"input must be color for timm, got {adapt.input}. Take safetensors or onnx")
+    model = trunk.model
+    seen = {"input_size": [encoder.in_channels, encoder.image_size, encoder.image_size]}
+    seen |= {"mean": adapt.mean.tolist(), "std": adapt.std.tolist(), "fixed_input_size": False}
+    seen |= {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center", "num_classes": 0}
+    layers = {key: model.pretrained_cfg.get(key) for key in ("first_conv", "classifier")}
+    config = {"architecture": trunk.architecture, "num_classes": 0, "num_features": model.num_features}
+    config |= {"model_args": trunk.arguments, "pretrained_cfg": seen | layers}
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(config, indent=2))
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(state, path / "model.safetensors")
+    other = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
+    mean, std = (torch.tensor(config["pretrained_cfg"][name])[:, None, None] for name in ("mean", "std"))
+    return other((images - mean) / std)
+
+
+def _onnx(encoder: Encoder, images: Tensor, path: Path) -> Tensor:
+    """A graph from images in 0..1 to features, for any number of images."""
+    needed = ("onnx", "onnxscript", "onnxruntime")
+    missing = [package for package in needed if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ValueError(f"format onnx needs {', '.join(missing)}. Install unlabeled[onnx]")
+    import onnxruntime
+
+    with _quiet():
+        # Exported with another number of images than the proof uses, so that a fixed number would be noticed.
+        torch.onnx.export(
+            encoder,
+            (images[: IMAGES - 1],),
+            path,
+            dynamo=True,
+            input_names=["images"],
+            output_names=["features"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=False,
+        )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(["features"], {"images": images.numpy()})[0])
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Without the exporter's progress on the screen; what fails is raised all the same."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _place(written: Path, out: Path) -> None:
+    """Move a finished file, or the files of a finished folder, to where they belong."""
+    if not written.is_dir():
+        os.replace(written, out)
+        return
+    out.mkdir(exist_ok=True)
+    for file in written.iterdir():
+        os.replace(file, out / file.name)

@@ -1,0 +1,62 @@
+"""The contract between a method and the loop that trains it."""
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from unlabeled.data import Data
+    from unlabeled.encoders import Encoder
+
+__all__ = ["Batch", "Losses", "Method"]
+
+Batch = dict[str, Tensor]
+Losses = Tensor | dict[str, Tensor]
+
+
+class Method(nn.Module):
+    """A way to learn without labels: calling it on a batch returns its loss.
+
+    A method owns the encoder that is kept, the heads that are thrown away and every bit of state that training
+    needs (queues, centres, vocabularies: as buffers, so that resuming is exact). It knows no device, optimizer,
+    rank, path or epoch, and draws random numbers from torch's default generator only.
+    """
+
+    kind: ClassVar[str] = "image"
+    encoder_input: ClassVar[Literal["color", "lightness", "sobel"]] = "color"
+    learning_rates: ClassVar[dict[str, float]] = {}
+    """Factors on the learning rate, by the first part of a parameter's name."""
+
+    encoder: "Encoder"
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder  # type: ignore[assignment]
+        self.meters: dict[str, Tensor] = {}
+        """Detached scalars of the last call that are worth logging, such as the accuracy on the pretext."""
+
+    def chance(self, samples: int) -> float | None:
+        """Loss in nats of a method that has learned nothing, with `samples` per step over all processes."""
+        return None
+
+    def prepare(self, data: "Data") -> None:
+        """Look at the data once before training: priors, palettes, sizes of per-sample state."""
+
+    def begin_epoch(self, data: "Data") -> Tensor | None:
+        """Act before an epoch; may return one sampling weight per sample, float, shape (samples,)."""
+        return None
+
+    def forward(self, batch: Batch) -> Losses:
+        """Return the loss, or named losses to be summed where several players are optimised."""
+        raise NotImplementedError
+
+    def after_step(self, progress: float) -> None:
+        """Act after an optimizer step; progress runs from 0 to 1 over the training."""
+
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """Images by name, float, shape (samples, channels, height, width), in 0..1: what was withheld, what was predicted."""
+        return {}
+
+    def features(self, batch: Batch, layer: str | None = None) -> Tensor:
+        """Features as the paper reads them, float, shape (batch, dim), from the vector or from a named map."""
+        return self.encoder.features(self.encoder.inputs(batch), layer)

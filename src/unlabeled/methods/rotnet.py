@@ -1,0 +1,106 @@
+"""RotNet: tell by which angle an image was turned, which takes knowing what it shows.
+
+Withheld: the angle. Predicted: its number among four, two or eight.
+
+Source: Gidaris, Singh, Komodakis, "Unsupervised Representation Learning by Predicting Image Rotations",
+2018, https://arxiv.org/abs/1803.07728
+Differs: crops are resized, where the paper shifts them on a border of zeros; the eight angles stand at
+22.5 + 45 k degrees, so that all are resampled alike: the upright ones would be the sharp ones.
+Shortcut: quarter turns are exact, so no interpolation tells them apart; of eight angles only a disc is seen,
+so no corners do. Images are mirrored before they turn: mirroring afterwards would make 90 and 270 degrees the
+same. Images without an upright position (aerial, microscopic, round) have nothing to learn here.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import repeat
+from torch import Tensor, nn
+
+from unlabeled import check
+from unlabeled.method import Batch, Method
+from unlabeled.parts.augment import Views, rotate
+
+__all__ = ["RotNet"]
+
+ANGLES = {
+    "4": (0.0, 90.0, 180.0, 270.0),
+    "0-180": (0.0, 180.0),
+    "90-270": (90.0, 270.0),
+    "8": tuple(22.5 + 45.0 * number for number in range(8)),
+}
+
+
+def turned(images: Tensor, angle: float) -> Tensor:
+    """Images turned counter-clockwise, exactly for multiples of 90 degrees.
+
+    Args:
+        images: Float in 0..1, shape (batch, channels, size, size).
+        angle: Degrees.
+
+    Returns:
+        The same shape; between the quarter turns mid-gray outside the inscribed disc.
+    """
+    quarters = round(angle / 90)
+    rest = angle - 90 * quarters
+    if rest:
+        images = disc(rotate(images, torch.full((len(images),), rest, device=images.device)))
+    return torch.rot90(images, quarters, (2, 3))
+
+
+def disc(images: Tensor) -> Tensor:
+    """Images, shape (batch, channels, size, size), mid-gray but for the inscribed disc less one pixel."""
+    size = images.shape[3]
+    offsets = torch.arange(size, device=images.device) - (size - 1) / 2
+    inside = offsets.square() + offsets[:, None].square() <= (size / 2 - 1) ** 2
+    return images.where(inside, 0.5)
+
+
+class RotNet(Method):
+    """Tell by which angle an image was turned.
+
+    Args:
+        encoder: Network whose features are kept.
+        rotations: Angles to tell apart: "4" quarter turns, two of them in degrees, or "8" eighths of a turn.
+        crop: Smallest share of the image's area that is shown.
+        flip: Probability that an image is mirrored before it turns.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        rotations: Literal["4", "0-180", "90-270", "8"] = "4",
+        crop: float = 0.5,
+        flip: float = 0.5,
+    ) -> None:
+        super().__init__(encoder)
+        check.choice(ANGLES, rotations=rotations)
+        self.angles = ANGLES[rotations]
+        self.views = Views(self.encoder.image_size, crop=crop, jitter=0, gray=0, flip=flip)
+        self.head = nn.Linear(self.encoder.dim, len(self.angles))
+        nn.init.normal_(self.head.weight, std=1e-3)
+        nn.init.zeros_(self.head.bias)
+
+    def chance(self, samples: int) -> float:
+        return math.log(len(self.angles))
+
+    def forward(self, batch: Batch) -> Tensor:
+        images = self.views(batch)
+        copies = torch.cat([turned(images, angle) for angle in self.angles])
+        labels = repeat(torch.arange(len(self.angles), device=images.device), "k -> (k b)", b=len(images))
+        logits = self.head(self.encoder(copies)).float()
+        self.meters = {"accuracy": (logits.argmax(dim=1) == labels).float().mean()}
+        return F.cross_entropy(logits, labels)
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        images = self.encoder.inputs(batch)
+        copies = torch.stack([turned(images, angle) for angle in self.angles], dim=1)
+        chosen = torch.arange(len(images), device=images.device) % len(self.angles)
+        shown = copies[torch.arange(len(images)), chosen]
+        predicted = self.head(self.encoder(shown)).argmax(dim=1)
+        back = torch.stack([turned(shown, -angle) for angle in self.angles], dim=1)
+        return {"image": images, "turned": shown, "turned back": back[torch.arange(len(images)), predicted]}

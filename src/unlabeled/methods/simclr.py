@@ -1,0 +1,94 @@
+"""SimCLR: pull two views of one image together and push all other images apart.
+
+Withheld: which of the other views in the batch shows the same image. Predicted: that view, by its
+cosine similarity.
+
+Source: Chen, Kornblith, Norouzi, Hinton, "A Simple Framework for Contrastive Learning of Visual
+Representations", 2020, https://arxiv.org/abs/2002.05709
+Shortcut: crops of one image share their colour histogram, so colours are jittered; with batch norm per
+process the local statistics identify the partner, so several processes need synchronized norms.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unlabeled import check
+from unlabeled.method import Batch, Method
+from unlabeled.parts import gather
+from unlabeled.parts.augment import Views
+from unlabeled.parts.heads import mlp
+from unlabeled.parts.precision import full_precision
+
+__all__ = ["SimCLR"]
+
+
+@full_precision
+def loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """NT-Xent: the partner's share in a softmax over all other views of all processes.
+
+    Args:
+        first: Projections of one view of each image, float, shape (batch, dim); only their directions count.
+        second: Projections of the other view, row by row the same images, float, shape (batch, dim).
+        temperature: Divides the cosines, above 0.
+
+    Returns:
+        Mean over the rows of this process, scalar, in nats; ln(2 * images - 1) when all vectors are equal.
+    """
+    first, second = F.normalize(first, dim=1), F.normalize(second, dim=1)
+    everyone = torch.cat([gather.gather(first), gather.gather(second)])
+    images = len(everyone) // 2
+    own = torch.arange(len(first), device=first.device) + gather.rank() * len(first)
+    own, partner = torch.cat([own, own + images]), torch.cat([own + images, own])
+    similarity = torch.cat([first, second]) @ everyone.T / temperature
+    similarity = similarity.scatter(1, own[:, None], -torch.inf)  # a view is not its own partner
+    return F.cross_entropy(similarity, partner)
+
+
+class SimCLR(Method):
+    """Pull two views of one image together and push all other images apart.
+
+    Args:
+        encoder: Network whose features are kept.
+        temperature: Sharpness of the softmax over similarities; lower punishes look-alikes more.
+        projection_dim: Width of the vectors that are compared.
+        crop: Smallest share of the image's area that a view shows.
+        jitter: Strength of the colour changes; 1 is the paper's for ImageNet, 0.5 for CIFAR-10.
+        gray: Probability that a view loses its colours.
+        blur: Probability that a view is blurred.
+        flip: Probability that a view is mirrored; 0 where left and right differ in meaning, as in digits.
+        degrees: Largest rotation of a view, to either side.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        temperature: float = 0.2,
+        projection_dim: int = 128,
+        crop: float = 0.08,
+        jitter: float = 0.5,
+        gray: float = 0.2,
+        blur: float = 0.0,
+        flip: float = 0.5,
+        degrees: float = 0.0,
+    ) -> None:
+        super().__init__(encoder)
+        check.positive(temperature=temperature, projection_dim=projection_dim)
+        self.temperature = temperature
+        size = self.encoder.image_size
+        self.views = Views(size, crop=crop, jitter=jitter, gray=gray, blur=blur, flip=flip, degrees=degrees)
+        self.head = mlp(self.encoder.dim, self.encoder.dim, projection_dim, last_norm=True)
+
+    def chance(self, samples: int) -> float:
+        return math.log(2 * samples - 1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        images = torch.cat([self.views(batch), self.views(batch)])
+        first, second = self.head(self.encoder(images)).chunk(2)
+        return loss(first, second, self.temperature)
+
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        return {"image": self.encoder.inputs(batch), "view 1": self.views(batch), "view 2": self.views(batch)}

@@ -1,0 +1,81 @@
+"""Colours of images: sRGB to CIE Lab and back, under the white of daylight (D65, 2 degree observer)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["lab_to_rgb", "lightness", "rgb_to_lab"]
+
+TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+TO_RGB = torch.linalg.inv(torch.tensor(TO_XYZ, dtype=torch.float64)).tolist()
+WHITE = (0.95047, 1.0, 1.08883)
+
+
+def rgb_to_lab(images: Tensor) -> Tensor:
+    """Lightness and two colour axes (green to red, blue to yellow) of sRGB images.
+
+    Args:
+        images: sRGB, float, shape (batch, 3, height, width), in 0..1.
+
+    Returns:
+        Float32, same shape: L in 0..100, a in about -86..98, b in about -108..94.
+    """
+    x, y, z = (_compress(axis / white) for axis, white in zip(_mix(TO_XYZ, _linear(images)).unbind(1), WHITE))
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
+
+
+def lab_to_rgb(images: Tensor) -> Tensor:
+    """SRGB of Lab images, clipped to the colours that sRGB can show.
+
+    Args:
+        images: Lab, float, shape (batch, 3, height, width), L in 0..100.
+
+    Returns:
+        Float32, same shape, in 0..1.
+    """
+    light, a, b = images.float().unbind(1)
+    y = (light + 16) / 116
+    x, z = y + a / 500, (y - b / 200).clamp(min=0)
+    xyz = torch.stack([_expand(axis) * white for axis, white in zip((x, y, z), WHITE)], 1)
+    linear = _mix(TO_RGB, xyz).clamp(0, 1)
+    # The power's slope is infinite at 0: its argument is kept away from there, so that gradients stay finite.
+    return torch.where(
+        linear > 0.0031308, 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055, 12.92 * linear
+    )
+
+
+def lightness(images: Tensor) -> Tensor:
+    """Lightness L of Lab, which knows no colour.
+
+    Args:
+        images: sRGB or grey, float, shape (batch, 3 or 1, height, width), in 0..1.
+
+    Returns:
+        Float32, shape (batch, 1, height, width), in 0..100.
+    """
+    luminance = _mix(TO_XYZ[1:2], _linear(images.expand(-1, 3, -1, -1)))
+    return 116 * _compress(luminance) - 16
+
+
+def _linear(images: Tensor) -> Tensor:
+    """Light intensity of sRGB values: without the screen's gamma curve."""
+    images = images.float()
+    return torch.where(images > 0.04045, ((images.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4, images / 12.92)
+
+
+def _mix(matrix: Sequence[Sequence[float]], images: Tensor) -> Tensor:
+    """Product of a matrix with the channels, as plain sums: exact under autocast as well."""
+    channels = images.unbind(1)
+    mixed = [sum(weight * channel for weight, channel in zip(row, channels)) for row in matrix]
+    return torch.stack(mixed, 1)  # type: ignore[arg-type]
+
+
+def _compress(values: Tensor) -> Tensor:
+    """Cube root, and a straight line near 0."""
+    return torch.where(values > 0.008856, values.clamp(min=0.008856) ** (1 / 3), 7.787 * values + 16 / 116)
+
+
+def _expand(values: Tensor) -> Tensor:
+    """Inverse of `_compress`."""
+    return torch.where(values > 0.2068966, values**3, (values - 16 / 116) / 7.787)

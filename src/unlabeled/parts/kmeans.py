@@ -1,0 +1,133 @@
+"""K-means in which no cluster is ever empty, the whitening before it and the comparison after it."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unlabeled import check
+
+__all__ = ["Clustering", "agreement", "kmeans", "whiten"]
+
+_ENTRIES = 2**24
+"""Largest number of distances held at once."""
+
+
+class Clustering(NamedTuple):
+    """What k-means found.
+
+    Args:
+        centres: Mean of each cluster, float, shape (clusters, dim).
+        assignments: Cluster of each point, int64, shape (points,); every cluster has a point.
+        inertia: Sum of the squared distances of the points to their centres.
+    """
+
+    centres: Tensor
+    assignments: Tensor
+    inertia: Tensor
+
+
+def kmeans(points: Tensor, clusters: int, iterations: int = 20) -> Clustering:
+    """Lloyd's algorithm from k-means++ seeds, which torch's default generator draws.
+
+    A cluster that loses its last point takes half of the largest one, so the inertia never rises and even
+    duplicate points fill all clusters.
+
+    Args:
+        points: Float, shape (points, dim).
+        clusters: From 1 to the number of points.
+        iterations: Rounds of assigning the points and averaging them, at least 1.
+
+    Raises:
+        ValueError: There are fewer points than clusters, or a count is below 1.
+    """
+    check.at_least(1, clusters=clusters, iterations=iterations)
+    if clusters > len(points):
+        raise ValueError(f"clusters must be at most the number of points, {len(points)}, got {clusters}")
+    points = points.float()
+    assignments = _fill(points, _nearest(points, _seeds(points, clusters)), clusters)
+    for _ in range(iterations - 1):
+        centres = _means(points, assignments, clusters)
+        assignments = _fill(points, _nearest(points, centres), clusters)
+    centres = _means(points, assignments, clusters)
+    inertia = (points - centres[assignments]).square().sum()
+    return Clustering(centres, assignments, inertia)
+
+
+def whiten(features: Tensor, components: int) -> Tensor:
+    """Principal components with unit variance and no correlation.
+
+    Args:
+        features: Float, shape (samples, dim).
+        components: Most components to keep; directions without variance are never kept.
+
+    Returns:
+        Float, shape (samples, kept), whose covariance is the identity.
+    """
+    centred = features.double() - features.double().mean(dim=0)
+    variances, directions = torch.linalg.eigh(centred.T @ centred / max(len(features) - 1, 1))
+    variances, directions = variances.flip(0), directions.flip(1)
+    kept = min(components, int((variances > 1e-7 * variances[0]).sum()))
+    return (centred @ (directions[:, :kept] / variances[:kept].sqrt())).float()
+
+
+def agreement(first: Tensor, second: Tensor) -> Tensor:
+    """Normalised mutual information of two clusterings of the same samples.
+
+    Args:
+        first: Cluster of each sample, int64, shape (samples,).
+        second: Cluster of each sample in the other clustering, int64, shape (samples,).
+
+    Returns:
+        Mutual information over the mean of the two entropies: 1 for the same partition, 0 for unrelated ones.
+    """
+    columns = int(second.max()) + 1
+    counts = torch.bincount(first * columns + second, minlength=(int(first.max()) + 1) * columns)
+    joint = counts.view(-1, columns).double() / len(first)
+    both = torch.special.entr(joint).sum()
+    alone = torch.special.entr(joint.sum(dim=0)).sum() + torch.special.entr(joint.sum(dim=1)).sum()
+    return torch.where(alone > 0, 2 * (1 - both / alone), 1.0).clamp(0, 1).float()
+
+
+def _seeds(points: Tensor, clusters: int) -> Tensor:
+    """k-means++ on at most 32 points per cluster: seeds are drawn in proportion to their squared distance."""
+    points = points[torch.randperm(len(points), device=points.device)[: 32 * clusters]]
+    chosen = [torch.randint(len(points), (1,), device=points.device)]
+    distances = torch.full((len(points),), torch.inf, device=points.device)
+    for _ in range(clusters - 1):
+        distances = torch.minimum(distances, (points - points[chosen[-1]]).square().sum(dim=1))
+        # Where all points coincide with a seed, any of them will do.
+        chosen.append(torch.multinomial(distances + torch.finfo(distances.dtype).tiny, 1))
+    return points[torch.cat(chosen)]
+
+
+def _nearest(points: Tensor, centres: Tensor) -> Tensor:
+    lengths = centres.square().sum(dim=1)
+    chunks = points.split(max(1, _ENTRIES // len(centres)))
+    return torch.cat([torch.addmm(lengths, chunk, centres.T, alpha=-2).argmin(dim=1) for chunk in chunks])
+
+
+def _fill(points: Tensor, assignments: Tensor, clusters: int) -> Tensor:
+    sizes = torch.bincount(assignments, minlength=clusters)
+    for empty in (sizes == 0).nonzero().flatten().tolist():
+        largest = int(sizes.argmax())
+        members = (assignments == largest).nonzero().flatten()
+        offsets = points[members] - points[members].mean(dim=0)
+        axis = offsets[offsets.square().sum(dim=1).argmax()]
+        half = members[(offsets @ axis).argsort(descending=True)[: len(members) // 2]]
+        assignments[half] = empty
+        sizes[largest] -= len(half)
+        sizes[empty] = len(half)
+    return assignments
+
+
+def _means(points: Tensor, assignments: Tensor, clusters: int) -> Tensor:
+    """Sums by a matrix product: unlike scattered additions, it gives the same bits every time."""
+    size = max(1, _ENTRIES // clusters)
+    numbers = torch.arange(clusters, device=points.device)[:, None]
+    sums, sizes = points.new_zeros(clusters, points.shape[1]), points.new_zeros(clusters, 1)
+    for chunk, cluster in zip(points.split(size), assignments.split(size)):
+        members = (numbers == cluster).to(points.dtype)
+        sums += members @ chunk
+        sizes += members.sum(dim=1, keepdim=True)
+    return sums / sizes

@@ -1,0 +1,90 @@
+"""Regions to drop from images. In every mask True means dropped."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor
+
+__all__ = ["blocks", "central", "region", "ring"]
+
+
+def central(batch: int, size: int, device: torch.device) -> Tensor:
+    """A square of half the side in the middle of each image.
+
+    Args:
+        batch: Number of masks.
+        size: Side of the images in pixels.
+        device: Where the masks are made.
+
+    Returns:
+        Bool, shape (batch, 1, size, size).
+    """
+    drop = torch.zeros(batch, 1, size, size, dtype=torch.bool, device=device)
+    start, side = size // 4, size // 2
+    drop[..., start : start + side, start : start + side] = True
+    return drop
+
+
+def blocks(batch: int, size: int, device: torch.device, count: int = 4, area: float = 0.25) -> Tensor:
+    """Rectangles of random shape at random places, which may overlap.
+
+    Args:
+        batch: Number of masks.
+        size: Side of the images in pixels, at least 8.
+        device: Where the masks are made.
+        count: Rectangles in a mask.
+        area: Largest part of the image that the rectangles of a mask cover together, in 0..1.
+
+    Returns:
+        Bool, shape (batch, 1, size, size).
+    """
+    budget = area * size**2 / count  # pixels of one rectangle
+    height = torch.randint(size // 8, size // 2 + 1, (batch, count, 1), device=device)
+    width = (budget / height).int().clamp(1, size)
+    position = torch.arange(size, device=device)
+    inside = []
+    for side in (height, width):
+        start = (torch.rand(side.shape, device=device) * (size - side + 1)).int()
+        inside.append((start <= position) & (position < start + side))
+    rows, columns = inside
+    rectangles = rearrange(rows, "b n h -> b n h 1") & rearrange(columns, "b n w -> b n 1 w")
+    return reduce(rectangles, "b n h w -> b 1 h w", "any")
+
+
+def region(
+    batch: int, size: int, device: torch.device, cells: int = 8, low: float = 0.2, high: float = 0.3
+) -> Tensor:
+    """Blobs of arbitrary shape: smooth noise below a threshold that drops the wanted part of each image.
+
+    Args:
+        batch: Number of masks.
+        size: Side of the images in pixels.
+        device: Where the masks are made.
+        cells: Grid points of the noise along a side; more give smaller blobs.
+        low: Smallest part of an image that is dropped, in 0..1.
+        high: Largest part of an image that is dropped, in 0..1.
+
+    Returns:
+        Bool, shape (batch, 1, size, size).
+    """
+    noise = torch.rand(batch, 1, cells, cells, device=device)
+    field = F.interpolate(noise, (size, size), mode="bicubic").flatten(1)
+    dropped = torch.randint(math.ceil(low * size**2), int(high * size**2) + 1, (batch, 1), device=device)
+    threshold = field.sort(dim=1).values.gather(1, dropped)
+    return rearrange(field < threshold, "b (h w) -> b 1 h w", h=size)
+
+
+def ring(drop: Tensor, width: int) -> Tensor:
+    """The known pixels around a dropped region.
+
+    Args:
+        drop: True where dropped, bool, shape (batch, 1, height, width).
+        width: Thickness in pixels.
+
+    Returns:
+        Bool, shape of `drop`.
+    """
+    grown = F.max_pool2d(drop.float(), 2 * width + 1, stride=1, padding=width).bool()
+    return grown & ~drop

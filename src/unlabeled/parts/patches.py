@@ -1,0 +1,59 @@
+"""Cutting images into a grid of cells, and putting them together again."""
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+__all__ = ["assemble", "cells", "crop", "standardize"]
+
+
+def cells(images: Tensor, grid: int) -> Tensor:
+    """Cells of a square grid, row by row.
+
+    Args:
+        images: Shape (batch, channels, height, width), the sides multiples of `grid`.
+        grid: Cells per side.
+
+    Returns:
+        Shape (batch, grid * grid, channels, height / grid, width / grid).
+    """
+    return rearrange(images, "b c (row h) (column w) -> b (row column) c h w", row=grid, column=grid)
+
+
+def assemble(cells: Tensor, grid: int) -> Tensor:
+    """Images from their cells, the inverse of `cells`."""
+    return rearrange(cells, "b (row column) c h w -> b c (row h) (column w)", row=grid, column=grid)
+
+
+def crop(images: Tensor, corners: Tensor, size: int) -> Tensor:
+    """Cut a square out of each image without resizing it.
+
+    Args:
+        images: Shape (batch, channels, height, width).
+        corners: Top and left in pixels, int64, shape (batch, 2).
+        size: Side of the squares in pixels.
+
+    Returns:
+        Shape (batch, channels, size, size).
+    """
+    channels, width = images.shape[1], images.shape[3]
+    rows, columns = (corners[:, :, None] + torch.arange(size, device=images.device)).unbind(dim=1)
+    images = images.gather(2, rows[:, None, :, None].expand(-1, channels, -1, width))
+    return images.gather(3, columns[:, None, None, :].expand(-1, channels, size, -1))
+
+
+def standardize(images: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """Give every channel of every image the same mean and deviation; a constant channel becomes the mean.
+
+    Args:
+        images: Float, shape (batch, channels, height, width), in 0..1.
+        mean: Mean afterwards.
+        std: Standard deviation afterwards.
+
+    Returns:
+        Float, the same shape, not clamped to 0..1.
+    """
+    centred = images - images.mean(dim=(2, 3), keepdim=True)
+    deviation = centred.square().mean(dim=(2, 3), keepdim=True).sqrt()
+    # Rounding errors of a constant must not be blown up: norms behind would make a signal of them.
+    return torch.where(deviation > 1e-3, centred / deviation.clamp_min(1e-3), 0) * std + mean

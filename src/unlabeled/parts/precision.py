@@ -1,0 +1,32 @@
+"""Arithmetic that must not be rounded to half precision, whatever the mixed precision around it."""
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["full", "full_precision"]
+
+
+def full(value: Tensor) -> Tensor:
+    """Same tensor, in float32 if it is in half precision."""
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
+def full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a function of tensors compute in float32 at least, also inside autocast.
+
+    Args:
+        function: Takes tensors first, then other values; returns a tensor.
+
+    Returns:
+        The same function, with its tensors promoted and autocast switched off.
+    """
+
+    @functools.wraps(function)
+    def computed(first: Tensor, *others: Tensor | float) -> Tensor:
+        with torch.autocast(first.device.type, enabled=False):
+            return function(full(first), *(full(x) if isinstance(x, Tensor) else x for x in others))
+
+    return computed

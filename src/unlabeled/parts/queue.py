@@ -1,0 +1,41 @@
+"""A fixed number of the latest rows, first in, first out."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["Queue"]
+
+
+class Queue(nn.Module):
+    """The last `size` rows that were pushed, kept in the state dict; random unit vectors at first.
+
+    Args:
+        size: Rows kept, 0 or more; need not be a multiple of what is pushed.
+        dim: Width of a row.
+    """
+
+    rows: Tensor
+    pushed: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", F.normalize(torch.randn(size, dim), dim=1))
+        self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def full(self) -> bool:
+        """Whether pushed rows have replaced all the random ones."""
+        return bool(self.pushed >= len(self.rows))
+
+    @torch.no_grad()
+    def push(self, rows: Tensor) -> None:
+        """Replace the oldest rows.
+
+        Args:
+            rows: Float, shape (count, dim), oldest first; of more than `size` rows only the last stay.
+        """
+        places = self.pushed + torch.arange(len(rows), device=rows.device)
+        last = slice(max(0, len(rows) - len(self.rows)), None)
+        self.rows[places[last] % max(1, len(self.rows))] = rows[last].to(self.rows.dtype)
+        self.pushed += len(rows)

@@ -1,0 +1,103 @@
+"""What a training shows while it runs: a live bar on a terminal, plain lines elsewhere."""
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress as Bar, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from unlabeled.data import Data
+    from unlabeled.train import Settings
+
+__all__ = ["Progress"]
+
+SECONDS_BETWEEN_LINES = 2.0
+
+
+class Progress:
+    """Reports decoding, steps and epochs.
+
+    Args:
+        quiet: Whether to show nothing.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.live = self.console.is_terminal and not quiet
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self.bar = Bar(*columns, console=self.console, disable=not self.live, transient=True)
+        self.task: TaskID | None = None
+        self.note, self.printed, self.samples, self.since = "", 0.0, 0, time.perf_counter()
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bar where there is one."""
+        self.console.print(text, markup=False)
+
+    def decoding(self, done: int, total: int) -> None:
+        """Report how many files have been read."""
+        if self.live:
+            if self.task is None:
+                self.task = self.bar.add_task("reading", total=total, note="")
+            self.bar.update(self.task, completed=done, total=total)
+        if done >= total and self.task is not None:
+            self.bar.remove_task(self.task)
+            self.task = None
+
+    def start(self, method: str, data: "Data", settings: "Settings", chosen: dict[str, Any], folder: "Path") -> None:
+        """Say what will be trained, and what was chosen for the user."""
+        skipped = f", {len(data.skipped)} skipped (see skipped.csv)" if data.skipped else ""
+        self.say(f"{method} on {data.name}: {len(data):,} samples{skipped} -> {folder}")
+        if chosen:
+            values = ", ".join(f"{name} {_short(value)}" for name, value in chosen.items())
+            self.say(f"chosen for this data and machine: {values}")
+        self.task = self.bar.add_task(method, total=settings.total_steps(len(data)), note="")
+        self.since = time.perf_counter()
+
+    def step(self, step: int, samples: int, loss: float) -> None:
+        """Report a step: its number, how many samples it took, the mean loss of the epoch so far."""
+        if not self.live or self.task is None:
+            return
+        self.samples += samples
+        now = time.perf_counter()
+        if now - self.since > 0.5:
+            speed = self.samples / (now - self.since)
+            self.samples, self.since = 0, now
+            self.bar.update(self.task, completed=step, note=f"{speed:,.0f}/s loss {loss:.3f} {self.note}")
+
+    def epoch(self, entry: dict[str, Any], alarm: bool, last: bool) -> None:
+        """Report an epoch: loss against chance, collapse meters, and the verdict if it is bad."""
+        chance = "" if entry["chance"] is None else f" (chance {entry['chance']:.3f})"
+        extras = "".join(f" {name} {value:.3f}" for name, value in entry["meters"].items())
+        self.note = f"spread {entry['spread']:.2f} rank {entry['rank']:.0f}"
+        now = time.monotonic()
+        if last or not self.live and now - self.printed > SECONDS_BETWEEN_LINES:
+            self.say(
+                f"epoch {entry['epoch']} step {entry['step']} loss {entry['loss']:.4f}{chance}{extras} "
+                f"{self.note} {entry['images_per_second']:,.0f} images/s"
+            )
+            self.printed = now
+        if alarm and (last or now - self.printed > SECONDS_BETWEEN_LINES or self.live):
+            self.say(f"warning: {entry['verdict']}")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,161 @@
+"""What a page knows of each run, and the sample of data that it shows."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unlabeled.method import Batch
+from unlabeled.report import embedding
+from unlabeled.report.charts import finite
+
+__all__ = ["Entry", "Samples", "label", "look"]
+
+SAMPLES = 1000
+MACHINE_SETTINGS = ("device", "devices", "nodes", "workers", "max_broken")
+"""Settings that tell machines apart, not runs."""
+
+
+class Samples:
+    """A random sample of one data set, the same for every run on it.
+
+    Args:
+        data: The opened data.
+    """
+
+    def __init__(self, data: Any) -> None:
+        batch: Batch = data.sample(SAMPLES, seed=0)
+        self.batch = {name: value.cpu() for name, value in batch.items()}
+        labels = None if data.labels is None else data.labels.cpu()[self.batch["index"]]
+        self.labels: Tensor | None = labels if labels is not None and bool((labels >= 0).any()) else None
+        """Class of each sample, int64, shape (samples,), -1 where unknown; None where nothing is known."""
+        known = 0 if self.labels is None else int(self.labels.max()) + 1
+        self.classes = [str(name) for name in data.classes or range(known)]
+
+
+class Entry:
+    """A run and what is shown of it.
+
+    Args:
+        run: The run.
+        scores: Its score records.
+        data: The opened data, or None.
+    """
+
+    def __init__(self, run: Any, scores: Sequence[dict[str, Any]], data: Any) -> None:
+        self.run, self.scores, self.data = run, scores, data if data is not None and len(data) else None
+        self.path = Path(run.path)
+        self.config: dict[str, Any] = run.config
+        self.history: list[dict[str, Any]] = run.history
+        self.skipped: list[tuple[str, str]] = list(run.skipped)
+        self.label = self.name = str(self.config.get("method", self.path.name))
+        self.settings: dict[str, Any] = self.config.get("settings", {})
+        self.about: dict[str, Any] = self.config.get("data", {})
+        self.samples: Samples | None = None
+        self.images, self.features = torch.empty(0), torch.empty(0)
+
+    @cached_property
+    def method(self) -> Any:
+        """The trained method; None where it cannot be built again, as with one of the user's own."""
+        try:
+            return self.run.method
+        except ValueError:
+            return None
+
+    @property
+    def source(self) -> str:
+        """Where the data came from; empty if it was given as an array."""
+        return str(self.about.get("source", ""))
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """Settings and options by name."""
+        choices = self.settings | self.config.get("options", {})
+        return {name: value for name, value in choices.items() if name not in MACHINE_SETTINGS}
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Facts worth a glance, by name; what is not known is left out."""
+        samples, size = self.about.get("samples"), self.settings.get("image_size")
+        weights, last = self.config.get("parameters"), self.history[-1] if self.history else {}
+        facts = {
+            "Method": self.name,
+            "Data": str(self.about.get("name", "")) + (f", {samples:,} images" if samples else ""),
+            "Encoder": str(self.settings.get("encoder", ""))
+            + (f", {_count(weights)} weights" if weights else ""),
+            "Image size": f"{size} × {size} pixels" if size else "",
+            "Trained": f"{last['epoch']:,} epochs, {last['step']:,} steps" if last else "",
+            "Training time": self._duration(),
+            "Started": _moment(self.config.get("started")),
+        }
+        return {name: value for name, value in facts.items() if value}
+
+    def _duration(self) -> str:
+        """Time spent in training steps, from the images of each epoch and its speed."""
+        images = self.settings.get("batch_size", 0) * self.settings.get("accumulate", 1)
+        seconds, before = 0.0, 0
+        for line in self.history:
+            speed = line.get("images_per_second")
+            if finite(speed) and speed:
+                seconds += (line["step"] - before) * images / speed
+            before = line["step"]
+        if not seconds:
+            return ""
+        for limit, size, unit in ((120, 1, "s"), (7200, 60, "min")):
+            if seconds < limit:
+                return f"{seconds / size:.0f} {unit}"
+        return f"{seconds / 3600:.1f} h"
+
+
+def label(entries: Sequence[Entry]) -> None:
+    """Name runs by what tells them apart: the method, else the choices that differ, else the folder."""
+    if len({entry.name for entry in entries}) == len(entries):
+        return
+    mixed = len({entry.name for entry in entries}) > 1
+    differing = [
+        name
+        for name in sorted({name for entry in entries for name in entry.choices})
+        if len({str(entry.choices.get(name, "default")) for entry in entries}) > 1
+    ]
+    for entry in entries:
+        told = [f"{name.replace('_', ' ')} {entry.choices.get(name, 'default')}" for name in differing[:3]]
+        entry.label = ", ".join([*([entry.name] if mixed else []), *told])
+    if len({entry.label for entry in entries}) < len(entries):
+        for entry in entries:
+            entry.label = f"{entry.name}, {entry.path.name}"
+
+
+def look(entries: Sequence[Entry], device: str) -> None:
+    """Sample each data set and embed the sample with each run.
+
+    Args:
+        entries: The runs; those with data get `samples`, `images` and `features`.
+        device: Where to compute.
+    """
+    made: dict[int, Samples] = {}
+    for entry in entries:
+        if entry.data is not None:
+            if id(entry.data) not in made:
+                made[id(entry.data)] = Samples(entry.data)
+            entry.samples = made[id(entry.data)]
+            entry.images = embedding.pixels(entry.run.encoder, entry.samples.batch, device)
+            entry.features = embedding.embed(entry.method, entry.run.encoder, entry.samples.batch, device)
+
+
+def _count(number: float) -> str:
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return str(number)
+
+
+def _moment(started: Any) -> str:
+    try:
+        moment = datetime.fromisoformat(str(started))
+    except ValueError:
+        return ""
+    return f"{moment.day} {moment:%B %Y, %H:%M} {moment.tzname() or ''}".strip()

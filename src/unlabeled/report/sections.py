@@ -1,0 +1,332 @@
+"""The sections of the page: each is one sentence on what to look at, and its content."""
+
+import math
+import shlex
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unlabeled.report import charts, embedding, pictures, tables
+from unlabeled.report.entry import Entry
+
+__all__ = ["feature_map", "filters", "header", "neighbors", "pretext", "repeat", "scores", "training"]
+
+NEIGHBORS = 7
+COLUMNS = 8
+ROWS = 12
+
+Line = dict[str, Any]
+
+
+def header(entries: Sequence[Entry]) -> tuple[str, str]:
+    """Title as plain text, and HTML of the verdict and the facts."""
+    methods = list(dict.fromkeys(entry.name for entry in entries))
+    names = " and ".join(methods) if len(methods) < 4 else f"{len(methods)} methods"
+    several = f"{len(entries)} runs of " if len(entries) > len(methods) else ""
+    sources = " and ".join(dict.fromkeys(str(entry.about.get("name", "data")) for entry in entries))
+    title = f"{several}{names} on {sources}"
+    runs, helped = ("this run", "it") if len(entries) == 1 else ("these runs", "they")
+    return title, (
+        f"<h1>{escape(title)}</h1>"
+        f'<p class="lead">What {runs} learned without labels, and whether {helped} helped.</p>'
+        f'<div class="verdict">{_verdicts(entries)}</div>{_facts(entries)}'
+    )
+
+
+def _verdicts(entries: Sequence[Entry]) -> str:
+    paragraphs = []
+    if not any(entry.scores for entry in entries):
+        paragraphs.append("<p>Not evaluated yet, so nothing here says whether it helps.</p>")
+    for entry in entries:
+        name = f"<b>{escape(entry.label)}</b> " if len(entries) > 1 else ""
+        trained = str(entry.history[-1].get("verdict") or "") if entry.history else "No epoch was finished."
+        if any(other.scores for other in entries):
+            helped = tables.verdict(entry.scores) or "Not evaluated against controls yet."
+            paragraphs.append(f"<p>{name}{escape(helped)}</p>")
+            name = ""
+        if trained:
+            paragraphs.append(f'<p class="aside">{name}At the end of training: {escape(trained)}</p>')
+    return "".join(paragraphs)
+
+
+def _facts(entries: Sequence[Entry]) -> str:
+    """What all runs share as a list, what tells them apart as a table."""
+    facts = [entry.facts for entry in entries]
+    names = list(dict.fromkeys(name for known in facts for name in known))
+    shared = {name for name in names if len({known.get(name) for known in facts}) == 1}
+    items = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(facts[0][name])}</dd></div>"
+        for name in names
+        if name in shared
+    )
+    listed = f'<dl class="facts">{items}</dl>' if items else ""
+    labels = [entry.label for entry in entries]
+    names = [name for name in names if name not in shared and [known.get(name) for known in facts] != labels]
+    if not names:
+        return listed
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
+    rows = []
+    for entry, known in zip(entries, facts, strict=True):
+        cells = "".join(f"<td>{escape(known.get(name, '–'))}</td>" for name in names)
+        rows.append(f'<tr><th scope="row">{escape(entry.label)}</th>{cells}</tr>')
+    return (
+        f'{listed}<div class="scroll"><table class="summary"><thead><tr><td>run</td>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def training(entries: Sequence[Entry]) -> tuple[str, str]:
+    """Curves over epochs, all runs in one chart."""
+    trained = [(f"s{index % 6}", entry) for index, entry in enumerate(entries) if entry.history]
+
+    def drawn(pick: Callable[[Line], Any]) -> list[charts.Line]:
+        return [
+            charts.Line(entry.label, style, _epochs(entry), [pick(line) for line in entry.history])
+            for style, entry in trained
+        ]
+
+    def chart(title: str, hint: str, key: str) -> str:
+        return charts.lines(title, hint, drawn(lambda line: line.get(key)), zero=True)
+
+    def meter(name: str) -> str:
+        title = name.replace("_", " ").capitalize()
+        return charts.lines(title, "", drawn(lambda line: line.get("meters", {}).get(name)))
+
+    chances = drawn(lambda line: line.get("chance"))
+    for line in chances:
+        line.name, line.style, line.dashed = f"chance, {line.name}", "chance", True
+    chances = list({str(line.y): line for line in chances}.values())
+    known = any(charts.finite(value) for line in chances for value in line.y)
+    meters = dict.fromkeys(
+        name for _, entry in trained for line in entry.history for name in line.get("meters", {})
+    )
+    figures = "".join(
+        [
+            charts.lines(
+                "Loss", "dashed: chance" if known else "", [*chances, *drawn(lambda line: line.get("loss"))]
+            ),
+            chart("Spread", "0: all in one direction", "spread"),
+            chart("Rank", "directions in use", "rank"),
+            chart("Cosine", "1: all samples alike", "cosine"),
+            *map(meter, meters),
+            chart("Images per second", "", "images_per_second"),
+        ]
+    )
+    sentence = (
+        "Epoch by epoch. The loss should fall well below chance while spread and rank stay away from zero."
+    )
+    if len(trained) == 1:
+        first, last = trained[0][1].history[0], trained[0][1].history[-1]
+        sentence += (
+            f" Here it went from {charts.number(first.get('loss'))} to {charts.number(last.get('loss'))}"
+        )
+        sentence += (
+            f"; chance is {charts.number(last.get('chance'))}." if charts.finite(last.get("chance")) else "."
+        )
+    legend = (
+        charts.legend([(entry.label, style, "line") for style, entry in trained]) if len(entries) > 1 else ""
+    )
+    return sentence, f'{legend}<div class="charts">{figures}</div>' if figures else ""
+
+
+def _epochs(entry: Entry) -> list[float]:
+    return [float(line.get("epoch", index + 1)) for index, line in enumerate(entry.history)]
+
+
+@torch.no_grad()
+def pretext(entries: Sequence[Entry], device: str) -> tuple[str, str]:
+    """Rows of pictures: what each method withheld and what it predicted."""
+    drawn: list[tuple[Entry, dict[str, Tensor]]] = []
+    for entry in entries:
+        if entry.method is not None and entry.data is not None:
+            trains = entry.method.training
+            entry.method.to(device).eval()
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                batch = {name: value.to(device) for name, value in entry.data.sample(COLUMNS, seed=0).items()}
+                rows = entry.method.pictures(batch)
+            entry.method.train(trains)
+            drawn.append((entry, {name: images[:COLUMNS].float().cpu() for name, images in rows.items()}))
+    shown = sum(len(images) for _, rows in drawn for images in rows.values())
+    blocks = []
+    for entry, rows in drawn:
+        strips = []
+        for name, images in rows.items():
+            small = pictures.thumbnails(images, shown, budget=330_000)
+            tiles = [
+                pictures.image(picture, f"{name}, image {place + 1}") for place, picture in enumerate(small)
+            ]
+            strips.append(_strip(name, tiles))
+        heading = f"<h3>{escape(entry.label)}</h3>" if len(entries) > 1 else ""
+        blocks += [f'<div class="run">{heading}{"".join(strips)}</div>'] if strips else []
+    sentence = "Each column is one image. Could you do what is asked here? It should be hard, but possible."
+    return sentence, "".join(blocks)
+
+
+def _strip(name: str, tiles: Sequence[str]) -> str:
+    return f'<div class="strip"><span>{escape(name)}</span><div class="tiles">{"".join(tiles)}</div></div>'
+
+
+def neighbors(entries: Sequence[Entry]) -> tuple[str, str]:
+    """Neighbours of a few images by each run's features, and by raw pixels beneath."""
+    groups: dict[int, list[Entry]] = {}
+    for entry in entries:
+        if entry.samples is not None and len(entry.images) > 2:
+            groups.setdefault(id(entry.samples), []).append(entry)
+    sentence = (
+        "First a query, picked without looking, then its nearest images by cosine: by the encoder's "
+        "features, and by raw pixels beneath. Good features find the same thing where pixels find the same shades."
+    )
+    if any(group[0].samples is not None and group[0].samples.labels is not None for group in groups.values()):
+        sentence += " Thin frame: same label. Dashed: another label. Training never saw the labels."
+    return sentence, "".join(_neighbors(group, len(entries) > 1) for group in groups.values())
+
+
+def _neighbors(group: Sequence[Entry], several: bool) -> str:
+    images, samples = group[0].images, group[0].samples
+    assert samples is not None
+    count = min(NEIGHBORS, len(images) - 1)
+    found = [
+        (entry.label if several else "features", embedding.nearest(entry.features, count)) for entry in group
+    ]
+    found.append(("raw pixels", embedding.nearest(images.flatten(1), count)))
+    queries = embedding.queries(samples.labels, len(images), max(3, ROWS // len(found)))
+    small = pictures.thumbnails(images, len(queries) * len(found) * (count + 1))
+    blocks = []
+    for query in queries:
+        strips = []
+        for name, rows in found:
+            tiles = [pictures.image(small[query], "query")]
+            for row in rows[query].tolist():
+                kind = _agreement(samples.labels, query, row)
+                tiles.append(pictures.image(small[row], f"neighbour {kind}".strip(), kind))
+            strips.append(_strip(name, tiles))
+        blocks.append(f'<div class="neighbors">{"".join(strips)}</div>')
+    note = ""
+    if samples.labels is not None:
+        known = samples.labels[samples.labels >= 0]
+        chance = (known.bincount() / len(known)).square().sum().item()
+        shares = [(name, embedding.agreement(samples.labels, rows)) for name, rows in found]
+        told = ", ".join(f"{name} {100 * share:.1f} %" for name, share in [*shares, ("chance", chance)])
+        note = (
+            f'<p class="note">Neighbours that share the label, over all {len(images):,} images of the '
+            f"sample: {escape(told)}.</p>"
+        )
+    return note + "".join(blocks)
+
+
+def _agreement(labels: Tensor | None, first: int, second: int) -> str:
+    if labels is None or labels[first] < 0 or labels[second] < 0:
+        return ""
+    return "right" if labels[first] == labels[second] else "wrong"
+
+
+def filters(entries: Sequence[Entry]) -> tuple[str, str]:
+    """A panel of first-layer filters for each run."""
+    panels = []
+    for entry in entries:
+        found = pictures.filters(entry.run.encoder)
+        if found is not None:
+            columns = max(math.ceil(math.sqrt(len(found))), min(8, len(found)))
+            sheet = pictures.tile(found, columns, gap=2, cell=32)
+            height, width = found.shape[-2:]
+            caption = (
+                entry.label if len(entries) > 1 else f"{len(found)} filters of {height} × {width} pixels"
+            )
+            panels.append(_panel(caption, pictures.image(sheet, "first-layer filters", "pixels")))
+    sentence = (
+        "Edges, strokes and blobs of colour mean that the first layer has found structure; snow means that "
+        "it has not. Mid-grey is a weight of zero."
+    )
+    if len(panels) > 1:
+        sentence += " The same place is the same neuron in every panel."
+    return sentence, _panels(panels)
+
+
+def _panel(caption: str, content: str) -> str:
+    return f'<figure class="panel"><figcaption>{escape(caption)}</figcaption>{content}</figure>'
+
+
+def _panels(panels: Sequence[str]) -> str:
+    return f'<div class="panels">{"".join(panels)}</div>' if panels else ""
+
+
+def feature_map(entries: Sequence[Entry]) -> tuple[str, str]:
+    """A map for each run and one for raw pixels: dots by label where labels are known, images where not."""
+    panels, ways, raw = [], [], {}
+    for entry in entries:
+        if entry.samples is not None and len(entry.images) > 2:
+            raw.setdefault(id(entry.samples), entry)
+            caption = entry.label if len(entries) > 1 else "features"
+            panels.append(_map(entry, caption, entry.features, ways))
+    panels += [_map(entry, "raw pixels", entry.images.flatten(1), ways) for entry in raw.values()]
+    way = " and ".join(dict.fromkeys(ways))
+    sentence = f"Each image at its place in the plane ({way}): near means alike. " if way else ""
+    if any(entry.samples is not None and entry.samples.labels is not None for entry in raw.values()):
+        sentence += "Islands of one colour are classes told apart without labels; do pixels alone do as well?"
+    else:
+        sentence += "Do images of one kind lie together, more so than by their pixels?"
+    if "t-SNE" in ways:
+        sentence += " Distances between far islands mean nothing."
+    return sentence, _panels(panels)
+
+
+def _map(entry: Entry, caption: str, features: Tensor, ways: list[str]) -> str:
+    assert entry.samples is not None
+    laid = embedding.flat(features)
+    if laid is None:
+        return _panel(caption, '<p class="note">No map: the vectors are all the same, or not finite.</p>')
+    points, way = laid
+    ways.append(way)
+    labels, classes = entry.samples.labels, entry.samples.classes
+    if labels is None:
+        return _panel(caption, pictures.image(pictures.mosaic(entry.images, points), "map of the images"))
+    known = labels >= 0
+    return _panel(caption, charts.scatter(points[known].tolist(), labels[known].tolist(), classes))
+
+
+def scores(entries: Sequence[Entry]) -> tuple[str, str]:
+    """Tables and charts of what was measured."""
+    found = tables.arrange([(entry.label, entry.scores) for entry in entries])
+    sentence = (
+        "The frozen encoder against the controls that it must beat, on the same test images. A green dot "
+        "marks a winner only where the 95 % interval of its lead is clear of every other row; no dot means "
+        "that nobody can tell."
+    )
+    return sentence, "".join(map(tables.draw, found))
+
+
+def repeat(entries: Sequence[Entry]) -> tuple[str, str]:
+    """The command, the settings and what was left out, for each run."""
+    sentence = "Trains the same encoder again. The same versions on the same machine give the same numbers."
+    return sentence, "".join(_repeat(entry, len(entries) > 1) for entry in entries)
+
+
+def _repeat(entry: Entry, several: bool) -> str:
+    file = entry.path / "run.toml"
+    words = ["unlabeled", "pretrain", entry.name, entry.source or "DATA", "--config", str(file)]
+    content = f"<h3>{escape(entry.label)}</h3>" if several else ""
+    content += f"<pre>{escape(shlex.join(words))}</pre>"
+    versions = entry.config.get("versions", {})
+    if versions:
+        content += _note(" · ".join(f"{name} {value}" for name, value in versions.items()))
+    chosen = entry.config.get("chosen", [])
+    if chosen:
+        told = ", ".join(f"{name} {entry.settings.get(name, '')}".strip() for name in chosen)
+        content += _note(f"Not asked for, so chosen by the size of the data: {told}.")
+    if entry.skipped:
+        few = ". The first 10" if len(entry.skipped) > 10 else ""
+        content += _note(f"Files that could not be read and were skipped: {len(entry.skipped):,}{few}:")
+        items = [f"<li>{escape(path)}: {escape(reason)}</li>" for path, reason in entry.skipped[:10]]
+        content += f'<ul class="note">{"".join(items)}</ul>'
+    if file.is_file():
+        text, opened = escape(file.read_text(encoding="utf-8")), "" if several else " open"
+        content += f"<details{opened}><summary>run.toml</summary><pre>{text}</pre></details>"
+    return f'<div class="run">{content}</div>'
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>'

@@ -1,0 +1,245 @@
+"""Scores become tables in which a winner is named only where the intervals say so."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from unlabeled.report.charts import Dot, dots, finite, legend
+
+__all__ = ["Row", "Table", "arrange", "beats", "draw", "verdict", "winner"]
+
+Record = dict[str, Any]
+Key = tuple[str, str | None, int | str]
+
+FEATURES = {  # in the order of the rows: name, style, shape
+    "raw": ("raw pixels", "control-raw", "square"),
+    "random": ("random weights", "control-random", "diamond"),
+    "rescaled": ("rescaled random weights", "control-rescaled", "triangle"),
+    "supervised": ("trained on those labels only", "control-supervised", "ring"),
+    "unlabeled": ("unlabeled", "s0", "circle"),
+}
+PROBES = {
+    "knn": "Nearest neighbours (kNN)",
+    "linear": "Linear probe",
+    "finetune": "Fine-tuning",
+    "layers": "Linear probe, layer by layer",
+}
+
+
+@dataclass
+class Row:
+    """One kind of features and its record, or None, for each column."""
+
+    name: str
+    style: str
+    shape: str
+    cells: list[Record | None]
+
+
+@dataclass
+class Table:
+    """Rows are features; columns are numbers of labels, layers, or probes."""
+
+    title: str
+    axis: str
+    columns: list[str]
+    rows: list[Row]
+
+    @property
+    def records(self) -> list[Record]:
+        """All records of the table."""
+        return [cell for row in self.rows for cell in row.cells if cell is not None]
+
+
+def arrange(runs: Sequence[tuple[str, Sequence[Record]]]) -> list[Table]:
+    """Sort score records into tables: one for each probe, and one for all probes of a single column.
+
+    Args:
+        runs: Label and score records of each run. A control that is the same for all runs is listed once.
+
+    Returns:
+        Tables in the order in which the probes were measured.
+    """
+    if len(runs) > 1:  # a lead over one run says nothing of another
+        runs = [
+            (label, [{key: record[key] for key in record if "margin" not in key} for record in records])
+            for label, records in runs
+        ]
+    keys: dict[str, list[Key]] = {}
+    for record in (record for _, records in runs for record in records):
+        columns = keys.setdefault(record["probe"], [])
+        if record["features"] != "raw" and _key(record) not in columns:
+            columns.append(_key(record))
+    for columns in keys.values():
+        columns.sort(key=lambda key: float(key[2]) if key[2] != "all" else float("inf"))
+        order = list(dict.fromkeys(layer for _, layer, _ in columns))
+        columns.sort(key=lambda key: order.index(key[1]))
+    single = [columns[0] for columns in keys.values() if len(columns) == 1]
+    wide = [columns for columns in keys.values() if len(columns) > 1]
+    return [_table(columns, runs) for columns in [*([single] if single else []), *wide]]
+
+
+def _key(record: Record) -> Key:
+    return record["probe"], record.get("layer"), record["labels_per_class"]
+
+
+def _table(keys: Sequence[Key], runs: Sequence[tuple[str, Sequence[Record]]]) -> Table:
+    rows: list[Row] = []
+    for features, (name, style, shape) in FEATURES.items():
+        found = [(index, _cells(keys, records, features)) for index, (_, records) in enumerate(runs)]
+        found = [(index, cells) for index, cells in found if any(cells)]
+        if features == "unlabeled":
+            rows += [
+                Row(runs[index][0] if len(runs) > 1 else name, f"s{index % 6}", shape, cells)
+                for index, cells in found
+            ]
+        elif found and all(cells == found[0][1] for _, cells in found):
+            rows.append(Row(name, style, shape, found[0][1]))
+        else:
+            rows += [Row(f"{name} · {runs[index][0]}", style, shape, cells) for index, cells in found]
+    probes, layers, counts = (len(set(part)) > 1 for part in zip(*keys, strict=True))
+    columns = [
+        " · ".join(
+            [
+                *([PROBES.get(probe, probe)] if probes else []),
+                *([layer or "encoder"] if layers else []),
+                *([str(count)] if counts or not (probes or layers) else []),
+            ]
+        )
+        for probe, layer, count in keys
+    ]
+    names = [PROBES.get(probe, probe) for probe in dict.fromkeys(probe for probe, _, _ in keys)]
+    axis = "probe" if probes else "layer" if layers else "labels per class"
+    title = ", ".join(names)
+    if not counts and (probes or layers):
+        title += " · all labels" if keys[0][2] == "all" else f" · {keys[0][2]} labels per class"
+    return Table(title, axis, columns, rows)
+
+
+def _cells(keys: Sequence[Key], records: Sequence[Record], features: str) -> list[Record | None]:
+    """Record of one kind of features for each column; pixels measured once stand beside every layer."""
+    found = {_key(record): record for record in records if record["features"] == features}
+    once = {(probe, count): record for (probe, layer, count), record in found.items() if layer is None}
+    return [found.get(key) or (once.get((key[0], key[2])) if features == "raw" else None) for key in keys]
+
+
+def beats(first: Record, second: Record) -> bool:
+    """Whether one record lies above another beyond doubt.
+
+    Where the margin of ours over a control was measured, sample by sample, its interval decides; else the two
+    intervals must lie apart.
+    """
+    ours = "unlabeled" in (first["features"], second["features"])
+    if ours and finite(second.get("margin_low")):
+        return second["margin_low"] > 0
+    if ours and finite(first.get("margin_high")):
+        return first["margin_high"] < 0
+    low, high = first.get("low"), second.get("high")
+    return finite(low) and finite(high) and low > high
+
+
+def winner(cells: Sequence[Record | None]) -> int | None:
+    """Index of the cell that beats all others of its column; None where there is none, or no other."""
+    known = [index for index, cell in enumerate(cells) if cell is not None]
+    for index in known:
+        others = [cells[other] for other in known if other != index]
+        if others and all(beats(cells[index], other) for other in others):  # type: ignore[arg-type]
+            return index
+    return None
+
+
+def verdict(records: Sequence[Record]) -> str:
+    """Say whether the learned features beat their controls.
+
+    Args:
+        records: Score records of one run.
+
+    Returns:
+        Plain text; empty where nothing can be compared.
+    """
+    compared = clear = losses = 0
+    behind: dict[str, list[str]] = {}
+    taught: list[tuple[bool, bool]] = []
+    for table in arrange([("", records)]):
+        for place, cells in zip(table.columns, zip(*(row.cells for row in table.rows)), strict=True):
+            column = {cell["features"]: cell for cell in cells if cell is not None}
+            ours, supervised = column.pop("unlabeled", None), column.pop("supervised", None)
+            if ours is not None and supervised is not None:
+                taught.append((beats(ours, supervised), beats(supervised, ours)))
+            if ours is not None and column:
+                compared += 1
+                clear += all(beats(ours, control) for control in column.values())
+                if any(beats(control, ours) for control in column.values()):
+                    losses += 1
+                    behind.setdefault(table.title, []).append(place)
+    sentences = []
+    if compared:
+        where = "; ".join(f"{title}: {', '.join(places)}" for title, places in behind.items())
+        unclear = compared - clear - losses
+        said = [f"beat raw pixels and untrained weights beyond doubt in {clear} of {compared} comparisons"]
+        said += [f"lose to one of them in {losses} ({where})"] if losses else []
+        said += [f"are within noise of the best of them in {unclear}"] if unclear else []
+        sentences.append(f"The frozen features {', '.join(said)}.")
+    if taught:
+        won, lost = (sum(column) for column in zip(*taught, strict=True))
+        sentences.append(
+            f"Against the same encoder trained on those labels only they win {won} and lose {lost} "
+            f"of {len(taught)}."
+        )
+    return " ".join(sentences)
+
+
+def draw(table: Table) -> str:
+    """Write a table and its chart.
+
+    Args:
+        table: The table.
+
+    Returns:
+        HTML; a cell shows percent and its interval, a winner has a dot.
+    """
+    winners = [winner(cells) for cells in zip(*(row.cells for row in table.rows), strict=True)]
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
+    body = []
+    for place, row in enumerate(table.rows):
+        cells = "".join(_cell(cell, best == place) for cell, best in zip(row.cells, winners, strict=True))
+        mark = legend([("", row.style, row.shape)]).replace('class="legend"', 'class="legend key"')
+        kind = ' class="ours"' if row.shape == "circle" else ""
+        body.append(f'<tr{kind}><th scope="row">{mark}{escape(row.name)}</th>{cells}</tr>')
+    drawn = [
+        (
+            column,
+            [
+                Dot(row.name, row.style, row.shape, cell["value"], cell.get("low"), cell.get("high"))
+                for row in table.rows
+                if (cell := row.cells[index]) is not None and finite(cell.get("value"))
+            ],
+        )
+        for index, column in enumerate(table.columns)
+    ]
+    chart = dots(drawn, table.axis) if any(column for _, column in drawn) else ""
+    return (
+        f'<div class="scores"><h3>{escape(table.title)}</h3>'
+        f'<p class="note">{escape(_note(table.records))}</p><div class="scroll"><table class="score">'
+        f"<thead><tr><td>{escape(table.axis)}</td>{head}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table></div>{chart}</div>"
+    )
+
+
+def _note(records: Sequence[Record]) -> str:
+    samples = sorted({record["samples"] for record in records if record.get("samples")})
+    draws = max((record.get("draws") or 1 for record in records), default=1)
+    details = dict.fromkeys(str(record["detail"]) for record in records if record.get("detail"))
+    tested = [f"{' / '.join(f'{count:,}' for count in samples)} test images"] if samples else []
+    drawn = [f"mean of {draws} draws of the labels"] if draws > 1 else []
+    return " · ".join(["Accuracy in % with 95 % interval", *tested, *drawn, *list(details)[:3]])
+
+
+def _cell(cell: Record | None, best: bool) -> str:
+    if cell is None or not finite(cell.get("value")):
+        return "<td>–</td>"
+    low, high = cell.get("low"), cell.get("high")
+    interval = f"<small>{100 * low:.1f}–{100 * high:.1f}</small>" if finite(low) and finite(high) else ""
+    kind = ' class="best"' if best else ""
+    return f"<td{kind}>{100 * cell['value']:.1f}{interval}</td>"

@@ -1,0 +1,197 @@
+"""The run folder: everything a training leaves behind, and the way to open it again.
+
+run.toml          what was asked for and what was chosen, with versions; `--config run.toml` repeats it
+log.jsonl         one line an epoch
+checkpoint.safetensors   parameters, method state, optimizer, position: for resuming and for pictures
+encoder.safetensors      the encoder that is kept, its architecture in the header
+skipped.csv       files that could not be read, with reasons
+scores.json       what `evaluate` measured
+"""
+
+import contextlib
+import csv
+import json
+import os
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unlabeled.data import Skipped
+    from unlabeled.encoders import Encoder
+    from unlabeled.method import Method
+
+__all__ = ["Run", "atomic", "load", "load_state", "read_checkpoint", "write_checkpoint"]
+
+CHECKPOINT, ENCODER, LOG, CONFIG = "checkpoint.safetensors", "encoder.safetensors", "log.jsonl", "run.toml"
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` that replaces it at the end, or vanishes on an error.
+
+    A reader sees the old file or the new one, never a part of it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Run:
+    """An opened run folder.
+
+    Args:
+        path: The folder that `pretrain` wrote.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not (self.path / CONFIG).is_file():
+            raise ValueError(f"run must be a folder that pretrain wrote, got {self.path} (it has no {CONFIG})")
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What run.toml says: method, data, encoder, options, run settings, versions."""
+        return tomllib.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The log, one dict an epoch."""
+        log = self.path / LOG
+        return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
+
+    @property
+    def scores(self) -> list[dict[str, Any]]:
+        """What `evaluate` measured last, empty before."""
+        file = self.path / "scores.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """Files that were not read: (path, reason)."""
+        file = self.path / "skipped.csv"
+        if not file.is_file():
+            return []
+        with file.open(newline="", encoding="utf-8") as lines:
+            return [(row["path"], row["reason"]) for row in csv.DictReader(lines)]
+
+    @cached_property
+    def encoder(self) -> "Encoder":
+        """The encoder as it was after the last saved step, in evaluation mode."""
+        from unlabeled import encoders
+
+        return encoders.load(self.path / ENCODER).eval()
+
+    @cached_property
+    def method(self) -> "Method":
+        """The whole method, heads and teachers included, in evaluation mode; for pictures."""
+        from unlabeled import encoders, methods
+
+        name = self.config["method"]
+        if name not in methods.names():
+            raise ValueError(f"run {self.path} was trained with {name}, which is not one of the library's methods")
+        encoder = encoders.build(**self.encoder.config)
+        method = methods.load(name)(encoder, **self.config.get("options", {}))
+        state, _ = read_checkpoint(self.path / CHECKPOINT)
+        load_state(method, state["method"])
+        return method.eval()
+
+
+def load(path: str | Path) -> Run:
+    """Open a run folder.
+
+    Args:
+        path: The folder that `pretrain` wrote.
+
+    Returns:
+        The run: `.encoder` is a torch module, `.history` the log, `.config` all settings.
+
+    Raises:
+        ValueError: The folder is no run.
+    """
+    return Run(path)
+
+
+def write_skipped(folder: Path, skipped: "list[Skipped]") -> None:
+    """List the files that were not read, with reasons."""
+    with atomic(folder / "skipped.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "reason"])
+        writer.writerows((entry.path, entry.reason) for entry in skipped)
+
+
+def write_checkpoint(path: Path, state: "dict[str, dict[str, Tensor]]", position: dict[str, Any]) -> None:
+    """Write tensors and a position in one file that is never seen half-written.
+
+    Args:
+        path: The file.
+        state: Tensors by group ("method", "optimizer", ...) and name.
+        position: What JSON can hold: step, epoch, sums.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {
+        f"{group}/{name}": tensor.detach().cpu().contiguous().clone()
+        for group, entries in state.items()
+        for name, tensor in entries.items()
+    }
+    with atomic(path) as temporary:
+        save_file(tensors, str(temporary), metadata={"position": json.dumps(position)})
+
+
+def read_checkpoint(path: Path) -> "tuple[dict[str, dict[str, Tensor]], dict[str, Any]]":
+    """Read what `write_checkpoint` wrote.
+
+    Raises:
+        ValueError: The file is missing or no checkpoint of ours.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    state: dict[str, dict[str, Tensor]] = {}
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            position = json.loads((file.metadata() or {})["position"])
+            for key in file.keys():  # noqa: SIM118 (not a dict)
+                group, _, name = key.partition("/")
+                state.setdefault(group, {})[name] = file.get_tensor(key)
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"checkpoint must be a file that pretrain wrote, got {path} ({error})") from error
+    return state, position
+
+
+def load_state(method: "Method", state: "dict[str, Tensor]") -> None:
+    """Load a method's state; buffers whose size came from the data take the size they had when saved.
+
+    Args:
+        method: A method built with the same options.
+        state: Tensors by name, as `method.state_dict()` gave them.
+    """
+    buffers = dict(method.named_buffers())
+    for name, tensor in state.items():
+        if name in buffers and buffers[name].shape != tensor.shape:
+            owner, _, leaf = name.rpartition(".")
+            method.get_submodule(owner)._buffers[leaf] = tensor.to(buffers[name].device)
+    method.load_state_dict(state)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

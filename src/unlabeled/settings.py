@@ -1,0 +1,104 @@
+"""How a run is trained: the run options, their rules, and what is chosen where they are left open."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from unlabeled import check
+
+__all__ = ["Settings"]
+
+RECIPES = {"adamw": (1e-3, 0.05), "sgd": (0.03 * 4, 5e-4), "lars": (0.3, 1e-6)}
+"""Learning rate at 256 samples a step and weight decay by optimizer."""
+
+
+@dataclass
+class Settings:
+    """How a run is trained; None asks for a choice by the size of the data.
+
+    Args:
+        encoder: Name of the network to train: one of our small ones or any timm model.
+        weights: Safetensors file to start the encoder from, instead of random weights.
+        init: How the encoder's random weights are drawn; rescaled equalises layers on the data first.
+        epochs: Passes over the data.
+        steps: Optimizer steps, instead of epochs.
+        batch_size: Samples in each forward pass, over all processes.
+        lr: Peak learning rate, as given (not scaled further).
+        optimizer: adamw, sgd (momentum 0.9) or lars.
+        weight_decay: Decay of all weights but norms and biases.
+        image_size: Height and width in pixels of the encoder's input.
+        seed: Seed of every random choice.
+        device: auto, cpu, cuda or mps.
+        precision: auto, 32, or bf16 (mixed precision).
+        accumulate: Forward passes for each optimizer step.
+        workers: Threads that decode files the first time.
+        max_broken: Share of unreadable images above which nothing is trained.
+        devices: Processes on this machine.
+        nodes: Machines.
+    """
+
+    encoder: str | None = None
+    weights: str | None = None
+    init: Literal["default", "rescaled"] = "default"
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
+    weight_decay: float | None = None
+    image_size: int | None = None
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    accumulate: int = 1
+    workers: int | None = None
+    max_broken: float = 0.1
+    devices: int = 1
+    nodes: int = 1
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        counts = ("epochs", "steps", "batch_size", "image_size", "accumulate", "workers", "devices", "nodes")
+        check.at_least(1, **{name: given[name] for name in counts if name in given})
+        if "lr" in given:
+            check.positive(lr=self.lr)  # type: ignore[arg-type]
+        if "weight_decay" in given:
+            check.at_least(0, weight_decay=self.weight_decay)  # type: ignore[arg-type]
+        check.at_least(0, seed=self.seed)
+        check.fraction(max_broken=self.max_broken)
+        check.choice(RECIPES, optimizer=self.optimizer)
+        check.choice(("default", "rescaled"), init=self.init)
+        check.choice(("auto", "cpu", "cuda", "mps"), device=self.device)
+        check.choice(("auto", "32", "bf16"), precision=self.precision)
+        if self.epochs and self.steps:
+            raise ValueError(f"steps must be left out where epochs are given, got {self.steps} and {self.epochs} epochs")
+
+    def steps_per_epoch(self, samples: int) -> int:
+        """Optimizer steps in a pass over the samples; the rest that fills no batch is left for another epoch."""
+        assert self.batch_size
+        return max(1, samples // (self.batch_size * self.accumulate))
+
+    def total_steps(self, samples: int) -> int:
+        """Optimizer steps of the whole training."""
+        return self.steps or (self.epochs or 1) * self.steps_per_epoch(samples)
+
+    def complete(self, samples: int, image_size: int, cuda: bool) -> dict[str, Any]:
+        """Fill what was left open, by the size of the data and the kind of machine.
+
+        Returns:
+            What was chosen, by name.
+        """
+        before = asdict(self)
+        self.image_size = self.image_size or image_size
+        small = "conv4" if self.image_size < 24 else "resnet10"
+        self.encoder = self.encoder or ("resnet18" if cuda else small)
+        self.batch_size = min(self.batch_size or (512 if cuda else 256), samples)
+        if not self.steps and not self.epochs:
+            wanted = 20_000 if cuda else 2_000
+            self.epochs = min(800, max(10, round(wanted / self.steps_per_epoch(samples))))
+        lr, weight_decay = RECIPES[self.optimizer]
+        scale = self.batch_size * self.accumulate / 256
+        self.lr = self.lr or lr * (math.sqrt(scale) if self.optimizer == "adamw" else scale)
+        self.weight_decay = weight_decay if self.weight_decay is None else self.weight_decay
+        self.precision = {"auto": "bf16" if cuda else "32"}.get(self.precision, self.precision)
+        return {name: value for name, value in asdict(self).items() if before[name] != value}

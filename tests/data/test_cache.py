@@ -1,0 +1,238 @@
+"""The cache: decoded once, trusted only when whole, never in the way."""
+
+import json
+import logging
+import multiprocessing
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unlabeled.data import Data, cache, open_data
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    root = tmp_path / "data"
+    generator = np.random.default_rng(0)
+    for number in range(40):
+        path = root / "ab"[number % 2] / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = (8 + number % 3, 10, 3) if number > 20 else (8 + number % 3, 10)
+        Image.fromarray(generator.integers(0, 256, size, dtype=np.uint8)).save(path)
+    (root / "a" / "broken.png").touch()
+    return root
+
+
+def same(first: Data, second: Data) -> bool:
+    assert first.labels is not None and second.labels is not None
+    return (
+        torch.equal(first.pixels, second.pixels)
+        and torch.equal(first.sizes, second.sizes)
+        and torch.equal(first.labels, second.labels)
+        and (first.paths, first.skipped, first.classes) == (second.paths, second.skipped, second.classes)
+    )
+
+
+def no_decoding(monkeypatch) -> None:
+    monkeypatch.setattr(cache, "decode_all", lambda *arguments: pytest.fail("decoded again"))
+
+
+def only(cache_folder: Path) -> Path:
+    (entry,) = cache_folder.iterdir()
+    return entry
+
+
+def test_second_start_decodes_nothing_and_gives_the_same(folder, monkeypatch):
+    first = open_data(folder)
+    assert len(first) == 40 and len(first.skipped) == 1
+    no_decoding(monkeypatch)
+    assert same(first, open_data(folder))
+
+
+def test_a_cached_folder_may_move(folder, monkeypatch):
+    open_data(folder)
+    moved = folder.rename(folder.with_name("elsewhere"))
+    no_decoding(monkeypatch)
+    assert open_data(moved).paths[0] == str(moved / "a" / "00.png")
+
+
+def test_without_a_cache_the_images_are_the_same(folder, cache_folder):
+    plain = open_data(folder, cache=False)
+    assert not cache_folder.exists()
+    assert same(plain, open_data(folder))
+
+
+def test_the_cache_can_lie_elsewhere(folder, cache_folder, tmp_path):
+    open_data(folder, cache=tmp_path / "mine")
+    assert only(tmp_path / "mine").is_dir() and not cache_folder.exists()
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "pixels missing": lambda entry: (entry / "pixels.bin").unlink(),
+    "index missing": lambda entry: (entry / "index.json").unlink(),
+    "pixels cut": lambda entry: os.truncate(entry / "pixels.bin", 100),
+    "index cut": lambda entry: os.truncate(entry / "index.json", 100),
+    "index empty": lambda entry: os.truncate(entry / "index.json", 0),
+    "a bit of the pixels flipped": lambda entry: flip(entry / "pixels.bin"),
+    "a bit of the index flipped": lambda entry: flip(entry / "index.json"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_is_rebuilt(folder, cache_folder, damage, monkeypatch):
+    first = open_data(folder)
+    DAMAGES[damage](only(cache_folder))
+    assert same(first, open_data(folder))
+    no_decoding(monkeypatch)
+    assert same(first, open_data(folder)) and only(cache_folder)
+
+
+def test_an_interrupted_build_leaves_nothing_that_counts(folder, cache_folder):
+    def interrupt(done: int, total: int | None) -> None:
+        if done == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_data(folder, progress=interrupt)
+    assert list(cache_folder.iterdir()) == []
+    assert len(open_data(folder)) == 40
+
+
+def test_what_a_killed_build_left_is_swept_a_day_later(folder, cache_folder):
+    for name, age in (("building-old", 100_000), ("building-new", 0)):
+        path = cache_folder / name / "pixels.bin"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        for old in (path, path.parent):
+            os.utime(old, (old.stat().st_atime - age, old.stat().st_mtime - age))
+    open_data(folder)
+    assert sorted(path.name[:12] for path in cache_folder.glob("building-*")) == ["building-new"]
+
+
+def test_changed_files_and_other_options_give_other_images(folder):
+    first = open_data(folder)
+    path = folder / "a" / "00.png"
+    time = path.stat().st_mtime_ns
+    pixels = 255 - np.asarray(Image.open(path))
+    Image.fromarray(pixels).save(path)
+    os.utime(path, ns=(time + 1, time + 1))
+    assert torch.equal(
+        open_data(folder).batch(torch.tensor([0]))["image"][0, 0, :8, :10], torch.from_numpy(pixels)
+    )
+    path.unlink()
+    assert len(open_data(folder)) == 39
+    assert open_data(folder, store_size=4).sizes.amin() == 4
+    assert open_data(folder, channels=1).channels == 1
+    assert first.channels == 3
+
+
+def test_memory_map_equals_memory(folder, monkeypatch):
+    first = open_data(folder)
+    mapped = []
+    monkeypatch.setattr(cache, "_available_memory", lambda: 3 * len(first.pixels) - 3)
+    monkeypatch.setattr(np, "fromfile", lambda *arguments: pytest.fail("read as a whole"))
+    monkeypatch.setattr(
+        np, "memmap", lambda *rest, original=np.memmap: mapped.append(rest) or original(*rest)
+    )
+    no_decoding(monkeypatch)
+    second = open_data(folder)
+    assert mapped and same(first, second)
+    index = torch.tensor([3, 39, 0])
+    assert all(torch.equal(first.batch(index)[key], value) for key, value in second.batch(index).items())
+
+
+def test_large_caches_are_checked_by_blocks(monkeypatch):
+    monkeypatch.setattr(cache, "_WHOLE", 1000)
+    monkeypatch.setattr(cache, "_BLOCK", 10)
+    monkeypatch.setattr(cache, "_BLOCKS", 5)
+    pixels = np.zeros(1000, np.uint8)
+    whole = cache._checksum(pixels)
+    for place, seen in ((0, True), (999, True), (251, True), (500, True), (100, False)):
+        changed = pixels.copy()
+        changed[place] = 1
+        assert (cache._checksum(changed) != whole) == seen
+    assert cache._checksum(pixels[:999]) == zlib.crc32(bytes(999))
+
+
+@pytest.mark.parametrize("where", ["no folder can be made", "the disk is full"])
+def test_an_unwritable_cache_keeps_the_images_in_memory_and_says_so_once(
+    folder, tmp_path, where, caplog, monkeypatch
+):
+    place = tmp_path / where
+    if where == "the disk is full":
+
+        def full(*arguments):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(
+            json, "dumps", lambda value, original=json.dumps: full() if "bytes" in value else original(value)
+        )
+    else:
+        place.write_text("a file is in the way")
+    with caplog.at_level(logging.WARNING, "unlabeled.data"):
+        first, second = open_data(folder, cache=place), open_data(folder, cache=place)
+    assert len(caplog.records) == 1 and "kept in memory" in caplog.text
+    monkeypatch.undo()
+    assert same(first, open_data(folder)) and same(second, first)
+
+
+def report(folder: Path, start, results) -> None:
+    start.wait()
+    data = open_data(folder)
+    assert data.labels is not None
+    results.put((zlib.crc32(data.pixels.numpy().tobytes()), data.paths, data.labels.tolist()))
+
+
+def test_processes_that_build_at_once_agree(folder, cache_folder):
+    context = multiprocessing.get_context("fork")
+    start, results = context.Barrier(3), context.Queue()
+    processes = [context.Process(target=report, args=(folder, start, results)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    found = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    here = open_data(folder)
+    assert here.labels is not None
+    assert found == [(zlib.crc32(here.pixels.numpy().tobytes()), here.paths, here.labels.tolist())] * 3
+    assert only(cache_folder)
+
+
+def test_a_build_that_loses_the_race_still_has_its_images(folder, cache_folder):
+    """Another process builds the whole cache while this one is half way."""
+    others = []
+
+    def meanwhile(done: int, total: int | None) -> None:
+        if done == 20:
+            others.append(open_data(folder))
+
+    mine = open_data(folder, progress=meanwhile)
+    assert same(mine, others[0]) and only(cache_folder)
+    assert same(mine, open_data(folder))
+
+
+def test_progress_counts_to_the_number_of_images(folder):
+    calls: list[tuple[int, int | None]] = []
+    open_data(folder, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(done, 41) for done in range(1, 42)]
+
+
+def test_the_number_of_workers_changes_nothing(folder, tmp_path):
+    assert same(
+        open_data(folder, workers=1, cache=tmp_path / "1"), open_data(folder, workers=4, cache=tmp_path / "4")
+    )
+
+
+def test_available_memory_is_a_number_of_bytes():
+    assert 2**20 < cache._available_memory() < 2**50

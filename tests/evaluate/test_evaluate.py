@@ -1,0 +1,234 @@
+"""The protocol: what is measured, on what, and what it must never look at."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from unlabeled import encoders
+from unlabeled.data import open_splits
+from unlabeled.data.images import Data, from_images
+from unlabeled.evaluate import controls, evaluate, finetune, linear, protocol
+from unlabeled.evaluate.features import frozen, of_encoder, read
+
+
+def blobs(samples: int, seed: int, classes: int = 3) -> Data:
+    """Images with a bright row, whose height is the class."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 90, (samples, 1, 8, 8), generator=generator)
+    labels = torch.arange(samples) % classes
+    images[torch.arange(samples), 0, 1 + 2 * labels] += 60
+    return from_images(
+        images.to(torch.uint8), labels, name="blobs", classes=["low", "middle", "high"][:classes]
+    )
+
+
+TRAIN, TEST = blobs(90, 0), blobs(60, 1)
+
+
+def conv4(seed: int = 0) -> encoders.Encoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return encoders.build("conv4", in_channels=1, image_size=8)
+
+
+ENCODER = conv4()
+
+
+def test_every_number_stands_beside_its_controls():
+    scores = evaluate(ENCODER, (TRAIN, TEST), labels_per_class=[2, "all"], draws=2)
+    found = {(r["probe"], r["labels_per_class"], r["features"]) for r in scores}
+    rows = ("raw", "random", "rescaled", "unlabeled")
+    assert found == {(p, n, f) for p in ("knn", "linear") for n in (2, "all") for f in rows}
+    assert {r["detail"] for r in scores if r["probe"] == "knn" and r["features"] == "unlabeled"} == {
+        "k=6, T=0.07",
+        "k=20, T=0.07",
+    }
+    assert all(0 <= r["low"] <= r["value"] <= r["high"] <= 1 for r in scores)
+    assert {r["draws"] for r in scores if r["labels_per_class"] == 2} == {2}
+
+
+def test_controls_can_be_switched_off():
+    scores = evaluate(ENCODER, (TRAIN, TEST), probe="knn", controls=())
+    assert [r["features"] for r in scores] == ["unlabeled"]
+
+
+def test_easy_pixels_are_separated():
+    scores = evaluate(ENCODER, (TRAIN, TEST), probe="linear", controls="raw")
+    assert min(r["value"] for r in scores) > 0.9
+
+
+def test_an_untrained_encoder_is_not_said_to_help():
+    train, test = open_splits("digits")
+    train, test = train.subset(torch.arange(300)), test.subset(torch.arange(200))
+    scores = evaluate(ENCODER, (train, test), labels_per_class=(5, "all"), draws=3, seed=1)
+    assert "beats" not in scores.verdict()
+    raw = next(
+        r for r in scores if (r["probe"], r["features"], r["labels_per_class"]) == ("linear", "raw", 5)
+    )
+    assert 0.75 < raw["value"] < 0.92
+
+
+def test_the_encoder_keeps_every_bit_and_its_mode():
+    encoder = conv4().train()
+    before = copy.deepcopy(encoder.state_dict())
+    evaluate(encoder, (TRAIN, TEST), probe=("knn", "few", "layers", "finetune"), steps=2)
+    assert encoder.training
+    assert all(p.requires_grad for p in encoder.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+
+def test_the_same_seed_gives_the_same_scores_whatever_was_drawn_before():
+    options = {"probe": ("linear", "finetune"), "labels_per_class": 2, "draws": 2, "steps": 3}
+    first = evaluate(ENCODER, (TRAIN, TEST), **options)
+    torch.rand(7)
+    state = torch.get_rng_state()
+    assert evaluate(ENCODER, (TRAIN, TEST), **options).records == first.records
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_no_choice_sees_the_test_set():
+    wrong = copy.copy(TEST)
+    wrong.labels = (TEST.labels + 1) % 3
+    honest = evaluate(ENCODER, (TRAIN, TEST), probe="linear")
+    planted = evaluate(ENCODER, (TRAIN, wrong), probe="linear")
+    assert [r["detail"] for r in honest] == [r["detail"] for r in planted]
+    assert honest.best["value"] != planted.best["value"]
+    half = evaluate(ENCODER, (TRAIN, TEST.subset(torch.arange(7))), probe="linear")
+    assert [r["detail"] for r in honest] == [r["detail"] for r in half]
+
+
+def test_features_do_not_depend_on_their_batch():
+    _, reader = frozen(conv4().train(), torch.device("cpu"))
+    whole = read(lambda batch: reader(batch, None), TEST)
+    single = read(lambda batch: reader(batch, None), TEST, batch_size=1)
+    assert torch.allclose(whole, single, atol=1e-5)
+
+
+def test_layers_probes_every_named_map_beside_its_controls():
+    scores = evaluate(ENCODER, (TRAIN, TEST), probe="layers", controls=("raw", "random"))
+    assert [r["layer"] for r in scores if r["features"] == "unlabeled"] == list(ENCODER.map_dims)
+    assert sum("margin" in r for r in scores) == 2 * len(ENCODER.map_dims)
+    assert all(layer in scores.table() for layer in ENCODER.map_dims)
+
+
+def test_few_is_the_linear_probe_with_numbers():
+    scores = evaluate(ENCODER, (TRAIN, TEST), probe="few", controls="raw", draws=2)
+    assert {(r["probe"], r["labels_per_class"]) for r in scores} == {
+        ("linear", 1),
+        ("linear", 10),
+        ("linear", "all"),
+    }
+
+
+def test_finetuning_has_training_from_scratch_beside_it():
+    scores = evaluate(ENCODER, (TRAIN, TEST), probe="finetune", labels_per_class=2, draws=2, steps=2)
+    assert [r["features"] for r in scores] == ["unlabeled", "supervised"]
+    assert all("2 steps" in r["detail"] for r in scores)
+
+
+def test_supervised_stands_beside_the_probe_on_request():
+    scores = evaluate(ENCODER, (TRAIN, TEST), probe="linear", controls=("supervised",), steps=60)
+    supervised = next(r for r in scores if r["features"] == "supervised")
+    assert supervised["value"] > 0.8
+
+
+def test_finetuning_at_rate_zero_is_the_linear_probe():
+    features = read(lambda batch: of_encoder(ENCODER.eval())(batch, None), TRAIN)
+    head = linear.fit(features, TRAIN.labels, 3)
+    tested = read(lambda batch: of_encoder(ENCODER.eval())(batch, None), TEST)
+    frozen_norms = copy.deepcopy(ENCODER)
+    for module in frozen_norms.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.0
+    predicted, _ = finetune.predict(
+        frozen_norms, TRAIN, torch.arange(90), TRAIN.labels, TEST, 3, head=head, learning_rate=0.0, steps=2
+    )
+    assert torch.equal(predicted, head(tested).argmax(1))
+
+
+def test_the_random_control_has_the_same_input_statistics_and_other_weights():
+    encoder = conv4()
+    encoder.adapt.set_statistics([0.3], [0.2])
+    fresh = controls.untrained(encoder, seed=5)
+    assert torch.equal(fresh.adapt.mean, encoder.adapt.mean)
+    assert fresh.config == encoder.config
+    own, other = next(encoder.trunk.parameters()), next(fresh.trunk.parameters())
+    assert own.shape == other.shape
+    assert not torch.equal(own, other)
+
+
+def test_calibrated_norms_have_the_statistics_of_the_data():
+    encoder = controls.untrained(ENCODER)
+    controls.calibrate_(encoder, TRAIN)
+    seen: list[Tensor] = []
+    norm = next(module for module in encoder.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    norm.register_forward_hook(lambda module, inputs, output: seen.append(output.detach().clone()))
+    encoder(encoder.inputs(TRAIN.batch(torch.arange(90))))
+    assert not encoder.training
+    assert seen[0].mean((0, 2, 3)).abs().max() < 1e-3
+    assert (seen[0].std((0, 2, 3)) - 1).abs().max() < 0.05
+
+
+def test_raw_pixels_share_one_scale():
+    raw = controls.raw(ENCODER, TRAIN)
+    assert raw.statistics(TRAIN)[1].unique().numel() == 1
+    assert raw.features(TRAIN).shape == (90, 64)
+
+
+def test_data_without_labels_are_refused():
+    bare = from_images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), name="holiday")
+    with pytest.raises(ValueError, match="data must have labels to evaluate on, got holiday"):
+        evaluate(ENCODER, (bare, TEST))
+
+
+def test_samples_of_unknown_class_are_left_out():
+    partly = copy.copy(TEST)
+    partly.labels = torch.where(torch.arange(60) < 20, -1, TEST.labels)
+    assert evaluate(ENCODER, (TRAIN, partly), probe="knn", controls=()).best["samples"] == 40
+
+
+def test_other_classes_in_the_test_data_are_refused():
+    other = copy.copy(TEST)
+    other.classes = ["a", "b", "c"]
+    with pytest.raises(ValueError, match="test must have the training data's classes"):
+        evaluate(ENCODER, (TRAIN, other))
+
+
+def test_too_few_labels_are_refused_before_anything_is_computed():
+    with pytest.raises(ValueError, match="got 31: class low has 30"):
+        evaluate(ENCODER, (TRAIN, TEST), labels_per_class=31)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"probe": "svm"}, "probe must be one of knn, linear, few, finetune, layers, got svm"),
+        ({"controls": ["noise"]}, "controls must be one of raw, random, rescaled, supervised, got noise"),
+        ({"labels_per_class": 0}, "labels_per_class must be whole numbers above 0 or all, got 0"),
+        ({"labels_per_class": 1.5}, "got 1.5"),
+        ({"draws": 0}, "draws must be at least 1"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(options, said):
+    with pytest.raises(ValueError, match=said):
+        evaluate(ENCODER, (TRAIN, TEST), **options)
+
+
+def test_features_that_are_not_finite_are_refused():
+    broken = conv4()
+    next(broken.trunk.parameters()).data.fill_(torch.nan)
+    with pytest.raises(ValueError, match="features must be finite, got NaN or infinity for 90 of 90"):
+        evaluate(broken, (TRAIN, TEST), controls=())
+
+
+def test_two_classes_and_one_rare_are_measured():
+    rare = TRAIN.subset(torch.cat([torch.arange(0, 90, 3), torch.tensor([1, 4])]))
+    scores = evaluate(ENCODER, (rare, TEST), probe=("knn", "linear"), controls="raw")
+    assert all(0 <= r["value"] <= 1 for r in scores)
+
+
+def test_the_plan_measures_nothing_twice():
+    plan = protocol._plan(["linear", "few"], [1, "all"], [])
+    assert len(plan) == len(set(plan)) == 2

@@ -1,0 +1,36 @@
+"""Draws of labels are balanced, nested and repeatable."""
+
+import pytest
+import torch
+
+from unlabeled.evaluate.few_labels import subsets
+
+LABELS = torch.tensor([0, 1, 2] * 20 + [0] * 15)
+
+
+def test_each_class_has_the_asked_number():
+    for rows in subsets(LABELS, 7, classes=3):
+        assert LABELS[rows].bincount().tolist() == [7, 7, 7]
+        assert len(rows.unique()) == 21
+
+
+def test_a_draw_with_fewer_labels_lies_inside_the_one_with_more():
+    for few, many in zip(subsets(LABELS, 3, classes=3), subsets(LABELS, 10, classes=3), strict=True):
+        assert set(few.tolist()) < set(many.tolist())
+
+
+def test_draws_differ_and_repeat_with_their_seed():
+    first, again, other = (subsets(LABELS, 5, classes=3, seed=seed) for seed in (0, 0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], other[0])
+
+
+def test_too_few_labels_name_the_class_and_its_count():
+    with pytest.raises(ValueError, match="got 21: class dog has 20"):
+        subsets(LABELS, 21, classes=["cat", "dog", "owl"])
+
+
+def test_a_class_without_labels_is_named():
+    with pytest.raises(ValueError, match="class 3 has 0"):
+        subsets(LABELS, 1, classes=4)

@@ -1,0 +1,202 @@
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from unlabeled import encoders
+from unlabeled.methods.colorization import (
+    Colorization,
+    annealed_mean,
+    bins,
+    grey,
+    loss,
+    rarity,
+    soft_code,
+)
+from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
+
+CENTERS = bins(10)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def method(size=16, input="lightness", **options):
+    encoder = encoders.build("conv4", image_size=size, input=input)
+    return Colorization(encoder, crop=1.0, flip=0.0, **options)
+
+
+def batch(count=8, size=16):
+    return {"image": torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)}
+
+
+def data(images):
+    return SimpleNamespace(channels=images.shape[1], sample=lambda count: {"image": images[:count]})
+
+
+def srgb_colors(levels=24):
+    """a and b of a grid over the cube of sRGB colours, shape (1, 2, levels, levels ** 2)."""
+    level = torch.linspace(0, 1, levels)
+    cube = torch.stack(torch.meshgrid(level, level, level, indexing="ij")).view(1, 3, levels, -1)
+    return rgb_to_lab(cube)[:, 1:]
+
+
+def test_the_paper_has_313_bins_on_a_grid_of_ten():
+    assert CENTERS.shape == (313, 2)
+    assert len(CENTERS.unique(dim=0)) == 313
+    assert (CENTERS % 10 == 0).all()
+    assert CENTERS.amin(0).tolist() == [-90, -110]
+    assert CENTERS.amax(0).tolist() == [100, 100]
+
+
+@pytest.mark.parametrize(("grid", "count"), [(15, 126), (25, 51), (30, 40), (40, 23)])
+def test_other_grids_have_the_bins_that_srgb_reaches(grid, count):
+    assert len(bins(grid)) == count
+
+
+@pytest.mark.parametrize(("neighbours", "error"), [(1, 7.1), (5, 0.71), (10, 0.43)])
+def test_soft_code_is_a_distribution_whose_mean_is_the_colour(neighbours, error):
+    colors = srgb_colors()
+    weight, index = soft_code(colors, CENTERS, neighbours)
+    assert weight.shape == index.shape == (1, neighbours, *colors.shape[2:])
+    torch.testing.assert_close(weight.sum(1), torch.ones_like(weight[:, 0]))
+    decoded = (weight[..., None] * CENTERS[index]).sum(1)
+    assert (decoded - colors.movedim(1, -1)).norm(dim=-1).max() <= error
+
+
+def test_soft_code_matches_a_slow_loop():
+    colors = torch.rand(2, 2, 3, 3) * 100 - 50
+    weight, index = soft_code(colors, CENTERS)
+    for b, y, x in [(0, 0, 0), (0, 2, 1), (1, 1, 2)]:
+        distances = [math.dist(colors[b, :, y, x].tolist(), center) for center in CENTERS.tolist()]
+        nearest = sorted(range(313), key=distances.__getitem__)[:5]
+        raw = [math.exp(-(distances[q] ** 2) / 50) for q in nearest]
+        assert index[b, :, y, x].tolist() == nearest
+        assert weight[b, :, y, x].tolist() == pytest.approx([r / sum(raw) for r in raw], rel=1e-3)
+
+
+def test_rare_colours_weigh_more_and_the_mean_weight_is_one():
+    counts = torch.zeros(313)
+    counts[CENTERS.norm(dim=1) < 15] = 1000
+    counts[7] = 1
+    for uniform in (0.1, 0.5, 1.0):
+        weight = rarity(counts, CENTERS, uniform)
+        assert weight.isfinite().all()
+        spread = torch.exp(-((CENTERS[:, None] - CENTERS).square().sum(2)) / 50)
+        prior = (spread / spread.sum(0)) @ (counts / counts.sum())
+        assert (prior @ weight).item() == pytest.approx(1, rel=1e-4)
+        common, rare = weight[counts == 1000].max(), weight[7]
+        assert rare > 5 * common if uniform < 1 else torch.allclose(weight, torch.ones(313))
+
+
+def test_annealed_mean_lies_between_the_mode_and_the_mean():
+    logits = torch.randn(1, 313, 2, 2) * 3
+    mode = CENTERS[logits.argmax(1)].movedim(-1, 1)
+    mean = torch.einsum("bqhw,qc->bchw", logits.softmax(1), CENTERS)
+    torch.testing.assert_close(annealed_mean(logits, CENTERS, 0.001), mode)
+    torch.testing.assert_close(annealed_mean(logits, CENTERS, 1.0), mean, rtol=1e-4, atol=1e-3)
+    powers = logits.softmax(1) ** (1 / 0.38)
+    expected = torch.einsum("bqhw,qc->bchw", powers / powers.sum(1, keepdim=True), CENTERS)
+    between = annealed_mean(logits, CENTERS)
+    torch.testing.assert_close(between, expected, rtol=1e-4, atol=1e-3)
+    assert (between - mode).norm() < (mean - mode).norm()
+
+
+def test_loss_matches_dense_cross_entropy_and_equal_logits_cost_ln_bins():
+    weight, index = soft_code(torch.rand(2, 2, 4, 4) * 60, CENTERS)
+    importance = torch.rand(2, 4, 4)
+    logits = torch.randn(2, 313, 4, 4)
+    dense = torch.zeros_like(logits).scatter(1, index, weight)
+    places = F.cross_entropy(logits, dense, reduction="none")
+    expected = (importance * places).sum() / importance.sum()
+    torch.testing.assert_close(loss(logits, weight, index, importance), expected)
+    assert loss(torch.zeros_like(logits), weight, index, importance).item() == pytest.approx(math.log(313))
+
+
+def test_white_black_and_red_are_where_lab_has_them():
+    colors = torch.tensor([[1.0, 1, 1], [0, 0, 0], [1, 0, 0]]).view(3, 3, 1, 1)
+    expected = torch.tensor([[100.0, 0, 0], [0, 0, 0], [53.2, 80.1, 67.2]])
+    torch.testing.assert_close(rgb_to_lab(colors)[:, :, 0, 0], expected, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("input", ["lightness", "color"])
+def test_colour_never_reaches_the_encoder(input):
+    lightness = torch.rand(4, 1, 16, 16) * 20 + 50
+    first, second = (
+        lab_to_rgb(torch.cat([lightness, torch.rand(4, 2, 16, 16) * 30 - 15], 1)) for _ in range(2)
+    )
+    assert (first - second).abs().max() > 0.1
+    torch.testing.assert_close(grey(first), grey(second), atol=1e-4, rtol=0)
+    assert (grey(first).amax(1) - grey(first).amin(1)).max() < 1e-3
+    network = method(input=input).eval()
+    torch.nn.init.normal_(network.head.last.weight)
+    logits = [network.predict(grey(images)) for images in (first, second)]
+    torch.testing.assert_close(logits[0], logits[1], atol=1e-2, rtol=0)
+    seen = []
+    network.encoder.adapt.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    network({"image": first})
+    network.pictures({"image": second})
+    assert all((images.amax(1) - images.amin(1)).max() < 1e-3 for images in seen)
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("grid", [10, 20])
+@pytest.mark.parametrize(("size", "stride"), [(16, 2), (9, 2), (16, 4)])
+def test_first_loss_is_chance(grid, size, stride):
+    network = method(size=size, grid=grid, stride=stride)
+    images = batch(32, size)["image"]
+    network.prepare(data(images))
+    value = network({"image": images})
+    assert value.item() == pytest.approx(network.chance(32), abs=0.01)
+    assert network.chance(32) == math.log(len(network.centers))
+
+
+def test_grey_images_cost_nothing_and_do_not_dilute_the_others():
+    images = torch.rand(6, 3, 16, 16)
+    images[3:] = images[3:].mean(1, keepdim=True)
+    network = method().eval()
+    torch.nn.init.normal_(network.head.last.weight)
+    silent = network({"image": images[3:]})
+    silent.backward()
+    assert silent.item() == 0
+    assert all((parameter.grad == 0).all() for parameter in network.head.parameters())
+    torch.testing.assert_close(network({"image": images}), network({"image": images[:3]}))
+
+
+def test_prior_comes_from_the_data():
+    red = torch.tensor([0.8, 0.1, 0.1]).view(1, 3, 1, 1).expand(32, 3, 16, 16)
+    network = method()
+    network.prepare(data(red))
+    nearest = (rgb_to_lab(red)[0, 1:, 0, 0] - network.centers).norm(dim=1).argmin()
+    assert network.importance.argmin() == nearest
+    assert network.importance.isfinite().all()
+
+
+def test_refuses_data_without_colours():
+    with pytest.raises(ValueError, match=r"channels must be 3 for colorization.* got 1"):
+        method().prepare(data(torch.rand(8, 1, 16, 16)))
+    with pytest.raises(ValueError, match=r"channels must be 3 for colorization.* got 1"):
+        Colorization(encoders.build("conv4", in_channels=1))
+    with pytest.raises(ValueError, match="got only grey ones"):
+        method().prepare(data(torch.rand(8, 1, 16, 16).expand(-1, 3, -1, -1)))
+
+
+def test_learns_that_bright_is_yellow_and_dark_is_blue():
+    yellow, blue = torch.tensor([0.9, 0.8, 0.1]), torch.tensor([0.1, 0.1, 0.5])
+    bright = torch.rand(32, 1, 2, 2).repeat_interleave(4, 2).repeat_interleave(4, 3) < 0.5
+    images = torch.where(bright, yellow[:, None, None], blue[:, None, None])
+    network = method(size=8, grid=20)
+    network.prepare(data(images))
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.003)
+    for _ in range(40):
+        optimizer.zero_grad()
+        network({"image": images}).backward()
+        optimizer.step()
+    assert network.meters["accuracy"] > 0.95
+    pictures = network.eval().pictures({"image": images})
+    assert list(pictures) == ["image", "lightness", "predicted"]
+    assert (pictures["predicted"] - pictures["image"]).abs().mean() < 0.1

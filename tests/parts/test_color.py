@@ -1,0 +1,67 @@
+"""Colour conversion against scikit-image, known colours and round trips."""
+
+import numpy as np
+import pytest
+import torch
+from skimage import color
+
+from unlabeled.parts.color import lab_to_rgb, lightness, rgb_to_lab
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(3, 3, 16, 16, generator=generator)
+    images[0, :, 0] = torch.linspace(0, 0.1, 16)  # the straight parts of both curves
+    return images
+
+
+def test_lab_equals_scikit_image(images: torch.Tensor) -> None:
+    expected = color.rgb2lab(images.double().numpy(), channel_axis=1)
+    np.testing.assert_allclose(rgb_to_lab(images).numpy(), expected, atol=1e-3)
+
+
+def test_rgb_equals_scikit_image_inside_the_gamut(images: torch.Tensor) -> None:
+    lab = color.rgb2lab(images.double().numpy(), channel_axis=1)
+    expected = color.lab2rgb(lab, channel_axis=1)
+    np.testing.assert_allclose(lab_to_rgb(torch.from_numpy(lab)).numpy(), expected, atol=1e-4)
+
+
+def test_colours_outside_the_gamut_are_clipped() -> None:
+    lab = torch.tensor([50.0, 100.0, -100.0]).view(1, 3, 1, 1)
+    rgb = lab_to_rgb(lab)
+    expected = color.lab2rgb(lab.double().numpy(), channel_axis=1)
+    np.testing.assert_allclose(rgb.numpy(), expected, atol=1e-4)
+    assert rgb.min() == 0
+
+
+def test_round_trip_stays_within_a_grey_level(images: torch.Tensor) -> None:
+    assert (lab_to_rgb(rgb_to_lab(images)) - images).abs().max() < 1 / 255
+
+
+@pytest.mark.parametrize(
+    ("rgb", "lab"),
+    [((1, 1, 1), (100, 0, 0)), ((0, 0, 0), (0, 0, 0)), ((1, 0, 0), (53.24, 80.09, 67.20))],
+    ids=["white", "black", "red"],
+)
+def test_known_colours(rgb: tuple[float, ...], lab: tuple[float, ...]) -> None:
+    result = rgb_to_lab(torch.tensor(rgb, dtype=torch.float32).view(1, 3, 1, 1)).flatten()
+    torch.testing.assert_close(result, torch.tensor(lab, dtype=torch.float32), atol=0.02, rtol=0)
+
+
+def test_lightness_is_the_first_channel_of_lab_also_for_grey(images: torch.Tensor) -> None:
+    torch.testing.assert_close(lightness(images), rgb_to_lab(images)[:, :1])
+    grey = images[:, :1]
+    torch.testing.assert_close(lightness(grey), lightness(grey.repeat(1, 3, 1, 1)))
+
+
+def test_gradients_are_finite_at_black_and_white() -> None:
+    images = torch.cat([torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2)]).requires_grad_()
+    lab_to_rgb(rgb_to_lab(images)).sum().backward()
+    assert images.grad is not None and images.grad.isfinite().all()
+
+
+def test_bfloat16_autocast_changes_nothing(images: torch.Tensor) -> None:
+    expected = rgb_to_lab(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(rgb_to_lab(images), expected)

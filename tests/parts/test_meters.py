@@ -1,0 +1,119 @@
+"""The meters on embeddings whose state is known."""
+
+import math
+import time
+
+import pytest
+import torch
+
+from unlabeled.parts import meters
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def low_rank(samples: int, dim: int, directions: int) -> torch.Tensor:
+    return torch.randn(samples, directions) @ torch.randn(directions, dim)
+
+
+def cone(samples: int, dim: int) -> torch.Tensor:
+    """Features of a random network after its ReLU, with a shared offset: mean cosine near 0.9."""
+    return torch.relu(0.4 * torch.randn(samples, dim) + 2 * torch.rand(dim))
+
+
+def test_gaussian_embedding_meets_its_closed_forms():
+    z = torch.randn(1024, 128)
+    assert meters.spread(z) == pytest.approx(1, abs=0.01)
+    assert meters.mean_cosine(z) == pytest.approx(0, abs=0.01)
+    assert meters.rank(z) == pytest.approx(126, abs=1)
+    assert meters.participation(z) == pytest.approx(128 * 1024 / (1024 + 128), rel=0.02)
+
+
+def test_meters_equal_their_definitions():
+    z = torch.randn(40, 7).double()
+    units = z / z.norm(dim=1, keepdim=True)
+    cosines = [float(units[i] @ units[j]) for i in range(40) for j in range(40) if i != j]
+    assert meters.mean_cosine(z) == pytest.approx(sum(cosines) / len(cosines))
+    assert meters.spread(z) == pytest.approx(float(units.std(0).mean()) * math.sqrt(7))
+    shares = torch.linalg.svdvals(z) / torch.linalg.svdvals(z).sum()
+    assert meters.rank(z) == pytest.approx(float(torch.exp(-(shares * shares.log()).sum())))
+    eigenvalues = torch.linalg.eigvalsh(torch.cov(z.T))
+    expected = float(eigenvalues.sum() ** 2 / eigenvalues.square().sum())
+    assert meters.participation(z) == pytest.approx(expected)
+    wide = torch.randn(7, 40)
+    assert meters.rank(wide) == pytest.approx(meters.rank(wide.T), rel=1e-6)
+
+
+def test_rank_counts_the_directions():
+    assert meters.rank(torch.ones(64, 32)) == pytest.approx(1, abs=1e-4)
+    assert meters.rank(torch.eye(16)) == pytest.approx(16, rel=1e-6)
+    assert meters.rank(low_rank(1024, 128, 16)) == pytest.approx(15.7, abs=0.4)
+    assert meters.rank(torch.ones(1024, 128) + 1e-3 * torch.randn(1024, 128)) == pytest.approx(1.1, abs=0.05)
+
+
+def test_spread_is_blind_to_a_line_and_participation_to_a_noisy_constant():
+    assert meters.spread(low_rank(1024, 128, 1)) > 0.7
+    assert meters.participation(torch.ones(1024, 128) + 1e-3 * torch.randn(1024, 128)) > 100
+
+
+@pytest.mark.parametrize("samples", [64, 256, 1024])
+@pytest.mark.parametrize("dim", [64, 128, 512])
+def test_verdict_names_what_is_wrong(samples, dim):
+    constant = torch.randn(1, dim).expand(samples, dim)
+    noisy = constant + 1e-3 * torch.randn(samples, dim)
+    expected = {
+        "collapsed": [constant, noisy, torch.zeros(samples, dim)],
+        "dimensional collapse": [low_rank(samples, dim, 1), low_rank(samples, dim, 3)],
+        "healthy": [torch.randn(samples, dim), cone(samples, dim)],
+    }
+    for code, embeddings in expected.items():
+        for embedding in embeddings:
+            assert meters.verdict(embedding, loss=2.0, chance=5.0)[0] == code
+
+
+def test_sixteen_of_128_directions_are_a_dimensional_collapse():
+    assert meters.verdict(low_rank(512, 128, 16), 2.0, 5.0)[0] == "dimensional collapse"
+
+
+def test_cone_is_healthy_though_its_spread_alone_looks_bad():
+    z = cone(1024, 128)
+    assert meters.mean_cosine(z) > 0.85
+    assert meters.spread(z) < 0.4
+    assert meters.verdict(z, 2.0, 5.0)[0] == "healthy"
+
+
+def test_random_network_on_unequal_directions_is_healthy():
+    """Photos through a random network: one direction carries most, the others fade but are there."""
+    fading = torch.arange(1, 129).float() ** -1.2
+    z = torch.randn(512, 128) * fading + torch.rand(128)
+    assert meters.rank(z) < 0.15 * 128
+    assert meters.participation(z) < 0.02 * 128
+    assert meters.verdict(z, 2.0, 5.0)[0] == "healthy"
+
+
+def test_directions_are_those_that_vary():
+    assert meters.directions(low_rank(512, 128, 16) + 5) == 16
+    assert meters.directions(torch.randn(64, 128)) == 63
+    assert meters.directions(torch.randn(64, 3) * torch.tensor([1.0, 0.01, 1e-5])) == 2
+
+
+def test_loss_at_chance_is_not_called_a_collapse():
+    code, sentence = meters.verdict(torch.randn(256, 128), loss=6.23, chance=math.log(511))
+    assert code == "not learning"
+    assert "6.230" in sentence and "6.236" in sentence
+    assert meters.verdict(torch.ones(256, 128), loss=6.23, chance=math.log(511))[0] == "collapsed"
+    assert meters.verdict(torch.randn(256, 128), loss=6.23)[0] == "healthy"
+
+
+def test_loss_that_is_not_finite_has_diverged():
+    assert meters.verdict(torch.randn(64, 8), math.nan)[0] == "diverged"
+    assert meters.verdict(torch.full((64, 8), math.inf), 1.0)[0] == "diverged"
+
+
+def test_verdict_takes_milliseconds():
+    z = torch.randn(2048, 2048)
+    begin = time.perf_counter()
+    meters.verdict(z, 1.0)
+    assert time.perf_counter() - begin < 1.0  # the spectrum of all 2048 rows takes over 2 seconds

@@ -1,0 +1,43 @@
+"""Cells, crops and standardised tiles against plain indexing."""
+
+import torch
+
+from unlabeled.parts.patches import assemble, cells, crop, standardize
+
+
+def test_cells_are_numbered_row_by_row():
+    image = torch.arange(36.0).view(1, 1, 6, 6)
+    found = cells(image, 3)
+    for row in range(3):
+        for column in range(3):
+            expected = image[0, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            assert torch.equal(found[0, 3 * row + column], expected)
+
+
+def test_assemble_inverts_cells():
+    images = torch.randn(4, 3, 12, 8)
+    assert torch.equal(assemble(cells(images, 4), 4), images)
+
+
+def test_crop_equals_slices():
+    images = torch.randn(5, 3, 9, 7)
+    corners = torch.tensor([[0, 0], [5, 3], [2, 1], [4, 0], [1, 3]])
+    found = crop(images, corners, 4)
+    for image, (top, left), tile in zip(images, corners.tolist(), found):
+        assert torch.equal(tile, image[:, top : top + 4, left : left + 4])
+
+
+def test_standardized_channels_have_the_mean_and_deviation_asked_for():
+    images = torch.rand(6, 3, 8, 8) * torch.rand(6, 3, 1, 1) + torch.rand(6, 3, 1, 1)
+    found = standardize(images, 0.5, 0.25)
+    torch.testing.assert_close(found.mean(dim=(2, 3)), torch.full((6, 3), 0.5), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        found.std(dim=(2, 3), correction=0), torch.full((6, 3), 0.25), atol=1e-5, rtol=0
+    )
+
+
+def test_standardized_constant_is_the_mean_and_brightness_is_forgotten():
+    for value in (0.1, 0.7, 1 / 3):
+        assert (standardize(torch.full((2, 3, 7, 7), value), 0.5, 0.25) == 0.5).all()
+    images = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(standardize(images), standardize(images * 0.5 + 0.2), atol=1e-4, rtol=0)

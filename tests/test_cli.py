@@ -1,0 +1,115 @@
+"""The command line as users meet it: help, typos, exit codes, and the whole path on a folder."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unlabeled import methods
+from unlabeled.cli import main
+from unlabeled.settings import Settings
+
+
+def run(*words: str) -> int:
+    try:
+        main(words)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes of 20 small photographs with spaces in their names, and a broken file."""
+    generator = np.random.default_rng(0)
+    for number in range(40):
+        path = tmp_path / "my photos" / ("night" if number % 2 else "day") / f"picture {number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        level = 40 if number % 2 else 200
+        Image.fromarray(generator.integers(level - 40, level + 40, (20, 24, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "my photos" / "day" / "broken.jpg").write_bytes(b"\xff\xd8not a picture")
+    return tmp_path / "my photos"
+
+
+def test_methods_lists_every_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("methods") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(methods.names())
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_help_shows_every_option_with_its_default(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("pretrain", name, "--help") == 0
+    text = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
+    for option in methods.describe(name).options:
+        assert f"--{option.name.replace('_', '-')}" in text
+        if option.default is not None and not isinstance(option.default, bool):
+            assert f"[default: {option.default}" in text, option
+    for field in Settings.__dataclass_fields__:
+        assert f"--{field.replace('_', '-')}" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pretrain", "simclr", "digits", "--temprature", "0.3"], "Did you mean --temperature"),
+        (["pretrain", "simclar", "digits"], 'Did you mean "simclr"'),
+        (["evalute", "x", "y"], 'Did you mean "evaluate"'),
+        (["pretrain", "simclr", "digits", "--epochs", "2.5"], "must be a whole number, got 2.5"),
+        (["pretrain", "simclr", "digits", "--temperature", "hot"], "hot"),
+        (["pretrain", "simclr", "digits", "--temperature", "0"], "temperature must be above 0, got 0.0"),
+        (["pretrain", "simclr", "digitz"], "digits"),
+        (["evaluate", "nowhere", "digits"], "run must be a folder that pretrain wrote"),
+        (["evaluate", "nowhere", "digits", "--labels-per-class", "many"], "nowhere|labels_per_class"),
+        (["compare", "simclr"], "compare must get at least one method and the data"),
+    ],
+)
+def test_mistakes_get_one_clear_message_and_a_failing_exit(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*words) not in (0, None)
+    captured = capsys.readouterr()
+    text = re.sub(r"[│\s]+", " ", captured.out + captured.err)
+    assert re.search(message, text), text
+    assert "Traceback" not in text
+
+
+def test_whole_path_from_a_folder_to_an_exported_encoder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--steps", "4", "--batch-size", "8", "--encoder", "conv4", "--image-size", "16"]
+    assert run("pretrain", "simclr", str(folder), *options, "--out", "runs/x") == 0
+    assert "picture" not in (tmp_path / "runs/x/skipped.csv").read_text()
+    assert "broken.jpg" in (tmp_path / "runs/x/skipped.csv").read_text()
+    assert run("evaluate", "runs/x", str(folder), "--labels-per-class", "2,all", "--draws", "2") == 0
+    assert "labels per class" in capsys.readouterr().out
+    assert run("show", "runs/x", str(folder)) == 0
+    assert (tmp_path / "runs/x/pictures.png").read_bytes().startswith(b"\x89PNG")
+    assert run("embed", "runs/x", str(folder), "--out", "x.parquet") == 0
+    assert run("report", "runs/x") == 0
+    assert "<html" in (tmp_path / "runs/x/report.html").read_text()
+    assert run("export", "runs/x", "--format", "safetensors", "--out", "x.safetensors") == 0
+    import pyarrow.parquet
+
+    written = pyarrow.parquet.read_table(tmp_path / "x.parquet")
+    assert written.num_rows == 40 and "path" in written.column_names
+
+
+def test_resume_needs_no_options_again(folder: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "x")
+    assert run("pretrain", "simclr", str(folder), "--steps", "2", "--temperature", "0.4", "--image-size", "16", "--out", out) == 0
+    assert run("pretrain", "simclr", str(folder), "--resume", "--out", out) == 0
+    assert run("pretrain", "simclr", str(folder), "--resume", "--temperature", "0.5", "--out", out) == 2
+
+
+def test_help_starts_fast_and_without_torch() -> None:
+    # Imports bound the time, so they are what is counted; seconds would depend on the machine.
+    program = "import sys\nimport unlabeled.cli\nprint(len(sys.modules), 'torch' in sys.modules, 'numpy' in sys.modules)"
+    modules, *heavy = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.split()
+    assert int(modules) < 700 and heavy == ["False", "False"]

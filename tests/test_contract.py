@@ -1,0 +1,194 @@
+"""One battery over every method: what the loop, the command line and the users rely on."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from unlabeled import encoders, methods, pretrain, train
+from unlabeled.data import Data, open_data
+from unlabeled.method import Method
+from unlabeled.run import read_checkpoint
+from unlabeled.settings import Settings
+
+SIZE = 32
+TINY: dict[str, dict[str, Any]] = {
+    "deepcluster": {"clusters": 3},
+    "jigsaw": {"permutations": 9},
+    "moco": {"queue": 32},
+    "swav": {"prototypes": 8},
+}
+"""The smallest sensible setting of a method, where its defaults are too large for a dozen images."""
+
+
+def images(count: int = 30) -> Tensor:
+    """Smooth coloured gradients: structure to learn from, colours to predict, no two alike."""
+    generator = torch.Generator().manual_seed(7)
+    coarse = torch.rand(count, 3, 4, 4, generator=generator)
+    fine = torch.nn.functional.interpolate(coarse, size=SIZE, mode="bilinear")
+    return (fine * 255).to(torch.uint8)
+
+
+def data(labels: Tensor | None = None) -> Data:
+    opened = open_data(images())
+    opened.labels = labels
+    return opened
+
+
+def build(name: str, **options: Any) -> Method:
+    torch.manual_seed(0)
+    kind = methods.load(name)
+    encoder = encoders.build("conv4", image_size=SIZE, input=kind.encoder_input)
+    method = kind(encoder, **(TINY.get(name, {}) | options))
+    method.prepare(data())
+    method.begin_epoch(data())
+    return method.train()
+
+
+def total(losses: Any) -> Tensor:
+    return torch.stack(list(losses.values())).sum() if isinstance(losses, dict) else losses
+
+
+every_method = pytest.mark.parametrize("name", methods.names())
+every_option = pytest.mark.parametrize(
+    ("name", "option"), [(name, option) for name in methods.names() for option in methods.describe(name).options]
+)
+
+
+@every_method
+def test_loss_is_a_finite_scalar_and_reaches_every_encoder_parameter(name: str) -> None:
+    method = build(name)
+    loss = total(method(data().sample(8)))
+    assert loss.ndim == 0 and torch.isfinite(loss)
+    # Heads that start at zero, so that the first loss is chance, pass gradients on after a step.
+    loss.backward()
+    torch.optim.SGD([p for p in method.parameters() if p.grad is not None], lr=0.1).step()
+    method.zero_grad()
+    total(method(data().sample(8))).backward()
+    for parameter_name, parameter in method.encoder.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, parameter_name
+
+
+@every_method
+def test_loss_falls_on_one_batch(name: str) -> None:
+    method, batch = build(name), data().sample(8)
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=2e-3)
+    buffers = {name: buffer.clone() for name, buffer in method.named_buffers()}
+    losses = []
+    for _ in range(25):
+        torch.manual_seed(3)
+        for name, buffer in method.named_buffers():  # else a queue fills up with the very images it is asked for
+            buffer.copy_(buffers[name])
+        value = method(batch)
+        loss = value["generator"] if isinstance(value, dict) and "generator" in value else total(value)
+        optimizer.zero_grad()
+        total(value).backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert min(losses[-5:]) < losses[0]
+
+
+@every_method
+def test_same_seed_gives_the_same_losses(name: str) -> None:
+    batch = data().sample(8)
+
+    def losses() -> list[float]:
+        method = build(name)
+        values = []
+        for step in range(3):
+            torch.manual_seed(step)
+            values.append(float(total(method(batch)).detach()))
+            method.after_step((step + 1) / 3)
+        return values
+
+    assert losses() == losses()
+
+
+@every_method
+def test_killed_and_resumed_run_ends_bit_identical(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    settings: dict[str, Any] = {"encoder": "conv4", "batch_size": 8, "steps": 7, "quiet": True} | TINY.get(name, {})
+    whole = pretrain(name, data(), out=tmp_path / "whole", **settings)
+    step = train._Loop._step
+
+    def die(loop: Any) -> None:
+        if loop.step == 4:
+            raise RuntimeError("killed")
+        step(loop)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(train._Loop, "_step", die)
+        pretrain(name, data(), out=tmp_path / "parts", **settings)
+    resumed = pretrain(name, data(), out=tmp_path / "parts", resume=True, quiet=True)
+    first, second = (read_checkpoint(run.path / train.CHECKPOINT)[0] for run in (whole, resumed))
+    assert first.keys() == second.keys() and "optimizer" in first
+    for group, tensors in first.items():
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, second[group][key]), f"{group} {key}"
+    without_speed = [{k: v for k, v in entry.items() if k != "images_per_second"} for entry in whole.history]
+    assert without_speed == [{k: v for k, v in e.items() if k != "images_per_second"} for e in resumed.history]
+
+
+@every_method
+def test_labels_never_matter(name: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"encoder": "conv4", "batch_size": 8, "steps": 3, "quiet": True} | TINY.get(name, {})
+    first = pretrain(name, data(torch.arange(30) % 2), out=tmp_path / "first", **settings)
+    second = pretrain(name, data(torch.arange(30) % 3), out=tmp_path / "second", **settings)
+    third = pretrain(name, data(None), out=tmp_path / "third", **settings)
+    for key, value in first.method.state_dict().items():
+        assert torch.equal(value, second.method.state_dict()[key])
+        assert torch.equal(value, third.method.state_dict()[key])
+
+
+@every_method
+def test_method_says_its_chance_and_shows_its_pictures(name: str) -> None:
+    method = build(name).eval()
+    chance = method.chance(8)
+    assert chance is None or chance > 0
+    with torch.no_grad():
+        pictures = method.pictures(data().sample(4))
+    assert len(pictures) >= 2
+    for label, picture in pictures.items():
+        assert picture.ndim == 4 and len(picture) == 4, label
+        assert picture.isfinite().all() and picture.min() >= 0 and picture.max() <= 1, label
+
+
+@every_method
+def test_features_are_those_of_the_encoder_and_leave_it_untouched(name: str) -> None:
+    method = build(name).eval()
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    batch = data().sample(6)
+    features = method.features(batch)
+    assert features.shape == (6, method.encoder.dim)
+    halves = torch.cat([method.features({k: v[:3] for k, v in batch.items()}), method.features({k: v[3:] for k, v in batch.items()})])
+    torch.testing.assert_close(features, halves, rtol=1e-4, atol=1e-5)
+    for key, value in method.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+@every_option
+def test_option_has_help_and_collides_with_no_run_option(name: str, option: methods.Option) -> None:
+    assert option.help and option.help[0].isupper() and option.help.endswith(".")
+    assert option.name not in {*Settings.__dataclass_fields__, *inspect.signature(pretrain).parameters}
+
+
+@every_option
+def test_bad_value_is_refused_by_name(name: str, option: methods.Option) -> None:
+    bad = {"float": float("nan"), "int": -1, "int | None": -1, "float | None": float("nan")}
+    if option.annotation == "bool":
+        return
+    with pytest.raises(ValueError, match=option.name):
+        build(name, **{option.name: bad.get(option.annotation, "nonsense")})
+
+
+@every_method
+def test_docstring_tells_the_idea_the_source_and_the_shortcut(name: str) -> None:
+    text = inspect.getdoc(inspect.getmodule(methods.load(name))) or ""
+    for word in ("Withheld:", "Predicted:", "Source:", "Shortcut:"):
+        assert word in text.replace("predicted:", "Predicted:"), word
+    assert len(methods.describe(name).summary) < 110

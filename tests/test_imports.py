@@ -1,0 +1,101 @@
+"""The rooms and who may enter which, read from the source."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "unlabeled"
+LOWEST = {"check"}
+PARTS = LOWEST | {"parts", "encoders", "data"}
+METHOD = PARTS | {"method"}
+MIDDLE = METHOD | {"run", "methods", "settings", "progress"}
+MAY_IMPORT = {
+    "check": set(),
+    "settings": LOWEST,
+    "progress": {"data", "settings"},
+    "parts": LOWEST | {"parts"},
+    "encoders": LOWEST | {"parts", "encoders"},
+    "data": LOWEST | {"parts", "data"},
+    "method": {"parts", "encoders", "data"},
+    "methods": METHOD - {"encoders", "data"} | {"methods"},
+    "run": MIDDLE,
+    "train": MIDDLE,
+    "evaluate": MIDDLE | {"evaluate"},
+    "report": MIDDLE | {"report"},
+    "export": MIDDLE,
+}
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def imports(file: Path) -> set[str]:
+    """Dotted names of our own modules that a file imports, those for type checking aside."""
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.startswith("unlabeled.")}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))
+def test_rooms_import_only_what_they_may(file: Path) -> None:
+    room = file.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if room in {"cli", "demo", "__init__", "__main__"}:
+        return
+    for name in imports(file):
+        target = name.split(".")[1]
+        if (SOURCE / f"{target}.py").exists() or (SOURCE / target).is_dir():
+            assert target in MAY_IMPORT[room], f"{room} may not import {name}"
+        assert target != "cli", "nothing imports cli"
+
+
+def test_no_method_imports_another() -> None:
+    names = {file.stem for file in (SOURCE / "methods").glob("[a-z]*.py")}
+    for file in (SOURCE / "methods").glob("[a-z]*.py"):
+        for name in imports(file):
+            assert not (name.startswith("unlabeled.methods.") and name.split(".")[2] in names)
+
+
+def test_no_drawer_names() -> None:
+    for file in FILES:
+        assert not {"utils", "core", "common", "base", "misc", "helpers"} & {part.removesuffix(".py") for part in file.parts}
+        assert len(file.relative_to(SOURCE).parts) <= 2
+
+
+def test_every_method_has_its_test() -> None:
+    for file in (SOURCE / "methods").glob("[a-z]*.py"):
+        assert (Path(__file__).parent / "methods" / f"test_{file.stem}.py").exists()
+
+
+def test_fabric_is_imported_in_the_loop_only() -> None:
+    for file in FILES:
+        if file.name != "train.py":
+            assert "lightning" not in file.read_text(), file
+
+
+@pytest.mark.parametrize("words", [["--help"], ["methods"], ["pretrain", "simclr", "--help"]])
+def test_help_does_not_import_torch(words: list[str]) -> None:
+    program = (
+        "import sys\nfrom unlabeled.cli import main\n"
+        f"try:\n    main({words!r})\nexcept SystemExit:\n    pass\nassert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_public_names_survive_the_import_of_rooms_that_share_them() -> None:
+    import unlabeled
+    import unlabeled.evaluate
+    import unlabeled.export
+    import unlabeled.report
+
+    assert callable(unlabeled.evaluate) and callable(unlabeled.report) and callable(unlabeled.export)
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = unlabeled.nonsense

@@ -1,0 +1,243 @@
+"""The loop: schedules, optimizers, resuming, stopping, defaults."""
+
+import json
+import math
+import os
+import signal
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import unlabeled
+from unlabeled import encoders, train
+from unlabeled.data import open_data
+from unlabeled.method import Batch, Method
+from unlabeled.run import atomic, read_checkpoint
+from unlabeled.settings import Settings
+
+FAST: dict[str, Any] = {"encoder": "conv4", "batch_size": 8, "quiet": True}
+
+
+class Plain(Method):
+    """The smallest method: the mean feature wants to be 1."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__(encoder)
+        self.progress: list[float] = []
+
+    def forward(self, batch: Batch) -> Tensor:
+        return (self.encoder(self.encoder.inputs(batch)).mean() - 1).square()
+
+    def after_step(self, progress: float) -> None:
+        self.progress.append(progress)
+
+
+def pictures(count: int = 24, size: int = 16) -> Tensor:
+    return torch.randint(0, 256, (count, 3, size, size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def plain() -> Plain:
+    torch.manual_seed(0)
+    return Plain(encoders.build("conv4", image_size=16))
+
+
+def test_learning_rate_climbs_then_follows_a_cosine() -> None:
+    rates = [train.learning_rate(step, 100, 2.0, warmup=0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2) and rates[9] == rates[10] == 2.0
+    assert rates[55] == pytest.approx(1.0)
+    assert rates[99] == pytest.approx(1 + math.cos(math.pi * 89 / 90))
+    assert train.learning_rate(0, 1, 3.0) == 3.0
+
+
+def test_lars_step_equals_the_formula_and_spares_norms_and_biases() -> None:
+    method = plain()
+    settings = Settings(optimizer="lars", lr=0.5, weight_decay=0.1)
+    optimizer = train._optimizer(method, settings)
+    method(open_data(pictures()).sample(8)).backward()
+    before = {name: (p.detach().clone(), p.grad.clone()) for name, p in method.named_parameters() if p.grad is not None}
+    optimizer.step()
+    for name, parameter in method.named_parameters():
+        weight, gradient = before[name]
+        if weight.ndim > 1:
+            update = gradient + 0.1 * weight
+            update = update * 0.001 * weight.norm() / (gradient.norm() + 0.1 * weight.norm() + 1e-8)
+        else:
+            update = gradient
+        torch.testing.assert_close(parameter.detach(), weight - 0.5 * update, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])
+def test_weight_decay_is_off_for_norms_and_biases(optimizer: str) -> None:
+    groups = train._optimizer(plain(), Settings(optimizer=optimizer, lr=1.0, weight_decay=0.3)).param_groups  # type: ignore[arg-type]
+    for group in groups:
+        for parameter in group["params"]:
+            assert group["weight_decay"] == (0.3 if parameter.ndim > 1 else 0.0)
+
+
+def test_a_method_of_ones_own_trains_and_leaves_a_whole_run(tmp_path: Path) -> None:
+    method = plain()
+    run = unlabeled.pretrain(method, open_data(pictures()), out=tmp_path / "run", epochs=4, **FAST)
+    assert method.progress == pytest.approx([(step + 1) / 12 for step in range(12)])
+    assert [entry["epoch"] for entry in run.history] == [1, 2, 3, 4]
+    assert run.history[-1]["loss"] < run.history[0]["loss"]
+    again = unlabeled.load(tmp_path / "run")
+    x = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(again.encoder(x), method.eval().encoder(x))
+    assert (tmp_path / "run" / "skipped.csv").read_text().strip() == "path,reason"
+    stored = tomllib.loads((tmp_path / "run" / "run.toml").read_text())
+    assert stored["settings"]["epochs"] == 4 and stored["data"]["samples"] == 24
+
+
+def test_config_repeats_a_run_bit_by_bit(tmp_path: Path) -> None:
+    first = unlabeled.pretrain("simclr", open_data(pictures()), out=tmp_path / "a", steps=3, seed=5, temperature=0.3, **FAST)
+    second = unlabeled.pretrain("simclr", open_data(pictures()), out=tmp_path / "b", config=first.path / "run.toml", quiet=True)
+    for one, other in zip(first.encoder.state_dict().values(), second.encoder.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    assert second.config["options"] == {"temperature": 0.3}
+
+
+def test_accumulation_counts_optimizer_steps_and_averages_gradients(tmp_path: Path) -> None:
+    class Sum(Plain):
+        """A loss that is a mean over samples, without batch norm in its way."""
+
+        def forward(self, batch: Batch) -> Tensor:
+            return (self.scale * batch["image"].float().mean((1, 2, 3)) / 255).mean() + 0 * super().forward(batch)
+
+        def __init__(self, encoder: nn.Module) -> None:
+            super().__init__(encoder)
+            self.scale = nn.Parameter(torch.ones(1))
+
+    def scale(batch_size: int, accumulate: int) -> Tensor:
+        torch.manual_seed(0)
+        method = Sum(encoders.build("conv4", image_size=16))
+        settings = {"encoder": "conv4", "quiet": True, "optimizer": "sgd", "lr": 0.1, "steps": 2}
+        out = tmp_path / f"{batch_size}-{accumulate}"
+        unlabeled.pretrain(method, open_data(pictures()), out=out, batch_size=batch_size, accumulate=accumulate, **settings)
+        assert method.progress == [0.5, 1.0]
+        return method.scale.detach()
+
+    torch.testing.assert_close(scale(12, 1), scale(3, 4))
+
+
+def test_sigterm_saves_first_and_resume_finishes_the_same(tmp_path: Path) -> None:
+    class Stopped(Plain):
+        def after_step(self, progress: float) -> None:
+            if len(self.progress) == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            super().after_step(progress)
+
+    torch.manual_seed(0)
+    stopped = Stopped(encoders.build("conv4", image_size=16))
+    with pytest.raises(KeyboardInterrupt, match="after step 5"):
+        unlabeled.pretrain(stopped, open_data(pictures()), out=tmp_path / "run", epochs=3, **FAST)
+    assert read_checkpoint(tmp_path / "run" / train.CHECKPOINT)[1]["step"] == 5
+    with pytest.raises(ValueError, match="method must be Stopped"):
+        unlabeled.pretrain(plain(), open_data(pictures()), out=tmp_path / "run", resume=True, quiet=True)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_nan_loss_stops_with_step_and_samples_and_keeps_the_good_state(tmp_path: Path) -> None:
+    class Breaks(Plain):
+        def forward(self, batch: Batch) -> Tensor:
+            return super().forward(batch) * (float("nan") if len(self.progress) == 2 else 1.0)
+
+    torch.manual_seed(0)
+    method = Breaks(encoders.build("conv4", image_size=16))
+    with pytest.raises(FloatingPointError, match=r"at step 2 on samples \[\d+"):
+        unlabeled.pretrain(method, open_data(pictures()), out=tmp_path / "run", epochs=2, **FAST)
+    state, position = read_checkpoint(tmp_path / "run" / train.CHECKPOINT)
+    assert position["step"] == 2 and all(value.isfinite().all() for value in state["method"].values())
+
+
+def test_collapse_is_said_in_words_after_two_epochs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Collapses(Plain):
+        def features(self, batch: Batch, layer: str | None = None) -> Tensor:
+            return torch.ones(len(batch["image"]), 64) + 1e-4 * torch.randn(len(batch["image"]), 64)
+
+    torch.manual_seed(0)
+    method = Collapses(encoders.build("conv4", image_size=16))
+    run = unlabeled.pretrain(method, open_data(pictures()), out=tmp_path / "run", epochs=3, encoder="conv4", batch_size=8)
+    assert run.history[0]["verdict"] == "" and "Collapsed" in run.history[1]["verdict"]
+    assert "warning" in capsys.readouterr().err
+
+
+def test_user_random_state_is_left_alone(tmp_path: Path) -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    unlabeled.pretrain("simclr", open_data(pictures()), out=tmp_path / "run", steps=2, **FAST)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_seeds_of_steps_and_streams_never_meet() -> None:
+    seeds = {train._mix(seed, step, stream) for seed in range(3) for step in range(500) for stream in range(-2, 4)}
+    assert len(seeds) == 3 * 500 * 6 and all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"lr": -1.0}, "lr must be above 0, got -1.0"),
+        ({"epochs": 2, "steps": 3}, "steps must be left out where epochs are given, got 3 and 2 epochs"),
+        ({"optimizer": "adam"}, "optimizer must be one of adamw, sgd, lars, got adam"),
+        ({"max_broken": 2.0}, "max_broken must be between 0 and 1, got 2.0"),
+        ({"temprature": 0.1}, "simclr has no option temprature; did you mean temperature"),
+        ({"encoder": "conv5"}, "conv"),
+        ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
+    ],
+)
+def test_bad_setting_is_refused_by_name_and_leaves_no_run(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        unlabeled.pretrain("simclr", open_data(pictures()), out=tmp_path / "run", **({"quiet": True} | settings))
+    assert not (tmp_path / "run" / "run.toml").exists()
+
+
+def test_defaults_follow_the_size_of_the_data() -> None:
+    small, large = Settings(), Settings()
+    chosen = small.complete(samples=1300, image_size=8, cuda=False)
+    large.complete(samples=50_000, image_size=32, cuda=False)
+    assert small.encoder == "conv4" and large.encoder == "resnet10"
+    assert (small.epochs or 0) > (large.epochs or 0) >= 10
+    assert {"encoder", "epochs", "batch_size", "lr"} <= chosen.keys() and "steps" not in chosen
+    tiny = Settings()
+    tiny.complete(samples=5, image_size=8, cuda=False)
+    assert tiny.batch_size == 5
+
+
+def test_a_second_run_takes_the_next_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = open_data(pictures())
+    names = [unlabeled.pretrain("simclr", data, steps=1, **FAST).path.name for _ in range(3)]
+    assert names == [f"simclr-{data.name}", f"simclr-{data.name}-2", f"simclr-{data.name}-3"]
+    with pytest.raises(ValueError, match="out must be a new folder"):
+        unlabeled.pretrain("simclr", data, steps=1, out=Path("runs") / names[0], **FAST)
+
+
+def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    file.write_text("old")
+    with pytest.raises(RuntimeError), atomic(file) as path:
+        path.write_text("half")
+        raise RuntimeError
+    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+    with atomic(file) as path:
+        path.write_text(json.dumps([1]))
+    assert file.read_text() == "[1]"
+
+
+def test_truncated_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
+    run = unlabeled.pretrain("simclr", open_data(pictures()), out=tmp_path / "run", steps=1, **FAST)
+    file = run.path / train.CHECKPOINT
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="checkpoint must be a file that pretrain wrote"):
+        unlabeled.pretrain("simclr", open_data(pictures()), out=tmp_path / "run", resume=True, quiet=True)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="run must be a folder that pretrain wrote"):
+        unlabeled.load(tmp_path)
