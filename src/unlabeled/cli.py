@@ -91,6 +91,10 @@ def _pretrain_command(name: str) -> Callable[..., None]:
     return command
 
 
+for _name in methods.names():
+    pretrain_app.command(_pretrain_command(_name), name=_name)
+
+
 @app.command(name="methods")
 def list_methods() -> None:
     """List the methods, each with its idea in a sentence."""
@@ -298,8 +302,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Words after the program's name; those of the process if None.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    for name in methods.names():
-        pretrain_app.command(_pretrain_command(name), name=name)
     try:
         app(words)
     except ValueError as error:

@@ -27,7 +27,9 @@ class FakeData:
     def __init__(
         self, samples: int = 40, channels: int = 1, size: int = 8, labels: Tensor | None = None
     ) -> None:
-        self.images = torch.randint(256, (samples, channels, size, size), dtype=torch.uint8)
+        numbers = torch.Generator().manual_seed(0)
+        shape = (samples, channels, size, size)
+        self.images = torch.randint(256, shape, dtype=torch.uint8, generator=numbers)
         self.labels, self.classes, self.skipped = labels, None, []
         self.samples_drawn = 0
 

@@ -178,7 +178,8 @@ def neighbors(entries: Sequence[Entry]) -> tuple[str, str]:
             groups.setdefault(id(entry.samples), []).append(entry)
     sentence = (
         "First a query, picked without looking, then its nearest images by cosine: by the encoder's "
-        "features, and by raw pixels beneath. Good features find the same thing where pixels find the same shades."
+        "features, and by raw pixels beneath. Good features find the same thing where pixels find the same "
+        "shades."
     )
     if any(group[0].samples is not None and group[0].samples.labels is not None for group in groups.values()):
         sentence += " Thin frame: same label. Dashed: another label. Training never saw the labels."
