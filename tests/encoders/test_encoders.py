@@ -27,6 +27,7 @@ MAPS = {
         256,
         {"conv1": (64, 32), "conv2": (192, 15), "conv3": (384, 7), "conv4": (256, 7), "conv5": (256, 7)},
     ),
+    "dense": (500, {"hidden": (500, 1)}),
     "nin": (192, {"block1": (96, 16), "block2": (192, 8), "block3": (192, 8), "block4": (192, 8)}),
     "vit-small": (192, {f"block{number}": (192, 8) for number in range(1, 5)}),
 }

@@ -42,8 +42,8 @@ def test_every_number_stands_beside_its_controls():
     rows = ("raw", "random", "rescaled", "unlabeled")
     assert found == {(p, n, f) for p in ("knn", "linear") for n in (2, "all") for f in rows}
     assert {r["detail"] for r in scores if r["probe"] == "knn" and r["features"] == "unlabeled"} == {
-        "k=6, T=0.07",
-        "k=20, T=0.07",
+        "k=6, T=0.07, centred",
+        "k=20, T=0.07, centred",
     }
     assert all(0 <= r["low"] <= r["value"] <= r["high"] <= 1 for r in scores)
     assert {r["draws"] for r in scores if r["labels_per_class"] == 2} == {2}

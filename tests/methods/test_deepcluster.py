@@ -9,6 +9,7 @@ from torch import nn
 
 from unlabeled import encoders
 from unlabeled.methods.deepcluster import DeepCluster
+from unlabeled.parts import gather
 from unlabeled.parts.kmeans import agreement
 
 
@@ -164,6 +165,17 @@ def test_clusterings_follow_the_default_generator():
     torch.manual_seed(1)
     method.begin_epoch(data)
     assert torch.equal(first, method.assignments) and torch.equal(weight, method.head.weight)
+
+
+def test_clusters_and_head_are_those_of_the_first_process(monkeypatch):
+    data = Images()
+    method = build(data)
+    sent = {torch.long: (torch.arange(60) + 1) % 6, torch.float: torch.full((100, 256), 0.5)}
+    monkeypatch.setattr(gather, "broadcast", lambda value: sent[value.dtype])
+    weights = method.begin_epoch(data)
+    assert torch.equal(method.assignments, sent[torch.long])
+    assert torch.equal(method.head.weight, sent[torch.float])
+    torch.testing.assert_close(weights, torch.full((60,), 1 / 60))
 
 
 def test_pictures_show_a_mate_of_the_same_cluster():

@@ -76,7 +76,7 @@ def test_places_of_tiles_are_uniform_in_their_cells():
 @pytest.mark.parametrize("permutations, grid", [(9, 3), (64, 3), (1000, 3), (24, 2)])
 def test_step_zero_is_at_chance(permutations, grid):
     method = Jigsaw(Fixed(), permutations=permutations, grid=grid)
-    assert method(batch()).item() == pytest.approx(math.log(permutations), abs=1e-3)
+    assert method(batch()).item() == pytest.approx(math.log(permutations), abs=1e-2)
     assert method.chance(6) == pytest.approx(math.log(permutations))
     assert method.state_dict()["permutations"].shape == (permutations, grid**2)
 

@@ -27,6 +27,7 @@ OWN: dict[str, Callable[[int, int], Any]] = {
     "resnet10": partial(from_timm.resnet, "resnet10"),
     "resnet18": partial(from_timm.resnet, "resnet18"),
     "alexnet": image.alexnet,
+    "dense": image.dense,
     "nin": image.nin,
     "vit-small": from_timm.vit_small,
     "resnet50": partial(from_timm.resnet, "resnet50"),

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-__all__ = ["Stages", "alexnet", "conv4", "nin"]
+__all__ = ["Stages", "alexnet", "conv4", "dense", "nin"]
 
 
 class Stages(nn.ModuleDict):
@@ -56,6 +56,13 @@ def alexnet(in_channels: int, image_size: int) -> Stages:
         "conv5": _convolution(256, 256, 3),
     }
     return Stages(stages, [64, 192, 384, 256, 256])
+
+
+def dense(in_channels: int, image_size: int) -> Stages:
+    """One layer of 500 sigmoids that see the whole image, as the first denoising autoencoders had."""
+    layer = nn.Linear(in_channels * image_size**2, 500)
+    hidden = nn.Sequential(nn.Flatten(), layer, nn.Sigmoid(), nn.Unflatten(1, (500, 1, 1)))
+    return Stages({"hidden": hidden}, [500])
 
 
 def nin(in_channels: int, image_size: int) -> Stages:

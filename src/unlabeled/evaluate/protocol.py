@@ -190,9 +190,17 @@ def _labelled(data: Any, test: Any, channels: int, device: torch.device) -> Labe
 
 def _knn(shown: Representation, data: Labelled, rows: Tensor, k: int, temperature: float) -> Prediction:
     rows = rows.to(data.labels.device)
-    train, test = shown.features(data.train)[rows], shown.features(data.test)
-    predicted = knn.predict(train, data.labels[rows], test, len(data.classes), k=k, temperature=temperature)
-    return predicted, f"k={min(k, len(rows))}, T={temperature:g}"
+    train, test = shown.features(data.train), shown.features(data.test)
+    center = train.mean(0)  # of all training samples: pixels and untrained features all point the same way
+    predicted = knn.predict(
+        train[rows] - center,
+        data.labels[rows],
+        test - center,
+        len(data.classes),
+        k=k,
+        temperature=temperature,
+    )
+    return predicted, f"k={min(k, len(rows))}, T={temperature:g}, centred"
 
 
 def _linear(

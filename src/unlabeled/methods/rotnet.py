@@ -63,7 +63,7 @@ class RotNet(Method):
 
     Args:
         encoder: Network whose features are kept.
-        rotations: Angles to tell apart: "4" quarter turns, two of them in degrees, or "8" eighths of a turn.
+        rotations: Angles to tell apart: "4" quarter turns, two of those, or "8" eighths of a turn.
         crop: Smallest share of the image's area that is shown.
         flip: Probability that an image is mirrored before it turns.
     """

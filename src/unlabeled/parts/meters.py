@@ -87,13 +87,13 @@ def participation(embedding: Tensor) -> float:
 def verdict(embedding: Tensor, loss: float, chance: float | None = None) -> tuple[str, str]:
     """Say how a training goes; no single meter may raise the alarm of a collapse.
 
-    Features after a ReLU lie in a cone: their spread is low and their cosines high although nothing is wrong.
-    So the spread must be tiny and the rank low before the word collapse falls. Random networks rank photos low
-    too, since brightness is most of what they see, yet use all directions a little: for a dimensional collapse
-    most directions must be empty as well.
+    Features after a ReLU lie in a cone: low spread and high cosines although nothing is wrong. So the
+    spread must be tiny and the rank low before the word collapse falls. The rank of a random network is low
+    on photos, since brightness is most of what it sees, but all directions are in use: before a dimensional
+    collapse is named, most directions must be empty as well.
 
     Args:
-        embedding: Float, shape (samples, dim), of an encoder or a head; 64 samples do, at most 512 are read.
+        embedding: Float, shape (samples, dim), of an encoder or a head; 64 samples do, 512 are read.
         loss: Mean loss of late, in the unit of `chance`.
         chance: Loss of a model that has learned nothing, where the method knows it.
 

@@ -146,7 +146,8 @@ def dots(columns: Sequence[tuple[str, Sequence[Dot]]], axis: str) -> str:
         HTML of an SVG, percent on the vertical axis.
     """
     left, right, top, bottom, height = 46, 8, 10, 44, 260
-    width = min(560, max(260, 90 + 95 * len(columns)))
+    longest = max(len(label) for label, _ in columns)
+    width = min(560, max(260, 90 + max(95, 7 * longest) * len(columns)))
     ends = [
         end
         for _, column in columns

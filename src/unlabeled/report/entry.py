@@ -158,4 +158,4 @@ def _moment(started: Any) -> str:
         moment = datetime.fromisoformat(str(started))
     except ValueError:
         return ""
-    return f"{moment.day} {moment:%B %Y, %H:%M} {moment.tzname() or ''}".strip()
+    return f"{moment.day} {moment:%b %Y, %H:%M} {moment.tzname() or ''}".strip()

@@ -1,5 +1,6 @@
 """Scores become tables in which a winner is named only where the intervals say so."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -20,10 +21,10 @@ FEATURES = {  # in the order of the rows: name, style, shape
     "unlabeled": ("unlabeled", "s0", "circle"),
 }
 PROBES = {
-    "knn": "Nearest neighbours (kNN)",
-    "linear": "Linear probe",
-    "finetune": "Fine-tuning",
-    "layers": "Linear probe, layer by layer",
+    "knn": "k nearest neighbours",
+    "linear": "linear probe",
+    "finetune": "fine-tuning",
+    "layers": "linear probe, layer by layer",
 }
 
 
@@ -55,6 +56,8 @@ class Table:
 def arrange(runs: Sequence[tuple[str, Sequence[Record]]]) -> list[Table]:
     """Sort score records into tables: one for each probe, and one for all probes of a single column.
 
+    Where layers were probed, each number of labels has a table of its own.
+
     Args:
         runs: Label and score records of each run. A control that is the same for all runs is listed once.
 
@@ -66,18 +69,17 @@ def arrange(runs: Sequence[tuple[str, Sequence[Record]]]) -> list[Table]:
             (label, [{key: record[key] for key in record if "margin" not in key} for record in records])
             for label, records in runs
         ]
-    keys: dict[str, list[Key]] = {}
-    for record in (record for _, records in runs for record in records):
-        columns = keys.setdefault(record["probe"], [])
-        if record["features"] != "raw" and _key(record) not in columns:
-            columns.append(_key(record))
-    for columns in keys.values():
-        columns.sort(key=lambda key: float(key[2]) if key[2] != "all" else float("inf"))
-        order = list(dict.fromkeys(layer for _, layer, _ in columns))
-        columns.sort(key=lambda key: order.index(key[1]))
-    single = [columns[0] for columns in keys.values() if len(columns) == 1]
-    wide = [columns for columns in keys.values() if len(columns) > 1]
-    return [_table(columns, runs) for columns in [*([single] if single else []), *wide]]
+    keys = list(dict.fromkeys(_key(r) for _, records in runs for r in records if r["features"] != "raw"))
+    layered = {probe for probe, layer, _ in keys if layer is not None}
+    groups: dict[tuple[str, int | str | None], list[Key]] = {}
+    for key in sorted(keys, key=lambda key: math.inf if key[2] == "all" else float(key[2])):
+        groups.setdefault((key[0], key[2] if key[0] in layered else None), []).append(key)
+    order = list(dict.fromkeys(probe for probe, _, _ in keys))
+    columns = sorted(groups.values(), key=lambda group: order.index(group[0][0]))
+    single = [group[0] for group in columns if len(group) == 1]
+    return [
+        _table(group, runs) for group in [single, *columns] if group and (group is single or len(group) > 1)
+    ]
 
 
 def _key(record: Record) -> Key:
@@ -111,9 +113,9 @@ def _table(keys: Sequence[Key], runs: Sequence[tuple[str, Sequence[Record]]]) ->
     ]
     names = [PROBES.get(probe, probe) for probe in dict.fromkeys(probe for probe, _, _ in keys)]
     axis = "probe" if probes else "layer" if layers else "labels per class"
-    title = ", ".join(names)
+    title = " and ".join(names)
     if not counts and (probes or layers):
-        title += " · all labels" if keys[0][2] == "all" else f" · {keys[0][2]} labels per class"
+        title += " · all labels" if keys[0][2] == "all" else f" · {keys[0][2]} per class"
     return Table(title, axis, columns, rows)
 
 
@@ -180,7 +182,9 @@ def verdict(records: Sequence[Record]) -> str:
         said = [f"beat raw pixels and untrained weights beyond doubt in {clear} of {compared} comparisons"]
         said += [f"lose to one of them in {losses} ({where})"] if losses else []
         said += [f"are within noise of the best of them in {unclear}"] if unclear else []
-        sentences.append(f"The frozen features {', '.join(said)}.")
+        *most, last = said
+        joined = f"{', '.join(most)} and {last}" if most else last
+        sentences.append(f"The frozen features {joined}.")
     if taught:
         won, lost = (sum(column) for column in zip(*taught, strict=True))
         sentences.append(
@@ -230,7 +234,8 @@ def draw(table: Table) -> str:
 def _note(records: Sequence[Record]) -> str:
     samples = sorted({record["samples"] for record in records if record.get("samples")})
     draws = max((record.get("draws") or 1 for record in records), default=1)
-    details = dict.fromkeys(str(record["detail"]) for record in records if record.get("detail"))
+    ours = [record for record in records if record["features"] == "unlabeled"]
+    details = dict.fromkeys(str(record["detail"]) for record in ours if record.get("detail"))
     tested = [f"{' / '.join(f'{count:,}' for count in samples)} test images"] if samples else []
     drawn = [f"mean of {draws} draws of the labels"] if draws > 1 else []
     return " · ".join(["Accuracy in % with 95 % interval", *tested, *drawn, *list(details)[:3]])
@@ -242,4 +247,5 @@ def _cell(cell: Record | None, best: bool) -> str:
     low, high = cell.get("low"), cell.get("high")
     interval = f"<small>{100 * low:.1f}–{100 * high:.1f}</small>" if finite(low) and finite(high) else ""
     kind = ' class="best"' if best else ""
-    return f"<td{kind}>{100 * cell['value']:.1f}{interval}</td>"
+    about = f' title="{escape(str(cell["detail"]))}"' if cell.get("detail") else ""
+    return f"<td{kind}{about}>{100 * cell['value']:.1f}{interval}</td>"
