@@ -25,7 +25,9 @@ def section(name: str) -> str:
     _, _, text = (ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or "").partition("\n\n")
     text = re.sub(r"\n+(Source|Differs|Shortcut):", r"\n\n**\1:**", text)
     idea = description.summary.partition(": ")[2]
-    rows = "".join(f"| `{o.name}` | `{o.default}` | {o.help.replace('|', '/')} |\n" for o in description.options)
+    rows = "".join(
+        f"| `{o.name}` | `{o.default}` | {o.help.replace('|', '/')} |\n" for o in description.options
+    )
     table = f"| option | default | meaning |\n|---|---|---|\n{rows}" if rows else ""
     return f"\n## {description.class_name} (`{name}`)\n\n*{idea[0].upper()}{idea[1:]}*\n\n{text.strip()}\n\n{table}"
 

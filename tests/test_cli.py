@@ -69,7 +69,11 @@ def test_help_shows_every_option_with_its_default(name: str, capsys: pytest.Capt
     ],
 )
 def test_mistakes_get_one_clear_message_and_a_failing_exit(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(*words) not in (0, None)
@@ -103,7 +107,22 @@ def test_whole_path_from_a_folder_to_an_exported_encoder(
 
 def test_resume_needs_no_options_again(folder: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "x")
-    assert run("pretrain", "simclr", str(folder), "--steps", "2", "--temperature", "0.4", "--image-size", "16", "--out", out) == 0
+    assert (
+        run(
+            "pretrain",
+            "simclr",
+            str(folder),
+            "--steps",
+            "2",
+            "--temperature",
+            "0.4",
+            "--image-size",
+            "16",
+            "--out",
+            out,
+        )
+        == 0
+    )
     assert run("pretrain", "simclr", str(folder), "--resume", "--out", out) == 0
     assert run("pretrain", "simclr", str(folder), "--resume", "--temperature", "0.5", "--out", out) == 2
 
@@ -111,5 +130,7 @@ def test_resume_needs_no_options_again(folder: Path, tmp_path: Path) -> None:
 def test_help_starts_fast_and_without_torch() -> None:
     # Imports bound the time, so they are what is counted; seconds would depend on the machine.
     program = "import sys\nimport unlabeled.cli\nprint(len(sys.modules), 'torch' in sys.modules, 'numpy' in sys.modules)"
-    modules, *heavy = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.split()
+    modules, *heavy = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    ).stdout.split()
     assert int(modules) < 700 and heavy == ["False", "False"]

@@ -54,7 +54,8 @@ def total(losses: Any) -> Tensor:
 
 every_method = pytest.mark.parametrize("name", methods.names())
 every_option = pytest.mark.parametrize(
-    ("name", "option"), [(name, option) for name in methods.names() for option in methods.describe(name).options]
+    ("name", "option"),
+    [(name, option) for name in methods.names() for option in methods.describe(name).options],
 )
 
 
@@ -80,7 +81,10 @@ def test_loss_falls_on_one_batch(name: str) -> None:
     losses = []
     for _ in range(25):
         torch.manual_seed(3)
-        for name, buffer in method.named_buffers():  # else a queue fills up with the very images it is asked for
+        for (
+            name,
+            buffer,
+        ) in method.named_buffers():  # else a queue fills up with the very images it is asked for
             buffer.copy_(buffers[name])
         value = method(batch)
         loss = value["generator"] if isinstance(value, dict) and "generator" in value else total(value)
@@ -112,7 +116,9 @@ def test_killed_and_resumed_run_ends_bit_identical(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    settings: dict[str, Any] = {"encoder": "conv4", "batch_size": 8, "steps": 7, "quiet": True} | TINY.get(name, {})
+    settings: dict[str, Any] = {"encoder": "conv4", "batch_size": 8, "steps": 7, "quiet": True} | TINY.get(
+        name, {}
+    )
     whole = pretrain(name, data(), out=tmp_path / "whole", **settings)
     step = train._Loop._step
 
@@ -131,12 +137,16 @@ def test_killed_and_resumed_run_ends_bit_identical(
         for key, tensor in tensors.items():
             assert torch.equal(tensor, second[group][key]), f"{group} {key}"
     without_speed = [{k: v for k, v in entry.items() if k != "images_per_second"} for entry in whole.history]
-    assert without_speed == [{k: v for k, v in e.items() if k != "images_per_second"} for e in resumed.history]
+    assert without_speed == [
+        {k: v for k, v in e.items() if k != "images_per_second"} for e in resumed.history
+    ]
 
 
 @every_method
 def test_labels_never_matter(name: str, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"encoder": "conv4", "batch_size": 8, "steps": 3, "quiet": True} | TINY.get(name, {})
+    settings: dict[str, Any] = {"encoder": "conv4", "batch_size": 8, "steps": 3, "quiet": True} | TINY.get(
+        name, {}
+    )
     first = pretrain(name, data(torch.arange(30) % 2), out=tmp_path / "first", **settings)
     second = pretrain(name, data(torch.arange(30) % 3), out=tmp_path / "second", **settings)
     third = pretrain(name, data(None), out=tmp_path / "third", **settings)
@@ -165,7 +175,12 @@ def test_features_are_those_of_the_encoder_and_leave_it_untouched(name: str) -> 
     batch = data().sample(6)
     features = method.features(batch)
     assert features.shape == (6, method.encoder.dim)
-    halves = torch.cat([method.features({k: v[:3] for k, v in batch.items()}), method.features({k: v[3:] for k, v in batch.items()})])
+    halves = torch.cat(
+        [
+            method.features({k: v[:3] for k, v in batch.items()}),
+            method.features({k: v[3:] for k, v in batch.items()}),
+        ]
+    )
     torch.testing.assert_close(features, halves, rtol=1e-4, atol=1e-5)
     for key, value in method.state_dict().items():
         assert torch.equal(value, before[key]), key

@@ -66,7 +66,9 @@ def test_no_method_imports_another() -> None:
 
 def test_no_drawer_names() -> None:
     for file in FILES:
-        assert not {"utils", "core", "common", "base", "misc", "helpers"} & {part.removesuffix(".py") for part in file.parts}
+        assert not {"utils", "core", "common", "base", "misc", "helpers"} & {
+            part.removesuffix(".py") for part in file.parts
+        }
         assert len(file.relative_to(SOURCE).parts) <= 2
 
 

@@ -37,7 +37,9 @@ class Plain(Method):
 
 
 def pictures(count: int = 24, size: int = 16) -> Tensor:
-    return torch.randint(0, 256, (count, 3, size, size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return torch.randint(
+        0, 256, (count, 3, size, size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
 
 
 def plain() -> Plain:
@@ -58,7 +60,11 @@ def test_lars_step_equals_the_formula_and_spares_norms_and_biases() -> None:
     settings = Settings(optimizer="lars", lr=0.5, weight_decay=0.1)
     optimizer = train._optimizer(method, settings)
     method(open_data(pictures()).sample(8)).backward()
-    before = {name: (p.detach().clone(), p.grad.clone()) for name, p in method.named_parameters() if p.grad is not None}
+    before = {
+        name: (p.detach().clone(), p.grad.clone())
+        for name, p in method.named_parameters()
+        if p.grad is not None
+    }
     optimizer.step()
     for name, parameter in method.named_parameters():
         weight, gradient = before[name]
@@ -93,9 +99,15 @@ def test_a_method_of_ones_own_trains_and_leaves_a_whole_run(tmp_path: Path) -> N
 
 
 def test_config_repeats_a_run_bit_by_bit(tmp_path: Path) -> None:
-    first = unlabeled.pretrain("simclr", open_data(pictures()), out=tmp_path / "a", steps=3, seed=5, temperature=0.3, **FAST)
-    second = unlabeled.pretrain("simclr", open_data(pictures()), out=tmp_path / "b", config=first.path / "run.toml", quiet=True)
-    for one, other in zip(first.encoder.state_dict().values(), second.encoder.state_dict().values(), strict=True):
+    first = unlabeled.pretrain(
+        "simclr", open_data(pictures()), out=tmp_path / "a", steps=3, seed=5, temperature=0.3, **FAST
+    )
+    second = unlabeled.pretrain(
+        "simclr", open_data(pictures()), out=tmp_path / "b", config=first.path / "run.toml", quiet=True
+    )
+    for one, other in zip(
+        first.encoder.state_dict().values(), second.encoder.state_dict().values(), strict=True
+    ):
         assert torch.equal(one, other)
     assert second.config["options"] == {"temperature": 0.3}
 
@@ -105,7 +117,9 @@ def test_accumulation_counts_optimizer_steps_and_averages_gradients(tmp_path: Pa
         """A loss that is a mean over samples, without batch norm in its way."""
 
         def forward(self, batch: Batch) -> Tensor:
-            return (self.scale * batch["image"].float().mean((1, 2, 3)) / 255).mean() + 0 * super().forward(batch)
+            return (self.scale * batch["image"].float().mean((1, 2, 3)) / 255).mean() + 0 * super().forward(
+                batch
+            )
 
         def __init__(self, encoder: nn.Module) -> None:
             super().__init__(encoder)
@@ -116,7 +130,9 @@ def test_accumulation_counts_optimizer_steps_and_averages_gradients(tmp_path: Pa
         method = Sum(encoders.build("conv4", image_size=16))
         settings = {"encoder": "conv4", "quiet": True, "optimizer": "sgd", "lr": 0.1, "steps": 2}
         out = tmp_path / f"{batch_size}-{accumulate}"
-        unlabeled.pretrain(method, open_data(pictures()), out=out, batch_size=batch_size, accumulate=accumulate, **settings)
+        unlabeled.pretrain(
+            method, open_data(pictures()), out=out, batch_size=batch_size, accumulate=accumulate, **settings
+        )
         assert method.progress == [0.5, 1.0]
         return method.scale.detach()
 
@@ -153,14 +169,18 @@ def test_nan_loss_stops_with_step_and_samples_and_keeps_the_good_state(tmp_path:
     assert position["step"] == 2 and all(value.isfinite().all() for value in state["method"].values())
 
 
-def test_collapse_is_said_in_words_after_two_epochs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_collapse_is_said_in_words_after_two_epochs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Collapses(Plain):
         def features(self, batch: Batch, layer: str | None = None) -> Tensor:
             return torch.ones(len(batch["image"]), 64) + 1e-4 * torch.randn(len(batch["image"]), 64)
 
     torch.manual_seed(0)
     method = Collapses(encoders.build("conv4", image_size=16))
-    run = unlabeled.pretrain(method, open_data(pictures()), out=tmp_path / "run", epochs=3, encoder="conv4", batch_size=8)
+    run = unlabeled.pretrain(
+        method, open_data(pictures()), out=tmp_path / "run", epochs=3, encoder="conv4", batch_size=8
+    )
     assert run.history[0]["verdict"] == "" and "Collapsed" in run.history[1]["verdict"]
     assert "warning" in capsys.readouterr().err
 
@@ -174,7 +194,9 @@ def test_user_random_state_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_seeds_of_steps_and_streams_never_meet() -> None:
-    seeds = {train._mix(seed, step, stream) for seed in range(3) for step in range(500) for stream in range(-2, 4)}
+    seeds = {
+        train._mix(seed, step, stream) for seed in range(3) for step in range(500) for stream in range(-2, 4)
+    }
     assert len(seeds) == 3 * 500 * 6 and all(0 <= seed < 2**63 for seed in seeds)
 
 
@@ -191,9 +213,13 @@ def test_seeds_of_steps_and_streams_never_meet() -> None:
         ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
     ],
 )
-def test_bad_setting_is_refused_by_name_and_leaves_no_run(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_bad_setting_is_refused_by_name_and_leaves_no_run(
+    settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=message):
-        unlabeled.pretrain("simclr", open_data(pictures()), out=tmp_path / "run", **({"quiet": True} | settings))
+        unlabeled.pretrain(
+            "simclr", open_data(pictures()), out=tmp_path / "run", **({"quiet": True} | settings)
+        )
     assert not (tmp_path / "run" / "run.toml").exists()
 
 

@@ -43,7 +43,9 @@ def _listed(type_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
 
 Words = Annotated[tuple[str, ...], Parameter(converter=_listed, n_tokens=1)]
 Run = Annotated[Path, Parameter(help="Folder of a run.")]
-Source = Annotated[str, Parameter(help="Built-in set (digits, photos), folder, parquet, tar, npz, or hub name.")]
+Source = Annotated[
+    str, Parameter(help="Built-in set (digits, photos), folder, parquet, tar, npz, or hub name.")
+]
 
 
 def _option(name: str, annotation: Any, default: Any, help_: str, group: Group) -> inspect.Parameter:
@@ -57,7 +59,13 @@ def _option(name: str, annotation: Any, default: Any, help_: str, group: Group) 
 def _run_options() -> list[inspect.Parameter]:
     helps = methods.arguments(inspect.getdoc(Settings) or "")
     return [
-        _option(field.name, field.type, None if field.default is MISSING else field.default, helps[field.name], RUN)
+        _option(
+            field.name,
+            field.type,
+            None if field.default is MISSING else field.default,
+            helps[field.name],
+            RUN,
+        )
         for field in fields(Settings)
     ]
 
@@ -183,7 +191,9 @@ def compare(
         out: Folder of the runs and the report.
     """
     if len(methods_and_data) < 2:
-        raise ValueError(f"compare must get at least one method and the data, got {' '.join(methods_and_data)}")
+        raise ValueError(
+            f"compare must get at least one method and the data, got {' '.join(methods_and_data)}"
+        )
     *names, data = methods_and_data
     for name in names:
         methods.describe(name)
@@ -194,7 +204,9 @@ def compare(
     settings = {"epochs": epochs, "encoder": encoder, "seed": seed}
     runs = []
     for name in names:
-        run = pretrain(name, data, out=out / name, **{key: value for key, value in settings.items() if value is not None})
+        run = pretrain(
+            name, data, out=out / name, **{key: value for key, value in settings.items() if value is not None}
+        )
         scores = measure(
             run,
             data,

@@ -45,7 +45,9 @@ class Progress:
         self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bar.stop()
 
     def say(self, text: str) -> None:
@@ -62,7 +64,9 @@ class Progress:
             self.bar.remove_task(self.task)
             self.task = None
 
-    def start(self, method: str, data: "Data", settings: "Settings", chosen: dict[str, Any], folder: "Path") -> None:
+    def start(
+        self, method: str, data: "Data", settings: "Settings", chosen: dict[str, Any], folder: "Path"
+    ) -> None:
         """Say what will be trained, and what was chosen for the user."""
         skipped = f", {len(data.skipped)} skipped (see skipped.csv)" if data.skipped else ""
         self.say(f"{method} on {data.name}: {len(data):,} samples{skipped} -> {folder}")

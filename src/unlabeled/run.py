@@ -61,7 +61,9 @@ class Run:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not (self.path / CONFIG).is_file():
-            raise ValueError(f"run must be a folder that pretrain wrote, got {self.path} (it has no {CONFIG})")
+            raise ValueError(
+                f"run must be a folder that pretrain wrote, got {self.path} (it has no {CONFIG})"
+            )
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -75,7 +77,11 @@ class Run:
     def history(self) -> list[dict[str, Any]]:
         """The log, one dict an epoch."""
         log = self.path / LOG
-        return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
+        return (
+            [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+            if log.is_file()
+            else []
+        )
 
     @property
     def scores(self) -> list[dict[str, Any]]:
@@ -106,7 +112,9 @@ class Run:
 
         name = self.config["method"]
         if name not in methods.names():
-            raise ValueError(f"run {self.path} was trained with {name}, which is not one of the library's methods")
+            raise ValueError(
+                f"run {self.path} was trained with {name}, which is not one of the library's methods"
+            )
         encoder = encoders.build(**self.encoder.config)
         method = methods.load(name)(encoder, **self.config.get("options", {}))
         state, _ = read_checkpoint(self.path / CHECKPOINT)

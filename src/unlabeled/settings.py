@@ -71,7 +71,9 @@ class Settings:
         check.choice(("auto", "cpu", "cuda", "mps"), device=self.device)
         check.choice(("auto", "32", "bf16"), precision=self.precision)
         if self.epochs and self.steps:
-            raise ValueError(f"steps must be left out where epochs are given, got {self.steps} and {self.epochs} epochs")
+            raise ValueError(
+                f"steps must be left out where epochs are given, got {self.steps} and {self.epochs} epochs"
+            )
 
     def steps_per_epoch(self, samples: int) -> int:
         """Optimizer steps in a pass over the samples; the rest that fills no batch is left for another epoch."""

@@ -88,7 +88,13 @@ def pretrain(
     options = {name: value for name, value in settings.items() if name not in known}
     fabric = _fabric(chosen)
     with torch.random.fork_rng(), Progress(quiet or fabric.global_rank > 0) as progress:
-        name = method if isinstance(method, str) else type(method).__name__ if isinstance(method, Method) else method.__name__
+        name = (
+            method
+            if isinstance(method, str)
+            else type(method).__name__
+            if isinstance(method, Method)
+            else method.__name__
+        )
         kind = methods.load(method) if isinstance(method, str) else method
         if isinstance(method, str):
             _check_options(method, options)
@@ -115,11 +121,26 @@ class _Loop:
     """Steps, epochs, checkpoints and meters of one run."""
 
     def __init__(
-        self, fabric: "Fabric", method: Method, data: Data, settings: Settings, folder: Path, progress: Progress
+        self,
+        fabric: "Fabric",
+        method: Method,
+        data: Data,
+        settings: Settings,
+        folder: Path,
+        progress: Progress,
     ) -> None:
-        self.fabric, self.data, self.settings, self.folder, self.progress = fabric, data, settings, folder, progress
+        self.fabric, self.data, self.settings, self.folder, self.progress = (
+            fabric,
+            data,
+            settings,
+            folder,
+            progress,
+        )
         assert settings.batch_size
-        self.total_steps, self.steps_per_epoch = settings.total_steps(len(data)), settings.steps_per_epoch(len(data))
+        self.total_steps, self.steps_per_epoch = (
+            settings.total_steps(len(data)),
+            settings.steps_per_epoch(len(data)),
+        )
         if settings.batch_size % gather.processes():
             raise ValueError(
                 f"batch_size must be a multiple of the {gather.processes()} processes, got {settings.batch_size}"
@@ -152,7 +173,9 @@ class _Loop:
                 if stop.signal or self.step == self.total_steps or self._checkpoint_is_due():
                     self._save()
                 if stop.signal:
-                    raise KeyboardInterrupt(f"stopped after step {self.step}; --resume continues from {self.folder}")
+                    raise KeyboardInterrupt(
+                        f"stopped after step {self.step}; --resume continues from {self.folder}"
+                    )
 
     def _begin_epoch(self) -> None:
         epoch = self.step // self.steps_per_epoch
@@ -194,13 +217,17 @@ class _Loop:
                     self._stop_at_bad_loss(named, index)
                 self.fabric.backward(total / settings.accumulate)
             # A loss of several players has no single value to hold against chance, but their sum can be watched.
-            for name, value in ({"loss": total} | (named if len(named) > 1 else {}) | self.method.meters).items():
+            for name, value in (
+                {"loss": total} | (named if len(named) > 1 else {}) | self.method.meters
+            ).items():
                 self.sums[name] = self.sums.get(name, 0.0) + value.item() / settings.accumulate
         self.wrapped.step()
         self.wrapped.zero_grad(set_to_none=True)
         self.step += 1
         self.method.after_step(self.step / self.total_steps)
-        self.progress.step(self.step, settings.batch_size * settings.accumulate, self.sums["loss"] / (within + 1))
+        self.progress.step(
+            self.step, settings.batch_size * settings.accumulate, self.sums["loss"] / (within + 1)
+        )
 
     def _end_epoch(self) -> None:
         steps = (self.step - 1) % self.steps_per_epoch + 1
@@ -239,11 +266,20 @@ class _Loop:
             slots = self.optimizer.state_dict()["state"]
             state = {
                 "method": self.method.state_dict(),
-                "optimizer": {f"{slot}.{name}": value for slot, values in slots.items() for name, value in values.items()},
+                "optimizer": {
+                    f"{slot}.{name}": value
+                    for slot, values in slots.items()
+                    for name, value in values.items()
+                },
             }
             if self.weights is not None:
                 state["sampler"] = {"weights": self.weights}
-            position = {"step": self.step, "sums": self.sums, "seconds": self.seconds, "bad_epochs": self.bad_epochs}
+            position = {
+                "step": self.step,
+                "sums": self.sums,
+                "seconds": self.seconds,
+                "bad_epochs": self.bad_epochs,
+            }
             write_checkpoint(self.folder / CHECKPOINT, state, position)
             self.method.encoder.save(self.folder / ENCODER)
         self.fabric.barrier()
@@ -359,7 +395,9 @@ def _precision(settings: Settings) -> Any:
 def _open(data: Any, settings: Settings, progress: Progress) -> Data:
     if isinstance(data, Data):
         return data
-    return open_data(data, workers=settings.workers, max_broken=settings.max_broken, progress=progress.decoding)
+    return open_data(
+        data, workers=settings.workers, max_broken=settings.max_broken, progress=progress.decoding
+    )
 
 
 def _build(kind: type[Method], options: dict[str, Any], settings: Settings, data: Data) -> Method:
@@ -417,7 +455,9 @@ def _stored(config: Path, method: str, given: dict[str, Any]) -> tuple[Settings,
         if name in MACHINE_SETTINGS:
             settings[name] = value
         elif (settings | options).get(name, value) != value:
-            raise ValueError(f"{name} must be {(settings | options)[name]} to resume {config.parent}, got {value}")
+            raise ValueError(
+                f"{name} must be {(settings | options)[name]} to resume {config.parent}, got {value}"
+            )
     return Settings(**settings), options
 
 
@@ -435,7 +475,13 @@ def _write_config(
 
     content = {
         "method": name,
-        "data": {"source": source, "name": data.name, "samples": len(data), "channels": data.channels, "skipped": len(data.skipped)},
+        "data": {
+            "source": source,
+            "name": data.name,
+            "samples": len(data),
+            "channels": data.channels,
+            "skipped": len(data.skipped),
+        },
         "settings": {key: value for key, value in asdict(settings).items() if value is not None},
         "options": options,
         "chosen": sorted(choices),

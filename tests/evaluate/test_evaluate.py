@@ -11,6 +11,7 @@ from unlabeled.data import open_splits
 from unlabeled.data.images import Data, from_images
 from unlabeled.evaluate import controls, evaluate, finetune, linear, protocol
 from unlabeled.evaluate.features import frozen, of_encoder, read
+from unlabeled.method import Batch, Method
 
 
 def blobs(samples: int, seed: int, classes: int = 3) -> Data:
@@ -104,6 +105,17 @@ def test_features_do_not_depend_on_their_batch():
     whole = read(lambda batch: reader(batch, None), TEST)
     single = read(lambda batch: reader(batch, None), TEST, batch_size=1)
     assert torch.allclose(whole, single, atol=1e-5)
+
+
+def test_a_method_is_judged_where_its_paper_reads_the_features():
+    class FromTheFirstMap(Method):
+        def features(self, batch: Batch, layer: str | None = None) -> Tensor:
+            return self.encoder.features(self.encoder.inputs(batch), layer or "s1")
+
+    by_method = evaluate(FromTheFirstMap(conv4()), (TRAIN, TEST), probe="linear", controls=())
+    by_layer = evaluate(conv4(), (TRAIN, TEST), probe="layers", controls=())
+    assert by_method.best["detail"] == by_layer.records[0]["detail"]
+    assert by_method.best["value"] == by_layer.records[0]["value"]
 
 
 def test_layers_probes_every_named_map_beside_its_controls():

@@ -283,7 +283,7 @@ def test_verdict_counts_wins_losses_and_ties() -> None:
 
     text = tables.verdict([*column(1, 0.3, 0.6), *column(5, 0.5, 0.505), *column(10, 0.9, 0.7)])
     assert "beyond doubt in 1 of 3 comparisons" in text
-    assert "lose to one of them in 1 (k nearest neighbours: 10)" in text
+    assert "lose to one of them in 1 (Nearest neighbours: 10)" in text
     assert "and are within noise of the best of them in 1" in text
     assert "they win 3 and lose 0 of 3" in text
     assert tables.verdict([record("unlabeled", 0.9)]) == ""
@@ -299,7 +299,7 @@ def test_tables_have_columns_for_labels_layers_or_probes() -> None:
     layers.append(record("raw", 0.6, probe="layers"))
     singles = [record("unlabeled", 0.5), record("unlabeled", 0.5, probe="finetune")]
     probes, linear, deep = tables.arrange([("run", [*few, *layers, *singles])])
-    assert probes.columns == ["k nearest neighbours", "fine-tuning"] and probes.axis == "probe"
+    assert probes.columns == ["nearest neighbours", "fine-tuning"] and probes.axis == "probe"
     assert linear.columns == ["1", "10", "all"] and linear.axis == "labels per class"
     assert deep.columns == ["s1", "s2"] and deep.axis == "layer"
     assert [cell and cell["value"] for cell in deep.rows[0].cells] == [0.6, 0.6]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.encoders import Encoder
 
-__all__ = ["Representation", "frozen", "learned", "of_encoder", "pick_device", "read"]
+__all__ = ["Representation", "frozen", "of_encoder", "pick_device", "read"]
 
 Reader = Callable[[Batch, str | None], Tensor]
 
@@ -102,8 +102,3 @@ def frozen(source: Any, device: torch.device) -> tuple["Encoder", Reader]:
 def of_encoder(encoder: "Encoder") -> Reader:
     """Read features from an encoder's own view of a batch."""
     return lambda batch, layer: encoder.features(encoder.inputs(batch), layer)
-
-
-def learned(reader: Reader) -> Representation:
-    """The representation that is judged."""
-    return Representation("unlabeled", reader)

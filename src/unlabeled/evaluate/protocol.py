@@ -108,7 +108,7 @@ def evaluate(
         *([controlled.raw(encoder, labelled.train)] if "raw" in words else []),
         *([controlled.random(encoder, labelled.train, seed)] if "random" in words else []),
         *([controlled.rescaled(encoder, labelled.train, seed)] if "rescaled" in words else []),
-        features.learned(reader),
+        Representation("unlabeled", reader),
     ]
     trained: dict[int | str, list[Prediction]] = {}
     measured = []

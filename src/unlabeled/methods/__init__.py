@@ -59,9 +59,12 @@ def describe(name: str) -> Description:
     method = next(
         node
         for node in tree.body
-        if isinstance(node, ast.ClassDef) and any(isinstance(b, ast.Name) and b.id == "Method" for b in node.bases)
+        if isinstance(node, ast.ClassDef)
+        and any(isinstance(b, ast.Name) and b.id == "Method" for b in node.bases)
     )
-    constructor = next(node for node in method.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
+    constructor = next(
+        node for node in method.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"
+    )
     helps = arguments(ast.get_docstring(method) or "")
     options = tuple(
         Option(

@@ -21,7 +21,7 @@ FEATURES = {  # in the order of the rows: name, style, shape
     "unlabeled": ("unlabeled", "s0", "circle"),
 }
 PROBES = {
-    "knn": "k nearest neighbours",
+    "knn": "nearest neighbours",
     "linear": "linear probe",
     "finetune": "fine-tuning",
     "layers": "linear probe, layer by layer",
@@ -96,7 +96,7 @@ def _table(keys: Sequence[Key], runs: Sequence[tuple[str, Sequence[Record]]]) ->
                 Row(runs[index][0] if len(runs) > 1 else name, f"s{index % 6}", shape, cells)
                 for index, cells in found
             ]
-        elif found and all(cells == found[0][1] for _, cells in found):
+        elif len(found) == len(runs) and all(cells == found[0][1] for _, cells in found):
             rows.append(Row(name, style, shape, found[0][1]))
         else:
             rows += [Row(f"{name} · {runs[index][0]}", style, shape, cells) for index, cells in found]
@@ -116,7 +116,7 @@ def _table(keys: Sequence[Key], runs: Sequence[tuple[str, Sequence[Record]]]) ->
     title = " and ".join(names)
     if not counts and (probes or layers):
         title += " · all labels" if keys[0][2] == "all" else f" · {keys[0][2]} per class"
-    return Table(title, axis, columns, rows)
+    return Table(title[:1].upper() + title[1:], axis, columns, rows)
 
 
 def _cells(keys: Sequence[Key], records: Sequence[Record], features: str) -> list[Record | None]:
