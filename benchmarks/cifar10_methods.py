@@ -36,7 +36,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "swav": {"epochs": 9, "prototypes": 128},
     "deepcluster": {"epochs": 18},
 }
-"""Epochs are chosen so that every run costs about as much: an image is one pass here, four turns or two to eight views there."""
+"""Epochs are chosen so that every run costs about as much: an image is one pass here, two to eight views there."""
 
 
 def train_and_judge(name: str, train: Any, test: Any, out: Path) -> None:

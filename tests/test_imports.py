@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "unlabeled"
-LOWEST = {"check"}
+LOWEST = {"check", "files"}
 PARTS = LOWEST | {"parts", "encoders", "data"}
 METHOD = PARTS | {"method"}
 MIDDLE = METHOD | {"run", "methods", "settings", "progress"}
 MAY_IMPORT = {
     "check": set(),
+    "files": set(),
     "settings": LOWEST,
     "progress": {"data", "settings"},
     "parts": LOWEST | {"parts"},

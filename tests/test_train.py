@@ -15,8 +15,9 @@ from torch import Tensor, nn
 import unlabeled
 from unlabeled import encoders, train
 from unlabeled.data import open_data
+from unlabeled.files import atomic
 from unlabeled.method import Batch, Method
-from unlabeled.run import atomic, read_checkpoint
+from unlabeled.run import read_checkpoint
 from unlabeled.settings import Settings
 
 FAST: dict[str, Any] = {"encoder": "conv4", "batch_size": 8, "quiet": True}

@@ -49,8 +49,8 @@ Source = Annotated[
 
 
 def _option(name: str, annotation: Any, default: Any, help_: str, group: Group) -> inspect.Parameter:
-    whole = annotation in (int, int | None)
-    parameter = Parameter(help=help_, group=group, **({"converter": _whole} if whole else {}))
+    converter = _whole if annotation in (int, int | None) else None
+    parameter = Parameter(help=help_, group=group, converter=converter)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, parameter]
     )
@@ -241,8 +241,9 @@ def show(
     import torch
 
     from unlabeled.data import open_data
+    from unlabeled.files import atomic
     from unlabeled.report import pictures
-    from unlabeled.run import atomic, load
+    from unlabeled.run import load
 
     opened = load(run)
     torch.manual_seed(seed)

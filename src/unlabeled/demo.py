@@ -3,6 +3,7 @@
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from unlabeled import evaluate, pretrain, report
 from unlabeled.parts.augment import Views
@@ -11,7 +12,7 @@ from unlabeled.run import Run
 __all__ = ["demo"]
 
 LABELS_PER_CLASS = (1, 5, 10, 50, "all")
-VIEWS = {"crop": 0.4, "jitter": 0.5, "gray": 0.0, "flip": 0.0, "degrees": 15.0}
+VIEWS: dict[str, Any] = {"crop": 0.4, "jitter": 0.5, "gray": 0.0, "flip": 0.0, "degrees": 15.0}
 """Digits have no colour and must not be mirrored; they may lean."""
 
 

@@ -54,7 +54,11 @@ class Method(nn.Module):
         """Act after an optimizer step; progress runs from 0 to 1 over the training."""
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """Images by name, float, shape (samples, channels, height, width), in 0..1: what was withheld, what was predicted."""
+        """Show what was withheld and what was predicted.
+
+        Returns:
+            Images by name, float, shape (samples, channels, height, width), in 0..1.
+        """
         return {}
 
     def features(self, batch: Batch, layer: str | None = None) -> Tensor:

@@ -5,7 +5,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,13 +55,13 @@ class Progress:
         """Print a line, above the bar where there is one."""
         self.console.print(text, markup=False)
 
-    def decoding(self, done: int, total: int) -> None:
-        """Report how many files have been read."""
+    def decoding(self, done: int, total: int | None) -> None:
+        """Report how many files have been read, of how many if that is known."""
         if self.live:
             if self.task is None:
                 self.task = self.bar.add_task("reading", total=total, note="")
             self.bar.update(self.task, completed=done, total=total)
-        if done >= total and self.task is not None:
+        if total is not None and done >= total and self.task is not None:
             self.bar.remove_task(self.task)
             self.task = None
 
@@ -93,7 +94,7 @@ class Progress:
         extras = "".join(f" {name} {value:.3f}" for name, value in entry["meters"].items())
         self.note = f"spread {entry['spread']:.2f} rank {entry['rank']:.0f}"
         now = time.monotonic()
-        if last or not self.live and now - self.printed > SECONDS_BETWEEN_LINES:
+        if last or (not self.live and now - self.printed > SECONDS_BETWEEN_LINES):
             self.say(
                 f"epoch {entry['epoch']} step {entry['step']} loss {entry['loss']:.4f}{chance}{extras} "
                 f"{self.note} {entry['images_per_second']:,.0f} images/s"

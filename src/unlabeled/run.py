@@ -8,16 +8,14 @@ skipped.csv       files that could not be read, with reasons
 scores.json       what `evaluate` measured
 """
 
-import contextlib
 import csv
 import json
-import os
-import tempfile
 import tomllib
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from unlabeled.files import atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,29 +24,9 @@ if TYPE_CHECKING:
     from unlabeled.encoders import Encoder
     from unlabeled.method import Method
 
-__all__ = ["Run", "atomic", "load", "load_state", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Run", "load", "load_state", "read_checkpoint", "write_checkpoint"]
 
 CHECKPOINT, ENCODER, LOG, CONFIG = "checkpoint.safetensors", "encoder.safetensors", "log.jsonl", "run.toml"
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` that replaces it at the end, or vanishes on an error.
-
-    A reader sees the old file or the new one, never a part of it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Run:
@@ -197,9 +175,3 @@ def load_state(method: "Method", state: "dict[str, Tensor]") -> None:
             owner, _, leaf = name.rpartition(".")
             method.get_submodule(owner)._buffers[leaf] = tensor.to(buffers[name].device)
     method.load_state_dict(state)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

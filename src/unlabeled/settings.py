@@ -102,5 +102,6 @@ class Settings:
         scale = self.batch_size * self.accumulate / 256
         self.lr = self.lr or lr * (math.sqrt(scale) if self.optimizer == "adamw" else scale)
         self.weight_decay = weight_decay if self.weight_decay is None else self.weight_decay
-        self.precision = {"auto": "bf16" if cuda else "32"}.get(self.precision, self.precision)
+        if self.precision == "auto":
+            self.precision = "bf16" if cuda else "32"
         return {name: value for name, value in asdict(self).items() if before[name] != value}

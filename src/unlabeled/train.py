@@ -21,22 +21,22 @@ from torch import Tensor, nn
 
 from unlabeled import __version__, encoders, methods
 from unlabeled.data import Data, open_data
+from unlabeled.files import atomic
 from unlabeled.method import Batch, Method
 from unlabeled.parts import gather, meters, norm
 from unlabeled.progress import Progress
-from unlabeled.settings import Settings
 from unlabeled.run import (
     CHECKPOINT,
     CONFIG,
     ENCODER,
     LOG,
     Run,
-    atomic,
     load_state,
     read_checkpoint,
     write_checkpoint,
     write_skipped,
 )
+from unlabeled.settings import Settings
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -63,7 +63,7 @@ def pretrain(
 
     Args:
         method: Name of a method, a class of your own, or an instance with its encoder inside.
-        data: Name of a built-in set, a folder, a file, an array of shape (samples, channels, height, width), or a `Data`.
+        data: Built-in name, folder, file, array of shape (samples, channels, height, width), or a `Data`.
         out: Folder of the run; `runs/METHOD-DATA` if None.
         resume: Whether to continue the run in `out` from its checkpoint.
         config: A run.toml to repeat; what is given beside it wins.
@@ -347,9 +347,9 @@ def _optimizer(method: Method, settings: Settings) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=lr)
     if settings.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=lr, momentum=0.9)
-    from timm.optim import Lars
+    from timm.optim.lars import Lars
 
-    return Lars(parameters, lr=lr, momentum=0.9)
+    return Lars(parameters, lr=lr, momentum=0.9)  # type: ignore[arg-type]
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from unlabeled import check
 from unlabeled.encoders import from_timm, image
 from unlabeled.encoders.adapt import Adapt, Input
 from unlabeled.encoders.rescaled import rescale_
+from unlabeled.files import atomic
 from unlabeled.parts import augment
 
 __all__ = ["Encoder", "build", "load", "names", "rescale_"]
@@ -155,11 +156,9 @@ class Encoder(nn.Module):
         """Write weights and architecture to one safetensors file, whole or not at all."""
         from safetensors.torch import save_file
 
-        path = Path(path)
-        partial_path = path.with_name(f"{path.name}.part")
         state = {name: value.contiguous() for name, value in self.state_dict().items()}
-        save_file(state, partial_path, metadata={"format": "pt", "unlabeled": json.dumps(self.config)})
-        os.replace(partial_path, path)
+        with atomic(Path(path)) as temporary:
+            save_file(state, temporary, metadata={"format": "pt", "unlabeled": json.dumps(self.config)})
 
 
 def names() -> list[str]:

@@ -48,7 +48,7 @@ def write(path: Path, vectors: "Tensor", names: list[str]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    from unlabeled.run import atomic
+    from unlabeled.files import atomic
 
     flat = pa.array(vectors.flatten().numpy(), type=pa.float32())
     column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])

@@ -70,7 +70,7 @@ class Scores:
 
     def to_json(self, path: str | Path) -> None:
         """Write the records as a JSON list, whole or not at all."""
-        from unlabeled.run import atomic
+        from unlabeled.files import atomic
 
         with atomic(Path(path)) as temporary:
             temporary.write_text(json.dumps(self.records, indent=1), encoding="utf-8")

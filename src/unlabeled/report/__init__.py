@@ -6,9 +6,10 @@ from typing import Any
 
 from unlabeled import __version__
 from unlabeled.data import open_data
+from unlabeled.files import atomic
 from unlabeled.report import page, sections
 from unlabeled.report.entry import Entry, label, look
-from unlabeled.run import atomic, load
+from unlabeled.run import load
 
 __all__ = ["report"]
 
