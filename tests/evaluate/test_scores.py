@@ -28,7 +28,10 @@ def test_a_record_holds_what_a_reader_needs():
 
 @pytest.mark.parametrize(
     ("share", "said"),
-    [(0.9, "beats every control in linear at all (+30.0)"), (0.3, "loses in linear at all (-30.0")],
+    [
+        (0.9, "beats every control beyond noise in linear with all (+30.0) labels per class"),
+        (0.3, "loses in linear with all (-30.0 to raw pixels)"),
+    ],
 )
 def test_the_verdict_names_what_was_won_and_lost(share, said):
     assert said in Scores.of([measured("raw", first(0.6)), measured("unlabeled", first(share))]).verdict()

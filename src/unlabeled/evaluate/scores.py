@@ -111,14 +111,14 @@ class Scores:
                 found = won if all(record["margin_low"] > 0 for record in controls) else undecided
             found.setdefault(f"{probe} {layer}" if layer else probe, []).append(place)
         parts = [
-            ("beats every control", won),
+            ("beats every control beyond noise", won),
             ("is within noise of the best control", undecided),
             ("loses", lost),
         ]
-        said = [f"{words} in {_listed(found)}" for words, found in parts if found]
+        said = [f"{words} in {_listed(found)} labels per class" for words, found in parts if found]
         if not said:
             return "Nothing was compared with a control, so nothing can be said."
-        return f"With labels per class (points above the best control): unlabeled {'; '.join(said)}."
+        return f"unlabeled {'; '.join(said)}. In brackets: points of accuracy above the best control."
 
     def _block(self, probe: str) -> str:
         records = [r for r in self.records if r["probe"] == probe]
@@ -157,7 +157,7 @@ def _column(record: Record) -> tuple[str, str | None, int | str]:
 
 
 def _listed(found: dict[str, list[str]]) -> str:
-    return ", ".join(f"{probe} at {' and '.join(places)}" for probe, places in found.items())
+    return ", ".join(f"{probe} with {', '.join(places)}" for probe, places in found.items())
 
 
 def _cell(record: Record) -> str:
