@@ -92,12 +92,13 @@ class Progress:
         """Report an epoch: loss against chance, collapse meters, and the verdict if it is bad."""
         chance = "" if entry["chance"] is None else f" (chance {entry['chance']:.3f})"
         extras = "".join(f" {name} {value:.3f}" for name, value in entry["meters"].items())
-        self.note = f"spread {entry['spread']:.2f} rank {entry['rank']:.0f}"
+        meters = f"spread {entry['spread']:.2f} rank {entry['rank']:.0f}"
+        self.note = f"{chance.strip()} {meters}"
         now = time.monotonic()
         if last or (not self.live and now - self.printed > SECONDS_BETWEEN_LINES):
             self.say(
                 f"epoch {entry['epoch']} step {entry['step']} loss {entry['loss']:.4f}{chance}{extras} "
-                f"{self.note} {entry['images_per_second']:,.0f} images/s"
+                f"{meters} {entry['images_per_second']:,.0f} images/s"
             )
             self.printed = now
         if alarm and (last or now - self.printed > SECONDS_BETWEEN_LINES or self.live):

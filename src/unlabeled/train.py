@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import platform
+import re
 import signal
 import threading
 import time
@@ -431,7 +432,8 @@ def _check_options(method: str, options: dict[str, Any]) -> None:
 def _folder(out: str | Path | None, method: str, data: str, resume: bool) -> Path:
     """Folder of the run: the one given, or the next free `runs/METHOD-DATA`."""
     if out is None:
-        stem, number = Path("runs") / f"{method}-{data}", 2
+        word = re.sub(r"[^\w.-]+", "-", Path(data).name) or "data"
+        stem, number = Path("runs") / f"{method}-{word}", 2
         out = stem
         while Path(out).exists() and not resume:
             out, number = stem.with_name(f"{stem.name}-{number}"), number + 1

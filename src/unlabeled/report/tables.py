@@ -238,7 +238,9 @@ def _note(records: Sequence[Record]) -> str:
     details = dict.fromkeys(str(record["detail"]) for record in ours if record.get("detail"))
     tested = [f"{' / '.join(f'{count:,}' for count in samples)} test images"] if samples else []
     drawn = [f"mean of {draws} draws of the labels"] if draws > 1 else []
-    return " · ".join(["Accuracy in % with 95 % interval", *tested, *drawn, *list(details)[:3]])
+    # Penalties chosen anew for each number would drown the caption; they stand in each cell's tooltip.
+    common = list(details) if len(details) == 1 else []
+    return " · ".join(["Accuracy in % with 95 % interval", *tested, *drawn, *common])
 
 
 def _cell(cell: Record | None, best: bool) -> str:
