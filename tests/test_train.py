@@ -268,3 +268,16 @@ def test_truncated_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="run must be a folder that pretrain wrote"):
         unlabeled.load(tmp_path)
+
+
+def test_network_of_ones_own_goes_in_and_comes_out(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+    before = network[0].weight.detach().clone()
+    settings: dict[str, Any] = {"steps": 2, "batch_size": 8, "quiet": True}
+    run = unlabeled.pretrain(
+        "simclr", open_data(pictures()), out=tmp_path / "run", encoder=network, **settings
+    )
+    assert not torch.equal(network[0].weight, before)
+    assert run.encoder(torch.rand(2, 3, 16, 16)).shape == (2, 8)
+    with pytest.raises(ValueError, match="module must be given"):
+        _ = unlabeled.load(tmp_path / "run").encoder

@@ -69,7 +69,8 @@ def pretrain(
         resume: Whether to continue the run in `out` from its checkpoint.
         config: A run.toml to repeat; what is given beside it wins.
         quiet: Whether to print nothing.
-        **settings: Fields of `Settings` and options of the method.
+        **settings: Fields of `Settings` and options of the method; `encoder` may also be a network of your own,
+            from (batch, channels, height, width) to (batch, dim) or (batch, dim, height, width).
 
     Returns:
         The run: its folder, its encoder, its log.
@@ -84,6 +85,7 @@ def pretrain(
         if "steps" in settings or "epochs" in settings:
             repeated = {name: value for name, value in repeated.items() if name not in ("steps", "epochs")}
         settings = repeated | settings
+    network = settings.pop("encoder") if isinstance(settings.get("encoder"), nn.Module) else None
     known = Settings.__dataclass_fields__
     chosen = Settings(**{name: value for name, value in settings.items() if name in known})
     options = {name: value for name, value in settings.items() if name not in known}
@@ -108,14 +110,17 @@ def pretrain(
         choices = chosen.complete(len(data), data.image_size, fabric.device.type == "cuda")
         data = data.to(fabric.device)
         torch.manual_seed(chosen.seed)
-        built = kind if isinstance(kind, Method) else _build(kind, options, chosen, data)
+        built = kind if isinstance(kind, Method) else _build(kind, options, chosen, data, network)
         if fabric.global_rank == 0 and not resume:
             _write_config(folder, name, source, data, chosen, options, choices, built)
             write_skipped(folder, data.skipped)
             (folder / LOG).unlink(missing_ok=True)
         progress.start(name, data, chosen, choices, folder)
         _Loop(fabric, built, data, chosen, folder, progress).run(resume)
-    return Run(folder)
+    run = Run(folder)
+    if network is not None or isinstance(method, Method):
+        run.encoder = built.encoder.eval()  # a network of the user's own cannot be built again from its name
+    return run
 
 
 class _Loop:
@@ -401,15 +406,21 @@ def _open(data: Any, settings: Settings, progress: Progress) -> Data:
     )
 
 
-def _build(kind: type[Method], options: dict[str, Any], settings: Settings, data: Data) -> Method:
+def _build(
+    kind: type[Method], options: dict[str, Any], settings: Settings, data: Data, network: nn.Module | None
+) -> Method:
     assert settings.encoder and settings.image_size
-    encoder = encoders.build(
-        settings.encoder,
-        in_channels=data.channels,
-        image_size=settings.image_size,
-        input=kind.encoder_input,
-        weights=settings.weights,
-    )
+    if isinstance(network, encoders.Encoder):
+        return kind(network, **options)
+    shape: Any = {
+        "in_channels": data.channels,
+        "image_size": settings.image_size,
+        "input": kind.encoder_input,
+    }
+    if network is not None:
+        encoder = encoders.wrap(network, **shape)
+    else:
+        encoder = encoders.build(settings.encoder, **shape, weights=settings.weights)
     images = encoder.inputs({name: value.cpu() for name, value in data.sample(PROBE_SAMPLES).items()})
     if settings.weights is None:
         encoder.adapt.fit(images)

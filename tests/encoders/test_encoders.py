@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from unlabeled.encoders import Encoder, build, load, names
+from unlabeled.encoders import Encoder, build, load, names, wrap
 from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
 
 MAPS = {
@@ -245,3 +245,22 @@ def test_encoder_is_a_module_that_trains() -> None:
 def test_import_leaves_timm_and_torchvision_alone() -> None:
     program = "import sys, unlabeled.encoders; assert not {'timm', 'torchvision'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_network_of_ones_own_is_wrapped_saved_and_loaded(flat: bool, tmp_path: Path) -> None:
+    def network() -> nn.Module:
+        layers = [nn.Conv2d(3, 7, 3), nn.BatchNorm2d(7)]
+        return nn.Sequential(*layers, *([nn.AdaptiveAvgPool2d(1), nn.Flatten()] if flat else []))
+
+    encoder = wrap(network(), image_size=9).eval()
+    x = images(2, 3, 9, 9)
+    assert encoder.dim == 7 and encoder(x).shape == (2, 7)
+    expected = encoder.trunk.model(encoder.adapt(x))
+    torch.testing.assert_close(encoder(x), expected if flat else expected.mean((2, 3)))
+    encoder.save(tmp_path / "own.safetensors")
+    torch.testing.assert_close(load(tmp_path / "own.safetensors", network()).eval()(x), encoder(x))
+    with pytest.raises(ValueError, match="module must be given"):
+        load(tmp_path / "own.safetensors")
+    with pytest.raises(ValueError, match=r"encoder must give .* got \(2, 7, 81\)"):
+        wrap(nn.Sequential(nn.Conv2d(3, 7, 1), nn.Flatten(2)), image_size=9)

@@ -14,14 +14,18 @@ from torch import Tensor, nn
 from unlabeled import check
 from unlabeled.encoders import from_timm, image
 from unlabeled.encoders.adapt import Adapt, Input
+from unlabeled.encoders.own import Own
 from unlabeled.encoders.rescaled import rescale_
 from unlabeled.files import atomic
 from unlabeled.parts import augment
 
-__all__ = ["Encoder", "build", "load", "names", "rescale_"]
+__all__ = ["Encoder", "build", "load", "names", "rescale_", "wrap"]
 
 MAP_NUMBERS = 4096
 """Most numbers of a named map after pooling."""
+
+OWN_NETWORK = "own"
+"""Name in the configuration of a network that the user brought."""
 
 OWN: dict[str, Callable[[int, int], Any]] = {
     "conv4": image.conv4,
@@ -202,15 +206,47 @@ def build(
     return encoder
 
 
-def load(path: str | os.PathLike[str]) -> Encoder:
-    """Build the encoder that `Encoder.save` wrote to a file, weights included."""
+def wrap(module: nn.Module, *, in_channels: int = 3, image_size: int = 32, input: Input = "color") -> Encoder:
+    """Make an encoder of a network of your own.
+
+    Args:
+        module: Network from (batch, channels, height, width) to (batch, dim) or (batch, dim, height, width).
+        in_channels: Channels of the images.
+        image_size: Height and width in pixels of the images that it will be given.
+        input: What the network sees of the images, as in `build`.
+
+    Raises:
+        ValueError: The network's output has another shape.
+    """
+    adapt = Adapt(input, in_channels)
+    config = {"name": OWN_NETWORK, "in_channels": in_channels, "image_size": image_size, "input": input}
+    return Encoder(adapt, Own(module, adapt.out_channels, image_size), config)
+
+
+def load(path: str | os.PathLike[str], module: nn.Module | None = None) -> Encoder:
+    """Build the encoder that `Encoder.save` wrote to a file, weights included.
+
+    Args:
+        path: The file.
+        module: The network, where it was one of your own; its weights are replaced.
+
+    Raises:
+        ValueError: The file is no encoder of ours, or needs the module.
+    """
     from safetensors import safe_open
 
     with safe_open(_safetensors(Path(path)), framework="pt") as file:
-        config = (file.metadata() or {}).get("unlabeled")
-    if config is None:
+        text = (file.metadata() or {}).get("unlabeled")
+    if text is None:
         raise ValueError(f"path must be an encoder that was saved here, got {path}. Use build with weights")
-    return build(**json.loads(config), weights=path)
+    config = json.loads(text)
+    if config["name"] != OWN_NETWORK:
+        return build(**config, weights=path)
+    if module is None:
+        raise ValueError(f"module must be given: {path} holds the weights of a network of your own")
+    encoder = wrap(module, **{name: value for name, value in config.items() if name != "name"})
+    _load_weights(encoder, Path(path))
+    return encoder
 
 
 def _maker(name: str) -> Callable[[int, int], Any]:
@@ -221,6 +257,8 @@ def _maker(name: str) -> Callable[[int, int], Any]:
 
     if timm.is_model(name):
         return partial(from_timm.any_timm, name)
+    if name == OWN_NETWORK:
+        raise ValueError("encoder must be one that can be built again by its name, got a network of your own")
     near = get_close_matches(name, [*OWN, *timm.list_models()], n=3, cutoff=0.5) or list(OWN)
     raise ValueError(f"encoder must be one of ours or a timm model, got {name}. Near it: {', '.join(near)}")
 
