@@ -1,5 +1,6 @@
 """The command line as users meet it: help, typos, exit codes, and the whole path on a folder."""
 
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from PIL import Image
 
 from unlabeled import methods
 from unlabeled.cli import main
+from unlabeled.run import load
 from unlabeled.settings import Settings
 
 
@@ -135,3 +137,52 @@ def test_help_starts_fast_and_without_torch() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True
     ).stdout.split()
     assert int(modules) < 700 and found == ["False", "False"]
+
+
+def test_names_that_are_not_utf8_are_no_reason_to_stop(folder: Path, tmp_path: Path) -> None:
+    (folder / "day" / "picture 00.png").rename(folder / "day" / os.fsdecode(b"n\xff.png"))
+    (folder / "day" / os.fsdecode(b"x\xfe.jpg")).write_bytes(b"broken")
+    options = ["--steps", "1", "--batch-size", "8", "--encoder", "conv4", "--image-size", "16"]
+    assert run("pretrain", "simclr", str(folder), *options, "--out", str(tmp_path / "x")) == 0
+    assert len(load(tmp_path / "x").skipped) == 2
+    assert run("embed", str(tmp_path / "x"), str(folder), "--out", str(tmp_path / "x.parquet")) == 0
+
+
+def test_pictures_can_be_of_data_the_run_never_saw(folder: Path, tmp_path: Path) -> None:
+    options = ["--steps", "1", "--batch-size", "8", "--encoder", "conv4", "--image-size", "16"]
+    for name, data in (("deepcluster", str(folder)), ("simclr", "digits")):
+        out = tmp_path / name
+        assert run("pretrain", name, data, *options, "--out", str(out)) == 0
+        other = "digits" if data != "digits" else str(folder)
+        assert run("show", str(out), other) == 0
+
+
+@pytest.mark.parametrize("words", [["--out", "a file/x"], ["--config", "missing.toml"]])
+def test_system_errors_are_one_line(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a file").write_text("")
+    assert run("pretrain", "simclr", "digits", "--steps", "1", *words) == 2
+    assert re.search(r"unlabeled: .*: .*(a file|missing.toml)", capsys.readouterr().err)
+
+
+def test_compare_trains_judges_and_reports(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [
+        "--steps",
+        "2",
+        "--batch-size",
+        "8",
+        "--encoder",
+        "conv4",
+        "--image-size",
+        "16",
+        "--probe",
+        "knn",
+    ]
+    out = tmp_path / "both"
+    assert run("compare", "simclr", "rotnet", str(folder), *options, "--out", str(out)) == 0
+    assert "simclr" in (out / "report.html").read_text()
+    assert capsys.readouterr().out.count("raw pixels") >= 2

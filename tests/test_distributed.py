@@ -3,6 +3,9 @@
 Each process sees its rows of fixed views, in float64, and DDP averages the gradients, as in training.
 """
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -25,6 +28,7 @@ from unlabeled.methods.simclr import SimCLR
 from unlabeled.methods.swav import SwAV
 from unlabeled.parts import gather
 from unlabeled.parts.norm import synchronize
+from unlabeled.run import read_checkpoint
 
 SAMPLES, SIZE, STEPS, SECONDS = 16, 8, 3, 120
 State = dict[str, Tensor]
@@ -266,3 +270,29 @@ def test_gathered_rows_are_in_order_and_their_gradient_is_exact(
         assert process["collectives"]["first"].item() == 5
     gradient = torch.cat([process["collectives"]["gradient"] for process in two]) / 2
     torch.testing.assert_close(gradient, expected["gradient"], rtol=1e-12, atol=1e-14)
+
+
+def test_a_signal_to_one_process_stops_both_and_saves(tmp_path):
+    """Schedulers signal the first process only; the others must not wait for it for ever."""
+    words = "pretrain simclr digits --encoder conv4 --batch-size 16 --steps 100000 --device cpu --devices 2"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "UNLABELED_CACHE": str(tmp_path / "cache")}
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "unlabeled", *words.split(), "--out", str(out)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        for _ in range(600):
+            if (out / "log.jsonl").is_file():
+                break
+            time.sleep(0.1)
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "stopped after step" in errors
+    state, position = read_checkpoint(out / "checkpoint.safetensors")
+    assert position["step"] >= 81 and "optimizer" in state

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 import unlabeled
-from unlabeled import encoders, train
+from unlabeled import encoders, progress, train
 from unlabeled.data import open_data
 from unlabeled.files import atomic
 from unlabeled.method import Batch, Method
 from unlabeled.run import read_checkpoint
 from unlabeled.settings import Settings
 
-FAST: dict[str, Any] = {"encoder": "conv4", "batch_size": 8, "quiet": True}
+FAST: dict[str, Any] = {"batch_size": 8, "quiet": True}
 
 
 class Plain(Method):
@@ -110,7 +110,68 @@ def test_config_repeats_a_run_bit_by_bit(tmp_path: Path) -> None:
         first.encoder.state_dict().values(), second.encoder.state_dict().values(), strict=True
     ):
         assert torch.equal(one, other)
-    assert second.config["options"] == {"temperature": 0.3}
+    assert (
+        second.config["options"] == first.config["options"] and first.config["options"]["temperature"] == 0.3
+    )
+
+
+def test_config_chooses_anew_what_depended_on_what_is_changed(tmp_path: Path) -> None:
+    first = unlabeled.pretrain("simclr", open_data(pictures()), out=tmp_path / "a", steps=1, **FAST)
+    changed: dict[str, Any] = {"config": first.path / "run.toml", "quiet": True}
+    second = unlabeled.pretrain(
+        "simclr", open_data(pictures()), out=tmp_path / "b", optimizer="sgd", **changed
+    )
+    fresh = unlabeled.pretrain(
+        "simclr", open_data(pictures()), out=tmp_path / "c", optimizer="sgd", steps=1, **FAST
+    )
+    assert second.config["settings"] == fresh.config["settings"] != first.config["settings"]
+    with pytest.raises(ValueError, match="method must be simclr to repeat"):
+        unlabeled.pretrain("rotnet", open_data(pictures()), out=tmp_path / "d", **changed)
+
+
+def test_resume_refuses_other_options_and_other_data(tmp_path: Path) -> None:
+    unlabeled.pretrain("simclr", open_data(pictures()), out=tmp_path / "a", steps=1, **FAST)
+    again: dict[str, Any] = {"out": tmp_path / "a", "resume": True, "quiet": True}
+    with pytest.raises(ValueError, match=r"temperature must be 0.2 to resume .*, got 0.9"):
+        unlabeled.pretrain("simclr", open_data(pictures()), temperature=0.9, **again)
+    with pytest.raises(ValueError, match=r"epochs must be None to resume .*, got 5"):
+        unlabeled.pretrain("simclr", open_data(pictures()), epochs=5, **again)
+    with pytest.raises(ValueError, match=r"samples must be 24 to resume .*, got 20"):
+        unlabeled.pretrain("simclr", open_data(pictures(20)), **again)
+
+
+def test_an_instance_refuses_what_it_already_has(tmp_path: Path) -> None:
+    for given in ({"encoder": "conv4"}, {"image_size": 8}, {"temperature": 0.5}):
+        with pytest.raises(ValueError, match=f"{next(iter(given))} must be left out"):
+            unlabeled.pretrain(plain(), open_data(pictures()), out=tmp_path / "a", **given, **FAST)
+
+
+def test_explicit_none_asks_for_the_default(tmp_path: Path) -> None:
+    run = unlabeled.pretrain(
+        "deepcluster", open_data(pictures()), out=tmp_path / "a", steps=1, clusters=None, lr=None, **FAST
+    )
+    assert "clusters" not in run.config["options"] and run.config["settings"]["lr"] > 0
+
+
+def test_features_that_diverge_at_the_end_of_an_epoch_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match="must be finite"):
+        unlabeled.pretrain("rotnet", open_data(pictures()), out=tmp_path / "a", lr=1e30, epochs=2, **FAST)
+
+
+def test_plain_output_warns_and_estimates(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BEFORE_ESTIMATE", 0.0)
+    shown = progress.Progress()
+    settings = Settings(steps=10, batch_size=4)
+    shown.start("simclr", open_data(pictures()), settings, {}, Path("x"))
+    entry = {"epoch": 1, "step": 5, "loss": 1.0, "chance": 2.0, "spread": 0.0, "rank": 1.0}
+    entry |= {"images_per_second": 3.0, "verdict": "Collapsed: all alike.", "meters": {}}
+    shown.step(5, 4, 1.0)
+    shown.epoch(entry, alarm=True, last=False)
+    text = capsys.readouterr().err
+    assert "to go" in text and "epoch 1 step 5 loss 1.0000 (chance 2.000)" in text
+    assert "warning: Collapsed: all alike." in text
 
 
 def test_accumulation_counts_optimizer_steps_and_averages_gradients(tmp_path: Path) -> None:
@@ -129,7 +190,7 @@ def test_accumulation_counts_optimizer_steps_and_averages_gradients(tmp_path: Pa
     def scale(batch_size: int, accumulate: int) -> Tensor:
         torch.manual_seed(0)
         method = Sum(encoders.build("conv4", image_size=16))
-        settings = {"encoder": "conv4", "quiet": True, "optimizer": "sgd", "lr": 0.1, "steps": 2}
+        settings = {"quiet": True, "optimizer": "sgd", "lr": 0.1, "steps": 2}
         out = tmp_path / f"{batch_size}-{accumulate}"
         unlabeled.pretrain(
             method, open_data(pictures()), out=out, batch_size=batch_size, accumulate=accumulate, **settings
@@ -179,9 +240,7 @@ def test_collapse_is_said_in_words_after_two_epochs(
 
     torch.manual_seed(0)
     method = Collapses(encoders.build("conv4", image_size=16))
-    run = unlabeled.pretrain(
-        method, open_data(pictures()), out=tmp_path / "run", epochs=3, encoder="conv4", batch_size=8
-    )
+    run = unlabeled.pretrain(method, open_data(pictures()), out=tmp_path / "run", epochs=3, batch_size=8)
     assert run.history[0]["verdict"] == "" and "Collapsed" in run.history[1]["verdict"]
     assert "warning" in capsys.readouterr().err
 
@@ -206,6 +265,11 @@ def test_seeds_of_steps_and_streams_never_meet() -> None:
     [
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"lr": -1.0}, "lr must be above 0, got -1.0"),
+        ({"epochs": 2.5}, "epochs must be a whole number, got 2.5"),
+        ({"lr": float("inf")}, "lr must be finite, got inf"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"device": "cuda"}, "device must be auto or cpu"),
+        ({"batch_size": 1}, "batch_size must be at least 2"),
         ({"epochs": 2, "steps": 3}, "steps must be left out where epochs are given, got 3 and 2 epochs"),
         ({"optimizer": "adam"}, "optimizer must be one of adamw, sgd, lars, got adam"),
         ({"max_broken": 2.0}, "max_broken must be between 0 and 1, got 2.0"),
@@ -226,14 +290,18 @@ def test_bad_setting_is_refused_by_name_and_leaves_no_run(
 
 def test_defaults_follow_the_size_of_the_data() -> None:
     small, large = Settings(), Settings()
-    chosen = small.complete(samples=1300, image_size=8, cuda=False)
+    chosen = small.complete(samples=1300, image_size=8, cuda=False, processes=2)
     large.complete(samples=50_000, image_size=32, cuda=False)
     assert small.encoder == "conv4" and large.encoder == "resnet10"
     assert (small.epochs or 0) > (large.epochs or 0) >= 10
     assert {"encoder", "epochs", "batch_size", "lr"} <= chosen.keys() and "steps" not in chosen
     tiny = Settings()
-    tiny.complete(samples=5, image_size=8, cuda=False)
-    assert tiny.batch_size == 5
+    tiny.complete(samples=5, image_size=500, cuda=False, processes=2)
+    assert tiny.batch_size == 4 and tiny.image_size == 64
+    with pytest.raises(ValueError, match="accumulate must be at most 5 for this data, got 6"):
+        Settings(accumulate=6).complete(samples=5, image_size=8, cuda=False)
+    with pytest.raises(ValueError, match="batch_size must be a multiple of the 2 processes, got 3"):
+        Settings(batch_size=3).complete(samples=50, image_size=8, cuda=False, processes=2)
 
 
 def test_a_second_run_takes_the_next_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-__all__ = ["at_least", "choice", "fraction", "positive"]
+__all__ = ["at_least", "choice", "fraction", "positive", "whole"]
 
 
 def positive(**values: float) -> None:
@@ -47,6 +47,20 @@ def fraction(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be between 0 and 1, got {value}")
+
+
+def whole(**values: Any) -> None:
+    """Refuse values that are not whole numbers.
+
+    Args:
+        **values: Numbers by parameter name.
+
+    Raises:
+        ValueError: A value is no int.
+    """
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(f"{name} must be a whole number, got {value}")
 
 
 def choice(options: Collection[Any], **values: Any) -> None:

@@ -3,8 +3,9 @@
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,7 @@ app = App(
     help="Learn an encoder from data that nobody labelled, and know whether it helped.",
     version=__version__,
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,
 )
 pretrain_app = App(name="pretrain", help="Train an encoder without labels: unlabeled pretrain METHOD DATA.")
 app.command(pretrain_app)
@@ -88,10 +90,12 @@ def _pretrain_command(name: str) -> Callable[..., None]:
     parameters = [data, *own, *_run_options(), *rest]
 
     def command(data: str, **values: Any) -> None:
+        from unlabeled.parts import gather
         from unlabeled.train import pretrain
 
         run = pretrain(name, data, **values)
-        print(run.path)
+        if gather.rank() == 0:
+            print(run.path)
 
     command.__doc__ = f"{description.summary}\n\nSource: {description.source}"
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -136,7 +140,7 @@ def evaluate(
     controls: Words = ("raw", "random", "rescaled"),
     draws: Annotated[int, Parameter(converter=_whole)] = 5,
     seed: Annotated[int, Parameter(converter=_whole)] = 0,
-    device: str = "auto",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Measure frozen features against the controls on labelled data.
 
@@ -161,6 +165,7 @@ def evaluate(
         draws=draws,
         seed=seed,
         device=device,
+        progress=_tell,
     )
     scores.to_json(opened.path / "scores.json")
     print(scores.table())
@@ -171,24 +176,32 @@ def evaluate(
 def compare(
     *methods_and_data: str,
     epochs: Annotated[int | None, Parameter(converter=_whole)] = None,
+    steps: Annotated[int | None, Parameter(converter=_whole)] = None,
+    batch_size: Annotated[int | None, Parameter(converter=_whole)] = None,
     encoder: str | None = None,
+    image_size: Annotated[int | None, Parameter(converter=_whole)] = None,
     seed: Annotated[int, Parameter(converter=_whole)] = 0,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     probe: Words = ("knn", "linear"),
     labels_per_class: Words = ("all",),
     controls: Words = ("raw", "random"),
-    out: Path = Path("runs/compare"),
+    out: Path | None = None,
 ) -> None:
     """Train several methods on the same data with the same budget, and judge them side by side.
 
     Args:
         methods_and_data: Names of methods, then the data.
         epochs: Passes over the data, the same for all.
+        steps: Optimizer steps, instead of epochs.
+        batch_size: Samples in each forward pass.
         encoder: Network, the same for all.
+        image_size: Height and width in pixels of the encoder's input.
         seed: Seed of every random choice.
+        device: auto, cpu, cuda or mps.
         probe: Any of knn, linear, few, finetune, layers, with commas between them.
         labels_per_class: Numbers of labels, or all: 1,10,all.
         controls: Any of raw, random, rescaled, supervised; none switches them off.
-        out: Folder of the runs and the report.
+        out: Folder of the runs and the report; the next free runs/compare if left out.
     """
     if len(methods_and_data) < 2:
         raise ValueError(
@@ -201,12 +214,17 @@ def compare(
     from unlabeled.report import report as draw
     from unlabeled.train import pretrain
 
-    settings = {"epochs": epochs, "encoder": encoder, "seed": seed}
+    settings: dict[str, Any] = {
+        "epochs": epochs,
+        "steps": steps,
+        "batch_size": batch_size,
+        "encoder": encoder,
+    }
+    settings |= {"image_size": image_size, "seed": seed, "device": device}
+    folder = out or next(path for path in _numbered(Path("runs/compare")) if not path.exists())
     runs = []
     for name in names:
-        run = pretrain(
-            name, data, out=out / name, **{key: value for key, value in settings.items() if value is not None}
-        )
+        run = pretrain(name, data, out=folder / name, **settings)
         scores = measure(
             run,
             data,
@@ -214,11 +232,13 @@ def compare(
             labels_per_class=_counts(labels_per_class),
             controls=() if controls == ("none",) else controls,
             seed=seed,
+            device="cpu" if device == "mps" else device,
+            progress=_tell,
         )
         scores.to_json(run.path / "scores.json")
         print(f"\n{name}\n{scores.table()}\n{scores.verdict()}")
         runs.append(run)
-    print(draw(runs, data=data, out=out / "report.html"))
+    print(draw(runs, data=data, out=folder / "report.html"))
 
 
 @app.command
@@ -227,14 +247,14 @@ def show(
     data: Source,
     /,
     *,
-    count: Annotated[int, Parameter(converter=_whole)] = 8,
+    samples: Annotated[int, Parameter(converter=_whole)] = 8,
     seed: Annotated[int, Parameter(converter=_whole)] = 0,
     out: Path | None = None,
 ) -> None:
     """Save a picture of what the method withheld and what it predicted.
 
     Args:
-        count: Samples shown.
+        samples: How many are shown.
         seed: Which samples.
         out: PNG file; pictures.png in the run's folder if left out.
     """
@@ -248,7 +268,8 @@ def show(
     opened = load(run)
     torch.manual_seed(seed)
     with torch.no_grad():
-        sheet = pictures.sheet(opened.method.pictures(open_data(data).sample(count, seed)))
+        batch = open_data(data, channels=opened.encoder.in_channels).sample(samples, seed)
+        sheet = pictures.sheet(opened.method.pictures(batch))
     path = out or opened.path / "pictures.png"
     with atomic(path) as temporary:
         temporary.write_bytes(sheet)
@@ -256,7 +277,7 @@ def show(
 
 
 @app.command
-def embed(run: Run, data: Source, /, *, out: Path, device: str = "auto") -> None:
+def embed(run: Run, data: Source, /, *, out: Path, device: Literal["auto", "cpu", "cuda"] = "auto") -> None:
     """Write the features of every sample, with its path, as parquet.
 
     Args:
@@ -298,7 +319,19 @@ def export(run: Run, /, *, out: Path, format: Literal["safetensors", "timm", "on
     from unlabeled.export import export as write
     from unlabeled.run import load
 
-    print(write(load(run), out, format=format))
+    written = write(load(run), out, format=format)
+    print(f"{written.path}: loaded again, its features differ by at most {written.difference:.1g}")
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    """The path, then path-2, path-3 and so on."""
+    yield path
+    for number in count(2):
+        yield path.with_name(f"{path.name}-{number}")
 
 
 def _counts(words: Sequence[str]) -> list[int | str]:
@@ -323,6 +356,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if Path(__file__).parent not in Path(innermost).parents:
             raise
         print(f"unlabeled: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"unlabeled: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
         print(f"unlabeled: {interrupt or 'stopped'}", file=sys.stderr)

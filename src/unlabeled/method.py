@@ -31,6 +31,12 @@ class Method(nn.Module):
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
+        missing = [name for name in ("dim", "image_size", "inputs") if not hasattr(encoder, name)]
+        if missing:
+            raise ValueError(
+                f"encoder must be an Encoder, got {type(encoder).__name__} without {', '.join(missing)}. "
+                "unlabeled.encoders.wrap makes one of any network"
+            )
         self.encoder = encoder  # type: ignore[assignment]
         self.meters: dict[str, Tensor] = {}
         """Detached scalars of the last call that are worth logging, such as the accuracy on the pretext."""

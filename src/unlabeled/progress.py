@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Progress"]
 
 SECONDS_BETWEEN_LINES = 2.0
+SECONDS_BEFORE_ESTIMATE = 10.0
 
 
 class Progress:
@@ -41,6 +42,7 @@ class Progress:
         self.bar = Bar(*columns, console=self.console, disable=not self.live, transient=True)
         self.task: TaskID | None = None
         self.note, self.printed, self.samples, self.since = "", 0.0, 0, time.perf_counter()
+        self.steps, self.estimated = 0, False
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -74,35 +76,46 @@ class Progress:
         if chosen:
             values = ", ".join(f"{name} {_short(value)}" for name, value in chosen.items())
             self.say(f"chosen for this data and machine: {values}")
-        self.task = self.bar.add_task(method, total=settings.total_steps(len(data)), note="")
+        self.steps = settings.total_steps(len(data))
+        self.task = self.bar.add_task(method, total=self.steps, note="")
         self.since = time.perf_counter()
 
     def step(self, step: int, samples: int, loss: float) -> None:
         """Report a step: its number, how many samples it took, the mean loss of the epoch so far."""
-        if not self.live or self.task is None:
-            return
         self.samples += samples
         now = time.perf_counter()
-        if now - self.since > 0.5:
+        if self.live and self.task is not None and now - self.since > 0.5:
             speed = self.samples / (now - self.since)
             self.samples, self.since = 0, now
             self.bar.update(self.task, completed=step, note=f"{speed:,.0f}/s loss {loss:.3f} {self.note}")
+        elif not self.live and not self.estimated and now - self.since > SECONDS_BEFORE_ESTIMATE:
+            self.estimated = True
+            left = (self.steps - step) * (now - self.since) / step
+            self.say(f"{self.samples / (now - self.since):,.0f} images/s: about {_duration(left)} to go")
 
     def epoch(self, entry: dict[str, Any], alarm: bool, last: bool) -> None:
         """Report an epoch: loss against chance, collapse meters, and the verdict if it is bad."""
-        chance = "" if entry["chance"] is None else f" (chance {entry['chance']:.3f})"
-        extras = "".join(f" {name} {value:.3f}" for name, value in entry["meters"].items())
+        chance = "" if entry["chance"] is None else f"(chance {entry['chance']:.3f}) "
+        extras = "".join(f"{name} {value:.3f} " for name, value in entry["meters"].items())
         meters = f"spread {entry['spread']:.2f} rank {entry['rank']:.0f}"
-        self.note = f"{chance.strip()} {meters}"
+        self.note = f"{chance}{meters}"
         now = time.monotonic()
-        if last or (not self.live and now - self.printed > SECONDS_BETWEEN_LINES):
+        shown = last or now - self.printed > SECONDS_BETWEEN_LINES
+        if shown:
+            self.printed = now
+        if last or (shown and not self.live):
             self.say(
-                f"epoch {entry['epoch']} step {entry['step']} loss {entry['loss']:.4f}{chance}{extras} "
+                f"epoch {entry['epoch']} step {entry['step']} loss {entry['loss']:.4f} {chance}{extras}"
                 f"{meters} {entry['images_per_second']:,.0f} images/s"
             )
-            self.printed = now
-        if alarm and (last or now - self.printed > SECONDS_BETWEEN_LINES or self.live):
+        if alarm and shown:
             self.say(f"warning: {entry['verdict']}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _short(value: Any) -> str:

@@ -73,7 +73,7 @@ class Run:
         file = self.path / "skipped.csv"
         if not file.is_file():
             return []
-        with file.open(newline="", encoding="utf-8") as lines:
+        with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
             return [(row["path"], row["reason"]) for row in csv.DictReader(lines)]
 
     @cached_property
@@ -117,7 +117,10 @@ def load(path: str | Path) -> Run:
 
 def write_skipped(folder: Path, skipped: "list[Skipped]") -> None:
     """List the files that were not read, with reasons."""
-    with atomic(folder / "skipped.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic(folder / "skipped.csv") as path,
+        path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["path", "reason"])
         writer.writerows((entry.path, entry.reason) for entry in skipped)

@@ -10,6 +10,8 @@ __all__ = ["Settings"]
 
 RECIPES = {"adamw": (1e-3, 0.05), "sgd": (0.03 * 4, 5e-4), "lars": (0.3, 1e-6)}
 """Learning rate at 256 samples a step and weight decay by optimizer."""
+LARGEST_CHOICE = {"cpu": 64, "cuda": 224}
+"""Largest image size in pixels that is chosen for the user; more is theirs to ask for."""
 
 
 @dataclass
@@ -59,12 +61,18 @@ class Settings:
     def __post_init__(self) -> None:
         given = {name: value for name, value in asdict(self).items() if value is not None}
         counts = ("epochs", "steps", "batch_size", "image_size", "accumulate", "workers", "devices", "nodes")
-        check.at_least(1, **{name: given[name] for name in counts if name in given})
+        counted = {name: given[name] for name in counts if name in given}
+        check.whole(**counted, seed=self.seed)
+        check.at_least(1, **counted)
         if "lr" in given:
-            check.positive(lr=self.lr)  # type: ignore[arg-type]
+            check.positive(lr=given["lr"])
         if "weight_decay" in given:
-            check.at_least(0, weight_decay=self.weight_decay)  # type: ignore[arg-type]
-        check.at_least(0, seed=self.seed)
+            check.at_least(0, weight_decay=given["weight_decay"])
+        for name in ("lr", "weight_decay"):
+            if name in given and given[name] == math.inf:
+                raise ValueError(f"{name} must be finite, got inf")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be at least 0 and below 2**63, got {self.seed}")
         check.fraction(max_broken=self.max_broken)
         check.choice(RECIPES, optimizer=self.optimizer)
         check.choice(("default", "rescaled"), init=self.init)
@@ -78,23 +86,41 @@ class Settings:
     def steps_per_epoch(self, samples: int) -> int:
         """Optimizer steps in a pass over the samples; the rest that fills no batch is left for another epoch."""
         assert self.batch_size
-        return max(1, samples // (self.batch_size * self.accumulate))
+        return samples // (self.batch_size * self.accumulate)
 
     def total_steps(self, samples: int) -> int:
         """Optimizer steps of the whole training."""
         return self.steps or (self.epochs or 1) * self.steps_per_epoch(samples)
 
-    def complete(self, samples: int, image_size: int, cuda: bool) -> dict[str, Any]:
+    def complete(self, samples: int, image_size: int, cuda: bool, processes: int = 1) -> dict[str, Any]:
         """Fill what was left open, by the size of the data and the kind of machine.
+
+        Args:
+            samples: Size of the data.
+            image_size: Size in pixels that suits the data.
+            cuda: Whether there is a GPU.
+            processes: Processes that share each batch.
 
         Returns:
             What was chosen, by name.
+
+        Raises:
+            ValueError: Batches do not fit the data or the processes.
         """
         before = asdict(self)
-        self.image_size = self.image_size or image_size
+        self.image_size = self.image_size or min(image_size, LARGEST_CHOICE["cuda" if cuda else "cpu"])
         small = "conv4" if self.image_size < 24 else "resnet10"
         self.encoder = self.encoder or ("resnet18" if cuda else small)
-        self.batch_size = min(self.batch_size or (512 if cuda else 256), samples)
+        if self.accumulate * processes > samples:
+            raise ValueError(
+                f"accumulate must be at most {samples // processes} for this data, got {self.accumulate}"
+            )
+        most = samples // self.accumulate // processes * processes
+        self.batch_size = min(self.batch_size or (512 if cuda else 256), most)
+        if self.batch_size % processes:
+            raise ValueError(
+                f"batch_size must be a multiple of the {processes} processes, got {self.batch_size}"
+            )
         if not self.steps and not self.epochs:
             wanted = 20_000 if cuda else 2_000
             self.epochs = min(800, max(10, round(wanted / self.steps_per_epoch(samples))))

@@ -4,31 +4,25 @@ import json
 import logging
 import math
 import os
-import platform
-import re
 import signal
 import threading
 import time
-import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from unlabeled import __version__, encoders, methods
-from unlabeled.data import Data, open_data
+from unlabeled import plan
+from unlabeled.data import BUILT_IN, STORE_SIZE, Data, open_data
 from unlabeled.files import atomic
 from unlabeled.method import Batch, Method
 from unlabeled.parts import gather, meters, norm
 from unlabeled.progress import Progress
 from unlabeled.run import (
     CHECKPOINT,
-    CONFIG,
     ENCODER,
     LOG,
     Run,
@@ -46,8 +40,8 @@ __all__ = ["learning_rate", "pretrain"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 PROBE_SAMPLES = 512
-MACHINE_SETTINGS = ("device", "devices", "nodes", "workers", "max_broken")
-"""What may differ when a run is resumed."""
+
+Result = TypeVar("Result")
 
 
 def pretrain(
@@ -79,47 +73,32 @@ def pretrain(
         ValueError: A setting, an option or the data is bad; the message names it, the rule and the value.
         FloatingPointError: The loss became infinite or NaN; the last good state is saved.
     """
-    if config is not None:
-        stored = tomllib.loads(Path(config).read_text(encoding="utf-8"))
-        repeated = stored.get("settings", {}) | stored.get("options", {})
-        if "steps" in settings or "epochs" in settings:
-            repeated = {name: value for name, value in repeated.items() if name not in ("steps", "epochs")}
-        settings = repeated | settings
-    network = settings.pop("encoder") if isinstance(settings.get("encoder"), nn.Module) else None
-    known = Settings.__dataclass_fields__
-    chosen = Settings(**{name: value for name, value in settings.items() if name in known})
-    options = {name: value for name, value in settings.items() if name not in known}
-    fabric = _fabric(chosen)
+    planned = plan.make(method, settings, config)
+    fabric = _fabric(planned.settings)
     with torch.random.fork_rng(), Progress(quiet or fabric.global_rank > 0) as progress:
-        name = (
-            method
-            if isinstance(method, str)
-            else type(method).__name__
-            if isinstance(method, Method)
-            else method.__name__
-        )
-        kind = methods.load(method) if isinstance(method, str) else method
-        if isinstance(method, str):
-            _check_options(method, options)
         source = str(data) if isinstance(data, str | Path) else ""
-        data = _open(data, chosen, progress)
-        folder = _folder(out, name.lower(), data.name, resume) if fabric.global_rank == 0 else None
-        folder = Path(fabric.broadcast(str(folder)))
+        if gather.processes() > 1:  # the first process decodes, the others find what it left
+            _first(fabric, lambda: len(_open(data, planned.settings, progress)))
+        opened = _open(data, planned.settings, progress)
+        _say_which(source, progress)
+        folder = _first(fabric, lambda: plan.choose_folder(out, planned.name, opened.name, resume))
         if resume:
-            chosen, options = _stored(folder / CONFIG, name, settings)
-        choices = chosen.complete(len(data), data.image_size, fabric.device.type == "cuda")
-        data = data.to(fabric.device)
-        torch.manual_seed(chosen.seed)
-        built = kind if isinstance(kind, Method) else _build(kind, options, chosen, data, network)
-        if fabric.global_rank == 0 and not resume:
-            _write_config(folder, name, source, data, chosen, options, choices, built)
-            write_skipped(folder, data.skipped)
-            (folder / LOG).unlink(missing_ok=True)
-        progress.start(name, data, chosen, choices, folder)
-        _Loop(fabric, built, data, chosen, folder, progress).run(resume)
+            planned = plan.resumed(planned, folder, opened)
+        cuda = fabric.device.type == "cuda"
+        chosen = planned.settings.complete(len(opened), opened.image_size, cuda, gather.processes())
+        opened = opened.to(fabric.device)
+        torch.manual_seed(planned.settings.seed)
+        built = plan.build(planned, opened)
+        _refuse_empty_task(built, planned.settings)
+        if not resume:
+            _first(fabric, lambda: _write(planned, folder, source, opened, chosen, built))
+        progress.start(planned.name, opened, planned.settings, chosen, folder)
+        _Loop(fabric, built, opened, planned.settings, folder, progress).run(resume)
     run = Run(folder)
-    if network is not None or isinstance(method, Method):
+    if planned.network is not None:
         run.encoder = built.encoder.eval()  # a network of the user's own cannot be built again from its name
+    if isinstance(method, Method):
+        run.encoder, run.method = method.encoder.eval(), method.eval()
     return run
 
 
@@ -135,22 +114,11 @@ class _Loop:
         folder: Path,
         progress: Progress,
     ) -> None:
-        self.fabric, self.data, self.settings, self.folder, self.progress = (
-            fabric,
-            data,
-            settings,
-            folder,
-            progress,
-        )
+        self.fabric, self.data, self.settings = fabric, data, settings
+        self.folder, self.progress = folder, progress
         assert settings.batch_size
-        self.total_steps, self.steps_per_epoch = (
-            settings.total_steps(len(data)),
-            settings.steps_per_epoch(len(data)),
-        )
-        if settings.batch_size % gather.processes():
-            raise ValueError(
-                f"batch_size must be a multiple of the {gather.processes()} processes, got {settings.batch_size}"
-            )
+        self.total_steps = settings.total_steps(len(data))
+        self.steps_per_epoch = settings.steps_per_epoch(len(data))
         if gather.processes() > 1:
             norm.synchronize(method)
         torch.manual_seed(settings.seed)
@@ -176,9 +144,12 @@ class _Loop:
                 self.seconds += time.perf_counter() - began
                 if self.step % self.steps_per_epoch == 0 or self.step == self.total_steps:
                     self._end_epoch()
-                if stop.signal or self.step == self.total_steps or self._checkpoint_is_due():
+                due = time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS
+                # Processes that disagreed here would wait for each other for ever.
+                stopped, due = gather.any_process(stop.signal is not None, due)
+                if stopped or due or self.step == self.total_steps:
                     self._save()
-                if stop.signal:
+                if stopped:
                     raise KeyboardInterrupt(
                         f"stopped after step {self.step}; --resume continues from {self.folder}"
                     )
@@ -219,7 +190,7 @@ class _Loop:
                 losses = self.module(batch)
                 named = losses if isinstance(losses, dict) else {"loss": losses}
                 total = torch.stack(list(named.values())).sum()
-                if not torch.isfinite(total):
+                if gather.any_process(not bool(torch.isfinite(total)))[0]:
                     self._stop_at_bad_loss(named, index)
                 self.fabric.backward(total / settings.accumulate)
             # A loss of several players has no single value to hold against chance, but their sum can be watched.
@@ -237,12 +208,18 @@ class _Loop:
 
     def _end_epoch(self) -> None:
         steps = (self.step - 1) % self.steps_per_epoch + 1
-        means = {name: value / steps for name, value in self.sums.items()}
+        sums = torch.tensor(list(self.sums.values()), device=self.fabric.device)
+        means = dict(zip(self.sums, (gather.mean_over_processes(sums) / steps).tolist(), strict=True))
         loss = means.pop("loss")
         assert self.settings.batch_size
         samples = steps * self.settings.batch_size * self.settings.accumulate
         chance = self.method.chance(self.settings.batch_size)
         embedding = _embed(self.method, self.probe)
+        if not embedding.isfinite().all():
+            raise FloatingPointError(
+                f"features must be finite, got infinite or NaN ones after step {self.step}; "
+                f"lower lr ({self.settings.lr:g}); the last good state is kept in {self.folder}"
+            )
         code, sentence = meters.verdict(embedding, loss, chance)
         # One bad epoch is noise; the alarm needs two in a row.
         self.bad_epochs = 0 if code == "healthy" else self.bad_epochs + 1
@@ -262,10 +239,6 @@ class _Loop:
             with (self.folder / LOG).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
         self.progress.epoch(entry, alarm=self.bad_epochs > 1, last=self.step == self.total_steps)
-
-    def _checkpoint_is_due(self) -> bool:
-        due = time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS
-        return bool(self.fabric.broadcast(due)) if gather.processes() > 1 else due
 
     def _save(self) -> None:
         if self.fabric.global_rank == 0:
@@ -380,6 +353,13 @@ def _mix(seed: int, step: int, stream: int) -> int:
 def _fabric(settings: Settings) -> "Fabric":
     from lightning_fabric import Fabric
 
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device must be auto or cpu on a machine without a usable GPU, got cuda")
+    if settings.device == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device must be auto or cpu on a machine without Apple's GPU, got mps")
+    if settings.devices * settings.nodes == 1 and "LOCAL_WORLD_SIZE" in os.environ:  # started by torchrun
+        settings.devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        settings.nodes = int(os.environ["WORLD_SIZE"]) // settings.devices
     for name in ("lightning_fabric", "lightning.fabric"):  # its advice on strategies is not for our users
         logging.getLogger(name).setLevel(logging.ERROR)
     fabric = Fabric(
@@ -387,7 +367,7 @@ def _fabric(settings: Settings) -> "Fabric":
         devices=settings.devices,
         num_nodes=settings.nodes,
         strategy="ddp" if settings.devices * settings.nodes > 1 else "auto",
-        precision="32-true" if settings.precision == "32" else _precision(settings),
+        precision=_precision(settings),
     )
     fabric.launch()
     return fabric
@@ -395,120 +375,54 @@ def _fabric(settings: Settings) -> "Fabric":
 
 def _precision(settings: Settings) -> Any:
     cuda = settings.device in ("auto", "cuda") and torch.cuda.is_available()
-    return "bf16-mixed" if settings.precision == "bf16" or cuda else "32-true"
+    wanted = ("bf16" if cuda else "32") if settings.precision == "auto" else settings.precision
+    return {"32": "32-true", "bf16": "bf16-mixed"}[wanted]
 
 
 def _open(data: Any, settings: Settings, progress: Progress) -> Data:
     if isinstance(data, Data):
         return data
     return open_data(
-        data, workers=settings.workers, max_broken=settings.max_broken, progress=progress.decoding
+        data,
+        store_size=max(STORE_SIZE, settings.image_size or 0),
+        workers=settings.workers,
+        max_broken=settings.max_broken,
+        progress=progress.decoding,
     )
 
 
-def _build(
-    kind: type[Method], options: dict[str, Any], settings: Settings, data: Data, network: nn.Module | None
-) -> Method:
-    assert settings.encoder and settings.image_size
-    if isinstance(network, encoders.Encoder):
-        return kind(network, **options)
-    shape: Any = {
-        "in_channels": data.channels,
-        "image_size": settings.image_size,
-        "input": kind.encoder_input,
-    }
-    if network is not None:
-        encoder = encoders.wrap(network, **shape)
-    else:
-        encoder = encoders.build(settings.encoder, **shape, weights=settings.weights)
-    images = encoder.inputs({name: value.cpu() for name, value in data.sample(PROBE_SAMPLES).items()})
-    if settings.weights is None:
-        encoder.adapt.fit(images)
-    if settings.init == "rescaled":
-        encoders.rescale_(encoder, images)
-    return kind(encoder, **options)
+def _say_which(source: str, progress: Progress) -> None:
+    if source in BUILT_IN and Path(source).exists():
+        progress.say(f"{source} is the built-in set; ./{source} would be the folder of that name")
 
 
-def _check_options(method: str, options: dict[str, Any]) -> None:
-    import difflib
-
-    known = [option.name for option in methods.describe(method).options]
-    for name in options:
-        if name not in known:
-            near = difflib.get_close_matches(name, [*known, *Settings.__dataclass_fields__], n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
-            raise ValueError(f"{method} has no option {name}; {hint}")
-
-
-def _folder(out: str | Path | None, method: str, data: str, resume: bool) -> Path:
-    """Folder of the run: the one given, or the next free `runs/METHOD-DATA`."""
-    if out is None:
-        word = re.sub(r"[^\w.-]+", "-", Path(data).name) or "data"
-        stem, number = Path("runs") / f"{method}-{word}", 2
-        out = stem
-        while Path(out).exists() and not resume:
-            out, number = stem.with_name(f"{stem.name}-{number}"), number + 1
-        while resume and stem.with_name(f"{stem.name}-{number}").exists():
-            out, number = stem.with_name(f"{stem.name}-{number}"), number + 1
-    folder = Path(out)
-    if resume and not (folder / CHECKPOINT).is_file():
-        raise ValueError(f"out must hold a checkpoint to resume from, got {folder}")
-    if not resume and (folder / CHECKPOINT).exists():
-        raise ValueError(f"out must be a new folder, got {folder}, which holds a run; --resume continues it")
-    return folder
+def _first(fabric: "Fabric", act: Callable[[], Result]) -> Result:
+    """Let the first process act; what it returns or refuses is what all of them get."""
+    result, error = None, None
+    if fabric.global_rank == 0:
+        try:
+            result = act()
+        except (ValueError, OSError) as refused:
+            error = refused
+    if gather.processes() > 1:
+        result, error = fabric.broadcast((result, error))
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
 
 
-def _stored(config: Path, method: str, given: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
-    """Settings and options of the stored run; only those of the machine may differ today."""
-    stored = tomllib.loads(config.read_text(encoding="utf-8"))
-    if stored["method"] != method:
-        raise ValueError(f"method must be {stored['method']} to resume {config.parent}, got {method}")
-    settings, options = stored["settings"], stored["options"]
-    for name, value in given.items():
-        if name in MACHINE_SETTINGS:
-            settings[name] = value
-        elif (settings | options).get(name, value) != value:
-            raise ValueError(
-                f"{name} must be {(settings | options)[name]} to resume {config.parent}, got {value}"
-            )
-    return Settings(**settings), options
-
-
-def _write_config(
-    folder: Path,
-    name: str,
-    source: str,
-    data: Data,
-    settings: Settings,
-    options: dict[str, Any],
-    choices: dict[str, Any],
-    method: Method,
+def _write(
+    planned: plan.Plan, folder: Path, source: str, data: Data, chosen: dict[str, Any], method: Method
 ) -> None:
-    import tomli_w
+    plan.write(planned, folder, source, data, chosen, method)
+    write_skipped(folder, data.skipped)
+    (folder / LOG).unlink(missing_ok=True)
 
-    content = {
-        "method": name,
-        "data": {
-            "source": source,
-            "name": data.name,
-            "samples": len(data),
-            "channels": data.channels,
-            "skipped": len(data.skipped),
-        },
-        "settings": {key: value for key, value in asdict(settings).items() if value is not None},
-        "options": options,
-        "chosen": sorted(choices),
-        "parameters": sum(parameter.numel() for parameter in method.encoder.parameters()),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {
-            "unlabeled": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        },
-    }
-    with atomic(folder / CONFIG) as path:
-        path.write_text(tomli_w.dumps(content), encoding="utf-8")
+
+def _refuse_empty_task(method: Method, settings: Settings) -> None:
+    """A method that compares samples has nothing to learn from one."""
+    if settings.batch_size == 1 and method.chance(1) == 0:
+        raise ValueError("batch_size must be at least 2 for a method that compares samples, got 1")
 
 
 class _Stop:

@@ -21,7 +21,8 @@ bottom and right. Labels are no key: they stay in `Data.labels` for the evaluati
 pre-training.
 """
 
+from unlabeled.data.builtin import NAMES as BUILT_IN
 from unlabeled.data.images import Batch, Data, Skipped, from_images
-from unlabeled.data.opening import open_data, open_splits
+from unlabeled.data.opening import STORE_SIZE, open_data, open_splits
 
-__all__ = ["Batch", "Data", "Skipped", "from_images", "open_data", "open_splits"]
+__all__ = ["BUILT_IN", "STORE_SIZE", "Batch", "Data", "Skipped", "from_images", "open_data", "open_splits"]

@@ -19,9 +19,9 @@ from unlabeled.data.cache import Progress, default_folder, stored
 from unlabeled.data.images import Data, Skipped
 from unlabeled.data.sources import Source, find_hub, find_path, find_torchvision
 
-__all__ = ["open_data", "open_splits"]
+__all__ = ["STORE_SIZE", "open_data", "open_splits"]
 
-_STORE_SIZE = 160
+STORE_SIZE = 160
 _TEST_SHARE = 0.2
 _REASONS = 3
 
@@ -152,7 +152,7 @@ class _Opener:
             warnings.simplefilter("ignore")
             pixels, about = stored(
                 source,
-                store_size=self.store_size or _STORE_SIZE,
+                store_size=self.store_size or STORE_SIZE,
                 channels=self.channels,
                 workers=self.workers or os.cpu_count() or 1,
                 folder=folder,

@@ -1,5 +1,6 @@
 """Features of every sample with its path, for search, maps and tables elsewhere."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,12 @@ def embed(
     Returns:
         Features on the CPU, float32, shape (samples, dim), and the path of each sample.
     """
-    from unlabeled.data import open_data
+    from unlabeled.data import STORE_SIZE, open_data
 
     where = features.pick_device(device)
     encoder, reader = features.frozen(run, where)
-    samples = open_data(data, channels=encoder.in_channels).to(where)
+    store_size = max(STORE_SIZE, encoder.image_size)
+    samples = open_data(data, channels=encoder.in_channels, store_size=store_size).to(where)
     vectors = features.read(lambda batch: reader(batch, layer), samples).cpu()
     if out is not None:
         write(Path(out), vectors, samples.paths)
@@ -50,7 +52,11 @@ def write(path: Path, vectors: "Tensor", names: list[str]) -> None:
 
     from unlabeled.files import atomic
 
+    # Names of files are bytes; those that are no UTF-8 are written with backslashes.
+    readable = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
     flat = pa.array(vectors.flatten().numpy(), type=pa.float32())
     column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
     with atomic(path) as temporary:
-        parquet.write_table(pa.table({"path": pa.array(names, pa.string()), "embedding": column}), temporary)
+        parquet.write_table(
+            pa.table({"path": pa.array(readable, pa.string()), "embedding": column}), temporary
+        )

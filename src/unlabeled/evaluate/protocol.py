@@ -56,6 +56,7 @@ def evaluate(
     temperature: float = 0.07,
     steps: int | None = None,
     augment: Augment | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Scores:
     """Measure frozen features on labelled data, with the controls on the same labels and test samples.
 
@@ -96,7 +97,7 @@ def evaluate(
     counts = _counts(_several(labels_per_class))
     where = features.pick_device(device)
     encoder, reader = features.frozen(run, where)
-    labelled = _labelled(data, test, encoder.in_channels, where)
+    labelled = _labelled(data, test, encoder, where)
     plan = _plan(probes, counts, list(encoder.map_dims) if "layers" in probes else [])
     draws_of = {
         count: [torch.arange(len(labelled.labels))]
@@ -112,9 +113,12 @@ def evaluate(
     ]
     trained: dict[int | str, list[Prediction]] = {}
     measured = []
+    tell = progress or (lambda text: None)
     for name, layer, count in plan:
+        about = f"{name}{f' {layer}' if layer else ''}, {count} labels per class"
         for shown in representations if name != "finetune" else representations[-1:]:
             results = []
+            tell(f"{about}: {shown.name}")
             for rows in draws_of[count]:
                 if name == "knn":
                     results.append(_knn(shown, labelled, rows, k, temperature))
@@ -125,6 +129,7 @@ def evaluate(
             measured.append(_measure(name, layer, count, shown.name, results, labelled.answers, shown.detail))
         if name != "layers" and ("supervised" in words or (name == "finetune" and words)):
             if count not in trained:
+                tell(f"{about}: supervised, {len(draws_of[count])} trainings")
                 trained[count] = [
                     _supervised(encoder, labelled, rows, steps, augment, seed + draw)
                     for draw, rows in enumerate(draws_of[count])
@@ -159,16 +164,17 @@ def _counts(counts: list[Any]) -> list[int | str]:
     return [*numbers, *(["all"] if "all" in counts else [])]
 
 
-def _labelled(data: Any, test: Any, channels: int, device: torch.device) -> Labelled:
+def _labelled(data: Any, test: Any, encoder: "Encoder", device: torch.device) -> Labelled:
     """Open the data and keep the samples whose class is known."""
-    from unlabeled.data import open_data, open_splits
+    from unlabeled.data import STORE_SIZE, open_data, open_splits
 
+    how: Any = {"channels": encoder.in_channels, "store_size": max(STORE_SIZE, encoder.image_size)}
     if test is not None:
-        splits = open_data(data, channels=channels), open_data(test, channels=channels)
+        splits = open_data(data, **how), open_data(test, **how)
     elif isinstance(data, tuple):
         splits = data
     else:
-        splits = open_splits(data, channels=channels)
+        splits = open_splits(data, **how)
     known = []
     for split in splits:
         rows = torch.arange(0) if split.labels is None else (split.labels >= 0).nonzero()[:, 0]

@@ -105,13 +105,15 @@ class DeepCluster(Method):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        images, labels = self.encoder.inputs(batch), self.assignments[batch["index"]]
+        images = self.encoder.inputs(batch)
+        logits = self._logits(images)
+        labels = logits.argmax(dim=1)
         itself = torch.eye(len(images), dtype=torch.bool, device=images.device)
         together = (labels[:, None] == labels) & ~itself
         mates = images[together.int().argmax(dim=1)].where(together.any(dim=1)[:, None, None, None], 0.5)
-        likeness = self._logits(images)[:, labels].masked_fill(itself, -torch.inf)
+        likeness = logits[:, labels].masked_fill(itself, -torch.inf)
         closest = images[likeness.argmax(dim=1)]
-        return {"image": images, "same cluster": mates, "closest predicted": closest}
+        return {"image": images, "same predicted cluster": mates, "next in likeness": closest}
 
     def _logits(self, images: Tensor) -> Tensor:
         logits = self.head(self.encoder(images)).float()

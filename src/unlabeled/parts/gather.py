@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 __all__ = [
+    "any_process",
     "broadcast",
     "gather",
     "mean_over_processes",
@@ -27,6 +28,16 @@ def processes() -> int:
 def rank() -> int:
     """Number of this process among those that train together, from 0."""
     return dist.get_rank() if processes() > 1 else 0
+
+
+def any_process(*flags: bool) -> list[bool]:
+    """Which of these flags is up in any process; all processes get the same answer."""
+    if processes() == 1:
+        return list(flags)
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    raised = torch.tensor(flags, dtype=torch.int32, device=device)
+    dist.all_reduce(raised, op=dist.ReduceOp.MAX)
+    return raised.bool().tolist()
 
 
 class _Gather(torch.autograd.Function):

@@ -1,0 +1,211 @@
+"""What a run will do: from a method, settings and stored files to one plan that all processes share."""
+
+import difflib
+import os
+import platform
+import re
+import tomllib
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unlabeled import __version__, encoders, methods
+from unlabeled.data import Data
+from unlabeled.files import atomic
+from unlabeled.method import Method
+from unlabeled.run import CHECKPOINT, CONFIG
+from unlabeled.settings import Settings
+
+__all__ = ["Plan", "build", "choose_folder", "make", "resumed", "write"]
+
+MACHINE_SETTINGS = ("device", "devices", "nodes", "workers", "max_broken")
+"""What may differ when a run is resumed."""
+SAMPLE = 512
+"""Samples that set the statistics of an encoder's input."""
+
+
+@dataclass
+class Plan:
+    """What a run will do.
+
+    Attributes:
+        name: Name of the method: that of its file, or of the user's class.
+        kind: The method's class, or an instance with its encoder inside.
+        settings: Run settings; what is None will be chosen.
+        options: Options of the method, defaults included.
+        given: What the user gave by name, before anything was filled in.
+        network: A network of the user's own, to be wrapped.
+    """
+
+    name: str
+    kind: type[Method] | Method
+    settings: Settings
+    options: dict[str, Any]
+    given: dict[str, Any]
+    network: nn.Module | None = None
+
+
+def make(method: str | type[Method] | Method, given: dict[str, Any], config: str | Path | None) -> Plan:
+    """Sort what the user gave into settings of the run and options of the method.
+
+    Raises:
+        ValueError: A name or a value is bad, or does not go with the rest.
+    """
+    name = _name(method)
+    if config is not None:
+        given = _repeated(Path(config), name, given)
+    network = given.get("encoder") if isinstance(given.get("encoder"), nn.Module) else None
+    given = {key: value for key, value in given.items() if value is not None and value is not network}
+    known = Settings.__dataclass_fields__
+    options = {key: value for key, value in given.items() if key not in known}
+    if isinstance(method, Method):
+        for key in (*options, "encoder", "image_size", "weights", "init"):
+            if key in given or (key == "encoder" and network is not None):
+                raise ValueError(
+                    f"{key} must be left out where the method has its encoder inside, got {given.get(key)}"
+                )
+    settings = Settings(**{key: value for key, value in given.items() if key in known})
+    kind = methods.load(method) if isinstance(method, str) else method
+    if isinstance(kind, Method):
+        settings.encoder = getattr(kind.encoder, "config", {}).get("name", encoders.OWN_NETWORK)
+        settings.image_size = kind.encoder.image_size
+    elif name in methods.names():
+        defaults = {option.name: option.default for option in methods.describe(name).options}
+        _refuse_unknown(name, options, defaults)
+        options = {key: value for key, value in (defaults | options).items() if value is not None}
+    return Plan(name, kind, settings, options, given, network)
+
+
+def resumed(plan: Plan, folder: Path, data: Data) -> Plan:
+    """The plan of the stored run; only what belongs to the machine may differ today.
+
+    Raises:
+        ValueError: The method, an option, a setting or the data is another one.
+    """
+    stored = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    settings, options = stored["settings"], stored["options"]
+    effective = {"method": stored["method"], **stored["data"], **settings, **options}
+    today = {"method": plan.name, "samples": len(data), "channels": data.channels, **plan.given}
+    for name, value in today.items():
+        if name in MACHINE_SETTINGS:
+            settings[name] = value
+        elif effective.get(name) != value:
+            raise ValueError(f"{name} must be {effective.get(name)} to resume {folder}, got {value}")
+    return Plan(plan.name, plan.kind, Settings(**settings), options, plan.given, plan.network)
+
+
+def choose_folder(out: str | Path | None, method: str, data: str, resume: bool) -> Path:
+    """Folder of the run: the one given, or the next free `runs/METHOD-DATA`.
+
+    Raises:
+        ValueError: The folder holds a run already, or none to resume.
+        OSError: The folder cannot be written to.
+    """
+    if out is None:
+        word = re.sub(r"[^\w.-]+", "-", Path(data).name) or "data"
+        stem, number = Path("runs") / f"{method.lower()}-{word}", 2
+        out = stem
+        # A new run takes the first free number; a resumed one the last that is taken.
+        while Path(out).exists() and not resume:
+            out, number = stem.with_name(f"{stem.name}-{number}"), number + 1
+        while resume and stem.with_name(f"{stem.name}-{number}").exists():
+            out, number = stem.with_name(f"{stem.name}-{number}"), number + 1
+    folder = Path(out)
+    if resume and not (folder / CHECKPOINT).is_file():
+        raise ValueError(f"out must hold a checkpoint to resume from, got {folder}")
+    if not resume and (folder / CHECKPOINT).exists():
+        raise ValueError(f"out must be a new folder, got {folder}, which holds a run; --resume continues it")
+    return folder
+
+
+def build(plan: Plan, data: Data) -> Method:
+    """Build the method with its encoder, whose input is fitted to the data."""
+    if isinstance(plan.kind, Method):
+        return plan.kind
+    settings = plan.settings
+    assert settings.encoder and settings.image_size
+    if isinstance(plan.network, encoders.Encoder):
+        return plan.kind(plan.network, **plan.options)
+    shape: Any = {
+        "in_channels": data.channels,
+        "image_size": settings.image_size,
+        "input": plan.kind.encoder_input,
+    }
+    if plan.network is not None:
+        encoder = encoders.wrap(plan.network, **shape)
+    else:
+        encoder = encoders.build(settings.encoder, **shape, weights=settings.weights)
+    images = encoder.inputs({name: value.cpu() for name, value in data.sample(SAMPLE).items()})
+    if settings.weights is None:
+        encoder.adapt.fit(images)
+    if settings.init == "rescaled":
+        encoders.rescale_(encoder, images)
+    return plan.kind(encoder, **plan.options)
+
+
+def write(plan: Plan, folder: Path, source: str, data: Data, chosen: dict[str, Any], method: Method) -> None:
+    """Write run.toml: everything asked for and chosen, and with what it was run."""
+    import tomli_w
+
+    content = {
+        "method": plan.name,
+        "data": {
+            "source": _printable(source),
+            "name": _printable(data.name),
+            "samples": len(data),
+            "channels": data.channels,
+            "skipped": len(data.skipped),
+        },
+        "settings": {key: value for key, value in asdict(plan.settings).items() if value is not None},
+        "options": plan.options,
+        "chosen": sorted(chosen),
+        "parameters": sum(parameter.numel() for parameter in method.encoder.parameters()),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "unlabeled": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        },
+    }
+    with atomic(folder / CONFIG) as path:
+        path.write_text(tomli_w.dumps(content), encoding="utf-8")
+
+
+def _name(method: str | type[Method] | Method) -> str:
+    if isinstance(method, str):
+        return methods.describe(method).name
+    kind = type(method) if isinstance(method, Method) else method
+    room, _, file = kind.__module__.rpartition(".")
+    return file if room == methods.__name__ else kind.__name__
+
+
+def _repeated(config: Path, method: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Values of a stored run with those given now on top; what had been chosen to fit others is chosen anew."""
+    stored = tomllib.loads(config.read_text(encoding="utf-8"))
+    if stored["method"] != method:
+        raise ValueError(f"method must be {stored['method']} to repeat {config}, got {method}")
+    values = stored["settings"] | stored["options"]
+    kept = (*MACHINE_SETTINGS, "seed")
+    if any(values.get(name) != value for name, value in given.items() if name not in kept):
+        values = {name: value for name, value in values.items() if name not in stored["chosen"]}
+    if "steps" in given or "epochs" in given:
+        values = {name: value for name, value in values.items() if name not in ("steps", "epochs")}
+    return values | given
+
+
+def _refuse_unknown(method: str, options: dict[str, Any], known: dict[str, Any]) -> None:
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, [*known, *Settings.__dataclass_fields__], n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
+            raise ValueError(f"{method} has no option {name}; {hint}")
+
+
+def _printable(path: str) -> str:
+    """Text of a path, whose bytes need not be UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
