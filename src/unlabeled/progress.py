@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from unlabeled.data import Data
-    from unlabeled.train import Settings
+    from unlabeled.settings import Settings
 
 __all__ = ["Progress"]
 
