@@ -27,14 +27,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     "autoencoder": {"epochs": 24},
     "denoising": {"epochs": 24},
     "context_encoder": {"epochs": 20},
-    "colorization": {"epochs": 10, "grid": 20},
-    "rotnet": {"epochs": 9},
-    "jigsaw": {"epochs": 16},
-    "simclr": {"epochs": 14, **VIEWS},
-    "moco": {"epochs": 11, "queue": 2048, "momentum": 0.99, **VIEWS},
-    "byol": {"epochs": 10, "momentum": 0.97, **VIEWS},
-    "swav": {"epochs": 9, "prototypes": 128},
-    "deepcluster": {"epochs": 18},
+    "colorization": {"epochs": 17, "grid": 20},
+    "rotnet": {"epochs": 11},
+    "jigsaw": {"epochs": 40},
+    "simclr": {"epochs": 22, **VIEWS},
+    "moco": {"epochs": 32, "queue": 2048, "momentum": 0.99, **VIEWS},
+    "byol": {"epochs": 18, "momentum": 0.97, **VIEWS},
+    "swav": {"epochs": 15, "prototypes": 128},
+    "deepcluster": {"epochs": 36},
 }
 """Epochs are chosen so that every run costs about as much: an image is one pass here, two to eight views there."""
 
