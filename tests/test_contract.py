@@ -18,7 +18,7 @@ SIZE = 32
 TINY: dict[str, dict[str, Any]] = {
     "deepcluster": {"clusters": 3},
     "jigsaw": {"permutations": 9},
-    "moco": {"queue": 32},
+    "moco": {"queue": 16},
     "swav": {"prototypes": 8},
 }
 """The smallest sensible setting of a method, where its defaults are too large for a dozen images."""
@@ -38,10 +38,10 @@ def data(labels: Tensor | None = None) -> Data:
     return opened
 
 
-def build(name: str, **options: Any) -> Method:
+def build(name: str, network: str = "conv4", **options: Any) -> Method:
     torch.manual_seed(0)
     kind = methods.load(name)
-    encoder = encoders.build("conv4", image_size=SIZE, input=kind.encoder_input)
+    encoder = encoders.build(network, image_size=SIZE, input=kind.encoder_input)
     method = kind(encoder, **(TINY.get(name, {}) | options))
     method.prepare(data())
     method.begin_epoch(data())
@@ -59,9 +59,10 @@ every_option = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.parametrize("network", ["conv4", "vit-small"])
 @every_method
-def test_loss_is_a_finite_scalar_and_reaches_every_encoder_parameter(name: str) -> None:
-    method = build(name)
+def test_loss_is_a_finite_scalar_and_reaches_every_encoder_parameter(name: str, network: str) -> None:
+    method = build(name, network)
     loss = total(method(data().sample(8)))
     assert loss.ndim == 0 and torch.isfinite(loss)
     # Heads that start at zero, so that the first loss is chance, pass gradients on after a step.
@@ -70,6 +71,8 @@ def test_loss_is_a_finite_scalar_and_reaches_every_encoder_parameter(name: str) 
     method.zero_grad()
     total(method(data().sample(8))).backward()
     for parameter_name, parameter in method.encoder.named_parameters():
+        if not parameter.requires_grad:  # fixed positions
+            continue
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, parameter_name
 
 
@@ -92,7 +95,7 @@ def test_loss_falls_on_one_batch(name: str) -> None:
         total(value).backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert min(losses[-5:]) < losses[0]
+    assert min(losses[-5:]) < 0.97 * losses[0]
 
 
 @every_method

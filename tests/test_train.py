@@ -349,3 +349,20 @@ def test_network_of_ones_own_goes_in_and_comes_out(tmp_path: Path) -> None:
     assert run.encoder(torch.rand(2, 3, 16, 16)).shape == (2, 8)
     with pytest.raises(ValueError, match="module must be given"):
         _ = unlabeled.load(tmp_path / "run").encoder
+
+
+def test_collapse_of_the_head_alone_is_said_too(tmp_path: Path) -> None:
+    class Falls(Plain):
+        def embedding(self, batch: Batch) -> Tensor:
+            return torch.ones(len(batch["image"]), 64) + 1e-4 * torch.randn(len(batch["image"]), 64)
+
+    torch.manual_seed(0)
+    method = Falls(encoders.build("conv4", image_size=16))
+    run = unlabeled.pretrain(method, open_data(pictures(300)), out=tmp_path / "run", epochs=2, **FAST)
+    assert run.history[-1]["verdict"].startswith("In what the loss compares: Collapsed")
+
+
+def test_accumulation_is_told_to_be_no_large_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for method, said in (("simclr", True), ("rotnet", False)):
+        unlabeled.pretrain(method, open_data(pictures()), out=tmp_path / method, steps=1, batch_size=4, accumulate=2)
+        assert ("compares only its own 4 samples" in capsys.readouterr().err) == said

@@ -24,6 +24,8 @@ class Method(nn.Module):
 
     kind: ClassVar[str] = "image"
     encoder_input: ClassVar[Literal["color", "lightness", "sobel"]] = "color"
+    compares_samples: ClassVar[bool] = False
+    """Whether the loss compares the samples of a batch, so that smaller batches make another task."""
     learning_rates: ClassVar[dict[str, float]] = {}
     """Factors on the learning rate, by the first part of a parameter's name."""
 
@@ -70,3 +72,7 @@ class Method(nn.Module):
     def features(self, batch: Batch, layer: str | None = None) -> Tensor:
         """Features as the paper reads them, float, shape (batch, dim), from the vector or from a named map."""
         return self.encoder.features(self.encoder.inputs(batch), layer)
+
+    def embedding(self, batch: Batch) -> Tensor:
+        """What the loss compares, float, shape (batch, dim): where a collapse shows first."""
+        return self.features(batch)

@@ -93,6 +93,11 @@ def pretrain(
         if not resume:
             _first(fabric, lambda: _write(planned, folder, source, opened, chosen, built))
         progress.start(planned.name, opened, planned.settings, chosen, folder)
+        if built.compares_samples and planned.settings.accumulate > 1:
+            size = planned.settings.batch_size
+            progress.say(
+                f"each of the accumulated batches compares only its own {size} samples: not one large batch"
+            )
         _Loop(fabric, built, opened, planned.settings, folder, progress).run(resume)
     run = Run(folder)
     if planned.network is not None:
@@ -214,13 +219,18 @@ class _Loop:
         assert self.settings.batch_size
         samples = steps * self.settings.batch_size * self.settings.accumulate
         chance = self.method.chance(self.settings.batch_size)
-        embedding = _embed(self.method, self.probe)
-        if not embedding.isfinite().all():
+        features, embedding = _look(self.method, self.probe)
+        if not features.isfinite().all():
             raise FloatingPointError(
                 f"features must be finite, got infinite or NaN ones after step {self.step}; "
                 f"lower lr ({self.settings.lr:g}); the last good state is kept in {self.folder}"
             )
-        code, sentence = meters.verdict(embedding, loss, chance)
+        code, sentence = meters.verdict(features, loss, chance)
+        if code == "healthy":  # heads collapse before encoders do
+            deeper, words = meters.verdict(embedding, loss, chance)
+            code, sentence = (
+                (deeper, f"In what the loss compares: {words}") if deeper == "collapsed" else (code, sentence)
+            )
         # One bad epoch is noise; the alarm needs two in a row.
         self.bad_epochs = 0 if code == "healthy" else self.bad_epochs + 1
         entry = {
@@ -228,9 +238,9 @@ class _Loop:
             "step": self.step,
             "loss": loss,
             "chance": chance,
-            "spread": float(meters.spread(embedding)),
-            "rank": float(meters.rank(embedding)),
-            "cosine": float(meters.mean_cosine(embedding)),
+            "spread": float(meters.spread(features)),
+            "rank": float(meters.rank(features)),
+            "cosine": float(meters.mean_cosine(features)),
             "images_per_second": samples / max(self.seconds, 1e-9),
             "verdict": sentence if self.bad_epochs != 1 else "",
             "meters": means,
@@ -332,12 +342,12 @@ def _optimizer(method: Method, settings: Settings) -> torch.optim.Optimizer:
 
 
 @torch.no_grad()
-def _embed(method: Method, batch: Batch) -> Tensor:
-    """Features of a batch in evaluation mode; the training mode is restored."""
+def _look(method: Method, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Features of a batch and what the loss compares, in evaluation mode; the training mode is restored."""
     method.eval()
-    features = method.features(batch).float()
+    features, embedding = method.features(batch).float(), method.embedding(batch).float()
     method.train()
-    return features
+    return features, embedding
 
 
 def _mix(seed: int, step: int, stream: int) -> int:
@@ -421,7 +431,7 @@ def _write(
 
 def _refuse_empty_task(method: Method, settings: Settings) -> None:
     """A method that compares samples has nothing to learn from one."""
-    if settings.batch_size == 1 and method.chance(1) == 0:
+    if settings.batch_size == 1 and method.compares_samples:
         raise ValueError("batch_size must be at least 2 for a method that compares samples, got 1")
 
 

@@ -108,10 +108,11 @@ def test_loss_equals_a_slow_twin_with_the_permutation_from_the_slides():
     assert torch.equal(puzzle[0, 0], cells[0, 8]) and torch.equal(puzzle[0, 7], cells[0, 0])
 
 
-def test_encoder_sees_tiles_of_equal_brightness_and_contrast():
+@pytest.mark.parametrize("tile_size, side", [(None, 7), (4, 4), (20, 20)])
+def test_encoder_sees_tiles_of_equal_brightness_and_contrast(tile_size, side):
     encoder = Fixed()
-    Jigsaw(encoder, gray=0.0)(batch(4))
-    assert encoder.seen.shape == (36, 3, 7, 7)
+    Jigsaw(encoder, gray=0.0, tile_size=tile_size)(batch(4))
+    assert encoder.seen.shape == (36, 3, side, side)
     torch.testing.assert_close(encoder.seen.mean(dim=(2, 3)), torch.full((36, 3), 0.5), atol=1e-4, rtol=0)
     deviation = encoder.seen.std(dim=(2, 3), correction=0)
     torch.testing.assert_close(deviation, torch.full((36, 3), 0.25), atol=1e-4, rtol=0)
@@ -143,10 +144,34 @@ def test_share_of_images_is_gray():
     assert gray.float().mean().item() == pytest.approx(0.3, abs=0.08)
 
 
-def test_head_tells_orders_apart_and_nothing_leaks_from_images_without_content():
-    constant = torch.full((16, 3, 24, 24), 90, dtype=torch.uint8)
-    method = Jigsaw(encoders.build("conv4", image_size=24), permutations=9, head_dim=32)
-    assert train(method, constant, 8) > math.log(9) - 0.05
+class Borders(Fixed):
+    """An encoder that sees nothing but how bright the border is, at four places of each side."""
+
+    dim, in_channels = 16, 1
+
+    def forward(self, x):
+        sides = torch.cat([x[..., 0, :], x[..., -1, :], x[..., 0], x[..., -1]], dim=1)
+        return 4 * F.adaptive_avg_pool1d(sides, 4).flatten(1) - 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_texture_that_continues_over_the_seams_is_a_shortcut_which_gaps_close(seed):
+    """Images of blurred noise have no layout: only the seams tell in which order their tiles were."""
+
+    def last_loss(tile_ratio: float) -> float:
+        torch.manual_seed(seed)
+        method = Jigsaw(Borders(), permutations=2, grid=2, tile_ratio=tile_ratio, crop=1.0, head_dim=128)
+        optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)
+        losses = []
+        for _ in range(150):
+            optimizer.zero_grad()
+            losses.append(method({"image": F.avg_pool2d(torch.rand(128, 1, 26, 26), 3, stride=1)}))
+            losses[-1].backward()
+            optimizer.step()
+        return torch.stack(losses[-20:]).mean().item()
+
+    assert last_loss(1.0) < 0.45
+    assert last_loss(0.85) > math.log(2) - 0.05
 
 
 def test_brightness_that_tells_the_position_is_a_shortcut_which_normalisation_closes():

@@ -150,3 +150,9 @@ def test_training_step_in_bfloat16_is_finite() -> None:
     assert value.dtype == method.queue.rows.dtype == torch.float32 and value.isfinite()
     assert method.queue.rows.isfinite().all()
     assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
+
+
+def test_queue_larger_than_the_data_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"queue \(20\) is larger than the data \(8\)"):
+        build().prepare(range(8))  # type: ignore[arg-type]
+    build(queue=8).prepare(range(8))  # type: ignore[arg-type]

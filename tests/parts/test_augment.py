@@ -444,3 +444,10 @@ def test_bad_values_of_a_call_are_refused_by_name() -> None:
         views(batch, crop=0)
     with pytest.raises(ValueError, match=r"crop_max must be at least 0.5, got 0.2"):
         views(batch, crop=0.5, crop_max=0.2)
+
+
+def test_aspect_one_draws_squares_from_any_photo():
+    boxes = augment.random_boxes(torch.tensor([[40, 120]]).expand(500, 2), 0.1, aspect=1.0)
+    assert torch.equal(boxes[:, 2], boxes[:, 3]) and boxes[:, 2].max() <= 40
+    with pytest.raises(ValueError, match=r"aspect must be at least 1, got 0\.5"):
+        augment.Views(8, aspect=0.5)

@@ -43,6 +43,9 @@ def loss(predicted: Tensor, images: Tensor) -> Tensor:
 class Autoencoder(Method):
     """Describe the image by few numbers from which it can be redrawn.
 
+    The meter `explained` is the share of the variance around the mean image that is redrawn: 1 for a perfect
+    copy, 0 for the mean image.
+
     Args:
         encoder: Network whose features are kept.
         code_dim: Numbers that describe an image, the bottleneck; fewer than its pixels.
@@ -88,7 +91,10 @@ class Autoencoder(Method):
 
     def forward(self, batch: Batch) -> Tensor:
         images = self.views(batch)
-        return loss(self.predict(images), images)
+        error = loss(self.predict(images), images)
+        if self.baseline:
+            self.meters = {"explained": 1 - error.detach() / self.baseline}
+        return error
 
     def predict(self, images: Tensor) -> Tensor:
         """Images as the code allows to draw them, same shape."""

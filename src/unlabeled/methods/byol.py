@@ -8,7 +8,7 @@ https://arxiv.org/abs/2006.07733
 Differs: by default the heads are narrower (4096 and 256 in the paper) and the views are not blurred, for
 small images.
 Shortcut: a constant output has loss 0. The predictor, which the teacher lacks, the moving average and the
-batch norms of the heads keep the training away from it; watch the spread of the embeddings, not the loss.
+batch norms of the heads keep the training away from it; the loss cannot tell, the spread of the projections does.
 """
 
 from functools import partial
@@ -46,7 +46,7 @@ class BYOL(Method):
 
     Args:
         encoder: Network whose features are kept.
-        momentum: Share of the teacher that is kept in the first step; rises to 1 along a cosine.
+        momentum: Share of the teacher that is kept in the first step, 0.996 in the paper; rises to 1 along a cosine.
         projection_dim: Width of the vectors that are predicted.
         hidden_dim: Width of the hidden layer of both heads.
         crop: Smallest share of the image's area that a view shows.
@@ -101,6 +101,9 @@ class BYOL(Method):
 
     def after_step(self, progress: float) -> None:
         self.teacher.update(cosine_momentum(self.momentum, progress), self.encoder, self.head)
+
+    def embedding(self, batch: Batch) -> Tensor:
+        return self.head(self.encoder(self.encoder.inputs(batch)))
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         first, second = self.first_views(batch), self.second_views(batch)

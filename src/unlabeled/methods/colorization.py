@@ -11,7 +11,7 @@ weigh more. The encoder is given grey images, whatever it reads, so that no trac
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -194,7 +194,9 @@ class Colorization(Method):
 
     def code(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Soft code of the colours at the predicted places; which images have any, bool, shape (batch,)."""
-        colors = rgb_to_lab(images)[:, 1:, :: self.stride, :: self.stride]
+        # The mean colour of a cell stands at its centre, where the head's resampling predicts it.
+        cell: Any = {"ceil_mode": True, "count_include_pad": False}
+        colors = F.avg_pool2d(rgb_to_lab(images)[:, 1:], self.stride, **cell)
         weight, index = soft_code(colors, self.centers, self.neighbours, self.width)
         return weight, index, (colors.abs() > COLORFUL).flatten(1).any(1)
 

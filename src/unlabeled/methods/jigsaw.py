@@ -112,10 +112,10 @@ class Jigsaw(Method):
         """Scores, shape (batch, permutations), of tiles, shape (batch, tiles, channels, size, size)."""
         count = tiles.shape[1]
         tiles = rearrange(tiles, "b n c h w -> (b n) c h w")
-        if self.normalize:
-            tiles = patches.standardize(tiles, 0.5, 0.25)
         if self.tile_size is not None:
             tiles = F.interpolate(tiles, self.tile_size, mode="bilinear", antialias=True)
+        if self.normalize:  # last, because resizing takes more contrast from sharp tiles than from smooth ones
+            tiles = patches.standardize(tiles, 0.5, 0.25)
         return self.head(rearrange(self.encoder(tiles), "(b n) d -> b (n d)", n=count)).float()
 
     def forward(self, batch: Batch) -> Tensor:

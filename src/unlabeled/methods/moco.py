@@ -7,13 +7,15 @@ Source: He, Fan, Wu, Xie, Girshick, "Momentum Contrast for Unsupervised Visual R
 https://arxiv.org/abs/1911.05722; Chen, Fan, Girshick, He, "Improved Baselines with Momentum Contrastive
 Learning", 2020, https://arxiv.org/abs/2003.04297
 Differs: the teacher moves after the optimizer step instead of before the next forward, which is the same; the
-symmetric loss is the mean of both directions, where the authors' CIFAR-10 notebook adds them up.
+symmetric loss is the mean of both directions, where the authors' CIFAR-10 notebook adds them up; version 1
+(linear, temperature 0.07) keeps the colour changes of version 2, where the paper's turn the hue more.
 Shortcut: batch norm tells which query and key were in one batch, so both pass in small groups, the keys in
 random ones that reach over all processes.
 """
 
 import math
-from typing import Literal
+import warnings
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +30,9 @@ from unlabeled.parts.precision import full, full_precision
 from unlabeled.parts.queue import Queue
 from unlabeled.parts.shuffle import in_groups, shuffled
 from unlabeled.parts.teacher import Teacher
+
+if TYPE_CHECKING:
+    from unlabeled.data import Data
 
 __all__ = ["MoCo"]
 
@@ -64,7 +69,7 @@ class MoCo(Method):
         symmetric: Whether each view is once the query and once the key; twice the work in a step.
         splits: Groups in each process that batch norm sees one by one; each has at least 8 images.
         crop: Smallest share of the image's area that a view shows.
-        jitter: Strength of the colour changes; 0.5 is the paper's.
+        jitter: Strength of the colour changes; 0.5 is version 2's.
         gray: Probability that a view loses its colours.
         blur: Probability that a view is blurred; 0.5 in version 2 for ImageNet, 0 in version 1.
         flip: Probability that a view is mirrored; 0 where left and right differ in meaning, as in digits.
@@ -105,8 +110,15 @@ class MoCo(Method):
     def chance(self, samples: int) -> float:
         return math.log(len(self.queue.rows) + 1)
 
-    def prepare(self, data: object) -> None:
+    def prepare(self, data: "Data") -> None:
         self.teacher.restart(self.encoder, self.head)
+        stored = len(self.queue.rows)
+        if stored > len(data):
+            warnings.warn(
+                f"queue ({stored}) is larger than the data ({len(data)}), so images meet their own earlier keys "
+                "as if they were others; choose a smaller one",
+                stacklevel=2,
+            )
 
     def forward(self, batch: Batch) -> Tensor:
         views = [self.views(batch), self.views(batch)]
@@ -122,6 +134,9 @@ class MoCo(Method):
 
     def after_step(self, progress: float) -> None:
         self.teacher.update(self.momentum, self.encoder, self.head)
+
+    def embedding(self, batch: Batch) -> Tensor:
+        return self.head(self.encoder(self.encoder.inputs(batch)))
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         return {"image": self.encoder.inputs(batch), "query": self.views(batch), "key": self.views(batch)}

@@ -4,11 +4,13 @@ Withheld: the angle. Predicted: its number among four, two or eight.
 
 Source: Gidaris, Singh, Komodakis, "Unsupervised Representation Learning by Predicting Image Rotations",
 2018, https://arxiv.org/abs/1803.07728
-Differs: crops are resized, where the paper shifts them on a border of zeros; the eight angles stand at
-22.5 + 45 k degrees, so that all are resampled alike: the upright ones would be the sharp ones.
-Shortcut: quarter turns are exact, so no interpolation tells them apart; of eight angles only a disc is seen,
-so no corners do. Images are mirrored before they turn: mirroring afterwards would make 90 and 270 degrees the
-same. Images without an upright position (aerial, microscopic, round) have nothing to learn here.
+Differs: square crops are resized, where the paper shifts images on a border of zeros; the eight angles stand at
+22.5 + 45 k degrees, where the upright ones would be the sharp ones.
+Shortcut: quarter turns are exact, so no interpolation tells them apart, and crops are square, since a squeezed
+one would tell its axis. Of eight angles only a disc is seen, so no corners tell, but two mirror-image patterns of
+resampling remain, which fine textures can give away: prefer four. Images are mirrored before they turn:
+afterwards would make 90 and 270 degrees the same. Images without an upright position (aerial, microscopic, round)
+have nothing to learn here.
 """
 
 import math
@@ -79,7 +81,7 @@ class RotNet(Method):
         super().__init__(encoder)
         check.choice(ANGLES, rotations=rotations)
         self.angles = ANGLES[rotations]
-        self.views = Views(self.encoder.image_size, crop=crop, jitter=0, gray=0, flip=flip)
+        self.views = Views(self.encoder.image_size, crop=crop, aspect=1, jitter=0, gray=0, flip=flip)
         self.head = nn.Linear(self.encoder.dim, len(self.angles))
         nn.init.normal_(self.head.weight, std=1e-3)
         nn.init.zeros_(self.head.bias)

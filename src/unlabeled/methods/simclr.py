@@ -5,6 +5,8 @@ cosine similarity.
 
 Source: Chen, Kornblith, Norouzi, Hinton, "A Simple Framework for Contrastive Learning of Visual
 Representations", 2020, https://arxiv.org/abs/2002.05709
+Differs: the defaults are for small images and short runs (temperature 0.2, no blur; the paper has 0.1 and blur for
+ImageNet, 0.5 and none for CIFAR-10).
 Shortcut: crops of one image share their colour histogram, so colours are jittered; with batch norm per
 process the local statistics identify the partner, so several processes need synchronized norms.
 """
@@ -62,6 +64,8 @@ class SimCLR(Method):
         degrees: Largest rotation of a view, to either side.
     """
 
+    compares_samples = True
+
     def __init__(
         self,
         encoder: nn.Module,
@@ -89,6 +93,9 @@ class SimCLR(Method):
         images = torch.cat([self.views(batch), self.views(batch)])
         first, second = self.head(self.encoder(images)).chunk(2)
         return loss(first, second, self.temperature)
+
+    def embedding(self, batch: Batch) -> Tensor:
+        return self.head(self.encoder(self.encoder.inputs(batch)))
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         return {"image": self.encoder.inputs(batch), "view 1": self.views(batch), "view 2": self.views(batch)}

@@ -96,6 +96,7 @@ class SwAV(Method):
         degrees: Largest rotation of a crop, to either side.
     """
 
+    compares_samples = True
     steps: Tensor
     start: Tensor
 
@@ -178,6 +179,9 @@ class SwAV(Method):
         moved = F.normalize(self.prototypes, dim=1)
         # The optimizer's momentum and weight decay move parameters whose gradient is 0.
         self.prototypes.copy_(torch.where(self.steps <= self.freeze_steps, self.start, moved))
+
+    def embedding(self, batch: Batch) -> Tensor:
+        return self.head(self.encoder(self.encoder.inputs(batch)))
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         large = {"image": self.encoder.inputs(batch), "large crop": self.views(batch)}

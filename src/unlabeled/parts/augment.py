@@ -37,7 +37,7 @@ __all__ = [
     "to_float",
 ]
 
-ASPECTS = 3 / 4, 4 / 3  # width over height of random boxes
+ASPECT = 4 / 3  # most extreme width over height of random boxes, and its inverse
 SIGMAS = 0.1, 2.0  # of the blur, in pixels
 TRIES = 10  # until a random box falls back to the centre
 
@@ -260,8 +260,8 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     return F.grid_sample(images, torch.stack([across, down], 3).to(images.dtype), align_corners=False)
 
 
-def random_boxes(sizes: Tensor, crop: float, crop_max: float = 1.0) -> Tensor:
-    """Draw a box in each image: its area uniform, its aspect log-uniform in 3/4..4/3.
+def random_boxes(sizes: Tensor, crop: float, crop_max: float = 1.0, aspect: float = ASPECT) -> Tensor:
+    """Draw a box in each image: its area uniform, its aspect log-uniform in 1 / aspect..aspect.
 
     A box that does not fit is drawn again; after ten tries the largest central one of these aspects is taken.
 
@@ -269,6 +269,7 @@ def random_boxes(sizes: Tensor, crop: float, crop_max: float = 1.0) -> Tensor:
         sizes: Height and width of the images, int64, shape (batch, 2).
         crop: Smallest share of the area.
         crop_max: Largest share of the area.
+        aspect: Most extreme aspect, at least 1; 1 draws squares.
 
     Returns:
         Top, left, height and width in pixels, int64, shape (batch, 4).
@@ -276,12 +277,13 @@ def random_boxes(sizes: Tensor, crop: float, crop_max: float = 1.0) -> Tensor:
     samples, device = len(sizes), sizes.device
     height, width = sizes[:, :1], sizes[:, 1:]
     area = height * width * torch.empty(samples, TRIES, device=device).uniform_(crop, crop_max)
-    aspect = torch.empty(samples, TRIES, device=device).uniform_(*map(math.log, ASPECTS)).exp_()
-    tries = torch.stack([area / aspect, area * aspect], 2).sqrt_().round_().long()
+    extreme = math.log(aspect)
+    ratio = torch.empty(samples, TRIES, device=device).uniform_(-extreme, extreme).exp_()
+    tries = torch.stack([area / ratio, area * ratio], 2).sqrt_().round_().long()
     fits = ((tries > 0) & (tries <= sizes[:, None])).all(2)
     found = fits.any(1, keepdim=True)
     first = tries[torch.arange(samples, device=device), fits.int().argmax(1)]
-    central = torch.minimum(sizes, torch.cat([width / ASPECTS[0], height * ASPECTS[1]], 1).round().long())
+    central = torch.minimum(sizes, torch.cat([width * aspect, height * aspect], 1).round().long())
     box = torch.where(found, first, central)
     room = sizes - box
     anywhere = (torch.rand(samples, 2, device=device) * (room + 1)).long()
@@ -349,6 +351,7 @@ class Views:
         size: Side of the views in pixels.
         crop: Smallest share of the image's area that a view shows, above 0.
         crop_max: Largest share of the image's area that a view shows.
+        aspect: Most extreme width over height of what a view shows, at least 1; it is squeezed into a square.
         jitter: Strength of the colour changes, which is 0.8 of it for brightness, contrast and saturation
             and 0.2 of it for the hue.
         jitter_probability: Probability that the colours change.
@@ -372,6 +375,7 @@ class Views:
         *,
         crop: float = 0.08,
         crop_max: float = 1.0,
+        aspect: float = ASPECT,
         jitter: float = 0.5,
         jitter_probability: float = 0.8,
         brightness: float | None = None,
@@ -389,9 +393,10 @@ class Views:
             jitter_probability=jitter_probability, gray=gray, blur=blur, solarize=solarize, flip=flip
         )
         check.at_least(0, jitter=jitter)
+        check.at_least(1, aspect=aspect)
         if not 0 <= degrees <= 180:
             raise ValueError(f"degrees must be between 0 and 180, got {degrees}")
-        self.size, self.crop, self.crop_max = size, crop, crop_max
+        self.size, self.crop, self.crop_max, self.aspect = size, crop, crop_max, aspect
         self.brightness = 0.8 * jitter if brightness is None else brightness
         self.contrast = 0.8 * jitter if contrast is None else contrast
         self.saturation = 0.8 * jitter if saturation is None else saturation
@@ -453,7 +458,7 @@ class Views:
         def happens(probability: float) -> Tensor | None:
             return uniform(0, 1) < probability if probability else None
 
-        parameters = Parameters(size, random_boxes(sizes, crop, crop_max), happens(self.flip))
+        parameters = Parameters(size, random_boxes(sizes, crop, crop_max, self.aspect), happens(self.flip))
         if self.degrees:
             parameters.degrees = uniform(-self.degrees, self.degrees)
         strengths = self.brightness, self.contrast, self.saturation
