@@ -61,7 +61,7 @@ def table(out: Path) -> str:
     """Markdown table of all runs found, best linear probe first."""
     rows, controls = [], {}
     for folder in sorted(path.parent for path in out.glob("*/about.json")):
-        records = json.loads((folder / "scores.json").read_text())
+        records = unlabeled.load(folder).scores
         about = json.loads((folder / "about.json").read_text())
         found = {
             (record["features"], record["probe"]): record for record in records if record["layer"] is None

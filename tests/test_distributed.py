@@ -83,7 +83,8 @@ class DoubleColorization(Colorization):
     """The bins stay in float32, as all colours in Lab are."""
 
     def double(self) -> Self:
-        super().double().centers = self.centers.float()
+        super().double()
+        self.centers = self.centers.float()
         return self
 
 

@@ -210,6 +210,7 @@ def compare(
     *names, data = methods_and_data
     for name in names:
         methods.describe(name)
+    from unlabeled.data import STORE_SIZE, open_splits
     from unlabeled.evaluate import evaluate as measure
     from unlabeled.report import report as draw
     from unlabeled.train import pretrain
@@ -222,12 +223,14 @@ def compare(
     }
     settings |= {"image_size": image_size, "seed": seed, "device": device}
     folder = out or next(path for path in _numbered(Path("runs/compare")) if not path.exists())
+    # Divided once, so that no method sees the test images, not even without their labels.
+    train, test = open_splits(data, store_size=max(STORE_SIZE, image_size or 0))
     runs = []
     for name in names:
-        run = pretrain(name, data, out=folder / name, **settings)
+        run = pretrain(name, train, out=folder / name, **settings)
         scores = measure(
             run,
-            data,
+            (train, test),
             probe=probe,
             labels_per_class=_counts(labels_per_class),
             controls=() if controls == ("none",) else controls,

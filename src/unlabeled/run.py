@@ -5,12 +5,14 @@ log.jsonl         one line an epoch
 checkpoint.safetensors   parameters, method state, optimizer, position: for resuming and for pictures
 encoder.safetensors      the encoder that is kept, its architecture in the header
 skipped.csv       files that could not be read, with reasons
-scores.json       what `evaluate` measured
+scores.json       what `evaluate` measured, on which data and on which state of the encoder
 """
 
 import csv
+import hashlib
 import json
 import tomllib
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from unlabeled.encoders import Encoder
     from unlabeled.method import Method
 
-__all__ = ["Run", "load", "load_state", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Run", "fingerprint", "load", "load_state", "read_checkpoint", "read_scores", "write_checkpoint"]
 
 CHECKPOINT, ENCODER, LOG, CONFIG = "checkpoint.safetensors", "encoder.safetensors", "log.jsonl", "run.toml"
 
@@ -53,19 +55,21 @@ class Run:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """The log, one dict an epoch."""
+        """The log, one dict an epoch; a last line that was cut off while it was written is left out."""
         log = self.path / LOG
-        return (
-            [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-            if log.is_file()
-            else []
-        )
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     @property
     def scores(self) -> list[dict[str, Any]]:
-        """What `evaluate` measured last, empty before."""
+        """The records that `evaluate` measured last, none before."""
+        return self.measured["records"]
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What scores.json says: `records`, and what they were measured on where that was written down."""
         file = self.path / "scores.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+        return read_scores(file) if file.is_file() else {"records": []}
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
@@ -113,6 +117,27 @@ def load(path: str | Path) -> Run:
         ValueError: The folder is no run.
     """
     return Run(path)
+
+
+def read_scores(file: str | Path) -> dict[str, Any]:
+    """Read a scores.json: `records` and what they were measured on; older files are bare lists of records."""
+    stored = json.loads(Path(file).read_text(encoding="utf-8"))
+    return stored if isinstance(stored, dict) else {"records": stored}
+
+
+def fingerprint(state: "Mapping[str, Tensor]") -> str:
+    """Sixteen hexadecimal digits that change with any weight or statistic of a network.
+
+    Args:
+        state: Tensors by name, as `encoder.state_dict()` gives them.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    for name, value in state.items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def write_skipped(folder: Path, skipped: "list[Skipped]") -> None:

@@ -23,6 +23,9 @@ class Linear(nn.Module):
         self.dim = dim
         self.layer = nn.Linear(16, dim)
 
+    def inputs(self, batch):
+        return batch["image"]
+
     def forward(self, images):
         return self.layer(images.flatten(1))
 

@@ -34,15 +34,21 @@ def find_file(path: Path, channels: int | None) -> Mapping[str, Callable[[], Dat
         ValueError: The file holds no images in the form above.
     """
     try:
-        if path.suffix.lower() == ".npy":
-            # Copy on write: pages are read when needed and torch gets memory that it may call its own.
-            images = np.load(path, mmap_mode="c", allow_pickle=False)
-            return {"all": partial(from_array, images, None, str(path), channels)}
-        with np.load(path, allow_pickle=False) as file:
-            content = {key: file[key] for key in file.files if key.endswith(("images", "labels"))}
+        # Copy on write: pages are read when needed and torch gets memory that it may call its own.
+        loaded = np.load(path, mmap_mode="c", allow_pickle=False)
+        suffix = ".npy" if isinstance(loaded, np.ndarray) else ".npz"
+        if suffix != path.suffix.lower():
+            raise ValueError(f"it holds what should be named {suffix}")
+        if isinstance(loaded, np.ndarray):
+            return {"all": partial(from_array, loaded, None, str(path), channels)}
+        with loaded as file:
             keys = file.files
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} must be a readable array without pickled objects: {error}") from error
+            content = {key: file[key] for key in keys if key.endswith(("images", "labels"))}
+        if odd := [key for key, array in content.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{odd[0]} is no array")
+    except Exception as error:  # damaged files fail in zipfile, zlib, numpy's parser or its allocation
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} must be a readable array without pickled objects: {reason}") from error
     parts = {"": "all"} | {f"{name}_": split for name, split in _SPLITS.items()}
     found = {
         split: partial(
@@ -78,12 +84,13 @@ def from_array(
     pixels = _uint8(_channels_first(images, name), name)
     if channels is not None and channels != pixels.shape[1]:
         pixels = _converted(pixels, channels, name)
-    known = None if labels is None else torch.as_tensor(np.asarray(labels)).flatten()
-    if known is not None and (len(known) != len(pixels) or known.is_floating_point()):
+    known = None if labels is None else np.asarray(labels).reshape(-1)
+    if known is not None and (len(known) != len(pixels) or known.dtype.kind not in "biu"):
         raise ValueError(
             f"labels of {name} must be {len(pixels)} integers, got {len(known)} of type {known.dtype}"
         )
-    return from_images(pixels, known if known is None else known.long(), name=name, classes=classes)
+    numbers = None if known is None else torch.from_numpy(known.astype(np.int64))
+    return from_images(pixels, numbers, name=name, classes=classes)
 
 
 def _channels_first(images: np.ndarray | Tensor, name: str) -> Tensor:
@@ -105,6 +112,8 @@ def _channels_first(images: np.ndarray | Tensor, name: str) -> Tensor:
 def _tensor(images: np.ndarray, name: str) -> Tensor:
     if images.dtype != np.uint8 and images.dtype.kind != "f":
         raise ValueError(f"{name} must be uint8 in 0..255 or floats in 0..1, got {images.dtype}")
+    if images.itemsize > 8:
+        raise ValueError(f"floats of {name} must have at most 64 bits, got {images.dtype}")
     if not images.flags.writeable or images.dtype.byteorder == ">":
         images = np.array(images, images.dtype.newbyteorder("="))
     return torch.from_numpy(images)

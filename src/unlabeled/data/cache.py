@@ -25,14 +25,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlabeled.data.decode import decode_all
+from unlabeled.data.decode import Temporary, decode_all
 from unlabeled.data.images import Skipped
 from unlabeled.data.sources import Source
 
 __all__ = ["Progress", "Stored", "default_folder", "stored"]
 
 Progress = Callable[[int, int | None], None]
-_VERSION = 1
+_VERSION = 2
 _WHOLE = 256 * 2**20
 _BLOCK, _BLOCKS = 2**20, 128
 _DAY_SECONDS = 24 * 3600
@@ -46,9 +46,15 @@ class Stored(NamedTuple):
     about: dict[str, Any]
 
 
-def default_folder() -> Path:
-    """Where caches lie: $UNLABELED_CACHE, else ~/.cache/unlabeled."""
-    return Path(os.environ.get("UNLABELED_CACHE") or Path.home() / ".cache" / "unlabeled")
+def default_folder() -> Path | None:
+    """Where caches lie: $UNLABELED_CACHE, else ~/.cache/unlabeled; None where there is no home."""
+    if named := os.environ.get("UNLABELED_CACHE"):
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "unlabeled"
+    except RuntimeError as error:
+        _warn_once("~/.cache/unlabeled", str(error))
+        return None
 
 
 def stored(
@@ -107,6 +113,8 @@ def _build(target: Path, decoded: Callable[[BinaryIO], dict[str, Any]]) -> Store
         found = _open(building)
         if found is None:
             raise OSError("what was written reads back differently")
+        if any(isinstance(reason, Temporary) for _, reason in index["skipped"]):
+            return found  # and publish nothing: the next start may read more
         if target.exists():
             shutil.rmtree(target.rename(target.parent / f"building-{uuid4().hex}"), ignore_errors=True)
         with suppress(OSError):  # another process was faster: its images are the same

@@ -5,6 +5,7 @@ images are scaled to 8 bits by their full range, animations give their first fra
 applied. The format is found from the content, whatever the file is called.
 """
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +19,17 @@ import numpy as np
 from einops import rearrange
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-__all__ = ["SUFFIXES", "Item", "decode", "decode_all"]
+__all__ = ["LARGEST", "SUFFIXES", "TOO_LARGE", "Item", "Temporary", "decode", "decode_all"]
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
     *(".avif", ".jp2", ".jfif", ".jpe", ".mpo", ".tga", ".ico", ".dib"),
 )
 """Names under which images are looked for."""
+
+LARGEST = 512 * 2**20
+"""Bytes of the largest file that is read as one image."""
+TOO_LARGE = f"larger than {LARGEST // 2**20} MB"
 
 Image.init()
 # Only these: EPS, for one, would start an interpreter on whatever the file holds.
@@ -56,7 +61,12 @@ class Item(NamedTuple):
 
     path: str
     label: int | str | None
-    content: Path | bytes | Image.Image
+    content: Path | bytes | Image.Image | str
+    """A file, its bytes, an opened image, or the reason why there is none."""
+
+
+class Temporary(str):
+    """A reason that may be gone the next time: of the machine, not of the image."""
 
 
 def decode(content: Path | bytes | Image.Image, store_size: int, channels: int | None = None) -> np.ndarray:
@@ -71,11 +81,14 @@ def decode(content: Path | bytes | Image.Image, store_size: int, channels: int |
         uint8, shape (channels, height, width). Images longer than 4:1 are cut to their middle.
 
     Raises:
-        ValueError: It cannot be decoded, or its header announces more than Pillow's `MAX_IMAGE_PIXELS`.
+        ValueError: It cannot be decoded, is larger than `LARGEST`, or its header announces more than Pillow's
+            `MAX_IMAGE_PIXELS`.
     """
     try:
         if isinstance(content, Path):
             with content.open("rb") as file:
+                if os.fstat(file.fileno()).st_size > LARGEST:
+                    raise ValueError(TOO_LARGE)
                 image = _shrunk(file, store_size)
         else:
             image = _shrunk(BytesIO(content) if isinstance(content, bytes) else content, store_size)
@@ -182,7 +195,11 @@ def decode_all(
 
 
 def _array_or_reason(item: Item, store_size: int, channels: int | None) -> np.ndarray | str:
+    if isinstance(item.content, str):
+        return item.content
     try:
         return decode(item.content, store_size, channels)
     except ValueError as error:
-        return str(error)
+        cause = error.__cause__
+        temporary = isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None)
+        return Temporary(error) if temporary else str(error)

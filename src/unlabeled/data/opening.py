@@ -45,7 +45,8 @@ def open_data(
         source: One of
             a built-in name, `digits` or `photos` (a folder of that name is `./digits`);
             a folder of images, perhaps in class folders, and these perhaps in `train` and `test` folders;
-            a folder or file of parquet (Hugging Face layout) or tar archives (webdataset layout);
+            a folder or file of parquet (Hugging Face layout) or tar archives (webdataset layout), which go
+            before images in the same folder;
             a .npy or .npz file (see `arrays`);
             `hub:OWNER/NAME` or `hub:OWNER/NAME:CONFIG`, a data set on the Hugging Face hub;
             `torchvision:NAME` or `torchvision:NAME:ROOT`, a data set that torchvision finds below ROOT;
@@ -76,18 +77,24 @@ def open_data(
 def open_splits(source: Openable, **options: Any) -> tuple[Data, Data]:
     """Open the training part and the test part of images.
 
-    These are the source's own splits `train` and `test` (or `validation`). A source without them is divided
-    80 to 20 within each class, always in the same way.
+    These are the source's own splits `train` and `test`, or `validation` where there is no test part or its
+    labels are kept secret. A source without them is divided 80 to 20 within each class, always in the same
+    way, and each class of two images or more is in both parts.
 
     Args:
         source: As in `open_data`.
         **options: As in `open_data`, without `split`.
+
+    Raises:
+        ValueError: As in `open_data`, or there are no two images of a class to be divided.
     """
     parts = _Opener(**options).parts(source)
-    test = next((split for split in ("test", "validation") if split in parts), None)
-    if "train" not in parts or test is None:
+    tests = [split for split in ("test", "validation") if split in parts]
+    if "train" not in parts or not tests:
         return _divided(next(iter(parts.values()))())
-    train, test = parts["train"](), parts[test]()
+    train, test = parts["train"](), parts[tests[0]]()
+    if len(tests) > 1 and (test.labels is None or bool((test.labels < 0).all())):
+        test = parts["validation"]()
     if train.channels != test.channels:
         return open_splits(source, **options | {"channels": 3})
     return _same_classes(train, test)
@@ -174,7 +181,7 @@ class _Opener:
         )
 
     def _check_broken(self, source: Source, broken: list[Skipped], decoded: int) -> None:
-        count = source.broken + len(broken)
+        count = source.broken + sum(skip.reason != "hidden" for skip in broken)
         if count > self.max_broken * (count + decoded):
             reasons = "; ".join(
                 f"{skip.path}: {skip.reason}" for skip in (broken or source.skipped)[:_REASONS]
@@ -206,7 +213,13 @@ def _divided(data: Data) -> tuple[Data, Data]:
     for label in labels.unique():
         rows = (labels == label).nonzero().flatten()
         order = torch.randperm(len(rows), generator=generator)
-        test[rows[order[: round(_TEST_SHARE * len(rows))]]] = True
+        count = max(round(_TEST_SHARE * len(rows)), min(len(rows) - 1, 1))
+        test[rows[order[:count]]] = True
+    if not test.any():
+        raise ValueError(
+            "data must have at least 2 images of a class to be divided into a training and a test part, "
+            f"got {len(data)} of {len(labels.unique())} classes in {data.name}"
+        )
     return data.subset(~test), data.subset(test)
 
 

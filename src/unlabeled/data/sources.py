@@ -4,8 +4,6 @@ A source knows cheaply what its content depends on (names, sizes and times of it
 """
 
 import os
-import re
-import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,7 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unlabeled.data.decode import SUFFIXES, Item
+from unlabeled.data.files import SPLITS, File, Walk, by_folder, by_name, walk
 from unlabeled.data.images import Skipped
+from unlabeled.data.tars import tar_items
 
 __all__ = ["Reading", "Source", "find_hub", "find_path", "find_torchvision"]
 
@@ -31,11 +31,6 @@ _UNREADABLE = (
     ".raw",
     ".dcm",
 )
-_SPLITS = {
-    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
-    **{"val": "validation", "valid": "validation", "validation": "validation", "dev": "validation"},
-}
-_SPLIT_IN_NAME = re.compile(rf"(?:^|[-_./])({'|'.join(_SPLITS)})(?=[-_./]|$)")
 _LABELS = ("label", "labels", "class", "target", "cls", "fine_label")
 
 
@@ -62,22 +57,6 @@ class Source:
     """How many of the skipped files were meant to be images."""
 
 
-class _File(NamedTuple):
-    path: str
-    size: int
-    time: int
-
-    @property
-    def suffix(self) -> str:
-        return os.path.splitext(self.path)[1].lower()
-
-
-class _Walk(NamedTuple):
-    files: list[_File]
-    skipped: list[Skipped]
-    broken: int
-
-
 def find_path(path: Path, name: str) -> dict[str, Source]:
     """Sources by split of a folder or a file; "all" where nothing tells splits apart.
 
@@ -89,172 +68,91 @@ def find_path(path: Path, name: str) -> dict[str, Source]:
         ValueError: Nothing of that kind is there.
     """
     if path.is_file():
-        status = path.stat()
-        walk = _Walk([_File(path.name, status.st_size, status.st_mtime_ns)], [], 0)
+        found = Walk([File.of(path.name, path.stat())], [], 0)
         path = path.parent
     else:
-        walk = _walk(path)
+        found = walk(path)
+    # Pictures beside data files illustrate them.
     kinds: list[tuple[tuple[str, ...], Callable]] = [
-        (SUFFIXES, _image_folder),
         ((".parquet",), _parquet),
         ((".tar", ".tar.gz", ".tgz"), _tar),
+        (SUFFIXES, _image_folder),
     ]
     for suffixes, open_files in kinds:
-        files = [file for file in walk.files if file.path.lower().endswith(suffixes)]
+        files = [file for file in found.files if file.path.lower().endswith(suffixes)]
         if files:
-            others = [file for file in walk.files if not file.path.lower().endswith(suffixes)]
-            skipped = walk.skipped + [Skipped(file.path, _why_not(file, suffixes)) for file in others]
+            others = [file for file in found.files if not file.path.lower().endswith(suffixes)]
+            skipped = found.skipped + [Skipped(file.path, _why_not(file, suffixes)) for file in others]
             skipped = [Skipped(os.path.join(path, skip.path), skip.reason) for skip in sorted(skipped)]
-            broken = walk.broken
+            broken = found.broken
             if suffixes is SUFFIXES:
                 broken += sum(file.suffix in _UNREADABLE for file in others)
             return open_files(path, name, files, skipped, broken)
-    found = Counter(file.suffix or "without ending" for file in walk.files)
-    listing = ", ".join(f"{count} {suffix}" for suffix, count in found.most_common(5)) or "nothing"
+    endings = Counter(file.suffix or "without ending" for file in found.files)
+    listing = ", ".join(f"{count} {suffix}" for suffix, count in endings.most_common(5)) or "nothing"
     expected = f"{', '.join(SUFFIXES[:4])} or similar files, .parquet or .tar"
-    reasons = "".join(f"; {skip.path or name}: {skip.reason}" for skip in walk.skipped[:3])
+    reasons = "".join(f"; {skip.path or name}: {skip.reason}" for skip in found.skipped[:3])
     raise ValueError(f"no images in {name}; expected {expected}, found {listing}{reasons}")
 
 
-def _why_not(file: _File, suffixes: tuple[str, ...]) -> str:
+def _why_not(file: File, suffixes: tuple[str, ...]) -> str:
     if suffixes is not SUFFIXES:
         return f"not a {suffixes[0]} file"
     return f"{file.suffix} images cannot be read" if file.suffix in _UNREADABLE else "not an image file"
 
 
-def _walk(root: Path) -> _Walk:
-    """All regular files below a folder in the order of their paths, and whatever else was met."""
-    files: list[_File] = []
-    skipped: list[Skipped] = []
-    broken, seen, folders = 0, set(), [""]
-    while folders:
-        folder = folders.pop()
-        try:
-            status = os.stat(root / folder)
-            if (status.st_dev, status.st_ino) in seen:
-                skipped.append(Skipped(folder, "folder seen before, through a symbolic link"))
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(root / folder) as scan:
-                entries = sorted(scan, key=lambda entry: entry.name)
-        except OSError as error:
-            skipped.append(Skipped(folder, error.strerror or str(error)))
-            broken += 1
-            continue
-        for entry in entries:
-            path = os.path.join(folder, entry.name)
-            try:
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
-                    skipped.append(Skipped(path, "hidden"))
-                elif entry.is_dir():  # links come last, so that a folder is known by its own name
-                    folders.insert(0 if entry.is_symlink() else len(folders), path)
-                elif entry.is_file():
-                    status = entry.stat()
-                    files.append(_File(path, status.st_size, status.st_mtime_ns))
-                else:
-                    skipped.append(
-                        Skipped(path, "broken link" if entry.is_symlink() else "not a regular file")
-                    )
-                    broken += entry.name.lower().endswith(SUFFIXES)
-            except OSError as error:
-                skipped.append(Skipped(path, error.strerror or str(error)))
-                broken += entry.name.lower().endswith(SUFFIXES)
-    return _Walk(sorted(files), skipped, broken)
-
-
 def _image_folder(
-    root: Path, name: str, files: list[_File], skipped: list[Skipped], broken: int
+    root: Path, name: str, files: list[File], skipped: list[Skipped], broken: int
 ) -> dict[str, Source]:
     """Images in folders: split folders hold class folders, class folders hold images at any depth."""
-    tops = {file.path.split(os.sep)[0] for file in files if os.sep in file.path}
-    has_splits = all(os.sep in file.path for file in files) and all(top.lower() in _SPLITS for top in tops)
-    parts: dict[str, list[_File]] = {}
-    for file in files:
-        split = _SPLITS[file.path.split(os.sep)[0].lower()] if has_splits else "all"
-        parts.setdefault(split, []).append(file)
+    parts, beside = by_folder(files)
+    skipped = skipped + [Skipped(os.path.join(root, file.path), "beside the splits") for file in beside]
+    depth = int("all" not in parts)
 
-    def folder(file: _File) -> str | None:
-        parents = file.path.split(os.sep)[int(has_splits) : -1]
+    def folder(file: File) -> str | None:
+        parents = file.path.split(os.sep)[depth:-1]
         return parents[0] if parents else None
 
-    names = {folder(file) for file in files}
-    classes = sorted(name for name in names if name) if None not in names and len(names) > 1 else None
+    names = {split: {folder(file) for file in part} for split, part in parts.items()}
+    labelled = [split for split in parts if None not in names[split]]
+    common = {"all", *SPLITS.values()}  # these number their classes alike, others for themselves
 
-    def reading(part: list[_File]) -> Reading:
-        items = (Item(file.path, folder(file) if classes else None, root / file.path) for file in part)
-        return Reading(classes, len(part), items)
+    def classes_of(split: str) -> list[str] | None:
+        alike = common.intersection(labelled) if split in common else {split}
+        found = {name for other in alike for name in names[other] if name}
+        return sorted(found) if split in labelled and len(found) > 1 else None
 
+    def source(split: str, part: list[File]) -> Source:
+        classes = classes_of(split)
+
+        def reading() -> Reading:
+            items = (Item(file.path, folder(file) if classes else None, root / file.path) for file in part)
+            return Reading(classes, len(part), items)
+
+        fingerprint = ["folder", os.path.realpath(root), part, classes]
+        return Source(name, reading, fingerprint, os.path.join(root, ""), skipped, broken)
+
+    return {split: source(split, part) for split, part in parts.items()}
+
+
+def _tar(root: Path, name: str, files: list[File], skipped: list[Skipped], broken: int) -> dict[str, Source]:
     return {
         split: Source(
             name,
-            lambda part=part: reading(part),
-            ["folder", part, classes],
+            lambda part=part: Reading(None, None, tar_items([root / file.path for file in part])),
+            ["tar", os.path.realpath(root), part],
             os.path.join(root, ""),
             skipped,
             broken,
         )
-        for split, part in parts.items()
+        for split, part in by_name(files).items()
     }
-
-
-def _by_split(files: list[_File]) -> dict[str, list[_File]]:
-    """Files by the split that their path names, or all together."""
-    named: dict[str, list[_File]] = {}
-    for file in files:
-        found = _SPLIT_IN_NAME.findall(file.path.lower())
-        named.setdefault(_SPLITS[found[-1]] if found else "all", []).append(file)
-    return {"all": files} if "all" in named else named
-
-
-def _tar(root: Path, name: str, files: list[_File], skipped: list[Skipped], broken: int) -> dict[str, Source]:
-    return {
-        split: Source(
-            name,
-            lambda part=part: Reading(None, None, _tar_items([root / file.path for file in part])),
-            ["tar", part],
-            os.path.join(root, ""),
-            skipped,
-            broken,
-        )
-        for split, part in _by_split(files).items()
-    }
-
-
-def _tar_items(archives: list[Path]) -> Iterator[Item]:
-    """Images of archives in the webdataset layout: files of one sample stand together and share their name.
-
-    The label is a sample's .cls file, else the folder in which it lies.
-    """
-    for archive in archives:
-        try:
-            with tarfile.open(archive, "r|*") as members:
-                key, image, label = "", None, None
-                for member in members:
-                    folder, _, file = member.name.rpartition("/")
-                    if not member.isfile() or file.startswith("."):
-                        continue
-                    if (sample := f"{folder}/{file.split('.')[0]}") != key:
-                        if image is not None:
-                            yield image._replace(label=image.label if label is None else label)
-                        key, image, label = sample, None, None
-                    content = members.extractfile(member)
-                    assert content is not None
-                    if file.lower().endswith(SUFFIXES):
-                        parent = folder.rpartition("/")[2] or None
-                        image = Item(f"{archive.name}/{member.name}", parent, content.read())
-                    elif file.endswith(".cls"):
-                        text = content.read().decode().strip()
-                        label = int(text) if text.lstrip("-").isdigit() else text
-                if image is not None:
-                    yield image._replace(label=image.label if label is None else label)
-        except (tarfile.TarError, EOFError, OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{archive} must be a readable tar archive: {error}") from error
 
 
 def _parquet(
-    root: Path, name: str, files: list[_File], skipped: list[Skipped], broken: int
+    root: Path, name: str, files: list[File], skipped: list[Skipped], broken: int
 ) -> dict[str, Source]:
-    def reading(part: list[_File]) -> Reading:
+    def reading(part: list[File]) -> Reading:
         from datasets import load_dataset
         from pyarrow.parquet import read_metadata
 
@@ -269,9 +167,14 @@ def _parquet(
 
     return {
         split: Source(
-            name, lambda part=part: reading(part), ["parquet", part], os.path.join(root, ""), skipped, broken
+            name,
+            lambda part=part: reading(part),
+            ["parquet", os.path.realpath(root), part],
+            os.path.join(root, ""),
+            skipped,
+            broken,
         )
-        for split, part in _by_split(files).items()
+        for split, part in by_name(files).items()
     }
 
 
@@ -299,7 +202,7 @@ def find_hub(address: str) -> dict[str, Source]:
         return Reading(classes, known.num_examples if known else None, items)
 
     return {
-        _SPLITS.get(split, split): Source(
+        SPLITS.get(split, split): Source(
             address, lambda split=split: reading(split), ["hub", address, split, builder.hash]
         )
         for split in splits
@@ -378,7 +281,7 @@ def find_torchvision(address: str) -> dict[str, tuple[Any, Source]]:
             reason = reason or str(error)
     if not found:
         raise ValueError(f"torchvision:{name} must lie below {root}: {reason}")
-    files = _walk(Path(root)).files
+    place = [os.path.realpath(root), walk(Path(root)).files]
 
     def reading(dataset: Any) -> Reading:
         if hasattr(dataset, "samples"):
@@ -393,6 +296,6 @@ def find_torchvision(address: str) -> dict[str, tuple[Any, Source]]:
         return Reading(classes and [str(name) for name in classes], len(dataset), items)
 
     return {
-        split: (dataset, Source(name, lambda d=dataset: reading(d), ["torchvision", name, split, files]))
+        split: (dataset, Source(name, lambda d=dataset: reading(d), ["torchvision", name, split, place]))
         for split, dataset in found.items()
     }

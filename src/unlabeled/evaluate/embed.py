@@ -2,50 +2,53 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from unlabeled.evaluate import features
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from unlabeled.evaluate import features, opening
 
 __all__ = ["embed", "write"]
 
 
 def embed(
     run: Any, data: Any, *, layer: str | None = None, out: str | Path | None = None, device: str = "auto"
-) -> "tuple[Tensor, list[str]]":
-    """Compute the features of every sample; no label is needed.
+) -> tuple[Tensor, list[str]]:
+    """Compute the features of every sample of every split; no label is needed.
 
     Args:
         run: A run, a method or an encoder.
         data: Whatever `open_data` takes.
         layer: Name of a map to read instead of the encoder's output.
-        out: Parquet file to write, with the columns `path` and `embedding`.
+        out: Parquet file to write, with the columns `path`, `split` ("all" where there are none) and
+            `embedding`.
         device: auto, cpu or cuda.
 
     Returns:
-        Features on the CPU, float32, shape (samples, dim), and the path of each sample.
+        Features on the CPU, float32, shape (samples, dim), and the path of each sample, split after split.
     """
-    from unlabeled.data import STORE_SIZE, open_data
-
     where = features.pick_device(device)
     encoder, reader = features.frozen(run, where)
-    store_size = max(STORE_SIZE, encoder.image_size)
-    samples = open_data(data, channels=encoder.in_channels, store_size=store_size).to(where)
-    vectors = features.read(lambda batch: reader(batch, layer), samples).cpu()
+    read, paths, splits = [], [], []
+    for split, samples in opening.parts(data, opening.options(run, encoder)):
+        read.append(features.read(lambda batch: reader(batch, layer), samples.to(where)).cpu())
+        paths += samples.paths
+        splits += [split] * len(samples)
+    vectors = torch.cat(read)
     if out is not None:
-        write(Path(out), vectors, samples.paths)
-    return vectors, samples.paths
+        write(Path(out), vectors, paths, splits)
+    return vectors, paths
 
 
-def write(path: Path, vectors: "Tensor", names: list[str]) -> None:
-    """Write paths and vectors as parquet, whole or not at all.
+def write(path: Path, vectors: Tensor, names: list[str], splits: list[str]) -> None:
+    """Write paths, splits and vectors as parquet, whole or not at all.
 
     Args:
         path: The file.
         vectors: Float32, shape (samples, dim).
         names: Path of each sample.
+        splits: Split of each sample.
     """
     import pyarrow as pa
     import pyarrow.parquet as parquet
@@ -57,6 +60,5 @@ def write(path: Path, vectors: "Tensor", names: list[str]) -> None:
     flat = pa.array(vectors.flatten().numpy(), type=pa.float32())
     column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
     with atomic(path) as temporary:
-        parquet.write_table(
-            pa.table({"path": pa.array(readable, pa.string()), "embedding": column}), temporary
-        )
+        texts = {"path": pa.array(readable, pa.string()), "split": pa.array(splits, pa.string())}
+        parquet.write_table(pa.table({**texts, "embedding": column}), temporary)

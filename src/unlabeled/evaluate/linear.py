@@ -22,6 +22,7 @@ CHOOSING, SOLVING = 20, 200
 """Most steps of L-BFGS, for choosing the penalty and for the fit that is kept."""
 HOLD_OUT_FROM = 1000
 """Labels from which one fifth held out says enough, and five folds are not worth their time."""
+SHARES = {2: "half", 3: "third", 4: "quarter", 5: "fifth"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def fit(
         labels: Class of each sample, int64, shape (samples,).
         classes: Number of classes, those without a sample included.
         penalty: Factor of half the squared weights, above 0; None chooses it by five folds, from 1,000 labels
-            on by one held-out fifth, and takes `FIXED_PENALTY` where no class has two labels.
+            on by the first of them alone, with fewer folds where no class has five labels; it is
+            `FIXED_PENALTY` where no class has two.
         statistics: Mean and scale by which features are standardised; None takes them from `features`.
         seed: Seed of the split.
 
@@ -111,7 +113,7 @@ def fit(
         fold = folds(labels, count, seed).to(labels.device)
         tried = 1 if len(labels) >= HOLD_OUT_FROM else count
         penalty = _choose(points, labels, classes, [fold == index for index in range(tried)])
-        chosen = "by a held-out fifth" if tried < count else f"by {count} folds"
+        chosen = f"by a held-out {SHARES[count]}" if tried < count else f"by {count} folds"
     check.positive(penalty=penalty)
     weight, bias = _solve(points, labels, classes, [penalty], points.new_ones(1, len(labels)), SOLVING)
     weight = (axes @ weight[0]) / scale[:, None]

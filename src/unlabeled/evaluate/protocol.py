@@ -1,7 +1,9 @@
 """The protocol: every number beside its controls, on the same labels and the same test samples."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,10 +11,11 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.evaluate import controls as controlled
-from unlabeled.evaluate import features, few_labels, finetune, knn, linear
+from unlabeled.evaluate import features, few_labels, finetune, knn, linear, opening
 from unlabeled.evaluate.features import Representation
 from unlabeled.evaluate.scores import Measurement, Scores
 from unlabeled.method import Batch
+from unlabeled.run import Run, fingerprint
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -23,7 +26,7 @@ __all__ = ["CONTROLS", "PROBES", "evaluate"]
 PROBES = ("knn", "linear", "few", "finetune", "layers")
 CONTROLS = ("raw", "random", "rescaled", "supervised")
 FEW = (1, 10)
-"""Labels per class of the probe `few` where no number is given."""
+"""Labels per class of the probe `few` where no number is given, if every class has as many."""
 
 Augment = Callable[[Batch], Tensor]
 Prediction = tuple[Tensor, str]
@@ -65,9 +68,9 @@ def evaluate(
 
     Args:
         run: A run, a method or an encoder; it is not changed.
-        data: What `open_splits` takes, with labels, or a pair of training and test data.
-        probe: Any of knn, linear, few (linear, with 1 and 10 labels per class too where no number is given),
-            finetune (the encoder moves too), layers (linear on every named map).
+        data: What `open_splits` takes, with labels, or a pair of training and test data, opened or not.
+        probe: Any of knn, linear, few (linear, with 1 and 10 labels per class too where no number is given
+            and every class has as many), finetune (the encoder moves too), layers (linear on every named map).
         labels_per_class: Numbers of training labels, "all", or several of them.
         controls: Any of raw (pixels), random (the same network untrained), rescaled (the same, its channels
             made alike) and supervised (the same network trained on the same labels only; finetune has it
@@ -75,7 +78,7 @@ def evaluate(
         draws: Random balanced choices of the labels, where not all are used.
         seed: Seed of the draws, of the control's weights and of the bootstrap.
         device: auto, cpu or cuda.
-        test: Test data, if `data` is training data only.
+        test: Test data, if `data` is training data only: the test split of a source that has one, else all.
         k: Neighbours that vote in knn.
         temperature: Of the votes in knn.
         steps: Optimizer steps of finetune and supervised; None takes 20 passes over the labels, 300 at least.
@@ -97,8 +100,10 @@ def evaluate(
     counts = _counts(_several(labels_per_class))
     where = features.pick_device(device)
     encoder, reader = features.frozen(run, where)
-    labelled = _labelled(data, test, encoder, where)
-    plan = _plan(probes, counts, list(encoder.map_dims) if "layers" in probes else [])
+    train, tested = opening.pair(data, test, opening.options(run, encoder))
+    labelled = _labelled(train, tested, where)
+    smallest = int(labelled.labels.unique(return_counts=True)[1].min())
+    plan = _plan(probes, counts, list(encoder.map_dims) if "layers" in probes else [], smallest)
     draws_of = {
         count: [torch.arange(len(labelled.labels))]
         if count == "all"
@@ -135,14 +140,31 @@ def evaluate(
                     for draw, rows in enumerate(draws_of[count])
                 ]
             measured.append(_measure(name, layer, count, "supervised", trained[count], labelled.answers))
-    return Scores.of(measured, seed)
+    about = {
+        "data": train.name if train.name == tested.name else f"{train.name}, tested on {tested.name}",
+        "training_samples": len(labelled.labels),
+        "test_samples": len(labelled.answers),
+        "encoder": fingerprint(encoder.state_dict()),
+        "seed": seed,
+    }
+    if _test_images_were_seen(run, data, len(train)):
+        about["note"] = "the encoder was pre-trained on these test images too, without their labels"
+    return Scores.of(measured, seed, about)
+
+
+def _test_images_were_seen(run: Any, data: Any, training: int) -> bool:
+    """Whether a run was trained on more of the same source than the training part."""
+    if not isinstance(run, Run) or not isinstance(data, str | Path):
+        return False
+    seen, source = run.config["data"], os.fsencode(data).decode("utf-8", "backslashreplace")
+    return seen["source"] == source and seen["samples"] > training
 
 
 def _plan(
-    probes: list[str], counts: list[int | str], layers: list[str]
+    probes: list[str], counts: list[int | str], layers: list[str], smallest: int
 ) -> list[tuple[str, str | None, int | str]]:
-    """What to measure: (name, layer, labels per class), each once."""
-    few = counts if counts != ["all"] else [*FEW, "all"]
+    """What to measure: (name, layer, labels per class), each once; `smallest` is the rarest class's labels."""
+    few = counts if counts != ["all"] else [*(count for count in FEW if count <= smallest), "all"]
     plan = []
     for probe in probes:
         name = "linear" if probe == "few" else probe
@@ -164,19 +186,10 @@ def _counts(counts: list[Any]) -> list[int | str]:
     return [*numbers, *(["all"] if "all" in counts else [])]
 
 
-def _labelled(data: Any, test: Any, encoder: "Encoder", device: torch.device) -> Labelled:
-    """Open the data and keep the samples whose class is known."""
-    from unlabeled.data import STORE_SIZE, open_data, open_splits
-
-    how: Any = {"channels": encoder.in_channels, "store_size": max(STORE_SIZE, encoder.image_size)}
-    if test is not None:
-        splits = open_data(data, **how), open_data(test, **how)
-    elif isinstance(data, tuple):
-        splits = data
-    else:
-        splits = open_splits(data, **how)
+def _labelled(train: "Data", test: "Data", device: torch.device) -> Labelled:
+    """Keep the samples whose class is known."""
     known = []
-    for split in splits:
+    for split in (train, test):
         rows = torch.arange(0) if split.labels is None else (split.labels >= 0).nonzero()[:, 0]
         if not len(rows):
             raise ValueError(
@@ -185,8 +198,7 @@ def _labelled(data: Any, test: Any, encoder: "Encoder", device: torch.device) ->
             )
         known.append(split if len(rows) == len(split) else split.subset(rows))
     train, tested = known
-    if train.classes != tested.classes and None not in (train.classes, tested.classes):
-        raise ValueError(f"test must have the training data's classes {train.classes}, got {tested.classes}")
+    assert train.labels is not None and tested.labels is not None
     number = 1 + int(max(train.labels.max(), tested.labels.max()))
     classes = train.classes or tested.classes or [str(index) for index in range(number)]
     return Labelled(

@@ -1,7 +1,7 @@
 """Scores: what was measured, as records, as a table, and as one sentence that claims nothing within noise."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from unlabeled.evaluate.intervals import interval
+from unlabeled.run import read_scores
 
 __all__ = ["Measurement", "Record", "Scores"]
 
@@ -52,28 +53,34 @@ class Scores:
             in 0..1) with its 95 % interval `low`, `high`, `std` over draws of the labels (None for one draw),
             `draws`, `samples` (test samples), `interval` (how it was found), `detail`; for controls `margin`,
             `margin_low`, `margin_high`: how far ours lies above them, on the same draws and samples.
+        about: What they were measured on: `data` (its name), `training_samples`, `test_samples`, `encoder`
+            (fingerprint of its state), `seed`, and perhaps `note`, which a reader must know; empty if unknown.
     """
 
-    def __init__(self, records: Sequence[Record]) -> None:
-        self.records = list(records)
+    def __init__(self, records: Sequence[Record], about: Mapping[str, Any] | None = None) -> None:
+        self.records, self.about = list(records), dict(about or {})
 
     @classmethod
-    def of(cls, measurements: Sequence[Measurement], seed: int = 0) -> "Scores":
+    def of(
+        cls, measurements: Sequence[Measurement], seed: int = 0, about: Mapping[str, Any] | None = None
+    ) -> "Scores":
         """Turn predictions into records, each control compared with ours sample by sample."""
         ours = {_column(m.__dict__): m.right for m in measurements if m.features == "unlabeled"}
-        return cls([_record(m, ours.get(_column(m.__dict__)), seed) for m in measurements])
+        return cls([_record(m, ours.get(_column(m.__dict__)), seed) for m in measurements], about)
 
     @classmethod
     def from_json(cls, path: str | Path) -> "Scores":
-        """Read what `to_json` wrote."""
-        return cls(json.loads(Path(path).read_text(encoding="utf-8")))
+        """Read what `to_json` wrote, or a bare list of records."""
+        about = read_scores(path)
+        return cls(about.pop("records"), about)
 
     def to_json(self, path: str | Path) -> None:
-        """Write the records as a JSON list, whole or not at all."""
+        """Write a JSON object of `about` and the `records`, whole or not at all."""
         from unlabeled.files import atomic
 
         with atomic(Path(path)) as temporary:
-            temporary.write_text(json.dumps(self.records, indent=1), encoding="utf-8")
+            content = {**self.about, "records": self.records}
+            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)
@@ -96,7 +103,11 @@ class Scores:
         return "\n\n".join(self._block(probe) for probe in dict.fromkeys(r["probe"] for r in self.records))
 
     def verdict(self) -> str:
-        """One sentence: where ours beats every control, where one beats ours, where noise leaves it open."""
+        """Where ours beats every control, where one beats ours, where noise leaves it open; then the note."""
+        note = f" Mind that {self.about['note']}." if "note" in self.about else ""
+        return self._comparison() + note
+
+    def _comparison(self) -> str:
         won, lost, undecided = {}, {}, {}
         for column in dict.fromkeys(map(_column, self.records)):
             controls = [r for r in self.records if _column(r) == column and "margin" in r]
@@ -143,13 +154,21 @@ class Scores:
 
     def _title(self, probe: str, records: list[Record]) -> str:
         draws = max(record["draws"] for record in records)
-        how = f" ({records[-1]['detail']})" if probe == "knn" else ""
+        how = f" ({_neighbours(records)})" if probe == "knn" else ""
         parts = [f"{probe}{how}: accuracy in % on {records[0]['samples']:,} test samples"]
         if draws > 1:
             parts.append(f"± standard deviation over {draws} draws of the labels")
         if any(record["draws"] == 1 for record in records):
             parts.append("[95 % interval]")
         return ", ".join(parts)
+
+
+def _neighbours(records: list[Record]) -> str:
+    """Settings of ours, with the number of neighbours wherever it differs."""
+    details = [record["detail"].partition(", ") for record in records if record["features"] == "unlabeled"]
+    counts = dict.fromkeys(count for count, _, _ in details)
+    rest = dict.fromkeys(rest for _, _, rest in details if rest)
+    return ", ".join([" or ".join(counts), *rest])
 
 
 def _column(record: Record) -> tuple[str, str | None, int | str]:

@@ -114,7 +114,7 @@ class Jigsaw(Method):
         tiles = rearrange(tiles, "b n c h w -> (b n) c h w")
         if self.tile_size is not None:
             tiles = F.interpolate(tiles, self.tile_size, mode="bilinear", antialias=True)
-        if self.normalize:  # last, because resizing takes more contrast from sharp tiles than from smooth ones
+        if self.normalize:  # after resizing, which takes more contrast from sharp tiles than from smooth ones
             tiles = patches.standardize(tiles, 0.5, 0.25)
         return self.head(rearrange(self.encoder(tiles), "(b n) d -> b (n d)", n=count)).float()
 

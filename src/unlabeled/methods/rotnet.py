@@ -8,9 +8,9 @@ Differs: square crops are resized, where the paper shifts images on a border of 
 22.5 + 45 k degrees, where the upright ones would be the sharp ones.
 Shortcut: quarter turns are exact, so no interpolation tells them apart, and crops are square, since a squeezed
 one would tell its axis. Of eight angles only a disc is seen, so no corners tell, but two mirror-image patterns of
-resampling remain, which fine textures can give away: prefer four. Images are mirrored before they turn:
-afterwards would make 90 and 270 degrees the same. Images without an upright position (aerial, microscopic, round)
-have nothing to learn here.
+resampling remain, which give away whether the number is even or odd even on smooth images: prefer four. Images
+are mirrored before they turn: afterwards would make 90 and 270 degrees the same. Images without an upright
+position (aerial, microscopic, round) have nothing to learn here.
 """
 
 import math

@@ -31,7 +31,8 @@ def report(
         data: What to show pictures, neighbours and the map of: a `Data`, or a path or name to open; None
             opens what each run was trained on, where it still can be found.
         out: The file to write; `report.html` in the folder of the first run if None.
-        scores: Score records of a run, or a list with those of each run; None takes what each run has stored.
+        scores: Scores or score records of a run, or a list with those of each run; None takes what each run
+            has stored.
         device: Where to compute features.
 
     Returns:
@@ -44,8 +45,8 @@ def report(
     opened = [load(run) if isinstance(run, str | Path) else run for run in several]
     if not opened:
         raise ValueError("runs must hold at least one run, got none")
-    records, sources = _scores(opened, scores), _data(opened, data)
-    entries = [Entry(*parts) for parts in zip(opened, records, sources, strict=True)]
+    measured, sources = _scores(opened, scores), _data(opened, data)
+    entries = [Entry(*parts) for parts in zip(opened, measured, sources, strict=True)]
     label(entries)
     look(entries, device)
     title, head = sections.header(entries)
@@ -61,20 +62,18 @@ def report(
     path = entries[0].path / "report.html" if out is None else Path(out)
     with atomic(path) as temporary:
         text = page.document(title, head, body, f"Written by unlabeled {__version__}.")
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 
-def _scores(runs: Sequence[Any], scores: Any) -> list[list[dict[str, Any]]]:
-    """Score records of each run, from what was given or stored."""
+def _scores(runs: Sequence[Any], scores: Any) -> list[dict[str, Any]]:
+    """Score records of each run and what they were measured on, from what was given or stored."""
     if scores is None:
-        return [list(run.scores) for run in runs]
-    given = list(scores)
-    flat = all(isinstance(entry, Mapping) for entry in given)
-    lists = [given] if flat else [list(entry) for entry in given]
+        return [run.measured for run in runs]
+    lists = [scores] if all(isinstance(entry, Mapping) for entry in scores) else list(scores)
     if len(lists) != len(runs):
         raise ValueError(f"scores must hold one list for each of the {len(runs)} runs, got {len(lists)}")
-    return lists
+    return [{**getattr(given, "about", {}), "records": list(given)} for given in lists]
 
 
 def _data(runs: Sequence[Any], data: Any) -> list[Any]:

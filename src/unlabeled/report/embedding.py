@@ -109,8 +109,7 @@ def flat(features: Tensor) -> tuple[Tensor, str] | None:
     centered = features.double() - features.double().mean(0)
     if centered.norm() <= 1e-5 * features.double().norm().clamp(min=1e-12):
         return None
-    left, values, _ = torch.linalg.svd(centered, full_matrices=False)
-    components, name = left * values, "PCA"
+    components, name = _principal(centered), "PCA"
     if len(features) >= TSNE_FROM and components.shape[1] > 2:
         from sklearn.manifold import TSNE
 
@@ -126,3 +125,13 @@ def flat(features: Tensor) -> tuple[Tensor, str] | None:
     low, high = points.amin(0), points.amax(0)
     middle, side = (low + high) / 2, (high - low).max().clamp(min=1e-12)
     return ((points - middle) / side + 0.5).float(), name
+
+
+def _principal(points: Tensor) -> Tensor:
+    """Coordinates along the principal axes, widest first, shape (samples, min(samples, dim))."""
+    samples, dim = points.shape
+    if dim <= samples:
+        left, values, _ = torch.linalg.svd(points, full_matrices=False)
+        return left * values
+    squares, vectors = torch.linalg.eigh(points @ points.T)
+    return (vectors * squares.clamp(min=0).sqrt()).flip(1)

@@ -12,6 +12,7 @@ from torch import Tensor
 from unlabeled.method import Batch
 from unlabeled.report import embedding
 from unlabeled.report.charts import finite
+from unlabeled.run import fingerprint
 
 __all__ = ["Entry", "Samples", "label", "look"]
 
@@ -42,12 +43,14 @@ class Entry:
 
     Args:
         run: The run.
-        scores: Its score records.
+        measured: Its score `records` and what they were measured on, as `Run.measured`.
         data: The opened data, or None.
     """
 
-    def __init__(self, run: Any, scores: Sequence[dict[str, Any]], data: Any) -> None:
-        self.run, self.scores, self.data = run, scores, data if data is not None and len(data) else None
+    def __init__(self, run: Any, measured: dict[str, Any], data: Any) -> None:
+        self.run, self.data = run, data if data is not None and len(data) else None
+        self.measured: dict[str, Any] = measured
+        self.scores: list[dict[str, Any]] = measured["records"]
         self.path = Path(run.path)
         self.config: dict[str, Any] = run.config
         self.history: list[dict[str, Any]] = run.history
@@ -70,6 +73,25 @@ class Entry:
     def source(self) -> str:
         """Where the data came from; empty if it was given as an array."""
         return str(self.about.get("source", ""))
+
+    @cached_property
+    def caveats(self) -> list[str]:
+        """Sentences that no reader of the scores may miss."""
+        told = [f"Mind that {self.measured['note']}."] if "note" in self.measured else []
+        if self.measured.get("encoder") not in (None, fingerprint(self.run.encoder.state_dict())):
+            told.append("The encoder has changed since it was evaluated, so these scores are not its own.")
+        return told
+
+    @property
+    def tested(self) -> str:
+        """What the scores were measured on, in a sentence; empty where that is not known."""
+        about = self.measured
+        if "data" not in about:
+            return ""
+        return (
+            f"Measured on {about['data']}: {about['training_samples']:,} training and "
+            f"{about['test_samples']:,} test images, seed {about['seed']}."
+        )
 
     @property
     def choices(self) -> dict[str, Any]:

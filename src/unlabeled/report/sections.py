@@ -44,7 +44,8 @@ def _verdicts(entries: Sequence[Entry]) -> str:
         name = f"<b>{escape(entry.label)}</b> " if len(entries) > 1 else ""
         trained = str(entry.history[-1].get("verdict") or "") if entry.history else "No epoch was finished."
         if any(other.scores for other in entries):
-            helped = tables.verdict(entry.scores) or "Not evaluated against controls yet."
+            said = tables.verdict(entry.scores) or "Not evaluated against controls yet."
+            helped = " ".join([said, *entry.caveats])
             paragraphs.append(f"<p>{name}{escape(helped)}</p>")
             name = ""
         if trained:
@@ -297,7 +298,13 @@ def scores(entries: Sequence[Entry]) -> tuple[str, str]:
         "marks a winner only where the 95 % interval of its lead is clear of every other row; no dot means "
         "that nobody can tell."
     )
-    return sentence, "".join(map(tables.draw, found))
+    notes: dict[str, list[str]] = {}
+    for entry in entries:
+        if told := " ".join(filter(None, [entry.tested, *entry.caveats])):
+            notes.setdefault(told, []).append(entry.label)
+    shared = len(notes) == 1 and len(entries) == len(*notes.values())
+    said = [told if shared else f"{', '.join(labels)}: {told}" for told, labels in notes.items()]
+    return sentence, "".join([*map(_note, said), *map(tables.draw, found)])
 
 
 def repeat(entries: Sequence[Entry]) -> tuple[str, str]:

@@ -1,0 +1,67 @@
+"""The data that an encoder is judged on, opened as that encoder needs it."""
+
+import copy
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from unlabeled.run import Run
+
+if TYPE_CHECKING:
+    from unlabeled.data import Data
+    from unlabeled.encoders import Encoder
+
+__all__ = ["options", "pair", "parts"]
+
+
+def options(run: Any, encoder: "Encoder") -> dict[str, Any]:
+    """Options of `open_data` that fit an encoder; a run bears as many unreadable images as in its training."""
+    from unlabeled.data import STORE_SIZE
+
+    settings = run.config.get("settings", {}) if isinstance(run, Run) else {}
+    return {
+        "channels": encoder.in_channels,
+        "store_size": max(STORE_SIZE, encoder.image_size),
+        "max_broken": settings.get("max_broken", 0.1),
+    }
+
+
+def pair(data: Any, test: Any, how: dict[str, Any]) -> tuple["Data", "Data"]:
+    """Open training and test data, their classes numbered alike.
+
+    Args:
+        data: What `open_splits` takes, or a pair of training and test data where `test` is None.
+        test: What `open_data` takes, of which the test split is read where there is one; or None.
+        how: Options of `open_data`.
+
+    Raises:
+        ValueError: The two have no class in common.
+    """
+    from unlabeled.data import open_data, open_splits
+    from unlabeled.data.opening import _same_classes
+
+    if isinstance(data, tuple) and test is None:
+        data, test = data
+    if test is None:
+        return open_splits(data, **how)
+    train, tested = open_data(data, **how), _test_part(test, how)
+    if train.classes and tested.classes and not {*train.classes} & {*tested.classes}:
+        raise ValueError(f"test must have the training data's classes {train.classes}, got {tested.classes}")
+    return _same_classes(copy.copy(train), copy.copy(tested))
+
+
+def parts(data: Any, how: dict[str, Any]) -> Iterator[tuple[str, "Data"]]:
+    """Open every split of a source, one after the other, with its name; "all" where it has none."""
+    from unlabeled.data.opening import _Opener
+
+    for split, opened in _Opener(**how).parts(data).items():
+        yield split, opened()
+
+
+def _test_part(source: Any, how: dict[str, Any]) -> "Data":
+    from unlabeled.data import open_data
+    from unlabeled.data.opening import _Opener
+
+    splits = _Opener(**how).parts(source)
+    return open_data(
+        source, split=next((name for name in ("test", "validation") if name in splits), None), **how
+    )
