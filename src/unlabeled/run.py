@@ -136,7 +136,7 @@ def fingerprint(state: "Mapping[str, Tensor]") -> str:
     digest = hashlib.sha256()
     for name, value in state.items():
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

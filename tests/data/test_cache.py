@@ -54,11 +54,60 @@ def test_second_start_decodes_nothing_and_gives_the_same(folder, monkeypatch):
     assert same(first, open_data(folder))
 
 
-def test_a_cached_folder_may_move(folder, monkeypatch):
-    open_data(folder)
+def test_a_folder_that_moved_is_decoded_again(folder):
+    first = open_data(folder)
     moved = folder.rename(folder.with_name("elsewhere"))
+    second = open_data(moved)
+    assert second.paths[0] == str(moved / "a" / "00.png") and torch.equal(first.pixels, second.pixels)
+
+
+def bitmap(path: Path, grey: int) -> None:
+    """An image whose file says nothing of its content by its size or time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (4, 4), grey).save(path)
+    os.utime(path, (0, 0))
+
+
+def test_folders_that_look_alike_keep_their_own_images(tmp_path, monkeypatch):
+    for folder, grey in (("one", 1), ("two", 2)):
+        bitmap(tmp_path / folder / "x.bmp", grey)
+    assert [open_data(tmp_path / name).pixels[0].item() for name in ("one", "two")] == [1, 2]
+    monkeypatch.chdir(tmp_path / "one")
     no_decoding(monkeypatch)
-    assert open_data(moved).paths[0] == str(moved / "a" / "00.png")
+    assert open_data(".").pixels[0] == 1, "another way to the same folder is no other folder"
+
+
+def test_an_edit_that_keeps_size_and_time_is_seen(tmp_path):
+    bitmap(tmp_path / "data" / "x.bmp", 1)
+    assert open_data(tmp_path / "data").pixels[0] == 1
+    bitmap(tmp_path / "data" / "x.bmp", 2)
+    assert open_data(tmp_path / "data").pixels[0] == 2
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), MemoryError("no memory")])
+def test_what_could_not_be_read_this_time_is_read_the_next(folder, cache_folder, error, monkeypatch):
+    def refuse(path, *rest, opened=Path.open, **options):
+        if path.name == "00.png":
+            raise error
+        return opened(path, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse)
+        data = open_data(folder)
+    assert len(data) == 39 and list(cache_folder.iterdir()) == []
+    assert (str(folder / "a" / "00.png"), str(error.args[-1])) in data.skipped
+    assert len(open_data(folder)) == 40 and only(cache_folder)
+
+
+def test_without_a_home_the_images_are_kept_in_memory(folder, caplog, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("UNLABELED_CACHE")
+    monkeypatch.setattr(Path, "home", homeless)
+    with caplog.at_level(logging.WARNING, "unlabeled.data"):
+        assert len(open_data(folder)) == len(open_data(folder)) == 40
+    assert len(caplog.records) == 1 and "home directory" in caplog.text and "kept in memory" in caplog.text
 
 
 def test_without_a_cache_the_images_are_the_same(folder, cache_folder):

@@ -1,12 +1,13 @@
 """Images of every kind become the uint8 arrays that they should."""
 
+import os
 from io import BytesIO
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from unlabeled.data.decode import Item, decode, decode_all
+from unlabeled.data.decode import LARGEST, Item, decode, decode_all
 
 RED = (254, 0, 0)
 
@@ -180,6 +181,14 @@ def test_decompression_bombs_are_refused_before_decoding(monkeypatch):
 def test_missing_files_are_refused_with_the_reason(tmp_path):
     with pytest.raises(ValueError, match="No such file"):
         decode(tmp_path / "gone.png", 160)
+
+
+def test_huge_files_are_refused_unread(tmp_path):
+    path = tmp_path / "huge.png"
+    path.touch()
+    os.truncate(path, LARGEST + 1)
+    with pytest.raises(ValueError, match="larger than 512 MB"):
+        decode(path, 160)
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -3,6 +3,7 @@
 import io
 import os
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unlabeled.data import Data, open_data, open_splits
+from unlabeled.data import Data, open_data, open_splits, tars
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -161,6 +162,56 @@ def test_split_folders_are_splits_and_share_the_class_numbers(tmp_path):
         open_data(tmp_path, split="test")
 
 
+def test_whatever_lies_beside_train_and_test_stays_out_of_both(tmp_path):
+    names = [
+        "train/b/1.png",
+        "train/c/2.png",
+        "test/b/3.png",
+        "test/c/4.png",
+        "extra/x/5.png",
+        "extra/y/6.png",
+    ]
+    for name in (*names, "extra/7.png", "preview.png"):
+        picture(tmp_path / name)
+    train, test = open_splits(tmp_path)
+    extra = open_data(tmp_path, split="extra")
+    found = [[os.path.relpath(path, tmp_path) for path in data.paths] for data in (train, test, extra)]
+    assert found == [names[:2], names[2:4], ["extra/7.png", *names[4:]]]
+    assert train.classes == test.classes == ["b", "c"] and extra.labels is None
+    assert reasons(train, tmp_path) == {"preview.png": "beside the splits"}
+    assert open_data(tmp_path).paths == train.paths
+    (tmp_path / "extra" / "7.png").unlink()
+    assert open_data(tmp_path, split="extra").classes == ["x", "y"]
+
+
+def test_secret_test_labels_make_the_validation_part_the_test(tmp_path):
+    for name in ("train/b/1.png", "train/c/2.png", "val/b/3.png", "val/c/4.png", "test/5.png"):
+        picture(tmp_path / name)
+    train, test = open_splits(tmp_path)
+    assert train.labels is not None and train.labels.tolist() == [0, 1]
+    assert test.paths == open_data(tmp_path, split="val").paths
+    arrays = {f"{split}_images": IMAGES for split in ("train", "val", "test")}
+    labels = {"train_labels": np.arange(5), "val_labels": np.arange(5), "test_labels": np.full(5, -1)}
+    np.savez(tmp_path / "x.npz", **arrays, **labels)
+    test = open_splits(tmp_path / "x.npz")[1]
+    assert test.labels is not None and test.labels.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".tar"])
+def test_a_logo_beside_data_files_is_not_the_data(tmp_path, ending):
+    import datasets
+
+    picture(tmp_path / "logo.png")
+    if ending == ".parquet":
+        write_parquet(
+            tmp_path / "x.parquet", {"image": datasets.Value("binary")}, {"image": [png((1, 0, 0))]}
+        )
+    else:
+        write_tar(tmp_path / "x.tar", {"1.png": png((1, 0, 0))})
+    data = open_data(tmp_path)
+    assert colors(data) == [[1, 0, 0]] and reasons(data, tmp_path) == {"logo.png": f"not a {ending} file"}
+
+
 def test_both_splits_are_coloured_where_one_is(tmp_path):
     picture(tmp_path / "train" / "1.png", 9, mode="L")
     picture(tmp_path / "test" / "2.png", (1, 2, 3))
@@ -186,6 +237,19 @@ def test_without_splits_a_fifth_of_each_class_is_for_testing():
     rows = [value for part in (train, test) for value, *_ in colors(part)]
     assert sorted(rows) == list(range(100))
     assert colors(open_splits(data)[1]) == colors(test)
+
+
+def test_every_class_of_two_images_is_tested():
+    images = torch.zeros(6, 1, 2, 2, dtype=torch.uint8)
+    from unlabeled.data import from_images
+
+    train, test = open_splits(from_images(images, torch.tensor([0, 0, 1, 1, 1, 2])))
+    assert train.labels is not None and test.labels is not None
+    assert train.labels.tolist() == [0, 1, 1, 2] and test.labels.tolist() == [0, 1]
+    with pytest.raises(
+        ValueError, match=r"at least 2 images of a class to be divided .*, got 6 of 6 classes"
+    ):
+        open_splits(from_images(images, torch.arange(6)))
 
 
 def png(color: tuple[int, int, int]) -> bytes:
@@ -220,6 +284,19 @@ def test_parquet_folder_gives_splits_labels_and_skips_broken_rows(tmp_path):
     assert train.classes == ["no", "yes"]
     assert train.labels is not None and train.labels.tolist() == [0, 1, 0, 1, 1, 0, 1, 0, 1]
     assert train.skipped == [(f"{tmp_path}/4.png", "not an image that can be read")]
+
+
+def test_data_files_beside_train_and_test_are_splits_of_their_own(tmp_path):
+    import datasets
+
+    names = ["train-00000-of-00001", "test00", "unsupervised-00000-of-00002", "unsupervised-00001-of-00002"]
+    for row, name in enumerate([*names, "more/0000"]):
+        content = {"image": [png((row, 0, 0))]}
+        write_parquet(tmp_path / f"{name}.parquet", {"image": datasets.Value("binary")}, content)
+    train, test = open_splits(tmp_path)
+    assert (colors(train), colors(test)) == ([[0, 0, 0]], [[1, 0, 0]])
+    assert colors(open_data(tmp_path, split="unsupervised")) == [[2, 0, 0], [3, 0, 0]]
+    assert colors(open_data(tmp_path, split="more")) == [[4, 0, 0]]
 
 
 def test_parquet_file_of_plain_bytes_and_words_as_labels(tmp_path):
@@ -273,6 +350,39 @@ def test_folders_in_an_archive_are_classes(tmp_path):
     write_tar(tmp_path / "x.tar", {"all/b/1.png": png((1, 0, 0)), "all/a/1.png": png((2, 0, 0))})
     data = open_data(tmp_path / "x.tar")
     assert data.classes == ["a", "b"] and data.labels is not None and data.labels.tolist() == [1, 0]
+
+
+def test_names_with_dots_in_an_archive_hide_no_image(tmp_path):
+    members = {
+        "1.cls": b"7",
+        "1.left.png": png((1, 0, 0)),
+        "1.right.png": png((2, 0, 0)),
+        "shot.01.png": png((3, 0, 0)),
+        "shot.01.cls": b"8",
+        "shot.02.png": png((4, 0, 0)),
+        "shot.02.cls": b"9",
+    }
+    write_tar(tmp_path / "x.tar", members)
+    data = open_data(tmp_path / "x.tar")
+    assert [color[0] for color in colors(data)] == [1, 2, 3, 4]
+    assert data.labels is not None and data.labels.tolist() == [7, 7, 8, 9]
+
+
+def test_images_of_an_archive_that_are_not_read_are_listed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tars, "LARGEST", 1000)
+    members = {"._1.png": b"resource fork", "1.png": png((1, 0, 0)), "2.png": bytes(1001), "3.txt": b""}
+    write_tar(tmp_path / "x.tar", members)
+    with tarfile.open(tmp_path / "x.tar", "a") as archive:
+        link = tarfile.TarInfo("4.png")
+        link.type, link.linkname = tarfile.LNKTYPE, "1.png"
+        archive.addfile(link)
+    data = open_data(tmp_path / "x.tar", max_broken=2 / 3)
+    assert colors(data) == [[1, 0, 0]]
+    assert reasons(data, tmp_path / "x.tar") == {
+        "._1.png": "hidden",
+        "2.png": "larger than 512 MB",
+        "4.png": "not a regular file",
+    }
 
 
 def test_truncated_archives_are_refused(tmp_path):
@@ -353,6 +463,39 @@ def test_npz_with_splits_and_without_images(tmp_path):
     np.savez(tmp_path / "z.npz", images=IMAGES, labels=np.arange(4))
     with pytest.raises(ValueError, match=r"labels of .*z.npz must be 5 integers, got 4"):
         open_data(tmp_path / "z.npz")
+
+
+def test_damaged_and_misnamed_array_files_are_refused_in_one_line(tmp_path):
+    np.savez_compressed(tmp_path / "x.npz", images=IMAGES)
+    np.save(tmp_path / "x.npy", IMAGES)
+    whole = (tmp_path / "x.npz").read_bytes()
+    contents = {
+        "cut.npz": whole[:300],
+        "flipped.npz": whole[:150] + b"\xff" * 20 + whole[170:],
+        "other.npy": whole,
+        "other.npz": (tmp_path / "x.npy").read_bytes(),
+        "empty.npz": b"",
+        "short.npy": (tmp_path / "x.npy").read_bytes()[:200],
+    }
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
+        archive.writestr("images", "no array")
+    for name in [*contents, "text.npz"]:
+        if name in contents:
+            (tmp_path / name).write_bytes(contents[name])
+        with pytest.raises(ValueError, match=rf"{name} must be a readable array without.*: \S") as caught:
+            open_data(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_arrays_of_odd_types_are_refused_by_name(tmp_path):
+    np.savez(tmp_path / "x.npz", images=IMAGES, labels=np.array(list("abcde")))
+    with pytest.raises(ValueError, match=r"labels of .*x\.npz must be 5 integers, got 5 of type <U1"):
+        open_data(tmp_path / "x.npz")
+    with pytest.raises(ValueError, match="floats of array must have at most 64 bits, got"):
+        open_data(np.zeros((1, 2, 2), np.longdouble))
+    np.savez(tmp_path / "y.npz", images=IMAGES, labels=np.arange(5, dtype=">u4"))
+    labels = open_data(tmp_path / "y.npz").labels
+    assert labels is not None and labels.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_arrays_change_their_channels_when_asked():

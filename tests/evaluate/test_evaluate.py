@@ -1,9 +1,12 @@
 """The protocol: what is measured, on what, and what it must never look at."""
 
 import copy
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from unlabeled import encoders
@@ -12,6 +15,7 @@ from unlabeled.data.images import Data, from_images
 from unlabeled.evaluate import controls, evaluate, finetune, linear, protocol
 from unlabeled.evaluate.features import frozen, of_encoder, read
 from unlabeled.method import Batch, Method
+from unlabeled.run import fingerprint, load
 
 
 def blobs(samples: int, seed: int, classes: int = 3) -> Data:
@@ -134,6 +138,81 @@ def test_few_is_the_linear_probe_with_numbers():
     }
 
 
+def test_few_without_numbers_asks_no_more_than_the_rarest_class_has():
+    scarce = TRAIN.subset(torch.arange(27))
+    scores = evaluate(ENCODER, (scarce, TEST), probe="few", controls=(), draws=2)
+    assert [r["labels_per_class"] for r in scores] == [1, "all"]
+    with pytest.raises(ValueError, match="got 10: class low has 9"):
+        evaluate(ENCODER, (scarce, TEST), probe="few", labels_per_class=(10, "all"))
+
+
+def test_classes_without_training_samples_hinder_no_probe():
+    train, test = copy.copy(TRAIN), copy.copy(TEST)
+    train.labels, test.labels = TRAIN.labels + 1, TEST.labels + 1
+    train.classes = test.classes = ["none", "low", "middle", "high", "unused"]
+    scores = evaluate(ENCODER, (train, test), probe=("knn", "few"), controls="raw", draws=2)
+    assert max(r["value"] for r in scores if r["features"] == "raw") > 0.9
+
+
+def folders(root: Path, classes: Sequence[str], data: Data) -> Path:
+    """The images as files in one folder for each class."""
+    assert data.labels is not None
+    for row, image in enumerate(data.batch(torch.arange(len(data)))["image"]):
+        file = root / classes[int(data.labels[row])] / f"{row}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(file)
+    return root
+
+
+def test_test_data_are_the_test_split_where_a_source_has_one():
+    train, test = open_splits("digits")
+    scores = evaluate(ENCODER, train.subset(torch.arange(50)), test="digits", probe="knn", controls=())
+    assert scores.about["test_samples"] == len(test) != len(train)
+
+
+def test_two_folders_are_opened_and_their_classes_meet_by_name(tmp_path):
+    train = folders(tmp_path / "a", ["low", "middle", "high"], TRAIN)
+    test = folders(tmp_path / "b", ["low", "middle", "high"], TEST.subset(TEST.labels != 0))
+    options = {"probe": "linear", "controls": "raw"}
+    pair = evaluate(ENCODER, (train, str(test)), **options)
+    assert pair.records == evaluate(ENCODER, train, test=test, **options).records
+    assert pair.about["training_samples"] == 90 and pair.about["test_samples"] == 40
+    assert min(r["value"] for r in pair) > 0.9
+
+
+def test_given_data_keep_their_own_numbers_of_classes():
+    turned = copy.copy(TEST)
+    turned.labels, turned.classes = 2 - TEST.labels, ["high", "middle", "low"]
+    before = turned.labels.clone()
+    assert evaluate(ENCODER, (TRAIN, turned), probe="linear", controls="raw").best["value"] > 0.9
+    assert torch.equal(turned.labels, before) and turned.classes == ["high", "middle", "low"]
+
+
+def test_scores_name_their_data_and_the_state_of_the_encoder():
+    about = evaluate(ENCODER, (TRAIN, TEST), probe="knn", controls=(), seed=3).about
+    state = fingerprint(ENCODER.state_dict())
+    assert about == {
+        "data": "blobs", "training_samples": 90, "test_samples": 60, "encoder": state, "seed": 3
+    }  # fmt: skip
+    other = conv4().state_dict()
+    next(iter(other.values())).flatten()[0].add_(1e-6)
+    assert fingerprint(conv4().state_dict()) == state != fingerprint(other)
+
+
+@pytest.mark.parametrize(("samples", "seen"), [(60, True), (48, False)])
+def test_test_images_that_pretraining_saw_are_confessed(tmp_path, samples, seen):
+    source = folders(tmp_path / "all", ["low", "middle", "high"], TEST)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.toml").write_text(f"[data]\nsource = '{source}'\nsamples = {samples}")
+    ENCODER.save(folder / "encoder.safetensors")
+    scores = evaluate(load(folder), source, probe="knn", controls=())
+    assert ("pre-trained on these test images too, without their labels." in scores.verdict()) is seen
+    assert "note" not in evaluate(ENCODER, source, probe="knn", controls=()).about
+    scores.to_json(folder / "scores.json")
+    assert load(folder).scores == scores.records
+
+
 def test_finetuning_has_training_from_scratch_beside_it():
     scores = evaluate(ENCODER, (TRAIN, TEST), probe="finetune", labels_per_class=2, draws=2, steps=2)
     assert [r["features"] for r in scores] == ["unlabeled", "supervised"]
@@ -242,5 +321,5 @@ def test_two_classes_and_one_rare_are_measured():
 
 
 def test_the_plan_measures_nothing_twice():
-    plan = protocol._plan(["linear", "few"], [1, "all"], [])
+    plan = protocol._plan(["linear", "few"], [1, "all"], [], 50)
     assert len(plan) == len(set(plan)) == 2

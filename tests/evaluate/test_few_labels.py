@@ -31,6 +31,9 @@ def test_too_few_labels_name_the_class_and_its_count():
         subsets(LABELS, 21, classes=["cat", "dog", "owl"])
 
 
-def test_a_class_without_labels_is_named():
-    with pytest.raises(ValueError, match="class 3 has 0"):
-        subsets(LABELS, 1, classes=4)
+def test_classes_that_do_not_occur_are_left_out():
+    from_one = LABELS + 1  # as in data whose first class is 1, beside a name that nothing has
+    (rows,) = subsets(from_one, 4, classes=["none", "cat", "dog", "owl", "emu"], draws=1)
+    assert from_one[rows].bincount().tolist() == [0, 4, 4, 4]
+    with pytest.raises(ValueError, match="got 21: class dog has 20"):
+        subsets(from_one, 21, classes=["none", "cat", "dog", "owl"])

@@ -66,6 +66,15 @@ def test_scaling_and_shifting_features_changes_no_probability():
     assert torch.allclose(plain(x).softmax(1), moved(x * factors + 3).softmax(1), atol=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("each", "said"), [(1, "fixed"), (2, "by a held-out half"), (4, "by a held-out quarter")]
+)
+def test_the_share_that_was_held_out_is_named(each, said, monkeypatch):
+    monkeypatch.setattr(linear, "HOLD_OUT_FROM", 6)
+    rows = torch.cat([(digit == LABELS).nonzero()[:each, 0] for digit in range(3)])
+    assert linear.fit(PIXELS[rows], LABELS[rows], 3).chosen == said
+
+
 def test_features_that_never_vary_are_ignored_even_when_they_vary_later():
     x, y = PIXELS[:100].clone(), LABELS[:100]
     x[:, 0] = 5.0

@@ -1,5 +1,7 @@
 """Tables and the verdict say what the records say, and never more."""
 
+import json
+
 import pytest
 import torch
 
@@ -88,3 +90,23 @@ def test_scores_survive_a_file(tmp_path):
     assert again.records == scores.records
     assert again.verdict() == scores.verdict()
     assert again.best["value"] == 0.75
+
+
+def test_scores_say_what_they_were_measured_on_and_old_files_still_open(tmp_path):
+    file, about = tmp_path / "scores.json", {"data": "digits", "note": "the moon was full"}
+    scores = Scores.of([measured("unlabeled", first(0.75))], about=about)
+    scores.to_json(file)
+    assert json.loads(file.read_text()) == {**about, "records": scores.records}
+    assert Scores.from_json(file).about == about
+    assert Scores.from_json(file).verdict().endswith(" Mind that the moon was full.")
+    file.write_text(json.dumps(scores.records))
+    assert (Scores.from_json(file).records, Scores.from_json(file).about) == (scores.records, {})
+
+
+def test_the_title_of_neighbours_holds_for_every_column():
+    rows = [
+        Measurement("knn", None, count, features, first(0.5).float(), detail)
+        for count, k in ((1, 3), ("all", 20))
+        for features, detail in (("unlabeled", f"k={k}, T=0.07, centred"), ("supervised", "300 steps"))
+    ]
+    assert "knn (k=3 or 20, T=0.07, centred): accuracy" in Scores.of(rows).table()

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from unlabeled.evaluate import Scores
 from unlabeled.report import charts, embedding, pictures, report, tables
+from unlabeled.run import fingerprint, load
 
 HOSTILE = '<script>alert("1")</script>'
 
@@ -108,7 +110,7 @@ def make_run(folder: Path, channels: int = 1, size: int = 8, **changes: Any) -> 
         "path": folder,
         "config": config,
         "history": [epoch(number) for number in range(1, 6)],
-        "scores": [record("raw", 0.5), record("random", 0.4), record("unlabeled", 0.9)],
+        "measured": {"records": [record("raw", 0.5), record("random", 0.4), record("unlabeled", 0.9)]},
         "skipped": [("broken.jpg", "truncated")],
         "encoder": encoder,
         "method": FakeMethod(encoder),
@@ -165,7 +167,9 @@ def test_hostile_names_are_escaped_everywhere(tmp_path: Path) -> None:
     scores = [
         record(name, 0.5, detail=HOSTILE, layer=HOSTILE, probe=HOSTILE) for name in ("random", "unlabeled")
     ]
-    run = make_run(tmp_path, config=config, history=history, scores=scores, skipped=[(HOSTILE, HOSTILE)])
+    measured = {"records": scores, "data": HOSTILE, "note": HOSTILE, "encoder": HOSTILE}
+    measured |= {"training_samples": 9, "test_samples": 9, "seed": 0}
+    run = make_run(tmp_path, config=config, history=history, measured=measured, skipped=[(HOSTILE, HOSTILE)])
     run.method.pictures = lambda batch: {HOSTILE: run.encoder.inputs(batch)}
     (tmp_path / "run.toml").write_text(HOSTILE)
     text = report([run, run], data=data).read_text(encoding="utf-8")
@@ -174,7 +178,7 @@ def test_hostile_names_are_escaped_everywhere(tmp_path: Path) -> None:
 
 
 def test_sections_without_data_are_left_out(tmp_path: Path) -> None:
-    bare = make_run(tmp_path, history=[], scores=[], skipped=[], method=None)
+    bare = make_run(tmp_path, history=[], measured={"records": []}, skipped=[], method=None)
     bare.config["data"] = {"source": "", "name": "array"}
     text = report(bare).read_text(encoding="utf-8")
     assert sections(text) == ["filters", "repeat"]
@@ -207,9 +211,8 @@ def test_single_epoch_and_values_that_are_no_numbers(tmp_path: Path, bad: float 
         epoch(1, loss=bad, chance=None, spread=bad, rank=bad, images_per_second=bad, meters={"accuracy": bad})
     ]
     scores = [record("raw", 0.5, low=bad, high=bad), record("unlabeled", 0.9, low=None, high=None)]
-    text = report(make_run(tmp_path, history=history, scores=scores), data=FakeData()).read_text(
-        encoding="utf-8"
-    )
+    run = make_run(tmp_path, history=history, measured={"records": scores})
+    text = report(run, data=FakeData()).read_text(encoding="utf-8")
     assert not re.search(r'="[^"]*\b(nan|inf)\b', text)
     assert '">50.0</td>' in text and 'class="best"' not in text
 
@@ -256,6 +259,37 @@ def test_scores_must_belong_to_the_runs(tmp_path: Path) -> None:
         report(runs, data=FakeData(), scores=[record("raw", 0.5)])
     with pytest.raises(ValueError, match="runs must hold at least one run"):
         report([])
+
+
+def test_scores_stand_beside_their_data_and_warn_when_they_are_not_this_encoders(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    run.measured |= {"data": "blobs", "training_samples": 1200, "test_samples": 60, "seed": 3}
+    run.measured |= {"encoder": fingerprint(run.encoder.state_dict()), "note": "the moon was full"}
+    text = report(run, data=FakeData()).read_text(encoding="utf-8")
+    assert "Measured on blobs: 1,200 training and 60 test images, seed 3." in text
+    assert text.count("Mind that the moon was full.") == 2
+    assert "has changed since" not in text
+    nn.init.zeros_(run.encoder.conv.weight)
+    assert report(run, data=FakeData()).read_text(encoding="utf-8").count("has changed since") == 2
+    given = Scores(run.measured["records"], {"encoder": "of another"})
+    assert "has changed since" in report(run, data=FakeData(), scores=given).read_text(encoding="utf-8")
+
+
+def test_log_cut_off_in_its_last_line_is_read_up_to_there(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").touch()
+    (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
+    assert load(tmp_path).history == [{"epoch": 1}, {"epoch": 2}]
+
+
+def test_names_that_are_no_unicode_are_written_with_backslashes(tmp_path: Path) -> None:
+    run = make_run(tmp_path, skipped=[("caf\udce9.jpg", "truncated")])
+    assert "caf\\udce9.jpg: truncated" in report(run, data=FakeData()).read_text(encoding="utf-8")
+
+
+def test_principal_axes_of_wide_data_are_those_of_the_singular_values() -> None:
+    points = torch.randn(20, 70, dtype=torch.float64)
+    left, values, _ = torch.linalg.svd(points, full_matrices=False)
+    assert torch.allclose(embedding._principal(points).abs(), (left * values).abs())
 
 
 def test_winner_needs_intervals_that_separate() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange, repeat
+from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from unlabeled.data.images import Data, from_images
@@ -34,14 +35,11 @@ def find_file(path: Path, channels: int | None) -> Mapping[str, Callable[[], Dat
         ValueError: The file holds no images in the form above.
     """
     try:
-        # Copy on write: pages are read when needed and torch gets memory that it may call its own.
-        loaded = np.load(path, mmap_mode="c", allow_pickle=False)
-        suffix = ".npy" if isinstance(loaded, np.ndarray) else ".npz"
-        if suffix != path.suffix.lower():
-            raise ValueError(f"it holds what should be named {suffix}")
-        if isinstance(loaded, np.ndarray):
-            return {"all": partial(from_array, loaded, None, str(path), channels)}
-        with loaded as file:
+        if path.suffix.lower() == ".npy":
+            # Copy on write: pages are read when needed and torch gets memory that it may call its own.
+            images = np.lib.format.open_memmap(path, mode="c")
+            return {"all": partial(from_array, images, None, str(path), channels)}
+        with path.open("rb") as stream, NpzFile(stream, allow_pickle=False) as file:
             keys = file.files
             content = {key: file[key] for key in keys if key.endswith(("images", "labels"))}
         if odd := [key for key, array in content.items() if not isinstance(array, np.ndarray)]:

@@ -91,7 +91,7 @@ def open_splits(source: Openable, **options: Any) -> tuple[Data, Data]:
     parts = _Opener(**options).parts(source)
     tests = [split for split in ("test", "validation") if split in parts]
     if "train" not in parts or not tests:
-        return _divided(next(iter(parts.values()))())
+        return _divided(parts.get("train", next(iter(parts.values())))())
     train, test = parts["train"](), parts[tests[0]]()
     if len(tests) > 1 and (test.labels is None or bool((test.labels < 0).all())):
         test = parts["validation"]()

@@ -1,6 +1,6 @@
 """Where encoded images come from: folders, parquet files, tar archives, the Hugging Face hub, torchvision.
 
-A source knows cheaply what its content depends on (names, sizes and times of its files) and reads when asked.
+A source knows cheaply what its content depends on (places, names, sizes and times of its files) and reads when asked.
 """
 
 import os
@@ -72,7 +72,7 @@ def find_path(path: Path, name: str) -> dict[str, Source]:
         path = path.parent
     else:
         found = walk(path)
-    # Pictures beside data files illustrate them.
+    # Images come last: beside parquet files or archives they are a logo or a preview.
     kinds: list[tuple[tuple[str, ...], Callable]] = [
         ((".parquet",), _parquet),
         ((".tar", ".tar.gz", ".tgz"), _tar),
@@ -107,20 +107,19 @@ def _image_folder(
     """Images in folders: split folders hold class folders, class folders hold images at any depth."""
     parts, beside = by_folder(files)
     skipped = skipped + [Skipped(os.path.join(root, file.path), "beside the splits") for file in beside]
-    depth = int("all" not in parts)
+    depth = int(parts.keys() != {"all"})
 
     def folder(file: File) -> str | None:
         parents = file.path.split(os.sep)[depth:-1]
         return parents[0] if parents else None
 
     names = {split: {folder(file) for file in part} for split, part in parts.items()}
-    labelled = [split for split in parts if None not in names[split]]
-    common = {"all", *SPLITS.values()}  # these number their classes alike, others for themselves
 
     def classes_of(split: str) -> list[str] | None:
-        alike = common.intersection(labelled) if split in common else {split}
-        found = {name for other in alike for name in names[other] if name}
-        return sorted(found) if split in labelled and len(found) > 1 else None
+        """Names of the class folders of a split, those of training, test and validation taken together."""
+        alike = parts.keys() & set(SPLITS.values()) if split in SPLITS.values() else {split}
+        found = {name for other in alike if None not in names[other] for name in names[other] if name}
+        return sorted(found) if None not in names[split] and len(found) > 1 else None
 
     def source(split: str, part: list[File]) -> Source:
         classes = classes_of(split)

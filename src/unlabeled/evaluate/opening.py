@@ -39,11 +39,11 @@ def pair(data: Any, test: Any, how: dict[str, Any]) -> tuple["Data", "Data"]:
     from unlabeled.data import open_data, open_splits
     from unlabeled.data.opening import _same_classes
 
-    if isinstance(data, tuple) and test is None:
-        data, test = data
+    source: Any
+    source, test = data if isinstance(data, tuple) and test is None else (data, test)
     if test is None:
-        return open_splits(data, **how)
-    train, tested = open_data(data, **how), _test_part(test, how)
+        return open_splits(source, **how)
+    train, tested = open_data(source, **how), _test_part(test, how)
     if train.classes and tested.classes and not {*train.classes} & {*tested.classes}:
         raise ValueError(f"test must have the training data's classes {train.classes}, got {tested.classes}")
     return _same_classes(copy.copy(train), copy.copy(tested))

@@ -166,9 +166,9 @@ class Scores:
 def _neighbours(records: list[Record]) -> str:
     """Settings of ours, with the number of neighbours wherever it differs."""
     details = [record["detail"].partition(", ") for record in records if record["features"] == "unlabeled"]
-    counts = dict.fromkeys(count for count, _, _ in details)
-    rest = dict.fromkeys(rest for _, _, rest in details if rest)
-    return ", ".join([" or ".join(counts), *rest])
+    counts = dict.fromkeys(count.removeprefix("k=") for count, _, _ in details)
+    others = dict.fromkeys(rest for _, _, rest in details)
+    return ", ".join([f"k={' or '.join(counts)}", *others])
 
 
 def _column(record: Record) -> tuple[str, str | None, int | str]:

@@ -302,7 +302,7 @@ def scores(entries: Sequence[Entry]) -> tuple[str, str]:
     for entry in entries:
         if told := " ".join(filter(None, [entry.tested, *entry.caveats])):
             notes.setdefault(told, []).append(entry.label)
-    shared = len(notes) == 1 and len(entries) == len(*notes.values())
+    shared = [len(labels) for labels in notes.values()] == [len(entries)]
     said = [told if shared else f"{', '.join(labels)}: {told}" for told, labels in notes.items()]
     return sentence, "".join([*map(_note, said), *map(tables.draw, found)])
 
