@@ -362,7 +362,11 @@ def test_collapse_of_the_head_alone_is_said_too(tmp_path: Path) -> None:
     assert run.history[-1]["verdict"].startswith("In what the loss compares: Collapsed")
 
 
-def test_accumulation_is_told_to_be_no_large_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_accumulation_is_told_to_be_no_large_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for method, said in (("simclr", True), ("rotnet", False)):
-        unlabeled.pretrain(method, open_data(pictures()), out=tmp_path / method, steps=1, batch_size=4, accumulate=2)
+        unlabeled.pretrain(
+            method, open_data(pictures()), out=tmp_path / method, steps=1, batch_size=4, accumulate=2
+        )
         assert ("compares only its own 4 samples" in capsys.readouterr().err) == said

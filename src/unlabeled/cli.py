@@ -271,7 +271,9 @@ def show(
     opened = load(run)
     torch.manual_seed(seed)
     with torch.no_grad():
-        batch = open_data(data, channels=opened.encoder.in_channels).sample(samples, seed)
+        broken = opened.config["settings"]["max_broken"]
+        opened_data = open_data(data, channels=opened.encoder.in_channels, max_broken=broken)
+        batch = opened_data.sample(samples, seed)
         sheet = pictures.sheet(opened.method.pictures(batch))
     path = out or opened.path / "pictures.png"
     with atomic(path) as temporary:

@@ -19,7 +19,7 @@ from unlabeled.data.cache import Progress, default_folder, stored
 from unlabeled.data.images import Data, Skipped
 from unlabeled.data.sources import Source, find_hub, find_path, find_torchvision
 
-__all__ = ["STORE_SIZE", "open_data", "open_splits"]
+__all__ = ["STORE_SIZE", "open_data", "open_splits", "parts", "same_classes"]
 
 STORE_SIZE = 160
 _TEST_SHARE = 0.2
@@ -88,16 +88,26 @@ def open_splits(source: Openable, **options: Any) -> tuple[Data, Data]:
     Raises:
         ValueError: As in `open_data`, or there are no two images of a class to be divided.
     """
-    parts = _Opener(**options).parts(source)
-    tests = [split for split in ("test", "validation") if split in parts]
-    if "train" not in parts or not tests:
-        return _divided(parts.get("train", next(iter(parts.values())))())
-    train, test = parts["train"](), parts[tests[0]]()
+    splits = parts(source, **options)
+    tests = [split for split in ("test", "validation") if split in splits]
+    if "train" not in splits or not tests:
+        return _divided(splits.get("train", next(iter(splits.values())))())
+    train, test = splits["train"](), splits[tests[0]]()
     if len(tests) > 1 and (test.labels is None or bool((test.labels < 0).all())):
-        test = parts["validation"]()
+        test = splits["validation"]()
     if train.channels != test.channels:
         return open_splits(source, **options | {"channels": 3})
-    return _same_classes(train, test)
+    return same_classes(train, test)
+
+
+def parts(source: Openable, **options: Any) -> Mapping[str, Callable[[], Data]]:
+    """What opens each split of a source, by the split's name; "all" where it has none.
+
+    Args:
+        source: As in `open_data`.
+        **options: As in `open_data`, without `split`.
+    """
+    return _Opener(**options).parts(source)
 
 
 @dataclass(frozen=True)
@@ -223,7 +233,7 @@ def _divided(data: Data) -> tuple[Data, Data]:
     return data.subset(~test), data.subset(test)
 
 
-def _same_classes(train: Data, test: Data) -> tuple[Data, Data]:
+def same_classes(train: Data, test: Data) -> tuple[Data, Data]:
     """Number the classes of both parts alike where each part brought its own names."""
     if train.classes and test.classes and train.classes != test.classes:
         classes = sorted({*train.classes, *test.classes})

@@ -37,7 +37,7 @@ def pair(data: Any, test: Any, how: dict[str, Any]) -> tuple["Data", "Data"]:
         ValueError: The two have no class in common.
     """
     from unlabeled.data import open_data, open_splits
-    from unlabeled.data.opening import _same_classes
+    from unlabeled.data.opening import same_classes
 
     source: Any
     source, test = data if isinstance(data, tuple) and test is None else (data, test)
@@ -46,22 +46,20 @@ def pair(data: Any, test: Any, how: dict[str, Any]) -> tuple["Data", "Data"]:
     train, tested = open_data(source, **how), _test_part(test, how)
     if train.classes and tested.classes and not {*train.classes} & {*tested.classes}:
         raise ValueError(f"test must have the training data's classes {train.classes}, got {tested.classes}")
-    return _same_classes(copy.copy(train), copy.copy(tested))
+    return same_classes(copy.copy(train), copy.copy(tested))
 
 
 def parts(data: Any, how: dict[str, Any]) -> Iterator[tuple[str, "Data"]]:
     """Open every split of a source, one after the other, with its name; "all" where it has none."""
-    from unlabeled.data.opening import _Opener
+    from unlabeled.data import opening
 
-    for split, opened in _Opener(**how).parts(data).items():
+    for split, opened in opening.parts(data, **how).items():
         yield split, opened()
 
 
 def _test_part(source: Any, how: dict[str, Any]) -> "Data":
-    from unlabeled.data import open_data
-    from unlabeled.data.opening import _Opener
+    from unlabeled.data import opening
 
-    splits = _Opener(**how).parts(source)
-    return open_data(
-        source, split=next((name for name in ("test", "validation") if name in splits), None), **how
-    )
+    splits = opening.parts(source, **how)
+    chosen = next((name for name in ("test", "validation") if name in splits), None)
+    return opening.open_data(source, split=chosen, **how)

@@ -115,7 +115,10 @@ def flat(features: Tensor) -> tuple[Tensor, str] | None:
 
         start = components[:, :2] / components[:, 0].std() * 1e-4
         mapper = TSNE(
-            init=start.numpy(), perplexity=min(30, len(features) // 4), random_state=0, max_iter=500
+            init=start.numpy(),  # type: ignore[arg-type]
+            perplexity=min(30, len(features) // 4),
+            random_state=0,
+            max_iter=500,
         )
         components, name = (
             torch.from_numpy(mapper.fit_transform(components[:, :50].numpy())).double(),
