@@ -42,7 +42,7 @@ class Progress:
         self.bar = Bar(*columns, console=self.console, disable=not self.live, transient=True)
         self.task: TaskID | None = None
         self.note, self.printed, self.samples, self.since = "", 0.0, 0, time.perf_counter()
-        self.steps, self.estimated = 0, False
+        self.steps, self.done, self.estimated = 0, 0, False
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -82,7 +82,7 @@ class Progress:
 
     def step(self, step: int, samples: int, loss: float) -> None:
         """Report a step: its number, how many samples it took, the mean loss of the epoch so far."""
-        self.samples += samples
+        self.samples, self.done = self.samples + samples, self.done + 1
         now = time.perf_counter()
         if self.live and self.task is not None and now - self.since > 0.5:
             speed = self.samples / (now - self.since)
@@ -90,7 +90,7 @@ class Progress:
             self.bar.update(self.task, completed=step, note=f"{speed:,.0f}/s loss {loss:.3f} {self.note}")
         elif not self.live and not self.estimated and now - self.since > SECONDS_BEFORE_ESTIMATE:
             self.estimated = True
-            left = (self.steps - step) * (now - self.since) / step
+            left = (self.steps - step) * (now - self.since) / self.done
             self.say(f"{self.samples / (now - self.since):,.0f} images/s: about {_duration(left)} to go")
 
     def epoch(self, entry: dict[str, Any], alarm: bool, last: bool) -> None:
