@@ -1,6 +1,11 @@
-"""What every test needs: a cache of its own, and no plots or progress left behind."""
+"""What every test needs: one thread for its small tensors, and a cache of its own."""
+
+import os
 
 import pytest
+
+# Threads that wait for each other cost more than they help here; programs that tests start inherit this.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
