@@ -11,6 +11,7 @@ from torch import Tensor
 from unlabeled import encoders, methods, pretrain, train
 from unlabeled.data import Data, open_data
 from unlabeled.method import Method
+from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
 from unlabeled.run import read_checkpoint
 from unlabeled.settings import Settings
 
@@ -210,3 +211,32 @@ def test_docstring_tells_the_idea_the_source_and_the_shortcut(name: str) -> None
     for word in ("Withheld:", "Predicted:", "Source:", "Shortcut:"):
         assert word in text.replace("predicted:", "Predicted:"), word
     assert len(methods.describe(name).summary) < 110
+
+
+def seen(method: Method, images: Tensor) -> Tensor:
+    """What reaches the encoder in a training step on float images, at a fixed seed."""
+    captured: list[Tensor] = []
+    hook = method.encoder.adapt.register_forward_pre_hook(
+        lambda _, inputs: captured.append(inputs[0].detach())
+    )
+    torch.manual_seed(5)
+    method({"image": images, "index": torch.arange(len(images))})
+    hook.remove()
+    return captured[0]
+
+
+@pytest.mark.parametrize("name", ["context_encoder", "denoising"])
+def test_withheld_pixels_never_reach_the_encoder(name: str) -> None:
+    method, clean = build(name, crop=1.0, flip=0.0), images(8) / 255
+    shown = seen(method, clean)
+    hidden = (shown - clean).abs() > 1e-4
+    assert 0.05 < hidden.float().mean() < 0.6
+    assert torch.equal(seen(method, torch.where(hidden, 1 - clean, clean)), shown)
+
+
+def test_withheld_colours_never_reach_the_encoder() -> None:
+    method, clean = build("colorization", crop=1.0, flip=0.0), images(8) / 255
+    lab = rgb_to_lab(clean)
+    duller = lab_to_rgb(torch.cat([lab[:, :1], lab[:, 1:] / 2], 1))
+    assert (duller - clean).abs().max() > 0.05
+    torch.testing.assert_close(seen(method, duller), seen(method, clean), rtol=0, atol=1e-4)
