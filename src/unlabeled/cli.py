@@ -1,13 +1,14 @@
 """Words to calls: the only file that parses arguments, prints help and sets exit codes."""
 
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 from cyclopts import App, Group, Parameter, Token
 
@@ -360,14 +361,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         innermost = traceback.extract_tb(error.__traceback__)[-1].filename
         if Path(__file__).parent not in Path(innermost).parents:
             raise
-        print(f"unlabeled: {error}", file=sys.stderr)
-        sys.exit(2)
+        _stop(str(error), 2)
     except OSError as error:
-        print(f"unlabeled: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
-        sys.exit(2)
+        _stop(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 2)
     except KeyboardInterrupt as interrupt:
-        print(f"unlabeled: {interrupt or 'stopped'}", file=sys.stderr)
-        sys.exit(130)
+        _stop(str(interrupt) or "stopped", 130)
     except FloatingPointError as error:
-        print(f"unlabeled: {error}", file=sys.stderr)
-        sys.exit(3)
+        _stop(str(error), 3)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    """End with a message, said by the first of several processes."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"unlabeled: {message}", file=sys.stderr)
+    sys.exit(code)
