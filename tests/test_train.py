@@ -347,6 +347,7 @@ def test_network_of_ones_own_goes_in_and_comes_out(tmp_path: Path) -> None:
     )
     assert not torch.equal(network[0].weight, before)
     assert run.encoder(torch.rand(2, 3, 16, 16)).shape == (2, 8)
+    assert run.config["settings"]["encoder"] == "own"
     with pytest.raises(ValueError, match="module must be given"):
         _ = unlabeled.load(tmp_path / "run").encoder
 

@@ -4,9 +4,8 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
-from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -213,6 +212,7 @@ def compare(
         methods.describe(name)
     from unlabeled.data import STORE_SIZE, open_splits
     from unlabeled.evaluate import evaluate as measure
+    from unlabeled.files import numbered
     from unlabeled.report import report as draw
     from unlabeled.train import pretrain
 
@@ -223,7 +223,7 @@ def compare(
         "encoder": encoder,
     }
     settings |= {"image_size": image_size, "seed": seed, "device": device}
-    folder = out or next(path for path in _numbered(Path("runs/compare")) if not path.exists())
+    folder = out or next(path for path in numbered(Path("runs/compare")) if not path.exists())
     # Divided once, so that no method sees the test images, not even without their labels.
     train, test = open_splits(data, store_size=max(STORE_SIZE, image_size or 0))
     runs = []
@@ -272,9 +272,7 @@ def show(
     opened = load(run)
     torch.manual_seed(seed)
     with torch.no_grad():
-        broken = opened.config["settings"]["max_broken"]
-        opened_data = open_data(data, channels=opened.encoder.in_channels, max_broken=broken)
-        batch = opened_data.sample(samples, seed)
+        batch = open_data(data, **opened.reading).sample(samples, seed)
         sheet = pictures.sheet(opened.method.pictures(batch))
     path = out or opened.path / "pictures.png"
     with atomic(path) as temporary:
@@ -331,13 +329,6 @@ def export(run: Run, /, *, out: Path, format: Literal["safetensors", "timm", "on
 
 def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _numbered(path: Path) -> Iterator[Path]:
-    """The path, then path-2, path-3 and so on."""
-    yield path
-    for number in count(2):
-        yield path.with_name(f"{path.name}-{number}")
 
 
 def _counts(words: Sequence[str]) -> list[int | str]:

@@ -1,12 +1,13 @@
-"""Files that are never seen half-written."""
+"""Files that are never seen half-written, free folder names, and text of paths."""
 
 import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
-__all__ = ["atomic"]
+__all__ = ["atomic", "numbered", "printable"]
 
 
 @contextlib.contextmanager
@@ -27,6 +28,18 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """The path, then path-2, path-3 and so on."""
+    yield path
+    for number in count(2):
+        yield path.with_name(f"{path.name}-{number}")
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    """Text of a path, whose bytes need not be UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _umask() -> int:

@@ -7,6 +7,7 @@ import re
 import tomllib
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,13 @@ from torch import nn
 
 from unlabeled import __version__, encoders, methods
 from unlabeled.data import Data
-from unlabeled.files import atomic
+from unlabeled.files import atomic, numbered, printable
 from unlabeled.method import Method
 from unlabeled.run import CHECKPOINT, CONFIG
-from unlabeled.settings import Settings
+from unlabeled.settings import MACHINE_SETTINGS, Settings
 
 __all__ = ["Plan", "build", "choose_folder", "make", "resumed", "write"]
 
-MACHINE_SETTINGS = ("device", "devices", "nodes", "workers", "max_broken")
-"""What may differ when a run is resumed."""
 SAMPLE = 512
 """Samples that set the statistics of an encoder's input."""
 
@@ -69,6 +68,10 @@ def make(method: str | type[Method] | Method, given: dict[str, Any], config: str
                     f"{key} must be left out where the method has its encoder inside, got {given.get(key)}"
                 )
     settings = Settings(**{key: value for key, value in given.items() if key in known})
+    if network is not None:  # what is written down must not be the network that would have been chosen
+        settings.encoder = encoders.OWN_NETWORK
+    if isinstance(network, encoders.Encoder):
+        settings.encoder, settings.image_size = network.config["name"], network.image_size
     kind = methods.load(method) if isinstance(method, str) else method
     if isinstance(kind, Method):
         settings.encoder = getattr(kind.encoder, "config", {}).get("name", encoders.OWN_NETWORK)
@@ -107,13 +110,12 @@ def choose_folder(out: str | Path | None, method: str, data: str, resume: bool) 
     """
     if out is None:
         word = re.sub(r"[^\w.-]+", "-", Path(data).name) or "data"
-        stem, number = Path("runs") / f"{method.lower()}-{word}", 2
-        out = stem
+        stem = Path("runs") / f"{method.lower()}-{word}"
         # A new run takes the first free number; a resumed one the last that is taken.
-        while Path(out).exists() and not resume:
-            out, number = stem.with_name(f"{stem.name}-{number}"), number + 1
-        while resume and stem.with_name(f"{stem.name}-{number}").exists():
-            out, number = stem.with_name(f"{stem.name}-{number}"), number + 1
+        if resume:
+            out = [stem, *takewhile(Path.exists, islice(numbered(stem), 1, None))][-1]
+        else:
+            out = next(path for path in numbered(stem) if not path.exists())
     folder = Path(out)
     if resume and not (folder / CHECKPOINT).is_file():
         raise ValueError(f"out must hold a checkpoint to resume from, got {folder}")
@@ -154,8 +156,8 @@ def write(plan: Plan, folder: Path, source: str, data: Data, chosen: dict[str, A
     content = {
         "method": plan.name,
         "data": {
-            "source": _printable(source),
-            "name": _printable(data.name),
+            "source": printable(source),
+            "name": printable(data.name),
             "samples": len(data),
             "channels": data.channels,
             "skipped": len(data.skipped),
@@ -204,8 +206,3 @@ def _refuse_unknown(method: str, options: dict[str, Any], known: dict[str, Any])
             near = difflib.get_close_matches(name, [*known, *Settings.__dataclass_fields__], n=1)
             hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
             raise ValueError(f"{method} has no option {name}; {hint}")
-
-
-def _printable(path: str) -> str:
-    """Text of a path, whose bytes need not be UTF-8."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -54,6 +54,17 @@ class Run:
         return tomllib.loads((self.path / CONFIG).read_text(encoding="utf-8"))
 
     @property
+    def reading(self) -> dict[str, Any]:
+        """Options of `open_data` that suit the encoder; as many unreadable images are borne as in training."""
+        from unlabeled.data import STORE_SIZE
+
+        return {
+            "channels": self.encoder.in_channels,
+            "store_size": max(STORE_SIZE, self.encoder.image_size),
+            "max_broken": self.config.get("settings", {}).get("max_broken", 0.1),
+        }
+
+    @property
     def history(self) -> list[dict[str, Any]]:
         """The log, one dict an epoch; a last line that was cut off while it was written is left out."""
         log = self.path / LOG

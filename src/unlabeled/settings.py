@@ -6,10 +6,12 @@ from typing import Any, Literal
 
 from unlabeled import check
 
-__all__ = ["Settings"]
+__all__ = ["MACHINE_SETTINGS", "Settings"]
 
 RECIPES = {"adamw": (1e-3, 0.05), "sgd": (0.03 * 4, 5e-4), "lars": (0.3, 1e-6)}
 """Learning rate at 256 samples a step and weight decay by optimizer."""
+MACHINE_SETTINGS = ("device", "devices", "nodes", "workers", "max_broken")
+"""Settings that tell machines apart, not runs: they may differ when a run is resumed."""
 LARGEST_CHOICE = {"cpu": 64, "cuda": 224}
 """Largest image size in pixels that is chosen for the user; more is theirs to ask for."""
 

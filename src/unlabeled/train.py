@@ -226,7 +226,7 @@ class _Loop:
                 f"lower lr ({self.settings.lr:g}); the last good state is kept in {self.folder}"
             )
         code, sentence = meters.verdict(features, loss, chance)
-        if code == "healthy":  # heads collapse before encoders do
+        if code == "healthy" and embedding is not features:  # heads collapse before encoders do
             deeper, words = meters.verdict(embedding, loss, chance)
             code, sentence = (
                 (deeper, f"In what the loss compares: {words}") if deeper == "collapsed" else (code, sentence)
@@ -345,7 +345,9 @@ def _optimizer(method: Method, settings: Settings) -> torch.optim.Optimizer:
 def _look(method: Method, batch: Batch) -> tuple[Tensor, Tensor]:
     """Features of a batch and what the loss compares, in evaluation mode; the training mode is restored."""
     method.eval()
-    features, embedding = method.features(batch).float(), method.embedding(batch).float()
+    features = method.features(batch).float()
+    same = type(method).embedding is Method.embedding  # the encoder need not run twice to say so
+    embedding = features if same else method.embedding(batch).float()
     method.train()
     return features, embedding
 

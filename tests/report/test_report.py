@@ -113,6 +113,7 @@ def make_run(folder: Path, channels: int = 1, size: int = 8, **changes: Any) -> 
         "measured": {"records": [record("raw", 0.5), record("random", 0.4), record("unlabeled", 0.9)]},
         "skipped": [("broken.jpg", "truncated")],
         "encoder": encoder,
+        "reading": {"channels": channels},
         "method": FakeMethod(encoder),
     }
     return SimpleNamespace(**(run | changes))

@@ -1,6 +1,5 @@
 """Features of every sample with its path, for search, maps and tables elsewhere."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +52,10 @@ def write(path: Path, vectors: Tensor, names: list[str], splits: list[str]) -> N
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    from unlabeled.files import atomic
+    from unlabeled.files import atomic, printable
 
     # Names of files are bytes; those that are no UTF-8 are written with backslashes.
-    readable = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
+    readable = [printable(name) for name in names]
     flat = pa.array(vectors.flatten().numpy(), type=pa.float32())
     column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
     with atomic(path) as temporary:

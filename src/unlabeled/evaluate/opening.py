@@ -14,15 +14,12 @@ __all__ = ["options", "pair", "parts"]
 
 
 def options(run: Any, encoder: "Encoder") -> dict[str, Any]:
-    """Options of `open_data` that fit an encoder; a run bears as many unreadable images as in its training."""
+    """Options of `open_data` that suit a run, or an encoder alone."""
     from unlabeled.data import STORE_SIZE
 
-    settings = run.config.get("settings", {}) if isinstance(run, Run) else {}
-    return {
-        "channels": encoder.in_channels,
-        "store_size": max(STORE_SIZE, encoder.image_size),
-        "max_broken": settings.get("max_broken", 0.1),
-    }
+    if isinstance(run, Run):
+        return run.reading
+    return {"channels": encoder.in_channels, "store_size": max(STORE_SIZE, encoder.image_size)}
 
 
 def pair(data: Any, test: Any, how: dict[str, Any]) -> tuple["Data", "Data"]:

@@ -1,6 +1,5 @@
 """The protocol: every number beside its controls, on the same labels and the same test samples."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from unlabeled.evaluate import controls as controlled
 from unlabeled.evaluate import features, few_labels, finetune, knn, linear, opening
 from unlabeled.evaluate.features import Representation
 from unlabeled.evaluate.scores import Measurement, Scores
+from unlabeled.files import printable
 from unlabeled.method import Batch
 from unlabeled.run import Run, fingerprint
 
@@ -156,8 +156,8 @@ def _test_images_were_seen(run: Any, data: Any, training: int) -> bool:
     """Whether a run was trained on more of the same source than the training part."""
     if not isinstance(run, Run) or not isinstance(data, str | Path):
         return False
-    seen, source = run.config["data"], os.fsencode(data).decode("utf-8", "backslashreplace")
-    return seen["source"] == source and seen["samples"] > training
+    seen = run.config["data"]
+    return seen["source"] == printable(data) and seen["samples"] > training
 
 
 def _plan(

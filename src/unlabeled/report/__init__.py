@@ -80,16 +80,15 @@ def _data(runs: Sequence[Any], data: Any) -> list[Any]:
     """The data of each run, opened once for runs that share it; None where what was trained on is gone."""
     if data is not None and not isinstance(data, str | Path):
         return [data] * len(runs)
-    found: dict[tuple[str, int, float], Any] = {}
+    found: dict[tuple[Any, ...], Any] = {}
     keys = []
     for run in runs:
         source = str(data or run.config.get("data", {}).get("source", ""))
-        broken = run.config.get("settings", {}).get("max_broken", 0.1)
-        key = (source, run.encoder.in_channels, broken)
+        key = (source, *run.reading.values())
         keys.append(key)
         if key not in found:
             try:
-                found[key] = open_data(source, channels=key[1], max_broken=broken) if source else None
+                found[key] = open_data(source, **run.reading) if source else None
             except (ValueError, OSError):
                 if data is not None:
                     raise

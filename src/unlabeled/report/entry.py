@@ -13,12 +13,11 @@ from unlabeled.method import Batch
 from unlabeled.report import embedding
 from unlabeled.report.charts import finite
 from unlabeled.run import fingerprint
+from unlabeled.settings import MACHINE_SETTINGS
 
 __all__ = ["Entry", "Samples", "label", "look"]
 
 SAMPLES = 1000
-MACHINE_SETTINGS = ("device", "devices", "nodes", "workers", "max_broken")
-"""Settings that tell machines apart, not runs."""
 
 
 class Samples:
