@@ -12,10 +12,25 @@ Made from the docstrings by `python docs/make_methods.py`. Every option is an op
 for underscores, and a keyword in Python.
 """
 
+TITLES = {
+    "image": "Images",
+    "text": "Text",
+    "audio": "Sound",
+    "video": "Video",
+    "audio-visual": "Sight and sound",
+    "cameras": "Many cameras",
+    "trajectory": "Walks of an agent",
+}
+
 
 def page() -> str:
     """The whole page, as Markdown."""
-    return HEAD + "".join(section(name) for name in methods.names())
+    kinds = dict.fromkeys(["image", *(methods.describe(name).kind for name in methods.names())])
+    return HEAD + "".join(
+        f"\n# {TITLES[kind]}\n"
+        + "".join(section(name) for name in methods.names() if methods.describe(name).kind == kind)
+        for kind in kinds
+    )
 
 
 def section(name: str) -> str:

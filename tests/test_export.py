@@ -110,7 +110,7 @@ def test_features_that_differ_leave_no_file(monkeypatch: pytest.MonkeyPatch, tmp
     [
         ("x.pt", "safetensors", r"out must end in \.safetensors, got x\.pt"),
         ("x", "onnx", r"out must end in \.onnx, got x"),
-        ("x", "coreml", "format must be one of safetensors, timm, onnx, got coreml"),
+        ("x", "coreml", "format must be one of safetensors, timm, onnx, transformers, word2vec, got coreml"),
     ],
 )
 def test_bad_values_name_the_parameter(out: str, format, message: str, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_resume_refuses_other_options_and_other_data(tmp_path: Path) -> None:
         unlabeled.pretrain("simclr", open_data(pictures()), temperature=0.9, **again)
     with pytest.raises(ValueError, match=r"epochs must be None to resume .*, got 5"):
         unlabeled.pretrain("simclr", open_data(pictures()), epochs=5, **again)
-    with pytest.raises(ValueError, match=r"samples must be 24 to resume .*, got 20"):
+    with pytest.raises(ValueError, match=r"samples of the data must be 24 to resume .*, got 20"):
         unlabeled.pretrain("simclr", open_data(pictures(20)), **again)
 
 
@@ -166,7 +166,7 @@ def test_plain_output_warns_and_estimates(
     settings = Settings(steps=10, batch_size=4)
     shown.start("simclr", open_data(pictures()), settings, {}, Path("x"))
     entry = {"epoch": 1, "step": 5, "loss": 1.0, "chance": 2.0, "spread": 0.0, "rank": 1.0}
-    entry |= {"images_per_second": 3.0, "verdict": "Collapsed: all alike.", "meters": {}}
+    entry |= {"samples_per_second": 3.0, "verdict": "Collapsed: all alike.", "meters": {}}
     shown.step(5, 4, 1.0)
     shown.epoch(entry, alarm=True, last=False)
     text = capsys.readouterr().err
@@ -290,18 +290,27 @@ def test_bad_setting_is_refused_by_name_and_leaves_no_run(
 
 def test_defaults_follow_the_size_of_the_data() -> None:
     small, large = Settings(), Settings()
-    chosen = small.complete(samples=1300, image_size=8, cuda=False, processes=2)
-    large.complete(samples=50_000, image_size=32, cuda=False)
+    small.choose_network(image_size=8, cuda=False)
+    small.complete(samples=1300, cuda=False, processes=2)
+    large.choose_network(image_size=32, cuda=False)
+    large.complete(samples=50_000, cuda=False)
     assert small.encoder == "conv4" and large.encoder == "resnet10"
     assert (small.epochs or 0) > (large.epochs or 0) >= 10
-    assert {"encoder", "epochs", "batch_size", "lr"} <= chosen.keys() and "steps" not in chosen
+    assert small.batch_size and small.lr and small.steps is None
     tiny = Settings()
-    tiny.complete(samples=5, image_size=500, cuda=False, processes=2)
+    tiny.choose_network(image_size=500, cuda=False)
+    tiny.complete(samples=5, cuda=False, processes=2)
     assert tiny.batch_size == 4 and tiny.image_size == 64
     with pytest.raises(ValueError, match="accumulate must be at most 5 for this data, got 6"):
-        Settings(accumulate=6).complete(samples=5, image_size=8, cuda=False)
+        Settings(accumulate=6).complete(samples=5, cuda=False)
     with pytest.raises(ValueError, match="batch_size must be a multiple of the 2 processes, got 3"):
-        Settings(batch_size=3).complete(samples=50, image_size=8, cuda=False, processes=2)
+        Settings(batch_size=3).complete(samples=50, cuda=False, processes=2)
+
+
+def test_settings_that_suit_a_method_yield_to_those_of_the_user() -> None:
+    settings = Settings(batch_size=9, epochs=2)
+    settings.choose_network(None, cuda=False, suited={"encoder": "gru2", "batch_size": 64, "steps": 100})
+    assert (settings.encoder, settings.batch_size, settings.steps) == ("gru2", 9, None)
 
 
 def test_a_second_run_takes_the_next_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ def _listed(type_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
 Words = Annotated[tuple[str, ...], Parameter(converter=_listed, n_tokens=1)]
 Run = Annotated[Path, Parameter(help="Folder of a run.")]
 Source = Annotated[
-    str, Parameter(help="Built-in set (digits, photos), folder, parquet, tar, npz, or hub name.")
+    str, Parameter(help="Built-in set such as digits, folder, parquet, tar, npz, or hub name.")
 ]
 
 
@@ -109,11 +109,14 @@ for _name in methods.names():
 
 @app.command(name="methods")
 def list_methods() -> None:
-    """List the methods, each with its idea in a sentence."""
+    """List the methods by the kind of data that they learn from, each with its idea in a sentence."""
     width = max(map(len, methods.names()))
-    for name in methods.names():
-        summary = methods.describe(name).summary.partition(": ")[2]
-        print(f"{name:<{width}}  {summary}")
+    described = [methods.describe(name) for name in methods.names()]
+    for kind in dict.fromkeys(["image", *(method.kind for method in described)]):
+        print(f"{kind}:")
+        for method in described:
+            if method.kind == kind:
+                print(f"  {method.name:<{width}}  {method.summary.partition(': ')[2]}")
 
 
 @app.command
@@ -127,6 +130,25 @@ def demo(*, out: Path = Path("runs/demo"), seed: Annotated[int, Parameter(conver
     from unlabeled.demo import demo as play
 
     play(out, seed)
+
+
+@app.command
+def selftest() -> None:
+    """Check on this machine that everything works: closed forms, every method, resuming, two processes."""
+    from unlabeled.selftest import selftest as check
+
+    print(f"{'':8}{'seconds':>8}  check")
+    checks = check(
+        lambda done: print(
+            f"{'ok' if done.right else 'FAILED':8}{done.seconds:8.1f}  {done.name}: {done.found}", flush=True
+        )
+    )
+    failed = [done for done in checks if not done.right]
+    print(
+        f"{len(checks) - len(failed)} of {len(checks)} checks passed, {sum(c.seconds for c in checks):.0f} s"
+    )
+    if failed:
+        sys.exit(1)
 
 
 @app.command
@@ -145,9 +167,10 @@ def evaluate(
     """Measure frozen features against the controls on labelled data.
 
     Args:
-        probe: Any of knn, linear, few, finetune, layers, with commas between them.
+        probe: Any of knn, linear, few, finetune, layers, or of the tasks alignment, analogies, factors,
+            localisation, perplexity, propagation, retrieval, similarity, zones, with commas between them.
         labels_per_class: Numbers of labels, or all: 1,10,all.
-        controls: Any of raw, random, rescaled, supervised; none switches them off.
+        controls: Any of raw, random, rescaled, supervised; none switches them off. Tasks have their own.
         draws: Random choices of the labels, where not all are used.
         seed: Seed of the draws.
         device: auto, cpu or cuda.
@@ -210,7 +233,7 @@ def compare(
     *names, data = methods_and_data
     for name in names:
         methods.describe(name)
-    from unlabeled.data import STORE_SIZE, open_splits
+    from unlabeled.data import open_splits, store_size
     from unlabeled.evaluate import evaluate as measure
     from unlabeled.files import numbered
     from unlabeled.report import report as draw
@@ -225,7 +248,11 @@ def compare(
     settings |= {"image_size": image_size, "seed": seed, "device": device}
     folder = out or next(path for path in numbered(Path("runs/compare")) if not path.exists())
     # Divided once, so that no method sees the test images, not even without their labels.
-    train, test = open_splits(data, store_size=max(STORE_SIZE, image_size or 0))
+    kinds = {methods.load(name).kind for name in names}
+    if len(kinds) > 1:
+        raise ValueError(f"compare must get methods for one kind of data, got {', '.join(sorted(kinds))}")
+    kind = kinds.pop()
+    train, test = open_splits(data, kind=kind, store_size=store_size(kind, image_size))
     runs = []
     for name in names:
         run = pretrain(name, train, out=folder / name, **settings)
@@ -255,7 +282,7 @@ def show(
     seed: Annotated[int, Parameter(converter=_whole)] = 0,
     out: Path | None = None,
 ) -> None:
-    """Save a picture of what the method withheld and what it predicted.
+    """Save a picture of what the method withheld and what it predicted, or print it where it is text.
 
     Args:
         samples: How many are shown.
@@ -270,14 +297,19 @@ def show(
     from unlabeled.run import load
 
     opened = load(run)
-    torch.manual_seed(seed)
     with torch.no_grad():
-        batch = open_data(data, **opened.reading).sample(samples, seed)
-        sheet = pictures.sheet(opened.method.pictures(batch))
-    path = out or opened.path / "pictures.png"
-    with atomic(path) as temporary:
-        temporary.write_bytes(sheet)
-    print(path)
+        batch = opened.method.reads(open_data(data, **opened.reading)).sample(samples, seed)
+        torch.manual_seed(seed)
+        shown = opened.method.pictures(batch)
+    texts = {name: row for name, row in shown.items() if isinstance(row, list)}
+    for place in range(min(map(len, texts.values()), default=0)):
+        print("\n".join(f"{name}: {row[place]}" for name, row in texts.items()), end="\n\n")
+    images = {name: row for name, row in shown.items() if isinstance(row, torch.Tensor)}
+    if images or not texts:
+        path = out or opened.path / "pictures.png"
+        with atomic(path) as temporary:
+            temporary.write_bytes(pictures.sheet(images))
+        print(path)
 
 
 @app.command
@@ -313,12 +345,18 @@ def report(*runs: Path, data: str | None = None, out: Path | None = None) -> Non
 
 
 @app.command
-def export(run: Run, /, *, out: Path, format: Literal["safetensors", "timm", "onnx"] = "safetensors") -> None:
+def export(
+    run: Run,
+    /,
+    *,
+    out: Path,
+    format: Literal["safetensors", "timm", "onnx", "transformers", "word2vec"] = "safetensors",
+) -> None:
     """Write the encoder for other libraries, and prove that it computes the same there.
 
     Args:
-        out: File to write.
-        format: safetensors, timm (a state that timm loads) or onnx.
+        out: File to write; a folder for timm and transformers.
+        format: safetensors; of images timm or onnx; of text and sound transformers; of words word2vec.
     """
     from unlabeled.export import export as write
     from unlabeled.run import load

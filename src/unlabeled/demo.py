@@ -29,7 +29,7 @@ def demo(out: Path, seed: int = 0) -> Run:
     began = time.perf_counter()
     run = pretrain("simclr", "digits", out=out, epochs=150, lr=2e-3, seed=seed, **VIEWS)
     print("judging it: 5 draws of the labels for each column ...", file=sys.stderr)
-    views = Views(run.encoder.image_size, **VIEWS)
+    views = Views(run.encoder.config["image_size"], **VIEWS)
     scores = evaluate(
         run,
         "digits",

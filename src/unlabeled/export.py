@@ -21,15 +21,23 @@ from unlabeled.encoders import Encoder
 __all__ = ["Exported", "export"]
 
 TOLERANCE = 1e-5
-IMAGES = 3
-SUFFIXES = {"safetensors": ".safetensors", "timm": "", "onnx": ".onnx"}
+SAMPLES = 3
+SUFFIXES = {
+    "safetensors": ".safetensors",
+    "timm": "",
+    "onnx": ".onnx",
+    "transformers": "",
+    "word2vec": ".txt",
+}
+KINDS = {"timm": ("image",), "onnx": ("image",), "transformers": ("text", "audio"), "word2vec": ("words",)}
+"""Kinds of encoders that a format can carry, where not all."""
 
 
 class Exported(NamedTuple):
     """What was written, and how well it agrees.
 
     Args:
-        path: The file, or the folder for timm.
+        path: The file, or the folder for timm and transformers.
         difference: Largest difference of a feature between the encoder and the file as another library reads
             it, in units of the largest feature or of 1.
     """
@@ -42,15 +50,18 @@ def export(
     source: Any,
     out: str | os.PathLike[str],
     *,
-    format: Literal["safetensors", "timm", "onnx"] = "safetensors",
+    format: Literal["safetensors", "timm", "onnx", "transformers", "word2vec"] = "safetensors",
 ) -> Exported:
     """Write an encoder in the format of another library, and prove that it gives the same features there.
 
     Args:
         source: A run, or an encoder.
-        out: Where to write: a file for `safetensors` (`encoders.load` reads it) and `onnx` (images in 0..1 to
-            features, any number of images), a folder for `timm` (`timm.create_model("local-dir:OUT")`).
-        format: `safetensors`, `timm` or `onnx`.
+        out: Where to write: a file for `safetensors` (`encoders.load` reads it), `onnx` (images in 0..1 to
+            features, any number of images) and `word2vec` (word vectors as text), a folder for `timm`
+            (`timm.create_model("local-dir:OUT")`) and `transformers` (`AutoModel.from_pretrained("OUT")`,
+            its tokenizer or feature extractor beside it).
+        format: `safetensors`; for encoders of images `timm` or `onnx`, for those of text and sound that are
+            models of transformers `transformers`, for word vectors `word2vec`.
 
     Returns:
         The path and the largest difference that was measured.
@@ -60,18 +71,27 @@ def export(
     """
     check.choice(SUFFIXES, format=format)
     out = Path(out)
-    if out.suffix != SUFFIXES[format] and format != "timm":
+    if SUFFIXES[format] and out.suffix != SUFFIXES[format]:
         raise ValueError(f"out must end in {SUFFIXES[format]}, got {out.name}")
     encoder: Encoder = (
         copy.deepcopy(source if isinstance(source, Encoder) else source.encoder).cpu().float().eval()
     )
-    size = (IMAGES, encoder.in_channels, encoder.image_size, encoder.image_size)
-    images = torch.rand(size, generator=torch.Generator().manual_seed(0))
+    if encoder.kind not in KINDS.get(format, (encoder.kind,)):
+        allowed = " or ".join(KINDS[format])
+        raise ValueError(f"encoder must be one of {allowed} for format {format}, got one of {encoder.kind}")
+    inputs = encoder.inputs(_example(encoder))
     out.parent.mkdir(parents=True, exist_ok=True)
+    write = {
+        "safetensors": _safetensors,
+        "timm": _timm,
+        "onnx": _onnx,
+        "transformers": _transformers,
+        "word2vec": _word2vec,
+    }[format]
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder, torch.no_grad():
         written = Path(folder) / out.name
-        expected = encoder(images)
-        result = {"safetensors": _safetensors, "timm": _timm, "onnx": _onnx}[format](encoder, images, written)
+        expected = encoder(inputs)
+        result = write(encoder, inputs, written)
         difference = ((result - expected).abs().max() / expected.abs().max().clamp(min=1)).item()
         if not difference <= TOLERANCE:
             raise ValueError(
@@ -81,12 +101,60 @@ def export(
     return Exported(out, difference)
 
 
-def _safetensors(encoder: Encoder, images: Tensor, path: Path) -> Tensor:
+def _example(encoder: Encoder) -> dict[str, Tensor]:
+    """A batch of noise of the kind that an encoder reads, always the same."""
+    config, generator = encoder.config, torch.Generator().manual_seed(0)
+    batch = {"index": torch.arange(SAMPLES)}
+    if "image_size" in config:
+        size = (config.get("in_channels", 3), config["image_size"], config["image_size"])
+        frames = (config.get("frames") or 4,) if encoder.kind == "video" else ()
+        pixels = torch.randint(256, (SAMPLES, *frames, *size), dtype=torch.uint8, generator=generator)
+        batch["video" if encoder.kind == "video" else "image"] = pixels
+    if "sample_rate" in config:
+        batch["waveform"] = 0.2 * torch.randn(SAMPLES, config["sample_rate"], generator=generator).clamp(
+            -4, 4
+        )
+        batch["length"] = torch.full((SAMPLES,), config["sample_rate"])
+    if encoder.kind in ("text", "words"):
+        vocabulary: Any = encoder.vocabulary
+        words = vocabulary if isinstance(vocabulary, int) else len(vocabulary)
+        batch["tokens"] = torch.randint(min(5, words - 1), words, (SAMPLES, 12), generator=generator)
+        batch["mask"] = torch.arange(12).expand(SAMPLES, 12) < torch.tensor([[12], [9], [4]])
+        batch["tokens"] = torch.where(batch["mask"], batch["tokens"], 0)
+    return batch
+
+
+def _safetensors(encoder: Encoder, inputs: Any, path: Path) -> Tensor:
     encoder.save(path)
-    return encoders.load(path).eval()(images)
+    return encoders.load(path).eval()(inputs)
 
 
-def _timm(encoder: Encoder, images: Tensor, path: Path) -> Tensor:
+def _transformers(encoder: Any, inputs: Any, path: Path) -> Tensor:
+    """A folder as transformers itself saves models."""
+    if not hasattr(encoder, "write_transformers"):
+        name = encoder.config["name"]
+        raise ValueError(f"encoder must be a model of transformers, got {name}. Take safetensors")
+    with _quiet():
+        encoder.write_transformers(path)
+        return encoder.read_transformers(path, inputs)
+
+
+def _word2vec(encoder: Any, inputs: Any, path: Path) -> Tensor:
+    """Lines of a word and its vector, as gensim reads them."""
+    encoder.save_word2vec(path)
+    other = copy.deepcopy(encoder)
+    with path.open(encoding="utf-8") as lines:
+        count, dim = map(int, next(lines).split())
+        for row, line in zip(range(count), lines, strict=True):
+            word, *numbers = line.rstrip("\n").split(" ")
+            if word != encoder.vocabulary[row] or len(numbers) != dim:
+                raise ValueError(f"line {row + 2} must be {encoder.vocabulary[row]} and {dim} numbers")
+            other.vectors[row] = torch.tensor([float(number) for number in numbers])
+    assert count == len(encoder.vocabulary)
+    return other(inputs)
+
+
+def _timm(encoder: Any, images: Tensor, path: Path) -> Tensor:
     """A folder as timm itself saves models."""
     import timm
     from safetensors.torch import save_file
@@ -113,7 +181,7 @@ def _timm(encoder: Encoder, images: Tensor, path: Path) -> Tensor:
     return other((images - mean) / std)
 
 
-def _onnx(encoder: Encoder, images: Tensor, path: Path) -> Tensor:
+def _onnx(encoder: Any, images: Tensor, path: Path) -> Tensor:
     """A graph from images in 0..1 to features, for any number of images."""
     needed = ("onnx", "onnxscript", "onnxruntime")
     missing = [package for package in needed if importlib.util.find_spec(package) is None]
@@ -125,7 +193,7 @@ def _onnx(encoder: Encoder, images: Tensor, path: Path) -> Tensor:
         # Exported with another number of images than the proof uses, so that a fixed number would be noticed.
         torch.onnx.export(
             encoder,
-            (images[: IMAGES - 1],),
+            (images[: SAMPLES - 1],),
             path,
             dynamo=True,
             input_names=["images"],

@@ -1,17 +1,18 @@
 """The contract between a method and the loop that trains it."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
-    from unlabeled.encoders import Encoder
 
-__all__ = ["Batch", "Losses", "Method"]
+__all__ = ["Batch", "Losses", "Method", "Pictures"]
 
 Batch = dict[str, Tensor]
 Losses = Tensor | dict[str, Tensor]
+Pictures = Mapping[str, Tensor | list[str]]
 
 
 class Method(nn.Module):
@@ -23,29 +24,39 @@ class Method(nn.Module):
     """
 
     kind: ClassVar[str] = "image"
+    """Kind of data that it learns from."""
+    encoder_kind: ClassVar[str | None] = None
+    """Kind of encoder that it trains, where that is not the kind of the data."""
+    defaults: ClassVar[dict[str, Any]] = {}
+    """Run settings that suit it where the user says nothing, such as the encoder's name."""
     encoder_input: ClassVar[Literal["color", "lightness", "sobel"]] = "color"
     compares_samples: ClassVar[bool] = False
     """Whether the loss compares the samples of a batch, so that smaller batches make another task."""
     learning_rates: ClassVar[dict[str, float]] = {}
     """Factors on the learning rate, by the first part of a parameter's name."""
 
-    encoder: "Encoder"
+    encoder: Any
+    """An `Encoder` of its kind."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
-        missing = [name for name in ("dim", "image_size", "inputs") if not hasattr(encoder, name)]
+        missing = [name for name in ("dim", "inputs") if not hasattr(encoder, name)]
         if missing:
             raise ValueError(
                 f"encoder must be an Encoder, got {type(encoder).__name__} without {', '.join(missing)}. "
                 "unlabeled.encoders.wrap makes one of any network"
             )
-        self.encoder = encoder  # type: ignore[assignment]
+        self.encoder = encoder
         self.meters: dict[str, Tensor] = {}
         """Detached scalars of the last call that are worth logging, such as the accuracy on the pretext."""
 
     def chance(self, samples: int) -> float | None:
         """Loss in nats of a method that has learned nothing, with `samples` per step over all processes."""
         return None
+
+    def reads(self, data: "Data") -> "Data":
+        """Data whose samples are those that training needs, such as clips of videos."""
+        return self.encoder.reads(data)
 
     def prepare(self, data: "Data") -> None:
         """Look at the data once before training: priors, palettes, sizes of per-sample state."""
@@ -55,17 +66,21 @@ class Method(nn.Module):
         return None
 
     def forward(self, batch: Batch) -> Losses:
-        """Return the loss, or named losses to be summed where several players are optimised."""
+        """Return the loss, or named losses to be summed where several players are optimised.
+
+        A loss without a gradient says that the method has moved its weights itself.
+        """
         raise NotImplementedError
 
     def after_step(self, progress: float) -> None:
         """Act after an optimizer step; progress runs from 0 to 1 over the training."""
 
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+    def pictures(self, batch: Batch) -> Pictures:
         """Show what was withheld and what was predicted.
 
         Returns:
-            Images by name, float, shape (samples, channels, height, width), in 0..1.
+            By name, images as float, shape (samples, channels, height, width), in 0..1, or a text for each
+            sample.
         """
         return {}
 

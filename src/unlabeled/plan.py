@@ -23,9 +23,6 @@ from unlabeled.settings import MACHINE_SETTINGS, Settings
 
 __all__ = ["Plan", "build", "choose_folder", "make", "resumed", "write"]
 
-SAMPLE = 512
-"""Samples that set the statistics of an encoder's input."""
-
 
 @dataclass
 class Plan:
@@ -71,11 +68,12 @@ def make(method: str | type[Method] | Method, given: dict[str, Any], config: str
     if network is not None:  # what is written down must not be the network that would have been chosen
         settings.encoder = encoders.OWN_NETWORK
     if isinstance(network, encoders.Encoder):
-        settings.encoder, settings.image_size = network.config["name"], network.image_size
+        settings.encoder = network.config["name"]
+        settings.image_size = network.config.get("image_size")
     kind = methods.load(method) if isinstance(method, str) else method
     if isinstance(kind, Method):
         settings.encoder = getattr(kind.encoder, "config", {}).get("name", encoders.OWN_NETWORK)
-        settings.image_size = kind.encoder.image_size
+        settings.image_size = getattr(kind.encoder, "config", {}).get("image_size")
     elif name in methods.names():
         defaults = {option.name: option.default for option in methods.describe(name).options}
         _refuse_unknown(name, options, defaults)
@@ -91,9 +89,11 @@ def resumed(plan: Plan, folder: Path, data: Data) -> Plan:
     """
     stored = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
     settings, options = stored["settings"], stored["options"]
-    effective = {"method": stored["method"], **stored["data"], **settings, **options}
-    today = {"method": plan.name, "samples": len(data), "channels": data.channels, **plan.given}
-    for name, value in today.items():
+    for name, value in {"samples": len(data), **data.shape}.items():
+        if (before := stored["data"].get(name, value)) != value:
+            raise ValueError(f"{name} of the data must be {before} to resume {folder}, got {value}")
+    effective = {"method": stored["method"], **settings, **options}
+    for name, value in {"method": plan.name, **plan.given}.items():
         if name in MACHINE_SETTINGS:
             settings[name] = value
         elif effective.get(name) != value:
@@ -124,28 +124,41 @@ def choose_folder(out: str | Path | None, method: str, data: str, resume: bool) 
     return folder
 
 
-def build(plan: Plan, data: Data) -> Method:
-    """Build the method with its encoder, whose input is fitted to the data."""
+def build(plan: Plan, data: Data, stored: Path | None = None) -> Method:
+    """Build the method with its encoder, which is fitted to the data.
+
+    Args:
+        plan: What the run will do.
+        data: What it will learn from.
+        stored: Encoder of the run that is resumed: its architecture, vocabulary and statistics are taken.
+    """
     if isinstance(plan.kind, Method):
         return plan.kind
-    settings = plan.settings
-    assert settings.encoder and settings.image_size
+    settings, kind = plan.settings, plan.kind.encoder_kind or plan.kind.kind
     if isinstance(plan.network, encoders.Encoder):
         return plan.kind(plan.network, **plan.options)
-    shape: Any = {
-        "in_channels": data.channels,
-        "image_size": settings.image_size,
-        "input": plan.kind.encoder_input,
-    }
     if plan.network is not None:
-        encoder = encoders.wrap(plan.network, **shape)
-    else:
-        encoder = encoders.build(settings.encoder, **shape, weights=settings.weights)
-    images = encoder.inputs({name: value.cpu() for name, value in data.sample(SAMPLE).items()})
-    if settings.weights is None:
-        encoder.adapt.fit(images)
-    if settings.init == "rescaled":
-        encoders.rescale_(encoder, images)
+        if kind != "image":
+            raise ValueError(f"encoder of {plan.name} must be one of {', '.join(encoders.names(kind))}")
+        encoder = encoders.wrap(
+            plan.network,
+            in_channels=data.shape["channels"],
+            image_size=settings.image_size or data.shape["image_size"],
+            input=plan.kind.encoder_input,
+        )
+        encoders.fit(encoder, data)
+        return plan.kind(encoder, **plan.options)
+    if stored is not None:
+        return plan.kind(encoders.load(stored), **plan.options)
+    encoder = encoders.fitted(
+        settings.encoder or encoders.names(kind)[0],
+        data,
+        kind=kind,
+        weights=settings.weights,
+        init=settings.init,
+        image_size=settings.image_size,
+        input=None if plan.kind.encoder_input == "color" else plan.kind.encoder_input,
+    )
     return plan.kind(encoder, **plan.options)
 
 
@@ -158,8 +171,9 @@ def write(plan: Plan, folder: Path, source: str, data: Data, chosen: dict[str, A
         "data": {
             "source": printable(source),
             "name": printable(data.name),
+            "kind": data.kind,
             "samples": len(data),
-            "channels": data.channels,
+            **data.shape,
             "skipped": len(data.skipped),
         },
         "settings": {key: value for key, value in asdict(plan.settings).items() if value is not None},

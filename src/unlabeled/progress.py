@@ -72,7 +72,8 @@ class Progress:
     ) -> None:
         """Say what will be trained, and what was chosen for the user."""
         skipped = f", {len(data.skipped)} skipped (see skipped.csv)" if data.skipped else ""
-        self.say(f"{method} on {data.name}: {len(data):,} samples{skipped} -> {folder}")
+        self.unit = data.unit
+        self.say(f"{method} on {data.name}: {len(data):,} {data.unit}{skipped} -> {folder}")
         if chosen:
             values = ", ".join(f"{name} {_short(value)}" for name, value in chosen.items())
             self.say(f"chosen for this data and machine: {values}")
@@ -91,7 +92,7 @@ class Progress:
         elif not self.live and not self.estimated and now - self.since > SECONDS_BEFORE_ESTIMATE:
             self.estimated = True
             left = (self.steps - step) * (now - self.since) / self.done
-            self.say(f"{self.samples / (now - self.since):,.0f} images/s: about {_duration(left)} to go")
+            self.say(f"{self.samples / (now - self.since):,.0f} {self.unit}/s: about {_duration(left)} to go")
 
     def epoch(self, entry: dict[str, Any], alarm: bool, last: bool) -> None:
         """Report an epoch: loss against chance, collapse meters, and the verdict if it is bad."""
@@ -106,7 +107,7 @@ class Progress:
         if last or (shown and not self.live):
             self.say(
                 f"epoch {entry['epoch']} step {entry['step']} loss {entry['loss']:.4f} {chance}{extras}"
-                f"{meters} {entry['images_per_second']:,.0f} images/s"
+                f"{meters} {entry['samples_per_second']:,.0f} {self.unit}/s"
             )
         if alarm and shown:
             self.say(f"warning: {entry['verdict']}")

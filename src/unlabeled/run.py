@@ -26,7 +26,16 @@ if TYPE_CHECKING:
     from unlabeled.encoders import Encoder
     from unlabeled.method import Method
 
-__all__ = ["Run", "fingerprint", "load", "load_state", "read_checkpoint", "read_scores", "write_checkpoint"]
+__all__ = [
+    "Run",
+    "fingerprint",
+    "load",
+    "load_state",
+    "read_checkpoint",
+    "read_scores",
+    "reading",
+    "write_checkpoint",
+]
 
 CHECKPOINT, ENCODER, LOG, CONFIG = "checkpoint.safetensors", "encoder.safetensors", "log.jsonl", "run.toml"
 
@@ -54,15 +63,15 @@ class Run:
         return tomllib.loads((self.path / CONFIG).read_text(encoding="utf-8"))
 
     @property
-    def reading(self) -> dict[str, Any]:
-        """Options of `open_data` that suit the encoder; as many unreadable images are borne as in training."""
-        from unlabeled.data import STORE_SIZE
+    def kind(self) -> str:
+        """Kind of data that it was trained on."""
+        return self.config.get("data", {}).get("kind", "image")
 
-        return {
-            "channels": self.encoder.in_channels,
-            "store_size": max(STORE_SIZE, self.encoder.image_size),
-            "max_broken": self.config.get("settings", {}).get("max_broken", 0.1),
-        }
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Options of `open_data` that suit the encoder; as many unreadable files are borne as in training."""
+        broken = self.config.get("settings", {}).get("max_broken", 0.1)
+        return reading(self.encoder, self.kind) | {"max_broken": broken}
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -128,6 +137,24 @@ def load(path: str | Path) -> Run:
         ValueError: The folder is no run.
     """
     return Run(path)
+
+
+def reading(encoder: "Encoder", kind: str) -> dict[str, Any]:
+    """Options of `open_data` that suit an encoder.
+
+    Args:
+        encoder: The encoder.
+        kind: Kind of the data.
+    """
+    from unlabeled.data import store_size
+
+    config = encoder.config
+    options = {"kind": kind, "store_size": store_size(kind, config.get("image_size"))}
+    if kind == "image":
+        options["channels"] = config["in_channels"]
+    if "sample_rate" in config:
+        options["sample_rate"] = config["sample_rate"]
+    return options
 
 
 def read_scores(file: str | Path) -> dict[str, Any]:

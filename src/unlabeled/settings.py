@@ -1,6 +1,7 @@
 """How a run is trained: the run options, their rules, and what is chosen where they are left open."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -36,7 +37,7 @@ class Settings:
         precision: auto, 32, or bf16 (mixed precision).
         accumulate: Forward passes for each optimizer step.
         workers: Threads that decode files the first time.
-        max_broken: Share of unreadable images above which nothing is trained.
+        max_broken: Share of unreadable files above which nothing is trained.
         devices: Processes on this machine.
         nodes: Machines.
     """
@@ -94,25 +95,37 @@ class Settings:
         """Optimizer steps of the whole training."""
         return self.steps or (self.epochs or 1) * self.steps_per_epoch(samples)
 
-    def complete(self, samples: int, image_size: int, cuda: bool, processes: int = 1) -> dict[str, Any]:
-        """Fill what was left open, by the size of the data and the kind of machine.
+    def choose_network(
+        self, image_size: int | None, cuda: bool, suited: Mapping[str, Any] | None = None
+    ) -> None:
+        """Fill what an encoder is built from, where it was left open.
+
+        Args:
+            image_size: Size in pixels that suits the data; None where no encoder of images is to be built.
+            cuda: Whether there is a GPU.
+            suited: Settings that suit the method, by name.
+        """
+        for name, value in (suited or {}).items():
+            if getattr(self, name) is None and not (
+                name in ("epochs", "steps") and (self.epochs or self.steps)
+            ):
+                setattr(self, name, value)
+        if image_size is not None:
+            self.image_size = self.image_size or min(image_size, LARGEST_CHOICE["cuda" if cuda else "cpu"])
+            small = "conv4" if self.image_size < 24 else "resnet10"
+            self.encoder = self.encoder or ("resnet18" if cuda else small)
+
+    def complete(self, samples: int, cuda: bool, processes: int = 1) -> None:
+        """Fill what was left open, by the number of samples and the kind of machine.
 
         Args:
             samples: Size of the data.
-            image_size: Size in pixels that suits the data.
             cuda: Whether there is a GPU.
             processes: Processes that share each batch.
-
-        Returns:
-            What was chosen, by name.
 
         Raises:
             ValueError: Batches do not fit the data or the processes.
         """
-        before = asdict(self)
-        self.image_size = self.image_size or min(image_size, LARGEST_CHOICE["cuda" if cuda else "cpu"])
-        small = "conv4" if self.image_size < 24 else "resnet10"
-        self.encoder = self.encoder or ("resnet18" if cuda else small)
         if self.accumulate * processes > samples:
             raise ValueError(
                 f"accumulate must be at most {samples // processes} for this data, got {self.accumulate}"
@@ -132,4 +145,3 @@ class Settings:
         self.weight_decay = weight_decay if self.weight_decay is None else self.weight_decay
         if self.precision == "auto":
             self.precision = "bf16" if cuda else "32"
-        return {name: value for name, value in asdict(self).items() if before[name] != value}

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from unlabeled import plan
-from unlabeled.data import BUILT_IN, STORE_SIZE, Data, open_data
+from unlabeled.data import BUILT_IN, Data, open_data, store_size
 from unlabeled.files import atomic
 from unlabeled.method import Batch, Method
 from unlabeled.parts import gather, meters, norm
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["learning_rate", "pretrain"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
-PROBE_SAMPLES = 512
+PROBE_SAMPLES = {"image": 512}
+"""Samples whose features are looked at after each epoch; of other kinds, where one is larger, 128."""
 
 Result = TypeVar("Result")
 
@@ -58,7 +60,8 @@ def pretrain(
 
     Args:
         method: Name of a method, a class of your own, or an instance with its encoder inside.
-        data: Built-in name, folder, file, array of shape (samples, channels, height, width), or a `Data`.
+        data: Built-in name, folder, file, array of shape (samples, channels, height, width), or a `Data`, of
+            the kind that the method learns from.
         out: Folder of the run; `runs/METHOD-DATA` if None.
         resume: Whether to continue the run in `out` from its checkpoint.
         config: A run.toml to repeat; what is given beside it wins.
@@ -78,27 +81,34 @@ def pretrain(
     with torch.random.fork_rng(), Progress(quiet or fabric.global_rank > 0) as progress:
         source = str(data) if isinstance(data, str | Path) else ""
         if gather.processes() > 1:  # the first process decodes, the others find what it left
-            _first(fabric, lambda: len(_open(data, planned.settings, progress)))
-        opened = _open(data, planned.settings, progress)
+            _first(fabric, lambda: len(_open(data, planned, progress)))
+        opened = _open(data, planned, progress)
         _say_which(source, progress)
         folder = _first(fabric, lambda: plan.choose_folder(out, planned.name, opened.name, resume))
         if resume:
             planned = plan.resumed(planned, folder, opened)
+        wanted, before = planned.settings, asdict(planned.settings)
         cuda = fabric.device.type == "cuda"
-        chosen = planned.settings.complete(len(opened), opened.image_size, cuda, gather.processes())
-        opened = opened.to(fabric.device)
-        torch.manual_seed(planned.settings.seed)
-        built = plan.build(planned, opened)
-        _refuse_empty_task(built, planned.settings)
+        pictures = (planned.kind.encoder_kind or planned.kind.kind) == "image"
+        wanted.choose_network(opened.shape["image_size"] if pictures else None, cuda, planned.kind.defaults)
+        torch.manual_seed(wanted.seed)
+        built = plan.build(planned, opened, folder / ENCODER if resume else None)
+        built_as = getattr(built.encoder, "config", {})
+        wanted.encoder = wanted.encoder or built_as.get("name")
+        wanted.image_size = wanted.image_size or built_as.get("image_size")
+        samples = built.reads(opened).to(fabric.device)
+        wanted.complete(len(samples), cuda, gather.processes())
+        chosen = {name: value for name, value in asdict(wanted).items() if before[name] != value}
+        _refuse_empty_task(built, wanted)
         if not resume:
             _first(fabric, lambda: _write(planned, folder, source, opened, chosen, built))
-        progress.start(planned.name, opened, planned.settings, chosen, folder)
-        if built.compares_samples and planned.settings.accumulate > 1:
-            size = planned.settings.batch_size
+        progress.start(planned.name, samples, wanted, chosen, folder)
+        if built.compares_samples and wanted.accumulate > 1:
+            size = wanted.batch_size
             progress.say(
                 f"each of the accumulated batches compares only its own {size} samples: not one large batch"
             )
-        _Loop(fabric, built, opened, planned.settings, folder, progress).run(resume)
+        _Loop(fabric, built, samples, wanted, folder, progress).run(resume)
     run = Run(folder)
     if planned.network is not None:
         run.encoder = built.encoder.eval()  # a network of the user's own cannot be built again from its name
@@ -134,7 +144,7 @@ class _Loop:
         self.optimizer = _optimizer(method, settings)
         self.module, self.wrapped = fabric.setup(method, self.optimizer)
         self.step, self.weights, self.sums, self.seconds = 0, None, {}, 0.0
-        self.probe = data.sample(PROBE_SAMPLES)
+        self.probe = data.sample(PROBE_SAMPLES.get(data.kind, 128))
         self.bad_epochs, self.saved_at = 0, time.monotonic()
 
     def run(self, resume: bool) -> None:
@@ -197,7 +207,8 @@ class _Loop:
                 total = torch.stack(list(named.values())).sum()
                 if gather.any_process(not bool(torch.isfinite(total)))[0]:
                     self._stop_at_bad_loss(named, index)
-                self.fabric.backward(total / settings.accumulate)
+                if total.requires_grad:  # else the method has moved its weights itself
+                    self.fabric.backward(total / settings.accumulate)
             # A loss of several players has no single value to hold against chance, but their sum can be watched.
             for name, value in (
                 {"loss": total} | (named if len(named) > 1 else {}) | self.method.meters
@@ -220,6 +231,8 @@ class _Loop:
         samples = steps * self.settings.batch_size * self.settings.accumulate
         chance = self.method.chance(self.settings.batch_size)
         features, embedding = _look(self.method, self.probe)
+        if len(features) < 2:  # one long text has one vector, but many words
+            features = embedding
         if not features.isfinite().all():
             raise FloatingPointError(
                 f"features must be finite, got infinite or NaN ones after step {self.step}; "
@@ -241,7 +254,7 @@ class _Loop:
             "spread": float(meters.spread(features)),
             "rank": float(meters.rank(features)),
             "cosine": float(meters.mean_cosine(features)),
-            "images_per_second": samples / max(self.seconds, 1e-9),
+            "samples_per_second": samples / max(self.seconds, 1e-9),
             "verdict": sentence if self.bad_epochs != 1 else "",
             "meters": means,
         }
@@ -391,12 +404,12 @@ def _precision(settings: Settings) -> Any:
     return {"32": "32-true", "bf16": "bf16-mixed"}[wanted]
 
 
-def _open(data: Any, settings: Settings, progress: Progress) -> Data:
-    if isinstance(data, Data):
-        return data
+def _open(data: Any, planned: plan.Plan, progress: Progress) -> Data:
+    kind, settings = planned.kind.kind, planned.settings
     return open_data(
         data,
-        store_size=max(STORE_SIZE, settings.image_size or 0),
+        kind=kind,
+        store_size=store_size(kind, settings.image_size),
         workers=settings.workers,
         max_broken=settings.max_broken,
         progress=progress.decoding,

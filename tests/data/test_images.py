@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from unlabeled.data import Data, from_images, images
+from unlabeled.data import Images, from_images, images
 
 SIZES = [(2, 3), (4, 1), (2, 3), (1, 5)]
 
 
-def ragged() -> tuple[Data, list[torch.Tensor]]:
+def ragged() -> tuple[Images, list[torch.Tensor]]:
     generator = torch.Generator().manual_seed(0)
     parts = [torch.randint(256, (3, *size), generator=generator, dtype=torch.uint8) for size in SIZES]
-    data = Data(
+    data = Images(
         torch.cat([part.flatten() for part in parts]),
         torch.tensor(SIZES),
         channels=3,
@@ -22,7 +22,7 @@ def ragged() -> tuple[Data, list[torch.Tensor]]:
     return data, parts
 
 
-def equal_sizes(samples: int = 10) -> tuple[Data, torch.Tensor]:
+def equal_sizes(samples: int = 10) -> tuple[Images, torch.Tensor]:
     pixels = torch.arange(samples * 12).reshape(samples, 3, 2, 2).to(torch.uint8)
     return from_images(pixels, torch.arange(samples) % 2), pixels
 
@@ -102,7 +102,7 @@ def test_data_moves_to_a_device_where_it_fits_and_else_its_batches_do(monkeypatc
         index = torch.tensor([1, 0])
         there = data.to("meta")
         assert there.pixels.device.type == "meta" and data.pixels.device.type == "cpu"
-        monkeypatch.setattr(images, "_fits", lambda size, device: False)
+        monkeypatch.setattr(images, "fits_on", lambda size, device: False)
         apart = data.to("meta")
         assert apart.pixels.device.type == "cpu"
         assert all(value.device.type == "meta" for value in apart.batch(index).values())
@@ -113,7 +113,7 @@ def test_data_moves_to_a_device_where_it_fits_and_else_its_batches_do(monkeypatc
 def test_training_size_is_the_common_or_the_usual_shorter_side():
     assert equal_sizes()[0].image_size == 2
     assert (
-        Data(
+        Images(
             torch.zeros(3000), torch.tensor([[10, 100], [100, 20]]), channels=1, name="", paths=["a", "b"]
         ).image_size
         == 10

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unlabeled.encoders import Encoder, build
+from unlabeled.encoders import ImageEncoder as Encoder
+from unlabeled.encoders import build
 from unlabeled.encoders.adapt import Adapt
-from unlabeled.encoders.image import Stages
 from unlabeled.encoders.rescaled import _within_layers, rescale_
+from unlabeled.encoders.stages import Stages
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def test_a_record_holds_what_a_reader_needs():
     ("share", "said"),
     [
         (0.9, "beats every control beyond noise in linear with all (+30.0) labels per class"),
-        (0.3, "loses in linear with all (-30.0 to raw pixels)"),
+        (0.3, "loses in linear with all (-30.0 to raw input)"),
     ],
 )
 def test_the_verdict_names_what_was_won_and_lost(share, said):
@@ -77,7 +77,7 @@ def test_the_table_has_a_row_for_each_feature_and_a_column_for_each_number_of_la
     title, header, raw, ours = Scores.of(rows).table().splitlines()
     assert "400 test samples" in title
     assert header.split() == ["labels", "per", "class", "1", "all"]
-    assert raw.startswith("raw pixels")
+    assert raw.startswith("raw input")
     assert "50.0 ± 0.0" in raw
     assert "75.0 [" in ours
     assert len(header) == len(raw) == len(ours)

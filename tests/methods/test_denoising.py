@@ -31,7 +31,7 @@ class Sigmoids(nn.Module):
 
 
 def connected(size=4, dim=32):
-    return encoders.Encoder(Adapt("color", 1), Sigmoids(size**2, dim), {"image_size": size})
+    return encoders.ImageEncoder(Adapt("color", 1), Sigmoids(size**2, dim), {"image_size": size})
 
 
 def data(images):

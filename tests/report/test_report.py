@@ -24,7 +24,7 @@ HOSTILE = '<script>alert("1")</script>'
 
 
 class FakeData:
-    name = "shapes"
+    name, unit = "shapes", "images"
 
     def __init__(
         self, samples: int = 40, channels: int = 1, size: int = 8, labels: Tensor | None = None
@@ -45,7 +45,7 @@ class FakeData:
 
 
 class FakeEncoder(nn.Module):
-    dim = 16
+    kind, dim = "image", 16
 
     def __init__(self, channels: int, size: int) -> None:
         super().__init__()
@@ -55,6 +55,12 @@ class FakeEncoder(nn.Module):
     def inputs(self, batch: dict[str, Tensor]) -> Tensor:
         return batch["image"].float() / 255
 
+    def raw(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.inputs(batch).flatten(1)
+
+    def reads(self, data: FakeData) -> FakeData:
+        return data
+
     def features(self, images: Tensor, layer: str | None = None) -> Tensor:
         return self.conv(images).amax((2, 3))
 
@@ -63,6 +69,9 @@ class FakeMethod(nn.Module):
     def __init__(self, encoder: FakeEncoder) -> None:
         super().__init__()
         self.encoder = encoder
+
+    def reads(self, data: FakeData) -> FakeData:
+        return data
 
     def features(self, batch: dict[str, Tensor], layer: str | None = None) -> Tensor:
         return self.encoder.features(self.encoder.inputs(batch), layer)
@@ -82,7 +91,7 @@ def epoch(number: int, **changes: Any) -> dict[str, Any]:
         "spread": 0.5,
         "rank": 9.0,
     }
-    line |= {"cosine": 0.1, "images_per_second": 1000.0, "verdict": "Healthy.", "meters": {"accuracy": 0.3}}
+    line |= {"cosine": 0.1, "samples_per_second": 1000.0, "verdict": "Healthy.", "meters": {"accuracy": 0.3}}
     return line | changes
 
 
@@ -209,7 +218,9 @@ def test_method_that_cannot_be_built_again_costs_only_its_pictures(tmp_path: Pat
 @pytest.mark.parametrize("bad", [None, math.nan, math.inf])
 def test_single_epoch_and_values_that_are_no_numbers(tmp_path: Path, bad: float | None) -> None:
     history = [
-        epoch(1, loss=bad, chance=None, spread=bad, rank=bad, images_per_second=bad, meters={"accuracy": bad})
+        epoch(
+            1, loss=bad, chance=None, spread=bad, rank=bad, samples_per_second=bad, meters={"accuracy": bad}
+        )
     ]
     scores = [record("raw", 0.5, low=bad, high=bad), record("unlabeled", 0.9, low=None, high=None)]
     run = make_run(tmp_path, history=history, measured={"records": scores})
@@ -267,7 +278,7 @@ def test_scores_stand_beside_their_data_and_warn_when_they_are_not_this_encoders
     run.measured |= {"data": "blobs", "training_samples": 1200, "test_samples": 60, "seed": 3}
     run.measured |= {"encoder": fingerprint(run.encoder.state_dict()), "note": "the moon was full"}
     text = report(run, data=FakeData()).read_text(encoding="utf-8")
-    assert "Measured on blobs: 1,200 training and 60 test images, seed 3." in text
+    assert "Measured on blobs: 1,200 training and 60 test samples, seed 3." in text
     assert text.count("Mind that the moon was full.") == 2
     assert "has changed since" not in text
     nn.init.zeros_(run.encoder.conv.weight)
@@ -346,7 +357,7 @@ def test_controls_that_all_runs_share_are_listed_once() -> None:
         for name, value in (("a", 0.3), ("b", 0.4))
     ]
     (table,) = tables.arrange(runs)
-    names = ["raw pixels", "random weights · a", "random weights · b", "a", "b"]
+    names = ["raw input", "random weights · a", "random weights · b", "a", "b"]
     assert [row.name for row in table.rows] == names
 
 

@@ -17,14 +17,14 @@ from einops import rearrange, repeat
 from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
-from unlabeled.data.images import Data, from_images
+from unlabeled.data.images import Images, from_images
 
-__all__ = ["find_file", "from_array"]
+__all__ = ["as_uint8", "find_file", "from_array"]
 
 _SPLITS = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
 
 
-def find_file(path: Path, channels: int | None) -> Mapping[str, Callable[[], Data]]:
+def find_file(path: Path, channels: int | None) -> Mapping[str, Callable[[], Images]]:
     """What opens the images of a .npy or .npz file, by split; "all" where there are no splits.
 
     Args:
@@ -66,7 +66,7 @@ def from_array(
     name: str = "array",
     channels: int | None = None,
     classes: list[str] | None = None,
-) -> Data:
+) -> Images:
     """Data of an array in one of the forms above.
 
     Args:
@@ -79,7 +79,7 @@ def from_array(
     Raises:
         ValueError: The type, the shape or the values are others, or the labels do not fit.
     """
-    pixels = _uint8(_channels_first(images, name), name)
+    pixels = as_uint8(_channels_first(images, name), name)
     if channels is not None and channels != pixels.shape[1]:
         pixels = _converted(pixels, channels, name)
     known = None if labels is None else np.asarray(labels).reshape(-1)
@@ -117,7 +117,8 @@ def _tensor(images: np.ndarray, name: str) -> Tensor:
     return torch.from_numpy(images)
 
 
-def _uint8(images: Tensor, name: str) -> Tensor:
+def as_uint8(images: Tensor, name: str) -> Tensor:
+    """Pixels in 0..255 of pixels in 0..255 or 0..1; `name` is what errors call them."""
     if images.dtype == torch.uint8:
         return images
     if not images.is_floating_point():

@@ -1,4 +1,4 @@
-"""Data sets that need no download, because libraries that are installed anyway bring them.
+"""Images that need no download, because libraries that are installed anyway bring them.
 
 `digits`: 1,797 handwritten digits of 8x8 pixels from scikit-learn (UCI "Optical Recognition of Handwritten
 Digits", CC BY 4.0), split into 1,297 for training and 500 for testing, 50 of each digit.
@@ -21,11 +21,23 @@ from PIL import Image
 from torch import Tensor
 
 from unlabeled.data.arrays import from_array
-from unlabeled.data.images import Data
+from unlabeled.data.images import Images
 
 __all__ = ["NAMES", "load"]
 
-NAMES = ("digits", "photos")
+NAMES = {
+    "digits": "image",
+    "photos": "image",
+    "topics": "text",
+    "tones": "audio",
+    "moving_digits": "video",
+    "balls": "video",
+    "blobs": "video",
+    "chiming_shapes": "audio-visual",
+    "orbit": "cameras",
+    "rooms": "trajectory",
+}
+"""Built-in sets and the kind of each; those that are no images lie in `unlabeled.worlds`."""
 _TEST_DIGITS = 50
 _PATCH, _SIDE = 64, 384
 _PATCHES = {"train": 160, "test": 40}
@@ -43,7 +55,7 @@ _PHOTOS = {
 }
 
 
-def load(name: str, split: str, channels: int | None = None) -> Data:
+def load(name: str, split: str, channels: int | None = None) -> Images:
     """Open a built-in data set.
 
     Args:

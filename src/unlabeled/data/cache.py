@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 
 from unlabeled.data.decode import Temporary, decode_all
-from unlabeled.data.images import Skipped
+from unlabeled.data.samples import Skipped
 from unlabeled.data.sources import Source
 
-__all__ = ["Progress", "Stored", "default_folder", "stored"]
+__all__ = ["Progress", "Stored", "default_folder", "folder_of", "kept", "stored"]
 
 Progress = Callable[[int, int | None], None]
 _VERSION = 2
@@ -40,7 +40,7 @@ _log = logging.getLogger("unlabeled.data")
 
 
 class Stored(NamedTuple):
-    """Decoded images, `pixels` uint8, shape (bytes,), and what the index says about them."""
+    """What was decoded, uint8, shape (bytes,), and what the index says about it."""
 
     pixels: Tensor
     about: dict[str, Any]
@@ -55,6 +55,35 @@ def default_folder() -> Path | None:
     except RuntimeError as error:
         _warn_once("~/.cache/unlabeled", str(error))
         return None
+
+
+def folder_of(cache: str | os.PathLike[str] | bool | None) -> Path | None:
+    """Where caches lie by the option `cache`: the default if None or True, nowhere if False."""
+    return default_folder() if cache in (None, True) else Path(cache) if cache else None
+
+
+def kept(key: Any, write: Callable[[BinaryIO], dict[str, Any]], folder: Path | None) -> Stored:
+    """What was once decoded, from the cache where that is whole, else decoded now.
+
+    Args:
+        key: Everything that the content depends on, of JSON types.
+        write: Decodes into an open file and returns what to remember beside it, of JSON types; what it could
+            not read stands under `skipped`, as (path, reason).
+        folder: Where caches lie; None keeps the content in memory only.
+    """
+    if folder is not None:
+        target = folder / sha256(json.dumps([_VERSION, key]).encode()).hexdigest()[:32]
+        if (found := _open(target)) is not None:
+            return found
+        try:
+            return _build(target, write)
+        except OSError as error:
+            _warn_once(str(folder), str(error))
+    memory = BytesIO()
+    index = write(memory)
+    if not memory.getbuffer():
+        return Stored(torch.zeros(0, dtype=torch.uint8), index)
+    return Stored(torch.frombuffer(memory.getbuffer(), dtype=torch.uint8), index)
 
 
 def stored(
@@ -80,23 +109,12 @@ def stored(
     def decoded(stream: BinaryIO) -> dict[str, Any]:
         return _decode(source, stream, store_size, channels, workers, progress)
 
-    if folder is not None:
-        key = json.dumps([_VERSION, source.fingerprint, store_size, channels])
-        target = folder / sha256(key.encode()).hexdigest()[:32]
-        if (found := _open(target)) is not None:
-            return found
-        try:
-            return _build(target, decoded)
-        except OSError as error:
-            _warn_once(str(folder), str(error))
-    memory = BytesIO()
-    index = decoded(memory)
-    return Stored(torch.frombuffer(memory.getbuffer(), dtype=torch.uint8), index)
+    return kept(["images", source.fingerprint, store_size, channels], decoded, folder)
 
 
 @cache
 def _warn_once(folder: str, reason: str) -> None:
-    _log.warning("cannot write the cache in %s (%s); decoded images are kept in memory", folder, reason)
+    _log.warning("cannot write the cache in %s (%s); what is decoded is kept in memory", folder, reason)
 
 
 def _build(target: Path, decoded: Callable[[BinaryIO], dict[str, Any]]) -> Stored:
@@ -106,14 +124,16 @@ def _build(target: Path, decoded: Callable[[BinaryIO], dict[str, Any]]) -> Store
     try:
         with open(building / "pixels.bin", "w+b") as stream:
             index = decoded(stream)
-        pixels = np.memmap(building / "pixels.bin", np.uint8, "r")
+        pixels = np.fromfile(building / "pixels.bin", np.uint8, 0)
+        if os.path.getsize(building / "pixels.bin"):  # an empty file cannot be mapped
+            pixels = np.memmap(building / "pixels.bin", np.uint8, "r")
         index |= {"bytes": len(pixels), "checksum": _checksum(pixels)}
         text = json.dumps(index)
         (building / "index.json").write_text(f"{zlib.crc32(text.encode())}\n{text}")
         found = _open(building)
         if found is None:
             raise OSError("what was written reads back differently")
-        if any(isinstance(reason, Temporary) for _, reason in index["skipped"]):
+        if any(isinstance(reason, Temporary) for _, reason in index.get("skipped", ())):
             return found  # and publish nothing: the next start may read more
         if target.exists():
             shutil.rmtree(target.rename(target.parent / f"building-{uuid4().hex}"), ignore_errors=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unlabeled.data.decode import SUFFIXES
-from unlabeled.data.images import Skipped
+from unlabeled.data.samples import Skipped
 
 __all__ = ["SPLITS", "File", "Walk", "by_folder", "by_name", "walk"]
 

@@ -1,26 +1,18 @@
 """Images in one flat block of memory, given out in batches."""
 
-import copy
-from collections.abc import Iterator, Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-__all__ = ["Batch", "Data", "Skipped"]
+from unlabeled.data.samples import Batch, Data, Skipped
 
-Batch = dict[str, Tensor]
-
-
-class Skipped(NamedTuple):
-    """A file that is not in the data, and why."""
-
-    path: str
-    reason: str
+__all__ = ["Images", "fits_on", "from_images"]
 
 
-class Data:
+class Images(Data):
     """Images ready for training: a batch is an index operation.
 
     Args:
@@ -32,10 +24,12 @@ class Data:
         labels: Class of each sample, int64, shape (samples,), -1 where unknown; None where nothing is known.
             They are for evaluation and never part of a batch.
         classes: Names of the classes by label.
+        factors: What else is known of each sample, as in `Data`.
         skipped: What was found but could not be used.
     """
 
-    kind: ClassVar[str] = "image"
+    kind = "image"
+    unit = "images"
 
     def __init__(
         self,
@@ -47,13 +41,15 @@ class Data:
         paths: Sequence[str],
         labels: Tensor | None = None,
         classes: list[str] | None = None,
+        factors: Mapping[str, Tensor] | None = None,
         skipped: Sequence[Skipped] = (),
     ) -> None:
+        super().__init__(
+            name=name, paths=paths, labels=labels, classes=classes, factors=factors, skipped=skipped
+        )
         lengths = channels * sizes.prod(1)
         assert len(sizes) == len(paths) and int(lengths.sum()) == len(pixels)
         self.pixels, self.sizes, self.channels = pixels, sizes, channels
-        self.name, self.paths, self.labels, self.classes = name, list(paths), labels, classes
-        self.skipped = list(skipped)
         self.image_size = int(sizes.amin(1).median())
         """Suggested side of training images in pixels: the common size, or the usual shorter side."""
         self.device = pixels.device
@@ -61,11 +57,9 @@ class Data:
         """Where each image starts in `pixels`, int64, shape (samples,)."""
         self._lay_out()
 
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def __repr__(self) -> str:
-        return f"Data({self.name}: {len(self)} images, {self.channels} channels, {self.image_size} pixels)"
+    @property
+    def shape(self) -> dict[str, int]:
+        return {"channels": self.channels, "image_size": self.image_size}
 
     def batch(self, index: Tensor) -> Batch:
         """Give out samples.
@@ -94,38 +88,17 @@ class Data:
             batch["size"] = sizes.to(self.device)
         return batch
 
-    def batches(self, size: int) -> Iterator[Batch]:
-        """All samples in order, `size` at a time; the last batch may be smaller."""
-        return map(self.batch, torch.arange(len(self)).split(size))
-
-    def sample(self, count: int, seed: int = 0) -> Batch:
-        """Up to `count` random samples, the same for the same seed."""
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        return self.batch(order[:count])
-
-    def subset(self, index: Tensor) -> "Data":
-        """The samples of some rows, sharing the memory of all.
-
-        Args:
-            index: Rows, int64, shape (rows,), or a mask, bool, shape (samples,).
-        """
-        rows = torch.arange(len(self))[index.cpu()]
-        part = copy.copy(self)
-        part.sizes = self.sizes[rows]
-        part.offsets = self.offsets[rows]
-        part.paths = [self.paths[row] for row in rows.tolist()]
-        part.labels = None if self.labels is None else self.labels[rows]
-        part._lay_out()
-        return part
-
-    def to(self, device: torch.device | str) -> "Data":
+    def to(self, device: torch.device | str) -> Self:
         """The same data giving its batches on a device, and kept there if half its free memory is enough."""
-        moved = copy.copy(self)
-        moved.device = torch.device(device)
-        if _fits(len(self.pixels), moved.device):
+        moved = super().to(device)
+        if fits_on(len(self.pixels), moved.device):
             moved.pixels = self.pixels.to(device)
             moved._lay_out()
         return moved
+
+    def _keep(self, rows: Tensor) -> None:
+        self.sizes, self.offsets = self.sizes[rows], self.offsets[rows]
+        self._lay_out()
 
     def _lay_out(self) -> None:
         """View the images as rows of one table where they have one size and lie at regular distances."""
@@ -139,13 +112,14 @@ class Data:
                 self._rows = (self.offsets // step).to(self.pixels.device)
 
 
-def _fits(size: int, device: torch.device) -> bool:
+def fits_on(size: int, device: torch.device) -> bool:
+    """Whether so many bytes take at most half of a device's free memory; always in the machine's own."""
     return device.type != "cuda" or size <= torch.cuda.mem_get_info(device)[0] // 2
 
 
 def from_images(
     images: Tensor, labels: Tensor | None = None, *, name: str = "array", classes: list[str] | None = None
-) -> Data:
+) -> Images:
     """Data of images that are all there.
 
     Args:
@@ -155,7 +129,7 @@ def from_images(
         classes: Names of the classes by label.
     """
     samples, channels, height, width = images.shape
-    return Data(
+    return Images(
         rearrange(images, "samples channels height width -> (samples channels height width)"),
         torch.tensor([height, width]).repeat(samples, 1),
         channels=channels,

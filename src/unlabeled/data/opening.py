@@ -1,8 +1,10 @@
 """From what a user names to `Data`."""
 
+import importlib
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -15,13 +17,42 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.data import arrays, builtin
-from unlabeled.data.cache import Progress, default_folder, stored
-from unlabeled.data.images import Data, Skipped
+from unlabeled.data.cache import Progress, folder_of, stored
+from unlabeled.data.files import walk
+from unlabeled.data.images import Images
+from unlabeled.data.samples import Data, Skipped
 from unlabeled.data.sources import Source, find_hub, find_path, find_torchvision
 
-__all__ = ["STORE_SIZE", "open_data", "open_splits", "parts", "same_classes"]
+__all__ = [
+    "KINDS",
+    "STORE_SIZE",
+    "How",
+    "kind_of",
+    "open_data",
+    "open_splits",
+    "parts",
+    "refuse_broken",
+    "same_classes",
+    "store_size",
+]
 
-STORE_SIZE = 160
+STORE_SIZE, VIDEO_STORE_SIZE = 160, 112
+KINDS = {
+    "image": "images",
+    "text": "text",
+    "audio": "audio",
+    "video": "video",
+    "audio-visual": "audio_visual",
+    "cameras": "cameras",
+    "trajectory": "trajectories",
+}
+"""Kinds of data, and the module that opens each."""
+_ENDINGS = {
+    "text": (".txt", ".tsv", ".csv", ".jsonl", ".md"),
+    "audio": (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".opus"),
+    "video": (".mp4", ".mkv", ".avi", ".webm", ".mov"),
+}
+"""Endings of files by which a kind is told where nobody names it; all else is taken for images."""
 _TEST_SHARE = 0.2
 _REASONS = 3
 
@@ -32,29 +63,35 @@ def open_data(
     source: Openable,
     *,
     split: str | None = None,
+    kind: str | None = None,
     store_size: int | None = None,
     channels: int | None = None,
+    sample_rate: int | None = None,
     workers: int | None = None,
     max_broken: float = 0.1,
     cache: str | os.PathLike[str] | bool | None = None,
     progress: Progress | None = None,
 ) -> Data:
-    """Open images, decoding them once.
+    """Open data of any kind, decoding it once.
 
     Args:
-        source: One of
-            a built-in name, `digits` or `photos` (a folder of that name is `./digits`);
-            a folder of images, perhaps in class folders, and these perhaps in `train` and `test` folders;
+        source: Of every kind, a built-in name such as `digits` (a folder of that name is `./digits`), a
+            folder of files, perhaps in class folders, and these perhaps in `train` and `test` folders, or
+            `Data`, which is returned as it is; the module of each kind in `unlabeled.data` says what else.
+            Of images, one of
             a folder or file of parquet (Hugging Face layout) or tar archives (webdataset layout), which go
             before images in the same folder;
             a .npy or .npz file (see `arrays`);
             `hub:OWNER/NAME` or `hub:OWNER/NAME:CONFIG`, a data set on the Hugging Face hub;
             `torchvision:NAME` or `torchvision:NAME:ROOT`, a data set that torchvision finds below ROOT;
-            an array or tensor of images; or `Data`, which is returned as it is.
+            an array or tensor of images.
         split: Part of the source, such as "test"; None takes "train" where there are several.
+        kind: image, text, audio, video, audio-visual, cameras or trajectory; None tells by the built-in name
+            or by the endings of the files, and takes for images what tells nothing.
         store_size: Shorter side in pixels to which larger images are resized, 160 if None; smaller ones and
             arrays are kept as they are.
         channels: 1 for grey or 3 for colour; None makes everything grey only where every image is.
+        sample_rate: Samples of sound per second, in hertz; None takes the commonest of the source.
         workers: Threads that decode, as many as processors if None.
         max_broken: Largest share, in 0..1, of the images that may be unreadable. Files that were never meant
             to be images (.txt, .json, hidden ones) are listed as skipped, but not counted.
@@ -64,8 +101,8 @@ def open_data(
     Raises:
         ValueError: There is nothing of that name, no image in it, no such split, or too much of it is broken.
     """
-    opener = _Opener(store_size, channels, workers, max_broken, cache, progress)
-    parts = opener.parts(source)
+    how = How(store_size, channels, workers, max_broken, cache, progress, sample_rate)
+    parts = _parts(source, kind, how)
     split = {"val": "validation", "valid": "validation", "dev": "validation"}.get(split or "", split)
     if split is None:
         split = "train" if "train" in parts else next(iter(parts))
@@ -75,7 +112,7 @@ def open_data(
 
 
 def open_splits(source: Openable, **options: Any) -> tuple[Data, Data]:
-    """Open the training part and the test part of images.
+    """Open the training part and the test part of data.
 
     These are the source's own splits `train` and `test`, or `validation` where there is no test part or its
     labels are kept secret. A source without them is divided 80 to 20 within each class, always in the same
@@ -95,24 +132,96 @@ def open_splits(source: Openable, **options: Any) -> tuple[Data, Data]:
     train, test = splits["train"](), splits[tests[0]]()
     if len(tests) > 1 and (test.labels is None or bool((test.labels < 0).all())):
         test = splits["validation"]()
-    if train.channels != test.channels:
+    if train.kind == "image" and train.shape["channels"] != test.shape["channels"]:
         return open_splits(source, **options | {"channels": 3})
     return same_classes(train, test)
 
 
-def parts(source: Openable, **options: Any) -> Mapping[str, Callable[[], Data]]:
+def store_size(kind: str, image_size: int | None) -> int | None:
+    """Shorter side in pixels at which pictures are kept for an encoder's input of a size; None for the default."""
+    if kind == "image":
+        return max(STORE_SIZE, image_size or 0)
+    return None if image_size is None else max(VIDEO_STORE_SIZE, image_size)
+
+
+def parts(source: Openable, *, kind: str | None = None, **options: Any) -> Mapping[str, Callable[[], Data]]:
     """What opens each split of a source, by the split's name; "all" where it has none.
 
     Args:
         source: As in `open_data`.
+        kind: As in `open_data`.
         **options: As in `open_data`, without `split`.
     """
-    return _Opener(**options).parts(source)
+    return _parts(source, kind, How(**options))
+
+
+def kind_of(source: Openable) -> str:
+    """Kind of data that a source holds: as built in, else by the commonest ending of its files, else images."""
+    if isinstance(source, Data):
+        return source.kind
+    if isinstance(source, (np.ndarray, Tensor)):
+        return "image"
+    name = os.fspath(source)
+    if name.partition(":")[0] in builtin.NAMES:
+        return builtin.NAMES[name.partition(":")[0]]
+    path = Path(name).expanduser()
+    files = [path.name] if path.is_file() else []
+    if path.is_dir():
+        files = [file.path for file in walk(path).files]
+    counts = Counter(
+        kind for file in files for kind, endings in _ENDINGS.items() if file.lower().endswith(endings)
+    )
+    kind, count = (counts.most_common(1) or [("image", 0)])[0]
+    return kind if 2 * count > len(files) else "image"
+
+
+def refuse_broken(name: str, skipped: Sequence[Skipped], decoded: int, max_broken: float) -> None:
+    """Refuse a source of which too much cannot be read.
+
+    Args:
+        name: What messages call the source.
+        skipped: What could not be read, though it was meant to be.
+        decoded: How many could be read.
+        max_broken: Largest share that may be unreadable, in 0..1.
+
+    Raises:
+        ValueError: More of it is broken, or nothing could be read.
+    """
+    if len(skipped) > max_broken * (len(skipped) + decoded) or not decoded:
+        reasons = "; ".join(f"{skip.path}: {skip.reason}" for skip in skipped[:_REASONS])
+        raise ValueError(
+            f"{len(skipped)} of {len(skipped) + decoded} files in {name} cannot be read, which is more than "
+            f"max_broken={max_broken:g} allows: {reasons}"
+        )
+
+
+def _parts(source: Openable, kind: str | None, how: "How") -> Mapping[str, Callable[[], Data]]:
+    if isinstance(source, Data):
+        if kind not in (None, source.kind):
+            raise ValueError(f"data must be of kind {kind}, got {source.name}, of kind {source.kind}")
+        return {"all": lambda: source}
+    named = os.fspath(source) if isinstance(source, (str, os.PathLike)) else ""
+    word = named.partition(":")[0]
+    if word in builtin.NAMES and kind not in (None, builtin.NAMES[word]):
+        fitting = ", ".join(name for name, its in builtin.NAMES.items() if its == kind)
+        raise ValueError(
+            f"data must be of kind {kind}, such as the built-in {fitting}, got {named}, of kind {builtin.NAMES[word]}"
+        )
+    kind = kind or kind_of(source)
+    check.choice(KINDS, kind=kind)
+    if kind == "image":
+        return _Opener(how).parts(source)
+    opener = importlib.import_module(f"unlabeled.data.{KINDS[kind]}")
+    if word in builtin.NAMES:
+        return {split: partial(opener.built_in, named, split) for split in ("train", "test")}
+    if named and not named.startswith("hub:") and not Path(named).expanduser().exists():
+        raise ValueError(_not_found(named, Path(named).expanduser()))
+    return opener.find(source, how)
 
 
 @dataclass(frozen=True)
-class _Opener:
-    """The options of `open_data`."""
+class How:
+    """How data is opened: the options of `open_data` that every kind is given."""
 
     store_size: int | None = None
     channels: int | None = None
@@ -120,23 +229,30 @@ class _Opener:
     max_broken: float = 0.1
     cache: str | os.PathLike[str] | bool | None = None
     progress: Progress | None = None
+    sample_rate: int | None = None
 
     def __post_init__(self) -> None:
         check.fraction(max_broken=self.max_broken)
         check.choice((None, 1, 3), channels=self.channels)
-        for name in ("store_size", "workers"):
+        for name in ("store_size", "workers", "sample_rate"):
             if (value := getattr(self, name)) is not None:
                 check.at_least(1, **{name: value})
 
+
+@dataclass(frozen=True)
+class _Opener:
+    """Opens images."""
+
+    how: How
+
     def parts(self, source: Openable) -> Mapping[str, Callable[[], Data]]:
         """What opens each split of a source; "all" where it has none."""
-        if isinstance(source, Data):
-            return {"all": lambda: source}
+        assert not isinstance(source, Data)
         if isinstance(source, (np.ndarray, Tensor)):
-            return {"all": lambda: arrays.from_array(source, channels=self.channels)}
+            return {"all": lambda: arrays.from_array(source, channels=self.how.channels)}
         name = os.fspath(source)
         if name in builtin.NAMES:
-            load = partial(builtin.load, name, channels=self.channels)
+            load = partial(builtin.load, name, channels=self.how.channels)
             return {split: partial(load, split) for split in ("train", "test")}
         if name.startswith("hub:"):
             return self._encoded(find_hub(name.removeprefix("hub:")))
@@ -146,7 +262,7 @@ class _Opener:
         if not path.exists():
             raise ValueError(_not_found(name, path))
         if path.suffix.lower() in (".npy", ".npz") and path.is_file():
-            return arrays.find_file(path, self.channels)
+            return arrays.find_file(path, self.how.channels)
         return self._encoded(find_path(path, name))
 
     def _encoded(self, sources: dict[str, Source]) -> Mapping[str, Callable[[], Data]]:
@@ -158,28 +274,29 @@ class _Opener:
             if not isinstance(images, (np.ndarray, Tensor)):
                 return self._decoded(source)
             labels = getattr(dataset, "targets", getattr(dataset, "labels", None))
-            return arrays.from_array(images, labels, name, self.channels, getattr(dataset, "classes", None))
+            return arrays.from_array(
+                images, labels, name, self.how.channels, getattr(dataset, "classes", None)
+            )
 
         found = find_torchvision(name.removeprefix("torchvision:"))
         return {split: lambda part=part: load(*part) for split, part in found.items()}
 
     def _decoded(self, source: Source) -> Data:
-        folder = default_folder() if self.cache in (None, True) else Path(self.cache) if self.cache else None
         with warnings.catch_warnings():  # Pillow warns about files that it reads all the same
             warnings.simplefilter("ignore")
             pixels, about = stored(
                 source,
-                store_size=self.store_size or STORE_SIZE,
-                channels=self.channels,
-                workers=self.workers or os.cpu_count() or 1,
-                folder=folder,
-                progress=self.progress,
+                store_size=self.how.store_size or STORE_SIZE,
+                channels=self.how.channels,
+                workers=self.how.workers or os.cpu_count() or 1,
+                folder=folder_of(self.how.cache),
+                progress=self.how.progress,
             )
         broken = [Skipped(source.prefix + path, reason) for path, reason in about["skipped"]]
         paths = [source.prefix + path for path in about["paths"]]
         self._check_broken(source, broken, len(paths))
         sizes = torch.tensor(about["sizes"])
-        return Data(
+        return Images(
             pixels,
             sizes if len(sizes) == len(paths) else sizes.repeat(len(paths), 1),
             channels=about["channels"],
@@ -192,13 +309,13 @@ class _Opener:
 
     def _check_broken(self, source: Source, broken: list[Skipped], decoded: int) -> None:
         count = source.broken + sum(skip.reason != "hidden" for skip in broken)
-        if count > self.max_broken * (count + decoded):
+        if count > self.how.max_broken * (count + decoded):
             reasons = "; ".join(
                 f"{skip.path}: {skip.reason}" for skip in (broken or source.skipped)[:_REASONS]
             )
             raise ValueError(
                 f"{count} of {count + decoded} images in {source.name} cannot be read, which is more than "
-                f"max_broken={self.max_broken:g} allows: {reasons}"
+                f"max_broken={self.how.max_broken:g} allows: {reasons}"
             )
 
 
@@ -227,7 +344,7 @@ def _divided(data: Data) -> tuple[Data, Data]:
         test[rows[order[:count]]] = True
     if not test.any():
         raise ValueError(
-            "data must have at least 2 images of a class to be divided into a training and a test part, "
+            f"data must have at least 2 {data.unit} of a class to be divided into a training and a test part, "
             f"got {len(data)} of {len(labels.unique())} classes in {data.name}"
         )
     return data.subset(~test), data.subset(test)

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from unlabeled.data.decode import SUFFIXES, Item
 from unlabeled.data.files import SPLITS, File, Walk, by_folder, by_name, walk
-from unlabeled.data.images import Skipped
+from unlabeled.data.samples import Skipped
 from unlabeled.data.tars import tar_items
 
-__all__ = ["Reading", "Source", "find_hub", "find_path", "find_torchvision"]
+__all__ = ["Reading", "Source", "find_files", "find_hub", "find_path", "find_torchvision"]
 
 _UNREADABLE = (
     ".heic",
@@ -76,7 +76,7 @@ def find_path(path: Path, name: str) -> dict[str, Source]:
     kinds: list[tuple[tuple[str, ...], Callable]] = [
         ((".parquet",), _parquet),
         ((".tar", ".tar.gz", ".tgz"), _tar),
-        (SUFFIXES, _image_folder),
+        (SUFFIXES, _class_folders),
     ]
     for suffixes, open_files in kinds:
         files = [file for file in found.files if file.path.lower().endswith(suffixes)]
@@ -95,16 +95,42 @@ def find_path(path: Path, name: str) -> dict[str, Source]:
     raise ValueError(f"no images in {name}; expected {expected}, found {listing}{reasons}")
 
 
+def find_files(path: Path, name: str, suffixes: tuple[str, ...], what: str) -> dict[str, Source]:
+    """Sources by split of files of any kind, one sample each, perhaps in class folders and these in split folders.
+
+    Args:
+        path: A folder, or one file.
+        name: What messages call it.
+        suffixes: Endings of the files' names, in lower case, with the dot.
+        what: What messages call the files, a plural.
+
+    Raises:
+        ValueError: Nothing of that kind is there.
+    """
+    found = Walk([File.of(path.name, path.stat())], [], 0) if path.is_file() else walk(path)
+    root = path.parent if path.is_file() else path
+    files = [file for file in found.files if file.path.lower().endswith(suffixes)]
+    if not files:
+        endings = Counter(file.suffix or "without ending" for file in found.files)
+        listing = ", ".join(f"{count} {suffix}" for suffix, count in endings.most_common(5)) or "nothing"
+        raise ValueError(f"no {what} in {name}; expected {', '.join(suffixes)} files, found {listing}")
+    others = [file for file in found.files if not file.path.lower().endswith(suffixes)]
+    skipped = [skip for skip in found.skipped if Path(skip.path).suffix.lower() in suffixes]
+    skipped += [Skipped(file.path, f"not among the {what}") for file in others]
+    skipped = [Skipped(os.path.join(root, skip.path), skip.reason) for skip in sorted(skipped)]
+    return _class_folders(root, name, files, skipped, 0)
+
+
 def _why_not(file: File, suffixes: tuple[str, ...]) -> str:
     if suffixes is not SUFFIXES:
         return f"not a {suffixes[0]} file"
     return f"{file.suffix} images cannot be read" if file.suffix in _UNREADABLE else "not an image file"
 
 
-def _image_folder(
+def _class_folders(
     root: Path, name: str, files: list[File], skipped: list[Skipped], broken: int
 ) -> dict[str, Source]:
-    """Images in folders: split folders hold class folders, class folders hold images at any depth."""
+    """Files in folders: split folders hold class folders, class folders hold files at any depth."""
     parts, beside = by_folder(files)
     skipped = skipped + [Skipped(os.path.join(root, file.path), "beside the splits") for file in beside]
     depth = int(parts.keys() != {"all"})

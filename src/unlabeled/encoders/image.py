@@ -1,86 +1,256 @@
-"""Small networks for images, as chains of named stages."""
+"""Encoders of images: from pixels in 0..1 to a vector, named maps and tokens."""
 
+from collections.abc import Callable
+from difflib import get_close_matches
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Stages", "alexnet", "conv4", "dense", "nin"]
+from unlabeled import check
+from unlabeled.encoders import from_timm, stages
+from unlabeled.encoders.adapt import Adapt, Input
+from unlabeled.encoders.encoder import Encoder
+from unlabeled.encoders.own import Own
+from unlabeled.parts import augment
+
+if TYPE_CHECKING:
+    from unlabeled.data import Data
+
+__all__ = ["NAMES", "OWN_NETWORK", "ImageEncoder", "build", "fitted", "wrap"]
+
+MAP_NUMBERS = 4096
+"""Most numbers of a named map after pooling."""
+
+RAW_SIZE = 32
+"""Most pixels on a side of raw images; more would cost much and help no linear classifier."""
+
+SAMPLE = 512
+"""Samples that set the statistics of an encoder's input."""
+
+OWN_NETWORK = "own"
+"""Name in the configuration of a network that the user brought."""
+
+NAMES: dict[str, Callable[[int, int], Any]] = {
+    "conv4": stages.conv4,
+    "resnet10": partial(from_timm.resnet, "resnet10"),
+    "resnet18": partial(from_timm.resnet, "resnet18"),
+    "alexnet": stages.alexnet,
+    "dense": stages.dense,
+    "nin": stages.nin,
+    "vit-small": from_timm.vit_small,
+    "resnet50": partial(from_timm.resnet, "resnet50"),
+}
 
 
-class Stages(nn.ModuleDict):
-    """A chain of named stages; the output of the last one is averaged over the image.
+class ImageEncoder(Encoder):
+    """An adaptation of images followed by a network, which also gives named maps and, of a ViT, tokens.
 
     Args:
-        stages: Networks from a map to the next one, by name, in order.
-        widths: Channels of each map.
+        adapt: Turns images into the channels that the network sees.
+        trunk: Network with `dim`, `map_dims`, `maps(x)` and a forward to (batch, dim).
+        config: Arguments of `build` that give this architecture again.
     """
 
-    def __init__(self, stages: dict[str, nn.Module], widths: list[int]) -> None:
-        super().__init__(stages)
-        self.map_dims = dict(zip(stages, widths, strict=True))
-        self.dim = widths[-1]
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    kind = "image"
 
-    def maps(self, x: Tensor) -> dict[str, Tensor]:
-        """Outputs of all stages, each float, shape (batch, channels, height, width)."""
-        maps = {}
-        for name, stage in self.items():
-            x = maps[name] = stage(x)
-        return maps
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images."""
+        return self.adapt.in_channels
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels of the images that `inputs` gives."""
+        return self.config["image_size"]
+
+    @property
+    def is_vit(self) -> bool:
+        """Whether `tokens` exists."""
+        return getattr(self.trunk, "is_vit", False)
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens of a ViT that stand before those of the patches, 1 where it has a class token."""
+        return self.trunk.model.num_prefix_tokens if self.is_vit else 0
+
+    @property
+    def patch_size(self) -> int:
+        """Height and width in pixels of the patches of a ViT, 0 where it is none."""
+        return self.trunk.model.patch_embed.patch_size[0] if self.is_vit else 0
+
+    @property
+    def raw_size(self) -> int:
+        """Side in pixels of the images that `raw` gives."""
+        return min(self.image_size, RAW_SIZE)
+
+    @property
+    def raw_detail(self) -> str:  # type: ignore[override]
+        return f"{self.raw_size}x{self.raw_size} pixels"
+
+    def raw(self, batch: dict[str, Tensor]) -> Tensor:
+        """Pixels at the size that the network sees, but no more of them than `RAW_SIZE` on a side."""
+        return augment.fit(batch["image"], self.raw_size, batch.get("size")).flatten(1)
+
+    def reads(self, data: "Data") -> "Data":
+        """Images as they are; of scenes and walks every frame is one."""
+        frames = getattr(data, "frames", None)
+        return data if frames is None else frames()
+
+    def inputs(self, batch: dict[str, Tensor]) -> Tensor:
+        """Images of a batch without random changes: resized on the shorter side, the centre cut out.
+
+        Args:
+            batch: `image` uint8, shape (batch, channels, height, width), and `size` where sizes differ.
+
+        Returns:
+            Float, shape (batch, in_channels, image_size, image_size), in 0..1.
+        """
+        return augment.fit(batch["image"], self.image_size, batch.get("size"))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mean of the last map, float, shape (batch, dim)."""
-        for stage in self.values():
-            x = stage(x)
-        return x.mean((2, 3))
+        """Features, float, shape (batch, dim).
+
+        Args:
+            x: Images of any size it takes, float, shape (batch, in_channels, height, width), in 0..1.
+        """
+        return self.trunk(self.adapt(x))
+
+    def maps(self, x: Tensor) -> dict[str, Tensor]:
+        """Named maps, early to late, float, shape (batch, channels, height, width); the last one is pooled.
+
+        Args:
+            x: Images, float, shape (batch, in_channels, height, width), in 0..1.
+        """
+        return self.trunk.maps(self.adapt(x))
+
+    def features(self, x: Tensor, layer: str | None = None) -> Tensor:
+        """Vector of each image, from the end of the network or from a named map.
+
+        Args:
+            x: Images, float, shape (batch, in_channels, height, width), in 0..1.
+            layer: Name of a map, averaged down to at most 4096 numbers; None for the features of `forward`.
+
+        Returns:
+            Float, shape (batch, numbers).
+
+        Raises:
+            ValueError: The layer does not exist.
+        """
+        if layer is None:
+            return self(x)
+        check.choice(self.map_dims, layer=layer)
+        chosen = self.maps(x)[layer]
+        grid = max(1, int((MAP_NUMBERS / chosen.shape[1]) ** 0.5))
+        height, width = (min(grid, side) for side in chosen.shape[2:])
+        return F.adaptive_avg_pool2d(chosen, (height, width)).flatten(1)
+
+    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Tokens of a ViT that sees only some patches.
+
+        Args:
+            x: Images, float, shape (batch, in_channels, height, width), in 0..1.
+            keep: Numbers of the patches to see, counted row by row, int64, shape (batch, kept); None for all.
+
+        Returns:
+            Float, shape (batch, prefix_tokens + kept, dim): the class token, then the patches as in `keep`.
+
+        Raises:
+            ValueError: The encoder is not a ViT.
+        """
+        if not self.is_vit:
+            raise ValueError(f"encoder must be a ViT such as vit-small, got {self.config['name']}")
+        return self.trunk.tokens(self.adapt(x), keep)
 
 
-def conv4(in_channels: int, image_size: int) -> Stages:
-    """Four 3x3 convolutions, the last three of stride 2; for any size from 1 pixel."""
-    widths = [32, 64, 128, 256]
-    stages: dict[str, nn.Module] = {}
-    for number, (before, after) in enumerate(zip([in_channels, *widths], widths), 1):
-        stages[f"s{number}"] = _convolution(before, after, 3, stride=1 if number == 1 else 2)
-    return Stages(stages, widths)
+def build(config: dict[str, Any]) -> ImageEncoder:
+    """Build an encoder with random weights.
 
+    Args:
+        config: `name`, one of `NAMES` or the name of a timm model; `in_channels` (3); `image_size`, height
+            and width in pixels of the images in training (32); `input`, what the network sees of an image
+            (color, lightness, sobel or lab); `init`, how the weights will be initialised (default or rescaled).
 
-def alexnet(in_channels: int, image_size: int) -> Stages:
-    """AlexNet's five convolutions with batch norm; the first one shrinks small images less."""
-    kernel, stride = (11, 4) if image_size > 64 else (5, 2) if image_size > 32 else (5, 1)
-    pool = nn.MaxPool2d(3, stride=2)
-    stages: dict[str, nn.Module] = {
-        "conv1": _convolution(in_channels, 64, kernel, stride),
-        "conv2": nn.Sequential(pool, _convolution(64, 192, 5)),
-        "conv3": nn.Sequential(pool, _convolution(192, 384, 3)),
-        "conv4": _convolution(384, 256, 3),
-        "conv5": _convolution(256, 256, 3),
+    Raises:
+        ValueError: A name or a number does not fit.
+    """
+    known = {
+        "kind": "image",
+        "name": "",
+        "in_channels": 3,
+        "image_size": 32,
+        "input": "color",
+        "init": "default",
     }
-    return Stages(stages, [64, 192, 384, 256, 256])
+    check.choice(("image",), kind=config.get("kind", "image"))
+    for name in config:
+        check.choice(known, argument=name)
+    config = known | config
+    check.at_least(1, image_size=config["image_size"])
+    check.choice(("default", "rescaled"), init=config["init"])
+    adapt = Adapt(config["input"], config["in_channels"])
+    trunk = _maker(config["name"])(adapt.out_channels, config["image_size"])
+    return ImageEncoder(adapt, trunk, config)
 
 
-def dense(in_channels: int, image_size: int) -> Stages:
-    """One layer of 500 sigmoids that see the whole image, as the first denoising autoencoders had."""
-    layer = nn.Linear(in_channels * image_size**2, 500)
-    hidden = nn.Sequential(nn.Flatten(), layer, nn.Sigmoid(), nn.Unflatten(1, (500, 1, 1)))
-    return Stages({"hidden": hidden}, [500])
+def fitted(name: str, data: "Data", *, image_size: int | None = None, input: Input = "color") -> ImageEncoder:
+    """Build an encoder for data and set the statistics of its input.
+
+    Args:
+        name: As in `build`.
+        data: Images, or what has frames.
+        image_size: Height and width in pixels of the images in training; None takes that of the data.
+        input: What the network sees of an image, as in `build`.
+    """
+    shape = data.shape
+    size = image_size or shape["image_size"]
+    encoder = build({"name": name, "in_channels": shape["channels"], "image_size": size, "input": input})
+    return fit(encoder, data)
 
 
-def nin(in_channels: int, image_size: int) -> Stages:
-    """Network in network with four blocks of three convolutions, as RotNet uses it for CIFAR-10."""
-
-    def block(before: int, kernel: int, middle: int = 192, after: int = 192) -> nn.Sequential:
-        first, second = _convolution(before, 192, kernel), _convolution(192, middle, 1)
-        return nn.Sequential(first, second, _convolution(middle, after, 1))
-
-    stages: dict[str, nn.Module] = {
-        "block1": nn.Sequential(block(in_channels, 5, 160, 96), nn.MaxPool2d(3, stride=2, padding=1)),
-        "block2": nn.Sequential(block(96, 5), nn.AvgPool2d(3, stride=2, padding=1)),
-        "block3": block(192, 3),
-        "block4": block(192, 3),
-    }
-    return Stages(stages, [96, 192, 192, 192])
+def fit(encoder: ImageEncoder, data: "Data") -> ImageEncoder:
+    """Set the statistics of an encoder's input to those of a sample of data."""
+    encoder.adapt.fit(sample(encoder, data))
+    return encoder
 
 
-def _convolution(before: int, after: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    convolution = nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True))
+def sample(encoder: ImageEncoder, data: "Data") -> Tensor:
+    """Inputs of a few hundred samples on the CPU, float, shape (samples, channels, height, width)."""
+    batch = encoder.reads(data).sample(SAMPLE)
+    return encoder.inputs({name: value.cpu() for name, value in batch.items()})
+
+
+def wrap(
+    module: nn.Module, *, in_channels: int = 3, image_size: int = 32, input: Input = "color"
+) -> ImageEncoder:
+    """Make an encoder of a network of your own.
+
+    Args:
+        module: Network from (batch, channels, height, width) to (batch, dim) or (batch, dim, height, width).
+        in_channels: Channels of the images.
+        image_size: Height and width in pixels of the images that it will be given.
+        input: What the network sees of the images: color, lightness, sobel or lab.
+
+    Raises:
+        ValueError: The network's output has another shape.
+    """
+    adapt = Adapt(input, in_channels)
+    shape = {"in_channels": in_channels, "image_size": image_size, "input": input}
+    return ImageEncoder(
+        adapt, Own(module, adapt.out_channels, image_size), {"kind": "image", "name": OWN_NETWORK, **shape}
+    )
+
+
+def _maker(name: str) -> Callable[[int, int], Any]:
+    """Function from (channels, image_size) to the network of a name."""
+    if name in NAMES:
+        return NAMES[name]
+    import timm
+
+    if timm.is_model(name):
+        return partial(from_timm.any_timm, name)
+    if name == OWN_NETWORK:
+        raise ValueError("encoder must be one that can be built again by its name, got a network of your own")
+    near = get_close_matches(name, [*NAMES, *timm.list_models()], n=3, cutoff=0.5) or list(NAMES)
+    raise ValueError(f"encoder must be one of ours or a timm model, got {name}. Near it: {', '.join(near)}")

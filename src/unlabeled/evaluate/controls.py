@@ -1,6 +1,5 @@
 """What the learned features must beat: the raw input, and the same network before it learned anything."""
 
-import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,23 +11,16 @@ if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.encoders import Encoder
 
-__all__ = ["RAW_SIZE", "calibrate_", "random", "raw", "rescaled", "untrained"]
+__all__ = ["calibrate_", "random", "raw", "rescaled", "untrained"]
 
-RAW_SIZE = 32
-"""Most pixels on a side of raw images; more would cost much and help no linear classifier."""
 CALIBRATION_SAMPLES = 512
 
 
-def raw(encoder: "Encoder", data: "Data") -> Representation:
-    """The pixels, at the size the encoder sees, but no more of them than the images or `RAW_SIZE` have."""
-    from unlabeled.parts import augment
-
-    size = min(encoder.image_size, data.image_size, RAW_SIZE)
+def raw(encoder: "Encoder") -> Representation:
+    """The input without any network, as the encoder's kind of data gives it."""
+    pixels = encoder.kind == "image"
     return Representation(
-        "raw",
-        lambda batch, layer: augment.fit(batch["image"], size, batch.get("size")).flatten(1),
-        one_unit=True,
-        detail=f"{size}x{size} pixels",
+        "raw", lambda batch, layer: encoder.raw(batch), one_unit=pixels, detail=encoder.raw_detail
     )
 
 
@@ -62,8 +54,10 @@ def untrained(encoder: "Encoder", seed: int = 0) -> "Encoder":
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        fresh = encoders.build(**{**encoder.config, "init": "default"})
-    fresh.adapt.load_state_dict(copy.deepcopy(encoder.adapt.state_dict()))
+        fresh = encoders.build(**(encoder.config | ({"init": "default"} if "init" in encoder.config else {})))
+    # Statistics of the input stand in front ends, also in those of encoders within encoders.
+    statistics = {key: value for key, value in encoder.state_dict().items() if "adapt" in key.split(".")}
+    fresh.load_state_dict(statistics, strict=False)
     return fresh.to(next(encoder.parameters()).device).eval()
 
 

@@ -30,7 +30,7 @@ def embed(
     where = features.pick_device(device)
     encoder, reader = features.frozen(run, where)
     read, paths, splits = [], [], []
-    for split, samples in opening.parts(data, opening.options(run, encoder)):
+    for split, samples in opening.parts(data, opening.options(run, encoder), encoder):
         read.append(features.read(lambda batch: reader(batch, layer), samples.to(where)).cpu())
         paths += samples.paths
         splits += [split] * len(samples)

@@ -63,17 +63,19 @@ def predict(
         steps: Optimizer steps; None takes `steps_for`.
         batch_size: Labelled samples a step, fewer where there are not as many.
         augment: Random view of a batch, float, shape (batch, channels, height, width); None takes mild crops
-            and colour changes and no flips.
+            and colour changes and no flips of images, and other kinds of data as they are.
         seed: Seed of order, views and the classifier.
 
     Returns:
         Predicted classes, int64, shape (test samples,), and the recipe in words.
     """
     check.at_least(0, learning_rate=learning_rate, encoder_factor=encoder_factor)
+    if augment is None and encoder.kind != "image":
+        augment = encoder.inputs
     if augment is None:
         from unlabeled.parts.augment import Views
 
-        augment = Views(encoder.image_size, crop=0.6, jitter=0.2, gray=0.0, flip=0.0)
+        augment = Views(encoder.config["image_size"], crop=0.6, jitter=0.2, gray=0.0, flip=0.0)
     steps = steps_for(len(rows), batch_size) if steps is None else steps
     device = next(encoder.parameters()).device
     with torch.random.fork_rng():

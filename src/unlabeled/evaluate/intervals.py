@@ -1,12 +1,13 @@
 """95 % intervals: how far a number would move with other test samples and with other labels."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Interval", "bootstrap", "interval"]
+__all__ = ["Interval", "bootstrap", "interval", "of_replicates", "resampled"]
 
 NORMAL_QUANTILE = 1.959964
 CHUNK = 4_000_000
@@ -52,7 +53,7 @@ def bootstrap(values: Tensor, *, resamples: int = 2000, seed: int = 0) -> tuple[
     return low, high
 
 
-def interval(values: Tensor, *, seed: int = 0) -> Interval:
+def interval(values: Tensor, *, seed: int = 0, rates: bool = True) -> Interval:
     """Mean of values over draws and samples with its 95 % interval.
 
     One draw: a bootstrap over the test samples. Several draws: Student's interval over the draws and the
@@ -61,6 +62,7 @@ def interval(values: Tensor, *, seed: int = 0) -> Interval:
     Args:
         values: Float, shape (draws, samples): 1 where a prediction was right, or a difference of two such.
         seed: Seed of the bootstrap.
+        rates: Whether values are rights and wrongs, or differences of such.
 
     Returns:
         The interval; an accuracy of exactly 0 or 1 still has a width (Wilson's).
@@ -69,7 +71,7 @@ def interval(values: Tensor, *, seed: int = 0) -> Interval:
 
     draws, samples = values.shape
     by_sample, mean = values.double().mean(0), float(values.double().mean())
-    if bool((by_sample == by_sample[0]).all()):
+    if rates and bool((by_sample == by_sample[0]).all()):
         width = NORMAL_QUANTILE**2 / (samples + NORMAL_QUANTILE**2)
         low, high = mean - width, mean + width
     else:
@@ -79,3 +81,38 @@ def interval(values: Tensor, *, seed: int = 0) -> Interval:
     std = float(values.double().mean(1).std())
     spread = float(stdtrit(draws - 1, 0.975)) * std / draws**0.5
     return Interval(mean, mean - math.hypot(mean - low, spread), mean + math.hypot(high - mean, spread), std)
+
+
+def resampled(
+    statistic: Callable[[Tensor], float], units: int, *, seed: int = 0, resamples: int = 1000
+) -> tuple[float, Tensor]:
+    """A statistic that is no mean, of all test units and of units drawn again with replacement.
+
+    Args:
+        statistic: From rows, int64, shape (units,), to a number.
+        units: Test units.
+        seed: Seed of the draws; the same seed draws the same units for ours and for a control.
+        resamples: How often the units are drawn again.
+
+    Returns:
+        The statistic of all units, and its replicates, float, shape (resamples,).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    draws = (torch.randint(units, (units,), generator=generator) for _ in range(resamples))
+    return statistic(torch.arange(units)), torch.tensor(
+        [statistic(rows) for rows in draws], dtype=torch.double
+    )
+
+
+def of_replicates(value: float, replicates: Tensor) -> Interval:
+    """Percentile interval of a statistic.
+
+    Args:
+        value: The statistic of all test units.
+        replicates: Of units drawn again, float, shape (resamples,); what is not finite is left out.
+    """
+    finite = replicates[replicates.isfinite()].double()
+    if not len(finite):
+        return Interval(value, value, value, None)
+    low, high = finite.quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
+    return Interval(value, low, high, None)

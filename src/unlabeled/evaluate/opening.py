@@ -4,7 +4,8 @@ import copy
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from unlabeled.run import Run
+from unlabeled.method import Method
+from unlabeled.run import Run, reading
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -15,20 +16,20 @@ __all__ = ["options", "pair", "parts"]
 
 def options(run: Any, encoder: "Encoder") -> dict[str, Any]:
     """Options of `open_data` that suit a run, or an encoder alone."""
-    from unlabeled.data import STORE_SIZE
-
     if isinstance(run, Run):
         return run.reading
-    return {"channels": encoder.in_channels, "store_size": max(STORE_SIZE, encoder.image_size)}
+    kind = run.kind if isinstance(run, Method) else {"words": "text"}.get(encoder.kind, encoder.kind)
+    return reading(encoder, kind)
 
 
-def pair(data: Any, test: Any, how: dict[str, Any]) -> tuple["Data", "Data"]:
-    """Open training and test data, their classes numbered alike.
+def pair(data: Any, test: Any, how: dict[str, Any], encoder: "Encoder") -> tuple["Data", "Data"]:
+    """Open training and test data as an encoder reads them, their classes numbered alike.
 
     Args:
         data: What `open_splits` takes, or a pair of training and test data where `test` is None.
         test: What `open_data` takes, of which the test split is read where there is one; or None.
         how: Options of `open_data`.
+        encoder: The encoder.
 
     Raises:
         ValueError: The two have no class in common.
@@ -39,19 +40,21 @@ def pair(data: Any, test: Any, how: dict[str, Any]) -> tuple["Data", "Data"]:
     source: Any
     source, test = data if isinstance(data, tuple) and test is None else (data, test)
     if test is None:
-        return open_splits(source, **how)
+        train, tested = open_splits(source, **how)
+        return encoder.reads(train), encoder.reads(tested)
     train, tested = open_data(source, **how), _test_part(test, how)
     if train.classes and tested.classes and not {*train.classes} & {*tested.classes}:
         raise ValueError(f"test must have the training data's classes {train.classes}, got {tested.classes}")
-    return same_classes(copy.copy(train), copy.copy(tested))
+    train, tested = same_classes(copy.copy(train), copy.copy(tested))
+    return encoder.reads(train), encoder.reads(tested)
 
 
-def parts(data: Any, how: dict[str, Any]) -> Iterator[tuple[str, "Data"]]:
-    """Open every split of a source, one after the other, with its name; "all" where it has none."""
+def parts(data: Any, how: dict[str, Any], encoder: "Encoder") -> Iterator[tuple[str, "Data"]]:
+    """Open every split of a source as an encoder reads it, with its name; "all" where it has none."""
     from unlabeled.data import opening
 
     for split, opened in opening.parts(data, **how).items():
-        yield split, opened()
+        yield split, encoder.reads(opened())
 
 
 def _test_part(source: Any, how: dict[str, Any]) -> "Data":

@@ -1,5 +1,6 @@
 """The protocol: every number beside its controls, on the same labels and the same test samples."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from unlabeled.evaluate import controls as controlled
 from unlabeled.evaluate import features, few_labels, finetune, knn, linear, opening
 from unlabeled.evaluate.features import Representation
 from unlabeled.evaluate.scores import Measurement, Scores
+from unlabeled.evaluate.tasks import TASKS, Subject, measure
 from unlabeled.files import printable
-from unlabeled.method import Batch
+from unlabeled.method import Batch, Method
 from unlabeled.run import Run, fingerprint
 
 if TYPE_CHECKING:
@@ -70,7 +72,11 @@ def evaluate(
         run: A run, a method or an encoder; it is not changed.
         data: What `open_splits` takes, with labels, or a pair of training and test data, opened or not.
         probe: Any of knn, linear, few (linear, with 1 and 10 labels per class too where no number is given
-            and every class has as many), finetune (the encoder moves too), layers (linear on every named map).
+            and every class has as many), finetune (the encoder moves too), layers (linear on every named map);
+            or tasks that need no labels, each with controls of its own: alignment (of cameras), analogies and
+            similarity (of words), factors (what else is known of the samples), localisation (of sounds),
+            perplexity (of texts), propagation (of masks through videos), retrieval (across sight and sound),
+            zones (of walks).
         labels_per_class: Numbers of training labels, "all", or several of them.
         controls: Any of raw (pixels), random (the same network untrained), rescaled (the same, its channels
             made alike) and supervised (the same network trained on the same labels only; finetune has it
@@ -93,14 +99,25 @@ def evaluate(
     """
     probes, words = _several(probe), _several(controls)
     for word in probes:
-        check.choice(PROBES, probe=word)
+        check.choice((*PROBES, *TASKS), probe=word)
     for word in words:
         check.choice(CONTROLS, controls=word)
     check.at_least(1, draws=draws)
     counts = _counts(_several(labels_per_class))
     where = features.pick_device(device)
     encoder, reader = features.frozen(run, where)
-    train, tested = opening.pair(data, test, opening.options(run, encoder))
+    measured: list[Measurement] = []
+    tell = progress or (lambda text: None)
+    if tasks := [word for word in probes if word in TASKS]:
+        subject = Subject(encoder, _method(run, encoder, where), seed)
+        for word in tasks:
+            tell(word)
+            measured += measure(word, subject, data, seed=seed, device=where)
+        probes = [word for word in probes if word not in TASKS]
+        if not probes:
+            about = {"data": str(getattr(data, "name", data)), "encoder": fingerprint(encoder.state_dict())}
+            return Scores.of(measured, seed, about | {"seed": seed})
+    train, tested = opening.pair(data, test, opening.options(run, encoder), encoder)
     labelled = _labelled(train, tested, where)
     smallest = int(labelled.labels.unique(return_counts=True)[1].min())
     plan = _plan(probes, counts, list(encoder.map_dims) if "layers" in probes else [], smallest)
@@ -111,14 +128,16 @@ def evaluate(
         for count in dict.fromkeys(count for _, _, count in plan)
     }
     representations = [
-        *([controlled.raw(encoder, labelled.train)] if "raw" in words else []),
+        *([controlled.raw(encoder)] if "raw" in words else []),
         *([controlled.random(encoder, labelled.train, seed)] if "random" in words else []),
-        *([controlled.rescaled(encoder, labelled.train, seed)] if "rescaled" in words else []),
+        *(
+            [controlled.rescaled(encoder, labelled.train, seed)]
+            if "rescaled" in words and encoder.kind == "image"
+            else []
+        ),
         Representation("unlabeled", reader),
     ]
     trained: dict[int | str, list[Prediction]] = {}
-    measured = []
-    tell = progress or (lambda text: None)
     for name, layer, count in plan:
         about = f"{name}{f' {layer}' if layer else ''}, {count} labels per class"
         for shown in representations if name != "finetune" else representations[-1:]:
@@ -150,6 +169,20 @@ def evaluate(
     if _test_images_were_seen(run, data, len(train)):
         about["note"] = "the encoder was pre-trained on these test images too, without their labels"
     return Scores.of(measured, seed, about)
+
+
+def _method(run: Any, encoder: "Encoder", device: torch.device) -> Method | None:
+    """A copy of the method around a frozen encoder; None where there is none, or it cannot be built again."""
+    if isinstance(run, Run):
+        try:
+            run = run.method
+        except ValueError:
+            return None
+    if not isinstance(run, Method):
+        return None
+    method = copy.deepcopy(run).eval().requires_grad_(False).to(device)
+    method.encoder = encoder
+    return method
 
 
 def _test_images_were_seen(run: Any, data: Any, training: int) -> bool:
@@ -194,7 +227,7 @@ def _labelled(train: "Data", test: "Data", device: torch.device) -> Labelled:
         if not len(rows):
             raise ValueError(
                 f"data must have labels to evaluate on, got {split.name} without any. "
-                "Put the images into one folder for each class"
+                "Put the files into one folder for each class"
             )
         known.append(split if len(rows) == len(split) else split.subset(rows))
     train, tested = known
@@ -285,6 +318,6 @@ def _measure(
     answers: Tensor,
     about: str = "",
 ) -> Measurement:
-    right = torch.stack([(predicted == answers).float().cpu() for predicted, _ in results])
+    values = torch.stack([(predicted == answers).float().cpu() for predicted, _ in results])
     details = dict.fromkeys([about, *(detail for _, detail in results)])
-    return Measurement(probe, layer, count, name, right, "; ".join(filter(None, details)))
+    return Measurement(probe, layer, count, name, values, "; ".join(filter(None, details)))

@@ -36,6 +36,8 @@ class Description:
     summary: str
     source: str
     options: tuple[Option, ...]
+    kind: str
+    """Kind of data that it learns from."""
 
 
 @cache
@@ -78,7 +80,17 @@ def describe(name: str) -> Description:
     head, _, rest = (ast.get_docstring(tree) or "").partition("\n")
     source = rest.partition("Source:")[2].partition("\n\n")[0]
     source = " ".join(source.partition("\nDiffers:")[0].partition("\nShortcut:")[0].split())
-    return Description(name, method.name, head.strip(), source, options)
+    kinds = [ast.literal_eval(value) for name_, value in _assigned(method) if name_ == "kind"]
+    return Description(name, method.name, head.strip(), source, options, kinds[0] if kinds else "image")
+
+
+def _assigned(class_: ast.ClassDef) -> list[tuple[str, ast.expr]]:
+    """Names and values that are set in the body of a class."""
+    plain = [(node.targets[0], node.value) for node in class_.body if isinstance(node, ast.Assign)]
+    typed = [
+        (node.target, node.value) for node in class_.body if isinstance(node, ast.AnnAssign) and node.value
+    ]
+    return [(target.id, value) for target, value in plain + typed if isinstance(target, ast.Name)]
 
 
 def load(name: str) -> type["Method"]:

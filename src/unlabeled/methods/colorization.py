@@ -183,7 +183,7 @@ class Colorization(Method):
         return math.log(len(self.centers))
 
     def prepare(self, data: "Data") -> None:
-        _need_colors(data.channels)
+        _need_colors(data.shape["channels"])
         counts = torch.zeros_like(self.importance)
         for images in self.views(data.sample(512)).to(counts.device).split(32):
             index, colorful = self.code(images)[1:]

@@ -26,6 +26,7 @@ from unlabeled.method import Batch, Method
 from unlabeled.parts import gather
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
+from unlabeled.parts.partition import log_partition
 from unlabeled.parts.precision import full, full_precision
 from unlabeled.parts.queue import Queue
 from unlabeled.parts.shuffle import in_groups, shuffled
@@ -51,9 +52,9 @@ def loss(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Te
         Mean over the batch, scalar, in nats; ln(stored + 1) when all vectors are equal.
     """
     queries = F.normalize(queries, dim=1)
-    positive = (queries * keys).sum(1, keepdim=True)
-    similarity = torch.cat([positive, queries @ queue.T], dim=1) / temperature
-    return F.cross_entropy(similarity, torch.zeros(len(queries), dtype=torch.int64, device=queries.device))
+    positive = (queries * keys).sum(1) / temperature
+    everyone = torch.logaddexp(positive, log_partition(queries, queue, 1 / temperature))
+    return (everyone - positive).mean()
 
 
 class MoCo(Method):

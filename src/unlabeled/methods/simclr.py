@@ -22,6 +22,7 @@ from unlabeled.method import Batch, Method
 from unlabeled.parts import gather
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
+from unlabeled.parts.partition import log_partition
 from unlabeled.parts.precision import full_precision
 
 __all__ = ["SimCLR"]
@@ -40,13 +41,14 @@ def loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
         Mean over the rows of this process, scalar, in nats; ln(2 * images - 1) when all vectors are equal.
     """
     first, second = F.normalize(first, dim=1), F.normalize(second, dim=1)
-    everyone = torch.cat([gather.gather(first), gather.gather(second)])
-    images = len(everyone) // 2
+    views = everyone = torch.cat([first, second])
+    if gather.processes() > 1:
+        everyone = torch.cat([gather.gather(first), gather.gather(second)])
     own = torch.arange(len(first), device=first.device) + gather.rank() * len(first)
-    own, partner = torch.cat([own, own + images]), torch.cat([own + images, own])
-    similarity = torch.cat([first, second]) @ everyone.T / temperature
-    similarity = similarity.scatter(1, own[:, None], -torch.inf)  # a view is not its own partner
-    return F.cross_entropy(similarity, partner)
+    own = torch.cat([own, own + len(everyone) // 2])
+    agreement = (first * second).sum(1).repeat(2) / temperature
+    # A view is not its own partner, so it is left out.
+    return (log_partition(views, everyone, 1 / temperature, own) - agreement).mean()
 
 
 class SimCLR(Method):

@@ -135,10 +135,10 @@ class SwAV(Method):
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.queue_steps, self.freeze_steps, self.local_crops = queue_steps, freeze_steps, local_crops
         size, patch = self.encoder.image_size, self.encoder.patch_size or 1
-        local_size = local_size or max(1, size // 2 // patch) * patch
+        small: int = local_size or max(1, size // 2 // patch) * patch
         views = partial(Views, jitter=jitter, gray=gray, blur=blur, flip=flip, degrees=degrees)
         self.views = views(size, crop=crop)
-        self.local_views = views(local_size, crop=local_crop, crop_max=crop)
+        self.local_views = views(small, crop=local_crop, crop_max=crop)
         self.head = mlp(self.encoder.dim, hidden_dim, projection_dim)
         self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, projection_dim), dim=1))
         self.queues = nn.ModuleList(Queue(queue, projection_dim) for _ in range(2))

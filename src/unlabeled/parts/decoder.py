@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from unlabeled.encoders import Encoder
+    from unlabeled.encoders import ImageEncoder as Encoder
 
 __all__ = ["Decoder", "Hypercolumn", "LinearDecoder", "decoder", "map_shape"]
 

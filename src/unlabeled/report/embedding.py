@@ -8,7 +8,7 @@ from torch import Tensor
 
 from unlabeled.method import Batch
 
-__all__ = ["agreement", "embed", "flat", "nearest", "pixels", "queries"]
+__all__ = ["agreement", "embed", "flat", "nearest", "pixels", "queries", "raw"]
 
 TSNE_FROM = 50  # samples; fewer are too few for neighbourhoods
 
@@ -31,7 +31,7 @@ def embed(method: Any, encoder: Any, batch: Batch, device: str, *, step: int = 1
     trains = model.training
     model.to(device).eval()
     rows = []
-    for first in range(0, len(batch["image"]), step):
+    for first in range(0, len(batch["index"]), step):
         part = {name: value[first : first + step].to(device) for name, value in batch.items()}
         features = method.features(part) if method is not None else encoder.features(encoder.inputs(part))
         rows.append(features.float().cpu())
@@ -40,10 +40,43 @@ def embed(method: Any, encoder: Any, batch: Batch, device: str, *, step: int = 1
 
 
 @torch.no_grad()
-def pixels(encoder: Any, batch: Batch, device: str) -> Tensor:
-    """What the encoder receives, float, shape (samples, channels, height, width), in 0..1, on the CPU."""
+def raw(encoder: Any, batch: Batch, device: str, *, step: int = 128) -> Tensor:
+    """The input as the controls use it, float, shape (samples, numbers), on the CPU."""
     encoder.to(device)
-    return encoder.inputs({name: value.to(device) for name, value in batch.items()}).float().cpu()
+    rows = []
+    for first in range(0, len(batch["index"]), step):
+        part = {name: value[first : first + step].to(device) for name, value in batch.items()}
+        rows.append(encoder.raw(part).flatten(1).float().cpu())
+    return torch.cat(rows)
+
+
+def pixels(encoder: Any, batch: Batch) -> Tensor:
+    """A picture of each sample, float, shape (samples, channels, height, width), in 0..1; none of texts.
+
+    Images are shown as the encoder receives them, videos by their middle frame, scenes by that of their first
+    camera, sounds by their spectrograms.
+    """
+    if "image" in batch and encoder.kind == "image":
+        return encoder.inputs(batch).float().cpu()
+    if "image" in batch:
+        return batch["image"].float() / 255
+    if "video" in batch:
+        return batch["video"][:, batch["video"].shape[1] // 2].float() / 255
+    if "views" in batch:
+        return batch["views"][:, 0, batch["views"].shape[2] // 2].float() / 255
+    if "waveform" in batch:
+        return _spectrograms(batch["waveform"])
+    return torch.empty(0)
+
+
+def _spectrograms(waveform: Tensor) -> Tensor:
+    """Spectrograms with 50 dB between black and white, low tones at the bottom; (samples, 1, 64, frames)."""
+    window = torch.hann_window(256, device=waveform.device)
+    power = torch.stft(waveform, 256, 128, window=window, return_complex=True).abs().square()[:, :128]
+    decibels = 10 * power.clamp_min(1e-10).log10()
+    level = 1 + (decibels - decibels.amax((1, 2), keepdim=True)) / 50
+    pictures = level.clamp(0, 1).flip(1)[:, None]
+    return F.interpolate(pictures, (64, min(96, pictures.shape[-1])), mode="area")
 
 
 def nearest(features: Tensor, count: int) -> Tensor:

@@ -28,8 +28,12 @@ class Samples:
     """
 
     def __init__(self, data: Any) -> None:
+        self.unit: str = data.unit
         batch: Batch = data.sample(SAMPLES, seed=0)
         self.batch = {name: value.cpu() for name, value in batch.items()}
+        texts, rows = getattr(data, "texts", None), self.batch["index"].tolist()
+        self.captions = None if texts is None else [" ".join(texts[row][:400].split())[:120] for row in rows]
+        """Beginnings of the texts; None of what can be seen."""
         labels = None if data.labels is None else data.labels.cpu()[self.batch["index"]]
         self.labels: Tensor | None = labels if labels is not None and bool((labels >= 0).any()) else None
         """Class of each sample, int64, shape (samples,), -1 where unknown; None where nothing is known."""
@@ -58,7 +62,7 @@ class Entry:
         self.settings: dict[str, Any] = self.config.get("settings", {})
         self.about: dict[str, Any] = self.config.get("data", {})
         self.samples: Samples | None = None
-        self.images, self.features = torch.empty(0), torch.empty(0)
+        self.images, self.features, self.raw = torch.empty(0), torch.empty(0), torch.empty(0)
 
     @cached_property
     def method(self) -> Any:
@@ -85,11 +89,11 @@ class Entry:
     def tested(self) -> str:
         """What the scores were measured on, in a sentence; empty where that is not known."""
         about = self.measured
-        if "data" not in about:
+        if "data" not in about or "test_samples" not in about:
             return ""
         return (
             f"Measured on {about['data']}: {about['training_samples']:,} training and "
-            f"{about['test_samples']:,} test images, seed {about['seed']}."
+            f"{about['test_samples']:,} test samples, seed {about['seed']}."
         )
 
     @property
@@ -105,7 +109,7 @@ class Entry:
         weights, last = self.config.get("parameters"), self.history[-1] if self.history else {}
         facts = {
             "Method": self.name,
-            "Data": str(self.about.get("name", "")) + (f", {samples:,} images" if samples else ""),
+            "Data": str(self.about.get("name", "")) + (f", {samples:,} samples" if samples else ""),
             "Encoder": str(self.settings.get("encoder", ""))
             + (f", {_count(weights)} weights" if weights else ""),
             "Image size": f"{size} × {size} pixels" if size else "",
@@ -120,7 +124,7 @@ class Entry:
         images = self.settings.get("batch_size", 0) * self.settings.get("accumulate", 1)
         seconds, before = 0.0, 0
         for line in self.history:
-            speed = line.get("images_per_second")
+            speed = line.get("samples_per_second")
             if finite(speed) and speed:
                 seconds += (line["step"] - before) * images / speed
             before = line["step"]
@@ -154,17 +158,25 @@ def look(entries: Sequence[Entry], device: str) -> None:
     """Sample each data set and embed the sample with each run.
 
     Args:
-        entries: The runs; those with data get `samples`, `images` and `features`.
+        entries: The runs; those with data get `samples`, `images`, `features` and `raw`.
         device: Where to compute.
     """
-    made: dict[int, Samples] = {}
+    made: dict[tuple[int, int], Samples] = {}
     for entry in entries:
         if entry.data is not None:
-            if id(entry.data) not in made:
-                made[id(entry.data)] = Samples(entry.data)
-            entry.samples = made[id(entry.data)]
-            entry.images = embedding.pixels(entry.run.encoder, entry.samples.batch, device)
-            entry.features = embedding.embed(entry.method, entry.run.encoder, entry.samples.batch, device)
+            encoder = entry.run.encoder
+            read = encoder.reads(entry.data)
+            key = (id(entry.data), len(read))
+            if key not in made:
+                made[key] = Samples(read)
+            samples = made[key]
+            batch = samples.batch
+            if read is not entry.data:  # what one encoder reads of it means nothing to another
+                batch = {name: value.cpu() for name, value in read.sample(SAMPLES, seed=0).items()}
+            entry.samples = samples
+            entry.images = embedding.pixels(encoder.cpu(), batch)
+            entry.raw = embedding.raw(encoder, batch, device)
+            entry.features = embedding.embed(entry.method, encoder, batch, device)
 
 
 def _count(number: float) -> str:

@@ -106,14 +106,15 @@ def filters(encoder: nn.Module, limit: int = 100) -> Tensor | None:
         Float, shape (filters, 1 or 3, height, width), in 0..1, each filter scaled by its largest weight;
         input channels lie side by side unless there are 1 or 3. None where the first layer sees no pixels.
     """
+    encoder = next((module for module in encoder.modules() if hasattr(module, "image_size")), encoder)
     layers = [layer for layer in encoder.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     layer = next((layer for layer in layers if layer.weight.requires_grad), layers[0] if layers else None)
     if layer is None:
         return None
     weight = layer.weight.detach()[:limit].float().cpu()
     if isinstance(layer, nn.Linear):
-        size = int(encoder.image_size)  # type: ignore[arg-type]
-        if weight.shape[1] % size**2:
+        size = int(getattr(encoder, "image_size", 0))
+        if not size or weight.shape[1] % size**2:
             return None
         weight = rearrange(weight, "n (c h w) -> n c h w", h=size, w=size)
     if max(weight.shape[-2:]) == 1:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unlabeled.method import Pictures
 from unlabeled.report import charts, embedding, pictures, tables
 from unlabeled.report.entry import Entry
 
@@ -113,7 +114,7 @@ def training(entries: Sequence[Entry]) -> tuple[str, str]:
             chart("Rank", "directions in use", "rank"),
             chart("Cosine", "1: all samples alike", "cosine"),
             *map(meter, meters),
-            chart("Images per second", "", "images_per_second"),
+            chart("Samples per second", "", "samples_per_second"),
         ]
     )
     sentence = (
@@ -140,31 +141,44 @@ def _epochs(entry: Entry) -> list[float]:
 @torch.no_grad()
 def pretext(entries: Sequence[Entry], device: str) -> tuple[str, str]:
     """Rows of pictures: what each method withheld and what it predicted."""
-    drawn: list[tuple[Entry, dict[str, Tensor]]] = []
+    drawn: list[tuple[Entry, Pictures]] = []
     for entry in entries:
         if entry.method is not None and entry.data is not None:
             trains = entry.method.training
             entry.method.to(device).eval()
             with torch.random.fork_rng():
                 torch.manual_seed(0)
-                batch = {name: value.to(device) for name, value in entry.data.sample(COLUMNS, seed=0).items()}
-                rows = entry.method.pictures(batch)
+                sample = entry.method.reads(entry.data).sample(COLUMNS, seed=0)
+                rows = entry.method.pictures({name: value.to(device) for name, value in sample.items()})
             entry.method.train(trains)
-            drawn.append((entry, {name: images[:COLUMNS].float().cpu() for name, images in rows.items()}))
-    shown = sum(len(images) for _, rows in drawn for images in rows.values())
+            drawn.append((entry, {name: shown[:COLUMNS] for name, shown in rows.items()}))
+    shown = sum(len(row) for _, rows in drawn for row in rows.values() if isinstance(row, Tensor))
     blocks = []
     for entry, rows in drawn:
         strips = []
         for name, images in rows.items():
-            small = pictures.thumbnails(images, shown, budget=330_000)
+            if not isinstance(images, Tensor):
+                continue
+            small = pictures.thumbnails(images.float().cpu(), shown, budget=330_000)
             tiles = [
                 pictures.image(picture, f"{name}, image {place + 1}") for place, picture in enumerate(small)
             ]
             strips.append(_strip(name, tiles))
+        strips += _texts({name: row for name, row in rows.items() if not isinstance(row, Tensor)})
         heading = f"<h3>{escape(entry.label)}</h3>" if len(entries) > 1 else ""
         blocks += [f'<div class="run">{heading}{"".join(strips)}</div>'] if strips else []
-    sentence = "Each column is one image. Could you do what is asked here? It should be hard, but possible."
+    sentence = "Each column is one sample. Could you do what is asked here? It should be hard, but possible."
     return sentence, "".join(blocks)
+
+
+def _texts(rows: dict[str, list[str]]) -> list[str]:
+    """Texts by sample, each with its rows beneath each other."""
+    return [
+        '<dl class="texts">'
+        + "".join(f"<dt>{escape(name)}</dt><dd>{escape(texts[place])}</dd>" for name, texts in rows.items())
+        + "</dl>"
+        for place in range(min(map(len, rows.values()), default=0))
+    ]
 
 
 def _strip(name: str, tiles: Sequence[str]) -> str:
@@ -172,14 +186,14 @@ def _strip(name: str, tiles: Sequence[str]) -> str:
 
 
 def neighbors(entries: Sequence[Entry]) -> tuple[str, str]:
-    """Neighbours of a few images by each run's features, and by raw pixels beneath."""
+    """Neighbours of a few samples by each run's features, and by the raw input beneath."""
     groups: dict[int, list[Entry]] = {}
     for entry in entries:
-        if entry.samples is not None and len(entry.images) > 2:
+        if entry.samples is not None and len(entry.features) > 2:
             groups.setdefault(id(entry.samples), []).append(entry)
     sentence = (
-        "First a query, picked without looking, then its nearest images by cosine: by the encoder's "
-        "features, and by raw pixels beneath. Good features find the same thing where pixels find the same "
+        "First a query, picked without looking, then its nearest neighbours by cosine: by the encoder's "
+        "features, and by the raw input beneath. Good features find the same thing where the input finds the same "
         "shades."
     )
     if any(group[0].samples is not None and group[0].samples.labels is not None for group in groups.values()):
@@ -188,23 +202,31 @@ def neighbors(entries: Sequence[Entry]) -> tuple[str, str]:
 
 
 def _neighbors(group: Sequence[Entry], several: bool) -> str:
-    images, samples = group[0].images, group[0].samples
+    images, samples, size = group[0].images, group[0].samples, len(group[0].features)
     assert samples is not None
-    count = min(NEIGHBORS, len(images) - 1)
+    count = min(NEIGHBORS, size - 1)
     found = [
         (entry.label if several else "features", embedding.nearest(entry.features, count)) for entry in group
     ]
-    found.append(("raw pixels", embedding.nearest(images.flatten(1), count)))
-    queries = embedding.queries(samples.labels, len(images), max(3, ROWS // len(found)))
-    small = pictures.thumbnails(images, len(queries) * len(found) * (count + 1))
+    found.append(("raw input", embedding.nearest(group[0].raw, count)))
+    queries = embedding.queries(samples.labels, size, max(3, ROWS // len(found)))
+    if len(images):
+        images = pictures.thumbnails(images, len(queries) * len(found) * (count + 1))
+
+    def tile(row: int, description: str, kind: str = "") -> str:
+        if len(images):
+            return pictures.image(images[row], description, kind)
+        text = samples.captions[row] if samples.captions else str(row)
+        return f'<span class="text {kind}">{escape(text)}</span>'
+
     blocks = []
     for query in queries:
         strips = []
         for name, rows in found:
-            tiles = [pictures.image(small[query], "query")]
+            tiles = [tile(query, "query")]
             for row in rows[query].tolist():
                 kind = _agreement(samples.labels, query, row)
-                tiles.append(pictures.image(small[row], f"neighbour {kind}".strip(), kind))
+                tiles.append(tile(row, f"neighbour {kind}".strip(), kind))
             strips.append(_strip(name, tiles))
         blocks.append(f'<div class="neighbors">{"".join(strips)}</div>')
     note = ""
@@ -257,20 +279,22 @@ def _panels(panels: Sequence[str]) -> str:
 
 
 def feature_map(entries: Sequence[Entry]) -> tuple[str, str]:
-    """A map for each run and one for raw pixels: dots by label where labels are known, images where not."""
+    """A map for each run and one for the raw input: dots by label where labels are known, pictures where not."""
     panels, ways, raw = [], [], {}
     for entry in entries:
-        if entry.samples is not None and len(entry.images) > 2:
+        if entry.samples is not None and len(entry.features) > 2:
             raw.setdefault(id(entry.samples), entry)
             caption = entry.label if len(entries) > 1 else "features"
             panels.append(_map(entry, caption, entry.features, ways))
-    panels += [_map(entry, "raw pixels", entry.images.flatten(1), ways) for entry in raw.values()]
+    panels += [_map(entry, "raw input", entry.raw, ways) for entry in raw.values()]
     way = " and ".join(dict.fromkeys(ways))
-    sentence = f"Each image at its place in the plane ({way}): near means alike. " if way else ""
+    sentence = f"Each sample at its place in the plane ({way}): near means alike. " if way else ""
     if any(entry.samples is not None and entry.samples.labels is not None for entry in raw.values()):
-        sentence += "Islands of one colour are classes told apart without labels; do pixels alone do as well?"
+        sentence += (
+            "Islands of one colour are classes told apart without labels; does the input alone do as well?"
+        )
     else:
-        sentence += "Do images of one kind lie together, more so than by their pixels?"
+        sentence += "Do samples of one kind lie together, more so than by the raw input?"
     if "t-SNE" in ways:
         sentence += " Distances between far islands mean nothing."
     return sentence, _panels(panels)
@@ -284,6 +308,8 @@ def _map(entry: Entry, caption: str, features: Tensor, ways: list[str]) -> str:
     points, way = laid
     ways.append(way)
     labels, classes = entry.samples.labels, entry.samples.classes
+    if labels is None and not len(entry.images):
+        return _panel(caption, charts.scatter(points.tolist(), [0] * len(points), [entry.samples.unit]))
     if labels is None:
         return _panel(caption, pictures.image(pictures.mosaic(entry.images, points), "map of the images"))
     known = labels >= 0
@@ -294,7 +320,7 @@ def scores(entries: Sequence[Entry]) -> tuple[str, str]:
     """Tables and charts of what was measured."""
     found = tables.arrange([(entry.label, entry.scores) for entry in entries])
     sentence = (
-        "The frozen encoder against the controls that it must beat, on the same test images. A green dot "
+        "The frozen encoder against the controls that it must beat, on the same test samples. A green dot "
         "marks a winner only where the 95 % interval of its lead is clear of every other row; no dot means "
         "that nobody can tell."
     )
@@ -304,7 +330,8 @@ def scores(entries: Sequence[Entry]) -> tuple[str, str]:
             notes.setdefault(told, []).append(entry.label)
     shared = [len(labels) for labels in notes.values()] == [len(entries)]
     said = [told if shared else f"{', '.join(labels)}: {told}" for told, labels in notes.items()]
-    return sentence, "".join([*map(_note, said), *map(tables.draw, found)])
+    tasks = tables.measures([(entry.label, entry.scores) for entry in entries])
+    return sentence, "".join([*map(_note, said), *map(tables.draw, found), tasks])
 
 
 def repeat(entries: Sequence[Entry]) -> tuple[str, str]:

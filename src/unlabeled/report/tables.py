@@ -8,13 +8,13 @@ from typing import Any
 
 from unlabeled.report.charts import Dot, dots, finite, legend
 
-__all__ = ["Row", "Table", "arrange", "beats", "draw", "verdict", "winner"]
+__all__ = ["Row", "Table", "arrange", "beats", "draw", "measures", "verdict", "winner"]
 
 Record = dict[str, Any]
 Key = tuple[str, str | None, int | str]
 
 FEATURES = {  # in the order of the rows: name, style, shape
-    "raw": ("raw pixels", "control-raw", "square"),
+    "raw": ("raw input", "control-raw", "square"),
     "random": ("random weights", "control-random", "diamond"),
     "rescaled": ("rescaled random weights", "control-rescaled", "triangle"),
     "supervised": ("trained on those labels only", "control-supervised", "ring"),
@@ -62,13 +62,14 @@ def arrange(runs: Sequence[tuple[str, Sequence[Record]]]) -> list[Table]:
         runs: Label and score records of each run. A control that is the same for all runs is listed once.
 
     Returns:
-        Tables in the order in which the probes were measured.
+        Tables in the order in which the probes were measured; tasks are left to `measures`.
     """
     if len(runs) > 1:  # a lead over one run says nothing of another
         runs = [
             (label, [{key: record[key] for key in record if "margin" not in key} for record in records])
             for label, records in runs
         ]
+    runs = [(label, [record for record in records if record["probe"] in PROBES]) for label, records in runs]
     keys = list(dict.fromkeys(_key(r) for _, records in runs for r in records if r["features"] != "raw"))
     layered = {probe for probe, layer, _ in keys if layer is not None}
     groups: dict[tuple[str, int | str | None], list[Key]] = {}
@@ -179,7 +180,7 @@ def verdict(records: Sequence[Record]) -> str:
     if compared:
         where = "; ".join(f"{title}: {', '.join(places)}" for title, places in behind.items())
         unclear = compared - clear - losses
-        said = [f"beat raw pixels and untrained weights beyond doubt in {clear} of {compared} comparisons"]
+        said = [f"beat the raw input and untrained weights beyond doubt in {clear} of {compared} comparisons"]
         said += [f"lose to one of them in {losses} ({where})"] if losses else []
         said += [f"are within noise of the best of them in {unclear}"] if unclear else []
         *most, last = said
@@ -231,12 +232,67 @@ def draw(table: Table) -> str:
     )
 
 
+def measures(runs: Sequence[tuple[str, Sequence[Record]]]) -> str:
+    """Write the tables of tasks, which have units and controls of their own.
+
+    Args:
+        runs: Label and score records of each run.
+
+    Returns:
+        HTML, one table for each task of each run; a dot marks ours where it beats every control beyond doubt.
+    """
+    tables = []
+    for label, records in runs:
+        for task in dict.fromkeys(r["probe"] for r in records if r["probe"] not in PROBES):
+            found = [{"unit": "accuracy", "better": "higher", **r} for r in records if r["probe"] == task]
+            units = list(dict.fromkeys(record["unit"] for record in found))
+            rows = []
+            for features in dict.fromkeys(record["features"] for record in found):
+                cells = {record["unit"]: record for record in found if record["features"] == features}
+                ours = features == "unlabeled"
+                shown = "".join(_measure(cells.get(unit), ours and _clear(found, unit)) for unit in units)
+                name = FEATURES[features][0] if features in FEATURES else features
+                kind = ' class="ours"' if ours else ""
+                rows.append((ours, f'<tr{kind}><th scope="row">{escape(name)}</th>{shown}</tr>'))
+            head = "".join(f'<th scope="col">{escape(unit)}</th>' for unit in units)
+            title = task.capitalize() + (f" · {label}" if len(runs) > 1 else "")
+            lower = [
+                unit for unit in units if any(r["unit"] == unit and r["better"] == "lower" for r in found)
+            ]
+            note = "95 % intervals over test samples" + (
+                f" · lower is better: {', '.join(lower)}" if lower else ""
+            )
+            body = "".join(row for _, row in sorted(rows, key=lambda row: row[0]))
+            tables.append(
+                f'<div class="scores"><h3>{escape(title)}</h3><p class="note">{escape(note)}</p>'
+                f'<div class="scroll"><table class="score"><thead><tr><td></td>{head}</tr></thead>'
+                f"<tbody>{body}</tbody></table></div></div>"
+            )
+    return "".join(tables)
+
+
+def _clear(records: Sequence[Record], unit: str) -> bool:
+    margins = [r["margin_low"] for r in records if r["unit"] == unit and finite(r.get("margin_low"))]
+    return bool(margins) and min(margins) > 0
+
+
+def _measure(cell: Record | None, best: bool) -> str:
+    if cell is None or not finite(cell.get("value")):
+        return "<td>–</td>"
+    low, high = cell.get("low"), cell.get("high")
+    known = finite(low) and finite(high) and low != high
+    interval = f"<small>{low:.3g}–{high:.3g}</small>" if known else ""
+    about = f' title="{escape(str(cell["detail"]))}"' if cell.get("detail") else ""
+    kind = ' class="best"' if best else ""
+    return f"<td{kind}{about}>{cell['value']:.3g}{interval}</td>"
+
+
 def _note(records: Sequence[Record]) -> str:
     samples = sorted({record["samples"] for record in records if record.get("samples")})
     draws = max((record.get("draws") or 1 for record in records), default=1)
     ours = [record for record in records if record["features"] == "unlabeled"]
     details = dict.fromkeys(str(record["detail"]) for record in ours if record.get("detail"))
-    tested = [f"{' / '.join(f'{count:,}' for count in samples)} test images"] if samples else []
+    tested = [f"{' / '.join(f'{count:,}' for count in samples)} test samples"] if samples else []
     drawn = [f"mean of {draws} draws of the labels"] if draws > 1 else []
     # Penalties chosen anew for each number would drown the caption; they stand in each cell's tooltip.
     common = list(details) if len(details) == 1 else []

@@ -1,0 +1,138 @@
+"""Several cameras and walks: what time-contrastive networks and environment predictive coding learn in a given time.
+
+    python benchmarks/cameras_and_walks.py [--seconds 150] [--parts multi,single,poses] [--threads 1] [--out FILE]
+
+Seconds are processor seconds of training, for each part:
+
+- multi, single: the built-in `orbit`, 120 scenes; alignment on 20 others with other cameras (guessing: 0.333);
+- poses, time: the built-in `rooms`, 64 walks; hidden zones of 16 others are found with poses, and by time alone;
+- vizdoom: the same two on walks in ViZDoom, recorded once below runs/vizdoom (needs the package `vizdoom`).
+"""
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unlabeled import encoders, methods
+from unlabeled.data import Data, open_data
+from unlabeled.evaluate import alignment, factors, zones
+from unlabeled.evaluate.intervals import interval
+from unlabeled.evaluate.scores import Measurement
+from unlabeled.evaluate.tasks import Subject
+from unlabeled.method import Method
+
+WALKS, STEPS = {"train": 48, "test": 12}, 120
+FRAMES_APART = 8
+"""Of so many frames one is used to probe factors: the others look like it."""
+PARTS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "multi": ("time_contrastive", "orbit", {}),
+    "single": ("time_contrastive", "orbit", {"views": "single"}),
+    "poses": ("trajectory_unmasking", "rooms", {}),
+    "time": ("trajectory_unmasking", "rooms", {"pose": False}),
+    "vizdoom": ("trajectory_unmasking", "runs/vizdoom", {}),
+    "vizdoom-time": ("trajectory_unmasking", "runs/vizdoom", {"pose": False}),
+}
+
+
+def trained(name: str, data: Data, seconds: float, options: dict[str, Any]) -> tuple[Method, int]:
+    """A method after so many processor seconds of training, and its steps; the rate falls as half a cosine."""
+    kind = methods.load(name)
+    torch.manual_seed(0)
+    method = kind(encoders.build("conv4", image_size=data.shape["image_size"]), **options)
+    read = method.reads(data)
+    method.prepare(read)
+    rates = {key: kind.defaults[key] for key in ("lr", "weight_decay")}
+    optimizer = torch.optim.AdamW(method.parameters(), **rates)
+    began, step, spent = time.process_time(), 0, 0.0
+    while spent < seconds:
+        torch.manual_seed(step)
+        for group in optimizer.param_groups:
+            group["lr"] = rates["lr"] * (1 + math.cos(math.pi * spent / seconds)) / 2
+        optimizer.zero_grad()
+        method.train()(read.batch(torch.randperm(len(read))[: kind.defaults["batch_size"]])).backward()  # type: ignore[union-attr]
+        optimizer.step()
+        step, spent = step + 1, time.process_time() - began
+    return method.eval(), step
+
+
+def judged(name: str, method: Method, train: Data, test: Data) -> list[Measurement]:
+    """What the tasks say of a method, and how well the factors can be read from its encoder."""
+    subject, cpu = Subject(method.encoder, method), torch.device("cpu")
+    task = alignment if name == "time_contrastive" else zones
+    frames = (method.encoder.reads(data) for data in (train, test))
+    some = tuple(images.subset(torch.arange(0, len(images), FRAMES_APART)) for images in frames)
+    return task.measure(subject, test, device=cpu) + factors.measure(
+        Subject(method.encoder, None), some, device=cpu
+    )
+
+
+def record_vizdoom(folder: Path) -> None:
+    from unlabeled.worlds.vizdoom_walks import record
+
+    for split, count in WALKS.items():
+        if not (folder / split).is_dir():
+            began = time.perf_counter()
+            record(folder / split, count, STEPS, ("train", "test").index(split), size=32)
+            print(
+                f"recorded {count} walks of {STEPS} steps in {time.perf_counter() - began:.0f} s", flush=True
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=150)
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=None, help="a file for the numbers, as JSON")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    records = []
+    for part in arguments.parts.split(","):
+        name, source, options = PARTS[part]
+        if source == "runs/vizdoom":
+            try:
+                record_vizdoom(Path(source))
+            except ValueError as error:
+                print(f"{part}: left out, {error}")
+                continue
+        kind = methods.load(name).kind
+        train, test = (open_data(source, split=split, kind=kind) for split in ("train", "test"))
+        method, steps = trained(name, train, arguments.seconds, options)
+        print(f"\n{part}: {name} on {source}, {steps} steps in {arguments.seconds:g} processor seconds")
+        for found in judged(name, method, train, test):
+            if found.replicates is None:
+                whole = interval(found.values, rates=False)
+                value, low, high = whole.value, whole.low, whole.high
+            else:
+                value = float(found.values)
+                low, high = found.replicates.quantile(
+                    torch.tensor([0.025, 0.975], dtype=torch.double)
+                ).tolist()
+            layer = found.layer or "encoder"
+            print(
+                f"  {found.unit:32} {layer:10} {found.features:18} {value:7.3f} [{low:.3f}, {high:.3f}]",
+                flush=True,
+            )
+            records.append(
+                {
+                    "part": part,
+                    "steps": steps,
+                    "seconds": arguments.seconds,
+                    "unit": found.unit,
+                    "layer": layer,
+                }
+                | {"features": found.features, "value": value, "low": low, "high": high}
+            )
+    if arguments.out:
+        arguments.out.write_text(json.dumps(records, indent=1))
+
+
+if __name__ == "__main__":
+    main()

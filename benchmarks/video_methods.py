@@ -1,0 +1,181 @@
+"""Methods for videos with one small budget, beside their controls.
+
+    python benchmarks/video_methods.py [--seconds 120] [--methods frame_prediction,shuffle_and_learn] [--out runs/video]
+
+Every method trains for about that many processor seconds on the training part of a built-in set, without labels. First
+its own question is put to it on the test part: the squared error of foreseen frames beside that of copying the last
+frame and of the mean frame, for each frame ahead; whether a frame lies between two others, in a world that moves and in
+one that stands still; how well the colours copied from other frames track things. Then the frozen features are read by
+linear probes: classes by accuracy in percent, quantities by explained variance in percent. Beside them stand the pixels
+of a few small frames and the same network with random weights.
+"""
+
+import argparse
+import copy
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import reduce
+from torch import Tensor
+
+import unlabeled
+from unlabeled import encoders, evaluate, methods
+from unlabeled.data import Data, open_data
+from unlabeled.evaluate import factors, linear
+from unlabeled.method import Method
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "frame_prediction": {"data": "moving_digits", "encoder": "lstm-256", "batch_size": 64, "lr": 2e-3},
+    "shuffle_and_learn": {
+        "data": "balls:reversible",
+        "encoder": "frames-conv4",
+        "batch_size": 16,
+        "lr": 1e-3,
+        "crop": 1.0,
+    },
+    "video_colorization": {"data": "blobs", "encoder": "frames-conv4", "batch_size": 8, "lr": 1e-3},
+}
+STILL = "balls:static"
+AHEAD = (1, 5, 10)
+
+
+@torch.no_grad()
+def read(encoder: Any, data: Data, raw: bool = False) -> Tensor:
+    """Features of each video, float, shape (samples, numbers)."""
+    encoder.eval()
+    batches = encoder.reads(data).batches(32)
+    return torch.cat(
+        [encoder.raw(batch) if raw else encoder.features(encoder.inputs(batch)) for batch in batches]
+    )
+
+
+def probes(encoder: Any, train: Data, test: Data, raw: bool = False) -> dict[str, float]:
+    """Percent of what linear probes find, by factor."""
+    first, second = read(encoder, train, raw), read(encoder, test, raw)
+    found = {}
+    for name, known in train.factors.items():
+        truth = test.factors[name]
+        if known.is_floating_point():
+            found[name] = 100 * factors.explained(factors.ridge(first, known, second), truth)
+        else:
+            classes = int(known.max()) + 1
+            if len(known.unique()) < classes:  # headings that this world does not have
+                known, truth = (values.unique(return_inverse=True)[1] for values in (known, truth))
+                classes = int(known.max()) + 1
+            right = linear.fit(first, known, classes)(second).argmax(1) == truth
+            found[name] = 100 * right.float().mean().item()
+    return found
+
+
+@torch.no_grad()
+def foreseen(method: Any, test: Data) -> dict[str, list[float]]:
+    """Squared errors of the frames ahead, of what is drawn and of the two simplest answers."""
+    clips = method.reads(test)
+    frames = torch.cat([method.encoder.inputs(batch) for batch in clips.batches(64)])
+    past, ahead = frames[:, : method.past], frames[:, method.past :]
+    answers = {
+        "drawn": method.drawn(method.predict(past)[1]),
+        "last frame": past[:, -1:].expand_as(ahead),
+        "mean frame": method.mean.expand_as(ahead),
+    }
+    return {
+        name: reduce((answer - ahead).square(), "b t c h w -> t", "sum").div(len(ahead)).tolist()
+        for name, answer in answers.items()
+    }
+
+
+@torch.no_grad()
+def in_order(method: Method, test: Data, draws: int = 4) -> float:
+    """Balanced accuracy, mean over several draws of questions."""
+    clips, found = method.reads(test), []
+    for _ in range(draws):
+        for batch in clips.batches(250):
+            method(batch)
+            found.append(method.meters["balanced accuracy"].item())
+    return sum(found) / len(found)
+
+
+def steps_within(seconds: float, method: Method, data: Data, batch_size: int) -> int:
+    """Steps that take about so many processor seconds, from the time of three."""
+    method = copy.deepcopy(method)
+    clips = method.reads(data)
+    method.prepare(clips)
+    spent = []
+    for seed in range(4):
+        began = time.process_time()
+        loss = method(clips.sample(batch_size, seed))
+        assert isinstance(loss, Tensor)
+        loss.backward()
+        spent.append(time.process_time() - began)
+    return max(1, int(seconds / (sum(spent[1:]) / 3)))  # the first one warms up
+
+
+def train(name: str, seconds: float, out: Path, **changes: Any) -> tuple[Any, Data, Data]:
+    recipe = {**RECIPES[name], **changes}
+    source = recipe.pop("data")
+    data, test = (open_data(source, split=split) for split in ("train", "test"))
+    torch.manual_seed(0)
+    encoder = encoders.fitted(recipe["encoder"], data, kind="video")
+    options = {key: recipe[key] for key in recipe.keys() - {"encoder", "batch_size", "lr"}}
+    method = methods.load(name)(encoder, **options)
+    steps = steps_within(seconds, method, data, recipe["batch_size"])
+    began = time.process_time()
+    run = unlabeled.pretrain(name, data, out=out / f"{name}-{source}", quiet=True, steps=steps, **recipe)
+    spent = time.process_time() - began
+    print(f"{name} on {source}: {steps} steps, {spent:.0f} processor seconds", flush=True)
+    return run, data, test
+
+
+def judge(name: str, seconds: float, out: Path) -> None:
+    """Train a method, put its own question to it and print what probes read from its features."""
+    run, data, test = train(name, seconds, out)
+    method = run.method.eval()
+    if name == "frame_prediction":
+        errors = foreseen(method, test)
+        print(
+            "\n| squared error | " + " | ".join(f"{step} ahead" for step in AHEAD) + " |\n|---|---|---|---|"
+        )
+        for title, error in errors.items():
+            print(f"| {title} | " + " | ".join(f"{error[step - 1]:.1f}" for step in AHEAD) + " |")
+    elif name == "shuffle_and_learn":
+        torch.manual_seed(0)
+        print(f"between or not, balanced: {100 * in_order(method, test):.1f} %")
+        linear_head, *_ = train(name, seconds, out / "linear", head="linear")
+        print(f"the same with a linear head: {100 * in_order(linear_head.method.eval(), test):.1f} %")
+        still, _, static = train(name, seconds / 4, out, data=STILL)
+        print(f"where nothing moves: {100 * in_order(still.method.eval(), static):.1f} %")
+    elif name == "video_colorization":
+        scores = evaluate(run, test, probe="propagation")
+        print(scores)
+    random = encoders.fitted(RECIPES[name]["encoder"], data, kind="video")
+    rows = {
+        "pixels": probes(random, data, test, raw=True),
+        "random weights": probes(random, data, test),
+        name: probes(run.encoder, data, test),
+    }
+    print("\n| features | " + " | ".join(data.factors) + " |\n|---|" + "---|" * len(data.factors))
+    for title, found in rows.items():
+        print(f"| {title} | " + " | ".join(f"{value:.1f}" for value in found.values()) + " |", flush=True)
+    (run.path / "probes.json").write_text(json.dumps(rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--methods", default=",".join(RECIPES))
+    parser.add_argument("--out", type=Path, default=Path("runs/video"))
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    for name in arguments.methods.split(","):
+        print(f"\n## {name}\n", flush=True)
+        judge(name, arguments.seconds, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""What data of every kind can do: give out samples in batches, and keep what is known of each apart."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batch", "Data", "Skipped"]
+
+Batch = dict[str, Tensor]
+
+
+class Skipped(NamedTuple):
+    """A file that is not in the data, and why."""
+
+    path: str
+    reason: str
+
+
+class Data:
+    """Samples ready for training; a subclass for each kind says what a batch of them is.
+
+    Random choices of a batch, such as where a clip starts, come from torch's default generator alone.
+
+    Args:
+        name: What the data is called in reports.
+        paths: Where each sample came from.
+        labels: Class of each sample, int64, shape (samples,), -1 where unknown; None where nothing is known.
+            They are for evaluation and never part of a batch.
+        classes: Names of the classes by label.
+        factors: What else is known of each sample, by name: classes as int64 or quantities as float, shape
+            (samples,); like labels, for evaluation only.
+        skipped: What was found but could not be used.
+    """
+
+    kind: ClassVar[str]
+    """image, text, audio, video, audio-visual, cameras or trajectory."""
+    unit: ClassVar[str]
+    """What people call the samples, a plural."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        paths: Sequence[str],
+        labels: Tensor | None = None,
+        classes: list[str] | None = None,
+        factors: Mapping[str, Tensor] | None = None,
+        skipped: Sequence[Skipped] = (),
+    ) -> None:
+        self.name, self.paths, self.labels, self.classes = name, list(paths), labels, classes
+        self.factors, self.skipped = dict(factors or {}), list(skipped)
+        self.device = torch.device("cpu")
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """Facts that an encoder is built for, by name, such as `channels` and `image_size`."""
+        return {}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __repr__(self) -> str:
+        facts = "".join(f", {name.replace('_', ' ')} {value}" for name, value in self.shape.items())
+        return f"{type(self).__name__}({self.name}: {len(self)} {self.unit}{facts})"
+
+    def batch(self, index: Tensor) -> Batch:
+        """Give out samples.
+
+        Args:
+            index: Rows, int64, shape (batch,).
+
+        Returns:
+            Tensors by key on the device of the data, axis 0 the sample; `index` among them.
+        """
+        raise NotImplementedError
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All samples in order, `size` at a time; the last batch may be smaller."""
+        return map(self.batch, torch.arange(len(self)).split(size))
+
+    def sample(self, count: int, seed: int = 0) -> Batch:
+        """Up to `count` random samples, the same for the same seed."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.batch(order[:count])
+
+    def subset(self, index: Tensor) -> Self:
+        """The samples of some rows, sharing the memory of all.
+
+        Args:
+            index: Rows, int64, shape (rows,), or a mask, bool, shape (samples,).
+        """
+        rows = torch.arange(len(self))[index.cpu()]
+        part = copy.copy(self)
+        part.paths = [self.paths[row] for row in rows.tolist()]
+        part.labels = None if self.labels is None else self.labels[rows]
+        part.factors = {name: values[rows] for name, values in self.factors.items()}
+        part._keep(rows)
+        return part
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same data giving its batches on a device."""
+        moved = copy.copy(self)
+        moved.device = torch.device(device)
+        return moved
+
+    def on_device(self, batch: Mapping[str, Any]) -> Batch:
+        """Tensors of a batch on the device of the data."""
+        return {name: value.to(self.device) for name, value in batch.items()}
+
+    def _keep(self, rows: Tensor) -> None:
+        """Narrow what a subclass holds to some rows; `self` is a fresh copy that shares memory."""
+        raise NotImplementedError

@@ -1,0 +1,317 @@
+"""Encoders of videos: image encoders frame by frame, an LSTM over small frames, and 3-D convolutions."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from unlabeled import check
+from unlabeled.encoders import image
+from unlabeled.encoders.adapt import Adapt, Input
+from unlabeled.encoders.encoder import Encoder
+from unlabeled.parts import augment
+
+if TYPE_CHECKING:
+    from unlabeled.data import Data
+
+__all__ = ["NAMES", "Clips", "Frames", "Recurrent", "VideoEncoder", "build", "fitted"]
+
+SAMPLE = 64
+"""Videos that set the statistics of an encoder's input."""
+
+LAYER_NUMBERS = 4096
+"""Most numbers of a named layer after pooling."""
+
+RAW_FRAMES, RAW_SIZE = 4, 16
+"""Frames and side in pixels of raw videos; more would cost much and help no linear classifier."""
+
+FRAMES_PREFIX, LSTM_PREFIX = "frames-", "lstm-"
+
+LSTM_SIZE = 16
+"""Side in pixels of what an LSTM reads; all pixels of a frame stand in one vector."""
+
+
+class VideoEncoder(Encoder):
+    """What the encoders of videos share: how they read data, and what a probe without a network reads."""
+
+    kind = "video"
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the frames."""
+        return self.config["in_channels"]
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels of the frames that `inputs` gives."""
+        return self.config["image_size"]
+
+    @property
+    def frames(self) -> int:
+        """Frames of a video that are read for evaluation."""
+        return self.config["frames"]
+
+    @property
+    def raw_detail(self) -> str:  # type: ignore[override]
+        size = min(RAW_SIZE, self.image_size)
+        return f"{size}x{size} pixels of {min(RAW_FRAMES, self.frames)} frames"
+
+    def reads(self, data: "Data") -> "Data":
+        """One clip of each video: `frames` frames in a row around its middle."""
+        middle: Callable[[int], Data] | None = getattr(data, "middle", None)
+        return data if middle is None else middle(self.frames)
+
+    def inputs(self, batch: dict[str, Tensor]) -> Tensor:
+        """Frames without random changes: resized on the shorter side, the centre cut out.
+
+        Args:
+            batch: `video` uint8, shape (batch, frames, channels, height, width).
+
+        Returns:
+            Float, shape (batch, frames, in_channels, image_size, image_size), in 0..1.
+        """
+        return _fit(batch["video"], self.image_size)
+
+    def raw(self, batch: dict[str, Tensor]) -> Tensor:
+        """Pixels of up to four evenly spread frames, at most 16 on a side."""
+        video = batch["video"]
+        count = min(RAW_FRAMES, self.frames, video.shape[1])
+        chosen = torch.linspace(0, video.shape[1] - 1, count).round().long()
+        return _fit(video[:, chosen.to(video.device)], min(RAW_SIZE, self.image_size)).flatten(1)
+
+
+class Frames(VideoEncoder):
+    """An encoder of images that reads a video frame by frame; its features are averaged over the frames.
+
+    Args:
+        frame: The encoder of images; methods that read single frames train this.
+        config: Arguments of `build` that give this architecture again.
+    """
+
+    def __init__(self, frame: image.ImageEncoder, config: dict[str, Any]) -> None:
+        super().__init__(nn.Identity(), frame, config)
+
+    @property
+    def frame(self) -> image.ImageEncoder:
+        """The encoder of images, which takes (batch, in_channels, image_size, image_size) in 0..1."""
+        return self.trunk
+
+    def reads(self, data: "Data") -> "Data":
+        """Frames that are spread evenly over each video."""
+        spread: Callable[[int], Data] | None = getattr(data, "spread", None)
+        return data if spread is None else spread(self.frames)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mean over the frames of their features, float, shape (batch, dim), of what `inputs` gives."""
+        return _over_frames(self.frame, x)
+
+    def features(self, x: Tensor, layer: str | None = None) -> Tensor:
+        return _over_frames(lambda images: self.frame.features(images, layer), x)
+
+
+class Recurrent(VideoEncoder):
+    """An LSTM that reads one frame after the other, all pixels of each; its last state is the vector.
+
+    Args:
+        units: Cells of the LSTM.
+        config: Arguments of `build` that give this architecture again.
+    """
+
+    def __init__(self, units: int, config: dict[str, Any]) -> None:
+        pixels = config["in_channels"] * config["image_size"] ** 2
+        super().__init__(nn.Identity(), nn.LSTM(pixels, units, batch_first=True), config)
+        self.units = units
+
+    @property
+    def dim(self) -> int:
+        return 2 * self.units
+
+    @property
+    def map_dims(self) -> dict[str, int]:
+        return {"mean": self.units, "hidden": self.units, "cell": self.units}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Last output and cell side by side, float, shape (batch, 2 * units), of what `inputs` gives."""
+        return torch.cat(self._read(x)[1:], 1)
+
+    def features(self, x: Tensor, layer: str | None = None) -> Tensor:
+        """Last state, or of it the output (`hidden`), the `cell`, or the `mean` output over time."""
+        if layer is None:
+            return self(x)
+        check.choice(self.map_dims, layer=layer)
+        return dict(zip(self.map_dims, self._read(x)))[layer]
+
+    def _read(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        outputs, (hidden, cell) = self.trunk(x.flatten(2))
+        return outputs.mean(1), hidden[0], cell[0]
+
+
+class Clips(VideoEncoder):
+    """A network of 3-D convolutions over space and time.
+
+    Args:
+        adapt: Turns frames into the channels that the network sees, with statistics of the data.
+        trunk: `Volumes` from (batch, channels, frames, height, width) to (batch, dim).
+        config: Arguments of `build` that give this architecture again.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mean of the last map over space and time, float, shape (batch, dim), of what `inputs` gives."""
+        return self._maps(x)[self.trunk.last].mean((2, 3, 4))
+
+    def features(self, x: Tensor, layer: str | None = None) -> Tensor:
+        """Vector, or a named map averaged over time and down to at most 4096 numbers."""
+        if layer is None:
+            return self(x)
+        check.choice(self.map_dims, layer=layer)
+        chosen = self._maps(x)[layer].mean(2)
+        grid = max(1, int((LAYER_NUMBERS / chosen.shape[1]) ** 0.5))
+        height, width = (min(grid, side) for side in chosen.shape[2:])
+        return F.adaptive_avg_pool2d(chosen, (height, width)).flatten(1)
+
+    def _maps(self, x: Tensor) -> dict[str, Tensor]:
+        images = self.adapt(rearrange(x, "b t c h w -> (b t) c h w"))
+        return self.trunk(rearrange(images, "(b t) c h w -> b c t h w", b=len(x)))
+
+
+class Volumes(nn.ModuleDict):
+    """A chain of named stages from volume to volume.
+
+    Args:
+        stages: Networks by name, in order.
+        widths: Channels of each map.
+    """
+
+    def __init__(self, stages: dict[str, nn.Module], widths: list[int]) -> None:
+        super().__init__(stages)
+        self.map_dims = dict(zip(stages, widths, strict=True))
+        self.last, self.dim = [*stages][-1], widths[-1]
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Outputs of all stages, each float, shape (batch, channels, frames, height, width)."""
+        maps = {}
+        for name, stage in self.items():
+            x = maps[name] = stage(x)
+        return maps
+
+
+def conv3d(in_channels: int) -> Volumes:
+    """Four 3x3x3 convolutions, halving height and width three times and the frames twice."""
+    widths = [16, 32, 64, 128]
+    strides = [(1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2)]
+    stages: dict[str, nn.Module] = {}
+    for number, (before, after) in enumerate(zip([in_channels, *widths], widths), 1):
+        convolution = nn.Conv3d(before, after, 3, strides[number - 1], 1, bias=False)
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+        stages[f"s{number}"] = nn.Sequential(convolution, nn.BatchNorm3d(after), nn.ReLU(inplace=True))
+    return Volumes(stages, widths)
+
+
+def from_torchvision(name: str, in_channels: int) -> Volumes:
+    """One of torchvision's video networks with random weights, without its classifier."""
+    from torchvision.models import video
+
+    model: Any = getattr(video, name)(weights=None)
+    if in_channels != 3:
+        first = model.stem[0]
+        shape = {"kernel_size": first.kernel_size, "stride": first.stride, "padding": first.padding}
+        model.stem[0] = nn.Conv3d(in_channels, first.out_channels, bias=False, **shape)
+    stages = {part: getattr(model, part) for part in ("stem", "layer1", "layer2", "layer3", "layer4")}
+    return Volumes(stages, [64, 64, 128, 256, 512])
+
+
+_TORCHVISION = ("r3d_18", "mc3_18", "r2plus1d_18")
+NAMES = (
+    *(f"{FRAMES_PREFIX}conv4", f"{FRAMES_PREFIX}resnet10", f"{FRAMES_PREFIX}resnet18"),
+    *(f"{LSTM_PREFIX}256", f"{LSTM_PREFIX}512", f"{LSTM_PREFIX}2048", "conv3d", *_TORCHVISION),
+)
+"""Encoders of videos; `frames-` takes any encoder of images, `lstm-` any number of cells."""
+
+
+def build(config: dict[str, Any]) -> VideoEncoder:
+    """Build an encoder with random weights.
+
+    Args:
+        config: `name`, one of `NAMES`, `frames-` before any name of an image encoder or `lstm-` before a
+            number of cells; `in_channels` (3) of the frames; `image_size` (32), height and width in pixels of
+            the frames; `frames` (8) of a video that evaluation reads; `input`, what the network sees of a frame
+            (color, lightness, sobel or lab; an LSTM reads color).
+
+    Raises:
+        ValueError: A name or a number does not fit.
+    """
+    known = {"kind": "video", "name": "", "in_channels": 3, "image_size": 32, "frames": 8, "input": "color"}
+    check.choice(("video",), kind=config.get("kind", "video"))
+    for name in config:
+        check.choice(known, argument=name)
+    config = known | config
+    name, channels = config["name"], config["in_channels"]
+    check.at_least(1, in_channels=channels, image_size=config["image_size"], frames=config["frames"])
+    if name.startswith(FRAMES_PREFIX):
+        frame = {key: config[key] for key in ("in_channels", "image_size", "input")}
+        return Frames(image.build({"name": name.removeprefix(FRAMES_PREFIX), **frame}), config)
+    if name.startswith(LSTM_PREFIX):
+        units = name.removeprefix(LSTM_PREFIX)
+        if not units.isdecimal() or int(units) < 1:
+            raise ValueError(f"encoder must be lstm- and a number of cells, such as lstm-256, got {name}")
+        check.choice(("color",), input=config["input"])
+        return Recurrent(int(units), config)
+    adapt = Adapt(config["input"], channels)
+    if name == "conv3d":
+        return Clips(adapt, conv3d(adapt.out_channels), config)
+    if name in _TORCHVISION:
+        return Clips(adapt, from_torchvision(name, adapt.out_channels), config)
+    raise ValueError(f"encoder of videos must be one of {', '.join(NAMES)}, got {name}")
+
+
+def fitted(
+    name: str,
+    data: "Data",
+    *,
+    image_size: int | None = None,
+    frames: int | None = None,
+    input: Input = "color",
+) -> VideoEncoder:
+    """Build an encoder for data and set the statistics of its input.
+
+    Args:
+        name: As in `build`.
+        data: Videos.
+        image_size: Height and width in pixels of the frames; None takes the shorter side of the videos, up to
+            112, and for an LSTM up to 16.
+        frames: Frames of a video that evaluation reads; None takes 8, for an LSTM 10 and for 3-D convolutions
+            16, but no more than the videos have.
+        input: What the network sees of a frame, as in `build`.
+    """
+    shape = data.shape
+    lstm = name.startswith(LSTM_PREFIX)
+    size = image_size or min(shape["image_size"], LSTM_SIZE if lstm else 112)
+    usual = 8 if name.startswith(FRAMES_PREFIX) else 10 if lstm else 16
+    count = frames or min(usual, shape.get("frames", usual))
+    config = {
+        "name": name,
+        "in_channels": shape["channels"],
+        "image_size": size,
+        "frames": count,
+        "input": input,
+    }
+    encoder = build(config)
+    adapt = encoder.frame.adapt if isinstance(encoder, Frames) else encoder.adapt
+    if isinstance(adapt, Adapt):
+        batch = encoder.reads(data).sample(SAMPLE)
+        x = encoder.inputs({"video": batch["video"].cpu()})
+        adapt.fit(rearrange(x, "b t c h w -> (b t) c h w"))
+    return encoder
+
+
+def _fit(video: Tensor, size: int) -> Tensor:
+    images = augment.fit(rearrange(video, "b t c h w -> (b t) c h w"), size)
+    return rearrange(images, "(b t) c h w -> b t c h w", b=len(video))
+
+
+def _over_frames(read: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    features = read(rearrange(x, "b t c h w -> (b t) c h w"))
+    return rearrange(features, "(b t) d -> b t d", b=len(x)).mean(1)

@@ -1,0 +1,174 @@
+"""The network of wav2vec 2.0, as transformers has it: convolutions over the waveform, then a transformer."""
+
+import os
+from typing import Any, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from unlabeled.parts import ragged
+from unlabeled.parts.precision import full
+
+__all__ = ["SIZES", "Standardized", "Wav2Vec2Network"]
+
+KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
+LOW_RATE = 8_000
+DROPOUT: dict[str, Any] = {"activation_dropout": 0.0, "layerdrop": 0.05}
+NO_DROPOUT: dict[str, Any] = dict.fromkeys(
+    ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "layerdrop"), 0.0
+)
+
+
+class Size(NamedTuple):
+    """Numbers that tell sizes of the network apart."""
+
+    channels: int
+    width: int
+    layers: int
+    heads: int
+    position: int
+    """Frames that the convolution for positions sees."""
+    groups: int
+    norm: str
+    """Where the convolutions have norms: of each frame in all layers, or over time in the first alone."""
+    options: dict[str, Any]
+
+
+SIZES = {
+    "wav2vec2-mini": Size(128, 192, 4, 4, 64, 16, "layer", DROPOUT),
+    "wav2vec2-tiny": Size(32, 48, 2, 4, 16, 4, "layer", NO_DROPOUT),
+    "wav2vec2-base": Size(512, 768, 12, 12, 128, 16, "group", DROPOUT),
+}
+"""By name. Norms over time would make features depend on what a sound is padded with, so small ones have none."""
+
+
+class Standardized(nn.Module):
+    """Waveforms of mean 0 and variance 1 each, silence staying silence."""
+
+    def forward(self, sound: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Waveforms, float, shape (batch, samples), 0 behind the end, and their true lengths in samples."""
+        waveform, length = full(sound[0]), sound[1]
+        count = length.clamp(min=1)
+        centred = waveform - ragged.mean(waveform, count)[:, None]
+        spread = (ragged.mean(centred.square(), count) + 1e-7).sqrt()
+        return centred / spread[:, None] * ragged.real(length, waveform.shape[1]), length
+
+
+class Wav2Vec2Network(nn.Module):
+    """Convolutions over a waveform, and a transformer over their frames, which can be masked in between.
+
+    From 8,000 Hz down the small sizes have one convolution of stride 2 less, so that a frame stays 20 ms.
+
+    Args:
+        name: One of `SIZES`.
+        sample_rate: Samples per second of the waveforms, in hertz.
+    """
+
+    def __init__(self, name: str, sample_rate: int) -> None:
+        super().__init__()
+        try:
+            from transformers import Wav2Vec2Config, Wav2Vec2Model
+        except ImportError as error:
+            raise ValueError(f"encoder {name} needs transformers ({error}). Install unlabeled[hf]") from error
+        size = SIZES[name]
+        count = len(STRIDES) - (sample_rate <= LOW_RATE and name != "wav2vec2-base")
+        options: dict[str, Any] = {"attn_implementation": "sdpa", **size.options}
+        config = Wav2Vec2Config(
+            conv_dim=(size.channels,) * count,
+            conv_kernel=KERNELS[:count],
+            conv_stride=STRIDES[:count],
+            hidden_size=size.width,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            intermediate_size=4 * size.width,
+            num_conv_pos_embeddings=size.position,
+            num_conv_pos_embedding_groups=size.groups,
+            feat_extract_norm=size.norm,
+            **options,
+        )
+        self.model: Any = Wav2Vec2Model(config)
+        self.dim = size.width
+        self.map_dims = {"conv": size.channels} | {f"layer{n}": size.width for n in range(1, size.layers + 1)}
+
+    @property
+    def channels(self) -> int:
+        """Numbers of a frame after the convolutions."""
+        return self.map_dims["conv"]
+
+    @property
+    def receptive(self) -> int:
+        """Samples that one frame sees."""
+        samples = 1
+        for kernel, stride in zip(
+            reversed(self.model.config.conv_kernel), reversed(self.model.config.conv_stride)
+        ):
+            samples = (samples - 1) * stride + kernel
+        return samples
+
+    def frames(self, samples: Any) -> Any:
+        """How many frames come of a waveform of that many samples, int or int64, shape (batch,)."""
+        for kernel, stride in zip(self.model.config.conv_kernel, self.model.config.conv_stride):
+            samples = (samples - kernel) // stride + 1
+        return samples
+
+    def padded(self, waveform: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Waveforms followed by silence up to what one frame needs, and their lengths then."""
+        short = max(0, self.receptive - waveform.shape[1])
+        return nn.functional.pad(waveform, (0, short)), length.clamp(min=self.receptive)
+
+    def convolve(self, waveform: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames before they are normalised, float, shape (batch, frames, channels), and how many are real."""
+        waveform, length = self.padded(waveform, length)
+        frames = self.frames(length)
+        if self.model.config.feat_extract_norm != "group" or bool((length == waveform.shape[1]).all()):
+            return rearrange(self.model.feature_extractor(waveform), "b c t -> b t c"), frames
+        # A norm over time hears the padding, so each length goes through for itself.
+        found = waveform.new_zeros(len(waveform), int(frames.max()), self.channels)
+        for samples in length.unique().tolist():
+            rows = (length == samples).nonzero().flatten()
+            maps = rearrange(self.model.feature_extractor(waveform[rows, :samples]), "b c t -> b t c")
+            found = found.index_put((rows[:, None], torch.arange(maps.shape[1], device=rows.device)), maps)
+        return found, frames
+
+    def project(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """What the transformer takes, float, shape (batch, frames, width), and the normalised frames it is of."""
+        return self.model.feature_projection(maps)
+
+    def context(self, hidden: Tensor, frames: Tensor, masked: Tensor | None = None) -> list[Tensor]:
+        """Outputs of all layers of the transformer, float, shape (batch, frames, width).
+
+        Args:
+            hidden: What `project` gave, float, shape (batch, frames, width).
+            frames: True frames of each sound, int64, shape (batch,).
+            masked: Frames that are replaced by one learned vector, bool, shape (batch, frames).
+        """
+        if masked is not None:
+            hidden = torch.where(masked[:, :, None], self.model.masked_spec_embed.to(hidden.dtype), hidden)
+        real = ragged.real(frames, hidden.shape[1])
+        encoder = self.model.encoder
+        hidden = hidden * real[:, :, None]
+        hidden = encoder.dropout(encoder.layer_norm(hidden + encoder.pos_conv_embed(hidden)))
+        seen = None if bool(real.all()) else rearrange(real, "b t -> b 1 1 t")
+        found = []
+        for layer in encoder.layers:
+            dropped = self.training and bool(torch.rand(()) < self.model.config.layerdrop)
+            hidden = hidden if dropped else layer(hidden, attention_mask=seen)
+            found.append(hidden)
+        return found
+
+    def layers(self, waveform: Tensor, length: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Every layer at every frame, float, shape (batch, frames, width), and true frames of each sound."""
+        maps, frames = self.convolve(waveform, length)
+        hidden, normed = self.project(maps)
+        return dict(zip(self.map_dims, [normed, *self.context(hidden, frames)], strict=True)), frames
+
+    def write(self, folder: str | os.PathLike[str], sample_rate: int) -> None:
+        """Write the model and its feature extractor as transformers does."""
+        from transformers import Wav2Vec2FeatureExtractor
+
+        padded = self.model.config.feat_extract_norm == "layer"
+        self.model.save_pretrained(folder)
+        Wav2Vec2FeatureExtractor(
+            sampling_rate=sample_rate, do_normalize=True, return_attention_mask=padded
+        ).save_pretrained(folder)

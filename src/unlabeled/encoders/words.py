@@ -1,0 +1,214 @@
+"""A vector for each word of a vocabulary; a text is the mean of its words."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unlabeled import check
+from unlabeled.encoders.encoder import Encoder
+from unlabeled.files import atomic
+from unlabeled.parts.vocabulary import counted
+
+if TYPE_CHECKING:
+    from unlabeled.data import Data
+
+__all__ = ["NAMES", "Table", "WordVectors", "build", "fitted"]
+
+NAMES = ("words-100", "words-50", "words-300")
+LINE = 16
+"""Numbers that a row of the table is filled up to a multiple of: whole lines of a processor's cache."""
+RAW_WORDS = 1024
+MIN_COUNT = 5
+
+
+class Frequencies(nn.Module):
+    """Share of the corpus that each word has; the words themselves pass through.
+
+    Args:
+        words: Size of the vocabulary.
+    """
+
+    shares: Tensor
+
+    def __init__(self, words: int) -> None:
+        super().__init__()
+        self.register_buffer("shares", torch.full((words,), 1 / words))
+
+    def forward(self, x: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        return (*x, self.shares)
+
+
+class Table(nn.Module):
+    """Vectors of words; rows are filled up with zeros, and small random numbers before training.
+
+    Args:
+        words: Size of the vocabulary.
+        dim: Width of a vector.
+    """
+
+    def __init__(self, words: int, dim: int) -> None:
+        super().__init__()
+        self.dim, self.map_dims = dim, {"words": dim}
+        rows = torch.zeros(words, -(-dim // LINE) * LINE)
+        rows[:, :dim] = (torch.rand(words, dim) - 0.5) / dim
+        self.rows = nn.Parameter(rows)
+
+    def forward(self, x: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        tokens, mask, shares = x
+        weights = mask.to(self.rows.dtype) / mask.sum(1, keepdim=True).clamp_min(1)
+        mean = F.embedding_bag(tokens, self.rows, mode="sum", per_sample_weights=weights)
+        # What all texts have in common would drown what tells them apart.
+        centred = mean - mask.any(1, keepdim=True) * (shares @ self.rows)
+        return centred[:, : self.dim]
+
+
+class WordVectors(Encoder):
+    """Vectors of the words of a vocabulary.
+
+    The feature of a text is the mean of the vectors of its known words, less that of all words as they stand in
+    the corpus; 0 where it has none.
+
+    Args:
+        config: `kind`, `name` such as words-100, and `vocabulary`, the words by number.
+    """
+
+    kind = "words"
+    raw_detail = f"ln(1 + count) of the {RAW_WORDS:,} most frequent words, as a unit vector"
+    trunk: Table
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.vocabulary: list[str] = list(config["vocabulary"])
+        dim, _ = _numbers(config["name"])
+        super().__init__(Frequencies(len(self.vocabulary)), Table(len(self.vocabulary), dim), config)
+        self.numbers = {word: number for number, word in enumerate(self.vocabulary)}
+        """Number of each word in the vocabulary and row of its vector."""
+
+    @property
+    def vectors(self) -> Tensor:
+        """Vectors by number of the word, float, shape (words, dim); a view."""
+        return self.trunk.rows.detach()[:, : self.dim]
+
+    def reads(self, data: "Data", length: int | None = None) -> "Data":
+        """Texts as words of the vocabulary.
+
+        Args:
+            data: `Texts`; what is made of words already stays as it is.
+            length: Words of a sample, whatever text they stand in; None for a sample of each text.
+        """
+        return data.words(self.vocabulary, length) if hasattr(data, "words") else data  # type: ignore[attr-defined]
+
+    def inputs(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Words and which of them are real, int64 and bool, shape (batch, length) each."""
+        return batch["tokens"], batch["mask"]
+
+    def forward(self, x: tuple[Tensor, Tensor]) -> Tensor:
+        """Mean vectors of texts, float, shape (batch, dim).
+
+        Args:
+            x: What `inputs` gives.
+        """
+        return self.trunk(self.adapt(x))
+
+    def features(self, x: tuple[Tensor, Tensor], layer: str | None = None) -> Tensor:
+        """Mean vectors of texts, float, shape (batch, dim).
+
+        Args:
+            x: What `inputs` gives.
+            layer: None, or "words", which is the same.
+
+        Raises:
+            ValueError: The layer does not exist.
+        """
+        check.choice((None, *self.map_dims), layer=layer)
+        return self(x)
+
+    def raw(self, batch: dict[str, Tensor]) -> Tensor:
+        """How often the frequent words stand in each text, float, shape (batch, words)."""
+        tokens, mask = self.inputs(batch)
+        width = min(RAW_WORDS, len(self.vocabulary))
+        counts = torch.zeros(len(tokens), width + 1, device=tokens.device)
+        counts.scatter_add_(1, tokens.clamp_max(width), mask.to(counts.dtype))
+        return F.normalize(counts[:, :width].log1p(), dim=1)
+
+    def nearest(self, word: str, count: int = 10) -> list[tuple[str, float]]:
+        """Words whose vectors point most nearly the same way, and their cosines, best first.
+
+        Raises:
+            ValueError: The word is not in the vocabulary.
+        """
+        if word not in self.numbers:
+            raise ValueError(f"word must be in the vocabulary of {len(self.vocabulary)} words, got {word}")
+        units = F.normalize(self.vectors, dim=1)
+        cosines = units @ units[self.numbers[word]]
+        cosines[self.numbers[word]] = -torch.inf
+        best = cosines.topk(min(count, len(self.vocabulary) - 1))
+        return [
+            (self.vocabulary[row], value) for value, row in zip(best.values.tolist(), best.indices.tolist())
+        ]
+
+    def save_word2vec(self, path: str | os.PathLike[str]) -> None:
+        """Write the vectors in word2vec's text format, whole or not at all.
+
+        `gensim.models.KeyedVectors.load_word2vec_format(path)` reads it, as do most tools for word vectors.
+        """
+        with atomic(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.write(f"{len(self.vocabulary)} {self.dim}\n")
+            for word, vector in zip(self.vocabulary, self.vectors.tolist()):
+                file.write(f"{word} {' '.join(f'{number:.9g}' for number in vector)}\n")
+
+
+def build(config: dict[str, Any]) -> WordVectors:
+    """Vectors of small random numbers for a vocabulary.
+
+    Args:
+        config: `name`, words-N for vectors of N numbers, or words-N-minM, where the vocabulary was that of the
+            words that occur M times; and `vocabulary`, the words by number.
+
+    Raises:
+        ValueError: The name is none of these, or the vocabulary is too small or holds a word twice.
+    """
+    _numbers(config["name"])
+    vocabulary: Sequence[str] = config.get("vocabulary", ())
+    if len(vocabulary) < 2 or len(set(vocabulary)) < len(vocabulary):
+        different = len(set(vocabulary))
+        raise ValueError(
+            f"vocabulary must have at least 2 words, each once, got {len(vocabulary)}, {different} different"
+        )
+    if unfit := [word for word in vocabulary if not word or any(map(str.isspace, word))]:
+        raise ValueError(f"vocabulary must have words without white space, got {unfit[0]!r}")
+    return WordVectors({"kind": "words", "name": config["name"], "vocabulary": list(vocabulary)})
+
+
+def fitted(name: str, data: "Data", *, image_size: int | None = None) -> WordVectors:
+    """Vectors of small random numbers for the words of texts.
+
+    Args:
+        name: As in `build`; without -minM words that occur fewer than 5 times are left out.
+        data: `Texts`.
+        image_size: Means nothing here.
+
+    Raises:
+        ValueError: The name is wrong, or fewer than two words occur that often.
+    """
+    _, min_count = _numbers(name)
+    counts = counted(data.texts, min_count)  # type: ignore[attr-defined]
+    encoder = build({"name": name, "vocabulary": list(counts)})
+    shares = torch.tensor(list(counts.values()), dtype=torch.float64)
+    encoder.adapt.shares.copy_(shares / shares.sum())
+    return encoder
+
+
+def _numbers(name: str) -> tuple[int, int]:
+    """Width of the vectors and smallest count of a word, from the name of an encoder."""
+    match = re.fullmatch(r"words-([1-9]\d{0,4})(?:-min([1-9]\d{0,8}))?", name)
+    if match is None:
+        raise ValueError(
+            f"encoder must be words-N or words-N-minM, such as words-100 or words-300-min2, got {name}"
+        )
+    return int(match[1]), int(match[2] or MIN_COUNT)

@@ -1,0 +1,104 @@
+"""Task `factors`: what else is known of the samples, read from frozen features by linear probes.
+
+Classes, such as the speaker or the room, are read by the linear probe of `linear`: accuracy. Quantities, such
+as a position, are read by ridge regression: R², the share of the test samples' variance that is explained,
+with the penalty chosen by generalised cross-validation on the training samples.
+"""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from unlabeled.evaluate import controls, linear, opening
+from unlabeled.evaluate.features import Representation, of_encoder
+from unlabeled.evaluate.intervals import resampled
+from unlabeled.evaluate.scores import Measurement
+
+if TYPE_CHECKING:
+    from unlabeled.evaluate.tasks import Subject
+
+__all__ = ["explained", "measure", "ridge"]
+
+PENALTIES = torch.logspace(-6, 2, 17, dtype=torch.float64)
+"""Ridge penalties tried, as shares of the mean eigenvalue of the features' covariance."""
+
+
+def ridge(train: Tensor, targets: Tensor, test: Tensor) -> Tensor:
+    """Predict a quantity by ridge regression.
+
+    Args:
+        train: Features, float, shape (samples, dim).
+        targets: Quantity of each, float, shape (samples,).
+        test: Features, float, shape (test samples, dim).
+
+    Returns:
+        Predictions, float64, shape (test samples,).
+    """
+    train, test, targets = train.double(), test.double(), targets.double()
+    mean, scale = linear.standardization(train)
+    centre = targets.mean()
+    left, values, right = torch.linalg.svd((train - mean) / scale, full_matrices=False)
+    squares, along = values.square(), left.T @ (targets - centre)
+    errors = []
+    for penalty in PENALTIES.to(squares) * squares.mean():
+        kept = squares / (squares + penalty)
+        residual = (targets - centre) - left @ (kept * along)
+        errors.append(residual.square().mean() / (1 - (1 + kept.sum()) / len(targets)).square())
+    penalty = PENALTIES.to(squares)[torch.stack(errors).argmin()] * squares.mean()
+    weights = right.T @ (values / (squares + penalty) * along)
+    return centre + (test - mean) / scale @ weights
+
+
+def explained(predicted: Tensor, targets: Tensor) -> float:
+    """R²: 1 for perfect predictions, 0 for the mean of the targets, below 0 for worse than that."""
+    spread = (targets - targets.mean()).square().sum()
+    return float(1 - (predicted - targets).square().sum() / spread.clamp_min(1e-12))
+
+
+def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.device) -> list[Measurement]:
+    """Probe every factor from ours, the raw input and a random twin.
+
+    Raises:
+        ValueError: The data has no factors.
+    """
+    encoder = subject.encoder
+    train, test = opening.pair(data, None, opening.options(subject.method or encoder, encoder), encoder)
+    names = [name for name in train.factors if name in test.factors]
+    if not names:
+        raise ValueError(f"data must have factors, got {train.name} without any")
+    train, test = train.to(device), test.to(device)
+    reader = subject.method.features if subject.method is not None else of_encoder(encoder)
+    shown = [
+        controls.raw(encoder),
+        controls.random(encoder, train, seed),
+        Representation("unlabeled", reader),
+    ]
+    measured = []
+    for name in names:
+        known, asked = train.factors[name], test.factors[name]
+        for representation in shown:
+            features, tested = representation.features(train).cpu(), representation.features(test).cpu()
+            if known.is_floating_point():
+                predicted = ridge(features, known, tested)
+
+                def statistic(rows: Tensor, predicted: Tensor, asked: Tensor) -> float:
+                    return explained(predicted[rows], asked[rows].double())
+
+                value, replicates = resampled(
+                    partial(statistic, predicted=predicted, asked=asked), len(asked), seed=seed
+                )
+                values, unit = torch.tensor([[value]]), f"{name} R²"
+            else:
+                classes = 1 + int(max(known.max(), asked.max()))
+                mean, scale = representation.statistics(train)
+                fitted = linear.fit(features, known, classes, statistics=(mean.cpu(), scale.cpu()), seed=seed)
+                values, replicates, unit = (fitted(tested).argmax(1) == asked).float()[None], None, name
+            measured.append(
+                Measurement(
+                    "factors", None, "all", representation.name, values,
+                    representation.detail, unit, replicates=replicates, units=len(asked),
+                )
+            )  # fmt: skip
+    return measured

@@ -1,0 +1,39 @@
+"""Frames of films as images: what an image encoder needs of scenes and walks."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["as_images", "one_each"]
+
+FILMS = ("views", "video")
+
+
+def as_images(frames: Tensor) -> dict[str, Tensor]:
+    """A batch of images of frames.
+
+    Args:
+        frames: uint8 or float, shape (..., channels, height, width).
+
+    Returns:
+        `image`, shape (images, channels, height, width), the last of the leading axes the fastest.
+    """
+    return {"image": frames.flatten(0, -4)}
+
+
+def one_each(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch of images as it is; of films one frame for each sample, not the same one for all of them.
+
+    Args:
+        batch: `image`, or `index` and `views` (batch, cameras, frames, channels, height, width) or `video` (batch,
+            frames, channels, height, width).
+
+    Returns:
+        A batch with `image`, one for each sample.
+    """
+    if "image" in batch:
+        return batch
+    film = next(batch[key] for key in FILMS if key in batch)
+    film = film.flatten(1, -4)
+    # Scattered by a multiplier that has no small factor in common with the number of frames.
+    number = (7919 * batch["index"]).remainder(film.shape[1])
+    return {"image": film[torch.arange(len(film), device=film.device), number], "index": batch["index"]}

@@ -1,0 +1,128 @@
+"""What learning words from their neighbours keeps beside the vectors: the scoring table, the noise, the pace."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from unlabeled import check
+from unlabeled.parts import gather, word_vectors
+
+__all__ = ["STRETCH", "Neighbours"]
+
+STRETCH = 10_000
+"""Words that are read in one go."""
+NOISE_POWER = 0.75
+LEAST = 1e-4
+"""Share of the learning rate that is left at the end of the training."""
+
+
+class Neighbours(nn.Module):
+    """Moves vectors of words so that they tell neighbours in a text from words drawn as noise.
+
+    All it knows is in its buffers, so that a resumed training is exact.
+
+    Args:
+        table: Vectors of the words, float, shape (words, multiple of 16); moved in place.
+        window: Words on each side at most; each centre's own reach is drawn evenly from 1 to it.
+        negatives: Noise words, drawn in proportion to count ** 0.75.
+        subsample: Share of the corpus above which a word is thinned out; 0 keeps all.
+        rate: Learning rate at the start; it falls linearly to a ten-thousandth.
+        threads: Threads that share the work; only one gives the same result each time.
+        mean: Whether the mean of a window predicts its centre, instead of each word.
+        share: Whether all words of a window share the noise words of its centre.
+    """
+
+    outputs: Tensor
+    keep: Tensor
+    noise: Tensor
+    progress: Tensor
+
+    def __init__(
+        self,
+        table: Tensor,
+        *,
+        window: int,
+        negatives: int,
+        subsample: float,
+        rate: float,
+        threads: int,
+        mean: bool,
+        share: bool = True,
+    ) -> None:
+        super().__init__()
+        check.at_least(1, window=window, negatives=negatives, threads=threads)
+        check.whole(window=window, negatives=negatives, threads=threads)
+        check.positive(rate=rate)
+        check.fraction(subsample=subsample, rate=rate)
+        self.window, self.negatives, self.subsample, self.rate = window, negatives, subsample, rate
+        self.threads, self.mean, self.share = threads, mean, share
+        self.register_buffer("outputs", torch.zeros_like(table))
+        self.register_buffer("keep", torch.ones(len(table), dtype=torch.float64))
+        self.register_buffer("noise", torch.zeros(len(table), dtype=torch.int64))
+        self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
+        self._weigh(torch.ones(len(table), dtype=torch.int64))
+
+    @property
+    def chance(self) -> float:
+        """Loss in nats where every score is 0, as it is at the start."""
+        return (1 + self.negatives) * math.log(2)
+
+    def prepare(self, counts: Tensor) -> None:
+        """Take over how often the words stand in the corpus, int64, shape (words,).
+
+        Raises:
+            ValueError: There are not two different words.
+        """
+        if (different := int((counts > 0).sum())) < 2:
+            raise ValueError(f"texts must have at least 2 different words of the vocabulary, got {different}")
+        self._weigh(counts)
+
+    def _weigh(self, counts: Tensor) -> None:
+        numbers = counts.cpu().numpy()
+        self.keep.copy_(torch.from_numpy(word_vectors.keep_probabilities(numbers, self.subsample)))
+        table = word_vectors.alias_table(numbers.astype("float64") ** NOISE_POWER)
+        self.noise.copy_(torch.from_numpy(table.view("int64")))
+
+    @torch.no_grad()
+    def forward(self, table: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Move the vectors by one pass over a batch; in evaluation mode nothing moves.
+
+        Args:
+            table: Vectors of the words, as above.
+            batch: `tokens` and `sentence`, int64, shape (batch, length); windows end with the sentence.
+
+        Returns:
+            Mean loss of a prediction, in nats, scalar, without gradient; `chance` where there is none to be made.
+
+        Raises:
+            ValueError: Several processes train together.
+        """
+        if gather.processes() > 1:
+            raise ValueError(
+                "devices and nodes must be 1 for word vectors, which threads speed up, "
+                f"got {gather.processes()} processes"
+            )
+        # On a GPU the tables make a round trip; on a processor these are the tensors themselves.
+        inputs, outputs = (rows.detach().cpu().contiguous() for rows in (table, self.outputs))
+        pace = max(LEAST, 1 - float(self.progress)) if self.training else 0.0
+        loss, predictions = word_vectors.train(
+            inputs.numpy(),
+            outputs.numpy(),
+            batch["tokens"].cpu().numpy(),
+            batch["sentence"].cpu().numpy(),
+            keep=self.keep.cpu().numpy(),
+            noise=self.noise.cpu().numpy().view("uint64"),
+            window=self.window,
+            negatives=self.negatives,
+            rate=self.rate * pace,
+            seed=int(torch.randint(2**62, ())),
+            threads=self.threads,
+            mean=self.mean,
+            share=self.share,
+        )
+        for rows, moved in ((table, inputs), (self.outputs, outputs)):
+            if rows.data_ptr() != moved.data_ptr():
+                rows.copy_(moved)
+        value = loss / predictions if predictions else self.chance
+        return torch.tensor(value, device=table.device)

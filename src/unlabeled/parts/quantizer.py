@@ -1,0 +1,72 @@
+"""Vectors described by a few learned codes, chosen in a way that lets gradients through."""
+
+import torch
+import torch.nn.functional as F
+from einops import einsum, rearrange
+from torch import Tensor, nn
+
+from unlabeled.parts.precision import full, full_precision
+
+__all__ = ["Quantizer", "choose", "perplexity"]
+
+
+def choose(logits: Tensor, temperature: Tensor, noise: bool) -> Tensor:
+    """One code for each row: the likeliest, perhaps after noise, with the gradient of a softmax.
+
+    Args:
+        logits: Float, shape (..., codes).
+        temperature: Of that softmax, above 0.
+        noise: Whether there is noise, of Gumbel's law, so that each code comes with its probability.
+
+    Returns:
+        Exactly 0 but for a 1, same shape.
+    """
+    noisy = logits - torch.empty_like(logits).exponential_().log() if noise else logits
+    soft = (noisy / temperature).softmax(-1)
+    hard = F.one_hot(noisy.argmax(-1), logits.shape[-1]).to(soft.dtype)
+    return hard + (soft - soft.detach())
+
+
+@full_precision
+def perplexity(probabilities: Tensor) -> Tensor:
+    """How many codes are in use: per group from 1, for one code alone, to all of them, used alike; added up.
+
+    Args:
+        probabilities: Of each code at each place, float, shape (places, groups, codes).
+
+    Returns:
+        Scalar, from groups to groups * codes.
+    """
+    used = probabilities.sum(0) / max(1, len(probabilities))
+    return torch.special.entr(used).sum(1).exp().sum()
+
+
+class Quantizer(nn.Module):
+    """Describe vectors by one learned code of each group, put side by side.
+
+    Args:
+        dim: Numbers of a vector.
+        groups: Number of groups.
+        codes: Codes of each group.
+        code_dim: Numbers of the description, a multiple of the groups.
+    """
+
+    def __init__(self, dim: int, groups: int, codes: int, code_dim: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.logits = nn.Linear(dim, groups * codes)
+        nn.init.normal_(self.logits.weight)
+        nn.init.zeros_(self.logits.bias)
+        self.words = nn.Parameter(torch.rand(groups, codes, code_dim // groups))
+
+    def forward(self, vectors: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Descriptions of vectors, float, shape (batch, places, dim); in training mode chosen with noise.
+
+        Returns:
+            Float, shape (batch, places, code_dim); what was chosen, 0 or 1, and the probabilities before noise,
+            float, shape (batch, places, groups, codes).
+        """
+        logits = rearrange(full(self.logits(vectors)), "b t (g v) -> b t g v", g=self.groups)
+        chosen = choose(logits, temperature, self.training)
+        words = einsum(chosen, full(self.words), "b t g v, g v d -> b t g d")
+        return rearrange(words, "b t g d -> b t (g d)"), chosen, logits.softmax(-1)

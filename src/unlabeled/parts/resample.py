@@ -1,0 +1,63 @@
+"""Sound at another number of samples per second, without the frequencies that it cannot hold."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import einsum
+from torch import Tensor
+
+from unlabeled import check
+from unlabeled.parts.precision import full
+
+__all__ = ["resample"]
+
+ZERO_CROSSINGS = 32
+ROLL_OFF = 0.95
+KAISER_BETA = 10.0
+BLOCK = 2**22
+
+
+def resample(waveform: Tensor, old_rate: int, new_rate: int) -> Tensor:
+    """Change the sample rate by a windowed sinc, with silence assumed before and after the sound.
+
+    Args:
+        waveform: Float, shape (..., samples).
+        old_rate: Its samples per second, in hertz.
+        new_rate: Those that are wanted; what lies above 0.475 of the lower rate fades out.
+
+    Returns:
+        Float, shape (..., ceil(samples * new_rate / old_rate)); sample i is the sound at i / new_rate seconds.
+
+    Raises:
+        ValueError: A rate is no whole number above 0.
+    """
+    check.whole(old_rate=old_rate, new_rate=new_rate)
+    check.at_least(1, old_rate=old_rate, new_rate=new_rate)
+    divisor = math.gcd(old_rate, new_rate)
+    down, up = old_rate // divisor, new_rate // divisor
+    count = -(-waveform.shape[-1] * up // down)
+    if down == up or not waveform.numel():
+        return waveform if down == up else waveform.new_zeros(*waveform.shape[:-1], count)
+    rows = full(waveform).reshape(-1, waveform.shape[-1])
+    kernel = _kernel(down, up).to(rows)
+    reach = kernel.shape[1] // 2
+    padded = F.pad(rows, (reach, reach + 1)).unfold(1, kernel.shape[1], 1)
+    parts = []
+    for outputs in torch.arange(count, device=rows.device).split(
+        max(1, BLOCK // kernel.numel() * up // len(rows))
+    ):
+        nearest = outputs * down // up
+        parts.append(einsum(padded[:, nearest], kernel[outputs % up], "rows i taps, i taps -> rows i"))
+    return torch.cat(parts, dim=1).reshape(*waveform.shape[:-1], count).to(waveform.dtype)
+
+
+def _kernel(down: int, up: int) -> Tensor:
+    """Weights of the samples around each of `up` positions between two samples, float64, shape (up, taps)."""
+    cutoff = ROLL_OFF * min(1, up / down)
+    reach = math.ceil(ZERO_CROSSINGS / cutoff)
+    phase = (torch.arange(up) * down % up).double() / up
+    time = torch.arange(-reach, reach + 1) - phase[:, None]
+    inside = (1 - (time * cutoff / ZERO_CROSSINGS).square()).clamp(min=0)
+    kernel = torch.sinc(cutoff * time) * torch.special.i0(KAISER_BETA * inside.sqrt()) * (inside > 0)
+    return kernel / kernel.sum(1, keepdim=True)

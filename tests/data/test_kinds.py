@@ -1,0 +1,94 @@
+"""Kinds of data: told by name or by the endings of files, refused where a method needs another."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from unlabeled import pretrain
+from unlabeled.data import BUILT_IN, Data, Skipped, from_images, kind_of, open_data, store_size
+from unlabeled.data.opening import refuse_broken
+
+
+def test_kind_is_that_of_the_built_in_set_or_of_most_files(tmp_path: Path) -> None:
+    for name, kind in BUILT_IN.items():
+        assert kind_of(name) == kind
+    assert kind_of("balls:reversible") == "video"
+    for ending, kind in {".wav": "audio", ".mp4": "video", ".txt": "text", ".png": "image"}.items():
+        folder = tmp_path / kind
+        folder.mkdir()
+        (folder / f"a{ending}").write_bytes(b"x")
+        (folder / f"b{ending}").write_bytes(b"x")
+        (folder / "LICENSE").write_bytes(b"x")
+        assert kind_of(str(folder)) == kind
+    assert kind_of(torch.zeros(1, 1, 2, 2, dtype=torch.uint8)) == "image"
+
+
+def test_a_built_in_set_of_another_kind_is_refused_with_those_that_fit() -> None:
+    with pytest.raises(
+        ValueError, match=r"data must be of kind image, .*digits, photos, got tones, of kind audio"
+    ):
+        open_data("tones", kind="image")
+
+
+def test_a_method_refuses_opened_data_of_another_kind(tmp_path: Path) -> None:
+    data = from_images(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), name="four")
+    with pytest.raises(ValueError, match="data must be of kind text, got four, of kind image"):
+        pretrain("gpt", data, out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_kinds_and_paths_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"kind must be one of image, text, .*, got smell"):
+        open_data("digits-of-mine", kind="smell")
+    with pytest.raises(ValueError, match=r"data must be a path or one of .*, got nowhere"):
+        open_data("nowhere", kind="audio")
+
+
+def test_pictures_are_kept_no_smaller_than_the_encoder_needs() -> None:
+    assert store_size("image", None) == 160 and store_size("image", 224) == 224
+    assert store_size("video", None) is None and store_size("video", 224) == 224
+
+
+def test_refusal_of_broken_files_names_the_share_and_the_reasons() -> None:
+    broken = [Skipped("a.wav", "truncated")]
+    refuse_broken("sounds", broken, 9, 0.1)
+    with pytest.raises(
+        ValueError, match=r"1 of 9 files in sounds .* max_broken=0.1 allows: a.wav: truncated"
+    ):
+        refuse_broken("sounds", broken, 8, 0.1)
+    with pytest.raises(ValueError, match="1 of 1 files"):
+        refuse_broken("sounds", broken, 0, 1.0)
+
+
+class Numbers(Data):
+    kind, unit = "image", "numbers"
+
+    def __init__(self, values: torch.Tensor, **known: object) -> None:
+        super().__init__(name="numbers", paths=[str(v) for v in values.tolist()], **known)  # type: ignore[arg-type]
+        self.values = values
+
+    def batch(self, index: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.on_device({"value": self.values[index] + torch.rand(len(index)), "index": index})
+
+    def _keep(self, rows: torch.Tensor) -> None:
+        self.values = self.values[rows]
+
+
+def test_a_subset_narrows_everything_that_is_known() -> None:
+    data = Numbers(torch.arange(5), labels=torch.arange(5) % 2, factors={"size": torch.arange(5.0)})
+    part = data.subset(torch.tensor([4, 1]))
+    assert part.paths == ["4", "1"] and part.values.tolist() == [4, 1]
+    assert part.labels is not None and part.labels.tolist() == [0, 1]
+    assert part.factors["size"].tolist() == [4.0, 1.0] and len(data) == 5
+    assert data.subset(torch.arange(5) > 2).paths == ["3", "4"]
+
+
+def test_a_sample_is_the_same_for_the_same_seed_and_leaves_the_generator_alone() -> None:
+    data = Numbers(torch.arange(50))
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    first, second = data.sample(8, seed=2), data.sample(8, seed=2)
+    assert torch.equal(first["value"], second["value"]) and torch.equal(torch.rand(3), expected)
+    assert not torch.equal(first["index"], data.sample(8, seed=3)["index"])

@@ -1,0 +1,148 @@
+"""Walks: stretches, poses beside frames, and what is found on disk."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unlabeled.data import trajectories
+from unlabeled.data.opening import How
+from unlabeled.data.trajectories import Walks, from_walks
+
+
+def walks(count: int = 4, frames: int = 12) -> Walks:
+    """Red says which walk, blue which frame, and so does the pose."""
+    video = torch.zeros(count, frames, 3, 4, 4, dtype=torch.uint8)
+    video[:, :, 0] = torch.arange(count)[:, None, None, None]
+    video[:, :, 2] = torch.arange(frames)[:, None, None]
+    row, time = torch.meshgrid(torch.arange(count), torch.arange(frames), indexing="ij")
+    pose = torch.stack([row.float(), time.float(), 0.1 * time], -1)
+    room = (time > 5).long()
+    return from_walks({"video": video, "pose": pose, "action": pose[..., :2], "room": room}, name="walks")
+
+
+def test_batch_gives_whole_walks_with_their_poses() -> None:
+    batch = walks().batch(torch.tensor([2, 0]))
+    assert batch["video"].shape == (2, 12, 3, 4, 4) and batch["action"].shape == (2, 12, 2)
+    assert torch.equal(batch["video"][:, :, 0, 0, 0].float(), batch["pose"][..., 0])
+    assert torch.equal(batch["video"][:, :, 2, 0, 0].float(), batch["pose"][..., 1])
+    assert "room" not in batch and "depth" not in batch
+
+
+def test_stretches_begin_anywhere_and_keep_frames_and_poses_together() -> None:
+    data, starts = walks().spans(4, 2), []
+    for seed in range(80):
+        torch.manual_seed(seed)
+        batch = data.batch(torch.tensor([1, 3]))
+        assert bool((batch["pose"][:, 1:, 1] - batch["pose"][:, :-1, 1] == 2).all())
+        assert torch.equal(batch["video"][:, :, 2, 0, 0].float(), batch["pose"][..., 1])
+        assert torch.equal(batch["time"].float(), batch["pose"][..., 1])
+        assert bool((batch["pose"][..., 0] == torch.tensor([[1.0], [3.0]])).all())
+        starts += batch["time"][:, 0].tolist()
+    counts = torch.tensor(starts).bincount()
+    assert len(counts) == 12 - 6 and bool((counts > 12).all())
+
+
+def test_draws_follow_the_default_generator_alone() -> None:
+    data = walks().spans(3)
+    torch.manual_seed(5)
+    first = data.batch(torch.arange(4))
+    torch.manual_seed(5)
+    np.random.seed(1)
+    assert torch.equal(first["time"], data.batch(torch.arange(4))["time"])
+
+
+def test_frames_are_images_with_rooms_and_poses() -> None:
+    data = walks().subset(torch.tensor([3, 1]))
+    images, places = data.frames(), data.places()
+    assert len(images) == 24 and images.classes == ["room 0", "room 1"]
+    shown = images.batch(torch.arange(24))["image"][..., 0, 0].long()
+    assert torch.equal(shown[:, 2], places[:, 1])
+    assert torch.equal(shown[:, 0], torch.tensor([3, 1])[places[:, 0]])
+    assert images.labels is not None and torch.equal(images.labels, (places[:, 1] > 5).long())
+    torch.testing.assert_close(images.factors["heading_sin"], (0.1 * places[:, 1]).sin())
+    assert torch.equal(images.factors["x"], shown[:, 0].float())
+
+
+def test_subset_of_stretches_is_of_the_same_walks() -> None:
+    part = walks().spans(4).subset(torch.tensor([2]))
+    assert bool((part.batch(torch.tensor([0]))["pose"][..., 0] == 2).all())
+
+
+def test_too_long_a_stretch_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"at most 12 steps.*got 5 frames of stride 3"):
+        walks().spans(5, 3)
+    assert walks().spans(4, 3).batch(torch.tensor([0]))["time"].shape == (1, 4)
+
+
+def test_built_in_walks() -> None:
+    data = trajectories.built_in("rooms", "test")
+    assert len(data) == 16 and data.shape == {"channels": 3, "image_size": 32, "frames": 128}
+    assert {"pose", "depth", "action"} <= set(data.batch(torch.tensor([0])))
+
+
+def arrays(seed: int, frames: int = 6) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(seed)
+    return {
+        "video": draw.integers(0, 255, (frames, 5, 5, 3), np.uint8),
+        "pose": draw.normal(size=(frames, 3)),
+        "depth": draw.random((frames, 5, 5)).astype(np.float16),
+        "room": draw.integers(0, 3, frames),
+    }
+
+
+def test_folders_of_arrays_may_have_splits_and_lengths_of_their_own(tmp_path: Path) -> None:
+    for split, count in (("train", 4), ("test", 2)):
+        (tmp_path / split).mkdir()
+        for row in range(count):
+            np.savez(tmp_path / split / f"{row}.npz", **arrays(row, 6 + row))
+    (tmp_path / "train" / "x.npz").write_bytes(b"no")
+    np.savez(tmp_path / "train" / "y.npz", **arrays(0) | {"pose": np.full((6, 3), np.nan)})
+    found = trajectories.find(tmp_path, How(max_broken=0.4))
+    train = found["train"]()
+    assert len(train) == 4 and len(found["test"]()) == 2 and len(train.skipped) == 2
+    assert train.lengths.tolist() == [6, 7, 8, 9]
+    batch, wanted = train.batch(torch.tensor([2, 3])), arrays(2, 8)
+    assert np.array_equal(batch["video"][0, :8].permute(0, 2, 3, 1).numpy(), wanted["video"])
+    assert bool((batch["pose"][0, 8] == batch["pose"][0, 7]).all()) and batch["depth"].dtype == torch.float32
+    np.testing.assert_allclose(batch["pose"][0, :8].numpy(), wanted["pose"], rtol=1e-6)
+
+
+def test_one_file_may_have_splits(tmp_path: Path) -> None:
+    content = {f"train_{key}": np.stack([value] * 3) for key, value in arrays(0).items()}
+    content |= {f"test_{key}": value[None] for key, value in arrays(1).items()}
+    np.savez(tmp_path / "all.npz", **content)
+    found = trajectories.find(tmp_path / "all.npz", How())
+    assert len(found["train"]()) == 3 and len(found["test"]()) == 1
+    np.savez(tmp_path / "one.npz", **arrays(1))
+    assert len(trajectories.find(tmp_path / "one.npz", How())["all"]()) == 1
+
+
+def test_parquet_has_a_row_for_each_frame(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    rows = []
+    for walk in range(2):
+        for time in range(3):
+            stream = BytesIO()
+            Image.fromarray(np.full((6, 8, 3), 50 * walk + time, np.uint8)).save(stream, "PNG")
+            rows.append(
+                {"walk": walk, "image": stream.getvalue(), "x": 1.0 * walk, "y": 2.0 * time, "heading": 0.5}
+            )
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "walks.parquet")
+    data = trajectories.find(tmp_path, How())["all"]()
+    batch = data.batch(torch.tensor([1]))
+    assert batch["video"].shape == (1, 3, 3, 6, 6) and batch["video"][0, :, 0, 0, 0].tolist() == [50, 51, 52]
+    assert batch["pose"][0].tolist() == [[1, 0, 0.5], [1, 2, 0.5], [1, 4, 0.5]]
+
+
+def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no walks in"):
+        trajectories.find(tmp_path, How())
+    with pytest.raises(ValueError, match="pose is missing"):
+        from_walks({"video": np.zeros((1, 2, 4, 4, 3), np.uint8)})
+    with pytest.raises(ValueError, match=r"pose of array must have shape \(1, 2, 3\), got \(1, 2, 2\)"):
+        from_walks({"video": np.zeros((1, 2, 4, 4, 3), np.uint8), "pose": np.zeros((1, 2, 2))})

@@ -1,0 +1,101 @@
+"""Words of texts: what a word is, which are kept, and stretches that lose none of them."""
+
+import pytest
+import torch
+
+from unlabeled.data.text import Texts
+from unlabeled.data.words import Words
+from unlabeled.parts.vocabulary import counted, split
+
+VOCABULARY = ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("The cat's hat: 3 cats!", ["the", "cat's", "hat", "3", "cats"]),
+        ("don’t 'quote' _emphasis_ new_york", ["don't", "quote", "emphasis", "new_york"]),
+        ("Zürich, Ελλάδα; 東京", ["zürich", "ελλάδα", "東京"]),
+        ("one—two three-four", ["one", "two", "three", "four"]),
+        ("... -- \n\t''_", []),
+    ],
+)
+def test_words_of_a_text(text, words):
+    assert split(text) == words
+
+
+def test_vocabulary_is_sorted_by_count_and_then_by_letters():
+    counts = counted(["b a c a", "B c, d"], min_count=1)
+    assert counts == {"a": 2, "b": 2, "c": 2, "d": 1} and list(counts) == ["a", "b", "c", "d"]
+    assert list(counted(["b a c a", "B c, b, d"], min_count=2)) == ["b", "a", "c"]
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["..."], ["one two three"], ["one one one one one"]])
+def test_too_small_a_corpus_is_refused(texts):
+    with pytest.raises(ValueError, match="at least 2 words that occur 5 times"):
+        counted(texts, 5)
+
+
+def stretches(length: int, texts: list[str]) -> Words:
+    return Words.of(Texts(texts), VOCABULARY, length)
+
+
+def test_stretches_hold_every_known_word_once_and_in_order():
+    words = stretches(3, ["a b x c", "", "d", "x y", "a a b"])
+    assert len(words) == 3 and words.shape == {"length": 3}
+    batch = words.batch(torch.arange(3))
+    assert batch["tokens"].tolist() == [[0, 1, 2], [3, 0, 0], [1, 0, 0]]
+    assert batch["mask"].tolist() == [[True] * 3, [True] * 3, [True, False, False]]
+    assert batch["sentence"].tolist() == [[0, 0, 0], [0, 2, 2], [0, -1, -1]]
+    assert batch["index"].tolist() == [0, 1, 2] and all(
+        batch[k].dtype == torch.int64 for k in ("tokens", "sentence")
+    )
+    assert words.counts(4).tolist() == [3, 2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "total, samples, length", [(30, 2, 20), (640, 32, 20), (6400, 64, 100), (1300, 62, 21)]
+)
+def test_small_corpora_are_cut_into_many_samples(total, samples, length):
+    words = stretches(10_000, ["a b " * (total // 2)])
+    assert (len(words), words.shape["length"]) == (samples, length)
+    assert int(words.counts(4).sum()) == total
+
+
+def test_parts_of_one_document_are_one_sentence():
+    texts = Texts(["a b", "c", "d a"], documents=torch.tensor([7, 7, 8]))
+    batch = Words.of(texts, VOCABULARY, 10).batch(torch.tensor([0]))
+    assert batch["sentence"][0].tolist() == [0, 0, 0, 1, 1]
+
+
+def test_each_text_is_a_sample_with_its_label_for_evaluation():
+    texts = Texts(["a b", "x", "c c c"], labels=torch.tensor([1, 0, 1]), classes=["no", "yes"])
+    words = texts.words(VOCABULARY)
+    assert len(words) == 3 and words.labels is not None
+    assert (
+        words.labels.tolist() == [1, 0, 1] and words.classes == ["no", "yes"] and words.paths == texts.paths
+    )
+    batch = words.batch(torch.tensor([2, 1]))
+    assert batch["tokens"][0].tolist() == [2, 2, 2] and not batch["mask"][1].any()
+    assert (batch["sentence"][1] == -1).all() and "label" not in batch
+    assert not words.batch(torch.tensor([1]))["mask"].any()
+
+
+def test_a_last_text_without_words_is_no_error():
+    batch = Texts(["a b", "x"]).words(VOCABULARY).batch(torch.tensor([1, 0]))
+    assert batch["mask"].tolist() == [[False, False], [True, True]]
+
+
+def test_subset_shares_memory_and_counts_its_own_words():
+    words = stretches(3, ["a b c d a a b"])
+    part = words.subset(torch.tensor([2, 0]))
+    assert part.ids is words.ids and len(part) == 2
+    assert part.batch(torch.tensor([0]))["tokens"].tolist() == [[1]]
+    assert part.counts(4).tolist() == [1, 2, 1, 0]
+
+
+def test_nothing_known_is_refused_and_a_stretch_has_room_for_a_pair():
+    with pytest.raises(ValueError, match="must hold words of the vocabulary"):
+        stretches(3, ["x y", "z"])
+    with pytest.raises(ValueError, match="length"):
+        stretches(1, ["a b"])

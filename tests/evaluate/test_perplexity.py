@@ -1,0 +1,133 @@
+"""Perplexity: closed forms, probabilities that sum to one, and controls that are what they say."""
+
+import gzip
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from unlabeled.data.text import Texts
+from unlabeled.encoders.text import TextEncoder, fitted
+from unlabeled.evaluate.perplexity import ByteModel, bits_per_byte, gzip_nats, measure, per_piece, surprise
+from unlabeled.evaluate.tasks import Subject
+from unlabeled.methods.gpt import GPT
+
+CPU = torch.device("cpu")
+WORDS = ["cat", "dog", "tree", "river", "stone", "bird", "house", "road", "field", "lake"]
+
+
+def texts(seed: int, documents: int = 6) -> Texts:
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randint(len(WORDS), (documents, 12, 2), generator=generator).tolist()
+    return Texts([" ".join(f"The {WORDS[a]} is near {WORDS[b]}ö." for a, b in pairs) for pairs in draws])
+
+
+def encoder() -> TextEncoder:
+    torch.manual_seed(0)
+    return fitted("gpt-tiny", texts(0), length=32)
+
+
+def test_equal_logits_have_the_perplexity_of_the_vocabulary_and_its_bits_per_byte() -> None:
+    network = encoder()
+    network.trunk.model.ln_f.weight.data.zero_()
+    network.trunk.model.ln_f.bias.data.zero_()
+    data = texts(1)
+    blocks = network.blocks(data)
+    nats = surprise(GPT(network), blocks, blocks.documents.unique(), CPU)
+    pieces = torch.zeros(6).index_add_(0, blocks.documents, (blocks.lengths - 1).float())
+    sizes = torch.tensor([len(text.encode()) for text in data.texts])
+    assert per_piece(nats, pieces) == pytest.approx(network.vocabulary, rel=1e-5)
+    expected = math.log2(network.vocabulary) * float(pieces.sum()) / int(sizes.sum())
+    assert bits_per_byte(nats, sizes) == pytest.approx(expected, rel=1e-5)
+
+
+def test_closed_forms() -> None:
+    nats, pieces = torch.tensor([2.0, 6.0]), torch.tensor([1, 3])
+    assert per_piece(nats, pieces) == pytest.approx(math.exp(2))
+    assert bits_per_byte(nats, torch.tensor([4, 4])) == pytest.approx(1 / math.log(2))
+
+
+def test_every_piece_of_every_text_is_predicted_exactly_once() -> None:
+    network, data = encoder(), texts(1)
+    blocks = network.blocks(data)
+    for number, text in enumerate(data.texts):
+        rows = blocks.subset(blocks.documents == number)
+        tokens = [
+            token for row in range(len(rows)) for token in rows.batch(torch.tensor([row]))["tokens"][0, 1:]
+        ]
+        assert network.decode(torch.stack(tokens)) == text
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_probabilities_of_bytes_sum_to_one(order: int) -> None:
+    model = ByteModel([b"abracadabra " * 5, b"banana bandana"])
+    every = np.arange(256)
+    for context in (b"ab", b"na", b"zz", b"az", b"\n\n"):
+        first, second = np.full(256, context[0]), np.full(256, context[1])
+        assert model.probabilities(first, second, every, order).sum() == pytest.approx(1, rel=1e-12)
+
+
+def test_byte_model_agrees_with_counting_by_hand_and_profits_from_context() -> None:
+    model = ByteModel([b"aab"])
+    # Contexts: \n\n -> a, \na -> a, aa -> b. Bytes: a twice, b once.
+    single = (2 + 1) / (3 + 256)
+    pair = (1 + 1 * single) / (1 + 1)  # behind \n only a, once
+    assert math.exp(-model.nats(b"a", 1)) == pytest.approx(single)
+    assert math.exp(-model.nats(b"a", 2)) == pytest.approx(pair)
+    assert math.exp(-model.nats(b"a", 3)) == pytest.approx((1 + pair) / 2)
+    text = "".join(texts(0).texts).encode()
+    model = ByteModel([text])
+    assert model.nats(text, 3) < model.nats(text, 2) < model.nats(text, 1)
+
+
+def test_gzip_is_that_of_one_file_divided_among_the_documents() -> None:
+    documents = [text.encode() for text in texts(0).texts]
+    nats = gzip_nats(documents)
+    whole = len(gzip.compress(b"".join(documents), 9))
+    assert float(nats.sum()) == pytest.approx(8 * math.log(2) * whole)
+    assert nats[0] > nats[-1], "later documents profit from earlier ones"
+
+
+def test_ours_stands_beside_its_random_twin_and_all_controls() -> None:
+    torch.manual_seed(0)
+    network = encoder()
+    method = GPT(network)
+    blocks = method.reads(texts(0))
+    optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        method(blocks.sample(16, seed=1)).backward()
+        optimizer.step()
+    found = measure(Subject(network, method), (texts(0), texts(1)), seed=0, device=CPU)
+    numbers = {(m.unit, m.features): float(m.values) for m in found}
+    assert {name for unit, name in numbers if unit == "perplexity"} == {
+        "unlabeled",
+        "random",
+        "piece unigram",
+    }
+    assert {name for unit, name in numbers if unit == "bits per byte"} == {
+        *("unlabeled", "random", "gzip -9", "byte unigram", "byte trigram")
+    }
+    assert numbers["perplexity", "unlabeled"] < numbers["perplexity", "piece unigram"]
+    assert numbers["perplexity", "random"] == pytest.approx(network.vocabulary, rel=0.1)
+    assert numbers["bits per byte", "unlabeled"] < numbers["bits per byte", "random"]
+    for m in found:
+        assert m.better == "lower" and m.replicates is not None and len(m.replicates) == 1000 and m.units == 6
+        assert m.replicates.min() <= m.values <= m.replicates.max()
+
+
+def test_documents_that_are_one_in_parts_are_counted_as_one() -> None:
+    network = encoder()
+    parts = texts(1)
+    joined = Texts(parts.texts, documents=torch.tensor([0, 0, 1, 1, 2, 2]))
+    found = measure(Subject(network, None), (texts(0), joined), device=CPU)
+    assert {m.units for m in found} == {3}
+    assert f"{sum(len(text.encode()) for text in joined.whole())} bytes" in found[0].detail
+
+
+def test_encoders_that_look_ahead_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match="perplexity needs an encoder that never looks ahead, such as gpt-mini, got"
+    ):
+        measure(Subject(fitted("bert-tiny", texts(0)), None), (texts(0), texts(1)), device=CPU)

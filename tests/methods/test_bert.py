@@ -1,0 +1,412 @@
+"""BERT: counts of hidden words, fair pairs, parity with transformers, and no way to cheat."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from unlabeled.data.text import Texts
+from unlabeled.encoders.text import TextEncoder, TextInput, fitted
+from unlabeled.methods.bert import BERT, UNKNOWN, corrupted, hidden, joined, paired
+
+NOUNS = "cat dog tree river stone bird house road field lake".split(" ")  # noqa: SIM905
+
+
+def story(number: int, sentences: int) -> str:
+    """Sentences of one document speak of its own noun."""
+    generator = torch.Generator().manual_seed(number)
+    own = NOUNS[number % len(NOUNS)]
+    draws = torch.randint(len(NOUNS), (sentences, 2), generator=generator).tolist()
+    return " ".join(f"The {own} is near the {NOUNS[a]} and a {NOUNS[b]}." for a, b in draws)
+
+
+def texts(documents: int = 10, sentences: int = 12) -> Texts:
+    return Texts([story(number, sentences) for number in range(documents)])
+
+
+def encoder(data: Texts | None = None, length: int = 32) -> TextEncoder:
+    torch.manual_seed(0)
+    return fitted("bert-tiny", data or texts(), length=length)
+
+
+def batches(method: BERT, data: Texts, size: int) -> list[dict[str, Tensor]]:
+    return list(method.reads(data).batches(size))
+
+
+def random_blocks(rows: int, length: int, documents: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens that say where they are from, numbers of sentences, documents; the last rows are shorter."""
+    borders = torch.rand(rows, length) < 0.2
+    borders[:, 0] = False
+    borders[:, length // 3] = True
+    sentence = borders.long().cumsum(1)
+    lengths = torch.where(torch.arange(rows) < rows // 2, length, length - torch.arange(rows) % (length // 3))
+    sentence[torch.arange(length) >= lengths[:, None]] = -1
+    tokens = 1000 * torch.arange(1, rows + 1)[:, None] + torch.arange(length)
+    return tokens.where(sentence >= 0, 0), sentence, torch.arange(rows) % documents
+
+
+def test_as_many_pieces_are_hidden_as_the_formula_says_and_never_special_ones() -> None:
+    lengths = torch.tensor([3, 10, 30, 64, 5])
+    candidates = torch.arange(64) < (lengths - 1)[:, None]
+    candidates[:, 0] = False
+    for _ in range(20):
+        chosen = hidden(candidates, lengths, 0.15)
+        assert chosen.sum(1).tolist() == [max(1, round(0.15 * n)) for n in lengths.tolist()]
+        assert not (chosen & ~candidates).any()
+    shares = torch.stack([hidden(candidates, lengths, 0.15)[3] for _ in range(2000)]).float().mean(0)
+    assert shares[1:63].min() > 0.1 and shares[1:63].max() < 0.22, "every place is as likely"
+
+
+def test_four_fifths_are_masked_a_tenth_random_and_a_tenth_left_alone() -> None:
+    tokens = torch.full((200, 1000), 7)
+    chosen = torch.rand(tokens.shape) < 0.5
+    shown = corrupted(tokens, chosen, 4, 50)
+    assert torch.equal(shown[~chosen], tokens[~chosen])
+    seen, count = shown[chosen], int(chosen.sum())
+    for share, found in (
+        (0.8 + 0.1 / 50, seen == 4),
+        (0.1 + 0.1 / 50, seen == 7),
+        (0.1 * 48 / 50, (seen != 4) & (seen != 7)),
+    ):
+        deviation = math.sqrt(share * (1 - share) / count)
+        assert abs(found.float().mean().item() - share) < 4 * deviation
+    others = seen.bincount(minlength=50).double()
+    others = others[[n for n in range(50) if n not in (4, 7)]]
+    assert ((others - others.mean()).square() / others.mean()).sum() < 48 + 5 * math.sqrt(2 * 48), (
+        "chi squared"
+    )
+
+
+def test_second_text_goes_on_or_is_from_another_document() -> None:
+    _, sentence, document = random_blocks(40, 30, 5)
+    for _ in range(20):
+        pair = paired(sentence, document)
+        row = torch.arange(40)
+        goes_on, other = pair.label == 0, pair.label == 1
+        assert torch.equal(pair.row[goes_on], row[goes_on])
+        assert torch.equal(pair.start[goes_on], pair.border[goes_on])
+        assert (document[pair.row[other]] != document[other]).all()
+        lengths = (sentence >= 0).sum(1)
+        assert (pair.start + pair.size <= lengths[pair.row]).all() and (pair.size > 0).all()
+        assert (pair.border + pair.size <= lengths).all()
+        before = sentence.gather(1, pair.border[:, None] - 1)
+        assert (sentence.gather(1, pair.border[:, None]) == before + 1).all(), (
+            "the border is a sentence's start"
+        )
+        source = sentence[pair.row]
+        assert (source.gather(1, pair.start[:, None]) == source.gather(1, pair.start[:, None] - 1) + 1).all()
+
+
+def test_half_of_the_pairs_are_random_whatever_their_length() -> None:
+    _, sentence, document = random_blocks(60, 30, 6)
+    pairs = [paired(sentence, document) for _ in range(200)]
+    label, size = torch.cat([p.label for p in pairs]), torch.cat([p.size for p in pairs]).double()
+    border = torch.cat([p.border for p in pairs]).double()
+    known = label != UNKNOWN
+    assert known.all()
+    assert abs((label == 1).double().mean() - 0.5) < 3 * math.sqrt(0.25 / len(label))
+    for what in (size, border, size + border):
+        first, second = what[label == 0], what[label == 1]
+        error = math.sqrt(first.var() / len(first) + second.var() / len(second))
+        assert abs(first.mean() - second.mean()) < 4 * error, "lengths tell nothing"
+
+
+def test_second_texts_of_both_kinds_end_with_a_sentence_as_rarely() -> None:
+    _, sentence, document = random_blocks(60, 40, 6)
+    ends = {0: [], 1: []}
+    for _ in range(300):
+        pair = paired(sentence, document)
+        behind = (pair.start + pair.size).clamp_max(39)
+        source = sentence[pair.row]
+        last = source.gather(1, (pair.start + pair.size - 1)[:, None])
+        whole = (source.gather(1, behind[:, None]) != last).squeeze(1)
+        inside = pair.start + pair.size < 40  # where a full block is cut nobody can say what follows
+        for label in (0, 1):
+            ends[label].append(whole[(pair.label == label) & inside & (sentence[:, -1] < 0)])
+    shares = [torch.cat(ends[label]).double().mean().item() for label in (0, 1)]
+    assert abs(shares[0] - shares[1]) < 0.08, shares
+
+
+def test_blocks_of_one_document_make_no_pairs() -> None:
+    _, sentence, _ = random_blocks(8, 30, 2)
+    assert (paired(sentence, torch.zeros(8, dtype=torch.int64)).label == UNKNOWN).all()
+    assert (paired(torch.zeros(4, 9, dtype=torch.int64), torch.arange(4)).label == UNKNOWN).all()
+
+
+def test_joined_is_cls_first_sep_second_sep() -> None:
+    tokens, sentence, document = random_blocks(30, 20, 3)
+    pair = paired(sentence, document)
+    both, mask, segment = joined(tokens, pair, 1, 2)
+    for row in range(30):
+        border, size, start = int(pair.border[row]), int(pair.size[row]), int(pair.start[row])
+        first = tokens[row, :border].tolist()
+        second = tokens[pair.row[row], start : start + size].tolist()
+        expected = [1, *first, 2, *second, 2]
+        assert both[row][mask[row]].tolist() == expected and int(mask[row].sum()) == len(expected)
+        assert segment[row][mask[row]].tolist() == [0] * (border + 2) + [1] * (size + 1)
+        assert not both[row][~mask[row]].any() and not segment[row][~mask[row]].any()
+
+
+def task(method: BERT, batch: dict[str, Tensor]) -> tuple[TextInput, Tensor, Tensor, Tensor]:
+    x, chosen, tokens, label = method.task(batch)
+    assert label is not None
+    return x, chosen, tokens, label
+
+
+def test_loss_equals_that_of_transformers_on_the_same_weights_masks_and_labels() -> None:
+    from transformers import BertForPreTraining
+
+    method = BERT(encoder()).eval()
+    batch = batches(method, texts(), 16)[0]
+    other = BertForPreTraining(method.encoder.trunk.model.config).eval()
+    other.bert.load_state_dict(method.encoder.trunk.model.state_dict(), strict=False)
+    heads = {
+        "predictions.bias": method.words.bias,
+        "predictions.decoder.bias": method.words.bias,
+        "predictions.decoder.weight": method.encoder.embeddings.weight,
+        "predictions.transform.dense": method.words.dense,
+        "predictions.transform.LayerNorm": method.words.norm,
+        "seq_relationship": method.next.last,
+    }
+    state = {}
+    for name, value in heads.items():
+        if isinstance(value, Tensor):
+            state[name] = value
+        else:
+            state |= {f"{name}.{key}": tensor for key, tensor in value.state_dict().items()}
+    other.cls.load_state_dict(state)
+    other.bert.pooler.dense.load_state_dict(method.next.dense.state_dict())
+    torch.manual_seed(1)
+    ours = method(batch)
+    torch.manual_seed(1)
+    x, chosen, tokens, label = task(method, batch)
+    assert (label >= 0).all()
+    theirs = other(
+        input_ids=x.tokens,
+        attention_mask=x.mask.long(),
+        token_type_ids=x.segment,
+        labels=tokens.where(chosen, -100),
+        next_sentence_label=label,
+    )
+    assert ours.item() == pytest.approx(theirs.loss.item(), rel=1e-6)
+
+
+def test_first_loss_is_the_log_of_the_vocabulary_and_of_two() -> None:
+    method = BERT(encoder())
+    expected = math.log(method.encoder.vocabulary) + math.log(2)
+    assert method(batches(method, texts(), 32)[0]).item() == pytest.approx(expected, abs=0.15)
+    assert method.chance(32) == pytest.approx(expected)
+    alone = BERT(encoder(), next_sentence=False)
+    assert alone(batches(alone, texts(), 32)[0]).item() == pytest.approx(expected - math.log(2), abs=0.15)
+
+
+def test_chance_is_the_entropy_of_the_pieces_once_they_are_counted() -> None:
+    method = BERT(encoder())
+    data = method.reads(texts())
+    method.prepare(data)
+    pieces = torch.cat([batch["tokens"][batch["mask"]] for batch in data.batches(8)])
+    shares = pieces.bincount().double() / len(pieces)
+    expected = -(shares[shares > 0] * shares[shares > 0].log()).sum().item()
+    assert method.chance(8) == pytest.approx(expected + math.log(2), rel=1e-5)
+
+
+def test_masks_are_dynamic_and_follow_the_seed() -> None:
+    method = BERT(encoder())
+    batch = batches(method, texts(), 8)[0]
+    torch.manual_seed(3)
+    first, second = task(method, batch)[1], task(method, batch)[1]
+    torch.manual_seed(3)
+    again = task(method, batch)[1]
+    assert torch.equal(first, again) and not torch.equal(first, second)
+
+
+def test_special_pieces_and_padding_are_never_asked_for() -> None:
+    method = BERT(encoder())
+    for batch in batches(method, texts(), 8):
+        x, chosen, tokens, _ = task(method, batch)
+        assert not chosen[~x.mask].any()
+        assert not (tokens[chosen] < 5).any(), "the first five numbers are special"
+        lengths = x.mask.sum(1)
+        assert chosen.sum(1).tolist() == [max(1, round(0.15 * n)) for n in lengths.tolist()]
+
+
+def test_hidden_pieces_never_reach_the_encoder() -> None:
+    method = BERT(encoder(), next_sentence=False)
+    batch = batches(method, texts(), 8)[0]
+    torch.manual_seed(2)
+    x, chosen, tokens, _ = method.task(batch)
+    shown = x.tokens[chosen]
+    masked = shown == method.encoder.special("[MASK]")
+    changed = batch["tokens"].clone()
+    hide = (chosen & (x.tokens != tokens))[:, 1:-1][:, : changed.shape[1]]
+    changed[hide] = 9
+    torch.manual_seed(2)
+    other, again, _, _ = method.task({**batch, "tokens": changed})
+    assert torch.equal(again, chosen) and torch.equal(other.tokens, x.tokens) and masked.float().mean() > 0.6
+
+
+def test_pieces_that_are_not_hidden_get_no_gradient_from_their_own_prediction() -> None:
+    method = BERT(encoder(), next_sentence=False)
+    batch = batches(method, texts(), 8)[0]
+    kept = []
+    method.encoder.trunk.register_forward_hook(lambda *_: None)
+    states = method.encoder.states
+
+    def seen(x: TextInput) -> Tensor:
+        kept.append(states(x).detach().requires_grad_())
+        return kept[0]
+
+    method.encoder.states = seen  # type: ignore[method-assign]
+    torch.manual_seed(4)
+    method(batch).backward()
+    torch.manual_seed(4)
+    chosen = method.task(batch)[1]
+    assert not kept[0].grad[~chosen].any() and (kept[0].grad[chosen].abs().sum(1) > 0).all()
+
+
+def test_a_late_word_changes_early_states() -> None:
+    method = BERT(encoder()).eval()
+    x = method.encoder.inputs(batches(method, texts(), 2)[0])
+    other = x.tokens.clone()
+    other[:, 20] = 9
+    assert not torch.allclose(
+        method.encoder.states(x)[:, 3], method.encoder.states(x._replace(tokens=other))[:, 3], atol=1e-6
+    )
+
+
+def train(method: BERT, data: Texts, steps: int, size: int = 16) -> None:
+    blocks = method.reads(data)
+    optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)
+    for step in range(steps):
+        torch.manual_seed(step)
+        loss = method(blocks.batch(torch.randint(len(blocks), (size,))))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@torch.no_grad()
+def next_accuracy(method: BERT, data: Texts, rounds: int) -> tuple[float, int]:
+    blocks, right, count = method.reads(data), 0.0, 0
+    for number in range(rounds):
+        torch.manual_seed(1000 + number)
+        batch = blocks.batch(torch.randint(len(blocks), (32,)))
+        label = paired(batch["sentence"], batch["document"]).label
+        torch.manual_seed(1000 + number)
+        batch = blocks.batch(torch.randint(len(blocks), (32,)))
+        method(batch)
+        known = int((label != UNKNOWN).sum())
+        right, count = right + method.meters["next_accuracy"].item() * known, count + known
+    return right / count, count
+
+
+def pairs_of(
+    network: TextEncoder, data: Texts, rounds: int
+) -> tuple[list[list[int]], list[list[int]], Tensor]:
+    """First texts, second texts and labels of many pairs."""
+    blocks, first, second, labels = network.blocks(data, pairs=True), [], [], []
+    for seed in range(rounds):
+        torch.manual_seed(seed)
+        batch = blocks.batch(torch.randint(len(blocks), (64,)))
+        pair = paired(batch["sentence"], batch["document"])
+        both, mask, segment = joined(batch["tokens"], pair, 2, 3)
+        for row in (pair.label >= 0).nonzero().flatten().tolist():
+            first.append(both[row][mask[row] & (segment[row] == 0)][1:-1].tolist())
+            second.append(both[row][segment[row] == 1][:-1].tolist())
+            labels.append(int(pair.label[row]))
+    return first, second, torch.tensor(labels)
+
+
+def test_documents_that_differ_can_be_told_apart() -> None:
+    """A pair of one document shares its noun more often: what is asked can be known."""
+    data = texts(40)
+    network = encoder(data)
+    first, second, labels = pairs_of(network, data, 20)
+    numbers = [network.encode([noun])[0][0] for noun in NOUNS]
+    counts = torch.tensor(
+        [[[a.count(n) for n in numbers], [b.count(n) for n in numbers]] for a, b in zip(first, second)]
+    )
+    alike = (counts[:, 0] * counts[:, 1]).sum(1).double() / counts.sum(2).prod(1).clamp_min(1)
+    guess = (alike < alike.median()).long()
+    assert (guess == labels).double().mean() > 0.65
+
+
+def same_world(seed: int, documents: int = 150) -> Texts:
+    """Documents that differ in nothing but chance: nobody can know which of them goes on."""
+    sentences = [
+        "The cat is here.",
+        "A dog saw the old bird.",
+        "It is a tree near the big stone house.",
+        "Why?",
+    ]
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(3, 40, (documents,), generator=generator).tolist()
+    orders = [torch.randint(4, (length,), generator=generator).tolist() for length in lengths]
+    return Texts([" ".join(sentences[number] for number in order) for order in orders])
+
+
+def test_nothing_about_a_pair_gives_its_label_away() -> None:
+    """Trees on lengths, first and last pieces of both texts stay at chance where documents are all the same."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    network = encoder(same_world(0))
+    rows, labels = {}, {}
+    for seed in (0, 1):  # other documents, else the pairs themselves would be remembered
+        first, second, labels[seed] = pairs_of(network, same_world(seed), 60)
+        ends = [
+            [len(a), len(b), *(a * 2)[:2], *(a * 2)[-2:], *(b * 2)[:2], *(b * 2)[-2:]]
+            for a, b in zip(first, second)
+        ]
+        rows[seed] = torch.tensor(ends)
+    trees = HistGradientBoostingClassifier(max_depth=3, max_iter=40, random_state=0).fit(rows[0], labels[0])
+    accuracy, count = trees.score(rows[1], labels[1]), len(rows[1])
+    assert count > 2000 and abs(accuracy - 0.5) < 3 * math.sqrt(0.25 / count), accuracy
+
+
+def test_pairs_of_documents_that_are_all_the_same_stay_a_coin_throw() -> None:
+    method = BERT(encoder(same_world(0)), hidden_ratio=0.05)
+    train(method, same_world(0), 20)
+    accuracy, count = next_accuracy(method.eval(), same_world(1), 12)
+    assert count > 300 and abs(accuracy - 0.5) < 3 * math.sqrt(0.25 / count), accuracy
+
+
+def test_pictures_show_what_was_hidden_what_was_guessed_and_the_truth() -> None:
+    method = BERT(encoder()).eval()
+    pictures = method.pictures(batches(method, texts(), 4)[0])
+    assert list(pictures) == ["masked", "predicted", "true", "pair"]
+    assert all(len(rows) == 4 for rows in pictures.values())
+    masked, true = pictures["masked"][0], pictures["true"][0]
+    assert "[MASK]" in "".join(pictures["masked"]) and true.startswith("[CLS] ") and true.endswith(" [SEP]")
+    assert isinstance(masked, str) and masked.count("[") == true.count("[")
+
+
+def test_whole_blocks_are_read_where_pairs_are_off() -> None:
+    method = BERT(encoder(), next_sentence=False)
+    blocks = method.reads(Texts(["Only one sentence of the cat here", "And the dog there"]))
+    assert len(blocks) == 2
+    value = method(blocks.batch(torch.arange(2)))
+    assert value.isfinite() and method.meters.keys() == {"hidden_accuracy"}
+
+
+def test_unfit_data_and_encoders_are_refused_in_words() -> None:
+    method = BERT(encoder())
+    with pytest.raises(ValueError, match="must have texts of at least 2 sentences"):
+        method.reads(Texts(["one", "two"]))
+    with pytest.raises(ValueError, match="next_sentence must be off for a single document"):
+        method.prepare(method.reads(Texts([story(0, 20)])))
+    with pytest.raises(
+        ValueError, match="encoder must be one that reads both sides, such as bert-mini, got gpt-tiny"
+    ):
+        BERT(fitted("gpt-tiny", texts()))
+    for ratio in (0.0, 1.5, math.nan):
+        with pytest.raises(ValueError, match="hidden_ratio must be"):
+            BERT(encoder(), hidden_ratio=ratio)
+
+
+def test_training_step_in_bfloat16_is_finite() -> None:
+    method = BERT(encoder())
+    with torch.autocast("cpu", torch.bfloat16):
+        value = method(batches(method, texts(), 8)[0])
+    value.backward()
+    assert value.dtype == torch.float32 and value.isfinite()

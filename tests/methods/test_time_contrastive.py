@@ -1,0 +1,236 @@
+"""Time-contrastive networks: mining, losses with closed forms, what the colours and cameras may not change."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unlabeled import encoders
+from unlabeled.data.cameras import Scenes, from_views
+from unlabeled.methods.time_contrastive import (
+    SpatialSoftmax,
+    TimeContrastive,
+    closest,
+    mined,
+    negatives,
+    npairs_loss,
+    triplet_loss,
+)
+from unlabeled.worlds import orbit
+
+
+def scenes(n: int = 3, **options: Any) -> Scenes:
+    made = orbit.make(n, 1, frames=8, size=16, **options)
+    return from_views(made.pop("views"), factors=made)
+
+
+def build(**options: Any) -> TimeContrastive:
+    torch.manual_seed(0)
+    return TimeContrastive(encoders.build("conv4", image_size=16), **{"moments": 5} | options)
+
+
+def vectors(seed: int = 0, batch: int = 3, moments: int = 5, dim: int = 4) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(batch, 2, moments, dim, generator=generator, dtype=torch.float64), dim=-1)
+
+
+def times(batch: int = 3, moments: int = 5) -> Tensor:
+    return torch.arange(moments).expand(batch, 2, -1)
+
+
+def test_mining_takes_the_closest_that_is_farther_than_the_positive_else_the_farthest() -> None:
+    distances = torch.tensor(
+        [
+            [0.0, 0.5, 0.9, 0.7],  # farther than 0.6 are numbers 2 and 3: the closest of them is 3
+            [
+                0.5,
+                0.0,
+                0.3,
+                0.4,
+            ],  # none is farther than 0.6: the farthest allowed is 3, although 0 is farther still
+            [0.9, 0.3, 0.0, 0.6],  # 0.6 itself is not farther than 0.6: number 0
+            [0.7, 0.4, 0.6, 0.0],  # only numbers 1 and 2 are allowed, none is farther: 2
+        ]
+    )
+    allowed = torch.tensor([[0, 1, 1, 1], [0, 0, 1, 1], [1, 1, 0, 1], [0, 1, 1, 0]], dtype=torch.bool)
+    assert mined(distances, torch.full((4,), 0.6), allowed).tolist() == [3, 3, 0, 2]
+
+
+def test_negatives_are_frames_farther_away_than_the_radius() -> None:
+    time = torch.tensor([[[0, 3, 9], [1, 2, 8]]])
+    assert negatives(time, 2)[0].int().tolist() == [
+        [0, 1, 1, 0, 0, 1],
+        [1, 0, 1, 0, 0, 1],
+        [1, 1, 0, 1, 1, 0],
+        [0, 0, 1, 0, 0, 1],
+        [0, 0, 1, 0, 0, 1],
+        [1, 1, 0, 1, 1, 0],
+    ]
+
+
+def test_triplet_loss_equals_a_slow_loop() -> None:
+    embeddings, total = vectors(), []
+    for scene in embeddings:
+        frames = [(view, moment) for view in range(2) for moment in range(5)]
+        for view, moment in frames:
+            anchor = scene[view, moment]
+            positive = (anchor - scene[1 - view, moment]).square().sum()
+            others = [(anchor - scene[place]).square().sum() for place in frames if place[1] != moment]
+            farther = [distance for distance in others if distance > positive]
+            total.append(max(0.0, float(positive - (min(farther) if farther else max(others)) + 0.2)))
+    value = triplet_loss(embeddings, times(), 0, 0.2)
+    assert float(value) == pytest.approx(sum(total) / len(total), rel=1e-6)
+
+
+def test_npairs_loss_equals_a_slow_loop() -> None:
+    embeddings, total = 2 * vectors(), 0.0
+    for scene in embeddings:
+        for first, second in ((0, 1), (1, 0)):
+            for moment in range(5):
+                products = [math.exp(scene[first, moment] @ scene[second, other]) for other in range(5)]
+                total -= math.log(products[moment] / sum(products))
+    value = npairs_loss(embeddings, times(), 0)
+    assert float(value) == pytest.approx(total / (3 * 2 * 5) + 0.002 * 4, rel=1e-6)
+
+
+def test_npairs_leaves_out_moments_within_the_radius() -> None:
+    embeddings, changed = vectors(), vectors()
+    time = torch.tensor([[[0, 1, 5, 9, 13], [0, 1, 5, 9, 13]]]).expand(3, -1, -1)
+    first = torch.zeros(5, 5, dtype=torch.float64)
+    value = npairs_loss(embeddings, time, 2)
+    for row, scene in enumerate(embeddings):
+        shown = (time[row, 0][:, None] - time[row, 1]).abs() > 2
+        logits = (scene[0] @ scene[1].T).masked_fill(~shown & ~torch.eye(5, dtype=torch.bool), -torch.inf)
+        first[row, 0] = F.cross_entropy(logits, torch.arange(5)) + F.cross_entropy(logits.T, torch.arange(5))
+    assert float(value) == pytest.approx(float(first[:3, 0].mean()) / 2 + 0.002, rel=1e-6)
+    assert torch.equal(embeddings, changed)
+
+
+@pytest.mark.parametrize("objective", ["triplet", "npairs"])
+def test_loss_does_not_care_which_camera_comes_first(objective: str) -> None:
+    def value(embeddings: Tensor) -> Tensor:
+        if objective == "triplet":
+            return triplet_loss(embeddings, times(), 0, 0.2)
+        return npairs_loss(embeddings, times(), 0)
+
+    embeddings = vectors()
+    torch.testing.assert_close(value(embeddings.flip(1)), value(embeddings))
+    order = torch.tensor([2, 0, 4, 1, 3])
+    torch.testing.assert_close(value(embeddings[:, :, order]), value(embeddings))
+    rotation = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64)).Q
+    torch.testing.assert_close(value(embeddings @ rotation), value(embeddings))
+    assert not torch.isclose(value(embeddings[:, :, order] + vectors(1)), value(embeddings))
+
+
+def test_collapsed_vectors_have_the_loss_of_chance() -> None:
+    ones = torch.ones(2, 2, 5, 4, dtype=torch.float64) / 2
+    assert float(triplet_loss(ones, times(2), 0, 0.2)) == pytest.approx(build().chance(4))
+    assert float(npairs_loss(ones, times(2), 0)) - 0.002 == pytest.approx(build(objective="npairs").chance(4))
+    assert closest(ones, times(2), 0) == 0
+    assert build(objective="npairs", views="single").chance(4) is None
+
+
+def test_gradients_are_the_numeric_ones() -> None:
+    embeddings = vectors(batch=1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: triplet_loss(x, times(1), 0, 0.2), embeddings)
+    assert torch.autograd.gradcheck(lambda x: npairs_loss(x, times(1), 0), embeddings)
+
+
+def test_spatial_softmax_says_where_a_channel_is_bright() -> None:
+    maps = torch.full((1, 2, 5, 7), -50.0)
+    maps[0, 0, 0, 6], maps[0, 1, 4, 3] = 50.0, 50.0
+    torch.testing.assert_close(SpatialSoftmax()(maps), torch.tensor([[1.0, 0.0, -1.0, 1.0]]))
+    assert SpatialSoftmax()(torch.zeros(1, 2, 5, 7)).abs().max() < 1e-6
+
+
+def test_data_shows_two_cameras_or_neighbours_of_one() -> None:
+    torch.manual_seed(0)
+    multi, single = build().reads(scenes()), build(views="single", positive_radius=1).reads(scenes())
+    for _ in range(5):
+        first, second = multi.batch(torch.arange(3))["time"].unbind(1)
+        assert torch.equal(first, second)
+        away = single.batch(torch.arange(3))["time"].diff(dim=1)
+        assert bool((away.abs() == 1).all())
+
+
+def test_colours_are_drawn_once_for_each_camera_of_a_scene() -> None:
+    method, seen = build(gain=0.5), []
+    method.encoder.adapt.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    views = torch.full((2, 2, 5, 3, 16, 16), 100, dtype=torch.uint8)
+    method({"views": views, "time": times(2), "index": torch.arange(2)})
+    gains = seen[0].unflatten(0, (2, 2, 5))[..., 0, 0] / (100 / 255)
+    assert torch.equal(gains, gains[:, :, :1].expand_as(gains))
+    assert len(gains[:, :, 0].unique()) == 12 and gains.min() > 0.5 and gains.max() < 1.5
+
+
+def test_scenes_do_not_meet_in_evaluation_mode() -> None:
+    method = build(gain=0.0).eval()
+    torch.manual_seed(1)
+    batch = method.reads(scenes()).batch(torch.arange(3))
+    whole = method(batch)
+    alone = [method({key: value[row : row + 1] for key, value in batch.items()}) for row in range(3)]
+    torch.testing.assert_close(whole, torch.stack(alone).mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_features_and_embeddings_read_images_and_scenes_alike() -> None:
+    method = build().eval()
+    batch = method.reads(scenes()).batch(torch.arange(3))
+    assert method.features(batch).shape == (3, method.encoder.dim)
+    assert method.embedding(batch).shape == (3, 32)
+    images = scenes().frames().batch(torch.arange(7))
+    torch.testing.assert_close(method.embedding(images).norm(dim=1), torch.ones(7))
+    torch.testing.assert_close(method.features(images), method.encoder(method.encoder.inputs(images)))
+
+
+def test_pictures_show_the_moment_and_what_was_found() -> None:
+    method = build().eval()
+    pictures = method.pictures(method.reads(scenes()).batch(torch.arange(3)))
+    assert list(pictures) == ["one view", "the same moment", "found"]
+    assert all(image.shape == (3, 3, 16, 16) for image in pictures.values())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("moments", 1),
+        ("margin", 0.0),
+        ("gain", 1.5),
+        ("views", "both"),
+        ("objective", "x"),
+        ("positive_radius", 0),
+    ],
+)
+def test_bad_options_are_refused(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=option):
+        build(**{option: value})
+
+
+@pytest.mark.parametrize("objective", ["triplet", "npairs"])
+def test_training_finds_moments_in_scenes_with_cameras_never_seen(objective: str) -> None:
+    from unlabeled.evaluate.alignment import alignment_error
+
+    def scored(data: Scenes) -> float:
+        views, errors = data.batch(torch.arange(len(data)))["views"], []
+        with torch.no_grad():
+            for scene in views:
+                one, other = (method.embed(method.encoder.inputs({"image": film})) for film in scene)
+                errors.append(alignment_error(one, other))
+        return float(torch.stack(errors).mean())
+
+    made = orbit.make(24, 0, frames=10, size=16)
+    train, test = from_views(made["views"][:16]), from_views(made["views"][16:])
+    still = from_views(orbit.make(8, 2, frames=10, size=16, still=True)["views"])
+    method = build(objective=objective, moments=8)
+    data, before = method.reads(train), scored(test)
+    optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)
+    for step in range(60):
+        torch.manual_seed(step)
+        optimizer.zero_grad()
+        method.train()(data.batch(torch.randperm(16)[:4])).backward()
+        optimizer.step()
+    method.eval()
+    assert scored(test) < 0.75 * min(before, 1 / 3)
+    assert scored(still) == pytest.approx(1 / 3, abs=0.06)
