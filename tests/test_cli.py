@@ -187,3 +187,52 @@ def test_compare_trains_judges_and_reports(
     assert run("compare", "simclr", "rotnet", str(folder), *options, "--out", str(out)) == 0
     assert "simclr" in (out / "report.html").read_text()
     assert capsys.readouterr().out.count("raw input") >= 2
+
+
+def test_record_passes_its_words_on_and_says_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from unlabeled.worlds import vizdoom_walks
+
+    asked: list[object] = []
+
+    def record(*given: object, **named: object) -> list[Path]:
+        asked.extend([given, named])
+        return [tmp_path] * 3
+
+    monkeypatch.setattr(vizdoom_walks, "record", record)
+    assert run("record", str(tmp_path), "--walks", "3", "--steps", "5", "--seed", "7") == 0
+    assert asked == [(tmp_path, 3, 5, 7), {"scenario": "my_way_home", "size": 48}]
+    assert capsys.readouterr().out == f"{tmp_path}: 3 walks of 5 frames\n"
+
+
+def test_record_names_the_extra_where_vizdoom_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "vizdoom", None)
+    assert run("record", str(tmp_path / "walks")) == 2
+    assert "pip install 'unlabeled[embodied]'" in capsys.readouterr().err
+    assert not (tmp_path / "walks").exists()
+
+
+def test_recorded_walks_are_data_for_trajectory_unmasking(tmp_path: Path) -> None:
+    pytest.importorskip("vizdoom")
+    for split, walks, seed in (("train", "3", "0"), ("test", "2", "1")):
+        words = ["--walks", walks, "--steps", "20", "--seed", seed, "--size", "16"]
+        assert run("record", str(tmp_path / "walks" / split), *words) == 0
+    options = ["--zones", "3", "--zone-frames", "2", "--masked", "1", "--batch-size", "2", "--steps", "1"]
+    words = [
+        "pretrain",
+        "trajectory_unmasking",
+        str(tmp_path / "walks"),
+        *options,
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert run(*words) == 0
+    assert load(tmp_path / "run").path == tmp_path / "run"
+
+
+def test_no_picture_of_no_sample(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("show", "nowhere", "digits", "--samples", "0") == 2
+    assert "samples must be at least 1, got 0" in capsys.readouterr().err

@@ -9,7 +9,12 @@ import pytest
 import torch
 
 from unlabeled import encoders
+from unlabeled.data.text import Texts
+from unlabeled.encoders import words as word_encoders
+from unlabeled.encoders.text import mean_of_real
 from unlabeled.export import export
+
+TEXTS = ["A fox ran over the hill. It slept there.", "The cats, of course, saw it: three of them!", "Hm."]
 
 
 @pytest.fixture
@@ -102,6 +107,129 @@ def test_features_that_differ_leave_no_file(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(encoders, "load", tampered)
     with pytest.raises(ValueError, match="features must agree to 1e-05 in safetensors, got a difference of"):
         export(encoders.build("conv4"), tmp_path / "x.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["bert-tiny", "gpt-tiny"])
+def test_transformers_reads_texts_as_we_do_from_the_folder_alone(name: str, tmp_path: Path) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    torch.manual_seed(0)
+    data = Texts(TEXTS * 10)
+    encoder = encoders.fitted(name, data, kind="text").eval()
+    export(encoder, tmp_path / "x", format="transformers")
+    result = export(encoder, tmp_path / "x", format="transformers")
+    assert result.difference < 1e-5 and [file.name for file in tmp_path.iterdir()] == ["x"]
+    model, tokenizer = (kind.from_pretrained(str(result.path)) for kind in (AutoModel, AutoTokenizer))
+    given = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    theirs = mean_of_real(model.eval()(**given).last_hidden_state, given["attention_mask"].bool())
+    ours = encoder(encoder.inputs(encoder.reads(data).batch(torch.arange(3))))
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
+    assert (ours[0] - ours[1]).abs().max() > 1e-3, "texts differ at all"
+
+
+def test_transformers_hears_sounds_as_we_do_from_the_folder_alone(tmp_path: Path) -> None:
+    from transformers import AutoFeatureExtractor, AutoModel
+
+    torch.manual_seed(0)
+    encoder = encoders.build("wav2vec2-tiny", kind="audio", sample_rate=16_000).eval()
+    result = export(encoder, tmp_path / "x", format="transformers")
+    assert result.difference < 1e-5
+    waveform = torch.randn(2, 4000, generator=torch.Generator().manual_seed(1)) * 0.1 + 0.05
+    extractor = AutoFeatureExtractor.from_pretrained(str(result.path))
+    given = extractor(list(waveform.numpy()), sampling_rate=16_000, return_tensors="pt")
+    model = AutoModel.from_pretrained(str(result.path)).eval()
+    theirs = model(given["input_values"]).last_hidden_state.mean(1)
+    torch.testing.assert_close(theirs, encoder((waveform, torch.tensor([4000, 4000]))), atol=1e-4, rtol=1e-4)
+
+
+def test_gensim_reads_word_vectors_and_their_order(tmp_path: Path) -> None:
+    models = pytest.importorskip("gensim.models")
+    torch.manual_seed(0)
+    words = ["the", "café", "don't", "new_york", "東京", "हिन्दी"]
+    encoder = word_encoders.build({"name": "words-20", "vocabulary": words})
+    result = export(encoder, tmp_path / "x.txt", format="word2vec")
+    vectors = models.KeyedVectors.load_word2vec_format(str(result.path))
+    assert result.difference == 0 and vectors.index_to_key == words
+    np.testing.assert_array_equal(vectors.vectors, encoder.vectors.numpy())
+    assert [word for word, _ in vectors.most_similar("the")] == [word for word, _ in encoder.nearest("the")]
+
+
+KINDS = {
+    "text": ("bert-tiny", {}),
+    "words": ("words-20", {"vocabulary": [f"w{number}" for number in range(30)]}),
+    "audio": ("gru2-256", {"sample_rate": 8000}),
+    "video": ("conv3d", {"image_size": 16, "frames": 4}),
+    "audio-visual": ("av-conv4", {"image_size": 32, "sample_rate": 8000, "seconds": 0.5}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_safetensors_carries_encoders_of_every_kind(kind: str, tmp_path: Path) -> None:
+    from unlabeled.export import _example
+
+    torch.manual_seed(0)
+    name, arguments = KINDS[kind]
+    if kind == "text":
+        encoder = encoders.fitted(name, Texts(TEXTS * 10), kind=kind)
+    else:
+        encoder = encoders.build(name, kind=kind, **arguments)
+    result = export(encoder, tmp_path / "x.safetensors")
+    assert result.difference == 0
+    found, given = encoders.load(result.path).eval(), encoder.inputs(_example(encoder))
+    assert found.kind == kind and found.config == encoder.config
+    features = encoder.eval()(given)
+    assert torch.equal(found(given), features) and features.std() > 0
+
+
+def test_every_kind_is_proven() -> None:
+    assert {*KINDS, "image"} == {*encoders.KINDS}
+
+
+@pytest.mark.parametrize("length", [8, 128])
+def test_networks_of_any_window_can_be_proven(length: int, tmp_path: Path) -> None:
+    encoder = encoders.fitted("bert-tiny", Texts(TEXTS * 10), kind="text", length=length)
+    assert export(encoder, tmp_path / "x", format="transformers").difference < 1e-5
+
+
+def test_files_and_folders_are_not_put_in_each_others_place(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").mkdir()
+    with pytest.raises(
+        ValueError, match=r"out must be a file for format safetensors, got the folder .*x.saf"
+    ):
+        export(encoders.build("conv4"), tmp_path / "x.safetensors")
+    (tmp_path / "y").write_text("mine")
+    with pytest.raises(ValueError, match=r"out must be a folder for format timm, got the file .*y"):
+        export(encoders.build("vit-small"), tmp_path / "y", format="timm")
+    assert (tmp_path / "y").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "arguments", "format", "message"),
+    [
+        (
+            "image",
+            "conv4",
+            {},
+            "word2vec",
+            "encoder must be one of words for format word2vec, got one of image",
+        ),
+        (
+            "audio",
+            "gru2-256",
+            {},
+            "transformers",
+            "encoder must be a wav2vec2 for transformers, got gru2-256",
+        ),
+        ("audio", "gru2-256", {}, "onnx", "encoder must be one of image for format onnx, got one of audio"),
+    ],
+)
+def test_other_formats_refuse_what_they_cannot_carry(
+    kind: str, name: str, arguments: dict, format, message: str, tmp_path: Path
+) -> None:
+    out = tmp_path / {"word2vec": "x.txt", "onnx": "x.onnx"}.get(format, "x")
+    with pytest.raises(ValueError, match=message):
+        export(encoders.build(name, kind=kind, **arguments), out, format=format)
     assert not list(tmp_path.iterdir())
 
 

@@ -380,3 +380,31 @@ def test_accumulation_is_told_to_be_no_large_batch(
             method, open_data(pictures()), out=tmp_path / method, steps=1, batch_size=4, accumulate=2
         )
         assert ("compares only its own 4 samples" in capsys.readouterr().err) == said
+
+
+class PlainVideo(Plain):
+    kind = "video"
+
+
+def test_kernels_of_three_dimensions_can_be_trained(tmp_path: Path) -> None:
+    data = open_data("moving_digits").subset(torch.arange(4))
+    encoder = encoders.build("conv3d", kind="video", in_channels=1, image_size=16)
+    run = unlabeled.pretrain(PlainVideo, data, encoder=encoder, steps=1, out=tmp_path / "run", quiet=True)
+    assert run.history[-1]["step"] == 1
+
+
+def test_encoder_of_another_kind_is_refused(tmp_path: Path) -> None:
+    encoder = encoders.build("conv3d", kind="video", in_channels=3, image_size=16)
+    with pytest.raises(ValueError, match="encoder of simclr must be of kind image, got one of video"):
+        unlabeled.pretrain("simclr", pictures(), encoder=encoder, out=tmp_path / "run", **FAST)
+    with pytest.raises(
+        ValueError, match=r"encoder of PlainVideo must be a subclass of Encoder .* got Conv2d"
+    ):
+        data = open_data("moving_digits").subset(torch.arange(4))
+        unlabeled.pretrain(PlainVideo, data, encoder=nn.Conv2d(1, 2, 3), out=tmp_path / "run", **FAST)
+
+
+@pytest.mark.parametrize("source", [None, ["a", "b"], 3])
+def test_data_that_is_nothing_to_open_is_refused_by_its_type(source: Any) -> None:
+    with pytest.raises(ValueError, match=rf"data must be a path, .* got {type(source).__name__}"):
+        open_data(source)

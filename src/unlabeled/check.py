@@ -3,7 +3,9 @@
 from collections.abc import Collection
 from typing import Any
 
-__all__ = ["at_least", "choice", "fraction", "positive", "whole"]
+__all__ = ["at_least", "choice", "fraction", "one_line", "positive", "reason", "whole"]
+
+_LONGEST = 500
 
 
 def positive(**values: float) -> None:
@@ -77,3 +79,14 @@ def choice(options: Collection[Any], **values: Any) -> None:
         if value not in options:
             allowed = ", ".join(str(option) for option in options)
             raise ValueError(f"{name} must be one of {allowed}, got {value}")
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, in one line of bearable length; never empty."""
+    return one_line(getattr(error, "strerror", None) or str(error)) or type(error).__name__
+
+
+def one_line(text: str) -> str:
+    """Text that may come from a file, as a message can hold it: in one line of bearable length."""
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."

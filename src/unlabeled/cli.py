@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from cyclopts import App, Group, Parameter, Token
 
-from unlabeled import __version__, methods
+from unlabeled import __version__, check, methods
 from unlabeled.settings import Settings
 
 __all__ = ["main"]
@@ -135,10 +135,10 @@ def demo(*, out: Path = Path("runs/demo"), seed: Annotated[int, Parameter(conver
 @app.command
 def selftest() -> None:
     """Check on this machine that everything works: closed forms, every method, resuming, two processes."""
-    from unlabeled.selftest import selftest as check
+    from unlabeled.selftest import selftest as run_checks
 
     print(f"{'':8}{'seconds':>8}  check")
-    checks = check(
+    checks = run_checks(
         lambda done: print(
             f"{'ok' if done.right else 'FAILED':8}{done.seconds:8.1f}  {done.name}: {done.found}", flush=True
         )
@@ -149,6 +149,32 @@ def selftest() -> None:
     )
     if failed:
         sys.exit(1)
+
+
+@app.command
+def record(
+    out: Annotated[Path, Parameter(help="Folder of the walks, new or without any.")],
+    /,
+    *,
+    walks: Annotated[int, Parameter(converter=_whole)] = 60,
+    steps: Annotated[int, Parameter(converter=_whole)] = 120,
+    seed: Annotated[int, Parameter(converter=_whole)] = 0,
+    scenario: str = "my_way_home",
+    size: Annotated[int, Parameter(converter=_whole)] = 48,
+) -> None:
+    """Record walks through a level of Doom, with the pose of every frame; needs unlabeled[embodied].
+
+    Args:
+        walks: How many.
+        steps: Frames of each walk, of which 8.75 make a second of the game.
+        seed: Seed of where walks begin and where they go.
+        scenario: Name of a level that comes with ViZDoom, such as my_way_home or health_gathering.
+        size: Height and width in pixels, at most 240.
+    """
+    from unlabeled.worlds import vizdoom_walks
+
+    files = vizdoom_walks.record(out, walks, steps, seed, scenario=scenario, size=size)
+    print(f"{out}: {len(files)} walks of {steps} frames")
 
 
 @app.command
@@ -221,7 +247,7 @@ def compare(
         image_size: Height and width in pixels of the encoder's input.
         seed: Seed of every random choice.
         device: auto, cpu, cuda or mps.
-        probe: Any of knn, linear, few, finetune, layers, with commas between them.
+        probe: Any of the probes or tasks of evaluate, with commas between them.
         labels_per_class: Numbers of labels, or all: 1,10,all.
         controls: Any of raw, random, rescaled, supervised; none switches them off.
         out: Folder of the runs and the report; the next free runs/compare if left out.
@@ -296,6 +322,7 @@ def show(
     from unlabeled.report import pictures
     from unlabeled.run import load
 
+    check.at_least(1, samples=samples)
     opened = load(run)
     with torch.no_grad():
         batch = opened.method.reads(open_data(data, **opened.reading)).sample(samples, seed)
@@ -333,7 +360,7 @@ def report(*runs: Path, data: str | None = None, out: Path | None = None) -> Non
 
     Args:
         runs: Folders of runs.
-        data: Where the pictures come from; the data of the first run if left out.
+        data: Where the pictures come from; what each run was trained on if left out.
         out: HTML file; report.html in the first run's folder if left out.
     """
     from unlabeled.report import report as draw

@@ -73,6 +73,9 @@ def export(
     out = Path(out)
     if SUFFIXES[format] and out.suffix != SUFFIXES[format]:
         raise ValueError(f"out must end in {SUFFIXES[format]}, got {out.name}")
+    if out.exists() and out.is_dir() == bool(SUFFIXES[format]):
+        wanted, found = ("file", "folder") if out.is_dir() else ("folder", "file")
+        raise ValueError(f"out must be a {wanted} for format {format}, got the {found} {out}")
     encoder: Encoder = (
         copy.deepcopy(source if isinstance(source, Encoder) else source.encoder).cpu().float().eval()
     )
@@ -118,9 +121,11 @@ def _example(encoder: Encoder) -> dict[str, Tensor]:
     if encoder.kind in ("text", "words"):
         vocabulary: Any = encoder.vocabulary
         words = vocabulary if isinstance(vocabulary, int) else len(vocabulary)
-        batch["tokens"] = torch.randint(min(5, words - 1), words, (SAMPLES, 12), generator=generator)
-        batch["mask"] = torch.arange(12).expand(SAMPLES, 12) < torch.tensor([[12], [9], [4]])
+        length = min(12, getattr(encoder, "length", 14) - 2)  # an encoder of texts adds tokens of its own
+        batch["tokens"] = torch.randint(min(5, words - 1), words, (SAMPLES, length), generator=generator)
+        batch["mask"] = torch.arange(length).expand(SAMPLES, length) < torch.tensor([[12], [9], [4]])
         batch["tokens"] = torch.where(batch["mask"], batch["tokens"], 0)
+        batch["sentence"] = torch.where(batch["mask"], 0, -1)
     return batch
 
 

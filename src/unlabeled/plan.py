@@ -4,7 +4,6 @@ import difflib
 import os
 import platform
 import re
-import tomllib
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import islice, takewhile
@@ -18,7 +17,7 @@ from unlabeled import __version__, encoders, methods
 from unlabeled.data import Data
 from unlabeled.files import atomic, numbered, printable
 from unlabeled.method import Method
-from unlabeled.run import CHECKPOINT, CONFIG
+from unlabeled.run import CHECKPOINT, CONFIG, read_config
 from unlabeled.settings import MACHINE_SETTINGS, Settings
 
 __all__ = ["Plan", "build", "choose_folder", "make", "resumed", "write"]
@@ -68,7 +67,7 @@ def make(method: str | type[Method] | Method, given: dict[str, Any], config: str
     if network is not None:  # what is written down must not be the network that would have been chosen
         settings.encoder = encoders.OWN_NETWORK
     if isinstance(network, encoders.Encoder):
-        settings.encoder = network.config["name"]
+        settings.encoder = network.config.get("name", encoders.OWN_NETWORK)
         settings.image_size = network.config.get("image_size")
     kind = methods.load(method) if isinstance(method, str) else method
     if isinstance(kind, Method):
@@ -87,7 +86,7 @@ def resumed(plan: Plan, folder: Path, data: Data) -> Plan:
     Raises:
         ValueError: The method, an option, a setting or the data is another one.
     """
-    stored = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    stored = read_config(folder / CONFIG, ("method", "settings", "options", "data"))
     settings, options = stored["settings"], stored["options"]
     for name, value in {"samples": len(data), **data.shape}.items():
         if (before := stored["data"].get(name, value)) != value:
@@ -136,10 +135,15 @@ def build(plan: Plan, data: Data, stored: Path | None = None) -> Method:
         return plan.kind
     settings, kind = plan.settings, plan.kind.encoder_kind or plan.kind.kind
     if isinstance(plan.network, encoders.Encoder):
+        if plan.network.kind != kind:
+            raise ValueError(f"encoder of {plan.name} must be of kind {kind}, got one of {plan.network.kind}")
         return plan.kind(plan.network, **plan.options)
     if plan.network is not None:
         if kind != "image":
-            raise ValueError(f"encoder of {plan.name} must be one of {', '.join(encoders.names(kind))}")
+            raise ValueError(
+                f"encoder of {plan.name} must be a subclass of Encoder or one of "
+                f"{', '.join(encoders.names(kind))}, got {type(plan.network).__name__}"
+            )
         encoder = encoders.wrap(
             plan.network,
             in_channels=data.shape["channels"],
@@ -202,7 +206,7 @@ def _name(method: str | type[Method] | Method) -> str:
 
 def _repeated(config: Path, method: str, given: dict[str, Any]) -> dict[str, Any]:
     """Values of a stored run with those given now on top; what had been chosen to fit others is chosen anew."""
-    stored = tomllib.loads(config.read_text(encoding="utf-8"))
+    stored = read_config(config, ("method", "settings", "options", "chosen"))
     if stored["method"] != method:
         raise ValueError(f"method must be {stored['method']} to repeat {config}, got {method}")
     values = stored["settings"] | stored["options"]

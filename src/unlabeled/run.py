@@ -12,11 +12,13 @@ import csv
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unlabeled import check
 from unlabeled.files import atomic
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ __all__ = [
     "load",
     "load_state",
     "read_checkpoint",
+    "read_config",
     "read_scores",
     "reading",
     "write_checkpoint",
@@ -60,7 +63,7 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """What run.toml says: method, data, encoder, options, run settings, versions."""
-        return tomllib.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+        return read_config(self.path / CONFIG)
 
     @property
     def kind(self) -> str:
@@ -77,8 +80,12 @@ class Run:
     def history(self) -> list[dict[str, Any]]:
         """The log, one dict an epoch; a last line that was cut off while it was written is left out."""
         log = self.path / LOG
-        lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        with _told(log):
+            lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
+            entries = [json.loads(line) for line in lines if line.endswith("\n")]
+            if odd := [entry for entry in entries if not isinstance(entry, dict)]:
+                raise ValueError(f"a line is {odd[0]!r}")
+        return entries
 
     @property
     def scores(self) -> list[dict[str, Any]]:
@@ -97,8 +104,11 @@ class Run:
         file = self.path / "skipped.csv"
         if not file.is_file():
             return []
-        with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
-            return [(row["path"], row["reason"]) for row in csv.DictReader(lines)]
+        with _told(file), file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
+            rows = list(csv.reader(lines))
+            if rows[:1] != [["path", "reason"]] or any(len(row) != 2 for row in rows):
+                raise ValueError("its columns are not path and reason")
+        return [(path, reason) for path, reason in rows[1:]]
 
     @cached_property
     def encoder(self) -> "Encoder":
@@ -157,10 +167,48 @@ def reading(encoder: "Encoder", kind: str) -> dict[str, Any]:
     return options
 
 
+def read_config(file: Path, needed: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read a run.toml.
+
+    Args:
+        file: The file.
+        needed: What it must hold.
+
+    Raises:
+        ValueError: It is damaged, or something is missing.
+    """
+    with _told(file):
+        stored = tomllib.loads(file.read_text(encoding="utf-8"))
+        if missing := [name for name in needed if name not in stored]:
+            raise ValueError(f"{missing[0]} is missing")
+        for name in ("data", "settings", "options"):
+            if not isinstance(stored.get(name, {}), dict):
+                raise ValueError(f"{name} is {stored[name]!r}")
+    return stored
+
+
 def read_scores(file: str | Path) -> dict[str, Any]:
-    """Read a scores.json: `records` and what they were measured on; older files are bare lists of records."""
-    stored = json.loads(Path(file).read_text(encoding="utf-8"))
-    return stored if isinstance(stored, dict) else {"records": stored}
+    """Read a scores.json: `records` and what they were measured on; older files are bare lists of records.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    with _told(file):
+        stored = json.loads(Path(file).read_text(encoding="utf-8"))
+        stored = stored if isinstance(stored, dict) else {"records": stored}
+        records = stored.get("records")
+        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+            raise ValueError("its records are no list of objects")
+    return stored
+
+
+@contextmanager
+def _told(file: str | Path) -> Iterator[None]:
+    """Turn whatever a damaged file is refused for into one line that names it; what the machine refuses stays."""
+    try:
+        yield
+    except (ValueError, RecursionError, csv.Error) as error:
+        raise ValueError(f"{file} must be a file that a run wrote: {check.reason(error)}") from error
 
 
 def fingerprint(state: "Mapping[str, Tensor]") -> str:
@@ -223,8 +271,11 @@ def read_checkpoint(path: Path) -> "tuple[dict[str, dict[str, Tensor]], dict[str
             for key in file.keys():  # noqa: SIM118 (not a dict)
                 group, _, name = key.partition("/")
                 state.setdefault(group, {})[name] = file.get_tensor(key)
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"checkpoint must be a file that pretrain wrote, got {path} ({error})") from error
+            if not isinstance(position, dict):
+                raise ValueError("its position is no object")
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
+        reason = check.reason(error)
+        raise ValueError(f"checkpoint must be a file that pretrain wrote, got {path} ({reason})") from error
     return state, position
 
 

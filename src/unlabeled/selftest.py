@@ -46,8 +46,8 @@ NETWORK = {
     "wav2vec2": "wav2vec2-tiny",
 }
 """A small encoder of a method or of a kind, where that is not what a method takes by itself."""
-COLORED = {"video_colorization": "blobs"}
-"""Methods that need colour, where the first built-in set of their kind is grey."""
+SUITED = {"colorization": "photos", "jigsaw": "photos", "video_colorization": "blobs"}
+"""Built-in sets of methods that need colour or size, where the first set of their kind is small and grey."""
 JOIN_SECONDS = 120
 
 
@@ -128,7 +128,7 @@ def _equal(found: float, expected: float) -> tuple[str, bool]:
 def source(name: str) -> str:
     """A built-in set that a method can learn from."""
     kind = methods.describe(name).kind
-    return COLORED.get(name) or next(built_in for built_in, its in BUILT_IN.items() if its == kind)
+    return SUITED.get(name) or next(built_in for built_in, its in BUILT_IN.items() if its == kind)
 
 
 def _tiny(name: str) -> tuple[Data, dict[str, Any]]:

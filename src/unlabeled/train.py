@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from unlabeled import plan
 from unlabeled.data import BUILT_IN, Data, open_data, store_size
 from unlabeled.files import atomic
-from unlabeled.method import Batch, Method
+from unlabeled.method import Method
 from unlabeled.parts import gather, meters, norm
 from unlabeled.progress import Progress
 from unlabeled.run import (
@@ -139,13 +139,19 @@ class _Loop:
         torch.manual_seed(settings.seed)
         method.to(fabric.device)
         method.prepare(data)
-        method.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if all(
+            parameter.ndim < 5 for parameter in method.parameters()
+        ):  # kernels of 3D convolutions refuse it
+            method.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        else:
+            method.to(fabric.device)
         self.method = method
         self.optimizer = _optimizer(method, settings)
         self.module, self.wrapped = fabric.setup(method, self.optimizer)
         self.step, self.weights, self.sums, self.seconds = 0, None, {}, 0.0
         self.probe = data.sample(PROBE_SAMPLES.get(data.kind, 128))
         self.bad_epochs, self.saved_at = 0, time.monotonic()
+        self.spread = float(meters.spread(self._look()[0]))
 
     def run(self, resume: bool) -> None:
         if resume:
@@ -230,15 +236,13 @@ class _Loop:
         assert self.settings.batch_size
         samples = steps * self.settings.batch_size * self.settings.accumulate
         chance = self.method.chance(self.settings.batch_size)
-        features, embedding = _look(self.method, self.probe)
-        if len(features) < 2:  # one long text has one vector, but many words
-            features = embedding
+        features, embedding = self._look()
         if not features.isfinite().all():
             raise FloatingPointError(
                 f"features must be finite, got infinite or NaN ones after step {self.step}; "
                 f"lower lr ({self.settings.lr:g}); the last good state is kept in {self.folder}"
             )
-        code, sentence = meters.verdict(features, loss, chance)
+        code, sentence = meters.verdict(features, loss, chance, self.spread)
         if code == "healthy" and embedding is not features:  # heads collapse before encoders do
             deeper, words = meters.verdict(embedding, loss, chance)
             code, sentence = (
@@ -263,6 +267,17 @@ class _Loop:
                 file.write(json.dumps(entry) + "\n")
         self.progress.epoch(entry, alarm=self.bad_epochs > 1, last=self.step == self.total_steps)
 
+    @torch.no_grad()
+    def _look(self) -> tuple[Tensor, Tensor]:
+        """Features of the probe and what the loss compares, in evaluation mode; the training mode is restored."""
+        self.method.eval()
+        features = self.method.features(self.probe).float()
+        same = type(self.method).embedding is Method.embedding  # the encoder need not run twice to say so
+        embedding = features if same else self.method.embedding(self.probe).float()
+        self.method.train()
+        # One long text has one vector, but many words.
+        return features if len(features) > 1 else embedding, embedding
+
     def _save(self) -> None:
         if self.fabric.global_rank == 0:
             slots = self.optimizer.state_dict()["state"]
@@ -281,6 +296,7 @@ class _Loop:
                 "sums": self.sums,
                 "seconds": self.seconds,
                 "bad_epochs": self.bad_epochs,
+                "spread": self.spread,
             }
             write_checkpoint(self.folder / CHECKPOINT, state, position)
             self.method.encoder.save(self.folder / ENCODER)
@@ -297,7 +313,7 @@ class _Loop:
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
         self.weights = state.get("sampler", {}).get("weights")
         self.step, self.sums, self.seconds = position["step"], position["sums"], position["seconds"]
-        self.bad_epochs = position["bad_epochs"]
+        self.bad_epochs, self.spread = position["bad_epochs"], position["spread"]
         if self.fabric.global_rank == 0:  # the log may be ahead of the checkpoint
             entries = [entry for entry in Run(self.folder).history if entry["step"] <= self.step]
             with atomic(self.folder / LOG) as path:
@@ -352,17 +368,6 @@ def _optimizer(method: Method, settings: Settings) -> torch.optim.Optimizer:
     from timm.optim.lars import Lars
 
     return Lars(parameters, lr=lr, momentum=0.9)  # type: ignore[arg-type]
-
-
-@torch.no_grad()
-def _look(method: Method, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Features of a batch and what the loss compares, in evaluation mode; the training mode is restored."""
-    method.eval()
-    features = method.features(batch).float()
-    same = type(method).embedding is Method.embedding  # the encoder need not run twice to say so
-    embedding = features if same else method.embedding(batch).float()
-    method.train()
-    return features, embedding
 
 
 def _mix(seed: int, step: int, stream: int) -> int:

@@ -270,7 +270,10 @@ def test_built_in_sets_have_two_splits_and_refuse_other_names():
     assert data.shape == {"channels": 3, "image_size": 64, "sample_rate": 8000} and len(data) == 800
     batch = data.batch(torch.arange(3))
     assert batch["waveform"].shape == (3, 8000) and batch["waveform"].abs().amax(1).min() > 0.1
-    for name, split, wrong in [("chiming_shapes:x", "test", "variant"), ("chiming_shapes", "x", "split")]:
+    for name, split, wrong in [
+        ("chiming_shapes:x", "test", "chiming_shapes:distractor"),
+        ("chiming_shapes", "x", "split"),
+    ]:
         with pytest.raises(ValueError, match=wrong):
             built_in(name, split)
     with pytest.raises(ValueError, match="seconds"):
@@ -288,3 +291,31 @@ def test_real_clips_open_where_they_are_there(tmp_path):
     batch = data.batch(torch.arange(2))
     assert batch["image"].shape == (2, 3, 112, 112) and batch["waveform"].shape == (2, 16_000)
     assert batch["waveform"].abs().amax() > 0.01
+
+
+def test_arrays_without_their_sounds_are_refused():
+    with pytest.raises(ValueError, match=r"data must be a folder, a file or Data, .* got ndarray"):
+        open_data(np.zeros((3, 8, 8), np.uint8), kind="audio-visual")
+
+
+def test_pairs_of_other_types_shapes_and_values_are_refused_by_name():
+    image, waveform = torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.zeros(3, 80)
+    assert len(from_pairs(image.numpy(), waveform.numpy(), sample_rate=80)) == 3  # type: ignore[arg-type]
+    for given, word in (
+        ((image.float(), waveform, 80), "image must be uint8"),
+        ((image[0], waveform, 80), "image must .* got torch.uint8 of shape"),
+        ((image[:, :2], waveform, 80), "image must"),
+        ((image, waveform[:2], 80), "waveform must have a sound for each of 3 pictures, got 2"),
+        ((image, waveform.short(), 80), "waveform must be float"),
+        ((image, waveform[:, :0], 80), "waveform must be float"),
+        ((image, waveform + 2, 80), "waveform must be in -1..1, got values up to 2"),
+        ((image, waveform * torch.nan, 80), "waveform must be in -1..1, got values up to nan"),
+        ((image, waveform, 0), "sample_rate must be at least 1, got 0"),
+        ((image, waveform, 8.5), "sample_rate must be a whole number"),
+    ):
+        with pytest.raises(ValueError, match=f"^{word}"):
+            from_pairs(given[0], given[1], sample_rate=given[2])  # type: ignore[arg-type]
+
+
+def test_a_sound_too_short_for_its_new_rate_is_no_sound():
+    assert len(audio_visual._converted(np.ones(40, np.float32), 8_000, 100)) == 0

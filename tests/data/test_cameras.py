@@ -181,3 +181,25 @@ def test_nothing_there_is_said(tmp_path: Path) -> None:
         cameras.find(tmp_path / "odd.npz", How())
     with pytest.raises(ValueError, match="views of array must be uint8 of 6 axes"):
         from_views(np.zeros((2, 3, 4, 4, 3), np.uint8))
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (4,), (5, 9, 2)])
+def test_factors_must_be_of_scenes_or_of_their_moments(shape: tuple[int, ...]) -> None:
+    views = torch.zeros(5, 2, 9, 3, 4, 4, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"progress of array must have shape \(5,\) or \(5, 9\), got"):
+        from_views(views, factors={"progress": torch.zeros(shape)})
+
+
+def test_a_full_disk_is_no_broken_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was half written must not stay between scenes that count as whole."""
+    for scene in ("a", "b"):
+        for camera in ("left", "right"):
+            picture(9, tmp_path / scene / camera / "0.png")
+
+    class Full:
+        def write(self, content: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cameras, "kept", lambda key, write, folder: write(Full()))
+    with pytest.raises(OSError, match="No space left"):
+        cameras.find(tmp_path, How())["all"]()

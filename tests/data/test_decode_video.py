@@ -307,3 +307,13 @@ def test_real_files():
         assert len(whole) == len(found) and min(whole.shape[2:]) == 32
         picked = read_frames(file, [0, middle, len(found) - 1], 32, known=found)
         assert np.array_equal(picked, whole[[0, middle, -1]])
+
+
+@pytest.mark.parametrize("size", [None, 10])
+def test_frames_of_other_sizes_become_as_the_first_one(size: int | None, tmp_path: Path) -> None:
+    for number, (height, width) in enumerate([(20, 30), (24, 30), (16, 40)]):
+        Image.new("RGB", (width, height), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    shape = (3, 20, 30) if size is None else (3, 10, 15)
+    whole = read_all(tmp_path, size)
+    assert whole.shape == (3, *shape) and whole[:, 0, 0, 0].tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(read_frames(tmp_path, [2, 1], size), whole[[2, 1]])

@@ -314,7 +314,7 @@ def test_broken_and_imageless_parquet_files_are_refused(tmp_path):
     import datasets
 
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match=r"x\.parquet must hold readable parquet"):
+    with pytest.raises(ValueError, match=r"x\.parquet must be a readable parquet"):
         open_data(tmp_path / "x.parquet")
     write_parquet(tmp_path / "y.parquet", {"size": datasets.Value("int64")}, {"size": [1]})
     with pytest.raises(ValueError, match="must have a column of images, got size"):
@@ -640,3 +640,35 @@ def test_cifar10_in_the_hub_layout():
     assert (len(data), data.channels, data.image_size) == (10_000, 3, 32)
     assert data.classes is not None and data.classes[3] == "cat"
     assert data.labels is not None and data.labels.bincount().tolist() == [1000] * 10
+
+
+@pytest.mark.parametrize("above", ["", "audio", "data/all of it"])
+def test_a_folder_that_stands_alone_is_no_class(tmp_path, above):
+    for name, color in {"a/1.png": 10, "a/deep/2.png": 20, "b/3.png": 30}.items():
+        picture(tmp_path / above / name, (color,) * 3)
+    (tmp_path / "readme.txt").write_text("words")
+    data = open_data(tmp_path)
+    assert data.classes == ["a", "b"] and data.labels is not None and data.labels.tolist() == [0, 0, 1]
+    assert data.paths == [str(tmp_path / above / name) for name in ("a/1.png", "a/deep/2.png", "b/3.png")]
+
+
+def test_folders_that_stand_alone_lie_above_and_below_splits(tmp_path):
+    for split, names in {"train": ("a", "b"), "test": ("b", "c")}.items():
+        for name in names:
+            picture(tmp_path / "set" / split / "images" / name / "1.png")
+    picture(tmp_path / "set" / "logo.png")
+    train, test = open_splits(tmp_path)
+    assert train.classes == test.classes == ["a", "b", "c"] and train.labels is not None
+    assert train.labels.tolist() == [0, 1] and test.labels is not None and test.labels.tolist() == [1, 2]
+    assert str(tmp_path / "set" / "logo.png") in {skip.path for skip in train.skipped}
+
+
+def test_one_class_alone_and_files_beside_a_folder_give_no_classes(tmp_path):
+    picture(tmp_path / "one" / "cats" / "1.png")
+    assert open_data(tmp_path / "one").classes is None
+    picture(tmp_path / "two" / "1.png")
+    picture(tmp_path / "two" / "cats" / "2.png")
+    assert open_data(tmp_path / "two").classes is None
+    picture(tmp_path / "three" / "train" / "a" / "1.png")
+    picture(tmp_path / "three" / "train" / "b" / "1.png")
+    assert open_data(tmp_path / "three", split="train").classes == ["a", "b"]

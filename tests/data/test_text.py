@@ -122,11 +122,55 @@ def test_counts_are_those_of_the_samples() -> None:
     for batch in blocks.batches(3):
         expected += batch["tokens"][batch["mask"]].bincount(minlength=200)
     assert torch.equal(blocks.counts(200), expected)
+    starts = blocks.ids[blocks.begins].bincount(minlength=200)
+    assert torch.equal(blocks.counts(200, skip=1), expected - starts)
+    assert blocks.counts(200, skip=7).sum() == 0
 
 
-def test_a_text_without_tokens_is_an_empty_sample() -> None:
-    starts = Texts(["", "Hi."]).starts(letters, 6)
-    assert starts.batch(torch.arange(2))["mask"].sum(1).tolist() == [0, 3]
+def nothing_of_blanks(texts: list[str]) -> list[list[int]]:
+    return [[] if not text.strip(" \u200b") else [1] * len(text) for text in texts]
+
+
+@pytest.mark.parametrize("texts", [["", "Hi."], ["Hi.", "\u200b"], ["Hi.", "\u200b", "Ho.", "\u200b"]])
+def test_a_text_without_tokens_is_an_empty_sample_and_no_block(texts: list[str]) -> None:
+    starts = Texts(texts).starts(nothing_of_blanks, 6)
+    sizes = [3 if text.startswith("H") else 0 for text in texts]
+    assert starts.batch(torch.arange(len(texts)))["mask"].sum(1).tolist() == sizes
+    blocks = Texts(texts).blocks(nothing_of_blanks, 6)
+    assert blocks.lengths.tolist() == [size for size in sizes if size]
+    with pytest.raises(ValueError, match="must have texts of at least 1 sentences, got none in 1 texts"):
+        Texts(["\u200b"]).blocks(nothing_of_blanks, 6)
+
+
+def test_halves_of_surrogates_in_json_are_replaced_and_listed(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "lost \\ud83d half"}\n{"text": "whole \\ud83d\\ude00"}\n')
+    data = open_data(tmp_path / "a.jsonl")
+    assert isinstance(data, Texts) and data.texts == ["lost \ufffd half", "whole \U0001f600"]
+    assert data.skipped == [
+        (f"{tmp_path}/a.jsonl:1", "half of a pair of surrogates is no character; replaced")
+    ]
+    assert data.batch(torch.arange(2))["mask"].any()
+
+
+def test_quoted_texts_keep_their_blank_lines_and_rows_their_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b'good,"First.\r\n\r\nSecond."\r\n\r\nbad,Third.\r\n')
+    data = open_data(tmp_path / "a.csv")
+    assert isinstance(data, Texts) and data.texts == ["First.\n\nSecond.", "Third."]
+    assert data.classes == ["bad", "good"] and [path[-2:] for path in data.paths] == [":3", ":5"]
+
+
+def test_column_of_texts_is_found_where_the_first_one_is_missing(tmp_path: Path) -> None:
+    rows = [{"title": "A", "text": None}, {"title": "B", "text": "The text."}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = open_data(tmp_path / "a.jsonl", max_broken=0.5)
+    assert isinstance(data, Texts) and data.texts == ["The text."]
+
+
+def test_classes_that_are_equal_numbers_have_one_order(tmp_path: Path) -> None:
+    labels = ["1", "01", "001", "0001"]
+    (tmp_path / "a.tsv").write_text("".join(f"{label}\tsome words\n" for label in labels))
+    data = open_data(tmp_path / "a.tsv")
+    assert data.classes == sorted(labels)
 
 
 def test_folder_of_texts_has_classes_and_splits(tmp_path: Path) -> None:

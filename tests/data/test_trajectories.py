@@ -146,3 +146,17 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
         from_walks({"video": np.zeros((1, 2, 4, 4, 3), np.uint8)})
     with pytest.raises(ValueError, match=r"pose of array must have shape \(1, 2, 3\), got \(1, 2, 2\)"):
         from_walks({"video": np.zeros((1, 2, 4, 4, 3), np.uint8), "pose": np.zeros((1, 2, 2))})
+
+
+@pytest.mark.parametrize("room", [0.5, float("nan"), -2, 10**9])
+def test_rooms_are_small_whole_numbers(room: float) -> None:
+    content = {"video": np.zeros((1, 2, 4, 4, 3), np.uint8), "pose": np.zeros((1, 2, 3))}
+    with pytest.raises(
+        ValueError, match=r"room of array must be whole numbers from -1 \(unknown\) to 9999, got"
+    ):
+        from_walks(content | {"room": np.array([[0, room]])})
+    assert from_walks(content | {"room": np.array([[-1.0, 2.0]])}).frames().classes == [
+        "room 0",
+        "room 1",
+        "room 2",
+    ]

@@ -285,3 +285,10 @@ def test_real_clips():
 def test_from_videos_keeps_its_frames():
     video = torch.randint(0, 256, (2, 3, 1, 4, 5), dtype=torch.uint8)
     assert torch.equal(from_videos(video).batch(torch.tensor([1]))["video"], video[1:])
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (4, 5), (4, 5, 3)])
+def test_arrays_without_the_axes_of_videos_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    np.save(tmp_path / "odd.npy", np.zeros(shape, np.uint8))
+    with pytest.raises(ValueError, match="must have axes samples, frames, channels, height, width"):
+        find(tmp_path / "odd.npy", How())["all"]()

@@ -16,6 +16,7 @@ VOCABULARY = ["a", "b", "c", "d"]
         ("The cat's hat: 3 cats!", ["the", "cat's", "hat", "3", "cats"]),
         ("don’t 'quote' _emphasis_ new_york", ["don't", "quote", "emphasis", "new_york"]),
         ("Zürich, Ελλάδα; 東京", ["zürich", "ελλάδα", "東京"]),
+        ("हिन्दी में cafe\u0301 café", ["हिन्दी", "में", "café", "café"]),
         ("one—two three-four", ["one", "two", "three", "four"]),
         ("... -- \n\t''_", []),
     ],

@@ -211,3 +211,13 @@ def test_names_can_all_be_built():
     for name in encoders.names("audio"):
         if name != "wav2vec2-base":  # 94 million weights: built above, without memory
             assert build(name).config["name"] == name
+
+
+def test_layers_that_are_dropped_still_have_gradients_for_processes_that_wait_for_them():
+    encoder = build("wav2vec2-mini").train()
+    encoder.trunk.model.config.layerdrop = 1.0
+    found, _ = encoder.layers(encoder.inputs(sounds()))
+    torch.testing.assert_close(found["layer4"], found["layer1"], rtol=0, atol=0)
+    found["layer4"].square().sum().backward()
+    assert all(p.grad is not None for p in encoder.trunk.model.encoder.layers.parameters())
+    assert all((p.grad == 0).all() for p in encoder.trunk.model.encoder.layers.parameters())

@@ -111,6 +111,14 @@ def test_bad_vocabularies_are_refused(vocabulary):
         build({"name": "words-10", "vocabulary": vocabulary})
 
 
+def test_texts_without_known_words_have_features_of_zero(encoder):
+    data = encoder.reads(Texts([encoder.vocabulary[0], "zzz"]))
+    batch = data.batch(torch.tensor([1]))
+    assert batch["tokens"].shape == (1, 0)
+    assert torch.equal(encoder(encoder.inputs(batch)), torch.zeros(1, encoder.dim))
+    assert encoder.raw(batch).abs().sum() == 0
+
+
 def test_unknown_words_and_layers_are_refused(encoder):
     with pytest.raises(ValueError, match="word must be in the vocabulary"):
         encoder.nearest("zebra")

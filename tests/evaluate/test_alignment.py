@@ -109,3 +109,16 @@ def test_other_data_is_refused() -> None:
     assert {layer for _, layer, _ in found(measure(encoder_alone, scenes(), device=torch.device("cpu")))} == {
         None
     }
+
+
+def test_progress_of_whole_scenes_says_nothing_about_frames_and_must_be_finite() -> None:
+    views = orbit.make(3, 0, frames=6, size=32)["views"]
+
+    def across(**factors: Tensor) -> float:
+        return found(measure(subject(), from_views(views, factors=factors), device=torch.device("cpu")))[
+            "raw", None, "error across scenes"
+        ]
+
+    assert across(progress=torch.rand(3)) == across()
+    with pytest.raises(ValueError, match="progress of array must be finite, got NaN or infinity"):
+        across(progress=torch.full((3, 6), torch.nan))

@@ -212,6 +212,42 @@ def test_test_images_that_pretraining_saw_are_confessed(tmp_path, samples, seen)
     assert load(folder).scores == scores.records
 
 
+def test_test_frames_that_pretraining_saw_are_confessed(tmp_path, monkeypatch):
+    """A scene is one sample of training and many of evaluation."""
+    from unlabeled.evaluate import opening
+
+    read = TRAIN.subset(torch.arange(len(TRAIN)).repeat(3)), TEST.subset(torch.arange(len(TEST)).repeat(3))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.toml").write_text("[data]\nsource = 'scenes'\nsamples = 120")
+    ENCODER.save(folder / "encoder.safetensors")
+    monkeypatch.setattr(opening, "both", lambda *_: (TRAIN, TEST))
+    monkeypatch.setattr(type(ENCODER), "reads", lambda _, data: read[0] if data is TRAIN else read[1])
+    scores = evaluate(load(folder), "scenes", probe="knn", controls=())
+    assert "pre-trained on these test images too" in scores.verdict()
+
+
+def test_network_of_the_users_own_has_a_random_twin_or_says_why_not():
+    class Fixed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(3, 5))
+
+        def forward(self, x):
+            return x.mean((2, 3)) @ self.weight
+
+    torch.manual_seed(5)
+    own = encoders.wrap(torch.nn.Conv2d(3, 6, 3), image_size=16)
+    before = {name: value.clone() for name, value in own.state_dict().items()}
+    twins = [controls.untrained(own, seed).state_dict() for seed in (0, 0, 1)]
+    weights = [twin["trunk.model.weight"] for twin in twins]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    assert not torch.equal(weights[1], before["trunk.model.weight"])
+    assert all(torch.equal(value, before[name]) for name, value in own.state_dict().items())
+    with pytest.raises(ValueError, match=r"controls must be raw or none .* got Fixed"):
+        controls.untrained(encoders.wrap(Fixed(), image_size=16))
+
+
 def test_finetuning_has_training_from_scratch_beside_it():
     scores = evaluate(ENCODER, (TRAIN, TEST), probe="finetune", labels_per_class=2, draws=2, steps=2)
     assert [r["features"] for r in scores] == ["unlabeled", "supervised"]

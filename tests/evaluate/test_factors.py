@@ -5,7 +5,7 @@ import torch
 from sklearn.linear_model import Ridge
 
 from unlabeled import encoders
-from unlabeled.data import from_images
+from unlabeled.data import Images, from_images
 from unlabeled.evaluate import evaluate, factors
 
 
@@ -72,3 +72,46 @@ def test_data_without_factors_are_refused() -> None:
             from_images(images, name="bare"),
             probe="factors",
         )
+
+
+def grey(count: int = 120) -> Images:
+    generator = torch.Generator().manual_seed(0)
+    brightness = torch.rand(count, generator=generator)
+    images = (brightness[:, None, None, None] * 200).expand(count, 1, 8, 8).to(torch.uint8).clone()
+    images += torch.randint(20, images.shape, generator=generator, dtype=torch.uint8)
+    data = from_images(images, name="grey")
+    data.factors = {"brightness": brightness, "bright": (brightness > 0.5).long()}
+    return data
+
+
+def measured(data: Images) -> dict[str, float]:
+    """What is read from the raw input, by factor."""
+    encoder = encoders.build("conv4", in_channels=1, image_size=8)
+    return {
+        record["unit"]: record["value"]
+        for record in evaluate(encoder, data, probe="factors")
+        if record["features"] == "raw"
+    }
+
+
+def test_what_is_unknown_of_some_samples_is_left_out_and_what_never_varies_too() -> None:
+    data = grey()
+    unknown = torch.arange(120) % 4 == 0
+    data.factors["brightness"] = data.factors["brightness"].masked_fill(unknown, torch.nan)
+    data.factors["bright"] = data.factors["bright"].masked_fill(unknown, -1)
+    data.factors["nothing"] = torch.full((120,), -1)
+    data.factors["one"] = torch.ones(120, dtype=torch.int64)
+    found = measured(data)
+    assert found.keys() == {"brightness R²", "bright"}
+    assert found["brightness R²"] > 0.98 and found["bright"] > 0.9
+    data.factors = {"nothing": data.factors["nothing"]}
+    with pytest.raises(ValueError, match="factors of grey must vary, got nothing"):
+        measured(data)
+
+
+def test_classes_may_have_any_numbers_and_be_true_or_false() -> None:
+    data = grey()
+    bright = data.factors["bright"]
+    data.factors = {"year": 1_000_000_000 + 24 * bright, "is_bright": bright.bool(), "bright": bright}
+    found = measured(data)
+    assert found["year"] == found["is_bright"] == found["bright"] > 0.9

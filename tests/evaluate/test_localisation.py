@@ -82,3 +82,10 @@ def test_data_without_masks_is_refused():
     data.masks = None
     with pytest.raises(ValueError, match="masks"):
         measure(Subject(fitted("av-conv4", data, image_size=16).eval(), None), data)
+
+
+def test_one_clip_alone_has_no_other_sound_and_is_refused():
+    data = pairs()
+    subject = Subject(fitted("av-conv4", data, image_size=16).eval(), None)
+    with pytest.raises(ValueError, match="clips must be at least 2, got 1"):
+        measure(subject, data.subset(torch.tensor([0])))

@@ -126,6 +126,25 @@ def test_documents_that_are_one_in_parts_are_counted_as_one() -> None:
     assert f"{sum(len(text.encode()) for text in joined.whole())} bytes" in found[0].detail
 
 
+def test_data_without_a_test_part_is_no_measure_of_unseen_texts_and_says_so() -> None:
+    warning = "a part of texts cut off: no unseen texts for what was trained on all of it"
+    with pytest.warns(UserWarning, match=warning):
+        found = measure(Subject(encoder(), None), texts(0, documents=10), device=CPU)
+    assert warning in found[0].detail and found[0].units == 2
+    found = measure(Subject(encoder(), None), (texts(0), texts(1)), device=CPU)
+    assert warning not in found[0].detail
+
+
+def test_pieces_that_nobody_predicts_cost_the_counting_control_nothing() -> None:
+    network, short = encoder(), Texts(["cat", "dog"])
+    found = measure(Subject(network, None), (Texts(["cat"] * 10_000), short), device=CPU)
+    control = next(m for m in found if m.features == "piece unigram")
+    seen, pieces = network.encode(["cat"])[0], network.encode(["cat", "dog"])
+    total = 10_000 * len(seen) + network.vocabulary
+    costs = [math.log(total / (10_000 * seen.count(piece) + 1)) for ids in pieces for piece in ids]
+    assert float(control.values) == pytest.approx(math.exp(sum(costs) / len(costs)))
+
+
 def test_encoders_that_look_ahead_are_refused() -> None:
     with pytest.raises(
         ValueError, match="perplexity needs an encoder that never looks ahead, such as gpt-mini, got"

@@ -285,3 +285,11 @@ def test_reads_real_videos():
     first = next(films(DAVIS))
     assert first.name == "blackswan" and first.frames.shape == (50, 3, 240, 427)
     assert first.masks.shape == (50, 240, 427) and first.masks.unique().tolist() == [0, 1]
+
+
+def test_videos_without_any_thing_are_refused():
+    data = from_videos(
+        torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8), masks=torch.zeros(1, 4, 32, 32).byte()
+    )
+    with pytest.raises(ValueError, match=r"masks must show at least one thing, got none in array\[0\]"):
+        measure(subject(), data, device=torch.device("cpu"))

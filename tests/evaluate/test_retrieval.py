@@ -108,3 +108,12 @@ def test_without_classes_only_partners_are_looked_for():
     assert {(m.layer, m.unit) for m in measured} == {
         (layer, f"recall@{k}") for layer in ("im-aud", "aud-im") for k in (1, 5, 10)
     }
+
+
+@pytest.mark.parametrize("label", [-1, None])
+def test_without_two_of_a_class_nothing_is_asked_of_classes(label):
+    data = pairs(12)
+    data.labels = torch.arange(12) if label is None else torch.full((12,), label)
+    measured = measure(Subject(fitted("av-conv4", data, image_size=16).eval(), None), data)
+    assert {m.layer for m in measured} == {"im-aud", "aud-im"}
+    assert all(m.values.isfinite().all() and "recall" in m.unit for m in measured)

@@ -81,6 +81,14 @@ def test_other_files_are_refused(read, text, words, tmp_path):
         read(tmp_path / "list")
 
 
+def test_marks_at_the_start_are_no_letters_and_other_bytes_are_refused(tmp_path):
+    (tmp_path / "list").write_bytes(b"\xef\xbb\xbf: capitals\nathens greece oslo norway\n")
+    assert list(read_questions(tmp_path / "list")) == ["capitals"]
+    (tmp_path / "list").write_bytes(b"caf\xe9\ttea\t7\n")
+    with pytest.raises(ValueError, match="data must be text in UTF-8, got byte 3 of"):
+        read_pairs(tmp_path / "list")
+
+
 @pytest.mark.parametrize("task", [similarity, analogies])
 def test_what_is_no_list_or_no_word_encoder_is_refused(task, tmp_path):
     words = subject(words=["a", "b", "c"])

@@ -399,6 +399,10 @@ def test_unfit_data_and_encoders_are_refused_in_words() -> None:
         ValueError, match="encoder must be one that reads both sides, such as bert-mini, got gpt-tiny"
     ):
         BERT(fitted("gpt-tiny", texts()))
+    alone = method.reads(texts()).batch(torch.tensor([0]))
+    with pytest.raises(ValueError, match="batch_size must be at least 2 for next_sentence"):
+        method(alone)
+    assert method.eval()(alone).isfinite()
     for ratio in (0.0, 1.5, math.nan):
         with pytest.raises(ValueError, match="hidden_ratio must be"):
             BERT(encoder(), hidden_ratio=ratio)

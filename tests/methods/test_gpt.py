@@ -83,8 +83,12 @@ def test_first_loss_is_the_log_of_the_vocabulary() -> None:
 
 def test_chance_is_the_entropy_of_the_pieces_once_they_are_counted() -> None:
     method = GPT(encoder())
-    method.prepare(method.reads(texts()))
-    assert 1 < method.chance(8) < math.log(30)
+    data = method.reads(texts())
+    method.prepare(data)
+    pieces = torch.cat([batch["tokens"][:, 1:][batch["mask"][:, 1:]] for batch in data.batches(8)])
+    shares = pieces.bincount().double() / len(pieces)
+    expected = -(shares[shares > 0] * shares[shares > 0].log()).sum().item()
+    assert method.chance(8) == pytest.approx(expected, rel=1e-5), "only of what is predicted"
 
 
 def test_head_is_the_encoders_own_vectors() -> None:
@@ -119,6 +123,7 @@ def test_top_k_and_top_p_leave_only_the_likeliest() -> None:
     assert set(pick(logits, 1.0, 0, 0.8).tolist()) == {1, 2, 3}
     for sure in (pick(logits, 1.0, 1, 1.0), pick(logits, 0.0, 0, 1.0), pick(logits, 1.0, 0, 0.0)):
         assert set(sure.tolist()) == {1}
+    assert set(pick(1000 * logits, 1e-39, 0, 1.0).tolist()) == {1}, "no quotient is too large"
     cut = pick(logits, 1.0, 2, 1.0).bincount(minlength=4).double() / 3000
     assert cut[1].item() == pytest.approx(2 / 3, abs=0.04), "shares among the rest stay as they were"
 
@@ -161,7 +166,13 @@ def test_unfit_encoders_and_values_are_refused_in_words() -> None:
         ValueError, match="encoder must be one that never looks ahead, such as gpt-mini, got bert-t"
     ):
         GPT(fitted("bert-tiny", texts()))
-    for name, value in (("temperature", -1.0), ("temperature", math.nan), ("top_k", -1), ("top_p", 1.5)):
+    for name, value in (
+        ("temperature", -1.0),
+        ("temperature", math.nan),
+        ("top_k", -1),
+        ("top_k", 2.5),
+        ("top_p", 1.5),
+    ):
         with pytest.raises(ValueError, match=name):
             GPT(encoder(), **{name: value})  # type: ignore[arg-type]
 

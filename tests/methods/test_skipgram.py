@@ -108,6 +108,19 @@ def test_pace_falls_linearly_to_a_ten_thousandth():
     assert moved[2] / moved[0] < 1e-3
 
 
+def test_a_second_training_starts_at_the_full_pace_again():
+    method, _ = build()
+    method.after_step(1.0)
+    method.prepare(method.reads(texts()))
+    assert method.neighbours.progress == 0
+
+
+def test_vectors_of_half_precision_are_refused():
+    method, batch = build()
+    with pytest.raises(ValueError, match=r"must be float32 or float64 to be trained, got torch\.bfloat16"):
+        method.bfloat16()(batch)
+
+
 def test_one_thread_repeats_every_bit_and_more_learn_as_well():
     runs = []
     for threads in (1, 1, 2):

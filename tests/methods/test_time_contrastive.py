@@ -19,6 +19,7 @@ from unlabeled.methods.time_contrastive import (
     npairs_loss,
     triplet_loss,
 )
+from unlabeled.parts import gather
 from unlabeled.worlds import orbit
 
 
@@ -196,6 +197,8 @@ def test_pictures_show_the_moment_and_what_was_found() -> None:
     ("option", "value"),
     [
         ("moments", 1),
+        ("moments", 2.5),
+        ("embedding_dim", 8.0),
         ("margin", 0.0),
         ("gain", 1.5),
         ("views", "both"),
@@ -234,3 +237,17 @@ def test_training_finds_moments_in_scenes_with_cameras_never_seen(objective: str
     method.eval()
     assert scored(test) < 0.75 * min(before, 1 / 3)
     assert scored(still) == pytest.approx(1 / 3, abs=0.06)
+
+
+def test_triplets_are_averaged_over_those_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process with fewer triplets counts less: DDP takes the plain mean of what the processes give."""
+    first, second = vectors(1), vectors(2)
+    time = times()
+    short = torch.zeros_like(time)  # no moment has a negative
+    short[0] = time[0]
+    counts = torch.tensor([30.0, 10.0])
+    monkeypatch.setattr(gather, "mean_over_processes", lambda value: counts.mean())
+    apart = (triplet_loss(first, time, 0, 0.2) + triplet_loss(second, short, 0, 0.2)) / 2
+    monkeypatch.undo()
+    together = triplet_loss(torch.cat([first, second]), torch.cat([time, short]), 0, 0.2)
+    torch.testing.assert_close(apart, together)

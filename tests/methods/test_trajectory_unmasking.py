@@ -236,6 +236,8 @@ def test_pictures_fill_in_hidden_zones_with_real_ones() -> None:
     ("option", "value"),
     [
         ("zones", 1),
+        ("zones", 4.5),
+        ("projection_dim", 8.0),
         ("masked", 4),
         ("masked", 0),
         ("guard", -1),

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from unlabeled import encoders
-from unlabeled.methods.video_colorization import VideoColorization, copied, grey, likeness, loss
+from unlabeled.methods.video_colorization import VideoColorization, copied, disc, grey, likeness, loss
 from unlabeled.parts.color import lab_to_rgb, lightness, rgb_to_lab
 from unlabeled.worlds import blobs
 
@@ -201,6 +201,8 @@ def test_pictures_paint_the_target():
         "colours copied",
         "true colours",
         "copies of references",
+        "marked in the first reference",
+        "where the mark is found",
     ]
     for images in pictures.values():
         assert images.shape == (4, 3, 32, 32)
@@ -262,3 +264,54 @@ def test_refuses_what_has_no_colour_and_clips_that_are_too_short():
         method().prepare(data({"video": faded}))
     with pytest.raises(ValueError, match=r"frames of a clip must be above references, 3, got 3"):
         method()({"video": clips()["video"][:, :3]})
+
+
+def redness(images):
+    return images[:, 0] - images[:, 1]
+
+
+def test_the_mark_is_where_the_colour_is_unlike_the_rest():
+    cells = torch.zeros(2, 2, 8, 10)
+    cells[0, :, 2, 7], cells[1, 0, 6, 1] = torch.tensor([20.0, -10.0]), -15.0
+    marked = disc(cells)
+    for image, (row, column) in enumerate([(2, 7), (6, 1)]):
+        there = marked[image].nonzero().float()
+        assert there.mean(0).tolist() == [row, column] and len(there) == 5
+
+
+def test_pictures_carry_the_mark_of_the_first_reference_by_the_pointer():
+    """A network that points at the place two columns to the left carries the mark two columns to the right."""
+    network, batch = method().eval(), clips()
+    network.prepare(data(batch))
+    rows, columns = network.rows, network.columns
+    source = torch.arange(rows * columns).view(rows, columns).roll(2, 1).flatten()
+    logits = torch.full((4, rows * columns, 3 * rows * columns), -100.0)
+    logits[:, torch.arange(rows * columns), source] = 0.0
+    logits[:, :, rows * columns :] = 100.0  # other references do not know the mark
+    network.point = lambda clips: logits
+    pictures = network.pictures(batch)
+    step = 2 * 32 // columns
+    first, found = (
+        redness(pictures[name]) for name in ("marked in the first reference", "where the mark is found")
+    )
+    assert found.amax() > 0.9
+    inner = slice(step + 4, -4)
+    torch.testing.assert_close(found[:, :, inner], first.roll(step, 2)[:, :, inner], atol=0.01, rtol=0)
+
+
+def test_a_mark_stays_where_it_is_in_a_still_world():
+    network, batch = method(temperature=0.001).eval(), clips(4, motion=0.0)
+    network.prepare(data(batch))
+    pictures = network.pictures(batch)
+    first, found = (
+        redness(pictures[name]) for name in ("marked in the first reference", "where the mark is found")
+    )
+    assert (first - found).abs().mean() < 0.1 * first.mean()
+
+
+def test_chance_is_unknown_where_no_target_has_a_colour_of_its_references():
+    video = torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8)
+    video[:, :3, 0], video[:, 3, 2] = 200, 200
+    network = method(colors=2)
+    network.prepare(data({"video": video}))
+    assert network.chance(1) is None and float(network({"video": video}).detach()) == 0

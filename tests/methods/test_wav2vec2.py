@@ -292,3 +292,32 @@ def test_nonsense_is_refused_by_name(option: str, value: float) -> None:
 def test_encoders_without_a_transformer_are_refused() -> None:
     with pytest.raises(ValueError, match="encoder must be a wav2vec2 such as wav2vec2-mini, got gru3"):
         Wav2Vec2(encoders.build("gru3", kind="audio"))
+
+
+def test_sounds_and_pieces_too_short_to_hide_two_frames_are_refused() -> None:
+    frame = encoders.build("wav2vec2-tiny", kind="audio", sample_rate=8_000).trunk.receptive
+    for samples, most in ((10, 1), (frame + 160, 2)):
+        with pytest.raises(
+            ValueError, match=rf"must have at least 3 frames, of which 2 .* got {most} at most"
+        ):
+            build().prepare(melodies(4, samples=samples))
+    build().prepare(melodies(4, samples=frame + 320))
+    method = build(crop_seconds=0.01)
+    with pytest.raises(ValueError, match=r"in pieces of crop_seconds=0.01, must"):
+        method.prepare(method.reads(melodies(4)))
+
+
+def test_a_single_hidden_frame_is_no_question_that_the_accuracy_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    method, batch = build().eval(), melodies(3).sample(3)
+    frames = method.encoder.trunk.frames(batch["length"])
+    masked = spans(frames, int(frames.max()), 0.65, 10)
+    masked[1] = torch.arange(masked.shape[1]) == 3
+    monkeypatch.setattr(method, "hide", lambda frames, size: masked[: len(frames), :size])
+    torch.manual_seed(1)
+    method(batch)
+    accuracy = float(method.meters["accuracy"])
+    asked = int(masked[[0, 2]].sum())
+    assert accuracy * asked == pytest.approx(round(accuracy * asked), abs=1e-3)
+    assert accuracy * (asked + 1) != pytest.approx(round(accuracy * (asked + 1)), abs=1e-3)

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as reference
 
-from unlabeled.parts import augment
+from unlabeled.parts import augment, fused_views
 from unlabeled.parts.augment import Parameters, Views
 
 LEVEL = 1e-3 / 255  # a thousandth of a gray level
@@ -166,12 +167,15 @@ def chain(image: Tensor, drawn: Parameters, sample: int) -> Tensor:
 
 @pytest.mark.parametrize("source, size", [((32, 32), 32), ((60, 90), 32), ((100, 75), 64), ((20, 20), 48)])
 @pytest.mark.parametrize("degrees", [0.0, 30.0])
-def test_whole_chain_equals_torchvision(source: tuple[int, int], size: int, degrees: float) -> None:
+@pytest.mark.parametrize("form", [augment.apply_tensors, fused_views.apply])
+def test_whole_chain_equals_torchvision(
+    source: tuple[int, int], size: int, degrees: float, form: Callable[[Tensor, Parameters], Tensor]
+) -> None:
     views = Views(size, jitter=1.0, blur=0.5, solarize=0.2, degrees=degrees)
     images = torch.randint(0, 256, (64, 3, *source), dtype=torch.uint8)
     drawn = views.draw({"image": images})
     expected = [chain(image / 255, drawn, sample) for sample, image in enumerate(images)]
-    error = (augment.apply(images, drawn) - torch.stack(expected)).abs()
+    error = (form(images, drawn) - torch.stack(expected)).abs()
     # A value within the rounding of the threshold may be solarised by one and not by the other.
     border = (1 - 2 * torch.stack(expected)).abs() < 0.01
     assert error[~border].max() < LEVEL
@@ -365,7 +369,7 @@ def test_crops_of_another_size_and_area_come_from_the_same_views() -> None:
 def test_uint8_and_float_images_agree() -> None:
     images, views = torch.randint(0, 256, (6, 3, 24, 24), dtype=torch.uint8), Views(16, blur=0.5, degrees=10)
     drawn = views.draw({"image": images})
-    assert torch.equal(augment.apply(images, drawn), augment.apply(images / 255, drawn))
+    assert torch.equal(augment.apply_tensors(images, drawn), augment.apply(images / 255, drawn))
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 0.05), (torch.float64, 1e-4)])
@@ -380,9 +384,11 @@ def test_the_precision_of_float_images_is_kept(dtype: torch.dtype, tolerance: fl
 def test_autocast_does_not_touch_the_views() -> None:
     images = torch.randint(0, 256, (8, 3, 24, 24), dtype=torch.uint8)
     drawn = Views(16, blur=1.0, solarize=0.3, degrees=10).draw({"image": images})
-    expected, fitted = augment.apply(images, drawn), augment.fit(images, 16)
+    expected, fitted = augment.apply_tensors(images, drawn), augment.fit(images, 16)
+    fused = augment.apply(images, drawn)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(augment.apply(images, drawn), expected)
+        assert torch.equal(augment.apply_tensors(images, drawn), expected)
+        assert torch.equal(augment.apply(images, drawn), fused)
         assert torch.equal(augment.fit(images, 16), fitted)
 
 

@@ -117,3 +117,17 @@ def test_verdict_takes_milliseconds():
     begin = time.perf_counter()
     meters.verdict(z, 1.0)
     assert time.perf_counter() - begin < 1.0  # the spectrum of all 2048 rows takes over 2 seconds
+
+
+def test_features_that_were_alike_before_training_have_not_collapsed() -> None:
+    """Means of many untrained words hardly differ; that is where learning starts, not where it ended."""
+    generator = torch.Generator().manual_seed(0)
+    alike = torch.ones(64, 40) + 0.02 * torch.randn(64, 2, generator=generator) @ torch.randn(
+        2, 40, generator=generator
+    )
+    width = meters.spread(alike)
+    assert 0.005 < width < 0.05
+    assert meters.verdict(alike, 1.0, None)[0] == "collapsed"
+    assert meters.verdict(alike, 1.0, None, before=width)[0] != "collapsed"
+    assert meters.verdict(alike, 1.0, None, before=4 * width)[0] == "collapsed"
+    assert meters.verdict(torch.ones(64, 40), 1.0, None, before=0.0)[0] == "collapsed"

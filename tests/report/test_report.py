@@ -265,6 +265,51 @@ def test_page_of_photos_stays_small(tmp_path: Path) -> None:
     assert path.stat().st_size < 3_000_000
 
 
+def drawn_by(tmp_path: Path, rows: dict[str, Any]) -> str:
+    """The section of pictures of a run whose method draws these rows."""
+    run = make_run(tmp_path)
+    run.method.pictures = lambda batch: rows
+    text = report(run, data=FakeData()).read_text(encoding="utf-8")
+    return re.findall(r'<section id="pretext">(.*?)</section>', text, re.S)[0]
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "count", "longest"),
+    [
+        (32, 32, 8, 32),
+        (96, 96, 8, 96),
+        (96, 160, 4, 160),
+        (200, 200, 4, 240),
+        (40, 96, 4, 96),
+        (32, 640, 2, 480),
+    ],
+)
+def test_wide_and_large_pictures_get_room(
+    tmp_path: Path, height: int, width: int, count: int, longest: int
+) -> None:
+    text = drawn_by(tmp_path, {"given": torch.rand(8, 3, height, width), "small": torch.rand(8, 3, 8, 8)})
+    shown = re.findall(r'width="(\d+)" height="(\d+)" alt="given', text)
+    assert len(shown) == count == text.count('alt="small')
+    assert min(longest, 100) <= max(map(int, shown[0])) <= longest
+
+
+def test_only_a_few_texts_are_shown(tmp_path: Path) -> None:
+    text = drawn_by(tmp_path, {"withheld": [f"word {n}" for n in range(8)], "predicted": ["x"] * 8})
+    assert "word 2" in text and "word 3" not in text and "Each column" not in text
+
+
+def test_one_epoch_of_one_step_is_singular(tmp_path: Path) -> None:
+    text = report(make_run(tmp_path, history=[epoch(1) | {"step": 1}])).read_text(encoding="utf-8")
+    assert "1 epoch, 1 step<" in text
+
+
+def test_neighbours_of_texts_are_counted_as_texts(tmp_path: Path) -> None:
+    data = FakeData(labels=torch.arange(40) % 4)
+    data.unit, data.texts = "texts", ["words"] * 40  # type: ignore[attr-defined]
+    text = report(make_run(tmp_path), data=data).read_text(encoding="utf-8")
+    assert "over all 40 texts of the sample" in text
+
+
 def test_scores_must_belong_to_the_runs(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name) for name in ("a", "b")]
     with pytest.raises(ValueError, match="scores must hold one list for each of the 2 runs, got 1"):

@@ -68,7 +68,7 @@ def test_the_silent_shape_looks_like_the_sounding_one():
     assert 0.08 < centre < 0.16
 
 
-@pytest.mark.parametrize("name, value", [("n", 0), ("image_size", 8)])
+@pytest.mark.parametrize("name, value", [("n", 0), ("n", 1.5), ("image_size", 8), ("image_size", 16.5)])
 def test_bad_values_are_named(name, value):
     with pytest.raises(ValueError, match=name):
         make(**({"n": 1, "seed": 0} | {name: value}))

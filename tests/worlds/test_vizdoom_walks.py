@@ -10,6 +10,7 @@ import torch
 
 from unlabeled.data.opening import How
 from unlabeled.data.trajectories import find
+from unlabeled.worlds import vizdoom_walks
 from unlabeled.worlds.vizdoom_walks import record
 
 needs_vizdoom = pytest.mark.skipif(not importlib.util.find_spec("vizdoom"), reason="vizdoom is not installed")
@@ -44,10 +45,18 @@ def test_same_seed_same_walks_that_open_as_walks(tmp_path: Path, monkeypatch: py
     assert len(agree) > 5 and agree.median() > 0.9
 
 
+@pytest.mark.parametrize("scenario", ["nowhere", "cig", "doom"])
+def test_unknown_levels_and_those_that_end_the_process_are_refused(scenario: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"scenario must be one of .*my_way_home.*, got {scenario}"):
+        record(tmp_path, 1, 5, 0, scenario=scenario)
+
+
 @needs_vizdoom
-def test_unknown_levels_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"scenario must be one of .*my_way_home.*, got nowhere"):
-        record(tmp_path, 1, 5, 0, scenario="nowhere")
+@pytest.mark.parametrize("scenario", vizdoom_walks.SCENARIOS)
+def test_every_level_that_is_offered_is_there(scenario: str) -> None:
+    import vizdoom
+
+    assert (Path(vizdoom.scenarios_path) / f"{scenario}.cfg").is_file()
 
 
 def test_bad_values_and_a_missing_package_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +64,32 @@ def test_bad_values_and_a_missing_package_are_said(tmp_path: Path, monkeypatch: 
         record(tmp_path, 0, 5, 0)
     with pytest.raises(ValueError, match="size must be at most 240"):
         record(tmp_path, 1, 5, 0, size=300)
+    with pytest.raises(ValueError, match=r"steps must be a whole number, got 2.5"):
+        record(tmp_path, 1, 2.5, 0)  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "vizdoom", None)
     with pytest.raises(ValueError, match=r"pip install 'unlabeled\[embodied\]'"):
+        record(tmp_path, 1, 5, 0)
+
+
+@needs_vizdoom
+def test_no_walk_of_one_seed_is_also_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The 1,009th walk of seed 0 is not the first one of seed 1, which may be test data."""
+    draws: list[str] = []
+    monkeypatch.setattr(
+        vizdoom_walks, "_walk", lambda game, steps, size, seed: draws.append(seed) or {"video": np.zeros(1)}
+    )
+    record(tmp_path / "one", 1010, 1, 0)
+    record(tmp_path / "two", 3, 1, 1)
+    assert len(set(draws)) == 1013
+    monkeypatch.undo()
+    with vizdoom_walks._game("my_way_home") as game:
+        poses = [
+            vizdoom_walks._walk(game, 6, 8, seed)["pose"] for seed in (draws[1009], draws[1010], draws[1009])
+        ]
+    assert np.array_equal(poses[0], poses[2]) and not np.array_equal(poses[0], poses[1])
+
+
+def test_walks_are_not_mixed_with_older_ones(tmp_path: Path) -> None:
+    (tmp_path / "0007.npz").touch()
+    with pytest.raises(ValueError, match=r"out must be a folder without .npz files"):
         record(tmp_path, 1, 5, 0)

@@ -7,6 +7,7 @@ channel axis is the one of size 1 or 3, else the smaller one. An .npz file holds
 unpickled, nothing is resized.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,13 @@ from einops import rearrange, repeat
 from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
+from unlabeled import check
 from unlabeled.data.images import Images, from_images
 
-__all__ = ["as_uint8", "find_file", "from_array"]
+__all__ = ["as_integers", "as_tensor", "as_uint8", "find_file", "from_array", "read_npy", "read_npz"]
 
+_UNPACKED, _RATIO = 2**28, 100
+"""Bytes that any .npz file may unpack to, and how many for each byte of a larger one."""
 _SPLITS = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
 
 
@@ -34,19 +38,9 @@ def find_file(path: Path, channels: int | None) -> Mapping[str, Callable[[], Ima
     Raises:
         ValueError: The file holds no images in the form above.
     """
-    try:
-        if path.suffix.lower() == ".npy":
-            # Copy on write: pages are read when needed and torch gets memory that it may call its own.
-            images = np.lib.format.open_memmap(path, mode="c")
-            return {"all": partial(from_array, images, None, str(path), channels)}
-        with path.open("rb") as stream, NpzFile(stream, allow_pickle=False) as file:
-            keys = file.files
-            content = {key: file[key] for key in keys if key.endswith(("images", "labels"))}
-        if odd := [key for key, array in content.items() if not isinstance(array, np.ndarray)]:
-            raise ValueError(f"{odd[0]} is no array")
-    except Exception as error:  # damaged files fail in zipfile, zlib, numpy's parser or its allocation
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} must be a readable array without pickled objects: {reason}") from error
+    if path.suffix.lower() == ".npy":
+        return {"all": partial(from_array, read_npy(path), None, str(path), channels)}
+    content, keys = read_npz(path, ("images", "labels"))
     parts = {"": "all"} | {f"{name}_": split for name, split in _SPLITS.items()}
     found = {
         split: partial(
@@ -56,8 +50,83 @@ def find_file(path: Path, channels: int | None) -> Mapping[str, Callable[[], Ima
         if f"{prefix}images" in content
     }
     if not found:
-        raise ValueError(f"{path} must hold images or train_images, got {', '.join(keys) or 'nothing'}")
+        raise ValueError(
+            f"{path} must hold images or train_images, got {check.one_line(', '.join(keys)) or 'nothing'}"
+        )
     return found
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """The array of a .npy file, without unpickling.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    try:
+        # Copy on write: pages are read when needed and torch gets memory that it may call its own.
+        return np.lib.format.open_memmap(path, mode="c")
+    except Exception as error:  # damaged files fail in numpy's parser or its allocation
+        reason = check.reason(error)
+        raise ValueError(f"{path} must be a readable array without pickled objects: {reason}") from error
+
+
+def read_npz(path: Path, endings: tuple[str, ...] = ("",)) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Arrays of an .npz file, without unpickling.
+
+    Args:
+        path: The file.
+        endings: How the names of the arrays end that are read.
+
+    Returns:
+        The arrays by name, and the names of all that are there.
+
+    Raises:
+        ValueError: It cannot be read, or is a small file that unpacks to a lot.
+    """
+    try:
+        with path.open("rb") as stream, NpzFile(stream, allow_pickle=False) as file:
+            assert file.zip is not None
+            size = sum(member.file_size for member in file.zip.infolist())
+            most = max(_UNPACKED, _RATIO * os.fstat(stream.fileno()).st_size)
+            if size > most:
+                raise ValueError(
+                    f"it unpacks to {size} bytes, which is more than {_RATIO} for each of its own"
+                )
+            content = {key: file[key] for key in file.files if key.endswith(endings)}
+            keys = list(file.files)
+        if odd := [key for key, array in content.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{odd[0]} is no array")
+    except Exception as error:  # damaged files fail in zipfile, zlib, numpy's parser or its allocation
+        reason = check.reason(error)
+        raise ValueError(f"{path} must be a readable array without pickled objects: {reason}") from error
+    return content, keys
+
+
+def as_tensor(array: np.ndarray | Tensor, name: str) -> Tensor:
+    """An array of numbers as a tensor, in the order of bytes of this machine.
+
+    Raises:
+        ValueError: It holds something else.
+    """
+    if isinstance(array, Tensor):
+        return array
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise ValueError(f"{name} must hold numbers of at most 64 bits, got {array.dtype}")
+    return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+
+
+def as_integers(values: np.ndarray | Tensor, count: int, what: str, name: str) -> Tensor:
+    """Integers, one for each sample, as int64, shape (count,).
+
+    Raises:
+        ValueError: They are others, or not as many.
+    """
+    array = np.asarray(values).reshape(-1)
+    if len(array) != count or array.dtype.kind not in "biu":
+        raise ValueError(f"{what} of {name} must be {count} integers, got {len(array)} of type {array.dtype}")
+    if count and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{what} of {name} must be below 2**63, got {array.max()}")
+    return torch.from_numpy(array.astype(np.int64))
 
 
 def from_array(
@@ -82,12 +151,7 @@ def from_array(
     pixels = as_uint8(_channels_first(images, name), name)
     if channels is not None and channels != pixels.shape[1]:
         pixels = _converted(pixels, channels, name)
-    known = None if labels is None else np.asarray(labels).reshape(-1)
-    if known is not None and (len(known) != len(pixels) or known.dtype.kind not in "biu"):
-        raise ValueError(
-            f"labels of {name} must be {len(pixels)} integers, got {len(known)} of type {known.dtype}"
-        )
-    numbers = None if known is None else torch.from_numpy(known.astype(np.int64))
+    numbers = None if labels is None else as_integers(labels, len(pixels), "labels", name)
     return from_images(pixels, numbers, name=name, classes=classes)
 
 

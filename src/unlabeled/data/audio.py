@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from unlabeled import check
+from unlabeled.data.arrays import as_integers, as_tensor, read_npy, read_npz
 from unlabeled.data.audio_files import FULL_SCALE, Split, find_splits, write
 from unlabeled.data.cache import folder_of, kept
 from unlabeled.data.opening import How, refuse_broken
@@ -169,7 +170,7 @@ def from_waveforms(
     """
     sounds = _sounds(waveforms, name)
     count, most = sounds.shape
-    true = torch.full((count,), most) if lengths is None else _integers(lengths, count, "lengths", name)
+    true = torch.full((count,), most) if lengths is None else as_integers(lengths, count, "lengths", name)
     if not (true.min() >= 1 and true.max() <= most):
         raise ValueError(
             f"lengths of {name} must be from 1 to {most}, got {int(true.min())}..{int(true.max())}"
@@ -182,7 +183,7 @@ def from_waveforms(
         sample_rate=sample_rate,
         name=name,
         paths=[f"{name}[{row}]" for row in range(count)],
-        labels=None if labels is None else _integers(labels, count, "labels", name),
+        labels=None if labels is None else as_integers(labels, count, "labels", name),
         classes=classes,
         factors=factors,
     )
@@ -256,12 +257,7 @@ def _open(split: Split, how: How) -> Sounds:
 
 def _find_arrays(path: Path, how: How) -> Mapping[str, Callable[[], Sounds]]:
     """What opens the sounds of a .npy or .npz file, by split."""
-    try:
-        content = np.load(path, allow_pickle=False)
-        content = {"waveforms": content} if isinstance(content, np.ndarray) else dict(content)
-    except Exception as error:  # damaged files fail in zipfile, zlib, numpy's parser or its allocation
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} must be a readable array without pickled objects: {reason}") from error
+    content = {"waveforms": read_npy(path)} if path.suffix.lower() == ".npy" else read_npz(path)[0]
     keys = ("waveforms", "lengths", "labels", "sample_rate")
     parts = {
         split: {key: content[found] for key in keys if (found := f"{prefix}{key}") in content}
@@ -270,25 +266,35 @@ def _find_arrays(path: Path, how: How) -> Mapping[str, Callable[[], Sounds]]:
     }
     if not parts:
         raise ValueError(
-            f"{path} must hold waveforms or train_waveforms, got {', '.join(content) or 'nothing'}"
+            f"{path} must hold waveforms or train_waveforms, got {check.one_line(', '.join(content)) or 'nothing'}"
         )
     rate = {"sample_rate": content["sample_rate"]} if "sample_rate" in content else {}
     return {split: partial(_from_array, rate | part, str(path), how) for split, part in parts.items()}
 
 
 def _from_array(part: Mapping[str, Any], name: str, how: How) -> Sounds:
-    rate = int(part["sample_rate"]) if "sample_rate" in part else how.sample_rate
-    if rate is None:
+    if (rate := _rate(part["sample_rate"], name) if "sample_rate" in part else how.sample_rate) is None:
         raise ValueError(f"sample_rate must be given, since {name} does not tell it")
     sounds = from_waveforms(
         part["waveforms"], rate, lengths=part.get("lengths"), labels=part.get("labels"), name=name
     )
-    return sounds.resampled(how.sample_rate or rate)
+    try:
+        return sounds.resampled(how.sample_rate or rate)
+    except ValueError as error:
+        raise ValueError(f"sample_rate of {name} must be near what is wanted: {error}") from error
+
+
+def _rate(told: Any, name: str) -> int:
+    value = np.asarray(told)
+    if value.size != 1 or value.dtype.kind not in "iuf" or not 1 <= value.item() < 2**31 or value.item() % 1:
+        got = check.reason(ValueError(value.tolist()))
+        raise ValueError(f"sample_rate of {name} must be a whole number above 0, got {got}")
+    return int(value.item())
 
 
 def _sounds(waveforms: np.ndarray | Tensor, name: str) -> Tensor:
     """Waveforms as float32 or int16, shape (sounds, samples)."""
-    sounds = waveforms if isinstance(waveforms, Tensor) else torch.from_numpy(np.ascontiguousarray(waveforms))
+    sounds = as_tensor(waveforms, name)
     if sounds.ndim != 2 or 0 in sounds.shape:
         raise ValueError(f"{name} must have axes sounds and samples, got shape {tuple(sounds.shape)}")
     if sounds.dtype == torch.int16:
@@ -298,10 +304,3 @@ def _sounds(waveforms: np.ndarray | Tensor, name: str) -> Tensor:
     if not sounds.abs().max() <= 1:
         raise ValueError(f"{name} must be floats in -1..1 or int16, got floats up to {sounds.abs().max():g}")
     return sounds.float()
-
-
-def _integers(values: np.ndarray | Tensor, count: int, what: str, name: str) -> Tensor:
-    array = np.asarray(values).reshape(-1)
-    if len(array) != count or array.dtype.kind not in "biu":
-        raise ValueError(f"{what} of {name} must be {count} integers, got {len(array)} of type {array.dtype}")
-    return torch.from_numpy(array.astype(np.int64))

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unlabeled import check
 from unlabeled.data.decode import LARGEST, TOO_LARGE, Temporary
 from unlabeled.data.files import File, by_name, walk
 from unlabeled.data.samples import Skipped
 from unlabeled.data.sources import Source, find_files
+from unlabeled.data.tables import count_rows, told
 from unlabeled.parts.resample import resample
 
 __all__ = ["FULL_SCALE", "SUFFIXES", "Encoded", "Split", "decode", "find_splits", "write"]
@@ -28,6 +30,8 @@ SUFFIXES = (
 """Names under which audio files are looked for."""
 FULL_SCALE = 2**15
 _SEEN_FOR_RATE = 1_000
+_UNPACKED, _RATIO, _BLOCK = 2**25, 64, 2**20
+"""Samples that any file may unpack to, how many for each byte of a larger one, and how many are read at a time."""
 _CHUNK = 32
 
 
@@ -92,17 +96,28 @@ def decode(content: Path | bytes) -> tuple[Tensor, int]:
             f"reading audio files needs soundfile ({error}). Install unlabeled[audio]"
         ) from error
     try:
-        if (content.stat().st_size if isinstance(content, Path) else len(content)) > LARGEST:
+        if isinstance(content, Path) and not content.is_file():  # a pipe would never end
+            raise ValueError("not a regular file" if content.exists() else "No such file or directory")
+        size = content.stat().st_size if isinstance(content, Path) else len(content)
+        if size > LARGEST:
             raise ValueError(TOO_LARGE)
         with soundfile.SoundFile(_Stream(content) if isinstance(content, bytes) else content) as file:
             announced, rate = file.frames, file.samplerate
-            sound = torch.from_numpy(file.read(dtype="float32", always_2d=True)).mean(1)
+            # What is announced may be a lie, so that memory is taken only for what comes.
+            most, pieces = max(_UNPACKED, _RATIO * size) // file.channels, []
+            while len(piece := file.read(_BLOCK // file.channels, dtype="float32", always_2d=True)):
+                pieces.append(torch.from_numpy(piece).mean(1))
+                most -= len(piece)
+                if most < 0:
+                    raise ValueError(f"unpacks to more than {_RATIO} samples for each of its bytes")
+            sound = torch.cat(pieces) if pieces else torch.zeros(0)
     except OSError as error:
-        raise ValueError(error.strerror or str(error)) from error
+        raise ValueError(check.reason(error)) from error
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"not a sound that can be read: {error.error_string}") from error
-    except RuntimeError as error:
-        raise ValueError(str(error)) from error
+        reason = " ".join(error.error_string.split())
+        raise ValueError(f"not a sound that can be read: {reason}") from error
+    except (RuntimeError, MemoryError) as error:
+        raise ValueError(check.reason(error)) from error
     if not len(sound):
         raise ValueError("no samples")
     if len(sound) < 0.9 * announced:
@@ -141,17 +156,18 @@ class _Columns:
         from datasets import Audio, ClassLabel, Features
         from pyarrow.parquet import read_schema, read_table
 
-        try:
+        count_rows(paths)
+        with told(paths[0]):
             features = Features.from_arrow_schema(read_schema(paths[0]))
-        except Exception as error:
-            raise ValueError(f"{paths[0]} must be a readable parquet file: {error}") from error
         sounds = [
             column
             for column, feature in features.items()
             if isinstance(feature, Audio) or (isinstance(feature, dict) and "bytes" in feature)
         ]
         if not sounds:
-            raise ValueError(f"{paths[0]} must have a column of audio, got {', '.join(features)}")
+            raise ValueError(
+                f"{paths[0]} must have a column of audio, got {check.one_line(', '.join(features))}"
+            )
         self.sound = sounds[0]
         labels = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
         labels += [column for column in ("label", "labels", "class", "target") if column in features]
@@ -167,8 +183,12 @@ class _Columns:
             if dtype.startswith(("int", "uint", "float", "bool")):
                 self.numbers.append(column)
             elif dtype == "string":
-                parts = [read_table(path, columns=[column])[column] for path in paths]
-                found = {word for part in parts for word in part.unique().to_pylist() if word is not None}
+                parts = []
+                for path in paths:
+                    with told(path):
+                        parts.append(read_table(path, columns=[column])[column])
+                with told(paths[0]):
+                    found = {word for part in parts for word in part.unique().to_pylist() if word is not None}
                 # A word of its own for every other sound is a name or a transcript, no property that is shared.
                 if 1 < len(found) <= sum(map(len, parts)) / 2:
                     self.words[column] = {word: number for number, word in enumerate(sorted(found))}
@@ -178,22 +198,23 @@ class _Columns:
 
         columns = [self.sound, *([self.label] if self.label else []), *self.words, *self.numbers]
         number = 0
-        for batch in ParquetFile(path).iter_batches(64, columns=columns):
-            for row in batch.to_pylist():
-                sound, label = row[self.sound] or {}, row.get(self.label or "")
-                known = {name: spelled.get(row[name], -1) for name, spelled in self.words.items()}
-                known |= {name: float("nan") if row[name] is None else row[name] for name in self.numbers}
-                place = sound.get("path") or f"{path.name}#{number}"
-                content = sound.get("bytes")
-                yield Encoded(place, content if content is not None else path.parent / place, label, known)
-                number += 1
+        with told(path):
+            for batch in ParquetFile(path).iter_batches(64, columns=columns):
+                for row in batch.to_pylist():
+                    sound, label = row[self.sound] or {}, row.get(self.label or "")
+                    known = {name: spelled.get(row[name], -1) for name, spelled in self.words.items()}
+                    known |= {name: float("nan") if row[name] is None else row[name] for name in self.numbers}
+                    place = sound.get("path") or f"{path.name}#{number}"
+                    content = sound.get("bytes")
+                    yield Encoded(
+                        place, content if content is not None else path.parent / place, label, known
+                    )
+                    number += 1
 
 
 def _of_tables(root: Path, name: str, files: list[File], columns: _Columns) -> Split:
-    from pyarrow.parquet import read_metadata
-
     paths = [root / file.path for file in files]
-    total = sum(read_metadata(path).num_rows for path in paths)
+    total = count_rows(paths)
     fingerprint = ["parquet", os.path.realpath(root), files, columns.words, columns.numbers]
 
     def read() -> Iterator[Encoded]:
@@ -272,6 +293,8 @@ def _rate(content: Path | bytes) -> int:
     try:
         import soundfile
 
+        if isinstance(content, Path) and not content.is_file():  # a pipe would never end
+            return 0
         with soundfile.SoundFile(_Stream(content) if isinstance(content, bytes) else content) as file:
             return file.samplerate
     except Exception:  # it is decoded later, and the reason told then

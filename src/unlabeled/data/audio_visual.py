@@ -10,7 +10,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, Self
@@ -43,6 +42,10 @@ _MOST_FPS = 12.5
 _STILL_FPS = 25.0
 _SILENCE = 1e-3
 _JITTER_SECONDS = 0.005
+_GAPS, _GAP_SECONDS = 10, 600
+"""How often a sound may be as long as what is heard in it, and the seconds of gaps that any may have."""
+_UNPACKED, _RATIO = 2**25, 64
+"""Samples that any file may unpack to, and how many for each byte of a larger one."""
 _ALIGNMENT = 8
 _FULL_SCALE = 2**15
 _PAIRS = {"train": 3000, "test": 800}
@@ -190,12 +193,30 @@ def from_pairs(
     """Pairs of pictures and sounds that are all there.
 
     Args:
-        image: uint8, shape (pairs, channels, height, width).
+        image: uint8, shape (pairs, channels, height, width), of 1 or 3 channels.
         waveform: Float, shape (pairs, samples), in -1..1; the picture belongs to its middle.
         sample_rate: Samples of sound per second, in hertz.
         name: What the data is called in reports.
         **known: `masks` and what `Data` takes.
+
+    Raises:
+        ValueError: The type, the shape or the values are others.
     """
+    image, waveform = torch.as_tensor(image).cpu(), torch.as_tensor(waveform).detach().cpu()
+    if image.dtype != torch.uint8 or image.ndim != 4 or image.shape[1] not in (1, 3) or 0 in image.shape:
+        got = f"{image.dtype} of shape {tuple(image.shape)}"
+        raise ValueError(
+            f"image must be uint8 with axes pairs, channels (1 or 3), height and width, got {got}"
+        )
+    if not waveform.is_floating_point() or waveform.ndim != 2 or waveform.shape[1] == 0:
+        got = f"{waveform.dtype} of shape {tuple(waveform.shape)}"
+        raise ValueError(f"waveform must be float with axes pairs and samples, got {got}")
+    if len(waveform) != len(image):
+        raise ValueError(f"waveform must have a sound for each of {len(image)} pictures, got {len(waveform)}")
+    if not waveform.abs().max() <= 1:
+        raise ValueError(f"waveform must be in -1..1, got values up to {float(waveform.abs().max()):g}")
+    check.whole(sample_rate=sample_rate)
+    check.at_least(1, sample_rate=sample_rate)
     pairs, channels, height, width = image.shape
     middle = torch.full((pairs, 1), waveform.shape[1] // 2 / sample_rate, dtype=torch.float64)
     sound = (waveform * _FULL_SCALE).round().clamp(-_FULL_SCALE, _FULL_SCALE - 1).to(torch.int16)
@@ -220,9 +241,8 @@ def built_in(name: str, split: str) -> Pairs:
     Raises:
         ValueError: There is no such set.
     """
-    word, _, variant = name.partition(":")
-    check.choice(("chiming_shapes",), name=word)
-    check.choice(("", "distractor"), variant=variant)
+    variant = name.partition(":")[2]
+    check.choice(("chiming_shapes", "chiming_shapes:distractor"), name=name)
     check.choice(_PAIRS, split=split)
     made = chiming_shapes.make(
         _PAIRS[split], int(split == "test"), distractor=variant == "distractor", image_size=64
@@ -250,6 +270,10 @@ def find(source: Any, how: "How") -> Mapping[str, Callable[[], Data]]:
     Raises:
         ValueError: Nothing of that kind is there.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise ValueError(
+            f"data must be a folder, a file or Data, such as from_pairs gives, got {type(source).__name__}"
+        )
     path, name = Path(source).expanduser(), os.fspath(source)
     try:
         found = find_files(path, name, decode_video.SUFFIXES, "videos")
@@ -282,13 +306,15 @@ def _opened(source: Source, how: "How", rate: int) -> Pairs:
             try:
                 assert isinstance(item.content, Path)
                 return read_clip(item.content, sounds[str(item.path)], rate, size, channels)
-            except (ValueError, OSError) as error:
+            except ValueError as error:
                 return error
 
         for number, clip in enumerate(_in_order(read, len(items), how.workers or os.cpu_count() or 1)):
             path, label = items[number].path, items[number].label
             if isinstance(clip, Exception):
-                about["unheard" if isinstance(clip, _Unheard) else "skipped"].append((path, str(clip)))
+                about["unheard" if isinstance(clip, _Unheard) else "skipped"].append(
+                    (path, check.reason(clip))
+                )
             else:
                 about["clips"].append(_write(stream, clip))
                 about["paths"].append(path)
@@ -350,10 +376,13 @@ def read_clip(
     else:
         known = decode_video.index(path)
         step = max(1, int(known.fps / _MOST_FPS + 1e-6))
-        shown = list(decode_video.frames(path, store_size))
-        if len(shown) != len(known):
-            raise ValueError(f"damaged: {len(shown)} of {len(known)} frames can be decoded")
-        frames = np.stack(shown[::step])
+        shown, count = [], 0
+        for count, frame in enumerate(decode_video.frames(path, store_size), 1):
+            if count % step == 1 % step:
+                shown.append(frame)
+        if count != len(known):
+            raise ValueError(f"damaged: {count} of {len(known)} frames can be decoded")
+        frames = np.stack(shown)
         start, times = float(known.times[0]), known.times[::step] - known.times[0]
         if channels == 1 and frames.shape[1] == 3:
             weights = np.array([0.299, 0.587, 0.114], np.float32)
@@ -383,23 +412,25 @@ def read_sound(path: Path, rate: int, start: float | None = None) -> NDArray[np.
     Raises:
         ValueError: It cannot be read or has no sound.
     """
-    av = _av()
-    try:
-        with closing(av.open(str(path))) as container:
-            if not container.streams.audio:
-                raise _Unheard("no sound track")
+    pieces: list[tuple[float | None, NDArray[np.float32]]] | None = None
+    native = 0
+    with decode_video.open_media(path) as container:
+        if container.streams.audio:
+            pieces, most = [], max(_UNPACKED, _RATIO * path.stat().st_size)
             stream = container.streams.audio[0]
             stream.codec_context.thread_count = 1
             native = stream.codec_context.sample_rate
-            mono = av.AudioResampler(format="fltp", layout="mono", rate=native)
-            pieces: list[tuple[float | None, NDArray[np.float32]]] = []
+            mono = _av().AudioResampler(format="fltp", layout="mono", rate=native)
             for frame in container.decode(stream):
                 time = None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
                 frame.pts = None  # else the mixer would fill gaps by its own rules
                 mixed = [part.to_ndarray()[0] for part in mono.resample(frame)]
                 pieces.append((None if time is None else float(time), np.concatenate(mixed)))
-    except (av.FFmpegError, OSError) as error:
-        raise ValueError(getattr(error, "strerror", None) or str(error)) from error
+                most -= len(pieces[-1][1])
+                if most < 0:
+                    raise ValueError(f"its sound unpacks to more than {_RATIO} samples for each of its bytes")
+    if pieces is None:
+        raise _Unheard("no sound track")
     if not pieces:
         raise _Unheard("no sound in its track")
     sound = _placed(pieces, native, start)
@@ -419,6 +450,11 @@ def _placed(
         places.append(position)
         position += len(piece)
     ends = [place + len(piece) for place, (_, piece) in zip(places, pieces)]
+    heard = sum(len(piece) for _, piece in pieces)
+    if max(map(abs, ends)) > _GAPS * heard + _GAP_SECONDS * rate:
+        raise ValueError(
+            f"sound must not have gaps that are much longer than it is, got an end at {max(ends)}"
+        )
     sound = np.zeros(max(0, *ends), np.float32)
     for place, end, (_, piece) in zip(places, ends, pieces):
         if end > 0:
@@ -433,7 +469,8 @@ def _converted(sound: NDArray[np.float32], native: int, rate: int) -> NDArray[np
     frame.sample_rate = native
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
     parts = [part.to_ndarray()[0] for given in (frame, None) for part in resampler.resample(given)]
-    return np.concatenate(parts)[: round(len(sound) * rate / native)]
+    # A moment so short that no sample of the new rate falls into it gives no part.
+    return np.concatenate([np.zeros(0, np.float32), *parts])[: round(len(sound) * rate / native)]
 
 
 def _beside(path: Path) -> Path | None:
@@ -454,18 +491,15 @@ def _usual_rate(sources: Sequence[Source]) -> int:
 
 def _rate_of(path: Path) -> list[int]:
     try:
-        with closing(_av().open(str(path))) as container:
+        with decode_video.open_media(path) as container:
             return [stream.codec_context.sample_rate for stream in container.streams.audio[:1]]
-    except (OSError, ValueError):  # it is reported when it is read
+    except ValueError:  # it is reported when it is read
         return []
 
 
 def _av() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise ValueError("sound tracks need PyAV, which is not installed; pip install av") from error
-    av.logging.set_level(None)  # type: ignore[attr-defined]
+    import av
+
     return av
 
 

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unlabeled import check
 from unlabeled.data.decode import Temporary, decode_all
 from unlabeled.data.samples import Skipped
 from unlabeled.data.sources import Source
@@ -217,7 +218,7 @@ def _decode(
         if progress is not None:
             progress(done, reading.total)
     if not sizes:
-        reasons = "; ".join(f"{skip.path}: {skip.reason}" for skip in skipped[:3])
+        reasons = "; ".join(check.one_line(f"{skip.path}: {skip.reason}") for skip in skipped[:3])
         raise ValueError(f"no images in {source.name}; {len(skipped)} could not be decoded: {reasons}")
     classes, labels = _numbered(reading.classes, labels)
     return {

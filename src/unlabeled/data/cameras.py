@@ -27,6 +27,7 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.data import decode_video
+from unlabeled.data.arrays import as_tensor, read_npz
 from unlabeled.data.cache import folder_of, kept
 from unlabeled.data.decode import SUFFIXES
 from unlabeled.data.files import File, by_folder, walk
@@ -254,6 +255,11 @@ def from_views(
     """
     tensor = _channels_first(views, name, 6)
     scenes, cameras, frames = tensor.shape[:3]
+    for key, values in (factors or {}).items():
+        if values.shape not in ((scenes,), (scenes, frames)):
+            raise ValueError(
+                f"{key} of {name} must have shape ({scenes},) or ({scenes}, {frames}), got {tuple(values.shape)}"
+            )
     return Scenes(
         tensor.flatten(0, 2),
         torch.full((scenes,), frames),
@@ -309,15 +315,17 @@ def find(source: Any, how: "How") -> Mapping[str, Callable[[], Scenes]]:
 
 def _one_file(path: Path) -> Mapping[str, Callable[[], Scenes]]:
     """Scenes of an .npz file, by split."""
-    content = _load(path)
+    content, _ = read_npz(path)
     prefixes = [key.removesuffix("views") for key in content if key in ("views", "train_views", "test_views")]
     if not prefixes:
-        raise ValueError(f"{path} must hold views or train_views, got {', '.join(content) or 'nothing'}")
+        raise ValueError(
+            f"{path} must hold views or train_views, got {check.one_line(', '.join(content)) or 'nothing'}"
+        )
 
     def opened(prefix: str) -> Scenes:
         views = content[f"{prefix}views"]
         factors = {
-            key.removeprefix(prefix): torch.from_numpy(values)
+            key.removeprefix(prefix): as_tensor(values, f"{key} of {path}")
             for key, values in content.items()
             if key.startswith(prefix) and not key.endswith("views") and values.shape[:1] == views.shape[:1]
         }
@@ -334,14 +342,14 @@ def _arrays(root: Path, name: str, files: Sequence[File], how: "How") -> Scenes:
     for file in files:
         path = str(root / file.path)
         try:
-            content = _load(root / file.path)
+            content, _ = read_npz(root / file.path)
             if "views" not in content:
-                raise ValueError(f"must hold views, got {', '.join(content) or 'nothing'}")
+                raise ValueError(f"must hold views, got {check.one_line(', '.join(content)) or 'nothing'}")
             views = _channels_first(content["views"], path, 5)
             if scenes and (views.shape[:1], views.shape[2:]) != (scenes[0].shape[:1], scenes[0].shape[2:]):
                 raise ValueError(f"views differ from those of {paths[0]} in cameras or size")
         except ValueError as error:
-            skipped.append(Skipped(path, str(error)))
+            skipped.append(Skipped(path, check.reason(error)))
             continue
         scenes.append(views)
         paths.append(path)
@@ -369,13 +377,14 @@ def _films(root: Path, name: str, files: Sequence[File], how: "How") -> Scenes:
                 if len(cameras) != usual:
                     raise ValueError(f"{len(cameras)} cameras, where most scenes have {usual}")
                 films = [_film(root / camera, size, channels) for camera in sorted(cameras)]
+            except (ValueError, OSError) as error:
+                skipped.append(Skipped(scene, check.reason(error)))
+            else:  # a full disk is no broken scene
                 length = min(map(len, films))
                 for film in films:
                     stream.write(film[:length].tobytes())
                 paths.append(scene)
                 lengths.append(length)
-            except (ValueError, OSError) as error:
-                skipped.append(Skipped(scene, " ".join(str(error).split())))
             if how.progress is not None:
                 how.progress(done, len(scenes))
         return {"paths": paths, "lengths": lengths, "skipped": skipped}
@@ -405,17 +414,8 @@ def _film(path: Path, size: int, channels: int) -> np.ndarray:
     return np.rint(gray)[:, None].astype(np.uint8)
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of an .npz file, without unpickling."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except Exception as error:  # damaged files fail in zipfile, zlib, numpy's parser or its allocation
-        raise ValueError(f"{path} must be a readable .npz file: {' '.join(str(error).split())}") from error
-
-
 def _channels_first(views: np.ndarray | Tensor, name: str, axes: int) -> Tensor:
-    tensor = views if isinstance(views, Tensor) else torch.from_numpy(views)
+    tensor = as_tensor(views, name)
     if tensor.dtype != torch.uint8 or tensor.ndim != axes or 0 in tensor.shape:
         wanted = f"uint8 of {axes} axes, (scenes,) cameras, frames, channels, height, width"
         raise ValueError(f"views of {name} must be {wanted}, got {tensor.dtype} {tuple(tensor.shape)}")

@@ -6,6 +6,7 @@ applied. The format is found from the content, whatever the file is called.
 """
 
 import os
+import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from einops import rearrange
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from unlabeled import check
 
 __all__ = ["LARGEST", "SUFFIXES", "TOO_LARGE", "Item", "Temporary", "decode", "decode_all"]
 
@@ -54,6 +57,8 @@ _FORMATS = [
 ]
 _LONGEST = 4
 _CHUNK = 32
+_STRIP = 2**22
+"""Pixels that are worked on at a time where the work takes several times their memory."""
 
 
 class Item(NamedTuple):
@@ -86,6 +91,8 @@ def decode(content: Path | bytes | Image.Image, store_size: int, channels: int |
     """
     try:
         if isinstance(content, Path):
+            if not stat.S_ISREG(content.stat().st_mode):  # a pipe would never end
+                raise ValueError("not a regular file")
             with content.open("rb") as file:
                 if os.fstat(file.fileno()).st_size > LARGEST:
                     raise ValueError(TOO_LARGE)
@@ -93,13 +100,11 @@ def decode(content: Path | bytes | Image.Image, store_size: int, channels: int |
         else:
             image = _shrunk(BytesIO(content) if isinstance(content, bytes) else content, store_size)
     except Image.DecompressionBombError as error:
-        raise ValueError(f"decompression bomb: {error}") from error
+        raise ValueError(f"decompression bomb: {check.reason(error)}") from error
     except UnidentifiedImageError as error:
         raise ValueError("not an image that can be read") from error
-    except OSError as error:
-        raise ValueError(error.strerror or str(error)) from error
     except Exception as error:  # Pillow's readers raise anything on bytes that they did not expect
-        raise ValueError(str(error) or type(error).__name__) from error
+        raise ValueError(check.reason(error)) from error
     if channels is not None:
         image = image.convert("L" if channels == 1 else "RGB")
     array = np.asarray(image)
@@ -142,15 +147,23 @@ def _plain(image: Image.Image) -> Image.Image:
         return _eight_bits(np.asarray(image))
     grey = image.mode in ("1", "L", "LA", "La")
     palette = image.mode in ("P", "PA")
-    if image.has_transparency_data:
-        canvas = Image.new("RGBA", image.size, "white")
-        canvas.alpha_composite(image.convert("RGBA"))
-        image = canvas
-    image = image.convert("L" if grey else "RGB")
+    image = _over_white(image, grey) if image.has_transparency_data else image.convert("L" if grey else "RGB")
     if palette:
         red, green, blue = (band.tobytes() for band in image.split())
         image = image.getchannel(0) if red == green == blue else image
     return image
+
+
+def _over_white(image: Image.Image, grey: bool) -> Image.Image:
+    """A transparent picture on white, grey or in colour."""
+    found = Image.new("L" if grey else "RGB", image.size)
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        white.alpha_composite(strip)
+        found.paste(white.convert(found.mode), (0, top))
+    return found
 
 
 def _eight_bits(values: np.ndarray) -> Image.Image:
@@ -159,7 +172,11 @@ def _eight_bits(values: np.ndarray) -> Image.Image:
     full = 65535.0 if values.dtype.kind != "f" else 255.0 if high > 1 else 1.0
     if not (low >= 0 and high <= full):
         raise ValueError(f"grey levels must be in 0..{full:g}, got {low:g}..{high:g}")
-    return Image.fromarray(np.rint(values * (255.0 / full)).astype(np.uint8))
+    scaled = np.empty(values.shape, np.uint8)
+    rows = max(1, _STRIP // values.shape[1])
+    for top in range(0, len(values), rows):
+        scaled[top : top + rows] = np.rint(values[top : top + rows] * (255.0 / full))
+    return Image.fromarray(scaled)
 
 
 def decode_all(

@@ -18,9 +18,11 @@ from einops import rearrange
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
+from unlabeled import check
 from unlabeled.data import decode
+from unlabeled.data.arrays import read_npy
 
-__all__ = ["SUFFIXES", "Index", "fitting", "frames", "index", "read_all", "read_frames"]
+__all__ = ["SUFFIXES", "Index", "fitting", "frames", "index", "open_media", "read_all", "read_frames"]
 
 SUFFIXES = (
     *(".mp4", ".mkv", ".avi", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".ogv", ".ts", ".wmv", ".flv"),
@@ -32,6 +34,15 @@ _FOLDER_FPS = 25.0
 _READABLE = 0.5
 _WHOLE = 2**30
 _HIDING = ("vp8", "libvpx")
+_LARGEST = 2**25
+"""Pixels of a frame, above which it is a mistake: those of 8K video."""
+_LONGEST = 32
+"""Longer side of a frame over its shorter side, above which it is a mistake."""
+# Only these: playlists and scripts, for example, would open whatever other files and addresses they name.
+_FORMATS = (
+    *("mov", "mp4", "matroska", "webm", "avi", "mpeg", "mpegts", "mpegvideo", "m4v", "h264", "hevc", "ivf"),
+    *("ogg", "asf", "flv", "wav", "w64", "flac", "mp3", "aiff", "aac", "caf", "au"),
+)
 
 Size = int | tuple[int, int] | None
 """Shorter side in pixels to which larger frames are shrunk, height and width to cut out of the centre, or as is."""
@@ -100,6 +111,8 @@ def index(path: Path) -> Index:
             keys = [frame.pts for frame in numbered if frame.key_frame]
     if not stamps or time_base is None:
         raise ValueError(f"{path} must hold at least one frame that can be decoded")
+    if max(height, width) > _LONGEST * min(height, width):
+        raise ValueError(f"{path} must have sides of at most {_LONGEST}:1, got {height} x {width} pixels")
     if None in stamps or len(set(stamps)) < len(stamps):
         gaps = np.diff(np.unique(np.array([stamp for stamp in stamps if stamp is not None], dtype=np.int64)))
         step = float(np.median(gaps)) * float(time_base) if len(gaps) else 1 / float(guess or _FOLDER_FPS)
@@ -129,6 +142,8 @@ def frames(path: Path, size: Size = None) -> Iterator[NDArray[np.uint8]]:
     """
     if (kind := _kind(path)) != "file":
         for image in _still_frames(path, kind):
+            if not isinstance(size, tuple):  # frames of other sizes become as the first one
+                size = fitting(image.shape[1], image.shape[2], size)
             yield _resized(image, size)
         return
     with _opened(path) as (container, stream):
@@ -223,27 +238,43 @@ def _kind(path: Path) -> str:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """The container and its first video stream, closed at the end."""
-    av = _av()
-    try:
-        container = av.open(str(path))
-    except (av.FFmpegError, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"{path} must be a video that can be read: {reason}") from error
-    with closing(container):
+    with open_media(path) as container:
         pictures = [stream for stream in container.streams.video if not _is_cover(stream)]
         if not pictures:
             raise ValueError(f"{path} must hold a video, got a file without pictures that move")
         # One thread each: whole videos are decoded side by side.
         pictures[0].codec_context.thread_count = 1
+        pictures[0].codec_context.options = {"max_pixels": str(_LARGEST)}
         yield container, pictures[0]
 
 
-def _av() -> Any:
+@contextmanager
+def open_media(path: Path) -> Iterator[Any]:
+    """A file of video or sound, opened by FFmpeg and closed at the end.
+
+    Raises:
+        ValueError: It cannot be read, which may come out at any moment.
+    """
     try:
         import av
-        import av.logging
     except ImportError as error:
         raise ValueError("video files need PyAV, which is not installed; pip install av") from error
+    av.logging.set_level(None)  # type: ignore[attr-defined]
+    options = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
+    try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise ValueError("not a regular file")
+        with closing(av.open(f"file:{path}", options=options)) as container:
+            yield container
+    except Exception as error:  # FFmpeg's errors share no class below Exception, and some surprise PyAV
+        if isinstance(error, ValueError) and str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path} must be a video that can be read: {check.reason(error)}") from error
+
+
+def _av() -> Any:
+    import av
+
     return av
 
 
@@ -418,6 +449,9 @@ def _still_ones(path: Path, kind: str, wanted: list[int], size: Size) -> dict[in
     if kind == "folder":
         files = _frame_files(path)
         _check_numbers(path, wanted, len(files))
+        if not isinstance(size, tuple):
+            first = _still(files[0])
+            size = fitting(first.shape[1], first.shape[2], size)
         return {number: _resized(_still(files[number]), size) for number in wanted}
     images = list(_still_frames(path, kind))
     _check_numbers(path, wanted, len(images))
@@ -450,16 +484,17 @@ def _by_number(file: Path) -> tuple[str, int, str]:
 def _gif(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=["GIF"]) as image:
+            if image.width * image.height > _LARGEST:
+                raise ValueError(f"{image.height} x {image.width} pixels are more than {_LARGEST}")
+            if max(image.size) > _LONGEST * min(image.size):
+                raise ValueError(f"{image.height} x {image.width} pixels are more than {_LONGEST}:1")
             yield image
-    except (OSError, SyntaxError, EOFError) as error:
-        raise ValueError(f"{path} must be a video that can be read: {error}") from error
+    except Exception as error:  # Pillow's readers raise anything on bytes that they did not expect
+        raise ValueError(f"{path} must be a video that can be read: {check.reason(error)}") from error
 
 
 def _array(path: Path) -> NDArray[np.uint8]:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # damaged files fail in numpy's parser or its allocation
-        raise ValueError(f"{path} must be a readable array without pickled objects: {error}") from error
+    array = read_npy(path)
     array = array[..., None] if array.ndim == 3 else array
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3) or 0 in array.shape:
         raise ValueError(

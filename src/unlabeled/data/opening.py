@@ -188,7 +188,7 @@ def refuse_broken(name: str, skipped: Sequence[Skipped], decoded: int, max_broke
         ValueError: More of it is broken, or nothing could be read.
     """
     if len(skipped) > max_broken * (len(skipped) + decoded) or not decoded:
-        reasons = "; ".join(f"{skip.path}: {skip.reason}" for skip in skipped[:_REASONS])
+        reasons = "; ".join(check.one_line(f"{skip.path}: {skip.reason}") for skip in skipped[:_REASONS])
         raise ValueError(
             f"{len(skipped)} of {len(skipped) + decoded} files in {name} cannot be read, which is more than "
             f"max_broken={max_broken:g} allows: {reasons}"
@@ -207,6 +207,8 @@ def _parts(source: Openable, kind: str | None, how: "How") -> Mapping[str, Calla
         raise ValueError(
             f"data must be of kind {kind}, such as the built-in {fitting}, got {named}, of kind {builtin.NAMES[word]}"
         )
+    if not kind and not isinstance(source, (str, os.PathLike, np.ndarray, Tensor)):
+        raise ValueError(f"data must be a path, a name, an array or Data, got {type(source).__name__}")
     kind = kind or kind_of(source)
     check.choice(KINDS, kind=kind)
     if kind == "image":
@@ -311,7 +313,8 @@ class _Opener:
         count = source.broken + sum(skip.reason != "hidden" for skip in broken)
         if count > self.how.max_broken * (count + decoded):
             reasons = "; ".join(
-                f"{skip.path}: {skip.reason}" for skip in (broken or source.skipped)[:_REASONS]
+                check.one_line(f"{skip.path}: {skip.reason}")
+                for skip in (broken or source.skipped)[:_REASONS]
             )
             raise ValueError(
                 f"{count} of {count + decoded} images in {source.name} cannot be read, which is more than "

@@ -5,14 +5,16 @@ A source knows cheaply what its content depends on (places, names, sizes and tim
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unlabeled import check
 from unlabeled.data.decode import SUFFIXES, Item
 from unlabeled.data.files import SPLITS, File, Walk, by_folder, by_name, walk
 from unlabeled.data.samples import Skipped
+from unlabeled.data.tables import count_rows, told
 from unlabeled.data.tars import tar_items
 
 __all__ = ["Reading", "Source", "find_files", "find_hub", "find_path", "find_torchvision"]
@@ -130,13 +132,19 @@ def _why_not(file: File, suffixes: tuple[str, ...]) -> str:
 def _class_folders(
     root: Path, name: str, files: list[File], skipped: list[Skipped], broken: int
 ) -> dict[str, Source]:
-    """Files in folders: split folders hold class folders, class folders hold files at any depth."""
-    parts, beside = by_folder(files)
+    """Files in folders: split folders hold class folders, class folders hold files at any depth.
+
+    A folder that holds one folder and no other file of the kind tells nothing apart, so what is in that counts.
+    """
+    alone = _alone([_below(file, 0)[:-1] for file in files], SPLITS)
+    root = root.joinpath(*_below(files[0], 0)[:alone])
+    parts, beside = by_folder([file._replace(path=os.sep.join(_below(file, alone))) for file in files])
     skipped = skipped + [Skipped(os.path.join(root, file.path), "beside the splits") for file in beside]
     depth = int(parts.keys() != {"all"})
+    depth += _alone([_below(file, depth)[:-1] for part in parts.values() for file in part], ())
 
     def folder(file: File) -> str | None:
-        parents = file.path.split(os.sep)[depth:-1]
+        parents = _below(file, depth)[:-1]
         return parents[0] if parents else None
 
     names = {split: {folder(file) for file in part} for split, part in parts.items()}
@@ -160,6 +168,22 @@ def _class_folders(
     return {split: source(split, part) for split, part in parts.items()}
 
 
+def _below(file: File, depth: int) -> list[str]:
+    """The folders of a file from some depth on, and its name."""
+    return file.path.split(os.sep)[depth:]
+
+
+def _alone(folders: list[list[str]], splits: Collection[str]) -> int:
+    """How many of the first folders all files have in common, up to one that names a split."""
+    depth = 0
+    while all(len(parents) > depth for parents in folders):
+        found = {parents[depth] for parents in folders}
+        if len(found) > 1 or found.pop().lower() in splits:
+            break
+        depth += 1
+    return depth
+
+
 def _tar(root: Path, name: str, files: list[File], skipped: list[Skipped], broken: int) -> dict[str, Source]:
     return {
         split: Source(
@@ -178,17 +202,24 @@ def _parquet(
     root: Path, name: str, files: list[File], skipped: list[Skipped], broken: int
 ) -> dict[str, Source]:
     def reading(part: list[File]) -> Reading:
-        from datasets import load_dataset
-        from pyarrow.parquet import read_metadata
+        # Not by `load_dataset`, which asks the network also for what lies on this machine.
+        from datasets import Features
+        from pyarrow.parquet import ParquetFile, read_schema
 
-        paths = [str(root / file.path) for file in part]
-        try:
-            total = sum(read_metadata(path).num_rows for path in paths)
-            rows: Any = load_dataset("parquet", data_files={"all": paths}, split="all", streaming=True)
-        except Exception as error:
-            raise ValueError(f"{name} must hold readable parquet files: {error}") from error
-        classes, items = _rows(rows, name, part[0].path)
-        return Reading(classes, total, items)
+        paths = [root / file.path for file in part]
+        total = count_rows(paths)
+        with told(paths[0]):
+            features = Features.from_arrow_schema(read_schema(paths[0]))
+        columns = _columns(features, name)
+
+        def batches() -> Iterator[Mapping[str, list[Any]]]:
+            wanted = [column for column in (columns.image, columns.label) if column]
+            for path in paths:
+                with told(path):
+                    for batch in ParquetFile(path).iter_batches(64, columns=wanted):
+                        yield batch.to_pydict()
+
+        return Reading(columns.classes, total, _items(batches(), columns, part[0].path))
 
     return {
         split: Source(
@@ -236,9 +267,26 @@ def find_hub(address: str) -> dict[str, Source]:
 
 def _rows(rows: Any, name: str, file: str) -> tuple[list[str] | None, Iterator[Item]]:
     """Class names and items of a `datasets.IterableDataset`."""
-    from datasets import ClassLabel, Image, Value
+    from datasets import Image
 
     features = rows.features or rows._resolve_features().features
+    columns = _columns(features, name)
+    if isinstance(features[columns.image], Image):
+        rows = rows.cast_column(columns.image, Image(decode=False))
+    wanted = [column for column in (columns.image, columns.label) if column]
+    return columns.classes, _items(rows.select_columns(wanted).iter(64), columns, file)
+
+
+class _Columns(NamedTuple):
+    """Columns of a table that hold the images and the labels, and the names of the classes."""
+
+    image: str
+    label: str | None
+    classes: list[str] | None
+
+
+def _columns(features: Mapping[str, Any], name: str) -> _Columns:
+    from datasets import ClassLabel, Image, Value
 
     def is_image(feature: Any) -> bool:
         encoded = isinstance(feature, dict) and "bytes" in feature
@@ -246,29 +294,27 @@ def _rows(rows: Any, name: str, file: str) -> tuple[list[str] | None, Iterator[I
 
     images = [column for column, feature in features.items() if is_image(feature)]
     if not images:
-        raise ValueError(f"{name} must have a column of images, got {', '.join(features)}")
-    image = images[0]
-    if isinstance(features[image], Image):
-        rows = rows.cast_column(image, Image(decode=False))
+        raise ValueError(f"{name} must have a column of images, got {check.one_line(', '.join(features))}")
     labels = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
     labels += [column for column in _LABELS if isinstance(features.get(column), Value)]
     label = min(labels, key=lambda column: column not in _LABELS, default=None)
     classes = features[label].names if label and isinstance(features[label], ClassLabel) else None
-    columns = [image, label] if label else [image]
+    return _Columns(images[0], label, classes)
 
-    def items() -> Iterator[Item]:
-        number = 0
-        for batch in rows.select_columns(columns).iter(64):
-            for value, known in zip(batch[image], batch[label] if label else [None] * len(batch[image])):
-                value = value if isinstance(value, dict) else {"bytes": value}
-                path, content = value.get("path"), value.get("bytes")
-                if content is None:
-                    content = Path(path) if path else b""
-                known = known if isinstance(known, int | str) else None
-                yield Item(path or f"{file}#{number}", known, content)
-                number += 1
 
-    return classes, items()
+def _items(batches: Iterable[Mapping[str, list[Any]]], columns: _Columns, file: str) -> Iterator[Item]:
+    """Images out of batches of rows."""
+    image, label = columns.image, columns.label
+    number = 0
+    for batch in batches:
+        for value, known in zip(batch[image], batch[label] if label else [None] * len(batch[image])):
+            value = value if isinstance(value, dict) else {"bytes": value}
+            path, content = value.get("path"), value.get("bytes")
+            if content is None:
+                content = Path(path) if path else b""
+            known = known if isinstance(known, int | str) else None
+            yield Item(path or f"{file}#{number}", known, content)
+            number += 1
 
 
 def find_torchvision(address: str) -> dict[str, tuple[Any, Source]]:

@@ -205,8 +205,9 @@ class Texts(Data):
                 owners.append(row)
         ids, numbers = packed.tensors()
         begin, end, rows = torch.tensor(begins), torch.tensor(ends), torch.tensor(owners)
+        keep = end - begin > overlap
+        begin, end, rows = begin[keep], end[keep], rows[keep]
         keep = numbers[end - 1] - numbers[begin] + 1 >= fewest_sentences
-        keep &= end - begin > overlap
         if not keep.any():
             raise ValueError(
                 f"{self.name} must have texts of at least {fewest_sentences} sentences, got none in {len(self)} texts"
@@ -306,8 +307,9 @@ class Tokens(Data):
         begins, lengths = self.begins[index], self.lengths[index]
         place = torch.arange(int(lengths.max()), device=self.device)
         mask = place < lengths[:, None]
-        places = (begins[:, None] + place).clamp_max(len(self.ids) - 1)
-        sentence = self.numbers[places] - self.numbers[begins][:, None]
+        last = len(self.ids) - 1  # where a last sample without tokens would start is behind it
+        places = (begins[:, None] + place).clamp_max(last)
+        sentence = self.numbers[places] - self.numbers[begins.clamp_max(last)][:, None]
         return {
             "tokens": self.ids[places].long().where(mask, 0),
             "mask": mask,
@@ -316,11 +318,19 @@ class Tokens(Data):
             "index": index,
         }
 
-    def counts(self, vocabulary: int) -> Tensor:
-        """How often each token stands in the samples, int64, shape (vocabulary,)."""
+    def counts(self, vocabulary: int, skip: int = 0) -> Tensor:
+        """How often each token stands in the samples.
+
+        Args:
+            vocabulary: Number of tokens that there are.
+            skip: First tokens of each sample that are not counted.
+
+        Returns:
+            Int64, shape (vocabulary,).
+        """
         edges = torch.zeros(len(self.ids) + 1, dtype=torch.int64, device=self.device)
-        one = torch.ones_like(self.begins)
-        edges.index_add_(0, self.begins, one).index_add_(0, self.begins + self.lengths, -one)
+        one, first = torch.ones_like(self.begins), self.lengths.clamp_max(skip)
+        edges.index_add_(0, self.begins + first, one).index_add_(0, self.begins + self.lengths, -one)
         return torch.zeros(vocabulary, dtype=torch.int64, device=self.device).index_add_(
             0, self.ids.long(), edges.cumsum(0)[:-1]
         )
@@ -398,8 +408,8 @@ def _numbered(labels: list[Any], classes: list[str] | None) -> tuple[Tensor | No
     found = {str(label) for label in labels if label is not None}
     if not found:
         return None, None
-    whole = all(re.fullmatch(r"-?\d+", name) for name in found)
-    classes = classes or sorted(found, key=(lambda name: int(name)) if whole else None)
+    whole = all(re.fullmatch(r"-?\d{1,18}", name) for name in found)
+    classes = classes or sorted(found, key=(lambda name: (int(name), name)) if whole else None)
     numbers = {name: number for number, name in enumerate(classes)}
     return torch.tensor([numbers.get(str(label), -1) for label in labels]), classes
 

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,9 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from unlabeled import check
 from unlabeled.data.files import SPLITS, File, Walk, by_name, walk
 from unlabeled.data.samples import Skipped
 from unlabeled.data.sources import Source, find_files
+from unlabeled.data.tables import count_rows, told
 
 __all__ = ["Errors", "Rows", "decoded", "find_hub_texts", "find_texts", "groups"]
 
@@ -26,6 +27,7 @@ Errors = Literal["replace", "skip"]
 _PLAIN, _TABLES, _LINES, _PARQUET = (".txt",), (".tsv", ".csv"), (".jsonl", ".ndjson"), (".parquet",)
 _MARKED = (".md", ".rst")
 _TEXTS = ("text", "sentence", "content", "document", "review", "question", "passage", "body")
+_HALF = re.compile("[\ud800-\udfff]")
 _LABELS = ("label", "labels", "class", "category", "target", "cls")
 
 
@@ -45,6 +47,9 @@ class Rows:
 
     def add(self, text: str, path: str, label: Any = None) -> None:
         """Append a text, unless there is nothing in it."""
+        if _HALF.search(text):  # JSON and parquet can hold what no file in UTF-8 can
+            self.skipped.append(Skipped(path, "half of a pair of surrogates is no character; replaced"))
+            text = _HALF.sub("\ufffd", text)
         if text.strip():
             self.texts.append(text)
             self.paths.append(path)
@@ -54,8 +59,9 @@ class Rows:
 
     def leave_out(self, path: str, reason: str) -> None:
         """Note what was meant to be a text."""
-        self.skipped.append(Skipped(path, reason))
-        self.broken.append(Skipped(path, reason))
+        skipped = Skipped(path, check.one_line(reason))
+        self.skipped.append(skipped)
+        self.broken.append(skipped)
 
 
 def find_texts(path: Path, name: str, errors: Errors) -> Mapping[str, Callable[[], Rows]]:
@@ -204,14 +210,14 @@ def _content(path: Path, rows: Rows) -> bytes | None:
         return None
 
 
-def _lines(path: Path, rows: Rows, errors: Errors) -> Iterator[tuple[str, str]]:
-    """Name and text of each line that is not blank."""
+def _lines(path: Path, rows: Rows, errors: Errors, blank: bool = False) -> Iterator[tuple[str, str]]:
+    """Name and text of each line, blank ones only where wanted."""
     content, offset = _content(path, rows) or b"", 0
     for number, line in enumerate(content.split(b"\n"), 1):
         where = f"{path}:{number}"
         text = decoded(line, where, errors, rows, offset)
         offset += len(line) + 1
-        if text is not None and text.strip():
+        if text is not None and (blank or text.strip()):
             yield where, text.rstrip("\r")
 
 
@@ -220,13 +226,12 @@ def _table(path: Path, rows: Rows, errors: Errors) -> None:
 
     In .tsv the first tab ends the label and quotes are part of the text; .csv is read as spreadsheets write it.
     """
-    lines = list(_lines(path, rows, errors))
     tabs = path.suffix.lower() == ".tsv"
+    lines = list(_lines(path, rows, errors, blank=not tabs))  # a quoted text may have blank lines
     if tabs:
         cells = [(where, line.split("\t")) for where, line in lines]
     else:
-        reader = csv.reader(io.StringIO("\n".join(line for _, line in lines)))
-        cells = [(f"{path}:{reader.line_num}", row) for row in reader]
+        cells = list(_rows_of(path, "\n".join(line for _, line in lines), rows))
     if not cells:
         return
     head = [cell.strip().lower() for cell in cells[0][1]]
@@ -248,6 +253,22 @@ def _table(path: Path, rows: Rows, errors: Errors) -> None:
             rows.add(("\t" if tabs else ",").join(values[1:]), where, values[0].strip())
 
 
+def _rows_of(path: Path, content: str, rows: Rows) -> Iterator[tuple[str, list[str]]]:
+    """Name and cells of each row of a .csv, those that cannot be told apart noted."""
+    csv.field_size_limit(max(csv.field_size_limit(), len(content)))  # else the csv module refuses long texts
+    reader = csv.reader(io.StringIO(content, newline=""))
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            rows.leave_out(f"{path}:{reader.line_num}", f"is not a row of a table: {check.reason(error)}")
+            continue
+        if any(cell.strip() for cell in row):
+            yield f"{path}:{reader.line_num}", row
+
+
 def _take_named(
     named: Iterable[tuple[str, dict[str, str] | None]], head: list[str], columns: list[str], rows: Rows
 ) -> None:
@@ -265,8 +286,8 @@ def _json_lines(path: Path, rows: Rows, errors: Errors) -> None:
         for where, line in _lines(path, rows, errors):
             try:
                 yield where, json.loads(line)
-            except json.JSONDecodeError as error:
-                rows.leave_out(where, f"is not JSON: {error}")
+            except (ValueError, RecursionError) as error:  # of a long number too, or of brackets in brackets
+                rows.leave_out(where, f"is not JSON: {check.reason(error)}")
 
     column = label = None
     for where, record in records():
@@ -287,18 +308,25 @@ def _json_lines(path: Path, rows: Rows, errors: Errors) -> None:
 def _parquet(path: Path, rows: Rows, errors: Errors) -> None:
     from pyarrow.parquet import ParquetFile
 
+    def records(file: Any) -> Iterator[dict[str, Any]]:
+        with told(path):
+            for batch in file.iter_batches(1024):
+                yield from batch.to_pylist()
+
     try:
-        file = ParquetFile(path)
-        table = file.read()
-    except Exception as error:  # pyarrow's errors share no class below Exception
-        rows.leave_out(str(path), f"is not readable parquet: {error}")
-        return
-    about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = about.get("info", {}).get("features", {})
-    classes = {
-        column: its["names"] for column, its in features.items() if isinstance(its, dict) and "names" in its
-    }
-    _take(table.to_pylist(), str(path), rows, classes)
+        with told(path):
+            count_rows([path])
+            file = ParquetFile(path)
+            about = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+            features = about.get("info", {}).get("features", {})
+            classes = {
+                column: [str(name) for name in its["names"]]
+                for column, its in features.items()
+                if isinstance(its, dict) and "names" in its
+            }
+        _take(records(file), str(path), rows, classes)
+    except ValueError as error:
+        rows.leave_out(str(path), str(error).removeprefix(f"{path} "))
 
 
 def _take(records: Iterable[Any], name: str, rows: Rows, classes: dict[str, list[str]]) -> None:
@@ -326,9 +354,11 @@ def _columns(record: dict[str, Any], name: str) -> tuple[str, str | None]:
     """Names of the columns of texts and of labels."""
     label = next((column for column in record if column.lower() in _LABELS), None)
     strings = [column for column, value in record.items() if isinstance(value, str) and column != label]
-    named = [column for wanted in _TEXTS for column in strings if column.lower() == wanted]
-    if not strings:
+    # The text of the first record may be missing.
+    possible = [column for column, value in record.items() if value is None or column in strings]
+    named = [column for wanted in _TEXTS for column in possible if column.lower() == wanted]
+    if not named and not strings:
         raise ValueError(
-            f"{name} must have a column of texts, got {', '.join(map(os.fspath, record)) or 'nothing'}"
+            f"{name} must have a column of texts, got {check.one_line(', '.join(record)) or 'nothing'}"
         )
     return (named or strings)[0], label

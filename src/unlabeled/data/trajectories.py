@@ -23,9 +23,11 @@ from einops import rearrange
 from torch import Tensor
 
 from unlabeled import check
+from unlabeled.data.arrays import as_tensor, read_npz
 from unlabeled.data.files import File, by_folder, by_name, walk
 from unlabeled.data.images import Images
 from unlabeled.data.samples import Batch, Data, Skipped
+from unlabeled.data.tables import count_rows, told
 
 if TYPE_CHECKING:
     from unlabeled.data.opening import How
@@ -36,6 +38,8 @@ STORE_SIZE = 64
 WALKS, FRAMES, SIZE = {"train": 64, "test": 16}, 128, 32
 VARIANTS: dict[str, dict[str, Any]] = {"": {}, "still": {"still": True}}
 KEYS = ("video", "pose", "depth", "action", "room")
+ROOMS = 10_000
+"""Rooms that can be told apart; a higher number is a mistake."""
 
 
 class Walks(Data):
@@ -268,12 +272,14 @@ def find(source: Any, how: "How") -> Mapping[str, Callable[[], Walks]]:
 
 def _one_file(path: Path) -> Mapping[str, Callable[[], Walks]]:
     """Walks of an .npz file, by split; a file of one walk is one walk."""
-    content = _load(path)
+    content, _ = read_npz(path)
     if "video" in content and content["video"].ndim == 4:
         content = {key: values[None] for key, values in content.items() if key in KEYS}
     prefixes = [key.removesuffix("video") for key in content if key in ("video", "train_video", "test_video")]
     if not prefixes:
-        raise ValueError(f"{path} must hold video and pose, got {', '.join(content) or 'nothing'}")
+        raise ValueError(
+            f"{path} must hold video and pose, got {check.one_line(', '.join(content)) or 'nothing'}"
+        )
 
     def opened(prefix: str) -> Walks:
         part = {key: content[prefix + key] for key in KEYS if prefix + key in content}
@@ -289,14 +295,14 @@ def _arrays(root: Path, name: str, files: Sequence[File], how: "How") -> Walks:
     for file in files:
         path = str(root / file.path)
         try:
-            found[path] = _fitting(_load(root / file.path), path, lead=1)
+            found[path] = _fitting(read_npz(root / file.path)[0], path, lead=1)
             first = next(iter(found.values()))
             shapes = [{key: value.shape[1:] for key, value in walk.items()} for walk in (first, found[path])]
             if shapes[0] != shapes[1]:
                 del found[path]
                 raise ValueError(f"arrays must be as those of {next(iter(found))}, got {shapes[1]}")
         except ValueError as error:
-            skipped.append(Skipped(path, str(error)))
+            skipped.append(Skipped(path, check.reason(error)))
     return _joined(name, found, skipped, how)
 
 
@@ -304,40 +310,62 @@ def _tables(root: Path, name: str, files: Sequence[File], how: "How") -> Walks:
     """Walks of parquet files with a row for each frame."""
     import pyarrow.parquet as pq
 
+    whole: dict[str, dict[str, Tensor]] = {}
+    skipped = []
+    for file in files:
+        path = root / file.path
+        try:
+            count_rows([path])
+            with told(path):
+                rows = pq.read_table(path).to_pylist()
+                if missing := [
+                    key for key in ("walk", "image", "x", "y", "heading") if rows and key not in rows[0]
+                ]:
+                    raise ValueError(f"needs the columns walk, image, x, y, heading; {missing[0]} is missing")
+        except ValueError as error:
+            skipped.append(Skipped(str(path), check.reason(error)))
+            continue
+        frames: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            frames.setdefault(f"{file.path}#{row['walk']}", []).append(row)
+        for place, steps in frames.items():
+            try:
+                content = _walk(steps, place, how)
+                if whole and content["video"].shape[1:] != (
+                    first := next(iter(whole.values()))["video"].shape[1:]
+                ):
+                    raise ValueError(
+                        f"its pictures must be of {tuple(first)}, as those of {next(iter(whole))}"
+                    )
+                whole[place] = content
+            except ValueError as error:
+                skipped.append(Skipped(str(root / place), check.reason(error)))
+    return _joined(name, whole, skipped, how)
+
+
+def _walk(steps: Sequence[Mapping[str, Any]], name: str, how: "How") -> dict[str, Tensor]:
+    """A walk out of the rows of a table.
+
+    Raises:
+        ValueError: A picture or a number is missing, or cannot be read.
+    """
     from unlabeled.data.decode import decode
 
-    found: dict[str, dict[str, list[Any]]] = {}
-    skipped = []
-    size = how.store_size or STORE_SIZE
-    for file in files:
-        try:
-            rows = pq.read_table(root / file.path).to_pylist()
-            if missing := [
-                key for key in ("walk", "image", "x", "y", "heading") if rows and key not in rows[0]
-            ]:
-                raise ValueError(f"needs the columns walk, image, x, y, heading; {missing[0]} is missing")
-        except (OSError, ValueError) as error:  # pyarrow's own errors are such
-            skipped.append(Skipped(str(root / file.path), str(error)))
-            continue
-        for row in rows:
-            walk = found.setdefault(f"{file.path}#{row['walk']}", {"video": [], "pose": [], "room": []})
-            content = row["image"]["bytes"] if isinstance(row["image"], dict) else row["image"]
-            image = decode(content, size, how.channels or 3)
-            top, left = ((side - min(image.shape[1:])) // 2 for side in image.shape[1:])
-            side = min(image.shape[1:])
-            walk["video"].append(image[:, top : top + side, left : left + side])
-            walk["pose"].append([row["x"], row["y"], row["heading"]])
-            if row.get("room") is not None:
-                walk["room"].append(row["room"])
-    whole = {
-        path: {
-            key: torch.from_numpy(np.stack(value)) if key == "video" else torch.tensor(value)
-            for key, value in content.items()
-            if value
-        }
-        for path, content in found.items()
-    }
-    return _joined(name, whole, skipped, how)
+    video, room = [], [step["room"] for step in steps if step.get("room") is not None]
+    for step in steps:
+        content = step["image"].get("bytes") if isinstance(step["image"], dict) else step["image"]
+        if not isinstance(content, bytes):
+            raise ValueError("a picture is missing")
+        image = decode(content, how.store_size or STORE_SIZE, how.channels or 3)
+        top, left = ((side - min(image.shape[1:])) // 2 for side in image.shape[1:])
+        side = min(image.shape[1:])
+        video.append(image[:, top : top + side, left : left + side])
+    if len({image.shape for image in video}) > 1:
+        raise ValueError("its pictures must be of one size")
+    pose = np.array([[step[key] for key in ("x", "y", "heading")] for step in steps])
+    found = {"video": np.stack(video), "pose": pose} | ({"room": np.array(room)} if room else {})
+    fitting = _fitting(found, name, lead=1)
+    return fitting | {"pose": fitting["pose"].float()}
 
 
 def _joined(name: str, walks: Mapping[str, dict[str, Tensor]], skipped: list[Skipped], how: "How") -> Walks:
@@ -352,22 +380,9 @@ def _joined(name: str, walks: Mapping[str, dict[str, Tensor]], skipped: list[Ski
     )
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of an .npz file, without unpickling."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except Exception as error:  # damaged files fail in zipfile, zlib, numpy's parser or its allocation
-        raise ValueError(f"{path} must be a readable .npz file: {' '.join(str(error).split())}") from error
-
-
 def _fitting(content: Mapping[str, np.ndarray | Tensor], name: str, lead: int) -> dict[str, Tensor]:
     """Arrays as tensors with the channels first, refused where they do not belong together."""
-    found = {
-        key: value if isinstance(value, Tensor) else torch.from_numpy(value)
-        for key, value in content.items()
-        if key in KEYS
-    }
+    found = {key: as_tensor(value, f"{key} of {name}") for key, value in content.items() if key in KEYS}
     if missing := [key for key in ("video", "pose") if key not in found]:
         raise ValueError(f"{name} must hold video and pose, {missing[0]} is missing")
     video = found["video"]
@@ -385,4 +400,11 @@ def _fitting(content: Mapping[str, np.ndarray | Tensor], name: str, lead: int) -
             raise ValueError(f"{key} of {name} must have shape {wanted}, got {tuple(value.shape)}")
     if not found["pose"].isfinite().all():
         raise ValueError(f"pose of {name} must be finite, got NaN or infinity")
+    if "room" in found:
+        room = found["room"].double()
+        if not ((room == room.round()) & (room >= -1) & (room < ROOMS)).all():
+            wrong = f"{room.amin():g}..{room.amax():g}"
+            raise ValueError(
+                f"room of {name} must be whole numbers from -1 (unknown) to {ROOMS - 1}, got {wrong}"
+            )
     return found

@@ -19,12 +19,11 @@ from typing import Any, BinaryIO, NamedTuple, Self
 import numpy as np
 import torch
 from einops import rearrange
-from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from unlabeled import check
 from unlabeled.data import decode, decode_video
-from unlabeled.data.arrays import as_uint8
+from unlabeled.data.arrays import as_integers, as_tensor, as_uint8, read_npy, read_npz
 from unlabeled.data.cache import folder_of, kept
 from unlabeled.data.files import SPLITS, walk
 from unlabeled.data.images import fits_on
@@ -303,8 +302,8 @@ def find(
     if path.suffix.lower() == ".npz" and path.is_file():
         return _from_npz(path, how)
     if path.suffix.lower() == ".npy" and path.is_file():
-        array = _loaded(path)
-        if array.ndim == 5 or array.shape[-1] not in (1, 3):
+        array = read_npy(path)
+        if array.ndim != 4 or array.shape[-1] not in (1, 3):
             return {"all": partial(_from_array, array, None, name, how)}
     suffixes = (*decode_video.SUFFIXES, ".npy")
     files = [path.name] if path.is_file() else [file.path for file in walk(path).files]
@@ -413,7 +412,7 @@ def _write(
         except ValueError as error:
             stream.seek(start)
             stream.truncate()
-            skipped.append(Skipped(video.path, str(error)))
+            skipped.append(Skipped(video.path, check.reason(error)))
         progress()
     numbers = {name: number for number, name in enumerate(classes or [])}
     labels = [numbers.get(video.label or "", -1) for video, _ in written]
@@ -447,7 +446,7 @@ def _at_once(
         try:
             return work(video)
         except ValueError as error:
-            return str(error).replace(str(video.content), "file")
+            return check.reason(error).replace(str(video.content), "file")
 
     pending: deque[Any] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="videos")
@@ -474,20 +473,8 @@ def _in_channels(frames: np.ndarray, channels: int) -> np.ndarray:
     return np.rint(grey).astype(np.uint8)[:, None]
 
 
-def _loaded(path: Path) -> np.ndarray:
-    try:
-        return np.lib.format.open_memmap(path, mode="c")
-    except Exception as error:  # damaged files fail in numpy's parser or its allocation
-        raise ValueError(f"{path} must be a readable array without pickled objects: {error}") from error
-
-
 def _from_npz(path: Path, how: How) -> Mapping[str, Callable[[], Videos]]:
-    try:
-        with path.open("rb") as stream, NpzFile(stream, allow_pickle=False) as file:
-            content = {key: file[key] for key in file.files if key.endswith(("videos", "labels"))}
-            keys = file.files
-    except Exception as error:  # damaged files fail in zipfile, zlib, numpy's parser or its allocation
-        raise ValueError(f"{path} must be a readable array without pickled objects: {error}") from error
+    content, keys = read_npz(path, ("videos", "labels"))
     parts = {"": "all"} | {f"{name}_": split for name, split in SPLITS.items()}
     found = {
         split: partial(
@@ -497,28 +484,25 @@ def _from_npz(path: Path, how: How) -> Mapping[str, Callable[[], Videos]]:
         if f"{prefix}videos" in content
     }
     if not found:
-        raise ValueError(f"{path} must hold videos or train_videos, got {', '.join(keys) or 'nothing'}")
+        raise ValueError(
+            f"{path} must hold videos or train_videos, got {check.one_line(', '.join(keys)) or 'nothing'}"
+        )
     return found
 
 
 def _from_array(array: np.ndarray | Tensor, labels: np.ndarray | None, name: str, how: How) -> Videos:
     tensor = _channels_third(array, name)
     pixels = as_uint8(tensor, name)
-    known = None if labels is None else np.asarray(labels).reshape(-1)
-    if known is not None and (len(known) != len(pixels) or known.dtype.kind not in "biu"):
-        raise ValueError(
-            f"labels of {name} must be {len(pixels)} integers, got {len(known)} of {known.dtype}"
-        )
+    numbers = None if labels is None else as_integers(labels, len(pixels), "labels", name)
     if how.channels not in (None, pixels.shape[2]):
         flat = _in_channels(rearrange(pixels, "n t c h w -> (n t) c h w").numpy(), how.channels)
         pixels = rearrange(torch.from_numpy(flat), "(n t) c h w -> n t c h w", n=len(pixels))
-    numbers = None if known is None else torch.from_numpy(known.astype(np.int64))
     return from_videos(pixels, numbers, name=name)
 
 
 def _channels_third(array: np.ndarray | Tensor, name: str) -> Tensor:
     """An array as (samples, frames, channels, height, width)."""
-    tensor = array if isinstance(array, Tensor) else torch.from_numpy(np.ascontiguousarray(array))
+    tensor = as_tensor(array, name)
     if tensor.ndim == 4:
         tensor = rearrange(tensor, "n t h w -> n t 1 h w")
     elif tensor.ndim == 5 and tensor.shape[2] not in (1, 3) and tensor.shape[4] in (1, 3):

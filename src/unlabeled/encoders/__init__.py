@@ -2,11 +2,15 @@
 
 import importlib
 import json
+import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from unlabeled import check
 from unlabeled.encoders.encoder import Encoder
@@ -29,6 +33,9 @@ __all__ = [
     "rescale_",
     "wrap",
 ]
+
+_LARGEST_NUMBER = 2**18
+"""Number that any encoder may be built from, such as its samples per second; larger ones count its weights."""
 
 KINDS = {
     "image": "image",
@@ -121,15 +128,22 @@ def load(path: str | os.PathLike[str], module: nn.Module | None = None) -> Encod
     Raises:
         ValueError: The file is no encoder of ours, or needs the module.
     """
-    from safetensors import safe_open
-
-    with safe_open(_safetensors(Path(path)), framework="pt") as file:
-        text = (file.metadata() or {}).get("unlabeled")
-    if text is None:
+    about, sizes = _header(Path(path))
+    if "unlabeled" not in about:
         raise ValueError(f"path must be an encoder that was saved here, got {path}. Use build with weights")
-    config = json.loads(text)
-    if config["name"] != OWN_NETWORK:
-        return build(**config, weights=path)
+    encoder: Encoder | None = None
+    try:
+        config = json.loads(about["unlabeled"])
+        if not isinstance(config, dict) or not isinstance(config.get("name"), str):
+            raise ValueError("its architecture has no name")
+        if config["name"] != OWN_NETWORK:
+            with _no_larger_than(sum(sizes.values()), config):
+                encoder = build(**config)
+    except Exception as error:  # networks refuse what they cannot be built from in ways of their own
+        raise ValueError(f"{path} must hold an encoder that can be built: {check.reason(error)}") from error
+    if encoder is not None:
+        _load_weights(encoder, Path(path))
+        return encoder
     if module is None:
         raise ValueError(f"module must be given: {path} holds the weights of a network of your own")
     encoder = wrap(module, **{name: value for name, value in config.items() if name not in ("kind", "name")})
@@ -140,6 +154,40 @@ def load(path: str | os.PathLike[str], module: nn.Module | None = None) -> Encod
 def _module(kind: str) -> Any:
     check.choice(KINDS, kind=kind)
     return importlib.import_module(f"unlabeled.encoders.{KINDS[kind]}")
+
+
+@contextmanager
+def _no_larger_than(weights: int, config: dict[str, Any]) -> Iterator[None]:
+    """Refuse to build an architecture that a file claims, as soon as it has more weights than the file can fill."""
+    largest = max((value for value in config.values() if isinstance(value, int)), default=0)
+    if largest > max(_LARGEST_NUMBER, weights):
+        raise ValueError(f"{largest} is more than the {weights} weights that it holds")
+    left = 2 * weights + _LARGEST_NUMBER
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= 0 if parameter is None else parameter.numel()
+        if left < 0:
+            raise ValueError(f"its architecture has more weights than the {weights} that it holds")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _header(path: Path) -> tuple[dict[str, str], dict[str, int]]:
+    """What a safetensors file says of itself, and the numbers in each of its tensors."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(_safetensors(path), framework="pt") as file:
+            names = list(file.keys())
+            sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in names}
+            return file.metadata() or {}, sizes
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} must be a readable safetensors file: {check.reason(error)}") from error
 
 
 def _safetensors(path: Path) -> Path:
@@ -153,14 +201,12 @@ def _safetensors(path: Path) -> Path:
 
 def _load_weights(encoder: Encoder, path: Path) -> None:
     """Fill an encoder from a file whose names and shapes must all fit."""
-    from safetensors import safe_open
     from safetensors.torch import load_file
 
-    state = load_file(_safetensors(path))
+    about, _ = _header(path)  # tells what is wrong with the file, if anything
+    state = load_file(path)
     target: nn.Module = encoder
-    with safe_open(path, framework="pt") as file:
-        ours = "unlabeled" in (file.metadata() or {})
-    if not ours and not any(name.startswith("adapt.") for name in state):
+    if "unlabeled" not in about and not any(name.startswith("adapt.") for name in state):
         target = getattr(encoder.trunk, "model", encoder.trunk)
         state = _without_classifier(target, state)
         if isinstance(encoder, ImageEncoder):

@@ -152,8 +152,11 @@ class Wav2Vec2Network(nn.Module):
         seen = None if bool(real.all()) else rearrange(real, "b t -> b 1 1 t")
         found = []
         for layer in encoder.layers:
-            dropped = self.training and bool(torch.rand(()) < self.model.config.layerdrop)
-            hidden = hidden if dropped else layer(hidden, attention_mask=seen)
+            if self.training and bool(torch.rand(()) < self.model.config.layerdrop):
+                # Processes that train together wait for all that is trainable.
+                hidden = hidden + 0 * sum(weights.sum() for weights in layer.parameters())
+            else:
+                hidden = layer(hidden, attention_mask=seen)
             found.append(hidden)
         return found
 

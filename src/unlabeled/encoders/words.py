@@ -61,6 +61,8 @@ class Table(nn.Module):
 
     def forward(self, x: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         tokens, mask, shares = x
+        if tokens.shape[1] == 0:  # texts without a word, which the sum of vectors cannot take
+            tokens, mask = (F.pad(rows, (0, 1)) for rows in (tokens, mask))
         weights = mask.to(self.rows.dtype) / mask.sum(1, keepdim=True).clamp_min(1)
         mean = F.embedding_bag(tokens, self.rows, mode="sum", per_sample_weights=weights)
         # What all texts have in common would drown what tells them apart.
@@ -139,9 +141,14 @@ class WordVectors(Encoder):
     def nearest(self, word: str, count: int = 10) -> list[tuple[str, float]]:
         """Words whose vectors point most nearly the same way, and their cosines, best first.
 
+        Args:
+            word: In lower case.
+            count: Most words that are given.
+
         Raises:
             ValueError: The word is not in the vocabulary.
         """
+        check.at_least(1, count=count)
         if word not in self.numbers:
             raise ValueError(f"word must be in the vocabulary of {len(self.vocabulary)} words, got {word}")
         units = F.normalize(self.vectors, dim=1)

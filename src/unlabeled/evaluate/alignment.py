@@ -167,6 +167,10 @@ def _between_cameras(films: list[list[Tensor]]) -> dict[str, Tensor]:
 def _across_scenes(films: list[list[Tensor]], scenes: Scenes) -> dict[str, Tensor]:
     """Mean over the cameras of each scene against the same camera of the next scene, float, shape (scenes,)."""
     progress = scenes.factors.get("progress")
+    if progress is not None and progress.ndim == 1:  # of the whole scene: nothing about its frames
+        progress = None
+    if progress is not None and not progress.isfinite().all():
+        raise ValueError(f"progress of {scenes.name} must be finite, got NaN or infinity")
 
     def far(row: int) -> Tensor:
         length = int(scenes.lengths[row])

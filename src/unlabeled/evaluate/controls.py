@@ -1,5 +1,6 @@
 """What the learned features must beat: the raw input, and the same network before it learned anything."""
 
+import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,16 +50,40 @@ def untrained(encoder: "Encoder", seed: int = 0) -> "Encoder":
 
     Returns:
         A new encoder in evaluation mode.
+
+    Raises:
+        ValueError: It is the user's own, with weights that no `reset_parameters` draws again.
     """
     from unlabeled import encoders
 
+    ours = type(encoder).__module__.startswith(f"{encoders.__name__}.")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        fresh = encoders.build(**(encoder.config | ({"init": "default"} if "init" in encoder.config else {})))
+        if ours and encoder.config["name"] != encoders.OWN_NETWORK:
+            fresh = encoders.build(
+                **(encoder.config | ({"init": "default"} if "init" in encoder.config else {}))
+            )
+        else:
+            fresh = _drawn_again(encoder)
     # Statistics of the input stand in front ends, also in those of encoders within encoders.
     statistics = {key: value for key, value in encoder.state_dict().items() if "adapt" in key.split(".")}
     fresh.load_state_dict(statistics, strict=False)
     return fresh.to(next(encoder.parameters()).device).eval()
+
+
+def _drawn_again(encoder: "Encoder") -> "Encoder":
+    """A copy of an encoder that only its user can build, each layer's weights drawn as the layer itself does."""
+    fresh = copy.deepcopy(encoder)
+    for module in fresh.modules():
+        reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+        if callable(reset):
+            reset()
+        elif any(True for _ in module.parameters(recurse=False)):
+            raise ValueError(
+                "controls must be raw or none for a network whose weights nothing draws again, "
+                f"got {type(module).__name__} without reset_parameters"
+            )
+    return fresh
 
 
 @torch.no_grad()

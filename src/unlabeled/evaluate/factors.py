@@ -2,7 +2,8 @@
 
 Classes, such as the speaker or the room, are read by the linear probe of `linear`: accuracy. Quantities, such
 as a position, are read by ridge regression: R², the share of the test samples' variance that is explained,
-with the penalty chosen by generalised cross-validation on the training samples.
+with the penalty chosen by generalised cross-validation on the training samples. Samples of which a factor is not
+known (-1, or not a number) are left out of its probe, and so is a factor that is the same for all that is known.
 """
 
 from functools import partial
@@ -61,7 +62,7 @@ def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.devic
     """Probe every factor from ours, the raw input and a random twin.
 
     Raises:
-        ValueError: The data has no factors.
+        ValueError: The data has no factors, or none that varies.
     """
     encoder = subject.encoder
     train, test = opening.pair(data, None, opening.options(subject.method or encoder, encoder), encoder)
@@ -77,9 +78,13 @@ def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.devic
     ]
     measured = []
     for name in names:
-        known, asked = train.factors[name], test.factors[name]
+        learned, rows = _known(train.factors[name]), _known(test.factors[name])
+        known, asked = train.factors[name][learned], test.factors[name][rows]
+        if len(known.unique()) < 2 or not len(asked):
+            continue
         for representation in shown:
-            features, tested = representation.features(train).cpu(), representation.features(test).cpu()
+            features = representation.features(train).cpu()[learned]
+            tested = representation.features(test).cpu()[rows]
             if known.is_floating_point():
                 predicted = ridge(features, known, tested)
 
@@ -91,14 +96,26 @@ def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.devic
                 )
                 values, unit = torch.tensor([[value]]), f"{name} R²"
             else:
-                classes = 1 + int(max(known.max(), asked.max()))
+                # Years or numbers of speakers may be large, and few.
+                classes, numbers = known.unique(return_inverse=True)
                 mean, scale = representation.statistics(train)
-                fitted = linear.fit(features, known, classes, statistics=(mean.cpu(), scale.cpu()), seed=seed)
-                values, replicates, unit = (fitted(tested).argmax(1) == asked).float()[None], None, name
+                statistics = (mean.cpu(), scale.cpu())
+                fitted = linear.fit(features, numbers, len(classes), statistics=statistics, seed=seed)
+                right = classes[fitted(tested).argmax(1)] == asked
+                values, replicates, unit = right.float()[None], None, name
             measured.append(
                 Measurement(
                     "factors", None, "all", representation.name, values,
                     representation.detail, unit, replicates=replicates, units=len(asked),
                 )
             )  # fmt: skip
+    if not measured:
+        raise ValueError(
+            f"factors of {train.name} must vary, got {', '.join(names)} the same for all samples"
+        )
     return measured
+
+
+def _known(values: Tensor) -> Tensor:
+    """Samples of which a factor is known, bool, shape (samples,)."""
+    return values.isfinite() if values.is_floating_point() else values.long() >= 0

@@ -79,7 +79,7 @@ def measure(
         device: Where to compute.
 
     Raises:
-        ValueError: The encoder has no places, or the data no masks.
+        ValueError: The encoder has no places, the data no masks, or there are fewer than 2 clips.
     """
     encoder = subject.encoder
     check.choice(("audio-visual",), encoder=encoder.kind)
@@ -89,9 +89,10 @@ def measure(
     masks = getattr(test, "masks", None)
     if masks is None:
         raise ValueError(f"data must have masks, such as chiming_shapes:distractor, got {test.name} without")
+    check.at_least(2, clips=len(test))
     test, masks = test.to(device), masks.to(device)
     generator = torch.Generator().manual_seed(seed)
-    turn = int(torch.randint(1, max(2, len(test)), (), generator=generator))
+    turn = int(torch.randint(1, len(test), (), generator=generator))
     places, sounds = read(encoder, test)
     wrong = torch.roll(sounds, turn, 0)
     centre = torch.zeros(masks.shape, device=masks.device)

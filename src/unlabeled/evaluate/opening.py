@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.encoders import Encoder
 
-__all__ = ["options", "pair", "parts"]
+__all__ = ["both", "options", "pair", "parts"]
 
 
 def options(run: Any, encoder: "Encoder") -> dict[str, Any]:
@@ -26,10 +26,22 @@ def pair(data: Any, test: Any, how: dict[str, Any], encoder: "Encoder") -> tuple
     """Open training and test data as an encoder reads them, their classes numbered alike.
 
     Args:
+        data: As in `both`.
+        test: As in `both`.
+        how: Options of `open_data`.
+        encoder: The encoder.
+    """
+    train, tested = both(data, test, how)
+    return encoder.reads(train), encoder.reads(tested)
+
+
+def both(data: Any, test: Any, how: dict[str, Any]) -> tuple["Data", "Data"]:
+    """Open training and test data, their classes numbered alike.
+
+    Args:
         data: What `open_splits` takes, or a pair of training and test data where `test` is None.
         test: What `open_data` takes, of which the test split is read where there is one; or None.
         how: Options of `open_data`.
-        encoder: The encoder.
 
     Raises:
         ValueError: The two have no class in common.
@@ -40,13 +52,11 @@ def pair(data: Any, test: Any, how: dict[str, Any], encoder: "Encoder") -> tuple
     source: Any
     source, test = data if isinstance(data, tuple) and test is None else (data, test)
     if test is None:
-        train, tested = open_splits(source, **how)
-        return encoder.reads(train), encoder.reads(tested)
+        return open_splits(source, **how)
     train, tested = open_data(source, **how), _test_part(test, how)
     if train.classes and tested.classes and not {*train.classes} & {*tested.classes}:
         raise ValueError(f"test must have the training data's classes {train.classes}, got {tested.classes}")
-    train, tested = same_classes(copy.copy(train), copy.copy(tested))
-    return encoder.reads(train), encoder.reads(tested)
+    return same_classes(copy.copy(train), copy.copy(tested))
 
 
 def parts(data: Any, how: dict[str, Any], encoder: "Encoder") -> Iterator[tuple[str, "Data"]]:

@@ -2,11 +2,13 @@
 
 Perplexity is exp of the mean nats for each word piece: as many equally likely pieces would be as hard to guess. It
 depends on the vocabulary, so networks with different ones compare by bits per byte: all bits over the bytes of the text
-itself. Each piece is predicted once, from at most the network's window before it.
+itself. Each piece is predicted once, from at most the network's window before it. Data without a test part of its own
+is divided, with a warning: a network that was trained on all of it has seen the test texts.
 """
 
 import gzip
 import math
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -107,6 +109,7 @@ def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.devic
         ValueError: The encoder looks ahead, so that nothing is left to be predicted.
     """
     from unlabeled.data import open_splits
+    from unlabeled.data.opening import parts
 
     encoder: Any = subject.encoder
     if getattr(encoder, "family", None) != "gpt":
@@ -114,12 +117,18 @@ def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.devic
         raise ValueError(f"perplexity needs an encoder that never looks ahead, such as gpt-mini, got {name}")
     opened: Any = data if isinstance(data, tuple) else open_splits(data, kind="text")
     train, test = opened
+    found = () if isinstance(data, tuple) else parts(data, kind="text")
+    divided = not isinstance(data, tuple) and ("train" not in found or not {"test", "validation"} & {*found})
     blocks = encoder.blocks(test)
     numbers = blocks.documents.unique()
     documents = [text.encode() for text in test.whole()]
     sizes = _by_document(torch.tensor([len(text) for text in documents]), _firsts(test), numbers)
     pieces = _by_document(blocks.lengths - 1, blocks.documents, numbers)
     about = f"{int(pieces.sum())} pieces of {encoder.vocabulary}, {int(sizes.sum())} bytes, window of {encoder.length}"
+    if divided:
+        warning = f"a part of {test.name} cut off: no unseen texts for what was trained on all of it"
+        about += f", {warning}"
+        warnings.warn(f"perplexity is on {warning}", stacklevel=2)
     seen = [text.encode() for text in train.whole()]
     counted, rows = ByteModel(seen), _firsts(test)
     nats = {
@@ -177,7 +186,7 @@ def _measured(
 
 def _unigram(train: Any, test: Any, vocabulary: int, numbers: Tensor) -> Tensor:
     """What each document costs one who knows how frequent the pieces were in training."""
-    counts = train.counts(vocabulary).double() + 1
+    counts = train.counts(vocabulary, skip=1).double() + 1
     costs = -(counts / counts.sum()).log()
     rows = []
     for batch in test.batches(BATCH):

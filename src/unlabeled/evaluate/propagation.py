@@ -320,6 +320,8 @@ def measure(
     measured: dict[str, list[Tensor]] = {}
     sizes: set[int] = set()
     for number, film in enumerate(films(data)):
+        if not film.masks.any():
+            raise ValueError(f"masks must show at least one thing, got none in {film.name}")
         film = Film(film.name, film.frames.to(device), film.masks.to(device))
         if not number:
             _calibrate(twin, film)

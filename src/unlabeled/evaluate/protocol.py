@@ -78,9 +78,9 @@ def evaluate(
             perplexity (of texts), propagation (of masks through videos), retrieval (across sight and sound),
             zones (of walks).
         labels_per_class: Numbers of training labels, "all", or several of them.
-        controls: Any of raw (pixels), random (the same network untrained), rescaled (the same, its channels
-            made alike) and supervised (the same network trained on the same labels only; finetune has it
-            beside it wherever there are controls).
+        controls: Any of raw (the input without a network), random (the same network untrained), rescaled (of
+            images: the same, its channels made alike) and supervised (the same network trained on the same
+            labels only; finetune has it beside it wherever there are controls).
         draws: Random balanced choices of the labels, where not all are used.
         seed: Seed of the draws, of the control's weights and of the bootstrap.
         device: auto, cpu or cuda.
@@ -117,7 +117,8 @@ def evaluate(
         if not probes:
             about = {"data": str(getattr(data, "name", data)), "encoder": fingerprint(encoder.state_dict())}
             return Scores.of(measured, seed, about | {"seed": seed})
-    train, tested = opening.pair(data, test, opening.options(run, encoder), encoder)
+    opened = opening.both(data, test, opening.options(run, encoder))
+    train, tested = map(encoder.reads, opened)
     labelled = _labelled(train, tested, where)
     smallest = int(labelled.labels.unique(return_counts=True)[1].min())
     plan = _plan(probes, counts, list(encoder.map_dims) if "layers" in probes else [], smallest)
@@ -166,8 +167,8 @@ def evaluate(
         "encoder": fingerprint(encoder.state_dict()),
         "seed": seed,
     }
-    if _test_images_were_seen(run, data, len(train)):
-        about["note"] = "the encoder was pre-trained on these test images too, without their labels"
+    if _test_part_was_seen(run, data, len(opened[0])):  # before reading: a scene is many images
+        about["note"] = f"the encoder was pre-trained on these test {tested.unit} too, without their labels"
     return Scores.of(measured, seed, about)
 
 
@@ -185,7 +186,7 @@ def _method(run: Any, encoder: "Encoder", device: torch.device) -> Method | None
     return method
 
 
-def _test_images_were_seen(run: Any, data: Any, training: int) -> bool:
+def _test_part_was_seen(run: Any, data: Any, training: int) -> bool:
     """Whether a run was trained on more of the same source than the training part."""
     if not isinstance(run, Run) or not isinstance(data, str | Path):
         return False
@@ -228,6 +229,7 @@ def _labelled(train: "Data", test: "Data", device: torch.device) -> Labelled:
             raise ValueError(
                 f"data must have labels to evaluate on, got {split.name} without any. "
                 "Put the files into one folder for each class"
+                + (", or take the task factors, for what else is known" if split.factors else "")
             )
         known.append(split if len(rows) == len(split) else split.subset(rows))
     train, tested = known

@@ -133,8 +133,7 @@ def _values(
     if not same_kind:
         partner = ranking(similarity, False, seed) == own
         values |= {f"recall@{k}": hits(partner, k) for k in RANKS if k < len(queries)}
-    if labels is not None:
-        known = _known(labels)
+    if labels is not None and len(known := _known(labels)):
         relevant = labels[ranking(similarity, True, seed)] == labels[:, None]
         if same_kind:
             values |= {f"recall@{k}": hits(relevant[known], k) for k in RANKS if k < len(queries)}
@@ -147,8 +146,8 @@ def _by_chance(clips: int, same_kind: bool, labels: Tensor | None) -> dict[str, 
     values = {}
     if not same_kind:
         values |= {f"recall@{k}": torch.full((clips,), k / clips) for k in RANKS if k < clips}
-    if labels is not None:
-        same = (labels[:, None] == labels).sum(1)[_known(labels)] - 1.0
+    if labels is not None and len(known := _known(labels)):
+        same = (labels[:, None] == labels).sum(1)[known] - 1.0
         others = clips - 1
         if same_kind:
             for k in (k for k in RANKS if k < clips):

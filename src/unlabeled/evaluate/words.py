@@ -269,4 +269,7 @@ def _file(data: Any) -> Path:
 
 
 def _lines(path: str | os.PathLike[str]) -> list[str]:
-    return Path(path).read_text(encoding="utf-8").splitlines()
+    try:
+        return Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"data must be text in UTF-8, got byte {error.start} of {path}") from error

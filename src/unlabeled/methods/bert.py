@@ -5,8 +5,8 @@ the second text of a pair is the continuation of the first.
 
 Source: Devlin, Chang, Lee, Toutanova, "BERT: Pre-training of Deep Bidirectional Transformers for Language
 Understanding", 2018, https://arxiv.org/abs/1810.04805
-Differs: words are hidden anew each time a text is seen; pairs are made inside the batch, exactly half of them random,
-where the authors' code also takes every single-sentence chunk for a random one (58 % of pairs on Wikipedia).
+Differs: words are hidden anew each time a text is seen; pairs are made inside the batch, each random by the throw of a
+coin, where the authors' code also takes every single-sentence chunk for a random one (58 % of pairs on Wikipedia).
 Shortcut: a hidden word that was always shown as [MASK] would not prepare for texts without masks, so a tenth of them
 stays as it is and a tenth becomes a random piece. A random second text comes from another document, starts with a
 sentence, and is cut to the length of the true one, so that neither lengths nor ends tell it apart.
@@ -230,6 +230,10 @@ class BERT(Method):
         self.entropy.copy_(torch.special.entr(counts / counts.sum()).sum())
 
     def forward(self, batch: Batch) -> Tensor:
+        if self.training and self.next is not None and len(batch["tokens"]) < 2:
+            raise ValueError(
+                "batch_size must be at least 2 for next_sentence, whose pairs are of a batch, got 1"
+            )
         x, chosen, tokens, label = self.task(batch)
         states = self.encoder.states(x)
         logits, truth = self.words(states[chosen], self.encoder.embeddings.weight).float(), tokens[chosen]

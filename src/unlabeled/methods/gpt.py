@@ -43,8 +43,10 @@ def pick(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor
     """
     if temperature == 0:
         return logits.argmax(1)
-    values, order = (logits.float() / temperature).sort(dim=1, descending=True)
-    shares = values.softmax(1)
+    values, order = logits.double().sort(dim=1, descending=True)
+    shares = ((values - values[:, :1]) / temperature).softmax(
+        1
+    )  # differences, as quotients of logits may overflow
     allowed = shares.cumsum(1) - shares < top_p
     if top_k:
         allowed[:, top_k:] = False
@@ -80,6 +82,7 @@ class GPT(Method):
     ) -> None:
         super().__init__(encoder)
         check.at_least(0, temperature=temperature, top_k=top_k)
+        check.whole(top_k=top_k)
         check.fraction(top_p=top_p)
         if getattr(encoder, "family", None) != "gpt":
             name = getattr(encoder, "config", {}).get("name", type(encoder).__name__)
@@ -95,7 +98,7 @@ class GPT(Method):
         return self.encoder.blocks(data)
 
     def prepare(self, data: "Data") -> None:
-        counts = data.counts(self.encoder.vocabulary).double()  # type: ignore[attr-defined]
+        counts = data.counts(self.encoder.vocabulary, skip=1).double()  # type: ignore[attr-defined]
         self.entropy.copy_(torch.special.entr(counts / counts.sum()).sum())
 
     def forward(self, batch: Batch) -> Tensor:

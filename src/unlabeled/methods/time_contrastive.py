@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.method import Batch, Method, Pictures
+from unlabeled.parts import gather
 from unlabeled.parts.frames import as_images, one_each
 from unlabeled.parts.precision import full_precision
 
@@ -64,7 +65,8 @@ def triplet_loss(embeddings: Tensor, time: Tensor, radius: int, margin: float) -
         margin: In squared distance, 0..4.
 
     Returns:
-        Mean over both views of all moments that have a negative, scalar; the margin when all vectors are equal.
+        Mean over both views of all moments of all processes that have a negative, scalar; the margin when all vectors
+        are equal.
     """
     vectors, allowed = rearrange(embeddings, "b v m d -> b (v m) d"), negatives(time, radius)
     distances = (vectors[:, :, None] - vectors[:, None]).square().sum(-1)
@@ -73,7 +75,8 @@ def triplet_loss(embeddings: Tensor, time: Tensor, radius: int, margin: float) -
     positive = distances[:, number, partner]
     negative = distances.gather(2, mined(distances, positive, allowed)[..., None])[..., 0]
     has = allowed.any(-1).float()
-    return ((positive - negative + margin).clamp(min=0) * has).sum() / has.sum().clamp(min=1)
+    count = gather.mean_over_processes(has.sum()).clamp(min=1)
+    return ((positive - negative + margin).clamp(min=0) * has).sum() / count
 
 
 @full_precision
@@ -170,6 +173,7 @@ class TimeContrastive(Method):
         super().__init__(encoder)
         check.choice(("multi", "single"), views=views)
         check.choice(("triplet", "npairs"), objective=objective)
+        check.whole(moments=moments, positive_radius=positive_radius, embedding_dim=embedding_dim)
         check.at_least(2, moments=moments)
         check.at_least(1, positive_radius=positive_radius, embedding_dim=embedding_dim)
         check.positive(margin=margin)

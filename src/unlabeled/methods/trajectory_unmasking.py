@@ -198,6 +198,10 @@ class TrajectoryUnmasking(Method):
         heads: int = 4,
     ) -> None:
         super().__init__(encoder)
+        check.whole(
+            zones=zones, zone_frames=zone_frames, stride=stride, masked=masked, guard=guard, heads=heads
+        )
+        check.whole(projection_dim=projection_dim)
         check.at_least(2, zones=zones)
         check.at_least(1, zone_frames=zone_frames, stride=stride, masked=masked, heads=heads)
         check.at_least(0, guard=guard)

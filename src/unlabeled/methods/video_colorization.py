@@ -38,6 +38,8 @@ CLIPS = 256
 """Clips whose colours the palette is made of."""
 GREY = 2.0
 """Distance from grey in Lab that some colour of the palette must exceed."""
+DISC = 0.1
+"""Radius of the mark that pictures follow, as a share of the frame's height."""
 
 
 @full_precision
@@ -164,7 +166,7 @@ class VideoColorization(Method):
         self.palette.copy_(gather.broadcast(kmeans(colors, len(self.palette)).centres))
         references, target = self.code(cells)
         shares = F.one_hot(references, len(self.palette)).float().mean(1).gather(1, target)
-        self.baseline.copy_(-shares[shares > 0].log().mean())
+        self.baseline.copy_(-shares[shares > 0].log().mean().nan_to_num())  # 0, unknown, where none is shared
 
     def shown(self, batch: Batch, *, random: bool) -> Tensor:
         """Clips of the encoder's size, float, shape (batch, references + 1, 3, size, size), in 0..1."""
@@ -209,15 +211,18 @@ class VideoColorization(Method):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> Pictures:
+        """What is copied, and where a mark of the first reference is found again by the pointer to that one alone."""
         clips = self.shown(batch, random=False)
-        target, logits = clips[:, -1], self.point(clips)
-        sources = rearrange(self.cells(clips)[:, :-1], "b t ab h w -> b (t h w) ab")
+        target, logits, cells = clips[:, -1], self.point(clips), self.cells(clips)
+        sources = rearrange(cells[:, :-1], "b t ab h w -> b (t h w) ab")
         small = F.adaptive_avg_pool2d(clips[:, :-1].flatten(0, 1), (self.rows, self.columns))
         pixels = rearrange(small, "(b t) c h w -> b (t h w) c", b=len(clips))
         colors, rebuilt = (
             rearrange(copied(logits, values), "b (h w) c -> b c h w", h=self.rows)
             for values in (sources, pixels)
         )
+        marked = disc(cells[:, 0])
+        followed = copied(logits[:, :, : self.rows * self.columns], marked.flatten(1)[:, :, None])
         size = target.shape[2:]
         painted = torch.cat([lightness(target), F.interpolate(colors, size, mode="bilinear")], 1)
         return {
@@ -226,9 +231,37 @@ class VideoColorization(Method):
             "colours copied": lab_to_rgb(painted),
             "true colours": target,
             "copies of references": F.interpolate(rebuilt, size).clamp(0, 1),
+            "marked in the first reference": in_red(clips[:, 0], marked),
+            "where the mark is found": in_red(target, followed[:, :, 0].unflatten(1, (self.rows, -1))),
         }
 
 
 def grey(images: Tensor) -> Tensor:
     """RGB images with the same lightness and no colour."""
     return lab_to_rgb(F.pad(lightness(images), (0, 0, 0, 0, 0, 2)))
+
+
+def disc(cells: Tensor) -> Tensor:
+    """A mark around the place whose colour differs most from the mean colour: likely a thing, and no label is asked.
+
+    Args:
+        cells: a and b of Lab of each place, float, shape (batch, 2, rows, columns).
+
+    Returns:
+        1 within the mark and 0 elsewhere, float, shape (batch, rows, columns).
+    """
+    rows, columns = cells.shape[2:]
+    place = (cells - cells.mean((2, 3), keepdim=True)).norm(dim=1).flatten(1).argmax(1)
+    down, right = (
+        torch.arange(side, device=cells.device) - middle[:, None]
+        for side, middle in ((rows, place // columns), (columns, place % columns))
+    )
+    radius = max(1.0, DISC * rows)
+    return (down.square()[:, :, None] + right.square()[:, None] <= radius**2).to(cells.dtype)
+
+
+def in_red(images: Tensor, shares: Tensor) -> Tensor:
+    """Images in grey, as the network sees them, and over them shares of 0..1 (batch, rows, columns) in red."""
+    shares = F.interpolate(shares[:, None], images.shape[2:], mode="bilinear").clamp(0, 1)
+    red = torch.tensor([1.0, 0.0, 0.0], device=images.device)[:, None, None]
+    return torch.lerp(grey(images), red, shares)

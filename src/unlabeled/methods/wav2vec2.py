@@ -35,6 +35,8 @@ __all__ = ["Wav2Vec2"]
 
 ANNEALED = 277_259 / 400_000
 """Part of the training after which the paper's temperature of the codes has reached its end."""
+FEWEST = 3
+"""Frames of a sound below which no two are hidden, so that there is nothing to tell apart."""
 
 
 def negatives(count: Tensor, size: int, wanted: int) -> Tensor:
@@ -187,6 +189,15 @@ class Wav2Vec2(Method):
     def chance(self, samples: int) -> float:
         return math.log(1 + self.negatives)
 
+    def prepare(self, data: "Data") -> None:
+        trunk, (_, length) = self.encoder.trunk, self.encoder.inputs(data.sample(128))
+        most = trunk.frames(max(trunk.receptive, int(length.max())))
+        if most < FEWEST:
+            raise ValueError(
+                f"sounds of {data.name}, in pieces of crop_seconds={self.crop_seconds:g}, must have at least "
+                f"{FEWEST} frames, of which 2 are hidden, got {most} at most"
+            )
+
     def after_step(self, progress: float) -> None:
         self.softened.fill_(self.softness * max(0.25, 0.25 ** (progress / ANNEALED)))
 
@@ -201,7 +212,8 @@ class Wav2Vec2(Method):
         drawn = negatives(count, chosen.shape[1], self.negatives)
         logits = scores(context, targets, chosen.argmax(3), drawn, self.temperature)
         real = ragged.real(count, chosen.shape[1])
-        right = (logits.argmax(2) == 0)[real].sum() / real.sum().clamp(min=1)
+        asked = real & (count > 1)[:, None]
+        right = (logits.argmax(2) == 0)[asked].sum() / asked.sum().clamp(min=1)
         self.meters = {"accuracy": right, "codes": perplexity(chosen[real].detach())}
         size = full(maps).square().mean(2)[ragged.real(frames, maps.shape[1])].mean()
         unused = diversity(probable[real])

@@ -84,7 +84,9 @@ def participation(embedding: Tensor) -> float:
     ).item()
 
 
-def verdict(embedding: Tensor, loss: float, chance: float | None = None) -> tuple[str, str]:
+def verdict(
+    embedding: Tensor, loss: float, chance: float | None = None, before: float = math.inf
+) -> tuple[str, str]:
     """Say how a training goes; no single meter may raise the alarm of a collapse.
 
     Features after a ReLU lie in a cone: low spread and high cosines although nothing is wrong. So the
@@ -96,6 +98,8 @@ def verdict(embedding: Tensor, loss: float, chance: float | None = None) -> tupl
         embedding: Float, shape (samples, dim), of an encoder or a head; 64 samples do, 512 are read.
         loss: Mean loss of late, in the unit of `chance`.
         chance: Loss of a model that has learned nothing, where the method knows it.
+        before: Spread before the training; one that was small then, as of untrained means of texts, has not
+            collapsed unless it halved or is next to nothing.
 
     Returns:
         A code ("healthy", "not learning", "dimensional collapse", "collapsed", "diverged") and one sentence.
@@ -109,7 +113,7 @@ def verdict(embedding: Tensor, loss: float, chance: float | None = None) -> tupl
     limit = min(len(embedding) - 1, embedding.shape[1])
     width, effective, used = spread(embedding), rank(embedding), directions(embedding)
     numbers = f"spread {width:.2g}, rank {effective:.1f}, {used} of {limit} directions in use"
-    if width < 0.05 and effective < 0.1 * limit:
+    if width < max(0.005, min(0.05, before / 2)) and effective < 0.1 * limit:
         return "collapsed", f"Collapsed: nearly the same features for every sample ({numbers})."
     if chance is not None and loss > chance - 0.01 * abs(chance):
         why = f"the loss {loss:.3f} is no better than chance, {chance:.3f}"

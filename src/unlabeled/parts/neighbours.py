@@ -69,7 +69,10 @@ class Neighbours(nn.Module):
         return (1 + self.negatives) * math.log(2)
 
     def prepare(self, counts: Tensor) -> None:
-        """Take over how often the words stand in the corpus, int64, shape (words,).
+        """Take over how often the words stand in the corpus, and start at the full learning rate.
+
+        Args:
+            counts: Int64, shape (words,).
 
         Raises:
             ValueError: There are not two different words.
@@ -77,6 +80,7 @@ class Neighbours(nn.Module):
         if (different := int((counts > 0).sum())) < 2:
             raise ValueError(f"texts must have at least 2 different words of the vocabulary, got {different}")
         self._weigh(counts)
+        self.progress.zero_()
 
     def _weigh(self, counts: Tensor) -> None:
         numbers = counts.cpu().numpy()
@@ -96,8 +100,10 @@ class Neighbours(nn.Module):
             Mean loss of a prediction, in nats, scalar, without gradient; `chance` where there is none to be made.
 
         Raises:
-            ValueError: Several processes train together.
+            ValueError: Several processes train together, or the vectors are of a type of half precision.
         """
+        if table.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"word vectors must be float32 or float64 to be trained, got {table.dtype}")
         if gather.processes() > 1:
             raise ValueError(
                 "devices and nodes must be 1 for word vectors, which threads speed up, "

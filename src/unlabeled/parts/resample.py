@@ -16,6 +16,8 @@ ZERO_CROSSINGS = 32
 ROLL_OFF = 0.95
 KAISER_BETA = 10.0
 BLOCK = 2**22
+LARGEST_KERNEL = 2**23
+MOST_TIMES = 64
 
 
 def resample(waveform: Tensor, old_rate: int, new_rate: int) -> Tensor:
@@ -30,12 +32,17 @@ def resample(waveform: Tensor, old_rate: int, new_rate: int) -> Tensor:
         Float, shape (..., ceil(samples * new_rate / old_rate)); sample i is the sound at i / new_rate seconds.
 
     Raises:
-        ValueError: A rate is no whole number above 0.
+        ValueError: A rate is no whole number above 0, or so far from the other that it must be a mistake.
     """
     check.whole(old_rate=old_rate, new_rate=new_rate)
     check.at_least(1, old_rate=old_rate, new_rate=new_rate)
     divisor = math.gcd(old_rate, new_rate)
     down, up = old_rate // divisor, new_rate // divisor
+    if up > MOST_TIMES * down or 2 * ZERO_CROSSINGS * max(up, down) > LARGEST_KERNEL:
+        raise ValueError(
+            f"new_rate must be at most {MOST_TIMES} times old_rate and have a large divisor in common with it, "
+            f"got {new_rate} and {old_rate} hertz"
+        )
     count = -(-waveform.shape[-1] * up // down)
     if down == up or not waveform.numel():
         return waveform if down == up else waveform.new_zeros(*waveform.shape[:-1], count)

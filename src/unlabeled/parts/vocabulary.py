@@ -1,23 +1,34 @@
 """From texts to words, and from words to a vocabulary."""
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 
 from unlabeled import check
 
 __all__ = ["counted", "split"]
 
-_WORD = re.compile(r"[^\W_]+(?:['’_][^\W_]+)*")
+_MARKS = range(0x300, 0x20000)
+"""Where the marks are that belong to the letter before them."""
 
 
 def split(text: str) -> list[str]:
     """Words of a text in lower case.
 
-    A word is a run of letters and digits of any script; an apostrophe inside it belongs to it (and is written ' ),
-    and so does an underscore, with which phrases such as new_york are marked.
+    A word is a run of letters and digits of any script, with their marks, such as accents and the vowel signs of
+    Hindi; an apostrophe inside it belongs to it (and is written ' ), and so does an underscore, with which phrases
+    such as new_york are marked. However an accent was written, as a mark or with its letter, the word is the same.
     """
-    return _WORD.findall(text.lower().replace("’", "'"))
+    return _word().findall(unicodedata.normalize("NFC", text.lower().replace("’", "'")))
+
+
+@cache
+def _word() -> re.Pattern[str]:
+    marks = "".join(chr(code) for code in _MARKS if unicodedata.category(chr(code)).startswith("M"))
+    run = rf"[^\W_]+(?:[{marks}]+[^\W_]*)*"
+    return re.compile(rf"{run}(?:['_]{run})*")
 
 
 def counted(texts: Iterable[str], min_count: int) -> dict[str, int]:

@@ -109,11 +109,11 @@ class Entry:
         weights, last = self.config.get("parameters"), self.history[-1] if self.history else {}
         facts = {
             "Method": self.name,
-            "Data": str(self.about.get("name", "")) + (f", {samples:,} samples" if samples else ""),
+            "Data": str(self.about.get("name", "")) + (f", {_many(samples, 'samples')}" if samples else ""),
             "Encoder": str(self.settings.get("encoder", ""))
             + (f", {_count(weights)} weights" if weights else ""),
             "Image size": f"{size} × {size} pixels" if size else "",
-            "Trained": f"{last['epoch']:,} epochs, {last['step']:,} steps" if last else "",
+            "Trained": f"{_many(last['epoch'], 'epochs')}, {_many(last['step'], 'steps')}" if last else "",
             "Training time": self._duration(),
             "Started": _moment(self.config.get("started")),
         }
@@ -177,6 +177,11 @@ def look(entries: Sequence[Entry], device: str) -> None:
             entry.images = embedding.pixels(encoder.cpu(), batch)
             entry.raw = embedding.raw(encoder, batch, device)
             entry.features = embedding.embed(entry.method, encoder, batch, device)
+
+
+def _many(number: int, things: str) -> str:
+    """A number with what it counts, a plural in s."""
+    return f"{number:,} {things if number != 1 else things.removesuffix('s')}"
 
 
 def _count(number: float) -> str:

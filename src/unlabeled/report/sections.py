@@ -17,7 +17,10 @@ __all__ = ["feature_map", "filters", "header", "neighbors", "pretext", "repeat",
 
 NEIGHBORS = 7
 COLUMNS = 8
+TEXTS = 3
 ROWS = 12
+STRIP = 4.0
+"""Pictures wider than so many times their height are strips, such as the frames of a video side by side."""
 
 Line = dict[str, Any]
 
@@ -151,24 +154,38 @@ def pretext(entries: Sequence[Entry], device: str) -> tuple[str, str]:
                 sample = entry.method.reads(entry.data).sample(COLUMNS, seed=0)
                 rows = entry.method.pictures({name: value.to(device) for name, value in sample.items()})
             entry.method.train(trains)
-            drawn.append((entry, {name: shown[:COLUMNS] for name, shown in rows.items()}))
-    shown = sum(len(row) for _, rows in drawn for row in rows.values() if isinstance(row, Tensor))
+            drawn.append((entry, rows))
+    shown = sum(_room(rows)[0] for _, rows in drawn for row in rows.values() if isinstance(row, Tensor))
     blocks = []
     for entry, rows in drawn:
+        columns, side = _room(rows)
         strips = []
         for name, images in rows.items():
             if not isinstance(images, Tensor):
                 continue
-            small = pictures.thumbnails(images.float().cpu(), shown, budget=330_000)
+            small = pictures.thumbnails(images[:columns].float().cpu(), shown, budget=330_000, largest=side)
             tiles = [
-                pictures.image(picture, f"{name}, image {place + 1}") for place, picture in enumerate(small)
+                pictures.image(picture, f"{name}, sample {place + 1}") for place, picture in enumerate(small)
             ]
-            strips.append(_strip(name, tiles))
-        strips += _texts({name: row for name, row in rows.items() if not isinstance(row, Tensor)})
+            strips.append(_strip(name, tiles, columns))
+        strips += _texts({name: row[:TEXTS] for name, row in rows.items() if not isinstance(row, Tensor)})
         heading = f"<h3>{escape(entry.label)}</h3>" if len(entries) > 1 else ""
         blocks += [f'<div class="run">{heading}{"".join(strips)}</div>'] if strips else []
-    sentence = "Each column is one sample. Could you do what is asked here? It should be hard, but possible."
+    columns = any(isinstance(row, Tensor) for _, rows in drawn for row in rows.values())
+    sentence = "Each column is one sample. " if columns else ""
+    sentence += "Could you do what is asked here? It should be hard, but possible."
     return sentence, "".join(blocks)
+
+
+def _room(rows: Pictures) -> tuple[int, int]:
+    """How many samples stand in a row and how long their pictures may be in pixels: strips need most room."""
+    sizes = [row.shape[-2:] for row in rows.values() if isinstance(row, Tensor)]
+    widest = max((width / height for height, width in sizes), default=1.0)
+    if widest > STRIP:
+        return 2, 480
+    if widest > 1.5 or any(max(size) > 96 for size in sizes):
+        return 4, 240
+    return COLUMNS, 96
 
 
 def _texts(rows: dict[str, list[str]]) -> list[str]:
@@ -181,8 +198,9 @@ def _texts(rows: dict[str, list[str]]) -> list[str]:
     ]
 
 
-def _strip(name: str, tiles: Sequence[str]) -> str:
-    return f'<div class="strip"><span>{escape(name)}</span><div class="tiles">{"".join(tiles)}</div></div>'
+def _strip(name: str, tiles: Sequence[str], columns: int = COLUMNS) -> str:
+    large = f" large of{columns}" if columns < COLUMNS else ""
+    return f'<div class="strip{large}"><span>{escape(name)}</span><div class="tiles">{"".join(tiles)}</div></div>'
 
 
 def neighbors(entries: Sequence[Entry]) -> tuple[str, str]:
@@ -236,8 +254,8 @@ def _neighbors(group: Sequence[Entry], several: bool) -> str:
         shares = [(name, embedding.agreement(samples.labels, rows)) for name, rows in found]
         told = ", ".join(f"{name} {100 * share:.1f} %" for name, share in [*shares, ("chance", chance)])
         note = (
-            f'<p class="note">Neighbours that share the label, over all {len(images):,} images of the '
-            f"sample: {escape(told)}.</p>"
+            f'<p class="note">Neighbours that share the label, over all {size:,} {escape(samples.unit)} '
+            f"of the sample: {escape(told)}.</p>"
         )
     return note + "".join(blocks)
 

@@ -67,6 +67,7 @@ def make(n: int, seed: int, *, distractor: bool = False, image_size: int = 64) -
         (n,), the class; and the factors, each (n,): `shape` and `silent_shape` (-1 for none) int64, `pitch_hz`,
         `hue` in 0..1, `radius`, `x` and `y` (of the centre, from the left and the top) in shares of the side.
     """
+    check.whole(n=n, image_size=image_size)
     check.at_least(1, n=n)
     check.at_least(16, image_size=image_size)
     generator = torch.Generator().manual_seed(seed)

@@ -1,8 +1,9 @@
 """ViZDoom walks: a walker in a level of Doom, recorded with where it was and how far everything is.
 
 Needs the package `vizdoom`, which brings the engine and free levels; nothing is shown on a screen. Of each frame of
-320x240 pixels, whose depths are exact, the middle square is kept, a field of view of about 74 degrees. A metre is 32
-units of the map. The walker wanders: it turns towards the side where there is more room when something is near.
+320x240 pixels the middle square is kept, a field of view of about 74 degrees across. Depths come in steps of 0.22 m and
+end at 57 m. A metre is 32 units of the map. The walker wanders: it turns towards the side where there is more room when
+something is near.
 """
 
 import math
@@ -31,6 +32,12 @@ TICS = 4
 NEAR = 90.0
 """Units in front of which the walker turns away."""
 TRIES = 20
+SCENARIOS = (
+    *("basic", "deadly_corridor", "deathmatch", "defend_the_center", "defend_the_line", "health_gathering"),
+    *("health_gathering_supreme", "my_way_home", "predict_position", "rocket_basic", "simpler_basic"),
+    "take_cover",
+)
+"""Levels that come with ViZDoom and were tried; of some others the engine dies, or asks for files of its own."""
 
 
 def record(
@@ -49,10 +56,10 @@ def record(
     the next frame.
 
     Args:
-        out: Folder of the files, made where it is missing.
+        out: Folder of the files, made where it is missing, without other walks.
         walks: How many.
         steps: Frames of each walk, of which 8.75 make a second of the game.
-        seed: Seed of where walks begin and where they go.
+        seed: Seed of where walks begin and where they go; another one gives other walks only.
         scenario: Name of a level that comes with ViZDoom, such as my_way_home or health_gathering.
         size: Height and width in pixels, at most 240.
 
@@ -60,16 +67,20 @@ def record(
         The files.
 
     Raises:
-        ValueError: ViZDoom is not installed, or a value or the level is wrong.
+        ValueError: ViZDoom is not installed, a value or the level is wrong, or the folder holds walks.
     """
+    check.whole(walks=walks, steps=steps, seed=seed, size=size)
     check.at_least(1, walks=walks, steps=steps, size=size)
     if size > HEIGHT:
         raise ValueError(f"size must be at most {HEIGHT}, got {size}")
+    check.choice(SCENARIOS, scenario=scenario)
     folder, files = Path(out).resolve(), []
-    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.glob("*.npz")):
+        raise ValueError(f"out must be a folder without .npz files, which would be mixed in, got {out}")
     with _game(scenario) as game:
+        folder.mkdir(parents=True, exist_ok=True)
         for number in range(walks):
-            walk = _walk(game, steps, size, 1009 * seed + number)
+            walk = _walk(game, steps, size, f"{seed} {number}")
             files.append(folder / f"{number:04d}.npz")
             with atomic(files[-1]) as temporary, open(temporary, "wb") as stream:
                 np.savez_compressed(stream, **walk)
@@ -85,12 +96,8 @@ def _game(scenario: str) -> Iterator[Any]:
         raise ValueError(
             "walks need ViZDoom, which is not installed; pip install 'unlabeled[embodied]'"
         ) from error
-    config = Path(vizdoom.scenarios_path) / f"{scenario}.cfg"
-    if not config.is_file():
-        there = ", ".join(sorted(path.stem for path in config.parent.glob("*.cfg")))
-        raise ValueError(f"scenario must be one of {there}, got {scenario}")
     game, known = vizdoom.DoomGame(), vizdoom.GameVariable
-    game.load_config(str(config))
+    game.load_config(str(Path(vizdoom.scenarios_path) / f"{scenario}.cfg"))
     game.set_screen_resolution(vizdoom.ScreenResolution.RES_320X240)
     game.set_screen_format(vizdoom.ScreenFormat.RGB24)
     game.set_depth_buffer_enabled(True)
@@ -118,11 +125,12 @@ def _game(scenario: str) -> Iterator[Any]:
             game.close()
 
 
-def _walk(game: Any, steps: int, size: int, seed: int) -> dict[str, Any]:
+def _walk(game: Any, steps: int, size: int, seed: str) -> dict[str, Any]:
     """One walk without interruption; a level that ends on the way is begun anew elsewhere."""
     for attempt in range(TRIES):
-        draw = random.Random(seed + 7919 * attempt)
-        game.set_seed((seed + 7919 * attempt) % 2**31)
+        # Out of text, so that no walk of one seed is also one of another: sums of numbers would meet.
+        draw = random.Random(f"{seed} {attempt}")
+        game.set_seed(draw.getrandbits(31))
         game.new_episode()
         frames, poses, depths, turn = [], [], [], 0.0
         while len(frames) < steps and not game.is_episode_finished():
