@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import unlabeled
@@ -408,3 +409,14 @@ def test_encoder_of_another_kind_is_refused(tmp_path: Path) -> None:
 def test_data_that_is_nothing_to_open_is_refused_by_its_type(source: Any) -> None:
     with pytest.raises(ValueError, match=rf"data must be a path, .* got {type(source).__name__}"):
         open_data(source)
+
+
+def test_store_size_is_that_of_the_kept_pictures_and_of_every_later_look(tmp_path: Path) -> None:
+    for number, picture in enumerate(pictures(16, 48)):
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / f"{number}.png")
+    settings: dict[str, Any] = {"steps": 1, "encoder": "conv4", "image_size": 16, "store_size": 20}
+    run = unlabeled.pretrain("autoencoder", tmp_path, out=tmp_path / "run", **settings, **FAST)
+    assert run.config["settings"]["store_size"] == 20
+    assert open_data(tmp_path, **run.reading).shape["image_size"] == 20
+    with pytest.raises(ValueError, match="store_size must be at least 1, got 0"):
+        Settings(store_size=0)

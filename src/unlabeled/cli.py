@@ -229,6 +229,7 @@ def compare(
     batch_size: Annotated[int | None, Parameter(converter=_whole)] = None,
     encoder: str | None = None,
     image_size: Annotated[int | None, Parameter(converter=_whole)] = None,
+    store_size: Annotated[int | None, Parameter(converter=_whole)] = None,
     seed: Annotated[int, Parameter(converter=_whole)] = 0,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     probe: Words = ("knn", "linear"),
@@ -245,6 +246,7 @@ def compare(
         batch_size: Samples in each forward pass.
         encoder: Network, the same for all.
         image_size: Height and width in pixels of the encoder's input.
+        store_size: Shorter side in pixels at which decoded pictures are kept; larger ones are shrunk to it once.
         seed: Seed of every random choice.
         device: auto, cpu, cuda or mps.
         probe: Any of the probes or tasks of evaluate, with commas between them.
@@ -259,7 +261,8 @@ def compare(
     *names, data = methods_and_data
     for name in names:
         methods.describe(name)
-    from unlabeled.data import open_splits, store_size
+    from unlabeled.data import open_splits
+    from unlabeled.data.opening import store_size as suiting
     from unlabeled.evaluate import evaluate as measure
     from unlabeled.files import numbered
     from unlabeled.report import report as draw
@@ -271,14 +274,14 @@ def compare(
         "batch_size": batch_size,
         "encoder": encoder,
     }
-    settings |= {"image_size": image_size, "seed": seed, "device": device}
+    settings |= {"image_size": image_size, "store_size": store_size, "seed": seed, "device": device}
     folder = out or next(path for path in numbered(Path("runs/compare")) if not path.exists())
     # Divided once, so that no method sees the test images, not even without their labels.
     kinds = {methods.load(name).kind for name in names}
     if len(kinds) > 1:
         raise ValueError(f"compare must get methods for one kind of data, got {', '.join(sorted(kinds))}")
     kind = kinds.pop()
-    train, test = open_splits(data, kind=kind, store_size=store_size(kind, image_size))
+    train, test = open_splits(data, kind=kind, store_size=store_size or suiting(kind, image_size))
     runs = []
     for name in names:
         run = pretrain(name, train, out=folder / name, **settings)

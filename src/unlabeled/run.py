@@ -72,9 +72,10 @@ class Run:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """Options of `open_data` that suit the encoder; as many unreadable files are borne as in training."""
-        broken = self.config.get("settings", {}).get("max_broken", 0.1)
-        return reading(self.encoder, self.kind) | {"max_broken": broken}
+        """Options of `open_data` that suit the encoder; sizes and unreadable files are borne as in training."""
+        given = self.config.get("settings", {})
+        kept = {name: given[name] for name in ("store_size", "max_broken") if name in given}
+        return reading(self.encoder, self.kind) | kept
 
     @property
     def history(self) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ class Settings:
         optimizer: adamw, sgd (momentum 0.9) or lars.
         weight_decay: Decay of all weights but norms and biases.
         image_size: Height and width in pixels of the encoder's input.
+        store_size: Shorter side in pixels at which decoded pictures are kept; larger ones are shrunk to it once.
         seed: Seed of every random choice.
         device: auto, cpu, cuda or mps.
         precision: auto, 32, or bf16 (mixed precision).
@@ -52,6 +53,7 @@ class Settings:
     optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
     weight_decay: float | None = None
     image_size: int | None = None
+    store_size: int | None = None
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "32", "bf16"] = "auto"
@@ -63,7 +65,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         given = {name: value for name, value in asdict(self).items() if value is not None}
-        counts = ("epochs", "steps", "batch_size", "image_size", "accumulate", "workers", "devices", "nodes")
+        sizes = ("epochs", "steps", "batch_size", "image_size", "store_size")
+        counts = (*sizes, "accumulate", "workers", "devices", "nodes")
         counted = {name: given[name] for name in counts if name in given}
         check.whole(**counted, seed=self.seed)
         check.at_least(1, **counted)

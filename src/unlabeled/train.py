@@ -414,7 +414,7 @@ def _open(data: Any, planned: plan.Plan, progress: Progress) -> Data:
     return open_data(
         data,
         kind=kind,
-        store_size=store_size(kind, settings.image_size),
+        store_size=settings.store_size or store_size(kind, settings.image_size),
         workers=settings.workers,
         max_broken=settings.max_broken,
         progress=progress.decoding,

@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from PIL import Image
 
 from unlabeled import encoders
+from unlabeled.data import open_data
 from unlabeled.data.video import from_videos
 from unlabeled.evaluate import controls, propagation
 from unlabeled.evaluate.propagation import (
     Settings,
     boundary,
+    carry,
     contour,
     dilate,
     films,
@@ -278,6 +280,27 @@ def test_reads_the_layout_of_davis(tmp_path):
     (tmp_path / "Annotations" / "480p" / "cat" / "00002.png").unlink()
     with pytest.raises(ValueError, match="got cat with no mask of 00002"):
         list(films(tmp_path))
+
+
+def test_a_folder_in_the_layout_of_davis_opens_as_its_frames_and_finds_its_masks_again(tmp_path):
+    made = blobs.make(2, 0, frames=4, size=32)
+    write_davis_layout(tmp_path, ["bear", "cat"], made, "bear\ncat\n")
+    data = open_data(tmp_path, kind="video", cache=False)
+    assert len(data) == 2 and data.shape["frames"] == 4
+    assert [Path(path).name for path in data.paths] == ["bear", "cat"]
+    assert [film.name for film in films(data)] == ["bear", "cat"]
+    assert torch.equal(next(films(data)).masks, made["masks"][0])
+
+
+def test_masks_of_one_film_are_those_of_the_measurement():
+    encoder = encoders.build("conv4", image_size=16)
+    shown = film(4)
+    carried = carry(encoder, shown, Settings(previous=2))
+    assert torch.equal(carried[0], shown.masks[0])
+    other = shown._replace(masks=torch.cat([shown.masks[:1], torch.zeros_like(shown.masks[1:])]))
+    assert torch.equal(
+        carry(encoder, other, Settings(previous=2)), carried
+    )  # only the first mask is looked at
 
 
 @pytest.mark.skipif(not DAVIS.is_dir(), reason="needs real videos")

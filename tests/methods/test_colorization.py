@@ -35,7 +35,9 @@ def batch(count=8, size=16):
 
 
 def data(images):
-    return SimpleNamespace(shape={"channels": images.shape[1]}, sample=lambda count: {"image": images[:count]})
+    return SimpleNamespace(
+        shape={"channels": images.shape[1]}, sample=lambda count: {"image": images[:count]}
+    )
 
 
 def srgb_colors(levels=24):

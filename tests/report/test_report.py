@@ -16,9 +16,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from unlabeled.data import open_data
 from unlabeled.evaluate import Scores
 from unlabeled.report import charts, embedding, pictures, report, tables
+from unlabeled.report.tracks import painted
 from unlabeled.run import fingerprint, load
+from unlabeled.train import pretrain
 
 HOSTILE = '<script>alert("1")</script>'
 
@@ -148,6 +151,26 @@ def test_full_run_has_every_section(tmp_path: Path, channels: int) -> None:
         assert fact in text
     assert "broken.jpg: truncated" in text and "Healthy." in text and "batch_size 256" in text
     assert [file.name for file in path.parent.iterdir() if file.name.startswith(".")] == []
+
+
+def test_masks_are_carried_along_where_the_data_has_them(tmp_path: Path) -> None:
+    data = open_data("blobs").subset(torch.arange(16))
+    settings = {"steps": 1, "batch_size": 8, "quiet": True, "encoder": "frames-conv4", "image_size": 32}
+    run = pretrain("video_colorization", data, out=tmp_path / "run", **settings)
+    text = report(run, data=data).read_text(encoding="utf-8")
+    assert "tracks" in sections(text)
+    assert text.count(", mask carried") == text.count(", mask true") == 3 * 8
+    data.masks = None
+    assert "tracks" not in sections(report(run, data=data).read_text(encoding="utf-8"))
+
+
+def test_painted_masks_leave_the_rest_as_it_is() -> None:
+    frames = torch.full((1, 1, 2, 2), 255, dtype=torch.uint8)
+    image = painted(frames, torch.tensor([[[0, 1], [2, 7]]], dtype=torch.uint8))
+    assert image.shape == (1, 3, 2, 2) and image[0, :, 0, 0].tolist() == [1, 1, 1]
+    assert torch.equal(image[0, :, 0, 1], image[0, :, 1, 1]) and not torch.equal(
+        image[0, :, 0, 1], image[0, :, 1, 0]
+    )
 
 
 def test_training_time_is_images_over_speed(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from unlabeled.data.arrays import as_integers, as_tensor, read_npy, read_npz
 from unlabeled.data.audio_files import FULL_SCALE, Split, find_splits, write
 from unlabeled.data.cache import folder_of, kept
 from unlabeled.data.opening import How, refuse_broken
-from unlabeled.data.samples import Batch, Data, Skipped
+from unlabeled.data.samples import About, Batch, Data, Skipped
 from unlabeled.parts.resample import resample
 from unlabeled.worlds import tones
 
@@ -42,10 +42,7 @@ class Sounds(Data):
         sample_rate: Samples per second, in hertz.
         name: What the data is called in reports.
         paths: Where each sound came from.
-        labels: Class of each sound, as in `Data`.
-        classes: Names of the classes by label.
-        factors: What else is known of each sound, as in `Data`.
-        skipped: What was found but could not be used.
+        **about: As in `Data`.
     """
 
     kind = "audio"
@@ -59,14 +56,9 @@ class Sounds(Data):
         sample_rate: int,
         name: str,
         paths: Sequence[str],
-        labels: Tensor | None = None,
-        classes: list[str] | None = None,
-        factors: Mapping[str, Tensor] | None = None,
-        skipped: Sequence[Skipped] = (),
+        **about: Unpack[About],
     ) -> None:
-        super().__init__(
-            name=name, paths=paths, labels=labels, classes=classes, factors=factors, skipped=skipped
-        )
+        super().__init__(name=name, paths=paths, **about)
         assert len(lengths) == len(paths) and int(lengths.sum()) == len(samples)
         self.samples, self.lengths, self.sample_rate = samples, lengths, sample_rate
         self.offsets = lengths.cumsum(0) - lengths

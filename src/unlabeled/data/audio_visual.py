@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, Self, Unpack
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.data import decode, decode_video
 from unlabeled.data.cache import folder_of, kept
-from unlabeled.data.samples import Batch, Data, Skipped
+from unlabeled.data.samples import About, Batch, Data, Skipped
 from unlabeled.data.sources import Source, find_files
 from unlabeled.worlds import chiming_shapes
 
@@ -80,7 +80,9 @@ class Pairs(Data):
         channels: Channels of every frame.
         masks: Where the things that are heard are in a clip of one frame, uint8, shape (clips, height, width): 1
             where the sound comes from, other numbers elsewhere. For evaluation only.
-        **known: As in `Data`.
+        name: What the data is called in reports.
+        paths: Where each clip came from.
+        **about: As in `Data`.
     """
 
     kind: ClassVar[str] = "audio-visual"
@@ -93,10 +95,12 @@ class Pairs(Data):
         *,
         sample_rate: int,
         channels: int,
+        name: str,
+        paths: Sequence[str],
         masks: Tensor | None = None,
-        **known: Any,
+        **about: Unpack[About],
     ) -> None:
-        super().__init__(**known)
+        super().__init__(name=name, paths=paths, **about)
         self.content, self.clips, self.masks = content, clips, masks
         self.sample_rate, self.channels = sample_rate, channels
         lengths = _bytes(clips, channels)
@@ -188,7 +192,13 @@ def _bytes(clips: Tensor, channels: int) -> Tensor:
 
 
 def from_pairs(
-    image: Tensor, waveform: Tensor, *, sample_rate: int, name: str = "pairs", **known: Any
+    image: Tensor,
+    waveform: Tensor,
+    *,
+    sample_rate: int,
+    name: str = "pairs",
+    masks: Tensor | None = None,
+    **about: Unpack[About],
 ) -> Pairs:
     """Pairs of pictures and sounds that are all there.
 
@@ -197,7 +207,8 @@ def from_pairs(
         waveform: Float, shape (pairs, samples), in -1..1; the picture belongs to its middle.
         sample_rate: Samples of sound per second, in hertz.
         name: What the data is called in reports.
-        **known: `masks` and what `Data` takes.
+        masks: As in `Pairs`.
+        **about: As in `Data`.
 
     Raises:
         ValueError: The type, the shape or the values are others.
@@ -225,9 +236,15 @@ def from_pairs(
     over = -sum(part.shape[1] for part in parts) % _ALIGNMENT
     content = torch.cat([*parts, torch.zeros(pairs, over, dtype=torch.uint8)], 1).flatten()
     clips = torch.tensor([1, sound.shape[1], 1, height, width]).repeat(pairs, 1)
-    paths = [f"{name}[{row}]" for row in range(pairs)]
     return Pairs(
-        content, clips, sample_rate=sample_rate, channels=channels, **{"name": name, "paths": paths} | known
+        content,
+        clips,
+        sample_rate=sample_rate,
+        channels=channels,
+        name=name,
+        paths=[f"{name}[{row}]" for row in range(pairs)],
+        masks=masks,
+        **about,
     )
 
 

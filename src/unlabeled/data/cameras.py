@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, Unpack
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from unlabeled.data.cache import folder_of, kept
 from unlabeled.data.decode import SUFFIXES
 from unlabeled.data.files import File, by_folder, walk
 from unlabeled.data.images import Images
-from unlabeled.data.samples import Batch, Data, Skipped
+from unlabeled.data.samples import About, Batch, Data, Skipped
 
 if TYPE_CHECKING:
     from unlabeled.data.opening import How
@@ -54,10 +54,7 @@ class Scenes(Data):
         cameras: Cameras of every scene.
         name: What the data is called in reports.
         paths: Where each scene came from.
-        labels: Class of each scene, int64, shape (scenes,).
-        classes: Names of the classes by label.
-        factors: What is known of each scene, shape (scenes,), or of each moment, shape (scenes, frames).
-        skipped: What was found but could not be used.
+        **about: As in `Data`; factors may also be known of each moment, shape (scenes, frames).
     """
 
     kind = "cameras"
@@ -71,14 +68,9 @@ class Scenes(Data):
         cameras: int,
         name: str,
         paths: Sequence[str],
-        labels: Tensor | None = None,
-        classes: list[str] | None = None,
-        factors: Mapping[str, Tensor] | None = None,
-        skipped: Sequence[Skipped] = (),
+        **about: Unpack[About],
     ) -> None:
-        super().__init__(
-            name=name, paths=paths, labels=labels, classes=classes, factors=factors, skipped=skipped
-        )
+        super().__init__(name=name, paths=paths, **about)
         assert len(lengths) == len(paths) and int(lengths.sum()) * cameras == len(pixels)
         self.pixels, self.lengths, self.cameras = pixels, lengths, cameras
         self.starts = cameras * (lengths.cumsum(0) - lengths)
@@ -176,14 +168,7 @@ class Moments(Data):
     unit = "scenes"
 
     def __init__(self, scenes: Scenes, count: int, radius: int = 0) -> None:
-        super().__init__(
-            name=scenes.name,
-            paths=scenes.paths,
-            labels=scenes.labels,
-            classes=scenes.classes,
-            factors=scenes.factors,
-            skipped=scenes.skipped,
-        )
+        super().__init__(name=scenes.name, paths=scenes.paths, **scenes.about)
         check.at_least(2, count=count)
         check.at_least(0, radius=radius)
         shortest = scenes.shape["frames"]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from unlabeled.data.decode import SUFFIXES
 from unlabeled.data.samples import Skipped
 
-__all__ = ["SPLITS", "File", "Walk", "by_folder", "by_name", "walk"]
+__all__ = ["SPLITS", "File", "Walk", "by_folder", "by_name", "davis_frames", "is_davis", "walk"]
 
 SPLITS = {
     **{"train": "train", "training": "train", "test": "test", "testing": "test"},
@@ -115,6 +115,23 @@ def by_name(files: list[File]) -> dict[str, list[File]]:
             stem = name.split(".")[0]
             others.setdefault(_SHARD.sub("", stem) or os.path.basename(folder) or stem, []).append(file)
     return named | others if _separate(named) or not others else {"all": files}
+
+
+def is_davis(root: Path) -> bool:
+    """Whether a folder has the layout of DAVIS: JPEGImages/SIZE/NAME/*.jpg and Annotations/SIZE/NAME/*.png."""
+    return (root / "JPEGImages").is_dir() and (root / "Annotations").is_dir()
+
+
+def davis_frames(root: Path) -> Path:
+    """Folder of the videos in a folder that has the layout of DAVIS, those of 480p where there are several sizes.
+
+    Raises:
+        ValueError: There is none.
+    """
+    sizes = [folder for folder in (root / "JPEGImages").iterdir() if folder.is_dir()]
+    if not sizes:
+        raise ValueError(f"JPEGImages of {root} must hold a folder of videos, such as 480p, got none")
+    return min(sizes, key=lambda folder: (folder.name != "480p", folder.name))
 
 
 def _separate(splits: dict[str, list[File]]) -> bool:

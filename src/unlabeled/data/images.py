@@ -1,13 +1,13 @@
 """Images in one flat block of memory, given out in batches."""
 
-from collections.abc import Mapping, Sequence
-from typing import Self
+from collections.abc import Sequence
+from typing import Self, Unpack
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from unlabeled.data.samples import Batch, Data, Skipped
+from unlabeled.data.samples import About, Batch, Data
 
 __all__ = ["Images", "fits_on", "from_images"]
 
@@ -21,11 +21,7 @@ class Images(Data):
         channels: Channels of every image.
         name: What the data is called in reports.
         paths: Where each sample came from.
-        labels: Class of each sample, int64, shape (samples,), -1 where unknown; None where nothing is known.
-            They are for evaluation and never part of a batch.
-        classes: Names of the classes by label.
-        factors: What else is known of each sample, as in `Data`.
-        skipped: What was found but could not be used.
+        **about: As in `Data`.
     """
 
     kind = "image"
@@ -39,14 +35,9 @@ class Images(Data):
         channels: int,
         name: str,
         paths: Sequence[str],
-        labels: Tensor | None = None,
-        classes: list[str] | None = None,
-        factors: Mapping[str, Tensor] | None = None,
-        skipped: Sequence[Skipped] = (),
+        **about: Unpack[About],
     ) -> None:
-        super().__init__(
-            name=name, paths=paths, labels=labels, classes=classes, factors=factors, skipped=skipped
-        )
+        super().__init__(name=name, paths=paths, **about)
         lengths = channels * sizes.prod(1)
         assert len(sizes) == len(paths) and int(lengths.sum()) == len(pixels)
         self.pixels, self.sizes, self.channels = pixels, sizes, channels

@@ -175,7 +175,9 @@ def kind_of(source: Openable) -> str:
     return kind if 2 * count > len(files) else "image"
 
 
-def refuse_broken(name: str, skipped: Sequence[Skipped], decoded: int, max_broken: float) -> None:
+def refuse_broken(
+    name: str, skipped: Sequence[Skipped], decoded: int, max_broken: float, count: int | None = None
+) -> None:
     """Refuse a source of which too much cannot be read.
 
     Args:
@@ -183,14 +185,16 @@ def refuse_broken(name: str, skipped: Sequence[Skipped], decoded: int, max_broke
         skipped: What could not be read, though it was meant to be.
         decoded: How many could be read.
         max_broken: Largest share that may be unreadable, in 0..1.
+        count: How many of `skipped` were meant to be read, all if None.
 
     Raises:
         ValueError: More of it is broken, or nothing could be read.
     """
-    if len(skipped) > max_broken * (len(skipped) + decoded) or not decoded:
+    count = len(skipped) if count is None else count
+    if count > max_broken * (count + decoded) or not decoded:
         reasons = "; ".join(check.one_line(f"{skip.path}: {skip.reason}") for skip in skipped[:_REASONS])
         raise ValueError(
-            f"{len(skipped)} of {len(skipped) + decoded} files in {name} cannot be read, which is more than "
+            f"{count} of {count + decoded} files in {name} cannot be read, which is more than "
             f"max_broken={max_broken:g} allows: {reasons}"
         )
 
@@ -296,7 +300,8 @@ class _Opener:
             )
         broken = [Skipped(source.prefix + path, reason) for path, reason in about["skipped"]]
         paths = [source.prefix + path for path in about["paths"]]
-        self._check_broken(source, broken, len(paths))
+        count = source.broken + sum(skip.reason != "hidden" for skip in broken)
+        refuse_broken(source.name, broken or source.skipped, len(paths), self.how.max_broken, count)
         sizes = torch.tensor(about["sizes"])
         return Images(
             pixels,
@@ -308,18 +313,6 @@ class _Opener:
             classes=about["classes"],
             skipped=source.skipped + broken,
         )
-
-    def _check_broken(self, source: Source, broken: list[Skipped], decoded: int) -> None:
-        count = source.broken + sum(skip.reason != "hidden" for skip in broken)
-        if count > self.how.max_broken * (count + decoded):
-            reasons = "; ".join(
-                check.one_line(f"{skip.path}: {skip.reason}")
-                for skip in (broken or source.skipped)[:_REASONS]
-            )
-            raise ValueError(
-                f"{count} of {count + decoded} images in {source.name} cannot be read, which is more than "
-                f"max_broken={self.how.max_broken:g} allows: {reasons}"
-            )
 
 
 def _name(source: Openable) -> str:

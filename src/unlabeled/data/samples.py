@@ -2,12 +2,12 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, TypedDict
 
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Data", "Skipped"]
+__all__ = ["About", "Batch", "Data", "Skipped"]
 
 Batch = dict[str, Tensor]
 
@@ -17,6 +17,15 @@ class Skipped(NamedTuple):
 
     path: str
     reason: str
+
+
+class About(TypedDict, total=False):
+    """What `Data` of any kind may be told beside its samples."""
+
+    labels: Tensor | None
+    classes: list[str] | None
+    factors: Mapping[str, Tensor] | None
+    skipped: Sequence[Skipped]
 
 
 class Data:
@@ -53,6 +62,16 @@ class Data:
         self.name, self.paths, self.labels, self.classes = name, list(paths), labels, classes
         self.factors, self.skipped = dict(factors or {}), list(skipped)
         self.device = torch.device("cpu")
+
+    @property
+    def about(self) -> About:
+        """Labels, classes, factors and skipped files, as other data made of the same samples takes them."""
+        return {
+            "labels": self.labels,
+            "classes": self.classes,
+            "factors": self.factors,
+            "skipped": self.skipped,
+        }
 
     @property
     def shape(self) -> dict[str, int]:

@@ -21,14 +21,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor
 
 from unlabeled import check
 from unlabeled.data.opening import How, refuse_broken
-from unlabeled.data.samples import Batch, Data, Skipped
+from unlabeled.data.samples import About, Batch, Data
 from unlabeled.data.text_files import Errors, Rows, find_hub_texts, find_texts
 from unlabeled.data.words import Words
 
@@ -86,12 +86,9 @@ class Texts(Data):
         texts: The texts.
         name: What the data is called in reports.
         paths: Where each text came from; numbers if None.
-        labels: Class of each text, int64, shape (samples,), -1 where unknown; None where nothing is known.
-        classes: Names of the classes by label.
-        factors: What else is known of each text, as in `Data`.
-        skipped: What was found but could not be used.
         documents: Number of the document that each text is a part of, int64, shape (samples,); the parts follow each
             other, and are read as one in training. None where every text is a document.
+        **about: As in `Data`.
     """
 
     kind = "text"
@@ -103,16 +100,11 @@ class Texts(Data):
         *,
         name: str = "texts",
         paths: Sequence[str] | None = None,
-        labels: Tensor | None = None,
-        classes: list[str] | None = None,
-        factors: Mapping[str, Tensor] | None = None,
-        skipped: Sequence[Skipped] = (),
         documents: Tensor | None = None,
+        **about: Unpack[About],
     ) -> None:
         paths = [f"{name}[{row}]" for row in range(len(texts))] if paths is None else paths
-        super().__init__(
-            name=name, paths=paths, labels=labels, classes=classes, factors=factors, skipped=skipped
-        )
+        super().__init__(name=name, paths=paths, **about)
         self.texts = list(texts)
         rows = torch.arange(len(self.texts))
         self.documents = rows if documents is None else documents
@@ -163,10 +155,7 @@ class Texts(Data):
             documents=self.documents,
             name=self.name,
             paths=self.paths,
-            labels=self.labels,
-            classes=self.classes,
-            factors=self.factors,
-            skipped=self.skipped,
+            **self.about,
         ).to(self.device)
 
     def blocks(
@@ -257,10 +246,7 @@ class Tokens(Data):
         documents: Number of the document that each sample comes from, int64, shape (samples,).
         name: What the data is called in reports.
         paths: Where each sample came from.
-        labels: Class of each sample, as in `Data`.
-        classes: Names of the classes by label.
-        factors: What else is known of each sample, as in `Data`.
-        skipped: What was found but could not be used.
+        **about: As in `Data`.
     """
 
     kind = "text"
@@ -276,14 +262,9 @@ class Tokens(Data):
         documents: Tensor,
         name: str,
         paths: Sequence[str],
-        labels: Tensor | None = None,
-        classes: list[str] | None = None,
-        factors: Mapping[str, Tensor] | None = None,
-        skipped: Sequence[Skipped] = (),
+        **about: Unpack[About],
     ) -> None:
-        super().__init__(
-            name=name, paths=paths, labels=labels, classes=classes, factors=factors, skipped=skipped
-        )
+        super().__init__(name=name, paths=paths, **about)
         assert len(ids) == len(numbers) and len(begins) == len(lengths) == len(documents) == len(self)
         self.ids, self.numbers = ids, numbers
         self.begins, self.lengths, self.documents = begins, lengths, documents

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple, Self, Unpack
 
 import numpy as np
 import torch
@@ -25,10 +25,10 @@ from unlabeled import check
 from unlabeled.data import decode, decode_video
 from unlabeled.data.arrays import as_integers, as_tensor, as_uint8, read_npy, read_npz
 from unlabeled.data.cache import folder_of, kept
-from unlabeled.data.files import SPLITS, walk
+from unlabeled.data.files import SPLITS, davis_frames, is_davis, walk
 from unlabeled.data.images import fits_on
 from unlabeled.data.opening import How, refuse_broken
-from unlabeled.data.samples import Batch, Data, Skipped
+from unlabeled.data.samples import About, Batch, Data, Skipped
 from unlabeled.data.sources import Source, find_files
 from unlabeled.worlds import balls, blobs, moving_digits
 
@@ -67,11 +67,8 @@ class Videos(Data):
         name: What the data is called in reports.
         paths: Where each video came from.
         fps: Frames per second of each video on average, float, shape (samples,); 0 where unknown.
-        labels: Class of each video, int64, shape (samples,), -1 where unknown; None where nothing is known.
-        classes: Names of the classes by label.
-        factors: What else is known of each video, shape (samples,), or of its frames, shape (samples, frames).
         masks: What is to be seen at each pixel, uint8, shape (samples, frames, height, width), where that is known.
-        skipped: What was found but could not be used.
+        **about: As in `Data`.
     """
 
     kind = "video"
@@ -86,15 +83,10 @@ class Videos(Data):
         name: str,
         paths: Sequence[str],
         fps: Tensor | None = None,
-        labels: Tensor | None = None,
-        classes: list[str] | None = None,
-        factors: Mapping[str, Tensor] | None = None,
         masks: Tensor | None = None,
-        skipped: Sequence[Skipped] = (),
+        **about: Unpack[About],
     ) -> None:
-        super().__init__(
-            name=name, paths=paths, labels=labels, classes=classes, factors=factors, skipped=skipped
-        )
+        super().__init__(name=name, paths=paths, **about)
         assert len(counts) == len(paths) and int(counts.sum()) * size[0] * size[1] * size[2] == len(pixels)
         self.table = pixels.view(-1, *size)
         """All frames, uint8, shape (frames of all videos, channels, height, width)."""
@@ -289,8 +281,8 @@ def find(
 
     Args:
         source: A folder of video files or of folders of frames, perhaps in class folders and these in split folders;
-            one video file; a .npy or .npz file (`videos` and perhaps `labels`, or both once per split as
-            `train_videos` and so on); or an array.
+            a folder in the layout of DAVIS, of which the frames are read; one video file; a .npy or .npz file
+            (`videos` and perhaps `labels`, or both once per split as `train_videos` and so on); or an array.
         how: How they are opened. `channels` None makes files colour and leaves arrays as they are.
 
     Raises:
@@ -299,6 +291,8 @@ def find(
     if isinstance(source, (np.ndarray, Tensor)):
         return {"all": partial(_from_array, source, None, "array", how)}
     path, name = Path(source).expanduser(), os.fspath(source)
+    if is_davis(path):
+        path = davis_frames(path)
     if path.suffix.lower() == ".npz" and path.is_file():
         return _from_npz(path, how)
     if path.suffix.lower() == ".npy" and path.is_file():

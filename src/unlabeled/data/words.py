@@ -1,14 +1,14 @@
 """Words of a vocabulary: in training a sample is a long stretch of them, cut wherever it is full."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from unlabeled import check
-from unlabeled.data.samples import Batch, Data, Skipped
+from unlabeled.data.samples import About, Batch, Data
 from unlabeled.parts.vocabulary import split
 
 if TYPE_CHECKING:
@@ -32,10 +32,7 @@ class Words(Data):
         lengths: Words of each sample, int64, shape (samples,).
         name: What the data is called in reports.
         paths: Where each sample came from.
-        labels: Class of each sample, as in `Data`.
-        classes: Names of the classes by label.
-        factors: What else is known of each sample, as in `Data`.
-        skipped: What was found but could not be used.
+        **about: As in `Data`.
     """
 
     kind = "text"
@@ -50,14 +47,9 @@ class Words(Data):
         *,
         name: str,
         paths: Sequence[str],
-        labels: Tensor | None = None,
-        classes: list[str] | None = None,
-        factors: Mapping[str, Tensor] | None = None,
-        skipped: Sequence[Skipped] = (),
+        **about: Unpack[About],
     ) -> None:
-        super().__init__(
-            name=name, paths=paths, labels=labels, classes=classes, factors=factors, skipped=skipped
-        )
+        super().__init__(name=name, paths=paths, **about)
         assert len(ids) == len(documents) and len(begins) == len(lengths) == len(self)
         self.ids, self.documents, self.begins, self.lengths = ids, documents, begins, lengths
 
@@ -90,17 +82,16 @@ class Words(Data):
         ids = torch.from_numpy(np.concatenate(parts))
         documents = torch.arange(len(parts), dtype=torch.int32).repeat_interleave(sizes)
         if length is None:
-            known: dict[str, Any] = {
-                name: getattr(texts, name) for name in ("paths", "labels", "classes", "factors")
-            }
             begins, lengths = sizes.cumsum(0) - sizes, sizes
+            paths, about = texts.paths, texts.about
         else:
             check.at_least(2, length=length)
             length = min(length, max(SHORTEST, -(-total // FEWEST)))
             begins = torch.arange(0, total, length)
             lengths = (total - begins).clamp_max(length)
-            known = {"paths": [f"{texts.name}, word {begin}" for begin in begins.tolist()]}
-        words = cls(ids, documents, begins, lengths, name=texts.name, skipped=texts.skipped, **known)
+            paths = [f"{texts.name}, word {begin}" for begin in begins.tolist()]
+            about = About(skipped=texts.skipped)
+        words = cls(ids, documents, begins, lengths, name=texts.name, paths=paths, **about)
         return words.to(texts.device)
 
     @property

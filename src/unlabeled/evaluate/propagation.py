@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from unlabeled import check
+from unlabeled.data.files import davis_frames, is_davis
 from unlabeled.evaluate import controls
 from unlabeled.evaluate.scores import Measurement
 from unlabeled.parts.augment import to_float
@@ -35,6 +36,7 @@ __all__ = [
     "Film",
     "Settings",
     "boundary",
+    "carry",
     "contour",
     "films",
     "iou",
@@ -246,8 +248,8 @@ def films(data: Any) -> Iterator[Film]:
 
     Args:
         data: Opened videos with masks, the name of a built-in set, of which the test part is taken, or a folder in
-            the layout of DAVIS: JPEGImages/SIZE/NAME/*.jpg, Annotations/SIZE/NAME/*.png and, where only some
-            are meant, ImageSets/YEAR/val.txt.
+            the layout of DAVIS, opened or not: JPEGImages/SIZE/NAME/*.jpg, Annotations/SIZE/NAME/*.png and, where
+            only some are meant, ImageSets/YEAR/val.txt.
 
     Raises:
         ValueError: It is none of these, or a frame has no mask.
@@ -262,6 +264,9 @@ def films(data: Any) -> Iterator[Film]:
         data = built_in(str(data), "test")
     if getattr(data, "masks", None) is None:
         known = getattr(data, "name", data)
+        if is_davis(Path(str(known))):
+            yield from _davis(Path(known))
+            return
         raise ValueError(f"data must have masks, as blobs or a folder in the layout of DAVIS do, got {known}")
     for row, (path, masks) in enumerate(zip(data.paths, data.masks)):
         video = data.batch(torch.tensor([row]))["video"][0]
@@ -296,6 +301,25 @@ def track(film: Film, reader: Reader, settings: Settings, size: int) -> Tensor:
     return torch.cat([film.masks[:1], torch.stack(found[1:]).to(torch.uint8)])
 
 
+def carry(encoder: Any, film: Film, settings: Settings | None = None, layer: str | None = None) -> Tensor:
+    """Masks of all frames from that of the first one, by the features of an encoder.
+
+    Args:
+        encoder: It reads images, or videos frame by frame.
+        film: Only its first mask is looked at.
+        settings: How labels are carried; None for the defaults.
+        layer: Name of the layer that describes places; None takes the deepest with enough of them.
+
+    Returns:
+        uint8, shape (frames, height, width).
+
+    Raises:
+        ValueError: The encoder has no maps of single frames.
+    """
+    settings, frame = settings or Settings(), _frame(encoder)
+    return track(film, _of_maps(frame, survey(frame, layer)[0]), settings, _side(settings, frame, film))
+
+
 def measure(
     subject: "Subject", data: Any, *, seed: int = 0, device: torch.device, settings: Settings | None = None
 ) -> list[Measurement]:
@@ -325,7 +349,7 @@ def measure(
         film = Film(film.name, film.frames.to(device), film.masks.to(device))
         if not number:
             _calibrate(twin, film)
-        size = min(settings.size or 2 * encoder.image_size, *film.frames.shape[2:])
+        size = _side(settings, encoder, film)
         sizes.add(size)
         readers = {
             "unlabeled": _of_maps(encoder, layer),
@@ -371,6 +395,11 @@ def _scores(predicted: Tensor, true: Tensor) -> Tensor:
         for score in (iou, contour)
     )
     return torch.stack([torch.stack(statistics(scores), 1) for scores in (j, f)])
+
+
+def _side(settings: Settings, encoder: "ImageEncoder", film: Film) -> int:
+    """Shorter side of the frames in pixels."""
+    return min(settings.size or 2 * encoder.image_size, *film.frames.shape[2:])
 
 
 def _frame(encoder: Any) -> "ImageEncoder":
@@ -426,14 +455,14 @@ def _resized(frames: Tensor, size: int) -> Tensor:
 
 
 def _davis(root: Path) -> Iterator[Film]:
-    for name in ("JPEGImages", "Annotations"):
-        if not (root / name).is_dir():
-            raise ValueError(
-                f"data must hold the folders JPEGImages and Annotations, got {root} without {name}"
-            )
-    sizes = sorted((root / "JPEGImages").iterdir(), key=lambda folder: (folder.name != "480p", folder.name))
-    for sequence in _listed(root) or sorted(folder.name for folder in sizes[0].iterdir()):
-        yield _film(sizes[0] / sequence, root / "Annotations" / sizes[0].name / sequence)
+    if not is_davis(root):
+        lacking = next(name for name in ("JPEGImages", "Annotations") if not (root / name).is_dir())
+        raise ValueError(
+            f"data must hold the folders JPEGImages and Annotations, got {root} without {lacking}"
+        )
+    frames = davis_frames(root)
+    for sequence in _listed(root) or sorted(folder.name for folder in frames.iterdir()):
+        yield _film(frames / sequence, root / "Annotations" / frames.name / sequence)
 
 
 def _listed(root: Path) -> list[str]:

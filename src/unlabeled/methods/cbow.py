@@ -11,15 +11,12 @@ sqrt(t / f) + t / f, and noise is drawn in proportion to count ** 0.75.
 Shortcut: always the most frequent words, so they are thinned out and drawn as noise more often.
 """
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from unlabeled.method import Batch, Method, Pictures
-from unlabeled.parts.neighbours import STRETCH, Neighbours
+from unlabeled.method import Batch, Pictures
+from unlabeled.parts.neighbours import WordMethod
 
 if TYPE_CHECKING:
-    from unlabeled.data import Data
     from unlabeled.encoders.words import WordVectors
 
 __all__ = ["CBOW"]
@@ -27,7 +24,7 @@ __all__ = ["CBOW"]
 SHOWN = 5
 
 
-class CBOW(Method):
+class CBOW(WordMethod):
     """Learn vectors of words whose mean tells which word is missing between them.
 
     The loss is the true mean over the words that were withheld; it is `(1 + negatives) ln 2` for one who knows nothing.
@@ -42,9 +39,6 @@ class CBOW(Method):
     """
 
     kind = "text"
-    encoder_kind = "words"
-    defaults: ClassVar[dict[str, Any]] = {"encoder": "words-100", "batch_size": 8, "epochs": 10}
-    encoder: "WordVectors"  # type: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
         self,
@@ -56,26 +50,8 @@ class CBOW(Method):
         rate: float = 0.05,
         threads: int = 1,
     ) -> None:
-        super().__init__(encoder)
         pace = {"subsample": subsample, "rate": rate, "threads": threads}
-        self.neighbours = Neighbours(
-            encoder.trunk.rows, window=window, negatives=negatives, mean=True, **pace
-        )
-
-    def chance(self, samples: int) -> float:
-        return self.neighbours.chance
-
-    def reads(self, data: "Data") -> "Data":
-        return self.encoder.reads(data, STRETCH)
-
-    def prepare(self, data: "Data") -> None:
-        self.neighbours.prepare(data.counts(len(self.encoder.vocabulary)))  # type: ignore[attr-defined]
-
-    def forward(self, batch: Batch) -> Tensor:
-        return self.neighbours(self.encoder.trunk.rows, batch)
-
-    def after_step(self, progress: float) -> None:
-        self.neighbours.progress.fill_(progress)
+        super().__init__(encoder, window=window, negatives=negatives, mean=True, **pace)
 
     def pictures(self, batch: Batch) -> Pictures:
         words, reach = self.encoder.vocabulary, self.neighbours.window
@@ -85,9 +61,8 @@ class CBOW(Method):
             middle = len(text) // 2
             before, after = text[max(0, middle - reach) : middle], text[middle + 1 : middle + 1 + reach]
             mean = self.encoder.trunk.rows[before + after].sum(0) / max(1, len(before + after))
-            guesses = (self.neighbours.outputs @ mean).topk(min(SHOWN, len(words))).indices.tolist()
             named = [" ".join(words[word] for word in part) for part in (before, after)]
             shown["text"].append(" ___ ".join(named))
             shown["withheld"].append(" ".join(words[word] for word in text[middle : middle + 1]))
-            shown["predicted"].append(", ".join(words[word] for word in guesses))
+            shown["predicted"].append(", ".join(self.guesses(mean, SHOWN)))
         return dict(shown)

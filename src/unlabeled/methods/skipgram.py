@@ -13,17 +13,13 @@ and it is the neighbour's vector that scores the centre: over a corpus the pairs
 Shortcut: frequent words predict everything a little, so they are thinned out and drawn as noise more often.
 """
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from unlabeled import check
-from unlabeled.method import Batch, Method, Pictures
-from unlabeled.parts.neighbours import STRETCH, Neighbours
+from unlabeled.method import Batch, Pictures
+from unlabeled.parts.neighbours import WordMethod
 
 if TYPE_CHECKING:
-    from unlabeled.data import Data
     from unlabeled.encoders.words import WordVectors
 
 __all__ = ["SkipGram"]
@@ -31,7 +27,7 @@ __all__ = ["SkipGram"]
 SHOWN = 5
 
 
-class SkipGram(Method):
+class SkipGram(WordMethod):
     """Learn a vector for each word that tells which words stand around it.
 
     The loss is the true mean over the pairs that were seen; it is `(1 + negatives) ln 2` for one who knows nothing.
@@ -48,9 +44,6 @@ class SkipGram(Method):
     """
 
     kind = "text"
-    encoder_kind = "words"
-    defaults: ClassVar[dict[str, Any]] = {"encoder": "words-100", "batch_size": 8, "epochs": 10}
-    encoder: "WordVectors"  # type: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
         self,
@@ -63,10 +56,9 @@ class SkipGram(Method):
         rate: float = 0.025,
         threads: int = 1,
     ) -> None:
-        super().__init__(encoder)
         check.choice(("centre", "pair"), negatives_per=negatives_per)
-        self.neighbours = Neighbours(
-            encoder.trunk.rows,
+        super().__init__(
+            encoder,
             window=window,
             negatives=negatives,
             subsample=subsample,
@@ -76,21 +68,6 @@ class SkipGram(Method):
             share=negatives_per == "centre",
         )
 
-    def chance(self, samples: int) -> float:
-        return self.neighbours.chance
-
-    def reads(self, data: "Data") -> "Data":
-        return self.encoder.reads(data, STRETCH)
-
-    def prepare(self, data: "Data") -> None:
-        self.neighbours.prepare(data.counts(len(self.encoder.vocabulary)))  # type: ignore[attr-defined]
-
-    def forward(self, batch: Batch) -> Tensor:
-        return self.neighbours(self.encoder.trunk.rows, batch)
-
-    def after_step(self, progress: float) -> None:
-        self.neighbours.progress.fill_(progress)
-
     def pictures(self, batch: Batch) -> Pictures:
         words, reach = self.encoder.vocabulary, self.neighbours.window
         rows: list[list[str]] = []
@@ -98,9 +75,7 @@ class SkipGram(Method):
             text = tokens[mask].tolist()
             middle = len(text) // 2
             around = text[max(0, middle - reach) : middle] + text[middle + 1 : middle + 1 + reach]
-            scores = self.neighbours.outputs @ self.encoder.trunk.rows[text[middle : middle + 1]].sum(0)
-            guesses = torch.topk(scores, min(SHOWN, len(words))).indices.tolist()
-            rows.append(
-                [" ".join(words[w] for w in part) for part in (text[middle : middle + 1], around, guesses)]
-            )
+            guesses = self.guesses(self.encoder.trunk.rows[text[middle : middle + 1]].sum(0), SHOWN)
+            named = [" ".join(words[word] for word in part) for part in (text[middle : middle + 1], around)]
+            rows.append([*named, " ".join(guesses)])
         return dict(zip(("word", "withheld around it", "predicted"), map(list, zip(*rows))))

@@ -1,14 +1,20 @@
 """What learning words from their neighbours keeps beside the vectors: the scoring table, the noise, the pace."""
 
 import math
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.method import Batch, Method
 from unlabeled.parts import gather, word_vectors
 
-__all__ = ["STRETCH", "Neighbours"]
+if TYPE_CHECKING:
+    from unlabeled.data import Data
+    from unlabeled.encoders.words import WordVectors
+
+__all__ = ["STRETCH", "Neighbours", "WordMethod"]
 
 STRETCH = 10_000
 """Words that are read in one go."""
@@ -132,3 +138,46 @@ class Neighbours(nn.Module):
                 rows.copy_(moved)
         value = loss / predictions if predictions else self.chance
         return torch.tensor(value, device=table.device)
+
+
+class WordMethod(Method):
+    """A method that learns vectors of words from their neighbours.
+
+    Args:
+        encoder: Vectors of words that are kept.
+        **options: As in `Neighbours`.
+    """
+
+    encoder_kind = "words"
+    defaults: ClassVar[dict[str, Any]] = {"encoder": "words-100", "batch_size": 8, "epochs": 10}
+    encoder: "WordVectors"  # type: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(self, encoder: "WordVectors", **options: Any) -> None:
+        super().__init__(encoder)
+        self.neighbours = Neighbours(encoder.trunk.rows, **options)
+
+    def chance(self, samples: int) -> float:
+        return self.neighbours.chance
+
+    def reads(self, data: "Data") -> "Data":
+        return self.encoder.reads(data, STRETCH)
+
+    def prepare(self, data: "Data") -> None:
+        self.neighbours.prepare(data.counts(len(self.encoder.vocabulary)))  # type: ignore[attr-defined]
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.neighbours(self.encoder.trunk.rows, batch)
+
+    def after_step(self, progress: float) -> None:
+        self.neighbours.progress.fill_(progress)
+
+    def guesses(self, vector: Tensor, count: int) -> list[str]:
+        """Words that a vector predicts, the likeliest first.
+
+        Args:
+            vector: Float, shape (width,).
+            count: Words at most.
+        """
+        scores = self.neighbours.outputs @ vector
+        best = scores.topk(min(count, len(self.encoder.vocabulary))).indices
+        return [self.encoder.vocabulary[word] for word in best.tolist()]

@@ -9,6 +9,7 @@ from unlabeled.data import open_data
 from unlabeled.files import atomic
 from unlabeled.report import page, sections
 from unlabeled.report.entry import Entry, label, look
+from unlabeled.report.tracks import tracks
 from unlabeled.run import load
 
 __all__ = ["report"]
@@ -53,6 +54,7 @@ def report(
     body = [
         page.section("training", "Training", *sections.training(entries)),
         page.section("pretext", "Withheld and predicted", *sections.pretext(entries, device)),
+        page.section("tracks", "Masks carried along", *tracks(entries, device)),
         page.section("neighbors", "Nearest neighbours", *sections.neighbors(entries)),
         page.section("filters", "First-layer filters", *sections.filters(entries)),
         page.section("map", "Map of the features", *sections.feature_map(entries)),

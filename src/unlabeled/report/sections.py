@@ -13,7 +13,17 @@ from unlabeled.method import Pictures
 from unlabeled.report import charts, embedding, pictures, tables
 from unlabeled.report.entry import Entry
 
-__all__ = ["feature_map", "filters", "header", "neighbors", "pretext", "repeat", "scores", "training"]
+__all__ = [
+    "feature_map",
+    "filters",
+    "header",
+    "neighbors",
+    "pretext",
+    "repeat",
+    "scores",
+    "strip",
+    "training",
+]
 
 NEIGHBORS = 7
 COLUMNS = 8
@@ -167,7 +177,7 @@ def pretext(entries: Sequence[Entry], device: str) -> tuple[str, str]:
             tiles = [
                 pictures.image(picture, f"{name}, sample {place + 1}") for place, picture in enumerate(small)
             ]
-            strips.append(_strip(name, tiles, columns))
+            strips.append(strip(name, tiles, columns))
         strips += _texts({name: row[:TEXTS] for name, row in rows.items() if not isinstance(row, Tensor)})
         heading = f"<h3>{escape(entry.label)}</h3>" if len(entries) > 1 else ""
         blocks += [f'<div class="run">{heading}{"".join(strips)}</div>'] if strips else []
@@ -198,7 +208,8 @@ def _texts(rows: dict[str, list[str]]) -> list[str]:
     ]
 
 
-def _strip(name: str, tiles: Sequence[str], columns: int = COLUMNS) -> str:
+def strip(name: str, tiles: Sequence[str], columns: int = COLUMNS) -> str:
+    """A named row of pictures."""
     large = f" large of{columns}" if columns < COLUMNS else ""
     return f'<div class="strip{large}"><span>{escape(name)}</span><div class="tiles">{"".join(tiles)}</div></div>'
 
@@ -245,7 +256,7 @@ def _neighbors(group: Sequence[Entry], several: bool) -> str:
             for row in rows[query].tolist():
                 kind = _agreement(samples.labels, query, row)
                 tiles.append(tile(row, f"neighbour {kind}".strip(), kind))
-            strips.append(_strip(name, tiles))
+            strips.append(strip(name, tiles))
         blocks.append(f'<div class="neighbors">{"".join(strips)}</div>')
     note = ""
     if samples.labels is not None:
