@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unlabeled.evaluate.propagation import contour, films, iou
+from unlabeled.data.films import films
+from unlabeled.evaluate.propagation import contour, iou
 
 
 def main() -> None:

@@ -4,17 +4,19 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
+from glob import escape
 from itertools import count
 from pathlib import Path
 
-__all__ = ["atomic", "numbered", "printable"]
+__all__ = ["atomic", "numbered", "printable", "sweep"]
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path` that replaces it at the end, or vanishes on an error.
 
-    A reader sees the old file or the new one, never a part of it.
+    A reader sees the old file or the new one, never a part of it. An `OSError` that names no file or the temporary
+    one, such as that of a full disk, names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -26,8 +28,19 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, name):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(path: Path) -> None:
+    """Remove what writers of a file that were killed left beside it; safetensors' temporary names are its own."""
+    for pattern in (f".{escape(path.name)}.{'?' * 8}", f".tmp{'?' * 6}"):
+        for left in path.parent.glob(pattern):
+            left.unlink(missing_ok=True)
 
 
 def numbered(path: Path) -> Iterator[Path]:

@@ -98,6 +98,8 @@ class Progress:
         """Report an epoch: loss against chance, collapse meters, and the verdict if it is bad."""
         chance = "" if entry["chance"] is None else f"(chance {entry['chance']:.3f}) "
         extras = "".join(f"{name} {value:.3f} " for name, value in entry["meters"].items())
+        if entry.get("skipped_steps"):
+            extras += f"steps left out {entry['skipped_steps']} "
         meters = f"spread {entry['spread']:.2f} rank {entry['rank']:.0f}"
         self.note = f"{chance}{meters}"
         now = time.monotonic()

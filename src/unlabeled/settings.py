@@ -11,8 +11,8 @@ __all__ = ["MACHINE_SETTINGS", "Settings"]
 
 RECIPES = {"adamw": (1e-3, 0.05), "sgd": (0.03 * 4, 5e-4), "lars": (0.3, 1e-6)}
 """Learning rate at 256 samples a step and weight decay by optimizer."""
-MACHINE_SETTINGS = ("device", "devices", "nodes", "workers", "max_broken")
-"""Settings that tell machines apart, not runs: they may differ when a run is resumed."""
+MACHINE_SETTINGS = ("device", "devices", "nodes", "workers", "max_broken", "skip_nan")
+"""Settings that tell machines and patience apart, not runs: they may differ when a run is resumed."""
 LARGEST_CHOICE = {"cpu": 64, "cuda": 224}
 """Largest image size in pixels that is chosen for the user; more is theirs to ask for."""
 
@@ -39,6 +39,7 @@ class Settings:
         accumulate: Forward passes for each optimizer step.
         workers: Threads that decode files the first time.
         max_broken: Share of unreadable files above which nothing is trained.
+        skip_nan: Steps with a loss or gradient that is not finite that are left out before the run stops.
         devices: Processes on this machine.
         nodes: Machines.
     """
@@ -60,6 +61,7 @@ class Settings:
     accumulate: int = 1
     workers: int | None = None
     max_broken: float = 0.1
+    skip_nan: int = 0
     devices: int = 1
     nodes: int = 1
 
@@ -68,8 +70,9 @@ class Settings:
         sizes = ("epochs", "steps", "batch_size", "image_size", "store_size")
         counts = (*sizes, "accumulate", "workers", "devices", "nodes")
         counted = {name: given[name] for name in counts if name in given}
-        check.whole(**counted, seed=self.seed)
+        check.whole(**counted, seed=self.seed, skip_nan=self.skip_nan)
         check.at_least(1, **counted)
+        check.at_least(0, skip_nan=self.skip_nan)
         if "lr" in given:
             check.positive(lr=given["lr"])
         if "weight_decay" in given:

@@ -8,22 +8,29 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+# Large pages for large tensors: getting fresh small ones for every step takes a third of a small network's time on a
+# CPU. torch reads this at its first tensor.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from unlabeled import plan
+from unlabeled import check, plan
 from unlabeled.data import BUILT_IN, Data, open_data, store_size
-from unlabeled.files import atomic
+from unlabeled.files import atomic, sweep
 from unlabeled.method import Method
 from unlabeled.parts import gather, meters, norm
 from unlabeled.progress import Progress
 from unlabeled.run import (
     CHECKPOINT,
+    CONFIG,
     ENCODER,
     LOG,
     Run,
@@ -42,8 +49,12 @@ __all__ = ["learning_rate", "pretrain"]
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 PROBE_SAMPLES = {"image": 512}
 """Samples whose features are looked at after each epoch; of other kinds, where one is larger, 128."""
+SHOWN_ROWS = 8
+"""Samples that the message about a bad step names."""
 
 Result = TypeVar("Result")
+Held = tuple[nn.Module, str, Tensor, Tensor]
+"""A module's buffer by name, and a copy of its values."""
 
 
 def pretrain(
@@ -74,7 +85,10 @@ def pretrain(
 
     Raises:
         ValueError: A setting, an option or the data is bad; the message names it, the rule and the value.
-        FloatingPointError: The loss became infinite or NaN; the last good state is saved.
+        FloatingPointError: More losses or gradients than `skip_nan` were infinite or NaN; the message says which
+            state is kept.
+        OSError: A file of the run cannot be written, as on a full disk; the last checkpoint stays as it was.
+        ConnectionError: Another of the processes that train together has ended.
     """
     planned = plan.make(method, settings, config)
     fabric = _fabric(planned.settings)
@@ -86,6 +100,7 @@ def pretrain(
         _say_which(source, progress)
         folder = _first(fabric, lambda: plan.choose_folder(out, planned.name, opened.name, resume))
         if resume:
+            _refuse_unshared(folder / CHECKPOINT)
             planned = plan.resumed(planned, folder, opened)
         wanted, before = planned.settings, asdict(planned.settings)
         cuda = fabric.device.type == "cuda"
@@ -102,6 +117,7 @@ def pretrain(
         _refuse_empty_task(built, wanted)
         if not resume:
             _first(fabric, lambda: _write(planned, folder, source, opened, chosen, built))
+            _refuse_unshared(folder / CONFIG)
         progress.start(planned.name, samples, wanted, chosen, folder)
         if built.compares_samples and wanted.accumulate > 1:
             size = wanted.batch_size
@@ -149,14 +165,20 @@ class _Loop:
         self.optimizer = _optimizer(method, settings)
         self.module, self.wrapped = fabric.setup(method, self.optimizer)
         self.step, self.weights, self.sums, self.seconds = 0, None, {}, 0.0
+        self.skipped, self.counted = 0, 0  # steps left out of the whole training, and those in the sums
+        self.saved_step: int | None = None
+        self.descends = True
         self.probe = data.sample(PROBE_SAMPLES.get(data.kind, 128))
         self.bad_epochs, self.saved_at = 0, time.monotonic()
         self.spread = float(meters.spread(self._look()[0]))
 
     def run(self, resume: bool) -> None:
+        if self.fabric.global_rank == 0:
+            for name in (CHECKPOINT, ENCODER):
+                sweep(self.folder / name)
         if resume:
             self._resume()
-        with _stop_signals() as stop:
+        with self._together(), _stop_signals() as stop:
             while self.step < self.total_steps:
                 if self.step % self.steps_per_epoch == 0:
                     self._begin_epoch()
@@ -180,7 +202,7 @@ class _Loop:
         torch.manual_seed(_mix(self.settings.seed, epoch, -1))
         weights = self.method.begin_epoch(self.data)
         self.weights = None if weights is None else weights.detach().cpu()
-        self.sums, self.seconds = {}, 0.0
+        self.sums, self.counted, self.seconds = {}, 0, 0.0
         self.method.train()
 
     def _order(self, epoch: int) -> Tensor:
@@ -200,38 +222,55 @@ class _Loop:
             group["lr"] = group["factor"] * learning_rate(self.step, self.total_steps, settings.lr or 0.0)
         self.method.train()
         share = settings.batch_size // processes
+        held = _held(self.method) if self.descends else []
+        added: dict[str, float] = {}
         for micro in range(settings.accumulate):
             position = within * settings.accumulate + micro
-            first = position * settings.batch_size + rank * share
-            index = self.order[first : first + share]
-            torch.manual_seed(_mix(settings.seed, self.step * settings.accumulate + micro, rank))
+            rows = self.order[position * settings.batch_size :][: settings.batch_size]
+            index = rows[rank * share :][:share]
+            _seed(self.fabric.device, _mix(settings.seed, self.step * settings.accumulate + micro, rank))
             batch = self.data.batch(index.to(self.fabric.device))
             last = micro == settings.accumulate - 1
             with self.fabric.no_backward_sync(self.module, enabled=not last):
                 losses = self.module(batch)
                 named = losses if isinstance(losses, dict) else {"loss": losses}
                 total = torch.stack(list(named.values())).sum()
+                self.descends = total.requires_grad  # else the method has moved its weights itself
                 if gather.any_process(not bool(torch.isfinite(total)))[0]:
-                    self._stop_at_bad_loss(named, index)
-                if total.requires_grad:  # else the method has moved its weights itself
+                    means = {name: gather.mean_over_processes(loss.detach()) for name, loss in named.items()}
+                    values = ", ".join(f"{name} {value.item()}" for name, value in means.items())
+                    return self._leave_out(f"loss must be finite, got {values}", rows, held)
+                if self.descends:
                     self.fabric.backward(total / settings.accumulate)
             # A loss of several players has no single value to hold against chance, but their sum can be watched.
             for name, value in (
                 {"loss": total} | (named if len(named) > 1 else {}) | self.method.meters
             ).items():
-                self.sums[name] = self.sums.get(name, 0.0) + value.item() / settings.accumulate
+                added[name] = added.get(name, 0.0) + value.item() / settings.accumulate
+        if not _finite_gradients(self.method):  # after DDP's mean they are the same in all processes
+            size = settings.batch_size * settings.accumulate
+            rows = self.order[within * size :][:size]
+            return self._leave_out("gradients must be finite, got infinite or NaN ones", rows, held)
+        if processes > 1:  # all hold the same sums, so that a checkpoint of the first holds those of all
+            values = torch.tensor(list(added.values()), device=self.fabric.device)
+            added = dict(zip(added, gather.mean_over_processes(values).tolist(), strict=True))
+        for name, value in added.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.counted += 1
         self.wrapped.step()
         self.wrapped.zero_grad(set_to_none=True)
         self.step += 1
         self.method.after_step(self.step / self.total_steps)
         self.progress.step(
-            self.step, settings.batch_size * settings.accumulate, self.sums["loss"] / (within + 1)
+            self.step, settings.batch_size * settings.accumulate, self.sums["loss"] / self.counted
         )
 
     def _end_epoch(self) -> None:
-        steps = (self.step - 1) % self.steps_per_epoch + 1
+        if not self.counted:  # every step was left out: there is no loss to tell
+            return
+        steps = self.counted
         sums = torch.tensor(list(self.sums.values()), device=self.fabric.device)
-        means = dict(zip(self.sums, (gather.mean_over_processes(sums) / steps).tolist(), strict=True))
+        means = dict(zip(self.sums, (sums / steps).tolist(), strict=True))
         loss = means.pop("loss")
         assert self.settings.batch_size
         samples = steps * self.settings.batch_size * self.settings.accumulate
@@ -240,7 +279,7 @@ class _Loop:
         if not features.isfinite().all():
             raise FloatingPointError(
                 f"features must be finite, got infinite or NaN ones after step {self.step}; "
-                f"lower lr ({self.settings.lr:g}); the last good state is kept in {self.folder}"
+                f"lower lr ({self.settings.lr:g}); {self._kept()}"
             )
         code, sentence = meters.verdict(features, loss, chance, self.spread)
         if code == "healthy" and embedding is not features:  # heads collapse before encoders do
@@ -260,12 +299,15 @@ class _Loop:
             "cosine": float(meters.mean_cosine(features)),
             "samples_per_second": samples / max(self.seconds, 1e-9),
             "verdict": sentence if self.bad_epochs != 1 else "",
+            "skipped_steps": self.skipped,
             "meters": means,
         }
-        if self.fabric.global_rank == 0:
-            with (self.folder / LOG).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
+        _first(self.fabric, lambda: self._log(entry))
         self.progress.epoch(entry, alarm=self.bad_epochs > 1, last=self.step == self.total_steps)
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        with self._writing(LOG), (self.folder / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
 
     @torch.no_grad()
     def _look(self) -> tuple[Tensor, Tensor]:
@@ -279,29 +321,69 @@ class _Loop:
         return features if len(features) > 1 else embedding, embedding
 
     def _save(self) -> None:
-        if self.fabric.global_rank == 0:
-            slots = self.optimizer.state_dict()["state"]
-            state = {
-                "method": self.method.state_dict(),
-                "optimizer": {
-                    f"{slot}.{name}": value
-                    for slot, values in slots.items()
-                    for name, value in values.items()
-                },
-            }
-            if self.weights is not None:
-                state["sampler"] = {"weights": self.weights}
-            position = {
-                "step": self.step,
-                "sums": self.sums,
-                "seconds": self.seconds,
-                "bad_epochs": self.bad_epochs,
-                "spread": self.spread,
-            }
+        state = self.method.state_dict().values()
+        if gather.any_process(not all(value.isfinite().all() for value in state))[0]:
+            raise FloatingPointError(
+                f"weights must be finite, got infinite or NaN ones after step {self.step}; {self._kept()}"
+            )
+        _first(self.fabric, self._write_state)
+        self.saved_step, self.saved_at = self.step, time.monotonic()
+
+    def _write_state(self) -> None:
+        slots = self.optimizer.state_dict()["state"]
+        state = {
+            "method": self.method.state_dict(),
+            "optimizer": {
+                f"{slot}.{name}": value for slot, values in slots.items() for name, value in values.items()
+            },
+        }
+        if self.weights is not None:
+            state["sampler"] = {"weights": self.weights}
+        position = {
+            "step": self.step,
+            "sums": self.sums,
+            "counted": self.counted,
+            "skipped": self.skipped,
+            "seconds": self.seconds,
+            "bad_epochs": self.bad_epochs,
+            "spread": self.spread,
+        }
+        with self._writing(CHECKPOINT):
             write_checkpoint(self.folder / CHECKPOINT, state, position)
+        with self._writing(ENCODER):
             self.method.encoder.save(self.folder / ENCODER)
-        self.fabric.barrier()
-        self.saved_at = time.monotonic()
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        """Say of a file that cannot be written, as on a full disk, which it is and what is kept."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            raise OSError(
+                f"{self.folder / name} cannot be written after step {self.step} ({check.reason(error)}); {self._kept()}"
+            ) from error
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Say in words that another process has ended, of which only a broken connection is heard."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not (isinstance(error, dist.DistError) or "gloo/transport" in str(error)):
+                raise
+            lost = (
+                f"lost another of the {gather.processes()} processes after step {self.step}, "
+                f"which was killed or has said why itself; {self._kept()}"
+            )
+            # Commands let only the first process speak, which may be the lost one.
+            if self.fabric.local_rank > 0:
+                logging.getLogger(__name__).error("unlabeled: %s", lost)
+            raise ConnectionError(lost) from error
+
+    def _kept(self) -> str:
+        if self.saved_step is None:
+            return "nothing was saved before"
+        return f"the state after step {self.saved_step} is kept in {self.folder}, --resume continues from it"
 
     def _resume(self) -> None:
         state, position = read_checkpoint(self.folder / CHECKPOINT)
@@ -313,21 +395,47 @@ class _Loop:
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
         self.weights = state.get("sampler", {}).get("weights")
         self.step, self.sums, self.seconds = position["step"], position["sums"], position["seconds"]
+        self.counted, self.skipped, self.saved_step = position["counted"], position["skipped"], self.step
         self.bad_epochs, self.spread = position["bad_epochs"], position["spread"]
         if self.fabric.global_rank == 0:  # the log may be ahead of the checkpoint
             entries = [entry for entry in Run(self.folder).history if entry["step"] <= self.step]
             with atomic(self.folder / LOG) as path:
                 path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
 
-    def _stop_at_bad_loss(self, named: dict[str, Tensor], index: Tensor) -> None:
-        # The parameters are those before the step; norms that have already seen the bad batch are not worth keeping.
-        if all(buffer.isfinite().all() for buffer in self.method.buffers() if buffer.is_floating_point()):
+    def _leave_out(self, found: str, rows: Tensor, held: list[Held]) -> None:
+        """Undo a step that is not finite and go on behind it, or stop where it is one too many."""
+        for module, name, buffer, value in held:
+            module._buffers[name] = buffer.copy_(value)
+        self.wrapped.zero_grad(set_to_none=True)
+        more = f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
+        found = f"{found} at step {self.step} on samples {rows[:SHOWN_ROWS].tolist()}{more}"
+        if not self.descends or self.skipped >= self.settings.skip_nan:
+            self._fail(found)
+        self.skipped, self.step = self.skipped + 1, self.step + 1
+        self.progress.say(f"step left out, {self.skipped} of at most {self.settings.skip_nan}: {found}")
+
+    def _fail(self, found: str) -> NoReturn:
+        with suppress(FloatingPointError):  # where the method has moved its weights itself they may be bad
             self._save()
-        values = ", ".join(f"{name} {value.item()}" for name, value in named.items())
-        raise FloatingPointError(
-            f"loss must be finite, got {values} at step {self.step} on samples {index.tolist()}; "
-            f"the last good state is kept in {self.folder}"
-        )
+        raise FloatingPointError(f"{found}; {self._kept()}; lower lr, or leave such steps out with skip_nan")
+
+
+def _held(method: Method) -> list[Held]:
+    """Buffers, which a forward pass may change, and copies of their values: running statistics, queues, banks."""
+    return [
+        (module, name, buffer, buffer.clone())
+        for module in method.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+
+
+def _finite_gradients(method: Method) -> bool:
+    gradients = [parameter.grad for parameter in method.parameters() if parameter.grad is not None]
+    # The norm is quick, but overflows before its parts do.
+    return bool(nn.utils.get_total_norm(gradients).isfinite()) or all(
+        bool(gradient.isfinite().all()) for gradient in gradients
+    )
 
 
 def learning_rate(step: int, total_steps: int, peak: float, warmup: float = 0.05) -> float:
@@ -380,6 +488,14 @@ def _mix(seed: int, step: int, stream: int) -> int:
     return mixed % 2**63
 
 
+def _seed(device: torch.device, seed: int) -> None:
+    """Seed what draws on this device; `torch.manual_seed` writes a stack trace for every kind of device it lacks."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 def _fabric(settings: Settings) -> "Fabric":
     from lightning_fabric import Fabric
 
@@ -399,7 +515,15 @@ def _fabric(settings: Settings) -> "Fabric":
         strategy="ddp" if settings.devices * settings.nodes > 1 else "auto",
         precision=_precision(settings),
     )
-    fabric.launch()
+    try:
+        fabric.launch()
+    except RuntimeError as error:
+        if "Gloo" not in str(error):
+            raise
+        raise ConnectionError(
+            "the processes do not reach each other; GLOO_SOCKET_IFNAME must name the network interface that joins "
+            f"them, got {os.environ.get('GLOO_SOCKET_IFNAME', 'none')}"
+        ) from error
     return fabric
 
 
@@ -447,6 +571,14 @@ def _write(
     plan.write(planned, folder, source, data, chosen, method)
     write_skipped(folder, data.skipped)
     (folder / LOG).unlink(missing_ok=True)
+
+
+def _refuse_unshared(file: Path) -> None:
+    """All processes read the run where it is resumed and at its end, when a refusal would come too late."""
+    if gather.any_process(not file.is_file())[0]:
+        raise ValueError(
+            f"out must be in a folder that all nodes share, got {file.parent}, which some do not see"
+        )
 
 
 def _refuse_empty_task(method: Method, settings: Settings) -> None:

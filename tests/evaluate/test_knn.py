@@ -68,6 +68,26 @@ def test_of_equally_near_samples_the_earlier_one_votes():
     assert knn.predict(same, labels, same[:4], 3, k=3).tolist() == [1] * 4
 
 
+@pytest.mark.parametrize("k", [1, 3, 16, 47, 63])
+@pytest.mark.parametrize("samples", [63, 64, 200])
+def test_of_many_equal_numbers_the_first_columns_are_taken(samples, k):
+    generator = torch.Generator().manual_seed(samples + k)
+    numbers = torch.randint(0, 9, (50, samples), generator=generator).float()
+    room = torch.full((50, knn.GROUP * (samples // knn.GROUP + 1)), -math.inf)
+    room[:, :samples] = numbers
+    expected = numbers.argsort(dim=1, descending=True, stable=True)[:, :k].sort(1).values
+    assert torch.equal(knn._nearest(room, k).sort(1).values, expected)
+
+
+def test_the_nearest_of_many_samples_are_found_in_any_group():
+    generator = torch.Generator().manual_seed(0)
+    room = torch.randn(40, 1600, generator=generator)
+    room[:, 7::100] += 5  # all in one group of 100 columns apart
+    for k in (1, 20, 300):
+        expected = room.topk(k).indices.sort(1).values
+        assert torch.equal(knn._nearest(room, k).sort(1).values, expected)
+
+
 def test_more_neighbours_than_samples_are_all_samples():
     assert torch.equal(
         knn.predict(TRAIN, LABELS, TEST, 4, k=10_000), knn.predict(TRAIN, LABELS, TEST, 4, k=90)

@@ -39,6 +39,42 @@ def test_the_optimum_is_that_of_scikit_learn(penalty):
     assert (ours(x).softmax(1) - probabilities).abs().max() < 3e-3
 
 
+def test_at_the_optimum_the_gradient_is_zero():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3000, 7, generator=generator) @ torch.randn(7, 7, generator=generator)
+    y = (x[:, :3] + torch.randn(3000, 3, generator=generator)).argmax(1)
+    fitted = linear.fit(x, y, 3)  # several blocks, with a start on a part of them
+    mean, scale = linear.standardization(x)
+    error = fitted(x).softmax(1) - torch.nn.functional.one_hot(y, 3)
+    slope = ((x - mean) / scale).T @ error / len(x) + fitted.penalty * fitted.weight * scale[:, None]
+    assert slope.abs().max() < 1e-4
+    assert error.mean(0).abs().max() < 1e-4
+
+
+def test_the_penalty_is_the_best_of_all_on_the_held_out_fifth():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1200, 40, generator=generator)
+    found = []
+    for noise in (0.1, 1.0, 30.0):
+        y = (x[:, :4] + noise * torch.randn(1200, 4, generator=generator)).argmax(1)
+        held = linear.folds(y, 5) == 0
+        losses = [
+            float(
+                torch.nn.functional.cross_entropy(
+                    linear.fit(x[~held], y[~held], 4, penalty=penalty, statistics=linear.standardization(x))(
+                        x[held]
+                    ),
+                    y[held],
+                )
+            )
+            for penalty in linear.PENALTIES
+        ]
+        chosen = linear.PENALTIES.index(linear.fit(x, y, 4).penalty)
+        found.append(chosen)
+        assert losses[chosen] < min(losses) + 5e-3, (noise, losses, chosen)
+    assert found[0] < len(linear.PENALTIES) // 2 < found[2]
+
+
 def test_fewer_samples_than_features_reach_the_same_optimum():
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(30, 200, generator=generator), torch.arange(30) % 3
@@ -48,6 +84,13 @@ def test_fewer_samples_than_features_reach_the_same_optimum():
     mean, scale = linear.standardization(x)
     expected = torch.tensor(theirs.predict_proba(((unseen - mean) / scale).numpy()), dtype=torch.float32)
     assert (ours(unseen).softmax(1) - expected).abs().max() < 2e-3
+
+
+def test_standardization_is_that_of_torch():
+    x = torch.randn(5000, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 20.0, 0.1]) + 5
+    mean, scale = linear.standardization(x)
+    assert torch.allclose(mean, x.mean(0))
+    assert torch.allclose(scale, x.std(0, correction=0), rtol=1e-5)
 
 
 def test_raw_digits_reach_what_is_known_of_them():

@@ -13,21 +13,12 @@ from PIL import Image
 
 from unlabeled import encoders
 from unlabeled.data import open_data
+from unlabeled.data.films import films
 from unlabeled.data.video import from_videos
-from unlabeled.evaluate import controls, propagation
-from unlabeled.evaluate.propagation import (
-    Settings,
-    boundary,
-    carry,
-    contour,
-    dilate,
-    films,
-    iou,
-    measure,
-    propagate,
-    statistics,
-    track,
-)
+from unlabeled.evaluate import controls
+from unlabeled.evaluate.propagation import boundary, contour, dilate, iou, measure, statistics
+from unlabeled.parts import tracking
+from unlabeled.parts.tracking import Settings, carry, propagate, track
 from unlabeled.worlds import blobs
 
 DAVIS = Path(__file__).parents[3] / "shared" / "data" / "davis_val10"
@@ -155,7 +146,7 @@ def slowly(features, labels, previous, top, radius, temperature):
 @pytest.mark.parametrize(("previous", "top", "radius"), [(2, 3, 2.5), (0, 2, 1.0), (7, 50, 2.0), (3, 1, 9.0)])
 @pytest.mark.parametrize("at_once", [1, 2**22])
 def test_propagation_matches_a_slow_twin(previous, top, radius, at_once, monkeypatch):
-    monkeypatch.setattr(propagation, "LIKENESSES", at_once)
+    monkeypatch.setattr(tracking, "LIKENESSES", at_once)
     features = F.normalize(torch.randn(5, 6, 4, 5), dim=1)
     labels = torch.rand(3, 4, 5).softmax(0)
     carried = propagate(features, labels, previous=previous, top=top, radius=radius, temperature=0.2)

@@ -403,6 +403,29 @@ def test_verdict_counts_wins_losses_and_ties() -> None:
     assert tables.verdict([record("unlabeled", 0.9)]) == ""
 
 
+def test_verdict_of_tasks_names_what_is_won_lost_and_unclear() -> None:
+    def control(unit: str, features: str, low: float, high: float) -> dict[str, Any]:
+        margin = {"margin_low": low, "margin_high": high}
+        return {
+            "probe": "propagation",
+            "features": features,
+            "labels_per_class": "all",
+            "unit": unit,
+            **margin,
+        }
+
+    records = [
+        {"probe": "propagation", "features": "unlabeled", "labels_per_class": "all", "unit": "J"},
+        *(control("J", name, 0.1, 0.2) for name in ("raw", "random")),
+        *(control("F", name, low, 0.2) for name, low in (("raw", -0.1), ("random", 0.1))),
+        *(control("J&F", name, -0.3, high) for name, high in (("raw", -0.1), ("random", 0.1))),
+    ]
+    assert tables.verdict(records) == (
+        "In propagation they beat every control beyond doubt in J, "
+        "are within noise of the best of them in F and lose to one of them in J&F."
+    )
+
+
 def test_tables_have_columns_for_labels_layers_or_probes() -> None:
     few = [
         record(name, 0.5, probe="linear", labels_per_class=n)

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from unlabeled import check
 from unlabeled.encoders.encoder import Encoder
@@ -89,14 +88,14 @@ class Recurrent(nn.Module):
 
     def layers(self, bands: Tensor, frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """States by layer after each frame, float, shape (batch, frames, width), and true frames of each sound."""
-        packed = pack_padded_sequence(bands, frames.cpu(), batch_first=True, enforce_sorted=False)
-        found = {"mel": bands}
+        # Nothing is packed: the units never hear what comes later, and the gradient of packed sequences takes time in
+        # the square of their length on a CPU.
+        kept = ragged.real(frames, bands.shape[1])[:, :, None]
+        found, heard = {"mel": bands}, bands
         for number, unit in enumerate(self.units, 1):
-            states: PackedSequence = unit(packed)[0]
-            if states.data.shape == packed.data.shape:
-                states = states._replace(data=states.data + packed.data)
-            packed = states
-            found[f"gru{number}"] = pad_packed_sequence(packed, True, total_length=bands.shape[1])[0]
+            states = unit(heard)[0]
+            heard = states + heard if states.shape == heard.shape else states
+            found[f"gru{number}"] = heard.masked_fill(~kept, 0)
         return found, frames
 
 

@@ -62,7 +62,7 @@ def describe(name: str) -> Description:
         node
         for node in tree.body
         if isinstance(node, ast.ClassDef)
-        and any(isinstance(b, ast.Name) and b.id.endswith("Method") for b in node.bases)
+        and any(isinstance(b, ast.Name) and b.id == "Method" for b in node.bases)
     )
     constructor = next(
         node for node in method.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.method import Batch, Method, Pictures
-from unlabeled.parts import ragged
+from unlabeled.parts import gather, ragged
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -36,12 +36,13 @@ def loss(predicted: Tensor, bands: Tensor, frames: Tensor, ahead: int) -> Tensor
         ahead: Frames from now to what is predicted, at least 1.
 
     Returns:
-        Mean over all bands of all frames that are a target, scalar, in units of the bands; 0 where none is.
+        Mean over all bands of all target frames of all processes, scalar, in units of the bands; 0 where none is.
     """
     size = max(0, bands.shape[1] - ahead)
     error = (predicted[:, :size] - bands[:, ahead:]).abs().mean(2)
     counted = ragged.real(frames - ahead, size)
-    return error.masked_fill(~counted, 0).sum() / counted.sum().clamp(min=1)
+    total = gather.mean_over_processes(counted.sum().to(error.dtype)).clamp(min=1)
+    return error.masked_fill(~counted, 0).sum() / total
 
 
 class APC(Method):

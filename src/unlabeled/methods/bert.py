@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.method import Batch, Method, Pictures
+from unlabeled.parts import gather
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -237,14 +238,14 @@ class BERT(Method):
         x, chosen, tokens, label = self.task(batch)
         states = self.encoder.states(x)
         logits, truth = self.words(states[chosen], self.encoder.embeddings.weight).float(), tokens[chosen]
-        loss = F.cross_entropy(logits, truth)
+        loss = _mean_over_all(logits, truth)
         self.meters = {"hidden_accuracy": (logits.detach().argmax(1) == truth).float().mean()}
         if self.next is None or label is None:
             return loss
         logits, known = self.next(states[:, 0]).float(), label != UNKNOWN
         right = (logits.detach().argmax(1) == label).sum()
         self.meters["next_accuracy"] = right / known.sum().clamp_min(1)
-        return loss + F.cross_entropy(logits, label, reduction="sum") / known.sum().clamp_min(1)
+        return loss + _mean_over_all(logits, label)
 
     def task(self, batch: Batch) -> "tuple[TextInput, Tensor, Tensor, Tensor | None]":
         """What the encoder sees, which pieces are to be predicted, what they are, and the labels of the pairs."""
@@ -276,6 +277,12 @@ class BERT(Method):
                 f"{words[truth]}; predicted: {words[guess]}" for truth, guess in zip(label.tolist(), guesses)
             ]
         return found
+
+
+def _mean_over_all(logits: Tensor, truth: Tensor) -> Tensor:
+    """Cross-entropy, mean over the known answers of all processes."""
+    known = gather.mean_over_processes((truth != UNKNOWN).sum().to(logits.dtype))
+    return F.cross_entropy(logits, truth, reduction="sum") / known.clamp(min=1)
 
 
 def _any(choices: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ Shortcut: always the most frequent words, so they are thinned out and drawn as n
 
 from typing import TYPE_CHECKING
 
-from unlabeled.method import Batch, Pictures
-from unlabeled.parts.neighbours import WordMethod
+from unlabeled.method import Batch, Method, Pictures
+from unlabeled.parts.neighbours import FromNeighbours, Neighbours
 
 if TYPE_CHECKING:
     from unlabeled.encoders.words import WordVectors
@@ -24,7 +24,7 @@ __all__ = ["CBOW"]
 SHOWN = 5
 
 
-class CBOW(WordMethod):
+class CBOW(FromNeighbours, Method):
     """Learn vectors of words whose mean tells which word is missing between them.
 
     The loss is the true mean over the words that were withheld; it is `(1 + negatives) ln 2` for one who knows nothing.
@@ -51,7 +51,10 @@ class CBOW(WordMethod):
         threads: int = 1,
     ) -> None:
         pace = {"subsample": subsample, "rate": rate, "threads": threads}
-        super().__init__(encoder, window=window, negatives=negatives, mean=True, **pace)
+        super().__init__(encoder)
+        self.neighbours = Neighbours(
+            encoder.trunk.rows, window=window, negatives=negatives, mean=True, **pace
+        )
 
     def pictures(self, batch: Batch) -> Pictures:
         words, reach = self.encoder.vocabulary, self.neighbours.window

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.method import Batch, Method, Pictures
+from unlabeled.parts import gather
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -107,7 +108,8 @@ class GPT(Method):
         logits = self.logits(self.encoder.states(x)[:, :-1][real])
         truth = truth[real]
         self.meters = {"accuracy": (logits.detach().argmax(1) == truth).float().mean()}
-        return F.cross_entropy(logits, truth, reduction="sum") / max(len(truth), 1)
+        total = gather.mean_over_processes(real.sum().to(logits.dtype)).clamp(min=1)
+        return F.cross_entropy(logits, truth, reduction="sum") / total
 
     def logits(self, states: Tensor) -> Tensor:
         """Logits of the next piece, float, shape (..., vocabulary), by the encoder's own vectors of the pieces."""

@@ -25,7 +25,7 @@ from unlabeled.parts.heads import mlp
 from unlabeled.parts.partition import log_partition
 from unlabeled.parts.precision import full_precision
 
-__all__ = ["SimCLR"]
+__all__ = ["SimCLR", "supervised_contrastive"]
 
 
 @full_precision
@@ -49,6 +49,43 @@ def loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     agreement = (first * second).sum(1).repeat(2) / temperature
     # A view is not its own partner, so it is left out.
     return (log_partition(views, everyone, 1 / temperature, own) - agreement).mean()
+
+
+@full_precision
+def supervised_contrastive(vectors: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """SupCon: NT-Xent for your own labels, where all other samples of a class are partners.
+
+    This is the form that averages outside the logarithm, L_out of Khosla et al., "Supervised Contrastive Learning",
+    2020, https://arxiv.org/abs/2004.11362, without the factor of their code, temperature / 0.07.
+
+    Args:
+        vectors: Projections, float, shape (samples, dim); only their directions count. Two views of an image are two
+            samples.
+        labels: Classes, any integers, shape (samples,); as many samples in every process.
+        temperature: Divides the cosines, above 0.
+
+    Returns:
+        Scalar, in nats; its mean over the processes is the mean over all samples. A sample alone in its class has no
+        partner and is left out of the mean, but others are still compared with it; 0 where none has a partner.
+    """
+    if labels.shape != vectors.shape[:1]:
+        raise ValueError(
+            f"labels must be one for each of {len(vectors)} vectors, got shape {tuple(labels.shape)}"
+        )
+    vectors = F.normalize(vectors, dim=1)
+    _, classes, sizes = gather.gather(labels).unique(return_inverse=True, return_counts=True)
+    classes, paired = gather.own(classes), sizes > 1
+    # The cosines of the own samples with all partners, summed in each class, without a matrix of pairs.
+    sums = vectors.new_zeros(len(sizes), vectors.shape[1]).index_add(0, classes, vectors)
+    squares = vectors.detach().square().sum(1)  # the same for all unit vectors, so without a gradient
+    itself = vectors.new_zeros(len(sizes)).index_add(0, classes, squares)
+    cosines = (sums * gather.sum_over_processes(sums)).sum(1) - itself
+    agreement = (cosines[paired] / (sizes[paired] - 1)).sum() / temperature
+    own = torch.arange(len(vectors), device=vectors.device) + gather.rank() * len(vectors)
+    everyone = log_partition(vectors, gather.gather(vectors), 1 / temperature, own)
+    # Every process divides by the same number, though they may differ in how many have partners.
+    counted = sizes[paired].sum().clamp(min=1)
+    return (everyone[paired[classes]].sum() - agreement) * gather.processes() / counted
 
 
 class SimCLR(Method):

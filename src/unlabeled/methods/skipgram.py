@@ -16,8 +16,8 @@ Shortcut: frequent words predict everything a little, so they are thinned out an
 from typing import TYPE_CHECKING, Literal
 
 from unlabeled import check
-from unlabeled.method import Batch, Pictures
-from unlabeled.parts.neighbours import WordMethod
+from unlabeled.method import Batch, Method, Pictures
+from unlabeled.parts.neighbours import FromNeighbours, Neighbours
 
 if TYPE_CHECKING:
     from unlabeled.encoders.words import WordVectors
@@ -27,7 +27,7 @@ __all__ = ["SkipGram"]
 SHOWN = 5
 
 
-class SkipGram(WordMethod):
+class SkipGram(FromNeighbours, Method):
     """Learn a vector for each word that tells which words stand around it.
 
     The loss is the true mean over the pairs that were seen; it is `(1 + negatives) ln 2` for one who knows nothing.
@@ -57,8 +57,9 @@ class SkipGram(WordMethod):
         threads: int = 1,
     ) -> None:
         check.choice(("centre", "pair"), negatives_per=negatives_per)
-        super().__init__(
-            encoder,
+        super().__init__(encoder)
+        self.neighbours = Neighbours(
+            encoder.trunk.rows,
             window=window,
             negatives=negatives,
             subsample=subsample,

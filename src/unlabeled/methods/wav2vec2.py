@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.method import Batch, Method, Pictures
-from unlabeled.parts import ragged
+from unlabeled.parts import gather, ragged
 from unlabeled.parts.precision import full, full_precision
 from unlabeled.parts.quantizer import Quantizer, perplexity
 from unlabeled.parts.spans import even, spans
@@ -92,11 +92,12 @@ def loss(logits: Tensor, count: Tensor) -> Tensor:
         count: Hidden frames of each sound, int64, shape (batch,).
 
     Returns:
-        Mean, scalar, in nats; ln(candidates) where all fit alike.
+        Mean over the frames of all processes, scalar, in nats; ln(candidates) where all fit alike.
     """
     counted = ragged.real(count, logits.shape[1]) & (count > 1)[:, None]
     each = logits.logsumexp(2) - logits[:, :, 0]
-    return each.masked_fill(~counted, 0).sum() / counted.sum().clamp(min=1)
+    total = gather.mean_over_processes(counted.sum().to(each.dtype)).clamp(min=1)
+    return each.masked_fill(~counted, 0).sum() / total
 
 
 def diversity(probabilities: Tensor) -> Tensor:
@@ -215,7 +216,8 @@ class Wav2Vec2(Method):
         asked = real & (count > 1)[:, None]
         right = (logits.argmax(2) == 0)[asked].sum() / asked.sum().clamp(min=1)
         self.meters = {"accuracy": right, "codes": perplexity(chosen[real].detach())}
-        size = full(maps).square().mean(2)[ragged.real(frames, maps.shape[1])].mean()
+        squares = full(maps).square().mean(2).masked_fill(~ragged.real(frames, maps.shape[1]), 0)
+        size = squares.sum() / gather.mean_over_processes(frames.sum().to(squares.dtype))
         unused = diversity(probable[real])
         return loss(logits, count) + self.diversity * unused + self.penalty * size
 

@@ -42,6 +42,7 @@ __all__ = [
 ASPECT = 4 / 3  # most extreme width over height of random boxes, and its inverse
 SIGMAS = 0.1, 2.0  # of the blur, in pixels
 TRIES = 10  # until a random box falls back to the centre
+SMALLEST_FUSED = 16  # pixels; smaller views never earn back the seconds that compiling takes
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -499,7 +500,7 @@ def _can_fuse(images: Tensor, parameters: Parameters) -> bool:
         return False
     if torch.get_default_dtype() != torch.float32:  # in which the tensor form places the pixels
         return False
-    if parameters.blurred is not None and parameters.size < 2:
+    if parameters.size < SMALLEST_FUSED:
         return False
     drawn = [value for value in vars(parameters).values() if value is not None and not isinstance(value, int)]
     return all(

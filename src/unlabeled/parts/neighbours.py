@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from unlabeled import check
-from unlabeled.method import Batch, Method
 from unlabeled.parts import gather, word_vectors
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.encoders.words import WordVectors
+    from unlabeled.method import Batch
 
-__all__ = ["STRETCH", "Neighbours", "WordMethod"]
+__all__ = ["STRETCH", "FromNeighbours", "Neighbours"]
 
 STRETCH = 10_000
 """Words that are read in one go."""
@@ -140,21 +140,13 @@ class Neighbours(nn.Module):
         return torch.tensor(value, device=table.device)
 
 
-class WordMethod(Method):
-    """A method that learns vectors of words from their neighbours.
-
-    Args:
-        encoder: Vectors of words that are kept.
-        **options: As in `Neighbours`.
-    """
+class FromNeighbours:
+    """What methods share that learn vectors of words by `neighbours`; they move the vectors themselves."""
 
     encoder_kind = "words"
     defaults: ClassVar[dict[str, Any]] = {"encoder": "words-100", "batch_size": 8, "epochs": 10}
-    encoder: "WordVectors"  # type: ignore[reportIncompatibleVariableOverride]
-
-    def __init__(self, encoder: "WordVectors", **options: Any) -> None:
-        super().__init__(encoder)
-        self.neighbours = Neighbours(encoder.trunk.rows, **options)
+    encoder: "WordVectors"
+    neighbours: Neighbours
 
     def chance(self, samples: int) -> float:
         return self.neighbours.chance
@@ -165,7 +157,7 @@ class WordMethod(Method):
     def prepare(self, data: "Data") -> None:
         self.neighbours.prepare(data.counts(len(self.encoder.vocabulary)))  # type: ignore[attr-defined]
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: "Batch") -> Tensor:
         return self.neighbours(self.encoder.trunk.rows, batch)
 
     def after_step(self, progress: float) -> None:

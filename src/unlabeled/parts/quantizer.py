@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from einops import einsum, rearrange
 from torch import Tensor, nn
 
+from unlabeled.parts import gather
 from unlabeled.parts.precision import full, full_precision
 
 __all__ = ["Quantizer", "choose", "perplexity"]
@@ -29,7 +30,7 @@ def choose(logits: Tensor, temperature: Tensor, noise: bool) -> Tensor:
 
 @full_precision
 def perplexity(probabilities: Tensor) -> Tensor:
-    """How many codes are in use: per group from 1, for one code alone, to all of them, used alike; added up.
+    """How many codes are in use in all processes: per group from 1, for one code alone, to all, used alike; added up.
 
     Args:
         probabilities: Of each code at each place, float, shape (places, groups, codes).
@@ -37,7 +38,8 @@ def perplexity(probabilities: Tensor) -> Tensor:
     Returns:
         Scalar, from groups to groups * codes.
     """
-    used = probabilities.sum(0) / max(1, len(probabilities))
+    places = gather.mean_over_processes(probabilities.new_tensor(len(probabilities))).clamp(min=1)
+    used = gather.mean_over_processes(probabilities.sum(0)) / places
     return torch.special.entr(used).sum(1).exp().sum()
 
 

@@ -24,15 +24,17 @@ class Samples:
     """A random sample of one data set, the same for every run on it.
 
     Args:
-        data: The opened data.
+        data: The data as an encoder reads it.
+        opened: The same samples as they were opened, perhaps as texts.
     """
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: Any, opened: Any) -> None:
         self.unit: str = data.unit
         batch: Batch = data.sample(SAMPLES, seed=0)
         self.batch = {name: value.cpu() for name, value in batch.items()}
-        texts, rows = getattr(data, "texts", None), self.batch["index"].tolist()
-        self.captions = None if texts is None else [" ".join(texts[row][:400].split())[:120] for row in rows]
+        texts = getattr(opened, "texts", None) if len(opened) == len(data) else None
+        rows = self.batch["index"].tolist()
+        self.captions = None if texts is None else [" ".join(texts[row][:400].split())[:110] for row in rows]
         """Beginnings of the texts; None of what can be seen."""
         labels = None if data.labels is None else data.labels.cpu()[self.batch["index"]]
         self.labels: Tensor | None = labels if labels is not None and bool((labels >= 0).any()) else None
@@ -168,7 +170,7 @@ def look(entries: Sequence[Entry], device: str) -> None:
             read = encoder.reads(entry.data)
             key = (id(entry.data), len(read))
             if key not in made:
-                made[key] = Samples(read)
+                made[key] = Samples(read, entry.data)
             samples = made[key]
             batch = samples.batch
             if read is not entry.data:  # what one encoder reads of it means nothing to another

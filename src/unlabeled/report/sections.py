@@ -25,7 +25,7 @@ __all__ = [
     "training",
 ]
 
-NEIGHBORS = 7
+NEIGHBORS, TEXT_NEIGHBORS = 7, 4
 COLUMNS = 8
 TEXTS = 3
 ROWS = 12
@@ -135,8 +135,9 @@ def training(entries: Sequence[Entry]) -> tuple[str, str]:
     )
     if len(trained) == 1:
         first, last = trained[0][1].history[0], trained[0][1].history[-1]
+        ends = [charts.number(line.get("loss")) for line in (first, last)]
         sentence += (
-            f" Here it went from {charts.number(first.get('loss'))} to {charts.number(last.get('loss'))}"
+            f" Here it is {ends[0]}" if first is last else f" Here it went from {ends[0]} to {ends[1]}"
         )
         sentence += (
             f"; chance is {charts.number(last.get('chance'))}." if charts.finite(last.get("chance")) else "."
@@ -233,12 +234,13 @@ def neighbors(entries: Sequence[Entry]) -> tuple[str, str]:
 def _neighbors(group: Sequence[Entry], several: bool) -> str:
     images, samples, size = group[0].images, group[0].samples, len(group[0].features)
     assert samples is not None
-    count = min(NEIGHBORS, size - 1)
+    lines = not len(group[0].images)  # texts, or their numbers: one below the other
+    count = min(TEXT_NEIGHBORS if lines else NEIGHBORS, size - 1)
     found = [
         (entry.label if several else "features", embedding.nearest(entry.features, count)) for entry in group
     ]
     found.append(("raw input", embedding.nearest(group[0].raw, count)))
-    queries = embedding.queries(samples.labels, size, max(3, ROWS // len(found)))
+    queries = embedding.queries(samples.labels, size, 3 if lines else max(3, ROWS // len(found)))
     if len(images):
         images = pictures.thumbnails(images, len(queries) * len(found) * (count + 1))
 
@@ -246,7 +248,7 @@ def _neighbors(group: Sequence[Entry], several: bool) -> str:
         if len(images):
             return pictures.image(images[row], description, kind)
         text = samples.captions[row] if samples.captions else str(row)
-        return f'<span class="text {kind}">{escape(text)}</span>'
+        return f'<span class="text {kind or description}">{escape(text)}</span>'
 
     blocks = []
     for query in queries:

@@ -192,7 +192,25 @@ def verdict(records: Sequence[Record]) -> str:
             f"Against the same encoder trained on those labels only they win {won} and lose {lost} "
             f"of {len(taught)}."
         )
-    return " ".join(sentences)
+    return " ".join([*sentences, *_task_verdicts(records)])
+
+
+def _task_verdicts(records: Sequence[Record]) -> list[str]:
+    """A sentence for each task that has controls."""
+    sentences = []
+    for task in dict.fromkeys(record["probe"] for record in records if record["probe"] not in PROBES):
+        units: dict[str, list[str]] = {}
+        found = [record for record in records if record["probe"] == task and finite(record.get("margin_low"))]
+        for unit in dict.fromkeys(record.get("unit", "accuracy") for record in found):
+            margins = [record for record in found if record.get("unit", "accuracy") == unit]
+            won = all(margin["margin_low"] > 0 for margin in margins)
+            lost = any(margin["margin_high"] < 0 for margin in margins)
+            how = "lose to one of them" if lost else "are within noise of the best of them"
+            units.setdefault("beat every control beyond doubt" if won else how, []).append(unit)
+        if units:
+            *most, last = [f"{how} in {', '.join(names)}" for how, names in units.items()]
+            sentences.append(f"In {task} they {', '.join(most)}{' and ' if most else ''}{last}.")
+    return sentences
 
 
 def draw(table: Table) -> str:

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unlabeled.evaluate.propagation import Film, carry, films
+from unlabeled.data.films import Film, films
 from unlabeled.parts.augment import to_float
+from unlabeled.parts.tracking import carry
 from unlabeled.report import pictures
 from unlabeled.report.entry import Entry
 from unlabeled.report.sections import strip
@@ -69,7 +70,7 @@ def _film(entry: Entry, film: Film) -> str:
 
 
 def painted(frames: Tensor, masks: Tensor) -> Tensor:
-    """Frames with each thing in a colour of its own.
+    """Frames in grey with each thing in a colour of its own.
 
     Args:
         frames: uint8, shape (frames, channels, height, width), 1 or 3 channels.
@@ -81,4 +82,5 @@ def painted(frames: Tensor, masks: Tensor) -> Tensor:
     palette = torch.tensor([(0, 0, 0), *COLORS], device=masks.device) / 255
     number = torch.where(masks > 0, (masks.long() - 1) % len(COLORS) + 1, 0)
     colors = F.embedding(number, palette).permute(0, 3, 1, 2)
-    return torch.lerp(to_float(frames).expand(-1, 3, -1, -1), colors, OPACITY * (masks > 0)[:, None])
+    grey = to_float(frames).mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    return torch.lerp(grey, colors, OPACITY * (masks > 0)[:, None])
