@@ -6,6 +6,7 @@ import torch
 from unlabeled import encoders
 from unlabeled.data.audio import from_waveforms
 from unlabeled.encoders import audio
+from unlabeled.parts import ragged
 
 NAMES = ["gru2-16", "audio-conv", "wav2vec2-tiny"]
 LENGTHS = torch.tensor([4_000, 2_345, 900, 4_000])
@@ -221,3 +222,23 @@ def test_layers_that_are_dropped_still_have_gradients_for_processes_that_wait_fo
     found["layer4"].square().sum().backward()
     assert all(p.grad is not None for p in encoder.trunk.model.encoder.layers.parameters())
     assert all((p.grad == 0).all() for p in encoder.trunk.model.encoder.layers.parameters())
+
+
+def test_states_of_unequal_sequences_are_those_of_each_alone() -> None:
+    torch.manual_seed(0)
+    frames = torch.tensor([3, 17, 1, 17, 40, 8, 25, 2, 40, 11, 5])
+    values = torch.randn(len(frames), 42, 6, dtype=torch.float64)
+    values = (values * ragged.real(frames, 42)[:, :, None]).requires_grad_()
+    trunk = audio.Recurrent(6, layers=2, width=6).double()
+    found = trunk.layers(values, frames)[0]["gru2"]
+    assert found.shape == (len(frames), 42, 6)
+    (gradient,) = torch.autograd.grad(found.square().sum(), values)
+    for row, count in enumerate(frames.tolist()):
+        one = values[row : row + 1, :count].detach().requires_grad_()
+        alone = one
+        for unit in trunk.units:
+            alone = alone + unit(alone)[0]
+        torch.testing.assert_close(found[row, :count], alone[0])
+        assert not found[row, count:].any()
+        (expected,) = torch.autograd.grad(alone.square().sum(), one)
+        torch.testing.assert_close(gradient[row, :count], expected[0])

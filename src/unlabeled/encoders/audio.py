@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMES", "AudioEncoder", "Convolutional", "Recurrent", "Spectra", "build", "fitted"]
 
+LEAVE = 8
+"""Times that sequences leave a batch whose end has come; more save work on what is padded and cost calls."""
 NAMES = ["gru2-256", "gru3", "audio-conv", *SIZES]
 """First what is taken where nobody chooses; gruN and gruN-W have any number of layers and width."""
 STATISTICS_SECONDS = 10.0
@@ -88,15 +90,39 @@ class Recurrent(nn.Module):
 
     def layers(self, bands: Tensor, frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """States by layer after each frame, float, shape (batch, frames, width), and true frames of each sound."""
-        # Nothing is packed: the units never hear what comes later, and the gradient of packed sequences takes time in
-        # the square of their length on a CPU.
-        kept = ragged.real(frames, bands.shape[1])[:, :, None]
         found, heard = {"mel": bands}, bands
         for number, unit in enumerate(self.units, 1):
-            states = unit(heard)[0]
+            states = _by_length(unit, heard, frames)
             heard = states + heard if states.shape == heard.shape else states
-            found[f"gru{number}"] = heard.masked_fill(~kept, 0)
+            found[f"gru{number}"] = heard
         return found, frames
+
+
+def _by_length(unit: nn.Module, values: Tensor, frames: Tensor) -> Tensor:
+    """States of a recurrent unit, 0 behind the end of each sequence, an eighth of which leave the batch at a time.
+
+    The gradient of packed sequences would take time in the square of their length on a CPU.
+
+    Args:
+        unit: A GRU, batch first.
+        values: Float, shape (batch, frames, numbers), 0 behind the end of each sequence.
+        frames: True frames of each sequence, int64, shape (batch,), at least 1.
+
+    Returns:
+        Float, shape (batch, frames, width).
+    """
+    lengths, order = frames.cpu().sort(descending=True)
+    ends = lengths[:: -(-len(lengths) // LEAVE)].unique().tolist()
+    values, state, parts = values[order.to(values.device)], None, []
+    for begin, end in pairwise([0, *ends]):
+        active = int((lengths > begin).sum())
+        left = None if state is None else state[:, :active].contiguous()
+        states, state = unit(values[:active, begin:end], left)
+        kept = ragged.real((lengths[:active] - begin).to(states.device), end - begin)
+        states = states.masked_fill(~kept[:, :, None], 0)
+        parts.append(F.pad(states, (0, 0, 0, 0, 0, len(values) - active)))
+    joined = F.pad(torch.cat(parts, 1), (0, 0, 0, values.shape[1] - ends[-1]))
+    return joined[order.argsort().to(values.device)]
 
 
 class Convolutional(nn.Module):
