@@ -18,7 +18,7 @@ from unlabeled import encoders, progress, train
 from unlabeled.data import open_data
 from unlabeled.files import atomic
 from unlabeled.method import Batch, Method
-from unlabeled.run import read_checkpoint
+from unlabeled.run import read_checkpoint, write_checkpoint
 from unlabeled.settings import Settings
 
 FAST: dict[str, Any] = {"batch_size": 8, "quiet": True}
@@ -418,5 +418,25 @@ def test_store_size_is_that_of_the_kept_pictures_and_of_every_later_look(tmp_pat
     run = unlabeled.pretrain("autoencoder", tmp_path, out=tmp_path / "run", **settings, **FAST)
     assert run.config["settings"]["store_size"] == 20
     assert open_data(tmp_path, **run.reading).shape["image_size"] == 20
+    again = unlabeled.pretrain("autoencoder", tmp_path, out=tmp_path / "run", resume=True, quiet=True)
+    assert again.config["settings"]["store_size"] == 20
     with pytest.raises(ValueError, match="store_size must be at least 1, got 0"):
         Settings(store_size=0)
+
+
+def test_masks_that_are_infinite_from_the_start_are_saved(tmp_path: Path) -> None:
+    method = plain()
+    method.register_buffer("mask", torch.full((2, 2), -math.inf))
+    run = train.pretrain(method, pictures(), out=tmp_path / "run", steps=2, **FAST)
+    assert torch.isinf(read_checkpoint(run.path / "checkpoint.safetensors")[0]["method"]["mask"]).all()
+
+
+def test_checkpoints_of_older_runs_are_resumed(tmp_path: Path) -> None:
+    whole = train.pretrain(plain(), pictures(), out=tmp_path / "run", steps=6, **FAST)
+    state, position = read_checkpoint(whole.path / "checkpoint.safetensors")
+    for name in ("counted", "skipped"):
+        del position[name]
+    write_checkpoint(whole.path / "checkpoint.safetensors", state, position)
+    assert (
+        train.pretrain(plain(), pictures(), out=whole.path, resume=True, quiet=True).history[-1]["step"] == 6
+    )

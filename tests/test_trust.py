@@ -362,8 +362,11 @@ def test_what_killed_writers_left_is_swept_and_nothing_else(tmp_path: Path) -> N
     out.mkdir()
     for name in (".checkpoint.safetensors.abcd1234", ".encoder.safetensors.abcd1234", ".tmpAbC123", ".mine"):
         (out / name).touch()
+    (out / ".tmpDeF456").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    (out / ".tmpfolder").mkdir()
+    (out / ".tmpnotes1").write_text("not safetensors")
     unlabeled.pretrain("rotnet", pictures(), encoder="conv4", out=out, steps=1, **FAST)
-    assert [path.name for path in out.glob(".*")] == [".mine"]
+    assert {path.name for path in out.glob(".*")} == {".mine", ".tmpfolder", ".tmpnotes1"}
 
 
 # Odd machines.

@@ -38,9 +38,19 @@ def atomic(path: Path) -> Iterator[Path]:
 
 def sweep(path: Path) -> None:
     """Remove what writers of a file that were killed left beside it; safetensors' temporary names are its own."""
-    for pattern in (f".{escape(path.name)}.{'?' * 8}", f".tmp{'?' * 6}"):
-        for left in path.parent.glob(pattern):
+    ours, theirs = f".{escape(path.name)}.{'?' * 8}", f".tmp{'?' * 6}"
+    for left in [*path.parent.glob(ours), *filter(_of_safetensors, path.parent.glob(theirs))]:
+        if left.is_file():
             left.unlink(missing_ok=True)
+
+
+def _of_safetensors(path: Path) -> bool:
+    """Whether a file is empty or starts as safetensors do: the length of a header, then the header."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(9)
+    return not start or start[8:] == b"{"
 
 
 def numbered(path: Path) -> Iterator[Path]:

@@ -4,7 +4,7 @@ import difflib
 import os
 import platform
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice, takewhile
 from pathlib import Path
@@ -78,6 +78,14 @@ def make(method: str | type[Method] | Method, given: dict[str, Any], config: str
         _refuse_unknown(name, options, defaults)
         options = {key: value for key, value in (defaults | options).items() if value is not None}
     return Plan(name, kind, settings, options, given, network)
+
+
+def reopened(plan: Plan, folder: Path) -> Plan:
+    """The plan with the sizes at which the data of the stored run was opened, where no others are asked for."""
+    stored = read_config(folder / CONFIG, ("settings",))["settings"]
+    sizes = {name: stored[name] for name in ("image_size", "store_size") if name in stored}
+    asked = {name: value for name, value in asdict(plan.settings).items() if value is not None}
+    return replace(plan, settings=Settings(**sizes | asked))
 
 
 def resumed(plan: Plan, folder: Path, data: Data) -> Plan:

@@ -94,6 +94,8 @@ def pretrain(
     fabric = _fabric(planned.settings)
     with torch.random.fork_rng(), Progress(quiet or fabric.global_rank > 0) as progress:
         source = str(data) if isinstance(data, str | Path) else ""
+        if resume and (out is not None or Path(source).exists()):
+            planned = plan.reopened(planned, plan.choose_folder(out, planned.name, source, resume))
         if gather.processes() > 1:  # the first process decodes, the others find what it left
             _first(fabric, lambda: len(_open(data, planned, progress)))
         opened = _open(data, planned, progress)
@@ -168,6 +170,7 @@ class _Loop:
         self.skipped, self.counted = 0, 0  # steps left out of the whole training, and those in the sums
         self.saved_step: int | None = None
         self.descends = True
+        self.infinite = _infinite(method)  # such as masks of attention, which may stay so
         self.probe = data.sample(PROBE_SAMPLES.get(data.kind, 128))
         self.bad_epochs, self.saved_at = 0, time.monotonic()
         self.spread = float(meters.spread(self._look()[0]))
@@ -321,10 +324,11 @@ class _Loop:
         return features if len(features) > 1 else embedding, embedding
 
     def _save(self) -> None:
-        state = self.method.state_dict().values()
-        if gather.any_process(not all(value.isfinite().all() for value in state))[0]:
+        infinite = _infinite(self.method) - self.infinite
+        if gather.any_process(bool(infinite))[0]:
             raise FloatingPointError(
-                f"weights must be finite, got infinite or NaN ones after step {self.step}; {self._kept()}"
+                f"weights must be finite, got infinite or NaN ones in {', '.join(sorted(infinite)[:3]) or 'others'} "
+                f"after step {self.step}; {self._kept()}"
             )
         _first(self.fabric, self._write_state)
         self.saved_step, self.saved_at = self.step, time.monotonic()
@@ -395,7 +399,8 @@ class _Loop:
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
         self.weights = state.get("sampler", {}).get("weights")
         self.step, self.sums, self.seconds = position["step"], position["sums"], position["seconds"]
-        self.counted, self.skipped, self.saved_step = position["counted"], position["skipped"], self.step
+        self.counted = position.get("counted", self.step % self.steps_per_epoch)  # not yet kept by older runs
+        self.skipped, self.saved_step = position.get("skipped", 0), self.step
         self.bad_epochs, self.spread = position["bad_epochs"], position["spread"]
         if self.fabric.global_rank == 0:  # the log may be ahead of the checkpoint
             entries = [entry for entry in Run(self.folder).history if entry["step"] <= self.step]
@@ -428,6 +433,11 @@ def _held(method: Method) -> list[Held]:
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
+
+
+def _infinite(method: Method) -> set[str]:
+    """Names of weights and buffers that are not finite throughout."""
+    return {name for name, value in method.state_dict().items() if not value.isfinite().all()}
 
 
 def _finite_gradients(method: Method) -> bool:

@@ -283,6 +283,23 @@ def test_a_folder_in_the_layout_of_davis_opens_as_its_frames_and_finds_its_masks
     assert torch.equal(next(films(data)).masks, made["masks"][0])
 
 
+def test_youtube_vos_has_no_folders_of_sizes(tmp_path):
+    made = blobs.make(2, 0, frames=4, size=32)
+    write_davis_layout(tmp_path, ["bear", "cat"], made, "bear\ncat\n")
+    for kind in ("JPEGImages", "Annotations"):
+        for folder in (tmp_path / kind / "480p").iterdir():
+            folder.rename(tmp_path / kind / folder.name)
+        (tmp_path / kind / "480p").rmdir()
+    assert len(open_data(tmp_path, kind="video", cache=False)) == 2
+    assert [film.name for film in films(tmp_path)] == ["bear", "cat"]
+
+
+def test_a_film_of_one_frame_keeps_its_mask():
+    shown = film(3)
+    one = shown._replace(frames=shown.frames[:1], masks=shown.masks[:1])
+    assert torch.equal(carry(encoders.build("conv4", image_size=16), one), one.masks)
+
+
 def test_masks_of_one_film_are_those_of_the_measurement():
     encoder = encoders.build("conv4", image_size=16)
     shown = film(4)

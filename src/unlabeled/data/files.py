@@ -118,20 +118,18 @@ def by_name(files: list[File]) -> dict[str, list[File]]:
 
 
 def is_davis(root: Path) -> bool:
-    """Whether a folder has the layout of DAVIS: JPEGImages/SIZE/NAME/*.jpg and Annotations/SIZE/NAME/*.png."""
+    """Whether a folder has the layout of DAVIS: JPEGImages/SIZE/NAME/*.jpg and Annotations/SIZE/NAME/*.png.
+
+    YouTube-VOS has the same without SIZE.
+    """
     return (root / "JPEGImages").is_dir() and (root / "Annotations").is_dir()
 
 
 def davis_frames(root: Path) -> Path:
-    """Folder of the videos in a folder that has the layout of DAVIS, those of 480p where there are several sizes.
-
-    Raises:
-        ValueError: There is none.
-    """
-    sizes = [folder for folder in (root / "JPEGImages").iterdir() if folder.is_dir()]
-    if not sizes:
-        raise ValueError(f"JPEGImages of {root} must hold a folder of videos, such as 480p, got none")
-    return min(sizes, key=lambda folder: (folder.name != "480p", folder.name))
+    """Folder of the videos in a folder that has the layout of DAVIS, those of 480p where there are several sizes."""
+    images = root / "JPEGImages"
+    sizes = sorted({folder.parent for folder in images.glob("*/*/") if folder.is_dir()})
+    return min(sizes, key=lambda folder: (folder.name != "480p", folder.name), default=images)
 
 
 def _separate(splits: dict[str, list[File]]) -> bool:

@@ -67,7 +67,9 @@ def _davis(root: Path) -> Iterator[Film]:
         )
     frames = davis_frames(root)
     for sequence in _listed(root) or sorted(folder.name for folder in frames.iterdir()):
-        yield _film(frames / sequence, root / "Annotations" / frames.name / sequence)
+        yield _film(
+            frames / sequence, root / "Annotations" / frames.relative_to(root / "JPEGImages") / sequence
+        )
 
 
 def _listed(root: Path) -> list[str]:

@@ -20,7 +20,7 @@ FIXED_PENALTY = 0.01
 ROUGH, CHOOSING, SOLVING = 8, 6, 200
 """Most steps of L-BFGS: before the axes of the classes are found again, for choosing the penalty, for the fit that is
 kept."""
-TOLERANCE = 1e-4
+TOLERANCE = 1e-5
 """Largest slope of the optimum along these axes: the loss is then within about a millionth of a nat."""
 ROUGHLY = 8192
 """About how many samples the first steps look at."""
@@ -88,6 +88,7 @@ def folds(labels: Tensor, count: int, seed: int = 0) -> Tensor:
     return torch.empty_like(dealt).scatter_(0, dealt, torch.arange(len(labels)) % count)
 
 
+@torch.no_grad()
 def fit(
     features: Tensor,
     labels: Tensor,
@@ -115,6 +116,7 @@ def fit(
     Raises:
         ValueError: `penalty` is not above 0.
     """
+    features = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
     mean, scale = statistics or standardization(features)
     points = features.sub(mean).div_(scale)
     axes, variances = _principal_axes(points)

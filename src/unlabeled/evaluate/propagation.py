@@ -92,7 +92,7 @@ def contour(predicted: Tensor, true: Tensor) -> Tensor:
         Float, shape (masks,), in 0..1; 1 where neither mask has a boundary, 0 where only one has.
     """
     height, width = true.shape[-2:]
-    radius = math.ceil(0.008 * math.hypot(height, width))
+    radius = math.ceil(TOLERANCE * math.hypot(height, width))
     ours, theirs = boundary(predicted), boundary(true)
     precision, recall = (
         torch.where(

@@ -68,6 +68,7 @@ def supervised_contrastive(vectors: Tensor, labels: Tensor, temperature: float) 
         Scalar, in nats; its mean over the processes is the mean over all samples. A sample alone in its class has no
         partner and is left out of the mean, but others are still compared with it; 0 where none has a partner.
     """
+    check.positive(temperature=temperature)
     if labels.shape != vectors.shape[:1]:
         raise ValueError(
             f"labels must be one for each of {len(vectors)} vectors, got shape {tuple(labels.shape)}"

@@ -35,8 +35,10 @@ def log_partition(rows: Tensor, others: Tensor, scale: float, skip: Tensor | Non
     Returns:
         Float, shape (rows,), in nats; differentiable once, with respect to both.
     """
-    itself = skip is None or torch.equal(skip, torch.arange(len(rows), device=rows.device))
-    if rows is others and itself and len(rows):
+    mirrored = rows is others and len(rows) > 0
+    rows = rows.contiguous()  # other layouts are a thousand times as slow in oneDNN
+    others = rows if mirrored else others.contiguous()
+    if mirrored and (skip is None or torch.equal(skip, torch.arange(len(rows), device=rows.device))):
         largest = float(rows.detach().square().sum(1).amax())
         if scale * largest <= MIRROR_UP_TO:
             return _Mirrored.apply(rows, scale, skip is not None)  # type: ignore[return-value]

@@ -137,7 +137,7 @@ def track(film: "Film", reader: Reader, settings: Settings, size: int) -> Tensor
     )
     height, width = film.masks.shape[1:]
     found = [F.interpolate(part[None], (height, width), mode="bilinear")[0].argmax(0) for part in carried]
-    return torch.cat([film.masks[:1], torch.stack(found[1:]).to(torch.uint8)])
+    return torch.stack([film.masks[0], *found[1:]]).to(torch.uint8)
 
 
 def carry(encoder: Any, film: "Film", settings: Settings | None = None, layer: str | None = None) -> Tensor:
