@@ -111,7 +111,7 @@ def test_unreadable_folders_and_files_are_skipped(tmp_path, monkeypatch):
     def refuse(path, *rest, **options):
         if os.fspath(path).endswith(("/b", "1.png")):
             raise PermissionError(13, "Permission denied")
-        return (scan if path.is_dir() else opened)(path, *rest, **options)
+        return (scan if os.path.isdir(path) else opened)(path, *rest, **options)
 
     monkeypatch.setattr(os, "scandir", refuse)
     data = open_data(tmp_path / "data", max_broken=0.5)

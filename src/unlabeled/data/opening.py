@@ -167,7 +167,8 @@ def kind_of(source: Openable) -> str:
     path = Path(name).expanduser()
     files = [path.name] if path.is_file() else []
     if path.is_dir():
-        files = [file.path for file in walk(path).files]
+        files = [name for _, _, names in os.walk(path) for name in names if not name.startswith(".")]
+        files = files or [file.path for file in walk(path).files]  # behind links, which take longer to follow
     counts = Counter(
         kind for file in files for kind, endings in _ENDINGS.items() if file.lower().endswith(endings)
     )
