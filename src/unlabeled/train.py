@@ -1,5 +1,6 @@
 """The one training loop. It knows no method by name."""
 
+import atexit
 import json
 import logging
 import math
@@ -534,7 +535,15 @@ def _fabric(settings: Settings) -> "Fabric":
             "the processes do not reach each other; GLOO_SOCKET_IFNAME must name the network interface that joins "
             f"them, got {os.environ.get('GLOO_SOCKET_IFNAME', 'none')}"
         ) from error
+    if gather.processes() > 1:
+        atexit.register(_leave)
     return fabric
+
+
+def _leave() -> None:
+    """Close the connections to other processes, whose threads now and then abort a process that is done."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _precision(settings: Settings) -> Any:
