@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
@@ -23,14 +23,24 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from unlabeled.parts.lanes import LANES, Register, add, load, nothing, plus_product, splat, store
+from unlabeled.parts.lanes import (
+    LANES,
+    Compiled,
+    Register,
+    add,
+    kept,
+    load,
+    nothing,
+    plus_product,
+    splat,
+    store,
+)
 
 if TYPE_CHECKING:
     from unlabeled.parts.augment import Parameters
 
 __all__ = ["apply"]
 
-Compiled = TypeVar("Compiled", bound=Callable[..., Any])
 
 BLOCK = 2048
 """Pixels whose colours are changed at once: three channels of them fill half of a nearest cache."""
@@ -52,14 +62,6 @@ FUSED = FINITE | {"contract"}
 def _compiled(fastmath: set[str] | None = None) -> Callable[[Compiled], Compiled]:
     """Compile into what calls it; without `fastmath` every operation rounds as it is written."""
     return numba.njit(nogil=True, fastmath=fastmath or set(), error_model="numpy")  # type: ignore[return-value]
-
-
-def _kept(function: Compiled) -> Compiled:
-    """Compile at the first call, and keep the result on disk where there is a place for it."""
-    try:
-        return numba.njit(nogil=True, error_model="numpy", cache=True)(function)  # type: ignore[return-value]
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written to
-        return numba.njit(nogil=True, error_model="numpy")(function)  # type: ignore[return-value]
 
 
 def apply(images: Tensor, parameters: "Parameters", threads: int | None = None) -> Tensor:
@@ -515,7 +517,7 @@ def _rotate(source, size, cos, sin, target):
                             target[channel, place] += share * part * pixel
 
 
-@_kept
+@kept
 def _views(images, boxes, flip, cos, sin, factors, order, gray, sigmas, solarized, size, views, begin, end):
     """Make the views of the samples from `begin` to before `end`; nothing is rotated where `cos` is empty."""
     samples, channels, height, width = images.shape

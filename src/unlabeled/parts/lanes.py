@@ -6,6 +6,10 @@ registers split the work. Numba's cache of a function does not see changes of th
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+from collections.abc import Callable, Set
+from typing import Any, TypeVar
+
+import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -16,6 +20,7 @@ __all__ = [
     "add",
     "bits_to_float",
     "fetch",
+    "kept",
     "load",
     "nothing",
     "plus_product",
@@ -26,6 +31,23 @@ __all__ = [
 
 LANES = 16
 """Numbers in a register: 16 of float32 fill the widest ones and a line of the cache."""
+
+
+Compiled = TypeVar("Compiled", bound=Callable[..., Any])
+
+
+def kept(function: Compiled, fastmath: Set[str] = frozenset()) -> Compiled:
+    """Compile at the first call, and keep the result on disk where there is a place for it.
+
+    Args:
+        function: What to compile.
+        fastmath: Freedoms of rounding, by LLVM's names; without them every operation rounds as it is written.
+    """
+    options = {"nogil": True, "fastmath": set(fastmath), "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)  # type: ignore[return-value]
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written to
+        return numba.njit(**options)(function)  # type: ignore[return-value]
 
 
 class Register(types.Type):

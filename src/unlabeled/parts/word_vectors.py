@@ -12,12 +12,11 @@ Rows are padded with zeros, which stay zero, to a multiple of 16 numbers.
 
 # pyright: reportCallIssue=false, reportArgumentType=false
 import math
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 from numba import types
 from numba.extending import overload
@@ -28,6 +27,7 @@ from unlabeled.parts.lanes import (
     add,
     bits_to_float,
     fetch,
+    kept,
     load,
     nothing,
     plus_product,
@@ -38,7 +38,6 @@ from unlabeled.parts.lanes import (
 
 __all__ = ["alias_table", "keep_probabilities", "padded", "train"]
 
-Compiled = TypeVar("Compiled", bound=Callable[..., Any])
 
 TILE = 6
 """Output rows that are multiplied at once, with two input rows: twelve registers of sums."""
@@ -55,13 +54,7 @@ E0, E1, E2, E3, E4, E5, E6 = (np.float32(c) for c in EXP_2.coef)
 LOG2_E = np.float32(1 / math.log(2))
 
 
-def _compiled(function: Compiled) -> Compiled:
-    """Compile at the first call, and keep the result on disk where there is a place for it."""
-    options = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)  # type: ignore[return-value]
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written to
-        return numba.njit(**options)(function)  # type: ignore[return-value]
+_compiled = partial(kept, fastmath={"reassoc", "contract", "nsz", "arcp"})
 
 
 def padded(dim: int) -> int:
