@@ -52,6 +52,7 @@ from unlabeled.methods.video_colorization import VideoColorization
 from unlabeled.parts import gather, shuffle
 from unlabeled.parts.norm import synchronize
 from unlabeled.run import CHECKPOINT, Run, read_checkpoint
+from unlabeled.selftest import TINY
 from unlabeled.worlds import chiming_shapes, rooms, tones
 
 SAMPLES, SIZE, STEPS, SECONDS = 16, 8, 3, 240
@@ -171,15 +172,7 @@ def time_contrastive(objective: Literal["triplet", "npairs"]) -> Method:
 
 
 def trajectory() -> Method:
-    sizes: dict[str, int] = {
-        "zones": 4,
-        "zone_frames": 2,
-        "stride": 1,
-        "masked": 2,
-        "projection_dim": 8,
-        "heads": 2,
-    }
-    method = TrajectoryUnmasking(build(), **sizes)
+    method = TrajectoryUnmasking(build(), **TINY["trajectory_unmasking"])
     data = from_walks(rooms.make(SAMPLES, 3, frames=8, size=SIZE))
     method.whole = dict(method.reads(data).batch(torch.arange(SAMPLES)))
     torch.manual_seed(7)
