@@ -39,6 +39,26 @@ def test_the_optimum_is_that_of_scikit_learn(penalty):
     assert (ours(x).softmax(1) - probabilities).abs().max() < 3e-3
 
 
+@pytest.mark.parametrize("penalty", [1e-5, 1e-3])
+@pytest.mark.parametrize("count", [30, 300])
+def test_few_labels_and_a_small_penalty_do_not_stop_short(count, penalty):
+    x, y = PIXELS[:count], LABELS[:count]
+    points = standardized(x).double()
+
+    def loss(weight: Tensor, bias: Tensor) -> float:
+        logits = points @ weight.T + bias
+        return float(torch.nn.functional.cross_entropy(logits, y) + penalty / 2 * weight.square().sum())
+
+    mean, scale = linear.standardization(x)
+    fitted = linear.fit(x, y, 10, penalty=penalty)
+    weight = torch.where(scale.isinf(), 0, scale).double() * fitted.weight.T
+    theirs = LogisticRegression(C=1 / (count * penalty), tol=1e-9, max_iter=20000).fit(
+        points.numpy(), y.numpy()
+    )
+    lowest = loss(torch.tensor(theirs.coef_), torch.tensor(theirs.intercept_))
+    assert loss(weight, fitted.bias.double() + weight @ (mean / scale).double()) < 1.0001 * lowest
+
+
 def test_at_the_optimum_the_gradient_is_zero():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3000, 7, generator=generator) @ torch.randn(7, 7, generator=generator)

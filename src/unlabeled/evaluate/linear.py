@@ -4,6 +4,8 @@ Steps of L-BFGS are measured along the principal axes of the features and those 
 is nearly round, so that few are needed. Penalties are tried from the middle outwards, each from the last solution.
 """
 
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unlabeled import check
+from unlabeled.parts.products import products
 
 __all__ = ["FIXED_PENALTY", "PENALTIES", "Linear", "fit", "folds", "standardization"]
 
@@ -20,8 +23,10 @@ FIXED_PENALTY = 0.01
 ROUGH, CHOOSING, SOLVING = 8, 6, 200
 """Most steps of L-BFGS: before the axes of the classes are found again, for choosing the penalty, for the fit that is
 kept."""
-TOLERANCE = 1e-5
-"""Largest slope of the optimum along these axes: the loss is then within about a millionth of a nat."""
+TOLERANCE = 1e-6
+"""How much of the loss the next step may still promise to save at the optimum."""
+MEMORY = 20
+"""Steps that L-BFGS remembers."""
 ROUGHLY = 8192
 """About how many samples the first steps look at."""
 BLOCK = 1024
@@ -145,11 +150,13 @@ def fit(
 def _principal_axes(points: Tensor) -> Basis:
     """Axes of the space that the points span; a linear probe never leaves it."""
     samples, dim = points.shape
-    vectors = points if samples < dim else points.T
-    # What is below the diagonal is known from above it: a quarter of the work less.
-    upper, lower = vectors[: len(vectors) // 2], vectors[len(vectors) // 2 :]
-    right = upper @ lower.T
-    small = torch.cat([torch.cat([upper @ upper.T, right], 1), torch.cat([right.T, lower @ lower.T], 1)])
+    if samples < dim:
+        small = points @ points.T
+    else:
+        small = points.new_zeros(dim, dim)
+        for rows in points.split(BLOCK):
+            columns = rows.T.contiguous()
+            small += products(columns, columns)
     variances, vectors = torch.linalg.eigh(small.double() if len(small) <= 1024 else small)
     keep = variances > variances[-1].clamp_min(1e-30) * 1e-7
     variances, vectors = variances[keep].to(points), vectors[:, keep].to(points)
@@ -238,14 +245,9 @@ def _descend(
     start: Solution,
 ) -> Solution:
     """Steps of L-BFGS along axes whose lengths are those of the curvature at the start."""
-
-    def logits(solution: Solution, rows: Tensor) -> Tensor:
-        weight, bias = solution
-        return (weight @ rows.T).add_(bias)
-
     # The curvature is nearly a product of two: the features' second moments and the classes' covariance.
     some = _some(share)
-    likelihood = logits(start, points[some]).softmax(1)
+    likelihood = _logits(start, points[some]).softmax(1)
     weighed = share[:, None, some] / share[:, None, some].sum(2, keepdim=True) * likelihood
     spreads, turns = torch.linalg.eigh(weighed.sum(2).diag_embed() - weighed @ likelihood.mT)
     spreads = spreads.clamp_min(0.01 * spreads[:, -1:].clamp_min(1e-4))[:, :, None]
@@ -259,26 +261,58 @@ def _descend(
     def along_axes(weight: Tensor, bias: Tensor) -> Tensor:
         return turns.mT @ torch.cat([weight @ axes, bias], 2)
 
-    state = (along_axes(*start) / stretch).requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [state], max_iter=iterations, history_size=20, line_search_fn="strong_wolfe",
-        tolerance_grad=TOLERANCE, tolerance_change=1e-9,
-    )  # fmt: skip
-
-    def loss() -> Tensor:
-        weight, bias = solution(state.detach())
+    def loss(state: Tensor) -> tuple[float, Tensor]:
+        """Summed over the problems, and its slope."""
+        weight, bias = solution(state)
         slope, lift = penalty * weight, torch.zeros_like(bias)
         # Near the optimum, steps change less than single precision holds.
         total = penalty / 2 * weight.square().sum(dtype=torch.float64)
         for rows, hits, part in zip(points.split(BLOCK), target.split(BLOCK, 1), share.split(BLOCK, 1)):
             part = part[:, None]
-            log_likelihood = logits((weight, bias), rows).log_softmax(1)
+            log_likelihood = _logits((weight, bias), rows).log_softmax(1)
             total -= (part * hits * log_likelihood).sum(dtype=torch.float64)
             error = part * (log_likelihood.exp_() - hits)
-            slope += error @ rows
+            slope += products(error.flatten(0, 1), rows.T).view_as(slope)
             lift += error.sum(2, keepdim=True)
-        state.grad = along_axes(slope, lift) * stretch
-        return total
+        return float(total), along_axes(slope, lift) * stretch
 
-    optimizer.step(loss)
-    return solution(state.detach())
+    return solution(_lowest(loss, along_axes(*start) / stretch, iterations))
+
+
+def _logits(solution: Solution, rows: Tensor) -> Tensor:
+    """Float, shape (problems, classes, rows)."""
+    weight, bias = solution
+    return products(rows, weight.flatten(0, 1)).T.contiguous().view(*weight.shape[:2], -1).add_(bias)
+
+
+def _lowest(loss: Callable[[Tensor], tuple[float, Tensor]], state: Tensor, iterations: int) -> Tensor:
+    """Where a convex function above 0, given with its slope, is lowest: L-BFGS, each step tried whole first."""
+    value, slope = loss(state)
+    memory: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=MEMORY)
+    for _ in range(iterations):
+        step, shares = -slope, []
+        for moved, change, curvature in reversed(memory):
+            shares.append((moved * step).sum() / curvature)
+            step = step - shares[-1] * change
+        if memory:
+            _, change, curvature = memory[-1]
+            step = step * (curvature / change.square().sum())
+        for moved, change, curvature in memory:
+            step = step + (shares.pop() - (change * step).sum() / curvature) * moved
+        promised = -float((slope * step).sum())
+        if not promised > TOLERANCE * value:
+            break
+        length = 1.0
+        lower, new_slope = loss(state + step)
+        while not lower <= value - 1e-4 * length * promised and length > 1e-3:
+            # The parabola through both values and the slope here is lowest there.
+            length *= max(0.1, length * promised / (2 * (lower - value + length * promised)))
+            lower, new_slope = loss(state + length * step)
+        if not lower < value:  # as low as single precision can tell
+            break
+        moved, change = length * step, new_slope - slope
+        curvature = (moved * change).sum()
+        if curvature > 0:
+            memory.append((moved, change, curvature))
+        state, value, slope = state + moved, lower, new_slope
+    return state

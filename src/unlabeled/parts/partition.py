@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from unlabeled.parts.products import products
+
 __all__ = ["log_partition"]
 
 BLOCK = 512
@@ -20,7 +22,6 @@ KEEP_UP_TO = 2048
 MIRROR_UP_TO = 60.0
 """Largest scaled product that needs no shift: 100,000 times exp(60), and one over it, are numbers in float32."""
 LN_2 = math.log(2)
-ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 def log_partition(rows: Tensor, others: Tensor, scale: float, skip: Tensor | None = None) -> Tensor:
@@ -36,7 +37,7 @@ def log_partition(rows: Tensor, others: Tensor, scale: float, skip: Tensor | Non
         Float, shape (rows,), in nats; differentiable once, with respect to both.
     """
     mirrored = rows is others and len(rows) > 0
-    rows = rows.contiguous()  # other layouts are a thousand times as slow in oneDNN
+    rows = rows.contiguous()  # once, not for every block
     others = rows if mirrored else others.contiguous()
     if mirrored and (skip is None or torch.equal(skip, torch.arange(len(rows), device=rows.device))):
         largest = float(rows.detach().square().sum(1).amax())
@@ -73,9 +74,9 @@ class _Mirrored(torch.autograd.Function):
             block = kept[number] if kept else _powers(rows, here, there, ctx)
             # Row i is pulled by its own share of j and by the share that j has of it.
             share = (weight[here, None] + weight[there]).mul_(block)
-            result[here] += _products(share, rows[there].T)
+            result[here] += products(share, rows[there].T)
             if there != here:
-                result[there] += _products(rows[here].T, share.T).T
+                result[there] += products(rows[here].T, share.T).T
         return result, None, None
 
 
@@ -100,7 +101,7 @@ class _Plain(torch.autograd.Function):
                 top[here] = highest
                 total[here] = total[here] * decay + block.sum(1)
                 if pull is not None:
-                    pull[here] = pull[here].mul_(decay[:, None]) + _products(block, others[there].T)
+                    pull[here] = pull[here].mul_(decay[:, None]) + products(block, others[there].T)
         if pull is not None:
             pull *= scale / total.clamp(min=1)[:, None]
         total = total.log2_().add_(top)
@@ -120,7 +121,7 @@ class _Plain(torch.autograd.Function):
             weighted = rows[here] * (ctx.scale * gradient[here, None])
             for there in _blocks(others):
                 share = _exponents(rows, others, here, there, ctx).sub_(total[here, None]).exp2_()
-                other_gradient[there] += _products(weighted.T, share.T).T
+                other_gradient[there] += products(weighted.T, share.T).T
         return row_gradient, other_gradient, None, None
 
 
@@ -137,22 +138,15 @@ def _half(rows: Tensor) -> list[tuple[slice, slice]]:
 
 def _powers(rows: Tensor, here: slice, there: slice, ctx: Any) -> Tensor:
     """Exponentials of the scaled products of a block, 0 on the diagonal where rows are not compared with themselves."""
-    block = _products(rows[here] * (ctx.scale / LN_2), rows[there]).exp2_()
+    block = products(rows[here] * (ctx.scale / LN_2), rows[there]).exp2_()
     return block.fill_diagonal_(0) if ctx.skip and there == here else block
 
 
 def _exponents(rows: Tensor, others: Tensor, here: slice, there: slice, ctx: Any) -> Tensor:
     """Scaled products of a block in powers of two, minus infinity where a pair is left out."""
-    block = _products(rows[here] * (ctx.scale / LN_2), others[there])
+    block = products(rows[here] * (ctx.scale / LN_2), others[there])
     if ctx.skip is not None:
         place = ctx.skip[here] - there.start
         inside = ((place >= 0) & (place < there.stop - there.start)).nonzero()[:, 0]
         block[inside, place[inside]] = -torch.inf
     return block
-
-
-def _products(left: Tensor, right: Tensor) -> Tensor:
-    """`left @ right.T`; on CPUs by oneDNN where torch has it, in half the time that `@` takes on AMD's."""
-    if ONEDNN is None or left.device.type != "cpu" or left.dtype != torch.float32:
-        return left @ right.T
-    return ONEDNN(left, right, None, "none", [], "")
