@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from unlabeled.evaluate import features, opening
+from unlabeled.parts import heap
 
 __all__ = ["embed", "write"]
 
 
+@heap.kept()
 def embed(
     run: Any, data: Any, *, layer: str | None = None, out: str | Path | None = None, device: str = "auto"
 ) -> tuple[Tensor, list[str]]:

@@ -17,6 +17,7 @@ from unlabeled.evaluate.scores import Measurement, Scores
 from unlabeled.evaluate.tasks import TASKS, Subject, measure
 from unlabeled.files import printable
 from unlabeled.method import Batch, Method
+from unlabeled.parts import heap
 from unlabeled.run import Run, fingerprint
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Labelled:
     classes: list[str]
 
 
+@heap.kept()
 def evaluate(
     run: Any,
     data: Any,
