@@ -20,7 +20,7 @@ __all__ = ["FIXED_PENALTY", "PENALTIES", "Linear", "fit", "folds", "standardizat
 PENALTIES = tuple(10.0**power for power in range(-5, 2))
 FIXED_PENALTY = 0.01
 """Where one label per class leaves nothing to choose by."""
-ROUGH, CHOOSING, SOLVING = 8, 6, 200
+ROUGH, CHOOSING, SOLVING = 8, 5, 200
 """Most steps of L-BFGS: before the axes of the classes are found again, for choosing the penalty, for the fit that is
 kept."""
 TOLERANCE = 1e-6
