@@ -321,6 +321,15 @@ def test_only_a_few_texts_are_shown(tmp_path: Path) -> None:
     assert "word 2" in text and "word 3" not in text and "Each column" not in text
 
 
+@pytest.mark.parametrize(("width", "columns"), [(320, 2), (60, 4), (32, 8)])
+def test_words_about_pictures_stand_beneath_each_of_them(tmp_path: Path, width: int, columns: int) -> None:
+    text = drawn_by(
+        tmp_path, {"answer": [f"word {n}" for n in range(8)], "given": torch.rand(8, 3, 32, width)}
+    )
+    assert text.index('alt="given') < text.index("word 0")
+    assert [n for n in range(8) if f"word {n}" in text] == list(range(columns))
+
+
 def test_one_epoch_of_one_step_is_singular(tmp_path: Path) -> None:
     text = report(make_run(tmp_path, history=[epoch(1) | {"step": 1}])).read_text(encoding="utf-8")
     assert "1 epoch, 1 step<" in text

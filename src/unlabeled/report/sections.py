@@ -171,15 +171,21 @@ def pretext(entries: Sequence[Entry], device: str) -> tuple[str, str]:
     for entry, rows in drawn:
         columns, side = _room(rows)
         strips = []
-        for name, images in rows.items():
-            if not isinstance(images, Tensor):
-                continue
+        seen = {name: row for name, row in rows.items() if isinstance(row, Tensor)}
+        told = {name: row for name, row in rows.items() if not isinstance(row, Tensor)}
+        for name, images in seen.items():
             small = pictures.thumbnails(images[:columns].float().cpu(), shown, budget=330_000, largest=side)
             tiles = [
                 pictures.image(picture, f"{name}, sample {place + 1}") for place, picture in enumerate(small)
             ]
             strips.append(strip(name, tiles, columns))
-        strips += _texts({name: row[:TEXTS] for name, row in rows.items() if not isinstance(row, Tensor)})
+        if seen:  # words about the pictures stand beneath them
+            for name, texts in told.items():
+                strips.append(
+                    strip(name, [f"<span>{escape(text)}</span>" for text in texts[:columns]], columns)
+                )
+        else:
+            strips += _texts({name: texts[:TEXTS] for name, texts in told.items()})
         heading = f"<h3>{escape(entry.label)}</h3>" if len(entries) > 1 else ""
         blocks += [f'<div class="run">{heading}{"".join(strips)}</div>'] if strips else []
     columns = any(isinstance(row, Tensor) for _, rows in drawn for row in rows.values())
