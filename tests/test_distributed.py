@@ -3,6 +3,7 @@
 Each process sees its rows of fixed views, in float64, and DDP averages the gradients, as in training.
 """
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, Self
 from unittest.mock import patch
 
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from unlabeled import encoders, pretrain
+from unlabeled import encoders, pretrain, processes
 from unlabeled.data import open_data
 from unlabeled.data.audio import from_waveforms
 from unlabeled.data.audio_visual import from_pairs
@@ -647,15 +649,14 @@ MINUTE = 60
 
 
 def started(
-    folder: Path, *launcher: str, more: Sequence[str] = (), **environment: str
+    folder: Path, *launcher: str, more: Sequence[str] = (), script: str = OFTEN, **environment: str
 ) -> subprocess.Popen[bytes]:
-    """Start a run in a folder as users do, but with many checkpoints; what it says stands in `said`."""
+    """Start a run in a folder as users do, but by a script of ours; what it says stands in `said`."""
     folder.mkdir(exist_ok=True)
-    script = folder / "often.py"
-    script.write_text(OFTEN)
+    (folder / "script.py").write_text(script)
     with (folder / "said").open("ab") as said:
         return subprocess.Popen(
-            [*launcher, str(script), *WORDS, *more],
+            [*launcher, str(folder / "script.py"), *WORDS, *more],
             cwd=folder,
             env={
                 **os.environ,
@@ -668,12 +669,12 @@ def started(
         )
 
 
-def launched(folder: Path, launcher: str, *more: str) -> subprocess.Popen[bytes]:
+def launched(folder: Path, launcher: str, *more: str, script: str = OFTEN) -> subprocess.Popen[bytes]:
     """Start a run of two processes of one machine."""
     if launcher == "--devices":
         return started(folder, sys.executable, more=["--devices", "2", *more])
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return started(folder, *words, more=more)
+    return started(folder, *words, more=more, script=script)
 
 
 def finished(process: subprocess.Popen[bytes], folder: Path) -> dict[str, State]:
@@ -739,10 +740,121 @@ def test_a_killed_process_ends_the_others_with_a_word_and_the_run_resumes_to_the
         for pid in filter(runs, [process.pid, *ranks]):
             os.kill(pid, signal.SIGKILL)
     said = (tmp_path / "said").read_text()
-    assert process.returncode != 0 and "unlabeled: lost another of the 2 processes after step" in said
+    assert process.returncode != 0 and "unlabeled: lost another of the 2 processes, which was killed" in said
     assert "--resume continues from it" in said and "gloo" not in said
     assert read_checkpoint(tmp_path / "run" / CHECKPOINT)[1]["step"] < 120
     assert_bits(finished(launched(tmp_path, launcher, "--resume"), tmp_path), undisturbed)
+
+
+def act(how: str, rank: int) -> str:
+    """What the first of two processes does before the loop, while the other waits, or the other while it does."""
+    if how == "long" and rank == 0:
+        time.sleep(2.5)
+    if how == "fails" and rank == 0:
+        raise RuntimeError("broken decoder")
+    if (how, rank) in (("dies", 0), ("other dies", 1)):
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "other dies":
+        time.sleep(SECONDS)
+    return "done"
+
+
+def meet(how: str, rank: int, folder: Path) -> None:
+    """Act at once with another process, on connections that are given up after a second; write down what is heard."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in jobs that run in the background
+    fabric: Any = SimpleNamespace(local_rank=rank)
+    dist.init_process_group(
+        "gloo", f"file://{folder / 'meeting'}", timedelta(seconds=1), world_size=2, rank=rank
+    )
+    with patch.object(processes, "SECONDS_BETWEEN_SIGNS", 0.1):
+        try:
+            with processes.together(fabric, lambda: "before the training began"), processes.at_once():
+                heard = act(how, rank)
+        except Exception as error:
+            heard = f"{type(error).__name__}: {error}"
+    (folder / f"heard{rank}").write_text(heard)
+    time.sleep(SECONDS if how == "fails" and rank == 0 else 0.5)  # it need not end for the other to hear
+
+
+LOST = "ConnectionError: lost another of the 2 processes, which was killed or has said why itself, before the training"
+HEARD = {
+    "long": {0: "done", 1: "done"},
+    "fails": {0: "RuntimeError: broken decoder", 1: f"{LOST} began"},
+    "dies": {1: f"{LOST} began"},
+    "other dies": {0: f"{LOST} began"},
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="forks")
+@pytest.mark.parametrize("how", HEARD)
+def test_processes_wait_for_each_other_however_long_and_hear_of_a_loss_at_once(
+    how: str, tmp_path: Path
+) -> None:
+    forked = [
+        multiprocessing.get_context("fork").Process(target=meet, args=(how, rank, tmp_path))
+        for rank in range(2)
+    ]
+    try:
+        for process in forked:
+            process.start()
+        wanted, heard = HEARD[how], {}
+        deadline = time.monotonic() + MINUTE
+        while len(heard) < len(wanted):
+            assert time.monotonic() < deadline, heard
+            time.sleep(0.05)
+            heard = {
+                rank: file.read_text() for rank in range(2) if (file := tmp_path / f"heard{rank}").is_file()
+            }
+        assert heard == wanted
+    finally:
+        for process in forked:
+            process.kill()
+            process.join()
+
+
+SLOW = """
+import os, time
+from pathlib import Path
+from unlabeled import train
+from unlabeled.cli import main
+
+opened = train.open_data
+
+def slowly(*arguments, **options):
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        Path("decoding").touch()
+        time.sleep(60)
+    return opened(*arguments, **options)
+
+train.open_data = slowly
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.golden
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the processes in /proc")
+def test_a_process_that_is_killed_while_it_decodes_ends_the_other_with_a_word(tmp_path: Path) -> None:
+    process, ranks = launched(tmp_path, "torchrun", script=SLOW), []
+    try:
+        deadline = time.monotonic() + SECONDS
+        while not (tmp_path / "decoding").is_file():
+            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "said").read_text()
+            time.sleep(0.05)
+        ranks = children(process)
+        os.kill(ranks[0], signal.SIGKILL)
+        killed = time.monotonic()
+        while process.poll() is None or any(map(runs, ranks)):
+            assert time.monotonic() - killed < MINUTE, (tmp_path / "said").read_text()
+            time.sleep(0.05)
+    finally:
+        for pid in filter(runs, [process.pid, *ranks]):
+            os.kill(pid, signal.SIGKILL)
+    said = (tmp_path / "said").read_text()
+    assert process.returncode != 0 and "gloo" not in said
+    assert said.count(f"unlabeled: {LOST.partition(': ')[2]} began\n") == 1
 
 
 @pytest.fixture

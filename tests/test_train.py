@@ -14,11 +14,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 import unlabeled
-from unlabeled import encoders, progress, train
+from unlabeled import encoders, optimizers, progress, train
 from unlabeled.data import open_data
 from unlabeled.files import atomic
 from unlabeled.method import Batch, Method
 from unlabeled.run import read_checkpoint, write_checkpoint
+from unlabeled.seeds import mix
 from unlabeled.settings import Settings
 
 FAST: dict[str, Any] = {"batch_size": 8, "quiet": True}
@@ -60,7 +61,7 @@ def test_learning_rate_climbs_then_follows_a_cosine() -> None:
 def test_lars_step_equals_the_formula_and_spares_norms_and_biases() -> None:
     method = plain()
     settings = Settings(optimizer="lars", lr=0.5, weight_decay=0.1)
-    optimizer = train._optimizer(method, settings)
+    optimizer = optimizers.make(method, settings)
     method(open_data(pictures()).sample(8)).backward()
     before = {
         name: (p.detach().clone(), p.grad.clone())
@@ -80,7 +81,7 @@ def test_lars_step_equals_the_formula_and_spares_norms_and_biases() -> None:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])
 def test_weight_decay_is_off_for_norms_and_biases(optimizer: str) -> None:
-    groups = train._optimizer(plain(), Settings(optimizer=optimizer, lr=1.0, weight_decay=0.3)).param_groups  # type: ignore[arg-type]
+    groups = optimizers.make(plain(), Settings(optimizer=optimizer, lr=1.0, weight_decay=0.3)).param_groups  # type: ignore[arg-type]
     for group in groups:
         for parameter in group["params"]:
             assert group["weight_decay"] == (0.3 if parameter.ndim > 1 else 0.0)
@@ -175,6 +176,53 @@ def test_plain_output_warns_and_estimates(
     assert "warning: Collapsed: all alike." in text
 
 
+def test_a_run_that_is_killed_behind_its_first_checkpoint_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*arguments: Any, **state: Any) -> None:
+        write_checkpoint(*arguments, **state)
+        raise RuntimeError("killed")
+
+    settings = FAST | {"encoder": "conv4", "steps": 3}
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(train, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+        patch.setattr(train, "write_checkpoint", die)
+        unlabeled.pretrain("rotnet", pictures(), out=tmp_path / "run", **settings)
+    unlabeled.pretrain("rotnet", pictures(), out=tmp_path / "run", resume=True, quiet=True)
+    assert read_checkpoint(tmp_path / "run" / "checkpoint.safetensors")[1]["step"] == 3
+
+
+def test_steps_that_are_left_out_count_as_samples_of_the_time_that_they_took(tmp_path: Path) -> None:
+    class Twice(Plain):
+        """Every other loss is infinite."""
+
+        def forward(self, batch: Batch) -> Tensor:
+            self.calls = getattr(self, "calls", 0) + 1
+            return super().forward(batch) / (self.calls % 2)
+
+    settings = FAST | {"epochs": 1, "batch_size": 4, "skip_nan": 3}
+    torch.manual_seed(0)
+    run = unlabeled.pretrain(Twice, pictures(), encoder=plain().encoder, out=tmp_path / "run", **settings)
+    seconds = read_checkpoint(run.path / "checkpoint.safetensors")[1]["seconds"]
+    assert run.history[-1]["skipped_steps"] == 3
+    assert run.history[-1]["samples_per_second"] * seconds == pytest.approx(24)
+
+
+def test_mixed_precision_takes_almost_the_same_steps(tmp_path: Path) -> None:
+    losses = {}
+    for precision in ("32", "bf16"):
+        settings = FAST | {
+            "steps": 3,
+            "accumulate": 2,
+            "batch_size": 4,
+            "precision": precision,
+            "device": "cpu",
+        }
+        run = unlabeled.pretrain(plain(), pictures(), out=tmp_path / precision, **settings)
+        losses[precision] = run.history[-1]["loss"]
+    assert losses["32"] != losses["bf16"] == pytest.approx(losses["32"], rel=0.05)
+
+
 def test_accumulation_counts_optimizer_steps_and_averages_gradients(tmp_path: Path) -> None:
     class Sum(Plain):
         """A loss that is a mean over samples, without batch norm in its way."""
@@ -255,9 +303,7 @@ def test_user_random_state_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_seeds_of_steps_and_streams_never_meet() -> None:
-    seeds = {
-        train._mix(seed, step, stream) for seed in range(3) for step in range(500) for stream in range(-2, 4)
-    }
+    seeds = {mix(seed, step, stream) for seed in range(3) for step in range(500) for stream in range(-2, 4)}
     assert len(seeds) == 3 * 500 * 6 and all(0 <= seed < 2**63 for seed in seeds)
 
 

@@ -45,12 +45,12 @@ def sweep(path: Path) -> None:
 
 
 def _of_safetensors(path: Path) -> bool:
-    """Whether a file is empty or starts as safetensors do: the length of a header, then the header."""
+    """Whether a file starts as safetensors do, with the length of a header and the header, or is not begun."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
         start = file.read(9)
-    return not start or start[8:] == b"{"
+    return not start.strip(b"\0") or start[8:] == b"{"  # it gets its size first, all zeros
 
 
 def numbered(path: Path) -> Iterator[Path]:

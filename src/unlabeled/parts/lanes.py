@@ -6,14 +6,20 @@ registers split the work. Numba's cache of a function does not see changes of th
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+import logging
 from collections.abc import Callable, Set
+from contextlib import suppress
+from functools import cache
 from typing import Any, TypeVar
 
 import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic, models, register_model
+
+from unlabeled import check
 
 __all__ = [
     "LANES",
@@ -32,6 +38,7 @@ __all__ = [
 LANES = 16
 """Numbers in a register: 16 of float32 fill the widest ones and a line of the cache."""
 
+_log = logging.getLogger("unlabeled.parts")
 
 Compiled = TypeVar("Compiled", bound=Callable[..., Any])
 
@@ -43,11 +50,33 @@ def kept(function: Compiled, fastmath: Set[str] = frozenset()) -> Compiled:
         function: What to compile.
         fastmath: Freedoms of rounding, by LLVM's names; without them every operation rounds as it is written.
     """
-    options = {"nogil": True, "fastmath": set(fastmath), "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)  # type: ignore[return-value]
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written to
-        return numba.njit(**options)(function)  # type: ignore[return-value]
+    compiled = numba.njit(nogil=True, fastmath=set(fastmath), error_model="numpy")(function)
+    with suppress(RuntimeError):  # neither the package's folder nor the user's cache can be written to
+        compiled._cache = _Cache(function)
+    return compiled  # type: ignore[return-value]
+
+
+class _Cache(FunctionCache):
+    """numba's own, but that a full disk or a damaged file stops no run."""
+
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # a file that was cut short unpickles to anything
+            with suppress(OSError):
+                self.flush()  # else it could not be saved to
+            return None
+
+    def save_overload(self, sig, data):
+        try:
+            super().save_overload(sig, data)
+        except Exception as error:
+            _warn_once(self.cache_path, check.reason(error))
+
+
+@cache
+def _warn_once(folder: str, reason: str) -> None:
+    _log.warning("cannot keep compiled loops in %s (%s); the next start compiles them again", folder, reason)
 
 
 class Register(types.Type):
