@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import unlabeled
-from unlabeled import evaluate, methods
+from unlabeled import evaluate
 from unlabeled.data import open_splits
 
 IMAGES = 10_000
@@ -100,7 +100,7 @@ def main() -> None:
     )
     parser.add_argument("data")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
-    parser.add_argument("--methods", default=",".join(methods.names()))
+    parser.add_argument("--methods", default=",".join(RECIPES))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="print the table of the runs that are there")
     arguments = parser.parse_args()

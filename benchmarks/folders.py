@@ -2,9 +2,10 @@
 
 Photos are made once, 500 x 375 pixels of coloured noise as smooth as photos are, in ten class folders. An epoch gives
 out each photo once in batches of 128 as a random crop of 128 pixels: by `open_data` and `Views`, with its cache empty
-before the first epoch, and by `ImageFolder` and a `DataLoader` with as many workers. A second run is a new process
-that finds the cache. Tiny files are grey PNGs of 8 x 8 pixels: what it takes to start on a folder with very many.
-Seconds on the clock; memory is the most that the process itself held.
+before the first epoch, and by `ImageFolder` and a `DataLoader` with as many workers. A first epoch begins with opening
+the folder, after all imports but those that are put off until they are needed. A second run is a new process that finds
+the cache. Tiny files are grey PNGs of 8 x 8 pixels: what it takes to start on a folder with very many. Seconds on the
+clock, in brackets those of processors, workers' included; memory is the most that the process itself held.
 """
 
 import argparse
@@ -14,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,6 @@ from PIL import Image
 
 PROGRAM = """
 import json, resource, sys, time
-began = time.perf_counter()
 import torch
 name, folder, size, epochs, workers = *sys.argv[1:3], *map(int, sys.argv[3:])
 torch.set_num_threads(1)
@@ -33,28 +32,29 @@ if name == "unlabeled":
     from unlabeled.data import open_data
     from unlabeled.parts.augment import Views
     views = Views(size, jitter=0, gray=0)
-    imported = time.perf_counter()
-    data = open_data(folder, workers=workers)
-    views(data.batch(torch.arange(min(128, len(data)))))
-    first = time.perf_counter()
-    epoch = lambda: read((views(data.batch(rows)) for rows in torch.randperm(len(data)).split(128)), len(data))
+    opened = lambda: open_data(folder, workers=workers)
+    batches = lambda data: (views(data.batch(rows)) for rows in torch.randperm(len(data)).split(128))
 else:
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
     steps = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
-    imported = time.perf_counter()
-    data = ImageFolder(folder, transforms.Compose(steps))
-    load = lambda: torch.utils.data.DataLoader(data, 128, shuffle=True, num_workers=workers)
-    next(iter(load()))
-    first = time.perf_counter()
-    epoch = lambda: read((images for images, _ in load()), len(data))
-seconds = [first - imported]
+    opened = lambda: ImageFolder(folder, transforms.Compose(steps))
+    load = lambda data: torch.utils.data.DataLoader(data, 128, shuffle=True, num_workers=workers)
+    batches = lambda data: (images for images, _ in load(data))
+def times():
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return time.perf_counter(), sum(each.ru_utime + each.ru_stime for each in used)
+marks = [times()]
+data = opened()
 for _ in range(epochs):
-    began = time.perf_counter()
-    epoch()
-    seconds.append(time.perf_counter() - began)
+    read(batches(data), len(data))
+    marks.append(times())
+if not epochs:
+    next(batches(data))
+    marks.append(times())
+seconds = [[after - before for before, after in zip(*pair)] for pair in zip(marks, marks[1:])]
 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"seconds": seconds, "memory": memory, "images": len(data)}))
+print(json.dumps({"seconds": seconds, "memory": memory}))
 """
 
 
@@ -87,31 +87,32 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as below:
         photos, tiny = Path(below) / "photos", Path(below) / "tiny"
         make(photos, chosen.photos, 375, 500, "jpg")
-        rows: dict[str, list[list[float]]] = {"unlabeled": [], "ImageFolder": []}
+        rows: dict[str, list[list[list[float]]]] = {"unlabeled": [], "ImageFolder": []}
         for number in range(chosen.rounds):
             for name, found in rows.items():
                 cache = Path(below) / f"cache{number}"
                 seconds = run(name, photos, 128, 2, chosen.workers, cache)["seconds"]
                 again = run(name, photos, 128, 1, chosen.workers, cache)["seconds"]
-                # Ours decodes everything when it opens the folder, so that belongs to its first epoch.
-                opened = name == "unlabeled"
-                found.append([seconds[0] * opened + seconds[1], seconds[2], again[0] * opened + again[1]])
+                found.append(seconds + again)
         print(
             f"{chosen.photos:,} photos, {chosen.workers} workers, medians of {chosen.rounds} rounds in turns\n"
         )
         print("| | first epoch, s | later epochs, s | first epoch of a second run, s |\n|---|---|---|---|")
-        middle = {name: [median(column) for column in zip(*found)] for name, found in rows.items()}
+        middle = {name: np.median(found, axis=0) for name, found in rows.items()}
+        middle["ratio"] = middle["ImageFolder"] / middle["unlabeled"]
         for name, values in middle.items():
-            print(f"| {name} | {' | '.join(f'{value:.2f}' for value in values)} |")
-        ratios = [theirs / own for own, theirs in zip(middle["unlabeled"], middle["ImageFolder"])]
-        print(f"| ratio | {' | '.join(f'{ratio:.1f}' for ratio in ratios)} |", flush=True)
+            print(
+                f"| {name} | {' | '.join(f'{clock:.2f} ({used:.2f})' for clock, used in values)} |",
+                flush=True,
+            )
         if chosen.tiny:
             make(tiny, chosen.tiny, 8, 8, "png")
             cache = Path(below) / "cache"
             print(f"\n{chosen.tiny:,} files of 8 x 8 pixels: seconds to the first batch, most memory in MiB")
-            for name in ("unlabeled", "unlabeled", "ImageFolder"):
+            for name in ("unlabeled", *("unlabeled", "ImageFolder") * chosen.rounds):
                 found = run(name, tiny, 8, 0, chosen.workers, cache)
-                print(f"{name}: {found['seconds'][0]:.1f} s, {found['memory']:.0f} MiB", flush=True)
+                clock, used = found["seconds"][0]
+                print(f"{name}: {clock:.1f} ({used:.1f}) s, {found['memory']:.0f} MiB", flush=True)
 
 
 if __name__ == "__main__":

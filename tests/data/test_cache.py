@@ -61,6 +61,14 @@ def test_a_folder_that_moved_is_decoded_again(folder):
     assert second.paths[0] == str(moved / "a" / "00.png") and torch.equal(first.pixels, second.pixels)
 
 
+def test_what_an_older_version_kept_is_decoded_again(folder, cache_folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "_VERSION", cache._VERSION - 1)
+        first = open_data(folder)
+    second = open_data(folder)
+    assert same(first, second) and len(list(cache_folder.iterdir())) == 2
+
+
 def bitmap(path: Path, grey: int) -> None:
     """An image whose file says nothing of its content by its size or time."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,6 +90,14 @@ def test_an_edit_that_keeps_size_and_time_is_seen(tmp_path):
     assert open_data(tmp_path / "data").pixels[0] == 1
     bitmap(tmp_path / "data" / "x.bmp", 2)
     assert open_data(tmp_path / "data").pixels[0] == 2
+
+
+def test_a_renamed_folder_is_seen_though_no_file_in_it_changed(tmp_path):
+    for place in ("a/old", "b"):
+        bitmap(tmp_path / "data" / place / "x.bmp", 1)
+    open_data(tmp_path / "data")
+    (tmp_path / "data" / "a" / "old").rename(tmp_path / "data" / "a" / "new")
+    assert open_data(tmp_path / "data").paths[0] == str(tmp_path / "data" / "a" / "new" / "x.bmp")
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), MemoryError("no memory")])
@@ -179,7 +195,9 @@ def test_changed_files_and_other_options_give_other_images(folder):
     assert torch.equal(
         open_data(folder).batch(torch.tensor([0]))["image"][0, 0, :8, :10], torch.from_numpy(pixels)
     )
-    path.unlink()
+    path.rename(path.with_name("x.png"))
+    assert open_data(folder).paths[19] == str(folder / "a" / "x.png")
+    path.with_name("x.png").unlink()
     assert len(open_data(folder)) == 39
     assert open_data(folder, store_size=4).sizes.amin() == 4
     assert open_data(folder, channels=1).channels == 1

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unlabeled.data.decode import LARGEST, Item, decode, decode_all
+from unlabeled.data import decode as decode_module
+from unlabeled.data.decode import LARGEST, Item, Temporary, decode, decode_all
 
 RED = (254, 0, 0)
 
@@ -137,10 +138,48 @@ def test_shrinking_a_jpeg_in_its_decoder_equals_shrinking_afterwards():
     assert np.abs(decode(file, 64)[0].astype(int) - np.asarray(whole)).max() <= 3
 
 
+@pytest.mark.parametrize("shape", [(301, 401, 3), (301, 401)])
+def test_shrinking_is_bicubic_over_areas(shape):
+    image = Image.fromarray(noise(*shape))
+    expected = np.asarray(image.resize((133, 100), Image.Resampling.BICUBIC)).reshape(100, 133, -1)
+    got = decode(encoded(image), 100).transpose(1, 2, 0).astype(int)
+    assert np.abs(got - expected).max() <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_far_larger_images_shrink_in_place(channels):
+    """Sides that blocks do not divide, and a slope on which a shift of two pixels shows."""
+    rows, columns = np.indices((1003, 1777))
+    image = Image.fromarray((255 * (rows / 1003 + columns / 1777) / 2).astype(np.uint8))
+    expected = np.asarray(image.resize((113, 64), Image.Resampling.BOX))
+    got = decode(encoded(image.convert("L" if channels == 1 else "RGB")), 64).astype(int)
+    assert got.shape == (channels, 64, 113) and np.abs(got - expected).max() <= 1
+
+
+def test_an_opened_image_is_left_as_it_is():
+    image = Image.fromarray(noise(8, 6, 3))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    before = image.copy()
+    assert decode(image, 3, 1).shape == (1, 3, 4)
+    assert image.getexif() == exif and np.array_equal(np.asarray(image), np.asarray(before))
+
+
+def test_memory_that_lacks_while_shrinking_is_told_as_a_passing_reason(monkeypatch):
+    def refuse(*arguments, **options):
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(decode_module.F, "interpolate", refuse)
+    ((_, reason),) = decode_all([Item("x", None, encoded(Image.new("RGB", (9, 9))))], 4, None, 1)
+    assert isinstance(reason, Temporary) and reason == "no memory"
+
+
 def test_small_images_are_kept_and_long_ones_cut_to_their_middle():
     assert decode(encoded(Image.new("L", (30, 20))), 160).shape == (1, 20, 30)
-    pixels = noise(4, 100)
-    assert np.array_equal(decode(encoded(Image.fromarray(pixels)), 160), pixels[None, :, 42:58])
+    pixels = noise(4, 100, 3)
+    middle = pixels[:, 42:58].transpose(2, 0, 1)
+    assert np.array_equal(decode(encoded(Image.fromarray(pixels)), 160), middle)
+    assert np.array_equal(decode(encoded(Image.fromarray(pixels[..., 0])), 160), middle[:1])
     assert decode(encoded(Image.new("L", (50, 3000))), 25).shape == (1, 100, 25)
 
 

@@ -18,7 +18,7 @@ def test_kind_is_that_of_the_built_in_set_or_of_most_files(tmp_path: Path) -> No
         folder = tmp_path / kind
         folder.mkdir()
         (folder / f"a{ending}").write_bytes(b"x")
-        (folder / f"b{ending}").write_bytes(b"x")
+        (folder / f"b{ending.upper()}").write_bytes(b"x")
         (folder / "LICENSE").write_bytes(b"x")
         assert kind_of(str(folder)) == kind
     assert kind_of(torch.zeros(1, 1, 2, 2, dtype=torch.uint8)) == "image"

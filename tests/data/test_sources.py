@@ -1,5 +1,6 @@
 """Every kind of source leads to the same images, and whatever is left out is told."""
 
+import gc
 import io
 import os
 import tarfile
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from unlabeled.data import Data, open_data, open_splits, tars
+from unlabeled.data.sources import find_path
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -121,6 +123,32 @@ def test_unreadable_folders_and_files_are_skipped(tmp_path, monkeypatch):
         open_data(tmp_path / "data", max_broken=1, cache=False)
 
 
+@pytest.mark.parametrize("link", ["a", "z"])
+def test_a_folder_is_known_by_its_own_name_and_not_by_a_link(tmp_path, link):
+    picture(tmp_path / "data" / "b" / "1.png")
+    (tmp_path / "data" / link).symlink_to("b")
+    data = open_data(tmp_path / "data")
+    assert data.paths == [str(tmp_path / "data" / "b" / "1.png")]
+    assert reasons(data, tmp_path / "data") == {link: "folder seen before, through a symbolic link"}
+
+
+def test_names_that_are_no_words_are_read_and_found_again(tmp_path):
+    (tmp_path / "data").mkdir()
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/data/\xff.png"))
+    picture(tmp_path / "x.png").rename(path)
+    assert open_data(tmp_path / "data").paths == open_data(tmp_path / "data").paths == [str(path)]
+
+
+def test_garbage_is_collected_again_after_a_folder_was_read(tmp_path):
+    picture(tmp_path / "data" / "x.png")
+    (tmp_path / "empty").mkdir()
+    find_path(tmp_path / "data", "data")
+    assert gc.isenabled()
+    with pytest.raises(ValueError, match="no images in empty"):
+        find_path(tmp_path / "empty", "empty")
+    assert gc.isenabled()
+
+
 def test_a_folder_without_images_says_what_it_found(tmp_path):
     folder = tmp_path / "photos of me"
     folder.mkdir()
@@ -150,7 +178,7 @@ def test_class_folders_give_labels_at_any_depth(tmp_path):
 
 
 def test_split_folders_are_splits_and_share_the_class_numbers(tmp_path):
-    for name in ("train/b/1.png", "train/c/2.png", "val/a/3.png", "val/c/4.png"):
+    for name in ("Train/b/1.png", "Train/c/2.png", "VAL/a/3.png", "VAL/c/4.png"):
         picture(tmp_path / name)
     train, test = open_splits(tmp_path)
     assert train.classes == test.classes == ["a", "b", "c"]

@@ -33,7 +33,7 @@ from unlabeled.data.sources import Source
 __all__ = ["Progress", "Stored", "default_folder", "folder_of", "kept", "stored"]
 
 Progress = Callable[[int, int | None], None]
-_VERSION = 2
+_VERSION = 3
 _WHOLE = 256 * 2**20
 _BLOCK, _BLOCKS = 2**20, 128
 _DAY_SECONDS = 24 * 3600
@@ -123,17 +123,13 @@ def _build(target: Path, decoded: Callable[[BinaryIO], dict[str, Any]]) -> Store
     _sweep(target.parent)
     building = Path(tempfile.mkdtemp(prefix="building-", dir=target.parent))
     try:
-        with open(building / "pixels.bin", "w+b") as stream:
+        with open(building / "pixels.bin", "w+b", buffering=_BLOCK) as stream:
             index = decoded(stream)
-        pixels = np.fromfile(building / "pixels.bin", np.uint8, 0)
-        if os.path.getsize(building / "pixels.bin"):  # an empty file cannot be mapped
-            pixels = np.memmap(building / "pixels.bin", np.uint8, "r")
+        pixels = _read(building / "pixels.bin")
         index |= {"bytes": len(pixels), "checksum": _checksum(pixels)}
         text = json.dumps(index)
         (building / "index.json").write_text(f"{zlib.crc32(text.encode())}\n{text}")
-        found = _open(building)
-        if found is None:
-            raise OSError("what was written reads back differently")
+        found = Stored(torch.from_numpy(pixels), index)
         if any(isinstance(reason, Temporary) for _, reason in index.get("skipped", ())):
             return found  # and publish nothing: the next start may read more
         if target.exists():
@@ -164,13 +160,17 @@ def _open(folder: Path) -> Stored | None:
         path = folder / "pixels.bin"
         if path.stat().st_size != index["bytes"]:
             return None
-        if index["bytes"] <= _available_memory() // 3:
-            pixels = np.fromfile(path, np.uint8)
-        else:
-            pixels = np.memmap(path, np.uint8, "c")
+        pixels = _read(path)
     except (OSError, ValueError):
         return None
     return Stored(torch.from_numpy(pixels), index) if _checksum(pixels) == index["checksum"] else None
+
+
+def _read(path: Path) -> np.ndarray:
+    """The bytes of a file, in memory where there is plenty, else mapped."""
+    if path.stat().st_size <= _available_memory() // 3:
+        return np.fromfile(path, np.uint8)
+    return np.memmap(path, np.uint8, "c")
 
 
 def _checksum(pixels: np.ndarray) -> int:
@@ -211,7 +211,8 @@ def _decode(
             if kept_channels == 1 and len(image) == 3:
                 _widen(stream, sizes)
             kept_channels = max(kept_channels or 0, len(image))
-            stream.write(np.repeat(image, kept_channels // len(image), axis=0).tobytes())
+            for _ in range(kept_channels // len(image)):
+                stream.write(image.data)
             sizes.append(image.shape[1:])
             paths.append(item.path)
             labels.append(item.label)

@@ -1,14 +1,32 @@
 """Files below a folder, and the splits that their names tell apart."""
 
+import gc
 import os
 import re
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 from unlabeled.data.decode import SUFFIXES
 from unlabeled.data.samples import Skipped
 
-__all__ = ["SPLITS", "File", "Walk", "by_folder", "by_name", "davis_frames", "is_davis", "walk"]
+__all__ = [
+    "SPLITS",
+    "File",
+    "Walk",
+    "by_folder",
+    "by_name",
+    "davis_frames",
+    "digest",
+    "is_davis",
+    "parents",
+    "uncollected",
+    "walk",
+]
 
 SPLITS = {
     **{"train": "train", "training": "train", "test": "test", "testing": "test"},
@@ -22,14 +40,12 @@ class File(NamedTuple):
     """A file and what changes when its content does."""
 
     path: str
-    size: int
-    time: int
-    changed: int
-    inode: int
+    state: str
+    """Its size in bytes, its times in ns and its number on the disk, in one text that takes little memory."""
 
     @classmethod
     def of(cls, path: str, status: os.stat_result) -> "File":
-        return cls(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        return cls(path, f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}")
 
     @property
     def suffix(self) -> str:
@@ -44,8 +60,20 @@ class Walk(NamedTuple):
     broken: int
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Let no search for garbage begin: it would look at each of many new objects again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def walk(root: Path) -> Walk:
-    """All regular files below a folder in the order of their paths, and whatever else was met."""
+    """All regular files below a folder, and whatever else was met, both in the order of their paths."""
     files: list[File] = []
     skipped: list[Skipped] = []
     broken, seen, folders = 0, set(), [""]
@@ -58,29 +86,43 @@ def walk(root: Path) -> Walk:
                 continue
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(root / folder) as scan:
-                entries = sorted(scan, key=lambda entry: entry.name)
+                entries = list(scan)
         except OSError as error:
             skipped.append(Skipped(folder, error.strerror or str(error)))
             broken += 1
             continue
+        before, below = os.path.join(folder, ""), []
         for entry in entries:
-            path = os.path.join(folder, entry.name)
+            name = entry.name
+            path = before + name
             try:
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                if name.startswith(".") or name == "__MACOSX":
                     skipped.append(Skipped(path, "hidden"))
-                elif entry.is_dir():  # links come last, so that a folder is known by its own name
-                    folders.insert(0 if entry.is_symlink() else len(folders), path)
+                elif entry.is_dir():
+                    below.append((path, entry.is_symlink()))
                 elif entry.is_file():
                     files.append(File.of(path, entry.stat()))
                 else:
                     skipped.append(
                         Skipped(path, "broken link" if entry.is_symlink() else "not a regular file")
                     )
-                    broken += entry.name.lower().endswith(SUFFIXES)
+                    broken += name.lower().endswith(SUFFIXES)
             except OSError as error:
                 skipped.append(Skipped(path, error.strerror or str(error)))
-                broken += entry.name.lower().endswith(SUFFIXES)
-    return Walk(sorted(files), skipped, broken)
+                broken += name.lower().endswith(SUFFIXES)
+        for path, linked in sorted(below):  # links come last, so that a folder is known by its own name
+            folders.insert(0 if linked else len(folders), path)
+    return Walk(sorted(files, key=attrgetter("path")), sorted(skipped), broken)
+
+
+def parents(files: Iterable[File]) -> set[str]:
+    """The folders that files lie in, "" for the one that was walked."""
+    return {file.path.rpartition(os.sep)[0] for file in files}
+
+
+def digest(files: Iterable[File]) -> str:
+    """A text that changes when a file does, comes or goes."""
+    return sha256("\0".join(chain.from_iterable(files)).encode(errors="surrogateescape")).hexdigest()
 
 
 def by_folder(files: list[File]) -> tuple[dict[str, list[File]], list[File]]:
@@ -89,14 +131,16 @@ def by_folder(files: list[File]) -> tuple[dict[str, list[File]], list[File]]:
     Beside a training part and a test part every other folder is a split of its own name. Without these two,
     all files are together unless each lies in a folder that names a split.
     """
+    tops = {folder.partition(os.sep)[0] for folder in parents(files)}
+    splits = {top: SPLITS.get(top.lower(), top) for top in tops if top}
+    if not (_separate(splits.values()) or ("" not in tops and {*splits.values()} <= {*SPLITS.values()})):
+        return {"all": files}, []
     named: dict[str, list[File]] = {}
     beside: list[File] = []
     for file in files:
         top, below, _ = file.path.partition(os.sep)
-        (named.setdefault(SPLITS.get(top.lower(), top), []) if below else beside).append(file)
-    if _separate(named) or (not beside and named.keys() <= set(SPLITS.values())):
-        return named, beside
-    return {"all": files}, []
+        (named.setdefault(splits[top], []) if below else beside).append(file)
+    return named, beside
 
 
 def by_name(files: list[File]) -> dict[str, list[File]]:
@@ -132,5 +176,5 @@ def davis_frames(root: Path) -> Path:
     return min(sizes, key=lambda folder: (folder.name != "480p", folder.name), default=images)
 
 
-def _separate(splits: dict[str, list[File]]) -> bool:
+def _separate(splits: Collection[str]) -> bool:
     return "train" in splits and ("test" in splits or "validation" in splits)

@@ -169,10 +169,12 @@ def kind_of(source: Openable) -> str:
     if path.is_dir():
         files = [name for _, _, names in os.walk(path) for name in names if not name.startswith(".")]
         files = files or [file.path for file in walk(path).files]  # behind links, which take longer to follow
-    counts = Counter(
-        kind for file in files for kind, endings in _ENDINGS.items() if file.lower().endswith(endings)
-    )
-    kind, count = (counts.most_common(1) or [("image", 0)])[0]
+    found = Counter(file[file.rfind(".") :] for file in files)
+    counts = {
+        kind: sum(count for ending, count in found.items() if ending.lower() in endings)
+        for kind, endings in _ENDINGS.items()
+    }
+    kind, count = max(counts.items(), key=lambda item: item[1])
     return kind if 2 * count > len(files) else "image"
 
 

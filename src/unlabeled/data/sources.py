@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from unlabeled import check
 from unlabeled.data.decode import SUFFIXES, Item
-from unlabeled.data.files import SPLITS, File, Walk, by_folder, by_name, walk
+from unlabeled.data.files import SPLITS, File, Walk, by_folder, by_name, digest, parents, uncollected, walk
 from unlabeled.data.samples import Skipped
 from unlabeled.data.tables import count_rows, told
 from unlabeled.data.tars import tar_items
@@ -59,6 +59,7 @@ class Source:
     """How many of the skipped files were meant to be images."""
 
 
+@uncollected()
 def find_path(path: Path, name: str) -> dict[str, Source]:
     """Sources by split of a folder or a file; "all" where nothing tells splits apart.
 
@@ -97,6 +98,7 @@ def find_path(path: Path, name: str) -> dict[str, Source]:
     raise ValueError(f"no images in {name}; expected {expected}, found {listing}{reasons}")
 
 
+@uncollected()
 def find_files(path: Path, name: str, suffixes: tuple[str, ...], what: str) -> dict[str, Source]:
     """Sources by split of files of any kind, one sample each, perhaps in class folders and these in split folders.
 
@@ -136,18 +138,19 @@ def _class_folders(
 
     A folder that holds one folder and no other file of the kind tells nothing apart, so what is in that counts.
     """
-    alone = _alone([_below(file, 0)[:-1] for file in files], SPLITS)
-    root = root.joinpath(*_below(files[0], 0)[:alone])
-    parts, beside = by_folder([file._replace(path=os.sep.join(_below(file, alone))) for file in files])
+    if alone := _alone(parents(files), 0, SPLITS):
+        above = os.path.join(*files[0].path.split(os.sep)[:alone], "")
+        root, files = root / above, [file._replace(path=file.path[len(above) :]) for file in files]
+    parts, beside = by_folder(files)
     skipped = skipped + [Skipped(os.path.join(root, file.path), "beside the splits") for file in beside]
     depth = int(parts.keys() != {"all"})
-    depth += _alone([_below(file, depth)[:-1] for part in parts.values() for file in part], ())
+    folders = {split: parents(part) for split, part in parts.items()}
+    depth += _alone(set().union(*folders.values()), depth, ())
 
-    def folder(file: File) -> str | None:
-        parents = _below(file, depth)[:-1]
-        return parents[0] if parents else None
+    def class_of(folder: str) -> str | None:
+        return next(iter(_levels(folder)[depth:]), None)
 
-    names = {split: {folder(file) for file in part} for split, part in parts.items()}
+    names = {split: {class_of(folder) for folder in found} for split, found in folders.items()}
 
     def classes_of(split: str) -> list[str] | None:
         """Names of the class folders of a split, those of training, test and validation taken together."""
@@ -159,29 +162,31 @@ def _class_folders(
         classes = classes_of(split)
 
         def reading() -> Reading:
-            items = (Item(file.path, folder(file) if classes else None, root / file.path) for file in part)
+            labels = {folder: class_of(folder) if classes else None for folder in folders[split]}
+            items = (
+                Item(file.path, labels[file.path.rpartition(os.sep)[0]], root / file.path) for file in part
+            )
             return Reading(classes, len(part), items)
 
-        fingerprint = ["folder", os.path.realpath(root), part, classes]
+        fingerprint = ["folder", os.path.realpath(root), digest(part), classes]
         return Source(name, reading, fingerprint, os.path.join(root, ""), skipped, broken)
 
     return {split: source(split, part) for split, part in parts.items()}
 
 
-def _below(file: File, depth: int) -> list[str]:
-    """The folders of a file from some depth on, and its name."""
-    return file.path.split(os.sep)[depth:]
+def _levels(folder: str) -> list[str]:
+    return folder.split(os.sep) if folder else []
 
 
-def _alone(folders: list[list[str]], splits: Collection[str]) -> int:
-    """How many of the first folders all files have in common, up to one that names a split."""
-    depth = 0
-    while all(len(parents) > depth for parents in folders):
-        found = {parents[depth] for parents in folders}
+def _alone(folders: Collection[str], depth: int, splits: Collection[str]) -> int:
+    """How many folders below some depth all have in common, up to one that names a split."""
+    alone, paths = 0, [_levels(folder)[depth:] for folder in folders]
+    while all(len(path) > alone for path in paths):
+        found = {path[alone] for path in paths}
         if len(found) > 1 or found.pop().lower() in splits:
             break
-        depth += 1
-    return depth
+        alone += 1
+    return alone
 
 
 def _tar(root: Path, name: str, files: list[File], skipped: list[Skipped], broken: int) -> dict[str, Source]:

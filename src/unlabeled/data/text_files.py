@@ -95,7 +95,11 @@ def find_texts(path: Path, name: str, errors: Errors) -> Mapping[str, Callable[[
             for split, source in find_files(path, name, endings, "texts").items()
         }
     files = [file for file in found.files if file.path.lower().endswith(endings)]
-    others = [Skipped(file.path, f"not a {endings[0]} file") for file in found.files if file not in files]
+    others = [
+        Skipped(file.path, f"not a {endings[0]} file")
+        for file in found.files
+        if not file.path.lower().endswith(endings)
+    ]
     skipped = [Skipped(str(root / skip.path), skip.reason) for skip in [*found.skipped, *others]]
     read = {_PARQUET: _parquet, _LINES: _json_lines, _TABLES: _table}[endings]
 
