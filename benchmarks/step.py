@@ -5,8 +5,9 @@
 DATA is a folder with CIFAR-10 as parquet. SimCLR with batches of 256 images of 32 pixels, in memory as bytes. Taking
 turns, in one thread: `unlabeled.pretrain`; the same method, data and optimizer in a bare loop of torch; and lightly's
 documented loop (its transform of PIL images one by one in a `DataLoader` without workers, its head and loss, one pass
-for each view, SGD) with the same network. A step lasts from the start of one forward pass to that of the next. The
-pretext is both views and the loss with its gradient, each timed alone.
+for each view, SGD) with the same network, in a process of its own, where torch gets its memory as it does without us.
+A step lasts from the start of one forward pass to that of the next. The pretext is both views and the loss with its
+gradient, each timed alone.
 
 The tiny nets show what the loop adds: SimCLR with the smallest encoder on images of 8 pixels, and two linear layers
 with a loss of one operation.
@@ -14,10 +15,13 @@ with a loss of one operation.
 
 import argparse
 import importlib.util
+import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -91,26 +95,34 @@ def bare(method: Method, data: Data, batch: int, steps: int) -> list[float]:
     return durations()
 
 
-def lightly(network: nn.Module, pictures: list[Image.Image], batch: int) -> Iterator[None]:
-    """Its documented loop; each turn is a step."""
+def lightly(name: str, data: Data, batch: int, steps: int) -> list[float]:
+    """Its documented loop, with the network of an encoder of ours."""
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
     from lightly.transforms import SimCLRTransform
 
-    transform = SimCLRTransform(input_size=32, gaussian_blur=0.0)
-    samples: Any = Pictures(pictures, transform)
+    images = data.batch(torch.arange(batch * (steps + 1)))["image"]
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+    samples: Any = Pictures(pictures, SimCLRTransform(input_size=32, gaussian_blur=0.0))
     loader = torch.utils.data.DataLoader(samples, batch_size=batch, shuffle=True, drop_last=True)
+    network = encoders.fitted(name, data).trunk
     head = SimCLRProjectionHead(network.dim, network.dim, 128)  # type: ignore[arg-type]
     model, criterion = nn.Sequential(network, head), NTXentLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.06)
-    while True:
-        for (first, second), _ in loader:
-            starts.append(time.process_time())
-            loss = criterion(model(first), model(second))
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            yield
+    for (first, second), _ in loader:
+        starts.append(time.process_time())
+        loss = criterion(model(first), model(second))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return durations()
+
+
+def lightly_alone(name: str, folder: str, steps: int) -> list[float]:
+    """The same in a process that never imports our training loop."""
+    command = [sys.executable, __file__, folder, "--steps", str(steps), "--lightly-alone", name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 class Pictures(torch.utils.data.Dataset[Any]):
@@ -135,25 +147,26 @@ def pretext(method: simclr.SimCLR, batch: Batch) -> float:
     return time.process_time() - began
 
 
-def compare(name: str, data: Data, pictures: list[Image.Image], rounds: int, steps: int) -> str:
+def compare(name: str, folder: str, data: Data, rounds: int, steps: int) -> str:
     """A row of the table of one encoder."""
 
     def fresh() -> Timed:
         return Timed(encoders.fitted(name, data))
 
-    names = ["ours", "bare", *(["lightly"] if importlib.util.find_spec("lightly") else [])]
-    spent: dict[str, list[float]] = {name: [] for name in [*names, "pretext"]}
-    theirs = lightly(encoders.fitted(name, data).trunk, pictures, 256) if "lightly" in names else iter(())
+    turns: dict[str, Callable[[], list[float]]] = {
+        "ours": lambda: ours(fresh(), data, 256, steps + SKIPPED + 1),
+        "bare": lambda: bare(fresh(), data, 256, steps + SKIPPED + 1),
+        "pretext": lambda: [pretext(method, batch) for _ in range(steps)],
+    }
+    if importlib.util.find_spec("lightly"):
+        turns["lightly"] = lambda: lightly_alone(name, folder, steps)
     method, batch = fresh(), data.batch(torch.arange(256))
     pretext(method, batch)  # the first call compiles
+    spent: dict[str, list[float]] = {turn: [] for turn in turns}
     for _ in range(rounds):
-        spent["ours"] += ours(fresh(), data, 256, steps + SKIPPED + 1)
-        spent["bare"] += bare(fresh(), data, 256, steps + SKIPPED + 1)
-        spent["pretext"] += [pretext(method, batch) for _ in range(steps)]
-        for _ in range(steps + SKIPPED + 1):
-            next(theirs, None)
-        spent["lightly"] = spent.get("lightly", []) + durations()
-    middle = {name: 1000 * median(values) for name, values in spent.items() if values}
+        for turn, act in turns.items():
+            spent[turn] += act()
+    middle = {turn: 1000 * median(values) for turn, values in spent.items()}
     row = f"| {name} | {middle['ours']:.0f} | {middle['pretext']:.0f} | {middle['pretext'] / middle['ours']:.1%} "
     row += f"| {middle['bare']:.0f} | {middle['ours'] / middle['bare']:.2f} "
     if "lightly" in middle:
@@ -180,9 +193,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--encoders", nargs="*", default=["conv4", "resnet10"])
+    parser.add_argument("--lightly-alone", metavar="ENCODER", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    if arguments.lightly_alone:
+        train = open_splits(arguments.data)[0]
+        print(json.dumps(lightly(arguments.lightly_alone, train, 256, arguments.steps + SKIPPED + 1)))
+        return
     generator = torch.Generator().manual_seed(0)
     small = open_data(torch.randint(0, 256, (256 * 64, 3, 8, 8), dtype=torch.uint8, generator=generator))
     print("| tiny net, batch | ours, us | bare torch, us | ratio |\n|---|---|---|---|")
@@ -194,14 +212,12 @@ def main() -> None:
         mine, theirs = added(build, small, batch, arguments.rounds, 20 * arguments.steps)
         print(f"| {name} | {mine:.0f} | {theirs:.0f} | {mine / theirs:.2f} |", flush=True)
     train = open_splits(arguments.data)[0]
-    images = train.batch(torch.arange(4096))["image"]
-    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
     print(
         "\n| encoder | our step, ms | pretext, ms | its share | bare torch, ms | ours / bare | lightly, ms "
         "| lightly / ours |\n|---|---|---|---|---|---|---|---|"
     )
     for name in arguments.encoders:
-        print(compare(name, train, pictures, arguments.rounds, arguments.steps), flush=True)
+        print(compare(name, arguments.data, train, arguments.rounds, arguments.steps), flush=True)
     print(
         f"\nOne thread, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, {arguments.rounds} rounds."
     )
