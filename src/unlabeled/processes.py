@@ -111,9 +111,12 @@ def at_once() -> Iterator[None]:
         return
     done, failed, lost = threading.Event(), threading.Event(), []
     main, worker = threading.current_thread() is threading.main_thread(), threading.get_ident()
+    gpu = torch.cuda.current_device() if dist.get_backend() == "nccl" else None
 
     def tell() -> None:
         try:
+            if gpu is not None:  # a new thread would talk through the first one
+                torch.cuda.set_device(gpu)
             busy, broken = True, False
             while busy and not broken:
                 done.wait(SECONDS_BETWEEN_SIGNS)
