@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -755,7 +756,9 @@ def act(how: str, rank: int) -> str:
     if (how, rank) in (("dies", 0), ("other dies", 1)):
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGKILL)
-    if how == "other dies":
+    if how == "interrupted" and rank == 1:
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    if how == "other dies" or (how, rank) == ("interrupted", 0):
         time.sleep(SECONDS)
     return "done"
 
@@ -763,7 +766,9 @@ def act(how: str, rank: int) -> str:
 def meet(how: str, rank: int, folder: Path) -> None:
     """Act at once with another process, on connections that are given up after a second; write down what is heard."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in jobs that run in the background
+    # Ignored as in jobs that run in the background, but where it is to be heard.
+    before = signal.default_int_handler if (how, rank) == ("interrupted", 1) else signal.SIG_IGN
+    signal.signal(signal.SIGINT, before)
     fabric: Any = SimpleNamespace(local_rank=rank)
     dist.init_process_group(
         "gloo", f"file://{folder / 'meeting'}", timedelta(seconds=1), world_size=2, rank=rank
@@ -772,8 +777,9 @@ def meet(how: str, rank: int, folder: Path) -> None:
         try:
             with processes.together(fabric, lambda: "before the training began"), processes.at_once():
                 heard = act(how, rank)
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             heard = f"{type(error).__name__}: {error}"
+    assert signal.getsignal(signal.SIGINT) == before
     (folder / f"heard{rank}").write_text(heard)
     time.sleep(SECONDS if how == "fails" and rank == 0 else 0.5)  # it need not end for the other to hear
 
@@ -784,6 +790,7 @@ HEARD = {
     "fails": {0: "RuntimeError: broken decoder", 1: f"{LOST} began"},
     "dies": {1: f"{LOST} began"},
     "other dies": {0: f"{LOST} began"},
+    "interrupted": {0: f"{LOST} began", 1: "KeyboardInterrupt: "},
 }
 
 

@@ -208,6 +208,42 @@ def test_steps_that_are_left_out_count_as_samples_of_the_time_that_they_took(tmp
     assert run.history[-1]["samples_per_second"] * seconds == pytest.approx(24)
 
 
+def test_a_part_named_loss_hides_no_other(tmp_path: Path) -> None:
+    class Parts(Plain):
+        def forward(self, batch: Batch) -> dict[str, Tensor]:  # type: ignore[override]
+            loss = super().forward(batch)
+            return {"loss": loss, "rest": loss * torch.nan}
+
+    with pytest.raises(FloatingPointError, match="rest nan at step 0"):
+        unlabeled.pretrain(Parts(plain().encoder), pictures(), out=tmp_path / "run", steps=1, **FAST)
+
+
+def test_a_loss_of_several_numbers_is_refused(tmp_path: Path) -> None:
+    class Several(Plain):
+        def forward(self, batch: Batch) -> Tensor:
+            return super().forward(batch).expand(8)
+
+    with pytest.raises(ValueError, match=r"loss must be one number, got shape \(8,\)"):
+        unlabeled.pretrain(Several(plain().encoder), pictures(), out=tmp_path / "run", steps=1, **FAST)
+
+
+def test_buffers_may_grow_and_shrink_back_with_a_step_that_is_left_out(tmp_path: Path) -> None:
+    class Grows(Plain):
+        seen: Tensor
+
+        def __init__(self, encoder: nn.Module) -> None:
+            super().__init__(encoder)
+            self.register_buffer("seen", torch.ones(1))
+
+        def forward(self, batch: Batch) -> Tensor:
+            self.seen.resize_(len(self.seen) + 1).fill_(1.0)
+            return super().forward(batch) * (torch.nan if len(self.seen) == 3 else 1.0)
+
+    method = Grows(plain().encoder)
+    unlabeled.pretrain(method, pictures(), out=tmp_path / "run", steps=3, skip_nan=2, **FAST)
+    assert method.seen.tolist() == [1.0, 1.0]
+
+
 def test_mixed_precision_takes_almost_the_same_steps(tmp_path: Path) -> None:
     losses = {}
     for precision in ("32", "bf16"):

@@ -23,10 +23,15 @@ class Undo:
         self.owners = [module._buffers for module in method.modules()]
         self.forget()
 
+    @torch.no_grad()
     def hold(self) -> None:
         """Copy all values, into the memory of the copies before: fresh memory costs several times the copying."""
         buffers = [buffer for owner in self.owners for buffer in owner.values() if buffer is not None]
-        if len(buffers) != len(self.buffers) or any(map(is_not, buffers, self.buffers)):
+        if (
+            len(buffers) != len(self.buffers)
+            or any(map(is_not, buffers, self.buffers))
+            or any(buffer.shape != copy.shape for buffer, copy in zip(buffers, self.copies))
+        ):
             self.buffers, self.copies = buffers, [torch.empty_like(buffer) for buffer in buffers]
             self.places = [
                 (owner, name) for owner in self.owners for name, buffer in owner.items() if buffer is not None
@@ -40,10 +45,11 @@ class Undo:
         self.buffers: list[Tensor] = []
         self.copies: list[Tensor] = []
 
+    @torch.no_grad()
     def undo(self) -> None:
         """Give back the buffers that were there when they were held, with the values that they had."""
         for (owner, name), buffer, copy in zip(self.places, self.buffers, self.copies):
-            owner[name] = buffer.copy_(copy)
+            owner[name] = (buffer if buffer.shape == copy.shape else buffer.resize_(copy.shape)).copy_(copy)
 
 
 def infinite(method: Method) -> set[str]:

@@ -139,15 +139,19 @@ def at_once() -> Iterator[None]:
     thread.start()
     try:
         yield
+        done.set()
+        thread.join()  # which Ctrl-C may interrupt
     except BaseException as error:
         failed.set()
         if not (lost and isinstance(error, KeyboardInterrupt)):
             raise
     finally:
-        done.set()
-        thread.join()
-        if main:
-            signal.signal(signal.SIGINT, before)
+        try:
+            done.set()
+            thread.join()
+        finally:
+            if main:
+                signal.signal(signal.SIGINT, before)
     if lost:
         raise lost[0]
 

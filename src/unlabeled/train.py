@@ -229,21 +229,24 @@ class _Loop:
                 losses = self.module(batch)
                 named = losses if isinstance(losses, dict) else {"loss": losses}
                 total = reduce(torch.add, named.values())
+                if total.numel() != 1:
+                    raise ValueError(f"loss must be one number, got shape {tuple(total.shape)}")
                 self.descends = total.requires_grad  # else the method has moved its weights itself
                 # A loss of several players has no single value to hold against chance, but their sum can be watched.
-                shown = {"loss": total} | (named if len(named) > 1 else {}) | self.method.meters
+                shown = (named if len(named) > 1 else {}) | self.method.meters | {"loss": total}
                 values = {name: value.item() for name, value in shown.items()}
                 if gather.any_process(not math.isfinite(values["loss"]))[0]:
                     means = {name: gather.mean_over_processes(loss.detach()) for name, loss in named.items()}
                     found = ", ".join(f"{name} {value.item()}" for name, value in means.items())
-                    return self._leave_out(f"loss must be finite, got {found}", begin, size)
+                    rows = self.order[begin : begin + size]
+                    return self._leave_out(f"loss must be finite, got {found}", rows)
                 if self.descends:
                     self.backward(total if settings.accumulate == 1 else total / settings.accumulate)
             for name, value in values.items():
                 added[name] = added.get(name, 0.0) + value / settings.accumulate
         if not guard.finite_gradients(self.moved):  # after DDP's mean they are the same in all processes
-            size *= settings.accumulate
-            return self._leave_out("gradients must be finite, got infinite or NaN ones", within * size, size)
+            rows = self.order[within * settings.accumulate * size :][: settings.accumulate * size]
+            return self._leave_out("gradients must be finite, got infinite or NaN ones", rows)
         if gather.processes() > 1:  # so that a checkpoint of the first holds the sums of all
             means = gather.mean_over_processes(torch.tensor(list(added.values()), device=self.device))
             added = dict(zip(added, means.tolist(), strict=True))
@@ -358,12 +361,12 @@ class _Loop:
             with atomic(self.folder / LOG) as path:
                 path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
 
-    def _leave_out(self, found: str, begin: int, samples: int) -> None:
+    def _leave_out(self, found: str, rows: Tensor) -> None:
         """Undo a step that is not finite and go on behind it, or stop where it is one too many."""
         self.undo.undo()
         self.optimizer.zero_grad()
-        shown, more = self.order[begin:][: min(samples, SHOWN_ROWS)].tolist(), samples - SHOWN_ROWS
-        found = f"{found} at step {self.step} on samples {shown}{f' and {more} more' if more > 0 else ''}"
+        more = f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
+        found = f"{found} at step {self.step} on samples {rows[:SHOWN_ROWS].tolist()}{more}"
         if not self.descends or self.skipped >= self.settings.skip_nan:
             self._fail(found)
         self.skipped, self.step = self.skipped + 1, self.step + 1

@@ -148,6 +148,13 @@ def test_features_that_never_vary_are_ignored_even_when_they_vary_later():
     assert torch.equal(fitted(x), fitted(changed))
 
 
+@pytest.mark.parametrize("count", [1, 50, 100])
+def test_features_that_say_nothing_predict_the_commonest_class(count):
+    labels = torch.arange(count) % 3 // 2
+    fitted = linear.fit(torch.ones(count, 64), labels, 2)
+    assert (fitted(torch.ones(5, 64)).argmax(1) == 0).all()
+
+
 def test_the_same_labels_give_the_same_bits():
     first, second = (linear.fit(PIXELS[:300], LABELS[:300], 10) for _ in range(2))
     assert torch.equal(first.weight, second.weight)

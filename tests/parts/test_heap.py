@@ -38,10 +38,18 @@ def test_pages_are_asked_for_once_and_given_back_at_the_end() -> None:
     assert fresh_pages() > 0.5 * outside
 
 
+def test_memory_that_the_user_tunes_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    outside = fresh_pages()
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    with heap.kept():
+        fresh_pages()
+        assert fresh_pages() > 0.5 * outside
+
+
 def test_pages_are_given_back_after_an_error() -> None:
     before = held()
     with pytest.raises(KeyError), heap.kept():
         torch.empty(BYTES // 4).fill_(1.0)
         raise KeyError
     assert held() < before + BYTES // 2
-    assert not heap.inside
+    assert not heap._inside

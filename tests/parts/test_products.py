@@ -27,6 +27,13 @@ def test_products_in_every_layout(left: str, right: str, dtype: torch.dtype) -> 
     torch.testing.assert_close(products(rows, others), rows @ others.T, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(0, 4, 3), (2, 0, 3), (2, 4, 0)])
+def test_nothing_has_products_of_zero(shape: tuple[int, int, int]) -> None:
+    rows, dim, others = shape
+    found = products(torch.ones(rows, dim), torch.ones(others, dim))
+    assert torch.equal(found, torch.full((rows, others), float(dim)))
+
+
 @pytest.mark.parametrize("left", LAYOUTS)
 @pytest.mark.parametrize("right", LAYOUTS)
 def test_no_layout_is_slow(left: str, right: str) -> None:

@@ -234,13 +234,18 @@ def _decode(
 
 def _widen(stream: BinaryIO, sizes: list[tuple[int, ...]]) -> None:
     """Make the grey images written so far colour, the last one first so that none is overwritten unread."""
-    end = sum(height * width for height, width in sizes)
-    for height, width in reversed(sizes):
-        end -= height * width
-        stream.seek(end)
-        grey = stream.read(height * width)
-        stream.seek(3 * end)
-        stream.write(3 * grey)
+    areas = [height * width for height, width in sizes]
+    end = sum(areas)
+    while areas:
+        start, taken = end, []
+        while areas and end - start < _BLOCK:
+            taken.append(areas.pop())
+            start -= taken[-1]
+        stream.seek(start)
+        images = BytesIO(stream.read(end - start))
+        stream.seek(3 * start)
+        stream.writelines(3 * images.read(area) for area in reversed(taken))
+        end = start
     stream.seek(0, os.SEEK_END)
 
 

@@ -59,7 +59,8 @@ _FORMATS = [
 ]
 _LONGEST = 4
 _GAP = 3.0
-"""Times the stored size to which far larger images are averaged over blocks before they are resized."""
+"""Times the stored size to which far larger images are averaged over blocks before they are resized; Pillow averages
+over whole pixels, so over two at least."""
 _CHUNK = 32
 _STRIP = 2**22
 """Pixels that are worked on at a time where the work takes several times their memory."""

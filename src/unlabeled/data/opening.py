@@ -169,7 +169,7 @@ def kind_of(source: Openable) -> str:
     if path.is_dir():
         files = [name for _, _, names in os.walk(path) for name in names if not name.startswith(".")]
         files = files or [file.path for file in walk(path).files]  # behind links, which take longer to follow
-    found = Counter(file[file.rfind(".") :] for file in files)
+    found = Counter(os.path.splitext(file)[1] for file in files)
     counts = {
         kind: sum(count for ending, count in found.items() if ending.lower() in endings)
         for kind, endings in _ENDINGS.items()

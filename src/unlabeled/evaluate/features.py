@@ -68,7 +68,13 @@ def read(reader: Callable[[Batch], Tensor], data: "Data", *, batch_size: int = 2
     Raises:
         ValueError: A feature is NaN or infinite.
     """
-    features = torch.cat([reader(batch).flatten(1).float() for batch in data.batches(batch_size)])
+    features, done = torch.empty(0), 0
+    for batch in data.batches(batch_size):
+        found = reader(batch).flatten(1)
+        if not done:  # one piece of memory, so that none of the batches' lies between kept ones
+            features = found.new_empty(len(data), found.shape[1], dtype=torch.float32)
+        features[done : done + len(found)] = found
+        done += len(found)
     if not features.isfinite().all():
         broken = int((~features.isfinite().all(1)).sum())
         raise ValueError(

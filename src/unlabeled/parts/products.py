@@ -9,7 +9,7 @@ ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 def products(left: Tensor, right: Tensor) -> Tensor:
-    """`left @ right.T`; on CPUs by oneDNN where torch has it, in half the time that `@` takes on AMD's.
+    """`left @ right.T`, without a gradient; on CPUs by oneDNN where torch has it, on AMD's up to twice as fast as `@`.
 
     Args:
         left: Float, shape (rows, dim).
@@ -18,7 +18,7 @@ def products(left: Tensor, right: Tensor) -> Tensor:
     Returns:
         Float, shape (rows, others).
     """
-    if ONEDNN is None or left.device.type != "cpu" or left.dtype != torch.float32:
+    if ONEDNN is None or left.device.type != "cpu" or left.dtype != torch.float32 or not left.numel():
         return left @ right.T
     # Other layouts are up to a thousand times as slow, but for a transposed one on the right.
     right = right if right.mT.is_contiguous() else right.contiguous()
