@@ -716,6 +716,30 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, State]:
     return finished(launched(folder, "--devices"), folder)
 
 
+def said_without(
+    victim: int, process: subprocess.Popen[bytes], folder: Path, launcher: str, sign: Path
+) -> str:
+    """What is said until all have ended, when one of two processes is killed as soon as a file is there."""
+    said, ranks = folder / "said", []
+    try:
+        deadline = time.monotonic() + SECONDS
+        while not sign.is_file():
+            assert process.poll() is None and time.monotonic() < deadline, said.read_text()
+            time.sleep(0.05)
+        ranks = children(process) if launcher == "torchrun" else [process.pid, *children(process)]
+        assert len(ranks) == 2
+        os.kill(ranks[victim], signal.SIGKILL)
+        killed = time.monotonic()
+        while process.poll() is None or any(map(runs, ranks)):
+            assert time.monotonic() - killed < MINUTE, said.read_text()
+            time.sleep(0.05)
+    finally:
+        for pid in filter(runs, [process.pid, *ranks]):
+            os.kill(pid, signal.SIGKILL)
+    assert process.returncode != 0 and "gloo" not in said.read_text()
+    return said.read_text()
+
+
 @pytest.mark.golden
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the processes in /proc")
 @pytest.mark.parametrize("launcher", ["--devices", "torchrun"])
@@ -723,27 +747,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, State]:
 def test_a_killed_process_ends_the_others_with_a_word_and_the_run_resumes_to_the_same_bits(
     launcher: str, victim: int, undisturbed: dict[str, State], tmp_path: Path
 ) -> None:
-    process = launched(tmp_path, launcher)
-    ranks: list[int] = []
-    try:
-        deadline = time.monotonic() + SECONDS
-        while not (tmp_path / "run" / CHECKPOINT).is_file():
-            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "said").read_text()
-            time.sleep(0.05)
-        ranks = children(process) if launcher == "torchrun" else [process.pid, *children(process)]
-        assert len(ranks) == 2
-        os.kill(ranks[victim], signal.SIGKILL)
-        killed = time.monotonic()
-        while process.poll() is None or any(map(runs, ranks)):
-            assert time.monotonic() - killed < MINUTE, (tmp_path / "said").read_text()
-            time.sleep(0.05)
-    finally:
-        for pid in filter(runs, [process.pid, *ranks]):
-            os.kill(pid, signal.SIGKILL)
-    said = (tmp_path / "said").read_text()
-    assert process.returncode != 0 and "unlabeled: lost another of the 2 processes, which was killed" in said
-    assert "--resume continues from it" in said and "gloo" not in said
-    assert read_checkpoint(tmp_path / "run" / CHECKPOINT)[1]["step"] < 120
+    checkpoint = tmp_path / "run" / CHECKPOINT
+    said = said_without(victim, launched(tmp_path, launcher), tmp_path, launcher, checkpoint)
+    assert "unlabeled: lost another of the 2 processes, which was killed" in said
+    assert "--resume continues from it" in said
+    assert read_checkpoint(checkpoint)[1]["step"] < 120
     assert_bits(finished(launched(tmp_path, launcher, "--resume"), tmp_path), undisturbed)
 
 
@@ -844,23 +852,8 @@ if __name__ == "__main__":
 @pytest.mark.golden
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the processes in /proc")
 def test_a_process_that_is_killed_while_it_decodes_ends_the_other_with_a_word(tmp_path: Path) -> None:
-    process, ranks = launched(tmp_path, "torchrun", script=SLOW), []
-    try:
-        deadline = time.monotonic() + SECONDS
-        while not (tmp_path / "decoding").is_file():
-            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "said").read_text()
-            time.sleep(0.05)
-        ranks = children(process)
-        os.kill(ranks[0], signal.SIGKILL)
-        killed = time.monotonic()
-        while process.poll() is None or any(map(runs, ranks)):
-            assert time.monotonic() - killed < MINUTE, (tmp_path / "said").read_text()
-            time.sleep(0.05)
-    finally:
-        for pid in filter(runs, [process.pid, *ranks]):
-            os.kill(pid, signal.SIGKILL)
-    said = (tmp_path / "said").read_text()
-    assert process.returncode != 0 and "gloo" not in said
+    process = launched(tmp_path, "torchrun", script=SLOW)
+    said = said_without(0, process, tmp_path, "torchrun", tmp_path / "decoding")
     assert said.count(f"unlabeled: {LOST.partition(': ')[2]} began\n") == 1
 
 
