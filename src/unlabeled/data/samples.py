@@ -25,6 +25,7 @@ class About(TypedDict, total=False):
     labels: Tensor | None
     classes: list[str] | None
     factors: Mapping[str, Tensor] | None
+    groups: Tensor | None
     skipped: Sequence[Skipped]
 
 
@@ -41,6 +42,9 @@ class Data:
         classes: Names of the classes by label.
         factors: What else is known of each sample, by name: classes as int64 or quantities as float, shape
             (samples,); like labels, for evaluation only.
+        groups: Number of the recording, document, speaker or other source of each sample, int64, shape
+            (samples,): samples of one group are not independent, so splits and intervals keep them together.
+            None where every sample stands alone.
         skipped: What was found but could not be used.
     """
 
@@ -57,19 +61,21 @@ class Data:
         labels: Tensor | None = None,
         classes: list[str] | None = None,
         factors: Mapping[str, Tensor] | None = None,
+        groups: Tensor | None = None,
         skipped: Sequence[Skipped] = (),
     ) -> None:
         self.name, self.paths, self.labels, self.classes = name, list(paths), labels, classes
-        self.factors, self.skipped = dict(factors or {}), list(skipped)
+        self.factors, self.groups, self.skipped = dict(factors or {}), groups, list(skipped)
         self.device = torch.device("cpu")
 
     @property
     def about(self) -> About:
-        """Labels, classes, factors and skipped files, as other data made of the same samples takes them."""
+        """Labels, classes, factors, groups and skipped files, as other data made of the same samples takes them."""
         return {
             "labels": self.labels,
             "classes": self.classes,
             "factors": self.factors,
+            "groups": self.groups,
             "skipped": self.skipped,
         }
 
@@ -118,6 +124,7 @@ class Data:
         part.paths = [self.paths[row] for row in rows.tolist()]
         part.labels = None if self.labels is None else self.labels[rows]
         part.factors = {name: values[rows] for name, values in self.factors.items()}
+        part.groups = None if self.groups is None else self.groups[rows]
         part._keep(rows)
         return part
 
