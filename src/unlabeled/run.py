@@ -72,9 +72,9 @@ class Run:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """Options of `open_data` that suit the encoder; sizes and unreadable files are borne as in training."""
+        """Options of `open_data` that suit the encoder; sizes, pages and unreadable files are as in training."""
         given = self.config.get("settings", {})
-        kept = {name: given[name] for name in ("store_size", "max_broken") if name in given}
+        kept = {name: given[name] for name in ("store_size", "max_broken", "pages") if name in given}
         return reading(self.encoder, self.kind) | kept
 
     @property
@@ -163,6 +163,8 @@ def reading(encoder: "Encoder", kind: str) -> dict[str, Any]:
     options = {"kind": kind, "store_size": store_size(kind, config.get("image_size"))}
     if kind == "image":
         options["channels"] = config["in_channels"]
+    if levels := config.get("levels"):
+        options["levels"] = levels
     if "sample_rate" in config:
         options["sample_rate"] = config["sample_rate"]
     return options

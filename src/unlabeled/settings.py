@@ -33,6 +33,8 @@ class Settings:
         weight_decay: Decay of all weights but norms and biases.
         image_size: Height and width in pixels of the encoder's input.
         store_size: Shorter side in pixels at which decoded pictures are kept; larger ones are shrunk to it once.
+        levels: Values that become black and white, as LOW,HIGH, where images have more than 8 bits; chosen if left out.
+        pages: What is read of image files of several pages: first, all (each an image) or bands (one image of them).
         seed: Seed of every random choice.
         device: auto, cpu, cuda or mps.
         precision: auto, 32, or bf16 (mixed precision).
@@ -55,6 +57,8 @@ class Settings:
     weight_decay: float | None = None
     image_size: int | None = None
     store_size: int | None = None
+    levels: str | None = None
+    pages: Literal["first", "all", "bands"] | None = None
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "32", "bf16"] = "auto"
@@ -85,6 +89,7 @@ class Settings:
         check.fraction(max_broken=self.max_broken)
         check.choice(RECIPES, optimizer=self.optimizer)
         check.choice(("default", "rescaled"), init=self.init)
+        check.choice((None, "first", "all", "bands"), pages=self.pages)
         check.choice(("auto", "cpu", "cuda", "mps"), device=self.device)
         check.choice(("auto", "32", "bf16"), precision=self.precision)
         if self.epochs and self.steps:

@@ -104,6 +104,10 @@ def pretrain(
         torch.manual_seed(wanted.seed)
         built = plan.build(planned, opened, folder / ENCODER if resume else None)
         built_as = getattr(built.encoder, "config", {})
+        if levels := getattr(opened, "levels", None):  # what is read for this encoder later is mapped alike
+            built_as["levels"] = levels
+        if built_as.get("kind") == "image" and opened.shape["channels"] not in (1, 3):
+            progress.say(f"{opened.shape['channels']} channels: saturation, hue and graying, which need 3, are left out of views")
         wanted.encoder = wanted.encoder or built_as.get("name")
         wanted.image_size = wanted.image_size or built_as.get("image_size")
         samples = built.reads(opened).to(fabric.device)
@@ -386,6 +390,8 @@ def _open(data: Any, planned: plan.Plan, progress: Progress) -> Data:
         store_size=settings.store_size or store_size(kind, settings.image_size),
         workers=settings.workers,
         max_broken=settings.max_broken,
+        levels=settings.levels,
+        pages=settings.pages or "first",
         progress=progress.decoding,
     )
 

@@ -1,50 +1,64 @@
 """Images that are arrays already: tensors, numpy arrays, .npy and .npz files.
 
-Accepted are uint8, or floats in 0..1, of shape (samples, height, width), (samples, height, width, channels)
-or (samples, channels, height, width). A tensor of four axes is always the last of these; in numpy the
-channel axis is the one of size 1 or 3, else the smaller one. An .npz file holds `images` and perhaps
-`labels`, or both once per split as `train_images`, `train_labels`, `test_images` and so on. Nothing is
-unpickled, nothing is resized.
+Accepted are numbers of any type, of shape (samples, height, width), (samples, height, width, channels) or (samples,
+channels, height, width). A tensor of four axes is always the last of these; in numpy the channel axis is the one of
+size 1 or 3, else the smaller one. What is not uint8 is mapped to it by the range of the array (see `levels`). An .npz
+file holds `images` and perhaps `labels`, or both once per split as `train_images`, `train_labels`, `test_images` and so
+on. Nothing is unpickled, nothing is resized.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from numpy.lib.npyio import NpzFile
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unlabeled import check
-from unlabeled.data.images import Images, from_images
+from unlabeled.data.images import Images, from_images, with_channels
+from unlabeled.data.levels import Levels, Ranges, finite, kind_of, say, storable, to_uint8
 
 __all__ = ["as_integers", "as_tensor", "as_uint8", "find_file", "from_array", "read_npy", "read_npz"]
 
-_UNPACKED, _RATIO = 2**28, 100
+UNPACKED, UNPACKED_RATIO = 2**28, 100
 """Bytes that any .npz file may unpack to, and how many for each byte of a larger one."""
+_VALUES = 2**16
+"""Values of a channel that are mapped at a time."""
 _SPLITS = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
 
 
-def find_file(path: Path, channels: int | None) -> Mapping[str, Callable[[], Images]]:
+def find_file(
+    path: Path, channels: int | None, levels: Levels | None = None
+) -> Mapping[str, Callable[[], Images]]:
     """What opens the images of a .npy or .npz file, by split; "all" where there are no splits.
 
     Args:
         path: The file.
-        channels: 1 or 3 to convert to; None leaves them as they are.
+        channels: As in `from_array`.
+        levels: As in `from_array`.
 
     Raises:
         ValueError: The file holds no images in the form above.
     """
     if path.suffix.lower() == ".npy":
-        return {"all": partial(from_array, read_npy(path), None, str(path), channels)}
+        return {"all": partial(from_array, read_npy(path), None, str(path), channels, None, levels)}
     content, keys = read_npz(path, ("images", "labels"))
     parts = {"": "all"} | {f"{name}_": split for name, split in _SPLITS.items()}
     found = {
         split: partial(
-            from_array, content[f"{prefix}images"], content.get(f"{prefix}labels"), str(path), channels
+            from_array,
+            content[f"{prefix}images"],
+            content.get(f"{prefix}labels"),
+            str(path),
+            channels,
+            None,
+            levels,
         )
         for prefix, split in parts.items()
         if f"{prefix}images" in content
@@ -87,10 +101,10 @@ def read_npz(path: Path, endings: tuple[str, ...] = ("",)) -> tuple[dict[str, np
         with path.open("rb") as stream, NpzFile(stream, allow_pickle=False) as file:
             assert file.zip is not None
             size = sum(member.file_size for member in file.zip.infolist())
-            most = max(_UNPACKED, _RATIO * os.fstat(stream.fileno()).st_size)
+            most = max(UNPACKED, UNPACKED_RATIO * os.fstat(stream.fileno()).st_size)
             if size > most:
                 raise ValueError(
-                    f"it unpacks to {size} bytes, which is more than {_RATIO} for each of its own"
+                    f"it unpacks to {size} bytes, which is more than {UNPACKED_RATIO} for each of its own"
                 )
             content = {key: file[key] for key in file.files if key.endswith(endings)}
             keys = list(file.files)
@@ -135,6 +149,7 @@ def from_array(
     name: str = "array",
     channels: int | None = None,
     classes: list[str] | None = None,
+    levels: Levels | None = None,
 ) -> Images:
     """Data of an array in one of the forms above.
 
@@ -142,43 +157,80 @@ def from_array(
         images: The array.
         labels: Class of each sample, integers, shape (samples,) or (samples, 1).
         name: What the data is called in reports and messages.
-        channels: 1 or 3 to convert to; None leaves them as they are.
+        channels: Channels that it must have; 1 and 3 are converted to each other; None leaves them as they are.
         classes: Names of the classes by label.
+        levels: Values that become 0 and 255, as `data.levels` has them; None takes those that suit the array.
 
     Raises:
         ValueError: The type, the shape or the values are others, or the labels do not fit.
     """
-    pixels = as_uint8(_channels_first(images, name), name)
+    pixels, levels = _mapped(_channels_first(images, name), name, levels)
     if channels is not None and channels != pixels.shape[1]:
-        pixels = _converted(pixels, channels, name)
+        try:
+            pixels = torch.from_numpy(with_channels(pixels.numpy(), channels))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
     numbers = None if labels is None else as_integers(labels, len(pixels), "labels", name)
-    return from_images(pixels, numbers, name=name, classes=classes)
+    data = from_images(pixels, numbers, name=name, classes=classes)
+    data.levels = levels
+    return data
 
 
-def _channels_first(images: np.ndarray | Tensor, name: str) -> Tensor:
-    tensor = images if isinstance(images, Tensor) else _tensor(images, name)
-    if tensor.ndim == 3:
-        tensor = rearrange(tensor, "samples height width -> samples 1 height width")
-    elif tensor.ndim == 4 and not isinstance(images, Tensor):
-        first, last = tensor.shape[1], tensor.shape[3]
-        usual = (first in (1, 3), last in (1, 3))
-        if usual == (False, True) or (usual[0] == usual[1] and last < first):
-            tensor = rearrange(tensor, "samples height width channels -> samples channels height width")
-    if tensor.ndim != 4 or 0 in tensor.shape:
-        raise ValueError(
-            f"{name} must have axes samples, height, width (and channels), got shape {tuple(images.shape)}"
-        )
-    return tensor
+def bands_are_last(first: int, last: int) -> bool:
+    """Whether channels stand last, by the lengths of the axis before height and width and of that behind them."""
+    usual = (first in (1, 3), last in (1, 3))
+    return usual == (False, True) or (usual[0] == usual[1] and last < first)
 
 
-def _tensor(images: np.ndarray, name: str) -> Tensor:
-    if images.dtype != np.uint8 and images.dtype.kind != "f":
-        raise ValueError(f"{name} must be uint8 in 0..255 or floats in 0..1, got {images.dtype}")
-    if images.itemsize > 8:
-        raise ValueError(f"floats of {name} must have at most 64 bits, got {images.dtype}")
-    if not images.flags.writeable or images.dtype.byteorder == ">":
-        images = np.array(images, images.dtype.newbyteorder("="))
-    return torch.from_numpy(images)
+def _channels_first(images: np.ndarray | Tensor, name: str) -> Tensor | np.ndarray:
+    shape = tuple(images.shape)
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.ndim == 4 and isinstance(images, np.ndarray) and bands_are_last(images.shape[1], images.shape[3]):
+        images = images.transpose(0, 3, 1, 2)
+    if images.ndim != 4 or 0 in shape:
+        raise ValueError(f"{name} must have axes samples, height, width (and channels), got shape {shape}")
+    return images
+
+
+def _mapped(images: Tensor | np.ndarray, name: str, known: Levels | None) -> tuple[Tensor, Levels | None]:
+    """Pixels as uint8, shape (samples, channels, height, width), and the range of values that was mapped to it."""
+    if isinstance(images, Tensor):
+        if images.dtype == torch.uint8:
+            return images, None
+        images = images.detach().cpu()
+        images = (images.float() if images.dtype == torch.bfloat16 else images).numpy()
+    if images.dtype == np.uint8:
+        return torch.from_numpy(images if images.flags.writeable else images.copy()), None
+    samples, channels, height, width = images.shape
+    rows = max(1, _VALUES // (height * width))
+
+    def parts() -> Iterator[tuple[int, NDArray[Any]]]:
+        for start in range(0, samples, rows):
+            part = images[start : start + rows]
+            if part.dtype.kind == "f" and not np.isfinite(part).all():
+                part = np.stack([finite(image)[0] for image in part])
+            yield start, storable(rearrange(part, "samples channels height width -> channels (samples height) width"))
+
+    mapped, beyond = np.empty(images.shape, np.uint8), 0
+    try:
+        kind = kind_of(storable(images[:1]))
+        if kind is not None and kind not in (known or {}):
+            ranges = Ranges()
+            for _, part in parts():
+                ranges.add(part)
+            known = (known or {}) | ranges.choose()
+        for start, part in parts():
+            pixels, clipped = to_uint8(part, known or {})
+            mapped[start : start + rows] = pixels.reshape(channels, -1, height, width).swapaxes(0, 1)
+            beyond += clipped
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if kind is None:
+        return torch.from_numpy(mapped), None
+    assert known is not None
+    say(name, known, beyond / mapped.size)
+    return torch.from_numpy(mapped), known
 
 
 def as_uint8(images: Tensor, name: str) -> Tensor:
@@ -191,13 +243,3 @@ def as_uint8(images: Tensor, name: str) -> Tensor:
     if not (low >= 0 and high <= 1):
         raise ValueError(f"{name} must be uint8 in 0..255 or floats in 0..1, got floats in {low:g}..{high:g}")
     return (images * 255).round().to(torch.uint8)
-
-
-def _converted(images: Tensor, channels: int, name: str) -> Tensor:
-    if images.shape[1] == 1:
-        return repeat(images, "samples 1 height width -> samples channels height width", channels=channels)
-    if images.shape[1] == 3:
-        weights = torch.tensor([0.299, 0.587, 0.114])
-        grey = torch.einsum("nchw,c->nhw", images.float(), weights).round().to(torch.uint8)
-        return rearrange(grey, "samples height width -> samples 1 height width")
-    raise ValueError(f"channels of {name} must be {images.shape[1]}, as it has, got {channels}")

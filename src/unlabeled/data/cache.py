@@ -1,17 +1,20 @@
 """Decode once: all images of a source in one flat file, trusted only when it fits its checksums.
 
-A cache is a folder of two files, `pixels.bin` (uint8, one image after the other) and `index.json`, built
-under another name and renamed when it is complete. Its own name is a hash of everything the pixels depend
-on.
+A cache is a folder of two files, `pixels.bin` (one image after the other) and `index.json`, built under another name
+and renamed when it is complete. Its own name is a hash of everything the pixels depend on. Images are stored as they
+were decoded; where they are wanted in other channels or in fewer bits, what comes of the conversion is a cache of its
+own.
 """
 
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -26,14 +29,16 @@ import torch
 from torch import Tensor
 
 from unlabeled import check
-from unlabeled.data.decode import Temporary, decode_all
+from unlabeled.data.decode import Pages, Temporary, decode_all
+from unlabeled.data.images import with_channels
+from unlabeled.data.levels import Levels, Ranges, say, say_once, to_uint8
 from unlabeled.data.samples import Skipped
 from unlabeled.data.sources import Source
 
 __all__ = ["Progress", "Stored", "default_folder", "folder_of", "kept", "stored"]
 
 Progress = Callable[[int, int | None], None]
-_VERSION = 3
+_VERSION = 4
 _WHOLE = 256 * 2**20
 _BLOCK, _BLOCKS = 2**20, 128
 _DAY_SECONDS = 24 * 3600
@@ -91,9 +96,11 @@ def stored(
     source: Source,
     *,
     store_size: int,
-    channels: int | None,
     workers: int,
     folder: Path | None,
+    channels: int | None = None,
+    levels: Levels | None = None,
+    pages: Pages = "first",
     progress: Progress | None = None,
 ) -> Stored:
     """Decoded images of a source, from the cache where that is whole and fits the source.
@@ -101,16 +108,56 @@ def stored(
     Args:
         source: Where the images come from.
         store_size: Shorter side in pixels to which larger images are resized.
-        channels: 1 or 3; None finds out.
         workers: Threads that decode.
         folder: Where caches lie; None keeps the images in memory only.
+        channels: Channels of all images; None finds out.
+        levels: Values that become 0 and 255, for numbers of more than 8 bits; None takes those that suit the source.
+        pages: What is read of a file of several pages, as in `decode.read`.
         progress: Called with the images done so far and their number, None where that is unknown.
+
+    Raises:
+        ValueError: There is no image, or the images have other channels that cannot be converted.
     """
 
     def decoded(stream: BinaryIO) -> dict[str, Any]:
-        return _decode(source, stream, store_size, channels, workers, progress)
+        return _decode(source, stream, store_size, pages, workers, progress)
 
-    return kept(["images", source.fingerprint, store_size, channels], decoded, folder)
+    key = ["images", source.fingerprint, store_size, pages]
+    base = kept(key, decoded, folder)
+    given, deep = base.about["channels"], base.about["levels"]
+    for text, count in base.about["notes"].items():
+        say_once(f"{source.name}: {count} of {len(base.about['paths'])} images: {text}")
+    if not deep and channels in (None, given):
+        return base
+    if channels not in (None, given) and {channels, given} != {1, 3}:
+        raise ValueError(f"channels of {source.name} must be {given}, as its images have, got {channels}")
+    ranges = {kind: (levels or {}).get(kind, found) for kind, found in deep.items()}
+    if bad := [found for found in ranges.values() if len(found) not in (1, given)]:
+        raise ValueError(f"levels of {source.name} must be 1 or {given} ranges, one a band, got {len(bad[0])}")
+    key = ["converted", *key, channels or given, ranges]
+    converted = kept(key, lambda stream: _convert(base, stream, channels or given, ranges), folder)
+    if deep:
+        say(source.name, ranges, converted.about["beyond"])
+    return converted
+
+
+def _convert(base: Stored, stream: BinaryIO, channels: int, levels: Levels) -> dict[str, Any]:
+    """Write stored images in 8 bits and other channels and describe them."""
+    about, beyond, start = base.about, 0, 0
+    count, pixels = len(about["paths"]), base.pixels.numpy()
+    for size, kind in zip(_each(about["sizes"], count), _each(about["types"], count)):
+        shape = (about["channels"], *size)
+        end = start + math.prod(shape) * np.dtype(kind).itemsize
+        image, clipped = to_uint8(pixels[start:end].view(kind).reshape(shape), levels)
+        stream.write(np.ascontiguousarray(with_channels(image, channels)).data)
+        beyond, start = beyond + clipped, end
+    share = beyond / sum(about["channels"] * math.prod(size) for size in _each(about["sizes"], count))
+    return about | {"channels": channels, "types": ["uint8"], "levels": levels, "beyond": share}
+
+
+def _each(values: list[Any], count: int) -> list[Any]:
+    """A value for each of so many images, which may all have the same one."""
+    return values if len(values) == count else values * count
 
 
 @cache
@@ -196,35 +243,47 @@ def _decode(
     source: Source,
     stream: BinaryIO,
     store_size: int,
-    channels: int | None,
+    pages: Pages,
     workers: int,
     progress: Progress | None,
 ) -> dict[str, Any]:
     """Write all images of a source one after the other and describe them."""
     reading = source.read()
-    kept_channels, sizes, paths, labels = channels, [], [], []
+    channels, first = 0, ""
+    sizes, types, paths, labels = [], [], [], []
     skipped: list[Skipped] = []
-    for done, (item, image) in enumerate(decode_all(reading.items, store_size, channels, workers), 1):
-        if isinstance(image, str):
-            skipped.append(Skipped(item.path, image))
-        else:
-            if kept_channels == 1 and len(image) == 3:
-                _widen(stream, sizes)
-            kept_channels = max(kept_channels or 0, len(image))
-            for _ in range(kept_channels // len(image)):
-                stream.write(image.data)
-            sizes.append(image.shape[1:])
-            paths.append(item.path)
-            labels.append(item.label)
+    ranges, notes = Ranges(), Counter()
+    for done, (item, image) in enumerate(decode_all(reading.items, store_size, workers, pages), 1):
         if progress is not None:
             progress(done, reading.total)
+        if isinstance(image, str):
+            skipped.append(Skipped(item.path, image))
+            continue
+        pixels = image.pixels
+        if channels not in (0, len(pixels)) and {channels, len(pixels)} != {1, 3}:
+            skipped.append(Skipped(item.path, f"{len(pixels)} channels, where {first} has {channels}"))
+            continue
+        if (channels, len(pixels)) == (1, 3):
+            _widen(stream, [math.prod(size) * np.dtype(kind).itemsize for size, kind in zip(sizes, types)])
+        channels, first = max(channels, len(pixels)), first or item.path
+        for _ in range(channels // len(pixels)):
+            stream.write(pixels.data)
+        ranges.add(pixels)
+        notes.update(image.notes)
+        sizes.append(pixels.shape[1:])
+        types.append(pixels.dtype.name)
+        paths.append(item.path)
+        labels.append(item.label)
     if not sizes:
         reasons = "; ".join(check.one_line(f"{skip.path}: {skip.reason}") for skip in skipped[:3])
         raise ValueError(f"no images in {source.name}; {len(skipped)} could not be decoded: {reasons}")
     classes, labels = _numbered(reading.classes, labels)
     return {
-        "channels": kept_channels,
+        "channels": channels,
         "sizes": sizes if len(set(sizes)) > 1 else sizes[:1],
+        "types": types if len(set(types)) > 1 else types[:1],
+        "levels": ranges.choose(),
+        "notes": dict(notes),
         "paths": paths,
         "labels": labels,
         "classes": classes,
@@ -232,9 +291,13 @@ def _decode(
     }
 
 
-def _widen(stream: BinaryIO, sizes: list[tuple[int, ...]]) -> None:
-    """Make the grey images written so far colour, the last one first so that none is overwritten unread."""
-    areas = [height * width for height, width in sizes]
+def _widen(stream: BinaryIO, areas: list[int]) -> None:
+    """Make the grey images written so far colour, the last one first so that none is overwritten unread.
+
+    Args:
+        stream: Open for reading and writing.
+        areas: Bytes of each image.
+    """
     end = sum(areas)
     while areas:
         start, taken = end, []

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from typing import Self, Unpack
 
+import numpy as np
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor
 
+from unlabeled.data.levels import Levels
 from unlabeled.data.samples import About, Batch, Data
 
-__all__ = ["Images", "fits_on", "from_images"]
+__all__ = ["Images", "fits_on", "from_images", "with_channels"]
 
 
 class Images(Data):
@@ -43,6 +45,8 @@ class Images(Data):
         self.pixels, self.sizes, self.channels = pixels, sizes, channels
         self.image_size = int(sizes.amin(1).median())
         """Suggested side of training images in pixels: the common size, or the usual shorter side."""
+        self.levels: Levels | None = None
+        """Values that became 0 and 255 where the pixels had more than 8 bits."""
         self.device = pixels.device
         self.offsets = lengths.cumsum(0) - lengths
         """Where each image starts in `pixels`, int64, shape (samples,)."""
@@ -129,3 +133,26 @@ def from_images(
         labels=labels,
         classes=classes,
     )
+
+
+def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """Grey as colour and colour as grey, as Pillow weighs it.
+
+    Args:
+        pixels: uint8, shape (..., channels, height, width).
+        channels: 1 or 3, or as many as there are.
+
+    Raises:
+        ValueError: There are others.
+    """
+    given = pixels.shape[-3]
+    if given == channels:
+        return pixels
+    if (given, channels) == (1, 3):
+        return repeat(pixels, "... 1 height width -> ... channels height width", channels=3)
+    if (given, channels) != (3, 1):
+        raise ValueError(f"channels must be {given}, as the images have, got {channels}")
+    grey = np.full(pixels[..., 0, :, :].shape, 2**15, np.uint32)
+    for band, weight in enumerate((19595, 38470, 7471)):
+        grey += pixels[..., band, :, :] * np.uint32(weight)
+    return (grey >> 16).astype(np.uint8)[..., None, :, :]

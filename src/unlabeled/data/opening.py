@@ -18,8 +18,10 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.data import arrays, builtin
 from unlabeled.data.cache import Progress, folder_of, stored
+from unlabeled.data.decode import PAGES, Pages
 from unlabeled.data.files import walk
 from unlabeled.data.images import Images
+from unlabeled.data.levels import Levels, parsed
 from unlabeled.data.samples import Data, Skipped
 from unlabeled.data.sources import Source, find_hub, find_path, find_torchvision
 
@@ -28,6 +30,7 @@ __all__ = [
     "STORE_SIZE",
     "How",
     "kind_of",
+    "levels_of",
     "open_data",
     "open_splits",
     "parts",
@@ -67,6 +70,8 @@ def open_data(
     store_size: int | None = None,
     channels: int | None = None,
     sample_rate: int | None = None,
+    levels: Any = None,
+    pages: Pages = "first",
     workers: int | None = None,
     max_broken: float = 0.1,
     cache: str | os.PathLike[str] | bool | None = None,
@@ -90,8 +95,13 @@ def open_data(
             or by the endings of the files, and takes for images what tells nothing.
         store_size: Shorter side in pixels to which larger images are resized, 160 if None; smaller ones and
             arrays are kept as they are.
-        channels: 1 for grey or 3 for colour; None makes everything grey only where every image is.
+        channels: 1 for grey or 3 for colour, or as many bands as the images have; None makes everything grey only
+            where every image is.
         sample_rate: Samples of sound per second, in hertz; None takes the commonest of the source.
+        levels: Values of images of more than 8 bits that become 0 and 255: "LOW,HIGH", such a pair, or a table of
+            pairs as in `levels`; None takes those that suit all images of the split (see `levels`).
+        pages: What is read of an image file of several pages: the first; all, each as an image of its own; or bands,
+            one image whose bands are the pages.
         workers: Threads that decode, as many as processors if None.
         max_broken: Largest share, in 0..1, of the images that may be unreadable. Files that were never meant
             to be images (.txt, .json, hidden ones) are listed as skipped, but not counted.
@@ -101,7 +111,7 @@ def open_data(
     Raises:
         ValueError: There is nothing of that name, no image in it, no such split, or too much of it is broken.
     """
-    how = How(store_size, channels, workers, max_broken, cache, progress, sample_rate)
+    how = How(store_size, channels, workers, max_broken, cache, progress, sample_rate, levels, pages)
     parts = _parts(source, kind, how)
     split = {"val": "validation", "valid": "validation", "dev": "validation"}.get(split or "", split)
     if split is None:
@@ -133,8 +143,16 @@ def open_splits(source: Openable, **options: Any) -> tuple[Data, Data]:
     if len(tests) > 1 and (test.labels is None or bool((test.labels < 0).all())):
         test = splits["validation"]()
     if train.kind == "image" and train.shape["channels"] != test.shape["channels"]:
-        return open_splits(source, **options | {"channels": 3})
+        return open_splits(source, **options | {"channels": max(train.shape["channels"], test.shape["channels"])})
+    known, found = levels_of(train), levels_of(test)
+    if any(known[kind] != found[kind] for kind in known.keys() & found.keys()):
+        return open_splits(source, **options | {"levels": found | known})
     return same_classes(train, test)
+
+
+def levels_of(data: Data) -> Levels:
+    """Values that became 0 and 255 in images of more than 8 bits; empty where there are none."""
+    return getattr(data, "levels", None) or {}
 
 
 def store_size(kind: str, image_size: int | None) -> int | None:
@@ -220,6 +238,7 @@ def _parts(source: Openable, kind: str | None, how: "How") -> Mapping[str, Calla
     check.choice(KINDS, kind=kind)
     if kind == "image":
         return _Opener(how).parts(source)
+    check.choice((None, 1, 3), channels=how.channels)
     opener = importlib.import_module(f"unlabeled.data.{KINDS[kind]}")
     if word in builtin.NAMES:
         return {split: partial(opener.built_in, named, split) for split in ("train", "test")}
@@ -239,11 +258,14 @@ class How:
     cache: str | os.PathLike[str] | bool | None = None
     progress: Progress | None = None
     sample_rate: int | None = None
+    levels: Any = None
+    pages: Pages = "first"
 
     def __post_init__(self) -> None:
         check.fraction(max_broken=self.max_broken)
-        check.choice((None, 1, 3), channels=self.channels)
-        for name in ("store_size", "workers", "sample_rate"):
+        check.choice(PAGES, pages=self.pages)
+        parsed(self.levels)
+        for name in ("channels", "store_size", "workers", "sample_rate"):
             if (value := getattr(self, name)) is not None:
                 check.at_least(1, **{name: value})
 
@@ -258,7 +280,9 @@ class _Opener:
         """What opens each split of a source; "all" where it has none."""
         assert not isinstance(source, Data)
         if isinstance(source, (np.ndarray, Tensor)):
-            return {"all": lambda: arrays.from_array(source, channels=self.how.channels)}
+            return {
+                "all": lambda: arrays.from_array(source, channels=self.how.channels, levels=self._levels)
+            }
         name = os.fspath(source)
         if name in builtin.NAMES:
             load = partial(builtin.load, name, channels=self.how.channels)
@@ -271,8 +295,12 @@ class _Opener:
         if not path.exists():
             raise ValueError(_not_found(name, path))
         if path.suffix.lower() in (".npy", ".npz") and path.is_file():
-            return arrays.find_file(path, self.how.channels)
+            return arrays.find_file(path, self.how.channels, self._levels)
         return self._encoded(find_path(path, name))
+
+    @property
+    def _levels(self) -> Levels:
+        return parsed(self.how.levels)
 
     def _encoded(self, sources: dict[str, Source]) -> Mapping[str, Callable[[], Data]]:
         return {split: lambda found=found: self._decoded(found) for split, found in sources.items()}
@@ -284,7 +312,7 @@ class _Opener:
                 return self._decoded(source)
             labels = getattr(dataset, "targets", getattr(dataset, "labels", None))
             return arrays.from_array(
-                images, labels, name, self.how.channels, getattr(dataset, "classes", None)
+                images, labels, name, self.how.channels, getattr(dataset, "classes", None), self._levels
             )
 
         found = find_torchvision(name.removeprefix("torchvision:"))
@@ -299,6 +327,8 @@ class _Opener:
                 channels=self.how.channels,
                 workers=self.how.workers or os.cpu_count() or 1,
                 folder=folder_of(self.how.cache),
+                levels=self._levels,
+                pages=self.how.pages,
                 progress=self.how.progress,
             )
         broken = [Skipped(source.prefix + path, reason) for path, reason in about["skipped"]]
@@ -306,7 +336,7 @@ class _Opener:
         count = source.broken + sum(skip.reason != "hidden" for skip in broken)
         refuse_broken(source.name, broken or source.skipped, len(paths), self.how.max_broken, count)
         sizes = torch.tensor(about["sizes"])
-        return Images(
+        images = Images(
             pixels,
             sizes if len(sizes) == len(paths) else sizes.repeat(len(paths), 1),
             channels=about["channels"],
@@ -316,6 +346,8 @@ class _Opener:
             classes=about["classes"],
             skipped=source.skipped + broken,
         )
+        images.levels = about["levels"] or None
+        return images
 
 
 def _name(source: Openable) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from unlabeled import check
 from unlabeled.data.decode import SUFFIXES, Item
 from unlabeled.data.files import SPLITS, File, Walk, by_folder, by_name, digest, parents, uncollected, walk
+from unlabeled.data.rasters import ARRAYS
 from unlabeled.data.samples import Skipped
 from unlabeled.data.tables import count_rows, told
 from unlabeled.data.tars import tar_items
@@ -80,6 +81,7 @@ def find_path(path: Path, name: str) -> dict[str, Source]:
         ((".parquet",), _parquet),
         ((".tar", ".tar.gz", ".tgz"), _tar),
         (SUFFIXES, _class_folders),
+        (ARRAYS, _class_folders),
     ]
     for suffixes, open_files in kinds:
         files = [file for file in found.files if file.path.lower().endswith(suffixes)]

@@ -17,6 +17,7 @@ from unlabeled.parts import augment
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
+    from unlabeled.data.levels import Levels
 
 __all__ = ["NAMES", "OWN_NETWORK", "ImageEncoder", "build", "fitted", "wrap"]
 
@@ -170,7 +171,8 @@ def build(config: dict[str, Any]) -> ImageEncoder:
     Args:
         config: `name`, one of `NAMES` or the name of a timm model; `in_channels` (3); `image_size`, height
             and width in pixels of the images in training (32); `input`, what the network sees of an image
-            (color, lightness, sobel or lab); `init`, how the weights will be initialised (default or rescaled).
+            (color, lightness, sobel or lab); `init`, how the weights will be initialised (default or rescaled);
+            `levels`, the values that became 0 and 255 in training where images had more than 8 bits.
 
     Raises:
         ValueError: A name or a number does not fit.
@@ -182,11 +184,12 @@ def build(config: dict[str, Any]) -> ImageEncoder:
         "image_size": 32,
         "input": "color",
         "init": "default",
+        "levels": None,
     }
     check.choice(("image",), kind=config.get("kind", "image"))
     for name in config:
         check.choice(known, argument=name)
-    config = known | config
+    config = {name: value for name, value in (known | config).items() if name != "levels" or value}
     check.at_least(1, image_size=config["image_size"])
     check.choice(("default", "rescaled"), init=config["init"])
     adapt = Adapt(config["input"], config["in_channels"])
@@ -222,7 +225,12 @@ def sample(encoder: ImageEncoder, data: "Data") -> Tensor:
 
 
 def wrap(
-    module: nn.Module, *, in_channels: int = 3, image_size: int = 32, input: Input = "color"
+    module: nn.Module,
+    *,
+    in_channels: int = 3,
+    image_size: int = 32,
+    input: Input = "color",
+    levels: "Levels | None" = None,
 ) -> ImageEncoder:
     """Make an encoder of a network of your own.
 
@@ -231,12 +239,14 @@ def wrap(
         in_channels: Channels of the images.
         image_size: Height and width in pixels of the images that it will be given.
         input: What the network sees of the images: color, lightness, sobel or lab.
+        levels: As in `build`.
 
     Raises:
         ValueError: The network's output has another shape.
     """
     adapt = Adapt(input, in_channels)
     shape = {"in_channels": in_channels, "image_size": image_size, "input": input}
+    shape |= {"levels": levels} if levels else {}
     return ImageEncoder(
         adapt, Own(module, adapt.out_channels, image_size), {"kind": "image", "name": OWN_NETWORK, **shape}
     )

@@ -47,13 +47,14 @@ def both(data: Any, test: Any, how: dict[str, Any]) -> tuple["Data", "Data"]:
         ValueError: The two have no class in common.
     """
     from unlabeled.data import open_data, open_splits
-    from unlabeled.data.opening import same_classes
+    from unlabeled.data.opening import levels_of, same_classes
 
     source: Any
     source, test = data if isinstance(data, tuple) and test is None else (data, test)
     if test is None:
         return open_splits(source, **how)
-    train, tested = open_data(source, **how), _test_part(test, how)
+    train = open_data(source, **how)
+    tested = _test_part(test, _mapped_alike(how, levels_of(train)))
     if train.classes and tested.classes and not {*train.classes} & {*tested.classes}:
         raise ValueError(f"test must have the training data's classes {train.classes}, got {tested.classes}")
     return same_classes(copy.copy(train), copy.copy(tested))
@@ -63,8 +64,17 @@ def parts(data: Any, how: dict[str, Any], encoder: "Encoder") -> Iterator[tuple[
     """Open every split of a source as an encoder reads it, with its name; "all" where it has none."""
     from unlabeled.data import opening
 
-    for split, opened in opening.parts(data, **how).items():
-        yield split, encoder.reads(opened())
+    openers = opening.parts(data, **how)
+    for split in list(openers):
+        opened = openers[split]()
+        if (alike := _mapped_alike(how, opening.levels_of(opened))) is not how:
+            how, openers = alike, opening.parts(data, **alike)
+        yield split, encoder.reads(opened)
+
+
+def _mapped_alike(how: dict[str, Any], levels: dict[str, Any]) -> dict[str, Any]:
+    """Options that map the pixels of a further part to 8 bits as those of the first were, unless the options say how."""
+    return how if how.get("levels") or not levels else how | {"levels": levels}
 
 
 def _test_part(source: Any, how: dict[str, Any]) -> "Data":

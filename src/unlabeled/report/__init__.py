@@ -82,11 +82,11 @@ def _data(runs: Sequence[Any], data: Any) -> list[Any]:
     """The data of each run, opened once for runs that share it; None where what was trained on is gone."""
     if data is not None and not isinstance(data, str | Path):
         return [data] * len(runs)
-    found: dict[tuple[Any, ...], Any] = {}
+    found: dict[tuple[str, str], Any] = {}
     keys = []
     for run in runs:
         source = str(data or run.config.get("data", {}).get("source", ""))
-        key = (source, *run.reading.values())
+        key = (source, repr(run.reading))
         keys.append(key)
         if key not in found:
             try:
