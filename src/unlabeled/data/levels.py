@@ -24,6 +24,7 @@ Levels = dict[str, list[list[float]]]
 TYPES = ("uint8", "uint16", "int16", "int32", "int64", "float32")
 """Types in which pixels are stored before they become 8 bits."""
 _log = logging.getLogger("unlabeled.data")
+_FULL = {"integers": (65535.0,), "floats": (1.0, 255.0)}
 _KINDS = ("integers", "floats")
 _FEWEST = 64
 _TAIL = 0.001
@@ -110,16 +111,19 @@ def _range(kind: str, low: float, high: float, sample: NDArray[np.float64]) -> l
     first, last = np.quantile(sample, [_TAIL, 1 - _TAIL]).tolist()
     if 0 < (last - first) * 256 < _FEWEST * (high - low):
         low, high = max(low, 2 * first - last), min(high, 2 * last - first)
+    if low == high:  # nothing tells how many bits are in use
+        usual = [top for top in _FULL[kind] if 0 <= low <= top]
+        return [0.0, usual[0]] if usual else [low, low + 1]
     for top in _tops(kind, high):
         if low >= 0 and (high - low) * 256 >= _FEWEST * top:
             return [0.0, top]
-    return [low, high] if high > low else [low, low + 1]
+    return [low, high]
 
 
 def _tops(kind: str, high: float) -> Iterator[float]:
     """The usual ranges 0..top that hold a value."""
     if kind == "floats":
-        yield from (top for top in (1.0, 255.0) if high <= top)
+        yield from (top for top in _FULL[kind] if high <= top)
     elif 0 <= high < 2**63:
         yield float(2 ** max(8, int(high).bit_length()) - 1)
 
