@@ -79,7 +79,7 @@ def test_columns_of_labels_are_known_by_usual_names_in_any_case(columns, column)
 
 def test_a_column_that_is_asked_for_is_taken_or_the_columns_are_listed():
     assert label_column(["label", "Breed of dog"], "breed_of_dog") == "Breed of dog"
-    with pytest.raises(ValueError, match="label must be a column of x.csv, which has a, b, got c"):
+    with pytest.raises(ValueError, match=r"label must be a column of x\.csv, which has a, b, got c"):
         label_column(["a", "b"], "c", "x.csv")
 
 

@@ -76,8 +76,8 @@ def numbered(values: Iterable[Any], classes: Sequence[str] | None = None) -> Num
     if several := next((value for value in known if isinstance(value, _Several)), None):
         return Numbered(None, names, [f"several labels for one sample are not supported, got {several}"])
     whole = _as_whole(known)
-    if quantity := next((value for value in whole.values() if isinstance(value, float)), None):
-        return Numbered(None, names, [f"labels such as {quantity:g} are quantities and not classes"])
+    if quantities := [value for value in whole.values() if isinstance(value, float) and value % 1]:
+        return Numbered(None, names, [f"labels such as {min(quantities):g} are quantities and not classes"])
     plain = [whole.get(value) for value in plain]
     known, notes = set(whole.values()), []
     if names is not None:
@@ -178,9 +178,7 @@ def _as_whole(known: set[Any]) -> dict[Any, Any]:
             return {text: int(text.partition(".")[0]) for text in texts}
         if all(_WHOLE.fullmatch(text) or _DECIMAL.fullmatch(text) for text in texts):
             return {text: float(text) for text in texts}
-    return {
-        value: int(value) if isinstance(value, float) and value.is_integer() else value for value in known
-    }
+    return {value: int(value) if isinstance(value, float) and not value % 1 else value for value in known}
 
 
 def _sentinel(known: set[Any]) -> int | None:
