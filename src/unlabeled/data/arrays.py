@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +21,19 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.data.images import Images, from_images
+from unlabeled.data.labels import from_array as listed
+from unlabeled.data.labels import numbered
 
-__all__ = ["as_integers", "as_tensor", "as_uint8", "find_file", "from_array", "read_npy", "read_npz"]
+__all__ = [
+    "as_integers",
+    "as_tensor",
+    "as_uint8",
+    "find_file",
+    "from_array",
+    "read_npy",
+    "read_npz",
+    "with_labels",
+]
 
 _UNPACKED, _RATIO = 2**28, 100
 """Bytes that any .npz file may unpack to, and how many for each byte of a larger one."""
@@ -131,7 +143,7 @@ def as_integers(values: np.ndarray | Tensor, count: int, what: str, name: str) -
 
 def from_array(
     images: np.ndarray | Tensor,
-    labels: np.ndarray | Tensor | None = None,
+    labels: Any = None,
     name: str = "array",
     channels: int | None = None,
     classes: list[str] | None = None,
@@ -140,7 +152,7 @@ def from_array(
 
     Args:
         images: The array.
-        labels: Class of each sample, integers, shape (samples,) or (samples, 1).
+        labels: Class of each sample, numbers or text, shape (samples,) or (samples, 1), or one-hot (samples, classes).
         name: What the data is called in reports and messages.
         channels: 1 or 3 to convert to; None leaves them as they are.
         classes: Names of the classes by label.
@@ -151,8 +163,17 @@ def from_array(
     pixels = as_uint8(_channels_first(images, name), name)
     if channels is not None and channels != pixels.shape[1]:
         pixels = _converted(pixels, channels, name)
-    numbers = None if labels is None else as_integers(labels, len(pixels), "labels", name)
-    return from_images(pixels, numbers, name=name, classes=classes)
+    return with_labels(from_images(pixels, name=name), labels, name, classes)
+
+
+def with_labels(data: Images, labels: Any, name: str, classes: list[str] | None = None) -> Images:
+    """The same data, given labels in any of the forms that `from_array` takes."""
+    if labels is not None:
+        found = numbered(listed(labels, len(data), name), classes)
+        data.labels, classes = found.tensor, found.classes
+        data.skipped += found.skipped(name)
+    data.classes = classes
+    return data
 
 
 def _channels_first(images: np.ndarray | Tensor, name: str) -> Tensor:

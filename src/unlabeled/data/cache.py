@@ -33,7 +33,7 @@ from unlabeled.data.sources import Source
 __all__ = ["Progress", "Stored", "default_folder", "folder_of", "kept", "stored"]
 
 Progress = Callable[[int, int | None], None]
-_VERSION = 3
+_VERSION = 4
 _WHOLE = 256 * 2**20
 _BLOCK, _BLOCKS = 2**20, 128
 _DAY_SECONDS = 24 * 3600
@@ -221,13 +221,12 @@ def _decode(
     if not sizes:
         reasons = "; ".join(check.one_line(f"{skip.path}: {skip.reason}") for skip in skipped[:3])
         raise ValueError(f"no images in {source.name}; {len(skipped)} could not be decoded: {reasons}")
-    classes, labels = _numbered(reading.classes, labels)
     return {
         "channels": kept_channels,
         "sizes": sizes if len(set(sizes)) > 1 else sizes[:1],
         "paths": paths,
-        "labels": labels,
-        "classes": classes,
+        "labels": None if all(label is None for label in labels) else labels,
+        "classes": reading.classes,
         "skipped": skipped,
     }
 
@@ -247,19 +246,3 @@ def _widen(stream: BinaryIO, sizes: list[tuple[int, ...]]) -> None:
         stream.writelines(3 * images.read(area) for area in reversed(taken))
         end = start
     stream.seek(0, os.SEEK_END)
-
-
-def _numbered(
-    classes: list[str] | None, labels: list[int | str | None]
-) -> tuple[list[str] | None, list[int] | None]:
-    """Labels as numbers, -1 where there is none; names count in their order, a single one says nothing."""
-    names = {label for label in labels if isinstance(label, str)}
-    if names and classes is None:
-        classes = sorted(names)
-        if len(classes) < 2:
-            return None, None
-    if all(label is None for label in labels):
-        return classes, None
-    numbers = {name: number for number, name in enumerate(classes or [])}
-    found = [numbers[label] if isinstance(label, str) else -1 if label is None else label for label in labels]
-    return classes, found
