@@ -189,17 +189,19 @@ def evaluate(
     draws: Annotated[int, Parameter(converter=_whole)] = 5,
     seed: Annotated[int, Parameter(converter=_whole)] = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    label: str | None = None,
 ) -> None:
     """Measure frozen features against the controls on labelled data.
 
     Args:
         probe: Any of knn, linear, few, finetune, layers, or of the tasks alignment, analogies, factors,
             localisation, perplexity, propagation, retrieval, similarity, zones, with commas between them.
-        labels_per_class: Numbers of labels, or all: 1,10,all.
+        labels_per_class: Numbers of labels, shares of each class, or all: 1,10,1%,all.
         controls: Any of raw, random, rescaled, supervised; none switches them off. Tasks have their own.
         draws: Random choices of the labels, where not all are used.
         seed: Seed of the draws.
         device: auto, cpu or cuda.
+        label: Column of the labels, where several or none have a usual name.
     """
     from unlabeled.evaluate import evaluate as measure
     from unlabeled.run import load
@@ -209,11 +211,12 @@ def evaluate(
         opened,
         data,
         probe=probe,
-        labels_per_class=_counts(labels_per_class),
+        labels_per_class=labels_per_class,
         controls=() if controls == ("none",) else controls,
         draws=draws,
         seed=seed,
         device=device,
+        label=label,
         progress=_tell,
     )
     scores.to_json(opened.path / "scores.json")
@@ -250,7 +253,7 @@ def compare(
         seed: Seed of every random choice.
         device: auto, cpu, cuda or mps.
         probe: Any of the probes or tasks of evaluate, with commas between them.
-        labels_per_class: Numbers of labels, or all: 1,10,all.
+        labels_per_class: Numbers of labels, shares of each class, or all: 1,10,1%,all.
         controls: Any of raw, random, rescaled, supervised; none switches them off.
         out: Folder of the runs and the report; the next free runs/compare if left out.
     """
@@ -264,6 +267,7 @@ def compare(
     from unlabeled.data import open_splits
     from unlabeled.data.opening import store_size as suiting
     from unlabeled.evaluate import evaluate as measure
+    from unlabeled.evaluate import few_labels
     from unlabeled.files import numbered
     from unlabeled.report import report as draw
     from unlabeled.train import pretrain
@@ -275,6 +279,7 @@ def compare(
         "encoder": encoder,
     }
     settings |= {"image_size": image_size, "store_size": store_size, "seed": seed, "device": device}
+    labels_per_class = tuple(few_labels.counts(labels_per_class))
     folder = out or next(path for path in numbered(Path("runs/compare")) if not path.exists())
     # Divided once, so that no method sees the test images, not even without their labels.
     kinds = {methods.load(name).kind for name in names}
@@ -289,7 +294,7 @@ def compare(
             run,
             (train, test),
             probe=probe,
-            labels_per_class=_counts(labels_per_class),
+            labels_per_class=labels_per_class,
             controls=() if controls == ("none",) else controls,
             seed=seed,
             device="cpu" if device == "mps" else device,
@@ -397,13 +402,6 @@ def export(
 
 def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _counts(words: Sequence[str]) -> list[int | str]:
-    for word in words:
-        if word != "all" and not word.isdigit():
-            raise ValueError(f"labels_per_class must be whole numbers or all, got {word}")
-    return [word if word == "all" else int(word) for word in words]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

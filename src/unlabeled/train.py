@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -15,7 +16,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from unlabeled import check, guard, judge, optimizers, plan, processes, seeds
-from unlabeled.data import BUILT_IN, Data, open_data, store_size
+from unlabeled.data import Data, open_data, store_size
+from unlabeled.data.opening import name_of
 from unlabeled.files import atomic, sweep
 from unlabeled.method import Method
 from unlabeled.optimizers import learning_rate
@@ -84,15 +86,13 @@ def pretrain(
         Progress(quiet or fabric.global_rank > 0) as progress,
         processes.together(fabric, lambda: "before the training began"),
     ):
-        source = str(data) if isinstance(data, str | Path) else ""
+        source = name_of(data) if isinstance(data, str | os.PathLike) else ""
         if resume and (out is not None or Path(source).exists()):
             planned = plan.reopened(planned, plan.choose_folder(out, planned.name, source, resume))
         if gather.processes() > 1:  # the first process decodes, the others find what it left
             processes.first(fabric, lambda: len(_open(data, planned, progress)))
         with processes.at_once():  # a node without the first one's cache decodes too
             opened = _open(data, planned, progress)
-        if source in BUILT_IN and Path(source).exists():
-            progress.say(f"{source} is the built-in set; ./{source} would be the folder of that name")
         folder = processes.first(fabric, lambda: plan.choose_folder(out, planned.name, opened.name, resume))
         if resume:
             processes.refuse_unshared(folder / CHECKPOINT)
@@ -107,7 +107,9 @@ def pretrain(
         if levels := getattr(opened, "levels", None):  # what is read for this encoder later is mapped alike
             built_as["levels"] = levels
         if built_as.get("kind") == "image" and opened.shape["channels"] not in (1, 3):
-            progress.say(f"{opened.shape['channels']} channels: saturation, hue and graying, which need 3, are left out of views")
+            progress.say(
+                f"{opened.shape['channels']} channels: saturation, hue and graying, which need 3, are left out of views"
+            )
         wanted.encoder = wanted.encoder or built_as.get("name")
         wanted.image_size = wanted.image_size or built_as.get("image_size")
         samples = built.reads(opened).to(fabric.device)

@@ -22,9 +22,20 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.data.images import Images, from_images, with_channels
+from unlabeled.data.labels import from_array as listed
+from unlabeled.data.labels import numbered
 from unlabeled.data.levels import Levels, Ranges, finite, kind_of, say, storable, to_uint8
 
-__all__ = ["as_integers", "as_tensor", "as_uint8", "find_file", "from_array", "read_npy", "read_npz"]
+__all__ = [
+    "as_integers",
+    "as_tensor",
+    "as_uint8",
+    "find_file",
+    "from_array",
+    "read_npy",
+    "read_npz",
+    "with_labels",
+]
 
 UNPACKED, UNPACKED_RATIO = 2**28, 100
 """Bytes that any .npz file may unpack to, and how many for each byte of a larger one."""
@@ -145,7 +156,7 @@ def as_integers(values: np.ndarray | Tensor, count: int, what: str, name: str) -
 
 def from_array(
     images: np.ndarray | Tensor,
-    labels: np.ndarray | Tensor | None = None,
+    labels: Any = None,
     name: str = "array",
     channels: int | None = None,
     classes: list[str] | None = None,
@@ -155,7 +166,7 @@ def from_array(
 
     Args:
         images: The array.
-        labels: Class of each sample, integers, shape (samples,) or (samples, 1).
+        labels: Class of each sample, numbers or text, shape (samples,) or (samples, 1), or one-hot (samples, classes).
         name: What the data is called in reports and messages.
         channels: Channels that it must have; 1 and 3 are converted to each other; None leaves them as they are.
         classes: Names of the classes by label.
@@ -170,9 +181,18 @@ def from_array(
             pixels = torch.from_numpy(with_channels(pixels.numpy(), channels))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-    numbers = None if labels is None else as_integers(labels, len(pixels), "labels", name)
-    data = from_images(pixels, numbers, name=name, classes=classes)
+    data = from_images(pixels, name=name)
     data.levels = levels
+    return with_labels(data, labels, name, classes)
+
+
+def with_labels(data: Images, labels: Any, name: str, classes: list[str] | None = None) -> Images:
+    """The same data, given labels in any of the forms that `from_array` takes."""
+    if labels is not None:
+        found = numbered(listed(labels, len(data), name), classes)
+        data.labels, classes = found.tensor, found.classes
+        data.skipped += found.skipped(name)
+    data.classes = classes
     return data
 
 
@@ -186,7 +206,11 @@ def _channels_first(images: np.ndarray | Tensor, name: str) -> Tensor | np.ndarr
     shape = tuple(images.shape)
     if images.ndim == 3:
         images = images[:, None]
-    elif images.ndim == 4 and isinstance(images, np.ndarray) and bands_are_last(images.shape[1], images.shape[3]):
+    elif (
+        images.ndim == 4
+        and isinstance(images, np.ndarray)
+        and bands_are_last(images.shape[1], images.shape[3])
+    ):
         images = images.transpose(0, 3, 1, 2)
     if images.ndim != 4 or 0 in shape:
         raise ValueError(f"{name} must have axes samples, height, width (and channels), got shape {shape}")
@@ -210,7 +234,10 @@ def _mapped(images: Tensor | np.ndarray, name: str, known: Levels | None) -> tup
             part = images[start : start + rows]
             if part.dtype.kind == "f" and not np.isfinite(part).all():
                 part = np.stack([finite(image)[0] for image in part])
-            yield start, storable(rearrange(part, "samples channels height width -> channels (samples height) width"))
+            yield (
+                start,
+                storable(rearrange(part, "samples channels height width -> channels (samples height) width")),
+            )
 
     mapped, beyond = np.empty(images.shape, np.uint8), 0
     try:

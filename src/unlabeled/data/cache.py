@@ -133,7 +133,9 @@ def stored(
         raise ValueError(f"channels of {source.name} must be {given}, as its images have, got {channels}")
     ranges = {kind: (levels or {}).get(kind, found) for kind, found in deep.items()}
     if bad := [found for found in ranges.values() if len(found) not in (1, given)]:
-        raise ValueError(f"levels of {source.name} must be 1 or {given} ranges, one a band, got {len(bad[0])}")
+        raise ValueError(
+            f"levels of {source.name} must be 1 or {given} ranges, one a band, got {len(bad[0])}"
+        )
     key = ["converted", *key, channels or given, ranges]
     converted = kept(key, lambda stream: _convert(base, stream, channels or given, ranges), folder)
     if deep:
@@ -277,7 +279,6 @@ def _decode(
     if not sizes:
         reasons = "; ".join(check.one_line(f"{skip.path}: {skip.reason}") for skip in skipped[:3])
         raise ValueError(f"no images in {source.name}; {len(skipped)} could not be decoded: {reasons}")
-    classes, labels = _numbered(reading.classes, labels)
     return {
         "channels": channels,
         "sizes": sizes if len(set(sizes)) > 1 else sizes[:1],
@@ -285,8 +286,8 @@ def _decode(
         "levels": ranges.choose(),
         "notes": dict(notes),
         "paths": paths,
-        "labels": labels,
-        "classes": classes,
+        "labels": None if all(label is None for label in labels) else labels,
+        "classes": reading.classes,
         "skipped": skipped,
     }
 
@@ -310,19 +311,3 @@ def _widen(stream: BinaryIO, areas: list[int]) -> None:
         stream.writelines(3 * images.read(area) for area in reversed(taken))
         end = start
     stream.seek(0, os.SEEK_END)
-
-
-def _numbered(
-    classes: list[str] | None, labels: list[int | str | None]
-) -> tuple[list[str] | None, list[int] | None]:
-    """Labels as numbers, -1 where there is none; names count in their order, a single one says nothing."""
-    names = {label for label in labels if isinstance(label, str)}
-    if names and classes is None:
-        classes = sorted(names)
-        if len(classes) < 2:
-            return None, None
-    if all(label is None for label in labels):
-        return classes, None
-    numbers = {name: number for number, name in enumerate(classes or [])}
-    found = [numbers[label] if isinstance(label, str) else -1 if label is None else label for label in labels]
-    return classes, found

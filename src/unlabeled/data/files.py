@@ -24,8 +24,10 @@ __all__ = [
     "digest",
     "is_davis",
     "parents",
+    "separate",
     "uncollected",
     "walk",
+    "without_shard",
 ]
 
 SPLITS = {
@@ -33,6 +35,13 @@ SPLITS = {
     **{"val": "validation", "valid": "validation", "validation": "validation", "dev": "validation"},
 }
 _SPLIT_IN_NAME = re.compile(rf"(?:^|[-_./])({'|'.join(SPLITS)})(?=\d*(?:[-_./]|$))")
+_RUN = "run.toml"
+"""What makes a folder a run."""
+_OUTPUTS = {
+    *(_RUN, "log.jsonl", "checkpoint.safetensors", "encoder.safetensors", "skipped.csv", "scores.json"),
+    *("report.html", "pictures.png"),
+}
+"""What a run consists of."""
 _SHARD = re.compile(r"[-_]?\d+(-of-\d+)?$")
 
 
@@ -50,6 +59,10 @@ class File(NamedTuple):
     @property
     def suffix(self) -> str:
         return os.path.splitext(self.path)[1].lower()
+
+    def ends(self, endings: tuple[str, ...]) -> bool:
+        """Whether its name has one of some endings, which are in lower case."""
+        return self.path.lower().endswith(endings)
 
 
 class Walk(NamedTuple):
@@ -73,7 +86,10 @@ def uncollected() -> Iterator[None]:
 
 
 def walk(root: Path) -> Walk:
-    """All regular files below a folder, and whatever else was met, both in the order of their paths."""
+    """All regular files below a folder, and whatever else was met, both in the order of their paths.
+
+    Folders of runs are left out; where the folder itself is one, only what a run consists of.
+    """
     files: list[File] = []
     skipped: list[Skipped] = []
     broken, seen, folders = 0, set(), [""]
@@ -92,12 +108,18 @@ def walk(root: Path) -> Walk:
             broken += 1
             continue
         before, below = os.path.join(folder, ""), []
+        is_run = any(entry.name == _RUN for entry in entries)
+        if is_run and folder:
+            skipped.append(Skipped(folder, "folder of a run"))
+            continue
         for entry in entries:
             name = entry.name
             path = before + name
             try:
                 if name.startswith(".") or name == "__MACOSX":
                     skipped.append(Skipped(path, "hidden"))
+                elif is_run and name in _OUTPUTS:
+                    skipped.append(Skipped(path, "part of a run"))
                 elif entry.is_dir():
                     below.append((path, entry.is_symlink()))
                 elif entry.is_file():
@@ -133,7 +155,7 @@ def by_folder(files: list[File]) -> tuple[dict[str, list[File]], list[File]]:
     """
     tops = {folder.partition(os.sep)[0] for folder in parents(files)}
     splits = {top: SPLITS.get(top.lower(), top) for top in tops if top}
-    if not (_separate(splits.values()) or ("" not in tops and {*splits.values()} <= {*SPLITS.values()})):
+    if not (separate(splits.values()) or ("" not in tops and {*splits.values()} <= {*SPLITS.values()})):
         return {"all": files}, []
     named: dict[str, list[File]] = {}
     beside: list[File] = []
@@ -157,8 +179,13 @@ def by_name(files: list[File]) -> dict[str, list[File]]:
         else:
             folder, name = os.path.split(file.path)
             stem = name.split(".")[0]
-            others.setdefault(_SHARD.sub("", stem) or os.path.basename(folder) or stem, []).append(file)
-    return named | others if _separate(named) or not others else {"all": files}
+            others.setdefault(without_shard(stem) or os.path.basename(folder) or stem, []).append(file)
+    return named | others if separate(named) or not others else {"all": files}
+
+
+def without_shard(stem: str) -> str:
+    """The name of a file without its ending and without the number of a shard, such as -00001-of-00010."""
+    return _SHARD.sub("", stem)
 
 
 def is_davis(root: Path) -> bool:
@@ -176,5 +203,6 @@ def davis_frames(root: Path) -> Path:
     return min(sizes, key=lambda folder: (folder.name != "480p", folder.name), default=images)
 
 
-def _separate(splits: Collection[str]) -> bool:
+def separate(splits: Collection[str]) -> bool:
+    """Whether some splits are a part for training and one to test on."""
     return "train" in splits and ("test" in splits or "validation" in splits)

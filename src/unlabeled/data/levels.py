@@ -16,7 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TYPES", "Levels", "Ranges", "described", "finite", "kind_of", "parsed", "say", "say_once", "storable", "to_uint8"]
+__all__ = [
+    "TYPES",
+    "Levels",
+    "Ranges",
+    "described",
+    "finite",
+    "kind_of",
+    "parsed",
+    "say",
+    "say_once",
+    "storable",
+    "to_uint8",
+]
 
 Levels = dict[str, list[list[float]]]
 """Lowest and highest value, once for all bands or for each band, of `integers` and of `floats`."""
@@ -102,7 +114,9 @@ class Ranges:
         chosen = {}
         for kind, (lows, highs) in self.extremes.items():
             sample = np.concatenate(self.samples[kind], 1).astype(np.float64)
-            ranges = [_range(kind, float(low), float(high), band) for low, high, band in zip(lows, highs, sample)]
+            ranges = [
+                _range(kind, float(low), float(high), band) for low, high, band in zip(lows, highs, sample)
+            ]
             chosen[kind] = ranges if any(found != ranges[0] for found in ranges) else ranges[:1]
         return chosen
 
@@ -143,7 +157,9 @@ def to_uint8(pixels: NDArray[Any], levels: Levels) -> tuple[NDArray[np.uint8], i
         return pixels, 0
     ranges = levels[kind]
     if len(ranges) not in (1, len(pixels)):
-        raise ValueError(f"levels must be one range or one for each of {len(pixels)} bands, got {len(ranges)}")
+        raise ValueError(
+            f"levels must be one range or one for each of {len(pixels)} bands, got {len(ranges)}"
+        )
     mapped, beyond = np.empty(pixels.shape, np.uint8), 0
     for band, values in enumerate(pixels):  # band by band, for this takes eight bytes a pixel
         low, high = ranges[band % len(ranges)]

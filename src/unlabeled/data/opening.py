@@ -1,13 +1,14 @@
 """From what a user names to `Data`."""
 
 import importlib
+import logging
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ import torch
 from torch import Tensor
 
 from unlabeled import check
-from unlabeled.data import arrays, builtin
+from unlabeled.data import arrays, builtin, tars
 from unlabeled.data.cache import Progress, folder_of, stored
 from unlabeled.data.decode import PAGES, Pages
 from unlabeled.data.files import walk
 from unlabeled.data.images import Images
+from unlabeled.data.labels import NO_LABELS, from_records, in_order, numbered
 from unlabeled.data.levels import Levels, parsed
+from unlabeled.data.objects import find_object
 from unlabeled.data.samples import Data, Skipped
-from unlabeled.data.sources import Source, find_hub, find_path, find_torchvision
+from unlabeled.data.sources import Source, class_folders, find_hub, find_path, find_torchvision
 
 __all__ = [
     "KINDS",
@@ -31,6 +34,7 @@ __all__ = [
     "How",
     "kind_of",
     "levels_of",
+    "name_of",
     "open_data",
     "open_splits",
     "parts",
@@ -59,7 +63,10 @@ _ENDINGS = {
 _TEST_SHARE = 0.2
 _REASONS = 3
 
-Openable = str | os.PathLike[str] | Data | np.ndarray | Tensor
+_log = logging.getLogger("unlabeled.data")
+
+Openable = str | os.PathLike[str] | Data | np.ndarray | Tensor | Any
+"""A name or path, `Data`, an array, or images in another form that `objects` reads."""
 
 
 def open_data(
@@ -76,6 +83,7 @@ def open_data(
     max_broken: float = 0.1,
     cache: str | os.PathLike[str] | bool | None = None,
     progress: Progress | None = None,
+    label: str | None = None,
 ) -> Data:
     """Open data of any kind, decoding it once.
 
@@ -84,12 +92,16 @@ def open_data(
             folder of files, perhaps in class folders, and these perhaps in `train` and `test` folders, or
             `Data`, which is returned as it is; the module of each kind in `unlabeled.data` says what else.
             Of images, one of
-            a folder or file of parquet (Hugging Face layout) or tar archives (webdataset layout), which go
-            before images in the same folder;
+            a folder of image files, perhaps with a table beside them (`listings`) such as metadata.csv; or a
+            folder or file of parquet or Arrow tables (`tables`), or of tar or zip archives (`tars`): what holds the
+            most images in a folder is taken, and the rest is listed as skipped;
+            a table or a list of paths in .csv, .tsv, .jsonl or .txt;
             a .npy or .npz file (see `arrays`);
             `hub:OWNER/NAME` or `hub:OWNER/NAME:CONFIG`, a data set on the Hugging Face hub;
             `torchvision:NAME` or `torchvision:NAME:ROOT`, a data set that torchvision finds below ROOT;
-            an array or tensor of images.
+            an array or tensor of images;
+            a list, data set or data frame of images (see `objects`).
+            A name is a str: a `Path` is always one of a file or folder.
         split: Part of the source, such as "test"; None takes "train" where there are several.
         kind: image, text, audio, video, audio-visual, cameras or trajectory; None tells by the built-in name
             or by the endings of the files, and takes for images what tells nothing.
@@ -107,11 +119,13 @@ def open_data(
             to be images (.txt, .json, hidden ones) are listed as skipped, but not counted.
         cache: Folder for decoded images, $UNLABELED_CACHE or ~/.cache/unlabeled if None; False keeps none.
         progress: Called with the images done so far and their number, None where that is unknown.
+        label: Column of the labels of images in a table, or in one beside them; None looks for a usual name
+            (`labels.COLUMNS`).
 
     Raises:
         ValueError: There is nothing of that name, no image in it, no such split, or too much of it is broken.
     """
-    how = How(store_size, channels, workers, max_broken, cache, progress, sample_rate, levels, pages)
+    how = How(store_size, channels, workers, max_broken, cache, progress, sample_rate, levels, pages, label)
     parts = _parts(source, kind, how)
     split = {"val": "validation", "valid": "validation", "dev": "validation"}.get(split or "", split)
     if split is None:
@@ -143,7 +157,9 @@ def open_splits(source: Openable, **options: Any) -> tuple[Data, Data]:
     if len(tests) > 1 and (test.labels is None or bool((test.labels < 0).all())):
         test = splits["validation"]()
     if train.kind == "image" and train.shape["channels"] != test.shape["channels"]:
-        return open_splits(source, **options | {"channels": max(train.shape["channels"], test.shape["channels"])})
+        return open_splits(
+            source, **options | {"channels": max(train.shape["channels"], test.shape["channels"])}
+        )
     known, found = levels_of(train), levels_of(test)
     if any(known[kind] != found[kind] for kind in known.keys() & found.keys()):
         return open_splits(source, **options | {"levels": found | known})
@@ -177,15 +193,15 @@ def kind_of(source: Openable) -> str:
     """Kind of data that a source holds: as built in, else by the commonest ending of its files, else images."""
     if isinstance(source, Data):
         return source.kind
-    if isinstance(source, (np.ndarray, Tensor)):
+    if not isinstance(source, (str, os.PathLike)):
         return "image"
-    name = os.fspath(source)
+    name = name_of(source)
     if name.partition(":")[0] in builtin.NAMES:
         return builtin.NAMES[name.partition(":")[0]]
     path = Path(name).expanduser()
     files = [path.name] if path.is_file() else []
     if path.is_dir():
-        files = [name for _, _, names in os.walk(path) for name in names if not name.startswith(".")]
+        files = [name for names in _names_below(path) for name in names if not name.startswith(".")]
         files = files or [file.path for file in walk(path).files]  # behind links, which take longer to follow
     found = Counter(os.path.splitext(file)[1] for file in files)
     counts = {
@@ -194,6 +210,31 @@ def kind_of(source: Openable) -> str:
     }
     kind, count = max(counts.items(), key=lambda item: item[1])
     return kind if 2 * count > len(files) else "image"
+
+
+def name_of(source: str | os.PathLike[str]) -> str:
+    """A name or path as text; a `Path` that reads like a name of something else begins with ./ then."""
+    if isinstance(source, str):
+        if source in builtin.NAMES and Path(source).exists():
+            _say_built_in(source)
+        return source
+    path = os.fspath(source)
+    is_name = path.partition(":")[0] in (*builtin.NAMES, "hub", "torchvision")
+    return os.path.join(".", path) if is_name else path
+
+
+@cache
+def _say_built_in(name: str) -> None:
+    _log.warning("%s is the built-in set; ./%s would be the folder of that name", name, name)
+
+
+def _names_below(path: Path) -> Iterator[list[str]]:
+    """Names of the files in each folder, those of runs left out."""
+    for folder, below, names in os.walk(path):
+        if "run.toml" in names and folder != str(path):
+            below.clear()
+        else:
+            yield names
 
 
 def refuse_broken(
@@ -225,20 +266,21 @@ def _parts(source: Openable, kind: str | None, how: "How") -> Mapping[str, Calla
         if kind not in (None, source.kind):
             raise ValueError(f"data must be of kind {kind}, got {source.name}, of kind {source.kind}")
         return {"all": lambda: source}
-    named = os.fspath(source) if isinstance(source, (str, os.PathLike)) else ""
+    source = name_of(source) if isinstance(source, (str, os.PathLike)) else source
+    named = source if isinstance(source, str) else ""
     word = named.partition(":")[0]
     if word in builtin.NAMES and kind not in (None, builtin.NAMES[word]):
         fitting = ", ".join(name for name, its in builtin.NAMES.items() if its == kind)
         raise ValueError(
             f"data must be of kind {kind}, such as the built-in {fitting}, got {named}, of kind {builtin.NAMES[word]}"
         )
-    if not kind and not isinstance(source, (str, os.PathLike, np.ndarray, Tensor)):
-        raise ValueError(f"data must be a path, a name, an array or Data, got {type(source).__name__}")
     kind = kind or kind_of(source)
     check.choice(KINDS, kind=kind)
     if kind == "image":
         return _Opener(how).parts(source)
     check.choice((None, 1, 3), channels=how.channels)
+    if how.label is not None:
+        raise ValueError(f"label can name a column of images only, got {how.label} for data of kind {kind}")
     opener = importlib.import_module(f"unlabeled.data.{KINDS[kind]}")
     if word in builtin.NAMES:
         return {split: partial(opener.built_in, named, split) for split in ("train", "test")}
@@ -260,6 +302,7 @@ class How:
     sample_rate: int | None = None
     levels: Any = None
     pages: Pages = "first"
+    label: str | None = None
 
     def __post_init__(self) -> None:
         check.fraction(max_broken=self.max_broken)
@@ -278,32 +321,53 @@ class _Opener:
 
     def parts(self, source: Openable) -> Mapping[str, Callable[[], Data]]:
         """What opens each split of a source; "all" where it has none."""
-        assert not isinstance(source, Data)
+        if isinstance(source, str):
+            return self._named(source)
         if isinstance(source, (np.ndarray, Tensor)):
-            return {
-                "all": lambda: arrays.from_array(source, channels=self.how.channels, levels=self._levels)
-            }
-        name = os.fspath(source)
+            self._without_columns("an array")
+            return {"all": lambda: arrays.from_array(source, channels=self.how.channels, levels=self._levels)}
+        objects = find_object(source, self.how.label, self.how.channels)
+        return {
+            split: lambda found=found: self._decoded(found) if isinstance(found, Source) else found
+            for split, found in objects.items()
+        }
+
+    def _named(self, name: str) -> Mapping[str, Callable[[], Data]]:
         if name in builtin.NAMES:
+            self._without_columns(name)
             load = partial(builtin.load, name, channels=self.how.channels)
             return {split: partial(load, split) for split in ("train", "test")}
         if name.startswith("hub:"):
-            return self._encoded(find_hub(name.removeprefix("hub:")))
+            return self._encoded(find_hub(name.removeprefix("hub:"), self.how.label))
         if name.startswith("torchvision:"):
+            self._without_columns(name)
             return self._torchvision(name)
         path = Path(name).expanduser()
         if not path.exists():
             raise ValueError(_not_found(name, path))
         if path.suffix.lower() in (".npy", ".npz") and path.is_file():
+            self._without_columns(name)
             return arrays.find_file(path, self.how.channels, self._levels)
-        return self._encoded(find_path(path, name))
+        return self._encoded(find_path(path, name, self.how.label))
+
+    def _without_columns(self, name: str) -> None:
+        if self.how.label is not None:
+            raise ValueError(f"label must be left out for {name}, which has no columns, got {self.how.label}")
 
     @property
     def _levels(self) -> Levels:
         return parsed(self.how.levels)
 
     def _encoded(self, sources: dict[str, Source]) -> Mapping[str, Callable[[], Data]]:
-        return {split: lambda found=found: self._decoded(found) for split, found in sources.items()}
+        """What opens each split; where one archive or more hold several, these are known only when it is read."""
+        if len(sources) > 1 or not next(iter(sources.values())).archives:
+            return {split: lambda found=found: self._decoded(found) for split, found in sources.items()}
+        ((split, source),) = sources.items()
+        data = self._decoded(source)
+        inside = _inside(data, source)
+        if len(inside) < 2:
+            return {split: lambda: data}
+        return {part: lambda rows=rows: data.subset(torch.tensor(rows)) for part, (rows, _) in inside.items()}
 
     def _torchvision(self, name: str) -> Mapping[str, Callable[[], Data]]:
         def load(dataset: Any, source: Source) -> Data:
@@ -326,7 +390,7 @@ class _Opener:
                 store_size=self.how.store_size or STORE_SIZE,
                 channels=self.how.channels,
                 workers=self.how.workers or os.cpu_count() or 1,
-                folder=folder_of(self.how.cache),
+                folder=None if source.fingerprint is None else folder_of(self.how.cache),
                 levels=self._levels,
                 pages=self.how.pages,
                 progress=self.how.progress,
@@ -336,22 +400,46 @@ class _Opener:
         count = source.broken + sum(skip.reason != "hidden" for skip in broken)
         refuse_broken(source.name, broken or source.skipped, len(paths), self.how.max_broken, count)
         sizes = torch.tensor(about["sizes"])
-        images = Images(
+        data = Images(
             pixels,
             sizes if len(sizes) == len(paths) else sizes.repeat(len(paths), 1),
             channels=about["channels"],
             name=source.name,
             paths=paths,
-            labels=None if about["labels"] is None else torch.tensor(about["labels"]),
-            classes=about["classes"],
             skipped=source.skipped + broken,
         )
-        images.levels = about["levels"] or None
-        return images
+        data.levels = about["levels"] or None
+        _give_labels(data, about["labels"], about["classes"], source)
+        return data
+
+
+def _give_labels(data: Data, values: list[Any] | None, classes: list[str] | None, source: Source) -> None:
+    """Number what the items, the tables beside them or the folders in archives say of samples."""
+    if source.labels is not None:
+        values = [source.labels.get(path) for path in data.paths]
+    values, said = from_records(values or [None] * len(data), source.label, source.name)
+    if source.archives and all(value is None for value in values):
+        parts = _inside(data, source)
+        names = {row: name for rows, found in parts.values() for row, name in zip(rows, found or [])}
+        values, classes = [names.get(row) for row in range(len(data))], sorted({*names.values()}) or None
+    found = numbered(values, classes)
+    data.labels, data.classes = found.tensor, found.classes
+    data.skipped += [
+        *found.skipped(source.name),
+        *(Skipped(source.name, f"{NO_LABELS}{text}") for text in said),
+    ]
+
+
+def _inside(data: Data, source: Source) -> dict[str, tuple[list[int], list[str] | None]]:
+    """Rows and class names by split, as the folders in archives say them."""
+    below = [path.removeprefix(source.prefix) for path in data.paths]
+    return class_folders(tars.inner_paths(below, source.archives))
 
 
 def _name(source: Openable) -> str:
-    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else getattr(source, "name", "array")
+    return (
+        os.fspath(source) if isinstance(source, (str, os.PathLike)) else getattr(source, "name", "the data")
+    )
 
 
 def _not_found(name: str, path: Path) -> str:
@@ -384,10 +472,11 @@ def _divided(data: Data) -> tuple[Data, Data]:
 def same_classes(train: Data, test: Data) -> tuple[Data, Data]:
     """Number the classes of both parts alike where each part brought its own names."""
     if train.classes and test.classes and train.classes != test.classes:
-        classes = sorted({*train.classes, *test.classes})
+        classes = in_order({*train.classes, *test.classes})
+        places = {name: number for number, name in enumerate(classes)}
         for data in (train, test):
             if data.labels is not None:
-                numbers = torch.tensor([classes.index(name) for name in data.classes or []])
+                numbers = torch.tensor([places[name] for name in data.classes or []])
                 data.labels = torch.where(data.labels < 0, -1, numbers[data.labels])
             data.classes = classes
     return train, test

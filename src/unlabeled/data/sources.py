@@ -1,24 +1,48 @@
-"""Where encoded images come from: folders, parquet files, tar archives, the Hugging Face hub, torchvision.
+"""Where encoded images come from: folders, lists, tables, archives, the Hugging Face hub, torchvision.
 
 A source knows cheaply what its content depends on (places, names, sizes and times of its files) and reads when asked.
 """
 
+import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from unlabeled import check
+from unlabeled.data import listings, tables, tars
 from unlabeled.data.decode import SUFFIXES, Item
-from unlabeled.data.files import SPLITS, File, Walk, by_folder, by_name, digest, parents, uncollected, walk
+from unlabeled.data.files import (
+    SPLITS,
+    File,
+    Walk,
+    by_folder,
+    by_name,
+    digest,
+    parents,
+    separate,
+    uncollected,
+    walk,
+)
+from unlabeled.data.labels import class_name, label_column, raw
 from unlabeled.data.rasters import ARRAYS
 from unlabeled.data.samples import Skipped
-from unlabeled.data.tables import count_rows, told
-from unlabeled.data.tars import tar_items
 
-__all__ = ["Reading", "Source", "find_files", "find_hub", "find_path", "find_torchvision"]
+__all__ = [
+    "Reading",
+    "Source",
+    "class_folders",
+    "find_files",
+    "find_hub",
+    "find_listed",
+    "find_path",
+    "find_rows",
+    "find_torchvision",
+    "of_paths",
+    "table_reading",
+]
 
 _UNREADABLE = (
     ".heic",
@@ -34,7 +58,7 @@ _UNREADABLE = (
     ".raw",
     ".dcm",
 )
-_LABELS = ("label", "labels", "class", "target", "cls", "fine_label")
+_log = logging.getLogger("unlabeled.data")
 
 
 class Reading(NamedTuple):
@@ -52,52 +76,166 @@ class Source:
     name: str
     read: Callable[[], Reading]
     fingerprint: Any
-    """What the content depends on, of JSON types."""
+    """What the content depends on, of JSON types; None where nobody knows."""
     prefix: str = ""
     """What stands before the paths that are read: their folder."""
     skipped: list[Skipped] = field(default_factory=list)
     broken: int = 0
     """How many of the skipped files were meant to be images."""
+    labels: Mapping[str, Any] | None = None
+    """Labels by path with the prefix, which go before those of the items."""
+    archives: tuple[str, ...] = ()
+    """Archives that the paths begin with; the folders in them are classes and splits as they are outside."""
+    label: str | None = None
+    """Column of labels that is still to be found in what the items tell of themselves."""
 
 
 @uncollected()
-def find_path(path: Path, name: str) -> dict[str, Source]:
+def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Source]:
     """Sources by split of a folder or a file; "all" where nothing tells splits apart.
 
+    Of images in tables, in archives and in files of their own, those are taken of which there are most.
+
     Args:
-        path: A folder of images, parquet files or tar archives, or one parquet file or tar archive.
+        path: A folder of images, tables of images or archives, or one such file, or a list of paths.
         name: What messages call it.
+        label: Column of labels; None looks for a usual name.
 
     Raises:
-        ValueError: Nothing of that kind is there.
+        ValueError: Nothing of that kind is there, or the column is not.
     """
     if path.is_file():
         found = Walk([File.of(path.name, path.stat())], [], 0)
+        if found.files[0].ends(listings.LISTS):
+            return find_listed(path, name, label)
         path = path.parent
     else:
         found = walk(path)
-    # Images come last: beside parquet files or archives they are a logo or a preview.
-    kinds: list[tuple[tuple[str, ...], Callable]] = [
-        ((".parquet",), _parquet),
-        ((".tar", ".tar.gz", ".tgz"), _tar),
-        (SUFFIXES, _class_folders),
-        (ARRAYS, _class_folders),
+    kinds = [("table", tables.ENDINGS), ("archive", tars.ENDINGS), ("image", SUFFIXES), ("array", ARRAYS)]
+    files = {kind: [file for file in found.files if file.ends(endings)] for kind, endings in kinds}
+    images, archives = files["image"], files["archive"]
+    opened, reasons, failure = _opened_tables(path, files["table"], label, bool(images or archives))
+    counts = {
+        "table": sum(table.table.rows for _, table in opened),
+        "archive": len(archives),
+        "image": len(images),
+    }
+    if archives and (opened or images):
+        counts["archive"] = _count(path, archives, max(counts["table"], counts["image"]), reasons)
+    if not any(counts.values()):  # beside others an array is features or masks, not an image
+        counts["array"] = len(files["array"])
+    kind = max(counts, key=lambda kind: counts[kind])  # of equal ones the table, which may name the others
+    if failure is not None and (kind == "table" or not counts[kind]):
+        raise failure
+    if not counts[kind]:
+        raise ValueError(_nothing(found, name, reasons))
+    taken = {file.path for file, _ in opened} if kind == "table" else {file.path for file in files[kind]}
+    lists = [file for file in found.files if file.ends((*listings.LISTS, *tables.ENDINGS))]
+    known = listings.known_of(path, images, lists, label) if kind == "image" else None
+    endings = dict(kinds)[kind]
+    others = [
+        file for file in found.files if file.path not in taken and not (known and file.path in known.used)
     ]
-    for suffixes, open_files in kinds:
-        files = [file for file in found.files if file.path.lower().endswith(suffixes)]
-        if files:
-            others = [file for file in found.files if not file.path.lower().endswith(suffixes)]
-            skipped = found.skipped + [Skipped(file.path, _why_not(file, suffixes)) for file in others]
-            skipped = [Skipped(os.path.join(path, skip.path), skip.reason) for skip in sorted(skipped)]
-            broken = found.broken
-            if suffixes is SUFFIXES:
-                broken += sum(file.suffix in _UNREADABLE for file in others)
-            return open_files(path, name, files, skipped, broken)
+    skipped = [Skipped(file.path, reasons.get(file.path) or _why_not(file, endings)) for file in others]
+    skipped = [Skipped(os.path.join(path, s.path), s.reason) for s in sorted(found.skipped + skipped)]
+    _tell(name, kind, counts)
+    if kind == "table":
+        return _tables(path, name, opened, skipped, found.broken, digest(images))
+    if kind == "archive":
+        return _archives(path, name, archives, skipped, found.broken, label)
+    broken = found.broken + sum(file.suffix in _UNREADABLE for file in others)
+    return _class_folders(path, name, files[kind], skipped, broken, known)
+
+
+def _opened_tables(
+    root: Path, files: list[File], label: str | None, beside: bool
+) -> tuple[list[tuple[File, tables.ImageTable]], dict[str, str], ValueError | None]:
+    """Tables of images; why the others are none; and the first error of one.
+
+    Beside images of their own, tables that only name files, or hold bytes that are no images, are none.
+    """
+    opened: list[tuple[File, tables.ImageTable]] = []
+    reasons: dict[str, str] = {}
+    failure = None
+    alike: dict[Any, tables.ImageTable | None] = {}
+    for file in files:
+        try:
+            table = tables.open_table(root / file.path)
+            columns = check.one_line(", ".join(table.schema.names))
+            reasons[file.path] = f"no column of images among {columns}"
+            if (key := table.schema.serialize().to_pybytes()) not in alike:
+                with tables.told(root / file.path):
+                    alike[key] = tables.images_of(table, root, label, strict=not beside and len(files) == 1)
+            found = alike[key]
+        except ValueError as error:
+            failure = failure or error
+            reasons[file.path] = check.one_line(str(error).removeprefix(f"{root / file.path} "))
+            continue
+        if found is not None and not (beside and (found.names_files or not found.sure)):
+            opened.append((file, found._replace(table=table)))
+    if files and not opened and failure is None and not beside:
+        failure = ValueError(
+            f"{root / files[0].path} must have a column of images, got {reasons[files[0].path].rpartition('among ')[2]}"
+        )
+    if opened and label is not None and not any(table.label for _, table in opened):
+        label_column(opened[0][1].table.schema.names, label, opened[0][0].path)
+    return opened, reasons, failure
+
+
+def _count(root: Path, archives: list[File], most: int, reasons: dict[str, str]) -> int:
+    """How many images archives hold, counted until they are more than the others."""
+    count = 0
+    for file in archives:
+        try:
+            inside = tars.count_images(root / file.path, most + 1 - count)
+            reasons[file.path] = f"archive of {inside or 'no'} images" + (
+                " or more" if count + inside > most else ""
+            )
+            count += inside
+        except ValueError as error:
+            reasons[file.path] = str(error)
+        if count > most:
+            break
+    return count
+
+
+def _nothing(found: Walk, name: str, reasons: Mapping[str, str]) -> str:
     endings = Counter(file.suffix or "without ending" for file in found.files)
     listing = ", ".join(f"{count} {suffix}" for suffix, count in endings.most_common(5)) or "nothing"
-    expected = f"{', '.join(SUFFIXES[:4])} or similar files, .parquet or .tar"
-    reasons = "".join(f"; {skip.path or name}: {skip.reason}" for skip in found.skipped[:3])
-    raise ValueError(f"no images in {name}; expected {expected}, found {listing}{reasons}")
+    expected = (
+        f"{', '.join(SUFFIXES[:4])} or similar files, .parquet, .arrow, .tar or .zip, or a list of paths"
+    )
+    said = [
+        *(f"{skip.path or name}: {skip.reason}" for skip in found.skipped),
+        *(f"{p}: {r}" for p, r in reasons.items()),
+    ]
+    return f"no images in {name}; expected {expected}, found {listing}{''.join(f'; {text}' for text in said[:3])}"
+
+
+def _tell(name: str, kind: str, counts: Mapping[str, int]) -> None:
+    """Say what was taken where something else with images was left."""
+    words = {"table": "rows of tables", "archive": "images of archives", "image": "image files"}
+    left = [f"{count} {words[other]}" for other, count in counts.items() if other != kind and count]
+    if left:
+        _log.warning("%s: %d %s are taken; left out: %s", name, counts[kind], words[kind], " and ".join(left))
+
+
+def find_listed(path: Path, name: str, label: str | None) -> dict[str, Source]:
+    """Sources by split of the images that a table or a list of paths names; without labels folders are classes.
+
+    Raises:
+        ValueError: It cannot be read, or names no image.
+    """
+    root, paths, missing, known = listings.images_listed(path, label)
+    return of_paths(root, name, paths, missing, known)
+
+
+def of_paths(
+    root: Path, name: str, paths: Sequence[str], missing: list[Skipped], known: listings.Known | None = None
+) -> dict[str, Source]:
+    """Sources by split of files that are there, with what was meant to be and is not."""
+    files = [File.of(path, os.stat(root / path)) for path in paths]
+    return _class_folders(root, name, files, missing, len(missing), known)
 
 
 @uncollected()
@@ -133,26 +271,63 @@ def _why_not(file: File, suffixes: tuple[str, ...]) -> str:
     return f"{file.suffix} images cannot be read" if file.suffix in _UNREADABLE else "not an image file"
 
 
+def class_folders(paths: Sequence[str]) -> dict[str, tuple[list[int], list[str] | None]]:
+    """Rows and class names by split of paths, as the folders of files say them; names None where they say none."""
+    rows: dict[str, list[int]] = {}
+    for row, path in enumerate(paths):
+        rows.setdefault(path, []).append(row)
+    parts = {}
+    for split, source in _class_folders(Path(), "", [File(path, "") for path in rows], [], 0).items():
+        read = source.read()
+        items = list(read.items)
+        places = [(row, item.label) for item in items for row in rows[source.prefix + item.path]]
+        parts[split] = (
+            [row for row, _ in places],
+            [str(label) for _, label in places] if read.classes else None,
+        )
+    return parts
+
+
 def _class_folders(
-    root: Path, name: str, files: list[File], skipped: list[Skipped], broken: int
+    root: Path,
+    name: str,
+    files: list[File],
+    skipped: list[Skipped],
+    broken: int,
+    known: listings.Known | None = None,
 ) -> dict[str, Source]:
     """Files in folders: split folders hold class folders, class folders hold files at any depth.
 
     A folder that holds one folder and no other file of the kind tells nothing apart, so what is in that counts.
+    Tables beside the files may say what they are, and which part each is of where no folders say so.
     """
+    top = start = os.path.join(root, "") if root != Path() else ""
+    stated = {top + path: value for path, value in known.labels.items()} if known else {}
+    splits = {top + path: split for path, split in known.splits.items()} if known else {}
+    if known:
+        skipped = skipped + [Skipped(top + skip.path, skip.reason) for skip in known.skipped]
     if alone := _alone(parents(files), 0, SPLITS):
         above = os.path.join(*files[0].path.split(os.sep)[:alone], "")
         root, files = root / above, [file._replace(path=file.path[len(above) :]) for file in files]
+        top += above
     parts, beside = by_folder(files)
-    skipped = skipped + [Skipped(os.path.join(root, file.path), "beside the splits") for file in beside]
     depth = int(parts.keys() != {"all"})
+    reason = "beside the splits"
+    if not depth and separate({*splits.values()}):
+        grouped: dict[str, list[File]] = {}
+        for file in files:
+            grouped.setdefault(splits.get(top + file.path, ""), []).append(file)
+        beside, parts, reason = grouped.pop("", []), grouped, "in no split of the tables"
+    skipped = skipped + [Skipped(top + file.path, reason) for file in beside]
     folders = {split: parents(part) for split, part in parts.items()}
     depth += _alone(set().union(*folders.values()), depth, ())
 
     def class_of(folder: str) -> str | None:
         return next(iter(_levels(folder)[depth:]), None)
 
-    names = {split: {class_of(folder) for folder in found} for split, found in folders.items()}
+    spelled = {folder: class_of(folder) for part in folders.values() for folder in part}
+    spelled = {folder: class_name(found) if found else None for folder, found in spelled.items()}
+    names = {split: {spelled[folder] for folder in part} for split, part in folders.items()}
 
     def classes_of(split: str) -> list[str] | None:
         """Names of the class folders of a split, those of training, test and validation taken together."""
@@ -160,18 +335,25 @@ def _class_folders(
         found = {name for other in alike if None not in names[other] for name in names[other] if name}
         return sorted(found) if None not in names[split] and len(found) > 1 else None
 
+    use_tables = bool(stated) and (known.explicit or not any(map(classes_of, parts))) if known else False
+    if known and use_tables:
+        skipped += [Skipped(start + path, f"labels: of its {column}") for path, column in known.used.items()]
+
     def source(split: str, part: list[File]) -> Source:
-        classes = classes_of(split)
+        classes = None if use_tables else classes_of(split)
 
         def reading() -> Reading:
-            labels = {folder: class_of(folder) if classes else None for folder in folders[split]}
             items = (
-                Item(file.path, labels[file.path.rpartition(os.sep)[0]], root / file.path) for file in part
+                Item(
+                    file.path, spelled[file.path.rpartition(os.sep)[0]] if classes else None, root / file.path
+                )
+                for file in part
             )
             return Reading(classes, len(part), items)
 
         fingerprint = ["folder", os.path.realpath(root), digest(part), classes]
-        return Source(name, reading, fingerprint, os.path.join(root, ""), skipped, broken)
+        labels = stated if use_tables else None
+        return Source(name, reading, fingerprint, top, skipped, broken, labels)
 
     return {split: source(split, part) for split, part in parts.items()}
 
@@ -191,61 +373,84 @@ def _alone(folders: Collection[str], depth: int, splits: Collection[str]) -> int
     return alone
 
 
-def _tar(root: Path, name: str, files: list[File], skipped: list[Skipped], broken: int) -> dict[str, Source]:
+def _archives(
+    root: Path, name: str, files: list[File], skipped: list[Skipped], broken: int, label: str | None
+) -> dict[str, Source]:
     return {
         split: Source(
             name,
-            lambda part=part: Reading(None, None, tar_items([root / file.path for file in part])),
-            ["tar", os.path.realpath(root), part],
+            lambda part=part: Reading(
+                None, None, tars.tar_items([(file.path, root / file.path) for file in part])
+            ),
+            ["archive", os.path.realpath(root), part],
             os.path.join(root, ""),
             skipped,
             broken,
+            archives=tuple(file.path for file in part),
+            label=label,
         )
         for split, part in by_name(files).items()
     }
 
 
-def _parquet(
-    root: Path, name: str, files: list[File], skipped: list[Skipped], broken: int
+def _tables(
+    root: Path,
+    name: str,
+    opened: list[tuple[File, tables.ImageTable]],
+    skipped: list[Skipped],
+    broken: int,
+    beside: str,
 ) -> dict[str, Source]:
+    """Tables of images; `beside` changes when a file does that they may name."""
+    by_path = {file.path: table for file, table in opened}
+    skipped = skipped + [
+        Skipped(os.path.join(root, file.path), said.reason)
+        for file, table in opened[:1]
+        for said in table.skipped
+    ]
+
     def reading(part: list[File]) -> Reading:
-        # Not by `load_dataset`, which asks the network also for what lies on this machine.
-        from datasets import Features
-        from pyarrow.parquet import ParquetFile, read_schema
-
-        paths = [root / file.path for file in part]
-        total = count_rows(paths)
-        with told(paths[0]):
-            features = Features.from_arrow_schema(read_schema(paths[0]))
-        columns = _columns(features, name)
-
-        def batches() -> Iterator[Mapping[str, list[Any]]]:
-            wanted = [column for column in (columns.image, columns.label) if column]
-            for path in paths:
-                with told(path):
-                    for batch in ParquetFile(path).iter_batches(64, columns=wanted):
-                        yield batch.to_pydict()
-
-        return Reading(columns.classes, total, _items(batches(), columns, part[0].path))
+        return table_reading([(file.path, by_path[file.path]) for file in part], root)
 
     return {
         split: Source(
             name,
             lambda part=part: reading(part),
-            ["parquet", os.path.realpath(root), part],
+            ["table", os.path.realpath(root), part, [by_path[file.path][1:3] for file in part], beside],
             os.path.join(root, ""),
             skipped,
             broken,
         )
-        for split, part in by_name(files).items()
+        for split, part in by_name([file for file, _ in opened]).items()
     }
 
 
-def find_hub(address: str) -> dict[str, Source]:
+def table_reading(named: Sequence[tuple[str, tables.ImageTable]], root: Path) -> Reading:
+    """Images of tables, each with what its rows are called where they have no name of their own.
+
+    Numbers of classes are kept where all tables name them alike, and become names where they do not.
+    """
+    spelled = {name: table.table.names.get(table.label or "", []) for name, table in named}
+    alike = len({*map(tuple, spelled.values())}) == 1
+    classes = next(iter(spelled.values())) or None if alike else None
+
+    def items() -> Iterator[Item]:
+        for name, table in named:
+            own = [] if classes else spelled[name]
+            for number, (path, label, content) in enumerate(table.rows(root)):
+                if own and isinstance(label, int):
+                    label = own[label] if 0 <= label < len(own) else None
+                yield Item(path or f"{name}#{number}", raw(label), content)
+
+    return Reading(classes, sum(table.table.rows for _, table in named), items())
+
+
+def find_hub(address: str, label: str | None = None) -> dict[str, Source]:
     """Sources by split of a data set on the Hugging Face hub, read as a stream.
 
     Args:
         address: OWNER/NAME or OWNER/NAME:CONFIG.
+        label: Column of labels; None looks for a usual name.
 
     Raises:
         ValueError: The data set cannot be opened.
@@ -258,42 +463,37 @@ def find_hub(address: str) -> dict[str, Source]:
         splits: dict[str, Any] = builder.as_streaming_dataset()  # type: ignore[assignment]
     except Exception as error:  # the hub, the network and the loader all have errors of their own
         raise ValueError(f"cannot open hub:{address}: {error}") from error
+    known = builder.info.splits or {}
 
-    def reading(split: str) -> Reading:
-        classes, items = _rows(splits[split], address, split)
-        known = (builder.info.splits or {}).get(split)
-        return Reading(classes, known.num_examples if known else None, items)
+    def total(split: str) -> int | None:
+        return known[split].num_examples if split in known else None
 
     return {
         SPLITS.get(split, split): Source(
-            address, lambda split=split: reading(split), ["hub", address, split, builder.hash]
+            address,
+            lambda split=split: find_rows(splits[split], address, split, total(split), label),
+            ["hub", address, split, builder.hash, label],
         )
         for split in splits
     }
 
 
-def _rows(rows: Any, name: str, file: str) -> tuple[list[str] | None, Iterator[Item]]:
-    """Class names and items of a `datasets.IterableDataset`."""
-    from datasets import Image
+def find_rows(rows: Any, name: str, file: str, total: int | None, label: str | None) -> Reading:
+    """Images of a `datasets.Dataset` or `datasets.IterableDataset`.
+
+    Args:
+        rows: The data set.
+        name: What messages call it.
+        file: What its rows are called where they have no name.
+        total: Number of its rows, None where that is unknown.
+        label: Column of labels; None looks for a usual name.
+
+    Raises:
+        ValueError: It has no column of images, or not that of labels.
+    """
+    from datasets import ClassLabel, Image, Value
 
     features = rows.features or rows._resolve_features().features
-    columns = _columns(features, name)
-    if isinstance(features[columns.image], Image):
-        rows = rows.cast_column(columns.image, Image(decode=False))
-    wanted = [column for column in (columns.image, columns.label) if column]
-    return columns.classes, _items(rows.select_columns(wanted).iter(64), columns, file)
-
-
-class _Columns(NamedTuple):
-    """Columns of a table that hold the images and the labels, and the names of the classes."""
-
-    image: str
-    label: str | None
-    classes: list[str] | None
-
-
-def _columns(features: Mapping[str, Any], name: str) -> _Columns:
-    from datasets import ClassLabel, Image, Value
 
     def is_image(feature: Any) -> bool:
         encoded = isinstance(feature, dict) and "bytes" in feature
@@ -302,26 +502,28 @@ def _columns(features: Mapping[str, Any], name: str) -> _Columns:
     images = [column for column, feature in features.items() if is_image(feature)]
     if not images:
         raise ValueError(f"{name} must have a column of images, got {check.one_line(', '.join(features))}")
-    labels = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
-    labels += [column for column in _LABELS if isinstance(features.get(column), Value)]
-    label = min(labels, key=lambda column: column not in _LABELS, default=None)
-    classes = features[label].names if label and isinstance(features[label], ClassLabel) else None
-    return _Columns(images[0], label, classes)
+    image = next((column for column in images if isinstance(features[column], Image)), images[0])
+    simple = [column for column, feature in features.items() if isinstance(feature, ClassLabel | Value)]
+    named = [column for column in simple if isinstance(features[column], ClassLabel)]
+    chosen = label_column(features if label else simple, label, name) or next(iter(named), None)
+    chosen = chosen or label_column([column for column in features if column not in images])
+    classes = features[chosen].names if chosen in named else None
+    if isinstance(features[image], Image):
+        rows = rows.cast_column(image, Image(decode=False))
+    rows = rows.select_columns([column for column in (image, chosen) if column])
 
+    def items() -> Iterator[Item]:
+        number = 0
+        for batch in rows.iter(64):
+            for value, known in zip(batch[image], batch[chosen] if chosen else [None] * len(batch[image])):
+                value = value if isinstance(value, dict) else {"bytes": value}
+                path, content = value.get("path"), value.get("bytes")
+                if content is None:
+                    content = Path(path) if path else b""
+                yield Item(path or f"{file}#{number}", raw(known), content)
+                number += 1
 
-def _items(batches: Iterable[Mapping[str, list[Any]]], columns: _Columns, file: str) -> Iterator[Item]:
-    """Images out of batches of rows."""
-    image, label = columns.image, columns.label
-    number = 0
-    for batch in batches:
-        for value, known in zip(batch[image], batch[label] if label else [None] * len(batch[image])):
-            value = value if isinstance(value, dict) else {"bytes": value}
-            path, content = value.get("path"), value.get("bytes")
-            if content is None:
-                content = Path(path) if path else b""
-            known = known if isinstance(known, int | str) else None
-            yield Item(path or f"{file}#{number}", known, content)
-            number += 1
+    return Reading(classes, total, items())
 
 
 def find_torchvision(address: str) -> dict[str, tuple[Any, Source]]:

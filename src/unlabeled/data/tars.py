@@ -1,18 +1,22 @@
-"""Images out of tar archives, read as a stream."""
+"""Images out of tar and zip archives, read as a stream, every member accounted for."""
 
+import json
 import re
+import stat
 import tarfile
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, NamedTuple, cast
 
 from unlabeled import check
 from unlabeled.data.decode import LARGEST, SUFFIXES, TOO_LARGE, Item
+from unlabeled.data.files import without_shard
 
-__all__ = ["tar_items"]
+__all__ = ["ENDINGS", "count_images", "inner_paths", "tar_items"]
 
-_NUMBER = re.compile(r"-?[0-9]{1,18}")
-"""Labels that are numbers, none too large for a tensor; all else are names."""
+ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".zip")
 _NOTES = (
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
@@ -20,68 +24,234 @@ _NOTES = (
 _LONGEST_NOTE = 2**20
 _UNPACKED, _RATIO = 2**28, 100
 """Bytes that any archive may unpack to, and how many for each byte of a larger one."""
+_ABOUT = (".cls", ".json", ".txt")
+"""Endings of members that say what a sample of the webdataset layout is."""
+_LONGEST_ABOUT, _LONGEST_VALUE, _MOST_VALUES = 2**20, 100, 64
 
 
-class _Member(tarfile.TarInfo):
-    """A member whose name and notes are of bearable length: they are read into memory before anything is known."""
+class _Member(NamedTuple):
+    """A member that was not read yet."""
+
+    name: str
+    size: int
+    end: int
+    """Bytes unpacked when it has been read."""
+    reason: str | None
+    """Why it is not read."""
+    read: Callable[[], bytes]
+    lost: bool = False
+    """Whether it is not even known what it was."""
+
+
+class _Header(tarfile.TarInfo):
+    """A member whose name and notes are of bearable length: they are read into memory before anything is known.
+
+    Where a header is damaged `tarfile` would end as if the archive did; this goes on to the next one that is whole.
+    """
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         if self.size < 0 or (self.type in _NOTES and self.size > _LONGEST_NOTE):
             raise tarfile.ReadError(f"a header says that {self.size} bytes follow")
         return super()._proc_member(archive)  # type: ignore[misc]
 
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        """The next member; where something else lies before it, the archive's `damaged` tells so.
 
-def tar_items(archives: list[Path]) -> Iterator[Item]:
-    """Images of archives in the webdataset layout: files of one sample stand together and share their name.
+        An archive ends at two blocks of zeros or where the file ends.
+        """
+        searching, zeros, stream = False, 0, cast(IO[bytes], archive.fileobj)
+        while True:
+            block = stream.read(tarfile.BLOCKSIZE)
+            try:
+                header = cls.frombuf(block, archive.encoding, archive.errors)  # type: ignore[arg-type]
+            except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+                zeros += 1
+                if zeros == 2 and not searching:
+                    raise
+            except tarfile.InvalidHeaderError:  # type: ignore[attr-defined]
+                if archive.offset == 0:
+                    raise
+                searching = searching or cast(_Archive, archive).lost()
+            except tarfile.TruncatedHeaderError as error:  # type: ignore[attr-defined]
+                raise tarfile.ReadError("it ends in the middle of a header") from error
+            else:
+                if zeros and not searching:
+                    cast(_Archive, archive).lost()
+                header.offset = stream.tell() - tarfile.BLOCKSIZE
+                return header._proc_member(archive)
 
-    The name of a sample ends at its first dot. The label of an image is the .cls file of its own name, else
-    that of its sample, else the folder in which it lies. A sample of several images gives each of them.
+
+class _Archive(tarfile.TarFile):
+    tarinfo = _Header
+
+    def __init__(self, *rest: Any, **options: Any) -> None:
+        self.damaged: list[int] = []
+        super().__init__(*rest, **options)
+
+    def lost(self) -> bool:
+        """Note that there is no header where one should be."""
+        self.damaged.append(self.offset)
+        return True
+
+
+def tar_items(archives: Sequence[tuple[str, Path]]) -> Iterator[Item]:
+    """Images of archives, those in the webdataset layout with what its other files say of them.
+
+    In that layout files of one sample stand together and share their name, which ends at its first dot. The label
+    of an image is the .cls file of its own name, else that of its sample, else a record of what the .json and .txt
+    files say. A sample of several images gives each of them. A damaged header is an item with its reason.
+
+    Args:
+        archives: What messages call each, and where it is.
+
+    Raises:
+        ValueError: An archive cannot be read to its end.
     """
-    for archive in archives:
+    for name, archive in archives:
         try:
-            with tarfile.open(archive, "r|*", tarinfo=_Member) as members:
-                key, image, labels = "", None, {}
-                most = max(_UNPACKED, _RATIO * archive.stat().st_size)
-                for member in members:
-                    if member.offset_data + member.size > most:
-                        raise ValueError(f"it unpacks to more than {_RATIO} bytes for each of its own")
-                    path = f"{archive.name}/{member.name}"
-                    folder, _, file = path.rpartition("/")
-                    is_image = file.lower().endswith(SUFFIXES)
-                    if member.isdir() or not (is_image or file.endswith(".cls")):
-                        continue
-                    if reason := _refused(member, file):
-                        if is_image:
-                            yield Item(path, None, reason)
-                        continue
-                    sample = f"{folder}/{file.split('.')[0]}"
-                    if image is not None and (is_image or sample != key):
-                        yield _labelled(image, labels, key)
-                        image = None
-                    if sample != key:
-                        key, labels = sample, {}
-                    content = cast(IO[bytes], members.extractfile(member)).read()
-                    if is_image:
-                        parent = member.name.split("/")[-2] if "/" in member.name else None
-                        image = Item(path, parent or None, content)
-                    else:
-                        text = content.decode().strip()
-                        name = path.removesuffix(".cls")
-                        labels[name] = int(text) if _NUMBER.fullmatch(text) else text
-                if image is not None:
-                    yield _labelled(image, labels, key)
-        except Exception as error:  # of tarfile, of each decompressor, or of a label
-            raise ValueError(f"{archive} must be a readable tar archive: {check.reason(error)}") from error
+            yield from _items_of(name, archive)
+        except Exception as error:  # of tarfile, of zipfile or of each decompressor
+            kind = "zip" if archive.suffix.lower() == ".zip" else "tar"
+            raise ValueError(f"{archive} must be a readable {kind} archive: {check.reason(error)}") from error
 
 
-def _refused(member: tarfile.TarInfo, file: str) -> str | None:
-    if file.startswith("."):
-        return "hidden"
-    if not member.isfile():
-        return "not a regular file"
-    return TOO_LARGE if member.size > LARGEST else None
+def count_images(archive: Path, most: int) -> int:
+    """How many images an archive holds, counted up to a number.
+
+    Raises:
+        ValueError: It cannot be read so far.
+    """
+    try:
+        images = (member for member in _members(archive) if member.name.lower().endswith(SUFFIXES))
+        return sum(1 for _ in islice((member for member in images if not member.reason), most))
+    except Exception as error:
+        raise ValueError(f"cannot be read: {check.reason(error)}") from error
 
 
-def _labelled(image: Item, labels: dict[str, int | str], key: str) -> Item:
-    name = image.path.rpartition(".")[0]
-    return image._replace(label=labels.get(name, labels.get(key, image.label)))
+def inner_paths(paths: Sequence[str], archives: Sequence[str]) -> list[str]:
+    """Paths inside archives; where these are no shards of one name, each is a folder of its own name around them.
+
+    Args:
+        paths: Paths that begin with that of an archive, those of one archive together.
+        archives: The paths of the archives.
+    """
+    ending = re.compile(
+        "|".join(re.escape(ending) + "$" for ending in sorted(ENDINGS, key=len, reverse=True))
+    )
+    folders = {name: without_shard(ending.sub("", name.lower())) for name in archives}
+    folders = {name: name[: len(folder)] for name, folder in folders.items()}
+    several, current, inner = len(set(folders.values())) > 1, "", []
+    for path in paths:
+        if not current or not path.startswith(f"{current}/"):
+            current = max((name for name in archives if path.startswith(f"{name}/")), key=len)
+        below = path[len(current) + 1 :]
+        inner.append(f"{folders[current]}/{below}".lstrip("/") if several else below)
+    return inner
+
+
+def _items_of(name: str, archive: Path) -> Iterator[Item]:
+    key, image, known = "", None, {}
+    most = max(_UNPACKED, _RATIO * archive.stat().st_size)
+    for member in _members(archive):
+        if member.end > most:
+            raise ValueError(f"it unpacks to more than {_RATIO} bytes for each of its own")
+        path = f"{name}/{member.name}"
+        stem, ending = path[: path.rfind(".")], path[path.rfind(".") :].lower()
+        is_image = ending in SUFFIXES
+        if not (is_image or ending in _ABOUT or member.lost):
+            continue
+        if member.reason:
+            if is_image or member.lost:
+                yield Item(path, None, member.reason)
+            continue
+        folder, _, file = path.rpartition("/")
+        sample = f"{folder}/{file.split('.')[0]}"
+        if image is not None and (is_image or sample != key):
+            yield _labelled(image, known, key)
+            image = None
+        if sample != key:
+            key, known = sample, {}
+        if is_image:
+            image = Item(path, None, member.read())
+        elif member.size <= _LONGEST_ABOUT:
+            known.setdefault(stem, {}).update(_about(ending, member.read()))
+    if image is not None:
+        yield _labelled(image, known, key)
+
+
+def _members(archive: Path) -> Iterator[_Member]:
+    """All members that are no folders, and one that is lost for each damaged header."""
+    return _zip_members(archive) if archive.suffix.lower() == ".zip" else _tar_members(archive)
+
+
+def _tar_members(archive: Path) -> Iterator[_Member]:
+    with _Archive.open(archive, "r|*") as members:
+        told = 0
+        for member in members:
+            for offset in members.damaged[told:]:
+                yield _damaged(offset)
+            told = len(members.damaged)
+            if not member.isdir():
+                name, reason = _name(member.name), None if member.isfile() else "not a regular file"
+                yield _Member(
+                    name,
+                    member.size,
+                    member.offset_data + member.size,
+                    _hidden(name) or reason or (TOO_LARGE if member.size > LARGEST else None),
+                    lambda member=member: cast(IO[bytes], members.extractfile(member)).read(),
+                )
+        for offset in members.damaged[told:]:
+            yield _damaged(offset)
+
+
+def _damaged(offset: int) -> _Member:
+    return _Member(f"byte {offset}", 0, 0, "damaged header: the file behind it is lost", bytes, lost=True)
+
+
+def _zip_members(archive: Path) -> Iterator[_Member]:
+    with zipfile.ZipFile(archive) as members:
+        end = 0
+        for member in members.infolist():
+            if member.is_dir():
+                continue
+            name, end = _name(member.filename), end + member.file_size
+            mode = member.external_attr >> 16
+            reason = "not a regular file" if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG) else None
+            reason = "encrypted" if member.flag_bits & 1 else reason
+            yield _Member(
+                name,
+                member.file_size,
+                end,
+                _hidden(name) or reason or (TOO_LARGE if member.file_size > LARGEST else None),
+                lambda member=member: members.read(member),
+            )
+
+
+def _name(name: str) -> str:
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
+
+
+def _hidden(name: str) -> str | None:
+    parts = name.split("/")
+    return "hidden" if any(part.startswith(".") or part == "__MACOSX" for part in parts) else None
+
+
+def _about(ending: str, content: bytes) -> dict[str, Any]:
+    """What a file of the webdataset layout says, by column; a label alone is `cls`."""
+    text = content.decode("utf-8", "replace").strip()
+    if ending == ".json":
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError):
+            return {}
+        if isinstance(record, dict):
+            short = ((name, value) for name, value in record.items() if len(str(value)) <= _LONGEST_VALUE)
+            return dict(islice(short, _MOST_VALUES))
+        return {"cls": record} if isinstance(record, str | int | float) else {}
+    return {ending[1:]: text} if ending == ".cls" or len(text) <= _LONGEST_VALUE else {}
+
+
+def _labelled(image: Item, known: dict[str, dict[str, Any]], key: str) -> Item:
+    record = known.get(key, {}) | known.get(image.path.rpartition(".")[0], {})
+    return image._replace(label=record.get("cls", record or None))

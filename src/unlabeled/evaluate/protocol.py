@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unlabeled import check
+from unlabeled.data.labels import NO_LABELS
 from unlabeled.evaluate import controls as controlled
 from unlabeled.evaluate import features, few_labels, finetune, knn, linear, opening
 from unlabeled.evaluate.features import Representation
@@ -45,6 +46,8 @@ class Labelled:
     labels: Tensor
     answers: Tensor
     classes: list[str]
+    notes: list[str]
+    """What a reader of the scores must know of them."""
 
 
 @heap.kept()
@@ -59,6 +62,7 @@ def evaluate(
     seed: int = 0,
     device: str = "auto",
     test: Any = None,
+    label: str | None = None,
     k: int = 20,
     temperature: float = 0.07,
     steps: int | None = None,
@@ -79,7 +83,8 @@ def evaluate(
             similarity (of words), factors (what else is known of the samples), localisation (of sounds),
             perplexity (of texts), propagation (of masks through videos), retrieval (across sight and sound),
             zones (of walks).
-        labels_per_class: Numbers of training labels, "all", or several of them.
+        labels_per_class: Numbers of training labels, shares of each class's labels such as "1%", "all", or several
+            of them.
         controls: Any of raw (the input without a network), random (the same network untrained), rescaled (of
             images: the same, its channels made alike) and supervised (the same network trained on the same
             labels only; finetune has it beside it wherever there are controls).
@@ -87,6 +92,7 @@ def evaluate(
         seed: Seed of the draws, of the control's weights and of the bootstrap.
         device: auto, cpu or cuda.
         test: Test data, if `data` is training data only: the test split of a source that has one, else all.
+        label: Column of the labels, where the data is a table or has one beside it; None looks for a usual name.
         k: Neighbours that vote in knn.
         temperature: Of the votes in knn.
         steps: Optimizer steps of finetune and supervised; None takes 20 passes over the labels, 300 at least.
@@ -105,7 +111,7 @@ def evaluate(
     for word in words:
         check.choice(CONTROLS, controls=word)
     check.at_least(1, draws=draws)
-    counts = _counts(_several(labels_per_class))
+    counts = few_labels.counts(_several(labels_per_class))
     where = features.pick_device(device)
     encoder, reader = features.frozen(run, where)
     measured: list[Measurement] = []
@@ -119,15 +125,17 @@ def evaluate(
         if not probes:
             about = {"data": str(getattr(data, "name", data)), "encoder": fingerprint(encoder.state_dict())}
             return Scores.of(measured, seed, about | {"seed": seed})
-    opened = opening.both(data, test, opening.options(run, encoder))
+    opened = opening.both(data, test, opening.options(run, encoder) | ({"label": label} if label else {}))
     train, tested = map(encoder.reads, opened)
     labelled = _labelled(train, tested, where)
+    for note in labelled.notes:
+        tell(note)
     smallest = int(labelled.labels.unique(return_counts=True)[1].min())
     plan = _plan(probes, counts, list(encoder.map_dims) if "layers" in probes else [], smallest)
     draws_of = {
         count: [torch.arange(len(labelled.labels))]
         if count == "all"
-        else few_labels.subsets(labelled.labels, int(count), classes=labelled.classes, draws=draws, seed=seed)
+        else few_labels.subsets(labelled.labels, count, classes=labelled.classes, draws=draws, seed=seed)
         for count in dict.fromkeys(count for _, _, count in plan)
     }
     representations = [
@@ -170,7 +178,11 @@ def evaluate(
         "seed": seed,
     }
     if _test_part_was_seen(run, data, len(opened[0])):  # before reading: a scene is many images
-        about["note"] = f"the encoder was pre-trained on these test {tested.unit} too, without their labels"
+        labelled.notes.append(
+            f"the encoder was pre-trained on these test {tested.unit} too, without their labels"
+        )
+    if labelled.notes:
+        about["note"] = "; ".join(labelled.notes)
     return Scores.of(measured, seed, about)
 
 
@@ -213,34 +225,67 @@ def _several(words: Any) -> list[Any]:
     return [words] if isinstance(words, str | int | float) else list(words)
 
 
-def _counts(counts: list[Any]) -> list[int | str]:
-    """Numbers of labels in ascending order, then "all"."""
-    for count in counts:
-        if count != "all" and not (isinstance(count, int) and count > 0):
-            raise ValueError(f"labels_per_class must be whole numbers above 0 or all, got {count}")
-    numbers = sorted({count for count in counts if count != "all"})
-    return [*numbers, *(["all"] if "all" in counts else [])]
-
-
 def _labelled(train: "Data", test: "Data", device: torch.device) -> Labelled:
-    """Keep the samples whose class is known."""
-    known = []
-    for split in (train, test):
+    """Keep the samples whose class is known, and say what is left out or cannot be known."""
+    known, notes = [], []
+    for part, split in (("training", train), ("test", test)):
         rows = torch.arange(0) if split.labels is None else (split.labels >= 0).nonzero()[:, 0]
         if not len(rows):
-            raise ValueError(
-                f"data must have labels to evaluate on, got {split.name} without any. "
-                "Put the files into one folder for each class"
-                + (", or take the task factors, for what else is known" if split.factors else "")
-            )
-        known.append(split if len(rows) == len(split) else split.subset(rows))
+            raise ValueError(_without_labels(part, split))
+        if unknown := len(split) - len(rows):
+            notes.append(f"{unknown} of {len(split)} {part} {split.unit} have no label and are left out")
+        known.append(split.subset(rows) if unknown else split)
     train, tested = known
     assert train.labels is not None and tested.labels is not None
-    number = 1 + int(max(train.labels.max(), tested.labels.max()))
-    classes = train.classes or tested.classes or [str(index) for index in range(number)]
+    labels, answers, classes = train.labels.long(), tested.labels.long(), train.classes or tested.classes
+    if not classes:  # numbers of any size, or truth values
+        values = torch.cat([labels, answers]).unique()
+        labels, answers = torch.searchsorted(values, labels), torch.searchsorted(values, answers)
+        classes = [str(value) for value in values.tolist()]
+    if (most := int(max(labels.max(), answers.max()))) >= len(classes):
+        raise ValueError(f"labels of {train.name} must be below its {len(classes)} classes, got {most}")
+    learnt = labels.unique()
+    if len(learnt) < 2:
+        raise ValueError(
+            f"data must have at least 2 classes to evaluate on, got {train.name}, whose "
+            f"{len(labels)} labelled training {train.unit} are all of class {classes[int(learnt)]}"
+        )
+    notes += _of_classes(learnt, answers, classes, tested)
     return Labelled(
-        train.to(device), tested.to(device), train.labels.to(device), tested.labels.to(device), list(classes)
+        train.to(device), tested.to(device), labels.to(device), answers.to(device), list(classes), notes
     )
+
+
+def _without_labels(part: str, split: "Data") -> str:
+    """Why a part without labels cannot be judged on, and what would help."""
+    hints = [skip.reason for skip in split.skipped if skip.reason.startswith(NO_LABELS)]
+    message = f"data must have labels to evaluate on, got {split.name} without any in its {part} part"
+    if len(split):
+        message += f", such as of {split.paths[0]}"
+    if hints:
+        return f"{message} ({'; '.join(dict.fromkeys(hints))})"
+    return (
+        f"{message}. Put the files into one folder for each class, or their names and labels into a labels.csv "
+        "beside them" + (", or take the task factors, for what else is known" if split.factors else "")
+    )
+
+
+def _of_classes(learnt: Tensor, answers: Tensor, classes: list[str], tested: "Data") -> list[str]:
+    """What a score depends on: test samples of classes without a training label, and a test part of one class."""
+    notes = []
+    unlearnt = ~torch.isin(answers, learnt)
+    if count := int(unlearnt.sum()):
+        names = [classes[number] for number in answers[unlearnt].unique().tolist()]
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        notes.append(
+            f"{count} of {len(answers)} test {tested.unit} count as wrong because no training label is of their "
+            f"class ({', '.join(names[:5])}{more})"
+        )
+    if len(answers.unique()) == 1:
+        notes.append(
+            f"all test {tested.unit} are of class {classes[int(answers[0])]}, which a constant guess gets right"
+        )
+    return notes
 
 
 def _knn(shown: Representation, data: Labelled, rows: Tensor, k: int, temperature: float) -> Prediction:

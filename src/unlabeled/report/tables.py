@@ -1,6 +1,5 @@
 """Scores become tables in which a winner is named only where the intervals say so."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -73,7 +72,7 @@ def arrange(runs: Sequence[tuple[str, Sequence[Record]]]) -> list[Table]:
     keys = list(dict.fromkeys(_key(r) for _, records in runs for r in records if r["features"] != "raw"))
     layered = {probe for probe, layer, _ in keys if layer is not None}
     groups: dict[tuple[str, int | str | None], list[Key]] = {}
-    for key in sorted(keys, key=lambda key: math.inf if key[2] == "all" else float(key[2])):
+    for key in sorted(keys, key=lambda key: _by_count(key[2])):
         groups.setdefault((key[0], key[2] if key[0] in layered else None), []).append(key)
     order = list(dict.fromkeys(probe for probe, _, _ in keys))
     columns = sorted(groups.values(), key=lambda group: order.index(group[0][0]))
@@ -81,6 +80,12 @@ def arrange(runs: Sequence[tuple[str, Sequence[Record]]]) -> list[Table]:
     return [
         _table(group, runs) for group in [single, *columns] if group and (group is single or len(group) > 1)
     ]
+
+
+def _by_count(count: int | str) -> tuple[int, float]:
+    """Numbers of labels by their size, then shares such as 1 %, then all."""
+    text = str(count)
+    return (2, 0.0) if text == "all" else (int(text.endswith("%")), float(text.rstrip("%")))
 
 
 def _key(record: Record) -> Key:
