@@ -387,6 +387,9 @@ def _open(data: Any, planned: plan.Plan, progress: Progress) -> Data:
         workers=settings.workers,
         max_broken=settings.max_broken,
         progress=progress.decoding,
+        encoding=settings.encoding,
+        text_column=settings.text_column,
+        segmenter=settings.segmenter,
     )
 
 

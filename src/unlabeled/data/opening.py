@@ -71,6 +71,10 @@ def open_data(
     max_broken: float = 0.1,
     cache: str | os.PathLike[str] | bool | None = None,
     progress: Progress | None = None,
+    encoding: str | None = None,
+    text_column: str | None = None,
+    label: str | None = None,
+    segmenter: str | None = None,
 ) -> Data:
     """Open data of any kind, decoding it once.
 
@@ -97,11 +101,28 @@ def open_data(
             to be images (.txt, .json, hidden ones) are listed as skipped, but not counted.
         cache: Folder for decoded images, $UNLABELED_CACHE or ~/.cache/unlabeled if None; False keeps none.
         progress: Called with the images done so far and their number, None where that is unknown.
+        encoding: Encoding of texts, such as gbk or cp1252; None finds out.
+        text_column: Column of a table that holds the texts, or several with commas between them, which are joined;
+            None chooses.
+        label: Column of a table that holds the classes; None chooses.
+        segmenter: What cuts texts without spaces into words: characters, jieba or MODULE:FUNCTION.
 
     Raises:
         ValueError: There is nothing of that name, no image in it, no such split, or too much of it is broken.
     """
-    how = How(store_size, channels, workers, max_broken, cache, progress, sample_rate)
+    how = How(
+        store_size=store_size,
+        channels=channels,
+        workers=workers,
+        max_broken=max_broken,
+        cache=cache,
+        progress=progress,
+        sample_rate=sample_rate,
+        encoding=encoding,
+        text_column=text_column,
+        label=label,
+        segmenter=segmenter,
+    )
     parts = _parts(source, kind, how)
     split = {"val": "validation", "valid": "validation", "dev": "validation"}.get(split or "", split)
     if split is None:
@@ -239,6 +260,10 @@ class How:
     cache: str | os.PathLike[str] | bool | None = None
     progress: Progress | None = None
     sample_rate: int | None = None
+    encoding: str | None = None
+    text_column: str | None = None
+    label: str | None = None
+    segmenter: str | None = None
 
     def __post_init__(self) -> None:
         check.fraction(max_broken=self.max_broken)

@@ -1,0 +1,248 @@
+"""Labels of any form as class numbers: which column holds them, which values are none, what the classes are called.
+
+Integers, booleans, whole floats and text are classes; each distinct value is one, and its text is the name of the
+class. None, NaN and empty text are no label. A single negative integer is no label where all others are the class
+indices 0, 1, 2 ... (as -1 is in torchvision and scikit-learn); beside any other labels it is a class like them,
+as in -1 and 1. Text is compared in Unicode's composed form (NFC) without the spaces around it.
+"""
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unlabeled import check
+from unlabeled.data.samples import Skipped
+
+__all__ = [
+    "COLUMNS",
+    "NO_LABELS",
+    "Numbered",
+    "class_name",
+    "from_array",
+    "in_order",
+    "label_column",
+    "numbered",
+]
+
+NO_LABELS = "no labels: "
+"""How a reason in `skipped` begins that says why there are no labels."""
+
+COLUMNS = (
+    *(
+        "label",
+        "labels",
+        "class",
+        "classes",
+        "target",
+        "targets",
+        "category",
+        "cls",
+        "classname",
+        "labelname",
+    ),
+    *("labeltext", "classlabel", "categoryname", "finelabel", "classid", "labelid", "categoryid", "classidx"),
+    *(
+        "labelidx",
+        "targetclass",
+        "y",
+        "groundtruth",
+        "gt",
+        "species",
+        "breed",
+        "variety",
+        "sentiment",
+        "topic",
+    ),
+    *("genre", "emotion", "diagnosis", "dx", "digit"),
+)
+"""Usual names of columns of labels, the likeliest first, in lower case, letters and digits only."""
+_WORDS = {"label", "class", "category", "target"}
+"""A column that alone has one of these among the words of its name is taken too."""
+_WHOLE = re.compile(r"-?(0|[1-9]\d*)(\.0*)?")
+_DECIMAL = re.compile(r"-?\d*\.\d+(e-?\d+)?")
+
+
+class Numbered(NamedTuple):
+    """Class numbers, -1 where there is no label, None where no sample has one; names; what must be said of them."""
+
+    labels: list[int] | None
+    classes: list[str] | None
+    notes: list[str]
+
+    @property
+    def tensor(self) -> Tensor | None:
+        """The class numbers, int64, shape (samples,)."""
+        return None if self.labels is None else torch.tensor(self.labels, dtype=torch.int64)
+
+    def skipped(self, name: str) -> list[Skipped]:
+        """The notes as entries of the list of what was left out."""
+        begin = NO_LABELS if self.labels is None else "labels: "
+        return [Skipped(name, begin + note) for note in self.notes]
+
+
+def from_array(values: Any, count: int, name: str) -> list[Any]:
+    """Labels of an array or sequence as a list; rows with a single 1 (one-hot) are the place of that 1.
+
+    Args:
+        values: Numbers, truth values or text, shape (samples,), (samples, 1) or (samples, classes).
+        count: Number of samples.
+        name: What messages call them.
+
+    Raises:
+        ValueError: They are not as many.
+    """
+    array = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
+    if array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind in "biuf":
+        if ((array != 0).sum(1) == 1).all() and array.max() == 1:
+            array = array.argmax(1)
+        elif len(array) == count:
+            return array.tolist()
+    array = array.reshape(-1)
+    if len(array) != count or array.dtype.kind not in "biufUSO":
+        raise ValueError(
+            f"labels of {name} must be {count} numbers or texts, got {len(array)} of type {array.dtype}"
+        )
+    return array.tolist()
+
+
+def numbered(values: Iterable[Any], classes: Sequence[str] | None = None) -> Numbered:
+    """Number labels densely by the rules above.
+
+    Args:
+        values: The label of each sample; numpy and torch scalars and one-element lists count as what they hold.
+        classes: Names by number where labels are such numbers or names; what is not among them is no label.
+
+    Returns:
+        Class numbers in 0 .. len(classes) - 1 or -1, and the names: numbers in their order, else alphabetical.
+        Quantities and lists of several labels give no labels and a note that says so.
+    """
+    plain = [_plain(value) for value in values]
+    known = {value for value in plain if value is not None}
+    names = None if classes is None else [class_name(name) for name in classes]
+    if several := next((value for value in known if isinstance(value, _Several)), None):
+        return Numbered(None, names, [f"several labels for one sample are not supported, got {several}"])
+    whole = _as_whole(known)
+    if quantities := [value for value in whole.values() if isinstance(value, float) and value % 1]:
+        return Numbered(None, names, [f"labels such as {min(quantities):g} are quantities and not classes"])
+    plain = [whole.get(value) for value in plain]
+    known, notes = set(whole.values()), []
+    if names is not None:
+        spelled = {name: number for number, name in enumerate(names)}
+        places = {value: _place(value, spelled, len(names)) for value in known}
+    else:
+        if (sentinel := _sentinel(known)) is not None:
+            known.discard(sentinel)
+            notes.append(f"label {sentinel} beside class indices is taken for no label")
+        names = in_order({str(value) for value in known})
+        spelled = {name: number for number, name in enumerate(names)}
+        places = {value: spelled[str(value)] for value in known}
+    labels = [-1 if value is None else places.get(value, -1) for value in plain]
+    if strange := sum(label < 0 and value is not None for label, value in zip(labels, plain)):
+        notes += [] if notes else [f"{strange} labels are not among the {len(names)} classes"]
+    return Numbered(labels if max(labels, default=-1) >= 0 else None, names or None, notes)
+
+
+def label_column(
+    columns: Iterable[str], asked: str | None = None, where: str = "the table", *, strict: bool = True
+) -> str | None:
+    """The column of labels: the one asked for, else the first with a usual name, in any case, such as `Class ID`.
+
+    Args:
+        columns: Names of the columns.
+        asked: Name that the user gave, in any case; None looks for usual ones.
+        where: What messages call the table.
+        strict: Whether a column that was asked for must be there.
+
+    Raises:
+        ValueError: The column that was asked for is not there.
+    """
+    columns = list(columns)
+    if asked is not None:
+        same = [column for column in columns if asked in (column, column.strip())]
+        same += [column for column in columns if _normal(column) == _normal(asked)]
+        if not same and strict:
+            listing = check.one_line(", ".join(columns)) or "no columns"
+            raise ValueError(f"label must be a column of {where}, which has {listing}, got {asked}")
+        return same[0] if same else None
+    places = {_normal(column): column for column in reversed(columns)}
+    if usual := next((places[name] for name in COLUMNS if name in places), None):
+        return usual
+    wordy = [
+        column
+        for column in columns
+        if any(word.lower() in _WORDS for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", column))
+    ]
+    return wordy[0] if len(wordy) == 1 else None
+
+
+def class_name(text: str) -> str:
+    """Text as the name of a class: composed (NFC), without the spaces around it."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of classes in their order: whole numbers by their value, all else by the alphabet."""
+    names = set(names)
+    whole = all(re.fullmatch(r"-?[0-9]+", name) for name in names)
+    return sorted(names, key=(lambda name: (int(name), name)) if whole else None)
+
+
+def _normal(column: str) -> str:
+    return "".join(filter(str.isalnum, column.lower()))
+
+
+class _Several(str):
+    """Several labels of one sample, as they are shown in a message."""
+
+
+def _plain(value: Any) -> bool | int | float | str | None:
+    """A label as a value of Python: None where there is none."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple | set):
+        value = list(value)
+        return (
+            _plain(value[0]) if len(value) == 1 else _Several(check.one_line(str(value))) if value else None
+        )
+    if isinstance(value, Mapping):
+        return _Several(check.one_line(str(value)))
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if value is None or isinstance(value, int):
+        return value
+    text = class_name(str(value))
+    return None if text.lower() in ("", "nan", "<na>") else text
+
+
+def _as_whole(known: set[Any]) -> dict[Any, Any]:
+    """Each value as an integer where all are whole numbers, also if written as text; what is not whole stays."""
+    texts = [value for value in known if isinstance(value, str)]
+    if texts and len(texts) == len(known):
+        if all(_WHOLE.fullmatch(text) for text in texts):
+            return {text: int(text.partition(".")[0]) for text in texts}
+        if all(_WHOLE.fullmatch(text) or _DECIMAL.fullmatch(text) for text in texts):
+            return {text: float(text) for text in texts}
+    return {value: int(value) if isinstance(value, float) and not value % 1 else value for value in known}
+
+
+def _sentinel(known: set[Any]) -> int | None:
+    """The one negative integer beside class indices 0, 1, 2 ..., or alone."""
+    if any(isinstance(value, bool | str) for value in known):
+        return None
+    negative = [value for value in known if value < 0]
+    indices = known - {*negative}
+    return negative[0] if len(negative) == 1 and indices == set(range(len(indices))) else None
+
+
+def _place(value: Any, spelled: Mapping[str, int], count: int) -> int:
+    if isinstance(value, int):
+        return int(value) if 0 <= value < count else -1
+    return spelled.get(value, -1)
