@@ -224,7 +224,7 @@ def find(
     name, path = os.fspath(source), Path(source).expanduser()
     if path.suffix.lower() in (".npy", ".npz") and path.is_file():
         return _find_arrays(path, how)
-    return {split: partial(_open, part, how) for split, part in find_splits(path, name).items()}
+    return {split: partial(_open, part, how) for split, part in find_splits(path, name, how.label).items()}
 
 
 def _open(split: Split, how: How) -> Sounds:

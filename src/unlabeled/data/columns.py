@@ -36,6 +36,8 @@ TEXTS = (
     *("headline", "title", "subject", "phrase", "lyrics", "verse", "line"),
 )
 """Names of columns of texts, those first that are rather the text itself."""
+_STRONG = TEXTS.index("abstract")
+"""How many names say so for certain that one of them as a part of a name is more than a later one alone."""
 _NEITHER = re.compile(
     r"(^|_)(id|ids|idx|index|no|nr|uid|uuid|guid|key|hash|sha|sha1|md5|url|uri|link|href|path|file|filename|date|time"
     r"|timestamp|created|updated|user|username|author|authors|email|phone|doi|isbn|split|fold|lang|language)$"
@@ -115,7 +117,7 @@ def is_known(column: str) -> bool:
     """Whether a column has a usual name of texts or of classes, or one of a single word with that in it."""
     if " " in column.strip():
         return _words(column) in TEXTS
-    return _rank(column, TEXTS) < math.inf or label_column([column]) is not None
+    return _rank(column) < math.inf or label_column([column]) is not None
 
 
 def _spoken(part: Any) -> str:
@@ -153,13 +155,15 @@ def _words(column: str) -> str:
     return re.sub(r"[\W_]+", "_", spaced).strip("_").lower()
 
 
-def _rank(column: str, names: tuple[str, ...]) -> float:
-    """Place of a column among names, infinity where it is none of them; whole names come before parts of names."""
+def _rank(column: str) -> float:
+    """Place of a name among those of texts, infinity where it is none: certain names, such with more, then others."""
     words = _words(column)
-    if words in names:
-        return names.index(words)
+    if words in TEXTS:
+        place = TEXTS.index(words)
+        return place if place < _STRONG else 2 * len(TEXTS) + place
     parts = [re.sub(r"\d+$", "", word) for word in words.split("_")]
-    return min((len(names) + names.index(word) for word in parts if word in names), default=math.inf)
+    place = min((TEXTS.index(word) for word in parts if word in TEXTS), default=math.inf)
+    return len(TEXTS) + place if place < _STRONG else 3 * len(TEXTS) + place
 
 
 def _is_text(values: list[Any]) -> bool:
@@ -200,21 +204,26 @@ def _texts(columns: list[str], values: dict[str, list[Any]], label: str | None) 
         and not _NEITHER.search(_words(column))
     ]
     wordy = [column for column in strings if _is_text(values[column])]
-    named = [column for column in wordy if _rank(column, TEXTS) < math.inf]
+    longest = max((_length(values[column]) for column in wordy), default=0)
+    named = [
+        column
+        for column in wordy
+        if _words(column) in TEXTS or (_rank(column) < math.inf and 2 * _length(values[column]) > longest)
+    ]
     if named:
-        best = min(named, key=lambda column: (_rank(column, TEXTS), columns.index(column)))
+        best = min(named, key=lambda column: (_rank(column), columns.index(column)))
         return _pair(best, wordy)
     if wordy:
         return _pair(max(wordy, key=lambda column: _length(values[column])), wordy)
     # Texts of one word with a digit are texts where the name says so.
-    return tuple(column for column in strings if _rank(column, TEXTS) < len(TEXTS))[:1]
+    return tuple(column for column in strings if _rank(column) < len(TEXTS))[:1]
 
 
 def _pair(column: str, wordy: list[str]) -> tuple[str, ...]:
     """The column, and its other half where it is one of two."""
     if (other := _PAIRS.get(_words(column))) is not None:
         return (column, *(found for found in wordy if _words(found) == other))
-    if _rank(column, TEXTS) == math.inf:
+    if _rank(column) == math.inf:
         return (column,)
     stem = re.sub(r"_?(\d|a|b)$", "", _words(column))
     alike = [found for found in wordy if re.fullmatch(rf"{re.escape(stem)}_?(\d|a|b)", _words(found))]

@@ -119,7 +119,8 @@ class Decoder:
         """Say which encodings were read, but for UTF-8."""
         for encoding, count in sorted(self.counts.items()):
             if encoding not in ("utf-8", "utf-8-sig"):
-                guessed = "" if self.encoding else "; --encoding names another"
+                certain = self.encoding or encoding in _MARKS.values()
+                guessed = "" if certain else " by their bytes; --encoding names another"
                 files = "1 file" if count == 1 else f"{count} files"
                 note(f"{self.name}: {files} read as {encoding}{guessed}")
 

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.data import arrays, builtin
 from unlabeled.data.cache import Progress, folder_of, stored
+from unlabeled.data.decode import SUFFIXES
 from unlabeled.data.files import walk
 from unlabeled.data.images import Images
 from unlabeled.data.samples import Data, Skipped
@@ -48,13 +50,18 @@ KINDS = {
 }
 """Kinds of data, and the module that opens each."""
 _ENDINGS = {
-    "text": (".txt", ".tsv", ".csv", ".jsonl", ".md"),
-    "audio": (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".opus"),
-    "video": (".mp4", ".mkv", ".avi", ".webm", ".mov"),
+    "text": (".txt", ".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".md"),
+    "audio": (
+        *(".wav", ".wave", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".opus", ".m4a", ".m4b", ".aac"),
+        *(".wma", ".amr", ".mka", ".weba", ".ac3"),
+    ),
+    "video": (".mp4", ".m4v", ".mkv", ".avi", ".webm", ".mov", ".mpg", ".mpeg", ".wmv", ".3gp"),
 }
 """Endings of files by which a kind is told where nobody names it; all else is taken for images."""
+_PACKED = re.compile(r"(?i)\.(gz|bz2|zst)$")
 _TEST_SHARE = 0.2
 _REASONS = 3
+_LOOKED_AT = 3
 
 Openable = str | os.PathLike[str] | Data | np.ndarray | Tensor
 
@@ -190,13 +197,27 @@ def kind_of(source: Openable) -> str:
     if path.is_dir():
         files = [name for _, _, names in os.walk(path) for name in names if not name.startswith(".")]
         files = files or [file.path for file in walk(path).files]  # behind links, which take longer to follow
-    found = Counter(os.path.splitext(file)[1] for file in files)
+    found = Counter(os.path.splitext(re.sub(_PACKED, "", file))[1] for file in files)
     counts = {
         kind: sum(count for ending, count in found.items() if ending.lower() in endings)
         for kind, endings in _ENDINGS.items()
     }
+    total = len(files)
+    pictures = sum(count for ending, count in found.items() if ending.lower() in SUFFIXES)
+    if 3 * (pictures + sum(counts.values()) - counts["text"]) >= total:
+        total -= counts.pop("text")  # texts beside the others, such as their labels, are no data of their own
     kind, count = max(counts.items(), key=lambda item: item[1])
-    return kind if 2 * count > len(files) else "image"
+    kind = kind if 2 * count > total else "image"
+    return "audio" if kind == "video" and _only_heard(path) else kind
+
+
+def _only_heard(path: Path) -> bool:
+    """Whether the first of some files in formats of videos hold sounds without pictures."""
+    from unlabeled.data.decode_video import has_pictures
+
+    files = [path] if path.is_file() else [path / file.path for file in walk(path).files]
+    videos = [file for file in files if file.suffix.lower() in _ENDINGS["video"]]
+    return not any(map(has_pictures, videos[:_LOOKED_AT]))
 
 
 def refuse_broken(

@@ -387,6 +387,8 @@ def built_in(name: str, split: str) -> Texts:
 
 
 def _opened(rows: Rows, name: str, how: How) -> Texts:
+    if not rows.texts and not rows.broken:
+        raise ValueError(f"{name} must hold texts, got only empty ones")
     refuse_broken(name, rows.broken, len(rows.texts), how.max_broken)
     labels, classes, notes = numbered(rows.labels, rows.classes)
     for text in notes:

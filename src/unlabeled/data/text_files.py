@@ -165,12 +165,16 @@ def find_texts(path: Path, reader: Reader) -> Mapping[str, Callable[[], Rows]]:
 
     def reading(part: list[File]) -> Rows:
         rows, decoder = Rows(skipped=list(skipped)), reader.decoder()
+        errors = []
         for file in part:
             try:
                 read(root / file.path, rows, reader, decoder)
             except ValueError as error:
+                errors.append(error)
                 rows.leave_out(str(root / file.path), str(error).removeprefix(f"{root / file.path} "))
         decoder.tell()
+        if errors and not rows.texts:
+            raise errors[0]
         return rows
 
     return {split: partial(reading, part) for split, part in by_name(files).items()}
@@ -452,7 +456,8 @@ def _heading(table: list[list[str]]) -> list[str] | None:
 
 
 def _is_name(cell: str) -> bool:
-    return not cell or bool(re.fullmatch(r"[^\W\d][\w .:/()-]*", cell))
+    """Whether it may be the name of a column."""
+    return not cell or bool(re.fullmatch(r"[#\w][\w .:/()#?-]*", cell) and re.search(r"[^\W\d_]", cell))
 
 
 def _distinct(names: list[str]) -> list[str]:
