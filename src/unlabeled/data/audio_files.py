@@ -142,9 +142,12 @@ def scale_of(peaks: Sequence[float], name: str) -> Scale:
     if not peaks:
         return Scale()
     usual = median_low(peaks)
-    full = 1.0 if usual <= _MOST_TIMES else next((width for width in _WIDTHS if usual <= width), math.inf)
-    largest = max((peak for peak in peaks if peak <= _MOST_TIMES * full), default=full)
-    divisor = full * 2.0 ** max(0, math.ceil(math.log2(largest / full))) if full < math.inf else math.inf
+    full = 1.0 if usual <= _MOST_TIMES else next((width for width in _WIDTHS if usual <= width), _WIDTHS[-1])
+    kept = [peak for peak in peaks if peak <= _MOST_TIMES * full]
+    if not kept:
+        return Scale(full, _MOST_TIMES * full)
+    largest = max(kept)
+    divisor = full * 2.0 ** max(0, math.ceil(math.log2(largest / full)))
     if divisor != 1:
         note(f"{name}: floats reach {largest:g}; all floats are divided by {divisor:g}")
     elif largest < _QUIET:
@@ -236,29 +239,28 @@ def _by_ffmpeg(content: Path | bytes, most: int, refused: Exception) -> tuple[Te
     opened = False
     try:
         with open_media(content) as container:
+            opened = True
             if not container.streams.audio:
                 raise ValueError("no sound track")
-            opened, stream = True, container.streams.audio[0]
+            stream = container.streams.audio[0]
             stream.codec_context.thread_count = 1
-            rate = stream.codec_context.sample_rate
+            rate, channels = stream.codec_context.sample_rate, max(1, stream.codec_context.channels)
             known = container.format.name.startswith("mov") and stream.duration and stream.time_base
             announced = round(float(stream.duration * stream.time_base) * rate) if known else 0
-            planes = av.AudioResampler(format="fltp")
-            pieces = (
-                part.to_ndarray().mean(0)
-                for frame in container.decode(stream)
-                for part in planes.resample(frame)
+            planes = av.AudioResampler(
+                format="fltp"
+            )  # only its type is changed: a mixer would weigh channels
+            frames = (part for frame in container.decode(stream) for part in planes.resample(frame))
+            return (
+                _joined((part.to_ndarray().mean(0) for part in frames), announced, most // channels),
+                rate,
+                announced,
             )
-            return _joined(pieces, announced, most // max(1, stream.codec_context.channels)), rate, announced
     except ValueError as error:
-        if isinstance(error, OverflowError) or (not opened and _is_no_media(str(error))):
+        if not opened:
             raise refused from error
         reason = str(error).rpartition("must be a video that can be read: ")[2]
-        raise ValueError(f"not a sound that can be read: {reason}" if opened else reason) from error
-
-
-def _is_no_media(reason: str) -> bool:
-    return "must be a video that can be read" in reason
+        raise ValueError(f"not a sound that can be read: {reason}") from error
 
 
 class _Stream(BytesIO):
