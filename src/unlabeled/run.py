@@ -74,8 +74,9 @@ class Run:
     def reading(self) -> dict[str, Any]:
         """Options of `open_data` that suit the encoder; sizes and unreadable files are borne as in training."""
         given = self.config.get("settings", {})
-        names = ("store_size", "max_broken", "encoding", "text_column", "segmenter")
-        kept = {name: given[name] for name in names if name in given}
+        kept = {name: given[name] for name in ("store_size", "max_broken", "segmenter") if name in given}
+        # Other data than that of the training may have other columns, and be in another encoding.
+        kept |= {name: f"{given[name]}?" for name in ("encoding", "text_column") if name in given}
         return reading(self.encoder, self.kind) | kept
 
     @property

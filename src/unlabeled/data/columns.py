@@ -136,17 +136,20 @@ def _is_there(value: Any) -> bool:
 
 
 def _asked(text_column: str, columns: list[str], name: str) -> tuple[str, ...]:
-    """The columns that the user named, in any case, with commas between several."""
-    if text_column in columns:
-        return (text_column,)
+    """The columns that the user named, in any case; none where one is missing and a ? lets it be."""
+    wanted = text_column.removesuffix("?")
+    if wanted in columns:
+        return (wanted,)
     alike = {column.strip().lower(): column for column in reversed(columns)}
-    for word in text_column.split(","):
+    for word in wanted.split(","):
         if word.strip().lower() not in alike:
+            if text_column.endswith("?"):
+                return ()
             near = get_close_matches(word.strip().lower(), alike, 1)
             hint = f"; did you mean {alike[near[0]]}?" if near else ""
             listed = check.one_line(", ".join(columns))
             raise ValueError(f"text_column must be a column of {name}, which has {listed}, got {word}{hint}")
-    return tuple(alike[word.strip().lower()] for word in text_column.split(","))
+    return tuple(alike[word.strip().lower()] for word in wanted.split(","))
 
 
 def _words(column: str) -> str:

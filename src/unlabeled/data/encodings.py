@@ -67,13 +67,16 @@ class Decoder:
     Args:
         name: What messages call the source.
         errors: "replace" puts U+FFFD where bytes cannot be decoded, "skip" gives no text.
-        encoding: Encoding of all files without a byte order mark; None finds out.
+        encoding: Encoding of all files without a byte order mark, with a ? behind it only of those that are neither
+            UTF-8 nor UTF-16; None finds out.
     """
 
     def __init__(self, name: str, errors: Errors, encoding: str | None = None) -> None:
         check.choice(("replace", "skip"), errors=errors)
         self.name, self.errors = name, errors
-        self.encoding = None if encoding is None else checked(encoding)
+        asked = None if encoding is None else checked(encoding.removesuffix("?"))
+        self.encoding = asked if encoding and not encoding.endswith("?") else None
+        self.likely = None if self.encoding else asked
         self.counts: Counter[str] = Counter()
         self.guess: str | None = None
 
@@ -107,6 +110,8 @@ class Decoder:
             ValueError: It is no text, or in no encoding that is known.
         """
         encoding = self.known(content)
+        if encoding is None and self.likely and _decodes(content, self.likely):
+            encoding = self.likely
         if encoding is None:
             shared = self.guess and not _is_western(content) and _decodes(content, self.guess)
             encoding = self.guess if shared else _guessed(content)
@@ -163,10 +168,13 @@ def _utf_16(sample: bytes) -> str | None:
         return None
     for encoding, high in (("utf-16-le", sample[1::2]), ("utf-16-be", sample[::2])):
         low = sample[::2] if encoding == "utf-16-le" else sample[1::2]
-        if high.count(0) > _ZEROS * len(high) and low.count(0) < high.count(0) / 10:
-            return encoding
         # Half a pair of surrogates may be cut off at the end of the sample.
         text = sample.decode(encoding, "replace")
+        odd = sum(not (character.isprintable() or character.isspace()) for character in text)
+        if odd > _MOST_CONTROL * len(text):
+            continue
+        if high.count(0) > _ZEROS * len(high) and low.count(0) < high.count(0) / 10:
+            return encoding
         zeros = high.count(0) and low.count(0) <= high.count(0)
         if zeros and len(_USUAL.findall(text)) > 0.95 * len(text):
             return encoding

@@ -108,9 +108,10 @@ def open_data(
             to be images (.txt, .json, hidden ones) are listed as skipped, but not counted.
         cache: Folder for decoded images, $UNLABELED_CACHE or ~/.cache/unlabeled if None; False keeps none.
         progress: Called with the images done so far and their number, None where that is unknown.
-        encoding: Encoding of texts, such as gbk or cp1252; None finds out.
+        encoding: Encoding of texts, such as gbk or cp1252; None finds out, and with a ? behind it the encoding is only
+            that of files that are neither UTF-8 nor UTF-16.
         text_column: Column of a table that holds the texts, or several with commas between them, which are joined;
-            None chooses.
+            None chooses, and so does a name with a ? behind it where there is no such column.
         label: Column of a table that holds the classes; None chooses.
         segmenter: What cuts texts without spaces into words: characters, jieba or MODULE:FUNCTION.
 

@@ -114,7 +114,7 @@ class Reader:
     def __post_init__(self) -> None:
         check.choice(("replace", "skip"), errors=self.errors)
         if self.encoding is not None:
-            checked(self.encoding)
+            checked(self.encoding.removesuffix("?"))
 
     def decoder(self) -> Decoder:
         """What decodes the files of one split."""
