@@ -444,7 +444,7 @@ def test_arrays_need_their_rate():
             {"lengths": torch.tensor([0, 5])},
             "lengths of array must be from 1 to 5, got 0..5",
         ),
-        (torch.zeros(2, 5), {"labels": torch.tensor([1])}, "labels of array must be 2 integers"),
+        (torch.zeros(2, 5), {"labels": torch.tensor([1])}, "labels of array must be 2 numbers or texts"),
     ],
 )
 def test_arrays_that_are_no_sounds_are_refused(waveforms, options, word):

@@ -26,7 +26,7 @@ from unlabeled import check
 from unlabeled.data.decode import LARGEST, TOO_LARGE, Temporary
 from unlabeled.data.decode_video import open_media
 from unlabeled.data.files import File, by_name, walk
-from unlabeled.data.labels import label_column, numbered
+from unlabeled.data.labels import label_column, raw
 from unlabeled.data.notes import note
 from unlabeled.data.samples import Skipped
 from unlabeled.data.sources import Source, find_files
@@ -376,8 +376,8 @@ def write(
         stream: Open file.
 
     Returns:
-        `sample_rate`, `classes`, `skipped`, and of each sound that was written `lengths`, `paths`, `labels` and,
-        by name, `factors`.
+        `sample_rate`, `classes`, `skipped`, and of each sound that was written `lengths`, `paths`, `labels` as they
+        were found and, by name, `factors`.
     """
     rate, scale = sample_rate or _commonest_rate(split.read()), split.scale()
     lengths: list[int] = []
@@ -393,15 +393,12 @@ def write(
             read.append(item._replace(content=b""))  # what is decoded need not stay
         if progress is not None:
             progress(done, split.total)
-    labels, classes, notes = numbered([item.label for item in read], split.classes)
-    for text in notes:
-        note(f"{split.name}: {text}")
     return {
         "sample_rate": rate,
         "lengths": lengths,
         "paths": [item.path for item in read],
-        "labels": labels,
-        "classes": classes,
+        "labels": [raw(item.label) for item in read],
+        "classes": split.classes,
         "factors": {
             name: [item.factors[name] for item in read] for name in (read[0].factors if read else ())
         },

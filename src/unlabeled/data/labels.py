@@ -25,9 +25,11 @@ __all__ = [
     "Numbered",
     "class_name",
     "from_array",
+    "from_records",
     "in_order",
     "label_column",
     "numbered",
+    "raw",
 ]
 
 NO_LABELS = "no labels: "
@@ -64,6 +66,7 @@ COLUMNS = (
 """Usual names of columns of labels, the likeliest first, in lower case, letters and digits only."""
 _WORDS = {"label", "class", "category", "target"}
 """A column that alone has one of these among the words of its name is taken too."""
+_LONGEST, _MOST_VALUES = 200, 64
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)(\.0*)?")
 _DECIMAL = re.compile(r"-?\d*\.\d+(e-?\d+)?")
 
@@ -97,6 +100,8 @@ def from_array(values: Any, count: int, name: str) -> list[Any]:
     Raises:
         ValueError: They are not as many.
     """
+    if isinstance(values, list | tuple) and len(values) == count:
+        return list(values)
     array = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
     if array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind in "biuf":
         if ((array != 0).sum(1) == 1).all() and array.max() == 1:
@@ -111,6 +116,48 @@ def from_array(values: Any, count: int, name: str) -> list[Any]:
     return array.tolist()
 
 
+def raw(value: Any) -> Any:
+    """A label as JSON can hold it, whatever a table or a data set gave; long ones are cut."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): raw(entry) for name, entry in list(value.items())[:_MOST_VALUES]}
+    if isinstance(value, list | tuple | set):
+        return [raw(entry) for entry in list(value)[:_MOST_VALUES]]
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return text[:_LONGEST]
+
+
+def from_records(values: Sequence[Any], asked: str | None, name: str) -> tuple[list[Any], list[str]]:
+    """Labels out of records that map columns to values; all else stays as it is.
+
+    Args:
+        values: Labels, records or None.
+        asked: Column that the user asked for.
+        name: What messages call the data.
+
+    Returns:
+        The labels, and what must be said of them. Short texts that stand beside images (`txt`) are taken where most
+        of them repeat: else they are captions.
+
+    Raises:
+        ValueError: The column that was asked for is in no record.
+    """
+    columns = list(
+        dict.fromkeys(column for value in values if isinstance(value, Mapping) for column in value)
+    )
+    if not columns and asked is None:
+        return list(values), []
+    column = label_column([column for column in columns if column != "txt" or asked], asked, name)
+    if column is None and "txt" in columns:
+        texts = [value["txt"] for value in values if isinstance(value, Mapping) and "txt" in value]
+        column = "txt" if 2 * len({*texts}) <= len(texts) else None
+    said = [] if column else [f"what is known of the images is {', '.join(columns)}; name one with label"]
+    return [value.get(column) if isinstance(value, Mapping) else value for value in values], said
+
+
 def numbered(values: Iterable[Any], classes: Sequence[str] | None = None) -> Numbered:
     """Number labels densely by the rules above.
 
@@ -122,7 +169,12 @@ def numbered(values: Iterable[Any], classes: Sequence[str] | None = None) -> Num
         Class numbers in 0 .. len(classes) - 1 or -1, and the names: numbers in their order, else alphabetical.
         Quantities and lists of several labels give no labels and a note that says so.
     """
-    plain = [_plain(value) for value in values]
+    values = list(values)
+    try:
+        spelled_once = {value: _plain(value) for value in set(values)}
+        plain = [spelled_once[value] for value in values]
+    except TypeError:  # lists have no hash
+        plain = [_plain(value) for value in values]
     known = {value for value in plain if value is not None}
     names = None if classes is None else [class_name(name) for name in classes]
     if several := next((value for value in known if isinstance(value, _Several)), None):

@@ -30,7 +30,6 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.data.encodings import Errors
 from unlabeled.data.labels import numbered
-from unlabeled.data.notes import note
 from unlabeled.data.opening import How, refuse_broken
 from unlabeled.data.samples import About, Batch, Data
 from unlabeled.data.text_files import Reader, Rows, find_hub_texts, find_texts
@@ -390,16 +389,14 @@ def _opened(rows: Rows, name: str, how: How) -> Texts:
     if not rows.texts and not rows.broken:
         raise ValueError(f"{name} must hold texts, got only empty ones")
     refuse_broken(name, rows.broken, len(rows.texts), how.max_broken)
-    labels, classes, notes = numbered(rows.labels, rows.classes)
-    for text in notes:
-        note(f"{name}: {text}")
+    known = numbered(rows.labels, rows.classes)
     return Texts(
         rows.texts,
         name=name,
         paths=rows.paths,
-        labels=None if labels is None else torch.tensor(labels),
-        classes=classes,
-        skipped=rows.skipped,
+        labels=known.tensor,
+        classes=known.classes,
+        skipped=rows.skipped + known.skipped(name),
         segmenter=how.segmenter,
     )
 
