@@ -349,10 +349,10 @@ def show(
 
 @app.command
 def embed(run: Run, data: Source, /, *, out: Path, device: Literal["auto", "cpu", "cuda"] = "auto") -> None:
-    """Write the features of every sample, with its path, as parquet.
+    """Write the features of every sample, with its path and what is known of it, as parquet, csv, npz or npy.
 
     Args:
-        out: Parquet file.
+        out: File whose ending says how it is written: .parquet, .csv, .npz, or .npy for the features alone.
         device: auto, cpu or cuda.
     """
     from unlabeled.evaluate import embed as compute

@@ -74,7 +74,10 @@ class Run:
     def reading(self) -> dict[str, Any]:
         """Options of `open_data` that suit the encoder; sizes, pages and unreadable files are as in training."""
         given = self.config.get("settings", {})
-        kept = {name: given[name] for name in ("store_size", "max_broken", "pages") if name in given}
+        names = ("store_size", "max_broken", "pages", "segmenter")
+        kept = {name: given[name] for name in names if name in given}
+        # Other data than that of the training may have other columns, and be in another encoding.
+        kept |= {name: f"{given[name]}?" for name in ("encoding", "text_column") if name in given}
         return reading(self.encoder, self.kind) | kept
 
     @property

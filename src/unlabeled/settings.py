@@ -42,6 +42,9 @@ class Settings:
         workers: Threads that decode files the first time.
         max_broken: Share of unreadable files above which nothing is trained.
         skip_nan: Steps with a loss or gradient that is not finite that are left out before the run stops.
+        encoding: Encoding of texts, such as gbk or cp1252, instead of the one that is found out.
+        text_column: Column of a table that holds the texts, or several with commas between them, to be joined.
+        segmenter: What cuts texts without spaces into words: characters, jieba or MODULE:FUNCTION.
         devices: Processes on this machine.
         nodes: Machines.
     """
@@ -66,6 +69,9 @@ class Settings:
     workers: int | None = None
     max_broken: float = 0.1
     skip_nan: int = 0
+    encoding: str | None = None
+    text_column: str | None = None
+    segmenter: str | None = None
     devices: int = 1
     nodes: int = 1
 

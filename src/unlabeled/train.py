@@ -395,6 +395,9 @@ def _open(data: Any, planned: plan.Plan, progress: Progress) -> Data:
         levels=settings.levels,
         pages=settings.pages or "first",
         progress=progress.decoding,
+        encoding=settings.encoding,
+        text_column=settings.text_column,
+        segmenter=settings.segmenter,
     )
 
 

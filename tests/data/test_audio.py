@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from unlabeled.data import open_data, open_splits
+from unlabeled.data import kind_of, open_data, open_splits
 from unlabeled.data.audio import Sounds, from_waveforms
-from unlabeled.data.audio_files import decode
+from unlabeled.data.audio_files import decode, scale_of
 
 LENGTHS = [5, 9, 1, 7]
 
@@ -170,14 +170,202 @@ def test_bytes_cut_anywhere_are_a_sound_or_a_reason(form):
             assert 0 < len(found) <= len(sound)
 
 
-def test_loud_floats_are_clipped_and_numbers_of_16_bits_survive(write, tmp_path):
+def test_floats_beyond_full_scale_are_divided_alike_and_numbers_of_16_bits_survive(write, tmp_path):
     values = np.array([-32768, -1, 0, 1, 32767] * 20, dtype=np.int16)
     write("exact.wav", values)
-    write("loud.wav", 2 * sine(300, 8_000) + 1, subtype="FLOAT")
+    write("loud.wav", 2 * sine(300, 8_000) + 0.5, subtype="FLOAT")
+    write("soft.wav", sine(300, 8_000), subtype="FLOAT")
     data = open_data(tmp_path / "sounds")
-    batch = data.batch(torch.arange(2))
+    batch = data.batch(torch.arange(3))
     assert torch.equal((batch["waveform"][0, :100] * 2**15).round().short(), torch.from_numpy(values))
-    assert batch["waveform"].max() <= 1
+    expected = torch.from_numpy(np.stack([2 * sine(300, 8_000) + 0.5, sine(300, 8_000)])).float() / 2
+    assert (batch["waveform"][1:] - expected).abs().max() < 2e-5, "1.5 needs a division by 2, for all floats"
+
+
+@pytest.mark.parametrize("full", [1.0, 2.0**15, 2.0**23, 2.0**31])
+def test_floats_in_the_range_of_integers_keep_their_form(write, tmp_path, full):
+    for number in range(4):
+        write(f"{number}.wav", full * 0.4 * (number + 1) * sine(300, 8_000), subtype="DOUBLE")
+    waves = open_data(tmp_path / "sounds").batch(torch.arange(4))["waveform"]
+    for number, wave in enumerate(waves):
+        expected = torch.from_numpy(0.4 * (number + 1) * sine(300, 8_000)).float()
+        assert (wave - expected).abs().max() < 2e-5
+
+
+def test_training_and_test_floats_have_one_scale(write, tmp_path):
+    for split, loud in (("train", 3.0), ("test", 0.5)):
+        for number in range(3):
+            write(f"{split}/{number}.wav", loud * sine(300, 8_000), subtype="FLOAT")
+    train, test = open_splits(tmp_path / "sounds", kind="audio")
+    peaks = [data.batch(torch.arange(3))["waveform"].abs().max().item() for data in (train, test)]
+    assert peaks == pytest.approx([0.75, 0.125], abs=1e-3)
+
+
+def test_one_file_out_of_range_does_not_crush_the_others(write, tmp_path):
+    for number in range(10):
+        write(f"{number}.wav", sine(300, 8_000), subtype="FLOAT")
+    write("mistake.wav", 30_000 * sine(300, 8_000), subtype="FLOAT")
+    data = open_data(tmp_path / "sounds", kind="audio")
+    assert len(data) == 10 and data.batch(torch.arange(1))["waveform"].max().item() == pytest.approx(
+        0.5, abs=1e-3
+    )
+    assert [skip.reason for skip in data.skipped] == [
+        "floats up to 15000, where full scale of the others is 1"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("peaks", "divisor", "most"),
+    [
+        ([], 1, math.inf),
+        ([0.0], 1, math.inf),
+        ([0.5, 1.0], 1, 8),
+        ([0.5, 1.01], 2, 8),
+        ([0.5, 8.0], 8, 8),
+        ([0.5, 0.5, 8.1], 1, 8),
+        ([0.1, 9.0, 30_000.0], 2**15, 2**18),
+        ([30_000.0, 40_000.0, 30_000.0], 2**16, 2**18),
+        ([3e6], 2**23, 2**26),
+        ([1e30], 2**31, 2**34),
+    ],
+)
+def test_scale_of_floats(peaks, divisor, most):
+    assert scale_of(peaks, "sounds") == (divisor, most)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_S8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_any_width_and_number_of_channels_is_the_mean_at_its_full_scale(write, tmp_path, subtype, channels):
+    waves = np.stack([sine(300, 8_000) * (number + 1) / channels for number in range(channels)], 1)
+    ending = "aiff" if subtype == "PCM_S8" else "wav"
+    write(f"a.{ending}", waves, subtype=subtype)
+    found = open_data(tmp_path / "sounds").batch(torch.tensor([0]))["waveform"][0]
+    assert (found - torch.from_numpy(waves.mean(1)).float()).abs().max() < (
+        1 / 64 if "8" in subtype else 1e-4
+    )
+
+
+def test_long_silence_is_a_sound(tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    path = tmp_path / "call.flac"
+    with soundfile.SoundFile(path, "w", 48_000, 1) as file:
+        file.write(0.1 * np.random.default_rng(0).normal(size=48_000))
+        for _ in range(12 * 60):
+            file.write(np.zeros(48_000, np.int16))
+    assert path.stat().st_size * 64 < 48_000 * 721
+    data = open_data(path, kind="audio", sample_rate=8_000)
+    assert isinstance(data, Sounds) and data.seconds == 721
+    assert data.samples[:8_000].any() and not data.samples[16_000:].any()
+
+
+def test_more_samples_than_any_recording_has_are_refused(write, tmp_path, monkeypatch):
+    write("a.flac", np.zeros(300_000))
+    monkeypatch.setattr("unlabeled.data.audio_files._UNPACKED", 2**18)
+    monkeypatch.setattr("unlabeled.data.audio_files._RATIO", 1)
+    with pytest.raises(
+        ValueError, match="unpacks to more than 262144 samples, too many for a file of its size"
+    ):
+        decode(tmp_path / "sounds" / "a.flac")
+
+
+def encoded(path, codec: str, *, rate: int = 16_000, form: str | None = None, pictures: bool = False) -> None:
+    """A second of 300 hertz on the left and silence on the right, perhaps with pictures."""
+    av = pytest.importorskip("av")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", format=form) as file:
+        if pictures:
+            video = file.add_stream("libvpx" if path.suffix == ".webm" else "mpeg4", rate=10)
+            video.width = video.height = 32
+            video.pix_fmt = "yuv420p"
+        stream = file.add_stream(codec, rate=rate)
+        stream.layout = "mono" if codec.endswith("amrnb") else "stereo"
+        if pictures:
+            for _ in range(10):
+                frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+                file.mux(video.encode(frame))
+            file.mux(video.encode())
+        wave = np.float32(sine(300, rate, 1.0))
+        both = np.stack([wave, 0 * wave])[: 1 if stream.layout.name == "mono" else 2]
+        sound = av.AudioFrame.from_ndarray(
+            np.ascontiguousarray(both), format="fltp", layout=stream.layout.name
+        )
+        sound.sample_rate = rate
+        size = stream.codec_context.frame_size or 1024
+        parts = av.AudioResampler(format=stream.format, layout=stream.layout, rate=rate, frame_size=size)
+        for part in [*parts.resample(sound), *parts.resample(None)]:
+            file.mux(stream.encode(part))
+        file.mux(stream.encode(None))
+
+
+FFMPEG = {
+    "a.m4a": ("aac", 16_000, "ipod", False),
+    "lossless.m4a": ("alac", 16_000, "ipod", False),
+    "a.aac": ("aac", 16_000, None, False),
+    "a.webm": ("libopus", 48_000, None, False),
+    "a.ac3": ("ac3", 48_000, None, False),
+    "a.amr": ("libopencore_amrnb", 8_000, None, False),
+    "seen.webm": ("libopus", 48_000, None, True),
+    "seen.mp4": ("aac", 16_000, None, True),
+    "seen.mov": ("aac", 16_000, None, True),
+    "seen.mkv": ("aac", 16_000, None, True),
+}
+
+
+@pytest.mark.parametrize("name", FFMPEG)
+def test_sounds_that_only_ffmpeg_reads(tmp_path, name):
+    codec, rate, form, pictures = FFMPEG[name]
+    encoded(tmp_path / name, codec, rate=rate, form=form, pictures=pictures)
+    data = open_data(tmp_path / name, kind="audio")
+    assert isinstance(data, Sounds) and data.sample_rate == rate
+    assert int(data.lengths[0]) == pytest.approx(rate, rel=0.1)
+    wave = data.batch(torch.tensor([0]))["waveform"][0]
+    spectrum = torch.fft.rfft(wave[rate // 4 : 3 * rate // 4]).abs()
+    assert int(spectrum.argmax()) == 150, "300 hertz in half a second"
+    loud = 0.5 if codec.endswith("amrnb") else 0.25  # the mean with a silent channel
+    assert wave[rate // 4 : 3 * rate // 4].abs().max().item() == pytest.approx(loud, rel=0.15)
+    assert kind_of(tmp_path / name) == ("video" if pictures else "audio")
+
+
+def test_a_wrong_ending_and_bytes_in_a_table_are_read_too(tmp_path):
+    encoded(tmp_path / "a.m4a", "aac", form="ipod")
+    content = (tmp_path / "a.m4a").read_bytes()
+    (tmp_path / "b.wav").write_bytes(content)
+    assert len(decode(tmp_path / "b.wav")[0]) == len(decode(content)[0]) > 15_000
+
+
+def test_broken_files_of_ffmpeg_have_one_reason_each(write, tmp_path):
+    encoded(tmp_path / "sounds" / "a.m4a", "aac", form="ipod")
+    whole = (tmp_path / "sounds" / "a.m4a").read_bytes()
+    (tmp_path / "sounds" / "cut.m4a").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "sounds" / "none.m4a").write_bytes(b"")
+    (tmp_path / "sounds" / "words.aac").write_bytes(b"no sound at all" * 50)
+    data = open_data(tmp_path / "sounds", kind="audio", max_broken=0.9)
+    reasons = {path.rsplit("/", 1)[-1]: reason for path, reason in data.skipped}
+    assert len(data) == 1 and reasons.keys() == {"cut.m4a", "none.m4a", "words.aac"}
+    assert all("\n" not in reason and "sounds/" not in reason for reason in reasons.values())
+
+
+def test_videos_beside_sounds_are_not_heard_twice(write, tmp_path):
+    write("a.wav", sine(300, 16_000), 16_000)
+    encoded(tmp_path / "sounds" / "a.mp4", "aac", pictures=True)
+    assert len(open_data(tmp_path / "sounds", kind="audio")) == 1
+
+
+def test_a_video_without_sound_says_so(tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "a.mp4"), "w") as file:
+        video = file.add_stream("mpeg4", rate=10)
+        video.width = video.height = 32
+        file.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")))
+        file.mux(video.encode())
+    with pytest.raises(ValueError, match="no sound track"):
+        open_data(tmp_path / "a.mp4", kind="audio")
+
+
+@pytest.mark.parametrize("samples", [1, 10])
+def test_very_short_sounds_are_used(write, tmp_path, samples):
+    write("a.wav", sine(300, 8_000)[:samples])
+    assert open_data(tmp_path / "sounds").batch(torch.tensor([0]))["length"].tolist() == [samples]
 
 
 def test_parquet_brings_labels_and_what_else_is_known(tmp_path):
@@ -256,7 +444,7 @@ def test_arrays_need_their_rate():
             {"lengths": torch.tensor([0, 5])},
             "lengths of array must be from 1 to 5, got 0..5",
         ),
-        (torch.zeros(2, 5), {"labels": torch.tensor([1])}, "labels of array must be 2 integers"),
+        (torch.zeros(2, 5), {"labels": torch.tensor([1])}, "labels of array must be 2 numbers or texts"),
     ],
 )
 def test_arrays_that_are_no_sounds_are_refused(waveforms, options, word):

@@ -188,7 +188,7 @@ def test_array_files(tmp_path):
     found = find(tmp_path / "a.npz", How())
     assert set(found) == {"train", "test"} and found["train"]().labels.tolist() == [0, 1, 2, 3]
     np.savez(tmp_path / "b.npz", videos=video, labels=np.arange(3))
-    with pytest.raises(ValueError, match="must be 4 integers"):
+    with pytest.raises(ValueError, match="must be 4 numbers or texts"):
         whole(tmp_path / "b.npz")
     np.savez(tmp_path / "c.npz", images=video)
     with pytest.raises(ValueError, match="must hold videos"):

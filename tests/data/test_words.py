@@ -5,7 +5,7 @@ import torch
 
 from unlabeled.data.text import Texts
 from unlabeled.data.words import Words
-from unlabeled.parts.vocabulary import counted, split
+from unlabeled.parts.vocabulary import counted, split, splitter, unspaced
 
 VOCABULARY = ["a", "b", "c", "d"]
 
@@ -100,3 +100,44 @@ def test_nothing_known_is_refused_and_a_stretch_has_room_for_a_pair():
         stretches(3, ["x y", "z"])
     with pytest.raises(ValueError, match="length"):
         stretches(1, ["a b"])
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("我爱GPT4北京。", ["我", "爱", "gpt4", "北", "京"]),
+        ("こんにちは、世界", ["こ", "ん", "に", "ち", "は", "世", "界"]),
+        ("ที่นี่ดี", ["ที่", "นี่", "ดี"]),
+        ("ភាសា", ["ភា", "សា"]),
+        ("The cat's café", ["the", "cat's", "café"]),
+        ("한국어 문장", ["한국어", "문장"]),
+    ],
+)
+def test_characters_of_scripts_without_spaces_are_words(text, words):
+    assert splitter("characters")(text) == words
+
+
+def test_an_installed_function_cuts_words_and_their_case_and_marks_go_as_always():
+    assert splitter("textwrap:wrap")("One, TWO three") == ["one", "two", "three"]
+    assert splitter(None) is split
+
+
+@pytest.mark.parametrize(
+    "segmenter", ["nonsense", "jieba2:cut", "textwrap:nothing", "textwrap", ":", "math:pi"]
+)
+def test_segmenters_that_are_none_are_refused_by_name(segmenter):
+    with pytest.raises(ValueError, match=f"segmenter must be one .*got {segmenter}"):
+        splitter(segmenter)
+
+
+def test_share_of_letters_without_spaces():
+    assert (
+        unspaced(["我爱 ab"]) == 0.5
+        and unspaced(["ที่นี่"]) == 1
+        and unspaced(["plain", ""]) == 0 == unspaced([])
+    )
+
+
+def test_the_words_of_texts_are_those_of_the_segmenter():
+    words = Texts(["我爱我", "爱"]).words(["我", "爱"], segmenter="characters")
+    assert words.batch(torch.arange(2))["tokens"].tolist() == [[0, 1, 0], [1, 0, 0]]

@@ -124,3 +124,24 @@ def test_unknown_words_and_layers_are_refused(encoder):
         encoder.nearest("zebra")
     with pytest.raises(ValueError, match="layer must be one of"):
         encoder.features(encoder.inputs(encoder.reads(Texts(["the cat"])).batch(torch.arange(1))), "nonsense")
+
+
+CHINESE = ["今天天气很好我们去公园散步", "孩子们在公园散步", "今天我们在公园"] * 5
+
+
+def test_a_segmenter_is_kept_with_the_encoder_and_used_for_every_text(tmp_path):
+    encoder = fitted("words-8", Texts(CHINESE, segmenter="characters"))
+    assert {"公", "园"} <= set(encoder.vocabulary) and all(len(word) == 1 for word in encoder.vocabulary)
+    encoder.save(tmp_path / "encoder.safetensors")
+    again = encoders.load(tmp_path / "encoder.safetensors")
+    batch = again.reads(Texts(["公园很大"])).batch(torch.tensor([0]))
+    assert int(batch["mask"].sum()) == 3, "without the segmenter it would be one unknown word"
+
+
+def test_sentences_that_would_count_as_words_are_said(caplog):
+    fitted("words-8-min1", Texts(CHINESE))
+    assert "100% of the letters are of scripts without spaces" in caplog.text and "--segmenter" in caplog.text
+    caplog.clear()
+    fitted("words-8-min1", Texts(CHINESE, segmenter="characters"))
+    fitted("words-8-min1", Texts(["plain words with one 字"]))
+    assert not caplog.records

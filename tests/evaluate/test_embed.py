@@ -1,5 +1,9 @@
 """Features for other tools: the same numbers, with their paths."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as parquet
@@ -64,3 +68,90 @@ def test_parquet_holds_paths_and_vectors_that_other_tools_read(tmp_path):
     assert np.array_equal(np.stack(table["embedding"]), features.numpy())
     assert str(parquet.read_schema(out).field("embedding").type) == "fixed_size_list<element: float>[256]"
     assert [file.name for file in out.parent.iterdir()] == ["x.parquet"]
+
+
+KNOWN = from_images(
+    torch.randint(0, 256, (10, 1, 8, 8), dtype=torch.uint8),
+    torch.tensor([0, 1, -1, 1, 0, 0, 1, 1, 0, 1]),
+    name="known",
+    classes=["cat", "dog"],
+)
+KNOWN.groups = torch.arange(10) // 2
+LABELS = ["cat", "dog", "", "dog", "cat", "cat", "dog", "dog", "cat", "dog"]
+
+
+def test_every_ending_holds_the_same_numbers_and_what_is_known(tmp_path):
+    expected, _ = embed(ENCODER, KNOWN)
+    for ending in ("parquet", "csv", "npz", "npy"):
+        features, paths = embed(ENCODER, KNOWN, out=tmp_path / f"x.{ending}")
+        assert torch.equal(features, expected) and paths == KNOWN.paths
+    table = pd.read_parquet(tmp_path / "x.parquet")
+    assert list(table) == ["path", "split", "label", "group", "embedding"]
+    assert table["label"].fillna("").tolist() == LABELS
+    assert table["group"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    table = pd.read_csv(tmp_path / "x.csv")
+    assert np.array_equal(table.iloc[:, 4:].to_numpy(np.float32), expected.numpy())
+    assert table["label"].fillna("").tolist() == LABELS
+    assert table["path"].tolist() == KNOWN.paths and list(table)[4] == "0"
+    with np.load(tmp_path / "x.npz") as arrays:
+        assert np.array_equal(arrays["embeddings"], expected.numpy())
+        assert arrays["labels"].tolist() == LABELS
+        assert arrays["paths"].tolist() == KNOWN.paths and set(arrays["splits"]) == {"all"}
+        assert arrays["groups"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert np.array_equal(np.load(tmp_path / "x.npy"), expected.numpy())
+
+
+@pytest.mark.parametrize("name", ["x.pkl", "x", "x.csv.gz", "parquet"])
+def test_other_endings_are_refused_before_anything_is_computed(tmp_path, name):
+    with pytest.raises(ValueError, match=rf"out must end with .parquet, .csv, .npz, .npy, got {name}"):
+        embed(None, None, out=tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "npz", "npy"])
+def test_a_file_is_there_whole_or_not_at_all(tmp_path, ending):
+    broken = encoders.build("conv4", in_channels=1, image_size=8)
+    with torch.no_grad():
+        next(broken.trunk.parameters()).fill_(torch.nan)
+    (tmp_path / f"x.{ending}").write_text("before")
+    with pytest.raises(ValueError, match="features must be finite"):
+        embed(broken, IMAGES, out=tmp_path / f"x.{ending}")
+    assert [file.name for file in tmp_path.iterdir()] == [f"x.{ending}"]
+    assert (tmp_path / f"x.{ending}").read_text() == "before"
+
+
+PEAK = """
+import json, re, sys
+from pathlib import Path
+import torch
+from unlabeled.data.images import from_images
+from unlabeled.evaluate import embed
+from unlabeled.encoders import build
+
+class Wide(type(build("conv4", in_channels=1, image_size=8))):
+    def features(self, x, layer=None):
+        return x.flatten(1).float().repeat(1, 256)
+
+encoder = build("conv4", in_channels=1, image_size=8)
+encoder.__class__ = Wide
+images = lambda count: from_images(torch.randint(0, 256, (count, 1, 8, 8), dtype=torch.uint8), name="many")
+def peak(out, count):
+    Path("/proc/self/clear_refs").write_text("5")
+    data = images(count)
+    found, _ = embed(encoder, data, out=out)
+    assert len(found) == count
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
+peak(sys.argv[1], 512)
+print(json.dumps([peak(sys.argv[1], 1024), peak(sys.argv[1], 8192)]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the peak of the memory")
+@pytest.mark.parametrize("ending", ["parquet", "npz"])
+def test_memory_does_not_grow_with_the_samples(tmp_path, ending):
+    """512 MB of features in all; eight times as many samples take no 64 MB more."""
+    out = str(tmp_path / f"x.{ending}")
+    done = subprocess.run([sys.executable, "-c", PEAK, out], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    few, many = json.loads(done.stdout)
+    assert many < few + 64, (few, many)

@@ -22,6 +22,7 @@ from unlabeled import check
 from unlabeled.data.arrays import as_integers, as_tensor, read_npy, read_npz
 from unlabeled.data.audio_files import FULL_SCALE, Split, find_splits, write
 from unlabeled.data.cache import folder_of, kept
+from unlabeled.data.labels import from_array, numbered
 from unlabeled.data.opening import How, refuse_broken
 from unlabeled.data.samples import About, Batch, Data, Skipped
 from unlabeled.parts.resample import resample
@@ -141,7 +142,7 @@ def from_waveforms(
     sample_rate: int,
     *,
     lengths: np.ndarray | Tensor | None = None,
-    labels: np.ndarray | Tensor | None = None,
+    labels: Any = None,
     classes: list[str] | None = None,
     factors: Mapping[str, Tensor] | None = None,
     name: str = "array",
@@ -152,7 +153,7 @@ def from_waveforms(
         waveforms: Floats in -1..1 or int16, shape (sounds, samples).
         sample_rate: Samples per second, in hertz.
         lengths: True samples of each, from 1 to samples, integers, shape (sounds,); None for all.
-        labels: Class of each sound, integers, shape (sounds,).
+        labels: Class of each sound, numbers or text, shape (sounds,).
         classes: Names of the classes by label.
         factors: What else is known of each sound, as in `Data`.
         name: What the data is called in reports and messages.
@@ -169,15 +170,17 @@ def from_waveforms(
         )
     check.whole(sample_rate=sample_rate)
     check.at_least(1, sample_rate=sample_rate)
+    known = None if labels is None else numbered(from_array(labels, count, name), classes)
     return Sounds(
         sounds[torch.arange(most) < true[:, None]],
         true,
         sample_rate=sample_rate,
         name=name,
         paths=[f"{name}[{row}]" for row in range(count)],
-        labels=None if labels is None else as_integers(labels, count, "labels", name),
-        classes=classes,
+        labels=known.tensor if known else None,
+        classes=known.classes if known else classes,
         factors=factors,
+        skipped=known.skipped(name) if known else (),
     )
 
 
@@ -224,7 +227,7 @@ def find(
     name, path = os.fspath(source), Path(source).expanduser()
     if path.suffix.lower() in (".npy", ".npz") and path.is_file():
         return _find_arrays(path, how)
-    return {split: partial(_open, part, how) for split, part in find_splits(path, name).items()}
+    return {split: partial(_open, part, how) for split, part in find_splits(path, name, how.label).items()}
 
 
 def _open(split: Split, how: How) -> Sounds:
@@ -233,17 +236,17 @@ def _open(split: Split, how: How) -> Sounds:
     block, about = kept(["sounds", split.fingerprint, how.sample_rate], decoded, folder_of(how.cache))
     broken = [Skipped(split.prefix + path, reason) for path, reason in about["skipped"]]
     refuse_broken(split.name, broken, len(about["paths"]), how.max_broken)
-    labels = about["labels"]
+    known = numbered(about["labels"], about["classes"])
     return Sounds(
         block.view(torch.int16),
         torch.tensor(about["lengths"], dtype=torch.int64),
         sample_rate=about["sample_rate"],
         name=split.name,
         paths=[split.prefix + path for path in about["paths"]],
-        labels=None if labels is None else torch.tensor(labels),
-        classes=about["classes"],
+        labels=known.tensor,
+        classes=known.classes,
         factors={name: torch.tensor(values) for name, values in about["factors"].items()},
-        skipped=split.skipped + broken,
+        skipped=split.skipped + broken + known.skipped(split.name),
     )
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.data import decode, decode_video
 from unlabeled.data.cache import folder_of, kept
+from unlabeled.data.labels import numbered
 from unlabeled.data.samples import About, Batch, Data, Skipped
 from unlabeled.data.sources import Source, find_files
 from unlabeled.worlds import chiming_shapes
@@ -350,9 +351,7 @@ def _opened(source: Source, how: "How", rate: int) -> Pairs:
     if not paths and unheard:
         raise ValueError(f"{source.name} must hold clips that can be heard, got {unheard[0].reason}")
     refuse_broken(source.name, broken, len(paths) + len(unheard), how.max_broken)
-    classes = reading.classes
-    numbers = {label: number for number, label in enumerate(classes or [])}
-    labels = torch.tensor([numbers.get(label, -1) for label in about["labels"]]) if classes else None
+    known = numbered(about["labels"], reading.classes)
     return Pairs(
         content,
         torch.tensor(about["clips"]),
@@ -360,9 +359,9 @@ def _opened(source: Source, how: "How", rate: int) -> Pairs:
         channels=channels,
         name=source.name,
         paths=paths,
-        labels=labels,
-        classes=classes,
-        skipped=source.skipped + broken + unheard,
+        labels=known.tensor,
+        classes=known.classes,
+        skipped=source.skipped + broken + unheard + known.skipped(source.name),
     )
 
 

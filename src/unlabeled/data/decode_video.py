@@ -10,6 +10,7 @@ square. Every file that is opened is closed, also after an error.
 from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,17 @@ from unlabeled import check
 from unlabeled.data import decode
 from unlabeled.data.arrays import read_npy
 
-__all__ = ["SUFFIXES", "Index", "fitting", "frames", "index", "open_media", "read_all", "read_frames"]
+__all__ = [
+    "SUFFIXES",
+    "Index",
+    "fitting",
+    "frames",
+    "has_pictures",
+    "index",
+    "open_media",
+    "read_all",
+    "read_frames",
+]
 
 SUFFIXES = (
     *(".mp4", ".mkv", ".avi", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".ogv", ".ts", ".wmv", ".flv"),
@@ -41,7 +52,8 @@ _LONGEST = 32
 # Only these: playlists and scripts, for example, would open whatever other files and addresses they name.
 _FORMATS = (
     *("mov", "mp4", "matroska", "webm", "avi", "mpeg", "mpegts", "mpegvideo", "m4v", "h264", "hevc", "ivf"),
-    *("ogg", "asf", "flv", "wav", "w64", "flac", "mp3", "aiff", "aac", "caf", "au"),
+    *("ogg", "asf", "flv", "wav", "w64", "flac", "mp3", "aiff", "aac", "caf", "au", "amr"),
+    *("ac3", "eac3"),
 )
 
 Size = int | tuple[int, int] | None
@@ -249,8 +261,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 @contextmanager
-def open_media(path: Path) -> Iterator[Any]:
-    """A file of video or sound, opened by FFmpeg and closed at the end.
+def open_media(path: Path | bytes) -> Iterator[Any]:
+    """A file of video or sound, or its bytes, opened by FFmpeg and closed at the end.
 
     Raises:
         ValueError: It cannot be read, which may come out at any moment.
@@ -262,14 +274,25 @@ def open_media(path: Path) -> Iterator[Any]:
     av.logging.set_level(None)  # type: ignore[attr-defined]
     options = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
     try:
-        if path.exists() and not path.is_file():  # a pipe would never end
+        if isinstance(path, Path) and path.exists() and not path.is_file():  # a pipe would never end
             raise ValueError("not a regular file")
-        with closing(av.open(f"file:{path}", options=options)) as container:
+        source = f"file:{path}" if isinstance(path, Path) else BytesIO(path)
+        with closing(av.open(source, options=options)) as container:
             yield container
     except Exception as error:  # FFmpeg's errors share no class below Exception, and some surprise PyAV
-        if isinstance(error, ValueError) and str(error).startswith(str(path)):
+        name = str(path) if isinstance(path, Path) else "its content"
+        if isinstance(error, ValueError) and str(error).startswith(name):
             raise
-        raise ValueError(f"{path} must be a video that can be read: {check.reason(error)}") from error
+        raise ValueError(f"{name} must be a video that can be read: {check.reason(error)}") from error
+
+
+def has_pictures(path: Path) -> bool:
+    """Whether a file holds pictures that move, which is also assumed of one that cannot be read."""
+    try:
+        with open_media(path) as container:
+            return any(not _is_cover(stream) for stream in container.streams.video)
+    except ValueError:
+        return True
 
 
 def _av() -> Any:

@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.data import arrays, builtin, tars
 from unlabeled.data.cache import Progress, folder_of, stored
-from unlabeled.data.decode import PAGES, Pages
+from unlabeled.data.decode import PAGES, SUFFIXES, Pages
 from unlabeled.data.files import walk
 from unlabeled.data.images import Images
 from unlabeled.data.labels import NO_LABELS, from_records, in_order, numbered
@@ -55,13 +56,18 @@ KINDS = {
 }
 """Kinds of data, and the module that opens each."""
 _ENDINGS = {
-    "text": (".txt", ".tsv", ".csv", ".jsonl", ".md"),
-    "audio": (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".opus"),
-    "video": (".mp4", ".mkv", ".avi", ".webm", ".mov"),
+    "text": (".txt", ".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".md"),
+    "audio": (
+        *(".wav", ".wave", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".opus", ".m4a", ".m4b", ".aac"),
+        *(".wma", ".amr", ".mka", ".weba", ".ac3"),
+    ),
+    "video": (".mp4", ".m4v", ".mkv", ".avi", ".webm", ".mov", ".mpg", ".mpeg", ".wmv", ".3gp"),
 }
 """Endings of files by which a kind is told where nobody names it; all else is taken for images."""
+_PACKED = re.compile(r"(?i)\.(gz|bz2|zst)$")
 _TEST_SHARE = 0.2
 _REASONS = 3
+_LOOKED_AT = 3
 
 _log = logging.getLogger("unlabeled.data")
 
@@ -84,6 +90,9 @@ def open_data(
     cache: str | os.PathLike[str] | bool | None = None,
     progress: Progress | None = None,
     label: str | None = None,
+    encoding: str | None = None,
+    text_column: str | None = None,
+    segmenter: str | None = None,
 ) -> Data:
     """Open data of any kind, decoding it once.
 
@@ -119,13 +128,32 @@ def open_data(
             to be images (.txt, .json, hidden ones) are listed as skipped, but not counted.
         cache: Folder for decoded images, $UNLABELED_CACHE or ~/.cache/unlabeled if None; False keeps none.
         progress: Called with the images done so far and their number, None where that is unknown.
-        label: Column of the labels of images in a table, or in one beside them; None looks for a usual name
-            (`labels.COLUMNS`).
+        label: Column of the labels in a table of images, texts or sounds, or in one beside image files; None looks for a
+            usual name (`labels.COLUMNS`).
+        encoding: Encoding of texts, such as gbk or cp1252; None finds out, and with a ? behind it the encoding is only
+            that of files that are neither UTF-8 nor UTF-16.
+        text_column: Column of a table that holds the texts, or several with commas between them, which are joined;
+            None chooses, and so does a name with a ? behind it where there is no such column.
+        segmenter: What cuts texts without spaces into words: characters, jieba or MODULE:FUNCTION.
 
     Raises:
         ValueError: There is nothing of that name, no image in it, no such split, or too much of it is broken.
     """
-    how = How(store_size, channels, workers, max_broken, cache, progress, sample_rate, levels, pages, label)
+    how = How(
+        store_size=store_size,
+        channels=channels,
+        workers=workers,
+        max_broken=max_broken,
+        cache=cache,
+        progress=progress,
+        sample_rate=sample_rate,
+        levels=levels,
+        pages=pages,
+        label=label,
+        encoding=encoding,
+        text_column=text_column,
+        segmenter=segmenter,
+    )
     parts = _parts(source, kind, how)
     split = {"val": "validation", "valid": "validation", "dev": "validation"}.get(split or "", split)
     if split is None:
@@ -203,13 +231,27 @@ def kind_of(source: Openable) -> str:
     if path.is_dir():
         files = [name for names in _names_below(path) for name in names if not name.startswith(".")]
         files = files or [file.path for file in walk(path).files]  # behind links, which take longer to follow
-    found = Counter(os.path.splitext(file)[1] for file in files)
+    found = Counter(os.path.splitext(re.sub(_PACKED, "", file))[1] for file in files)
     counts = {
         kind: sum(count for ending, count in found.items() if ending.lower() in endings)
         for kind, endings in _ENDINGS.items()
     }
+    total = len(files)
+    pictures = sum(count for ending, count in found.items() if ending.lower() in SUFFIXES)
+    if 3 * (pictures + sum(counts.values()) - counts["text"]) >= total:
+        total -= counts.pop("text")  # texts beside the others, such as their labels, are no data of their own
     kind, count = max(counts.items(), key=lambda item: item[1])
-    return kind if 2 * count > len(files) else "image"
+    kind = kind if 2 * count > total else "image"
+    return "audio" if kind == "video" and _only_heard(path) else kind
+
+
+def _only_heard(path: Path) -> bool:
+    """Whether the first of some files in formats of videos hold sounds without pictures."""
+    from unlabeled.data.decode_video import has_pictures
+
+    files = [path] if path.is_file() else [path / file.path for file in walk(path).files]
+    videos = [file for file in files if file.suffix.lower() in _ENDINGS["video"]]
+    return not any(map(has_pictures, videos[:_LOOKED_AT]))
 
 
 def name_of(source: str | os.PathLike[str]) -> str:
@@ -279,8 +321,8 @@ def _parts(source: Openable, kind: str | None, how: "How") -> Mapping[str, Calla
     if kind == "image":
         return _Opener(how).parts(source)
     check.choice((None, 1, 3), channels=how.channels)
-    if how.label is not None:
-        raise ValueError(f"label can name a column of images only, got {how.label} for data of kind {kind}")
+    if how.label is not None and kind not in ("text", "audio"):
+        raise ValueError(f"label can name a column of images, texts or sounds, got {how.label} for data of kind {kind}")
     opener = importlib.import_module(f"unlabeled.data.{KINDS[kind]}")
     if word in builtin.NAMES:
         return {split: partial(opener.built_in, named, split) for split in ("train", "test")}
@@ -303,6 +345,9 @@ class How:
     levels: Any = None
     pages: Pages = "first"
     label: str | None = None
+    encoding: str | None = None
+    text_column: str | None = None
+    segmenter: str | None = None
 
     def __post_init__(self) -> None:
         check.fraction(max_broken=self.max_broken)

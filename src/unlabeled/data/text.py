@@ -4,16 +4,17 @@ A text's sentences end after `.`, `!` or `?` (with closing quotes and brackets) 
 or a digit follow, after `。`, `！` or `？`, and at blank lines; not after initials and common abbreviations such as
 `Mr.` or `e.g.`.
 
-What can be opened, each in UTF-8:
+What can be opened, in UTF-8 or in an encoding that is found out (see `encodings`), packed by gzip, bzip2 or zstd too:
 a folder of .txt files (or .md), one text each, perhaps in class folders, and these perhaps in split folders;
 one .txt file, whose paragraphs (lines, where there is no blank line) are gathered into texts of 2,000 characters or
 more;
-.tsv or .csv files of a label and a text in each line, or with names above their columns;
-.jsonl or .parquet files with a column of texts, such as `text`, and perhaps one of classes, such as `label`;
+.tsv or .csv files, whatever stands between their cells, with names above their columns or without;
+.jsonl, .json (a list, an object that holds one, or columns) or .parquet files of records or texts;
 `hub:OWNER/NAME` or `hub:OWNER/NAME:CONFIG`, a data set on the Hugging Face hub;
 `topics`, built in: passages of Python's manual (see `worlds.topics`).
-Tables, JSON lines and parquet files are splits by their names: train.tsv, test.tsv. Of several kinds in a folder, that
-with the most files is read.
+Which columns hold the texts and the classes is told by their names and contents (see `columns`), said, and can be
+given. Tables, JSON and parquet files are splits by their names: train.tsv, test.tsv. Of several kinds in a folder,
+that with the most bytes is read.
 """
 
 import os
@@ -27,9 +28,11 @@ import torch
 from torch import Tensor
 
 from unlabeled import check
+from unlabeled.data.encodings import Errors
+from unlabeled.data.labels import numbered
 from unlabeled.data.opening import How, refuse_broken
 from unlabeled.data.samples import About, Batch, Data
-from unlabeled.data.text_files import Errors, Rows, find_hub_texts, find_texts
+from unlabeled.data.text_files import Reader, Rows, find_hub_texts, find_texts
 from unlabeled.data.words import Words
 
 __all__ = ["Texts", "Tokens", "built_in", "find", "sentences"]
@@ -88,6 +91,7 @@ class Texts(Data):
         paths: Where each text came from; numbers if None.
         documents: Number of the document that each text is a part of, int64, shape (samples,); the parts follow each
             other, and are read as one in training. None where every text is a document.
+        segmenter: What cuts texts without spaces into words (see `vocabulary.segmenter`); None for none.
         **about: As in `Data`.
     """
 
@@ -101,11 +105,12 @@ class Texts(Data):
         name: str = "texts",
         paths: Sequence[str] | None = None,
         documents: Tensor | None = None,
+        segmenter: str | None = None,
         **about: Unpack[About],
     ) -> None:
         paths = [f"{name}[{row}]" for row in range(len(texts))] if paths is None else paths
         super().__init__(name=name, paths=paths, **about)
-        self.texts = list(texts)
+        self.texts, self.segmenter = list(texts), segmenter
         rows = torch.arange(len(self.texts))
         self.documents = rows if documents is None else documents
         self.places = rows
@@ -213,15 +218,18 @@ class Texts(Data):
             skipped=self.skipped,
         ).to(self.device)
 
-    def words(self, vocabulary: Sequence[str], length: int | None = None) -> Words:
+    def words(
+        self, vocabulary: Sequence[str], length: int | None = None, segmenter: str | None = None
+    ) -> Words:
         """The words of a vocabulary that stand in the texts.
 
         Args:
             vocabulary: The words, by their number.
             length: Words of a stretch, which runs on over the documents, for training; None for one sample for each
                 text.
+            segmenter: What cut the texts into the words of the vocabulary.
         """
-        return Words.of(self, vocabulary, length)
+        return Words.of(self, vocabulary, length, segmenter)
 
     def first_rows(self) -> Tensor:
         """Row of the first text of each document of `whole`, int64, shape (documents,)."""
@@ -335,8 +343,8 @@ def find(source: Any, how: How, *, errors: Errors = "replace") -> Mapping[str, C
     Args:
         source: What the module names.
         how: How it is opened.
-        errors: What happens to bytes that are not UTF-8, which are listed in `skipped` with their place in any case:
-            "replace" puts U+FFFD for each, "skip" leaves the text out.
+        errors: What happens to bytes that cannot be decoded, which are listed in `skipped` with the place of the
+            first in any case: "replace" puts U+FFFD for each, "skip" leaves the text out.
 
     Raises:
         ValueError: No text is there.
@@ -345,11 +353,12 @@ def find(source: Any, how: How, *, errors: Errors = "replace") -> Mapping[str, C
     if not isinstance(source, (str, os.PathLike)):
         raise ValueError(f"texts must be a path or a name, or Texts, got {type(source).__name__}")
     name = os.fspath(source)
+    reader = Reader(name, errors, how.encoding, how.text_column, how.label)
     if name.startswith("hub:"):
-        read = find_hub_texts(name.removeprefix("hub:"))
+        read = find_hub_texts(name.removeprefix("hub:"), reader)
     else:
-        read = find_texts(Path(name).expanduser(), name, errors)
-    return {split: lambda rows=rows: _opened(rows(), name, how.max_broken) for split, rows in read.items()}
+        read = find_texts(Path(name).expanduser(), reader)
+    return {split: lambda rows=rows: _opened(rows(), name, how) for split, rows in read.items()}
 
 
 def built_in(name: str, split: str) -> Texts:
@@ -376,23 +385,20 @@ def built_in(name: str, split: str) -> Texts:
     )
 
 
-def _opened(rows: Rows, name: str, max_broken: float) -> Texts:
-    refuse_broken(name, rows.broken, len(rows.texts), max_broken)
-    labels, classes = _numbered(rows.labels, rows.classes)
+def _opened(rows: Rows, name: str, how: How) -> Texts:
+    if not rows.texts and not rows.broken:
+        raise ValueError(f"{name} must hold texts, got only empty ones")
+    refuse_broken(name, rows.broken, len(rows.texts), how.max_broken)
+    known = numbered(rows.labels, rows.classes)
     return Texts(
-        rows.texts, name=name, paths=rows.paths, labels=labels, classes=classes, skipped=rows.skipped
+        rows.texts,
+        name=name,
+        paths=rows.paths,
+        labels=known.tensor,
+        classes=known.classes,
+        skipped=rows.skipped + known.skipped(name),
+        segmenter=how.segmenter,
     )
-
-
-def _numbered(labels: list[Any], classes: list[str] | None) -> tuple[Tensor | None, list[str] | None]:
-    """Numbers of classes and their names: numbers in their order, words by the alphabet."""
-    found = {str(label) for label in labels if label is not None}
-    if not found:
-        return None, None
-    whole = all(re.fullmatch(r"-?\d{1,18}", name) for name in found)
-    classes = classes or sorted(found, key=(lambda name: (int(name), name)) if whole else None)
-    numbers = {name: number for number, name in enumerate(classes)}
-    return torch.tensor([numbers.get(str(label), -1) for label in labels]), classes
 
 
 class _Packed:

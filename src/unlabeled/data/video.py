@@ -23,10 +23,11 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.data import decode, decode_video
-from unlabeled.data.arrays import as_integers, as_tensor, as_uint8, read_npy, read_npz
+from unlabeled.data.arrays import as_tensor, as_uint8, read_npy, read_npz
 from unlabeled.data.cache import folder_of, kept
 from unlabeled.data.files import SPLITS, davis_frames, is_davis, walk
 from unlabeled.data.images import fits_on
+from unlabeled.data.labels import from_array, numbered
 from unlabeled.data.opening import How, refuse_broken
 from unlabeled.data.samples import About, Batch, Data, Skipped
 from unlabeled.data.sources import Source, find_files
@@ -323,7 +324,7 @@ def _decoded(source: Source, how: How, frames_below: Path | None) -> Videos:
     """Videos of a source, decoded once; where it holds frames, each folder of them is a video."""
     store_size = how.store_size or STORE_SIZE
     channels = how.channels or 3
-    key = ["videos", source.fingerprint, store_size, channels, frames_below is not None]
+    key = ["videos", 2, source.fingerprint, store_size, channels, frames_below is not None]
 
     def write(stream: BinaryIO) -> dict[str, Any]:
         return _write(_listed(source, frames_below), stream, store_size, channels, how)
@@ -331,7 +332,7 @@ def _decoded(source: Source, how: How, frames_below: Path | None) -> Videos:
     pixels, about = kept(key, write, folder_of(how.cache))
     broken = [Skipped(source.prefix + path, reason) for path, reason in about["skipped"]]
     refuse_broken(source.name, broken, len(about["paths"]), how.max_broken)
-    labels = about["labels"]
+    known = numbered(about["labels"], about["classes"])
     return Videos(
         pixels,
         torch.tensor(about["counts"]),
@@ -339,9 +340,9 @@ def _decoded(source: Source, how: How, frames_below: Path | None) -> Videos:
         name=source.name,
         paths=[source.prefix + path for path in about["paths"]],
         fps=torch.tensor(about["fps"]),
-        labels=None if labels is None else torch.tensor(labels),
-        classes=about["classes"],
-        skipped=source.skipped + broken,
+        labels=known.tensor,
+        classes=known.classes,
+        skipped=source.skipped + broken + known.skipped(source.name),
     )
 
 
@@ -408,14 +409,12 @@ def _write(
             stream.truncate()
             skipped.append(Skipped(video.path, check.reason(error)))
         progress()
-    numbers = {name: number for number, name in enumerate(classes or [])}
-    labels = [numbers.get(video.label or "", -1) for video, _ in written]
     return {
         "size": size,
         "counts": [count for _, count in written],
         "fps": [indices[video].fps for video, _ in written],
         "paths": [video.path for video, _ in written],
-        "labels": labels if classes else None,
+        "labels": [video.label for video, _ in written],
         "classes": classes,
         "skipped": skipped,
     }
@@ -487,11 +486,14 @@ def _from_npz(path: Path, how: How) -> Mapping[str, Callable[[], Videos]]:
 def _from_array(array: np.ndarray | Tensor, labels: np.ndarray | None, name: str, how: How) -> Videos:
     tensor = _channels_third(array, name)
     pixels = as_uint8(tensor, name)
-    numbers = None if labels is None else as_integers(labels, len(pixels), "labels", name)
     if how.channels not in (None, pixels.shape[2]):
         flat = _in_channels(rearrange(pixels, "n t c h w -> (n t) c h w").numpy(), how.channels)
         pixels = rearrange(torch.from_numpy(flat), "(n t) c h w -> n t c h w", n=len(pixels))
-    return from_videos(pixels, numbers, name=name)
+    data = from_videos(pixels, name=name)
+    if labels is not None:
+        known = numbered(from_array(labels, len(pixels), name))
+        data.labels, data.classes, data.skipped = known.tensor, known.classes, known.skipped(name)
+    return data
 
 
 def _channels_third(array: np.ndarray | Tensor, name: str) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.data.samples import About, Batch, Data
-from unlabeled.parts.vocabulary import split
+from unlabeled.parts.vocabulary import splitter
 
 if TYPE_CHECKING:
     from unlabeled.data.text import Texts
@@ -54,7 +54,13 @@ class Words(Data):
         self.ids, self.documents, self.begins, self.lengths = ids, documents, begins, lengths
 
     @classmethod
-    def of(cls, texts: "Texts", vocabulary: Sequence[str], length: int | None = None) -> "Words":
+    def of(
+        cls,
+        texts: "Texts",
+        vocabulary: Sequence[str],
+        length: int | None = None,
+        segmenter: str | None = None,
+    ) -> "Words":
         """The words of a vocabulary that stand in texts; others are left out, and the gaps closed.
 
         Args:
@@ -63,12 +69,13 @@ class Words(Data):
             length: Words of a sample in training at most, where a sample may hold several documents, and its end
                 may cut one; fewer where texts are so short that there would not be 64 samples. None makes a sample
                 of each text, with its label, for evaluation.
+            segmenter: What cut the texts into the words of the vocabulary, None for none.
 
         Raises:
             ValueError: No word of the texts is in the vocabulary.
         """
         numbers = {word: number for number, word in enumerate(vocabulary)}
-        contents = texts.texts if length is None else texts.whole()
+        contents, split = texts.texts if length is None else texts.whole(), splitter(segmenter)
         parts = [
             np.array([numbers[word] for word in split(content) if word in numbers], np.int32)
             for content in contents

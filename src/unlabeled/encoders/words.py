@@ -1,5 +1,6 @@
 """A vector for each word of a vocabulary; a text is the mean of its words."""
 
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from unlabeled import check
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.files import atomic
-from unlabeled.parts.vocabulary import counted
+from unlabeled.parts.vocabulary import counted, unspaced
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -25,6 +26,9 @@ LINE = 16
 """Numbers that a row of the table is filled up to a multiple of: whole lines of a processor's cache."""
 RAW_WORDS = 1024
 MIN_COUNT = 5
+LOOKED_AT, MOST_UNSPACED = 1000, 0.1
+"""Texts that are looked at for scripts without spaces, and the share of their letters from which on it is said."""
+_log = logging.getLogger("unlabeled.encoders")
 
 
 class Frequencies(nn.Module):
@@ -77,7 +81,7 @@ class WordVectors(Encoder):
     the corpus; 0 where it has none.
 
     Args:
-        config: `kind`, `name` such as words-100, and `vocabulary`, the words by number.
+        config: `kind`, `name` such as words-100, `vocabulary`, the words by number, and perhaps `segmenter`.
     """
 
     kind = "words"
@@ -103,7 +107,8 @@ class WordVectors(Encoder):
             data: `Texts`; what is made of words already stays as it is.
             length: Words of a sample, whatever text they stand in; None for a sample of each text.
         """
-        return data.words(self.vocabulary, length) if hasattr(data, "words") else data  # type: ignore[attr-defined]
+        words = getattr(data, "words", None)
+        return data if words is None else words(self.vocabulary, length, self.config.get("segmenter"))
 
     def inputs(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Words and which of them are real, int64 and bool, shape (batch, length) each."""
@@ -175,7 +180,8 @@ def build(config: dict[str, Any]) -> WordVectors:
 
     Args:
         config: `name`, words-N for vectors of N numbers, or words-N-minM, where the vocabulary was that of the
-            words that occur M times; and `vocabulary`, the words by number.
+            words that occur M times; `vocabulary`, the words by number; and perhaps `segmenter`, what cut texts
+            into these words.
 
     Raises:
         ValueError: The name is none of these, or the vocabulary is too small or holds a word twice.
@@ -189,7 +195,8 @@ def build(config: dict[str, Any]) -> WordVectors:
         )
     if unfit := [word for word in vocabulary if not word or any(map(str.isspace, word))]:
         raise ValueError(f"vocabulary must have words without white space, got {unfit[0]!r}")
-    return WordVectors({"kind": "words", "name": config["name"], "vocabulary": list(vocabulary)})
+    segmenter = {"segmenter": config["segmenter"]} if config.get("segmenter") else {}
+    return WordVectors({"kind": "words", "name": config["name"], "vocabulary": list(vocabulary), **segmenter})
 
 
 def fitted(name: str, data: "Data", *, image_size: int | None = None) -> WordVectors:
@@ -204,8 +211,16 @@ def fitted(name: str, data: "Data", *, image_size: int | None = None) -> WordVec
         ValueError: The name is wrong, or fewer than two words occur that often.
     """
     _, min_count = _numbers(name)
-    counts = counted(data.texts, min_count)  # type: ignore[attr-defined]
-    encoder = build({"name": name, "vocabulary": list(counts)})
+    texts: Sequence[str] = data.texts  # type: ignore[attr-defined]
+    segmenter: str | None = data.segmenter  # type: ignore[attr-defined]
+    share = unspaced(texts[:LOOKED_AT])
+    if segmenter is None and share > MOST_UNSPACED:
+        _log.warning(
+            f"{data.name}: {share:.0%} of the letters are of scripts without spaces, so that whole sentences count as "
+            "words; --segmenter characters, jieba or MODULE:FUNCTION cuts them"
+        )
+    counts = counted(texts, min_count, segmenter)
+    encoder = build({"name": name, "vocabulary": list(counts), "segmenter": segmenter})
     shares = torch.tensor(list(counts.values()), dtype=torch.float64)
     encoder.adapt.shares.copy_(shares / shares.sum())
     return encoder

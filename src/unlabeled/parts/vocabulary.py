@@ -1,15 +1,30 @@
-"""From texts to words, and from words to a vocabulary."""
+"""From texts to words, and from words to a vocabulary.
 
+Chinese, Japanese, Thai, Lao, Khmer and Burmese are written without spaces: a segmenter cuts them into words, each
+character being one (`characters`), or a library that is installed, such as `jieba` or `MODULE:FUNCTION`.
+"""
+
+import importlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 from unlabeled import check
 
-__all__ = ["counted", "split"]
+__all__ = ["counted", "split", "splitter", "unspaced"]
 
+SEGMENTERS = {"jieba": "jieba:lcut", "pythainlp": "pythainlp:word_tokenize"}
+"""Names of functions of libraries that cut texts into words."""
+_UNSPACED = re.compile(
+    # Kana, Chinese characters with their extensions; Thai, Lao, Burmese and Khmer letters with their marks.
+    "[\u3040-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+    "|[\u0e01-\u0e30\u0e32\u0e33\u0e40-\u0e46][\u0e31\u0e34-\u0e3a\u0e47-\u0e4e]*"
+    "|[\u0e81-\u0eb0\u0eb2\u0eb3\u0ebd-\u0ec6][\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece]*"
+    "|[\u1000-\u102a\u103f\u1050-\u1055][\u102b-\u103e]*"
+    "|[\u1780-\u17b3][\u17b4-\u17d3\u17dd]*"
+)
 _MARKS = range(0x300, 0x20000)
 """Where the marks are that belong to the letter before them."""
 
@@ -24,6 +39,40 @@ def split(text: str) -> list[str]:
     return _word().findall(unicodedata.normalize("NFC", text.lower().replace("’", "'")))
 
 
+def splitter(segmenter: str | None) -> Callable[[str], list[str]]:
+    """What cuts a text into words in lower case.
+
+    Args:
+        segmenter: None for `split`; characters, where each character of a script without spaces is a word; a
+            name of `SEGMENTERS`, or MODULE:FUNCTION, a function from a text to its words that can be imported.
+
+    Raises:
+        ValueError: There is no such function.
+    """
+    if segmenter is None:
+        return split
+    if segmenter == "characters":
+        return lambda text: split(_UNSPACED.sub(r" \g<0> ", text))
+    module, _, function = SEGMENTERS.get(segmenter, segmenter).partition(":")
+    try:
+        cut = getattr(importlib.import_module(module), function) if function else None
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"segmenter must be one that can be imported, got {segmenter}: {error}") from error
+    if not callable(cut):
+        known = ", ".join(("characters", *SEGMENTERS))
+        raise ValueError(f"segmenter must be one of {known}, or MODULE:FUNCTION, got {segmenter}")
+    return lambda text: [word for part in cut(text) for word in split(part)]
+
+
+def unspaced(texts: Iterable[str]) -> float:
+    """Share of the letters of texts, 0..1, that are of scripts without spaces between words."""
+    letters = found = 0
+    for text in texts:
+        letters += sum(map(str.isalnum, text))
+        found += len(_UNSPACED.findall(text))
+    return min(1.0, found / letters) if letters else 0.0
+
+
 @cache
 def _word() -> re.Pattern[str]:
     marks = "".join(chr(code) for code in _MARKS if unicodedata.category(chr(code)).startswith("M"))
@@ -31,12 +80,13 @@ def _word() -> re.Pattern[str]:
     return re.compile(rf"{run}(?:['_]{run})*")
 
 
-def counted(texts: Iterable[str], min_count: int) -> dict[str, int]:
+def counted(texts: Iterable[str], min_count: int, segmenter: str | None = None) -> dict[str, int]:
     """How often each word stands in texts, frequent words first.
 
     Args:
         texts: What the words are counted in.
         min_count: Words that occur less often are left out.
+        segmenter: As in `splitter`.
 
     Returns:
         Counts by word, falling; words of equal counts in alphabetical order.
@@ -45,7 +95,8 @@ def counted(texts: Iterable[str], min_count: int) -> dict[str, int]:
         ValueError: Fewer than two words are left.
     """
     check.at_least(1, min_count=min_count)
-    counts = Counter(word for text in texts for word in split(text))
+    cut = splitter(segmenter)
+    counts = Counter(word for text in texts for word in cut(text))
     kept = {word: count for word, count in counts.items() if count >= min_count}
     if len(kept) < 2:
         raise ValueError(
