@@ -151,6 +151,15 @@ def load(path: str | os.PathLike[str], module: nn.Module | None = None) -> Encod
     return encoder
 
 
+def rebuilt(encoder: Encoder) -> Encoder | None:
+    """Build the architecture of an encoder anew with random weights; None where only its user can build it."""
+    config = encoder.config | ({"init": "default"} if "init" in encoder.config else {})
+    if encoder.maker is not None:
+        return _made(encoder.maker, config)
+    ours = type(encoder).__module__.startswith(f"{__name__}.")
+    return build(**config) if ours and config["name"] != OWN_NETWORK else None
+
+
 def _module(kind: str) -> Any:
     check.choice(KINDS, kind=kind)
     return importlib.import_module(f"unlabeled.encoders.{KINDS[kind]}")
