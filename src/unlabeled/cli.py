@@ -45,6 +45,10 @@ def _listed(type_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
 
 Words = Annotated[tuple[str, ...], Parameter(converter=_listed, n_tokens=1)]
 Run = Annotated[Path, Parameter(help="Folder of a run.")]
+Network = Annotated[
+    str | None,
+    Parameter(help="module:function that builds the network, where the run trained one of your own."),
+]
 Source = Annotated[
     str, Parameter(help="Built-in set such as digits, folder, parquet, tar, npz, or hub name.")
 ]
@@ -189,6 +193,7 @@ def evaluate(
     draws: Annotated[int, Parameter(converter=_whole)] = 5,
     seed: Annotated[int, Parameter(converter=_whole)] = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    encoder: Network = None,
 ) -> None:
     """Measure frozen features against the controls on labelled data.
 
@@ -204,7 +209,7 @@ def evaluate(
     from unlabeled.evaluate import evaluate as measure
     from unlabeled.run import load
 
-    opened = load(run)
+    opened = load(run, encoder)
     scores = measure(
         opened,
         data,
@@ -310,6 +315,7 @@ def show(
     samples: Annotated[int, Parameter(converter=_whole)] = 8,
     seed: Annotated[int, Parameter(converter=_whole)] = 0,
     out: Path | None = None,
+    encoder: Network = None,
 ) -> None:
     """Save a picture of what the method withheld and what it predicted, or print it where it is text.
 
@@ -326,7 +332,7 @@ def show(
     from unlabeled.run import load
 
     check.at_least(1, samples=samples)
-    opened = load(run)
+    opened = load(run, encoder)
     with torch.no_grad():
         batch = opened.method.reads(open_data(data, **opened.reading)).sample(samples, seed)
         torch.manual_seed(seed)
@@ -343,7 +349,15 @@ def show(
 
 
 @app.command
-def embed(run: Run, data: Source, /, *, out: Path, device: Literal["auto", "cpu", "cuda"] = "auto") -> None:
+def embed(
+    run: Run,
+    data: Source,
+    /,
+    *,
+    out: Path,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    encoder: Network = None,
+) -> None:
     """Write the features of every sample, with its path, as parquet.
 
     Args:
@@ -353,12 +367,12 @@ def embed(run: Run, data: Source, /, *, out: Path, device: Literal["auto", "cpu"
     from unlabeled.evaluate import embed as compute
     from unlabeled.run import load
 
-    features, _ = compute(load(run), data, out=out, device=device)
+    features, _ = compute(load(run, encoder), data, out=out, device=device)
     print(f"{out}: {features.shape[0]:,} samples x {features.shape[1]} numbers")
 
 
 @app.command
-def report(*runs: Path, data: str | None = None, out: Path | None = None) -> None:
+def report(*runs: Path, data: str | None = None, out: Path | None = None, encoder: Network = None) -> None:
     """Make one self-contained HTML page of a run, or of several side by side.
 
     Args:
@@ -371,7 +385,8 @@ def report(*runs: Path, data: str | None = None, out: Path | None = None) -> Non
 
     if not runs:
         raise ValueError("report must get at least one run, got none")
-    print(draw([load(run) for run in runs], data=data, out=out))
+    opened = [load(run, encoder if load(run).own_network else None) for run in runs]
+    print(draw(opened, data=data, out=out))
 
 
 @app.command
@@ -381,6 +396,7 @@ def export(
     *,
     out: Path,
     format: Literal["safetensors", "timm", "onnx", "transformers", "word2vec"] = "safetensors",
+    encoder: Network = None,
 ) -> None:
     """Write the encoder for other libraries, and prove that it computes the same there.
 
@@ -391,7 +407,7 @@ def export(
     from unlabeled.export import export as write
     from unlabeled.run import load
 
-    written = write(load(run), out, format=format)
+    written = write(load(run, encoder), out, format=format)
     print(f"{written.path}: loaded again, its features differ by at most {written.difference:.1g}")
 
 

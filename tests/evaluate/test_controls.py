@@ -55,7 +55,7 @@ def parts(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 def assert_drawn_anew(module: nn.Module, twin: nn.Module) -> None:
     ours, theirs = parts(module), parts(twin)
     assert ours[0].keys() == theirs[0].keys() and ours[1].keys() == theirs[1].keys()
-    for name, value in ours[0].items():  # a teacher takes those of its student
+    for name in ours[0]:  # a teacher takes those of its student
         student = name.replace("teacher.networks.0", "encoder")
         assert torch.equal(ours[0][student], theirs[0][name]), name
     for name, value in ours[1].items():
@@ -120,14 +120,16 @@ def test_norms_of_the_control_give_its_data_mean_0_and_variance_1() -> None:
         data = encoder.reads(data)
         twin = controls.untrained(encoder)
         controls.calibrate_(twin, data)
-        outputs: list[tuple[nn.Module, Tensor]] = []
+        outputs: dict[nn.Module, Tensor] = {}
+
+        def keep(norm: nn.Module, _: Any, output: Tensor, outputs: dict[nn.Module, Tensor] = outputs) -> None:
+            outputs[norm] = output.detach().clone()
+
         for norm in norms(twin):
-            norm.register_forward_hook(
-                lambda norm, _, output: outputs.append((norm, output.detach().clone()))
-            )
+            norm.register_forward_hook(keep)
         twin.run_all(twin.inputs(data.sample(512)))
-        assert {norm for norm, _ in outputs} == {*norms(twin)}
-        for _, output in outputs:
+        assert {*outputs} == {*norms(twin)}
+        for output in outputs.values():
             axes = [0, *range(2, output.ndim)]
             assert output.mean(axes).abs().max() < 0.1
             spread = output.std(axes, correction=0)

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from unlabeled.evaluate.features import Representation, of_encoder
+from unlabeled.method import Method
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.encoders import Encoder
-    from unlabeled.method import Method
 
 __all__ = ["calibrate_", "random", "raw", "rescaled", "untrained", "untrained_method"]
 
@@ -67,7 +67,7 @@ def untrained(encoder: "Encoder", seed: int = 0) -> "Encoder":
     return fresh.to(next(encoder.parameters()).device).eval()
 
 
-def untrained_method(method: "Method", data: "Data", seed: int = 0) -> "Method":
+def untrained_method(method: Method, data: "Data", seed: int = 0) -> Method:
     """Build the same method with fresh random weights, its norms calibrated and its priors taken from data.
 
     Args:
@@ -81,23 +81,27 @@ def untrained_method(method: "Method", data: "Data", seed: int = 0) -> "Method":
     Raises:
         ValueError: Weights cannot be drawn again.
     """
-    encoder = untrained(method.encoder, seed)
-    calibrate_(encoder, method.encoder.reads(data))
+    encoder, images = untrained(method.encoder, seed), method.encoder.reads(data)
+    calibrate_(encoder, images)
+    device = next(encoder.parameters()).device
     arguments, options = method.built_with
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        twin = type(method)(encoder, *arguments, **options).to(next(encoder.parameters()).device)
+        twin = type(method)(encoder, *arguments, **options).to(device)
         trained = set(map(id, method.parameters()))
         if shared := [name for name, weight in twin.named_parameters() if id(weight) in trained]:
             raise ValueError(
                 f"controls must be raw or none for {type(method).__name__}, built from trained weights ({shared[0]})"
             )
-        read = method.reads(data)
-        twin.prepare(read)
-        twin.to(next(encoder.parameters()).device).eval()
+        if type(twin).prepare is not Method.prepare:
+            twin.prepare(method.reads(data))
+        twin.to(device).eval()
         within = set(encoder.modules())
-        heads = [norm for norm in _norms(twin) if norm not in within]
-        _average(heads, lambda: twin(read.sample(CALIBRATION_SAMPLES)))
+        heads = [norm for norm in _norms(twin) if norm not in within and norm.track_running_stats]
+        if type(twin).embedding is not Method.embedding:
+            _average(heads, lambda: twin.embedding(images.sample(CALIBRATION_SAMPLES)))
+            heads = [norm for norm in heads if not norm.num_batches_tracked]
+        _average(heads, lambda: twin(method.reads(data).sample(CALIBRATION_SAMPLES)))
     return twin.eval()
 
 
