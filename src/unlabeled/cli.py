@@ -408,7 +408,8 @@ def export(
     from unlabeled.run import load
 
     written = write(load(run, encoder), out, format=format)
-    print(f"{written.path}: loaded again, its features differ by at most {written.difference:.1g}")
+    note = f"; {written.note}" if written.note else ""
+    print(f"{written.path}: loaded again, its features differ by at most {written.difference:.1g}{note}")
 
 
 def _tell(text: str) -> None:

@@ -320,8 +320,12 @@ def conversion(encoder: ImageEncoder) -> list[str]:
     given, taken = Adapt(encoder.adapt.input, encoder.in_channels).out_channels, encoder.adapt.out_channels
     if given == taken:
         return []
-    how = "repeated" if given == 1 else "turned into grey"
-    return [f"{given} of {encoder.adapt.input} {how} for a network that takes {taken} channels"]
+    what = (
+        f"the one channel of {encoder.adapt.input} is repeated"
+        if given == 1
+        else "colours are turned into grey"
+    )
+    return [f"{what} for a network that takes {taken} channel{'s' if taken > 1 else ''}"]
 
 
 def _maker(name: str) -> Callable[[int, int], Any]:
