@@ -100,7 +100,9 @@ def npairs_loss(embeddings: Tensor, time: Tensor, radius: int) -> Tensor:
     back = logits.mT.masked_fill(~shown.mT, -torch.inf)
     target = torch.arange(moments, device=time.device).expand(len(time), -1)
     entropy = F.cross_entropy(forth.mT, target) + F.cross_entropy(back.mT, target)
-    return entropy / 2 + PENALTY * embeddings.square().sum(-1).mean()
+    # A quarter of the sum of both views' mean squared lengths, as the reference has it.
+    lengths = embeddings.square().sum(-1).mean((0, 2))
+    return entropy / 2 + PENALTY * lengths.sum() / 4
 
 
 def negatives(time: Tensor, radius: int) -> Tensor:
