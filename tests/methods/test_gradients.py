@@ -76,7 +76,7 @@ def test_tiles_are_enlarged_for_networks_that_halve_them_too_often() -> None:
     assert method.cut == 8 and method.tile_size == 17  # sixteen times smaller, and still two places
     assert Jigsaw(encoders.build("conv4", image_size=64), permutations=9).tile_size is None
     assert least_size(encoders.build("dense", image_size=32), 9) == 32  # takes whole images only
-    with pytest.raises(ValueError, match="tile_size must be at least 17, .* got 12"):
+    with pytest.raises(ValueError, match=r"tile_size must be at least 17, .* got 12"):
         Jigsaw(encoders.build("resnet10", image_size=32), permutations=9, tile_size=12)
 
 

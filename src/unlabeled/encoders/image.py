@@ -299,13 +299,12 @@ def wrap(
     try:
         trunk = Own(module, adapt.out_channels, image_size)
     except ValueError:
-        wanted = channels_of(module)
-        if wanted in (None, adapt.out_channels) or not (
-            adapt.out_channels == 1 or (wanted == 1 and input == "color")
-        ):
+        others = [channels_of(module) or 3, 3] if adapt.out_channels == 1 else [1]
+        takes = (other for other in others if Own.takes(module, other, image_size))
+        other = next(takes, None) if adapt.out_channels == 1 or (input, in_channels) == ("color", 3) else None
+        if other is None:
             raise
-        adapt = Adapt(input, in_channels, wanted)
-        trunk = Own(module, adapt.out_channels, image_size)
+        adapt, trunk = Adapt(input, in_channels, other), Own(module, other, image_size)
     shape = {"in_channels": in_channels, "image_size": image_size, "input": input}
     given = in_channels if input == "color" else Adapt(input, in_channels).out_channels
     if adapt.out_channels != given:

@@ -47,6 +47,15 @@ class Own(nn.Module):
         self.dim: int = output.shape[1]
         self.map_dims = {"last": self.dim}
 
+    @staticmethod
+    def takes(model: nn.Module, in_channels: int, image_size: int) -> bool:
+        """Whether a network takes images of so many channels."""
+        try:
+            Own(model, in_channels, image_size)
+        except ValueError:
+            return False
+        return True
+
     def forward(self, x: Tensor) -> Tensor:
         """Features, float, shape (batch, dim); a map is averaged over the image."""
         return self.maps(x)["last"].mean((2, 3))

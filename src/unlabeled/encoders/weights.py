@@ -81,7 +81,7 @@ def _unpickled(path: Path) -> Any:
                 raise ValueError(f"it unpacks to {unpacked} bytes")
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        foreign = re.search(r"(?:GLOBAL|global:?) (\S+)", str(error))
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
         what = f" ({foreign[1]})" if foreign else ""
         raise ValueError(
             f"weights must be tensors alone, got {path.name} with objects that only code can read{what}. "
