@@ -183,7 +183,7 @@ def test_pickles_that_need_code_are_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"w.pt must be a readable file of torch|weights must be tensors"):
         build("conv4", weights=tmp_path / "w.pt")
     torch.save({"epoch": 1}, tmp_path / "w.pt")
-    with pytest.raises(ValueError, match="weights must hold tensors by name, got w.pt without any"):
+    with pytest.raises(ValueError, match=r"weights must hold tensors by name, got w.pt without any"):
         build("conv4", weights=tmp_path / "w.pt")
     with pytest.raises(
         ValueError, match=r"weights must be a file that ends in one of .safetensors, .*got w.h5"

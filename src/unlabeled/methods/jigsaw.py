@@ -4,8 +4,11 @@ Withheld: the order of the tiles. Predicted: the number of the permutation that 
 
 Source: Noroozi, Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles", 2016,
 https://arxiv.org/abs/1603.09246
-Differs: the encoder's pooling stands for the layer fc6 of each tile; the permutations come from groups, which
-lie farther apart than a greedy search finds; colour channels are not shifted; crops also vary in scale.
+Differs: the encoder's pooling stands for the layer fc6 of each tile; the permutations come from groups, which lie
+farther apart than a greedy search finds; colour channels are not shifted; crops also vary in scale. The set has 72
+permutations by default, where the paper's best has 1,000, and an image makes one puzzle in a step, not many. A norm
+stands in the head, and nothing is dropped out. Small tiles are enlarged until every weight of the encoder can learn
+from them. The weights move by the loop's AdamW; the paper has SGD.
 Shortcut: edges continue from tile to tile, so each tile lies at a random place in its cell; brightness varies
 slowly over an image, so each channel of each tile gets the same mean and deviation (0.5 and 0.25, because
 encoders take images in 0..1); lenses fringe colours near the border, so some images are gray.

@@ -7,7 +7,9 @@ https://arxiv.org/abs/1603.08561
 Differs: a hidden layer stands between the joined frames and the answer: the paper's one linear layer adds up what it
 says of each frame and cannot ask for "between"; "linear" is the paper's. Frames are described by their last map, not
 by its mean, since places matter. Motion is the change of a coarse image, where the paper has optical flow. The three
-questions of five frames are weighted to the paper's mix; middle frames that look alike are not rejected.
+questions of five frames are weighted to the paper's mix; middle frames that look alike are not rejected. By default
+the distances are 2 and 8 frames in windows of 12, not 15 and 60; nothing is dropped out, and the norms are those of
+the encoder. The weights move by the loop's AdamW; the paper has SGD.
 Shortcut: the first and the last frame are the same in all three questions, so only the middle one can tell, and one
 view is drawn for a whole clip. Where nothing moves nothing can be told, so windows are drawn by how much moves in them.
 """
