@@ -143,17 +143,17 @@ def load(path: str | os.PathLike[str], module: nn.Module | str | None = None) ->
     about, sizes = _header(Path(path))
     if "unlabeled" not in about:
         raise ValueError(f"path must be an encoder that was saved here, got {path}. Use build with weights")
+    encoder: Encoder | None = None
     try:
         config = json.loads(about["unlabeled"])
         if not isinstance(config, dict) or not isinstance(config.get("name"), str):
             raise ValueError("its architecture has no name")
-        own = config["name"] == OWN_NETWORK or is_named(config["name"])
-        if not own:
+        if config["name"] != OWN_NETWORK and not is_named(config["name"]):
             with _no_larger_than(sum(sizes.values()), config):
                 encoder = build(**config)
     except Exception as error:  # networks refuse what they cannot be built from in ways of their own
         raise ValueError(f"{path} must hold an encoder that can be built: {check.reason(error)}") from error
-    if own:
+    if encoder is None:
         encoder = _own_again(path, config, module)
     elif module not in (None, config["name"]):
         raise ValueError(f"encoder must be left out for {path}, which holds a {config['name']}, got {module}")
@@ -269,7 +269,7 @@ def _fitting_size(encoder: Encoder, state: dict[str, Tensor]) -> int | None:
         return None
     for size in sorted(SIZES, key=lambda size: abs(size - encoder.image_size)):
         with suppress(ValueError), torch.random.fork_rng(devices=[]), torch.device("meta"):
-            match(_network(build(**encoder.config | {"image_size": size})), state, "", "")
+            match(_network(build(**{**encoder.config, "image_size": size})), state, "", "")
             return size
     return None
 

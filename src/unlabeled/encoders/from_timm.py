@@ -114,9 +114,9 @@ def any_timm(name: str, in_channels: int, image_size: int) -> FromTimm:
     channels: dict[str, Any] = {"in_chans": in_channels}
     if configuration is None or not configuration.fixed_input_size:
         return FromTimm(name, **channels)
-    sized = channels | {"img_size": image_size}
+    sized: dict[str, Any] = channels | {"img_size": image_size}
     # Models that are built for one size take others too where timm's dynamic_img_size is known to them.
-    choices = [sized | {"dynamic_img_size": True}, sized, channels]
+    choices: list[dict[str, Any]] = [sized | {"dynamic_img_size": True}, sized, channels]
     arguments = next((choice for choice in choices if _runs(name, choice, image_size)), sized)
     trunk = FromTimm(name, **arguments)
     patch = patch_side(trunk.model)
