@@ -35,7 +35,7 @@ def test_safetensors_loads_equal_and_overwrites(images: torch.Tensor, tmp_path: 
     out = tmp_path / "new" / "x.safetensors"
     export(SimpleNamespace(encoder=encoder), out)
     result = export(SimpleNamespace(encoder=encoder), out)
-    assert result == (out, 0)
+    assert result == (out, 0, "")
     assert encoder.training
     assert torch.equal(encoders.load(result.path).eval()(images), encoder.eval()(images))
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["x.safetensors"]
@@ -86,6 +86,44 @@ def test_onnx_runs_equal_for_any_number_of_images_and_quietly(
     for count in (1, 5):
         features = np.asarray(session.run(["features"], {"images": images[:count].numpy()})[0])
         np.testing.assert_allclose(features, encoder(images[:count]).detach().numpy(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("resnet10", [(48, 40), (64, 17)]), ("vit_tiny_patch16_224", [(48, 96)])]
+)
+def test_onnx_takes_other_sizes_and_numbers_of_images(
+    name: str, sizes: list[tuple[int, int]], images: torch.Tensor, tmp_path: Path
+) -> None:
+    import onnxruntime
+
+    encoder = fitted(name, images, input="sobel").eval()
+    result = export(encoder, tmp_path / "x.onnx", format="onnx")
+    assert result.note == "it takes images of any size that the encoder takes"
+    session = onnxruntime.InferenceSession(result.path, providers=["CPUExecutionProvider"])
+    for count, size in enumerate(sizes, 1):
+        given = torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(count))
+        features = np.asarray(session.run(["features"], {"images": given.numpy()})[0])
+        np.testing.assert_allclose(features, encoder(given).detach().numpy(), atol=1e-5, rtol=1e-4)
+
+
+def test_onnx_of_a_network_for_one_size_says_so_and_still_takes_any_number(
+    images: torch.Tensor, tmp_path: Path
+) -> None:
+    import onnxruntime
+
+    encoder = fitted("dense", images).eval()
+    result = export(encoder, tmp_path / "x.onnx", format="onnx")
+    assert result.note == "it takes images of 32 x 32 pixels only (the encoder takes no others)"
+    session = onnxruntime.InferenceSession(result.path, providers=["CPUExecutionProvider"])
+    features = np.asarray(session.run(["features"], {"images": images[:1].numpy()})[0])
+    np.testing.assert_allclose(features, encoder(images[:1]).detach().numpy(), atol=1e-5, rtol=1e-5)
+
+
+def test_networks_of_ones_own_are_exported_as_they_are(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3, 2), torch.nn.ReLU())
+    encoder = encoders.wrap(network, in_channels=1, image_size=16)
+    for name, format in (("x.safetensors", "safetensors"), ("x.onnx", "onnx")):
+        assert export(encoder, tmp_path / name, format=format).difference < 1e-5  # type: ignore[arg-type]
 
 
 def test_missing_packages_are_named_with_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

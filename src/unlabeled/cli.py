@@ -45,6 +45,10 @@ def _listed(type_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
 
 Words = Annotated[tuple[str, ...], Parameter(converter=_listed, n_tokens=1)]
 Run = Annotated[Path, Parameter(help="Folder of a run.")]
+Network = Annotated[
+    str | None,
+    Parameter(help="module:function that builds the network, where the run trained one of your own."),
+]
 Source = Annotated[
     str, Parameter(help="Built-in set such as digits, folder, parquet, tar, npz, or hub name.")
 ]
@@ -190,6 +194,7 @@ def evaluate(
     seed: Annotated[int, Parameter(converter=_whole)] = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     label: str | None = None,
+    encoder: Network = None,
 ) -> None:
     """Measure frozen features against the controls on labelled data.
 
@@ -206,7 +211,7 @@ def evaluate(
     from unlabeled.evaluate import evaluate as measure
     from unlabeled.run import load
 
-    opened = load(run)
+    opened = load(run, encoder)
     scores = measure(
         opened,
         data,
@@ -315,6 +320,7 @@ def show(
     samples: Annotated[int, Parameter(converter=_whole)] = 8,
     seed: Annotated[int, Parameter(converter=_whole)] = 0,
     out: Path | None = None,
+    encoder: Network = None,
 ) -> None:
     """Save a picture of what the method withheld and what it predicted, or print it where it is text.
 
@@ -331,7 +337,7 @@ def show(
     from unlabeled.run import load
 
     check.at_least(1, samples=samples)
-    opened = load(run)
+    opened = load(run, encoder)
     with torch.no_grad():
         batch = opened.method.reads(open_data(data, **opened.reading)).sample(samples, seed)
         torch.manual_seed(seed)
@@ -348,7 +354,15 @@ def show(
 
 
 @app.command
-def embed(run: Run, data: Source, /, *, out: Path, device: Literal["auto", "cpu", "cuda"] = "auto") -> None:
+def embed(
+    run: Run,
+    data: Source,
+    /,
+    *,
+    out: Path,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    encoder: Network = None,
+) -> None:
     """Write the features of every sample, with its path and what is known of it, as parquet, csv, npz or npy.
 
     Args:
@@ -358,12 +372,12 @@ def embed(run: Run, data: Source, /, *, out: Path, device: Literal["auto", "cpu"
     from unlabeled.evaluate import embed as compute
     from unlabeled.run import load
 
-    features, _ = compute(load(run), data, out=out, device=device)
+    features, _ = compute(load(run, encoder), data, out=out, device=device)
     print(f"{out}: {features.shape[0]:,} samples x {features.shape[1]} numbers")
 
 
 @app.command
-def report(*runs: Path, data: str | None = None, out: Path | None = None) -> None:
+def report(*runs: Path, data: str | None = None, out: Path | None = None, encoder: Network = None) -> None:
     """Make one self-contained HTML page of a run, or of several side by side.
 
     Args:
@@ -376,7 +390,8 @@ def report(*runs: Path, data: str | None = None, out: Path | None = None) -> Non
 
     if not runs:
         raise ValueError("report must get at least one run, got none")
-    print(draw([load(run) for run in runs], data=data, out=out))
+    opened = [load(run, encoder if load(run).own_network else None) for run in runs]
+    print(draw(opened, data=data, out=out))
 
 
 @app.command
@@ -386,6 +401,7 @@ def export(
     *,
     out: Path,
     format: Literal["safetensors", "timm", "onnx", "transformers", "word2vec"] = "safetensors",
+    encoder: Network = None,
 ) -> None:
     """Write the encoder for other libraries, and prove that it computes the same there.
 
@@ -396,8 +412,9 @@ def export(
     from unlabeled.export import export as write
     from unlabeled.run import load
 
-    written = write(load(run), out, format=format)
-    print(f"{written.path}: loaded again, its features differ by at most {written.difference:.1g}")
+    written = write(load(run, encoder), out, format=format)
+    note = f"; {written.note}" if written.note else ""
+    print(f"{written.path}: loaded again, its features differ by at most {written.difference:.1g}{note}")
 
 
 def _tell(text: str) -> None:

@@ -40,10 +40,12 @@ class Exported(NamedTuple):
         path: The file, or the folder for timm and transformers.
         difference: Largest difference of a feature between the encoder and the file as another library reads
             it, in units of the largest feature or of 1.
+        note: What a user must know of the file, such as that it takes one image size only; empty where nothing.
     """
 
     path: Path
     difference: float
+    note: str = ""
 
 
 def export(
@@ -57,9 +59,9 @@ def export(
     Args:
         source: A run, or an encoder.
         out: Where to write: a file for `safetensors` (`encoders.load` reads it), `onnx` (images in 0..1 to
-            features, any number of images) and `word2vec` (word vectors as text), a folder for `timm`
-            (`timm.create_model("local-dir:OUT")`) and `transformers` (`AutoModel.from_pretrained("OUT")`,
-            its tokenizer or feature extractor beside it).
+            features, any number of images and, where the network allows it, of any size) and `word2vec` (word
+            vectors as text), a folder for `timm` (`timm.create_model("local-dir:OUT")`) and `transformers`
+            (`AutoModel.from_pretrained("OUT")`, its tokenizer or feature extractor beside it).
         format: `safetensors`; for encoders of images `timm` or `onnx`, for those of text and sound that are
             models of transformers `transformers`, for word vectors `word2vec`.
 
@@ -95,13 +97,20 @@ def export(
         written = Path(folder) / out.name
         expected = encoder(inputs)
         result = write(encoder, inputs, written)
-        difference = ((result - expected).abs().max() / expected.abs().max().clamp(min=1)).item()
+        note = ""
+        if format == "onnx":
+            result, note = result
+        difference = _difference(result, expected)
         if not difference <= TOLERANCE:
             raise ValueError(
                 f"features must agree to {TOLERANCE} in {format}, got a difference of {difference:.2g}"
             )
         _place(written, out)
-    return Exported(out, difference)
+    return Exported(out, difference, note)
+
+
+def _difference(result: Tensor, expected: Tensor) -> float:
+    return ((result - expected).abs().max() / expected.abs().max().clamp(min=1)).item()
 
 
 def _example(encoder: Encoder) -> dict[str, Tensor]:
@@ -131,7 +140,8 @@ def _example(encoder: Encoder) -> dict[str, Tensor]:
 
 def _safetensors(encoder: Encoder, inputs: Any, path: Path) -> Tensor:
     encoder.save(path)
-    return encoders.load(path).eval()(inputs)
+    own = encoder.maker is not None or encoder.config["name"] == encoders.OWN_NETWORK
+    return encoders.load(path, copy.deepcopy(encoder) if own else None).eval()(inputs)
 
 
 def _transformers(encoder: Any, inputs: Any, path: Path) -> Tensor:
@@ -186,14 +196,40 @@ def _timm(encoder: Any, images: Tensor, path: Path) -> Tensor:
     return other((images - mean) / std)
 
 
-def _onnx(encoder: Any, images: Tensor, path: Path) -> Tensor:
-    """A graph from images in 0..1 to features, for any number of images."""
+def _onnx(encoder: Any, images: Tensor, path: Path) -> tuple[Tensor, str]:
+    """A graph from images in 0..1 to features, for any number of images, and of any size where that can be proven."""
     needed = ("onnx", "onnxscript", "onnxruntime")
     missing = [package for package in needed if importlib.util.find_spec(package) is None]
     if missing:
         raise ValueError(f"format onnx needs {', '.join(missing)}. Install unlabeled[onnx]")
-    import onnxruntime
+    if reason := _free_sizes(encoder, images, path):
+        size = encoder.image_size
+        _graph(encoder, images, path, free=False)
+        return _run(path, images), f"it takes images of {size} x {size} pixels only ({reason})"
+    return _run(path, images), "it takes images of any size that the encoder takes"
 
+
+def _free_sizes(encoder: Any, images: Tensor, path: Path) -> str:
+    """Write a graph for images of any size and prove it on two other ones; why there is none, empty if it is proven."""
+    step, size = encoder.patch_size or 32, encoder.image_size
+    shapes = [(1, images.shape[1], size + step, size), (2, images.shape[1], size + step, size + 2 * step)]
+    generator = torch.Generator().manual_seed(0)
+    others = [torch.rand(shape, generator=generator) for shape in shapes]
+    try:
+        expected = [encoder(other) for other in others]
+    except Exception:  # networks refuse sizes in ways of their own
+        return "the encoder takes no others"
+    try:
+        _graph(encoder, images, path, free=True)
+        found = [_run(path, other) for other in others]
+    except Exception as error:
+        return check.one_line(f"others cannot be exported: {type(error).__name__}")
+    worst = max(_difference(*pair) for pair in zip(found, expected, strict=True))
+    return "" if worst <= TOLERANCE else f"others differ by {worst:.1g}"
+
+
+def _graph(encoder: Any, images: Tensor, path: Path, *, free: bool) -> None:
+    sizes = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC} if free else {}
     with _quiet():
         # Exported with another number of images than the proof uses, so that a fixed number would be noticed.
         torch.onnx.export(
@@ -203,9 +239,14 @@ def _onnx(encoder: Any, images: Tensor, path: Path) -> Tensor:
             dynamo=True,
             input_names=["images"],
             output_names=["features"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=({0: torch.export.Dim("batch"), **sizes},),
             external_data=False,
         )
+
+
+def _run(path: Path, images: Tensor) -> Tensor:
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(["features"], {"images": images.numpy()})[0])
 

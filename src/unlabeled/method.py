@@ -1,7 +1,7 @@
 """The contract between a method and the loop that trains it."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
@@ -37,6 +37,14 @@ class Method(nn.Module):
 
     encoder: Any
     """An `Encoder` of its kind."""
+    built_with: tuple[tuple[Any, ...], dict[str, Any]]
+    """Arguments of the constructor besides the encoder, so that the same method can be built anew."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        method = super().__new__(cls)
+        options.pop("encoder", None)
+        object.__setattr__(method, "built_with", (args[1:], options))
+        return method
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()

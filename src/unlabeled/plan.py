@@ -54,6 +54,9 @@ def make(method: str | type[Method] | Method, given: dict[str, Any], config: str
     if config is not None:
         given = _repeated(Path(config), name, given)
     network = given.get("encoder") if isinstance(given.get("encoder"), nn.Module) else None
+    if network is None and not isinstance(given.get("encoder"), str | None):
+        wrong = getattr(given["encoder"], "__name__", given["encoder"])
+        raise ValueError(f"encoder must be a name, module:function or a network, got {wrong}")
     given = {key: value for key, value in given.items() if value is not None and value is not network}
     known = Settings.__dataclass_fields__
     options = {key: value for key, value in given.items() if key not in known}
@@ -104,6 +107,8 @@ def resumed(plan: Plan, folder: Path, data: Data) -> Plan:
     for name, value in {"method": plan.name, **plan.given}.items():
         if name in MACHINE_SETTINGS:
             settings[name] = value
+        elif name == "encoder" and effective.get(name) == encoders.OWN_NETWORK and encoders.is_named(value):
+            continue  # what builds a network that was brought as it was
         elif effective.get(name) != value:
             raise ValueError(f"{name} must be {effective.get(name)} to resume {folder}, got {value}")
     return Plan(plan.name, plan.kind, Settings(**settings), options, plan.given, plan.network)
@@ -162,7 +167,8 @@ def build(plan: Plan, data: Data, stored: Path | None = None) -> Method:
         encoders.fit(encoder, data)
         return plan.kind(encoder, **plan.options)
     if stored is not None:
-        return plan.kind(encoders.load(stored), **plan.options)
+        named = plan.given.get("encoder")  # only what is named now is imported
+        return plan.kind(encoders.load(stored, named if encoders.is_named(named) else None), **plan.options)
     encoder = encoders.fitted(
         settings.encoder or encoders.names(kind)[0],
         data,
@@ -170,8 +176,11 @@ def build(plan: Plan, data: Data, stored: Path | None = None) -> Method:
         weights=settings.weights,
         init=settings.init,
         image_size=settings.image_size,
+        exact=("image_size" in plan.given) if kind == "image" else None,
         input=None if plan.kind.encoder_input == "color" else plan.kind.encoder_input,
     )
+    if kind == "image":
+        settings.image_size = encoder.config.get("image_size")
     return plan.kind(encoder, **plan.options)
 
 
@@ -219,6 +228,12 @@ def _repeated(config: Path, method: str, given: dict[str, Any]) -> dict[str, Any
     if stored["method"] != method:
         raise ValueError(f"method must be {stored['method']} to repeat {config}, got {method}")
     values = stored["settings"] | stored["options"]
+    if encoders.is_named(values.get("encoder")) and "encoder" not in given:
+        known = values["encoder"]
+        raise ValueError(
+            f"encoder must be named again to repeat {config}, whose network {known} built: --encoder {known}; "
+            "nothing that a file names is imported"
+        )
     kept = (*MACHINE_SETTINGS, "seed")
     if any(values.get(name) != value for name, value in given.items() if name not in kept):
         values = {name: value for name, value in values.items() if name not in stored["chosen"]}

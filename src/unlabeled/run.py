@@ -8,6 +8,7 @@ skipped.csv       files that could not be read, with reasons
 scores.json       what `evaluate` measured, on which data and on which state of the encoder
 """
 
+import copy
 import csv
 import hashlib
 import json
@@ -22,7 +23,7 @@ from unlabeled import check
 from unlabeled.files import atomic
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from unlabeled.data import Skipped
     from unlabeled.encoders import Encoder
@@ -48,10 +49,11 @@ class Run:
 
     Args:
         path: The folder that `pretrain` wrote.
+        network: What a network of the user's own is opened with: itself, or the module:function that builds it.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, network: "nn.Module | str | None" = None) -> None:
+        self.path, self.network = Path(path), network
         if not (self.path / CONFIG).is_file():
             raise ValueError(
                 f"run must be a folder that pretrain wrote, got {self.path} (it has no {CONFIG})"
@@ -64,6 +66,14 @@ class Run:
     def config(self) -> dict[str, Any]:
         """What run.toml says: method, data, encoder, options, run settings, versions."""
         return read_config(self.path / CONFIG)
+
+    @property
+    def own_network(self) -> bool:
+        """Whether it trained a network of the user's own, which must be brought or named to open it."""
+        from unlabeled.encoders import OWN_NETWORK, is_named
+
+        name = self.config.get("settings", {}).get("encoder")
+        return name == OWN_NETWORK or is_named(name)
 
     @property
     def kind(self) -> str:
@@ -119,30 +129,31 @@ class Run:
         """The encoder as it was after the last saved step, in evaluation mode."""
         from unlabeled import encoders
 
-        return encoders.load(self.path / ENCODER).eval()
+        return encoders.load(self.path / ENCODER, self.network).eval()
 
     @cached_property
     def method(self) -> "Method":
         """The whole method, heads and teachers included, in evaluation mode; for pictures."""
-        from unlabeled import encoders, methods
+        from unlabeled import methods
 
         name = self.config["method"]
         if name not in methods.names():
             raise ValueError(
                 f"run {self.path} was trained with {name}, which is not one of the library's methods"
             )
-        encoder = encoders.build(**self.encoder.config)
-        method = methods.load(name)(encoder, **self.config.get("options", {}))
+        method = methods.load(name)(copy.deepcopy(self.encoder), **self.config.get("options", {}))
         state, _ = read_checkpoint(self.path / CHECKPOINT)
         load_state(method, state["method"])
         return method.eval()
 
 
-def load(path: str | Path) -> Run:
+def load(path: str | Path, encoder: "nn.Module | str | None" = None) -> Run:
     """Open a run folder.
 
     Args:
         path: The folder that `pretrain` wrote.
+        encoder: Where it trained a network of your own, a network of the same layers or the module:function that
+            builds one: what a file names is never imported.
 
     Returns:
         The run: `.encoder` is a torch module, `.history` the log, `.config` all settings.
@@ -150,7 +161,7 @@ def load(path: str | Path) -> Run:
     Raises:
         ValueError: The folder is no run.
     """
-    return Run(path)
+    return Run(path, encoder)
 
 
 def reading(encoder: "Encoder", kind: str) -> dict[str, Any]:

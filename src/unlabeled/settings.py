@@ -22,8 +22,8 @@ class Settings:
     """How a run is trained; None asks for a choice by the size of the data.
 
     Args:
-        encoder: Name of the network to train: one of our small ones or any timm model.
-        weights: Safetensors file to start the encoder from, instead of random weights.
+        encoder: Name of the network to train: one of our small ones, any timm model, or module:function that builds it.
+        weights: File to start the encoder from, instead of random weights: safetensors, or tensors saved by torch.
         init: How the encoder's random weights are drawn; rescaled equalises layers on the data first.
         epochs: Passes over the data.
         steps: Optimizer steps, instead of epochs.

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from unlabeled import check, guard, judge, optimizers, plan, processes, seeds
+from unlabeled import check, encoders, guard, judge, optimizers, plan, processes, seeds
 from unlabeled.data import Data, open_data, store_size
 from unlabeled.data.opening import name_of
 from unlabeled.files import atomic, sweep
@@ -121,14 +121,18 @@ def pretrain(
             processes.first(fabric, lambda: _write(planned, folder, source, opened, chosen, built))
             processes.refuse_unshared(folder / CONFIG)
         progress.start(planned.name, samples, wanted, chosen, folder)
+        for note in getattr(built.encoder, "notes", []):
+            progress.say(note)
         if built.compares_samples and wanted.accumulate > 1:
             each = f"compares only its own {wanted.batch_size} samples"
             progress.say(f"each of the accumulated batches {each}: not one large batch")
         with heap.kept():
             _Loop(fabric, built, samples, wanted, folder, progress).run(resume)
     run = Run(folder)
-    if planned.network is not None:
-        run.encoder = built.encoder.eval()  # a network of the user's own cannot be built again from its name
+    if planned.network is not None or encoders.is_named(planned.given.get("encoder")):
+        run.encoder = (
+            built.encoder.eval()
+        )  # a network of the user's own is not built again from what a file says
     if isinstance(method, Method):
         run.encoder, run.method = method.encoder.eval(), method.eval()
     return run

@@ -229,13 +229,6 @@ def test_weights_that_do_not_fit_are_listed(tmp_path: Path) -> None:
         load(path)
 
 
-@pytest.mark.parametrize("name", ["weights.pt", "weights.pth"])
-def test_pickles_are_refused_with_the_way_to_convert(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(b"")
-    with pytest.raises(ValueError, match=r"must be a \.safetensors file, got weights.*torch\.load"):
-        build("conv4", weights=tmp_path / name)
-
-
 def test_encoder_is_a_module_that_trains() -> None:
     encoder = build("conv4", image_size=8)
     assert isinstance(encoder, Encoder) and encoder.training and encoder.kind == "image"

@@ -16,7 +16,16 @@ from unlabeled.data import open_data
 from unlabeled.data.films import films
 from unlabeled.data.video import from_videos
 from unlabeled.evaluate import controls
-from unlabeled.evaluate.propagation import boundary, contour, dilate, iou, measure, statistics
+from unlabeled.evaluate.propagation import (
+    _scores,
+    boundary,
+    contour,
+    dilate,
+    iou,
+    measure,
+    statistics,
+    things,
+)
 from unlabeled.parts import tracking
 from unlabeled.parts.tracking import Settings, carry, propagate, track
 from unlabeled.worlds import blobs
@@ -271,6 +280,60 @@ def test_reads_the_layout_of_davis(tmp_path):
     (tmp_path / "Annotations" / "480p" / "cat" / "00002.png").unlink()
     with pytest.raises(ValueError, match="got cat with no mask of 00002"):
         list(films(tmp_path))
+
+
+def with_void(root: Path, sequence: str, masks: np.ndarray, mode: str = "P") -> None:
+    for number, mask in enumerate(masks):
+        drawn = Image.fromarray(mask, mode=mode)
+        if mode == "P":
+            drawn.putpalette([*PALETTE, *[0] * (768 - 12), 224, 224, 192])
+        drawn.save(root / "Annotations" / "480p" / sequence / f"{number:05}.png")
+
+
+@pytest.mark.parametrize("mode", ["P", "L"])
+def test_numbers_of_things_survive_beside_void(mode, tmp_path):
+    made = blobs.make(1, 0, frames=4, size=32)
+    write_davis_layout(tmp_path, ["bear"], made, "bear\n")
+    masks = made["masks"][0].numpy().copy()
+    masks[masks == 1] = 3
+    masks[1:, :4] = 255
+    with_void(tmp_path, "bear", masks, mode)
+    shown = next(films(tmp_path))
+    assert np.array_equal(shown.masks.numpy(), masks)
+    assert things(shown.masks) == sorted(set(np.unique(masks[0])) - {0, 255})
+    carried = track(shown, positions, Settings(), 32)
+    assert not (carried[1:] == 255).any()
+
+
+def test_white_on_black_is_one_thing_in_every_frame_and_soft_edges_belong_to_it(tmp_path):
+    made = blobs.make(1, 0, frames=4, size=32)
+    write_davis_layout(tmp_path, ["bear"], made, "bear\n")
+    masks = np.where(made["masks"][0].numpy() > 0, 255, 0).astype(np.uint8)
+    masks[2] = 0  # out of sight: this frame alone would say nothing about white
+    for mode in ("P", "L"):
+        with_void(tmp_path, "bear", masks, mode)
+        assert np.array_equal(next(films(tmp_path)).masks.numpy(), masks // 255)
+    soft = masks.copy()
+    soft[0, 0, :3] = [40, 200, 128]
+    with_void(tmp_path, "bear", soft, "L")
+    assert np.array_equal(next(films(tmp_path)).masks.numpy(), (soft > 127).astype(np.uint8))
+
+
+def test_void_pixels_change_no_score_and_numbers_that_nothing_bears_give_none():
+    true = torch.zeros(5, 24, 24, dtype=torch.uint8)
+    true[:, 4:12, 4:12] = 1
+    true[:, 14:20, 14:20] = 3  # there is no thing 2, which would be found nowhere and count as perfect
+    predicted = true.roll(2, 2)
+    plain = _scores(predicted, true)
+    assert plain.shape == (2, 2, 3) and plain[0, :, 0].max() < 0.7
+    hidden, wrong = true.clone(), predicted.clone()
+    hidden[1:, :, 22:] = 255
+    wrong[1:, :, 22:] = 3
+    assert torch.equal(_scores(wrong, hidden), _scores(predicted, hidden))
+    assert torch.equal(_scores(true, hidden)[0, :, 0], torch.ones(2))
+    everything = true.clone()
+    everything[1:] = 255
+    assert torch.equal(_scores(predicted, everything)[0, :, 0], torch.ones(2))  # nothing is left to judge
 
 
 def test_a_folder_in_the_layout_of_davis_opens_as_its_frames_and_finds_its_masks_again(tmp_path):

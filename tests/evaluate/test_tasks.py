@@ -2,7 +2,7 @@
 
 import torch
 
-from unlabeled import encoders, methods
+from unlabeled import encoders
 from unlabeled.data import from_images
 from unlabeled.evaluate.intervals import of_replicates, resampled
 from unlabeled.evaluate.scores import Measurement, Scores
@@ -61,22 +61,6 @@ def test_every_task_has_its_module() -> None:
     for name, module in TASKS.items():
         found = importlib.import_module(f"unlabeled.evaluate.{module}")
         assert callable(getattr(found, name, None) or found.measure)
-
-
-def test_a_random_twin_shares_the_statistics_and_nothing_else() -> None:
-    images = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    encoder = encoders.fitted("conv4", from_images(images))
-    method = methods.load("simclr")(encoder).eval()
-    subject = Subject(encoder.eval(), method, seed=1)
-    twin = subject.untrained_method()
-    assert twin is not None and torch.equal(twin.encoder.adapt.mean, encoder.adapt.mean)
-    for name, parameter in twin.named_parameters():
-        if parameter.ndim > 1:
-            assert not torch.equal(parameter, method.get_parameter(name)), name
-    again = Subject(encoder, method, seed=1).untrained_method()
-    assert again is not None and all(
-        torch.equal(a, b) for a, b in zip(twin.parameters(), again.parameters(), strict=True)
-    )
 
 
 def test_a_task_does_not_change_what_it_measures() -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from unlabeled import encoders
+from unlabeled.data import open_data
 from unlabeled.data.video import from_videos
 from unlabeled.encoders.video import Frames
 from unlabeled.methods.shuffle_and_learn import (
@@ -189,6 +190,36 @@ def test_the_encoder_reads_single_frames_and_every_weight_learns():
         ShuffleAndLearn(encoders.build("lstm-16", kind="video"))
 
 
+@pytest.mark.parametrize("name", ["balls", "moving_digits"])
+def test_windows_are_chosen_by_motion_unless_asked_otherwise(name):
+    clips = small().reads(open_data(name).subset(torch.arange(4)))
+    assert clips.shape["frames"] > small().window
+
+
+def test_the_default_looks_where_something_moves():
+    video = torch.zeros(64, 40, 1, 8, 8, dtype=torch.uint8)
+    video[:, 24:] = torch.randint(256, (64, 16, 1, 8, 8), dtype=torch.uint8)
+    video[:, 0, 0, 0, 0] = torch.arange(64, dtype=torch.uint8)
+    method, drawn = small(), []
+
+    def keep(motions, *rest):
+        drawn.append(draw_frames(motions, *rest))
+        return drawn[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unlabeled.methods.shuffle_and_learn.draw_frames", keep)
+        method(method.reads(from_videos(video)).batch(torch.arange(64)))
+    assert (drawn[0] >= 23).all(1).float().mean() > 0.9  # even draws would give a sixth
+
+
+def test_short_videos_give_their_own_length_and_none_gives_no_window():
+    assert small().reads(from_videos(brightening(3, 14))).shape["frames"] == 14
+    assert small().reads(from_videos(brightening(3, 90))).shape["frames"] == 48
+    assert small(stride=3).reads(from_videos(brightening(3, 40))).shape["frames"] == 14
+    with pytest.raises(ValueError, match="the frames of the longest video"):
+        small().reads(from_videos(brightening(3, 9)))
+
+
 def test_it_reads_clips_and_shows_its_questions():
     data = from_videos(brightening(6, 40))
     method = small(frames=20, window=12, stride=1)
@@ -203,10 +234,10 @@ def test_it_reads_clips_and_shows_its_questions():
 @pytest.mark.parametrize(
     "option",
     [
-        {"frames": 15},
+        {"frames": 11},
         {"frames": -1},
         {"stride": 0},
-        {"window": 8},
+        {"window": 6},
         {"tau_min": 0},
         {"tau_max": 1},
         {"positives": 0.0},

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from unlabeled.data.files import davis_frames, is_davis
+from unlabeled.parts.tracking import VOID
 
 __all__ = ["Film", "films"]
 
@@ -21,7 +22,7 @@ class Film(NamedTuple):
     Args:
         name: What it is called.
         frames: uint8, shape (frames, channels, height, width).
-        masks: Number of the thing at each pixel, 0 for none, uint8, shape (frames, height, width).
+        masks: Number of the thing at each pixel, 0 for none and 255 for void, uint8, shape (frames, height, width).
     """
 
     name: str
@@ -56,7 +57,7 @@ def films(data: Any) -> Iterator[Film]:
         raise ValueError(f"data must have masks, as blobs or a folder in the layout of DAVIS do, got {known}")
     for row, (path, masks) in enumerate(zip(data.paths, data.masks)):
         video = data.batch(torch.tensor([row]))["video"][0]
-        yield Film(path, video, masks[: len(video)])
+        yield Film(path, video, torch.from_numpy(_numbered(masks[: len(video)].numpy(), shades=False)))
 
 
 def _davis(root: Path) -> Iterator[Film]:
@@ -91,16 +92,35 @@ def _film(frames: Path, masks: Path) -> Film:
             f"videos must have 3 frames at least and a mask for each, got {frames.name} with {lacking}"
         )
     video = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in images])
-    annotated = np.stack([_mask(known[path.stem]) for path in images])
-    return Film(
-        frames.name, rearrange(torch.from_numpy(video), "t h w c -> t c h w"), torch.from_numpy(annotated)
-    )
+    return Film(frames.name, rearrange(torch.from_numpy(video), "t h w c -> t c h w"), _masks(known, images))
 
 
-def _mask(path: Path) -> np.ndarray:
-    """Number of the object at each pixel, uint8: the colour's place in the palette, or 1 where grey is white."""
+def _masks(known: dict[str, Path], images: list[Path]) -> Tensor:
+    """Masks of all frames; those with a palette and those in grey are each understood over the whole video."""
+    read = [_mask(known[path.stem]) for path in images]
+    for palette in (True, False):
+        rows = [row for row, (_, coded) in enumerate(read) if coded is palette]
+        numbers = _numbered(np.stack([read[row][0] for row in rows]), shades=not palette) if rows else []
+        for row, mask in zip(rows, numbers):
+            read[row] = mask, palette
+    return torch.from_numpy(np.stack([mask for mask, _ in read]))
+
+
+def _mask(path: Path) -> tuple[np.ndarray, bool]:
+    """What a file says of each pixel, uint8, and whether that is a place in a palette."""
     with Image.open(path) as opened:
         if opened.mode not in ("P", "L", "1"):
             raise ValueError(f"masks must have a palette or be grey, got {path} in mode {opened.mode}")
-        numbers = np.array(opened if opened.mode == "P" else opened.convert("L"))
-    return numbers if numbers.max() < 255 else (numbers > 127).astype(np.uint8)
+        return np.array(opened if opened.mode == "P" else opened.convert("L")), opened.mode == "P"
+
+
+def _numbered(masks: np.ndarray, shades: bool) -> np.ndarray:
+    """Numbers of things in the masks of a video: as they are, 255 being void; 1 for white where all else is black.
+
+    Args:
+        masks: uint8, any shape.
+        shades: Whether values from 128 on can be soft edges, so that all that is rather white is the thing.
+    """
+    values = np.unique(masks)
+    soft = shades and VOID in values and ((values >= 128) & (values < VOID)).any()
+    return (masks > 127).astype(np.uint8) if soft or set(values.tolist()) == {0, VOID} else masks

@@ -4,18 +4,23 @@ import importlib
 import json
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from unlabeled import check
+from unlabeled.encoders import named
 from unlabeled.encoders.encoder import Encoder
-from unlabeled.encoders.image import OWN_NETWORK, ImageEncoder, fit, wrap
+from unlabeled.encoders.image import OWN_NETWORK, ImageEncoder, conversion, fit, wrap
+from unlabeled.encoders.named import is_named
 from unlabeled.encoders.rescaled import rescale_
+from unlabeled.encoders.weights import match, read, stem_channels
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -28,6 +33,7 @@ __all__ = [
     "build",
     "fit",
     "fitted",
+    "is_named",
     "load",
     "names",
     "rescale_",
@@ -36,6 +42,9 @@ __all__ = [
 
 _LARGEST_NUMBER = 2**18
 """Number that any encoder may be built from, such as its samples per second; larger ones count its weights."""
+
+SIZES = (32, 64, 96, 128, 192, 224, 256, 384, 448, 518)
+"""Image sizes in pixels that weights are commonly of."""
 
 KINDS = {
     "image": "image",
@@ -64,20 +73,19 @@ def build(
     Args:
         name: One of `names(kind)`; for images also the name of a timm model.
         kind: Kind of data that it reads: image, text, words, audio, video or audio-visual.
-        weights: A safetensors file: of `Encoder.save`, or the plain state of the network, such as timm's.
+        weights: A file: of `Encoder.save`, or the state of the network as timm, torchvision, MoCo, DINO, Lightning
+            and others save it, safetensors or pickled tensors.
         **config: What else the kind's own `build` takes; for images `in_channels`, `image_size`, `input` and
             `init`.
 
     Returns:
-        The encoder, in training mode.
+        The encoder, in training mode; `notes` says what was loaded and converted.
 
     Raises:
         ValueError: A name, a number or the file does not fit.
     """
-    encoder = _module(kind).build({"kind": kind, "name": name, **config})
-    if weights is not None:
-        _load_weights(encoder, Path(weights))
-    return encoder
+    make = _module(kind).build
+    return _started(lambda **more: make({"kind": kind, "name": name, **config, **more}), weights)
 
 
 def fitted(
@@ -92,24 +100,27 @@ def fitted(
     """Build an encoder for data: its shape, its vocabulary and the statistics of its input come from there.
 
     Args:
-        name: One of `names(kind)`; for images also the name of a timm model.
+        name: One of `names(kind)`; for images also the name of a timm model. Or module:function, which is imported,
+            and builds a network from those of `in_channels` and `image_size` that it has parameters for.
         data: What it will be trained on.
         kind: Kind of encoder.
-        weights: A safetensors file to start from; it brings the statistics too.
+        weights: A file to start from, as in `build`; it brings the statistics too.
         init: default, or rescaled, which makes the channels of each layer vary alike on the data.
         **wanted: What else the kind's own `fitted` takes, such as `image_size`; what is None is chosen.
     """
     check.choice(("default", "rescaled"), init=init)
     module = _module(kind)
-    if weights is not None and kind != "image":  # the vocabulary and the shape are the file's
+    wanted = {key: value for key, value in wanted.items() if value is not None}
+    if is_named(name):
+        encoder = _started(partial(_fitted_own, name, data, kind, **wanted), weights)
+    elif weights is not None and kind != "image":  # the vocabulary and the shape are the file's
         encoder = load(weights)
         if encoder.kind != kind or encoder.config["name"] != name:
             found = f"{encoder.config['name']}, of {encoder.kind}"
             raise ValueError(f"weights must be of {name}, of {kind}, got {Path(weights).name} of {found}")
         return encoder
-    encoder = module.fitted(name, data, **{key: value for key, value in wanted.items() if value is not None})
-    if weights is not None:
-        _load_weights(encoder, Path(weights))
+    else:
+        encoder = _started(partial(module.fitted, name, data, **wanted), weights)
     if init == "rescaled":
         if not isinstance(encoder, ImageEncoder):
             raise ValueError(f"init must be default for encoders of {kind}, got rescaled")
@@ -118,12 +129,13 @@ def fitted(
     return encoder
 
 
-def load(path: str | os.PathLike[str], module: nn.Module | None = None) -> Encoder:
+def load(path: str | os.PathLike[str], module: nn.Module | str | None = None) -> Encoder:
     """Build the encoder that `Encoder.save` wrote to a file, weights included.
 
     Args:
         path: The file.
-        module: The network, where it was one of your own; its weights are replaced.
+        module: The network, where it was one of your own, or the module:function that builds it; its weights are
+            replaced. What the file itself names is never imported.
 
     Raises:
         ValueError: The file is no encoder of ours, or needs the module.
@@ -136,19 +148,139 @@ def load(path: str | os.PathLike[str], module: nn.Module | None = None) -> Encod
         config = json.loads(about["unlabeled"])
         if not isinstance(config, dict) or not isinstance(config.get("name"), str):
             raise ValueError("its architecture has no name")
-        if config["name"] != OWN_NETWORK:
+        if config["name"] != OWN_NETWORK and not is_named(config["name"]):
             with _no_larger_than(sum(sizes.values()), config):
                 encoder = build(**config)
     except Exception as error:  # networks refuse what they cannot be built from in ways of their own
         raise ValueError(f"{path} must hold an encoder that can be built: {check.reason(error)}") from error
-    if encoder is not None:
-        _load_weights(encoder, Path(path))
-        return encoder
-    if module is None:
-        raise ValueError(f"module must be given: {path} holds the weights of a network of your own")
-    encoder = wrap(module, **{name: value for name, value in config.items() if name not in ("kind", "name")})
+    if encoder is None:
+        encoder = _own_again(path, config, module)
+    elif module not in (None, config["name"]):
+        raise ValueError(f"encoder must be left out for {path}, which holds a {config['name']}, got {module}")
     _load_weights(encoder, Path(path))
     return encoder
+
+
+def _own_again(
+    path: str | os.PathLike[str], config: dict[str, Any], module: nn.Module | str | None
+) -> Encoder:
+    """The encoder of a file around a network that its user brings again."""
+    if module is None:
+        known = config["name"] != OWN_NETWORK
+        what, name = (
+            (f"what {config['name']} built", config["name"])
+            if known
+            else ("a network of your own", "MODULE:FUNCTION")
+        )
+        raise ValueError(
+            f"module must be given: {path} holds the weights of {what}, and nothing that a file names is imported. "
+            f"Name it again: --encoder {name}, load(run, encoder=...), encoders.load(path, module=...)"
+        )
+    if isinstance(module, Encoder):
+        return module
+    if isinstance(module, str):
+        if not is_named(module):
+            raise ValueError(f"encoder must be module:function to open {path}, got {module}")
+        return _made(named.imported(module), config | {"name": module})
+    if config.get("kind", "image") != "image":
+        raise ValueError(
+            f"module must be an Encoder of {config['kind']} for {path}, got {type(module).__name__}"
+        )
+    return wrap(module, **{key: value for key, value in config.items() if key not in ("kind", "init")})
+
+
+def _made(maker: Callable[..., Any], config: dict[str, Any]) -> Encoder:
+    """An encoder around the network that a function of the user's builds."""
+    kind = config.get("kind", "image")
+    facts = {key: value for key, value in config.items() if key not in ("kind", "name", "init")}
+    if "in_channels" in facts:
+        facts["in_channels"] = facts.get("network_channels") or facts["in_channels"]
+    network = named.made(maker, **facts)
+    if isinstance(network, Encoder):
+        if network.kind != kind:
+            raise ValueError(
+                f"encoder must be of kind {kind}, got one of {network.kind} from {config['name']}"
+            )
+        network.config["name"] = config["name"]
+        encoder = network
+    elif kind != "image":
+        raise ValueError(f"{config['name']} must give an Encoder of {kind}, got a {type(network).__name__}")
+    else:
+        encoder = wrap(
+            network, **{key: value for key, value in config.items() if key not in ("kind", "init")}
+        )
+    encoder.maker = maker
+    return encoder
+
+
+def _fitted_own(name: str, data: "Data", kind: str, **wanted: Any) -> Encoder:
+    """A network that a function of the user's builds, its statistics set from data."""
+    if kind != "image":
+        return _made(named.imported(name), {"kind": kind, "name": name})
+    shape, wanted = data.shape, {key: value for key, value in wanted.items() if key != "exact"}
+    facts = {"in_channels": shape["channels"], "image_size": shape["image_size"]} | wanted
+    encoder = _made(named.imported(name), {"kind": kind, "name": name, **facts})
+    return fit(encoder, data) if isinstance(encoder, ImageEncoder) else encoder
+
+
+def _started(make: Callable[..., Encoder], weights: str | os.PathLike[str] | None) -> Encoder:
+    """Make an encoder and fill it from a file, whose network may take other channels than the images have."""
+    encoder = make()
+    if weights is None:
+        return encoder
+    path = Path(weights)
+    if _is_ours(path):
+        _load_weights(encoder, path)
+        return encoder
+    state = read(path)
+    channels = stem_channels(_network(encoder), state) if isinstance(encoder, ImageEncoder) else None
+    taken = encoder.adapt.out_channels if channels else 0
+    if channels and (taken == 1 or (channels == 1 and taken == 3 and encoder.adapt.input == "color")):
+        encoder = make(network_channels=channels)
+        encoder.notes += conversion(encoder)  # type: ignore[arg-type]
+    try:
+        matched = match(_network(encoder), state, encoder.config["name"], path.name)
+    except ValueError as error:
+        size = _fitting_size(encoder, state)
+        raise ValueError(f"{error}" + (f". They fit with image_size={size}" if size else "")) from error
+    _network(encoder).load_state_dict(matched.state)
+    encoder.notes.append(matched.note)
+    if isinstance(encoder, ImageEncoder):
+        _take_statistics(encoder.adapt, _network(encoder))
+    return encoder
+
+
+def _network(encoder: Encoder) -> nn.Module:
+    """What others call the model: the network without what is ours."""
+    return getattr(encoder.trunk, "model", encoder.trunk)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is of `Encoder.save`."""
+    if path.suffix != ".safetensors":
+        return False
+    about, sizes = _header(path)
+    return "unlabeled" in about or any(name.startswith("adapt.") for name in sizes)
+
+
+def _fitting_size(encoder: Encoder, state: dict[str, Tensor]) -> int | None:
+    """An image size for which the same network would take these weights: stems and positions depend on it."""
+    if not isinstance(encoder, ImageEncoder) or encoder.maker or encoder.config["name"] == OWN_NETWORK:
+        return None
+    for size in sorted(SIZES, key=lambda size: abs(size - encoder.image_size)):
+        with suppress(ValueError), torch.random.fork_rng(devices=[]), torch.device("meta"):
+            match(_network(build(**{**encoder.config, "image_size": size})), state, "", "")
+            return size
+    return None
+
+
+def rebuilt(encoder: Encoder) -> Encoder | None:
+    """Build the architecture of an encoder anew with random weights; None where only its user can build it."""
+    config = encoder.config | ({"init": "default"} if "init" in encoder.config else {})
+    if encoder.maker is not None:
+        return _made(encoder.maker, config)
+    ours = type(encoder).__module__.startswith(f"{__name__}.")
+    return build(**config) if ours and config["name"] != OWN_NETWORK else None
 
 
 def _module(kind: str) -> Any:
@@ -166,7 +298,8 @@ def _no_larger_than(weights: int, config: dict[str, Any]) -> Iterator[None]:
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal left
-        left -= 0 if parameter is None else parameter.numel()
+        # On the meta device, where sizes are tried out, nothing takes memory.
+        left -= 0 if parameter is None or parameter.is_meta else parameter.numel()
         if left < 0:
             raise ValueError(f"its architecture has more weights than the {weights} that it holds")
 
@@ -181,8 +314,13 @@ def _header(path: Path) -> tuple[dict[str, str], dict[str, int]]:
     """What a safetensors file says of itself, and the numbers in each of its tensors."""
     from safetensors import SafetensorError, safe_open
 
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path must be a .safetensors file, got {path.name}")
+    if not path.is_file():
+        raise ValueError(f"weights must be a file that exists, got {path}")
+
     try:
-        with safe_open(_safetensors(path), framework="pt") as file:
+        with safe_open(path, framework="pt") as file:
             names = list(file.keys())
             sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in names}
             return file.metadata() or {}, sizes
@@ -190,30 +328,17 @@ def _header(path: Path) -> tuple[dict[str, str], dict[str, int]]:
         raise ValueError(f"{path} must be a readable safetensors file: {check.reason(error)}") from error
 
 
-def _safetensors(path: Path) -> Path:
-    if path.suffix != ".safetensors":
-        convert = "save_file(torch.load(old, weights_only=True), new) of safetensors.torch"
-        raise ValueError(f"weights must be a .safetensors file, got {path.name}. Convert it: {convert}")
-    if not path.is_file():
-        raise ValueError(f"weights must be a file that exists, got {path}")
-    return path
-
-
 def _load_weights(encoder: Encoder, path: Path) -> None:
-    """Fill an encoder from a file whose names and shapes must all fit."""
+    """Fill an encoder from a file of `Encoder.save`, whose names and shapes must all fit."""
     from safetensors.torch import load_file
 
-    about, _ = _header(path)  # tells what is wrong with the file, if anything
-    state = load_file(path)
-    target: nn.Module = encoder
-    if "unlabeled" not in about and not any(name.startswith("adapt.") for name in state):
-        target = getattr(encoder.trunk, "model", encoder.trunk)
-        state = _without_classifier(target, state)
-        if isinstance(encoder, ImageEncoder):
-            _take_statistics(encoder.adapt, target)
-    wanted = target.state_dict()
+    state, wanted = load_file(path), encoder.state_dict()
     missing, unexpected = wanted.keys() - state.keys(), state.keys() - wanted.keys()
-    misshapen = {name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape}
+    misshapen = {
+        f"{name} {tuple(state[name].shape)} for {tuple(wanted[name].shape)}"
+        for name in wanted.keys() & state.keys()
+        if wanted[name].shape != state[name].shape
+    }
     faults = [
         f"{len(keys)} {fault} ({', '.join(sorted(keys)[:3])})"
         for fault, keys in {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}.items()
@@ -221,18 +346,11 @@ def _load_weights(encoder: Encoder, path: Path) -> None:
     ]
     if faults:
         raise ValueError(f"weights must fit {encoder.config['name']}, got {path.name}: {'; '.join(faults)}")
-    target.load_state_dict(state)
-
-
-def _without_classifier(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State without the classifier that timm's models end with and that no encoder has."""
-    heads = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
-    heads = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
-    return {name: value for name, value in state.items() if not name.startswith(heads)}
+    encoder.load_state_dict(state)
 
 
 def _take_statistics(adapt: Any, model: nn.Module) -> None:
     """Normalise colours as a timm model was trained."""
     configuration = getattr(model, "pretrained_cfg", {})
-    if adapt.input == "color" and len(configuration.get("mean", ())) == adapt.in_channels:
+    if adapt.input == "color" and len(configuration.get("mean", ())) == adapt.out_channels:
         adapt.set_statistics(configuration["mean"], configuration["std"])

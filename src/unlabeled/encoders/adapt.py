@@ -15,6 +15,9 @@ __all__ = ["INPUTS", "Adapt", "Input"]
 Input = Literal["color", "lightness", "sobel", "lab"]
 INPUTS = ("color", "lightness", "sobel", "lab")
 
+LUMA = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in grey."""
+
 STATISTICS = {
     "color": ([0.5], [0.25]),
     "lightness": ([50.0], [25.0]),
@@ -30,13 +33,18 @@ class Adapt(nn.Module):
         input: `color` keeps the channels, `lightness` is L of Lab (from 3 channels or 1), `sobel` is two
             gradient maps of the mean channel, `lab` is all of Lab (from 3 channels).
         in_channels: Channels of the images.
+        network_channels: Channels that the network takes, where `input` gives others: one is repeated, and three
+            colours become their grey; None for those that `input` gives.
     """
 
     mean: Tensor
     std: Tensor
     kernels: Tensor
+    luma: Tensor
 
-    def __init__(self, input: Input = "color", in_channels: int = 3) -> None:
+    def __init__(
+        self, input: Input = "color", in_channels: int = 3, network_channels: int | None = None
+    ) -> None:
         super().__init__()
         check.choice(INPUTS, input=input)
         check.at_least(1, in_channels=in_channels)
@@ -48,14 +56,32 @@ class Adapt(nn.Module):
         self.input = input
         self.in_channels = in_channels
         mean, std = STATISTICS[input]
-        self.out_channels = in_channels if input == "color" else len(mean)
+        given = in_channels if input == "color" else len(mean)
+        self.out_channels = network_channels or given
+        grey = input == "color" and given == 3 and self.out_channels == 1
+        if not (self.out_channels == given or given == 1 or grey):
+            raise ValueError(
+                f"encoder must take the {given} channels of the images, or 1 of colours, got one of {network_channels}"
+            )
+        mean, std = (
+            values if len(values) in (1, self.out_channels) else values[:1] for values in (mean, std)
+        )
         self.register_buffer("mean", torch.tensor(mean).expand(self.out_channels).clone())
         self.register_buffer("std", torch.tensor(std).expand(self.out_channels).clone())
         horizontal = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
+        self.register_buffer("luma", torch.tensor(LUMA)[:, None, None], persistent=False)
         self.register_buffer("kernels", torch.stack([horizontal, horizontal.T])[:, None], persistent=False)
 
     def channels(self, images: Tensor) -> Tensor:
         """Channels before they are normalised, float, shape (batch, out_channels, height, width)."""
+        given = self._given(images)
+        if given.shape[1] == self.out_channels:
+            return given
+        if given.shape[1] == 1:
+            return given.expand(-1, self.out_channels, -1, -1)
+        return (given * self.luma).sum(1, keepdim=True)
+
+    def _given(self, images: Tensor) -> Tensor:
         if images.shape[1] != self.in_channels:
             raise ValueError(f"images must have {self.in_channels} channels, got {images.shape[1]}")
         if not images.is_floating_point():

@@ -216,6 +216,11 @@ class AudioVisualEncoder(Encoder):
         """Vectors of the picture and the sound beside each other, float, shape (batch, dim)."""
         return torch.cat([self.image(x.image), self.audio(x.waveform)], 1)
 
+    def run_all(self, x: Seen) -> None:
+        """Run both networks and the space in which they meet."""
+        self.meet(x.image)
+        self.sound(x.waveform)
+
     def features(self, x: Seen, layer: str | None = None) -> Tensor:
         """Vectors of both, or of one: the layer `image` or `audio`.
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -35,6 +36,10 @@ class Encoder(nn.Module):
         self.adapt: Any = adapt
         self.trunk: Any = trunk
         self.config = config
+        self.maker: Callable[..., Any] | None = None
+        """Function of the user's that builds the network, where it was named by one."""
+        self.notes: list[str] = []
+        """Lines about how it was built that a user must see: what was converted, chosen or left out."""
 
     @property
     def dim(self) -> int:
@@ -57,6 +62,10 @@ class Encoder(nn.Module):
     def forward(self, x: Any) -> Tensor:
         """Features, float, shape (batch, dim), of what `inputs` gives."""
         raise NotImplementedError
+
+    def run_all(self, x: Any) -> None:
+        """Run every part of the network once on what `inputs` gives, so that all norms see data."""
+        self(x)
 
     def features(self, x: Any, layer: str | None = None) -> Tensor:
         """Vector of each sample, from the end of the network or from a named layer.

@@ -103,17 +103,43 @@ def vit_small(in_channels: int, image_size: int) -> FromTimm:
 
 
 def any_timm(name: str, in_channels: int, image_size: int) -> FromTimm:
-    """Any model of timm by its name, for images of one size where it can be built for that size."""
-    import timm
-    from timm.models import is_model_in_modules
+    """Any model of timm by its name, for images of one size where it can be built for that size.
 
-    arguments: dict[str, Any] = {"in_chans": in_channels}
+    Raises:
+        ValueError: Its patches do not fill images of that size.
+    """
+    import timm
+
     configuration = timm.get_pretrained_cfg(name)
-    if configuration is not None and configuration.fixed_input_size:
-        arguments["img_size"] = image_size
-    if is_model_in_modules(name, ["vision_transformer"]):
-        arguments["dynamic_img_size"] = True
-    return FromTimm(name, **arguments)
+    channels: dict[str, Any] = {"in_chans": in_channels}
+    if configuration is None or not configuration.fixed_input_size:
+        return FromTimm(name, **channels)
+    sized: dict[str, Any] = channels | {"img_size": image_size}
+    # Models that are built for one size take others too where timm's dynamic_img_size is known to them.
+    choices: list[dict[str, Any]] = [sized | {"dynamic_img_size": True}, sized, channels]
+    arguments = next((choice for choice in choices if _runs(name, choice, image_size)), sized)
+    trunk = FromTimm(name, **arguments)
+    patch = patch_side(trunk.model)
+    if image_size % patch:
+        raise ValueError(f"image_size must be a multiple of the {patch} pixels of a patch, got {image_size}")
+    return trunk
+
+
+def patch_side(model: Any) -> int:
+    """Height and width in pixels of the patches of a model of timm, 1 where it has none."""
+    size = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
+    return size[0] if isinstance(size, tuple) else size
+
+
+def _runs(name: str, arguments: dict[str, Any], image_size: int) -> bool:
+    """Whether a model can be built and run so; on torch's meta device, which computes shapes only."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
+            model = FromTimm(name, **arguments).eval()
+            model(torch.zeros(1, arguments["in_chans"], image_size, image_size))
+    except Exception:  # timm asserts, or lets torch fail, where a size does not fit
+        return False
+    return True
 
 
 def _replace_stem(model: Any, in_channels: int, stride: int) -> None:

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ from unlabeled import check
 from unlabeled.encoders import from_timm, stages
 from unlabeled.encoders.adapt import Adapt, Input
 from unlabeled.encoders.encoder import Encoder
-from unlabeled.encoders.own import Own
+from unlabeled.encoders.own import Own, channels_of
 from unlabeled.parts import augment
 
 if TYPE_CHECKING:
@@ -172,7 +174,8 @@ def build(config: dict[str, Any]) -> ImageEncoder:
         config: `name`, one of `NAMES` or the name of a timm model; `in_channels` (3); `image_size`, height
             and width in pixels of the images in training (32); `input`, what the network sees of an image
             (color, lightness, sobel or lab); `init`, how the weights will be initialised (default or rescaled);
-            `levels`, the values that became 0 and 255 in training where images had more than 8 bits.
+            `levels`, the values that became 0 and 255 in training where images had more than 8 bits;
+            `network_channels`, those that the network takes where the input gives others (as it gives them).
 
     Raises:
         ValueError: A name or a number does not fit.
@@ -188,27 +191,75 @@ def build(config: dict[str, Any]) -> ImageEncoder:
     }
     check.choice(("image",), kind=config.get("kind", "image"))
     for name in config:
-        check.choice(known, argument=name)
+        check.choice((*known, "network_channels"), argument=name)
     config = {name: value for name, value in (known | config).items() if name != "levels" or value}
-    check.at_least(1, image_size=config["image_size"])
+    name, size = config["name"], config["image_size"]
+    check.at_least(1, image_size=size)
     check.choice(("default", "rescaled"), init=config["init"])
-    adapt = Adapt(config["input"], config["in_channels"])
-    trunk = _maker(config["name"])(adapt.out_channels, config["image_size"])
-    return ImageEncoder(adapt, trunk, config)
+    adapt = Adapt(config["input"], config["in_channels"], config.get("network_channels"))
+    if reason := refusal(name, adapt.out_channels, size):
+        near = " or ".join(map(str, nearest_sizes(name, adapt.out_channels, size)))
+        hint = f". Take {near}" if near else ""
+        raise ValueError(f"image_size must suit {name}, got {size} ({reason}){hint}")
+    return ImageEncoder(adapt, _maker(name)(adapt.out_channels, size), config)
 
 
-def fitted(name: str, data: "Data", *, image_size: int | None = None, input: Input = "color") -> ImageEncoder:
+def refusal(name: str, channels: int, image_size: int) -> str:
+    """Why a network does not take images of some size, empty if it does; only shapes are computed."""
+    make = _maker(name)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
+            make(channels, image_size).eval()(torch.zeros(1, channels, image_size, image_size))
+    except Exception as error:  # networks refuse sizes in ways of their own
+        return check.reason(error)
+    return ""
+
+
+def nearest_sizes(name: str, channels: int, image_size: int) -> list[int]:
+    """The next smaller and the next larger size in pixels that a network takes, as far as there are any."""
+    ways = range(image_size - 1, image_size // 2, -1), range(image_size + 1, 2 * image_size + 33)
+    near = []
+    for sizes in ways:
+        # Patches and strides are multiples of 4 or 14 pixels nearly everywhere.
+        tried = (size for size in sizes if abs(size - image_size) <= 2 or not size % 4 or not size % 14)
+        near += islice((size for size in tried if not refusal(name, channels, size)), 1)
+    return near
+
+
+def fitted(
+    name: str,
+    data: "Data",
+    *,
+    image_size: int | None = None,
+    exact: bool = True,
+    input: Input = "color",
+    network_channels: int | None = None,
+) -> ImageEncoder:
     """Build an encoder for data and set the statistics of its input.
 
     Args:
         name: As in `build`.
         data: Images, or what has frames.
         image_size: Height and width in pixels of the images in training; None takes that of the data.
+        exact: Whether no other size will do; else the nearest that the network takes is chosen, and noted.
         input: What the network sees of an image, as in `build`.
+        network_channels: As in `build`.
     """
     shape = data.shape
     size = image_size or shape["image_size"]
-    encoder = build({"name": name, "in_channels": shape["channels"], "image_size": size, "input": input})
+    config = {"name": name, "in_channels": shape["channels"], "image_size": size, "input": input}
+    if network_channels is not None:
+        config["network_channels"] = network_channels
+    note = ""
+    if not exact or image_size is None:
+        adapt = Adapt(input, shape["channels"], network_channels)
+        if reason := refusal(name, adapt.out_channels, size):
+            near = nearest_sizes(name, adapt.out_channels, size)
+            if near:
+                config["image_size"] = min(near, key=lambda other: abs(other - size))
+                note = f"image_size {config['image_size']}, not {size}, for {name} ({reason})"
+    encoder = build(config)
+    encoder.notes += [note] if note else []
     return fit(encoder, data)
 
 
@@ -231,6 +282,8 @@ def wrap(
     image_size: int = 32,
     input: Input = "color",
     levels: "Levels | None" = None,
+    network_channels: int | None = None,
+    name: str = OWN_NETWORK,
 ) -> ImageEncoder:
     """Make an encoder of a network of your own.
 
@@ -240,16 +293,44 @@ def wrap(
         image_size: Height and width in pixels of the images that it will be given.
         input: What the network sees of the images: color, lightness, sobel or lab.
         levels: As in `build`.
+        network_channels: Channels that the network takes; None for those that the input gives, or where it fails on
+            them for those of its first convolution, into which one channel or three colours can be turned.
+        name: What its configuration calls it, such as module:function where that builds it.
 
     Raises:
-        ValueError: The network's output has another shape.
+        ValueError: The network fails, or its output has another shape.
     """
-    adapt = Adapt(input, in_channels)
+    adapt = Adapt(input, in_channels, network_channels)
+    try:
+        trunk = Own(module, adapt.out_channels, image_size)
+    except ValueError:
+        others = [channels_of(module) or 3, 3] if adapt.out_channels == 1 else [1]
+        takes = (other for other in others if Own.takes(module, other, image_size))
+        other = next(takes, None) if adapt.out_channels == 1 or (input, in_channels) == ("color", 3) else None
+        if other is None:
+            raise
+        adapt, trunk = Adapt(input, in_channels, other), Own(module, other, image_size)
     shape = {"in_channels": in_channels, "image_size": image_size, "input": input}
     shape |= {"levels": levels} if levels else {}
-    return ImageEncoder(
-        adapt, Own(module, adapt.out_channels, image_size), {"kind": "image", "name": OWN_NETWORK, **shape}
+    given = in_channels if input == "color" else Adapt(input, in_channels).out_channels
+    if adapt.out_channels != given:
+        shape["network_channels"] = adapt.out_channels
+    encoder = ImageEncoder(adapt, trunk, {"kind": "image", "name": name, **shape})
+    encoder.notes += conversion(encoder)
+    return encoder
+
+
+def conversion(encoder: ImageEncoder) -> list[str]:
+    """A line that says how the channels of images are turned into those that the network takes, where they are."""
+    given, taken = Adapt(encoder.adapt.input, encoder.in_channels).out_channels, encoder.adapt.out_channels
+    if given == taken:
+        return []
+    what = (
+        f"the one channel of {encoder.adapt.input} is repeated"
+        if given == 1
+        else "colours are turned into grey"
     )
+    return [f"{what} for a network that takes {taken} channel{'s' if taken > 1 else ''}"]
 
 
 def _maker(name: str) -> Callable[[int, int], Any]:

@@ -98,14 +98,15 @@ def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.devic
     """
     train, test = _scenes(data)
     encoder, method = subject.encoder.to(device), subject.method
-    images = None if train is None else encoder.reads(train).to(device)
+    # Where no other scenes are known the norms of the control see those that are measured, without any answer.
+    known = (test if train is None else train).to(device)
     readers: list[tuple[str, str | None, str, Reader]] = [
         ("unlabeled", None, "vector of the encoder", _of(encoder)),
         ("raw", None, encoder.raw_detail, encoder.raw),
-        ("random", None, "vector of the encoder", _of(subject.untrained(images))),
+        ("random", None, "vector of the encoder", _of(subject.untrained(encoder.reads(known)))),
     ]
     if method is not None and type(method).embedding is not Method.embedding:
-        twin = subject.untrained_method(images)
+        twin = subject.untrained_method(known)
         assert twin is not None
         readers += [
             ("unlabeled", "embedding", "what the loss compares", method.to(device).embedding),

@@ -1,20 +1,24 @@
 """What the learned features must beat: the raw input, and the same network before it learned anything."""
 
 import copy
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from unlabeled.evaluate.features import Representation, of_encoder
+from unlabeled.method import Method
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.encoders import Encoder
 
-__all__ = ["calibrate_", "random", "raw", "rescaled", "untrained"]
+__all__ = ["calibrate_", "random", "raw", "rescaled", "untrained", "untrained_method"]
 
 CALIBRATION_SAMPLES = 512
+RESETS = ("reset_parameters", "_reset_parameters", "reset_weights", "init_weights")
+"""Names of what draws the weights of a layer again, in torch, timm and transformers."""
 
 
 def raw(encoder: "Encoder") -> Representation:
@@ -52,41 +56,87 @@ def untrained(encoder: "Encoder", seed: int = 0) -> "Encoder":
         A new encoder in evaluation mode.
 
     Raises:
-        ValueError: It is the user's own, with weights that no `reset_parameters` draws again.
+        ValueError: It is the user's own, and some of its weights cannot be drawn again.
     """
-    from unlabeled import encoders
-
-    ours = type(encoder).__module__.startswith(f"{encoders.__name__}.")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        if ours and encoder.config["name"] != encoders.OWN_NETWORK:
-            fresh = encoders.build(
-                **(encoder.config | ({"init": "default"} if "init" in encoder.config else {}))
-            )
-        else:
-            fresh = _drawn_again(encoder)
+        fresh = _built_anew(encoder)
     # Statistics of the input stand in front ends, also in those of encoders within encoders.
     statistics = {key: value for key, value in encoder.state_dict().items() if "adapt" in key.split(".")}
     fresh.load_state_dict(statistics, strict=False)
     return fresh.to(next(encoder.parameters()).device).eval()
 
 
-def _drawn_again(encoder: "Encoder") -> "Encoder":
-    """A copy of an encoder that only its user can build, each layer's weights drawn as the layer itself does."""
-    fresh = copy.deepcopy(encoder)
-    for module in fresh.modules():
-        reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-        if callable(reset):
-            reset()
-        elif any(True for _ in module.parameters(recurse=False)):
+def untrained_method(method: Method, data: "Data", seed: int = 0) -> Method:
+    """Build the same method with fresh random weights, its norms calibrated and its priors taken from data.
+
+    Args:
+        method: Where the architecture, the options and the input statistics come from.
+        data: Samples as they were opened; best those of training.
+        seed: Seed of the weights.
+
+    Returns:
+        A new method in evaluation mode.
+
+    Raises:
+        ValueError: Weights cannot be drawn again.
+    """
+    encoder, images = untrained(method.encoder, seed), method.encoder.reads(data)
+    calibrate_(encoder, images)
+    device = next(encoder.parameters()).device
+    arguments, options = method.built_with
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        twin = type(method)(encoder, *arguments, **options).to(device)
+        trained = set(map(id, method.parameters()))
+        if shared := [name for name, weight in twin.named_parameters() if id(weight) in trained]:
             raise ValueError(
-                "controls must be raw or none for a network whose weights nothing draws again, "
-                f"got {type(module).__name__} without reset_parameters"
+                f"controls must be raw or none for {type(method).__name__}, built from trained weights ({shared[0]})"
             )
+        if type(twin).prepare is not Method.prepare:
+            twin.prepare(method.reads(data))
+        twin.to(device).eval()
+        within = set(encoder.modules())
+        heads = [norm for norm in _norms(twin) if norm not in within and norm.track_running_stats]
+        if type(twin).embedding is not Method.embedding:
+            _average(heads, lambda: twin.embedding(images.sample(CALIBRATION_SAMPLES)))
+            heads = [norm for norm in heads if not norm.num_batches_tracked]
+        _average(heads, lambda: twin(method.reads(data).sample(CALIBRATION_SAMPLES)))
+    return twin.eval()
+
+
+def _built_anew(encoder: "Encoder") -> "Encoder":
+    from unlabeled import encoders
+
+    again = encoders.rebuilt(encoder)
+    return _drawn_again(encoder) if again is None else again
+
+
+def _drawn_again(encoder: "Encoder") -> "Encoder":
+    """A copy of an encoder that only its user can build, each layer's weights drawn as the layer itself does.
+
+    Weights are NaN beforehand, so that what nothing draws again shows.
+    """
+    fresh = copy.deepcopy(encoder)
+    with torch.no_grad():
+        for weight in fresh.parameters():
+            weight.fill_(torch.nan)
+    for module in reversed(
+        list(fresh.modules())
+    ):  # parts before wholes, which may draw theirs in another way
+        reset = next(filter(callable, (getattr(module, name, None) for name in RESETS)), None)
+        if reset is not None:
+            reset()
+    left = [name for name, weight in fresh.named_parameters() if weight.isnan().any()]
+    if left:
+        owner = type(fresh.get_submodule(left[0].rpartition(".")[0])).__name__
+        raise ValueError(
+            f"controls must be raw or none for a network whose weights nothing draws again, got {left[0]} of {owner} "
+            "without reset_parameters; or name what builds the network: encoder=module:function"
+        )
     return fresh
 
 
-@torch.no_grad()
 def calibrate_(encoder: "Encoder", data: "Data", samples: int = CALIBRATION_SAMPLES) -> None:
     """Set the statistics of batch norms to those of data; at their defaults random weights look worse.
 
@@ -95,7 +145,16 @@ def calibrate_(encoder: "Encoder", data: "Data", samples: int = CALIBRATION_SAMP
         data: Where images are taken from.
         samples: Most images looked at.
     """
-    norms = [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    _average(_norms(encoder), lambda: encoder.run_all(encoder.inputs(data.sample(samples))))
+
+
+def _norms(module: nn.Module) -> list[Any]:
+    return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+
+
+@torch.no_grad()
+def _average(norms: list[Any], run: Callable[[], Any]) -> None:
+    """Set the statistics of norms to the mean of those of the batches that they see in a run."""
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
@@ -103,7 +162,7 @@ def calibrate_(encoder: "Encoder", data: "Data", samples: int = CALIBRATION_SAMP
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
-    encoder(encoder.inputs(data.sample(samples)))
+    run()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

@@ -100,7 +100,7 @@ def measure(
     shown = {
         "centre of the picture": centre,
         "another sample's sound": fits(places, wrong),
-        "random": fits(*read(subject.untrained(train), test)),
+        "random": fits(*read(subject.untrained(train.to(device)), test)),
         "unlabeled": fits(places, sounds),
     }
     margin = round(min(masks.shape[1:]) / MARGIN)

@@ -21,7 +21,7 @@ from unlabeled.evaluate import controls
 from unlabeled.evaluate.scores import Measurement
 from unlabeled.parts import tracking
 from unlabeled.parts.places import survey
-from unlabeled.parts.tracking import Settings
+from unlabeled.parts.tracking import VOID, Settings
 
 if TYPE_CHECKING:
     from unlabeled.encoders import ImageEncoder
@@ -146,8 +146,10 @@ def measure(
     measured: dict[str, list[Tensor]] = {}
     sizes: set[int] = set()
     for number, film in enumerate(films(data)):
-        if not film.masks.any():
-            raise ValueError(f"masks must show at least one thing, got none in {film.name}")
+        if not things(film.masks):
+            raise ValueError(
+                f"masks must show at least one thing, got none in {film.name}, where only the first frame counts"
+            )
         film = Film(film.name, film.frames.to(device), film.masks.to(device))
         if not number:
             _calibrate(twin, film)
@@ -191,11 +193,16 @@ def _measurements(features: str, scores: Tensor, about: str) -> list[Measurement
     return made
 
 
+def things(masks: Tensor) -> list[int]:
+    """Numbers of the things in the first mask, the only ones that can be carried to the others."""
+    return [number for number in masks[0].unique().tolist() if number not in (0, VOID)]
+
+
 def _scores(predicted: Tensor, true: Tensor) -> Tensor:
-    """Mean, recall and decay of J and F of every object of a video, float, shape (2, objects, 3)."""
-    things = range(1, int(true.max()) + 1)
+    """Mean, recall and decay of J and F of every object of a video, float, shape (2, objects, 3); void is left out."""
+    judged = true != VOID
     j, f = (
-        torch.stack([score(predicted == thing, true == thing) for thing in things])
+        torch.stack([score((predicted == thing) & judged, true == thing) for thing in things(true)])
         for score in (iou, contour)
     )
     return torch.stack([torch.stack(statistics(scores), 1) for scores in (j, f)])

@@ -1,6 +1,5 @@
 """Measures beyond classes, each in a file of its own: tracking, retrieval, word similarity, perplexity and so on."""
 
-import copy
 import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -56,19 +55,13 @@ class Subject:
             controls.calibrate_(encoder, data)
         return encoder
 
-    def untrained_method(self, data: "Data | None" = None) -> Method | None:
-        """The same method with random weights in encoder and heads; None where there is no method."""
-        if self.method is None:
-            return None
-        twin = copy.deepcopy(self.method)
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            for module in twin.modules():
-                reset = getattr(module, "reset_parameters", None)
-                if callable(reset):
-                    reset()
-        twin.encoder = self.untrained(data)
-        return twin.eval()
+    def untrained_method(self, data: "Data") -> Method | None:
+        """The same method with random weights in encoder and heads; None where there is no method.
+
+        Args:
+            data: What its norms and priors are taken from, as it was opened.
+        """
+        return None if self.method is None else controls.untrained_method(self.method, data, self.seed)
 
 
 def measure(name: str, subject: Subject, data: Any, *, seed: int, device: torch.device) -> list[Measurement]:

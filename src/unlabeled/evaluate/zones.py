@@ -63,8 +63,8 @@ def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.devic
     train, test = (None, data) if isinstance(data, Data) else open_splits(data, kind="trajectory")
     if test.kind != "trajectory":
         raise ValueError(f"data must be of kind trajectory for zones, got {test.kind}")
-    images = None if train is None else subject.encoder.reads(train).to(device)
-    twin: Any = subject.untrained_method(images)
+    # Where no other walks are known the norms of the control see those that are measured, without any answer.
+    twin: Any = subject.untrained_method((test if train is None else train).to(device))
     walks = method.reads(test).to(device)
 
     shown = [("unlabeled", method, True), ("poses set to zero", method, False), ("random", twin, True)]

@@ -5,7 +5,9 @@ Withheld: the frame n steps ahead of each frame. Predicted: its log-mel bands, f
 Source: Chung, Hsu, Tang, Glass, "An Unsupervised Autoregressive Model for Speech Representation Learning", 2019,
 https://arxiv.org/abs/1904.03240
 Differs: frames behind the end of a sound are left out of the mean, where the authors' code counts them as frames of
-zeros. Bands are normalised over the data, not over each speaker.
+zeros. Bands are normalised over the data, not over each speaker. The default network has 2 layers of 256 units, the
+paper's (gru3) 3 of 512. Gradients are not clipped by default, where the authors' code clips them at 1, and the
+weights move by the loop's AdamW with decay; the authors' Adam has none.
 Shortcut: neighbouring frames are nearly equal, so one frame ahead is learned by copying the present one; the meter
 `gain` says how much better than such a copy the prediction is.
 """

@@ -6,9 +6,12 @@ both are directions, or from how well the best place of the picture fits the sou
 Source: Arandjelović, Zisserman, "Objects that Sound", 2018, https://arxiv.org/abs/1712.06651; the task is from
 Arandjelović, Zisserman, "Look, Listen and Learn", 2017, https://arxiv.org/abs/1705.08168
 Differs: spectrograms are in mel bands. With pool "location" both networks of the paper are one: the whole picture,
-from all maps, and its places, from a map of stride 4, meet the same sounds and their losses are averaged. Places
-are directions too, and their product with a sound is scaled by 8, less 4, at the start, where the paper's plain
-product of small vectors is a saddle that many runs never leave.
+from all maps, and its places, from a map of stride 4, meet the same sounds and their losses are averaged. Places are
+directions too, and their product with a sound is scaled by 8, less 4, at the start, where the paper's plain product
+of small vectors is a saddle that many runs never leave. Each pair is held against 8 sounds that do not belong to it
+by default, where the paper has one; positives and negatives weigh alike. A batch norm without scale stands before
+both are brought to length 1, else all directions start out alike. The networks are small ones with a largest value
+over places. The weights move by the loop's AdamW.
 Shortcut: sounds of pairs that do not belong together must start on the same grid of frame times as the others,
 else traces of compression tell them apart; here each is the sound of another clip of the batch around its own
 frame. Fades that darken picture and sound together remain, and things that always make the same noise.

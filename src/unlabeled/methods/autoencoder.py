@@ -4,8 +4,9 @@ Withheld: nothing but what the few numbers cannot carry. Predicted: the image it
 
 Source: Hinton, Salakhutdinov, "Reducing the Dimensionality of Data with Neural Networks", 2006,
 https://doi.org/10.1126/science.1127647
-Differs: trained as a whole, without starting layer by layer; the weights of the decoder are its own, and it
-draws the departure from the mean image. The features are those of the encoder, before the bottleneck.
+Differs: trained as a whole, without starting layer by layer; the weights of the decoder are its own, and it draws the
+departure from the mean image. The features are those of the encoder, before the bottleneck. Images are cropped and
+mirrored at random. The weights move by the loop's AdamW, not by conjugate gradients.
 Shortcut: with as many numbers as pixels the copy is perfect and nothing is learned, so the code is narrow; a
 warning says where it is not.
 """

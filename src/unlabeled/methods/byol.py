@@ -5,8 +5,8 @@ compared.
 
 Source: Grill et al., "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning", 2020,
 https://arxiv.org/abs/2006.07733
-Differs: by default the heads are narrower (4096 and 256 in the paper) and the views are not blurred, for
-small images.
+Differs: by default the heads are narrower (4096 and 256 in the paper) and the views are not blurred, for small
+images. Crops are resampled bilinearly, not bicubically. The weights move by the loop's AdamW; the paper has LARS.
 Shortcut: a constant output has loss 0. The predictor, which the teacher lacks, the moving average and the
 batch norms of the heads keep the training away from it; the loss cannot tell, the spread of the projections does.
 """

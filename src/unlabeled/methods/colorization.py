@@ -3,8 +3,10 @@
 Withheld: the two colour axes of Lab. Predicted: at each place a distribution over bins, from lightness.
 
 Source: Zhang, Isola, Efros, "Colorful Image Colorization", 2016, https://arxiv.org/abs/1603.08511
-Differs: the encoder is any network, read at several of its maps at once; the prior of the colours is that of
-the data at hand. The loss is divided by the sum of its weights, so that equal logits cost ln(bins).
+Differs: the encoder is any network, read at several of its maps at once; the prior of the colours is that of the data
+at hand. The loss is divided by the sum of its weights, so that equal logits cost ln(bins). That prior is counted on
+crops of 512 images of the training data, where the paper's is of all of ImageNet. The weights move by the loop's
+AdamW with betas of 0.9 and 0.999, the paper's second one being 0.99.
 Shortcut: grey images teach grey everywhere and are left out; most places are nearly grey, so rare colours
 weigh more. The encoder is given grey images, whatever it reads, so that no trace of colour reaches it.
 """

@@ -4,10 +4,10 @@ Withheld: the pixels of the hole, filled with the mean colour. Predicted: those 
 
 Source: Pathak, Krähenbühl, Donahue, Darrell, Efros, "Context Encoders: Feature Learning by Inpainting", 2016,
 https://arxiv.org/abs/1604.07379
-Differs: one decoder draws the whole image for every kind of hole, as a departure from the mean image, and
-only the hole is judged. Errors are means over the hole, of values in 0..1. Blobs come from smooth noise
-instead of outlines of segmented objects. The discriminator sees the hole where it is central, else the image
-with the hole painted.
+Differs: one decoder draws the whole image for every kind of hole, as a departure from the mean image, and only the
+hole is judged. Errors are means over the hole, of values in 0..1. Blobs come from smooth noise instead of outlines of
+segmented objects. The discriminator sees the hole where it is central, else the image with the hole painted. Both
+players move by the loop's AdamW with a first beta of 0.9, where the paper has 0.5.
 Shortcut: copying, so the error outside the hole does not count; a central hole can be filled by continuing
 its border, so regions are the default. The adversarial loss makes sharper paintings, not better features.
 """

@@ -4,8 +4,9 @@ Withheld: the cluster in which k-means put an image before this epoch. Predicted
 
 Source: Caron, Bojanowski, Joulin, Douze, "Deep Clustering for Unsupervised Learning of Visual Features",
 2018, https://arxiv.org/abs/1807.05520
-Differs: the last ReLU stays, since the features are the encoder's own; PCA keeps 64 components, not 256; the
-head has no optimizer of its own, so momentum outlives its new start in every epoch.
+Differs: the last ReLU stays, since the features are the encoder's own; PCA keeps 64 components, not 256; the head has
+no optimizer of its own, so momentum outlives its new start in every epoch. The weights move by the loop's AdamW with
+warm-up and cosine; the paper has SGD at one rate.
 Shortcut: an empty cluster takes half of the largest one, and clusters are drawn equally often however small
 they are, so one answer for all images does not pay; the encoder sees gradients of brightness, not colours.
 """

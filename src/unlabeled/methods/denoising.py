@@ -5,9 +5,9 @@ Withheld: the destroyed elements, chosen anew each time. Predicted: the clean im
 Source: Vincent, Larochelle, Bengio, Manzagol, "Extracting and Composing Robust Features with Denoising
 Autoencoders", 2008, https://doi.org/10.1145/1390156.1390294; the emphasis and the other noises: "Stacked
 Denoising Autoencoders", 2010, https://jmlr.org/papers/v11/vincent10a.html
-Differs: all layers are trained at once instead of stacked one by one; the weights of the decoder are its own,
-and it draws the departure from the mean image. The error is a mean over elements, not a sum, and squared by
-default, where the paper's is the cross-entropy.
+Differs: all layers are trained at once instead of stacked one by one; the weights of the decoder are its own, and it
+draws the departure from the mean image. The error is a mean over elements, not a sum, and squared by default, where
+the paper's is the cross-entropy. The weights move by the loop's AdamW, not by plain SGD.
 Shortcut: copying the input, which cannot recover what was destroyed, so the code may be wider than the image.
 """
 

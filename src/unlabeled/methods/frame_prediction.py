@@ -5,7 +5,8 @@ Withheld: the frames behind a clip. Predicted: these, and from the same summary 
 Source: Srivastava, Mansimov, Salakhutdinov, "Unsupervised Learning of Video Representations using LSTMs", 2015,
 https://arxiv.org/abs/1502.04681
 Differs: LSTMs without peepholes. Predictions depart from the mean frame. The summary of an encoder that is no LSTM is
-brought to the width of the decoders by a linear layer.
+brought to the width of the decoders by a linear layer. Gradients are not clipped by default, and the weights move by
+the loop's AdamW; the authors' code clips and has SGD with momentum.
 Shortcut: remembering alone invites copying and foreseeing alone keeps the last frames only, so one summary has to serve
 both. A decoder that is shown the frame before can copy it instead of using the summary: by default it sees nothing.
 """

@@ -4,14 +4,18 @@ Withheld: the order of the tiles. Predicted: the number of the permutation that 
 
 Source: Noroozi, Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles", 2016,
 https://arxiv.org/abs/1603.09246
-Differs: the encoder's pooling stands for the layer fc6 of each tile; the permutations come from groups, which
-lie farther apart than a greedy search finds; colour channels are not shifted; crops also vary in scale.
+Differs: the encoder's pooling stands for the layer fc6 of each tile; the permutations come from groups, which lie
+farther apart than a greedy search finds; colour channels are not shifted; crops also vary in scale. The set has 72
+permutations by default, where the paper's best has 1,000, and an image makes one puzzle in a step, not many. A norm
+stands in the head, and nothing is dropped out. Small tiles are enlarged until every weight of the encoder can learn
+from them. The weights move by the loop's AdamW; the paper has SGD.
 Shortcut: edges continue from tile to tile, so each tile lies at a random place in its cell; brightness varies
 slowly over an image, so each channel of each tile gets the same mean and deviation (0.5 and 0.25, because
 encoders take images in 0..1); lenses fringe colours near the border, so some images are gray.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +27,7 @@ from unlabeled.method import Batch, Method
 from unlabeled.parts import patches
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
+from unlabeled.parts.padding import only_padding
 from unlabeled.parts.permutations import permutation_set
 
 __all__ = ["Jigsaw"]
@@ -54,6 +59,26 @@ def shuffled(tiles: Tensor, permutations: Tensor) -> Tensor:
     return tiles[torch.arange(len(tiles), device=tiles.device)[:, None], permutations]
 
 
+def idle(encoder: Any, size: int) -> bool:
+    """Whether an encoder takes no tiles of some size, or has weights that learn from whole images but not from them."""
+    device = next(encoder.parameters(), torch.zeros(())).device
+
+    def unseen(side: int) -> set[tuple[str, int, int]]:
+        return only_padding(encoder, torch.zeros(1, encoder.in_channels, side, side, device=device))
+
+    try:
+        return bool(unseen(size) - unseen(encoder.image_size))
+    except (RuntimeError, ValueError, AssertionError):  # networks refuse sizes in ways of their own
+        return True
+
+
+def least_size(encoder: Any, size: int) -> int:
+    """The least size of tiles, from the given one on, of which all weights can learn; at most that of the images."""
+    return next(
+        (side for side in range(size, encoder.image_size) if not idle(encoder, side)), encoder.image_size
+    )
+
+
 class Jigsaw(Method):
     """Name the permutation that shuffled the tiles of an image.
 
@@ -62,8 +87,9 @@ class Jigsaw(Method):
         permutations: Size of the set; more is harder, and 9, 72, 504 or 1512 are as far apart as can be.
         grid: Tiles per side.
         tile_ratio: Side of a tile relative to its cell; the rest is room for its random place.
-        tile_size: Side in pixels to which tiles are resized for the encoder; by default they stay as cut, or
-            for a ViT get the size of its images.
+        tile_size: Side in pixels to which tiles are resized for the encoder; by default they stay as cut, but are
+            enlarged where the encoder takes no such size or some of its weights would see nothing but padding, and
+            for a ViT to the size of its images.
         normalize: Whether every tile gets the same brightness and contrast.
         gray: Probability that an image loses its colours.
         crop: Smallest share of the image's area that a puzzle shows.
@@ -96,8 +122,15 @@ class Jigsaw(Method):
         if tile_size is None and getattr(encoder, "is_vit", False):
             tile_size = self.encoder.image_size
         cell = self.encoder.image_size // grid
-        self.grid, self.tile_size = grid, tile_size
-        self.cut = max(2, min(round(tile_ratio * cell), cell - (tile_ratio < 1)))
+        self.grid, self.cut = grid, max(2, min(round(tile_ratio * cell), cell - (tile_ratio < 1)))
+        least = (
+            least_size(encoder, self.cut) if tile_size is None or tile_size < self.encoder.image_size else 1
+        )
+        if tile_size is not None and tile_size < self.encoder.image_size and idle(encoder, tile_size):
+            raise ValueError(
+                f"tile_size must be at least {least}, so that every weight sees more than padding, got {tile_size}"
+            )
+        self.tile_size = tile_size or (least if least > self.cut else None)
         self.normalize, self.puzzles = normalize, puzzles
         self.views = Views(grid * cell, crop=crop, jitter=0, gray=gray, flip=0)
         self.head = mlp(grid**2 * self.encoder.dim, head_dim, permutations)

@@ -7,8 +7,9 @@ Source: He, Fan, Wu, Xie, Girshick, "Momentum Contrast for Unsupervised Visual R
 https://arxiv.org/abs/1911.05722; Chen, Fan, Girshick, He, "Improved Baselines with Momentum Contrastive
 Learning", 2020, https://arxiv.org/abs/2003.04297
 Differs: the teacher moves after the optimizer step instead of before the next forward, which is the same; the
-symmetric loss is the mean of both directions, where the authors' CIFAR-10 notebook adds them up; version 1
-(linear, temperature 0.07) keeps the colour changes of version 2, where the paper's turn the hue more.
+symmetric loss is the mean of both directions, where the authors' CIFAR-10 notebook adds them up; version 1 (linear,
+temperature 0.07) keeps the colour changes of version 2, where the paper's turn the hue more. The weights move by the
+loop's AdamW, warmed up and without decay of norms and biases; the authors' SGD decays everything.
 Shortcut: batch norm tells which query and key were in one batch, so both pass in small groups, the keys in
 random ones that reach over all processes.
 """

@@ -4,8 +4,9 @@ Withheld: the angle. Predicted: its number among four, two or eight.
 
 Source: Gidaris, Singh, Komodakis, "Unsupervised Representation Learning by Predicting Image Rotations",
 2018, https://arxiv.org/abs/1803.07728
-Differs: square crops are resized, where the paper shifts images on a border of zeros; the eight angles stand at
-22.5 + 45 k degrees, where the upright ones would be the sharp ones.
+Differs: square crops are resized, where the paper shifts images on a border of zeros; the eight angles stand at 22.5
++ 45 k degrees, where the upright ones would be the sharp ones. The weights move by the loop's AdamW with warm-up and
+cosine; the paper has SGD with Nesterov's momentum and steps.
 Shortcut: quarter turns are exact, so no interpolation tells them apart, and crops are square, since a squeezed
 one would tell its axis. Of eight angles only a disc is seen, so no corners tell, but two mirror-image patterns of
 resampling remain, which give away whether the number is even or odd even on smooth images: prefer four. Images

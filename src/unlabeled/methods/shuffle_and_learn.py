@@ -7,7 +7,9 @@ https://arxiv.org/abs/1603.08561
 Differs: a hidden layer stands between the joined frames and the answer: the paper's one linear layer adds up what it
 says of each frame and cannot ask for "between"; "linear" is the paper's. Frames are described by their last map, not
 by its mean, since places matter. Motion is the change of a coarse image, where the paper has optical flow. The three
-questions of five frames are weighted to the paper's mix; middle frames that look alike are not rejected.
+questions of five frames are weighted to the paper's mix; middle frames that look alike are not rejected. By default
+the distances are 2 and 8 frames in windows of 12, not 15 and 60; nothing is dropped out, and the norms are those of
+the encoder. The weights move by the loop's AdamW; the paper has SGD.
 Shortcut: the first and the last frame are the same in all three questions, so only the middle one can tell, and one
 view is drawn for a whole clip. Where nothing moves nothing can be told, so windows are drawn by how much moves in them.
 """
@@ -35,6 +37,8 @@ __all__ = ["ShuffleAndLearn"]
 
 QUESTIONS = ((1, 2, 3), (1, 0, 3), (1, 4, 3))
 """Which three of the five frames a < b < c < d < e are shown: in order first, then with a wrong middle."""
+MOST_FRAMES = 48
+"""Most frames of a clip where their number is left open."""
 GRID = 4
 """Most places on a side of the last map that the head reads."""
 
@@ -108,9 +112,11 @@ class ShuffleAndLearn(Method):
 
     Args:
         encoder: Network whose features are kept; it reads single frames.
-        frames: Frames of a clip, in which windows are chosen by motion.
+        frames: Frames of a clip, in which windows are chosen by motion; all of the shortest video that holds a window,
+            but at most 48, if None.
         stride: Steps from one frame of a clip to the next, in frames of the video.
-        window: Frames of a window, in which the five frames lie; at most those of a clip.
+        window: Frames of a window, in which the five frames lie; with as many as a clip has, nothing
+            is chosen by motion.
         tau_min: Least distance of a wrong middle from the nearest end; smaller is harder. The paper has 15.
         tau_max: Largest distance of the two ends; larger makes the true order harder to see. The paper has 60.
         positives: Share of triples in true order.
@@ -128,10 +134,10 @@ class ShuffleAndLearn(Method):
         self,
         encoder: nn.Module,
         *,
-        frames: int = 16,
+        frames: int | None = None,
         stride: int = 1,
-        window: int = 16,
-        tau_min: int = 3,
+        window: int = 12,
+        tau_min: int = 2,
         tau_max: int = 8,
         positives: float = 0.25,
         head: Literal["mlp", "linear"] = "mlp",
@@ -145,11 +151,13 @@ class ShuffleAndLearn(Method):
             raise ValueError(
                 f"encoder must read single frames, such as frames-conv4, got {type(encoder).__name__}"
             )
-        check.whole(frames=frames, stride=stride, window=window, tau_min=tau_min, tau_max=tau_max, dim=dim)
-        check.at_least(1, frames=frames, stride=stride, tau_min=tau_min, dim=dim)
+        check.whole(stride=stride, window=window, tau_min=tau_min, tau_max=tau_max, dim=dim)
+        check.at_least(1, stride=stride, tau_min=tau_min, dim=dim)
         check.at_least(2, tau_max=tau_max)
         check.at_least(2 * tau_min + 3, window=window)  # a..b, c between b and d, d..e
-        check.at_least(window, frames=frames)
+        if frames is not None:
+            check.whole(frames=frames)
+            check.at_least(window, frames=frames)
         if not 0 < positives < 1:
             raise ValueError(f"positives must be above 0 and below 1, got {positives}")
         check.choice(("mlp", "linear"), head=head)
@@ -176,7 +184,12 @@ class ShuffleAndLearn(Method):
         return -sum(share * math.log(share) for share in shares)
 
     def reads(self, data: "Data") -> "Data":
-        return data.clips(frames=self.frames, stride=self.stride)  # type: ignore[attr-defined]
+        frames = self.frames
+        if frames is None:
+            held = (data.counts - 1) // self.stride + 1  # type: ignore[attr-defined]
+            held = held[held >= self.window]
+            frames = min(MOST_FRAMES, int(held.min())) if len(held) else self.window
+        return data.clips(frames=frames, stride=self.stride)  # type: ignore[attr-defined]
 
     def shown(self, batch: Batch, *, random: bool = True) -> Tensor:
         """Five frames of each clip, float in 0..1, shape (batch, 5, channels, size, size)."""

@@ -7,7 +7,8 @@ Source: Sermanet, Lynch, Chebotar, Hsu, Jang, Schaal, Levine, "Time-Contrastive 
 Video", 2018, https://arxiv.org/abs/1704.06888
 Differs: the encoder starts from random weights, where the paper's has learned ImageNet's classes; one convolution
 stands before the spatial softmax, where the paper has two and another layer behind it. Colours are scaled, images are
-not. Negatives are moments of the same scene only; the n-pairs loss is the mean over both directions.
+not. Negatives are moments of the same scene only; the n-pairs loss is the mean over both directions. Nothing is
+dropped out, where the authors' code drops a fifth. The weights move by the loop's AdamW.
 Shortcut: what all frames of a camera have in common, such as its colours, tells no moment from another, and a gain of
 each colour is drawn for each camera, so that only what moves is left. With one camera nothing asks for the same
 embedding from elsewhere: score that by `alignment` within a camera. Moments that look alike because nothing moves are
@@ -100,7 +101,9 @@ def npairs_loss(embeddings: Tensor, time: Tensor, radius: int) -> Tensor:
     back = logits.mT.masked_fill(~shown.mT, -torch.inf)
     target = torch.arange(moments, device=time.device).expand(len(time), -1)
     entropy = F.cross_entropy(forth.mT, target) + F.cross_entropy(back.mT, target)
-    return entropy / 2 + PENALTY * embeddings.square().sum(-1).mean()
+    # A quarter of the sum of both views' mean squared lengths, as the reference has it.
+    lengths = embeddings.square().sum(-1).mean((0, 2))
+    return entropy / 2 + PENALTY * lengths.sum() / 4
 
 
 def negatives(time: Tensor, radius: int) -> Tensor:

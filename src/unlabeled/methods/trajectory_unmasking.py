@@ -8,8 +8,11 @@ Source: Ramakrishnan, Nagarajan, Al-Halah, Grauman, "Environment Predictive Codi
 https://arxiv.org/abs/2102.02337
 Differs: the image encoder is trained along, by this loss alone, where the paper's has learned by MoCo and is frozen;
 images have no depth. The zones of a walk are divided into groups that are hidden one after the other, so that every
-image that was encoded serves several times; batch norms of the encoder see all frames in training. A memory item of its
-own stands in where nothing is visible. Guard frames beside hidden zones can be left out of the memory.
+image that was encoded serves several times; batch norms of the encoder see all frames in training. A memory item of
+its own stands in where nothing is visible. Guard frames beside hidden zones can be left out of the memory. Time is
+told by the nearness exp(-|t| / a third of the walk), to both sides, where the paper has exp(-t) of single steps,
+which is 0 after a few dozen. Descriptions pass a batch norm, attention has 4 heads, not 8, and the norms stand before
+it. Gradients are not clipped by default, where the authors' code clips them at 0.5.
 Shortcut: the frames beside a hidden zone look like it and are told by the time alone: compare with `pose` off, hide
 longer zones or leave out guard frames. Poses are no part of the target, so they cannot be copied. The target cannot
 collapse: zones with the same description could not be told apart.

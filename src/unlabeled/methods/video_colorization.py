@@ -7,7 +7,8 @@ Source: Vondrick, Shrivastava, Fathi, Guadarrama, Murphy, "Tracking Emerges by C
 https://arxiv.org/abs/1806.09594
 Differs: each frame is described on its own, without a network over time and without coordinates, by the maps of the
 encoder itself: no head stands between, so what is kept is what points. Descriptions have length 1 by default. Places
-whose colour no reference has, which nobody could copy, do not count.
+whose colour no reference has, which nobody could copy, do not count. The palette comes from k-means over a sample of
+the training clips, not of another corpus. Frames are grey by their lightness. The weights move by the loop's AdamW.
 Shortcut: the network may only copy, so to be right it must find the thing again. It is given grey images, whatever it
 reads, so that no trace of colour reaches it. A ground of one colour is easy: judge by what is tracked, not by the loss.
 """

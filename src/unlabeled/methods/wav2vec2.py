@@ -6,9 +6,11 @@ the same sound, each described by two learned codes, is the one at this place.
 Source: Baevski, Zhou, Mohamed, Auli, "wav2vec 2.0: A Framework for Self-Supervised Learning of Speech
 Representations", 2020, https://arxiv.org/abs/2006.11477
 Differs: the diversity of the codes is their perplexity, as in the authors' code, where the paper writes an entropy;
-the temperature of the codes falls by the progress of the training, so that it ends where the paper's does in
-any number of steps; a penalty of the size of the convolutions' output (10 in the authors' code) is off. Waveforms have
-mean 0 and variance 1 each. Sounds of different lengths keep their own numbers of hidden frames.
+the temperature of the codes falls by the progress of the training, so that it ends where the paper's does in any
+number of steps; a penalty of the size of the convolutions' output (10 in the authors' code) is off. Waveforms have
+mean 0 and variance 1 each. Sounds of different lengths keep their own numbers of hidden frames. The weights move by
+the loop's AdamW with a second beta of 0.999, an eps of 1e-8 and a cosine by default; the authors' have 0.98, 1e-6 and
+a linear decline.
 Shortcut: with one code for everything all negatives equal the truth and nothing is left to tell apart; the diversity
 works against it, and the meter `codes` near 2 shows it.
 """

@@ -18,11 +18,24 @@ if TYPE_CHECKING:
     from unlabeled.data.films import Film
     from unlabeled.encoders import ImageEncoder
 
-__all__ = ["Reader", "Settings", "carry", "frame", "of_maps", "of_pixels", "propagate", "side", "track"]
+__all__ = [
+    "VOID",
+    "Reader",
+    "Settings",
+    "carry",
+    "frame",
+    "of_maps",
+    "of_pixels",
+    "propagate",
+    "side",
+    "track",
+]
 
 LIKENESSES = 2**22
 """Most likenesses held at once."""
 FRAMES_AT_ONCE = 16
+VOID = 255
+"""Number in a mask of pixels that nobody judged, such as those between things; they count in no score."""
 PATCH = 3
 """Places on a side of the patches of raw pixels: wider ones know more of where they are, narrower ones nothing."""
 PIXEL_LENGTH = 8.0
@@ -126,7 +139,9 @@ def track(film: "Film", reader: Reader, settings: Settings, size: int) -> Tensor
     """
     features = torch.cat([reader(_resized(part, size)) for part in film.frames.split(FRAMES_AT_ONCE)])
     rows, columns = features.shape[2:]
-    first = rearrange(F.one_hot(film.masks[0].long()), "h w k -> k h w").to(features.dtype)
+    known = film.masks[0] != VOID
+    labels = F.one_hot(film.masks[0].where(known, 0).long()) * known[..., None]  # what is void has none
+    first = rearrange(labels, "h w k -> k h w").to(features.dtype)
     carried = propagate(
         features,
         F.adaptive_avg_pool2d(first, (rows, columns)),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unlabeled.data.films import Film, films
 from unlabeled.parts.augment import to_float
-from unlabeled.parts.tracking import carry
+from unlabeled.parts.tracking import VOID, carry
 from unlabeled.report import pictures
 from unlabeled.report.entry import Entry
 from unlabeled.report.sections import strip
@@ -59,7 +59,8 @@ def _film(entry: Entry, film: Film) -> str:
     shown = torch.linspace(0, len(film.frames) - 1, min(COLUMNS, len(film.frames))).round().long()
     strips = []
     for name, masks in (("carried", found), ("true", film.masks)):
-        images = painted(film.frames[shown], masks[shown]).cpu()
+        things = masks[shown].where(masks[shown] != VOID, 0)
+        images = painted(film.frames[shown], things).cpu()
         small = pictures.thumbnails(images, 2 * FILMS * COLUMNS, largest=HIGHEST)
         tiles = [
             pictures.image(picture, f"{film.name}, frame {number}, mask {name}")
