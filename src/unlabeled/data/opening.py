@@ -1,5 +1,6 @@
 """From what a user names to `Data`."""
 
+import copy
 import importlib
 import os
 import warnings
@@ -19,9 +20,11 @@ from unlabeled import check
 from unlabeled.data import arrays, builtin
 from unlabeled.data.cache import Progress, folder_of, stored
 from unlabeled.data.files import walk
+from unlabeled.data.groups import group_by
 from unlabeled.data.images import Images
 from unlabeled.data.samples import Data, Skipped
 from unlabeled.data.sources import Source, find_hub, find_path, find_torchvision
+from unlabeled.data.splits import divide
 
 __all__ = [
     "KINDS",
@@ -53,7 +56,6 @@ _ENDINGS = {
     "video": (".mp4", ".mkv", ".avi", ".webm", ".mov"),
 }
 """Endings of files by which a kind is told where nobody names it; all else is taken for images."""
-_TEST_SHARE = 0.2
 _REASONS = 3
 
 Openable = str | os.PathLike[str] | Data | np.ndarray | Tensor
@@ -71,6 +73,7 @@ def open_data(
     max_broken: float = 0.1,
     cache: str | os.PathLike[str] | bool | None = None,
     progress: Progress | None = None,
+    group: str | None = None,
 ) -> Data:
     """Open data of any kind, decoding it once.
 
@@ -97,11 +100,17 @@ def open_data(
             to be images (.txt, .json, hidden ones) are listed as skipped, but not counted.
         cache: Folder for decoded images, $UNLABELED_CACHE or ~/.cache/unlabeled if None; False keeps none.
         progress: Called with the images done so far and their number, None where that is unknown.
+        group: What says which samples are not independent, so that they are never divided: a column of a table
+            or a factor such as `speaker`; a regular expression with one part in brackets, such as
+            `(speaker\\d+)_`, which is looked for in each path below the source; `folder`, for the files of one
+            folder; or `none`, where each sample stands alone. None takes documents and recordings where they
+            are known.
 
     Raises:
-        ValueError: There is nothing of that name, no image in it, no such split, or too much of it is broken.
+        ValueError: There is nothing of that name, no image in it, no such split, or too much of it is broken; or
+            `group` names nothing.
     """
-    how = How(store_size, channels, workers, max_broken, cache, progress, sample_rate)
+    how = How(store_size, channels, workers, max_broken, cache, progress, sample_rate, group)
     parts = _parts(source, kind, how)
     split = {"val": "validation", "valid": "validation", "dev": "validation"}.get(split or "", split)
     if split is None:
@@ -116,19 +125,20 @@ def open_splits(source: Openable, **options: Any) -> tuple[Data, Data]:
 
     These are the source's own splits `train` and `test`, or `validation` where there is no test part or its
     labels are kept secret. A source without them is divided 80 to 20 within each class, always in the same
-    way, and each class of two images or more is in both parts.
+    way; equal samples and those of one group (a document, a recording) stay together, and each class of two
+    groups or more is in both parts.
 
     Args:
         source: As in `open_data`.
         **options: As in `open_data`, without `split`.
 
     Raises:
-        ValueError: As in `open_data`, or there are no two images of a class to be divided.
+        ValueError: As in `open_data`, or there are no two samples or groups of a class to be divided.
     """
     splits = parts(source, **options)
     tests = [split for split in ("test", "validation") if split in splits]
     if "train" not in splits or not tests:
-        return _divided(splits.get("train", next(iter(splits.values())))())
+        return divide(splits.get("train", next(iter(splits.values())))())
     train, test = splits["train"](), splits[tests[0]]()
     if len(tests) > 1 and (test.labels is None or bool((test.labels < 0).all())):
         test = splits["validation"]()
@@ -203,6 +213,21 @@ def refuse_broken(
 
 
 def _parts(source: Openable, kind: str | None, how: "How") -> Mapping[str, Callable[[], Data]]:
+    found = _found(source, kind, how)
+    if how.group is None:
+        return found
+    path = Path(source).expanduser() if isinstance(source, (str, os.PathLike)) else Path()
+    root = os.path.join(path if path.is_dir() else path.parent, "")
+
+    def grouped(split: str) -> Data:
+        data = copy.copy(found[split]())
+        group_by(data, how.group or "", root)
+        return data
+
+    return {split: partial(grouped, split) for split in found}
+
+
+def _found(source: Openable, kind: str | None, how: "How") -> Mapping[str, Callable[[], Data]]:
     if isinstance(source, Data):
         if kind not in (None, source.kind):
             raise ValueError(f"data must be of kind {kind}, got {source.name}, of kind {source.kind}")
@@ -239,6 +264,7 @@ class How:
     cache: str | os.PathLike[str] | bool | None = None
     progress: Progress | None = None
     sample_rate: int | None = None
+    group: str | None = None
 
     def __post_init__(self) -> None:
         check.fraction(max_broken=self.max_broken)
@@ -329,24 +355,6 @@ def _not_found(name: str, path: Path) -> str:
     hint = f"; did you mean {near[0]}?" if near else ""
     expected = f"a path or one of {', '.join(builtin.NAMES)}, or start with hub: or torchvision:"
     return f"data must be {expected}, got {name}{hint}"
-
-
-def _divided(data: Data) -> tuple[Data, Data]:
-    """Four fifths and one fifth of each class, in the order of the data."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.zeros(len(data), dtype=torch.int64) if data.labels is None else data.labels
-    test = torch.zeros(len(data), dtype=torch.bool)
-    for label in labels.unique():
-        rows = (labels == label).nonzero().flatten()
-        order = torch.randperm(len(rows), generator=generator)
-        count = max(round(_TEST_SHARE * len(rows)), min(len(rows) - 1, 1))
-        test[rows[order[:count]]] = True
-    if not test.any():
-        raise ValueError(
-            f"data must have at least 2 {data.unit} of a class to be divided into a training and a test part, "
-            f"got {len(data)} of {len(labels.unique())} classes in {data.name}"
-        )
-    return data.subset(~test), data.subset(test)
 
 
 def same_classes(train: Data, test: Data) -> tuple[Data, Data]:

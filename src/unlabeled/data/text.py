@@ -18,6 +18,7 @@ with the most files is read.
 
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -27,6 +28,8 @@ import torch
 from torch import Tensor
 
 from unlabeled import check
+from unlabeled.data.digests import digest
+from unlabeled.data.groups import numbers_of
 from unlabeled.data.opening import How, refuse_broken
 from unlabeled.data.samples import About, Batch, Data
 from unlabeled.data.text_files import Errors, Rows, find_hub_texts, find_texts
@@ -93,6 +96,7 @@ class Texts(Data):
 
     kind = "text"
     unit = "texts"
+    group_unit = "documents"
 
     def __init__(
         self,
@@ -108,6 +112,7 @@ class Texts(Data):
         self.texts = list(texts)
         rows = torch.arange(len(self.texts))
         self.documents = rows if documents is None else documents
+        self.groups = documents if self.groups is None else self.groups
         self.places = rows
         """Row of each text in the source: parts of a document only follow each other where no row is left out."""
         assert len(self.texts) == len(self.paths) == len(self.documents)
@@ -127,6 +132,11 @@ class Texts(Data):
         for row, content in enumerate(encoded):
             tokens[row, : len(content)] = torch.tensor(list(content), dtype=torch.int64) + 1
         return self.on_device({"tokens": tokens, "mask": tokens > 0, "index": index})
+
+    def digests(self) -> Tensor:
+        """As in `Data`; how white space is written, and characters that Unicode knows in two forms, do not count."""
+        texts = (" ".join(unicodedata.normalize("NFC", text).split()) for text in self.texts)
+        return torch.tensor([digest(text) for text in texts], dtype=torch.int64)
 
     def whole(self) -> list[str]:
         """The documents, parts that follow each other put together with a blank line between them."""
@@ -210,6 +220,7 @@ class Texts(Data):
             documents=self.documents[rows],
             name=self.name,
             paths=[self.paths[row] for row in rows.tolist()],
+            groups=self.groups_of(rows),
             skipped=self.skipped,
         ).to(self.device)
 
@@ -251,6 +262,7 @@ class Tokens(Data):
 
     kind = "text"
     unit = "texts"
+    group_unit = "documents"
 
     def __init__(
         self,
@@ -299,6 +311,12 @@ class Tokens(Data):
             "index": index,
         }
 
+    def digests(self) -> Tensor:
+        ids, spans = self.ids.cpu(), zip(self.begins.tolist(), self.lengths.tolist())
+        return torch.tensor(
+            [digest(ids[begin : begin + length]) for begin, length in spans], dtype=torch.int64
+        )
+
     def counts(self, vocabulary: int, skip: int = 0) -> Tensor:
         """How often each token stands in the samples.
 
@@ -346,10 +364,10 @@ def find(source: Any, how: How, *, errors: Errors = "replace") -> Mapping[str, C
         raise ValueError(f"texts must be a path or a name, or Texts, got {type(source).__name__}")
     name = os.fspath(source)
     if name.startswith("hub:"):
-        read = find_hub_texts(name.removeprefix("hub:"))
+        read = find_hub_texts(name.removeprefix("hub:"), how.group)
     else:
-        read = find_texts(Path(name).expanduser(), name, errors)
-    return {split: lambda rows=rows: _opened(rows(), name, how.max_broken) for split, rows in read.items()}
+        read = find_texts(Path(name).expanduser(), name, errors, how.group)
+    return {split: lambda rows=rows: _opened(rows(), name, how) for split, rows in read.items()}
 
 
 def built_in(name: str, split: str) -> Texts:
@@ -376,12 +394,21 @@ def built_in(name: str, split: str) -> Texts:
     )
 
 
-def _opened(rows: Rows, name: str, max_broken: float) -> Texts:
-    refuse_broken(name, rows.broken, len(rows.texts), max_broken)
+def _opened(rows: Rows, name: str, how: How) -> Texts:
+    refuse_broken(name, rows.broken, len(rows.texts), how.max_broken)
     labels, classes = _numbered(rows.labels, rows.classes)
-    return Texts(
-        rows.texts, name=name, paths=rows.paths, labels=labels, classes=classes, skipped=rows.skipped
+    known = any(group is not None for group in rows.groups)
+    texts = Texts(
+        rows.texts,
+        name=name,
+        paths=rows.paths,
+        labels=labels,
+        classes=classes,
+        groups=numbers_of(rows.groups) if known else None,
+        skipped=rows.skipped,
     )
+    texts.columns = {how.group: list(rows.groups)} if known and how.group else {}
+    return texts
 
 
 def _numbered(labels: list[Any], classes: list[str] | None) -> tuple[Tensor | None, list[str] | None]:
