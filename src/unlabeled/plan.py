@@ -83,7 +83,7 @@ def make(method: str | type[Method] | Method, given: dict[str, Any], config: str
 def reopened(plan: Plan, folder: Path) -> Plan:
     """The plan with the sizes at which the data of the stored run was opened, where no others are asked for."""
     stored = read_config(folder / CONFIG, ("settings",))["settings"]
-    sizes = {name: stored[name] for name in ("image_size", "store_size") if name in stored}
+    sizes = {name: stored[name] for name in ("image_size", "store_size", "group") if name in stored}
     asked = {name: value for name, value in asdict(plan.settings).items() if value is not None}
     return replace(plan, settings=Settings(**sizes | asked))
 

@@ -19,7 +19,7 @@ LARGEST_CHOICE = {"cpu": 64, "cuda": 224}
 
 @dataclass
 class Settings:
-    """How a run is trained; None asks for a choice by the size of the data.
+    r"""How a run is trained; None asks for a choice by the size of the data.
 
     Args:
         encoder: Name of the network to train: one of our small ones or any timm model.
@@ -39,6 +39,8 @@ class Settings:
         accumulate: Forward passes for each optimizer step.
         workers: Threads that decode files the first time.
         max_broken: Share of unreadable files above which nothing is trained.
+        group: What says which samples are not independent, so that they are never divided: a column of a table, an
+            expression for paths such as (speaker\d+)_ with one part in brackets, folder, or none.
         skip_nan: Steps with a loss or gradient that is not finite that are left out before the run stops.
         devices: Processes on this machine.
         nodes: Machines.
@@ -61,6 +63,7 @@ class Settings:
     accumulate: int = 1
     workers: int | None = None
     max_broken: float = 0.1
+    group: str | None = None
     skip_nan: int = 0
     devices: int = 1
     nodes: int = 1

@@ -26,10 +26,12 @@ from unlabeled.run import (
     CONFIG,
     ENCODER,
     LOG,
+    SAMPLES,
     Run,
     load_state,
     read_checkpoint,
     write_checkpoint,
+    write_samples,
     write_skipped,
 )
 from unlabeled.settings import Settings
@@ -173,7 +175,7 @@ class _Loop:
 
     def run(self, resume: bool) -> None:
         if self.fabric.global_rank == 0:
-            for name in (CHECKPOINT, ENCODER, CONFIG, LOG, "skipped.csv"):
+            for name in (CHECKPOINT, ENCODER, CONFIG, LOG, SAMPLES, "skipped.csv"):
                 sweep(self.folder / name)
         if resume:
             self._resume()
@@ -386,6 +388,7 @@ def _open(data: Any, planned: plan.Plan, progress: Progress) -> Data:
         store_size=settings.store_size or store_size(kind, settings.image_size),
         workers=settings.workers,
         max_broken=settings.max_broken,
+        group=settings.group,
         progress=progress.decoding,
     )
 
@@ -395,4 +398,5 @@ def _write(
 ) -> None:
     plan.write(planned, folder, source, data, chosen, method)
     write_skipped(folder, data.skipped)
+    write_samples(folder, data)
     (folder / LOG).unlink(missing_ok=True)

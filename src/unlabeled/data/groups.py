@@ -109,7 +109,7 @@ def _groups(data: Data, group: str, root: str) -> Tensor:
             f"group must be one of {known}, or an expression for paths with one part in brackets such as "
             f"'(speaker\\d+)_', got {group}"
         )
-    if column.ndim > 1 or column.is_floating_point() and bool((column != column.round()).any()):
+    if column.ndim > 1 or (column.is_floating_point() and bool((column != column.round()).any())):
         raise ValueError(f"group must be one whole number for each sample, got the quantity {group}")
     return numbers_of([None if number != number else number for number in column.tolist()])
 

@@ -39,7 +39,9 @@ __all__ = [
     "store_size",
 ]
 
-STORE_SIZE, VIDEO_STORE_SIZE = 160, 112
+STORE_SIZE = 160
+STORE_SIZES = {"image": STORE_SIZE, "video": 112, "audio-visual": 112, "cameras": 64, "trajectory": 64}
+"""Shorter side in pixels at which larger pictures are kept at least, by kind."""
 KINDS = {
     "image": "images",
     "text": "text",
@@ -148,10 +150,8 @@ def open_splits(source: Openable, **options: Any) -> tuple[Data, Data]:
 
 
 def store_size(kind: str, image_size: int | None) -> int | None:
-    """Shorter side in pixels at which pictures are kept for an encoder's input of a size; None for the default."""
-    if kind == "image":
-        return max(STORE_SIZE, image_size or 0)
-    return None if image_size is None else max(VIDEO_STORE_SIZE, image_size)
+    """Shorter side in pixels at which pictures are kept for an encoder's input of a size, None for no pictures."""
+    return max(STORE_SIZES[kind], image_size or 0) if kind in STORE_SIZES else None
 
 
 def parts(source: Openable, *, kind: str | None = None, **options: Any) -> Mapping[str, Callable[[], Data]]:

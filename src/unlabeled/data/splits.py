@@ -156,11 +156,16 @@ def _told(data: Data, digests: Tensor, test: Tensor) -> str:
 
 def _undivided(data: Data, digests: Tensor, classes: int) -> str:
     """Why data cannot be divided."""
-    needed = f"data must have at least 2 {{}} of a class to be divided into a training and a test part, got {{}} in {data.name}"
-    if data.groups is not None and len(data.groups.unique()) < len(data):
-        count = len(data.groups.unique())
-        got = f"{len(data):,} {data.unit} of {count} {data.group_unit} and {classes} classes"
-        hint = "; test on other data, or let samples stand alone with group=none"
-        return needed.format(data.group_unit, got) + hint
-    equal = f", {repeats(digests):,} of them equal to others," if repeats(digests) else ""
-    return needed.format(data.unit, f"{len(data)}{equal} of {classes} classes")
+    unit, got = data.unit, f"{len(data):,}"
+    if grouped := data.groups is not None and len(data.groups.unique()) < len(data):
+        unit = data.group_unit
+        got += f" {data.unit} of {len(data.groups_of(torch.arange(len(data))).unique()):,} {unit} and"
+    elif count := repeats(digests):
+        got += f", {count:,} of them equal to others, of"
+    else:
+        got += " of"
+    return (
+        f"data must have at least 2 {unit} of a class to be divided into a training and a test part, "
+        f"got {got} {classes} classes in {data.name}"
+        + ("; test on other data, or let each sample stand alone with group=none" if grouped else "")
+    )

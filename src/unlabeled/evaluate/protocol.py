@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,11 +10,10 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.evaluate import controls as controlled
-from unlabeled.evaluate import features, few_labels, finetune, knn, linear, opening
+from unlabeled.evaluate import features, few_labels, finetune, knn, linear, opening, seen
 from unlabeled.evaluate.features import Representation
 from unlabeled.evaluate.scores import Measurement, Scores
 from unlabeled.evaluate.tasks import TASKS, Subject, measure
-from unlabeled.files import printable
 from unlabeled.method import Batch, Method
 from unlabeled.parts import heap
 from unlabeled.run import Run, fingerprint
@@ -63,6 +61,7 @@ def evaluate(
     temperature: float = 0.07,
     steps: int | None = None,
     augment: Augment | None = None,
+    group: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Scores:
     """Measure frozen features on labelled data, with the controls on the same labels and test samples.
@@ -92,9 +91,12 @@ def evaluate(
         steps: Optimizer steps of finetune and supervised; None takes 20 passes over the labels, 300 at least.
         augment: Random view of a batch for finetune and supervised, such as a `Views`; None takes mild crops
             without flips.
+        group: What says which samples are not independent, as in `open_data`; that of the run if None.
+        progress: Called with a line on what is measured next.
 
     Returns:
-        The scores.
+        The scores. Their note says how many test samples the run was trained on, and how many are in the training
+        part too.
 
     Raises:
         ValueError: There are no labels, a class has fewer than asked for, or a word or number is not allowed.
@@ -110,17 +112,27 @@ def evaluate(
     encoder, reader = features.frozen(run, where)
     measured: list[Measurement] = []
     tell = progress or (lambda text: None)
+    how = opening.options(run, encoder) | ({"group": group} if group else {})
+    met: list[dict[str, Any]] = []
     if tasks := [word for word in probes if word in TASKS]:
         subject = Subject(encoder, _method(run, encoder, where), seed)
         for word in tasks:
             tell(word)
-            measured += measure(word, subject, data, seed=seed, device=where)
+            opened = opening.for_task(word, data, test, how)
+            # Perplexity says itself that texts which were divided are no measure of unseen ones.
+            whole = (
+                opened is None
+                or opened.train is None
+                or (word == "perplexity" and test is None and group is None)
+            )
+            measured += measure(word, subject, data if whole else opened[:2], seed=seed, device=where)
+            met += [] if opened is None else [seen.account(run, opened, data, test)]
         probes = [word for word in probes if word not in TASKS]
         if not probes:
             about = {"data": str(getattr(data, "name", data)), "encoder": fingerprint(encoder.state_dict())}
-            return Scores.of(measured, seed, about | {"seed": seed})
-    opened = opening.both(data, test, opening.options(run, encoder))
-    train, tested = map(encoder.reads, opened)
+            return Scores.of(measured, seed, about | {"seed": seed} | seen.together(met))
+    opened = opening.Opened(*opening.both(data, test, how), how)
+    train, tested = map(encoder.reads, opened[:2])
     labelled = _labelled(train, tested, where)
     smallest = int(labelled.labels.unique(return_counts=True)[1].min())
     plan = _plan(probes, counts, list(encoder.map_dims) if "layers" in probes else [], smallest)
@@ -169,9 +181,9 @@ def evaluate(
         "encoder": fingerprint(encoder.state_dict()),
         "seed": seed,
     }
-    if _test_part_was_seen(run, data, len(opened[0])):  # before reading: a scene is many images
-        about["note"] = f"the encoder was pre-trained on these test {tested.unit} too, without their labels"
-    return Scores.of(measured, seed, about)
+    # As opened, not as the encoder reads it: a scene is many images.
+    met.append(seen.account(run, opened, data, test))
+    return Scores.of(measured, seed, about | seen.together(met))
 
 
 def _method(run: Any, encoder: "Encoder", device: torch.device) -> Method | None:
@@ -186,14 +198,6 @@ def _method(run: Any, encoder: "Encoder", device: torch.device) -> Method | None
     method = copy.deepcopy(run).eval().requires_grad_(False).to(device)
     method.encoder = encoder
     return method
-
-
-def _test_part_was_seen(run: Any, data: Any, training: int) -> bool:
-    """Whether a run was trained on more of the same source than the training part."""
-    if not isinstance(run, Run) or not isinstance(data, str | Path):
-        return False
-    seen = run.config["data"]
-    return seen["source"] == printable(data) and seen["samples"] > training
 
 
 def _plan(
