@@ -19,7 +19,7 @@ LARGEST_CHOICE = {"cpu": 64, "cuda": 224}
 
 @dataclass
 class Settings:
-    r"""How a run is trained; None asks for a choice by the size of the data.
+    """How a run is trained; None asks for a choice by the size of the data.
 
     Args:
         encoder: Name of the network to train: one of our small ones or any timm model.
@@ -40,7 +40,7 @@ class Settings:
         workers: Threads that decode files the first time.
         max_broken: Share of unreadable files above which nothing is trained.
         group: What says which samples are not independent, so that they are never divided: a column of a table, an
-            expression for paths such as (speaker\d+)_ with one part in brackets, folder, or none.
+            expression for paths such as (speaker[0-9]+)_ with one part in brackets, folder, or none.
         skip_nan: Steps with a loss or gradient that is not finite that are left out before the run stops.
         devices: Processes on this machine.
         nodes: Machines.

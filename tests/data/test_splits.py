@@ -82,13 +82,13 @@ def test_groups_are_whole_and_every_class_of_two_groups_is_in_both_parts(seed):
 
 def test_six_speakers_who_say_every_word_give_one_for_testing():
     speaker = torch.arange(600) % 6
-    train, test = divide(of(torch.arange(600) // 60, speaker))
+    _, test = divide(of(torch.arange(600) // 60, speaker))
     assert len(test.groups.unique()) == 1 and test.labels.bincount().tolist() == [10] * 10
 
 
 def test_copies_are_not_more_often_tested_than_others():
     images = torch.cat([noise(400, 0), noise(200, 1).repeat(2, 1, 1, 1)])
-    train, test = divide(from_images(images))
+    _, test = divide(from_images(images))
     copies = [row for row in map(int, (path[6:-1] for path in test.paths)) if row >= 400]
     assert len(test) == 160 and 50 <= len(copies) <= 110
 
