@@ -252,17 +252,23 @@ def write_skipped(folder: Path, skipped: "list[Skipped]") -> None:
         writer.writerows((entry.path, entry.reason) for entry in skipped)
 
 
-def write_samples(folder: Path, data: "Data") -> None:
+def write_samples(folder: Path, data: "Data", weights: str | Path | None = None) -> None:
     """Keep a digest of each sample that a run is trained on.
 
     Args:
         folder: Folder of the run.
         data: What it is trained on, as it was opened.
+        weights: Where its weights start from; of an encoder in the folder of a run, the samples of that run count too.
     """
     import numpy as np
+    import torch
 
+    digests = [data.digests()]
+    before = None if weights is None else Path(weights).parent
+    if before is not None and (before / CONFIG).is_file():
+        digests += [known] if (known := Run(before).digests) is not None else []
     with atomic(folder / SAMPLES) as path, path.open("wb") as file:
-        np.save(file, data.digests().unique().numpy(), allow_pickle=False)
+        np.save(file, torch.cat(digests).unique().numpy(), allow_pickle=False)
 
 
 def write_checkpoint(path: Path, state: "dict[str, dict[str, Tensor]]", position: dict[str, Any]) -> None:

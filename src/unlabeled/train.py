@@ -398,5 +398,5 @@ def _write(
 ) -> None:
     plan.write(planned, folder, source, data, chosen, method)
     write_skipped(folder, data.skipped)
-    write_samples(folder, data)
+    write_samples(folder, data, planned.settings.weights)
     (folder / LOG).unlink(missing_ok=True)

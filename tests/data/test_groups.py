@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+from PIL import Image
 
 from unlabeled.data import from_images, open_data, open_splits
 from unlabeled.data.audio import from_waveforms
@@ -192,3 +193,22 @@ def test_crops_and_other_rates_keep_the_groups_of_sounds():
     sounds = from_waveforms(torch.rand(3, 800) - 0.5, 8000)
     sounds.groups = torch.tensor([1, 1, 0])
     assert sounds.crops(0.01).resampled(4000).groups.tolist() == [1, 1, 0]
+
+
+def test_folders_below_those_of_classes_are_suggested_for_images(tmp_path, caplog):
+    for label in "ab":
+        for source in range(5):
+            for frame in range(2):
+                file = tmp_path / label / f"video{source}" / f"{frame}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                pixels = np.random.default_rng([ord(label), source, frame]).integers(
+                    0, 256, (4, 4, 3), np.uint8
+                )
+                Image.fromarray(pixels).save(file)
+    with caplog.at_level(logging.WARNING):
+        open_splits(tmp_path)
+    assert "has 10 folders below those of the classes; group=folder would not divide" in caplog.text
+    caplog.clear()
+    train, test = open_splits(tmp_path, group="folder")
+    assert caplog.messages == [f"{tmp_path} divided 80 to 20 by 10 groups"] and len(test) == 4
+    assert not {path[:-5] for path in train.paths} & {path[:-5] for path in test.paths}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
 
@@ -181,3 +182,31 @@ def test_samples_of_every_kind_are_noticed_in_another_order(kind, tmp_path):
     assert f"pre-trained on 3 of the 6 test {data.unit} too" in about["note"]
     others = data.subset(torch.tensor([0, 2, 5]))
     assert "note" not in seen.account(load(tmp_path), Opened(None, others, {}), others)
+
+
+def test_sounds_are_noticed_at_the_rate_of_their_training(tmp_path):
+    generator = np.random.default_rng(0)
+    for number in range(20):
+        file = tmp_path / "sounds" / "ab"[number % 2] / f"{number}.wav"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(file, generator.uniform(-0.5, 0.5, 1600), 8000)
+    encoder = encoders.build("gru1-16", kind="audio", sample_rate=4000)
+    run = pretrain(
+        "apc", tmp_path / "sounds", encoder=encoder, out=tmp_path / "run", steps=1, batch_size=4, quiet=True
+    )
+    assert judged(run, tmp_path / "sounds").about["seen_in_pretraining"]["samples"] == 4
+
+
+def test_samples_count_that_the_weights_a_run_started_from_were_trained_on(run, pics, tmp_path):
+    later = pretrain(
+        "rotnet",
+        pics / "others",
+        weights=str(run.path / "encoder.safetensors"),
+        out=tmp_path / "later",
+        steps=1,
+        batch_size=8,
+        quiet=True,
+    )
+    for source in ("pics", "others"):
+        assert "pre-trained on all test images" in judged(later, pics / source).verdict()
+    assert "note" in judged(run, pics / "pics").about and "note" not in judged(run, pics / "others").about

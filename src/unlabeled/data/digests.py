@@ -24,7 +24,7 @@ def digest(*parts: Tensor | np.ndarray | str) -> int:
         else:
             array = part.numpy() if isinstance(part, Tensor) else part
             state.update(str(array.shape).encode())
-            state.update(np.ascontiguousarray(array))
+            state.update(np.ascontiguousarray(array).data)
     return int.from_bytes(state.digest(), "little", signed=True)
 
 

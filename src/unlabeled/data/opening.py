@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import logging
 import os
 import warnings
 from collections import Counter
@@ -20,7 +21,7 @@ from unlabeled import check
 from unlabeled.data import arrays, builtin
 from unlabeled.data.cache import Progress, folder_of, stored
 from unlabeled.data.files import walk
-from unlabeled.data.groups import group_by
+from unlabeled.data.groups import folder_groups, group_by
 from unlabeled.data.images import Images
 from unlabeled.data.samples import Data, Skipped
 from unlabeled.data.sources import Source, find_hub, find_path, find_torchvision
@@ -59,6 +60,7 @@ _ENDINGS = {
 }
 """Endings of files by which a kind is told where nobody names it; all else is taken for images."""
 _REASONS = 3
+_log = logging.getLogger("unlabeled.data")
 
 Openable = str | os.PathLike[str] | Data | np.ndarray | Tensor
 
@@ -140,7 +142,10 @@ def open_splits(source: Openable, **options: Any) -> tuple[Data, Data]:
     splits = parts(source, **options)
     tests = [split for split in ("test", "validation") if split in splits]
     if "train" not in splits or not tests:
-        return divide(splits.get("train", next(iter(splits.values())))())
+        whole = splits.get("train", next(iter(splits.values())))()
+        if whole.groups is None and options.get("group") is None:
+            _suggest_folders(whole)
+        return divide(whole)
     train, test = splits["train"](), splits[tests[0]]()
     if len(tests) > 1 and (test.labels is None or bool((test.labels < 0).all())):
         test = splits["validation"]()
@@ -355,6 +360,14 @@ def _not_found(name: str, path: Path) -> str:
     hint = f"; did you mean {near[0]}?" if near else ""
     expected = f"a path or one of {', '.join(builtin.NAMES)}, or start with hub: or torchvision:"
     return f"data must be {expected}, got {name}{hint}"
+
+
+def _suggest_folders(data: Data) -> None:
+    """Say that folders below those of the classes may be sources, such as the frames of a video."""
+    folders = folder_groups(data.paths, data.labels)
+    if folders is not None:
+        count = f"{len(folders.unique()):,} folders below those of the classes"
+        _log.warning("%s has %s; group=folder would not divide what lies in one", data.name, count)
 
 
 def same_classes(train: Data, test: Data) -> tuple[Data, Data]:

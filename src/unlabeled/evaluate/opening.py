@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.encoders import Encoder
 
-__all__ = ["Opened", "both", "for_task", "options", "pair", "parts", "reopened"]
+__all__ = ["Opened", "both", "for_task", "given", "options", "pair", "parts", "reopened"]
 
 TASK_KINDS = {"alignment": "cameras", "perplexity": "text", "zones": "trajectory"}
 """Kinds of the data of tasks that do not go by the encoder's."""
@@ -97,7 +97,7 @@ def for_task(word: str, data: Any, test: Any, how: dict[str, Any]) -> Opened | N
         What was opened; None where it has no samples such as `Data` knows: lists of words, or videos with masks for
         a run that was trained on something else.
     """
-    from unlabeled.data import Data
+    from unlabeled.data import Data, store_size
 
     if word in ("analogies", "similarity"):
         return None
@@ -107,8 +107,19 @@ def for_task(word: str, data: Any, test: Any, how: dict[str, Any]) -> Opened | N
         masked = _with_masks(data, how)
         return None if masked is None else Opened(None, masked, how)
     if word in TASK_KINDS:
-        how = {name: how[name] for name in ("group",) if name in how} | {"kind": TASK_KINDS[word]}
+        kind = TASK_KINDS[word]
+        how = {name: how[name] for name in ("group",) if name in how}
+        how |= {"kind": kind, "store_size": store_size(kind, None)}
     return Opened(*both(data, test, how), how)
+
+
+def given(word: str, data: Any, test: Any, opened: Opened) -> Any:
+    """What a task takes of what was opened for it.
+
+    Perplexity opens its data itself where it can, to say that texts which were divided are no measure of unseen ones.
+    """
+    itself = word == "perplexity" and test is None and "group" not in opened.how
+    return data if itself or opened.train is None else (opened.train, opened.test)
 
 
 def _with_masks(data: Any, how: dict[str, Any]) -> "Data | None":

@@ -119,20 +119,15 @@ def evaluate(
         for word in tasks:
             tell(word)
             opened = opening.for_task(word, data, test, how)
-            # Perplexity says itself that texts which were divided are no measure of unseen ones.
-            whole = (
-                opened is None
-                or opened.train is None
-                or (word == "perplexity" and test is None and group is None)
-            )
-            measured += measure(word, subject, data if whole else opened[:2], seed=seed, device=where)
+            given = data if opened is None else opening.given(word, data, test, opened)
+            measured += measure(word, subject, given, seed=seed, device=where)
             met += [] if opened is None else [seen.account(run, opened, data, test)]
         probes = [word for word in probes if word not in TASKS]
         if not probes:
             about = {"data": str(getattr(data, "name", data)), "encoder": fingerprint(encoder.state_dict())}
             return Scores.of(measured, seed, about | {"seed": seed} | seen.together(met))
-    opened = opening.Opened(*opening.both(data, test, how), how)
-    train, tested = map(encoder.reads, opened[:2])
+    both = opening.both(data, test, how)
+    train, tested = map(encoder.reads, both)
     labelled = _labelled(train, tested, where)
     smallest = int(labelled.labels.unique(return_counts=True)[1].min())
     plan = _plan(probes, counts, list(encoder.map_dims) if "layers" in probes else [], smallest)
@@ -182,7 +177,7 @@ def evaluate(
         "seed": seed,
     }
     # As opened, not as the encoder reads it: a scene is many images.
-    met.append(seen.account(run, opened, data, test))
+    met.append(seen.account(run, opening.Opened(*both, how), data, test))
     return Scores.of(measured, seed, about | seen.together(met))
 
 

@@ -71,7 +71,7 @@ def as_in_training(run: Run) -> dict[str, Any]:
     size = None if "image_size" in chosen else settings.get("image_size")
     return {
         "store_size": settings.get("store_size") or store_size(run.kind, size),
-        "sample_rate": run.config["data"].get("sample_rate"),
+        "sample_rate": run.config.get("data", {}).get("sample_rate"),
     }
 
 
@@ -95,12 +95,9 @@ def _pretrained(run: Run, test: "Data", same_source: bool) -> tuple[dict[str, An
 
 def _same_source(run: Run, source: Any, training: int) -> bool:
     """Whether a run was trained on a source of the same spelling, and on more samples than its training part has."""
-    about = run.config["data"]
-    return (
-        isinstance(source, str | Path)
-        and about["source"] == printable(source)
-        and about["samples"] > training
-    )
+    about = run.config.get("data", {})
+    same = isinstance(source, str | Path) and about.get("source") == printable(source)
+    return same and about.get("samples", 0) > training
 
 
 def _listed(test: "Data", digests: Tensor, known: Tensor) -> dict[str, Any] | None:
