@@ -1,11 +1,8 @@
 """Groups: which samples come from one source, and that every view of them knows it."""
 
-import json
 import logging
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
@@ -110,29 +107,6 @@ def test_parts_of_one_text_file_are_not_divided_unless_the_user_says_so(tmp_path
         open_splits(tmp_path / "book.txt")
     train, test = open_splits(tmp_path / "book.txt", group="none")
     assert len(train) == 16 and len(test) == 4
-
-
-@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
-def test_a_column_of_a_table_says_which_texts_belong_together(tmp_path, ending):
-    rows = [
-        {"text": f"Sentence {n} of it.", "label": "ab"[n % 2], "author": f"author {n // 4}"}
-        for n in range(40)
-    ]
-    file = tmp_path / f"texts.{ending}"
-    if ending == "jsonl":
-        file.write_text("\n".join(map(json.dumps, rows)))
-    elif ending == "parquet":
-        pq.write_table(pa.Table.from_pylist(rows), file)
-    else:
-        mark = "," if ending == "csv" else "\t"
-        file.write_text("\n".join(mark.join(row) for row in [[*rows[0]], *([*row.values()] for row in rows)]))
-    assert open_data(file, kind="text").groups is None
-    train, test = open_splits(file, kind="text", group="author")
-    assert not {*train.groups.tolist()} & {*test.groups.tolist()} and len(test) == 8
-    authors = [{int(text.split()[1]) // 4 for text in part.texts} for part in (train, test)]
-    assert not authors[0] & authors[1]
-    with pytest.raises(ValueError, match=r"group must be one of none, folder.* got editor"):
-        open_splits(file, kind="text", group="editor")
 
 
 def test_options_group_what_is_opened_already():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unlabeled.data.samples import Data
 
-__all__ = ["ALONE", "FOLDER", "folder_groups", "group_by", "joined", "numbers_of"]
+__all__ = ["ALONE", "FOLDER", "folder_groups", "group_by", "joined", "names_column", "numbers_of"]
 
 ALONE, FOLDER = "none", "folder"
 """Words that name no column: every sample stands alone, or those of one folder are a group."""
@@ -92,6 +92,11 @@ def group_by(data: Data, group: str, root: str = "") -> None:
         data.groups, data.group_unit = None, type(data).group_unit
         return
     data.groups, data.group_unit = _groups(data, group, root), "groups"
+
+
+def names_column(data: Data, group: str) -> bool:
+    """Whether what a user names can only be a column of a table that the data does not know of."""
+    return "(" not in group and group not in (ALONE, FOLDER) and group not in data.factors
 
 
 def _groups(data: Data, group: str, root: str) -> Tensor:

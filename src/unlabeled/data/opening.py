@@ -4,10 +4,11 @@ import copy
 import importlib
 import logging
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from unlabeled import check
 from unlabeled.data import arrays, builtin
 from unlabeled.data.cache import Progress, folder_of, stored
 from unlabeled.data.files import walk
-from unlabeled.data.groups import folder_groups, group_by
+from unlabeled.data.groups import folder_groups, group_by, names_column
 from unlabeled.data.images import Images
 from unlabeled.data.samples import Data, Skipped
 from unlabeled.data.sources import Source, find_hub, find_path, find_torchvision
@@ -60,6 +61,8 @@ _ENDINGS = {
 }
 """Endings of files by which a kind is told where nobody names it; all else is taken for images."""
 _REASONS = 3
+_DOCUMENT = re.compile(r"(?i)\.(txt|md|rst)(\.(gz|bz2|zst))?$")
+"""Names of files that are one text each."""
 _log = logging.getLogger("unlabeled.data")
 
 Openable = str | os.PathLike[str] | Data | np.ndarray | Tensor
@@ -219,17 +222,36 @@ def refuse_broken(
 
 def _parts(source: Openable, kind: str | None, how: "How") -> Mapping[str, Callable[[], Data]]:
     found = _found(source, kind, how)
-    if how.group is None:
-        return found
     path = Path(source).expanduser() if isinstance(source, (str, os.PathLike)) else Path()
+    if how.group is None and not (path.is_file() and _DOCUMENT.search(path.name)):
+        return found
     root = os.path.join(path if path.is_dir() else path.parent, "")
 
     def grouped(split: str) -> Data:
         data = copy.copy(found[split]())
-        group_by(data, how.group or "", root)
+        if how.group is not None:
+            column = names_column(data, how.group) and not isinstance(source, (Data, np.ndarray, Tensor))
+            if column and "label" in How.__dataclass_fields__:
+                data.columns = {how.group: _column(source, kind, how, split, data)}
+            group_by(data, how.group, root)
+        elif data.kind == "text":  # cut out of one document
+            data.groups = torch.zeros(len(data), dtype=torch.int64)
         return data
 
     return {split: partial(grouped, split) for split in found}
+
+
+def _column(source: Openable, kind: str | None, how: "How", split: str, data: Data) -> list[object]:
+    """What a column of a table says of each sample; it is read as that of the labels is."""
+    wanted: dict[str, Any] = {"label": how.group, "group": None}
+    try:
+        read = _found(source, kind, replace(how, **wanted))[split]()
+    except ValueError as error:
+        raise ValueError(f"group must be a column of {data.name}, got {how.group}: {error}") from error
+    known, labels = read.labels, data.labels
+    if known is None or read.paths != data.paths or (labels is not None and torch.equal(known, labels)):
+        raise ValueError(f"group must be a column of {data.name} beside that of the labels, got {how.group}")
+    return [number if number >= 0 else None for number in known.tolist()]
 
 
 def _found(source: Openable, kind: str | None, how: "How") -> Mapping[str, Callable[[], Data]]:

@@ -29,7 +29,6 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.data.digests import digest
-from unlabeled.data.groups import numbers_of
 from unlabeled.data.opening import How, refuse_broken
 from unlabeled.data.samples import About, Batch, Data
 from unlabeled.data.text_files import Errors, Rows, find_hub_texts, find_texts
@@ -364,10 +363,10 @@ def find(source: Any, how: How, *, errors: Errors = "replace") -> Mapping[str, C
         raise ValueError(f"texts must be a path or a name, or Texts, got {type(source).__name__}")
     name = os.fspath(source)
     if name.startswith("hub:"):
-        read = find_hub_texts(name.removeprefix("hub:"), how.group)
+        read = find_hub_texts(name.removeprefix("hub:"))
     else:
-        read = find_texts(Path(name).expanduser(), name, errors, how.group)
-    return {split: lambda rows=rows: _opened(rows(), name, how) for split, rows in read.items()}
+        read = find_texts(Path(name).expanduser(), name, errors)
+    return {split: lambda rows=rows: _opened(rows(), name, how.max_broken) for split, rows in read.items()}
 
 
 def built_in(name: str, split: str) -> Texts:
@@ -394,21 +393,12 @@ def built_in(name: str, split: str) -> Texts:
     )
 
 
-def _opened(rows: Rows, name: str, how: How) -> Texts:
-    refuse_broken(name, rows.broken, len(rows.texts), how.max_broken)
+def _opened(rows: Rows, name: str, max_broken: float) -> Texts:
+    refuse_broken(name, rows.broken, len(rows.texts), max_broken)
     labels, classes = _numbered(rows.labels, rows.classes)
-    known = any(group is not None for group in rows.groups)
-    texts = Texts(
-        rows.texts,
-        name=name,
-        paths=rows.paths,
-        labels=labels,
-        classes=classes,
-        groups=numbers_of(rows.groups) if known else None,
-        skipped=rows.skipped,
+    return Texts(
+        rows.texts, name=name, paths=rows.paths, labels=labels, classes=classes, skipped=rows.skipped
     )
-    texts.columns = {how.group: list(rows.groups)} if known and how.group else {}
-    return texts
 
 
 def _numbered(labels: list[Any], classes: list[str] | None) -> tuple[Tensor | None, list[str] | None]:

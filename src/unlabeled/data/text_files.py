@@ -44,12 +44,8 @@ class Rows:
     skipped: list[Skipped] = field(default_factory=list)
     broken: list[Skipped] = field(default_factory=list)
     """Those of the skipped that were meant to be texts."""
-    column: str | None = None
-    """Column of a table that says which group a text belongs to."""
-    groups: list[Any] = field(default_factory=list)
-    """What it says of each text, or the document that each text is cut from; None where unknown."""
 
-    def add(self, text: str, path: str, label: Any = None, group: Any = None) -> None:
+    def add(self, text: str, path: str, label: Any = None) -> None:
         """Append a text, unless there is nothing in it."""
         if _HALF.search(text):  # JSON and parquet can hold what no file in UTF-8 can
             self.skipped.append(Skipped(path, "half of a pair of surrogates is no character; replaced"))
@@ -58,7 +54,6 @@ class Rows:
             self.texts.append(text)
             self.paths.append(path)
             self.labels.append(None if label == "" else label)
-            self.groups.append(None if group == "" else group)
         else:
             self.skipped.append(Skipped(path, "empty"))
 
@@ -69,16 +64,13 @@ class Rows:
         self.broken.append(skipped)
 
 
-def find_texts(
-    path: Path, name: str, errors: Errors, column: str | None = None
-) -> Mapping[str, Callable[[], Rows]]:
+def find_texts(path: Path, name: str, errors: Errors) -> Mapping[str, Callable[[], Rows]]:
     """What reads each split of a folder or file, by the split's name; "all" where nothing tells splits apart.
 
     Args:
         path: The folder or file.
         name: What messages call it.
         errors: What happens to bytes that are not UTF-8.
-        column: Column of a table that says which group a text belongs to.
 
     Raises:
         ValueError: No text is there.
@@ -112,7 +104,7 @@ def find_texts(
     read = {_PARQUET: _parquet, _LINES: _json_lines, _TABLES: _table}[endings]
 
     def reading(part: list[File]) -> Rows:
-        rows = Rows(skipped=list(skipped), column=column)
+        rows = Rows(skipped=list(skipped))
         for file in part:
             read(root / file.path, rows, errors)
         return rows
@@ -120,12 +112,11 @@ def find_texts(
     return {split: partial(reading, part) for split, part in by_name(files).items()}
 
 
-def find_hub_texts(address: str, column: str | None = None) -> Mapping[str, Callable[[], Rows]]:
+def find_hub_texts(address: str) -> Mapping[str, Callable[[], Rows]]:
     """What reads each split of a data set on the Hugging Face hub.
 
     Args:
         address: OWNER/NAME or OWNER/NAME:CONFIG.
-        column: Column that says which group a text belongs to.
 
     Raises:
         ValueError: The data set cannot be opened.
@@ -140,7 +131,7 @@ def find_hub_texts(address: str, column: str | None = None) -> Mapping[str, Call
         raise ValueError(f"cannot open hub:{address}: {error}") from error
 
     def reading(split: str) -> Rows:
-        rows, stream = Rows(column=column), splits[split]
+        rows, stream = Rows(), splits[split]
         known = stream.features or {}
         classes = {
             column: list(feature.names) for column, feature in known.items() if hasattr(feature, "names")
@@ -211,7 +202,7 @@ def _single(path: Path, errors: Errors) -> Rows:
     content = _content(path, rows)
     text = None if content is None else decoded(content, str(path), errors, rows)
     for number, group in enumerate(groups(text or "")):
-        rows.add(group, f"{path}[{number}]", group=str(path))
+        rows.add(group, f"{path}[{number}]")
     return rows
 
 
@@ -291,8 +282,7 @@ def _take_named(
         if values is None:
             rows.leave_out(where, f"does not have {len(columns)} columns")
         else:
-            group = values.get(rows.column) if rows.column else None
-            rows.add(values[text], where, values[label] if label else None, group)
+            rows.add(values[text], where, values[label] if label else None)
 
 
 def _json_lines(path: Path, rows: Rows, errors: Errors) -> None:
@@ -314,7 +304,7 @@ def _json_lines(path: Path, rows: Rows, errors: Errors) -> None:
         if column is None:
             column, label = _columns(record, str(path))
         if isinstance(record.get(column), str):
-            rows.add(record[column], where, record.get(label) if label else None, record.get(rows.column))
+            rows.add(record[column], where, record.get(label) if label else None)
         else:
             rows.leave_out(where, f"has no text {column}")
 
@@ -352,8 +342,7 @@ def _take(records: Iterable[Any], name: str, rows: Rows, classes: dict[str, list
             rows.classes = classes.get(label) if label else None
         where, text = f"{name}[{number}]", record.get(column)
         if isinstance(text, str):
-            known = _class_of(record.get(label) if label else None, rows.classes)
-            rows.add(text, where, known, record.get(rows.column))
+            rows.add(text, where, _class_of(record.get(label) if label else None, rows.classes))
         else:
             rows.leave_out(where, f"has no text {column}")
 
