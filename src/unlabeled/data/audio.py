@@ -23,7 +23,6 @@ from unlabeled.data.arrays import as_integers, as_tensor, read_npy, read_npz
 from unlabeled.data.audio_files import FULL_SCALE, Split, find_splits, write
 from unlabeled.data.cache import folder_of, kept
 from unlabeled.data.digests import digest
-from unlabeled.data.groups import folder_groups
 from unlabeled.data.opening import How, refuse_broken
 from unlabeled.data.samples import About, Batch, Data, Skipped
 from unlabeled.parts.resample import resample
@@ -254,7 +253,6 @@ def _open(split: Split, how: How) -> Sounds:
         labels=None if labels is None else torch.tensor(labels),
         classes=about["classes"],
         factors={name: torch.tensor(values) for name, values in about["factors"].items()},
-        groups=folder_groups(about["paths"], None if labels is None else torch.tensor(labels)),
         skipped=split.skipped + broken,
     )
 

@@ -24,7 +24,6 @@ from unlabeled import check
 from unlabeled.data import decode, decode_video
 from unlabeled.data.cache import folder_of, kept
 from unlabeled.data.digests import digest, in_one_channel
-from unlabeled.data.groups import folder_groups
 from unlabeled.data.samples import About, Batch, Data, Skipped
 from unlabeled.data.sources import Source, find_files
 from unlabeled.worlds import chiming_shapes
@@ -372,7 +371,6 @@ def _opened(source: Source, how: "How", rate: int) -> Pairs:
         paths=paths,
         labels=labels,
         classes=classes,
-        groups=folder_groups(about["paths"], labels),
         skipped=source.skipped + broken + unheard,
     )
 

@@ -222,23 +222,29 @@ def refuse_broken(
 
 def _parts(source: Openable, kind: str | None, how: "How") -> Mapping[str, Callable[[], Data]]:
     found = _found(source, kind, how)
-    path = Path(source).expanduser() if isinstance(source, (str, os.PathLike)) else Path()
-    if how.group is None and not (path.is_file() and _DOCUMENT.search(path.name)):
+    if isinstance(source, Data) and how.group is None:
         return found
-    root = os.path.join(path if path.is_dir() else path.parent, "")
 
     def grouped(split: str) -> Data:
         data = copy.copy(found[split]())
-        if how.group is not None:
-            column = names_column(data, how.group) and not isinstance(source, (Data, np.ndarray, Tensor))
-            if column and "label" in How.__dataclass_fields__:
-                data.columns = {how.group: _column(source, kind, how, split, data)}
-            group_by(data, how.group, root)
-        elif data.kind == "text":  # cut out of one document
-            data.groups = torch.zeros(len(data), dtype=torch.int64)
+        _group(data, source, kind, how, split)
         return data
 
     return {split: partial(grouped, split) for split in found}
+
+
+def _group(data: Data, source: Openable, kind: str | None, how: "How", split: str) -> None:
+    """Say which samples of what was opened are not independent, as far as that is known or the user says it."""
+    path = Path(source).expanduser() if isinstance(source, (str, os.PathLike)) else Path()
+    if how.group is not None:
+        column = names_column(data, how.group) and not isinstance(source, (Data, np.ndarray, Tensor))
+        if column and "label" in How.__dataclass_fields__:
+            data.columns = {how.group: _column(source, kind, how, split, data)}
+        group_by(data, how.group, os.path.join(path if path.is_dir() else path.parent, ""))
+    elif data.kind == "text" and data.groups is None and path.is_file() and _DOCUMENT.search(path.name):
+        data.groups = torch.zeros(len(data), dtype=torch.int64)
+    elif data.kind in ("audio", "video", "audio-visual") and data.groups is None:
+        data.groups = folder_groups(data.paths, data.labels)
 
 
 def _column(source: Openable, kind: str | None, how: "How", split: str, data: Data) -> list[object]:

@@ -27,7 +27,6 @@ from unlabeled.data.arrays import as_integers, as_tensor, as_uint8, read_npy, re
 from unlabeled.data.cache import folder_of, kept
 from unlabeled.data.digests import digest, in_one_channel
 from unlabeled.data.files import SPLITS, davis_frames, is_davis, walk
-from unlabeled.data.groups import folder_groups
 from unlabeled.data.images import fits_on
 from unlabeled.data.opening import How, refuse_broken
 from unlabeled.data.samples import About, Batch, Data, Skipped
@@ -357,7 +356,6 @@ def _decoded(source: Source, how: How, frames_below: Path | None) -> Videos:
         fps=torch.tensor(about["fps"]),
         labels=None if labels is None else torch.tensor(labels),
         classes=about["classes"],
-        groups=folder_groups(about["paths"], None if labels is None else torch.tensor(labels)),
         skipped=source.skipped + broken,
     )
 
