@@ -76,7 +76,7 @@ class Run:
     def reading(self) -> dict[str, Any]:
         """Options of `open_data` that suit the encoder; sizes and unreadable files are borne as in training."""
         given = self.config.get("settings", {})
-        kept = {name: given[name] for name in ("store_size", "max_broken", "group") if name in given}
+        kept = {name: given[name] for name in ("store_size", "max_broken") if name in given}
         return reading(self.encoder, self.kind) | kept
 
     @property

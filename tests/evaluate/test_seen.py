@@ -210,3 +210,17 @@ def test_samples_count_that_the_weights_a_run_started_from_were_trained_on(run, 
     for source in ("pics", "others"):
         assert "pre-trained on all test images" in judged(later, pics / source).verdict()
     assert "note" in judged(run, pics / "pics").about and "note" not in judged(run, pics / "others").about
+
+
+def test_the_group_of_a_run_holds_for_its_own_data_and_for_no_other(pics, tmp_path, caplog):
+    group = r"([ab]/\d\d?)"
+    run = pretrain(
+        "rotnet", pics / "pics", group=group, out=tmp_path / "run", steps=1, batch_size=8, quiet=True
+    )
+    judged(run, pics / "pics")
+    assert "by 22 groups" in caplog.text
+    caplog.clear()
+    judged(run, pics / "copy")
+    assert not caplog.text
+    judged(run, pics / "copy", group=group)
+    assert "by 22 groups" in caplog.text

@@ -91,7 +91,8 @@ def evaluate(
         steps: Optimizer steps of finetune and supervised; None takes 20 passes over the labels, 300 at least.
         augment: Random view of a batch for finetune and supervised, such as a `Views`; None takes mild crops
             without flips.
-        group: What says which samples are not independent, as in `open_data`; that of the run if None.
+        group: What says which samples are not independent, as in `open_data`; None takes that of the run on the data
+            that it was trained on.
         progress: Called with a line on what is measured next.
 
     Returns:
@@ -112,6 +113,7 @@ def evaluate(
     encoder, reader = features.frozen(run, where)
     measured: list[Measurement] = []
     tell = progress or (lambda text: None)
+    group = group or seen.grouping(run, data)
     how = opening.options(run, encoder) | ({"group": group} if group else {})
     met: list[dict[str, Any]] = []
     if tasks := [word for word in probes if word in TASKS]:

@@ -16,7 +16,7 @@ from unlabeled.run import Run
 if TYPE_CHECKING:
     from unlabeled.data import Data
 
-__all__ = ["account", "as_in_training", "together"]
+__all__ = ["account", "as_in_training", "grouping", "together"]
 
 NAMED = 3
 """Samples that a sentence names; scores.json has all of them."""
@@ -41,7 +41,8 @@ def account(run: Any, opened: Opened, data: Any, test: Any = None) -> dict[str, 
     notes = []
     train, tested = opened.train, opened.test
     if isinstance(run, Run):
-        same_source = train is not None and _same_source(run, data, len(train))
+        more = train is not None and run.config.get("data", {}).get("samples", 0) > len(train)
+        same_source = more and _is_source(run, data)
         other = reopened(data, test, opened.how, as_in_training(run)) if run.kind == tested.kind else None
         about["seen_in_pretraining"], note = _pretrained(run, other or tested, same_source)
         notes += [note] if note else []
@@ -63,6 +64,12 @@ def together(accounts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     notes = dict.fromkeys(about["note"] for about in accounts if "note" in about)
     whole = {name: value for about in accounts for name, value in about.items()}
     return whole | ({"note": "; ".join(notes)} if notes else {})
+
+
+def grouping(run: Any, data: Any) -> str | None:
+    """What says which samples are not independent, where a run was trained on the same data and was told it."""
+    same = isinstance(run, Run) and _is_source(run, data)
+    return run.config.get("settings", {}).get("group") if same else None
 
 
 def as_in_training(run: Run) -> dict[str, Any]:
@@ -93,11 +100,9 @@ def _pretrained(run: Run, test: "Data", same_source: bool) -> tuple[dict[str, An
     return seen, f"the encoder was pre-trained on {those} ({_named(seen['paths'])})"
 
 
-def _same_source(run: Run, source: Any, training: int) -> bool:
-    """Whether a run was trained on a source of the same spelling, and on more samples than its training part has."""
-    about = run.config.get("data", {})
-    same = isinstance(source, str | Path) and about.get("source") == printable(source)
-    return same and about.get("samples", 0) > training
+def _is_source(run: Run, data: Any) -> bool:
+    """Whether data is spelled as the source of a run was."""
+    return isinstance(data, str | Path) and run.config.get("data", {}).get("source") == printable(data)
 
 
 def _listed(test: "Data", digests: Tensor, known: Tensor) -> dict[str, Any] | None:
