@@ -117,7 +117,7 @@ def open_data(
         ValueError: There is nothing of that name, no image in it, no such split, or too much of it is broken; or
             `group` names nothing.
     """
-    how = How(store_size, channels, workers, max_broken, cache, progress, sample_rate, group)
+    how = How(store_size, channels, workers, max_broken, cache, progress, sample_rate, group=group)
     parts = _parts(source, kind, how)
     split = {"val": "validation", "valid": "validation", "dev": "validation"}.get(split or "", split)
     if split is None:
