@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -236,3 +237,18 @@ def test_recorded_walks_are_data_for_trajectory_unmasking(tmp_path: Path) -> Non
 def test_no_picture_of_no_sample(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("show", "nowhere", "digits", "--samples", "0") == 2
     assert "samples must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_a_copy_of_what_was_trained_on_is_noticed_and_groups_are_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert run("pretrain", "rotnet", str(folder), "--steps", "1", "--batch-size", "8", "--out", str(out)) == 0
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    judge = ["evaluate", str(out), str(copy), "--probe", "knn", "--controls", "none"]
+    assert run(*judge, "--group", r"picture (\d)") == 0
+    assert "Mind that the encoder was pre-trained on all test images too" in capsys.readouterr().out
+    assert load(out).measured["seen_in_pretraining"]["samples"] == 10
+    assert run(*judge, "--group", "(nothing)") == 2
+    assert "group must match paths such as day/picture 00.png, got (nothing)" in capsys.readouterr().err

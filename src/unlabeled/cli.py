@@ -195,6 +195,7 @@ def evaluate(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     label: str | None = None,
     encoder: Network = None,
+    group: str | None = None,
 ) -> None:
     """Measure frozen features against the controls on labelled data.
 
@@ -207,6 +208,8 @@ def evaluate(
         seed: Seed of the draws.
         device: auto, cpu or cuda.
         label: Column of the labels, where several or none have a usual name.
+        group: What says which samples are not independent, so that they are never divided: a column of a table, an
+            expression for paths such as '(speaker[0-9]+)_' with one part in brackets, folder, or none.
     """
     from unlabeled.evaluate import evaluate as measure
     from unlabeled.run import load
@@ -222,6 +225,7 @@ def evaluate(
         seed=seed,
         device=device,
         label=label,
+        group=group,
         progress=_tell,
     )
     scores.to_json(opened.path / "scores.json")
@@ -243,6 +247,7 @@ def compare(
     probe: Words = ("knn", "linear"),
     labels_per_class: Words = ("all",),
     controls: Words = ("raw", "random"),
+    group: str | None = None,
     out: Path | None = None,
 ) -> None:
     """Train several methods on the same data with the same budget, and judge them side by side.
@@ -260,6 +265,7 @@ def compare(
         probe: Any of the probes or tasks of evaluate, with commas between them.
         labels_per_class: Numbers of labels, shares of each class, or all: 1,10,1%,all.
         controls: Any of raw, random, rescaled, supervised; none switches them off.
+        group: What says which samples are not independent, as in evaluate.
         out: Folder of the runs and the report; the next free runs/compare if left out.
     """
     if len(methods_and_data) < 2:
@@ -291,7 +297,8 @@ def compare(
     if len(kinds) > 1:
         raise ValueError(f"compare must get methods for one kind of data, got {', '.join(sorted(kinds))}")
     kind = kinds.pop()
-    train, test = open_splits(data, kind=kind, store_size=store_size or suiting(kind, image_size))
+    size = store_size or suiting(kind, image_size)
+    train, test = open_splits(data, kind=kind, store_size=size, group=group)
     runs = []
     for name in names:
         run = pretrain(name, train, out=folder / name, **settings)

@@ -86,7 +86,7 @@ def make(method: str | type[Method] | Method, given: dict[str, Any], config: str
 def reopened(plan: Plan, folder: Path) -> Plan:
     """The plan with how the data of the stored run was opened, where nothing else is asked for."""
     stored = read_config(folder / CONFIG, ("settings",))["settings"]
-    kept = ("image_size", "store_size", "levels", "pages")
+    kept = ("image_size", "store_size", "levels", "pages", "group")
     sizes = {name: stored[name] for name in kept if name in stored}
     asked = {name: value for name, value in asdict(plan.settings).items() if value is not None}
     return replace(plan, settings=Settings(**sizes | asked))

@@ -4,6 +4,7 @@ run.toml          what was asked for and what was chosen, with versions; `--conf
 log.jsonl         one line an epoch
 checkpoint.safetensors   parameters, method state, optimizer, position: for resuming and for pictures
 encoder.safetensors      the encoder that is kept, its architecture in the header
+samples.npy       a digest of each sample that it was trained on, by which test samples among them are noticed
 skipped.csv       files that could not be read, with reasons
 scores.json       what `evaluate` measured, on which data and on which state of the encoder
 """
@@ -25,7 +26,7 @@ from unlabeled.files import atomic
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from unlabeled.data import Skipped
+    from unlabeled.data import Data, Skipped
     from unlabeled.encoders import Encoder
     from unlabeled.method import Method
 
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 CHECKPOINT, ENCODER, LOG, CONFIG = "checkpoint.safetensors", "encoder.safetensors", "log.jsonl", "run.toml"
+SAMPLES = "samples.npy"
 
 
 class Run:
@@ -123,6 +125,18 @@ class Run:
             if rows[:1] != [["path", "reason"]] or any(len(row) != 2 for row in rows):
                 raise ValueError("its columns are not path and reason")
         return [(path, reason) for path, reason in rows[1:]]
+
+    @property
+    def digests(self) -> "Tensor | None":
+        """Digests of the samples that it was trained on, int64, each once; None for a run that kept none."""
+        from unlabeled.data.arrays import as_integers, read_npy
+
+        file = self.path / SAMPLES
+        if not file.is_file():
+            return None
+        with _told(file):
+            digests = read_npy(file)
+            return as_integers(digests, digests.size, "digests", str(file))
 
     @cached_property
     def encoder(self) -> "Encoder":
@@ -252,6 +266,25 @@ def write_skipped(folder: Path, skipped: "list[Skipped]") -> None:
         writer = csv.writer(file)
         writer.writerow(["path", "reason"])
         writer.writerows((entry.path, entry.reason) for entry in skipped)
+
+
+def write_samples(folder: Path, data: "Data", weights: str | Path | None = None) -> None:
+    """Keep a digest of each sample that a run is trained on.
+
+    Args:
+        folder: Folder of the run.
+        data: What it is trained on, as it was opened.
+        weights: Where its weights start from; of an encoder in the folder of a run, the samples of that run count too.
+    """
+    import numpy as np
+    import torch
+
+    digests = [data.digests()]
+    before = None if weights is None else Path(weights).parent
+    if before is not None and (before / CONFIG).is_file():
+        digests += [known] if (known := Run(before).digests) is not None else []
+    with atomic(folder / SAMPLES) as path, path.open("wb") as file:
+        np.save(file, torch.cat(digests).unique().numpy(), allow_pickle=False)
 
 
 def write_checkpoint(path: Path, state: "dict[str, dict[str, Tensor]]", position: dict[str, Any]) -> None:

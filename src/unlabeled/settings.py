@@ -41,6 +41,8 @@ class Settings:
         accumulate: Forward passes for each optimizer step.
         workers: Threads that decode files the first time.
         max_broken: Share of unreadable files above which nothing is trained.
+        group: What says which samples are not independent, so that they are never divided: a column of a table, an
+            expression for paths such as (speaker[0-9]+)_ with one part in brackets, folder, or none.
         skip_nan: Steps with a loss or gradient that is not finite that are left out before the run stops.
         encoding: Encoding of texts, such as gbk or cp1252, instead of the one that is found out.
         text_column: Column of a table that holds the texts, or several with commas between them, to be joined.
@@ -68,6 +70,7 @@ class Settings:
     accumulate: int = 1
     workers: int | None = None
     max_broken: float = 0.1
+    group: str | None = None
     skip_nan: int = 0
     encoding: str | None = None
     text_column: str | None = None

@@ -28,10 +28,12 @@ from unlabeled.run import (
     CONFIG,
     ENCODER,
     LOG,
+    SAMPLES,
     Run,
     load_state,
     read_checkpoint,
     write_checkpoint,
+    write_samples,
     write_skipped,
 )
 from unlabeled.settings import Settings
@@ -183,7 +185,7 @@ class _Loop:
 
     def run(self, resume: bool) -> None:
         if self.fabric.global_rank == 0:
-            for name in (CHECKPOINT, ENCODER, CONFIG, LOG, "skipped.csv"):
+            for name in (CHECKPOINT, ENCODER, CONFIG, LOG, SAMPLES, "skipped.csv"):
                 sweep(self.folder / name)
         if resume:
             self._resume()
@@ -398,6 +400,7 @@ def _open(data: Any, planned: plan.Plan, progress: Progress) -> Data:
         max_broken=settings.max_broken,
         levels=settings.levels,
         pages=settings.pages or "first",
+        group=settings.group,
         progress=progress.decoding,
         encoding=settings.encoding,
         text_column=settings.text_column,
@@ -410,4 +413,5 @@ def _write(
 ) -> None:
     plan.write(planned, folder, source, data, chosen, method)
     write_skipped(folder, data.skipped)
+    write_samples(folder, data, planned.settings.weights)
     (folder / LOG).unlink(missing_ok=True)

@@ -65,7 +65,7 @@ def test_every_factor_is_probed_beside_its_controls() -> None:
 
 
 def test_data_without_factors_are_refused() -> None:
-    images = torch.zeros(10, 1, 8, 8, dtype=torch.uint8)
+    images = torch.randint(0, 256, (10, 1, 8, 8), dtype=torch.uint8)
     with pytest.raises(ValueError, match="data must have factors, got bare"):
         evaluate(
             encoders.build("conv4", in_channels=1, image_size=8),

@@ -22,6 +22,7 @@ from unlabeled import check
 from unlabeled.data.arrays import as_integers, as_tensor, read_npy, read_npz
 from unlabeled.data.audio_files import FULL_SCALE, Split, find_splits, write
 from unlabeled.data.cache import folder_of, kept
+from unlabeled.data.digests import digest
 from unlabeled.data.labels import from_array, numbered
 from unlabeled.data.opening import How, refuse_broken
 from unlabeled.data.samples import About, Batch, Data, Skipped
@@ -48,6 +49,7 @@ class Sounds(Data):
 
     kind = "audio"
     unit = "sounds"
+    group_unit = "recordings"
 
     def __init__(
         self,
@@ -98,6 +100,14 @@ class Sounds(Data):
         if not self.samples.is_floating_point():
             waveform /= FULL_SCALE
         return self.on_device({"waveform": waveform, "length": lengths, "index": rows})
+
+    def digests(self) -> Tensor:
+        """As in `Data`; of the whole sounds in 16 bits, wherever they are cut."""
+        numbers = []
+        for start, length in zip(self.offsets.tolist(), self.lengths.tolist()):
+            sound = self.samples[start : start + length]
+            numbers.append(digest(_in_16_bits(sound) if sound.is_floating_point() else sound))
+        return torch.tensor(numbers, dtype=torch.int64)
 
     def crops(self, seconds: float) -> Self:
         """The same sounds, of which longer ones are given out as a piece from a random place.
@@ -285,6 +295,10 @@ def _rate(told: Any, name: str) -> int:
         got = check.reason(ValueError(value.tolist()))
         raise ValueError(f"sample_rate of {name} must be a whole number above 0, got {got}")
     return int(value.item())
+
+
+def _in_16_bits(sound: Tensor) -> Tensor:
+    return (sound * FULL_SCALE).round().clamp(-FULL_SCALE, FULL_SCALE - 1).to(torch.int16)
 
 
 def _sounds(waveforms: np.ndarray | Tensor, name: str) -> Tensor:

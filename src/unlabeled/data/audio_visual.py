@@ -23,6 +23,7 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.data import decode, decode_video
 from unlabeled.data.cache import folder_of, kept
+from unlabeled.data.digests import digest, in_one_channel
 from unlabeled.data.labels import numbered
 from unlabeled.data.samples import About, Batch, Data, Skipped
 from unlabeled.data.sources import Source, find_files
@@ -88,6 +89,7 @@ class Pairs(Data):
 
     kind: ClassVar[str] = "audio-visual"
     unit: ClassVar[str] = "clips"
+    group_unit = "recordings"
 
     def __init__(
         self,
@@ -160,6 +162,13 @@ class Pairs(Data):
         if not bool((self.clips[:, 3:] == self.clips[:1, 3:]).all()):
             batch["size"] = sizes
         return self.on_device(batch)
+
+    def digests(self) -> Tensor:
+        """As in `Data`; of all frames and the whole sound, whichever moment is shown."""
+        parts = (self._parts(clip) for clip in range(len(self)))
+        return torch.tensor(
+            [digest(sound, in_one_channel(frames)) for _, sound, frames in parts], dtype=torch.int64
+        )
 
     def _parts(self, clip: int) -> tuple[Tensor, Tensor, Tensor]:
         """Times, sound and frames of a clip as views of the content."""

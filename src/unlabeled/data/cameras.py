@@ -30,6 +30,7 @@ from unlabeled.data import decode_video
 from unlabeled.data.arrays import as_tensor, read_npz
 from unlabeled.data.cache import folder_of, kept
 from unlabeled.data.decode import SUFFIXES
+from unlabeled.data.digests import digest, in_one_channel
 from unlabeled.data.files import File, by_folder, walk
 from unlabeled.data.images import Images
 from unlabeled.data.samples import About, Batch, Data, Skipped
@@ -113,6 +114,14 @@ class Scenes(Data):
         rows = (self.starts[scene] + camera * self.lengths[scene])[..., None] + time
         return self.on_device({"views": self.pixels[rows], "time": time, "index": index})
 
+    def digests(self) -> Tensor:
+        ends = self.starts + self.cameras * self.lengths
+        spans = zip(self.starts.tolist(), ends.tolist(), self.lengths.tolist())
+        return torch.tensor(
+            [digest(in_one_channel(self.pixels[start:end]), str(length)) for start, end, length in spans],
+            dtype=torch.int64,
+        )
+
     def moments(self, count: int, radius: int = 0) -> "Moments":
         """The same scenes, of which a batch shows random moments twice.
 
@@ -146,6 +155,7 @@ class Scenes(Data):
                 for s, c, t in zip(*map(Tensor.tolist, (scene, camera, time)))
             ],
             factors=factors,
+            groups=self.groups_of(scene),
             skipped=self.skipped,
         )
 
@@ -206,6 +216,9 @@ class Moments(Data):
         second = low + (torch.rand(first.shape) * (high - low)).long()
         second += (second >= first).long()
         return scenes.views(index, camera[:, :1].expand(-1, 2), torch.stack([first, second], 1))
+
+    def digests(self) -> Tensor:
+        return self.scenes.digests()
 
     def to(self, device: torch.device | str) -> Self:
         moved = super().to(device)

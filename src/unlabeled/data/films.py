@@ -13,7 +13,7 @@ from torch import Tensor
 from unlabeled.data.files import davis_frames, is_davis
 from unlabeled.parts.tracking import VOID
 
-__all__ = ["Film", "films"]
+__all__ = ["Film", "films", "listed"]
 
 
 class Film(NamedTuple):
@@ -67,13 +67,13 @@ def _davis(root: Path) -> Iterator[Film]:
             f"data must hold the folders JPEGImages and Annotations, got {root} without {lacking}"
         )
     frames = davis_frames(root)
-    for sequence in _listed(root) or sorted(folder.name for folder in frames.iterdir()):
+    for sequence in listed(root) or sorted(folder.name for folder in frames.iterdir()):
         yield _film(
             frames / sequence, root / "Annotations" / frames.relative_to(root / "JPEGImages") / sequence
         )
 
 
-def _listed(root: Path) -> list[str]:
+def listed(root: Path) -> list[str]:
     """Names of the validation videos, those of 2017 where there are several lists."""
     lists = sorted(root.glob("ImageSets/*/val.txt"), key=lambda path: (path.parent.name != "2017", str(path)))
     lines = lists[0].read_text().split("\n") if lists else []

@@ -8,6 +8,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from unlabeled.data.digests import digest, in_one_channel
 from unlabeled.data.levels import Levels
 from unlabeled.data.samples import About, Batch, Data
 
@@ -82,6 +83,14 @@ class Images(Data):
         if not self._one_size:
             batch["size"] = sizes.to(self.device)
         return batch
+
+    def digests(self) -> Tensor:
+        pixels = self.pixels.cpu().numpy()
+        numbers = []
+        for start, (height, width) in zip(self.offsets.tolist(), self.sizes.tolist()):
+            image = pixels[start : start + self.channels * height * width]
+            numbers.append(digest(in_one_channel(image.reshape(self.channels, height, width))))
+        return torch.tensor(numbers, dtype=torch.int64)
 
     def to(self, device: torch.device | str) -> Self:
         """The same data giving its batches on a device, and kept there if half its free memory is enough."""

@@ -1,5 +1,6 @@
 """From what a user names to `Data`."""
 
+import copy
 import importlib
 import logging
 import os
@@ -7,7 +8,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache, partial
 from pathlib import Path
@@ -22,12 +23,14 @@ from unlabeled.data import arrays, builtin, tars
 from unlabeled.data.cache import Progress, folder_of, stored
 from unlabeled.data.decode import PAGES, SUFFIXES, Pages
 from unlabeled.data.files import walk
+from unlabeled.data.groups import folder_groups, group_by, names_column
 from unlabeled.data.images import Images
 from unlabeled.data.labels import NO_LABELS, from_records, in_order, numbered
 from unlabeled.data.levels import Levels, parsed
 from unlabeled.data.objects import find_object
 from unlabeled.data.samples import Data, Skipped
 from unlabeled.data.sources import Source, class_folders, find_hub, find_path, find_torchvision
+from unlabeled.data.splits import divide
 
 __all__ = [
     "KINDS",
@@ -44,7 +47,9 @@ __all__ = [
     "store_size",
 ]
 
-STORE_SIZE, VIDEO_STORE_SIZE = 160, 112
+STORE_SIZE = 160
+STORE_SIZES = {"image": STORE_SIZE, "video": 112, "audio-visual": 112, "cameras": 64, "trajectory": 64}
+"""Shorter side in pixels at which larger pictures are kept at least, by kind."""
 KINDS = {
     "image": "images",
     "text": "text",
@@ -65,9 +70,10 @@ _ENDINGS = {
 }
 """Endings of files by which a kind is told where nobody names it; all else is taken for images."""
 _PACKED = re.compile(r"(?i)\.(gz|bz2|zst)$")
-_TEST_SHARE = 0.2
 _REASONS = 3
 _LOOKED_AT = 3
+_DOCUMENT = re.compile(r"(?i)\.(txt|md|rst)(\.(gz|bz2|zst))?$")
+"""Names of files that are one text each."""
 
 _log = logging.getLogger("unlabeled.data")
 
@@ -93,6 +99,7 @@ def open_data(
     encoding: str | None = None,
     text_column: str | None = None,
     segmenter: str | None = None,
+    group: str | None = None,
 ) -> Data:
     """Open data of any kind, decoding it once.
 
@@ -135,9 +142,15 @@ def open_data(
         text_column: Column of a table that holds the texts, or several with commas between them, which are joined;
             None chooses, and so does a name with a ? behind it where there is no such column.
         segmenter: What cuts texts without spaces into words: characters, jieba or MODULE:FUNCTION.
+        group: What says which samples are not independent, so that they are never divided: a column of a table
+            or a factor such as `speaker`; a regular expression with one part in brackets, such as
+            `(speaker\\d+)_`, which is looked for in each path below the source; `folder`, for the files of one
+            folder; or `none`, where each sample stands alone. None takes documents and recordings where they
+            are known.
 
     Raises:
-        ValueError: There is nothing of that name, no image in it, no such split, or too much of it is broken.
+        ValueError: There is nothing of that name, no image in it, no such split, or too much of it is broken; or
+            `group` names nothing.
     """
     how = How(
         store_size=store_size,
@@ -153,6 +166,7 @@ def open_data(
         encoding=encoding,
         text_column=text_column,
         segmenter=segmenter,
+        group=group,
     )
     parts = _parts(source, kind, how)
     split = {"val": "validation", "valid": "validation", "dev": "validation"}.get(split or "", split)
@@ -168,19 +182,23 @@ def open_splits(source: Openable, **options: Any) -> tuple[Data, Data]:
 
     These are the source's own splits `train` and `test`, or `validation` where there is no test part or its
     labels are kept secret. A source without them is divided 80 to 20 within each class, always in the same
-    way, and each class of two images or more is in both parts.
+    way; equal samples and those of one group (a document, a recording) stay together, and each class of two
+    groups or more is in both parts.
 
     Args:
         source: As in `open_data`.
         **options: As in `open_data`, without `split`.
 
     Raises:
-        ValueError: As in `open_data`, or there are no two images of a class to be divided.
+        ValueError: As in `open_data`, or there are no two samples or groups of a class to be divided.
     """
     splits = parts(source, **options)
     tests = [split for split in ("test", "validation") if split in splits]
     if "train" not in splits or not tests:
-        return _divided(splits.get("train", next(iter(splits.values())))())
+        whole = splits.get("train", next(iter(splits.values())))()
+        if whole.groups is None and options.get("group") is None:
+            _suggest_folders(whole)
+        return divide(whole)
     train, test = splits["train"](), splits[tests[0]]()
     if len(tests) > 1 and (test.labels is None or bool((test.labels < 0).all())):
         test = splits["validation"]()
@@ -200,10 +218,8 @@ def levels_of(data: Data) -> Levels:
 
 
 def store_size(kind: str, image_size: int | None) -> int | None:
-    """Shorter side in pixels at which pictures are kept for an encoder's input of a size; None for the default."""
-    if kind == "image":
-        return max(STORE_SIZE, image_size or 0)
-    return None if image_size is None else max(VIDEO_STORE_SIZE, image_size)
+    """Shorter side in pixels at which pictures are kept for an encoder's input of a size, None for no pictures."""
+    return max(STORE_SIZES[kind], image_size or 0) if kind in STORE_SIZES else None
 
 
 def parts(source: Openable, *, kind: str | None = None, **options: Any) -> Mapping[str, Callable[[], Data]]:
@@ -304,6 +320,46 @@ def refuse_broken(
 
 
 def _parts(source: Openable, kind: str | None, how: "How") -> Mapping[str, Callable[[], Data]]:
+    found = _found(source, kind, how)
+    if isinstance(source, Data) and how.group is None:
+        return found
+
+    def grouped(split: str) -> Data:
+        data = copy.copy(found[split]())
+        _group(data, source, kind, how, split)
+        return data
+
+    return {split: partial(grouped, split) for split in found}
+
+
+def _group(data: Data, source: Openable, kind: str | None, how: "How", split: str) -> None:
+    """Say which samples of what was opened are not independent, as far as that is known or the user says it."""
+    path = Path(source).expanduser() if isinstance(source, (str, os.PathLike)) else Path()
+    if how.group is not None:
+        column = names_column(data, how.group) and not isinstance(source, (Data, np.ndarray, Tensor))
+        if column and "label" in How.__dataclass_fields__:
+            data.columns = {how.group: _column(source, kind, how, split, data)}
+        group_by(data, how.group, os.path.join(path if path.is_dir() else path.parent, ""))
+    elif data.kind == "text" and data.groups is None and path.is_file() and _DOCUMENT.search(path.name):
+        data.groups = torch.zeros(len(data), dtype=torch.int64)
+    elif data.kind in ("audio", "video", "audio-visual") and data.groups is None:
+        data.groups = folder_groups(data.paths, data.labels)
+
+
+def _column(source: Openable, kind: str | None, how: "How", split: str, data: Data) -> list[object]:
+    """What a column of a table says of each sample; it is read as that of the labels is."""
+    wanted: dict[str, Any] = {"label": how.group, "group": None}
+    try:
+        read = _found(source, kind, replace(how, **wanted))[split]()
+    except ValueError as error:
+        raise ValueError(f"group must be a column of {data.name}, got {how.group}: {error}") from error
+    known, labels = read.labels, data.labels
+    if known is None or read.paths != data.paths or (labels is not None and torch.equal(known, labels)):
+        raise ValueError(f"group must be a column of {data.name} beside that of the labels, got {how.group}")
+    return [number if number >= 0 else None for number in known.tolist()]
+
+
+def _found(source: Openable, kind: str | None, how: "How") -> Mapping[str, Callable[[], Data]]:
     if isinstance(source, Data):
         if kind not in (None, source.kind):
             raise ValueError(f"data must be of kind {kind}, got {source.name}, of kind {source.kind}")
@@ -348,6 +404,7 @@ class How:
     encoding: str | None = None
     text_column: str | None = None
     segmenter: str | None = None
+    group: str | None = None
 
     def __post_init__(self) -> None:
         check.fraction(max_broken=self.max_broken)
@@ -496,22 +553,12 @@ def _not_found(name: str, path: Path) -> str:
     return f"data must be {expected}, got {name}{hint}"
 
 
-def _divided(data: Data) -> tuple[Data, Data]:
-    """Four fifths and one fifth of each class, in the order of the data."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.zeros(len(data), dtype=torch.int64) if data.labels is None else data.labels
-    test = torch.zeros(len(data), dtype=torch.bool)
-    for label in labels.unique():
-        rows = (labels == label).nonzero().flatten()
-        order = torch.randperm(len(rows), generator=generator)
-        count = max(round(_TEST_SHARE * len(rows)), min(len(rows) - 1, 1))
-        test[rows[order[:count]]] = True
-    if not test.any():
-        raise ValueError(
-            f"data must have at least 2 {data.unit} of a class to be divided into a training and a test part, "
-            f"got {len(data)} of {len(labels.unique())} classes in {data.name}"
-        )
-    return data.subset(~test), data.subset(test)
+def _suggest_folders(data: Data) -> None:
+    """Say that folders below those of the classes may be sources, such as the frames of a video."""
+    folders = folder_groups(data.paths, data.labels)
+    if folders is not None:
+        count = f"{len(folders.unique()):,} folders below those of the classes"
+        _log.warning("%s has %s; group=folder would not divide what lies in one", data.name, count)
 
 
 def same_classes(train: Data, test: Data) -> tuple[Data, Data]:

@@ -7,6 +7,8 @@ from typing import Any, ClassVar, NamedTuple, Self, TypedDict
 import torch
 from torch import Tensor
 
+from unlabeled.data.digests import digest
+
 __all__ = ["About", "Batch", "Data", "Skipped"]
 
 Batch = dict[str, Tensor]
@@ -52,6 +54,8 @@ class Data:
     """image, text, audio, video, audio-visual, cameras or trajectory."""
     unit: ClassVar[str]
     """What people call the samples, a plural."""
+    group_unit = "groups"
+    """What people call the groups, a plural."""
 
     def __init__(
         self,
@@ -66,6 +70,8 @@ class Data:
     ) -> None:
         self.name, self.paths, self.labels, self.classes = name, list(paths), labels, classes
         self.factors, self.groups, self.skipped = dict(factors or {}), groups, list(skipped)
+        self.columns: dict[str, list[object]] = {}
+        """What a table says of each sample, None where nothing, by the name of the column: what `group` names."""
         self.device = torch.device("cpu")
 
     @property
@@ -127,6 +133,34 @@ class Data:
         part.groups = None if self.groups is None else self.groups[rows]
         part._keep(rows)
         return part
+
+    def digests(self) -> Tensor:
+        """A number for the content of each sample: samples are equal where their numbers are.
+
+        Names, places and labels do not count, nor does what a batch chooses at random, such as where a clip starts,
+        nor whether grey pixels are kept in one channel or in several.
+
+        Returns:
+            int64, shape (samples,), on the CPU.
+        """
+        numbers = []
+        with torch.random.fork_rng(devices=[]):
+            for row in range(len(self)):
+                torch.manual_seed(0)
+                batch = self.batch(torch.tensor([row]))
+                numbers.append(digest(*(batch[name].cpu() for name in sorted(batch) if name != "index")))
+        return torch.tensor(numbers, dtype=torch.int64)
+
+    def groups_of(self, rows: Tensor) -> Tensor:
+        """Groups of other samples that are made of these, such as clips of videos.
+
+        Args:
+            rows: Row that each of them comes from, int64, shape (others,).
+
+        Returns:
+            int64, shape (others,); where no groups are known, each of these samples is one.
+        """
+        return rows if self.groups is None else self.groups[rows]
 
     def to(self, device: torch.device | str) -> Self:
         """The same data giving its batches on a device."""

@@ -19,6 +19,7 @@ that with the most bytes is read.
 
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 from unlabeled import check
+from unlabeled.data.digests import digest
 from unlabeled.data.encodings import Errors
 from unlabeled.data.labels import numbered
 from unlabeled.data.opening import How, refuse_broken
@@ -97,6 +99,7 @@ class Texts(Data):
 
     kind = "text"
     unit = "texts"
+    group_unit = "documents"
 
     def __init__(
         self,
@@ -113,6 +116,7 @@ class Texts(Data):
         self.texts, self.segmenter = list(texts), segmenter
         rows = torch.arange(len(self.texts))
         self.documents = rows if documents is None else documents
+        self.groups = documents if self.groups is None else self.groups
         self.places = rows
         """Row of each text in the source: parts of a document only follow each other where no row is left out."""
         assert len(self.texts) == len(self.paths) == len(self.documents)
@@ -132,6 +136,11 @@ class Texts(Data):
         for row, content in enumerate(encoded):
             tokens[row, : len(content)] = torch.tensor(list(content), dtype=torch.int64) + 1
         return self.on_device({"tokens": tokens, "mask": tokens > 0, "index": index})
+
+    def digests(self) -> Tensor:
+        """As in `Data`; how white space is written, and characters that Unicode knows in two forms, do not count."""
+        texts = (" ".join(unicodedata.normalize("NFC", text).split()) for text in self.texts)
+        return torch.tensor([digest(text) for text in texts], dtype=torch.int64)
 
     def whole(self) -> list[str]:
         """The documents, parts that follow each other put together with a blank line between them."""
@@ -215,6 +224,7 @@ class Texts(Data):
             documents=self.documents[rows],
             name=self.name,
             paths=[self.paths[row] for row in rows.tolist()],
+            groups=self.groups_of(rows),
             skipped=self.skipped,
         ).to(self.device)
 
@@ -259,6 +269,7 @@ class Tokens(Data):
 
     kind = "text"
     unit = "texts"
+    group_unit = "documents"
 
     def __init__(
         self,
@@ -306,6 +317,12 @@ class Tokens(Data):
             "document": self.documents[index],
             "index": index,
         }
+
+    def digests(self) -> Tensor:
+        ids, spans = self.ids.cpu(), zip(self.begins.tolist(), self.lengths.tolist())
+        return torch.tensor(
+            [digest(ids[begin : begin + length]) for begin, length in spans], dtype=torch.int64
+        )
 
     def counts(self, vocabulary: int, skip: int = 0) -> Tensor:
         """How often each token stands in the samples.

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.data.arrays import as_tensor, read_npz
+from unlabeled.data.digests import digest, in_one_channel
 from unlabeled.data.files import File, by_folder, by_name, walk
 from unlabeled.data.images import Images
 from unlabeled.data.samples import Batch, Data, Skipped
@@ -54,6 +55,7 @@ class Walks(Data):
         depth: Distances that were seen, in metres, float, shape (rows, height, width).
         action: What the agent did after each frame, float, shape (rows, actions).
         room: Number of the room of each frame, for evaluation only, int64, shape (rows,).
+        groups: As in `Data`.
         skipped: What was found but could not be used.
     """
 
@@ -71,9 +73,10 @@ class Walks(Data):
         depth: Tensor | None = None,
         action: Tensor | None = None,
         room: Tensor | None = None,
+        groups: Tensor | None = None,
         skipped: Sequence[Skipped] = (),
     ) -> None:
-        super().__init__(name=name, paths=paths, skipped=skipped)
+        super().__init__(name=name, paths=paths, groups=groups, skipped=skipped)
         assert len(lengths) == len(paths) and int(lengths.sum()) == len(pixels) == len(pose)
         self.pixels, self.lengths, self.room = pixels, lengths, room
         self.known = {"pose": pose.float()}
@@ -111,6 +114,17 @@ class Walks(Data):
         known = {key: values[rows].float() for key, values in self.known.items()}
         return self.on_device({"video": self.pixels[rows], **known, "time": time, "index": index})
 
+    def digests(self) -> Tensor:
+        """As in `Data`; of the frames and their poses."""
+        spans = zip(self.starts.tolist(), (self.starts + self.lengths).tolist())
+        return torch.tensor(
+            [
+                digest(in_one_channel(self.pixels[start:end]), self.known["pose"][start:end])
+                for start, end in spans
+            ],
+            dtype=torch.int64,
+        )
+
     def spans(self, frames: int, stride: int = 1) -> "Spans":
         """The same walks, of which a batch shows a stretch that begins anywhere.
 
@@ -142,6 +156,7 @@ class Walks(Data):
             if self.room is None
             else [f"room {room}" for room in range(int(self.room.max()) + 1)],
             factors={"x": x, "y": y, "heading_sin": heading.sin(), "heading_cos": heading.cos()},
+            groups=self.groups_of(walks),
             skipped=self.skipped,
         )
 
@@ -164,7 +179,7 @@ class Spans(Data):
     unit = "walks"
 
     def __init__(self, walks: Walks, frames: int, stride: int = 1) -> None:
-        super().__init__(name=walks.name, paths=walks.paths, skipped=walks.skipped)
+        super().__init__(name=walks.name, paths=walks.paths, groups=walks.groups, skipped=walks.skipped)
         check.at_least(1, frames=frames, stride=stride)
         shortest, needed = walks.shape["frames"], stride * (frames - 1) + 1
         if needed > shortest:
@@ -184,6 +199,9 @@ class Spans(Data):
         room = self.walks.lengths[index.cpu()] - steps[-1]
         start = (torch.rand(len(index)) * room).long()
         return self.walks.at(index, start[:, None] + steps)
+
+    def digests(self) -> Tensor:
+        return self.walks.digests()
 
     def to(self, device: torch.device | str) -> Self:
         moved = super().to(device)

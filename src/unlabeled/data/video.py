@@ -25,6 +25,7 @@ from unlabeled import check
 from unlabeled.data import decode, decode_video
 from unlabeled.data.arrays import as_tensor, as_uint8, read_npy, read_npz
 from unlabeled.data.cache import folder_of, kept
+from unlabeled.data.digests import digest, in_one_channel
 from unlabeled.data.files import SPLITS, davis_frames, is_davis, walk
 from unlabeled.data.images import fits_on
 from unlabeled.data.labels import from_array, numbered
@@ -74,6 +75,7 @@ class Videos(Data):
 
     kind = "video"
     unit = "videos"
+    group_unit = "recordings"
 
     def __init__(
         self,
@@ -129,6 +131,17 @@ class Videos(Data):
         if self.places is None and bool((self.counts != self.counts[:1]).any()):
             batch["frames"] = counts.to(self.device)
         return batch
+
+    def digests(self) -> Tensor:
+        """As in `Data`; of clips that start anywhere, with the first start they can have."""
+        numbers = []
+        for row, count in enumerate(self.counts.tolist()):
+            if self.places is None:
+                frames = self.table[int(self.first[row]) :][:count]
+            else:
+                frames = self.table[self.places[row].to(self.table.device)]
+            numbers.append(digest(in_one_channel(frames.cpu())))
+        return torch.tensor(numbers, dtype=torch.int64)
 
     def clips(self, frames: int, stride: int = 1, *, random: bool = True) -> Self:
         """Short clips of the videos as samples: a video gives as many as it holds side by side.
@@ -201,6 +214,8 @@ class Videos(Data):
         view.first, view.fps, view.masks = self.first[rows], self.fps[rows], None
         view.paths = [self.paths[row] for row in rows.tolist()]
         view.labels = None if self.labels is None else self.labels[rows]
+        alone = self.groups is None and len(rows.unique()) == len(rows)
+        view.groups = None if alone else self.groups_of(rows)
         view.factors = {name: values[rows] for name, values in self.factors.items() if values.ndim == 1}
         if not view.slack.any():
             frames = {name: values[rows] for name, values in self.factors.items() if values.ndim == 2}

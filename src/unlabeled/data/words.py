@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from unlabeled import check
+from unlabeled.data.digests import digest
+from unlabeled.data.groups import joined
 from unlabeled.data.samples import About, Batch, Data
 from unlabeled.parts.vocabulary import splitter
 
@@ -37,6 +39,7 @@ class Words(Data):
 
     kind = "text"
     unit = "stretches of words"
+    group_unit = "documents"
 
     def __init__(
         self,
@@ -97,7 +100,9 @@ class Words(Data):
             begins = torch.arange(0, total, length)
             lengths = (total - begins).clamp_max(length)
             paths = [f"{texts.name}, word {begin}" for begin in begins.tolist()]
-            about = About(skipped=texts.skipped)
+            owners = texts.groups_of(texts.first_rows())[documents.long()]
+            shared = joined(torch.arange(total) // length, owners)
+            about = About(groups=shared[begins], skipped=texts.skipped)
         words = cls(ids, documents, begins, lengths, name=texts.name, paths=paths, **about)
         return words.to(texts.device)
 
@@ -128,6 +133,12 @@ class Words(Data):
             "sentence": sentence.long().where(mask, -1),
             "index": index,
         }
+
+    def digests(self) -> Tensor:
+        ids, spans = self.ids.cpu(), zip(self.begins.tolist(), self.lengths.tolist())
+        return torch.tensor(
+            [digest(ids[begin : begin + length]) for begin, length in spans], dtype=torch.int64
+        )
 
     def counts(self, words: int) -> Tensor:
         """How often each of `words` words stands in the samples, int64, shape (words,)."""

@@ -135,7 +135,9 @@ def _of(encoder: Any) -> Reader:
 
 def _scenes(data: Any) -> tuple[Scenes | None, Scenes]:
     """Training scenes, where there are any beside those to be measured, and the scenes to be measured."""
-    train, test = (None, data) if isinstance(data, Data) else open_splits(data, kind="cameras")
+    if isinstance(data, Data):
+        data = (None, data)
+    train, test = data if isinstance(data, tuple) else open_splits(data, kind="cameras")
     if not isinstance(test, Scenes):
         raise ValueError(f"data must be of kind cameras for alignment, got {test.kind}")
     return train, test  # type: ignore[return-value]

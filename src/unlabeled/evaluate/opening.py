@@ -1,8 +1,12 @@
 """The data that an encoder is judged on, opened as that encoder needs it."""
 
 import copy
+import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
 
 from unlabeled.method import Method
 from unlabeled.run import Run, reading
@@ -11,7 +15,20 @@ if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.encoders import Encoder
 
-__all__ = ["both", "options", "pair", "parts"]
+__all__ = ["Opened", "both", "for_task", "given", "options", "pair", "parts", "reopened"]
+
+TASK_KINDS = {"alignment": "cameras", "perplexity": "text", "zones": "trajectory"}
+"""Kinds of the data of tasks that do not go by the encoder's."""
+WHOLE = ("alignment", "localisation", "retrieval", "zones")
+"""Tasks that are measured on all of what was opened before."""
+
+
+class Opened(NamedTuple):
+    """Training part, if there is one, and test part of some data, and the options they were opened with."""
+
+    train: "Data | None"
+    test: "Data"
+    how: dict[str, Any]
 
 
 def options(run: Any, encoder: "Encoder") -> dict[str, Any]:
@@ -75,6 +92,84 @@ def parts(data: Any, how: dict[str, Any], encoder: "Encoder") -> Iterator[tuple[
 def _mapped_alike(how: dict[str, Any], levels: dict[str, Any]) -> dict[str, Any]:
     """Options that map the pixels of a further part to 8 bits as those of the first were, unless the options say how."""
     return how if how.get("levels") or not levels else how | {"levels": levels}
+
+
+def for_task(word: str, data: Any, test: Any, how: dict[str, Any]) -> Opened | None:
+    """Open the data of a task.
+
+    Args:
+        word: Name of the task.
+        data: As in `both`.
+        test: As in `both`.
+        how: Options of `open_data` that suit the encoder.
+
+    Returns:
+        What was opened; None where it has no samples such as `Data` knows: lists of words, or videos with masks for
+        a run that was trained on something else.
+    """
+    from unlabeled.data import Data, store_size
+
+    if word in ("analogies", "similarity"):
+        return None
+    if isinstance(data, Data) and test is None and word in WHOLE:
+        return Opened(None, data, how)
+    if word == "propagation":
+        masked = _with_masks(data, how)
+        return None if masked is None else Opened(None, masked, how)
+    if word in TASK_KINDS:
+        kind = TASK_KINDS[word]
+        how = {name: how[name] for name in ("group",) if name in how}
+        how |= {"kind": kind, "store_size": store_size(kind, None)}
+    return Opened(*both(data, test, how), how)
+
+
+def given(word: str, data: Any, test: Any, opened: Opened) -> Any:
+    """What a task takes of what was opened for it.
+
+    Perplexity opens its data itself where it can, to say that texts which were divided are no measure of unseen ones.
+    """
+    itself = word == "perplexity" and test is None and "group" not in opened.how
+    return data if itself or opened.train is None else (opened.train, opened.test)
+
+
+def _with_masks(data: Any, how: dict[str, Any]) -> "Data | None":
+    """Videos in which masks are followed, or their frames for a run of images."""
+    from unlabeled.data import BUILT_IN, Data, open_data
+    from unlabeled.data.files import davis_frames, is_davis
+    from unlabeled.data.films import listed
+
+    data = data[-1] if isinstance(data, tuple) else data
+    if isinstance(data, Data):
+        return data
+    if str(data).partition(":")[0] in BUILT_IN:
+        return open_data(data, split="test", **how) if how["kind"] == "video" else None
+    root = Path(data).expanduser()
+    if how["kind"] not in ("image", "video") or not is_davis(root):
+        return None
+    opened, names = open_data(davis_frames(root), **how), {*listed(root)}
+    inside = [bool(names & {*Path(path).parts}) for path in opened.paths]
+    return opened.subset(torch.tensor(inside)) if names and any(inside) else opened
+
+
+def reopened(data: Any, test: Any, how: dict[str, Any], other: dict[str, Any]) -> "Data | None":
+    """Open the test part once more, where other options may show other samples.
+
+    Args:
+        data: As in `both`.
+        test: As in `both`.
+        how: Options that it was opened with.
+        other: Options that it is to be opened with.
+
+    Returns:
+        The test part; None where it would be the same.
+    """
+    named = [part for part in (*(data if isinstance(data, tuple) else (data,)), test) if part is not None]
+    files = [
+        part for part in named if isinstance(part, str | os.PathLike) and Path(part).expanduser().exists()
+    ]
+    if not files or all(how.get(name) == value for name, value in other.items()):
+        return None
+    return both(data, test, how | other)[1]
 
 
 def _test_part(source: Any, how: dict[str, Any]) -> "Data":

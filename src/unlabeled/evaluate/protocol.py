@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,11 +11,10 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.data.labels import NO_LABELS
 from unlabeled.evaluate import controls as controlled
-from unlabeled.evaluate import features, few_labels, finetune, knn, linear, opening
+from unlabeled.evaluate import features, few_labels, finetune, knn, linear, opening, seen
 from unlabeled.evaluate.features import Representation
 from unlabeled.evaluate.scores import Measurement, Scores
 from unlabeled.evaluate.tasks import TASKS, Subject, measure
-from unlabeled.files import printable
 from unlabeled.method import Batch, Method
 from unlabeled.parts import heap
 from unlabeled.run import Run, fingerprint
@@ -67,6 +65,7 @@ def evaluate(
     temperature: float = 0.07,
     steps: int | None = None,
     augment: Augment | None = None,
+    group: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Scores:
     """Measure frozen features on labelled data, with the controls on the same labels and test samples.
@@ -98,9 +97,13 @@ def evaluate(
         steps: Optimizer steps of finetune and supervised; None takes 20 passes over the labels, 300 at least.
         augment: Random view of a batch for finetune and supervised, such as a `Views`; None takes mild crops
             without flips.
+        group: What says which samples are not independent, as in `open_data`; None takes that of the run on the data
+            that it was trained on.
+        progress: Called with a line on what is measured next.
 
     Returns:
-        The scores.
+        The scores. Their note says how many test samples the run was trained on, and how many are in the training
+        part too.
 
     Raises:
         ValueError: There are no labels, a class has fewer than asked for, or a word or number is not allowed.
@@ -116,17 +119,24 @@ def evaluate(
     encoder, reader = features.frozen(run, where)
     measured: list[Measurement] = []
     tell = progress or (lambda text: None)
+    group = group or seen.grouping(run, data)
+    columns = {"group": group, "label": label}
+    how = opening.options(run, encoder) | {name: column for name, column in columns.items() if column}
+    met: list[dict[str, Any]] = []
     if tasks := [word for word in probes if word in TASKS]:
         subject = Subject(encoder, _method(run, encoder, where), seed)
         for word in tasks:
             tell(word)
-            measured += measure(word, subject, data, seed=seed, device=where)
+            opened = opening.for_task(word, data, test, how)
+            given = data if opened is None else opening.given(word, data, test, opened)
+            measured += measure(word, subject, given, seed=seed, device=where)
+            met += [] if opened is None else [seen.account(run, opened, data, test)]
         probes = [word for word in probes if word not in TASKS]
         if not probes:
             about = {"data": str(getattr(data, "name", data)), "encoder": fingerprint(encoder.state_dict())}
-            return Scores.of(measured, seed, about | {"seed": seed})
-    opened = opening.both(data, test, opening.options(run, encoder) | ({"label": label} if label else {}))
-    train, tested = map(encoder.reads, opened)
+            return Scores.of(measured, seed, about | {"seed": seed} | seen.together(met))
+    both = opening.both(data, test, how)
+    train, tested = map(encoder.reads, both)
     labelled = _labelled(train, tested, where)
     for note in labelled.notes:
         tell(note)
@@ -177,13 +187,10 @@ def evaluate(
         "encoder": fingerprint(encoder.state_dict()),
         "seed": seed,
     }
-    if _test_part_was_seen(run, data, len(opened[0])):  # before reading: a scene is many images
-        labelled.notes.append(
-            f"the encoder was pre-trained on these test {tested.unit} too, without their labels"
-        )
-    if labelled.notes:
-        about["note"] = "; ".join(labelled.notes)
-    return Scores.of(measured, seed, about)
+    # As opened, not as the encoder reads it: a scene is many images.
+    met.append(seen.account(run, opening.Opened(*both, how), data, test))
+    met += [{"note": note} for note in labelled.notes]
+    return Scores.of(measured, seed, about | seen.together(met))
 
 
 def _method(run: Any, encoder: "Encoder", device: torch.device) -> Method | None:
@@ -198,14 +205,6 @@ def _method(run: Any, encoder: "Encoder", device: torch.device) -> Method | None
     method = copy.deepcopy(run).eval().requires_grad_(False).to(device)
     method.encoder = encoder
     return method
-
-
-def _test_part_was_seen(run: Any, data: Any, training: int) -> bool:
-    """Whether a run was trained on more of the same source than the training part."""
-    if not isinstance(run, Run) or not isinstance(data, str | Path):
-        return False
-    seen = run.config["data"]
-    return seen["source"] == printable(data) and seen["samples"] > training
 
 
 def _plan(

@@ -60,7 +60,9 @@ def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.devic
     if not hasattr(method, "guess") or not hasattr(method, "draw"):
         got = "an encoder alone" if method is None else type(method).__name__
         raise ValueError(f"method must be trajectory_unmasking for zones, got {got}")
-    train, test = (None, data) if isinstance(data, Data) else open_splits(data, kind="trajectory")
+    if isinstance(data, Data):
+        data = (None, data)
+    train, test = data if isinstance(data, tuple) else open_splits(data, kind="trajectory")
     if test.kind != "trajectory":
         raise ValueError(f"data must be of kind trajectory for zones, got {test.kind}")
     # Where no other walks are known the norms of the control see those that are measured, without any answer.

@@ -1,0 +1,141 @@
+"""Which samples are not independent of each other: those of one document, recording, speaker or other source."""
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unlabeled.data.samples import Data
+
+__all__ = ["ALONE", "FOLDER", "folder_groups", "group_by", "joined", "names_column", "numbers_of"]
+
+ALONE, FOLDER = "none", "folder"
+"""Words that name no column: every sample stands alone, or those of one folder are a group."""
+_log = logging.getLogger("unlabeled.data")
+
+
+def joined(first: Tensor, second: Tensor) -> Tensor:
+    """Put together what has either number in common, directly or by way of others.
+
+    Args:
+        first: Integers of any size, int64, shape (samples,).
+        second: Integers of any size, int64, shape (samples,).
+
+    Returns:
+        Numbers of the sets, from 0 in the order in which they first come, int64, shape (samples,).
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    if not len(first):
+        return first.clone()
+    left, right = (numbers.unique(return_inverse=True)[1].numpy() for numbers in (first, second))
+    ones, shape = torch.ones(len(first)).numpy(), (int(left.max()) + 1, int(right.max()) + 1)
+    # Both kinds of numbers are nodes of one graph, whose edges are the samples.
+    nodes = shape[0] + shape[1]
+    graph = coo_array((ones, (left, right + shape[0])), shape=(nodes, nodes))
+    sets = torch.from_numpy(connected_components(graph, directed=False)[1]).long()
+    return _in_order(sets[torch.from_numpy(left)])
+
+
+def numbers_of(keys: Sequence[object]) -> Tensor:
+    """Numbers of equal keys, from 0 in the order in which they first come; each None has a number of its own.
+
+    Returns:
+        int64, shape (keys,).
+    """
+    numbers: dict[object, int] = {}
+    return torch.tensor(
+        [
+            numbers.setdefault(("alone", row) if key is None else ("key", key), len(numbers))
+            for row, key in enumerate(keys)
+        ],
+        dtype=torch.int64,
+    )
+
+
+def folder_groups(paths: Sequence[str], labels: Tensor | None) -> Tensor | None:
+    """Groups of files that lie together in a folder below that of their class.
+
+    Args:
+        paths: The files.
+        labels: Class of each, as its folder says, int64, shape (files,).
+
+    Returns:
+        int64, shape (files,); None where folders tell no groups apart, as where each class has but one.
+    """
+    if labels is None or not len(paths):
+        return None
+    folders = numbers_of([os.path.dirname(path) for path in paths])
+    classes = [folders[labels == label].unique() for label in labels.unique()]
+    several = all(len(folders) > 1 for folders in classes)
+    return folders if several and len(folders) > sum(map(len, classes)) else None
+
+
+def group_by(data: Data, group: str, root: str = "") -> None:
+    """Say which samples of some data are not independent, in place of what was known before.
+
+    Args:
+        data: The data, whose `groups` are set.
+        group: `none` lets every sample stand alone; `folder` puts together what lies in a folder; a factor, such as
+            a column of a table; or a regular expression with one group in brackets, such as `(speaker\\d+)_`, which
+            is looked for in the path of each sample below `root`: what it finds there is the group.
+        root: Folder before which paths are not looked at.
+
+    Raises:
+        ValueError: Nothing is called so, or the expression is none or matches no path.
+    """
+    if group == ALONE:
+        data.groups, data.group_unit = None, type(data).group_unit
+        return
+    data.groups, data.group_unit = _groups(data, group, root), "groups"
+
+
+def names_column(data: Data, group: str) -> bool:
+    """Whether what a user names can only be a column of a table that the data does not know of."""
+    return "(" not in group and group not in (ALONE, FOLDER) and group not in data.factors
+
+
+def _groups(data: Data, group: str, root: str) -> Tensor:
+    below = [path.removeprefix(root).replace(os.sep, "/") for path in data.paths]
+    if "(" in group:
+        return _matched(below, group, data.unit)
+    if group == FOLDER:
+        return numbers_of([path.rpartition("/")[0] for path in below])
+    column = data.factors.get(group)
+    if column is None and group in data.columns:
+        return numbers_of(data.columns[group])
+    if column is None:
+        known = ", ".join([ALONE, FOLDER, *data.factors, *data.columns])
+        raise ValueError(
+            f"group must be one of {known}, or an expression for paths with one part in brackets such as "
+            f"'(speaker\\d+)_', got {group}"
+        )
+    if column.ndim > 1 or (column.is_floating_point() and bool((column != column.round()).any())):
+        raise ValueError(f"group must be one whole number for each sample, got the quantity {group}")
+    return numbers_of([None if number != number else number for number in column.tolist()])
+
+
+def _matched(paths: Sequence[str], group: str, unit: str) -> Tensor:
+    try:
+        pattern = re.compile(group)
+    except re.error as error:
+        raise ValueError(f"group must be a regular expression, got {group}: {error}") from error
+    if pattern.groups != 1:
+        raise ValueError(f"group must have one part in brackets, got {pattern.groups} in {group}")
+    found = [pattern.search(path) for path in paths]
+    keys = [match.group(1) if match else None for match in found]
+    alone = keys.count(None)
+    if alone == len(keys):
+        raise ValueError(f"group must match paths such as {paths[0] if paths else 'none'}, got {group}")
+    if alone:
+        example = paths[keys.index(None)]
+        _log.warning("%s of %s %s stand alone: %s does not match %s", alone, len(keys), unit, group, example)
+    return numbers_of(keys)
+
+
+def _in_order(numbers: Tensor) -> Tensor:
+    return numbers_of(numbers.tolist())
