@@ -136,10 +136,14 @@ def test_resume_refuses_other_options_and_other_data(tmp_path: Path) -> None:
     again: dict[str, Any] = {"out": tmp_path / "a", "resume": True, "quiet": True}
     with pytest.raises(ValueError, match=r"temperature must be 0.2 to resume .*, got 0.9"):
         unlabeled.pretrain("simclr", open_data(pictures()), temperature=0.9, **again)
-    with pytest.raises(ValueError, match=r"epochs must be None to resume .*, got 5"):
-        unlabeled.pretrain("simclr", open_data(pictures()), epochs=5, **again)
+    with pytest.raises(ValueError, match=r"optimizer must be adamw to resume .*, got sgd"):
+        unlabeled.pretrain("simclr", open_data(pictures()), optimizer="sgd", **again)
     with pytest.raises(ValueError, match=r"samples of the data must be 24 to resume .*, got 20"):
         unlabeled.pretrain("simclr", open_data(pictures(20)), **again)
+    other = pictures()
+    other[-1] = 0
+    with pytest.raises(ValueError, match=r"1 of 16 samples looked at have another content, such as sample 23"):
+        unlabeled.pretrain("simclr", open_data(other), **again)
 
 
 def test_an_instance_refuses_what_it_already_has(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ class Autoencoder(Method):
         flip: Probability that an image is mirrored.
     """
 
+    held_out = "stop"
     mean: Tensor
     baseline: Tensor
 

@@ -46,6 +46,7 @@ class DeepCluster(Method):
     """
 
     encoder_input = "sobel"
+    held_out = "undefined"
     assignments: Tensor
     used: Tensor
     agreement: Tensor
