@@ -142,7 +142,9 @@ def test_resume_refuses_other_options_and_other_data(tmp_path: Path) -> None:
         unlabeled.pretrain("simclr", open_data(pictures(20)), **again)
     other = pictures()
     other[-1] = 0
-    with pytest.raises(ValueError, match=r"1 of 16 samples looked at have another content, such as sample 23"):
+    with pytest.raises(
+        ValueError, match=r"1 of 16 samples looked at have another content, such as sample 23"
+    ):
         unlabeled.pretrain("simclr", open_data(other), **again)
 
 

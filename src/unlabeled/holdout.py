@@ -25,7 +25,7 @@ LARGEST_SHARE = 0.1
 FEWEST_RISES = 5
 LEAST_RISE = 0.01
 """Rise of the loss, as a share of its lowest value, below which nothing is said."""
-NOISE_WIDTHS = 3
+NOISE_WIDTHS = 8
 
 
 class Divided(NamedTuple):
@@ -195,30 +195,27 @@ def _gpus(device: torch.device) -> list[int]:
 def turn(measured: Sequence[Measured], patience: int = FEWEST_RISES) -> Turn | None:
     """Whether the loss on held-out data has turned: a rise that lasts and that noise does not explain.
 
-    The last `patience` losses must all be above the lowest one by 1 % of it and by three standard deviations of
-    their noise, which is estimated from second differences, blind to any trend; and the training loss must have
-    fallen since.
+    Means of `patience` losses in a row are compared, as the lowest single one is low by luck: the last mean must be
+    above the lowest by 1 % of it and by eight standard deviations of a mean, and so must be each of its losses by
+    itself, if not by so much. The noise is estimated from second differences, which see little of a trend. And the
+    training loss must have fallen since.
 
     Args:
         measured: All measurements, the latest last.
-        patience: Measurements that must be above the lowest.
+        patience: Measurements in a row that are averaged, at least 2.
     """
     best = min(range(len(measured)), key=lambda place: measured[place].loss, default=0)
-    since = measured[best + 1 :]
-    if len(since) < patience:
+    if len(measured) - 1 - best < patience or len(measured) < 2 * patience:
         return None
-    late = since[-patience:]
-    losses = torch.tensor([entry.loss for entry in measured[-4 * patience :]], dtype=torch.double)
-    noise = 1.4826 * float(losses.diff(n=2).abs().median()) / math.sqrt(6)
-    rise = max(LEAST_RISE * abs(measured[best].loss), NOISE_WIDTHS * noise)
-    if min(entry.loss for entry in late) < measured[best].loss + rise:
+    losses = torch.tensor([entry.loss for entry in measured], dtype=torch.double)
+    means = losses.unfold(0, patience, 1).mean(1)
+    noise = losses[-8 * patience :].diff(n=2).square().mean().sqrt() / math.sqrt(6)
+    lowest = means.min()
+    rise = max(LEAST_RISE * float(lowest.abs()), NOISE_WIDTHS * float(noise) / math.sqrt(patience))
+    if means[-1] <= lowest + rise or losses[-patience:].min() <= lowest:
         return None
-    # A single mean of the training loss is as noisy as its batches.
-    before = measured[max(0, best - 1) : best + 2]
-    if _mean(late) >= _mean(before):
+    # A single value of the training loss is as noisy as its batches.
+    training = torch.tensor([entry.training_loss for entry in measured], dtype=torch.double)
+    if training[-patience:].mean() >= training[max(0, best - 1) : best + 2].mean():
         return None
-    return Turn(measured[best], measured[-1], len(since))
-
-
-def _mean(measured: Sequence[Measured]) -> float:
-    return math.fsum(entry.training_loss for entry in measured) / len(measured)
+    return Turn(measured[best], measured[-1], len(measured) - 1 - best)

@@ -27,7 +27,7 @@ def look(method: Method, batch: Batch) -> tuple[Tensor, Tensor]:
     method.eval()
     features = method.features(batch)
     inherited = type(method).embedding is Method.embedding  # then the encoder need not run twice
-    embedding = method.project(features) if inherited else method.embedding(batch)
+    embedding = method.embed_features(features) if inherited else method.embedding(batch)
     features, embedding = features.float(), embedding.float()
     method.train()
     # One long text has one vector, but many words.

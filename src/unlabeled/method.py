@@ -96,10 +96,10 @@ class Method(nn.Module):
         """Features as the paper reads them, float, shape (batch, dim), from the vector or from a named map."""
         return self.encoder.features(self.encoder.inputs(batch), layer)
 
-    def project(self, features: Tensor) -> Tensor:
+    def embed_features(self, features: Tensor) -> Tensor:
         """What the loss compares, where a head computes it from `features`, float, shape (batch, dim)."""
         return features
 
     def embedding(self, batch: Batch) -> Tensor:
         """What the loss compares, float, shape (batch, dim): where a collapse shows first."""
-        return self.project(self.features(batch))
+        return self.embed_features(self.features(batch))

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
@@ -117,6 +118,7 @@ def pretrain(
             _refuse_single(planned.name, built, samples)
         length_chosen = planned.chosen_length or not chosen.keys().isdisjoint(plan.BUDGET)
         notes = [note, *_longer(fabric, planned, folder, len(samples))]
+        loop = _Loop(fabric, built, samples, wanted, folder, progress, planned.ends)
         if not resume:
             held = len(opened) - len(train)
             processes.first(fabric, lambda: _write(planned, folder, source, opened, chosen, built, held))
@@ -125,7 +127,6 @@ def pretrain(
         if built.compares_samples and wanted.accumulate > 1:
             each = f"compares only its own {wanted.batch_size} samples"
             notes.append(f"each of the accumulated batches {each}: not one large batch")
-        loop = _Loop(fabric, built, samples, wanted, folder, progress, planned.ends)
         notes.append(loop.watch(held_out, length_chosen))
         for line in filter(None, notes):
             progress.say(line)
@@ -576,7 +577,8 @@ def _refuse_single(name: str, method: Method, data: Data) -> None:
     if gather.processes() > 1:
         return
     trial = copy.deepcopy(method).to(data.device)
-    with torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they come once more
         trial.prepare(data)
         trial.to(data.device).train().begin_epoch(data)
         try:

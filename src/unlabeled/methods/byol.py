@@ -102,7 +102,7 @@ class BYOL(Method):
     def after_step(self, progress: float) -> None:
         self.teacher.update(cosine_momentum(self.momentum, progress), self.encoder, self.head)
 
-    def project(self, features: Tensor) -> Tensor:
+    def embed_features(self, features: Tensor) -> Tensor:
         return self.head(features)
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:

@@ -136,7 +136,7 @@ class MoCo(Method):
     def after_step(self, progress: float) -> None:
         self.teacher.update(self.momentum, self.encoder, self.head)
 
-    def project(self, features: Tensor) -> Tensor:
+    def embed_features(self, features: Tensor) -> Tensor:
         return self.head(features)
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:

@@ -134,7 +134,7 @@ class SimCLR(Method):
         first, second = self.head(self.encoder(images)).chunk(2)
         return loss(first, second, self.temperature)
 
-    def project(self, features: Tensor) -> Tensor:
+    def embed_features(self, features: Tensor) -> Tensor:
         return self.head(features)
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:

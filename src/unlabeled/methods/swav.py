@@ -180,7 +180,7 @@ class SwAV(Method):
         # The optimizer's momentum and weight decay move parameters whose gradient is 0.
         self.prototypes.copy_(torch.where(self.steps <= self.freeze_steps, self.start, moved))
 
-    def project(self, features: Tensor) -> Tensor:
+    def embed_features(self, features: Tensor) -> Tensor:
         return self.head(features)
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
