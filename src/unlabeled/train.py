@@ -101,43 +101,63 @@ def pretrain(
         if resume:
             processes.refuse_unshared(folder / CHECKPOINT)
             planned = plan.resumed(planned, folder, opened)
-        wanted, before = planned.settings, asdict(planned.settings)
-        train, held_out, note = holdout.divide(opened, wanted.holdout, wanted.seed)
-        cuda = fabric.device.type == "cuda"
-        pictures = (planned.kind.encoder_kind or planned.kind.kind) == "image"
-        wanted.choose_network(train.shape["image_size"] if pictures else None, cuda, planned.kind.defaults)
-        torch.manual_seed(wanted.seed)
-        built = plan.build(planned, train, folder / ENCODER if resume else None)
-        built_as = getattr(built.encoder, "config", {})
-        wanted.encoder = wanted.encoder or built_as.get("name")
-        wanted.image_size = wanted.image_size or built_as.get("image_size")
-        samples = built.reads(train).to(fabric.device)
-        wanted.complete(len(samples), cuda, gather.processes(), built.most_epochs)
-        chosen = {name: value for name, value in asdict(wanted).items() if before[name] != value}
-        if wanted.batch_size == 1:
-            _refuse_single(planned.name, built, samples)
-        length_chosen = planned.chosen_length or not chosen.keys().isdisjoint(plan.BUDGET)
-        notes = [note, *_longer(fabric, planned, folder, len(samples))]
-        loop = _Loop(fabric, built, samples, wanted, folder, progress, planned.ends)
-        if not resume:
-            held = len(opened) - len(train)
-            processes.first(fabric, lambda: _write(planned, folder, source, opened, chosen, built, held))
-            processes.refuse_unshared(folder / CONFIG)
-        progress.start(planned.name, samples, wanted, chosen, folder)
-        if built.compares_samples and wanted.accumulate > 1:
-            each = f"compares only its own {wanted.batch_size} samples"
-            notes.append(f"each of the accumulated batches {each}: not one large batch")
-        notes.append(loop.watch(held_out, length_chosen))
-        for line in filter(None, notes):
-            progress.say(line)
-        with heap.kept():
-            loop.run(resume)
+        built = _train(fabric, planned, opened, source, folder, resume, progress)
     run = Run(folder)
     if planned.network is not None:
         run.encoder = built.encoder.eval()  # a network of the user's own cannot be built again from its name
     if isinstance(method, Method):
         run.encoder, run.method = method.encoder.eval(), method.eval()
     return run
+
+
+def _train(
+    fabric: "Fabric",
+    planned: plan.Plan,
+    opened: Data,
+    source: str,
+    folder: Path,
+    resume: bool,
+    progress: Progress,
+) -> Method:
+    """Build the method, write down what it is trained with, and train it."""
+    wanted, before = planned.settings, asdict(planned.settings)
+    train, held_out, note = holdout.divide(opened, wanted.holdout, wanted.seed)
+    built, samples = _built(planned, train, fabric.device, folder / ENCODER if resume else None)
+    chosen = {name: value for name, value in asdict(wanted).items() if before[name] != value}
+    length_chosen = planned.chosen_length or not chosen.keys().isdisjoint(plan.BUDGET)
+    notes = [note, *_longer(fabric, planned, folder, len(samples))]
+    loop = _Loop(fabric, built, samples, wanted, folder, progress, planned.ends)
+    if not resume:
+        count = len(opened) - len(train)
+        processes.first(fabric, lambda: _write(planned, folder, source, opened, chosen, built, count))
+        processes.refuse_unshared(folder / CONFIG)
+    progress.start(planned.name, samples, wanted, chosen, folder)
+    if built.compares_samples and wanted.accumulate > 1:
+        each = f"compares only its own {wanted.batch_size} samples"
+        notes.append(f"each of the accumulated batches {each}: not one large batch")
+    notes.append(loop.watch(held_out, length_chosen))
+    for line in filter(None, notes):
+        progress.say(line)
+    with heap.kept():
+        loop.run(resume)
+    return built
+
+
+def _built(planned: plan.Plan, train: Data, device: torch.device, stored: Path | None) -> tuple[Method, Data]:
+    """The method, and the data as it reads it for training; settings that were open are filled."""
+    wanted, cuda = planned.settings, device.type == "cuda"
+    pictures = (planned.kind.encoder_kind or planned.kind.kind) == "image"
+    wanted.choose_network(train.shape["image_size"] if pictures else None, cuda, planned.kind.defaults)
+    torch.manual_seed(wanted.seed)
+    built = plan.build(planned, train, stored)
+    built_as = getattr(built.encoder, "config", {})
+    wanted.encoder = wanted.encoder or built_as.get("name")
+    wanted.image_size = wanted.image_size or built_as.get("image_size")
+    samples = built.reads(train).to(device)
+    wanted.complete(len(samples), cuda, gather.processes(), built.most_epochs)
+    if wanted.batch_size == 1:
+        _refuse_single(planned.name, built, samples)
+    return built, samples
 
 
 class _Loop:
