@@ -100,6 +100,16 @@ def test_groups_that_are_too_large_are_not_torn_apart() -> None:
     assert len(divided.train) == 90
 
 
+def test_small_groups_come_before_large_ones() -> None:
+    """A group of a tenth of the samples is held out only where there is no smaller one."""
+    large = torch.arange(300) // 30
+    mixed = torch.cat([large[:270], torch.arange(270, 300)])
+    for groups, count in [(large, 30), (mixed, 6)]:
+        for seed in range(5):
+            held = divide(pictures(300, groups), 0.02, seed).held_out
+            assert held is not None and len(held) == count
+
+
 def test_of_one_document_the_end_is_held_out() -> None:
     data = Texts([f"part {row}" for row in range(200)], documents=torch.zeros(200, dtype=torch.int64))
     divided = divide(data, 0.02, 0)

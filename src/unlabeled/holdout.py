@@ -104,15 +104,16 @@ def _groups(data: Data) -> Tensor | None:
 
 def _whole_groups(groups: Tensor, order: Tensor, count: int) -> Tensor:
     """Rows of random groups that together have about `count` samples; none where every group is too large."""
-    most = max(2 * count, int(LARGEST_SHARE * len(groups)))
     sizes = groups.bincount().tolist()
-    chosen, total = [], 0
-    for group in dict.fromkeys(groups[order].tolist()):
-        if total >= count:
+    chosen: list[int] = []
+    for most in (2 * count, int(LARGEST_SHARE * len(groups))):
+        total = 0
+        for group in dict.fromkeys(groups[order].tolist()):
+            if total < count and total + sizes[group] <= most:
+                chosen.append(group)
+                total += sizes[group]
+        if chosen:
             break
-        if total + sizes[group] <= most:
-            chosen.append(group)
-            total += sizes[group]
     return torch.isin(groups, torch.tensor(chosen, dtype=groups.dtype)).nonzero().flatten()
 
 
