@@ -544,7 +544,7 @@ def test_checkpoints_of_older_runs_are_resumed(tmp_path: Path) -> None:
 def test_betas_reach_the_optimizer_and_the_run(tmp_path: Path) -> None:
     assert optimizers.make(plain(), Settings(betas=(0.8, 0.95))).param_groups[0]["betas"] == (0.8, 0.95)  # type: ignore[arg-type]
     assert optimizers.make(plain(), Settings()).param_groups[0]["betas"] == (0.9, 0.999)
-    settings = FAST | {"encoder": "conv4", "steps": 2}
+    settings: dict[str, Any] = FAST | {"encoder": "conv4", "steps": 2}
     run = unlabeled.pretrain("rotnet", pictures(), betas=(0.8, 0.95), out=tmp_path / "run", **settings)
     assert run.config["settings"]["betas"] == [0.8, 0.95]
     unlabeled.pretrain("rotnet", pictures(), betas=(0.8, 0.95), out=run.path, resume=True, quiet=True)
@@ -603,7 +603,7 @@ def test_clipping_sees_the_gradient_of_all_accumulated_batches(tmp_path: Path, p
     moved = {}
     for clip in (None, 0.5):
         method = Sum(plain().encoder)
-        settings = {
+        settings: dict[str, Any] = {
             "optimizer": "sgd",
             "lr": 0.1,
             "steps": 1,
@@ -638,7 +638,7 @@ def test_a_run_is_trained_longer_with_a_schedule_of_its_own(
     monkeypatch.setattr(train._Loop, "_step", spy)
     start: dict[str, Any] = {"batch_size": 8, "encoder": "conv4", "lr": 0.5, "out": tmp_path / "run"}
     unlabeled.pretrain("simclr", pictures(), epochs=2, **start)
-    again = start | {"resume": True}
+    again: dict[str, Any] = start | {"resume": True}
     run = unlabeled.pretrain("simclr", pictures(), epochs=5, **again)
     assert rates == [train.learning_rate(place, 6, 0.5) for place in range(6)] + [
         train.learning_rate(place, 9, 0.5) for place in range(9)
@@ -660,7 +660,7 @@ def test_a_longer_training_that_is_killed_ends_bit_identical(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    settings = FAST | {"encoder": "conv4", "clip": 0.1}
+    settings: dict[str, Any] = FAST | {"encoder": "conv4", "clip": 0.1}
     step = train._Loop._step
 
     def die(loop: Any) -> None:
@@ -695,7 +695,7 @@ def test_a_run_killed_before_its_first_step_can_be_resumed(
     def die(loop: Any) -> None:
         raise RuntimeError("killed")
 
-    settings = FAST | {"encoder": "conv4", "steps": 3}
+    settings: dict[str, Any] = FAST | {"encoder": "conv4", "steps": 3}
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
         patch.setattr(train._Loop, "_step", die)
         unlabeled.pretrain("moco", pictures(), queue=16, out=tmp_path / "run", **settings)
@@ -707,7 +707,7 @@ def test_a_run_killed_before_its_first_step_can_be_resumed(
 
 
 def test_a_run_that_took_no_step_may_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = FAST | {"encoder": "conv4", "steps": 1, "out": tmp_path / "run"}
+    settings: dict[str, Any] = FAST | {"encoder": "conv4", "steps": 1, "out": tmp_path / "run"}
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
         patch.setattr(train._Loop, "_step", lambda loop: (_ for _ in ()).throw(RuntimeError))
         unlabeled.pretrain("rotnet", pictures(), **settings)
@@ -715,7 +715,7 @@ def test_a_run_that_took_no_step_may_be_replaced(tmp_path: Path, monkeypatch: py
 
 
 def test_a_folder_that_another_run_writes_is_refused(tmp_path: Path) -> None:
-    settings = FAST | {"encoder": "conv4", "steps": 1, "out": tmp_path / "run"}
+    settings: dict[str, Any] = FAST | {"encoder": "conv4", "steps": 1, "out": tmp_path / "run"}
     with locked(tmp_path / "run"):
         with pytest.raises(ValueError, match=rf"is in use by process {os.getpid()} on ") as caught:
             unlabeled.pretrain("rotnet", pictures(), **settings)
@@ -773,7 +773,7 @@ def test_waiting_threads_give_way_unless_the_user_says_otherwise(
     names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
     outside = {name: value for name, value in os.environ.items() if name not in names} | given
     program = "import os, {}\nprint(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('KMP_BLOCKTIME'))"
-    run = {"capture_output": True, "text": True, "env": outside, "check": True}
+    run: dict[str, Any] = {"capture_output": True, "text": True, "env": outside, "check": True}
     for module in ("unlabeled", "unlabeled.cli"):
         done = subprocess.run([sys.executable, "-c", program.format(module)], **run)
         assert done.stdout.split() == expected

@@ -219,7 +219,7 @@ class _Loop:
             length_chosen: Whether the number of steps was chosen for the user, so that fewer may be taken.
 
         Returns:
-            One line on why there is no such loss, empty where there is one.
+            One line on why there is no such loss, or what it cannot be compared with; else empty.
         """
         if held_out is None:
             return ""
@@ -233,6 +233,11 @@ class _Loop:
             return f"no loss on held-out data: {measures.reason}"
         self.held_out, self.stops = measures, length_chosen and self.method.held_out == "stop"
         self.between = min(self.steps_per_epoch, max(FEWEST_BETWEEN, -(-self.total_steps // MEASUREMENTS)))
+        if self.method.compares_samples and measures.size != size:
+            return (
+                f"the loss on held-out {self.data.unit} compares {measures.size} of them, that of the training {size}: "
+                "only whether it falls or rises says something"
+            )
         return ""
 
     def run(self, resume: bool) -> None:
