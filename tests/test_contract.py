@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unlabeled import encoders, methods, pretrain, train
+from unlabeled import encoders, holdout, judge, methods, pretrain, train
 from unlabeled.data import Data, open_data
 from unlabeled.method import Method
 from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
@@ -180,6 +181,62 @@ def test_killed_and_resumed_run_ends_bit_identical(
     assert without_speed == [
         {k: v for k, v in e.items() if k != "samples_per_second"} for e in resumed.history
     ]
+
+
+@every_method
+def test_looking_at_held_out_samples_changes_nothing(name: str, tmp_path: Path) -> None:
+    opened = open_data(images(60)) if methods.describe(name).kind == "image" else open_data(source(name))
+    opened = opened.subset(torch.arange(min(60, len(opened))))
+    settings = tiny(name, steps=14)
+    looked = pretrain(name, opened, out=tmp_path / "looked", holdout=0.1, **settings)
+    part = holdout.divide(opened, 0.1, seed=0).train
+    assert len(part) < len(opened)
+    blind = pretrain(name, part, out=tmp_path / "blind", holdout=0.0, **settings)
+    first, second = (read_checkpoint(run.path / train.CHECKPOINT)[0] for run in (looked, blind))
+    assert first.keys() == second.keys()
+    for group, tensors in first.items():
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, second[group][key]), f"{group} {key}"
+    losses = [entry.get("holdout_loss") for entry in looked.history]
+    measures = methods.load(name).held_out != "undefined"
+    assert all(math.isfinite(loss) if measures else loss is None for loss in losses)
+    assert len(losses) < 2 or not measures or losses[0] != losses[-1]
+    assert "holdout_loss" not in blind.history[-1]
+
+
+@pytest.mark.filterwarnings("ignore:queue")
+@every_method
+def test_one_sample_is_learned_from_or_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    one = data(name=name).subset(torch.arange(1))
+    settings = tiny(name, steps=2)
+    try:
+        run = pretrain(name, one, out=tmp_path / "one", **settings)
+    except ValueError as error:
+        assert "\n" not in str(error) and "per channel" not in str(error) and not (tmp_path / "one").exists()
+        return
+    assert "NaN" not in (run.path / "log.jsonl").read_text()
+
+
+@every_method
+def test_batches_of_one_are_learned_from_or_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    settings = tiny(name, steps=2) | {"batch_size": 1}
+    try:
+        run = pretrain(name, data(name=name), out=tmp_path / "one", **settings)
+    except ValueError as error:
+        assert "batch_size must be at least 2" in str(error) and not (tmp_path / "one").exists()
+        return
+    assert "NaN" not in (run.path / "log.jsonl").read_text()
+
+
+@pytest.mark.parametrize("name", ["simclr", "moco", "byol", "swav"])
+def test_a_look_runs_the_encoder_once(name: str) -> None:
+    method, calls = build(name), []
+    method.encoder.register_forward_hook(lambda *given: calls.append(1))
+    batch = sample(name, method, 6)
+    features, embedding = judge.look(method, batch)
+    assert len(calls) == 1 and embedding is not features
+    method.eval()
+    torch.testing.assert_close(embedding, method.head(method.encoder(method.encoder.inputs(batch))))
 
 
 @every_method

@@ -365,6 +365,18 @@ def loop(name: str, out: Path) -> State:
     return {"shown": torch.stack(method.shown)} | {k: v.clone() for k, v in method.state_dict().items()}
 
 
+def watched(out: Path) -> State:
+    """Losses on held-out samples, and the state at the end, of a training with clipped gradients."""
+    torch.manual_seed(0)
+    method = Plain(without_norms())
+    settings: dict[str, Any] = {"batch_size": 8, "epochs": 3, "lr": 0.1, "holdout": 0.2, "clip": 0.05}
+    run = pretrain(
+        method, pictures(60), out=out / "watched", quiet=True, device="cpu", optimizer="sgd", **settings
+    )
+    losses = torch.tensor([entry["holdout_loss"] for entry in run.history])
+    return {"losses": losses} | {k: v.clone() for k, v in method.state_dict().items()}
+
+
 def train(make: Callable[[], Method], synchronized: bool = True) -> dict[str, State]:
     """Gradients of every step, and the state at the end, of a short training."""
     torch.manual_seed(0)
@@ -443,6 +455,7 @@ def everything(folder: Path) -> dict[str, Any]:
     with pairs, patch.object(wav2vec2_method, "negatives", next_ones):
         results: dict[str, Any] = {name: train(make) for name, make in METHODS.items()}
     results["loops"] = {name: loop(name, folder) for name in LOOPS}
+    results["watched"] = watched(folder)
     with patch.object(shuffle, "SMALLEST_GROUP", 2):  # else these few samples would not be split
         for groups in (1,) if gather.processes() > 1 else (2, 4):
             found = train(partial(moco, splits=groups, symmetric=False), synchronized=False)
@@ -526,6 +539,15 @@ def test_the_loop_of_several_processes_is_that_of_one(
     assert torch.equal(torch.cat(shown, 1).view(2, 16), passes)
     for process in several:
         assert_same(process["loops"][name], expected)
+
+
+def test_held_out_losses_and_clipping_of_several_processes_are_those_of_one(
+    one: dict[str, Any], several: list[dict[str, Any]]
+) -> None:
+    losses = one["watched"]["losses"]
+    assert len(losses) == 3 and losses[0] > losses[1] > losses[2]
+    for process in several:
+        assert_same(process["watched"], one["watched"])
 
 
 def test_a_folder_that_only_the_first_node_sees_is_refused_by_all(several: list[dict[str, Any]]) -> None:

@@ -4,7 +4,10 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from torch import Tensor, nn
 import unlabeled
 from unlabeled import encoders, optimizers, progress, train
 from unlabeled.data import open_data
-from unlabeled.files import atomic
+from unlabeled.files import atomic, locked, new_folder
 from unlabeled.method import Batch, Method
 from unlabeled.run import read_checkpoint, write_checkpoint
 from unlabeled.seeds import mix
@@ -58,9 +61,10 @@ def test_learning_rate_climbs_then_follows_a_cosine() -> None:
     assert train.learning_rate(0, 1, 3.0) == 3.0
 
 
-def test_lars_step_equals_the_formula_and_spares_norms_and_biases() -> None:
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_lars_step_equals_the_formula_and_spares_norms_and_biases(decay: float) -> None:
     method = plain()
-    settings = Settings(optimizer="lars", lr=0.5, weight_decay=0.1)
+    settings = Settings(optimizer="lars", lr=0.5, weight_decay=decay)
     optimizer = optimizers.make(method, settings)
     method(open_data(pictures()).sample(8)).backward()
     before = {
@@ -72,8 +76,8 @@ def test_lars_step_equals_the_formula_and_spares_norms_and_biases() -> None:
     for name, parameter in method.named_parameters():
         weight, gradient = before[name]
         if weight.ndim > 1:
-            update = gradient + 0.1 * weight
-            update = update * 0.001 * weight.norm() / (gradient.norm() + 0.1 * weight.norm() + 1e-8)
+            update = gradient + decay * weight
+            update = update * 0.001 * weight.norm() / (gradient.norm() + decay * weight.norm() + 1e-8)
         else:
             update = gradient
         torch.testing.assert_close(parameter.detach(), weight - 0.5 * update, rtol=1e-5, atol=1e-7)
@@ -136,10 +140,16 @@ def test_resume_refuses_other_options_and_other_data(tmp_path: Path) -> None:
     again: dict[str, Any] = {"out": tmp_path / "a", "resume": True, "quiet": True}
     with pytest.raises(ValueError, match=r"temperature must be 0.2 to resume .*, got 0.9"):
         unlabeled.pretrain("simclr", open_data(pictures()), temperature=0.9, **again)
-    with pytest.raises(ValueError, match=r"epochs must be None to resume .*, got 5"):
-        unlabeled.pretrain("simclr", open_data(pictures()), epochs=5, **again)
+    with pytest.raises(ValueError, match=r"optimizer must be adamw to resume .*, got sgd"):
+        unlabeled.pretrain("simclr", open_data(pictures()), optimizer="sgd", **again)
     with pytest.raises(ValueError, match=r"samples of the data must be 24 to resume .*, got 20"):
         unlabeled.pretrain("simclr", open_data(pictures(20)), **again)
+    other = pictures()
+    other[-1] = 0
+    with pytest.raises(
+        ValueError, match=r"1 of 16 samples looked at have another content, such as sample 23"
+    ):
+        unlabeled.pretrain("simclr", open_data(other), **again)
 
 
 def test_an_instance_refuses_what_it_already_has(tmp_path: Path) -> None:
@@ -355,6 +365,13 @@ def test_seeds_of_steps_and_streams_never_meet() -> None:
         ({"batch_size": 1}, "batch_size must be at least 2"),
         ({"epochs": 2, "steps": 3}, "steps must be left out where epochs are given, got 3 and 2 epochs"),
         ({"optimizer": "adam"}, "optimizer must be one of adamw, sgd, lars, got adam"),
+        ({"clip": 0.0}, "clip must be above 0, got 0.0"),
+        ({"clip": math.inf}, "clip must be finite, got inf"),
+        ({"betas": [0.9]}, r"betas must be two numbers of at least 0 and below 1, got \[0.9\]"),
+        ({"betas": [0.9, 1.0]}, "betas must be two numbers"),
+        ({"betas": "0.9,0.95"}, "betas must be two numbers"),
+        ({"betas": (0.9, 0.95), "optimizer": "sgd"}, "betas must be left out for sgd"),
+        ({"holdout": 0.6}, "holdout must be between 0 and 0.5, got 0.6"),
         ({"max_broken": 2.0}, "max_broken must be between 0 and 1, got 2.0"),
         ({"temprature": 0.1}, "simclr has no option temprature; did you mean temperature"),
         ({"encoder": "conv5"}, "conv"),
@@ -522,3 +539,241 @@ def test_checkpoints_of_older_runs_are_resumed(tmp_path: Path) -> None:
     assert (
         train.pretrain(plain(), pictures(), out=whole.path, resume=True, quiet=True).history[-1]["step"] == 6
     )
+
+
+def test_betas_reach_the_optimizer_and_the_run(tmp_path: Path) -> None:
+    assert optimizers.make(plain(), Settings(betas=(0.8, 0.95))).param_groups[0]["betas"] == (0.8, 0.95)  # type: ignore[arg-type]
+    assert optimizers.make(plain(), Settings()).param_groups[0]["betas"] == (0.9, 0.999)
+    settings: dict[str, Any] = FAST | {"encoder": "conv4", "steps": 2}
+    run = unlabeled.pretrain("rotnet", pictures(), betas=(0.8, 0.95), out=tmp_path / "run", **settings)
+    assert run.config["settings"]["betas"] == [0.8, 0.95]
+    unlabeled.pretrain("rotnet", pictures(), betas=(0.8, 0.95), out=run.path, resume=True, quiet=True)
+    with pytest.raises(ValueError, match=r"betas must be \[0.8, 0.95\] to resume"):
+        unlabeled.pretrain("rotnet", pictures(), betas=(0.9, 0.95), out=run.path, resume=True, quiet=True)
+
+
+class Players(Plain):
+    """A second player whose gradient is a thousand times as large."""
+
+    learning_rates = {"other": 0.1}  # noqa: RUF012
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__(encoder)
+        self.other = nn.Linear(1, 1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        return 100 * super().forward(batch) + 1e5 * self.other(torch.ones(1)).sum()
+
+
+def test_clipping_scales_the_gradient_of_each_player_to_its_limit() -> None:
+    method = Players(plain().encoder)
+    method(open_data(pictures()).sample(8)).backward()
+    before = {
+        name: weight.grad.clone() for name, weight in method.named_parameters() if weight.grad is not None
+    }
+    optimizers.clip(method, 0.5)
+    for player in ("other", "encoder"):
+        norm = math.sqrt(
+            sum(float(g.square().sum()) for name, g in before.items() if name.startswith(player))
+        )
+        assert norm > 0.5
+        for name, weight in method.named_parameters():
+            if name.startswith(player) and weight.grad is not None:
+                torch.testing.assert_close(weight.grad, before[name] * 0.5 / norm, rtol=1e-4, atol=1e-8)
+    optimizers.clip(method, 1e6)
+    assert sum(float(w.grad.square().sum()) for w in method.encoder.parameters() if w.grad is not None) == (
+        pytest.approx(0.25, rel=1e-3)
+    )
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_clipping_sees_the_gradient_of_all_accumulated_batches(tmp_path: Path, precision: str) -> None:
+    """With plain SGD a first step moves the weights by the learning rate times the limit."""
+
+    class Sum(Plain):
+        def __init__(self, encoder: nn.Module) -> None:
+            super().__init__(encoder)
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, batch: Batch) -> Tensor:
+            # The gradients of single batches are +-100; their mean, that of the first, would be clipped to another.
+            sign = batch["index"][:1] % 2 * 2.0 - 1
+            return (self.scale * (100 * sign + 3)).sum() + 0 * super().forward(batch)
+
+    moved = {}
+    for clip in (None, 0.5):
+        method = Sum(plain().encoder)
+        settings: dict[str, Any] = {
+            "optimizer": "sgd",
+            "lr": 0.1,
+            "steps": 1,
+            "batch_size": 1,
+            "accumulate": 24,
+            "weight_decay": 0.0,
+        }
+        unlabeled.pretrain(
+            method,
+            pictures(),
+            out=tmp_path / f"{clip}",
+            clip=clip,
+            precision=precision,
+            device="cpu",
+            quiet=True,
+            **settings,
+        )
+        moved[clip] = 1 - method.scale.item()
+    assert moved[None] == pytest.approx(0.3, rel=1e-2) and moved[0.5] == pytest.approx(0.05, rel=1e-4)
+
+
+def test_a_run_is_trained_longer_with_a_schedule_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rates: list[float] = []
+    step = train._Loop._step
+
+    def spy(loop: Any) -> None:
+        step(loop)
+        rates.append(loop.optimizer.param_groups[0]["lr"])
+
+    monkeypatch.setattr(train._Loop, "_step", spy)
+    start: dict[str, Any] = {"batch_size": 8, "encoder": "conv4", "lr": 0.5, "out": tmp_path / "run"}
+    unlabeled.pretrain("simclr", pictures(), epochs=2, **start)
+    again: dict[str, Any] = start | {"resume": True}
+    run = unlabeled.pretrain("simclr", pictures(), epochs=5, **again)
+    assert rates == [train.learning_rate(place, 6, 0.5) for place in range(6)] + [
+        train.learning_rate(place, 9, 0.5) for place in range(9)
+    ]
+    assert "trained longer, from step 6 to 15" in capsys.readouterr().err
+    assert run.config["ends"] == [6] and run.config["settings"]["epochs"] == 5
+    assert [entry["epoch"] for entry in run.history] == [1, 2, 3, 4, 5]
+    unlabeled.pretrain("simclr", pictures(), epochs=5, **again)  # nothing is left to be done
+    assert len(rates) == 15
+    run = unlabeled.pretrain("simclr", pictures(), steps=18, **again)
+    assert run.config["ends"] == [6, 15] and "epochs" not in run.config["settings"] and len(rates) == 18
+    with pytest.raises(ValueError, match=r"steps must be above 18 to train .* longer, got 16"):
+        unlabeled.pretrain("simclr", pictures(), steps=16, **again)
+    with pytest.raises(ValueError, match=r"epochs must be above 6 to train .* longer, got 6"):
+        unlabeled.pretrain("simclr", pictures(), epochs=6, **again)
+
+
+def test_a_longer_training_that_is_killed_ends_bit_identical(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    settings: dict[str, Any] = FAST | {"encoder": "conv4", "clip": 0.1}
+    step = train._Loop._step
+
+    def die(loop: Any) -> None:
+        if loop.step in (2, 8):
+            raise RuntimeError("killed")
+        step(loop)
+
+    for out in ("whole", "parts"):
+        with monkeypatch.context() as patch:
+            if out == "parts":
+                patch.setattr(train._Loop, "_step", die)
+                with pytest.raises(RuntimeError, match="killed"):
+                    unlabeled.pretrain("byol", pictures(), epochs=2, out=tmp_path / out, **settings)
+                # It is asked to go on for longer before it has come to its first end.
+                patch.setattr(train._Loop, "_step", lambda loop: die(loop) if loop.step > 2 else step(loop))
+                with pytest.raises(RuntimeError, match="killed"):
+                    unlabeled.pretrain(
+                        "byol", pictures(), epochs=4, resume=True, out=tmp_path / out, quiet=True
+                    )
+            else:
+                unlabeled.pretrain("byol", pictures(), epochs=2, out=tmp_path / out, **settings)
+        unlabeled.pretrain("byol", pictures(), epochs=4, resume=True, out=tmp_path / out, quiet=True)
+    first, second = (read_checkpoint(tmp_path / out / train.CHECKPOINT)[0] for out in ("whole", "parts"))
+    for group, tensors in first.items():
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, second[group][key]), f"{group} {key}"
+
+
+def test_a_run_killed_before_its_first_step_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(loop: Any) -> None:
+        raise RuntimeError("killed")
+
+    settings: dict[str, Any] = FAST | {"encoder": "conv4", "steps": 3}
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(train._Loop, "_step", die)
+        unlabeled.pretrain("moco", pictures(), queue=16, out=tmp_path / "run", **settings)
+    assert read_checkpoint(tmp_path / "run" / train.CHECKPOINT)[1]["step"] == 0
+    whole = unlabeled.pretrain("moco", pictures(), queue=16, out=tmp_path / "whole", **settings)
+    resumed = unlabeled.pretrain("moco", pictures(), resume=True, out=tmp_path / "run", quiet=True)
+    for key, value in whole.method.state_dict().items():
+        assert torch.equal(value, resumed.method.state_dict()[key]), key
+
+
+def test_a_run_that_took_no_step_may_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = FAST | {"encoder": "conv4", "steps": 1, "out": tmp_path / "run"}
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(train._Loop, "_step", lambda loop: (_ for _ in ()).throw(RuntimeError))
+        unlabeled.pretrain("rotnet", pictures(), **settings)
+    assert unlabeled.pretrain("autoencoder", pictures(), **settings).config["method"] == "autoencoder"
+
+
+def test_a_folder_that_another_run_writes_is_refused(tmp_path: Path) -> None:
+    settings: dict[str, Any] = FAST | {"encoder": "conv4", "steps": 1, "out": tmp_path / "run"}
+    with locked(tmp_path / "run"):
+        with pytest.raises(ValueError, match=rf"is in use by process {os.getpid()} on ") as caught:
+            unlabeled.pretrain("rotnet", pictures(), **settings)
+        assert "out must be a folder that no other run is writing" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    run = unlabeled.pretrain("rotnet", pictures(), **settings)
+    assert not list(run.path.glob(".*"))
+
+
+def test_the_lock_of_a_process_that_died_holds_nobody_up(tmp_path: Path) -> None:
+    lines = (
+        "import os, pathlib, sys",
+        "from unlabeled.files import locked",
+        "with locked(pathlib.Path(sys.argv[1])):",
+        "    os._exit(3)",
+    )
+    words = [sys.executable, "-c", "\n".join(lines), str(tmp_path / "run")]
+    assert subprocess.run(words).returncode == 3
+    assert (tmp_path / "run" / ".lock").exists()
+    with locked(tmp_path / "run"):
+        pass
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_that_take_the_next_free_folder_get_different_ones(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: new_folder(tmp_path / "runs" / "a"), range(24)))
+    assert len(set(folders)) == 24 and all(folder.is_dir() for folder in folders)
+
+
+@pytest.mark.parametrize("how", ["-c", "stdin", "prompt"])
+def test_several_devices_need_a_script(tmp_path: Path, how: str) -> None:
+    call = "from unlabeled import processes, settings\nprocesses.join(settings.Settings(devices=2))"
+    if how == "prompt":
+        (tmp_path / "cell.py").write_text(f"import sys\nsys.ps1 = '>>> '\n{call}")
+        call = str(tmp_path / "cell.py")
+    words = {"-c": ["-c", call], "stdin": ["-"], "prompt": [call]}[how]
+    outside = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "WORLD_SIZE")}
+    done = subprocess.run([sys.executable, *words], input=call, capture_output=True, text=True, env=outside)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ValueError: devices and nodes must be 1 in a notebook") and "torchrun" in last
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ["1000", "1"]),
+        ({"OMP_WAIT_POLICY": "active"}, ["None", "None"]),
+        ({"GOMP_SPINCOUNT": "7"}, ["7", "None"]),
+    ],
+)
+def test_waiting_threads_give_way_unless_the_user_says_otherwise(
+    given: dict[str, str], expected: list[str]
+) -> None:
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    outside = {name: value for name, value in os.environ.items() if name not in names} | given
+    program = "import os, {}\nprint(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('KMP_BLOCKTIME'))"
+    run: dict[str, Any] = {"capture_output": True, "text": True, "env": outside, "check": True}
+    for module in ("unlabeled", "unlabeled.cli"):
+        done = subprocess.run([sys.executable, "-c", program.format(module)], **run)
+        assert done.stdout.split() == expected

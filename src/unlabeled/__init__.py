@@ -4,6 +4,7 @@ The public names are imported when they are first used, so that `import unlabele
 """
 
 import importlib
+import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     from unlabeled.report import report
     from unlabeled.run import load
     from unlabeled.train import pretrain
+
+_WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
+"""How long threads of OpenMP spin when they wait: rounds of GNU's, milliseconds of LLVM's and Intel's. By themselves
+they spin for milliseconds, in which no other program gets the core: three trainings at once take many times as long as
+one. It is read when torch is loaded, and processes that are started inherit it."""
+if "torch" not in sys.modules and not any(name in os.environ for name in ("OMP_WAIT_POLICY", *_WAITING)):
+    os.environ.update(_WAITING)
 
 __version__ = "0.1.0"
 __all__ = ["Method", "embed", "evaluate", "export", "load", "open_data", "pretrain", "report"]

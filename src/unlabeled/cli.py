@@ -54,9 +54,21 @@ Source = Annotated[
 ]
 
 
+def _numbers(type_: Any, tokens: Sequence[Token]) -> list[float]:
+    """Numbers with commas between them."""
+    words = _listed(type_, tokens)
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        raise ValueError(f"must be numbers with commas between them, got {','.join(words)}") from None
+
+
 def _option(name: str, annotation: Any, default: Any, help_: str, group: Group) -> inspect.Parameter:
-    converter = _whole if annotation in (int, int | None) else None
-    parameter = Parameter(help=help_, group=group, converter=converter)
+    parameter = Parameter(help=help_, group=group)
+    if annotation in (int, int | None):
+        parameter = Parameter(help=help_, group=group, converter=_whole)
+    elif annotation == list[float] | None:
+        parameter = Parameter(help=help_, group=group, converter=_numbers, n_tokens=1, negative=())
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, parameter]
     )
@@ -279,7 +291,7 @@ def compare(
     from unlabeled.data.opening import store_size as suiting
     from unlabeled.evaluate import evaluate as measure
     from unlabeled.evaluate import few_labels
-    from unlabeled.files import numbered
+    from unlabeled.files import new_folder
     from unlabeled.report import report as draw
     from unlabeled.train import pretrain
 
@@ -291,7 +303,7 @@ def compare(
     }
     settings |= {"image_size": image_size, "store_size": store_size, "seed": seed, "device": device}
     labels_per_class = tuple(few_labels.counts(labels_per_class))
-    folder = out or next(path for path in numbered(Path("runs/compare")) if not path.exists())
+    folder = out or new_folder(Path("runs/compare"))
     # Divided once, so that no method sees the test images, not even without their labels.
     kinds = {methods.load(name).kind for name in names}
     if len(kinds) > 1:

@@ -1,14 +1,18 @@
 """Files that are never seen half-written, free folder names, and text of paths."""
 
 import contextlib
+import errno
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from glob import escape
 from itertools import count
 from pathlib import Path
 
-__all__ = ["atomic", "numbered", "printable", "sweep"]
+__all__ = ["atomic", "locked", "new_folder", "numbered", "printable", "sweep"]
+
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -58,6 +62,65 @@ def numbered(path: Path) -> Iterator[Path]:
     yield path
     for number in count(2):
         yield path.with_name(f"{path.name}-{number}")
+
+
+def new_folder(path: Path) -> Path:
+    """Make the first folder of `numbered` that is not there; two processes never get the same one."""
+    for folder in numbered(path):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError("numbers end")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder so that no second process does; the system ends the hold of a process that dies.
+
+    Where the file system knows no locks, nothing is held. A folder that is empty at the end is removed.
+
+    Raises:
+        ValueError: Another process holds it; the message says which.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / LOCK
+    handle = _lock(file)
+    try:
+        with contextlib.suppress(OSError):  # a full disk can still be locked
+            os.truncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # else it would be the next one's
+            file.unlink()
+        os.close(handle)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _lock(file: Path) -> int:
+    """Open a file and lock it; it may be removed by the one who held it just before."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, which does not remove files that are open
+        return os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    while True:
+        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                return handle
+            owner = os.read(handle, 300).decode("utf-8", "replace")
+            os.close(handle)
+            raise ValueError(
+                f"out must be a folder that no other run is writing, got {file.parent}, which is in use by "
+                f"{owner or 'another process'}"
+            ) from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(file)):
+                return handle
+        os.close(handle)
 
 
 def printable(path: str | os.PathLike[str]) -> str:

@@ -1,5 +1,6 @@
 """How a run judges itself: what the features of a few samples say, in numbers and in words."""
 
+import math
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from unlabeled.data import Data
 from unlabeled.method import Batch, Method
 from unlabeled.parts import meters
 
-__all__ = ["judge", "look", "probe"]
+__all__ = ["judge", "look", "probe", "spread"]
 
 PROBE_SAMPLES = {"image": 512}
 """Samples whose features are looked at after each epoch; of other kinds, where one is larger, 128."""
@@ -24,16 +25,22 @@ def probe(data: Data) -> Batch:
 def look(method: Method, batch: Batch) -> tuple[Tensor, Tensor]:
     """Features and what the loss compares, float, shape (batch, dim); the training mode is restored."""
     method.eval()
-    features = method.features(batch).float()
-    same = type(method).embedding is Method.embedding  # the encoder need not run twice to say so
-    embedding = features if same else method.embedding(batch).float()
+    features = method.features(batch)
+    inherited = type(method).embedding is Method.embedding  # then the encoder need not run twice
+    embedding = method.embed_features(features) if inherited else method.embedding(batch)
+    features, embedding = features.float(), embedding.float()
     method.train()
     # One long text has one vector, but many words.
     return features if len(features) > 1 else embedding, embedding
 
 
+def spread(features: Tensor) -> float | None:
+    """How widely the features differ, see `meters.spread`; None for a single sample, which differs from nothing."""
+    return float(meters.spread(features)) if len(features) > 1 else None
+
+
 def judge(
-    features: Tensor, embedding: Tensor, loss: float, chance: float | None, spread: float
+    features: Tensor, embedding: Tensor, loss: float, chance: float | None, before: float | None
 ) -> tuple[bool, dict[str, Any]]:
     """Judge an epoch.
 
@@ -42,18 +49,20 @@ def judge(
         embedding: What the loss compares, float, shape (batch, dim); `features` itself where it is the same.
         loss: Mean over the epoch, in nats.
         chance: Loss of a method that has learned nothing, None if unknown.
-        spread: Spread of the features before training.
+        before: Spread of the features before training, None if unknown.
 
     Returns:
         Whether all is well, and the meters with the verdict for the log.
     """
-    code, sentence = meters.verdict(features, loss, chance, spread)
+    if len(features) < 2:
+        return math.isfinite(loss), {"spread": None, "rank": None, "cosine": None, "verdict": ""}
+    code, sentence = meters.verdict(features, loss, chance, math.inf if before is None else before)
     if code == "healthy" and embedding is not features:  # heads collapse before encoders do
         deeper, words = meters.verdict(embedding, loss, chance)
         if deeper == "collapsed":
             code, sentence = deeper, f"In what the loss compares: {words}"
     return code == "healthy", {
-        "spread": float(meters.spread(features)),
+        "spread": spread(features),
         "rank": float(meters.rank(features)),
         "cosine": float(meters.mean_cosine(features)),
         "verdict": sentence,

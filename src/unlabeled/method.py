@@ -33,7 +33,14 @@ class Method(nn.Module):
     compares_samples: ClassVar[bool] = False
     """Whether the loss compares the samples of a batch, so that smaller batches make another task."""
     learning_rates: ClassVar[dict[str, float]] = {}
-    """Factors on the learning rate, by the first part of a parameter's name."""
+    """Factors on the learning rate, by the first part of a parameter's name. Each such part is a player of its own,
+    whose gradient is clipped by itself."""
+    held_out: ClassVar[Literal["undefined", "warn", "stop"]] = "warn"
+    """What the loss on samples that are held out of the training can say. "undefined": nothing, as the task is made of
+    the training samples. "warn": where it rises the run says so. "stop": it measures what was learned, so that its
+    rise also ends a training whose length was chosen for the user."""
+    most_epochs: ClassVar[int] = 800
+    """Passes over the data, where their number is chosen, after which small data is known by heart."""
 
     encoder: Any
     """An `Encoder` of its kind."""
@@ -76,7 +83,8 @@ class Method(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         """Return the loss, or named losses to be summed where several players are optimised.
 
-        A loss without a gradient says that the method has moved its weights itself.
+        A loss without a gradient says that the method has moved its weights itself, which it must not in evaluation
+        mode.
         """
         raise NotImplementedError
 
@@ -96,6 +104,10 @@ class Method(nn.Module):
         """Features as the paper reads them, float, shape (batch, dim), from the vector or from a named map."""
         return self.encoder.features(self.encoder.inputs(batch), layer)
 
+    def embed_features(self, features: Tensor) -> Tensor:
+        """What the loss compares, where a head computes it from `features`, float, shape (batch, dim)."""
+        return features
+
     def embedding(self, batch: Batch) -> Tensor:
         """What the loss compares, float, shape (batch, dim): where a collapse shows first."""
-        return self.features(batch)
+        return self.embed_features(self.features(batch))

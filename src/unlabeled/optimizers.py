@@ -1,4 +1,4 @@
-"""How weights move: the optimizers and the learning rate."""
+"""How weights move: the optimizers, the learning rate, and limits of the gradient."""
 
 import math
 
@@ -8,7 +8,10 @@ from torch import Tensor, nn
 from unlabeled.method import Method
 from unlabeled.settings import Settings
 
-__all__ = ["learning_rate", "load", "make", "state"]
+__all__ = ["clip", "learning_rate", "load", "make", "state"]
+
+BETAS, MOMENTUM = (0.9, 0.999), 0.9
+"""AdamW's where the user says nothing, and that of SGD and LARS."""
 
 
 def learning_rate(step: int, total_steps: int, peak: float, warmup: float = 0.05) -> float:
@@ -30,7 +33,7 @@ def learning_rate(step: int, total_steps: int, peak: float, warmup: float = 0.05
 
 
 def make(method: Method, settings: Settings) -> torch.optim.Optimizer:
-    """Optimizer with weight decay on matrices only, and the method's own factors on the learning rate."""
+    """Optimizer by the rules in `Settings`, with the method's own factors on the learning rate."""
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in method.named_parameters():
         if parameter.requires_grad:
@@ -43,12 +46,31 @@ def make(method: Method, settings: Settings) -> torch.optim.Optimizer:
     ]
     lr = settings.lr or 0.0
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr)
+        first, second = settings.betas or BETAS
+        return torch.optim.AdamW(parameters, lr=lr, betas=(first, second))
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=0.9)
+        return torch.optim.SGD(parameters, lr=lr, momentum=MOMENTUM)
     from timm.optim.lars import Lars
 
-    return Lars(parameters, lr=lr, momentum=0.9)  # type: ignore[arg-type]
+    # By itself it adapts the rates of those groups only that have weight decay.
+    for group, (_, decays) in zip(parameters, groups, strict=True):
+        group["always_adapt"] = decays
+    return Lars(parameters, lr=lr, momentum=MOMENTUM)  # type: ignore[arg-type]
+
+
+def clip(method: Method, most: float) -> None:
+    """Shrink gradients whose norm is above a limit, that of each player by itself.
+
+    Args:
+        method: The method, whose gradients are those of the whole step.
+        most: Largest Euclidean norm of the gradient of all weights of a player.
+    """
+    players: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in method.named_parameters():
+        player = name.partition(".")[0]
+        players.setdefault(player if player in method.learning_rates else "", []).append(parameter)
+    for weights in players.values():
+        nn.utils.clip_grad_norm_(weights, most)
 
 
 def state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -1,10 +1,13 @@
 """What a run will do: from a method, settings and stored files to one plan that all processes share."""
 
 import difflib
+import hashlib
 import os
 import platform
 import re
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice, takewhile
 from pathlib import Path
@@ -15,12 +18,26 @@ from torch import nn
 
 from unlabeled import __version__, encoders, methods
 from unlabeled.data import Data
-from unlabeled.files import atomic, numbered, printable
+from unlabeled.files import atomic, locked, new_folder, numbered, printable
 from unlabeled.method import Method
-from unlabeled.run import CHECKPOINT, CONFIG, read_config
+from unlabeled.run import CHECKPOINT, CONFIG, read_config, read_position
 from unlabeled.settings import MACHINE_SETTINGS, Settings
 
-__all__ = ["Plan", "build", "choose_folder", "make", "resumed", "write"]
+__all__ = [
+    "Plan",
+    "build",
+    "claimed_folder",
+    "lengthen",
+    "make",
+    "reopened",
+    "resumed",
+    "stored_folder",
+    "write",
+]
+
+COMPARED_SAMPLES = 16
+"""Samples by whose content data is told from other data of the same size."""
+BUDGET = ("epochs", "steps")
 
 
 @dataclass
@@ -34,6 +51,9 @@ class Plan:
         options: Options of the method, defaults included.
         given: What the user gave by name, before anything was filled in.
         network: A network of the user's own, to be wrapped.
+        chosen_length: Whether the number of epochs or steps of the stored run was chosen for the user.
+        before: Settings of the stored run, where it is to be trained longer.
+        ends: Steps at which trainings ended that were made longer afterwards.
     """
 
     name: str
@@ -42,6 +62,9 @@ class Plan:
     options: dict[str, Any]
     given: dict[str, Any]
     network: nn.Module | None = None
+    chosen_length: bool = False
+    before: Settings | None = None
+    ends: list[int] = field(default_factory=list)
 
 
 def make(method: str | type[Method] | Method, given: dict[str, Any], config: str | Path | None) -> Plan:
@@ -93,48 +116,145 @@ def reopened(plan: Plan, folder: Path) -> Plan:
 
 
 def resumed(plan: Plan, folder: Path, data: Data) -> Plan:
-    """The plan of the stored run; only what belongs to the machine may differ today.
+    """The plan of the stored run; only what belongs to the machine may differ today, and it may be trained longer.
 
     Raises:
         ValueError: The method, an option, a setting or the data is another one.
     """
     stored = read_config(folder / CONFIG, ("method", "settings", "options", "data"))
-    settings, options = stored["settings"], stored["options"]
-    for name, value in {"samples": len(data), **data.shape}.items():
-        if (before := stored["data"].get(name, value)) != value:
-            raise ValueError(f"{name} of the data must be {before} to resume {folder}, got {value}")
+    settings, options = (
+        {"holdout": 0.0} | stored["settings"],
+        stored["options"],
+    )  # older runs held nothing out
+    _refuse_other_data(stored["data"], data, folder)
     effective = {"method": stored["method"], **settings, **options}
-    for name, value in {"method": plan.name, **plan.given}.items():
+    asked = plan.given | {
+        name: getattr(plan.settings, name) for name in plan.given if hasattr(plan.settings, name)
+    }
+    budget = {name: asked.pop(name) for name in BUDGET if name in asked}
+    for name, value in {"method": plan.name, **asked}.items():
         if name in MACHINE_SETTINGS:
             settings[name] = value
         elif name == "encoder" and effective.get(name) == encoders.OWN_NETWORK and encoders.is_named(value):
             continue  # what builds a network that was brought as it was
         elif effective.get(name) != value:
             raise ValueError(f"{name} must be {effective.get(name)} to resume {folder}, got {value}")
-    return Plan(plan.name, plan.kind, Settings(**settings), options, plan.given, plan.network)
+    before, chosen = None, set(stored.get("chosen", ()))
+    early = read_position(folder / CHECKPOINT).get("stopped") is not None
+    if budget and (early or any(settings.get(name) != value for name, value in budget.items())):
+        before = Settings(**settings)
+        settings = {name: value for name, value in settings.items() if name not in BUDGET} | budget
+    return replace(
+        plan,
+        settings=Settings(**settings),
+        options=options,
+        chosen_length=not budget and not chosen.isdisjoint(BUDGET),
+        before=before,
+        ends=list(stored.get("ends", ())),
+    )
 
 
-def choose_folder(out: str | Path | None, method: str, data: str, resume: bool) -> Path:
-    """Folder of the run: the one given, or the next free `runs/METHOD-DATA`.
+def lengthen(plan: Plan, folder: Path, samples: int) -> int:
+    """Step at which the stored run ends, where it is to be trained longer; that step becomes one of `plan.ends`.
 
     Raises:
-        ValueError: The folder holds a run already, or none to resume.
+        ValueError: The run would not become longer.
+    """
+    assert plan.before is not None
+    position = read_position(folder / CHECKPOINT)
+    end = position["step"] if position.get("stopped") is not None else plan.before.total_steps(samples)
+    if plan.settings.total_steps(samples) <= end:
+        name = "steps" if plan.settings.steps else "epochs"
+        least = end if name == "steps" else end // plan.settings.steps_per_epoch(samples)
+        raise ValueError(
+            f"{name} must be above {least} to train {folder} longer, got {getattr(plan.settings, name)}"
+        )
+    plan.ends = [*plan.ends, end]
+    return end
+
+
+def write_longer(plan: Plan, folder: Path) -> None:
+    """Write the new length into run.toml, all else as it was."""
+    import tomli_w
+
+    stored = read_config(folder / CONFIG, ("settings",))
+    kept = {name: value for name, value in stored["settings"].items() if name not in BUDGET}
+    budget = {name: getattr(plan.settings, name) for name in BUDGET if getattr(plan.settings, name)}
+    stored |= {"settings": kept | budget, "ends": plan.ends}
+    stored["chosen"] = [name for name in stored.get("chosen", ()) if name not in BUDGET]
+    with atomic(folder / CONFIG) as path:
+        path.write_text(tomli_w.dumps(stored), encoding="utf-8")
+
+
+def _refuse_other_data(stored: dict[str, Any], data: Data, folder: Path) -> None:
+    for name, value in {"samples": len(data), **data.shape}.items():
+        if (before := stored.get(name, value)) != value:
+            raise ValueError(f"{name} of the data must be {before} to resume {folder}, got {value}")
+    content = _content(data)
+    differ = [
+        row for row, digest in content.items() if stored.get("content", content).get(row, digest) != digest
+    ]
+    if differ:
+        path = data.paths[int(differ[0])]
+        raise ValueError(
+            f"data must be what {folder} was trained on to resume it, got {data.name}, where {len(differ)} of "
+            f"{len(content)} samples looked at have another content, such as sample {differ[0]} ({path})"
+        )
+
+
+def _content(data: Data) -> dict[str, str]:
+    """Digest of the content of a few samples by their row, the same rows for data of the same size."""
+    rows = sorted({round(float(row)) for row in torch.linspace(0, len(data) - 1, COMPARED_SAMPLES)})
+    digests = {}
+    with torch.random.fork_rng(devices=[]):
+        for row in rows:
+            torch.manual_seed(row)
+            digest = hashlib.blake2b(digest_size=6)
+            for name, value in sorted(data.batch(torch.tensor([row])).items()):
+                if name != "index":
+                    flat = value.detach().cpu().contiguous().flatten()
+                    digest.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
+            digests[str(row)] = digest.hexdigest()
+    return digests
+
+
+def stored_folder(out: str | Path | None, method: str, data: str) -> Path:
+    """Folder of the run that is resumed: the one given, or the last `runs/METHOD-DATA`.
+
+    Raises:
+        ValueError: It holds no checkpoint.
+    """
+    stem = _stem(method, data)
+    folder = Path(out or [stem, *takewhile(Path.exists, islice(numbered(stem), 1, None))][-1])
+    if not (folder / CHECKPOINT).is_file():
+        raise ValueError(f"out must hold a checkpoint to resume from, got {folder}")
+    return folder
+
+
+@contextmanager
+def claimed_folder(out: str | Path | None, method: str, data: str, resume: bool) -> Iterator[Path]:
+    """Folder of the run, which no other run can take meanwhile: the one given, or the next free `runs/METHOD-DATA`.
+
+    Raises:
+        ValueError: The folder holds a run already, or none to resume, or another process writes to it.
         OSError: The folder cannot be written to.
     """
-    if out is None:
-        word = re.sub(r"[^\w.-]+", "-", Path(data).name) or "data"
-        stem = Path("runs") / f"{method.lower()}-{word}"
-        # A new run takes the first free number; a resumed one the last that is taken.
-        if resume:
-            out = [stem, *takewhile(Path.exists, islice(numbered(stem), 1, None))][-1]
-        else:
-            out = next(path for path in numbered(stem) if not path.exists())
-    folder = Path(out)
-    if resume and not (folder / CHECKPOINT).is_file():
-        raise ValueError(f"out must hold a checkpoint to resume from, got {folder}")
-    if not resume and (folder / CHECKPOINT).exists():
-        raise ValueError(f"out must be a new folder, got {folder}, which holds a run; --resume continues it")
-    return folder
+    if resume:
+        folder = stored_folder(out, method, data)
+    else:
+        folder = new_folder(_stem(method, data)) if out is None else Path(out)
+    with locked(folder):
+        # Where no step was taken there is nothing to lose.
+        if not resume and (folder / CHECKPOINT).exists() and read_position(folder / CHECKPOINT)["step"] > 0:
+            raise ValueError(
+                f"out must be a new folder, got {folder}, which holds a run; --resume continues it"
+            )
+        yield folder
+
+
+def _stem(method: str, data: str) -> Path:
+    word = re.sub(r"[^\w.-]+", "-", Path(data).name) or "data"
+    return Path("runs") / f"{method.lower()}-{word}"
 
 
 def build(plan: Plan, data: Data, stored: Path | None = None) -> Method:
@@ -184,8 +304,16 @@ def build(plan: Plan, data: Data, stored: Path | None = None) -> Method:
     return plan.kind(encoder, **plan.options)
 
 
-def write(plan: Plan, folder: Path, source: str, data: Data, chosen: dict[str, Any], method: Method) -> None:
-    """Write run.toml: everything asked for and chosen, and with what it was run."""
+def write(
+    plan: Plan,
+    folder: Path,
+    source: str,
+    data: Data,
+    chosen: dict[str, Any],
+    method: Method,
+    held_out: int = 0,
+) -> None:
+    """Write run.toml: everything asked for and chosen, and with what it was run; `held_out` samples were not."""
     import tomli_w
 
     content = {
@@ -197,6 +325,8 @@ def write(plan: Plan, folder: Path, source: str, data: Data, chosen: dict[str, A
             "samples": len(data),
             **data.shape,
             "skipped": len(data.skipped),
+            "held_out": held_out,
+            "content": _content(data),
         },
         "settings": {key: value for key, value in asdict(plan.settings).items() if value is not None},
         "options": plan.options,
@@ -227,7 +357,7 @@ def _repeated(config: Path, method: str, given: dict[str, Any]) -> dict[str, Any
     stored = read_config(config, ("method", "settings", "options", "chosen"))
     if stored["method"] != method:
         raise ValueError(f"method must be {stored['method']} to repeat {config}, got {method}")
-    values = stored["settings"] | stored["options"]
+    values = {"holdout": 0.0} | stored["settings"] | stored["options"]  # older runs held nothing out
     if encoders.is_named(values.get("encoder")) and "encoder" not in given:
         known = values["encoder"]
         raise ValueError(

@@ -4,6 +4,7 @@ import atexit
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ def join(settings: Settings) -> "Fabric":
     """Start the processes that the settings ask for, or meet those that torchrun has started.
 
     Raises:
-        ValueError: The device is not there.
+        ValueError: The device is not there, or there is no script that other processes could run.
         ConnectionError: The processes do not reach each other.
     """
     from lightning_fabric import Fabric
@@ -44,6 +45,8 @@ def join(settings: Settings) -> "Fabric":
     if settings.devices * settings.nodes == 1 and "LOCAL_WORLD_SIZE" in os.environ:  # started by torchrun
         settings.devices = int(os.environ["LOCAL_WORLD_SIZE"])
         settings.nodes = int(os.environ["WORLD_SIZE"]) // settings.devices
+    if settings.devices * settings.nodes > 1:
+        _refuse_without_script(settings)
     for name in ("lightning_fabric", "lightning.fabric"):  # its advice on strategies is not for our users
         logging.getLogger(name).setLevel(logging.ERROR)
     fabric = Fabric(
@@ -65,6 +68,18 @@ def join(settings: Settings) -> "Fabric":
     if gather.processes() > 1:
         atexit.register(_leave)
     return fabric
+
+
+def _refuse_without_script(settings: Settings) -> None:
+    """Processes are started by running the script once more; a notebook, a prompt and `python -c` have none."""
+    started = any(name in os.environ for name in ("LOCAL_RANK", "WORLD_SIZE", "SLURM_PROCID"))
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    if not started and (hasattr(sys, "ps1") or file is None or not Path(file).is_file()):
+        raise ValueError(
+            "devices and nodes must be 1 in a notebook, at a prompt and in python -c, which other processes cannot "
+            f"run; write a script, or start one by torchrun --nproc-per-node {settings.devices} SCRIPT.py; got "
+            f"{settings.devices} devices and {settings.nodes} nodes"
+        )
 
 
 def _precision(settings: Settings) -> Any:

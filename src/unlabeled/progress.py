@@ -100,7 +100,9 @@ class Progress:
         extras = "".join(f"{name} {value:.3f} " for name, value in entry["meters"].items())
         if entry.get("skipped_steps"):
             extras += f"steps left out {entry['skipped_steps']} "
-        meters = f"spread {entry['spread']:.2f} rank {entry['rank']:.0f}"
+        if entry.get("holdout_loss") is not None:
+            chance += f"held out {entry['holdout_loss']:.4f} "
+        meters = "" if entry["spread"] is None else f"spread {entry['spread']:.2f} rank {entry['rank']:.0f}"
         self.note = f"{chance}{meters}"
         now = time.monotonic()
         shown = last or now - self.printed > SECONDS_BETWEEN_LINES

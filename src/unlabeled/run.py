@@ -37,6 +37,7 @@ __all__ = [
     "load_state",
     "read_checkpoint",
     "read_config",
+    "read_position",
     "read_scores",
     "reading",
     "write_checkpoint",
@@ -317,16 +318,39 @@ def read_checkpoint(path: Path) -> "tuple[dict[str, dict[str, Tensor]], dict[str
     state: dict[str, dict[str, Tensor]] = {}
     try:
         with safe_open(str(path), framework="pt") as file:
-            position = json.loads((file.metadata() or {})["position"])
+            position = _position(file.metadata())
             for key in file.keys():  # noqa: SIM118 (not a dict)
                 group, _, name = key.partition("/")
                 state.setdefault(group, {})[name] = file.get_tensor(key)
-            if not isinstance(position, dict):
-                raise ValueError("its position is no object")
     except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
-        reason = check.reason(error)
-        raise ValueError(f"checkpoint must be a file that pretrain wrote, got {path} ({reason})") from error
+        raise _no_checkpoint(path, error) from error
     return state, position
+
+
+def read_position(path: Path) -> dict[str, Any]:
+    """Read the position of a checkpoint, without its tensors.
+
+    Raises:
+        ValueError: The file is missing or no checkpoint of ours.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return _position(file.metadata())
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
+        raise _no_checkpoint(path, error) from error
+
+
+def _position(metadata: dict[str, str] | None) -> dict[str, Any]:
+    position = json.loads((metadata or {})["position"])
+    if not isinstance(position, dict):
+        raise ValueError("its position is no object")
+    return position
+
+
+def _no_checkpoint(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"checkpoint must be a file that pretrain wrote, got {path} ({check.reason(error)})")
 
 
 def load_state(method: "Method", state: "dict[str, Tensor]") -> None:

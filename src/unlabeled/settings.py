@@ -16,10 +16,18 @@ MACHINE_SETTINGS = ("device", "devices", "nodes", "workers", "max_broken", "skip
 LARGEST_CHOICE = {"cpu": 64, "cuda": 224}
 """Largest image size in pixels that is chosen for the user; more is theirs to ask for."""
 
+FEWEST_STEPS, MOST_EPOCHS = 250, 800
+"""Steps that are chosen at least, however small the data is, and passes over it that are chosen at most."""
+MOST_HELD_OUT = 0.5
+
 
 @dataclass
 class Settings:
     """How a run is trained; None asks for a choice by the size of the data.
+
+    The learning rate climbs linearly over the first 5 % of the steps, then falls to 0 along a cosine. Weights of one
+    dimension, which are norms and biases, have no decay and, in LARS, no adapted rate. AdamW: betas 0.9 and 0.999,
+    eps 1e-8. SGD and LARS: momentum 0.9, no Nesterov; LARS: trust coefficient 0.001.
 
     Args:
         encoder: Name of the network to train: one of our small ones, any timm model, or module:function that builds it.
@@ -29,8 +37,11 @@ class Settings:
         steps: Optimizer steps, instead of epochs.
         batch_size: Samples in each forward pass, over all processes.
         lr: Peak learning rate, as given (not scaled further).
-        optimizer: adamw, sgd (momentum 0.9) or lars.
+        optimizer: adamw, sgd or lars.
         weight_decay: Decay of all weights but norms and biases.
+        betas: Averaging factors of adamw's two moments, with a comma between them [default: 0.9,0.999].
+        clip: Largest norm of the gradient, above which it is scaled down; no limit if left out.
+        holdout: Share of the samples held out of the training, whose loss is logged; below 50 samples none are.
         image_size: Height and width in pixels of the encoder's input.
         store_size: Shorter side in pixels at which decoded pictures are kept; larger ones are shrunk to it once.
         levels: Values that become black and white, as LOW,HIGH, where images have more than 8 bits; chosen if left out.
@@ -60,6 +71,9 @@ class Settings:
     lr: float | None = None
     optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
     weight_decay: float | None = None
+    betas: list[float] | None = None
+    clip: float | None = None
+    holdout: float = 0.02
     image_size: int | None = None
     store_size: int | None = None
     levels: str | None = None
@@ -88,9 +102,14 @@ class Settings:
         check.at_least(0, skip_nan=self.skip_nan)
         if "lr" in given:
             check.positive(lr=given["lr"])
+        if "clip" in given:
+            check.positive(clip=given["clip"])
         if "weight_decay" in given:
             check.at_least(0, weight_decay=given["weight_decay"])
-        for name in ("lr", "weight_decay"):
+        self._check_betas()
+        if not 0 <= self.holdout <= MOST_HELD_OUT:
+            raise ValueError(f"holdout must be between 0 and {MOST_HELD_OUT}, got {self.holdout}")
+        for name in ("lr", "weight_decay", "clip"):
             if name in given and given[name] == math.inf:
                 raise ValueError(f"{name} must be finite, got inf")
         if not 0 <= self.seed < 2**63:
@@ -105,6 +124,16 @@ class Settings:
             raise ValueError(
                 f"steps must be left out where epochs are given, got {self.steps} and {self.epochs} epochs"
             )
+
+    def _check_betas(self) -> None:
+        if self.betas is None:
+            return
+        numbers = [beta for beta in self.betas if isinstance(beta, int | float)]
+        if not len(numbers) == len(self.betas) == 2 or not all(0 <= beta < 1 for beta in numbers):
+            raise ValueError(f"betas must be two numbers of at least 0 and below 1, got {self.betas}")
+        if self.optimizer != "adamw":
+            raise ValueError(f"betas must be left out for {self.optimizer}, which has none, got {self.betas}")
+        self.betas = [float(beta) for beta in numbers]
 
     def steps_per_epoch(self, samples: int) -> int:
         """Optimizer steps in a pass over the samples; the rest that fills no batch is left for another epoch."""
@@ -135,13 +164,14 @@ class Settings:
             small = "conv4" if self.image_size < 24 else "resnet10"
             self.encoder = self.encoder or ("resnet18" if cuda else small)
 
-    def complete(self, samples: int, cuda: bool, processes: int = 1) -> None:
+    def complete(self, samples: int, cuda: bool, processes: int = 1, most_epochs: int = MOST_EPOCHS) -> None:
         """Fill what was left open, by the number of samples and the kind of machine.
 
         Args:
-            samples: Size of the data.
+            samples: Samples that are trained on.
             cuda: Whether there is a GPU.
             processes: Processes that share each batch.
+            most_epochs: Epochs that are chosen at most, unless they make fewer than 250 steps.
 
         Raises:
             ValueError: Batches do not fit the data or the processes.
@@ -158,7 +188,9 @@ class Settings:
             )
         if not self.steps and not self.epochs:
             wanted = 20_000 if cuda else 2_000
-            self.epochs = min(800, max(10, round(wanted / self.steps_per_epoch(samples))))
+            each = self.steps_per_epoch(samples)
+            most = min(MOST_EPOCHS, max(most_epochs, -(-FEWEST_STEPS // each)))
+            self.epochs = min(most, max(10, round(wanted / each)))
         lr, weight_decay = RECIPES[self.optimizer]
         scale = self.batch_size * self.accumulate / 256
         self.lr = self.lr or lr * (math.sqrt(scale) if self.optimizer == "adamw" else scale)

@@ -1,11 +1,13 @@
 """The one training loop. It knows no method by name."""
 
+import copy
 import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from functools import partial, reduce
 from pathlib import Path
@@ -15,13 +17,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from unlabeled import check, encoders, guard, judge, optimizers, plan, processes, seeds
+from unlabeled import check, encoders, guard, holdout, judge, optimizers, plan, processes, seeds
 from unlabeled.data import Data, open_data, store_size
 from unlabeled.data.opening import name_of
 from unlabeled.files import atomic, sweep
 from unlabeled.method import Method
 from unlabeled.optimizers import learning_rate
-from unlabeled.parts import gather, heap, meters, norm
+from unlabeled.parts import gather, heap, norm
 from unlabeled.progress import Progress
 from unlabeled.run import (
     CHECKPOINT,
@@ -46,6 +48,8 @@ __all__ = ["learning_rate", "pretrain"]
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 SHOWN_ROWS = 8
 """Samples that the message about a bad step names."""
+MEASUREMENTS, FEWEST_BETWEEN = 20, 20
+"""The held-out loss is measured about so often where epochs are long, but with at least so many steps between."""
 
 
 def pretrain(
@@ -65,7 +69,8 @@ def pretrain(
         data: Built-in name, folder, file, array of shape (samples, channels, height, width), or a `Data`, of
             the kind that the method learns from.
         out: Folder of the run; `runs/METHOD-DATA` if None.
-        resume: Whether to continue the run in `out` from its checkpoint.
+        resume: Whether to continue the run in `out` from its checkpoint; with more `epochs` or `steps` than it had it
+            is trained longer: once its own schedule is done, another one climbs to `lr` and falls to 0.
         config: A run.toml to repeat; what is given beside it wins.
         quiet: Whether to print nothing.
         **settings: Fields of `Settings` and options of the method; `encoder` may also be a network of your own,
@@ -87,49 +92,18 @@ def pretrain(
         torch.random.fork_rng(),
         Progress(quiet or fabric.global_rank > 0) as progress,
         processes.together(fabric, lambda: "before the training began"),
+        ExitStack() as claims,
     ):
         source = name_of(data) if isinstance(data, str | os.PathLike) else ""
         if resume and (out is not None or Path(source).exists()):
-            planned = plan.reopened(planned, plan.choose_folder(out, planned.name, source, resume))
-        if gather.processes() > 1:  # the first process decodes, the others find what it left
-            processes.first(fabric, lambda: len(_open(data, planned, progress)))
-        with processes.at_once():  # a node without the first one's cache decodes too
-            opened = _open(data, planned, progress)
-        folder = processes.first(fabric, lambda: plan.choose_folder(out, planned.name, opened.name, resume))
+            planned = plan.reopened(planned, plan.stored_folder(out, planned.name, source))
+        opened = _opened(fabric, data, planned, progress)
+        claim = plan.claimed_folder(out, planned.name, opened.name, resume)
+        folder = processes.first(fabric, lambda: claims.enter_context(claim))
         if resume:
             processes.refuse_unshared(folder / CHECKPOINT)
             planned = plan.resumed(planned, folder, opened)
-        wanted, before = planned.settings, asdict(planned.settings)
-        cuda = fabric.device.type == "cuda"
-        pictures = (planned.kind.encoder_kind or planned.kind.kind) == "image"
-        wanted.choose_network(opened.shape["image_size"] if pictures else None, cuda, planned.kind.defaults)
-        torch.manual_seed(wanted.seed)
-        built = plan.build(planned, opened, folder / ENCODER if resume else None)
-        built_as = getattr(built.encoder, "config", {})
-        if levels := getattr(opened, "levels", None):  # what is read for this encoder later is mapped alike
-            built_as["levels"] = levels
-        if built_as.get("kind") == "image" and opened.shape["channels"] not in (1, 3):
-            progress.say(
-                f"{opened.shape['channels']} channels: saturation, hue and graying, which need 3, are left out of views"
-            )
-        wanted.encoder = wanted.encoder or built_as.get("name")
-        wanted.image_size = wanted.image_size or built_as.get("image_size")
-        samples = built.reads(opened).to(fabric.device)
-        wanted.complete(len(samples), cuda, gather.processes())
-        chosen = {name: value for name, value in asdict(wanted).items() if before[name] != value}
-        if wanted.batch_size == 1 and built.compares_samples:  # one sample has nothing to be compared with
-            raise ValueError("batch_size must be at least 2 for a method that compares samples, got 1")
-        if not resume:
-            processes.first(fabric, lambda: _write(planned, folder, source, opened, chosen, built))
-            processes.refuse_unshared(folder / CONFIG)
-        progress.start(planned.name, samples, wanted, chosen, folder)
-        for note in getattr(built.encoder, "notes", []):
-            progress.say(note)
-        if built.compares_samples and wanted.accumulate > 1:
-            each = f"compares only its own {wanted.batch_size} samples"
-            progress.say(f"each of the accumulated batches {each}: not one large batch")
-        with heap.kept():
-            _Loop(fabric, built, samples, wanted, folder, progress).run(resume)
+        built = _train(fabric, planned, opened, source, folder, resume, progress)
     run = Run(folder)
     if planned.network is not None or encoders.is_named(planned.given.get("encoder")):
         run.encoder = (
@@ -138,6 +112,61 @@ def pretrain(
     if isinstance(method, Method):
         run.encoder, run.method = method.encoder.eval(), method.eval()
     return run
+
+
+def _train(
+    fabric: "Fabric",
+    planned: plan.Plan,
+    opened: Data,
+    source: str,
+    folder: Path,
+    resume: bool,
+    progress: Progress,
+) -> Method:
+    """Build the method, write down what it is trained with, and train it."""
+    wanted, before = planned.settings, asdict(planned.settings)
+    train, held_out, note = holdout.divide(opened, wanted.holdout, wanted.seed)
+    built, samples = _built(planned, train, fabric.device, folder / ENCODER if resume else None)
+    chosen = {name: value for name, value in asdict(wanted).items() if before[name] != value}
+    length_chosen = planned.chosen_length or not chosen.keys().isdisjoint(plan.BUDGET)
+    notes = [note, *_longer(fabric, planned, folder, len(samples))]
+    loop = _Loop(fabric, built, samples, wanted, folder, progress, planned.ends)
+    if not resume:
+        processes.first(fabric, lambda: _write(planned, folder, source, opened, train, chosen, built))
+        processes.refuse_unshared(folder / CONFIG)
+    progress.start(planned.name, samples, wanted, chosen, folder)
+    notes += getattr(built.encoder, "notes", [])
+    if train.kind == "image" and train.shape["channels"] not in (1, 3):
+        bands = train.shape["channels"]
+        notes.append(f"{bands} channels: saturation, hue and graying, which need 3, are left out of views")
+    if built.compares_samples and wanted.accumulate > 1:
+        each = f"compares only its own {wanted.batch_size} samples"
+        notes.append(f"each of the accumulated batches {each}: not one large batch")
+    notes.append(loop.watch(held_out, length_chosen))
+    for line in filter(None, notes):
+        progress.say(line)
+    with heap.kept():
+        loop.run(resume)
+    return built
+
+
+def _built(planned: plan.Plan, train: Data, device: torch.device, stored: Path | None) -> tuple[Method, Data]:
+    """The method, and the data as it reads it for training; settings that were open are filled."""
+    wanted, cuda = planned.settings, device.type == "cuda"
+    pictures = (planned.kind.encoder_kind or planned.kind.kind) == "image"
+    wanted.choose_network(train.shape["image_size"] if pictures else None, cuda, planned.kind.defaults)
+    torch.manual_seed(wanted.seed)
+    built = plan.build(planned, train, stored)
+    built_as = getattr(built.encoder, "config", {})
+    if levels := getattr(train, "levels", None):  # what is read for this encoder later is mapped alike
+        built_as["levels"] = levels
+    wanted.encoder = wanted.encoder or built_as.get("name")
+    wanted.image_size = wanted.image_size or built_as.get("image_size")
+    samples = built.reads(train).to(device)
+    wanted.complete(len(samples), cuda, gather.processes(), built.most_epochs)
+    if wanted.batch_size == 1:
+        _refuse_single(planned.name, built, samples)
+    return built, samples
 
 
 class _Loop:
@@ -151,11 +180,12 @@ class _Loop:
         settings: Settings,
         folder: Path,
         progress: Progress,
+        ends: list[int],
     ) -> None:
         self.fabric, self.device, self.data, self.settings = fabric, fabric.device, data, settings
         self.folder, self.progress = folder, progress
         assert settings.batch_size
-        self.total_steps = settings.total_steps(len(data))
+        self.total_steps, self.ends = settings.total_steps(len(data)), ends
         self.steps_per_epoch = settings.steps_per_epoch(len(data))
         if gather.processes() > 1:
             norm.synchronize(method)
@@ -181,7 +211,43 @@ class _Loop:
         self.infinite = guard.infinite(method)  # such as masks of attention, which may stay so
         self.probe = judge.probe(data)
         self.bad_epochs, self.saved_at = 0, time.monotonic()
-        self.spread = float(meters.spread(judge.look(method, self.probe)[0]))
+        self.spread = judge.spread(judge.look(method, self.probe)[0])
+        self.held_out: holdout.HeldOut | None = None
+        self.between = self.steps_per_epoch
+        self.measured: list[holdout.Measured] = []
+        self.since_measured = [0.0, 0]  # sum of the losses, and steps
+        self.best: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+        self.turned = self.stops = False
+        self.stopped: int | None = None
+
+    def watch(self, held_out: Data | None, length_chosen: bool) -> str:
+        """Measure the loss on held-out samples from now on.
+
+        Args:
+            held_out: The samples, as they were opened.
+            length_chosen: Whether the number of steps was chosen for the user, so that fewer may be taken.
+
+        Returns:
+            One line on why there is no such loss, or what it cannot be compared with; else empty.
+        """
+        if held_out is None:
+            return ""
+        try:
+            read = self.method.reads(held_out).to(self.device)
+        except ValueError as error:  # such as texts without a known word
+            return f"no loss on held-out data: {check.reason(error)}"
+        size = self.settings.batch_size or 1
+        measures = holdout.HeldOut(read, self.method, size, self.settings.seed, self.fabric.autocast)
+        if measures.reason:
+            return f"no loss on held-out data: {measures.reason}"
+        self.held_out, self.stops = measures, length_chosen and self.method.held_out == "stop"
+        self.between = min(self.steps_per_epoch, max(FEWEST_BETWEEN, -(-self.total_steps // MEASUREMENTS)))
+        if self.method.compares_samples and measures.size != size:
+            return (
+                f"the loss on held-out {self.data.unit} compares {measures.size} of them, that of the training {size}: "
+                "only whether it falls or rises says something"
+            )
+        return ""
 
     def run(self, resume: bool) -> None:
         if self.fabric.global_rank == 0:
@@ -190,18 +256,27 @@ class _Loop:
         if resume:
             self._resume()
         with processes.together(self.fabric, self._when), processes.stop_signals() as stop:
-            while self.step < self.total_steps:
-                if self.step % self.steps_per_epoch == 0:
+            if not resume:  # so that it can be resumed whenever it is killed
+                self._save()
+            while self.step < self.total_steps and self.stopped is None:
+                within = self.step % self.steps_per_epoch
+                if within == 0:
                     self._begin_epoch()
                 began = time.perf_counter()
                 self._step()
                 self.seconds += time.perf_counter() - began
-                if self.step % self.steps_per_epoch == 0 or self.step == self.total_steps:
+                within = self.step % self.steps_per_epoch
+                ended = within == 0 or self.step == self.total_steps
+                if self.held_out is not None and (ended or within % self.between == 0):
+                    self._measure(self.held_out)
+                if ended or self.stopped is not None:
                     self._end_epoch()
+                if self.stopped is not None:
+                    self._go_back()
                 due = time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS
                 # Processes that disagreed here would wait for each other for ever.
                 stopped, due = gather.any_process(stop.signal is not None, due)
-                if stopped or due or self.step == self.total_steps:
+                if stopped or due or self.step == self.total_steps or self.stopped is not None:
                     self._save()
                 if stopped:
                     raise KeyboardInterrupt(
@@ -219,22 +294,54 @@ class _Loop:
     def _order(self, epoch: int) -> Tensor:
         return seeds.order(seeds.mix(self.settings.seed, epoch, -2), len(self.data), self.weights)
 
+    def _phase(self) -> tuple[int, int]:
+        """First step and end of the schedule that the next step is in; a run that was made longer has several."""
+        begin = max(end for end in (0, *self.ends) if end <= self.step)
+        return begin, min(end for end in (*self.ends, self.total_steps) if end > self.step)
+
     def _step(self) -> None:
-        settings, rank, size = self.settings, gather.rank(), self.settings.batch_size
-        assert size
+        settings = self.settings
         epoch, within = divmod(self.step, self.steps_per_epoch)
         if within == 0 or not hasattr(self, "order"):
             self.order = self._order(epoch)
-        lr = learning_rate(self.step, self.total_steps, settings.lr or 0.0)
+        begin, end = self._phase()
+        lr = learning_rate(self.step - begin, end - begin, settings.lr or 0.0)
         for group in self.optimizer.param_groups:
             group["lr"] = group["factor"] * lr
-        share = size // gather.processes()
-        self.undo.hold() if self.descends else self.undo.forget()
+        if self.descends:
+            self.undo.hold()
+        else:
+            self.undo.forget()
+        assert settings.batch_size
+        whole = settings.batch_size * settings.accumulate
+        rows = self.order[within * whole :][:whole]
+        added = self._accumulate(rows)
+        if added is None:
+            return
+        if not guard.finite_gradients(self.moved):  # after DDP's mean they are the same in all processes
+            return self._leave_out("gradients must be finite, got infinite or NaN ones", rows)
+        if gather.processes() > 1:  # so that a checkpoint of the first holds the sums of all
+            means = gather.mean_over_processes(torch.tensor(list(added.values()), device=self.device))
+            added = dict(zip(added, means.tolist(), strict=True))
+        for name, value in added.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.counted += 1
+        self.since_measured[0] += added["loss"]
+        self.since_measured[1] += 1
+        if settings.clip is not None:
+            optimizers.clip(self.method, settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.method.after_step((self.step - begin) / (end - begin))
+        self.progress.step(self.step, whole, self.sums["loss"] / self.counted)
+
+    def _accumulate(self, rows: Tensor) -> dict[str, float] | None:
+        """Losses and meters of one step, whose gradients are added up; None where a loss was not finite."""
+        settings, rank = self.settings, gather.rank()
         added: dict[str, float] = {}
-        for micro in range(settings.accumulate):
-            begin = (within * settings.accumulate + micro) * size
-            own = begin + rank * share
-            index = self.order[own : own + share]
+        for micro, batch_rows in enumerate(rows.chunk(settings.accumulate)):
+            index = batch_rows.chunk(gather.processes())[rank]
             seeds.sow(self.device, seeds.mix(settings.seed, self.step * settings.accumulate + micro, rank))
             batch = self.data.batch(index.to(self.device))
             with nullcontext() if micro == settings.accumulate - 1 else self.partly():
@@ -250,26 +357,57 @@ class _Loop:
                 if gather.any_process(not math.isfinite(values["loss"]))[0]:
                     means = {name: gather.mean_over_processes(loss.detach()) for name, loss in named.items()}
                     found = ", ".join(f"{name} {value.item()}" for name, value in means.items())
-                    rows = self.order[begin : begin + size]
-                    return self._leave_out(f"loss must be finite, got {found}", rows)
+                    self._leave_out(f"loss must be finite, got {found}", batch_rows)
+                    return None
                 if self.descends:
                     self.backward(total if settings.accumulate == 1 else total / settings.accumulate)
             for name, value in values.items():
                 added[name] = added.get(name, 0.0) + value / settings.accumulate
-        if not guard.finite_gradients(self.moved):  # after DDP's mean they are the same in all processes
-            rows = self.order[within * settings.accumulate * size :][: settings.accumulate * size]
-            return self._leave_out("gradients must be finite, got infinite or NaN ones", rows)
-        if gather.processes() > 1:  # so that a checkpoint of the first holds the sums of all
-            means = gather.mean_over_processes(torch.tensor(list(added.values()), device=self.device))
-            added = dict(zip(added, means.tolist(), strict=True))
-        for name, value in added.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.counted += 1
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.step += 1
-        self.method.after_step(self.step / self.total_steps)
-        self.progress.step(self.step, size * settings.accumulate, self.sums["loss"] / self.counted)
+        return added
+
+    def _measure(self, held_out: holdout.HeldOut) -> None:
+        """Measure the loss on held-out data, and say so, or stop, where it turns."""
+        total, steps = self.since_measured
+        loss = held_out.loss(moves_itself=not self.descends)
+        if loss is None or not steps:
+            return
+        self.since_measured = [0.0, 0]
+        self.measured.append(holdout.Measured(self.step, loss, total / steps))
+        lowest = min(self.measured, key=lambda entry: entry.loss)
+        if self.stops and lowest is self.measured[-1]:
+            state = {name: value.detach().cpu().clone() for name, value in self.method.state_dict().items()}
+            self.best = state, self._position()
+        planned = self.total_steps / self.between
+        turn = holdout.turn(self.measured, max(holdout.FEWEST_RISES, round(planned / MEASUREMENTS)))
+        if turn is not None and self.stops:
+            self.stopped = self.step
+        if turn is not None and not self.turned:
+            self.progress.say(self._turn_words(turn))
+        self.turned = turn is not None
+
+    def _turn_words(self, turn: holdout.Turn) -> str:
+        best, now = turn.best, turn.now
+        unit = "epochs" if self.between == self.steps_per_epoch else "measurements"
+        words = (
+            f"loss on held-out {self.data.unit} has risen for {turn.count} {unit} since step {best.step:,} "
+            f"({best.loss:.4g} -> {now.loss:.4g}) while the training loss fell "
+            f"({best.training_loss:.4g} -> {now.training_loss:.4g}): the model is memorising"
+        )
+        if self.stops:
+            return (
+                f"{words}; stopped at step {self.step:,} of the {self.total_steps:,} that were chosen, and the state "
+                f"of step {best.step:,} is kept; --epochs or --steps says how long to go on"
+            )
+        return f"{words}; fewer steps or more data"
+
+    def _go_back(self) -> None:
+        """Take the state with the lowest loss on held-out data."""
+        assert self.best is not None
+        state, position = self.best
+        load_state(self.method, {name: value.to(self.device) for name, value in state.items()})
+        self.step, self.sums, self.counted = position["step"], position["sums"], position["counted"]
+        self.seconds, self.since_measured = position["seconds"], position["since_measured"]
+        self.best = None
 
     def _end_epoch(self) -> None:
         if not self.counted:  # every step was left out: there is no loss to tell
@@ -297,13 +435,28 @@ class _Loop:
             "step": self.step,
             "loss": loss,
             "chance": chance,
+            **self._held_out_entry(),
             **verdict,
             "samples_per_second": samples / max(self.seconds, 1e-9),
             "skipped_steps": self.skipped,
             "meters": means,
         }
         processes.first(self.fabric, lambda: self._log(entry))
-        self.progress.epoch(entry, alarm=self.bad_epochs > 1, last=self.step == self.total_steps)
+        last = self.step == self.total_steps or self.stopped is not None
+        self.progress.epoch(entry, alarm=self.bad_epochs > 1, last=last)
+
+    def _held_out_entry(self) -> dict[str, Any]:
+        """What the log says of held-out data: the last loss, all of the epoch by step where there are more, a turn."""
+        begins = (self.step - 1) // self.steps_per_epoch * self.steps_per_epoch
+        recent = [entry for entry in self.measured if entry.step > begins]
+        if not recent:
+            return {}
+        entry: dict[str, Any] = {"holdout_loss": recent[-1].loss}
+        if len(recent) > 1:
+            entry["holdout_losses"] = {str(each.step): each.loss for each in recent}
+        if self.turned:
+            entry["holdout_lowest_at"] = min(self.measured, key=lambda each: each.loss).step
+        return entry
 
     def _log(self, entry: dict[str, Any]) -> None:
         with self._writing(LOG), (self.folder / LOG).open("a", encoding="utf-8") as file:
@@ -323,21 +476,31 @@ class _Loop:
         state = {"method": self.method.state_dict(), "optimizer": optimizers.state(self.optimizer)}
         if self.weights is not None:
             state["sampler"] = {"weights": self.weights}
-        position = {
-            "step": self.step,
-            "sums": self.sums,
-            "counted": self.counted,
-            "skipped": self.skipped,
-            "seconds": self.seconds,
-            "bad_epochs": self.bad_epochs,
-            "spread": self.spread,
+        position = self._position() | {
+            "measured": self.measured,
+            "turned": self.turned,
+            "stopped": self.stopped,
         }
+        if self.best is not None:
+            state["best"], position["best"] = self.best
         write = partial(write_checkpoint, state=state, position=position)
         save = {CHECKPOINT: write, ENCODER: self.method.encoder.save}
         # The encoder comes before the first checkpoint, which cannot be resumed without it.
         for name in (ENCODER, CHECKPOINT) if self.saved_step is None else (CHECKPOINT, ENCODER):
             with self._writing(name):
                 save[name](self.folder / name)
+
+    def _position(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "sums": dict(self.sums),
+            "counted": self.counted,
+            "skipped": self.skipped,
+            "seconds": self.seconds,
+            "bad_epochs": self.bad_epochs,
+            "spread": self.spread,
+            "since_measured": list(self.since_measured),
+        }
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
@@ -368,8 +531,23 @@ class _Loop:
         self.counted = position.get("counted", self.step % self.steps_per_epoch)  # not yet kept by older runs
         self.skipped, self.saved_step = position.get("skipped", 0), self.step
         self.bad_epochs, self.spread = position["bad_epochs"], position["spread"]
+        self.since_measured = position.get("since_measured", [0.0, 0])
+        if self.step not in self.ends:  # else it is trained longer
+            self.stopped = position.get("stopped")
+        reached = self.step if self.stopped is None else self.stopped
+        self.measured = [
+            holdout.Measured(*entry) for entry in position.get("measured", ()) if entry[0] <= reached
+        ]
+        self.turned = position.get("turned", False)
+        if self.stops and "best" in position:
+            self.best = state["best"], position["best"]
+        if self.stopped is not None:
+            self.progress.say(
+                f"stopped at step {self.stopped:,} before, as the loss on held-out {self.data.unit} had risen since "
+                f"step {self.step:,}; --epochs or --steps says how long to go on"
+            )
         if self.fabric.global_rank == 0:  # the log may be ahead of the checkpoint
-            entries = [entry for entry in Run(self.folder).history if entry["step"] <= self.step]
+            entries = [entry for entry in Run(self.folder).history if entry["step"] <= reached]
             with atomic(self.folder / LOG) as path:
                 path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
 
@@ -390,28 +568,77 @@ class _Loop:
         raise FloatingPointError(f"{found}; {self._kept()}; lower lr, or leave such steps out with skip_nan")
 
 
-def _open(data: Any, planned: plan.Plan, progress: Progress) -> Data:
+def _opened(fabric: "Fabric", data: Any, planned: plan.Plan, progress: Progress) -> Data:
+    """The data in every process: the first one decodes, the others find what it left."""
     kind, settings = planned.kind.kind, planned.settings
-    return open_data(
-        data,
-        kind=kind,
-        store_size=settings.store_size or store_size(kind, settings.image_size),
-        workers=settings.workers,
-        max_broken=settings.max_broken,
-        levels=settings.levels,
-        pages=settings.pages or "first",
-        group=settings.group,
-        progress=progress.decoding,
-        encoding=settings.encoding,
-        text_column=settings.text_column,
-        segmenter=settings.segmenter,
-    )
+
+    def read() -> Data:
+        return open_data(
+            data,
+            kind=kind,
+            store_size=settings.store_size or store_size(kind, settings.image_size),
+            workers=settings.workers,
+            max_broken=settings.max_broken,
+            levels=settings.levels,
+            pages=settings.pages or "first",
+            group=settings.group,
+            encoding=settings.encoding,
+            text_column=settings.text_column,
+            segmenter=settings.segmenter,
+            progress=progress.decoding,
+        )
+
+    if gather.processes() > 1:
+        processes.first(fabric, lambda: len(read()))
+    with processes.at_once():  # a node without the first one's cache decodes too
+        return read()
+
+
+def _longer(fabric: "Fabric", planned: plan.Plan, folder: Path, samples: int) -> list[str]:
+    """Write down that the run is trained longer, where that was asked for; what to say of it."""
+    if planned.before is None:
+        return []
+    begin, end = plan.lengthen(planned, folder, samples), planned.settings.total_steps(samples)
+    processes.refuse_unshared(folder / CONFIG)  # all have read it
+    processes.first(fabric, lambda: plan.write_longer(planned, folder))
+    return [
+        f"trained longer, from step {begin:,} to {end:,}: the schedule starts anew there, so that the learning rate "
+        f"climbs to {planned.settings.lr:.4g} and falls to 0 once more"
+    ]
+
+
+def _refuse_single(name: str, method: Method, data: Data) -> None:
+    """Refuse batches of one sample where the loss, or a norm, needs others to compare it with."""
+    what = f"batch_size must be at least 2 for {name}, got 1"
+    if len(data) == 1:
+        what = f"data must have at least 2 {data.unit} for {name}, got 1"
+    if method.compares_samples:
+        raise ValueError(f"{what}: its loss compares samples")
+    if gather.processes() > 1:
+        return
+    trial = copy.deepcopy(method).to(data.device)
+    with torch.random.fork_rng(), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they come once more
+        trial.prepare(data)
+        trial.to(data.device).train().begin_epoch(data)
+        try:
+            trial(data.batch(torch.zeros(1, dtype=torch.int64, device=data.device)))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(f"{what}: it has norms over the samples of a batch") from error
 
 
 def _write(
-    planned: plan.Plan, folder: Path, source: str, data: Data, chosen: dict[str, Any], method: Method
+    planned: plan.Plan,
+    folder: Path,
+    source: str,
+    data: Data,
+    train: Data,
+    chosen: dict[str, Any],
+    method: Method,
 ) -> None:
-    plan.write(planned, folder, source, data, chosen, method)
+    plan.write(planned, folder, source, data, chosen, method, len(data) - len(train))
     write_skipped(folder, data.skipped)
-    write_samples(folder, data, planned.settings.weights)
+    write_samples(folder, train, planned.settings.weights)
     (folder / LOG).unlink(missing_ok=True)

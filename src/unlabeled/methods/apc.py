@@ -60,6 +60,7 @@ class APC(Method):
     """
 
     kind = "audio"
+    held_out = "stop"
     defaults: ClassVar[dict[str, Any]] = {
         "encoder": "gru2-256",
         "batch_size": 64,

@@ -55,6 +55,7 @@ class Autoencoder(Method):
         flip: Probability that an image is mirrored.
     """
 
+    held_out = "stop"
     mean: Tensor
     baseline: Tensor
 

@@ -196,6 +196,8 @@ class BERT(Method):
     """
 
     kind = "text"
+    held_out = "stop"
+    most_epochs = 100
     defaults: ClassVar[dict[str, Any]] = {
         "encoder": "bert-tiny",
         "batch_size": 32,

@@ -102,8 +102,8 @@ class BYOL(Method):
     def after_step(self, progress: float) -> None:
         self.teacher.update(cosine_momentum(self.momentum, progress), self.encoder, self.head)
 
-    def embedding(self, batch: Batch) -> Tensor:
-        return self.head(self.encoder(self.encoder.inputs(batch)))
+    def embed_features(self, features: Tensor) -> Tensor:
+        return self.head(features)
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         first, second = self.first_views(batch), self.second_views(batch)

@@ -47,6 +47,7 @@ class DeepCluster(Method):
     """
 
     encoder_input = "sobel"
+    held_out = "undefined"
     assignments: Tensor
     used: Tensor
     agreement: Tensor

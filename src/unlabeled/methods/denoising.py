@@ -80,6 +80,7 @@ class Denoising(Method):
         flip: Probability that an image is mirrored.
     """
 
+    held_out = "stop"
     mean: Tensor
     baseline: Tensor
 

@@ -140,6 +140,7 @@ class FramePrediction(Method):
     """
 
     kind = "video"
+    held_out = "stop"
     defaults: ClassVar[dict[str, Any]] = {"encoder": "lstm-256", "batch_size": 64, "lr": 2e-3}
 
     mean: Tensor

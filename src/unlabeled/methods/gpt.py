@@ -70,6 +70,8 @@ class GPT(Method):
     """
 
     kind = "text"
+    held_out = "stop"
+    most_epochs = 20
     defaults: ClassVar[dict[str, Any]] = {
         "encoder": "gpt-tiny",
         "batch_size": 32,

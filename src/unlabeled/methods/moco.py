@@ -137,8 +137,8 @@ class MoCo(Method):
     def after_step(self, progress: float) -> None:
         self.teacher.update(self.momentum, self.encoder, self.head)
 
-    def embedding(self, batch: Batch) -> Tensor:
-        return self.head(self.encoder(self.encoder.inputs(batch)))
+    def embed_features(self, features: Tensor) -> Tensor:
+        return self.head(features)
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         return {"image": self.encoder.inputs(batch), "query": self.views(batch), "key": self.views(batch)}

@@ -135,8 +135,8 @@ class SimCLR(Method):
         first, second = self.head(self.encoder(images)).chunk(2)
         return loss(first, second, self.temperature)
 
-    def embedding(self, batch: Batch) -> Tensor:
-        return self.head(self.encoder(self.encoder.inputs(batch)))
+    def embed_features(self, features: Tensor) -> Tensor:
+        return self.head(features)
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         return {"image": self.encoder.inputs(batch), "view 1": self.views(batch), "view 2": self.views(batch)}

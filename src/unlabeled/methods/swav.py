@@ -181,8 +181,8 @@ class SwAV(Method):
         # The optimizer's momentum and weight decay move parameters whose gradient is 0.
         self.prototypes.copy_(torch.where(self.steps <= self.freeze_steps, self.start, moved))
 
-    def embedding(self, batch: Batch) -> Tensor:
-        return self.head(self.encoder(self.encoder.inputs(batch)))
+    def embed_features(self, features: Tensor) -> Tensor:
+        return self.head(features)
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         large = {"image": self.encoder.inputs(batch), "large crop": self.views(batch)}

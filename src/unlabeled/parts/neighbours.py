@@ -117,6 +117,8 @@ class Neighbours(nn.Module):
             )
         # On a GPU the tables make a round trip; on a processor these are the tensors themselves.
         inputs, outputs = (rows.detach().cpu().contiguous() for rows in (table, self.outputs))
+        if not self.training:
+            inputs, outputs = inputs.clone(), outputs.clone()
         pace = max(LEAST, 1 - float(self.progress)) if self.training else 0.0
         loss, predictions = word_vectors.train(
             inputs.numpy(),
@@ -134,7 +136,7 @@ class Neighbours(nn.Module):
             share=self.share,
         )
         for rows, moved in ((table, inputs), (self.outputs, outputs)):
-            if rows.data_ptr() != moved.data_ptr():
+            if self.training and rows.data_ptr() != moved.data_ptr():
                 rows.copy_(moved)
         value = loss / predictions if predictions else self.chance
         return torch.tensor(value, device=table.device)

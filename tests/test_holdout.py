@@ -1,0 +1,321 @@
+"""Samples held out of the training: which they are, that looking at them changes nothing, and when the loss turns."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import unlabeled
+from unlabeled import encoders, guard, holdout, train
+from unlabeled.data import Data, open_data
+from unlabeled.data.text import Texts
+from unlabeled.holdout import Measured, divide, turn
+from unlabeled.method import Batch, Method
+from unlabeled.run import CHECKPOINT, read_checkpoint, write_checkpoint
+from unlabeled.settings import Settings
+
+
+def pictures(count: int, groups: Tensor | None = None) -> Data:
+    generator = torch.Generator().manual_seed(0)
+    data = open_data(torch.randint(0, 256, (count, 3, 16, 16), generator=generator, dtype=torch.uint8))
+    data.groups = groups
+    return data
+
+
+def rows(part: Data | None) -> list[str]:
+    assert part is not None
+    return part.paths
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return encoders.build("conv4", image_size=16)
+
+
+class Memorises(Method):
+    """A number for each sample is learned by heart, and what is said of others gets ever worse."""
+
+    held_out = "stop"
+    most_epochs = 100
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__(encoder)
+        self.sure = nn.Parameter(torch.zeros(()))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("known", torch.zeros(1000, dtype=torch.bool))
+
+    calls: Tensor
+    known: Tensor
+
+    def forward(self, batch: Batch) -> Tensor:
+        self.calls += 1
+        if self.encoder.training:
+            self.known[batch["image"].float().mean((1, 2, 3)).mul(7).long() % 1000] = True
+        # Held-out samples want 0.1, samples of the training 1.
+        wanted = 1.0 if self.encoder.training else 0.1
+        return (self.sure - wanted).square() + 0 * self.encoder(self.encoder.inputs(batch)).mean()
+
+
+def test_held_out_rows_are_random_but_the_same_for_seed_and_size() -> None:
+    data = pictures(500)
+    first, again, other = (divide(data, 0.02, seed) for seed in (3, 3, 4))
+    assert rows(first.held_out) == rows(again.held_out) != rows(other.held_out)
+    assert len(rows(first.held_out)) == 10
+    assert not set(rows(first.held_out)) & set(first.train.paths)
+    assert len(first.train) + 10 == 500
+    assert first.note.startswith("10 of 500 images are held out")
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.02, 4), (0.2, 12), (0.5, 30)])
+def test_at_least_four_samples_are_held_out(share: float, count: int) -> None:
+    assert len(rows(divide(pictures(60), share, 0).held_out)) == count
+
+
+def test_of_small_data_nothing_is_held_out_and_that_is_said() -> None:
+    divided = divide(pictures(49), 0.02, 0)
+    assert divided.held_out is None and len(divided.train) == 49
+    assert divided.note == "nothing is held out of the training: fewer than 50 images"
+    assert divide(pictures(100), 0.0, 0).note == ""
+
+
+def test_whole_groups_are_held_out() -> None:
+    groups = torch.arange(300) // 3 * 7
+    data = pictures(300, groups[torch.randperm(300, generator=torch.Generator().manual_seed(1))])
+    divided = divide(data, 0.05, 0)
+    assert (
+        divided.held_out is not None
+        and divided.held_out.groups is not None
+        and divided.train.groups is not None
+    )
+    assert 15 <= len(divided.held_out) <= 18
+    assert not set(divided.held_out.groups.tolist()) & set(divided.train.groups.tolist())
+
+
+def test_groups_that_are_too_large_are_not_torn_apart() -> None:
+    divided = divide(pictures(90, torch.arange(90) // 30), 0.02, 0)
+    assert divided.held_out is None and "the smallest group has 30 of 90 images" in divided.note
+    assert len(divided.train) == 90
+
+
+def test_small_groups_come_before_large_ones() -> None:
+    """A group of a tenth of the samples is held out only where there is no smaller one."""
+    large = torch.arange(300) // 30
+    mixed = torch.cat([large[:270], torch.arange(270, 300)])
+    for groups, count in [(large, 30), (mixed, 6)]:
+        for seed in range(5):
+            held = divide(pictures(300, groups), 0.02, seed).held_out
+            assert held is not None and len(held) == count
+
+
+def test_of_one_document_the_end_is_held_out() -> None:
+    data = Texts([f"part {row}" for row in range(200)], documents=torch.zeros(200, dtype=torch.int64))
+    divided = divide(data, 0.02, 0)
+    assert divided.held_out is not None and divided.held_out.texts == [
+        f"part {row}" for row in range(196, 200)
+    ]  # type: ignore[attr-defined]
+
+
+def test_documents_are_held_out_as_a_whole() -> None:
+    documents = torch.arange(400) // 4
+    data = Texts([f"part {row}" for row in range(400)], documents=documents)
+    held = divide(data, 0.02, 0).held_out
+    assert held is not None and len(held) == 8
+    assert all((held.documents == document).sum() == 4 for document in held.documents.unique())  # type: ignore[attr-defined]
+
+
+def curve(losses: list[float], training: list[float] | None = None) -> list[Measured]:
+    training = training or [2 - 0.05 * place for place in range(len(losses))]
+    return [
+        Measured(10 * (place + 1), *both) for place, both in enumerate(zip(losses, training, strict=True))
+    ]
+
+
+def test_a_lasting_rise_is_a_turn() -> None:
+    measured = curve([2.0, 1.8, 1.75, 1.72, 1.7, 1.72, 1.75, 1.8, 1.85, 1.9, 1.95])
+    found = turn(measured)
+    assert found is not None and (found.best.step, found.now.step, found.count) == (50, 110, 6)
+    assert turn(measured[:9]) is None
+
+
+def test_no_turn_without_memorising() -> None:
+    falling = [2 - 0.1 * place for place in range(12)]
+    assert turn(curve(falling)) is None
+    rise = [2.0, 1.8, 1.7, 1.75, 1.8, 1.85, 1.9, 1.95]
+    assert turn(curve(rise, [1.0 + 0.1 * place for place in range(8)])) is None, (
+        "the training itself gets worse"
+    )
+    assert turn(curve([1.0] * 12)) is None
+    assert turn([]) is None
+
+
+def test_noise_alone_is_hardly_ever_a_turn() -> None:
+    generator = torch.Generator().manual_seed(0)
+    alarms = 0
+    for _ in range(200):
+        noise = 1 + 0.05 * torch.randn(60, generator=generator)
+        alarms += any(
+            turn(curve(noise[:end].tolist(), [2 - place / 60 for place in range(end)]))
+            for end in range(1, 61)
+        )
+    assert alarms <= 4
+
+
+@pytest.mark.parametrize("wobble", [0.0, 0.01, 0.03])
+def test_a_rise_is_seen_through_noise(wobble: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    losses = torch.cat([torch.linspace(2, 1, 15), torch.linspace(1, 1.6, 25)]) + wobble * torch.randn(
+        40, generator=generator
+    )
+    measured = curve(losses.tolist())
+    seen = next(end for end in range(1, 41) if turn(measured[:end]))
+    assert 20 <= seen <= 35
+
+
+def test_looking_leaves_no_trace() -> None:
+    """Buffers, modes, meters and random numbers are as before."""
+    method = Memorises(network())
+    method.meters = {"before": torch.ones(())}
+    method.train()
+    method.encoder.eval()
+    held = holdout.HeldOut(pictures(20), method, 8, 0)
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    random = torch.random.get_rng_state()
+    first, second = held.loss(), held.loss()
+    assert first == second == pytest.approx(0.01)
+    assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
+    assert torch.equal(random, torch.random.get_rng_state())
+    assert list(method.meters) == ["before"] and method.training and not method.encoder.training
+
+
+def test_all_held_out_batches_have_one_size() -> None:
+    for count, batch, size, batches in [(20, 8, 6, 3), (7, 8, 7, 1), (3000, 256, 256, 4)]:
+        held = holdout.HeldOut(pictures(count), Memorises(network()), batch, 0)
+        assert held.batches.shape == (batches, size) and len(held.batches.unique()) == batches * size
+
+
+def test_infinite_loss_on_held_out_data_is_no_loss() -> None:
+    class Infinite(Memorises):
+        def forward(self, batch: Batch) -> Tensor:
+            return super().forward(batch) * (1 if self.encoder.training else math.inf)
+
+    assert holdout.HeldOut(pictures(20), Infinite(network()), 8, 0).loss() is None
+
+
+SETTINGS: dict[str, Any] = {"batch_size": 8, "lr": 0.03, "weight_decay": 0.0}
+
+
+def test_a_training_of_chosen_length_stops_and_keeps_the_best_state(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = unlabeled.pretrain(Memorises, pictures(100), encoder=network(), out=tmp_path / "run", **SETTINGS)
+    text = capsys.readouterr().err
+    state, position = read_checkpoint(run.path / CHECKPOINT)
+    losses = {entry["step"]: entry["holdout_loss"] for entry in run.history}
+    assert position["stopped"] == run.history[-1]["step"] < run.config["settings"]["epochs"] * 12
+    assert position["step"] == min(losses, key=lambda step: losses[step]) < position["stopped"]
+    assert (float(state["method"]["sure"]) - 0.1) ** 2 == pytest.approx(min(losses.values()), abs=1e-6)
+    assert "the model is memorising; stopped at step" in text and "best" not in state
+    assert run.history[-1]["holdout_lowest_at"] == position["step"]
+
+
+def test_a_stopped_run_resumes_to_itself_and_goes_on_when_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start: dict[str, Any] = {"out": tmp_path / "run", "encoder": network()}
+    run = unlabeled.pretrain(Memorises, pictures(100), **start, **SETTINGS)
+    before = (run.path / CHECKPOINT).read_bytes()
+    again: dict[str, Any] = {"out": tmp_path / "run", "resume": True, "encoder": network()}
+    unlabeled.pretrain(Memorises, pictures(100), **again)
+    assert (run.path / CHECKPOINT).read_bytes() == before
+    assert "stopped at step" in capsys.readouterr().err
+    step = read_checkpoint(run.path / CHECKPOINT)[1]["step"]
+    longer = unlabeled.pretrain(Memorises, pictures(100), epochs=100, **again)
+    position = read_checkpoint(longer.path / CHECKPOINT)[1]
+    assert longer.config["ends"] == [step] and longer.history[-1]["step"] == position["step"] == 1200
+    assert position["stopped"] is None
+
+
+def test_where_the_length_was_named_the_run_only_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = SETTINGS | {"epochs": 40, "encoder": network(), "out": tmp_path / "run"}
+    run = unlabeled.pretrain(Memorises, pictures(100), **settings)
+    assert run.history[-1]["step"] == 480
+    text = capsys.readouterr().err
+    assert text.count("the model is memorising; fewer steps or more data") == 1
+    assert "loss on held-out images has risen for " in text and " epochs since step " in text
+
+
+def test_killed_amid_a_chosen_length_it_stops_at_the_same_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    settings = SETTINGS | {"quiet": True}
+    whole = unlabeled.pretrain(
+        Memorises, pictures(100), encoder=network(), out=tmp_path / "whole", **settings
+    )
+    position = read_checkpoint(whole.path / CHECKPOINT)[1]
+    step = train._Loop._step
+
+    def die(loop: Any) -> None:
+        if loop.step == position["step"] + 15:
+            raise RuntimeError("killed")
+        step(loop)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(train._Loop, "_step", die)
+        unlabeled.pretrain(Memorises, pictures(100), encoder=network(), out=tmp_path / "parts", **settings)
+    resumed = unlabeled.pretrain(
+        Memorises, pictures(100), encoder=network(), out=tmp_path / "parts", resume=True, quiet=True
+    )
+    first, second = (read_checkpoint(run.path / CHECKPOINT) for run in (whole, resumed))
+    for name, value in first[0]["method"].items():
+        assert torch.equal(value, second[0]["method"][name]), name
+    assert [first[1][name] for name in ("step", "stopped", "measured")] == [
+        second[1][name] for name in ("step", "stopped", "measured")
+    ]
+
+
+def test_long_epochs_are_measured_within(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"epochs": 1, "encoder": network(), "out": tmp_path / "run", "quiet": True}
+    run = unlabeled.pretrain(Memorises, pictures(400), **SETTINGS | {"batch_size": 4}, **settings)
+    assert list(run.history[0]["holdout_losses"]) == ["20", "40", "60", "80", "98"]
+
+
+def test_runs_from_before_hold_nothing_out(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"encoder": "conv4", "steps": 3, "batch_size": 8, "quiet": True}
+    run = unlabeled.pretrain("rotnet", pictures(80), out=tmp_path / "run", holdout=0.0, **settings)
+    config = (run.path / "run.toml").read_text()
+    (run.path / "run.toml").write_text(config.replace("holdout = 0.0\n", ""))
+    state, position = read_checkpoint(run.path / CHECKPOINT)
+    write_checkpoint(run.path / CHECKPOINT, state, position | {"step": 2})
+    unlabeled.pretrain("rotnet", pictures(80), out=tmp_path / "run", resume=True, quiet=True)
+    again = unlabeled.pretrain(
+        "rotnet", pictures(80), out=tmp_path / "b", config=run.path / "run.toml", quiet=True
+    )
+    assert again.config["settings"]["holdout"] == 0 and "holdout_loss" not in again.history[-1]
+
+
+@pytest.mark.parametrize("share", [-0.1, 0.51, math.nan])
+def test_bad_share_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=r"holdout must be between 0 and 0.5, got"):
+        Settings(holdout=share)
+
+
+def test_chosen_epochs_are_fewer_where_a_method_learns_by_heart() -> None:
+    epochs = []
+    for samples, most in [(420, 800), (420, 20), (40, 20), (100_000, 20)]:
+        settings = Settings(batch_size=32)
+        settings.complete(samples, cuda=False, most_epochs=most)
+        epochs.append(settings.epochs)
+    assert epochs == [154, 20, 250, 10]
+
+
+def test_no_gradient_remains_after_looking() -> None:
+    method = Memorises(network())
+    holdout.HeldOut(pictures(20), method, 8, 0).loss()
+    assert all(weight.grad is None for weight in method.parameters())
+    assert guard.infinite(method) == set()
