@@ -216,7 +216,7 @@ def evaluate(
         device=device,
         progress=_tell,
     )
-    scores.to_json(opened.path / "scores.json")
+    opened.add_evaluation(scores.about, scores.records)
     print(scores.table())
     print(scores.verdict())
 
@@ -295,7 +295,7 @@ def compare(
             device="cpu" if device == "mps" else device,
             progress=_tell,
         )
-        scores.to_json(run.path / "scores.json")
+        run.add_evaluation(scores.about, scores.records)
         print(f"\n{name}\n{scores.table()}\n{scores.verdict()}")
         runs.append(run)
     print(draw(runs, data=data, out=folder / "report.html"))

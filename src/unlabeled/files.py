@@ -8,7 +8,7 @@ from glob import escape
 from itertools import count
 from pathlib import Path
 
-__all__ = ["atomic", "numbered", "printable", "sweep"]
+__all__ = ["atomic", "exclusive", "numbered", "printable", "sweep"]
 
 
 @contextlib.contextmanager
@@ -34,6 +34,22 @@ def atomic(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Let one process at a time change a file that it reads before: the others wait.
+
+    The lock is on an empty file beside it, which stays; where the system has no such locks nobody waits.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(path.with_name(f".{path.name}.lock"), "a", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def sweep(path: Path) -> None:
