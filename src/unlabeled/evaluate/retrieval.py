@@ -110,9 +110,9 @@ def measure(
     for layer, (query, found) in LAYERS.items():
         for features, both in {"random": twin, "unlabeled": ours}.items():
             values = _values(both[query], both[found], query == found, labels, seed)
-            measured += [_measurement(layer, features, unit, *value, test) for unit, value in values.items()]
+            measured += [_measurement(layer, features, unit, value, test) for unit, value in values.items()]
         for unit, value in _by_chance(len(test), query == found, labels).items():
-            measured.append(_measurement(layer, "chance", unit, *value, test))
+            measured.append(_measurement(layer, "chance", unit, value, test))
     return measured
 
 
@@ -126,26 +126,26 @@ def read(encoder: Any, data: Data) -> tuple[Tensor, Tensor]:
 
 def _values(
     queries: Tensor, found: Tensor, same_kind: bool, labels: Tensor | None, seed: int
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Each measure by its unit, float, shape (queries,), and the clips that were the queries."""
-    similarity, values, every = queries @ found.T, {}, torch.arange(len(queries))
+) -> dict[str, Tensor]:
+    """Each measure by its unit, float, shape (queries,)."""
+    similarity, values = queries @ found.T, {}
     own = torch.arange(len(queries), device=queries.device)[:, None]
     if not same_kind:
         partner = ranking(similarity, False, seed) == own
-        values |= {f"recall@{k}": (hits(partner, k), every) for k in RANKS if k < len(queries)}
+        values |= {f"recall@{k}": hits(partner, k) for k in RANKS if k < len(queries)}
     if labels is not None and len(known := _known(labels)):
         relevant = labels[ranking(similarity, True, seed)] == labels[:, None]
         if same_kind:
-            values |= {f"recall@{k}": (hits(relevant[known], k), known) for k in RANKS if k < len(queries)}
-        values[f"nDCG@{DEPTH}"] = ndcg(relevant[known]), known
+            values |= {f"recall@{k}": hits(relevant[known], k) for k in RANKS if k < len(queries)}
+        values[f"nDCG@{DEPTH}"] = ndcg(relevant[known])
     return values
 
 
-def _by_chance(clips: int, same_kind: bool, labels: Tensor | None) -> dict[str, tuple[Tensor, Tensor]]:
-    """What a random order gives on average for each query, as `_values` gives it."""
-    values, every = {}, torch.arange(clips)
+def _by_chance(clips: int, same_kind: bool, labels: Tensor | None) -> dict[str, Tensor]:
+    """What a random order gives on average for each query, as `_values` names it."""
+    values = {}
     if not same_kind:
-        values |= {f"recall@{k}": (torch.full((clips,), k / clips), every) for k in RANKS if k < clips}
+        values |= {f"recall@{k}": torch.full((clips,), k / clips) for k in RANKS if k < clips}
     if labels is not None and len(known := _known(labels)):
         same = (labels[:, None] == labels).sum(1)[known] - 1.0
         others = clips - 1
@@ -153,10 +153,10 @@ def _by_chance(clips: int, same_kind: bool, labels: Tensor | None) -> dict[str, 
             for k in (k for k in RANKS if k < clips):
                 drawn = torch.arange(k, device=same.device)
                 missed = ((others - same[:, None] - drawn) / (others - drawn)).clamp(min=0).prod(1)
-                values[f"recall@{k}"] = 1 - missed, known
+                values[f"recall@{k}"] = 1 - missed
         discounts = 1 / torch.log2(torch.arange(min(DEPTH, others), device=same.device) + 2.0)
         best = discounts.cumsum(0)[same.clamp(max=len(discounts)).long() - 1]
-        values[f"nDCG@{DEPTH}"] = same / others * discounts.sum() / best, known
+        values[f"nDCG@{DEPTH}"] = same / others * discounts.sum() / best
     return values
 
 
@@ -166,10 +166,11 @@ def _known(labels: Tensor) -> Tensor:
     return ((labels >= 0) & (counts > 1)).nonzero()[:, 0]
 
 
-def _measurement(
-    layer: str, features: str, unit: str, values: Tensor, rows: Tensor, test: Data
-) -> Measurement:
-    groups = None if test.groups is None else test.groups[rows.cpu()]
+def _measurement(layer: str, features: str, unit: str, values: Tensor, test: Data) -> Measurement:
+    groups = test.groups
+    if groups is not None and len(values) < len(test):  # the queries were those whose class is known
+        assert test.labels is not None
+        groups = groups[_known(test.labels.cpu())]
     return Measurement(
         "retrieval", layer, "all", features, values[None].cpu(), unit=unit,
         groups=groups, counted=of_groups(test), bounds=(0.0, 1.0),
