@@ -130,7 +130,7 @@ def lead(ours: Record, control: Record) -> Lead:
         low, high = control.get("margin_low"), control.get("margin_high")
     else:
         low, high = _apart(ours, control)
-    if not _finite(low) or not _finite(high):
+    if low is None or high is None or not _finite(low) or not _finite(high):
         return "unknown"
     return "ahead" if low > 0 else "behind" if high < 0 else "open"
 
@@ -193,7 +193,7 @@ def _apart(ours: Record, control: Record) -> tuple[Any, Any]:
     ends = [record.get(end) for record in (ours, control) for end in ("low", "high")]
     if not all(map(_finite, ends)):
         return None, None
-    low, high, least, most = ends
+    low, high, least, most = map(float, ends)  # type: ignore[arg-type]
     lower = control.get("better", ours.get("better")) == "lower"
     return (least - high, most - low) if lower else (low - most, high - least)
 

@@ -217,7 +217,12 @@ def test_a_perfect_score_leaves_room_for_as_many_units_as_there_are():
 
 def test_a_difference_that_never_shows_may_still_be_there():
     found = interval(torch.zeros(1, 50), bounds=(-1, 1), difference=True)
-    assert found.low is not None and found.low == -found.high and 0.05 < -found.low < 0.1
+    assert (
+        found.low is not None
+        and found.high is not None
+        and found.low == -found.high
+        and 0.05 < -found.low < 0.1
+    )
 
 
 def test_chance_is_known_exactly():

@@ -150,3 +150,14 @@ def test_encoders_that_look_ahead_are_refused() -> None:
         ValueError, match="perplexity needs an encoder that never looks ahead, such as gpt-mini, got"
     ):
         measure(Subject(fitted("bert-tiny", texts(0)), None), (texts(0), texts(1)), device=CPU)
+
+
+def test_documents_of_one_book_are_one_unit() -> None:
+    network, test = encoder(), texts(1)
+    test.groups = torch.tensor([5, 5, 5, 9, 9, 9])
+    found = measure(Subject(network, None), (texts(0), test), device=CPU)
+    for m in found:
+        assert m.left_out is not None and (m.left_out.units, m.samples) == (2, 6)
+        assert m.counted == "groups of documents"
+    test.groups = torch.arange(6)
+    assert {m.counted for m in measure(Subject(network, None), (texts(0), test), device=CPU)} == {"documents"}

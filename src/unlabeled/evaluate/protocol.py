@@ -294,8 +294,9 @@ def _on_chosen_layer(
     encoder: "Encoder", shown: Representation, data: Labelled, rows: Tensor, seed: int
 ) -> Prediction:
     """The linear probe on the map that the labels at hand, and nothing of the test data, say is best."""
-    names = list(encoder.map_dims)
-    rows = rows.to(data.labels.device)
+    if shown.name == "raw":  # the input has no layers
+        return _linear(shown, data, rows, None, seed)[:2]
+    names, rows = list(encoder.map_dims), rows.to(data.labels.device)
     groups = None if data.train.groups is None else data.train.groups[rows.cpu()]
 
     def loss(layer: str) -> float:

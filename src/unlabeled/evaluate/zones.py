@@ -69,6 +69,7 @@ def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.devic
 
     shown = [("unlabeled", method, True), ("poses set to zero", method, False), ("random", twin, True)]
     measured, pool = [], 0
+    groups: list[Tensor] = []
     for features, judged, posed in shown:
         values, groups = [], []
         for batch, hidden in _batches(walks, method, seed):
