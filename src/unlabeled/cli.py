@@ -216,9 +216,11 @@ def evaluate(
         device=device,
         progress=_tell,
     )
-    opened.add_evaluation(scores.about, scores.records)
-    print(scores.table())
-    print(scores.verdict())
+    try:
+        opened.add_evaluation(scores.about, scores.records)
+    finally:  # a full disk must not cost the numbers
+        print(scores.table())
+        print(scores.verdict())
 
 
 @app.command

@@ -48,7 +48,8 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
         return
     with open(path.with_name(f".{path.name}.lock"), "a", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # some network drives have none
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

@@ -49,8 +49,8 @@ def held_out_loss(
         seed: Seed of the split.
 
     Returns:
-        Mean over five folds in nats, from `linear.HOLD_OUT_FROM` labels on over one; NaN where no class has two labels,
-        or all are of one group.
+        Mean over five folds in nats, from `linear.HOLD_OUT_FROM` labels on over one; NaN where no class has two labels
+        or lies in two groups.
     """
     count = min(5, int(labels.bincount().max()))
     fold = linear.folds(labels, max(1, count), seed)
@@ -65,6 +65,7 @@ def held_out_loss(
     fold, losses = fold.to(labels.device), []
     for held_out in range(1 if len(labels) >= linear.HOLD_OUT_FROM else count):
         rest, judged = fold != held_out, fold == held_out
+        judged &= torch.isin(labels, labels[rest])  # of a class that it never saw, a probe knows nothing
         fitted = linear.fit(features[rest], labels[rest], classes, statistics=statistics, seed=seed)
         losses.append(F.cross_entropy(fitted(features[judged]), labels[judged], reduction="none"))
     return float(torch.cat(losses).mean())

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unlabeled.data.films import Film, films
 from unlabeled.evaluate import controls
-from unlabeled.evaluate.scores import Measurement
+from unlabeled.evaluate.scores import Measurement, of_groups
 from unlabeled.parts import tracking
 from unlabeled.parts.places import survey
 from unlabeled.parts.tracking import Settings
@@ -173,14 +173,20 @@ def measure(
         f"radius {'a fifth of the rows' if settings.radius is None else settings.radius}, "
         f"temperature {settings.temperature:g}"
     )
+    units, counted = torch.tensor(videos), "videos"
+    source: Any = data[-1] if isinstance(data, tuple) else data
+    if getattr(source, "groups", None) is not None:
+        units, counted = source.groups[units], of_groups(source)
     return [
         measurement
         for features, scores in measured.items()
-        for measurement in _measurements(features, torch.cat(scores, 1).cpu(), torch.tensor(videos), about)
+        for measurement in _measurements(features, torch.cat(scores, 1).cpu(), units, counted, about)
     ]
 
 
-def _measurements(features: str, scores: Tensor, videos: Tensor, about: str) -> list[Measurement]:
+def _measurements(
+    features: str, scores: Tensor, units: Tensor, counted: str, about: str
+) -> list[Measurement]:
     """J&F, J and F from their mean, recall and decay by object, shape (2, objects, 3), and the video of each."""
     both = torch.cat([scores.mean(0, keepdim=True), scores])
     made = []
@@ -196,8 +202,8 @@ def _measurements(features: str, scores: Tensor, videos: Tensor, about: str) -> 
                 values[None, :, 0],
                 detail,
                 unit,
-                groups=videos,
-                counted="videos",
+                groups=units,
+                counted=counted,
                 bounds=(0.0, 1.0),
             )
         )
