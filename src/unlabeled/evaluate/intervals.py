@@ -240,9 +240,14 @@ def _freedom(shares: Tensor, variances: Tensor) -> float:
 
 
 def _skewness(pulls: Tensor) -> float:
-    """Skewness of an estimate that is the sum of independent pulls, float64, shape (groups,)."""
-    squares = float(pulls.square().sum())
-    return float(pulls.pow(3).sum()) / squares**1.5 if squares > 0 else 0.0
+    """Skewness of an estimate that is the sum of independent pulls, float64, shape (groups,), less what is chance.
+
+    Few normal pulls look skewed too: the estimate is shrunk by the variance that it would have then.
+    """
+    groups, squares = len(pulls), float(pulls.square().sum())
+    found = float(pulls.pow(3).sum()) / squares**1.5 if squares > 0 else 0.0
+    chance = 6 * (groups - 2) / (groups * (groups + 1) * (groups + 3))
+    return found * (1 - chance / found**2) if found**2 > chance else 0.0
 
 
 def _with_draws(spread: _Spread, values: Tensor, number: Tensor, sizes: Tensor) -> _Spread:
