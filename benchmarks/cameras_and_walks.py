@@ -21,8 +21,7 @@ import torch
 from unlabeled import encoders, methods
 from unlabeled.data import Data, open_data
 from unlabeled.evaluate import alignment, factors, zones
-from unlabeled.evaluate.intervals import interval
-from unlabeled.evaluate.scores import Measurement
+from unlabeled.evaluate.scores import Measurement, interval_of
 from unlabeled.evaluate.tasks import Subject
 from unlabeled.method import Method
 
@@ -107,17 +106,12 @@ def main() -> None:
         method, steps = trained(name, train, arguments.seconds, options)
         print(f"\n{part}: {name} on {source}, {steps} steps in {arguments.seconds:g} processor seconds")
         for found in judged(name, method, train, test):
-            if found.replicates is None:
-                whole = interval(found.values, rates=False)
-                value, low, high = whole.value, whole.low, whole.high
-            else:
-                value = float(found.values)
-                low, high = found.replicates.quantile(
-                    torch.tensor([0.025, 0.975], dtype=torch.double)
-                ).tolist()
+            whole = interval_of(found)
+            value, low, high = whole.value, whole.low, whole.high
             layer = found.layer or "encoder"
             print(
-                f"  {found.unit:32} {layer:10} {found.features:18} {value:7.3f} [{low:.3f}, {high:.3f}]",
+                f"  {found.unit:32} {layer:10} {found.features:18} {value:7.3f} "
+                + ("no interval" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"),
                 flush=True,
             )
             records.append(

@@ -31,9 +31,10 @@ MAY_IMPORT = {
     "optimizers": {"method", "settings"},
     "processes": {"parts", "settings"},
     "seeds": set(),
+    "verdict": set(),
     "train": MIDDLE | {"plan", "guard", "holdout", "judge", "optimizers", "processes", "seeds"},
-    "evaluate": MIDDLE | {"evaluate"},
-    "report": MIDDLE | {"report"},
+    "evaluate": MIDDLE | {"evaluate", "verdict"},
+    "report": MIDDLE | {"report", "verdict"},
     "export": MIDDLE,
 }
 FILES = sorted(SOURCE.rglob("*.py"))

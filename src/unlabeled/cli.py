@@ -240,9 +240,11 @@ def evaluate(
         group=group,
         progress=_tell,
     )
-    scores.to_json(opened.path / "scores.json")
-    print(scores.table())
-    print(scores.verdict())
+    try:
+        opened.add_evaluation(scores.about, scores.records)
+    finally:  # a full disk must not cost the numbers
+        print(scores.table())
+        print(scores.verdict())
 
 
 @app.command
@@ -324,7 +326,7 @@ def compare(
             device="cpu" if device == "mps" else device,
             progress=_tell,
         )
-        scores.to_json(run.path / "scores.json")
+        run.add_evaluation(scores.about, scores.records)
         print(f"\n{name}\n{scores.table()}\n{scores.verdict()}")
         runs.append(run)
     print(draw(runs, data=data, out=folder / "report.html"))

@@ -40,7 +40,7 @@ def demo(out: Path, seed: int = 0) -> Run:
         seed=seed,
         augment=views,
     )
-    scores.to_json(run.path / "scores.json")
+    run.add_evaluation(scores.about, scores.records)
     page = report(run, data="digits")
     print("accuracy on 500 test digits (chance 10 %), by how many labels of each class were used")
     print(scores.table())

@@ -10,7 +10,7 @@ from glob import escape
 from itertools import count
 from pathlib import Path
 
-__all__ = ["atomic", "locked", "new_folder", "numbered", "printable", "sweep"]
+__all__ = ["atomic", "exclusive", "locked", "new_folder", "numbered", "printable", "sweep"]
 
 LOCK = ".lock"
 
@@ -38,6 +38,23 @@ def atomic(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Let one process at a time change a file that it reads before: the others wait.
+
+    The lock is on an empty file beside it, which stays; where the system has no such locks nobody waits.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(path.with_name(f".{path.name}.lock"), "a", encoding="utf-8") as lock:
+        with contextlib.suppress(OSError):  # some network drives have none
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def sweep(path: Path) -> None:

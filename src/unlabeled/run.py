@@ -6,7 +6,8 @@ checkpoint.safetensors   parameters, method state, optimizer, position: for resu
 encoder.safetensors      the encoder that is kept, its architecture in the header
 samples.npy       a digest of each sample that it was trained on, by which test samples among them are noticed
 skipped.csv       files that could not be read, with reasons
-scores.json       what `evaluate` measured, on which data and on which state of the encoder
+scores.json       what `evaluate` measured, on which data, how and on which state of the encoder: the last evaluation,
+                  and the earlier ones
 """
 
 import copy
@@ -14,14 +15,16 @@ import csv
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unlabeled import check
-from unlabeled.files import atomic
+from unlabeled.files import atomic, exclusive
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,6 +40,7 @@ __all__ = [
     "load_state",
     "read_checkpoint",
     "read_config",
+    "read_evaluations",
     "read_position",
     "read_scores",
     "reading",
@@ -45,6 +49,9 @@ __all__ = [
 
 CHECKPOINT, ENCODER, LOG, CONFIG = "checkpoint.safetensors", "encoder.safetensors", "log.jsonl", "run.toml"
 SAMPLES = "samples.npy"
+SCORES = "scores.json"
+RESULTS = ("records", "note", "time", "earlier", "seen_in_pretraining", "in_training_part")
+"""What does not tell one evaluation from another."""
 
 
 class Run:
@@ -111,9 +118,38 @@ class Run:
 
     @property
     def measured(self) -> dict[str, Any]:
-        """What scores.json says: `records`, and what they were measured on where that was written down."""
-        file = self.path / "scores.json"
-        return read_scores(file) if file.is_file() else {"records": []}
+        """The last evaluation: `records`, and what they were measured on where that was written down."""
+        return next(iter(self.evaluations), {"records": []})
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """All evaluations that were stored, the newest first, each as `measured`."""
+        file = self.path / SCORES
+        return read_evaluations(file) if file.is_file() else []
+
+    def add_evaluation(self, about: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
+        """Store an evaluation; earlier ones stay, unless the same was evaluated in the same way.
+
+        Args:
+            about: What was measured, on which data and how; these tell one evaluation from another.
+            records: Score records.
+        """
+        file = self.path / SCORES
+        new = {**about, "records": list(records), "time": datetime.now(UTC).isoformat(timespec="seconds")}
+        with exclusive(file):
+            earlier = [one for one in self._readable(file) if not _same(one, new)]
+            with atomic(file) as temporary:
+                temporary.write_text(json.dumps(new | {"earlier": earlier}, indent=1), encoding="utf-8")
+
+    def _readable(self, file: Path) -> list[dict[str, Any]]:
+        """Evaluations of a file, which is put aside where it is damaged: a new one must not be lost for it."""
+        try:
+            return self.evaluations
+        except ValueError as error:
+            aside = file.with_name(f"{file.name}.damaged")
+            file.replace(aside)
+            warnings.warn(f"{error}; it is put aside as {aside.name}", stacklevel=3)
+            return []
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
@@ -220,7 +256,16 @@ def read_config(file: Path, needed: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def read_scores(file: str | Path) -> dict[str, Any]:
-    """Read a scores.json: `records` and what they were measured on; older files are bare lists of records.
+    """Read the last evaluation of a scores.json: `records` and what they were measured on.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    return read_evaluations(file)[0]
+
+
+def read_evaluations(file: str | Path) -> list[dict[str, Any]]:
+    """Read all evaluations of a scores.json, the newest first; older files hold one, or a bare list of records.
 
     Raises:
         ValueError: It is damaged.
@@ -228,10 +273,21 @@ def read_scores(file: str | Path) -> dict[str, Any]:
     with _told(file):
         stored = json.loads(Path(file).read_text(encoding="utf-8"))
         stored = stored if isinstance(stored, dict) else {"records": stored}
-        records = stored.get("records")
-        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-            raise ValueError("its records are no list of objects")
-    return stored
+        earlier = stored.pop("earlier", [])
+        if not isinstance(earlier, list) or not all(isinstance(one, dict) for one in earlier):
+            raise ValueError("its earlier evaluations are no list of objects")
+        for one in (stored, *earlier):
+            records = one.get("records")
+            if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+                raise ValueError("its records are no list of objects")
+    return [stored, *earlier]
+
+
+def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether the same was evaluated in the same way; of what was not written down nobody knows."""
+    known = [{key: value for key, value in one.items() if key not in RESULTS} for one in (first, second)]
+    # As JSON, in which tuples are lists.
+    return "options" in known[0] and json.loads(json.dumps(known[0])) == json.loads(json.dumps(known[1]))
 
 
 @contextmanager

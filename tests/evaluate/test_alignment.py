@@ -6,7 +6,7 @@ from torch import Tensor
 
 from unlabeled import encoders
 from unlabeled.data.cameras import Scenes, from_views
-from unlabeled.evaluate.alignment import alignment_error, kendall_tau, measure, nearest
+from unlabeled.evaluate.alignment import _linked, _pairs, alignment_error, kendall_tau, measure, nearest
 from unlabeled.evaluate.scores import Measurement, Scores
 from unlabeled.evaluate.tasks import Subject
 from unlabeled.methods.time_contrastive import TimeContrastive
@@ -122,3 +122,31 @@ def test_progress_of_whole_scenes_says_nothing_about_frames_and_must_be_finite()
     assert across(progress=torch.rand(3)) == across()
     with pytest.raises(ValueError, match="progress of array must be finite, got NaN or infinity"):
         across(progress=torch.full((3, 6), torch.nan))
+
+
+def test_scenes_are_compared_within_pairs_so_that_pairs_are_independent() -> None:
+    assert _pairs(6).tolist() == [0, 0, 1, 1, 2, 2]
+    assert (
+        _pairs(5).tolist() == [0, 0, 1, 1, 1]
+        and _pairs(3).tolist() == [0, 0, 0]
+        and _pairs(1).tolist() == [0]
+    )
+    linked = _linked(_pairs(8), torch.tensor([0, 1, 2, 3, 4, 5, 1, 6]))
+    assert linked[0] == linked[1] == linked[6] == linked[7] and len(linked.unique()) == 3
+    data = scenes()
+    before = measure(subject(), data, device=torch.device("cpu"))
+    other = scenes()
+    other.pixels = data.pixels.clone()
+    start = int(data.starts[2]) if hasattr(data, "starts") else len(data.pixels) // 2
+    other.pixels[start:] = 255 - other.pixels[start:].flip(0)
+    after = measure(subject(), other, device=torch.device("cpu"))
+    for one, two in zip(before, after):
+        if one.features == "raw" and one.unit == "error across scenes":
+            assert (
+                one.groups is not None
+                and one.groups.tolist() == [0, 0, 1, 1]
+                and one.counted == "scene pairs"
+            )
+            assert torch.equal(one.values[:, :2], two.values[:, :2])
+            assert not torch.equal(one.values[:, 2:], two.values[:, 2:])
+    assert {m.counted for m in before} == {"scenes", "scene pairs"}

@@ -1,6 +1,7 @@
 """The protocol: what is measured, on what, and what it must never look at."""
 
 import copy
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from unlabeled import encoders
 from unlabeled.data import Data, from_images, open_splits
-from unlabeled.evaluate import controls, evaluate, finetune, linear, protocol
+from unlabeled.evaluate import controls, evaluate, finetune, layers, linear, protocol
 from unlabeled.evaluate.features import frozen, of_encoder, read
 from unlabeled.method import Batch, Method
 from unlabeled.run import fingerprint, load
@@ -123,9 +124,57 @@ def test_a_method_is_judged_where_its_paper_reads_the_features():
 
 def test_layers_probes_every_named_map_beside_its_controls():
     scores = evaluate(ENCODER, (TRAIN, TEST), probe="layers", controls=("raw", "random"))
-    assert [r["layer"] for r in scores if r["features"] == "unlabeled"] == list(ENCODER.map_dims)
-    assert sum("margin" in r for r in scores) == 2 * len(ENCODER.map_dims)
+    assert [r["layer"] for r in scores if r["features"] == "unlabeled"] == [*ENCODER.map_dims, "chosen"]
+    assert sum("margin" in r for r in scores) == 2 * len(ENCODER.map_dims) + 2
     assert all(layer in scores.table() for layer in ENCODER.map_dims)
+
+
+def test_the_layer_is_chosen_on_training_labels():
+    """Test labels that are wrong change every accuracy, and never the layer; its score is that of the layer."""
+    wrong = copy.copy(TEST)
+    wrong.labels = (TEST.labels + 1) % 3
+    chosen = []
+    for test in (TEST, wrong):
+        scores = evaluate(ENCODER, (TRAIN, test), probe="layers", controls="raw")
+        ours = {r["layer"]: r for r in scores if r["features"] == "unlabeled"}
+        layer, _, how = ours["chosen"]["detail"].partition(", ")
+        assert how == "chosen on held-out training labels"
+        assert ours["chosen"]["value"] == ours[layer]["value"]
+        chosen.append(layer)
+        assert "layers chosen with all" in scores.verdict() and "layers s1" not in scores.verdict()
+    assert chosen[0] == chosen[1]
+
+
+def test_every_draw_chooses_its_layer_and_one_label_each_chooses_none():
+    scores = evaluate(ENCODER, (TRAIN, TEST), probe="layers", labels_per_class=[1, 4], draws=2, controls=())
+    details = {r["labels_per_class"]: r["detail"] for r in scores if r["layer"] == "chosen"}
+    assert details[1] == "s4, the last, as one label of each class leaves nothing to choose by"
+    assert "chosen on held-out training labels" in details[4]
+
+
+def test_layers_are_judged_on_groups_that_were_held_out():
+    """Features that know the group by heart, and nothing else, do not help with another group."""
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.arange(12).repeat_interleave(10)
+    labels = torch.randint(3, (12,), generator=generator)[groups]
+    features = torch.eye(12)[groups] + 0.01 * torch.randn(120, 12, generator=generator)
+    assert layers.held_out_loss(features, labels, 3) < 0.2
+    assert layers.held_out_loss(features, labels, 3, groups=groups) > 0.9
+    assert math.isnan(layers.held_out_loss(features, labels, 3, groups=torch.zeros(120)))
+
+
+def test_intervals_of_probes_count_the_groups_of_the_test_data():
+    grouped = copy.copy(TEST)
+    grouped.groups = torch.arange(60) // 10
+    scores = evaluate(ENCODER, (TRAIN, grouped), probe="knn", controls="raw")
+    assert {(r["units"], r["counted"], r["samples"]) for r in scores} == {(6, "groups", 60)}
+    assert "95 % interval over 6 groups only" in scores.table()
+    assert "Intervals of knn rest on 6 groups only." in scores.verdict()
+    grouped.groups = torch.zeros(60, dtype=torch.long)
+    scores = evaluate(ENCODER, (TRAIN, grouped), probe="knn", controls="raw")
+    assert all(r["low"] is None and r.get("margin_low") is None for r in scores)
+    assert "cannot be judged in knn" in scores.verdict() and "beats" not in scores.verdict()
+    assert "no interval, as there is 1 group only" in scores.table()
 
 
 def test_few_is_the_linear_probe_with_numbers():
@@ -191,7 +240,11 @@ def test_scores_name_their_data_and_the_state_of_the_encoder():
     about = evaluate(ENCODER, (TRAIN, TEST), probe="knn", controls=(), seed=3).about
     state = fingerprint(ENCODER.state_dict())
     assert about == {
-        "data": "blobs", "training_samples": 90, "test_samples": 60, "encoder": state, "seed": 3
+        "data": "blobs", "training_samples": 90, "test_samples": 60, "encoder": state, "seed": 3,
+        "options": {
+            "source": "blobs", "probe": ["knn"], "labels_per_class": ["all"], "controls": [], "draws": 5,
+            "k": 20, "temperature": 0.07,
+        },
     }  # fmt: skip
     other = conv4().state_dict()
     next(iter(other.values())).flatten()[0].add_(1e-6)
@@ -332,7 +385,10 @@ def test_too_few_labels_are_refused_before_anything_is_computed():
     [
         ({"probe": "svm"}, "probe must be one of knn, linear, few, finetune, layers, .*, got svm"),
         ({"controls": ["noise"]}, "controls must be one of raw, random, rescaled, supervised, got noise"),
-        ({"labels_per_class": 0}, "labels_per_class must be whole numbers above 0, shares such as 1% or all, got 0"),
+        (
+            {"labels_per_class": 0},
+            "labels_per_class must be whole numbers above 0, shares such as 1% or all, got 0",
+        ),
         ({"labels_per_class": 1.5}, "got 1.5"),
         ({"draws": 0}, "draws must be at least 1"),
     ],

@@ -115,3 +115,20 @@ def test_classes_may_have_any_numbers_and_be_true_or_false() -> None:
     data.factors = {"year": 1_000_000_000 + 24 * bright, "is_bright": bright.bool(), "bright": bright}
     found = measured(data)
     assert found["year"] == found["is_bright"] == found["bright"] > 0.9
+
+
+def test_groups_of_the_known_samples_are_the_units() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (120, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    train, test = from_images(images[:80]), from_images(images[80:])
+    for data in (train, test):
+        level = torch.rand(len(data), generator=generator)
+        level[:4] = torch.nan
+        data.factors = {"level": level, "kind": torch.arange(len(data)) % 3}
+    test.groups = torch.arange(40) // 4
+    encoder = encoders.build("conv4", in_channels=1, image_size=8)
+    scores = evaluate(encoder, (train, test), probe="factors")
+    assert {(r["unit"], r["units"], r["counted"]) for r in scores} == {
+        ("level R²", 9, "groups"), ("kind", 10, "groups")
+    }  # fmt: skip
+    assert all(r["low"] <= r["value"] <= r["high"] <= 1 for r in scores)

@@ -89,3 +89,11 @@ def test_one_clip_alone_has_no_other_sound_and_is_refused():
     subject = Subject(fitted("av-conv4", data, image_size=16).eval(), None)
     with pytest.raises(ValueError, match="clips must be at least 2, got 1"):
         measure(subject, data.subset(torch.tensor([0])))
+
+
+def test_clips_of_one_recording_are_one_unit():
+    data = pairs()
+    data.groups = torch.arange(len(data)) // 3
+    measured = measure(Subject(fitted("av-conv4", data, image_size=16).eval(), None), data)
+    for one in measured:
+        assert one.groups is not None and one.groups.shape == one.values.shape[1:] and one.counted == "groups"

@@ -113,8 +113,8 @@ def test_ours_stands_beside_its_random_twin_and_all_controls() -> None:
     assert numbers["perplexity", "random"] == pytest.approx(network.vocabulary, rel=0.1)
     assert numbers["bits per byte", "unlabeled"] < numbers["bits per byte", "random"]
     for m in found:
-        assert m.better == "lower" and m.replicates is not None and len(m.replicates) == 1000 and m.units == 6
-        assert m.replicates.min() <= m.values <= m.replicates.max()
+        assert m.better == "lower" and m.left_out is not None and m.left_out.units == m.samples == 6
+        assert m.left_out.values.min() <= m.values <= m.left_out.values.max()
 
 
 def test_documents_that_are_one_in_parts_are_counted_as_one() -> None:
@@ -122,7 +122,7 @@ def test_documents_that_are_one_in_parts_are_counted_as_one() -> None:
     parts = texts(1)
     joined = Texts(parts.texts, documents=torch.tensor([0, 0, 1, 1, 2, 2]))
     found = measure(Subject(network, None), (texts(0), joined), device=CPU)
-    assert {m.units for m in found} == {3}
+    assert {m.samples for m in found} == {3} == {m.left_out.units for m in found if m.left_out}
     assert f"{sum(len(text.encode()) for text in joined.whole())} bytes" in found[0].detail
 
 
@@ -130,7 +130,7 @@ def test_data_without_a_test_part_is_no_measure_of_unseen_texts_and_says_so() ->
     warning = "a part of texts cut off: no unseen texts for what was trained on all of it"
     with pytest.warns(UserWarning, match=warning):
         found = measure(Subject(encoder(), None), texts(0, documents=10), device=CPU)
-    assert warning in found[0].detail and found[0].units == 2
+    assert warning in found[0].detail and found[0].samples == 2
     found = measure(Subject(encoder(), None), (texts(0), texts(1)), device=CPU)
     assert warning not in found[0].detail
 
@@ -150,3 +150,14 @@ def test_encoders_that_look_ahead_are_refused() -> None:
         ValueError, match="perplexity needs an encoder that never looks ahead, such as gpt-mini, got"
     ):
         measure(Subject(fitted("bert-tiny", texts(0)), None), (texts(0), texts(1)), device=CPU)
+
+
+def test_documents_of_one_book_are_one_unit() -> None:
+    network, test = encoder(), texts(1)
+    test.groups = torch.tensor([5, 5, 5, 9, 9, 9])
+    found = measure(Subject(network, None), (texts(0), test), device=CPU)
+    for m in found:
+        assert m.left_out is not None and (m.left_out.units, m.samples) == (2, 6)
+        assert m.counted == "groups of documents"
+    test.groups = torch.arange(6)
+    assert {m.counted for m in measure(Subject(network, None), (texts(0), test), device=CPU)} == {"documents"}

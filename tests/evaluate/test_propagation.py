@@ -387,3 +387,13 @@ def test_videos_without_any_thing_are_refused():
     )
     with pytest.raises(ValueError, match=r"masks must show at least one thing, got none in array\[0\]"):
         measure(subject(), data, device=torch.device("cpu"))
+
+
+def test_objects_of_one_video_are_not_independent():
+    made = blobs.make(3, 0, frames=3, size=32)
+    data = from_videos(made["video"], name="three", masks=made["masks"])
+    found = measure(subject(), data, device=torch.device("cpu"))
+    objects = [int(masks.max()) for masks in made["masks"]]
+    for one in found:
+        assert one.counted == "videos" and one.groups is not None
+        assert one.groups.bincount().tolist() == objects

@@ -117,3 +117,15 @@ def test_without_two_of_a_class_nothing_is_asked_of_classes(label):
     measured = measure(Subject(fitted("av-conv4", data, image_size=16).eval(), None), data)
     assert {m.layer for m in measured} == {"im-aud", "aud-im"}
     assert all(m.values.isfinite().all() and "recall" in m.unit for m in measured)
+
+
+def test_groups_are_those_of_the_queries():
+    data = pairs(12)
+    data.labels = torch.tensor([0, 0, 0, -1, 1, 1, 1, 1, 2, -1, 0, 1])  # two unknown, one alone
+    data.groups = torch.arange(12) // 2
+    measured = measure(Subject(fitted("av-conv4", data, image_size=16).eval(), None), data)
+    known = data.groups[torch.tensor([0, 1, 2, 4, 5, 6, 7, 10, 11])]
+    for one in measured:
+        asked_all = one.layer in ("im-aud", "aud-im") and "recall" in one.unit
+        assert one.groups is not None and one.groups.shape == one.values.shape[1:]
+        assert torch.equal(one.groups, data.groups if asked_all else known)

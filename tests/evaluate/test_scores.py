@@ -25,7 +25,8 @@ def test_a_record_holds_what_a_reader_needs():
     assert (raw["samples"], raw["draws"], raw["std"]) == (400, 1, None)
     assert raw["margin"] == 0.25
     assert "margin" not in ours
-    assert "bootstrap" in raw["interval"]
+    assert (raw["units"], raw["counted"]) == (400, "test samples")
+    assert raw["interval"] == "95 %, cluster-robust, over 400 test samples"
 
 
 @pytest.mark.parametrize(

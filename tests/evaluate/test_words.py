@@ -8,8 +8,17 @@ import torch
 from torch import Tensor
 
 from unlabeled.encoders.words import WordVectors, build
+from unlabeled.evaluate.scores import interval_of
 from unlabeled.evaluate.tasks import Subject
-from unlabeled.evaluate.words import analogies, answers, read_pairs, read_questions, similarity, spearman
+from unlabeled.evaluate.words import (
+    _without_pairs,
+    analogies,
+    answers,
+    read_pairs,
+    read_questions,
+    similarity,
+    spearman,
+)
 
 CPU = torch.device("cpu")
 LISTS = Path(__file__).parents[2] / "../shared/data/text_similarity/word_sim"
@@ -109,9 +118,9 @@ def test_similarity_ranks_cosines_and_counts_what_is_unknown(tmp_path):
     found = similarity(subject(vectors), tmp_path / "pairs", device=CPU)
     assert [some.features for some in found] == ["unlabeled", "random", "shared letters"]
     ours = found[0]
-    assert ours.values.item() == pytest.approx(1) and ours.units == 3 and ours.unit == "Spearman"
+    assert ours.values.item() == pytest.approx(1) and ours.samples == 3 and ours.unit == "Spearman"
     assert "3 of 4 pairs known" in ours.detail
-    assert all(some.replicates is not None and len(some.replicates) == 1000 for some in found)
+    assert all(some.left_out is not None and some.left_out.units == 3 for some in found)
     (tmp_path / "pairs").write_text("a b 1\na c 5\na d 9\n")
     assert similarity(subject(vectors), tmp_path / "pairs", device=CPU)[0].values.item() == pytest.approx(-1)
 
@@ -124,7 +133,9 @@ def test_random_vectors_know_nothing(tmp_path):
     (tmp_path / "pairs").write_text("\n".join(lines))
     for some in similarity(subject(words=words), tmp_path / "pairs", device=CPU)[:2]:
         assert abs(some.values.item()) < 0.2
-        assert some.replicates is not None and some.replicates.std() == pytest.approx(200**-0.5, rel=0.3)
+        own = interval_of(some)
+        assert own.low is not None and own.high is not None
+        assert own.high - own.low == pytest.approx(2 * 1.97 * 200**-0.5, rel=0.2)
 
 
 def grid() -> dict[str, list[float]]:
@@ -147,6 +158,20 @@ def test_analogies_are_solved_without_the_words_of_the_question(tmp_path):
     assert "3 of 4 questions known" in found[0].detail
     assert "meaning 100.0% of 1, grammar 100.0% of 2" in found[0].detail
     assert all(some.values.shape == (1, 3) for some in found)
+    assert all(some.left_out is not None and some.left_out.units == 5 for some in found)
+
+
+def test_questions_of_a_pair_of_words_are_not_independent():
+    """Six pairs in all combinations: only the pairs with one of the six are right, as if one word were unknown."""
+    pairs = [(first, second) for first in range(6) for second in range(6) if first != second]
+    rows = torch.tensor([[2 * a, 2 * a + 1, 2 * b, 2 * b + 1] for a, b in pairs])
+    right = torch.tensor([float(a == 0 or b == 0) for a, b in pairs], dtype=torch.double)
+    left_out = _without_pairs(right, rows)
+    slow = [
+        right[[row for row, (a, b) in enumerate(pairs) if pair not in (a, b)]].mean() for pair in range(6)
+    ]
+    assert torch.allclose(left_out.values, torch.stack(slow)) and left_out.units == 6
+    assert left_out.shares.tolist() == pytest.approx([10 / 30] * 6)
 
 
 def test_answers_equal_a_brute_force_over_all_words():
@@ -186,7 +211,7 @@ def test_scores_are_those_of_gensim(tmp_path):
     _, rho, unknown = theirs.evaluate_word_pairs(pairs)
     found = similarity(ours, pairs, device=CPU)[0]
     assert found.values.item() == pytest.approx(float(rho.statistic), abs=1e-6)
-    assert found.units == round(353 * (1 - unknown / 100))
+    assert found.samples == round(353 * (1 - unknown / 100))
     share, _ = theirs.evaluate_word_analogies(questions)
     assert float(analogies(ours, questions, device=CPU)[0].values.mean()) == pytest.approx(share, abs=1e-9)
     assert share > 0.01

@@ -10,7 +10,7 @@ from unlabeled import encoders
 from unlabeled.data.trajectories import Walks, from_walks
 from unlabeled.evaluate.scores import Scores
 from unlabeled.evaluate.tasks import Subject
-from unlabeled.evaluate.zones import measure, retrieved
+from unlabeled.evaluate.zones import _found, _walks, measure, retrieved
 from unlabeled.methods.trajectory_unmasking import TrajectoryUnmasking
 from unlabeled.worlds import rooms
 
@@ -85,3 +85,35 @@ def test_other_methods_and_data_are_refused() -> None:
         measure(Subject(subject().encoder, None), walks(), device=CPU)
     with pytest.raises(ValueError, match="must be of kind trajectory for zones, got image"):
         measure(subject(), walks().frames(), device=CPU)
+
+
+def test_walks_are_the_independent_units() -> None:
+    """Each zone belongs to the walk that it was hidden in, or to the group of that walk."""
+    data = walks()
+    measured = measure(subject(), data, device=CPU)
+    groups = measured[0].groups
+    assert groups is not None and measured[0].counted == "walks"
+    assert groups.bincount().tolist() == [3 * 4] * 6  # draws, and zones of each walk
+    assert {r["units"] for r in Scores.of(measured)} == {6}
+    data.groups = torch.tensor([4, 4, 4, 7, 7, 7])
+    grouped = measure(subject(), data, device=CPU)[0].groups
+    assert grouped is not None and torch.equal(grouped, torch.where(groups < 3, 4, 7))
+
+
+def test_zones_of_one_walk_stand_under_its_number() -> None:
+    """A method that finds the zones of one walk alone."""
+
+    class OneWalk:
+        def draw(self, batch: Any) -> Tensor:
+            return torch.arange(4).view(1, 2, 2).expand(len(batch["index"]), -1, -1)
+
+        def guess(self, batch: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
+            rows, groups, zones = hidden.shape
+            targets = torch.eye(rows * zones).view(rows, zones, -1)[:, None].expand(-1, groups, -1, -1)
+            right = (batch["index"] == 2)[:, None, None, None]
+            return torch.where(right, targets, targets.roll(1, -1)), targets
+
+    batch, method = {"index": torch.arange(5)}, OneWalk()
+    hidden = method.draw(batch)
+    right, numbers = _found(method, batch, hidden), _walks(batch, hidden, None)
+    assert right.bool().tolist() == (numbers == 2).tolist() and right.sum() == 4

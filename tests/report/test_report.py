@@ -104,6 +104,12 @@ def record(features: str, value: float, width: float = 0.01, **changes: Any) -> 
     return made | changes
 
 
+class FakeRun(SimpleNamespace):
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        return [self.measured] if self.measured["records"] else []
+
+
 def make_run(folder: Path, channels: int = 1, size: int = 8, **changes: Any) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     encoder = FakeEncoder(channels, size)
@@ -128,7 +134,7 @@ def make_run(folder: Path, channels: int = 1, size: int = 8, **changes: Any) -> 
         "reading": {"channels": channels},
         "method": FakeMethod(encoder),
     }
-    return SimpleNamespace(**(run | changes))
+    return FakeRun(**(run | changes))
 
 
 def sections(text: str) -> list[str]:
@@ -227,7 +233,7 @@ def test_data_that_is_gone_costs_only_its_sections(tmp_path: Path) -> None:
 
 
 def test_method_that_cannot_be_built_again_costs_only_its_pictures(tmp_path: Path) -> None:
-    class Foreign(SimpleNamespace):
+    class Foreign(FakeRun):
         @property
         def method(self) -> Any:
             raise ValueError("not one of the library's methods")
@@ -397,42 +403,6 @@ def test_margin_measured_sample_by_sample_decides_before_the_intervals() -> None
     assert tables.winner([ahead, ours]) == 1
     assert tables.winner([unsure, ours]) is None
     assert tables.winner([behind, ours]) == 0
-
-
-def test_verdict_counts_wins_losses_and_ties() -> None:
-    def column(count: int, raw: float, ours: float) -> list[dict[str, Any]]:
-        named = {"raw": raw, "supervised": 0.1, "unlabeled": ours}
-        return [record(name, value, labels_per_class=count) for name, value in named.items()]
-
-    text = tables.verdict([*column(1, 0.3, 0.6), *column(5, 0.5, 0.505), *column(10, 0.9, 0.7)])
-    assert "beyond doubt in 1 of 3 comparisons" in text
-    assert "lose to one of them in 1 (Nearest neighbours: 10)" in text
-    assert "and are within noise of the best of them in 1" in text
-    assert "they win 3 and lose 0 of 3" in text
-    assert tables.verdict([record("unlabeled", 0.9)]) == ""
-
-
-def test_verdict_of_tasks_names_what_is_won_lost_and_unclear() -> None:
-    def control(unit: str, features: str, low: float, high: float) -> dict[str, Any]:
-        margin = {"margin_low": low, "margin_high": high}
-        return {
-            "probe": "propagation",
-            "features": features,
-            "labels_per_class": "all",
-            "unit": unit,
-            **margin,
-        }
-
-    records = [
-        {"probe": "propagation", "features": "unlabeled", "labels_per_class": "all", "unit": "J"},
-        *(control("J", name, 0.1, 0.2) for name in ("raw", "random")),
-        *(control("F", name, low, 0.2) for name, low in (("raw", -0.1), ("random", 0.1))),
-        *(control("J&F", name, -0.3, high) for name, high in (("raw", -0.1), ("random", 0.1))),
-    ]
-    assert tables.verdict(records) == (
-        "In propagation they beat every control beyond doubt in J, "
-        "are within noise of the best of them in F and lose to one of them in J&F."
-    )
 
 
 def test_tables_have_columns_for_labels_layers_or_probes() -> None:

@@ -378,7 +378,9 @@ def _found(source: Openable, kind: str | None, how: "How") -> Mapping[str, Calla
         return _Opener(how).parts(source)
     check.choice((None, 1, 3), channels=how.channels)
     if how.label is not None and kind not in ("text", "audio"):
-        raise ValueError(f"label can name a column of images, texts or sounds, got {how.label} for data of kind {kind}")
+        raise ValueError(
+            f"label can name a column of images, texts or sounds, got {how.label} for data of kind {kind}"
+        )
     opener = importlib.import_module(f"unlabeled.data.{KINDS[kind]}")
     if word in builtin.NAMES:
         return {split: partial(opener.built_in, named, split) for split in ("train", "test")}

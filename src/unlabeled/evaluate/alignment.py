@@ -3,8 +3,8 @@
 For each frame of one camera its nearest neighbour among the frames of another camera of the same scene is looked up;
 the error is how far in time that lies, as a share of the scene's length: 0 is perfect, 1/3 is guessing. Kendall's tau
 tells whether these neighbours follow each other in time: 1 always, 0 by chance. Across scenes the same is done between
-two scenes seen by the same camera, where `progress`, if it is a factor of the data, tells how far a frame is, else its
-share of the scene's length.
+the two scenes of a pair seen by the same camera, where `progress`, if it is a factor of the data, tells how far a frame
+is, else its share of the scene's length.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from torch import Tensor
 from unlabeled.data import Data, open_splits
 from unlabeled.data.cameras import Scenes
 from unlabeled.evaluate.features import of_encoder
-from unlabeled.evaluate.scores import Measurement
+from unlabeled.evaluate.scores import Measurement, of_groups
 from unlabeled.method import Batch, Method
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ __all__ = ["CHANCE", "alignment_error", "kendall_tau", "measure", "nearest"]
 
 CHANCE = 1 / 3
 """Error of neighbours drawn uniformly, in long scenes."""
+ACROSS = "error across scenes"
 FRAMES = 256
 """Frames that are read at once."""
 
@@ -120,8 +121,25 @@ def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.devic
         found |= _across_scenes(films, test) if len(test) > 1 else {}
         for unit, values in found.items():
             better = "higher" if unit.startswith("Kendall") else "lower"
+            groups, counted = test.groups, "scenes" if test.groups is None else of_groups(test)
+            if unit == ACROSS:
+                groups, counted = _pairs(len(test)), "scene pairs"
+                if test.groups is not None:  # pairs that share a group are no more independent than it is
+                    groups = _linked(groups, test.groups)
             measured.append(
-                Measurement("alignment", layer, "all", features, values[None], detail, unit, better)
+                Measurement(
+                    "alignment",
+                    layer,
+                    "all",
+                    features,
+                    values[None],
+                    detail,
+                    unit,
+                    better,
+                    groups=groups,
+                    counted=counted,
+                    bounds=(-1.0 if better == "higher" else 0.0, 1.0),
+                )
             )
     if not measured:
         raise ValueError(f"data must have two cameras or two scenes, got one of each in {test.name}")
@@ -154,6 +172,24 @@ def _films(scenes: Scenes, reader: Reader, device: torch.device) -> list[list[Te
     return films
 
 
+def _pairs(scenes: int) -> Tensor:
+    """Pair of each scene, int64, shape (scenes,); a last one that is left over joins the pair before it."""
+    return (torch.arange(scenes) // 2).clamp_max(max(0, scenes // 2 - 1))
+
+
+def _linked(pairs: Tensor, groups: Tensor) -> Tensor:
+    """Pairs put together wherever their scenes share a group, int64, shape (scenes,)."""
+    linked = pairs.clone()
+    for _ in range(len(pairs)):
+        before = linked.clone()
+        for numbers in (pairs, groups):
+            for number in numbers.unique():
+                linked[numbers == number] = linked[numbers == number].min()
+        if torch.equal(linked, before):
+            break
+    return linked
+
+
 def _between_cameras(films: list[list[Tensor]]) -> dict[str, Tensor]:
     """Means over all ordered pairs of cameras, by unit, float, shape (scenes,)."""
     errors, taus = [], []
@@ -168,7 +204,10 @@ def _between_cameras(films: list[list[Tensor]]) -> dict[str, Tensor]:
 
 
 def _across_scenes(films: list[list[Tensor]], scenes: Scenes) -> dict[str, Tensor]:
-    """Mean over the cameras of each scene against the same camera of the next scene, float, shape (scenes,)."""
+    """Mean over the cameras of each scene against the same camera of another, float, shape (scenes,).
+
+    Scenes are compared within pairs, three where one is left over, so that pairs are independent of each other.
+    """
     progress = scenes.factors.get("progress")
     if progress is not None and progress.ndim == 1:  # of the whole scene: nothing about its frames
         progress = None
@@ -179,9 +218,9 @@ def _across_scenes(films: list[list[Tensor]], scenes: Scenes) -> dict[str, Tenso
         length = int(scenes.lengths[row])
         return torch.arange(length) / length if progress is None else progress[row, :length]
 
-    errors = []
-    for row in range(len(films)):
-        after = (row + 1) % len(films)
+    errors, groups = [], _pairs(len(films)).tolist()
+    for row, group in enumerate(groups):
+        after = row + 1 if groups[row + 1 : row + 2] == [group] else groups.index(group)
         pairs = zip(films[row], films[after])
         errors.append(torch.stack([alignment_error(*pair, far(row), far(after)) for pair in pairs]).mean())
-    return {"error across scenes": torch.stack(errors)}
+    return {ACROSS: torch.stack(errors)}

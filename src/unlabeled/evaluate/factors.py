@@ -6,6 +6,7 @@ with the penalty chosen by generalised cross-validation on the training samples.
 known (-1, or not a number) are left out of its probe, and so is a factor that is the same for all that is known.
 """
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from unlabeled.evaluate import controls, linear, opening
 from unlabeled.evaluate.features import Representation, of_encoder
-from unlabeled.evaluate.intervals import resampled
-from unlabeled.evaluate.scores import Measurement
+from unlabeled.evaluate.intervals import leave_one_out
+from unlabeled.evaluate.scores import Measurement, of_groups
 
 if TYPE_CHECKING:
     from unlabeled.evaluate.tasks import Subject
@@ -82,6 +83,7 @@ def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.devic
         known, asked = train.factors[name][learned], test.factors[name][rows]
         if len(known.unique()) < 2 or not len(asked):
             continue
+        groups = None if test.groups is None else test.groups[rows.cpu()]
         for representation in shown:
             features = representation.features(train).cpu()[learned]
             tested = representation.features(test).cpu()[rows]
@@ -91,10 +93,10 @@ def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.devic
                 def statistic(rows: Tensor, predicted: Tensor, asked: Tensor) -> float:
                     return explained(predicted[rows], asked[rows].double())
 
-                value, replicates = resampled(
-                    partial(statistic, predicted=predicted, asked=asked), len(asked), seed=seed
+                value, left_out = leave_one_out(
+                    partial(statistic, predicted=predicted, asked=asked), len(asked), groups, seed=seed
                 )
-                values, unit = torch.tensor([[value]]), f"{name} R²"
+                values, unit, bounds = torch.tensor([[value]]), f"{name} R²", (-math.inf, 1.0)
             else:
                 # Years or numbers of speakers may be large, and few.
                 classes, numbers = known.unique(return_inverse=True)
@@ -102,11 +104,12 @@ def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.devic
                 statistics = (mean.cpu(), scale.cpu())
                 fitted = linear.fit(features, numbers, len(classes), statistics=statistics, seed=seed)
                 right = classes[fitted(tested).argmax(1)] == asked
-                values, replicates, unit = right.float()[None], None, name
+                values, left_out, unit, bounds = right.float()[None], None, name, (0.0, 1.0)
             measured.append(
                 Measurement(
                     "factors", None, "all", representation.name, values,
-                    representation.detail, unit, replicates=replicates, units=len(asked),
+                    representation.detail, unit, left_out=left_out, samples=len(asked),
+                    groups=groups if left_out is None else None, counted=of_groups(test), bounds=bounds,
                 )
             )  # fmt: skip
     if not measured:

@@ -22,7 +22,7 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.data import Data
 from unlabeled.evaluate import opening
-from unlabeled.evaluate.scores import Measurement
+from unlabeled.evaluate.scores import Measurement, of_groups
 
 if TYPE_CHECKING:
     from unlabeled.evaluate.tasks import Subject
@@ -105,7 +105,7 @@ def measure(
     }
     margin = round(min(masks.shape[1:]) / MARGIN)
     measured = [
-        _measurement(unit, name, pointed(maps, masks, by))
+        _measurement(unit, name, pointed(maps, masks, by), test)
         for unit, by in {POINTING: 0, NEARBY: margin}.items()
         for name, maps in shown.items()
     ]
@@ -113,7 +113,8 @@ def measure(
     if len(both):
         del shown["centre of the picture"]  # it often lies in neither
         measured += [
-            _measurement(CHOOSING, name, chosen(maps[both], masks[both])) for name, maps in shown.items()
+            _measurement(CHOOSING, name, chosen(maps[both], masks[both]), test.subset(both))
+            for name, maps in shown.items()
         ]
     return measured
 
@@ -142,5 +143,8 @@ def _enlarged(maps: Tensor, masks: Tensor) -> Tensor:
     return maps
 
 
-def _measurement(unit: str, features: str, values: Tensor) -> Measurement:
-    return Measurement("localisation", None, "all", features, values[None].cpu(), unit=unit)
+def _measurement(unit: str, features: str, values: Tensor, test: Data) -> Measurement:
+    return Measurement(
+        "localisation", None, "all", features, values[None].cpu(), unit=unit,
+        groups=test.groups, counted=of_groups(test), bounds=(0.0, 1.0),
+    )  # fmt: skip

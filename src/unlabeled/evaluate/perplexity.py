@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlabeled.evaluate.intervals import resampled
+from unlabeled.evaluate.intervals import leave_one_out
 from unlabeled.evaluate.scores import Measurement
 from unlabeled.methods.gpt import GPT
 
@@ -129,6 +129,7 @@ def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.devic
         warning = f"a part of {test.name} cut off: no unseen texts for what was trained on all of it"
         about += f", {warning}"
         warnings.warn(f"perplexity is on {warning}", stacklevel=2)
+    groups = _groups(test, numbers)
     seen = [text.encode() for text in train.whole()]
     counted, rows = ByteModel(seen), _firsts(test)
     nats = {
@@ -146,9 +147,12 @@ def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.devic
     }
     by_pieces = nats | {"piece unigram": _unigram(encoder.blocks(train), blocks, encoder.vocabulary, numbers)}
     return [
-        *(_measured(name, per_piece, n, pieces, "perplexity", about, seed) for name, n in by_pieces.items()),
         *(
-            _measured(name, bits_per_byte, n, sizes, "bits per byte", about, seed)
+            _measured(name, per_piece, n, pieces, groups, "perplexity", about, seed)
+            for name, n in by_pieces.items()
+        ),
+        *(
+            _measured(name, bits_per_byte, n, sizes, groups, "bits per byte", about, seed)
             for name, n in by_bytes.items()
         ),
     ]
@@ -173,15 +177,20 @@ def _measured(
     name: str,
     statistic: Callable[[Tensor, Tensor], float],
     nats: Tensor,
-    units: Tensor,
+    sizes: Tensor,
+    groups: Tensor | None,
     unit: str,
     about: str,
     seed: int,
 ) -> Measurement:
-    value, replicates = resampled(lambda rows: statistic(nats[rows], units[rows]), len(nats), seed=seed)
-    return Measurement(
-        "perplexity", None, "all", name, torch.tensor([[value]]), about, unit, "lower", replicates, len(nats)
+    value, left_out = leave_one_out(
+        lambda rows: statistic(nats[rows], sizes[rows]), len(nats), groups, sizes=sizes, seed=seed
     )
+    return Measurement(
+        "perplexity", None, "all", name, torch.tensor([[value]]), about, unit, "lower", left_out,
+        counted="documents" if groups is None or len(groups.unique()) == len(nats) else "groups of documents",
+        samples=len(nats), bounds=(1.0 if unit == "perplexity" else 0.0, math.inf),
+    )  # fmt: skip
 
 
 def _unigram(train: Any, test: Any, vocabulary: int, numbers: Tensor) -> Tensor:
@@ -198,6 +207,15 @@ def _unigram(train: Any, test: Any, vocabulary: int, numbers: Tensor) -> Tensor:
 def _firsts(texts: Any) -> Tensor:
     """Number of each document of `texts.whole()`."""
     return texts.documents[texts.first_rows()]
+
+
+def _groups(texts: Any, numbers: Tensor) -> Tensor | None:
+    """Group of each document, such as the book that it is from, int64, shape (documents,); None where it is alone."""
+    if texts.groups is None:
+        return None
+    rows = torch.isin(texts.documents, numbers).nonzero().flatten()
+    groups = torch.zeros(len(numbers), dtype=torch.long)
+    return groups.scatter_(0, torch.searchsorted(numbers, texts.documents[rows]), texts.groups[rows])
 
 
 def _by_document(values: Tensor, documents: Tensor, numbers: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unlabeled.data.films import Film, films
 from unlabeled.evaluate import controls
-from unlabeled.evaluate.scores import Measurement
+from unlabeled.evaluate.scores import Measurement, of_groups
 from unlabeled.parts import tracking
 from unlabeled.parts.places import survey
 from unlabeled.parts.tracking import VOID, Settings
@@ -135,7 +135,7 @@ def measure(
         settings: How labels are carried; None for the defaults.
 
     Returns:
-        J&F, J and F of ours and of each control; the test units are objects.
+        J&F, J and F of ours and of each control, one number for each object; videos are the independent units.
 
     Raises:
         ValueError: The encoder has no maps of single frames, or the data has no masks.
@@ -144,6 +144,7 @@ def measure(
     encoder, twin = tracking.frame(subject.encoder), tracking.frame(subject.untrained())
     layer, rows, _ = survey(encoder, getattr(subject.method, "layer", None))
     measured: dict[str, list[Tensor]] = {}
+    videos: list[int] = []
     sizes: set[int] = set()
     for number, film in enumerate(films(data)):
         if not things(film.masks):
@@ -167,28 +168,46 @@ def measure(
             )
         still = film.masks[:1].expand_as(film.masks)
         measured.setdefault("copy first mask", []).append(_scores(still, film.masks))
+        videos += [number] * int(film.masks.max())
     about = (
         f"{'-'.join(str(size) for size in sorted({min(sizes), max(sizes)}))} pixels, {layer} and deeper, "
         f"previous {settings.previous}, top {settings.top}, "
         f"radius {'a fifth of the rows' if settings.radius is None else settings.radius}, "
         f"temperature {settings.temperature:g}"
     )
+    units, counted = torch.tensor(videos), "videos"
+    source: Any = data[-1] if isinstance(data, tuple) else data
+    if getattr(source, "groups", None) is not None:
+        units, counted = source.groups[units], of_groups(source)
     return [
         measurement
         for features, scores in measured.items()
-        for measurement in _measurements(features, torch.cat(scores, 1).cpu(), about)
+        for measurement in _measurements(features, torch.cat(scores, 1).cpu(), units, counted, about)
     ]
 
 
-def _measurements(features: str, scores: Tensor, about: str) -> list[Measurement]:
-    """J&F, J and F from their mean, recall and decay by object, shape (2, objects, 3)."""
+def _measurements(
+    features: str, scores: Tensor, units: Tensor, counted: str, about: str
+) -> list[Measurement]:
+    """J&F, J and F from their mean, recall and decay by object, shape (2, objects, 3), and the video of each."""
     both = torch.cat([scores.mean(0, keepdim=True), scores])
     made = []
     for unit, values in zip(("J&F", "J", "F"), both):
         recall, decay = values[:, 1].mean(), values[:, 2].mean()
         detail = about if unit == "J&F" else f"recall {recall:.3f}, decay {decay:.3f}"
         made.append(
-            Measurement("propagation", None, "all", features, values[None, :, 0], detail=detail, unit=unit)
+            Measurement(
+                "propagation",
+                None,
+                "all",
+                features,
+                values[None, :, 0],
+                detail,
+                unit,
+                groups=units,
+                counted=counted,
+                bounds=(0.0, 1.0),
+            )
         )
     return made
 

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,13 +12,15 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.data.labels import NO_LABELS
 from unlabeled.evaluate import controls as controlled
-from unlabeled.evaluate import features, few_labels, finetune, knn, linear, opening, seen
+from unlabeled.evaluate import features, few_labels, finetune, knn, layers, linear, opening, seen
 from unlabeled.evaluate.features import Representation
-from unlabeled.evaluate.scores import Measurement, Scores
+from unlabeled.evaluate.scores import Measurement, Scores, of_groups
 from unlabeled.evaluate.tasks import TASKS, Subject, measure
+from unlabeled.files import printable
 from unlabeled.method import Batch, Method
 from unlabeled.parts import heap
 from unlabeled.run import Run, fingerprint
+from unlabeled.verdict import CHOSEN
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -77,7 +80,8 @@ def evaluate(
         run: A run, a method or an encoder; it is not changed.
         data: What `open_splits` takes, with labels, or a pair of training and test data, opened or not.
         probe: Any of knn, linear, few (linear, with 1 and 10 labels per class too where no number is given
-            and every class has as many), finetune (the encoder moves too), layers (linear on every named map);
+            and every class has as many), finetune (the encoder moves too), layers (linear on every named map,
+            and on the one that a split of the training labels chooses);
             or tasks that need no labels, each with controls of its own: alignment (of cameras), analogies and
             similarity (of words), factors (what else is known of the samples), localisation (of sounds),
             perplexity (of texts), propagation (of masks through videos), retrieval (across sight and sound),
@@ -115,13 +119,16 @@ def evaluate(
         check.choice(CONTROLS, controls=word)
     check.at_least(1, draws=draws)
     counts = few_labels.counts(_several(labels_per_class))
+    options = {"source": _source(data, test), "probe": probes, "labels_per_class": counts}
+    options |= {"controls": words, "draws": draws}
+    options |= {"k": k, "temperature": temperature} | ({} if steps is None else {"steps": steps})
     where = features.pick_device(device)
     encoder, reader = features.frozen(run, where)
     measured: list[Measurement] = []
     tell = progress or (lambda text: None)
     group = group or seen.grouping(run, data)
-    columns = {"group": group, "label": label}
-    how = opening.options(run, encoder) | {name: column for name, column in columns.items() if column}
+    columns = {name: column for name, column in {"group": group, "label": label}.items() if column}
+    how, options = opening.options(run, encoder) | columns, options | columns
     met: list[dict[str, Any]] = []
     if tasks := [word for word in probes if word in TASKS]:
         subject = Subject(encoder, _method(run, encoder, where), seed)
@@ -134,7 +141,8 @@ def evaluate(
         probes = [word for word in probes if word not in TASKS]
         if not probes:
             about = {"data": str(getattr(data, "name", data)), "encoder": fingerprint(encoder.state_dict())}
-            return Scores.of(measured, seed, about | {"seed": seed} | seen.together(met))
+            about |= {"seed": seed, "options": options}
+            return Scores.of(measured, about | seen.together(met))
     both = opening.both(data, test, how)
     train, tested = map(encoder.reads, both)
     labelled = _labelled(train, tested, where)
@@ -165,13 +173,15 @@ def evaluate(
             results = []
             tell(f"{about}: {shown.name}")
             for rows in draws_of[count]:
-                if name == "knn":
+                if layer == CHOSEN:
+                    results.append(_on_chosen_layer(encoder, shown, labelled, rows, seed))
+                elif name == "knn":
                     results.append(_knn(shown, labelled, rows, k, temperature))
                 elif name == "finetune":
                     results.append(_finetune(encoder, shown, labelled, rows, steps, augment, seed))
                 else:
                     results.append(_linear(shown, labelled, rows, layer, seed)[:2])
-            measured.append(_measure(name, layer, count, shown.name, results, labelled.answers, shown.detail))
+            measured.append(_measure(name, layer, count, shown.name, results, labelled, shown.detail))
         if name != "layers" and ("supervised" in words or (name == "finetune" and words)):
             if count not in trained:
                 tell(f"{about}: supervised, {len(draws_of[count])} trainings")
@@ -179,18 +189,19 @@ def evaluate(
                     _supervised(encoder, labelled, rows, steps, augment, seed + draw)
                     for draw, rows in enumerate(draws_of[count])
                 ]
-            measured.append(_measure(name, layer, count, "supervised", trained[count], labelled.answers))
+            measured.append(_measure(name, layer, count, "supervised", trained[count], labelled))
     about = {
         "data": train.name if train.name == tested.name else f"{train.name}, tested on {tested.name}",
         "training_samples": len(labelled.labels),
         "test_samples": len(labelled.answers),
         "encoder": fingerprint(encoder.state_dict()),
         "seed": seed,
+        "options": options,
     }
     # As opened, not as the encoder reads it: a scene is many images.
     met.append(seen.account(run, opening.Opened(*both, how), data, test))
     met += [{"note": note} for note in labelled.notes]
-    return Scores.of(measured, seed, about | seen.together(met))
+    return Scores.of(measured, about | seen.together(met))
 
 
 def _method(run: Any, encoder: "Encoder", device: torch.device) -> Method | None:
@@ -216,8 +227,19 @@ def _plan(
     for probe in probes:
         name = "linear" if probe == "few" else probe
         for count in few if probe == "few" else counts:
-            plan += [(name, layer, count) for layer in (layers if probe == "layers" else [None])]
+            # Last, so that the features of every map are known by then.
+            plan += [(name, layer, count) for layer in ([*layers, CHOSEN] if probe == "layers" else [None])]
     return list(dict.fromkeys(plan))
+
+
+def _source(data: Any, test: Any) -> str:
+    """What the data was called by whoever named it: folders of one name are told apart by their paths."""
+    parts = data if isinstance(data, tuple) else (data,) if test is None else (data, test)
+    names = [
+        printable(part) if isinstance(part, str | Path) else getattr(part, "name", type(part).__name__)
+        for part in parts
+    ]
+    return ", tested on ".join(dict.fromkeys(names))
 
 
 def _several(words: Any) -> list[Any]:
@@ -315,6 +337,26 @@ def _linear(
     )
 
 
+def _on_chosen_layer(
+    encoder: "Encoder", shown: Representation, data: Labelled, rows: Tensor, seed: int
+) -> Prediction:
+    """The linear probe on the map that the labels at hand, and nothing of the test data, say is best."""
+    if shown.name == "raw":  # the input has no layers
+        return _linear(shown, data, rows, None, seed)[:2]
+    names, rows = list(encoder.map_dims), rows.to(data.labels.device)
+    groups = None if data.train.groups is None else data.train.groups[rows.cpu()]
+
+    def loss(layer: str) -> float:
+        read = shown.features(data.train, layer)[rows], data.labels[rows], len(data.classes)
+        return layers.held_out_loss(
+            *read, statistics=shown.statistics(data.train, layer), groups=groups, seed=seed
+        )
+
+    layer, how = layers.choose(names, loss)
+    predicted, _, _ = _linear(shown, data, rows, layer, seed)
+    return predicted, f"{layer}, {how}"
+
+
 def _finetune(
     encoder: "Encoder",
     shown: Representation,
@@ -363,9 +405,12 @@ def _measure(
     count: int | str,
     name: str,
     results: list[Prediction],
-    answers: Tensor,
+    data: Labelled,
     about: str = "",
 ) -> Measurement:
-    values = torch.stack([(predicted == answers).float().cpu() for predicted, _ in results])
+    values = torch.stack([(predicted == data.answers).float().cpu() for predicted, _ in results])
     details = dict.fromkeys([about, *(detail for _, detail in results)])
-    return Measurement(probe, layer, count, name, values, "; ".join(filter(None, details)))
+    return Measurement(
+        probe, layer, count, name, values, "; ".join(filter(None, details)),
+        groups=data.test.groups, counted=of_groups(data.test),
+    )  # fmt: skip

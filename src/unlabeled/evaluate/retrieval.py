@@ -18,7 +18,7 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.data import Data
 from unlabeled.evaluate import opening
-from unlabeled.evaluate.scores import Measurement
+from unlabeled.evaluate.scores import Measurement, of_groups
 
 if TYPE_CHECKING:
     from unlabeled.evaluate.tasks import Subject
@@ -110,9 +110,9 @@ def measure(
     for layer, (query, found) in LAYERS.items():
         for features, both in {"random": twin, "unlabeled": ours}.items():
             values = _values(both[query], both[found], query == found, labels, seed)
-            measured += [_measurement(layer, features, unit, value) for unit, value in values.items()]
+            measured += [_measurement(layer, features, unit, value, test) for unit, value in values.items()]
         for unit, value in _by_chance(len(test), query == found, labels).items():
-            measured.append(_measurement(layer, "chance", unit, value))
+            measured.append(_measurement(layer, "chance", unit, value, test))
     return measured
 
 
@@ -166,5 +166,12 @@ def _known(labels: Tensor) -> Tensor:
     return ((labels >= 0) & (counts > 1)).nonzero()[:, 0]
 
 
-def _measurement(layer: str, features: str, unit: str, values: Tensor) -> Measurement:
-    return Measurement("retrieval", layer, "all", features, values[None].cpu(), unit=unit)
+def _measurement(layer: str, features: str, unit: str, values: Tensor, test: Data) -> Measurement:
+    groups = test.groups
+    if groups is not None and len(values) < len(test):  # the queries were those whose class is known
+        assert test.labels is not None
+        groups = groups[_known(test.labels.cpu())]
+    return Measurement(
+        "retrieval", layer, "all", features, values[None].cpu(), unit=unit,
+        groups=groups, counted=of_groups(test), bounds=(0.0, 1.0),
+    )  # fmt: skip

@@ -1,30 +1,22 @@
 """Scores: what was measured, as records, as a table, and as one sentence that claims nothing within noise."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
-from unlabeled.evaluate.intervals import Interval, interval, of_replicates
+from unlabeled import verdict
+from unlabeled.evaluate.intervals import Bounds, Interval, LeftOut, interval, of_left_out
 from unlabeled.run import read_scores
+from unlabeled.verdict import NAMES, PROBES, amount, column, name
 
-__all__ = ["Measurement", "Record", "Scores"]
+__all__ = ["Measurement", "Record", "Scores", "interval_of", "of_groups"]
 
 Record = dict[str, Any]
-
-PROBES = ("knn", "linear", "finetune", "layers")
-"""Probes that are trained on labels; whatever else was measured is a task."""
-
-NAMES = {
-    "raw": "raw input",
-    "random": "random weights",
-    "rescaled": "rescaled random weights",
-    "supervised": "trained on those labels only",
-    "unlabeled": "unlabeled",
-}
 
 
 @dataclass(frozen=True)
@@ -41,9 +33,13 @@ class Measurement:
         detail: Settings that the number depends on.
         unit: What the number is, "accuracy" or for instance "J&F".
         better: Whether a good number is high or low.
-        replicates: Of a statistic that is no mean of samples (`values` then holds only it), what it is on
-            samples drawn again, float, shape (resamples,), with the same draws for all features.
-        units: How many test samples the statistic was computed from.
+        left_out: Of a statistic that is no mean of samples (`values` then holds only it), or whose units share
+            samples, what it is without each independent unit, the same units for all features.
+        groups: Number of the independent unit of each value, such as its walk, int64, shape (test samples,); None
+            where each sample is one.
+        counted: What the independent units are called, a plural.
+        samples: How many test samples a statistic was computed from.
+        bounds: Range of the number, of which an end may be infinite; None for 0..1 of an accuracy and anything else.
     """
 
     probe: str
@@ -54,8 +50,11 @@ class Measurement:
     detail: str = ""
     unit: str = "accuracy"
     better: Literal["higher", "lower"] = "higher"
-    replicates: Tensor | None = None
-    units: int | None = None
+    left_out: LeftOut | None = None
+    groups: Tensor | None = None
+    counted: str = "test samples"
+    samples: int | None = None
+    bounds: Bounds | None = None
 
 
 class Scores:
@@ -64,23 +63,23 @@ class Scores:
     Args:
         records: One dict for each number: `probe`, `features`, `layer`, `labels_per_class`, `unit`, `better`
             (higher or lower), `value` (of an accuracy in 0..1) with its 95 % interval `low`, `high`,
-            `std` over draws of the labels (None for one draw),
-            `draws`, `samples` (test samples), `interval` (how it was found), `detail`; for controls `margin`,
-            `margin_low`, `margin_high`: how far ours lies above them, on the same draws and samples.
+            None where there is a single independent unit, `std` over draws of the labels (None for one draw),
+            `draws`, `samples` (test samples), `units` (independent ones), `counted` (what these are), `interval`
+            (how it was made), `detail`; for controls `margin`, `margin_low`, `margin_high`: how far ours lies above
+            them, on the same draws and samples.
         about: What they were measured on: `data` (its name), `training_samples`, `test_samples`, `encoder`
-            (fingerprint of its state), `seed`, and perhaps `note`, which a reader must know; empty if unknown.
+            (fingerprint of its state), `seed`, `options`, and perhaps `note`, which a reader must know; empty if
+            unknown.
     """
 
     def __init__(self, records: Sequence[Record], about: Mapping[str, Any] | None = None) -> None:
         self.records, self.about = list(records), dict(about or {})
 
     @classmethod
-    def of(
-        cls, measurements: Sequence[Measurement], seed: int = 0, about: Mapping[str, Any] | None = None
-    ) -> "Scores":
+    def of(cls, measurements: Sequence[Measurement], about: Mapping[str, Any] | None = None) -> "Scores":
         """Turn predictions into records, each control compared with ours sample by sample."""
-        ours = {_column(m.__dict__): m for m in measurements if m.features == "unlabeled"}
-        return cls([_record(m, ours.get(_column(m.__dict__)), seed) for m in measurements], about)
+        ours = {column(m.__dict__): m for m in measurements if m.features == "unlabeled"}
+        return cls([_record(m, ours.get(column(m.__dict__))) for m in measurements], about)
 
     @classmethod
     def from_json(cls, path: str | Path) -> "Scores":
@@ -117,54 +116,27 @@ class Scores:
         return "\n\n".join(self._block(probe) for probe in dict.fromkeys(r["probe"] for r in self.records))
 
     def verdict(self) -> str:
-        """Where ours beats every control, where one beats ours, where noise leaves it open; then the note."""
+        """What `unlabeled.verdict` says of the records; then the note."""
         note = f" Mind that {self.about['note']}." if "note" in self.about else ""
-        return self._comparison() + note
-
-    def _comparison(self) -> str:
-        won, lost, undecided = {}, {}, {}
-        for column in dict.fromkeys(map(_column, self.records)):
-            controls = [r for r in self.records if _column(r) == column and "margin" in r]
-            if not controls:
-                continue
-            hardest = min(controls, key=lambda record: record["margin"])
-            place = f"{_place(column)} ({_amount(hardest['margin'], column, signed=True)})"
-            if any(record["margin_high"] < 0 for record in controls):
-                found, place = lost, f"{place[:-1]} to {_name(hardest['features'])})"
-            else:
-                found = won if all(record["margin_low"] > 0 for record in controls) else undecided
-            probe, layer, _, _ = column
-            found.setdefault(f"{probe} {layer}" if layer else probe, []).append(place)
-        parts = [
-            ("beats every control beyond noise", won),
-            ("is within noise of the best control", undecided),
-            ("loses", lost),
-        ]
-        said = [f"{words} in {_listed(found)}" for words, found in parts if found]
-        if not said:
-            return "Nothing was compared with a control, so nothing can be said."
-        points = "points of accuracy above the best control"
-        if any(_unit(record) != "accuracy" for record in self.records):
-            points = "how much better than the best control, in points of accuracy or in the unit named"
-        return f"unlabeled {'; '.join(said)}. In brackets: {points}."
+        return verdict.verdict(self.records) + note
 
     def _block(self, probe: str) -> str:
         records = [r for r in self.records if r["probe"] == probe]
-        columns = list(dict.fromkeys(map(_column, records)))
-        cells = {(r["features"], _column(r)): _cell(r) for r in records}
+        columns = list(dict.fromkeys(map(column, records)))
+        cells = {(r["features"], column(r)): _cell(r) for r in records}
         order = [features for features in NAMES if features != "unlabeled"]
         known = sorted(
             dict.fromkeys(r["features"] for r in records),
             key=lambda features: (features == "unlabeled", features in order and order.index(features)),
         )
-        rows = [[_name(features), *(cells.get((features, c), "") for c in columns)] for features in known]
+        rows = [[name(features), *(cells.get((features, c), "") for c in columns)] for features in known]
         if probe in PROBES:
             rows.insert(0, ["labels per class", *(str(count) for _, _, count, _ in columns)])
         elif len(columns) > 1:
             rows.insert(0, ["", *(unit for _, _, _, unit in columns)])
         if any(layer for _, layer, _, _ in columns):
             rows.insert(0, ["layer", *(layer or "" for _, layer, _, _ in columns)])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
         lines = [
             "  ".join(
                 [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
@@ -180,9 +152,7 @@ class Scores:
         parts = [f"{probe}{how}: {', '.join(units)} on {records[0]['samples']:,} test samples"]
         if draws > 1:
             parts.append(f"± standard deviation over {draws} draws of the labels")
-        if any(record["draws"] == 1 for record in records):
-            parts.append("[95 % interval]")
-        return ", ".join(parts)
+        return ", ".join([*parts, *_rests_on(records)])
 
 
 def _neighbours(records: list[Record]) -> str:
@@ -193,53 +163,35 @@ def _neighbours(records: list[Record]) -> str:
     return ", ".join([f"k={' or '.join(counts)}", *others])
 
 
-Column = tuple[str, str | None, int | str, str]
-"""Probe, layer, labels per class and unit."""
-
-
 def _unit(record: Record) -> str:
     return record.get("unit", "accuracy")
 
 
-def _column(record: Record) -> Column:
-    return record["probe"], record["layer"], record["labels_per_class"], _unit(record)
-
-
-def _name(features: str) -> str:
-    return NAMES.get(features, features)
-
-
-def _place(column: Column) -> str:
-    probe, _, count, unit = column
-    return str(count) if probe in PROBES else unit
-
-
-def _amount(value: float, column: Column, *, signed: bool = False) -> str:
-    """A number in its unit: accuracies in percent with one digit, others with three digits that count."""
-    sign = "+" if signed else ""
-    return f"{100 * value:{sign}.1f}" if column[3] == "accuracy" else f"{value:{sign}.3g}"
-
-
-def _listed(found: dict[str, list[str]]) -> str:
-    labelled = {name: places for name, places in found.items() if name.partition(" ")[0] in PROBES}
-    said = [f"{name} with {', '.join(places)}" for name, places in labelled.items()]
-    others = [f"{name}: {', '.join(places)}" for name, places in found.items() if name not in labelled]
-    first = [f"{', '.join(said)} labels per class"] if said else []
-    return ", ".join([*first, *others])
+def _rests_on(records: list[Record]) -> list[str]:
+    """How intervals in the table were made, and of how many independent units."""
+    single = any(record["draws"] == 1 for record in records)
+    units = verdict.independent(records)
+    if not units:
+        return ["[95 % interval]"] if single else []
+    if all(record["low"] is None for record in records):
+        return [f"no interval, as there is {units}"]
+    return [f"[95 % interval over {units}]" if single else f"margins over {units}"]
 
 
 def _cell(record: Record) -> str:
-    column = _column(record)
-    value = _amount(record["value"], column)
+    where = column(record)
+    value = amount(record["value"], where)
     if record["std"] is not None:
-        return f"{value} ± {_amount(record['std'], column)}"
-    return f"{value} [{_amount(record['low'], column)}, {_amount(record['high'], column)}]"
+        return f"{value} ± {amount(record['std'], where)}"
+    if record["low"] is None or record["high"] is None:
+        return value
+    return f"{value} [{amount(record['low'], where)}, {amount(record['high'], where)}]"
 
 
-def _record(measurement: Measurement, ours: Measurement | None, seed: int) -> Record:
+def _record(measurement: Measurement, ours: Measurement | None) -> Record:
     draws, samples = measurement.values.shape
-    own = _interval(measurement, seed)
-    accuracy = measurement.unit == "accuracy"
+    own = interval_of(measurement)
+    how = f"95 %, cluster-robust, over {verdict.counted(own.units, measurement.counted)}"
     record = {
         "probe": measurement.probe,
         "features": measurement.features,
@@ -248,38 +200,55 @@ def _record(measurement: Measurement, ours: Measurement | None, seed: int) -> Re
         "unit": measurement.unit,
         "better": measurement.better,
         "value": own.value,
-        "low": max(0.0, own.low) if accuracy else own.low,
-        "high": min(1.0, own.high) if accuracy else own.high,
+        "low": own.low,
+        "high": own.high,
         "std": own.std,
         "draws": draws,
-        "samples": measurement.units or samples,
-        "interval": "bootstrap over test samples"
-        + (f" and {draws} draws of the labels" if draws > 1 else ""),
+        "samples": measurement.samples or samples,
+        "units": own.units,
+        "counted": measurement.counted,
+        "interval": "none of a single unit"
+        if own.low is None
+        else how + (f" and {draws} draws of the labels" if draws > 1 else ""),
         "detail": measurement.detail,
     }
     if ours is not None and measurement.features != "unlabeled":
-        margin = _margin(ours, measurement, seed)
+        margin = _margin(ours, measurement)
         record |= {"margin": margin.value, "margin_low": margin.low, "margin_high": margin.high}
     return record
 
 
-def _interval(measurement: Measurement, seed: int) -> Interval:
-    if measurement.replicates is not None:
-        return of_replicates(float(measurement.values), measurement.replicates)
-    if measurement.values.numel() == 1 and measurement.unit != "accuracy":
-        value = float(measurement.values)  # one number without what it was computed from has no interval
-        return Interval(value, value, value, None)
-    return interval(measurement.values, seed=seed, rates=measurement.unit == "accuracy")
+def of_groups(data: Any) -> str:
+    """What the independent units of test data are called: its samples, or the groups that it knows.
+
+    Data that knows better than "groups" says so by an attribute `group_unit`, a plural.
+    """
+    return "test samples" if data.groups is None else getattr(data, "group_unit", "groups")
 
 
-def _margin(ours: Measurement, control: Measurement, seed: int) -> Interval:
-    """How much better ours is, sample by sample or resample by resample."""
+def interval_of(measurement: Measurement) -> Interval:
+    """The number of a measurement with its interval."""
+    bounds = _bounds(measurement)
+    if measurement.left_out is not None:
+        return of_left_out(float(measurement.values.mean()), measurement.left_out, bounds=bounds)
+    return interval(measurement.values, measurement.groups, bounds=bounds)
+
+
+def _bounds(measurement: Measurement) -> Bounds | None:
+    return (0.0, 1.0) if measurement.bounds is None and measurement.unit == "accuracy" else measurement.bounds
+
+
+def _margin(ours: Measurement, control: Measurement) -> Interval:
+    """How much better ours is, on the same samples and without the same units."""
     sign = 1 if control.better == "higher" else -1
+    low, high = _bounds(control) or (-math.inf, math.inf)
+    bounds = low - high, high - low
     values = sign * (ours.values - control.values)
-    if ours.replicates is not None and control.replicates is not None:
-        return of_replicates(float(values), sign * (ours.replicates - control.replicates))
-    if ours.replicates is not None or control.replicates is not None:  # one of them is a constant
-        spread = ours.replicates - float(control.values) if ours.replicates is not None else None
-        spread = float(ours.values) - control.replicates if spread is None else spread  # type: ignore[operator]
-        return of_replicates(float(values), sign * spread)
-    return _interval(replace(control, values=values), seed)
+    if ours.left_out is None and control.left_out is None:
+        return interval(values, control.groups, bounds=bounds, difference=True)
+    # One of them may be a constant, which is the same whatever is left out.
+    without = [m.left_out.values if m.left_out is not None else m.values.mean() for m in (ours, control)]
+    known = ours.left_out or control.left_out
+    assert known is not None
+    left_out = LeftOut(sign * (without[0] - without[1]), known.shares, known.units)
+    return of_left_out(float(values.mean()), left_out, bounds=bounds, difference=True)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unlabeled.evaluate.intervals import resampled
+from unlabeled.evaluate.intervals import LeftOut, leave_one_out
 from unlabeled.evaluate.scores import Measurement
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def similarity(subject: "Subject", data: Any, *, seed: int = 0, device: torch.de
     Args:
         subject: Whose encoder has `vectors` and `numbers` of words.
         data: A file for `read_pairs`.
-        seed: Seed of the bootstrap over pairs.
+        seed: Seed of the bundles in which pairs are left out where there are very many.
         device: Where to compute.
 
     Raises:
@@ -164,8 +164,8 @@ def similarity(subject: "Subject", data: Any, *, seed: int = 0, device: torch.de
     }
     measurements = []
     for features, likeness in likenesses.items():
-        value, replicates = resampled(
-            lambda drawn, likeness=likeness: spearman(likeness[drawn], scores[drawn]), len(known), seed=seed
+        value, left_out = leave_one_out(
+            lambda rest, likeness=likeness: spearman(likeness[rest], scores[rest]), len(known), seed=seed
         )
         measurements.append(
             Measurement(
@@ -176,8 +176,10 @@ def similarity(subject: "Subject", data: Any, *, seed: int = 0, device: torch.de
                 torch.tensor([[value]]),
                 detail,
                 unit="Spearman",
-                replicates=replicates,
-                units=len(known),
+                left_out=left_out,
+                counted="word pairs",
+                samples=len(known),
+                bounds=(-1.0, 1.0),
             )
         )
     return measurements
@@ -232,8 +234,33 @@ def analogies(subject: "Subject", data: Any, *, seed: int = 0, device: torch.dev
                 if chosen.any()
             )
         )
-        measurements.append(Measurement("analogies", None, "all", features, rights[None], detail))
+        measurements.append(
+            Measurement(
+                "analogies", None, "all", features, rights[None], detail,
+                left_out=_without_pairs(rights, rows), counted="word pairs", samples=len(known),
+            )
+        )  # fmt: skip
     return measurements
+
+
+def _without_pairs(right: Tensor, rows: Tensor) -> LeftOut:
+    """Share of right answers without the questions in which one pair of words stands, for each pair in turn.
+
+    Lists combine few pairs in all ways: 23 capitals give 506 questions, which are by no means 506 independent ones.
+
+    Args:
+        right: 1 where a question is answered, float64, shape (questions,).
+        rows: Its four words, int64, shape (questions, 4).
+    """
+    pairs, number = rows.cpu().view(-1, 2).unique(dim=0, return_inverse=True)
+    first, second = number.view(-1, 2).unbind(1)
+    other = (first != second).double()  # a question of a pair and itself counts once
+    hits, sizes = (
+        right.new_zeros(len(pairs)).index_add_(0, first, some).index_add_(0, second, some * other)
+        for some in (right, torch.ones_like(right))
+    )
+    without = (right.sum() - hits) / (len(right) - sizes)
+    return LeftOut(without, sizes / len(right), len(pairs))
 
 
 def _nearest_right(vectors: Tensor, rows: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unlabeled.data import Data, open_splits
-from unlabeled.evaluate.scores import Measurement
+from unlabeled.evaluate.scores import Measurement, of_groups
 from unlabeled.method import Batch
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.devic
         device: Where to compute.
 
     Returns:
-        Share of the zones that are found, one number for each hidden zone.
+        Share of the zones that are found, one number for each hidden zone; walks are the independent units.
 
     Raises:
         ValueError: The method predicts no zones, or the data is of another kind.
@@ -71,19 +71,33 @@ def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.devic
 
     shown = [("unlabeled", method, True), ("poses set to zero", method, False), ("random", twin, True)]
     measured, pool = [], 0
+    groups: list[Tensor] = []
     for features, judged, posed in shown:
-        values = []
+        values, groups = [], []
         for batch, hidden in _batches(walks, method, seed):
             if not posed:
                 batch = batch | {"pose": torch.zeros_like(batch["pose"])}
             values.append(_found(judged.to(device).eval(), batch, hidden))
+            groups.append(_walks(batch, hidden, test.groups))
             pool = hidden.shape[0] * hidden.shape[2]
         row = torch.cat(values).cpu()[None]
-        measured.append(
-            Measurement("zones", None, "all", features, row, f"top 1 of {pool} zones", "zones found")
-        )
+        measured.append(_measurement(features, row, f"top 1 of {pool} zones", torch.cat(groups), test))
     guessing = torch.full_like(measured[0].values, 1 / pool)
-    return [*measured, Measurement("zones", None, "all", "guessing", guessing, f"1 of {pool}", "zones found")]
+    return [*measured, _measurement("guessing", guessing, f"1 of {pool}", torch.cat(groups), test)]
+
+
+def _walks(batch: Batch, hidden: Tensor, groups: Tensor | None) -> Tensor:
+    """Walk of each zone in the order of `_found`, or the group of that walk, int64, shape (zones,)."""
+    walks = batch["index"].cpu() if groups is None else groups[batch["index"].cpu()]
+    return walks.repeat_interleave(hidden.shape[2]).repeat(hidden.shape[1])
+
+
+def _measurement(features: str, values: Tensor, detail: str, groups: Tensor, test: Data) -> Measurement:
+    counted = "walks" if test.groups is None else of_groups(test)
+    return Measurement(
+        "zones", None, "all", features, values, detail, "zones found",
+        groups=groups, counted=counted, bounds=(0.0, 1.0),
+    )  # fmt: skip
 
 
 def _batches(walks: Data, method: Any, seed: int) -> list[tuple[Batch, Tensor]]:

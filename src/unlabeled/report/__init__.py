@@ -32,7 +32,7 @@ def report(
         data: What to show pictures, neighbours and the map of: a `Data`, or a path or name to open; None
             opens what each run was trained on, where it still can be found.
         out: The file to write; `report.html` in the folder of the first run if None.
-        scores: Scores or score records of a run, or a list with those of each run; None takes what each run
+        scores: Scores or score records of a run, or a list with those of each run; None takes all that each run
             has stored.
         device: Where to compute features.
 
@@ -68,14 +68,14 @@ def report(
     return path
 
 
-def _scores(runs: Sequence[Any], scores: Any) -> list[dict[str, Any]]:
-    """Score records of each run and what they were measured on, from what was given or stored."""
+def _scores(runs: Sequence[Any], scores: Any) -> list[list[dict[str, Any]]]:
+    """Evaluations of each run, the newest first, from what was given or stored."""
     if scores is None:
-        return [run.measured for run in runs]
+        return [run.evaluations for run in runs]
     lists = [scores] if all(isinstance(entry, Mapping) for entry in scores) else list(scores)
     if len(lists) != len(runs):
         raise ValueError(f"scores must hold one list for each of the {len(runs)} runs, got {len(lists)}")
-    return [{**getattr(given, "about", {}), "records": list(given)} for given in lists]
+    return [[{**getattr(given, "about", {}), "records": list(given)}] for given in lists]
 
 
 def _data(runs: Sequence[Any], data: Any) -> list[Any]:

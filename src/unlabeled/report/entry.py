@@ -1,6 +1,7 @@
 """What a page knows of each run, and the sample of data that it shows."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from unlabeled.report.charts import finite
 from unlabeled.run import fingerprint
 from unlabeled.settings import MACHINE_SETTINGS
 
-__all__ = ["Entry", "Samples", "label", "look"]
+__all__ = ["Entry", "Evaluation", "Samples", "label", "look"]
 
 SAMPLES = 1000
 
@@ -43,19 +44,68 @@ class Samples:
         self.classes = [str(name) for name in data.classes or range(known)]
 
 
+@dataclass
+class Evaluation:
+    """What one evaluation measured.
+
+    Attributes:
+        measured: Score `records` and what they were measured on, as `Run.measured`.
+        state: Fingerprint of the run's encoder as it is now.
+    """
+
+    measured: dict[str, Any]
+    state: str
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return self.measured["records"]
+
+    @property
+    def current(self) -> bool:
+        """Whether it was made on the encoder as it is now, as far as is known."""
+        return self.measured.get("encoder") in (None, self.state)
+
+    @property
+    def data(self) -> str:
+        """What it was measured on; empty if unknown."""
+        return str(self.measured.get("data", ""))
+
+    @property
+    def caveats(self) -> list[str]:
+        """Sentences that no reader of the scores may miss."""
+        notes = [f"Mind that {self.measured['note']}."] if "note" in self.measured else []
+        if not self.current:
+            notes.append("The encoder has changed since it was evaluated, so these scores are not its own.")
+        return notes
+
+    @property
+    def tested(self) -> str:
+        """What the scores were measured on and when, in a sentence; empty where that is not known."""
+        about, when = self.measured, _moment(self.measured.get("time"))
+        if "data" not in about:
+            return ""
+        samples = ""
+        if "test_samples" in about:
+            samples = f": {about['training_samples']:,} training and {about['test_samples']:,} test samples"
+        seed = f", seed {about['seed']}" if "seed" in about else ""
+        return f"Measured on {about['data']}{samples}{seed}{f', {when}' if when else ''}."
+
+
 class Entry:
     """A run and what is shown of it.
 
     Args:
         run: The run.
-        measured: Its score `records` and what they were measured on, as `Run.measured`.
+        evaluations: What was measured, each as `Run.measured`, the newest first.
         data: The opened data, or None.
     """
 
-    def __init__(self, run: Any, measured: dict[str, Any], data: Any) -> None:
+    def __init__(self, run: Any, evaluations: Sequence[dict[str, Any]], data: Any) -> None:
         self.run, self.data = run, data if data is not None and len(data) else None
-        self.measured: dict[str, Any] = measured
-        self.scores: list[dict[str, Any]] = measured["records"]
+        state = fingerprint(run.encoder.state_dict()) if evaluations else ""
+        known = [Evaluation(measured, state) for measured in evaluations if measured["records"]]
+        self.evaluations = sorted(known, key=lambda one: not one.current)
+        """Those of the encoder as it is now, then those of earlier states; within both the newest first."""
         self.path = Path(run.path)
         self.config: dict[str, Any] = run.config
         self.history: list[dict[str, Any]] = run.history
@@ -79,24 +129,10 @@ class Entry:
         """Where the data came from; empty if it was given as an array."""
         return str(self.about.get("source", ""))
 
-    @cached_property
-    def caveats(self) -> list[str]:
-        """Sentences that no reader of the scores may miss."""
-        told = [f"Mind that {self.measured['note']}."] if "note" in self.measured else []
-        if self.measured.get("encoder") not in (None, fingerprint(self.run.encoder.state_dict())):
-            told.append("The encoder has changed since it was evaluated, so these scores are not its own.")
-        return told
-
     @property
-    def tested(self) -> str:
-        """What the scores were measured on, in a sentence; empty where that is not known."""
-        about = self.measured
-        if "data" not in about or "test_samples" not in about:
-            return ""
-        return (
-            f"Measured on {about['data']}: {about['training_samples']:,} training and "
-            f"{about['test_samples']:,} test samples, seed {about['seed']}."
-        )
+    def judged(self) -> list[Evaluation]:
+        """What the verdict rests on: all of the encoder as it is now, or else the newest of an earlier state."""
+        return [one for one in self.evaluations if one.current] or self.evaluations[:1]
 
     @property
     def choices(self) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from unlabeled.method import Pictures
 from unlabeled.report import charts, embedding, pictures, tables
-from unlabeled.report.entry import Entry
+from unlabeled.report.entry import Entry, Evaluation
+from unlabeled.verdict import verdict
 
 __all__ = [
     "feature_map",
@@ -52,15 +53,18 @@ def header(entries: Sequence[Entry]) -> tuple[str, str]:
 
 def _verdicts(entries: Sequence[Entry]) -> str:
     paragraphs = []
-    if not any(entry.scores for entry in entries):
+    if not any(entry.evaluations for entry in entries):
         paragraphs.append("<p>Not evaluated yet, so nothing here says whether it helps.</p>")
     for entry in entries:
         name = f"<b>{escape(entry.label)}</b> " if len(entries) > 1 else ""
         trained = str(entry.history[-1].get("verdict") or "") if entry.history else "No epoch was finished."
-        if any(other.scores for other in entries):
-            said = tables.verdict(entry.scores) or "Not evaluated against controls yet."
-            helped = " ".join([said, *entry.caveats])
+        for one in entry.judged:
+            where = f"On {one.data}: " if len(entry.judged) > 1 and one.data else ""
+            helped = " ".join([where + verdict(one.records), *one.caveats])
             paragraphs.append(f"<p>{name}{escape(helped)}</p>")
+            name = ""
+        if not entry.judged and any(other.evaluations for other in entries):
+            paragraphs.append(f"<p>{name}Not evaluated yet.</p>")
             name = ""
         if trained:
             paragraphs.append(f'<p class="aside">{name}At the end of training: {escape(trained)}</p>')
@@ -354,21 +358,45 @@ def _map(entry: Entry, caption: str, features: Tensor, ways: list[str]) -> str:
 
 
 def scores(entries: Sequence[Entry]) -> tuple[str, str]:
-    """Tables and charts of what was measured."""
-    found = tables.arrange([(entry.label, entry.scores) for entry in entries])
+    """Tables and charts of all evaluations: the newest first, those of earlier states of an encoder last."""
     sentence = (
         "The frozen encoder against the controls that it must beat, on the same test samples. A green dot "
         "marks a winner only where the 95 % interval of its lead is clear of every other row; no dot means "
         "that nobody can tell."
     )
-    notes: dict[str, list[str]] = {}
+    rounds = _rounds(entries)
+    several, content = len(rounds) > 1, []
+    for number, (data, judged) in enumerate(rounds):
+        if several:
+            state = "" if judged[0][1].current else " · earlier state of the encoder"
+            content.append(f"<h3>{escape(f'{number + 1}. {data}{state}')}</h3>")
+        content += _evaluated(judged, len(entries))
+    return sentence, "".join(content)
+
+
+def _rounds(entries: Sequence[Entry]) -> list[tuple[str, list[tuple[Entry, Evaluation]]]]:
+    """Evaluations that stand side by side: of each run the newest on the same data, then the one before, and so on."""
+    rounds: dict[tuple[bool, str, int], list[tuple[Entry, Evaluation]]] = {}
     for entry in entries:
-        if told := " ".join(filter(None, [entry.tested, *entry.caveats])):
-            notes.setdefault(told, []).append(entry.label)
-    shared = [len(labels) for labels in notes.values()] == [len(entries)]
-    said = [told if shared else f"{', '.join(labels)}: {told}" for told, labels in notes.items()]
-    tasks = tables.measures([(entry.label, entry.scores) for entry in entries])
-    return sentence, "".join([*map(_note, said), *map(tables.draw, found), tasks])
+        seen: dict[tuple[bool, str], int] = {}
+        for one in entry.evaluations:
+            key = not one.current, one.data
+            seen[key] = seen.get(key, -1) + 1
+            rounds.setdefault((*key, seen[key]), []).append((entry, one))
+    ordered = sorted(rounds.items(), key=lambda item: item[0][0])
+    return [(data or "data", judged) for (_, data, _), judged in ordered]
+
+
+def _evaluated(judged: Sequence[tuple[Entry, Evaluation]], runs: int) -> list[str]:
+    """Notes, tables and charts of evaluations that stand side by side."""
+    notes: dict[str, list[str]] = {}
+    for entry, one in judged:
+        if said := " ".join(filter(None, [one.tested, *one.caveats])):
+            notes.setdefault(said, []).append(entry.label)
+    shared = [len(labels) for labels in notes.values()] == [runs]
+    lines = [said if shared else f"{', '.join(labels)}: {said}" for said, labels in notes.items()]
+    records = [(entry.label, one.records) for entry, one in judged]
+    return [*map(_note, lines), *map(tables.draw, tables.arrange(records)), tables.measures(records)]
 
 
 def repeat(entries: Sequence[Entry]) -> tuple[str, str]:

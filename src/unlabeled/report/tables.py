@@ -6,24 +6,19 @@ from html import escape
 from typing import Any
 
 from unlabeled.report.charts import Dot, dots, finite, legend
+from unlabeled.verdict import CHOSEN, OURS, PROBES, comparisons, independent, lead, name
 
-__all__ = ["Row", "Table", "arrange", "beats", "draw", "measures", "verdict", "winner"]
+__all__ = ["Row", "Table", "arrange", "beats", "draw", "measures", "winner"]
 
 Record = dict[str, Any]
 Key = tuple[str, str | None, int | str]
 
-FEATURES = {  # in the order of the rows: name, style, shape
-    "raw": ("raw input", "control-raw", "square"),
-    "random": ("random weights", "control-random", "diamond"),
-    "rescaled": ("rescaled random weights", "control-rescaled", "triangle"),
-    "supervised": ("trained on those labels only", "control-supervised", "ring"),
-    "unlabeled": ("unlabeled", "s0", "circle"),
-}
-PROBES = {
-    "knn": "nearest neighbours",
-    "linear": "linear probe",
-    "finetune": "fine-tuning",
-    "layers": "linear probe, layer by layer",
+STYLES = {  # style and shape, in the order of the rows
+    "raw": ("control-raw", "square"),
+    "random": ("control-random", "diamond"),
+    "rescaled": ("control-rescaled", "triangle"),
+    "supervised": ("control-supervised", "ring"),
+    "unlabeled": ("s0", "circle"),
 }
 
 
@@ -94,18 +89,20 @@ def _key(record: Record) -> Key:
 
 def _table(keys: Sequence[Key], runs: Sequence[tuple[str, Sequence[Record]]]) -> Table:
     rows: list[Row] = []
-    for features, (name, style, shape) in FEATURES.items():
+    for features, (style, shape) in STYLES.items():
         found = [(index, _cells(keys, records, features)) for index, (_, records) in enumerate(runs)]
         found = [(index, cells) for index, cells in found if any(cells)]
         if features == "unlabeled":
             rows += [
-                Row(runs[index][0] if len(runs) > 1 else name, f"s{index % 6}", shape, cells)
+                Row(runs[index][0] if len(runs) > 1 else name(features), f"s{index % 6}", shape, cells)
                 for index, cells in found
             ]
         elif len(found) == len(runs) and all(cells == found[0][1] for _, cells in found):
-            rows.append(Row(name, style, shape, found[0][1]))
+            rows.append(Row(name(features), style, shape, found[0][1]))
         else:
-            rows += [Row(f"{name} · {runs[index][0]}", style, shape, cells) for index, cells in found]
+            rows += [
+                Row(f"{name(features)} · {runs[index][0]}", style, shape, cells) for index, cells in found
+            ]
     probes, layers, counts = (len(set(part)) > 1 for part in zip(*keys, strict=True))
     columns = [
         " · ".join(
@@ -133,18 +130,14 @@ def _cells(keys: Sequence[Key], records: Sequence[Record], features: str) -> lis
 
 
 def beats(first: Record, second: Record) -> bool:
-    """Whether one record lies above another beyond doubt.
-
-    Where the margin of ours over a control was measured, sample by sample, its interval decides; else the two
-    intervals must lie apart.
-    """
-    ours = "unlabeled" in (first["features"], second["features"])
-    if ours and finite(second.get("margin_low")):
-        return second["margin_low"] > 0
-    if ours and finite(first.get("margin_high")):
-        return first["margin_high"] < 0
-    low, high = first.get("low"), second.get("high")
-    return finite(low) and finite(high) and low > high
+    """Whether one record lies above another beyond doubt, as the verdict has it."""
+    if second["features"] == OURS:
+        return lead(second, first) == "behind"
+    if (
+        first["features"] != OURS
+    ):  # a margin says how far ours lies above a control, not one control above another
+        second = {key: value for key, value in second.items() if not key.startswith("margin")}
+    return lead(first, second) == "ahead"
 
 
 def winner(cells: Sequence[Record | None]) -> int | None:
@@ -157,67 +150,6 @@ def winner(cells: Sequence[Record | None]) -> int | None:
     return None
 
 
-def verdict(records: Sequence[Record]) -> str:
-    """Say whether the learned features beat their controls.
-
-    Args:
-        records: Score records of one run.
-
-    Returns:
-        Plain text; empty where nothing can be compared.
-    """
-    compared = clear = losses = 0
-    behind: dict[str, list[str]] = {}
-    taught: list[tuple[bool, bool]] = []
-    for table in arrange([("", records)]):
-        for place, cells in zip(table.columns, zip(*(row.cells for row in table.rows)), strict=True):
-            column = {cell["features"]: cell for cell in cells if cell is not None}
-            ours, supervised = column.pop("unlabeled", None), column.pop("supervised", None)
-            if ours is not None and supervised is not None:
-                taught.append((beats(ours, supervised), beats(supervised, ours)))
-            if ours is not None and column:
-                compared += 1
-                clear += all(beats(ours, control) for control in column.values())
-                if any(beats(control, ours) for control in column.values()):
-                    losses += 1
-                    behind.setdefault(table.title, []).append(place)
-    sentences = []
-    if compared:
-        where = "; ".join(f"{title}: {', '.join(places)}" for title, places in behind.items())
-        unclear = compared - clear - losses
-        said = [f"beat the raw input and untrained weights beyond doubt in {clear} of {compared} comparisons"]
-        said += [f"lose to one of them in {losses} ({where})"] if losses else []
-        said += [f"are within noise of the best of them in {unclear}"] if unclear else []
-        *most, last = said
-        joined = f"{', '.join(most)} and {last}" if most else last
-        sentences.append(f"The frozen features {joined}.")
-    if taught:
-        won, lost = (sum(column) for column in zip(*taught, strict=True))
-        sentences.append(
-            f"Against the same encoder trained on those labels only they win {won} and lose {lost} "
-            f"of {len(taught)}."
-        )
-    return " ".join([*sentences, *_task_verdicts(records)])
-
-
-def _task_verdicts(records: Sequence[Record]) -> list[str]:
-    """A sentence for each task that has controls."""
-    sentences = []
-    for task in dict.fromkeys(record["probe"] for record in records if record["probe"] not in PROBES):
-        units: dict[str, list[str]] = {}
-        found = [record for record in records if record["probe"] == task and finite(record.get("margin_low"))]
-        for unit in dict.fromkeys(record.get("unit", "accuracy") for record in found):
-            margins = [record for record in found if record.get("unit", "accuracy") == unit]
-            won = all(margin["margin_low"] > 0 for margin in margins)
-            lost = any(margin["margin_high"] < 0 for margin in margins)
-            how = "lose to one of them" if lost else "are within noise of the best of them"
-            units.setdefault("beat every control beyond doubt" if won else how, []).append(unit)
-        if units:
-            *most, last = [f"{how} in {', '.join(names)}" for how, names in units.items()]
-            sentences.append(f"In {task} they {', '.join(most)}{' and ' if most else ''}{last}.")
-    return sentences
-
-
 def draw(table: Table) -> str:
     """Write a table and its chart.
 
@@ -228,6 +160,10 @@ def draw(table: Table) -> str:
         HTML; a cell shows percent and its interval, a winner has a dot.
     """
     winners = [winner(cells) for cells in zip(*(row.cells for row in table.rows), strict=True)]
+    if CHOSEN in table.columns:  # of many layers the best one would win by luck
+        winners = [
+            best if column == CHOSEN else None for column, best in zip(table.columns, winners, strict=True)
+        ]
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
     body = []
     for place, row in enumerate(table.rows):
@@ -264,39 +200,43 @@ def measures(runs: Sequence[tuple[str, Sequence[Record]]]) -> str:
     Returns:
         HTML, one table for each task of each run; a dot marks ours where it beats every control beyond doubt.
     """
-    tables = []
-    for label, records in runs:
-        for task in dict.fromkeys(r["probe"] for r in records if r["probe"] not in PROBES):
-            found = [{"unit": "accuracy", "better": "higher", **r} for r in records if r["probe"] == task]
-            units = list(dict.fromkeys(record["unit"] for record in found))
-            rows = []
-            for features in dict.fromkeys(record["features"] for record in found):
-                cells = {record["unit"]: record for record in found if record["features"] == features}
-                ours = features == "unlabeled"
-                shown = "".join(_measure(cells.get(unit), ours and _clear(found, unit)) for unit in units)
-                name = FEATURES[features][0] if features in FEATURES else features
-                kind = ' class="ours"' if ours else ""
-                rows.append((ours, f'<tr{kind}><th scope="row">{escape(name)}</th>{shown}</tr>'))
-            head = "".join(f'<th scope="col">{escape(unit)}</th>' for unit in units)
-            title = task.capitalize() + (f" · {label}" if len(runs) > 1 else "")
-            lower = [
-                unit for unit in units if any(r["unit"] == unit and r["better"] == "lower" for r in found)
-            ]
-            note = "95 % intervals over test samples" + (
-                f" · lower is better: {', '.join(lower)}" if lower else ""
-            )
-            body = "".join(row for _, row in sorted(rows, key=lambda row: row[0]))
-            tables.append(
-                f'<div class="scores"><h3>{escape(title)}</h3><p class="note">{escape(note)}</p>'
-                f'<div class="scroll"><table class="score"><thead><tr><td></td>{head}</tr></thead>'
-                f"<tbody>{body}</tbody></table></div></div>"
-            )
-    return "".join(tables)
+    return "".join(
+        _task([{"unit": "accuracy", "better": "higher", **r} for r in records if r["probe"] == task], label)
+        for run, records in runs
+        for task in dict.fromkeys(r["probe"] for r in records if r["probe"] not in PROBES)
+        for label in [task.capitalize() + (f" · {run}" if len(runs) > 1 else "")]
+    )
 
 
-def _clear(records: Sequence[Record], unit: str) -> bool:
-    margins = [r["margin_low"] for r in records if r["unit"] == unit and finite(r.get("margin_low"))]
-    return bool(margins) and min(margins) > 0
+def _task(records: Sequence[Record], title: str) -> str:
+    """The table of one task: rows are features, columns units, those of each layer where there are layers."""
+    columns = list(dict.fromkeys((record.get("layer"), record["unit"]) for record in records))
+    won = {one.column[1::2] for one in comparisons(records) if one.outcome == "won"}
+    rows = []
+    for features in dict.fromkeys(record["features"] for record in records):
+        cells = {(r.get("layer"), r["unit"]): r for r in records if r["features"] == features}
+        ours = features == OURS
+        shown = "".join(_measure(cells.get(place), ours and place in won) for place in columns)
+        kind = ' class="ours"' if ours else ""
+        rows.append((ours, f'<tr{kind}><th scope="row">{escape(name(features))}</th>{shown}</tr>'))
+    named = [" · ".join(filter(None, place)) for place in columns]
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in named)
+    lower = list(dict.fromkeys(record["unit"] for record in records if record["better"] == "lower"))
+    notes = [_intervals(records), *([f"lower is better: {', '.join(lower)}"] if lower else [])]
+    body = "".join(row for _, row in sorted(rows, key=lambda row: row[0]))
+    return (
+        f'<div class="scores"><h3>{escape(title)}</h3><p class="note">{escape(" · ".join(notes))}</p>'
+        f'<div class="scroll"><table class="score"><thead><tr><td></td>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div></div>"
+    )
+
+
+def _intervals(records: Sequence[Record]) -> str:
+    """How intervals were made."""
+    units = independent(records)
+    if not any(finite(record.get("low")) for record in records) and units:
+        return f"no intervals, as there is {units}"
+    return f"95 % intervals over {units or 'test samples'}"
 
 
 def _measure(cell: Record | None, best: bool) -> str:
@@ -319,7 +259,7 @@ def _note(records: Sequence[Record]) -> str:
     drawn = [f"mean of {draws} draws of the labels"] if draws > 1 else []
     # Penalties chosen anew for each number would drown the caption; they stand in each cell's tooltip.
     common = list(details) if len(details) == 1 else []
-    return " · ".join(["Accuracy in % with 95 % interval", *tested, *drawn, *common])
+    return " · ".join(["Accuracy in %", *tested, *drawn, _intervals(records), *common])
 
 
 def _cell(cell: Record | None, best: bool) -> str:

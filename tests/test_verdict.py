@@ -1,0 +1,140 @@
+"""One verdict for command line and page, which names what was measured and claims no more."""
+
+import html
+import itertools
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from unlabeled.evaluate import Scores
+from unlabeled.report import sections
+from unlabeled.report.entry import Entry
+from unlabeled.verdict import comparisons, lead, verdict
+
+CONTROLS = ("raw", "random", "rescaled", "supervised")
+WORDS = {
+    "raw": "raw input",
+    "random": "random weights",
+    "rescaled": "rescaled random weights",
+    "supervised": "trained on those labels only",
+}
+ENDS = {"won": (0.1, 0.2), "lost": (-0.2, -0.1), "open": (-0.1, 0.2), "unknown": (None, None)}
+
+
+def ours(**changes: Any) -> dict[str, Any]:
+    return {"probe": "linear", "features": "unlabeled", "layer": None, "labels_per_class": "all"} | {
+        "value": 0.5, "low": 0.4, "high": 0.6, "units": 40, "samples": 40, "counted": "test samples",
+    } | changes  # fmt: skip
+
+
+def control(features: str, outcome: str, **changes: Any) -> dict[str, Any]:
+    low, high = ENDS[outcome]
+    margin = 0.15 if low is None else (low + high) / 2  # type: ignore[operator]
+    return ours(features=features, value=0.5 - margin) | {
+        "margin": margin, "margin_low": low, "margin_high": high,
+    } | changes  # fmt: skip
+
+
+def on_the_page(records: list[dict[str, Any]]) -> str:
+    run = SimpleNamespace(
+        path="runs/a", config={"method": "simclr"}, history=[], skipped=[], encoder=nn.Linear(2, 2)
+    )
+    text = sections._verdicts([Entry(run, [{"records": records}], None)])
+    return html.unescape(text.partition("</p>")[0].removeprefix("<p>"))
+
+
+def outcome(stands: tuple[str, ...]) -> str:
+    for one in ("lost", "unknown", "open"):
+        if one in stands:
+            return one
+    return "won"
+
+
+@pytest.mark.parametrize("names", [c for n in range(5) for c in itertools.combinations(CONTROLS, n)])
+def test_page_and_command_line_say_the_same_with_any_controls(names: tuple[str, ...]) -> None:
+    for stands in itertools.product(ENDS, repeat=len(names)):
+        records = [*map(control, names, stands), ours()]
+        said = Scores(records).verdict()
+        assert said == on_the_page(records) == verdict(records)
+        for name, word in WORDS.items():
+            assert (word in said.replace(WORDS["rescaled"], "") or name == "rescaled") == (
+                name in names or name == "rescaled"
+            ), said
+        if not names:
+            assert said == "Nothing was compared with a control, so nothing can be said."
+            continue
+        assert [one.outcome for one in comparisons(records)] == [outcome(stands)]
+        assert ("beats every control beyond noise" in said) == (set(stands) == {"won"})
+        assert ("loses in" in said) == ("lost" in stands)
+
+
+def test_all_columns_are_judged_and_named() -> None:
+    records = [
+        record | {"labels_per_class": count}
+        for count, stands in ((1, "won"), (5, "open"), (10, "lost"))
+        for record in (control("raw", stands), ours())
+    ]
+    assert verdict(records) == (
+        "unlabeled beats every control beyond noise in linear with 1 (+15.0) labels per class; is within noise of the "
+        "best control in linear with 5 (+5.0) labels per class; loses in linear with 10 (-15.0 to raw input) labels "
+        "per class. In brackets: points of accuracy above the best control. Controls: raw input."
+    )
+
+
+def test_a_mixed_column_is_lost_and_says_what_was_beaten() -> None:
+    said = verdict([control("raw", "won"), control("supervised", "lost"), ours()])
+    assert "loses in linear with all (-15.0 to trained on those labels only, but ahead of raw input)" in said
+
+
+def test_controls_are_named_by_probe_where_they_differ() -> None:
+    records = [control("raw", "won"), ours()]
+    records += [control("supervised", "won", probe="finetune"), ours(probe="finetune")]
+    assert "Controls: raw input in linear; trained on those labels only in finetune." in verdict(records)
+
+
+def test_tasks_are_judged_in_their_units_and_directions() -> None:
+    task = {"probe": "perplexity", "unit": "bits per byte", "better": "lower"}
+    assert lead(ours(**task, low=1.0, high=1.1), ours(**task, low=1.2, high=1.3)) == "ahead"
+    assert lead(ours(**task, low=1.2, high=1.3), ours(**task, low=1.0, high=1.1)) == "behind"
+    records = [control("gzip -9", "won", **task), ours(**task)]
+    assert "beats every control beyond noise in perplexity: bits per byte (+0.15)." in verdict(records)
+
+
+def test_without_margins_the_intervals_must_lie_apart() -> None:
+    for low, high, stands in ((0.1, 0.3, "ahead"), (0.3, 0.45, "open"), (0.7, 0.9, "behind")):
+        assert lead(ours(), ours(features="raw", low=low, high=high)) == stands
+    assert lead(ours(), ours(features="raw", low=None, high=None)) == "unknown"
+    assert lead(ours(low=float("nan")), ours(features="raw")) == "unknown"
+
+
+def test_one_unit_is_never_a_win_and_few_are_confessed() -> None:
+    single = {"units": 1, "counted": "walks", "probe": "zones", "unit": "zones found"}
+    said = verdict([control("random", "unknown", **single), ours(**single)])
+    assert "cannot be judged in zones: zones found (+0.15, no interval of 1 walk)" in said
+    few = single | {"units": 3}
+    assert "Intervals of zones rest on 3 walks only." in verdict(
+        [control("random", "won", **few), ours(**few)]
+    )
+
+
+def test_of_many_layers_only_the_one_chosen_on_training_labels_counts() -> None:
+    layer = {"probe": "layers"}
+    records = [
+        record | {"layer": name}
+        for name, stands in (("s1", "won"), ("s2", "lost"), ("chosen", "open"))
+        for record in (control("raw", stands, **layer), ours(**layer))
+    ]
+    said = verdict(records)
+    assert "within noise of the best control in layers chosen with all" in said
+    assert "beats" not in said and "loses" not in said
+
+
+def test_scores_that_say_nothing_of_their_controls_still_open() -> None:
+    torch.manual_seed(0)
+    old = [
+        {k: v for k, v in r.items() if k not in ("units", "counted")} for r in (control("raw", "won"), ours())
+    ]
+    assert "beats every control beyond noise" in verdict(old)
