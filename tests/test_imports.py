@@ -32,7 +32,8 @@ MAY_IMPORT = {
     "seeds": set(),
     "train": MIDDLE | {"plan", "guard", "judge", "optimizers", "processes", "seeds"},
     "evaluate": MIDDLE | {"evaluate"},
-    "report": MIDDLE | {"report"},
+    "auditing": LOWEST | {"data"},
+    "report": MIDDLE | {"report", "auditing"},
     "export": MIDDLE,
 }
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -11,7 +11,7 @@ The search narrows in three steps, all on thumbnails of 32 x 32 pixels:
 
 Images of one kind, such as characters or radiographs, resemble one another even in detail. How many pairs reach a score
 by chance is therefore extrapolated from those that fall short of it, and the threshold is raised until chance accounts
-for at most a fiftieth of what is reported.
+for about a hundredth of what is reported.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,8 +32,8 @@ _SAMPLE, _VIEWS = 3000, 5
 """Images to which the discriminants are fitted, and simulated copies of each."""
 _EVEN, _ODD = 40, 24
 """Discriminants of the even and the odd half of the features."""
-_CANDIDATES, _PAIRS = 64, 2_000_000
-"""Candidates of each image, and pairs in all up to which every image is a candidate of every other."""
+_CANDIDATES, _PAIRS = 64, 1_500_000
+"""Candidates of each image, and more where there are no more pairs than these in all."""
 _PARTNERS = 12
 """Most candidates of one image that enter the third step."""
 _BLOCK, _GROUP, _CHUNK = 1024, 64, 1024
@@ -46,7 +46,7 @@ _LEAST_DETAIL = 0.008
 """Root mean square of fine detail, in 0..1, below which an image holds nothing that could be recognised."""
 _LEAST_FIT, _LEAST_START, _LEAST_CORRELATION = 0.8, 0.85, 0.92
 _LEAST_SCORE, _HIGHEST_SCORE = 0.92, 0.985
-_CHANCE_SHARE, _CHANCE_POWER = 0.02, 5
+_CHANCE_SHARE, _CHANCE_POWER = 0.015, 5
 """Share of chance pairs among those that are reported; they fall with this power of the distance to a score of 1."""
 _BAND = (0.8, 0.88)
 """Scores between which pairs are counted as chance."""
@@ -99,7 +99,7 @@ def near_pairs(small: Tensor, *, seed: int = 0) -> NearPairs:
     """Find images that are probably copies of one another.
 
     Copies are crops of at least 80 % of each side, mirror images, images of half the size or compressed as JPEG, and
-    combinations of these. Exact copies should be left out beforehand: an image has at most 64 candidates. In large
+    combinations of these. Exact copies should be left out beforehand, as they would fill the list of candidates of an image. In large
     groups of copies not all pairs are listed, but the listed ones connect them.
 
     Args:
@@ -222,7 +222,7 @@ def _features(planes: Tensor) -> tuple[Tensor, Tensor]:
     shades += [_shades(half[:, at : at + 1], -0.3, 0.3, 6, 0.08) for at in range(1, half.shape[1])]
     maps = [
         F.adaptive_avg_pool2d(planes[:, :1], 8),
-        F.adaptive_avg_pool2d(torch.cat([planes[:, 1:], edges], 1), 4),
+        F.adaptive_avg_pool2d(torch.cat([half[:, 1:], edges], 1), 4),
         F.adaptive_avg_pool2d(torch.cat(shades, 1), 2).sqrt(),
         F.adaptive_avg_pool2d(right * down / slope, 4),
     ]
@@ -309,7 +309,7 @@ def _likeliest(even: Tensor, odd: Tensor, bias: Tensor) -> Tensor:
     best, and only the members of these are sorted.
     """
     count = len(even)
-    groups, best = -(-count // _GROUP), min(_CANDIDATES, count - 1)
+    groups, best = -(-count // _GROUP), min(max(_CANDIDATES, 2 * _PAIRS // count), count - 1)
     scores = torch.full((_BLOCK, groups * _GROUP), -torch.inf)
     rows = []
     for start in range(0, count, _BLOCK):
