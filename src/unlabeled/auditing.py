@@ -33,6 +33,7 @@ _EXAMPLES = 3
 
 
 _ORDER = ("train", "validation", "test")
+_CLEAN = "No copies, no broken files, no labels that disagree."
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,9 @@ class Audit:
             for name, count in part.classes.items():
                 if count:
                     homes.setdefault(name, []).append(part.name)
-        return {name: where[0] for name, where in homes.items() if len(where) == 1} if len(labelled) > 1 else {}
+        return (
+            {name: where[0] for name, where in homes.items() if len(where) == 1} if len(labelled) > 1 else {}
+        )
 
     @property
     def leaks(self) -> bool:
@@ -219,7 +222,32 @@ class Audit:
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write `record` to a file."""
         with atomic(Path(path)) as temporary:
-            temporary.write_text(json.dumps(self.record(), indent=1), encoding="utf-8", errors="backslashreplace")
+            temporary.write_text(
+                json.dumps(self.record(), indent=1), encoding="utf-8", errors="backslashreplace"
+            )
+
+    def findings(self) -> list[str]:
+        """What may be wrong, a sentence each; one that says so where nothing is."""
+        pairs = self.near or []
+        skipped = sum(len(part.skipped) for part in self.parts)
+        said = [
+            (self.across, f"{_many(self.across, 'group')} of equal samples across parts."),
+            (self.near_across, f"{_many(self.near_across, 'pair')} of near copies across parts."),
+            (
+                self.disagreements,
+                f"{_many(self.disagreements, 'group')} of equal samples with different classes.",
+            ),
+            (
+                self.near_disagreements,
+                f"{_many(self.near_disagreements, 'pair')} of near copies with different classes.",
+            ),
+            (self.groups, f"{_many(self.groups, 'group')} of equal samples in all."),
+            (pairs, f"{_many(pairs, 'pair')} of near copies in all."),
+            (self.lonely_classes, f"Classes in one part only: {', '.join(self.lonely_classes)}."),
+            (skipped, f"Files left out: {skipped:,}."),
+            (self.flat, f"Images with too little detail, compared only exactly: {self.flat:,}."),
+        ]
+        return [sentence for true, sentence in said if true] or [_CLEAN]
 
     def _differ(self, numbers: Sequence[int]) -> bool:
         """Whether samples have different classes; names are not compared with numbers."""
@@ -268,7 +296,9 @@ def audit(
         for part in _opened(source, name, kind, say, options)
     ]
     say(f"comparing {sum(map(len, found)):,} samples")
-    digests = torch.cat([_digests(part.data) if part.data is not None else torch.zeros(0).long() for part in found])
+    digests = torch.cat(
+        [_digests(part.data) if part.data is not None else torch.zeros(0).long() for part in found]
+    )
     _, content = digests.unique(return_inverse=True)
     at = torch.arange(len(found)).repeat_interleave(torch.tensor([len(part) for part in found]))
     first = torch.full((int(content.max()) + 1 if len(content) else 0,), len(content))
@@ -349,7 +379,9 @@ def _groups(content: Tensor, at: Tensor) -> list[list[int]]:
     return sorted(groups, key=lambda group: (len({where[n] for n in group}) < 2, -len(group), group[0]))
 
 
-def _copies(content: Tensor, at: Tensor, pairs: Sequence[NearPair], count: int) -> list[list[tuple[int, int]]]:
+def _copies(
+    content: Tensor, at: Tensor, pairs: Sequence[NearPair], count: int
+) -> list[list[tuple[int, int]]]:
     """As in `Audit.copies`."""
     contents = int(content.max()) + 1 if len(content) else 0
     holds = torch.zeros(contents, count, dtype=torch.int64)
@@ -373,10 +405,16 @@ def _near(
 ) -> tuple[list[NearPair], dict[str, float], int]:
     """Near copies among samples of some numbers, the lowest score of each kind, and the number of flat images."""
     starts = np.cumsum([0, *map(len, found)])
-    rows = [numbers[(numbers >= low) & (numbers < high)] for low, high in zip(starts, starts[1:], strict=False)]
+    rows = [
+        numbers[(numbers >= low) & (numbers < high)] for low, high in zip(starts, starts[1:], strict=False)
+    ]
     pairs: list[NearPair] = []
     thresholds, flat = {}, 0
-    images = [(p, r, s) for p, r, s in zip(found, rows, starts[:-1].tolist(), strict=True) if isinstance(p.data, Images)]
+    images = [
+        (p, r, s)
+        for p, r, s in zip(found, rows, starts[:-1].tolist(), strict=True)
+        if isinstance(p.data, Images)
+    ]
     if images:
         small = _small([(part.data, row - start) for part, row, start in images])
         own = torch.cat([row for _, row, _ in images])
@@ -386,14 +424,22 @@ def _near(
         thresholds["image"] = round(near.threshold, 3)
         columns = zip(own[near.pairs].tolist(), near.score.tolist(), near.mirrored.tolist(), strict=True)
         pairs += [NearPair(first, second, score, mirrored) for (first, second), score, mirrored in columns]
-    texts = [(p, r, s) for p, r, s in zip(found, rows, starts[:-1].tolist(), strict=True) if isinstance(p.data, Texts)]
+    texts = [
+        (p, r, s)
+        for p, r, s in zip(found, rows, starts[:-1].tolist(), strict=True)
+        if isinstance(p.data, Texts)
+    ]
     if texts:
         own = torch.cat([row for _, row, _ in texts])
         say(f"looking for near copies among {len(own):,} texts")
-        content = [part.data.texts[row] for part, numbers, start in texts for row in (numbers - start).tolist()]
+        content = [
+            part.data.texts[row] for part, numbers, start in texts for row in (numbers - start).tolist()
+        ]
         chosen, share = near_texts(content)
         thresholds["text"] = 0.8
-        pairs += [NearPair(*two, score) for two, score in zip(own[chosen].tolist(), share.tolist(), strict=True)]
+        pairs += [
+            NearPair(*two, score) for two, score in zip(own[chosen].tolist(), share.tolist(), strict=True)
+        ]
     return sorted(pairs, key=lambda pair: -pair.score), thresholds, flat
 
 
@@ -459,7 +505,11 @@ def _copies_table(found: Audit) -> list[str]:
         texts = [f"{equal:,}" + ("" if found.near is None else f" + {near:,}") for equal, near in cells]
         rows.append((part.name, *texts))
     head = "samples of a part that have an equal sample in a part (in their own: another one)"
-    return ["", head + (":" if found.near is None else ", + those that only have a near copy there:"), *_aligned(rows)]
+    return [
+        "",
+        head + (":" if found.near is None else ", + those that only have a near copy there:"),
+        *_aligned(rows),
+    ]
 
 
 def _examples(found: Audit) -> list[str]:
@@ -479,13 +529,22 @@ def _examples(found: Audit) -> list[str]:
     skipped = [f"{skip.path}: {check.one_line(skip.reason)}" for part in found.parts for skip in part.skipped]
     lonely = [f"{name}: only in {part}" for name, part in found.lonely_classes.items()]
     sections = [
-        (f"{_many(found.groups, 'group')} of equal samples, {len(found.across):,} across parts", map(group, found.groups)),
+        (
+            f"{_many(found.groups, 'group')} of equal samples, {len(found.across):,} across parts",
+            map(group, found.groups),
+        ),
         (
             f"{_many(found.near or (), 'pair')} of near copies, {len(found.near_across):,} across parts",
             map(pair, sorted(found.near or (), key=lambda near: near not in found.near_across)),
         ),
-        (f"{_many(found.disagreements, 'group')} of equal samples with different classes", map(group, found.disagreements)),
-        (f"{_many(found.near_disagreements, 'pair')} of near copies with different classes", map(pair, found.near_disagreements)),
+        (
+            f"{_many(found.disagreements, 'group')} of equal samples with different classes",
+            map(group, found.disagreements),
+        ),
+        (
+            f"{_many(found.near_disagreements, 'pair')} of near copies with different classes",
+            map(pair, found.near_disagreements),
+        ),
         (f"{len(lonely):,} of the classes in one part only", lonely),
         (f"{_many(skipped, 'file')} left out", skipped),
     ]
@@ -494,7 +553,12 @@ def _examples(found: Audit) -> list[str]:
         listed = list(items)
         if listed:
             more = f"  ... and {len(listed) - _EXAMPLES:,} more" if len(listed) > _EXAMPLES else ""
-            lines += ["", f"{head}:", *(f"  {item}" for item in listed[:_EXAMPLES]), *([more] if more else [])]
+            lines += [
+                "",
+                f"{head}:",
+                *(f"  {item}" for item in listed[:_EXAMPLES]),
+                *([more] if more else []),
+            ]
     if found.flat:
         lines += ["", f"{found.flat:,} images with too little detail were compared only exactly"]
-    return lines or ["", "no copies, no broken files, no labels that disagree"]
+    return lines or ["", _CLEAN]

@@ -32,10 +32,10 @@ _SAMPLE, _VIEWS = 3000, 5
 """Images to which the discriminants are fitted, and simulated copies of each."""
 _EVEN, _ODD = 40, 24
 """Discriminants of the even and the odd half of the features."""
-_CANDIDATES, _PAIRS = 64, 1_500_000
+_CANDIDATES, _PAIRS = 64, 500_000
 """Candidates of each image, and more where there are no more pairs than these in all."""
-_PARTNERS = 12
-"""Most candidates of one image that enter the third step."""
+_PARTNERS, _ALIGNED = 12, 150_000
+"""Most candidates of one image that enter the third step, and more where there are no more pairs than these in all."""
 _BLOCK, _GROUP, _CHUNK = 1024, 64, 1024
 _LOW = torch.tensor([0.0, 0.0, 0.1, 0.0, 0.1, 0.2])
 _HIGH = torch.tensor([1.0, 0.9, 1.0, 0.8, 0.9, 1.0])
@@ -46,10 +46,12 @@ _LEAST_DETAIL = 0.008
 """Root mean square of fine detail, in 0..1, below which an image holds nothing that could be recognised."""
 _LEAST_FIT, _LEAST_START, _LEAST_CORRELATION = 0.8, 0.85, 0.92
 _LEAST_SCORE, _HIGHEST_SCORE = 0.92, 0.985
-_CHANCE_SHARE, _CHANCE_POWER = 0.015, 5
-"""Share of chance pairs among those that are reported; they fall with this power of the distance to a score of 1."""
-_BAND = (0.8, 0.88)
-"""Scores between which pairs are counted as chance."""
+_CHANCE_SHARE = 0.015
+"""Share of pairs that reach a score by chance among those that are reported."""
+_BANDS = (0.86, 0.89, 0.92)
+"""Ends of two bands of scores in which nearly all pairs of images of one kind are there by chance."""
+_POWERS = (2.0, 5.0)
+"""Least and greatest power of 1 - score with which chance pairs become fewer."""
 
 
 class NearPairs(NamedTuple):
@@ -119,14 +121,20 @@ def near_pairs(small: Tensor, *, seed: int = 0) -> NearPairs:
 def _threshold(score: Tensor) -> float:
     """The lowest score at which chance accounts for a small share of the pairs that reach it.
 
-    The number of chance pairs with a score above s is taken to be c (1 - s)^5, and c from the pairs in a band of scores
-    that copies do not have: on characters and radiographs the numbers above .94 follow from it within a quarter.
+    The number of chance pairs with a score above s is taken to be c (1 - s)^k, and c and k from the pairs in two bands of
+    scores that few copies have: on characters k is 2 to 5, on radiographs 5.
     """
-    low, high = (1 - limit for limit in _BAND)
-    count = int(((score >= _BAND[0]) & (score < _BAND[1])).sum())
-    scale = count / (low**_CHANCE_POWER - high**_CHANCE_POWER)
+    far, middle, close = (1 - limit for limit in _BANDS)
+    first, second = (
+        max(1, int(((score >= low) & (score < high)).sum()))
+        for low, high in zip(_BANDS, _BANDS[1:], strict=False)
+    )
+    powers = torch.linspace(*_POWERS, 61).tolist()
+    ratios = [(far**power - middle**power) / (middle**power - close**power) for power in powers]
+    power = min(zip(powers, ratios, strict=True), key=lambda item: abs(item[1] - first / second))[0]
+    scale = second / (middle**power - close**power)
     for threshold in torch.linspace(_LEAST_SCORE, _HIGHEST_SCORE, 66).tolist():
-        if scale * (1 - threshold) ** _CHANCE_POWER <= _CHANCE_SHARE * int((score >= threshold).sum()):
+        if scale * (1 - threshold) ** power <= max(1.0, _CHANCE_SHARE * int((score >= threshold).sum())):
             return threshold
     return _HIGHEST_SCORE
 
@@ -351,7 +359,7 @@ def _among_best(pairs: Tensor, count: int) -> Tensor:
         order = pairs[:, side].argsort(stable=True)
         lengths = pairs[:, side].bincount(minlength=count)
         starts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-        keep[order] |= torch.arange(len(pairs)) - starts < _PARTNERS
+        keep[order] |= torch.arange(len(pairs)) - starts < max(_PARTNERS, _ALIGNED // count)
     return keep
 
 
@@ -441,10 +449,9 @@ def _agreement(source: Tensor, target: Tensor, flipped: Tensor, box: Tensor) -> 
     """Correlation of fine detail, the source as sharp or blurred as the target; 0 where colours do not fit."""
     source, target = _planes(source), _planes(target)
     target = _reduced(torch.where(flipped[:, None, None, None], target.flip(-1), target))
-    scores = []
-    for blur in _BLUR:
-        window = _sampled(_apply(blur, source, blur), box)
-        detail = (_unit(_detail(window[:, :1])) * _unit(_detail(target[:, :1]))).sum((1, 2, 3))
-        whole = (_unit(window) * _unit(target)).sum((1, 2, 3))
-        scores.append(torch.where(whole >= _LEAST_CORRELATION, detail, 0))
-    return torch.stack(scores).amax(0).clamp(0, 1)
+    window = _sampled(_apply(_BLUR[0], source, _BLUR[0]), box)
+    whole = (_unit(window) * _unit(target)).sum((1, 2, 3))
+    goal = _unit(_detail(target[:, :1]))
+    blurred = (_apply(blur, source[:, :1], blur) for blur in _BLUR)
+    scores = [(_unit(_detail(_sampled(images, box))) * goal).sum((1, 2, 3)) for images in blurred]
+    return torch.where(whole >= _LEAST_CORRELATION, torch.stack(scores).amax(0).clamp(0, 1), 0)
