@@ -30,7 +30,7 @@ def picture(seed: int, side: int = 48) -> Image.Image:
 
 @pytest.fixture
 def pics(tmp_path: Path) -> Path:
-    """A training part with an equal pair, a near pair and broken files, and a test part that repeats two of its images."""
+    """An equal pair, a near pair and broken files in the training part; the test part repeats two images."""
     root = tmp_path / "pics"
     for split, start in (("train", 0), ("test", 100)):
         for number, name in enumerate(("cat", "dog")):
@@ -121,8 +121,9 @@ def test_a_name_that_is_nothing_is_refused() -> None:
 
 
 def test_texts_are_compared_exactly_and_nearly(tmp_path: Path) -> None:
-    words = [f"word{number}" for number in range(200)]
-    for split, texts in (("train", [words, words[::-1]]), ("test", [words, [*words[:-1], "other"]])):
+    numbers = np.random.default_rng(0)
+    words, others = (["".join(numbers.choice(list("abcdefgh"), 6)) for _ in range(200)] for _ in range(2))
+    for split, texts in (("train", [words, others]), ("test", [words, [*words[:-1], "other"]])):
         folder = tmp_path / "texts" / split / "a"
         folder.mkdir(parents=True)
         for place, text in enumerate(texts):

@@ -11,7 +11,7 @@ The search narrows in three steps, all on thumbnails of 32 x 32 pixels:
 
 Images of one kind, such as characters or radiographs, resemble one another even in detail. How many pairs reach a score
 by chance is therefore extrapolated from those that fall short of it, and the threshold is raised until chance accounts
-for about a hundredth of what is reported.
+for a twentieth of what is reported.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,11 +46,11 @@ _LEAST_DETAIL = 0.008
 """Root mean square of fine detail, in 0..1, below which an image holds nothing that could be recognised."""
 _LEAST_FIT, _LEAST_START, _LEAST_CORRELATION = 0.8, 0.85, 0.92
 _LEAST_SCORE, _HIGHEST_SCORE = 0.92, 0.985
-_CHANCE_SHARE = 0.015
+_CHANCE_SHARE = 0.05
 """Share of pairs that reach a score by chance among those that are reported."""
-_BANDS = (0.86, 0.89, 0.92)
+_BANDS = (0.88, 0.90, 0.92)
 """Ends of two bands of scores in which nearly all pairs of images of one kind are there by chance."""
-_POWERS = (2.0, 5.0)
+_POWERS = (2.0, 6.0)
 """Least and greatest power of 1 - score with which chance pairs become fewer."""
 
 
@@ -122,7 +122,7 @@ def _threshold(score: Tensor) -> float:
     """The lowest score at which chance accounts for a small share of the pairs that reach it.
 
     The number of chance pairs with a score above s is taken to be c (1 - s)^k, and c and k from the pairs in two bands of
-    scores that few copies have: on characters k is 2 to 5, on radiographs 5.
+    scores that few copies have: on characters k is 2 to 5, on radiographs 5 and more, so the estimate is on the safe side.
     """
     far, middle, close = (1 - limit for limit in _BANDS)
     first, second = (

@@ -44,8 +44,8 @@ def write_page(found: Audit, path: str | Path) -> Path:
         page.section(
             "copies",
             "Copies by part",
-            "Samples of the part in a row that have an equal sample in the part of a column, and beneath those that only "
-            "have a near copy there. On the diagonal: another sample of the same part.",
+            "Samples of the part in a row that have an equal sample in the part of a column, and beneath those that "
+            "only have a near copy there. On the diagonal: another sample of the same part.",
             _copies(found),
         ),
         page.section(
@@ -69,8 +69,8 @@ def write_page(found: Audit, path: str | Path) -> Path:
         page.section(
             "near",
             "Near copies",
-            "Cropped, mirrored, resized or compressed again, or texts that have most in common; pairs across parts come "
-            "first. Beneath each pair: how well its details agree, at most 1.",
+            "Cropped, mirrored, resized or compressed again, or texts that have most in common; pairs across parts "
+            "come first. Beneath each pair: how well its details agree, at most 1.",
             _groups(found, across),
         ),
         page.section("classes", "Classes", "Samples of each class in each part.", _classes(found)),
