@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "verdict": set(),
     "train": MIDDLE | {"plan", "guard", "holdout", "judge", "optimizers", "processes", "seeds"},
     "evaluate": MIDDLE | {"evaluate", "verdict"},
-    "report": MIDDLE | {"report", "verdict"},
+    "auditing": LOWEST | {"data"},
+    "report": MIDDLE | {"report", "verdict", "auditing"},
     "export": MIDDLE,
 }
 FILES = sorted(SOURCE.rglob("*.py"))

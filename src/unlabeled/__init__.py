@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unlabeled.auditing import audit
     from unlabeled.data import open_data
     from unlabeled.evaluate import embed, evaluate
     from unlabeled.export import export
@@ -26,10 +27,11 @@ if "torch" not in sys.modules and not any(name in os.environ for name in ("OMP_W
     os.environ.update(_WAITING)
 
 __version__ = "0.1.0"
-__all__ = ["Method", "embed", "evaluate", "export", "load", "open_data", "pretrain", "report"]
+__all__ = ["Method", "audit", "embed", "evaluate", "export", "load", "open_data", "pretrain", "report"]
 
 _HOMES = {
     "Method": "method",
+    "audit": "auditing",
     "embed": "evaluate",
     "evaluate": "evaluate",
     "export": "export",

@@ -416,6 +416,43 @@ def report(*runs: Path, data: str | None = None, out: Path | None = None, encode
 
 
 @app.command
+def audit(
+    *sources: str,
+    kind: str | None = None,
+    near: bool = True,
+    json: Path | None = None,
+    out: Path | None = None,
+    strict: bool = False,
+) -> None:
+    """Look for copies within and across the parts of data, broken files, and labels that disagree.
+
+    Equal samples are found in data of every kind, near copies among images (cropped, mirrored, resized, compressed again)
+    and texts. The exit status is 0 whatever is found, or 1 with --strict.
+
+    Args:
+        sources: Built-in sets, folders, files or hub names; all splits of each are compared.
+        kind: image, text, audio, video, audio-visual, cameras or trajectory; told from the files if left out.
+        near: Whether near copies are looked for, not only equal samples.
+        json: File to which everything that was found is written.
+        out: HTML file with pictures of what was found.
+        strict: Exit with status 1 where equal samples or near copies are in several parts, where equal samples have
+            different classes, or where nothing could be read.
+    """
+    from unlabeled.auditing import audit as look
+
+    found = look(*sources, kind=kind, near=near, progress=_tell)
+    print(found.table())
+    if json is not None:
+        found.to_json(json)
+    if out is not None:
+        from unlabeled.report.audited import write_page
+
+        print(write_page(found, out))
+    if strict and (found.leaks or not any(map(len, found.parts))):
+        sys.exit(1)
+
+
+@app.command
 def export(
     run: Run,
     /,

@@ -132,7 +132,7 @@ class Item(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """An image as it is stored: pixels of one of `levels.TYPES`, shape (bands, height, width), and what to say of it."""
+    """An image as stored: pixels of one of `levels.TYPES`, shape (bands, height, width), and what to say of it."""
 
     pixels: NDArray[Any]
     notes: tuple[str, ...] = ()
@@ -392,7 +392,7 @@ def _eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     full = 65535.0 if pixels.dtype.kind != "f" else 255.0 if high > 1 else 1.0
     if not (low >= 0 and high <= full):
         raise ValueError(f"grey levels must be in 0..{full:g}, got {low:g}..{high:g}")
-    return levels.to_uint8(pixels, dict.fromkeys(("integers", "floats"), [[0.0, full]]))[0]
+    return levels.to_uint8(pixels, {kind: [[0.0, full]] for kind in ("integers", "floats")})[0]
 
 
 def decode_all(

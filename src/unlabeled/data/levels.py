@@ -183,7 +183,7 @@ def parsed(levels: "str | Sequence[float] | Mapping[str, Any] | None") -> Levels
             table = levels
         else:
             low, high = levels.split(",") if isinstance(levels, str) else levels
-            table = dict.fromkeys(_KINDS, [[low, high]])
+            table = {kind: [[low, high]] for kind in _KINDS}
         ranges = {kind: [[float(low), float(high)] for low, high in pairs] for kind, pairs in table.items()}
     except (TypeError, ValueError):
         ranges = {"": []}
