@@ -1,4 +1,4 @@
-"""What is wrong with data before anything is learned from it: copies, broken files, classes and labels that disagree."""
+"""What is wrong with data before anything is learned from it: copies, broken files, and labels that disagree."""
 
 import json
 import os
@@ -23,6 +23,7 @@ from unlabeled.data.near_texts import near_texts
 from unlabeled.data.opening import Openable, parts
 from unlabeled.data.text import Texts
 from unlabeled.files import atomic
+import itertools
 
 __all__ = ["Audit", "NearPair", "Part", "Sample", "audit"]
 
@@ -126,7 +127,7 @@ class Audit:
     flat: int
     """Images with too little detail to be compared, other than exactly."""
     copies: list[list[tuple[int, int]]]
-    """Samples of a part, by row, that have an equal sample in a part, by column, and that have only a near copy there."""
+    """Samples of a part (row) that have an equal sample in a part (column), and that have only a near copy there."""
 
     @cached_property
     def starts(self) -> list[int]:
@@ -406,7 +407,7 @@ def _near(
     """Near copies among samples of some numbers, the lowest score of each kind, and the number of flat images."""
     starts = np.cumsum([0, *map(len, found)])
     rows = [
-        numbers[(numbers >= low) & (numbers < high)] for low, high in zip(starts, starts[1:], strict=False)
+        numbers[(numbers >= low) & (numbers < high)] for low, high in itertools.pairwise(starts)
     ]
     pairs: list[NearPair] = []
     thresholds, flat = {}, 0

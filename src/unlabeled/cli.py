@@ -426,7 +426,7 @@ def audit(
 ) -> None:
     """Look for copies within and across the parts of data, broken files, and labels that disagree.
 
-    Equal samples are found in data of every kind, near copies among images (cropped, mirrored, resized, compressed again)
+    Equal samples are found in data of every kind, near copies among images (cropped, mirrored, resized, recompressed)
     and texts. The exit status is 0 whatever is found, or 1 with --strict.
 
     Args:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+import itertools
 
 __all__ = ["SIDE", "NearPairs", "detailed", "near_pairs", "thumbnails"]
 
@@ -127,7 +128,7 @@ def _threshold(score: Tensor) -> float:
     far, middle, close = (1 - limit for limit in _BANDS)
     first, second = (
         max(1, int(((score >= low) & (score < high)).sum()))
-        for low, high in zip(_BANDS, _BANDS[1:], strict=False)
+        for low, high in itertools.pairwise(_BANDS)
     )
     powers = torch.linspace(*_POWERS, 61).tolist()
     ratios = [(far**power - middle**power) / (middle**power - close**power) for power in powers]
@@ -242,7 +243,7 @@ def _features(planes: Tensor) -> tuple[Tensor, Tensor]:
             mirrored = -mirrored
         even.append((left + mirrored).flatten(1) / 2)
         odd.append((left - mirrored).flatten(1) / 2)
-    for first, second in zip(shades, shades[1:], strict=False):
+    for first, second in itertools.pairwise(shades):
         even.append((first.flatten(2) @ second.flatten(2).mT / first[0, 0].numel()).sqrt().flatten(1))
     return torch.cat(even, 1), torch.cat(odd, 1)
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+import itertools
 
 __all__ = ["near_texts"]
 
@@ -36,7 +37,7 @@ def near_texts(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         for row, part in enumerate(signatures[:, band : band + _BAND]):
             buckets.setdefault(part.tobytes(), []).append(row)
         for rows in buckets.values():
-            candidates |= {(rows[0], row) for row in rows[1:]} | set(zip(rows[1:], rows[2:], strict=False))
+            candidates |= {(rows[0], row) for row in rows[1:]} | set(itertools.pairwise(rows))
     pairs = torch.tensor(sorted(candidates), dtype=torch.int64).reshape(-1, 2)
     first, second = (signatures[pairs[:, side].numpy()] for side in (0, 1))
     share = torch.from_numpy((first == second).mean(1)) if len(pairs) else torch.zeros(0)

@@ -135,8 +135,8 @@ def open_data(
             to be images (.txt, .json, hidden ones) are listed as skipped, but not counted.
         cache: Folder for decoded images, $UNLABELED_CACHE or ~/.cache/unlabeled if None; False keeps none.
         progress: Called with the images done so far and their number, None where that is unknown.
-        label: Column of the labels in a table of images, texts or sounds, or in one beside image files; None looks for a
-            usual name (`labels.COLUMNS`).
+        label: Column of the labels in a table of images, texts or sounds, or in one beside image files; None looks
+            for a usual name (`labels.COLUMNS`).
         encoding: Encoding of texts, such as gbk or cp1252; None finds out, and with a ? behind it the encoding is only
             that of files that are neither UTF-8 nor UTF-16.
         text_column: Column of a table that holds the texts, or several with commas between them, which are joined;
