@@ -3,8 +3,8 @@
     python benchmarks/audit.py [--images 100000] [--side 64] [--planted 100] [--data FOLDER]
 
 Without --data the images are made here: colours at several scales with a shape on top. Of some images copies are
-planted, of each kind so many: crops of at least 80 % of each side at any place, crops of exactly 80 % at any place, JPEG
-of quality 60, mirrored, resized by half, and all at once. A pair that is no copy of the same image counts against the
+planted, of each kind so many: crops of at least 80 % of each side at any place, crops of exactly 80 %, JPEG of
+quality 60, mirrored, resized by half, and all at once. A pair that is no copy of the same image counts against the
 precision, unless it is found without the planted copies, too (real data hold copies of their own).
 """
 

@@ -1,5 +1,6 @@
 """What is wrong with data before anything is learned from it: copies, broken files, and labels that disagree."""
 
+import itertools
 import json
 import os
 from collections import Counter
@@ -23,7 +24,6 @@ from unlabeled.data.near_texts import near_texts
 from unlabeled.data.opening import Openable, parts
 from unlabeled.data.text import Texts
 from unlabeled.files import atomic
-import itertools
 
 __all__ = ["Audit", "NearPair", "Part", "Sample", "audit"]
 
@@ -406,9 +406,7 @@ def _near(
 ) -> tuple[list[NearPair], dict[str, float], int]:
     """Near copies among samples of some numbers, the lowest score of each kind, and the number of flat images."""
     starts = np.cumsum([0, *map(len, found)])
-    rows = [
-        numbers[(numbers >= low) & (numbers < high)] for low, high in itertools.pairwise(starts)
-    ]
+    rows = [numbers[(numbers >= low) & (numbers < high)] for low, high in itertools.pairwise(starts)]
     pairs: list[NearPair] = []
     thresholds, flat = {}, 0
     images = [

@@ -57,8 +57,8 @@ class Turn(NamedTuple):
 def divide(data: Data, share: float, seed: int) -> Divided:
     """Hold samples out of the training; the same ones for the same seed, number of samples and groups.
 
-    Samples of one group, texts of one document, and equal samples are held out together. Texts that all come from one or
-    few documents are held out at the end of the data, where they follow each other.
+    Samples of one group, texts of one document, and equal samples are held out together. Texts that all come from one
+    or few documents are held out at the end of the data, where they follow each other.
 
     Args:
         data: All samples, as they were opened.

@@ -14,13 +14,13 @@ by chance is therefore extrapolated from those that fall short of it, and the th
 for a twentieth of what is reported.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-import itertools
 
 __all__ = ["SIDE", "NearPairs", "detailed", "near_pairs", "thumbnails"]
 
@@ -102,8 +102,8 @@ def near_pairs(small: Tensor, *, seed: int = 0) -> NearPairs:
     """Find images that are probably copies of one another.
 
     Copies are crops of at least 80 % of each side, mirror images, images of half the size or compressed as JPEG, and
-    combinations of these. Exact copies should be left out beforehand, as they would fill the list of candidates of an image. In large
-    groups of copies not all pairs are listed, but the listed ones connect them.
+    combinations of these. Leave exact copies out beforehand: they would fill the list of candidates of an image.
+    In large groups of copies not all pairs are listed, but the listed ones connect them.
 
     Args:
         small: As `thumbnails` returns them, at least those with detail (see `detailed`).
@@ -122,13 +122,13 @@ def near_pairs(small: Tensor, *, seed: int = 0) -> NearPairs:
 def _threshold(score: Tensor) -> float:
     """The lowest score at which chance accounts for a small share of the pairs that reach it.
 
-    The number of chance pairs with a score above s is taken to be c (1 - s)^k, and c and k from the pairs in two bands of
-    scores that few copies have: on characters k is 2 to 5, on radiographs 5 and more, so the estimate is on the safe side.
+    The number of chance pairs with a score above s is taken to be c (1 - s)^k, with c and k from the pairs in two
+    bands of scores that few copies have: k is 2 to 5 on characters and 5 or more on radiographs, so the estimate is
+    on the safe side.
     """
     far, middle, close = (1 - limit for limit in _BANDS)
     first, second = (
-        max(1, int(((score >= low) & (score < high)).sum()))
-        for low, high in itertools.pairwise(_BANDS)
+        max(1, int(((score >= low) & (score < high)).sum())) for low, high in itertools.pairwise(_BANDS)
     )
     powers = torch.linspace(*_POWERS, 61).tolist()
     ratios = [(far**power - middle**power) / (middle**power - close**power) for power in powers]

@@ -5,12 +5,12 @@ and white space, so no language needs words. The share is estimated by MinHash w
 that agree in four neighbouring bins anywhere are compared.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-import itertools
 
 __all__ = ["near_texts"]
 
