@@ -12,11 +12,6 @@ import pytest
 from PIL import Image
 
 from unlabeled.data import Data, open_data, open_splits
-from unlabeled.data.opening import How
-
-pytestmark = pytest.mark.skipif(
-    "label" not in How.__dataclass_fields__, reason="tables cannot be asked for a column"
-)
 
 
 def whole(train: Data, test: Data, groups: int) -> bool:

@@ -337,7 +337,7 @@ def _group(data: Data, source: Openable, kind: str | None, how: "How", split: st
     path = Path(source).expanduser() if isinstance(source, (str, os.PathLike)) else Path()
     if how.group is not None:
         column = names_column(data, how.group) and not isinstance(source, (Data, np.ndarray, Tensor))
-        if column and "label" in How.__dataclass_fields__:
+        if column:
             data.columns = {how.group: _column(source, kind, how, split, data)}
         group_by(data, how.group, os.path.join(path if path.is_dir() else path.parent, ""))
     elif data.kind == "text" and data.groups is None and path.is_file() and _DOCUMENT.search(path.name):
