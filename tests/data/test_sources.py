@@ -518,7 +518,9 @@ def test_damaged_and_misnamed_array_files_are_refused_in_one_line(tmp_path):
 
 def test_arrays_of_odd_types_are_refused_by_name(tmp_path):
     np.savez(tmp_path / "x.npz", images=IMAGES, labels=np.arange(5) * 1j)
-    with pytest.raises(ValueError, match=r"labels of .*x\.npz must be 5 numbers or texts, got 5 of type complex"):
+    with pytest.raises(
+        ValueError, match=r"labels of .*x\.npz must be 5 numbers or texts, got 5 of type complex"
+    ):
         open_data(tmp_path / "x.npz")
     with pytest.raises(ValueError, match="floats of array must have at most 64 bits, got"):
         open_data(np.zeros((1, 2, 2), np.longdouble))
