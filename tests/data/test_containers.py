@@ -64,7 +64,7 @@ COLUMNS = {
 @pytest.mark.parametrize("ending", ["parquet", "feather"])
 @pytest.mark.parametrize("form", COLUMNS)
 def test_a_table_gives_the_column_whose_values_are_images(tmp_path, form, ending):
-    for number in range(4):
+    for number in range(4 if form.startswith("paths") else 0):
         put(tmp_path / "pictures" / f"{number}.png", number)
     columns = {
         "id": [b"x"] * 4,
@@ -177,7 +177,7 @@ def test_data_sets_that_were_saved_to_disk_are_read(tmp_path):
 def test_a_damaged_arrow_file_is_refused_in_one_line(tmp_path):
     pandas.DataFrame({"image": FOUR}).to_feather(tmp_path / "x.feather")
     whole = (tmp_path / "x.feather").read_bytes()
-    for content in (b"", b"ARROW1", whole[: len(whole) // 2], whole[:40] + bytes(200) + whole[240:]):
+    for content in (b"", b"ARROW1", whole[: len(whole) // 2], whole[:-60] + bytes(50) + whole[-10:]):
         (tmp_path / "x.feather").write_bytes(content)
         with pytest.raises(ValueError) as caught:
             open_data(tmp_path / "x.feather", cache=False)

@@ -123,8 +123,8 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
         counts["archive"] = _count(path, archives, max(counts["table"], counts["image"]), reasons)
     named = any(table.refers for _, table in opened)  # by a table, so that the files are its images
     # Of equal ones the table; then files, but one beside an archive is a logo.
-    ranks = {kind: (count, kind == "image" and count > 1) for kind, count in counts.items()}
-    kind = "table" if named else max(ranks, key=lambda kind: ranks[kind])
+    order = {"table": 2, "image": 1 if counts["image"] > 1 else -1, "archive": 0}
+    kind = "table" if named else max(counts, key=lambda kind: (counts[kind], order[kind]))
     if failure is not None and (kind == "table" or not counts[kind]):
         raise failure
     if not counts[kind]:
