@@ -198,3 +198,13 @@ def test_both_unicode_forms_of_a_name_are_one_class(tmp_path):
         pictures(tmp_path / split, [f"{unicodedata.normalize(form, 'café')}/1.png", "thé/2.png"])
     train, test = open_splits(tmp_path, cache=False)
     assert train.classes == test.classes == ["café", "thé"] and labels(test) == ["café", "thé"]
+
+
+def test_a_table_of_few_files_does_not_take_the_folders_away(tmp_path):
+    pictures(tmp_path, [f"{'xy'[number % 2]}/{number}.png" for number in range(8)])
+    (tmp_path / "t.csv").write_text("file,label\n0.png,p\n1.png,q\n2.png,p\n")
+    data = open_data(tmp_path, cache=False)
+    assert labels(data) == ["x"] * 4 + ["y"] * 4
+    reason = "labels: of its column label, which folders of classes go before"
+    assert (str(tmp_path / "t.csv"), reason) in data.skipped
+    assert labels(open_data(tmp_path, cache=False, label="label")).count(None) == 5

@@ -12,6 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ class Known(NamedTuple):
     labels: dict[str, Any]
     splits: dict[str, str]
     explicit: bool
-    """Whether the labels are from a column that is named so, and not from the only one there is."""
+    """Whether they go before folders: of most files, from a column that is named so or was asked for."""
     used: dict[str, str]
     """Tables that belong to the files, and what was taken from each."""
     skipped: list[Skipped]
@@ -135,7 +136,8 @@ def known_of(root: Path, files: Sequence[File], tables: Sequence[File], label: s
             f"label must be a column of a table beside the images in {root}, got {label} and {there}"
         )
     if known.labels or not _repeat([*guessed.values()]):
-        return known._replace(used={}) if not known.labels else known
+        covered = label is not None or 2 * len(known.labels) >= len(files)
+        return known._replace(used=known.used if known.labels else {}, explicit=covered)
     return known._replace(labels=guessed, explicit=False)
 
 
@@ -159,12 +161,7 @@ def images_listed(table: Path, label: str | None) -> tuple[Path, list[str], list
     cells = [rows.columns, *rows.rows] if rows.columns else rows.rows
     width = max(map(len, cells), default=0)
 
-    def place_of(value: Any) -> Path | None:
-        if not isinstance(value, str) or not value.strip() or len(value) > 4096:
-            return None
-        name = Path(value.strip().replace("\\", "/"))
-        return next((path for path in (table.parent / name, name) if path.is_file()), None)
-
+    place_of = partial(_place, table.parent)
     step = max(1, len(cells) // _SAMPLED)
     hits = Counter(
         place for row in cells[::step] for place in range(len(row)) if place_of(row[place]) is not None
@@ -201,6 +198,14 @@ def images_listed(table: Path, label: str | None) -> tuple[Path, list[str], list
             Skipped(table.name, f"{NO_LABELS}its columns are {', '.join(rows.columns)}; name one with label")
         )
     return top, [path for path in dict.fromkeys(paths) if path], skipped, known
+
+
+def _place(folder: Path, value: Any) -> Path | None:
+    """The file that a cell names; None where there is none."""
+    if not isinstance(value, str) or not value.strip() or len(value) > 4096:
+        return None
+    name = Path(value.strip().replace("\\", "/"))
+    return next((path for path in (folder / name, name) if path.is_file()), None)
 
 
 def _rows(path: Path) -> _Rows:

@@ -47,7 +47,7 @@ def find_object(source: Any, label: str | None, channels: int | None) -> Mapping
     name = type(source).__name__
     if isinstance(source, Mapping) and source and all(isinstance(split, str) for split in source):
         return {
-            SPLITS.get(split.lower(), split): _only(find_object(part, label, channels), split)
+            SPLITS.get(split.lower()) or split: _only(find_object(part, label, channels), split)
             for split, part in source.items()
         }
     if type(source).__module__.startswith("datasets.") and hasattr(source, "select_columns"):
@@ -184,7 +184,8 @@ def _sampled(source: Any, name: str, label: str | None, channels: int | None) ->
             image, known = _parted(sample)
             content = sample.reason if isinstance(sample, Skipped) else _content(image)
             named = isinstance(paths, list) and row < len(paths) and isinstance(paths[row][0], str)
-            yield Item(paths[row][0] if named else f"{name}[{row}]", raw(known), content)
+            path = paths[row][0] if isinstance(paths, list) and named else f"{name}[{row}]"
+            yield Item(path, raw(known), content)
 
     total = len(source) if hasattr(source, "__len__") else None
     return Source(name, lambda: Reading(_classes(source), total, items()), None, label=label)

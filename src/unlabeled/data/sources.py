@@ -57,6 +57,7 @@ _UNREADABLE = (
     ".raw",
     ".dcm",
 )
+_BESIDE = "beside the splits"
 _log = logging.getLogger("unlabeled.data")
 
 
@@ -122,9 +123,7 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
     if archives and (opened or images):
         counts["archive"] = _count(path, archives, max(counts["table"], counts["image"]), reasons)
     named = any(table.refers for _, table in opened)  # by a table, so that the files are its images
-    # Of equal ones the table; then files, but one beside an archive is a logo.
-    order = {"table": 2, "image": 1 if counts["image"] > 1 else -1, "archive": 0}
-    kind = "table" if named else max(counts, key=lambda kind: (counts[kind], order[kind]))
+    kind = "table" if named else _commonest(counts)
     if failure is not None and (kind == "table" or not counts[kind]):
         raise failure
     if not counts[kind]:
@@ -133,6 +132,7 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
         counts["image"] = max(0, counts["image"] - counts["table"])
     taken = {file.path for file in (images if named else [])}
     taken |= {file.path for file, _ in opened} if kind == "table" else {file.path for file in files[kind]}
+    known = None
     if kind == "image":
         lists = [file for file in found.files if file.ends((*listings.LISTS, *tables.ENDINGS))]
         known = listings.known_of(path, images, lists, label)
@@ -150,6 +150,12 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
         return _archives(path, name, archives, skipped, found.broken, label)
     broken = found.broken + sum(file.suffix in _UNREADABLE for file in others)
     return _class_folders(path, name, images, skipped, broken, known)
+
+
+def _commonest(counts: Mapping[str, int]) -> str:
+    """Of what there is most; of equal ones the table, then files, but one beside an archive is a logo."""
+    order = {"table": 2, "image": 1 if counts["image"] > 1 else -1, "archive": 0}
+    return max(counts, key=lambda kind: (counts[kind], order[kind]))
 
 
 def _opened_tables(
@@ -314,14 +320,8 @@ def _class_folders(
         above = os.path.join(*files[0].path.split(os.sep)[:alone], "")
         root, files = root / above, [file._replace(path=file.path[len(above) :]) for file in files]
         top += above
-    parts, beside = by_folder(files)
-    depth = int(parts.keys() != {"all"})
-    reason = "beside the splits"
-    if not depth and separate({*splits.values()}):
-        grouped: dict[str, list[File]] = {}
-        for file in files:
-            grouped.setdefault(splits.get(top + file.path, ""), []).append(file)
-        beside, parts, reason = grouped.pop("", []), grouped, "in no split of the tables"
+    parts, beside, reason = _parted(files, {path[len(top) :]: split for path, split in splits.items()})
+    depth = int(parts.keys() != {"all"} and reason == _BESIDE)
     skipped = skipped + [Skipped(top + file.path, reason) for file in beside]
     folders = {split: parents(part) for split, part in parts.items()}
     depth += _alone(set().union(*folders.values()), depth, ())
@@ -340,9 +340,10 @@ def _class_folders(
         return sorted(found) if None not in names[split] and len(found) > 1 else None
 
     use_tables = bool(stated) and (known.explicit or not any(map(classes_of, parts))) if known else False
-    if known and use_tables:
+    if known:
+        beaten = "" if use_tables else ", which folders of classes go before"
         skipped = skipped + [
-            Skipped(start + path, f"labels: of its {column}") for path, column in known.used.items()
+            Skipped(start + path, f"labels: of its {column}{beaten}") for path, column in known.used.items()
         ]
 
     def source(split: str, part: list[File]) -> Source:
@@ -362,6 +363,17 @@ def _class_folders(
         return Source(name, reading, fingerprint, top, skipped, broken, labels)
 
     return {split: source(split, part) for split, part in parts.items()}
+
+
+def _parted(files: list[File], splits: Mapping[str, str]) -> tuple[dict[str, list[File]], list[File], str]:
+    """Files by split of their folders, else of tables; those of no split; and what these are."""
+    parts, beside = by_folder(files)
+    if parts.keys() != {"all"} or not separate({*splits.values()}):
+        return parts, beside, _BESIDE
+    listed: dict[str, list[File]] = {}
+    for file in files:
+        listed.setdefault(splits.get(file.path, ""), []).append(file)
+    return listed, listed.pop("", []), "in no split of the tables"
 
 
 def _levels(folder: str) -> list[str]:
