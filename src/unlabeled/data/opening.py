@@ -57,6 +57,8 @@ _ENDINGS = {
     "video": (".mp4", ".mkv", ".avi", ".webm", ".mov"),
 }
 """Endings of files by which a kind is told where nobody names it; all else is taken for images."""
+_WITH_COLUMNS = ("image", "text", "audio")
+"""Kinds of data that may come in tables, of which one column may be named as that of the labels."""
 _TEST_SHARE = 0.2
 _REASONS = 3
 
@@ -115,7 +117,16 @@ def open_data(
     Raises:
         ValueError: There is nothing of that name, no image in it, no such split, or too much of it is broken.
     """
-    how = How(store_size, channels, workers, max_broken, cache, progress, sample_rate, label)
+    how = How(
+        store_size=store_size,
+        channels=channels,
+        workers=workers,
+        max_broken=max_broken,
+        cache=cache,
+        progress=progress,
+        sample_rate=sample_rate,
+        label=label,
+    )
     parts = _parts(source, kind, how)
     split = {"val": "validation", "valid": "validation", "dev": "validation"}.get(split or "", split)
     if split is None:
@@ -258,8 +269,10 @@ def _parts(source: Openable, kind: str | None, how: "How") -> Mapping[str, Calla
     check.choice(KINDS, kind=kind)
     if kind == "image":
         return _Opener(how).parts(source)
-    if how.label is not None:
-        raise ValueError(f"label can name a column of images only, got {how.label} for data of kind {kind}")
+    if how.label is not None and kind not in _WITH_COLUMNS:
+        raise ValueError(
+            f"label must be left out for data of kind {kind}, which has no columns, got {how.label}"
+        )
     opener = importlib.import_module(f"unlabeled.data.{KINDS[kind]}")
     if word in builtin.NAMES:
         return {split: partial(opener.built_in, named, split) for split in ("train", "test")}
