@@ -1088,6 +1088,7 @@ def test_hostile_files_do_no_harm(found: list[Result]) -> None:
         "a huge transparent picture",
         "a huge picture of 16 bits",
         "a label beyond int64",
+        "huge labels",
         "a long cell",
         "a label of a thousand digits",
     }

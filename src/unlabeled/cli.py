@@ -304,7 +304,7 @@ def compare(
         "encoder": encoder,
     }
     settings |= {"image_size": image_size, "store_size": store_size, "seed": seed, "device": device}
-    labels_per_class = tuple(few_labels.counts(labels_per_class))
+    counts = few_labels.counts(labels_per_class)
     folder = out or new_folder(Path("runs/compare"))
     # Divided once, so that no method sees the test images, not even without their labels.
     kinds = {methods.load(name).kind for name in names}
@@ -320,7 +320,7 @@ def compare(
             run,
             (train, test),
             probe=probe,
-            labels_per_class=labels_per_class,
+            labels_per_class=counts,
             controls=() if controls == ("none",) else controls,
             seed=seed,
             device="cpu" if device == "mps" else device,

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from unlabeled import encoders
-from unlabeled.data import Data, from_images, open_splits
+from unlabeled.data import Data, Skipped, from_images, open_splits
 from unlabeled.evaluate import controls, evaluate, finetune, layers, linear, protocol
 from unlabeled.evaluate.features import frozen, of_encoder, read
 from unlabeled.method import Batch, Method
@@ -362,10 +362,60 @@ def test_data_without_labels_are_refused():
         evaluate(ENCODER, (bare, TEST))
 
 
-def test_samples_of_unknown_class_are_left_out():
+def test_samples_of_unknown_class_are_left_out_and_said():
     partly = copy.copy(TEST)
     partly.labels = torch.where(torch.arange(60) < 20, -1, TEST.labels)
-    assert evaluate(ENCODER, (TRAIN, partly), probe="knn", controls=()).best["samples"] == 40
+    scores = evaluate(ENCODER, (TRAIN, partly), probe="knn", controls=())
+    assert scores.best["samples"] == 40
+    assert "20 of 60 test images have no label and are left out" in scores.verdict()
+
+
+def test_a_part_without_labels_is_named():
+    bare = copy.copy(TEST)
+    bare.labels = None
+    with pytest.raises(ValueError, match=r"without any in its test part, such as of blobs\[0\]"):
+        evaluate(ENCODER, (TRAIN, bare))
+    bare.skipped = [Skipped("x.csv", "no labels: its columns are age, sex; name one with label")]
+    with pytest.raises(ValueError, match=r"\(no labels: its columns are age, sex; name one with label\)"):
+        evaluate(ENCODER, (TRAIN, bare))
+
+
+def test_one_class_alone_is_refused():
+    alone = TRAIN.subset(TRAIN.labels == 1)
+    with pytest.raises(
+        ValueError, match=r"must have at least 2 classes .* 30 labelled training images are all of class"
+    ):
+        evaluate(ENCODER, (alone, TEST), probe=("knn", "linear"))
+
+
+def test_a_test_part_of_one_class_or_of_classes_nobody_learnt_is_said():
+    scores = evaluate(ENCODER, (TRAIN, TEST.subset(TEST.labels == 1)), probe="knn", controls=())
+    assert "all test images are of class" in scores.verdict()
+    two = TRAIN.subset(TRAIN.labels != 1)
+    scores = evaluate(ENCODER, (two, TEST), probe=("knn", "linear"), controls=())
+    assert (
+        f"20 of 60 test images count as wrong because no training label is of their class ({TEST.classes[1]})"
+        in (scores.verdict())
+    )
+    assert all(record["value"] <= 40 / 60 for record in scores)
+
+
+@pytest.mark.parametrize("values", [[5, 7, 10**15], [2, 4, 6]])
+def test_labels_of_any_size_score_as_class_numbers_do(values):
+    plain, spread = (TRAIN, TEST), []
+    for data in plain:
+        other = copy.copy(data)
+        other.classes, other.labels = None, torch.tensor(values)[data.labels]
+        spread.append(other)
+    expected = evaluate(ENCODER, plain, probe=("knn", "linear"), controls=())
+    found = evaluate(ENCODER, tuple(spread), probe=("knn", "linear"), controls=())
+    assert [r["value"] for r in found] == [r["value"] for r in expected]
+
+
+def test_shares_of_the_labels_are_measured_and_shown():
+    scores = evaluate(ENCODER, (TRAIN, TEST), probe="knn", controls=(), labels_per_class=["10%", "all", 5])
+    assert [record["labels_per_class"] for record in scores] == [5, "10%", "all"]
+    assert " 10% " in scores.table()
 
 
 def test_other_classes_in_the_test_data_are_refused():

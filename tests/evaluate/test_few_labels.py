@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unlabeled.evaluate.few_labels import subsets
+from unlabeled.evaluate.few_labels import counts, subsets
 
 LABELS = torch.tensor([0, 1, 2] * 20 + [0] * 15)
 
@@ -37,3 +37,25 @@ def test_classes_that_do_not_occur_are_left_out():
     assert from_one[rows].bincount().tolist() == [0, 4, 4, 4]
     with pytest.raises(ValueError, match="got 21: class dog has 20"):
         subsets(from_one, 21, classes=["none", "cat", "dog", "owl"])
+
+
+def test_a_share_is_of_each_class_by_itself_and_at_least_one():
+    for rows in subsets(LABELS, "10%", classes=3):
+        assert LABELS[rows].bincount().tolist() == [4, 2, 2]  # of 35, 20 and 20
+    for rows in subsets(LABELS, "1%", classes=3):
+        assert LABELS[rows].bincount().tolist() == [1, 1, 1]
+    for few, many in zip(subsets(LABELS, "10%", classes=3), subsets(LABELS, "50%", classes=3), strict=True):
+        assert set(few.tolist()) < set(many.tolist())
+
+
+def test_counts_are_numbers_then_shares_then_all():
+    assert counts(["all", "10%", "1 %", 5, "1", "0.5%", "1.0%"]) == [1, 5, "0.5%", "1%", "10%", "all"]
+    assert counts(["100%"]) == ["all"]
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, "0%", "101%", "-1%", "few", "", True])
+def test_other_counts_are_refused_by_name(count):
+    with pytest.raises(
+        ValueError, match="labels_per_class must be whole numbers above 0, shares such as 1% or all"
+    ):
+        counts([count])

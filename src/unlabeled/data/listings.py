@@ -9,8 +9,10 @@ import csv
 import io
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,10 +27,11 @@ __all__ = ["LISTS", "Known", "images_listed", "known_of"]
 
 LISTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".lst")
 """Endings of files that may list images."""
-_LARGEST, _MOST_TEXTS = 2**28, 20
-"""Bytes of the largest table that is read; how many .txt files may be lists, and no texts of their own."""
+_LARGEST, _MOST_TABLES = 2**28, 20
+"""Bytes of the largest table that is read; of how many files of one ending each may be one: more are of samples."""
 _SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase", "fold")
-_SAMPLED = 200
+_FILE_WORDS = re.compile(r"id(?![a-z])|image|img|file|path|name|photo|picture|column 1$")
+_SAMPLED, _FEW = 200, 20
 
 
 class Known(NamedTuple):
@@ -37,7 +40,7 @@ class Known(NamedTuple):
     labels: dict[str, Any]
     splits: dict[str, str]
     explicit: bool
-    """Whether the labels are from a column that is named so, and not from the only one there is."""
+    """Whether they go before folders: of most files, from a column that is named so or was asked for."""
     used: dict[str, str]
     """Tables that belong to the files, and what was taken from each."""
     skipped: list[Skipped]
@@ -95,12 +98,12 @@ def known_of(root: Path, files: Sequence[File], tables: Sequence[File], label: s
         ValueError: No table beside the files has that column.
     """
     known = Known({}, {}, True, {}, [])
-    texts = sum(file.ends((".txt",)) for file in tables)
+    endings = Counter(file.suffix for file in tables)
     names = _Names(file.path for file in files) if tables else None
     guessed: dict[str, Any] = {}
     columns: list[str] = []
     for file in tables:
-        if (file.ends((".txt",)) and texts > _MOST_TEXTS) or "submission" in file.path.lower():
+        if endings[file.suffix] > _MOST_TABLES or "submission" in file.path.lower():
             continue
         try:
             rows = _rows(root / file.path)
@@ -125,15 +128,16 @@ def known_of(root: Path, files: Sequence[File], tables: Sequence[File], label: s
                 known.skipped.append(Skipped(file.path, reason))
             continue
         _gather(known.labels if explicit else guessed, paths, values)
-        known.used[file.path] = column if column.startswith("columns") else f"column {column}"
+        known.used[file.path] = column if column.startswith("column") else f"column {column}"
     if label is not None and not known.labels:
         listing = check.one_line(", ".join(dict.fromkeys(columns)))
         there = f"tables with the columns {listing}" if columns else "no such table"
         raise ValueError(
             f"label must be a column of a table beside the images in {root}, got {label} and {there}"
         )
-    if known.labels or not guessed:
-        return known
+    if known.labels or not _repeat([*guessed.values()]):
+        covered = label is not None or 2 * len(known.labels) >= len(files)
+        return known._replace(used=known.used if known.labels else {}, explicit=covered)
     return known._replace(labels=guessed, explicit=False)
 
 
@@ -157,12 +161,7 @@ def images_listed(table: Path, label: str | None) -> tuple[Path, list[str], list
     cells = [rows.columns, *rows.rows] if rows.columns else rows.rows
     width = max(map(len, cells), default=0)
 
-    def place_of(value: Any) -> Path | None:
-        if not isinstance(value, str) or not value.strip() or len(value) > 4096:
-            return None
-        name = Path(value.strip().replace("\\", "/"))
-        return next((path for path in (table.parent / name, name) if path.is_file()), None)
-
+    place_of = partial(_place, table.parent)
     step = max(1, len(cells) // _SAMPLED)
     hits = Counter(
         place for row in cells[::step] for place in range(len(row)) if place_of(row[place]) is not None
@@ -174,7 +173,7 @@ def images_listed(table: Path, label: str | None) -> tuple[Path, list[str], list
         )
     (column, _), *_ = hits.most_common(1)
     if not rows.columns or place_of(rows.columns[column]) is not None:  # no heading
-        rows = _Rows([f"column {number}" for number in range(width)], cells)
+        rows = _Rows([f"column {number + 1}" for number in range(width)], cells)
     places, skipped = [], []
     for row in rows.rows:
         place = place_of(row[column]) if column < len(row) else None
@@ -187,9 +186,9 @@ def images_listed(table: Path, label: str | None) -> tuple[Path, list[str], list
     split = _splits(rows, paths, "")
     others = [name for number, name in enumerate(rows.columns) if number not in (column, split[0])]
     _, values, explicit = _label_values(rows, others, label, str(table))
-    known = Known({}, {path: to for path, to in zip(paths, split[1]) if path and to}, explicit, {}, skipped)
-    if values is not None:
-        _gather(known.labels, paths, values)
+    known = Known({}, {path: to for path, to in zip(paths, split[1]) if path and to}, True, {}, [])
+    if values is not None and (explicit or _repeat(values)):
+        _gather(known.labels, paths, values)  # before folders: who gives a list means what it says
     elif label is not None:
         raise ValueError(
             f"label must be one of the columns {', '.join(others) or 'beside the paths'}, got {label}"
@@ -199,6 +198,14 @@ def images_listed(table: Path, label: str | None) -> tuple[Path, list[str], list
             Skipped(table.name, f"{NO_LABELS}its columns are {', '.join(rows.columns)}; name one with label")
         )
     return top, [path for path in dict.fromkeys(paths) if path], skipped, known
+
+
+def _place(folder: Path, value: Any) -> Path | None:
+    """The file that a cell names; None where there is none."""
+    if not isinstance(value, str) or not value.strip() or len(value) > 4096:
+        return None
+    name = Path(value.strip().replace("\\", "/"))
+    return next((path for path in (folder / name, name) if path.is_file()), None)
 
 
 def _rows(path: Path) -> _Rows:
@@ -249,12 +256,15 @@ def _matched(rows: _Rows, table: str, names: _Names) -> tuple[_Rows, int | None,
     """The rows, the place of the column that names files, None where none does, and the file of each row."""
     if any(names.find(cell, table) for cell in rows.columns):  # no heading
         width = max(map(len, [rows.columns, *rows.rows]))
-        rows = _Rows([f"column {number}" for number in range(width)], [rows.columns, *rows.rows])
+        rows = _Rows([f"column {number + 1}" for number in range(width)], [rows.columns, *rows.rows])
     best: tuple[int, int | None, list[str | None]] = 0, None, []
     sample = rows.rows[:: max(1, len(rows.rows) // _SAMPLED)]
     for place, column in enumerate(rows.columns):
-        named = column.strip().lower() in ("file_name", "filename", "file", "image", "image_id", "id", "path")
-        if not named and not any(place < len(row) and names.find(row[place], table) for row in sample):
+        cells = [row[place] for row in sample if place < len(row)]
+        named = _FILE_WORDS.search(column.lower()) is not None
+        # Numbers may be anything: they are names only in a column that says so.
+        cells = cells if named else [cell for cell in cells if not str(cell).strip().isdigit()]
+        if label_column([column]) or not (named or any(names.find(cell, table) for cell in cells)):
             continue
         paths = [names.find(row[place], table) if place < len(row) else None for row in rows.rows]
         if (count := len(set(paths) - {None})) > best[0]:
@@ -287,13 +297,16 @@ def _label_values(
     if column is not None:
         place = rows.columns.index(column)
         values = [row[place] if place < len(row) else None for row in rows.rows]
-        texts = [str(value) for value in values]
-        if not explicit and 2 * len({*texts}) > len(texts):  # names of samples, no classes
-            return "", None, False
         return column, values, explicit
     if label is None and len(others) > 1 and (values := _one_hot(rows, others)):
         return f"columns {others[0]} to {others[-1]}", values, False
     return "", None, False
+
+
+def _repeat(values: Sequence[Any]) -> bool:
+    """Whether values may be of classes: those that are nearly all different are names or captions of samples."""
+    different = len({str(value) for value in values})
+    return different < len(values) and (len(values) < _FEW or 2 * different <= len(values))
 
 
 def _one_hot(rows: _Rows, others: list[str]) -> list[str] | None:

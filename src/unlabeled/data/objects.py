@@ -47,7 +47,7 @@ def find_object(source: Any, label: str | None, channels: int | None) -> Mapping
     name = type(source).__name__
     if isinstance(source, Mapping) and source and all(isinstance(split, str) for split in source):
         return {
-            SPLITS.get(split.lower(), split): _only(find_object(part, label, channels), split)
+            SPLITS.get(split.lower()) or split: _only(find_object(part, label, channels), split)
             for split, part in source.items()
         }
     if type(source).__module__.startswith("datasets.") and hasattr(source, "select_columns"):
@@ -59,7 +59,10 @@ def find_object(source: Any, label: str | None, channels: int | None) -> Mapping
                 raise
         else:
             return {"all": Source(name, lambda: find_rows(source, name, name, total, label), None)}
-    if (frame := _arrow(source)) is not None:
+    frame = _arrow(source)
+    if isinstance(frame, list):  # a data frame of pictures
+        return {"all": _sampled(frame, name, label, channels)}
+    if frame is not None:
         return _framed(frame, name, label)
     if (
         isinstance(source, list | tuple)
@@ -88,17 +91,18 @@ def _has_samples(source: Any) -> bool:
 
 
 def _arrow(source: Any) -> Any:
-    """A data frame of pandas or polars, or a table of pyarrow, as the last; None for all else."""
+    """A data frame of pandas or polars as a table of pyarrow, as a list of rows where that cannot be; else None."""
     module = type(source).__module__.partition(".")[0]
     if module not in ("pandas", "polars", "pyarrow") or not hasattr(source, "columns"):
         return None
     import pyarrow as pa
 
+    if module != "pandas":
+        return source.to_arrow() if module == "polars" else source
     try:
-        table = source.to_arrow() if module == "polars" else source
-        return pa.Table.from_pandas(source, preserve_index=False) if module == "pandas" else table
-    except Exception as error:  # of columns that hold objects
-        raise ValueError(f"data frame must hold paths or bytes of images: {check.reason(error)}") from error
+        return pa.Table.from_pandas(source, preserve_index=False)
+    except pa.ArrowException:
+        return source.to_dict("records")
 
 
 def _framed(frame: Any, name: str, label: str | None) -> dict[str, Source]:
@@ -180,7 +184,8 @@ def _sampled(source: Any, name: str, label: str | None, channels: int | None) ->
             image, known = _parted(sample)
             content = sample.reason if isinstance(sample, Skipped) else _content(image)
             named = isinstance(paths, list) and row < len(paths) and isinstance(paths[row][0], str)
-            yield Item(paths[row][0] if named else f"{name}[{row}]", raw(known), content)
+            path = paths[row][0] if isinstance(paths, list) and named else f"{name}[{row}]"
+            yield Item(path, raw(known), content)
 
     total = len(source) if hasattr(source, "__len__") else None
     return Source(name, lambda: Reading(_classes(source), total, items()), None, label=label)

@@ -70,6 +70,8 @@ _ENDINGS = {
 }
 """Endings of files by which a kind is told where nobody names it; all else is taken for images."""
 _PACKED = re.compile(r"(?i)\.(gz|bz2|zst)$")
+_WITH_COLUMNS = ("image", "text", "audio")
+"""Kinds of data that may come in tables, of which one column may be named as that of the labels."""
 _REASONS = 3
 _LOOKED_AT = 3
 _DOCUMENT = re.compile(r"(?i)\.(txt|md|rst)(\.(gz|bz2|zst))?$")
@@ -377,9 +379,9 @@ def _found(source: Openable, kind: str | None, how: "How") -> Mapping[str, Calla
     if kind == "image":
         return _Opener(how).parts(source)
     check.choice((None, 1, 3), channels=how.channels)
-    if how.label is not None and kind not in ("text", "audio"):
+    if how.label is not None and kind not in _WITH_COLUMNS:
         raise ValueError(
-            f"label can name a column of images, texts or sounds, got {how.label} for data of kind {kind}"
+            f"label must be left out for data of kind {kind}, which has no columns, got {how.label}"
         )
     opener = importlib.import_module(f"unlabeled.data.{KINDS[kind]}")
     if word in builtin.NAMES:

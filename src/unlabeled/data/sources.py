@@ -58,6 +58,7 @@ _UNREADABLE = (
     ".raw",
     ".dcm",
 )
+_BESIDE = "beside the splits"
 _log = logging.getLogger("unlabeled.data")
 
 
@@ -124,19 +125,26 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
         counts["archive"] = _count(path, archives, max(counts["table"], counts["image"]), reasons)
     if not any(counts.values()):  # beside others an array is features or masks, not an image
         counts["array"] = len(files["array"])
-    kind = max(counts, key=lambda kind: counts[kind])  # of equal ones the table, which may name the others
+    named = any(table.refers for _, table in opened)  # by a table, so that the files are its images
+    kind = "table" if named else _commonest(counts)
     if failure is not None and (kind == "table" or not counts[kind]):
         raise failure
     if not counts[kind]:
         raise ValueError(_nothing(found, name, reasons))
-    taken = {file.path for file, _ in opened} if kind == "table" else {file.path for file in files[kind]}
-    lists = [file for file in found.files if file.ends((*listings.LISTS, *tables.ENDINGS))]
-    known = listings.known_of(path, images, lists, label) if kind == "image" else None
-    endings = dict(kinds)[kind]
-    others = [
-        file for file in found.files if file.path not in taken and not (known and file.path in known.used)
+    if named:
+        counts["image"] = max(0, counts["image"] - counts["table"])
+    taken = {file.path for file in (images if named else [])}
+    taken |= {file.path for file, _ in opened} if kind == "table" else {file.path for file in files[kind]}
+    known = None
+    if kind == "image":
+        lists = [file for file in found.files if file.ends((*listings.LISTS, *tables.ENDINGS))]
+        known = listings.known_of(path, images, lists, label)
+        taken |= known.used.keys()
+        reasons |= {skip.path: skip.reason for skip in known.skipped}
+    others = [file for file in found.files if file.path not in taken]
+    skipped = [
+        Skipped(file.path, reasons.get(file.path) or _why_not(file, dict(kinds)[kind])) for file in others
     ]
-    skipped = [Skipped(file.path, reasons.get(file.path) or _why_not(file, endings)) for file in others]
     skipped = [Skipped(os.path.join(path, s.path), s.reason) for s in sorted(found.skipped + skipped)]
     _tell(name, kind, counts)
     if kind == "table":
@@ -145,6 +153,12 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
         return _archives(path, name, archives, skipped, found.broken, label)
     broken = found.broken + sum(file.suffix in _UNREADABLE for file in others)
     return _class_folders(path, name, files[kind], skipped, broken, known)
+
+
+def _commonest(counts: Mapping[str, int]) -> str:
+    """Of what there is most; of equal ones the table, then files, but one beside an archive is a logo."""
+    order = {"table": 2, "image": 1 if counts["image"] > 1 else -1, "archive": 0, "array": -2}
+    return max(counts, key=lambda kind: (counts[kind], order[kind]))
 
 
 def _opened_tables(
@@ -173,6 +187,7 @@ def _opened_tables(
             continue
         if found is not None and not (beside and (found.names_files or not found.sure)):
             opened.append((file, found._replace(table=table)))
+            reasons[file.path] = f"table of {table.rows} images"
     if files and not opened and failure is None and not beside:
         failure = ValueError(
             f"{root / files[0].path} must have a column of images, got {reasons[files[0].path].rpartition('among ')[2]}"
@@ -235,7 +250,7 @@ def of_paths(
 ) -> dict[str, Source]:
     """Sources by split of files that are there, with what was meant to be and is not."""
     files = [File.of(path, os.stat(root / path)) for path in paths]
-    return _class_folders(root, name, files, missing, len(missing), known)
+    return _class_folders(root, name, files, missing + (known.skipped if known else []), len(missing), known)
 
 
 @uncollected()
@@ -304,20 +319,12 @@ def _class_folders(
     top = start = os.path.join(root, "") if root != Path() else ""
     stated = {top + path: value for path, value in known.labels.items()} if known else {}
     splits = {top + path: split for path, split in known.splits.items()} if known else {}
-    if known:
-        skipped = skipped + [Skipped(top + skip.path, skip.reason) for skip in known.skipped]
     if alone := _alone(parents(files), 0, SPLITS):
         above = os.path.join(*files[0].path.split(os.sep)[:alone], "")
         root, files = root / above, [file._replace(path=file.path[len(above) :]) for file in files]
         top += above
-    parts, beside = by_folder(files)
-    depth = int(parts.keys() != {"all"})
-    reason = "beside the splits"
-    if not depth and separate({*splits.values()}):
-        grouped: dict[str, list[File]] = {}
-        for file in files:
-            grouped.setdefault(splits.get(top + file.path, ""), []).append(file)
-        beside, parts, reason = grouped.pop("", []), grouped, "in no split of the tables"
+    parts, beside, reason = _parted(files, {path[len(top) :]: split for path, split in splits.items()})
+    depth = int(parts.keys() != {"all"} and reason == _BESIDE)
     skipped = skipped + [Skipped(top + file.path, reason) for file in beside]
     folders = {split: parents(part) for split, part in parts.items()}
     depth += _alone(set().union(*folders.values()), depth, ())
@@ -336,8 +343,11 @@ def _class_folders(
         return sorted(found) if None not in names[split] and len(found) > 1 else None
 
     use_tables = bool(stated) and (known.explicit or not any(map(classes_of, parts))) if known else False
-    if known and use_tables:
-        skipped += [Skipped(start + path, f"labels: of its {column}") for path, column in known.used.items()]
+    if known:
+        beaten = "" if use_tables else ", which folders of classes go before"
+        skipped = skipped + [
+            Skipped(start + path, f"labels: of its {column}{beaten}") for path, column in known.used.items()
+        ]
 
     def source(split: str, part: list[File]) -> Source:
         classes = None if use_tables else classes_of(split)
@@ -356,6 +366,17 @@ def _class_folders(
         return Source(name, reading, fingerprint, top, skipped, broken, labels)
 
     return {split: source(split, part) for split, part in parts.items()}
+
+
+def _parted(files: list[File], splits: Mapping[str, str]) -> tuple[dict[str, list[File]], list[File], str]:
+    """Files by split of their folders, else of tables; those of no split; and what these are."""
+    parts, beside = by_folder(files)
+    if parts.keys() != {"all"} or not separate({*splits.values()}):
+        return parts, beside, _BESIDE
+    listed: dict[str, list[File]] = {}
+    for file in files:
+        listed.setdefault(splits.get(file.path, ""), []).append(file)
+    return listed, listed.pop("", []), "in no split of the tables"
 
 
 def _levels(folder: str) -> list[str]:
@@ -568,10 +589,7 @@ def find_torchvision(address: str) -> dict[str, tuple[Any, Source]]:
             items = (Item(path, int(label), Path(path)) for path, label in dataset.samples)
         else:
             samples = ((row, dataset[row]) for row in range(len(dataset)))
-            items = (
-                Item(f"{name}[{row}]", label if isinstance(label, int) else None, image)
-                for row, (image, label, *_) in samples
-            )
+            items = (Item(f"{name}[{row}]", raw(label), image) for row, (image, label, *_) in samples)
         classes = getattr(dataset, "classes", None)
         return Reading(classes and [str(name) for name in classes], len(dataset), items)
 

@@ -67,6 +67,8 @@ class ImageTable(NamedTuple):
     """Whether a value was seen that is an image, and not only a column that may hold some."""
     names_files: bool
     """Whether its column of images is text: names of files, which may lie beside it."""
+    refers: bool
+    """Whether the images are files, by any kind of column."""
     skipped: list[Skipped]
     """What must be said of its columns."""
 
@@ -210,11 +212,10 @@ def images_of(
     if not ranks:
         return None
     image = max(ranks, key=lambda column: ranks[column])  # the first of equal ones
-    names_files = any(
-        isinstance(_content(value, folders), Path) for value in seen[image] if isinstance(value, str)
-    )
+    files = [value for value in seen[image] if isinstance(_content(value, folders), Path)]
+    names_files = any(isinstance(value, str) for value in files)
     chosen, skipped = _label_of(table, image, label, strict)
-    return ImageTable(table, image, chosen, ranks[image][0], names_files, skipped)
+    return ImageTable(table, image, chosen, ranks[image][0], names_files, bool(files), skipped)
 
 
 def _label_of(table: Table, image: str, asked: str | None, strict: bool) -> tuple[str | None, list[Skipped]]:

@@ -146,7 +146,7 @@ def evaluate(
     both = opening.both(data, test, how)
     train, tested = map(encoder.reads, both)
     labelled = _labelled(train, tested, where)
-    for note in labelled.notes:
+    for note in (*labelled.notes, *_of_labels(train, tested)):
         tell(note)
     smallest = int(labelled.labels.unique(return_counts=True)[1].min())
     plan = _plan(probes, counts, list(encoder.map_dims) if "layers" in probes else [], smallest)
@@ -285,10 +285,20 @@ def _without_labels(part: str, split: "Data") -> str:
         message += f", such as of {split.paths[0]}"
     if hints:
         return f"{message} ({'; '.join(dict.fromkeys(hints))})"
+    if part == "test":
+        message += "; the labelled part given alone would be divided"
     return (
         f"{message}. Put the files into one folder for each class, or their names and labels into a labels.csv "
         "beside them" + (", or take the task factors, for what else is known" if split.factors else "")
     )
+
+
+def _of_labels(train: "Data", test: "Data") -> list[str]:
+    """Where the labels are from, where that was not plain."""
+    entries = [
+        skip for split in (train, test) for skip in split.skipped if skip.reason.startswith("labels: ")
+    ]
+    return list(dict.fromkeys(f"{skip.path}: {skip.reason}" for skip in entries))
 
 
 def _of_classes(learnt: Tensor, answers: Tensor, classes: list[str], tested: "Data") -> list[str]:
