@@ -107,7 +107,9 @@ def pretrain(
         if levels := getattr(opened, "levels", None):  # what is read for this encoder later is mapped alike
             built_as["levels"] = levels
         if built_as.get("kind") == "image" and opened.shape["channels"] not in (1, 3):
-            progress.say(f"{opened.shape['channels']} channels: saturation, hue and graying, which need 3, are left out of views")
+            progress.say(
+                f"{opened.shape['channels']} channels: saturation, hue and graying, which need 3, are left out of views"
+            )
         wanted.encoder = wanted.encoder or built_as.get("name")
         wanted.image_size = wanted.image_size or built_as.get("image_size")
         samples = built.reads(opened).to(fabric.device)

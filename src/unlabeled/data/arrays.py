@@ -186,7 +186,11 @@ def _channels_first(images: np.ndarray | Tensor, name: str) -> Tensor | np.ndarr
     shape = tuple(images.shape)
     if images.ndim == 3:
         images = images[:, None]
-    elif images.ndim == 4 and isinstance(images, np.ndarray) and bands_are_last(images.shape[1], images.shape[3]):
+    elif (
+        images.ndim == 4
+        and isinstance(images, np.ndarray)
+        and bands_are_last(images.shape[1], images.shape[3])
+    ):
         images = images.transpose(0, 3, 1, 2)
     if images.ndim != 4 or 0 in shape:
         raise ValueError(f"{name} must have axes samples, height, width (and channels), got shape {shape}")
@@ -210,7 +214,10 @@ def _mapped(images: Tensor | np.ndarray, name: str, known: Levels | None) -> tup
             part = images[start : start + rows]
             if part.dtype.kind == "f" and not np.isfinite(part).all():
                 part = np.stack([finite(image)[0] for image in part])
-            yield start, storable(rearrange(part, "samples channels height width -> channels (samples height) width"))
+            yield (
+                start,
+                storable(rearrange(part, "samples channels height width -> channels (samples height) width")),
+            )
 
     mapped, beyond = np.empty(images.shape, np.uint8), 0
     try:

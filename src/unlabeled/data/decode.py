@@ -92,7 +92,17 @@ _FORMATS = [
 SUFFIXES += (".heic", ".heif") if "HEIF" in _FORMATS else ()
 SUFFIXES += (".jxl",) if "JXL" in _FORMATS else ()
 _MAGIC = (
-    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    *(
+        b"\xff\xd8\xff",
+        b"\x89PNG\r\n\x1a\n",
+        b"GIF87a",
+        b"GIF89a",
+        b"BM",
+        b"II*\0",
+        b"MM\0*",
+        b"II+\0",
+        b"MM\0+",
+    ),
     *(b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
 )
 """How files begin that are images, whatever they are called."""
@@ -100,7 +110,9 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
 _SUBFILE, _DERIVED = 254, 1 | 4
 """The tag of a TIFF that says what a page is, and its bits for overviews and masks."""
-_UNREAD = "of several pages the first is read (pages all: each page is an image; bands: each is a band of one)"
+_UNREAD = (
+    "of several pages the first is read (pages all: each page is an image; bands: each is a band of one)"
+)
 _LONGEST = 4
 _GAP = 3.0
 """Times the stored size to which far larger images are averaged over blocks before they are resized; Pillow averages
@@ -120,7 +132,7 @@ class Item(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """An image as it is stored: pixels of one of `levels.TYPES`, shape (bands, height, width), and what to say of it."""
+    """An image as it is stored, of one of `levels.TYPES`, shape (bands, height, width), and what to say of it."""
 
     pixels: NDArray[Any]
     notes: tuple[str, ...] = ()
@@ -380,7 +392,7 @@ def _eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     full = 65535.0 if pixels.dtype.kind != "f" else 255.0 if high > 1 else 1.0
     if not (low >= 0 and high <= full):
         raise ValueError(f"grey levels must be in 0..{full:g}, got {low:g}..{high:g}")
-    return levels.to_uint8(pixels, dict.fromkeys(("integers", "floats"), [[0.0, full]]))[0]
+    return levels.to_uint8(pixels, {kind: [[0.0, full]] for kind in ("integers", "floats")})[0]
 
 
 def decode_all(

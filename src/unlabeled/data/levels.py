@@ -8,22 +8,32 @@ bands have a range for each band. 8-bit images stay as they are, and pixels that
 of their image.
 """
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TYPES", "Levels", "Ranges", "described", "finite", "kind_of", "parsed", "say", "say_once", "storable", "to_uint8"]
+from unlabeled.data.notes import note
+
+__all__ = [
+    "TYPES",
+    "Levels",
+    "Ranges",
+    "described",
+    "finite",
+    "kind_of",
+    "parsed",
+    "say",
+    "storable",
+    "to_uint8",
+]
 
 Levels = dict[str, list[list[float]]]
 """Lowest and highest value, once for all bands or for each band, of `integers` and of `floats`."""
 
 TYPES = ("uint8", "uint16", "int16", "int32", "int64", "float32")
 """Types in which pixels are stored before they become 8 bits."""
-_log = logging.getLogger("unlabeled.data")
 _FULL = {"integers": (65535.0,), "floats": (1.0, 255.0)}
 _KINDS = ("integers", "floats")
 _FEWEST = 64
@@ -102,7 +112,9 @@ class Ranges:
         chosen = {}
         for kind, (lows, highs) in self.extremes.items():
             sample = np.concatenate(self.samples[kind], 1).astype(np.float64)
-            ranges = [_range(kind, float(low), float(high), band) for low, high, band in zip(lows, highs, sample)]
+            ranges = [
+                _range(kind, float(low), float(high), band) for low, high, band in zip(lows, highs, sample)
+            ]
             chosen[kind] = ranges if any(found != ranges[0] for found in ranges) else ranges[:1]
         return chosen
 
@@ -143,7 +155,9 @@ def to_uint8(pixels: NDArray[Any], levels: Levels) -> tuple[NDArray[np.uint8], i
         return pixels, 0
     ranges = levels[kind]
     if len(ranges) not in (1, len(pixels)):
-        raise ValueError(f"levels must be one range or one for each of {len(pixels)} bands, got {len(ranges)}")
+        raise ValueError(
+            f"levels must be one range or one for each of {len(pixels)} bands, got {len(ranges)}"
+        )
     mapped, beyond = np.empty(pixels.shape, np.uint8), 0
     for band, values in enumerate(pixels):  # band by band, for this takes eight bytes a pixel
         low, high = ranges[band % len(ranges)]
@@ -167,7 +181,7 @@ def parsed(levels: "str | Sequence[float] | Mapping[str, Any] | None") -> Levels
             table = levels
         else:
             low, high = levels.split(",") if isinstance(levels, str) else levels
-            table = dict.fromkeys(_KINDS, [[low, high]])
+            table = {kind: [[low, high]] for kind in _KINDS}
         ranges = {kind: [[float(low), float(high)] for low, high in pairs] for kind, pairs in table.items()}
     except (TypeError, ValueError):
         ranges = {"": []}
@@ -192,10 +206,4 @@ def described(levels: Levels) -> str:
 def say(name: str, levels: Levels, beyond: float) -> None:
     """Log, once for each text, which values become 0..255, and the share of the values that lay beyond."""
     clipped = f"; {beyond:.2%} of the values lie beyond and are clipped" if beyond else ""
-    say_once(f"{name}: {described(levels)} become 0..255, in every image alike{clipped}")
-
-
-@cache
-def say_once(text: str) -> None:
-    """Log a line the first time that it is to be said."""
-    _log.warning("%s", text)
+    note(f"{name}: {described(levels)} become 0..255, in every image alike{clipped}")

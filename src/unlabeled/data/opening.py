@@ -111,7 +111,9 @@ def open_data(
     Raises:
         ValueError: There is nothing of that name, no image in it, no such split, or too much of it is broken.
     """
-    how = How(store_size, channels, workers, max_broken, cache, progress, sample_rate, levels, pages)
+    how = How(
+        store_size, channels, workers, max_broken, cache, progress, sample_rate, levels=levels, pages=pages
+    )
     parts = _parts(source, kind, how)
     split = {"val": "validation", "valid": "validation", "dev": "validation"}.get(split or "", split)
     if split is None:
@@ -143,7 +145,9 @@ def open_splits(source: Openable, **options: Any) -> tuple[Data, Data]:
     if len(tests) > 1 and (test.labels is None or bool((test.labels < 0).all())):
         test = splits["validation"]()
     if train.kind == "image" and train.shape["channels"] != test.shape["channels"]:
-        return open_splits(source, **options | {"channels": max(train.shape["channels"], test.shape["channels"])})
+        return open_splits(
+            source, **options | {"channels": max(train.shape["channels"], test.shape["channels"])}
+        )
     known, found = levels_of(train), levels_of(test)
     if any(known[kind] != found[kind] for kind in known.keys() & found.keys()):
         return open_splits(source, **options | {"levels": found | known})
@@ -280,9 +284,7 @@ class _Opener:
         """What opens each split of a source; "all" where it has none."""
         assert not isinstance(source, Data)
         if isinstance(source, (np.ndarray, Tensor)):
-            return {
-                "all": lambda: arrays.from_array(source, channels=self.how.channels, levels=self._levels)
-            }
+            return {"all": lambda: arrays.from_array(source, channels=self.how.channels, levels=self._levels)}
         name = os.fspath(source)
         if name in builtin.NAMES:
             load = partial(builtin.load, name, channels=self.how.channels)

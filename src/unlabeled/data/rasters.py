@@ -48,7 +48,9 @@ class Raster(NamedTuple):
 
 def is_deep_png(head: bytes) -> bool:
     """Whether a file that begins so is a PNG of 16 bits in colour or with transparency, of which Pillow keeps 8."""
-    return head.startswith(b"\x89PNG\r\n\x1a\n") and head[12:16] == b"IHDR" and head[24] == 16 and head[25] != 0
+    return (
+        head.startswith(b"\x89PNG\r\n\x1a\n") and head[12:16] == b"IHDR" and head[24] == 16 and head[25] != 0
+    )
 
 
 def png(content: bytes) -> list[Raster]:
@@ -135,7 +137,11 @@ def _page(page: Any) -> NDArray[Any]:
         pixels = np.where(pixels == page.nodata, pixels[pixels != page.nodata].min(), pixels)
     if page.photometric == 0 and pixels.dtype.kind == "u":  # white is zero
         pixels = pixels.dtype.type(2**page.bitspersample - 1) - pixels
-    if page.photometric == _RGB and len(pixels) == 4 and page.extrasamples[:1] in [(value,) for value in _ALPHA]:
+    if (
+        page.photometric == _RGB
+        and len(pixels) == 4
+        and page.extrasamples[:1] in [(value,) for value in _ALPHA]
+    ):
         pixels = _opaque(pixels)
     tag = page.tags.get(274)
     return _turned(pixels, tag.value if tag else 1)
@@ -225,11 +231,10 @@ def _bands_first(pixels: NDArray[Any]) -> NDArray[Any]:
         raise ValueError(f"an image must have axes height, width and perhaps bands, got shape {pixels.shape}")
     if bands_are_last(pixels.shape[0], pixels.shape[2]):
         pixels = rearrange(pixels, "height width bands -> bands height width")
-    _check_size(*pixels.shape[1:], 1, 1)
+    _check_size(pixels.shape[1], pixels.shape[2], pixels.shape[0], pixels.itemsize)
     return pixels
 
 
 def _check_size(height: int, width: int, bands: int, size: int) -> None:
     if height * width > (Image.MAX_IMAGE_PIXELS or 2**27) or height * width * bands * size > _MOST:
         raise Image.DecompressionBombError(f"{width} x {height} pixels of {bands} bands")
-

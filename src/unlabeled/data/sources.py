@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from unlabeled import check
 from unlabeled.data.decode import SUFFIXES, Item
 from unlabeled.data.files import SPLITS, File, Walk, by_folder, by_name, digest, parents, uncollected, walk
-from unlabeled.data.rasters import ARRAYS
 from unlabeled.data.samples import Skipped
+from unlabeled.data.sniff import image_files
 from unlabeled.data.tables import count_rows, told
 from unlabeled.data.tars import tar_items
 
@@ -81,12 +81,14 @@ def find_path(path: Path, name: str) -> dict[str, Source]:
         ((".parquet",), _parquet),
         ((".tar", ".tar.gz", ".tgz"), _tar),
         (SUFFIXES, _class_folders),
-        (ARRAYS, _class_folders),
     ]
     for suffixes, open_files in kinds:
         files = [file for file in found.files if file.path.lower().endswith(suffixes)]
+        if suffixes is SUFFIXES:
+            files = image_files(path, found.files)
         if files:
-            others = [file for file in found.files if not file.path.lower().endswith(suffixes)]
+            taken = {file.path for file in files}
+            others = [file for file in found.files if file.path not in taken]
             skipped = found.skipped + [Skipped(file.path, _why_not(file, suffixes)) for file in others]
             skipped = [Skipped(os.path.join(path, skip.path), skip.reason) for skip in sorted(skipped)]
             broken = found.broken
