@@ -8,7 +8,7 @@ from unlabeled.data.files import File
 from unlabeled.data.notes import note
 from unlabeled.data.rasters import ARRAYS
 
-__all__ = ["image_files"]
+__all__ = ["image_files", "unreadable"]
 
 _OTHERS = (
     *(
@@ -60,6 +60,13 @@ _OTHERS = (
 )
 """Endings of files that are something else, or images that nothing here reads: these are not looked into."""
 _HEAD = 32
+_HELP = {
+    **dict.fromkeys((".heic", ".heif"), "pip install pillow-heif"),
+    ".jxl": "pip install pillow-jxl-plugin",
+    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"), "convert them, such as with rawpy"),
+    ".dcm": "convert them, such as with pydicom",
+}
+"""What helps to read images of some endings."""
 
 
 def image_files(root: Path, files: Sequence[File]) -> list[File]:
@@ -77,6 +84,11 @@ def image_files(root: Path, files: Sequence[File]) -> list[File]:
         if kinds := sorted({file.suffix for file in found}):
             note(f"{root}: every {' or '.join(kinds)} file is taken for one image")
     return found
+
+
+def unreadable(suffix: str) -> str:
+    """Why images of an ending cannot be read, and what would help."""
+    return f"{suffix} images cannot be read: {_HELP.get(suffix, 'convert them to PNG or TIFF')}"
 
 
 def _begins_as_image(root: Path, file: File) -> bool:

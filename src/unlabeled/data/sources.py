@@ -14,7 +14,7 @@ from unlabeled import check
 from unlabeled.data.decode import SUFFIXES, Item
 from unlabeled.data.files import SPLITS, File, Walk, by_folder, by_name, digest, parents, uncollected, walk
 from unlabeled.data.samples import Skipped
-from unlabeled.data.sniff import image_files
+from unlabeled.data.sniff import image_files, unreadable
 from unlabeled.data.tables import count_rows, told
 from unlabeled.data.tars import tar_items
 
@@ -99,6 +99,7 @@ def find_path(path: Path, name: str) -> dict[str, Source]:
     listing = ", ".join(f"{count} {suffix}" for suffix, count in endings.most_common(5)) or "nothing"
     expected = f"{', '.join(SUFFIXES[:4])} or similar files, .parquet or .tar"
     reasons = "".join(f"; {skip.path or name}: {skip.reason}" for skip in found.skipped[:3])
+    reasons += "".join(f"; {unreadable(suffix)}" for suffix in endings if suffix in _UNREADABLE)
     raise ValueError(f"no images in {name}; expected {expected}, found {listing}{reasons}")
 
 
@@ -132,7 +133,7 @@ def find_files(path: Path, name: str, suffixes: tuple[str, ...], what: str) -> d
 def _why_not(file: File, suffixes: tuple[str, ...]) -> str:
     if suffixes is not SUFFIXES:
         return f"not a {suffixes[0]} file"
-    return f"{file.suffix} images cannot be read" if file.suffix in _UNREADABLE else "not an image file"
+    return unreadable(file.suffix) if file.suffix in _UNREADABLE else "not an image file"
 
 
 def _class_folders(
