@@ -352,4 +352,6 @@ def test_converted_channels_are_those_of_decoding_alone(folder):
         one = grey.batch(torch.tensor([row]))["image"][0, 0, :height, :width]
         assert np.array_equal(one.numpy(), expected)
         three = colour.batch(torch.tensor([row]))["image"][0, :, :height, :width]
-        assert np.array_equal(three.numpy(), np.asarray(Image.open(colour.paths[row]).convert("RGB")).transpose(2, 0, 1))
+        assert np.array_equal(
+            three.numpy(), np.asarray(Image.open(colour.paths[row]).convert("RGB")).transpose(2, 0, 1)
+        )

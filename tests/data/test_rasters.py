@@ -192,7 +192,7 @@ def test_other_numbers_of_bands_than_the_first_image_has_are_left_out(tmp_path):
     data = open_data(tmp_path)
     assert data.channels == 4 and len(data) == 19
     assert [skip.reason for skip in data.skipped] == ["13 channels, where 00.tif has 4"]
-    with pytest.raises(ValueError, match="channels of .* must be 4, as its images have, got 3"):
+    with pytest.raises(ValueError, match=r"channels of .* must be 4, as its images have, got 3"):
         open_data(tmp_path, channels=3)
 
 
