@@ -35,7 +35,7 @@ _MOST = 2**31
 """Bytes that an image may take before it is shrunk."""
 _ALPHA = (1, 2)
 """Kinds of a further band of a TIFF that are opacity."""
-_RGB, _INKS, _OTHER_COLOURS, _COLOURS = 2, 5, (6, 8), {3: (2, 6, 8), 4: (5,)}
+_RGB, _INKS, _OTHER_COLOURS, _COLOURS = 2, 5, {6: "YCbCr", 8: "Lab"}, {3: (2, 6, 8), 4: (5,)}
 """Numbers by which TIFF calls RGB, CMYK, and YCbCr and Lab; what Pillow makes colours of, by the bands."""
 
 
@@ -151,7 +151,7 @@ def _coloured(pixels: NDArray[Any], page: Any) -> NDArray[Any]:
         light = 1 - pixels.astype(np.float32) / white
         return np.rint(light[:3] * light[3:] * white).astype(pixels.dtype)
     if page.photometric in _OTHER_COLOURS:
-        raise ValueError(f"colours of {page.photometric.name} in more than 8 bits cannot be read")
+        raise ValueError(f"colours of {_OTHER_COLOURS[page.photometric]} in more than 8 bits cannot be read")
     return pixels
 
 
