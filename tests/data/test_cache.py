@@ -303,3 +303,55 @@ def test_the_number_of_workers_changes_nothing(folder, tmp_path):
 
 def test_available_memory_is_a_number_of_bytes():
     assert 2**20 < cache._available_memory() < 2**50
+
+
+@pytest.mark.parametrize("kind", ["grey", "colour", "mixed", "twelve bits", "large"])
+def test_every_verb_reads_what_the_first_one_decoded(tmp_path, kind, monkeypatch):
+    """Also where the encoder has other channels than the images, or was trained on pixels of more than 8 bits."""
+    from unlabeled import embed, encoders, evaluate, pretrain, report
+
+    generator = np.random.default_rng(0)
+    for number in range(16):
+        colour = kind == "colour" or (kind == "mixed" and number % 3)
+        side = 300 if kind == "large" else 16
+        pixels = generator.integers(0, 256, (side, side, 3) if colour else (side, side))
+        pixels = pixels.astype(np.uint16) * 16 if kind == "twelve bits" else pixels.astype(np.uint8)
+        path = tmp_path / "data" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    decoded = []
+    counted = cache.decode_all
+
+    def count(*arguments):
+        decoded.append(1)
+        return counted(*arguments)
+
+    monkeypatch.setattr(cache, "decode_all", count)
+    how = {"steps": 1, "batch_size": 4, "encoder": "conv4", "image_size": 16, "quiet": True}
+    run = pretrain("simclr", tmp_path / "data", out=tmp_path / "run", **how)
+    evaluate(run, tmp_path / "data", probe=["knn"], controls=["raw"])
+    embed(run, tmp_path / "data")
+    report(run)
+    for channels in (1, 3):
+        embed(encoders.build("conv4", in_channels=channels, image_size=16), tmp_path / "data")
+    assert len(decoded) == 1
+    if kind == "twelve bits":
+        assert run.encoder.config["levels"] == run.reading["levels"] == {"integers": [[0.0, 4095.0]]}
+        for path in (tmp_path / "data").rglob("*.png"):
+            Image.fromarray(np.asarray(Image.open(path)) // 8).save(path)
+        assert open_data(tmp_path / "data").levels == {"integers": [[0.0, 511.0]]}
+        assert open_data(tmp_path / "data", **run.reading).pixels.max() <= 32
+
+
+def test_converted_channels_are_those_of_decoding_alone(folder):
+    grey = open_data(folder, channels=1)
+    colour = open_data(folder)
+    for row in (0, 3, 25, 39):
+        expected = np.asarray(Image.open(grey.paths[row]).convert("L"))
+        height, width = grey.sizes[row].tolist()
+        one = grey.batch(torch.tensor([row]))["image"][0, 0, :height, :width]
+        assert np.array_equal(one.numpy(), expected)
+        three = colour.batch(torch.tensor([row]))["image"][0, :, :height, :width]
+        assert np.array_equal(
+            three.numpy(), np.asarray(Image.open(colour.paths[row]).convert("RGB")).transpose(2, 0, 1)
+        )

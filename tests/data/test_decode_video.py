@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from unlabeled.data import decode_video
-from unlabeled.data.decode_video import fitting, index, read_all, read_frames
+from unlabeled.data.decode_video import fitting, index, read_all
 
 av = pytest.importorskip("av")
 
@@ -110,12 +110,6 @@ def test_painted_numbers_are_read_back_exactly(tmp_path, file, how):
         assert found.fps == pytest.approx(25)
     assert shown == pytest.approx((np.array(stamps) - stamps[0]) / 1000, abs=0.0015)
     assert read(read_all(path)) == list(range(len(stamps)))
-    for numbers in [[0], [len(stamps) - 1], [7, 3, 3, 31], [12, 24, 36], [11, 12, 13], list(range(20, 30))]:
-        assert read(read_frames(path, numbers, known=found)) == numbers
-    generator = np.random.default_rng(0)
-    for _ in range(8):
-        numbers = generator.integers(0, len(stamps), 4).tolist()
-        assert read(read_frames(path, numbers)) == numbers
 
 
 def test_what_the_index_says(tmp_path):
@@ -130,22 +124,6 @@ def test_what_the_index_says(tmp_path):
     assert late.times[0] == pytest.approx(3.0) and late.at(3.08) == 2 and late.audio_rate is None
 
 
-def test_seeking_decodes_a_fraction_of_a_long_video(tmp_path, monkeypatch):
-    write(tmp_path / "a.mp4", 240, options=B_FRAMES)
-    found = index(tmp_path / "a.mp4")
-    decoded = []
-    whole = decode_video._decoded
-
-    def counted(*arguments):
-        for frame in whole(*arguments):
-            decoded.append(frame.pts)
-            yield frame
-
-    monkeypatch.setattr(decode_video, "_decoded", counted)
-    assert read(read_frames(tmp_path / "a.mp4", [3, 150, 151, 230], known=found)) == [3, 150, 151, 230]
-    assert len(decoded) < 40
-
-
 @pytest.mark.parametrize("transparent", [False, True])
 def test_animated_gif(tmp_path, transparent):
     images = [Image.fromarray(painted(number)) for number in range(12)]
@@ -157,7 +135,6 @@ def test_animated_gif(tmp_path, transparent):
     assert len(found) == 12 and found.duration == pytest.approx(0.84)
     assert found.times[:4].tolist() == pytest.approx([0, 0.1, 0.14, 0.24])
     assert read(read_all(tmp_path / "a.gif")) == list(range(12))
-    assert read(read_frames(tmp_path / "a.gif", [11, 2, 2])) == [11, 2, 2]
 
 
 def test_folder_of_frames_is_ordered_by_number(tmp_path):
@@ -166,7 +143,6 @@ def test_folder_of_frames_is_ordered_by_number(tmp_path):
     (tmp_path / "notes.txt").write_text("no frame")
     assert len(index(tmp_path)) == 12
     assert read(read_all(tmp_path)) == list(range(12))
-    assert read(read_frames(tmp_path, [11, 10, 2])) == [11, 10, 2]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -174,9 +150,6 @@ def test_array_file(tmp_path, channels):
     frames = np.stack([painted(number)[:, :, :channels] for number in range(9)])
     np.save(tmp_path / "a.npy", frames)
     assert np.array_equal(read_all(tmp_path / "a.npy"), frames.transpose(0, 3, 1, 2))
-    assert read(read_frames(tmp_path / "a.npy", [8, 0])) == [8, 0]
-    with pytest.raises(ValueError, match="below 9"):
-        read_frames(tmp_path / "a.npy", [9])
     np.save(tmp_path / "b.npy", frames.astype(np.float32))
     with pytest.raises(ValueError, match="must be uint8"):
         read_all(tmp_path / "b.npy")
@@ -187,7 +160,7 @@ def test_sizes_of_frames(tmp_path):
     assert read_all(tmp_path / "a.mp4").shape == (8, 3, 64, 96)
     assert read_all(tmp_path / "a.mp4", 32).shape == (8, 3, 32, 48)
     assert read_all(tmp_path / "a.mp4", 500).shape == (8, 3, 64, 96)
-    assert read_frames(tmp_path / "a.mp4", [1, 2], (40, 40)).shape == (2, 3, 40, 40)
+    assert read_all(tmp_path / "a.mp4", (40, 40)).shape == (8, 3, 40, 40)
     assert read(read_all(tmp_path / "a.mp4", 32)) == list(range(8))
     assert fitting(100, 200, (50, 50)) == (50, 100)
     assert fitting(30, 20, 10) == (15, 10)
@@ -219,7 +192,6 @@ def test_pixels_that_are_not_square_are_made_square(tmp_path):
     found = index(tmp_path / "a.mp4")
     assert (found.height, found.width) == (HEIGHT, WIDTH * 4 // 3)
     assert read_all(tmp_path / "a.mp4").shape == (6, 3, HEIGHT, WIDTH * 4 // 3)
-    assert read(read_frames(tmp_path / "a.mp4", [5, 1], 32)) == [5, 1]
 
 
 def test_turned_recordings_are_shown_upright(tmp_path):
@@ -246,7 +218,7 @@ def test_turned_recordings_are_shown_upright(tmp_path):
 def test_files_that_are_no_videos_are_refused_by_name(tmp_path, content):
     path = tmp_path / "broken.mp4"
     path.write_bytes(content)
-    for attempt in (index, read_all, lambda path: read_frames(path, [0])):
+    for attempt in (index, read_all):
         with pytest.raises(ValueError, match=r"broken\.mp4"):
             attempt(path)
 
@@ -257,12 +229,6 @@ def test_other_refusals(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="got none"):
         index(tmp_path / "empty")
-    write(tmp_path / "a.mp4", 10)
-    for numbers in ([10], [-1, 3]):
-        with pytest.raises(ValueError, match="at least 0 and below 10"):
-            read_frames(tmp_path / "a.mp4", numbers)
-    with pytest.raises(ValueError, match="got none"):
-        read_frames(tmp_path / "a.mp4", [])
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=8000, layout="mono")
         tone = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
@@ -290,7 +256,6 @@ def test_files_are_closed_also_after_errors(tmp_path):
     before = len(list(descriptors.iterdir()))
     for _ in range(5):
         read_all(tmp_path / "a.mp4")
-        read_frames(tmp_path / "a.mp4", [3])
         next(decode_video.frames(tmp_path / "a.mp4"))
         with pytest.raises(ValueError):
             index(tmp_path / "broken.mp4")
@@ -302,11 +267,8 @@ def test_real_files():
     files = sorted(REAL.rglob("*.mp4"))[::5] + sorted(REAL.rglob("*.mkv"))[:1]
     for file in files:
         found = index(file)
-        middle = len(found) // 2
         whole = read_all(file, 32)
         assert len(whole) == len(found) and min(whole.shape[2:]) == 32
-        picked = read_frames(file, [0, middle, len(found) - 1], 32, known=found)
-        assert np.array_equal(picked, whole[[0, middle, -1]])
 
 
 @pytest.mark.parametrize("size", [None, 10])
@@ -316,4 +278,3 @@ def test_frames_of_other_sizes_become_as_the_first_one(size: int | None, tmp_pat
     shape = (3, 20, 30) if size is None else (3, 10, 15)
     whole = read_all(tmp_path, size)
     assert whole.shape == (3, *shape) and whole[:, 0, 0, 0].tolist() == [0, 1, 2]
-    np.testing.assert_array_equal(read_frames(tmp_path, [2, 1], size), whole[[2, 1]])

@@ -86,7 +86,7 @@ def test_everything_left_out_is_listed_with_its_reason(zoo):
     assert found == {
         "empty.png": "empty file",
         "words.jpeg": "not an image that can be read",
-        "phone.heic": ".heic images cannot be read",
+        "phone.heic": ".heic images cannot be read: pip install pillow-heif",
         "notes.txt": "not an image file",
         "labels.csv": "not an image file",
         ".hidden.png": "hidden",

@@ -31,14 +31,15 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.data.decode import Pages, Temporary, decode_all
 from unlabeled.data.images import with_channels
-from unlabeled.data.levels import Levels, Ranges, say, say_once, to_uint8
+from unlabeled.data.levels import Levels, Ranges, say, to_uint8
+from unlabeled.data.notes import note
 from unlabeled.data.samples import Skipped
 from unlabeled.data.sources import Source
 
 __all__ = ["Progress", "Stored", "default_folder", "folder_of", "kept", "stored"]
 
 Progress = Callable[[int, int | None], None]
-_VERSION = 4
+_VERSION = 5
 _WHOLE = 256 * 2**20
 _BLOCK, _BLOCKS = 2**20, 128
 _DAY_SECONDS = 24 * 3600
@@ -126,12 +127,12 @@ def stored(
     base = kept(key, decoded, folder)
     given, deep = base.about["channels"], base.about["levels"]
     for text, count in base.about["notes"].items():
-        say_once(f"{source.name}: {count} of {len(base.about['paths'])} images: {text}")
+        note(f"{source.name}: {count} of {len(base.about['paths'])} images: {text}")
     if not deep and channels in (None, given):
         return base
     if channels not in (None, given) and {channels, given} != {1, 3}:
         raise ValueError(f"channels of {source.name} must be {given}, as its images have, got {channels}")
-    ranges = {kind: (levels or {}).get(kind, found) for kind, found in deep.items()}
+    ranges: Levels = {kind: (levels or {}).get(kind) or found for kind, found in deep.items()}
     if bad := [found for found in ranges.values() if len(found) not in (1, given)]:
         raise ValueError(
             f"levels of {source.name} must be 1 or {given} ranges, one a band, got {len(bad[0])}"

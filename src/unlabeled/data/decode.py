@@ -11,7 +11,7 @@ import importlib
 import os
 import stat
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from io import BytesIO
@@ -132,7 +132,7 @@ class Item(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """An image as stored: pixels of one of `levels.TYPES`, shape (bands, height, width), and what to say of it."""
+    """An image as it is stored, of one of `levels.TYPES`, shape (bands, height, width), and what to say of it."""
 
     pixels: NDArray[Any]
     notes: tuple[str, ...] = ()
@@ -198,7 +198,7 @@ def read(content: Path | bytes | Image.Image, store_size: int, pages: Pages = "f
             sizes = sorted({image.pixels.shape[1:] for image in images})
             if len(sizes) > 1:
                 raise ValueError(f"pages that are bands must have one size, got {sizes[:3]}")
-            images = [Decoded(np.concatenate([image.pixels for image in images]))]
+            images = [Decoded(np.concatenate([image.pixels for image in images]), images[0].notes)]
         return [_finite(image) for image in images]
     except Image.DecompressionBombError as error:
         raise ValueError(f"decompression bomb: {check.reason(error)}") from error
@@ -239,7 +239,10 @@ def _images(file: BinaryIO, suffix: str, store_size: int, every: bool) -> list[D
 
 def _stored(found: list[rasters.Raster], store_size: int) -> list[Decoded]:
     return [
-        Decoded(_shrunk_bands(levels.storable(image.pixels), store_size), (_UNREAD,) if image.unread else ())
+        Decoded(
+            _shrunk_bands(levels.storable(image.pixels), store_size),
+            (*_cut(image.pixels.shape[1:]), *((_UNREAD,) if image.unread else ())),
+        )
         for image in found
     ]
 
@@ -293,7 +296,11 @@ def _opened(file: BinaryIO, store_size: int, every: bool) -> list[Decoded]:
     for number in whole if every else whole[:1] or [0]:
         image.seek(number)
         images.append(_loaded(image, store_size))
-    return [image._replace(notes=(_UNREAD,)) for image in images] if len(whole) > len(images) else images
+    return (
+        [image._replace(notes=(*image.notes, _UNREAD)) for image in images]
+        if len(whole) > len(images)
+        else images
+    )
 
 
 def _loaded(image: Image.Image, store_size: int) -> Decoded:
@@ -308,8 +315,17 @@ def _loaded(image: Image.Image, store_size: int) -> Decoded:
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return Decoded(_shrunk_bands(levels.storable(np.asarray(image)[None]), store_size))
-    return Decoded(_shrunk(_plain(image), store_size))
+        return Decoded(_shrunk_bands(levels.storable(np.asarray(image)[None]), store_size), _cut(image.size))
+    return Decoded(_shrunk(_plain(image), store_size), _cut(image.size))
+
+
+def _cut(sides: Sequence[int]) -> tuple[str, ...]:
+    """What to say of an image of some height and width in pixels that is not stored as a whole."""
+    return (
+        (f"longer than {_LONGEST}:1, of which the middle is taken",)
+        if max(sides) > _LONGEST * min(sides)
+        else ()
+    )
 
 
 def _shrunk(image: Image.Image, store_size: int) -> np.ndarray:

@@ -7,7 +7,7 @@ start at 0. Rotations that a telephone notes beside the pixels are applied, and 
 square. Every file that is opened is closed, also after an error.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -23,17 +23,7 @@ from unlabeled import check
 from unlabeled.data import decode
 from unlabeled.data.arrays import read_npy
 
-__all__ = [
-    "SUFFIXES",
-    "Index",
-    "fitting",
-    "frames",
-    "has_pictures",
-    "index",
-    "open_media",
-    "read_all",
-    "read_frames",
-]
+__all__ = ["SUFFIXES", "Index", "fitting", "frames", "has_pictures", "index", "open_media", "read_all"]
 
 SUFFIXES = (
     *(".mp4", ".mkv", ".avi", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".ogv", ".ts", ".wmv", ".flv"),
@@ -184,37 +174,6 @@ def read_all(path: Path, store_size: Size = None) -> NDArray[np.uint8]:
     return np.stack(found)
 
 
-def read_frames(
-    path: Path, numbers: Collection[int], size: Size = None, known: Index | None = None
-) -> NDArray[np.uint8]:
-    """Some frames of a video, exactly those, reading no more of the file than they need.
-
-    Args:
-        path: A file or a folder of frames.
-        numbers: Frames by their numbers, from 0, in any order, also more than once.
-        size: As in `fitting`.
-        known: What `index` found, so that it need not look again.
-
-    Returns:
-        uint8, shape (numbers, channels, height, width), in the order that was asked for.
-
-    Raises:
-        ValueError: It is no video that can be read, there is no such frame, or it is damaged.
-    """
-    if len(numbers) == 0:
-        raise ValueError("numbers must name at least one frame, got none")
-    wanted = sorted(set(numbers))
-    if (kind := _kind(path)) != "file":
-        return np.stack([*map(_still_ones(path, kind, wanted, size).__getitem__, numbers)])
-    known = known or index(path)
-    _check_numbers(path, wanted, len(known))
-    with _opened(path) as (container, stream):
-        found = _sought(container, stream, path, known, wanted, size)
-    if missing := [number for number in wanted if number not in found]:
-        raise ValueError(f"{path} is damaged: frame {missing[0]} cannot be decoded")
-    return np.stack([found[number] for number in numbers])
-
-
 def fitting(height: int, width: int, size: Size) -> tuple[int, int]:
     """Height and width to which frames are resized; with both given, what is over is cut off around the centre.
 
@@ -345,79 +304,6 @@ def _decoded(container: Any, stream: Any, path: Path) -> Iterator[Any]:
         raise ValueError(f"{path} is damaged: {bad} of {good + bad} frames cannot be decoded")
 
 
-def _sought(
-    container: Any, stream: Any, path: Path, known: Index, wanted: list[int], size: Size
-) -> dict[int, NDArray[np.uint8]]:
-    """Frames by number: from the nearest frame that leans on no other, decode until they come."""
-    found: dict[int, NDArray[np.uint8]] = {}
-    if known.stamps is None:
-        fit = fitting(known.height, known.width, size)
-        for number, frame in zip(range(wanted[-1] + 1), _decoded(container, stream, path)):
-            if number in wanted:
-                found[number] = _pixels(frame, size, fit)
-        return found
-    number_of = {stamp: number for number, stamp in enumerate(known.stamps.tolist())}
-    fit = fitting(known.height, known.width, size)
-    left = list(wanted)
-    while left:
-        started = len(left)
-        for key in _starts(known, left[0]):
-            if not _seek(container, stream, None if key is None else int(known.stamps[key])):
-                continue
-            first = True
-            for frame in _decoded(container, stream, path):
-                number = number_of.get(frame.pts)
-                if number is None:
-                    continue
-                if first and key is not None and number > left[0]:
-                    break  # the file's own index led behind what is wanted: start earlier
-                first = False
-                if number == left[0]:
-                    found[number] = _pixels(frame, size, fit)
-                    left.pop(0)
-                    # A far one is sooner reached by seeking than by decoding everything between.
-                    if not left or _nearest_key(known, left[0]) > number:
-                        break
-                elif number > left[0]:
-                    break
-            if len(left) < started:
-                break
-        if len(left) == started:
-            left.pop(0)
-    return found
-
-
-def _nearest_key(known: Index, number: int) -> int:
-    place = int(np.searchsorted(known.keys, number, side="right")) - 1
-    return int(known.keys[place]) if place >= 0 else 0
-
-
-def _starts(known: Index, number: int) -> Iterator[int | None]:
-    """Frames from which decoding reaches a frame, the nearest first; None is the beginning of the file."""
-    key = _nearest_key(known, number)
-    yield key
-    if key:
-        yield _nearest_key(known, key - 1)
-    yield None
-
-
-def _seek(container: Any, stream: Any, stamp: int | None) -> bool:
-    av = _av()
-    if stamp is None:
-        stamp = min(0, stream.start_time or 0) - 2**20
-    try:
-        container.seek(stamp, stream=stream, backward=True, any_frame=False)
-    except (av.FFmpegError, OSError):
-        return False
-    return True
-
-
-def _check_numbers(path: Path, numbers: list[int], count: int) -> None:
-    if numbers[0] < 0 or numbers[-1] >= count:
-        wrong = numbers[0] if numbers[0] < 0 else numbers[-1]
-        raise ValueError(f"numbers must be at least 0 and below {count}, the frames of {path}, got {wrong}")
-
-
 def _shown_size(frame: Any, stream: Any) -> tuple[int, int]:
     """Height and width of a frame with square pixels, after its rotation."""
     ratio = stream.sample_aspect_ratio  # width over height of a pixel
@@ -465,20 +351,6 @@ def _still_frames(path: Path, kind: str) -> Iterator[NDArray[np.uint8]]:
         array = _array(path)
         for frame in array:
             yield np.ascontiguousarray(rearrange(frame, "height width channels -> channels height width"))
-
-
-def _still_ones(path: Path, kind: str, wanted: list[int], size: Size) -> dict[int, NDArray[np.uint8]]:
-    """Frames by number of what FFmpeg does not read."""
-    if kind == "folder":
-        files = _frame_files(path)
-        _check_numbers(path, wanted, len(files))
-        if not isinstance(size, tuple):
-            first = _still(files[0])
-            size = fitting(first.shape[1], first.shape[2], size)
-        return {number: _resized(_still(files[number]), size) for number in wanted}
-    images = list(_still_frames(path, kind))
-    _check_numbers(path, wanted, len(images))
-    return {number: _resized(images[number], size) for number in wanted}
 
 
 def _still(path: Path) -> NDArray[np.uint8]:

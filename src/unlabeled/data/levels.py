@@ -8,13 +8,13 @@ bands have a range for each band. 8-bit images stay as they are, and pixels that
 of their image.
 """
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from unlabeled.data.notes import note
 
 __all__ = [
     "TYPES",
@@ -25,7 +25,6 @@ __all__ = [
     "kind_of",
     "parsed",
     "say",
-    "say_once",
     "storable",
     "to_uint8",
 ]
@@ -35,7 +34,6 @@ Levels = dict[str, list[list[float]]]
 
 TYPES = ("uint8", "uint16", "int16", "int32", "int64", "float32")
 """Types in which pixels are stored before they become 8 bits."""
-_log = logging.getLogger("unlabeled.data")
 _FULL = {"integers": (65535.0,), "floats": (1.0, 255.0)}
 _KINDS = ("integers", "floats")
 _FEWEST = 64
@@ -208,10 +206,4 @@ def described(levels: Levels) -> str:
 def say(name: str, levels: Levels, beyond: float) -> None:
     """Log, once for each text, which values become 0..255, and the share of the values that lay beyond."""
     clipped = f"; {beyond:.2%} of the values lie beyond and are clipped" if beyond else ""
-    say_once(f"{name}: {described(levels)} become 0..255, in every image alike{clipped}")
-
-
-@cache
-def say_once(text: str) -> None:
-    """Log a line the first time that it is to be said."""
-    _log.warning("%s", text)
+    note(f"{name}: {described(levels)} become 0..255, in every image alike{clipped}")

@@ -35,8 +35,8 @@ _MOST = 2**31
 """Bytes that an image may take before it is shrunk."""
 _ALPHA = (1, 2)
 """Kinds of a further band of a TIFF that are opacity."""
-_RGB, _COLOURS = 2, {3: (2, 6, 8), 4: (5,)}
-"""What TIFF calls red, green and blue, and what else Pillow makes colours of, by the number of bands."""
+_RGB, _INKS, _OTHER_COLOURS, _COLOURS = 2, 5, {6: "YCbCr", 8: "Lab"}, {3: (2, 6, 8), 4: (5,)}
+"""Numbers by which TIFF calls RGB, CMYK, and YCbCr and Lab; what Pillow makes colours of, by the bands."""
 
 
 class Raster(NamedTuple):
@@ -93,7 +93,8 @@ def is_raster_tiff(file: BinaryIO) -> bool:
             samples, photometric, further = tags.get(277, 1), tags.get(262), tags.get(338, (0,))
             colours = photometric in _COLOURS.get(samples, ())
             alpha = further[0] in _ALPHA and (samples == 2 or (samples == 4 and photometric == _RGB))
-            return max(tags.get(258, (1,))) > 8 or not (samples == 1 or colours or alpha)
+            signed = 2 in tags.get(339, (1,))
+            return max(tags.get(258, (1,))) > 8 or signed or not (samples == 1 or colours or alpha)
     except Exception:  # Pillow knows fewer layouts than tifffile, which has the last word
         return True
     finally:
@@ -121,13 +122,12 @@ def _page(page: Any) -> NDArray[Any]:
         raise ValueError(f"a page of depth {page.imagedepth}")
     try:
         pixels = page.asarray(maxworkers=1)
-    except (KeyError, ImportError) as error:
-        if isinstance(error, ImportError) or "imagecodecs" in str(error):
-            name = getattr(page.compression, "name", page.compression)
-            raise NotImplementedError(
-                f"TIFF compressed by {name} is read where imagecodecs is installed"
-            ) from error
-        raise
+    except Exception as error:
+        if "imagecodecs" not in str(error) and not isinstance(error, ImportError):
+            raise
+        name = getattr(page.compression, "name", page.compression)
+        reason = f"TIFF compressed by {name} is read where imagecodecs is installed (pip install imagecodecs)"
+        raise NotImplementedError(reason) from error
     pixels = np.squeeze(pixels, tuple(axis for axis, name in enumerate(page.axes) if name not in "YXS"))
     axes = [name for name in page.axes if name in "YXS"]
     if "S" in axes and axes[0] != "S":
@@ -137,14 +137,22 @@ def _page(page: Any) -> NDArray[Any]:
         pixels = np.where(pixels == page.nodata, pixels[pixels != page.nodata].min(), pixels)
     if page.photometric == 0 and pixels.dtype.kind == "u":  # white is zero
         pixels = pixels.dtype.type(2**page.bitspersample - 1) - pixels
-    if (
-        page.photometric == _RGB
-        and len(pixels) == 4
-        and page.extrasamples[:1] in [(value,) for value in _ALPHA]
-    ):
-        pixels = _opaque(pixels)
+    pixels = _coloured(pixels, page)
     tag = page.tags.get(274)
     return _turned(pixels, tag.value if tag else 1)
+
+
+def _coloured(pixels: NDArray[Any], page: Any) -> NDArray[Any]:
+    """Red, green and blue of a page whose bands are colours in another form; other bands as they are."""
+    if page.photometric == _RGB and len(pixels) == 4 and page.extrasamples and page.extrasamples[0] in _ALPHA:
+        return _opaque(pixels)
+    if page.photometric == _INKS and len(pixels) == 4 and pixels.dtype.kind == "u":
+        white = _white(pixels.dtype)
+        light = 1 - pixels.astype(np.float32) / white
+        return np.rint(light[:3] * light[3:] * white).astype(pixels.dtype)
+    if page.photometric in _OTHER_COLOURS:
+        raise ValueError(f"colours of {_OTHER_COLOURS[page.photometric]} in more than 8 bits cannot be read")
+    return pixels
 
 
 def _turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -231,7 +239,7 @@ def _bands_first(pixels: NDArray[Any]) -> NDArray[Any]:
         raise ValueError(f"an image must have axes height, width and perhaps bands, got shape {pixels.shape}")
     if bands_are_last(pixels.shape[0], pixels.shape[2]):
         pixels = rearrange(pixels, "height width bands -> bands height width")
-    _check_size(*pixels.shape[1:], 1, 1)
+    _check_size(pixels.shape[1], pixels.shape[2], pixels.shape[0], pixels.itemsize)
     return pixels
 
 

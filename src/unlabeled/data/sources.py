@@ -29,6 +29,7 @@ from unlabeled.data.files import (
 from unlabeled.data.labels import class_name, label_column, raw
 from unlabeled.data.rasters import ARRAYS
 from unlabeled.data.samples import Skipped
+from unlabeled.data.sniff import image_files, unreadable
 
 __all__ = [
     "Reading",
@@ -112,9 +113,13 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
         path = path.parent
     else:
         found = walk(path)
-    kinds = [("table", tables.ENDINGS), ("archive", tars.ENDINGS), ("image", SUFFIXES), ("array", ARRAYS)]
+    kinds = [("table", tables.ENDINGS), ("archive", tars.ENDINGS), ("image", SUFFIXES)]
     files = {kind: [file for file in found.files if file.ends(endings)] for kind, endings in kinds}
-    images, archives = files["image"], files["archive"]
+    archives = files["archive"]
+    # Beside tables and archives an array is features or masks, not an image.
+    beside = files["table"] or archives
+    maybe = [file for file in found.files if not (beside and file.suffix in ARRAYS)]
+    images = files["image"] = image_files(path, maybe)
     opened, reasons, failure = _opened_tables(path, files["table"], label, bool(images or archives))
     counts = {
         "table": sum(table.table.rows for _, table in opened),
@@ -123,8 +128,6 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
     }
     if archives and (opened or images):
         counts["archive"] = _count(path, archives, max(counts["table"], counts["image"]), reasons)
-    if not any(counts.values()):  # beside others an array is features or masks, not an image
-        counts["array"] = len(files["array"])
     named = any(table.refers for _, table in opened)  # by a table, so that the files are its images
     kind = "table" if named else _commonest(counts)
     if failure is not None and (kind == "table" or not counts[kind]):
@@ -157,7 +160,7 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
 
 def _commonest(counts: Mapping[str, int]) -> str:
     """Of what there is most; of equal ones the table, then files, but one beside an archive is a logo."""
-    order = {"table": 2, "image": 1 if counts["image"] > 1 else -1, "archive": 0, "array": -2}
+    order = {"table": 2, "image": 1 if counts["image"] > 1 else -1, "archive": 0}
     return max(counts, key=lambda kind: (counts[kind], order[kind]))
 
 
@@ -223,6 +226,7 @@ def _nothing(found: Walk, name: str, reasons: Mapping[str, str]) -> str:
     said = [
         *(f"{skip.path or name}: {skip.reason}" for skip in found.skipped),
         *(f"{p}: {r}" for p, r in reasons.items()),
+        *(unreadable(suffix) for suffix in endings if suffix in _UNREADABLE),
     ]
     return f"no images in {name}; expected {expected}, found {listing}{''.join(f'; {text}' for text in said[:3])}"
 
@@ -283,7 +287,7 @@ def find_files(path: Path, name: str, suffixes: tuple[str, ...], what: str) -> d
 def _why_not(file: File, suffixes: tuple[str, ...]) -> str:
     if suffixes is not SUFFIXES:
         return f"not a {suffixes[0]} file"
-    return f"{file.suffix} images cannot be read" if file.suffix in _UNREADABLE else "not an image file"
+    return unreadable(file.suffix) if file.suffix in _UNREADABLE else "not an image file"
 
 
 def class_folders(paths: Sequence[str]) -> dict[str, tuple[list[int], list[str] | None]]:

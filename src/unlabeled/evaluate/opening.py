@@ -90,7 +90,7 @@ def parts(data: Any, how: dict[str, Any], encoder: "Encoder") -> Iterator[tuple[
 
 
 def _mapped_alike(how: dict[str, Any], levels: dict[str, Any]) -> dict[str, Any]:
-    """Options that map the pixels of a further part to 8 bits as those of the first, unless the options say how."""
+    """Options that map a further part to 8 bits as the first was mapped, unless the options say how."""
     return how if how.get("levels") or not levels else how | {"levels": levels}
 
 
