@@ -10,6 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cache
+from typing import Any
 
 from unlabeled import check
 
@@ -59,7 +60,7 @@ def splitter(segmenter: str | None) -> Callable[[str], list[str]]:
         return lambda text: split(_UNSPACED.sub(r" \g<0> ", text))
     module, _, function = SEGMENTERS.get(segmenter, segmenter).partition(":")
     try:
-        cut = getattr(importlib.import_module(module), function) if function else None
+        cut: Any = getattr(importlib.import_module(module), function) if function else None
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"segmenter must be one that can be imported, got {segmenter}: {error}") from error
     if not callable(cut):
