@@ -92,9 +92,12 @@ class Decoder:
         if self.encoding is not None:
             return self.encoding
         sample = content[:_SAMPLE]
+        binary = len(_CONTROL.findall(sample)) > _MOST_CONTROL * len(sample)
+        if not binary and b"\0" not in sample and _decodes(content, "utf-8"):  # most are, and it takes no time
+            return "utf-8"
         if encoding := _utf_16(sample):
             return encoding
-        if len(_CONTROL.findall(sample)) > _MOST_CONTROL * len(sample):
+        if binary:
             raise ValueError("is binary, not a text")
         return "utf-8" if _is_utf_8(content) else None
 
