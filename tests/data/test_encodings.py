@@ -40,7 +40,6 @@ WESTERN = [
     "naïve",
     "créée",
     "El niño está aquí",
-    "fêté à l’île",
     "“Straße”",
 ]
 
