@@ -105,6 +105,21 @@ def sound(subtype: str | None = None, rate: int = 8000) -> Callable[[Path], None
     return make
 
 
+def spoken(path: Path) -> None:
+    """A second of sound as telephones record it."""
+    import av
+
+    with av.open(str(path), "w", format="ipod") as container:
+        audio: Any = container.add_stream("aac", rate=16000)
+        audio.layout = "mono"
+        for start in range(0, 16384, 1024):
+            tone = np.sin(np.arange(start, start + 1024) / 9).astype(np.float32)[None] / 2
+            frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 16000, start
+            container.mux(audio.encode(frame))
+        container.mux(audio.encode())
+
+
 def film(codec: str, sound_codec: str | None = None) -> Callable[[Path], None]:
     def make(path: Path) -> None:
         import av
@@ -187,6 +202,12 @@ def arrays(**content: np.ndarray) -> Callable[[Path], None]:
             np.savez(path, **content)  # type: ignore[arg-type]
 
     return make
+
+
+def packed(content: str, encoding: str | None = None) -> Callable[[Path], None]:
+    """A text in an encoding, or packed by gzip."""
+    whole = content.encode(encoding) if encoding else gzip.compress(content.encode())
+    return lambda path: Path.write_bytes(path, whole) and None
 
 
 def text(content: str) -> Callable[[Path], None]:
@@ -294,6 +315,7 @@ FORMATS = {
     "opus": Format("audio", "x.ogg", sound("OPUS"), ("1.ogg",)),
     "mp3": Format("audio", "x.mp3", sound(), ("1.mp3",)),
     "aiff": Format("audio", "x.aiff", sound(), ("1.aiff",)),
+    "m4a": Format("audio", "x.m4a", spoken, ("1.m4a", "2.m4a")),
     "h264 mp4": Format("video", "x.mp4", film("libx264", "aac"), ("1.mp4",)),
     "mpeg4 mkv": Format("video", "x.mkv", film("mpeg4"), ("1.mkv",)),
     "avi": Format("video", "x.avi", film("mpeg4"), ("1.avi",)),
@@ -319,6 +341,11 @@ FORMATS = {
         "text", "x.jsonl", text('{"text": "one", "label": 1}\n{"text": "two", "label": 2}\n' * 3)
     ),
     "csv": Format("text", "x.csv", text('text,label\n"one, two",1\nthree,2\n' * 3)),
+    "json": Format("text", "x.json", text('[{"text": "one", "label": 1}, {"text": "two", "label": 2}]')),
+    "packed lines": Format("text", "x.jsonl.gz", packed('{"text": "one two"}\n{"text": "three four"}\n' * 3)),
+    "other letters": Format(
+        "text", "x.csv", packed("text;label\nGrüße an alle;1\nÜber uns;2\n" * 3, "cp1252")
+    ),
     "tsv": Format("text", "x.tsv", text("1\tone two\n2\tthree\n" * 3)),
     "txt": Format("text", "x.txt", text("Grüße an alle.\n\nZwei Sätze. Und dieser.\n" * 3), ("1.txt",)),
     "image npy": Format("image", "x.npy", arrays(x=pairs_in((3, 8, 9, 3)))),
@@ -1091,6 +1118,7 @@ def test_hostile_files_do_no_harm(found: list[Result]) -> None:
         "huge labels",
         "a long cell",
         "a label of a thousand digits",
+        "much silence",  # two quiet hours
     }
     assert used == usable, "what cannot be read as it is was taken for data"
 

@@ -383,17 +383,19 @@ def embed(
     out: Path,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     encoder: Network = None,
+    text_column: str | None = None,
 ) -> None:
     """Write the features of every sample, with its path and what is known of it, as parquet, csv, npz or npy.
 
     Args:
         out: File whose ending says how it is written: .parquet, .csv, .npz, or .npy for the features alone.
         device: auto, cpu or cuda.
+        text_column: Column of a table that holds the texts, or several with commas between them, to be joined.
     """
     from unlabeled.evaluate import embed as compute
     from unlabeled.run import load
 
-    features, _ = compute(load(run, encoder), data, out=out, device=device)
+    features, _ = compute(load(run, encoder), data, out=out, device=device, text_column=text_column)
     print(f"{out}: {features.shape[0]:,} samples x {features.shape[1]} numbers")
 
 

@@ -34,6 +34,22 @@ def texts_of(path: Path, **options) -> list[str]:
     return data.texts
 
 
+WESTERN = [
+    "Größe",
+    "Grüße an alle;1\nÜber uns",
+    "naïve",
+    "créée",
+    "El niño está aquí",
+    "“Straße”",
+]
+
+
+@pytest.mark.parametrize("text", WESTERN)
+def test_short_western_texts_are_read_alone(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_bytes(text.encode("cp1252"))
+    assert texts_of(tmp_path) == [text]
+
+
 @pytest.mark.parametrize("encoding", SENTENCES)
 def test_encodings_are_found_without_a_word(tmp_path: Path, encoding: str) -> None:
     for number in range(4):

@@ -198,3 +198,24 @@ def test_segments_reach_bert() -> None:
     x = network.inputs(network.reads(texts()).batch(torch.arange(2)))
     other = TextInput(x.tokens, x.mask, torch.ones_like(x.tokens))
     assert not torch.allclose(network(x), network(other))
+
+
+THAI = (
+    "วันนี้อากาศดีเราไปเดินเล่นที่สวนสาธารณะเด็กเล่นว่าวริมทะเลสาบผู้สูงอายุเล่นหมากรุกใต้ต้นไม้แล้วเราก็กลับบ้านกันอย่างมีความสุขในตอนเย็น"
+)
+
+
+@pytest.mark.parametrize("text", [THAI, "今天天气很好我们去公园散步孩子们在湖边放风筝老人们在树下下棋" * 5])
+def test_sentences_without_spaces_are_many_known_tokens(text):
+    assert len(text) > 100
+    encoder = fitted("bert-tiny", Texts([text] * 20))
+    (tokens,) = encoder.encode([text])
+    assert len(tokens) > len(text) / 3 and encoder.special("[UNK]") not in tokens
+
+
+def test_many_unknown_tokens_are_said(caplog):
+    fitted("bert-tiny", Texts(["x" * 150, "y" * 150, "plain words"]))
+    assert "50% of the tokens are [UNK]" in caplog.text
+    caplog.clear()
+    fitted("bert-tiny", Texts(["plain words"]))
+    assert not caplog.records

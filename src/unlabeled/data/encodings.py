@@ -1,9 +1,10 @@
 """From the bytes of a text file to its characters: which encoding it is in, and what could not be decoded.
 
 A byte order mark is trusted. Without one, a file is UTF-16 where its zero bytes or its characters say so, UTF-8 where
-it is valid or only damaged, Windows-1252 where few and single bytes are not ASCII, as the accents of Western Europe
-are, and otherwise what `charset_normalizer` finds among the encodings of Chinese, Japanese, Korean, Cyrillic, Greek,
-Arabic and Thai. All files of a source are looked at together, as a short one tells little.
+it is valid or only damaged, Windows-1252 where less than half of the letters are not ASCII and hardly three of these
+follow each other, as in Western Europe, and otherwise what `charset_normalizer` finds among the encodings of Chinese,
+Japanese, Korean, Cyrillic, Greek, Arabic and Thai. All files of a source are looked at together, as a short one tells
+little.
 """
 
 import codecs
@@ -35,8 +36,8 @@ _MOST_CONTROL = 0.05
 _ZEROS = 0.2
 """Share of zeros among the high bytes of UTF-16, which are those of ASCII; in Chinese they are but few."""
 _USUAL = re.compile(r"[\t\n\r -~\u2010-\u203b\u3000-\u30ff\u4e00-\u9fff\uac00-\ud7a3\uff00-\uffef]")
-_SINGLE = re.compile(rb"(?<![\x80-\xff])[\x80-\xff](?![\x80-\xff])")
-_MOST_ACCENTS, _FEWEST_SINGLE = 0.3, 0.7
+_LONG_RUNS = re.compile(rb"[\x80-\xff]{3,}")
+_MOST_ACCENTS, _MOST_IN_RUNS = 0.45, 0.3
 _MOST_REPLACED = 0.1
 
 
@@ -92,9 +93,14 @@ class Decoder:
         if self.encoding is not None:
             return self.encoding
         sample = content[:_SAMPLE]
+        binary = len(_CONTROL.findall(sample)) > _MOST_CONTROL * len(sample)
+        if (
+            not binary and b"\0" not in sample and _decodes(content, "utf-8")
+        ):  # most are, and it takes no time
+            return "utf-8"
         if encoding := _utf_16(sample):
             return encoding
-        if len(_CONTROL.findall(sample)) > _MOST_CONTROL * len(sample):
+        if binary:
             raise ValueError("is binary, not a text")
         return "utf-8" if _is_utf_8(content) else None
 
@@ -182,11 +188,12 @@ def _utf_16(sample: bytes) -> str | None:
 
 
 def _is_western(content: bytes) -> bool:
-    """Whether few bytes are not ASCII, and most of these stand alone, as letters with accents do."""
+    """Whether less than half of the letters are not ASCII, and hardly three of them follow each other."""
     sample = content[:_SAMPLE]
     high = sum(byte >= 0x80 for byte in sample)
     letters = high + sum(chr(byte).isalpha() for byte in sample if byte < 0x80)
-    return high <= _MOST_ACCENTS * letters and len(_SINGLE.findall(sample)) >= _FEWEST_SINGLE * high
+    in_runs = sum(map(len, _LONG_RUNS.findall(sample)))
+    return high <= _MOST_ACCENTS * letters and in_runs <= _MOST_IN_RUNS * high
 
 
 def _guessed(content: bytes) -> str | None:

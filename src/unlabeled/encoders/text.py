@@ -1,6 +1,7 @@
 """Encoders of texts: the transformers of BERT and GPT-2 with random weights, and a tokenizer learned from the data."""
 
 import contextlib
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.encoders.encoder import Encoder
+from unlabeled.parts.vocabulary import SOUTH_EAST_ASIAN
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -40,8 +42,12 @@ VOCABULARY = (512, 8000)
 """Fewest and most tokens of a vocabulary."""
 CHARACTERS_OF_AN_ENTRY = 100
 """Characters of the data for one entry of the vocabulary: rarer ones would not be learned."""
+MOST_UNKNOWN = 0.05
+"""Share of tokens that are [UNK] from which on it is said."""
 MOST_CHARACTERS = 20_000_000
 """Characters that the tokenizer is learned from."""
+
+_log = logging.getLogger("unlabeled.encoders")
 
 Family = Literal["bert", "gpt"]
 
@@ -427,7 +433,15 @@ def fitted(
     check.at_least(VOCABULARY[0], vocabulary=vocabulary)
     tokenizer = learn_tokenizer(texts, _family(name), vocabulary)
     encoder = build({"kind": "text", "name": name, "length": length, "tokenizer": tokenizer.to_str()})
-    encoder.adapt.fit(encoder.encode([text[: 16 * length] for text in texts]))
+    tokens = encoder.encode([text[: 16 * length] for text in texts])
+    encoder.adapt.fit(tokens)
+    if encoder.family == "bert":
+        unknown = sum(row.count(encoder.special("[UNK]")) for row in tokens) / max(sum(map(len, tokens)), 1)
+        if unknown > MOST_UNKNOWN:
+            _log.warning(
+                f"{data.name}: {unknown:.0%} of the tokens are [UNK], words or letters that are not in the "
+                f"vocabulary of {encoder.vocabulary}; encoders of gpt read bytes and know all"
+            )
     return encoder
 
 
@@ -442,7 +456,16 @@ def learn_tokenizer(texts: Sequence[str], family: Family, vocabulary: int) -> An
     Returns:
         A `tokenizers.Tokenizer`.
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import (
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
 
     texts = _first(texts)
     if family == "bert":
@@ -451,7 +474,10 @@ def learn_tokenizer(texts: Sequence[str], family: Family, vocabulary: int) -> An
         # Without their numbers beforehand the pieces would be numbered in another order each time.
         inner = [f"##{letter}" for letter in alphabet]
         learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # type: ignore[call-arg]
-        learner.normalizer, learner.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
+        # As BERT does with Chinese characters; else a Thai sentence would be one word, and too long to be known.
+        letters = pre_tokenizers.Split(Regex(SOUTH_EAST_ASIAN), "isolated")
+        cutter: Any = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), letters])
+        learner.normalizer, learner.pre_tokenizer = normalizer, cutter
         trainer: Any = trainers.WordPieceTrainer(
             vocab_size=vocabulary,
             special_tokens=[*_BERT_TOKENS, *inner],
@@ -461,7 +487,7 @@ def learn_tokenizer(texts: Sequence[str], family: Family, vocabulary: int) -> An
         )
         learner.train_from_iterator(texts, trainer)
         tokenizer = Tokenizer(models.WordPiece(learner.get_vocab(), unk_token="[UNK]"))  # type: ignore[call-arg]
-        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
+        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, cutter
         tokenizer.decoder = decoders.WordPiece()
         tokenizer.add_special_tokens(_BERT_TOKENS)
     else:

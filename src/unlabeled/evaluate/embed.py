@@ -31,7 +31,13 @@ _GROUP_BYTES = 2**24
 
 @heap.kept()
 def embed(
-    run: Any, data: Any, *, layer: str | None = None, out: str | Path | None = None, device: str = "auto"
+    run: Any,
+    data: Any,
+    *,
+    layer: str | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    text_column: str | None = None,
 ) -> tuple[Tensor, list[str]]:
     """Compute the features of every sample of every split; no label is needed.
 
@@ -45,6 +51,7 @@ def embed(
             and so on; .npz has arrays `embeddings`, `paths`, `splits`, `labels` ("" for none) and `groups` (-1
             for none); .npy has the features alone.
         device: auto, cpu or cuda.
+        text_column: Column of a table that holds the texts, as in `open_data`; None takes that of the run.
 
     Returns:
         Features on the CPU, float32, shape (samples, dim), and the path of each sample, split after split. Where a
@@ -58,7 +65,8 @@ def embed(
         raise ValueError(f"out must end with {', '.join(ENDINGS)}, got {target.name}")
     where = features.pick_device(device)
     encoder, reader = features.frozen(run, where)
-    opened = opening.parts(data, opening.options(run, encoder), encoder)
+    how = opening.options(run, encoder) | ({"text_column": text_column} if text_column else {})
+    opened = opening.parts(data, how, encoder)
     if target is not None:
         return _written(target, _pieces(opened, lambda batch: reader(batch, layer), where))
     read, paths = [], []

@@ -10,20 +10,25 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cache
+from typing import Any
 
 from unlabeled import check
 
-__all__ = ["counted", "split", "splitter", "unspaced"]
+__all__ = ["SEGMENTERS", "SOUTH_EAST_ASIAN", "counted", "split", "splitter", "unspaced"]
 
 SEGMENTERS = {"jieba": "jieba:lcut", "pythainlp": "pythainlp:word_tokenize"}
 """Names of functions of libraries that cut texts into words."""
-_UNSPACED = re.compile(
-    # Kana, Chinese characters with their extensions; Thai, Lao, Burmese and Khmer letters with their marks.
-    "[\u3040-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
-    "|[\u0e01-\u0e30\u0e32\u0e33\u0e40-\u0e46][\u0e31\u0e34-\u0e3a\u0e47-\u0e4e]*"
+SOUTH_EAST_ASIAN = (
+    "[\u0e01-\u0e30\u0e32\u0e33\u0e40-\u0e46][\u0e31\u0e34-\u0e3a\u0e47-\u0e4e]*"
     "|[\u0e81-\u0eb0\u0eb2\u0eb3\u0ebd-\u0ec6][\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece]*"
     "|[\u1000-\u102a\u103f\u1050-\u1055][\u102b-\u103e]*"
     "|[\u1780-\u17b3][\u17b4-\u17d3\u17dd]*"
+)
+"""A letter of Thai, Lao, Burmese or Khmer with its marks, as a regular expression."""
+_UNSPACED = re.compile(
+    # Kana, and Chinese characters with their extensions.
+    "[\u3040-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]|"
+    + SOUTH_EAST_ASIAN
 )
 _MARKS = range(0x300, 0x20000)
 """Where the marks are that belong to the letter before them."""
@@ -55,7 +60,7 @@ def splitter(segmenter: str | None) -> Callable[[str], list[str]]:
         return lambda text: split(_UNSPACED.sub(r" \g<0> ", text))
     module, _, function = SEGMENTERS.get(segmenter, segmenter).partition(":")
     try:
-        cut = getattr(importlib.import_module(module), function) if function else None
+        cut: Any = getattr(importlib.import_module(module), function) if function else None
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"segmenter must be one that can be imported, got {segmenter}: {error}") from error
     if not callable(cut):
