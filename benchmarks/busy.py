@@ -1,11 +1,11 @@
 """Trainings on a busy machine: one alone and three at once, as we start them and as torch would by itself.
 
-    python benchmarks/busy.py [--repeats 3] [--at-once 3] [--steps 60]
+    python benchmarks/busy.py [--repeats 3] [--at-once 3] [--steps 60] [--spinning]
 
 Threads of OpenMP that wait for each other spin, and a core on which one spins is lost to all other programs. The
-package makes them give way soon; "spinning" is the same with GNU's own number of rounds. Both ways take turns, alone
-and at once, so that what else the machine does meets all of them. Seconds of the whole command, from its start to its
-end; medians over the repeats, and every single one.
+package makes them give way soon; with --spinning the same is measured with GNU's own number of rounds, which takes many
+minutes where the machine has other work. All take turns, so that what else the machine does meets all of them. Seconds
+of the whole command, from its start to its end; medians over the repeats, and every single one.
 """
 
 import argparse
@@ -42,8 +42,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--at-once", type=int, default=3)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--spinning", action="store_true")
     arguments = parser.parse_args()
-    cases = [(way, count) for count in (1, arguments.at_once) for way in WAYS]
+    ways = list(WAYS)[: 1 + arguments.spinning]
+    cases = [(way, count) for count in (1, arguments.at_once) for way in ways]
     taken: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
     with tempfile.TemporaryDirectory() as folder:
         seconds(1, "as we start it", arguments.steps, Path(folder))  # compiles what is kept
@@ -54,7 +56,7 @@ def main() -> None:
     print(
         f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, threads {os.environ.get('OMP_NUM_THREADS', 'all')}"
     )
-    for way in WAYS:
+    for way in ways:
         alone, together = (statistics.median(taken[way, count]) for count in (1, arguments.at_once))
         raw = "; ".join(
             " ".join(f"{value:.1f}" for value in taken[way, count]) for count in (1, arguments.at_once)

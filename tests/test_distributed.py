@@ -373,7 +373,7 @@ def watched(out: Path) -> State:
     run = pretrain(
         method, pictures(60), out=out / "watched", quiet=True, device="cpu", optimizer="sgd", **settings
     )
-    losses = torch.tensor([entry["holdout_loss"] for entry in run.history])
+    losses = torch.tensor([entry["holdout_loss"] for entry in run.history], dtype=torch.double)
     return {"losses": losses} | {k: v.clone() for k, v in method.state_dict().items()}
 
 

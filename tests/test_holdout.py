@@ -238,6 +238,16 @@ def test_a_stopped_run_resumes_to_itself_and_goes_on_when_told(
     assert position["stopped"] is None
 
 
+def test_a_stopped_run_is_repeated_by_its_config(tmp_path: Path) -> None:
+    settings = SETTINGS | {"quiet": True}
+    first = unlabeled.pretrain(Memorises, pictures(100), encoder=network(), out=tmp_path / "a", **settings)
+    again: dict[str, Any] = {"config": first.path / "run.toml", "quiet": True, "encoder": network()}
+    second = unlabeled.pretrain(Memorises, pictures(100), out=tmp_path / "b", **again)
+    one, other = (read_checkpoint(run.path / CHECKPOINT) for run in (first, second))
+    assert one[1]["stopped"] == other[1]["stopped"] is not None and one[1]["step"] == other[1]["step"]
+    assert torch.equal(one[0]["method"]["sure"], other[0]["method"]["sure"])
+
+
 def test_where_the_length_was_named_the_run_only_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from unlabeled.files import LOCK
 from unlabeled.run import CHECKPOINT, read_checkpoint
 
 PROGRAM = """
@@ -65,7 +66,11 @@ def test_a_run_killed_at_random_moments_ends_bit_identical(name: str, tmp_path: 
         trial, complete, reached = trial + 1, False, None
         parts = tmp_path / f"parts{trial}"
         while not complete:
-            since, resume, before = time.monotonic(), (parts / CHECKPOINT).is_file(), {*parts.glob(".*")}
+            since, resume, before = (
+                time.monotonic(),
+                (parts / CHECKPOINT).is_file(),
+                {parts / LOCK, *parts.glob(".*")},
+            )
             process = start(name, parts, resume)
             process.join(moments.uniform(0, 1.1) * usual)
             if killed := process.is_alive():

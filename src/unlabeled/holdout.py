@@ -178,7 +178,7 @@ class HeldOut:
                 own = rows[gather.rank() * share :][:share]
                 losses = method(self.data.batch(own.to(self.data.device)))
                 total = reduce(torch.add, losses.values()) if isinstance(losses, dict) else losses
-                values.append(total.detach().float())
+                values.append(total.detach())
         for module, training in modes:
             module.training = training
         undo.undo()

@@ -51,7 +51,8 @@ class Plan:
         options: Options of the method, defaults included.
         given: What the user gave by name, before anything was filled in.
         network: A network of the user's own, to be wrapped.
-        chosen_length: Whether the number of epochs or steps of the stored run was chosen for the user.
+        chosen_length: Whether the number of epochs or steps of the run that is resumed or repeated was chosen for
+            the user.
         before: Settings of the stored run, where it is to be trained longer.
         ends: Steps at which trainings ended that were made longer afterwards.
     """
@@ -74,7 +75,11 @@ def make(method: str | type[Method] | Method, given: dict[str, Any], config: str
         ValueError: A name or a value is bad, or does not go with the rest.
     """
     name = _name(method)
+    chosen_length = False
     if config is not None:
+        named = any(given.get(length) is not None for length in BUDGET)
+        stored = read_config(Path(config), ("chosen",))["chosen"]
+        chosen_length = not named and not set(BUDGET).isdisjoint(stored)
         given = _repeated(Path(config), name, given)
     network = given.get("encoder") if isinstance(given.get("encoder"), nn.Module) else None
     if network is None and not isinstance(given.get("encoder"), str | None):
@@ -103,7 +108,7 @@ def make(method: str | type[Method] | Method, given: dict[str, Any], config: str
         defaults = {option.name: option.default for option in methods.describe(name).options}
         _refuse_unknown(name, options, defaults)
         options = {key: value for key, value in (defaults | options).items() if value is not None}
-    return Plan(name, kind, settings, options, given, network)
+    return Plan(name, kind, settings, options, given, network, chosen_length)
 
 
 def reopened(plan: Plan, folder: Path) -> Plan:

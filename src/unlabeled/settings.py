@@ -37,7 +37,7 @@ class Settings:
         steps: Optimizer steps, instead of epochs.
         batch_size: Samples in each forward pass, over all processes.
         lr: Peak learning rate, as given (not scaled further).
-        optimizer: adamw, sgd or lars.
+        optimizer: adamw, sgd or lars, the last two with momentum 0.9.
         weight_decay: Decay of all weights but norms and biases.
         betas: Averaging factors of adamw's two moments, with a comma between them [default: 0.9,0.999].
         clip: Largest norm of the gradient, above which it is scaled down; no limit if left out.
