@@ -86,6 +86,11 @@ def make(method: str | type[Method] | Method, given: dict[str, Any], config: str
         wrong = getattr(given["encoder"], "__name__", given["encoder"])
         raise ValueError(f"encoder must be a name, module:function or a network, got {wrong}")
     given = {key: value for key, value in given.items() if value is not None and value is not network}
+    for key in ("weights", "init"):
+        if network is not None and given.get(key, "default") != "default":
+            raise ValueError(
+                f"{key} must be left out where encoder is a network, which has its own weights, got {given[key]}"
+            )
     known = Settings.__dataclass_fields__
     options = {key: value for key, value in given.items() if key not in known}
     if isinstance(method, Method):
@@ -289,6 +294,9 @@ def build(plan: Plan, data: Data, stored: Path | None = None) -> Method:
             image_size=settings.image_size or data.shape["image_size"],
             input=plan.kind.encoder_input,
         )
+        if not any(weight.requires_grad for weight in encoder.parameters()):
+            network = type(plan.network).__name__
+            raise ValueError(f"encoder must have weights that can be trained, got {network} without any")
         encoders.fit(encoder, data)
         return plan.kind(encoder, **plan.options)
     if stored is not None:

@@ -198,6 +198,33 @@ def test_networks_for_other_channels_see_one_repeated_or_the_grey_of_three() -> 
         encoders.wrap(nn.Conv2d(3, 4, 3), in_channels=5, image_size=9)
 
 
+def test_networks_without_anything_to_train_and_weights_beside_a_network_are_refused(tmp_path: Path) -> None:
+    frozen = nn.Conv2d(3, 4, 3).requires_grad_(False)
+    with pytest.raises(
+        ValueError, match="encoder must have weights that can be trained, got Conv2d without any"
+    ):
+        train(grey(tmp_path), frozen, tmp_path / "x")
+    for option in ({"weights": "w.pt"}, {"init": "rescaled"}):
+        with pytest.raises(
+            ValueError, match=f"{next(iter(option))} must be left out where encoder is a network"
+        ):
+            train(grey(tmp_path), nn.Conv2d(3, 4, 3), tmp_path / "x", **option)
+    with pytest.raises(ValueError, match="controls must be raw or none for a network without weights"):
+        controls.untrained(encoders.wrap(nn.Flatten(), image_size=4))
+
+
+def test_small_crops_of_a_network_for_one_size_are_refused_in_one_line() -> None:
+    from unlabeled.methods.swav import SwAV
+
+    encoder: Any = encoders.build("dense", image_size=32)
+    assert encoder.takes(32) and not encoder.takes(16) and encoder.training
+    with pytest.raises(
+        ValueError, match=r"local_crops must be 0 for dense, which takes no crops of 16 pixels, got 4"
+    ):
+        SwAV(encoder)
+    SwAV(encoder, local_crops=0)
+
+
 VITS = ["vit_tiny_patch16_224", "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "vit-small"]
 
 

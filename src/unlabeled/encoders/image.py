@@ -120,6 +120,18 @@ class ImageEncoder(Encoder):
         """
         return self.trunk(self.adapt(x))
 
+    @torch.no_grad()
+    def takes(self, size: int) -> bool:
+        """Whether it takes square images of some size in pixels, which many networks of patches do not."""
+        weight, training = next(self.parameters(), self.adapt.mean), self.training
+        try:
+            self.eval()(torch.zeros(1, self.in_channels, size, size, device=weight.device))
+        except Exception:  # networks refuse sizes in ways of their own
+            return False
+        finally:
+            self.train(training)
+        return True
+
     def maps(self, x: Tensor) -> dict[str, Tensor]:
         """Named maps, early to late, float, shape (batch, channels, height, width); the last one is pooled.
 

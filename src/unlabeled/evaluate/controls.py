@@ -58,6 +58,8 @@ def untrained(encoder: "Encoder", seed: int = 0) -> "Encoder":
     Raises:
         ValueError: It is the user's own, and some of its weights cannot be drawn again.
     """
+    if not any(True for _ in encoder.parameters()):
+        raise ValueError("controls must be raw or none for a network without weights")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         fresh = _built_anew(encoder)

@@ -137,6 +137,11 @@ class SwAV(Method):
         self.queue_steps, self.freeze_steps, self.local_crops = queue_steps, freeze_steps, local_crops
         size, patch = self.encoder.image_size, self.encoder.patch_size or 1
         small: int = local_size or max(1, size // 2 // patch) * patch
+        if local_crops and hasattr(encoder, "takes") and not self.encoder.takes(small):
+            name = self.encoder.config["name"]
+            raise ValueError(
+                f"local_crops must be 0 for {name}, which takes no crops of {small} pixels, got {local_crops}"
+            )
         views = partial(Views, jitter=jitter, gray=gray, blur=blur, flip=flip, degrees=degrees)
         self.views = views(size, crop=crop)
         self.local_views = views(small, crop=local_crop, crop_max=crop)
