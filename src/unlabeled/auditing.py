@@ -1,4 +1,4 @@
-"""What is wrong with data before anything is learned from it: copies, broken files, classes and labels that disagree."""
+"""What is wrong with data: copies within and across parts, broken files, classes, labels that disagree."""
 
 import json
 import os
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from unlabeled.data import KINDS, Data, Images, Skipped
 from unlabeled.data.audio import Sounds
 from unlabeled.data.near import SIDE, near_pairs, thumbnails
 from unlabeled.data.near import detailed as detailed_thumbnails
-from unlabeled.data.near_texts import near_texts
+from unlabeled.data.near_texts import LEAST_SHARE, near_texts
 from unlabeled.data.opening import Openable, parts
 from unlabeled.data.text import Texts
 from unlabeled.files import atomic
@@ -126,7 +127,7 @@ class Audit:
     flat: int
     """Images with too little detail to be compared, other than exactly."""
     copies: list[list[tuple[int, int]]]
-    """Samples of a part, by row, that have an equal sample in a part, by column, and that have only a near copy there."""
+    """Samples of the part in a row with an equal sample in the part in a column, and those with only a near copy."""
 
     @cached_property
     def starts(self) -> list[int]:
@@ -153,7 +154,12 @@ class Audit:
     @cached_property
     def near_across(self) -> list[NearPair]:
         """Near copies in two parts."""
-        return [pair for pair in self.near or [] if self.place(pair.first)[0] != self.place(pair.second)[0]]
+        return [pair for pair in self.near or [] if self._crosses(pair)]
+
+    @property
+    def near_ordered(self) -> list[NearPair]:
+        """All near copies, those in two parts first."""
+        return [*self.near_across, *(pair for pair in self.near or [] if not self._crosses(pair))]
 
     @cached_property
     def disagreements(self) -> list[list[int]]:
@@ -248,6 +254,9 @@ class Audit:
             (self.flat, f"Images with too little detail, compared only exactly: {self.flat:,}."),
         ]
         return [sentence for true, sentence in said if true] or [_CLEAN]
+
+    def _crosses(self, pair: NearPair) -> bool:
+        return self.place(pair.first)[0] != self.place(pair.second)[0]
 
     def _differ(self, numbers: Sequence[int]) -> bool:
         """Whether samples have different classes; names are not compared with numbers."""
@@ -405,18 +414,17 @@ def _near(
 ) -> tuple[list[NearPair], dict[str, float], int]:
     """Near copies among samples of some numbers, the lowest score of each kind, and the number of flat images."""
     starts = np.cumsum([0, *map(len, found)])
-    rows = [
-        numbers[(numbers >= low) & (numbers < high)] for low, high in zip(starts, starts[1:], strict=False)
-    ]
+    rows = [numbers[(numbers >= low) & (numbers < high)] for low, high in pairwise(starts)]
     pairs: list[NearPair] = []
     thresholds, flat = {}, 0
-    images = [
-        (p, r, s)
-        for p, r, s in zip(found, rows, starts[:-1].tolist(), strict=True)
-        if isinstance(p.data, Images)
-    ]
+    images, texts = [], []
+    for part, row, start in zip(found, rows, starts[:-1].tolist(), strict=True):
+        if isinstance(part.data, Images):
+            images.append((part.data, row, start))
+        elif isinstance(part.data, Texts):
+            texts.append((part.data, row, start))
     if images:
-        small = _small([(part.data, row - start) for part, row, start in images])
+        small = _small([(data, row - start) for data, row, start in images])
         own = torch.cat([row for _, row, _ in images])
         say(f"looking for near copies among {len(own):,} images")
         flat = int((~detailed_thumbnails(small)).sum())
@@ -424,22 +432,15 @@ def _near(
         thresholds["image"] = round(near.threshold, 3)
         columns = zip(own[near.pairs].tolist(), near.score.tolist(), near.mirrored.tolist(), strict=True)
         pairs += [NearPair(first, second, score, mirrored) for (first, second), score, mirrored in columns]
-    texts = [
-        (p, r, s)
-        for p, r, s in zip(found, rows, starts[:-1].tolist(), strict=True)
-        if isinstance(p.data, Texts)
-    ]
     if texts:
         own = torch.cat([row for _, row, _ in texts])
         say(f"looking for near copies among {len(own):,} texts")
-        content = [
-            part.data.texts[row] for part, numbers, start in texts for row in (numbers - start).tolist()
-        ]
-        chosen, share = near_texts(content)
-        thresholds["text"] = 0.8
-        pairs += [
-            NearPair(*two, score) for two, score in zip(own[chosen].tolist(), share.tolist(), strict=True)
-        ]
+        chosen, share = near_texts(
+            [data.texts[row] for data, numbers, start in texts for row in (numbers - start).tolist()]
+        )
+        thresholds["text"] = LEAST_SHARE
+        columns = zip(own[chosen].tolist(), share.tolist(), strict=True)
+        pairs += [NearPair(first, second, score) for (first, second), score in columns]
     return sorted(pairs, key=lambda pair: -pair.score), thresholds, flat
 
 
@@ -488,7 +489,9 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _parts_table(found: Sequence[Part]) -> list[str]:
-    rows = [("part", "samples", "classes", "unlabelled", "left out", "size: least, median, greatest")]
+    rows: list[tuple[str, ...]] = [
+        ("part", "samples", "classes", "unlabelled", "left out", "size: least, median, greatest")
+    ]
     for part in found:
         what, ends = part.size
         size = f"{', '.join(f'{end:,g}' for end in ends)} {what}" if ends else "-"
@@ -535,7 +538,7 @@ def _examples(found: Audit) -> list[str]:
         ),
         (
             f"{_many(found.near or (), 'pair')} of near copies, {len(found.near_across):,} across parts",
-            map(pair, sorted(found.near or (), key=lambda near: near not in found.near_across)),
+            map(pair, found.near_ordered),
         ),
         (
             f"{_many(found.disagreements, 'group')} of equal samples with different classes",
