@@ -110,6 +110,9 @@ def near_pairs(small: Tensor, *, seed: int = 0) -> NearPairs:
         seed: Seed of the sample to which the discriminants are fitted.
     """
     rows = detailed(small).nonzero().flatten()
+    if len(rows) < 2:
+        none = torch.zeros(0)
+        return NearPairs(none.long().view(0, 2), none, none.bool(), _LEAST_SCORE)
     small = small[rows]
     pairs, window, _ = _promising(small, _candidates(small, torch.Generator().manual_seed(seed)))
     pairs, score, mirrored = _aligned(small, pairs, window)
