@@ -2,9 +2,9 @@
 
     python benchmarks/audit.py [--images 100000] [--side 64] [--planted 100] [--data FOLDER]
 
-Without --data the images are made here: colours at several scales with a shape on top. Of some images copies are
-planted, of each kind so many: crops of at least 80 % of each side at any place, crops of exactly 80 %, JPEG of
-quality 60, mirrored, resized by half, and all at once. A pair that is no copy of the same image counts against the
+Without --data the images are made here: colours at several scales with a shape on top. Copies of some images are
+planted, of each kind so many: crops of at least 80 % of each side at any place, crops of exactly 80 %, JPEG of quality
+60, mirrored, resized by half, and mirrored crops as JPEG. A pair that is no copy of the same image counts against the
 precision, unless it is found without the planted copies, too (real data hold copies of their own).
 """
 
@@ -96,8 +96,8 @@ def main() -> None:
     words.add_argument("--data")
     told = words.parse_args()
     numbers = np.random.default_rng(0)
-    images = list(opened(told.data)) if told.data else list(made(told.images, told.side))
-    if told.data and len(images) > told.images:
+    images = list(opened(told.data)) if told.data else made(told.images, told.side)
+    if isinstance(images, list) and len(images) > told.images:
         images = [images[row] for row in numbers.choice(len(images), told.images, replace=False)]
     count, copies, planted = len(images), [], {}
     for name, change in CHANGES.items():
@@ -106,11 +106,8 @@ def main() -> None:
             copies.append(change(images[row], numbers))
 
     before, processor = time.perf_counter(), time.process_time()
-    if len({image.shape for image in images}) == 1:
-        small = torch.cat([near.thumbnails(block) for block in torch.stack(images).split(256)])
-        small = torch.cat([small, *(near.thumbnails(copy[None]) for copy in copies)])
-    else:
-        small = torch.cat([near.thumbnails(image[None]) for image in images + copies])
+    blocks = images.split(256) if isinstance(images, Tensor) else (image[None] for image in images)
+    small = torch.cat([near.thumbnails(block) for block in [*blocks, *(copy[None] for copy in copies)]])
     found = near.near_pairs(small)
     seconds, used = time.perf_counter() - before, time.process_time() - processor
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

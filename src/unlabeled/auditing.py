@@ -1,13 +1,12 @@
-"""What is wrong with data before anything is learned from it: copies, broken files, and labels that disagree."""
+"""What is wrong with data: copies within and across parts, broken files, classes, labels that disagree."""
 
-import itertools
 import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from unlabeled.data import KINDS, Data, Images, Skipped
 from unlabeled.data.audio import Sounds
 from unlabeled.data.near import SIDE, near_pairs, thumbnails
 from unlabeled.data.near import detailed as detailed_thumbnails
-from unlabeled.data.near_texts import near_texts
+from unlabeled.data.near_texts import LEAST_SHARE, near_texts
 from unlabeled.data.opening import Openable, parts
 from unlabeled.data.text import Texts
 from unlabeled.files import atomic
@@ -127,7 +126,7 @@ class Audit:
     flat: int
     """Images with too little detail to be compared, other than exactly."""
     copies: list[list[tuple[int, int]]]
-    """Samples of a part (row) that have an equal sample in a part (column), and that have only a near copy there."""
+    """Samples of the part in a row with an equal sample in the part in a column, and those with only a near copy."""
 
     @cached_property
     def starts(self) -> list[int]:
@@ -154,7 +153,12 @@ class Audit:
     @cached_property
     def near_across(self) -> list[NearPair]:
         """Near copies in two parts."""
-        return [pair for pair in self.near or [] if self.place(pair.first)[0] != self.place(pair.second)[0]]
+        return [pair for pair in self.near or [] if self._crosses(pair)]
+
+    @property
+    def near_ordered(self) -> list[NearPair]:
+        """All near copies, those in two parts first."""
+        return [*self.near_across, *(pair for pair in self.near or [] if not self._crosses(pair))]
 
     @cached_property
     def disagreements(self) -> list[list[int]]:
@@ -250,6 +254,9 @@ class Audit:
         ]
         return [sentence for true, sentence in said if true] or [_CLEAN]
 
+    def _crosses(self, pair: NearPair) -> bool:
+        return self.place(pair.first)[0] != self.place(pair.second)[0]
+
     def _differ(self, numbers: Sequence[int]) -> bool:
         """Whether samples have different classes; names are not compared with numbers."""
         labels: dict[bool, set[str]] = {True: set(), False: set()}
@@ -298,7 +305,7 @@ def audit(
     ]
     say(f"comparing {sum(map(len, found)):,} samples")
     digests = torch.cat(
-        [_digests(part.data) if part.data is not None else torch.zeros(0).long() for part in found]
+        [part.data.digests() if part.data is not None else torch.zeros(0).long() for part in found]
     )
     _, content = digests.unique(return_inverse=True)
     at = torch.arange(len(found)).repeat_interleave(torch.tensor([len(part) for part in found]))
@@ -351,27 +358,6 @@ def _opened(
     return found
 
 
-def _digests(data: Data) -> Tensor:
-    """A number for the content of each sample, int64, shape (samples,): equal samples have equal ones."""
-    numbers = []
-    for row in range(len(data)):
-        state = blake2b(digest_size=8)
-        if isinstance(data, Texts):
-            state.update(data.texts[row].encode("utf-8", "surrogatepass"))
-        else:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                batch = data.batch(torch.tensor([row]))
-            for name in sorted(set(batch) - {"index", "size"}):
-                values = batch[name].cpu()
-                if name == "image" and bool((values == values[:, :1]).all()):
-                    values = values[:, :1]  # grey is grey however many channels hold it
-                state.update(f"{name}{tuple(values.shape)}".encode())
-                state.update(np.ascontiguousarray(values.numpy()).data)
-        numbers.append(int.from_bytes(state.digest(), "little", signed=True))
-    return torch.tensor(numbers, dtype=torch.int64)
-
-
 def _groups(content: Tensor, at: Tensor) -> list[list[int]]:
     """Numbers of equal samples, those across parts first, then the largest groups first."""
     order = content.argsort(stable=True)
@@ -406,16 +392,17 @@ def _near(
 ) -> tuple[list[NearPair], dict[str, float], int]:
     """Near copies among samples of some numbers, the lowest score of each kind, and the number of flat images."""
     starts = np.cumsum([0, *map(len, found)])
-    rows = [numbers[(numbers >= low) & (numbers < high)] for low, high in itertools.pairwise(starts)]
+    rows = [numbers[(numbers >= low) & (numbers < high)] for low, high in pairwise(starts)]
     pairs: list[NearPair] = []
     thresholds, flat = {}, 0
-    images = [
-        (p, r, s)
-        for p, r, s in zip(found, rows, starts[:-1].tolist(), strict=True)
-        if isinstance(p.data, Images)
-    ]
+    images, texts = [], []
+    for part, row, start in zip(found, rows, starts[:-1].tolist(), strict=True):
+        if isinstance(part.data, Images):
+            images.append((part.data, row, start))
+        elif isinstance(part.data, Texts):
+            texts.append((part.data, row, start))
     if images:
-        small = _small([(part.data, row - start) for part, row, start in images])
+        small = _small([(data, row - start) for data, row, start in images])
         own = torch.cat([row for _, row, _ in images])
         say(f"looking for near copies among {len(own):,} images")
         flat = int((~detailed_thumbnails(small)).sum())
@@ -423,22 +410,15 @@ def _near(
         thresholds["image"] = round(near.threshold, 3)
         columns = zip(own[near.pairs].tolist(), near.score.tolist(), near.mirrored.tolist(), strict=True)
         pairs += [NearPair(first, second, score, mirrored) for (first, second), score, mirrored in columns]
-    texts = [
-        (p, r, s)
-        for p, r, s in zip(found, rows, starts[:-1].tolist(), strict=True)
-        if isinstance(p.data, Texts)
-    ]
     if texts:
         own = torch.cat([row for _, row, _ in texts])
         say(f"looking for near copies among {len(own):,} texts")
-        content = [
-            part.data.texts[row] for part, numbers, start in texts for row in (numbers - start).tolist()
-        ]
-        chosen, share = near_texts(content)
-        thresholds["text"] = 0.8
-        pairs += [
-            NearPair(*two, score) for two, score in zip(own[chosen].tolist(), share.tolist(), strict=True)
-        ]
+        chosen, share = near_texts(
+            [data.texts[row] for data, numbers, start in texts for row in (numbers - start).tolist()]
+        )
+        thresholds["text"] = LEAST_SHARE
+        columns = zip(own[chosen].tolist(), share.tolist(), strict=True)
+        pairs += [NearPair(first, second, score) for (first, second), score in columns]
     return sorted(pairs, key=lambda pair: -pair.score), thresholds, flat
 
 
@@ -487,7 +467,9 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _parts_table(found: Sequence[Part]) -> list[str]:
-    rows = [("part", "samples", "classes", "unlabelled", "left out", "size: least, median, greatest")]
+    rows: list[tuple[str, ...]] = [
+        ("part", "samples", "classes", "unlabelled", "left out", "size: least, median, greatest")
+    ]
     for part in found:
         what, ends = part.size
         size = f"{', '.join(f'{end:,g}' for end in ends)} {what}" if ends else "-"
@@ -534,7 +516,7 @@ def _examples(found: Audit) -> list[str]:
         ),
         (
             f"{_many(found.near or (), 'pair')} of near copies, {len(found.near_across):,} across parts",
-            map(pair, sorted(found.near or (), key=lambda near: near not in found.near_across)),
+            map(pair, found.near_ordered),
         ),
         (
             f"{_many(found.disagreements, 'group')} of equal samples with different classes",

@@ -246,13 +246,14 @@ def _open(split: Split, how: How) -> Sounds:
     block, about = kept(["sounds", split.fingerprint, how.sample_rate], decoded, folder_of(how.cache))
     broken = [Skipped(split.prefix + path, reason) for path, reason in about["skipped"]]
     refuse_broken(split.name, broken, len(about["paths"]), how.max_broken)
-    known = numbered(about["labels"], about["classes"])
+    paths = [split.prefix + path for path in about["paths"]]
+    known = numbered(split.stated(paths, about["labels"]), about["classes"])
     return Sounds(
         block.view(torch.int16),
         torch.tensor(about["lengths"], dtype=torch.int64),
         sample_rate=about["sample_rate"],
         name=split.name,
-        paths=[split.prefix + path for path in about["paths"]],
+        paths=paths,
         labels=known.tensor,
         classes=known.classes,
         factors={name: torch.tensor(values) for name, values in about["factors"].items()},

@@ -87,6 +87,8 @@ class Split(NamedTuple):
     skipped: list[Skipped]
     scale: Callable[[], "Scale"]
     """By what floats of the whole source are divided, found when it is asked for."""
+    stated: Callable[[Sequence[str], list[Any]], list[Any]] = lambda paths, values: values
+    """Labels of samples by their paths and those that were found with them."""
 
 
 class Scale(NamedTuple):
@@ -117,7 +119,7 @@ def find_splits(path: Path, name: str, label: str | None = None) -> dict[str, Sp
         films = not any(file.path.lower().endswith(SUFFIXES) for file in files) and any(
             file.path.lower().endswith(FILMS) for file in files
         )
-        found = find_files(path, name, FILMS if films else SUFFIXES, "sounds")
+        found = find_files(path, name, FILMS if films else SUFFIXES, "sounds", label)
         splits = {split: _of_files(source) for split, source in found.items()}
     everything = [split.fingerprint for split in splits.values()]  # the scale is that of all splits
 
@@ -280,7 +282,7 @@ def _of_files(source: Source) -> Split:
             yield Encoded(item.path, item.content, item.label, {})
 
     about = (source.fingerprint, read, reading.classes, reading.total, source.prefix, source.skipped)
-    return Split(source.name, *about, Scale)
+    return Split(source.name, *about, Scale, source.stated)
 
 
 class _Columns:

@@ -303,7 +303,7 @@ def find(source: Any, how: "How") -> Mapping[str, Callable[[], Data]]:
         )
     path, name = Path(source).expanduser(), os.fspath(source)
     try:
-        found = find_files(path, name, decode_video.SUFFIXES, "videos")
+        found = find_files(path, name, decode_video.SUFFIXES, "videos", how.label)
     except ValueError:
         pictures = tuple(suffix for suffix in decode.SUFFIXES if suffix != ".gif")
         found = find_files(path, name, pictures, "videos, or pictures beside sounds,")
@@ -360,7 +360,7 @@ def _opened(source: Source, how: "How", rate: int) -> Pairs:
     if not paths and unheard:
         raise ValueError(f"{source.name} must hold clips that can be heard, got {unheard[0].reason}")
     refuse_broken(source.name, broken, len(paths) + len(unheard), how.max_broken)
-    known = numbered(about["labels"], reading.classes)
+    known = numbered(source.stated(paths, about["labels"]), reading.classes)
     return Pairs(
         content,
         torch.tensor(about["clips"]),

@@ -14,8 +14,8 @@ by chance is therefore extrapolated from those that fall short of it, and the th
 for a twentieth of what is reported.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -37,7 +37,7 @@ _CANDIDATES, _PAIRS = 64, 500_000
 """Candidates of each image, and more where there are no more pairs than these in all."""
 _PARTNERS, _ALIGNED = 12, 150_000
 """Most candidates of one image that enter the third step, and more where there are no more pairs than these in all."""
-_BLOCK, _GROUP, _CHUNK = 1024, 64, 1024
+_BLOCK, _ROWS, _GROUP, _CHUNK = 1024, 512, 64, 1024
 _LOW = torch.tensor([0.0, 0.0, 0.1, 0.0, 0.1, 0.2])
 _HIGH = torch.tensor([1.0, 0.9, 1.0, 0.8, 0.9, 1.0])
 """Ends of the windows along one axis, in 0..1."""
@@ -94,7 +94,12 @@ def detailed(small: Tensor) -> Tensor:
     Returns:
         bool, shape (images,).
     """
-    (found,) = _in_blocks(lambda planes: (_detail(_reduced(planes[:, :1])).square().mean((1, 2, 3)),), small)
+
+    def strength(planes: Tensor) -> tuple[Tensor]:
+        inner = _detail(_reduced(planes[:, :1]))[..., 2:-2, 2:-2]  # a blur bends even slopes at the edges
+        return (inner.square().mean((1, 2, 3)),)
+
+    (found,) = _in_blocks(strength, small)
     return found.sqrt() >= _LEAST_DETAIL
 
 
@@ -102,14 +107,17 @@ def near_pairs(small: Tensor, *, seed: int = 0) -> NearPairs:
     """Find images that are probably copies of one another.
 
     Copies are crops of at least 80 % of each side, mirror images, images of half the size or compressed as JPEG, and
-    combinations of these. Leave exact copies out beforehand: they would fill the list of candidates of an image.
-    In large groups of copies not all pairs are listed, but the listed ones connect them.
+    combinations of these. Exact copies should be left out beforehand, as they would fill the list of candidates of an
+    image. In large groups of copies not all pairs are listed, but the listed ones connect them.
 
     Args:
         small: As `thumbnails` returns them, at least those with detail (see `detailed`).
         seed: Seed of the sample to which the discriminants are fitted.
     """
     rows = detailed(small).nonzero().flatten()
+    if len(rows) < 2:
+        none = torch.zeros(0)
+        return NearPairs(none.long().view(0, 2), none, none.bool(), _LEAST_SCORE)
     small = small[rows]
     pairs, window, _ = _promising(small, _candidates(small, torch.Generator().manual_seed(seed)))
     pairs, score, mirrored = _aligned(small, pairs, window)
@@ -122,14 +130,11 @@ def near_pairs(small: Tensor, *, seed: int = 0) -> NearPairs:
 def _threshold(score: Tensor) -> float:
     """The lowest score at which chance accounts for a small share of the pairs that reach it.
 
-    The number of chance pairs with a score above s is taken to be c (1 - s)^k, with c and k from the pairs in two
-    bands of scores that few copies have: k is 2 to 5 on characters and 5 or more on radiographs, so the estimate is
-    on the safe side.
+    The number of chance pairs with a score above s is taken to be c (1 - s)^k, and c and k from the pairs in two bands
+    of scores that few copies have: on characters k is 2 to 5, on radiographs 5 and rising with s.
     """
     far, middle, close = (1 - limit for limit in _BANDS)
-    first, second = (
-        max(1, int(((score >= low) & (score < high)).sum())) for low, high in itertools.pairwise(_BANDS)
-    )
+    first, second = (max(1, int(((score >= low) & (score < high)).sum())) for low, high in pairwise(_BANDS))
     powers = torch.linspace(*_POWERS, 61).tolist()
     ratios = [(far**power - middle**power) / (middle**power - close**power) for power in powers]
     power = min(zip(powers, ratios, strict=True), key=lambda item: abs(item[1] - first / second))[0]
@@ -243,7 +248,7 @@ def _features(planes: Tensor) -> tuple[Tensor, Tensor]:
             mirrored = -mirrored
         even.append((left + mirrored).flatten(1) / 2)
         odd.append((left - mirrored).flatten(1) / 2)
-    for first, second in itertools.pairwise(shades):
+    for first, second in pairwise(shades):
         even.append((first.flatten(2) @ second.flatten(2).mT / first[0, 0].numel()).sqrt().flatten(1))
     return torch.cat(even, 1), torch.cat(odd, 1)
 
@@ -319,12 +324,12 @@ def _likeliest(even: Tensor, odd: Tensor, bias: Tensor) -> Tensor:
     """
     count = len(even)
     groups, best = -(-count // _GROUP), min(max(_CANDIDATES, 2 * _PAIRS // count), count - 1)
-    scores = torch.full((_BLOCK, groups * _GROUP), -torch.inf)
+    scores = torch.full((_ROWS, groups * _GROUP), -torch.inf)
     rows = []
-    for start in range(0, count, _BLOCK):
-        block = scores[: min(_BLOCK, count - start)]
+    for start in range(0, count, _ROWS):
+        block = scores[: min(_ROWS, count - start)]
         ratio = block[:, :count]
-        ratio.copy_((odd[start : start + _BLOCK] @ odd.T).abs_().addmm_(even[start : start + _BLOCK], even.T))
+        ratio.copy_((odd[start : start + _ROWS] @ odd.T).abs_().addmm_(even[start : start + _ROWS], even.T))
         ratio -= bias
         ratio.diagonal(start).fill_(-torch.inf)
         grouped = block.view(len(block), groups, _GROUP)
@@ -375,17 +380,18 @@ def _fits(small: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
     (whole,) = _in_blocks(lambda planes: (_unit(_apply(stretches[0], planes, stretches[0])),), small)
     whole = torch.stack([whole, whole.flip(-1)], 1).flatten(2)
     order = pairs[:, 0].argsort(stable=True)
-    partners = pairs[order, 1].split(pairs[:, 0].bincount(minlength=len(small)).tolist())
-    fits, windows = [], []
-    for start in range(0, len(small), _BLOCK // 4):
-        planes = _planes(small[start : start + _BLOCK // 4])[:, None, None]
-        parts = _apply(stretches[:, None, None], planes, stretches[:, None]).flatten(1, 2)
-        for part, others in zip(_unit(parts).flatten(2), partners[start : start + len(parts)], strict=True):
-            best = (whole[others] @ part.T).flatten(1).max(1)
-            fits.append(best.values)
-            windows.append(best.indices)
+    partners = pairs[order, 1]
+    ends = pairs[:, 0].bincount(minlength=len(small)).cumsum(0).tolist()
     fit, window = torch.empty(len(pairs)), torch.empty(len(pairs), dtype=torch.int64)
-    fit[order], window[order] = torch.cat(fits), torch.cat(windows)
+    row = done = 0
+    for block in small.split(_BLOCK // 4):
+        planes = _planes(block)[:, None, None]
+        parts = _apply(stretches[:, None, None], planes, stretches[:, None]).flatten(1, 2)
+        for part in _unit(parts).flatten(2):
+            places = order[done : ends[row]]
+            best = (whole[partners[done : ends[row]]] @ part.T).flatten(1).max(1)
+            fit[places], window[places] = best.values, best.indices
+            row, done = row + 1, ends[row]
     return fit, window
 
 

@@ -5,17 +5,18 @@ and white space, so no language needs words. The share is estimated by MinHash w
 that agree in four neighbouring bins anywhere are compared.
 """
 
-import itertools
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["near_texts"]
+__all__ = ["LEAST_SHARE", "near_texts"]
 
 _LENGTH, _BINS, _BAND = 8, 128, 4
-_LEAST = 0.8
+LEAST_SHARE = 0.8
+"""Share of stretches of characters in common from which texts are copies."""
 _EMPTY = np.uint64(2**64 - 1)
 
 
@@ -37,11 +38,11 @@ def near_texts(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         for row, part in enumerate(signatures[:, band : band + _BAND]):
             buckets.setdefault(part.tobytes(), []).append(row)
         for rows in buckets.values():
-            candidates |= {(rows[0], row) for row in rows[1:]} | set(itertools.pairwise(rows))
+            candidates |= {(rows[0], row) for row in rows[1:]} | set(pairwise(rows))
     pairs = torch.tensor(sorted(candidates), dtype=torch.int64).reshape(-1, 2)
     first, second = (signatures[pairs[:, side].numpy()] for side in (0, 1))
     share = torch.from_numpy((first == second).mean(1)) if len(pairs) else torch.zeros(0)
-    return pairs[share >= _LEAST], share[share >= _LEAST].float()
+    return pairs[share >= LEAST_SHARE], share[share >= LEAST_SHARE].float()
 
 
 def _signature(text: str) -> np.ndarray:

@@ -70,8 +70,8 @@ _ENDINGS = {
 }
 """Endings of files by which a kind is told where nobody names it; all else is taken for images."""
 _PACKED = re.compile(r"(?i)\.(gz|bz2|zst)$")
-_WITH_COLUMNS = ("image", "text", "audio")
-"""Kinds of data that may come in tables, of which one column may be named as that of the labels."""
+_WITH_COLUMNS = ("image", "text", "audio", "video", "audio-visual")
+"""Kinds of data that may come in tables or beside one, of which one column may be named as that of the labels."""
 _REASONS = 3
 _LOOKED_AT = 3
 _DOCUMENT = re.compile(r"(?i)\.(txt|md|rst)(\.(gz|bz2|zst))?$")
@@ -137,8 +137,8 @@ def open_data(
             to be images (.txt, .json, hidden ones) are listed as skipped, but not counted.
         cache: Folder for decoded images, $UNLABELED_CACHE or ~/.cache/unlabeled if None; False keeps none.
         progress: Called with the images done so far and their number, None where that is unknown.
-        label: Column of the labels in a table of images, texts or sounds, or in one beside image files; None looks
-            for a usual name (`labels.COLUMNS`).
+        label: Column of the labels in a table of samples, or in one beside the files; None looks for a usual name
+            (`labels.COLUMNS`).
         encoding: Encoding of texts, such as gbk or cp1252; None finds out, and with a ? behind it the encoding is only
             that of files that are neither UTF-8 nor UTF-16.
         text_column: Column of a table that holds the texts, or several with commas between them, which are joined;

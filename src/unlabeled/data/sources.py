@@ -91,6 +91,10 @@ class Source:
     label: str | None = None
     """Column of labels that is still to be found in what the items tell of themselves."""
 
+    def stated(self, paths: Sequence[str], values: list[Any]) -> list[Any]:
+        """Labels of samples: those that tables beside the files state, else the ones that the items had."""
+        return values if self.labels is None else [self.labels.get(path) for path in paths]
+
 
 @uncollected()
 def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Source]:
@@ -258,17 +262,22 @@ def of_paths(
 
 
 @uncollected()
-def find_files(path: Path, name: str, suffixes: tuple[str, ...], what: str) -> dict[str, Source]:
+def find_files(
+    path: Path, name: str, suffixes: tuple[str, ...], what: str, label: str | None = None
+) -> dict[str, Source]:
     """Sources by split of files of any kind, one sample each, perhaps in class folders and these in split folders.
+
+    Tables beside the files may say what they are, and which part each is of, as beside images.
 
     Args:
         path: A folder, or one file.
         name: What messages call it.
         suffixes: Endings of the files' names, in lower case, with the dot.
         what: What messages call the files, a plural.
+        label: Column of labels in a table beside the files; None looks for a usual name.
 
     Raises:
-        ValueError: Nothing of that kind is there.
+        ValueError: Nothing of that kind is there, or no table has the column.
     """
     found = Walk([File.of(path.name, path.stat())], [], 0) if path.is_file() else walk(path)
     root = path.parent if path.is_file() else path
@@ -279,9 +288,16 @@ def find_files(path: Path, name: str, suffixes: tuple[str, ...], what: str) -> d
         raise ValueError(f"no {what} in {name}; expected {', '.join(suffixes)} files, found {listing}")
     others = [file for file in found.files if not file.path.lower().endswith(suffixes)]
     skipped = [skip for skip in found.skipped if Path(skip.path).suffix.lower() in suffixes]
-    skipped += [Skipped(file.path, f"not among the {what}") for file in others]
+    lists = [file for file in others if file.ends((*listings.LISTS, *tables.ENDINGS))]
+    known = listings.known_of(root, files, lists, label)
+    reasons = {skip.path: skip.reason for skip in known.skipped}
+    skipped += [
+        Skipped(file.path, reasons.get(file.path, f"not among the {what}"))
+        for file in others
+        if file.path not in known.used
+    ]
     skipped = [Skipped(os.path.join(root, skip.path), skip.reason) for skip in sorted(skipped)]
-    return _class_folders(root, name, files, skipped, 0)
+    return _class_folders(root, name, files, skipped, 0, known)
 
 
 def _why_not(file: File, suffixes: tuple[str, ...]) -> str:

@@ -154,7 +154,7 @@ def find_texts(path: Path, reader: Reader) -> Mapping[str, Callable[[], Rows]]:
             return {"all": partial(_single, path, reader)}
         return {
             split: partial(_files, source, reader)
-            for split, source in find_files(path, reader.name, endings, "texts").items()
+            for split, source in find_files(path, reader.name, endings, "texts", reader.label).items()
         }
     files = [file for file in found.files if file.path.lower().endswith(endings)]
     if len(files) > 1:  # such as package.json and the like, which are no data
@@ -271,6 +271,7 @@ def _files(source: Source, reader: Reader) -> Rows:
         text = _decoded(content, path, rows, decoder)
         if text is not None:
             rows.add(text, path, label)
+    rows.labels = source.stated(rows.paths, rows.labels)
     decoder.tell()
     return rows
 

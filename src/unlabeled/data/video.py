@@ -318,7 +318,7 @@ def find(
     suffixes = (*decode_video.SUFFIXES, ".npy")
     files = [path.name] if path.is_file() else [file.path for file in walk(path).files]
     if any(file.lower().endswith(suffixes) for file in files):
-        found = find_files(path, name, suffixes, "videos")
+        found = find_files(path, name, suffixes, "videos", how.label)
         return {split: partial(_decoded, part, how, None) for split, part in found.items()}
     if any(file.lower().endswith(decode.SUFFIXES) for file in files):
         found = find_files(path, name, decode.SUFFIXES, "videos or frames")
@@ -347,13 +347,14 @@ def _decoded(source: Source, how: How, frames_below: Path | None) -> Videos:
     pixels, about = kept(key, write, folder_of(how.cache))
     broken = [Skipped(source.prefix + path, reason) for path, reason in about["skipped"]]
     refuse_broken(source.name, broken, len(about["paths"]), how.max_broken)
-    known = numbered(about["labels"], about["classes"])
+    paths = [source.prefix + path for path in about["paths"]]
+    known = numbered(source.stated(paths, about["labels"]), about["classes"])
     return Videos(
         pixels,
         torch.tensor(about["counts"]),
         (channels, *about["size"]),
         name=source.name,
-        paths=[source.prefix + path for path in about["paths"]],
+        paths=paths,
         fps=torch.tensor(about["fps"]),
         labels=known.tensor,
         classes=known.classes,

@@ -36,7 +36,6 @@ def write_page(found: Audit, path: str | Path) -> Path:
         f'<h1>{escape(title)}</h1><p class="lead">Copies, broken files, classes and labels, before anything is learned '
         f'from it.</p><div class="verdict">{_verdict(found)}</div>'
     )
-    across = sorted(found.near or (), key=lambda pair: pair not in found.near_across)
     body = [
         page.section(
             "parts", "Parts", "What was read. Sizes are those of the decoded samples.", _parts(found.parts)
@@ -71,7 +70,7 @@ def write_page(found: Audit, path: str | Path) -> Path:
             "Near copies",
             "Cropped, mirrored, resized or compressed again, or texts that have most in common; pairs across parts "
             "come first. Beneath each pair: how well its details agree, at most 1.",
-            _groups(found, across),
+            _groups(found, found.near_ordered),
         ),
         page.section("classes", "Classes", "Samples of each class in each part.", _classes(found)),
         page.section(

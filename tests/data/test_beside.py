@@ -1,0 +1,62 @@
+"""Tables beside sounds, texts and videos say what these are, as they do beside images."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unlabeled.data import open_data, open_splits
+
+
+def sounds(folder: Path, count: int = 8) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    folder.mkdir(parents=True)
+    for number in range(count):
+        soundfile.write(folder / f"{number}.wav", 0.1 * np.sin(np.arange(800) * (number + 1) / 9), 8_000)
+
+
+def names(data) -> list[str | None]:
+    if data.labels is None:
+        return [None] * len(data)
+    return [data.classes[label] if label >= 0 else None for label in data.labels.tolist()]
+
+
+def test_labels_of_sounds_are_those_of_the_table_beside_them(tmp_path: Path) -> None:
+    sounds(tmp_path / "audio")
+    rows = [f"{n}.wav,{n % 5},{n % 2},{'ab'[n % 2]}" for n in range(8)]
+    (tmp_path / "meta.csv").write_text("\n".join(["filename,fold,target,category", *rows]))
+    assert names(open_data(tmp_path, kind="audio")) == ["0", "1"] * 4
+    assert names(open_data(tmp_path, kind="audio", label="category")) == ["a", "b"] * 4
+    (tmp_path / "meta.csv").write_text(
+        "\n".join(["filename,label", *[f"{n}.wav,{n % 2 * 2 - 1}" for n in range(8)]])
+    )
+    assert names(open_data(tmp_path, kind="audio")) == ["-1", "1"] * 4, "cached sounds get new labels"
+
+
+def test_sentences_that_were_read_aloud_are_no_classes(tmp_path: Path) -> None:
+    sounds(tmp_path / "clips")
+    rows = [f"{n}.wav\tThis is what speaker {n} said\tUS" for n in range(8)]
+    (tmp_path / "validated.tsv").write_text("\n".join(["path\tsentence\taccent", *rows]))
+    assert open_data(tmp_path, kind="audio").labels is None
+
+
+def test_parts_of_the_table_are_those_of_the_data(tmp_path: Path) -> None:
+    sounds(tmp_path / "clips")
+    rows = [f"{n}.wav,{'ab'[n % 2]},{'test' if n > 5 else 'train'}" for n in range(8)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label,split", *rows]))
+    train, test = open_splits(tmp_path, kind="audio")
+    assert (len(train), len(test)) == (6, 2) and names(test) == ["a", "b"]
+
+
+def test_labels_of_texts_and_videos_too(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    for number in range(8):
+        (tmp_path / "texts" / f"{number}.txt").write_text(f"Text number {number} " * 50)
+    rows = [f"{n}.txt,{n % 2 == 0}" for n in range(8)]
+    (tmp_path / "texts" / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    assert names(open_data(tmp_path / "texts", kind="text")) == ["True", "False"] * 4
+    (tmp_path / "videos").mkdir()
+    for number in range(4):
+        np.save(tmp_path / "videos" / f"{number}.npy", np.zeros((3, 8, 8), np.uint8))
+    (tmp_path / "videos" / "labels.csv").write_text("name,label\n0.npy,a\n1.npy,b\n2.npy,a\n3.npy,\n")
+    assert names(open_data(tmp_path / "videos", kind="video")) == ["a", "b", "a", None]
