@@ -50,8 +50,8 @@ class Turn(NamedTuple):
 
     best: Measured
     now: Measured
-    count: int
-    """Measurements since the lowest one."""
+    measurements: int
+    """How many there were since the lowest one."""
 
 
 def divide(data: Data, share: float, seed: int) -> Divided:

@@ -57,7 +57,7 @@ class Settings:
         skip_nan: Steps with a loss or gradient that is not finite that are left out before the run stops.
         encoding: Encoding of texts, such as gbk or cp1252, instead of the one that is found out.
         text_column: Column of a table that holds the texts, or several with commas between them, to be joined.
-        segmenter: What cuts texts without spaces into words: characters, jieba or MODULE:FUNCTION.
+        segmenter: What cuts texts without spaces into words: characters, jieba or pythainlp.
         devices: Processes on this machine.
         nodes: Machines.
     """

@@ -389,7 +389,7 @@ class _Loop:
         best, now = turn.best, turn.now
         unit = "epochs" if self.between == self.steps_per_epoch else "measurements"
         words = (
-            f"loss on held-out {self.data.unit} has risen for {turn.count} {unit} since step {best.step:,} "
+            f"loss on held-out {self.data.unit} has risen for {turn.measurements} {unit} since step {best.step:,} "
             f"({best.loss:.4g} -> {now.loss:.4g}) while the training loss fell "
             f"({best.training_loss:.4g} -> {now.training_loss:.4g}): the model is memorising"
         )

@@ -1,5 +1,8 @@
 """Words of texts: what a word is, which are kept, and stretches that lose none of them."""
 
+import sys
+from types import ModuleType
+
 import pytest
 import torch
 
@@ -117,14 +120,21 @@ def test_characters_of_scripts_without_spaces_are_words(text, words):
     assert splitter("characters")(text) == words
 
 
-def test_an_installed_function_cuts_words_and_their_case_and_marks_go_as_always():
-    assert splitter("textwrap:wrap")("One, TWO three") == ["one", "two", "three"]
+def test_an_installed_library_cuts_words_and_their_case_and_marks_go_as_always(monkeypatch):
+    library = ModuleType("jieba")
+    library.lcut = str.split  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "jieba", library)
+    assert splitter("jieba")("One, TWO three") == ["one", "two", "three"]
     assert splitter(None) is split
 
 
-@pytest.mark.parametrize(
-    "segmenter", ["nonsense", "jieba2:cut", "textwrap:nothing", "textwrap", ":", "math:pi"]
-)
+def test_a_library_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jieba", None)
+    with pytest.raises(ValueError, match="segmenter jieba needs its library: pip install jieba"):
+        splitter("jieba")
+
+
+@pytest.mark.parametrize("segmenter", ["nonsense", "jieba2:cut", "os:system", "builtins:exec", ":"])
 def test_segmenters_that_are_none_are_refused_by_name(segmenter):
     with pytest.raises(ValueError, match=f"segmenter must be one .*got {segmenter}"):
         splitter(segmenter)

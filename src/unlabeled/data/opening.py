@@ -143,7 +143,7 @@ def open_data(
             that of files that are neither UTF-8 nor UTF-16.
         text_column: Column of a table that holds the texts, or several with commas between them, which are joined;
             None chooses, and so does a name with a ? behind it where there is no such column.
-        segmenter: What cuts texts without spaces into words: characters, jieba or MODULE:FUNCTION.
+        segmenter: What cuts texts without spaces into words: characters, jieba or pythainlp.
         group: What says which samples are not independent, so that they are never divided: a column of a table
             or a factor such as `speaker`; a regular expression with one part in brackets, such as
             `(speaker\\d+)_`, which is looked for in each path below the source; `folder`, for the files of one
