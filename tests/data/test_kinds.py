@@ -47,7 +47,8 @@ def test_unknown_kinds_and_paths_are_refused_by_name() -> None:
 
 def test_pictures_are_kept_no_smaller_than_the_encoder_needs() -> None:
     assert store_size("image", None) == 160 and store_size("image", 224) == 224
-    assert store_size("video", None) is None and store_size("video", 224) == 224
+    assert store_size("video", None) == 112 and store_size("video", 224) == 224
+    assert store_size("text", None) is None
 
 
 def test_refusal_of_broken_files_names_the_share_and_the_reasons() -> None:

@@ -96,8 +96,8 @@ def test_a_label_that_cannot_be_looked_up_is_refused():
     for source in ("digits", torch.zeros(2, 1, 4, 4, dtype=torch.uint8)):
         with pytest.raises(ValueError, match="label must be left out for"):
             open_data(source, label="x")
-    with pytest.raises(ValueError, match="label must be left out for data of kind video"):
-        open_data("balls", label="x")
+    with pytest.raises(ValueError, match="label must be left out for data of kind cameras"):
+        open_data("orbit", label="x")
 
 
 def test_tables_of_folders_name_the_images_in_them(tmp_path):

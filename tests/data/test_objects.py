@@ -132,7 +132,7 @@ def test_a_sample_that_cannot_be_read_is_skipped_with_its_reason():
         ([1, 2], "samples of list must be images, or images and labels, got int"),
         (Pairs([]), "no images in Pairs: it is empty"),
         (["gone.png"], "must be a list of paths of images, got 1 that are not there: .*gone.png"),
-        (list(torch.randn(3, 3, 4, 4)), "must be uint8 in 0..255 or floats in 0..1, got floats in -"),
+        (list(torch.full((3, 3, 4, 4), torch.nan)), "no pixel is a finite number"),
         ({"train": {"a": [], "b": []}}, "got list"),
     ],
 )

@@ -204,7 +204,7 @@ def test_tables_of_labels_and_texts(tmp_path: Path, ending: str) -> None:
     (tmp_path / f"test.{ending}").write_text(f"2{tab}third\n")
     train, test = open_splits(tmp_path)
     assert isinstance(train, Texts) and train.texts == ['a "quoted" text', "second"]
-    assert train.classes == ["10", "2"] and train.labels is not None and test.labels is not None
+    assert train.classes == ["2", "10"] and train.labels is not None and test.labels is not None
     assert [train.classes[label] for label in train.labels.tolist()] == ["10", "2"]
     assert test.classes == train.classes and test.labels.tolist() == [1]
 

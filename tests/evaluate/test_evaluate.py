@@ -297,7 +297,7 @@ def test_network_of_the_users_own_has_a_random_twin_or_says_why_not():
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     assert not torch.equal(weights[1], before["trunk.model.weight"])
     assert all(torch.equal(value, before[name]) for name, value in own.state_dict().items())
-    with pytest.raises(ValueError, match=r"controls must be raw or none .* got Fixed"):
+    with pytest.raises(ValueError, match=r"controls must be raw or none .* got trunk.model.weight of Fixed"):
         controls.untrained(encoders.wrap(Fixed(), image_size=16))
 
 

@@ -74,6 +74,8 @@ _WITH_COLUMNS = ("image", "text", "audio", "video", "audio-visual")
 """Kinds of data that may come in tables or beside one, of which one column may be named as that of the labels."""
 _REASONS = 3
 _LOOKED_AT = 3
+_TEXTS_BESIDE = 5
+"""Files for each picture, sound or video, up to which the texts among them are taken for labels or captions."""
 _DOCUMENT = re.compile(r"(?i)\.(txt|md|rst)(\.(gz|bz2|zst))?$")
 """Names of files that are one text each."""
 
@@ -255,8 +257,8 @@ def kind_of(source: Openable) -> str:
         for kind, endings in _ENDINGS.items()
     }
     total = len(files)
-    pictures = sum(count for ending, count in found.items() if ending.lower() in SUFFIXES)
-    if 3 * (pictures + sum(counts.values()) - counts["text"]) >= total:
+    pictures = sum(count for ending, count in found.items() if ending.lower() in (*SUFFIXES, ".arrow"))
+    if _TEXTS_BESIDE * (pictures + sum(counts.values()) - counts["text"]) >= total:
         total -= counts.pop("text")  # texts beside the others, such as their labels, are no data of their own
     kind, count = max(counts.items(), key=lambda item: item[1])
     kind = kind if 2 * count > total else "image"
