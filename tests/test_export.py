@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 from types import SimpleNamespace
 
 import numpy as np
@@ -137,8 +138,8 @@ def test_missing_packages_are_named_with_the_extra(monkeypatch: pytest.MonkeyPat
 def test_features_that_differ_leave_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     honest = encoders.load
 
-    def tampered(path: Path) -> encoders.Encoder:
-        encoder = honest(path)
+    def tampered(path: Path, network: Any = None) -> encoders.Encoder:
+        encoder = honest(path, network)
         encoder.adapt.mean += 0.01
         return encoder
 

@@ -359,12 +359,12 @@ def _shrunk_bands(pixels: NDArray[Any], store_size: int) -> NDArray[Any]:
     if scale == 1:
         return np.ascontiguousarray(pixels)
     size = max(1, round(height * scale)), max(1, round(width * scale))
-    exact = torch.float64 if pixels.dtype.itemsize > 4 or pixels.dtype == np.int32 else torch.float32
+    exact = np.float64 if pixels.dtype.itemsize > 4 or pixels.dtype == np.int32 else np.float32
     shrunk = np.empty((len(pixels), *size), pixels.dtype)
     for band, values in enumerate(pixels):  # one at a time, for this takes several times their memory
         values, _ = levels.finite(np.ascontiguousarray(values))
         low, high = values.min(), values.max()
-        image = torch.from_numpy(values.astype(np.float64)).to(exact)[None, None]
+        image = torch.from_numpy(values.astype(exact))[None, None]
         resized = F.interpolate(image, size, mode="bicubic", antialias=True)[0, 0].numpy()
         shrunk[band] = np.clip(resized if values.dtype.kind == "f" else np.rint(resized), low, high)
     return shrunk
