@@ -206,7 +206,7 @@ def test_tables_of_labels_and_texts(tmp_path: Path, ending: str) -> None:
     assert isinstance(train, Texts) and train.texts == ['a "quoted" text', "second"]
     assert train.classes == ["2", "10"] and train.labels is not None and test.labels is not None
     assert [train.classes[label] for label in train.labels.tolist()] == ["10", "2"]
-    assert test.classes == train.classes and test.labels.tolist() == [1]
+    assert test.classes == train.classes and test.labels.tolist() == [0]
 
 
 def test_tables_with_a_head_are_read_by_name(tmp_path: Path) -> None:
