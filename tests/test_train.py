@@ -777,3 +777,22 @@ def test_waiting_threads_give_way_unless_the_user_says_otherwise(
     for module in ("unlabeled", "unlabeled.cli"):
         done = subprocess.run([sys.executable, "-c", program.format(module)], **run)
         assert done.stdout.split() == expected
+
+
+def test_resuming_opens_texts_as_they_were_opened(tmp_path: Path) -> None:
+    lines = [f"{row % 3},the note {row} on it,the long text {row % 7} of sample {row}" for row in range(40)]
+    (tmp_path / "texts.csv").write_text("\n".join(["label,note,body", *lines]))
+    opened: dict[str, Any] = {"text_column": "note", "encoding": "cp1252", "max_broken": 0.5}
+    run = unlabeled.pretrain(
+        "skipgram",
+        tmp_path / "texts.csv",
+        encoder="words-8-min1",
+        steps=2,
+        out=tmp_path / "run",
+        quiet=True,
+        **opened,
+    )
+    longer = unlabeled.pretrain(
+        "skipgram", tmp_path / "texts.csv", steps=4, out=run.path, resume=True, quiet=True
+    )
+    assert longer.config["settings"] | opened == longer.config["settings"] and longer.history[-1]["step"] == 4
