@@ -147,7 +147,7 @@ def test_resume_refuses_other_options_and_other_data(tmp_path: Path) -> None:
     other = pictures()
     other[-1] = 0
     with pytest.raises(
-        ValueError, match=r"1 of 16 samples looked at have another content, such as sample 23"
+        ValueError, match=r"1 of 16 samples looked at have different content, such as sample 23"
     ):
         unlabeled.pretrain("simclr", open_data(other), **again)
 
@@ -643,7 +643,7 @@ def test_a_run_is_trained_longer_with_a_schedule_of_its_own(
     assert rates == [train.learning_rate(place, 6, 0.5) for place in range(6)] + [
         train.learning_rate(place, 9, 0.5) for place in range(9)
     ]
-    assert "trained longer, from step 6 to 15" in capsys.readouterr().err
+    assert "training continues from step 6 to 15" in capsys.readouterr().err
     assert run.config["ends"] == [6] and run.config["settings"]["epochs"] == 5
     assert [entry["epoch"] for entry in run.history] == [1, 2, 3, 4, 5]
     unlabeled.pretrain("simclr", pictures(), epochs=5, **again)  # nothing is left to be done

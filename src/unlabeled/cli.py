@@ -220,8 +220,8 @@ def evaluate(
         seed: Seed of the draws.
         device: auto, cpu or cuda.
         label: Column of the labels, where several or none have a usual name.
-        group: What says which samples are not independent, so that they are never divided: a column of a table, an
-            expression for paths such as '(speaker[0-9]+)_' with one part in brackets, folder, or none.
+        group: Groups of samples that stay in one part, as they are not independent: a column of a table, a regular
+            expression for paths such as '(speaker[0-9]+)_' with one capture group, folder, or none.
     """
     from unlabeled.evaluate import evaluate as measure
     from unlabeled.run import load
@@ -279,7 +279,7 @@ def compare(
         probe: Any of the probes or tasks of evaluate, with commas between them.
         labels_per_class: Numbers of labels, shares of each class, or all: 1,10,1%,all.
         controls: Any of raw, random, rescaled, supervised; none switches them off.
-        group: What says which samples are not independent, as in evaluate.
+        group: Groups of samples that are not independent, as in evaluate.
         out: Folder of the runs and the report; the next free runs/compare if left out.
     """
     if len(methods_and_data) < 2:
@@ -390,7 +390,7 @@ def embed(
     Args:
         out: File whose ending says how it is written: .parquet, .csv, .npz, or .npy for the features alone.
         device: auto, cpu or cuda.
-        text_column: Column of a table that holds the texts, or several with commas between them, to be joined.
+        text_column: Column of the texts in a table, or several with commas between them, which are joined.
     """
     from unlabeled.evaluate import embed as compute
     from unlabeled.run import load
@@ -429,14 +429,14 @@ def audit(
     """Look for copies within and across the parts of data, broken files, and labels that disagree.
 
     Equal samples are found in data of every kind; near copies among images (cropped, mirrored, resized, compressed
-    again) and among texts. The exit status is 0 whatever is found, unless --strict is given.
+    again) and among texts. The exit status is 0 whatever it finds, unless --strict is given.
 
     Args:
         sources: Built-in sets, folders, files or hub names; all splits of each are compared.
-        kind: image, text, audio, video, audio-visual, cameras or trajectory; told from the files if left out.
-        near: Whether near copies are looked for, not only equal samples.
-        json: File to which everything that was found is written.
-        out: HTML file with pictures of what was found.
+        kind: image, text, audio, video, audio-visual, cameras or trajectory; detected from the files if left out.
+        near: Whether to look for near copies too, not only for equal samples.
+        json: JSON file for all findings.
+        out: HTML file with pictures of the findings.
         strict: Exit with status 1 where equal samples or near copies are in several parts, where equal samples have
             different classes, or where nothing could be read.
     """

@@ -217,7 +217,7 @@ def _refuse_other_data(stored: dict[str, Any], data: Data, folder: Path) -> None
         path = data.paths[int(differ[0])]
         raise ValueError(
             f"data must be what {folder} was trained on to resume it, got {data.name}, where {len(differ)} of "
-            f"{len(content)} samples looked at have another content, such as sample {differ[0]} ({path})"
+            f"{len(content)} samples looked at have different content, such as sample {differ[0]} ({path})"
         )
 
 

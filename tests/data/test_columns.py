@@ -205,7 +205,7 @@ def test_truth_values_and_negative_numbers_are_classes(tmp_path: Path) -> None:
 def test_a_table_without_texts_lists_its_columns(tmp_path: Path) -> None:
     content = "id,code\n" + rows(lambda n: n, lambda n: f"A{n}")
     with pytest.raises(
-        ValueError, match="must have a column of texts, got id, code; --text-column names one"
+        ValueError, match="must have a column of texts, got id, code; choose one with --text-column"
     ):
         opened(tmp_path, "a.csv", content)
 

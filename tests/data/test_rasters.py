@@ -87,7 +87,8 @@ def test_pages_are_one_image_or_images_or_bands(tmp_path):
         tifffile.imwrite(tmp_path / f"{dtype}.tif", pages, photometric="minisblack")
         (first,) = read(tmp_path / f"{dtype}.tif", 160)
         assert (
-            np.array_equal(first.pixels, pages[:1]) and "of several pages the first is read" in first.notes[0]
+            np.array_equal(first.pixels, pages[:1])
+            and "only the first of several pages is read" in first.notes[0]
         )
         images = read(tmp_path / f"{dtype}.tif", 160, "all")
         assert np.array_equal(np.concatenate([image.pixels for image in images]), pages)
@@ -231,4 +232,4 @@ def test_files_of_any_name_are_images_by_how_they_begin(tmp_path):
 def test_long_images_are_said_to_be_cut(tmp_path, caplog):
     Image.fromarray(noise(2, 100, top=256, dtype="uint8")).save(tmp_path / "x.png")
     open_data(tmp_path)
-    assert "1 of 1 images: longer than 4:1, of which the middle is taken" in caplog.text
+    assert "1 of 1 images: longer than 4:1, cropped to the middle" in caplog.text

@@ -111,7 +111,7 @@ _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
 _SUBFILE, _DERIVED = 254, 1 | 4
 """The tag of a TIFF that says what a page is, and its bits for overviews and masks."""
 _UNREAD = (
-    "of several pages the first is read (pages all: each page is an image; bands: each is a band of one)"
+    "only the first of several pages is read (pages all: each page is an image; bands: each is a band of one)"
 )
 _LONGEST = 4
 _GAP = 3.0
@@ -321,11 +321,7 @@ def _loaded(image: Image.Image, store_size: int) -> Decoded:
 
 def _cut(sides: Sequence[int]) -> tuple[str, ...]:
     """What to say of an image of some height and width in pixels that is not stored as a whole."""
-    return (
-        (f"longer than {_LONGEST}:1, of which the middle is taken",)
-        if max(sides) > _LONGEST * min(sides)
-        else ()
-    )
+    return (f"longer than {_LONGEST}:1, cropped to the middle",) if max(sides) > _LONGEST * min(sides) else ()
 
 
 def _shrunk(image: Image.Image, store_size: int) -> np.ndarray:

@@ -139,15 +139,15 @@ def open_data(
         progress: Called with the images done so far and their number, None where that is unknown.
         label: Column of the labels in a table of samples, or in one beside the files; None looks for a usual name
             (`labels.COLUMNS`).
-        encoding: Encoding of texts, such as gbk or cp1252; None finds out, and with a ? behind it the encoding is only
+        encoding: Encoding of texts, such as gbk or cp1252; None detects it, and with a ? behind it the encoding is only
             that of files that are neither UTF-8 nor UTF-16.
         text_column: Column of a table that holds the texts, or several with commas between them, which are joined;
             None chooses, and so does a name with a ? behind it where there is no such column.
-        segmenter: What cuts texts without spaces into words: characters, jieba or pythainlp.
-        group: What says which samples are not independent, so that they are never divided: a column of a table
-            or a factor such as `speaker`; a regular expression with one part in brackets, such as
+        segmenter: Word segmenter for languages without spaces: characters, jieba or pythainlp.
+        group: Groups of samples that stay in one part, as they are not independent: a column of a table
+            or a factor such as `speaker`; a regular expression with one capture group, such as
             `(speaker\\d+)_`, which is looked for in each path below the source; `folder`, for the files of one
-            folder; or `none`, where each sample stands alone. None takes documents and recordings where they
+            folder; or `none`, for independent samples. None takes documents and recordings where they
             are known.
 
     Raises:
@@ -562,7 +562,7 @@ def _suggest_folders(data: Data) -> None:
     folders = folder_groups(data.paths, data.labels)
     if folders is not None:
         count = f"{len(folders.unique()):,} folders below those of the classes"
-        _log.warning("%s has %s; group=folder would not divide what lies in one", data.name, count)
+        _log.warning("%s has %s; group=folder keeps each of them in one part", data.name, count)
 
 
 def same_classes(train: Data, test: Data) -> tuple[Data, Data]:

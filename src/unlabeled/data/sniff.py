@@ -82,7 +82,7 @@ def image_files(root: Path, files: Sequence[File]) -> list[File]:
     if not found:
         found = [file for file in files if file.suffix in ARRAYS]
         if kinds := sorted({file.suffix for file in found}):
-            note(f"{root}: every {' or '.join(kinds)} file is taken for one image")
+            note(f"{root}: every {' or '.join(kinds)} file is read as one image")
     return found
 
 

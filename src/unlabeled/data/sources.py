@@ -364,7 +364,7 @@ def _class_folders(
 
     use_tables = bool(stated) and (known.explicit or not any(map(classes_of, parts))) if known else False
     if known:
-        beaten = "" if use_tables else ", which folders of classes go before"
+        beaten = "" if use_tables else ", but folders of classes take precedence"
         skipped = skipped + [
             Skipped(start + path, f"labels: of its {column}{beaten}") for path, column in known.used.items()
         ]

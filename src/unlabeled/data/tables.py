@@ -238,11 +238,13 @@ def _label_of(table: Table, image: str, asked: str | None, strict: bool) -> tupl
     label = label_column(simple) or next(iter(numbered), None) or label_column(lists)
     if label is None:
         listing = check.one_line(", ".join(every))
-        said = f"{NO_LABELS}its columns are {listing}; name one with label" if every else ""
+        said = f"{NO_LABELS}its columns are {listing}; choose one with label" if every else ""
     else:
         usual = [column for column in simple if label_column([column]) or column in numbered]
         rivals = ", ".join(column for column in usual if column != label)
-        said = f"labels: of the column {label}; others are named with label: {rivals}" if rivals else ""
+        said = (
+            f"labels: of the column {label}; other candidates, chosen with label: {rivals}" if rivals else ""
+        )
     return label, [Skipped(table.path.name, said)] if said else []
 
 
@@ -276,7 +278,7 @@ def _content(value: Any, folders: Sequence[Path]) -> Path | bytes | str:
         try:
             value = bytes(value)
         except (TypeError, ValueError):
-            return "numbers that are no bytes"
+            return "numbers that are not bytes"
     if isinstance(value, bytes):
         return value
     if not isinstance(value, str) or not value:
@@ -287,7 +289,7 @@ def _content(value: Any, folders: Sequence[Path]) -> Path | bytes | str:
         try:
             return base64.b64decode(value.partition("base64,")[2] or value, validate=False)
         except (binascii.Error, ValueError):
-            return "text that is no base64"
+            return "text that is not base64"
     name = value if "/" in value else value.replace("\\", os.sep)
     places = [folder / name for folder in folders] + [Path(name)]
     found = next((place for place in places if _exists(place)), None)

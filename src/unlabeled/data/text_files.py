@@ -73,7 +73,7 @@ class Rows:
     def add(self, text: str, path: str, label: Any = None) -> None:
         """Append a text, unless there is nothing in it."""
         if _HALF.search(text):  # JSON and parquet can hold what no file in UTF-8 can
-            self.skipped.append(Skipped(path, "half of a pair of surrogates is no character; replaced"))
+            self.skipped.append(Skipped(path, "unpaired surrogate, replaced"))
             text = _HALF.sub("\ufffd", text)
         if self.undecoded and "\ufffd" in text:
             self.leave_out(path, self.undecoded)
@@ -132,7 +132,7 @@ class Reader:
             labels = f"labels from {found.label}" if found.label else "no labels"
             others = [column for column in names if column not in (*found.texts, found.label)]
             listed = f" (also there: {check.one_line(', '.join(others))})" if others else ""
-            note(f"{name}: texts from {texts}, {labels}{listed}; --text-column and --label name others")
+            note(f"{name}: texts from {texts}, {labels}{listed}; --text-column and --label choose others")
         return self.chosen[names]
 
 

@@ -135,7 +135,7 @@ def evaluate(
         for word in tasks:
             tell(word)
             opened = opening.for_task(word, data, test, how)
-            given = data if opened is None else opening.given(word, data, test, opened)
+            given = data if opened is None else opening.given(word, data, opened)
             measured += measure(word, subject, given, seed=seed, device=where)
             met += [] if opened is None else [seen.account(run, opened, data, test)]
         probes = [word for word in probes if word not in TASKS]
@@ -286,10 +286,10 @@ def _without_labels(part: str, split: "Data") -> str:
     if hints:
         return f"{message} ({'; '.join(dict.fromkeys(hints))})"
     if part == "test":
-        message += "; the labelled part given alone would be divided"
+        message += "; give the labelled part alone to have it divided"
     return (
         f"{message}. Put the files into one folder for each class, or their names and labels into a labels.csv "
-        "beside them" + (", or take the task factors, for what else is known" if split.factors else "")
+        "beside them" + (", or evaluate the task factors instead" if split.factors else "")
     )
 
 
