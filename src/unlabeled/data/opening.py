@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from unlabeled.data.groups import folder_groups, group_by, names_column
 from unlabeled.data.images import Images
 from unlabeled.data.labels import NO_LABELS, from_records, in_order, numbered
 from unlabeled.data.levels import Levels, parsed
+from unlabeled.data.notes import note
 from unlabeled.data.objects import find_object
 from unlabeled.data.samples import Data, Skipped
 from unlabeled.data.sources import Source, class_folders, find_hub, find_path, find_torchvision
@@ -276,16 +277,11 @@ def name_of(source: str | os.PathLike[str]) -> str:
     """A name or path as text; a `Path` that reads like a name of something else begins with ./ then."""
     if isinstance(source, str):
         if source in builtin.NAMES and Path(source).exists():
-            _say_built_in(source)
+            note(f"{source} is the built-in set; ./{source} would be the folder of that name")
         return source
     path = os.fspath(source)
     is_name = path.partition(":")[0] in (*builtin.NAMES, "hub", "torchvision")
     return os.path.join(".", path) if is_name else path
-
-
-@cache
-def _say_built_in(name: str) -> None:
-    _log.warning("%s is the built-in set; ./%s would be the folder of that name", name, name)
 
 
 def _names_below(path: Path) -> Iterator[list[str]]:
