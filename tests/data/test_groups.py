@@ -59,7 +59,9 @@ def test_what_matches_nothing_is_refused_with_an_example():
         group_by(data, r"(a)_(\d)")
     with pytest.raises(ValueError, match=r"must be a regular expression, got \(a: "):
         group_by(data, "(a")
-    with pytest.raises(ValueError, match=r"one of none, folder, size, or a regular expression .* got speaker"):
+    with pytest.raises(
+        ValueError, match=r"one of none, folder, size, or a regular expression .* got speaker"
+    ):
         group_by(data, "speaker")
     with pytest.raises(ValueError, match="got the quantity size"):
         group_by(data, "size")

@@ -93,11 +93,11 @@ def test_the_asked_column_wins_and_without_a_usual_name_the_columns_are_listed(t
 
 
 def test_a_label_that_cannot_be_looked_up_is_refused():
-    for source in ("digits", torch.zeros(2, 1, 4, 4, dtype=torch.uint8)):
+    for source in ("digits", "topics", "balls", torch.zeros(2, 1, 4, 4, dtype=torch.uint8)):
         with pytest.raises(ValueError, match="label must be left out for"):
             open_data(source, label="x")
-    with pytest.raises(ValueError, match="label must be left out for data of kind video"):
-        open_data("balls", label="x")
+    with pytest.raises(ValueError, match="label must be left out for data of kind cameras"):
+        open_data("orbit", label="x")
 
 
 def test_tables_of_folders_name_the_images_in_them(tmp_path):

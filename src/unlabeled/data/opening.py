@@ -73,6 +73,8 @@ _ENDINGS = {
 _PACKED = re.compile(r"(?i)\.(gz|bz2|zst)$")
 _WITH_COLUMNS = ("image", "text", "audio", "video", "audio-visual")
 """Kinds of data that may come in tables or beside one, of which one column may be named as that of the labels."""
+_OF_ONE_KIND = {"text": ("encoding", "text_column", "segmenter"), "image": ("levels", "pages")}
+"""Options of `How` that say something of one kind of data only."""
 _REASONS = 3
 _LOOKED_AT = 3
 _DOCUMENT = re.compile(r"(?i)\.(txt|md|rst)(\.(gz|bz2|zst))?$")
@@ -372,13 +374,16 @@ def _found(source: Openable, kind: str | None, how: "How") -> Mapping[str, Calla
         )
     kind = kind or kind_of(source)
     check.choice(KINDS, kind=kind)
+    for only, names in _OF_ONE_KIND.items():
+        if kind != only and (given := [name for name in names if getattr(how, name) not in (None, "first")]):
+            name, value = given[0], getattr(how, given[0])
+            raise ValueError(f"{name} must be left out for data of kind {kind}, got {value}")
     if kind == "image":
         return _Opener(how).parts(source)
     check.choice((None, 1, 3), channels=how.channels)
-    if how.label is not None and kind not in _WITH_COLUMNS:
-        raise ValueError(
-            f"label must be left out for data of kind {kind}, which has no columns, got {how.label}"
-        )
+    if how.label is not None and (kind not in _WITH_COLUMNS or word in builtin.NAMES):
+        what = named if kind in _WITH_COLUMNS else f"data of kind {kind}"
+        raise ValueError(f"label must be left out for {what}, which has no columns, got {how.label}")
     opener = importlib.import_module(f"unlabeled.data.{KINDS[kind]}")
     if word in builtin.NAMES:
         return {split: partial(opener.built_in, named, split) for split in ("train", "test")}

@@ -19,7 +19,7 @@ from unlabeled.data.files import SPLITS, File, Walk, by_name, walk
 from unlabeled.data.limits import refuse_unpacked
 from unlabeled.data.notes import note
 from unlabeled.data.samples import Skipped
-from unlabeled.data.sources import Source, find_files
+from unlabeled.data.sources import Source, find_files, open_hub
 from unlabeled.data.tables import open_table
 
 __all__ = ["Reader", "Rows", "find_hub_texts", "find_texts", "groups"]
@@ -214,14 +214,7 @@ def find_hub_texts(address: str, reader: Reader) -> Mapping[str, Callable[[], Ro
     Raises:
         ValueError: The data set cannot be opened.
     """
-    from datasets import load_dataset_builder
-
-    name, _, config = address.partition(":")
-    try:
-        builder = load_dataset_builder(name, config or None)
-        splits: dict[str, Any] = builder.as_streaming_dataset()  # type: ignore[assignment]
-    except Exception as error:  # the hub, the network and the loader all have errors of their own
-        raise ValueError(f"cannot open hub:{address}: {error}") from error
+    _, splits = open_hub(address)
 
     def reading(split: str) -> Rows:
         rows, stream = Rows(), splits[split]

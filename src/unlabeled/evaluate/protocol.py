@@ -69,6 +69,7 @@ def evaluate(
     steps: int | None = None,
     augment: Augment | None = None,
     group: str | None = None,
+    text_column: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Scores:
     """Measure frozen features on labelled data, with the controls on the same labels and test samples.
@@ -103,6 +104,7 @@ def evaluate(
             without flips.
         group: What says which samples are not independent, as in `open_data`; None takes that of the run on the data
             that it was trained on.
+        text_column: Column of the texts in a table, as in `open_data`; None takes that of the run.
         progress: Called with a line on what is measured next.
 
     Returns:
@@ -127,22 +129,23 @@ def evaluate(
     measured: list[Measurement] = []
     tell = progress or (lambda text: None)
     group = group or seen.grouping(run, data)
-    columns = {name: column for name, column in {"group": group, "label": label}.items() if column}
+    given = {"group": group, "label": label, "text_column": text_column}
+    columns = {name: column for name, column in given.items() if column}
     how, options = opening.options(run, encoder) | columns, options | columns
-    met: list[dict[str, Any]] = []
+    accounts: list[dict[str, Any]] = []
     if tasks := [word for word in probes if word in TASKS]:
         subject = Subject(encoder, _method(run, encoder, where), seed)
         for word in tasks:
             tell(word)
             opened = opening.for_task(word, data, test, how)
-            given = data if opened is None else opening.given(word, data, opened)
-            measured += measure(word, subject, given, seed=seed, device=where)
-            met += [] if opened is None else [seen.account(run, opened, data, test)]
+            source = data if opened is None else opening.given(word, data, opened)
+            measured += measure(word, subject, source, seed=seed, device=where)
+            accounts += [] if opened is None else [seen.account(run, opened, data, test)]
         probes = [word for word in probes if word not in TASKS]
         if not probes:
             about = {"data": str(getattr(data, "name", data)), "encoder": fingerprint(encoder.state_dict())}
             about |= {"seed": seed, "options": options}
-            return Scores.of(measured, about | seen.together(met))
+            return Scores.of(measured, about | seen.together(accounts))
     both = opening.both(data, test, how)
     train, tested = map(encoder.reads, both)
     labelled = _labelled(train, tested, where)
@@ -150,37 +153,18 @@ def evaluate(
         tell(note)
     smallest = int(labelled.labels.unique(return_counts=True)[1].min())
     plan = _plan(probes, counts, list(encoder.map_dims) if "layers" in probes else [], smallest)
-    draws_of = {
-        count: [torch.arange(len(labelled.labels))]
-        if count == "all"
-        else few_labels.subsets(labelled.labels, count, classes=labelled.classes, draws=draws, seed=seed)
-        for count in dict.fromkeys(count for _, _, count in plan)
-    }
-    representations = [
-        *([controlled.raw(encoder)] if "raw" in words else []),
-        *([controlled.random(encoder, labelled.train, seed)] if "random" in words else []),
-        *(
-            [controlled.rescaled(encoder, labelled.train, seed)]
-            if "rescaled" in words and encoder.kind == "image"
-            else []
-        ),
-        Representation("unlabeled", reader),
-    ]
+    draws_of = {count: _draws(labelled, count, draws, seed) for _, _, count in plan}
+    representations = [*_controls(words, encoder, labelled.train, seed), Representation("unlabeled", reader)]
+    tuned = {"k": k, "temperature": temperature, "steps": steps, "augment": augment}
     trained: dict[int | str, list[Prediction]] = {}
     for name, layer, count in plan:
         about = f"{name}{f' {layer}' if layer else ''}, {count} labels per class"
         for shown in representations if name != "finetune" else representations[-1:]:
-            results = []
             tell(f"{about}: {shown.name}")
-            for rows in draws_of[count]:
-                if layer == CHOSEN:
-                    results.append(_on_chosen_layer(encoder, shown, labelled, rows, seed))
-                elif name == "knn":
-                    results.append(_knn(shown, labelled, rows, k, temperature))
-                elif name == "finetune":
-                    results.append(_finetune(encoder, shown, labelled, rows, steps, augment, seed))
-                else:
-                    results.append(_linear(shown, labelled, rows, layer, seed)[:2])
+            results = [
+                _predicted(name, layer, encoder, shown, labelled, rows, seed, **tuned)
+                for rows in draws_of[count]
+            ]
             measured.append(_measure(name, layer, count, shown.name, results, labelled, shown.detail))
         if name != "layers" and ("supervised" in words or (name == "finetune" and words)):
             if count not in trained:
@@ -199,9 +183,51 @@ def evaluate(
         "options": options,
     }
     # As opened, not as the encoder reads it: a scene is many images.
-    met.append(seen.account(run, opening.Opened(*both, how), data, test))
-    met += [{"note": note} for note in labelled.notes]
-    return Scores.of(measured, about | seen.together(met))
+    accounts.append(seen.account(run, opening.Opened(*both, how), data, test))
+    accounts += [{"note": note} for note in labelled.notes]
+    return Scores.of(measured, about | seen.together(accounts))
+
+
+def _draws(data: Labelled, count: int | str, draws: int, seed: int) -> list[Tensor]:
+    """Rows of the labels at hand, for each draw; all of them need but one."""
+    if count == "all":
+        return [torch.arange(len(data.labels))]
+    return few_labels.subsets(data.labels, count, classes=data.classes, draws=draws, seed=seed)
+
+
+def _controls(words: Sequence[str], encoder: "Encoder", train: "Data", seed: int) -> list[Representation]:
+    """The controls without a training of their own that were asked for."""
+    made = {
+        "raw": lambda: controlled.raw(encoder),
+        "random": lambda: controlled.random(encoder, train, seed),
+        "rescaled": lambda: controlled.rescaled(encoder, train, seed),
+    }
+    images_only = () if encoder.kind == "image" else ("rescaled",)
+    return [make() for word, make in made.items() if word in words and word not in images_only]
+
+
+def _predicted(
+    name: str,
+    layer: str | None,
+    encoder: "Encoder",
+    shown: Representation,
+    data: Labelled,
+    rows: Tensor,
+    seed: int,
+    *,
+    k: int,
+    temperature: float,
+    steps: int | None,
+    augment: Augment | None,
+) -> Prediction:
+    """Predictions of one probe from the labels of some rows."""
+    if layer == CHOSEN:
+        return _on_chosen_layer(encoder, shown, data, rows, seed)
+    if name == "knn":
+        return _knn(shown, data, rows, k, temperature)
+    if name == "finetune":
+        return _finetune(encoder, shown, data, rows, steps, augment, seed)
+    return _linear(shown, data, rows, layer, seed)[:2]
 
 
 def _method(run: Any, encoder: "Encoder", device: torch.device) -> Method | None:
