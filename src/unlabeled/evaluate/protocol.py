@@ -114,11 +114,7 @@ def evaluate(
     Raises:
         ValueError: There are no labels, a class has fewer than asked for, or a word or number is not allowed.
     """
-    probes, words = _several(probe), _several(controls)
-    for word in probes:
-        check.choice((*PROBES, *TASKS), probe=word)
-    for word in words:
-        check.choice(CONTROLS, controls=word)
+    probes, words = _words(probe, controls)
     check.at_least(1, draws=draws)
     counts = few_labels.counts(_several(labels_per_class))
     options = {"source": _source(data, test), "probe": probes, "labels_per_class": counts}
@@ -126,26 +122,18 @@ def evaluate(
     options |= {"k": k, "temperature": temperature} | ({} if steps is None else {"steps": steps})
     where = features.pick_device(device)
     encoder, reader = features.frozen(run, where)
-    measured: list[Measurement] = []
     tell = progress or (lambda text: None)
     group = group or seen.grouping(run, data)
     given = {"group": group, "label": label, "text_column": text_column}
     columns = {name: column for name, column in given.items() if column}
     how, options = opening.options(run, encoder) | columns, options | columns
-    accounts: list[dict[str, Any]] = []
-    if tasks := [word for word in probes if word in TASKS]:
-        subject = Subject(encoder, _method(run, encoder, where), seed)
-        for word in tasks:
-            tell(word)
-            opened = opening.for_task(word, data, test, how)
-            source = data if opened is None else opening.given(word, data, opened)
-            measured += measure(word, subject, source, seed=seed, device=where)
-            accounts += [] if opened is None else [seen.account(run, opened, data, test)]
-        probes = [word for word in probes if word not in TASKS]
-        if not probes:
-            about = {"data": str(getattr(data, "name", data)), "encoder": fingerprint(encoder.state_dict())}
-            about |= {"seed": seed, "options": options}
-            return Scores.of(measured, about | seen.together(accounts))
+    tasks = [word for word in probes if word in TASKS]
+    measured, accounts = _tasks(tasks, run, encoder, where, data, test, how, seed, tell)
+    probes = [word for word in probes if word not in TASKS]
+    if tasks and not probes:
+        about = {"data": str(getattr(data, "name", data)), "encoder": fingerprint(encoder.state_dict())}
+        about |= {"seed": seed, "options": options}
+        return Scores.of(measured, about | seen.together(accounts))
     both = opening.both(data, test, how)
     train, tested = map(encoder.reads, both)
     labelled = _labelled(train, tested, where)
@@ -153,7 +141,7 @@ def evaluate(
         tell(note)
     smallest = int(labelled.labels.unique(return_counts=True)[1].min())
     plan = _plan(probes, counts, list(encoder.map_dims) if "layers" in probes else [], smallest)
-    draws_of = {count: _draws(labelled, count, draws, seed) for _, _, count in plan}
+    draws_of = {n: _draws(labelled, n, draws, seed) for n in dict.fromkeys(count for _, _, count in plan)}
     representations = [*_controls(words, encoder, labelled.train, seed), Representation("unlabeled", reader)]
     tuned = {"k": k, "temperature": temperature, "steps": steps, "augment": augment}
     trained: dict[int | str, list[Prediction]] = {}
@@ -186,6 +174,44 @@ def evaluate(
     accounts.append(seen.account(run, opening.Opened(*both, how), data, test))
     accounts += [{"note": note} for note in labelled.notes]
     return Scores.of(measured, about | seen.together(accounts))
+
+
+def _words(probe: str | Sequence[str], controls: str | Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names of probes or tasks, and of controls.
+
+    Raises:
+        ValueError: There is none of such a name.
+    """
+    probes, words = _several(probe), _several(controls)
+    for word in probes:
+        check.choice((*PROBES, *TASKS), probe=word)
+    for word in words:
+        check.choice(CONTROLS, controls=word)
+    return probes, words
+
+
+def _tasks(
+    words: list[str],
+    run: Any,
+    encoder: "Encoder",
+    device: torch.device,
+    data: Any,
+    test: Any,
+    how: dict[str, Any],
+    seed: int,
+    tell: Callable[[str], None],
+) -> tuple[list[Measurement], list[dict[str, Any]]]:
+    """What tasks measure, and what `seen.account` says of the data of each."""
+    measured: list[Measurement] = []
+    accounts: list[dict[str, Any]] = []
+    subject = Subject(encoder, _method(run, encoder, device) if words else None, seed)
+    for word in words:
+        tell(word)
+        opened = opening.for_task(word, data, test, how)
+        source = data if opened is None else opening.given(word, data, opened)
+        measured += measure(word, subject, source, seed=seed, device=device)
+        accounts += [] if opened is None else [seen.account(run, opened, data, test)]
+    return measured, accounts
 
 
 def _draws(data: Labelled, count: int | str, draws: int, seed: int) -> list[Tensor]:
