@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from unlabeled import check
-from unlabeled.data.decode import Pages, Temporary, decode_all
+from unlabeled.data.decode import OPTIONAL, Pages, Temporary, decode_all
 from unlabeled.data.images import with_channels
 from unlabeled.data.levels import Levels, Ranges, say, to_uint8
 from unlabeled.data.notes import note
@@ -120,7 +120,7 @@ def stored(
     def decoded(stream: BinaryIO) -> dict[str, Any]:
         return _decode(source, stream, store_size, pages, workers, progress)
 
-    key = ["images", source.fingerprint, store_size, pages]
+    key = ["images", source.fingerprint, store_size, pages, *OPTIONAL]
     base = kept(key, decoded, folder)
     given, deep = base.about["channels"], base.about["levels"]
     for text, count in base.about["notes"].items():

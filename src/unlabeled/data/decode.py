@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from importlib.util import find_spec
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -32,6 +33,7 @@ from unlabeled.data.images import with_channels
 
 __all__ = [
     "LARGEST",
+    "OPTIONAL",
     "PAGES",
     "SUFFIXES",
     "TOO_LARGE",
@@ -91,6 +93,9 @@ _FORMATS = [
 ]
 SUFFIXES += (".heic", ".heif") if "HEIF" in _FORMATS else ()
 SUFFIXES += (".jxl",) if "JXL" in _FORMATS else ()
+OPTIONAL = [name for name in ("HEIF", "JXL") if name in _FORMATS]
+OPTIONAL += ["imagecodecs"] if find_spec("imagecodecs") else []
+"""Decoders that need not be there but are: which files can be read depends on them."""
 _MAGIC = (
     *(
         b"\xff\xd8\xff",
