@@ -504,7 +504,7 @@ def test_encoder_of_another_kind_is_refused(tmp_path: Path) -> None:
         unlabeled.pretrain(PlainVideo, data, encoder=nn.Conv2d(1, 2, 3), out=tmp_path / "run", **FAST)
 
 
-@pytest.mark.parametrize("source", [None, ["a", "b"], 3])
+@pytest.mark.parametrize("source", [None, [], 3])
 def test_data_that_is_nothing_to_open_is_refused_by_its_type(source: Any) -> None:
     with pytest.raises(ValueError, match=rf"data must be a path, .* got {type(source).__name__}"):
         open_data(source)

@@ -353,7 +353,7 @@ class _Columns:
 def _of_tables(root: Path, name: str, files: list[File], columns: _Columns) -> Split:
     paths = [root / file.path for file in files]
     total = count_rows(paths)
-    fingerprint = ["parquet", os.path.realpath(root), files, columns.words, columns.numbers]
+    fingerprint = ["parquet", os.path.realpath(root), files, columns.label, columns.words, columns.numbers]
 
     def read() -> Iterator[Encoded]:
         return (row for path in paths for row in columns.rows(path))
