@@ -233,3 +233,13 @@ def test_long_images_are_said_to_be_cut(tmp_path, caplog):
     Image.fromarray(noise(2, 100, top=256, dtype="uint8")).save(tmp_path / "x.png")
     open_data(tmp_path)
     assert "1 of 1 images: longer than 4:1, cropped to the middle" in caplog.text
+
+
+def test_pages_have_the_label_that_a_table_gives_their_file(tmp_path):
+    for name in "abcd":
+        tifffile.imwrite(
+            tmp_path / f"{name}.tif", noise(2, 8, 9, top=256, dtype="uint8"), photometric="minisblack"
+        )
+    (tmp_path / "labels.csv").write_text("file,label\na.tif,x\nb.tif,y\nc.tif,x\nd.tif,y\n")
+    data = open_data(tmp_path, pages="all")
+    assert data.classes == ["x", "y"] and data.labels.tolist() == [0, 0, 1, 1, 0, 0, 1, 1]

@@ -522,9 +522,8 @@ class _Opener:
 
 def _give_labels(data: Data, values: list[Any] | None, classes: list[str] | None, source: Source) -> None:
     """Number what the items, the tables beside them or the folders in archives say of samples."""
-    if source.labels is not None:
-        values = [source.labels.get(path) for path in data.paths]
-    values, said = from_records(values or [None] * len(data), source.label, source.name)
+    values = source.stated(data.paths, values or [None] * len(data))
+    values, said = from_records(values, source.label, source.name)
     if source.archives and all(value is None for value in values):
         parts = _inside(data, source)
         names = {row: name for rows, found in parts.values() for row, name in zip(rows, found or [])}

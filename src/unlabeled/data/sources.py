@@ -80,7 +80,10 @@ class Source:
 
     def stated(self, paths: Sequence[str], values: list[Any]) -> list[Any]:
         """Labels of samples: those that tables beside the files state, else the ones that the items had."""
-        return values if self.labels is None else [self.labels.get(path) for path in paths]
+        if self.labels is None:
+            return values
+        # A page of an image file has the label of the file.
+        return [self.labels.get(path, self.labels.get(path.rpartition("#")[0])) for path in paths]
 
 
 @uncollected()
