@@ -23,7 +23,7 @@ from unlabeled.data import arrays, builtin, tars
 from unlabeled.data.cache import Progress, folder_of, stored
 from unlabeled.data.decode import PAGES, SUFFIXES, Pages
 from unlabeled.data.files import walk
-from unlabeled.data.groups import folder_groups, group_by, names_column
+from unlabeled.data.groups import folder_groups, group_by, names_column, numbers_of
 from unlabeled.data.images import Images
 from unlabeled.data.labels import NO_LABELS, from_records, in_order, numbered
 from unlabeled.data.levels import Levels, parsed
@@ -150,8 +150,8 @@ def open_data(
         group: Groups of samples that stay in one part, as they are not independent: a column of a table
             or a factor such as `speaker`; a regular expression with one capture group, such as
             `(speaker\\d+)_`, which is looked for in each path below the source; `folder`, for the files of one
-            folder; or `none`, for independent samples. None takes documents and recordings where they
-            are known.
+            folder; or `none`, for independent samples. None takes documents, recordings and files of
+            several pages where they are known.
 
     Raises:
         ValueError: There is nothing of that name, no image in it, no such split, or too much of it is broken; or
@@ -342,6 +342,12 @@ def _group(data: Data, source: Openable, kind: str | None, how: "How", split: st
         group_by(data, how.group, os.path.join(path if path.is_dir() else path.parent, ""))
     elif data.kind == "text" and data.groups is None and path.is_file() and _DOCUMENT.search(path.name):
         data.groups = torch.zeros(len(data), dtype=torch.int64)
+    elif data.kind == "image" and how.pages == "all" and data.groups is None:
+        # Rows of tables have a number behind a # too, but behind the name of a table.
+        above = [name.rpartition("#")[0] for name in data.paths]
+        files = [file if file.lower().endswith(SUFFIXES) else name for file, name in zip(above, data.paths)]
+        if len({*files}) < len(files):
+            data.groups, data.group_unit = numbers_of(files), "files"
     elif data.kind in ("audio", "video", "audio-visual") and data.groups is None:
         data.groups = folder_groups(data.paths, data.labels)
 
