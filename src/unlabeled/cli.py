@@ -221,8 +221,7 @@ def evaluate(
         seed: Seed of the draws.
         device: auto, cpu or cuda.
         label: Column of the labels, where several or none have a usual name.
-        group: Groups of samples that stay in one part, as they are not independent: a column of a table, a regular
-            expression for paths such as '(speaker[0-9]+)_' with one capture group, folder, or none.
+        group: Groups that stay in one part: a table's column, a path pattern such as '(speaker[0-9]+)_', folder, none.
         text_column: Column of the texts in a table, or several with commas between them; that of the run if left out.
     """
     from unlabeled.evaluate import evaluate as measure
