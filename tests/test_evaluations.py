@@ -68,7 +68,7 @@ def test_damaged_scores_are_put_aside_and_the_new_ones_kept(tmp_path: Path, cont
     (tmp_path / "scores.json").write_text(content)
     with pytest.raises(ValueError, match="must be a file that a run wrote"):
         _ = opened.evaluations
-    with pytest.warns(UserWarning, match=r"put aside as scores.json.damaged"):
+    with pytest.warns(UserWarning, match=r"renamed to scores.json.damaged"):
         opened.add_evaluation(about(), [record(0.2)])
     assert opened.scores == [record(0.2)]
     assert (tmp_path / "scores.json.damaged").read_text() == content

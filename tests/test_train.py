@@ -147,7 +147,7 @@ def test_resume_refuses_other_options_and_other_data(tmp_path: Path) -> None:
     other = pictures()
     other[-1] = 0
     with pytest.raises(
-        ValueError, match=r"1 of 16 samples looked at have another content, such as sample 23"
+        ValueError, match=r"1 of 16 samples looked at have different content, such as sample 23"
     ):
         unlabeled.pretrain("simclr", open_data(other), **again)
 
@@ -504,7 +504,7 @@ def test_encoder_of_another_kind_is_refused(tmp_path: Path) -> None:
         unlabeled.pretrain(PlainVideo, data, encoder=nn.Conv2d(1, 2, 3), out=tmp_path / "run", **FAST)
 
 
-@pytest.mark.parametrize("source", [None, 3])
+@pytest.mark.parametrize("source", [None, [], 3])
 def test_data_that_is_nothing_to_open_is_refused_by_its_type(source: Any) -> None:
     with pytest.raises(ValueError, match=rf"data must be a path, .* got {type(source).__name__}"):
         open_data(source)
@@ -643,7 +643,7 @@ def test_a_run_is_trained_longer_with_a_schedule_of_its_own(
     assert rates == [train.learning_rate(place, 6, 0.5) for place in range(6)] + [
         train.learning_rate(place, 9, 0.5) for place in range(9)
     ]
-    assert "trained longer, from step 6 to 15" in capsys.readouterr().err
+    assert "training continues from step 6 to 15" in capsys.readouterr().err
     assert run.config["ends"] == [6] and run.config["settings"]["epochs"] == 5
     assert [entry["epoch"] for entry in run.history] == [1, 2, 3, 4, 5]
     unlabeled.pretrain("simclr", pictures(), epochs=5, **again)  # nothing is left to be done
@@ -777,3 +777,22 @@ def test_waiting_threads_give_way_unless_the_user_says_otherwise(
     for module in ("unlabeled", "unlabeled.cli"):
         done = subprocess.run([sys.executable, "-c", program.format(module)], **run)
         assert done.stdout.split() == expected
+
+
+def test_resuming_opens_texts_as_they_were_opened(tmp_path: Path) -> None:
+    lines = [f"{row % 3},the note {row} on it,the long text {row % 7} of sample {row}" for row in range(40)]
+    (tmp_path / "texts.csv").write_text("\n".join(["label,note,body", *lines]))
+    opened: dict[str, Any] = {"text_column": "note", "encoding": "cp1252", "max_broken": 0.5}
+    run = unlabeled.pretrain(
+        "skipgram",
+        tmp_path / "texts.csv",
+        encoder="words-8-min1",
+        steps=2,
+        out=tmp_path / "run",
+        quiet=True,
+        **opened,
+    )
+    longer = unlabeled.pretrain(
+        "skipgram", tmp_path / "texts.csv", steps=4, out=run.path, resume=True, quiet=True
+    )
+    assert longer.config["settings"] | opened == longer.config["settings"] and longer.history[-1]["step"] == 4

@@ -208,6 +208,7 @@ def evaluate(
     label: str | None = None,
     encoder: Network = None,
     group: str | None = None,
+    text_column: str | None = None,
 ) -> None:
     """Measure frozen features against the controls on labelled data.
 
@@ -220,8 +221,8 @@ def evaluate(
         seed: Seed of the draws.
         device: auto, cpu or cuda.
         label: Column of the labels, where several or none have a usual name.
-        group: What says which samples are not independent, so that they are never divided: a column of a table, an
-            expression for paths such as '(speaker[0-9]+)_' with one part in brackets, folder, or none.
+        group: Groups that stay in one part: a table's column, a path pattern such as '(speaker[0-9]+)_', folder, none.
+        text_column: Column of the texts in a table, or several with commas between them; that of the run if left out.
     """
     from unlabeled.evaluate import evaluate as measure
     from unlabeled.run import load
@@ -238,6 +239,7 @@ def evaluate(
         device=device,
         label=label,
         group=group,
+        text_column=text_column,
         progress=_tell,
     )
     try:
@@ -261,7 +263,9 @@ def compare(
     probe: Words = ("knn", "linear"),
     labels_per_class: Words = ("all",),
     controls: Words = ("raw", "random"),
+    label: str | None = None,
     group: str | None = None,
+    text_column: str | None = None,
     out: Path | None = None,
 ) -> None:
     """Train several methods on the same data with the same budget, and judge them side by side.
@@ -279,7 +283,9 @@ def compare(
         probe: Any of the probes or tasks of evaluate, with commas between them.
         labels_per_class: Numbers of labels, shares of each class, or all: 1,10,1%,all.
         controls: Any of raw, random, rescaled, supervised; none switches them off.
-        group: What says which samples are not independent, as in evaluate.
+        label: Column of the labels, as in evaluate.
+        group: Groups of samples that are not independent, as in evaluate.
+        text_column: Column of the texts in a table, or several with commas between them; chosen if left out.
         out: Folder of the runs and the report; the next free runs/compare if left out.
     """
     if len(methods_and_data) < 2:
@@ -312,7 +318,8 @@ def compare(
         raise ValueError(f"compare must get methods for one kind of data, got {', '.join(sorted(kinds))}")
     kind = kinds.pop()
     size = store_size or suiting(kind, image_size)
-    train, test = open_splits(data, kind=kind, store_size=size, group=group)
+    columns = {"label": label, "group": group, "text_column": text_column}
+    train, test = open_splits(data, kind=kind, store_size=size, **columns)
     runs = []
     for name in names:
         run = pretrain(name, train, out=folder / name, **settings)
@@ -390,7 +397,7 @@ def embed(
     Args:
         out: File whose ending says how it is written: .parquet, .csv, .npz, or .npy for the features alone.
         device: auto, cpu or cuda.
-        text_column: Column of a table that holds the texts, or several with commas between them, to be joined.
+        text_column: Column of the texts in a table, or several with commas between them, which are joined.
     """
     from unlabeled.evaluate import embed as compute
     from unlabeled.run import load
@@ -421,6 +428,8 @@ def report(*runs: Path, data: str | None = None, out: Path | None = None, encode
 def audit(
     *sources: str,
     kind: str | None = None,
+    label: str | None = None,
+    text_column: str | None = None,
     near: bool = True,
     json: Path | None = None,
     out: Path | None = None,
@@ -429,20 +438,22 @@ def audit(
     """Look for copies within and across the parts of data, broken files, and labels that disagree.
 
     Equal samples are found in data of every kind; near copies among images (cropped, mirrored, resized, compressed
-    again) and among texts. The exit status is 0 whatever is found, unless --strict is given.
+    again) and among texts. The exit status is 0 whatever it finds, unless --strict is given.
 
     Args:
         sources: Built-in sets, folders, files or hub names; all splits of each are compared.
-        kind: image, text, audio, video, audio-visual, cameras or trajectory; told from the files if left out.
-        near: Whether near copies are looked for, not only equal samples.
-        json: File to which everything that was found is written.
-        out: HTML file with pictures of what was found.
+        kind: image, text, audio, video, audio-visual, cameras or trajectory; detected from the files if left out.
+        label: Column of the labels, where several or none have a usual name.
+        text_column: Column of the texts in a table, or several with commas between them; chosen if left out.
+        near: Whether to look for near copies too, not only for equal samples.
+        json: JSON file for all findings.
+        out: HTML file with pictures of the findings.
         strict: Exit with status 1 where equal samples or near copies are in several parts, where equal samples have
             different classes, or where nothing could be read.
     """
     from unlabeled.auditing import audit as look
 
-    found = look(*sources, kind=kind, near=near, progress=_tell)
+    found = look(*sources, kind=kind, near=near, progress=_tell, label=label, text_column=text_column)
     print(found.table())
     if json is not None:
         found.to_json(json)

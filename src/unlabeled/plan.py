@@ -38,6 +38,11 @@ __all__ = [
 COMPARED_SAMPLES = 16
 """Samples by whose content data is told from other data of the same size."""
 BUDGET = ("epochs", "steps")
+READING = (
+    *("image_size", "store_size", "max_broken", "levels", "pages", "group"),
+    *("encoding", "text_column", "segmenter"),
+)
+"""Settings by which data is opened."""
 
 
 @dataclass
@@ -119,10 +124,14 @@ def make(method: str | type[Method] | Method, given: dict[str, Any], config: str
 def reopened(plan: Plan, folder: Path) -> Plan:
     """The plan with how the data of the stored run was opened, where nothing else is asked for."""
     stored = read_config(folder / CONFIG, ("settings",))["settings"]
-    kept = ("image_size", "store_size", "levels", "pages", "group")
-    sizes = {name: stored[name] for name in kept if name in stored}
-    asked = {name: value for name, value in asdict(plan.settings).items() if value is not None}
-    return replace(plan, settings=Settings(**sizes | asked))
+    open_ = [
+        name
+        for name, field_ in Settings.__dataclass_fields__.items()
+        if name in READING and name not in plan.given and getattr(plan.settings, name) == field_.default
+    ]
+    return replace(
+        plan, settings=replace(plan.settings, **{name: stored[name] for name in open_ if name in stored})
+    )
 
 
 def resumed(plan: Plan, folder: Path, data: Data) -> Plan:
@@ -208,7 +217,7 @@ def _refuse_other_data(stored: dict[str, Any], data: Data, folder: Path) -> None
         path = data.paths[int(differ[0])]
         raise ValueError(
             f"data must be what {folder} was trained on to resume it, got {data.name}, where {len(differ)} of "
-            f"{len(content)} samples looked at have another content, such as sample {differ[0]} ({path})"
+            f"{len(content)} samples looked at have different content, such as sample {differ[0]} ({path})"
         )
 
 

@@ -148,7 +148,7 @@ class Run:
         except ValueError as error:
             aside = file.with_name(f"{file.name}.damaged")
             file.replace(aside)
-            warnings.warn(f"{error}; it is put aside as {aside.name}", stacklevel=3)
+            warnings.warn(f"{error}; it was renamed to {aside.name}", stacklevel=3)
             return []
 
     @property
@@ -275,11 +275,11 @@ def read_evaluations(file: str | Path) -> list[dict[str, Any]]:
         stored = stored if isinstance(stored, dict) else {"records": stored}
         earlier = stored.pop("earlier", [])
         if not isinstance(earlier, list) or not all(isinstance(one, dict) for one in earlier):
-            raise ValueError("its earlier evaluations are no list of objects")
+            raise ValueError("its earlier evaluations are not a list of objects")
         for one in (stored, *earlier):
             records = one.get("records")
             if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-                raise ValueError("its records are no list of objects")
+                raise ValueError("its records are not a list of objects")
     return [stored, *earlier]
 
 

@@ -39,25 +39,25 @@ class Settings:
         lr: Peak learning rate, as given (not scaled further).
         optimizer: adamw, sgd or lars, the last two with momentum 0.9.
         weight_decay: Decay of all weights but norms and biases.
-        betas: Averaging factors of adamw's two moments, with a comma between them [default: 0.9,0.999].
+        betas: Decay rates of adamw's two moment estimates, with a comma between them [default: 0.9,0.999].
         clip: Largest norm of the gradient, above which it is scaled down; no limit if left out.
-        holdout: Share of the samples held out of the training, whose loss is logged; below 50 samples none are.
+        holdout: Share of the samples held out of training, on which the loss is logged; none below 50 samples.
         image_size: Height and width in pixels of the encoder's input.
         store_size: Shorter side in pixels at which decoded pictures are kept; larger ones are shrunk to it once.
         levels: Values that become black and white, as LOW,HIGH, where images have more than 8 bits; chosen if left out.
-        pages: What is read of image files of several pages: first, all (each an image) or bands (one image of them).
+        pages: How image files of several pages are read: first page, all (each an image) or bands (of one image).
         seed: Seed of every random choice.
         device: auto, cpu, cuda or mps.
         precision: auto, 32, or bf16 (mixed precision).
         accumulate: Forward passes for each optimizer step.
         workers: Threads that decode files the first time.
         max_broken: Share of unreadable files above which nothing is trained.
-        group: What says which samples are not independent, so that they are never divided: a column of a table, an
-            expression for paths such as (speaker[0-9]+)_ with one part in brackets, folder, or none.
-        skip_nan: Steps with a loss or gradient that is not finite that are left out before the run stops.
-        encoding: Encoding of texts, such as gbk or cp1252, instead of the one that is found out.
-        text_column: Column of a table that holds the texts, or several with commas between them, to be joined.
-        segmenter: What cuts texts without spaces into words: characters, jieba or pythainlp.
+        group: Groups of samples that stay in one part, as they are not independent: a column of a table, a regular
+            expression for paths such as (speaker[0-9]+)_ with one capture group, folder, or none.
+        skip_nan: How many steps with a loss or gradient that is not finite are skipped before the run stops.
+        encoding: Encoding of texts, such as gbk or cp1252; detected if left out.
+        text_column: Column of the texts in a table, or several with commas between them, which are joined.
+        segmenter: Word segmenter for languages without spaces: characters, jieba or pythainlp.
         devices: Processes on this machine.
         nodes: Machines.
     """

@@ -44,6 +44,8 @@ def test_a_column_says_which_texts_belong_together(tmp_path: Path, ending: str) 
     assert whole(train, test, 10) and len(test) == 8 and test.classes == ["a", "b"]
     authors = [{path.split("Sentence ")[1].split()[0] for path in part.texts} for part in (train, test)]
     assert not {int(number) // 4 for number in authors[0]} & {int(number) // 4 for number in authors[1]}
+    again = open_data(test, group="author").groups  # the column goes with the samples
+    assert again is not None and len(again) == 8 and len(again.unique()) == 2
     with pytest.raises(ValueError, match=r"group must be .* got editor"):
         open_splits(file, kind="text", group="editor")
 

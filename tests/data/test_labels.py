@@ -47,11 +47,11 @@ def test_numbers_point_into_the_names_of_classes_and_others_are_no_label():
 @pytest.mark.parametrize(
     ("values", "note"),
     [
-        ([0.25, 1.0, 2.0], "labels such as 0.25 are quantities and not classes"),
-        (["0.25", "1"], "labels such as 0.25 are quantities and not classes"),
+        ([0.25, 1.0, 2.0], "labels such as 0.25 are quantities, not classes"),
+        (["0.25", "1"], "labels such as 0.25 are quantities, not classes"),
         ([[1, 2], [1]], "several labels for one sample are not supported, got [1, 2]"),
         ([np.array([0, 1, 1])], "several labels for one sample are not supported, got [0, 1, 1]"),
-        ([-1, 0, 1], "label -1 beside class indices is taken for no label"),
+        ([-1, 0, 1], "label -1 beside class indices means no label"),
     ],
 )
 def test_what_is_no_class_is_said(values, note):

@@ -80,7 +80,7 @@ def test_the_asked_column_wins_and_without_a_usual_name_the_columns_are_listed(t
     bare = open_data(tmp_path, cache=False)
     assert bare.labels is None
     assert [reason for _, reason in bare.skipped] == [
-        "no labels: its columns are file, age, sex; name one with label"
+        "no labels: its columns are file, age, sex; choose one with label"
     ]
     assert labels(open_data(tmp_path, cache=False, label="Sex")) == ["m", "f", "m", "f"]
     with pytest.raises(
@@ -93,7 +93,7 @@ def test_the_asked_column_wins_and_without_a_usual_name_the_columns_are_listed(t
 
 
 def test_a_label_that_cannot_be_looked_up_is_refused():
-    for source in ("digits", torch.zeros(2, 1, 4, 4, dtype=torch.uint8)):
+    for source in ("digits", "topics", "balls", torch.zeros(2, 1, 4, 4, dtype=torch.uint8)):
         with pytest.raises(ValueError, match="label must be left out for"):
             open_data(source, label="x")
     with pytest.raises(ValueError, match="label must be left out for data of kind cameras"):
@@ -203,6 +203,6 @@ def test_a_table_of_few_files_does_not_take_the_folders_away(tmp_path):
     (tmp_path / "t.csv").write_text("file,label\n0.png,p\n1.png,q\n2.png,p\n")
     data = open_data(tmp_path, cache=False)
     assert labels(data) == ["x"] * 4 + ["y"] * 4
-    reason = "labels: of its column label, which folders of classes go before"
+    reason = "labels: of its column label, but folders of classes take precedence"
     assert (str(tmp_path / "t.csv"), reason) in data.skipped
     assert labels(open_data(tmp_path, cache=False, label="label")).count(None) == 5

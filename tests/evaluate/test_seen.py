@@ -18,7 +18,7 @@ from unlabeled.data.cameras import from_views
 from unlabeled.data.text import Texts
 from unlabeled.data.trajectories import from_walks
 from unlabeled.data.video import from_videos
-from unlabeled.evaluate import evaluate, seen
+from unlabeled.evaluate import embed, evaluate, seen
 from unlabeled.evaluate.opening import Opened
 from unlabeled.run import Run, load, write_samples
 from unlabeled.train import pretrain
@@ -224,3 +224,7 @@ def test_the_group_of_a_run_holds_for_its_own_data_and_for_no_other(pics, tmp_pa
     assert not caplog.text
     judged(run, pics / "copy", group=group)
     assert "by 22 groups" in caplog.text
+    for source, groups in (("pics", 22), ("copy", 0)):
+        embed(run, pics / source, out=tmp_path / "features.csv")
+        lines = (tmp_path / "features.csv").read_text().splitlines()[1:]
+        assert len({line.split(",")[3] for line in lines} - {""}) == groups

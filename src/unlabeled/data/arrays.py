@@ -25,6 +25,7 @@ from unlabeled.data.images import Images, from_images, with_channels
 from unlabeled.data.labels import from_array as listed
 from unlabeled.data.labels import numbered
 from unlabeled.data.levels import Levels, Ranges, finite, kind_of, say, storable, to_uint8
+from unlabeled.data.limits import refuse_unpacked
 
 __all__ = [
     "as_integers",
@@ -37,8 +38,6 @@ __all__ = [
     "with_labels",
 ]
 
-UNPACKED, UNPACKED_RATIO = 2**28, 100
-"""Bytes that any .npz file may unpack to, and how many for each byte of a larger one."""
 _VALUES = 2**16
 """Values of a channel that are mapped at a time."""
 _SPLITS = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
@@ -112,11 +111,7 @@ def read_npz(path: Path, endings: tuple[str, ...] = ("",)) -> tuple[dict[str, np
         with path.open("rb") as stream, NpzFile(stream, allow_pickle=False) as file:
             assert file.zip is not None
             size = sum(member.file_size for member in file.zip.infolist())
-            most = max(UNPACKED, UNPACKED_RATIO * os.fstat(stream.fileno()).st_size)
-            if size > most:
-                raise ValueError(
-                    f"it unpacks to {size} bytes, which is more than {UNPACKED_RATIO} for each of its own"
-                )
+            refuse_unpacked(size, os.fstat(stream.fileno()).st_size)
             content = {key: file[key] for key in file.files if key.endswith(endings)}
             keys = list(file.files)
         if odd := [key for key, array in content.items() if not isinstance(array, np.ndarray)]:

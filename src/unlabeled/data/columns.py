@@ -91,7 +91,7 @@ def choose(
         texts = _texts(columns, values, found)
     if not texts:
         listed = check.one_line(", ".join(columns)) or "nothing"
-        raise ValueError(f"{name} must have a column of texts, got {listed}; --text-column names one")
+        raise ValueError(f"{name} must have a column of texts, got {listed}; choose one with --text-column")
     if label is None and found is None:
         found = _other_label(columns, values, texts, named)
     return Columns(texts, found)

@@ -154,7 +154,7 @@ def from_records(values: Sequence[Any], asked: str | None, name: str) -> tuple[l
     if column is None and "txt" in columns:
         texts = [value["txt"] for value in values if isinstance(value, Mapping) and "txt" in value]
         column = "txt" if 2 * len({*texts}) <= len(texts) else None
-    said = [] if column else [f"what is known of the images is {', '.join(columns)}; name one with label"]
+    said = [] if column else [f"what is known of the images is {', '.join(columns)}; choose one with label"]
     return [value.get(column) if isinstance(value, Mapping) else value for value in values], said
 
 
@@ -181,7 +181,7 @@ def numbered(values: Iterable[Any], classes: Sequence[str] | None = None) -> Num
         return Numbered(None, names, [f"several labels for one sample are not supported, got {several}"])
     whole = _as_whole(known)
     if quantities := [value for value in whole.values() if isinstance(value, float) and value % 1]:
-        return Numbered(None, names, [f"labels such as {min(quantities):g} are quantities and not classes"])
+        return Numbered(None, names, [f"labels such as {min(quantities):g} are quantities, not classes"])
     plain = [whole.get(value) for value in plain]
     known, notes = set(whole.values()), []
     if names is not None:
@@ -190,7 +190,7 @@ def numbered(values: Iterable[Any], classes: Sequence[str] | None = None) -> Num
     else:
         if (sentinel := _sentinel(known)) is not None:
             known.discard(sentinel)
-            notes.append(f"label {sentinel} beside class indices is taken for no label")
+            notes.append(f"label {sentinel} beside class indices means no label")
         names = in_order({str(value) for value in known})
         spelled = {name: number for number, name in enumerate(names)}
         places = {value: spelled[str(value)] for value in known}

@@ -124,7 +124,7 @@ def known_of(root: Path, files: Sequence[File], tables: Sequence[File], label: s
         if values is None:
             if others:
                 listing = check.one_line(", ".join(rows.columns))
-                reason = f"{NO_LABELS}its columns are {listing}; name one with label"
+                reason = f"{NO_LABELS}its columns are {listing}; choose one with label"
                 known.skipped.append(Skipped(file.path, reason))
             continue
         _gather(known.labels if explicit else guessed, paths, values)
@@ -195,7 +195,9 @@ def images_listed(table: Path, label: str | None) -> tuple[Path, list[str], list
         )
     elif others:
         known.skipped.append(
-            Skipped(table.name, f"{NO_LABELS}its columns are {', '.join(rows.columns)}; name one with label")
+            Skipped(
+                table.name, f"{NO_LABELS}its columns are {', '.join(rows.columns)}; choose one with label"
+            )
         )
     return top, [path for path in dict.fromkeys(paths) if path], skipped, known
 

@@ -23,7 +23,8 @@ from PIL import Image
 from torch import Tensor
 
 from unlabeled import check
-from unlabeled.data.arrays import UNPACKED, UNPACKED_RATIO, bands_are_last
+from unlabeled.data.arrays import bands_are_last
+from unlabeled.data.limits import refuse_unpacked
 
 __all__ = ["ARRAYS", "Raster", "array", "is_deep_png", "is_raster_tiff", "png", "tiff"]
 
@@ -208,9 +209,8 @@ def _numpy(file: BinaryIO) -> NDArray[Any]:
 def _zipped(file: BinaryIO) -> NDArray[Any]:
     with zipfile.ZipFile(file) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        member, most = _only(members), max(UNPACKED, UNPACKED_RATIO * file.seek(0, 2))
-        if member.file_size > most:
-            raise ValueError(f"it unpacks to {member.file_size} bytes")
+        member = _only(members)
+        refuse_unpacked(member.file_size, file.seek(0, 2))
         return _numpy(BytesIO(archive.read(member)))
 
 

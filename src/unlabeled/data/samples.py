@@ -46,7 +46,7 @@ class Data:
             (samples,); like labels, for evaluation only.
         groups: Number of the recording, document, speaker or other source of each sample, int64, shape
             (samples,): samples of one group are not independent, so splits and intervals keep them together.
-            None where every sample stands alone.
+            None where all samples are independent.
         skipped: What was found but could not be used.
     """
 
@@ -131,6 +131,7 @@ class Data:
         part.labels = None if self.labels is None else self.labels[rows]
         part.factors = {name: values[rows] for name, values in self.factors.items()}
         part.groups = None if self.groups is None else self.groups[rows]
+        part.columns = {name: [values[row] for row in rows.tolist()] for name, values in self.columns.items()}
         part._keep(rows)
         return part
 

@@ -29,7 +29,7 @@ from unlabeled.data.files import (
 from unlabeled.data.labels import class_name, label_column, raw
 from unlabeled.data.rasters import ARRAYS
 from unlabeled.data.samples import Skipped
-from unlabeled.data.sniff import image_files, unreadable
+from unlabeled.data.sniff import UNREADABLE, image_files, unreadable
 
 __all__ = [
     "Reading",
@@ -42,23 +42,10 @@ __all__ = [
     "find_rows",
     "find_torchvision",
     "of_paths",
+    "open_hub",
     "table_reading",
 ]
 
-_UNREADABLE = (
-    ".heic",
-    ".heif",
-    ".jxl",
-    ".svg",
-    ".psd",
-    ".dng",
-    ".cr2",
-    ".cr3",
-    ".nef",
-    ".arw",
-    ".raw",
-    ".dcm",
-)
 _BESIDE = "beside the splits"
 _log = logging.getLogger("unlabeled.data")
 
@@ -93,7 +80,10 @@ class Source:
 
     def stated(self, paths: Sequence[str], values: list[Any]) -> list[Any]:
         """Labels of samples: those that tables beside the files state, else the ones that the items had."""
-        return values if self.labels is None else [self.labels.get(path) for path in paths]
+        if self.labels is None:
+            return values
+        # A page of an image file has the label of the file.
+        return [self.labels.get(path, self.labels.get(path.rpartition("#")[0])) for path in paths]
 
 
 @uncollected()
@@ -158,7 +148,7 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
         return _tables(path, name, opened, skipped, found.broken, digest(images))
     if kind == "archive":
         return _archives(path, name, archives, skipped, found.broken, label)
-    broken = found.broken + sum(file.suffix in _UNREADABLE for file in others)
+    broken = found.broken + sum(file.suffix in UNREADABLE for file in others)
     return _class_folders(path, name, files[kind], skipped, broken, known)
 
 
@@ -230,7 +220,7 @@ def _nothing(found: Walk, name: str, reasons: Mapping[str, str]) -> str:
     said = [
         *(f"{skip.path or name}: {skip.reason}" for skip in found.skipped),
         *(f"{p}: {r}" for p, r in reasons.items()),
-        *(unreadable(suffix) for suffix in endings if suffix in _UNREADABLE),
+        *(unreadable(suffix) for suffix in endings if suffix in UNREADABLE),
     ]
     return f"no images in {name}; expected {expected}, found {listing}{''.join(f'; {text}' for text in said[:3])}"
 
@@ -303,7 +293,7 @@ def find_files(
 def _why_not(file: File, suffixes: tuple[str, ...]) -> str:
     if suffixes is not SUFFIXES:
         return f"not a {suffixes[0]} file"
-    return unreadable(file.suffix) if file.suffix in _UNREADABLE else "not an image file"
+    return unreadable(file.suffix) if file.suffix in UNREADABLE else "not an image file"
 
 
 def class_folders(paths: Sequence[str]) -> dict[str, tuple[list[int], list[str] | None]]:
@@ -364,7 +354,7 @@ def _class_folders(
 
     use_tables = bool(stated) and (known.explicit or not any(map(classes_of, parts))) if known else False
     if known:
-        beaten = "" if use_tables else ", which folders of classes go before"
+        beaten = "" if use_tables else ", but folders of classes take precedence"
         skipped = skipped + [
             Skipped(start + path, f"labels: of its {column}{beaten}") for path, column in known.used.items()
         ]
@@ -496,14 +486,7 @@ def find_hub(address: str, label: str | None = None) -> dict[str, Source]:
     Raises:
         ValueError: The data set cannot be opened.
     """
-    from datasets import load_dataset_builder
-
-    name, _, config = address.partition(":")
-    try:
-        builder = load_dataset_builder(name, config or None)
-        splits: dict[str, Any] = builder.as_streaming_dataset()  # type: ignore[assignment]
-    except Exception as error:  # the hub, the network and the loader all have errors of their own
-        raise ValueError(f"cannot open hub:{address}: {error}") from error
+    builder, splits = open_hub(address)
     known = builder.info.splits or {}
 
     def total(split: str) -> int | None:
@@ -517,6 +500,26 @@ def find_hub(address: str, label: str | None = None) -> dict[str, Source]:
         )
         for split in splits
     }
+
+
+def open_hub(address: str) -> tuple[Any, dict[str, Any]]:
+    """The builder of a data set on the Hugging Face hub, and its splits as streams.
+
+    Args:
+        address: OWNER/NAME or OWNER/NAME:CONFIG.
+
+    Raises:
+        ValueError: The data set cannot be opened.
+    """
+    from datasets import load_dataset_builder
+
+    name, _, config = address.partition(":")
+    try:
+        builder = load_dataset_builder(name, config or None)
+        splits: dict[str, Any] = builder.as_streaming_dataset()  # type: ignore[assignment]
+    except Exception as error:  # the hub, the network and the loader all have errors of their own
+        raise ValueError(f"cannot open hub:{address}: {error}") from error
+    return builder, splits
 
 
 def find_rows(rows: Any, name: str, file: str, total: int | None, label: str | None) -> Reading:

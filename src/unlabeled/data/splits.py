@@ -148,7 +148,7 @@ def _told(data: Data, digests: Tensor, test: Tensor) -> str:
     by = f" by {len(data.groups.unique()):,} {data.group_unit}" if data.groups is not None else ""
     told = f"{data.name} divided {100 - percent} to {percent}{by}"
     if count := repeats(digests):
-        told += f"; {count:,} {data.unit} equal to others kept with them"
+        told += f"; {count:,} duplicate {data.unit} kept in the same part"
     if count := contradictions(digests, data.labels):
         told += f"; {count:,} equal {data.unit} have labels that disagree"
     return told
@@ -167,5 +167,5 @@ def _undivided(data: Data, digests: Tensor, classes: int) -> str:
     return (
         f"data must have at least 2 {unit} of a class to be divided into a training and a test part, "
         f"got {got} {classes} classes in {data.name}"
-        + ("; test on other data, or let each sample stand alone with group=none" if grouped else "")
+        + ("; test on other data, or treat all samples as independent with group=none" if grouped else "")
     )

@@ -13,6 +13,7 @@ from typing import IO, Any, NamedTuple, cast
 from unlabeled import check
 from unlabeled.data.decode import LARGEST, SUFFIXES, TOO_LARGE, Item
 from unlabeled.data.files import without_shard
+from unlabeled.data.limits import refuse_unpacked
 
 __all__ = ["ENDINGS", "count_images", "inner_paths", "tar_items"]
 
@@ -22,8 +23,6 @@ _NOTES = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
 )
 _LONGEST_NOTE = 2**20
-_UNPACKED, _RATIO = 2**28, 100
-"""Bytes that any archive may unpack to, and how many for each byte of a larger one."""
 _ABOUT = (".cls", ".json", ".txt")
 """Endings of members that say what a sample of the webdataset layout is."""
 _LONGEST_ABOUT, _LONGEST_VALUE, _MOST_VALUES = 2**20, 100, 64
@@ -152,10 +151,9 @@ def inner_paths(paths: Sequence[str], archives: Sequence[str]) -> list[str]:
 
 def _items_of(name: str, archive: Path) -> Iterator[Item]:
     key, image, known = "", None, {}
-    most = max(_UNPACKED, _RATIO * archive.stat().st_size)
+    size = archive.stat().st_size
     for member in _members(archive):
-        if member.end > most:
-            raise ValueError(f"it unpacks to more than {_RATIO} bytes for each of its own")
+        refuse_unpacked(member.end, size)
         path = f"{name}/{member.name}"
         stem, ending = path[: path.rfind(".")], path[path.rfind(".") :].lower()
         is_image = ending in SUFFIXES

@@ -16,10 +16,11 @@ from unlabeled import check
 from unlabeled.data.columns import Columns, choose, flat, is_known
 from unlabeled.data.encodings import Decoder, Errors, checked
 from unlabeled.data.files import SPLITS, File, Walk, by_name, walk
+from unlabeled.data.limits import refuse_unpacked
 from unlabeled.data.notes import note
 from unlabeled.data.samples import Skipped
-from unlabeled.data.sources import Source, find_files
-from unlabeled.data.tables import count_rows, told
+from unlabeled.data.sources import Source, find_files, open_hub
+from unlabeled.data.tables import open_table
 
 __all__ = ["Reader", "Rows", "find_hub_texts", "find_texts", "groups"]
 
@@ -43,8 +44,8 @@ _MARKED = (".md", ".rst")
 _OTHER_FORMATS = (".html", ".htm", ".xml", ".pdf", ".doc", ".docx", ".epub", ".rtf", ".tex", ".xls", ".xlsx")
 _ABOUT = ("readme", "license", "licence", "copying", "notice", "changelog", "citation")
 """Names of files that are about the data."""
-_UNPACKED, _RATIO, _BLOCK = 2**28, 100, 2**20
-"""Bytes that any packed file may unpack to, how many for each byte of a larger one, and how many at a time."""
+_BLOCK = 2**20
+"""Bytes that are unpacked at a time."""
 _HALF = re.compile("[\ud800-\udfff]")
 _PEEKED = 1000
 _NUMBER = re.compile(r"[-+]?\d*[.,]?\d+(e[-+]?\d+)?")
@@ -73,7 +74,7 @@ class Rows:
     def add(self, text: str, path: str, label: Any = None) -> None:
         """Append a text, unless there is nothing in it."""
         if _HALF.search(text):  # JSON and parquet can hold what no file in UTF-8 can
-            self.skipped.append(Skipped(path, "half of a pair of surrogates is no character; replaced"))
+            self.skipped.append(Skipped(path, "unpaired surrogate, replaced"))
             text = _HALF.sub("\ufffd", text)
         if self.undecoded and "\ufffd" in text:
             self.leave_out(path, self.undecoded)
@@ -132,7 +133,7 @@ class Reader:
             labels = f"labels from {found.label}" if found.label else "no labels"
             others = [column for column in names if column not in (*found.texts, found.label)]
             listed = f" (also there: {check.one_line(', '.join(others))})" if others else ""
-            note(f"{name}: texts from {texts}, {labels}{listed}; --text-column and --label name others")
+            note(f"{name}: texts from {texts}, {labels}{listed}; --text-column and --label choose others")
         return self.chosen[names]
 
 
@@ -213,14 +214,7 @@ def find_hub_texts(address: str, reader: Reader) -> Mapping[str, Callable[[], Ro
     Raises:
         ValueError: The data set cannot be opened.
     """
-    from datasets import load_dataset_builder
-
-    name, _, config = address.partition(":")
-    try:
-        builder = load_dataset_builder(name, config or None)
-        splits: dict[str, Any] = builder.as_streaming_dataset()  # type: ignore[assignment]
-    except Exception as error:  # the hub, the network and the loader all have errors of their own
-        raise ValueError(f"cannot open hub:{address}: {error}") from error
+    _, splits = open_hub(address)
 
     def reading(split: str) -> Rows:
         rows, stream = Rows(), splits[split]
@@ -307,16 +301,15 @@ def _content(path: Path, rows: Rows) -> bytes | None:
 def _unpacked(path: Path) -> bytes:
     import pyarrow
 
-    most, pieces = max(_UNPACKED, _RATIO * path.stat().st_size), []
+    size, unpacked, pieces = path.stat().st_size, 0, []
     with (
         pyarrow.OSFile(str(path)) as file,
         pyarrow.input_stream(file, _PACKED[path.suffix.lower()]) as stream,
     ):
         while piece := stream.read(_BLOCK):
             pieces.append(piece)
-            most -= len(piece)
-            if most < 0:
-                raise ValueError(f"it unpacks to more than {_RATIO} bytes for each of its own")
+            unpacked += len(piece)
+            refuse_unpacked(unpacked, size)
     return b"".join(pieces)
 
 
@@ -596,24 +589,10 @@ def _take_json(named: Iterable[tuple[str, Any]], path: str, rows: Rows, reader: 
 
 
 def _parquet(path: Path, rows: Rows, reader: Reader, decoder: Decoder) -> None:
-    from pyarrow.parquet import ParquetFile
-
-    def records(file: Any) -> Iterator[dict[str, Any]]:
-        with told(path):
-            for batch in file.iter_batches(1024):
-                yield from batch.to_pylist()
-
-    with told(path):
-        count_rows([path])
-        file = ParquetFile(path)
-        about = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
-        features = about.get("info", {}).get("features", {})
-        classes = {
-            column: [str(name) for name in its["names"]]
-            for column, its in features.items()
-            if isinstance(its, dict) and "names" in its
-        }
-    _take(records(file), str(path), rows, reader, classes)
+    table = open_table(path)
+    batches = table.batches(table.schema.names)
+    records = (dict(zip(batch, row)) for batch in batches for row in zip(*batch.values()))
+    _take(records, str(path), rows, reader, table.names)
 
 
 def _take(

@@ -37,7 +37,7 @@ class Own(nn.Module):
             reason = f"{type(error).__name__}: {check.reason(error)}"
             raise ValueError(
                 f"encoder must take images of shape {shape}, but {type(model).__name__} failed on them ({reason}). "
-                "Its image size can be named by image_size"
+                "Set the size with image_size"
             ) from error
         finally:
             model.train(training)

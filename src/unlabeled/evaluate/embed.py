@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlabeled.evaluate import features, opening
+from unlabeled.evaluate import features, opening, seen
 from unlabeled.files import atomic, printable
 from unlabeled.parts import heap
 
@@ -46,7 +46,8 @@ def embed(
         data: Whatever `open_data` takes.
         layer: Name of a map to read instead of the encoder's output.
         out: File to write, with the path of each sample, its split ("all" where there are none), the name of its class
-            and the number of its group, both missing where they are unknown. Its ending says how: .parquet has
+            and the number of its group, by the run's own `group` on the data that it was trained on, both missing
+            where they are unknown. Its ending says how: .parquet has
             the columns `path`, `split`, `label`, `group` and `embedding`; .csv has the first four, then `0`, `1`
             and so on; .npz has arrays `embeddings`, `paths`, `splits`, `labels` ("" for none) and `groups` (-1
             for none); .npy has the features alone.
@@ -65,7 +66,8 @@ def embed(
         raise ValueError(f"out must end with {', '.join(ENDINGS)}, got {target.name}")
     where = features.pick_device(device)
     encoder, reader = features.frozen(run, where)
-    how = opening.options(run, encoder) | ({"text_column": text_column} if text_column else {})
+    columns = {"text_column": text_column, "group": seen.grouping(run, data)}
+    how = opening.options(run, encoder) | {name: column for name, column in columns.items() if column}
     opened = opening.parts(data, how, encoder)
     if target is not None:
         return _written(target, _pieces(opened, lambda batch: reader(batch, layer), where))

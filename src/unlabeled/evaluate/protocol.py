@@ -69,6 +69,7 @@ def evaluate(
     steps: int | None = None,
     augment: Augment | None = None,
     group: str | None = None,
+    text_column: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Scores:
     """Measure frozen features on labelled data, with the controls on the same labels and test samples.
@@ -103,6 +104,7 @@ def evaluate(
             without flips.
         group: What says which samples are not independent, as in `open_data`; None takes that of the run on the data
             that it was trained on.
+        text_column: Column of the texts in a table, as in `open_data`; None takes that of the run.
         progress: Called with a line on what is measured next.
 
     Returns:
@@ -112,11 +114,7 @@ def evaluate(
     Raises:
         ValueError: There are no labels, a class has fewer than asked for, or a word or number is not allowed.
     """
-    probes, words = _several(probe), _several(controls)
-    for word in probes:
-        check.choice((*PROBES, *TASKS), probe=word)
-    for word in words:
-        check.choice(CONTROLS, controls=word)
+    probes, words = _words(probe, controls)
     check.at_least(1, draws=draws)
     counts = few_labels.counts(_several(labels_per_class))
     options = {"source": _source(data, test), "probe": probes, "labels_per_class": counts}
@@ -124,25 +122,18 @@ def evaluate(
     options |= {"k": k, "temperature": temperature} | ({} if steps is None else {"steps": steps})
     where = features.pick_device(device)
     encoder, reader = features.frozen(run, where)
-    measured: list[Measurement] = []
     tell = progress or (lambda text: None)
     group = group or seen.grouping(run, data)
-    columns = {name: column for name, column in {"group": group, "label": label}.items() if column}
+    given = {"group": group, "label": label, "text_column": text_column}
+    columns = {name: column for name, column in given.items() if column}
     how, options = opening.options(run, encoder) | columns, options | columns
-    met: list[dict[str, Any]] = []
-    if tasks := [word for word in probes if word in TASKS]:
-        subject = Subject(encoder, _method(run, encoder, where), seed)
-        for word in tasks:
-            tell(word)
-            opened = opening.for_task(word, data, test, how)
-            given = data if opened is None else opening.given(word, data, test, opened)
-            measured += measure(word, subject, given, seed=seed, device=where)
-            met += [] if opened is None else [seen.account(run, opened, data, test)]
-        probes = [word for word in probes if word not in TASKS]
-        if not probes:
-            about = {"data": str(getattr(data, "name", data)), "encoder": fingerprint(encoder.state_dict())}
-            about |= {"seed": seed, "options": options}
-            return Scores.of(measured, about | seen.together(met))
+    tasks = [word for word in probes if word in TASKS]
+    measured, accounts = _tasks(tasks, run, encoder, where, data, test, how, seed, tell)
+    probes = [word for word in probes if word not in TASKS]
+    if tasks and not probes:
+        about = {"data": str(getattr(data, "name", data)), "encoder": fingerprint(encoder.state_dict())}
+        about |= {"seed": seed, "options": options}
+        return Scores.of(measured, about | seen.together(accounts))
     both = opening.both(data, test, how)
     train, tested = map(encoder.reads, both)
     labelled = _labelled(train, tested, where)
@@ -150,37 +141,18 @@ def evaluate(
         tell(note)
     smallest = int(labelled.labels.unique(return_counts=True)[1].min())
     plan = _plan(probes, counts, list(encoder.map_dims) if "layers" in probes else [], smallest)
-    draws_of = {
-        count: [torch.arange(len(labelled.labels))]
-        if count == "all"
-        else few_labels.subsets(labelled.labels, count, classes=labelled.classes, draws=draws, seed=seed)
-        for count in dict.fromkeys(count for _, _, count in plan)
-    }
-    representations = [
-        *([controlled.raw(encoder)] if "raw" in words else []),
-        *([controlled.random(encoder, labelled.train, seed)] if "random" in words else []),
-        *(
-            [controlled.rescaled(encoder, labelled.train, seed)]
-            if "rescaled" in words and encoder.kind == "image"
-            else []
-        ),
-        Representation("unlabeled", reader),
-    ]
+    draws_of = {n: _draws(labelled, n, draws, seed) for n in dict.fromkeys(count for _, _, count in plan)}
+    representations = [*_controls(words, encoder, labelled.train, seed), Representation("unlabeled", reader)]
+    tuned = {"k": k, "temperature": temperature, "steps": steps, "augment": augment}
     trained: dict[int | str, list[Prediction]] = {}
     for name, layer, count in plan:
         about = f"{name}{f' {layer}' if layer else ''}, {count} labels per class"
         for shown in representations if name != "finetune" else representations[-1:]:
-            results = []
             tell(f"{about}: {shown.name}")
-            for rows in draws_of[count]:
-                if layer == CHOSEN:
-                    results.append(_on_chosen_layer(encoder, shown, labelled, rows, seed))
-                elif name == "knn":
-                    results.append(_knn(shown, labelled, rows, k, temperature))
-                elif name == "finetune":
-                    results.append(_finetune(encoder, shown, labelled, rows, steps, augment, seed))
-                else:
-                    results.append(_linear(shown, labelled, rows, layer, seed)[:2])
+            results = [
+                _predicted(name, layer, encoder, shown, labelled, rows, seed, **tuned)
+                for rows in draws_of[count]
+            ]
             measured.append(_measure(name, layer, count, shown.name, results, labelled, shown.detail))
         if name != "layers" and ("supervised" in words or (name == "finetune" and words)):
             if count not in trained:
@@ -199,9 +171,89 @@ def evaluate(
         "options": options,
     }
     # As opened, not as the encoder reads it: a scene is many images.
-    met.append(seen.account(run, opening.Opened(*both, how), data, test))
-    met += [{"note": note} for note in labelled.notes]
-    return Scores.of(measured, about | seen.together(met))
+    accounts.append(seen.account(run, opening.Opened(*both, how), data, test))
+    accounts += [{"note": note} for note in labelled.notes]
+    return Scores.of(measured, about | seen.together(accounts))
+
+
+def _words(probe: str | Sequence[str], controls: str | Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names of probes or tasks, and of controls.
+
+    Raises:
+        ValueError: There is none of such a name.
+    """
+    probes, words = _several(probe), _several(controls)
+    for word in probes:
+        check.choice((*PROBES, *TASKS), probe=word)
+    for word in words:
+        check.choice(CONTROLS, controls=word)
+    return probes, words
+
+
+def _tasks(
+    words: list[str],
+    run: Any,
+    encoder: "Encoder",
+    device: torch.device,
+    data: Any,
+    test: Any,
+    how: dict[str, Any],
+    seed: int,
+    tell: Callable[[str], None],
+) -> tuple[list[Measurement], list[dict[str, Any]]]:
+    """What tasks measure, and what `seen.account` says of the data of each."""
+    measured: list[Measurement] = []
+    accounts: list[dict[str, Any]] = []
+    subject = Subject(encoder, _method(run, encoder, device) if words else None, seed)
+    for word in words:
+        tell(word)
+        opened = opening.for_task(word, data, test, how)
+        source = data if opened is None else opening.given(word, data, opened)
+        measured += measure(word, subject, source, seed=seed, device=device)
+        accounts += [] if opened is None else [seen.account(run, opened, data, test)]
+    return measured, accounts
+
+
+def _draws(data: Labelled, count: int | str, draws: int, seed: int) -> list[Tensor]:
+    """Rows of the labels at hand, for each draw; all of them need but one."""
+    if count == "all":
+        return [torch.arange(len(data.labels))]
+    return few_labels.subsets(data.labels, count, classes=data.classes, draws=draws, seed=seed)
+
+
+def _controls(words: Sequence[str], encoder: "Encoder", train: "Data", seed: int) -> list[Representation]:
+    """The controls without a training of their own that were asked for."""
+    made = {
+        "raw": lambda: controlled.raw(encoder),
+        "random": lambda: controlled.random(encoder, train, seed),
+        "rescaled": lambda: controlled.rescaled(encoder, train, seed),
+    }
+    images_only = () if encoder.kind == "image" else ("rescaled",)
+    return [make() for word, make in made.items() if word in words and word not in images_only]
+
+
+def _predicted(
+    name: str,
+    layer: str | None,
+    encoder: "Encoder",
+    shown: Representation,
+    data: Labelled,
+    rows: Tensor,
+    seed: int,
+    *,
+    k: int,
+    temperature: float,
+    steps: int | None,
+    augment: Augment | None,
+) -> Prediction:
+    """Predictions of one probe from the labels of some rows."""
+    if layer == CHOSEN:
+        return _on_chosen_layer(encoder, shown, data, rows, seed)
+    if name == "knn":
+        return _knn(shown, data, rows, k, temperature)
+    if name == "finetune":
+        return _finetune(encoder, shown, data, rows, steps, augment, seed)
+    return _linear(shown, data, rows, layer, seed)[:2]
 
 
 def _method(run: Any, encoder: "Encoder", device: torch.device) -> Method | None:
@@ -286,10 +338,10 @@ def _without_labels(part: str, split: "Data") -> str:
     if hints:
         return f"{message} ({'; '.join(dict.fromkeys(hints))})"
     if part == "test":
-        message += "; the labelled part given alone would be divided"
+        message += "; give the labelled part alone to have it divided"
     return (
         f"{message}. Put the files into one folder for each class, or their names and labels into a labels.csv "
-        "beside them" + (", or take the task factors, for what else is known" if split.factors else "")
+        "beside them" + (", or evaluate the task factors instead" if split.factors else "")
     )
 
 
