@@ -50,7 +50,15 @@ __all__ = [
 CHECKPOINT, ENCODER, LOG, CONFIG = "checkpoint.safetensors", "encoder.safetensors", "log.jsonl", "run.toml"
 SAMPLES = "samples.npy"
 SCORES = "scores.json"
-RESULTS = ("records", "note", "time", "earlier", "seen_in_pretraining", "in_training_part")
+RESULTS = (
+    "records",
+    "note",
+    "time",
+    "earlier",
+    "seen_in_pretraining",
+    "in_training_part",
+    "near_in_training_part",
+)
 """What does not tell one evaluation from another."""
 
 
