@@ -121,6 +121,7 @@ def training(entries: Sequence[Entry]) -> tuple[str, str]:
     held_out = [
         charts.Line(f"held out, {entry.label}", style, *_held_out(entry), dotted=True)
         for style, entry in trained
+        if any(map(charts.finite, _held_out(entry)[1]))
     ]
     marks = {"dashed: chance": chances, "dotted: held out": held_out}
     hint = ", ".join(mark for mark, drawn in marks.items() if _visible(drawn))
@@ -140,7 +141,7 @@ def training(entries: Sequence[Entry]) -> tuple[str, str]:
     sentence = (
         "Epoch by epoch. The loss should fall well below chance while spread and rank stay away from zero."
     )
-    if _visible(held_out):
+    if held_out:
         sentence += (
             " Dotted is the loss on samples held out of the training: where it rises while the other falls, the "
             "samples are learnt by heart."
