@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -17,6 +17,7 @@ from unlabeled.settings import Settings
 __all__ = ["main"]
 
 RUN = Group("Run options", sort_key=3)
+READ = Group("How data is read", sort_key=3)
 OUTPUT = Group("Output", sort_key=4)
 
 app = App(
@@ -86,6 +87,23 @@ def _run_options() -> list[inspect.Parameter]:
         )
         for field in fields(Settings)
     ]
+
+
+def _reads(name: str) -> Parameter:
+    return Parameter(help=methods.arguments(inspect.getdoc(Settings) or "")[name], group=READ)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The settings that say how data is read, for the commands that open it without training."""
+
+    label: Annotated[str | None, _reads("label")] = None
+    text_column: Annotated[str | None, _reads("text_column")] = None
+    encoding: Annotated[str | None, _reads("encoding")] = None
+    group: Annotated[str | None, _reads("group")] = None
+
+
+AS_FOUND = Reading()
 
 
 def _pretrain_command(name: str) -> Callable[..., None]:
@@ -205,9 +223,8 @@ def evaluate(
     draws: Annotated[int, Parameter(converter=_whole)] = 5,
     seed: Annotated[int, Parameter(converter=_whole)] = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    label: str | None = None,
     encoder: Network = None,
-    group: str | None = None,
+    reading: Annotated[Reading, Parameter(name="*")] = AS_FOUND,
 ) -> None:
     """Measure frozen features against the controls on labelled data.
 
@@ -219,9 +236,6 @@ def evaluate(
         draws: Random choices of the labels, where not all are used.
         seed: Seed of the draws.
         device: auto, cpu or cuda.
-        label: Column of the labels, where several or none have a usual name.
-        group: What says which samples are not independent, so that they are never divided: a column of a table, an
-            expression for paths such as '(speaker[0-9]+)_' with one part in brackets, folder, or none.
     """
     from unlabeled.evaluate import evaluate as measure
     from unlabeled.run import load
@@ -236,8 +250,7 @@ def evaluate(
         draws=draws,
         seed=seed,
         device=device,
-        label=label,
-        group=group,
+        **asdict(reading),
         progress=_tell,
     )
     try:
@@ -261,8 +274,8 @@ def compare(
     probe: Words = ("knn", "linear"),
     labels_per_class: Words = ("all",),
     controls: Words = ("raw", "random"),
-    group: str | None = None,
     out: Path | None = None,
+    reading: Annotated[Reading, Parameter(name="*")] = AS_FOUND,
 ) -> None:
     """Train several methods on the same data with the same budget, and judge them side by side.
 
@@ -279,7 +292,6 @@ def compare(
         probe: Any of the probes or tasks of evaluate, with commas between them.
         labels_per_class: Numbers of labels, shares of each class, or all: 1,10,1%,all.
         controls: Any of raw, random, rescaled, supervised; none switches them off.
-        group: What says which samples are not independent, as in evaluate.
         out: Folder of the runs and the report; the next free runs/compare if left out.
     """
     if len(methods_and_data) < 2:
@@ -312,7 +324,9 @@ def compare(
         raise ValueError(f"compare must get methods for one kind of data, got {', '.join(sorted(kinds))}")
     kind = kinds.pop()
     size = store_size or suiting(kind, image_size)
-    train, test = open_splits(data, kind=kind, store_size=size, group=group)
+    read = asdict(reading)
+    train, test = open_splits(data, kind=kind, store_size=size, **read)
+    settings |= {name: read[name] for name in read if name != "group"}  # how the report reads the data
     runs = []
     for name in names:
         run = pretrain(name, train, out=folder / name, **settings)
@@ -383,19 +397,18 @@ def embed(
     out: Path,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     encoder: Network = None,
-    text_column: str | None = None,
+    reading: Annotated[Reading, Parameter(name="*")] = AS_FOUND,
 ) -> None:
     """Write the features of every sample, with its path and what is known of it, as parquet, csv, npz or npy.
 
     Args:
         out: File whose ending says how it is written: .parquet, .csv, .npz, or .npy for the features alone.
         device: auto, cpu or cuda.
-        text_column: Column of a table that holds the texts, or several with commas between them, to be joined.
     """
     from unlabeled.evaluate import embed as compute
     from unlabeled.run import load
 
-    features, _ = compute(load(run, encoder), data, out=out, device=device, text_column=text_column)
+    features, _ = compute(load(run, encoder), data, out=out, device=device, **asdict(reading))
     print(f"{out}: {features.shape[0]:,} samples x {features.shape[1]} numbers")
 
 
@@ -425,6 +438,7 @@ def audit(
     json: Path | None = None,
     out: Path | None = None,
     strict: bool = False,
+    reading: Annotated[Reading, Parameter(name="*")] = AS_FOUND,
 ) -> None:
     """Look for copies within and across the parts of data, broken files, and labels that disagree.
 
@@ -442,7 +456,7 @@ def audit(
     """
     from unlabeled.auditing import audit as look
 
-    found = look(*sources, kind=kind, near=near, progress=_tell)
+    found = look(*sources, kind=kind, near=near, progress=_tell, **asdict(reading))
     print(found.table())
     if json is not None:
         found.to_json(json)

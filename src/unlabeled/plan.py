@@ -21,7 +21,7 @@ from unlabeled.data import Data
 from unlabeled.files import atomic, locked, new_folder, numbered, printable
 from unlabeled.method import Method
 from unlabeled.run import CHECKPOINT, CONFIG, read_config, read_position
-from unlabeled.settings import MACHINE_SETTINGS, Settings
+from unlabeled.settings import MACHINE_SETTINGS, READING, Settings
 
 __all__ = [
     "Plan",
@@ -119,7 +119,7 @@ def make(method: str | type[Method] | Method, given: dict[str, Any], config: str
 def reopened(plan: Plan, folder: Path) -> Plan:
     """The plan with how the data of the stored run was opened, where nothing else is asked for."""
     stored = read_config(folder / CONFIG, ("settings",))["settings"]
-    kept = ("image_size", "store_size", "levels", "pages", "group")
+    kept = ("image_size", "store_size", "levels", "pages", "segmenter", *READING)
     sizes = {name: stored[name] for name in kept if name in stored}
     asked = {name: value for name, value in asdict(plan.settings).items() if value is not None}
     return replace(plan, settings=Settings(**sizes | asked))

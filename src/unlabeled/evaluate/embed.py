@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlabeled.evaluate import features, opening
+from unlabeled.evaluate import features, opening, seen
 from unlabeled.files import atomic, printable
 from unlabeled.parts import heap
 
@@ -37,7 +37,10 @@ def embed(
     layer: str | None = None,
     out: str | Path | None = None,
     device: str = "auto",
+    label: str | None = None,
     text_column: str | None = None,
+    encoding: str | None = None,
+    group: str | None = None,
 ) -> tuple[Tensor, list[str]]:
     """Compute the features of every sample of every split; no label is needed.
 
@@ -51,7 +54,12 @@ def embed(
             and so on; .npz has arrays `embeddings`, `paths`, `splits`, `labels` ("" for none) and `groups` (-1
             for none); .npy has the features alone.
         device: auto, cpu or cuda.
+        label: Column of the labels, which are written beside the features, as in `open_data`; None takes that of the
+            run.
         text_column: Column of a table that holds the texts, as in `open_data`; None takes that of the run.
+        encoding: Encoding of texts, as in `open_data`; None takes that of the run.
+        group: What says which samples are not independent, as in `open_data`; None takes that of the run on the data
+            that it was trained on.
 
     Returns:
         Features on the CPU, float32, shape (samples, dim), and the path of each sample, split after split. Where a
@@ -65,7 +73,9 @@ def embed(
         raise ValueError(f"out must end with {', '.join(ENDINGS)}, got {target.name}")
     where = features.pick_device(device)
     encoder, reader = features.frozen(run, where)
-    how = opening.options(run, encoder) | ({"text_column": text_column} if text_column else {})
+    told = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
+    told = seen.as_told(run, data) | {name: value for name, value in told.items() if value}
+    how = opening.options(run, encoder) | told
     opened = opening.parts(data, how, encoder)
     if target is not None:
         return _written(target, _pieces(opened, lambda batch: reader(batch, layer), where))

@@ -10,6 +10,7 @@ import torch
 
 from unlabeled.method import Method
 from unlabeled.run import Run, reading
+from unlabeled.settings import READING
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -118,7 +119,7 @@ def for_task(word: str, data: Any, test: Any, how: dict[str, Any]) -> Opened | N
         return None if masked is None else Opened(None, masked, how)
     if word in TASK_KINDS:
         kind = TASK_KINDS[word]
-        how = {name: how[name] for name in ("group",) if name in how}
+        how = {name: how[name] for name in ("segmenter", *READING) if name in how}
         how |= {"kind": kind, "store_size": store_size(kind, None)}
     return Opened(*both(data, test, how), how)
 
@@ -128,7 +129,7 @@ def given(word: str, data: Any, test: Any, opened: Opened) -> Any:
 
     Perplexity opens its data itself where it can, to say that texts which were divided are no measure of unseen ones.
     """
-    itself = word == "perplexity" and test is None and "group" not in opened.how
+    itself = word == "perplexity" and test is None and not {"segmenter", *READING} & {*opened.how}
     return data if itself or opened.train is None else (opened.train, opened.test)
 
 

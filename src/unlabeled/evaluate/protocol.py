@@ -64,6 +64,8 @@ def evaluate(
     device: str = "auto",
     test: Any = None,
     label: str | None = None,
+    text_column: str | None = None,
+    encoding: str | None = None,
     k: int = 20,
     temperature: float = 0.07,
     steps: int | None = None,
@@ -95,7 +97,10 @@ def evaluate(
         seed: Seed of the draws, of the control's weights and of the bootstrap.
         device: auto, cpu or cuda.
         test: Test data, if `data` is training data only: the test split of a source that has one, else all.
-        label: Column of the labels, where the data is a table or has one beside it; None looks for a usual name.
+        label: Column of the labels, where the data is a table or has one beside it; None takes that of the run, or
+            else looks for a usual name.
+        text_column: Column of the texts, as in `open_data`; None takes that of the run.
+        encoding: Encoding of texts, as in `open_data`; None takes that of the run.
         k: Neighbours that vote in knn.
         temperature: Of the votes in knn.
         steps: Optimizer steps of finetune and supervised; None takes 20 passes over the labels, 300 at least.
@@ -126,9 +131,9 @@ def evaluate(
     encoder, reader = features.frozen(run, where)
     measured: list[Measurement] = []
     tell = progress or (lambda text: None)
-    group = group or seen.grouping(run, data)
-    columns = {name: column for name, column in {"group": group, "label": label}.items() if column}
-    how, options = opening.options(run, encoder) | columns, options | columns
+    told = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
+    told = seen.as_told(run, data) | {name: value for name, value in told.items() if value}
+    how, options = opening.options(run, encoder) | told, options | told
     met: list[dict[str, Any]] = []
     if tasks := [word for word in probes if word in TASKS]:
         subject = Subject(encoder, _method(run, encoder, where), seed)

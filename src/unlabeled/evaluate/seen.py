@@ -13,11 +13,12 @@ from unlabeled.data.splits import contradictions, first_rows
 from unlabeled.evaluate.opening import Opened, reopened
 from unlabeled.files import printable
 from unlabeled.run import Run
+from unlabeled.settings import READING
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
 
-__all__ = ["account", "as_in_training", "grouping", "together"]
+__all__ = ["account", "as_in_training", "as_told", "together"]
 
 NAMED = 3
 """Samples that a sentence names; scores.json has all of them."""
@@ -78,10 +79,12 @@ def together(accounts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return whole | ({"note": "; ".join(notes)} if notes else {})
 
 
-def grouping(run: Any, data: Any) -> str | None:
-    """What says which samples are not independent, where a run was trained on the same data and was told it."""
-    same = isinstance(run, Run) and _is_source(run, data)
-    return run.config.get("settings", {}).get("group") if same else None
+def as_told(run: Any, data: Any) -> dict[str, str]:
+    """How to read data, as a run that was trained on the same was told it; empty for other data."""
+    if not isinstance(run, Run) or not _is_source(run, data):
+        return {}
+    settings = run.config.get("settings", {})
+    return {name: settings[name] for name in READING if name in settings}
 
 
 def as_in_training(run: Run) -> dict[str, Any]:
