@@ -1,7 +1,7 @@
 """Images decoded per second alone and beside busy programs: python benchmarks/decoding.py [--photos 2000] [--repeats 3]
 
-Photos are made once: JPEG files of 500 x 375 pixels of coloured noise as smooth as photos are. Each measurement is a new
-process that opens the folder without a cache, by as many threads as there are processors; its imports and its first
+Photos are made once: JPEG files of 500 x 375 pixels of coloured noise as smooth as photos are. Each measurement is a
+new process that opens the folder without a cache, by as many threads as there are processors; its imports and its first
 call, on a folder of ten photos, are not counted. The busy programs are two loops of Python that never wait. Alone and
 beside them take turns, so that what else the machine does meets both. Images per second on the clock: medians over the
 repeats, and every single one.
