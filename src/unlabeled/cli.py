@@ -318,13 +318,9 @@ def compare(
     settings |= {"image_size": image_size, "store_size": store_size, "seed": seed, "device": device}
     counts = few_labels.counts(labels_per_class)
     folder = out or new_folder(Path("runs/compare"))
-    # Divided once, so that no method sees the test images, not even without their labels.
-    kinds = {methods.load(name).kind for name in names}
-    if len(kinds) > 1:
-        raise ValueError(f"compare must get methods for one kind of data, got {', '.join(sorted(kinds))}")
-    kind = kinds.pop()
+    kind, read = _one_kind(names), asdict(reading)
     size = store_size or suiting(kind, image_size)
-    read = asdict(reading)
+    # Divided once, so that no method sees the test images, not even without their labels.
     train, test = open_splits(data, kind=kind, store_size=size, **read)
     settings |= {name: read[name] for name in read if name != "group"}  # how the report reads the data
     runs = []
@@ -344,6 +340,14 @@ def compare(
         print(f"\n{name}\n{scores.table()}\n{scores.verdict()}")
         runs.append(run)
     print(draw(runs, data=data, out=folder / "report.html"))
+
+
+def _one_kind(names: Sequence[str]) -> str:
+    """The kind of data that all methods of some names learn from."""
+    kinds = {methods.load(name).kind for name in names}
+    if len(kinds) > 1:
+        raise ValueError(f"compare must get methods for one kind of data, got {', '.join(sorted(kinds))}")
+    return kinds.pop()
 
 
 @app.command
