@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -17,6 +17,7 @@ from unlabeled.settings import Settings
 __all__ = ["main"]
 
 RUN = Group("Run options", sort_key=3)
+READ = Group("How data is read", sort_key=3)
 OUTPUT = Group("Output", sort_key=4)
 
 app = App(
@@ -86,6 +87,23 @@ def _run_options() -> list[inspect.Parameter]:
         )
         for field in fields(Settings)
     ]
+
+
+def _reads(name: str) -> Parameter:
+    return Parameter(help=methods.arguments(inspect.getdoc(Settings) or "")[name], group=READ)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The settings that say how data is read, for the commands that open it without training."""
+
+    label: Annotated[str | None, _reads("label")] = None
+    text_column: Annotated[str | None, _reads("text_column")] = None
+    encoding: Annotated[str | None, _reads("encoding")] = None
+    group: Annotated[str | None, _reads("group")] = None
+
+
+AS_FOUND = Reading()
 
 
 def _pretrain_command(name: str) -> Callable[..., None]:
@@ -205,10 +223,8 @@ def evaluate(
     draws: Annotated[int, Parameter(converter=_whole)] = 5,
     seed: Annotated[int, Parameter(converter=_whole)] = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    label: str | None = None,
     encoder: Network = None,
-    group: str | None = None,
-    text_column: str | None = None,
+    reading: Annotated[Reading, Parameter(name="*")] = AS_FOUND,
 ) -> None:
     """Measure frozen features against the controls on labelled data.
 
@@ -220,9 +236,6 @@ def evaluate(
         draws: Random choices of the labels, where not all are used.
         seed: Seed of the draws.
         device: auto, cpu or cuda.
-        label: Column of the labels, where several or none have a usual name.
-        group: Groups that stay in one part: a table's column, a path pattern such as '(speaker[0-9]+)_', folder, none.
-        text_column: Column of the texts in a table, or several with commas between them; that of the run if left out.
     """
     from unlabeled.evaluate import evaluate as measure
     from unlabeled.run import load
@@ -237,9 +250,7 @@ def evaluate(
         draws=draws,
         seed=seed,
         device=device,
-        label=label,
-        group=group,
-        text_column=text_column,
+        **asdict(reading),
         progress=_tell,
     )
     try:
@@ -263,10 +274,8 @@ def compare(
     probe: Words = ("knn", "linear"),
     labels_per_class: Words = ("all",),
     controls: Words = ("raw", "random"),
-    label: str | None = None,
-    group: str | None = None,
-    text_column: str | None = None,
     out: Path | None = None,
+    reading: Annotated[Reading, Parameter(name="*")] = AS_FOUND,
 ) -> None:
     """Train several methods on the same data with the same budget, and judge them side by side.
 
@@ -283,9 +292,6 @@ def compare(
         probe: Any of the probes or tasks of evaluate, with commas between them.
         labels_per_class: Numbers of labels, shares of each class, or all: 1,10,1%,all.
         controls: Any of raw, random, rescaled, supervised; none switches them off.
-        label: Column of the labels, as in evaluate.
-        group: Groups of samples that are not independent, as in evaluate.
-        text_column: Column of the texts in a table, or several with commas between them; chosen if left out.
         out: Folder of the runs and the report; the next free runs/compare if left out.
     """
     if len(methods_and_data) < 2:
@@ -312,14 +318,11 @@ def compare(
     settings |= {"image_size": image_size, "store_size": store_size, "seed": seed, "device": device}
     counts = few_labels.counts(labels_per_class)
     folder = out or new_folder(Path("runs/compare"))
-    # Divided once, so that no method sees the test images, not even without their labels.
-    kinds = {methods.load(name).kind for name in names}
-    if len(kinds) > 1:
-        raise ValueError(f"compare must get methods for one kind of data, got {', '.join(sorted(kinds))}")
-    kind = kinds.pop()
+    kind, read = _one_kind(names), asdict(reading)
     size = store_size or suiting(kind, image_size)
-    columns = {"label": label, "group": group, "text_column": text_column}
-    train, test = open_splits(data, kind=kind, store_size=size, **columns)
+    # Divided once, so that no method sees the test images, not even without their labels.
+    train, test = open_splits(data, kind=kind, store_size=size, **read)
+    settings |= {name: read[name] for name in read if name != "group"}  # how the report reads the data
     runs = []
     for name in names:
         run = pretrain(name, train, out=folder / name, **settings)
@@ -337,6 +340,14 @@ def compare(
         print(f"\n{name}\n{scores.table()}\n{scores.verdict()}")
         runs.append(run)
     print(draw(runs, data=data, out=folder / "report.html"))
+
+
+def _one_kind(names: Sequence[str]) -> str:
+    """The kind of data that all methods of some names learn from."""
+    kinds = {methods.load(name).kind for name in names}
+    if len(kinds) > 1:
+        raise ValueError(f"compare must get methods for one kind of data, got {', '.join(sorted(kinds))}")
+    return kinds.pop()
 
 
 @app.command
@@ -390,19 +401,18 @@ def embed(
     out: Path,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     encoder: Network = None,
-    text_column: str | None = None,
+    reading: Annotated[Reading, Parameter(name="*")] = AS_FOUND,
 ) -> None:
     """Write the features of every sample, with its path and what is known of it, as parquet, csv, npz or npy.
 
     Args:
         out: File whose ending says how it is written: .parquet, .csv, .npz, or .npy for the features alone.
         device: auto, cpu or cuda.
-        text_column: Column of the texts in a table, or several with commas between them, which are joined.
     """
     from unlabeled.evaluate import embed as compute
     from unlabeled.run import load
 
-    features, _ = compute(load(run, encoder), data, out=out, device=device, text_column=text_column)
+    features, _ = compute(load(run, encoder), data, out=out, device=device, **asdict(reading))
     print(f"{out}: {features.shape[0]:,} samples x {features.shape[1]} numbers")
 
 
@@ -434,6 +444,7 @@ def audit(
     json: Path | None = None,
     out: Path | None = None,
     strict: bool = False,
+    reading: Annotated[Reading, Parameter(name="*")] = AS_FOUND,
 ) -> None:
     """Look for copies within and across the parts of data, broken files, and labels that disagree.
 
@@ -453,7 +464,7 @@ def audit(
     """
     from unlabeled.auditing import audit as look
 
-    found = look(*sources, kind=kind, near=near, progress=_tell, label=label, text_column=text_column)
+    found = look(*sources, kind=kind, near=near, progress=_tell, **asdict(reading))
     print(found.table())
     if json is not None:
         found.to_json(json)

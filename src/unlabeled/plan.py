@@ -21,7 +21,7 @@ from unlabeled.data import Data
 from unlabeled.files import atomic, locked, new_folder, numbered, printable
 from unlabeled.method import Method
 from unlabeled.run import CHECKPOINT, CONFIG, read_config, read_position
-from unlabeled.settings import MACHINE_SETTINGS, Settings
+from unlabeled.settings import MACHINE_SETTINGS, READING, Settings
 
 __all__ = [
     "Plan",
@@ -38,10 +38,7 @@ __all__ = [
 COMPARED_SAMPLES = 16
 """Samples by whose content data is told from other data of the same size."""
 BUDGET = ("epochs", "steps")
-READING = (
-    *("image_size", "store_size", "max_broken", "levels", "pages", "group"),
-    *("encoding", "text_column", "segmenter"),
-)
+OPENING = ("image_size", "store_size", "max_broken", "levels", "pages", "segmenter", *READING)
 """Settings by which data is opened."""
 
 
@@ -127,7 +124,7 @@ def reopened(plan: Plan, folder: Path) -> Plan:
     open_ = [
         name
         for name, field_ in Settings.__dataclass_fields__.items()
-        if name in READING and name not in plan.given and getattr(plan.settings, name) == field_.default
+        if name in OPENING and name not in plan.given and getattr(plan.settings, name) == field_.default
     ]
     return replace(
         plan, settings=replace(plan.settings, **{name: stored[name] for name in open_ if name in stored})

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from unlabeled import check
 from unlabeled.files import atomic, exclusive
+from unlabeled.settings import READING
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,7 +51,15 @@ __all__ = [
 CHECKPOINT, ENCODER, LOG, CONFIG = "checkpoint.safetensors", "encoder.safetensors", "log.jsonl", "run.toml"
 SAMPLES = "samples.npy"
 SCORES = "scores.json"
-RESULTS = ("records", "note", "time", "earlier", "seen_in_pretraining", "in_training_part")
+RESULTS = (
+    "records",
+    "note",
+    "time",
+    "earlier",
+    "seen_in_pretraining",
+    "in_training_part",
+    "near_in_training_part",
+)
 """What does not tell one evaluation from another."""
 
 
@@ -97,7 +106,7 @@ class Run:
         names = ("store_size", "max_broken", "pages", "segmenter")
         kept = {name: given[name] for name in names if name in given}
         # Other data than that of the training may have other columns, and be in another encoding.
-        kept |= {name: f"{given[name]}?" for name in ("encoding", "text_column") if name in given}
+        kept |= {name: f"{given[name]}?" for name in READING if name in given and name != "group"}
         return reading(self.encoder, self.kind) | kept
 
     @property

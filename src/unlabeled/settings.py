@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from unlabeled import check
 
-__all__ = ["MACHINE_SETTINGS", "Settings"]
+__all__ = ["MACHINE_SETTINGS", "READING", "Settings"]
 
 RECIPES = {"adamw": (1e-3, 0.05), "sgd": (0.03 * 4, 5e-4), "lars": (0.3, 1e-6)}
 """Learning rate at 256 samples a step and weight decay by optimizer."""
@@ -15,6 +15,8 @@ MACHINE_SETTINGS = ("device", "devices", "nodes", "workers", "max_broken", "skip
 """Settings that tell machines and patience apart, not runs: they may differ when a run is resumed."""
 LARGEST_CHOICE = {"cpu": 64, "cuda": 224}
 """Largest image size in pixels that is chosen for the user; more is theirs to ask for."""
+READING = ("label", "text_column", "encoding", "group")
+"""Settings that say how data is read, as far as its files do not; whatever opens data has them."""
 
 FEWEST_STEPS, MOST_EPOCHS = 250, 800
 """Steps that are chosen at least, however small the data is, and passes over it that are chosen at most."""
@@ -55,6 +57,7 @@ class Settings:
         group: Groups of samples that stay in one part, as they are not independent: a column of a table, a regular
             expression for paths such as (speaker[0-9]+)_ with one capture group, folder, or none.
         skip_nan: How many steps with a loss or gradient that is not finite are skipped before the run stops.
+        label: Column of the labels, where several or none have a usual name; training never sees it.
         encoding: Encoding of texts, such as gbk or cp1252; detected if left out.
         text_column: Column of the texts in a table, or several with commas between them, which are joined.
         segmenter: Word segmenter for languages without spaces: characters, jieba or pythainlp.
@@ -86,6 +89,7 @@ class Settings:
     max_broken: float = 0.1
     group: str | None = None
     skip_nan: int = 0
+    label: str | None = None
     encoding: str | None = None
     text_column: str | None = None
     segmenter: str | None = None

@@ -38,7 +38,7 @@ from unlabeled.run import (
     write_samples,
     write_skipped,
 )
-from unlabeled.settings import Settings
+from unlabeled.settings import READING, Settings
 
 if TYPE_CHECKING:
     from unlabeled.processes import Fabric
@@ -581,9 +581,7 @@ def _opened(fabric: "Fabric", data: Any, planned: plan.Plan, progress: Progress)
             max_broken=settings.max_broken,
             levels=settings.levels,
             pages=settings.pages or "first",
-            group=settings.group,
-            encoding=settings.encoding,
-            text_column=settings.text_column,
+            **{name: getattr(settings, name) for name in READING},
             segmenter=settings.segmenter,
             progress=progress.decoding,
         )

@@ -486,11 +486,52 @@ def test_npz_with_splits_and_without_images(tmp_path):
     assert len(train) == 5 and len(test) == 2 and test.labels is None
     assert train.labels is not None and train.labels.tolist() == [0, 1, 2, 3, 4]
     np.savez(tmp_path / "y.npz", pictures=IMAGES)
-    with pytest.raises(ValueError, match="must hold images or train_images, got pictures"):
+    with pytest.raises(ValueError, match="must hold images, train_images, x_train or arr_0, got pictures"):
         open_data(tmp_path / "y.npz")
     np.savez(tmp_path / "z.npz", images=IMAGES, labels=np.arange(4))
     with pytest.raises(ValueError, match=r"labels of .*z.npz must be 5 numbers or texts, got 4"):
         open_data(tmp_path / "z.npz")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "x_train y_train x_test y_test",
+        "X_train Y_train X_test Y_test",
+        "train_x train_y test_x test_y",
+        "image_train label_train image_valid label_valid",
+        "train_data train_targets val_data val_targets",
+        "arr_0 arr_1 arr_2 arr_3",
+    ],
+)
+def test_npz_with_the_usual_names_of_both_parts_is_read(tmp_path, names):
+    arrays = IMAGES, np.arange(5) + 3, IMAGES[:2], np.array([4, 3])
+    np.savez(tmp_path / "x.npz", **dict(zip(names.split(), arrays, strict=True)))
+    train, test = open_splits(tmp_path / "x.npz")
+    assert torch.equal(train.batch(torch.arange(5))["image"], torch.from_numpy(IMAGES))
+    classes = [[part.classes[number] for number in part.labels.tolist()] for part in (train, test)]
+    assert classes == [["3", "4", "5", "6", "7"], ["4", "3"]]
+
+
+@pytest.mark.parametrize(
+    "names", ["images labels", "image label", "x y", "X y", "data target", "arr_0 arr_1", "arr_0"]
+)
+def test_npz_with_the_usual_names_of_one_part_is_read(tmp_path, names):
+    arrays = dict(zip(names.split(), (IMAGES, np.arange(5) % 2)))
+    np.savez(tmp_path / "x.npz", **arrays)
+    data = open_data(tmp_path / "x.npz")
+    assert len(data) == 5 and (data.labels is not None) == (len(arrays) == 2)
+
+
+def test_npz_prefers_the_usual_names_and_refuses_arrays_without_meaning(tmp_path):
+    np.savez(
+        tmp_path / "x.npz", x=np.zeros((3, 2)), images=IMAGES, y=np.zeros(3), labels=np.arange(5), more=IMAGES
+    )
+    assert open_data(tmp_path / "x.npz").labels.tolist() == [0, 1, 2, 3, 4]
+    for arrays in ([IMAGES, IMAGES], [IMAGES, np.arange(5), IMAGES], [np.arange(5), IMAGES]):
+        np.savez(tmp_path / "y.npz", *arrays)
+        with pytest.raises(ValueError, match="must hold images, train_images, x_train or arr_0, got arr_0"):
+            open_data(tmp_path / "y.npz")
 
 
 def test_damaged_and_misnamed_array_files_are_refused_in_one_line(tmp_path):

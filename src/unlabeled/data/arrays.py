@@ -2,12 +2,16 @@
 
 Accepted are numbers of any type, of shape (samples, height, width), (samples, height, width, channels) or (samples,
 channels, height, width). A tensor of four axes is always the last of these; in numpy the channel axis is the one of
-size 1 or 3, else the smaller one. What is not uint8 is mapped to it by the range of the array (see `levels`). An .npz
-file holds `images` and perhaps `labels`, or both once per split as `train_images`, `train_labels`, `test_images` and so
-on. Nothing is unpickled, nothing is resized.
+size 1 or 3, else the smaller one. What is not uint8 is mapped to it by the range of the array (see `levels`).
+
+An .npz file holds `images` (or `image`, `x`, `data`) and perhaps `labels` (or `label`, `y`, `targets`, `target`), or
+both once per split, which stands before or behind, as in `train_images` or `x_train`; capitals do not matter. Arrays
+without names of their own are images (`arr_0`), perhaps followed by labels (`arr_1`), then perhaps by both of the test
+part (`arr_2` and `arr_3`). Nothing is unpickled, nothing is resized.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -40,7 +44,19 @@ __all__ = [
 
 _VALUES = 2**16
 """Values of a channel that are mapped at a time."""
-_SPLITS = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
+_SPLITS = {
+    "train": "train",
+    "test": "test",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+}
+_WORDS = {
+    **dict.fromkeys(("images", "image", "x", "data"), "images"),
+    **dict.fromkeys(("labels", "label", "y", "targets", "target"), "labels"),
+}
+"""Names of arrays in .npz files, the usual first, and what they hold."""
+_UNNAMED = re.compile(r"arr_([0-3])")
 
 
 def find_file(
@@ -58,26 +74,48 @@ def find_file(
     """
     if path.suffix.lower() == ".npy":
         return {"all": partial(from_array, read_npy(path), None, str(path), channels, None, levels)}
-    content, keys = read_npz(path, ("images", "labels"))
-    parts = {"": "all"} | {f"{name}_": split for name, split in _SPLITS.items()}
-    found = {
-        split: partial(
-            from_array,
-            content[f"{prefix}images"],
-            content.get(f"{prefix}labels"),
-            str(path),
-            channels,
-            None,
-            levels,
-        )
-        for prefix, split in parts.items()
-        if f"{prefix}images" in content
-    }
+    content, keys = read_npz(path, lambda key: _meaning(key) is not None or bool(_UNNAMED.fullmatch(key)))
+    found = _by_split(content) or _in_order(content, len(keys))
     if not found:
-        raise ValueError(
-            f"{path} must hold images or train_images, got {check.one_line(', '.join(keys)) or 'nothing'}"
-        )
-    return found
+        listing = check.one_line(", ".join(keys)) or "nothing"
+        raise ValueError(f"{path} must hold images, train_images, x_train or arr_0, got {listing}")
+    return {
+        split: partial(from_array, part["images"], part.get("labels"), str(path), channels, None, levels)
+        for split, part in found.items()
+    }
+
+
+def _meaning(key: str) -> tuple[str, str] | None:
+    """Split of an array by its name and the word for its content, such as train and x for X_train; None for others."""
+    key = key.lower()
+    if key in _WORDS:
+        return "all", key
+    first, _, second = key.partition("_")
+    for split, word in ((first, second), (second, first)):
+        if split in _SPLITS and word in _WORDS:
+            return _SPLITS[split], word
+    return None
+
+
+def _by_split(content: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """Images, and labels where there are any, of each split by the names of the arrays."""
+    named = [(meaning, content[key]) for key in content if (meaning := _meaning(key))]
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for (split, word), array in sorted(named, key=lambda item: [*_WORDS].index(item[0][1])):
+        found.setdefault(split, {}).setdefault(_WORDS[word], array)
+    return {split: part for split, part in found.items() if "images" in part}
+
+
+def _in_order(content: Mapping[str, np.ndarray], count: int) -> dict[str, dict[str, np.ndarray]]:
+    """Images, and perhaps labels, of one part or two from arrays that have no names of their own."""
+    given = [content[f"arr_{place}"] for place in range(count) if f"arr_{place}" in content]
+    if len(given) != count or count not in (1, 2, 4):
+        return {}
+    pairs = [given[place : place + 2] for place in range(0, count, 2)]
+    if any(pair[0].ndim < 3 or (len(pair) > 1 and pair[1].ndim > 2) for pair in pairs):
+        return {}
+    names = ("all",) if len(pairs) == 1 else ("train", "test")
+    return {name: dict(zip(("images", "labels"), pair)) for name, pair in zip(names, pairs)}
 
 
 def read_npy(path: Path) -> np.ndarray:
@@ -94,12 +132,14 @@ def read_npy(path: Path) -> np.ndarray:
         raise ValueError(f"{path} must be a readable array without pickled objects: {reason}") from error
 
 
-def read_npz(path: Path, endings: tuple[str, ...] = ("",)) -> tuple[dict[str, np.ndarray], list[str]]:
+def read_npz(
+    path: Path, wanted: Callable[[str], bool] = lambda _: True
+) -> tuple[dict[str, np.ndarray], list[str]]:
     """Arrays of an .npz file, without unpickling.
 
     Args:
         path: The file.
-        endings: How the names of the arrays end that are read.
+        wanted: Whether an array of some name is read.
 
     Returns:
         The arrays by name, and the names of all that are there.
@@ -112,7 +152,7 @@ def read_npz(path: Path, endings: tuple[str, ...] = ("",)) -> tuple[dict[str, np
             assert file.zip is not None
             size = sum(member.file_size for member in file.zip.infolist())
             refuse_unpacked(size, os.fstat(stream.fileno()).st_size)
-            content = {key: file[key] for key in file.files if key.endswith(endings)}
+            content = {key: file[key] for key in file.files if wanted(key)}
             keys = list(file.files)
         if odd := [key for key, array in content.items() if not isinstance(array, np.ndarray)]:
             raise ValueError(f"{odd[0]} is no array")

@@ -85,6 +85,10 @@ def choose(
     values = {column: [row[column] for row in rows if _is_there(row.get(column))] for column in columns}
     texts = () if text_column is None else _asked(text_column, columns, name)
     found = label_column(columns, label, name) if label is not None else None
+    if found in texts:
+        if not (text_column or "").endswith("?"):
+            raise ValueError(f"label must be another column of {name} than those of the texts, got {label}")
+        texts = ()
     if label is None:
         found = _usual_label([column for column in columns if column not in texts], values, classes)
     if not texts:

@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from unlabeled import check
 from unlabeled.data import levels, rasters
 from unlabeled.data.images import with_channels
+from unlabeled.data.notes import note
 
 __all__ = [
     "LARGEST",
@@ -409,6 +410,9 @@ def _eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     full = 65535.0 if pixels.dtype.kind != "f" else 255.0 if high > 1 else 1.0
     if not (low >= 0 and high <= full):
         raise ValueError(f"grey levels must be in 0..{full:g}, got {low:g}..{high:g}")
+    note(
+        f"stills of more than 8 bits of videos, walks or cameras: 0..{full:g} become 0..255, whatever is in use"
+    )
     return levels.to_uint8(pixels, {kind: [[0.0, full]] for kind in ("integers", "floats")})[0]
 
 

@@ -200,6 +200,10 @@ def numbered(values: Iterable[Any], classes: Sequence[str] | None = None) -> Num
     return Numbered(labels if max(labels, default=-1) >= 0 else None, names or None, notes)
 
 
+class NoColumn(ValueError):
+    """The column of the labels that was asked for is not there."""
+
+
 def label_column(
     columns: Iterable[str], asked: str | None = None, where: str = "the table", *, strict: bool = True
 ) -> str | None:
@@ -212,7 +216,7 @@ def label_column(
         strict: Whether a column that was asked for must be there.
 
     Raises:
-        ValueError: The column that was asked for is not there.
+        NoColumn: The column that was asked for is not there.
     """
     columns = list(columns)
     if asked is not None:
@@ -220,7 +224,7 @@ def label_column(
         same += [column for column in columns if _normal(column) == _normal(asked)]
         if not same and strict:
             listing = check.one_line(", ".join(columns)) or "no columns"
-            raise ValueError(f"label must be a column of {where}, which has {listing}, got {asked}")
+            raise NoColumn(f"label must be a column of {where}, which has {listing}, got {asked}")
         return same[0] if same else None
     places = {_normal(column): column for column in reversed(columns)}
     if usual := next((places[name] for name in COLUMNS if name in places), None):

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from unlabeled import check
 from unlabeled.data.decode import SUFFIXES
 from unlabeled.data.files import SPLITS, File, by_name
-from unlabeled.data.labels import NO_LABELS, label_column
+from unlabeled.data.labels import NO_LABELS, NoColumn, label_column
 from unlabeled.data.samples import Skipped
 from unlabeled.data.tables import ENDINGS, open_table
 
@@ -132,7 +132,7 @@ def known_of(root: Path, files: Sequence[File], tables: Sequence[File], label: s
     if label is not None and not known.labels:
         listing = check.one_line(", ".join(dict.fromkeys(columns)))
         there = f"tables with the columns {listing}" if columns else "no such table"
-        raise ValueError(
+        raise NoColumn(
             f"label must be a column of a table beside the images in {root}, got {label} and {there}"
         )
     if known.labels or not _repeat([*guessed.values()]):
@@ -190,7 +190,7 @@ def images_listed(table: Path, label: str | None) -> tuple[Path, list[str], list
     if values is not None and (explicit or _repeat(values)):
         _gather(known.labels, paths, values)  # before folders: who gives a list means what it says
     elif label is not None:
-        raise ValueError(
+        raise NoColumn(
             f"label must be one of the columns {', '.join(others) or 'beside the paths'}, got {label}"
         )
     elif others:

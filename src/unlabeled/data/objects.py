@@ -20,7 +20,7 @@ from unlabeled.data import arrays, tables
 from unlabeled.data.decode import Item
 from unlabeled.data.files import SPLITS
 from unlabeled.data.images import Images
-from unlabeled.data.labels import from_records, raw
+from unlabeled.data.labels import NoColumn, from_records, raw
 from unlabeled.data.samples import Skipped
 from unlabeled.data.sources import Reading, Source, find_rows, of_paths, table_reading
 
@@ -132,7 +132,7 @@ def _paths(source: Any, name: str, label: str | None) -> dict[str, Source]:
 
 def _refuse(label: str | None, name: str) -> None:
     if label is not None:
-        raise ValueError(f"label must be left out for {name}, which has no columns, got {label}")
+        raise NoColumn(f"label must be left out for {name}, which has no columns, got {label}")
 
 
 def _samples(source: Any) -> Iterator[tuple[int, Any]]:

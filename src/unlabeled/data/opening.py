@@ -25,7 +25,7 @@ from unlabeled.data.decode import PAGES, SUFFIXES, Pages
 from unlabeled.data.files import walk
 from unlabeled.data.groups import folder_groups, group_by, names_column, numbers_of
 from unlabeled.data.images import Images
-from unlabeled.data.labels import NO_LABELS, from_records, in_order, numbered
+from unlabeled.data.labels import NO_LABELS, NoColumn, from_records, in_order, numbered
 from unlabeled.data.levels import Levels, parsed
 from unlabeled.data.notes import note
 from unlabeled.data.objects import find_object
@@ -143,7 +143,7 @@ def open_data(
         cache: Folder for decoded images, $UNLABELED_CACHE or ~/.cache/unlabeled if None; False keeps none.
         progress: Called with the images done so far and their number, None where that is unknown.
         label: Column of the labels in a table of samples, or in one beside the files; None looks for a usual name
-            (`labels.COLUMNS`).
+            (`labels.COLUMNS`), and so does a name with a ? behind it where there is no such column.
         encoding: Encoding of texts, such as gbk or cp1252; None detects it, and with a ? behind it the encoding is only
             that of files that are neither UTF-8 nor UTF-16.
         text_column: Column of a table that holds the texts, or several with commas between them, which are joined;
@@ -322,6 +322,24 @@ def refuse_broken(
 
 
 def _parts(source: Openable, kind: str | None, how: "How") -> Mapping[str, Callable[[], Data]]:
+    if how.label is None or not how.label.endswith("?"):
+        return _grouped(source, kind, how)
+    wanted, open_label = replace(how, label=how.label.removesuffix("?")), replace(how, label=None)
+    try:
+        found = _grouped(source, kind, wanted)
+    except NoColumn:
+        return _grouped(source, kind, open_label)
+
+    def read(split: str) -> Data:
+        try:
+            return found[split]()
+        except NoColumn:
+            return _grouped(source, kind, open_label)[split]()
+
+    return {split: partial(read, split) for split in found}
+
+
+def _grouped(source: Openable, kind: str | None, how: "How") -> Mapping[str, Callable[[], Data]]:
     found = _found(source, kind, how)
     if isinstance(source, Data) and how.group is None:
         return found
@@ -391,7 +409,7 @@ def _found(source: Openable, kind: str | None, how: "How") -> Mapping[str, Calla
     check.choice((None, 1, 3), channels=how.channels)
     if how.label is not None and (kind not in _WITH_COLUMNS or word in builtin.NAMES):
         what = named if kind in _WITH_COLUMNS else f"data of kind {kind}"
-        raise ValueError(f"label must be left out for {what}, which has no columns, got {how.label}")
+        raise NoColumn(f"label must be left out for {what}, which has no columns, got {how.label}")
     opener = importlib.import_module(f"unlabeled.data.{KINDS[kind]}")
     if word in builtin.NAMES:
         return {split: partial(opener.built_in, named, split) for split in ("train", "test")}
@@ -467,7 +485,7 @@ class _Opener:
 
     def _without_columns(self, name: str) -> None:
         if self.how.label is not None:
-            raise ValueError(f"label must be left out for {name}, which has no columns, got {self.how.label}")
+            raise NoColumn(f"label must be left out for {name}, which has no columns, got {self.how.label}")
 
     @property
     def _levels(self) -> Levels:

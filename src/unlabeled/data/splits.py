@@ -8,7 +8,7 @@ from torch import Tensor
 from unlabeled.data.groups import joined
 from unlabeled.data.samples import Data
 
-__all__ = ["TEST_SHARE", "contradictions", "divide", "repeats", "units"]
+__all__ = ["TEST_SHARE", "contradictions", "divide", "first_rows", "repeats", "units"]
 
 TEST_SHARE = 0.2
 _log = logging.getLogger("unlabeled.data")
@@ -31,6 +31,13 @@ def units(data: Data, digests: Tensor | None = None) -> Tensor:
 def repeats(digests: Tensor) -> int:
     """How many samples are equal to one before them."""
     return len(digests) - len(digests.unique())
+
+
+def first_rows(digests: Tensor) -> Tensor:
+    """The first row of each content, in order, int64."""
+    contents, content = digests.unique(return_inverse=True)
+    first = torch.full((len(contents),), len(content))
+    return first.scatter_reduce(0, content, torch.arange(len(content)), "amin").sort().values
 
 
 def contradictions(digests: Tensor, labels: Tensor | None) -> int:

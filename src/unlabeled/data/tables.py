@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from unlabeled import check
 from unlabeled.data.decode import SUFFIXES
-from unlabeled.data.labels import NO_LABELS, label_column
+from unlabeled.data.labels import NO_LABELS, NoColumn, label_column
 from unlabeled.data.limits import refuse_unpacked
 from unlabeled.data.samples import Skipped
 
@@ -92,6 +92,8 @@ def told(path: Path | str) -> Iterator[None]:
     """
     try:
         yield
+    except NoColumn:
+        raise
     except Exception as error:  # errors of pyarrow and of datasets share no class below Exception
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
             raise

@@ -37,7 +37,10 @@ def embed(
     layer: str | None = None,
     out: str | Path | None = None,
     device: str = "auto",
+    label: str | None = None,
     text_column: str | None = None,
+    encoding: str | None = None,
+    group: str | None = None,
 ) -> tuple[Tensor, list[str]]:
     """Compute the features of every sample of every split; no label is needed.
 
@@ -52,7 +55,12 @@ def embed(
             and so on; .npz has arrays `embeddings`, `paths`, `splits`, `labels` ("" for none) and `groups` (-1
             for none); .npy has the features alone.
         device: auto, cpu or cuda.
+        label: Column of the labels, which are written beside the features, as in `open_data`; None takes that of the
+            run.
         text_column: Column of a table that holds the texts, as in `open_data`; None takes that of the run.
+        encoding: Encoding of texts, as in `open_data`; None takes that of the run.
+        group: What says which samples are not independent, as in `open_data`; None takes that of the run on the data
+            that it was trained on.
 
     Returns:
         Features on the CPU, float32, shape (samples, dim), and the path of each sample, split after split. Where a
@@ -66,8 +74,9 @@ def embed(
         raise ValueError(f"out must end with {', '.join(ENDINGS)}, got {target.name}")
     where = features.pick_device(device)
     encoder, reader = features.frozen(run, where)
-    columns = {"text_column": text_column, "group": seen.grouping(run, data)}
-    how = opening.options(run, encoder) | {name: column for name, column in columns.items() if column}
+    told = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
+    told = seen.as_told(run, data) | {name: value for name, value in told.items() if value}
+    how = opening.options(run, encoder) | told
     opened = opening.parts(data, how, encoder)
     if target is not None:
         return _written(target, _pieces(opened, lambda batch: reader(batch, layer), where))

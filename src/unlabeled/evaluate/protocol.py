@@ -13,7 +13,7 @@ from unlabeled import check
 from unlabeled.data.labels import NO_LABELS
 from unlabeled.evaluate import controls as controlled
 from unlabeled.evaluate import features, few_labels, finetune, knn, layers, linear, opening, seen
-from unlabeled.evaluate.features import Representation
+from unlabeled.evaluate.features import Reader, Representation
 from unlabeled.evaluate.scores import Measurement, Scores, of_groups
 from unlabeled.evaluate.tasks import TASKS, Subject, measure
 from unlabeled.files import printable
@@ -64,12 +64,13 @@ def evaluate(
     device: str = "auto",
     test: Any = None,
     label: str | None = None,
+    text_column: str | None = None,
+    encoding: str | None = None,
     k: int = 20,
     temperature: float = 0.07,
     steps: int | None = None,
     augment: Augment | None = None,
     group: str | None = None,
-    text_column: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Scores:
     """Measure frozen features on labelled data, with the controls on the same labels and test samples.
@@ -96,7 +97,10 @@ def evaluate(
         seed: Seed of the draws, of the control's weights and of the bootstrap.
         device: auto, cpu or cuda.
         test: Test data, if `data` is training data only: the test split of a source that has one, else all.
-        label: Column of the labels, where the data is a table or has one beside it; None looks for a usual name.
+        label: Column of the labels, where the data is a table or has one beside it; None takes that of the run, or
+            else looks for a usual name.
+        text_column: Column of the texts, as in `open_data`; None takes that of the run.
+        encoding: Encoding of texts, as in `open_data`; None takes that of the run.
         k: Neighbours that vote in knn.
         temperature: Of the votes in knn.
         steps: Optimizer steps of finetune and supervised; None takes 20 passes over the labels, 300 at least.
@@ -104,7 +108,6 @@ def evaluate(
             without flips.
         group: What says which samples are not independent, as in `open_data`; None takes that of the run on the data
             that it was trained on.
-        text_column: Column of the texts in a table, as in `open_data`; None takes that of the run.
         progress: Called with a line on what is measured next.
 
     Returns:
@@ -114,122 +117,150 @@ def evaluate(
     Raises:
         ValueError: There are no labels, a class has fewer than asked for, or a word or number is not allowed.
     """
-    probes, words = _words(probe, controls)
-    check.at_least(1, draws=draws)
-    counts = few_labels.counts(_several(labels_per_class))
-    options = {"source": _source(data, test), "probe": probes, "labels_per_class": counts}
-    options |= {"controls": words, "draws": draws}
-    options |= {"k": k, "temperature": temperature} | ({} if steps is None else {"steps": steps})
+    asked = _Asked(
+        tuple(_several(probe)),
+        tuple(_several(controls)),
+        few_labels.counts(_several(labels_per_class)),
+        draws,
+        seed,
+        k,
+        temperature,
+        steps,
+        augment,
+        progress or (lambda text: None),
+    )
     where = features.pick_device(device)
     encoder, reader = features.frozen(run, where)
-    tell = progress or (lambda text: None)
-    group = group or seen.grouping(run, data)
-    given = {"group": group, "label": label, "text_column": text_column}
-    columns = {name: column for name, column in given.items() if column}
-    how, options = opening.options(run, encoder) | columns, options | columns
-    tasks = [word for word in probes if word in TASKS]
-    measured, accounts = _tasks(tasks, run, encoder, where, data, test, how, seed, tell)
-    probes = [word for word in probes if word not in TASKS]
-    if tasks and not probes:
-        about = {"data": str(getattr(data, "name", data)), "encoder": fingerprint(encoder.state_dict())}
-        about |= {"seed": seed, "options": options}
-        return Scores.of(measured, about | seen.together(accounts))
+    told = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
+    told = seen.as_told(run, data) | {name: value for name, value in told.items() if value}
+    how = opening.options(run, encoder) | told
+    about = {"encoder": fingerprint(encoder.state_dict()), "seed": seed}
+    about["options"] = {"source": _source(data, test), **asked.options, **told}
+    measured, met = _on_tasks(run, encoder, data, test, how, asked, where)
+    if asked.probes and all(word in TASKS for word in asked.probes):
+        return Scores.of(measured, {"data": str(getattr(data, "name", data)), **about, **seen.together(met)})
     both = opening.both(data, test, how)
     train, tested = map(encoder.reads, both)
     labelled = _labelled(train, tested, where)
     for note in (*labelled.notes, *_of_labels(train, tested)):
-        tell(note)
+        asked.tell(note)
+    measured += _on_labels(encoder, reader, labelled, asked)
+    # As opened, not as the encoder reads it: a scene is many images.
+    met.append(seen.account(run, opening.Opened(*both, how), data, test))
+    met += [{"note": note} for note in labelled.notes]
+    facts = {
+        "data": train.name if train.name == tested.name else f"{train.name}, tested on {tested.name}",
+        "training_samples": len(labelled.labels),
+        "test_samples": len(labelled.answers),
+    }
+    return Scores.of(measured, facts | about | seen.together(met))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be measured and how, as in `evaluate`."""
+
+    probes: tuple[str, ...]
+    controls: tuple[str, ...]
+    counts: list[int | str]
+    draws: int
+    seed: int
+    k: int
+    temperature: float
+    steps: int | None
+    augment: Augment | None
+    tell: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        for word in self.probes:
+            check.choice((*PROBES, *TASKS), probe=word)
+        for word in self.controls:
+            check.choice(CONTROLS, controls=word)
+        check.at_least(1, draws=self.draws)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What tells one evaluation from another on the same data."""
+        options = {
+            "probe": list(self.probes),
+            "labels_per_class": self.counts,
+            "controls": list(self.controls),
+        }
+        options |= {"draws": self.draws, "k": self.k, "temperature": self.temperature}
+        return options | ({} if self.steps is None else {"steps": self.steps})
+
+
+def _on_tasks(
+    run: Any,
+    encoder: "Encoder",
+    data: Any,
+    test: Any,
+    how: dict[str, Any],
+    asked: _Asked,
+    where: torch.device,
+) -> tuple[list[Measurement], list[dict[str, Any]]]:
+    """What the tasks among the probes measure, and accounts of the test samples of each."""
+    measured: list[Measurement] = []
+    met: list[dict[str, Any]] = []
+    words = [word for word in asked.probes if word in TASKS]
+    subject = Subject(encoder, _method(run, encoder, where), asked.seed) if words else None
+    for word in words:
+        assert subject is not None
+        asked.tell(word)
+        opened = opening.for_task(word, data, test, how)
+        given = data if opened is None else opening.given(word, data, opened)
+        measured += measure(word, subject, given, seed=asked.seed, device=where)
+        met += [] if opened is None else [seen.account(run, opened, data, test)]
+    return measured, met
+
+
+def _on_labels(encoder: "Encoder", reader: Reader, labelled: Labelled, asked: _Asked) -> list[Measurement]:
+    """What the probes measure on labels, each beside its controls."""
     smallest = int(labelled.labels.unique(return_counts=True)[1].min())
-    plan = _plan(probes, counts, list(encoder.map_dims) if "layers" in probes else [], smallest)
-    draws_of = {n: _draws(labelled, n, draws, seed) for n in dict.fromkeys(count for _, _, count in plan)}
-    representations = [*_controls(words, encoder, labelled.train, seed), Representation("unlabeled", reader)]
-    tuned = {"k": k, "temperature": temperature, "steps": steps, "augment": augment}
+    probes = [word for word in asked.probes if word not in TASKS]
+    plan = _plan(probes, asked.counts, list(encoder.map_dims) if "layers" in probes else [], smallest)
+    draws_of = {
+        count: [torch.arange(len(labelled.labels))]
+        if count == "all"
+        else few_labels.subsets(
+            labelled.labels, count, classes=labelled.classes, draws=asked.draws, seed=asked.seed
+        )
+        for count in dict.fromkeys(count for _, _, count in plan)
+    }
+    representations = _representations(encoder, reader, labelled, asked)
+    measured: list[Measurement] = []
     trained: dict[int | str, list[Prediction]] = {}
     for name, layer, count in plan:
         about = f"{name}{f' {layer}' if layer else ''}, {count} labels per class"
         for shown in representations if name != "finetune" else representations[-1:]:
-            tell(f"{about}: {shown.name}")
+            asked.tell(f"{about}: {shown.name}")
             results = [
-                _predicted(name, layer, encoder, shown, labelled, rows, seed, **tuned)
-                for rows in draws_of[count]
+                _predicted(name, layer, encoder, shown, labelled, rows, asked) for rows in draws_of[count]
             ]
             measured.append(_measure(name, layer, count, shown.name, results, labelled, shown.detail))
-        if name != "layers" and ("supervised" in words or (name == "finetune" and words)):
+        if name != "layers" and ("supervised" in asked.controls or (name == "finetune" and asked.controls)):
             if count not in trained:
-                tell(f"{about}: supervised, {len(draws_of[count])} trainings")
+                asked.tell(f"{about}: supervised, {len(draws_of[count])} trainings")
                 trained[count] = [
-                    _supervised(encoder, labelled, rows, steps, augment, seed + draw)
+                    _supervised(encoder, labelled, rows, asked.steps, asked.augment, asked.seed + draw)
                     for draw, rows in enumerate(draws_of[count])
                 ]
             measured.append(_measure(name, layer, count, "supervised", trained[count], labelled))
-    about = {
-        "data": train.name if train.name == tested.name else f"{train.name}, tested on {tested.name}",
-        "training_samples": len(labelled.labels),
-        "test_samples": len(labelled.answers),
-        "encoder": fingerprint(encoder.state_dict()),
-        "seed": seed,
-        "options": options,
-    }
-    # As opened, not as the encoder reads it: a scene is many images.
-    accounts.append(seen.account(run, opening.Opened(*both, how), data, test))
-    accounts += [{"note": note} for note in labelled.notes]
-    return Scores.of(measured, about | seen.together(accounts))
+    return measured
 
 
-def _words(probe: str | Sequence[str], controls: str | Sequence[str]) -> tuple[list[str], list[str]]:
-    """Names of probes or tasks, and of controls.
-
-    Raises:
-        ValueError: There is none of such a name.
-    """
-    probes, words = _several(probe), _several(controls)
-    for word in probes:
-        check.choice((*PROBES, *TASKS), probe=word)
-    for word in words:
-        check.choice(CONTROLS, controls=word)
-    return probes, words
-
-
-def _tasks(
-    words: list[str],
-    run: Any,
-    encoder: "Encoder",
-    device: torch.device,
-    data: Any,
-    test: Any,
-    how: dict[str, Any],
-    seed: int,
-    tell: Callable[[str], None],
-) -> tuple[list[Measurement], list[dict[str, Any]]]:
-    """What tasks measure, and what `seen.account` says of the data of each."""
-    measured: list[Measurement] = []
-    accounts: list[dict[str, Any]] = []
-    subject = Subject(encoder, _method(run, encoder, device) if words else None, seed)
-    for word in words:
-        tell(word)
-        opened = opening.for_task(word, data, test, how)
-        source = data if opened is None else opening.given(word, data, opened)
-        measured += measure(word, subject, source, seed=seed, device=device)
-        accounts += [] if opened is None else [seen.account(run, opened, data, test)]
-    return measured, accounts
-
-
-def _draws(data: Labelled, count: int | str, draws: int, seed: int) -> list[Tensor]:
-    """Rows of the labels at hand, for each draw; all of them need but one."""
-    if count == "all":
-        return [torch.arange(len(data.labels))]
-    return few_labels.subsets(data.labels, count, classes=data.classes, draws=draws, seed=seed)
-
-
-def _controls(words: Sequence[str], encoder: "Encoder", train: "Data", seed: int) -> list[Representation]:
-    """The controls without a training of their own that were asked for."""
-    made = {
-        "raw": lambda: controlled.raw(encoder),
-        "random": lambda: controlled.random(encoder, train, seed),
-        "rescaled": lambda: controlled.rescaled(encoder, train, seed),
-    }
-    images_only = () if encoder.kind == "image" else ("rescaled",)
-    return [make() for word, make in made.items() if word in words and word not in images_only]
+def _representations(
+    encoder: "Encoder", reader: Reader, labelled: Labelled, asked: _Asked
+) -> list[Representation]:
+    """The controls that are asked for, and ours at the end."""
+    made = []
+    if "raw" in asked.controls:
+        made.append(controlled.raw(encoder))
+    if "random" in asked.controls:
+        made.append(controlled.random(encoder, labelled.train, asked.seed))
+    if "rescaled" in asked.controls and encoder.kind == "image":
+        made.append(controlled.rescaled(encoder, labelled.train, asked.seed))
+    return [*made, Representation("unlabeled", reader)]
 
 
 def _predicted(
@@ -237,23 +268,18 @@ def _predicted(
     layer: str | None,
     encoder: "Encoder",
     shown: Representation,
-    data: Labelled,
+    labelled: Labelled,
     rows: Tensor,
-    seed: int,
-    *,
-    k: int,
-    temperature: float,
-    steps: int | None,
-    augment: Augment | None,
+    asked: _Asked,
 ) -> Prediction:
-    """Predictions of one probe from the labels of some rows."""
+    """What one probe that learns from the labels of some rows predicts."""
     if layer == CHOSEN:
-        return _on_chosen_layer(encoder, shown, data, rows, seed)
+        return _on_chosen_layer(encoder, shown, labelled, rows, asked.seed)
     if name == "knn":
-        return _knn(shown, data, rows, k, temperature)
+        return _knn(shown, labelled, rows, asked.k, asked.temperature)
     if name == "finetune":
-        return _finetune(encoder, shown, data, rows, steps, augment, seed)
-    return _linear(shown, data, rows, layer, seed)[:2]
+        return _finetune(encoder, shown, labelled, rows, asked.steps, asked.augment, asked.seed)
+    return _linear(shown, labelled, rows, layer, asked.seed)[:2]
 
 
 def _method(run: Any, encoder: "Encoder", device: torch.device) -> Method | None:
