@@ -2,9 +2,9 @@
 
 Accepted are numbers of any type, of shape (samples, height, width), (samples, height, width, channels) or (samples,
 channels, height, width). A tensor of four axes is always the last of these; in numpy the channel axis is the one of
-size 1 or 3, else the smaller one. What is not uint8 is mapped to it by the range of the array (see `levels`). An .npz
-file holds `images` and perhaps `labels`, or both once per split as `train_images`, `train_labels`, `test_images` and so
-on. Nothing is unpickled, nothing is resized.
+size 1 or 3, else the one beside two equal ones, else the smaller one. What is not uint8 is mapped to it by the range of
+the array (see `levels`). An .npz file holds `images` and perhaps `labels` (or `x` and `y`, `data` and `target`), or both
+once per split as `train_images`, `train_labels`, `x_test`, `y_test` and so on. Nothing is unpickled, nothing is resized.
 """
 
 import os
@@ -30,6 +30,7 @@ __all__ = [
     "as_integers",
     "as_tensor",
     "as_uint8",
+    "find_arrays",
     "find_file",
     "from_array",
     "read_npy",
@@ -41,7 +42,9 @@ UNPACKED, UNPACKED_RATIO = 2**28, 100
 """Bytes that any .npz file may unpack to, and how many for each byte of a larger one."""
 _VALUES = 2**16
 """Values of a channel that are mapped at a time."""
+_IMAGES, _LABELS = ("images", "x", "data"), ("labels", "y", "targets", "target")
 _SPLITS = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
+"""Words of which the names of arrays consist that are images or labels, perhaps of a split."""
 
 
 def find_file(
@@ -59,26 +62,45 @@ def find_file(
     """
     if path.suffix.lower() == ".npy":
         return {"all": partial(from_array, read_npy(path), None, str(path), channels, None, levels)}
-    content, keys = read_npz(path, ("images", "labels"))
-    parts = {"": "all"} | {f"{name}_": split for name, split in _SPLITS.items()}
-    found = {
-        split: partial(
-            from_array,
-            content[f"{prefix}images"],
-            content.get(f"{prefix}labels"),
-            str(path),
-            channels,
-            None,
-            levels,
-        )
-        for prefix, split in parts.items()
-        if f"{prefix}images" in content
-    }
+    content, keys = read_npz(path, _role)
+    found = find_arrays(content, str(path), channels, levels)
     if not found:
         raise ValueError(
             f"{path} must hold images or train_images, got {check.one_line(', '.join(keys)) or 'nothing'}"
         )
     return found
+
+
+def find_arrays(
+    content: Mapping[str, Any], name: str, channels: int | None, levels: Levels | None = None
+) -> dict[str, Callable[[], Images]]:
+    """What opens images among named arrays, by split; "all" where the names tell no splits.
+
+    Args:
+        content: Arrays called images or x or data, and labels or y or targets, perhaps with a split before or
+            behind, as in train_images and y_test, in any case.
+        name: What messages call them.
+        channels: As in `from_array`.
+        levels: As in `from_array`.
+    """
+    roles: dict[tuple[str, bool], Any] = {}
+    for key, values in content.items():
+        if role := _role(key):
+            roles.setdefault(role, values)
+    return {
+        split: partial(from_array, values, roles.get((split, False)), name, channels, None, levels)
+        for (split, are_images), values in roles.items()
+        if are_images
+    }
+
+
+def _role(key: str) -> tuple[str, bool] | None:
+    """Split of an array by its name, and whether it is images and not labels; None where it is neither."""
+    first, _, second = key.lower().partition("_")
+    for word, split in ((first, second), (second, first)):
+        if word in (*_IMAGES, *_LABELS) and (not split or split in _SPLITS):
+            return _SPLITS.get(split, "all"), word in _IMAGES
+    return None
 
 
 def read_npy(path: Path) -> np.ndarray:
@@ -95,12 +117,12 @@ def read_npy(path: Path) -> np.ndarray:
         raise ValueError(f"{path} must be a readable array without pickled objects: {reason}") from error
 
 
-def read_npz(path: Path, endings: tuple[str, ...] = ("",)) -> tuple[dict[str, np.ndarray], list[str]]:
+def read_npz(path: Path, wanted: Callable[[str], Any] = bool) -> tuple[dict[str, np.ndarray], list[str]]:
     """Arrays of an .npz file, without unpickling.
 
     Args:
         path: The file.
-        endings: How the names of the arrays end that are read.
+        wanted: Whether an array of some name is to be read.
 
     Returns:
         The arrays by name, and the names of all that are there.
@@ -117,7 +139,7 @@ def read_npz(path: Path, endings: tuple[str, ...] = ("",)) -> tuple[dict[str, np
                 raise ValueError(
                     f"it unpacks to {size} bytes, which is more than {UNPACKED_RATIO} for each of its own"
                 )
-            content = {key: file[key] for key in file.files if key.endswith(endings)}
+            content = {key: file[key] for key in file.files if wanted(key)}
             keys = list(file.files)
         if odd := [key for key, array in content.items() if not isinstance(array, np.ndarray)]:
             raise ValueError(f"{odd[0]} is no array")
@@ -196,21 +218,21 @@ def with_labels(data: Images, labels: Any, name: str, classes: list[str] | None 
     return data
 
 
-def bands_are_last(first: int, last: int) -> bool:
-    """Whether channels stand last, by the lengths of the axis before height and width and of that behind them."""
+def bands_are_last(first: int, middle: int, last: int) -> bool:
+    """Whether channels stand last, by the lengths of three axes: 1 and 3 are usual, images are square, bands few."""
     usual = (first in (1, 3), last in (1, 3))
-    return usual == (False, True) or (usual[0] == usual[1] and last < first)
+    if usual[0] != usual[1]:
+        return usual[1]
+    if (first == middle) != (middle == last):
+        return first == middle
+    return last < first
 
 
 def _channels_first(images: np.ndarray | Tensor, name: str) -> Tensor | np.ndarray:
     shape = tuple(images.shape)
     if images.ndim == 3:
         images = images[:, None]
-    elif (
-        images.ndim == 4
-        and isinstance(images, np.ndarray)
-        and bands_are_last(images.shape[1], images.shape[3])
-    ):
+    elif images.ndim == 4 and isinstance(images, np.ndarray) and bands_are_last(*images.shape[1:]):
         images = images.transpose(0, 3, 1, 2)
     if images.ndim != 4 or 0 in shape:
         raise ValueError(f"{name} must have axes samples, height, width (and channels), got shape {shape}")

@@ -39,9 +39,10 @@ _RUN = "run.toml"
 """What makes a folder a run."""
 _OUTPUTS = {
     *(_RUN, "log.jsonl", "checkpoint.safetensors", "encoder.safetensors", "skipped.csv", "scores.json"),
-    *("report.html", "pictures.png"),
+    *("samples.npy", "report.html", "pictures.png"),
 }
 """What a run consists of."""
+_WORDNET = re.compile(r"(^|[/\\])n\d{8}$")
 _SHARD = re.compile(r"[-_]?\d+(-of-\d+)?$")
 
 
@@ -184,8 +185,11 @@ def by_name(files: list[File]) -> dict[str, list[File]]:
 
 
 def without_shard(stem: str) -> str:
-    """The name of a file without its ending and without the number of a shard, such as -00001-of-00010."""
-    return _SHARD.sub("", stem)
+    """The name of a file without its ending and without the number of a shard, such as -00001-of-00010.
+
+    The numbers of WordNet, by which archives of ImageNet are called, are no numbers of shards.
+    """
+    return stem if _WORDNET.search(stem) else _SHARD.sub("", stem)
 
 
 def is_davis(root: Path) -> bool:

@@ -46,6 +46,9 @@ def find_object(source: Any, label: str | None, channels: int | None) -> Mapping
     """
     name = type(source).__name__
     if isinstance(source, Mapping) and source and all(isinstance(split, str) for split in source):
+        if _holds_arrays(source) and (found := arrays.find_arrays(source, name, channels)):
+            _refuse(label, name)
+            return {split: load() for split, load in found.items()}
         return {
             SPLITS.get(split.lower()) or split: _only(find_object(part, label, channels), split)
             for split, part in source.items()
@@ -73,6 +76,13 @@ def find_object(source: Any, label: str | None, channels: int | None) -> Mapping
     if not _has_samples(source):
         raise ValueError(f"data must be {ACCEPTED}, got {name}")
     return {"all": _sampled(source, name, label, channels)}
+
+
+def _holds_arrays(source: Mapping[str, Any]) -> bool:
+    """Whether a dict is one of arrays, of which labels may be lists."""
+    arrays_in = [values for values in source.values() if isinstance(values, np.ndarray | Tensor)]
+    lists_in = [values for values in source.values() if isinstance(values, list | tuple)]
+    return bool(arrays_in) and len(arrays_in) + len(lists_in) == len(source)
 
 
 def _only(parts: Mapping[str, Source | Images], split: str) -> Source | Images:

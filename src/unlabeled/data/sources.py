@@ -5,8 +5,10 @@ A source knows cheaply what its content depends on (places, names, sizes and tim
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +28,7 @@ from unlabeled.data.files import (
     uncollected,
     walk,
 )
-from unlabeled.data.labels import class_name, label_column, raw
+from unlabeled.data.labels import NO_LABELS, class_name, in_order, label_column, raw
 from unlabeled.data.rasters import ARRAYS
 from unlabeled.data.samples import Skipped
 from unlabeled.data.sniff import image_files, unreadable
@@ -59,6 +61,8 @@ _UNREADABLE = (
     ".raw",
     ".dcm",
 )
+_OF_TORCHVISION = re.compile(r"(^|/)(data_batch_\d|test_batch|batches\.meta|[\w-]+-ubyte(\.gz)?)$")
+"""Files of CIFAR and MNIST as they are published."""
 _BESIDE = "beside the splits"
 _log = logging.getLogger("unlabeled.data")
 
@@ -110,7 +114,7 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
     Raises:
         ValueError: Nothing of that kind is there, or the column is not.
     """
-    if path.is_file():
+    if alone := path.is_file():
         found = Walk([File.of(path.name, path.stat())], [], 0)
         if found.files[0].ends(listings.LISTS):
             return find_listed(path, name, label)
@@ -135,6 +139,9 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
     named = any(table.refers for _, table in opened)  # by a table, so that the files are its images
     kind = "table" if named else _commonest(counts)
     if failure is not None and (kind == "table" or not counts[kind]):
+        if alone:  # it may be a list of paths
+            with suppress(ValueError):
+                return find_listed(path / found.files[0].path, name, label)
         raise failure
     if not counts[kind]:
         raise ValueError(_nothing(found, name, reasons))
@@ -227,7 +234,9 @@ def _nothing(found: Walk, name: str, reasons: Mapping[str, str]) -> str:
     expected = (
         f"{', '.join(SUFFIXES[:4])} or similar files, .parquet, .arrow, .tar or .zip, or a list of paths"
     )
+    batches = [file.path for file in found.files if _OF_TORCHVISION.search(file.path)]
     said = [
+        *(f"{file} is of a data set that torchvision:NAME:FOLDER opens" for file in batches[:1]),
         *(f"{skip.path or name}: {skip.reason}" for skip in found.skipped),
         *(f"{p}: {r}" for p, r in reasons.items()),
         *(unreadable(suffix) for suffix in endings if suffix in _UNREADABLE),
@@ -355,22 +364,26 @@ def _class_folders(
     spelled = {folder: class_of(folder) for part in folders.values() for folder in part}
     spelled = {folder: class_name(found) if found else None for folder, found in spelled.items()}
     names = {split: {spelled[folder] for folder in part} for split, part in folders.items()}
+    for split, folder in _wrapped(names):
+        names[split] = {None}
+        reason = f"{NO_LABELS}{folder}, the only folder of its {split} part, is no class in training"
+        skipped = [*skipped, Skipped(name, reason)]
 
     def classes_of(split: str) -> list[str] | None:
         """Names of the class folders of a split, those of training, test and validation taken together."""
         alike = parts.keys() & set(SPLITS.values()) if split in SPLITS.values() else {split}
         found = {name for other in alike if None not in names[other] for name in names[other] if name}
-        return sorted(found) if None not in names[split] and len(found) > 1 else None
+        return in_order(found) if None not in names[split] and len(found) > 1 else None
 
-    use_tables = bool(stated) and (known.explicit or not any(map(classes_of, parts))) if known else False
+    tabled = {split for split in parts if known and stated and (known.explicit or not classes_of(split))}
     if known:
-        beaten = "" if use_tables else ", which folders of classes go before"
+        beaten = "" if tabled else ", which folders of classes go before"
         skipped = skipped + [
             Skipped(start + path, f"labels: of its {column}{beaten}") for path, column in known.used.items()
         ]
 
     def source(split: str, part: list[File]) -> Source:
-        classes = None if use_tables else classes_of(split)
+        classes = None if split in tabled else classes_of(split)
 
         def reading() -> Reading:
             items = (
@@ -382,10 +395,19 @@ def _class_folders(
             return Reading(classes, len(part), items)
 
         fingerprint = ["folder", os.path.realpath(root), digest(part), classes]
-        labels = stated if use_tables else None
+        labels = stated if split in tabled else None
         return Source(name, reading, fingerprint, top, skipped, broken, labels)
 
     return {split: source(split, part) for split, part in parts.items()}
+
+
+def _wrapped(names: Mapping[str, set[str | None]]) -> list[tuple[str, str]]:
+    """Parts to test on whose one folder is no class of the training part, as around a flat part, and that folder."""
+    known = names.get("train", set())
+    if None in known or len(known) < 2:
+        return []
+    tests = [(split, names[split]) for split in ("test", "validation") if len(names.get(split, ())) == 1]
+    return [(split, name) for split, found in tests for name in found - known if name]
 
 
 def _parted(files: list[File], splits: Mapping[str, str]) -> tuple[dict[str, list[File]], list[File], str]:

@@ -483,7 +483,7 @@ def _in_channels(frames: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _from_npz(path: Path, how: How) -> Mapping[str, Callable[[], Videos]]:
-    content, keys = read_npz(path, ("videos", "labels"))
+    content, keys = read_npz(path, lambda key: key.endswith(("videos", "labels")))
     parts = {"": "all"} | {f"{name}_": split for name, split in SPLITS.items()}
     found = {
         split: partial(

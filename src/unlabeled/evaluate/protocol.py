@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.data.labels import NO_LABELS
+from unlabeled.data.opening import called
 from unlabeled.evaluate import controls as controlled
 from unlabeled.evaluate import features, few_labels, finetune, knn, layers, linear, opening, seen
 from unlabeled.evaluate.features import Representation
@@ -140,7 +141,7 @@ def evaluate(
             met += [] if opened is None else [seen.account(run, opened, data, test)]
         probes = [word for word in probes if word not in TASKS]
         if not probes:
-            about = {"data": str(getattr(data, "name", data)), "encoder": fingerprint(encoder.state_dict())}
+            about = {"data": options["source"], "encoder": fingerprint(encoder.state_dict())}
             about |= {"seed": seed, "options": options}
             return Scores.of(measured, about | seen.together(met))
     both = opening.both(data, test, how)
@@ -235,10 +236,7 @@ def _plan(
 def _source(data: Any, test: Any) -> str:
     """What the data was called by whoever named it: folders of one name are told apart by their paths."""
     parts = data if isinstance(data, tuple) else (data,) if test is None else (data, test)
-    names = [
-        printable(part) if isinstance(part, str | Path) else getattr(part, "name", type(part).__name__)
-        for part in parts
-    ]
+    names = [printable(part) if isinstance(part, str | Path) else called(part) for part in parts]
     return ", tested on ".join(dict.fromkeys(names))
 
 
@@ -306,6 +304,12 @@ def _of_classes(learnt: Tensor, answers: Tensor, classes: list[str], tested: "Da
     notes = []
     unlearnt = ~torch.isin(answers, learnt)
     if count := int(unlearnt.sum()):
+        if count == len(answers):
+            named = ", ".join(classes[number] for number in answers.unique().tolist()[:5])
+            raise ValueError(
+                f"test {tested.unit} must be of classes that have a training label, got {tested.name} with none but "
+                f"{named}"
+            )
         names = [classes[number] for number in answers[unlearnt].unique().tolist()]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         notes.append(
