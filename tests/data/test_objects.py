@@ -70,6 +70,9 @@ def sources(folder: Path) -> dict[str, object]:
         "stream": Stream(),
         "datasets": rows,
         "iterable datasets": rows.to_iterable_dataset(),
+        "datasets with a transform": rows.with_transform(
+            lambda batch: {"pixel_values": [0 for _ in batch["image"]]}
+        ),
         "frame of paths": pandas.DataFrame({"path": paths, "label": numbers}),
         "frame of pictures": pandas.DataFrame({"image": pictures, "label": numbers}),
     }
@@ -80,6 +83,7 @@ def sources(folder: Path) -> dict[str, object]:
     [
         *("paths", "Paths", "pictures", "arrays", "tensors", "floats", "pairs of paths", "map-style"),
         *("tensors and tensor labels", "mappings", "subset", "stream", "datasets", "iterable datasets"),
+        "datasets with a transform",
         *("frame of paths", "frame of pictures"),
     ],
 )

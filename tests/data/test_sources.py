@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from unlabeled.data import Data, open_data, open_splits, tars
+from unlabeled.data.opening import parts
 from unlabeled.data.sources import find_path
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -762,6 +763,41 @@ def test_folders_that_stand_alone_lie_above_and_below_splits(tmp_path):
     assert train.classes == test.classes == ["a", "b", "c"] and train.labels is not None
     assert train.labels.tolist() == [0, 1] and test.labels is not None and test.labels.tolist() == [1, 2]
     assert str(tmp_path / "set" / "logo.png") in {skip.path for skip in train.skipped}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "splits"),
+    [
+        ("images_train", "images_test", ["test", "train"]),
+        ("train2017", "val2017", ["train", "validation"]),
+        ("Training Images", "Test Images", ["test", "train"]),
+        ("bullet_train", "dog", ["all"]),
+        ("restaurant", "testament", ["all"]),
+    ],
+)
+def test_folders_that_all_have_the_word_of_a_split_in_their_names_are_splits(tmp_path, one, other, splits):
+    for name in (one, other):
+        picture(tmp_path / name / "1.png")
+    assert sorted(parts(tmp_path, cache=False)) == splits
+
+
+def test_a_file_beside_the_folders_of_classes_is_named_as_why_there_are_no_labels(tmp_path):
+    for name in ("a/1.png", "b/1.png", "logo.png"):
+        picture(tmp_path / name)
+    data = open_data(tmp_path, cache=False)
+    assert data.labels is None
+    assert (str(tmp_path), "no labels: logo.png lies beside the folders of classes") in data.skipped
+
+
+def test_a_link_to_a_folder_above_leads_nowhere(tmp_path):
+    picture(tmp_path / "above.png")
+    picture(tmp_path / "set" / "1.png")
+    (tmp_path / "set" / "up").symlink_to("..")
+    data = open_data(tmp_path / "set", cache=False)
+    assert (
+        len(data) == 1
+        and reasons(data, tmp_path / "set")["up"] == "folder seen before, through a symbolic link"
+    )
 
 
 def test_one_class_alone_and_files_beside_a_folder_give_no_classes(tmp_path):

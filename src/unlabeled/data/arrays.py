@@ -3,8 +3,8 @@
 Accepted are numbers of any type, of shape (samples, height, width), (samples, height, width, channels) or (samples,
 channels, height, width). A tensor of four axes is always the last of these; in numpy the channel axis is the one of
 size 1 or 3, else the one beside two equal ones, else the smaller one. What is not uint8 is mapped to it by the range of
-the array (see `levels`). An .npz file holds `images` and perhaps `labels` (or `x` and `y`, `data` and `target`), or both
-once per split as `train_images`, `train_labels`, `x_test`, `y_test` and so on. Nothing is unpickled, nothing is resized.
+the array (see `levels`). An .npz file holds `images` and perhaps `labels` (or `x` and `y`, `data` and `target`), or
+both once per split as `train_images`, `train_labels`, `x_test`, `y_test` and so on. Nothing is unpickled or resized.
 """
 
 import os

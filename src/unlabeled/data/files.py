@@ -34,7 +34,7 @@ SPLITS = {
     **{"train": "train", "training": "train", "test": "test", "testing": "test"},
     **{"val": "validation", "valid": "validation", "validation": "validation", "dev": "validation"},
 }
-_SPLIT_IN_NAME = re.compile(rf"(?:^|[-_./])({'|'.join(SPLITS)})(?=\d*(?:[-_./]|$))")
+_SPLIT_IN_NAME = re.compile(rf"(?:^|[-_./ ])({'|'.join(SPLITS)})(?=\d*(?:[-_./ ]|$))")
 _RUN = "run.toml"
 """What makes a folder a run."""
 _OUTPUTS = {
@@ -93,7 +93,8 @@ def walk(root: Path) -> Walk:
     """
     files: list[File] = []
     skipped: list[Skipped] = []
-    broken, seen, folders = 0, set(), [""]
+    seen = {(status.st_dev, status.st_ino) for status in map(os.stat, root.resolve().parents)}  # no way up
+    broken, folders = 0, [""]
     while folders:
         folder = folders.pop()
         try:
@@ -152,10 +153,13 @@ def by_folder(files: list[File]) -> tuple[dict[str, list[File]], list[File]]:
     """Files by the split that their first folder is, and those that lie beside the splits.
 
     Beside a training part and a test part every other folder is a split of its own name. Without these two,
-    all files are together unless each lies in a folder that names a split.
+    all files are together unless each lies in a folder that names a split, perhaps among other words (`train2017`).
     """
     tops = {folder.partition(os.sep)[0] for folder in parents(files)}
     splits = {top: SPLITS.get(top.lower(), top) for top in tops if top}
+    spelled = {top: _SPLIT_IN_NAME.findall(top.lower()) for top in tops}
+    if all(map(len, spelled.values())) and separate([SPLITS[words[-1]] for words in spelled.values()]):
+        splits = {top: SPLITS[words[-1]] for top, words in spelled.items()}
     if not (separate(splits.values()) or ("" not in tops and {*splits.values()} <= {*SPLITS.values()})):
         return {"all": files}, []
     named: dict[str, list[File]] = {}

@@ -29,6 +29,7 @@ from unlabeled.data.files import (
     walk,
 )
 from unlabeled.data.labels import NO_LABELS, class_name, in_order, label_column, raw
+from unlabeled.data.notes import note
 from unlabeled.data.rasters import ARRAYS
 from unlabeled.data.samples import Skipped
 from unlabeled.data.sniff import image_files, unreadable
@@ -364,10 +365,8 @@ def _class_folders(
     spelled = {folder: class_of(folder) for part in folders.values() for folder in part}
     spelled = {folder: class_name(found) if found else None for folder, found in spelled.items()}
     names = {split: {spelled[folder] for folder in part} for split, part in folders.items()}
-    for split, folder in _wrapped(names):
-        names[split] = {None}
-        reason = f"{NO_LABELS}{folder}, the only folder of its {split} part, is no class in training"
-        skipped = [*skipped, Skipped(name, reason)]
+    wrapped = _wrapped(names)
+    names |= {split: {None} for split in wrapped}
 
     def classes_of(split: str) -> list[str] | None:
         """Names of the class folders of a split, those of training, test and validation taken together."""
@@ -381,6 +380,15 @@ def _class_folders(
         skipped = skipped + [
             Skipped(start + path, f"labels: of its {column}{beaten}") for path, column in known.used.items()
         ]
+
+    for split in sorted(parts.keys() - tabled):
+        without = [file.path for file in parts[split] if not spelled[file.path.rpartition(os.sep)[0]]]
+        reason = (
+            f"{without[0]} lies beside the folders of classes" if without and len(names[split]) > 2 else ""
+        )
+        if split in wrapped:
+            reason = f"{wrapped[split]}, the only folder of its {split} part, is no class in training"
+        skipped = [*skipped, Skipped(name, NO_LABELS + reason)] if reason else skipped
 
     def source(split: str, part: list[File]) -> Source:
         classes = None if split in tabled else classes_of(split)
@@ -401,13 +409,13 @@ def _class_folders(
     return {split: source(split, part) for split, part in parts.items()}
 
 
-def _wrapped(names: Mapping[str, set[str | None]]) -> list[tuple[str, str]]:
+def _wrapped(names: Mapping[str, set[str | None]]) -> dict[str, str]:
     """Parts to test on whose one folder is no class of the training part, as around a flat part, and that folder."""
     known = names.get("train", set())
     if None in known or len(known) < 2:
-        return []
+        return {}
     tests = [(split, names[split]) for split in ("test", "validation") if len(names.get(split, ())) == 1]
-    return [(split, name) for split, found in tests for name in found - known if name]
+    return {split: name for split, found in tests for name in found - known if name}
 
 
 def _parted(files: list[File], splits: Mapping[str, str]) -> tuple[dict[str, list[File]], list[File], str]:
@@ -573,7 +581,9 @@ def find_rows(rows: Any, name: str, file: str, total: int | None, label: str | N
     classes = features[chosen].names if chosen in named else None
     if isinstance(features[image], Image):
         rows = rows.cast_column(image, Image(decode=False))
-    rows = rows.select_columns([column for column in (image, chosen) if column])
+    if (getattr(rows, "format", None) or {}).get("type") == "custom":
+        note(f"{name}: its images are read as they are stored, without the transform that it was given")
+    rows = rows.with_format(None).select_columns([column for column in (image, chosen) if column])
 
     def items() -> Iterator[Item]:
         number = 0

@@ -25,7 +25,7 @@ _NOTES = (
 _LONGEST_NOTE = 2**20
 _UNPACKED, _RATIO = 2**28, 100
 """Bytes that any archive may unpack to, and how many for each byte of a larger one."""
-_ABOUT = (".cls", ".json", ".txt")
+_ABOUT = (".cls", ".class", ".label", ".json", ".txt")
 """Endings of members that say what a sample of the webdataset layout is."""
 _LONGEST_ABOUT, _LONGEST_VALUE, _MOST_VALUES = 2**20, 100, 64
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from unlabeled.evaluate import features, opening
 from unlabeled.files import atomic, printable
 from unlabeled.parts import heap
+from unlabeled.run import opened as opened_run
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -64,6 +65,7 @@ def embed(
     if target is not None and target.suffix.lower() not in ENDINGS:
         raise ValueError(f"out must end with {', '.join(ENDINGS)}, got {target.name}")
     where = features.pick_device(device)
+    run = opened_run(run)
     encoder, reader = features.frozen(run, where)
     how = opening.options(run, encoder) | ({"text_column": text_column} if text_column else {})
     opened = opening.parts(data, how, encoder)

@@ -21,6 +21,7 @@ from unlabeled.files import printable
 from unlabeled.method import Batch, Method
 from unlabeled.parts import heap
 from unlabeled.run import Run, fingerprint
+from unlabeled.run import opened as opened_run
 from unlabeled.verdict import CHOSEN
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def evaluate(
     a split of the labels at hand; no choice sees the test set.
 
     Args:
-        run: A run, a method or an encoder; it is not changed.
+        run: A run or its folder, a method or an encoder; it is not changed.
         data: What `open_splits` takes, with labels, or a pair of training and test data, opened or not.
         probe: Any of knn, linear, few (linear, with 1 and 10 labels per class too where no number is given
             and every class has as many), finetune (the encoder moves too), layers (linear on every named map,
@@ -124,6 +125,7 @@ def evaluate(
     options |= {"controls": words, "draws": draws}
     options |= {"k": k, "temperature": temperature} | ({} if steps is None else {"steps": steps})
     where = features.pick_device(device)
+    run = opened_run(run)
     encoder, reader = features.frozen(run, where)
     measured: list[Measurement] = []
     tell = progress or (lambda text: None)
