@@ -359,11 +359,7 @@ def _class_folders(
     folders = {split: parents(part) for split, part in parts.items()}
     depth += _alone(set().union(*folders.values()), depth, ())
 
-    def class_of(folder: str) -> str | None:
-        return next(iter(_levels(folder)[depth:]), None)
-
-    spelled = {folder: class_of(folder) for part in folders.values() for folder in part}
-    spelled = {folder: class_name(found) if found else None for folder, found in spelled.items()}
+    spelled = {folder: _class_of(folder, depth) for part in folders.values() for folder in part}
     names = {split: {spelled[folder] for folder in part} for split, part in folders.items()}
     wrapped = _wrapped(names)
     names |= {split: {None} for split in wrapped}
@@ -374,39 +370,54 @@ def _class_folders(
         found = {name for other in alike if None not in names[other] for name in names[other] if name}
         return in_order(found) if None not in names[split] and len(found) > 1 else None
 
-    tabled = {split for split in parts if known and stated and (known.explicit or not classes_of(split))}
+    explicit = known is not None and known.explicit
+    tabled = {
+        split
+        for split, part in parts.items()
+        if stated
+        and (explicit or (not classes_of(split) and any(top + file.path in stated for file in part)))
+    }
     if known:
         beaten = "" if tabled else ", which folders of classes go before"
         skipped = skipped + [
             Skipped(start + path, f"labels: of its {column}{beaten}") for path, column in known.used.items()
         ]
 
-    for split in sorted(parts.keys() - tabled):
-        without = [file.path for file in parts[split] if not spelled[file.path.rpartition(os.sep)[0]]]
-        reason = (
-            f"{without[0]} lies beside the folders of classes" if without and len(names[split]) > 2 else ""
-        )
-        if split in wrapped:
-            reason = f"{wrapped[split]}, the only folder of its {split} part, is no class in training"
-        skipped = [*skipped, Skipped(name, NO_LABELS + reason)] if reason else skipped
-
     def source(split: str, part: list[File]) -> Source:
         classes = None if split in tabled else classes_of(split)
 
         def reading() -> Reading:
-            items = (
-                Item(
-                    file.path, spelled[file.path.rpartition(os.sep)[0]] if classes else None, root / file.path
-                )
-                for file in part
-            )
-            return Reading(classes, len(part), items)
+            return Reading(classes, len(part), _items(root, part, spelled if classes else {}))
 
         fingerprint = ["folder", os.path.realpath(root), digest(part), classes]
         labels = stated if split in tabled else None
-        return Source(name, reading, fingerprint, top, skipped, broken, labels)
+        reason = "" if split in tabled else _why_not_classes(split, part, spelled, wrapped)
+        own = [Skipped(name, NO_LABELS + reason)] if reason else []
+        return Source(name, reading, fingerprint, top, skipped + own, broken, labels)
 
     return {split: source(split, part) for split, part in parts.items()}
+
+
+def _class_of(folder: str, depth: int) -> str | None:
+    levels = _levels(folder)[depth:]
+    return class_name(levels[0]) if levels else None
+
+
+def _items(root: Path, files: list[File], classes: Mapping[str, str | None]) -> Iterator[Item]:
+    """Files that are not read yet, with the classes of their folders where there are some."""
+    for file in files:
+        yield Item(file.path, classes.get(file.path.rpartition(os.sep)[0]), root / file.path)
+
+
+def _why_not_classes(
+    split: str, part: list[File], spelled: Mapping[str, str | None], wrapped: Mapping[str, str]
+) -> str:
+    """Why folders of a part give no classes though there are some, else empty."""
+    if split in wrapped:
+        return f"{wrapped[split]}, the only folder of its {split} part, is no class in training"
+    classes = {file.path: spelled[file.path.rpartition(os.sep)[0]] for file in part}
+    beside = next((path for path, found in classes.items() if not found), None)
+    return f"{beside} lies beside the folders of classes" if beside and len({*classes.values()}) > 2 else ""
 
 
 def _wrapped(names: Mapping[str, set[str | None]]) -> dict[str, str]:
