@@ -152,3 +152,12 @@ def test_a_column_of_records_can_be_named():
     assert labels(open_data(rows, label="b")) == ["0", "1", "2"] * 2
     with pytest.raises(ValueError, match="label must be a column of list, which has a, b, got c"):
         open_data(rows, label="c")
+
+
+def test_arrays_that_differ_in_size_share_one_range_and_grey_ones_become_colour():
+    deep = [np.full((4, 4), 4095, np.uint16), np.full((5, 5), 255, np.uint16)]
+    data = open_data(deep)
+    assert data.levels == {"integers": [[0.0, 4095.0]]}
+    assert [int(data.batch(torch.tensor([row]))["image"].max()) for row in range(2)] == [255, 16]
+    mixed = open_data([np.full((4, 4), 7, np.uint8), np.full((4, 4, 3), 9, np.uint8)])
+    assert mixed.shape["channels"] == 3 and images(mixed)[:, 0, 0].tolist() == [[7] * 3, [9] * 3]

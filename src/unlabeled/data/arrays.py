@@ -8,7 +8,7 @@ both once per split as `train_images`, `train_labels`, `x_test`, `y_test` and so
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ __all__ = [
     "find_arrays",
     "find_file",
     "from_array",
+    "levels_of",
     "read_npy",
     "read_npz",
     "with_labels",
@@ -206,6 +207,25 @@ def from_array(
     data = from_images(pixels, name=name)
     data.levels = levels
     return with_labels(data, labels, name, classes)
+
+
+def levels_of(stacks: Sequence[np.ndarray | Tensor], name: str) -> Levels:
+    """The range that suits the images of several arrays, each in one of the forms above.
+
+    Raises:
+        ValueError: They differ in their channels, other than grey beside colour, or the numbers are others.
+    """
+    ranges, counts = Ranges(), set()
+    for stack in stacks:
+        pixels = _channels_first(stack, name)
+        pixels = pixels.detach().cpu().numpy() if isinstance(pixels, Tensor) else pixels
+        counts.add(pixels.shape[1])
+        if len(counts) > 1 and counts != {1, 3}:
+            listing = ", ".join(map(str, sorted(counts)))
+            raise ValueError(f"arrays in {name} must all have as many channels, got {listing}")
+        for image in pixels:
+            ranges.add(finite(storable(image))[0])
+    return ranges.choose()
 
 
 def with_labels(data: Images, labels: Any, name: str, classes: list[str] | None = None) -> Images:
