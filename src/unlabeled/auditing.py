@@ -20,7 +20,7 @@ from unlabeled.data.audio import Sounds
 from unlabeled.data.near import detailed as detailed_thumbnails
 from unlabeled.data.near import near_pairs, thumbnails_of
 from unlabeled.data.near_texts import LEAST_SHARE, near_texts
-from unlabeled.data.opening import Openable, parts
+from unlabeled.data.opening import Openable, called, parts
 from unlabeled.data.splits import first_rows
 from unlabeled.data.text import Texts
 from unlabeled.files import atomic
@@ -322,10 +322,7 @@ def audit(
 
 def _names(sources: Sequence[Openable]) -> list[str]:
     """Short names of sources, full ones where short ones are alike."""
-    full = [
-        os.fspath(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", "array")
-        for source in sources
-    ]
+    full = [called(source) for source in sources]
     short = [Path(name).name or name for name in full]
     return [name if short.count(name) == 1 else whole for name, whole in zip(short, full, strict=True)]
 

@@ -224,6 +224,11 @@ def load(path: str | Path, encoder: "nn.Module | str | None" = None) -> Run:
     return Run(path, encoder)
 
 
+def opened(source: Any) -> Any:
+    """The run whose folder is named; anything else as it is."""
+    return load(source) if isinstance(source, str | Path) else source
+
+
 def reading(encoder: "Encoder", kind: str) -> dict[str, Any]:
     """Options of `open_data` that suit an encoder.
 

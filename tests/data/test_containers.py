@@ -262,6 +262,12 @@ def test_labels_of_the_webdataset_layout_are_in_cls_json_or_txt(tmp_path):
     assert labels(open_data(archive({"json": records}), cache=False, label="w")) == ["3"] * 4
     assert labels(open_data(archive({"txt": [b"y", b"x", b"y", b"y"]}), cache=False)) == ["y", "x", "y", "y"]
     assert open_data(archive({"txt": [b"one", b"two", b"three", b"four"]}), cache=False).labels is None
+    assert labels(open_data(archive({"label": [b"2", b"10", b"2", b"2"]}), cache=False)) == [
+        "2",
+        "10",
+        "2",
+        "2",
+    ]
     both = archive({"json": records, "cls": [b"-1", b"1", b"1", b"1"]})
     assert labels(open_data(both, cache=False)) == ["-1", "1", "1", "1"]
     unnamed = open_data(archive({"json": [b'{"a": 1, "b": 2}'] * 4}), cache=False)

@@ -2,7 +2,7 @@
 
 Accepted are numbers of any type, of shape (samples, height, width), (samples, height, width, channels) or (samples,
 channels, height, width). A tensor of four axes is always the last of these; in numpy the channel axis is the one of
-size 1 or 3, else the smaller one. What is not uint8 is mapped to it by the range of the array (see `levels`).
+size 1 or 3, else the one beside two equal ones, else the smaller one. What is not uint8 is mapped to it by the range of the array (see `levels`).
 
 An .npz file holds `images` (or `image`, `x`, `data`) and perhaps `labels` (or `label`, `y`, `targets`, `target`), or
 both once per split, which stands before or behind, as in `train_images` or `x_train`; capitals do not matter. Arrays
@@ -35,8 +35,10 @@ __all__ = [
     "as_integers",
     "as_tensor",
     "as_uint8",
+    "find_arrays",
     "find_file",
     "from_array",
+    "levels_of",
     "read_npy",
     "read_npz",
     "with_labels",
@@ -75,13 +77,33 @@ def find_file(
     if path.suffix.lower() == ".npy":
         return {"all": partial(from_array, read_npy(path), None, str(path), channels, None, levels)}
     content, keys = read_npz(path, lambda key: _meaning(key) is not None or bool(_UNNAMED.fullmatch(key)))
-    found = _by_split(content) or _in_order(content, len(keys))
-    if not found:
+    opened = find_arrays(content, str(path), channels, levels, len(keys))
+    if not opened:
         listing = check.one_line(", ".join(keys)) or "nothing"
         raise ValueError(f"{path} must hold images, train_images, x_train or arr_0, got {listing}")
+    return opened
+
+
+def find_arrays(
+    content: Mapping[str, Any],
+    name: str,
+    channels: int | None,
+    levels: Levels | None = None,
+    count: int | None = None,
+) -> dict[str, Callable[[], Images]]:
+    """What opens images among named arrays, by split; "all" where the names tell no splits.
+
+    Args:
+        content: Arrays by their names, which are understood as those of an .npz file.
+        name: What messages call them.
+        channels: As in `from_array`.
+        levels: As in `from_array`.
+        count: How many arrays there are with those that are not given, None for none.
+    """
+    parts = _by_split(content) or _in_order(content, len(content) if count is None else count)
     return {
-        split: partial(from_array, part["images"], part.get("labels"), str(path), channels, None, levels)
-        for split, part in found.items()
+        split: partial(from_array, part["images"], part.get("labels"), name, channels, None, levels)
+        for split, part in parts.items()
     }
 
 
@@ -97,16 +119,16 @@ def _meaning(key: str) -> tuple[str, str] | None:
     return None
 
 
-def _by_split(content: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+def _by_split(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Images, and labels where there are any, of each split by the names of the arrays."""
     named = [(meaning, content[key]) for key in content if (meaning := _meaning(key))]
-    found: dict[str, dict[str, np.ndarray]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for (split, word), array in sorted(named, key=lambda item: [*_WORDS].index(item[0][1])):
         found.setdefault(split, {}).setdefault(_WORDS[word], array)
     return {split: part for split, part in found.items() if "images" in part}
 
 
-def _in_order(content: Mapping[str, np.ndarray], count: int) -> dict[str, dict[str, np.ndarray]]:
+def _in_order(content: Mapping[str, Any], count: int) -> dict[str, dict[str, Any]]:
     """Images, and perhaps labels, of one part or two from arrays that have no names of their own."""
     given = [content[f"arr_{place}"] for place in range(count) if f"arr_{place}" in content]
     if len(given) != count or count not in (1, 2, 4):
@@ -116,6 +138,38 @@ def _in_order(content: Mapping[str, np.ndarray], count: int) -> dict[str, dict[s
         return {}
     names = ("all",) if len(pairs) == 1 else ("train", "test")
     return {name: dict(zip(("images", "labels"), pair)) for name, pair in zip(names, pairs)}
+
+
+def find_arrays(
+    content: Mapping[str, Any], name: str, channels: int | None, levels: Levels | None = None
+) -> dict[str, Callable[[], Images]]:
+    """What opens images among named arrays, by split; "all" where the names tell no splits.
+
+    Args:
+        content: Arrays called images or x or data, and labels or y or targets, perhaps with a split before or
+            behind, as in train_images and y_test, in any case.
+        name: What messages call them.
+        channels: As in `from_array`.
+        levels: As in `from_array`.
+    """
+    roles: dict[tuple[str, bool], Any] = {}
+    for key, values in content.items():
+        if role := _role(key):
+            roles.setdefault(role, values)
+    return {
+        split: partial(from_array, values, roles.get((split, False)), name, channels, None, levels)
+        for (split, are_images), values in roles.items()
+        if are_images
+    }
+
+
+def _role(key: str) -> tuple[str, bool] | None:
+    """Split of an array by its name, and whether it is images and not labels; None where it is neither."""
+    first, _, second = key.lower().partition("_")
+    for word, split in ((first, second), (second, first)):
+        if word in (*_IMAGES, *_LABELS) and (not split or split in _SPLITS):
+            return _SPLITS.get(split, "all"), word in _IMAGES
+    return None
 
 
 def read_npy(path: Path) -> np.ndarray:
@@ -221,6 +275,25 @@ def from_array(
     return with_labels(data, labels, name, classes)
 
 
+def levels_of(stacks: Sequence[np.ndarray | Tensor], name: str) -> Levels:
+    """The range that suits the images of several arrays, each in one of the forms above.
+
+    Raises:
+        ValueError: They differ in their channels, other than grey beside colour, or the numbers are others.
+    """
+    ranges, counts = Ranges(), set()
+    for stack in stacks:
+        pixels = _channels_first(stack, name)
+        pixels = pixels.detach().cpu().numpy() if isinstance(pixels, Tensor) else pixels
+        counts.add(pixels.shape[1])
+        if len(counts) > 1 and counts != {1, 3}:
+            listing = ", ".join(map(str, sorted(counts)))
+            raise ValueError(f"arrays in {name} must all have as many channels, got {listing}")
+        for image in pixels:
+            ranges.add(finite(storable(image))[0])
+    return ranges.choose()
+
+
 def with_labels(data: Images, labels: Any, name: str, classes: list[str] | None = None) -> Images:
     """The same data, given labels in any of the forms that `from_array` takes."""
     if labels is not None:
@@ -231,21 +304,21 @@ def with_labels(data: Images, labels: Any, name: str, classes: list[str] | None 
     return data
 
 
-def bands_are_last(first: int, last: int) -> bool:
-    """Whether channels stand last, by the lengths of the axis before height and width and of that behind them."""
+def bands_are_last(first: int, middle: int, last: int) -> bool:
+    """Whether channels stand last, by the lengths of three axes: 1 and 3 are usual, images are square, bands few."""
     usual = (first in (1, 3), last in (1, 3))
-    return usual == (False, True) or (usual[0] == usual[1] and last < first)
+    if usual[0] != usual[1]:
+        return usual[1]
+    if (first == middle) != (middle == last):
+        return first == middle
+    return last < first
 
 
 def _channels_first(images: np.ndarray | Tensor, name: str) -> Tensor | np.ndarray:
     shape = tuple(images.shape)
     if images.ndim == 3:
         images = images[:, None]
-    elif (
-        images.ndim == 4
-        and isinstance(images, np.ndarray)
-        and bands_are_last(images.shape[1], images.shape[3])
-    ):
+    elif images.ndim == 4 and isinstance(images, np.ndarray) and bands_are_last(*images.shape[1:]):
         images = images.transpose(0, 3, 1, 2)
     if images.ndim != 4 or 0 in shape:
         raise ValueError(f"{name} must have axes samples, height, width (and channels), got shape {shape}")

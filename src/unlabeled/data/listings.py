@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 from unlabeled import check
 from unlabeled.data.decode import SUFFIXES
-from unlabeled.data.files import SPLITS, File, by_name
+from unlabeled.data.files import SPLITS, File, by_name, walk
 from unlabeled.data.labels import NO_LABELS, NoColumn, label_column
+from unlabeled.data.notes import note
 from unlabeled.data.samples import Skipped
 from unlabeled.data.tables import ENDINGS, open_table
 
@@ -166,6 +167,8 @@ def images_listed(table: Path, label: str | None) -> tuple[Path, list[str], list
     hits = Counter(
         place for row in cells[::step] for place in range(len(row)) if place_of(row[place]) is not None
     )
+    if not hits:  # paths of another machine
+        hits, place_of = _moved(table, cells[::step], width)
     if not hits:
         first = check.one_line(str(cells[0][0])) if cells and cells[0] else "nothing"
         raise ValueError(
@@ -200,6 +203,22 @@ def images_listed(table: Path, label: str | None) -> tuple[Path, list[str], list
             )
         )
     return top, [path for path in dict.fromkeys(paths) if path], skipped, known
+
+
+def _moved(table: Path, cells: list[list[Any]], width: int) -> tuple[Counter[int], Any]:
+    """Which columns name images below the folder of a table by the ends of their paths, and what finds these."""
+    names = _Names(file.path for file in walk(table.parent).files if file.ends(SUFFIXES))
+
+    def place_of(value: Any) -> Path | None:
+        path = names.find(value, table.name) if isinstance(value, str) else None
+        return table.parent / path if path else None
+
+    hits = Counter(place for row in cells for place, cell in enumerate(row[:width]) if place_of(cell))
+    if hits:
+        note(
+            f"{table}: its paths are not there; images below {table.parent} are found by the ends of these paths"
+        )
+    return hits, place_of
 
 
 def _place(folder: Path, value: Any) -> Path | None:
@@ -247,11 +266,41 @@ def _rows(path: Path) -> _Rows:
 
 
 def _of_json(records: Any) -> _Rows:
+    if isinstance(records, Mapping) and isinstance(records.get("images"), list):
+        records = _of_coco(records)
+    if isinstance(records, Mapping) and isinstance(records.get("labels"), list):  # as StyleGAN has it
+        records = records["labels"]
+    if isinstance(records, Mapping) and all(
+        isinstance(names, list) for names in records.values()
+    ):  # by class
+        records = [(name, label) for label, names in records.items() for name in names]
+    if isinstance(records, list) and all(isinstance(row, list | tuple) and len(row) == 2 for row in records):
+        return _Rows(["file_name", "label"], [list(row) for row in records])
     if isinstance(records, Mapping):  # names to labels
         return _Rows(["file_name", "label"], [[name, value] for name, value in records.items()])
     records = [record for record in records if isinstance(record, Mapping)]
     columns = list(dict.fromkeys(column for record in records for column in record))
     return _Rows(columns, [[record.get(column) for column in columns] for record in records])
+
+
+def _of_coco(records: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Images of COCO and of the many sets in its format, each with what its annotations say, the same once."""
+    annotations, categories = (
+        [entry for entry in records.get(name) or () if isinstance(entry, Mapping)]
+        for name in ("annotations", "categories")
+    )
+    names = {entry.get("id"): entry.get("name") for entry in categories}
+    said: dict[Any, list[Any]] = {}
+    for entry in annotations:
+        number = entry.get("category_id")
+        said.setdefault(entry.get("image_id"), []).append(names.get(number, number))
+    images = [image for image in records["images"] if isinstance(image, Mapping)]
+    known = [list(dict.fromkeys(said.get(image.get("id"), ()))) for image in images]
+    return [
+        {"file_name": image.get("file_name")}
+        | ({"label": label[0] if len(label) == 1 else label} if label else {})
+        for image, label in zip(images, known)
+    ]
 
 
 def _matched(rows: _Rows, table: str, names: _Names) -> tuple[_Rows, int | None, list[str | None]]:
@@ -297,12 +346,28 @@ def _label_values(
     if column is None and label is None and len(others) == 1:
         column = others[0]
     if column is not None:
-        place = rows.columns.index(column)
-        values = [row[place] if place < len(row) else None for row in rows.rows]
-        return column, values, explicit
+        return column, _column(rows, column), explicit
     if label is None and len(others) > 1 and (values := _one_hot(rows, others)):
         return f"columns {others[0]} to {others[-1]}", values, False
+    if label is None and len(others) > 1 and all(re.fullmatch(r"column \d+", name) for name in rows.columns):
+        texts = [name for name in others if not any(map(_is_number, _column(rows, name)))]
+        texts = [name for name in texts if _repeat(_column(rows, name))]
+        if len(texts) == 1:
+            return texts[0], _column(rows, texts[0]), False
     return "", None, False
+
+
+def _column(rows: _Rows, name: str) -> list[Any]:
+    place = rows.columns.index(name)
+    return [row[place] if place < len(row) else None for row in rows.rows]
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _repeat(values: Sequence[Any]) -> bool:

@@ -37,6 +37,7 @@ __all__ = [
     "KINDS",
     "STORE_SIZE",
     "How",
+    "called",
     "kind_of",
     "levels_of",
     "name_of",
@@ -180,7 +181,7 @@ def open_data(
     if split is None:
         split = "train" if "train" in parts else next(iter(parts))
     if split not in parts:
-        raise ValueError(f"split of {_name(source)} must be one of {', '.join(parts)}, got {split}")
+        raise ValueError(f"split of {called(source)} must be one of {', '.join(parts)}, got {split}")
     return parts[split]()
 
 
@@ -412,6 +413,8 @@ def _found(source: Openable, kind: str | None, how: "How") -> Mapping[str, Calla
         raise NoColumn(f"label must be left out for {what}, which has no columns, got {how.label}")
     opener = importlib.import_module(f"unlabeled.data.{KINDS[kind]}")
     if word in builtin.NAMES:
+        if how.label is not None:
+            raise ValueError(f"label must be left out for {named}, which has no columns, got {how.label}")
         return {split: partial(opener.built_in, named, split) for split in ("train", "test")}
     if named and not named.startswith("hub:") and not Path(named).expanduser().exists():
         raise ValueError(_not_found(named, Path(named).expanduser()))
@@ -568,10 +571,12 @@ def _inside(data: Data, source: Source) -> dict[str, tuple[list[int], list[str] 
     return class_folders(tars.inner_paths(below, source.archives))
 
 
-def _name(source: Openable) -> str:
-    return (
-        os.fspath(source) if isinstance(source, (str, os.PathLike)) else getattr(source, "name", "the data")
-    )
+def called(source: Openable) -> str:
+    """What messages call data; arrays and data frames may have a name that is no text."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str) else type(source).__name__
 
 
 def _not_found(name: str, path: Path) -> str:

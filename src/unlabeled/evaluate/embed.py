@@ -18,6 +18,7 @@ from torch import Tensor
 from unlabeled.evaluate import features, opening, seen
 from unlabeled.files import atomic, printable
 from unlabeled.parts import heap
+from unlabeled.run import opened as opened_run
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -73,6 +74,7 @@ def embed(
     if target is not None and target.suffix.lower() not in ENDINGS:
         raise ValueError(f"out must end with {', '.join(ENDINGS)}, got {target.name}")
     where = features.pick_device(device)
+    run = opened_run(run)
     encoder, reader = features.frozen(run, where)
     told = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
     told = seen.as_told(run, data) | {name: value for name, value in told.items() if value}

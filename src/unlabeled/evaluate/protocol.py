@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.data.labels import NO_LABELS
+from unlabeled.data.opening import called
 from unlabeled.evaluate import controls as controlled
 from unlabeled.evaluate import features, few_labels, finetune, knn, layers, linear, opening, seen
 from unlabeled.evaluate.features import Reader, Representation
@@ -20,6 +21,7 @@ from unlabeled.files import printable
 from unlabeled.method import Batch, Method
 from unlabeled.parts import heap
 from unlabeled.run import Run, fingerprint
+from unlabeled.run import opened as opened_run
 from unlabeled.verdict import CHOSEN
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ def evaluate(
     a split of the labels at hand; no choice sees the test set.
 
     Args:
-        run: A run, a method or an encoder; it is not changed.
+        run: A run or its folder, a method or an encoder; it is not changed.
         data: What `open_splits` takes, with labels, or a pair of training and test data, opened or not.
         probe: Any of knn, linear, few (linear, with 1 and 10 labels per class too where no number is given
             and every class has as many), finetune (the encoder moves too), layers (linear on every named map,
@@ -130,6 +132,7 @@ def evaluate(
         progress or (lambda text: None),
     )
     where = features.pick_device(device)
+    run = opened_run(run)
     encoder, reader = features.frozen(run, where)
     told = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
     told = seen.as_told(run, data) | {name: value for name, value in told.items() if value}
@@ -313,10 +316,7 @@ def _plan(
 def _source(data: Any, test: Any) -> str:
     """What the data was called by whoever named it: folders of one name are told apart by their paths."""
     parts = data if isinstance(data, tuple) else (data,) if test is None else (data, test)
-    names = [
-        printable(part) if isinstance(part, str | Path) else getattr(part, "name", type(part).__name__)
-        for part in parts
-    ]
+    names = [printable(part) if isinstance(part, str | Path) else called(part) for part in parts]
     return ", tested on ".join(dict.fromkeys(names))
 
 
@@ -384,6 +384,12 @@ def _of_classes(learnt: Tensor, answers: Tensor, classes: list[str], tested: "Da
     notes = []
     unlearnt = ~torch.isin(answers, learnt)
     if count := int(unlearnt.sum()):
+        if count == len(answers):
+            named = ", ".join(classes[number] for number in answers.unique().tolist()[:5])
+            raise ValueError(
+                f"test {tested.unit} must be of classes that have a training label, got {tested.name} with none but "
+                f"{named}"
+            )
         names = [classes[number] for number in answers[unlearnt].unique().tolist()]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         notes.append(
