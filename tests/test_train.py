@@ -11,13 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 import unlabeled
-from unlabeled import encoders, optimizers, progress, train
+from unlabeled import encoders, optimizers, processes, progress, train
 from unlabeled.data import open_data
 from unlabeled.files import atomic, locked, new_folder
 from unlabeled.method import Batch, Method
@@ -757,6 +758,34 @@ def test_several_devices_need_a_script(tmp_path: Path, how: str) -> None:
     done = subprocess.run([sys.executable, *words], input=call, capture_output=True, text=True, env=outside)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("ValueError: devices and nodes must be 1 in a notebook") and "torchrun" in last
+
+
+def test_more_devices_than_the_machine_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(processes, "_refuse_without_script", lambda settings: None)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    with pytest.raises(ValueError, match=r"devices must be at most 4 with the processors .*, got 5"):
+        processes.join(Settings(devices=5, device="cpu"))
+
+
+def test_repeating_a_run_that_was_trained_longer_says_that_its_schedule_is_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given: dict[str, Any] = {"out": tmp_path / "a", "quiet": True}
+    unlabeled.pretrain("simclr", open_data(pictures()), steps=2, encoder="conv4", batch_size=8, **given)
+    first = unlabeled.pretrain("simclr", open_data(pictures()), steps=4, resume=True, **given)
+    config = first.path / "run.toml"
+    unlabeled.pretrain("simclr", open_data(pictures()), out=tmp_path / "b", config=config, quiet=True)
+    assert caplog.messages == [
+        f"{config} is of a run that was trained longer from step 2; it is repeated with one schedule"
+    ]
+
+
+def test_videos_too_short_for_a_clip_are_in_the_list_of_the_run(tmp_path: Path) -> None:
+    for name, frames in (("long", 24), ("short", 2)):
+        np.save(tmp_path / f"{name}.npy", np.zeros((frames, 32, 32), np.uint8))
+    run = unlabeled.pretrain("frame_prediction", tmp_path, out=tmp_path / "run", steps=1, quiet=True)
+    assert 'short.npy,"2 frames, fewer than the 20 of a clip"' in (run.path / "skipped.csv").read_text()
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from torch import nn
 
 from unlabeled import __version__, encoders, methods
 from unlabeled.data import Data
+from unlabeled.data.notes import note
 from unlabeled.files import atomic, locked, new_folder, numbered, printable
 from unlabeled.method import Method
 from unlabeled.run import CHECKPOINT, CONFIG, read_config, read_position
@@ -370,6 +371,11 @@ def _repeated(config: Path, method: str, given: dict[str, Any]) -> dict[str, Any
     stored = read_config(config, ("method", "settings", "options", "chosen"))
     if stored["method"] != method:
         raise ValueError(f"method must be {stored['method']} to repeat {config}, got {method}")
+    if ends := stored.get("ends"):
+        steps = ", ".join(map(str, ends))
+        note(
+            f"{config} is of a run that was trained longer from step {steps}; it is repeated with one schedule"
+        )
     values = {"holdout": 0.0} | stored["settings"] | stored["options"]  # older runs held nothing out
     if encoders.is_named(values.get("encoder")) and "encoder" not in given:
         known = values["encoder"]

@@ -60,3 +60,24 @@ def test_labels_of_texts_and_videos_too(tmp_path: Path) -> None:
         np.save(tmp_path / "videos" / f"{number}.npy", np.zeros((3, 8, 8), np.uint8))
     (tmp_path / "videos" / "labels.csv").write_text("name,label\n0.npy,a\n1.npy,b\n2.npy,a\n3.npy,\n")
     assert names(open_data(tmp_path / "videos", kind="video")) == ["a", "b", "a", None]
+
+
+def test_lists_of_the_parts_to_test_on_leave_the_rest_for_training(tmp_path: Path) -> None:
+    sounds(tmp_path / "no", 6)
+    sounds(tmp_path / "yes", 6)
+    (tmp_path / "testing_list.txt").write_text("no/4.wav\nyes/4.wav\n")
+    (tmp_path / "validation_list.txt").write_text("no/5.wav\nyes/5.wav\n")
+    train, test = open_splits(tmp_path, kind="audio")
+    assert [Path(path).name for path in test.paths] == ["4.wav", "4.wav"] and names(test) == ["no", "yes"]
+    assert len(train) == 8 and names(train) == ["no"] * 4 + ["yes"] * 4
+    assert "names files of the test part" in [skip.reason for skip in test.skipped]
+
+
+def test_a_table_whose_names_fit_several_files_is_said_and_gives_no_labels(tmp_path: Path) -> None:
+    sounds(tmp_path / "a", 2)
+    sounds(tmp_path / "b", 2)
+    (tmp_path / "labels.csv").write_text("filename,label\n0.wav,x\n1.wav,y\n")
+    data = open_data(tmp_path, kind="audio")
+    assert names(data) == ["a", "a", "b", "b"]
+    (reason,) = [skip.reason for skip in data.skipped]
+    assert reason == "no labels: 0.wav of its column filename may be a/0.wav or b/0.wav; give paths"

@@ -80,6 +80,11 @@ class _Names:
             near = [path for path in near if own in path.lower().split("/")[:-1]]
         return self.paths[near[0]] if len(near) == 1 else None
 
+    def several(self, value: Any) -> list[str]:
+        """Files that a value may name, where these are more than one."""
+        near = self.names.get(str(value).strip().replace("\\", "/").removeprefix("./"), [])
+        return near if len(near) > 1 else []
+
     def _stems(self, name: str) -> list[str]:
         near = self.names.get(name.rpartition("/")[2], ())
         return [path for path in near if f"/{os.path.splitext(path)[0]}".endswith(f"/{name}")]
@@ -113,6 +118,8 @@ def known_of(root: Path, files: Sequence[File], tables: Sequence[File], label: s
         assert names is not None
         rows, place, paths = _matched(rows, file.path, names)
         if place is None:
+            if several := _ambiguous(rows, names):
+                known.skipped.append(Skipped(file.path, f"{NO_LABELS}{several}"))
             continue
         split = _splits(rows, paths, file.path)
         others = [column for number, column in enumerate(rows.columns) if number not in (place, split[0])]
@@ -126,6 +133,8 @@ def known_of(root: Path, files: Sequence[File], tables: Sequence[File], label: s
                 listing = check.one_line(", ".join(rows.columns))
                 reason = f"{NO_LABELS}its columns are {listing}; name one with label"
                 known.skipped.append(Skipped(file.path, reason))
+            elif parts := " and ".join(sorted({to for to in split[1] if to})):
+                known.skipped.append(Skipped(file.path, f"names files of the {parts} part"))
             continue
         _gather(known.labels if explicit else guessed, paths, values)
         known.used[file.path] = column if column.startswith("column") else f"column {column}"
@@ -273,6 +282,18 @@ def _matched(rows: _Rows, table: str, names: _Names) -> tuple[_Rows, int | None,
     if 2 * count < min(len(rows.rows), len(names.paths)):
         return rows, None, []
     return rows, place, paths
+
+
+def _ambiguous(rows: _Rows, names: _Names) -> str:
+    """Why no column names files though one has their names; empty where none has."""
+    for place, column in enumerate(rows.columns):
+        cells = [row[place] for row in rows.rows[:_SAMPLED] if place < len(row)]
+        # Numbers and classes may happen to be names of files.
+        wanted = _FILE_WORDS.search(column.lower()) and not label_column([column])
+        for cell in cells if wanted else ():
+            if near := names.several(cell):
+                return f"{cell} of its column {column} may be {near[0]} or {near[1]}; give paths"
+    return ""
 
 
 def _splits(rows: _Rows, paths: Sequence[str | None], table: str) -> tuple[int | None, list[str | None]]:

@@ -23,7 +23,7 @@ from unlabeled.data import arrays, builtin, tars
 from unlabeled.data.cache import Progress, folder_of, stored
 from unlabeled.data.decode import PAGES, SUFFIXES, Pages
 from unlabeled.data.files import walk
-from unlabeled.data.groups import folder_groups, group_by, names_column
+from unlabeled.data.groups import ALONE, FOLDER, folder_groups, group_by, names_column
 from unlabeled.data.images import Images
 from unlabeled.data.labels import NO_LABELS, from_records, in_order, numbered
 from unlabeled.data.levels import Levels, parsed
@@ -298,7 +298,12 @@ def _names_below(path: Path) -> Iterator[list[str]]:
 
 
 def refuse_broken(
-    name: str, skipped: Sequence[Skipped], decoded: int, max_broken: float, count: int | None = None
+    name: str,
+    skipped: Sequence[Skipped],
+    decoded: int,
+    max_broken: float,
+    count: int | None = None,
+    what: str = "files",
 ) -> None:
     """Refuse a source of which too much cannot be read.
 
@@ -308,6 +313,7 @@ def refuse_broken(
         decoded: How many could be read.
         max_broken: Largest share that may be unreadable, in 0..1.
         count: How many of `skipped` were meant to be read, all if None.
+        what: What they are, a plural.
 
     Raises:
         ValueError: More of it is broken, or nothing could be read.
@@ -316,7 +322,7 @@ def refuse_broken(
     if count > max_broken * (count + decoded) or not decoded:
         reasons = "; ".join(check.one_line(f"{skip.path}: {skip.reason}") for skip in skipped[:_REASONS])
         raise ValueError(
-            f"{count} of {count + decoded} files in {name} cannot be read, which is more than "
+            f"{count} of {count + decoded} {what} in {name} cannot be read, which is more than "
             f"max_broken={max_broken:g} allows: {reasons}"
         )
 
@@ -354,7 +360,10 @@ def _column(source: Openable, kind: str | None, how: "How", split: str, data: Da
     try:
         read = _found(source, kind, replace(how, **wanted))[split]()
     except ValueError as error:
-        raise ValueError(f"group must be a column of {data.name}, got {how.group}: {error}") from error
+        column = str(error).rpartition("label must be ")[2]
+        raise ValueError(
+            f"group must be {ALONE}, {FOLDER}, an expression for paths with one part in brackets, or {column}"
+        ) from error
     known, labels = read.labels, data.labels
     if known is None or read.paths != data.paths or (labels is not None and torch.equal(known, labels)):
         raise ValueError(f"group must be a column of {data.name} beside that of the labels, got {how.group}")

@@ -113,7 +113,7 @@ def evaluate(
         ValueError: There are no labels, a class has fewer than asked for, or a word or number is not allowed.
     """
     probes, words = _several(probe), _several(controls)
-    for word in probes:
+    for word in probes or ["nothing"]:
         check.choice((*PROBES, *TASKS), probe=word)
     for word in words:
         check.choice(CONTROLS, controls=word)
@@ -126,8 +126,8 @@ def evaluate(
     encoder, reader = features.frozen(run, where)
     measured: list[Measurement] = []
     tell = progress or (lambda text: None)
-    group = group or seen.grouping(run, data)
-    columns = {name: column for name, column in {"group": group, "label": label}.items() if column}
+    group = seen.grouping(run, data) if group is None else group
+    columns = {name: column for name, column in (("group", group), ("label", label)) if column is not None}
     how, options = opening.options(run, encoder) | columns, options | columns
     met: list[dict[str, Any]] = []
     if tasks := [word for word in probes if word in TASKS]:
