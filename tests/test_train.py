@@ -806,3 +806,11 @@ def test_waiting_threads_give_way_unless_the_user_says_otherwise(
     for module in ("unlabeled", "unlabeled.cli"):
         done = subprocess.run([sys.executable, "-c", program.format(module)], **run)
         assert done.stdout.split() == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "value"), [("simclr", "encoding", "gbk"), ("apc", "levels", "0,255")]
+)
+def test_settings_of_another_kind_of_data_are_refused(method: str, setting: str, value: str) -> None:
+    with pytest.raises(ValueError, match=rf"{setting} must be left out for data of kind .*, got {value}"):
+        unlabeled.pretrain(method, "digits", **{setting: value})

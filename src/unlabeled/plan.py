@@ -39,6 +39,11 @@ __all__ = [
 COMPARED_SAMPLES = 16
 """Samples by whose content data is told from other data of the same size."""
 BUDGET = ("epochs", "steps")
+ONE_KIND = {
+    **dict.fromkeys(("encoding", "text_column", "segmenter"), "text"),
+    **dict.fromkeys(("levels", "pages"), "image"),
+}
+"""Settings that say something of data of one kind only."""
 
 
 @dataclass
@@ -110,7 +115,12 @@ def make(method: str | type[Method] | Method, given: dict[str, Any], config: str
     if isinstance(kind, Method):
         settings.encoder = getattr(kind.encoder, "config", {}).get("name", encoders.OWN_NETWORK)
         settings.image_size = getattr(kind.encoder, "config", {}).get("image_size")
-    elif name in methods.names():
+    for key, only in ONE_KIND.items():
+        if key in given and kind.kind != only:
+            raise ValueError(
+                f"{key} must be left out for data of kind {kind.kind}, as it is of {only} only, got {given[key]}"
+            )
+    if not isinstance(kind, Method) and name in methods.names():
         defaults = {option.name: option.default for option in methods.describe(name).options}
         _refuse_unknown(name, options, defaults)
         options = {key: value for key, value in (defaults | options).items() if value is not None}

@@ -81,3 +81,26 @@ def test_a_table_whose_names_fit_several_files_is_said_and_gives_no_labels(tmp_p
     assert names(data) == ["a", "a", "b", "b"]
     (reason,) = [skip.reason for skip in data.skipped]
     assert reason == "no labels: 0.wav of its column filename may be a/0.wav or b/0.wav; give paths"
+
+
+def test_silence_alone_is_said_and_a_single_sound_in_it_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    for number in range(3):
+        soundfile.write(tmp_path / f"{number}.wav", np.zeros(800), 8_000)
+    assert len(open_data(tmp_path, kind="audio")) == 3
+    assert caplog.messages == [f"{tmp_path}: all 3 sounds are silent"]
+    caplog.clear()
+    sounds(tmp_path / "heard", 1)
+    assert len(open_data(tmp_path, kind="audio")) == 4 and not caplog.messages
+
+
+def test_what_groups_are_called_goes_with_texts_to_their_tokens(tmp_path: Path) -> None:
+    (tmp_path / "texts.csv").write_text(
+        "text,label,author\n" + "".join(f"Words of text {n},{n % 2},a{n % 3}\n" for n in range(12))
+    )
+    texts = open_data(tmp_path / "texts.csv", kind="text", group="author")
+    tokens = texts.starts(lambda parts: [[1, 2] for _ in parts], 8)
+    assert texts.group_unit == tokens.group_unit == "groups"
+    assert open_data(tmp_path / "texts.csv", kind="text").group_unit == "documents"

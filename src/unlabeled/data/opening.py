@@ -298,12 +298,7 @@ def _names_below(path: Path) -> Iterator[list[str]]:
 
 
 def refuse_broken(
-    name: str,
-    skipped: Sequence[Skipped],
-    decoded: int,
-    max_broken: float,
-    count: int | None = None,
-    what: str = "files",
+    name: str, skipped: Sequence[Skipped], decoded: int, max_broken: float, count: int | None = None
 ) -> None:
     """Refuse a source of which too much cannot be read.
 
@@ -313,7 +308,6 @@ def refuse_broken(
         decoded: How many could be read.
         max_broken: Largest share that may be unreadable, in 0..1.
         count: How many of `skipped` were meant to be read, all if None.
-        what: What they are, a plural.
 
     Raises:
         ValueError: More of it is broken, or nothing could be read.
@@ -322,7 +316,7 @@ def refuse_broken(
     if count > max_broken * (count + decoded) or not decoded:
         reasons = "; ".join(check.one_line(f"{skip.path}: {skip.reason}") for skip in skipped[:_REASONS])
         raise ValueError(
-            f"{count} of {count + decoded} {what} in {name} cannot be read, which is more than "
+            f"{count} of {count + decoded} files in {name} cannot be read, which is more than "
             f"max_broken={max_broken:g} allows: {reasons}"
         )
 

@@ -405,7 +405,7 @@ def built_in(name: str, split: str) -> Texts:
 def _opened(rows: Rows, name: str, how: How) -> Texts:
     if not rows.texts and not rows.broken:
         raise ValueError(f"{name} must hold texts, got only empty ones")
-    refuse_broken(name, rows.broken, len(rows.texts), how.max_broken, what=Texts.unit)
+    refuse_broken(name, rows.broken, len(rows.texts), how.max_broken)
     known = numbered(rows.labels, rows.classes)
     return Texts(
         rows.texts,
