@@ -104,3 +104,19 @@ def test_what_groups_are_called_goes_with_texts_to_their_tokens(tmp_path: Path) 
     tokens = texts.starts(lambda parts: [[1, 2] for _ in parts], 8)
     assert texts.group_unit == tokens.group_unit == "groups"
     assert open_data(tmp_path / "texts.csv", kind="text").group_unit == "documents"
+
+
+@pytest.mark.parametrize("name", ["{}.mp3", "{}.WAV", "clips/{}.mp3", "/old/place/clips/{}.mp3"])
+def test_names_in_a_table_may_have_the_endings_that_files_had_before(tmp_path: Path, name: str) -> None:
+    sounds(tmp_path / "clips", 6)
+    rows = [f"{name.format(n)},{'ab'[n % 2]}" for n in range(6)]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    assert names(open_data(tmp_path, kind="audio")) == ["a", "b"] * 3
+
+
+def test_a_table_of_labels_that_names_no_file_is_said(tmp_path: Path) -> None:
+    sounds(tmp_path / "clips", 3)
+    (tmp_path / "labels.csv").write_text("path,label\n000.wav,a\n001.wav,b\n")
+    data = open_data(tmp_path, kind="audio")
+    assert data.labels is None
+    assert [skip.reason for skip in data.skipped] == ["no labels: 000.wav of its column path is no file"]

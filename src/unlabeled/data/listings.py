@@ -63,7 +63,13 @@ class _Names:
                 self.names.setdefault(called, []).append(path)
 
     def find(self, value: Any, table: str) -> str | None:
-        """The one file that a value in a table names."""
+        """The one file that a value in a table names, if need be with another ending."""
+        if (found := self._find(value, table)) is not None or not isinstance(value, str):
+            return found
+        stem, ending = os.path.splitext(value.strip())
+        return self._find(stem, table) if ending[1:2].isalpha() and ending[1:].isalnum() else None
+
+    def _find(self, value: Any, table: str) -> str | None:
         if not isinstance(value, str | int) or isinstance(value, bool):
             return None
         folder, name = os.path.dirname(table).replace(os.sep, "/"), str(value).strip().replace("\\", "/")
@@ -87,7 +93,8 @@ class _Names:
 
     def _stems(self, name: str) -> list[str]:
         near = self.names.get(name.rpartition("/")[2], ())
-        return [path for path in near if f"/{os.path.splitext(path)[0]}".endswith(f"/{name}")]
+        stems = {path: f"/{os.path.splitext(path)[0]}" for path in near}
+        return [path for path in near if stems[path].endswith(f"/{name}") or name.endswith(stems[path])]
 
 
 def known_of(root: Path, files: Sequence[File], tables: Sequence[File], label: str | None) -> Known:
@@ -118,8 +125,8 @@ def known_of(root: Path, files: Sequence[File], tables: Sequence[File], label: s
         assert names is not None
         rows, place, paths = _matched(rows, file.path, names)
         if place is None:
-            if several := _ambiguous(rows, names):
-                known.skipped.append(Skipped(file.path, f"{NO_LABELS}{several}"))
+            if reason := _unmatched(rows, names):
+                known.skipped.append(Skipped(file.path, NO_LABELS + reason))
             continue
         split = _splits(rows, paths, file.path)
         others = [column for number, column in enumerate(rows.columns) if number not in (place, split[0])]
@@ -284,8 +291,8 @@ def _matched(rows: _Rows, table: str, names: _Names) -> tuple[_Rows, int | None,
     return rows, place, paths
 
 
-def _ambiguous(rows: _Rows, names: _Names) -> str:
-    """Why no column names files though one has their names; empty where none has."""
+def _unmatched(rows: _Rows, names: _Names) -> str:
+    """Why a column that should name files does not; empty where there is none."""
     for place, column in enumerate(rows.columns):
         cells = [row[place] for row in rows.rows[:_SAMPLED] if place < len(row)]
         # Numbers and classes may happen to be names of files.
@@ -293,6 +300,8 @@ def _ambiguous(rows: _Rows, names: _Names) -> str:
         for cell in cells if wanted else ():
             if near := names.several(cell):
                 return f"{cell} of its column {column} may be {near[0]} or {near[1]}; give paths"
+        if cells and wanted and label_column(rows.columns):
+            return f"{cells[0]} of its column {column} is no file"
     return ""
 
 
