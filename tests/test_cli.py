@@ -252,3 +252,9 @@ def test_a_copy_of_what_was_trained_on_is_noticed_and_groups_are_named(
     assert load(out).measured["seen_in_pretraining"]["samples"] == 10
     assert run(*judge, "--group", "(nothing)") == 2
     assert "group must match paths such as day/picture 00.png, got (nothing)" in capsys.readouterr().err
+
+
+def test_compare_takes_every_method_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", "simclr", "simclr", "digits"])
+    assert stopped.value.code == 2 and "every method once, got simclr 2 times" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from unlabeled import cli
-from unlabeled.evaluate import Scores
+from unlabeled.evaluate import Scores, evaluate
 from unlabeled.report import report
 from unlabeled.run import Run, load
 from unlabeled.train import pretrain
@@ -119,3 +119,8 @@ def test_an_evaluation_of_nothing_is_refused_and_not_kept(
         cli.main(["evaluate", str(tmp_path / "run"), "digits", f"--{name}", value])
     assert stopped.value.code == 2 and f"{name.replace('-', '_')} must be" in capsys.readouterr().err
     assert not (tmp_path / "run" / "scores.json").exists()
+
+
+def test_a_path_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"run must be what pretrain or load returns, .* got PosixPath"):
+        evaluate(tmp_path, "digits")

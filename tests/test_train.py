@@ -814,3 +814,12 @@ def test_waiting_threads_give_way_unless_the_user_says_otherwise(
 def test_settings_of_another_kind_of_data_are_refused(method: str, setting: str, value: str) -> None:
     with pytest.raises(ValueError, match=rf"{setting} must be left out for data of kind .*, got {value}"):
         unlabeled.pretrain(method, "digits", **{setting: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [*[(name, "1") for name in ("lr", "clip", "weight_decay", "holdout", "max_broken")], ("betas", 0.9)],
+)
+def test_settings_that_are_no_numbers_are_refused_in_one_line(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{name} must be .*, got '?{value}'?$"):
+        Settings(**{name: value})

@@ -288,6 +288,8 @@ def compare(
         )
     *names, data = methods_and_data
     for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"compare must get every method once, got {name} {names.count(name)} times")
         methods.describe(name)
     from unlabeled.data import open_splits
     from unlabeled.data.opening import store_size as suiting

@@ -120,3 +120,13 @@ def test_a_table_of_labels_that_names_no_file_is_said(tmp_path: Path) -> None:
     data = open_data(tmp_path, kind="audio")
     assert data.labels is None
     assert [skip.reason for skip in data.skipped] == ["no labels: 000.wav of its column path is no file"]
+
+
+def test_features_that_embed_wrote_are_no_data(tmp_path: Path) -> None:
+    for number in range(6):
+        (tmp_path / f"{number}.txt").write_text(f"Text number {number}")
+    rows = [f"{n}.txt,all,x,,{'0.25,' * 99}1" for n in range(6)]
+    head = f"path,split,label,group,{','.join(map(str, range(100)))}"
+    (tmp_path / "features.csv").write_text("\n".join([head, *rows]))
+    data = open_data(tmp_path, kind="text")
+    assert len(data) == 6 and data.labels is None
