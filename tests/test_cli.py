@@ -258,3 +258,12 @@ def test_compare_takes_every_method_once(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit) as stopped:
         main(["compare", "simclr", "simclr", "digits"])
     assert stopped.value.code == 2 and "every method once, got simclr 2 times" in capsys.readouterr().err
+
+
+def test_a_warning_is_one_line_without_source() -> None:
+    code = (
+        "import contextlib, warnings\nfrom unlabeled.cli import main\n"
+        "with contextlib.suppress(SystemExit):\n    main(['methods'])\nwarnings.warn('mind that')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "warning: mind that\n"

@@ -4,6 +4,7 @@ import inspect
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -490,6 +491,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Words after the program's name; those of the process if None.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.formatwarning = _warning
     try:
         app(words)
     except ValueError as error:
@@ -504,6 +506,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(str(interrupt) or "stopped", 130)
     except FloatingPointError as error:
         _stop(str(error), 3)
+
+
+def _warning(message: Warning | str, *where: Any, **more: Any) -> str:
+    """A warning as a line of its own, without the place in the source that gave it."""
+    return f"warning: {message}\n"
 
 
 def _stop(message: str, code: int) -> NoReturn:
