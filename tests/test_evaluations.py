@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from unlabeled import cli
-from unlabeled.evaluate import Scores
+from unlabeled.evaluate import Scores, evaluate
 from unlabeled.report import report
 from unlabeled.run import Run, load
 from unlabeled.train import pretrain
@@ -108,3 +108,19 @@ def test_the_page_shows_every_evaluation_and_flags_those_of_earlier_states(tmp_p
     text = report(opened.path).read_text(encoding="utf-8")
     assert verdicts[0] not in text and verdicts[1] in text
     assert "2. digits · earlier state of the encoder" in text and text.count("has changed since") == 1
+
+
+@pytest.mark.parametrize(("name", "value"), [("probe", ""), ("labels-per-class", ",")])
+def test_an_evaluation_of_nothing_is_refused_and_not_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    run(tmp_path / "run")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["evaluate", str(tmp_path / "run"), "digits", f"--{name}", value])
+    assert stopped.value.code == 2 and f"{name.replace('-', '_')} must be" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "scores.json").exists()
+
+
+def test_a_path_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"run must be what pretrain or load returns, .* got PosixPath"):
+        evaluate(tmp_path, "digits")

@@ -4,6 +4,7 @@ import inspect
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -300,6 +301,8 @@ def compare(
         )
     *names, data = methods_and_data
     for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"compare must get every method once, got {name} {names.count(name)} times")
         methods.describe(name)
     from unlabeled.data import open_splits
     from unlabeled.data.opening import store_size as suiting
@@ -510,6 +513,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Words after the program's name; those of the process if None.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.formatwarning = _warning
     try:
         app(words)
     except ValueError as error:
@@ -524,6 +528,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(str(interrupt) or "stopped", 130)
     except FloatingPointError as error:
         _stop(str(error), 3)
+
+
+def _warning(message: Warning | str, *where: Any, **more: Any) -> str:
+    """A warning as a line of its own, without the place in the source that gave it."""
+    return f"warning: {message}\n"
 
 
 def _stop(message: str, code: int) -> NoReturn:

@@ -111,7 +111,7 @@ class Settings:
         if "weight_decay" in given:
             check.at_least(0, weight_decay=given["weight_decay"])
         self._check_betas()
-        if not 0 <= self.holdout <= MOST_HELD_OUT:
+        if not isinstance(self.holdout, int | float) or not 0 <= self.holdout <= MOST_HELD_OUT:
             raise ValueError(f"holdout must be between 0 and {MOST_HELD_OUT}, got {self.holdout}")
         for name in ("lr", "weight_decay", "clip"):
             if name in given and given[name] == math.inf:
@@ -132,8 +132,9 @@ class Settings:
     def _check_betas(self) -> None:
         if self.betas is None:
             return
-        numbers = [beta for beta in self.betas if isinstance(beta, int | float)]
-        if not len(numbers) == len(self.betas) == 2 or not all(0 <= beta < 1 for beta in numbers):
+        given = self.betas if isinstance(self.betas, list | tuple) else [self.betas]
+        numbers = [beta for beta in given if isinstance(beta, int | float)]
+        if not len(numbers) == len(given) == 2 or not all(0 <= beta < 1 for beta in numbers):
             raise ValueError(f"betas must be two numbers of at least 0 and below 1, got {self.betas}")
         if self.optimizer != "adamw":
             raise ValueError(f"betas must be left out for {self.optimizer}, which has none, got {self.betas}")

@@ -132,7 +132,9 @@ def _train(
     notes = [note, *_longer(fabric, planned, folder, len(samples))]
     loop = _Loop(fabric, built, samples, wanted, folder, progress, planned.ends)
     if not resume:
-        processes.first(fabric, lambda: _write(planned, folder, source, opened, train, chosen, built))
+        processes.first(
+            fabric, lambda: _write(planned, folder, source, opened, train, samples, chosen, built)
+        )
         processes.refuse_unshared(folder / CONFIG)
     progress.start(planned.name, samples, wanted, chosen, folder)
     notes += getattr(built.encoder, "notes", [])
@@ -633,10 +635,11 @@ def _write(
     source: str,
     data: Data,
     train: Data,
+    samples: Data,
     chosen: dict[str, Any],
     method: Method,
 ) -> None:
     plan.write(planned, folder, source, data, chosen, method, len(data) - len(train))
-    write_skipped(folder, data.skipped)
+    write_skipped(folder, list(dict.fromkeys([*data.skipped, *samples.skipped])))
     write_samples(folder, train, planned.settings.weights)
     (folder / LOG).unlink(missing_ok=True)

@@ -67,7 +67,7 @@ def test_a_column_says_which_images_of_a_table_belong_together(tmp_path: Path) -
     datasets.Dataset.from_dict(columns, features=features).to_parquet(file)
     train, test = open_splits(file, group="patient")
     assert whole(train, test, 10) and len(test) == 8
-    with pytest.raises(ValueError, match=r"group must be a column of .* got person"):
+    with pytest.raises(ValueError, match=r"group must be none, folder, .* or a column of .* got person"):
         open_splits(file, group="person")
     with pytest.raises(ValueError, match="beside that of the labels, got label"):
         open_splits(file, group="label")

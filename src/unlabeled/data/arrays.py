@@ -2,7 +2,8 @@
 
 Accepted are numbers of any type, of shape (samples, height, width), (samples, height, width, channels) or (samples,
 channels, height, width). A tensor of four axes is always the last of these; in numpy the channel axis is the one of
-size 1 or 3, else the one beside two equal ones, else the smaller one. What is not uint8 is mapped to it by the range of the array (see `levels`).
+size 1 or 3, else the one beside two equal ones, else the smaller one. What is not uint8 is mapped to it by the range
+of the array (see `levels`).
 
 An .npz file holds `images` (or `image`, `x`, `data`) and perhaps `labels` (or `label`, `y`, `targets`, `target`), or
 both once per split, which stands before or behind, as in `train_images` or `x_train`; capitals do not matter. Arrays
@@ -12,7 +13,7 @@ part (`arr_2` and `arr_3`). Nothing is unpickled, nothing is resized.
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -138,38 +139,6 @@ def _in_order(content: Mapping[str, Any], count: int) -> dict[str, dict[str, Any
         return {}
     names = ("all",) if len(pairs) == 1 else ("train", "test")
     return {name: dict(zip(("images", "labels"), pair)) for name, pair in zip(names, pairs)}
-
-
-def find_arrays(
-    content: Mapping[str, Any], name: str, channels: int | None, levels: Levels | None = None
-) -> dict[str, Callable[[], Images]]:
-    """What opens images among named arrays, by split; "all" where the names tell no splits.
-
-    Args:
-        content: Arrays called images or x or data, and labels or y or targets, perhaps with a split before or
-            behind, as in train_images and y_test, in any case.
-        name: What messages call them.
-        channels: As in `from_array`.
-        levels: As in `from_array`.
-    """
-    roles: dict[tuple[str, bool], Any] = {}
-    for key, values in content.items():
-        if role := _role(key):
-            roles.setdefault(role, values)
-    return {
-        split: partial(from_array, values, roles.get((split, False)), name, channels, None, levels)
-        for (split, are_images), values in roles.items()
-        if are_images
-    }
-
-
-def _role(key: str) -> tuple[str, bool] | None:
-    """Split of an array by its name, and whether it is images and not labels; None where it is neither."""
-    first, _, second = key.lower().partition("_")
-    for word, split in ((first, second), (second, first)):
-        if word in (*_IMAGES, *_LABELS) and (not split or split in _SPLITS):
-            return _SPLITS.get(split, "all"), word in _IMAGES
-    return None
 
 
 def read_npy(path: Path) -> np.ndarray:

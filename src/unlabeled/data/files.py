@@ -43,6 +43,8 @@ _OUTPUTS = {
 }
 """What a run consists of."""
 _WORDNET = re.compile(r"(^|[/\\])n\d{8}$")
+_FEATURES = b"path,split,label,group,0,"
+"""How a table of features begins."""
 _SHARD = re.compile(r"[-_]?\d+(-of-\d+)?$")
 
 
@@ -86,6 +88,13 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
+def _begins(entry: os.DirEntry[str], start: bytes) -> bool:
+    if not entry.is_file():
+        return False
+    with open(entry.path, "rb") as file:
+        return file.read(len(start)) == start
+
+
 def walk(root: Path) -> Walk:
     """All regular files below a folder, and whatever else was met, both in the order of their paths.
 
@@ -124,6 +133,8 @@ def walk(root: Path) -> Walk:
                     skipped.append(Skipped(path, "part of a run"))
                 elif entry.is_dir():
                     below.append((path, entry.is_symlink()))
+                elif name.lower().endswith(".csv") and _begins(entry, _FEATURES):
+                    skipped.append(Skipped(path, "features that embed wrote"))
                 elif entry.is_file():
                     files.append(File.of(path, entry.stat()))
                 else:

@@ -64,7 +64,13 @@ class _Names:
                 self.names.setdefault(called, []).append(path)
 
     def find(self, value: Any, table: str) -> str | None:
-        """The one file that a value in a table names."""
+        """The one file that a value in a table names, if need be with another ending."""
+        if (found := self._find(value, table)) is not None or not isinstance(value, str):
+            return found
+        stem, ending = os.path.splitext(value.strip())
+        return self._find(stem, table) if ending[1:2].isalpha() and ending[1:].isalnum() else None
+
+    def _find(self, value: Any, table: str) -> str | None:
         if not isinstance(value, str | int) or isinstance(value, bool):
             return None
         folder, name = os.path.dirname(table).replace(os.sep, "/"), str(value).strip().replace("\\", "/")
@@ -81,9 +87,15 @@ class _Names:
             near = [path for path in near if own in path.lower().split("/")[:-1]]
         return self.paths[near[0]] if len(near) == 1 else None
 
+    def several(self, value: Any) -> list[str]:
+        """Files that a value may name, where these are more than one."""
+        near = self.names.get(str(value).strip().replace("\\", "/").removeprefix("./"), [])
+        return near if len(near) > 1 else []
+
     def _stems(self, name: str) -> list[str]:
         near = self.names.get(name.rpartition("/")[2], ())
-        return [path for path in near if f"/{os.path.splitext(path)[0]}".endswith(f"/{name}")]
+        stems = {path: f"/{os.path.splitext(path)[0]}" for path in near}
+        return [path for path in near if stems[path].endswith(f"/{name}") or name.endswith(stems[path])]
 
 
 def known_of(root: Path, files: Sequence[File], tables: Sequence[File], label: str | None) -> Known:
@@ -114,6 +126,8 @@ def known_of(root: Path, files: Sequence[File], tables: Sequence[File], label: s
         assert names is not None
         rows, place, paths = _matched(rows, file.path, names)
         if place is None:
+            if reason := _unmatched(rows, names):
+                known.skipped.append(Skipped(file.path, NO_LABELS + reason))
             continue
         split = _splits(rows, paths, file.path)
         others = [column for number, column in enumerate(rows.columns) if number not in (place, split[0])]
@@ -127,6 +141,8 @@ def known_of(root: Path, files: Sequence[File], tables: Sequence[File], label: s
                 listing = check.one_line(", ".join(rows.columns))
                 reason = f"{NO_LABELS}its columns are {listing}; choose one with label"
                 known.skipped.append(Skipped(file.path, reason))
+            elif parts := " and ".join(sorted({to for to in split[1] if to})):
+                known.skipped.append(Skipped(file.path, f"names files of the {parts} part"))
             continue
         _gather(known.labels if explicit else guessed, paths, values)
         known.used[file.path] = column if column.startswith("column") else f"column {column}"
@@ -324,6 +340,20 @@ def _matched(rows: _Rows, table: str, names: _Names) -> tuple[_Rows, int | None,
     if 2 * count < min(len(rows.rows), len(names.paths)):
         return rows, None, []
     return rows, place, paths
+
+
+def _unmatched(rows: _Rows, names: _Names) -> str:
+    """Why a column that should name files does not; empty where there is none."""
+    for place, column in enumerate(rows.columns):
+        cells = [row[place] for row in rows.rows[:_SAMPLED] if place < len(row)]
+        # Numbers and classes may happen to be names of files.
+        wanted = _FILE_WORDS.search(column.lower()) and not label_column([column])
+        for cell in cells if wanted else ():
+            if near := names.several(cell):
+                return f"{cell} of its column {column} may be {near[0]} or {near[1]}; give paths"
+        if cells and wanted and label_column(rows.columns):
+            return f"{cells[0]} of its column {column} is no file"
+    return ""
 
 
 def _splits(rows: _Rows, paths: Sequence[str | None], table: str) -> tuple[int | None, list[str | None]]:

@@ -23,7 +23,7 @@ from unlabeled.data import arrays, builtin, tars
 from unlabeled.data.cache import Progress, folder_of, stored
 from unlabeled.data.decode import PAGES, SUFFIXES, Pages
 from unlabeled.data.files import walk
-from unlabeled.data.groups import folder_groups, group_by, names_column, numbers_of
+from unlabeled.data.groups import ALONE, FOLDER, folder_groups, group_by, names_column, numbers_of
 from unlabeled.data.images import Images
 from unlabeled.data.labels import NO_LABELS, NoColumn, from_records, in_order, numbered
 from unlabeled.data.levels import Levels, parsed
@@ -379,7 +379,10 @@ def _column(source: Openable, kind: str | None, how: "How", split: str, data: Da
     try:
         read = _found(source, kind, replace(how, **wanted))[split]()
     except ValueError as error:
-        raise ValueError(f"group must be a column of {data.name}, got {how.group}: {error}") from error
+        column = str(error).rpartition("label must be ")[2]
+        raise ValueError(
+            f"group must be {ALONE}, {FOLDER}, an expression for paths with one part in brackets, or {column}"
+        ) from error
     known, labels = read.labels, data.labels
     if known is None or read.paths != data.paths or (labels is not None and torch.equal(known, labels)):
         raise ValueError(f"group must be a column of {data.name} beside that of the labels, got {how.group}")

@@ -422,11 +422,14 @@ def _wrapped(names: Mapping[str, set[str | None]]) -> dict[str, str]:
 def _parted(files: list[File], splits: Mapping[str, str]) -> tuple[dict[str, list[File]], list[File], str]:
     """Files by split of their folders, else of tables; those of no split; and what these are."""
     parts, beside = by_folder(files)
-    if parts.keys() != {"all"} or not separate({*splits.values()}):
+    named = {*splits.values()}
+    # Where lists name a smaller part to test on and none for training, that is all the rest.
+    rest = "train" if "test" in named and "train" not in named and 2 * len(splits) < len(files) else ""
+    if parts.keys() != {"all"} or not separate(named | {rest}):
         return parts, beside, _BESIDE
     listed: dict[str, list[File]] = {}
     for file in files:
-        listed.setdefault(splits.get(file.path, ""), []).append(file)
+        listed.setdefault(splits.get(file.path, rest), []).append(file)
     return listed, listed.pop("", []), "in no split of the tables"
 
 

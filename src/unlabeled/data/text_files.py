@@ -346,6 +346,7 @@ def _table(path: Path, rows: Rows, reader: Reader, decoder: Decoder) -> None:
     if not text or not text.strip():
         return
     table = _cells(path, text, rows)
+    table = table._replace(rows=_below_preamble(table.rows, rows))
     if not table.rows:
         return
     head = _heading([cells for _, cells in table.rows])
@@ -425,6 +426,18 @@ def _rows_of(
             yield f"{path}:{lines.line_num + before}", row
 
 
+def _below_preamble(table: list[tuple[str, list[str]]], rows: Rows) -> list[tuple[str, list[str]]]:
+    """A table without the lines of comments above its heading, which have fewer cells."""
+    if not table:
+        return table
+    width = Counter(len(cells) for _, cells in table).most_common(1)[0][0]
+    start = next(place for place, (_, cells) in enumerate(table) if len(cells) >= width)
+    if start == 0 or _heading([cells for _, cells in table[start:]]) is None:
+        return table
+    rows.skipped += [Skipped(where, "stands above the table") for where, _ in table[:start]]
+    return table[start:]
+
+
 def _heading(table: list[list[str]]) -> list[str] | None:
     """Names of the columns in the first row, None where it is a row like the others.
 
@@ -433,12 +446,14 @@ def _heading(table: list[list[str]]) -> list[str] | None:
     """
     first = [cell.strip() for cell in table[0]]
     below = [row for row in table[1:_PEEKED] if len(row) == len(first)]
-    short = all(len(cell) <= 40 and len(cell.split()) <= 4 and not _NUMBER.fullmatch(cell) for cell in first)
-    if not short or len(set(first) - {""}) < len([cell for cell in first if cell]):
-        return None
-    if any(map(is_known, first)):
+    counted = [str(number) for number in range(len(first))]
+    if len(below) and len(first) > 1 and first in (counted, ["", *counted[:-1]]):  # as pandas names columns
         return _distinct(first)
-    if len(below) < 2 or len(first) < 2:
+    short = all(len(cell) <= 40 and len(cell.split()) <= 4 and not _NUMBER.fullmatch(cell) for cell in first)
+    if short and any(map(is_known, first)):
+        return _distinct(first)
+    alike = len(set(first) - {""}) < len([cell for cell in first if cell])
+    if not short or alike or len(below) < 2 or len(first) < 2:
         return None
     for place, cell in enumerate(first):
         column = [row[place].strip() for row in below]
@@ -537,23 +552,38 @@ def _whole_json(path: Path, text: str) -> list[tuple[str, Any]] | None:
     except (ValueError, RecursionError):
         return None
     if isinstance(content, Mapping):
-        content = _records(content)
+        content = _records(content, path)
     if not isinstance(content, list):
         content = [content]
     return [(f"{path}[{number}]", record) for number, record in enumerate(content)]
 
 
-def _records(content: Mapping[str, Any]) -> list[Any]:
+def _records(content: Mapping[str, Any], path: Path) -> list[Any]:
     """Records of one object: those of its longest list, its columns, its objects by name, or itself."""
     values = list(content.values())
     lists = [value for value in values if isinstance(value, list)]
     flat_lists = lists and not any(isinstance(part, Mapping) for value in lists for part in value)
     if flat_lists and len(lists) == len(values) and len({len(value) for value in lists}) == 1:
         return [dict(zip(content, row)) for row in zip(*lists)]
-    if objects := [
-        value for value in lists if value and all(isinstance(part, Mapping | str) for part in value)
-    ]:
-        return max(objects, key=len)
+    if objects := {
+        key: value
+        for key, value in content.items()
+        if isinstance(value, list) and value and all(isinstance(part, Mapping | str) for part in value)
+    }:
+        longest = max(objects, key=lambda key: len(objects[key]))
+        if others := [
+            key
+            for key in objects
+            if key != longest and any(isinstance(part, Mapping) for part in objects[key])
+        ]:
+            note(f"{path}: records of {longest} alone (also there: {check.one_line(', '.join(others))})")
+        return objects[longest]
+    if (
+        len(values) == 1
+        and isinstance(values[0], Mapping)
+        and any(isinstance(value, list) for value in values[0].values())
+    ):
+        return _records(values[0], path)
     if values and all(isinstance(value, Mapping) for value in values):
         keys = [list(value) for value in values]
         if all(key == keys[0] for key in keys) and all(str(key).isdigit() for key in keys[0]):

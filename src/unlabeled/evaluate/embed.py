@@ -77,7 +77,7 @@ def embed(
     run = opened_run(run)
     encoder, reader = features.frozen(run, where)
     told = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
-    told = seen.as_told(run, data) | {name: value for name, value in told.items() if value}
+    told = seen.as_told(run, data) | {name: value for name, value in told.items() if value is not None}
     how = opening.options(run, encoder) | told
     opened = opening.parts(data, how, encoder)
     if target is not None:

@@ -135,7 +135,7 @@ def evaluate(
     run = opened_run(run)
     encoder, reader = features.frozen(run, where)
     told = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
-    told = seen.as_told(run, data) | {name: value for name, value in told.items() if value}
+    told = seen.as_told(run, data) | {name: value for name, value in told.items() if value is not None}
     how = opening.options(run, encoder) | told
     about = {"encoder": fingerprint(encoder.state_dict()), "seed": seed}
     about["options"] = {"source": _source(data, test), **asked.options, **told}
@@ -175,7 +175,7 @@ class _Asked:
     tell: Callable[[str], None]
 
     def __post_init__(self) -> None:
-        for word in self.probes:
+        for word in self.probes or ["nothing"]:
             check.choice((*PROBES, *TASKS), probe=word)
         for word in self.controls:
             check.choice(CONTROLS, controls=word)
