@@ -113,6 +113,10 @@ def test_a_folder_of_broken_files_does_not_stop_the_audit(pics: Path, tmp_path: 
     assert len(found.across) == 1
 
 
+def test_arrays_are_audited_and_called_by_their_type() -> None:
+    assert [part.name for part in audit(torch.rand(3, 1, 8, 8)).parts] == ["Tensor"]
+
+
 def test_a_name_that_is_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="no-such-folder"):
         audit("no-such-folder")

@@ -252,3 +252,18 @@ def test_a_copy_of_what_was_trained_on_is_noticed_and_groups_are_named(
     assert load(out).measured["seen_in_pretraining"]["samples"] == 10
     assert run(*judge, "--group", "(nothing)") == 2
     assert "group must match paths such as day/picture 00.png, got (nothing)" in capsys.readouterr().err
+
+
+def test_compare_takes_every_method_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", "simclr", "simclr", "digits"])
+    assert stopped.value.code == 2 and "every method once, got simclr 2 times" in capsys.readouterr().err
+
+
+def test_a_warning_is_one_line_without_source() -> None:
+    code = (
+        "import contextlib, warnings\nfrom unlabeled.cli import main\n"
+        "with contextlib.suppress(SystemExit):\n    main(['methods'])\nwarnings.warn('mind that')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "warning: mind that\n"

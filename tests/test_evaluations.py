@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from unlabeled import cli
-from unlabeled.evaluate import Scores
+from unlabeled.evaluate import Scores, evaluate
 from unlabeled.report import report
 from unlabeled.run import Run, load
 from unlabeled.train import pretrain
@@ -68,7 +68,7 @@ def test_damaged_scores_are_put_aside_and_the_new_ones_kept(tmp_path: Path, cont
     (tmp_path / "scores.json").write_text(content)
     with pytest.raises(ValueError, match="must be a file that a run wrote"):
         _ = opened.evaluations
-    with pytest.warns(UserWarning, match=r"put aside as scores.json.damaged"):
+    with pytest.warns(UserWarning, match=r"renamed to scores.json.damaged"):
         opened.add_evaluation(about(), [record(0.2)])
     assert opened.scores == [record(0.2)]
     assert (tmp_path / "scores.json.damaged").read_text() == content
@@ -108,3 +108,19 @@ def test_the_page_shows_every_evaluation_and_flags_those_of_earlier_states(tmp_p
     text = report(opened.path).read_text(encoding="utf-8")
     assert verdicts[0] not in text and verdicts[1] in text
     assert "2. digits · earlier state of the encoder" in text and text.count("has changed since") == 1
+
+
+@pytest.mark.parametrize(("name", "value"), [("probe", ""), ("labels-per-class", ",")])
+def test_an_evaluation_of_nothing_is_refused_and_not_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    run(tmp_path / "run")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["evaluate", str(tmp_path / "run"), "digits", f"--{name}", value])
+    assert stopped.value.code == 2 and f"{name.replace('-', '_')} must be" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "scores.json").exists()
+
+
+def test_a_path_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"run must be what pretrain or load returns, .* got PosixPath"):
+        evaluate(tmp_path, "digits")

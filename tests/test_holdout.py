@@ -136,7 +136,7 @@ def curve(losses: list[float], training: list[float] | None = None) -> list[Meas
 def test_a_lasting_rise_is_a_turn() -> None:
     measured = curve([2.0, 1.8, 1.75, 1.72, 1.7, 1.72, 1.75, 1.8, 1.85, 1.9, 1.95])
     found = turn(measured)
-    assert found is not None and (found.best.step, found.now.step, found.count) == (50, 110, 6)
+    assert found is not None and (found.best.step, found.now.step, found.measurements) == (50, 110, 6)
     assert turn(measured[:9]) is None
 
 

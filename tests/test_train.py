@@ -11,13 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 import unlabeled
-from unlabeled import encoders, optimizers, progress, train
+from unlabeled import encoders, optimizers, processes, progress, train
 from unlabeled.data import open_data
 from unlabeled.files import atomic, locked, new_folder
 from unlabeled.method import Batch, Method
@@ -147,7 +148,7 @@ def test_resume_refuses_other_options_and_other_data(tmp_path: Path) -> None:
     other = pictures()
     other[-1] = 0
     with pytest.raises(
-        ValueError, match=r"1 of 16 samples looked at have another content, such as sample 23"
+        ValueError, match=r"1 of 16 samples looked at have different content, such as sample 23"
     ):
         unlabeled.pretrain("simclr", open_data(other), **again)
 
@@ -504,7 +505,7 @@ def test_encoder_of_another_kind_is_refused(tmp_path: Path) -> None:
         unlabeled.pretrain(PlainVideo, data, encoder=nn.Conv2d(1, 2, 3), out=tmp_path / "run", **FAST)
 
 
-@pytest.mark.parametrize("source", [None, 3])
+@pytest.mark.parametrize("source", [None, [], 3])
 def test_data_that_is_nothing_to_open_is_refused_by_its_type(source: Any) -> None:
     with pytest.raises(ValueError, match=rf"data must be a path, .* got {type(source).__name__}"):
         open_data(source)
@@ -643,7 +644,7 @@ def test_a_run_is_trained_longer_with_a_schedule_of_its_own(
     assert rates == [train.learning_rate(place, 6, 0.5) for place in range(6)] + [
         train.learning_rate(place, 9, 0.5) for place in range(9)
     ]
-    assert "trained longer, from step 6 to 15" in capsys.readouterr().err
+    assert "training continues from step 6 to 15" in capsys.readouterr().err
     assert run.config["ends"] == [6] and run.config["settings"]["epochs"] == 5
     assert [entry["epoch"] for entry in run.history] == [1, 2, 3, 4, 5]
     unlabeled.pretrain("simclr", pictures(), epochs=5, **again)  # nothing is left to be done
@@ -759,6 +760,34 @@ def test_several_devices_need_a_script(tmp_path: Path, how: str) -> None:
     assert last.startswith("ValueError: devices and nodes must be 1 in a notebook") and "torchrun" in last
 
 
+def test_more_devices_than_the_machine_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(processes, "_refuse_without_script", lambda settings: None)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    with pytest.raises(ValueError, match=r"devices must be at most 4 with the processors .*, got 5"):
+        processes.join(Settings(devices=5, device="cpu"))
+
+
+def test_repeating_a_run_that_was_trained_longer_says_that_its_schedule_is_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given: dict[str, Any] = {"out": tmp_path / "a", "quiet": True}
+    unlabeled.pretrain("simclr", open_data(pictures()), steps=2, encoder="conv4", batch_size=8, **given)
+    first = unlabeled.pretrain("simclr", open_data(pictures()), steps=4, resume=True, **given)
+    config = first.path / "run.toml"
+    unlabeled.pretrain("simclr", open_data(pictures()), out=tmp_path / "b", config=config, quiet=True)
+    assert caplog.messages == [
+        f"{config} is of a run that was trained longer from step 2; it is repeated with one schedule"
+    ]
+
+
+def test_videos_too_short_for_a_clip_are_in_the_list_of_the_run(tmp_path: Path) -> None:
+    for name, frames in (("long", 24), ("short", 2)):
+        np.save(tmp_path / f"{name}.npy", np.zeros((frames, 32, 32), np.uint8))
+    run = unlabeled.pretrain("frame_prediction", tmp_path, out=tmp_path / "run", steps=1, quiet=True)
+    assert 'short.npy,"2 frames, fewer than the 20 of a clip"' in (run.path / "skipped.csv").read_text()
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -777,3 +806,39 @@ def test_waiting_threads_give_way_unless_the_user_says_otherwise(
     for module in ("unlabeled", "unlabeled.cli"):
         done = subprocess.run([sys.executable, "-c", program.format(module)], **run)
         assert done.stdout.split() == expected
+
+
+def test_resuming_opens_texts_as_they_were_opened(tmp_path: Path) -> None:
+    lines = [f"{row % 3},the note {row} on it,the long text {row % 7} of sample {row}" for row in range(40)]
+    (tmp_path / "texts.csv").write_text("\n".join(["label,note,body", *lines]))
+    opened: dict[str, Any] = {"text_column": "note", "encoding": "cp1252", "max_broken": 0.5}
+    run = unlabeled.pretrain(
+        "skipgram",
+        tmp_path / "texts.csv",
+        encoder="words-8-min1",
+        steps=2,
+        out=tmp_path / "run",
+        quiet=True,
+        **opened,
+    )
+    longer = unlabeled.pretrain(
+        "skipgram", tmp_path / "texts.csv", steps=4, out=run.path, resume=True, quiet=True
+    )
+    assert longer.config["settings"] | opened == longer.config["settings"] and longer.history[-1]["step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "value"), [("simclr", "encoding", "gbk"), ("apc", "levels", "0,255")]
+)
+def test_settings_of_another_kind_of_data_are_refused(method: str, setting: str, value: str) -> None:
+    with pytest.raises(ValueError, match=rf"{setting} must be left out for data of kind .*, got {value}"):
+        unlabeled.pretrain(method, "digits", **{setting: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [*[(name, "1") for name in ("lr", "clip", "weight_decay", "holdout", "max_broken")], ("betas", 0.9)],
+)
+def test_settings_that_are_no_numbers_are_refused_in_one_line(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{name} must be .*, got '?{value}'?$"):
+        Settings(**{name: value})

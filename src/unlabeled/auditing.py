@@ -17,17 +17,17 @@ from torch import Tensor
 from unlabeled import __version__, check
 from unlabeled.data import KINDS, Data, Images, Skipped
 from unlabeled.data.audio import Sounds
-from unlabeled.data.near import SIDE, near_pairs, thumbnails
 from unlabeled.data.near import detailed as detailed_thumbnails
+from unlabeled.data.near import near_pairs, thumbnails_of
 from unlabeled.data.near_texts import LEAST_SHARE, near_texts
-from unlabeled.data.opening import Openable, parts
+from unlabeled.data.opening import Openable, called, parts
+from unlabeled.data.splits import first_rows
 from unlabeled.data.text import Texts
 from unlabeled.files import atomic
 
 __all__ = ["Audit", "NearPair", "Part", "Sample", "audit"]
 
 SCHEMA = 1
-_BLOCK = 256
 _EXAMPLES = 3
 """Groups, files and classes that the table shows of each finding; the JSON has all."""
 
@@ -309,9 +309,7 @@ def audit(
     )
     _, content = digests.unique(return_inverse=True)
     at = torch.arange(len(found)).repeat_interleave(torch.tensor([len(part) for part in found]))
-    first = torch.full((int(content.max()) + 1 if len(content) else 0,), len(content))
-    first = first.scatter_reduce(0, content, torch.arange(len(content)), "amin")
-    pairs, thresholds, flat = _near(found, first.sort().values, seed, say) if near else ([], {}, 0)
+    pairs, thresholds, flat = _near(found, first_rows(digests), seed, say) if near else ([], {}, 0)
     return Audit(
         found,
         _groups(content, at),
@@ -324,10 +322,7 @@ def audit(
 
 def _names(sources: Sequence[Openable]) -> list[str]:
     """Short names of sources, full ones where short ones are alike."""
-    full = [
-        os.fspath(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", "array")
-        for source in sources
-    ]
+    full = [called(source) for source in sources]
     short = [Path(name).name or name for name in full]
     return [name if short.count(name) == 1 else whole for name, whole in zip(short, full, strict=True)]
 
@@ -402,7 +397,7 @@ def _near(
         elif isinstance(part.data, Texts):
             texts.append((part.data, row, start))
     if images:
-        small = _small([(data, row - start) for data, row, start in images])
+        small = thumbnails_of([(data, row - start) for data, row, start in images])
         own = torch.cat([row for _, row, _ in images])
         say(f"looking for near copies among {len(own):,} images")
         flat = int((~detailed_thumbnails(small)).sum())
@@ -420,19 +415,6 @@ def _near(
         columns = zip(own[chosen].tolist(), share.tolist(), strict=True)
         pairs += [NearPair(first, second, score) for (first, second), score in columns]
     return sorted(pairs, key=lambda pair: -pair.score), thresholds, flat
-
-
-def _small(parts: Sequence[tuple[Images, Tensor]]) -> Tensor:
-    """Thumbnails of rows of images, in colour if any part is."""
-    channels = 3 if any(data.channels == 3 for data, _ in parts) else 1
-    small = torch.empty(sum(len(rows) for _, rows in parts), channels, SIDE, SIDE, dtype=torch.uint8)
-    done = 0
-    for data, rows in parts:
-        alike = bool((data.sizes == data.sizes[:1]).all())
-        for block in rows.split(_BLOCK if alike else 1):
-            small[done : done + len(block)] = thumbnails(data.batch(block)["image"].cpu())
-            done += len(block)
-    return small
 
 
 def _described(part: Part) -> dict[str, Any]:

@@ -18,6 +18,7 @@ def positive(**values: float) -> None:
         ValueError: A value is 0, below 0 or NaN.
     """
     for name, value in values.items():
+        _number(name, value)
         if not value > 0:
             raise ValueError(f"{name} must be above 0, got {value}")
 
@@ -33,6 +34,7 @@ def at_least(minimum: float, **values: float) -> None:
         ValueError: A value is below the minimum or NaN.
     """
     for name, value in values.items():
+        _number(name, value)
         if not value >= minimum:
             raise ValueError(f"{name} must be at least {minimum}, got {value}")
 
@@ -47,8 +49,14 @@ def fraction(**values: float) -> None:
         ValueError: A value is below 0, above 1 or NaN.
     """
     for name, value in values.items():
+        _number(name, value)
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be between 0 and 1, got {value}")
+
+
+def _number(name: str, value: Any) -> None:
+    if not hasattr(value, "__float__"):
+        raise ValueError(f"{name} must be a number, got {value!r}")
 
 
 def whole(**values: Any) -> None:

@@ -4,8 +4,9 @@ import inspect
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -17,6 +18,7 @@ from unlabeled.settings import Settings
 __all__ = ["main"]
 
 RUN = Group("Run options", sort_key=3)
+READ = Group("How data is read", sort_key=3)
 OUTPUT = Group("Output", sort_key=4)
 
 app = App(
@@ -86,6 +88,23 @@ def _run_options() -> list[inspect.Parameter]:
         )
         for field in fields(Settings)
     ]
+
+
+def _reads(name: str) -> Parameter:
+    return Parameter(help=methods.arguments(inspect.getdoc(Settings) or "")[name], group=READ)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The settings that say how data is read, for the commands that open it without training."""
+
+    label: Annotated[str | None, _reads("label")] = None
+    text_column: Annotated[str | None, _reads("text_column")] = None
+    encoding: Annotated[str | None, _reads("encoding")] = None
+    group: Annotated[str | None, _reads("group")] = None
+
+
+AS_FOUND = Reading()
 
 
 def _pretrain_command(name: str) -> Callable[..., None]:
@@ -205,9 +224,8 @@ def evaluate(
     draws: Annotated[int, Parameter(converter=_whole)] = 5,
     seed: Annotated[int, Parameter(converter=_whole)] = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    label: str | None = None,
     encoder: Network = None,
-    group: str | None = None,
+    reading: Annotated[Reading, Parameter(name="*")] = AS_FOUND,
 ) -> None:
     """Measure frozen features against the controls on labelled data.
 
@@ -219,9 +237,6 @@ def evaluate(
         draws: Random choices of the labels, where not all are used.
         seed: Seed of the draws.
         device: auto, cpu or cuda.
-        label: Column of the labels, where several or none have a usual name.
-        group: What says which samples are not independent, so that they are never divided: a column of a table, an
-            expression for paths such as '(speaker[0-9]+)_' with one part in brackets, folder, or none.
     """
     from unlabeled.evaluate import evaluate as measure
     from unlabeled.run import load
@@ -236,8 +251,7 @@ def evaluate(
         draws=draws,
         seed=seed,
         device=device,
-        label=label,
-        group=group,
+        **asdict(reading),
         progress=_tell,
     )
     try:
@@ -261,8 +275,8 @@ def compare(
     probe: Words = ("knn", "linear"),
     labels_per_class: Words = ("all",),
     controls: Words = ("raw", "random"),
-    group: str | None = None,
     out: Path | None = None,
+    reading: Annotated[Reading, Parameter(name="*")] = AS_FOUND,
 ) -> None:
     """Train several methods on the same data with the same budget, and judge them side by side.
 
@@ -279,7 +293,6 @@ def compare(
         probe: Any of the probes or tasks of evaluate, with commas between them.
         labels_per_class: Numbers of labels, shares of each class, or all: 1,10,1%,all.
         controls: Any of raw, random, rescaled, supervised; none switches them off.
-        group: What says which samples are not independent, as in evaluate.
         out: Folder of the runs and the report; the next free runs/compare if left out.
     """
     if len(methods_and_data) < 2:
@@ -288,6 +301,8 @@ def compare(
         )
     *names, data = methods_and_data
     for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"compare must get every method once, got {name} {names.count(name)} times")
         methods.describe(name)
     from unlabeled.data import open_splits
     from unlabeled.data.opening import store_size as suiting
@@ -306,13 +321,11 @@ def compare(
     settings |= {"image_size": image_size, "store_size": store_size, "seed": seed, "device": device}
     counts = few_labels.counts(labels_per_class)
     folder = out or new_folder(Path("runs/compare"))
-    # Divided once, so that no method sees the test images, not even without their labels.
-    kinds = {methods.load(name).kind for name in names}
-    if len(kinds) > 1:
-        raise ValueError(f"compare must get methods for one kind of data, got {', '.join(sorted(kinds))}")
-    kind = kinds.pop()
+    kind, read = _one_kind(names), asdict(reading)
     size = store_size or suiting(kind, image_size)
-    train, test = open_splits(data, kind=kind, store_size=size, group=group)
+    # Divided once, so that no method sees the test images, not even without their labels.
+    train, test = open_splits(data, kind=kind, store_size=size, **read)
+    settings |= {name: read[name] for name in read if name != "group"}  # how the report reads the data
     runs = []
     for name in names:
         run = pretrain(name, train, out=folder / name, **settings)
@@ -330,6 +343,14 @@ def compare(
         print(f"\n{name}\n{scores.table()}\n{scores.verdict()}")
         runs.append(run)
     print(draw(runs, data=data, out=folder / "report.html"))
+
+
+def _one_kind(names: Sequence[str]) -> str:
+    """The kind of data that all methods of some names learn from."""
+    kinds = {methods.load(name).kind for name in names}
+    if len(kinds) > 1:
+        raise ValueError(f"compare must get methods for one kind of data, got {', '.join(sorted(kinds))}")
+    return kinds.pop()
 
 
 @app.command
@@ -383,19 +404,18 @@ def embed(
     out: Path,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     encoder: Network = None,
-    text_column: str | None = None,
+    reading: Annotated[Reading, Parameter(name="*")] = AS_FOUND,
 ) -> None:
     """Write the features of every sample, with its path and what is known of it, as parquet, csv, npz or npy.
 
     Args:
         out: File whose ending says how it is written: .parquet, .csv, .npz, or .npy for the features alone.
         device: auto, cpu or cuda.
-        text_column: Column of a table that holds the texts, or several with commas between them, to be joined.
     """
     from unlabeled.evaluate import embed as compute
     from unlabeled.run import load
 
-    features, _ = compute(load(run, encoder), data, out=out, device=device, text_column=text_column)
+    features, _ = compute(load(run, encoder), data, out=out, device=device, **asdict(reading))
     print(f"{out}: {features.shape[0]:,} samples x {features.shape[1]} numbers")
 
 
@@ -421,28 +441,33 @@ def report(*runs: Path, data: str | None = None, out: Path | None = None, encode
 def audit(
     *sources: str,
     kind: str | None = None,
+    label: str | None = None,
+    text_column: str | None = None,
     near: bool = True,
     json: Path | None = None,
     out: Path | None = None,
     strict: bool = False,
+    reading: Annotated[Reading, Parameter(name="*")] = AS_FOUND,
 ) -> None:
     """Look for copies within and across the parts of data, broken files, and labels that disagree.
 
     Equal samples are found in data of every kind; near copies among images (cropped, mirrored, resized, compressed
-    again) and among texts. The exit status is 0 whatever is found, unless --strict is given.
+    again) and among texts. The exit status is 0 whatever it finds, unless --strict is given.
 
     Args:
         sources: Built-in sets, folders, files or hub names; all splits of each are compared.
-        kind: image, text, audio, video, audio-visual, cameras or trajectory; told from the files if left out.
-        near: Whether near copies are looked for, not only equal samples.
-        json: File to which everything that was found is written.
-        out: HTML file with pictures of what was found.
+        kind: image, text, audio, video, audio-visual, cameras or trajectory; detected from the files if left out.
+        label: Column of the labels, where several or none have a usual name.
+        text_column: Column of the texts in a table, or several with commas between them; chosen if left out.
+        near: Whether to look for near copies too, not only for equal samples.
+        json: JSON file for all findings.
+        out: HTML file with pictures of the findings.
         strict: Exit with status 1 where equal samples or near copies are in several parts, where equal samples have
             different classes, or where nothing could be read.
     """
     from unlabeled.auditing import audit as look
 
-    found = look(*sources, kind=kind, near=near, progress=_tell)
+    found = look(*sources, kind=kind, near=near, progress=_tell, **asdict(reading))
     print(found.table())
     if json is not None:
         found.to_json(json)
@@ -488,6 +513,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Words after the program's name; those of the process if None.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.formatwarning = _warning
     try:
         app(words)
     except ValueError as error:
@@ -502,6 +528,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(str(interrupt) or "stopped", 130)
     except FloatingPointError as error:
         _stop(str(error), 3)
+
+
+def _warning(message: Warning | str, *where: Any, **more: Any) -> str:
+    """A warning as a line of its own, without the place in the source that gave it."""
+    return f"warning: {message}\n"
 
 
 def _stop(message: str, code: int) -> NoReturn:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unlabeled import check, encoders
 from unlabeled.encoders import Encoder
+from unlabeled.run import opened
 
 __all__ = ["Exported", "export"]
 
@@ -57,7 +58,7 @@ def export(
     """Write an encoder in the format of another library, and prove that it gives the same features there.
 
     Args:
-        source: A run, or an encoder.
+        source: A run or its folder, a method, or an encoder.
         out: Where to write: a file for `safetensors` (`encoders.load` reads it), `onnx` (images in 0..1 to
             features, any number of images and, where the network allows it, of any size) and `word2vec` (word
             vectors as text), a folder for `timm` (`timm.create_model("local-dir:OUT")`) and `transformers`
@@ -78,9 +79,13 @@ def export(
     if out.exists() and out.is_dir() == bool(SUFFIXES[format]):
         wanted, found = ("file", "folder") if out.is_dir() else ("folder", "file")
         raise ValueError(f"out must be a {wanted} for format {format}, got the {found} {out}")
-    encoder: Encoder = (
-        copy.deepcopy(source if isinstance(source, Encoder) else source.encoder).cpu().float().eval()
-    )
+    source = opened(source)
+    encoder = source if isinstance(source, Encoder) else getattr(source, "encoder", None)
+    if not isinstance(encoder, Encoder):
+        raise ValueError(
+            f"source must be a run or its folder, a method or an encoder, got {type(source).__name__}"
+        )
+    encoder = copy.deepcopy(encoder).cpu().float().eval()
     if encoder.kind not in KINDS.get(format, (encoder.kind,)):
         allowed = " or ".join(KINDS[format])
         raise ValueError(f"encoder must be one of {allowed} for format {format}, got one of {encoder.kind}")

@@ -150,9 +150,9 @@ class HeldOut:
     def reason(self) -> str:
         """Why no loss can be measured; empty where it can."""
         if self.method.held_out == "undefined":
-            return "the method has answers for its training samples only"
+            return "the targets of the method exist for its training samples only"
         if self.size < (2 if self.method.compares_samples else 1):
-            return f"{len(self.data)} {self.data.unit} make no batch"
+            return f"{len(self.data)} {self.data.unit} are too few for a batch"
         return ""
 
     @torch.no_grad()

@@ -18,10 +18,11 @@ from torch import nn
 
 from unlabeled import __version__, encoders, methods
 from unlabeled.data import Data
+from unlabeled.data.notes import note
 from unlabeled.files import atomic, locked, new_folder, numbered, printable
 from unlabeled.method import Method
 from unlabeled.run import CHECKPOINT, CONFIG, read_config, read_position
-from unlabeled.settings import MACHINE_SETTINGS, Settings
+from unlabeled.settings import MACHINE_SETTINGS, READING, Settings
 
 __all__ = [
     "Plan",
@@ -38,6 +39,13 @@ __all__ = [
 COMPARED_SAMPLES = 16
 """Samples by whose content data is told from other data of the same size."""
 BUDGET = ("epochs", "steps")
+OPENING = ("image_size", "store_size", "max_broken", "levels", "pages", "segmenter", *READING)
+"""Settings by which data is opened."""
+ONE_KIND = {
+    **dict.fromkeys(("encoding", "text_column", "segmenter"), "text"),
+    **dict.fromkeys(("levels", "pages"), "image"),
+}
+"""Settings that say something of data of one kind only."""
 
 
 @dataclass
@@ -109,7 +117,12 @@ def make(method: str | type[Method] | Method, given: dict[str, Any], config: str
     if isinstance(kind, Method):
         settings.encoder = getattr(kind.encoder, "config", {}).get("name", encoders.OWN_NETWORK)
         settings.image_size = getattr(kind.encoder, "config", {}).get("image_size")
-    elif name in methods.names():
+    for key, only in ONE_KIND.items():
+        if key in given and kind.kind != only:
+            raise ValueError(
+                f"{key} must be left out for data of kind {kind.kind}, as it is of {only} only, got {given[key]}"
+            )
+    if not isinstance(kind, Method) and name in methods.names():
         defaults = {option.name: option.default for option in methods.describe(name).options}
         _refuse_unknown(name, options, defaults)
         options = {key: value for key, value in (defaults | options).items() if value is not None}
@@ -119,10 +132,14 @@ def make(method: str | type[Method] | Method, given: dict[str, Any], config: str
 def reopened(plan: Plan, folder: Path) -> Plan:
     """The plan with how the data of the stored run was opened, where nothing else is asked for."""
     stored = read_config(folder / CONFIG, ("settings",))["settings"]
-    kept = ("image_size", "store_size", "levels", "pages", "group")
-    sizes = {name: stored[name] for name in kept if name in stored}
-    asked = {name: value for name, value in asdict(plan.settings).items() if value is not None}
-    return replace(plan, settings=Settings(**sizes | asked))
+    open_ = [
+        name
+        for name, field_ in Settings.__dataclass_fields__.items()
+        if name in OPENING and name not in plan.given and getattr(plan.settings, name) == field_.default
+    ]
+    return replace(
+        plan, settings=replace(plan.settings, **{name: stored[name] for name in open_ if name in stored})
+    )
 
 
 def resumed(plan: Plan, folder: Path, data: Data) -> Plan:
@@ -208,7 +225,7 @@ def _refuse_other_data(stored: dict[str, Any], data: Data, folder: Path) -> None
         path = data.paths[int(differ[0])]
         raise ValueError(
             f"data must be what {folder} was trained on to resume it, got {data.name}, where {len(differ)} of "
-            f"{len(content)} samples looked at have another content, such as sample {differ[0]} ({path})"
+            f"{len(content)} samples looked at have different content, such as sample {differ[0]} ({path})"
         )
 
 
@@ -370,6 +387,11 @@ def _repeated(config: Path, method: str, given: dict[str, Any]) -> dict[str, Any
     stored = read_config(config, ("method", "settings", "options", "chosen"))
     if stored["method"] != method:
         raise ValueError(f"method must be {stored['method']} to repeat {config}, got {method}")
+    if ends := stored.get("ends"):
+        steps = ", ".join(map(str, ends))
+        note(
+            f"{config} is of a run that was trained longer from step {steps}; it is repeated with one schedule"
+        )
     values = {"holdout": 0.0} | stored["settings"] | stored["options"]  # older runs held nothing out
     if encoders.is_named(values.get("encoder")) and "encoder" not in given:
         known = values["encoder"]

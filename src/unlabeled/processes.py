@@ -47,6 +47,7 @@ def join(settings: Settings) -> "Fabric":
         settings.nodes = int(os.environ["WORLD_SIZE"]) // settings.devices
     if settings.devices * settings.nodes > 1:
         _refuse_without_script(settings)
+        _refuse_too_many(settings)
     for name in ("lightning_fabric", "lightning.fabric"):  # its advice on strategies is not for our users
         logging.getLogger(name).setLevel(logging.ERROR)
     fabric = Fabric(
@@ -79,6 +80,17 @@ def _refuse_without_script(settings: Settings) -> None:
             "devices and nodes must be 1 in a notebook, at a prompt and in python -c, which other processes cannot "
             f"run; write a script, or start one by torchrun --nproc-per-node {settings.devices} SCRIPT.py; got "
             f"{settings.devices} devices and {settings.nodes} nodes"
+        )
+
+
+def _refuse_too_many(settings: Settings) -> None:
+    """More processes than processors only wait for each other; two are allowed anywhere, as a check."""
+    cuda = settings.device in ("auto", "cuda") and torch.cuda.is_available()
+    most = torch.cuda.device_count() if cuda else max(2, os.cpu_count() or 1)
+    if settings.devices > most and "LOCAL_RANK" not in os.environ:  # torchrun starts what it is told
+        what = "GPUs" if cuda else "processors"
+        raise ValueError(
+            f"devices must be at most {most} with the {what} of this machine, got {settings.devices}"
         )
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from unlabeled import check
 from unlabeled.files import atomic, exclusive
+from unlabeled.settings import READING
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,7 +51,15 @@ __all__ = [
 CHECKPOINT, ENCODER, LOG, CONFIG = "checkpoint.safetensors", "encoder.safetensors", "log.jsonl", "run.toml"
 SAMPLES = "samples.npy"
 SCORES = "scores.json"
-RESULTS = ("records", "note", "time", "earlier", "seen_in_pretraining", "in_training_part")
+RESULTS = (
+    "records",
+    "note",
+    "time",
+    "earlier",
+    "seen_in_pretraining",
+    "in_training_part",
+    "near_in_training_part",
+)
 """What does not tell one evaluation from another."""
 
 
@@ -97,7 +106,7 @@ class Run:
         names = ("store_size", "max_broken", "pages", "segmenter")
         kept = {name: given[name] for name in names if name in given}
         # Other data than that of the training may have other columns, and be in another encoding.
-        kept |= {name: f"{given[name]}?" for name in ("encoding", "text_column") if name in given}
+        kept |= {name: f"{given[name]}?" for name in READING if name in given and name != "group"}
         return reading(self.encoder, self.kind) | kept
 
     @property
@@ -148,7 +157,7 @@ class Run:
         except ValueError as error:
             aside = file.with_name(f"{file.name}.damaged")
             file.replace(aside)
-            warnings.warn(f"{error}; it is put aside as {aside.name}", stacklevel=3)
+            warnings.warn(f"{error}; it was renamed to {aside.name}", stacklevel=3)
             return []
 
     @property
@@ -215,6 +224,11 @@ def load(path: str | Path, encoder: "nn.Module | str | None" = None) -> Run:
     return Run(path, encoder)
 
 
+def opened(source: Any) -> Any:
+    """The run whose folder is named; anything else as it is."""
+    return load(source) if isinstance(source, str | Path) else source
+
+
 def reading(encoder: "Encoder", kind: str) -> dict[str, Any]:
     """Options of `open_data` that suit an encoder.
 
@@ -275,11 +289,11 @@ def read_evaluations(file: str | Path) -> list[dict[str, Any]]:
         stored = stored if isinstance(stored, dict) else {"records": stored}
         earlier = stored.pop("earlier", [])
         if not isinstance(earlier, list) or not all(isinstance(one, dict) for one in earlier):
-            raise ValueError("its earlier evaluations are no list of objects")
+            raise ValueError("its earlier evaluations are not a list of objects")
         for one in (stored, *earlier):
             records = one.get("records")
             if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-                raise ValueError("its records are no list of objects")
+                raise ValueError("its records are not a list of objects")
     return [stored, *earlier]
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from unlabeled import check
 
-__all__ = ["MACHINE_SETTINGS", "Settings"]
+__all__ = ["MACHINE_SETTINGS", "READING", "Settings"]
 
 RECIPES = {"adamw": (1e-3, 0.05), "sgd": (0.03 * 4, 5e-4), "lars": (0.3, 1e-6)}
 """Learning rate at 256 samples a step and weight decay by optimizer."""
@@ -15,6 +15,8 @@ MACHINE_SETTINGS = ("device", "devices", "nodes", "workers", "max_broken", "skip
 """Settings that tell machines and patience apart, not runs: they may differ when a run is resumed."""
 LARGEST_CHOICE = {"cpu": 64, "cuda": 224}
 """Largest image size in pixels that is chosen for the user; more is theirs to ask for."""
+READING = ("label", "text_column", "encoding", "group")
+"""Settings that say how data is read, as far as its files do not; whatever opens data has them."""
 
 FEWEST_STEPS, MOST_EPOCHS = 250, 800
 """Steps that are chosen at least, however small the data is, and passes over it that are chosen at most."""
@@ -39,25 +41,26 @@ class Settings:
         lr: Peak learning rate, as given (not scaled further).
         optimizer: adamw, sgd or lars, the last two with momentum 0.9.
         weight_decay: Decay of all weights but norms and biases.
-        betas: Averaging factors of adamw's two moments, with a comma between them [default: 0.9,0.999].
+        betas: Decay rates of adamw's two moment estimates, with a comma between them [default: 0.9,0.999].
         clip: Largest norm of the gradient, above which it is scaled down; no limit if left out.
-        holdout: Share of the samples held out of the training, whose loss is logged; below 50 samples none are.
+        holdout: Share of the samples held out of training, on which the loss is logged; none below 50 samples.
         image_size: Height and width in pixels of the encoder's input.
         store_size: Shorter side in pixels at which decoded pictures are kept; larger ones are shrunk to it once.
         levels: Values that become black and white, as LOW,HIGH, where images have more than 8 bits; chosen if left out.
-        pages: What is read of image files of several pages: first, all (each an image) or bands (one image of them).
+        pages: How image files of several pages are read: first page, all (each an image) or bands (of one image).
         seed: Seed of every random choice.
         device: auto, cpu, cuda or mps.
         precision: auto, 32, or bf16 (mixed precision).
         accumulate: Forward passes for each optimizer step.
         workers: Threads that decode files the first time.
         max_broken: Share of unreadable files above which nothing is trained.
-        group: What says which samples are not independent, so that they are never divided: a column of a table, an
-            expression for paths such as (speaker[0-9]+)_ with one part in brackets, folder, or none.
-        skip_nan: Steps with a loss or gradient that is not finite that are left out before the run stops.
-        encoding: Encoding of texts, such as gbk or cp1252, instead of the one that is found out.
-        text_column: Column of a table that holds the texts, or several with commas between them, to be joined.
-        segmenter: What cuts texts without spaces into words: characters, jieba or pythainlp.
+        group: Groups of samples that stay in one part, as they are not independent: a column of a table, a regular
+            expression for paths such as (speaker[0-9]+)_ with one capture group, folder, or none.
+        skip_nan: How many steps with a loss or gradient that is not finite are skipped before the run stops.
+        label: Column of the labels, where several or none have a usual name; training never sees it.
+        encoding: Encoding of texts, such as gbk or cp1252; detected if left out.
+        text_column: Column of the texts in a table, or several with commas between them, which are joined.
+        segmenter: Word segmenter for languages without spaces: characters, jieba or pythainlp.
         devices: Processes on this machine.
         nodes: Machines.
     """
@@ -86,6 +89,7 @@ class Settings:
     max_broken: float = 0.1
     group: str | None = None
     skip_nan: int = 0
+    label: str | None = None
     encoding: str | None = None
     text_column: str | None = None
     segmenter: str | None = None
@@ -107,7 +111,7 @@ class Settings:
         if "weight_decay" in given:
             check.at_least(0, weight_decay=given["weight_decay"])
         self._check_betas()
-        if not 0 <= self.holdout <= MOST_HELD_OUT:
+        if not isinstance(self.holdout, int | float) or not 0 <= self.holdout <= MOST_HELD_OUT:
             raise ValueError(f"holdout must be between 0 and {MOST_HELD_OUT}, got {self.holdout}")
         for name in ("lr", "weight_decay", "clip"):
             if name in given and given[name] == math.inf:
@@ -128,8 +132,9 @@ class Settings:
     def _check_betas(self) -> None:
         if self.betas is None:
             return
-        numbers = [beta for beta in self.betas if isinstance(beta, int | float)]
-        if not len(numbers) == len(self.betas) == 2 or not all(0 <= beta < 1 for beta in numbers):
+        given = self.betas if isinstance(self.betas, list | tuple) else [self.betas]
+        numbers = [beta for beta in given if isinstance(beta, int | float)]
+        if not len(numbers) == len(given) == 2 or not all(0 <= beta < 1 for beta in numbers):
             raise ValueError(f"betas must be two numbers of at least 0 and below 1, got {self.betas}")
         if self.optimizer != "adamw":
             raise ValueError(f"betas must be left out for {self.optimizer}, which has none, got {self.betas}")

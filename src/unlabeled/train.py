@@ -38,7 +38,7 @@ from unlabeled.run import (
     write_samples,
     write_skipped,
 )
-from unlabeled.settings import Settings
+from unlabeled.settings import READING, Settings
 
 if TYPE_CHECKING:
     from unlabeled.processes import Fabric
@@ -132,7 +132,9 @@ def _train(
     notes = [note, *_longer(fabric, planned, folder, len(samples))]
     loop = _Loop(fabric, built, samples, wanted, folder, progress, planned.ends)
     if not resume:
-        processes.first(fabric, lambda: _write(planned, folder, source, opened, train, chosen, built))
+        processes.first(
+            fabric, lambda: _write(planned, folder, source, opened, train, samples, chosen, built)
+        )
         processes.refuse_unshared(folder / CONFIG)
     progress.start(planned.name, samples, wanted, chosen, folder)
     notes += getattr(built.encoder, "notes", [])
@@ -244,8 +246,8 @@ class _Loop:
         self.between = min(self.steps_per_epoch, max(FEWEST_BETWEEN, -(-self.total_steps // MEASUREMENTS)))
         if self.method.compares_samples and measures.size != size:
             return (
-                f"the loss on held-out {self.data.unit} compares {measures.size} of them, that of the training {size}: "
-                "only whether it falls or rises says something"
+                f"the held-out loss compares {measures.size} {self.data.unit} at a time, the training loss {size}: "
+                "only its trend is meaningful"
             )
         return ""
 
@@ -396,7 +398,7 @@ class _Loop:
         if self.stops:
             return (
                 f"{words}; stopped at step {self.step:,} of the {self.total_steps:,} that were chosen, and the state "
-                f"of step {best.step:,} is kept; --epochs or --steps says how long to go on"
+                f"of step {best.step:,} is kept; set --epochs or --steps to train on"
             )
         return f"{words}; fewer steps or more data"
 
@@ -544,7 +546,7 @@ class _Loop:
         if self.stopped is not None:
             self.progress.say(
                 f"stopped at step {self.stopped:,} before, as the loss on held-out {self.data.unit} had risen since "
-                f"step {self.step:,}; --epochs or --steps says how long to go on"
+                f"step {self.step:,}; set --epochs or --steps to train on"
             )
         if self.fabric.global_rank == 0:  # the log may be ahead of the checkpoint
             entries = [entry for entry in Run(self.folder).history if entry["step"] <= reached]
@@ -581,9 +583,7 @@ def _opened(fabric: "Fabric", data: Any, planned: plan.Plan, progress: Progress)
             max_broken=settings.max_broken,
             levels=settings.levels,
             pages=settings.pages or "first",
-            group=settings.group,
-            encoding=settings.encoding,
-            text_column=settings.text_column,
+            **{name: getattr(settings, name) for name in READING},
             segmenter=settings.segmenter,
             progress=progress.decoding,
         )
@@ -602,8 +602,8 @@ def _longer(fabric: "Fabric", planned: plan.Plan, folder: Path, samples: int) ->
     processes.refuse_unshared(folder / CONFIG)  # all have read it
     processes.first(fabric, lambda: plan.write_longer(planned, folder))
     return [
-        f"trained longer, from step {begin:,} to {end:,}: the schedule starts anew there, so that the learning rate "
-        f"climbs to {planned.settings.lr:.4g} and falls to 0 once more"
+        f"training continues from step {begin:,} to {end:,} with a new schedule: the learning rate climbs to "
+        f"{planned.settings.lr:.4g} and falls to 0 again"
     ]
 
 
@@ -635,10 +635,11 @@ def _write(
     source: str,
     data: Data,
     train: Data,
+    samples: Data,
     chosen: dict[str, Any],
     method: Method,
 ) -> None:
     plan.write(planned, folder, source, data, chosen, method, len(data) - len(train))
-    write_skipped(folder, data.skipped)
+    write_skipped(folder, list(dict.fromkeys([*data.skipped, *samples.skipped])))
     write_samples(folder, train, planned.settings.weights)
     (folder / LOG).unlink(missing_ok=True)

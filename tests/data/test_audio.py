@@ -403,6 +403,20 @@ def test_parquet_brings_labels_and_what_else_is_known(tmp_path):
     assert test.factors["age"].tolist() == [20.5 + number for number in range(18, 24)]
 
 
+def test_another_column_of_labels_is_not_that_of_the_cache(tmp_path):
+    soundfile, datasets = pytest.importorskip("soundfile"), pytest.importorskip("datasets")
+    stream = io.BytesIO()
+    soundfile.write(stream, sine(200, 8_000, 0.1), 8_000, format="FLAC")
+    sound = {"bytes": stream.getvalue(), "path": None}
+    rows = [{"audio": sound, "take": f"take {number // 2}", "note": f"{number}"} for number in range(3)]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "sounds.parquet")
+    assert open_data(tmp_path / "sounds.parquet", kind="audio").labels is None
+    named = open_data(tmp_path / "sounds.parquet", kind="audio", label="take")
+    assert named.classes == ["take 0", "take 1"] and named.labels.tolist() == [0, 0, 1]
+    grouped = open_data(tmp_path / "sounds.parquet", kind="audio", group="take")
+    assert grouped.groups.tolist() == [0, 0, 1]
+
+
 def test_arrays_with_splits_lengths_labels_and_rate(tmp_path):
     generator = np.random.default_rng(0)
     arrays = {}

@@ -61,6 +61,13 @@ def test_a_folder_that_moved_is_decoded_again(folder):
     assert second.paths[0] == str(moved / "a" / "00.png") and torch.equal(first.pixels, second.pixels)
 
 
+def test_images_are_decoded_again_when_a_further_decoder_is_installed(folder, cache_folder, monkeypatch):
+    open_data(folder)
+    monkeypatch.setattr(cache, "OPTIONAL", [*cache.OPTIONAL, "another"])
+    open_data(folder)
+    assert len(list(cache_folder.iterdir())) == 2
+
+
 def test_what_an_older_version_kept_is_decoded_again(folder, cache_folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(cache, "_VERSION", cache._VERSION - 1)

@@ -191,7 +191,7 @@ def test_packed_texts_are_read_and_broken_or_huge_ones_are_not(tmp_path: Path) -
     assert opened(tmp_path, "a.txt.gz", gzip.compress(TEXTS[0].encode())).texts == TEXTS[:1]
     with pytest.raises(ValueError, match=r"1 of 1 files .*a.txt.gz: "):
         opened(tmp_path, "a.txt.gz", gzip.compress("".join(TEXTS).encode())[:-20])
-    with pytest.raises(ValueError, match="unpacks to more than 100 bytes"):
+    with pytest.raises(ValueError, match=r"unpacks to \d+ bytes or more, over 100 times its size"):
         opened(tmp_path, "a.txt.gz", gzip.compress(b"a" * (2**28 + 2)))
 
 
@@ -205,7 +205,7 @@ def test_truth_values_and_negative_numbers_are_classes(tmp_path: Path) -> None:
 def test_a_table_without_texts_lists_its_columns(tmp_path: Path) -> None:
     content = "id,code\n" + rows(lambda n: n, lambda n: f"A{n}")
     with pytest.raises(
-        ValueError, match="must have a column of texts, got id, code; --text-column names one"
+        ValueError, match="must have a column of texts, got id, code; choose one with --text-column"
     ):
         opened(tmp_path, "a.csv", content)
 
@@ -238,3 +238,41 @@ def test_identifiers_and_dates_are_neither_texts_nor_classes() -> None:
         for n, t in enumerate(TEXTS)
     ]
     assert choose(records, "table") == (("note",), None)
+
+
+@pytest.mark.parametrize(
+    ("above", "texts"),
+    [
+        ("# exported in 2024\n# by hand\ntext,label\n", "text"),
+        ("text,text,label\n", "text"),
+        ("0,1\n", "0"),
+        (",0,1\n", "0"),
+    ],
+)
+def test_headings_of_every_form_are_no_texts(tmp_path: Path, above: str, texts: str) -> None:
+    width = above.splitlines()[-1].count(",") + 1
+    cells = {2: "{text},{label}", 3: "{extra},{text},{label}"}[width]
+    extra = "{n}" if above.startswith(",") else "Another text about things {n}"
+    rows = [
+        cells.format(extra=extra.format(n=n), text=f"A text about things {n}", label="ab"[n % 2])
+        for n in range(20)
+    ]
+    (tmp_path / "a.csv").write_text(above + "\n".join(rows))
+    data = open_data(tmp_path / "a.csv", kind="text")
+    assert len(data) == 20 and sorted({*data.classes}) == ["a", "b"]
+    assert data.labels.tolist() == [0, 1] * 10
+
+
+def test_lists_of_records_that_are_not_taken_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = [{"text": f"A text about things {n}", "label": n % 2} for n in range(12)]
+    for name, content in {
+        "flat": {"train": records, "test": records[:4]},
+        "deep": {"data": {"train": records, "test": records[:4]}},
+    }.items():
+        caplog.clear()
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        data = open_data(tmp_path / f"{name}.json", kind="text")
+        assert len(data) == 12 and data.classes == ["0", "1"]
+        assert any("records of train alone (also there: test)" in text for text in caplog.messages)

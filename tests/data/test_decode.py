@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from unlabeled.data import decode as decode_module
+from unlabeled.data import notes
 from unlabeled.data.decode import LARGEST, Item, Temporary, decode, decode_all
 
 RED = (254, 0, 0)
@@ -69,6 +70,17 @@ def test_sixteen_bits_are_scaled_by_their_full_range():
     image = Image.fromarray(levels.reshape(16, 16))
     for kind in ("PNG", "TIFF"):
         assert np.array_equal(decode(encoded(image, kind), 160), np.arange(256).reshape(1, 16, 16))
+
+
+def test_what_becomes_of_stills_of_sixteen_bits_is_said_once(caplog):
+    notes.note.cache_clear()
+    twelve = encoded(Image.fromarray(np.full((4, 4), 4095, np.uint16)))
+    assert {int(decode(twelve, 160).max()) for _ in range(3)} == {16}
+    said = [line for line in caplog.messages if "0..65535 become 0..255" in line]
+    assert len(said) == 1 and "whatever is in use" in said[0]
+    notes.note.cache_clear()
+    decode(encoded(Image.new("RGB", (4, 4))), 160)
+    assert said == [line for line in caplog.messages if "become 0..255" in line]
 
 
 def test_float_images_are_read_in_either_range_and_refused_beyond():

@@ -87,7 +87,7 @@ def test_what_was_guessed_is_said_in_a_line_for_each_encoding(
     with caplog.at_level(logging.WARNING):
         texts_of(tmp_path)
     assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path}: 2 files read as cp1252 by their bytes; --encoding names another",
+        f"{tmp_path}: 2 files read as cp1252 as detected; --encoding overrides it",
         f"{tmp_path}: 1 file read as utf-16",
     ]
 

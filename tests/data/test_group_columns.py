@@ -44,6 +44,8 @@ def test_a_column_says_which_texts_belong_together(tmp_path: Path, ending: str) 
     assert whole(train, test, 10) and len(test) == 8 and test.classes == ["a", "b"]
     authors = [{path.split("Sentence ")[1].split()[0] for path in part.texts} for part in (train, test)]
     assert not {int(number) // 4 for number in authors[0]} & {int(number) // 4 for number in authors[1]}
+    again = open_data(test, group="author").groups  # the column goes with the samples
+    assert again is not None and len(again) == 8 and len(again.unique()) == 2
     with pytest.raises(ValueError, match=r"group must be .* got editor"):
         open_splits(file, kind="text", group="editor")
 
@@ -65,7 +67,7 @@ def test_a_column_says_which_images_of_a_table_belong_together(tmp_path: Path) -
     datasets.Dataset.from_dict(columns, features=features).to_parquet(file)
     train, test = open_splits(file, group="patient")
     assert whole(train, test, 10) and len(test) == 8
-    with pytest.raises(ValueError, match=r"group must be a column of .* got person"):
+    with pytest.raises(ValueError, match=r"group must be none, folder, .* or a column of .* got person"):
         open_splits(file, group="person")
     with pytest.raises(ValueError, match="beside that of the labels, got label"):
         open_splits(file, group="label")

@@ -55,11 +55,13 @@ def test_what_matches_nothing_is_refused_with_an_example():
     data = named(["/x/a_1.png", "/x/a_2.png"], size=torch.tensor([0.5, 1.5]))
     with pytest.raises(ValueError, match=r"group must match paths such as a_1.png, got \(b\)_"):
         group_by(data, "(b)_", "/x/")
-    with pytest.raises(ValueError, match=r"one part in brackets, got 2 in \(a\)_\(\\d\)"):
+    with pytest.raises(ValueError, match=r"one capture group, got 2 in \(a\)_\(\\d\)"):
         group_by(data, r"(a)_(\d)")
     with pytest.raises(ValueError, match=r"must be a regular expression, got \(a: "):
         group_by(data, "(a")
-    with pytest.raises(ValueError, match=r"one of none, folder, size, or an expression .* got speaker"):
+    with pytest.raises(
+        ValueError, match=r"one of none, folder, size, or a regular expression .* got speaker"
+    ):
         group_by(data, "speaker")
     with pytest.raises(ValueError, match="got the quantity size"):
         group_by(data, "size")
@@ -70,7 +72,7 @@ def test_what_a_pattern_leaves_out_stands_alone_and_is_counted(caplog):
     with caplog.at_level(logging.WARNING):
         group_by(data, r"(a\d)_")
     assert data.groups.tolist() == [0, 1, 0, 2]
-    assert caplog.messages == [r"2 of 4 images stand alone: (a\d)_ does not match b"]
+    assert caplog.messages == [r"2 of 4 images have no group: (a\d)_ does not match b"]
 
 
 def test_folders_below_those_of_classes_are_recordings():
@@ -181,7 +183,10 @@ def test_folders_below_those_of_classes_are_suggested_for_images(tmp_path, caplo
                 Image.fromarray(pixels).save(file)
     with caplog.at_level(logging.WARNING):
         open_splits(tmp_path)
-    assert "has 10 folders below those of the classes; group=folder would not divide" in caplog.text
+    assert (
+        "has 10 folders below those of the classes; group=folder keeps each of them in one part"
+        in caplog.text
+    )
     caplog.clear()
     train, test = open_splits(tmp_path, group="folder")
     assert caplog.messages == [f"{tmp_path} divided 80 to 20 by 10 groups"] and len(test) == 4

@@ -31,6 +31,20 @@ def test_a_built_in_set_of_another_kind_is_refused_with_those_that_fit() -> None
         open_data("tones", kind="image")
 
 
+@pytest.mark.parametrize(
+    ("source", "option", "value"),
+    [
+        ("digits", "text_column", "body"),
+        ("tones", "encoding", "gbk"),
+        ("topics", "levels", "0,9"),
+        ("balls", "pages", "all"),
+    ],
+)
+def test_options_of_another_kind_are_refused(source: str, option: str, value: str) -> None:
+    with pytest.raises(ValueError, match=rf"{option} must be left out for data of kind \w+, got {value}"):
+        open_data(source, **{option: value})  # type: ignore[arg-type]
+
+
 def test_a_method_refuses_opened_data_of_another_kind(tmp_path: Path) -> None:
     data = from_images(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), name="four")
     with pytest.raises(ValueError, match="data must be of kind text, got four, of kind image"):

@@ -45,13 +45,50 @@ def test_numbers_point_into_the_names_of_classes_and_others_are_no_label():
 
 
 @pytest.mark.parametrize(
+    ("values", "names", "labels"),
+    [
+        (["0", "1", "2", "10"], ["0", "1", "10", "2"], [0, 1, 3, 2]),
+        (["1", "2"], ["1", "2"], [0, 1]),
+        (["2", "0", "3"], ["1", "2", "3"], [1, -1, 2]),
+        (["0.5", "1.5"], ["0.5", "1.5"], [0, 1]),
+        (["nan", "null", "x"], ["nan", "null", "x"], [0, 1, 2]),
+        (["1", "0"], ["a", "b"], [1, 0]),
+        ([1, 0], ["3", "5"], [1, 0]),
+    ],
+)
+def test_text_that_is_the_name_of_a_class_is_that_class_and_no_index(values, names, labels):
+    assert numbered(values, names).labels == labels
+
+
+@pytest.mark.parametrize(
+    "rows", [[[0, 1, 0], [0, 0, 1]], [(0.0, 1.0), (1.0, 0.0)], list(torch.eye(3)[[1, 0]])]
+)
+def test_rows_with_a_single_one_are_the_place_of_that_one(rows):
+    assert numbered(rows).labels == [
+        int(np.argmax(row)) - min(int(np.argmax(row)) for row in rows) for row in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    "rows", [[[0, 1], [1, 0, 0]], [[0, 0], [0, 1]], [[0, 2], [1, 0]], [["a", 1], [1, "b"]]]
+)
+def test_rows_with_none_or_several_ones_are_several_labels(rows):
+    assert numbered(rows).labels is None
+
+
+@pytest.mark.parametrize("text", ["N/A", "NULL", "#n/a", "<NA>"])
+def test_texts_that_tables_have_where_there_is_no_label_are_none(text):
+    assert numbered(["a", text, "b"]).labels == [0, -1, 1]
+
+
+@pytest.mark.parametrize(
     ("values", "note"),
     [
-        ([0.25, 1.0, 2.0], "labels such as 0.25 are quantities and not classes"),
-        (["0.25", "1"], "labels such as 0.25 are quantities and not classes"),
+        ([0.25, 1.0, 2.0], "labels such as 0.25 are quantities, not classes"),
+        (["0.25", "1"], "labels such as 0.25 are quantities, not classes"),
         ([[1, 2], [1]], "several labels for one sample are not supported, got [1, 2]"),
         ([np.array([0, 1, 1])], "several labels for one sample are not supported, got [0, 1, 1]"),
-        ([-1, 0, 1], "label -1 beside class indices is taken for no label"),
+        ([-1, 0, 1], "label -1 beside class indices means no label"),
     ],
 )
 def test_what_is_no_class_is_said(values, note):

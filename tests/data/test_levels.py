@@ -126,7 +126,7 @@ def test_a_folder_of_12_bits_keeps_its_levels_and_says_by_which_rule(tmp_path, c
     assert data.levels == {"integers": [[0.0, 4095.0]]} and len(data.pixels.unique()) == 127
     expected = torch.from_numpy(np.rint((RAMP * 4095).astype(np.uint16) * (255 / 4095)).astype(np.uint8))
     assert torch.equal(data.batch(torch.tensor([2]))["image"][0, 0], expected)
-    assert "integers in 0..4095 become 0..255, in every image alike" in caplog.text
+    assert "integers in 0..4095 are mapped to 0..255, the same in all images" in caplog.text
 
 
 def test_the_test_part_is_mapped_by_the_range_of_the_training_part(tmp_path):

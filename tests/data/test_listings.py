@@ -4,6 +4,7 @@ import json
 import unicodedata
 from pathlib import Path
 
+import pandas
 import pytest
 import torch
 from PIL import Image
@@ -47,6 +48,11 @@ FOUR = [f"{number}.png" for number in range(4)]
         ("m.jsonl", "".join(json.dumps({"file": f"{n}.png", "class": "ab"[n % 2]}) + "\n" for n in range(4))),
         ("m.json", json.dumps([{"file": f"{n}.png", "class": "ab"[n % 2]} for n in range(4)])),
         ("m.json", json.dumps({f"{n}.png": "ab"[n % 2] for n in range(4)})),
+        ("m.json", json.dumps({"a": ["0.png", "2.png"], "b": ["1.png", "3.png"]})),
+        ("m.json", json.dumps({"labels": [[f"{n}.png", "ab"[n % 2]] for n in range(4)]})),
+        ("m.json", json.dumps([[f"{n}.png", "ab"[n % 2]] for n in range(4)])),
+        ("m.csv", "path,label\r\nC:\\x\\0.png,a\r\nC:\\x\\1.png,b\r\nC:\\x\\2.png,a\r\nC:\\x\\3.png,b\r\n"),
+        ("boxes.txt", "".join(f"{n}.png\t{'ab'[n % 2]}\t0\t0\t{n}\t9\n" for n in range(4))),
     ],
 )
 def test_a_table_beside_images_gives_their_labels(tmp_path, table, text):
@@ -55,6 +61,53 @@ def test_a_table_beside_images_gives_their_labels(tmp_path, table, text):
     data = open_data(tmp_path, cache=False)
     assert numbers(data) == [0, 1, 2, 3] and labels(data) == ["a", "b", "a", "b"]
     assert any("labels: of its column" in reason for _, reason in data.skipped)
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_categories_of_coco_are_classes_where_each_image_has_one(tmp_path, twice):
+    pictures(tmp_path / "images", FOUR)
+    said = [{"image_id": 10 + n, "category_id": 5 + n % 2} for n in (0, 0, 1, 2)]
+    said += [{"image_id": 10, "category_id": 6}] if twice else []
+    coco = {
+        "images": [{"id": 10 + n, "file_name": f"{n}.png", "width": 4} for n in range(4)],
+        "annotations": said,
+        "categories": [{"id": 5, "name": "a"}, {"id": 6, "name": "b"}],
+    }
+    (tmp_path / "annotations.json").write_text(json.dumps(coco))
+    data = open_data(tmp_path, cache=False)
+    if twice:
+        assert data.labels is None and any(
+            "several labels for one sample" in skip.reason for skip in data.skipped
+        )
+    else:
+        assert labels(data) == ["a", "b", "a", None]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_list_from_another_machine_finds_its_images_by_the_ends_of_their_paths(tmp_path, ending, caplog):
+    pictures(tmp_path / "set", ["a/0.png", "b/0.png", "b/1.png"])
+    columns = {
+        "path": ["/home/x/set/b/0.png", "/home/x/set/b/1.png", "/home/x/set/a/0.png"],
+        "label": [3, 4, 4],
+    }
+    frame, table = pandas.DataFrame(columns), tmp_path / "set" / f"list.{ending}"
+    frame.to_csv(table, index=False) if ending == "csv" else frame.to_parquet(table)
+    data = open_data(table, kind="image", cache=False)
+    assert numbers(data) == [1, 2, 0] and labels(data) == ["3", "4", "4"]
+    assert "are found by the ends of these paths" in caplog.text
+
+
+def test_a_flat_part_to_test_on_has_the_labels_of_its_table_beside_folders_of_classes(tmp_path):
+    pictures(tmp_path, [f"train/{name}/images/{n}.png" for name in ("n1", "n2") for n in range(2)])
+    pictures(tmp_path, [f"val/images/v{n}.png" for n in range(2)] + ["test/images/t0.png"])
+    (tmp_path / "val" / "val.txt").write_text("v0.png\tn2\t0\t3\nv1.png\tn2\t1\t3\n")
+    train, test = open_splits(tmp_path, cache=False)
+    assert labels(train) == ["n1", "n1", "n2", "n2"] and labels(test) == ["n2", "n2"]
+    secret = open_data(tmp_path, split="test", cache=False)
+    assert secret.labels is None
+    assert any(
+        "images, the only folder of its test part, is no class" in skip.reason for skip in secret.skipped
+    )
 
 
 def test_a_byte_order_mark_and_utf_16_are_read(tmp_path):
@@ -80,7 +133,7 @@ def test_the_asked_column_wins_and_without_a_usual_name_the_columns_are_listed(t
     bare = open_data(tmp_path, cache=False)
     assert bare.labels is None
     assert [reason for _, reason in bare.skipped] == [
-        "no labels: its columns are file, age, sex; name one with label"
+        "no labels: its columns are file, age, sex; choose one with label"
     ]
     assert labels(open_data(tmp_path, cache=False, label="Sex")) == ["m", "f", "m", "f"]
     with pytest.raises(
@@ -93,7 +146,7 @@ def test_the_asked_column_wins_and_without_a_usual_name_the_columns_are_listed(t
 
 
 def test_a_label_that_cannot_be_looked_up_is_refused():
-    for source in ("digits", torch.zeros(2, 1, 4, 4, dtype=torch.uint8)):
+    for source in ("digits", "topics", "balls", torch.zeros(2, 1, 4, 4, dtype=torch.uint8)):
         with pytest.raises(ValueError, match="label must be left out for"):
             open_data(source, label="x")
     with pytest.raises(ValueError, match="label must be left out for data of kind cameras"):
@@ -203,6 +256,6 @@ def test_a_table_of_few_files_does_not_take_the_folders_away(tmp_path):
     (tmp_path / "t.csv").write_text("file,label\n0.png,p\n1.png,q\n2.png,p\n")
     data = open_data(tmp_path, cache=False)
     assert labels(data) == ["x"] * 4 + ["y"] * 4
-    reason = "labels: of its column label, which folders of classes go before"
+    reason = "labels: of its column label, but folders of classes take precedence"
     assert (str(tmp_path / "t.csv"), reason) in data.skipped
     assert labels(open_data(tmp_path, cache=False, label="label")).count(None) == 5

@@ -70,6 +70,9 @@ def sources(folder: Path) -> dict[str, object]:
         "stream": Stream(),
         "datasets": rows,
         "iterable datasets": rows.to_iterable_dataset(),
+        "datasets with a transform": rows.with_transform(
+            lambda batch: {"pixel_values": [0 for _ in batch["image"]]}
+        ),
         "frame of paths": pandas.DataFrame({"path": paths, "label": numbers}),
         "frame of pictures": pandas.DataFrame({"image": pictures, "label": numbers}),
     }
@@ -80,6 +83,7 @@ def sources(folder: Path) -> dict[str, object]:
     [
         *("paths", "Paths", "pictures", "arrays", "tensors", "floats", "pairs of paths", "map-style"),
         *("tensors and tensor labels", "mappings", "subset", "stream", "datasets", "iterable datasets"),
+        "datasets with a transform",
         *("frame of paths", "frame of pictures"),
     ],
 )
@@ -148,3 +152,12 @@ def test_a_column_of_records_can_be_named():
     assert labels(open_data(rows, label="b")) == ["0", "1", "2"] * 2
     with pytest.raises(ValueError, match="label must be a column of list, which has a, b, got c"):
         open_data(rows, label="c")
+
+
+def test_arrays_that_differ_in_size_share_one_range_and_grey_ones_become_colour():
+    deep = [np.full((4, 4), 4095, np.uint16), np.full((5, 5), 255, np.uint16)]
+    data = open_data(deep)
+    assert data.levels == {"integers": [[0.0, 4095.0]]}
+    assert [int(data.batch(torch.tensor([row]))["image"].max()) for row in range(2)] == [255, 16]
+    mixed = open_data([np.full((4, 4), 7, np.uint8), np.full((4, 4, 3), 9, np.uint8)])
+    assert mixed.shape["channels"] == 3 and images(mixed)[:, 0, 0].tolist() == [[7] * 3, [9] * 3]

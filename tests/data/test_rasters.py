@@ -11,7 +11,7 @@ import tifffile
 import torch
 from PIL import Image, PngImagePlugin
 
-from unlabeled.data import open_data
+from unlabeled.data import open_data, open_splits
 from unlabeled.data.decode import decode, read
 
 GENERATOR = np.random.default_rng(0)
@@ -87,7 +87,8 @@ def test_pages_are_one_image_or_images_or_bands(tmp_path):
         tifffile.imwrite(tmp_path / f"{dtype}.tif", pages, photometric="minisblack")
         (first,) = read(tmp_path / f"{dtype}.tif", 160)
         assert (
-            np.array_equal(first.pixels, pages[:1]) and "of several pages the first is read" in first.notes[0]
+            np.array_equal(first.pixels, pages[:1])
+            and "only the first of several pages is read" in first.notes[0]
         )
         images = read(tmp_path / f"{dtype}.tif", 160, "all")
         assert np.array_equal(np.concatenate([image.pixels for image in images]), pages)
@@ -231,4 +232,19 @@ def test_files_of_any_name_are_images_by_how_they_begin(tmp_path):
 def test_long_images_are_said_to_be_cut(tmp_path, caplog):
     Image.fromarray(noise(2, 100, top=256, dtype="uint8")).save(tmp_path / "x.png")
     open_data(tmp_path)
-    assert "1 of 1 images: longer than 4:1, of which the middle is taken" in caplog.text
+    assert "1 of 1 images: longer than 4:1, cropped to the middle" in caplog.text
+
+
+def test_pages_have_the_label_of_their_file_and_stay_together(tmp_path):
+    for name in "abcd":
+        tifffile.imwrite(
+            tmp_path / f"{name}.tif", noise(2, 8, 9, top=256, dtype="uint8"), photometric="minisblack"
+        )
+    (tmp_path / "labels.csv").write_text("file,label\na.tif,x\nb.tif,y\nc.tif,x\nd.tif,y\n")
+    data = open_data(tmp_path, pages="all")
+    assert data.classes == ["x", "y"] and data.labels.tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
+    assert data.groups.tolist() == [0, 0, 1, 1, 2, 2, 3, 3] and data.group_unit == "files"
+    train, test = open_splits(tmp_path, pages="all")  # pages of one file are not independent
+    assert not {*train.groups.tolist()} & {*test.groups.tolist()} and test.labels.tolist() == [0, 0, 1, 1]
+    assert open_data(tmp_path, pages="all", group="none").groups is None
+    assert open_data(tmp_path).groups is None

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from unlabeled.data import Data, open_data, open_splits, tars
+from unlabeled.data.opening import parts
 from unlabeled.data.sources import find_path
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -175,6 +176,60 @@ def test_class_folders_give_labels_at_any_depth(tmp_path):
     assert data.labels is not None and data.labels.tolist() == [0, 0, 1]
     picture(tmp_path / "loose.png")
     assert open_data(tmp_path).labels is None
+
+
+def test_folders_that_are_called_by_numbers_are_classes_of_these_names(tmp_path):
+    for number, name in enumerate(["1", "2", "10", "100"]):
+        picture(tmp_path / name / "x.png", (number, 0, 0))
+    data = open_data(tmp_path, cache=False)
+    assert data.labels is not None and data.classes == ["1", "2", "10", "100"]
+    assert [(row[0], label) for row, label in zip(colors(data), data.labels.tolist())] == [
+        (0, 0),
+        (2, 2),
+        (3, 3),
+        (1, 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("x_train", "y_train", "x_test", "y_test"), ("X_train", "Y_train", "X_test", "Y_test"),
+     ("train_data", "train_targets", "val_data", "val_targets")],
+)  # fmt: skip
+@pytest.mark.parametrize("form", ["npz", "dict"])
+def test_arrays_by_usual_names_are_images_and_labels_of_splits(tmp_path, names, form):
+    values = [IMAGES, np.arange(5) % 2, IMAGES[:3], np.arange(3) % 2]
+    source = dict(zip(names, values))
+    np.savez(tmp_path / "x.npz", **source)
+    train, test = open_splits(source if form == "dict" else tmp_path / "x.npz")
+    assert train.labels is not None and train.labels.tolist() == [0, 1, 0, 1, 0] and len(test) == 3
+    assert test.labels is not None and test.labels.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "bands"),
+    [
+        ((5, 5, 9), 9),
+        ((9, 5, 5), 9),
+        ((5, 5, 4), 4),
+        ((3, 9, 7), 3),
+        ((7, 9, 3), 3),
+        ((6, 9, 8), 6),
+        ((8, 9, 6), 6),
+    ],
+)
+def test_the_bands_of_an_array_are_the_axis_beside_a_square_else_the_smaller_one(tmp_path, shape, bands):
+    np.save(tmp_path / "x.npy", np.zeros(shape, np.uint8))
+    assert open_data(tmp_path, cache=False).shape["channels"] == bands
+    assert open_data(np.zeros((2, *shape), np.uint8)).shape["channels"] == bands
+
+
+def test_a_file_of_many_images_in_a_folder_is_no_image_of_many_bands(tmp_path):
+    np.save(tmp_path / "x_train.npy", np.zeros((2000, 8, 8), np.uint8))
+    with pytest.raises(
+        ValueError, match=r"at most 1024 bands, got .*; a file of many images is opened by its own path"
+    ):
+        open_data(tmp_path, cache=False)
 
 
 def test_split_folders_are_splits_and_share_the_class_numbers(tmp_path):
@@ -380,6 +435,22 @@ def test_folders_in_an_archive_are_classes(tmp_path):
     assert data.classes == ["a", "b"] and data.labels is not None and data.labels.tolist() == [1, 0]
 
 
+def test_archives_of_imagenet_are_classes_by_their_numbers(tmp_path):
+    (tmp_path / "train").mkdir()
+    for name in ("n01440764", "n01443537"):
+        write_tar(tmp_path / "train" / f"{name}.tar", {f"{name}_{n}.JPEG": png((n, 0, 0)) for n in range(2)})
+    data = open_data(tmp_path, cache=False)
+    assert data.classes == ["n01440764", "n01443537"] and data.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_an_archive_of_archives_is_refused_by_what_it_holds(tmp_path):
+    write_tar(tmp_path / "all.tar", {"a.tar": b"x", "b.tar": b"y", "read": b"z"})
+    with pytest.raises(
+        ValueError, match=r"must hold images, got 2 .tar, 1 without ending; unpack the archives"
+    ):
+        open_data(tmp_path / "all.tar", cache=False)
+
+
 def test_names_with_dots_in_an_archive_hide_no_image(tmp_path):
     members = {
         "1.cls": b"7",
@@ -486,11 +557,52 @@ def test_npz_with_splits_and_without_images(tmp_path):
     assert len(train) == 5 and len(test) == 2 and test.labels is None
     assert train.labels is not None and train.labels.tolist() == [0, 1, 2, 3, 4]
     np.savez(tmp_path / "y.npz", pictures=IMAGES)
-    with pytest.raises(ValueError, match="must hold images or train_images, got pictures"):
+    with pytest.raises(ValueError, match="must hold images, train_images, x_train or arr_0, got pictures"):
         open_data(tmp_path / "y.npz")
     np.savez(tmp_path / "z.npz", images=IMAGES, labels=np.arange(4))
     with pytest.raises(ValueError, match=r"labels of .*z.npz must be 5 numbers or texts, got 4"):
         open_data(tmp_path / "z.npz")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "x_train y_train x_test y_test",
+        "X_train Y_train X_test Y_test",
+        "train_x train_y test_x test_y",
+        "image_train label_train image_valid label_valid",
+        "train_data train_targets val_data val_targets",
+        "arr_0 arr_1 arr_2 arr_3",
+    ],
+)
+def test_npz_with_the_usual_names_of_both_parts_is_read(tmp_path, names):
+    arrays = IMAGES, np.arange(5) + 3, IMAGES[:2], np.array([4, 3])
+    np.savez(tmp_path / "x.npz", **dict(zip(names.split(), arrays, strict=True)))
+    train, test = open_splits(tmp_path / "x.npz")
+    assert torch.equal(train.batch(torch.arange(5))["image"], torch.from_numpy(IMAGES))
+    classes = [[part.classes[number] for number in part.labels.tolist()] for part in (train, test)]
+    assert classes == [["3", "4", "5", "6", "7"], ["4", "3"]]
+
+
+@pytest.mark.parametrize(
+    "names", ["images labels", "image label", "x y", "X y", "data target", "arr_0 arr_1", "arr_0"]
+)
+def test_npz_with_the_usual_names_of_one_part_is_read(tmp_path, names):
+    arrays = dict(zip(names.split(), (IMAGES, np.arange(5) % 2)))
+    np.savez(tmp_path / "x.npz", **arrays)
+    data = open_data(tmp_path / "x.npz")
+    assert len(data) == 5 and (data.labels is not None) == (len(arrays) == 2)
+
+
+def test_npz_prefers_the_usual_names_and_refuses_arrays_without_meaning(tmp_path):
+    np.savez(
+        tmp_path / "x.npz", x=np.zeros((3, 2)), images=IMAGES, y=np.zeros(3), labels=np.arange(5), more=IMAGES
+    )
+    assert open_data(tmp_path / "x.npz").labels.tolist() == [0, 1, 2, 3, 4]
+    for arrays in ([IMAGES, IMAGES], [IMAGES, np.arange(5), IMAGES], [np.arange(5), IMAGES]):
+        np.savez(tmp_path / "y.npz", *arrays)
+        with pytest.raises(ValueError, match="must hold images, train_images, x_train or arr_0, got arr_0"):
+            open_data(tmp_path / "y.npz")
 
 
 def test_damaged_and_misnamed_array_files_are_refused_in_one_line(tmp_path):
@@ -692,6 +804,41 @@ def test_folders_that_stand_alone_lie_above_and_below_splits(tmp_path):
     assert train.classes == test.classes == ["a", "b", "c"] and train.labels is not None
     assert train.labels.tolist() == [0, 1] and test.labels is not None and test.labels.tolist() == [1, 2]
     assert str(tmp_path / "set" / "logo.png") in {skip.path for skip in train.skipped}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "splits"),
+    [
+        ("images_train", "images_test", ["test", "train"]),
+        ("train2017", "val2017", ["train", "validation"]),
+        ("Training Images", "Test Images", ["test", "train"]),
+        ("bullet_train", "dog", ["all"]),
+        ("restaurant", "testament", ["all"]),
+    ],
+)
+def test_folders_that_all_have_the_word_of_a_split_in_their_names_are_splits(tmp_path, one, other, splits):
+    for name in (one, other):
+        picture(tmp_path / name / "1.png")
+    assert sorted(parts(tmp_path, cache=False)) == splits
+
+
+def test_a_file_beside_the_folders_of_classes_is_named_as_why_there_are_no_labels(tmp_path):
+    for name in ("a/1.png", "b/1.png", "logo.png"):
+        picture(tmp_path / name)
+    data = open_data(tmp_path, cache=False)
+    assert data.labels is None
+    assert (str(tmp_path), "no labels: logo.png lies beside the folders of classes") in data.skipped
+
+
+def test_a_link_to_a_folder_above_leads_nowhere(tmp_path):
+    picture(tmp_path / "above.png")
+    picture(tmp_path / "set" / "1.png")
+    (tmp_path / "set" / "up").symlink_to("..")
+    data = open_data(tmp_path / "set", cache=False)
+    assert (
+        len(data) == 1
+        and reasons(data, tmp_path / "set")["up"] == "folder seen before, through a symbolic link"
+    )
 
 
 def test_one_class_alone_and_files_beside_a_folder_give_no_classes(tmp_path):

@@ -118,7 +118,7 @@ def test_what_was_kept_together_is_said(caplog):
     with caplog.at_level(logging.WARNING):
         divide(data)
     assert caplog.messages == [
-        "array divided 80 to 20 by 10 scenes; 20 images equal to others kept with them; "
+        "array divided 80 to 20 by 10 scenes; 20 duplicate images kept in the same part; "
         "40 equal images have labels that disagree"
     ]
     caplog.clear()

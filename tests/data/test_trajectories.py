@@ -148,6 +148,31 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
         from_walks({"video": np.zeros((1, 2, 4, 4, 3), np.uint8), "pose": np.zeros((1, 2, 2))})
 
 
+@pytest.mark.parametrize("key", ["pose", "depth", "action"])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused(key: str, wrong: float) -> None:
+    content = {
+        "video": np.zeros((1, 4, 8, 8, 3), np.uint8),
+        "pose": np.zeros((1, 4, 3)),
+        "depth": np.ones((1, 4, 8, 8)),
+        "action": np.zeros((1, 4, 2)),
+    }
+    content[key][0, 1, 0] = wrong
+    with pytest.raises(ValueError, match=f"{key} of array must be finite"):
+        from_walks(content)
+
+
+def test_headings_in_degrees_are_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    pose = np.zeros((1, 4, 3))
+    pose[..., 2] = [0, 90, 180, 270]
+    content = {"video": np.zeros((1, 4, 8, 8, 3), np.uint8), "pose": pose}
+    from_walks(content, name="compass")
+    assert caplog.messages == ["compass: headings reach 270; they must be in radians"]
+    caplog.clear()
+    from_walks({**content, "pose": np.deg2rad(pose)}, name="circles")
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize("room", [0.5, float("nan"), -2, 10**9])
 def test_rooms_are_small_whole_numbers(room: float) -> None:
     content = {"video": np.zeros((1, 2, 4, 4, 3), np.uint8), "pose": np.zeros((1, 2, 3))}

@@ -292,3 +292,11 @@ def test_arrays_without_the_axes_of_videos_are_refused(shape: tuple[int, ...], t
     np.save(tmp_path / "odd.npy", np.zeros(shape, np.uint8))
     with pytest.raises(ValueError, match="must have axes samples, frames, channels, height, width"):
         find(tmp_path / "odd.npy", How())["all"]()
+
+
+def test_videos_too_short_for_a_clip_are_listed():
+    clips = numbered().clips(8)
+    assert [(Path(skip.path).name, skip.reason) for skip in clips.skipped] == [
+        (numbered().paths[1], "7 frames, fewer than the 8 of a clip")
+    ]
+    assert not numbered().skipped

@@ -183,6 +183,12 @@ def test_wrong_networks_are_refused_in_one_line(answer: Callable[[Tensor], Any],
     assert "\n" not in str(caught.value) and network.training
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_networks_of_other_numbers_than_those_of_images_are_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match=r"failed on them \(RuntimeError"):
+        encoders.wrap(nn.Conv2d(3, 4, 3, dtype=dtype), in_channels=3, image_size=9)
+
+
 def test_networks_for_other_channels_see_one_repeated_or_the_grey_of_three() -> None:
     network, x = nn.Conv2d(3, 4, 3), torch.rand(2, 1, 9, 9)
     encoder = encoders.wrap(network, in_channels=1, image_size=9)

@@ -1,13 +1,14 @@
 """Weights of others: found under any prefix, proven to fit, and told apart from those of a larger network."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unlabeled import encoders
@@ -192,3 +193,20 @@ def test_pickles_that_need_code_are_refused_in_one_line(tmp_path: Path) -> None:
         build("conv4", weights=tmp_path / "w.h5")
     with pytest.raises(ValueError, match="weights must be a file that exists"):
         build("conv4", weights=tmp_path / "none.pt")
+
+
+def test_an_encoder_that_names_another_file_is_refused(tmp_path: Path) -> None:
+    build("conv4", image_size=8).save(tmp_path / "other.safetensors")
+    config = {
+        "kind": "image",
+        "name": "conv4",
+        "image_size": 8,
+        "weights": str(tmp_path / "other.safetensors"),
+    }
+    save_file(
+        load_file(tmp_path / "other.safetensors"),
+        tmp_path / "x.safetensors",
+        metadata={"unlabeled": json.dumps(config)},
+    )
+    with pytest.raises(ValueError, match="its architecture names another file"):
+        encoders.load(tmp_path / "x.safetensors")

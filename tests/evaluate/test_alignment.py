@@ -6,7 +6,8 @@ from torch import Tensor
 
 from unlabeled import encoders
 from unlabeled.data.cameras import Scenes, from_views
-from unlabeled.evaluate.alignment import _linked, _pairs, alignment_error, kendall_tau, measure, nearest
+from unlabeled.data.groups import joined
+from unlabeled.evaluate.alignment import _pairs, alignment_error, kendall_tau, measure, nearest
 from unlabeled.evaluate.scores import Measurement, Scores
 from unlabeled.evaluate.tasks import Subject
 from unlabeled.methods.time_contrastive import TimeContrastive
@@ -131,7 +132,7 @@ def test_scenes_are_compared_within_pairs_so_that_pairs_are_independent() -> Non
         and _pairs(3).tolist() == [0, 0, 0]
         and _pairs(1).tolist() == [0]
     )
-    linked = _linked(_pairs(8), torch.tensor([0, 1, 2, 3, 4, 5, 1, 6]))
+    linked = joined(_pairs(8), torch.tensor([0, 1, 2, 3, 4, 5, 1, 6]))
     assert linked[0] == linked[1] == linked[6] == linked[7] and len(linked.unique()) == 3
     data = scenes()
     before = measure(subject(), data, device=torch.device("cpu"))

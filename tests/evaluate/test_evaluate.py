@@ -54,6 +54,34 @@ def test_every_number_stands_beside_its_controls():
     assert {r["draws"] for r in scores if r["labels_per_class"] == 2} == {2}
 
 
+def test_data_whose_name_is_no_text_is_called_by_its_type():
+    with pytest.raises(ValueError, match="must have labels to evaluate on"):
+        evaluate(ENCODER, TRAIN.batch(torch.arange(20))["image"], probe="knn", controls=())
+    source = [
+        (image.numpy(), int(label))
+        for image, label in zip(TRAIN.batch(torch.arange(20))["image"], TRAIN.labels)
+    ]
+    assert evaluate(ENCODER, source, probe="knn", controls=()).about["options"]["source"] == "list"
+
+
+def test_what_is_no_run_is_refused_in_one_line(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"run must be a run or its folder, .* got Linear; encoders.wrap makes"
+    ):
+        evaluate(torch.nn.Linear(2, 2), (TRAIN, TEST))
+    with pytest.raises(ValueError, match="run must be a folder that pretrain wrote, got "):
+        evaluate(tmp_path, (TRAIN, TEST))
+
+
+def test_a_test_part_without_any_class_of_the_training_part_is_refused():
+    test = TEST.subset(TEST.labels == 2)
+    train = TRAIN.subset(TRAIN.labels < 2)
+    with pytest.raises(
+        ValueError, match="must be of classes that have a training label, got blobs with none but high"
+    ):
+        evaluate(ENCODER, (train, test))
+
+
 def test_controls_can_be_switched_off():
     scores = evaluate(ENCODER, (TRAIN, TEST), probe="knn", controls=())
     assert [r["features"] for r in scores] == ["unlabeled"]
@@ -375,8 +403,8 @@ def test_a_part_without_labels_is_named():
     bare.labels = None
     with pytest.raises(ValueError, match=r"without any in its test part, such as of blobs\[0\]"):
         evaluate(ENCODER, (TRAIN, bare))
-    bare.skipped = [Skipped("x.csv", "no labels: its columns are age, sex; name one with label")]
-    with pytest.raises(ValueError, match=r"\(no labels: its columns are age, sex; name one with label\)"):
+    bare.skipped = [Skipped("x.csv", "no labels: its columns are age, sex; choose one with label")]
+    with pytest.raises(ValueError, match=r"\(no labels: its columns are age, sex; choose one with label\)"):
         evaluate(ENCODER, (TRAIN, bare))
 
 

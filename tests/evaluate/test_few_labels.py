@@ -59,3 +59,8 @@ def test_other_counts_are_refused_by_name(count):
         ValueError, match="labels_per_class must be whole numbers above 0, shares such as 1% or all"
     ):
         counts([count])
+
+
+def test_no_count_at_all_is_refused():
+    with pytest.raises(ValueError, match=r"labels_per_class must be .*, got nothing"):
+        counts([])

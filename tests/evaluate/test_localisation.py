@@ -96,4 +96,8 @@ def test_clips_of_one_recording_are_one_unit():
     data.groups = torch.arange(len(data)) // 3
     measured = measure(Subject(fitted("av-conv4", data, image_size=16).eval(), None), data)
     for one in measured:
-        assert one.groups is not None and one.groups.shape == one.values.shape[1:] and one.counted == "recordings"
+        assert (
+            one.groups is not None
+            and one.groups.shape == one.values.shape[1:]
+            and one.counted == "recordings"
+        )

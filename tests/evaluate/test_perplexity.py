@@ -2,6 +2,7 @@
 
 import gzip
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from unlabeled.data.text import Texts
 from unlabeled.encoders.text import TextEncoder, fitted
+from unlabeled.evaluate.opening import for_task, given
 from unlabeled.evaluate.perplexity import ByteModel, bits_per_byte, gzip_nats, measure, per_piece, surprise
 from unlabeled.evaluate.tasks import Subject
 from unlabeled.methods.gpt import GPT
@@ -133,6 +135,19 @@ def test_data_without_a_test_part_is_no_measure_of_unseen_texts_and_says_so() ->
     assert warning in found[0].detail and found[0].samples == 2
     found = measure(Subject(encoder(), None), (texts(0), texts(1)), device=CPU)
     assert warning not in found[0].detail
+
+
+def test_texts_are_opened_with_the_options_of_the_run_and_known_to_be_divided(tmp_path: Path) -> None:
+    rows = [f"{row % 2},the note {row},a much longer text of sample {row}" for row in range(20)]
+    (tmp_path / "texts.csv").write_text("\n".join(["label,note,body", *rows]))
+    how = {"kind": "text", "text_column": "note?", "levels": {}, "max_broken": 0.5}
+    opened = for_task("perplexity", tmp_path / "texts.csv", None, how)
+    assert opened is not None and opened.divided and given("perplexity", tmp_path, opened) is opened
+    assert all(text.startswith("the note") for text in opened.test.texts)  # type: ignore[attr-defined]
+    (tmp_path / "train.csv").write_text("\n".join(["label,note,body", *rows]))
+    (tmp_path / "texts.csv").rename(tmp_path / "test.csv")
+    opened = for_task("perplexity", tmp_path, None, how)
+    assert opened is not None and not opened.divided and len(opened.test) == 20
 
 
 def test_pieces_that_nobody_predicts_cost_the_counting_control_nothing() -> None:

@@ -18,7 +18,7 @@ from unlabeled.data.cameras import from_views
 from unlabeled.data.text import Texts
 from unlabeled.data.trajectories import from_walks
 from unlabeled.data.video import from_videos
-from unlabeled.evaluate import evaluate, seen
+from unlabeled.evaluate import embed, evaluate, seen
 from unlabeled.evaluate.opening import Opened
 from unlabeled.run import Run, load, write_samples
 from unlabeled.train import pretrain
@@ -130,6 +130,74 @@ def test_equal_images_in_both_parts_are_counted_and_named(pics, tmp_path):
     assert "3 equal images have labels that disagree" in about["note"]
 
 
+def clouds(count: int, side: int, seed: int) -> torch.Tensor:
+    """Random colours at several scales, uint8, shape (count, 3, side, side)."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.zeros(count, 3, side, side)
+    for cells in (2, 4, 8, 16):
+        noise = torch.rand(count, 3, cells, cells, generator=generator)
+        images += torch.nn.functional.interpolate(noise, (side, side), mode="bicubic") / cells**0.5
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    return ((images - low) / (high - low) * 255).round().to(torch.uint8)
+
+
+def account_of(train: torch.Tensor, test: torch.Tensor) -> dict:
+    first, second = from_images(train, name="train"), from_images(test, name="test")
+    return seen.account(None, Opened(first, second, {}), None)
+
+
+def test_near_copies_across_the_parts_are_counted_and_named():
+    train, test = clouds(300, 40, seed=1), clouds(60, 40, seed=2)
+    test[5], test[9] = train[17].flip(-1), train[40]  # one near copy, one that is equal
+    test[7] = test[5]
+    crop = train[100:101, :, 3:, :36].float()
+    test[8] = torch.nn.functional.interpolate(crop, (40, 40), mode="bicubic")[0].clamp(0, 255).to(torch.uint8)
+    train[7] = train[6].flip(-1)  # within one part
+    about = account_of(train, test)
+    assert about["in_training_part"]["paths"] == ["test[9]"]
+    assert about["near_in_training_part"] == {
+        "samples": 3,
+        "of": 60,
+        "paths": ["test[5]", "test[7]", "test[8]"],
+        "copies": ["train[17]", "train[17]", "train[100]"],
+    }
+    assert "3 of the 60 test images are probably near copies of some in the training part" in about["note"]
+    assert "(test[5] of train[17], test[7] of train[17], test[8] of train[100])" in about["note"]
+
+
+def test_the_verdict_names_near_copies():
+    train, test = clouds(60, 32, seed=1), clouds(20, 32, seed=2)
+    test[3] = train[4].flip(-1)
+    encoder = encoders.build("conv4", in_channels=3, image_size=32)
+    parts = [from_images(part, torch.arange(len(part)) % 2) for part in (train, test)]
+    assert "(array[3] of array[4])" in evaluate(encoder, tuple(parts), probe="knn", controls=()).verdict()
+
+
+@pytest.mark.parametrize("many", ["tiny", "flat", "noise", "clouds"])
+def test_images_without_near_copies_give_no_note(many):
+    generator = torch.Generator().manual_seed(0)
+    images = {
+        "tiny": clouds(40, 15, seed=1).repeat(2, 1, 1, 1),
+        "flat": (torch.arange(80).view(-1, 1, 1, 1) * 3 + torch.zeros(80, 3, 32, 32)).to(torch.uint8),
+        "noise": torch.randint(0, 256, (80, 1, 20, 20), generator=generator).to(torch.uint8),
+        "clouds": clouds(80, 32, seed=1),
+    }[many]
+    train = images[:40].flip(-1) if many == "tiny" else images[:40]
+    assert account_of(train, images[40:]) == {}
+
+
+def test_built_in_digits_give_no_note_of_near_copies():
+    assert seen.account(None, Opened(*open_splits("digits"), {}), "digits") == {}
+
+
+def test_near_copies_among_many_images_are_left_to_the_audit(monkeypatch):
+    monkeypatch.setattr(seen, "MOST_COMPARED", 99)
+    about = account_of(clouds(60, 32, seed=1), clouds(40, 32, seed=2))
+    assert about["near_in_training_part"] is None
+    assert "near copies among the 100 images are not counted" in about["note"]
+    assert "unlabeled audit" in about["note"]
+
+
 def test_noise_that_is_there_four_times_scores_at_chance():
     images = torch.randint(0, 256, (100, 1, 8, 8), generator=torch.Generator().manual_seed(0))
     data = from_images(images.repeat(4, 1, 1, 1).to(torch.uint8), (torch.arange(100) % 2).repeat(4))
@@ -224,3 +292,7 @@ def test_the_group_of_a_run_holds_for_its_own_data_and_for_no_other(pics, tmp_pa
     assert not caplog.text
     judged(run, pics / "copy", group=group)
     assert "by 22 groups" in caplog.text
+    for source, groups in (("pics", 22), ("copy", 0)):
+        embed(run, pics / source, out=tmp_path / "features.csv")
+        lines = (tmp_path / "features.csv").read_text().splitlines()[1:]
+        assert len({line.split(",")[3] for line in lines} - {""}) == groups

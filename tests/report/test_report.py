@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from unlabeled.data import open_data
 from unlabeled.evaluate import Scores
 from unlabeled.report import charts, embedding, pictures, report, tables
+from unlabeled.report import sections as sections_of_page
+from unlabeled.report.entry import Entry
 from unlabeled.report.tracks import painted
 from unlabeled.run import fingerprint, load
 from unlabeled.train import pretrain
@@ -256,6 +258,24 @@ def test_single_epoch_and_values_that_are_no_numbers(tmp_path: Path, bad: float 
     text = report(run, data=FakeData()).read_text(encoding="utf-8")
     assert not re.search(r'="[^"]*\b(nan|inf)\b', text)
     assert '">50.0</td>' in text and 'class="best"' not in text
+
+
+def test_the_loss_on_held_out_samples_is_drawn_beside_that_of_the_training(tmp_path: Path) -> None:
+    history = [epoch(number, holdout_loss=2.0 / number) for number in range(1, 4)]
+    history[2] |= {"holdout_losses": {"25": 0.75, "30": 2 / 3}, "holdout_lowest_at": 1234}
+    entry = Entry(make_run(tmp_path, history=history), [], None)
+    assert sections_of_page._held_out(entry) == ([1.0, 2.0, 2.5, 3.0], [2.0, 1.0, 0.75, 2 / 3])
+    sentence, content = sections_of_page.training([entry])
+    assert "on held-out samples it went from 2 to 0.667" in sentence
+    assert "The loss on held-out samples was lowest at step 1,234 and has risen since" in sentence
+    assert "dotted: held out" in content and content.count('class="line dotted"') == 1
+    assert "<title>held out, simclr</title>" in content
+
+
+def test_without_held_out_samples_the_page_does_not_speak_of_them(tmp_path: Path) -> None:
+    page = sections_of_page.training([Entry(make_run(tmp_path, history=[epoch(1), epoch(2)]), [], None)])
+    assert "Here the loss went from 6 to 3; chance is 6.2." in page[0]
+    assert not re.search("held.out", "".join(page))
 
 
 def test_collapsed_or_broken_features_give_no_map(tmp_path: Path) -> None:

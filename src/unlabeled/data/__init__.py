@@ -4,7 +4,7 @@ A batch is a dict of tensors whose axis 0 is the sample. The keys are a fixed vo
 
 | key        | type, shape                                             | meaning                               |
 |------------|---------------------------------------------------------|---------------------------------------|
-| `image`    | uint8 (batch, channels, height, width)                  | pixels in 0..255, grey or RGB         |
+| `image`    | uint8 (batch, channels, height, width)                  | pixels in 0..255: grey, RGB or bands  |
 | `size`     | int64 (batch, 2)                                        | true height and width of images       |
 | `video`    | uint8 (batch, frames, channels, height, width)          | pixels in 0..255                      |
 | `views`    | uint8 (batch, cameras, frames, channels, height, width) | the same moments from several cameras |

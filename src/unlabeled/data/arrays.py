@@ -2,13 +2,18 @@
 
 Accepted are numbers of any type, of shape (samples, height, width), (samples, height, width, channels) or (samples,
 channels, height, width). A tensor of four axes is always the last of these; in numpy the channel axis is the one of
-size 1 or 3, else the smaller one. What is not uint8 is mapped to it by the range of the array (see `levels`). An .npz
-file holds `images` and perhaps `labels`, or both once per split as `train_images`, `train_labels`, `test_images` and so
-on. Nothing is unpickled, nothing is resized.
+size 1 or 3, else the one beside two equal ones, else the smaller one. What is not uint8 is mapped to it by the range
+of the array (see `levels`).
+
+An .npz file holds `images` (or `image`, `x`, `data`) and perhaps `labels` (or `label`, `y`, `targets`, `target`), or
+both once per split, which stands before or behind, as in `train_images` or `x_train`; capitals do not matter. Arrays
+without names of their own are images (`arr_0`), perhaps followed by labels (`arr_1`), then perhaps by both of the test
+part (`arr_2` and `arr_3`). Nothing is unpickled, nothing is resized.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,23 +30,36 @@ from unlabeled.data.images import Images, from_images, with_channels
 from unlabeled.data.labels import from_array as listed
 from unlabeled.data.labels import numbered
 from unlabeled.data.levels import Levels, Ranges, finite, kind_of, say, storable, to_uint8
+from unlabeled.data.limits import refuse_unpacked
 
 __all__ = [
     "as_integers",
     "as_tensor",
     "as_uint8",
+    "find_arrays",
     "find_file",
     "from_array",
+    "levels_of",
     "read_npy",
     "read_npz",
     "with_labels",
 ]
 
-UNPACKED, UNPACKED_RATIO = 2**28, 100
-"""Bytes that any .npz file may unpack to, and how many for each byte of a larger one."""
 _VALUES = 2**16
 """Values of a channel that are mapped at a time."""
-_SPLITS = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
+_SPLITS = {
+    "train": "train",
+    "test": "test",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+}
+_WORDS = {
+    **dict.fromkeys(("images", "image", "x", "data"), "images"),
+    **dict.fromkeys(("labels", "label", "y", "targets", "target"), "labels"),
+}
+"""Names of arrays in .npz files, the usual first, and what they hold."""
+_UNNAMED = re.compile(r"arr_([0-3])")
 
 
 def find_file(
@@ -59,26 +77,68 @@ def find_file(
     """
     if path.suffix.lower() == ".npy":
         return {"all": partial(from_array, read_npy(path), None, str(path), channels, None, levels)}
-    content, keys = read_npz(path, ("images", "labels"))
-    parts = {"": "all"} | {f"{name}_": split for name, split in _SPLITS.items()}
-    found = {
-        split: partial(
-            from_array,
-            content[f"{prefix}images"],
-            content.get(f"{prefix}labels"),
-            str(path),
-            channels,
-            None,
-            levels,
-        )
-        for prefix, split in parts.items()
-        if f"{prefix}images" in content
+    content, keys = read_npz(path, lambda key: _meaning(key) is not None or bool(_UNNAMED.fullmatch(key)))
+    opened = find_arrays(content, str(path), channels, levels, len(keys))
+    if not opened:
+        listing = check.one_line(", ".join(keys)) or "nothing"
+        raise ValueError(f"{path} must hold images, train_images, x_train or arr_0, got {listing}")
+    return opened
+
+
+def find_arrays(
+    content: Mapping[str, Any],
+    name: str,
+    channels: int | None,
+    levels: Levels | None = None,
+    count: int | None = None,
+) -> dict[str, Callable[[], Images]]:
+    """What opens images among named arrays, by split; "all" where the names tell no splits.
+
+    Args:
+        content: Arrays by their names, which are understood as those of an .npz file.
+        name: What messages call them.
+        channels: As in `from_array`.
+        levels: As in `from_array`.
+        count: How many arrays there are with those that are not given, None for none.
+    """
+    parts = _by_split(content) or _in_order(content, len(content) if count is None else count)
+    return {
+        split: partial(from_array, part["images"], part.get("labels"), name, channels, None, levels)
+        for split, part in parts.items()
     }
-    if not found:
-        raise ValueError(
-            f"{path} must hold images or train_images, got {check.one_line(', '.join(keys)) or 'nothing'}"
-        )
-    return found
+
+
+def _meaning(key: str) -> tuple[str, str] | None:
+    """Split of an array by its name and the word for its content, such as train and x for X_train; None for others."""
+    key = key.lower()
+    if key in _WORDS:
+        return "all", key
+    first, _, second = key.partition("_")
+    for split, word in ((first, second), (second, first)):
+        if split in _SPLITS and word in _WORDS:
+            return _SPLITS[split], word
+    return None
+
+
+def _by_split(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Images, and labels where there are any, of each split by the names of the arrays."""
+    named = [(meaning, content[key]) for key in content if (meaning := _meaning(key))]
+    found: dict[str, dict[str, Any]] = {}
+    for (split, word), array in sorted(named, key=lambda item: [*_WORDS].index(item[0][1])):
+        found.setdefault(split, {}).setdefault(_WORDS[word], array)
+    return {split: part for split, part in found.items() if "images" in part}
+
+
+def _in_order(content: Mapping[str, Any], count: int) -> dict[str, dict[str, Any]]:
+    """Images, and perhaps labels, of one part or two from arrays that have no names of their own."""
+    given = [content[f"arr_{place}"] for place in range(count) if f"arr_{place}" in content]
+    if len(given) != count or count not in (1, 2, 4):
+        return {}
+    pairs = [given[place : place + 2] for place in range(0, count, 2)]
+    if any(pair[0].ndim < 3 or (len(pair) > 1 and pair[1].ndim > 2) for pair in pairs):
+        return {}
+    names = ("all",) if len(pairs) == 1 else ("train", "test")
+    return {name: dict(zip(("images", "labels"), pair)) for name, pair in zip(names, pairs)}
 
 
 def read_npy(path: Path) -> np.ndarray:
@@ -95,12 +155,14 @@ def read_npy(path: Path) -> np.ndarray:
         raise ValueError(f"{path} must be a readable array without pickled objects: {reason}") from error
 
 
-def read_npz(path: Path, endings: tuple[str, ...] = ("",)) -> tuple[dict[str, np.ndarray], list[str]]:
+def read_npz(
+    path: Path, wanted: Callable[[str], bool] = lambda _: True
+) -> tuple[dict[str, np.ndarray], list[str]]:
     """Arrays of an .npz file, without unpickling.
 
     Args:
         path: The file.
-        endings: How the names of the arrays end that are read.
+        wanted: Whether an array of some name is read.
 
     Returns:
         The arrays by name, and the names of all that are there.
@@ -112,12 +174,8 @@ def read_npz(path: Path, endings: tuple[str, ...] = ("",)) -> tuple[dict[str, np
         with path.open("rb") as stream, NpzFile(stream, allow_pickle=False) as file:
             assert file.zip is not None
             size = sum(member.file_size for member in file.zip.infolist())
-            most = max(UNPACKED, UNPACKED_RATIO * os.fstat(stream.fileno()).st_size)
-            if size > most:
-                raise ValueError(
-                    f"it unpacks to {size} bytes, which is more than {UNPACKED_RATIO} for each of its own"
-                )
-            content = {key: file[key] for key in file.files if key.endswith(endings)}
+            refuse_unpacked(size, os.fstat(stream.fileno()).st_size)
+            content = {key: file[key] for key in file.files if wanted(key)}
             keys = list(file.files)
         if odd := [key for key, array in content.items() if not isinstance(array, np.ndarray)]:
             raise ValueError(f"{odd[0]} is no array")
@@ -186,6 +244,25 @@ def from_array(
     return with_labels(data, labels, name, classes)
 
 
+def levels_of(stacks: Sequence[np.ndarray | Tensor], name: str) -> Levels:
+    """The range that suits the images of several arrays, each in one of the forms above.
+
+    Raises:
+        ValueError: They differ in their channels, other than grey beside colour, or the numbers are others.
+    """
+    ranges, counts = Ranges(), set()
+    for stack in stacks:
+        pixels = _channels_first(stack, name)
+        pixels = pixels.detach().cpu().numpy() if isinstance(pixels, Tensor) else pixels
+        counts.add(pixels.shape[1])
+        if len(counts) > 1 and counts != {1, 3}:
+            listing = ", ".join(map(str, sorted(counts)))
+            raise ValueError(f"arrays in {name} must all have as many channels, got {listing}")
+        for image in pixels:
+            ranges.add(finite(storable(image))[0])
+    return ranges.choose()
+
+
 def with_labels(data: Images, labels: Any, name: str, classes: list[str] | None = None) -> Images:
     """The same data, given labels in any of the forms that `from_array` takes."""
     if labels is not None:
@@ -196,21 +273,21 @@ def with_labels(data: Images, labels: Any, name: str, classes: list[str] | None 
     return data
 
 
-def bands_are_last(first: int, last: int) -> bool:
-    """Whether channels stand last, by the lengths of the axis before height and width and of that behind them."""
+def bands_are_last(first: int, middle: int, last: int) -> bool:
+    """Whether channels stand last, by the lengths of three axes: 1 and 3 are usual, images are square, bands few."""
     usual = (first in (1, 3), last in (1, 3))
-    return usual == (False, True) or (usual[0] == usual[1] and last < first)
+    if usual[0] != usual[1]:
+        return usual[1]
+    if (first == middle) != (middle == last):
+        return first == middle
+    return last < first
 
 
 def _channels_first(images: np.ndarray | Tensor, name: str) -> Tensor | np.ndarray:
     shape = tuple(images.shape)
     if images.ndim == 3:
         images = images[:, None]
-    elif (
-        images.ndim == 4
-        and isinstance(images, np.ndarray)
-        and bands_are_last(images.shape[1], images.shape[3])
-    ):
+    elif images.ndim == 4 and isinstance(images, np.ndarray) and bands_are_last(*images.shape[1:]):
         images = images.transpose(0, 3, 1, 2)
     if images.ndim != 4 or 0 in shape:
         raise ValueError(f"{name} must have axes samples, height, width (and channels), got shape {shape}")

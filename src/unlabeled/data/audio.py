@@ -24,6 +24,7 @@ from unlabeled.data.audio_files import FULL_SCALE, Split, find_splits, write
 from unlabeled.data.cache import folder_of, kept
 from unlabeled.data.digests import digest
 from unlabeled.data.labels import from_array, numbered
+from unlabeled.data.notes import note
 from unlabeled.data.opening import How, refuse_broken
 from unlabeled.data.samples import About, Batch, Data, Skipped
 from unlabeled.parts.resample import resample
@@ -31,6 +32,8 @@ from unlabeled.worlds import tones
 
 __all__ = ["Sounds", "built_in", "find", "from_waveforms"]
 
+_LOOKED_AT = 2**20
+"""Samples in which sound is looked for at a time."""
 _SPLITS = {"": "all", "train_": "train", "test_": "test", "val_": "validation", "validation_": "validation"}
 _TONES = {"train": (1_000, 0), "test": (500, 1)}
 
@@ -247,9 +250,12 @@ def _open(split: Split, how: How) -> Sounds:
     broken = [Skipped(split.prefix + path, reason) for path, reason in about["skipped"]]
     refuse_broken(split.name, broken, len(about["paths"]), how.max_broken)
     paths = [split.prefix + path for path in about["paths"]]
+    sound = block.view(torch.int16)
+    if not any(bool(part.any()) for part in sound.split(_LOOKED_AT)):  # ends at the first that is heard
+        note(f"{split.name}: all {len(paths)} sounds are silent")
     known = numbered(split.stated(paths, about["labels"]), about["classes"])
     return Sounds(
-        block.view(torch.int16),
+        sound,
         torch.tensor(about["lengths"], dtype=torch.int64),
         sample_rate=about["sample_rate"],
         name=split.name,

@@ -353,7 +353,7 @@ class _Columns:
 def _of_tables(root: Path, name: str, files: list[File], columns: _Columns) -> Split:
     paths = [root / file.path for file in files]
     total = count_rows(paths)
-    fingerprint = ["parquet", os.path.realpath(root), files, columns.words, columns.numbers]
+    fingerprint = ["parquet", os.path.realpath(root), files, columns.label, columns.words, columns.numbers]
 
     def read() -> Iterator[Encoded]:
         return (row for path in paths for row in columns.rows(path))
@@ -479,7 +479,8 @@ def _whole_or_reason(content: Path | bytes, rate: int, scale: Scale) -> np.ndarr
         sound = resample(sound, native, rate)
     except ValueError as error:
         cause = error.__cause__
-        temporary = isinstance(cause, OSError) and cause.errno is not None
+        # Libraries can be installed, and disks mended, before the next start.
+        temporary = isinstance(cause, ImportError) or (isinstance(cause, OSError) and cause.errno is not None)
         return Temporary(error) if temporary else str(error)
     numbers = np.empty(len(sound), np.int16)
     for start in range(0, len(sound), _BLOCK):  # a long one would take several times its memory at once

@@ -7,7 +7,6 @@ own.
 """
 
 import json
-import logging
 import math
 import os
 import shutil
@@ -17,7 +16,6 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -29,7 +27,7 @@ import torch
 from torch import Tensor
 
 from unlabeled import check
-from unlabeled.data.decode import Pages, Temporary, decode_all
+from unlabeled.data.decode import OPTIONAL, Pages, Temporary, decode_all
 from unlabeled.data.images import with_channels
 from unlabeled.data.levels import Levels, Ranges, say, to_uint8
 from unlabeled.data.notes import note
@@ -43,7 +41,6 @@ _VERSION = 5
 _WHOLE = 256 * 2**20
 _BLOCK, _BLOCKS = 2**20, 128
 _DAY_SECONDS = 24 * 3600
-_log = logging.getLogger("unlabeled.data")
 
 
 class Stored(NamedTuple):
@@ -60,7 +57,7 @@ def default_folder() -> Path | None:
     try:
         return Path.home() / ".cache" / "unlabeled"
     except RuntimeError as error:
-        _warn_once("~/.cache/unlabeled", str(error))
+        _cannot_write("~/.cache/unlabeled", error)
         return None
 
 
@@ -85,7 +82,7 @@ def kept(key: Any, write: Callable[[BinaryIO], dict[str, Any]], folder: Path | N
         try:
             return _build(target, write)
         except OSError as error:
-            _warn_once(str(folder), str(error))
+            _cannot_write(str(folder), error)
     memory = BytesIO()
     index = write(memory)
     if not memory.getbuffer():
@@ -123,7 +120,7 @@ def stored(
     def decoded(stream: BinaryIO) -> dict[str, Any]:
         return _decode(source, stream, store_size, pages, workers, progress)
 
-    key = ["images", source.fingerprint, store_size, pages]
+    key = ["images", source.fingerprint, store_size, pages, *OPTIONAL]
     base = kept(key, decoded, folder)
     given, deep = base.about["channels"], base.about["levels"]
     for text, count in base.about["notes"].items():
@@ -163,9 +160,8 @@ def _each(values: list[Any], count: int) -> list[Any]:
     return values if len(values) == count else values * count
 
 
-@cache
-def _warn_once(folder: str, reason: str) -> None:
-    _log.warning("cannot write the cache in %s (%s); what is decoded is kept in memory", folder, reason)
+def _cannot_write(folder: str, error: Exception) -> None:
+    note(f"cannot write the cache in {folder} ({error}); what is decoded is kept in memory")
 
 
 def _build(target: Path, decoded: Callable[[BinaryIO], dict[str, Any]]) -> Stored:

@@ -85,13 +85,17 @@ def choose(
     values = {column: [row[column] for row in rows if _is_there(row.get(column))] for column in columns}
     texts = () if text_column is None else _asked(text_column, columns, name)
     found = label_column(columns, label, name) if label is not None else None
+    if found in texts:
+        if not (text_column or "").endswith("?"):
+            raise ValueError(f"label must be another column of {name} than those of the texts, got {label}")
+        texts = ()
     if label is None:
         found = _usual_label([column for column in columns if column not in texts], values, classes)
     if not texts:
         texts = _texts(columns, values, found)
     if not texts:
         listed = check.one_line(", ".join(columns)) or "nothing"
-        raise ValueError(f"{name} must have a column of texts, got {listed}; --text-column names one")
+        raise ValueError(f"{name} must have a column of texts, got {listed}; choose one with --text-column")
     if label is None and found is None:
         found = _other_label(columns, values, texts, named)
     return Columns(texts, found)

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from importlib.util import find_spec
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -29,9 +30,11 @@ from torch.nn import functional as F
 from unlabeled import check
 from unlabeled.data import levels, rasters
 from unlabeled.data.images import with_channels
+from unlabeled.data.notes import note
 
 __all__ = [
     "LARGEST",
+    "OPTIONAL",
     "PAGES",
     "SUFFIXES",
     "TOO_LARGE",
@@ -91,6 +94,9 @@ _FORMATS = [
 ]
 SUFFIXES += (".heic", ".heif") if "HEIF" in _FORMATS else ()
 SUFFIXES += (".jxl",) if "JXL" in _FORMATS else ()
+OPTIONAL = [name for name in ("HEIF", "JXL") if name in _FORMATS]
+OPTIONAL += ["imagecodecs"] if find_spec("imagecodecs") else []
+"""Decoders that need not be there but are: which files can be read depends on them."""
 _MAGIC = (
     *(
         b"\xff\xd8\xff",
@@ -111,7 +117,7 @@ _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
 _SUBFILE, _DERIVED = 254, 1 | 4
 """The tag of a TIFF that says what a page is, and its bits for overviews and masks."""
 _UNREAD = (
-    "of several pages the first is read (pages all: each page is an image; bands: each is a band of one)"
+    "only the first of several pages is read (pages all: each page is an image; bands: each is a band of one)"
 )
 _LONGEST = 4
 _GAP = 3.0
@@ -321,11 +327,7 @@ def _loaded(image: Image.Image, store_size: int) -> Decoded:
 
 def _cut(sides: Sequence[int]) -> tuple[str, ...]:
     """What to say of an image of some height and width in pixels that is not stored as a whole."""
-    return (
-        (f"longer than {_LONGEST}:1, of which the middle is taken",)
-        if max(sides) > _LONGEST * min(sides)
-        else ()
-    )
+    return (f"longer than {_LONGEST}:1, cropped to the middle",) if max(sides) > _LONGEST * min(sides) else ()
 
 
 def _shrunk(image: Image.Image, store_size: int) -> np.ndarray:
@@ -408,6 +410,9 @@ def _eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     full = 65535.0 if pixels.dtype.kind != "f" else 255.0 if high > 1 else 1.0
     if not (low >= 0 and high <= full):
         raise ValueError(f"grey levels must be in 0..{full:g}, got {low:g}..{high:g}")
+    note(
+        f"stills of more than 8 bits of videos, walks or cameras: 0..{full:g} become 0..255, whatever is in use"
+    )
     return levels.to_uint8(pixels, {kind: [[0.0, full]] for kind in ("integers", "floats")})[0]
 
 

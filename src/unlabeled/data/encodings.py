@@ -122,7 +122,7 @@ class Decoder:
             shared = self.guess and not _is_western(content) and _decodes(content, self.guess)
             encoding = self.guess if shared else _guessed(content)
         if encoding is None:
-            raise ValueError("is in an encoding that is not known; --encoding names it")
+            raise ValueError("is in an unknown encoding; set it with --encoding")
         self.counts[encoding] += 1
         return _replaced(content, encoding)
 
@@ -131,7 +131,7 @@ class Decoder:
         for encoding, count in sorted(self.counts.items()):
             if encoding not in ("utf-8", "utf-8-sig"):
                 certain = self.encoding or encoding in _MARKS.values()
-                guessed = "" if certain else " by their bytes; --encoding names another"
+                guessed = "" if certain else " as detected; --encoding overrides it"
                 files = "1 file" if count == 1 else f"{count} files"
                 note(f"{self.name}: {files} read as {encoding}{guessed}")
 

@@ -34,14 +34,17 @@ SPLITS = {
     **{"train": "train", "training": "train", "test": "test", "testing": "test"},
     **{"val": "validation", "valid": "validation", "validation": "validation", "dev": "validation"},
 }
-_SPLIT_IN_NAME = re.compile(rf"(?:^|[-_./])({'|'.join(SPLITS)})(?=\d*(?:[-_./]|$))")
+_SPLIT_IN_NAME = re.compile(rf"(?:^|[-_./ ])({'|'.join(SPLITS)})(?=\d*(?:[-_./ ]|$))")
 _RUN = "run.toml"
 """What makes a folder a run."""
 _OUTPUTS = {
     *(_RUN, "log.jsonl", "checkpoint.safetensors", "encoder.safetensors", "skipped.csv", "scores.json"),
-    *("report.html", "pictures.png"),
+    *("samples.npy", "report.html", "pictures.png"),
 }
 """What a run consists of."""
+_WORDNET = re.compile(r"(^|[/\\])n\d{8}$")
+_FEATURES = b"path,split,label,group,0,"
+"""How a table of features begins."""
 _SHARD = re.compile(r"[-_]?\d+(-of-\d+)?$")
 
 
@@ -85,6 +88,13 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
+def _begins(entry: os.DirEntry[str], start: bytes) -> bool:
+    if not entry.is_file():
+        return False
+    with open(entry.path, "rb") as file:
+        return file.read(len(start)) == start
+
+
 def walk(root: Path) -> Walk:
     """All regular files below a folder, and whatever else was met, both in the order of their paths.
 
@@ -92,7 +102,8 @@ def walk(root: Path) -> Walk:
     """
     files: list[File] = []
     skipped: list[Skipped] = []
-    broken, seen, folders = 0, set(), [""]
+    seen = {(status.st_dev, status.st_ino) for status in map(os.stat, root.resolve().parents)}  # no way up
+    broken, folders = 0, [""]
     while folders:
         folder = folders.pop()
         try:
@@ -122,6 +133,8 @@ def walk(root: Path) -> Walk:
                     skipped.append(Skipped(path, "part of a run"))
                 elif entry.is_dir():
                     below.append((path, entry.is_symlink()))
+                elif name.lower().endswith(".csv") and _begins(entry, _FEATURES):
+                    skipped.append(Skipped(path, "features that embed wrote"))
                 elif entry.is_file():
                     files.append(File.of(path, entry.stat()))
                 else:
@@ -151,10 +164,13 @@ def by_folder(files: list[File]) -> tuple[dict[str, list[File]], list[File]]:
     """Files by the split that their first folder is, and those that lie beside the splits.
 
     Beside a training part and a test part every other folder is a split of its own name. Without these two,
-    all files are together unless each lies in a folder that names a split.
+    all files are together unless each lies in a folder that names a split, perhaps among other words (`train2017`).
     """
     tops = {folder.partition(os.sep)[0] for folder in parents(files)}
     splits = {top: SPLITS.get(top.lower(), top) for top in tops if top}
+    spelled = {top: _SPLIT_IN_NAME.findall(top.lower()) for top in tops}
+    if all(map(len, spelled.values())) and separate([SPLITS[words[-1]] for words in spelled.values()]):
+        splits = {top: SPLITS[words[-1]] for top, words in spelled.items()}
     if not (separate(splits.values()) or ("" not in tops and {*splits.values()} <= {*SPLITS.values()})):
         return {"all": files}, []
     named: dict[str, list[File]] = {}
@@ -184,8 +200,11 @@ def by_name(files: list[File]) -> dict[str, list[File]]:
 
 
 def without_shard(stem: str) -> str:
-    """The name of a file without its ending and without the number of a shard, such as -00001-of-00010."""
-    return _SHARD.sub("", stem)
+    """The name of a file without its ending and without the number of a shard, such as -00001-of-00010.
+
+    The numbers of WordNet, by which archives of ImageNet are called, are no numbers of shards.
+    """
+    return stem if _WORDNET.search(stem) else _SHARD.sub("", stem)
 
 
 def is_davis(root: Path) -> bool:

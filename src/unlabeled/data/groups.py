@@ -80,8 +80,8 @@ def group_by(data: Data, group: str, root: str = "") -> None:
 
     Args:
         data: The data, whose `groups` are set.
-        group: `none` lets every sample stand alone; `folder` puts together what lies in a folder; a factor, such as
-            a column of a table; or a regular expression with one group in brackets, such as `(speaker\\d+)_`, which
+        group: `none` takes all samples as independent; `folder` puts together what lies in a folder; a factor, such as
+            a column of a table; or a regular expression with one capture group, such as `(speaker\\d+)_`, which
             is looked for in the path of each sample below `root`: what it finds there is the group.
         root: Folder before which paths are not looked at.
 
@@ -111,7 +111,7 @@ def _groups(data: Data, group: str, root: str) -> Tensor:
     if column is None:
         known = ", ".join([ALONE, FOLDER, *data.factors, *data.columns])
         raise ValueError(
-            f"group must be one of {known}, or an expression for paths with one part in brackets such as "
+            f"group must be one of {known}, or a regular expression for paths with one capture group such as "
             f"'(speaker\\d+)_', got {group}"
         )
     if column.ndim > 1 or (column.is_floating_point() and bool((column != column.round()).any())):
@@ -125,7 +125,7 @@ def _matched(paths: Sequence[str], group: str, unit: str) -> Tensor:
     except re.error as error:
         raise ValueError(f"group must be a regular expression, got {group}: {error}") from error
     if pattern.groups != 1:
-        raise ValueError(f"group must have one part in brackets, got {pattern.groups} in {group}")
+        raise ValueError(f"group must have one capture group, got {pattern.groups} in {group}")
     found = [pattern.search(path) for path in paths]
     keys = [match.group(1) if match else None for match in found]
     alone = keys.count(None)
@@ -133,7 +133,9 @@ def _matched(paths: Sequence[str], group: str, unit: str) -> Tensor:
         raise ValueError(f"group must match paths such as {paths[0] if paths else 'none'}, got {group}")
     if alone:
         example = paths[keys.index(None)]
-        _log.warning("%s of %s %s stand alone: %s does not match %s", alone, len(keys), unit, group, example)
+        _log.warning(
+            "%s of %s %s have no group: %s does not match %s", alone, len(keys), unit, group, example
+        )
     return numbers_of(keys)
 
 

@@ -1,15 +1,15 @@
 """Labels of any form as class numbers: which column holds them, which values are none, what the classes are called.
 
 Integers, booleans, whole floats and text are classes; each distinct value is one, and its text is the name of the
-class. None, NaN and empty text are no label. A single negative integer is no label where all others are the class
-indices 0, 1, 2 ... (as -1 is in torchvision and scikit-learn); beside any other labels it is a class like them,
-as in -1 and 1. Text is compared in Unicode's composed form (NFC) without the spaces around it.
+class. None, NaN, empty text and such as N/A are no label. A single negative integer is no label where all others are
+the class indices 0, 1, 2 ... (as -1 is in torchvision and scikit-learn); beside any other labels it is a class like
+them, as in -1 and 1. Text is compared in Unicode's composed form (NFC) without the spaces around it.
 """
 
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,6 +69,10 @@ _WORDS = {"label", "class", "category", "target"}
 _LONGEST, _MOST_VALUES = 200, 64
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)(\.0*)?")
 _DECIMAL = re.compile(r"-?\d*\.\d+(e-?\d+)?")
+
+
+_NONE = ("", "nan", "<na>", "n/a", "#n/a", "null")
+"""Texts that are no label, in lower case, as tables are saved with."""
 
 
 class Numbered(NamedTuple):
@@ -154,7 +158,7 @@ def from_records(values: Sequence[Any], asked: str | None, name: str) -> tuple[l
     if column is None and "txt" in columns:
         texts = [value["txt"] for value in values if isinstance(value, Mapping) and "txt" in value]
         column = "txt" if 2 * len({*texts}) <= len(texts) else None
-    said = [] if column else [f"what is known of the images is {', '.join(columns)}; name one with label"]
+    said = [] if column else [f"what is known of the images is {', '.join(columns)}; choose one with label"]
     return [value.get(column) if isinstance(value, Mapping) else value for value in values], said
 
 
@@ -162,35 +166,38 @@ def numbered(values: Iterable[Any], classes: Sequence[str] | None = None) -> Num
     """Number labels densely by the rules above.
 
     Args:
-        values: The label of each sample; numpy and torch scalars and one-element lists count as what they hold.
-        classes: Names by number where labels are such numbers or names; what is not among them is no label.
+        values: The label of each sample; numpy and torch scalars and one-element lists count as what they hold,
+            and lists of one length with a single 1 among zeros (one-hot) as the place of that 1.
+        classes: Names by number where labels are such numbers or names; what is not among them is no label. Text
+            that is a name is that class, also where it reads as a number, as folders 1, 2 and 10 do.
 
     Returns:
         Class numbers in 0 .. len(classes) - 1 or -1, and the names: numbers in their order, else alphabetical.
         Quantities and lists of several labels give no labels and a note that says so.
     """
-    values = list(values)
+    values = _from_one_hot(list(values))
+    names = None if classes is None else [class_name(name) for name in classes]
+    spelled = {name: number for number, name in enumerate(names or [])}
     try:
-        spelled_once = {value: _plain(value) for value in set(values)}
+        spelled_once = {value: _plain(value, spelled) for value in set(values)}
         plain = [spelled_once[value] for value in values]
     except TypeError:  # lists have no hash
-        plain = [_plain(value) for value in values]
+        plain = [_plain(value, spelled) for value in values]
     known = {value for value in plain if value is not None}
-    names = None if classes is None else [class_name(name) for name in classes]
     if several := next((value for value in known if isinstance(value, _Several)), None):
         return Numbered(None, names, [f"several labels for one sample are not supported, got {several}"])
-    whole = _as_whole(known)
+    named = known & spelled.keys()
+    whole = _as_whole({value for value in known if not (named and isinstance(value, str))})
     if quantities := [value for value in whole.values() if isinstance(value, float) and value % 1]:
-        return Numbered(None, names, [f"labels such as {min(quantities):g} are quantities and not classes"])
-    plain = [whole.get(value) for value in plain]
-    known, notes = set(whole.values()), []
+        return Numbered(None, names, [f"labels such as {min(quantities):g} are quantities, not classes"])
+    plain, notes = [whole.get(value, value) for value in plain], []
+    known = {value for value in plain if value is not None}
     if names is not None:
-        spelled = {name: number for number, name in enumerate(names)}
         places = {value: _place(value, spelled, len(names)) for value in known}
     else:
         if (sentinel := _sentinel(known)) is not None:
             known.discard(sentinel)
-            notes.append(f"label {sentinel} beside class indices is taken for no label")
+            notes.append(f"label {sentinel} beside class indices means no label")
         names = in_order({str(value) for value in known})
         spelled = {name: number for number, name in enumerate(names)}
         places = {value: spelled[str(value)] for value in known}
@@ -198,6 +205,10 @@ def numbered(values: Iterable[Any], classes: Sequence[str] | None = None) -> Num
     if strange := sum(label < 0 and value is not None for label, value in zip(labels, plain)):
         notes += [] if notes else [f"{strange} labels are not among the {len(names)} classes"]
     return Numbered(labels if max(labels, default=-1) >= 0 else None, names or None, notes)
+
+
+class NoColumn(ValueError):
+    """The column of the labels that was asked for is not there."""
 
 
 def label_column(
@@ -212,7 +223,7 @@ def label_column(
         strict: Whether a column that was asked for must be there.
 
     Raises:
-        ValueError: The column that was asked for is not there.
+        NoColumn: The column that was asked for is not there.
     """
     columns = list(columns)
     if asked is not None:
@@ -220,7 +231,7 @@ def label_column(
         same += [column for column in columns if _normal(column) == _normal(asked)]
         if not same and strict:
             listing = check.one_line(", ".join(columns)) or "no columns"
-            raise ValueError(f"label must be a column of {where}, which has {listing}, got {asked}")
+            raise NoColumn(f"label must be a column of {where}, which has {listing}, got {asked}")
         return same[0] if same else None
     places = {_normal(column): column for column in reversed(columns)}
     if usual := next((places[name] for name in COLUMNS if name in places), None):
@@ -253,8 +264,17 @@ class _Several(str):
     """Several labels of one sample, as they are shown in a message."""
 
 
-def _plain(value: Any) -> bool | int | float | str | None:
-    """A label as a value of Python: None where there is none."""
+def _from_one_hot(values: list[Any]) -> list[Any]:
+    """Places of the single 1 in lists of one length that have nothing else but zeros; other values as they are."""
+    rows = [value.tolist() if hasattr(value, "tolist") else value for value in values]
+    if not all(isinstance(row, list | tuple) and len(row) > 1 for row in rows) or len({*map(len, rows)}) > 1:
+        return values
+    single = all(row.count(1) == 1 and row.count(0) == len(row) - 1 for row in rows)
+    return [row.index(1) for row in rows] if single else values
+
+
+def _plain(value: Any, names: Container[str] = ()) -> bool | int | float | str | None:
+    """A label as a value of Python: None where there is none, which text is not that is the name of a class."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, list | tuple | set):
@@ -271,7 +291,7 @@ def _plain(value: Any) -> bool | int | float | str | None:
     if value is None or isinstance(value, int):
         return value
     text = class_name(str(value))
-    return None if text.lower() in ("", "nan", "<na>") else text
+    return None if text.lower() in _NONE and text not in names else text
 
 
 def _as_whole(known: set[Any]) -> dict[Any, Any]:

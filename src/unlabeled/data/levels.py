@@ -206,4 +206,4 @@ def described(levels: Levels) -> str:
 def say(name: str, levels: Levels, beyond: float) -> None:
     """Log, once for each text, which values become 0..255, and the share of the values that lay beyond."""
     clipped = f"; {beyond:.2%} of the values lie beyond and are clipped" if beyond else ""
-    note(f"{name}: {described(levels)} become 0..255, in every image alike{clipped}")
+    note(f"{name}: {described(levels)} are mapped to 0..255, the same in all images{clipped}")

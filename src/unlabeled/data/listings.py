@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 from unlabeled import check
 from unlabeled.data.decode import SUFFIXES
-from unlabeled.data.files import SPLITS, File, by_name
-from unlabeled.data.labels import NO_LABELS, label_column
+from unlabeled.data.files import SPLITS, File, by_name, walk
+from unlabeled.data.labels import NO_LABELS, NoColumn, label_column
+from unlabeled.data.notes import note
 from unlabeled.data.samples import Skipped
 from unlabeled.data.tables import ENDINGS, open_table
 
@@ -63,7 +64,13 @@ class _Names:
                 self.names.setdefault(called, []).append(path)
 
     def find(self, value: Any, table: str) -> str | None:
-        """The one file that a value in a table names."""
+        """The one file that a value in a table names, if need be with another ending."""
+        if (found := self._find(value, table)) is not None or not isinstance(value, str):
+            return found
+        stem, ending = os.path.splitext(value.strip())
+        return self._find(stem, table) if ending[1:2].isalpha() and ending[1:].isalnum() else None
+
+    def _find(self, value: Any, table: str) -> str | None:
         if not isinstance(value, str | int) or isinstance(value, bool):
             return None
         folder, name = os.path.dirname(table).replace(os.sep, "/"), str(value).strip().replace("\\", "/")
@@ -80,9 +87,15 @@ class _Names:
             near = [path for path in near if own in path.lower().split("/")[:-1]]
         return self.paths[near[0]] if len(near) == 1 else None
 
+    def several(self, value: Any) -> list[str]:
+        """Files that a value may name, where these are more than one."""
+        near = self.names.get(str(value).strip().replace("\\", "/").removeprefix("./"), [])
+        return near if len(near) > 1 else []
+
     def _stems(self, name: str) -> list[str]:
         near = self.names.get(name.rpartition("/")[2], ())
-        return [path for path in near if f"/{os.path.splitext(path)[0]}".endswith(f"/{name}")]
+        stems = {path: f"/{os.path.splitext(path)[0]}" for path in near}
+        return [path for path in near if stems[path].endswith(f"/{name}") or name.endswith(stems[path])]
 
 
 def known_of(root: Path, files: Sequence[File], tables: Sequence[File], label: str | None) -> Known:
@@ -113,6 +126,8 @@ def known_of(root: Path, files: Sequence[File], tables: Sequence[File], label: s
         assert names is not None
         rows, place, paths = _matched(rows, file.path, names)
         if place is None:
+            if reason := _unmatched(rows, names):
+                known.skipped.append(Skipped(file.path, NO_LABELS + reason))
             continue
         split = _splits(rows, paths, file.path)
         others = [column for number, column in enumerate(rows.columns) if number not in (place, split[0])]
@@ -124,15 +139,17 @@ def known_of(root: Path, files: Sequence[File], tables: Sequence[File], label: s
         if values is None:
             if others:
                 listing = check.one_line(", ".join(rows.columns))
-                reason = f"{NO_LABELS}its columns are {listing}; name one with label"
+                reason = f"{NO_LABELS}its columns are {listing}; choose one with label"
                 known.skipped.append(Skipped(file.path, reason))
+            elif parts := " and ".join(sorted({to for to in split[1] if to})):
+                known.skipped.append(Skipped(file.path, f"names files of the {parts} part"))
             continue
         _gather(known.labels if explicit else guessed, paths, values)
         known.used[file.path] = column if column.startswith("column") else f"column {column}"
     if label is not None and not known.labels:
         listing = check.one_line(", ".join(dict.fromkeys(columns)))
         there = f"tables with the columns {listing}" if columns else "no such table"
-        raise ValueError(
+        raise NoColumn(
             f"label must be a column of a table beside the images in {root}, got {label} and {there}"
         )
     if known.labels or not _repeat([*guessed.values()]):
@@ -166,6 +183,8 @@ def images_listed(table: Path, label: str | None) -> tuple[Path, list[str], list
     hits = Counter(
         place for row in cells[::step] for place in range(len(row)) if place_of(row[place]) is not None
     )
+    if not hits:  # paths of another machine
+        hits, place_of = _moved(table, cells[::step], width)
     if not hits:
         first = check.one_line(str(cells[0][0])) if cells and cells[0] else "nothing"
         raise ValueError(
@@ -190,14 +209,32 @@ def images_listed(table: Path, label: str | None) -> tuple[Path, list[str], list
     if values is not None and (explicit or _repeat(values)):
         _gather(known.labels, paths, values)  # before folders: who gives a list means what it says
     elif label is not None:
-        raise ValueError(
+        raise NoColumn(
             f"label must be one of the columns {', '.join(others) or 'beside the paths'}, got {label}"
         )
     elif others:
         known.skipped.append(
-            Skipped(table.name, f"{NO_LABELS}its columns are {', '.join(rows.columns)}; name one with label")
+            Skipped(
+                table.name, f"{NO_LABELS}its columns are {', '.join(rows.columns)}; choose one with label"
+            )
         )
     return top, [path for path in dict.fromkeys(paths) if path], skipped, known
+
+
+def _moved(table: Path, cells: list[list[Any]], width: int) -> tuple[Counter[int], Any]:
+    """Which columns name images below the folder of a table by the ends of their paths, and what finds these."""
+    names = _Names(file.path for file in walk(table.parent).files if file.ends(SUFFIXES))
+
+    def place_of(value: Any) -> Path | None:
+        path = names.find(value, table.name) if isinstance(value, str) else None
+        return table.parent / path if path else None
+
+    hits = Counter(place for row in cells for place, cell in enumerate(row[:width]) if place_of(cell))
+    if hits:
+        note(
+            f"{table}: its paths are not there; images below {table.parent} are found by the ends of these paths"
+        )
+    return hits, place_of
 
 
 def _place(folder: Path, value: Any) -> Path | None:
@@ -245,11 +282,41 @@ def _rows(path: Path) -> _Rows:
 
 
 def _of_json(records: Any) -> _Rows:
+    if isinstance(records, Mapping) and isinstance(records.get("images"), list):
+        records = _of_coco(records)
+    if isinstance(records, Mapping) and isinstance(records.get("labels"), list):  # as StyleGAN has it
+        records = records["labels"]
+    if isinstance(records, Mapping) and all(
+        isinstance(names, list) for names in records.values()
+    ):  # by class
+        records = [(name, label) for label, names in records.items() for name in names]
+    if isinstance(records, list) and all(isinstance(row, list | tuple) and len(row) == 2 for row in records):
+        return _Rows(["file_name", "label"], [list(row) for row in records])
     if isinstance(records, Mapping):  # names to labels
         return _Rows(["file_name", "label"], [[name, value] for name, value in records.items()])
     records = [record for record in records if isinstance(record, Mapping)]
     columns = list(dict.fromkeys(column for record in records for column in record))
     return _Rows(columns, [[record.get(column) for column in columns] for record in records])
+
+
+def _of_coco(records: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Images of COCO and of the many sets in its format, each with what its annotations say, the same once."""
+    annotations, categories = (
+        [entry for entry in records.get(name) or () if isinstance(entry, Mapping)]
+        for name in ("annotations", "categories")
+    )
+    names = {entry.get("id"): entry.get("name") for entry in categories}
+    said: dict[Any, list[Any]] = {}
+    for entry in annotations:
+        number = entry.get("category_id")
+        said.setdefault(entry.get("image_id"), []).append(names.get(number, number))
+    images = [image for image in records["images"] if isinstance(image, Mapping)]
+    known = [list(dict.fromkeys(said.get(image.get("id"), ()))) for image in images]
+    return [
+        {"file_name": image.get("file_name")}
+        | ({"label": label[0] if len(label) == 1 else label} if label else {})
+        for image, label in zip(images, known)
+    ]
 
 
 def _matched(rows: _Rows, table: str, names: _Names) -> tuple[_Rows, int | None, list[str | None]]:
@@ -275,6 +342,20 @@ def _matched(rows: _Rows, table: str, names: _Names) -> tuple[_Rows, int | None,
     return rows, place, paths
 
 
+def _unmatched(rows: _Rows, names: _Names) -> str:
+    """Why a column that should name files does not; empty where there is none."""
+    for place, column in enumerate(rows.columns):
+        cells = [row[place] for row in rows.rows[:_SAMPLED] if place < len(row)]
+        # Numbers and classes may happen to be names of files.
+        wanted = _FILE_WORDS.search(column.lower()) and not label_column([column])
+        for cell in cells if wanted else ():
+            if near := names.several(cell):
+                return f"{cell} of its column {column} may be {near[0]} or {near[1]}; give paths"
+        if cells and wanted and label_column(rows.columns):
+            return f"{cells[0]} of its column {column} is no file"
+    return ""
+
+
 def _splits(rows: _Rows, paths: Sequence[str | None], table: str) -> tuple[int | None, list[str | None]]:
     """The place of the column that tells parts apart, and the part of each row; else the one of the table's name."""
     for place, column in enumerate(rows.columns):
@@ -295,12 +376,28 @@ def _label_values(
     if column is None and label is None and len(others) == 1:
         column = others[0]
     if column is not None:
-        place = rows.columns.index(column)
-        values = [row[place] if place < len(row) else None for row in rows.rows]
-        return column, values, explicit
+        return column, _column(rows, column), explicit
     if label is None and len(others) > 1 and (values := _one_hot(rows, others)):
         return f"columns {others[0]} to {others[-1]}", values, False
+    if label is None and len(others) > 1 and all(re.fullmatch(r"column \d+", name) for name in rows.columns):
+        texts = [name for name in others if not any(map(_is_number, _column(rows, name)))]
+        texts = [name for name in texts if _repeat(_column(rows, name))]
+        if len(texts) == 1:
+            return texts[0], _column(rows, texts[0]), False
     return "", None, False
+
+
+def _column(rows: _Rows, name: str) -> list[Any]:
+    place = rows.columns.index(name)
+    return [row[place] if place < len(row) else None for row in rows.rows]
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _repeat(values: Sequence[Any]) -> bool:

@@ -22,7 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["SIDE", "NearPairs", "detailed", "near_pairs", "thumbnails"]
+from unlabeled.data.images import Images
+
+__all__ = ["SIDE", "NearPairs", "detailed", "near_pairs", "thumbnails", "thumbnails_of"]
 
 SIDE = 32
 """Height and width in pixels of the thumbnails that are compared."""
@@ -36,8 +38,9 @@ _EVEN, _ODD = 40, 24
 _CANDIDATES, _PAIRS = 64, 500_000
 """Candidates of each image, and more where there are no more pairs than these in all."""
 _PARTNERS, _ALIGNED = 12, 150_000
-"""Most candidates of one image that enter the third step, and more where there are no more pairs than these in all."""
-_BLOCK, _ROWS, _GROUP, _CHUNK = 1024, 512, 64, 1024
+"""Most candidates of one image that enter the third step, and more where there are no more pairs than these in all; the
+latter only where all pairs are looked for, as this step takes longest."""
+_READ, _BLOCK, _ROWS, _GROUP, _CHUNK = 256, 1024, 512, 64, 1024
 _LOW = torch.tensor([0.0, 0.0, 0.1, 0.0, 0.1, 0.2])
 _HIGH = torch.tensor([1.0, 0.9, 1.0, 0.8, 0.9, 1.0])
 """Ends of the windows along one axis, in 0..1."""
@@ -85,6 +88,23 @@ def thumbnails(images: Tensor) -> Tensor:
     return pixels.round().clamp(0, 255).to(torch.uint8)
 
 
+def thumbnails_of(parts: Sequence[tuple[Images, Tensor]]) -> Tensor:
+    """Thumbnails of some rows of images, one part after the other, in colour if any part is.
+
+    Args:
+        parts: Images and their rows, int64, shape (rows,), of each part.
+    """
+    channels = 3 if any(data.channels == 3 for data, _ in parts) else 1
+    small = torch.empty(sum(len(rows) for _, rows in parts), channels, SIDE, SIDE, dtype=torch.uint8)
+    done = 0
+    for data, rows in parts:
+        alike = bool((data.sizes == data.sizes[:1]).all())
+        for block in rows.split(_READ if alike else 1):
+            small[done : done + len(block)] = thumbnails(data.batch(block)["image"].cpu())
+            done += len(block)
+    return small
+
+
 def detailed(small: Tensor) -> Tensor:
     """Which thumbnails hold enough detail to be compared; flat ones would all match one another.
 
@@ -103,7 +123,7 @@ def detailed(small: Tensor) -> Tensor:
     return found.sqrt() >= _LEAST_DETAIL
 
 
-def near_pairs(small: Tensor, *, seed: int = 0) -> NearPairs:
+def near_pairs(small: Tensor, *, part: Tensor | None = None, chance: float = 1.0, seed: int = 0) -> NearPairs:
     """Find images that are probably copies of one another.
 
     Copies are crops of at least 80 % of each side, mirror images, images of half the size or compressed as JPEG, and
@@ -111,7 +131,10 @@ def near_pairs(small: Tensor, *, seed: int = 0) -> NearPairs:
     image. In large groups of copies not all pairs are listed, but the listed ones connect them.
 
     Args:
-        small: As `thumbnails` returns them, at least those with detail (see `detailed`).
+        small: As `thumbnails` returns them; those without detail are left out (see `detailed`).
+        part: Part that each image is in, int64 or bool, shape (images,), where only pairs across parts are looked for;
+            None looks for all.
+        chance: Pairs that may be there by chance where few are reported; more where these are a twentieth.
         seed: Seed of the sample to which the discriminants are fitted.
     """
     rows = detailed(small).nonzero().flatten()
@@ -119,15 +142,17 @@ def near_pairs(small: Tensor, *, seed: int = 0) -> NearPairs:
         none = torch.zeros(0)
         return NearPairs(none.long().view(0, 2), none, none.bool(), _LEAST_SCORE)
     small = small[rows]
-    pairs, window, _ = _promising(small, _candidates(small, torch.Generator().manual_seed(seed)))
+    pairs = _candidates(small, None if part is None else part[rows], torch.Generator().manual_seed(seed))
+    partners = max(_PARTNERS, _ALIGNED // len(small) if part is None else 0)
+    pairs, window, _ = _promising(small, pairs, partners)
     pairs, score, mirrored = _aligned(small, pairs, window)
-    threshold = _threshold(score)
+    threshold = _threshold(score, chance)
     order = score.argsort(descending=True, stable=True)
     order = order[score[order] >= threshold]
     return NearPairs(rows[pairs[order]], score[order], mirrored[order], threshold)
 
 
-def _threshold(score: Tensor) -> float:
+def _threshold(score: Tensor, chance: float = 1.0) -> float:
     """The lowest score at which chance accounts for a small share of the pairs that reach it.
 
     The number of chance pairs with a score above s is taken to be c (1 - s)^k, and c and k from the pairs in two bands
@@ -140,7 +165,7 @@ def _threshold(score: Tensor) -> float:
     power = min(zip(powers, ratios, strict=True), key=lambda item: abs(item[1] - first / second))[0]
     scale = second / (middle**power - close**power)
     for threshold in torch.linspace(_LEAST_SCORE, _HIGHEST_SCORE, 66).tolist():
-        if scale * (1 - threshold) ** power <= max(1.0, _CHANCE_SHARE * int((score >= threshold).sum())):
+        if scale * (1 - threshold) ** power <= max(chance, _CHANCE_SHARE * int((score >= threshold).sum())):
             return threshold
     return _HIGHEST_SCORE
 
@@ -213,7 +238,13 @@ def _unit(images: Tensor) -> Tensor:
 # First step: candidates
 
 
-def _candidates(small: Tensor, generator: torch.Generator) -> Tensor:
+def _candidates(small: Tensor, part: Tensor | None, generator: torch.Generator) -> Tensor:
+    """Pairs that may be copies, across parts if there are any, the smaller row first, int64, shape (pairs, 2)."""
+    pairs = _neighbours(small, generator)
+    return pairs if part is None else pairs[part[pairs[:, 0]] != part[pairs[:, 1]]]
+
+
+def _neighbours(small: Tensor, generator: torch.Generator) -> Tensor:
     """Pairs that may be copies, the smaller row first, int64, shape (pairs, 2)."""
     count = len(small)
     if count * (count - 1) // 2 <= _PAIRS:
@@ -343,7 +374,7 @@ def _likeliest(even: Tensor, odd: Tensor, bias: Tensor) -> Tensor:
 # Second step: windows
 
 
-def _promising(small: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _promising(small: Tensor, pairs: Tensor, partners: int) -> tuple[Tensor, Tensor, Tensor]:
     """Pairs of which a window of one correlates with the other.
 
     Returns:
@@ -354,18 +385,18 @@ def _promising(small: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     fit = torch.maximum(forth[0], back[0])
     order = fit.argsort(descending=True)
     order = order[fit[order] >= _LEAST_FIT]
-    order = order[_among_best(pairs[order], len(small))]
+    order = order[_among_best(pairs[order], len(small), partners)]
     return pairs[order], torch.stack([forth[1], back[1]], 1)[order], fit[order]
 
 
-def _among_best(pairs: Tensor, count: int) -> Tensor:
+def _among_best(pairs: Tensor, count: int, partners: int) -> Tensor:
     """Which of sorted pairs are among the first few of one of their two images."""
     keep = torch.zeros(len(pairs), dtype=torch.bool)
     for side in (0, 1):
         order = pairs[:, side].argsort(stable=True)
         lengths = pairs[:, side].bincount(minlength=count)
         starts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-        keep[order] |= torch.arange(len(pairs)) - starts < max(_PARTNERS, _ALIGNED // count)
+        keep[order] |= torch.arange(len(pairs)) - starts < partners
     return keep
 
 

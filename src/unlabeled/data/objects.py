@@ -20,7 +20,7 @@ from unlabeled.data import arrays, tables
 from unlabeled.data.decode import Item
 from unlabeled.data.files import SPLITS
 from unlabeled.data.images import Images
-from unlabeled.data.labels import from_records, raw
+from unlabeled.data.labels import NoColumn, from_records, raw
 from unlabeled.data.samples import Skipped
 from unlabeled.data.sources import Reading, Source, find_rows, of_paths, table_reading
 
@@ -46,6 +46,9 @@ def find_object(source: Any, label: str | None, channels: int | None) -> Mapping
     """
     name = type(source).__name__
     if isinstance(source, Mapping) and source and all(isinstance(split, str) for split in source):
+        if _holds_arrays(source) and (found := arrays.find_arrays(source, name, channels)):
+            _refuse(label, name)
+            return {split: load() for split, load in found.items()}
         return {
             SPLITS.get(split.lower()) or split: _only(find_object(part, label, channels), split)
             for split, part in source.items()
@@ -73,6 +76,13 @@ def find_object(source: Any, label: str | None, channels: int | None) -> Mapping
     if not _has_samples(source):
         raise ValueError(f"data must be {ACCEPTED}, got {name}")
     return {"all": _sampled(source, name, label, channels)}
+
+
+def _holds_arrays(source: Mapping[str, Any]) -> bool:
+    """Whether a dict is one of arrays, of which labels may be lists."""
+    arrays_in = [values for values in source.values() if isinstance(values, np.ndarray | Tensor)]
+    lists_in = [values for values in source.values() if isinstance(values, list | tuple)]
+    return bool(arrays_in) and len(arrays_in) + len(lists_in) == len(source)
 
 
 def _only(parts: Mapping[str, Source | Images], split: str) -> Source | Images:
@@ -132,7 +142,7 @@ def _paths(source: Any, name: str, label: str | None) -> dict[str, Source]:
 
 def _refuse(label: str | None, name: str) -> None:
     if label is not None:
-        raise ValueError(f"label must be left out for {name}, which has no columns, got {label}")
+        raise NoColumn(f"label must be left out for {name}, which has no columns, got {label}")
 
 
 def _samples(source: Any) -> Iterator[tuple[int, Any]]:
@@ -221,9 +231,7 @@ def _stacked(source: Any, name: str, label: str | None, channels: int | None) ->
     whole = _one_array(images, name)
     data = arrays.from_array(whole, known, name, channels, _classes(source)) if whole is not None else None
     if data is None:
-        data = _of_sizes(
-            [arrays.from_array(_one_array([image], name), None, name, channels) for image in images], name
-        )
+        data = _of_sizes([_one_array([image], name) for image in images], name, channels)
         data = arrays.with_labels(data, known, name, _classes(source))
     data.skipped += skipped + [Skipped(name, f"no labels: {text}") for text in said]
     return data
@@ -244,17 +252,19 @@ def _one_array(images: list[Any], name: str) -> Any:
     return rearrange(stacked, "n h w -> n 1 h w") if stacked.ndim == 3 else stacked
 
 
-def _of_sizes(images: list[Images], name: str) -> Images:
-    """Data of images that differ in size."""
+def _of_sizes(stacks: list[Any], name: str, asked: int | None) -> Images:
+    """Data of images that differ in size, each a stack of one; grey ones beside those of colour become colour."""
+    levels = arrays.levels_of(stacks, name)
+    images = [arrays.from_array(stack, None, name, asked, None, levels) for stack in stacks]
     channels = {image.channels for image in images}
-    if len(channels) > 1:
-        raise ValueError(
-            f"arrays in {name} must all have as many channels, got {', '.join(map(str, sorted(channels)))}"
-        )
-    return Images(
+    if channels == {1, 3}:
+        return _of_sizes(stacks, name, 3)
+    data = Images(
         torch.cat([image.pixels for image in images]),
         torch.cat([image.sizes for image in images]),
         channels=channels.pop(),
         name=name,
         paths=[f"{name}[{row}]" for row in range(len(images))],
     )
+    data.levels = levels or None
+    return data

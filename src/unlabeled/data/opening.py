@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from unlabeled.data import arrays, builtin, tars
 from unlabeled.data.cache import Progress, folder_of, stored
 from unlabeled.data.decode import PAGES, SUFFIXES, Pages
 from unlabeled.data.files import walk
-from unlabeled.data.groups import folder_groups, group_by, names_column
+from unlabeled.data.groups import ALONE, FOLDER, folder_groups, group_by, names_column, numbers_of
 from unlabeled.data.images import Images
-from unlabeled.data.labels import NO_LABELS, from_records, in_order, numbered
+from unlabeled.data.labels import NO_LABELS, NoColumn, from_records, in_order, numbered
 from unlabeled.data.levels import Levels, parsed
+from unlabeled.data.notes import note
 from unlabeled.data.objects import find_object
 from unlabeled.data.samples import Data, Skipped
 from unlabeled.data.sources import Source, class_folders, find_hub, find_path, find_torchvision
@@ -36,6 +37,7 @@ __all__ = [
     "KINDS",
     "STORE_SIZE",
     "How",
+    "called",
     "kind_of",
     "levels_of",
     "name_of",
@@ -72,6 +74,8 @@ _ENDINGS = {
 _PACKED = re.compile(r"(?i)\.(gz|bz2|zst)$")
 _WITH_COLUMNS = ("image", "text", "audio", "video", "audio-visual")
 """Kinds of data that may come in tables or beside one, of which one column may be named as that of the labels."""
+_OF_ONE_KIND = {"text": ("encoding", "text_column", "segmenter"), "image": ("levels", "pages")}
+"""Options of `How` that say something of one kind of data only."""
 _REASONS = 3
 _LOOKED_AT = 3
 _TEXTS_BESIDE = 5
@@ -140,17 +144,17 @@ def open_data(
         cache: Folder for decoded images, $UNLABELED_CACHE or ~/.cache/unlabeled if None; False keeps none.
         progress: Called with the images done so far and their number, None where that is unknown.
         label: Column of the labels in a table of samples, or in one beside the files; None looks for a usual name
-            (`labels.COLUMNS`).
-        encoding: Encoding of texts, such as gbk or cp1252; None finds out, and with a ? behind it the encoding is only
+            (`labels.COLUMNS`), and so does a name with a ? behind it where there is no such column.
+        encoding: Encoding of texts, such as gbk or cp1252; None detects it, and with a ? behind it the encoding is only
             that of files that are neither UTF-8 nor UTF-16.
         text_column: Column of a table that holds the texts, or several with commas between them, which are joined;
             None chooses, and so does a name with a ? behind it where there is no such column.
-        segmenter: What cuts texts without spaces into words: characters, jieba or pythainlp.
-        group: What says which samples are not independent, so that they are never divided: a column of a table
-            or a factor such as `speaker`; a regular expression with one part in brackets, such as
+        segmenter: Word segmenter for languages without spaces: characters, jieba or pythainlp.
+        group: Groups of samples that stay in one part, as they are not independent: a column of a table
+            or a factor such as `speaker`; a regular expression with one capture group, such as
             `(speaker\\d+)_`, which is looked for in each path below the source; `folder`, for the files of one
-            folder; or `none`, where each sample stands alone. None takes documents and recordings where they
-            are known.
+            folder; or `none`, for independent samples. None takes documents, recordings and files of
+            several pages where they are known.
 
     Raises:
         ValueError: There is nothing of that name, no image in it, no such split, or too much of it is broken; or
@@ -177,7 +181,7 @@ def open_data(
     if split is None:
         split = "train" if "train" in parts else next(iter(parts))
     if split not in parts:
-        raise ValueError(f"split of {_name(source)} must be one of {', '.join(parts)}, got {split}")
+        raise ValueError(f"split of {called(source)} must be one of {', '.join(parts)}, got {split}")
     return parts[split]()
 
 
@@ -278,16 +282,11 @@ def name_of(source: str | os.PathLike[str]) -> str:
     """A name or path as text; a `Path` that reads like a name of something else begins with ./ then."""
     if isinstance(source, str):
         if source in builtin.NAMES and Path(source).exists():
-            _say_built_in(source)
+            note(f"{source} is the built-in set; ./{source} would be the folder of that name")
         return source
     path = os.fspath(source)
     is_name = path.partition(":")[0] in (*builtin.NAMES, "hub", "torchvision")
     return os.path.join(".", path) if is_name else path
-
-
-@cache
-def _say_built_in(name: str) -> None:
-    _log.warning("%s is the built-in set; ./%s would be the folder of that name", name, name)
 
 
 def _names_below(path: Path) -> Iterator[list[str]]:
@@ -324,6 +323,24 @@ def refuse_broken(
 
 
 def _parts(source: Openable, kind: str | None, how: "How") -> Mapping[str, Callable[[], Data]]:
+    if how.label is None or not how.label.endswith("?"):
+        return _grouped(source, kind, how)
+    wanted, open_label = replace(how, label=how.label.removesuffix("?")), replace(how, label=None)
+    try:
+        found = _grouped(source, kind, wanted)
+    except NoColumn:
+        return _grouped(source, kind, open_label)
+
+    def read(split: str) -> Data:
+        try:
+            return found[split]()
+        except NoColumn:
+            return _grouped(source, kind, open_label)[split]()
+
+    return {split: partial(read, split) for split in found}
+
+
+def _grouped(source: Openable, kind: str | None, how: "How") -> Mapping[str, Callable[[], Data]]:
     found = _found(source, kind, how)
     if isinstance(source, Data) and how.group is None:
         return found
@@ -346,6 +363,12 @@ def _group(data: Data, source: Openable, kind: str | None, how: "How", split: st
         group_by(data, how.group, os.path.join(path if path.is_dir() else path.parent, ""))
     elif data.kind == "text" and data.groups is None and path.is_file() and _DOCUMENT.search(path.name):
         data.groups = torch.zeros(len(data), dtype=torch.int64)
+    elif data.kind == "image" and how.pages == "all" and data.groups is None:
+        # Rows of tables have a number behind a # too, but behind the name of a table.
+        above = [name.rpartition("#")[0] for name in data.paths]
+        files = [file if file.lower().endswith(SUFFIXES) else name for file, name in zip(above, data.paths)]
+        if len({*files}) < len(files):
+            data.groups, data.group_unit = numbers_of(files), "files"
     elif data.kind in ("audio", "video", "audio-visual") and data.groups is None:
         data.groups = folder_groups(data.paths, data.labels)
 
@@ -356,7 +379,10 @@ def _column(source: Openable, kind: str | None, how: "How", split: str, data: Da
     try:
         read = _found(source, kind, replace(how, **wanted))[split]()
     except ValueError as error:
-        raise ValueError(f"group must be a column of {data.name}, got {how.group}: {error}") from error
+        column = str(error).rpartition("label must be ")[2]
+        raise ValueError(
+            f"group must be {ALONE}, {FOLDER}, an expression for paths with one part in brackets, or {column}"
+        ) from error
     known, labels = read.labels, data.labels
     if known is None or read.paths != data.paths or (labels is not None and torch.equal(known, labels)):
         raise ValueError(f"group must be a column of {data.name} beside that of the labels, got {how.group}")
@@ -378,15 +404,20 @@ def _found(source: Openable, kind: str | None, how: "How") -> Mapping[str, Calla
         )
     kind = kind or kind_of(source)
     check.choice(KINDS, kind=kind)
+    for only, names in _OF_ONE_KIND.items():
+        if kind != only and (given := [name for name in names if getattr(how, name) not in (None, "first")]):
+            name, value = given[0], getattr(how, given[0])
+            raise ValueError(f"{name} must be left out for data of kind {kind}, got {value}")
     if kind == "image":
         return _Opener(how).parts(source)
     check.choice((None, 1, 3), channels=how.channels)
-    if how.label is not None and kind not in _WITH_COLUMNS:
-        raise ValueError(
-            f"label must be left out for data of kind {kind}, which has no columns, got {how.label}"
-        )
+    if how.label is not None and (kind not in _WITH_COLUMNS or word in builtin.NAMES):
+        what = named if kind in _WITH_COLUMNS else f"data of kind {kind}"
+        raise NoColumn(f"label must be left out for {what}, which has no columns, got {how.label}")
     opener = importlib.import_module(f"unlabeled.data.{KINDS[kind]}")
     if word in builtin.NAMES:
+        if how.label is not None:
+            raise ValueError(f"label must be left out for {named}, which has no columns, got {how.label}")
         return {split: partial(opener.built_in, named, split) for split in ("train", "test")}
     if named and not named.startswith("hub:") and not Path(named).expanduser().exists():
         raise ValueError(_not_found(named, Path(named).expanduser()))
@@ -460,7 +491,7 @@ class _Opener:
 
     def _without_columns(self, name: str) -> None:
         if self.how.label is not None:
-            raise ValueError(f"label must be left out for {name}, which has no columns, got {self.how.label}")
+            raise NoColumn(f"label must be left out for {name}, which has no columns, got {self.how.label}")
 
     @property
     def _levels(self) -> Levels:
@@ -523,9 +554,8 @@ class _Opener:
 
 def _give_labels(data: Data, values: list[Any] | None, classes: list[str] | None, source: Source) -> None:
     """Number what the items, the tables beside them or the folders in archives say of samples."""
-    if source.labels is not None:
-        values = [source.labels.get(path) for path in data.paths]
-    values, said = from_records(values or [None] * len(data), source.label, source.name)
+    values = source.stated(data.paths, values or [None] * len(data))
+    values, said = from_records(values, source.label, source.name)
     if source.archives and all(value is None for value in values):
         parts = _inside(data, source)
         names = {row: name for rows, found in parts.values() for row, name in zip(rows, found or [])}
@@ -544,10 +574,12 @@ def _inside(data: Data, source: Source) -> dict[str, tuple[list[int], list[str] 
     return class_folders(tars.inner_paths(below, source.archives))
 
 
-def _name(source: Openable) -> str:
-    return (
-        os.fspath(source) if isinstance(source, (str, os.PathLike)) else getattr(source, "name", "the data")
-    )
+def called(source: Openable) -> str:
+    """What messages call data; arrays and data frames may have a name that is no text."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str) else type(source).__name__
 
 
 def _not_found(name: str, path: Path) -> str:
@@ -564,7 +596,7 @@ def _suggest_folders(data: Data) -> None:
     folders = folder_groups(data.paths, data.labels)
     if folders is not None:
         count = f"{len(folders.unique()):,} folders below those of the classes"
-        _log.warning("%s has %s; group=folder would not divide what lies in one", data.name, count)
+        _log.warning("%s has %s; group=folder keeps each of them in one part", data.name, count)
 
 
 def same_classes(train: Data, test: Data) -> tuple[Data, Data]:

@@ -23,7 +23,8 @@ from PIL import Image
 from torch import Tensor
 
 from unlabeled import check
-from unlabeled.data.arrays import UNPACKED, UNPACKED_RATIO, bands_are_last
+from unlabeled.data.arrays import bands_are_last
+from unlabeled.data.limits import refuse_unpacked
 
 __all__ = ["ARRAYS", "Raster", "array", "is_deep_png", "is_raster_tiff", "png", "tiff"]
 
@@ -32,6 +33,8 @@ ARRAYS = (".npy", ".npz", ".pt", ".pth")
 _NAMES = ("image", "arr_0")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MOST = 2**31
+_MOST_BANDS = 1024
+_OF_MANY = "a file of many images is opened by its own path"
 """Bytes that an image may take before it is shrunk."""
 _ALPHA = (1, 2)
 """Kinds of a further band of a TIFF that are opacity."""
@@ -208,9 +211,8 @@ def _numpy(file: BinaryIO) -> NDArray[Any]:
 def _zipped(file: BinaryIO) -> NDArray[Any]:
     with zipfile.ZipFile(file) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        member, most = _only(members), max(UNPACKED, UNPACKED_RATIO * file.seek(0, 2))
-        if member.file_size > most:
-            raise ValueError(f"it unpacks to {member.file_size} bytes")
+        member = _only(members)
+        refuse_unpacked(member.file_size, file.seek(0, 2))
         return _numpy(BytesIO(archive.read(member)))
 
 
@@ -228,7 +230,8 @@ def _only(content: Mapping[str, Any]) -> Any:
     name = next((name for name in _NAMES if name in content), next(iter(content), ""))
     if len(content) != 1 and name not in _NAMES:
         listed = check.one_line(", ".join(map(str, content))) or "nothing"
-        raise ValueError(f"a file of one image must hold one array or {' or '.join(_NAMES)}, got {listed}")
+        expected = f"one array or {' or '.join(_NAMES)}"
+        raise ValueError(f"a file of one image must hold {expected}, got {listed}; {_OF_MANY}")
     return content[name]
 
 
@@ -237,8 +240,12 @@ def _bands_first(pixels: NDArray[Any]) -> NDArray[Any]:
         pixels = pixels[None]
     if pixels.ndim != 3 or 0 in pixels.shape:
         raise ValueError(f"an image must have axes height, width and perhaps bands, got shape {pixels.shape}")
-    if bands_are_last(pixels.shape[0], pixels.shape[2]):
+    if bands_are_last(*pixels.shape):
         pixels = rearrange(pixels, "height width bands -> bands height width")
+    if len(pixels) > _MOST_BANDS:
+        raise ValueError(
+            f"an image must have at most {_MOST_BANDS} bands, got shape {pixels.shape}; {_OF_MANY}"
+        )
     _check_size(pixels.shape[1], pixels.shape[2], pixels.shape[0], pixels.itemsize)
     return pixels
 

@@ -29,6 +29,7 @@ class About(TypedDict, total=False):
     factors: Mapping[str, Tensor] | None
     groups: Tensor | None
     skipped: Sequence[Skipped]
+    group_unit: str | None
 
 
 class Data:
@@ -46,8 +47,9 @@ class Data:
             (samples,); like labels, for evaluation only.
         groups: Number of the recording, document, speaker or other source of each sample, int64, shape
             (samples,): samples of one group are not independent, so splits and intervals keep them together.
-            None where every sample stands alone.
+            None where all samples are independent.
         skipped: What was found but could not be used.
+        group_unit: What people call the groups, a plural; as the kind of data does if None.
     """
 
     kind: ClassVar[str]
@@ -67,9 +69,12 @@ class Data:
         factors: Mapping[str, Tensor] | None = None,
         groups: Tensor | None = None,
         skipped: Sequence[Skipped] = (),
+        group_unit: str | None = None,
     ) -> None:
         self.name, self.paths, self.labels, self.classes = name, list(paths), labels, classes
         self.factors, self.groups, self.skipped = dict(factors or {}), groups, list(skipped)
+        if group_unit is not None:
+            self.group_unit = group_unit
         self.columns: dict[str, list[object]] = {}
         """What a table says of each sample, None where nothing, by the name of the column: what `group` names."""
         self.device = torch.device("cpu")
@@ -83,6 +88,7 @@ class Data:
             "factors": self.factors,
             "groups": self.groups,
             "skipped": self.skipped,
+            "group_unit": self.group_unit,
         }
 
     @property
@@ -131,6 +137,7 @@ class Data:
         part.labels = None if self.labels is None else self.labels[rows]
         part.factors = {name: values[rows] for name, values in self.factors.items()}
         part.groups = None if self.groups is None else self.groups[rows]
+        part.columns = {name: [values[row] for row in rows.tolist()] for name, values in self.columns.items()}
         part._keep(rows)
         return part
 

@@ -8,57 +8,22 @@ from unlabeled.data.files import File
 from unlabeled.data.notes import note
 from unlabeled.data.rasters import ARRAYS
 
-__all__ = ["image_files", "unreadable"]
+__all__ = ["UNREADABLE", "image_files", "unreadable"]
 
+UNREADABLE = (
+    *(".heic", ".heif", ".jxl", ".svg", ".psd", ".dcm"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"),
+)
+"""Endings of images that nothing here reads, but for those that a plugin of Pillow adds to `SUFFIXES`."""
 _OTHERS = (
-    *(
-        ".txt",
-        ".csv",
-        ".tsv",
-        ".json",
-        ".jsonl",
-        ".xml",
-        ".html",
-        ".md",
-        ".yaml",
-        ".yml",
-        ".toml",
-        ".log",
-        ".py",
-    ),
-    *(
-        ".parquet",
-        ".arrow",
-        ".tar",
-        ".gz",
-        ".tgz",
-        ".bz2",
-        ".xz",
-        ".zip",
-        ".7z",
-        ".rar",
-        ".safetensors",
-        ".pkl",
-    ),
-    *(
-        ".wav",
-        ".flac",
-        ".ogg",
-        ".mp3",
-        ".mp4",
-        ".mkv",
-        ".avi",
-        ".mov",
-        ".webm",
-        ".pdf",
-        ".h5",
-        ".hdf5",
-        ".mat",
-    ),
-    *(".heic", ".heif", ".jxl", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".dcm", ".cls"),
+    *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".html", ".md", ".yaml", ".yml", ".toml", ".log"),
+    *(".py", ".parquet", ".arrow", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zip", ".7z", ".rar", ".pkl"),
+    *(".safetensors", ".wav", ".flac", ".ogg", ".mp3", ".mp4", ".mkv", ".avi", ".mov", ".webm", ".pdf"),
+    *(".h5", ".hdf5", ".mat", ".cls"),
+    *UNREADABLE,
     *ARRAYS,
 )
-"""Endings of files that are something else, or images that nothing here reads: these are not looked into."""
+"""Endings of files whose content is not looked at, as they are something else or cannot be read."""
 _HEAD = 32
 _HELP = {
     **dict.fromkeys((".heic", ".heif"), "pip install pillow-heif"),
@@ -82,7 +47,7 @@ def image_files(root: Path, files: Sequence[File]) -> list[File]:
     if not found:
         found = [file for file in files if file.suffix in ARRAYS]
         if kinds := sorted({file.suffix for file in found}):
-            note(f"{root}: every {' or '.join(kinds)} file is taken for one image")
+            note(f"{root}: every {' or '.join(kinds)} file is read as one image")
     return found
 
 

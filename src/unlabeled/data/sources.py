@@ -5,8 +5,10 @@ A source knows cheaply what its content depends on (places, names, sizes and tim
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,10 +28,11 @@ from unlabeled.data.files import (
     uncollected,
     walk,
 )
-from unlabeled.data.labels import class_name, label_column, raw
+from unlabeled.data.labels import NO_LABELS, class_name, in_order, label_column, raw
+from unlabeled.data.notes import note
 from unlabeled.data.rasters import ARRAYS
 from unlabeled.data.samples import Skipped
-from unlabeled.data.sniff import image_files, unreadable
+from unlabeled.data.sniff import UNREADABLE, image_files, unreadable
 
 __all__ = [
     "Reading",
@@ -42,23 +45,12 @@ __all__ = [
     "find_rows",
     "find_torchvision",
     "of_paths",
+    "open_hub",
     "table_reading",
 ]
 
-_UNREADABLE = (
-    ".heic",
-    ".heif",
-    ".jxl",
-    ".svg",
-    ".psd",
-    ".dng",
-    ".cr2",
-    ".cr3",
-    ".nef",
-    ".arw",
-    ".raw",
-    ".dcm",
-)
+_OF_TORCHVISION = re.compile(r"(^|/)(data_batch_\d|test_batch|batches\.meta|[\w-]+-ubyte(\.gz)?)$")
+"""Files of CIFAR and MNIST as they are published."""
 _BESIDE = "beside the splits"
 _log = logging.getLogger("unlabeled.data")
 
@@ -93,7 +85,10 @@ class Source:
 
     def stated(self, paths: Sequence[str], values: list[Any]) -> list[Any]:
         """Labels of samples: those that tables beside the files state, else the ones that the items had."""
-        return values if self.labels is None else [self.labels.get(path) for path in paths]
+        if self.labels is None:
+            return values
+        # A page of an image file has the label of the file.
+        return [self.labels.get(path, self.labels.get(path.rpartition("#")[0])) for path in paths]
 
 
 @uncollected()
@@ -110,7 +105,7 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
     Raises:
         ValueError: Nothing of that kind is there, or the column is not.
     """
-    if path.is_file():
+    if alone := path.is_file():
         found = Walk([File.of(path.name, path.stat())], [], 0)
         if found.files[0].ends(listings.LISTS):
             return find_listed(path, name, label)
@@ -135,6 +130,9 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
     named = any(table.refers for _, table in opened)  # by a table, so that the files are its images
     kind = "table" if named else _commonest(counts)
     if failure is not None and (kind == "table" or not counts[kind]):
+        if alone:  # it may be a list of paths
+            with suppress(ValueError):
+                return find_listed(path / found.files[0].path, name, label)
         raise failure
     if not counts[kind]:
         raise ValueError(_nothing(found, name, reasons))
@@ -158,7 +156,7 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
         return _tables(path, name, opened, skipped, found.broken, digest(images))
     if kind == "archive":
         return _archives(path, name, archives, skipped, found.broken, label)
-    broken = found.broken + sum(file.suffix in _UNREADABLE for file in others)
+    broken = found.broken + sum(file.suffix in UNREADABLE for file in others)
     return _class_folders(path, name, files[kind], skipped, broken, known)
 
 
@@ -227,10 +225,12 @@ def _nothing(found: Walk, name: str, reasons: Mapping[str, str]) -> str:
     expected = (
         f"{', '.join(SUFFIXES[:4])} or similar files, .parquet, .arrow, .tar or .zip, or a list of paths"
     )
+    batches = [file.path for file in found.files if _OF_TORCHVISION.search(file.path)]
     said = [
+        *(f"{file} is of a data set that torchvision:NAME:FOLDER opens" for file in batches[:1]),
         *(f"{skip.path or name}: {skip.reason}" for skip in found.skipped),
         *(f"{p}: {r}" for p, r in reasons.items()),
-        *(unreadable(suffix) for suffix in endings if suffix in _UNREADABLE),
+        *(unreadable(suffix) for suffix in endings if suffix in UNREADABLE),
     ]
     return f"no images in {name}; expected {expected}, found {listing}{''.join(f'; {text}' for text in said[:3])}"
 
@@ -303,7 +303,7 @@ def find_files(
 def _why_not(file: File, suffixes: tuple[str, ...]) -> str:
     if suffixes is not SUFFIXES:
         return f"not a {suffixes[0]} file"
-    return unreadable(file.suffix) if file.suffix in _UNREADABLE else "not an image file"
+    return unreadable(file.suffix) if file.suffix in UNREADABLE else "not an image file"
 
 
 def class_folders(paths: Sequence[str]) -> dict[str, tuple[list[int], list[str] | None]]:
@@ -349,53 +349,87 @@ def _class_folders(
     folders = {split: parents(part) for split, part in parts.items()}
     depth += _alone(set().union(*folders.values()), depth, ())
 
-    def class_of(folder: str) -> str | None:
-        return next(iter(_levels(folder)[depth:]), None)
-
-    spelled = {folder: class_of(folder) for part in folders.values() for folder in part}
-    spelled = {folder: class_name(found) if found else None for folder, found in spelled.items()}
+    spelled = {folder: _class_of(folder, depth) for part in folders.values() for folder in part}
     names = {split: {spelled[folder] for folder in part} for split, part in folders.items()}
+    wrapped = _wrapped(names)
+    names |= {split: {None} for split in wrapped}
 
     def classes_of(split: str) -> list[str] | None:
         """Names of the class folders of a split, those of training, test and validation taken together."""
         alike = parts.keys() & set(SPLITS.values()) if split in SPLITS.values() else {split}
         found = {name for other in alike if None not in names[other] for name in names[other] if name}
-        return sorted(found) if None not in names[split] and len(found) > 1 else None
+        return in_order(found) if None not in names[split] and len(found) > 1 else None
 
-    use_tables = bool(stated) and (known.explicit or not any(map(classes_of, parts))) if known else False
+    explicit = known is not None and known.explicit
+    tabled = {
+        split
+        for split, part in parts.items()
+        if stated
+        and (explicit or (not classes_of(split) and any(top + file.path in stated for file in part)))
+    }
     if known:
-        beaten = "" if use_tables else ", which folders of classes go before"
+        beaten = "" if tabled else ", but folders of classes take precedence"
         skipped = skipped + [
             Skipped(start + path, f"labels: of its {column}{beaten}") for path, column in known.used.items()
         ]
 
     def source(split: str, part: list[File]) -> Source:
-        classes = None if use_tables else classes_of(split)
+        classes = None if split in tabled else classes_of(split)
 
         def reading() -> Reading:
-            items = (
-                Item(
-                    file.path, spelled[file.path.rpartition(os.sep)[0]] if classes else None, root / file.path
-                )
-                for file in part
-            )
-            return Reading(classes, len(part), items)
+            return Reading(classes, len(part), _items(root, part, spelled if classes else {}))
 
         fingerprint = ["folder", os.path.realpath(root), digest(part), classes]
-        labels = stated if use_tables else None
-        return Source(name, reading, fingerprint, top, skipped, broken, labels)
+        labels = stated if split in tabled else None
+        reason = "" if split in tabled else _why_not_classes(split, part, spelled, wrapped)
+        own = [Skipped(name, NO_LABELS + reason)] if reason else []
+        return Source(name, reading, fingerprint, top, skipped + own, broken, labels)
 
     return {split: source(split, part) for split, part in parts.items()}
+
+
+def _class_of(folder: str, depth: int) -> str | None:
+    levels = _levels(folder)[depth:]
+    return class_name(levels[0]) if levels else None
+
+
+def _items(root: Path, files: list[File], classes: Mapping[str, str | None]) -> Iterator[Item]:
+    """Files that are not read yet, with the classes of their folders where there are some."""
+    for file in files:
+        yield Item(file.path, classes.get(file.path.rpartition(os.sep)[0]), root / file.path)
+
+
+def _why_not_classes(
+    split: str, part: list[File], spelled: Mapping[str, str | None], wrapped: Mapping[str, str]
+) -> str:
+    """Why folders of a part give no classes though there are some, else empty."""
+    if split in wrapped:
+        return f"{wrapped[split]}, the only folder of its {split} part, is no class in training"
+    classes = {file.path: spelled[file.path.rpartition(os.sep)[0]] for file in part}
+    beside = next((path for path, found in classes.items() if not found), None)
+    return f"{beside} lies beside the folders of classes" if beside and len({*classes.values()}) > 2 else ""
+
+
+def _wrapped(names: Mapping[str, set[str | None]]) -> dict[str, str]:
+    """Parts to test on whose one folder is no class of the training part, as around a flat part, and that folder."""
+    known = names.get("train", set())
+    if None in known or len(known) < 2:
+        return {}
+    tests = [(split, names[split]) for split in ("test", "validation") if len(names.get(split, ())) == 1]
+    return {split: name for split, found in tests for name in found - known if name}
 
 
 def _parted(files: list[File], splits: Mapping[str, str]) -> tuple[dict[str, list[File]], list[File], str]:
     """Files by split of their folders, else of tables; those of no split; and what these are."""
     parts, beside = by_folder(files)
-    if parts.keys() != {"all"} or not separate({*splits.values()}):
+    named = {*splits.values()}
+    # Where lists name a smaller part to test on and none for training, that is all the rest.
+    rest = "train" if "test" in named and "train" not in named and 2 * len(splits) < len(files) else ""
+    if parts.keys() != {"all"} or not separate(named | {rest}):
         return parts, beside, _BESIDE
     listed: dict[str, list[File]] = {}
     for file in files:
-        listed.setdefault(splits.get(file.path, ""), []).append(file)
+        listed.setdefault(splits.get(file.path, rest), []).append(file)
     return listed, listed.pop("", []), "in no split of the tables"
 
 
@@ -496,14 +530,7 @@ def find_hub(address: str, label: str | None = None) -> dict[str, Source]:
     Raises:
         ValueError: The data set cannot be opened.
     """
-    from datasets import load_dataset_builder
-
-    name, _, config = address.partition(":")
-    try:
-        builder = load_dataset_builder(name, config or None)
-        splits: dict[str, Any] = builder.as_streaming_dataset()  # type: ignore[assignment]
-    except Exception as error:  # the hub, the network and the loader all have errors of their own
-        raise ValueError(f"cannot open hub:{address}: {error}") from error
+    builder, splits = open_hub(address)
     known = builder.info.splits or {}
 
     def total(split: str) -> int | None:
@@ -517,6 +544,26 @@ def find_hub(address: str, label: str | None = None) -> dict[str, Source]:
         )
         for split in splits
     }
+
+
+def open_hub(address: str) -> tuple[Any, dict[str, Any]]:
+    """The builder of a data set on the Hugging Face hub, and its splits as streams.
+
+    Args:
+        address: OWNER/NAME or OWNER/NAME:CONFIG.
+
+    Raises:
+        ValueError: The data set cannot be opened.
+    """
+    from datasets import load_dataset_builder
+
+    name, _, config = address.partition(":")
+    try:
+        builder = load_dataset_builder(name, config or None)
+        splits: dict[str, Any] = builder.as_streaming_dataset()  # type: ignore[assignment]
+    except Exception as error:  # the hub, the network and the loader all have errors of their own
+        raise ValueError(f"cannot open hub:{address}: {error}") from error
+    return builder, splits
 
 
 def find_rows(rows: Any, name: str, file: str, total: int | None, label: str | None) -> Reading:
@@ -551,7 +598,9 @@ def find_rows(rows: Any, name: str, file: str, total: int | None, label: str | N
     classes = features[chosen].names if chosen in named else None
     if isinstance(features[image], Image):
         rows = rows.cast_column(image, Image(decode=False))
-    rows = rows.select_columns([column for column in (image, chosen) if column])
+    if (getattr(rows, "format", None) or {}).get("type") == "custom":
+        note(f"{name}: its images are read as they are stored, without the transform that it was given")
+    rows = rows.with_format(None).select_columns([column for column in (image, chosen) if column])
 
     def items() -> Iterator[Item]:
         number = 0

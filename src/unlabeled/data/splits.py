@@ -8,7 +8,7 @@ from torch import Tensor
 from unlabeled.data.groups import joined
 from unlabeled.data.samples import Data
 
-__all__ = ["TEST_SHARE", "contradictions", "divide", "repeats", "units"]
+__all__ = ["TEST_SHARE", "contradictions", "divide", "first_rows", "repeats", "units"]
 
 TEST_SHARE = 0.2
 _log = logging.getLogger("unlabeled.data")
@@ -31,6 +31,13 @@ def units(data: Data, digests: Tensor | None = None) -> Tensor:
 def repeats(digests: Tensor) -> int:
     """How many samples are equal to one before them."""
     return len(digests) - len(digests.unique())
+
+
+def first_rows(digests: Tensor) -> Tensor:
+    """The first row of each content, in order, int64."""
+    contents, content = digests.unique(return_inverse=True)
+    first = torch.full((len(contents),), len(content))
+    return first.scatter_reduce(0, content, torch.arange(len(content)), "amin").sort().values
 
 
 def contradictions(digests: Tensor, labels: Tensor | None) -> int:
@@ -148,7 +155,7 @@ def _told(data: Data, digests: Tensor, test: Tensor) -> str:
     by = f" by {len(data.groups.unique()):,} {data.group_unit}" if data.groups is not None else ""
     told = f"{data.name} divided {100 - percent} to {percent}{by}"
     if count := repeats(digests):
-        told += f"; {count:,} {data.unit} equal to others kept with them"
+        told += f"; {count:,} duplicate {data.unit} kept in the same part"
     if count := contradictions(digests, data.labels):
         told += f"; {count:,} equal {data.unit} have labels that disagree"
     return told
@@ -167,5 +174,5 @@ def _undivided(data: Data, digests: Tensor, classes: int) -> str:
     return (
         f"data must have at least 2 {unit} of a class to be divided into a training and a test part, "
         f"got {got} {classes} classes in {data.name}"
-        + ("; test on other data, or let each sample stand alone with group=none" if grouped else "")
+        + ("; test on other data, or treat all samples as independent with group=none" if grouped else "")
     )

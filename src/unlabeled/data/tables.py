@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from unlabeled import check
 from unlabeled.data.decode import SUFFIXES
-from unlabeled.data.labels import NO_LABELS, label_column
+from unlabeled.data.labels import NO_LABELS, NoColumn, label_column
+from unlabeled.data.limits import refuse_unpacked
 from unlabeled.data.samples import Skipped
 
 __all__ = ["ENDINGS", "ImageTable", "Table", "count_rows", "images_of", "open_table", "told"]
@@ -22,8 +23,6 @@ __all__ = ["ENDINGS", "ImageTable", "Table", "count_rows", "images_of", "open_ta
 ENDINGS = (".parquet", ".arrow", ".feather", ".ipc")
 _ROWS = 2**14
 """Rows that any file may have; a larger one may have as many as bytes, for a row that differs takes some."""
-_UNPACKED, _RATIO = 2**28, 100
-"""Bytes that any file may unpack to, and how many for each byte of a larger one."""
 _BATCH = 64
 _IMAGES = ("image", "img", "images", "picture", "photo", "pixels", "jpg", "jpeg", "png", "bytes")
 """Usual names of columns of images, where several hold some."""
@@ -93,6 +92,8 @@ def told(path: Path | str) -> Iterator[None]:
     """
     try:
         yield
+    except NoColumn:
+        raise
     except Exception as error:  # errors of pyarrow and of datasets share no class below Exception
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
             raise
@@ -116,8 +117,7 @@ def count_rows(paths: Sequence[Path]) -> int:
             rows, groups = about.num_rows, [about.row_group(i).num_rows for i in range(about.num_row_groups)]
             if max(rows, sum(groups)) > max(_ROWS, size) or min(rows, *groups, 0) < 0:
                 raise ValueError(f"{rows} rows cannot be in {size} bytes")
-            if unpacked > max(_UNPACKED, _RATIO * size):
-                raise ValueError(f"it unpacks to {unpacked} bytes, more than {_RATIO} for each of its own")
+            refuse_unpacked(unpacked, size)
             total += rows
     return total
 
@@ -155,13 +155,14 @@ def _arrow(path: Path) -> Table:
             return file.schema, iter(file)
 
     def whole() -> Iterator[Any]:
-        most, rows = max(_UNPACKED, _RATIO * path.stat().st_size), max(_ROWS, path.stat().st_size)
+        unpacked, rows, size = 0, 0, path.stat().st_size
         with told(path), pa.memory_map(str(path)) as stream:
             for batch in reader(stream)[1]:
                 batch.validate()
-                most, rows = most - batch.nbytes, rows - batch.num_rows
-                if most < 0 or rows < 0:
-                    raise ValueError(f"it unpacks to more than {_RATIO} bytes for each of its own")
+                unpacked, rows = unpacked + batch.nbytes, rows + batch.num_rows
+                refuse_unpacked(unpacked, size)
+                if rows > max(_ROWS, size):
+                    raise ValueError(f"{rows} rows cannot be in {size} bytes")
                 yield batch
 
     def batches(columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
@@ -238,11 +239,13 @@ def _label_of(table: Table, image: str, asked: str | None, strict: bool) -> tupl
     label = label_column(simple) or next(iter(numbered), None) or label_column(lists)
     if label is None:
         listing = check.one_line(", ".join(every))
-        said = f"{NO_LABELS}its columns are {listing}; name one with label" if every else ""
+        said = f"{NO_LABELS}its columns are {listing}; choose one with label" if every else ""
     else:
         usual = [column for column in simple if label_column([column]) or column in numbered]
         rivals = ", ".join(column for column in usual if column != label)
-        said = f"labels: of the column {label}; others are named with label: {rivals}" if rivals else ""
+        said = (
+            f"labels: of the column {label}; other candidates, chosen with label: {rivals}" if rivals else ""
+        )
     return label, [Skipped(table.path.name, said)] if said else []
 
 
@@ -276,7 +279,7 @@ def _content(value: Any, folders: Sequence[Path]) -> Path | bytes | str:
         try:
             value = bytes(value)
         except (TypeError, ValueError):
-            return "numbers that are no bytes"
+            return "numbers that are not bytes"
     if isinstance(value, bytes):
         return value
     if not isinstance(value, str) or not value:
@@ -287,7 +290,7 @@ def _content(value: Any, folders: Sequence[Path]) -> Path | bytes | str:
         try:
             return base64.b64decode(value.partition("base64,")[2] or value, validate=False)
         except (binascii.Error, ValueError):
-            return "text that is no base64"
+            return "text that is not base64"
     name = value if "/" in value else value.replace("\\", os.sep)
     places = [folder / name for folder in folders] + [Path(name)]
     found = next((place for place in places if _exists(place)), None)

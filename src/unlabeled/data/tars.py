@@ -5,6 +5,7 @@ import re
 import stat
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import IO, Any, NamedTuple, cast
 from unlabeled import check
 from unlabeled.data.decode import LARGEST, SUFFIXES, TOO_LARGE, Item
 from unlabeled.data.files import without_shard
+from unlabeled.data.limits import refuse_unpacked
 
 __all__ = ["ENDINGS", "count_images", "inner_paths", "tar_items"]
 
@@ -22,9 +24,7 @@ _NOTES = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
 )
 _LONGEST_NOTE = 2**20
-_UNPACKED, _RATIO = 2**28, 100
-"""Bytes that any archive may unpack to, and how many for each byte of a larger one."""
-_ABOUT = (".cls", ".json", ".txt")
+_ABOUT = (".cls", ".class", ".label", ".json", ".txt")
 """Endings of members that say what a sample of the webdataset layout is."""
 _LONGEST_ABOUT, _LONGEST_VALUE, _MOST_VALUES = 2**20, 100, 64
 
@@ -108,12 +108,20 @@ def tar_items(archives: Sequence[tuple[str, Path]]) -> Iterator[Item]:
     Raises:
         ValueError: An archive cannot be read to its end.
     """
+    others: Counter[str] = Counter()
+    count = 0
     for name, archive in archives:
         try:
-            yield from _items_of(name, archive)
+            for item in _items_of(name, archive, others):
+                count += 1
+                yield item
         except Exception as error:  # of tarfile, of zipfile or of each decompressor
             kind = "zip" if archive.suffix.lower() == ".zip" else "tar"
             raise ValueError(f"{archive} must be a readable {kind} archive: {check.reason(error)}") from error
+    if not count:
+        listing = ", ".join(f"{number} {ending}" for ending, number in others.most_common(5)) or "nothing"
+        inner = "; unpack the archives in it first" if any(ending in ENDINGS for ending in others) else ""
+        raise ValueError(f"{archives[0][1]} must hold images, got {listing}{inner}")
 
 
 def count_images(archive: Path, most: int) -> int:
@@ -150,15 +158,17 @@ def inner_paths(paths: Sequence[str], archives: Sequence[str]) -> list[str]:
     return inner
 
 
-def _items_of(name: str, archive: Path) -> Iterator[Item]:
+def _items_of(name: str, archive: Path, others: Counter[str]) -> Iterator[Item]:
+    """Images of an archive; how many other files it has of each ending is counted in `others`."""
     key, image, known = "", None, {}
-    most = max(_UNPACKED, _RATIO * archive.stat().st_size)
+    size = archive.stat().st_size
     for member in _members(archive):
-        if member.end > most:
-            raise ValueError(f"it unpacks to more than {_RATIO} bytes for each of its own")
+        refuse_unpacked(member.end, size)
         path = f"{name}/{member.name}"
         stem, ending = path[: path.rfind(".")], path[path.rfind(".") :].lower()
         is_image = ending in SUFFIXES
+        if not is_image and not member.reason:
+            others[ending if "." in member.name.rpartition("/")[2] else "without ending"] += 1
         if not (is_image or ending in _ABOUT or member.lost):
             continue
         if member.reason:

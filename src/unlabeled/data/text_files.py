@@ -16,10 +16,11 @@ from unlabeled import check
 from unlabeled.data.columns import Columns, choose, flat, is_known
 from unlabeled.data.encodings import Decoder, Errors, checked
 from unlabeled.data.files import SPLITS, File, Walk, by_name, walk
+from unlabeled.data.limits import refuse_unpacked
 from unlabeled.data.notes import note
 from unlabeled.data.samples import Skipped
-from unlabeled.data.sources import Source, find_files
-from unlabeled.data.tables import count_rows, told
+from unlabeled.data.sources import Source, find_files, open_hub
+from unlabeled.data.tables import open_table
 
 __all__ = ["Reader", "Rows", "find_hub_texts", "find_texts", "groups"]
 
@@ -43,8 +44,8 @@ _MARKED = (".md", ".rst")
 _OTHER_FORMATS = (".html", ".htm", ".xml", ".pdf", ".doc", ".docx", ".epub", ".rtf", ".tex", ".xls", ".xlsx")
 _ABOUT = ("readme", "license", "licence", "copying", "notice", "changelog", "citation")
 """Names of files that are about the data."""
-_UNPACKED, _RATIO, _BLOCK = 2**28, 100, 2**20
-"""Bytes that any packed file may unpack to, how many for each byte of a larger one, and how many at a time."""
+_BLOCK = 2**20
+"""Bytes that are unpacked at a time."""
 _HALF = re.compile("[\ud800-\udfff]")
 _PEEKED = 1000
 _NUMBER = re.compile(r"[-+]?\d*[.,]?\d+(e[-+]?\d+)?")
@@ -73,7 +74,7 @@ class Rows:
     def add(self, text: str, path: str, label: Any = None) -> None:
         """Append a text, unless there is nothing in it."""
         if _HALF.search(text):  # JSON and parquet can hold what no file in UTF-8 can
-            self.skipped.append(Skipped(path, "half of a pair of surrogates is no character; replaced"))
+            self.skipped.append(Skipped(path, "unpaired surrogate, replaced"))
             text = _HALF.sub("\ufffd", text)
         if self.undecoded and "\ufffd" in text:
             self.leave_out(path, self.undecoded)
@@ -132,7 +133,7 @@ class Reader:
             labels = f"labels from {found.label}" if found.label else "no labels"
             others = [column for column in names if column not in (*found.texts, found.label)]
             listed = f" (also there: {check.one_line(', '.join(others))})" if others else ""
-            note(f"{name}: texts from {texts}, {labels}{listed}; --text-column and --label name others")
+            note(f"{name}: texts from {texts}, {labels}{listed}; --text-column and --label choose others")
         return self.chosen[names]
 
 
@@ -213,14 +214,7 @@ def find_hub_texts(address: str, reader: Reader) -> Mapping[str, Callable[[], Ro
     Raises:
         ValueError: The data set cannot be opened.
     """
-    from datasets import load_dataset_builder
-
-    name, _, config = address.partition(":")
-    try:
-        builder = load_dataset_builder(name, config or None)
-        splits: dict[str, Any] = builder.as_streaming_dataset()  # type: ignore[assignment]
-    except Exception as error:  # the hub, the network and the loader all have errors of their own
-        raise ValueError(f"cannot open hub:{address}: {error}") from error
+    _, splits = open_hub(address)
 
     def reading(split: str) -> Rows:
         rows, stream = Rows(), splits[split]
@@ -307,16 +301,15 @@ def _content(path: Path, rows: Rows) -> bytes | None:
 def _unpacked(path: Path) -> bytes:
     import pyarrow
 
-    most, pieces = max(_UNPACKED, _RATIO * path.stat().st_size), []
+    size, unpacked, pieces = path.stat().st_size, 0, []
     with (
         pyarrow.OSFile(str(path)) as file,
         pyarrow.input_stream(file, _PACKED[path.suffix.lower()]) as stream,
     ):
         while piece := stream.read(_BLOCK):
             pieces.append(piece)
-            most -= len(piece)
-            if most < 0:
-                raise ValueError(f"it unpacks to more than {_RATIO} bytes for each of its own")
+            unpacked += len(piece)
+            refuse_unpacked(unpacked, size)
     return b"".join(pieces)
 
 
@@ -353,6 +346,7 @@ def _table(path: Path, rows: Rows, reader: Reader, decoder: Decoder) -> None:
     if not text or not text.strip():
         return
     table = _cells(path, text, rows)
+    table = table._replace(rows=_below_preamble(table.rows, rows))
     if not table.rows:
         return
     head = _heading([cells for _, cells in table.rows])
@@ -432,6 +426,18 @@ def _rows_of(
             yield f"{path}:{lines.line_num + before}", row
 
 
+def _below_preamble(table: list[tuple[str, list[str]]], rows: Rows) -> list[tuple[str, list[str]]]:
+    """A table without the lines of comments above its heading, which have fewer cells."""
+    if not table:
+        return table
+    width = Counter(len(cells) for _, cells in table).most_common(1)[0][0]
+    start = next(place for place, (_, cells) in enumerate(table) if len(cells) >= width)
+    if start == 0 or _heading([cells for _, cells in table[start:]]) is None:
+        return table
+    rows.skipped += [Skipped(where, "stands above the table") for where, _ in table[:start]]
+    return table[start:]
+
+
 def _heading(table: list[list[str]]) -> list[str] | None:
     """Names of the columns in the first row, None where it is a row like the others.
 
@@ -440,12 +446,14 @@ def _heading(table: list[list[str]]) -> list[str] | None:
     """
     first = [cell.strip() for cell in table[0]]
     below = [row for row in table[1:_PEEKED] if len(row) == len(first)]
-    short = all(len(cell) <= 40 and len(cell.split()) <= 4 and not _NUMBER.fullmatch(cell) for cell in first)
-    if not short or len(set(first) - {""}) < len([cell for cell in first if cell]):
-        return None
-    if any(map(is_known, first)):
+    counted = [str(number) for number in range(len(first))]
+    if len(below) and len(first) > 1 and first in (counted, ["", *counted[:-1]]):  # as pandas names columns
         return _distinct(first)
-    if len(below) < 2 or len(first) < 2:
+    short = all(len(cell) <= 40 and len(cell.split()) <= 4 and not _NUMBER.fullmatch(cell) for cell in first)
+    if short and any(map(is_known, first)):
+        return _distinct(first)
+    alike = len(set(first) - {""}) < len([cell for cell in first if cell])
+    if not short or alike or len(below) < 2 or len(first) < 2:
         return None
     for place, cell in enumerate(first):
         column = [row[place].strip() for row in below]
@@ -544,23 +552,38 @@ def _whole_json(path: Path, text: str) -> list[tuple[str, Any]] | None:
     except (ValueError, RecursionError):
         return None
     if isinstance(content, Mapping):
-        content = _records(content)
+        content = _records(content, path)
     if not isinstance(content, list):
         content = [content]
     return [(f"{path}[{number}]", record) for number, record in enumerate(content)]
 
 
-def _records(content: Mapping[str, Any]) -> list[Any]:
+def _records(content: Mapping[str, Any], path: Path) -> list[Any]:
     """Records of one object: those of its longest list, its columns, its objects by name, or itself."""
     values = list(content.values())
     lists = [value for value in values if isinstance(value, list)]
     flat_lists = lists and not any(isinstance(part, Mapping) for value in lists for part in value)
     if flat_lists and len(lists) == len(values) and len({len(value) for value in lists}) == 1:
         return [dict(zip(content, row)) for row in zip(*lists)]
-    if objects := [
-        value for value in lists if value and all(isinstance(part, Mapping | str) for part in value)
-    ]:
-        return max(objects, key=len)
+    if objects := {
+        key: value
+        for key, value in content.items()
+        if isinstance(value, list) and value and all(isinstance(part, Mapping | str) for part in value)
+    }:
+        longest = max(objects, key=lambda key: len(objects[key]))
+        if others := [
+            key
+            for key in objects
+            if key != longest and any(isinstance(part, Mapping) for part in objects[key])
+        ]:
+            note(f"{path}: records of {longest} alone (also there: {check.one_line(', '.join(others))})")
+        return objects[longest]
+    if (
+        len(values) == 1
+        and isinstance(values[0], Mapping)
+        and any(isinstance(value, list) for value in values[0].values())
+    ):
+        return _records(values[0], path)
     if values and all(isinstance(value, Mapping) for value in values):
         keys = [list(value) for value in values]
         if all(key == keys[0] for key in keys) and all(str(key).isdigit() for key in keys[0]):
@@ -596,24 +619,10 @@ def _take_json(named: Iterable[tuple[str, Any]], path: str, rows: Rows, reader: 
 
 
 def _parquet(path: Path, rows: Rows, reader: Reader, decoder: Decoder) -> None:
-    from pyarrow.parquet import ParquetFile
-
-    def records(file: Any) -> Iterator[dict[str, Any]]:
-        with told(path):
-            for batch in file.iter_batches(1024):
-                yield from batch.to_pylist()
-
-    with told(path):
-        count_rows([path])
-        file = ParquetFile(path)
-        about = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
-        features = about.get("info", {}).get("features", {})
-        classes = {
-            column: [str(name) for name in its["names"]]
-            for column, its in features.items()
-            if isinstance(its, dict) and "names" in its
-        }
-    _take(records(file), str(path), rows, reader, classes)
+    table = open_table(path)
+    batches = table.batches(table.schema.names)
+    records = (dict(zip(batch, row)) for batch in batches for row in zip(*batch.values()))
+    _take(records, str(path), rows, reader, table.names)
 
 
 def _take(

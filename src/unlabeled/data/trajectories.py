@@ -27,6 +27,7 @@ from unlabeled.data.arrays import as_tensor, read_npz
 from unlabeled.data.digests import digest, in_one_channel
 from unlabeled.data.files import File, by_folder, by_name, walk
 from unlabeled.data.images import Images
+from unlabeled.data.notes import note
 from unlabeled.data.samples import Batch, Data, Skipped
 from unlabeled.data.tables import count_rows, told
 
@@ -41,6 +42,8 @@ VARIANTS: dict[str, dict[str, Any]] = {"": {}, "still": {"still": True}}
 KEYS = ("video", "pose", "depth", "action", "room")
 ROOMS = 10_000
 """Rooms that can be told apart; a higher number is a mistake."""
+MOST_TURN = 16 * np.pi
+"""Radians above which headings are rather degrees; fewer may be those of an agent that went in circles."""
 
 
 class Walks(Data):
@@ -416,8 +419,11 @@ def _fitting(content: Mapping[str, np.ndarray | Tensor], name: str, lead: int) -
         wanted = (*video.shape[:lead], *axes.get(key, value.shape[lead:]))
         if key != "video" and value.shape != wanted:
             raise ValueError(f"{key} of {name} must have shape {wanted}, got {tuple(value.shape)}")
-    if not found["pose"].isfinite().all():
-        raise ValueError(f"pose of {name} must be finite, got NaN or infinity")
+    for key in ("pose", "depth", "action"):
+        if key in found and not found[key].isfinite().all():
+            raise ValueError(f"{key} of {name} must be finite, got NaN or infinity")
+    if (turn := float(found["pose"][..., 2].abs().max())) > MOST_TURN:
+        note(f"{name}: headings reach {turn:g}; they must be in radians")
     if "room" in found:
         room = found["room"].double()
         if not ((room == room.round()) & (room >= -1) & (room < ROOMS)).all():

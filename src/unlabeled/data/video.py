@@ -147,7 +147,7 @@ class Videos(Data):
         """Short clips of the videos as samples: a video gives as many as it holds side by side.
 
         Each clip starts anywhere in its own share of the video, so that every start can occur, and each as often
-        as its neighbours. Videos that are too short are left out.
+        as its neighbours. Videos that are too short are left out and listed in `skipped`.
 
         Args:
             frames: Frames of a clip, at least 1.
@@ -179,6 +179,10 @@ class Videos(Data):
             low, slack = begin + (end - begin - length) // 2, torch.zeros_like(starts)
         view = self._view(rows, low[:, None] + stride * torch.arange(frames), slack)
         view.paths = [f"{path}[{start}:]" for path, start in zip(view.paths, low.tolist())]
+        view.skipped = self.skipped + [
+            Skipped(self.paths[row], f"{self.counts[row]} frames, fewer than the {length} of a clip")
+            for row in (spans == 0).nonzero().flatten().tolist()
+        ]
         return view
 
     def spread(self, frames: int) -> Self:
@@ -483,7 +487,7 @@ def _in_channels(frames: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _from_npz(path: Path, how: How) -> Mapping[str, Callable[[], Videos]]:
-    content, keys = read_npz(path, ("videos", "labels"))
+    content, keys = read_npz(path, lambda key: key.endswith(("videos", "labels")))
     parts = {"": "all"} | {f"{name}_": split for name, split in SPLITS.items()}
     found = {
         split: partial(

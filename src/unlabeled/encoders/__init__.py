@@ -148,6 +148,8 @@ def load(path: str | os.PathLike[str], module: nn.Module | str | None = None) ->
         config = json.loads(about["unlabeled"])
         if not isinstance(config, dict) or not isinstance(config.get("name"), str):
             raise ValueError("its architecture has no name")
+        if "weights" in config:
+            raise ValueError("its architecture names another file")
         if config["name"] != OWN_NETWORK and not is_named(config["name"]):
             with _no_larger_than(sum(sizes.values()), config):
                 encoder = build(**config)

@@ -32,12 +32,12 @@ class Own(nn.Module):
         shape = (IMAGES, in_channels, image_size, image_size)
         try:
             with torch.no_grad():
-                output = model.eval()(weight.new_zeros(shape))
+                output = model.eval()(torch.zeros(shape, device=weight.device))  # as images come
         except Exception as error:  # a network of the user's can fail in any way
             reason = f"{type(error).__name__}: {check.reason(error)}"
             raise ValueError(
                 f"encoder must take images of shape {shape}, but {type(model).__name__} failed on them ({reason}). "
-                "Its image size can be named by image_size"
+                "Set the size with image_size"
             ) from error
         finally:
             model.train(training)

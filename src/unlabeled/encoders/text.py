@@ -440,7 +440,7 @@ def fitted(
         if unknown > MOST_UNKNOWN:
             _log.warning(
                 f"{data.name}: {unknown:.0%} of the tokens are [UNK], words or letters that are not in the "
-                f"vocabulary of {encoder.vocabulary}; encoders of gpt read bytes and know all"
+                f"vocabulary of {encoder.vocabulary}; gpt encoders read bytes and need no [UNK]"
             )
     return encoder
 

@@ -217,7 +217,7 @@ def fitted(name: str, data: "Data", *, image_size: int | None = None) -> WordVec
     if segmenter is None and share > MOST_UNSPACED:
         _log.warning(
             f"{data.name}: {share:.0%} of the letters are of scripts without spaces, so that whole sentences count as "
-            "words; --segmenter characters, jieba or pythainlp cuts them"
+            "words; split them with --segmenter characters, jieba or pythainlp"
         )
     counts = counted(texts, min_count, segmenter)
     encoder = build({"name": name, "vocabulary": list(counts), "segmenter": segmenter})

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unlabeled.data import Data, open_splits
 from unlabeled.data.cameras import Scenes
+from unlabeled.data.groups import joined
 from unlabeled.evaluate.features import of_encoder
 from unlabeled.evaluate.scores import Measurement, of_groups
 from unlabeled.method import Batch, Method
@@ -125,7 +126,7 @@ def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.devic
             if unit == ACROSS:
                 groups, counted = _pairs(len(test)), "scene pairs"
                 if test.groups is not None:  # pairs that share a group are no more independent than it is
-                    groups = _linked(groups, test.groups)
+                    groups = joined(groups, test.groups)
             measured.append(
                 Measurement(
                     "alignment",
@@ -175,19 +176,6 @@ def _films(scenes: Scenes, reader: Reader, device: torch.device) -> list[list[Te
 def _pairs(scenes: int) -> Tensor:
     """Pair of each scene, int64, shape (scenes,); a last one that is left over joins the pair before it."""
     return (torch.arange(scenes) // 2).clamp_max(max(0, scenes // 2 - 1))
-
-
-def _linked(pairs: Tensor, groups: Tensor) -> Tensor:
-    """Pairs put together wherever their scenes share a group, int64, shape (scenes,)."""
-    linked = pairs.clone()
-    for _ in range(len(pairs)):
-        before = linked.clone()
-        for numbers in (pairs, groups):
-            for number in numbers.unique():
-                linked[numbers == number] = linked[numbers == number].min()
-        if torch.equal(linked, before):
-            break
-    return linked
 
 
 def _between_cameras(films: list[list[Tensor]]) -> dict[str, Tensor]:

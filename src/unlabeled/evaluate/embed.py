@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlabeled.evaluate import features, opening
+from unlabeled.evaluate import features, opening, seen
 from unlabeled.files import atomic, printable
 from unlabeled.parts import heap
+from unlabeled.run import opened as opened_run
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -37,7 +38,10 @@ def embed(
     layer: str | None = None,
     out: str | Path | None = None,
     device: str = "auto",
+    label: str | None = None,
     text_column: str | None = None,
+    encoding: str | None = None,
+    group: str | None = None,
 ) -> tuple[Tensor, list[str]]:
     """Compute the features of every sample of every split; no label is needed.
 
@@ -46,12 +50,18 @@ def embed(
         data: Whatever `open_data` takes.
         layer: Name of a map to read instead of the encoder's output.
         out: File to write, with the path of each sample, its split ("all" where there are none), the name of its class
-            and the number of its group, both missing where they are unknown. Its ending says how: .parquet has
+            and the number of its group, by the run's own `group` on the data that it was trained on, both missing
+            where they are unknown. Its ending says how: .parquet has
             the columns `path`, `split`, `label`, `group` and `embedding`; .csv has the first four, then `0`, `1`
             and so on; .npz has arrays `embeddings`, `paths`, `splits`, `labels` ("" for none) and `groups` (-1
             for none); .npy has the features alone.
         device: auto, cpu or cuda.
+        label: Column of the labels, which are written beside the features, as in `open_data`; None takes that of the
+            run.
         text_column: Column of a table that holds the texts, as in `open_data`; None takes that of the run.
+        encoding: Encoding of texts, as in `open_data`; None takes that of the run.
+        group: What says which samples are not independent, as in `open_data`; None takes that of the run on the data
+            that it was trained on.
 
     Returns:
         Features on the CPU, float32, shape (samples, dim), and the path of each sample, split after split. Where a
@@ -64,8 +74,11 @@ def embed(
     if target is not None and target.suffix.lower() not in ENDINGS:
         raise ValueError(f"out must end with {', '.join(ENDINGS)}, got {target.name}")
     where = features.pick_device(device)
+    run = opened_run(run)
     encoder, reader = features.frozen(run, where)
-    how = opening.options(run, encoder) | ({"text_column": text_column} if text_column else {})
+    told = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
+    told = seen.as_told(run, data) | {name: value for name, value in told.items() if value is not None}
+    how = opening.options(run, encoder) | told
     opened = opening.parts(data, how, encoder)
     if target is not None:
         return _written(target, _pieces(opened, lambda batch: reader(batch, layer), where))

@@ -98,7 +98,12 @@ def frozen(source: Any, device: torch.device) -> tuple["Encoder", Reader]:
     Returns:
         The copy, and the function that reads features from it: the method's own where a method is given.
     """
-    subject: nn.Module = source if isinstance(source, nn.Module) else source.encoder
+    subject: Any = source if isinstance(source, nn.Module) else getattr(source, "encoder", None)
+    if not isinstance(subject, Method) and not hasattr(subject, "inputs"):
+        raise ValueError(
+            f"run must be a run or its folder, a method or an encoder, got {type(source).__name__}; "
+            "encoders.wrap makes an encoder of a network"
+        )
     subject = copy.deepcopy(subject).eval().requires_grad_(False).to(device)
     if isinstance(subject, Method):
         return subject.encoder, subject.features

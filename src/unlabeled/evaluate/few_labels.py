@@ -20,7 +20,7 @@ def counts(given: Iterable[int | str]) -> list[int | str]:
         ValueError: One is something else.
     """
     numbers, shares, every = set(), set(), []
-    for count in given:
+    for count in list(given) or ["nothing"]:
         text = "".join(str(count).split())
         if text == "all" or re.fullmatch(r"100(\.0*)?%", text):
             every = ["all"]

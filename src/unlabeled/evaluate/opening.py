@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.encoders import Encoder
 
-__all__ = ["Opened", "both", "for_task", "given", "options", "pair", "parts", "reopened"]
+__all__ = ["Opened", "both", "for_task", "given", "is_divided", "options", "pair", "parts", "reopened"]
 
 TASK_KINDS = {"alignment": "cameras", "perplexity": "text", "zones": "trajectory"}
 """Kinds of the data of tasks that do not go by the encoder's."""
+_KEPT, _OF_TEXTS = ("group", "max_broken"), ("label", "encoding", "text_column", "segmenter")
+"""Options of the run that data of such a kind is opened with too, and those of texts."""
 WHOLE = ("alignment", "localisation", "retrieval", "zones")
 """Tasks that are measured on all of what was opened before."""
 
@@ -29,6 +31,8 @@ class Opened(NamedTuple):
     train: "Data | None"
     test: "Data"
     how: dict[str, Any]
+    divided: bool = False
+    """Whether data without a test part was divided, as far as the task asks for that."""
 
 
 def options(run: Any, encoder: "Encoder") -> dict[str, Any]:
@@ -118,18 +122,27 @@ def for_task(word: str, data: Any, test: Any, how: dict[str, Any]) -> Opened | N
         return None if masked is None else Opened(None, masked, how)
     if word in TASK_KINDS:
         kind = TASK_KINDS[word]
-        how = {name: how[name] for name in ("group",) if name in how}
+        how = {name: how[name] for name in (*_KEPT, *(_OF_TEXTS if kind == "text" else ())) if name in how}
         how |= {"kind": kind, "store_size": store_size(kind, None)}
-    return Opened(*both(data, test, how), how)
+    divided = word == "perplexity" and is_divided(data, test, how)
+    return Opened(*both(data, test, how), how, divided)
 
 
-def given(word: str, data: Any, test: Any, opened: Opened) -> Any:
-    """What a task takes of what was opened for it.
+def is_divided(data: Any, test: Any, how: dict[str, Any]) -> bool:
+    """Whether `both` divides data, as it has no training and test part of its own."""
+    from unlabeled.data import opening
 
-    Perplexity opens its data itself where it can, to say that texts which were divided are no measure of unseen ones.
-    """
-    itself = word == "perplexity" and test is None and "group" not in opened.how
-    return data if itself or opened.train is None else (opened.train, opened.test)
+    if test is not None or isinstance(data, tuple):
+        return False
+    splits = opening.parts(data, **how)
+    return "train" not in splits or not {"test", "validation"} & {*splits}
+
+
+def given(word: str, data: Any, opened: Opened) -> Any:
+    """What a task takes of what was opened for it; perplexity must know whether texts were divided."""
+    if word == "perplexity":
+        return opened
+    return data if opened.train is None else (opened.train, opened.test)
 
 
 def _with_masks(data: Any, how: dict[str, Any]) -> "Data | None":

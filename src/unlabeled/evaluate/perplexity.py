@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from unlabeled.evaluate.intervals import leave_one_out
+from unlabeled.evaluate.opening import Opened, both, is_divided
 from unlabeled.evaluate.scores import Measurement
 from unlabeled.methods.gpt import GPT
 
@@ -108,24 +109,20 @@ def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.devic
     Raises:
         ValueError: The encoder looks ahead, so that nothing is left to be predicted.
     """
-    from unlabeled.data import open_splits
-    from unlabeled.data.opening import parts
-
     encoder: Any = subject.encoder
     if getattr(encoder, "family", None) != "gpt":
         name = encoder.config.get("name", type(encoder).__name__)
         raise ValueError(f"perplexity needs an encoder that never looks ahead, such as gpt-mini, got {name}")
-    opened: Any = data if isinstance(data, tuple) else open_splits(data, kind="text")
-    train, test = opened
-    found = () if isinstance(data, tuple) else parts(data, kind="text")
-    divided = not isinstance(data, tuple) and ("train" not in found or not {"test", "validation"} & {*found})
+    opened = data if isinstance(data, Opened) else _opened(data)
+    train: Any = opened.train
+    test: Any = opened.test
     blocks = encoder.blocks(test)
     numbers = blocks.documents.unique()
     documents = [text.encode() for text in test.whole()]
     sizes = _by_document(torch.tensor([len(text) for text in documents]), _firsts(test), numbers)
     pieces = _by_document(blocks.lengths - 1, blocks.documents, numbers)
     about = f"{int(pieces.sum())} pieces of {encoder.vocabulary}, {int(sizes.sum())} bytes, window of {encoder.length}"
-    if divided:
+    if opened.divided:
         warning = f"a part of {test.name} cut off: no unseen texts for what was trained on all of it"
         about += f", {warning}"
         warnings.warn(f"perplexity is on {warning}", stacklevel=2)
@@ -156,6 +153,11 @@ def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.devic
             for name, n in by_bytes.items()
         ),
     ]
+
+
+def _opened(data: Any) -> Opened:
+    how = {"kind": "text"}
+    return Opened(*both(data, None, how), how, is_divided(data, None, how))
 
 
 @torch.no_grad()

@@ -11,15 +11,17 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.data.labels import NO_LABELS
+from unlabeled.data.opening import called
 from unlabeled.evaluate import controls as controlled
 from unlabeled.evaluate import features, few_labels, finetune, knn, layers, linear, opening, seen
-from unlabeled.evaluate.features import Representation
+from unlabeled.evaluate.features import Reader, Representation
 from unlabeled.evaluate.scores import Measurement, Scores, of_groups
 from unlabeled.evaluate.tasks import TASKS, Subject, measure
 from unlabeled.files import printable
 from unlabeled.method import Batch, Method
 from unlabeled.parts import heap
 from unlabeled.run import Run, fingerprint
+from unlabeled.run import opened as opened_run
 from unlabeled.verdict import CHOSEN
 
 if TYPE_CHECKING:
@@ -64,6 +66,8 @@ def evaluate(
     device: str = "auto",
     test: Any = None,
     label: str | None = None,
+    text_column: str | None = None,
+    encoding: str | None = None,
     k: int = 20,
     temperature: float = 0.07,
     steps: int | None = None,
@@ -77,7 +81,7 @@ def evaluate(
     a split of the labels at hand; no choice sees the test set.
 
     Args:
-        run: A run, a method or an encoder; it is not changed.
+        run: A run or its folder, a method or an encoder; it is not changed.
         data: What `open_splits` takes, with labels, or a pair of training and test data, opened or not.
         probe: Any of knn, linear, few (linear, with 1 and 10 labels per class too where no number is given
             and every class has as many), finetune (the encoder moves too), layers (linear on every named map,
@@ -95,7 +99,10 @@ def evaluate(
         seed: Seed of the draws, of the control's weights and of the bootstrap.
         device: auto, cpu or cuda.
         test: Test data, if `data` is training data only: the test split of a source that has one, else all.
-        label: Column of the labels, where the data is a table or has one beside it; None looks for a usual name.
+        label: Column of the labels, where the data is a table or has one beside it; None takes that of the run, or
+            else looks for a usual name.
+        text_column: Column of the texts, as in `open_data`; None takes that of the run.
+        encoding: Encoding of texts, as in `open_data`; None takes that of the run.
         k: Neighbours that vote in knn.
         temperature: Of the votes in knn.
         steps: Optimizer steps of finetune and supervised; None takes 20 passes over the labels, 300 at least.
@@ -112,96 +119,170 @@ def evaluate(
     Raises:
         ValueError: There are no labels, a class has fewer than asked for, or a word or number is not allowed.
     """
-    probes, words = _several(probe), _several(controls)
-    for word in probes:
-        check.choice((*PROBES, *TASKS), probe=word)
-    for word in words:
-        check.choice(CONTROLS, controls=word)
-    check.at_least(1, draws=draws)
-    counts = few_labels.counts(_several(labels_per_class))
-    options = {"source": _source(data, test), "probe": probes, "labels_per_class": counts}
-    options |= {"controls": words, "draws": draws}
-    options |= {"k": k, "temperature": temperature} | ({} if steps is None else {"steps": steps})
+    asked = _Asked(
+        tuple(_several(probe)),
+        tuple(_several(controls)),
+        few_labels.counts(_several(labels_per_class)),
+        draws,
+        seed,
+        k,
+        temperature,
+        steps,
+        augment,
+        progress or (lambda text: None),
+    )
     where = features.pick_device(device)
+    run = opened_run(run)
     encoder, reader = features.frozen(run, where)
-    measured: list[Measurement] = []
-    tell = progress or (lambda text: None)
-    group = group or seen.grouping(run, data)
-    columns = {name: column for name, column in {"group": group, "label": label}.items() if column}
-    how, options = opening.options(run, encoder) | columns, options | columns
-    met: list[dict[str, Any]] = []
-    if tasks := [word for word in probes if word in TASKS]:
-        subject = Subject(encoder, _method(run, encoder, where), seed)
-        for word in tasks:
-            tell(word)
-            opened = opening.for_task(word, data, test, how)
-            given = data if opened is None else opening.given(word, data, test, opened)
-            measured += measure(word, subject, given, seed=seed, device=where)
-            met += [] if opened is None else [seen.account(run, opened, data, test)]
-        probes = [word for word in probes if word not in TASKS]
-        if not probes:
-            about = {"data": str(getattr(data, "name", data)), "encoder": fingerprint(encoder.state_dict())}
-            about |= {"seed": seed, "options": options}
-            return Scores.of(measured, about | seen.together(met))
+    told = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
+    told = seen.as_told(run, data) | {name: value for name, value in told.items() if value is not None}
+    how = opening.options(run, encoder) | told
+    about = {"encoder": fingerprint(encoder.state_dict()), "seed": seed}
+    about["options"] = {"source": _source(data, test), **asked.options, **told}
+    measured, met = _on_tasks(run, encoder, data, test, how, asked, where)
+    if asked.probes and all(word in TASKS for word in asked.probes):
+        return Scores.of(measured, {"data": str(getattr(data, "name", data)), **about, **seen.together(met)})
     both = opening.both(data, test, how)
     train, tested = map(encoder.reads, both)
     labelled = _labelled(train, tested, where)
     for note in (*labelled.notes, *_of_labels(train, tested)):
-        tell(note)
+        asked.tell(note)
+    measured += _on_labels(encoder, reader, labelled, asked)
+    # As opened, not as the encoder reads it: a scene is many images.
+    met.append(seen.account(run, opening.Opened(*both, how), data, test))
+    met += [{"note": note} for note in labelled.notes]
+    facts = {
+        "data": train.name if train.name == tested.name else f"{train.name}, tested on {tested.name}",
+        "training_samples": len(labelled.labels),
+        "test_samples": len(labelled.answers),
+    }
+    return Scores.of(measured, facts | about | seen.together(met))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be measured and how, as in `evaluate`."""
+
+    probes: tuple[str, ...]
+    controls: tuple[str, ...]
+    counts: list[int | str]
+    draws: int
+    seed: int
+    k: int
+    temperature: float
+    steps: int | None
+    augment: Augment | None
+    tell: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        for word in self.probes or ["nothing"]:
+            check.choice((*PROBES, *TASKS), probe=word)
+        for word in self.controls:
+            check.choice(CONTROLS, controls=word)
+        check.at_least(1, draws=self.draws)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What tells one evaluation from another on the same data."""
+        options = {
+            "probe": list(self.probes),
+            "labels_per_class": self.counts,
+            "controls": list(self.controls),
+        }
+        options |= {"draws": self.draws, "k": self.k, "temperature": self.temperature}
+        return options | ({} if self.steps is None else {"steps": self.steps})
+
+
+def _on_tasks(
+    run: Any,
+    encoder: "Encoder",
+    data: Any,
+    test: Any,
+    how: dict[str, Any],
+    asked: _Asked,
+    where: torch.device,
+) -> tuple[list[Measurement], list[dict[str, Any]]]:
+    """What the tasks among the probes measure, and accounts of the test samples of each."""
+    measured: list[Measurement] = []
+    met: list[dict[str, Any]] = []
+    words = [word for word in asked.probes if word in TASKS]
+    subject = Subject(encoder, _method(run, encoder, where), asked.seed) if words else None
+    for word in words:
+        assert subject is not None
+        asked.tell(word)
+        opened = opening.for_task(word, data, test, how)
+        given = data if opened is None else opening.given(word, data, opened)
+        measured += measure(word, subject, given, seed=asked.seed, device=where)
+        met += [] if opened is None else [seen.account(run, opened, data, test)]
+    return measured, met
+
+
+def _on_labels(encoder: "Encoder", reader: Reader, labelled: Labelled, asked: _Asked) -> list[Measurement]:
+    """What the probes measure on labels, each beside its controls."""
     smallest = int(labelled.labels.unique(return_counts=True)[1].min())
-    plan = _plan(probes, counts, list(encoder.map_dims) if "layers" in probes else [], smallest)
+    probes = [word for word in asked.probes if word not in TASKS]
+    plan = _plan(probes, asked.counts, list(encoder.map_dims) if "layers" in probes else [], smallest)
     draws_of = {
         count: [torch.arange(len(labelled.labels))]
         if count == "all"
-        else few_labels.subsets(labelled.labels, count, classes=labelled.classes, draws=draws, seed=seed)
+        else few_labels.subsets(
+            labelled.labels, count, classes=labelled.classes, draws=asked.draws, seed=asked.seed
+        )
         for count in dict.fromkeys(count for _, _, count in plan)
     }
-    representations = [
-        *([controlled.raw(encoder)] if "raw" in words else []),
-        *([controlled.random(encoder, labelled.train, seed)] if "random" in words else []),
-        *(
-            [controlled.rescaled(encoder, labelled.train, seed)]
-            if "rescaled" in words and encoder.kind == "image"
-            else []
-        ),
-        Representation("unlabeled", reader),
-    ]
+    representations = _representations(encoder, reader, labelled, asked)
+    measured: list[Measurement] = []
     trained: dict[int | str, list[Prediction]] = {}
     for name, layer, count in plan:
         about = f"{name}{f' {layer}' if layer else ''}, {count} labels per class"
         for shown in representations if name != "finetune" else representations[-1:]:
-            results = []
-            tell(f"{about}: {shown.name}")
-            for rows in draws_of[count]:
-                if layer == CHOSEN:
-                    results.append(_on_chosen_layer(encoder, shown, labelled, rows, seed))
-                elif name == "knn":
-                    results.append(_knn(shown, labelled, rows, k, temperature))
-                elif name == "finetune":
-                    results.append(_finetune(encoder, shown, labelled, rows, steps, augment, seed))
-                else:
-                    results.append(_linear(shown, labelled, rows, layer, seed)[:2])
+            asked.tell(f"{about}: {shown.name}")
+            results = [
+                _predicted(name, layer, encoder, shown, labelled, rows, asked) for rows in draws_of[count]
+            ]
             measured.append(_measure(name, layer, count, shown.name, results, labelled, shown.detail))
-        if name != "layers" and ("supervised" in words or (name == "finetune" and words)):
+        if name != "layers" and ("supervised" in asked.controls or (name == "finetune" and asked.controls)):
             if count not in trained:
-                tell(f"{about}: supervised, {len(draws_of[count])} trainings")
+                asked.tell(f"{about}: supervised, {len(draws_of[count])} trainings")
                 trained[count] = [
-                    _supervised(encoder, labelled, rows, steps, augment, seed + draw)
+                    _supervised(encoder, labelled, rows, asked.steps, asked.augment, asked.seed + draw)
                     for draw, rows in enumerate(draws_of[count])
                 ]
             measured.append(_measure(name, layer, count, "supervised", trained[count], labelled))
-    about = {
-        "data": train.name if train.name == tested.name else f"{train.name}, tested on {tested.name}",
-        "training_samples": len(labelled.labels),
-        "test_samples": len(labelled.answers),
-        "encoder": fingerprint(encoder.state_dict()),
-        "seed": seed,
-        "options": options,
-    }
-    # As opened, not as the encoder reads it: a scene is many images.
-    met.append(seen.account(run, opening.Opened(*both, how), data, test))
-    met += [{"note": note} for note in labelled.notes]
-    return Scores.of(measured, about | seen.together(met))
+    return measured
+
+
+def _representations(
+    encoder: "Encoder", reader: Reader, labelled: Labelled, asked: _Asked
+) -> list[Representation]:
+    """The controls that are asked for, and ours at the end."""
+    made = []
+    if "raw" in asked.controls:
+        made.append(controlled.raw(encoder))
+    if "random" in asked.controls:
+        made.append(controlled.random(encoder, labelled.train, asked.seed))
+    if "rescaled" in asked.controls and encoder.kind == "image":
+        made.append(controlled.rescaled(encoder, labelled.train, asked.seed))
+    return [*made, Representation("unlabeled", reader)]
+
+
+def _predicted(
+    name: str,
+    layer: str | None,
+    encoder: "Encoder",
+    shown: Representation,
+    labelled: Labelled,
+    rows: Tensor,
+    asked: _Asked,
+) -> Prediction:
+    """What one probe that learns from the labels of some rows predicts."""
+    if layer == CHOSEN:
+        return _on_chosen_layer(encoder, shown, labelled, rows, asked.seed)
+    if name == "knn":
+        return _knn(shown, labelled, rows, asked.k, asked.temperature)
+    if name == "finetune":
+        return _finetune(encoder, shown, labelled, rows, asked.steps, asked.augment, asked.seed)
+    return _linear(shown, labelled, rows, layer, asked.seed)[:2]
 
 
 def _method(run: Any, encoder: "Encoder", device: torch.device) -> Method | None:
@@ -235,10 +316,7 @@ def _plan(
 def _source(data: Any, test: Any) -> str:
     """What the data was called by whoever named it: folders of one name are told apart by their paths."""
     parts = data if isinstance(data, tuple) else (data,) if test is None else (data, test)
-    names = [
-        printable(part) if isinstance(part, str | Path) else getattr(part, "name", type(part).__name__)
-        for part in parts
-    ]
+    names = [printable(part) if isinstance(part, str | Path) else called(part) for part in parts]
     return ", tested on ".join(dict.fromkeys(names))
 
 
@@ -286,10 +364,10 @@ def _without_labels(part: str, split: "Data") -> str:
     if hints:
         return f"{message} ({'; '.join(dict.fromkeys(hints))})"
     if part == "test":
-        message += "; the labelled part given alone would be divided"
+        message += "; give the labelled part alone to have it divided"
     return (
         f"{message}. Put the files into one folder for each class, or their names and labels into a labels.csv "
-        "beside them" + (", or take the task factors, for what else is known" if split.factors else "")
+        "beside them" + (", or evaluate the task factors instead" if split.factors else "")
     )
 
 
@@ -306,6 +384,12 @@ def _of_classes(learnt: Tensor, answers: Tensor, classes: list[str], tested: "Da
     notes = []
     unlearnt = ~torch.isin(answers, learnt)
     if count := int(unlearnt.sum()):
+        if count == len(answers):
+            named = ", ".join(classes[number] for number in answers.unique().tolist()[:5])
+            raise ValueError(
+                f"test {tested.unit} must be of classes that have a training label, got {tested.name} with none but "
+                f"{named}"
+            )
         names = [classes[number] for number in answers[unlearnt].unique().tolist()]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         notes.append(

@@ -7,19 +7,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from unlabeled.data import store_size
-from unlabeled.data.splits import contradictions
+from unlabeled.data import Images, store_size
+from unlabeled.data.near import near_pairs, thumbnails_of
+from unlabeled.data.splits import contradictions, first_rows
 from unlabeled.evaluate.opening import Opened, reopened
 from unlabeled.files import printable
 from unlabeled.run import Run
+from unlabeled.settings import READING
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
 
-__all__ = ["account", "as_in_training", "grouping", "together"]
+__all__ = ["account", "as_in_training", "as_told", "together"]
 
 NAMED = 3
 """Samples that a sentence names; scores.json has all of them."""
+MOST_COMPARED, SMALLEST_COMPARED = 10_000, 16
+"""Images of both parts up to which near copies are looked for (about 5 seconds of one core), and their least height and
+width in pixels: smaller ones differ in too little."""
+CHANCE = 0.1
+"""Pairs that may be there by chance: a note that is wrong costs more trust than one that is missing."""
 
 
 def account(run: Any, opened: Opened, data: Any, test: Any = None) -> dict[str, Any]:
@@ -35,7 +42,9 @@ def account(run: Any, opened: Opened, data: Any, test: Any = None) -> dict[str, 
 
     Returns:
         `seen_in_pretraining` and `in_training_part`, each with `samples`, `of` and `paths`, the first None where it
-        is not known, and `note`, sentences without their full stop; what there is nothing to say of is left out.
+        is not known; `near_in_training_part`, of images, with `copies` beside: their paths in the training part; None
+        where there are too many to look; and `note`, sentences without their full stop. What there is nothing to say of
+        is left out.
     """
     about: dict[str, Any] = {}
     notes = []
@@ -52,6 +61,10 @@ def account(run: Any, opened: Opened, data: Any, test: Any = None) -> dict[str, 
             about["in_training_part"] = both
             count = f"{both['samples']:,} of the {both['of']:,} test {tested.unit}"
             notes.append(f"{count} are in the training part too ({_named(both['paths'])})")
+        if isinstance(train, Images) and isinstance(tested, Images):
+            near, note = _near_copies(train, tested, known, digests)
+            about |= near
+            notes += [note] if note else []
         if train.labels is not None and tested.labels is not None:
             labels = torch.cat([train.labels, tested.labels])
             if count := contradictions(torch.cat([known, digests]), labels):
@@ -66,10 +79,12 @@ def together(accounts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return whole | ({"note": "; ".join(notes)} if notes else {})
 
 
-def grouping(run: Any, data: Any) -> str | None:
-    """What says which samples are not independent, where a run was trained on the same data and was told it."""
-    same = isinstance(run, Run) and _is_source(run, data)
-    return run.config.get("settings", {}).get("group") if same else None
+def as_told(run: Any, data: Any) -> dict[str, str]:
+    """How to read data, as a run that was trained on the same was told it; empty for other data."""
+    if not isinstance(run, Run) or not _is_source(run, data):
+        return {}
+    settings = run.config.get("settings", {})
+    return {name: settings[name] for name in READING if name in settings}
 
 
 def as_in_training(run: Run) -> dict[str, Any]:
@@ -98,6 +113,51 @@ def _pretrained(run: Run, test: "Data", same_source: bool) -> tuple[dict[str, An
     count = "all" if seen["samples"] == len(test) else f"{seen['samples']:,} of the {len(test):,}"
     those = f"{count} test {test.unit} too, without their labels"
     return seen, f"the encoder was pre-trained on {those} ({_named(seen['paths'])})"
+
+
+def _near_copies(train: Images, test: Images, known: Tensor, digests: Tensor) -> tuple[dict[str, Any], str]:
+    """Test images that are no equal but probably a near copy of one in the training part, and a sentence on them."""
+    rows, own = first_rows(known), first_rows(digests)
+    own = own[~torch.isin(digests[own], known)]
+    rows, own = (
+        index[data.sizes[index].amin(1) >= SMALLEST_COMPARED] for data, index in ((train, rows), (test, own))
+    )
+    if not len(rows) or not len(own):
+        return {}, ""
+    if (count := len(rows) + len(own)) > MOST_COMPARED:
+        most = f"they are looked for among at most {MOST_COMPARED:,}; unlabeled audit looks for them in all"
+        return {
+            "near_in_training_part": None
+        }, f"near copies among the {count:,} {test.unit} are not counted: {most}"
+    found = near_pairs(
+        thumbnails_of([(train, rows), (test, own)]),
+        part=torch.arange(count) >= len(rows),
+        chance=CHANCE,
+    )
+    first, second = rows[found.pairs[:, 0]].tolist(), own[found.pairs[:, 1] - len(rows)].tolist()
+    copy_of: dict[int, str] = {}
+    for original, row in zip(first, second, strict=True):  # by falling score
+        copy_of.setdefault(int(digests[row]), printable(train.paths[original]))
+    if not copy_of:
+        return {}, ""
+    copies = [
+        (printable(path), copy_of[digest])
+        for path, digest in zip(test.paths, digests.tolist(), strict=True)
+        if digest in copy_of
+    ]
+    paths, originals = map(list, zip(*copies, strict=True))
+    note = (
+        f"{len(copies):,} of the {len(test):,} test {test.unit} are probably near copies of some in the training part "
+        f"({_named([f'{path} of {original}' for path, original in copies])})"
+    )
+    return {
+        "near_in_training_part": {
+            "samples": len(copies),
+            "of": len(test),
+            "paths": paths,
+            "copies": originals,
+        }
+    }, note
 
 
 def _is_source(run: Run, data: Any) -> bool:

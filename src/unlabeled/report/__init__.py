@@ -10,7 +10,7 @@ from unlabeled.files import atomic
 from unlabeled.report import page, sections
 from unlabeled.report.entry import Entry, label, look
 from unlabeled.report.tracks import tracks
-from unlabeled.run import load
+from unlabeled.run import opened as opened_run
 
 __all__ = ["report"]
 
@@ -43,7 +43,7 @@ def report(
         ValueError: There is no run, `data` cannot be opened, or `scores` are not one list for each run.
     """
     several = runs if isinstance(runs, Iterable) and not isinstance(runs, str | Path) else [runs]
-    opened = [load(run) if isinstance(run, str | Path) else run for run in several]
+    opened = [opened_run(run) for run in several]
     if not opened:
         raise ValueError("runs must hold at least one run, got none")
     measured, sources = _scores(opened, scores), _data(opened, data)

@@ -18,7 +18,8 @@ class Line:
         style: CSS class that sets the colour.
         x: Positions.
         y: Values; None, NaN and infinities leave a gap.
-        dashed: Whether this is a reference to compare with.
+        dashed: Whether this is a reference to compare with; one point of it is a line across the chart.
+        dotted: Whether this belongs to a solid line of the same style.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Line:
     x: Sequence[float]
     y: Sequence[float | None]
     dashed: bool = False
+    dotted: bool = False
 
 
 @dataclass
@@ -122,12 +124,12 @@ def lines(title: str, hint: str, drawn: Sequence[Line], *, zero: bool = False) -
             (x, y), rest = run[0], run[1:]
             if rest:
                 path = "".join(f"L{across(x):.1f} {up(y):.1f}" for x, y in rest)
-                dashed = " dashed" if line.dashed else ""
+                dashed = " dashed" if line.dashed else " dotted" if line.dotted else ""
                 parts.append(f'<path class="line{dashed}" d="M{across(x):.1f} {up(y):.1f}{path}"/>')
             elif line.dashed:
                 parts.append(f'<path class="line dashed" d="M{left} {up(y):.1f}H{width - right}"/>')
             else:
-                parts.append(_mark("circle", across(x), up(y)))
+                parts.append(_mark("ring" if line.dotted else "circle", across(x), up(y)))
         parts.append("</g>")
     return (
         f'<figure class="chart"><figcaption><b>{escape(title)}</b> <span>{escape(hint)}</span></figcaption>'

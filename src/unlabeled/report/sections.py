@@ -118,15 +118,19 @@ def training(entries: Sequence[Entry]) -> tuple[str, str]:
     for line in chances:
         line.name, line.style, line.dashed = f"chance, {line.name}", "chance", True
     chances = list({str(line.y): line for line in chances}.values())
-    known = any(charts.finite(value) for line in chances for value in line.y)
+    held_out = [
+        charts.Line(f"held out, {entry.label}", style, *_held_out(entry), dotted=True)
+        for style, entry in trained
+        if any(map(charts.finite, _held_out(entry)[1]))
+    ]
+    marks = {"dashed: chance": chances, "dotted: held out": held_out}
+    hint = ", ".join(mark for mark, drawn in marks.items() if _visible(drawn))
     meters = dict.fromkeys(
         name for _, entry in trained for line in entry.history for name in line.get("meters", {})
     )
     figures = "".join(
         [
-            charts.lines(
-                "Loss", "dashed: chance" if known else "", [*chances, *drawn(lambda line: line.get("loss"))]
-            ),
+            charts.lines("Loss", hint, [*chances, *drawn(lambda line: line.get("loss")), *held_out]),
             chart("Spread", "0: all in one direction", "spread"),
             chart("Rank", "directions in use", "rank"),
             chart("Cosine", "1: all samples alike", "cosine"),
@@ -137,15 +141,14 @@ def training(entries: Sequence[Entry]) -> tuple[str, str]:
     sentence = (
         "Epoch by epoch. The loss should fall well below chance while spread and rank stay away from zero."
     )
+    if held_out:
+        sentence += (
+            " Dotted is the loss on samples held out of the training: where it rises while the other falls, the "
+            "samples are learnt by heart."
+        )
     if len(trained) == 1:
-        first, last = trained[0][1].history[0], trained[0][1].history[-1]
-        ends = [charts.number(line.get("loss")) for line in (first, last)]
-        sentence += (
-            f" Here it is {ends[0]}" if first is last else f" Here it went from {ends[0]} to {ends[1]}"
-        )
-        sentence += (
-            f"; chance is {charts.number(last.get('chance'))}." if charts.finite(last.get("chance")) else "."
-        )
+        sentence += _course(trained[0][1])
+    sentence += "".join(_turn(entry, len(entries) > 1) for _, entry in trained)
     legend = (
         charts.legend([(entry.label, style, "line") for style, entry in trained]) if len(entries) > 1 else ""
     )
@@ -154,6 +157,52 @@ def training(entries: Sequence[Entry]) -> tuple[str, str]:
 
 def _epochs(entry: Entry) -> list[float]:
     return [float(line.get("epoch", index + 1)) for index, line in enumerate(entry.history)]
+
+
+def _visible(drawn: Sequence[charts.Line]) -> bool:
+    return any(charts.finite(value) for line in drawn for value in line.y)
+
+
+def _held_out(entry: Entry) -> tuple[list[float], list[float | None]]:
+    """Epochs, with fractions where an epoch has several, and losses on held-out data, None where there is none."""
+    places: list[float] = []
+    losses: list[float | None] = []
+    step, epoch = 0, 0.0
+    for line, end in zip(entry.history, _epochs(entry), strict=True):
+        last = line.get("step") or 0
+        within = line.get("holdout_losses") or {}
+        for at, loss in within.items():
+            share = (int(at) - step) / (last - step) if last > step else 1.0
+            places.append(epoch + (end - epoch) * share)
+            losses.append(loss)
+        if not within:
+            places.append(end)
+            losses.append(line.get("holdout_loss"))
+        step, epoch = last, end
+    return places, losses
+
+
+def _course(entry: Entry) -> str:
+    """From where to where the losses of a run went, and what chance is, in a sentence."""
+
+    def ends(values: Sequence[Any]) -> str:
+        first, last = charts.number(values[0]), charts.number(values[-1])
+        return f"is {first}" if len(values) == 1 else f"went from {first} to {last}"
+
+    text = f" Here the loss {ends([line.get('loss') for line in entry.history])}"
+    if losses := [loss for loss in _held_out(entry)[1] if charts.finite(loss)]:
+        text += f", on held-out samples it {ends(losses)}"
+    chance = entry.history[-1].get("chance")
+    return text + (f"; chance is {charts.number(chance)}." if charts.finite(chance) else ".")
+
+
+def _turn(entry: Entry, several: bool) -> str:
+    """Where the loss on held-out samples turned, in a sentence; empty where it did not."""
+    step = entry.history[-1].get("holdout_lowest_at")
+    if step is None:
+        return ""
+    loss = f"loss of {entry.label}" if several else "loss"
+    return f" The {loss} on held-out samples was lowest at step {step:,} and has risen since."
 
 
 @torch.no_grad()
