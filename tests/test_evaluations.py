@@ -122,5 +122,5 @@ def test_an_evaluation_of_nothing_is_refused_and_not_kept(
 
 
 def test_a_path_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"run must be what pretrain or load returns, .* got PosixPath"):
+    with pytest.raises(ValueError, match=r"run must be a folder that pretrain wrote, got"):
         evaluate(tmp_path, "digits")
