@@ -329,3 +329,10 @@ def test_no_gradient_remains_after_looking() -> None:
     holdout.HeldOut(pictures(20), method, 8, 0).loss()
     assert all(weight.grad is None for weight in method.parameters())
     assert guard.infinite(method) == set()
+
+
+def test_chance_is_logged_for_batches_of_held_out_samples_that_are_smaller(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"encoder": "conv4", "batch_size": 32, "steps": 3, "quiet": True}
+    run = unlabeled.pretrain("simclr", pictures(100), out=tmp_path / "a", **options)
+    assert run.history[-1]["holdout_chance"] == pytest.approx(math.log(2 * 4 - 1))
+    assert run.history[-1]["chance"] == pytest.approx(math.log(2 * 32 - 1))

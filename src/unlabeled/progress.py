@@ -102,6 +102,8 @@ class Progress:
             extras += f"steps left out {entry['skipped_steps']} "
         if entry.get("holdout_loss") is not None:
             chance += f"held out {entry['holdout_loss']:.4f} "
+            if (other := entry.get("holdout_chance")) is not None and other != entry["chance"]:
+                chance += f"(chance {other:.3f} in batches of fewer samples) "
         meters = "" if entry["spread"] is None else f"spread {entry['spread']:.2f} rank {entry['rank']:.0f}"
         self.note = f"{chance}{meters}"
         now = time.monotonic()

@@ -454,6 +454,11 @@ class _Loop:
         if not recent:
             return {}
         entry: dict[str, Any] = {"holdout_loss": recent[-1].loss}
+        assert self.held_out is not None
+        if (
+            self.held_out.size != self.settings.batch_size
+        ):  # a loss that compares samples is lower among fewer
+            entry["holdout_chance"] = self.method.chance(self.held_out.size)
         if len(recent) > 1:
             entry["holdout_losses"] = {str(each.step): each.loss for each in recent}
         if self.turned:

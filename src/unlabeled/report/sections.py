@@ -192,6 +192,9 @@ def _course(entry: Entry) -> str:
     text = f" Here the loss {ends([line.get('loss') for line in entry.history])}"
     if losses := [loss for loss in _held_out(entry)[1] if charts.finite(loss)]:
         text += f", on held-out samples it {ends(losses)}"
+        fewer = entry.history[-1].get("holdout_chance")
+        if charts.finite(fewer) and fewer != entry.history[-1].get("chance"):
+            text += f" in batches of fewer samples, where chance is {charts.number(fewer)}"
     chance = entry.history[-1].get("chance")
     return text + (f"; chance is {charts.number(chance)}." if charts.finite(chance) else ".")
 
