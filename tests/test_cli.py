@@ -274,5 +274,5 @@ def test_a_warning_is_one_line_without_source() -> None:
 def test_no_option_of_a_command_is_there_twice(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with suppress(SystemExit):
         main([command, "--help"])
-    options = re.findall(r"^│ (--[a-z-]+)", capsys.readouterr().out, re.M)
+    options = re.findall(r"^│ [* ]*(--[a-z-]+)", capsys.readouterr().out, re.M)
     assert options and len(options) == len(set(options))
