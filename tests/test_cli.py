@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -267,3 +268,11 @@ def test_a_warning_is_one_line_without_source() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "warning: mind that\n"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare", "embed", "audit", "show", "report", "export"])
+def test_no_option_of_a_command_is_there_twice(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with suppress(SystemExit):
+        main([command, "--help"])
+    options = re.findall(r"^│ [* ]*(--[a-z-]+)", capsys.readouterr().out, re.M)
+    assert options and len(options) == len(set(options))

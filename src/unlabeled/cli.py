@@ -45,7 +45,7 @@ def _listed(type_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
     return tuple(word.strip() for token in tokens for word in token.value.split(",") if word.strip())
 
 
-Words = Annotated[tuple[str, ...], Parameter(converter=_listed, n_tokens=1)]
+Words = Annotated[tuple[str, ...], Parameter(converter=_listed, n_tokens=1, negative=())]
 Run = Annotated[Path, Parameter(help="Folder of a run.")]
 Network = Annotated[
     str | None,
@@ -441,8 +441,6 @@ def report(*runs: Path, data: str | None = None, out: Path | None = None, encode
 def audit(
     *sources: str,
     kind: str | None = None,
-    label: str | None = None,
-    text_column: str | None = None,
     near: bool = True,
     json: Path | None = None,
     out: Path | None = None,
@@ -457,8 +455,6 @@ def audit(
     Args:
         sources: Built-in sets, folders, files or hub names; all splits of each are compared.
         kind: image, text, audio, video, audio-visual, cameras or trajectory; detected from the files if left out.
-        label: Column of the labels, where several or none have a usual name.
-        text_column: Column of the texts in a table, or several with commas between them; chosen if left out.
         near: Whether to look for near copies too, not only for equal samples.
         json: JSON file for all findings.
         out: HTML file with pictures of the findings.

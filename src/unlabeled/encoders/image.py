@@ -356,4 +356,5 @@ def _maker(name: str) -> Callable[[int, int], Any]:
     if name == OWN_NETWORK:
         raise ValueError("encoder must be one that can be built again by its name, got a network of your own")
     near = get_close_matches(name, [*NAMES, *timm.list_models()], n=3, cutoff=0.5) or list(NAMES)
-    raise ValueError(f"encoder must be one of ours or a timm model, got {name}. Near it: {', '.join(near)}")
+    listing = ", ".join(dict.fromkeys(near))
+    raise ValueError(f"encoder must be one of ours or a timm model, got {name}. Near it: {listing}")
