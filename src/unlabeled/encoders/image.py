@@ -1,5 +1,6 @@
 """Encoders of images: from pixels in 0..1 to a vector, named maps and tokens."""
 
+import re
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
@@ -231,9 +232,19 @@ def nearest_sizes(name: str, channels: int, image_size: int) -> list[int]:
     """The next smaller and the next larger size in pixels that a network takes, as far as there are any."""
     ways = range(image_size - 1, image_size // 2, -1), range(image_size + 1, 2 * image_size + 33)
     near = []
+    # Large networks take a second to be built even without their weights, so sizes between patches are not tried.
+    patch = re.search(r"multiple of the (\d+) pixels", refusal(name, channels, image_size))
     for sizes in ways:
-        # Patches and strides are multiples of 4 or 14 pixels nearly everywhere.
-        tried = (size for size in sizes if abs(size - image_size) <= 2 or not size % 4 or not size % 14)
+        # Elsewhere patches and strides are multiples of 4 or 14 pixels nearly everywhere.
+        tried = (
+            size
+            for size in sizes
+            if (
+                not size % int(patch[1])
+                if patch
+                else abs(size - image_size) <= 2 or not size % 4 or not size % 14
+            )
+        )
         near += islice((size for size in tried if not refusal(name, channels, size)), 1)
     return near
 
