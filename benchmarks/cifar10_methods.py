@@ -81,7 +81,9 @@ def of_run(folder: Path) -> tuple[dict[tuple[str, str], dict[str, Any]], float]:
     """Records on the test images by features and probe, and the accuracy on those that choose."""
     from unlabeled.evaluate import Scores
 
-    records = {(record["features"], record["probe"]): record for record in Scores.from_json(folder / "test.json")}
+    records = {
+        (record["features"], record["probe"]): record for record in Scores.from_json(folder / "test.json")
+    }
     return records, json.loads((folder / "choosing.json").read_text())
 
 
@@ -105,8 +107,8 @@ def table(out: Path) -> str:
         )
         rows.append((best["unlabeled", "linear"]["value"], line))
     lines = [
-        "| method | epochs | CPU seconds | defaults: kNN-20 | defaults: linear | held-out images choose (defaults / other) | "
-        "chosen: kNN-20 | chosen: linear | beats all controls |",
+        "| method | epochs | CPU seconds | defaults: kNN-20 | defaults: linear | "
+        "held-out images choose (defaults / other) | chosen: kNN-20 | chosen: linear | beats all controls |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [line for _, line in sorted(rows, reverse=True)]
