@@ -242,7 +242,9 @@ def test_networks_of_patches_say_which_sizes_are_near_and_take_them(name: str) -
     ) as caught:
         encoders.build(name, image_size=size)
     near = [int(word) for word in str(caught.value).rpartition("Take ")[2].split(" or ")]
-    assert near == image.nearest_sizes(name, 3, size) and near[0] < size < near[1]
+    assert (
+        near == image.nearest_sizes(name, 3, size, image.refusal(name, 3, size)) and near[0] < size < near[1]
+    )
     for fine in near:
         assert not image.refusal(name, 3, fine)
 

@@ -211,7 +211,7 @@ def build(config: dict[str, Any]) -> ImageEncoder:
     check.choice(("default", "rescaled"), init=config["init"])
     adapt = Adapt(config["input"], config["in_channels"], config.get("network_channels"))
     if reason := refusal(name, adapt.out_channels, size):
-        near = " or ".join(map(str, nearest_sizes(name, adapt.out_channels, size)))
+        near = " or ".join(map(str, nearest_sizes(name, adapt.out_channels, size, reason)))
         hint = f". Take {near}" if near else ""
         raise ValueError(f"image_size must suit {name}, got {size} ({reason}){hint}")
     return ImageEncoder(adapt, _maker(name)(adapt.out_channels, size), config)
@@ -228,12 +228,12 @@ def refusal(name: str, channels: int, image_size: int) -> str:
     return ""
 
 
-def nearest_sizes(name: str, channels: int, image_size: int) -> list[int]:
-    """The next smaller and the next larger size in pixels that a network takes, as far as there are any."""
+def nearest_sizes(name: str, channels: int, image_size: int, reason: str) -> list[int]:
+    """The next smaller and the next larger size in pixels that a network takes, given why it refuses `image_size`."""
     ways = range(image_size - 1, image_size // 2, -1), range(image_size + 1, 2 * image_size + 33)
     near = []
     # Large networks take a second to be built even without their weights, so sizes between patches are not tried.
-    patch = re.search(r"multiple of the (\d+) pixels", refusal(name, channels, image_size))
+    patch = re.search(r"multiple of the (\d+) pixels", reason)
     for sizes in ways:
         # Elsewhere patches and strides are multiples of 4 or 14 pixels nearly everywhere.
         tried = (
@@ -277,7 +277,7 @@ def fitted(
     if not exact or image_size is None:
         adapt = Adapt(input, shape["channels"], network_channels)
         if reason := refusal(name, adapt.out_channels, size):
-            near = nearest_sizes(name, adapt.out_channels, size)
+            near = nearest_sizes(name, adapt.out_channels, size, reason)
             if near:
                 config["image_size"] = min(near, key=lambda other: abs(other - size))
                 note = f"image_size {config['image_size']}, not {size}, for {name} ({reason})"
