@@ -26,8 +26,8 @@ from torch import Tensor
 import unlabeled
 from unlabeled import encoders, methods
 from unlabeled.data import Data, open_data, open_splits
-from unlabeled.data.audio import Sounds
-from unlabeled.evaluate import linear
+from unlabeled.data.audio.data import Sounds
+from unlabeled.evaluation.probes import linear
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 METHODS = ("apc", "wav2vec2")
@@ -56,7 +56,7 @@ def features(encoder: Any, layer: str | None = None) -> Features:
     @torch.no_grad()
     def of(data: Data) -> Tensor:
         encoder.eval()
-        batches = encoder.reads(data).batches(32)
+        batches = encoder.evaluation_view(data).batches(32)
         return torch.cat([encoder.features(encoder.inputs(batch), layer) for batch in batches])
 
     return of
@@ -64,7 +64,7 @@ def features(encoder: Any, layer: str | None = None) -> Features:
 
 def raw(encoder: Any) -> Features:
     """Mean and deviation of log-mel bands."""
-    return lambda data: torch.cat([encoder.raw(batch) for batch in encoder.reads(data).batches(32)])
+    return lambda data: torch.cat([encoder.raw(batch) for batch in encoder.evaluation_view(data).batches(32)])
 
 
 def accuracy(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, classes: int) -> float:
@@ -223,7 +223,7 @@ def join(first: Data, second: Data) -> Sounds:
 def steps_within(seconds: float, name: str, encoder: Any, data: Data, batch_size: int) -> int:
     """Steps that take about so many processor seconds, from the time of three."""
     method = methods.load(name)(copy.deepcopy(encoder))
-    read = method.reads(data)
+    read = method.training_view(data)
     method.prepare(read)
     began = time.process_time()
     for seed in range(3):

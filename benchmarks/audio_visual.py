@@ -17,9 +17,8 @@ import torch
 
 from unlabeled.data import Data, open_splits
 from unlabeled.encoders.audio_visual import fitted
-from unlabeled.evaluate import localisation, retrieval
-from unlabeled.evaluate.scores import Scores
-from unlabeled.evaluate.tasks import Subject
+from unlabeled.evaluation.scores import Scores
+from unlabeled.evaluation.tasks import Subject, localisation, retrieval
 from unlabeled.methods.audio_visual_correspondence import AudioVisualCorrespondence
 
 
@@ -30,7 +29,7 @@ def train(
     torch.manual_seed(0)
     size = min(64, data.shape["image_size"])
     method = AudioVisualCorrespondence(fitted(name, data, image_size=size), **options)
-    data = method.reads(data)
+    data = method.training_view(data)
     optimizer = torch.optim.AdamW(method.parameters(), lr, weight_decay=1e-5)
     began, steps = time.process_time(), 0
     while (spent := time.process_time() - began) < seconds:
@@ -51,13 +50,13 @@ def train(
 def accuracy(method: AudioVisualCorrespondence, data: Data, passes: int = 3) -> float:
     """Share of right answers, with as many pairs of each kind, in batches of 50."""
     torch.manual_seed(0)
-    data, right = method.encoder.reads(data), []
+    data, right = method.encoder.evaluation_view(data), []
     method.views.crop, method.views.flip, method.volume = 1.0, 0.0, 0.0
     for _ in range(passes):
         for rows in torch.randperm(len(data)).split(50):
             if len(rows) > 1:
                 method(data.batch(rows))
-                right.append(float(method.meters["accuracy"]))
+                right.append(float(method.metrics["accuracy"]))
     return sum(right) / len(right)
 
 

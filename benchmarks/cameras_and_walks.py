@@ -20,9 +20,8 @@ import torch
 
 from unlabeled import encoders, methods
 from unlabeled.data import Data, open_data
-from unlabeled.evaluate import alignment, factors, zones
-from unlabeled.evaluate.scores import Measurement, interval_of
-from unlabeled.evaluate.tasks import Subject
+from unlabeled.evaluation.scores import Measurement, interval_of
+from unlabeled.evaluation.tasks import Subject, alignment, factors, zones
 from unlabeled.method import Method
 
 WALKS, STEPS = {"train": 48, "test": 12}, 120
@@ -43,7 +42,7 @@ def trained(name: str, data: Data, seconds: float, options: dict[str, Any]) -> t
     kind = methods.load(name)
     torch.manual_seed(0)
     method = kind(encoders.build("conv4", image_size=data.shape["image_size"]), **options)
-    read = method.reads(data)
+    read = method.training_view(data)
     method.prepare(read)
     rates = {key: kind.defaults[key] for key in ("lr", "weight_decay")}
     optimizer = torch.optim.AdamW(method.parameters(), **rates)
@@ -63,7 +62,7 @@ def judged(name: str, method: Method, train: Data, test: Data) -> list[Measureme
     """What the tasks say of a method, and how well the factors can be read from its encoder."""
     subject, cpu = Subject(method.encoder, method), torch.device("cpu")
     task = alignment if name == "time_contrastive" else zones
-    frames = (method.encoder.reads(data) for data in (train, test))
+    frames = (method.encoder.evaluation_view(data) for data in (train, test))
     some = tuple(images.subset(torch.arange(0, len(images), FRAMES_APART)) for images in frames)
     return task.measure(subject, test, device=cpu) + factors.measure(
         Subject(method.encoder, None), some, device=cpu

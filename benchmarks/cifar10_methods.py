@@ -19,7 +19,7 @@ import torch
 
 import unlabeled
 from unlabeled.data import Data, open_splits
-from unlabeled.evaluate import evaluate
+from unlabeled.evaluation import evaluate
 
 IMAGES, CHOOSING = 10_000, 2_000
 CONTROLS = ("raw", "random", "rescaled")
@@ -79,7 +79,7 @@ def cell(record: dict[str, Any]) -> str:
 
 def of_run(folder: Path) -> tuple[dict[tuple[str, str], dict[str, Any]], float]:
     """Records on the test images by features and probe, and the accuracy on those that choose."""
-    from unlabeled.evaluate import Scores
+    from unlabeled.evaluation import Scores
 
     records = {
         (record["features"], record["probe"]): record for record in Scores.from_json(folder / "test.json")

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unlabeled.data.films import films
-from unlabeled.evaluate.propagation import contour, iou
+from unlabeled.data.video.films import films
+from unlabeled.evaluation.tasks.propagation import contour, iou
 
 
 def main() -> None:

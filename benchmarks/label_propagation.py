@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from unlabeled import encoders
-from unlabeled.evaluate import propagation
+from unlabeled.evaluation.tasks import propagation
 from unlabeled.methods.video_colorization import VideoColorization
 from unlabeled.worlds import blobs
 

@@ -29,7 +29,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import unlabeled
 from unlabeled.data import open_splits
-from unlabeled.evaluate import embed, knn, linear
+from unlabeled.evaluation import embed
+from unlabeled.evaluation.probes import knn, linear
 
 STEPS, BATCH, RATE, ROUNDS, CHUNK = 150, 256, 0.1, 5, 1024
 Probe = Callable[[dict[str, Tensor], int, int], Tensor]

@@ -54,7 +54,7 @@ def steps_in(name: str, encoder: str, train: Any, seconds: float) -> int:
     """Optimizer steps that fit into a budget, from the time of a few."""
     recipe = RECIPES[name]
     method = methods.load(name)(encoders.fitted(encoder, train, kind="text"))
-    data = method.reads(train)
+    data = method.training_view(train)
     optimizer = torch.optim.AdamW(method.parameters(), lr=1e-4)
     began = time.process_time()
     for step in range(TIMED + 1):
@@ -71,8 +71,11 @@ def steps_in(name: str, encoder: str, train: Any, seconds: float) -> int:
 def hidden_words(method: Any, train: Any, test: Any) -> dict[str, float]:
     """Accuracies of BERT on test blocks, and that of the commonest piece."""
     method.eval()
-    blocks, sums = method.reads(test), {"hidden": 0.0, "next": 0.0, "pieces": 0, "pairs": 0, "commonest": 0}
-    commonest = int(method.reads(train).counts(method.encoder.vocabulary).argmax())
+    blocks, sums = (
+        method.training_view(test),
+        {"hidden": 0.0, "next": 0.0, "pieces": 0, "pairs": 0, "commonest": 0},
+    )
+    commonest = int(method.training_view(train).counts(method.encoder.vocabulary).argmax())
     for seed in range(ROUNDS):
         order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(seed))
         for number, rows in enumerate(order.split(64)):

@@ -24,7 +24,8 @@ from torch import Tensor
 import unlabeled
 from unlabeled import encoders, evaluate, methods
 from unlabeled.data import Data, open_data
-from unlabeled.evaluate import factors, linear
+from unlabeled.evaluation.probes import linear
+from unlabeled.evaluation.tasks import factors
 from unlabeled.method import Method
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -46,7 +47,7 @@ AHEAD = (1, 5, 10)
 def read(encoder: Any, data: Data, raw: bool = False) -> Tensor:
     """Features of each video, float, shape (samples, numbers)."""
     encoder.eval()
-    batches = encoder.reads(data).batches(32)
+    batches = encoder.evaluation_view(data).batches(32)
     return torch.cat(
         [encoder.raw(batch) if raw else encoder.features(encoder.inputs(batch)) for batch in batches]
     )
@@ -73,7 +74,7 @@ def probes(encoder: Any, train: Data, test: Data, raw: bool = False) -> dict[str
 @torch.no_grad()
 def foreseen(method: Any, test: Data) -> dict[str, list[float]]:
     """Squared errors of the frames ahead, of what is drawn and of the two simplest answers."""
-    clips = method.reads(test)
+    clips = method.training_view(test)
     frames = torch.cat([method.encoder.inputs(batch) for batch in clips.batches(64)])
     past, ahead = frames[:, : method.past], frames[:, method.past :]
     answers = {
@@ -90,18 +91,18 @@ def foreseen(method: Any, test: Data) -> dict[str, list[float]]:
 @torch.no_grad()
 def in_order(method: Method, test: Data, draws: int = 4) -> float:
     """Balanced accuracy, mean over several draws of questions."""
-    clips, found = method.reads(test), []
+    clips, found = method.training_view(test), []
     for _ in range(draws):
         for batch in clips.batches(250):
             method(batch)
-            found.append(method.meters["balanced accuracy"].item())
+            found.append(method.metrics["balanced accuracy"].item())
     return sum(found) / len(found)
 
 
 def steps_within(seconds: float, method: Method, data: Data, batch_size: int) -> int:
     """Steps that take about so many processor seconds, from the time of three."""
     method = copy.deepcopy(method)
-    clips = method.reads(data)
+    clips = method.training_view(data)
     method.prepare(clips)
     spent = []
     for seed in range(4):

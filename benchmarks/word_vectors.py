@@ -19,7 +19,7 @@ import torch
 from gensim.models import KeyedVectors, Word2Vec
 from gensim.test.utils import datapath
 
-from unlabeled.data.text import Texts
+from unlabeled.data.text.data import Texts
 from unlabeled.encoders import words
 from unlabeled.methods.cbow import CBOW
 from unlabeled.methods.skipgram import SkipGram
@@ -98,7 +98,7 @@ def main() -> None:
     files = sorted(chosen.folder.expanduser().rglob("*.txt"))
     texts = Texts([file.read_text(encoding="utf-8") for file in files])
     reader = words.fitted("words-100", texts)
-    data = reader.reads(texts, STRETCH)
+    data = reader.training_view(texts, STRETCH)
     sentences = []
     for begin, length in zip(data.begins.tolist(), data.lengths.tolist()):
         stretch = slice(begin, begin + length)

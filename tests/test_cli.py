@@ -15,7 +15,7 @@ from PIL import Image
 from unlabeled import methods
 from unlabeled.cli import main
 from unlabeled.run import load
-from unlabeled.settings import Settings
+from unlabeled.training.settings import Settings
 
 
 def run(*words: str) -> int:

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from unlabeled import encoders, holdout, judge, methods, pretrain, train
+from unlabeled import encoders, methods, pretrain
 from unlabeled.data import Data, open_data
 from unlabeled.method import Method
 from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
 from unlabeled.run import read_checkpoint
 from unlabeled.selftest import NETWORK, TINY, source
-from unlabeled.settings import Settings
+from unlabeled.training import holdout, judge, train
+from unlabeled.training.settings import Settings
 
 SIZE = 32
 
@@ -53,7 +54,7 @@ def build(name: str, network: str | None = None, **options: Any) -> Method:
     else:
         encoder = encoders.fitted(network, data(name=name), kind=kind.encoder_kind or kind.kind)
     method = kind(encoder, **(TINY.get(name, {}) | options))
-    read = method.reads(data(name=name))
+    read = method.training_view(data(name=name))
     method.prepare(read)
     method.begin_epoch(read)
     return method.train()
@@ -61,7 +62,7 @@ def build(name: str, network: str | None = None, **options: Any) -> Method:
 
 def sample(name: str, method: Method, count: int) -> dict[str, Tensor]:
     """Training samples of a method."""
-    return method.reads(data(name=name)).sample(count)
+    return method.training_view(data(name=name)).sample(count)
 
 
 def tiny(name: str, steps: int) -> dict[str, Any]:

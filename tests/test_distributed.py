@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from unlabeled import encoders, pretrain, processes
+from unlabeled import encoders, pretrain
 from unlabeled.data import open_data
-from unlabeled.data.audio import from_waveforms
+from unlabeled.data.audio.data import from_waveforms
 from unlabeled.data.audio_visual import from_pairs
-from unlabeled.data.text import Texts
+from unlabeled.data.text.data import Texts
 from unlabeled.data.trajectories import from_walks
 from unlabeled.encoders import audio_visual as audio_visual_encoders
 from unlabeled.encoders import text as text_encoders
@@ -53,9 +53,10 @@ from unlabeled.methods.time_contrastive import TimeContrastive
 from unlabeled.methods.trajectory_unmasking import TrajectoryUnmasking
 from unlabeled.methods.video_colorization import VideoColorization
 from unlabeled.parts import gather, shuffle
-from unlabeled.parts.norm import synchronize
 from unlabeled.run import CHECKPOINT, Run, read_checkpoint
 from unlabeled.selftest import TINY
+from unlabeled.training import processes
+from unlabeled.training.norm import synchronize
 from unlabeled.worlds import chiming_shapes, rooms, tones
 
 SAMPLES, SIZE, STEPS, SECONDS = 16, 8, 3, 240
@@ -156,7 +157,9 @@ def audio_visual() -> Method:
     method = audio_visual_correspondence.AudioVisualCorrespondence(encoder, negatives=3, volume=0)
     method.views = Given(1, size=16)  # type: ignore[assignment]
     method.whole = {
-        "waveform": encoder.inputs(encoder.reads(data).batch(torch.arange(SAMPLES))).waveform.double()
+        "waveform": encoder.inputs(
+            encoder.evaluation_view(data).batch(torch.arange(SAMPLES))
+        ).waveform.double()
     }
     return method
 
@@ -177,7 +180,7 @@ def time_contrastive(objective: Literal["triplet", "npairs"]) -> Method:
 def trajectory() -> Method:
     method = TrajectoryUnmasking(build(), **TINY["trajectory_unmasking"])
     data = from_walks(rooms.make(SAMPLES, 3, frames=8, size=SIZE))
-    method.whole = dict(method.reads(data).batch(torch.arange(SAMPLES)))
+    method.whole = dict(method.training_view(data).batch(torch.arange(SAMPLES)))
     torch.manual_seed(7)
     hidden = TrajectoryUnmasking.draw(method, method.whole)
     method.draw = lambda batch: hidden[rows()]  # type: ignore[method-assign]
@@ -214,7 +217,7 @@ def texts() -> Texts:
 
 def blocks(method: Method) -> State:
     """Blocks of text that are the shorter the higher their number."""
-    data = method.reads(texts())
+    data = method.training_view(texts())
     batch = dict(data.batch(torch.arange(len(data) - SAMPLES, len(data))))
     for name, padding in (("tokens", 0), ("sentence", -1), ("mask", False)):
         kept = torch.arange(batch[name].shape[1]) < 24 - torch.arange(SAMPLES)[:, None]

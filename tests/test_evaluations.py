@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from unlabeled import cli
-from unlabeled.evaluate import Scores, evaluate
-from unlabeled.report import report
+from unlabeled.evaluation import Scores, evaluate
+from unlabeled.reporting import report
 from unlabeled.run import Run, load
-from unlabeled.train import pretrain
+from unlabeled.training.train import pretrain
 
 
 def about(**changes: Any) -> dict[str, Any]:

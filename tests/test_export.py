@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from unlabeled import encoders
-from unlabeled.data.text import Texts
+from unlabeled.data.text.data import Texts
 from unlabeled.encoders import words as word_encoders
 from unlabeled.encoders.text import mean_of_real
-from unlabeled.export import export
+from unlabeled.exporting import export
 
 TEXTS = ["A fox ran over the hill. It slept there.", "The cats, of course, saw it: three of them!", "Hm."]
 
@@ -162,7 +162,7 @@ def test_transformers_reads_texts_as_we_do_from_the_folder_alone(name: str, tmp_
     model, tokenizer = (kind.from_pretrained(str(result.path)) for kind in (AutoModel, AutoTokenizer))
     given = tokenizer(TEXTS, padding=True, return_tensors="pt")
     theirs = mean_of_real(model.eval()(**given).last_hidden_state, given["attention_mask"].bool())
-    ours = encoder(encoder.inputs(encoder.reads(data).batch(torch.arange(3))))
+    ours = encoder(encoder.inputs(encoder.evaluation_view(data).batch(torch.arange(3))))
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
     assert (ours[0] - ours[1]).abs().max() > 1e-3, "texts differ at all"
 
@@ -205,7 +205,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_safetensors_carries_encoders_of_every_kind(kind: str, tmp_path: Path) -> None:
-    from unlabeled.export import _example
+    from unlabeled.exporting import _example
 
     torch.manual_seed(0)
     name, arguments = KINDS[kind]

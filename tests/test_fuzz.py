@@ -288,7 +288,7 @@ POSE = np.zeros((4, 3), np.float32)
 TONE = np.sin(np.arange(1600) / 9).astype(np.float32).reshape(2, 800)
 RUN = "method = 'rotnet'\nchosen = ['lr']\n[data]\nkind = 'image'\n[settings]\nlr = 0.1\n[options]\ntau = 1\n"
 SCORES = json.dumps({"data": "digits", "records": [{"probe": "knn", "value": 0.5, "features": "raw"}]})
-LOG = "".join(json.dumps({"epoch": epoch, "loss": 0.5, "meters": {}}) + "\n" for epoch in range(3))
+LOG = "".join(json.dumps({"epoch": epoch, "loss": 0.5, "metrics": {}}) + "\n" for epoch in range(3))
 
 FORMATS = {
     "png": Format("image", "b/x.png", image(), ("a/1.png", "b/2.png"), chunked),

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 import unlabeled
-from unlabeled import encoders, guard, holdout, train
+from unlabeled import encoders
 from unlabeled.data import Data, open_data
-from unlabeled.data.text import Texts
-from unlabeled.holdout import Measured, divide, turn
+from unlabeled.data.text.data import Texts
 from unlabeled.method import Batch, Method
 from unlabeled.run import CHECKPOINT, read_checkpoint, write_checkpoint
-from unlabeled.settings import Settings
+from unlabeled.training import guard, holdout, train
+from unlabeled.training.holdout import Measured, divide, turn
+from unlabeled.training.settings import Settings
 
 
 def pictures(count: int, groups: Tensor | None = None) -> Data:
@@ -175,9 +176,9 @@ def test_a_rise_is_seen_through_noise(wobble: float) -> None:
 
 
 def test_looking_leaves_no_trace() -> None:
-    """Buffers, modes, meters and random numbers are as before."""
+    """Buffers, modes, metrics and random numbers are as before."""
     method = Memorises(network())
-    method.meters = {"before": torch.ones(())}
+    method.metrics = {"before": torch.ones(())}
     method.train()
     method.encoder.eval()
     held = holdout.HeldOut(pictures(20), method, 8, 0)
@@ -187,7 +188,7 @@ def test_looking_leaves_no_trace() -> None:
     assert first == second == pytest.approx(0.01)
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
     assert torch.equal(random, torch.random.get_rng_state())
-    assert list(method.meters) == ["before"] and method.training and not method.encoder.training
+    assert list(method.metrics) == ["before"] and method.training and not method.encoder.training
 
 
 def test_all_held_out_batches_have_one_size() -> None:

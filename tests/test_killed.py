@@ -43,7 +43,7 @@ FORK = multiprocessing.get_context("forkserver")
 
 
 def start(name: str, out: Path, resume: bool) -> ForkServerProcess:
-    FORK.set_forkserver_preload(["unlabeled.train", "lightning_fabric", "timm", "torchvision"])
+    FORK.set_forkserver_preload(["unlabeled.training.train", "lightning_fabric", "timm", "torchvision"])
     values: dict[str, Any] = dict(zip(("method", "source", "steps"), SHAPES[name], strict=True))
     process = FORK.Process(target=exec, args=(PROGRAM, values | {"out": str(out), "resume": resume}))
     process.start()

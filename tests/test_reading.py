@@ -8,9 +8,9 @@ import pytest
 
 from unlabeled.cli import main
 from unlabeled.data import open_data
-from unlabeled.evaluate import embed, evaluate
+from unlabeled.evaluation import embed, evaluate
 from unlabeled.run import Run, load
-from unlabeled.train import pretrain
+from unlabeled.training.train import pretrain
 
 WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "while", "seven", "wizards", "brew")
 

@@ -18,13 +18,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 import unlabeled
-from unlabeled import encoders, optimizers, processes, progress, train
+from unlabeled import encoders
 from unlabeled.data import open_data
 from unlabeled.files import atomic, locked, new_folder
 from unlabeled.method import Batch, Method
 from unlabeled.run import read_checkpoint, write_checkpoint
-from unlabeled.seeds import mix
-from unlabeled.settings import Settings
+from unlabeled.training import optimizers, processes, progress, train
+from unlabeled.training.seeds import mix
+from unlabeled.training.settings import Settings
 
 FAST: dict[str, Any] = {"batch_size": 8, "quiet": True}
 
@@ -179,7 +180,7 @@ def test_plain_output_warns_and_estimates(
     settings = Settings(steps=10, batch_size=4)
     shown.start("simclr", open_data(pictures()), settings, {}, Path("x"))
     entry = {"epoch": 1, "step": 5, "loss": 1.0, "chance": 2.0, "spread": 0.0, "rank": 1.0}
-    entry |= {"samples_per_second": 3.0, "verdict": "Collapsed: all alike.", "meters": {}}
+    entry |= {"samples_per_second": 3.0, "verdict": "Collapsed: all alike.", "metrics": {}}
     shown.step(5, 4, 1.0)
     shown.epoch(entry, alarm=True, last=False)
     text = capsys.readouterr().err

@@ -23,15 +23,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 import unlabeled
-from unlabeled import encoders, guard, seeds, train
+from unlabeled import encoders
 from unlabeled.cli import main
-from unlabeled.data import Data, decode_video, from_images, open_data
-from unlabeled.evaluate import knn, linear, protocol
+from unlabeled.data import Data, from_images, open_data
+from unlabeled.data.video import decode as decode_video
+from unlabeled.evaluation import protocol
+from unlabeled.evaluation.probes import knn, linear
+from unlabeled.kernels import lanes
 from unlabeled.method import Batch, Method
 from unlabeled.methods.moco import MoCo
-from unlabeled.parts import lanes
 from unlabeled.run import CHECKPOINT, Run, read_checkpoint
-from unlabeled.settings import Settings
+from unlabeled.training import guard, seeds, train
+from unlabeled.training.settings import Settings
 
 FAST: dict[str, Any] = {"batch_size": 8, "quiet": True}
 BAD = 5
@@ -538,7 +541,7 @@ class Watched(Method):
 class WatchedVideos(Watched):
     kind = "video"
 
-    def reads(self, data: Any) -> Data:
+    def training_view(self, data: Any) -> Data:
         return data.clips(frames=4)
 
 

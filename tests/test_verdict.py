@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from unlabeled.evaluate import Scores
-from unlabeled.report import sections
-from unlabeled.report.entry import Entry
-from unlabeled.verdict import comparisons, lead, verdict
+from unlabeled.evaluation import Scores
+from unlabeled.evaluation.verdict import comparisons, lead, verdict
+from unlabeled.reporting import sections
+from unlabeled.reporting.entry import Entry
 
 CONTROLS = ("raw", "random", "rescaled", "supervised")
 WORDS = {

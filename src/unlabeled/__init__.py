@@ -6,18 +6,17 @@ The public names are imported when they are first used, so that `import unlabele
 import importlib
 import os
 import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unlabeled.auditing import audit
     from unlabeled.data import open_data
-    from unlabeled.evaluate import embed, evaluate
-    from unlabeled.export import export
+    from unlabeled.evaluation import embed, evaluate
+    from unlabeled.exporting import export
     from unlabeled.method import Method
-    from unlabeled.report import report
+    from unlabeled.reporting import report
     from unlabeled.run import load
-    from unlabeled.train import pretrain
+    from unlabeled.training.train import pretrain
 
 _WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 """How long threads of OpenMP spin when they wait: rounds of GNU's, milliseconds of LLVM's and Intel's. By themselves
@@ -32,13 +31,13 @@ __all__ = ["Method", "audit", "embed", "evaluate", "export", "load", "open_data"
 _HOMES = {
     "Method": "method",
     "audit": "auditing",
-    "embed": "evaluate",
-    "evaluate": "evaluate",
-    "export": "export",
+    "embed": "evaluation",
+    "evaluate": "evaluation",
+    "export": "exporting",
     "load": "run",
     "open_data": "data",
-    "pretrain": "train",
-    "report": "report",
+    "pretrain": "training.train",
+    "report": "reporting",
 }
 
 
@@ -46,14 +45,3 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'unlabeled' has no attribute {name!r}")
     return getattr(importlib.import_module(f"unlabeled.{_HOMES[name]}"), name)
-
-
-class _Package(ModuleType):
-    """Keeps `unlabeled.evaluate` the function when the room of the same name is imported."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

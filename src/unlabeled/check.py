@@ -3,9 +3,16 @@
 from collections.abc import Collection
 from typing import Any
 
-__all__ = ["at_least", "choice", "fraction", "one_line", "positive", "reason", "whole"]
+__all__ = ["UserError", "at_least", "choice", "fraction", "one_line", "positive", "reason", "whole"]
 
 _LONGEST = 500
+
+
+class UserError(ValueError):
+    """What the user can mend: the message names the thing, the rule and the value.
+
+    The command line prints it in one line; any other error is a fault of ours and keeps its traceback.
+    """
 
 
 def positive(**values: float) -> None:
@@ -20,7 +27,7 @@ def positive(**values: float) -> None:
     for name, value in values.items():
         _number(name, value)
         if not value > 0:
-            raise ValueError(f"{name} must be above 0, got {value}")
+            raise UserError(f"{name} must be above 0, got {value}")
 
 
 def at_least(minimum: float, **values: float) -> None:
@@ -36,7 +43,7 @@ def at_least(minimum: float, **values: float) -> None:
     for name, value in values.items():
         _number(name, value)
         if not value >= minimum:
-            raise ValueError(f"{name} must be at least {minimum}, got {value}")
+            raise UserError(f"{name} must be at least {minimum}, got {value}")
 
 
 def fraction(**values: float) -> None:
@@ -51,12 +58,12 @@ def fraction(**values: float) -> None:
     for name, value in values.items():
         _number(name, value)
         if not 0 <= value <= 1:
-            raise ValueError(f"{name} must be between 0 and 1, got {value}")
+            raise UserError(f"{name} must be between 0 and 1, got {value}")
 
 
 def _number(name: str, value: Any) -> None:
     if not hasattr(value, "__float__"):
-        raise ValueError(f"{name} must be a number, got {value!r}")
+        raise UserError(f"{name} must be a number, got {value!r}")
 
 
 def whole(**values: Any) -> None:
@@ -70,7 +77,7 @@ def whole(**values: Any) -> None:
     """
     for name, value in values.items():
         if not isinstance(value, int) or isinstance(value, bool):
-            raise ValueError(f"{name} must be a whole number, got {value}")
+            raise UserError(f"{name} must be a whole number, got {value}")
 
 
 def choice(options: Collection[Any], **values: Any) -> None:
@@ -86,7 +93,7 @@ def choice(options: Collection[Any], **values: Any) -> None:
     for name, value in values.items():
         if value not in options:
             allowed = ", ".join(str(option) for option in options)
-            raise ValueError(f"{name} must be one of {allowed}, got {value}")
+            raise UserError(f"{name} must be one of {allowed}, got {value}")
 
 
 def reason(error: BaseException) -> str:

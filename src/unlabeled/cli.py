@@ -3,7 +3,6 @@
 import inspect
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -13,7 +12,8 @@ from typing import Annotated, Any, Literal, NoReturn
 from cyclopts import App, Group, Parameter, Token
 
 from unlabeled import __version__, check, methods
-from unlabeled.settings import Settings
+from unlabeled.check import UserError
+from unlabeled.training.settings import Settings
 
 __all__ = ["main"]
 
@@ -37,7 +37,7 @@ def _whole(type_: Any, tokens: Sequence[Token]) -> int:
     try:
         return int(tokens[0].value)
     except ValueError:
-        raise ValueError(f"must be a whole number, got {tokens[0].value}") from None
+        raise UserError(f"must be a whole number, got {tokens[0].value}") from None
 
 
 def _listed(type_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
@@ -62,7 +62,7 @@ def _numbers(type_: Any, tokens: Sequence[Token]) -> list[float]:
     try:
         return [float(word) for word in words]
     except ValueError:
-        raise ValueError(f"must be numbers with commas between them, got {','.join(words)}") from None
+        raise UserError(f"must be numbers with commas between them, got {','.join(words)}") from None
 
 
 def _option(name: str, annotation: Any, default: Any, help_: str, group: Group) -> inspect.Parameter:
@@ -126,7 +126,7 @@ def _pretrain_command(name: str) -> Callable[..., None]:
 
     def command(data: str, **values: Any) -> None:
         from unlabeled.parts import gather
-        from unlabeled.train import pretrain
+        from unlabeled.training.train import pretrain
 
         run = pretrain(name, data, **values)
         if gather.rank() == 0:
@@ -238,7 +238,7 @@ def evaluate(
         seed: Seed of the draws.
         device: auto, cpu or cuda.
     """
-    from unlabeled.evaluate import evaluate as measure
+    from unlabeled.evaluation import evaluate as measure
     from unlabeled.run import load
 
     opened = load(run, encoder)
@@ -296,21 +296,21 @@ def compare(
         out: Folder of the runs and the report; the next free runs/compare if left out.
     """
     if len(methods_and_data) < 2:
-        raise ValueError(
+        raise UserError(
             f"compare must get at least one method and the data, got {' '.join(methods_and_data)}"
         )
     *names, data = methods_and_data
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"compare must get every method once, got {name} {names.count(name)} times")
+            raise UserError(f"compare must get every method once, got {name} {names.count(name)} times")
         methods.describe(name)
     from unlabeled.data import open_splits
     from unlabeled.data.opening import store_size as suiting
-    from unlabeled.evaluate import evaluate as measure
-    from unlabeled.evaluate import few_labels
+    from unlabeled.evaluation import evaluate as measure
+    from unlabeled.evaluation.probes import few_labels
     from unlabeled.files import new_folder
-    from unlabeled.report import report as draw
-    from unlabeled.train import pretrain
+    from unlabeled.reporting import report as draw
+    from unlabeled.training.train import pretrain
 
     settings: dict[str, Any] = {
         "epochs": epochs,
@@ -349,7 +349,7 @@ def _one_kind(names: Sequence[str]) -> str:
     """The kind of data that all methods of some names learn from."""
     kinds = {methods.load(name).kind for name in names}
     if len(kinds) > 1:
-        raise ValueError(f"compare must get methods for one kind of data, got {', '.join(sorted(kinds))}")
+        raise UserError(f"compare must get methods for one kind of data, got {', '.join(sorted(kinds))}")
     return kinds.pop()
 
 
@@ -375,13 +375,13 @@ def show(
 
     from unlabeled.data import open_data
     from unlabeled.files import atomic
-    from unlabeled.report import pictures
+    from unlabeled.reporting import pictures
     from unlabeled.run import load
 
     check.at_least(1, samples=samples)
     opened = load(run, encoder)
     with torch.no_grad():
-        batch = opened.method.reads(open_data(data, **opened.reading)).sample(samples, seed)
+        batch = opened.method.training_view(open_data(data, **opened.reading)).sample(samples, seed)
         torch.manual_seed(seed)
         shown = opened.method.pictures(batch)
     texts = {name: row for name, row in shown.items() if isinstance(row, list)}
@@ -412,7 +412,7 @@ def embed(
         out: File whose ending says how it is written: .parquet, .csv, .npz, or .npy for the features alone.
         device: auto, cpu or cuda.
     """
-    from unlabeled.evaluate import embed as compute
+    from unlabeled.evaluation import embed as compute
     from unlabeled.run import load
 
     features, _ = compute(load(run, encoder), data, out=out, device=device, **asdict(reading))
@@ -428,11 +428,11 @@ def report(*runs: Path, data: str | None = None, out: Path | None = None, encode
         data: Where the pictures come from; what each run was trained on if left out.
         out: HTML file; report.html in the first run's folder if left out.
     """
-    from unlabeled.report import report as draw
+    from unlabeled.reporting import report as draw
     from unlabeled.run import load
 
     if not runs:
-        raise ValueError("report must get at least one run, got none")
+        raise UserError("report must get at least one run, got none")
     opened = [load(run, encoder if load(run).own_network else None) for run in runs]
     print(draw(opened, data=data, out=out))
 
@@ -468,7 +468,7 @@ def audit(
     if json is not None:
         found.to_json(json)
     if out is not None:
-        from unlabeled.report.audited import write_page
+        from unlabeled.reporting.audit_page import write_page
 
         print(write_page(found, out))
     if strict and (found.leaks or not any(map(len, found.parts))):
@@ -490,7 +490,7 @@ def export(
         out: File to write; a folder for timm and transformers.
         format: safetensors; of images timm or onnx; of text and sound transformers; of words word2vec.
     """
-    from unlabeled.export import export as write
+    from unlabeled.exporting import export as write
     from unlabeled.run import load
 
     written = write(load(run, encoder), out, format=format)
@@ -512,11 +512,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.formatwarning = _warning
     try:
         app(words)
-    except ValueError as error:
-        # What our own checks refuse is the user's to mend; anything else is a fault that needs its traceback.
-        innermost = traceback.extract_tb(error.__traceback__)[-1].filename
-        if Path(__file__).parent not in Path(innermost).parents:
-            raise
+    except UserError as error:
         _stop(str(error), 2)
     except OSError as error:
         _stop(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 2)

@@ -10,6 +10,8 @@ from glob import escape
 from itertools import count
 from pathlib import Path
 
+from unlabeled.check import UserError
+
 __all__ = ["atomic", "exclusive", "locked", "new_folder", "numbered", "printable", "sweep"]
 
 LOCK = ".lock"
@@ -130,7 +132,7 @@ def _lock(file: Path) -> int:
                 return handle
             owner = os.read(handle, 300).decode("utf-8", "replace")
             os.close(handle)
-            raise ValueError(
+            raise UserError(
                 f"out must be a folder that no other run is writing, got {file.parent}, which is in use by "
                 f"{owner or 'another process'}"
             ) from None

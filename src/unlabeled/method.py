@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
+from unlabeled.check import UserError
+
 if TYPE_CHECKING:
     from unlabeled.data import Data
 
@@ -57,21 +59,21 @@ class Method(nn.Module):
         super().__init__()
         missing = [name for name in ("dim", "inputs") if not hasattr(encoder, name)]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"encoder must be an Encoder, got {type(encoder).__name__} without {', '.join(missing)}. "
                 "unlabeled.encoders.wrap makes one of any network"
             )
         self.encoder = encoder
-        self.meters: dict[str, Tensor] = {}
+        self.metrics: dict[str, Tensor] = {}
         """Detached scalars of the last call that are worth logging, such as the accuracy on the pretext."""
 
     def chance(self, samples: int) -> float | None:
         """Loss in nats of a method that has learned nothing, with `samples` per step over all processes."""
         return None
 
-    def reads(self, data: "Data") -> "Data":
+    def training_view(self, data: "Data") -> "Data":
         """Data whose samples are those that training needs, such as clips of videos."""
-        return self.encoder.reads(data)
+        return self.encoder.evaluation_view(data)
 
     def prepare(self, data: "Data") -> None:
         """Look at the data once before training: priors, palettes, sizes of per-sample state."""

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.files import atomic, exclusive
-from unlabeled.settings import READING
+from unlabeled.training.settings import READING
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -74,9 +75,7 @@ class Run:
     def __init__(self, path: str | Path, network: "nn.Module | str | None" = None) -> None:
         self.path, self.network = Path(path), network
         if not (self.path / CONFIG).is_file():
-            raise ValueError(
-                f"run must be a folder that pretrain wrote, got {self.path} (it has no {CONFIG})"
-            )
+            raise UserError(f"run must be a folder that pretrain wrote, got {self.path} (it has no {CONFIG})")
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -117,7 +116,10 @@ class Run:
             lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
             entries = [json.loads(line) for line in lines if line.endswith("\n")]
             if odd := [entry for entry in entries if not isinstance(entry, dict)]:
-                raise ValueError(f"a line is {odd[0]!r}")
+                raise UserError(f"a line is {odd[0]!r}")
+        for entry in entries:
+            if "meters" in entry:  # their name up to version 0.1.0
+                entry["metrics"] = entry.pop("meters")
         return entries
 
     @property
@@ -169,7 +171,7 @@ class Run:
         with _told(file), file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
             rows = list(csv.reader(lines))
             if rows[:1] != [["path", "reason"]] or any(len(row) != 2 for row in rows):
-                raise ValueError("its columns are not path and reason")
+                raise UserError("its columns are not path and reason")
         return [(path, reason) for path, reason in rows[1:]]
 
     @property
@@ -198,7 +200,7 @@ class Run:
 
         name = self.config["method"]
         if name not in methods.names():
-            raise ValueError(
+            raise UserError(
                 f"run {self.path} was trained with {name}, which is not one of the library's methods"
             )
         method = methods.load(name)(copy.deepcopy(self.encoder), **self.config.get("options", {}))
@@ -262,10 +264,10 @@ def read_config(file: Path, needed: tuple[str, ...] = ()) -> dict[str, Any]:
     with _told(file):
         stored = tomllib.loads(file.read_text(encoding="utf-8"))
         if missing := [name for name in needed if name not in stored]:
-            raise ValueError(f"{missing[0]} is missing")
+            raise UserError(f"{missing[0]} is missing")
         for name in ("data", "settings", "options"):
             if not isinstance(stored.get(name, {}), dict):
-                raise ValueError(f"{name} is {stored[name]!r}")
+                raise UserError(f"{name} is {stored[name]!r}")
     return stored
 
 
@@ -289,11 +291,11 @@ def read_evaluations(file: str | Path) -> list[dict[str, Any]]:
         stored = stored if isinstance(stored, dict) else {"records": stored}
         earlier = stored.pop("earlier", [])
         if not isinstance(earlier, list) or not all(isinstance(one, dict) for one in earlier):
-            raise ValueError("its earlier evaluations are not a list of objects")
+            raise UserError("its earlier evaluations are not a list of objects")
         for one in (stored, *earlier):
             records = one.get("records")
             if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-                raise ValueError("its records are not a list of objects")
+                raise UserError("its records are not a list of objects")
     return [stored, *earlier]
 
 
@@ -310,7 +312,7 @@ def _told(file: str | Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, RecursionError, csv.Error) as error:
-        raise ValueError(f"{file} must be a file that a run wrote: {check.reason(error)}") from error
+        raise UserError(f"{file} must be a file that a run wrote: {check.reason(error)}") from error
 
 
 def fingerprint(state: "Mapping[str, Tensor]") -> str:
@@ -415,7 +417,7 @@ def read_position(path: Path) -> dict[str, Any]:
 def _position(metadata: dict[str, str] | None) -> dict[str, Any]:
     position = json.loads((metadata or {})["position"])
     if not isinstance(position, dict):
-        raise ValueError("its position is no object")
+        raise UserError("its position is no object")
     return position
 
 

@@ -16,7 +16,7 @@ from unlabeled import methods
 from unlabeled.data import BUILT_IN, Data, open_data
 from unlabeled.parts import gather
 from unlabeled.run import CHECKPOINT, Run, read_checkpoint
-from unlabeled.train import pretrain
+from unlabeled.training.train import pretrain
 
 __all__ = ["NETWORK", "TINY", "Check", "selftest", "source"]
 
@@ -92,10 +92,10 @@ def _checks() -> Iterator[tuple[str, Callable[[], tuple[str, bool]]]]:
 
 def _closed_forms() -> Iterator[tuple[str, Callable[[], float], float]]:
     """Losses whose value is known without computing them."""
-    from unlabeled.evaluate import knn
+    from unlabeled.evaluation.probes import knn
     from unlabeled.methods import moco, simclr
     from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
-    from unlabeled.train import learning_rate
+    from unlabeled.training.train import learning_rate
 
     same, units = torch.ones(10, 4), torch.eye(10)
     yield "NT-Xent of equal views is ln(2 N - 1)", lambda: float(simclr.loss(same, same, 0.5)), math.log(19)
@@ -156,7 +156,7 @@ def _trains(name: str) -> tuple[str, bool]:
 
 def _resumes() -> tuple[str, bool]:
     """A run that is stopped in the middle and resumed must end with the bits of one that is not."""
-    from unlabeled import train
+    from unlabeled.training import train
 
     data, settings = _tiny("moco")
     with tempfile.TemporaryDirectory() as folder:

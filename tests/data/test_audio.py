@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from unlabeled.data import kind_of, open_data, open_splits
-from unlabeled.data.audio import Sounds, from_waveforms
-from unlabeled.data.audio_files import decode, scale_of
+from unlabeled.data.audio.data import Sounds, from_waveforms
+from unlabeled.data.audio.read import decode, scale_of
 
 LENGTHS = [5, 9, 1, 7]
 
@@ -123,7 +123,7 @@ def test_second_opening_decodes_nothing(write, tmp_path, monkeypatch):
     for number in range(3):
         write(f"{number}.wav", sine(100 * (1 + number), 8_000))
     first = open_data(tmp_path / "sounds")
-    monkeypatch.setattr("unlabeled.data.audio_files.decode", lambda content: pytest.fail("it was decoded"))
+    monkeypatch.setattr("unlabeled.data.audio.read.decode", lambda content: pytest.fail("it was decoded"))
     second = open_data(tmp_path / "sounds")
     assert isinstance(first, Sounds) and isinstance(second, Sounds)
     assert torch.equal(first.samples, second.samples) and first.samples.dtype == torch.int16
@@ -260,8 +260,8 @@ def test_long_silence_is_a_sound(tmp_path):
 
 def test_more_samples_than_any_recording_has_are_refused(write, tmp_path, monkeypatch):
     write("a.flac", np.zeros(300_000))
-    monkeypatch.setattr("unlabeled.data.audio_files._UNPACKED", 2**18)
-    monkeypatch.setattr("unlabeled.data.audio_files._RATIO", 1)
+    monkeypatch.setattr("unlabeled.data.audio.read._UNPACKED", 2**18)
+    monkeypatch.setattr("unlabeled.data.audio.read._RATIO", 1)
     with pytest.raises(
         ValueError, match="unpacks to more than 262144 samples, too many for a file of its size"
     ):

@@ -11,7 +11,7 @@ import pytest
 
 from unlabeled.data import kind_of, open_data
 from unlabeled.data.columns import choose
-from unlabeled.data.text import Texts
+from unlabeled.data.text.data import Texts
 
 COUNT = 24
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unlabeled.data import decode as decode_module
 from unlabeled.data import notes
-from unlabeled.data.decode import LARGEST, Item, Temporary, decode, decode_all
+from unlabeled.data.image import decode as decode_module
+from unlabeled.data.image.decode import LARGEST, Item, Temporary, decode, decode_all
 
 RED = (254, 0, 0)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unlabeled.data import decode_video
-from unlabeled.data.decode_video import fitting, index, read_all
+from unlabeled.data.video import decode as decode_video
+from unlabeled.data.video.decode import fitting, index, read_all
 
 av = pytest.importorskip("av")
 

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 from unlabeled.data import Data, from_images, open_data
-from unlabeled.data.audio import from_waveforms
+from unlabeled.data.audio.data import from_waveforms
 from unlabeled.data.cameras import from_views
 from unlabeled.data.digests import digest, in_one_channel
-from unlabeled.data.images import Images
-from unlabeled.data.text import Texts
+from unlabeled.data.image.data import Images
+from unlabeled.data.text.data import Texts
 from unlabeled.data.trajectories import from_walks
-from unlabeled.data.video import from_videos
+from unlabeled.data.video.data import from_videos
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

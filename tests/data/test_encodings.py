@@ -7,7 +7,7 @@ import pytest
 
 from unlabeled.data import open_data
 from unlabeled.data.notes import note
-from unlabeled.data.text import Texts
+from unlabeled.data.text.data import Texts
 
 SENTENCES = {
     "utf-8": "Größe, naïve, 今天天气很好",

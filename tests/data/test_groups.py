@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from unlabeled.data import from_images, open_data, open_splits
-from unlabeled.data.audio import from_waveforms
+from unlabeled.data.audio.data import from_waveforms
 from unlabeled.data.cameras import from_views
 from unlabeled.data.groups import folder_groups, group_by, numbers_of
-from unlabeled.data.text import Texts
+from unlabeled.data.text.data import Texts
 from unlabeled.data.trajectories import from_walks
-from unlabeled.data.video import from_videos
+from unlabeled.data.video.data import from_videos
 
 
 def named(paths: list[str], **known):

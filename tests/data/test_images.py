@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from unlabeled.data import Images, from_images, images
+from unlabeled.data import Images, from_images
+from unlabeled.data.image import data as images
 
 SIZES = [(2, 3), (4, 1), (2, 3), (1, 5)]
 

@@ -8,7 +8,7 @@ import tifffile
 import torch
 
 from unlabeled.data import open_data, open_splits
-from unlabeled.data.levels import Ranges, described, finite, parsed, storable, to_uint8
+from unlabeled.data.image.levels import Ranges, described, finite, parsed, storable, to_uint8
 
 ROWS, COLUMNS = np.mgrid[:64, :64]
 RAMP = (ROWS + COLUMNS) / 126

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from unlabeled.data import open_data, open_splits
-from unlabeled.data.decode import decode, read
+from unlabeled.data.image.decode import decode, read
 
 GENERATOR = np.random.default_rng(0)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from unlabeled.data import Images, from_images, open_splits
-from unlabeled.data.audio import from_waveforms
+from unlabeled.data.audio.data import from_waveforms
 from unlabeled.data.groups import joined
 from unlabeled.data.splits import contradictions, divide, units
 

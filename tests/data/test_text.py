@@ -10,8 +10,8 @@ import torch
 
 from unlabeled.data import open_data, open_splits
 from unlabeled.data.opening import How
-from unlabeled.data.text import Texts, built_in, find, sentences
-from unlabeled.data.text_files import groups
+from unlabeled.data.text.data import Texts, built_in, find, sentences
+from unlabeled.data.text.read import groups
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

@@ -6,8 +6,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from unlabeled.data.text import Texts
-from unlabeled.data.words import Words
+from unlabeled.data.text.data import Texts
+from unlabeled.data.text.words import Words
 from unlabeled.parts.vocabulary import counted, split, splitter, unspaced
 
 VOCABULARY = ["a", "b", "c", "d"]

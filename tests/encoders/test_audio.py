@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unlabeled import encoders
-from unlabeled.data.audio import from_waveforms
+from unlabeled.data.audio.data import from_waveforms
 from unlabeled.encoders import audio
 from unlabeled.parts import ragged
 
@@ -135,7 +135,7 @@ def test_raw_is_mean_and_deviation_of_the_real_frames():
 
 def test_sounds_of_another_rate_are_read_at_the_encoders_own():
     data = from_waveforms(torch.randn(2, 1_600).clamp(-1, 1), 16_000)
-    read = build("gru2-16").reads(data)
+    read = build("gru2-16").evaluation_view(data)
     assert read.shape["sample_rate"] == 8_000 and read.batch(torch.arange(2))["waveform"].shape == (2, 800)
 
 

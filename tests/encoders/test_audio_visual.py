@@ -100,11 +100,11 @@ def test_raw_is_pixels_and_moments_of_the_bands():
 
 def test_evaluation_reads_the_middle_and_refuses_another_rate():
     network = encoder()
-    read = network.reads(pairs())
+    read = network.evaluation_view(pairs())
     assert read.seconds == 1.0 and not read.random
     other = from_pairs(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1, 99), sample_rate=16_000)
     with pytest.raises(ValueError, match="sample_rate"):
-        network.reads(other)
+        network.evaluation_view(other)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from unlabeled import encoders, load, pretrain
 from unlabeled.data import open_data
 from unlabeled.encoders import from_timm, image
-from unlabeled.evaluate import controls
+from unlabeled.evaluation import controls
 
 NETS = """
 from torch import nn

@@ -8,7 +8,7 @@ import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from unlabeled import encoders
-from unlabeled.data.text import Texts
+from unlabeled.data.text.data import Texts
 from unlabeled.encoders.text import NAMES, TextEncoder, TextInput, enclosed, fitted, mean_of_real
 
 LINES = [
@@ -34,7 +34,7 @@ both = pytest.mark.parametrize("name", ["bert-tiny", "gpt-tiny"])
 @both
 def test_padding_does_not_matter(name: str) -> None:
     network = encoder(name)
-    data = network.reads(texts())
+    data = network.evaluation_view(texts())
     together = network.inputs(data.batch(torch.arange(16)))
     assert not together.mask.all()
     for row in range(16):
@@ -51,7 +51,7 @@ def test_padding_does_not_matter(name: str) -> None:
 @both
 def test_features_are_means_over_real_tokens_of_each_layer(name: str) -> None:
     network = encoder(name)
-    x = network.inputs(network.reads(texts()).batch(torch.arange(5)))
+    x = network.inputs(network.evaluation_view(texts()).batch(torch.arange(5)))
     states = network.trunk.states(x)
     assert list(network.map_dims) == ["embedding", "layer1", "layer2"] and len(states) == 3
     slow = torch.stack([row[real].mean(0) for row, real in zip(states[-1], x.mask)])
@@ -66,7 +66,7 @@ def test_features_are_means_over_real_tokens_of_each_layer(name: str) -> None:
 def test_transformers_loads_model_and_tokenizer_and_gives_equal_features(name: str, tmp_path: Path) -> None:
     network = encoder(name)
     network.write_transformers(tmp_path)
-    x = network.inputs(network.reads(texts()).batch(torch.arange(16)))
+    x = network.inputs(network.evaluation_view(texts()).batch(torch.arange(16)))
     expected = network(x)
     assert expected.std() > 0.1
     torch.testing.assert_close(network.read_transformers(tmp_path, x), expected, rtol=0, atol=1e-5)
@@ -78,7 +78,7 @@ def test_transformers_loads_model_and_tokenizer_and_gives_equal_features(name: s
 def test_long_texts_are_cut_alike_by_ours_and_by_transformers(name: str, tmp_path: Path) -> None:
     network, long = encoder(name), Texts([" ".join(texts().texts), "Rain fell."])
     network.write_transformers(tmp_path)
-    x = network.inputs(network.reads(long).batch(torch.arange(2)))
+    x = network.inputs(network.evaluation_view(long).batch(torch.arange(2)))
     assert x.mask.sum(1).tolist()[0] == 32
     torch.testing.assert_close(network.read_transformers(tmp_path, long.texts), network(x), rtol=0, atol=1e-5)
 
@@ -89,7 +89,7 @@ def test_saved_encoder_is_the_same_again_with_its_tokenizer(name: str, tmp_path:
     network.save(tmp_path / "encoder.safetensors")
     loaded = encoders.load(tmp_path / "encoder.safetensors").eval()
     assert isinstance(loaded, TextEncoder) and loaded.config == network.config
-    batch = network.reads(texts()).batch(torch.arange(4))
+    batch = network.evaluation_view(texts()).batch(torch.arange(4))
     assert torch.equal(loaded(loaded.inputs(batch)), network(network.inputs(batch)))
     assert torch.equal(loaded.raw(batch), network.raw(batch))
 
@@ -101,10 +101,10 @@ def test_tokenizers_of_the_same_texts_are_the_same(name: str) -> None:
 
 def test_bert_reads_cls_text_sep_and_gpt_end_of_text_before_a_text() -> None:
     network = encoder("bert-tiny")
-    x = network.inputs(network.reads(texts()).batch(torch.tensor([3])))
+    x = network.inputs(network.evaluation_view(texts()).batch(torch.tensor([3])))
     assert network.decode(x.tokens[0]) == "[CLS] the cat sat on the mat. rain fell. [SEP]"
     network = encoder("gpt-tiny")
-    x = network.inputs(network.reads(texts()).batch(torch.tensor([3])))
+    x = network.inputs(network.evaluation_view(texts()).batch(torch.tensor([3])))
     assert network.decode(x.tokens[0]) == "<|endoftext|>The cat sat on the mat. Rain fell."
 
 
@@ -135,13 +135,13 @@ def test_raw_is_tf_idf_as_scikit_learn_has_it() -> None:
     expected = TfidfVectorizer(
         tokenizer=pieces, vocabulary=names, lowercase=False, token_pattern=None
     ).fit_transform(data.texts)
-    ours = network.raw(network.reads(data).batch(torch.arange(16)))
+    ours = network.raw(network.evaluation_view(data).batch(torch.arange(16)))
     torch.testing.assert_close(ours.double(), torch.from_numpy(expected.toarray()), rtol=1e-5, atol=1e-6)
 
 
 def test_literal_names_of_special_tokens_are_read_but_break_nothing() -> None:
     network = encoder("bert-tiny")
-    data = network.reads(Texts(["a [MASK] and [SEP] b"]))
+    data = network.evaluation_view(Texts(["a [MASK] and [SEP] b"]))
     assert network(network.inputs(data.batch(torch.tensor([0])))).isfinite().all()
 
 
@@ -158,7 +158,7 @@ def test_bad_inputs_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match="vocabulary must be at least 512, got 10"):
         fitted("bert-tiny", texts(), vocabulary=10)
     with pytest.raises(ValueError, match="data must be texts"):
-        fitted("bert-tiny", network.reads(texts()))
+        fitted("bert-tiny", network.evaluation_view(texts()))
 
 
 def long_batch(length: int) -> dict[str, torch.Tensor]:
@@ -195,7 +195,7 @@ def test_weights_start_as_in_the_papers(name: str) -> None:
 
 def test_segments_reach_bert() -> None:
     network = encoder("bert-tiny")
-    x = network.inputs(network.reads(texts()).batch(torch.arange(2)))
+    x = network.inputs(network.evaluation_view(texts()).batch(torch.arange(2)))
     other = TextInput(x.tokens, x.mask, torch.ones_like(x.tokens))
     assert not torch.allclose(network(x), network(other))
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from unlabeled import encoders
-from unlabeled.data.video import from_videos
+from unlabeled.data.video.data import from_videos
 from unlabeled.encoders.video import NAMES, Clips, Frames, Recurrent
 
 SMALL = ["frames-conv4", "lstm-16", "conv3d"]
@@ -134,9 +134,9 @@ def test_fitted_to_data(name):
 def test_what_evaluation_reads():
     frames = torch.arange(30, dtype=torch.uint8).view(1, 30, 1, 1, 1).expand(2, 30, 1, 4, 4)
     data = from_videos(frames, torch.tensor([0, 1]))
-    spread = build("frames-conv4", in_channels=1, frames=3).reads(data)
+    spread = build("frames-conv4", in_channels=1, frames=3).evaluation_view(data)
     assert spread.batch(torch.tensor([1]))["video"][0, :, 0, 0, 0].tolist() == [0, 14, 29]
-    middle = build("lstm-16", in_channels=1, frames=4).reads(data)
+    middle = build("lstm-16", in_channels=1, frames=4).evaluation_view(data)
     assert middle.batch(torch.tensor([0]))["video"][0, :, 0, 0, 0].tolist() == [13, 14, 15, 16]
     assert len(spread) == len(middle) == 2 and middle.labels.tolist() == [0, 1]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unlabeled import encoders
-from unlabeled.data.text import Texts
+from unlabeled.data.text.data import Texts
 from unlabeled.encoders.words import NAMES, WordVectors, build, fitted
 
 TEXT = "the cat sat on the mat and the dog sat on the cat " * 3
@@ -36,7 +36,7 @@ def test_rows_fill_lines_with_zeros_and_start_small(encoder):
 
 def test_feature_is_the_mean_of_the_words_less_that_of_the_corpus(encoder):
     texts = Texts(["The cat; the unknown", "", TEXT])
-    features = encoder(encoder.inputs(encoder.reads(texts).batch(torch.arange(3))))
+    features = encoder(encoder.inputs(encoder.evaluation_view(texts).batch(torch.arange(3))))
     common = encoder.adapt.shares @ encoder.vectors
     the, cat = encoder.vectors[0], encoder.vectors[1]
     torch.testing.assert_close(features[0], (2 * the + cat) / 3 - common)
@@ -45,13 +45,14 @@ def test_feature_is_the_mean_of_the_words_less_that_of_the_corpus(encoder):
         features[2], torch.zeros(20), atol=1e-7, rtol=0
     )  # the corpus itself is the origin
     torch.testing.assert_close(
-        encoder.features(encoder.inputs(encoder.reads(texts).batch(torch.arange(3))), "words"), features
+        encoder.features(encoder.inputs(encoder.evaluation_view(texts).batch(torch.arange(3))), "words"),
+        features,
     )
 
 
 def test_neither_order_nor_padding_nor_other_texts_matter(encoder):
     texts = Texts(["cat dog the", "the dog cat", "cat dog the", TEXT])
-    words = encoder.reads(texts)
+    words = encoder.evaluation_view(texts)
     together = encoder(encoder.inputs(words.batch(torch.arange(4))))
     torch.testing.assert_close(together[0], together[1])
     alone = encoder(encoder.inputs(words.batch(torch.tensor([0]))))
@@ -59,7 +60,7 @@ def test_neither_order_nor_padding_nor_other_texts_matter(encoder):
 
 
 def test_raw_counts_words_without_vectors(encoder):
-    batch = encoder.reads(Texts(["the the cat", "unknown"])).batch(torch.arange(2))
+    batch = encoder.evaluation_view(Texts(["the the cat", "unknown"])).batch(torch.arange(2))
     raw = encoder.raw(batch)
     assert raw.shape == (2, 7) and not raw[1].any()
     expected = torch.tensor([3.0, 2.0, 1, 1, 1, 1, 1]).log()
@@ -88,8 +89,8 @@ def test_gensim_reads_the_exported_file(encoder, tmp_path):
 
 def test_the_same_words_can_be_read_again_as_stretches(encoder):
     texts = Texts([TEXT, "the cat"])
-    stretches = encoder.reads(texts, 10)
-    assert stretches.shape == {"length": 10} and encoder.reads(stretches) is stretches
+    stretches = encoder.evaluation_view(texts, 10)
+    assert stretches.shape == {"length": 10} and encoder.evaluation_view(stretches) is stretches
 
 
 def test_every_name_is_a_width():
@@ -112,7 +113,7 @@ def test_bad_vocabularies_are_refused(vocabulary):
 
 
 def test_texts_without_known_words_have_features_of_zero(encoder):
-    data = encoder.reads(Texts([encoder.vocabulary[0], "zzz"]))
+    data = encoder.evaluation_view(Texts([encoder.vocabulary[0], "zzz"]))
     batch = data.batch(torch.tensor([1]))
     assert batch["tokens"].shape == (1, 0)
     assert torch.equal(encoder(encoder.inputs(batch)), torch.zeros(1, encoder.dim))
@@ -123,7 +124,9 @@ def test_unknown_words_and_layers_are_refused(encoder):
     with pytest.raises(ValueError, match="word must be in the vocabulary"):
         encoder.nearest("zebra")
     with pytest.raises(ValueError, match="layer must be one of"):
-        encoder.features(encoder.inputs(encoder.reads(Texts(["the cat"])).batch(torch.arange(1))), "nonsense")
+        encoder.features(
+            encoder.inputs(encoder.evaluation_view(Texts(["the cat"])).batch(torch.arange(1))), "nonsense"
+        )
 
 
 CHINESE = ["今天天气很好我们去公园散步", "孩子们在公园散步", "今天我们在公园"] * 5
@@ -134,7 +137,7 @@ def test_a_segmenter_is_kept_with_the_encoder_and_used_for_every_text(tmp_path):
     assert {"公", "园"} <= set(encoder.vocabulary) and all(len(word) == 1 for word in encoder.vocabulary)
     encoder.save(tmp_path / "encoder.safetensors")
     again = encoders.load(tmp_path / "encoder.safetensors")
-    batch = again.reads(Texts(["公园很大"])).batch(torch.tensor([0]))
+    batch = again.evaluation_view(Texts(["公园很大"])).batch(torch.tensor([0]))
     assert int(batch["mask"].sum()) == 3, "without the segmenter it would be one unknown word"
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from unlabeled import encoders
-from unlabeled.data.audio import Sounds, from_waveforms
+from unlabeled.data.audio.data import Sounds, from_waveforms
 from unlabeled.methods.apc import APC, loss
 from unlabeled.worlds import tones
 
@@ -29,7 +29,7 @@ def noise(count: int = 48) -> Sounds:
 def build(data: Sounds, name: str = "gru2-24", **options) -> APC:
     torch.manual_seed(0)
     method = APC(encoders.fitted(name, data, kind="audio"), **options)
-    method.prepare(method.reads(data))
+    method.prepare(method.training_view(data))
     return method
 
 
@@ -81,7 +81,7 @@ def test_repeating_the_present_frame_gains_nothing() -> None:
     bands, frames = method.encoder.adapt(method.encoder.inputs(batch))
     errors = [(row[3:count] - row[: count - 3]).abs() for row, count in zip(bands, frames.tolist())]
     torch.testing.assert_close(method(batch), torch.cat(errors).mean())
-    assert method.meters["gain"].item() == pytest.approx(0, abs=1e-6)
+    assert method.metrics["gain"].item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("ahead", [4, 5, 6])
@@ -164,7 +164,7 @@ def test_frames_in_order_are_foreseen_and_shuffled_ones_are_not() -> None:
 
 def test_long_sounds_are_heard_in_pieces() -> None:
     data = noise(4)
-    read = APC(encoders.fitted("gru1-8", data, kind="audio"), crop_seconds=0.25).reads(data)
+    read = APC(encoders.fitted("gru1-8", data, kind="audio"), crop_seconds=0.25).training_view(data)
     assert read.sample(4)["waveform"].shape == (4, 2_000)
 
 

@@ -125,14 +125,14 @@ def test_a_few_pairs_are_learned_by_heart(pool):
     data = pairs(6)
     learner = method(data, pool=pool, negatives=5, crop=1.0, jitter=0.0, flip=0.0)
     optimizer = torch.optim.AdamW(learner.parameters(), lr=5e-3)
-    batch = learner.reads(data).batch(torch.arange(6))
+    batch = learner.training_view(data).batch(torch.arange(6))
     for _ in range(25):
         value = learner(batch)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
-    assert value.item() < 0.3 and all(meter > 0.85 for meter in learner.meters.values())
-    assert learner.meters.keys() == ({"accuracy"} if pool == "max" else {"accuracy", "places"})
+    assert value.item() < 0.3 and all(metric > 0.85 for metric in learner.metrics.values())
+    assert learner.metrics.keys() == ({"accuracy"} if pool == "max" else {"accuracy", "places"})
 
 
 def test_sounds_that_say_nothing_stay_at_chance():
@@ -185,16 +185,16 @@ def test_the_loss_is_the_mean_of_that_of_the_whole_and_that_of_the_places():
 
 def test_training_reads_random_moments_of_the_length_of_the_encoder():
     learner = method()
-    read = learner.reads(pairs())
+    read = learner.training_view(pairs())
     assert read.random and read.seconds == learner.encoder.seconds == 1.0
-    assert not learner.encoder.reads(pairs()).random
+    assert not learner.encoder.evaluation_view(pairs()).random
 
 
 def test_the_map_follows_the_sound_and_an_own_sound_fits_better_than_a_wrong_one():
     data = pairs(6)
     learner = method(data, pool="location", negatives=5, crop=1.0, jitter=0.0, flip=0.0)
     optimizer = torch.optim.AdamW(learner.parameters(), lr=5e-3)
-    batch = learner.reads(data).batch(torch.arange(6))
+    batch = learner.training_view(data).batch(torch.arange(6))
     for _ in range(40):
         optimizer.zero_grad()
         learner(batch).backward()

@@ -91,12 +91,12 @@ def test_first_loss_is_chance_the_variance_around_the_mean_image():
     method = Autoencoder(encoders.build("conv4", image_size=16), crop=1.0, flip=0.0)
     assert method.chance(256) is None
     method({"image": images})
-    assert not method.meters
+    assert not method.metrics
     method.prepare(data(images))
     variance = (images / 255).var(0, correction=0).mean().item()
     assert method.chance(256) == pytest.approx(variance, rel=1e-4)
     assert method({"image": images}).item() == pytest.approx(variance, rel=0.02)
-    assert method.meters["explained"].item() == pytest.approx(0, abs=0.02)
+    assert method.metrics["explained"].item() == pytest.approx(0, abs=0.02)
 
 
 @pytest.mark.parametrize("code_dim", [1, 7, 40])
@@ -124,5 +124,5 @@ def test_learns_where_a_square_is():
         optimizer.step()
     error = method({"image": images}).item()
     assert error < 0.3 * method.chance(25)
-    assert method.meters["explained"].item() == pytest.approx(1 - error / method.chance(25))
-    assert not method.meters["explained"].requires_grad
+    assert method.metrics["explained"].item() == pytest.approx(1 - error / method.chance(25))
+    assert not method.metrics["explained"].requires_grad

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unlabeled.data.text import Texts
+from unlabeled.data.text.data import Texts
 from unlabeled.encoders.text import TextEncoder, TextInput, fitted
 from unlabeled.methods.bert import BERT, UNKNOWN, corrupted, hidden, joined, paired
 
@@ -31,7 +31,7 @@ def encoder(data: Texts | None = None, length: int = 32) -> TextEncoder:
 
 
 def batches(method: BERT, data: Texts, size: int) -> list[dict[str, Tensor]]:
-    return list(method.reads(data).batches(size))
+    return list(method.training_view(data).batches(size))
 
 
 def random_blocks(rows: int, length: int, documents: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -203,7 +203,7 @@ def test_first_loss_is_the_log_of_the_vocabulary_and_of_two() -> None:
 
 def test_chance_is_the_entropy_of_the_pieces_once_they_are_counted() -> None:
     method = BERT(encoder())
-    data = method.reads(texts())
+    data = method.training_view(texts())
     method.prepare(data)
     pieces = torch.cat([batch["tokens"][batch["mask"]] for batch in data.batches(8)])
     shares = pieces.bincount().double() / len(pieces)
@@ -276,7 +276,7 @@ def test_a_late_word_changes_early_states() -> None:
 
 
 def train(method: BERT, data: Texts, steps: int, size: int = 16) -> None:
-    blocks = method.reads(data)
+    blocks = method.training_view(data)
     optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)
     for step in range(steps):
         torch.manual_seed(step)
@@ -288,7 +288,7 @@ def train(method: BERT, data: Texts, steps: int, size: int = 16) -> None:
 
 @torch.no_grad()
 def next_accuracy(method: BERT, data: Texts, rounds: int) -> tuple[float, int]:
-    blocks, right, count = method.reads(data), 0.0, 0
+    blocks, right, count = method.training_view(data), 0.0, 0
     for number in range(rounds):
         torch.manual_seed(1000 + number)
         batch = blocks.batch(torch.randint(len(blocks), (32,)))
@@ -297,7 +297,7 @@ def next_accuracy(method: BERT, data: Texts, rounds: int) -> tuple[float, int]:
         batch = blocks.batch(torch.randint(len(blocks), (32,)))
         method(batch)
         known = int((label != UNKNOWN).sum())
-        right, count = right + method.meters["next_accuracy"].item() * known, count + known
+        right, count = right + method.metrics["next_accuracy"].item() * known, count + known
     return right / count, count
 
 
@@ -383,23 +383,23 @@ def test_pictures_show_what_was_hidden_what_was_guessed_and_the_truth() -> None:
 
 def test_whole_blocks_are_read_where_pairs_are_off() -> None:
     method = BERT(encoder(), next_sentence=False)
-    blocks = method.reads(Texts(["Only one sentence of the cat here", "And the dog there"]))
+    blocks = method.training_view(Texts(["Only one sentence of the cat here", "And the dog there"]))
     assert len(blocks) == 2
     value = method(blocks.batch(torch.arange(2)))
-    assert value.isfinite() and method.meters.keys() == {"hidden_accuracy"}
+    assert value.isfinite() and method.metrics.keys() == {"hidden_accuracy"}
 
 
 def test_unfit_data_and_encoders_are_refused_in_words() -> None:
     method = BERT(encoder())
     with pytest.raises(ValueError, match="must have texts of at least 2 sentences"):
-        method.reads(Texts(["one", "two"]))
+        method.training_view(Texts(["one", "two"]))
     with pytest.raises(ValueError, match="next_sentence must be off for a single document"):
-        method.prepare(method.reads(Texts([story(0, 20)])))
+        method.prepare(method.training_view(Texts([story(0, 20)])))
     with pytest.raises(
         ValueError, match="encoder must be one that reads both sides, such as bert-mini, got gpt-tiny"
     ):
         BERT(fitted("gpt-tiny", texts()))
-    alone = method.reads(texts()).batch(torch.tensor([0]))
+    alone = method.training_view(texts()).batch(torch.tensor([0]))
     with pytest.raises(ValueError, match="batch_size must be at least 2 for next_sentence"):
         method(alone)
     assert method.eval()(alone).isfinite()

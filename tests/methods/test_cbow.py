@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("numba")
 
-from unlabeled.data.text import Texts
+from unlabeled.data.text.data import Texts
 from unlabeled.encoders.words import fitted
 from unlabeled.methods.cbow import CBOW
 
@@ -21,7 +21,7 @@ def build(source: Texts | None = None, seed: int = 0, **options):
     source = source or texts()
     torch.manual_seed(seed)
     method = CBOW(fitted("words-16-min1", source), **options)
-    data = method.reads(source)
+    data = method.training_view(source)
     method.prepare(data)
     return method.train(), data.batch(torch.arange(len(data)))
 
@@ -47,7 +47,7 @@ def test_the_withheld_word_is_predicted_from_its_neighbours():
     method, batch = build(window=1, rate=0.5, subsample=0.0)
     losses = fit(method, batch)
     assert losses[-1] < 0.3 * losses[0]
-    data = method.encoder.reads(texts())
+    data = method.encoder.evaluation_view(texts())
     shown = method.pictures(data.batch(torch.arange(2)))
     assert list(shown) == ["text", "withheld", "predicted"]
     for row in range(2):

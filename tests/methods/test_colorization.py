@@ -6,15 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from unlabeled import encoders
-from unlabeled.methods.colorization import (
-    Colorization,
-    annealed_mean,
-    bins,
-    grey,
-    loss,
-    rarity,
-    soft_code,
-)
+from unlabeled.methods.colorization import Colorization, annealed_mean, bins, grey, loss, rarity, soft_code
 from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
 
 CENTERS = bins(10)
@@ -199,7 +191,7 @@ def test_learns_that_bright_is_yellow_and_dark_is_blue():
         optimizer.zero_grad()
         network({"image": images}).backward()
         optimizer.step()
-    assert network.meters["accuracy"] > 0.95
+    assert network.metrics["accuracy"] > 0.95
     pictures = network.eval().pictures({"image": images})
     assert list(pictures) == ["image", "lightness", "predicted"]
     assert (pictures["predicted"] - pictures["image"]).abs().mean() < 0.1

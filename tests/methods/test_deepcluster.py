@@ -91,7 +91,7 @@ def test_agreement_of_epochs_is_logged_and_kept():
     method.begin_epoch(data)
     assert method.agreement == agreement(before, method.assignments) > 0
     method(data.batch(torch.arange(20)))
-    assert method.meters["agreement"] == method.agreement
+    assert method.metrics["agreement"] == method.agreement
     assert {"assignments", "agreement", "used"} <= method.state_dict().keys()
 
 

@@ -7,14 +7,8 @@ import torch
 from torch import nn
 
 from unlabeled import encoders
-from unlabeled.data.video import from_videos
-from unlabeled.methods.frame_prediction import (
-    NEAR,
-    FramePrediction,
-    frame_losses,
-    squared_error,
-    targets,
-)
+from unlabeled.data.video.data import from_videos
+from unlabeled.methods.frame_prediction import NEAR, FramePrediction, frame_losses, squared_error, targets
 
 RING = [(0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0)]
 
@@ -103,7 +97,7 @@ def test_without_future_it_is_an_lstm_autoencoder():
     logits = method.remember.last(output)  # the mean frame is 0.5 before prepare: no departure from it
     each = nn.functional.binary_cross_entropy_with_logits(logits, frames.flip(1).flatten(2), reduction="none")
     assert method(video).item() == pytest.approx(each.sum().item() / 5, rel=1e-5)
-    assert set(method.meters) == {"reconstruction"}
+    assert set(method.metrics) == {"reconstruction"}
     assert set(method.pictures(video)) == {"given", "remembered"}
 
 
@@ -111,7 +105,7 @@ def test_without_reconstruction_it_is_a_predictor():
     method = small(reconstructed=0)
     assert method.remember is None
     method({"video": circling(4)})
-    assert "reconstruction" not in method.meters and "future" in method.meters
+    assert "reconstruction" not in method.metrics and "future" in method.metrics
     assert set(method.pictures({"video": circling(4)})) == {"given", "what follows", "foreseen"}
 
 
@@ -164,16 +158,16 @@ def test_it_foresees_better_than_copying_and_order_matters_most_for_the_future()
     batch = {"video": circling(200)}
     with torch.no_grad():
         method(batch)
-        meters = dict(method.meters)
-        assert meters["copy-last error"].item() == pytest.approx(
+        metrics = dict(method.metrics)
+        assert metrics["copy-last error"].item() == pytest.approx(
             2.0, abs=1e-3
         )  # the dot is never there again
-        assert meters["mean-frame error"].item() == pytest.approx(7 / 8, abs=0.05)
-        assert meters["future error"] < 0.3 * meters["mean-frame error"]
+        assert metrics["mean-frame error"].item() == pytest.approx(7 / 8, abs=0.05)
+        assert metrics["future error"] < 0.3 * metrics["mean-frame error"]
         past = batch["video"][:, :4] / 255
         ahead = batch["video"][:, 4:] / 255
         backward = method.predict(past.flip(1))
-        assert squared_error(method.drawn(backward[1]), ahead) > 3 * meters["future error"]
+        assert squared_error(method.drawn(backward[1]), ahead) > 3 * metrics["future error"]
         # Turned round, the dot is drawn where it would go from there: the frames before the first.
         shown = method.pictures(batch)
         torch.testing.assert_close(shown["given"][:, :, :, 6:9], past[:, 2])
@@ -204,7 +198,7 @@ def test_the_features_are_the_state_of_the_encoder():
 
 def test_it_reads_clips_of_past_and_future():
     data = from_videos(circling(6, 30))
-    clips = small(stride=2).reads(data)
+    clips = small(stride=2).training_view(data)
     assert clips.shape["frames"] == 7 and (clips.places.diff(dim=1) == 2).all()
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unlabeled.data.text import Texts
+from unlabeled.data.text.data import Texts
 from unlabeled.encoders.text import TextEncoder, fitted
 from unlabeled.methods.gpt import GPT, pick
 
@@ -27,7 +27,7 @@ def encoder(length: int = 32) -> TextEncoder:
 
 
 def batch_of(method: GPT, size: int = 8) -> dict[str, Tensor]:
-    return method.reads(texts()).sample(size)
+    return method.training_view(texts()).sample(size)
 
 
 def test_later_pieces_change_no_bit_of_earlier_predictions() -> None:
@@ -57,7 +57,7 @@ def test_loss_equals_that_of_transformers_on_the_same_weights() -> None:
 
 def test_loss_is_the_mean_over_real_pieces_of_what_each_costs() -> None:
     method = GPT(encoder()).eval()
-    data = method.reads(texts())
+    data = method.training_view(texts())
     batch = data.batch(torch.arange(len(data)))
     assert not batch["mask"].all()
     costs = method.surprise(batch)
@@ -69,7 +69,7 @@ def test_loss_is_the_mean_over_real_pieces_of_what_each_costs() -> None:
 
 def test_padding_costs_nothing_and_changes_nothing() -> None:
     method = GPT(encoder()).eval()
-    data = method.reads(texts())
+    data = method.training_view(texts())
     last = len(data) - 1
     alone, together = (method.surprise(data.batch(torch.tensor(rows))) for rows in ([last], [last, 0]))
     torch.testing.assert_close(together[0, : alone.shape[1]], alone[0], rtol=1e-4, atol=1e-5)
@@ -83,7 +83,7 @@ def test_first_loss_is_the_log_of_the_vocabulary() -> None:
 
 def test_chance_is_the_entropy_of_the_pieces_once_they_are_counted() -> None:
     method = GPT(encoder())
-    data = method.reads(texts())
+    data = method.training_view(texts())
     method.prepare(data)
     pieces = torch.cat([batch["tokens"][:, 1:][batch["mask"][:, 1:]] for batch in data.batches(8)])
     shares = pieces.bincount().double() / len(pieces)
@@ -106,7 +106,7 @@ def test_one_batch_is_learned_by_heart() -> None:
         optimizer.zero_grad()
         method(batch).backward()
         optimizer.step()
-    assert method(batch).item() < 0.7 and method.meters["accuracy"] > 0.7
+    assert method(batch).item() < 0.7 and method.metrics["accuracy"] > 0.7
 
 
 def test_drawn_pieces_follow_the_softmax() -> None:

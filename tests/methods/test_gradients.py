@@ -34,7 +34,7 @@ def test_every_place_of_every_kernel_gets_a_gradient(name: str, network: str, si
     torch.manual_seed(0)
     kind, data = methods.load(name), photos(size)
     method = kind(encoders.build(network, image_size=size, input=kind.encoder_input), **TINY.get(name, {}))
-    read = method.reads(data)
+    read = method.training_view(data)
     method.prepare(read)
     method.begin_epoch(read)
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.05)

@@ -91,7 +91,7 @@ def test_loss_is_the_mean_over_copies_of_the_log_probability_of_their_angle():
             logits = method.head(encoder(torch.rot90(image, label, (1, 2))[None]))[0].detach()
             total -= float(logits[label] - torch.logsumexp(logits, 0)) / 12
     assert method(images).item() == pytest.approx(total, rel=1e-5)
-    assert method.meters["accuracy"] <= 1
+    assert method.metrics["accuracy"] <= 1
 
 
 def test_round_images_stay_at_chance_however_long_one_trains():

@@ -8,7 +8,7 @@ from torch import nn
 
 from unlabeled import encoders
 from unlabeled.data import open_data
-from unlabeled.data.video import from_videos
+from unlabeled.data.video.data import from_videos
 from unlabeled.encoders.video import Frames
 from unlabeled.methods.shuffle_and_learn import (
     QUESTIONS,
@@ -58,7 +58,7 @@ def trained(method, world, steps=150):
         found = []
         for _ in range(5):
             method({"video": world(400)})
-            found.append(method.meters["balanced accuracy"].item())
+            found.append(method.metrics["balanced accuracy"].item())
     return sum(found) / 5
 
 
@@ -192,7 +192,7 @@ def test_the_encoder_reads_single_frames_and_every_weight_learns():
 
 @pytest.mark.parametrize("name", ["balls", "moving_digits"])
 def test_windows_are_chosen_by_motion_unless_asked_otherwise(name):
-    clips = small().reads(open_data(name).subset(torch.arange(4)))
+    clips = small().training_view(open_data(name).subset(torch.arange(4)))
     assert clips.shape["frames"] > small().window
 
 
@@ -208,22 +208,22 @@ def test_the_default_looks_where_something_moves():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("unlabeled.methods.shuffle_and_learn.draw_frames", keep)
-        method(method.reads(from_videos(video)).batch(torch.arange(64)))
+        method(method.training_view(from_videos(video)).batch(torch.arange(64)))
     assert (drawn[0] >= 23).all(1).float().mean() > 0.9  # even draws would give a sixth
 
 
 def test_short_videos_give_their_own_length_and_none_gives_no_window():
-    assert small().reads(from_videos(brightening(3, 14))).shape["frames"] == 14
-    assert small().reads(from_videos(brightening(3, 90))).shape["frames"] == 48
-    assert small(stride=3).reads(from_videos(brightening(3, 40))).shape["frames"] == 14
+    assert small().training_view(from_videos(brightening(3, 14))).shape["frames"] == 14
+    assert small().training_view(from_videos(brightening(3, 90))).shape["frames"] == 48
+    assert small(stride=3).training_view(from_videos(brightening(3, 40))).shape["frames"] == 14
     with pytest.raises(ValueError, match="the frames of the longest video"):
-        small().reads(from_videos(brightening(3, 9)))
+        small().training_view(from_videos(brightening(3, 9)))
 
 
 def test_it_reads_clips_and_shows_its_questions():
     data = from_videos(brightening(6, 40))
     method = small(frames=20, window=12, stride=1)
-    clips = method.reads(data)
+    clips = method.training_view(data)
     assert len(clips) == 12 and clips.shape["frames"] == 20
     shown = method.pictures(clips.batch(torch.arange(4)))
     assert shown["question"].shape == (4, 1, 8, 24) and shown["true order"].shape == (4, 1, 8, 40)

@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("numba")
 
-from unlabeled.data.text import Texts
+from unlabeled.data.text.data import Texts
 from unlabeled.encoders.words import WordVectors, fitted
 from unlabeled.methods.skipgram import SkipGram
 
@@ -28,7 +28,7 @@ def build(source: Texts | None = None, seed: int = 0, encoder: WordVectors | Non
     source = source or texts()
     torch.manual_seed(seed)
     method = SkipGram(encoder or fitted("words-20-min1", source), **options)
-    data = method.reads(source)
+    data = method.training_view(source)
     method.prepare(data)
     return method.train(), data.batch(torch.arange(len(data)))
 
@@ -111,7 +111,7 @@ def test_pace_falls_linearly_to_a_ten_thousandth():
 def test_a_second_training_starts_at_the_full_pace_again():
     method, _ = build()
     method.after_step(1.0)
-    method.prepare(method.reads(texts()))
+    method.prepare(method.training_view(texts()))
     assert method.neighbours.progress == 0
 
 
@@ -148,7 +148,7 @@ def test_state_dict_is_all_there_is_to_resume():
 
 def test_features_are_those_of_the_encoder():
     method, _ = build()
-    data = method.encoder.reads(texts())
+    data = method.encoder.evaluation_view(texts())
     batch = data.batch(torch.arange(6))
     assert torch.equal(method.features(batch), method.encoder(method.encoder.inputs(batch)))
 
@@ -191,7 +191,7 @@ def test_texts_of_one_word_are_at_chance_and_move_nothing():
     assert torch.equal(method.encoder.vectors, before)
     assert all(
         len(rows) == 3
-        for rows in method.pictures(method.encoder.reads(source).batch(torch.arange(3))).values()
+        for rows in method.pictures(method.encoder.evaluation_view(source).batch(torch.arange(3))).values()
     )
 
 

@@ -158,7 +158,10 @@ def test_spatial_softmax_says_where_a_channel_is_bright() -> None:
 
 def test_data_shows_two_cameras_or_neighbours_of_one() -> None:
     torch.manual_seed(0)
-    multi, single = build().reads(scenes()), build(views="single", positive_radius=1).reads(scenes())
+    multi, single = (
+        build().training_view(scenes()),
+        build(views="single", positive_radius=1).training_view(scenes()),
+    )
     for _ in range(5):
         first, second = multi.batch(torch.arange(3))["time"].unbind(1)
         assert torch.equal(first, second)
@@ -179,7 +182,7 @@ def test_colours_are_drawn_once_for_each_camera_of_a_scene() -> None:
 def test_scenes_do_not_meet_in_evaluation_mode() -> None:
     method = build(gain=0.0).eval()
     torch.manual_seed(1)
-    batch = method.reads(scenes()).batch(torch.arange(3))
+    batch = method.training_view(scenes()).batch(torch.arange(3))
     whole = method(batch)
     alone = [method({key: value[row : row + 1] for key, value in batch.items()}) for row in range(3)]
     torch.testing.assert_close(whole, torch.stack(alone).mean(), rtol=1e-4, atol=1e-5)
@@ -187,7 +190,7 @@ def test_scenes_do_not_meet_in_evaluation_mode() -> None:
 
 def test_features_and_embeddings_read_images_and_scenes_alike() -> None:
     method = build().eval()
-    batch = method.reads(scenes()).batch(torch.arange(3))
+    batch = method.training_view(scenes()).batch(torch.arange(3))
     assert method.features(batch).shape == (3, method.encoder.dim)
     assert method.embedding(batch).shape == (3, 32)
     images = scenes().frames().batch(torch.arange(7))
@@ -197,7 +200,7 @@ def test_features_and_embeddings_read_images_and_scenes_alike() -> None:
 
 def test_pictures_show_the_moment_and_what_was_found() -> None:
     method = build().eval()
-    pictures = method.pictures(method.reads(scenes()).batch(torch.arange(3)))
+    pictures = method.pictures(method.training_view(scenes()).batch(torch.arange(3)))
     assert list(pictures) == ["one view", "the same moment", "found"]
     assert all(image.shape == (3, 3, 16, 16) for image in pictures.values())
 
@@ -222,7 +225,7 @@ def test_bad_options_are_refused(option: str, value: Any) -> None:
 
 @pytest.mark.parametrize("objective", ["triplet", "npairs"])
 def test_training_finds_moments_in_scenes_with_cameras_never_seen(objective: str) -> None:
-    from unlabeled.evaluate.alignment import alignment_error
+    from unlabeled.evaluation.tasks.alignment import alignment_error
 
     def scored(data: Scenes) -> float:
         views, errors = data.batch(torch.arange(len(data)))["views"], []
@@ -236,7 +239,7 @@ def test_training_finds_moments_in_scenes_with_cameras_never_seen(objective: str
     train, test = from_views(made["views"][:16]), from_views(made["views"][16:])
     still = from_views(orbit.make(8, 2, frames=10, size=16, still=True)["views"])
     method = build(objective=objective, moments=8)
-    data, before = method.reads(train), scored(test)
+    data, before = method.training_view(train), scored(test)
     optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)
     for step in range(60):
         torch.manual_seed(step)

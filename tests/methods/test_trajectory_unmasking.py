@@ -44,7 +44,7 @@ def walks(n: int = 5, **options: Any) -> Walks:
 
 def batch(method: TrajectoryUnmasking) -> Batch:
     torch.manual_seed(1)
-    return method.reads(walks()).batch(torch.arange(3))
+    return method.training_view(walks()).batch(torch.arange(3))
 
 
 def square(side: float = 2.0) -> Tensor:
@@ -190,7 +190,7 @@ def test_targets_are_means_over_their_zone_without_poses() -> None:
 
 def test_poses_count_in_units_of_how_far_walks_reach() -> None:
     method, data = build(), walks()
-    method.prepare(method.reads(data))
+    method.prepare(method.training_view(data))
     assert 0.1 < float(method.scale) < 3
     far = Walks(
         data.pixels,
@@ -200,10 +200,10 @@ def test_poses_count_in_units_of_how_far_walks_reach() -> None:
         paths=data.paths,
     )
     other = build()
-    other.prepare(other.reads(far))
+    other.prepare(other.training_view(far))
     torch.testing.assert_close(other.scale, 10 * method.scale)
     still = build()
-    still.prepare(still.reads(walks(still=True)))
+    still.prepare(still.training_view(walks(still=True)))
     assert float(still.scale) == 1
 
 
@@ -269,7 +269,7 @@ def test_poses_tell_what_time_cannot() -> None:
         encoder = encoders.build("conv4", image_size=8)
         fine = {"zones": 16, "zone_frames": 1, "stride": 1, "masked": 4, "projection_dim": 32}
         method = TrajectoryUnmasking(encoder, **fine, **options)
-        data = method.reads(circles)
+        data = method.training_view(circles)
         method.prepare(data)
         optimizer = torch.optim.AdamW(method.parameters(), lr=4e-3)
         shares = []
@@ -278,7 +278,7 @@ def test_poses_tell_what_time_cannot() -> None:
             optimizer.zero_grad()
             method.train()(data.batch(torch.randperm(256)[:8])).backward()
             optimizer.step()
-            shares.append(float(method.meters["found"]))
+            shares.append(float(method.metrics["found"]))
         return sum(shares[-10:]) / 10
 
     assert share_found(130) > 0.3

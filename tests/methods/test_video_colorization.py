@@ -221,7 +221,7 @@ def test_other_maps_and_plain_dot_products():
 def test_reads_clips_of_the_references_and_the_target():
     asked = {}
     videos = SimpleNamespace(clips=lambda **options: asked.update(options))
-    method(references=2, stride=3).reads(videos)
+    method(references=2, stride=3).training_view(videos)
     assert asked == {"frames": 3, "stride": 3}
 
 

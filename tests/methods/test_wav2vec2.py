@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unlabeled import encoders
-from unlabeled.data.audio import Sounds, from_waveforms
+from unlabeled.data.audio.data import Sounds, from_waveforms
 from unlabeled.methods import wav2vec2
 from unlabeled.methods.wav2vec2 import ANNEALED, Wav2Vec2, diversity, loss, negatives, scores
 from unlabeled.parts.spans import even, spans
@@ -233,7 +233,7 @@ def test_learns_to_tell_frames_of_melodies_apart_and_those_of_noise_less() -> No
             optimizer.step()
             values.append(value.item() / method.chance(12))
         found[data] = sum(values[-20:]) / 20
-        assert method.meters["codes"] > 4
+        assert method.metrics["codes"] > 4
     music, hiss = found.values()
     assert music < 0.9
     assert hiss > music + 0.05
@@ -243,7 +243,7 @@ def test_sounds_too_short_to_hide_anything_give_a_finite_loss() -> None:
     method = build().train()
     value = method({"waveform": torch.randn(2, 500).mul(0.1), "length": torch.tensor([300, 500])})
     value.backward()
-    assert value.isfinite() and all(meter.isfinite() for meter in method.meters.values())
+    assert value.isfinite() and all(metric.isfinite() for metric in method.metrics.values())
     assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
 
 
@@ -304,7 +304,7 @@ def test_sounds_and_pieces_too_short_to_hide_two_frames_are_refused() -> None:
     build().prepare(melodies(4, samples=frame + 320))
     method = build(crop_seconds=0.01)
     with pytest.raises(ValueError, match=r"in pieces of crop_seconds=0.01, must"):
-        method.prepare(method.reads(melodies(4)))
+        method.prepare(method.training_view(melodies(4)))
 
 
 def test_a_single_hidden_frame_is_no_question_that_the_accuracy_counts(
@@ -317,7 +317,7 @@ def test_a_single_hidden_frame_is_no_question_that_the_accuracy_counts(
     monkeypatch.setattr(method, "hide", lambda frames, size: masked[: len(frames), :size])
     torch.manual_seed(1)
     method(batch)
-    accuracy = float(method.meters["accuracy"])
+    accuracy = float(method.metrics["accuracy"])
     asked = int(masked[[0, 2]].sum())
     assert accuracy * asked == pytest.approx(round(accuracy * asked), abs=1e-3)
     assert accuracy * (asked + 1) != pytest.approx(round(accuracy * (asked + 1)), abs=1e-3)

@@ -9,7 +9,8 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as reference
 
-from unlabeled.parts import augment, fused_views
+from unlabeled.kernels import fused_views
+from unlabeled.parts import augment
 from unlabeled.parts.augment import Parameters, Views
 
 LEVEL = 1e-3 / 255  # a thousandth of a gray level

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from unlabeled.evaluate import linear
+from unlabeled.evaluation.probes import linear
 from unlabeled.parts import ragged
 from unlabeled.parts.spectrogram import LogMel
 from unlabeled.worlds import tones

@@ -26,7 +26,7 @@ in `Data` for the evaluation and never enter pre-training.
 """
 
 from unlabeled.data.builtin import NAMES as BUILT_IN
-from unlabeled.data.images import Images, from_images
+from unlabeled.data.image.data import Images, from_images
 from unlabeled.data.opening import KINDS, STORE_SIZE, kind_of, open_data, open_splits, store_size
 from unlabeled.data.samples import Batch, Data, Skipped
 

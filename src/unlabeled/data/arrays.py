@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unlabeled import check
-from unlabeled.data.images import Images, from_images, with_channels
+from unlabeled.check import UserError
+from unlabeled.data.image.data import Images, from_images, with_channels
+from unlabeled.data.image.levels import Levels, Ranges, finite, kind_of, say, storable, to_uint8
 from unlabeled.data.labels import from_array as listed
 from unlabeled.data.labels import numbered
-from unlabeled.data.levels import Levels, Ranges, finite, kind_of, say, storable, to_uint8
 from unlabeled.data.limits import refuse_unpacked
 
 __all__ = [
@@ -81,7 +82,7 @@ def find_file(
     opened = find_arrays(content, str(path), channels, levels, len(keys))
     if not opened:
         listing = check.one_line(", ".join(keys)) or "nothing"
-        raise ValueError(f"{path} must hold images, train_images, x_train or arr_0, got {listing}")
+        raise UserError(f"{path} must hold images, train_images, x_train or arr_0, got {listing}")
     return opened
 
 
@@ -152,7 +153,7 @@ def read_npy(path: Path) -> np.ndarray:
         return np.lib.format.open_memmap(path, mode="c")
     except Exception as error:  # damaged files fail in numpy's parser or its allocation
         reason = check.reason(error)
-        raise ValueError(f"{path} must be a readable array without pickled objects: {reason}") from error
+        raise UserError(f"{path} must be a readable array without pickled objects: {reason}") from error
 
 
 def read_npz(
@@ -178,10 +179,10 @@ def read_npz(
             content = {key: file[key] for key in file.files if wanted(key)}
             keys = list(file.files)
         if odd := [key for key, array in content.items() if not isinstance(array, np.ndarray)]:
-            raise ValueError(f"{odd[0]} is no array")
+            raise UserError(f"{odd[0]} is no array")
     except Exception as error:  # damaged files fail in zipfile, zlib, numpy's parser or its allocation
         reason = check.reason(error)
-        raise ValueError(f"{path} must be a readable array without pickled objects: {reason}") from error
+        raise UserError(f"{path} must be a readable array without pickled objects: {reason}") from error
     return content, keys
 
 
@@ -194,7 +195,7 @@ def as_tensor(array: np.ndarray | Tensor, name: str) -> Tensor:
     if isinstance(array, Tensor):
         return array
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
-        raise ValueError(f"{name} must hold numbers of at most 64 bits, got {array.dtype}")
+        raise UserError(f"{name} must hold numbers of at most 64 bits, got {array.dtype}")
     return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
 
 
@@ -206,9 +207,9 @@ def as_integers(values: np.ndarray | Tensor, count: int, what: str, name: str) -
     """
     array = np.asarray(values).reshape(-1)
     if len(array) != count or array.dtype.kind not in "biu":
-        raise ValueError(f"{what} of {name} must be {count} integers, got {len(array)} of type {array.dtype}")
+        raise UserError(f"{what} of {name} must be {count} integers, got {len(array)} of type {array.dtype}")
     if count and array.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"{what} of {name} must be below 2**63, got {array.max()}")
+        raise UserError(f"{what} of {name} must be below 2**63, got {array.max()}")
     return torch.from_numpy(array.astype(np.int64))
 
 
@@ -238,7 +239,7 @@ def from_array(
         try:
             pixels = torch.from_numpy(with_channels(pixels.numpy(), channels))
         except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
+            raise UserError(f"{name}: {error}") from error
     data = from_images(pixels, name=name)
     data.levels = levels
     return with_labels(data, labels, name, classes)
@@ -257,7 +258,7 @@ def levels_of(stacks: Sequence[np.ndarray | Tensor], name: str) -> Levels:
         counts.add(pixels.shape[1])
         if len(counts) > 1 and counts != {1, 3}:
             listing = ", ".join(map(str, sorted(counts)))
-            raise ValueError(f"arrays in {name} must all have as many channels, got {listing}")
+            raise UserError(f"arrays in {name} must all have as many channels, got {listing}")
         for image in pixels:
             ranges.add(finite(storable(image))[0])
     return ranges.choose()
@@ -290,7 +291,7 @@ def _channels_first(images: np.ndarray | Tensor, name: str) -> Tensor | np.ndarr
     elif images.ndim == 4 and isinstance(images, np.ndarray) and bands_are_last(*images.shape[1:]):
         images = images.transpose(0, 3, 1, 2)
     if images.ndim != 4 or 0 in shape:
-        raise ValueError(f"{name} must have axes samples, height, width (and channels), got shape {shape}")
+        raise UserError(f"{name} must have axes samples, height, width (and channels), got shape {shape}")
     return images
 
 
@@ -329,7 +330,7 @@ def _mapped(images: Tensor | np.ndarray, name: str, known: Levels | None) -> tup
             mapped[start : start + rows] = pixels.reshape(channels, -1, height, width).swapaxes(0, 1)
             beyond += clipped
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise UserError(f"{name}: {error}") from error
     if kind is None:
         return torch.from_numpy(mapped), None
     assert known is not None
@@ -342,8 +343,8 @@ def as_uint8(images: Tensor, name: str) -> Tensor:
     if images.dtype == torch.uint8:
         return images
     if not images.is_floating_point():
-        raise ValueError(f"{name} must be uint8 in 0..255 or floats in 0..1, got {images.dtype}")
+        raise UserError(f"{name} must be uint8 in 0..255 or floats in 0..1, got {images.dtype}")
     low, high = float(images.min()), float(images.max())
     if not (low >= 0 and high <= 1):
-        raise ValueError(f"{name} must be uint8 in 0..255 or floats in 0..1, got floats in {low:g}..{high:g}")
+        raise UserError(f"{name} must be uint8 in 0..255 or floats in 0..1, got floats in {low:g}..{high:g}")
     return (images * 255).round().to(torch.uint8)

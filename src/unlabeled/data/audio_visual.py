@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unlabeled import check
-from unlabeled.data import decode, decode_video
+from unlabeled.check import UserError
 from unlabeled.data.cache import folder_of, kept
 from unlabeled.data.digests import digest, in_one_channel
+from unlabeled.data.image import decode
 from unlabeled.data.labels import numbered
 from unlabeled.data.samples import About, Batch, Data, Skipped
 from unlabeled.data.sources import Source, find_files
+from unlabeled.data.video import decode as decode_video
 from unlabeled.worlds import chiming_shapes
 
 if TYPE_CHECKING:
@@ -226,16 +228,16 @@ def from_pairs(
     image, waveform = torch.as_tensor(image).cpu(), torch.as_tensor(waveform).detach().cpu()
     if image.dtype != torch.uint8 or image.ndim != 4 or image.shape[1] not in (1, 3) or 0 in image.shape:
         got = f"{image.dtype} of shape {tuple(image.shape)}"
-        raise ValueError(
+        raise UserError(
             f"image must be uint8 with axes pairs, channels (1 or 3), height and width, got {got}"
         )
     if not waveform.is_floating_point() or waveform.ndim != 2 or waveform.shape[1] == 0:
         got = f"{waveform.dtype} of shape {tuple(waveform.shape)}"
-        raise ValueError(f"waveform must be float with axes pairs and samples, got {got}")
+        raise UserError(f"waveform must be float with axes pairs and samples, got {got}")
     if len(waveform) != len(image):
-        raise ValueError(f"waveform must have a sound for each of {len(image)} pictures, got {len(waveform)}")
+        raise UserError(f"waveform must have a sound for each of {len(image)} pictures, got {len(waveform)}")
     if not waveform.abs().max() <= 1:
-        raise ValueError(f"waveform must be in -1..1, got values up to {float(waveform.abs().max()):g}")
+        raise UserError(f"waveform must be in -1..1, got values up to {float(waveform.abs().max()):g}")
     check.whole(sample_rate=sample_rate)
     check.at_least(1, sample_rate=sample_rate)
     pairs, channels, height, width = image.shape
@@ -298,7 +300,7 @@ def find(source: Any, how: "How") -> Mapping[str, Callable[[], Data]]:
         ValueError: Nothing of that kind is there.
     """
     if not isinstance(source, str | os.PathLike):
-        raise ValueError(
+        raise UserError(
             f"data must be a folder, a file or Data, such as from_pairs gives, got {type(source).__name__}"
         )
     path, name = Path(source).expanduser(), os.fspath(source)
@@ -358,7 +360,7 @@ def _opened(source: Source, how: "How", rate: int) -> Pairs:
     )
     paths = [source.prefix + path for path in about["paths"]]
     if not paths and unheard:
-        raise ValueError(f"{source.name} must hold clips that can be heard, got {unheard[0].reason}")
+        raise UserError(f"{source.name} must hold clips that can be heard, got {unheard[0].reason}")
     refuse_broken(source.name, broken, len(paths) + len(unheard), how.max_broken)
     known = numbered(source.stated(paths, about["labels"]), reading.classes)
     return Pairs(
@@ -406,7 +408,7 @@ def read_clip(
             if count % step == 1 % step:
                 shown.append(frame)
         if count != len(known):
-            raise ValueError(f"damaged: {count} of {len(known)} frames can be decoded")
+            raise UserError(f"damaged: {count} of {len(known)} frames can be decoded")
         frames = np.stack(shown)
         start, times = float(known.times[0]), known.times[::step] - known.times[0]
         if channels == 1 and frames.shape[1] == 3:
@@ -453,7 +455,7 @@ def read_sound(path: Path, rate: int, start: float | None = None) -> NDArray[np.
                 pieces.append((None if time is None else float(time), np.concatenate(mixed)))
                 most -= len(pieces[-1][1])
                 if most < 0:
-                    raise ValueError(f"its sound unpacks to more than {_RATIO} samples for each of its bytes")
+                    raise UserError(f"its sound unpacks to more than {_RATIO} samples for each of its bytes")
     if pieces is None:
         raise _Unheard("no sound track")
     if not pieces:
@@ -477,7 +479,7 @@ def _placed(
     ends = [place + len(piece) for place, (_, piece) in zip(places, pieces)]
     heard = sum(len(piece) for _, piece in pieces)
     if max(map(abs, ends)) > _GAPS * heard + _GAP_SECONDS * rate:
-        raise ValueError(
+        raise UserError(
             f"sound must not have gaps that are much longer than it is, got an end at {max(ends)}"
         )
     sound = np.zeros(max(0, *ends), np.float32)

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from unlabeled.data.arrays import from_array
-from unlabeled.data.images import Images
+from unlabeled.data.image.data import Images
 
 __all__ = ["NAMES", "load"]
 

@@ -27,9 +27,10 @@ import torch
 from torch import Tensor
 
 from unlabeled import check
-from unlabeled.data.decode import OPTIONAL, Pages, Temporary, decode_all
-from unlabeled.data.images import with_channels
-from unlabeled.data.levels import Levels, Ranges, say, to_uint8
+from unlabeled.check import UserError
+from unlabeled.data.image.data import with_channels
+from unlabeled.data.image.decode import OPTIONAL, Pages, Temporary, decode_all
+from unlabeled.data.image.levels import Levels, Ranges, say, to_uint8
 from unlabeled.data.notes import note
 from unlabeled.data.samples import Skipped
 from unlabeled.data.sources import Source
@@ -128,12 +129,10 @@ def stored(
     if not deep and channels in (None, given):
         return base
     if channels not in (None, given) and {channels, given} != {1, 3}:
-        raise ValueError(f"channels of {source.name} must be {given}, as its images have, got {channels}")
+        raise UserError(f"channels of {source.name} must be {given}, as its images have, got {channels}")
     ranges: Levels = {kind: (levels or {}).get(kind) or found for kind, found in deep.items()}
     if bad := [found for found in ranges.values() if len(found) not in (1, given)]:
-        raise ValueError(
-            f"levels of {source.name} must be 1 or {given} ranges, one a band, got {len(bad[0])}"
-        )
+        raise UserError(f"levels of {source.name} must be 1 or {given} ranges, one a band, got {len(bad[0])}")
     key = ["converted", *key, channels or given, ranges]
     converted = kept(key, lambda stream: _convert(base, stream, channels or given, ranges), folder)
     if deep:
@@ -275,7 +274,7 @@ def _decode(
         labels.append(item.label)
     if not sizes:
         reasons = "; ".join(check.one_line(f"{skip.path}: {skip.reason}") for skip in skipped[:3])
-        raise ValueError(f"no images in {source.name}; {len(skipped)} could not be decoded: {reasons}")
+        raise UserError(f"no images in {source.name}; {len(skipped)} could not be decoded: {reasons}")
     return {
         "channels": channels,
         "sizes": sizes if len(set(sizes)) > 1 else sizes[:1],

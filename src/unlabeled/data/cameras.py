@@ -26,14 +26,15 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from unlabeled import check
-from unlabeled.data import decode_video
+from unlabeled.check import UserError
 from unlabeled.data.arrays import as_tensor, read_npz
 from unlabeled.data.cache import folder_of, kept
-from unlabeled.data.decode import SUFFIXES
 from unlabeled.data.digests import digest, in_one_channel
 from unlabeled.data.files import File, by_folder, walk
-from unlabeled.data.images import Images
+from unlabeled.data.image.data import Images
+from unlabeled.data.image.decode import SUFFIXES
 from unlabeled.data.samples import About, Batch, Data, Skipped
+from unlabeled.data.video import decode as decode_video
 
 if TYPE_CHECKING:
     from unlabeled.data.opening import How
@@ -183,11 +184,11 @@ class Moments(Data):
         check.at_least(0, radius=radius)
         shortest = scenes.shape["frames"]
         if count > shortest:
-            raise ValueError(
+            raise UserError(
                 f"moments must be at most {shortest}, the frames of the shortest scene, got {count}"
             )
         if not radius and scenes.cameras < 2:
-            raise ValueError(
+            raise UserError(
                 f"scenes must have at least 2 cameras, got {scenes.cameras}; views single takes one"
             )
         self.scenes, self.count, self.radius, self.device = scenes, count, radius, scenes.device
@@ -255,7 +256,7 @@ def from_views(
     scenes, cameras, frames = tensor.shape[:3]
     for key, values in (factors or {}).items():
         if values.shape not in ((scenes,), (scenes, frames)):
-            raise ValueError(
+            raise UserError(
                 f"{key} of {name} must have shape ({scenes},) or ({scenes}, {frames}), got {tuple(values.shape)}"
             )
     return Scenes(
@@ -304,7 +305,7 @@ def find(source: Any, how: "How") -> Mapping[str, Callable[[], Scenes]]:
         arrays or [file for file in files if file.suffix in (*decode_video.SUFFIXES, *SUFFIXES)]
     )
     if not any(parts.values()):
-        raise ValueError(
+        raise UserError(
             f"no scenes in {source}; expected scene/camera.mp4, scene/camera/000001.jpg or .npz files"
         )
     read = _arrays if arrays else _films
@@ -316,7 +317,7 @@ def _one_file(path: Path) -> Mapping[str, Callable[[], Scenes]]:
     content, _ = read_npz(path)
     prefixes = [key.removesuffix("views") for key in content if key in ("views", "train_views", "test_views")]
     if not prefixes:
-        raise ValueError(
+        raise UserError(
             f"{path} must hold views or train_views, got {check.one_line(', '.join(content)) or 'nothing'}"
         )
 
@@ -342,10 +343,10 @@ def _arrays(root: Path, name: str, files: Sequence[File], how: "How") -> Scenes:
         try:
             content, _ = read_npz(root / file.path)
             if "views" not in content:
-                raise ValueError(f"must hold views, got {check.one_line(', '.join(content)) or 'nothing'}")
+                raise UserError(f"must hold views, got {check.one_line(', '.join(content)) or 'nothing'}")
             views = _channels_first(content["views"], path, 5)
             if scenes and (views.shape[:1], views.shape[2:]) != (scenes[0].shape[:1], scenes[0].shape[2:]):
-                raise ValueError(f"views differ from those of {paths[0]} in cameras or size")
+                raise UserError(f"views differ from those of {paths[0]} in cameras or size")
         except ValueError as error:
             skipped.append(Skipped(path, check.reason(error)))
             continue
@@ -373,7 +374,7 @@ def _films(root: Path, name: str, files: Sequence[File], how: "How") -> Scenes:
         for done, (scene, cameras) in enumerate(sorted(scenes.items()), 1):
             try:
                 if len(cameras) != usual:
-                    raise ValueError(f"{len(cameras)} cameras, where most scenes have {usual}")
+                    raise UserError(f"{len(cameras)} cameras, where most scenes have {usual}")
                 films = [_film(root / camera, size, channels) for camera in sorted(cameras)]
             except (ValueError, OSError) as error:
                 skipped.append(Skipped(scene, check.reason(error)))
@@ -416,7 +417,7 @@ def _channels_first(views: np.ndarray | Tensor, name: str, axes: int) -> Tensor:
     tensor = as_tensor(views, name)
     if tensor.dtype != torch.uint8 or tensor.ndim != axes or 0 in tensor.shape:
         wanted = f"uint8 of {axes} axes, (scenes,) cameras, frames, channels, height, width"
-        raise ValueError(f"views of {name} must be {wanted}, got {tensor.dtype} {tuple(tensor.shape)}")
+        raise UserError(f"views of {name} must be {wanted}, got {tensor.dtype} {tuple(tensor.shape)}")
     if tensor.shape[-1] in (1, 3) and tensor.shape[-3] not in (1, 3):
         tensor = rearrange(tensor, "... h w c -> ... c h w")
     return tensor.contiguous()

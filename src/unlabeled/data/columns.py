@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.data.labels import label_column
 
 __all__ = ["TEXTS", "Columns", "choose", "flat", "is_known"]
@@ -87,7 +88,7 @@ def choose(
     found = label_column(columns, label, name) if label is not None else None
     if found in texts:
         if not (text_column or "").endswith("?"):
-            raise ValueError(f"label must be another column of {name} than those of the texts, got {label}")
+            raise UserError(f"label must be another column of {name} than those of the texts, got {label}")
         texts = ()
     if label is None:
         found = _usual_label([column for column in columns if column not in texts], values, classes)
@@ -95,7 +96,7 @@ def choose(
         texts = _texts(columns, values, found)
     if not texts:
         listed = check.one_line(", ".join(columns)) or "nothing"
-        raise ValueError(f"{name} must have a column of texts, got {listed}; choose one with --text-column")
+        raise UserError(f"{name} must have a column of texts, got {listed}; choose one with --text-column")
     if label is None and found is None:
         found = _other_label(columns, values, texts, named)
     return Columns(texts, found)
@@ -152,7 +153,7 @@ def _asked(text_column: str, columns: list[str], name: str) -> tuple[str, ...]:
             near = get_close_matches(word.strip().lower(), alike, 1)
             hint = f"; did you mean {alike[near[0]]}?" if near else ""
             listed = check.one_line(", ".join(columns))
-            raise ValueError(f"text_column must be a column of {name}, which has {listed}, got {word}{hint}")
+            raise UserError(f"text_column must be a column of {name}, which has {listed}, got {word}{hint}")
     return tuple(alike[word.strip().lower()] for word in wanted.split(","))
 
 

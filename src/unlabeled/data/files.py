@@ -11,7 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from unlabeled.data.decode import SUFFIXES
+from unlabeled.data.image.decode import SUFFIXES
 from unlabeled.data.samples import Skipped
 
 __all__ = [

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from unlabeled.check import UserError
 from unlabeled.data.samples import Data
 
 __all__ = ["ALONE", "FOLDER", "folder_groups", "group_by", "joined", "names_column", "numbers_of"]
@@ -110,12 +111,12 @@ def _groups(data: Data, group: str, root: str) -> Tensor:
         return numbers_of(data.columns[group])
     if column is None:
         known = ", ".join([ALONE, FOLDER, *data.factors, *data.columns])
-        raise ValueError(
+        raise UserError(
             f"group must be one of {known}, or a regular expression for paths with one capture group such as "
             f"'(speaker\\d+)_', got {group}"
         )
     if column.ndim > 1 or (column.is_floating_point() and bool((column != column.round()).any())):
-        raise ValueError(f"group must be one whole number for each sample, got the quantity {group}")
+        raise UserError(f"group must be one whole number for each sample, got the quantity {group}")
     return numbers_of([None if number != number else number for number in column.tolist()])
 
 
@@ -123,14 +124,14 @@ def _matched(paths: Sequence[str], group: str, unit: str) -> Tensor:
     try:
         pattern = re.compile(group)
     except re.error as error:
-        raise ValueError(f"group must be a regular expression, got {group}: {error}") from error
+        raise UserError(f"group must be a regular expression, got {group}: {error}") from error
     if pattern.groups != 1:
-        raise ValueError(f"group must have one capture group, got {pattern.groups} in {group}")
+        raise UserError(f"group must have one capture group, got {pattern.groups} in {group}")
     found = [pattern.search(path) for path in paths]
     keys = [match.group(1) if match else None for match in found]
     alone = keys.count(None)
     if alone == len(keys):
-        raise ValueError(f"group must match paths such as {paths[0] if paths else 'none'}, got {group}")
+        raise UserError(f"group must match paths such as {paths[0] if paths else 'none'}, got {group}")
     if alone:
         example = paths[keys.index(None)]
         _log.warning(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.data.samples import Skipped
 
 __all__ = [
@@ -114,7 +115,7 @@ def from_array(values: Any, count: int, name: str) -> list[Any]:
             return array.tolist()
     array = array.reshape(-1)
     if len(array) != count or array.dtype.kind not in "biufUSO":
-        raise ValueError(
+        raise UserError(
             f"labels of {name} must be {count} numbers or texts, got {len(array)} of type {array.dtype}"
         )
     return array.tolist()

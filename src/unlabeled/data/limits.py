@@ -1,5 +1,7 @@
 """How much a packed file may unpack to: a small file that claims more would only fill the memory."""
 
+from unlabeled.check import UserError
+
 __all__ = ["RATIO", "UNPACKED", "refuse_unpacked"]
 
 UNPACKED, RATIO = 2**28, 100
@@ -13,4 +15,4 @@ def refuse_unpacked(unpacked: int, size: int) -> None:
         ValueError: They are too many.
     """
     if unpacked > max(UNPACKED, RATIO * size):
-        raise ValueError(f"it unpacks to {unpacked} bytes or more, over {RATIO} times its size")
+        raise UserError(f"it unpacks to {unpacked} bytes or more, over {RATIO} times its size")

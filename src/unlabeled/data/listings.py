@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unlabeled import check
-from unlabeled.data.decode import SUFFIXES
+from unlabeled.check import UserError
 from unlabeled.data.files import SPLITS, File, by_name, walk
+from unlabeled.data.image.decode import SUFFIXES
 from unlabeled.data.labels import NO_LABELS, NoColumn, label_column
 from unlabeled.data.notes import note
 from unlabeled.data.samples import Skipped
@@ -174,7 +175,7 @@ def images_listed(table: Path, label: str | None) -> tuple[Path, list[str], list
     try:
         rows = _rows(table)
     except Exception as error:
-        raise ValueError(f"{table} must be a table or a list of paths: {check.reason(error)}") from error
+        raise UserError(f"{table} must be a table or a list of paths: {check.reason(error)}") from error
     cells = [rows.columns, *rows.rows] if rows.columns else rows.rows
     width = max(map(len, cells), default=0)
 
@@ -187,7 +188,7 @@ def images_listed(table: Path, label: str | None) -> tuple[Path, list[str], list
         hits, place_of = _moved(table, cells[::step], width)
     if not hits:
         first = check.one_line(str(cells[0][0])) if cells and cells[0] else "nothing"
-        raise ValueError(
+        raise UserError(
             f"{table} must name images below {table.parent} or the working directory, got {first}"
         )
     (column, _), *_ = hits.most_common(1)
@@ -248,7 +249,7 @@ def _place(folder: Path, value: Any) -> Path | None:
 def _rows(path: Path) -> _Rows:
     """Columns and rows of a table of any kind; one without a heading has its first row as columns."""
     if path.stat().st_size > _LARGEST:
-        raise ValueError(f"larger than {_LARGEST // 2**20} MB")
+        raise UserError(f"larger than {_LARGEST // 2**20} MB")
     suffix = path.suffix.lower()
     if suffix in ENDINGS:
         table = open_table(path)

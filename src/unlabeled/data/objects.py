@@ -16,10 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.data import arrays, tables
-from unlabeled.data.decode import Item
 from unlabeled.data.files import SPLITS
-from unlabeled.data.images import Images
+from unlabeled.data.image.data import Images
+from unlabeled.data.image.decode import Item
 from unlabeled.data.labels import NoColumn, from_records, raw
 from unlabeled.data.samples import Skipped
 from unlabeled.data.sources import Reading, Source, find_rows, of_paths, table_reading
@@ -74,7 +75,7 @@ def find_object(source: Any, label: str | None, channels: int | None) -> Mapping
     ):
         return _paths(source, name, label)
     if not _has_samples(source):
-        raise ValueError(f"data must be {ACCEPTED}, got {name}")
+        raise UserError(f"data must be {ACCEPTED}, got {name}")
     return {"all": _sampled(source, name, label, channels)}
 
 
@@ -87,7 +88,7 @@ def _holds_arrays(source: Mapping[str, Any]) -> bool:
 
 def _only(parts: Mapping[str, Source | Images], split: str) -> Source | Images:
     if len(parts) > 1:
-        raise ValueError(f"data of the split {split} must have no splits of its own, got {', '.join(parts)}")
+        raise UserError(f"data of the split {split} must have no splits of its own, got {', '.join(parts)}")
     return next(iter(parts.values()))
 
 
@@ -123,7 +124,7 @@ def _framed(frame: Any, name: str, label: str | None) -> dict[str, Source]:
     table = tables.images_of(tables.Table(Path(name), frame.schema, frame.num_rows, batches), Path(), label)
     if table is None:
         columns = check.one_line(", ".join(frame.schema.names))
-        raise ValueError(f"{name} must have a column of images or of their paths, got {columns}")
+        raise UserError(f"{name} must have a column of images or of their paths, got {columns}")
     return {"all": Source(name, lambda: table_reading([(name, table)], Path()), None, skipped=table.skipped)}
 
 
@@ -133,7 +134,7 @@ def _paths(source: Any, name: str, label: str | None) -> dict[str, Source]:
     there = [place for place in places if os.path.isfile(place)]
     missing = [Skipped(place, "No such file") for place in places if not os.path.isfile(place)]
     if not there:
-        raise ValueError(
+        raise UserError(
             f"data must be a list of paths of images, got {len(places)} that are not there: {places[0]}"
         )
     root = Path(os.path.commonpath([os.path.dirname(place) for place in there]))
@@ -177,16 +178,14 @@ def _sampled(source: Any, name: str, label: str | None, channels: int | None) ->
     first = next((sample for _, sample in _samples(source) if not isinstance(sample, Skipped)), None)
     if first is None:
         reason = next((sample.reason for _, sample in _samples(source)), "it is empty")
-        raise ValueError(f"no images in {name}: {reason}")
+        raise UserError(f"no images in {name}: {reason}")
     image, known = _parted(first)
     if not isinstance(known, Mapping):
         _refuse(label, name)
     if isinstance(image, np.ndarray | Tensor):
         return _stacked(source, name, label, channels)
     if not isinstance(image, Image.Image | str | os.PathLike | bytes):
-        raise ValueError(
-            f"samples of {name} must be images, or images and labels, got {type(image).__name__}"
-        )
+        raise UserError(f"samples of {name} must be images, or images and labels, got {type(image).__name__}")
 
     def items() -> Iterator[Item]:
         paths = getattr(source, "samples", None)
@@ -243,7 +242,7 @@ def _one_array(images: list[Any], name: str) -> Any:
     if len(shapes) > 1:
         return None
     if images[0].ndim not in (2, 3):
-        raise ValueError(
+        raise UserError(
             f"arrays in {name} must have axes height, width and channels, got shape {shapes.pop()[0]}"
         )
     if not isinstance(images[0], Tensor):

@@ -19,14 +19,15 @@ import torch
 from torch import Tensor
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.data import arrays, builtin, tars
 from unlabeled.data.cache import Progress, folder_of, stored
-from unlabeled.data.decode import PAGES, SUFFIXES, Pages
 from unlabeled.data.files import walk
 from unlabeled.data.groups import ALONE, FOLDER, folder_groups, group_by, names_column, numbers_of
-from unlabeled.data.images import Images
+from unlabeled.data.image.data import Images
+from unlabeled.data.image.decode import PAGES, SUFFIXES, Pages
+from unlabeled.data.image.levels import Levels, parsed
 from unlabeled.data.labels import NO_LABELS, NoColumn, from_records, in_order, numbered
-from unlabeled.data.levels import Levels, parsed
 from unlabeled.data.notes import note
 from unlabeled.data.objects import find_object
 from unlabeled.data.samples import Data, Skipped
@@ -181,7 +182,7 @@ def open_data(
     if split is None:
         split = "train" if "train" in parts else next(iter(parts))
     if split not in parts:
-        raise ValueError(f"split of {called(source)} must be one of {', '.join(parts)}, got {split}")
+        raise UserError(f"split of {called(source)} must be one of {', '.join(parts)}, got {split}")
     return parts[split]()
 
 
@@ -271,7 +272,7 @@ def kind_of(source: Openable) -> str:
 
 def _only_heard(path: Path) -> bool:
     """Whether the first of some files in formats of videos hold sounds without pictures."""
-    from unlabeled.data.decode_video import has_pictures
+    from unlabeled.data.video.decode import has_pictures
 
     files = [path] if path.is_file() else [path / file.path for file in walk(path).files]
     videos = [file for file in files if file.suffix.lower() in _ENDINGS["video"]]
@@ -316,7 +317,7 @@ def refuse_broken(
     count = len(skipped) if count is None else count
     if count > max_broken * (count + decoded) or not decoded:
         reasons = "; ".join(check.one_line(f"{skip.path}: {skip.reason}") for skip in skipped[:_REASONS])
-        raise ValueError(
+        raise UserError(
             f"{count} of {count + decoded} files in {name} cannot be read, which is more than "
             f"max_broken={max_broken:g} allows: {reasons}"
         )
@@ -380,26 +381,26 @@ def _column(source: Openable, kind: str | None, how: "How", split: str, data: Da
         read = _found(source, kind, replace(how, **wanted))[split]()
     except ValueError as error:
         column = str(error).rpartition("label must be ")[2]
-        raise ValueError(
+        raise UserError(
             f"group must be {ALONE}, {FOLDER}, an expression for paths with one part in brackets, or {column}"
         ) from error
     known, labels = read.labels, data.labels
     if known is None or read.paths != data.paths or (labels is not None and torch.equal(known, labels)):
-        raise ValueError(f"group must be a column of {data.name} beside that of the labels, got {how.group}")
+        raise UserError(f"group must be a column of {data.name} beside that of the labels, got {how.group}")
     return [number if number >= 0 else None for number in known.tolist()]
 
 
 def _found(source: Openable, kind: str | None, how: "How") -> Mapping[str, Callable[[], Data]]:
     if isinstance(source, Data):
         if kind not in (None, source.kind):
-            raise ValueError(f"data must be of kind {kind}, got {source.name}, of kind {source.kind}")
+            raise UserError(f"data must be of kind {kind}, got {source.name}, of kind {source.kind}")
         return {"all": lambda: source}
     source = name_of(source) if isinstance(source, (str, os.PathLike)) else source
     named = source if isinstance(source, str) else ""
     word = named.partition(":")[0]
     if word in builtin.NAMES and kind not in (None, builtin.NAMES[word]):
         fitting = ", ".join(name for name, its in builtin.NAMES.items() if its == kind)
-        raise ValueError(
+        raise UserError(
             f"data must be of kind {kind}, such as the built-in {fitting}, got {named}, of kind {builtin.NAMES[word]}"
         )
     kind = kind or kind_of(source)
@@ -407,7 +408,7 @@ def _found(source: Openable, kind: str | None, how: "How") -> Mapping[str, Calla
     for only, names in _OF_ONE_KIND.items():
         if kind != only and (given := [name for name in names if getattr(how, name) not in (None, "first")]):
             name, value = given[0], getattr(how, given[0])
-            raise ValueError(f"{name} must be left out for data of kind {kind}, got {value}")
+            raise UserError(f"{name} must be left out for data of kind {kind}, got {value}")
     if kind == "image":
         return _Opener(how).parts(source)
     check.choice((None, 1, 3), channels=how.channels)
@@ -417,10 +418,10 @@ def _found(source: Openable, kind: str | None, how: "How") -> Mapping[str, Calla
     opener = importlib.import_module(f"unlabeled.data.{KINDS[kind]}")
     if word in builtin.NAMES:
         if how.label is not None:
-            raise ValueError(f"label must be left out for {named}, which has no columns, got {how.label}")
+            raise UserError(f"label must be left out for {named}, which has no columns, got {how.label}")
         return {split: partial(opener.built_in, named, split) for split in ("train", "test")}
     if named and not named.startswith("hub:") and not Path(named).expanduser().exists():
-        raise ValueError(_not_found(named, Path(named).expanduser()))
+        raise UserError(_not_found(named, Path(named).expanduser()))
     return opener.find(source, how)
 
 
@@ -483,7 +484,7 @@ class _Opener:
             return self._torchvision(name)
         path = Path(name).expanduser()
         if not path.exists():
-            raise ValueError(_not_found(name, path))
+            raise UserError(_not_found(name, path))
         if path.suffix.lower() in (".npy", ".npz") and path.is_file():
             self._without_columns(name)
             return arrays.find_file(path, self.how.channels, self._levels)

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from unlabeled.data.decode import SUFFIXES, is_image
 from unlabeled.data.files import File
+from unlabeled.data.image.decode import SUFFIXES, is_image
+from unlabeled.data.image.rasters import ARRAYS
 from unlabeled.data.notes import note
-from unlabeled.data.rasters import ARRAYS
 
 __all__ = ["UNREADABLE", "image_files", "unreadable"]
 

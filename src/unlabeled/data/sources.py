@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.data import listings, tables, tars
-from unlabeled.data.decode import SUFFIXES, Item
 from unlabeled.data.files import (
     SPLITS,
     File,
@@ -28,9 +28,10 @@ from unlabeled.data.files import (
     uncollected,
     walk,
 )
+from unlabeled.data.image.decode import SUFFIXES, Item
+from unlabeled.data.image.rasters import ARRAYS
 from unlabeled.data.labels import NO_LABELS, class_name, in_order, label_column, raw
 from unlabeled.data.notes import note
-from unlabeled.data.rasters import ARRAYS
 from unlabeled.data.samples import Skipped
 from unlabeled.data.sniff import UNREADABLE, image_files, unreadable
 
@@ -135,7 +136,7 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
                 return find_listed(path / found.files[0].path, name, label)
         raise failure
     if not counts[kind]:
-        raise ValueError(_nothing(found, name, reasons))
+        raise UserError(_nothing(found, name, reasons))
     if named:
         counts["image"] = max(0, counts["image"] - counts["table"])
     taken = {file.path for file in (images if named else [])}
@@ -285,7 +286,7 @@ def find_files(
     if not files:
         endings = Counter(file.suffix or "without ending" for file in found.files)
         listing = ", ".join(f"{count} {suffix}" for suffix, count in endings.most_common(5)) or "nothing"
-        raise ValueError(f"no {what} in {name}; expected {', '.join(suffixes)} files, found {listing}")
+        raise UserError(f"no {what} in {name}; expected {', '.join(suffixes)} files, found {listing}")
     others = [file for file in found.files if not file.path.lower().endswith(suffixes)]
     skipped = [skip for skip in found.skipped if Path(skip.path).suffix.lower() in suffixes]
     lists = [file for file in others if file.ends((*listings.LISTS, *tables.ENDINGS))]
@@ -562,7 +563,7 @@ def open_hub(address: str) -> tuple[Any, dict[str, Any]]:
         builder = load_dataset_builder(name, config or None)
         splits: dict[str, Any] = builder.as_streaming_dataset()  # type: ignore[assignment]
     except Exception as error:  # the hub, the network and the loader all have errors of their own
-        raise ValueError(f"cannot open hub:{address}: {error}") from error
+        raise UserError(f"cannot open hub:{address}: {error}") from error
     return builder, splits
 
 
@@ -589,7 +590,7 @@ def find_rows(rows: Any, name: str, file: str, total: int | None, label: str | N
 
     images = [column for column, feature in features.items() if is_image(feature)]
     if not images:
-        raise ValueError(f"{name} must have a column of images, got {check.one_line(', '.join(features))}")
+        raise UserError(f"{name} must have a column of images, got {check.one_line(', '.join(features))}")
     image = next((column for column in images if isinstance(features[column], Image)), images[0])
     simple = [column for column, feature in features.items() if isinstance(feature, ClassLabel | Value)]
     named = [column for column in simple if isinstance(features[column], ClassLabel)]
@@ -634,7 +635,7 @@ def find_torchvision(address: str) -> dict[str, tuple[Any, Source]]:
     root = root or "data"
     if name not in datasets.__all__ or "root" not in inspect.signature(getattr(datasets, name)).parameters:
         near = get_close_matches(name, datasets.__all__, 1, 0.0)[0]
-        raise ValueError(f"torchvision has no data set {name}; the nearest name is {near}")
+        raise UserError(f"torchvision has no data set {name}; the nearest name is {near}")
     kind = getattr(datasets, name)
     parameters = inspect.signature(kind).parameters
     if "train" in parameters:
@@ -650,7 +651,7 @@ def find_torchvision(address: str) -> dict[str, tuple[Any, Source]]:
         except Exception as error:  # each data set refuses a missing folder or split in its own way
             reason = reason or str(error)
     if not found:
-        raise ValueError(f"torchvision:{name} must lie below {root}: {reason}")
+        raise UserError(f"torchvision:{name} must lie below {root}: {reason}")
     place = [os.path.realpath(root), walk(Path(root)).files]
 
     def reading(dataset: Any) -> Reading:

@@ -5,6 +5,7 @@ import logging
 import torch
 from torch import Tensor
 
+from unlabeled.check import UserError
 from unlabeled.data.groups import joined
 from unlabeled.data.samples import Data
 
@@ -72,7 +73,7 @@ def divide(data: Data, share: float = TEST_SHARE) -> tuple[Data, Data]:
     alone = len(numbers.unique()) == len(data)
     test = _rows(classes, share) if alone else _Division(numbers, classes, share).test[numbers]
     if not test.any():
-        raise ValueError(_undivided(data, digests, int(classes.max()) + 1 if len(data) else 0))
+        raise UserError(_undivided(data, digests, int(classes.max()) + 1 if len(data) else 0))
     if not alone:
         _log.warning("%s", _told(data, digests, test))
     return data.subset(~test), data.subset(test)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unlabeled import check
-from unlabeled.data.decode import SUFFIXES
+from unlabeled.check import UserError
+from unlabeled.data.image.decode import SUFFIXES
 from unlabeled.data.labels import NO_LABELS, NoColumn, label_column
 from unlabeled.data.limits import refuse_unpacked
 from unlabeled.data.samples import Skipped
@@ -98,7 +99,7 @@ def told(path: Path | str) -> Iterator[None]:
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
             raise
         kind = "Arrow" if str(path).lower().endswith(ENDINGS[1:]) else "parquet"
-        raise ValueError(f"{path} must be a readable {kind} file: {check.reason(error)}") from error
+        raise UserError(f"{path} must be a readable {kind} file: {check.reason(error)}") from error
 
 
 def count_rows(paths: Sequence[Path]) -> int:
@@ -116,7 +117,7 @@ def count_rows(paths: Sequence[Path]) -> int:
             unpacked = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
             rows, groups = about.num_rows, [about.row_group(i).num_rows for i in range(about.num_row_groups)]
             if max(rows, sum(groups)) > max(_ROWS, size) or min(rows, *groups, 0) < 0:
-                raise ValueError(f"{rows} rows cannot be in {size} bytes")
+                raise UserError(f"{rows} rows cannot be in {size} bytes")
             refuse_unpacked(unpacked, size)
             total += rows
     return total
@@ -162,7 +163,7 @@ def _arrow(path: Path) -> Table:
                 unpacked, rows = unpacked + batch.nbytes, rows + batch.num_rows
                 refuse_unpacked(unpacked, size)
                 if rows > max(_ROWS, size):
-                    raise ValueError(f"{rows} rows cannot be in {size} bytes")
+                    raise UserError(f"{rows} rows cannot be in {size} bytes")
                 yield batch
 
     def batches(columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
@@ -207,7 +208,7 @@ def images_of(
             usual = column.lower() in _IMAGES
             ranks[column] = sure, usual, kind == "struct"
     if not any(sure for sure, _, _ in ranks.values()) and links:
-        raise ValueError(
+        raise UserError(
             f"{table.path} has links in the column {links[0]}, which are not fetched; download them first"
         )
     if not ranks:

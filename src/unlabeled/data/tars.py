@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from unlabeled import check
-from unlabeled.data.decode import LARGEST, SUFFIXES, TOO_LARGE, Item
+from unlabeled.check import UserError
 from unlabeled.data.files import without_shard
+from unlabeled.data.image.decode import LARGEST, SUFFIXES, TOO_LARGE, Item
 from unlabeled.data.limits import refuse_unpacked
 
 __all__ = ["ENDINGS", "count_images", "inner_paths", "tar_items"]
@@ -117,11 +118,11 @@ def tar_items(archives: Sequence[tuple[str, Path]]) -> Iterator[Item]:
                 yield item
         except Exception as error:  # of tarfile, of zipfile or of each decompressor
             kind = "zip" if archive.suffix.lower() == ".zip" else "tar"
-            raise ValueError(f"{archive} must be a readable {kind} archive: {check.reason(error)}") from error
+            raise UserError(f"{archive} must be a readable {kind} archive: {check.reason(error)}") from error
     if not count:
         listing = ", ".join(f"{number} {ending}" for ending, number in others.most_common(5)) or "nothing"
         inner = "; unpack the archives in it first" if any(ending in ENDINGS for ending in others) else ""
-        raise ValueError(f"{archives[0][1]} must hold images, got {listing}{inner}")
+        raise UserError(f"{archives[0][1]} must hold images, got {listing}{inner}")
 
 
 def count_images(archive: Path, most: int) -> int:
@@ -134,7 +135,7 @@ def count_images(archive: Path, most: int) -> int:
         images = (member for member in _members(archive) if member.name.lower().endswith(SUFFIXES))
         return sum(1 for _ in islice((member for member in images if not member.reason), most))
     except Exception as error:
-        raise ValueError(f"cannot be read: {check.reason(error)}") from error
+        raise UserError(f"cannot be read: {check.reason(error)}") from error
 
 
 def inner_paths(paths: Sequence[str], archives: Sequence[str]) -> list[str]:

@@ -23,10 +23,11 @@ from einops import rearrange
 from torch import Tensor
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.data.arrays import as_tensor, read_npz
 from unlabeled.data.digests import digest, in_one_channel
 from unlabeled.data.files import File, by_folder, by_name, walk
-from unlabeled.data.images import Images
+from unlabeled.data.image.data import Images
 from unlabeled.data.notes import note
 from unlabeled.data.samples import Batch, Data, Skipped
 from unlabeled.data.tables import count_rows, told
@@ -186,7 +187,7 @@ class Spans(Data):
         check.at_least(1, frames=frames, stride=stride)
         shortest, needed = walks.shape["frames"], stride * (frames - 1) + 1
         if needed > shortest:
-            raise ValueError(
+            raise UserError(
                 f"a stretch must have at most {shortest} steps, the shortest walk of {walks.name}, "
                 f"got {frames} frames of stride {stride}"
             )
@@ -274,7 +275,7 @@ def find(source: Any, how: "How") -> Mapping[str, Callable[[], Walks]]:
         ValueError: No walks are there.
     """
     if isinstance(source, (np.ndarray, Tensor)):
-        raise ValueError(
+        raise UserError(
             "walks must be a path: an array has no poses; see unlabeled.data.trajectories.from_walks"
         )
     path, name = Path(source).expanduser(), os.fspath(source)
@@ -286,7 +287,7 @@ def find(source: Any, how: "How") -> Mapping[str, Callable[[], Walks]]:
         return {split: partial(_tables, root, name, part, how) for split, part in by_name(tables).items()}
     arrays = [file for file in files if file.suffix == ".npz"]
     if not arrays:
-        raise ValueError(f"no walks in {source}; expected .npz files with video and pose, or .parquet files")
+        raise UserError(f"no walks in {source}; expected .npz files with video and pose, or .parquet files")
     parts, _ = by_folder(arrays)
     return {split: partial(_arrays, root, name, part, how) for split, part in parts.items()}
 
@@ -298,7 +299,7 @@ def _one_file(path: Path) -> Mapping[str, Callable[[], Walks]]:
         content = {key: values[None] for key, values in content.items() if key in KEYS}
     prefixes = [key.removesuffix("video") for key in content if key in ("video", "train_video", "test_video")]
     if not prefixes:
-        raise ValueError(
+        raise UserError(
             f"{path} must hold video and pose, got {check.one_line(', '.join(content)) or 'nothing'}"
         )
 
@@ -321,7 +322,7 @@ def _arrays(root: Path, name: str, files: Sequence[File], how: "How") -> Walks:
             shapes = [{key: value.shape[1:] for key, value in walk.items()} for walk in (first, found[path])]
             if shapes[0] != shapes[1]:
                 del found[path]
-                raise ValueError(f"arrays must be as those of {next(iter(found))}, got {shapes[1]}")
+                raise UserError(f"arrays must be as those of {next(iter(found))}, got {shapes[1]}")
         except ValueError as error:
             skipped.append(Skipped(path, check.reason(error)))
     return _joined(name, found, skipped, how)
@@ -342,7 +343,7 @@ def _tables(root: Path, name: str, files: Sequence[File], how: "How") -> Walks:
                 if missing := [
                     key for key in ("walk", "image", "x", "y", "heading") if rows and key not in rows[0]
                 ]:
-                    raise ValueError(f"needs the columns walk, image, x, y, heading; {missing[0]} is missing")
+                    raise UserError(f"needs the columns walk, image, x, y, heading; {missing[0]} is missing")
         except ValueError as error:
             skipped.append(Skipped(str(path), check.reason(error)))
             continue
@@ -355,7 +356,7 @@ def _tables(root: Path, name: str, files: Sequence[File], how: "How") -> Walks:
                 if whole and content["video"].shape[1:] != (
                     first := next(iter(whole.values()))["video"].shape[1:]
                 ):
-                    raise ValueError(
+                    raise UserError(
                         f"its pictures must be of {tuple(first)}, as those of {next(iter(whole))}"
                     )
                 whole[place] = content
@@ -370,19 +371,19 @@ def _walk(steps: Sequence[Mapping[str, Any]], name: str, how: "How") -> dict[str
     Raises:
         ValueError: A picture or a number is missing, or cannot be read.
     """
-    from unlabeled.data.decode import decode
+    from unlabeled.data.image.decode import decode
 
     video, room = [], [step["room"] for step in steps if step.get("room") is not None]
     for step in steps:
         content = step["image"].get("bytes") if isinstance(step["image"], dict) else step["image"]
         if not isinstance(content, bytes):
-            raise ValueError("a picture is missing")
+            raise UserError("a picture is missing")
         image = decode(content, how.store_size or STORE_SIZE, how.channels or 3)
         top, left = ((side - min(image.shape[1:])) // 2 for side in image.shape[1:])
         side = min(image.shape[1:])
         video.append(image[:, top : top + side, left : left + side])
     if len({image.shape for image in video}) > 1:
-        raise ValueError("its pictures must be of one size")
+        raise UserError("its pictures must be of one size")
     pose = np.array([[step[key] for key in ("x", "y", "heading")] for step in steps])
     found = {"video": np.stack(video), "pose": pose} | ({"room": np.array(room)} if room else {})
     fitting = _fitting(found, name, lead=1)
@@ -405,10 +406,10 @@ def _fitting(content: Mapping[str, np.ndarray | Tensor], name: str, lead: int) -
     """Arrays as tensors with the channels first, refused where they do not belong together."""
     found = {key: as_tensor(value, f"{key} of {name}") for key, value in content.items() if key in KEYS}
     if missing := [key for key in ("video", "pose") if key not in found]:
-        raise ValueError(f"{name} must hold video and pose, {missing[0]} is missing")
+        raise UserError(f"{name} must hold video and pose, {missing[0]} is missing")
     video = found["video"]
     if video.dtype != torch.uint8 or video.ndim != lead + 3 or 0 in video.shape:
-        raise ValueError(
+        raise UserError(
             f"video of {name} must be uint8 of {lead + 3} axes, got {video.dtype} {tuple(video.shape)}"
         )
     if video.shape[-1] in (1, 3) and video.shape[-3] not in (1, 3):
@@ -418,17 +419,17 @@ def _fitting(content: Mapping[str, np.ndarray | Tensor], name: str, lead: int) -
     for key, value in found.items():
         wanted = (*video.shape[:lead], *axes.get(key, value.shape[lead:]))
         if key != "video" and value.shape != wanted:
-            raise ValueError(f"{key} of {name} must have shape {wanted}, got {tuple(value.shape)}")
+            raise UserError(f"{key} of {name} must have shape {wanted}, got {tuple(value.shape)}")
     for key in ("pose", "depth", "action"):
         if key in found and not found[key].isfinite().all():
-            raise ValueError(f"{key} of {name} must be finite, got NaN or infinity")
+            raise UserError(f"{key} of {name} must be finite, got NaN or infinity")
     if (turn := float(found["pose"][..., 2].abs().max())) > MOST_TURN:
         note(f"{name}: headings reach {turn:g}; they must be in radians")
     if "room" in found:
         room = found["room"].double()
         if not ((room == room.round()) & (room >= -1) & (room < ROOMS)).all():
             wrong = f"{room.amin():g}..{room.amax():g}"
-            raise ValueError(
+            raise UserError(
                 f"room of {name} must be whole numbers from -1 (unknown) to {ROOMS - 1}, got {wrong}"
             )
     return found

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.encoders import named
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.encoders.image import OWN_NETWORK, ImageEncoder, conversion, fit, wrap
@@ -117,13 +118,13 @@ def fitted(
         encoder = load(weights)
         if encoder.kind != kind or encoder.config["name"] != name:
             found = f"{encoder.config['name']}, of {encoder.kind}"
-            raise ValueError(f"weights must be of {name}, of {kind}, got {Path(weights).name} of {found}")
+            raise UserError(f"weights must be of {name}, of {kind}, got {Path(weights).name} of {found}")
         return encoder
     else:
         encoder = _started(partial(module.fitted, name, data, **wanted), weights)
     if init == "rescaled":
         if not isinstance(encoder, ImageEncoder):
-            raise ValueError(f"init must be default for encoders of {kind}, got rescaled")
+            raise UserError(f"init must be default for encoders of {kind}, got rescaled")
         encoder.config["init"] = init
         rescale_(encoder, module.sample(encoder, data))
     return encoder
@@ -142,23 +143,23 @@ def load(path: str | os.PathLike[str], module: nn.Module | str | None = None) ->
     """
     about, sizes = _header(Path(path))
     if "unlabeled" not in about:
-        raise ValueError(f"path must be an encoder that was saved here, got {path}. Use build with weights")
+        raise UserError(f"path must be an encoder that was saved here, got {path}. Use build with weights")
     encoder: Encoder | None = None
     try:
         config = json.loads(about["unlabeled"])
         if not isinstance(config, dict) or not isinstance(config.get("name"), str):
-            raise ValueError("its architecture has no name")
+            raise UserError("its architecture has no name")
         if "weights" in config:
-            raise ValueError("its architecture names another file")
+            raise UserError("its architecture names another file")
         if config["name"] != OWN_NETWORK and not is_named(config["name"]):
             with _no_larger_than(sum(sizes.values()), config):
                 encoder = build(**config)
     except Exception as error:  # networks refuse what they cannot be built from in ways of their own
-        raise ValueError(f"{path} must hold an encoder that can be built: {check.reason(error)}") from error
+        raise UserError(f"{path} must hold an encoder that can be built: {check.reason(error)}") from error
     if encoder is None:
         encoder = _own_again(path, config, module)
     elif module not in (None, config["name"]):
-        raise ValueError(f"encoder must be left out for {path}, which holds a {config['name']}, got {module}")
+        raise UserError(f"encoder must be left out for {path}, which holds a {config['name']}, got {module}")
     _load_weights(encoder, Path(path))
     return encoder
 
@@ -174,7 +175,7 @@ def _own_again(
             if known
             else ("a network of your own", "MODULE:FUNCTION")
         )
-        raise ValueError(
+        raise UserError(
             f"module must be given: {path} holds the weights of {what}, and nothing that a file names is imported. "
             f"Name it again: --encoder {name}, load(run, encoder=...), encoders.load(path, module=...)"
         )
@@ -182,10 +183,10 @@ def _own_again(
         return module
     if isinstance(module, str):
         if not is_named(module):
-            raise ValueError(f"encoder must be module:function to open {path}, got {module}")
+            raise UserError(f"encoder must be module:function to open {path}, got {module}")
         return _made(named.imported(module), config | {"name": module})
     if config.get("kind", "image") != "image":
-        raise ValueError(
+        raise UserError(
             f"module must be an Encoder of {config['kind']} for {path}, got {type(module).__name__}"
         )
     return wrap(module, **{key: value for key, value in config.items() if key not in ("kind", "init")})
@@ -200,13 +201,13 @@ def _made(maker: Callable[..., Any], config: dict[str, Any]) -> Encoder:
     network = named.made(maker, **facts)
     if isinstance(network, Encoder):
         if network.kind != kind:
-            raise ValueError(
+            raise UserError(
                 f"encoder must be of kind {kind}, got one of {network.kind} from {config['name']}"
             )
         network.config["name"] = config["name"]
         encoder = network
     elif kind != "image":
-        raise ValueError(f"{config['name']} must give an Encoder of {kind}, got a {type(network).__name__}")
+        raise UserError(f"{config['name']} must give an Encoder of {kind}, got a {type(network).__name__}")
     else:
         encoder = wrap(
             network, **{key: value for key, value in config.items() if key not in ("kind", "init")}
@@ -244,7 +245,7 @@ def _started(make: Callable[..., Encoder], weights: str | os.PathLike[str] | Non
         matched = match(_network(encoder), state, encoder.config["name"], path.name)
     except ValueError as error:
         size = _fitting_size(encoder, state)
-        raise ValueError(f"{error}" + (f". They fit with image_size={size}" if size else "")) from error
+        raise UserError(f"{error}" + (f". They fit with image_size={size}" if size else "")) from error
     _network(encoder).load_state_dict(matched.state)
     encoder.notes.append(matched.note)
     if isinstance(encoder, ImageEncoder):
@@ -295,7 +296,7 @@ def _no_larger_than(weights: int, config: dict[str, Any]) -> Iterator[None]:
     """Refuse to build an architecture that a file claims, as soon as it has more weights than the file can fill."""
     largest = max((value for value in config.values() if isinstance(value, int)), default=0)
     if largest > max(_LARGEST_NUMBER, weights):
-        raise ValueError(f"{largest} is more than the {weights} weights that it holds")
+        raise UserError(f"{largest} is more than the {weights} weights that it holds")
     left = 2 * weights + _LARGEST_NUMBER
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
@@ -303,7 +304,7 @@ def _no_larger_than(weights: int, config: dict[str, Any]) -> Iterator[None]:
         # On the meta device, where sizes are tried out, nothing takes memory.
         left -= 0 if parameter is None or parameter.is_meta else parameter.numel()
         if left < 0:
-            raise ValueError(f"its architecture has more weights than the {weights} that it holds")
+            raise UserError(f"its architecture has more weights than the {weights} that it holds")
 
     handle = register_module_parameter_registration_hook(count)
     try:
@@ -317,9 +318,9 @@ def _header(path: Path) -> tuple[dict[str, str], dict[str, int]]:
     from safetensors import SafetensorError, safe_open
 
     if path.suffix != ".safetensors":
-        raise ValueError(f"path must be a .safetensors file, got {path.name}")
+        raise UserError(f"path must be a .safetensors file, got {path.name}")
     if not path.is_file():
-        raise ValueError(f"weights must be a file that exists, got {path}")
+        raise UserError(f"weights must be a file that exists, got {path}")
 
     try:
         with safe_open(path, framework="pt") as file:
@@ -327,7 +328,7 @@ def _header(path: Path) -> tuple[dict[str, str], dict[str, int]]:
             sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in names}
             return file.metadata() or {}, sizes
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} must be a readable safetensors file: {check.reason(error)}") from error
+        raise UserError(f"{path} must be a readable safetensors file: {check.reason(error)}") from error
 
 
 def _load_weights(encoder: Encoder, path: Path) -> None:
@@ -347,7 +348,7 @@ def _load_weights(encoder: Encoder, path: Path) -> None:
         if keys
     ]
     if faults:
-        raise ValueError(f"weights must fit {encoder.config['name']}, got {path.name}: {'; '.join(faults)}")
+        raise UserError(f"weights must fit {encoder.config['name']}, got {path.name}: {'; '.join(faults)}")
     encoder.load_state_dict(state)
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.parts.color import lightness, rgb_to_lab
 
 __all__ = ["INPUTS", "Adapt", "Input"]
@@ -50,7 +51,7 @@ class Adapt(nn.Module):
         check.at_least(1, in_channels=in_channels)
         takes = {"lightness": (1, 3), "lab": (3,)}.get(input)
         if takes and in_channels not in takes:
-            raise ValueError(
+            raise UserError(
                 f"in_channels must be {' or '.join(map(str, takes))} with input {input}, got {in_channels}"
             )
         self.input = input
@@ -60,7 +61,7 @@ class Adapt(nn.Module):
         self.out_channels = network_channels or given
         grey = input == "color" and given == 3 and self.out_channels == 1
         if not (self.out_channels == given or given == 1 or grey):
-            raise ValueError(
+            raise UserError(
                 f"encoder must take the {given} channels of the images, or 1 of colours, got one of {network_channels}"
             )
         mean, std = (
@@ -83,9 +84,9 @@ class Adapt(nn.Module):
 
     def _given(self, images: Tensor) -> Tensor:
         if images.shape[1] != self.in_channels:
-            raise ValueError(f"images must have {self.in_channels} channels, got {images.shape[1]}")
+            raise UserError(f"images must have {self.in_channels} channels, got {images.shape[1]}")
         if not images.is_floating_point():
-            raise ValueError(f"images must be floats in 0..1, got {images.dtype}")
+            raise UserError(f"images must be floats in 0..1, got {images.dtype}")
         if self.input == "lightness":
             return lightness(images)
         if self.input == "lab":
@@ -112,9 +113,9 @@ class Adapt(nn.Module):
         for name, values in {"mean": mean, "std": std}.items():
             values = torch.as_tensor(values, dtype=self.mean.dtype, device=self.mean.device)
             if values.shape != self.mean.shape:
-                raise ValueError(f"{name} must have {self.out_channels} numbers, got {tuple(values.shape)}")
+                raise UserError(f"{name} must have {self.out_channels} numbers, got {tuple(values.shape)}")
             if not values.isfinite().all():
-                raise ValueError(f"{name} must be finite, got {values.tolist()}")
+                raise UserError(f"{name} must be finite, got {values.tolist()}")
             if name == "std":
                 check.at_least(0, std=values.min().item())
                 values = torch.where(values < 1e-4, 1.0, values)

@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.encoders.wav2vec2 import SIZES, Standardized, Wav2Vec2Network
 from unlabeled.parts import ragged
@@ -183,7 +184,7 @@ class AudioEncoder(Encoder):
         """Whether frames can be hidden between its convolutions and its transformer."""
         return isinstance(self.trunk, Wav2Vec2Network)
 
-    def reads(self, data: "Data") -> "Data":
+    def evaluation_view(self, data: "Data") -> "Data":
         """The same sounds, at the sample rate of this encoder."""
         resampled = getattr(data, "resampled", None)
         return data if resampled is None else resampled(self.sample_rate)
@@ -234,7 +235,7 @@ class AudioEncoder(Encoder):
             ValueError: transformers has no such architecture.
         """
         if not isinstance(self.trunk, Wav2Vec2Network):
-            raise ValueError(f"encoder must be a wav2vec2 for transformers, got {self.config['name']}")
+            raise UserError(f"encoder must be a wav2vec2 for transformers, got {self.config['name']}")
         self.trunk.write(folder, self.sample_rate)
 
     def read_transformers(self, folder: str | os.PathLike[str], x: Sound) -> Tensor:
@@ -266,7 +267,7 @@ def build(config: dict[str, Any]) -> AudioEncoder:
     name, rate = config["name"], config.get("sample_rate", 16_000)
     unknown = config.keys() - {"kind", "name", "sample_rate", "bins"}
     if unknown:
-        raise ValueError(f"an encoder of sounds takes sample_rate and bins, got {', '.join(sorted(unknown))}")
+        raise UserError(f"an encoder of sounds takes sample_rate and bins, got {', '.join(sorted(unknown))}")
     bins = config.get("bins") or (80 if rate >= 16_000 else 40)
     whole = {"kind": "audio", "name": name, "sample_rate": rate, "bins": bins}
     spectrogram = LogMel(rate, bins)

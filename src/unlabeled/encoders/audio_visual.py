@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.encoders import image as images
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.encoders.image import ImageEncoder
@@ -193,7 +194,7 @@ class AudioVisualEncoder(Encoder):
     def raw_detail(self) -> str:  # type: ignore[override]
         return f"{self.image.raw_detail}, mean and deviation of {BINS} mel bands"
 
-    def reads(self, data: "Data") -> "Data":
+    def evaluation_view(self, data: "Data") -> "Data":
         """The middle frame of each clip and the sound around it.
 
         Raises:
@@ -202,7 +203,7 @@ class AudioVisualEncoder(Encoder):
         rate = data.shape.get("sample_rate")
         if rate != self.config["sample_rate"]:
             wanted = self.config["sample_rate"]
-            raise ValueError(
+            raise UserError(
                 f"sample_rate of {data.name} must be {wanted}, got {rate}. Open it with sample_rate={wanted}"
             )
         moments: Any = getattr(data, "moments", None)
@@ -333,7 +334,7 @@ def fitted(
     shape = data.shape
     facts = {"in_channels": shape["channels"], "image_size": image_size or shape["image_size"]}
     encoder = build({"name": name, **facts, "sample_rate": shape["sample_rate"], "seconds": seconds})
-    batch = encoder.reads(data).sample(SAMPLE)
+    batch = encoder.evaluation_view(data).sample(SAMPLE)
     x = encoder.inputs({key: value.cpu() for key, value in batch.items()})
     encoder.image.adapt.fit(x.image)
     encoder.audio.adapt.fit(x.waveform)

@@ -51,7 +51,7 @@ class Encoder(nn.Module):
         """Width of each named layer, early to late."""
         return self.trunk.map_dims
 
-    def reads(self, data: "Data") -> "Data":
+    def evaluation_view(self, data: "Data") -> "Data":
         """Data as this encoder reads it: one sample, the same each time, for each thing with a label."""
         return data
 

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unlabeled.check import UserError
+
 __all__ = ["FromTimm", "any_timm", "resnet", "vit_small"]
 
 
@@ -86,7 +88,7 @@ def vit_small(in_channels: int, image_size: int) -> FromTimm:
 
     sizes = [image_size // patches for patches in range(4, 17) if image_size % patches == 0]
     if not sizes:
-        raise ValueError(f"image_size must be a multiple of 4 to 16 patches, got {image_size}. Take one of 8")
+        raise UserError(f"image_size must be a multiple of 4 to 16 patches, got {image_size}. Take one of 8")
     patch = min(sizes, key=lambda size: abs(size - image_size / 8))
     trunk = FromTimm(
         "vit_tiny_patch16_224",
@@ -121,7 +123,7 @@ def any_timm(name: str, in_channels: int, image_size: int) -> FromTimm:
     trunk = FromTimm(name, **arguments)
     patch = patch_side(trunk.model)
     if image_size % patch:
-        raise ValueError(f"image_size must be a multiple of the {patch} pixels of a patch, got {image_size}")
+        raise UserError(f"image_size must be a multiple of the {patch} pixels of a patch, got {image_size}")
     return trunk
 
 

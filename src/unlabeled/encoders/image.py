@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.encoders import from_timm, stages
 from unlabeled.encoders.adapt import Adapt, Input
 from unlabeled.encoders.encoder import Encoder
@@ -20,7 +21,7 @@ from unlabeled.parts import augment
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
-    from unlabeled.data.levels import Levels
+    from unlabeled.data.image.levels import Levels
 
 __all__ = ["NAMES", "OWN_NETWORK", "ImageEncoder", "build", "fitted", "wrap"]
 
@@ -97,7 +98,7 @@ class ImageEncoder(Encoder):
         """Pixels at the size that the network sees, but no more of them than `RAW_SIZE` on a side."""
         return augment.fit(batch["image"], self.raw_size, batch.get("size")).flatten(1)
 
-    def reads(self, data: "Data") -> "Data":
+    def evaluation_view(self, data: "Data") -> "Data":
         """Images as they are; of scenes and walks every frame is one."""
         frames = getattr(data, "frames", None)
         return data if frames is None else frames()
@@ -176,7 +177,7 @@ class ImageEncoder(Encoder):
             ValueError: The encoder is not a ViT.
         """
         if not self.is_vit:
-            raise ValueError(f"encoder must be a ViT such as vit-small, got {self.config['name']}")
+            raise UserError(f"encoder must be a ViT such as vit-small, got {self.config['name']}")
         return self.trunk.tokens(self.adapt(x), keep)
 
 
@@ -213,7 +214,7 @@ def build(config: dict[str, Any]) -> ImageEncoder:
     if reason := refusal(name, adapt.out_channels, size):
         near = " or ".join(map(str, nearest_sizes(name, adapt.out_channels, size, reason)))
         hint = f". Take {near}" if near else ""
-        raise ValueError(f"image_size must suit {name}, got {size} ({reason}){hint}")
+        raise UserError(f"image_size must suit {name}, got {size} ({reason}){hint}")
     return ImageEncoder(adapt, _maker(name)(adapt.out_channels, size), config)
 
 
@@ -294,7 +295,7 @@ def fit(encoder: ImageEncoder, data: "Data") -> ImageEncoder:
 
 def sample(encoder: ImageEncoder, data: "Data") -> Tensor:
     """Inputs of a few hundred samples on the CPU, float, shape (samples, channels, height, width)."""
-    batch = encoder.reads(data).sample(SAMPLE)
+    batch = encoder.evaluation_view(data).sample(SAMPLE)
     return encoder.inputs({name: value.cpu() for name, value in batch.items()})
 
 
@@ -365,7 +366,7 @@ def _maker(name: str) -> Callable[[int, int], Any]:
     if timm.is_model(name):
         return partial(from_timm.any_timm, name)
     if name == OWN_NETWORK:
-        raise ValueError("encoder must be one that can be built again by its name, got a network of your own")
+        raise UserError("encoder must be one that can be built again by its name, got a network of your own")
     near = get_close_matches(name, [*NAMES, *timm.list_models()], n=3, cutoff=0.5) or list(NAMES)
     listing = ", ".join(dict.fromkeys(near))
-    raise ValueError(f"encoder must be one of ours or a timm model, got {name}. Near it: {listing}")
+    raise UserError(f"encoder must be one of ours or a timm model, got {name}. Near it: {listing}")

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 
 __all__ = ["imported", "is_named", "made"]
 
@@ -37,12 +38,12 @@ def imported(name: str) -> Callable[..., Any]:
             found = getattr(found, part)
     except Exception as error:  # a module of the user's can fail in any way
         reason = f"{type(error).__name__}: {check.reason(error)}"
-        raise ValueError(
+        raise UserError(
             f"encoder must be a module:function that can be imported, got {name} ({reason})"
         ) from error
     if isinstance(found, nn.Module) or not callable(found):
         kind = type(found).__name__
-        raise ValueError(f"encoder must name a function or class that builds a network, got {name}, a {kind}")
+        raise UserError(f"encoder must name a function or class that builds a network, got {name}, a {kind}")
     return found
 
 
@@ -62,9 +63,9 @@ def made(function: Callable[..., Any], **facts: Any) -> nn.Module:
         network = function(**{fact: value for fact, value in facts.items() if fact in parameters})
     except Exception as error:
         reason = f"{type(error).__name__}: {check.reason(error)}"
-        raise ValueError(
+        raise UserError(
             f"encoder must be built by {name}, given what it takes of {', '.join(facts)}; it failed ({reason})"
         ) from error
     if not isinstance(network, nn.Module):
-        raise ValueError(f"encoder must be a torch module, got a {type(network).__name__} from {name}")
+        raise UserError(f"encoder must be a torch module, got a {type(network).__name__} from {name}")
     return network

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 
 __all__ = ["Own", "channels_of"]
 
@@ -35,14 +36,14 @@ class Own(nn.Module):
                 output = model.eval()(torch.zeros(shape, device=weight.device))  # as images come
         except Exception as error:  # a network of the user's can fail in any way
             reason = f"{type(error).__name__}: {check.reason(error)}"
-            raise ValueError(
+            raise UserError(
                 f"encoder must take images of shape {shape}, but {type(model).__name__} failed on them ({reason}). "
                 "Set the size with image_size"
             ) from error
         finally:
             model.train(training)
         if fault := _fault(output):
-            raise ValueError(f"encoder must give (batch, dim) or (batch, dim, height, width), got {fault}")
+            raise UserError(f"encoder must give (batch, dim) or (batch, dim, height, width), got {fault}")
         self.model = model
         self.dim: int = output.shape[1]
         self.map_dims = {"last": self.dim}

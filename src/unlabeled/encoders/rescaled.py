@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from unlabeled.check import UserError
+
 if TYPE_CHECKING:
     from unlabeled.encoders import Encoder
 
@@ -46,7 +48,7 @@ def rescale_(encoder: "Encoder", images: Tensor) -> str:
         ValueError: There are fewer than 2 images.
     """
     if not len(images) >= 2:
-        raise ValueError(f"images must be at least 2, got {len(images)}")
+        raise UserError(f"images must be at least 2, got {len(images)}")
     was_training = encoder.training
     encoder.eval()
     trunk = encoder.trunk

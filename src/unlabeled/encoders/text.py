@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.parts.vocabulary import SOUTH_EAST_ASIAN
 
@@ -213,7 +214,7 @@ class TextEncoder(Encoder):
             words.append(f"[{word}]" if mark and not word.startswith("[") else word)
         return " ".join(words).replace(" ##", "")
 
-    def reads(self, data: "Data") -> "Data":
+    def evaluation_view(self, data: "Data") -> "Data":
         """The first tokens of every text."""
         starts = getattr(data, "starts", None)
         if starts is None:
@@ -247,12 +248,14 @@ class TextEncoder(Encoder):
             ValueError: The batch holds bytes of texts, or more tokens than the network has positions for.
         """
         if "sentence" not in batch:
-            raise ValueError("batch must hold tokens of this encoder, as encoder.reads(data) gives them")
+            raise UserError(
+                "batch must hold tokens of this encoder, as encoder.evaluation_view(data) gives them"
+            )
         tokens, mask = batch["tokens"], batch["mask"]
         if self.family == "bert":
             tokens, mask = enclosed(tokens, mask, self.special("[CLS]"), self.special("[SEP]"))
         if tokens.shape[1] > self.length:
-            raise ValueError(f"batch must hold at most {self.length} tokens, got {tokens.shape[1]}")
+            raise UserError(f"batch must hold at most {self.length} tokens, got {tokens.shape[1]}")
         return TextInput(tokens, mask, torch.zeros_like(tokens))
 
     def forward(self, x: TextInput) -> Tensor:
@@ -368,7 +371,7 @@ def build(config: dict[str, Any]) -> TextEncoder:
     check.choice(NAMES, encoder=name)
     check.at_least(8, length=length)
     if "tokenizer" not in config:
-        raise ValueError(f"tokenizer must be given to build {name}; encoders.fitted learns one from data")
+        raise UserError(f"tokenizer must be given to build {name}; encoders.fitted learns one from data")
     vocabulary = Tokenizer.from_str(config["tokenizer"]).get_vocab_size()
     layers, width, heads = NAMES[name]
     dropout = 0.1 if name.endswith("base") else 0.0  # smaller ones on small data gain from capacity
@@ -426,7 +429,7 @@ def fitted(
     check.choice(NAMES, encoder=name)
     texts = getattr(data, "texts", None)
     if not texts:
-        raise ValueError(f"data must be texts, got {data!r}")
+        raise UserError(f"data must be texts, got {data!r}")
     characters = sum(map(len, texts))
     if vocabulary is None:
         vocabulary = min(max(VOCABULARY[0], characters // CHARACTERS_OF_AN_ENTRY), VOCABULARY[1])

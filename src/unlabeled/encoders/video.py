@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.encoders import image
 from unlabeled.encoders.adapt import Adapt, Input
 from unlabeled.encoders.encoder import Encoder
@@ -59,7 +60,7 @@ class VideoEncoder(Encoder):
         size = min(RAW_SIZE, self.image_size)
         return f"{size}x{size} pixels of {min(RAW_FRAMES, self.frames)} frames"
 
-    def reads(self, data: "Data") -> "Data":
+    def evaluation_view(self, data: "Data") -> "Data":
         """One clip of each video: `frames` frames in a row around its middle."""
         middle: Callable[[int], Data] | None = getattr(data, "middle", None)
         return data if middle is None else middle(self.frames)
@@ -99,7 +100,7 @@ class Frames(VideoEncoder):
         """The encoder of images, which takes (batch, in_channels, image_size, image_size) in 0..1."""
         return self.trunk
 
-    def reads(self, data: "Data") -> "Data":
+    def evaluation_view(self, data: "Data") -> "Data":
         """Frames that are spread evenly over each video."""
         spread: Callable[[int], Data] | None = getattr(data, "spread", None)
         return data if spread is None else spread(self.frames)
@@ -256,7 +257,7 @@ def build(config: dict[str, Any]) -> VideoEncoder:
     if name.startswith(LSTM_PREFIX):
         units = name.removeprefix(LSTM_PREFIX)
         if not units.isdecimal() or int(units) < 1:
-            raise ValueError(f"encoder must be lstm- and a number of cells, such as lstm-256, got {name}")
+            raise UserError(f"encoder must be lstm- and a number of cells, such as lstm-256, got {name}")
         check.choice(("color",), input=config["input"])
         return Recurrent(int(units), config)
     adapt = Adapt(config["input"], channels)
@@ -264,7 +265,7 @@ def build(config: dict[str, Any]) -> VideoEncoder:
         return Clips(adapt, conv3d(adapt.out_channels), config)
     if name in _TORCHVISION:
         return Clips(adapt, from_torchvision(name, adapt.out_channels), config)
-    raise ValueError(f"encoder of videos must be one of {', '.join(NAMES)}, got {name}")
+    raise UserError(f"encoder of videos must be one of {', '.join(NAMES)}, got {name}")
 
 
 def fitted(
@@ -301,7 +302,7 @@ def fitted(
     encoder = build(config)
     adapt = encoder.frame.adapt if isinstance(encoder, Frames) else encoder.adapt
     if isinstance(adapt, Adapt):
-        batch = encoder.reads(data).sample(SAMPLE)
+        batch = encoder.evaluation_view(data).sample(SAMPLE)
         x = encoder.inputs({"video": batch["video"].cpu()})
         adapt.fit(rearrange(x, "b t c h w -> (b t) c h w"))
     return encoder

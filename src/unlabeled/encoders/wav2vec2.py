@@ -7,6 +7,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from unlabeled.check import UserError
 from unlabeled.parts import ragged
 from unlabeled.parts.precision import full
 
@@ -70,7 +71,7 @@ class Wav2Vec2Network(nn.Module):
         try:
             from transformers import Wav2Vec2Config, Wav2Vec2Model
         except ImportError as error:
-            raise ValueError(f"encoder {name} needs transformers ({error}). Install unlabeled[hf]") from error
+            raise UserError(f"encoder {name} needs transformers ({error}). Install unlabeled[hf]") from error
         size = SIZES[name]
         count = len(STRIDES) - (sample_rate <= LOW_RATE and name != "wav2vec2-base")
         options: dict[str, Any] = {"attn_implementation": "sdpa", **size.options}

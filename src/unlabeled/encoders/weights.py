@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 
 __all__ = ["Matched", "match", "read", "stem_channels"]
 
@@ -54,7 +55,7 @@ def read(path: Path) -> dict[str, Tensor]:
         ValueError: The file is missing, damaged, holds no tensors or what only code could read.
     """
     if not path.is_file():
-        raise ValueError(f"weights must be a file that exists, got {path}")
+        raise UserError(f"weights must be a file that exists, got {path}")
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -62,13 +63,13 @@ def read(path: Path) -> dict[str, Tensor]:
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} must be a readable safetensors file: {check.reason(error)}") from error
+            raise UserError(f"{path} must be a readable safetensors file: {check.reason(error)}") from error
     if path.suffix not in PICKLES:
         known = ", ".join((".safetensors", *PICKLES))
-        raise ValueError(f"weights must be a file that ends in one of {known}, got {path.name}")
+        raise UserError(f"weights must be a file that ends in one of {known}, got {path.name}")
     state = {".".join(names): value for names, value in _tensors(_unpickled(path))}
     if not state:
-        raise ValueError(f"weights must hold tensors by name, got {path.name} without any")
+        raise UserError(f"weights must hold tensors by name, got {path.name} without any")
     return state
 
 
@@ -78,17 +79,17 @@ def _unpickled(path: Path) -> Any:
             with zipfile.ZipFile(path) as archive:
                 unpacked = sum(entry.file_size for entry in archive.infolist())
             if unpacked > 2 * path.stat().st_size + 2**20:
-                raise ValueError(f"it unpacks to {unpacked} bytes")
+                raise UserError(f"it unpacks to {unpacked} bytes")
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         what = f" ({foreign[1]})" if foreign else ""
-        raise ValueError(
+        raise UserError(
             f"weights must be tensors alone, got {path.name} with objects that only code can read{what}. "
             "Save the state_dict by itself with safetensors.torch.save_file"
         ) from error
     except Exception as error:  # damaged files fail in any way
-        raise ValueError(f"{path} must be a readable file of torch: {check.reason(error)}") from error
+        raise UserError(f"{path} must be a readable file of torch: {check.reason(error)}") from error
 
 
 def _tensors(value: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tensor]]:
@@ -123,12 +124,12 @@ def match(model: nn.Module, state: dict[str, Tensor], name: str, file: str) -> M
     faults = {"missing": missing, "unexpected": deeper or (extra if missing else []), "misshapen": shapes}
     if any((missing, misshapen, deeper)):
         said = "; ".join(f"{len(keys)} {fault} ({_few(keys)})" for fault, keys in faults.items() if keys)
-        raise ValueError(f"weights must fit {name}, got {file}: {said}")
+        raise UserError(f"weights must fit {name}, got {file}: {said}")
     taken = {key: found[key] for key in wanted if key in found}
     if broken := [
         key for key, value in taken.items() if value.is_floating_point() and not value.isfinite().all()
     ]:
-        raise ValueError(f"weights must be finite, got NaN or infinity in {_few(broken)} of {file}")
+        raise UserError(f"weights must be finite, got NaN or infinity in {_few(broken)} of {file}")
     ignored = [*extra, *(key for key in state if not key.startswith(prefix))]
     counters = len(wanted) - len(taken)
     details = [

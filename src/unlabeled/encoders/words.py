@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.files import atomic
 from unlabeled.parts.vocabulary import counted, unspaced
@@ -100,7 +101,7 @@ class WordVectors(Encoder):
         """Vectors by number of the word, float, shape (words, dim); a view."""
         return self.trunk.rows.detach()[:, : self.dim]
 
-    def reads(self, data: "Data", length: int | None = None) -> "Data":
+    def evaluation_view(self, data: "Data", length: int | None = None) -> "Data":
         """Texts as words of the vocabulary.
 
         Args:
@@ -155,7 +156,7 @@ class WordVectors(Encoder):
         """
         check.at_least(1, count=count)
         if word not in self.numbers:
-            raise ValueError(f"word must be in the vocabulary of {len(self.vocabulary)} words, got {word}")
+            raise UserError(f"word must be in the vocabulary of {len(self.vocabulary)} words, got {word}")
         units = F.normalize(self.vectors, dim=1)
         cosines = units @ units[self.numbers[word]]
         cosines[self.numbers[word]] = -torch.inf
@@ -190,11 +191,11 @@ def build(config: dict[str, Any]) -> WordVectors:
     vocabulary: Sequence[str] = config.get("vocabulary", ())
     if len(vocabulary) < 2 or len(set(vocabulary)) < len(vocabulary):
         different = len(set(vocabulary))
-        raise ValueError(
+        raise UserError(
             f"vocabulary must have at least 2 words, each once, got {len(vocabulary)}, {different} different"
         )
     if unfit := [word for word in vocabulary if not word or any(map(str.isspace, word))]:
-        raise ValueError(f"vocabulary must have words without white space, got {unfit[0]!r}")
+        raise UserError(f"vocabulary must have words without white space, got {unfit[0]!r}")
     segmenter = {"segmenter": config["segmenter"]} if config.get("segmenter") else {}
     return WordVectors({"kind": "words", "name": config["name"], "vocabulary": list(vocabulary), **segmenter})
 
@@ -230,7 +231,7 @@ def _numbers(name: str) -> tuple[int, int]:
     """Width of the vectors and smallest count of a word, from the name of an encoder."""
     match = re.fullmatch(r"words-([1-9]\d{0,4})(?:-min([1-9]\d{0,8}))?", name)
     if match is None:
-        raise ValueError(
+        raise UserError(
             f"encoder must be words-N or words-N-minM, such as words-100 or words-300-min2, got {name}"
         )
     return int(match[1]), int(match[2] or MIN_COUNT)

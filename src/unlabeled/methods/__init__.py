@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unlabeled.check import UserError
+
 if TYPE_CHECKING:
     from unlabeled.method import Method
 
@@ -56,7 +58,7 @@ def describe(name: str) -> Description:
     if name not in names():
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names())}"
-        raise ValueError(f"no method is called {name}; {hint}")
+        raise UserError(f"no method is called {name}; {hint}")
     tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
     method = next(
         node

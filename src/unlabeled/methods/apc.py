@@ -8,7 +8,7 @@ Differs: frames behind the end of a sound are left out of the mean, where the au
 zeros. Bands are normalised over the data, not over each speaker. The default network has 2 layers of 256 units, the
 paper's (gru3) 3 of 512. Gradients are not clipped by default, where the authors' code clips them at 1, and the
 weights move by the loop's AdamW with decay; the authors' Adam has none.
-Shortcut: neighbouring frames are nearly equal, so one frame ahead is learned by copying the present one; the meter
+Shortcut: neighbouring frames are nearly equal, so one frame ahead is learned by copying the present one; the metric
 `gain` says how much better than such a copy the prediction is.
 """
 
@@ -19,6 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.method import Batch, Method, Pictures
 from unlabeled.parts import gather, ragged
 
@@ -50,7 +51,7 @@ def loss(predicted: Tensor, bands: Tensor, frames: Tensor, ahead: int) -> Tensor
 class APC(Method):
     """Hear a sound up to now and say what its spectrogram will be a few frames later.
 
-    The meter `gain` is the part of the error of repeating the present frame that the prediction avoids: 0 where it
+    The metric `gain` is the part of the error of repeating the present frame that the prediction avoids: 0 where it
     is no better, 1 where it is perfect.
 
     Args:
@@ -77,13 +78,13 @@ class APC(Method):
         check.positive(crop_seconds=crop_seconds)
         if not getattr(encoder, "causal", False):
             name = getattr(encoder, "config", {}).get("name", type(encoder).__name__)
-            raise ValueError(f"encoder must hear forward in time only, such as gru3, got {name}")
+            raise UserError(f"encoder must hear forward in time only, such as gru3, got {name}")
         self.ahead, self.crop_seconds = ahead, crop_seconds
         self.head = nn.Linear(self.encoder.dim, self.encoder.map_dims["mel"])
         self.register_buffer("baseline", torch.tensor(0.0))
 
-    def reads(self, data: "Data") -> "Data":
-        return super().reads(data).crops(self.crop_seconds)  # type: ignore[attr-defined]
+    def training_view(self, data: "Data") -> "Data":
+        return super().training_view(data).crops(self.crop_seconds)  # type: ignore[attr-defined]
 
     def chance(self, samples: int) -> float | None:
         """Error of one who always says the mean of each band."""
@@ -93,7 +94,7 @@ class APC(Method):
         batch = {name: value.to(self.baseline.device) for name, value in data.sample(512).items()}
         bands, frames = self.encoder.adapt(self.encoder.inputs(batch))
         if not (frames > self.ahead).any():
-            raise ValueError(
+            raise UserError(
                 f"ahead must be below the frames of a sound, {int(frames.max())} at most, got {self.ahead}"
             )
         self.baseline.copy_(loss(torch.zeros_like(bands), bands, frames, self.ahead))
@@ -102,7 +103,7 @@ class APC(Method):
         bands, frames, predicted = self.predict(batch)
         error = loss(predicted, bands, frames, self.ahead)
         copied = loss(bands, bands, frames, self.ahead)
-        self.meters = {"gain": 1 - error.detach() / copied.clamp(min=1e-12)}
+        self.metrics = {"gain": 1 - error.detach() / copied.clamp(min=1e-12)}
         return error
 
     def predict(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,6 +26,7 @@ from einops import einsum, repeat
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.method import Batch, Method, Pictures
 from unlabeled.parts.augment import Views
 from unlabeled.parts.precision import full_precision
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["AudioVisualCorrespondence", "Distance", "Places", "others"]
 
 
-METERS = {"whole": "accuracy", "places": "places"}
+METRICS = {"whole": "accuracy", "places": "places"}
 
 
 def others(index: Tensor, negatives: int) -> tuple[Tensor, Tensor]:
@@ -168,7 +169,7 @@ class Places(nn.Module):
 class AudioVisualCorrespondence(Method):
     """Tell whether a sound was heard when a picture was seen.
 
-    The meter `accuracy` is that of the answers from the whole picture, `places` that of the answers from its best
+    The metric `accuracy` is that of the answers from the whole picture, `places` that of the answers from its best
     place, with as many pairs of each kind. Of data with C equally common
     classes that nothing else tells apart no more than 1 - 1 / (2 C) can be right, since others are of the same class.
 
@@ -222,13 +223,13 @@ class AudioVisualCorrespondence(Method):
     def chance(self, samples: int) -> float:
         return math.log(2)
 
-    def reads(self, data: "Data") -> "Data":
-        return self.encoder.reads(data).moments(self.encoder.seconds, random=True)
+    def training_view(self, data: "Data") -> "Data":
+        return self.encoder.evaluation_view(data).moments(self.encoder.seconds, random=True)
 
     def forward(self, batch: Batch) -> Tensor:
         samples = len(batch["index"])
         if samples < 2:
-            raise ValueError(f"batch_size must be at least 2, for sounds of other clips, got {samples}")
+            raise UserError(f"batch_size must be at least 2, for sounds of other clips, got {samples}")
         negatives = min(self.negatives, samples - 1)
         change = torch.empty(samples, 1, device=batch["waveform"].device).uniform_(-self.volume, self.volume)
         sounds = self.encoder.sound(batch["waveform"] * (1 + change))
@@ -237,10 +238,10 @@ class AudioVisualCorrespondence(Method):
         answers = self.answers(self.views(batch), sounds[torch.cat([own, chosen], 1)])
         together = torch.zeros(samples, 1 + negatives, dtype=torch.bool, device=chosen.device)
         together[:, 0] = True
-        self.meters = {}
+        self.metrics = {}
         for name, logits in answers.items():
             right = ((logits > 0) == together).float()
-            self.meters[METERS[name]] = (right[:, 0].mean() + right[:, 1:].mean()).detach() / 2
+            self.metrics[METRICS[name]] = (right[:, 0].mean() + right[:, 1:].mean()).detach() / 2
         counted = torch.cat([own >= 0, differ], 1)
         return torch.stack([loss(logits, together, counted) for logits in answers.values()]).mean()
 

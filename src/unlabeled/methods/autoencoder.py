@@ -44,7 +44,7 @@ def loss(predicted: Tensor, images: Tensor) -> Tensor:
 class Autoencoder(Method):
     """Describe the image by few numbers from which it can be redrawn.
 
-    The meter `explained` is the share of the variance around the mean image that is redrawn: 1 for a perfect
+    The metric `explained` is the share of the variance around the mean image that is redrawn: 1 for a perfect
     copy, 0 for the mean image.
 
     Args:
@@ -95,7 +95,7 @@ class Autoencoder(Method):
         images = self.views(batch)
         error = loss(self.predict(images), images)
         if self.baseline:
-            self.meters = {"explained": 1 - error.detach() / self.baseline}
+            self.metrics = {"explained": 1 - error.detach() / self.baseline}
         return error
 
     def predict(self, images: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.method import Batch, Method, Pictures
 from unlabeled.parts import gather
 
@@ -187,7 +188,7 @@ class Next(nn.Module):
 class BERT(Method):
     """Fill in hidden words from both sides, and tell whether a text goes on with another.
 
-    The meters are the accuracies on hidden words and on pairs.
+    The metrics are the accuracies on hidden words and on pairs.
 
     Args:
         encoder: Network whose features are kept.
@@ -212,7 +213,7 @@ class BERT(Method):
         check.fraction(hidden_ratio=hidden_ratio)
         check.positive(hidden_ratio=hidden_ratio)
         if getattr(encoder, "family", None) != "bert":
-            raise ValueError(
+            raise UserError(
                 f"encoder must be one that reads both sides, such as bert-mini, got {_name(encoder)}"
             )
         self.hidden_ratio = hidden_ratio
@@ -225,31 +226,31 @@ class BERT(Method):
         """Loss of one who only knows how frequent each word piece is, and throws a coin for pairs."""
         return float(self.entropy) + (self.next is not None) * math.log(2)
 
-    def reads(self, data: "Data") -> "Data":
+    def training_view(self, data: "Data") -> "Data":
         return self.encoder.blocks(data, pairs=self.next is not None)
 
     def prepare(self, data: "Data") -> None:
         documents = getattr(data, "documents", torch.zeros(1))
         if self.next is not None and len(documents.unique()) < 2:
-            raise ValueError(f"next_sentence must be off for a single document, got {data.name}")
+            raise UserError(f"next_sentence must be off for a single document, got {data.name}")
         counts = data.counts(self.encoder.vocabulary).double()  # type: ignore[attr-defined]
         self.entropy.copy_(torch.special.entr(counts / counts.sum()).sum())
 
     def forward(self, batch: Batch) -> Tensor:
         if self.training and self.next is not None and len(batch["tokens"]) < 2:
-            raise ValueError(
+            raise UserError(
                 "batch_size must be at least 2 for next_sentence, whose pairs are of a batch, got 1"
             )
         x, chosen, tokens, label = self.task(batch)
         states = self.encoder.states(x)
         logits, truth = self.words(states[chosen], self.encoder.embeddings.weight).float(), tokens[chosen]
         loss = _mean_over_all(logits, truth)
-        self.meters = {"hidden_accuracy": (logits.detach().argmax(1) == truth).float().mean()}
+        self.metrics = {"hidden_accuracy": (logits.detach().argmax(1) == truth).float().mean()}
         if self.next is None or label is None:
             return loss
         logits, known = self.next(states[:, 0]).float(), label != UNKNOWN
         right = (logits.detach().argmax(1) == label).sum()
-        self.meters["next_accuracy"] = right / known.sum().clamp_min(1)
+        self.metrics["next_accuracy"] = right / known.sum().clamp_min(1)
         return loss + _mean_over_all(logits, label)
 
     def task(self, batch: Batch) -> "tuple[TextInput, Tensor, Tensor, Tensor | None]":

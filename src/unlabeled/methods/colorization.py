@@ -21,6 +21,7 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.method import Batch, Method
 from unlabeled.parts.augment import Views
 from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
@@ -191,7 +192,7 @@ class Colorization(Method):
             index, colorful = self.code(images)[1:]
             counts += index[:, 0][colorful].flatten().bincount(minlength=len(counts))
         if not counts.sum():
-            raise ValueError("images must have colours for colorization, got only grey ones")
+            raise UserError("images must have colours for colorization, got only grey ones")
         self.importance.copy_(rarity(counts, self.centers, self.uniform, self.width))
 
     def code(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -208,7 +209,7 @@ class Colorization(Method):
         importance = self.importance[index[:, 0]] * colorful[:, None, None]
         logits = self.predict(grey(images))
         right = (logits.argmax(1) == index[:, 0]).float().mean((1, 2))
-        self.meters = {"accuracy": (right * colorful).sum() / colorful.sum().clamp(min=1)}
+        self.metrics = {"accuracy": (right * colorful).sum() / colorful.sum().clamp(min=1)}
         return loss(logits, weight, index, importance)
 
     def predict(self, images: Tensor) -> Tensor:
@@ -233,4 +234,4 @@ def grey(images: Tensor) -> Tensor:
 
 def _need_colors(channels: int) -> None:
     if channels != 3:
-        raise ValueError(f"channels must be 3 for colorization, which needs coloured images, got {channels}")
+        raise UserError(f"channels must be 3 for colorization, which needs coloured images, got {channels}")

@@ -172,7 +172,7 @@ class ContextEncoder(Method):
         drop = self.drop(images)
         predicted = self.predict(images, drop)
         hole = reconstruction(predicted.detach(), images, drop.float())
-        self.meters = {"psnr": -10 / math.log(10) * hole.log()}
+        self.metrics = {"psnr": -10 / math.log(10) * hole.log()}
         error = reconstruction(predicted, images, self.weight(drop))
         if not self.adversarial_weight:
             return error

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.method import Batch, Method
 from unlabeled.parts import gather
 from unlabeled.parts.augment import Views
@@ -80,9 +81,7 @@ class DeepCluster(Method):
             self.used.fill_(min(DEFAULT_CLUSTERS, max(2, len(data) // 10)))
         elif self.clusters > len(data) // 4:
             most = len(data) // 4
-            raise ValueError(
-                f"clusters must be at most a quarter of the samples, {most}, got {self.clusters}"
-            )
+            raise UserError(f"clusters must be at most a quarter of the samples, {most}, got {self.clusters}")
         self.assignments = torch.zeros(len(data), dtype=torch.long, device=self.used.device)
 
     @torch.no_grad()
@@ -98,11 +97,11 @@ class DeepCluster(Method):
 
     def forward(self, batch: Batch) -> Tensor:
         if not len(self.assignments):
-            raise ValueError("assignments must be made first: call prepare(data), then begin_epoch(data)")
+            raise UserError("assignments must be made first: call prepare(data), then begin_epoch(data)")
         labels = self.assignments[batch["index"]]
         logits = self._logits(self.views(batch))
         accuracy = (logits.argmax(dim=1) == labels).float().mean()
-        self.meters = {"accuracy": accuracy, "agreement": self.agreement.clone()}
+        self.metrics = {"accuracy": accuracy, "agreement": self.agreement.clone()}
         return F.cross_entropy(logits, labels)
 
     @torch.no_grad()

@@ -20,6 +20,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.method import Batch, Method
 from unlabeled.parts.clips import strip
 from unlabeled.parts.precision import full_precision
@@ -123,7 +124,7 @@ class Decoder(nn.Module):
 class FramePrediction(Method):
     """Remember the frames that were seen, backward, and foresee those that follow.
 
-    The meters are losses of one frame in nats, `reconstruction` and `future`, and squared errors of one future frame,
+    The metrics are losses of one frame in nats, `reconstruction` and `future`, and squared errors of one future frame,
     of what is drawn (`future error`), of the last frame seen (`copy-last error`) and of the mean frame of the data
     (`mean-frame error`): the first has to fall below the other two.
 
@@ -164,9 +165,9 @@ class FramePrediction(Method):
         check.at_least(1, past=past, stride=stride)
         check.at_least(0, reconstructed=reconstructed, future=future, units=units)
         if not reconstructed <= past:
-            raise ValueError(f"reconstructed must be at most past={past}, got {reconstructed}")
+            raise UserError(f"reconstructed must be at most past={past}, got {reconstructed}")
         if reconstructed + future == 0:
-            raise ValueError("reconstructed or future must be above 0, got 0 for both")
+            raise UserError("reconstructed or future must be above 0, got 0 for both")
         check.choice(("bernoulli", "gaussian"), pixels=pixels)
         check.fraction(flip=flip)
         self.past, self.reconstructed, self.future, self.stride = past, reconstructed, future, stride
@@ -187,7 +188,7 @@ class FramePrediction(Method):
         """Loss of one who always draws the mean frame."""
         return float(self.baseline) or None
 
-    def reads(self, data: "Data") -> "Data":
+    def training_view(self, data: "Data") -> "Data":
         return data.clips(frames=self.past + self.future, stride=self.stride)  # type: ignore[attr-defined]
 
     def prepare(self, data: "Data") -> None:
@@ -244,25 +245,25 @@ class FramePrediction(Method):
         frames = self.encoder.inputs(batch)
         if frames.shape[1] != self.past + self.future:
             wanted = f"past + future = {self.past + self.future}"
-            raise ValueError(f"clips must have {wanted} frames, got {frames.shape[1]}")
+            raise UserError(f"clips must have {wanted} frames, got {frames.shape[1]}")
         if self.flip:
             mirrored = torch.rand(len(frames), device=frames.device) < self.flip
             frames = torch.where(rearrange(mirrored, "b -> b 1 1 1 1"), frames.flip(4), frames)
         truth = self.wanted(frames)
         predicted = self.predict(frames[:, : self.past], truth if self.training else None)
-        self.meters = {}
+        self.metrics = {}
         total = frames.new_zeros(())
         for name, found, wanted in zip(("reconstruction", "future"), predicted, truth):
             if wanted.shape[1]:
                 departures = frame_losses(self.drawn(found, as_logits=True), wanted, self.pixels)
-                self.meters[name] = departures.detach().mean()
+                self.metrics[name] = departures.detach().mean()
                 total = total + departures.sum()
         if self.future:
             with torch.no_grad():
                 ahead = truth[1]
-                self.meters["future error"] = squared_error(self.drawn(predicted[1]), ahead)
-                self.meters["copy-last error"] = squared_error(frames[:, self.past - 1 : self.past], ahead)
-                self.meters["mean-frame error"] = squared_error(self.mean[None, None], ahead)
+                self.metrics["future error"] = squared_error(self.drawn(predicted[1]), ahead)
+                self.metrics["copy-last error"] = squared_error(frames[:, self.past - 1 : self.past], ahead)
+                self.metrics["mean-frame error"] = squared_error(self.mean[None, None], ahead)
         return total
 
     @torch.no_grad()

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.method import Batch, Method, Pictures
 from unlabeled.parts import gather
 
@@ -60,7 +61,7 @@ def pick(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor
 class GPT(Method):
     """Predict the next word piece from all the earlier ones.
 
-    The meter `accuracy` is the share of pieces whose prediction is right.
+    The metric `accuracy` is the share of pieces whose prediction is right.
 
     Args:
         encoder: Network whose features are kept.
@@ -90,7 +91,7 @@ class GPT(Method):
         check.fraction(top_p=top_p)
         if getattr(encoder, "family", None) != "gpt":
             name = getattr(encoder, "config", {}).get("name", type(encoder).__name__)
-            raise ValueError(f"encoder must be one that never looks ahead, such as gpt-mini, got {name}")
+            raise UserError(f"encoder must be one that never looks ahead, such as gpt-mini, got {name}")
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         self.register_buffer("entropy", torch.tensor(math.log(self.encoder.vocabulary)))
 
@@ -98,7 +99,7 @@ class GPT(Method):
         """Loss of one who only knows how frequent each word piece is."""
         return float(self.entropy)
 
-    def reads(self, data: "Data") -> "Data":
+    def training_view(self, data: "Data") -> "Data":
         return self.encoder.blocks(data)
 
     def prepare(self, data: "Data") -> None:
@@ -110,7 +111,7 @@ class GPT(Method):
         real, truth = x.mask[:, 1:], x.tokens[:, 1:]
         logits = self.logits(self.encoder.states(x)[:, :-1][real])
         truth = truth[real]
-        self.meters = {"accuracy": (logits.detach().argmax(1) == truth).float().mean()}
+        self.metrics = {"accuracy": (logits.detach().argmax(1) == truth).float().mean()}
         total = gather.mean_over_processes(real.sum().to(logits.dtype)).clamp(min=1)
         return F.cross_entropy(logits, truth, reduction="sum") / total
 

@@ -23,6 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.method import Batch, Method
 from unlabeled.parts import patches
 from unlabeled.parts.augment import Views
@@ -127,7 +128,7 @@ class Jigsaw(Method):
             least_size(encoder, self.cut) if tile_size is None or tile_size < self.encoder.image_size else 1
         )
         if tile_size is not None and tile_size < self.encoder.image_size and idle(encoder, tile_size):
-            raise ValueError(
+            raise UserError(
                 f"tile_size must be at least {least}, so that every weight sees more than padding, got {tile_size}"
             )
         self.tile_size = tile_size or (least if least > self.cut else None)
@@ -155,7 +156,7 @@ class Jigsaw(Method):
         images = torch.cat([self.views(batch) for _ in range(self.puzzles)])
         labels = torch.randint(len(self.permutations), (len(images),), device=images.device)
         logits = self.logits(shuffled(tiles(images, self.grid, self.cut), self.permutations[labels]))
-        self.meters = {"accuracy": (logits.argmax(dim=1) == labels).float().mean()}
+        self.metrics = {"accuracy": (logits.argmax(dim=1) == labels).float().mean()}
         return F.cross_entropy(logits, labels)
 
     @torch.no_grad()

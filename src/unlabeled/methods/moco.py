@@ -23,11 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.kernels.partition import log_partition
 from unlabeled.method import Batch, Method
 from unlabeled.parts import gather
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
-from unlabeled.parts.partition import log_partition
 from unlabeled.parts.precision import full, full_precision
 from unlabeled.parts.queue import Queue
 from unlabeled.parts.shuffle import in_groups, shuffled

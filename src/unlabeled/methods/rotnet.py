@@ -95,7 +95,7 @@ class RotNet(Method):
         copies = torch.cat([turned(images, angle) for angle in self.angles])
         labels = repeat(torch.arange(len(self.angles), device=images.device), "k -> (k b)", b=len(images))
         logits = self.head(self.encoder(copies)).float()
-        self.meters = {"accuracy": (logits.argmax(dim=1) == labels).float().mean()}
+        self.metrics = {"accuracy": (logits.argmax(dim=1) == labels).float().mean()}
         return F.cross_entropy(logits, labels)
 
     @torch.no_grad()

@@ -23,6 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.method import Batch, Method
 from unlabeled.parts.augment import Views
 from unlabeled.parts.clips import clip_views, motion, strip
@@ -108,7 +109,7 @@ def balanced_accuracy(logits: Tensor, positives: float) -> Tensor:
 class ShuffleAndLearn(Method):
     """Tell whether the middle one of three frames lies between the other two in time.
 
-    The meter `balanced accuracy` is 0.5 for one who guesses, whatever the share of positives.
+    The metric `balanced accuracy` is 0.5 for one who guesses, whatever the share of positives.
 
     Args:
         encoder: Network whose features are kept; it reads single frames.
@@ -148,7 +149,7 @@ class ShuffleAndLearn(Method):
     ) -> None:
         super().__init__(encoder)
         if not hasattr(encoder, "frame"):
-            raise ValueError(
+            raise UserError(
                 f"encoder must read single frames, such as frames-conv4, got {type(encoder).__name__}"
             )
         check.whole(stride=stride, window=window, tau_min=tau_min, tau_max=tau_max, dim=dim)
@@ -159,7 +160,7 @@ class ShuffleAndLearn(Method):
             check.whole(frames=frames)
             check.at_least(window, frames=frames)
         if not 0 < positives < 1:
-            raise ValueError(f"positives must be above 0 and below 1, got {positives}")
+            raise UserError(f"positives must be above 0 and below 1, got {positives}")
         check.choice(("mlp", "linear"), head=head)
         self.frames, self.stride, self.window = frames, stride, window
         self.tau_min, self.tau_max, self.positives = tau_min, tau_max, positives
@@ -183,7 +184,7 @@ class ShuffleAndLearn(Method):
         shares = self.positives, 1 - self.positives
         return -sum(share * math.log(share) for share in shares)
 
-    def reads(self, data: "Data") -> "Data":
+    def training_view(self, data: "Data") -> "Data":
         frames = self.frames
         if frames is None:
             held = (data.counts - 1) // self.stride + 1  # type: ignore[attr-defined]
@@ -195,7 +196,7 @@ class ShuffleAndLearn(Method):
         """Five frames of each clip, float in 0..1, shape (batch, 5, channels, size, size)."""
         video = batch["video"]
         if video.shape[1] < self.window:
-            raise ValueError(f"clips must have at least window={self.window} frames, got {video.shape[1]}")
+            raise UserError(f"clips must have at least window={self.window} frames, got {video.shape[1]}")
         chosen = draw_frames(motion(video), self.window, self.tau_min, self.tau_max)
         five = video[torch.arange(len(video), device=video.device)[:, None], chosen]
         return clip_views(self.views, five) if random else self.encoder.inputs({"video": five})
@@ -213,7 +214,7 @@ class ShuffleAndLearn(Method):
 
     def forward(self, batch: Batch) -> Tensor:
         logits = self.answers(self.shown(batch))
-        self.meters = {"balanced accuracy": balanced_accuracy(logits.detach(), self.positives)}
+        self.metrics = {"balanced accuracy": balanced_accuracy(logits.detach(), self.positives)}
         return loss(logits, self.positives)
 
     @torch.no_grad()

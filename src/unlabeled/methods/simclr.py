@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
+from unlabeled.kernels.partition import log_partition
 from unlabeled.method import Batch, Method
 from unlabeled.parts import gather
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
-from unlabeled.parts.partition import log_partition
 from unlabeled.parts.precision import full_precision
 
 __all__ = ["SimCLR", "supervised_contrastive"]
@@ -71,7 +72,7 @@ def supervised_contrastive(vectors: Tensor, labels: Tensor, temperature: float) 
     """
     check.positive(temperature=temperature)
     if labels.shape != vectors.shape[:1]:
-        raise ValueError(
+        raise UserError(
             f"labels must be one for each of {len(vectors)} vectors, got shape {tuple(labels.shape)}"
         )
     vectors = F.normalize(vectors, dim=1)

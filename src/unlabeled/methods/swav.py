@@ -20,6 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.method import Batch, Method
 from unlabeled.parts import gather
 from unlabeled.parts.augment import Views
@@ -132,14 +133,14 @@ class SwAV(Method):
         check.at_least(0, freeze_steps=freeze_steps, local_crops=local_crops)
         check.at_least(1, local_size=1 if local_size is None else local_size)
         if not 0 < local_crop <= crop:
-            raise ValueError(f"local_crop must be above 0 and at most crop ({crop}), got {local_crop}")
+            raise UserError(f"local_crop must be above 0 and at most crop ({crop}), got {local_crop}")
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.queue_steps, self.freeze_steps, self.local_crops = queue_steps, freeze_steps, local_crops
         size, patch = self.encoder.image_size, self.encoder.patch_size or 1
         small: int = local_size or max(1, size // 2 // patch) * patch
         if local_crops and hasattr(encoder, "takes") and not self.encoder.takes(small):
             name = self.encoder.config["name"]
-            raise ValueError(
+            raise UserError(
                 f"local_crops must be 0 for {name}, which takes no crops of {small} pixels, got {local_crops}"
             )
         views = partial(Views, jitter=jitter, gray=gray, blur=blur, flip=flip, degrees=degrees)

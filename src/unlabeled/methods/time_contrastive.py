@@ -136,7 +136,7 @@ class SpatialSoftmax(nn.Module):
 class TimeContrastive(Method):
     """Tell the same moment, seen from elsewhere, from other moments of the same scene.
 
-    The meter `closest` is the share of the frames to which their positive is closer than every negative. The vector of
+    The metric `closest` is the share of the frames to which their positive is closer than every negative. The vector of
     an encoder that averages over the image forgets where things are; its maps know.
 
     Args:
@@ -198,7 +198,7 @@ class TimeContrastive(Method):
             return self.margin
         return None if self.negative_radius else math.log(self.moments)
 
-    def reads(self, data: "Scenes"):  # type: ignore[override]
+    def training_view(self, data: "Scenes"):  # type: ignore[override]
         return data.moments(self.moments, self.positive_radius)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -208,7 +208,7 @@ class TimeContrastive(Method):
         gains = gains.repeat_interleave(views.shape[2], dim=1).flatten(0, 1)
         embeddings = self.embed((images * gains[..., None, None]).clamp(0, 1))
         embeddings = embeddings.unflatten(0, views.shape[:3])
-        self.meters = {"closest": closest(embeddings.detach(), time, self.negative_radius)}
+        self.metrics = {"closest": closest(embeddings.detach(), time, self.negative_radius)}
         if self.objective == "triplet":
             return triplet_loss(embeddings, time, self.negative_radius, self.margin)
         return npairs_loss(embeddings, time, self.negative_radius)

@@ -27,6 +27,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.method import Batch, Method, Pictures
 from unlabeled.parts import gather
 from unlabeled.parts.frames import as_images, one_each
@@ -160,7 +161,7 @@ class Attention(nn.Module):
 class TrajectoryUnmasking(Method):
     """Say what a hidden part of a walk looked like, from the other parts and from where it was.
 
-    The meter `found` is the share of the hidden zones that are told from all others of the batch.
+    The metric `found` is the share of the hidden zones that are told from all others of the batch.
 
     Args:
         encoder: Network whose features are kept.
@@ -210,9 +211,9 @@ class TrajectoryUnmasking(Method):
         check.at_least(0, guard=guard)
         check.positive(temperature=temperature)
         if masked >= zones:
-            raise ValueError(f"masked must be below zones ({zones}), got {masked}")
+            raise UserError(f"masked must be below zones ({zones}), got {masked}")
         if projection_dim < 1 or projection_dim % heads:
-            raise ValueError(f"projection_dim must be a multiple of heads ({heads}), got {projection_dim}")
+            raise UserError(f"projection_dim must be a multiple of heads ({heads}), got {projection_dim}")
         self.zones, self.zone_frames, self.stride, self.masked, self.guard = (
             zones,
             zone_frames,
@@ -239,7 +240,7 @@ class TrajectoryUnmasking(Method):
     def chance(self, samples: int) -> float:
         return math.log(samples * self.masked)
 
-    def reads(self, data: "Walks"):  # type: ignore[override]
+    def training_view(self, data: "Walks"):  # type: ignore[override]
         return data.spans(self.zones * self.zone_frames, self.stride)
 
     def prepare(self, data: "Data") -> None:
@@ -254,7 +255,7 @@ class TrajectoryUnmasking(Method):
             (p.flatten(0, 1), t.flatten(0, 1)) for p, t in zip(predictions.unbind(1), targets.unbind(1))
         ]
         right = [found(p, t) == mine(len(t), t.device) for p, t in groups]
-        self.meters = {"found": torch.cat(right).float().mean()}
+        self.metrics = {"found": torch.cat(right).float().mean()}
         return torch.stack([loss(p, t, self.temperature) for p, t in groups]).mean()
 
     def draw(self, batch: Batch) -> Tensor:

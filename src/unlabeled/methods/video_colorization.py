@@ -21,6 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.method import Batch, Method, Pictures
 from unlabeled.parts import gather
 from unlabeled.parts.augment import Views, fit
@@ -135,9 +136,9 @@ class VideoColorization(Method):
         check.positive(temperature=temperature)
         if not hasattr(self.frame, "maps"):
             name = type(encoder).__name__
-            raise ValueError(f"encoder must read single frames, such as frames-conv4, got {name}")
+            raise UserError(f"encoder must read single frames, such as frames-conv4, got {name}")
         if self.frame.in_channels != 3:
-            raise ValueError(f"channels must be 3 for video colorization, got {self.frame.in_channels}")
+            raise UserError(f"channels must be 3 for video colorization, got {self.frame.in_channels}")
         self.references, self.stride, self.temperature = references, stride, temperature
         self.normalize = normalize
         self.layer, self.rows, self.columns = survey(self.frame, layer)
@@ -154,7 +155,7 @@ class VideoColorization(Method):
         """Loss of a pointer that is everywhere at once: it copies the mean of the references."""
         return float(self.baseline) or None
 
-    def reads(self, data: "Data") -> "Data":
+    def training_view(self, data: "Data") -> "Data":
         return data.clips(frames=self.references + 1, stride=self.stride)  # type: ignore[attr-defined]
 
     @torch.no_grad()
@@ -163,7 +164,7 @@ class VideoColorization(Method):
         cells = torch.cat([self.cells(part) for part in clips.split(32)])
         colors = rearrange(cells, "b t ab h w -> (b t h w) ab")
         if not colors.norm(dim=1).max() > GREY:
-            raise ValueError("videos must have colours for video colorization, got only grey ones")
+            raise UserError("videos must have colours for video colorization, got only grey ones")
         self.palette.copy_(gather.broadcast(kmeans(colors, len(self.palette)).centres))
         references, target = self.code(cells)
         shares = F.one_hot(references, len(self.palette)).float().mean(1).gather(1, target)
@@ -173,7 +174,7 @@ class VideoColorization(Method):
         """Clips of the encoder's size, float, shape (batch, references + 1, 3, size, size), in 0..1."""
         video = batch["video"]
         if video.shape[1] <= self.references:
-            raise ValueError(
+            raise UserError(
                 f"frames of a clip must be above references, {self.references}, got {video.shape[1]}"
             )
         # Frames stacked as channels share one crop.
@@ -207,7 +208,7 @@ class VideoColorization(Method):
         references, target = self.code(self.cells(clips))
         logits = self.point(clips)
         palette = F.one_hot(references, len(self.palette)).to(logits.dtype)
-        self.meters = {"accuracy": (copied(logits.detach(), palette).argmax(2) == target).float().mean()}
+        self.metrics = {"accuracy": (copied(logits.detach(), palette).argmax(2) == target).float().mean()}
         return loss(logits, target, references)
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ mean 0 and variance 1 each. Sounds of different lengths keep their own numbers o
 the loop's AdamW with a second beta of 0.999, an eps of 1e-8 and a cosine by default; the authors' have 0.98, 1e-6 and
 a linear decline.
 Shortcut: with one code for everything all negatives equal the truth and nothing is left to tell apart; the diversity
-works against it, and the meter `codes` near 2 shows it.
+works against it, and the metric `codes` near 2 shows it.
 """
 
 import math
@@ -24,6 +24,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.method import Batch, Method, Pictures
 from unlabeled.parts import gather, ragged
 from unlabeled.parts.precision import full, full_precision
@@ -115,7 +116,7 @@ def diversity(probabilities: Tensor) -> Tensor:
 class Wav2Vec2(Method):
     """Hide spans of a sound's frames and tell the hidden ones apart from each other by what is around.
 
-    The meter `accuracy` is how often the true frame fits best, `codes` how many codes are in use, from `groups` to
+    The metric `accuracy` is how often the true frame fits best, `codes` how many codes are in use, from `groups` to
     groups times codes.
 
     Args:
@@ -169,10 +170,10 @@ class Wav2Vec2(Method):
         check.positive(mask=mask, temperature=temperature, softness=softness, crop_seconds=crop_seconds)
         check.at_least(0, diversity=diversity, penalty=penalty)
         if code_dim % groups:
-            raise ValueError(f"code_dim must be a multiple of the {groups} groups, got {code_dim}")
+            raise UserError(f"code_dim must be a multiple of the {groups} groups, got {code_dim}")
         if not getattr(encoder, "masks", False):
             name = getattr(encoder, "config", {}).get("name", type(encoder).__name__)
-            raise ValueError(f"encoder must be a wav2vec2 such as wav2vec2-mini, got {name}")
+            raise UserError(f"encoder must be a wav2vec2 such as wav2vec2-mini, got {name}")
         self.mask, self.span, self.negatives = mask, span, negatives
         self.temperature, self.diversity, self.penalty = temperature, diversity, penalty
         self.softness, self.convolution_gradient, self.crop_seconds = (
@@ -186,8 +187,8 @@ class Wav2Vec2(Method):
         self.context_head = nn.Linear(self.encoder.dim, code_dim)
         self.register_buffer("softened", torch.tensor(float(softness)))
 
-    def reads(self, data: "Data") -> "Data":
-        return super().reads(data).crops(self.crop_seconds)  # type: ignore[attr-defined]
+    def training_view(self, data: "Data") -> "Data":
+        return super().training_view(data).crops(self.crop_seconds)  # type: ignore[attr-defined]
 
     def chance(self, samples: int) -> float:
         return math.log(1 + self.negatives)
@@ -196,7 +197,7 @@ class Wav2Vec2(Method):
         trunk, (_, length) = self.encoder.trunk, self.encoder.inputs(data.sample(128))
         most = trunk.frames(max(trunk.receptive, int(length.max())))
         if most < FEWEST:
-            raise ValueError(
+            raise UserError(
                 f"sounds of {data.name}, in pieces of crop_seconds={self.crop_seconds:g}, must have at least "
                 f"{FEWEST} frames, of which 2 are hidden, got {most} at most"
             )
@@ -217,7 +218,7 @@ class Wav2Vec2(Method):
         real = ragged.real(count, chosen.shape[1])
         asked = real & (count > 1)[:, None]
         right = (logits.argmax(2) == 0)[asked].sum() / asked.sum().clamp(min=1)
-        self.meters = {"accuracy": right, "codes": perplexity(chosen[real].detach())}
+        self.metrics = {"accuracy": right, "codes": perplexity(chosen[real].detach())}
         squares = full(maps).square().mean(2).masked_fill(~ragged.real(frames, maps.shape[1]), 0)
         size = squares.sum() / gather.mean_over_processes(frames.sum().to(squares.dtype))
         unused = diversity(probable[real])

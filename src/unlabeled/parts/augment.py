@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor
 
 from unlabeled import check
+from unlabeled.check import UserError
 
 __all__ = [
     "Parameters",
@@ -333,7 +334,7 @@ def apply(images: Tensor, parameters: Parameters) -> Tensor:
         Float in 0..1, shape (batch, channels, size, size).
     """
     if _can_fuse(images, parameters):
-        from unlabeled.parts import fused_views  # imports numba, which nobody else should wait for
+        from unlabeled.kernels import fused_views
 
         return fused_views.apply(images, parameters)
     return apply_tensors(images, parameters)
@@ -407,7 +408,7 @@ class Views:
         check.at_least(0, jitter=jitter)
         check.at_least(1, aspect=aspect)
         if not 0 <= degrees <= 180:
-            raise ValueError(f"degrees must be between 0 and 180, got {degrees}")
+            raise UserError(f"degrees must be between 0 and 180, got {degrees}")
         self.size, self.crop, self.crop_max, self.aspect = size, crop, crop_max, aspect
         self.brightness = 0.8 * jitter if brightness is None else brightness
         self.contrast = 0.8 * jitter if contrast is None else contrast
@@ -415,7 +416,7 @@ class Views:
         self.hue = 0.2 * jitter if hue is None else hue
         check.at_least(0, brightness=self.brightness, contrast=self.contrast, saturation=self.saturation)
         if not 0 <= self.hue <= 0.5:
-            raise ValueError(f"hue (0.2 * jitter unless given) must be between 0 and 0.5, got {self.hue}")
+            raise UserError(f"hue (0.2 * jitter unless given) must be between 0 and 0.5, got {self.hue}")
         self.jitter_probability, self.gray, self.blur = jitter_probability, gray, blur
         self.solarize, self.flip, self.degrees = solarize, flip, degrees
 

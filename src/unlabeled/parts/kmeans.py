@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from unlabeled import check
+from unlabeled.check import UserError
 
 __all__ = ["Clustering", "agreement", "kmeans", "whiten"]
 
@@ -43,7 +44,7 @@ def kmeans(points: Tensor, clusters: int, iterations: int = 20) -> Clustering:
     """
     check.at_least(1, clusters=clusters, iterations=iterations)
     if clusters > len(points):
-        raise ValueError(f"clusters must be at most the number of points, {len(points)}, got {clusters}")
+        raise UserError(f"clusters must be at most the number of points, {len(points)}, got {clusters}")
     points = points.float()
     assignments = _fill(points, _nearest(points, _seeds(points, clusters)), clusters)
     for _ in range(iterations - 1):

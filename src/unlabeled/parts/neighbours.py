@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from unlabeled import check
-from unlabeled.parts import gather, word_vectors
+from unlabeled.check import UserError
+from unlabeled.kernels import word_vectors
+from unlabeled.parts import gather
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -84,7 +86,7 @@ class Neighbours(nn.Module):
             ValueError: There are not two different words.
         """
         if (different := int((counts > 0).sum())) < 2:
-            raise ValueError(f"texts must have at least 2 different words of the vocabulary, got {different}")
+            raise UserError(f"texts must have at least 2 different words of the vocabulary, got {different}")
         self._weigh(counts)
         self.progress.zero_()
 
@@ -109,9 +111,9 @@ class Neighbours(nn.Module):
             ValueError: Several processes train together, or the vectors are of a type of half precision.
         """
         if table.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"word vectors must be float32 or float64 to be trained, got {table.dtype}")
+            raise UserError(f"word vectors must be float32 or float64 to be trained, got {table.dtype}")
         if gather.processes() > 1:
-            raise ValueError(
+            raise UserError(
                 "devices and nodes must be 1 for word vectors, which threads speed up, "
                 f"got {gather.processes()} processes"
             )
@@ -153,8 +155,8 @@ class FromNeighbours:
     def chance(self, samples: int) -> float:
         return self.neighbours.chance
 
-    def reads(self, data: "Data") -> "Data":
-        return self.encoder.reads(data, STRETCH)
+    def training_view(self, data: "Data") -> "Data":
+        return self.encoder.evaluation_view(data, STRETCH)
 
     def prepare(self, data: "Data") -> None:
         self.neighbours.prepare(data.counts(len(self.encoder.vocabulary)))  # type: ignore[attr-defined]

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from unlabeled.check import UserError
+
 __all__ = ["closest", "permutation_set"]
 
 _GENERATORS: dict[int, list[list[tuple[int, ...]]]] = {
@@ -82,7 +84,7 @@ def _extend(chosen: Tensor, candidates: Tensor, count: int) -> Tensor:
     for _ in range(count - len(chosen)):
         best = (smallest * candidates.shape[1] * count + total).argmax()
         if smallest[best] == 0:
-            raise ValueError(f"permutations must be at most {len(chosen) + len(added)} here, got {count}")
+            raise UserError(f"permutations must be at most {len(chosen) + len(added)} here, got {count}")
         added.append(candidates[best])
         distance = (candidates != candidates[best]).sum(dim=1)
         smallest, total = torch.minimum(smallest, distance), total + distance

@@ -8,6 +8,7 @@ from einops import einsum
 from torch import Tensor
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.parts.precision import full
 
 __all__ = ["resample"]
@@ -39,7 +40,7 @@ def resample(waveform: Tensor, old_rate: int, new_rate: int) -> Tensor:
     divisor = math.gcd(old_rate, new_rate)
     down, up = old_rate // divisor, new_rate // divisor
     if up > MOST_TIMES * down or 2 * ZERO_CROSSINGS * max(up, down) > LARGEST_KERNEL:
-        raise ValueError(
+        raise UserError(
             f"new_rate must be at most {MOST_TIMES} times old_rate and have a large divisor in common with it, "
             f"got {new_rate} and {old_rate} hertz"
         )

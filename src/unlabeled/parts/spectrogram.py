@@ -8,6 +8,7 @@ from einops import einsum
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.parts.precision import full
 
 __all__ = ["LogMel", "hertz_to_mel", "mel_filters"]
@@ -82,12 +83,12 @@ class LogMel(nn.Module):
         check.fraction(preemphasis=preemphasis)
         check.choice(("povey", "hann", "hamming"), window=window)
         if not 0 <= low_hz < sample_rate / 2:
-            raise ValueError(f"low_hz must be from 0 to below {sample_rate / 2:g}, got {low_hz}")
+            raise UserError(f"low_hz must be from 0 to below {sample_rate / 2:g}, got {low_hz}")
         self.sample_rate, self.bins, self.preemphasis = sample_rate, bins, preemphasis
         self.window, self.hop = round(sample_rate * window_seconds), round(sample_rate * hop_seconds)
         for name, samples in {"window_seconds": self.window - 1, "hop_seconds": self.hop}.items():
             if samples < 1:
-                raise ValueError(f"{name} must be longer than a sample of {sample_rate} Hz")
+                raise UserError(f"{name} must be longer than a sample of {sample_rate} Hz")
         self.fft_size = 1 << (self.window - 1).bit_length()
         self.register_buffer("shape", _shape(window, self.window), persistent=False)
         self.register_buffer("filters", self._filters(bins, low_hz), persistent=False)
@@ -131,7 +132,7 @@ class LogMel(nn.Module):
             )
             most = next((count for count, fits in zip(fitting, (f.all() for f in full)) if fits), 0)
             kind = f"windows of {self.window} samples at {self.sample_rate} Hz"
-            raise ValueError(f"bins must be at most {most} with {kind}, else bands are empty, got {bins}")
+            raise UserError(f"bins must be at most {most} with {kind}, else bands are empty, got {bins}")
         return filters
 
 

@@ -6,6 +6,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from unlabeled.check import UserError
+
 __all__ = ["Teacher", "cosine_momentum"]
 
 
@@ -59,6 +61,6 @@ class Teacher(nn.Module):
         own = list(self.networks.parameters())
         theirs = [parameter.detach() for network in networks for parameter in network.parameters()]
         for kind in {parameter.dtype for parameter in own} & {torch.float16, torch.bfloat16}:
-            raise ValueError(f"a teacher must be float32, got {kind}. Use mixed precision instead")
+            raise UserError(f"a teacher must be float32, got {kind}. Use mixed precision instead")
         for mine, other in zip(own, theirs, strict=True):
             mine.lerp_(other, 1 - momentum)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 
 from unlabeled import check
+from unlabeled.check import UserError
 
 __all__ = ["SEGMENTERS", "SOUTH_EAST_ASIAN", "counted", "split", "splitter", "unspaced"]
 
@@ -63,9 +64,7 @@ def splitter(segmenter: str | None) -> Callable[[str], list[str]]:
     try:
         cut: Callable[[str], Iterable[str]] = getattr(importlib.import_module(module), function)
     except ImportError as error:
-        raise ValueError(
-            f"segmenter {segmenter} needs its library: pip install {module} ({error})"
-        ) from error
+        raise UserError(f"segmenter {segmenter} needs its library: pip install {module} ({error})") from error
     return lambda text: [word for part in cut(text) for word in split(part)]
 
 
@@ -104,7 +103,7 @@ def counted(texts: Iterable[str], min_count: int, segmenter: str | None = None) 
     counts = Counter(word for text in texts for word in cut(text))
     kept = {word: count for word, count in counts.items() if count >= min_count}
     if len(kept) < 2:
-        raise ValueError(
+        raise UserError(
             f"texts must have at least 2 words that occur {min_count} times or more, got {len(kept)} "
             f"of {len(counts)} different words. An encoder such as words-100-min1 keeps rarer words"
         )

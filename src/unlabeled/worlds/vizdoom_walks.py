@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.files import atomic
 
 __all__ = ["record"]
@@ -72,11 +73,11 @@ def record(
     check.whole(walks=walks, steps=steps, seed=seed, size=size)
     check.at_least(1, walks=walks, steps=steps, size=size)
     if size > HEIGHT:
-        raise ValueError(f"size must be at most {HEIGHT}, got {size}")
+        raise UserError(f"size must be at most {HEIGHT}, got {size}")
     check.choice(SCENARIOS, scenario=scenario)
     folder, files = Path(out).resolve(), []
     if any(folder.glob("*.npz")):
-        raise ValueError(f"out must be a folder without .npz files, which would be mixed in, got {out}")
+        raise UserError(f"out must be a folder without .npz files, which would be mixed in, got {out}")
     with _game(scenario) as game:
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(walks):
@@ -93,7 +94,7 @@ def _game(scenario: str) -> Iterator[Any]:
     try:
         import vizdoom
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             "walks need ViZDoom, which is not installed; pip install 'unlabeled[embodied]'"
         ) from error
     game, known = vizdoom.DoomGame(), vizdoom.GameVariable
@@ -160,7 +161,7 @@ def _walk(game: Any, steps: int, size: int, seed: str) -> dict[str, Any]:
                 "depth": np.stack(depths).astype(np.float16),
                 "action": _moves(pose),
             }
-    raise ValueError(f"steps must be fewer: the level ended before {steps} of them in {TRIES} tries")
+    raise UserError(f"steps must be fewer: the level ended before {steps} of them in {TRIES} tries")
 
 
 def _moves(pose: np.ndarray) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Classifiers on frozen or fine-tuned features."""

@@ -1,0 +1,280 @@
+"""Give an encoder to other libraries: each file is loaded there again and must give the same features."""
+
+import contextlib
+import copy
+import importlib.util
+import io
+import json
+import logging
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unlabeled import check, encoders
+from unlabeled.check import UserError
+from unlabeled.encoders import Encoder
+from unlabeled.run import opened
+
+__all__ = ["Exported", "export"]
+
+TOLERANCE = 1e-5
+SAMPLES = 3
+SUFFIXES = {
+    "safetensors": ".safetensors",
+    "timm": "",
+    "onnx": ".onnx",
+    "transformers": "",
+    "word2vec": ".txt",
+}
+KINDS = {"timm": ("image",), "onnx": ("image",), "transformers": ("text", "audio"), "word2vec": ("words",)}
+"""Kinds of encoders that a format can carry, where not all."""
+
+
+class Exported(NamedTuple):
+    """What was written, and how well it agrees.
+
+    Args:
+        path: The file, or the folder for timm and transformers.
+        difference: Largest difference of a feature between the encoder and the file as another library reads
+            it, in units of the largest feature or of 1.
+        note: What a user must know of the file, such as that it takes one image size only; empty where nothing.
+    """
+
+    path: Path
+    difference: float
+    note: str = ""
+
+
+def export(
+    source: Any,
+    out: str | os.PathLike[str],
+    *,
+    format: Literal["safetensors", "timm", "onnx", "transformers", "word2vec"] = "safetensors",
+) -> Exported:
+    """Write an encoder in the format of another library, and prove that it gives the same features there.
+
+    Args:
+        source: A run or its folder, a method, or an encoder.
+        out: Where to write: a file for `safetensors` (`encoders.load` reads it), `onnx` (images in 0..1 to
+            features, any number of images and, where the network allows it, of any size) and `word2vec` (word
+            vectors as text), a folder for `timm` (`timm.create_model("local-dir:OUT")`) and `transformers`
+            (`AutoModel.from_pretrained("OUT")`, its tokenizer or feature extractor beside it).
+        format: `safetensors`; for encoders of images `timm` or `onnx`, for those of text and sound that are
+            models of transformers `transformers`, for word vectors `word2vec`.
+
+    Returns:
+        The path and the largest difference that was measured.
+
+    Raises:
+        ValueError: The format cannot carry this encoder, a package is missing, or the features differ.
+    """
+    check.choice(SUFFIXES, format=format)
+    out = Path(out)
+    if SUFFIXES[format] and out.suffix != SUFFIXES[format]:
+        raise UserError(f"out must end in {SUFFIXES[format]}, got {out.name}")
+    if out.exists() and out.is_dir() == bool(SUFFIXES[format]):
+        wanted, found = ("file", "folder") if out.is_dir() else ("folder", "file")
+        raise UserError(f"out must be a {wanted} for format {format}, got the {found} {out}")
+    source = opened(source)
+    encoder = source if isinstance(source, Encoder) else getattr(source, "encoder", None)
+    if not isinstance(encoder, Encoder):
+        raise UserError(
+            f"source must be a run or its folder, a method or an encoder, got {type(source).__name__}"
+        )
+    encoder = copy.deepcopy(encoder).cpu().float().eval()
+    if encoder.kind not in KINDS.get(format, (encoder.kind,)):
+        allowed = " or ".join(KINDS[format])
+        raise UserError(f"encoder must be one of {allowed} for format {format}, got one of {encoder.kind}")
+    inputs = encoder.inputs(_example(encoder))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write = {
+        "safetensors": _safetensors,
+        "timm": _timm,
+        "onnx": _onnx,
+        "transformers": _transformers,
+        "word2vec": _word2vec,
+    }[format]
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder, torch.no_grad():
+        written = Path(folder) / out.name
+        expected = encoder(inputs)
+        result = write(encoder, inputs, written)
+        note = ""
+        if format == "onnx":
+            result, note = result
+        difference = _difference(result, expected)
+        if not difference <= TOLERANCE:
+            raise UserError(
+                f"features must agree to {TOLERANCE} in {format}, got a difference of {difference:.2g}"
+            )
+        _place(written, out)
+    return Exported(out, difference, note)
+
+
+def _difference(result: Tensor, expected: Tensor) -> float:
+    return ((result - expected).abs().max() / expected.abs().max().clamp(min=1)).item()
+
+
+def _example(encoder: Encoder) -> dict[str, Tensor]:
+    """A batch of noise of the kind that an encoder reads, always the same."""
+    config, generator = encoder.config, torch.Generator().manual_seed(0)
+    batch = {"index": torch.arange(SAMPLES)}
+    if "image_size" in config:
+        size = (config.get("in_channels", 3), config["image_size"], config["image_size"])
+        frames = (config.get("frames") or 4,) if encoder.kind == "video" else ()
+        pixels = torch.randint(256, (SAMPLES, *frames, *size), dtype=torch.uint8, generator=generator)
+        batch["video" if encoder.kind == "video" else "image"] = pixels
+    if "sample_rate" in config:
+        batch["waveform"] = 0.2 * torch.randn(SAMPLES, config["sample_rate"], generator=generator).clamp(
+            -4, 4
+        )
+        batch["length"] = torch.full((SAMPLES,), config["sample_rate"])
+    if encoder.kind in ("text", "words"):
+        vocabulary: Any = encoder.vocabulary
+        words = vocabulary if isinstance(vocabulary, int) else len(vocabulary)
+        length = min(12, getattr(encoder, "length", 14) - 2)  # an encoder of texts adds tokens of its own
+        batch["tokens"] = torch.randint(min(5, words - 1), words, (SAMPLES, length), generator=generator)
+        batch["mask"] = torch.arange(length).expand(SAMPLES, length) < torch.tensor([[12], [9], [4]])
+        batch["tokens"] = torch.where(batch["mask"], batch["tokens"], 0)
+        batch["sentence"] = torch.where(batch["mask"], 0, -1)
+    return batch
+
+
+def _safetensors(encoder: Encoder, inputs: Any, path: Path) -> Tensor:
+    encoder.save(path)
+    own = encoder.maker is not None or encoder.config["name"] == encoders.OWN_NETWORK
+    return encoders.load(path, copy.deepcopy(encoder) if own else None).eval()(inputs)
+
+
+def _transformers(encoder: Any, inputs: Any, path: Path) -> Tensor:
+    """A folder as transformers itself saves models."""
+    if not hasattr(encoder, "write_transformers"):
+        name = encoder.config["name"]
+        raise UserError(f"encoder must be a model of transformers, got {name}. Take safetensors")
+    with _quiet():
+        encoder.write_transformers(path)
+        return encoder.read_transformers(path, inputs)
+
+
+def _word2vec(encoder: Any, inputs: Any, path: Path) -> Tensor:
+    """Lines of a word and its vector, as gensim reads them."""
+    encoder.save_word2vec(path)
+    other = copy.deepcopy(encoder)
+    with path.open(encoding="utf-8") as lines:
+        count, dim = map(int, next(lines).split())
+        for row, line in zip(range(count), lines, strict=True):
+            word, *numbers = line.rstrip("\n").split(" ")
+            if word != encoder.vocabulary[row] or len(numbers) != dim:
+                raise UserError(f"line {row + 2} must be {encoder.vocabulary[row]} and {dim} numbers")
+            other.vectors[row] = torch.tensor([float(number) for number in numbers])
+    assert count == len(encoder.vocabulary)
+    return other(inputs)
+
+
+def _timm(encoder: Any, images: Tensor, path: Path) -> Tensor:
+    """A folder as timm itself saves models."""
+    import timm
+    from safetensors.torch import save_file
+
+    trunk, adapt = encoder.trunk, encoder.adapt
+    if not getattr(trunk, "standard", False):
+        name = f"{encoder.config['name']} for images of {encoder.image_size} pixels"
+        raise UserError(f"encoder must be a model that timm has, got {name}. Take safetensors or onnx")
+    if adapt.input != "color":
+        raise UserError(f"input must be color for timm, got {adapt.input}. Take safetensors or onnx")
+    model = trunk.model
+    seen = {"input_size": [encoder.in_channels, encoder.image_size, encoder.image_size]}
+    seen |= {"mean": adapt.mean.tolist(), "std": adapt.std.tolist(), "fixed_input_size": False}
+    seen |= {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center", "num_classes": 0}
+    layers = {key: model.pretrained_cfg.get(key) for key in ("first_conv", "classifier")}
+    config = {"architecture": trunk.architecture, "num_classes": 0, "num_features": model.num_features}
+    config |= {"model_args": trunk.arguments, "pretrained_cfg": seen | layers}
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(config, indent=2))
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(state, path / "model.safetensors")
+    other = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
+    mean, std = (torch.tensor(config["pretrained_cfg"][name])[:, None, None] for name in ("mean", "std"))
+    return other((images - mean) / std)
+
+
+def _onnx(encoder: Any, images: Tensor, path: Path) -> tuple[Tensor, str]:
+    """A graph from images in 0..1 to features, for any number of images, and of any size where that can be proven."""
+    needed = ("onnx", "onnxscript", "onnxruntime")
+    missing = [package for package in needed if importlib.util.find_spec(package) is None]
+    if missing:
+        raise UserError(f"format onnx needs {', '.join(missing)}. Install unlabeled[onnx]")
+    if reason := _free_sizes(encoder, images, path):
+        size = encoder.image_size
+        _graph(encoder, images, path, free=False)
+        return _run(path, images), f"it takes images of {size} x {size} pixels only ({reason})"
+    return _run(path, images), "it takes images of any size that the encoder takes"
+
+
+def _free_sizes(encoder: Any, images: Tensor, path: Path) -> str:
+    """Write a graph for images of any size and prove it on two other ones; why there is none, empty if it is proven."""
+    step, size = encoder.patch_size or 32, encoder.image_size
+    shapes = [(1, images.shape[1], size + step, size), (2, images.shape[1], size + step, size + 2 * step)]
+    generator = torch.Generator().manual_seed(0)
+    others = [torch.rand(shape, generator=generator) for shape in shapes]
+    try:
+        expected = [encoder(other) for other in others]
+    except Exception:  # networks refuse sizes in ways of their own
+        return "the encoder takes no others"
+    try:
+        _graph(encoder, images, path, free=True)
+        found = [_run(path, other) for other in others]
+    except Exception as error:
+        return check.one_line(f"others cannot be exported: {type(error).__name__}")
+    worst = max(_difference(*pair) for pair in zip(found, expected, strict=True))
+    return "" if worst <= TOLERANCE else f"others differ by {worst:.1g}"
+
+
+def _graph(encoder: Any, images: Tensor, path: Path, *, free: bool) -> None:
+    sizes = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC} if free else {}
+    with _quiet():
+        # Exported with another number of images than the proof uses, so that a fixed number would be noticed.
+        torch.onnx.export(
+            encoder,
+            (images[: SAMPLES - 1],),
+            path,
+            dynamo=True,
+            input_names=["images"],
+            output_names=["features"],
+            dynamic_shapes=({0: torch.export.Dim("batch"), **sizes},),
+            external_data=False,
+        )
+
+
+def _run(path: Path, images: Tensor) -> Tensor:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(["features"], {"images": images.numpy()})[0])
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Without the exporter's progress on the screen; what fails is raised all the same."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _place(written: Path, out: Path) -> None:
+    """Move a finished file, or the files of a finished folder, to where they belong."""
+    if not written.is_dir():
+        os.replace(written, out)
+        return
+    out.mkdir(exist_ok=True)
+    for file in written.iterdir():
+        os.replace(file, out / file.name)

@@ -1,0 +1,1 @@
+"""Fast code for one operation each, with a plain fallback."""

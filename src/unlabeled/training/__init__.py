@@ -1,0 +1,1 @@
+"""The loop that trains a method, and what it stands on."""

@@ -1,0 +1,220 @@
+"""Samples held out of the training: which they are, the loss on them, and when that loss turns."""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unlabeled.data import Data
+from unlabeled.data.splits import units
+from unlabeled.method import Method
+from unlabeled.parts import gather
+from unlabeled.training import guard, seeds
+
+__all__ = ["Divided", "HeldOut", "Measured", "Turn", "divide", "turn"]
+
+SMALLEST_DATA = 50
+"""Samples below which nothing is held out: every one is needed for training, and a few would say nothing."""
+FEWEST = 4
+MOST_MEASURED = 1024
+LARGEST_SHARE = 0.1
+"""Share of the samples that whole groups may take where they do not fit the share that was asked for."""
+FEWEST_RISES = 5
+LEAST_RISE = 0.01
+"""Rise of the loss, as a share of its lowest value, below which nothing is said."""
+NOISE_WIDTHS = 8
+
+
+class Divided(NamedTuple):
+    """Data for training, data that is held out of it, and one line that says so; nothing to say is empty."""
+
+    train: Data
+    held_out: Data | None
+    note: str
+
+
+class Measured(NamedTuple):
+    """A measurement: optimizer steps done, loss on held-out data, mean training loss since the one before."""
+
+    step: int
+    loss: float
+    training_loss: float
+
+
+class Turn(NamedTuple):
+    """The loss on held-out data has risen since its lowest value while the training loss fell."""
+
+    best: Measured
+    now: Measured
+    measurements: int
+    """How many there were since the lowest one."""
+
+
+def divide(data: Data, share: float, seed: int) -> Divided:
+    """Hold samples out of the training; the same ones for the same seed, number of samples and groups.
+
+    Samples of one group, texts of one document, and equal samples are held out together. Texts that all come from one
+    or few documents are held out at the end of the data, where they follow each other.
+
+    Args:
+        data: All samples, as they were opened.
+        share: Share of the samples that is held out; at least 4 samples, unless it is 0.
+        seed: Of the choice.
+    """
+    samples = len(data)
+    if share == 0:
+        return Divided(data, None, "")
+    if samples < SMALLEST_DATA:
+        return Divided(
+            data, None, f"nothing is held out of the training: fewer than {SMALLEST_DATA} {data.unit}"
+        )
+    count = max(FEWEST, round(share * samples))
+    order = seeds.order(seeds.mix(seed, samples, -3), samples)
+    groups = _groups(data)
+    if groups is None:
+        rows = order[:count]
+    else:
+        rows = _whole_groups(groups, order, count)
+        if not len(rows) and data.kind == "text":
+            rows = torch.arange(samples - count, samples)
+    if not len(rows):
+        smallest = int(groups.unique(return_counts=True)[1].min()) if groups is not None else 0
+        return Divided(
+            data,
+            None,
+            f"nothing is held out of the training: the smallest group has {smallest:,} of {samples:,} {data.unit}",
+        )
+    held = torch.zeros(samples, dtype=torch.bool)
+    held[rows] = True
+    note = f"{len(rows):,} of {samples:,} {data.unit} are held out of the training to watch the loss on them"
+    return Divided(data.subset(~held), data.subset(held), note)
+
+
+def _groups(data: Data) -> Tensor | None:
+    """Numbers of what must stay together, int64, shape (samples,), from 0; None where each sample stands alone."""
+    numbers = units(data)
+    return numbers if int(numbers.max()) + 1 < len(data) else None
+
+
+def _whole_groups(groups: Tensor, order: Tensor, count: int) -> Tensor:
+    """Rows of random groups that together have about `count` samples; none where every group is too large."""
+    sizes = groups.bincount().tolist()
+    chosen: list[int] = []
+    for most in (2 * count, int(LARGEST_SHARE * len(groups))):
+        total = 0
+        for group in dict.fromkeys(groups[order].tolist()):
+            if total < count and total + sizes[group] <= most:
+                chosen.append(group)
+                total += sizes[group]
+        if chosen:
+            break
+    return torch.isin(groups, torch.tensor(chosen, dtype=groups.dtype)).nonzero().flatten()
+
+
+class HeldOut:
+    """Measures the loss on held-out samples and leaves the method as it was.
+
+    The same samples in the same batches with the same random numbers each time, so that only the weights make a
+    difference. All batches have one size, that of training or fewer: losses that compare samples depend on it.
+
+    Args:
+        data: The held-out samples as training reads them, on the device.
+        method: The method that is trained.
+        batch_size: Samples of a training batch, over all processes.
+        seed: Of the random numbers.
+        context: What the forward pass runs in, such as mixed precision.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        method: Method,
+        batch_size: int,
+        seed: int,
+        context: Callable[[], AbstractContextManager] = torch.no_grad,
+    ) -> None:
+        self.data, self.method, self.seed, self.context = data, method, seed, context
+        measured = min(len(data), MOST_MEASURED)
+        batches = -(-measured // batch_size) if measured else 0
+        self.size = measured // max(1, batches) // gather.processes() * gather.processes()
+        order = seeds.order(seeds.mix(seed, len(data), -4), len(data))
+        self.batches = (
+            order[: batches * self.size].view(batches, self.size) if self.size else order.new_zeros(0, 0)
+        )
+
+    @property
+    def reason(self) -> str:
+        """Why no loss can be measured; empty where it can."""
+        if self.method.held_out == "undefined":
+            return "the targets of the method exist for its training samples only"
+        if self.size < (2 if self.method.compares_samples else 1):
+            return f"{len(self.data)} {self.data.unit} are too few for a batch"
+        return ""
+
+    @torch.no_grad()
+    def loss(self, moves_itself: bool = False) -> float | None:
+        """Mean loss in nats over the held-out samples; None where it is not finite.
+
+        Networks are in evaluation mode, but the task is that of training, which `method.training` decides. Buffers
+        that the forward pass changes are put back.
+
+        Args:
+            moves_itself: Whether the forward pass moves the weights unless the method is in evaluation mode.
+        """
+        method, share = self.method, self.size // gather.processes()
+        undo, metrics = guard.Undo(method), method.metrics
+        undo.hold()
+        modes = [(module, module.training) for module in method.modules()]
+        method.eval()
+        method.training = not moves_itself
+        values = []
+        with torch.random.fork_rng(devices=_gpus(self.data.device)), self.context():
+            for number, rows in enumerate(self.batches):
+                seeds.sow(self.data.device, seeds.mix(self.seed, number, -5 - gather.rank()))
+                own = rows[gather.rank() * share :][:share]
+                losses = method(self.data.batch(own.to(self.data.device)))
+                total = reduce(torch.add, losses.values()) if isinstance(losses, dict) else losses
+                values.append(total.detach())
+        for module, training in modes:
+            module.training = training
+        undo.undo()
+        method.metrics = metrics
+        mean = gather.mean_over_processes(torch.stack(values).mean()).item()
+        return mean if math.isfinite(mean) else None
+
+
+def _gpus(device: torch.device) -> list[int]:
+    return [torch.cuda.current_device()] if device.type == "cuda" else []
+
+
+def turn(measured: Sequence[Measured], patience: int = FEWEST_RISES) -> Turn | None:
+    """Whether the loss on held-out data has turned: a rise that lasts and that noise does not explain.
+
+    Means of `patience` losses in a row are compared, as the lowest single one is low by luck: the last mean must be
+    above the lowest by 1 % of it and by eight standard deviations of a mean, and so must be each of its losses by
+    itself, if not by so much. The noise is estimated from second differences, which see little of a trend. And the
+    training loss must have fallen since.
+
+    Args:
+        measured: All measurements, the latest last.
+        patience: Measurements in a row that are averaged, at least 2.
+    """
+    best = min(range(len(measured)), key=lambda place: measured[place].loss, default=0)
+    if len(measured) - 1 - best < patience or len(measured) < 2 * patience:
+        return None
+    losses = torch.tensor([entry.loss for entry in measured], dtype=torch.double)
+    means = losses.unfold(0, patience, 1).mean(1)
+    noise = losses[-8 * patience :].diff(n=2).square().mean().sqrt() / math.sqrt(6)
+    lowest = means.min()
+    rise = max(LEAST_RISE * float(lowest.abs()), NOISE_WIDTHS * float(noise) / math.sqrt(patience))
+    if means[-1] <= lowest + rise or losses[-patience:].min() <= lowest:
+        return None
+    # A single value of the training loss is as noisy as its batches.
+    training = torch.tensor([entry.training_loss for entry in measured], dtype=torch.double)
+    if training[-patience:].mean() >= training[max(0, best - 1) : best + 2].mean():
+        return None
+    return Turn(measured[best], measured[-1], len(measured) - 1 - best)

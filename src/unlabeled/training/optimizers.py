@@ -1,0 +1,88 @@
+"""How weights move: the optimizers, the learning rate, and limits of the gradient."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from unlabeled.method import Method
+from unlabeled.training.settings import Settings
+
+__all__ = ["clip", "learning_rate", "load", "make", "state"]
+
+BETAS, MOMENTUM = (0.9, 0.999), 0.9
+"""AdamW's where the user says nothing, and that of SGD and LARS."""
+
+
+def learning_rate(step: int, total_steps: int, peak: float, warmup: float = 0.05) -> float:
+    """Linear warm-up over a share of the steps, then a cosine down to 0.
+
+    Args:
+        step: Optimizer steps done, from 0.
+        total_steps: Optimizer steps of the whole training.
+        peak: The largest learning rate.
+        warmup: Share of the steps that climb.
+
+    Returns:
+        Learning rate of the next step.
+    """
+    climb = max(1, round(warmup * total_steps))
+    if step < climb:
+        return peak * (step + 1) / climb
+    return peak * (1 + math.cos(math.pi * (step - climb) / max(1, total_steps - climb))) / 2
+
+
+def make(method: Method, settings: Settings) -> torch.optim.Optimizer:
+    """Optimizer by the rules in `Settings`, with the method's own factors on the learning rate."""
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            factor = method.learning_rates.get(name.partition(".")[0], 1.0)
+            groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
+    decay = settings.weight_decay or 0.0
+    parameters = [
+        {"params": members, "weight_decay": decay if decays else 0.0, "factor": factor}
+        for (factor, decays), members in groups.items()
+    ]
+    lr = settings.lr or 0.0
+    if settings.optimizer == "adamw":
+        first, second = settings.betas or BETAS
+        return torch.optim.AdamW(parameters, lr=lr, betas=(first, second))
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, momentum=MOMENTUM)
+    from timm.optim.lars import Lars
+
+    # By itself it adapts the rates of those groups only that have weight decay.
+    for group, (_, decays) in zip(parameters, groups, strict=True):
+        group["always_adapt"] = decays
+    return Lars(parameters, lr=lr, momentum=MOMENTUM)  # type: ignore[arg-type]
+
+
+def clip(method: Method, most: float) -> None:
+    """Shrink gradients whose norm is above a limit, that of each player by itself.
+
+    Args:
+        method: The method, whose gradients are those of the whole step.
+        most: Largest Euclidean norm of the gradient of all weights of a player.
+    """
+    players: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in method.named_parameters():
+        player = name.partition(".")[0]
+        players.setdefault(player if player in method.learning_rates else "", []).append(parameter)
+    for weights in players.values():
+        nn.utils.clip_grad_norm_(weights, most)
+
+
+def state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Its tensors by "parameter's number.name", as files hold them."""
+    slots = optimizer.state_dict()["state"]
+    return {f"{slot}.{name}": value for slot, values in slots.items() for name, value in values.items()}
+
+
+def load(optimizer: torch.optim.Optimizer, state: dict[str, Tensor]) -> None:
+    """Load what `state` gave."""
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        slot, _, name = key.partition(".")
+        slots.setdefault(int(slot), {})[name] = value
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})

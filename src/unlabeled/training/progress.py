@@ -1,0 +1,129 @@
+"""What a training shows while it runs: a live bar on a terminal, plain lines elsewhere."""
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from unlabeled.data import Data
+    from unlabeled.training.settings import Settings
+
+__all__ = ["Progress"]
+
+SECONDS_BETWEEN_LINES = 2.0
+SECONDS_BEFORE_ESTIMATE = 10.0
+
+
+class Progress:
+    """Reports decoding, steps and epochs.
+
+    Args:
+        quiet: Whether to show nothing.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.live = self.console.is_terminal and not quiet
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self.bar = Bar(*columns, console=self.console, disable=not self.live, transient=True)
+        self.task: TaskID | None = None
+        self.note, self.printed, self.samples, self.since = "", 0.0, 0, time.perf_counter()
+        self.steps, self.done, self.estimated = 0, 0, False
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bar where there is one."""
+        self.console.print(text, markup=False)
+
+    def decoding(self, done: int, total: int | None) -> None:
+        """Report how many files have been read, of how many if that is known."""
+        if self.live:
+            if self.task is None:
+                self.task = self.bar.add_task("reading", total=total, note="")
+            self.bar.update(self.task, completed=done, total=total)
+        if total is not None and done >= total and self.task is not None:
+            self.bar.remove_task(self.task)
+            self.task = None
+
+    def start(
+        self, method: str, data: "Data", settings: "Settings", chosen: dict[str, Any], folder: "Path"
+    ) -> None:
+        """Say what will be trained, and what was chosen for the user."""
+        skipped = f", {len(data.skipped)} skipped (see skipped.csv)" if data.skipped else ""
+        self.unit = data.unit
+        self.say(f"{method} on {data.name}: {len(data):,} {data.unit}{skipped} -> {folder}")
+        if chosen:
+            values = ", ".join(f"{name} {_short(value)}" for name, value in chosen.items())
+            self.say(f"chosen for this data and machine: {values}")
+        self.steps = settings.total_steps(len(data))
+        self.task = self.bar.add_task(method, total=self.steps, note="")
+        self.since = time.perf_counter()
+
+    def step(self, step: int, samples: int, loss: float) -> None:
+        """Report a step: its number, how many samples it took, the mean loss of the epoch so far."""
+        self.samples, self.done = self.samples + samples, self.done + 1
+        now = time.perf_counter()
+        if self.live and self.task is not None and now - self.since > 0.5:
+            speed = self.samples / (now - self.since)
+            self.samples, self.since = 0, now
+            self.bar.update(self.task, completed=step, note=f"{speed:,.0f}/s loss {loss:.3f} {self.note}")
+        elif not self.live and not self.estimated and now - self.since > SECONDS_BEFORE_ESTIMATE:
+            self.estimated = True
+            left = (self.steps - step) * (now - self.since) / self.done
+            self.say(f"{self.samples / (now - self.since):,.0f} {self.unit}/s: about {_duration(left)} to go")
+
+    def epoch(self, entry: dict[str, Any], alarm: bool, last: bool) -> None:
+        """Report an epoch: loss against chance, collapse metrics, and the verdict if it is bad."""
+        chance = "" if entry["chance"] is None else f"(chance {entry['chance']:.3f}) "
+        extras = "".join(f"{name} {value:.3f} " for name, value in entry["metrics"].items())
+        if entry.get("skipped_steps"):
+            extras += f"steps left out {entry['skipped_steps']} "
+        if entry.get("holdout_loss") is not None:
+            chance += f"held out {entry['holdout_loss']:.4f} "
+            if (other := entry.get("holdout_chance")) is not None and other != entry["chance"]:
+                chance += f"(chance {other:.3f} in batches of fewer samples) "
+        metrics = "" if entry["spread"] is None else f"spread {entry['spread']:.2f} rank {entry['rank']:.0f}"
+        self.note = f"{chance}{metrics}"
+        now = time.monotonic()
+        shown = last or now - self.printed > SECONDS_BETWEEN_LINES
+        if shown:
+            self.printed = now
+        if last or (shown and not self.live):
+            self.say(
+                f"epoch {entry['epoch']} step {entry['step']} loss {entry['loss']:.4f} {chance}{extras}"
+                f"{metrics} {entry['samples_per_second']:,.0f} {self.unit}/s"
+            )
+        if alarm and shown:
+            self.say(f"warning: {entry['verdict']}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

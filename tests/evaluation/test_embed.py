@@ -1,0 +1,157 @@
+"""Features for other tools: the same numbers, with their paths."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as parquet
+import pytest
+import torch
+from PIL import Image
+
+from unlabeled import encoders
+from unlabeled.data import open_splits
+from unlabeled.data.image.data import from_images
+from unlabeled.evaluation import embed
+from unlabeled.run import load
+
+IMAGES = from_images(torch.randint(0, 256, (10, 1, 8, 8), dtype=torch.uint8), name="few")
+ENCODER = encoders.build("conv4", in_channels=1, image_size=8)
+
+
+def test_embeddings_are_the_encoders_output_in_evaluation_mode():
+    features, paths = embed(ENCODER, IMAGES)
+    with torch.no_grad():
+        ENCODER.eval()
+        expected = ENCODER(ENCODER.inputs(IMAGES.batch(torch.arange(10))))
+    assert features.dtype == torch.float32
+    assert torch.allclose(features, expected, atol=1e-6)
+    assert paths == IMAGES.paths
+
+
+def test_a_named_map_can_be_embedded():
+    layer = next(iter(ENCODER.map_dims))
+    features, _ = embed(ENCODER, IMAGES, layer=layer)
+    assert len(features) == 10
+
+
+def test_every_split_is_embedded(tmp_path):
+    features, paths = embed(ENCODER, "digits", out=tmp_path / "x.parquet")
+    train, test = open_splits("digits")
+    table = pd.read_parquet(tmp_path / "x.parquet")
+    assert table["path"].tolist() == paths == train.paths + test.paths
+    assert table["split"].tolist() == ["train"] * len(train) + ["test"] * len(test)
+    assert torch.equal(features[len(train) :], embed(ENCODER, test)[0])
+
+
+def test_a_run_bears_as_many_broken_images_as_in_its_training(tmp_path):
+    for name in ("a", "b"):
+        Image.new("L", (8, 8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "broken.png").write_text("no image")
+    with pytest.raises(ValueError, match="max_broken"):
+        embed(ENCODER, tmp_path)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.toml").write_text("[settings]\nmax_broken = 0.5")
+    ENCODER.save(folder / "encoder.safetensors")
+    assert len(embed(load(folder), tmp_path)[1]) == 2
+
+
+def test_parquet_holds_paths_and_vectors_that_other_tools_read(tmp_path):
+    out = tmp_path / "deep" / "x.parquet"
+    features, paths = embed(ENCODER, IMAGES, out=out)
+    table = pd.read_parquet(out)
+    assert table["path"].tolist() == paths
+    assert set(table["split"]) == {"all"}
+    assert np.array_equal(np.stack(table["embedding"]), features.numpy())
+    assert str(parquet.read_schema(out).field("embedding").type) == "fixed_size_list<element: float>[256]"
+    assert [file.name for file in out.parent.iterdir()] == ["x.parquet"]
+
+
+KNOWN = from_images(
+    torch.randint(0, 256, (10, 1, 8, 8), dtype=torch.uint8),
+    torch.tensor([0, 1, -1, 1, 0, 0, 1, 1, 0, 1]),
+    name="known",
+    classes=["cat", "dog"],
+)
+KNOWN.groups = torch.arange(10) // 2
+LABELS = ["cat", "dog", "", "dog", "cat", "cat", "dog", "dog", "cat", "dog"]
+
+
+def test_every_ending_holds_the_same_numbers_and_what_is_known(tmp_path):
+    expected, _ = embed(ENCODER, KNOWN)
+    for ending in ("parquet", "csv", "npz", "npy"):
+        features, paths = embed(ENCODER, KNOWN, out=tmp_path / f"x.{ending}")
+        assert torch.equal(features, expected) and paths == KNOWN.paths
+    table = pd.read_parquet(tmp_path / "x.parquet")
+    assert list(table) == ["path", "split", "label", "group", "embedding"]
+    assert table["label"].fillna("").tolist() == LABELS
+    assert table["group"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    table = pd.read_csv(tmp_path / "x.csv")
+    assert np.array_equal(table.iloc[:, 4:].to_numpy(np.float32), expected.numpy())
+    assert table["label"].fillna("").tolist() == LABELS
+    assert table["path"].tolist() == KNOWN.paths and list(table)[4] == "0"
+    with np.load(tmp_path / "x.npz") as arrays:
+        assert np.array_equal(arrays["embeddings"], expected.numpy())
+        assert arrays["labels"].tolist() == LABELS
+        assert arrays["paths"].tolist() == KNOWN.paths and set(arrays["splits"]) == {"all"}
+        assert arrays["groups"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert np.array_equal(np.load(tmp_path / "x.npy"), expected.numpy())
+
+
+@pytest.mark.parametrize("name", ["x.pkl", "x", "x.csv.gz", "parquet"])
+def test_other_endings_are_refused_before_anything_is_computed(tmp_path, name):
+    with pytest.raises(ValueError, match=rf"out must end with .parquet, .csv, .npz, .npy, got {name}"):
+        embed(None, None, out=tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "npz", "npy"])
+def test_a_file_is_there_whole_or_not_at_all(tmp_path, ending):
+    broken = encoders.build("conv4", in_channels=1, image_size=8)
+    with torch.no_grad():
+        next(broken.trunk.parameters()).fill_(torch.nan)
+    (tmp_path / f"x.{ending}").write_text("before")
+    with pytest.raises(ValueError, match="features must be finite"):
+        embed(broken, IMAGES, out=tmp_path / f"x.{ending}")
+    assert [file.name for file in tmp_path.iterdir()] == [f"x.{ending}"]
+    assert (tmp_path / f"x.{ending}").read_text() == "before"
+
+
+PEAK = """
+import json, re, sys
+from pathlib import Path
+import torch
+from unlabeled.data.image.data import from_images
+from unlabeled.evaluate import embed
+from unlabeled.encoders import build
+
+class Wide(type(build("conv4", in_channels=1, image_size=8))):
+    def features(self, x, layer=None):
+        return x.flatten(1).float().repeat(1, 256)
+
+encoder = build("conv4", in_channels=1, image_size=8)
+encoder.__class__ = Wide
+images = lambda count: from_images(torch.randint(0, 256, (count, 1, 8, 8), dtype=torch.uint8), name="many")
+def peak(out, count):
+    Path("/proc/self/clear_refs").write_text("5")
+    data = images(count)
+    found, _ = embed(encoder, data, out=out)
+    assert len(found) == count
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
+peak(sys.argv[1], 512)
+print(json.dumps([peak(sys.argv[1], 1024), peak(sys.argv[1], 8192)]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the peak of the memory")
+@pytest.mark.parametrize("ending", ["parquet", "npz"])
+def test_memory_does_not_grow_with_the_samples(tmp_path, ending):
+    """512 MB of features in all; eight times as many samples take no 64 MB more."""
+    out = str(tmp_path / f"x.{ending}")
+    done = subprocess.run([sys.executable, "-c", PEAK, out], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    few, many = json.loads(done.stdout)
+    assert many < few + 64, (few, many)

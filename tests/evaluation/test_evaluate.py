@@ -1,0 +1,495 @@
+"""The protocol: what is measured, on what, and what it must never look at."""
+
+import copy
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unlabeled import encoders
+from unlabeled.data import Data, Skipped, from_images, open_splits
+from unlabeled.evaluation import controls, evaluate, protocol
+from unlabeled.evaluation.features import frozen, of_encoder, read
+from unlabeled.evaluation.probes import finetune, layers, linear
+from unlabeled.method import Batch, Method
+from unlabeled.run import fingerprint, load
+
+
+def blobs(samples: int, seed: int, classes: int = 3) -> Data:
+    """Images with a bright row, whose height is the class."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 90, (samples, 1, 8, 8), generator=generator)
+    labels = torch.arange(samples) % classes
+    images[torch.arange(samples), 0, 1 + 2 * labels] += 60
+    return from_images(
+        images.to(torch.uint8), labels, name="blobs", classes=["low", "middle", "high"][:classes]
+    )
+
+
+TRAIN, TEST = blobs(90, 0), blobs(60, 1)
+
+
+def conv4(seed: int = 0) -> encoders.Encoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return encoders.build("conv4", in_channels=1, image_size=8)
+
+
+ENCODER = conv4()
+
+
+def test_every_number_stands_beside_its_controls():
+    scores = evaluate(ENCODER, (TRAIN, TEST), labels_per_class=[2, "all"], draws=2)
+    found = {(r["probe"], r["labels_per_class"], r["features"]) for r in scores}
+    rows = ("raw", "random", "rescaled", "unlabeled")
+    assert found == {(p, n, f) for p in ("knn", "linear") for n in (2, "all") for f in rows}
+    assert {r["detail"] for r in scores if r["probe"] == "knn" and r["features"] == "unlabeled"} == {
+        "k=6, T=0.07, centred",
+        "k=20, T=0.07, centred",
+    }
+    assert all(0 <= r["low"] <= r["value"] <= r["high"] <= 1 for r in scores)
+    assert {r["draws"] for r in scores if r["labels_per_class"] == 2} == {2}
+
+
+def test_data_whose_name_is_no_text_is_called_by_its_type():
+    with pytest.raises(ValueError, match="must have labels to evaluate on"):
+        evaluate(ENCODER, TRAIN.batch(torch.arange(20))["image"], probe="knn", controls=())
+    source = [
+        (image.numpy(), int(label))
+        for image, label in zip(TRAIN.batch(torch.arange(20))["image"], TRAIN.labels)
+    ]
+    assert evaluate(ENCODER, source, probe="knn", controls=()).about["options"]["source"] == "list"
+
+
+def test_what_is_no_run_is_refused_in_one_line(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"run must be a run or its folder, .* got Linear; encoders.wrap makes"
+    ):
+        evaluate(torch.nn.Linear(2, 2), (TRAIN, TEST))
+    with pytest.raises(ValueError, match="run must be a folder that pretrain wrote, got "):
+        evaluate(tmp_path, (TRAIN, TEST))
+
+
+def test_a_test_part_without_any_class_of_the_training_part_is_refused():
+    test = TEST.subset(TEST.labels == 2)
+    train = TRAIN.subset(TRAIN.labels < 2)
+    with pytest.raises(
+        ValueError, match="must be of classes that have a training label, got blobs with none but high"
+    ):
+        evaluate(ENCODER, (train, test))
+
+
+def test_controls_can_be_switched_off():
+    scores = evaluate(ENCODER, (TRAIN, TEST), probe="knn", controls=())
+    assert [r["features"] for r in scores] == ["unlabeled"]
+
+
+def test_easy_pixels_are_separated():
+    scores = evaluate(ENCODER, (TRAIN, TEST), probe="linear", controls="raw")
+    assert min(r["value"] for r in scores) > 0.9
+
+
+def test_an_untrained_encoder_is_not_said_to_help():
+    train, test = open_splits("digits")
+    train, test = train.subset(torch.arange(300)), test.subset(torch.arange(200))
+    scores = evaluate(ENCODER, (train, test), labels_per_class=(5, "all"), draws=3, seed=1)
+    assert "beats" not in scores.verdict()
+    raw = next(
+        r for r in scores if (r["probe"], r["features"], r["labels_per_class"]) == ("linear", "raw", 5)
+    )
+    assert 0.75 < raw["value"] < 0.92
+
+
+def test_the_encoder_keeps_every_bit_and_its_mode():
+    encoder = conv4().train()
+    before = copy.deepcopy(encoder.state_dict())
+    evaluate(encoder, (TRAIN, TEST), probe=("knn", "few", "layers", "finetune"), steps=2)
+    assert encoder.training
+    assert all(p.requires_grad for p in encoder.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+
+def test_the_same_seed_gives_the_same_scores_whatever_was_drawn_before():
+    options = {"probe": ("linear", "finetune"), "labels_per_class": 2, "draws": 2, "steps": 3}
+    first = evaluate(ENCODER, (TRAIN, TEST), **options)
+    torch.rand(7)
+    state = torch.get_rng_state()
+    assert evaluate(ENCODER, (TRAIN, TEST), **options).records == first.records
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_no_choice_sees_the_test_set():
+    wrong = copy.copy(TEST)
+    wrong.labels = (TEST.labels + 1) % 3
+    honest = evaluate(ENCODER, (TRAIN, TEST), probe="linear")
+    planted = evaluate(ENCODER, (TRAIN, wrong), probe="linear")
+    assert [r["detail"] for r in honest] == [r["detail"] for r in planted]
+    assert honest.best["value"] != planted.best["value"]
+    half = evaluate(ENCODER, (TRAIN, TEST.subset(torch.arange(7))), probe="linear")
+    assert [r["detail"] for r in honest] == [r["detail"] for r in half]
+
+
+def test_features_do_not_depend_on_their_batch():
+    _, reader = frozen(conv4().train(), torch.device("cpu"))
+    whole = read(lambda batch: reader(batch, None), TEST)
+    single = read(lambda batch: reader(batch, None), TEST, batch_size=1)
+    assert torch.allclose(whole, single, atol=1e-5)
+
+
+def test_a_method_is_judged_where_its_paper_reads_the_features():
+    class FromTheFirstMap(Method):
+        def features(self, batch: Batch, layer: str | None = None) -> Tensor:
+            return self.encoder.features(self.encoder.inputs(batch), layer or "s1")
+
+    by_method = evaluate(FromTheFirstMap(conv4()), (TRAIN, TEST), probe="linear", controls=())
+    by_layer = evaluate(conv4(), (TRAIN, TEST), probe="layers", controls=())
+    assert by_method.best["detail"] == by_layer.records[0]["detail"]
+    assert by_method.best["value"] == by_layer.records[0]["value"]
+
+
+def test_layers_probes_every_named_map_beside_its_controls():
+    scores = evaluate(ENCODER, (TRAIN, TEST), probe="layers", controls=("raw", "random"))
+    assert [r["layer"] for r in scores if r["features"] == "unlabeled"] == [*ENCODER.map_dims, "chosen"]
+    assert sum("margin" in r for r in scores) == 2 * len(ENCODER.map_dims) + 2
+    assert all(layer in scores.table() for layer in ENCODER.map_dims)
+
+
+def test_the_layer_is_chosen_on_training_labels():
+    """Test labels that are wrong change every accuracy, and never the layer; its score is that of the layer."""
+    wrong = copy.copy(TEST)
+    wrong.labels = (TEST.labels + 1) % 3
+    chosen = []
+    for test in (TEST, wrong):
+        scores = evaluate(ENCODER, (TRAIN, test), probe="layers", controls="raw")
+        ours = {r["layer"]: r for r in scores if r["features"] == "unlabeled"}
+        layer, _, how = ours["chosen"]["detail"].partition(", ")
+        assert how == "chosen on held-out training labels"
+        assert ours["chosen"]["value"] == ours[layer]["value"]
+        chosen.append(layer)
+        assert "layers chosen with all" in scores.verdict() and "layers s1" not in scores.verdict()
+    assert chosen[0] == chosen[1]
+
+
+def test_every_draw_chooses_its_layer_and_one_label_each_chooses_none():
+    scores = evaluate(ENCODER, (TRAIN, TEST), probe="layers", labels_per_class=[1, 4], draws=2, controls=())
+    details = {r["labels_per_class"]: r["detail"] for r in scores if r["layer"] == "chosen"}
+    assert details[1] == "s4, the last, as one label of each class leaves nothing to choose by"
+    assert "chosen on held-out training labels" in details[4]
+
+
+def test_layers_are_judged_on_groups_that_were_held_out():
+    """Features that know the group by heart, and nothing else, do not help with another group."""
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.arange(12).repeat_interleave(10)
+    labels = torch.randint(3, (12,), generator=generator)[groups]
+    features = torch.eye(12)[groups] + 0.01 * torch.randn(120, 12, generator=generator)
+    assert layers.held_out_loss(features, labels, 3) < 0.2
+    assert layers.held_out_loss(features, labels, 3, groups=groups) > 0.9
+    assert math.isnan(layers.held_out_loss(features, labels, 3, groups=torch.zeros(120)))
+
+
+def test_intervals_of_probes_count_the_groups_of_the_test_data():
+    grouped = copy.copy(TEST)
+    grouped.groups = torch.arange(60) // 10
+    scores = evaluate(ENCODER, (TRAIN, grouped), probe="knn", controls="raw")
+    assert {(r["units"], r["counted"], r["samples"]) for r in scores} == {(6, "groups", 60)}
+    assert "95 % interval over 6 groups only" in scores.table()
+    assert "Intervals of knn rest on 6 groups only." in scores.verdict()
+    grouped.groups = torch.zeros(60, dtype=torch.long)
+    scores = evaluate(ENCODER, (TRAIN, grouped), probe="knn", controls="raw")
+    assert all(r["low"] is None and r.get("margin_low") is None for r in scores)
+    assert "cannot be judged in knn" in scores.verdict() and "beats" not in scores.verdict()
+    assert "no interval, as there is 1 group only" in scores.table()
+
+
+def test_few_is_the_linear_probe_with_numbers():
+    scores = evaluate(ENCODER, (TRAIN, TEST), probe="few", controls="raw", draws=2)
+    assert {(r["probe"], r["labels_per_class"]) for r in scores} == {
+        ("linear", 1),
+        ("linear", 10),
+        ("linear", "all"),
+    }
+
+
+def test_few_without_numbers_asks_no_more_than_the_rarest_class_has():
+    scarce = TRAIN.subset(torch.arange(27))
+    scores = evaluate(ENCODER, (scarce, TEST), probe="few", controls=(), draws=2)
+    assert [r["labels_per_class"] for r in scores] == [1, "all"]
+    with pytest.raises(ValueError, match="got 10: class low has 9"):
+        evaluate(ENCODER, (scarce, TEST), probe="few", labels_per_class=(10, "all"))
+
+
+def test_classes_without_training_samples_hinder_no_probe():
+    train, test = copy.copy(TRAIN), copy.copy(TEST)
+    train.labels, test.labels = TRAIN.labels + 1, TEST.labels + 1
+    train.classes = test.classes = ["none", "low", "middle", "high", "unused"]
+    scores = evaluate(ENCODER, (train, test), probe=("knn", "few"), controls="raw", draws=2)
+    assert max(r["value"] for r in scores if r["features"] == "raw") > 0.9
+
+
+def folders(root: Path, classes: Sequence[str], data: Data) -> Path:
+    """The images as files in one folder for each class."""
+    assert data.labels is not None
+    for row, image in enumerate(data.batch(torch.arange(len(data)))["image"]):
+        file = root / classes[int(data.labels[row])] / f"{row}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(file)
+    return root
+
+
+def test_test_data_are_the_test_split_where_a_source_has_one():
+    train, test = open_splits("digits")
+    scores = evaluate(ENCODER, train.subset(torch.arange(50)), test="digits", probe="knn", controls=())
+    assert scores.about["test_samples"] == len(test) != len(train)
+
+
+def test_two_folders_are_opened_and_their_classes_meet_by_name(tmp_path):
+    train = folders(tmp_path / "a", ["low", "middle", "high"], TRAIN)
+    test = folders(tmp_path / "b", ["low", "middle", "high"], TEST.subset(TEST.labels != 0))
+    options = {"probe": "linear", "controls": "raw"}
+    pair = evaluate(ENCODER, (train, str(test)), **options)
+    assert pair.records == evaluate(ENCODER, train, test=test, **options).records
+    assert pair.about["training_samples"] == 90 and pair.about["test_samples"] == 40
+    assert min(r["value"] for r in pair) > 0.9
+
+
+def test_given_data_keep_their_own_numbers_of_classes():
+    turned = copy.copy(TEST)
+    turned.labels, turned.classes = 2 - TEST.labels, ["high", "middle", "low"]
+    before = turned.labels.clone()
+    assert evaluate(ENCODER, (TRAIN, turned), probe="linear", controls="raw").best["value"] > 0.9
+    assert torch.equal(turned.labels, before) and turned.classes == ["high", "middle", "low"]
+
+
+def test_scores_name_their_data_and_the_state_of_the_encoder():
+    about = evaluate(ENCODER, (TRAIN, TEST), probe="knn", controls=(), seed=3).about
+    state = fingerprint(ENCODER.state_dict())
+    assert about == {
+        "data": "blobs", "training_samples": 90, "test_samples": 60, "encoder": state, "seed": 3,
+        "options": {
+            "source": "blobs", "probe": ["knn"], "labels_per_class": ["all"], "controls": [], "draws": 5,
+            "k": 20, "temperature": 0.07,
+        },
+    }  # fmt: skip
+    other = conv4().state_dict()
+    next(iter(other.values())).flatten()[0].add_(1e-6)
+    assert fingerprint(conv4().state_dict()) == state != fingerprint(other)
+
+
+@pytest.mark.parametrize(("samples", "seen"), [(60, True), (48, False)])
+def test_test_images_that_pretraining_saw_are_confessed(tmp_path, samples, seen):
+    source = folders(tmp_path / "all", ["low", "middle", "high"], TEST)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.toml").write_text(f"[data]\nsource = '{source}'\nsamples = {samples}")
+    ENCODER.save(folder / "encoder.safetensors")
+    scores = evaluate(load(folder), source, probe="knn", controls=())
+    assert ("pre-trained on these test images too, without their labels." in scores.verdict()) is seen
+    assert "note" not in evaluate(ENCODER, source, probe="knn", controls=()).about
+    scores.to_json(folder / "scores.json")
+    assert load(folder).scores == scores.records
+
+
+def test_test_frames_that_pretraining_saw_are_confessed(tmp_path, monkeypatch):
+    """A scene is one sample of training and many of evaluation."""
+    from unlabeled.evaluation import opening
+
+    read = TRAIN.subset(torch.arange(len(TRAIN)).repeat(3)), TEST.subset(torch.arange(len(TEST)).repeat(3))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.toml").write_text("[data]\nsource = 'scenes'\nsamples = 120")
+    ENCODER.save(folder / "encoder.safetensors")
+    monkeypatch.setattr(opening, "both", lambda *_: (TRAIN, TEST))
+    monkeypatch.setattr(type(ENCODER), "reads", lambda _, data: read[0] if data is TRAIN else read[1])
+    scores = evaluate(load(folder), "scenes", probe="knn", controls=())
+    assert "pre-trained on these test images too" in scores.verdict()
+
+
+def test_network_of_the_users_own_has_a_random_twin_or_says_why_not():
+    class Fixed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(3, 5))
+
+        def forward(self, x):
+            return x.mean((2, 3)) @ self.weight
+
+    torch.manual_seed(5)
+    own = encoders.wrap(torch.nn.Conv2d(3, 6, 3), image_size=16)
+    before = {name: value.clone() for name, value in own.state_dict().items()}
+    twins = [controls.untrained(own, seed).state_dict() for seed in (0, 0, 1)]
+    weights = [twin["trunk.model.weight"] for twin in twins]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    assert not torch.equal(weights[1], before["trunk.model.weight"])
+    assert all(torch.equal(value, before[name]) for name, value in own.state_dict().items())
+    with pytest.raises(ValueError, match=r"controls must be raw or none .* got trunk.model.weight of Fixed"):
+        controls.untrained(encoders.wrap(Fixed(), image_size=16))
+
+
+def test_finetuning_has_training_from_scratch_beside_it():
+    scores = evaluate(ENCODER, (TRAIN, TEST), probe="finetune", labels_per_class=2, draws=2, steps=2)
+    assert [r["features"] for r in scores] == ["unlabeled", "supervised"]
+    assert all("2 steps" in r["detail"] for r in scores)
+
+
+def test_supervised_stands_beside_the_probe_on_request():
+    scores = evaluate(ENCODER, (TRAIN, TEST), probe="linear", controls=("supervised",), steps=60)
+    supervised = next(r for r in scores if r["features"] == "supervised")
+    assert supervised["value"] > 0.8
+
+
+def test_finetuning_at_rate_zero_is_the_linear_probe():
+    features = read(lambda batch: of_encoder(ENCODER.eval())(batch, None), TRAIN)
+    head = linear.fit(features, TRAIN.labels, 3)
+    tested = read(lambda batch: of_encoder(ENCODER.eval())(batch, None), TEST)
+    frozen_norms = copy.deepcopy(ENCODER)
+    for module in frozen_norms.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.0
+    predicted, _ = finetune.predict(
+        frozen_norms, TRAIN, torch.arange(90), TRAIN.labels, TEST, 3, head=head, learning_rate=0.0, steps=2
+    )
+    assert torch.equal(predicted, head(tested).argmax(1))
+
+
+def test_the_random_control_has_the_same_input_statistics_and_other_weights():
+    encoder = conv4()
+    encoder.adapt.set_statistics([0.3], [0.2])
+    fresh = controls.untrained(encoder, seed=5)
+    assert torch.equal(fresh.adapt.mean, encoder.adapt.mean)
+    assert fresh.config == encoder.config
+    own, other = next(encoder.trunk.parameters()), next(fresh.trunk.parameters())
+    assert own.shape == other.shape
+    assert not torch.equal(own, other)
+
+
+def test_calibrated_norms_have_the_statistics_of_the_data():
+    encoder = controls.untrained(ENCODER)
+    controls.calibrate_(encoder, TRAIN)
+    seen: list[Tensor] = []
+    norm = next(module for module in encoder.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    norm.register_forward_hook(lambda module, inputs, output: seen.append(output.detach().clone()))
+    encoder(encoder.inputs(TRAIN.batch(torch.arange(90))))
+    assert not encoder.training
+    assert seen[0].mean((0, 2, 3)).abs().max() < 1e-3
+    assert (seen[0].std((0, 2, 3)) - 1).abs().max() < 0.05
+
+
+def test_raw_pixels_share_one_scale():
+    raw = controls.raw(ENCODER)
+    assert raw.statistics(TRAIN)[1].unique().numel() == 1
+    assert raw.features(TRAIN).shape == (90, 64)
+
+
+def test_data_without_labels_are_refused():
+    bare = from_images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), name="holiday")
+    with pytest.raises(ValueError, match="data must have labels to evaluate on, got holiday"):
+        evaluate(ENCODER, (bare, TEST))
+
+
+def test_samples_of_unknown_class_are_left_out_and_said():
+    partly = copy.copy(TEST)
+    partly.labels = torch.where(torch.arange(60) < 20, -1, TEST.labels)
+    scores = evaluate(ENCODER, (TRAIN, partly), probe="knn", controls=())
+    assert scores.best["samples"] == 40
+    assert "20 of 60 test images have no label and are left out" in scores.verdict()
+
+
+def test_a_part_without_labels_is_named():
+    bare = copy.copy(TEST)
+    bare.labels = None
+    with pytest.raises(ValueError, match=r"without any in its test part, such as of blobs\[0\]"):
+        evaluate(ENCODER, (TRAIN, bare))
+    bare.skipped = [Skipped("x.csv", "no labels: its columns are age, sex; choose one with label")]
+    with pytest.raises(ValueError, match=r"\(no labels: its columns are age, sex; choose one with label\)"):
+        evaluate(ENCODER, (TRAIN, bare))
+
+
+def test_one_class_alone_is_refused():
+    alone = TRAIN.subset(TRAIN.labels == 1)
+    with pytest.raises(
+        ValueError, match=r"must have at least 2 classes .* 30 labelled training images are all of class"
+    ):
+        evaluate(ENCODER, (alone, TEST), probe=("knn", "linear"))
+
+
+def test_a_test_part_of_one_class_or_of_classes_nobody_learnt_is_said():
+    scores = evaluate(ENCODER, (TRAIN, TEST.subset(TEST.labels == 1)), probe="knn", controls=())
+    assert "all test images are of class" in scores.verdict()
+    two = TRAIN.subset(TRAIN.labels != 1)
+    scores = evaluate(ENCODER, (two, TEST), probe=("knn", "linear"), controls=())
+    assert (
+        f"20 of 60 test images count as wrong because no training label is of their class ({TEST.classes[1]})"
+        in (scores.verdict())
+    )
+    assert all(record["value"] <= 40 / 60 for record in scores)
+
+
+@pytest.mark.parametrize("values", [[5, 7, 10**15], [2, 4, 6]])
+def test_labels_of_any_size_score_as_class_numbers_do(values):
+    plain, spread = (TRAIN, TEST), []
+    for data in plain:
+        other = copy.copy(data)
+        other.classes, other.labels = None, torch.tensor(values)[data.labels]
+        spread.append(other)
+    expected = evaluate(ENCODER, plain, probe=("knn", "linear"), controls=())
+    found = evaluate(ENCODER, tuple(spread), probe=("knn", "linear"), controls=())
+    assert [r["value"] for r in found] == [r["value"] for r in expected]
+
+
+def test_shares_of_the_labels_are_measured_and_shown():
+    scores = evaluate(ENCODER, (TRAIN, TEST), probe="knn", controls=(), labels_per_class=["10%", "all", 5])
+    assert [record["labels_per_class"] for record in scores] == [5, "10%", "all"]
+    assert " 10% " in scores.table()
+
+
+def test_other_classes_in_the_test_data_are_refused():
+    other = copy.copy(TEST)
+    other.classes = ["a", "b", "c"]
+    with pytest.raises(ValueError, match="test must have the training data's classes"):
+        evaluate(ENCODER, (TRAIN, other))
+
+
+def test_too_few_labels_are_refused_before_anything_is_computed():
+    with pytest.raises(ValueError, match="got 31: class low has 30"):
+        evaluate(ENCODER, (TRAIN, TEST), labels_per_class=31)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"probe": "svm"}, "probe must be one of knn, linear, few, finetune, layers, .*, got svm"),
+        ({"controls": ["noise"]}, "controls must be one of raw, random, rescaled, supervised, got noise"),
+        (
+            {"labels_per_class": 0},
+            "labels_per_class must be whole numbers above 0, shares such as 1% or all, got 0",
+        ),
+        ({"labels_per_class": 1.5}, "got 1.5"),
+        ({"draws": 0}, "draws must be at least 1"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(options, said):
+    with pytest.raises(ValueError, match=said):
+        evaluate(ENCODER, (TRAIN, TEST), **options)
+
+
+def test_features_that_are_not_finite_are_refused():
+    broken = conv4()
+    next(broken.trunk.parameters()).data.fill_(torch.nan)
+    with pytest.raises(ValueError, match="features must be finite, got NaN or infinity for 90 of 90"):
+        evaluate(broken, (TRAIN, TEST), controls=())
+
+
+def test_two_classes_and_one_rare_are_measured():
+    rare = TRAIN.subset(torch.cat([torch.arange(0, 90, 3), torch.tensor([1, 4])]))
+    scores = evaluate(ENCODER, (rare, TEST), probe=("knn", "linear"), controls="raw")
+    assert all(0 <= r["value"] <= 1 for r in scores)
+
+
+def test_the_plan_measures_nothing_twice():
+    plan = protocol._plan(["linear", "few"], [1, "all"], [], 50)
+    assert len(plan) == len(set(plan)) == 2
