@@ -150,7 +150,7 @@ def _train(
     notes.append(loop.watch(held_out, length_chosen))
     for line in filter(None, notes):
         progress.say(line)
-    with heap.kept():
+    with heap.retain_freed_memory():
         loop.run(resume)
     return built
 
