@@ -113,14 +113,21 @@ def private_uses(tree: ast.AST, own: set[str]) -> Iterator[str]:
     """Private names that a file imports, reads or sets, by attribute or by string, and replaced classes."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("unlabeled"):
-            yield from filter(private, [*(node.module or "").split("."), *(alias.name for alias in node.names)])
+            yield from filter(
+                private, [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+            )
         if isinstance(node, ast.Import):
             yield from (part for alias in node.names for part in alias.name.split(".") if private(part))
         if isinstance(node, ast.Attribute) and private(node.attr) and not of_self(node):
             yield from {node.attr} - own - PUBLIC
         if isinstance(node, ast.Attribute) and node.attr == "__class__" and isinstance(node.ctx, ast.Store):
             yield node.attr
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"getattr", "setattr", "hasattr", "delattr"}:
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {
+            "getattr",
+            "setattr",
+            "hasattr",
+            "delattr",
+        }:
             name = node.args[1]
             if isinstance(name, ast.Constant) and private(name.value):
                 yield name.value

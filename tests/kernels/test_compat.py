@@ -33,7 +33,10 @@ def test_buffers_by_their_public_names(monkeypatch: pytest.MonkeyPatch) -> None:
     fast = [dict(compat.buffers_of(part)) for part in module.modules()]
     monkeypatch.setattr(compat, "BUFFERS", "_gone")
     plain = [compat.buffers_of(part) for part in module.modules()]
-    assert [list(buffers) for buffers in plain] == [["bank"], ["running_mean", "running_var", "num_batches_tracked"]]
+    assert [list(buffers) for buffers in plain] == [
+        ["bank"],
+        ["running_mean", "running_var", "num_batches_tracked"],
+    ]
     assert all(buffers[name] is value for buffers, part in zip(plain, fast) for name, value in part.items())
 
 

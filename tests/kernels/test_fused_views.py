@@ -147,7 +147,7 @@ def test_threads_do_not_change_a_bit(size: int) -> None:
 
 
 def test_threads_follow_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused_views, "SHARE", 1000)
+    monkeypatch.setattr(fused_views, "VALUES_PER_THREAD", 1000)
     images = pictures(64, 3, 32, 32)
     drawn = Views(32, blur=0.5).draw({"image": images})
     shares: list[tuple[int, int]] = []
