@@ -843,3 +843,17 @@ def test_settings_of_another_kind_of_data_are_refused(method: str, setting: str,
 def test_settings_that_are_no_numbers_are_refused_in_one_line(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"{name} must be .*, got '?{value}'?$"):
         Settings(**{name: value})
+
+
+def test_on_step_is_called_before_each_step_and_may_end_the_training(tmp_path: Path) -> None:
+    steps: list[int] = []
+
+    def stop(step: int) -> None:
+        steps.append(step)
+        if step == 2:
+            raise RuntimeError("enough")
+
+    settings: dict[str, Any] = FAST | {"encoder": "conv4"}
+    with pytest.raises(RuntimeError, match="enough"):
+        unlabeled.pretrain("rotnet", pictures(), steps=4, out=tmp_path / "run", on_step=stop, **settings)
+    assert steps == [0, 1, 2]

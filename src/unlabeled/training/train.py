@@ -6,7 +6,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from functools import partial, reduce
@@ -63,6 +63,7 @@ def pretrain(
     resume: bool = False,
     config: str | Path | None = None,
     quiet: bool = False,
+    on_step: Callable[[int], None] | None = None,
     **settings: Any,
 ) -> Run:
     """Train an encoder without labels.
@@ -76,6 +77,7 @@ def pretrain(
             is trained longer: once its own schedule is done, another one climbs to `lr` and falls to 0.
         config: A run.toml to repeat; what is given beside it wins.
         quiet: Whether to print nothing.
+        on_step: Called before each step with the number of steps done; what it raises ends the training.
         **settings: Fields of `Settings` and options of the method; `encoder` may also be a network of your own,
             from (batch, channels, height, width) to (batch, dim) or (batch, dim, height, width).
 
@@ -106,7 +108,9 @@ def pretrain(
         if resume:
             processes.refuse_unshared(folder / CHECKPOINT)
             planned = plan.resumed(planned, folder, opened)
-        built = _train(fabric, planned, opened, source, folder, resume, progress)
+        built = _train(
+            fabric, planned, opened, source, folder, resume, progress, on_step or (lambda step: None)
+        )
     run = Run(folder)
     if planned.network is not None or encoders.is_named(planned.given.get("encoder")):
         run.encoder = (
@@ -125,6 +129,7 @@ def _train(
     folder: Path,
     resume: bool,
     progress: Progress,
+    on_step: Callable[[int], None],
 ) -> Method:
     """Build the method, write down what it is trained with, and train it."""
     wanted, before = planned.settings, asdict(planned.settings)
@@ -151,7 +156,7 @@ def _train(
     for line in filter(None, notes):
         progress.say(line)
     with heap.kept():
-        loop.run(resume)
+        loop.run(resume, on_step)
     return built
 
 
@@ -254,7 +259,7 @@ class _Loop:
             )
         return ""
 
-    def run(self, resume: bool) -> None:
+    def run(self, resume: bool, on_step: Callable[[int], None]) -> None:
         if self.fabric.global_rank == 0:
             for name in (CHECKPOINT, ENCODER, CONFIG, LOG, SAMPLES, "skipped.csv"):
                 sweep(self.folder / name)
@@ -267,6 +272,7 @@ class _Loop:
                 within = self.step % self.steps_per_epoch
                 if within == 0:
                     self._begin_epoch()
+                on_step(self.step)
                 began = time.perf_counter()
                 self._step()
                 self.seconds += time.perf_counter() - began
