@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,16 @@ def pictures(count: int = 24, size: int = 16) -> Tensor:
 def plain() -> Plain:
     torch.manual_seed(0)
     return Plain(encoders.build("conv4", image_size=16))
+
+
+def killed_at(step: int) -> Callable[[int], None]:
+    """A watcher that ends the training before a step."""
+
+    def watch(current: int) -> None:
+        if current == step:
+            raise RuntimeError("killed")
+
+    return watch
 
 
 def test_learning_rate_climbs_then_follows_a_cosine() -> None:
@@ -663,44 +674,29 @@ def test_a_longer_training_that_is_killed_ends_bit_identical(
 ) -> None:
     monkeypatch.setattr(train, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     settings: dict[str, Any] = FAST | {"encoder": "conv4", "clip": 0.1}
-    step = train._Loop._step
-
-    def die(loop: Any) -> None:
-        if loop.step in (2, 8):
-            raise RuntimeError("killed")
-        step(loop)
-
+    longer: dict[str, Any] = {"epochs": 4, "resume": True, "quiet": True}
+    unlabeled.pretrain("byol", pictures(), epochs=2, out=tmp_path / "whole", **settings)
+    with pytest.raises(RuntimeError, match="killed"):
+        unlabeled.pretrain(
+            "byol", pictures(), epochs=2, out=tmp_path / "parts", on_step=killed_at(2), **settings
+        )
+    # It is asked to go on for longer before it has come to its first end.
+    with pytest.raises(RuntimeError, match="killed"):
+        unlabeled.pretrain("byol", pictures(), out=tmp_path / "parts", on_step=killed_at(8), **longer)
     for out in ("whole", "parts"):
-        with monkeypatch.context() as patch:
-            if out == "parts":
-                patch.setattr(train._Loop, "_step", die)
-                with pytest.raises(RuntimeError, match="killed"):
-                    unlabeled.pretrain("byol", pictures(), epochs=2, out=tmp_path / out, **settings)
-                # It is asked to go on for longer before it has come to its first end.
-                patch.setattr(train._Loop, "_step", lambda loop: die(loop) if loop.step > 2 else step(loop))
-                with pytest.raises(RuntimeError, match="killed"):
-                    unlabeled.pretrain(
-                        "byol", pictures(), epochs=4, resume=True, out=tmp_path / out, quiet=True
-                    )
-            else:
-                unlabeled.pretrain("byol", pictures(), epochs=2, out=tmp_path / out, **settings)
-        unlabeled.pretrain("byol", pictures(), epochs=4, resume=True, out=tmp_path / out, quiet=True)
+        unlabeled.pretrain("byol", pictures(), out=tmp_path / out, **longer)
     first, second = (read_checkpoint(tmp_path / out / train.CHECKPOINT)[0] for out in ("whole", "parts"))
     for group, tensors in first.items():
         for key, tensor in tensors.items():
             assert torch.equal(tensor, second[group][key]), f"{group} {key}"
 
 
-def test_a_run_killed_before_its_first_step_can_be_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def die(loop: Any) -> None:
-        raise RuntimeError("killed")
-
+def test_a_run_killed_before_its_first_step_can_be_resumed(tmp_path: Path) -> None:
     settings: dict[str, Any] = FAST | {"encoder": "conv4", "steps": 3}
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(train._Loop, "_step", die)
-        unlabeled.pretrain("moco", pictures(), queue=16, out=tmp_path / "run", **settings)
+    with pytest.raises(RuntimeError, match="killed"):
+        unlabeled.pretrain(
+            "moco", pictures(), queue=16, out=tmp_path / "run", on_step=killed_at(0), **settings
+        )
     assert read_checkpoint(tmp_path / "run" / train.CHECKPOINT)[1]["step"] == 0
     whole = unlabeled.pretrain("moco", pictures(), queue=16, out=tmp_path / "whole", **settings)
     resumed = unlabeled.pretrain("moco", pictures(), resume=True, out=tmp_path / "run", quiet=True)
@@ -708,11 +704,10 @@ def test_a_run_killed_before_its_first_step_can_be_resumed(
         assert torch.equal(value, resumed.method.state_dict()[key]), key
 
 
-def test_a_run_that_took_no_step_may_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_took_no_step_may_be_replaced(tmp_path: Path) -> None:
     settings: dict[str, Any] = FAST | {"encoder": "conv4", "steps": 1, "out": tmp_path / "run"}
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr(train._Loop, "_step", lambda loop: (_ for _ in ()).throw(RuntimeError))
-        unlabeled.pretrain("rotnet", pictures(), **settings)
+    with pytest.raises(RuntimeError, match="killed"):
+        unlabeled.pretrain("rotnet", pictures(), on_step=killed_at(0), **settings)
     assert unlabeled.pretrain("autoencoder", pictures(), **settings).config["method"] == "autoencoder"
 
 

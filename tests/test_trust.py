@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -296,17 +297,15 @@ def test_a_full_disk_stops_in_one_line_and_keeps_the_last_checkpoint(
     leave: int, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setattr(train, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    step = train._Loop._step
     out = small_disk / "run"
 
-    def filling(loop: Any) -> None:
-        step(loop)
-        if loop.step == 3:
+    def filling(step: int) -> None:
+        if step == 2:
             fill(small_disk, leave)
 
     words = ["pretrain", "rotnet", "digits", "--encoder", "conv4", "--batch-size", "8", "--steps", "5"]
     with monkeypatch.context() as patch:
-        patch.setattr(train._Loop, "_step", filling)
+        patch.setattr(train, "pretrain", partial(train.pretrain, on_step=filling))
         assert command(*words, "--out", str(out)) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith(f"unlabeled: {out / CHECKPOINT} cannot be written after step 3 (")
