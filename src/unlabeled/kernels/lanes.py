@@ -38,7 +38,7 @@ __all__ = [
 LANES = 16
 """Numbers in a register: 16 of float32 fill the widest ones and a line of the cache."""
 
-_log = logging.getLogger("unlabeled.parts")
+_log = logging.getLogger("unlabeled.kernels")
 
 Compiled = TypeVar("Compiled", bound=Callable[..., Any])
 
