@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.files import atomic, exclusive
+from unlabeled.files import atomic, locked
 from unlabeled.training.settings import READING
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Run:
         """
         file = self.path / SCORES
         new = {**about, "records": list(records), "time": datetime.now(UTC).isoformat(timespec="seconds")}
-        with exclusive(file):
+        with locked(self.path, f".{SCORES}.lock", wait=True):
             earlier = [one for one in self._readable(file) if not _same(one, new)]
             with atomic(file) as temporary:
                 temporary.write_text(json.dumps(new | {"earlier": earlier}, indent=1), encoding="utf-8")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unlabeled import __version__, encoders, methods
+from unlabeled import encoders, methods
 from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.data.notes import note
@@ -24,6 +24,7 @@ from unlabeled.files import atomic, locked, new_folder, numbered, printable
 from unlabeled.method import Method
 from unlabeled.run import CHECKPOINT, CONFIG, read_config, read_position
 from unlabeled.training.settings import MACHINE_SETTINGS, READING, Settings
+from unlabeled.version import __version__
 
 __all__ = [
     "Plan",
