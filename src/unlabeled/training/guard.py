@@ -3,13 +3,21 @@
 import math
 from collections.abc import Iterable
 from operator import is_not
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from unlabeled.method import Method
 
-__all__ = ["Undo", "finite_gradients", "infinite"]
+__all__ = ["Fault", "Undo", "finite_gradients", "infinite"]
+
+
+class Fault(NamedTuple):
+    """What is not finite in a step, and the rows of its samples."""
+
+    what: str
+    rows: Tensor
 
 
 class Undo:
