@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "unlabeled"
-LOWEST = {"check", "files"}
+LOWEST = {"check", "files", "version"}
 PARTS = LOWEST | {"kernels", "parts", "worlds", "encoders", "data"}
 METHOD = PARTS | {"method"}
 MIDDLE = METHOD | {"run", "methods", "training"}
 MAY_IMPORT = {
+    "version": set(),
     "check": set(),
     "files": {"check"},
     "kernels": LOWEST | {"kernels"},

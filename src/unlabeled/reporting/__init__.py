@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unlabeled import __version__
 from unlabeled.check import UserError
 from unlabeled.data import open_data
 from unlabeled.files import atomic
@@ -12,6 +11,7 @@ from unlabeled.reporting import page, sections
 from unlabeled.reporting.entry import Entry, label, look
 from unlabeled.reporting.tracks import tracks
 from unlabeled.run import opened as opened_run
+from unlabeled.version import __version__
 
 __all__ = ["report"]
 
