@@ -30,7 +30,8 @@ from unlabeled.data.files import File, by_folder, by_name, walk
 from unlabeled.data.image.data import Images
 from unlabeled.data.notes import note
 from unlabeled.data.samples import Batch, Data, Skipped
-from unlabeled.data.tables import count_rows, told
+from unlabeled.data.tables import count_rows
+from unlabeled.data.tables import one_line_errors as told
 
 if TYPE_CHECKING:
     from unlabeled.data.opening import How
