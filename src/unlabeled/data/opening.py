@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
@@ -20,17 +20,19 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.data import arrays, builtin, tars
+from unlabeled.data import builtin, tars
 from unlabeled.data.cache import Progress, folder_of, stored
 from unlabeled.data.files import walk
 from unlabeled.data.groups import ALONE, FOLDER, folder_groups, group_by, names_column, numbers_of
+from unlabeled.data.image import arrays
 from unlabeled.data.image.data import Images
-from unlabeled.data.image.decode import PAGES, SUFFIXES, Pages
+from unlabeled.data.image.decode import SUFFIXES
 from unlabeled.data.image.levels import Levels, parsed
 from unlabeled.data.labels import NO_LABELS, NoColumn, from_records, in_order, numbered
 from unlabeled.data.notes import note
 from unlabeled.data.objects import find_object
-from unlabeled.data.samples import Data, Skipped
+from unlabeled.data.options import OpenOptions, Pages
+from unlabeled.data.samples import Data, Skipped, refuse_broken
 from unlabeled.data.sources import Source, class_folders, find_hub, find_path, find_torchvision
 from unlabeled.data.splits import divide
 
@@ -77,7 +79,6 @@ _WITH_COLUMNS = ("image", "text", "audio", "video", "audio-visual")
 """Kinds of data that may come in tables or beside one, of which one column may be named as that of the labels."""
 _OF_ONE_KIND = {"text": ("encoding", "text_column", "segmenter"), "image": ("levels", "pages")}
 """Options of `How` that say something of one kind of data only."""
-_REASONS = 3
 _LOOKED_AT = 3
 _TEXTS_BESIDE = 5
 """Files for each picture, sound or video, up to which the texts among them are taken for labels or captions."""
@@ -85,6 +86,8 @@ _DOCUMENT = re.compile(r"(?i)\.(txt|md|rst)(\.(gz|bz2|zst))?$")
 """Names of files that are one text each."""
 
 _log = logging.getLogger("unlabeled.data")
+
+How = OpenOptions
 
 Openable = str | os.PathLike[str] | Data | np.ndarray | Tensor | Any
 """A name or path, `Data`, an array, or images in another form that `objects` reads."""
@@ -299,30 +302,6 @@ def _names_below(path: Path) -> Iterator[list[str]]:
             yield names
 
 
-def refuse_broken(
-    name: str, skipped: Sequence[Skipped], decoded: int, max_broken: float, count: int | None = None
-) -> None:
-    """Refuse a source of which too much cannot be read.
-
-    Args:
-        name: What messages call the source.
-        skipped: What could not be read, though it was meant to be.
-        decoded: How many could be read.
-        max_broken: Largest share that may be unreadable, in 0..1.
-        count: How many of `skipped` were meant to be read, all if None.
-
-    Raises:
-        ValueError: More of it is broken, or nothing could be read.
-    """
-    count = len(skipped) if count is None else count
-    if count > max_broken * (count + decoded) or not decoded:
-        reasons = "; ".join(check.one_line(f"{skip.path}: {skip.reason}") for skip in skipped[:_REASONS])
-        raise UserError(
-            f"{count} of {count + decoded} files in {name} cannot be read, which is more than "
-            f"max_broken={max_broken:g} allows: {reasons}"
-        )
-
-
 def _parts(source: Openable, kind: str | None, how: "How") -> Mapping[str, Callable[[], Data]]:
     if how.label is None or not how.label.endswith("?"):
         return _grouped(source, kind, how)
@@ -423,34 +402,6 @@ def _found(source: Openable, kind: str | None, how: "How") -> Mapping[str, Calla
     if named and not named.startswith("hub:") and not Path(named).expanduser().exists():
         raise UserError(_not_found(named, Path(named).expanduser()))
     return opener.find(source, how)
-
-
-@dataclass(frozen=True)
-class How:
-    """How data is opened: the options of `open_data` that every kind is given."""
-
-    store_size: int | None = None
-    channels: int | None = None
-    workers: int | None = None
-    max_broken: float = 0.1
-    cache: str | os.PathLike[str] | bool | None = None
-    progress: Progress | None = None
-    sample_rate: int | None = None
-    levels: Any = None
-    pages: Pages = "first"
-    label: str | None = None
-    encoding: str | None = None
-    text_column: str | None = None
-    segmenter: str | None = None
-    group: str | None = None
-
-    def __post_init__(self) -> None:
-        check.fraction(max_broken=self.max_broken)
-        check.choice(PAGES, pages=self.pages)
-        parsed(self.levels)
-        for name in ("channels", "store_size", "workers", "sample_rate"):
-            if (value := getattr(self, name)) is not None:
-                check.at_least(1, **{name: value})
 
 
 @dataclass(frozen=True)
