@@ -30,6 +30,7 @@ from unlabeled.data.files import (
 )
 from unlabeled.data.image.decode import SUFFIXES, Item
 from unlabeled.data.image.rasters import ARRAYS
+from unlabeled.data.image.tables import ImageTable, images_of
 from unlabeled.data.labels import NO_LABELS, class_name, in_order, label_column, raw
 from unlabeled.data.notes import note
 from unlabeled.data.samples import Skipped
@@ -169,23 +170,22 @@ def _commonest(counts: Mapping[str, int]) -> str:
 
 def _opened_tables(
     root: Path, files: list[File], label: str | None, beside: bool
-) -> tuple[list[tuple[File, tables.ImageTable]], dict[str, str], ValueError | None]:
+) -> tuple[list[tuple[File, ImageTable]], dict[str, str], ValueError | None]:
     """Tables of images; why the others are none; and the first error of one.
 
     Beside images of their own, tables that only name files, or hold bytes that are no images, are none.
     """
-    opened: list[tuple[File, tables.ImageTable]] = []
+    opened: list[tuple[File, ImageTable]] = []
     reasons: dict[str, str] = {}
     failure = None
-    alike: dict[Any, tables.ImageTable | None] = {}
+    alike: dict[Any, ImageTable | None] = {}
     for file in files:
         try:
             table = tables.open_table(root / file.path)
             columns = check.one_line(", ".join(table.schema.names))
             reasons[file.path] = f"no column of images among {columns}"
             if (key := table.schema.serialize().to_pybytes()) not in alike:
-                with tables.told(root / file.path):
-                    alike[key] = tables.images_of(table, root, label, strict=not beside and len(files) == 1)
+                alike[key] = images_of(table, root, label, strict=not beside and len(files) == 1)
             found = alike[key]
         except ValueError as error:
             failure = failure or error
@@ -472,7 +472,7 @@ def _archives(
 def _tables(
     root: Path,
     name: str,
-    opened: list[tuple[File, tables.ImageTable]],
+    opened: list[tuple[File, ImageTable]],
     skipped: list[Skipped],
     broken: int,
     beside: str,
@@ -501,12 +501,12 @@ def _tables(
     }
 
 
-def table_reading(named: Sequence[tuple[str, tables.ImageTable]], root: Path) -> Reading:
+def table_reading(named: Sequence[tuple[str, ImageTable]], root: Path) -> Reading:
     """Images of tables, each with what its rows are called where they have no name of their own.
 
     Numbers of classes are kept where all tables name them alike, and become names where they do not.
     """
-    spelled = {name: table.table.names.get(table.label or "", []) for name, table in named}
+    spelled = {name: table.table.classes.get(table.label or "", []) for name, table in named}
     alike = len({*map(tuple, spelled.values())}) == 1
     classes = next(iter(spelled.values())) or None if alike else None
 

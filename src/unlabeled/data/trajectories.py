@@ -31,7 +31,8 @@ from unlabeled.data.image.data import Images
 from unlabeled.data.notes import note
 from unlabeled.data.options import OpenOptions, refuse_broken
 from unlabeled.data.samples import Batch, Data, Skipped
-from unlabeled.data.tables import count_rows, told
+from unlabeled.data.tables import count_rows
+from unlabeled.data.tables import one_line_errors as told
 
 __all__ = ["Spans", "Walks", "built_in", "find", "from_walks"]
 

@@ -30,7 +30,8 @@ from unlabeled.data.notes import note
 from unlabeled.data.pool import in_order
 from unlabeled.data.samples import Skipped
 from unlabeled.data.sources import Source, find_files
-from unlabeled.data.tables import count_rows, told
+from unlabeled.data.tables import count_rows
+from unlabeled.data.tables import one_line_errors as told
 from unlabeled.data.video.decode import open_media
 from unlabeled.parts.resample import resample
 

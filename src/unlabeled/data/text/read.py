@@ -623,7 +623,7 @@ def _parquet(path: Path, rows: Rows, reader: Reader, decoder: Decoder) -> None:
     table = open_table(path)
     batches = table.batches(table.schema.names)
     records = (dict(zip(batch, row)) for batch in batches for row in zip(*batch.values()))
-    _take(records, str(path), rows, reader, table.names)
+    _take(records, str(path), rows, reader, table.classes)
 
 
 def _take(
