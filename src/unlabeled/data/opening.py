@@ -31,15 +31,14 @@ from unlabeled.data.image.levels import Levels, parsed
 from unlabeled.data.labels import NO_LABELS, NoColumn, from_records, in_order, numbered
 from unlabeled.data.notes import note
 from unlabeled.data.objects import find_object
-from unlabeled.data.options import OpenOptions, Pages
-from unlabeled.data.samples import Data, Skipped, refuse_broken
+from unlabeled.data.options import OpenOptions, Pages, refuse_broken
+from unlabeled.data.samples import Data, Skipped
 from unlabeled.data.sources import Source, class_folders, find_hub, find_path, find_torchvision
 from unlabeled.data.splits import divide
 
 __all__ = [
     "KINDS",
     "STORE_SIZE",
-    "How",
     "called",
     "kind_of",
     "levels_of",
@@ -47,7 +46,6 @@ __all__ = [
     "open_data",
     "open_splits",
     "parts",
-    "refuse_broken",
     "same_classes",
     "store_size",
 ]
@@ -78,7 +76,7 @@ _PACKED = re.compile(r"(?i)\.(gz|bz2|zst)$")
 _WITH_COLUMNS = ("image", "text", "audio", "video", "audio-visual")
 """Kinds of data that may come in tables or beside one, of which one column may be named as that of the labels."""
 _OF_ONE_KIND = {"text": ("encoding", "text_column", "segmenter"), "image": ("levels", "pages")}
-"""Options of `How` that say something of one kind of data only."""
+"""Options of `OpenOptions` that say something of one kind of data only."""
 _LOOKED_AT = 3
 _TEXTS_BESIDE = 5
 """Files for each picture, sound or video, up to which the texts among them are taken for labels or captions."""
@@ -86,8 +84,6 @@ _DOCUMENT = re.compile(r"(?i)\.(txt|md|rst)(\.(gz|bz2|zst))?$")
 """Names of files that are one text each."""
 
 _log = logging.getLogger("unlabeled.data")
-
-How = OpenOptions
 
 Openable = str | os.PathLike[str] | Data | np.ndarray | Tensor | Any
 """A name or path, `Data`, an array, or images in another form that `objects` reads."""
@@ -164,7 +160,7 @@ def open_data(
         ValueError: There is nothing of that name, no image in it, no such split, or too much of it is broken; or
             `group` names nothing.
     """
-    how = How(
+    how = OpenOptions(
         store_size=store_size,
         channels=channels,
         workers=workers,
@@ -242,7 +238,7 @@ def parts(source: Openable, *, kind: str | None = None, **options: Any) -> Mappi
         kind: As in `open_data`.
         **options: As in `open_data`, without `split`.
     """
-    return _parts(source, kind, How(**options))
+    return _parts(source, kind, OpenOptions(**options))
 
 
 def kind_of(source: Openable) -> str:
@@ -302,7 +298,7 @@ def _names_below(path: Path) -> Iterator[list[str]]:
             yield names
 
 
-def _parts(source: Openable, kind: str | None, how: "How") -> Mapping[str, Callable[[], Data]]:
+def _parts(source: Openable, kind: str | None, how: OpenOptions) -> Mapping[str, Callable[[], Data]]:
     if how.label is None or not how.label.endswith("?"):
         return _grouped(source, kind, how)
     wanted, open_label = replace(how, label=how.label.removesuffix("?")), replace(how, label=None)
@@ -320,7 +316,7 @@ def _parts(source: Openable, kind: str | None, how: "How") -> Mapping[str, Calla
     return {split: partial(read, split) for split in found}
 
 
-def _grouped(source: Openable, kind: str | None, how: "How") -> Mapping[str, Callable[[], Data]]:
+def _grouped(source: Openable, kind: str | None, how: OpenOptions) -> Mapping[str, Callable[[], Data]]:
     found = _found(source, kind, how)
     if isinstance(source, Data) and how.group is None:
         return found
@@ -333,7 +329,7 @@ def _grouped(source: Openable, kind: str | None, how: "How") -> Mapping[str, Cal
     return {split: partial(grouped, split) for split in found}
 
 
-def _group(data: Data, source: Openable, kind: str | None, how: "How", split: str) -> None:
+def _group(data: Data, source: Openable, kind: str | None, how: OpenOptions, split: str) -> None:
     """Say which samples of what was opened are not independent, as far as that is known or the user says it."""
     path = Path(source).expanduser() if isinstance(source, (str, os.PathLike)) else Path()
     if how.group is not None:
@@ -353,7 +349,7 @@ def _group(data: Data, source: Openable, kind: str | None, how: "How", split: st
         data.groups = folder_groups(data.paths, data.labels)
 
 
-def _column(source: Openable, kind: str | None, how: "How", split: str, data: Data) -> list[object]:
+def _column(source: Openable, kind: str | None, how: OpenOptions, split: str, data: Data) -> list[object]:
     """What a column of a table says of each sample; it is read as that of the labels is."""
     wanted: dict[str, Any] = {"label": how.group, "group": None}
     try:
@@ -369,7 +365,7 @@ def _column(source: Openable, kind: str | None, how: "How", split: str, data: Da
     return [number if number >= 0 else None for number in known.tolist()]
 
 
-def _found(source: Openable, kind: str | None, how: "How") -> Mapping[str, Callable[[], Data]]:
+def _found(source: Openable, kind: str | None, how: OpenOptions) -> Mapping[str, Callable[[], Data]]:
     if isinstance(source, Data):
         if kind not in (None, source.kind):
             raise UserError(f"data must be of kind {kind}, got {source.name}, of kind {source.kind}")
@@ -408,7 +404,7 @@ def _found(source: Openable, kind: str | None, how: "How") -> Mapping[str, Calla
 class _Opener:
     """Opens images."""
 
-    how: How
+    how: OpenOptions
 
     def parts(self, source: Openable) -> Mapping[str, Callable[[], Data]]:
         """What opens each split of a source; "all" where it has none."""

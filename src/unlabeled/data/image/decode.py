@@ -10,9 +10,7 @@ are refused for their size are left out.
 import importlib
 import os
 import stat
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.util import find_spec
 from io import BytesIO
@@ -33,6 +31,7 @@ from unlabeled.data.image import levels, rasters
 from unlabeled.data.image.data import with_channels
 from unlabeled.data.notes import note
 from unlabeled.data.options import Pages
+from unlabeled.data.pool import in_order
 from unlabeled.data.samples import Item, Temporary
 
 __all__ = [
@@ -418,25 +417,9 @@ def decode_all(
         return [pair for item in part for pair in _decoded(item, store_size, pages)]
 
     stream = iter(items)
-    pending = deque()
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode", initializer=_alone)
-    try:
-        while True:
-            while len(pending) < 2 * workers and (part := list(islice(stream, _CHUNK))):
-                pending.append(pool.submit(chunk, part))
-            if not pending:
-                return
-            yield from pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
-
-
-def _alone() -> None:
-    """Let torch work in this thread alone: threads below those of a pool wait for each other on a busy machine."""
-    torch.get_num_threads()  # where a thread asks first, it takes the number of the process and keeps no other
-    torch.set_num_threads(1)
+    parts = iter(lambda: list(islice(stream, _CHUNK)), [])
+    for _, pairs in in_order(chunk, parts, workers):
+        yield from pairs
 
 
 def _decoded(item: Item, store_size: int, pages: Pages) -> list[tuple[Item, Decoded | str]]:
