@@ -17,9 +17,9 @@ from unlabeled.check import UserError
 from unlabeled.data import Data, open_data
 from unlabeled.method import Method
 from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
-from unlabeled.run import read_checkpoint
+from unlabeled.run import CHECKPOINT, read_checkpoint
 from unlabeled.selftest import example, smallest
-from unlabeled.training import holdout, judge, train
+from unlabeled.training import checkpoints, holdout, judge
 from unlabeled.training.settings import Settings
 
 SIZE = 32
@@ -160,21 +160,18 @@ def test_same_seed_gives_the_same_losses(name: str) -> None:
 def test_killed_and_resumed_run_ends_bit_identical(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     settings = tiny(name, steps=7)
     whole = pretrain(name, data(name=name), out=tmp_path / "whole", **settings)
-    step = train._Loop._step
 
-    def die(loop: Any) -> None:
-        if loop.step == 4:
+    def die(step: int) -> None:
+        if step == 4:
             raise RuntimeError("killed")
-        step(loop)
 
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(train._Loop, "_step", die)
-        pretrain(name, data(name=name), out=tmp_path / "parts", **settings)
+    with pytest.raises(RuntimeError, match="killed"):
+        pretrain(name, data(name=name), out=tmp_path / "parts", on_step=die, **settings)
     resumed = pretrain(name, data(name=name), out=tmp_path / "parts", resume=True, quiet=True)
-    first, second = (read_checkpoint(run.path / train.CHECKPOINT)[0] for run in (whole, resumed))
+    first, second = (read_checkpoint(run.path / CHECKPOINT)[0] for run in (whole, resumed))
     moves_itself = methods.load(name).encoder_kind == "words"
     assert first.keys() == second.keys() and ("optimizer" in first) != moves_itself
     for group, tensors in first.items():
@@ -195,7 +192,7 @@ def test_looking_at_held_out_samples_changes_nothing(name: str, tmp_path: Path) 
     part = holdout.divide(opened, 0.1, seed=0).train
     assert len(part) < len(opened)
     blind = pretrain(name, part, out=tmp_path / "blind", holdout=0.0, **settings)
-    first, second = (read_checkpoint(run.path / train.CHECKPOINT)[0] for run in (looked, blind))
+    first, second = (read_checkpoint(run.path / CHECKPOINT)[0] for run in (looked, blind))
     assert first.keys() == second.keys()
     for group, tensors in first.items():
         for key, tensor in tensors.items():

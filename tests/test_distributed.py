@@ -661,10 +661,10 @@ def test_a_signal_to_one_process_stops_both_and_saves(tmp_path):
 
 
 OFTEN = """
-from unlabeled import train
 from unlabeled.cli import main
+from unlabeled.training import checkpoints
 
-train.SECONDS_BETWEEN_CHECKPOINTS = 0.2
+checkpoints.SECONDS_BETWEEN_CHECKPOINTS = 0.2
 if __name__ == "__main__":
     main()
 """
@@ -856,8 +856,8 @@ def test_processes_wait_for_each_other_however_long_and_hear_of_a_loss_at_once(
 SLOW = """
 import os, time
 from pathlib import Path
-from unlabeled import train
 from unlabeled.cli import main
+from unlabeled.training import train
 
 opened = train.open_data
 

@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from cyclopts import App, Group, Parameter, Token
 
-from unlabeled import __version__, check, methods, options
+from unlabeled import check, methods, options
 from unlabeled.check import UserError
 from unlabeled.training.settings import Settings
+from unlabeled.version import __version__
 
 __all__ = ["main"]
 

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,7 +69,7 @@ def _closed_forms() -> Iterator[tuple[str, Callable[[], float], float]]:
     from unlabeled.evaluation.probes import knn
     from unlabeled.methods import moco, simclr
     from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
-    from unlabeled.training.train import learning_rate
+    from unlabeled.training.optimizers import learning_rate
 
     same, units = torch.ones(10, 4), torch.eye(10)
     yield "NT-Xent of equal views is ln(2 N - 1)", lambda: float(simclr.loss(same, same, 0.5)), math.log(19)
@@ -129,25 +130,16 @@ def _trains(name: str) -> tuple[str, bool]:
 
 def _resumes() -> tuple[str, bool]:
     """A run that is stopped in the middle and resumed must end with the bits of one that is not."""
-    from unlabeled.training import train
+
+    def stop(step: int) -> None:
+        if step == STEPS // 2:
+            raise KeyboardInterrupt
 
     data, settings = _tiny("moco")
     with tempfile.TemporaryDirectory() as folder:
         whole = pretrain("moco", data, out=Path(folder) / "whole", **settings)
-        step, interval = train._Loop._step, train.SECONDS_BETWEEN_CHECKPOINTS
-
-        def die(loop: Any) -> None:
-            if loop.step == STEPS // 2:
-                raise RuntimeError("killed")
-            step(loop)
-
-        try:
-            train._Loop._step, train.SECONDS_BETWEEN_CHECKPOINTS = die, 0.0  # type: ignore[method-assign]
-            pretrain("moco", data, out=Path(folder) / "parts", **settings)
-        except RuntimeError:
-            pass
-        finally:
-            train._Loop._step, train.SECONDS_BETWEEN_CHECKPOINTS = step, interval  # type: ignore[method-assign]
+        with suppress(KeyboardInterrupt):
+            pretrain("moco", data, out=Path(folder) / "parts", on_step=stop, **settings)
         resumed = pretrain("moco", data, out=Path(folder) / "parts", resume=True, quiet=True)
         first, second = (read_checkpoint(run.path / CHECKPOINT)[0] for run in (whole, resumed))
     same = first.keys() == second.keys() and all(

@@ -26,7 +26,7 @@ from einops import einsum, repeat
 from torch import Tensor, nn
 
 from unlabeled.check import UserError
-from unlabeled.encoders.audio_visual import AudioVisualEncoder
+from unlabeled.encoders import AudioVisualEncoder
 from unlabeled.method import Batch, Method, Pictures
 from unlabeled.options import Count, Fraction, ViewOptions
 from unlabeled.parts.augment import Views
@@ -240,7 +240,7 @@ class AudioVisualCorrespondence(Method[AudioVisualEncoder]):
             images: Float in 0..1, shape (batch, channels, height, width).
             sounds: Directions, float, shape (batch, others, dim).
         """
-        picture, places = self.encoder.meet(images)
+        picture, places = self.encoder.directions(images)
         seen: dict[str, Tensor] = {"whole": picture, "places": places}
         with torch.autocast(images.device.type, enabled=False):  # small differences of distances count
             return {name: head(seen[name], sounds) for name, head in self.head.items()}
@@ -263,7 +263,7 @@ class AudioVisualCorrespondence(Method[AudioVisualEncoder]):
             "predicted": [f"its sound: {yes:.0%} sure; the next one's: {no:.0%}" for yes, no in pairs],
         }
         if "places" in self.head:
-            places = self.encoder.places(image)
+            places = self.encoder.positions(image)
             shown["where its sound is"] = overlaid(image, fits(places, sounds))
             shown["where the next one's is"] = overlaid(image, fits(places, following))
         return shown

@@ -11,7 +11,7 @@ sqrt(t / f) + t / f, and noise is drawn in proportion to count ** 0.75.
 Shortcut: always the most frequent words, so they are thinned out and drawn as noise more often.
 """
 
-from unlabeled.encoders.words import WordVectors
+from unlabeled.encoders import WordEncoder
 from unlabeled.method import Batch, Method, Pictures
 from unlabeled.options import Count, Fraction, PositiveFraction
 from unlabeled.parts.neighbours import FromNeighbours, Neighbours
@@ -21,7 +21,7 @@ __all__ = ["CBOW"]
 SHOWN = 5
 
 
-class CBOW(FromNeighbours, Method[WordVectors]):
+class CBOW(FromNeighbours, Method[WordEncoder]):
     """Learn vectors of words whose mean tells which word is missing between them.
 
     The loss is the true mean over the words that were withheld; at chance level it is `(1 + negatives) ln 2`.
@@ -40,7 +40,7 @@ class CBOW(FromNeighbours, Method[WordVectors]):
 
     def __init__(
         self,
-        encoder: WordVectors,
+        encoder: WordEncoder,
         *,
         window: Count = 5,
         negatives: Count = 5,
@@ -50,7 +50,7 @@ class CBOW(FromNeighbours, Method[WordVectors]):
     ) -> None:
         super().__init__(encoder)
         self.neighbours = Neighbours(
-            encoder.trunk.rows,
+            encoder.rows,
             window=window,
             negatives=negatives,
             subsample=subsample,
@@ -66,7 +66,7 @@ class CBOW(FromNeighbours, Method[WordVectors]):
             text = tokens[mask].tolist()
             middle = len(text) // 2
             before, after = text[max(0, middle - reach) : middle], text[middle + 1 : middle + 1 + reach]
-            mean = self.encoder.trunk.rows[before + after].sum(0) / max(1, len(before + after))
+            mean = self.encoder.rows[before + after].sum(0) / max(1, len(before + after))
             named = [" ".join(words[word] for word in part) for part in (before, after)]
             shown["text"].append(" ___ ".join(named))
             shown["withheld"].append(" ".join(words[word] for word in text[middle : middle + 1]))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from unlabeled.check import UserError
 from unlabeled.data.video.data import Videos
-from unlabeled.encoders.video import VideoEncoder
+from unlabeled.encoders import VideoEncoder
 from unlabeled.method import Batch, Method
 from unlabeled.options import Count, ViewOptions, WholeNumber
 from unlabeled.parts.clips import strip

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from unlabeled.data import Data
 from unlabeled.data.text.data import Texts, Tokens
-from unlabeled.encoders.text import TextEncoder
+from unlabeled.encoders import TextEncoder
 from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
 from unlabeled.options import Fraction, NonNegative, WholeNumber
 from unlabeled.parts import gather

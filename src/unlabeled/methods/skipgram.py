@@ -15,7 +15,7 @@ Shortcut: frequent words predict everything a little, so they are thinned out an
 
 from typing import Literal
 
-from unlabeled.encoders.words import WordVectors
+from unlabeled.encoders import WordEncoder
 from unlabeled.method import Batch, Method, Pictures
 from unlabeled.options import Count, Fraction, PositiveFraction
 from unlabeled.parts.neighbours import FromNeighbours, Neighbours
@@ -25,7 +25,7 @@ __all__ = ["SkipGram"]
 SHOWN = 5
 
 
-class SkipGram(FromNeighbours, Method[WordVectors]):
+class SkipGram(FromNeighbours, Method[WordEncoder]):
     """Learn a vector for each word that tells which words stand around it.
 
     The loss is the true mean over the pairs that were seen; at chance level it is `(1 + negatives) ln 2`.
@@ -45,7 +45,7 @@ class SkipGram(FromNeighbours, Method[WordVectors]):
 
     def __init__(
         self,
-        encoder: WordVectors,
+        encoder: WordEncoder,
         *,
         window: Count = 5,
         negatives: Count = 5,
@@ -56,7 +56,7 @@ class SkipGram(FromNeighbours, Method[WordVectors]):
     ) -> None:
         super().__init__(encoder)
         self.neighbours = Neighbours(
-            encoder.trunk.rows,
+            encoder.rows,
             window=window,
             negatives=negatives,
             subsample=subsample,
@@ -73,7 +73,7 @@ class SkipGram(FromNeighbours, Method[WordVectors]):
             text = tokens[mask].tolist()
             middle = len(text) // 2
             around = text[max(0, middle - reach) : middle] + text[middle + 1 : middle + 1 + reach]
-            guesses = self.guesses(self.encoder.trunk.rows[text[middle : middle + 1]].sum(0), SHOWN)
+            guesses = self.guesses(self.encoder.rows[text[middle : middle + 1]].sum(0), SHOWN)
             named = [" ".join(words[word] for word in part) for part in (text[middle : middle + 1], around)]
             rows.append([*named, " ".join(guesses)])
         return dict(zip(("word", "withheld around it", "predicted"), map(list, zip(*rows))))
