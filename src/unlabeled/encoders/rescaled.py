@@ -6,7 +6,7 @@ ratio of a weight's gradient to the weight is made equal, so that all layers wou
 Source: Krähenbühl, Doersch, Donahue, Darrell, "Data-dependent Initializations of Convolutional Neural
 Networks", 2016, https://arxiv.org/abs/1511.06856
 Differs: a batch norm is calibrated as the affine layer that it is in evaluation. The step between layers is
-left out where a norm or a smooth activation breaks the homogeneity in the weights that it needs. The
+omitted where a norm or a smooth activation breaks the homogeneity in the weights that it needs. The
 directions of the weights stay random: the paper's filters from k-means and PCA of patches are absent.
 """
 

@@ -135,7 +135,7 @@ def match(model: nn.Module, state: dict[str, Tensor], name: str, file: str) -> M
     details = [
         f"named {prefix}..." if prefix else "",
         f"{counters} counters of norms at 0" if counters else "",
-        f"{len(ignored)} left out ({_few(ignored)})" if ignored else "",
+        f"{len(ignored)} ignored ({_few(ignored)})" if ignored else "",
         resized,
     ]
     return Matched(

@@ -66,7 +66,7 @@ def keep_probabilities(counts: NDArray[np.int64], threshold: float) -> NDArray[n
     """Probability that an occurrence of each word is read.
 
     Args:
-        counts: How often each word stands in the corpus, shape (words,).
+        counts: How often each word occurs in the corpus, shape (words,).
         threshold: Fraction of the corpus above which words are thinned out; 0 keeps all.
 
     Returns:
@@ -88,18 +88,18 @@ def alias_table(weights: NDArray[np.float64]) -> NDArray[np.uint64]:
         Shape (rows,). A row is picked uniformly; the upper half of its entry is the probability, times 2**32, that it
         stands for itself, the lower half the row that it stands for otherwise.
     """
-    shares = weights / weights.sum() * len(weights)
-    other = np.arange(len(shares))
-    small = [row for row, share in enumerate(shares) if share < 1]
-    large = [row for row, share in enumerate(shares) if share >= 1]
+    scaled = weights / weights.sum() * len(weights)
+    other = np.arange(len(scaled))
+    small = [row for row, weight in enumerate(scaled) if weight < 1]
+    large = [row for row, weight in enumerate(scaled) if weight >= 1]
     while small and large:
         less, more = small.pop(), large[-1]
         other[less] = more
-        shares[more] -= 1 - shares[less]
-        if shares[more] < 1:
+        scaled[more] -= 1 - scaled[less]
+        if scaled[more] < 1:
             small.append(large.pop())
-    shares[small + large] = 1  # the rest misses 1 by rounding only
-    threshold = np.minimum(np.rint(shares * 2**32), 2**32 - 1).astype(np.uint64)
+    scaled[small + large] = 1  # the rest misses 1 by rounding only
+    threshold = np.minimum(np.rint(scaled * 2**32), 2**32 - 1).astype(np.uint64)
     return threshold << np.uint64(32) | other.astype(np.uint64)
 
 
@@ -367,7 +367,7 @@ def _move_inputs(rows, errors, slots, width, inputs, contexts, pairs):
                 a, b = fma(a, e4, u), fma(b, f4, u)
                 u = load(rows, row + 5 * width)
                 a, b = fma(a, e5, u), fma(b, f5, u)
-                _increase(inputs, contexts[j] + d, a)  # a word may stand twice in a window
+                _increase(inputs, contexts[j] + d, a)  # a word may occur twice in a window
                 _increase(inputs, contexts[j + 1] + d, b)
 
 

@@ -36,7 +36,7 @@ class Undo:
             or any(buffer.shape != copy.shape for buffer, copy in zip(buffers, self.copies))
         ):
             self.buffers, self.copies = buffers, [torch.empty_like(buffer) for buffer in buffers]
-            self.places = [
+            self.owners = [
                 (module, name)
                 for module in self.modules
                 for name, buffer in buffers_of(module).items()
@@ -47,14 +47,14 @@ class Undo:
 
     def forget(self) -> None:
         """Hold nothing any more."""
-        self.places: list[tuple[nn.Module, str]] = []
+        self.owners: list[tuple[nn.Module, str]] = []
         self.buffers: list[Tensor] = []
         self.copies: list[Tensor] = []
 
     @torch.no_grad()
     def undo(self) -> None:
         """Give back the buffers that were there when they were held, with the values that they had."""
-        for (module, name), buffer, copy in zip(self.places, self.buffers, self.copies):
+        for (module, name), buffer, copy in zip(self.owners, self.buffers, self.copies):
             restored = buffer if buffer.shape == copy.shape else buffer.resize_(copy.shape)
             setattr(module, name, restored.copy_(copy))
 
