@@ -9,20 +9,22 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "unlabeled"
-LOWEST = {"check", "files"}
+LOWEST = {"check", "files", "options", "version"}
 PARTS = LOWEST | {"kernels", "parts", "worlds", "encoders", "data"}
 METHOD = PARTS | {"method"}
 MIDDLE = METHOD | {"run", "methods", "training"}
 MAY_IMPORT = {
+    "version": set(),
     "check": set(),
     "files": {"check"},
+    "options": {"check"},
     "kernels": LOWEST | {"kernels"},
     "parts": LOWEST | {"kernels", "parts"},
     "encoders": LOWEST | {"kernels", "parts", "encoders"},
     "worlds": LOWEST | {"parts", "worlds"},
     "data": LOWEST | {"parts", "worlds", "data"},
-    "method": {"check", "parts", "encoders", "data"},
-    "methods": METHOD - {"encoders", "data", "worlds"} | {"methods"},
+    "method": {"check", "options", "parts", "encoders", "data"},
+    "methods": METHOD - {"worlds"} | {"methods"},
     "run": MIDDLE,
     "training": MIDDLE,
     "auditing": LOWEST | {"auditing", "data"},

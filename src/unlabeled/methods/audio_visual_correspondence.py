@@ -184,6 +184,7 @@ class AudioVisualCorrespondence(Method):
         volume: Largest change of the loudness, as a share of it.
     """
 
+    smallest: ClassVar = {"encoder": "av-conv4"}
     encoder: Any
     kind = "audio-visual"
     defaults: ClassVar[dict[str, Any]] = {

@@ -39,6 +39,7 @@ class CBOW(FromNeighbours, Method):
     """
 
     kind = "text"
+    encoder_kind = "words"
 
     def __init__(
         self,

@@ -44,6 +44,7 @@ class SkipGram(FromNeighbours, Method):
     """
 
     kind = "text"
+    encoder_kind = "words"
 
     def __init__(
         self,

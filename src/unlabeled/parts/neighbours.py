@@ -147,7 +147,6 @@ class Neighbours(nn.Module):
 class FromNeighbours:
     """What methods share that learn vectors of words by `neighbours`; they move the vectors themselves."""
 
-    encoder_kind = "words"
     defaults: ClassVar[dict[str, Any]] = {"encoder": "words-100", "batch_size": 8, "epochs": 10}
     encoder: "WordEncoder"
     neighbours: Neighbours

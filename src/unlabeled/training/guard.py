@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from operator import is_not
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,14 @@ from torch import Tensor, nn
 from unlabeled.kernels.compat import buffers_of, copy_all_
 from unlabeled.method import Method
 
-__all__ = ["Undo", "finite_gradients", "infinite"]
+__all__ = ["Fault", "Undo", "finite_gradients", "infinite"]
+
+
+class Fault(NamedTuple):
+    """What is not finite in a step, and the rows of its samples."""
+
+    what: str
+    rows: Tensor
 
 
 class Undo:
