@@ -741,7 +741,7 @@ def test_two_that_take_the_next_free_folder_get_different_ones(tmp_path: Path) -
 
 @pytest.mark.parametrize("how", ["-c", "stdin", "prompt"])
 def test_several_devices_need_a_script(tmp_path: Path, how: str) -> None:
-    call = "from unlabeled import processes, settings\nprocesses.join(settings.Settings(devices=2))"
+    call = "from unlabeled.training import processes, settings\nprocesses.join(settings.Settings(devices=2))"
     if how == "prompt":
         (tmp_path / "cell.py").write_text(f"import sys\nsys.ps1 = '>>> '\n{call}")
         call = str(tmp_path / "cell.py")
@@ -749,7 +749,7 @@ def test_several_devices_need_a_script(tmp_path: Path, how: str) -> None:
     outside = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "WORLD_SIZE")}
     done = subprocess.run([sys.executable, *words], input=call, capture_output=True, text=True, env=outside)
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ValueError: devices and nodes must be 1 in a notebook") and "torchrun" in last
+    assert last.startswith("unlabeled.check.UserError: devices and nodes must be 1 in a notebook") and "torchrun" in last
 
 
 def test_more_devices_than_the_machine_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
