@@ -97,7 +97,7 @@ class Loop:
         """
         if resume:
             self._resume()
-        with processes.together(self.fabric, self._when), processes.stop_signals() as stop:
+        with processes.guarded(self.fabric, self._when) as stop:
             if not resume:  # so that it can be resumed whenever it is killed
                 self._save()
             while self.step < self.total_steps and self.watch.stopped is None:

@@ -66,11 +66,10 @@ def pretrain(
     """
     source = name_of(data) if isinstance(data, str | os.PathLike) else ""
     planned = plan.make(method, settings, source=source, out=out, resume=resume, config=config)
-    fabric = processes.join(planned.settings)
     with (
         torch.random.fork_rng(),
+        processes.joined(planned.settings) as fabric,
         Progress(quiet or fabric.global_rank > 0) as progress,
-        processes.together(fabric, lambda: "before the training began"),
         ExitStack() as claims,
     ):
         opened = processes.in_turn(fabric, lambda: _opened(data, planned, progress))
@@ -80,14 +79,7 @@ def pretrain(
             processes.refuse_unshared(claimed.path / CHECKPOINT)
             planned = plan.resumed(planned, claimed.path)
         trained = _train(fabric, planned, opened, source, claimed, resume, progress, on_step)
-    run = Run(claimed.path)
-    if planned.network is not None or encoders.is_named(planned.request.get("encoder")):
-        run.encoder = (
-            trained.encoder.eval()
-        )  # a network of the user's own is not built again from what a file says
-    if isinstance(method, Method):
-        run.encoder, run.method = method.encoder.eval(), method.eval()
-    return run
+    return _finished(claimed.path, planned, trained)
 
 
 def _opened(data: Any, planned: plan.Plan, progress: Progress) -> Data:
@@ -128,7 +120,6 @@ def _train(
     notes = [claimed.note, note]
     if planned.before is not None:
         planned = plan.lengthened(planned, path, len(samples))
-        processes.refuse_unshared(path / CONFIG)  # all have read it
         processes.first(fabric, lambda: folder.write_config(path, plan.longer_record(planned, path)))
         notes.append(
             f"training continues from step {planned.ends[-1]:,} to {settings.total_steps(len(samples)):,} with a new "
@@ -158,3 +149,13 @@ def _notes(method: Method, train: Data, settings: Settings) -> list[str]:
         each = f"compares only its own {settings.batch_size} samples"
         notes.append(f"each of the accumulated batches {each}: not one large batch")
     return notes
+
+
+def _finished(path: Path, planned: plan.Plan, method: Method) -> Run:
+    """The run, with what its folder cannot build again as the user brought it."""
+    run = Run(path)
+    if planned.network is not None or encoders.is_named(planned.request.get("encoder")):
+        run.encoder = method.encoder.eval()
+    if isinstance(planned.method, Method):
+        run.encoder, run.method = method.encoder.eval(), method.eval()
+    return run
