@@ -54,7 +54,6 @@ from unlabeled.methods.trajectory_unmasking import TrajectoryUnmasking
 from unlabeled.methods.video_colorization import VideoColorization
 from unlabeled.parts import gather, shuffle
 from unlabeled.run import CHECKPOINT, Run, read_checkpoint
-from unlabeled.selftest import TINY
 from unlabeled.training import processes
 from unlabeled.training.norm import synchronize
 from unlabeled.worlds import chiming_shapes, rooms, tones
@@ -178,7 +177,7 @@ def time_contrastive(objective: Literal["triplet", "npairs"]) -> Method:
 
 
 def trajectory() -> Method:
-    method = TrajectoryUnmasking(build(), **TINY["trajectory_unmasking"])
+    method = TrajectoryUnmasking(build(), **TrajectoryUnmasking.smallest)
     data = from_walks(rooms.make(SAMPLES, 3, frames=8, size=SIZE))
     method.whole = dict(method.training_view(data).batch(torch.arange(SAMPLES)))
     torch.manual_seed(7)

@@ -381,7 +381,7 @@ def compiled_twice(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, 
     lanes._warn_once.cache_clear()
     found = []
     for _ in range(2):
-        loops: list[Any] = [lanes.kept(_total), lanes.kept(_largest)]
+        loops: list[Any] = [lanes.jit_cached(_total), lanes.jit_cached(_largest)]
         assert [loop(np.arange(4.0)) for loop in loops] == [6.0, 3.0]
         found.append(sum(sum(loop.stats.cache_hits.values()) for loop in loops))
     return found[0], found[1]

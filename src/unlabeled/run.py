@@ -447,5 +447,5 @@ def load_state(method: "Method", state: "dict[str, Tensor]") -> None:
     for name, tensor in state.items():
         if name in buffers and buffers[name].shape != tensor.shape:
             owner, _, leaf = name.rpartition(".")
-            method.get_submodule(owner)._buffers[leaf] = tensor.to(buffers[name].device)
+            setattr(method.get_submodule(owner), leaf, tensor.to(buffers[name].device))
     method.load_state_dict(state)

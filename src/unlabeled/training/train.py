@@ -135,7 +135,7 @@ def _train(
     progress.start(planned.name, samples, settings, chosen, path)
     for line in filter(None, [*notes, *_notes(method, train, settings), watch.note]):
         progress.say(line)
-    with heap.kept():
+    with heap.retain_freed_memory():
         loop.run(resume, on_step or (lambda step: None))
     return method
 
