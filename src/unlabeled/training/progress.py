@@ -99,7 +99,7 @@ class Progress:
         chance = "" if entry["chance"] is None else f"(chance {entry['chance']:.3f}) "
         extras = "".join(f"{name} {value:.3f} " for name, value in entry["metrics"].items())
         if entry.get("skipped_steps"):
-            extras += f"steps left out {entry['skipped_steps']} "
+            extras += f"steps skipped {entry['skipped_steps']} "
         if entry.get("holdout_loss") is not None:
             chance += f"held out {entry['holdout_loss']:.4f} "
             if (other := entry.get("holdout_chance")) is not None and other != entry["chance"]:
