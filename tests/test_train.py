@@ -405,7 +405,7 @@ def test_defaults_follow_the_size_of_the_data() -> None:
     asked = Settings()
     small = asked.with_network(image_size=8, cuda=False).resolve(samples=1300, cuda=False, processes=2)
     large = asked.with_network(image_size=32, cuda=False).resolve(samples=50_000, cuda=False)
-    assert asked == Settings() and {"encoder", "epochs", "lr"} <= small.chosen_beside(asked).keys()
+    assert asked == Settings() and {"encoder", "epochs", "lr"} <= small.choices(asked).keys()
     assert small.encoder == "conv4" and large.encoder == "resnet10"
     assert (small.epochs or 0) > (large.epochs or 0) >= 10
     assert small.batch_size and small.lr and small.steps is None

@@ -165,7 +165,7 @@ class Loop:
         sums: dict[str, float] = {}
         for number, batch_rows in enumerate(rows.chunk(batches)):
             index = batch_rows.chunk(gather.processes())[rank]
-            seeds.sow(self.device, seeds.mix(self.settings.seed, self.step * batches + number, rank))
+            seeds.seed_device(self.device, seeds.mix(self.settings.seed, self.step * batches + number, rank))
             batch = self.data.batch(index.to(self.device))
             with nullcontext() if number == batches - 1 else self.partly():
                 values = self._backpropagate(batch, batch_rows)

@@ -211,10 +211,10 @@ class Settings:
             raise UserError(f"batch_size must be a multiple of the {processes} processes, got {batch_size}")
         epochs = self.epochs
         if not self.steps and not self.epochs:
-            wanted = 20_000 if cuda else 2_000
+            steps = 20_000 if cuda else 2_000
             each = samples // (batch_size * self.accumulate)
             most = min(MOST_EPOCHS, max(most_epochs, -(-FEWEST_STEPS // each)))
-            epochs = min(most, max(10, round(wanted / each)))
+            epochs = min(most, max(10, round(steps / each)))
         lr, weight_decay = RECIPES[self.optimizer]
         scale = batch_size * self.accumulate / 256
         return replace(
@@ -226,6 +226,6 @@ class Settings:
             precision=("bf16" if cuda else "32") if self.precision == "auto" else self.precision,
         )
 
-    def chosen_beside(self, asked: Self) -> dict[str, Any]:
-        """What these settings have that was not asked for: by name, in the order of the fields."""
-        return {name: value for name, value in asdict(self).items() if value != getattr(asked, name)}
+    def choices(self, request: Self) -> dict[str, Any]:
+        """What was chosen beside what was asked for, by name and in the order of the fields."""
+        return {name: value for name, value in asdict(self).items() if value != getattr(request, name)}
