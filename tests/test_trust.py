@@ -127,7 +127,7 @@ def test_steps_that_are_left_out_leave_no_trace(
     settings: dict[str, Any] = {"epochs": 3, "skip_nan": 3, "batch_size": 8}
     run = unlabeled.pretrain(kind, pictures(), encoder=network(), out=tmp_path / "skipped", **settings)
     shown = capsys.readouterr().err
-    assert "step left out, 3 of at most 3" in shown and "steps left out 3" in shown
+    assert "step skipped, 3 of at most 3" in shown and "steps skipped 3" in shown
     leave_out_bad_steps(monkeypatch)
     unlabeled.pretrain(kind, pictures(), encoder=network(), out=tmp_path / "never", quiet=True, **settings)
     assert_same_state(tmp_path / "skipped", tmp_path / "never")

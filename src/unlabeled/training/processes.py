@@ -22,7 +22,7 @@ from unlabeled.training.settings import Settings
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Stop", "at_once", "first", "in_turn", "join", "refuse_unshared", "stop_signals", "together"]
+__all__ = ["Stop", "at_once", "first", "guarded", "in_turn", "join", "joined", "refuse_unshared", "together"]
 
 SECONDS_BETWEEN_SIGNS = 2.0
 """Between two signs of life of processes that wait for each other."""
@@ -68,6 +68,14 @@ def join(settings: Settings) -> "Fabric":
     if gather.processes() > 1:
         atexit.register(_leave)
     return fabric
+
+
+@contextmanager
+def joined(settings: Settings) -> Iterator["Fabric"]:
+    """Join the processes, as `join` does, while the training is prepared; see `together`."""
+    fabric = join(settings)
+    with together(fabric, lambda: "before the training began"):
+        yield fabric
 
 
 def _refuse_without_script(settings: Settings) -> None:
@@ -246,3 +254,10 @@ def stop_signals() -> Iterator[Stop]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def guarded(fabric: "Fabric", when: Callable[[], str]) -> Iterator[Stop]:
+    """Train until another process has ended or a signal asks to stop; see `together` and `stop_signals`."""
+    with together(fabric, when), stop_signals() as stop:
+        yield stop

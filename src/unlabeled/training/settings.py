@@ -3,10 +3,10 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from unlabeled import check
-from unlabeled.check import UserError
+from unlabeled.check import Range, UserError
 
 __all__ = ["BUDGET", "MACHINE_SETTINGS", "READING", "Settings"]
 
@@ -32,7 +32,7 @@ class Settings:
 
     The learning rate climbs linearly over the first 5 % of the steps, then falls to 0 along a cosine. Weights of one
     dimension, which are norms and biases, have no decay and, in LARS, no adapted rate. AdamW: betas 0.9 and 0.999,
-    eps 1e-8. SGD and LARS: momentum 0.9, no Nesterov; LARS: trust coefficient 0.001.
+    eps 1e-8. SGD and LARS: no Nesterov; LARS: trust coefficient 0.001.
 
     Args:
         encoder: Name of the network to train: one of our small ones, any timm model, or module:function that builds it.
@@ -42,9 +42,10 @@ class Settings:
         steps: Optimizer steps, instead of epochs.
         batch_size: Samples in each forward pass, over all processes.
         lr: Peak learning rate, as given (not scaled further).
-        optimizer: adamw, sgd or lars, the last two with momentum 0.9.
+        optimizer: adamw, sgd or lars.
         weight_decay: Decay of all weights but norms and biases.
         betas: Decay rates of adamw's two moment estimates, with a comma between them [default: 0.9,0.999].
+        sgd_momentum: Momentum of sgd and lars. [default: 0.9]
         clip: Largest norm of the gradient, above which it is scaled down; no limit if left out.
         holdout: Share of the samples held out of training, on which the loss is logged; none below 50 samples.
         image_size: Height and width in pixels of the encoder's input.
@@ -78,6 +79,7 @@ class Settings:
     optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
     weight_decay: float | None = None
     betas: list[float] | None = None
+    sgd_momentum: Annotated[float, Range(at_least=0, below=1)] | None = None
     clip: float | None = None
     holdout: float = 0.02
     image_size: int | None = None
@@ -114,6 +116,7 @@ class Settings:
         if "weight_decay" in given:
             check.at_least(0, weight_decay=given["weight_decay"])
         self._check_betas()
+        self._check_momentum()
         if not isinstance(self.holdout, int | float) or not 0 <= self.holdout <= MOST_HELD_OUT:
             raise UserError(f"holdout must be between 0 and {MOST_HELD_OUT}, got {self.holdout}")
         for name in ("lr", "weight_decay", "clip"):
@@ -130,6 +133,15 @@ class Settings:
         if self.epochs and self.steps:
             raise UserError(
                 f"steps must be left out where epochs are given, got {self.steps} and {self.epochs} epochs"
+            )
+
+    def _check_momentum(self) -> None:
+        if self.sgd_momentum is None:
+            return
+        check.within(Range(at_least=0, below=1), sgd_momentum=self.sgd_momentum)
+        if self.optimizer == "adamw":
+            raise UserError(
+                f"sgd_momentum must be left out for adamw, which has betas, got {self.sgd_momentum}"
             )
 
     def _check_betas(self) -> None:
@@ -199,10 +211,10 @@ class Settings:
             raise UserError(f"batch_size must be a multiple of the {processes} processes, got {batch_size}")
         epochs = self.epochs
         if not self.steps and not self.epochs:
-            wanted = 20_000 if cuda else 2_000
+            steps = 20_000 if cuda else 2_000
             each = samples // (batch_size * self.accumulate)
             most = min(MOST_EPOCHS, max(most_epochs, -(-FEWEST_STEPS // each)))
-            epochs = min(most, max(10, round(wanted / each)))
+            epochs = min(most, max(10, round(steps / each)))
         lr, weight_decay = RECIPES[self.optimizer]
         scale = batch_size * self.accumulate / 256
         return replace(
@@ -214,6 +226,6 @@ class Settings:
             precision=("bf16" if cuda else "32") if self.precision == "auto" else self.precision,
         )
 
-    def chosen_beside(self, asked: Self) -> dict[str, Any]:
-        """What these settings have that was not asked for: by name, in the order of the fields."""
-        return {name: value for name, value in asdict(self).items() if value != getattr(asked, name)}
+    def choices(self, request: Self) -> dict[str, Any]:
+        """What was chosen beside what was asked for, by name and in the order of the fields."""
+        return {name: value for name, value in asdict(self).items() if value != getattr(request, name)}
