@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from torch import Tensor, nn
 
 from unlabeled.check import UserError
+from unlabeled.parts.teacher import Follower
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -68,15 +69,26 @@ class Method(nn.Module):
         """Detached scalars of the last call that are worth logging, such as the accuracy on the pretext."""
 
     def chance(self, samples: int) -> float | None:
-        """Loss in nats of a method that has learned nothing, with `samples` per step over all processes."""
-        return None
+        """Chance-level loss: that of a method that has learned nothing, with `samples` per step over all processes.
+
+        By default what the buffer `baseline` holds, where a method has one and `prepare` has measured it on the data:
+        the loss of always predicting the same, such as the mean image.
+        """
+        baseline = dict(self.named_buffers(recurse=False)).get("baseline")
+        return None if baseline is None else float(baseline) or None
 
     def training_view(self, data: "Data") -> "Data":
         """Data whose samples are those that training needs, such as clips of videos."""
         return self.encoder.evaluation_view(data)
 
     def prepare(self, data: "Data") -> None:
-        """Look at the data once before training: priors, palettes, sizes of per-sample state."""
+        """Look at the data once before training: priors, palettes, sizes of per-sample state.
+
+        Parts that follow the training, such as a teacher, start anew here; overrides call this one first.
+        """
+        for part in self.modules():
+            if isinstance(part, Follower):
+                part.restart()
 
     def begin_epoch(self, data: "Data") -> Tensor | None:
         """Act before an epoch; may return one sampling weight per sample, float, shape (samples,)."""
@@ -91,7 +103,13 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def after_step(self, progress: float) -> None:
-        """Act after an optimizer step; progress runs from 0 to 1 over the training."""
+        """Act after an optimizer step; progress runs from 0 to 1 over the training.
+
+        Parts that follow the training, such as a teacher, move here; overrides call this one first.
+        """
+        for part in self.modules():
+            if isinstance(part, Follower):
+                part.follow(progress)
 
     def pictures(self, batch: Batch) -> Pictures:
         """Show what was withheld and what was predicted.

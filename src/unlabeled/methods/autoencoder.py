@@ -1,14 +1,14 @@
-"""Autoencoder: describe the image by few numbers from which it can be redrawn.
+"""Autoencoder: describe an image by a few numbers from which it can be redrawn.
 
 Withheld: nothing but what the few numbers cannot carry. Predicted: the image itself.
 
 Source: Hinton, Salakhutdinov, "Reducing the Dimensionality of Data with Neural Networks", 2006,
 https://doi.org/10.1126/science.1127647
-Differs: trained as a whole, without starting layer by layer; the weights of the decoder are its own, and it draws the
+Differs: trained as a whole, without layer-wise pretraining; the weights of the decoder are its own, and it draws the
 departure from the mean image. The features are those of the encoder, before the bottleneck. Images are cropped and
-mirrored at random. The weights move by the loop's AdamW, not by conjugate gradients.
+mirrored at random. The weights are updated by the loop's AdamW, not by conjugate gradients.
 Shortcut: with as many numbers as pixels the copy is perfect and nothing is learned, so the code is narrow; a
-warning says where it is not.
+warning is given if it is not.
 """
 
 import warnings
@@ -74,19 +74,16 @@ class Autoencoder(Method):
         channels, size = self.encoder.in_channels, self.encoder.image_size
         pixels = channels * size**2
         if min(code_dim, self.encoder.dim) >= pixels:
-            copied = f"a code_dim of {code_dim} can copy {pixels} pixels"
-            warnings.warn(f"no bottleneck, no corruption: {copied}", stacklevel=2)
+            ability = f"a code_dim of {code_dim} can copy {pixels} pixels"
+            warnings.warn(f"no bottleneck, no corruption: {ability}", stacklevel=2)
         self.views = Views(size, crop=crop, jitter=0, gray=0, flip=flip)
         self.code = nn.Linear(self.encoder.dim, code_dim)
         self.decoder = build_decoder(decoder, (code_dim, 1, 1), channels, size)
         self.register_buffer("mean", torch.full((channels, size, size), 0.5))
-        self.register_buffer("baseline", torch.tensor(0.0))
-
-    def chance(self, samples: int) -> float | None:
-        """Variance around the mean image: the error of one who always draws that."""
-        return float(self.baseline) or None
+        self.register_buffer("baseline", torch.tensor(0.0))  # of the mean image: the variance around it
 
     def prepare(self, data: "Data") -> None:
+        super().prepare(data)
         images = self.views(data.sample(512)).to(self.mean.device)
         self.mean.copy_(images.mean(0))
         self.baseline.copy_(loss(self.mean, images))
@@ -99,7 +96,7 @@ class Autoencoder(Method):
         return error
 
     def predict(self, images: Tensor) -> Tensor:
-        """Images as the code allows to draw them, same shape."""
+        """Images redrawn from their codes, same shape."""
         return self.mean + self.decoder(self.code(self.encoder(images))[:, :, None, None])
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:

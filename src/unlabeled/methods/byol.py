@@ -1,14 +1,14 @@
-"""BYOL: predict what a slowly moving copy of the encoder says about the other view of an image.
+"""BYOL: predict what a slowly moving copy of the encoder computes for the other view of an image.
 
-Withheld: the other view. Predicted: the teacher's projection of it, from the student's; no other image is
-compared.
+Withheld: the other view. Predicted: the teacher's projection of it, from the student's; no other image is compared.
 
 Source: Grill et al., "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning", 2020,
 https://arxiv.org/abs/2006.07733
 Differs: by default the heads are narrower (4096 and 256 in the paper) and the views are not blurred, for small
-images. Crops are resampled bilinearly, not bicubically. The weights move by the loop's AdamW; the paper has LARS.
-Shortcut: a constant output has loss 0. The predictor, which the teacher lacks, the moving average and the
-batch norms of the heads keep the training away from it; the loss cannot tell, the spread of the projections does.
+images. Crops are resampled bilinearly, not bicubically. The weights are updated by the loop's AdamW; the paper has
+LARS.
+Shortcut: a constant output has loss 0. The predictor, which the teacher lacks, the moving average and the batch norms
+of the heads keep the training away from it; the loss cannot show a collapse, the spread of the projections does.
 """
 
 from functools import partial
@@ -21,7 +21,8 @@ from unlabeled.method import Batch, Method
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
 from unlabeled.parts.precision import full_precision
-from unlabeled.parts.teacher import Teacher, cosine_momentum
+from unlabeled.parts.teacher import Teacher
+from unlabeled.parts.two_views import TwoViews
 
 __all__ = ["BYOL"]
 
@@ -31,8 +32,8 @@ def loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """Squared distance between directions: 2 - 2 * cosine.
 
     Args:
-        predictions: What the student says of one view, float, shape (batch, dim).
-        targets: What the teacher says of the other view, float, shape (batch, dim); receives no gradient.
+        predictions: Of the student for one view, float, shape (batch, dim).
+        targets: Of the teacher for the other view, float, shape (batch, dim); receives no gradient.
 
     Returns:
         Mean over the batch, scalar, in 0..4; 2 for unrelated directions.
@@ -41,7 +42,7 @@ def loss(predictions: Tensor, targets: Tensor) -> Tensor:
     return (2 - 2 * cosine).mean()
 
 
-class BYOL(Method):
+class BYOL(TwoViews, Method):
     """Predict what a slowly moving copy of the encoder says about the other view of an image.
 
     Args:
@@ -78,33 +79,22 @@ class BYOL(Method):
         super().__init__(encoder)
         check.fraction(momentum=momentum, second_blur=second_blur)
         check.positive(projection_dim=projection_dim, hidden_dim=hidden_dim)
-        self.momentum = momentum
         views = partial(Views, self.encoder.image_size, crop=crop, jitter=jitter, saturation=0.4 * jitter)
         views = partial(views, gray=gray, flip=flip, degrees=degrees)
         self.first_views = views(blur=blur)
         self.second_views = views(blur=second_blur, solarize=solarize)
         self.head = mlp(self.encoder.dim, hidden_dim, projection_dim, last_bias=False)
         self.predictor = mlp(projection_dim, hidden_dim, projection_dim, last_bias=False)
-        self.teacher = Teacher(self.encoder, self.head)
+        self.teacher = Teacher(self.encoder, self.head, momentum=momentum, rising=True)
 
     def chance(self, samples: int) -> float:
         return 4.0  # two directions, each 2 for unrelated vectors; a collapsed encoder goes to 0 instead
 
-    def prepare(self, data: object) -> None:
-        self.teacher.restart(self.encoder, self.head)
+    def two_views(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.first_views(batch), self.second_views(batch)
 
     def forward(self, batch: Batch) -> Tensor:
-        views = self.first_views(batch), self.second_views(batch)
+        views = self.two_views(batch)
         first, second = (self.predictor(self.head(self.encoder(view))) for view in views)
         first_target, second_target = (self.teacher(view) for view in views)
         return loss(first, second_target) + loss(second, first_target)
-
-    def after_step(self, progress: float) -> None:
-        self.teacher.update(cosine_momentum(self.momentum, progress), self.encoder, self.head)
-
-    def embed_features(self, features: Tensor) -> Tensor:
-        return self.head(features)
-
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        first, second = self.first_views(batch), self.second_views(batch)
-        return {"image": self.encoder.inputs(batch), "view 1": first, "view 2": second}

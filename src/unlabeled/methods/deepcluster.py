@@ -1,14 +1,14 @@
-"""DeepCluster: group the features of all images, learn to tell the groups apart, and group again.
+"""DeepCluster: cluster the features of all images, learn to predict the clusters, and cluster again.
 
-Withheld: the cluster in which k-means put an image before this epoch. Predicted: it, from a crop.
+Withheld: the cluster to which k-means assigned an image before this epoch. Predicted: it, from a crop.
 
 Source: Caron, Bojanowski, Joulin, Douze, "Deep Clustering for Unsupervised Learning of Visual Features",
 2018, https://arxiv.org/abs/1807.05520
 Differs: the last ReLU stays, since the features are the encoder's own; PCA keeps 64 components, not 256; the head has
-no optimizer of its own, so momentum outlives its new start in every epoch. The weights move by the loop's AdamW with
-warm-up and cosine; the paper has SGD at one rate.
-Shortcut: an empty cluster takes half of the largest one, and clusters are drawn equally often however small
-they are, so one answer for all images does not pay; the encoder sees gradients of brightness, not colours.
+no optimizer of its own, so momentum survives its reset in every epoch. The weights are updated by the loop's AdamW with
+warm-up and cosine; the paper has SGD at a constant rate.
+Shortcut: an empty cluster takes half of the largest one, and clusters are drawn equally often however small they are,
+so one answer for all images does not pay; the encoder sees gradients of brightness, not colours.
 """
 
 import math
@@ -77,6 +77,7 @@ class DeepCluster(Method):
         return math.log(int(self.used))
 
     def prepare(self, data: "Data") -> None:
+        super().prepare(data)
         if self.clusters is None:
             self.used.fill_(min(DEFAULT_CLUSTERS, max(2, len(data) // 10)))
         elif self.clusters > len(data) // 4:
@@ -87,13 +88,13 @@ class DeepCluster(Method):
     @torch.no_grad()
     def begin_epoch(self, data: "Data") -> Tensor:
         features = F.normalize(whiten(self._all_features(data), self.components), dim=1)
-        found = gather.broadcast(kmeans(features, int(self.used), self.iterations).assignments)
-        self.agreement.copy_(agreement(self.assignments, found))
-        self.assignments.copy_(found)
+        clusters = gather.broadcast(kmeans(features, int(self.used), self.iterations).assignments)
+        self.agreement.copy_(agreement(self.assignments, clusters))
+        self.assignments.copy_(clusters)
         self.head.weight.copy_(gather.broadcast(torch.randn_like(self.head.weight) * 0.01))
         self.head.bias.zero_()
-        sizes = torch.bincount(found)
-        return 1 / (len(sizes) * sizes[found].float())
+        sizes = torch.bincount(clusters)
+        return 1 / (len(sizes) * sizes[clusters].float())
 
     def forward(self, batch: Batch) -> Tensor:
         if not len(self.assignments):
@@ -112,9 +113,9 @@ class DeepCluster(Method):
         itself = torch.eye(len(images), dtype=torch.bool, device=images.device)
         together = (labels[:, None] == labels) & ~itself
         mates = images[together.int().argmax(dim=1)].where(together.any(dim=1)[:, None, None, None], 0.5)
-        likeness = logits[:, labels].masked_fill(itself, -torch.inf)
-        closest = images[likeness.argmax(dim=1)]
-        return {"image": images, "same predicted cluster": mates, "next in likeness": closest}
+        likelihood = logits[:, labels].masked_fill(itself, -torch.inf)
+        nearest = images[likelihood.argmax(dim=1)]
+        return {"image": images, "same predicted cluster": mates, "nearest": nearest}
 
     def _logits(self, images: Tensor) -> Tensor:
         logits = self.head(self.encoder(images)).float()

@@ -1,10 +1,10 @@
-"""Cutting images into a grid of cells, and putting them together again."""
+"""Images cut into a grid of cells or tiles, and put together again."""
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-__all__ = ["assemble", "cells", "crop", "standardize"]
+__all__ = ["assemble", "cells", "crop", "permute", "standardize", "tiles"]
 
 
 def cells(images: Tensor, grid: int) -> Tensor:
@@ -23,6 +23,32 @@ def cells(images: Tensor, grid: int) -> Tensor:
 def assemble(cells: Tensor, grid: int) -> Tensor:
     """Images from their cells, the inverse of `cells`."""
     return rearrange(cells, "b (row column) c h w -> b c (row h) (column w)", row=grid, column=grid)
+
+
+def tiles(images: Tensor, grid: int, size: int) -> Tensor:
+    """One tile from a random position of each cell of a grid.
+
+    Args:
+        images: Float, shape (batch, channels, height, height), the side a multiple of `grid`.
+        grid: Cells per side.
+        size: Side of a tile in pixels, at most that of a cell.
+
+    Returns:
+        Shape (batch, grid * grid, channels, size, size), row by row.
+    """
+    all_cells = rearrange(cells(images, grid), "b n c h w -> (b n) c h w")
+    corners = torch.randint(all_cells.shape[3] - size + 1, (len(all_cells), 2), device=images.device)
+    return rearrange(crop(all_cells, corners, size), "(b n) c h w -> b n c h w", b=len(images))
+
+
+def permute(tiles: Tensor, permutations: Tensor) -> Tensor:
+    """Tiles in another order: position j shows tile permutations[:, j].
+
+    Args:
+        tiles: Shape (batch, tiles, ...).
+        permutations: int64, shape (batch, tiles).
+    """
+    return tiles[torch.arange(len(tiles), device=tiles.device)[:, None], permutations]
 
 
 def crop(images: Tensor, corners: Tensor, size: int) -> Tensor:
@@ -55,5 +81,5 @@ def standardize(images: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """
     centred = images - images.mean(dim=(2, 3), keepdim=True)
     deviation = centred.square().mean(dim=(2, 3), keepdim=True).sqrt()
-    # Rounding errors of a constant must not be blown up: norms behind would make a signal of them.
+    # Rounding errors of a constant must not be amplified: norms after it would make a signal of them.
     return torch.where(deviation > 1e-3, centred / deviation.clamp_min(1e-3), 0) * std + mean
