@@ -15,7 +15,7 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.files import atomic
-from unlabeled.parts.vocabulary import counted, unspaced
+from unlabeled.parts.vocabulary import count_words, unspaced
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -220,7 +220,7 @@ def fitted(name: str, data: "Data", *, image_size: int | None = None) -> WordVec
             f"{data.name}: {share:.0%} of the letters are of scripts without spaces, so that whole sentences count as "
             "words; split them with --segmenter characters, jieba or pythainlp"
         )
-    counts = counted(texts, min_count, segmenter)
+    counts = count_words(texts, min_count, segmenter)
     encoder = build({"name": name, "vocabulary": list(counts), "segmenter": segmenter})
     shares = torch.tensor(list(counts.values()), dtype=torch.float64)
     encoder.adapt.shares.copy_(shares / shares.sum())

@@ -1,7 +1,7 @@
 """Audio-visual correspondence: predict whether a picture and a sound belong together.
 
-Withheld: whether picture and sound are of one moment. Predicted: that, from their distance in a space where both are unit
-vectors, or from how well the best position of the picture fits the sound.
+Withheld: whether picture and sound are of one moment. Predicted: that, from their distance in a space where both are
+unit vectors, or from how well the best position of the picture fits the sound.
 
 Source: Arandjelović, Zisserman, "Objects that Sound", 2018, https://arxiv.org/abs/1712.06651; the task is from
 Arandjelović, Zisserman, "Look, Listen and Learn", 2017, https://arxiv.org/abs/1705.08168

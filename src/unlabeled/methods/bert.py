@@ -132,3 +132,7 @@ class BERT(Method):
         guesses = self.next(states[:, 0]).argmax(1).tolist()
         pairs = [f"{words[true]}; predicted: {words[guess]}" for true, guess in zip(label.tolist(), guesses)]
         return {**texts, "pair": pairs}
+
+
+def _name(encoder: nn.Module) -> str:
+    return getattr(encoder, "config", {}).get("name", type(encoder).__name__)

@@ -111,7 +111,7 @@ class ContextEncoder(Method):
         return MASKS[self.mask](len(images), images.shape[-1], images.device)
 
     def weight(self, drop: Tensor) -> Tensor:
-        """Weight of each pixel in the error: of the hole, and of a border around it if it is central; shape of `drop`."""
+        """Weight of each pixel in the error: the hole, and a border around it if it is central; shape of `drop`."""
         if self.mask != "central":
             return drop.float()
         return drop + OVERLAP_WEIGHT * masks.ring(drop, max(1, round(OVERLAP * drop.shape[-1])))

@@ -23,6 +23,7 @@ from unlabeled.check import UserError
 from unlabeled.method import Batch, Method
 from unlabeled.parts import gather
 from unlabeled.parts.augment import Views
+from unlabeled.parts.features import all_features
 from unlabeled.parts.kmeans import agreement, kmeans, whiten
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["DeepCluster"]
 
 DEFAULT_CLUSTERS = 100
-FEATURES_AT_ONCE = 512
 
 
 class DeepCluster(Method):
@@ -87,7 +87,7 @@ class DeepCluster(Method):
 
     @torch.no_grad()
     def begin_epoch(self, data: "Data") -> Tensor:
-        features = F.normalize(whiten(self._all_features(data), self.components), dim=1)
+        features = F.normalize(whiten(all_features(self, data, self.used.device), self.components), dim=1)
         clusters = gather.broadcast(kmeans(features, int(self.used), self.iterations).assignments)
         self.agreement.copy_(agreement(self.assignments, clusters))
         self.assignments.copy_(clusters)
@@ -121,13 +121,3 @@ class DeepCluster(Method):
         logits = self.head(self.encoder(images)).float()
         unused = torch.arange(logits.shape[1], device=logits.device) >= self.used
         return logits.masked_fill(unused, -torch.inf)
-
-    def _all_features(self, data: "Data") -> Tensor:
-        training = self.encoder.training
-        self.encoder.eval()
-        device = self.used.device
-        parts = []
-        for part in data.batches(FEATURES_AT_ONCE):
-            parts.append(self.features({name: value.to(device) for name, value in part.items()}).float())
-        self.encoder.train(training)
-        return torch.cat(parts)

@@ -100,30 +100,18 @@ class GPT(Method):
         nats = F.cross_entropy(logits.flatten(0, 1), x.tokens[:, 1:].flatten(), reduction="none")
         return nats.view(len(x.tokens), -1).where(x.mask[:, 1:], 0)
 
-    @torch.no_grad()
     def generate(self, texts: Tensor, lengths: Tensor, count: int) -> Tensor:
-        """Continue texts.
+        """Continue texts, int64, shape (batch, length), by `count` pieces, int64, shape (batch, count)."""
 
-        Args:
-            texts: Their pieces, int64, shape (batch, length).
-            lengths: Pieces of each text, at least 1, int64, shape (batch,).
-            count: Pieces to add; those that no longer fit into the network's window are forgotten.
+        def encode(visible: Tensor, real: Tensor) -> Tensor:
+            return self.encoder.states(
+                self.encoder.inputs({"tokens": visible, "mask": real, "sentence": real})
+            )
 
-        Returns:
-            The added pieces, int64, shape (batch, count).
-        """
-        texts = F.pad(texts, (0, count))
-        rows = torch.arange(len(texts), device=texts.device)
-        window = torch.arange(min(self.encoder.length, texts.shape[1]), device=texts.device)
-        for step in range(count):
-            ends = lengths + step
-            begin = (ends - len(window)).clamp_min(0)
-            mask = window < (ends - begin)[:, None]
-            visible = texts.gather(1, begin[:, None] + window)
-            x = self.encoder.inputs({"tokens": visible, "mask": mask, "sentence": mask})
-            logits = self.logits(self.encoder.states(x)[rows, ends - begin - 1])
-            texts[rows, ends] = tokens.sample(logits, self.temperature, self.top_k, self.top_p)
-        return texts.gather(1, lengths[:, None] + torch.arange(count, device=texts.device))
+        def draw(states: Tensor) -> Tensor:
+            return tokens.sample(self.logits(states), self.temperature, self.top_k, self.top_p)
+
+        return tokens.generate(texts, lengths, count, self.encoder.length, encode, draw)
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> Pictures:

@@ -22,12 +22,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from unlabeled import check
-from unlabeled.check import UserError
 from unlabeled.method import Batch, Method
 from unlabeled.parts import patches
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import classifier
-from unlabeled.parts.padding import idle, least_size
+from unlabeled.parts.padding import input_size
 from unlabeled.parts.permutations import permutation_set
 
 __all__ = ["Jigsaw"]
@@ -73,18 +72,9 @@ class Jigsaw(Method):
         check.fraction(tile_ratio=tile_ratio)
         check.at_least(1, tile_size=1 if tile_size is None else tile_size)
         check.at_least(4 * grid, image_size=self.encoder.image_size)
-        if tile_size is None and getattr(encoder, "is_vit", False):
-            tile_size = self.encoder.image_size
         cell = self.encoder.image_size // grid
         self.grid, self.cut = grid, max(2, min(round(tile_ratio * cell), cell - (tile_ratio < 1)))
-        least = (
-            least_size(encoder, self.cut) if tile_size is None or tile_size < self.encoder.image_size else 1
-        )
-        if tile_size is not None and tile_size < self.encoder.image_size and idle(encoder, tile_size):
-            raise UserError(
-                f"tile_size must be at least {least}, so that every weight sees more than padding, got {tile_size}"
-            )
-        self.tile_size = tile_size or (least if least > self.cut else None)
+        self.tile_size = input_size(encoder, self.cut, tile_size=tile_size)
         self.normalize, self.puzzles = normalize, puzzles
         self.views = Views(grid * cell, crop=crop, jitter=0, gray=gray, flip=0)
         self.head = classifier(grid**2 * self.encoder.dim, head_dim, permutations)
@@ -104,7 +94,7 @@ class Jigsaw(Method):
         return self.head(rearrange(self.encoder(tiles), "(b n) d -> b (n d)", n=count)).float()
 
     def puzzle(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Shuffled tiles of images, shape (batch, tiles, channels, cut, cut), and their permutations, shape (batch,)."""
+        """Shuffled tiles, shape (batch, tiles, channels, cut, cut), and their permutations, shape (batch,)."""
         labels = torch.randint(len(self.permutations), (len(images),), device=images.device)
         return patches.permute(patches.tiles(images, self.grid, self.cut), self.permutations[labels]), labels
 

@@ -6,8 +6,8 @@ frames, each with its pose as seen from the middle of the masked zone.
 
 Source: Ramakrishnan, Nagarajan, Al-Halah, Grauman, "Environment Predictive Coding for Visual Navigation", 2022,
 https://arxiv.org/abs/2102.02337
-Differs: the image encoder is trained too, by this loss alone, where the paper's is pretrained by MoCo and frozen; images
-have no depth. The zones of a trajectory are divided into groups that are masked one after another, so that every
+Differs: the image encoder is trained too, by this loss alone, where the paper's is pretrained by MoCo and frozen;
+images have no depth. The zones of a trajectory are divided into groups that are masked one after another, so that every
 encoded image is used several times; batch norms of the encoder see all frames in training. A learned memory item stands
 in if nothing is visible. Guard frames beside masked zones can be excluded from the memory. Time is encoded by the
 nearness exp(-|t| / a third of the trajectory), in both directions, where the paper has exp(-t) of single steps, which

@@ -5,7 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["idle", "least_size", "only_padding"]
+from unlabeled.check import UserError
+
+__all__ = ["input_size", "least_size", "only_padding"]
 
 
 @torch.no_grad()
@@ -48,8 +50,43 @@ def only_padding(network: nn.Module, images: Tensor) -> set[tuple[str, int, int]
     return idle_weights
 
 
-def idle(encoder: Any, size: int) -> bool:
-    """Whether an encoder takes no images of some size, or has weights that learn from its own size but not from them."""
+def least_size(encoder: Any, size: int) -> int:
+    """The least image size, from the given one on, that all weights can learn from; at most the encoder's own."""
+    return next(
+        (side for side in range(size, encoder.image_size) if not _idle(encoder, side)), encoder.image_size
+    )
+
+
+def input_size(encoder: Any, size: int, **option: int | None) -> int | None:
+    """Size in pixels to which square images are resized so that every weight of an encoder learns from them.
+
+    Args:
+        encoder: An encoder of images.
+        size: Size of the images.
+        **option: Size that the user asks for, by the name of its option; None for the least.
+
+    Returns:
+        That size, or None if the images can stay as they are; for a ViT the size of its own images.
+
+    Raises:
+        UserError: Some weights would see only padding at the size that the user asks for.
+    """
+    ((name, asked),) = option.items()
+    if asked is None and getattr(encoder, "is_vit", False):
+        return encoder.image_size
+    if asked is None:
+        least = least_size(encoder, size)
+        return least if least > size else None
+    if asked < encoder.image_size and _idle(encoder, asked):
+        least = least_size(encoder, size)
+        raise UserError(
+            f"{name} must be at least {least}, so that every weight sees more than padding, got {asked}"
+        )
+    return asked
+
+
+def _idle(encoder: Any, size: int) -> bool:
+    """Whether an encoder takes no images of a size, or has weights that learn from its own size but not from them."""
     device = next(encoder.parameters(), torch.zeros(())).device
 
     def idle_weights(side: int) -> set[tuple[str, int, int]]:
@@ -59,10 +96,3 @@ def idle(encoder: Any, size: int) -> bool:
         return bool(idle_weights(size) - idle_weights(encoder.image_size))
     except (RuntimeError, ValueError, AssertionError):  # networks refuse sizes in ways of their own
         return True
-
-
-def least_size(encoder: Any, size: int) -> int:
-    """The least image size, from the given one on, that all weights can learn from; at most the encoder's own."""
-    return next(
-        (side for side in range(size, encoder.image_size) if not idle(encoder, side)), encoder.image_size
-    )

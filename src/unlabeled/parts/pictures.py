@@ -63,7 +63,7 @@ def sheet(images: Tensor) -> Tensor:
 
 
 def strip(video: Tensor) -> Tensor:
-    """Frames side by side, shape (batch, channels, height, frames * width), of (batch, frames, channels, height, width)."""
+    """Frames side by side, shape (batch, channels, height, frames * width), of (batch, frames, channels, ...)."""
     return rearrange(video, "b t c h w -> b c h (t w)")
 
 

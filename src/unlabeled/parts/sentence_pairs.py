@@ -76,7 +76,7 @@ def join(tokens: Tensor, pair: Pair, first: int, separator: int) -> tuple[Tensor
         separator: Number of [SEP].
 
     Returns:
-        Tokens, int64, which of them are real, bool, and the number of their text, int64, shape (batch, length + 3) each.
+        Tokens, int64, which of them are real, bool, and the index of their text, int64, shape (batch, length + 3) each.
     """
     position = torch.arange(tokens.shape[1] + 3, device=tokens.device)
     middle = pair.border[:, None] + 1

@@ -1,4 +1,6 @@
-"""Tokens of texts: which to mask, how to score predictions of them, how to draw the next one."""
+"""Tokens of texts: which to mask, how to score predictions of them, how to continue a text."""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 from unlabeled.parts import gather
 from unlabeled.parts.heads import near_zero
 
-__all__ = ["IGNORED", "TokenHead", "choose", "corrupt", "cross_entropy", "entropy", "sample"]
+__all__ = ["IGNORED", "TokenHead", "choose", "corrupt", "cross_entropy", "entropy", "generate", "sample"]
 
 IGNORED = -100
 """Label of a prediction that does not count."""
@@ -85,6 +87,41 @@ def sample(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tens
         allowed[:, top_k:] = False
     allowed[:, 0] = True
     return order.gather(1, probabilities.where(allowed, 0).multinomial(1)).squeeze(1)
+
+
+@torch.no_grad()
+def generate(
+    texts: Tensor,
+    lengths: Tensor,
+    count: int,
+    window: int,
+    encode: Callable[[Tensor, Tensor], Tensor],
+    draw: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Continue texts token by token.
+
+    Args:
+        texts: int64, shape (batch, length).
+        lengths: Tokens of each text, at least 1, int64, shape (batch,).
+        count: Tokens to add.
+        window: Most tokens that `encode` reads, the latest.
+        encode: Function from tokens, int64, and which of them are real, bool, shape (batch, window) each, to states,
+            float, shape (batch, window, dim).
+        draw: Function from the states of the last tokens, shape (batch, dim), to the next ones, shape (batch,).
+
+    Returns:
+        The added tokens, int64, shape (batch, count).
+    """
+    texts = F.pad(texts, (0, count))
+    rows = torch.arange(len(texts), device=texts.device)
+    positions = torch.arange(min(window, texts.shape[1]), device=texts.device)
+    for step in range(count):
+        ends = lengths + step
+        begin = (ends - len(positions)).clamp_min(0)
+        real = positions < (ends - begin)[:, None]
+        states = encode(texts.gather(1, begin[:, None] + positions), real)
+        texts[rows, ends] = draw(states[rows, ends - begin - 1])
+    return texts.gather(1, lengths[:, None] + torch.arange(count, device=texts.device))
 
 
 class TokenHead(nn.Module):

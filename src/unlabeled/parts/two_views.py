@@ -8,7 +8,7 @@ __all__ = ["TwoViews"]
 
 
 class TwoViews:
-    """Base beside `Method` for a method with `views`, which makes a random view, and `head`, which projects features."""
+    """Base beside `Method` of methods with `views`, which makes a random view, and `head`, which projects features."""
 
     view_names: ClassVar[tuple[str, str]] = ("view 1", "view 2")
     encoder: Any
