@@ -47,12 +47,12 @@ from unlabeled.methods.deepcluster import DeepCluster
 from unlabeled.methods.gpt import GPT
 from unlabeled.methods.moco import MoCo
 from unlabeled.methods.simclr import SimCLR
-from unlabeled.methods.simclr import loss as simclr_loss
 from unlabeled.methods.swav import SwAV
 from unlabeled.methods.time_contrastive import TimeContrastive
 from unlabeled.methods.trajectory_unmasking import TrajectoryUnmasking
 from unlabeled.methods.video_colorization import VideoColorization
 from unlabeled.parts import gather, shuffle
+from unlabeled.parts.info_nce import nt_xent
 from unlabeled.parts.tokens import IGNORED
 from unlabeled.run import CHECKPOINT, Run, read_checkpoint
 from unlabeled.selftest import TINY
@@ -343,7 +343,7 @@ class Compared(Plain):
         self.shown.append(batch["index"])
         images = self.encoder.inputs(batch)
         first, second = self.head(self.encoder(torch.cat([images, images.flip(3)]))).chunk(2)
-        return simclr_loss(first, second, 0.5)
+        return nt_xent(first, second, 0.5)
 
 
 def without_norms() -> nn.Module:
