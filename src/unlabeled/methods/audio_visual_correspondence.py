@@ -105,6 +105,7 @@ class AudioVisualCorrespondence(Method):
         volume: Largest change of the loudness, as a share of it.
     """
 
+    smallest: ClassVar = {"encoder": "av-conv4"}
     encoder: Any
     kind = "audio-visual"
     defaults: ClassVar[dict[str, Any]] = {
@@ -170,7 +171,7 @@ class AudioVisualCorrespondence(Method):
             images: Float in 0..1, shape (batch, channels, height, width).
             sounds: Unit vectors, float, shape (batch, candidates, dim).
         """
-        picture, positions = self.encoder.meet(images)
+        picture, positions = self.encoder.directions(images)
         vectors: dict[str, Tensor] = {"whole": picture, "places": positions}
         with torch.autocast(images.device.type, enabled=False):  # small differences of distances matter
             return {name: head(vectors[name], sounds) for name, head in self.head.items()}
@@ -195,7 +196,7 @@ class AudioVisualCorrespondence(Method):
             ],
         }
         if "places" in self.head:
-            positions = self.encoder.places(image)
+            positions = self.encoder.positions(image)
             gray = 0.6 * repeat(image.mean(1), "batch height width -> batch rgb height width", rgb=3)
             shown["where its own sound is"] = overlay(gray, similarity(positions, sounds))
             shown["where that of the next is"] = overlay(gray, similarity(positions, following))

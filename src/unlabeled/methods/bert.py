@@ -16,55 +16,45 @@ sentence, and is cut to the length of the true one, so that neither lengths nor 
 """
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.method import Batch, Method, Pictures
+from unlabeled.data import Data
+from unlabeled.data.text.data import Texts, Tokens
+from unlabeled.encoders.text import TextEncoder, TextInput
+from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
+from unlabeled.options import PositiveFraction
 from unlabeled.parts import sentence_pairs, tokens
 from unlabeled.parts.tokens import IGNORED
-
-if TYPE_CHECKING:
-    from unlabeled.data import Data
-    from unlabeled.encoders.text import TextEncoder, TextInput
 
 __all__ = ["BERT"]
 
 
-class BERT(Method):
+class BERT(Method[TextEncoder]):
     """Fill in hidden words from both sides, and tell whether a text goes on with another.
 
     The metrics are the accuracies on hidden words and on pairs.
 
     Args:
         encoder: Network whose features are kept.
-        hidden_ratio: Share of the word pieces that is to be predicted.
-        next_sentence: Whether pairs of texts are told apart too; needs documents of several sentences.
+        hidden_ratio: Fraction of the word pieces that is to be predicted.
+        next_sentence: Also classify pairs of texts as consecutive or not; needs documents of several sentences.
     """
 
     kind = "text"
+    encoder_needs = EncoderNeeds("family", "be one that reads both sides, such as bert-mini", "bert")
     held_out = "stop"
     most_epochs = 100
-    defaults: ClassVar[dict[str, Any]] = {
-        "encoder": "bert-tiny",
-        "batch_size": 32,
-        "lr": 1e-3,
-        "weight_decay": 0.01,
-    }
-    encoder: "TextEncoder"  # type: ignore[assignment]
+    defaults: ClassVar = {"encoder": "bert-tiny", "batch_size": 32, "lr": 1e-3, "weight_decay": 0.01}
     entropy: Tensor
 
-    def __init__(self, encoder: nn.Module, *, hidden_ratio: float = 0.15, next_sentence: bool = True) -> None:
+    def __init__(
+        self, encoder: TextEncoder, *, hidden_ratio: PositiveFraction = 0.15, next_sentence: bool = True
+    ) -> None:
         super().__init__(encoder)
-        check.fraction(hidden_ratio=hidden_ratio)
-        check.positive(hidden_ratio=hidden_ratio)
-        if getattr(encoder, "family", None) != "bert":
-            raise UserError(
-                f"encoder must be one that reads both sides, such as bert-mini, got {_name(encoder)}"
-            )
         self.hidden_ratio = hidden_ratio
         self.words = tokens.TokenHead(self.encoder.dim, self.encoder.vocabulary)
         self.next = sentence_pairs.PairHead(self.encoder.dim) if next_sentence else None
@@ -75,15 +65,14 @@ class BERT(Method):
         """Loss of a method that knows only the frequencies of the word pieces, and guesses pairs."""
         return float(self.entropy) + (self.next is not None) * math.log(2)
 
-    def training_view(self, data: "Data") -> "Data":
+    def training_view(self, data: Texts) -> Data:
         return self.encoder.blocks(data, pairs=self.next is not None)
 
-    def prepare(self, data: "Data") -> None:
+    def prepare(self, data: Tokens) -> None:
         super().prepare(data)
-        documents = getattr(data, "documents", torch.zeros(1))
-        if self.next is not None and len(documents.unique()) < 2:
+        if self.next is not None and len(data.documents.unique()) < 2:
             raise UserError(f"next_sentence must be off for a single document, got {data.name}")
-        self.entropy.copy_(tokens.entropy(data.counts(self.encoder.vocabulary)))  # type: ignore[attr-defined]
+        self.entropy.copy_(tokens.entropy(data.counts(self.encoder.vocabulary)))
 
     def forward(self, batch: Batch) -> Tensor:
         if self.training and self.next is not None and len(batch["tokens"]) < 2:
@@ -102,7 +91,7 @@ class BERT(Method):
         self.metrics["next_accuracy"] = right / (label != IGNORED).sum().clamp_min(1)
         return loss + tokens.cross_entropy(logits, label)
 
-    def task(self, batch: Batch) -> "tuple[TextInput, Tensor, Tensor, Tensor | None]":
+    def task(self, batch: Batch) -> tuple[TextInput, Tensor, Tensor, Tensor | None]:
         """What the encoder sees, which pieces are masked, all true pieces, and the labels of the pairs."""
         cls, separator, mask_token = self.special
         x, label = self.encoder.inputs(batch), None
@@ -132,7 +121,3 @@ class BERT(Method):
         guesses = self.next(states[:, 0]).argmax(1).tolist()
         pairs = [f"{words[true]}; predicted: {words[guess]}" for true, guess in zip(label.tolist(), guesses)]
         return {**texts, "pair": pairs}
-
-
-def _name(encoder: nn.Module) -> str:
-    return getattr(encoder, "config", {}).get("name", type(encoder).__name__)

@@ -20,7 +20,7 @@ from unlabeled.parts.neighbours import STRETCH, Neighbours
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
-    from unlabeled.encoders.words import WordVectors
+    from unlabeled.encoders import WordEncoder
 
 __all__ = ["CBOW"]
 
@@ -47,7 +47,7 @@ class CBOW(Method):
 
     def __init__(
         self,
-        encoder: "WordVectors",
+        encoder: "WordEncoder",
         *,
         window: int = 5,
         negatives: int = 5,
@@ -57,9 +57,7 @@ class CBOW(Method):
     ) -> None:
         pace = {"subsample": subsample, "rate": rate, "threads": threads}
         super().__init__(encoder)
-        self.neighbours = Neighbours(
-            encoder.trunk.rows, window=window, negatives=negatives, mean=True, **pace
-        )
+        self.neighbours = Neighbours(encoder.rows, window=window, negatives=negatives, mean=True, **pace)
 
     def chance(self, samples: int) -> float:
         return self.neighbours.chance
@@ -72,7 +70,7 @@ class CBOW(Method):
         self.neighbours.count(data.counts(len(self.encoder.vocabulary)))  # type: ignore[attr-defined]
 
     def forward(self, batch: Batch) -> Tensor:
-        return self.neighbours(self.encoder.trunk.rows, batch)
+        return self.neighbours(self.encoder.rows, batch)
 
     def pictures(self, batch: Batch) -> Pictures:
         words, reach = self.encoder.vocabulary, self.neighbours.window
@@ -81,7 +79,7 @@ class CBOW(Method):
             text = tokens[real].tolist()
             middle = len(text) // 2
             before, after = text[max(0, middle - reach) : middle], text[middle + 1 : middle + 1 + reach]
-            mean = self.encoder.trunk.rows[before + after].sum(0) / max(1, len(before + after))
+            mean = self.encoder.rows[before + after].sum(0) / max(1, len(before + after))
             guesses = [words[word] for word in self.neighbours.likeliest(mean, GUESSES)]
             context = [" ".join(words[word] for word in part) for part in (before, after)]
             columns["text"].append(" ___ ".join(context))

@@ -68,6 +68,7 @@ class Colorization(Method):
     """
 
     encoder_input = "lightness"
+    example = "photos"
     centers: Tensor
     importance: Tensor
 

@@ -15,6 +15,7 @@ take images in 0..1); lenses cause coloured fringes near the border, so some ima
 """
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +51,8 @@ class Jigsaw(Method):
         head_dim: Width of the layer that sees all tiles.
     """
 
+    smallest: ClassVar = {"permutations": 9}
+    example = "photos"
     permutations: Tensor
 
     def __init__(

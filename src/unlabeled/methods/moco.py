@@ -16,7 +16,7 @@ ones that span all processes.
 
 import math
 import warnings
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,7 @@ class MoCo(TwoViews, Method):
     """
 
     view_names = ("query", "key")
+    smallest: ClassVar = {"queue": 16}
 
     def __init__(
         self,

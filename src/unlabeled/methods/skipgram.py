@@ -23,7 +23,7 @@ from unlabeled.parts.neighbours import STRETCH, Neighbours
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
-    from unlabeled.encoders.words import WordVectors
+    from unlabeled.encoders import WordEncoder
 
 __all__ = ["SkipGram"]
 
@@ -52,7 +52,7 @@ class SkipGram(Method):
 
     def __init__(
         self,
-        encoder: "WordVectors",
+        encoder: "WordEncoder",
         *,
         window: int = 5,
         negatives: int = 5,
@@ -64,7 +64,7 @@ class SkipGram(Method):
         check.choice(("centre", "pair"), negatives_per=negatives_per)
         super().__init__(encoder)
         self.neighbours = Neighbours(
-            encoder.trunk.rows,
+            encoder.rows,
             window=window,
             negatives=negatives,
             subsample=subsample,
@@ -85,7 +85,7 @@ class SkipGram(Method):
         self.neighbours.count(data.counts(len(self.encoder.vocabulary)))  # type: ignore[attr-defined]
 
     def forward(self, batch: Batch) -> Tensor:
-        return self.neighbours(self.encoder.trunk.rows, batch)
+        return self.neighbours(self.encoder.rows, batch)
 
     def pictures(self, batch: Batch) -> Pictures:
         words, reach = self.encoder.vocabulary, self.neighbours.window
@@ -95,7 +95,7 @@ class SkipGram(Method):
             middle = len(text) // 2
             centre = text[middle : middle + 1]
             around = text[max(0, middle - reach) : middle] + text[middle + 1 : middle + 1 + reach]
-            guesses = self.neighbours.likeliest(self.encoder.trunk.rows[centre].sum(0), GUESSES)
+            guesses = self.neighbours.likeliest(self.encoder.rows[centre].sum(0), GUESSES)
             for column, row in zip(columns.values(), (centre, around, guesses)):
                 column.append(" ".join(words[word] for word in row))
         return dict(columns)

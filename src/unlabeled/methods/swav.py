@@ -13,6 +13,7 @@ Shortcut: one prototype for all images would be easy to predict, so the assignme
 
 import math
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +84,7 @@ class SwAV(TwoViews, Method):
     """
 
     compares_samples = True
+    smallest: ClassVar = {"prototypes": 8}
     steps: Tensor
     start: Tensor
 
