@@ -79,8 +79,9 @@ def _option(name: str, annotation: Any, default: Any, help_: str, group: Group) 
 
 
 def _help(option: methods.Option) -> str:
-    """Help of a method's option, its range included."""
-    return f"{option.help} [{option.rule}]" if option.rule else option.help
+    """Help of a method's option with its range, which stands before the default."""
+    text, bracket, default = option.help.partition(" [default")
+    return f"{text} [{option.rule}]{bracket}{default}" if option.rule else option.help
 
 
 def _run_options() -> list[inspect.Parameter]:

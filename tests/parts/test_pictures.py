@@ -2,7 +2,7 @@
 
 import torch
 
-from unlabeled.parts.pictures import mark, overlay, path, sheet, spectrogram, strip
+from unlabeled.parts.pictures import mark, mates, overlay, path, sheet, spectrogram, strip
 
 
 def test_high_weights_are_red_and_low_ones_leave_the_image():
@@ -53,3 +53,8 @@ def test_strip():
     picture = strip(video)
     assert picture.shape == (1, 1, 2, 12)
     assert torch.equal(picture[0, 0, :, 4:8], video[0, 1, 0])
+
+
+def test_mates_are_other_images_with_the_same_label_or_grey():
+    images = torch.arange(4.0).view(4, 1, 1, 1)
+    assert mates(images, torch.tensor([7, 2, 7, 5])).flatten().tolist() == [2, 0.5, 0, 0.5]

@@ -80,12 +80,20 @@ def test_cross_entropy_ignores_what_does_not_count() -> None:
     assert cross_entropy(logits, torch.full((5,), IGNORED)).item() == 0
 
 
+class Sums:
+    """An encoder with a window of three tokens, whose states are the sums of the tokens so far."""
+
+    length = 3
+
+    def inputs(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return batch["tokens"] * batch["mask"]
+
+    def states(self, x: torch.Tensor) -> torch.Tensor:
+        return x.cumsum(1)[..., None]
+
+
 def test_generation_reads_the_latest_tokens_of_each_text() -> None:
-    """Every next token is the sum of the visible ones, at most three."""
     texts, lengths = torch.tensor([[1, 2, 3], [5, 0, 0]]), torch.tensor([3, 1])
-
-    def encode(tokens: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        return (tokens * real).cumsum(1)[..., None]
-
-    added = generate(texts, lengths, 3, 3, encode, lambda states: states[:, 0])
+    greedy = {"temperature": 0, "top_k": 0, "top_p": 1.0}
+    added = generate(Sums(), lambda sums: F.one_hot(sums[:, 0], 30), texts, lengths, 3, **greedy)
     assert added.tolist() == [[6, 11, 20], [5, 10, 20]]

@@ -6,8 +6,8 @@ Source: Chung, Hsu, Tang, Glass, "An Unsupervised Autoregressive Model for Speec
 https://arxiv.org/abs/1904.03240
 Differs: frames after the end of a sound are excluded from the mean, where the authors' code counts them as frames of
 zeros. Bands are normalised over the data, not per speaker. The default network has 2 layers of 256 units, the paper's
-(gru3) 3 of 512. Gradients are not clipped by default, where the authors' code clips them at 1, and weights are updated
-by the loop's AdamW with decay; the authors' Adam has none.
+(gru3) 3 of 512. Gradients are not clipped by default, where the authors' code clips them at 1; the optimizer is AdamW
+with decay, the authors' Adam without.
 Shortcut: neighbouring frames are nearly equal, so one frame ahead is predicted by copying the present one; the metric
 `gain` measures how much better than such a copy the prediction is.
 """
@@ -15,12 +15,11 @@ Shortcut: neighbouring frames are nearly equal, so one frame ahead is predicted 
 from typing import ClassVar
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from unlabeled.check import UserError
 from unlabeled.data.audio.data import Sounds
-from unlabeled.encoders.audio import AudioEncoder
+from unlabeled.encoders import AudioEncoder
 from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
 from unlabeled.options import Count, Positive
 from unlabeled.parts import gather, ragged
@@ -47,10 +46,10 @@ def loss(predicted: Tensor, bands: Tensor, frames: Tensor, ahead: int) -> Tensor
 
 
 class APC(Method[AudioEncoder]):
-    """Hear a sound up to now and say what its spectrogram will be a few frames later.
+    """Predict the spectrogram of a sound a few frames ahead from all frames up to now.
 
-    The metric `gain` is the part of the error of repeating the present frame that the prediction avoids: 0 where it
-    is no better, 1 where it is perfect.
+    The metric `gain` is the fraction of the error of repeating the present frame that the prediction avoids: 0 if it is
+    no better, 1 if it is perfect.
 
     Args:
         encoder: Recurrent network whose features are kept, such as gru3.
@@ -99,14 +98,9 @@ class APC(Method[AudioEncoder]):
 
     def pictures(self, batch: Batch) -> Pictures:
         bands, frames, predicted = self.predict(batch)
-        size = bands.shape[1]
-        rows = {
-            "heard so far": torch.cat([bands[:, :1].expand(-1, self.ahead, -1), bands], dim=1)[:, :size],
-            "predicted": torch.cat([bands[:, : self.ahead], predicted], dim=1)[:, :size],
-            "true": bands,
-        }
+        size, early = bands.shape[1], bands[:, :1].expand(-1, self.ahead, -1)
+        present = torch.cat([early, bands], dim=1)[:, :size]
+        future = torch.cat([bands[:, : self.ahead], predicted], dim=1)[:, :size]
         real = ragged.real(frames, size)[:, :, None]
-        return {
-            name: spectrogram(rearrange(values * real, "b frames bins -> b bins frames"), -2, 2)
-            for name, values in rows.items()
-        }
+        rows = {"heard so far": present, "predicted": future, "true": bands}
+        return {name: spectrogram((values * real).mT, -2, 2) for name, values in rows.items()}

@@ -7,9 +7,9 @@ Source: Devlin, Chang, Lee, Toutanova, "BERT: Pre-training of Deep Bidirectional
 Understanding", 2018, https://arxiv.org/abs/1810.04805
 Differs: pieces are masked anew each time a text is seen; pairs are made within the batch, each random with probability
 one half, where the authors' code also counts every single-sentence chunk as random (58 % of pairs on Wikipedia). Small
-networks have no dropout; the dropout of 0.1 is that of bert-base alone. The weights are updated by the loop's AdamW
-with an eps of 1e-8 and a cosine schedule, without clipping by default; the authors have an eps of 1e-6, no bias
-correction, a linear decay and a clip at 1. Blocks have 128 tokens throughout.
+networks have no dropout; the dropout of 0.1 is that of bert-base alone. The optimizer is AdamW with an eps of 1e-8 and
+a cosine schedule, without clipping by default; the authors' has an eps of 1e-6, no bias correction, a linear decay and
+a clip at 1. Blocks have 128 tokens throughout.
 Shortcut: if a masked piece always appeared as [MASK], nothing would prepare for texts without masks, so a tenth of them
 stays as it is and a tenth becomes a random piece. A random second text comes from another document, starts with a
 sentence, and is cut to the length of the true one, so that neither lengths nor ends identify it.
@@ -24,19 +24,19 @@ from torch import Tensor
 from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.data.text.data import Texts, Tokens
-from unlabeled.encoders.text import TextEncoder, TextInput
+from unlabeled.encoders import TextEncoder
+from unlabeled.encoders.text import TextInput
 from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
 from unlabeled.options import PositiveFraction
 from unlabeled.parts import sentence_pairs, tokens
-from unlabeled.parts.tokens import IGNORED
 
 __all__ = ["BERT"]
 
 
 class BERT(Method[TextEncoder]):
-    """Fill in hidden words from both sides, and tell whether a text goes on with another.
+    """Fill in masked words from both sides, and predict whether one text continues another.
 
-    The metrics are the accuracies on hidden words and on pairs.
+    The metrics are the accuracies on masked words and on pairs.
 
     Args:
         encoder: Network whose features are kept.
@@ -58,7 +58,7 @@ class BERT(Method[TextEncoder]):
         self.hidden_ratio = hidden_ratio
         self.words = tokens.TokenHead(self.encoder.dim, self.encoder.vocabulary)
         self.next = sentence_pairs.PairHead(self.encoder.dim) if next_sentence else None
-        self.special = [self.encoder.special(token) for token in ("[CLS]", "[SEP]", "[MASK]")]
+        self.special = encoder.special("[CLS]"), encoder.special("[SEP]")
         self.register_buffer("entropy", torch.tensor(math.log(self.encoder.vocabulary)))
 
     def chance(self, samples: int) -> float:
@@ -88,20 +88,16 @@ class BERT(Method[TextEncoder]):
             return loss
         logits = self.next(states[:, 0]).float()
         right = (logits.detach().argmax(1) == label).sum()
-        self.metrics["next_accuracy"] = right / (label != IGNORED).sum().clamp_min(1)
+        self.metrics["next_accuracy"] = right / (label != tokens.IGNORED).sum().clamp_min(1)
         return loss + tokens.cross_entropy(logits, label)
 
     def task(self, batch: Batch) -> tuple[TextInput, Tensor, Tensor, Tensor | None]:
         """What the encoder sees, which pieces are masked, all true pieces, and the labels of the pairs."""
-        cls, separator, mask_token = self.special
         x, label = self.encoder.inputs(batch), None
         if self.next is not None:
             pair = sentence_pairs.draw(batch["sentence"], batch["document"])
-            x, label = type(x)(*sentence_pairs.join(batch["tokens"], pair, cls, separator)), pair.label
-        candidates = x.mask & (x.tokens != cls) & (x.tokens != separator)
-        masked = tokens.choose(candidates, x.mask.sum(1), self.hidden_ratio)
-        visible = tokens.corrupt(x.tokens, masked, mask_token, self.encoder.vocabulary)
-        return x._replace(tokens=visible), masked, x.tokens, label
+            x, label = type(x)(*sentence_pairs.join(batch["tokens"], pair, *self.special)), pair.label
+        return *tokens.mask(self.encoder, x, self.hidden_ratio), x.tokens, label
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> Pictures:
@@ -109,15 +105,11 @@ class BERT(Method[TextEncoder]):
         states = self.encoder.states(x)
         predicted = truth.clone()
         predicted[masked] = self.words(states[masked], self.encoder.embeddings.weight).argmax(1)
-        texts: Pictures = {
-            name: [
-                self.encoder.marked(ids[real], where[real]) for ids, where, real in zip(rows, masked, x.mask)
-            ]
-            for name, rows in {"masked": x.tokens, "predicted": predicted, "true": truth}.items()
-        }
+        rows = {"masked": x.tokens, "predicted": predicted, "true": truth}
+        texts = {name: tokens.marked(self.encoder, row, masked, x.mask) for name, row in rows.items()}
         if self.next is None or label is None:
             return texts
-        words = {0: "continues", 1: "another document", IGNORED: "no pair"}
+        words = {0: "continues", 1: "another document", tokens.IGNORED: "no pair"}
         guesses = self.next(states[:, 0]).argmax(1).tolist()
         pairs = [f"{words[true]}; predicted: {words[guess]}" for true, guess in zip(label.tolist(), guesses)]
         return {**texts, "pair": pairs}

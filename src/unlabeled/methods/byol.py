@@ -4,20 +4,20 @@ Withheld: the other view. Predicted: the teacher's projection of it, from the st
 
 Source: Grill et al., "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning", 2020,
 https://arxiv.org/abs/2006.07733
-Differs: by default the heads are narrower (4096 and 256 in the paper) and the views are not blurred, for small
-images. Crops are resampled bilinearly, not bicubically. The weights are updated by the loop's AdamW; the paper has
-LARS.
+Differs: by default the heads are narrower (4096 and 256 in the paper) and the views are not blurred, for small images.
+Crops are resampled bilinearly, not bicubically. The optimizer is AdamW, not LARS.
 Shortcut: a constant output has loss 0. The predictor, which the teacher lacks, the moving average and the batch norms
 of the heads keep the training away from it; the loss cannot show a collapse, the spread of the projections does.
 """
 
-from functools import partial
+from typing import ClassVar, Unpack
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from unlabeled import check
+from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
+from unlabeled.options import Count, Fraction, ViewOptions
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
 from unlabeled.parts.precision import full_precision
@@ -42,50 +42,41 @@ def loss(predictions: Tensor, targets: Tensor) -> Tensor:
     return (2 - 2 * cosine).mean()
 
 
-class BYOL(TwoViews, Method):
-    """Predict what a slowly moving copy of the encoder says about the other view of an image.
+class BYOL(TwoViews, Method[ImageEncoder]):
+    """Predict what a slowly moving copy of the encoder computes for the other view of an image.
 
     Args:
         encoder: Network whose features are kept.
-        momentum: Share of the teacher that is kept in the first step, 0.996 in the paper; rises to 1 along a cosine.
-        projection_dim: Width of the vectors that are predicted.
+        momentum: Initial momentum of the teacher, 0.996 in the paper; rises to 1 along a cosine.
+        projection_dim: Width of the predicted vectors.
         hidden_dim: Width of the hidden layer of both heads.
-        crop: Smallest share of the image's area that a view shows.
-        jitter: Strength of the colour changes; 0.5 is the paper's.
-        gray: Probability that a view loses its colours.
-        blur: Probability that the first view is blurred; 1.0 in the paper.
-        second_blur: Probability that the second view is blurred; 0.1 in the paper.
-        solarize: Probability that the bright pixels of the second view are inverted.
-        flip: Probability that a view is mirrored; 0 where left and right differ in meaning, as in digits.
-        degrees: Largest rotation of a view, to either side.
+        second_blur: Probability that the second view is blurred; `blur` is that of the first, `solarize` of the second.
+        **views: How the views are drawn.
     """
+
+    view_defaults = ViewOptions(
+        crop=0.08, jitter=0.5, gray=0.2, blur=0.0, solarize=0.2, flip=0.5, degrees=0.0
+    )
+    recipe: ClassVar = {"epochs": 13, "lr": 2e-3, "momentum": 0.97, "crop": 0.2, "jitter": 0.5, "gray": 0.2}
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: ImageEncoder,
         *,
-        momentum: float = 0.99,
-        projection_dim: int = 128,
-        hidden_dim: int = 512,
-        crop: float = 0.08,
-        jitter: float = 0.5,
-        gray: float = 0.2,
-        blur: float = 0.0,
-        second_blur: float = 0.0,
-        solarize: float = 0.2,
-        flip: float = 0.5,
-        degrees: float = 0.0,
+        momentum: Fraction = 0.99,
+        projection_dim: Count = 128,
+        hidden_dim: Count = 512,
+        second_blur: Fraction = 0.0,
+        **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        check.fraction(momentum=momentum, second_blur=second_blur)
-        check.positive(projection_dim=projection_dim, hidden_dim=hidden_dim)
-        views = partial(Views, self.encoder.image_size, crop=crop, jitter=jitter, saturation=0.4 * jitter)
-        views = partial(views, gray=gray, flip=flip, degrees=degrees)
-        self.first_views = views(blur=blur)
-        self.second_views = views(blur=second_blur, solarize=solarize)
-        self.head = mlp(self.encoder.dim, hidden_dim, projection_dim, last_bias=False)
+        options = self.view_options(views)
+        options["saturation"] = 0.4 * options["jitter"]
+        self.first_views = Views(encoder.image_size, **options | {"solarize": 0})
+        self.second_views = Views(encoder.image_size, **options | {"blur": second_blur})
+        self.head = mlp(encoder.dim, hidden_dim, projection_dim, last_bias=False)
         self.predictor = mlp(projection_dim, hidden_dim, projection_dim, last_bias=False)
-        self.teacher = Teacher(self.encoder, self.head, momentum=momentum, rising=True)
+        self.teacher = Teacher(encoder, self.head, momentum=momentum, rising=True)
 
     def chance(self, samples: int) -> float:
         return 4.0  # two directions, each 2 for unrelated vectors; a collapsed encoder goes to 0 instead

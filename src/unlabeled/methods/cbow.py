@@ -11,61 +11,67 @@ probability sqrt(t / f) + t / f, and noise is drawn in proportion to count ** 0.
 Shortcut: always the most frequent words, so they are subsampled, and drawn as noise more often.
 """
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
+from unlabeled.data import Data
+from unlabeled.encoders import WordEncoder
 from unlabeled.method import Batch, Method, Pictures
+from unlabeled.options import Count, Fraction, PositiveFraction
 from unlabeled.parts.neighbours import STRETCH, Neighbours
-
-if TYPE_CHECKING:
-    from unlabeled.data import Data
-    from unlabeled.encoders import WordEncoder
 
 __all__ = ["CBOW"]
 
 GUESSES = 5
 
 
-class CBOW(Method):
-    """Learn vectors of words whose mean tells which word is missing between them.
+class CBOW(Method[WordEncoder]):
+    """Learn word vectors whose mean predicts the missing word between them.
 
-    The loss is the true mean over the words that were withheld; it is `(1 + negatives) ln 2` for one who knows nothing.
+    The loss is the true mean over the withheld words; at chance level it is `(1 + negatives) ln 2`.
 
     Args:
-        encoder: Vectors of words that are kept.
-        window: Words on each side at most; each word's own reach is drawn evenly from 1 to it.
-        negatives: Noise words for each that is withheld.
-        subsample: Share of the corpus above which a word is thinned out; 0 keeps all.
-        rate: Learning rate at the start; it falls linearly to a ten-thousandth.
+        encoder: Word vectors that are kept.
+        window: Largest number of words on each side; each word's own reach is drawn evenly from 1 to it.
+        negatives: Noise words for each withheld word.
+        subsample: Fraction of the corpus above which a word is subsampled; 0 keeps all.
+        rate: Initial learning rate; it falls linearly to a ten-thousandth.
         threads: Threads that share the work; only one gives the same result each time.
     """
 
     kind = "text"
     encoder_kind = "words"
-    defaults: ClassVar[dict[str, Any]] = {"encoder": "words-100", "batch_size": 8, "epochs": 10}
+    defaults: ClassVar = {"encoder": "words-100", "batch_size": 8, "epochs": 10}
 
     def __init__(
         self,
-        encoder: "WordEncoder",
+        encoder: WordEncoder,
         *,
-        window: int = 5,
-        negatives: int = 5,
-        subsample: float = 1e-3,
-        rate: float = 0.05,
-        threads: int = 1,
+        window: Count = 5,
+        negatives: Count = 5,
+        subsample: Fraction = 1e-3,
+        rate: PositiveFraction = 0.05,
+        threads: Count = 1,
     ) -> None:
-        pace = {"subsample": subsample, "rate": rate, "threads": threads}
         super().__init__(encoder)
-        self.neighbours = Neighbours(encoder.rows, window=window, negatives=negatives, mean=True, **pace)
+        self.neighbours = Neighbours(
+            encoder.rows,
+            window=window,
+            negatives=negatives,
+            subsample=subsample,
+            rate=rate,
+            threads=threads,
+            mean=True,
+        )
 
     def chance(self, samples: int) -> float:
         return self.neighbours.chance
 
-    def training_view(self, data: "Data") -> "Data":
+    def training_view(self, data: Data) -> Data:
         return self.encoder.evaluation_view(data, STRETCH)
 
-    def prepare(self, data: "Data") -> None:
+    def prepare(self, data: Data) -> None:
         super().prepare(data)
         self.neighbours.count(data.counts(len(self.encoder.vocabulary)))  # type: ignore[attr-defined]
 

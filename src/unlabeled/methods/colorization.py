@@ -5,31 +5,29 @@ Withheld: the two colour axes of Lab. Predicted: at each position a distribution
 Source: Zhang, Isola, Efros, "Colorful Image Colorization", 2016, https://arxiv.org/abs/1603.08511
 Differs: the encoder is any network, read at several of its maps at once; the prior over colours is that of the data at
 hand, counted on crops of 512 images, where the paper's is of all of ImageNet. The loss is divided by the sum of its
-weights, so that equal logits cost ln(bins). The weights are updated by the loop's AdamW with betas of 0.9 and 0.999;
-the paper's second one is 0.99.
+weights, so that equal logits cost ln(bins). The second beta of the optimizer is 0.999, not 0.99.
 Shortcut: grey images teach grey everywhere, so they do not count; most positions are nearly grey, so rare colours weigh
 more. The encoder gets grey images, whatever it reads, so that no trace of colour reaches it.
 """
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from unlabeled import check
 from unlabeled.check import UserError
+from unlabeled.data import Data
+from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
+from unlabeled.options import Count, PositiveFraction, Range, ViewOptions
 from unlabeled.parts.augment import Views
 from unlabeled.parts.color import desaturate, lab_to_rgb, lightness, rgb_to_lab
 from unlabeled.parts.color_bins import annealed_mean, bins, rarity, soft_code
 from unlabeled.parts.decoder import Hypercolumn
 from unlabeled.parts.gather import mean_over_processes
-
-if TYPE_CHECKING:
-    from unlabeled.data import Data
 
 __all__ = ["Colorization"]
 
@@ -54,53 +52,49 @@ def loss(logits: Tensor, weight: Tensor, index: Tensor, importance: Tensor) -> T
     return (importance * cross_entropy).sum() / mean_over_processes(importance.sum()).clamp(min=1e-9)
 
 
-class Colorization(Method):
-    """See the lightness of an image and name the colour of every place.
+class Colorization(Method[ImageEncoder]):
+    """See the lightness of an image and predict the colour at every position.
 
     Args:
         encoder: Network whose features are kept.
-        grid: Distance of neighbouring bins of colour in Lab; 10 gives the paper's 313 bins.
-        neighbours: Bins among which a true colour is shared; 1 for a hard choice.
-        uniform: Uniform share of the prior; 1 weighs all colours alike, near 0 favours rare ones most.
-        stride: Pixels of the image, along a side, for each place whose colour is predicted.
-        crop: Smallest share of the image's area that is shown.
-        flip: Probability that an image is mirrored.
+        grid: Spacing of the colour bins in Lab; 10 gives the paper's 313 bins.
+        neighbours: Bins that a true colour is spread over; 1 for a hard label.
+        uniform: Weight of the uniform distribution in the prior; 1 weighs all colours alike, near 0 favours rare ones.
+        stride: Spacing in pixels of the positions whose colour is predicted.
+        **views: How the images are cropped and mirrored.
     """
 
     encoder_input = "lightness"
+    view_defaults = ViewOptions(crop=0.5, flip=0.5)
+    recipe: ClassVar = {"epochs": 13, "lr": 2e-3, "grid": 20}
     example = "photos"
     centers: Tensor
     importance: Tensor
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: ImageEncoder,
         *,
-        grid: int = 10,
-        neighbours: int = 5,
-        uniform: float = 0.5,
-        stride: int = 2,
-        crop: float = 0.5,
-        flip: float = 0.5,
+        grid: Annotated[int, Range(at_least=5)] = 10,
+        neighbours: Count = 5,
+        uniform: PositiveFraction = 0.5,
+        stride: Count = 2,
+        **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        check.at_least(5, grid=grid)
-        check.at_least(1, neighbours=neighbours, stride=stride)
-        check.positive(uniform=uniform)
-        check.fraction(uniform=uniform)
-        _need_colors(self.encoder.in_channels)
+        _need_colors(encoder.in_channels)
         self.neighbours, self.uniform, self.stride = neighbours, uniform, stride
         self.width = grid / 2
         centers = bins(grid)
-        self.views = Views(self.encoder.image_size, crop=crop, jitter=0, gray=0, flip=flip)
-        self.head = Hypercolumn(list(self.encoder.map_dims.values())[-3:], len(centers))
+        self.views = Views(encoder.image_size, **self.view_options(views))
+        self.head = Hypercolumn(list(encoder.map_dims.values())[-3:], len(centers))
         self.register_buffer("centers", centers)
         self.register_buffer("importance", torch.ones(len(centers)))
 
     def chance(self, samples: int) -> float:
         return math.log(len(self.centers))
 
-    def prepare(self, data: "Data") -> None:
+    def prepare(self, data: Data) -> None:
         super().prepare(data)
         _need_colors(data.shape["channels"])
         counts = torch.zeros_like(self.importance)

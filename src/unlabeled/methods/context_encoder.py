@@ -4,30 +4,30 @@ Withheld: the pixels of the hole, replaced by the mean colour. Predicted: those 
 
 Source: Pathak, Krähenbühl, Donahue, Darrell, Efros, "Context Encoders: Feature Learning by Inpainting", 2016,
 https://arxiv.org/abs/1604.07379
-Differs: one decoder draws the whole image for every kind of hole, as a departure from the mean image, and only the
-hole counts. Errors are means over the hole, of values in 0..1. Regions come from smooth noise instead of outlines of
-segmented objects. The discriminator sees the hole if it is central, else the image with the hole filled in. Both
-players are updated by the loop's AdamW with a first beta of 0.9, where the paper has 0.5.
+Differs: one decoder draws the whole image for every kind of hole, as a departure from the mean image, and only the hole
+counts. Errors are means over the hole, of values in 0..1. Regions come from smooth noise instead of outlines of
+segmented objects. The discriminator sees the hole if it is central, else the image with the hole filled in. The
+optimizer of both players is AdamW with a first beta of 0.9, not 0.5.
 Shortcut: copying, so the error outside the hole does not count; a central hole can be filled by continuing its border,
 so regions are the default. The adversarial loss makes sharper pictures, not better features.
 """
 
 import math
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.data import Data
+from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Losses, Method
+from unlabeled.options import Fraction, ViewOptions
 from unlabeled.parts import masks
 from unlabeled.parts.adversarial import build_discriminator, players
 from unlabeled.parts.augment import Views
 from unlabeled.parts.decoder import ChannelwiseLinear, Decoder
 from unlabeled.parts.maps import map_shape
-
-if TYPE_CHECKING:
-    from unlabeled.data import Data
 
 __all__ = ["ContextEncoder"]
 
@@ -52,42 +52,39 @@ def reconstruction(predicted: Tensor, images: Tensor, weight: Tensor) -> Tensor:
     return (error.flatten(1).sum(1) / weight.flatten(1).sum(1)).mean()
 
 
-class ContextEncoder(Method):
-    """Cut a hole into the image and paint what was there.
+class ContextEncoder(Method[ImageEncoder]):
+    """Cut a hole into an image and fill it in.
 
     Args:
         encoder: Network whose features are kept.
         mask: Shape of the hole: a central square, random blocks, or a region of arbitrary shape.
-        loss: Squared error, the opinion of a discriminator, or both; the first gives the best features.
-        adversarial_weight: Share of the discriminator's opinion in the joint loss.
-        crop: Smallest share of the image's area that is shown.
-        flip: Probability that an image is mirrored.
+        loss: Squared error, the verdict of a discriminator, or both; the first gives the best features.
+        adversarial_weight: Weight of the discriminator in the joint loss.
+        **views: How the images are cropped and mirrored.
     """
 
     learning_rates: ClassVar[dict[str, float]] = {"discriminator": 0.1}
+    view_defaults = ViewOptions(crop=0.5, flip=0.5)
+    recipe: ClassVar = {"epochs": 15, "lr": 2e-3}
     mean: Tensor
     baseline: Tensor
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: ImageEncoder,
         *,
         mask: Literal["central", "blocks", "region"] = "region",
         loss: Literal["l2", "adversarial", "joint"] = "l2",
-        adversarial_weight: float = 0.001,
-        crop: float = 0.5,
-        flip: float = 0.5,
+        adversarial_weight: Fraction = 0.001,
+        **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        check.choice(MASKS, mask=mask)
-        check.choice(("l2", "adversarial", "joint"), loss=loss)
-        check.fraction(adversarial_weight=adversarial_weight)
-        channels, size = self.encoder.in_channels, self.encoder.image_size
+        channels, size = encoder.in_channels, encoder.image_size
         check.at_least(8, image_size=size)
         self.mask = mask
         self.adversarial_weight = {"l2": 0.0, "adversarial": 1.0, "joint": adversarial_weight}[loss]
-        self.views = Views(size, crop=crop, jitter=0, gray=0, flip=flip)
-        shape = map_shape(self.encoder)
+        self.views = Views(size, **self.view_options(views))
+        shape = map_shape(encoder)
         dim, height, width = shape
         self.bridge = nn.Sequential(ChannelwiseLinear(dim, height * width), nn.Conv2d(dim, dim, 1), nn.ReLU())
         self.decoder = Decoder(shape, channels, size)
@@ -100,7 +97,7 @@ class ContextEncoder(Method):
         """Error of the mean image; there is no chance level of two players."""
         return None if self.adversarial_weight else super().chance(samples)
 
-    def prepare(self, data: "Data") -> None:
+    def prepare(self, data: Data) -> None:
         super().prepare(data)
         images = self.views(data.sample(512)).to(self.mean.device)
         self.mean.copy_(images.mean(0))

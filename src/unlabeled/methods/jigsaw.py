@@ -1,29 +1,31 @@
-"""Jigsaw: see the shuffled tiles of an image and predict their order, which takes knowing how parts make a whole.
+"""Jigsaw: predict the order of an image's shuffled tiles, which takes knowing how parts make a whole.
 
 Withheld: the order of the tiles. Predicted: which permutation of a fixed set shuffled them.
 
 Source: Noroozi, Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles", 2016,
 https://arxiv.org/abs/1603.09246
 Differs: the encoder's pooling replaces the layer fc6 of each tile; the permutations come from groups, which are farther
-apart than a greedy search finds; colour channels are not shifted; crops also vary in scale. The set has 72
-permutations by default, where the paper's best has 1,000, and an image makes one puzzle per step, not many. The head
-has a norm and no dropout. Small tiles are enlarged until every weight of the encoder can learn from them. The weights
-are updated by the loop's AdamW; the paper has SGD.
+apart than a greedy search finds; colour channels are not shifted; crops also vary in scale. The set has 72 permutations
+by default, where the paper's best has 1,000, and an image makes one puzzle per step, not many. The head has a norm and
+no dropout. Small tiles are enlarged until every weight of the encoder can learn from them. The optimizer is AdamW, not
+SGD.
 Shortcut: edges continue from tile to tile, so each tile is cut from a random position of its cell; brightness varies
-slowly over an image, so each channel of each tile gets the same mean and deviation (0.5 and 0.25, because encoders
-take images in 0..1); lenses cause coloured fringes near the border, so some images are grey.
+slowly over an image, so each channel of each tile gets the same mean and deviation (0.5 and 0.25, because encoders take
+images in 0..1); lenses cause coloured fringes near the border, so some images are grey.
 """
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from unlabeled import check
+from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
+from unlabeled.options import Count, PositiveFraction, Several, ViewOptions
 from unlabeled.parts import patches
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import classifier
@@ -33,54 +35,49 @@ from unlabeled.parts.permutations import permutation_set
 __all__ = ["Jigsaw"]
 
 
-class Jigsaw(Method):
-    """Name the permutation that shuffled the tiles of an image.
+class Jigsaw(Method[ImageEncoder]):
+    """Predict the order of an image's shuffled tiles.
 
     Args:
         encoder: Network whose features are kept; it sees one tile at a time.
         permutations: Size of the set; more is harder, and 9, 72, 504 or 1512 are as far apart as can be.
         grid: Tiles per side.
-        tile_ratio: Side of a tile relative to its cell; the rest is room for its random place.
-        tile_size: Side in pixels to which tiles are resized for the encoder; by default they stay as cut, but are
-            enlarged where the encoder takes no such size or some of its weights would see nothing but padding, and
-            for a ViT to the size of its images.
-        normalize: Whether every tile gets the same brightness and contrast.
-        gray: Probability that an image loses its colours.
-        crop: Smallest share of the image's area that a puzzle shows.
+        tile_ratio: Side of a tile relative to its cell; the rest is room for its random position.
+        tile_size: Side in pixels to which tiles are resized for the encoder. [default: as cut, or larger where the
+            encoder takes no such size or some of its weights would see only padding; a ViT's own size]
+        normalize: Give every tile the same brightness and contrast.
         puzzles: Puzzles made of each image in a step.
         head_dim: Width of the layer that sees all tiles.
+        **views: How the images are cropped and converted to grayscale.
     """
 
+    view_defaults = ViewOptions(crop=0.5, gray=0.3)
+    recipe: ClassVar = {"epochs": 30, "lr": 2e-3}
     smallest: ClassVar = {"permutations": 9}
     example = "photos"
     permutations: Tensor
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: ImageEncoder,
         *,
-        permutations: int = 72,
-        grid: int = 3,
-        tile_ratio: float = 0.85,
-        tile_size: int | None = None,
+        permutations: Several = 72,
+        grid: Several = 3,
+        tile_ratio: PositiveFraction = 0.85,
+        tile_size: Count | None = None,
         normalize: bool = True,
-        gray: float = 0.3,
-        crop: float = 0.5,
-        puzzles: int = 1,
-        head_dim: int = 512,
+        puzzles: Count = 1,
+        head_dim: Count = 512,
+        **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        check.at_least(2, permutations=permutations, grid=grid)
-        check.positive(tile_ratio=tile_ratio, puzzles=puzzles, head_dim=head_dim)
-        check.fraction(tile_ratio=tile_ratio)
-        check.at_least(1, tile_size=1 if tile_size is None else tile_size)
-        check.at_least(4 * grid, image_size=self.encoder.image_size)
-        cell = self.encoder.image_size // grid
+        check.at_least(4 * grid, image_size=encoder.image_size)
+        cell = encoder.image_size // grid
         self.grid, self.cut = grid, max(2, min(round(tile_ratio * cell), cell - (tile_ratio < 1)))
         self.tile_size = input_size(encoder, self.cut, tile_size=tile_size)
         self.normalize, self.puzzles = normalize, puzzles
-        self.views = Views(grid * cell, crop=crop, jitter=0, gray=gray, flip=0)
-        self.head = classifier(grid**2 * self.encoder.dim, head_dim, permutations)
+        self.views = Views(grid * cell, **self.view_options(views))
+        self.head = classifier(grid**2 * encoder.dim, head_dim, permutations)
         self.register_buffer("permutations", permutation_set(permutations, grid**2))
 
     def chance(self, samples: int) -> float:
@@ -96,27 +93,19 @@ class Jigsaw(Method):
             tiles = patches.standardize(tiles, 0.5, 0.25)
         return self.head(rearrange(self.encoder(tiles), "(b n) d -> b (n d)", n=count)).float()
 
-    def puzzle(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Shuffled tiles, shape (batch, tiles, channels, cut, cut), and their permutations, shape (batch,)."""
-        labels = torch.randint(len(self.permutations), (len(images),), device=images.device)
-        return patches.permute(patches.tiles(images, self.grid, self.cut), self.permutations[labels]), labels
-
     def forward(self, batch: Batch) -> Tensor:
-        puzzle, labels = self.puzzle(torch.cat([self.views(batch) for _ in range(self.puzzles)]))
-        logits = self.logits(puzzle)
+        images = torch.cat([self.views(batch) for _ in range(self.puzzles)])
+        tiles, labels = patches.puzzle(images, self.grid, self.cut, self.permutations)
+        logits = self.logits(tiles)
         self.metrics = {"accuracy": (logits.argmax(dim=1) == labels).float().mean()}
         return F.cross_entropy(logits, labels)
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         images = self.views(batch)
-        puzzle, _ = self.puzzle(images)
-        predicted = self.permutations[self.logits(puzzle).argmax(dim=1)]
+        tiles, _ = patches.puzzle(images, self.grid, self.cut, self.permutations)
+        predicted = self.permutations[self.logits(tiles).argmax(dim=1)]
         gap = images.shape[3] // self.grid - self.cut
-        framed = F.pad(puzzle, (gap // 2, gap - gap // 2) * 2, value=1.0)
-        back = patches.permute(framed, predicted.argsort(dim=1))
-        return {
-            "image": images,
-            "shuffled": patches.assemble(framed, self.grid),
-            "put back": patches.assemble(back, self.grid),
-        }
+        tiles = F.pad(tiles, (gap // 2, gap - gap // 2) * 2, value=1.0)
+        rows = {"shuffled": tiles, "put back": patches.permute(tiles, predicted.argsort(dim=1))}
+        return {"image": images} | {name: patches.assemble(row, self.grid) for name, row in rows.items()}

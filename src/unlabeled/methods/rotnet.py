@@ -5,8 +5,8 @@ Withheld: the angle. Predicted: which of four, two or eight angles it is.
 Source: Gidaris, Singh, Komodakis, "Unsupervised Representation Learning by Predicting Image Rotations",
 2018, https://arxiv.org/abs/1803.07728
 Differs: square crops are resized, where the paper shifts images on a border of zeros; the eight angles are 22.5 + 45 k
-degrees, since upright ones would be the only sharp ones. The weights are updated by the loop's AdamW with warm-up and
-cosine; the paper has SGD with Nesterov's momentum and steps.
+degrees, since upright ones would be the only sharp ones. The optimizer is AdamW with warm-up and cosine, not SGD with
+Nesterov's momentum and steps.
 Shortcut: quarter turns are exact, so no interpolation identifies them, and crops are square, since a squeezed one would
 reveal its axis. Of eight angles only a disc is visible, so no corners help, but two mirror-image patterns of resampling
 remain, which reveal whether the index is even or odd even on smooth images: prefer four. Images are mirrored before
@@ -15,15 +15,16 @@ microscopic, round) have nothing to learn here.
 """
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
 from einops import repeat
 from torch import Tensor, nn
 
-from unlabeled import check
+from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
+from unlabeled.options import ViewOptions
 from unlabeled.parts.augment import Views, rotate
 from unlabeled.parts.heads import near_zero
 
@@ -58,29 +59,29 @@ def turn(images: Tensor, angle: float) -> Tensor:
     return torch.rot90(images, quarters, (2, 3))
 
 
-class RotNet(Method):
-    """Tell by which angle an image was turned.
+class RotNet(Method[ImageEncoder]):
+    """Predict by which angle an image was rotated.
 
     Args:
         encoder: Network whose features are kept.
-        rotations: Angles to tell apart: "4" quarter turns, two of those, or "8" eighths of a turn.
-        crop: Smallest share of the image's area that is shown.
-        flip: Probability that an image is mirrored before it turns.
+        rotations: Angles to distinguish: "4" quarter turns, two of those, or "8" eighths of a turn.
+        **views: How the images are cropped and mirrored, before they are turned.
     """
+
+    view_defaults = ViewOptions(crop=0.5, flip=0.5)
+    recipe: ClassVar = {"epochs": 8, "lr": 2e-3}
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: ImageEncoder,
         *,
         rotations: Literal["4", "0-180", "90-270", "8"] = "4",
-        crop: float = 0.5,
-        flip: float = 0.5,
+        **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        check.choice(ANGLES, rotations=rotations)
         self.angles = ANGLES[rotations]
-        self.views = Views(self.encoder.image_size, crop=crop, aspect=1, jitter=0, gray=0, flip=flip)
-        self.head = near_zero(nn.Linear(self.encoder.dim, len(self.angles)))
+        self.views = Views(encoder.image_size, aspect=1, **self.view_options(views))
+        self.head = near_zero(nn.Linear(encoder.dim, len(self.angles)))
 
     def chance(self, samples: int) -> float:
         return math.log(len(self.angles))

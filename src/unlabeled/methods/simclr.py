@@ -5,8 +5,8 @@ Withheld: which of the other views in the batch shows the same image. Predicted:
 Source: Chen, Kornblith, Norouzi, Hinton, "A Simple Framework for Contrastive Learning of Visual
 Representations", 2020, https://arxiv.org/abs/2002.05709
 Differs: the defaults are for small images and short runs (temperature 0.2, no blur; the paper has 0.1 and blur for
-ImageNet, 0.5 and none for CIFAR-10). The weights are updated by the loop's AdamW, without decay of norms and biases;
-the paper has LARS and batches of 4,096. Crops are resampled bilinearly, the paper's for ImageNet bicubically.
+ImageNet, 0.5 and none for CIFAR-10). The optimizer is AdamW without decay of norms and biases, not LARS with batches of
+4,096. Crops are resampled bilinearly, the paper's for ImageNet bicubically.
 Shortcut: crops of one image share their colour histogram, so colours are jittered; with batch norm per process the
 local statistics identify the partner, so several processes need synchronised norms.
 """

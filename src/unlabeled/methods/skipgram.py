@@ -13,55 +13,51 @@ count ** 0.75, and the neighbour's vector scores the centre: over a corpus the p
 Shortcut: frequent words predict everything a little, so they are subsampled, and drawn as noise more often.
 """
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from unlabeled import check
+from unlabeled.data import Data
+from unlabeled.encoders import WordEncoder
 from unlabeled.method import Batch, Method, Pictures
+from unlabeled.options import Count, Fraction, PositiveFraction
 from unlabeled.parts.neighbours import STRETCH, Neighbours
-
-if TYPE_CHECKING:
-    from unlabeled.data import Data
-    from unlabeled.encoders import WordEncoder
 
 __all__ = ["SkipGram"]
 
 GUESSES = 5
 
 
-class SkipGram(Method):
-    """Learn a vector for each word that tells which words stand around it.
+class SkipGram(Method[WordEncoder]):
+    """Learn a vector for each word that predicts the words around it.
 
-    The loss is the true mean over the pairs that were seen; it is `(1 + negatives) ln 2` for one who knows nothing.
+    The loss is the true mean over the pairs; at chance level it is `(1 + negatives) ln 2`.
 
     Args:
-        encoder: Vectors of words that are kept.
-        window: Words on each side at most; each word's own reach is drawn evenly from 1 to it.
+        encoder: Word vectors that are kept.
+        window: Largest number of words on each side; each word's own reach is drawn evenly from 1 to it.
         negatives: Noise words; 5 to 20 for small corpora, 2 to 5 for large ones.
-        negatives_per: Whether a centre word draws its noise once for all its neighbours, or each pair draws its own;
-            centre is faster.
-        subsample: Share of the corpus above which a word is thinned out; 0 keeps all.
-        rate: Learning rate at the start; it falls linearly to a ten-thousandth.
+        negatives_per: Draw the noise once for a centre word and all its neighbours, which is faster, or for each pair.
+        subsample: Fraction of the corpus above which a word is subsampled; 0 keeps all.
+        rate: Initial learning rate; it falls linearly to a ten-thousandth.
         threads: Threads that share the work; only one gives the same result each time.
     """
 
     kind = "text"
     encoder_kind = "words"
-    defaults: ClassVar[dict[str, Any]] = {"encoder": "words-100", "batch_size": 8, "epochs": 10}
+    defaults: ClassVar = {"encoder": "words-100", "batch_size": 8, "epochs": 10}
 
     def __init__(
         self,
-        encoder: "WordEncoder",
+        encoder: WordEncoder,
         *,
-        window: int = 5,
-        negatives: int = 5,
+        window: Count = 5,
+        negatives: Count = 5,
         negatives_per: Literal["centre", "pair"] = "centre",
-        subsample: float = 1e-3,
-        rate: float = 0.025,
-        threads: int = 1,
+        subsample: Fraction = 1e-3,
+        rate: PositiveFraction = 0.025,
+        threads: Count = 1,
     ) -> None:
-        check.choice(("centre", "pair"), negatives_per=negatives_per)
         super().__init__(encoder)
         self.neighbours = Neighbours(
             encoder.rows,
@@ -77,10 +73,10 @@ class SkipGram(Method):
     def chance(self, samples: int) -> float:
         return self.neighbours.chance
 
-    def training_view(self, data: "Data") -> "Data":
+    def training_view(self, data: Data) -> Data:
         return self.encoder.evaluation_view(data, STRETCH)
 
-    def prepare(self, data: "Data") -> None:
+    def prepare(self, data: Data) -> None:
         super().prepare(data)
         self.neighbours.count(data.counts(len(self.encoder.vocabulary)))  # type: ignore[attr-defined]
 

@@ -1,40 +1,39 @@
-"""wav2vec 2.0: mask spans of a sound's frames and distinguish the masked frames from each other by their context.
+"""wav2vec 2.0: mask spans of a sound's frames and identify each masked frame among the others by its context.
 
 Withheld: about half of the frames, in spans, each replaced by one learned vector. Predicted: which of a hundred masked
 frames of the same sound, each described by two learned codes, is the one at this position.
 
 Source: Baevski, Zhou, Mohamed, Auli, "wav2vec 2.0: A Framework for Self-Supervised Learning of Speech
 Representations", 2020, https://arxiv.org/abs/2006.11477
-Differs: the diversity of the codes is their perplexity, as in the authors' code, where the paper writes an entropy;
-the temperature of the codes decays with the progress of the training, so that it ends where the paper's does after any
-number of steps; a penalty on the size of the convolutions' output (10 in the authors' code) is off. Waveforms have
-mean 0 and variance 1 each. Sounds of different lengths keep their own numbers of masked frames. The weights are
-updated by the loop's AdamW with a second beta of 0.999, an eps of 1e-8 and a cosine by default; the authors have 0.98,
-1e-6 and a linear decay.
+Differs: the diversity of the codes is their perplexity, as in the authors' code, where the paper writes an entropy; the
+temperature of the codes decays with the progress of the training, so that it ends where the paper's does after any
+number of steps; a penalty on the size of the convolutions' output (10 in the authors' code) is off. Waveforms have mean
+0 and variance 1 each. Sounds of different lengths keep their own numbers of masked frames. The optimizer is AdamW with
+a second beta of 0.999, an eps of 1e-8 and a cosine by default; the authors' has 0.98, 1e-6 and a linear decay.
 Shortcut: with one code for everything all negatives equal the target and nothing is left to distinguish; the diversity
 counteracts it, and the metric `codes` near 2 shows it.
 """
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.method import Batch, Method, Pictures
+from unlabeled.data import Data
+from unlabeled.data.audio.data import Sounds
+from unlabeled.encoders import AudioEncoder
+from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
+from unlabeled.options import Count, Fraction, NonNegative, Positive, PositiveFraction
 from unlabeled.parts import gather, ragged
 from unlabeled.parts.info_nce import cosines, first_of, negatives
 from unlabeled.parts.pictures import spectrogram
 from unlabeled.parts.precision import full
 from unlabeled.parts.quantizer import Quantizer, perplexity
 from unlabeled.parts.spans import even, spans
-
-if TYPE_CHECKING:
-    from unlabeled.data import Data
 
 __all__ = ["Wav2Vec2"]
 
@@ -94,85 +93,71 @@ def diversity(probabilities: Tensor) -> Tensor:
     return (total - perplexity(probabilities)) / total
 
 
-class Wav2Vec2(Method):
-    """Hide spans of a sound's frames and tell the hidden ones apart from each other by what is around.
+class Wav2Vec2(Method[AudioEncoder]):
+    """Mask spans of a sound's frames and identify each masked frame among the others by its context.
 
     The metric `accuracy` is how often the true frame fits best, `codes` how many codes are in use, from `groups` to
     groups times codes.
 
     Args:
         encoder: Network of wav2vec 2.0 whose features are kept, such as wav2vec2-mini.
-        mask: Part of the frames that the hidden spans would cover if none overlapped.
+        mask: Fraction of the frames that the hidden spans would cover if none overlapped.
         span: Frames of a hidden span.
-        negatives: Hidden frames of the same sound from which the true one is told.
-        groups: Codes that describe a frame together.
-        codes: Codes to choose from in each group.
-        code_dim: Numbers of a description, and of the vectors that are compared; a multiple of the groups.
-        temperature: Sharpness of the softmax over similarities.
-        diversity: Weight of the part of the codes that are not in use.
-        penalty: Weight of the mean square of what the convolutions give.
-        softness: Temperature of the choice of codes at the start; it falls to a quarter.
+        negatives: Hidden frames of the same sound from which the true one is distinguished.
+        groups: Codebooks, whose codes describe a frame together.
+        codes: Codes of each codebook.
+        code_dim: Width of a description, and of the compared vectors; a multiple of the groups.
+        temperature: Softmax temperature; lower penalises hard negatives more.
+        diversity: Weight of the diversity loss, the fraction of the codes that is not in use.
+        penalty: Weight of the mean square of the convolutions' output.
+        softness: Initial temperature of the choice of codes; it falls to a quarter.
         convolution_gradient: Factor on the gradient that reaches the convolutions.
-        crop_seconds: Longest piece of a sound that is heard at once.
+        crop_seconds: Longest excerpt of a sound that the encoder reads, in seconds.
     """
 
     kind = "audio"
-    defaults: ClassVar[dict[str, Any]] = {
-        "encoder": "wav2vec2-mini",
-        "batch_size": 32,
-        "lr": 5e-4,
-        "weight_decay": 0.01,
-    }
-
+    encoder_needs = EncoderNeeds("masks", "be a wav2vec2 such as wav2vec2-mini", True)
+    defaults: ClassVar = {"encoder": "wav2vec2-mini", "batch_size": 32, "lr": 5e-4, "weight_decay": 0.01}
     smallest: ClassVar = {"encoder": "wav2vec2-tiny", "codes": 16, "negatives": 20}
     softened: Tensor
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: AudioEncoder,
         *,
-        mask: float = 0.65,
-        span: int = 10,
-        negatives: int = 100,
-        groups: int = 2,
-        codes: int = 320,
-        code_dim: int = 256,
-        temperature: float = 0.1,
-        diversity: float = 0.1,
-        penalty: float = 0.0,
-        softness: float = 2.0,
-        convolution_gradient: float = 0.1,
-        crop_seconds: float = 15.6,
+        mask: PositiveFraction = 0.65,
+        span: Count = 10,
+        negatives: Count = 100,
+        groups: Count = 2,
+        codes: Count = 320,
+        code_dim: Count = 256,
+        temperature: Positive = 0.1,
+        diversity: NonNegative = 0.1,
+        penalty: NonNegative = 0.0,
+        softness: Positive = 2.0,
+        convolution_gradient: Fraction = 0.1,
+        crop_seconds: Positive = 15.6,
     ) -> None:
         super().__init__(encoder)
-        counts = dict(span=span, negatives=negatives, groups=groups, codes=codes, code_dim=code_dim)
-        check.whole(**counts)
-        check.at_least(1, **counts)
-        check.fraction(mask=mask, convolution_gradient=convolution_gradient)
-        check.positive(mask=mask, temperature=temperature, softness=softness, crop_seconds=crop_seconds)
-        check.at_least(0, diversity=diversity, penalty=penalty)
         if code_dim % groups:
             raise UserError(f"code_dim must be a multiple of the {groups} groups, got {code_dim}")
-        if not getattr(encoder, "masks", False):
-            name = getattr(encoder, "config", {}).get("name", type(encoder).__name__)
-            raise UserError(f"encoder must be a wav2vec2 such as wav2vec2-mini, got {name}")
         self.mask, self.span, self.negatives = mask, span, negatives
         self.temperature, self.diversity, self.penalty = temperature, diversity, penalty
         self.softness, self.convolution_gradient = softness, convolution_gradient
         self.crop_seconds = crop_seconds
         self.dropout = nn.Dropout(0.1)
-        self.quantizer = Quantizer(self.encoder.trunk.channels, groups, codes, code_dim)
+        self.quantizer = Quantizer(encoder.trunk.channels, groups, codes, code_dim)
         self.target_head = nn.Linear(code_dim, code_dim)
-        self.context_head = nn.Linear(self.encoder.dim, code_dim)
+        self.context_head = nn.Linear(encoder.dim, code_dim)
         self.register_buffer("softened", torch.tensor(float(softness)))
 
-    def training_view(self, data: "Data") -> "Data":
-        return super().training_view(data).crops(self.crop_seconds)  # type: ignore[attr-defined]
+    def training_view(self, data: Sounds) -> Sounds:
+        return data.resampled(self.encoder.sample_rate).crops(self.crop_seconds)
 
     def chance(self, samples: int) -> float:
         return math.log(1 + self.negatives)
 
-    def prepare(self, data: "Data") -> None:
+    def prepare(self, data: Data) -> None:
         super().prepare(data)
         trunk, (_, length) = self.encoder.trunk, self.encoder.inputs(data.sample(128))
         most = trunk.frames(max(trunk.receptive, int(length.max())))

@@ -4,7 +4,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-__all__ = ["assemble", "cells", "crop", "permute", "standardize", "tiles"]
+__all__ = ["assemble", "cells", "crop", "permute", "puzzle", "standardize", "tiles"]
 
 
 def cells(images: Tensor, grid: int) -> Tensor:
@@ -66,6 +66,22 @@ def crop(images: Tensor, corners: Tensor, size: int) -> Tensor:
     rows, columns = (corners[:, :, None] + torch.arange(size, device=images.device)).unbind(dim=1)
     images = images.gather(2, rows[:, None, :, None].expand(-1, channels, -1, width))
     return images.gather(3, columns[:, None, None, :].expand(-1, channels, size, -1))
+
+
+def puzzle(images: Tensor, grid: int, size: int, permutations: Tensor) -> tuple[Tensor, Tensor]:
+    """Tiles of each image, shuffled by a random one of some permutations.
+
+    Args:
+        images: Float, shape (batch, channels, height, height), the side a multiple of `grid`.
+        grid: Cells per side.
+        size: Side of a tile in pixels, at most that of a cell.
+        permutations: int64, shape (permutations, grid * grid).
+
+    Returns:
+        Tiles, shape (batch, grid * grid, channels, size, size), and the index of each permutation, int64, (batch,).
+    """
+    labels = torch.randint(len(permutations), (len(images),), device=images.device)
+    return permute(tiles(images, grid, size), permutations[labels]), labels
 
 
 def standardize(images: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:

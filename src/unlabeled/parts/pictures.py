@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-__all__ = ["mark", "overlay", "path", "sheet", "spectrogram", "strip"]
+__all__ = ["mark", "mates", "overlay", "path", "sheet", "spectrogram", "strip"]
 
 RED = 1.0, 0.0, 0.0
 MARK = 0.1
@@ -45,6 +45,20 @@ def mark(values: Tensor) -> Tensor:
     )
     radius = max(1.0, MARK * rows)
     return (down.square()[:, :, None] + right.square()[:, None] <= radius**2).to(values.dtype)
+
+
+def mates(images: Tensor, labels: Tensor) -> Tensor:
+    """Another image with the same label for each image, mid-grey if there is none.
+
+    Args:
+        images: Float, shape (batch, channels, height, width).
+        labels: int64, shape (batch,).
+
+    Returns:
+        Float, same shape.
+    """
+    together = (labels[:, None] == labels).fill_diagonal_(False)
+    return images[together.int().argmax(dim=1)].where(together.any(dim=1)[:, None, None, None], 0.5)
 
 
 def sheet(images: Tensor) -> Tensor:

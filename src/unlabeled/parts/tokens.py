@@ -1,6 +1,7 @@
 """Tokens of texts: which to mask, how to score predictions of them, how to continue a text."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,18 @@ from torch import Tensor, nn
 from unlabeled.parts import gather
 from unlabeled.parts.heads import near_zero
 
-__all__ = ["IGNORED", "TokenHead", "choose", "corrupt", "cross_entropy", "entropy", "generate", "sample"]
+__all__ = [
+    "IGNORED",
+    "TokenHead",
+    "choose",
+    "corrupt",
+    "cross_entropy",
+    "entropy",
+    "generate",
+    "marked",
+    "mask",
+    "sample",
+]
 
 IGNORED = -100
 """Label of a prediction that does not count."""
@@ -65,6 +77,28 @@ def corrupt(tokens: Tensor, where: Tensor, mask_token: int, vocabulary: int) -> 
     return torch.where(where, replacement, tokens)
 
 
+def mask(encoder: Any, x: Any, ratio: float) -> tuple[Any, Tensor]:
+    """Choose and corrupt tokens of texts, special ones aside.
+
+    Args:
+        encoder: An encoder of texts with [CLS], [SEP] and [MASK].
+        x: What it reads, a named tuple with `tokens`, int64, and `mask`, which are real, bool, shape (batch, length) each.
+        ratio: Fraction of the tokens to choose, in 0..1.
+
+    Returns:
+        The same with corrupted tokens, and which are to be predicted, bool, shape (batch, length).
+    """
+    first, separator, mask_token = (encoder.special(token) for token in ("[CLS]", "[SEP]", "[MASK]"))
+    candidates = x.mask & (x.tokens != first) & (x.tokens != separator)
+    where = choose(candidates, x.mask.sum(1), ratio)
+    return x._replace(tokens=corrupt(x.tokens, where, mask_token, encoder.vocabulary)), where
+
+
+def marked(encoder: Any, rows: Tensor, where: Tensor, real: Tensor) -> list[str]:
+    """Texts of the `real` ones of tokens, int64, shape (batch, length), in which those of `where` are marked."""
+    return [encoder.marked(row[mask], marks[mask]) for row, marks, mask in zip(rows, where, real)]
+
+
 def sample(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
     """Draw the next token.
 
@@ -91,36 +125,36 @@ def sample(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tens
 
 @torch.no_grad()
 def generate(
+    encoder: Any,
+    predict: Callable[[Tensor], Tensor],
     texts: Tensor,
     lengths: Tensor,
     count: int,
-    window: int,
-    encode: Callable[[Tensor, Tensor], Tensor],
-    draw: Callable[[Tensor], Tensor],
+    **sampling: Any,
 ) -> Tensor:
     """Continue texts token by token.
 
     Args:
+        encoder: An encoder of texts, which reads the latest tokens that fit into its window.
+        predict: Function from its states, float, shape (batch, dim), to logits of the next token.
         texts: int64, shape (batch, length).
         lengths: Tokens of each text, at least 1, int64, shape (batch,).
         count: Tokens to add.
-        window: Most tokens that `encode` reads, the latest.
-        encode: Function from tokens, int64, and which of them are real, bool, shape (batch, window) each, to states,
-            float, shape (batch, window, dim).
-        draw: Function from the states of the last tokens, shape (batch, dim), to the next ones, shape (batch,).
+        **sampling: `temperature`, `top_k` and `top_p` of `sample`.
 
     Returns:
         The added tokens, int64, shape (batch, count).
     """
     texts = F.pad(texts, (0, count))
     rows = torch.arange(len(texts), device=texts.device)
-    positions = torch.arange(min(window, texts.shape[1]), device=texts.device)
+    window = torch.arange(min(encoder.length, texts.shape[1]), device=texts.device)
     for step in range(count):
         ends = lengths + step
-        begin = (ends - len(positions)).clamp_min(0)
-        real = positions < (ends - begin)[:, None]
-        states = encode(texts.gather(1, begin[:, None] + positions), real)
-        texts[rows, ends] = draw(states[rows, ends - begin - 1])
+        begin = (ends - len(window)).clamp_min(0)
+        real = window < (ends - begin)[:, None]
+        visible = texts.gather(1, begin[:, None] + window)
+        states = encoder.states(encoder.inputs({"tokens": visible, "mask": real, "sentence": real}))
+        texts[rows, ends] = sample(predict(states[rows, ends - begin - 1]), **sampling)
     return texts.gather(1, lengths[:, None] + torch.arange(count, device=texts.device))
 
 
