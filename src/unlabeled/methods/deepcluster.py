@@ -85,7 +85,8 @@ class DeepCluster(Method[ImageEncoder]):
 
     @torch.no_grad()
     def begin_epoch(self, data: Data) -> Tensor:
-        features = F.normalize(whiten(all_features(self, data, self.used.device), self.components), dim=1)
+        features = all_features(self.encoder, self.features, data, self.used.device)
+        features = F.normalize(whiten(features, self.components), dim=1)
         clusters = gather.broadcast(kmeans(features, int(self.used), self.iterations).assignments)
         self.agreement.copy_(agreement(self.assignments, clusters))
         self.assignments.copy_(clusters)

@@ -82,7 +82,7 @@ def mask(encoder: Any, x: Any, ratio: float) -> tuple[Any, Tensor]:
 
     Args:
         encoder: An encoder of texts with [CLS], [SEP] and [MASK].
-        x: What it reads, a named tuple with `tokens`, int64, and `mask`, which are real, bool, shape (batch, length) each.
+        x: What it reads, a named tuple with `tokens`, int64, and `mask`, bool, which are real, shape (batch, length).
         ratio: Fraction of the tokens to choose, in 0..1.
 
     Returns:
