@@ -60,19 +60,19 @@ def others(index: Tensor, negatives: int) -> tuple[Tensor, Tensor]:
 
 
 @full_precision
-def loss(logits: Tensor, together: Tensor, counted: Tensor) -> Tensor:
+def loss(logits: Tensor, together: Tensor, valid: Tensor) -> Tensor:
     """Binary cross-entropy in which positives and negatives weigh the same.
 
     Args:
         logits: Of belonging together, float, any shape.
         together: Whether they do, bool, same shape.
-        counted: Which pairs count, bool, same shape.
+        valid: Which pairs count, bool, same shape.
 
     Returns:
         Mean of the mean over positives and the mean over negatives, scalar, in nats; ln 2 if all logits are 0.
     """
     errors = F.binary_cross_entropy_with_logits(logits, together.to(logits.dtype), reduction="none")
-    halves = [(errors * part).sum() / part.sum().clamp(min=1) for part in (together, ~together & counted)]
+    halves = [(errors * part).sum() / part.sum().clamp(min=1) for part in (together, ~together & valid)]
     return torch.stack(halves).mean()
 
 
@@ -141,14 +141,14 @@ class AudioVisualCorrespondence(Method[AudioVisualEncoder]):
         rows, differ = others(batch["index"], min(self.negatives, samples - 1))
         own = torch.arange(samples, device=rows.device)[:, None]
         logits = self.logits(self.views(batch), sounds[torch.cat([own, rows], 1)])
-        counted = torch.cat([own >= 0, differ], 1)
-        together = torch.zeros_like(counted)
+        valid = torch.cat([own >= 0, differ], 1)
+        together = torch.zeros_like(valid)
         together[:, 0] = True
         self.metrics = {}
         for name, values in logits.items():
             right = ((values > 0) == together).float()
             self.metrics[METRICS[name]] = (right[:, 0].mean() + right[:, 1:].mean()).detach() / 2
-        return torch.stack([loss(values, together, counted) for values in logits.values()]).mean()
+        return torch.stack([loss(values, together, valid) for values in logits.values()]).mean()
 
     def logits(self, images: Tensor, sounds: Tensor) -> dict[str, Tensor]:
         """Logits of belonging together, by head, float, shape (batch, candidates) each.
@@ -173,7 +173,7 @@ class AudioVisualCorrespondence(Method[AudioVisualEncoder]):
         following = sounds.roll(-1, 0)
         probabilities = self.logits(image, torch.stack([sounds, following], 1))["whole"].sigmoid()
         bands = spectrogram(self.encoder.audio.adapt(waveform)[:, 0], -3, 3)
-        shown: Pictures = {
+        pictures: Pictures = {
             "image": image,
             "sound": F.interpolate(bands, size=image.shape[2:], mode="bilinear"),
             "predicted": [
@@ -184,6 +184,6 @@ class AudioVisualCorrespondence(Method[AudioVisualEncoder]):
         if "places" in self.head:
             positions = self.encoder.positions(image)
             gray = 0.6 * repeat(image.mean(1), "batch height width -> batch rgb height width", rgb=3)
-            shown["where its own sound is"] = overlay(gray, similarity(positions, sounds))
-            shown["where that of the next is"] = overlay(gray, similarity(positions, following))
-        return shown
+            pictures["where its own sound is"] = overlay(gray, similarity(positions, sounds))
+            pictures["where that of the next is"] = overlay(gray, similarity(positions, following))
+        return pictures

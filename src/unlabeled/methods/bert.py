@@ -106,7 +106,7 @@ class BERT(Method[TextEncoder]):
         predicted = truth.clone()
         predicted[masked] = self.words(states[masked], self.encoder.embeddings.weight).argmax(1)
         rows = {"masked": x.tokens, "predicted": predicted, "true": truth}
-        texts = {name: tokens.marked(self.encoder, row, masked, x.mask) for name, row in rows.items()}
+        texts = {name: tokens.mark(self.encoder, row, masked, x.mask) for name, row in rows.items()}
         if self.next is None or label is None:
             return texts
         words = {0: "continues", 1: "another document", tokens.IGNORED: "no pair"}

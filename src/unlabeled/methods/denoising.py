@@ -40,7 +40,7 @@ ERRORS = {
 def loss(
     predicted: Tensor,
     clean: Tensor,
-    destroyed: Tensor | None = None,
+    mask: Tensor | None = None,
     *,
     kind: Error = "squared",
     emphasis: float = 0.5,
@@ -50,7 +50,7 @@ def loss(
     Args:
         predicted: Values, or logits for the cross-entropy, float, shape (batch, ...).
         clean: Float, same shape; in 0..1 for the cross-entropy.
-        destroyed: Which elements were destroyed, bool, broadcastable to that shape; None weighs all elements alike.
+        mask: Which elements were destroyed, bool, broadcastable to that shape; None weighs all elements alike.
         kind: "squared" or "cross_entropy".
         emphasis: Weight of a destroyed element, in 0..1; an untouched one has the rest to 1.
 
@@ -58,9 +58,9 @@ def loss(
         Mean over images of the weighted mean over elements, scalar, in squared units of the image or in nats.
     """
     error = ERRORS[kind](predicted.float(), clean, reduction="none")
-    if destroyed is None:
+    if mask is None:
         return error.mean()
-    weight = torch.where(destroyed, emphasis, 1 - emphasis).expand_as(error).flatten(1)
+    weight = torch.where(mask, emphasis, 1 - emphasis).expand_as(error).flatten(1)
     return ((error.flatten(1) * weight).sum(1) / weight.sum(1).clamp(min=1e-9)).mean()
 
 
@@ -126,8 +126,8 @@ class Denoising(Method[ImageEncoder]):
 
     def forward(self, batch: Batch) -> Tensor:
         clean = self.views(batch)
-        noisy, destroyed = self.corrupt(clean) if self.training else (clean, None)
-        return loss(self.predict(noisy), clean, destroyed, kind=self.error, emphasis=self.emphasis)
+        noisy, mask = self.corrupt(clean) if self.training else (clean, None)
+        return loss(self.predict(noisy), clean, mask, kind=self.error, emphasis=self.emphasis)
 
     def corrupt(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images with a part destroyed, and which part."""

@@ -219,9 +219,9 @@ class FramePrediction(Method[VideoEncoder]):
     def pictures(self, batch: Batch) -> dict[str, Tensor | list[str]]:
         frames = self.encoder.inputs(batch)
         back, ahead = (self.frames(part).clamp(0, 1) for part in self.predict(frames[:, : self.past]))
-        shown: dict[str, Tensor | list[str]] = {"given": strip(frames[:, : self.past])}
+        pictures: dict[str, Tensor | list[str]] = {"given": strip(frames[:, : self.past])}
         if self.reconstructed:
-            shown["remembered"] = strip(back.flip(1))
+            pictures["remembered"] = strip(back.flip(1))
         if self.future:
-            shown |= {"what follows": strip(frames[:, self.past :]), "foreseen": strip(ahead)}
-        return shown
+            pictures |= {"what follows": strip(frames[:, self.past :]), "foreseen": strip(ahead)}
+        return pictures

@@ -163,11 +163,11 @@ class TrajectoryUnmasking(Method[ImageEncoder]):
         Returns:
             Predictions and targets, each float, shape (batch, groups, masked, projection_dim).
         """
-        described = self.describe(as_images(batch["video"])).unflatten(0, batch["video"].shape[:2])
+        descriptions = self.describe(as_images(batch["video"])).unflatten(0, batch["video"].shape[:2])
         groups = masked.shape[1]
         pose = batch["pose"].float().repeat_interleave(groups, 0)
-        predictions, _ = self.fill_in(described.repeat_interleave(groups, 0), pose, masked.flatten(0, 1))
-        targets = self.target(described).unflatten(1, (self.zones, self.zone_frames)).mean(2)
+        predictions, _ = self.fill_in(descriptions.repeat_interleave(groups, 0), pose, masked.flatten(0, 1))
+        targets = self.target(descriptions).unflatten(1, (self.zones, self.zone_frames)).mean(2)
         rows = torch.arange(len(masked), device=masked.device)[:, None, None]
         return predictions.unflatten(0, masked.shape[:2]), targets[rows, masked]
 
@@ -175,15 +175,15 @@ class TrajectoryUnmasking(Method[ImageEncoder]):
         """Descriptions of images, without any pose, float, shape (batch, projection_dim)."""
         return self.project(self.encoder(self.encoder.inputs(images)))
 
-    def target(self, described: Tensor) -> Tensor:
+    def target(self, descriptions: Tensor) -> Tensor:
         """What is to be predicted of frames, float, the shape of their descriptions."""
-        return self.fuse(self.with_code(described, described.new_zeros(CODE)))
+        return self.fuse(self.with_code(descriptions, descriptions.new_zeros(CODE)))
 
-    def fill_in(self, described: Tensor, pose: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
+    def fill_in(self, descriptions: Tensor, pose: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
         """Descriptions of masked zones from visible frames.
 
         Args:
-            described: Of all frames, float, shape (batch, frames, projection_dim); masked ones do not matter.
+            descriptions: Of all frames, float, shape (batch, frames, projection_dim); masked ones do not matter.
             pose: x, y (metres), heading (radians), float, shape (batch, frames, 3).
             masked: Numbers of zones, int64, shape (batch, masked).
 
@@ -191,7 +191,7 @@ class TrajectoryUnmasking(Method[ImageEncoder]):
             Predictions, float, shape (batch, masked, projection_dim), and the attention of each to nothing and to each
             frame, float, shape (batch, masked, 1 + frames).
         """
-        count, frames = masked.shape[1], described.shape[1]
+        count, frames = masked.shape[1], descriptions.shape[1]
         zones = pose.unflatten(1, (self.zones, self.zone_frames))
         origin = poses.mean_pose(zones).gather(1, masked[..., None].expand(-1, -1, 3))
         middle = masked * self.zone_frames + (self.zone_frames - 1) / 2
@@ -201,7 +201,7 @@ class TrajectoryUnmasking(Method[ImageEncoder]):
             there = torch.zeros_like(there)
         span = frames / 3
         codes = poses.code(there, steps, self.scale, span)
-        items = self.fuse(self.with_code(repeat(described, "b f d -> b q f d", q=count), codes))
+        items = self.fuse(self.with_code(repeat(descriptions, "b f d -> b q f d", q=count), codes))
         items = rearrange(items, "b q f d -> (b q) f d")
         memory = torch.cat([self.empty.expand(len(items), 1, -1), items], 1)
         usable = visible(masked, self.zones, self.zone_frames, self.guard).repeat_interleave(count, 0)
@@ -212,10 +212,10 @@ class TrajectoryUnmasking(Method[ImageEncoder]):
         predictions, weights = self.ask(query, memory, usable)
         return predictions.unflatten(0, (-1, count))[:, :, 0], weights.unflatten(0, (-1, count))[:, :, 0]
 
-    def with_code(self, described: Tensor, codes: Tensor) -> Tensor:
+    def with_code(self, descriptions: Tensor, codes: Tensor) -> Tensor:
         """Descriptions beside the codes of their poses, float, shape (..., projection_dim + code)."""
         codes = self.code(codes)
-        return torch.cat([described, codes.expand(*described.shape[:-1], -1)], -1)
+        return torch.cat([descriptions, codes.expand(*descriptions.shape[:-1], -1)], -1)
 
     def features(self, batch: Batch, layer: str | None = None) -> Tensor:
         return super().features(one_each(batch), layer)
@@ -232,9 +232,9 @@ class TrajectoryUnmasking(Method[ImageEncoder]):
         middle = video.unflatten(1, (self.zones, self.zone_frames))[:, :, self.zone_frames // 2]
         images = self.encoder.inputs(as_images(middle)).unflatten(0, middle.shape[:2])
         rows = torch.arange(len(video), device=video.device)[:, None]
-        gray, filled = images.clone(), images.clone()
+        gray, filling = images.clone(), images.clone()
         gray[rows, masked] = 0.5
-        filled[rows, masked] = images[rows, masked].flatten(0, 1)[index]
+        filling[rows, masked] = images[rows, masked].flatten(0, 1)[index]
         whole = sheet(images)
         usable = visible(masked, self.zones, self.zone_frames, 0)
         size = whole.shape[2], whole.shape[3]
@@ -242,6 +242,6 @@ class TrajectoryUnmasking(Method[ImageEncoder]):
         return {
             "trajectory": whole,
             "visible": sheet(gray),
-            "filled in": sheet(filled),
+            "filled in": sheet(filling),
             "path": paths.expand(-1, whole.shape[1], -1, -1),
         }

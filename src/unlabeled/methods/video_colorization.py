@@ -219,16 +219,16 @@ class VideoColorization(Method[Frames | ImageEncoder]):
             for values in (cells[:, :-1], small.unflatten(0, (len(clips), -1)))
         )
         disc = mark(cells[:, 0])
-        carried = copy(logits[:, :, : self.rows * self.columns], disc.flatten(1)[:, :, None])
-        colored = torch.cat([lightness(target), F.interpolate(colors, size, mode="bilinear")], 1)
+        pointer = copy(logits[:, :, : self.rows * self.columns], disc.flatten(1)[:, :, None])
+        predicted = torch.cat([lightness(target), F.interpolate(colors, size, mode="bilinear")], 1)
         return {
             "first reference": clips[:, 0],
             "target in grey": desaturate(target),
-            "colours copied": lab_to_rgb(colored),
+            "colours copied": lab_to_rgb(predicted),
             "true colours": target,
             "copies of references": F.interpolate(pixels, size).clamp(0, 1),
             "marked in the first reference": overlay(desaturate(clips[:, 0]), disc),
             "where the mark is found": overlay(
-                desaturate(target), carried[:, :, 0].unflatten(1, (self.rows, -1))
+                desaturate(target), pointer[:, :, 0].unflatten(1, (self.rows, -1))
             ),
         }

@@ -65,8 +65,8 @@ def scores(context: Tensor, targets: Tensor, codes: Tensor, index: Tensor, tempe
     return similarity.gather(2, candidates).masked_fill(same, -torch.inf)
 
 
-def counted(count: Tensor, size: int) -> Tensor:
-    """Masked frames that count: those of sounds with at least two, bool, shape (batch, size)."""
+def eligible(count: Tensor, size: int) -> Tensor:
+    """Masked frames of sounds that have at least two, bool, shape (batch, size)."""
     return ragged.real(count, size) & (count > 1)[:, None]
 
 
@@ -80,7 +80,7 @@ def loss(logits: Tensor, count: Tensor) -> Tensor:
     Returns:
         Mean over the frames of all processes, scalar, in nats; ln(candidates) if all logits are equal.
     """
-    return first_of(logits, counted(count, logits.shape[1]))
+    return first_of(logits, eligible(count, logits.shape[1]))
 
 
 def diversity(probabilities: Tensor) -> Tensor:
@@ -180,8 +180,8 @@ class Wav2Vec2(Method[AudioEncoder]):
         count, context, targets, codes, probabilities = self.compare(maps, frames, masked)
         index = negatives(count, codes.shape[1], self.negatives)
         logits = scores(context, targets, codes.argmax(3), index, self.temperature)
-        real, where = ragged.real(count, codes.shape[1]), counted(count, codes.shape[1])
-        right = (logits.argmax(2) == 0)[where].sum() / where.sum().clamp(min=1)
+        real, mask = ragged.real(count, codes.shape[1]), eligible(count, codes.shape[1])
+        right = (logits.argmax(2) == 0)[mask].sum() / mask.sum().clamp(min=1)
         self.metrics = {"accuracy": right, "codes": perplexity(codes[real].detach())}
         size = gather.mean(full(maps).square().mean(2), ragged.real(frames, maps.shape[1]))
         unused = diversity(probabilities[real])

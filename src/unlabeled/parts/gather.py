@@ -113,27 +113,27 @@ def mean_over_processes(value: Tensor) -> Tensor:
     return sum_over_processes(value) / processes()
 
 
-def count(where: Tensor, dtype: torch.dtype) -> Tensor:
+def count(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """What to divide a sum over our own entries by, so that the mean over processes is the mean over all entries.
 
     Args:
-        where: Which entries count, bool, any shape, not necessarily the same in every process.
+        mask: Which entries count, bool, any shape, not necessarily the same in every process.
         dtype: Floating-point type of the result.
 
     Returns:
         Mean over the processes of how many entries count, at least 1, scalar.
     """
-    return mean_over_processes(where.sum().to(dtype)).clamp(min=1)
+    return mean_over_processes(mask.sum().to(dtype)).clamp(min=1)
 
 
-def mean(values: Tensor, where: Tensor) -> Tensor:
+def mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean over the entries that count in all processes, once DDP has taken the mean over processes.
 
     Args:
         values: Float, any shape; entries that do not count may be infinite or NaN.
-        where: Which entries count, bool, same shape.
+        mask: Which entries count, bool, same shape.
 
     Returns:
         Scalar; 0 if no entry counts.
     """
-    return values.masked_fill(~where, 0).sum() / count(where, values.dtype)
+    return values.masked_fill(~mask, 0).sum() / count(mask, values.dtype)

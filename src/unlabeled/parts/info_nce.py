@@ -158,14 +158,14 @@ def cosines(predictions: Tensor, targets: Tensor) -> Tensor:
     return F.normalize(predictions, dim=2) @ F.normalize(targets, dim=2).mT
 
 
-def first_of(logits: Tensor, where: Tensor) -> Tensor:
+def first_of(logits: Tensor, mask: Tensor) -> Tensor:
     """InfoNCE whose positive is the first of the candidates.
 
     Args:
         logits: Float, shape (batch, size, candidates).
-        where: Which positions count, bool, shape (batch, size).
+        mask: Which positions count, bool, shape (batch, size).
 
     Returns:
         Mean over the positions of all processes that count, scalar, in nats; ln(candidates) if all logits are equal.
     """
-    return gather.mean(logits.logsumexp(2) - logits[:, :, 0], where)
+    return gather.mean(logits.logsumexp(2) - logits[:, :, 0], mask)

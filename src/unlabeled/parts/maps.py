@@ -96,9 +96,9 @@ def describe(maps: Mapping[str, Tensor], layer: str, normalize: bool = True) -> 
     names = list(maps)
     deeper = [maps[name].float() for name in names[names.index(layer) :]]
     size = deeper[0].shape[2:]
-    resized = [
+    same_size = [
         map_ if map_.shape[2:] == size else F.interpolate(map_, size, mode="bilinear") for map_ in deeper
     ]
     if not normalize:
-        return torch.cat(resized, 1)
-    return torch.cat([F.normalize(map_, dim=1) for map_ in resized], 1) / len(deeper) ** 0.5
+        return torch.cat(same_size, 1)
+    return torch.cat([F.normalize(map_, dim=1) for map_ in same_size], 1) / len(deeper) ** 0.5

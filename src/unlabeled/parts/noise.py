@@ -32,22 +32,20 @@ def choose(images: Tensor, amount: float, *, exact: bool = True, whole_pixels: b
     return torch.zeros_like(rows, dtype=torch.bool).scatter_(1, smallest, True).view_as(scores)
 
 
-def salt_pepper(images: Tensor, destroyed: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+def salt_pepper(images: Tensor, mask: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
     """Set elements to the lowest or the highest value by a fair coin.
 
     Args:
         images: Tensor, shape (batch, channels, ...).
-        destroyed: Which elements to set, bool, shape of `images` or with 1 channel (one coin per pixel).
+        mask: Which elements to set, bool, shape of `images` or with 1 channel (one coin per pixel).
         low: Smallest possible value.
         high: Largest possible value.
 
     Returns:
         Corrupted copy, shape of `images`.
     """
-    extremes = torch.where(torch.rand(destroyed.shape, device=images.device) < 0.5, low, high).to(
-        images.dtype
-    )
-    return torch.where(destroyed, extremes, images)
+    extremes = torch.where(torch.rand(mask.shape, device=images.device) < 0.5, low, high).to(images.dtype)
+    return torch.where(mask, extremes, images)
 
 
 def corrupt(
@@ -72,6 +70,5 @@ def corrupt(
     """
     if noise == "gaussian":
         return images + amount * torch.randn_like(images), torch.ones_like(images, dtype=torch.bool)
-    destroyed = choose(images, amount, exact=exact, whole_pixels=whole_pixels)
-    noisy = images.masked_fill(destroyed, 0) if noise == "mask" else salt_pepper(images, destroyed)
-    return noisy, destroyed
+    mask = choose(images, amount, exact=exact, whole_pixels=whole_pixels)
+    return images.masked_fill(mask, 0) if noise == "mask" else salt_pepper(images, mask), mask

@@ -71,18 +71,18 @@ def input_size(encoder: Any, size: int, **option: int | None) -> int | None:
     Raises:
         UserError: Some weights would see only padding at the size that the user asks for.
     """
-    ((name, asked),) = option.items()
-    if asked is None and getattr(encoder, "is_vit", False):
+    ((name, choice),) = option.items()
+    if choice is None and getattr(encoder, "is_vit", False):
         return encoder.image_size
-    if asked is None:
+    if choice is None:
         least = least_size(encoder, size)
         return least if least > size else None
-    if asked < encoder.image_size and _idle(encoder, asked):
+    if choice < encoder.image_size and _idle(encoder, choice):
         least = least_size(encoder, size)
         raise UserError(
-            f"{name} must be at least {least}, so that every weight sees more than padding, got {asked}"
+            f"{name} must be at least {least}, so that every weight sees more than padding, got {choice}"
         )
-    return asked
+    return choice
 
 
 def _idle(encoder: Any, size: int) -> bool:

@@ -30,5 +30,5 @@ def mean(values: Tensor, count: Tensor) -> Tensor:
         Float, shape (batch, ...).
     """
     ones = [1] * (values.ndim - 2)
-    where = real(count, values.shape[1]).view(*values.shape[:2], *ones)
-    return values.masked_fill(~where, 0).sum(1) / count.view(-1, *ones)
+    mask = real(count, values.shape[1]).view(*values.shape[:2], *ones)
+    return values.masked_fill(~mask, 0).sum(1) / count.view(-1, *ones)

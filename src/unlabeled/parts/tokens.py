@@ -18,7 +18,7 @@ __all__ = [
     "cross_entropy",
     "entropy",
     "generate",
-    "marked",
+    "mark",
     "mask",
     "sample",
 ]
@@ -59,12 +59,12 @@ def choose(candidates: Tensor, lengths: Tensor, ratio: float) -> Tensor:
     return (order.argsort(1) < counts[:, None]) & candidates
 
 
-def corrupt(tokens: Tensor, where: Tensor, mask_token: int, vocabulary: int) -> Tensor:
+def corrupt(tokens: Tensor, targets: Tensor, mask_token: int, vocabulary: int) -> Tensor:
     """Replace 80 % of the chosen tokens by [MASK] and 10 % by any entry of the vocabulary.
 
     Args:
         tokens: int64, shape (batch, length).
-        where: Which tokens are to be predicted, bool, shape (batch, length).
+        targets: Which tokens are to be predicted, bool, shape (batch, length).
         mask_token: Number of [MASK].
         vocabulary: Number of entries.
 
@@ -74,7 +74,7 @@ def corrupt(tokens: Tensor, where: Tensor, mask_token: int, vocabulary: int) -> 
     fate = torch.rand(tokens.shape, device=tokens.device)
     anything = torch.randint(vocabulary, tokens.shape, device=tokens.device)
     replacement = torch.where(fate < 0.8, mask_token, torch.where(fate < 0.9, anything, tokens))
-    return torch.where(where, replacement, tokens)
+    return torch.where(targets, replacement, tokens)
 
 
 def mask(encoder: Any, x: Any, ratio: float) -> tuple[Any, Tensor]:
@@ -90,13 +90,13 @@ def mask(encoder: Any, x: Any, ratio: float) -> tuple[Any, Tensor]:
     """
     first, separator, mask_token = (encoder.special(token) for token in ("[CLS]", "[SEP]", "[MASK]"))
     candidates = x.mask & (x.tokens != first) & (x.tokens != separator)
-    where = choose(candidates, x.mask.sum(1), ratio)
-    return x._replace(tokens=corrupt(x.tokens, where, mask_token, encoder.vocabulary)), where
+    targets = choose(candidates, x.mask.sum(1), ratio)
+    return x._replace(tokens=corrupt(x.tokens, targets, mask_token, encoder.vocabulary)), targets
 
 
-def marked(encoder: Any, rows: Tensor, where: Tensor, real: Tensor) -> list[str]:
-    """Texts of the `real` ones of tokens, int64, shape (batch, length), in which those of `where` are marked."""
-    return [encoder.marked(row[mask], marks[mask]) for row, marks, mask in zip(rows, where, real)]
+def mark(encoder: Any, rows: Tensor, targets: Tensor, real: Tensor) -> list[str]:
+    """Texts of the `real` ones of tokens, int64, shape (batch, length), in which the targets are marked."""
+    return [encoder.marked(row[mask], marks[mask]) for row, marks, mask in zip(rows, targets, real)]
 
 
 def sample(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
