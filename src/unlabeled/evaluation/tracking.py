@@ -14,7 +14,7 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.video.films import VOID
 from unlabeled.parts.augment import to_float
-from unlabeled.parts.places import describe, survey
+from unlabeled.parts.maps import describe, survey
 
 if TYPE_CHECKING:
     from unlabeled.data.video.films import Film

@@ -21,7 +21,7 @@ from unlabeled.data.video.films import VOID, Film, films
 from unlabeled.evaluation import controls, tracking
 from unlabeled.evaluation.scores import Measurement, of_groups
 from unlabeled.evaluation.tracking import Settings
-from unlabeled.parts.places import survey
+from unlabeled.parts.maps import survey
 
 if TYPE_CHECKING:
     from unlabeled.encoders import ImageEncoder
