@@ -304,7 +304,7 @@ def test_test_frames_that_pretraining_saw_are_confessed(tmp_path, monkeypatch):
     (folder / "run.toml").write_text("[data]\nsource = 'scenes'\nsamples = 120")
     ENCODER.save(folder / "encoder.safetensors")
     monkeypatch.setattr(opening, "both", lambda *_: (TRAIN, TEST))
-    monkeypatch.setattr(type(ENCODER), "reads", lambda _, data: read[0] if data is TRAIN else read[1])
+    monkeypatch.setattr(type(ENCODER), "evaluation_view", lambda _, data: read[0] if data is TRAIN else read[1])
     scores = evaluate(load(folder), "scenes", probe="knn", controls=())
     assert "pre-trained on these test images too" in scores.verdict()
 

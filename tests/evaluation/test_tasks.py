@@ -63,7 +63,7 @@ def test_every_task_has_its_module() -> None:
     import importlib
 
     for name, module in TASKS.items():
-        found = importlib.import_module(f"unlabeled.evaluate.{module}")
+        found = importlib.import_module(f"unlabeled.evaluation.tasks.{module}")
         assert callable(getattr(found, name, None) or found.measure)
 
 

@@ -54,10 +54,10 @@ STORE_SIZE = 160
 STORE_SIZES = {"image": STORE_SIZE, "video": 112, "audio-visual": 112, "cameras": 64, "trajectory": 64}
 """Shorter side in pixels at which larger pictures are kept at least, by kind."""
 KINDS = {
-    "image": "images",
-    "text": "text",
-    "audio": "audio",
-    "video": "video",
+    "image": "image.data",
+    "text": "text.data",
+    "audio": "audio.data",
+    "video": "video.data",
     "audio-visual": "audio_visual",
     "cameras": "cameras",
     "trajectory": "trajectories",

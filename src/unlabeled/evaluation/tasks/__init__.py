@@ -77,6 +77,6 @@ def measure(name: str, subject: Subject, data: Any, *, seed: int, device: torch.
     Returns:
         Ours and the task's own controls.
     """
-    module = importlib.import_module(f"unlabeled.evaluate.{TASKS[name]}")
+    module = importlib.import_module(f"unlabeled.evaluation.tasks.{TASKS[name]}")
     function = getattr(module, name, None) or module.measure
     return function(subject, data, seed=seed, device=device)
