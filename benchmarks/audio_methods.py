@@ -27,7 +27,7 @@ import unlabeled
 from unlabeled import encoders, methods
 from unlabeled.data import Data, open_data, open_splits
 from unlabeled.data.audio.data import Sounds
-from unlabeled.evaluation.probes import linear
+from unlabeled.evaluation import logistic
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 METHODS = ("apc", "wav2vec2")
@@ -68,7 +68,7 @@ def raw(encoder: Any) -> Features:
 
 
 def accuracy(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, classes: int) -> float:
-    predicted = linear.fit(train, labels, classes)(test).argmax(1)
+    predicted = logistic.fit(train, labels, classes)(test).argmax(1)
     return (predicted == truth).float().mean().item()
 
 
