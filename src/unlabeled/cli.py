@@ -470,7 +470,7 @@ def audit(
     if out is not None:
         from unlabeled.reporting.audit_page import write_page
 
-        print(write_page(found, out))
+        print(write_page(found, out, json=json))
     if strict and (found.leaks or not any(map(len, found.parts))):
         sys.exit(1)
 
