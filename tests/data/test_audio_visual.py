@@ -10,7 +10,7 @@ from PIL import Image
 
 from unlabeled.data import audio_visual, open_data
 from unlabeled.data.audio_visual import Pairs, built_in, from_pairs, read_clip, read_sound
-from unlabeled.data.opening import How
+from unlabeled.data.options import OpenOptions
 
 FPS, RATE = 25, 16_000
 FLASH = 20
@@ -287,7 +287,7 @@ def test_real_clips_open_where_they_are_there(tmp_path):
     files = sorted(real.glob("*.mp4"))[:2]
     for file in files:
         (tmp_path / file.name).symlink_to(file)
-    data = audio_visual.find(tmp_path, How(cache=False))["all"]()
+    data = audio_visual.find(tmp_path, OpenOptions(cache=False))["all"]()
     batch = data.batch(torch.arange(2))
     assert batch["image"].shape == (2, 3, 112, 112) and batch["waveform"].shape == (2, 16_000)
     assert batch["waveform"].abs().amax() > 0.01

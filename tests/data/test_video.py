@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unlabeled.data.opening import How
+from unlabeled.data.options import OpenOptions
 from unlabeled.data.video.data import Videos, built_in, find, from_videos
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "video_samples"
@@ -37,7 +37,7 @@ def shown(data, rows=None):
 
 
 def whole(folder, **options):
-    return find(folder, How(cache=False, **options))["all"]()
+    return find(folder, OpenOptions(cache=False, **options))["all"]()
 
 
 def test_whole_videos_stay_at_their_last_frame_where_others_are_longer():
@@ -185,17 +185,17 @@ def test_array_files(tmp_path):
     np.save(tmp_path / "a.npy", video)
     assert torch.equal(whole(tmp_path / "a.npy").batch(torch.arange(4))["video"], torch.from_numpy(video))
     np.savez(tmp_path / "a.npz", train_videos=video, train_labels=np.arange(4), test_videos=video[:1])
-    found = find(tmp_path / "a.npz", How())
+    found = find(tmp_path / "a.npz", OpenOptions())
     assert set(found) == {"train", "test"} and found["train"]().labels.tolist() == [0, 1, 2, 3]
     np.savez(tmp_path / "b.npz", videos=video, labels=np.arange(3))
     with pytest.raises(ValueError, match="must be 4 numbers or texts"):
         whole(tmp_path / "b.npz")
     np.savez(tmp_path / "c.npz", images=video)
     with pytest.raises(ValueError, match="must hold videos"):
-        find(tmp_path / "c.npz", How())
+        find(tmp_path / "c.npz", OpenOptions())
     (tmp_path / "d.npy").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match=r"d\.npy must be a readable array"):
-        find(tmp_path / "d.npy", How())
+        find(tmp_path / "d.npy", OpenOptions())
 
 
 def encode(path: Path, count: int, height: int = 48, width: int = 64, value: int = 0) -> None:
@@ -219,7 +219,7 @@ def test_class_folders_of_files_with_a_cache_and_a_broken_file(tmp_path):
             for number in range(count):
                 encode(tmp_path / "set" / split / name / f"{number}.mp4", 8 + number, value=100 * label)
     (tmp_path / "set" / "train" / "cats" / "broken.mp4").write_bytes(b"nonsense" * 10)
-    how = How(cache=tmp_path / "cache", max_broken=0.2)
+    how = OpenOptions(cache=tmp_path / "cache", max_broken=0.2)
     found = find(tmp_path / "set", how)
     assert set(found) == {"train", "test"}
     data = found["train"]()
@@ -232,7 +232,7 @@ def test_class_folders_of_files_with_a_cache_and_a_broken_file(tmp_path):
     again = find(tmp_path / "set", how)["train"]()
     assert torch.equal(again.table, data.table) and again.labels.tolist() == data.labels.tolist()
     with pytest.raises(ValueError, match=r"1 of 7 files .* more than max_broken=0.1"):
-        find(tmp_path / "set", How(cache=False))["train"]()
+        find(tmp_path / "set", OpenOptions(cache=False))["train"]()
 
 
 def test_all_frames_get_one_size_and_the_usual_aspect(tmp_path):
@@ -272,7 +272,7 @@ def test_folders_of_frames(tmp_path):
 def test_a_folder_without_videos_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no video")
     with pytest.raises(ValueError, match=r"no videos in .*1 \.txt"):
-        find(tmp_path, How())
+        find(tmp_path, OpenOptions())
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="real videos lie beside the repository")
@@ -291,7 +291,7 @@ def test_from_videos_keeps_its_frames():
 def test_arrays_without_the_axes_of_videos_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
     np.save(tmp_path / "odd.npy", np.zeros(shape, np.uint8))
     with pytest.raises(ValueError, match="must have axes samples, frames, channels, height, width"):
-        find(tmp_path / "odd.npy", How())["all"]()
+        find(tmp_path / "odd.npy", OpenOptions())["all"]()
 
 
 def test_videos_too_short_for_a_clip_are_listed():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from unlabeled.data.opening import How
+from unlabeled.data.options import OpenOptions
 from unlabeled.data.trajectories import find
 from unlabeled.worlds import vizdoom_walks
 from unlabeled.worlds.vizdoom_walks import record
@@ -28,7 +28,8 @@ def test_same_seed_same_walks_that_open_as_walks(tmp_path: Path, monkeypatch: py
         "two",
     ]  # the engine left nothing
     one, two, three = (
-        find(tmp_path / name, How())["all"]().batch(torch.arange(2)) for name in ("one", "two", "three")
+        find(tmp_path / name, OpenOptions())["all"]().batch(torch.arange(2))
+        for name in ("one", "two", "three")
     )
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert not torch.equal(one["pose"], three["pose"]) and not torch.equal(one["pose"][0], one["pose"][1])

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from unlabeled import __version__, check
+from unlabeled import check
 from unlabeled.auditing.parts import Part, parts_table
 from unlabeled.files import atomic
+from unlabeled.version import __version__
 
 __all__ = ["Audit", "NearPair", "Sample"]
 

@@ -8,11 +8,10 @@ of sound puts before the first sample is cut off, and gaps are filled with silen
 import copy
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, Self, Unpack
+from typing import Any, BinaryIO, ClassVar, NamedTuple, Self, Unpack
 
 import numpy as np
 import torch
@@ -26,13 +25,12 @@ from unlabeled.data.cache import folder_of, kept
 from unlabeled.data.digests import digest, in_one_channel
 from unlabeled.data.image import decode
 from unlabeled.data.labels import numbered
+from unlabeled.data.options import OpenOptions, refuse_broken
+from unlabeled.data.pool import in_order
 from unlabeled.data.samples import About, Batch, Data, Skipped
 from unlabeled.data.sources import Source, find_files
 from unlabeled.data.video import decode as decode_video
 from unlabeled.worlds import chiming_shapes
-
-if TYPE_CHECKING:
-    from unlabeled.data.opening import How
 
 __all__ = ["Clip", "Pairs", "built_in", "find", "from_pairs", "read_clip", "read_sound"]
 
@@ -289,7 +287,7 @@ def built_in(name: str, split: str) -> Pairs:
     )
 
 
-def find(source: Any, how: "How") -> Mapping[str, Callable[[], Data]]:
+def find(source: Any, how: OpenOptions) -> Mapping[str, Callable[[], Data]]:
     """What opens each split of a folder of videos with sound, or of pictures beside sounds; "all" without splits.
 
     Args:
@@ -313,10 +311,8 @@ def find(source: Any, how: "How") -> Mapping[str, Callable[[], Data]]:
     return {split: partial(_opened, part, how, rate) for split, part in found.items()}
 
 
-def _opened(source: Source, how: "How", rate: int) -> Pairs:
+def _opened(source: Source, how: OpenOptions, rate: int) -> Pairs:
     """One split, from the cache where that fits."""
-    from unlabeled.data.opening import refuse_broken
-
     reading = source.read()
     items = list(reading.items)
     sounds = {str(item.path): _beside(Path(item.content)) for item in items if isinstance(item.content, Path)}
@@ -338,7 +334,7 @@ def _opened(source: Source, how: "How", rate: int) -> Pairs:
             except ValueError as error:
                 return error
 
-        for number, clip in enumerate(_in_order(read, len(items), how.workers or os.cpu_count() or 1)):
+        for number, clip in in_order(read, range(len(items)), how.workers or os.cpu_count() or 1, ahead=1):
             path, label = items[number].path, items[number].label
             if isinstance(clip, Exception):
                 about["unheard" if isinstance(clip, _Unheard) else "skipped"].append(
@@ -528,18 +524,6 @@ def _av() -> Any:
     import av
 
     return av
-
-
-def _in_order(read: Callable[[int], Any], count: int, workers: int) -> Iterator[Any]:
-    """Results of calls with 0, 1, 2 ..., some computed ahead, but only as many as workers."""
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        pending = []
-        for number in range(count):
-            pending.append(pool.submit(read, number))
-            if len(pending) > workers:
-                yield pending.pop(0).result()
-        for future in pending:
-            yield future.result()
 
 
 def _write(stream: BinaryIO, clip: Clip) -> list[int]:

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self, Unpack
+from typing import Any, BinaryIO, Self, Unpack
 
 import numpy as np
 import torch
@@ -33,11 +33,9 @@ from unlabeled.data.digests import digest, in_one_channel
 from unlabeled.data.files import File, by_folder, walk
 from unlabeled.data.image.data import Images
 from unlabeled.data.image.decode import SUFFIXES
+from unlabeled.data.options import OpenOptions, refuse_broken
 from unlabeled.data.samples import About, Batch, Data, Skipped
 from unlabeled.data.video import decode as decode_video
-
-if TYPE_CHECKING:
-    from unlabeled.data.opening import How
 
 __all__ = ["Moments", "Scenes", "built_in", "find", "from_views"]
 
@@ -284,12 +282,12 @@ def built_in(name: str, split: str) -> Scenes:
     return from_views(made.pop("views"), name=name, factors=made)
 
 
-def find(source: Any, how: "How") -> Mapping[str, Callable[[], Scenes]]:
+def find(source: Any, how: OpenOptions) -> Mapping[str, Callable[[], Scenes]]:
     """What opens each split of a source; "all" where it has none.
 
     Args:
         source: A path, or an array as in `from_views`.
-        how: How data is opened.
+        how: OpenOptions data is opened.
 
     Raises:
         ValueError: No scenes are there.
@@ -333,10 +331,8 @@ def _one_file(path: Path) -> Mapping[str, Callable[[], Scenes]]:
     return {prefix.rstrip("_") or "all": partial(opened, prefix) for prefix in prefixes}
 
 
-def _arrays(root: Path, name: str, files: Sequence[File], how: "How") -> Scenes:
+def _arrays(root: Path, name: str, files: Sequence[File], how: OpenOptions) -> Scenes:
     """Scenes of .npz files, one each."""
-    from unlabeled.data.opening import refuse_broken
-
     scenes, paths, skipped = [], [], []
     for file in files:
         path = str(root / file.path)
@@ -358,10 +354,8 @@ def _arrays(root: Path, name: str, files: Sequence[File], how: "How") -> Scenes:
     return Scenes(pixels, lengths, cameras=scenes[0].shape[0], name=name, paths=paths, skipped=skipped)
 
 
-def _films(root: Path, name: str, files: Sequence[File], how: "How") -> Scenes:
+def _films(root: Path, name: str, files: Sequence[File], how: OpenOptions) -> Scenes:
     """Scenes of videos or folders of images, decoded once."""
-    from unlabeled.data.opening import refuse_broken
-
     scenes: dict[str, set[str]] = {}
     for file in files:  # a camera is a video, or the folder of an image
         camera = file.path if file.suffix in decode_video.SUFFIXES else os.path.dirname(file.path)

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.data import arrays, tables
 from unlabeled.data.files import SPLITS
+from unlabeled.data.image import arrays
 from unlabeled.data.image.data import Images
-from unlabeled.data.image.decode import Item
+from unlabeled.data.image.tables import images_of
 from unlabeled.data.labels import NoColumn, from_records, raw
-from unlabeled.data.samples import Skipped
+from unlabeled.data.samples import Item, Skipped
 from unlabeled.data.sources import Reading, Source, find_rows, of_paths, table_reading
+from unlabeled.data.tables import Table
 
 __all__ = ["ACCEPTED", "find_object"]
 
@@ -121,7 +122,7 @@ def _framed(frame: Any, name: str, label: str | None) -> dict[str, Source]:
         for batch in frame.select(list(columns)).to_batches(max_chunksize=64):
             yield batch.to_pydict()
 
-    table = tables.images_of(tables.Table(Path(name), frame.schema, frame.num_rows, batches), Path(), label)
+    table = images_of(Table(Path(name), frame.schema, frame.num_rows, batches), Path(), label)
     if table is None:
         columns = check.one_line(", ".join(frame.schema.names))
         raise UserError(f"{name} must have a column of images or of their paths, got {columns}")

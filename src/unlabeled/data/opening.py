@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
@@ -20,16 +20,18 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.data import arrays, builtin, tars
+from unlabeled.data import builtin, tars
 from unlabeled.data.cache import Progress, folder_of, stored
 from unlabeled.data.files import walk
 from unlabeled.data.groups import ALONE, FOLDER, folder_groups, group_by, names_column, numbers_of
+from unlabeled.data.image import arrays
 from unlabeled.data.image.data import Images
-from unlabeled.data.image.decode import PAGES, SUFFIXES, Pages
+from unlabeled.data.image.decode import SUFFIXES
 from unlabeled.data.image.levels import Levels, parsed
 from unlabeled.data.labels import NO_LABELS, NoColumn, from_records, in_order, numbered
 from unlabeled.data.notes import note
 from unlabeled.data.objects import find_object
+from unlabeled.data.options import OpenOptions, Pages, refuse_broken
 from unlabeled.data.samples import Data, Skipped
 from unlabeled.data.sources import Source, class_folders, find_hub, find_path, find_torchvision
 from unlabeled.data.splits import divide
@@ -37,7 +39,6 @@ from unlabeled.data.splits import divide
 __all__ = [
     "KINDS",
     "STORE_SIZE",
-    "How",
     "called",
     "kind_of",
     "levels_of",
@@ -45,7 +46,6 @@ __all__ = [
     "open_data",
     "open_splits",
     "parts",
-    "refuse_broken",
     "same_classes",
     "store_size",
 ]
@@ -76,8 +76,7 @@ _PACKED = re.compile(r"(?i)\.(gz|bz2|zst)$")
 _WITH_COLUMNS = ("image", "text", "audio", "video", "audio-visual")
 """Kinds of data that may come in tables or beside one, of which one column may be named as that of the labels."""
 _OF_ONE_KIND = {"text": ("encoding", "text_column", "segmenter"), "image": ("levels", "pages")}
-"""Options of `How` that say something of one kind of data only."""
-_REASONS = 3
+"""Options of `OpenOptions` that say something of one kind of data only."""
 _LOOKED_AT = 3
 _TEXTS_BESIDE = 5
 """Files for each picture, sound or video, up to which the texts among them are taken for labels or captions."""
@@ -161,7 +160,7 @@ def open_data(
         ValueError: There is nothing of that name, no image in it, no such split, or too much of it is broken; or
             `group` names nothing.
     """
-    how = How(
+    how = OpenOptions(
         store_size=store_size,
         channels=channels,
         workers=workers,
@@ -239,7 +238,7 @@ def parts(source: Openable, *, kind: str | None = None, **options: Any) -> Mappi
         kind: As in `open_data`.
         **options: As in `open_data`, without `split`.
     """
-    return _parts(source, kind, How(**options))
+    return _parts(source, kind, OpenOptions(**options))
 
 
 def kind_of(source: Openable) -> str:
@@ -299,31 +298,7 @@ def _names_below(path: Path) -> Iterator[list[str]]:
             yield names
 
 
-def refuse_broken(
-    name: str, skipped: Sequence[Skipped], decoded: int, max_broken: float, count: int | None = None
-) -> None:
-    """Refuse a source of which too much cannot be read.
-
-    Args:
-        name: What messages call the source.
-        skipped: What could not be read, though it was meant to be.
-        decoded: How many could be read.
-        max_broken: Largest share that may be unreadable, in 0..1.
-        count: How many of `skipped` were meant to be read, all if None.
-
-    Raises:
-        ValueError: More of it is broken, or nothing could be read.
-    """
-    count = len(skipped) if count is None else count
-    if count > max_broken * (count + decoded) or not decoded:
-        reasons = "; ".join(check.one_line(f"{skip.path}: {skip.reason}") for skip in skipped[:_REASONS])
-        raise UserError(
-            f"{count} of {count + decoded} files in {name} cannot be read, which is more than "
-            f"max_broken={max_broken:g} allows: {reasons}"
-        )
-
-
-def _parts(source: Openable, kind: str | None, how: "How") -> Mapping[str, Callable[[], Data]]:
+def _parts(source: Openable, kind: str | None, how: OpenOptions) -> Mapping[str, Callable[[], Data]]:
     if how.label is None or not how.label.endswith("?"):
         return _grouped(source, kind, how)
     wanted, open_label = replace(how, label=how.label.removesuffix("?")), replace(how, label=None)
@@ -341,7 +316,7 @@ def _parts(source: Openable, kind: str | None, how: "How") -> Mapping[str, Calla
     return {split: partial(read, split) for split in found}
 
 
-def _grouped(source: Openable, kind: str | None, how: "How") -> Mapping[str, Callable[[], Data]]:
+def _grouped(source: Openable, kind: str | None, how: OpenOptions) -> Mapping[str, Callable[[], Data]]:
     found = _found(source, kind, how)
     if isinstance(source, Data) and how.group is None:
         return found
@@ -354,7 +329,7 @@ def _grouped(source: Openable, kind: str | None, how: "How") -> Mapping[str, Cal
     return {split: partial(grouped, split) for split in found}
 
 
-def _group(data: Data, source: Openable, kind: str | None, how: "How", split: str) -> None:
+def _group(data: Data, source: Openable, kind: str | None, how: OpenOptions, split: str) -> None:
     """Say which samples of what was opened are not independent, as far as that is known or the user says it."""
     path = Path(source).expanduser() if isinstance(source, (str, os.PathLike)) else Path()
     if how.group is not None:
@@ -374,7 +349,7 @@ def _group(data: Data, source: Openable, kind: str | None, how: "How", split: st
         data.groups = folder_groups(data.paths, data.labels)
 
 
-def _column(source: Openable, kind: str | None, how: "How", split: str, data: Data) -> list[object]:
+def _column(source: Openable, kind: str | None, how: OpenOptions, split: str, data: Data) -> list[object]:
     """What a column of a table says of each sample; it is read as that of the labels is."""
     wanted: dict[str, Any] = {"label": how.group, "group": None}
     try:
@@ -390,7 +365,7 @@ def _column(source: Openable, kind: str | None, how: "How", split: str, data: Da
     return [number if number >= 0 else None for number in known.tolist()]
 
 
-def _found(source: Openable, kind: str | None, how: "How") -> Mapping[str, Callable[[], Data]]:
+def _found(source: Openable, kind: str | None, how: OpenOptions) -> Mapping[str, Callable[[], Data]]:
     if isinstance(source, Data):
         if kind not in (None, source.kind):
             raise UserError(f"data must be of kind {kind}, got {source.name}, of kind {source.kind}")
@@ -426,38 +401,10 @@ def _found(source: Openable, kind: str | None, how: "How") -> Mapping[str, Calla
 
 
 @dataclass(frozen=True)
-class How:
-    """How data is opened: the options of `open_data` that every kind is given."""
-
-    store_size: int | None = None
-    channels: int | None = None
-    workers: int | None = None
-    max_broken: float = 0.1
-    cache: str | os.PathLike[str] | bool | None = None
-    progress: Progress | None = None
-    sample_rate: int | None = None
-    levels: Any = None
-    pages: Pages = "first"
-    label: str | None = None
-    encoding: str | None = None
-    text_column: str | None = None
-    segmenter: str | None = None
-    group: str | None = None
-
-    def __post_init__(self) -> None:
-        check.fraction(max_broken=self.max_broken)
-        check.choice(PAGES, pages=self.pages)
-        parsed(self.levels)
-        for name in ("channels", "store_size", "workers", "sample_rate"):
-            if (value := getattr(self, name)) is not None:
-                check.at_least(1, **{name: value})
-
-
-@dataclass(frozen=True)
 class _Opener:
     """Opens images."""
 
-    how: How
+    how: OpenOptions
 
     def parts(self, source: Openable) -> Mapping[str, Callable[[], Data]]:
         """What opens each split of a source; "all" where it has none."""

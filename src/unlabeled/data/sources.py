@@ -23,16 +23,17 @@ from unlabeled.data.files import (
     by_folder,
     by_name,
     digest,
+    gc_paused,
     parents,
     separate,
-    uncollected,
     walk,
 )
-from unlabeled.data.image.decode import SUFFIXES, Item
+from unlabeled.data.image.decode import SUFFIXES
 from unlabeled.data.image.rasters import ARRAYS
+from unlabeled.data.image.tables import ImageTable, images_of
 from unlabeled.data.labels import NO_LABELS, class_name, in_order, label_column, raw
 from unlabeled.data.notes import note
-from unlabeled.data.samples import Skipped
+from unlabeled.data.samples import Item, Skipped
 from unlabeled.data.sniff import UNREADABLE, image_files, unreadable
 
 __all__ = [
@@ -92,7 +93,7 @@ class Source:
         return [self.labels.get(path, self.labels.get(path.rpartition("#")[0])) for path in paths]
 
 
-@uncollected()
+@gc_paused()
 def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Source]:
     """Sources by split of a folder or a file; "all" where nothing tells splits apart.
 
@@ -107,12 +108,13 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
         ValueError: Nothing of that kind is there, or the column is not.
     """
     if alone := path.is_file():
-        found = Walk([File.of(path.name, path.stat())], [], 0)
+        found = walk(path)
         if found.files[0].ends(listings.LISTS):
             return find_listed(path, name, label)
         path = path.parent
     else:
         found = walk(path)
+    broken = sum(item.lower().endswith((os.sep, *SUFFIXES)) for item in found.unreadable)
     kinds = [("table", tables.ENDINGS), ("archive", tars.ENDINGS), ("image", SUFFIXES)]
     files = {kind: [file for file in found.files if file.ends(endings)] for kind, endings in kinds}
     archives = files["archive"]
@@ -154,10 +156,10 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
     skipped = [Skipped(os.path.join(path, s.path), s.reason) for s in sorted(found.skipped + skipped)]
     _tell(name, kind, counts)
     if kind == "table":
-        return _tables(path, name, opened, skipped, found.broken, digest(images))
+        return _tables(path, name, opened, skipped, broken, digest(images))
     if kind == "archive":
-        return _archives(path, name, archives, skipped, found.broken, label)
-    broken = found.broken + sum(file.suffix in UNREADABLE for file in others)
+        return _archives(path, name, archives, skipped, broken, label)
+    broken += sum(file.suffix in UNREADABLE for file in others)
     return _class_folders(path, name, files[kind], skipped, broken, known)
 
 
@@ -169,23 +171,22 @@ def _commonest(counts: Mapping[str, int]) -> str:
 
 def _opened_tables(
     root: Path, files: list[File], label: str | None, beside: bool
-) -> tuple[list[tuple[File, tables.ImageTable]], dict[str, str], ValueError | None]:
+) -> tuple[list[tuple[File, ImageTable]], dict[str, str], ValueError | None]:
     """Tables of images; why the others are none; and the first error of one.
 
     Beside images of their own, tables that only name files, or hold bytes that are no images, are none.
     """
-    opened: list[tuple[File, tables.ImageTable]] = []
+    opened: list[tuple[File, ImageTable]] = []
     reasons: dict[str, str] = {}
     failure = None
-    alike: dict[Any, tables.ImageTable | None] = {}
+    alike: dict[Any, ImageTable | None] = {}
     for file in files:
         try:
             table = tables.open_table(root / file.path)
             columns = check.one_line(", ".join(table.schema.names))
             reasons[file.path] = f"no column of images among {columns}"
             if (key := table.schema.serialize().to_pybytes()) not in alike:
-                with tables.told(root / file.path):
-                    alike[key] = tables.images_of(table, root, label, strict=not beside and len(files) == 1)
+                alike[key] = images_of(table, root, label, strict=not beside and len(files) == 1)
             found = alike[key]
         except ValueError as error:
             failure = failure or error
@@ -262,7 +263,7 @@ def of_paths(
     return _class_folders(root, name, files, missing + (known.skipped if known else []), len(missing), known)
 
 
-@uncollected()
+@gc_paused()
 def find_files(
     path: Path, name: str, suffixes: tuple[str, ...], what: str, label: str | None = None
 ) -> dict[str, Source]:
@@ -280,7 +281,7 @@ def find_files(
     Raises:
         ValueError: Nothing of that kind is there, or no table has the column.
     """
-    found = Walk([File.of(path.name, path.stat())], [], 0) if path.is_file() else walk(path)
+    found = walk(path)
     root = path.parent if path.is_file() else path
     files = [file for file in found.files if file.path.lower().endswith(suffixes)]
     if not files:
@@ -472,7 +473,7 @@ def _archives(
 def _tables(
     root: Path,
     name: str,
-    opened: list[tuple[File, tables.ImageTable]],
+    opened: list[tuple[File, ImageTable]],
     skipped: list[Skipped],
     broken: int,
     beside: str,
@@ -501,12 +502,12 @@ def _tables(
     }
 
 
-def table_reading(named: Sequence[tuple[str, tables.ImageTable]], root: Path) -> Reading:
+def table_reading(named: Sequence[tuple[str, ImageTable]], root: Path) -> Reading:
     """Images of tables, each with what its rows are called where they have no name of their own.
 
     Numbers of classes are kept where all tables name them alike, and become names where they do not.
     """
-    spelled = {name: table.table.names.get(table.label or "", []) for name, table in named}
+    spelled = {name: table.table.classes.get(table.label or "", []) for name, table in named}
     alike = len({*map(tuple, spelled.values())}) == 1
     classes = next(iter(spelled.values())) or None if alike else None
 
@@ -582,7 +583,7 @@ def find_rows(rows: Any, name: str, file: str, total: int | None, label: str | N
     """
     from datasets import ClassLabel, Image, Value
 
-    features = rows.features or rows._resolve_features().features
+    features = rows.features or _features_of_first(rows)
 
     def is_image(feature: Any) -> bool:
         encoded = isinstance(feature, dict) and "bytes" in feature
@@ -615,6 +616,15 @@ def find_rows(rows: Any, name: str, file: str, total: int | None, label: str | N
                 number += 1
 
     return Reading(classes, total, items())
+
+
+def _features_of_first(rows: Any) -> Mapping[str, Any]:
+    """Types of the columns of a stream that does not say them, as its first rows have them."""
+    import pyarrow as pa
+    from datasets import Features
+
+    first = next(iter(rows.with_format(None).iter(batch_size=5)))
+    return Features.from_arrow_schema(pa.Table.from_pydict(first).schema)
 
 
 def find_torchvision(address: str) -> dict[str, tuple[Any, Source]]:

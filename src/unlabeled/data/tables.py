@@ -1,49 +1,84 @@
-"""Tables in parquet and Arrow files, and which of their columns hold images and labels.
+"""Tables in files: parquet and Arrow as columns and rows, delimited text and JSON lines as rows.
 
-Damaged files are told in one line, before they take memory for what they only claim.
+Damaged files are refused in one line, before they take memory for what they only claim.
 """
 
-import base64
-import binascii
+import csv
+import io
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.data.image.decode import SUFFIXES
-from unlabeled.data.labels import NO_LABELS, NoColumn, label_column
+from unlabeled.data.columns import is_known
+from unlabeled.data.labels import NoColumn
 from unlabeled.data.limits import refuse_unpacked
-from unlabeled.data.samples import Skipped
 
-__all__ = ["ENDINGS", "ImageTable", "Table", "count_rows", "images_of", "open_table", "told"]
+__all__ = [
+    "ENDINGS",
+    "Delimited",
+    "Table",
+    "count_rows",
+    "json_lines",
+    "one_line_errors",
+    "open_table",
+    "read_delimited",
+]
 
 ENDINGS = (".parquet", ".arrow", ".feather", ".ipc")
 _ROWS = 2**14
 """Rows that any file may have; a larger one may have as many as bytes, for a row that differs takes some."""
 _BATCH = 64
-_IMAGES = ("image", "img", "images", "picture", "photo", "pixels", "jpg", "jpeg", "png", "bytes")
-"""Usual names of columns of images, where several hold some."""
-_MAGIC = (
-    *(b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
-    *(b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\0\0\1\0"),
-)
-"""How encoded images begin."""
+_DELIMITERS = ",;\t|"
+_SEPARATOR = re.compile(r'"?sep=([,;\t|])"?')
+_PEEKED = 1000
+"""Rows by which a delimiter and a heading are recognised."""
+_NUMBER = re.compile(r"[-+]?\d*[.,]?\d+(e[-+]?\d+)?")
+_NAME = re.compile(r"(?=.*[^\W\d_])[#\w][\w .:/()#?-]*")
 
 
-class Table(NamedTuple):
-    """A table in a file; `batches` gives some columns, a few rows at a time, as lists."""
+class Table:
+    """A table in a file, of which a few rows are read at a time.
 
-    path: Path
-    schema: Any
-    rows: int
-    batches: Callable[[Sequence[str]], Iterator[dict[str, list[Any]]]]
+    Args:
+        path: The file.
+        schema: Schema of pyarrow.
+        rows: Number of rows.
+        batches: Gives the columns of some names, a few rows at a time, as lists by name.
+    """
 
-    @property
-    def names(self) -> dict[str, list[str]]:
+    def __init__(
+        self,
+        path: Path,
+        schema: Any,
+        rows: int,
+        batches: Callable[[Sequence[str]], Iterator[dict[str, list[Any]]]],
+    ) -> None:
+        self.path, self.schema, self.rows, self.batches = path, schema, rows, batches
+
+    def records(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Rows as values by column, of all columns if None."""
+        for batch in self.batches(self.schema.names if columns is None else columns):
+            yield from (dict(zip(batch, row)) for row in zip(*batch.values(), strict=True))
+
+    @cached_property
+    def kinds(self) -> dict[str, str]:
+        """What each column holds.
+
+        `encoded` (a struct of bytes or a path, as `datasets` stores images and sounds), `bytes`, `text`, `number`
+        (truth values too), `integers` (lists of them), `list` (of anything else), `nested` or `other`.
+        """
+        return {field.name: _kind(field.type) for field in self.schema}
+
+    @cached_property
+    def classes(self) -> dict[str, list[str]]:
         """Names of the classes by column, where the file says what the numbers of a column stand for."""
         try:
             about = json.loads((self.schema.metadata or {}).get(b"huggingface", b"{}"))
@@ -57,40 +92,28 @@ class Table(NamedTuple):
             return {}
 
 
-class ImageTable(NamedTuple):
-    """A table of images."""
+def _kind(type_: Any) -> str:
+    from pyarrow import types
 
-    table: Table
-    image: str
-    label: str | None
-    sure: bool
-    """Whether a value was seen that is an image, and not only a column that may hold some."""
-    names_files: bool
-    """Whether its column of images is text: names of files, which may lie beside it."""
-    refers: bool
-    """Whether the images are files, by any kind of column."""
-    skipped: list[Skipped]
-    """What must be said of its columns."""
-
-    def rows(self, root: Path) -> Iterator[tuple[str | None, Any, Path | bytes | str]]:
-        """Path, label, and file, bytes or the reason why there are none, of each row."""
-        wanted = [self.image, *([self.label] if self.label else [])]
-        folders = [self.table.path.parent, root]
-        for batch in self.table.batches(wanted):
-            labels = batch[self.label] if self.label else [None] * len(batch[self.image])
-            for value, label in zip(batch[self.image], labels, strict=True):
-                content = _content(value, folders)
-                path = value.get("path") if isinstance(value, dict) else None
-                yield os.path.relpath(content, root) if isinstance(content, Path) else path, label, content
+    if types.is_dictionary(type_):
+        type_ = type_.value_type
+    if types.is_struct(type_):
+        fields = {type_.field(number).name for number in range(type_.num_fields)}
+        return "encoded" if fields & {"bytes", "path"} else "nested"
+    if types.is_binary(type_) or types.is_large_binary(type_) or types.is_fixed_size_binary(type_):
+        return "bytes"
+    if types.is_string(type_) or types.is_large_string(type_):
+        return "text"
+    if types.is_list(type_) or types.is_large_list(type_) or types.is_fixed_size_list(type_):
+        return "integers" if types.is_integer(type_.value_type) else "list"
+    if types.is_integer(type_) or types.is_floating(type_) or types.is_boolean(type_):
+        return "number"
+    return "nested" if types.is_nested(type_) else "other"
 
 
 @contextmanager
-def told(path: Path | str) -> Iterator[None]:
-    """Turn whatever a table is refused for into one line that names it.
-
-    Raises:
-        ValueError: Anything went wrong.
-    """
+def one_line_errors(path: Path) -> Iterator[None]:
+    """Refuse a table in one line that names it, whatever is wrong with it."""
     try:
         yield
     except NoColumn:
@@ -112,14 +135,14 @@ def count_rows(paths: Sequence[Path]) -> int:
 
     total = 0
     for path in paths:
-        with told(path):
+        with one_line_errors(path):
             about, size = read_metadata(path), path.stat().st_size
-            unpacked = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
-            rows, groups = about.num_rows, [about.row_group(i).num_rows for i in range(about.num_row_groups)]
-            if max(rows, sum(groups)) > max(_ROWS, size) or min(rows, *groups, 0) < 0:
-                raise UserError(f"{rows} rows cannot be in {size} bytes")
-            refuse_unpacked(unpacked, size)
-            total += rows
+            groups = [about.row_group(number) for number in range(about.num_row_groups)]
+            rows = [group.num_rows for group in groups]
+            if max(about.num_rows, sum(rows)) > max(_ROWS, size) or min(about.num_rows, *rows, 0) < 0:
+                raise UserError(f"{about.num_rows} rows cannot be in {size} bytes")
+            refuse_unpacked(sum(group.total_byte_size for group in groups), size)
+            total += about.num_rows
     return total
 
 
@@ -134,12 +157,12 @@ def open_table(path: Path) -> Table:
     from pyarrow.parquet import ParquetFile, read_schema
 
     def batches(columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
-        with told(path):
+        with one_line_errors(path):
             for batch in ParquetFile(path).iter_batches(_BATCH, columns=list(columns)):
                 yield batch.to_pydict()
 
     rows = count_rows([path])
-    with told(path):
+    with one_line_errors(path):
         return Table(path, read_schema(path), rows, batches)
 
 
@@ -157,7 +180,7 @@ def _arrow(path: Path) -> Table:
 
     def whole() -> Iterator[Any]:
         unpacked, rows, size = 0, 0, path.stat().st_size
-        with told(path), pa.memory_map(str(path)) as stream:
+        with pa.memory_map(str(path)) as stream:
             for batch in reader(stream)[1]:
                 batch.validate()
                 unpacked, rows = unpacked + batch.nbytes, rows + batch.num_rows
@@ -167,155 +190,153 @@ def _arrow(path: Path) -> Table:
                 yield batch
 
     def batches(columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
-        with told(path):
+        with one_line_errors(path):
             for batch in whole():
-                picked = batch.select(list(columns))
-                picked.validate(full=True)
-                for start in range(0, picked.num_rows, _BATCH):
-                    yield picked.slice(start, _BATCH).to_pydict()
+                part = batch.select(list(columns))
+                part.validate(full=True)
+                for start in range(0, part.num_rows, _BATCH):
+                    yield part.slice(start, _BATCH).to_pydict()
 
-    with told(path), pa.memory_map(str(path)) as stream:
-        schema = reader(stream)[0]
-    return Table(path, schema, sum(batch.num_rows for batch in whole()), batches)
+    with one_line_errors(path):
+        with pa.memory_map(str(path)) as stream:
+            schema = reader(stream)[0]
+        return Table(path, schema, sum(batch.num_rows for batch in whole()), batches)
 
 
-def images_of(
-    table: Table, root: Path, label: str | None = None, *, strict: bool = True
-) -> ImageTable | None:
-    """The columns of a table that hold images and labels; None where no column can hold images.
+class Delimited(NamedTuple):
+    """Rows of delimited text (CSV and the like), each with the number of its line in the file."""
 
-    Images are the column whose values begin as images do, or are paths of such: bytes, perhaps in a struct or as
-    lists of numbers or in base64, or names of files beside the table or below the root.
+    heading: list[str] | None
+    """Names of the columns; None where the first row is one like the others."""
+    rows: list[tuple[int, list[str]]]
+    """All rows with something in them, the heading not among them."""
+    delimiter: str
+    above: list[int]
+    """Lines above the table, such as comments."""
+    broken: list[tuple[int, str]]
+    """Lines that are no rows, and why."""
+
+
+def read_delimited(text: str, *, tabs: bool = False) -> Delimited:
+    """Read a table by the delimiter that gives most rows the same number of cells.
 
     Args:
-        table: The table.
-        root: Folder that paths may be relative to.
-        label: Column of labels that the user asked for.
-        strict: Whether that column must be there.
-
-    Raises:
-        ValueError: It cannot be read, its images are links, or the column of labels is not there.
+        text: The table, of which a first line such as `sep=;` may name the delimiter.
+        tabs: Whether tabs stand between the cells; None finds out.
     """
-    kinds = {field.name: kind for field in table.schema if (kind := _kind(field.type))}
-    seen = next(table.batches([*kinds]), {}) if kinds else {}
-    folders, ranks, links = [table.path.parent, root], {}, []
-    for column, kind in kinds.items():
-        values = [value for value in seen.get(column, []) if value is not None]
-        contents = [_content(value, folders) for value in values]
-        links += [column] if any(content == _LINK for content in contents) else []
-        sure = any(map(_is_image, contents))
-        if sure or kind != "text":
-            usual = column.lower() in _IMAGES
-            ranks[column] = sure, usual, kind == "struct"
-    if not any(sure for sure, _, _ in ranks.values()) and links:
-        raise UserError(
-            f"{table.path} has links in the column {links[0]}, which are not fetched; download them first"
-        )
-    if not ranks:
-        return None
-    image = max(ranks, key=lambda column: ranks[column])  # the first of equal ones
-    files = [value for value in seen[image] if isinstance(_content(value, folders), Path)]
-    names_files = any(isinstance(value, str) for value in files)
-    chosen, skipped = _label_of(table, image, label, strict)
-    return ImageTable(table, image, chosen, ranks[image][0], names_files, bool(files), skipped)
-
-
-def _label_of(table: Table, image: str, asked: str | None, strict: bool) -> tuple[str | None, list[Skipped]]:
-    """The column of labels, and what must be said of the choice."""
-    from pyarrow import types
-
-    others = [field for field in table.schema if field.name != image]
-    simple = [
-        field.name
-        for field in others
-        if not (
-            types.is_nested(field.type) or types.is_binary(field.type) or types.is_large_binary(field.type)
-        )
-    ]
-    lists = [field.name for field in others if types.is_list(field.type)]
-    numbered = [column for column in table.names if column in simple]
-    every = [field.name for field in others]
-    if asked is not None:
-        return label_column(every, asked, str(table.path), strict=strict), []
-    label = label_column(simple) or next(iter(numbered), None) or label_column(lists)
-    if label is None:
-        listing = check.one_line(", ".join(every))
-        said = f"{NO_LABELS}its columns are {listing}; choose one with label" if every else ""
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # else the csv module refuses long texts
+    first, _, rest = text.partition("\n")
+    if announced := _SEPARATOR.fullmatch(first.strip("\r ")):
+        rows, broken = _rows_of(rest, announced[1], 1, quoted=True)
+        delimiter = announced[1]
     else:
-        usual = [column for column in simple if label_column([column]) or column in numbered]
-        rivals = ", ".join(column for column in usual if column != label)
-        said = (
-            f"labels: of the column {label}; other candidates, chosen with label: {rivals}" if rivals else ""
-        )
-    return label, [Skipped(table.path.name, said)] if said else []
+        delimiter = "\t" if tabs else _delimiter(text)
+        rows, broken = _rows_of(text, delimiter, 0, quoted=not tabs or _is_quoted(text, delimiter))
+    if not rows:
+        return Delimited(None, [], delimiter, [], broken)
+    width = Counter(len(cells) for _, cells in rows).most_common(1)[0][0]
+    start = next(place for place, (_, cells) in enumerate(rows) if len(cells) >= width)
+    heading = _heading([cells for _, cells in rows[start:]])
+    if start and heading is None:  # no heading stands out below those lines
+        start, heading = 0, _heading([cells for _, cells in rows])
+    above = [line for line, _ in rows[:start]]
+    return Delimited(heading, rows[start + (heading is not None) :], delimiter, above, broken)
 
 
-_LINK = "a link, which is not fetched"
+def _delimiter(text: str) -> str:
+    def evenness(delimiter: str) -> float:
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        try:
+            widths = Counter(len(row) for row in islice(lines, _PEEKED) if any(row))
+        except csv.Error:
+            return 0.0
+        width, count = max(widths.items(), key=lambda item: (item[1], item[0]), default=(0, 0))
+        return count / widths.total() if width > 1 else 0.0
+
+    first = text.partition("\n")[0]
+    named = [delimiter for delimiter in _DELIMITERS if any(map(is_known, first.split(delimiter)))]
+    possible = [delimiter for delimiter in named if delimiter in first] or _DELIMITERS
+    return max(possible, key=evenness)
 
 
-def _kind(type_: Any) -> str | None:
-    """How a column may hold images; None where it cannot."""
-    from pyarrow import types
+def _is_quoted(text: str, delimiter: str) -> bool:
+    """Whether quotes enclose cells, as spreadsheets write them, instead of being a part of the text."""
+    if not re.search(rf'(?:^|{delimiter})"', text, re.MULTILINE):
+        return False
+    try:
+        for _ in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
+            pass
+    except csv.Error:
+        return False
+    return True
 
-    if types.is_dictionary(type_):
-        type_ = type_.value_type
-    if types.is_struct(type_):
-        return (
-            "struct" if {type_.field(i).name for i in range(type_.num_fields)} & {"bytes", "path"} else None
-        )
-    if types.is_binary(type_) or types.is_large_binary(type_) or types.is_fixed_size_binary(type_):
-        return "bytes"
-    if types.is_string(type_) or types.is_large_string(type_):
-        return "text"
-    if types.is_list(type_) or types.is_large_list(type_) or types.is_fixed_size_list(type_):
-        return "text" if types.is_integer(type_.value_type) else None
+
+def _rows_of(
+    text: str, delimiter: str, before: int, *, quoted: bool
+) -> tuple[list[tuple[int, list[str]]], list[tuple[int, str]]]:
+    """Rows that are not empty, and lines that are none with the reason; `before` is how many lines stand above."""
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
+    rows, broken = [], []
+    while True:
+        try:
+            row = next(lines, None)
+        except csv.Error as error:
+            broken.append((lines.line_num + before, f"is not a row of a table: {check.reason(error)}"))
+            continue
+        if row is None:
+            return rows, broken
+        if any(cell.strip() for cell in row):
+            rows.append((lines.line_num + before, row))
+
+
+def _heading(table: Sequence[list[str]]) -> list[str] | None:
+    """Names of the columns in the first row, None where it is a row like the others.
+
+    It is a heading where a cell has a usual name, or where all cells are short words and the rows below differ: numbers
+    under a word, values that recur under one that does not, or texts of several words under a single one.
+    """
+    first = [cell.strip() for cell in table[0]]
+    below = [row for row in table[1:_PEEKED] if len(row) == len(first)]
+    counted = [str(number) for number in range(len(first))]
+    if below and len(first) > 1 and first in (counted, ["", *counted[:-1]]):  # as pandas names columns
+        return _distinct(first)
+    short = all(len(cell) <= 40 and len(cell.split()) <= 4 and not _NUMBER.fullmatch(cell) for cell in first)
+    if short and any(map(is_known, first)):
+        return _distinct(first)
+    named = [cell for cell in first if cell]
+    if not short or len({*named}) < len(named) or len(below) < 2 or len(first) < 2:
+        return None
+    for place, cell in enumerate(first):
+        column = [row[place].strip() for row in below]
+        numbers = all(_NUMBER.fullmatch(value) for value in column if value) and any(column)
+        recur = cell not in column and 2 * len({*column}) <= len(column)
+        if numbers or (recur and _is_name(cell)):
+            return _distinct(first) if all(map(_is_name, first)) else None
     return None
 
 
-def _content(value: Any, folders: Sequence[Path]) -> Path | bytes | str:
-    """A file, bytes, or the reason why a value is neither."""
-    if isinstance(value, Mapping):
-        value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
-    if isinstance(value, list):
-        try:
-            value = bytes(value)
-        except (TypeError, ValueError):
-            return "numbers that are not bytes"
-    if isinstance(value, bytes):
-        return value
-    if not isinstance(value, str) or not value:
-        return b""
-    if value.startswith(("http://", "https://", "s3://", "gs://")):
-        return _LINK
-    if value.startswith("data:") or len(value) > 1000:
-        try:
-            return base64.b64decode(value.partition("base64,")[2] or value, validate=False)
-        except (binascii.Error, ValueError):
-            return "text that is not base64"
-    name = value if "/" in value else value.replace("\\", os.sep)
-    places = [folder / name for folder in folders] + [Path(name)]
-    found = next((place for place in places if _exists(place)), None)
-    if found is None and (content := _of_base64(value)):
-        return content
-    return found or places[0]
+def _is_name(cell: str) -> bool:
+    """Whether it may be the name of a column."""
+    return not cell or _NAME.fullmatch(cell) is not None
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
+def _distinct(names: list[str]) -> list[str]:
+    """Names of columns, those without one by their number."""
+    distinct: list[str] = []
+    for number, name in enumerate(names, 1):
+        name = name or f"column {number}"
+        distinct.append(f"{name} {number}" if name in distinct else name)
+    return distinct
 
 
-def _of_base64(text: str) -> bytes | None:
-    try:
-        content = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return content if _is_image(content) else None
-
-
-def _is_image(content: Path | bytes | str) -> bool:
-    if isinstance(content, Path):
-        return _exists(content) and content.name.lower().endswith(SUFFIXES)
-    return isinstance(content, bytes) and (content.startswith(_MAGIC) or content[4:8] == b"ftyp")
+def json_lines(text: str) -> tuple[list[tuple[int, Any]], list[tuple[int, str]]]:
+    """The value of each line of JSON that is not empty, and why others are none, both by the number of the line."""
+    values, broken = [], []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                values.append((number, json.loads(line)))
+            except (ValueError, RecursionError) as error:  # of a long number too, or of brackets in brackets
+                broken.append((number, f"is not JSON: {check.reason(error)}"))
+    return values, broken

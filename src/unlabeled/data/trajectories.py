@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -29,11 +29,10 @@ from unlabeled.data.digests import digest, in_one_channel
 from unlabeled.data.files import File, by_folder, by_name, walk
 from unlabeled.data.image.data import Images
 from unlabeled.data.notes import note
+from unlabeled.data.options import OpenOptions, refuse_broken
 from unlabeled.data.samples import Batch, Data, Skipped
-from unlabeled.data.tables import count_rows, told
-
-if TYPE_CHECKING:
-    from unlabeled.data.opening import How
+from unlabeled.data.tables import count_rows
+from unlabeled.data.tables import one_line_errors as told
 
 __all__ = ["Spans", "Walks", "built_in", "find", "from_walks"]
 
@@ -264,12 +263,12 @@ def built_in(name: str, split: str) -> Walks:
     return from_walks(made, name=name)
 
 
-def find(source: Any, how: "How") -> Mapping[str, Callable[[], Walks]]:
+def find(source: Any, how: OpenOptions) -> Mapping[str, Callable[[], Walks]]:
     """What opens each split of a source; "all" where it has none.
 
     Args:
         source: A path.
-        how: How data is opened.
+        how: OpenOptions data is opened.
 
     Raises:
         ValueError: No walks are there.
@@ -310,7 +309,7 @@ def _one_file(path: Path) -> Mapping[str, Callable[[], Walks]]:
     return {prefix.rstrip("_") or "all": partial(opened, prefix) for prefix in prefixes}
 
 
-def _arrays(root: Path, name: str, files: Sequence[File], how: "How") -> Walks:
+def _arrays(root: Path, name: str, files: Sequence[File], how: OpenOptions) -> Walks:
     """Walks of .npz files, one each."""
     found: dict[str, dict[str, Tensor]] = {}
     skipped = []
@@ -328,7 +327,7 @@ def _arrays(root: Path, name: str, files: Sequence[File], how: "How") -> Walks:
     return _joined(name, found, skipped, how)
 
 
-def _tables(root: Path, name: str, files: Sequence[File], how: "How") -> Walks:
+def _tables(root: Path, name: str, files: Sequence[File], how: OpenOptions) -> Walks:
     """Walks of parquet files with a row for each frame."""
     import pyarrow.parquet as pq
 
@@ -365,7 +364,7 @@ def _tables(root: Path, name: str, files: Sequence[File], how: "How") -> Walks:
     return _joined(name, whole, skipped, how)
 
 
-def _walk(steps: Sequence[Mapping[str, Any]], name: str, how: "How") -> dict[str, Tensor]:
+def _walk(steps: Sequence[Mapping[str, Any]], name: str, how: OpenOptions) -> dict[str, Tensor]:
     """A walk out of the rows of a table.
 
     Raises:
@@ -390,9 +389,9 @@ def _walk(steps: Sequence[Mapping[str, Any]], name: str, how: "How") -> dict[str
     return fitting | {"pose": fitting["pose"].float()}
 
 
-def _joined(name: str, walks: Mapping[str, dict[str, Tensor]], skipped: list[Skipped], how: "How") -> Walks:
-    from unlabeled.data.opening import refuse_broken
-
+def _joined(
+    name: str, walks: Mapping[str, dict[str, Tensor]], skipped: list[Skipped], how: OpenOptions
+) -> Walks:
     refuse_broken(name, skipped, len(walks), how.max_broken)
     keys = [key for key in KEYS if all(key in walk for walk in walks.values())]
     flat: dict[str, Any] = {key: torch.cat([walk[key] for walk in walks.values()]) for key in keys}

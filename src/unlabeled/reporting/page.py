@@ -5,10 +5,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from unlabeled import __version__
 from unlabeled.evaluation.verdict import counted
 from unlabeled.files import atomic
 from unlabeled.reporting import charts
+from unlabeled.version import __version__
 
 __all__ = ["render", "write"]
 

@@ -26,7 +26,7 @@ from unlabeled.data.cache import folder_of, kept
 from unlabeled.data.digests import digest
 from unlabeled.data.labels import from_array, numbered
 from unlabeled.data.notes import note
-from unlabeled.data.opening import How, refuse_broken
+from unlabeled.data.options import OpenOptions, refuse_broken
 from unlabeled.data.samples import About, Batch, Data, Skipped
 from unlabeled.parts.resample import resample
 from unlabeled.worlds import tones
@@ -225,7 +225,7 @@ def built_in(name: str, split: str) -> Sounds:
 
 
 def find(
-    source: str | os.PathLike[str] | np.ndarray | Tensor, how: How
+    source: str | os.PathLike[str] | np.ndarray | Tensor, how: OpenOptions
 ) -> Mapping[str, Callable[[], Sounds]]:
     """What opens each split of a source of sounds; "all" where it has none.
 
@@ -244,7 +244,7 @@ def find(
     return {split: partial(_open, part, how) for split, part in find_splits(path, name, how.label).items()}
 
 
-def _open(split: Split, how: How) -> Sounds:
+def _open(split: Split, how: OpenOptions) -> Sounds:
     """Sounds of a split, from the cache where they are there."""
     decoded = partial(write, split, how.sample_rate, how.workers, how.progress)
     block, about = kept(["sounds", split.fingerprint, how.sample_rate], decoded, folder_of(how.cache))
@@ -268,7 +268,7 @@ def _open(split: Split, how: How) -> Sounds:
     )
 
 
-def _find_arrays(path: Path, how: How) -> Mapping[str, Callable[[], Sounds]]:
+def _find_arrays(path: Path, how: OpenOptions) -> Mapping[str, Callable[[], Sounds]]:
     """What opens the sounds of a .npy or .npz file, by split."""
     content = {"waveforms": read_npy(path)} if path.suffix.lower() == ".npy" else read_npz(path)[0]
     keys = ("waveforms", "lengths", "labels", "sample_rate")
@@ -285,7 +285,7 @@ def _find_arrays(path: Path, how: How) -> Mapping[str, Callable[[], Sounds]]:
     return {split: partial(_from_array, rate | part, str(path), how) for split, part in parts.items()}
 
 
-def _from_array(part: Mapping[str, Any], name: str, how: How) -> Sounds:
+def _from_array(part: Mapping[str, Any], name: str, how: OpenOptions) -> Sounds:
     if (rate := _rate(part["sample_rate"], name) if "sample_rate" in part else how.sample_rate) is None:
         raise UserError(f"sample_rate must be given, since {name} does not tell it")
     sounds = from_waveforms(

@@ -10,8 +10,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
@@ -25,12 +24,14 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.files import File, by_name, walk
-from unlabeled.data.image.decode import LARGEST, TOO_LARGE, Temporary
+from unlabeled.data.image.decode import LARGEST, TOO_LARGE
 from unlabeled.data.labels import label_column, raw
 from unlabeled.data.notes import note
-from unlabeled.data.samples import Skipped
+from unlabeled.data.pool import in_order
+from unlabeled.data.samples import Skipped, Temporary
 from unlabeled.data.sources import Source, find_files
-from unlabeled.data.tables import count_rows, told
+from unlabeled.data.tables import count_rows
+from unlabeled.data.tables import one_line_errors as told
 from unlabeled.data.video.decode import open_media
 from unlabeled.parts.resample import resample
 
@@ -63,7 +64,6 @@ _SEEN_FOR_RATE = 1_000
 _UNPACKED, _RATIO, _BLOCK = 2**28, 64, 2**20
 """Samples that any file may unpack to, which are 1.5 hours at 48 kHz and 1 GB while it is decoded, however small the
 silence in it has become; how many for each byte of a larger one; and how many are read at a time."""
-_CHUNK = 32
 
 
 class Encoded(NamedTuple):
@@ -384,7 +384,8 @@ def write(
     lengths: list[int] = []
     read: list[Encoded] = []
     skipped: list[Skipped] = []
-    decoded = _decode_all(split.read(), rate, scale, workers or os.cpu_count() or 1)
+    decode_one = partial(_whole_or_reason, rate=rate, scale=scale)
+    decoded = in_order(decode_one, split.read(), workers or os.cpu_count() or 1)
     for done, (item, sound) in enumerate(decoded, 1):
         if isinstance(sound, str):
             skipped.append(Skipped(item.path, sound))
@@ -451,24 +452,12 @@ def _peaks(items: Iterable[Encoded]) -> list[float]:
             return 0.0
 
     possible = (item for item in items if not item.path.lower().endswith(_NEVER_FLOATS))
-    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="peaks") as pool:
-        found: list[float] = []
-        while part := list(islice(possible, _CHUNK)):
-            found += pool.map(peak, part)
-        return found
+    return [found for _, found in in_order(peak, possible, os.cpu_count() or 1)]
 
 
-def _decode_all(
-    items: Iterable[Encoded], rate: int, scale: Scale, workers: int
-) -> Iterator[tuple[Encoded, np.ndarray | str]]:
-    """Each sound as int16, shape (samples,), or the reason why there is none; in order and in bounded memory."""
-    stream = iter(items)
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        while part := list(islice(stream, _CHUNK * workers)):
-            yield from zip(part, pool.map(lambda item: _whole_or_reason(item.content, rate, scale), part))
-
-
-def _whole_or_reason(content: Path | bytes, rate: int, scale: Scale) -> np.ndarray | str:
+def _whole_or_reason(item: Encoded, rate: int, scale: Scale) -> np.ndarray | str:
+    """A sound as int16, shape (samples,), or the reason why there is none."""
+    content = item.content
     try:
         sound, native = decode(content)
         if scale != Scale() and _about(content)[1]:

@@ -10,15 +10,13 @@ are refused for their size are left out.
 import importlib
 import os
 import stat
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.util import find_spec
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -32,26 +30,22 @@ from unlabeled.check import UserError
 from unlabeled.data.image import levels, rasters
 from unlabeled.data.image.data import with_channels
 from unlabeled.data.notes import note
+from unlabeled.data.options import Pages
+from unlabeled.data.pool import in_order
+from unlabeled.data.samples import Item, Temporary
 
 __all__ = [
     "LARGEST",
     "OPTIONAL",
-    "PAGES",
     "SUFFIXES",
     "TOO_LARGE",
     "Decoded",
-    "Item",
-    "Pages",
-    "Temporary",
     "decode",
     "decode_all",
     "is_image",
     "read",
 ]
 
-Pages = Literal["first", "all", "bands"]
-PAGES = ("first", "all", "bands")
-"""What is read of a file of several pages: the first, each as an image, or one image whose bands are the pages."""
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
@@ -129,24 +123,11 @@ _STRIP = 2**22
 """Pixels that are worked on at a time where the work takes several times their memory."""
 
 
-class Item(NamedTuple):
-    """An image that was not decoded yet."""
-
-    path: str
-    label: int | str | None
-    content: Path | bytes | Image.Image | str
-    """A file, its bytes, an opened image, or the reason why there is none."""
-
-
 class Decoded(NamedTuple):
     """An image as it is stored, of one of `levels.TYPES`, shape (bands, height, width), and what to say of it."""
 
     pixels: NDArray[Any]
     notes: tuple[str, ...] = ()
-
-
-class Temporary(str):
-    """A reason that may be gone the next time: of the machine, not of the image."""
 
 
 def is_image(head: bytes) -> bool:
@@ -436,25 +417,9 @@ def decode_all(
         return [pair for item in part for pair in _decoded(item, store_size, pages)]
 
     stream = iter(items)
-    pending = deque()
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode", initializer=_alone)
-    try:
-        while True:
-            while len(pending) < 2 * workers and (part := list(islice(stream, _CHUNK))):
-                pending.append(pool.submit(chunk, part))
-            if not pending:
-                return
-            yield from pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
-
-
-def _alone() -> None:
-    """Let torch work in this thread alone: threads below those of a pool wait for each other on a busy machine."""
-    torch.get_num_threads()  # where a thread asks first, it takes the number of the process and keeps no other
-    torch.set_num_threads(1)
+    parts = iter(lambda: list(islice(stream, _CHUNK)), [])
+    for _, pairs in in_order(chunk, parts, workers):
+        yield from pairs
 
 
 def _decoded(item: Item, store_size: int, pages: Pages) -> list[tuple[Item, Decoded | str]]:

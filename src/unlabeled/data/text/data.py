@@ -32,7 +32,7 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.digests import digest
 from unlabeled.data.labels import numbered
-from unlabeled.data.opening import How, refuse_broken
+from unlabeled.data.options import OpenOptions, refuse_broken
 from unlabeled.data.samples import About, Batch, Data
 from unlabeled.data.text.encodings import Errors
 from unlabeled.data.text.read import Reader, Rows, find_hub_texts, find_texts
@@ -355,12 +355,12 @@ class Tokens(Data):
         self.documents = self.documents[rows]
 
 
-def find(source: Any, how: How, *, errors: Errors = "replace") -> Mapping[str, Callable[[], Texts]]:
+def find(source: Any, how: OpenOptions, *, errors: Errors = "replace") -> Mapping[str, Callable[[], Texts]]:
     """What opens each split of texts, by the split's name; "all" where it has none.
 
     Args:
         source: What the module names.
-        how: How it is opened.
+        how: OpenOptions it is opened.
         errors: What happens to bytes that cannot be decoded, which are listed in `skipped` with the place of the
             first in any case: "replace" puts U+FFFD for each, "skip" leaves the text out.
 
@@ -403,7 +403,7 @@ def built_in(name: str, split: str) -> Texts:
     )
 
 
-def _opened(rows: Rows, name: str, how: How) -> Texts:
+def _opened(rows: Rows, name: str, how: OpenOptions) -> Texts:
     if not rows.texts and not rows.broken:
         raise UserError(f"{name} must hold texts, got only empty ones")
     refuse_broken(name, rows.broken, len(rows.texts), how.max_broken)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.columns import Columns, choose, flat, is_known
-from unlabeled.data.files import SPLITS, File, Walk, by_name, walk
+from unlabeled.data.files import SPLITS, File, by_name, walk
 from unlabeled.data.limits import refuse_unpacked
 from unlabeled.data.notes import note
 from unlabeled.data.samples import Skipped
@@ -148,7 +148,7 @@ def find_texts(path: Path, reader: Reader) -> Mapping[str, Callable[[], Rows]]:
     Raises:
         ValueError: No text is there.
     """
-    found = Walk([File.of(path.name, path.stat())], [], 0) if path.is_file() else walk(path)
+    found = walk(path)
     root = path.parent if path.is_file() else path
     endings = _commonest(found.files, reader.name)
     if endings in (_PLAIN, _MARKED):
@@ -623,7 +623,7 @@ def _parquet(path: Path, rows: Rows, reader: Reader, decoder: Decoder) -> None:
     table = open_table(path)
     batches = table.batches(table.schema.names)
     records = (dict(zip(batch, row)) for batch in batches for row in zip(*batch.values()))
-    _take(records, str(path), rows, reader, table.names)
+    _take(records, str(path), rows, reader, table.classes)
 
 
 def _take(

@@ -9,9 +9,7 @@ whatever the time between them.
 
 import copy
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self, Unpack
@@ -30,7 +28,8 @@ from unlabeled.data.files import SPLITS, davis_frames, is_davis, walk
 from unlabeled.data.image import decode
 from unlabeled.data.image.data import fits_on
 from unlabeled.data.labels import from_array, numbered
-from unlabeled.data.opening import How, refuse_broken
+from unlabeled.data.options import OpenOptions, refuse_broken
+from unlabeled.data.pool import in_order
 from unlabeled.data.samples import About, Batch, Data, Skipped
 from unlabeled.data.sources import Source, find_files
 from unlabeled.data.video import decode as decode_video
@@ -297,7 +296,7 @@ def built_in(name: str, split: str) -> Videos:
 
 
 def find(
-    source: str | os.PathLike[str] | np.ndarray | Tensor, how: How
+    source: str | os.PathLike[str] | np.ndarray | Tensor, how: OpenOptions
 ) -> Mapping[str, Callable[[], Videos]]:
     """What opens each split of videos; "all" where there are none.
 
@@ -305,7 +304,7 @@ def find(
         source: A folder of video files or of folders of frames, perhaps in class folders and these in split folders;
             a folder in the layout of DAVIS, of which the frames are read; one video file; a .npy or .npz file
             (`videos` and perhaps `labels`, or both once per split as `train_videos` and so on); or an array.
-        how: How they are opened. `channels` None makes files colour and leaves arrays as they are.
+        how: OpenOptions they are opened. `channels` None makes files colour and leaves arrays as they are.
 
     Raises:
         ValueError: There is no video.
@@ -341,7 +340,7 @@ class _Video(NamedTuple):
     content: Path
 
 
-def _decoded(source: Source, how: How, frames_below: Path | None) -> Videos:
+def _decoded(source: Source, how: OpenOptions, frames_below: Path | None) -> Videos:
     """Videos of a source, decoded once; where it holds frames, each folder of them is a video."""
     store_size = how.store_size or STORE_SIZE
     channels = how.channels or 3
@@ -390,7 +389,11 @@ def _name(label: int | str | None) -> str | None:
 
 
 def _write(
-    listed: tuple[list[str] | None, list[_Video]], stream: BinaryIO, store_size: int, channels: int, how: How
+    listed: tuple[list[str] | None, list[_Video]],
+    stream: BinaryIO,
+    store_size: int,
+    channels: int,
+    how: OpenOptions,
 ) -> dict[str, Any]:
     """Write all frames of all videos one after the other and describe them."""
     classes, videos = listed
@@ -463,19 +466,7 @@ def _at_once(
         except ValueError as error:
             return check.reason(error).replace(str(video.content), "file")
 
-    pending: deque[Any] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="videos")
-    stream = iter(videos)
-    try:
-        while True:
-            while len(pending) <= workers and (video := next(stream, None)) is not None:
-                pending.append((video, pool.submit(tried, video)))
-            if not pending:
-                return
-            video, future = pending.popleft()
-            yield video, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return in_order(tried, videos, workers, ahead=1)
 
 
 def _in_channels(frames: np.ndarray, channels: int) -> np.ndarray:
@@ -488,7 +479,7 @@ def _in_channels(frames: np.ndarray, channels: int) -> np.ndarray:
     return np.rint(grey).astype(np.uint8)[:, None]
 
 
-def _from_npz(path: Path, how: How) -> Mapping[str, Callable[[], Videos]]:
+def _from_npz(path: Path, how: OpenOptions) -> Mapping[str, Callable[[], Videos]]:
     content, keys = read_npz(path, lambda key: key.endswith(("videos", "labels")))
     parts = {"": "all"} | {f"{name}_": split for name, split in SPLITS.items()}
     found = {
@@ -505,7 +496,7 @@ def _from_npz(path: Path, how: How) -> Mapping[str, Callable[[], Videos]]:
     return found
 
 
-def _from_array(array: np.ndarray | Tensor, labels: np.ndarray | None, name: str, how: How) -> Videos:
+def _from_array(array: np.ndarray | Tensor, labels: np.ndarray | None, name: str, how: OpenOptions) -> Videos:
     tensor = _channels_third(array, name)
     pixels = as_uint8(tensor, name)
     if how.channels not in (None, pixels.shape[2]):
