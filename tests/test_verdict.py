@@ -12,6 +12,7 @@ from torch import nn
 
 from unlabeled.evaluation import Scores
 from unlabeled.evaluation.verdict import comparisons, labels, lead, verdict
+from unlabeled.reporting import page
 from unlabeled.reporting.entry import Entry
 
 CONTROLS = ("raw", "random", "rescaled", "supervised")
@@ -43,7 +44,7 @@ def on_the_page(records: list[dict[str, Any]]) -> str:
         path="runs/a", config={"method": "simclr"}, history=[], skipped=[], encoder=nn.Linear(2, 2)
     )
     entries = [Entry(run, [{"records": records}], None)]
-    text = page.render("verdict.html", entries=entries, several=False, caveats={}, place=evaluations.place)
+    text = page.render("verdict.html", entries=entries, caveats={})
     return html.unescape("\n".join(re.findall("<li>(.*?)</li>", text)))
 
 

@@ -522,7 +522,7 @@ def audit(
     if out is not None:
         from unlabeled.reporting.audit_page import write_page
 
-        print(write_page(findings, out))
+        print(write_page(findings, out, json=json))
     if strict and (findings.leaks or not any(map(len, findings.parts))):
         sys.exit(1)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from unlabeled.encoders.words import build
 
+from unlabeled.encoders.word_vectors import WordEncoder, build
 from unlabeled.evaluation.measurement import interval_of
 from unlabeled.evaluation.model import EvaluatedModel
 from unlabeled.evaluation.tasks.analogies import TASK as ANALOGIES

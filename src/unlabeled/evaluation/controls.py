@@ -61,7 +61,7 @@ def rescaled(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:
     """The same network of images with random weights, rescaled so that all channels vary alike."""
     from unlabeled.encoders import rescale_
 
-    network: Any = untrained(encoder, seed)
+    network = untrained(encoder, seed)
     rescale_(network, network.inputs(data.sample(CALIBRATION_SAMPLES, seed)))
     return Representation("rescaled", of_encoder(network), network, detail="rescaled on the training images")
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from unlabeled.evaluation.verdict import CHOSEN, OURS, PROBES, comparisons, independent, lead, name
 from unlabeled.reporting.charts import Dot, dots, finite
 
-__all__ = ["Row", "Table", "arrange", "beats", "measures", "winner"]
+__all__ = ["Row", "Table", "arrange", "beats", "tasks", "winner"]
 
 Record = dict[str, Any]
 Runs = Sequence[tuple[str, Sequence[Record]]]
@@ -79,7 +79,7 @@ def arrange(runs: Runs) -> list[Table]:
     listed once.
 
     Returns:
-        Tables in the order in which the probes were measured; tasks are left to `measures`.
+        Tables in the order in which the probes were measured; tasks are left to `tasks`.
     """
     if len(runs) > 1:  # a lead over one run says nothing of another
         runs = [
@@ -180,7 +180,7 @@ def winner(cells: Sequence[Record | None]) -> int | None:
     return None
 
 
-def measures(runs: Runs) -> list[Table]:
+def tasks(runs: Runs) -> list[Table]:
     """Tables of tasks, which have units and controls of their own: one for each task of each run.
 
     Ours wins a column where it beats every control beyond doubt; controls are not compared with one another.
