@@ -53,15 +53,15 @@ STORE_SIZE = 160
 STORE_SIZES = {"image": STORE_SIZE, "video": 112, "audio-visual": 112, "cameras": 64, "trajectory": 64}
 """Shorter side in pixels at which larger pictures are kept at least, by kind."""
 KINDS = {
-    "image": "image.data",
-    "text": "text.data",
-    "audio": "audio.data",
-    "video": "video.data",
+    "image": "image",
+    "text": "text",
+    "audio": "audio",
+    "video": "video",
     "audio-visual": "audio_visual",
     "cameras": "cameras",
     "trajectory": "trajectories",
 }
-"""Kinds of data, and the module that opens each."""
+"""Kinds of data, and the package of each: its `read` finds the splits of a source, its `worlds` opens built-in sets."""
 _ENDINGS = {
     "text": (".txt", ".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".md"),
     "audio": (
@@ -389,14 +389,16 @@ def _found(source: Openable, kind: str | None, how: OpenOptions) -> Mapping[str,
     if how.label is not None and (kind not in _WITH_COLUMNS or word in builtin.NAMES):
         what = named if kind in _WITH_COLUMNS else f"data of kind {kind}"
         raise NoColumn(f"label must be left out for {what}, which has no columns, got {how.label}")
-    opener = importlib.import_module(f"unlabeled.data.{KINDS[kind]}")
+    package = f"unlabeled.data.{KINDS[kind]}"
     if word in builtin.NAMES:
         if how.label is not None:
             raise UserError(f"label must be left out for {named}, which has no columns, got {how.label}")
-        return {split: partial(opener.built_in, named, split) for split in ("train", "test")}
+        built_in = importlib.import_module(f"{package}.worlds").built_in
+        return {split: partial(built_in, named, split) for split in ("train", "test")}
     if named and not named.startswith("hub:") and not Path(named).expanduser().exists():
         raise UserError(_not_found(named, Path(named).expanduser()))
-    return opener.find(source, how)
+    where = "data" if kind in ("audio", "video") else "read"
+    return importlib.import_module(f"{package}.{where}").find(source, how)
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,8 @@ class Data:
     """What people call the samples, a plural."""
     group_unit = "groups"
     """What people call the groups, a plural."""
+    per_sample: ClassVar[tuple[str, ...]] = ()
+    """Names of attributes of a subclass, tensors or None, that have a row for each sample."""
 
     def __init__(
         self,
@@ -181,4 +183,6 @@ class Data:
 
     def _keep(self, rows: Tensor) -> None:
         """Narrow what a subclass holds to some rows; `self` is a fresh copy that shares memory."""
-        raise NotImplementedError
+        for name in self.per_sample:
+            values = getattr(self, name)
+            setattr(self, name, None if values is None else values[rows.to(values.device)])
