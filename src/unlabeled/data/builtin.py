@@ -20,7 +20,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from unlabeled.data.arrays import from_array
+from unlabeled.data.image.arrays import from_array
 from unlabeled.data.image.data import Images
 
 __all__ = ["NAMES", "load"]

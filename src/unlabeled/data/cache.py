@@ -29,15 +29,15 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.image.data import with_channels
-from unlabeled.data.image.decode import OPTIONAL, Pages, Temporary, decode_all
+from unlabeled.data.image.decode import OPTIONAL, decode_all
 from unlabeled.data.image.levels import Levels, Ranges, say, to_uint8
 from unlabeled.data.notes import note
-from unlabeled.data.samples import Skipped
+from unlabeled.data.options import Pages, Progress
+from unlabeled.data.samples import Skipped, Temporary
 from unlabeled.data.sources import Source
 
 __all__ = ["Progress", "Stored", "default_folder", "folder_of", "kept", "stored"]
 
-Progress = Callable[[int, int | None], None]
 _VERSION = 5
 _WHOLE = 256 * 2**20
 _BLOCK, _BLOCKS = 2**20, 128

@@ -11,7 +11,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from unlabeled.data.image.decode import SUFFIXES
 from unlabeled.data.samples import Skipped
 
 __all__ = [
@@ -22,10 +21,10 @@ __all__ = [
     "by_name",
     "davis_frames",
     "digest",
+    "gc_paused",
     "is_davis",
     "parents",
     "separate",
-    "uncollected",
     "walk",
     "without_shard",
 ]
@@ -69,16 +68,18 @@ class File(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """Files by their paths below a folder, whatever else was met, and how much of that were images."""
+    """Files by their paths below a folder, and whatever else lies there, both in the order of their paths."""
 
+    root: Path
     files: list[File]
     skipped: list[Skipped]
-    broken: int
+    unreadable: list[str]
+    """Those of the skipped that are no regular files or raise errors; folders end with a separator."""
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
-    """Let no search for garbage begin: it would look at each of many new objects again and again."""
+def gc_paused() -> Iterator[None]:
+    """Pause the garbage collector, which would look at each of many new objects again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -88,66 +89,75 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
+def walk(path: Path) -> Walk:
+    """All regular files below a folder, or a file alone.
+
+    Folders of runs are omitted; where the folder itself is one, only what a run consists of.
+    """
+    if path.is_file():
+        return Walk(path.parent, [File.of(path.name, path.stat())], [], [])
+    result = Walk(path, [], [], [])
+    seen = {(status.st_dev, status.st_ino) for status in map(os.stat, path.resolve().parents)}  # no way up
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        try:
+            status = os.stat(path / folder)
+            if (status.st_dev, status.st_ino) in seen:
+                result.skipped.append(Skipped(folder, "folder seen before, through a symbolic link"))
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(path / folder) as scan:
+                entries = list(scan)
+        except OSError as error:
+            result.skipped.append(Skipped(folder, error.strerror or str(error)))
+            result.unreadable.append(os.path.join(folder, ""))
+            continue
+        is_run = any(entry.name == _RUN for entry in entries)
+        if is_run and folder:
+            result.skipped.append(Skipped(folder, "folder of a run"))
+        else:
+            below = _sort_entries(entries, folder, is_run, result)
+            for name, linked in sorted(below):  # links come last, so that a folder is known by its own name
+                folders.insert(0 if linked else len(folders), name)
+    result.files.sort(key=attrgetter("path"))
+    result.skipped.sort()
+    return result
+
+
+def _sort_entries(
+    entries: list[os.DirEntry[str]], folder: str, is_run: bool, result: Walk
+) -> list[tuple[str, bool]]:
+    """Add the entries of a folder to a walk; returns the folders among them, and whether each is a link."""
+    before, below = os.path.join(folder, ""), []
+    for entry in entries:
+        name, path = entry.name, before + entry.name
+        reason, unreadable = "", False
+        try:
+            if name.startswith(".") or name == "__MACOSX":
+                reason = "hidden"
+            elif is_run and name in _OUTPUTS:
+                reason = "part of a run"
+            elif entry.is_dir():
+                below.append((path, entry.is_symlink()))
+            elif name.lower().endswith(".csv") and _begins(entry, _FEATURES):
+                reason = "features that embed wrote"
+            elif entry.is_file():
+                result.files.append(File.of(path, entry.stat()))
+            else:
+                reason, unreadable = "broken link" if entry.is_symlink() else "not a regular file", True
+        except OSError as error:
+            reason, unreadable = error.strerror or str(error), True
+        result.skipped.extend([Skipped(path, reason)] if reason else [])
+        result.unreadable.extend([path] if unreadable else [])
+    return below
+
+
 def _begins(entry: os.DirEntry[str], start: bytes) -> bool:
     if not entry.is_file():
         return False
     with open(entry.path, "rb") as file:
         return file.read(len(start)) == start
-
-
-def walk(root: Path) -> Walk:
-    """All regular files below a folder, and whatever else was met, both in the order of their paths.
-
-    Folders of runs are left out; where the folder itself is one, only what a run consists of.
-    """
-    files: list[File] = []
-    skipped: list[Skipped] = []
-    seen = {(status.st_dev, status.st_ino) for status in map(os.stat, root.resolve().parents)}  # no way up
-    broken, folders = 0, [""]
-    while folders:
-        folder = folders.pop()
-        try:
-            status = os.stat(root / folder)
-            if (status.st_dev, status.st_ino) in seen:
-                skipped.append(Skipped(folder, "folder seen before, through a symbolic link"))
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(root / folder) as scan:
-                entries = list(scan)
-        except OSError as error:
-            skipped.append(Skipped(folder, error.strerror or str(error)))
-            broken += 1
-            continue
-        before, below = os.path.join(folder, ""), []
-        is_run = any(entry.name == _RUN for entry in entries)
-        if is_run and folder:
-            skipped.append(Skipped(folder, "folder of a run"))
-            continue
-        for entry in entries:
-            name = entry.name
-            path = before + name
-            try:
-                if name.startswith(".") or name == "__MACOSX":
-                    skipped.append(Skipped(path, "hidden"))
-                elif is_run and name in _OUTPUTS:
-                    skipped.append(Skipped(path, "part of a run"))
-                elif entry.is_dir():
-                    below.append((path, entry.is_symlink()))
-                elif name.lower().endswith(".csv") and _begins(entry, _FEATURES):
-                    skipped.append(Skipped(path, "features that embed wrote"))
-                elif entry.is_file():
-                    files.append(File.of(path, entry.stat()))
-                else:
-                    skipped.append(
-                        Skipped(path, "broken link" if entry.is_symlink() else "not a regular file")
-                    )
-                    broken += name.lower().endswith(SUFFIXES)
-            except OSError as error:
-                skipped.append(Skipped(path, error.strerror or str(error)))
-                broken += name.lower().endswith(SUFFIXES)
-        for path, linked in sorted(below):  # links come last, so that a folder is known by its own name
-            folders.insert(0 if linked else len(folders), path)
-    return Walk(sorted(files, key=attrgetter("path")), sorted(skipped), broken)
 
 
 def parents(files: Iterable[File]) -> set[str]:

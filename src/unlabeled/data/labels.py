@@ -18,11 +18,12 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.data.samples import Skipped
+from unlabeled.data.samples import About, Skipped
 
 __all__ = [
     "COLUMNS",
     "NO_LABELS",
+    "NoColumn",
     "Numbered",
     "class_name",
     "from_array",
@@ -31,38 +32,17 @@ __all__ = [
     "label_column",
     "numbered",
     "raw",
+    "recur",
 ]
 
 NO_LABELS = "no labels: "
 """How a reason in `skipped` begins that says why there are no labels."""
 
 COLUMNS = (
-    *(
-        "label",
-        "labels",
-        "class",
-        "classes",
-        "target",
-        "targets",
-        "category",
-        "cls",
-        "classname",
-        "labelname",
-    ),
-    *("labeltext", "classlabel", "categoryname", "finelabel", "classid", "labelid", "categoryid", "classidx"),
-    *(
-        "labelidx",
-        "targetclass",
-        "y",
-        "groundtruth",
-        "gt",
-        "species",
-        "breed",
-        "variety",
-        "sentiment",
-        "topic",
-    ),
-    *("genre", "emotion", "diagnosis", "dx", "digit"),
+    *("label", "labels", "class", "classes", "target", "targets", "category", "cls", "classname"),
+    *("labelname", "labeltext", "classlabel", "categoryname", "finelabel", "classid", "labelid"),
+    *("categoryid", "classidx", "labelidx", "targetclass", "y", "groundtruth", "gt", "species"),
+    *("breed", "variety", "sentiment", "topic", "genre", "emotion", "diagnosis", "dx", "digit"),
 )
 """Usual names of columns of labels, the likeliest first, in lower case, letters and digits only."""
 _WORDS = {"label", "class", "category", "target"}
@@ -70,14 +50,16 @@ _WORDS = {"label", "class", "category", "target"}
 _LONGEST, _MOST_VALUES = 200, 64
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)(\.0*)?")
 _DECIMAL = re.compile(r"-?\d*\.\d+(e-?\d+)?")
-
-
 _NONE = ("", "nan", "<na>", "n/a", "#n/a", "null")
 """Texts that are no label, in lower case, as tables are saved with."""
 
 
+class NoColumn(ValueError):
+    """The requested column of labels is not there."""
+
+
 class Numbered(NamedTuple):
-    """Class numbers, -1 where there is no label, None where no sample has one; names; what must be said of them."""
+    """Class numbers, -1 where there is no label, None where no sample has one; names; remarks on them."""
 
     labels: list[int] | None
     classes: list[str] | None
@@ -89,9 +71,19 @@ class Numbered(NamedTuple):
         return None if self.labels is None else torch.tensor(self.labels, dtype=torch.int64)
 
     def skipped(self, name: str) -> list[Skipped]:
-        """The notes as entries of the list of what was left out."""
+        """The notes as entries of the list of what was skipped."""
         begin = NO_LABELS if self.labels is None else "labels: "
         return [Skipped(name, begin + note) for note in self.notes]
+
+    def about(self, name: str, skipped: Sequence[Skipped] = ()) -> About:
+        """Labels, classes and skipped files, for `Data`.
+
+        Args:
+            name: What the notes are about.
+            skipped: What was skipped before.
+        """
+        skipped = [*skipped, *self.skipped(name)]
+        return {"labels": self.tensor, "classes": self.classes, "skipped": skipped}
 
 
 def from_array(values: Any, count: int, name: str) -> list[Any]:
@@ -108,16 +100,13 @@ def from_array(values: Any, count: int, name: str) -> list[Any]:
     if isinstance(values, list | tuple) and len(values) == count:
         return list(values)
     array = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
-    if array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind in "biuf":
-        if ((array != 0).sum(1) == 1).all() and array.max() == 1:
-            array = array.argmax(1)
-        elif len(array) == count:
-            return array.tolist()
-    array = array.reshape(-1)
+    if array.ndim != 2 or array.shape[1] == 1 or array.dtype.kind not in "biuf":
+        array = array.reshape(-1)
+    elif ((array != 0).sum(1) == 1).all() and array.max() == 1:
+        array = array.argmax(1)
     if len(array) != count or array.dtype.kind not in "biufUSO":
-        raise UserError(
-            f"labels of {name} must be {count} numbers or texts, got {len(array)} of type {array.dtype}"
-        )
+        got = f"{len(array)} of type {array.dtype}"
+        raise UserError(f"labels of {name} must be {count} numbers or texts, got {got}")
     return array.tolist()
 
 
@@ -135,32 +124,36 @@ def raw(value: Any) -> Any:
     return text[:_LONGEST]
 
 
-def from_records(values: Sequence[Any], asked: str | None, name: str) -> tuple[list[Any], list[str]]:
+def recur(values: Sequence[Any], few: int = 0) -> bool:
+    """Whether values may be of classes, as at most half of them are distinct; fewer than `few` need one in common."""
+    distinct = len({str(value) for value in values})
+    return 2 * distinct <= len(values) or distinct < len(values) < few
+
+
+def from_records(values: Sequence[Any], request: str | None, name: str) -> tuple[list[Any], list[str]]:
     """Labels out of records that map columns to values; all else stays as it is.
 
     Args:
         values: Labels, records or None.
-        asked: Column that the user asked for.
+        request: Column that the user asked for.
         name: What messages call the data.
 
     Returns:
-        The labels, and what must be said of them. Short texts that stand beside images (`txt`) are taken where most
-        of them repeat: else they are captions.
+        The labels, and remarks on them. Short texts that stand beside images (`txt`) are taken where most of them
+        repeat: else they are captions.
 
     Raises:
         ValueError: The column that was asked for is in no record.
     """
-    columns = list(
-        dict.fromkeys(column for value in values if isinstance(value, Mapping) for column in value)
-    )
-    if not columns and asked is None:
+    records = [value for value in values if isinstance(value, Mapping)]
+    columns = list(dict.fromkeys(column for record in records for column in record))
+    if not columns and request is None:
         return list(values), []
-    column = label_column([column for column in columns if column != "txt" or asked], asked, name)
-    if column is None and "txt" in columns:
-        texts = [value["txt"] for value in values if isinstance(value, Mapping) and "txt" in value]
-        column = "txt" if 2 * len({*texts}) <= len(texts) else None
-    said = [] if column else [f"what is known of the images is {', '.join(columns)}; choose one with label"]
-    return [value.get(column) if isinstance(value, Mapping) else value for value in values], said
+    column = label_column([column for column in columns if column != "txt" or request], request, name)
+    if column is None and "txt" in columns and recur([row["txt"] for row in records if "txt" in row]):
+        column = "txt"
+    notes = [] if column else [f"what is known of the images is {', '.join(columns)}; choose one with label"]
+    return [value.get(column) if isinstance(value, Mapping) else value for value in values], notes
 
 
 def numbered(values: Iterable[Any], classes: Sequence[str] | None = None) -> Numbered:
@@ -176,72 +169,61 @@ def numbered(values: Iterable[Any], classes: Sequence[str] | None = None) -> Num
         Class numbers in 0 .. len(classes) - 1 or -1, and the names: numbers in their order, else alphabetical.
         Quantities and lists of several labels give no labels and a note that says so.
     """
-    values = _from_one_hot(list(values))
     names = None if classes is None else [class_name(name) for name in classes]
-    spelled = {name: number for number, name in enumerate(names or [])}
-    try:
-        spelled_once = {value: _plain(value, spelled) for value in set(values)}
-        plain = [spelled_once[value] for value in values]
-    except TypeError:  # lists have no hash
-        plain = [_plain(value, spelled) for value in values]
-    known = {value for value in plain if value is not None}
-    if several := next((value for value in known if isinstance(value, _Several)), None):
+    index = {name: number for number, name in enumerate(names or [])}
+    plain = _all_plain(_from_one_hot(list(values)), index)
+    distinct = {value for value in plain if value is not None}
+    if several := next((value for value in distinct if isinstance(value, _Several)), None):
         return Numbered(None, names, [f"several labels for one sample are not supported, got {several}"])
-    named = known & spelled.keys()
-    whole = _as_whole({value for value in known if not (named and isinstance(value, str))})
+    has_names = bool(distinct & index.keys())
+    whole = _as_whole({value for value in distinct if not (has_names and isinstance(value, str))})
     if quantities := [value for value in whole.values() if isinstance(value, float) and value % 1]:
         return Numbered(None, names, [f"labels such as {min(quantities):g} are quantities, not classes"])
     plain, notes = [whole.get(value, value) for value in plain], []
-    known = {value for value in plain if value is not None}
+    distinct = {value for value in plain if value is not None}
     if names is not None:
-        places = {value: _place(value, spelled, len(names)) for value in known}
+        numbers = {value: _number(value, index, len(names)) for value in distinct}
     else:
-        if (sentinel := _sentinel(known)) is not None:
-            known.discard(sentinel)
+        if (sentinel := _sentinel(distinct)) is not None:
+            distinct.discard(sentinel)
             notes.append(f"label {sentinel} beside class indices means no label")
-        names = in_order({str(value) for value in known})
-        spelled = {name: number for number, name in enumerate(names)}
-        places = {value: spelled[str(value)] for value in known}
-    labels = [-1 if value is None else places.get(value, -1) for value in plain]
-    if strange := sum(label < 0 and value is not None for label, value in zip(labels, plain)):
-        notes += [] if notes else [f"{strange} labels are not among the {len(names)} classes"]
+        names = in_order({str(value) for value in distinct})
+        index = {name: number for number, name in enumerate(names)}
+        numbers = {value: index[str(value)] for value in distinct}
+    labels = [numbers.get(value, -1) for value in plain]
+    strange = sum(label < 0 and value is not None for label, value in zip(labels, plain))
+    if strange and not notes:
+        notes.append(f"{strange} labels are not among the {len(names)} classes")
     return Numbered(labels if max(labels, default=-1) >= 0 else None, names or None, notes)
 
 
-class NoColumn(ValueError):
-    """The column of the labels that was asked for is not there."""
-
-
 def label_column(
-    columns: Iterable[str], asked: str | None = None, where: str = "the table", *, strict: bool = True
+    columns: Iterable[str], request: str | None = None, where: str = "the table", *, strict: bool = True
 ) -> str | None:
-    """The column of labels: the one asked for, else the first with a usual name, in any case, such as `Class ID`.
+    """The column of labels: the requested one, else the first with a usual name, in any case, such as `Class ID`.
 
     Args:
         columns: Names of the columns.
-        asked: Name that the user gave, in any case; None looks for usual ones.
+        request: Name that the user gave, in any case; None looks for usual ones.
         where: What messages call the table.
-        strict: Whether a column that was asked for must be there.
+        strict: Whether a requested column must be there.
 
     Raises:
-        NoColumn: The column that was asked for is not there.
+        NoColumn: The requested column is not there.
     """
     columns = list(columns)
-    if asked is not None:
-        same = [column for column in columns if asked in (column, column.strip())]
-        same += [column for column in columns if _normal(column) == _normal(asked)]
+    if request is not None:
+        same = [column for column in columns if request in (column, column.strip())]
+        same += [column for column in columns if _normal(column) == _normal(request)]
         if not same and strict:
             listing = check.one_line(", ".join(columns)) or "no columns"
-            raise NoColumn(f"label must be a column of {where}, which has {listing}, got {asked}")
+            raise NoColumn(f"label must be a column of {where}, which has {listing}, got {request}")
         return same[0] if same else None
-    places = {_normal(column): column for column in reversed(columns)}
-    if usual := next((places[name] for name in COLUMNS if name in places), None):
+    normal = {_normal(column): column for column in reversed(columns)}
+    if usual := next((normal[name] for name in COLUMNS if name in normal), None):
         return usual
-    wordy = [
-        column
-        for column in columns
-        if any(word.lower() in _WORDS for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", column))
-    ]
+    words = {column: re.findall(r"[A-Z]?[a-z]+|[A-Z]+", column) for column in columns}
+    wordy = [column for column in columns if any(word.lower() in _WORDS for word in words[column])]
     return wordy[0] if len(wordy) == 1 else None
 
 
@@ -262,7 +244,7 @@ def _normal(column: str) -> str:
 
 
 class _Several(str):
-    """Several labels of one sample, as they are shown in a message."""
+    """Several labels of one sample, as a message shows them."""
 
 
 def _from_one_hot(values: list[Any]) -> list[Any]:
@@ -274,15 +256,23 @@ def _from_one_hot(values: list[Any]) -> list[Any]:
     return [row.index(1) for row in rows] if single else values
 
 
+def _all_plain(values: list[Any], names: Container[str]) -> list[Any]:
+    try:
+        plain = {value: _plain(value, names) for value in set(values)}
+        return [plain[value] for value in values]
+    except TypeError:  # lists have no hash
+        return [_plain(value, names) for value in values]
+
+
 def _plain(value: Any, names: Container[str] = ()) -> bool | int | float | str | None:
     """A label as a value of Python: None where there is none, which text is not that is the name of a class."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, list | tuple | set):
         value = list(value)
-        return (
-            _plain(value[0]) if len(value) == 1 else _Several(check.one_line(str(value))) if value else None
-        )
+        if len(value) == 1:
+            return _plain(value[0])
+        return _Several(check.one_line(str(value))) if value else None
     if isinstance(value, Mapping):
         return _Several(check.one_line(str(value)))
     if isinstance(value, bytes):
@@ -295,27 +285,27 @@ def _plain(value: Any, names: Container[str] = ()) -> bool | int | float | str |
     return None if text.lower() in _NONE and text not in names else text
 
 
-def _as_whole(known: set[Any]) -> dict[Any, Any]:
+def _as_whole(values: set[Any]) -> dict[Any, Any]:
     """Each value as an integer where all are whole numbers, also if written as text; what is not whole stays."""
-    texts = [value for value in known if isinstance(value, str)]
-    if texts and len(texts) == len(known):
+    texts = [value for value in values if isinstance(value, str)]
+    if texts and len(texts) == len(values):
         if all(_WHOLE.fullmatch(text) for text in texts):
             return {text: int(text.partition(".")[0]) for text in texts}
         if all(_WHOLE.fullmatch(text) or _DECIMAL.fullmatch(text) for text in texts):
             return {text: float(text) for text in texts}
-    return {value: int(value) if isinstance(value, float) and not value % 1 else value for value in known}
+    return {value: int(value) if isinstance(value, float) and not value % 1 else value for value in values}
 
 
-def _sentinel(known: set[Any]) -> int | None:
+def _sentinel(values: set[Any]) -> int | None:
     """The one negative integer beside class indices 0, 1, 2 ..., or alone."""
-    if any(isinstance(value, bool | str) for value in known):
+    if any(isinstance(value, bool | str) for value in values):
         return None
-    negative = [value for value in known if value < 0]
-    indices = known - {*negative}
+    negative = [value for value in values if value < 0]
+    indices = values - {*negative}
     return negative[0] if len(negative) == 1 and indices == set(range(len(indices))) else None
 
 
-def _place(value: Any, spelled: Mapping[str, int], count: int) -> int:
+def _number(value: Any, index: Mapping[str, int], count: int) -> int:
     if isinstance(value, int):
         return int(value) if 0 <= value < count else -1
-    return spelled.get(value, -1)
+    return index.get(value, -1)

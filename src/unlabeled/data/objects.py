@@ -17,13 +17,12 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.data import arrays
 from unlabeled.data.files import SPLITS
+from unlabeled.data.image import arrays
 from unlabeled.data.image.data import Images
-from unlabeled.data.image.decode import Item
 from unlabeled.data.image.tables import images_of
 from unlabeled.data.labels import NoColumn, from_records, raw
-from unlabeled.data.samples import Skipped
+from unlabeled.data.samples import Item, Skipped
 from unlabeled.data.sources import Reading, Source, find_rows, of_paths, table_reading
 from unlabeled.data.tables import Table
 

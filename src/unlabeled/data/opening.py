@@ -20,18 +20,19 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.data import arrays, builtin, tars
+from unlabeled.data import builtin, tars
 from unlabeled.data.cache import Progress, folder_of, stored
 from unlabeled.data.files import walk
 from unlabeled.data.groups import ALONE, FOLDER, folder_groups, group_by, names_column, numbers_of
+from unlabeled.data.image import arrays
 from unlabeled.data.image.data import Images
-from unlabeled.data.image.decode import SUFFIXES, Pages
+from unlabeled.data.image.decode import SUFFIXES
 from unlabeled.data.image.levels import Levels, parsed
 from unlabeled.data.labels import NO_LABELS, NoColumn, from_records, in_order, numbered
 from unlabeled.data.notes import note
 from unlabeled.data.objects import find_object
-from unlabeled.data.options import OpenOptions, refuse_broken
-from unlabeled.data.samples import Data, Skipped
+from unlabeled.data.options import OpenOptions, Pages
+from unlabeled.data.samples import Data, Skipped, refuse_broken
 from unlabeled.data.sources import Source, class_folders, find_hub, find_path, find_torchvision
 from unlabeled.data.splits import divide
 
@@ -83,6 +84,8 @@ _DOCUMENT = re.compile(r"(?i)\.(txt|md|rst)(\.(gz|bz2|zst))?$")
 """Names of files that are one text each."""
 
 _log = logging.getLogger("unlabeled.data")
+
+How = OpenOptions
 
 Openable = str | os.PathLike[str] | Data | np.ndarray | Tensor | Any
 """A name or path, `Data`, an array, or images in another form that `objects` reads."""

@@ -1,17 +1,20 @@
 """What data of every kind can do: give out samples in batches, and keep what is known of each apart."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self, TypedDict
 
 import torch
 from torch import Tensor
 
+from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.data.digests import digest
 
-__all__ = ["About", "Batch", "Data", "Skipped"]
+__all__ = ["About", "Batch", "Data", "Item", "Skipped", "Temporary", "refuse_broken"]
 
 Batch = dict[str, Tensor]
+_REASONS = 3
 
 
 class Skipped(NamedTuple):
@@ -19,6 +22,43 @@ class Skipped(NamedTuple):
 
     path: str
     reason: str
+
+
+class Temporary(str):
+    """A reason that may be gone the next time: of the machine, not of the file."""
+
+
+class Item(NamedTuple):
+    """A sample that was not decoded yet."""
+
+    path: str
+    label: Any
+    content: Any
+    """A file as `Path`, its bytes, what a reader has opened of it, or, as text, the reason why there is none."""
+
+
+def refuse_broken(
+    name: str, skipped: Sequence[Skipped], decoded: int, max_broken: float, count: int | None = None
+) -> None:
+    """Refuse a source of which too much cannot be read.
+
+    Args:
+        name: What messages call the source.
+        skipped: What could not be read, though it was meant to be.
+        decoded: How many could be read.
+        max_broken: Largest fraction that may be unreadable, in 0..1.
+        count: How many of `skipped` were meant to be read, all if None.
+
+    Raises:
+        ValueError: More of it is broken, or nothing could be read.
+    """
+    count = len(skipped) if count is None else count
+    if count > max_broken * (count + decoded) or not decoded:
+        reasons = "; ".join(check.one_line(f"{skip.path}: {skip.reason}") for skip in skipped[:_REASONS])
+        raise UserError(
+            f"{count} of {count + decoded} files in {name} cannot be read, which is more than "
+            f"max_broken={max_broken:g} allows: {reasons}"
+        )
 
 
 class About(TypedDict, total=False):
@@ -60,6 +100,7 @@ class Data:
     """What people call the groups, a plural."""
     per_sample: ClassVar[tuple[str, ...]] = ()
     """Names of attributes of a subclass, tensors or None, that have a row for each sample."""
+    _digests: Tensor | None = None
 
     def __init__(
         self,
@@ -80,6 +121,12 @@ class Data:
         self.columns: dict[str, list[object]] = {}
         """What a table says of each sample, None where nothing, by the name of the column: what `group` names."""
         self.device = torch.device("cpu")
+
+    def __copy__(self) -> Self:
+        """A copy may be changed, so it computes its digests anew."""
+        other = object.__new__(type(self))
+        other.__dict__ |= self.__dict__ | {"_digests": None}
+        return other
 
     @property
     def about(self) -> About:
@@ -140,11 +187,12 @@ class Data:
         part.factors = {name: values[rows] for name, values in self.factors.items()}
         part.groups = None if self.groups is None else self.groups[rows]
         part.columns = {name: [values[row] for row in rows.tolist()] for name, values in self.columns.items()}
+        part._digests = None if self._digests is None else self._digests[rows]
         part._keep(rows)
         return part
 
     def digests(self) -> Tensor:
-        """A number for the content of each sample: samples are equal where their numbers are.
+        """A number for the content of each sample, computed once: samples are equal where their numbers are.
 
         Names, places and labels do not count, nor does what a batch chooses at random, such as where a clip starts,
         nor whether grey pixels are kept in one channel or in several.
@@ -152,13 +200,9 @@ class Data:
         Returns:
             int64, shape (samples,), on the CPU.
         """
-        numbers = []
-        with torch.random.fork_rng(devices=[]):
-            for row in range(len(self)):
-                torch.manual_seed(0)
-                batch = self.batch(torch.tensor([row]))
-                numbers.append(digest(*(batch[name].cpu() for name in sorted(batch) if name != "index")))
-        return torch.tensor(numbers, dtype=torch.int64)
+        if self._digests is None:
+            self._digests = torch.tensor([*self._contents()], dtype=torch.int64)
+        return self._digests
 
     def groups_of(self, rows: Tensor) -> Tensor:
         """Groups of other samples that are made of these, such as clips of videos.
@@ -180,6 +224,14 @@ class Data:
     def on_device(self, batch: Mapping[str, Any]) -> Batch:
         """Tensors of a batch on the device of the data."""
         return {name: value.to(self.device) for name, value in batch.items()}
+
+    def _contents(self) -> Iterable[int]:
+        """The digest of each sample."""
+        with torch.random.fork_rng(devices=[]):
+            for row in range(len(self)):
+                torch.manual_seed(0)
+                batch = self.batch(torch.tensor([row]))
+                yield digest(*(batch[name].cpu() for name in sorted(batch) if name != "index"))
 
     def _keep(self, rows: Tensor) -> None:
         """Narrow what a subclass holds to some rows; `self` is a fresh copy that shares memory."""

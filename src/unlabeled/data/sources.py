@@ -23,17 +23,17 @@ from unlabeled.data.files import (
     by_folder,
     by_name,
     digest,
+    gc_paused,
     parents,
     separate,
-    uncollected,
     walk,
 )
-from unlabeled.data.image.decode import SUFFIXES, Item
+from unlabeled.data.image.decode import SUFFIXES
 from unlabeled.data.image.rasters import ARRAYS
 from unlabeled.data.image.tables import ImageTable, images_of
 from unlabeled.data.labels import NO_LABELS, class_name, in_order, label_column, raw
 from unlabeled.data.notes import note
-from unlabeled.data.samples import Skipped
+from unlabeled.data.samples import Item, Skipped
 from unlabeled.data.sniff import UNREADABLE, image_files, unreadable
 
 __all__ = [
@@ -93,7 +93,7 @@ class Source:
         return [self.labels.get(path, self.labels.get(path.rpartition("#")[0])) for path in paths]
 
 
-@uncollected()
+@gc_paused()
 def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Source]:
     """Sources by split of a folder or a file; "all" where nothing tells splits apart.
 
@@ -108,12 +108,13 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
         ValueError: Nothing of that kind is there, or the column is not.
     """
     if alone := path.is_file():
-        found = Walk([File.of(path.name, path.stat())], [], 0)
+        found = walk(path)
         if found.files[0].ends(listings.LISTS):
             return find_listed(path, name, label)
         path = path.parent
     else:
         found = walk(path)
+    broken = sum(item.lower().endswith((os.sep, *SUFFIXES)) for item in found.unreadable)
     kinds = [("table", tables.ENDINGS), ("archive", tars.ENDINGS), ("image", SUFFIXES)]
     files = {kind: [file for file in found.files if file.ends(endings)] for kind, endings in kinds}
     archives = files["archive"]
@@ -155,10 +156,10 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
     skipped = [Skipped(os.path.join(path, s.path), s.reason) for s in sorted(found.skipped + skipped)]
     _tell(name, kind, counts)
     if kind == "table":
-        return _tables(path, name, opened, skipped, found.broken, digest(images))
+        return _tables(path, name, opened, skipped, broken, digest(images))
     if kind == "archive":
-        return _archives(path, name, archives, skipped, found.broken, label)
-    broken = found.broken + sum(file.suffix in UNREADABLE for file in others)
+        return _archives(path, name, archives, skipped, broken, label)
+    broken += sum(file.suffix in UNREADABLE for file in others)
     return _class_folders(path, name, files[kind], skipped, broken, known)
 
 
@@ -262,7 +263,7 @@ def of_paths(
     return _class_folders(root, name, files, missing + (known.skipped if known else []), len(missing), known)
 
 
-@uncollected()
+@gc_paused()
 def find_files(
     path: Path, name: str, suffixes: tuple[str, ...], what: str, label: str | None = None
 ) -> dict[str, Source]:
@@ -280,7 +281,7 @@ def find_files(
     Raises:
         ValueError: Nothing of that kind is there, or no table has the column.
     """
-    found = Walk([File.of(path.name, path.stat())], [], 0) if path.is_file() else walk(path)
+    found = walk(path)
     root = path.parent if path.is_file() else path
     files = [file for file in found.files if file.path.lower().endswith(suffixes)]
     if not files:

@@ -26,8 +26,8 @@ from unlabeled.data.cache import folder_of, kept
 from unlabeled.data.digests import digest
 from unlabeled.data.labels import from_array, numbered
 from unlabeled.data.notes import note
-from unlabeled.data.options import OpenOptions, refuse_broken
-from unlabeled.data.samples import About, Batch, Data, Skipped
+from unlabeled.data.options import OpenOptions
+from unlabeled.data.samples import About, Batch, Data, Skipped, refuse_broken
 from unlabeled.parts.resample import resample
 from unlabeled.worlds import tones
 

@@ -24,11 +24,11 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.files import File, by_name, walk
-from unlabeled.data.image.decode import LARGEST, TOO_LARGE, Temporary
+from unlabeled.data.image.decode import LARGEST, TOO_LARGE
 from unlabeled.data.labels import label_column, raw
 from unlabeled.data.notes import note
 from unlabeled.data.pool import in_order
-from unlabeled.data.samples import Skipped
+from unlabeled.data.samples import Skipped, Temporary
 from unlabeled.data.sources import Source, find_files
 from unlabeled.data.tables import count_rows
 from unlabeled.data.tables import one_line_errors as told

@@ -25,9 +25,9 @@ from unlabeled.data.cache import folder_of, kept
 from unlabeled.data.digests import digest, in_one_channel
 from unlabeled.data.image import decode
 from unlabeled.data.labels import numbered
-from unlabeled.data.options import OpenOptions, refuse_broken
+from unlabeled.data.options import OpenOptions
 from unlabeled.data.pool import in_order
-from unlabeled.data.samples import About, Batch, Data, Skipped
+from unlabeled.data.samples import About, Batch, Data, Skipped, refuse_broken
 from unlabeled.data.sources import Source, find_files
 from unlabeled.data.video import decode as decode_video
 from unlabeled.worlds import chiming_shapes

@@ -33,8 +33,8 @@ from unlabeled.data.digests import digest, in_one_channel
 from unlabeled.data.files import File, by_folder, walk
 from unlabeled.data.image.data import Images
 from unlabeled.data.image.decode import SUFFIXES
-from unlabeled.data.options import OpenOptions, refuse_broken
-from unlabeled.data.samples import About, Batch, Data, Skipped
+from unlabeled.data.options import OpenOptions
+from unlabeled.data.samples import About, Batch, Data, Skipped, refuse_broken
 from unlabeled.data.video import decode as decode_video
 
 __all__ = ["Moments", "Scenes", "built_in", "find", "from_views"]

@@ -1,6 +1,6 @@
 """Images in one flat block of memory, given out in batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Self, Unpack
 
 import numpy as np
@@ -85,13 +85,11 @@ class Images(Data):
             batch["size"] = sizes.to(self.device)
         return batch
 
-    def digests(self) -> Tensor:
+    def _contents(self) -> Iterator[int]:
         pixels = self.pixels.cpu().numpy()
-        numbers = []
         for start, (height, width) in zip(self.offsets.tolist(), self.sizes.tolist()):
             image = pixels[start : start + self.channels * height * width]
-            numbers.append(digest(in_one_channel(image.reshape(self.channels, height, width))))
-        return torch.tensor(numbers, dtype=torch.int64)
+            yield digest(in_one_channel(image.reshape(self.channels, height, width)))
 
     def to(self, device: torch.device | str) -> Self:
         """The same data giving its batches on a device, and kept there if half its free memory is enough."""

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -30,27 +30,22 @@ from unlabeled.check import UserError
 from unlabeled.data.image import levels, rasters
 from unlabeled.data.image.data import with_channels
 from unlabeled.data.notes import note
+from unlabeled.data.options import Pages
 from unlabeled.data.pool import in_order
+from unlabeled.data.samples import Item, Temporary
 
 __all__ = [
     "LARGEST",
     "OPTIONAL",
-    "PAGES",
     "SUFFIXES",
     "TOO_LARGE",
     "Decoded",
-    "Item",
-    "Pages",
-    "Temporary",
     "decode",
     "decode_all",
     "is_image",
     "read",
 ]
 
-Pages = Literal["first", "all", "bands"]
-PAGES = ("first", "all", "bands")
-"""What is read of a file of several pages: the first, each as an image, or one image whose bands are the pages."""
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
@@ -128,24 +123,11 @@ _STRIP = 2**22
 """Pixels that are worked on at a time where the work takes several times their memory."""
 
 
-class Item(NamedTuple):
-    """An image that was not decoded yet."""
-
-    path: str
-    label: int | str | None
-    content: Path | bytes | Image.Image | str
-    """A file, its bytes, an opened image, or the reason why there is none."""
-
-
 class Decoded(NamedTuple):
     """An image as it is stored, of one of `levels.TYPES`, shape (bands, height, width), and what to say of it."""
 
     pixels: NDArray[Any]
     notes: tuple[str, ...] = ()
-
-
-class Temporary(str):
-    """A reason that may be gone the next time: of the machine, not of the image."""
 
 
 def is_image(head: bytes) -> bool:

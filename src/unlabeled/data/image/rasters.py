@@ -24,7 +24,7 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.data.arrays import bands_are_last
+from unlabeled.data.image.arrays import bands_are_last
 from unlabeled.data.limits import refuse_unpacked
 
 __all__ = ["ARRAYS", "Raster", "array", "is_deep_png", "is_raster_tiff", "png", "tiff"]

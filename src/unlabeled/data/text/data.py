@@ -1,7 +1,7 @@
 """Texts: a sample is a text, and in training a block of the tokens or words of documents."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Unpack
 
 import torch
@@ -79,11 +79,6 @@ class Texts(Data):
         for row, content in enumerate(encoded):
             tokens[row, : len(content)] = torch.tensor(list(content), dtype=torch.int64) + 1
         return self.on_device({"tokens": tokens, "mask": tokens > 0, "index": index})
-
-    def digests(self) -> Tensor:
-        """As in `Data`; how white space is written, and which of two forms of Unicode a character has, do not count."""
-        texts = (" ".join(unicodedata.normalize("NFC", text).split()) for text in self.texts)
-        return torch.tensor([digest(text) for text in texts], dtype=torch.int64)
 
     def whole(self) -> list[str]:
         """The documents: parts that follow each other, with a blank line between them."""
@@ -199,6 +194,10 @@ class Texts(Data):
             about = About(groups=groups, skipped=self.skipped)
         words = Words(torch.cat(parts), document, begins, lengths, name=self.name, paths=paths, **about)
         return words.to(self.device)
+
+    def _contents(self) -> Iterable[int]:
+        # How white space is written, and which of two forms of Unicode a character has, do not count.
+        return (digest(" ".join(unicodedata.normalize("NFC", text).split())) for text in self.texts)
 
     def _keep(self, rows: Tensor) -> None:
         super()._keep(rows)

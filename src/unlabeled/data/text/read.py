@@ -29,8 +29,8 @@ from unlabeled.data.files import SPLITS, File, Walk, by_name, walk
 from unlabeled.data.labels import numbered
 from unlabeled.data.limits import refuse_unpacked
 from unlabeled.data.notes import note
-from unlabeled.data.options import OpenOptions, refuse_broken
-from unlabeled.data.samples import Skipped
+from unlabeled.data.options import OpenOptions
+from unlabeled.data.samples import Skipped, refuse_broken
 from unlabeled.data.sources import Source, find_files, open_hub
 from unlabeled.data.tables import Delimited, json_lines, open_table, read_delimited
 from unlabeled.data.text.data import Texts
@@ -181,16 +181,9 @@ class _Split:
         if not self.texts and not self.broken:
             raise UserError(f"{self.name} must hold texts, got only empty ones")
         refuse_broken(self.name, self.broken, len(self.texts), self.options.max_broken)
-        labels = numbered(self.labels, self.classes)
-        return Texts(
-            self.texts,
-            name=self.name,
-            paths=self.paths,
-            labels=labels.tensor,
-            classes=labels.classes,
-            skipped=self.skipped + labels.skipped(self.name),
-            segmenter=self.options.segmenter,
-        )
+        about = numbered(self.labels, self.classes).about(self.name, self.skipped)
+        segmenter = self.options.segmenter
+        return Texts(self.texts, name=self.name, paths=self.paths, segmenter=segmenter, **about)
 
 
 def find(
@@ -215,14 +208,14 @@ def find(
     if name.startswith("hub:"):
         return _find_hub(name.removeprefix("hub:"), new)
     path = Path(name).expanduser()
-    found = Walk([File.of(path.name, path.stat())], [], 0) if path.is_file() else walk(path)
-    endings = _commonest(found.files, name)
+    listing = walk(path)
+    endings = _commonest(listing.files, name)
     if endings in (_PLAIN, _MARKED):
         if path.is_file():
             return {"all": lambda: _single(path, new())}
         sources = find_files(path, name, endings, "texts", options.label)
         return {split: lambda part=part: _files(part, new(part.skipped)) for split, part in sources.items()}
-    return _find_tables(path, found, endings, new)
+    return _find_tables(listing, endings, new)
 
 
 def _commonest(files: list[File], name: str) -> tuple[str, ...]:
@@ -262,15 +255,14 @@ def _find_hub(address: str, new: Callable[..., _Split]) -> Mapping[str, Callable
 
 
 def _find_tables(
-    path: Path, found: Walk, endings: tuple[str, ...], new: Callable[..., _Split]
+    listing: Walk, endings: tuple[str, ...], new: Callable[..., _Split]
 ) -> Mapping[str, Callable[[], Texts]]:
     """What reads each split of files that hold several texts each."""
-    root = path.parent if path.is_file() else path
-    files = [file for file in found.files if file.ends(endings)]
+    root, files = listing.root, [file for file in listing.files if file.ends(endings)]
     if len(files) > 1:  # such as package.json and the like, which are no data
         files = [file for file in files if not _is_about(file)] or files
-    others = [Skipped(file.path, f"not a {endings[0]} file") for file in found.files if file not in files]
-    skipped = [Skipped(str(root / skip.path), skip.reason) for skip in [*found.skipped, *others]]
+    others = [Skipped(file.path, f"not a {endings[0]} file") for file in listing.files if file not in files]
+    skipped = [Skipped(str(root / skip.path), skip.reason) for skip in [*listing.skipped, *others]]
     take = {_PARQUET: _take_parquet, _JSON: _take_json, _TABLES: _take_table}[endings]
 
     def read(part: list[File]) -> Texts:

@@ -88,10 +88,6 @@ class Tokens(Data):
         }
         return batch if self.documents is None else batch | {"document": self.documents[index]}
 
-    def digests(self) -> Tensor:
-        ids, spans = self.ids.cpu(), zip(self.begins.tolist(), self.lengths.tolist())
-        return torch.tensor([digest(ids[begin : begin + length]) for begin, length in spans]).long()
-
     def counts(self, vocabulary: int, skip: int = 0) -> Tensor:
         """How often each token occurs in the samples.
 
@@ -115,6 +111,10 @@ class Tokens(Data):
             if (values := getattr(self, name)) is not None:
                 setattr(moved, name, values.to(device))
         return moved
+
+    def _contents(self) -> Iterable[int]:
+        ids, spans = self.ids.cpu(), zip(self.begins.tolist(), self.lengths.tolist())
+        return (digest(ids[begin : begin + length]) for begin, length in spans)
 
 
 class Words(Tokens):

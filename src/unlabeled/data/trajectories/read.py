@@ -29,8 +29,8 @@ from unlabeled.data.digests import digest, in_one_channel
 from unlabeled.data.files import File, by_folder, by_name, walk
 from unlabeled.data.image.data import Images
 from unlabeled.data.notes import note
-from unlabeled.data.options import OpenOptions, refuse_broken
-from unlabeled.data.samples import Batch, Data, Skipped
+from unlabeled.data.options import OpenOptions
+from unlabeled.data.samples import Batch, Data, Skipped, refuse_broken
 from unlabeled.data.tables import count_rows
 from unlabeled.data.tables import one_line_errors as told
 

@@ -28,9 +28,9 @@ from unlabeled.data.files import SPLITS, davis_frames, is_davis, walk
 from unlabeled.data.image import decode
 from unlabeled.data.image.data import fits_on
 from unlabeled.data.labels import from_array, numbered
-from unlabeled.data.options import OpenOptions, refuse_broken
+from unlabeled.data.options import OpenOptions
 from unlabeled.data.pool import in_order
-from unlabeled.data.samples import About, Batch, Data, Skipped
+from unlabeled.data.samples import About, Batch, Data, Skipped, refuse_broken
 from unlabeled.data.sources import Source, find_files
 from unlabeled.data.video import decode as decode_video
 from unlabeled.worlds import balls, blobs, moving_digits
