@@ -400,8 +400,7 @@ def _found(source: Openable, kind: str | None, how: OpenOptions) -> Mapping[str,
         return {split: partial(built_in, named, split) for split in ("train", "test")}
     if named and not named.startswith("hub:") and not Path(named).expanduser().exists():
         raise UserError(_not_found(named, Path(named).expanduser()))
-    where = "data" if kind in ("audio", "video") else "read"
-    return importlib.import_module(f"{package}.{where}").find(source, how)
+    return importlib.import_module(f"{package}.read").find(source, how)
 
 
 @dataclass(frozen=True)
