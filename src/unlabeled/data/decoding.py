@@ -36,7 +36,7 @@ class Recorder:
     def __init__(
         self, stream: BinaryIO, total: int | None, progress: Progress | None, fields: Sequence[str]
     ) -> None:
-        self.stream, self.total, self.progress = stream, total, progress
+        self.stream, self.total, self.progress, self.done = stream, total, progress, 0
         self.facts: dict[str, list[Any]] = {name: [] for name in ("paths", "labels", "skipped", *fields)}
 
     def add(self, path: str, content: bytes, **facts: Any) -> None:
@@ -52,8 +52,9 @@ class Recorder:
         self._report()
 
     def _report(self) -> None:
+        self.done += 1
         if self.progress is not None:
-            self.progress(len(self.facts["paths"]) + len(self.facts["skipped"]), self.total)
+            self.progress(self.done, self.total)
 
 
 def samples_of(

@@ -1,5 +1,5 @@
-"""X."""
+"""Pictures with their sound."""
 
-from unlabeled.data.audio_visual.read import Clip, Pairs, from_pairs
+from unlabeled.data.audio_visual.data import Pairs, from_pairs
 
-__all__ = ["Clip", "Pairs", "from_pairs"]
+__all__ = ["Pairs", "from_pairs"]

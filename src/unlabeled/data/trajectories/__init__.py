@@ -1,5 +1,5 @@
-"""X."""
+"""Trajectories of an agent that knows where it is."""
 
-from unlabeled.data.trajectories.read import Spans, Walks, from_walks
+from unlabeled.data.trajectories.data import Walks, from_walks
 
-__all__ = ["Spans", "Walks", "from_walks"]
+__all__ = ["Walks", "from_walks"]

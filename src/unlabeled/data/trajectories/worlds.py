@@ -1,5 +1,28 @@
-"""Built in."""
+"""The built-in trajectories."""
 
-from unlabeled.data.trajectories.read import built_in
+from typing import Any
+
+from unlabeled import check
+from unlabeled.data.trajectories.data import Walks, from_walks
+from unlabeled.worlds import rooms
 
 __all__ = ["built_in"]
+
+WALKS, FRAMES, SIZE = {"train": 64, "test": 16}, 128, 32
+VARIANTS: dict[str, dict[str, Any]] = {"": {}, "still": {"still": True}}
+
+
+def built_in(name: str, split: str) -> Walks:
+    """Open `rooms`.
+
+    Args:
+        name: rooms, or `rooms:still`, where the walker stands still.
+        split: train or test.
+
+    Raises:
+        ValueError: There is no such variant.
+    """
+    variant = name.partition(":")[2]
+    check.choice(VARIANTS, variant=variant)
+    made = rooms.make(WALKS[split], int(split == "test"), frames=FRAMES, size=SIZE, **VARIANTS[variant])
+    return from_walks(made, name=name)
