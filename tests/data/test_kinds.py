@@ -7,7 +7,7 @@ import torch
 
 from unlabeled import pretrain
 from unlabeled.data import BUILT_IN, Data, Skipped, from_images, kind_of, open_data, store_size
-from unlabeled.data.samples import refuse_broken
+from unlabeled.data.options import refuse_broken
 
 
 def test_kind_is_that_of_the_built_in_set_or_of_most_files(tmp_path: Path) -> None:

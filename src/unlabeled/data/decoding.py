@@ -6,8 +6,8 @@ from typing import Any, BinaryIO, TypedDict
 from torch import Tensor
 
 from unlabeled.data.labels import numbered
-from unlabeled.data.options import Progress
-from unlabeled.data.samples import Skipped, refuse_broken
+from unlabeled.data.options import Progress, refuse_broken
+from unlabeled.data.samples import Skipped
 from unlabeled.data.sources import Source
 
 __all__ = ["Recorder", "Samples", "samples_of"]

@@ -31,8 +31,8 @@ from unlabeled.data.image.levels import Levels, parsed
 from unlabeled.data.labels import NO_LABELS, NoColumn, from_records, in_order, numbered
 from unlabeled.data.notes import note
 from unlabeled.data.objects import find_object
-from unlabeled.data.options import OpenOptions, Pages
-from unlabeled.data.samples import Data, Skipped, refuse_broken
+from unlabeled.data.options import OpenOptions, Pages, refuse_broken
+from unlabeled.data.samples import Data, Skipped
 from unlabeled.data.sources import Source, class_folders, find_hub, find_path, find_torchvision
 from unlabeled.data.splits import divide
 
@@ -84,8 +84,6 @@ _DOCUMENT = re.compile(r"(?i)\.(txt|md|rst)(\.(gz|bz2|zst))?$")
 """Names of files that are one text each."""
 
 _log = logging.getLogger("unlabeled.data")
-
-How = OpenOptions
 
 Openable = str | os.PathLike[str] | Data | np.ndarray | Tensor | Any
 """A name or path, `Data`, an array, or images in another form that `objects` reads."""

@@ -1,17 +1,20 @@
 """How data is opened: the options of `open_data` that every kind is given."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.data.image.levels import parsed
+from unlabeled.data.samples import Skipped
 
-__all__ = ["PAGES", "OpenOptions", "Options", "Pages", "Progress"]
+__all__ = ["PAGES", "OpenOptions", "Options", "Pages", "Progress", "refuse_broken"]
 
 Pages = Literal["first", "all", "bands"]
 PAGES = ("first", "all", "bands")
+_REASONS = 3
 Progress = Callable[[int, int | None], None]
 
 
@@ -97,3 +100,27 @@ class OpenOptions:
     def threads(self) -> int:
         """Threads that decode."""
         return self.workers or os.cpu_count() or 1
+
+
+def refuse_broken(
+    name: str, skipped: Sequence[Skipped], decoded: int, max_broken: float, count: int | None = None
+) -> None:
+    """Refuse a source of which too much cannot be read.
+
+    Args:
+        name: What messages call the source.
+        skipped: What could not be read, though it was meant to be.
+        decoded: How many could be read.
+        max_broken: Largest fraction that may be unreadable, in 0..1.
+        count: How many of `skipped` were meant to be read, all if None.
+
+    Raises:
+        ValueError: More of it is broken, or nothing could be read.
+    """
+    count = len(skipped) if count is None else count
+    if count > max_broken * (count + decoded) or not decoded:
+        reasons = "; ".join(check.one_line(f"{skip.path}: {skip.reason}") for skip in skipped[:_REASONS])
+        raise UserError(
+            f"{count} of {count + decoded} files in {name} cannot be read, which is more than "
+            f"max_broken={max_broken:g} allows: {reasons}"
+        )

@@ -7,14 +7,11 @@ from typing import Any, ClassVar, NamedTuple, Self, TypedDict
 import torch
 from torch import Tensor
 
-from unlabeled import check
-from unlabeled.check import UserError
 from unlabeled.data.digests import digest
 
-__all__ = ["About", "Batch", "Data", "Item", "Skipped", "Temporary", "refuse_broken"]
+__all__ = ["About", "Batch", "Data", "Item", "Skipped", "Temporary"]
 
 Batch = dict[str, Tensor]
-_REASONS = 3
 
 
 class Skipped(NamedTuple):
@@ -35,30 +32,6 @@ class Item(NamedTuple):
     label: Any
     content: Any
     """A file as `Path`, its bytes, what a reader has opened of it, or, as text, the reason why there is none."""
-
-
-def refuse_broken(
-    name: str, skipped: Sequence[Skipped], decoded: int, max_broken: float, count: int | None = None
-) -> None:
-    """Refuse a source of which too much cannot be read.
-
-    Args:
-        name: What messages call the source.
-        skipped: What could not be read, though it was meant to be.
-        decoded: How many could be read.
-        max_broken: Largest fraction that may be unreadable, in 0..1.
-        count: How many of `skipped` were meant to be read, all if None.
-
-    Raises:
-        ValueError: More of it is broken, or nothing could be read.
-    """
-    count = len(skipped) if count is None else count
-    if count > max_broken * (count + decoded) or not decoded:
-        reasons = "; ".join(check.one_line(f"{skip.path}: {skip.reason}") for skip in skipped[:_REASONS])
-        raise UserError(
-            f"{count} of {count + decoded} files in {name} cannot be read, which is more than "
-            f"max_broken={max_broken:g} allows: {reasons}"
-        )
 
 
 class About(TypedDict, total=False):

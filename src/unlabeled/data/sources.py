@@ -583,7 +583,7 @@ def find_rows(rows: Any, name: str, file: str, total: int | None, label: str | N
     """
     from datasets import ClassLabel, Image, Value
 
-    features = rows.features or rows._resolve_features().features
+    features = rows.features or _features_of_first(rows)
 
     def is_image(feature: Any) -> bool:
         encoded = isinstance(feature, dict) and "bytes" in feature
@@ -616,6 +616,15 @@ def find_rows(rows: Any, name: str, file: str, total: int | None, label: str | N
                 number += 1
 
     return Reading(classes, total, items())
+
+
+def _features_of_first(rows: Any) -> Mapping[str, Any]:
+    """Types of the columns of a stream that does not say them, as its first rows have them."""
+    import pyarrow as pa
+    from datasets import Features
+
+    first = next(iter(rows.with_format(None).iter(batch_size=5)))
+    return Features.from_arrow_schema(pa.Table.from_pydict(first).schema)
 
 
 def find_torchvision(address: str) -> dict[str, tuple[Any, Source]]:

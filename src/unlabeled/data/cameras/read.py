@@ -33,9 +33,9 @@ from unlabeled.data.decoding import Recorder, samples_of
 from unlabeled.data.files import File, by_folder, walk
 from unlabeled.data.image.data import with_channels
 from unlabeled.data.image.decode import SUFFIXES as IMAGES
-from unlabeled.data.options import OpenOptions
+from unlabeled.data.options import OpenOptions, refuse_broken
 from unlabeled.data.pool import in_order
-from unlabeled.data.samples import Item, Skipped, refuse_broken
+from unlabeled.data.samples import Item, Skipped
 from unlabeled.data.sources import Reading, Source
 from unlabeled.data.video.decode import SUFFIXES, read_all
 

@@ -29,8 +29,8 @@ from unlabeled.data.files import SPLITS, File, Walk, by_name, walk
 from unlabeled.data.labels import numbered
 from unlabeled.data.limits import refuse_unpacked
 from unlabeled.data.notes import note
-from unlabeled.data.options import OpenOptions
-from unlabeled.data.samples import Skipped, refuse_broken
+from unlabeled.data.options import OpenOptions, refuse_broken
+from unlabeled.data.samples import Skipped
 from unlabeled.data.sources import Source, find_files, open_hub
 from unlabeled.data.tables import Delimited, json_lines, open_table, read_delimited
 from unlabeled.data.text.data import Texts

@@ -26,8 +26,8 @@ from unlabeled.check import UserError
 from unlabeled.data.arrays import read_npz, read_splits
 from unlabeled.data.files import File, by_folder, by_name, walk
 from unlabeled.data.image.decode import decode
-from unlabeled.data.options import OpenOptions
-from unlabeled.data.samples import Skipped, refuse_broken
+from unlabeled.data.options import OpenOptions, refuse_broken
+from unlabeled.data.samples import Skipped
 from unlabeled.data.tables import open_table
 from unlabeled.data.trajectories.data import KEYS, Walks, fitting, from_walks
 
