@@ -12,8 +12,8 @@ from unlabeled.data import open_data
 from unlabeled.data.audio_visual import Pairs, from_pairs
 from unlabeled.data.audio_visual.data import _moment
 from unlabeled.data.audio_visual.read import _converted, find, read_clip, read_sound
-from unlabeled.data.audio_visual.worlds import built_in
 from unlabeled.data.options import OpenOptions
+from unlabeled.data.worlds import built_in
 
 FPS, RATE = 25, 16_000
 FLASH = 20

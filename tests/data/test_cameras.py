@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from unlabeled.data.cameras import Scenes, from_views, read
-from unlabeled.data.cameras.worlds import built_in
 from unlabeled.data.options import OpenOptions
+from unlabeled.data.worlds import built_in
 
 
 def scenes(count: int = 5, views: int = 3, frames: int = 9) -> Scenes:

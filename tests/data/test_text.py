@@ -13,7 +13,7 @@ from unlabeled.data.options import OpenOptions
 from unlabeled.data.text.data import Texts
 from unlabeled.data.text.read import find, groups
 from unlabeled.data.text.sentences import sentences
-from unlabeled.data.text.worlds import built_in
+from unlabeled.data.worlds import built_in
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

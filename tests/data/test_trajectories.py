@@ -11,7 +11,7 @@ from PIL import Image
 from unlabeled.data.options import OpenOptions
 from unlabeled.data.trajectories import Walks, from_walks
 from unlabeled.data.trajectories.read import find
-from unlabeled.data.trajectories.worlds import built_in
+from unlabeled.data.worlds import built_in
 
 
 def walks(count: int = 4, frames: int = 12) -> Walks:

@@ -11,7 +11,7 @@ from PIL import Image
 from unlabeled.data.options import OpenOptions
 from unlabeled.data.video.data import Videos, from_videos
 from unlabeled.data.video.read import find
-from unlabeled.data.video.worlds import built_in
+from unlabeled.data.worlds import built_in
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "video_samples"
 
@@ -153,7 +153,7 @@ def test_built_in(name):
 
 
 def test_training_and_test_part_of_a_built_in_set_share_no_video(monkeypatch):
-    monkeypatch.setattr("unlabeled.data.video.worlds._COUNTS", {"train": 30, "test": 20})
+    monkeypatch.setattr("unlabeled.data.worlds.SIZES", {"videos": (30, 20)})
     train, test = built_in("balls", "train"), built_in("balls", "test")
     assert (len(train), len(test)) == (30, 20)
     both = torch.cat([shown.batch(torch.arange(20))["video"].flatten(1) for shown in (train, test)])

@@ -1,26 +1,14 @@
 """Samples decoded once: how a reader writes them into a cache, and what it gets back beside them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO, TypedDict
-
-from torch import Tensor
+from typing import Any, BinaryIO
 
 from unlabeled.data.labels import numbered
 from unlabeled.data.options import Progress, refuse_broken
-from unlabeled.data.samples import Skipped
+from unlabeled.data.samples import Samples, Skipped
 from unlabeled.data.sources import Source
 
-__all__ = ["Recorder", "Samples", "samples_of"]
-
-
-class Samples(TypedDict):
-    """Name, paths, labels, classes and skipped files of samples, as `Data` takes them."""
-
-    name: str
-    paths: list[str]
-    labels: Tensor | None
-    classes: list[str] | None
-    skipped: Sequence[Skipped]
+__all__ = ["Recorder", "samples_of"]
 
 
 class Recorder:
@@ -78,8 +66,5 @@ def samples_of(
     paths = [source.prefix + path for path in facts["paths"]]
     refuse_broken(source.name, broken, len(paths) + len(others), max_broken)
     values = source.stated(paths, facts.get("labels") or [None] * len(paths))
-    labels = numbered(values, facts.get("classes"))
-    skipped = source.skipped + broken + others + labels.skipped(source.name)
-    return Samples(
-        name=source.name, paths=paths, labels=labels.tensor, classes=labels.classes, skipped=skipped
-    )
+    about = numbered(values, facts.get("classes")).about(source.name, source.skipped + broken + others)
+    return {"name": source.name, "paths": paths, **about}

@@ -62,7 +62,7 @@ KINDS = {
     "cameras": "cameras",
     "trajectory": "trajectories",
 }
-"""Kinds of data, and the package of each: its `read` finds the splits of a source, its `worlds` opens built-in sets."""
+"""Kinds of data, and the package of each, whose module `read` finds the splits of a source."""
 _ENDINGS = {
     "text": (".txt", ".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".md"),
     "audio": (
@@ -390,15 +390,14 @@ def _found(source: Openable, kind: str | None, how: OpenOptions) -> Mapping[str,
     if how.label is not None and (kind not in _WITH_COLUMNS or word in builtin.NAMES):
         what = named if kind in _WITH_COLUMNS else f"data of kind {kind}"
         raise NoColumn(f"label must be left out for {what}, which has no columns, got {how.label}")
-    package = f"unlabeled.data.{KINDS[kind]}"
     if word in builtin.NAMES:
         if how.label is not None:
             raise UserError(f"label must be left out for {named}, which has no columns, got {how.label}")
-        built_in = importlib.import_module(f"{package}.worlds").built_in
+        built_in = importlib.import_module("unlabeled.data.worlds").built_in
         return {split: partial(built_in, named, split) for split in ("train", "test")}
     if named and not named.startswith("hub:") and not Path(named).expanduser().exists():
         raise UserError(_not_found(named, Path(named).expanduser()))
-    return importlib.import_module(f"{package}.read").find(source, how)
+    return importlib.import_module(f"unlabeled.data.{KINDS[kind]}.read").find(source, how)
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,14 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Self, TypedDict
+from typing import Any, ClassVar, NamedTuple, Required, Self, TypedDict
 
 import torch
 from torch import Tensor
 
 from unlabeled.data.digests import digest
 
-__all__ = ["About", "Batch", "Data", "Item", "Skipped", "Temporary"]
+__all__ = ["About", "Batch", "Data", "Item", "Samples", "Skipped", "Temporary"]
 
 Batch = dict[str, Tensor]
 
@@ -43,6 +43,13 @@ class About(TypedDict, total=False):
     groups: Tensor | None
     skipped: Sequence[Skipped]
     group_unit: str | None
+
+
+class Samples(About, total=False):
+    """What `Data` of any kind is told of its samples."""
+
+    name: Required[str]
+    paths: Required[Sequence[str]]
 
 
 class Data:

@@ -1,13 +1,12 @@
 """Samples that are sequences of frames, of one camera or several, in one block of memory."""
 
-from collections.abc import Sequence
 from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from unlabeled.data.image.data import Images
-from unlabeled.data.samples import About, Data
+from unlabeled.data.samples import About, Data, Samples
 
 __all__ = ["Sequences"]
 
@@ -19,9 +18,7 @@ class Sequences(Data):
         pixels: All frames, uint8, shape (rows, channels, height, width).
         lengths: Frames that each camera has of each sample, int64, shape (samples,).
         cameras: Cameras of every sample.
-        name: What the data is called in reports.
-        paths: Where each sample came from.
-        **about: As in `Data`.
+        **about: Name, paths, labels and so on, as in `Data`.
     """
 
     per_sample = ("lengths", "starts")
@@ -32,12 +29,10 @@ class Sequences(Data):
         lengths: Tensor,
         *,
         cameras: int = 1,
-        name: str,
-        paths: Sequence[str],
-        **about: Unpack[About],
+        **about: Unpack[Samples],
     ) -> None:
-        super().__init__(name=name, paths=paths, **about)
-        assert len(lengths) == len(paths) and int(lengths.sum()) * cameras == len(pixels)
+        super().__init__(**about)
+        assert len(lengths) == len(self) and int(lengths.sum()) * cameras == len(pixels)
         self.pixels, self.lengths, self.cameras = pixels, lengths, cameras
         self.starts = cameras * (lengths.cumsum(0) - lengths)
         """Row of `pixels` at which each sample begins, int64, shape (samples,)."""

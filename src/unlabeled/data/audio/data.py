@@ -1,7 +1,7 @@
 """Sounds of any length in one flat block of memory, given out in batches."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, Unpack
 
 import numpy as np
@@ -13,7 +13,7 @@ from unlabeled.check import UserError
 from unlabeled.data.arrays import as_integers, as_tensor
 from unlabeled.data.digests import digest
 from unlabeled.data.labels import from_array, numbered
-from unlabeled.data.samples import About, Batch, Data
+from unlabeled.data.samples import About, Batch, Data, Samples
 from unlabeled.parts.resample import resample
 
 __all__ = ["FULL_SCALE", "Sounds", "from_waveforms", "in_16_bits"]
@@ -30,9 +30,7 @@ class Sounds(Data):
         samples: All sounds one after the other, float in -1..1 or int16, shape (samples,).
         lengths: Samples of each sound, int64, shape (sounds,).
         sample_rate: Samples per second, in hertz.
-        name: What the data is called in reports.
-        paths: Where each sound came from.
-        **about: As in `Data`.
+        **about: Name, paths, labels and so on, as in `Data`.
     """
 
     kind = "audio"
@@ -46,12 +44,10 @@ class Sounds(Data):
         lengths: Tensor,
         *,
         sample_rate: int,
-        name: str,
-        paths: Sequence[str],
-        **about: Unpack[About],
+        **about: Unpack[Samples],
     ) -> None:
-        super().__init__(name=name, paths=paths, **about)
-        assert len(lengths) == len(paths) and int(lengths.sum()) == len(samples)
+        super().__init__(**about)
+        assert len(lengths) == len(self) and int(lengths.sum()) == len(samples)
         self.samples, self.lengths, self.sample_rate = samples, lengths, sample_rate
         self.offsets = lengths.cumsum(0) - lengths
         """Where each sound starts in `samples`, int64, shape (sounds,)."""

@@ -1,7 +1,7 @@
 """Pictures with the sound around them, in one flat block of memory."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple, Self, Unpack
 
 import numpy as np
@@ -13,7 +13,7 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.audio.data import FULL_SCALE, in_16_bits
 from unlabeled.data.digests import digest, in_one_channel
-from unlabeled.data.samples import About, Batch, Data
+from unlabeled.data.samples import About, Batch, Data, Samples
 
 __all__ = ["Clip", "Pairs", "from_pairs"]
 
@@ -61,9 +61,7 @@ class Pairs(Data):
         channels: Channels of every frame.
         masks: Where the things that are heard are in a clip of one frame, uint8, shape (clips, height, width): 1
             where the sound comes from, other numbers elsewhere. For evaluation only.
-        name: What the data is called in reports.
-        paths: Where each clip came from.
-        **about: As in `Data`.
+        **about: Name, paths, labels and so on, as in `Data`.
     """
 
     kind = "audio-visual"
@@ -78,12 +76,10 @@ class Pairs(Data):
         *,
         sample_rate: int,
         channels: int,
-        name: str,
-        paths: Sequence[str],
         masks: Tensor | None = None,
-        **about: Unpack[About],
+        **about: Unpack[Samples],
     ) -> None:
-        super().__init__(name=name, paths=paths, **about)
+        super().__init__(**about)
         self.content, self.clips, self.masks = content, clips, masks
         self.sample_rate, self.channels = sample_rate, channels
         lengths = 8 * clips[:, 0] + 2 * clips[:, 1] + channels * clips[:, 2:].prod(1)

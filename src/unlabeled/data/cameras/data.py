@@ -27,9 +27,7 @@ class Scenes(Sequences):
             width).
         lengths: Frames that each camera has of each scene, int64, shape (scenes,).
         cameras: Cameras of every scene.
-        name: What the data is called in reports.
-        paths: Where each scene came from.
-        **about: As in `Data`.
+        **about: Name, paths, factors and so on, as in `Data`.
     """
 
     kind = "cameras"

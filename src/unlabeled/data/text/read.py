@@ -352,44 +352,35 @@ def _take_table(path: Path, rows: _Split) -> None:
     for line, reason in table.broken:
         rows.omit(f"{path}:{line}", reason)
     rows.skipped += [Skipped(f"{path}:{line}", "stands above the table") for line in table.above]
+    if not table.rows:
+        return
+    width, count = Counter(len(cells) for _, cells in table.rows).most_common(1)[0]
     if table.heading is not None:
-        _take_named(table, table.heading, str(path), rows)
-    elif table.rows:
-        _take_unnamed(table, str(path), rows)
+        _take_cells(table, table.heading, str(path), rows)
+    elif width > 1 and count >= _EVEN * len(table.rows):
+        _take_cells(table, [f"column {number + 1}" for number in range(width)], str(path), rows)
+    else:
+        _take_uneven(table, str(path), rows)
 
 
-def _take_named(table: Delimited, heading: list[str], path: str, rows: _Split) -> None:
-    """Rows of a table with names; a text that comes last may hold the delimiter."""
-    width = len(heading)
+def _take_cells(table: Delimited, names: list[str], path: str, rows: _Split) -> None:
+    """Rows of a table; with a heading, a text that comes last may hold the delimiter."""
+    named, width = table.heading is not None, len(names)
     even = [cells for _, cells in table.rows if len(cells) == width]
     # Where no row fits, one column more may be a text with delimiters in it.
-    head = [dict(zip(heading, cells)) for cells in (even or [cells for _, cells in table.rows])[:_PEEKED]]
-    if not head:
-        return
-    columns = rows.columns(head, path, {})
+    head = [dict(zip(names, cells)) for cells in (even or [cells for _, cells in table.rows])[:_PEEKED]]
+    columns = rows.columns(head, path, {}, named)
     for line, cells in table.rows:
-        if len(cells) > width and heading[-1] in columns.texts:
+        if named and len(cells) > width and names[-1] in columns.texts:
             cells = [*cells[: width - 1], table.delimiter.join(cells[width - 1 :])]
         if len(cells) == width:
-            rows.add_record(dict(zip(heading, cells)), f"{path}:{line}", columns)
+            rows.add_record(dict(zip(names, cells)), f"{path}:{line}", columns)
         else:
             rows.omit(f"{path}:{line}", f"does not have {width} columns")
 
 
-def _take_unnamed(table: Delimited, path: str, rows: _Split) -> None:
-    """Rows of a table without names; where they differ in their cells, only the first delimiter counts."""
-    width, count = Counter(len(cells) for _, cells in table.rows).most_common(1)[0]
-    if width > 1 and count >= _EVEN * len(table.rows):
-        names = [f"column {number + 1}" for number in range(width)]
-        even = [dict(zip(names, cells)) for _, cells in table.rows if len(cells) == width]
-        columns = rows.columns(even[:_PEEKED], path, {}, named=False)
-        for line, cells in table.rows:
-            if len(cells) == width:
-                rows.add_record(dict(zip(names, cells)), f"{path}:{line}", columns)
-            else:
-                rows.omit(f"{path}:{line}", f"does not have {width} columns")
-        return
-    # Where rows differ in their cells, the text has the delimiter in it.
+def _take_uneven(table: Delimited, path: str, rows: _Split) -> None:
+    """Rows that differ in their cells, as the text has the delimiter in it: only the first one counts, if any does."""
     labels = [cells[0].strip() for _, cells in table.rows if len(cells) > 1]
     labelled = 2 * len(labels) > len(table.rows) and (len(labels) < 10 or 2 * len(set(labels)) <= len(labels))
     between = "a tab" if table.delimiter == "\t" else f"a {table.delimiter}"

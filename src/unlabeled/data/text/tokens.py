@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unlabeled.data.digests import digest
-from unlabeled.data.samples import About, Batch, Data
+from unlabeled.data.samples import Batch, Data, Samples
 from unlabeled.data.text.sentences import sentences
 
 __all__ = ["Encode", "Tokens", "Words", "packed"]
@@ -31,9 +31,7 @@ class Tokens(Data):
         lengths: Tokens of each sample, int64, shape (samples,).
         documents: Number of the document that each sample comes from, int64, shape (samples,); None where a sample may
             hold several.
-        name: What the data is called in reports.
-        paths: Where each sample came from.
-        **about: As in `Data`.
+        **about: Name, paths, labels and so on, as in `Data`.
     """
 
     kind = "text"
@@ -49,11 +47,9 @@ class Tokens(Data):
         lengths: Tensor,
         *,
         documents: Tensor | None = None,
-        name: str,
-        paths: Sequence[str],
-        **about: Unpack[About],
+        **about: Unpack[Samples],
     ) -> None:
-        super().__init__(name=name, paths=paths, **about)
+        super().__init__(**about)
         assert len(ids) == len(numbers) and len(begins) == len(lengths) == len(self)
         self.ids, self.numbers = ids, numbers
         self.begins, self.lengths, self.documents = begins, lengths, documents

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from unlabeled.data.arrays import as_tensor, channels_first
 from unlabeled.data.digests import digest, in_one_channel
 from unlabeled.data.image.data import Images
 from unlabeled.data.notes import note
-from unlabeled.data.samples import Batch, Skipped
+from unlabeled.data.samples import Batch, Samples
 from unlabeled.data.sequences import Sequences
 
 __all__ = ["KEYS", "Walks", "fitting", "from_walks"]
@@ -33,13 +33,10 @@ class Walks(Sequences):
         pixels: All frames, uint8, shape (rows, channels, height, width).
         pose: x, y in metres, heading in radians counter-clockwise from +x, float, shape (rows, 3).
         lengths: Frames of each walk, int64, shape (walks,).
-        name: What the data is called in reports.
-        paths: Where each walk came from.
         depth: Distances that were seen, in metres, float, shape (rows, height, width).
         action: What the agent did after each frame, float, shape (rows, actions).
         room: Number of the room of each frame, for evaluation only, int64, shape (rows,).
-        groups: As in `Data`.
-        skipped: Files that could not be used.
+        **about: Name, paths and so on, as in `Data`.
     """
 
     kind = "trajectory"
@@ -53,15 +50,12 @@ class Walks(Sequences):
         pose: Tensor,
         lengths: Tensor,
         *,
-        name: str,
-        paths: Sequence[str],
         depth: Tensor | None = None,
         action: Tensor | None = None,
         room: Tensor | None = None,
-        groups: Tensor | None = None,
-        skipped: Sequence[Skipped] = (),
+        **about: Unpack[Samples],
     ) -> None:
-        super().__init__(pixels, lengths, name=name, paths=paths, groups=groups, skipped=skipped)
+        super().__init__(pixels, lengths, **about)
         assert len(pose) == len(pixels)
         known = {"pose": pose.float(), "depth": depth, "action": action}
         self.known = {key: values for key, values in known.items() if values is not None}

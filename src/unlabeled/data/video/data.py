@@ -2,7 +2,7 @@
 time between them."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Self, Unpack
 
 import torch
@@ -12,7 +12,7 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.digests import digest, in_one_channel
 from unlabeled.data.image.data import fits_on
-from unlabeled.data.samples import About, Batch, Data, Skipped
+from unlabeled.data.samples import About, Batch, Data, Samples, Skipped
 
 __all__ = ["Videos", "from_videos"]
 
@@ -25,11 +25,9 @@ class Videos(Data):
             (bytes,).
         counts: Frames of each video, int64, shape (samples,).
         size: Channels, height and width of every frame.
-        name: What the data is called in reports.
-        paths: Where each video came from.
         fps: Frames per second of each video on average, float, shape (samples,); 0 where unknown.
         masks: What is visible at each pixel, uint8, shape (samples, frames, height, width), where that is known.
-        **about: As in `Data`.
+        **about: Name, paths, labels and so on, as in `Data`.
     """
 
     kind = "video"
@@ -43,14 +41,12 @@ class Videos(Data):
         counts: Tensor,
         size: tuple[int, int, int],
         *,
-        name: str,
-        paths: Sequence[str],
         fps: Tensor | None = None,
         masks: Tensor | None = None,
-        **about: Unpack[About],
+        **about: Unpack[Samples],
     ) -> None:
-        super().__init__(name=name, paths=paths, **about)
-        assert len(counts) == len(paths) and int(counts.sum()) * size[0] * size[1] * size[2] == len(pixels)
+        super().__init__(**about)
+        assert len(counts) == len(self) and int(counts.sum()) * size[0] * size[1] * size[2] == len(pixels)
         self.table = pixels.view(-1, *size)
         """All frames, uint8, shape (frames of all videos, channels, height, width)."""
         self.counts, self.first = counts, counts.cumsum(0) - counts
