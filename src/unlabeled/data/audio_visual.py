@@ -258,7 +258,7 @@ def from_pairs(
     )
 
 
-def built_in(name: str, split: str) -> Pairs:
+def built_in(name: str, split: str, options: OpenOptions | None = None) -> Pairs:
     """Open a set that is made, not read.
 
     Args:

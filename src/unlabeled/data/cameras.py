@@ -267,7 +267,7 @@ def from_views(
     )
 
 
-def built_in(name: str, split: str) -> Scenes:
+def built_in(name: str, split: str, options: OpenOptions | None = None) -> Scenes:
     """The built-in scenes.
 
     Args:

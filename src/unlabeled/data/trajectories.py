@@ -246,7 +246,7 @@ def from_walks(
     )
 
 
-def built_in(name: str, split: str) -> Walks:
+def built_in(name: str, split: str, options: OpenOptions | None = None) -> Walks:
     """The built-in walks.
 
     Args:

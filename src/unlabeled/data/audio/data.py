@@ -198,7 +198,7 @@ def from_waveforms(
     )
 
 
-def built_in(name: str, split: str) -> Sounds:
+def built_in(name: str, split: str, options: OpenOptions | None = None) -> Sounds:
     """Open `tones`, 1,000 sounds for training and 500 for testing, about 0.9 seconds each.
 
     Args:

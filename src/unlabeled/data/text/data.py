@@ -379,7 +379,7 @@ def find(source: Any, how: OpenOptions, *, errors: Errors = "replace") -> Mappin
     return {split: lambda rows=rows: _opened(rows(), name, how) for split, rows in read.items()}
 
 
-def built_in(name: str, split: str) -> Texts:
+def built_in(name: str, split: str, options: OpenOptions | None = None) -> Texts:
     """Open `topics`, the prose of Python's manual.
 
     Args:

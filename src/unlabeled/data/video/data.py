@@ -267,7 +267,7 @@ def from_videos(
     )
 
 
-def built_in(name: str, split: str) -> Videos:
+def built_in(name: str, split: str, options: OpenOptions | None = None) -> Videos:
     """Open a procedural set: see `unlabeled.worlds`. What is known of every frame is that of the middle one.
 
     Args:
