@@ -64,7 +64,7 @@ def test_a_folder_that_moved_is_decoded_again(folder):
 
 def test_images_are_decoded_again_when_a_further_decoder_is_installed(folder, cache_folder, monkeypatch):
     open_data(folder)
-    monkeypatch.setattr(cache, "OPTIONAL", [*cache.OPTIONAL, "another"])
+    monkeypatch.setattr(store, "OPTIONAL", [*store.OPTIONAL, "another"])
     open_data(folder)
     assert len(list(cache_folder.iterdir())) == 2
 
