@@ -200,6 +200,6 @@ def test_a_full_disk_is_no_broken_scene(tmp_path: Path, monkeypatch: pytest.Monk
         def write(self, content: bytes) -> None:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(read, "kept", lambda key, write, folder: write(Full()))
+    monkeypatch.setattr(read, "load_or_build", lambda key, write, folder: write(Full()))
     with pytest.raises(OSError, match="No space left"):
         read.find(tmp_path, OpenOptions())["all"]()

@@ -1,14 +1,12 @@
-"""Samples decoded once: how a reader writes them into a cache, and what it gets back beside them."""
+"""How a reader writes samples that are decoded once into a cache."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
-from unlabeled.data.labels import numbered
-from unlabeled.data.options import Progress, refuse_broken
-from unlabeled.data.samples import Samples, Skipped
-from unlabeled.data.sources import Source
+from unlabeled.data.options import Progress
+from unlabeled.data.samples import Skipped
 
-__all__ = ["Recorder", "samples_of"]
+__all__ = ["Recorder"]
 
 
 class Recorder:
@@ -43,28 +41,3 @@ class Recorder:
         self.done += 1
         if self.progress is not None:
             self.progress(self.done, self.total)
-
-
-def samples_of(
-    source: Source, facts: Mapping[str, Any], max_broken: float, *, unusable: Sequence[Skipped] = ()
-) -> Samples:
-    """What `Data` is told of the samples of a source that a `Recorder` wrote.
-
-    Args:
-        source: Where they come from.
-        facts: What was recorded, and `classes` where labels are numbers of these.
-        max_broken: Largest fraction of the files that may be unreadable, in 0..1.
-        unusable: Files that can be read but give no sample, without the prefix of the source.
-
-    Raises:
-        ValueError: More are unreadable, or there are none.
-    """
-    broken, others = (
-        [Skipped(source.prefix + path, reason) for path, reason in skipped]
-        for skipped in (facts["skipped"], unusable)
-    )
-    paths = [source.prefix + path for path in facts["paths"]]
-    refuse_broken(source.name, broken, len(paths) + len(others), max_broken)
-    values = source.stated(paths, facts.get("labels") or [None] * len(paths))
-    about = numbered(values, facts.get("classes")).about(source.name, source.skipped + broken + others)
-    return {"name": source.name, "paths": paths, **about}

@@ -24,8 +24,8 @@ from unlabeled.check import UserError
 from unlabeled.data.arrays import read_splits
 from unlabeled.data.audio.data import Sounds, from_waveforms, in_16_bits
 from unlabeled.data.audio.decode import Scale, decode, header, scale_of
-from unlabeled.data.cache import folder_of, kept
-from unlabeled.data.decoding import Recorder, samples_of
+from unlabeled.data.cache import folder_of, load_or_build
+from unlabeled.data.decoding import Recorder
 from unlabeled.data.files import Walk, by_name, walk
 from unlabeled.data.labels import label_column, raw
 from unlabeled.data.notes import note
@@ -104,8 +104,8 @@ def _sounds(source: Source) -> Iterator[_Encoded]:
 
 def _open(source: Source, key: Any, scale: Callable[[], Scale], options: OpenOptions) -> Sounds:
     """Sounds of a split, from the cache where they are there."""
-    content, facts = kept(key, partial(_write, source, scale, options), folder_of(options.cache))
-    about = samples_of(source, facts, options.max_broken)
+    content, facts = load_or_build(key, partial(_write, source, scale, options), folder_of(options.cache))
+    about = source.about(facts, options.max_broken)
     samples = content.view(torch.int16)
     if not any(bool(part.any()) for part in samples.split(_LOOKED_AT)):  # ends at the first that is heard
         note(f"{source.name}: all {len(about['paths'])} sounds are silent")

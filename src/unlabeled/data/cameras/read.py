@@ -27,9 +27,9 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.arrays import as_tensor, read_npz, read_splits
-from unlabeled.data.cache import folder_of, kept
+from unlabeled.data.cache import folder_of, load_or_build
 from unlabeled.data.cameras.data import Scenes, from_views, pixels_of
-from unlabeled.data.decoding import Recorder, samples_of
+from unlabeled.data.decoding import Recorder
 from unlabeled.data.files import File, by_folder, walk
 from unlabeled.data.image.data import with_channels
 from unlabeled.data.image.decode import SUFFIXES as IMAGES
@@ -139,7 +139,7 @@ def _open_films(root: Path, name: str, files: Sequence[File], options: OpenOptio
         os.path.join(root, ""),
     )
     key = ["cameras", *source.fingerprint, size, channels]
-    pixels, facts = kept(key, write, folder_of(options.cache))
-    about = samples_of(source, facts, options.max_broken)
+    pixels, facts = load_or_build(key, write, folder_of(options.cache))
+    about = source.about(facts | {"labels": None, "classes": None}, options.max_broken)
     pixels = pixels.view(-1, channels, size, size)
     return Scenes(pixels, torch.tensor(facts["lengths"]), cameras=cameras, **about)

@@ -20,8 +20,8 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.arrays import as_tensor, as_uint8, channels_first, read_npy, read_splits
-from unlabeled.data.cache import folder_of, kept
-from unlabeled.data.decoding import Recorder, samples_of
+from unlabeled.data.cache import folder_of, load_or_build
+from unlabeled.data.decoding import Recorder
 from unlabeled.data.files import davis_frames, is_davis, walk
 from unlabeled.data.image.data import with_channels
 from unlabeled.data.image.decode import SUFFIXES as IMAGES
@@ -82,8 +82,8 @@ def _open(source: Source, options: OpenOptions, still: bool) -> Videos:
     """Videos of a source, decoded once; where it holds still images, each folder of them is a video."""
     store_size, channels = options.store_size or STORE_SIZE, options.channels or 3
     key = ["videos", 2, source.fingerprint, store_size, channels, still]
-    pixels, facts = kept(key, partial(_write, source, options, still), folder_of(options.cache))
-    about = samples_of(source, facts, options.max_broken)
+    pixels, facts = load_or_build(key, partial(_write, source, options, still), folder_of(options.cache))
+    about = source.about(facts, options.max_broken)
     size = (channels, *facts["size"])
     return Videos(pixels, torch.tensor(facts["counts"]), size, fps=torch.tensor(facts["fps"]), **about)
 
