@@ -23,7 +23,8 @@ from torch import Tensor
 
 from unlabeled.check import UserError
 from unlabeled.data import Data
-from unlabeled.data.text.data import Texts, Tokens
+from unlabeled.data.text.data import Texts
+from unlabeled.data.text.tokens import Tokens
 from unlabeled.encoders import TextEncoder
 from unlabeled.encoders.text import TextInput
 from unlabeled.method import Batch, EncoderNeeds, Method, Pictures

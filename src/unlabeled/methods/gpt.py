@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unlabeled.data import Data
-from unlabeled.data.text.data import Texts, Tokens
+from unlabeled.data.text.data import Texts
+from unlabeled.data.text.tokens import Tokens
 from unlabeled.encoders import TextEncoder
 from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
 from unlabeled.options import Fraction, NonNegative, WholeNumber

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unlabeled.data.cameras import Moments, Scenes
+from unlabeled.data.cameras import Scenes
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method, Pictures
 from unlabeled.options import Count, Fraction, Positive, Several
@@ -86,7 +86,7 @@ class TimeContrastive(Method[ImageEncoder]):
             return self.margin
         return None if self.negative_radius else math.log(self.moments)
 
-    def training_view(self, data: Scenes) -> Moments:
+    def training_view(self, data: Scenes) -> Scenes:
         return data.moments(self.moments, self.positive_radius)
 
     def forward(self, batch: Batch) -> Tensor:

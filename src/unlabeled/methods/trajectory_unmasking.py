@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from unlabeled.check import UserError
 from unlabeled.data import Data
-from unlabeled.data.trajectories import Spans, Walks
+from unlabeled.data.trajectories import Walks
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method, Pictures
 from unlabeled.options import Count, Positive, Several, WholeNumber
@@ -128,7 +128,7 @@ class TrajectoryUnmasking(Method[ImageEncoder]):
     def chance(self, samples: int) -> float:
         return math.log(samples * self.masked)
 
-    def training_view(self, data: Walks) -> Spans:
+    def training_view(self, data: Walks) -> Walks:
         return data.spans(self.zones * self.zone_frames, self.stride)
 
     def prepare(self, data: Data) -> None:

@@ -1,17 +1,17 @@
 """Images that a program holds: lists of paths, pictures or arrays, data sets of torch and `datasets`, data frames.
 
 A sample is an image, or an image and its label, or a mapping that holds both. Images are paths, bytes, pictures of
-Pillow, or arrays as `arrays` takes them; arrays of one shape are kept as they are, all others are stored as files are.
+Pillow, or arrays as `image.arrays` takes them; arrays of one shape stay as they are, all others are stored as files
+are.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
@@ -19,16 +19,18 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.files import SPLITS
 from unlabeled.data.image import arrays
+from unlabeled.data.image.containers import table_reading
 from unlabeled.data.image.data import Images
+from unlabeled.data.image.libraries import find_rows
 from unlabeled.data.image.tables import images_of
-from unlabeled.data.labels import NoColumn, from_records, raw
+from unlabeled.data.labels import NO_LABELS, from_records, raw, refuse_column
 from unlabeled.data.samples import Item, Skipped
-from unlabeled.data.sources import Reading, Source, find_rows, of_paths, table_reading
+from unlabeled.data.sources import Reading, Source, of_paths
 from unlabeled.data.tables import Table
 
-__all__ = ["ACCEPTED", "find_object"]
+__all__ = ["find_object"]
 
-ACCEPTED = (
+_ACCEPTED = (
     "a path, a name, an array, a list of paths, of Pillow images or of arrays, a data set with a length and items or "
     "of `datasets`, a data frame, a dict of these by split, or Data"
 )
@@ -44,17 +46,11 @@ def find_object(source: Any, label: str | None, channels: int | None) -> Mapping
         channels: 1 or 3 to convert arrays to; None leaves them as they are.
 
     Raises:
-        ValueError: It is nothing of `ACCEPTED`.
+        ValueError: It is none of what is accepted.
     """
     name = type(source).__name__
     if isinstance(source, Mapping) and source and all(isinstance(split, str) for split in source):
-        if _holds_arrays(source) and (found := arrays.find_arrays(source, name, channels)):
-            _refuse(label, name)
-            return {split: load() for split, load in found.items()}
-        return {
-            SPLITS.get(split.lower()) or split: _only(find_object(part, label, channels), split)
-            for split, part in source.items()
-        }
+        return _by_split(source, name, label, channels)
     if type(source).__module__.startswith("datasets.") and hasattr(source, "select_columns"):
         total = len(source) if hasattr(source, "__len__") else None
         try:
@@ -68,38 +64,45 @@ def find_object(source: Any, label: str | None, channels: int | None) -> Mapping
     if isinstance(frame, list):  # a data frame of pictures
         return {"all": _sampled(frame, name, label, channels)}
     if frame is not None:
-        return _framed(frame, name, label)
-    if (
-        isinstance(source, list | tuple)
-        and source
-        and all(isinstance(entry, str | os.PathLike) for entry in source)
-    ):
-        return _paths(source, name, label)
-    if not _has_samples(source):
-        raise UserError(f"data must be {ACCEPTED}, got {name}")
+        return {"all": _framed(frame, name, label)}
+    is_list = isinstance(source, list | tuple) and len(source) > 0
+    if is_list and all(isinstance(entry, str | os.PathLike) for entry in source):
+        return _at_paths(source, name, label)
+    if not is_list and not _has_samples(source):
+        raise UserError(f"data must be {_ACCEPTED}, got {name}")
     return {"all": _sampled(source, name, label, channels)}
 
 
-def _holds_arrays(source: Mapping[str, Any]) -> bool:
-    """Whether a dict is one of arrays, of which labels may be lists."""
-    arrays_in = [values for values in source.values() if isinstance(values, np.ndarray | Tensor)]
-    lists_in = [values for values in source.values() if isinstance(values, list | tuple)]
-    return bool(arrays_in) and len(arrays_in) + len(lists_in) == len(source)
-
-
-def _only(parts: Mapping[str, Source | Images], split: str) -> Source | Images:
-    if len(parts) > 1:
-        raise UserError(f"data of the split {split} must have no splits of its own, got {', '.join(parts)}")
-    return next(iter(parts.values()))
-
-
 def _has_samples(source: Any) -> bool:
-    if isinstance(source, str | bytes | Mapping | set) or type(source).__name__ == "DataLoader":
+    """Whether something else than a list gives samples by number or as a stream."""
+    if (
+        isinstance(source, str | bytes | list | tuple | Mapping | set)
+        or type(source).__name__ == "DataLoader"
+    ):
         return False
-    if isinstance(source, list | tuple):
-        return len(source) > 0
     indexed = hasattr(source, "__len__") and hasattr(source, "__getitem__")
     return indexed or (hasattr(source, "__iter__") and isinstance(source, torch.utils.data.IterableDataset))
+
+
+def _by_split(
+    source: Mapping[str, Any], name: str, label: str | None, channels: int | None
+) -> dict[str, Source | Images]:
+    """Images of a dict: arrays by their names, of which labels may be lists, or anything by split."""
+    arrays_held = [value for value in source.values() if isinstance(value, np.ndarray | Tensor)]
+    lists = [value for value in source.values() if isinstance(value, list | tuple)]
+    only_arrays = bool(arrays_held) and len(arrays_held) + len(lists) == len(source)
+    if only_arrays and (found := arrays.find_arrays(source, name, channels)):
+        refuse_column(label, name)
+        return {split: load() for split, load in found.items()}
+    splits = {}
+    for split, part in source.items():
+        parts = find_object(part, label, channels)
+        if len(parts) > 1:
+            raise UserError(
+                f"data of the split {split} must have no splits of its own, got {', '.join(parts)}"
+            )
+        splits[SPLITS.get(split.lower()) or split] = next(iter(parts.values()))
+    return splits
 
 
 def _arrow(source: Any) -> Any:
@@ -117,34 +120,28 @@ def _arrow(source: Any) -> Any:
         return source.to_dict("records")
 
 
-def _framed(frame: Any, name: str, label: str | None) -> dict[str, Source]:
-    def batches(columns: Any) -> Iterator[dict[str, list[Any]]]:
-        for batch in frame.select(list(columns)).to_batches(max_chunksize=64):
-            yield batch.to_pydict()
+def _framed(frame: Any, name: str, label: str | None) -> Source:
+    def batches(columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
+        return (batch.to_pydict() for batch in frame.select(list(columns)).to_batches(max_chunksize=64))
 
     table = images_of(Table(Path(name), frame.schema, frame.num_rows, batches), Path(), label)
     if table is None:
         columns = check.one_line(", ".join(frame.schema.names))
         raise UserError(f"{name} must have a column of images or of their paths, got {columns}")
-    return {"all": Source(name, lambda: table_reading([(name, table)], Path()), None, skipped=table.skipped)}
+    return Source(name, lambda: table_reading([(name, table)], Path()), None, skipped=table.skipped)
 
 
-def _paths(source: Any, name: str, label: str | None) -> dict[str, Source]:
-    _refuse(label, name)
-    places = list(dict.fromkeys(os.path.abspath(os.path.expanduser(path)) for path in source))
-    there = [place for place in places if os.path.isfile(place)]
-    missing = [Skipped(place, "No such file") for place in places if not os.path.isfile(place)]
+def _at_paths(source: Sequence[Any], name: str, label: str | None) -> dict[str, Source]:
+    refuse_column(label, name)
+    paths = list(dict.fromkeys(os.path.abspath(os.path.expanduser(path)) for path in source))
+    there = [path for path in paths if os.path.isfile(path)]
+    missing = [Skipped(path, "No such file") for path in paths if not os.path.isfile(path)]
     if not there:
         raise UserError(
-            f"data must be a list of paths of images, got {len(places)} that are not there: {places[0]}"
+            f"data must be a list of paths of images, got {len(paths)} that are not there: {paths[0]}"
         )
-    root = Path(os.path.commonpath([os.path.dirname(place) for place in there]))
-    return of_paths(root, name, [os.path.relpath(place, root) for place in there], missing)
-
-
-def _refuse(label: str | None, name: str) -> None:
-    if label is not None:
-        raise NoColumn(f"label must be left out for {name}, which has no columns, got {label}")
+    root = Path(os.path.commonpath([os.path.dirname(path) for path in there]))
+    return of_paths(root, name, [os.path.relpath(path, root) for path in there], missing)
 
 
 def _samples(source: Any) -> Iterator[tuple[int, Any]]:
@@ -159,7 +156,7 @@ def _samples(source: Any) -> Iterator[tuple[int, Any]]:
             yield row, Skipped("", check.reason(error))
 
 
-def _parted(sample: Any) -> tuple[Any, Any]:
+def _image_and_label(sample: Any) -> tuple[Any, Any]:
     """The image and the label, or a record that the label is found in, of a sample."""
     if isinstance(sample, Mapping):
         keys = [key for key in _IMAGES if key in sample] + [key for key in sample if _is_image(sample[key])]
@@ -180,25 +177,29 @@ def _sampled(source: Any, name: str, label: str | None, channels: int | None) ->
     if first is None:
         reason = next((sample.reason for _, sample in _samples(source)), "it is empty")
         raise UserError(f"no images in {name}: {reason}")
-    image, known = _parted(first)
+    image, known = _image_and_label(first)
     if not isinstance(known, Mapping):
-        _refuse(label, name)
+        refuse_column(label, name)
     if isinstance(image, np.ndarray | Tensor):
         return _stacked(source, name, label, channels)
     if not isinstance(image, Image.Image | str | os.PathLike | bytes):
         raise UserError(f"samples of {name} must be images, or images and labels, got {type(image).__name__}")
 
     def items() -> Iterator[Item]:
-        paths = getattr(source, "samples", None)
         for row, sample in _samples(source):
-            image, known = _parted(sample)
+            image, known = _image_and_label(sample)
             content = sample.reason if isinstance(sample, Skipped) else _content(image)
-            named = isinstance(paths, list) and row < len(paths) and isinstance(paths[row][0], str)
-            path = paths[row][0] if isinstance(paths, list) and named else f"{name}[{row}]"
-            yield Item(path, raw(known), content)
+            yield Item(_path_of(source, row) or f"{name}[{row}]", raw(known), content)
 
     total = len(source) if hasattr(source, "__len__") else None
     return Source(name, lambda: Reading(_classes(source), total, items()), None, label=label)
+
+
+def _path_of(source: Any, row: int) -> str | None:
+    """Path of a sample, as data sets of torchvision list them."""
+    samples = getattr(source, "samples", None)
+    listed = isinstance(samples, list) and row < len(samples) and isinstance(samples[row][0], str)
+    return samples[row][0] if isinstance(samples, list) and listed else None
 
 
 def _content(image: Any) -> Any:
@@ -219,50 +220,46 @@ def _stacked(source: Any, name: str, label: str | None, channels: int | None) ->
     """Images that are arrays: as one array where all have the same shape, else each brought to the commonest number."""
     images, labels, skipped = [], [], []
     for row, sample in _samples(source):
-        image, known = _parted(sample)
+        image, known = _image_and_label(sample)
         if isinstance(sample, Skipped) or not isinstance(image, np.ndarray | Tensor):
             reason = sample.reason if isinstance(sample, Skipped) else f"a {type(image).__name__} is no array"
             skipped.append(Skipped(f"{name}[{row}]", reason))
             continue
         images.append(image)
         labels.append(raw(known))
-    values, said = from_records(labels, label, name)
+    values, notes = from_records(labels, label, name)
+    if len({(tuple(image.shape), str(image.dtype), isinstance(image, Tensor)) for image in images}) == 1:
+        data = arrays.from_array(_stack(images, name), None, name, channels)
+    else:
+        data = _of_sizes([_stack([image], name) for image in images], name, channels)
     known = None if all(value is None for value in values) else values
-    whole = _one_array(images, name)
-    data = arrays.from_array(whole, known, name, channels, _classes(source)) if whole is not None else None
-    if data is None:
-        data = _of_sizes([_one_array([image], name) for image in images], name, channels)
-        data = arrays.with_labels(data, known, name, _classes(source))
-    data.skipped += skipped + [Skipped(name, f"no labels: {text}") for text in said]
+    data = arrays.with_labels(data, known, name, _classes(source))
+    data.skipped += skipped + [Skipped(name, NO_LABELS + text) for text in notes]
     return data
 
 
-def _one_array(images: list[Any], name: str) -> Any:
-    """Arrays of one shape and type as one with a further first axis; None where they differ."""
-    shapes = {(tuple(image.shape), str(image.dtype), isinstance(image, Tensor)) for image in images}
-    if len(shapes) > 1:
-        return None
+def _stack(images: list[Any], name: str) -> Any:
+    """Arrays of one shape and type as one with a further first axis."""
     if images[0].ndim not in (2, 3):
-        raise UserError(
-            f"arrays in {name} must have axes height, width and channels, got shape {shapes.pop()[0]}"
-        )
+        shape = tuple(images[0].shape)
+        raise UserError(f"arrays in {name} must have axes height, width and channels, got shape {shape}")
     if not isinstance(images[0], Tensor):
         return np.stack(images)
     stacked = torch.stack([image.detach().cpu() for image in images])
-    return rearrange(stacked, "n h w -> n 1 h w") if stacked.ndim == 3 else stacked
+    return stacked[:, None] if stacked.ndim == 3 else stacked
 
 
-def _of_sizes(stacks: list[Any], name: str, asked: int | None) -> Images:
+def _of_sizes(stacks: list[Any], name: str, channels: int | None) -> Images:
     """Data of images that differ in size, each a stack of one; grey ones beside those of colour become colour."""
     levels = arrays.levels_of(stacks, name)
-    images = [arrays.from_array(stack, None, name, asked, None, levels) for stack in stacks]
-    channels = {image.channels for image in images}
-    if channels == {1, 3}:
+    images = [arrays.from_array(stack, None, name, channels, None, levels) for stack in stacks]
+    counts = {image.channels for image in images}
+    if counts == {1, 3}:
         return _of_sizes(stacks, name, 3)
     data = Images(
         torch.cat([image.pixels for image in images]),
         torch.cat([image.sizes for image in images]),
-        channels=channels.pop(),
+        channels=counts.pop(),
         name=name,
         paths=[f"{name}[{row}]" for row in range(len(images))],
     )
