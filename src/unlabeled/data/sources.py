@@ -618,7 +618,7 @@ def find_rows(rows: Any, name: str, file: str, total: int | None, label: str | N
     return Reading(classes, total, items())
 
 
-def _features_of_first(rows: Any) -> Mapping[str, Any]:
+def _features_of_first(rows: Any) -> Any:
     """Types of the columns of a stream that does not say them, as its first rows have them."""
     import pyarrow as pa
     from datasets import Features

@@ -107,11 +107,7 @@ class WordEncoder(Encoder):
         return batch["tokens"], batch["mask"]
 
     def forward(self, x: tuple[Tensor, Tensor]) -> Tensor:
-        """Mean vectors of texts, float, shape (batch, dim).
-
-        Args:
-            x: What `inputs` gives.
-        """
+        """Mean vectors of texts, float, shape (batch, dim)."""
         tokens, mask = x
         if tokens.shape[1] == 0:  # texts without a word, which the sum of vectors cannot take
             tokens, mask = (F.pad(rows, (0, 1)) for rows in (tokens, mask))
@@ -122,15 +118,7 @@ class WordEncoder(Encoder):
         return centred[:, : self.dim]
 
     def features(self, x: tuple[Tensor, Tensor], layer: str | None = None) -> Tensor:
-        """Mean vectors of texts, float, shape (batch, dim).
-
-        Args:
-            x: What `inputs` gives.
-            layer: None, or "words", which is the same.
-
-        Raises:
-            ValueError: The layer does not exist.
-        """
+        """Mean vectors of texts; the one layer, words, is the same."""
         check.choice((None, *self.map_dims), layer=layer)
         return self(x)
 

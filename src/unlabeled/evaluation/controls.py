@@ -37,10 +37,10 @@ def random(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:
 
 
 def rescaled(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:
-    """The same network with random weights, rescaled so that all channels vary alike."""
-    from unlabeled.encoders.rescaled import rescale_
+    """The same network of images with random weights, rescaled so that all channels vary alike."""
+    from unlabeled.encoders import rescale_
 
-    network = untrained(encoder, seed)
+    network: Any = untrained(encoder, seed)
     rescale_(network, network.inputs(data.sample(CALIBRATION_SAMPLES, seed)))
     return Representation("rescaled", of_encoder(network), detail="rescaled on the training images")
 
