@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -285,7 +286,8 @@ def test_features_are_those_of_the_encoder_and_leave_it_untouched(name: str) -> 
 
 @every_option
 def test_option_has_help_and_collides_with_no_run_option(name: str, option: methods.Option) -> None:
-    assert option.help and option.help[0].isupper() and option.help.endswith(".")
+    assert re.fullmatch(r"[A-Z].*\.( \[default: .+\])?", option.help), option.help
+    assert ("[default: " in option.help) == (option.default is None)
     assert option.name not in {*Settings.__dataclass_fields__, *inspect.signature(pretrain).parameters}
 
 

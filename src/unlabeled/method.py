@@ -86,7 +86,7 @@ class Method(nn.Module, Generic[EncoderT]):
     def __new__(cls, *args: Any, **keywords: Any) -> Self:
         method = super().__new__(cls)
         keywords.pop("encoder", None)
-        options.verify(cls, keywords)
+        options.verify_all(cls, keywords)
         object.__setattr__(method, "built_with", (args[1:], keywords))
         return method
 

@@ -255,7 +255,9 @@ def test_single_epoch_and_values_that_are_no_numbers(tmp_path: Path, bad: float 
     scores = [record("raw", 0.5, low=bad, high=bad), record("unlabeled", 0.9, low=None, high=None)]
     run = make_run(tmp_path, history=history, measured={"records": scores})
     text = report(run, data=FakeData()).read_text(encoding="utf-8")
-    assert not re.search(r'="[^"]*\b(nan|inf)\b', re.sub(r"base64,[^\"]*", "", text))  # pixels may spell anything
+    assert not re.search(
+        r'="[^"]*\b(nan|inf)\b', re.sub(r"base64,[^\"]*", "", text)
+    )  # pixels may spell anything
     assert '">50.0</td>' in text and 'class="best"' not in text
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from unlabeled.check import UserError
 from unlabeled.data.audio.data import Sounds
-from unlabeled.encoders.audio import AudioEncoder
+from unlabeled.encoders import AudioEncoder
 from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
 from unlabeled.options import Count, Positive
 from unlabeled.parts import gather, ragged

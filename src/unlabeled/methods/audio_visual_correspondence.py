@@ -18,16 +18,17 @@ frame. Fades that darken picture and sound together remain, and things that alwa
 """
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
 from einops import einsum, repeat
 from torch import Tensor, nn
 
-from unlabeled import check
 from unlabeled.check import UserError
+from unlabeled.encoders import AudioVisualEncoder
 from unlabeled.method import Batch, Method, Pictures
+from unlabeled.options import Count, Fraction, ViewOptions
 from unlabeled.parts.augment import Views
 from unlabeled.parts.precision import full_precision
 
@@ -166,66 +167,52 @@ class Places(nn.Module):
         return self.scale * maps.amax((2, 3)) + self.bias
 
 
-class AudioVisualCorrespondence(Method):
+class AudioVisualCorrespondence(Method[AudioVisualEncoder]):
     """Tell whether a sound was heard when a picture was seen.
 
     The metric `accuracy` is that of the answers from the whole picture, `places` that of the answers from its best
-    place, with as many pairs of each kind. Of data with C equally common
-    classes that nothing else tells apart no more than 1 - 1 / (2 C) can be right, since others are of the same class.
+    position, with as many pairs of each kind. Of data with C equally common classes that nothing else distinguishes no
+    more than 1 - 1 / (2 C) can be right, since others are of the same class.
 
     Args:
         encoder: Networks whose features are kept, and the space in which they meet.
         pool: What is compared with the sound: "max", the picture as a whole (AVE-Net); "location", that and its
-            best fitting place (AVOL-Net), which says where the sound comes from.
+            best fitting position (AVOL-Net), which says where the sound comes from.
         negatives: Sounds of other clips of the batch that each picture is compared with, at most.
-        crop: Smallest share of the picture's area that is shown.
-        jitter: Strength of the changes of brightness and saturation.
-        flip: Probability that a picture is mirrored.
-        volume: Largest change of the loudness, as a share of it.
+        volume: Largest relative change of the loudness.
+        **views: How the pictures are cropped and mirrored, and how far brightness and saturation change.
     """
 
-    smallest: ClassVar = {"encoder": "av-conv4"}
-    encoder: Any
     kind = "audio-visual"
-    defaults: ClassVar[dict[str, Any]] = {
-        "encoder": "av-resnet10",
-        "batch_size": 32,
-        "lr": 2e-3,
-        "weight_decay": 1e-5,
-    }
+    defaults: ClassVar = {"encoder": "av-resnet10", "batch_size": 32, "lr": 2e-3, "weight_decay": 1e-5}
+    view_defaults = ViewOptions(crop=0.7, jitter=0.3, flip=0.5)
+    smallest: ClassVar = {"encoder": "av-conv4"}
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: AudioVisualEncoder,
         *,
         pool: Literal["max", "location"] = "location",
-        negatives: int = 8,
-        crop: float = 0.7,
-        jitter: float = 0.3,
-        flip: float = 0.5,
-        volume: float = 0.1,
+        negatives: Count = 8,
+        volume: Fraction = 0.1,
+        **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        check.choice(("max", "location"), pool=pool)
-        check.whole(negatives=negatives)
-        check.at_least(1, negatives=negatives)
-        check.fraction(volume=volume)
         self.pool, self.negatives, self.volume = pool, negatives, volume
-        colors: dict[str, Any] = {"jitter": jitter, "contrast": 0, "hue": 0, "gray": 0}
-        self.views = Views(self.encoder.image_size, crop=crop, flip=flip, **colors)
+        self.views = Views(encoder.image_size, contrast=0, hue=0, **self.view_options(views))
         if (
             pool == "max"
-        ):  # nothing trains them, and processes that train together wait for all that is trainable
-            self.encoder.trunk.meeting.place.requires_grad_(False)
-        self.head = nn.ModuleDict(
-            {"whole": Distance()} | ({"places": Places()} if pool == "location" else {})
-        )
+        ):  # processes that train together wait for all that is trainable, and nothing trains these
+            encoder.trunk.meeting.place.requires_grad_(False)
+        heads = {"whole": Distance(), "places": Places()} if pool == "location" else {"whole": Distance()}
+        self.head = nn.ModuleDict(heads)
 
     def chance(self, samples: int) -> float:
         return math.log(2)
 
     def training_view(self, data: "Data") -> "Data":
-        return self.encoder.evaluation_view(data).moments(self.encoder.seconds, random=True)
+        pairs: Any = self.encoder.evaluation_view(data)
+        return pairs.moments(self.encoder.seconds, random=True)
 
     def forward(self, batch: Batch) -> Tensor:
         samples = len(batch["index"])

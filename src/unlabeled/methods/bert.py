@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.data.text.data import Texts, Tokens
-from unlabeled.encoders.text import TextEncoder, TextInput
+from unlabeled.encoders import TextEncoder
+from unlabeled.encoders.text import TextInput
 from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
 from unlabeled.options import PositiveFraction
 from unlabeled.parts import gather

@@ -11,13 +11,14 @@ Shortcut: a constant output has loss 0. The predictor, which the teacher lacks, 
 batch norms of the heads keep the training away from it; the loss cannot tell, the spread of the projections does.
 """
 
-from functools import partial
+from typing import ClassVar, Unpack
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from unlabeled import check
+from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
+from unlabeled.options import Count, Fraction, ViewOptions
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
 from unlabeled.parts.precision import full_precision
@@ -41,51 +42,42 @@ def loss(predictions: Tensor, targets: Tensor) -> Tensor:
     return (2 - 2 * cosine).mean()
 
 
-class BYOL(Method):
+class BYOL(Method[ImageEncoder]):
     """Predict what a slowly moving copy of the encoder says about the other view of an image.
 
     Args:
         encoder: Network whose features are kept.
-        momentum: Share of the teacher that is kept in the first step, 0.996 in the paper; rises to 1 along a cosine.
-        projection_dim: Width of the vectors that are predicted.
+        momentum: Initial momentum of the teacher, 0.996 in the paper; rises to 1 along a cosine.
+        projection_dim: Width of the predicted vectors.
         hidden_dim: Width of the hidden layer of both heads.
-        crop: Smallest share of the image's area that a view shows.
-        jitter: Strength of the colour changes; 0.5 is the paper's.
-        gray: Probability that a view loses its colours.
-        blur: Probability that the first view is blurred; 1.0 in the paper.
-        second_blur: Probability that the second view is blurred; 0.1 in the paper.
-        solarize: Probability that the bright pixels of the second view are inverted.
-        flip: Probability that a view is mirrored; 0 where left and right differ in meaning, as in digits.
-        degrees: Largest rotation of a view, to either side.
+        second_blur: Probability that the second view is blurred; `blur` is that of the first, `solarize` of the second.
+        **views: How the views are drawn.
     """
+
+    view_defaults = ViewOptions(
+        crop=0.08, jitter=0.5, gray=0.2, blur=0.0, solarize=0.2, flip=0.5, degrees=0.0
+    )
+    recipe: ClassVar = {"epochs": 13, "lr": 2e-3, "momentum": 0.97, "crop": 0.2, "jitter": 0.5, "gray": 0.2}
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: ImageEncoder,
         *,
-        momentum: float = 0.99,
-        projection_dim: int = 128,
-        hidden_dim: int = 512,
-        crop: float = 0.08,
-        jitter: float = 0.5,
-        gray: float = 0.2,
-        blur: float = 0.0,
-        second_blur: float = 0.0,
-        solarize: float = 0.2,
-        flip: float = 0.5,
-        degrees: float = 0.0,
+        momentum: Fraction = 0.99,
+        projection_dim: Count = 128,
+        hidden_dim: Count = 512,
+        second_blur: Fraction = 0.0,
+        **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        check.fraction(momentum=momentum, second_blur=second_blur)
-        check.positive(projection_dim=projection_dim, hidden_dim=hidden_dim)
         self.momentum = momentum
-        views = partial(Views, self.encoder.image_size, crop=crop, jitter=jitter, saturation=0.4 * jitter)
-        views = partial(views, gray=gray, flip=flip, degrees=degrees)
-        self.first_views = views(blur=blur)
-        self.second_views = views(blur=second_blur, solarize=solarize)
-        self.head = mlp(self.encoder.dim, hidden_dim, projection_dim, last_bias=False)
+        options = self.view_options(views)
+        options["saturation"] = 0.4 * options["jitter"]
+        self.first_views = Views(encoder.image_size, **options | {"solarize": 0})
+        self.second_views = Views(encoder.image_size, **options | {"blur": second_blur})
+        self.head = mlp(encoder.dim, hidden_dim, projection_dim, last_bias=False)
         self.predictor = mlp(projection_dim, hidden_dim, projection_dim, last_bias=False)
-        self.teacher = Teacher(self.encoder, self.head)
+        self.teacher = Teacher(encoder, self.head)
 
     def chance(self, samples: int) -> float:
         return 4.0  # two directions, each 2 for unrelated vectors; a collapsed encoder goes to 0 instead

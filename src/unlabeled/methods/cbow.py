@@ -11,30 +11,27 @@ sqrt(t / f) + t / f, and noise is drawn in proportion to count ** 0.75.
 Shortcut: always the most frequent words, so they are thinned out and drawn as noise more often.
 """
 
-from typing import TYPE_CHECKING
-
+from unlabeled.encoders import WordEncoder
 from unlabeled.method import Batch, Method, Pictures
+from unlabeled.options import Count, Fraction, PositiveFraction
 from unlabeled.parts.neighbours import FromNeighbours, Neighbours
-
-if TYPE_CHECKING:
-    from unlabeled.encoders import WordEncoder
 
 __all__ = ["CBOW"]
 
 SHOWN = 5
 
 
-class CBOW(FromNeighbours, Method):
+class CBOW(FromNeighbours, Method[WordEncoder]):
     """Learn vectors of words whose mean tells which word is missing between them.
 
-    The loss is the true mean over the words that were withheld; it is `(1 + negatives) ln 2` for one who knows nothing.
+    The loss is the true mean over the words that were withheld; at chance level it is `(1 + negatives) ln 2`.
 
     Args:
-        encoder: Vectors of words that are kept.
-        window: Words on each side at most; each word's own reach is drawn evenly from 1 to it.
-        negatives: Noise words for each that is withheld.
-        subsample: Share of the corpus above which a word is thinned out; 0 keeps all.
-        rate: Learning rate at the start; it falls linearly to a ten-thousandth.
+        encoder: Word vectors that are kept.
+        window: Largest number of words on each side; each word's own reach is drawn evenly from 1 to it.
+        negatives: Noise words for each withheld word.
+        subsample: Fraction of the corpus above which a word is subsampled; 0 keeps all.
+        rate: Initial learning rate; it falls linearly to a ten-thousandth.
         threads: Threads that share the work; only one gives the same result each time.
     """
 
@@ -43,17 +40,24 @@ class CBOW(FromNeighbours, Method):
 
     def __init__(
         self,
-        encoder: "WordEncoder",
+        encoder: WordEncoder,
         *,
-        window: int = 5,
-        negatives: int = 5,
-        subsample: float = 1e-3,
-        rate: float = 0.05,
-        threads: int = 1,
+        window: Count = 5,
+        negatives: Count = 5,
+        subsample: Fraction = 1e-3,
+        rate: PositiveFraction = 0.05,
+        threads: Count = 1,
     ) -> None:
-        pace = {"subsample": subsample, "rate": rate, "threads": threads}
         super().__init__(encoder)
-        self.neighbours = Neighbours(encoder.rows, window=window, negatives=negatives, mean=True, **pace)
+        self.neighbours = Neighbours(
+            encoder.rows,
+            window=window,
+            negatives=negatives,
+            subsample=subsample,
+            rate=rate,
+            threads=threads,
+            mean=True,
+        )
 
     def pictures(self, batch: Batch) -> Pictures:
         words, reach = self.encoder.vocabulary, self.neighbours.window

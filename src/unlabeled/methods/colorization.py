@@ -13,16 +13,17 @@ weigh more. The encoder is given grey images, whatever it reads, so that no trac
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
-from unlabeled import check
 from unlabeled.check import UserError
+from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
+from unlabeled.options import Count, PositiveFraction, Range, ViewOptions
 from unlabeled.parts.augment import Views
 from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
 from unlabeled.parts.decoder import Hypercolumn
@@ -140,46 +141,42 @@ def loss(logits: Tensor, weight: Tensor, index: Tensor, importance: Tensor) -> T
     return (importance * cross_entropy).sum() / mean_over_processes(importance.sum()).clamp(min=1e-9)
 
 
-class Colorization(Method):
+class Colorization(Method[ImageEncoder]):
     """See the lightness of an image and name the colour of every place.
 
     Args:
         encoder: Network whose features are kept.
-        grid: Distance of neighbouring bins of colour in Lab; 10 gives the paper's 313 bins.
-        neighbours: Bins among which a true colour is shared; 1 for a hard choice.
-        uniform: Uniform share of the prior; 1 weighs all colours alike, near 0 favours rare ones most.
-        stride: Pixels of the image, along a side, for each place whose colour is predicted.
-        crop: Smallest share of the image's area that is shown.
-        flip: Probability that an image is mirrored.
+        grid: Spacing of the colour bins in Lab; 10 gives the paper's 313 bins.
+        neighbours: Bins that a true colour is spread over; 1 for a hard label.
+        uniform: Weight of the uniform distribution in the prior; 1 weighs all colours alike, near 0 favours rare ones.
+        stride: Spacing in pixels of the positions whose colour is predicted.
+        **views: How the images are cropped and mirrored.
     """
 
     encoder_input = "lightness"
+    view_defaults = ViewOptions(crop=0.5, flip=0.5)
+    recipe: ClassVar = {"epochs": 13, "lr": 2e-3, "grid": 20}
     example = "photos"
     centers: Tensor
     importance: Tensor
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: ImageEncoder,
         *,
-        grid: int = 10,
-        neighbours: int = 5,
-        uniform: float = 0.5,
-        stride: int = 2,
-        crop: float = 0.5,
-        flip: float = 0.5,
+        grid: Annotated[int, Range(at_least=5)] = 10,
+        neighbours: Count = 5,
+        uniform: PositiveFraction = 0.5,
+        stride: Count = 2,
+        **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        check.at_least(5, grid=grid)
-        check.at_least(1, neighbours=neighbours, stride=stride)
-        check.positive(uniform=uniform)
-        check.fraction(uniform=uniform)
-        _need_colors(self.encoder.in_channels)
+        _need_colors(encoder.in_channels)
         self.neighbours, self.uniform, self.stride = neighbours, uniform, stride
         self.width = grid / 2
         centers = bins(grid)
-        self.views = Views(self.encoder.image_size, crop=crop, jitter=0, gray=0, flip=flip)
-        self.head = Hypercolumn(list(self.encoder.map_dims.values())[-3:], len(centers))
+        self.views = Views(encoder.image_size, **self.view_options(views))
+        self.head = Hypercolumn(list(encoder.map_dims.values())[-3:], len(centers))
         self.register_buffer("centers", centers)
         self.register_buffer("importance", torch.ones(len(centers)))
 

@@ -13,7 +13,7 @@ its border, so regions are the default. The adversarial loss makes sharper paint
 """
 
 import math
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,9 @@ from einops import einsum
 from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Losses, Method
+from unlabeled.options import Fraction, ViewOptions
 from unlabeled.parts import masks
 from unlabeled.parts.augment import Views
 from unlabeled.parts.decoder import Decoder, map_shape
@@ -104,42 +106,39 @@ def build_discriminator(channels: int, size: int, width: int = 32) -> nn.Sequent
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size**2, 1))
 
 
-class ContextEncoder(Method):
+class ContextEncoder(Method[ImageEncoder]):
     """Cut a hole into the image and paint what was there.
 
     Args:
         encoder: Network whose features are kept.
         mask: Shape of the hole: a central square, random blocks, or a region of arbitrary shape.
-        loss: Squared error, the opinion of a discriminator, or both; the first gives the best features.
-        adversarial_weight: Share of the discriminator's opinion in the joint loss.
-        crop: Smallest share of the image's area that is shown.
-        flip: Probability that an image is mirrored.
+        loss: Squared error, the verdict of a discriminator, or both; the first gives the best features.
+        adversarial_weight: Weight of the discriminator in the joint loss.
+        **views: How the images are cropped and mirrored.
     """
 
     learning_rates: ClassVar[dict[str, float]] = {"discriminator": 0.1}
+    view_defaults = ViewOptions(crop=0.5, flip=0.5)
+    recipe: ClassVar = {"epochs": 15, "lr": 2e-3}
     mean: Tensor
     baseline: Tensor
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: ImageEncoder,
         *,
         mask: Literal["central", "blocks", "region"] = "region",
         loss: Literal["l2", "adversarial", "joint"] = "l2",
-        adversarial_weight: float = 0.001,
-        crop: float = 0.5,
-        flip: float = 0.5,
+        adversarial_weight: Fraction = 0.001,
+        **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        check.choice(MASKS, mask=mask)
-        check.choice(("l2", "adversarial", "joint"), loss=loss)
-        check.fraction(adversarial_weight=adversarial_weight)
-        channels, size = self.encoder.in_channels, self.encoder.image_size
+        channels, size = encoder.in_channels, encoder.image_size
         check.at_least(8, image_size=size)
         self.mask = mask
         self.adversarial_weight = {"l2": 0.0, "adversarial": 1.0, "joint": adversarial_weight}[loss]
-        self.views = Views(size, crop=crop, jitter=0, gray=0, flip=flip)
-        shape = map_shape(self.encoder)
+        self.views = Views(size, **self.view_options(views))
+        shape = map_shape(encoder)
         dim, height, width = shape
         self.bridge = nn.Sequential(ChannelwiseLinear(dim, height * width), nn.Conv2d(dim, dim, 1), nn.ReLU())
         self.decoder = Decoder(shape, channels, size)

@@ -12,15 +12,16 @@ they are, so one answer for all images does not pay; the encoder sees gradients 
 """
 
 import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unlabeled import check
 from unlabeled.check import UserError
+from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
+from unlabeled.options import Count, Several, ViewOptions
 from unlabeled.parts import gather
 from unlabeled.parts.augment import Views
 from unlabeled.parts.kmeans import agreement, kmeans, whiten
@@ -34,21 +35,22 @@ DEFAULT_CLUSTERS = 100
 FEATURES_AT_ONCE = 512
 
 
-class DeepCluster(Method):
+class DeepCluster(Method[ImageEncoder]):
     """Group the features of all images and learn to tell the groups apart.
 
     Args:
         encoder: Network whose features are kept.
-        clusters: Number of groups: about ten times the classes expected, at most a quarter of the samples; by
-            default 100, or a tenth of the samples where that is less.
+        clusters: Number of clusters: about ten times the expected classes, at most a quarter of the samples.
+            [default: 100, or a tenth of the samples where that is less]
         components: Principal components of the features that are clustered.
-        iterations: Rounds of k-means.
-        crop: Smallest share of the image's area that is shown.
-        flip: Probability that an image is mirrored.
+        iterations: Iterations of k-means.
+        **views: How the images are cropped and mirrored.
     """
 
     encoder_input = "sobel"
     held_out = "undefined"
+    view_defaults = ViewOptions(crop=0.08, flip=0.5)
+    recipe: ClassVar = {"epochs": 27, "lr": 2e-3}
     smallest: ClassVar = {"clusters": 3}
     assignments: Tensor
     used: Tensor
@@ -56,20 +58,17 @@ class DeepCluster(Method):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: ImageEncoder,
         *,
-        clusters: int | None = None,
-        components: int = 64,
-        iterations: int = 20,
-        crop: float = 0.08,
-        flip: float = 0.5,
+        clusters: Several | None = None,
+        components: Count = 64,
+        iterations: Count = 20,
+        **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        check.at_least(2, clusters=DEFAULT_CLUSTERS if clusters is None else clusters)
-        check.at_least(1, components=components, iterations=iterations)
         self.clusters, self.components, self.iterations = clusters, components, iterations
-        self.views = Views(self.encoder.image_size, crop=crop, jitter=0, gray=0, flip=flip)
-        self.head = nn.Linear(self.encoder.dim, DEFAULT_CLUSTERS if clusters is None else clusters)
+        self.views = Views(encoder.image_size, **self.view_options(views))
+        self.head = nn.Linear(encoder.dim, DEFAULT_CLUSTERS if clusters is None else clusters)
         self.register_buffer("assignments", torch.zeros(0, dtype=torch.long))
         self.register_buffer("used", torch.tensor(self.head.out_features))
         self.register_buffer("agreement", torch.zeros(()))

@@ -11,14 +11,16 @@ the paper's is the cross-entropy. The weights move by the loop's AdamW, not by p
 Shortcut: copying the input, which cannot recover what was destroyed, so the code may be wider than the image.
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from unlabeled import check
+from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
+from unlabeled.options import NonNegative, PositiveFraction, ViewOptions
 from unlabeled.parts.augment import Views
 from unlabeled.parts.decoder import decoder as build_decoder
 from unlabeled.parts.decoder import map_shape
@@ -64,47 +66,41 @@ def loss(
     return ((error.flatten(1) * weight).sum(1) / weight.sum(1).clamp(min=1e-9)).mean()
 
 
-class Denoising(Method):
+class Denoising(Method[ImageEncoder]):
     """Destroy a part of the image and recover the clean one.
 
     Args:
         encoder: Network whose features are kept.
-        noise: Sets chosen elements to 0 or, salt and pepper, to 0 or 1; gaussian noise shifts all of them.
+        noise: Corruption: "mask" sets random elements to 0, "salt_pepper" to 0 or 1; "gaussian" shifts all of them.
         amount: Fraction of the elements that is destroyed; for gaussian noise its standard deviation.
-        exact: Whether exactly that fraction of each image is destroyed, else each element by its own coin.
-        whole_pixels: Whether all channels of a pixel are destroyed together.
-        loss: Error that is minimised; the cross-entropy sees values as probabilities of white.
-        emphasis: Weight of destroyed elements, untouched ones have the rest to 1; 0.5 weighs all alike.
-        decoder: How the image is drawn: step by step by convolutions, or by one linear layer.
-        crop: Smallest share of the image's area that is shown.
-        flip: Probability that an image is mirrored.
+        exact: Destroy exactly that fraction of each image, rather than each element with that probability.
+        whole_pixels: Destroy all channels of a pixel together.
+        loss: Reconstruction error; the cross-entropy treats values as probabilities of white.
+        emphasis: Weight of the destroyed elements; the untouched ones have the rest to 1, so 0.5 weighs all alike.
+        decoder: Network that draws the image: convolutions step by step, or one linear layer.
+        **views: How the images are cropped and mirrored.
     """
 
     held_out = "stop"
+    view_defaults = ViewOptions(crop=0.5, flip=0.5)
+    recipe: ClassVar = {"epochs": 18, "lr": 2e-3}
     mean: Tensor
     baseline: Tensor
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: ImageEncoder,
         *,
         noise: Literal["mask", "salt_pepper", "gaussian"] = "mask",
-        amount: float = 0.25,
+        amount: NonNegative = 0.25,
         exact: bool = True,
         whole_pixels: bool = False,
         loss: Literal["squared", "cross_entropy"] = "squared",
-        emphasis: float = 0.5,
+        emphasis: PositiveFraction = 0.5,
         decoder: Literal["conv", "linear"] = "conv",
-        crop: float = 0.5,
-        flip: float = 0.5,
+        **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        check.choice(("mask", "salt_pepper", "gaussian"), noise=noise)
-        check.choice(ERRORS, loss=loss)
-        check.choice(("conv", "linear"), decoder=decoder)
-        check.at_least(0, amount=amount)
-        check.positive(emphasis=emphasis)
-        check.fraction(emphasis=emphasis)
         if emphasis == 1:  # nothing else counts
             check.positive(amount=amount)
         if noise != "gaussian":
@@ -113,9 +109,9 @@ class Denoising(Method):
         self.amount, self.exact, self.whole_pixels = amount, exact, whole_pixels
         self.error: Error = loss
         self.emphasis = emphasis
-        channels, size = self.encoder.in_channels, self.encoder.image_size
-        self.views = Views(size, crop=crop, jitter=0, gray=0, flip=flip)
-        self.decoder = build_decoder(decoder, map_shape(self.encoder), channels, size)
+        channels, size = encoder.in_channels, encoder.image_size
+        self.views = Views(size, **self.view_options(views))
+        self.decoder = build_decoder(decoder, map_shape(encoder), channels, size)
         self.register_buffer("mean", torch.full((channels, size, size), 0.5))
         self.register_buffer("baseline", torch.tensor(0.0))
 

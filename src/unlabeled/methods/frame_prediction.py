@@ -12,22 +12,23 @@ both. A decoder that is shown the frame before can copy it instead of using the 
 """
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from unlabeled import check
 from unlabeled.check import UserError
+from unlabeled.data.video.data import Videos
+from unlabeled.encoders import VideoEncoder
 from unlabeled.method import Batch, Method
+from unlabeled.options import Count, ViewOptions, WholeNumber
 from unlabeled.parts.clips import strip
 from unlabeled.parts.precision import full_precision
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
-    from unlabeled.encoders import VideoEncoder
 
 __all__ = ["FramePrediction"]
 
@@ -121,63 +122,55 @@ class Decoder(nn.Module):
         return torch.cat(steps, 1)
 
 
-class FramePrediction(Method):
+class FramePrediction(Method[VideoEncoder]):
     """Remember the frames that were seen, backward, and foresee those that follow.
 
     The metrics are losses of one frame in nats, `reconstruction` and `future`, and squared errors of one future frame,
-    of what is drawn (`future error`), of the last frame seen (`copy-last error`) and of the mean frame of the data
+    of the prediction (`future error`), of the last frame seen (`copy-last error`) and of the mean frame of the data
     (`mean-frame error`): the first has to fall below the other two.
 
     Args:
         encoder: Network whose features are kept; it reads a clip.
         past: Frames that the encoder sees.
-        reconstructed: Of these, how many it has to remember, the last ones; 0 leaves foreseeing alone.
-        future: Frames to foresee; 0 leaves remembering alone.
-        stride: Steps from one frame to the next, in frames of the video.
-        conditional: Whether the decoders read the frame before: sharper frames, but less in the features.
-        units: Cells of each decoder; 0 takes half the width of the encoder's vector.
-        pixels: Loss of a pixel: "bernoulli" for what is nearly black and white, "gaussian" for photographs.
-        flip: Probability that a clip is mirrored.
+        reconstructed: How many of these, the last ones, are to be reconstructed; 0 for prediction alone.
+        future: Frames to predict; 0 for reconstruction alone.
+        stride: Frames of the video from one frame of a clip to the next.
+        conditional: Let the decoders read the previous frame: sharper frames, but less in the features.
+        units: Units of each decoder; 0 for half the width of the encoder's vector.
+        pixels: Loss of a pixel: "bernoulli" for nearly black and white images, "gaussian" for photographs.
+        **views: How the clips are mirrored.
     """
 
     kind = "video"
     held_out = "stop"
-    defaults: ClassVar[dict[str, Any]] = {"encoder": "lstm-256", "batch_size": 64, "lr": 2e-3}
-
+    defaults: ClassVar = {"encoder": "lstm-256", "batch_size": 64, "lr": 2e-3}
+    view_defaults = ViewOptions(flip=0.0)
     mean: Tensor
     baseline: Tensor
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: VideoEncoder,
         *,
-        past: int = 10,
-        reconstructed: int = 10,
-        future: int = 10,
-        stride: int = 1,
+        past: Count = 10,
+        reconstructed: WholeNumber = 10,
+        future: WholeNumber = 10,
+        stride: Count = 1,
         conditional: bool = False,
-        units: int = 0,
+        units: WholeNumber = 0,
         pixels: Literal["bernoulli", "gaussian"] = "bernoulli",
-        flip: float = 0.0,
+        **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        check.whole(past=past, reconstructed=reconstructed, future=future, stride=stride, units=units)
-        check.at_least(1, past=past, stride=stride)
-        check.at_least(0, reconstructed=reconstructed, future=future, units=units)
         if not reconstructed <= past:
             raise UserError(f"reconstructed must be at most past={past}, got {reconstructed}")
         if reconstructed + future == 0:
             raise UserError("reconstructed or future must be above 0, got 0 for both")
-        check.choice(("bernoulli", "gaussian"), pixels=pixels)
-        check.fraction(flip=flip)
         self.past, self.reconstructed, self.future, self.stride = past, reconstructed, future, stride
-        self.pixels, self.flip = pixels, flip
-        units = units or self.encoder.dim // 2
-        self.summary = (
-            nn.Linear(self.encoder.dim, 2 * units) if self.encoder.dim != 2 * units else nn.Identity()
-        )
-        video: VideoEncoder = self.encoder  # type: ignore[assignment]
-        self.shape = video.in_channels, video.image_size, video.image_size
+        self.pixels, self.flip = pixels, self.view_options(views)["flip"]
+        units = units or encoder.dim // 2
+        self.summary = nn.Linear(encoder.dim, 2 * units) if encoder.dim != 2 * units else nn.Identity()
+        self.shape = encoder.in_channels, encoder.image_size, encoder.image_size
         numbers = math.prod(self.shape)
         self.remember = Decoder(units, numbers, conditional) if reconstructed else None
         self.foresee = Decoder(units, numbers, conditional) if future else None
@@ -188,8 +181,8 @@ class FramePrediction(Method):
         """Loss of one who always draws the mean frame."""
         return float(self.baseline) or None
 
-    def training_view(self, data: "Data") -> "Data":
-        return data.clips(frames=self.past + self.future, stride=self.stride)  # type: ignore[attr-defined]
+    def training_view(self, data: Videos) -> Videos:
+        return data.clips(frames=self.past + self.future, stride=self.stride)
 
     def prepare(self, data: "Data") -> None:
         frames = self.encoder.inputs(data.sample(SAMPLE)).to(self.mean.device)

@@ -11,20 +11,18 @@ Shortcut: a piece that saw itself would only be copied, so attention never looks
 """
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from unlabeled import check
-from unlabeled.check import UserError
-from unlabeled.method import Batch, Method, Pictures
+from unlabeled.data import Data
+from unlabeled.data.text.data import Texts, Tokens
+from unlabeled.encoders import TextEncoder
+from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
+from unlabeled.options import Fraction, NonNegative, WholeNumber
 from unlabeled.parts import gather
-
-if TYPE_CHECKING:
-    from unlabeled.data import Data
-    from unlabeled.encoders import TextEncoder
 
 __all__ = ["GPT"]
 
@@ -58,52 +56,47 @@ def pick(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor
     return order.gather(1, drawn).squeeze(1)
 
 
-class GPT(Method):
+class GPT(Method[TextEncoder]):
     """Predict the next word piece from all the earlier ones.
 
-    The metric `accuracy` is the share of pieces whose prediction is right.
+    The metric `accuracy` is the fraction of pieces that are predicted correctly.
 
     Args:
         encoder: Network whose features are kept.
-        temperature: Divides the logits when pictures continue a text; 0 always takes the likeliest piece.
-        top_k: Pictures draw from as many of the likeliest pieces; 0 for all.
-        top_p: Pictures draw from the likeliest pieces until their probabilities reach this sum.
+        temperature: Sampling temperature when pictures continue a text; 0 always takes the likeliest piece.
+        top_k: Pictures sample from this many of the likeliest pieces; 0 for all.
+        top_p: Pictures sample from the likeliest pieces until their probabilities reach this sum.
     """
 
     kind = "text"
+    encoder_needs = EncoderNeeds("family", "be one that never looks ahead, such as gpt-mini", "gpt")
     held_out = "stop"
     most_epochs = 20
-    defaults: ClassVar[dict[str, Any]] = {
-        "encoder": "gpt-tiny",
-        "batch_size": 32,
-        "lr": 1e-3,
-        "weight_decay": 0.1,
-    }
-    encoder: "TextEncoder"  # type: ignore[assignment]
+    defaults: ClassVar = {"encoder": "gpt-tiny", "batch_size": 32, "lr": 1e-3, "weight_decay": 0.1}
+    recipe: ClassVar = {"lr": 2e-3}
     entropy: Tensor
 
     def __init__(
-        self, encoder: nn.Module, *, temperature: float = 0.8, top_k: int = 40, top_p: float = 1.0
+        self,
+        encoder: TextEncoder,
+        *,
+        temperature: NonNegative = 0.8,
+        top_k: WholeNumber = 40,
+        top_p: Fraction = 1.0,
     ) -> None:
         super().__init__(encoder)
-        check.at_least(0, temperature=temperature, top_k=top_k)
-        check.whole(top_k=top_k)
-        check.fraction(top_p=top_p)
-        if getattr(encoder, "family", None) != "gpt":
-            name = getattr(encoder, "config", {}).get("name", type(encoder).__name__)
-            raise UserError(f"encoder must be one that never looks ahead, such as gpt-mini, got {name}")
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
-        self.register_buffer("entropy", torch.tensor(math.log(self.encoder.vocabulary)))
+        self.register_buffer("entropy", torch.tensor(math.log(encoder.vocabulary)))
 
     def chance(self, samples: int) -> float:
         """Loss of one who only knows how frequent each word piece is."""
         return float(self.entropy)
 
-    def training_view(self, data: "Data") -> "Data":
+    def training_view(self, data: Texts) -> Data:
         return self.encoder.blocks(data)
 
-    def prepare(self, data: "Data") -> None:
-        counts = data.counts(self.encoder.vocabulary, skip=1).double()  # type: ignore[attr-defined]
+    def prepare(self, data: Tokens) -> None:
+        counts = data.counts(self.encoder.vocabulary, skip=1).double()
         self.entropy.copy_(torch.special.entr(counts / counts.sum()).sum())
 
     def forward(self, batch: Batch) -> Tensor:

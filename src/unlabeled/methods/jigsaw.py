@@ -15,7 +15,7 @@ encoders take images in 0..1); lenses fringe colours near the border, so some im
 """
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,9 @@ from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.check import UserError
+from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
+from unlabeled.options import Count, PositiveFraction, Several, ViewOptions
 from unlabeled.parts import patches
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
@@ -80,63 +82,57 @@ def least_size(encoder: Any, size: int) -> int:
     )
 
 
-class Jigsaw(Method):
+class Jigsaw(Method[ImageEncoder]):
     """Name the permutation that shuffled the tiles of an image.
 
     Args:
         encoder: Network whose features are kept; it sees one tile at a time.
         permutations: Size of the set; more is harder, and 9, 72, 504 or 1512 are as far apart as can be.
         grid: Tiles per side.
-        tile_ratio: Side of a tile relative to its cell; the rest is room for its random place.
-        tile_size: Side in pixels to which tiles are resized for the encoder; by default they stay as cut, but are
-            enlarged where the encoder takes no such size or some of its weights would see nothing but padding, and
-            for a ViT to the size of its images.
-        normalize: Whether every tile gets the same brightness and contrast.
-        gray: Probability that an image loses its colours.
-        crop: Smallest share of the image's area that a puzzle shows.
+        tile_ratio: Side of a tile relative to its cell; the rest is room for its random position.
+        tile_size: Side in pixels to which tiles are resized for the encoder. [default: as cut, or larger where the
+            encoder takes no such size or some of its weights would see only padding; a ViT's own size]
+        normalize: Give every tile the same brightness and contrast.
         puzzles: Puzzles made of each image in a step.
         head_dim: Width of the layer that sees all tiles.
+        **views: How the images are cropped and converted to grayscale.
     """
 
+    view_defaults = ViewOptions(crop=0.5, gray=0.3)
+    recipe: ClassVar = {"epochs": 30, "lr": 2e-3}
     smallest: ClassVar = {"permutations": 9}
     example = "photos"
     permutations: Tensor
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: ImageEncoder,
         *,
-        permutations: int = 72,
-        grid: int = 3,
-        tile_ratio: float = 0.85,
-        tile_size: int | None = None,
+        permutations: Several = 72,
+        grid: Several = 3,
+        tile_ratio: PositiveFraction = 0.85,
+        tile_size: Count | None = None,
         normalize: bool = True,
-        gray: float = 0.3,
-        crop: float = 0.5,
-        puzzles: int = 1,
-        head_dim: int = 512,
+        puzzles: Count = 1,
+        head_dim: Count = 512,
+        **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        check.at_least(2, permutations=permutations, grid=grid)
-        check.positive(tile_ratio=tile_ratio, puzzles=puzzles, head_dim=head_dim)
-        check.fraction(tile_ratio=tile_ratio)
-        check.at_least(1, tile_size=1 if tile_size is None else tile_size)
-        check.at_least(4 * grid, image_size=self.encoder.image_size)
+        size = encoder.image_size
+        check.at_least(4 * grid, image_size=size)
         if tile_size is None and getattr(encoder, "is_vit", False):
-            tile_size = self.encoder.image_size
-        cell = self.encoder.image_size // grid
+            tile_size = size
+        cell = size // grid
         self.grid, self.cut = grid, max(2, min(round(tile_ratio * cell), cell - (tile_ratio < 1)))
-        least = (
-            least_size(encoder, self.cut) if tile_size is None or tile_size < self.encoder.image_size else 1
-        )
-        if tile_size is not None and tile_size < self.encoder.image_size and idle(encoder, tile_size):
+        least = least_size(encoder, self.cut) if tile_size is None or tile_size < size else 1
+        if tile_size is not None and tile_size < size and idle(encoder, tile_size):
             raise UserError(
                 f"tile_size must be at least {least}, so that every weight sees more than padding, got {tile_size}"
             )
         self.tile_size = tile_size or (least if least > self.cut else None)
         self.normalize, self.puzzles = normalize, puzzles
-        self.views = Views(grid * cell, crop=crop, jitter=0, gray=gray, flip=0)
-        self.head = mlp(grid**2 * self.encoder.dim, head_dim, permutations)
+        self.views = Views(grid * cell, **self.view_options(views))
+        self.head = mlp(grid**2 * encoder.dim, head_dim, permutations)
         nn.init.normal_(self.head[-1].weight, std=1e-3)  # type: ignore[arg-type]
         nn.init.zeros_(self.head[-1].bias)  # type: ignore[arg-type]
         self.register_buffer("permutations", permutation_set(permutations, grid**2))

@@ -16,15 +16,16 @@ random ones that reach over all processes.
 
 import math
 import warnings
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from unlabeled import check
+from unlabeled.encoders import ImageEncoder
 from unlabeled.kernels.partition import log_partition
 from unlabeled.method import Batch, Method
+from unlabeled.options import Count, Fraction, Positive, ViewOptions
 from unlabeled.parts import gather
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
@@ -58,57 +59,53 @@ def loss(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Te
     return (everyone - positive).mean()
 
 
-class MoCo(Method):
+class MoCo(Method[ImageEncoder]):
     """Find the other view of an image among thousands of stored views of other images.
 
     Args:
         encoder: Network whose features are kept.
-        temperature: Sharpness of the softmax over similarities; 0.2 in version 2, 0.07 in version 1.
-        projection_dim: Width of the vectors that are compared.
-        projection: Layers between the features and these vectors; "mlp" in version 2, "linear" in version 1.
-        queue: Keys of earlier batches that a query is compared with.
-        momentum: Share of the teacher that is kept in a step; 0.999 for ImageNet, 0.99 for shorter trainings.
-        symmetric: Whether each view is once the query and once the key; twice the work in a step.
-        splits: Groups in each process that batch norm sees one by one; each has at least 8 images.
-        crop: Smallest share of the image's area that a view shows.
-        jitter: Strength of the colour changes; 0.5 is version 2's.
-        gray: Probability that a view loses its colours.
-        blur: Probability that a view is blurred; 0.5 in version 2 for ImageNet, 0 in version 1.
-        flip: Probability that a view is mirrored; 0 where left and right differ in meaning, as in digits.
-        degrees: Largest rotation of a view, to either side.
+        temperature: Softmax temperature; 0.2 in version 2, 0.07 in version 1.
+        projection_dim: Width of the compared vectors.
+        projection: Projection head; "mlp" in version 2, "linear" in version 1.
+        queue: Number of stored keys that each query is compared with.
+        momentum: Momentum of the teacher; 0.999 for ImageNet, 0.99 for shorter trainings.
+        symmetric: Use each view once as the query and once as the key; doubles the work of a step.
+        splits: Groups that batch norm sees separately in each process; each has at least 8 images.
+        **views: How the views are drawn.
     """
 
+    view_defaults = ViewOptions(crop=0.2, jitter=0.5, gray=0.2, blur=0.0, flip=0.5, degrees=0.0)
+    recipe: ClassVar = {
+        "epochs": 24,
+        "lr": 2e-3,
+        "queue": 2048,
+        "momentum": 0.99,
+        "crop": 0.2,
+        "jitter": 0.5,
+        "gray": 0.2,
+    }
     smallest: ClassVar = {"queue": 16}
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: ImageEncoder,
         *,
-        temperature: float = 0.2,
-        projection_dim: int = 128,
+        temperature: Positive = 0.2,
+        projection_dim: Count = 128,
         projection: Literal["mlp", "linear"] = "mlp",
-        queue: int = 4096,
-        momentum: float = 0.99,
+        queue: Count = 4096,
+        momentum: Fraction = 0.99,
         symmetric: bool = False,
-        splits: int = 4,
-        crop: float = 0.2,
-        jitter: float = 0.5,
-        gray: float = 0.2,
-        blur: float = 0.0,
-        flip: float = 0.5,
-        degrees: float = 0.0,
+        splits: Count = 4,
+        **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        check.positive(temperature=temperature, projection_dim=projection_dim, queue=queue, splits=splits)
-        check.fraction(momentum=momentum)
-        check.choice(["mlp", "linear"], projection=projection)
         self.temperature, self.momentum = temperature, momentum
         self.symmetric, self.splits = symmetric, splits
-        size = self.encoder.image_size
-        self.views = Views(size, crop=crop, jitter=jitter, gray=gray, blur=blur, flip=flip, degrees=degrees)
-        hidden = [self.encoder.dim] if projection == "mlp" else []
-        self.head = mlp(self.encoder.dim, *hidden, projection_dim, norm=False)
-        self.teacher = Teacher(self.encoder, self.head)
+        self.views = Views(encoder.image_size, **self.view_options(views))
+        hidden = [encoder.dim] if projection == "mlp" else []
+        self.head = mlp(encoder.dim, *hidden, projection_dim, norm=False)
+        self.teacher = Teacher(encoder, self.head)
         self.queue = Queue(queue, projection_dim)
 
     def chance(self, samples: int) -> float:

@@ -15,15 +15,16 @@ position (aerial, microscopic, round) have nothing to learn here.
 """
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
 from einops import repeat
 from torch import Tensor, nn
 
-from unlabeled import check
+from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
+from unlabeled.options import ViewOptions
 from unlabeled.parts.augment import Views, rotate
 
 __all__ = ["RotNet"]
@@ -61,29 +62,29 @@ def disc(images: Tensor) -> Tensor:
     return images.where(inside, 0.5)
 
 
-class RotNet(Method):
+class RotNet(Method[ImageEncoder]):
     """Tell by which angle an image was turned.
 
     Args:
         encoder: Network whose features are kept.
-        rotations: Angles to tell apart: "4" quarter turns, two of those, or "8" eighths of a turn.
-        crop: Smallest share of the image's area that is shown.
-        flip: Probability that an image is mirrored before it turns.
+        rotations: Angles to distinguish: "4" quarter turns, two of those, or "8" eighths of a turn.
+        **views: How the images are cropped and mirrored, before they are turned.
     """
+
+    view_defaults = ViewOptions(crop=0.5, flip=0.5)
+    recipe: ClassVar = {"epochs": 8, "lr": 2e-3}
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: ImageEncoder,
         *,
         rotations: Literal["4", "0-180", "90-270", "8"] = "4",
-        crop: float = 0.5,
-        flip: float = 0.5,
+        **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        check.choice(ANGLES, rotations=rotations)
         self.angles = ANGLES[rotations]
-        self.views = Views(self.encoder.image_size, crop=crop, aspect=1, jitter=0, gray=0, flip=flip)
-        self.head = nn.Linear(self.encoder.dim, len(self.angles))
+        self.views = Views(encoder.image_size, aspect=1, **self.view_options(views))
+        self.head = nn.Linear(encoder.dim, len(self.angles))
         nn.init.normal_(self.head.weight, std=1e-3)
         nn.init.zeros_(self.head.bias)
 

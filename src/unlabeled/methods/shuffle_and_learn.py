@@ -15,7 +15,7 @@ view is drawn for a whole clip. Where nothing moves nothing can be told, so wind
 """
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -24,15 +24,15 @@ from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.method import Batch, Method
+from unlabeled.data.video.data import Videos
+from unlabeled.encoders import ImageEncoder
+from unlabeled.encoders.video import Frames
+from unlabeled.method import Batch, EncoderNeeds, Method
+from unlabeled.options import Count, Range, Several, ViewOptions
 from unlabeled.parts.augment import Views
 from unlabeled.parts.clips import clip_views, motion, strip
 from unlabeled.parts.decoder import map_shape
 from unlabeled.parts.heads import mlp
-
-if TYPE_CHECKING:
-    from unlabeled.data import Data
-    from unlabeled.encoders import ImageEncoder
 
 __all__ = ["ShuffleAndLearn"]
 
@@ -106,65 +106,52 @@ def balanced_accuracy(logits: Tensor, positives: float) -> Tensor:
     return (answers[:, 0].mean() + 1 - answers[:, 1:].mean()) / 2
 
 
-class ShuffleAndLearn(Method):
+class ShuffleAndLearn(Method[Frames]):
     """Tell whether the middle one of three frames lies between the other two in time.
 
-    The metric `balanced accuracy` is 0.5 for one who guesses, whatever the share of positives.
+    The metric `balanced accuracy` is 0.5 at chance level, whatever the fraction of positives.
 
     Args:
         encoder: Network whose features are kept; it reads single frames.
-        frames: Frames of a clip, in which windows are chosen by motion; all of the shortest video that holds a window,
-            but at most 48, if None.
-        stride: Steps from one frame of a clip to the next, in frames of the video.
-        window: Frames of a window, in which the five frames lie; with as many as a clip has, nothing
-            is chosen by motion.
-        tau_min: Least distance of a wrong middle from the nearest end; smaller is harder. The paper has 15.
+        frames: Frames of a clip, in which windows are chosen by motion. [default: all of the shortest video that holds
+            a window, but at most 48]
+        stride: Frames of the video from one frame of a clip to the next.
+        window: Frames of a window, from which the five frames are drawn; if it is a whole clip, motion has no say.
+        tau_min: Smallest distance of a wrong middle frame from the nearest end; smaller is harder. The paper has 15.
         tau_max: Largest distance of the two ends; larger makes the true order harder to see. The paper has 60.
-        positives: Share of triples in true order.
-        head: What answers: "mlp" with a hidden layer, or the paper's "linear".
-        dim: Numbers that describe a frame before three of them are joined.
-        crop: Smallest share of the frame's area that a clip shows.
-        flip: Probability that a clip is mirrored.
-        jitter: Strength of the colour changes, the same for all frames of a clip.
+        positives: Fraction of triples in true order.
+        head: Classifier: "mlp" with a hidden layer, or the paper's "linear".
+        dim: Width of the description of a frame before three of them are concatenated.
+        **views: How the clips are drawn, all frames of a clip alike.
     """
 
     kind = "video"
-    defaults: ClassVar[dict[str, Any]] = {"encoder": "frames-conv4", "batch_size": 64, "lr": 1e-3}
+    encoder_needs = EncoderNeeds("frame", "read single frames, such as frames-conv4")
+    defaults: ClassVar = {"encoder": "frames-conv4", "batch_size": 64, "lr": 1e-3}
+    view_defaults = ViewOptions(crop=0.5, flip=0.5, jitter=0.0)
+    recipe: ClassVar = {"batch_size": 16, "crop": 1.0}
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Frames,
         *,
-        frames: int | None = None,
-        stride: int = 1,
-        window: int = 12,
-        tau_min: int = 2,
-        tau_max: int = 8,
-        positives: float = 0.25,
+        frames: Count | None = None,
+        stride: Count = 1,
+        window: Count = 12,
+        tau_min: Count = 2,
+        tau_max: Several = 8,
+        positives: Annotated[float, Range(above=0, below=1)] = 0.25,
         head: Literal["mlp", "linear"] = "mlp",
-        dim: int = 64,
-        crop: float = 0.5,
-        flip: float = 0.5,
-        jitter: float = 0.0,
+        dim: Count = 64,
+        **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        if not hasattr(encoder, "frame"):
-            raise UserError(
-                f"encoder must read single frames, such as frames-conv4, got {type(encoder).__name__}"
-            )
-        check.whole(stride=stride, window=window, tau_min=tau_min, tau_max=tau_max, dim=dim)
-        check.at_least(1, stride=stride, tau_min=tau_min, dim=dim)
-        check.at_least(2, tau_max=tau_max)
         check.at_least(2 * tau_min + 3, window=window)  # a..b, c between b and d, d..e
         if frames is not None:
-            check.whole(frames=frames)
             check.at_least(window, frames=frames)
-        if not 0 < positives < 1:
-            raise UserError(f"positives must be above 0 and below 1, got {positives}")
-        check.choice(("mlp", "linear"), head=head)
         self.frames, self.stride, self.window = frames, stride, window
         self.tau_min, self.tau_max, self.positives = tau_min, tau_max, positives
-        self.views = Views(self.frame.image_size, crop=crop, jitter=jitter, gray=0, flip=flip)
+        self.views = Views(self.frame.image_size, **self.view_options(views))
         channels, height, width = map_shape(self.frame)
         self.grid = min(GRID, height), min(GRID, width)
         self.describe = nn.Linear(channels * self.grid[0] * self.grid[1], dim)
@@ -175,22 +162,22 @@ class ShuffleAndLearn(Method):
         nn.init.constant_(last.bias, math.log(positives / (1 - positives)))
 
     @property
-    def frame(self) -> "ImageEncoder":
+    def frame(self) -> ImageEncoder:
         """The network that reads a single frame."""
-        return self.encoder.frame  # type: ignore[return-value]
+        return self.encoder.frame
 
     def chance(self, samples: int) -> float:
         """Entropy of the shares: the loss of one who always answers with the prior."""
         shares = self.positives, 1 - self.positives
         return -sum(share * math.log(share) for share in shares)
 
-    def training_view(self, data: "Data") -> "Data":
+    def training_view(self, data: Videos) -> Videos:
         frames = self.frames
         if frames is None:
-            held = (data.counts - 1) // self.stride + 1  # type: ignore[attr-defined]
+            held = (data.counts - 1) // self.stride + 1
             held = held[held >= self.window]
             frames = min(MOST_FRAMES, int(held.min())) if len(held) else self.window
-        return data.clips(frames=frames, stride=self.stride)  # type: ignore[attr-defined]
+        return data.clips(frames=frames, stride=self.stride)
 
     def shown(self, batch: Batch, *, random: bool = True) -> Tensor:
         """Five frames of each clip, float in 0..1, shape (batch, 5, channels, size, size)."""

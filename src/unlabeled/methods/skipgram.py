@@ -13,33 +13,30 @@ and it is the neighbour's vector that scores the centre: over a corpus the pairs
 Shortcut: frequent words predict everything a little, so they are thinned out and drawn as noise more often.
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from unlabeled import check
+from unlabeled.encoders import WordEncoder
 from unlabeled.method import Batch, Method, Pictures
+from unlabeled.options import Count, Fraction, PositiveFraction
 from unlabeled.parts.neighbours import FromNeighbours, Neighbours
-
-if TYPE_CHECKING:
-    from unlabeled.encoders import WordEncoder
 
 __all__ = ["SkipGram"]
 
 SHOWN = 5
 
 
-class SkipGram(FromNeighbours, Method):
+class SkipGram(FromNeighbours, Method[WordEncoder]):
     """Learn a vector for each word that tells which words stand around it.
 
-    The loss is the true mean over the pairs that were seen; it is `(1 + negatives) ln 2` for one who knows nothing.
+    The loss is the true mean over the pairs that were seen; at chance level it is `(1 + negatives) ln 2`.
 
     Args:
-        encoder: Vectors of words that are kept.
-        window: Words on each side at most; each word's own reach is drawn evenly from 1 to it.
+        encoder: Word vectors that are kept.
+        window: Largest number of words on each side; each word's own reach is drawn evenly from 1 to it.
         negatives: Noise words; 5 to 20 for small corpora, 2 to 5 for large ones.
-        negatives_per: Whether a centre word draws its noise once for all its neighbours, or each pair draws its own;
-            centre is faster.
-        subsample: Share of the corpus above which a word is thinned out; 0 keeps all.
-        rate: Learning rate at the start; it falls linearly to a ten-thousandth.
+        negatives_per: Draw the noise once for a centre word and all its neighbours, which is faster, or for each pair.
+        subsample: Fraction of the corpus above which a word is subsampled; 0 keeps all.
+        rate: Initial learning rate; it falls linearly to a ten-thousandth.
         threads: Threads that share the work; only one gives the same result each time.
     """
 
@@ -48,16 +45,15 @@ class SkipGram(FromNeighbours, Method):
 
     def __init__(
         self,
-        encoder: "WordEncoder",
+        encoder: WordEncoder,
         *,
-        window: int = 5,
-        negatives: int = 5,
+        window: Count = 5,
+        negatives: Count = 5,
         negatives_per: Literal["centre", "pair"] = "centre",
-        subsample: float = 1e-3,
-        rate: float = 0.025,
-        threads: int = 1,
+        subsample: Fraction = 1e-3,
+        rate: PositiveFraction = 0.025,
+        threads: Count = 1,
     ) -> None:
-        check.choice(("centre", "pair"), negatives_per=negatives_per)
         super().__init__(encoder)
         self.neighbours = Neighbours(
             encoder.rows,

@@ -12,17 +12,17 @@ Shortcut: one prototype for all would be easy to predict, so the assignments are
 """
 
 import math
-from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from unlabeled import check
 from unlabeled.check import UserError
+from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
+from unlabeled.options import Count, Positive, PositiveFraction, ViewOptions, WholeNumber
 from unlabeled.parts import gather
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
@@ -74,81 +74,68 @@ def loss(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:
     return (entropy * different).sum() / different.sum()
 
 
-class SwAV(Method):
+class SwAV(Method[ImageEncoder]):
     """Predict the cluster of one crop of an image from another crop.
 
     Args:
         encoder: Network whose features are kept.
         prototypes: Number of clusters; 3000 in the paper for ImageNet.
-        temperature: Sharpness of the predicted assignment.
-        epsilon: Softness of the assignment that is predicted; try 0.03 where the loss stays at chance.
-        iterations: Rounds of balancing the assignments.
-        projection_dim: Width of the vectors that are clustered.
+        temperature: Softmax temperature of the predicted assignment.
+        epsilon: Softness of the target assignment; try 0.03 where the loss stays at chance.
+        iterations: Sinkhorn iterations that balance the assignments.
+        projection_dim: Width of the clustered vectors.
         hidden_dim: Width of the hidden layer of the head; 2048 in the paper.
         queue: Earlier samples that help to balance the assignments; 0, or a few thousand for small batches.
         queue_steps: Optimizer steps before the queue is used.
         freeze_steps: Optimizer steps before the prototypes move.
-        local_crops: Number of small crops for each image, beside the two large ones.
-        local_size: Side of the small crops in pixels; about half of the large ones' if None.
-        crop: Smallest share of the image's area in a large crop, and largest in a small one.
-        local_crop: Smallest share of the image's area in a small crop.
-        jitter: Strength of the colour changes; 1 is the paper's.
-        gray: Probability that a crop loses its colours.
-        blur: Probability that a crop is blurred; 0.5 in the paper.
-        flip: Probability that a crop is mirrored; 0 where left and right differ in meaning, as in digits.
-        degrees: Largest rotation of a crop, to either side.
+        local_crops: Number of small crops of each image, in addition to the two large ones.
+        local_size: Side of the small crops in pixels. [default: about half of the large ones']
+        local_crop: Smallest fraction of the image's area in a small crop; the largest is `crop`.
+        **views: How the crops are drawn.
     """
 
     compares_samples = True
+    view_defaults = ViewOptions(crop=0.3, jitter=0.5, gray=0.2, blur=0.0, flip=0.5, degrees=0.0)
+    recipe: ClassVar = {"epochs": 11, "lr": 2e-3, "prototypes": 128}
     smallest: ClassVar = {"prototypes": 8}
     steps: Tensor
     start: Tensor
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: ImageEncoder,
         *,
-        prototypes: int = 256,
-        temperature: float = 0.1,
-        epsilon: float = 0.05,
-        iterations: int = 3,
-        projection_dim: int = 128,
-        hidden_dim: int = 512,
-        queue: int = 0,
-        queue_steps: int = 1000,
-        freeze_steps: int = 100,
-        local_crops: int = 4,
-        local_size: int | None = None,
-        crop: float = 0.3,
-        local_crop: float = 0.1,
-        jitter: float = 0.5,
-        gray: float = 0.2,
-        blur: float = 0.0,
-        flip: float = 0.5,
-        degrees: float = 0.0,
+        prototypes: Count = 256,
+        temperature: Positive = 0.1,
+        epsilon: Positive = 0.05,
+        iterations: Count = 3,
+        projection_dim: Count = 128,
+        hidden_dim: Count = 512,
+        queue: WholeNumber = 0,
+        queue_steps: WholeNumber = 1000,
+        freeze_steps: WholeNumber = 100,
+        local_crops: WholeNumber = 4,
+        local_size: Count | None = None,
+        local_crop: PositiveFraction = 0.1,
+        **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        check.positive(temperature=temperature, epsilon=epsilon)
-        check.at_least(1, prototypes=prototypes, iterations=iterations)
-        check.at_least(1, projection_dim=projection_dim, hidden_dim=hidden_dim)
-        check.at_least(0, queue=queue, queue_steps=queue_steps)
-        check.at_least(0, freeze_steps=freeze_steps, local_crops=local_crops)
-        check.at_least(1, local_size=1 if local_size is None else local_size)
-        if not 0 < local_crop <= crop:
+        options = self.view_options(views)
+        crop = options["crop"]
+        if local_crop > crop:
             raise UserError(f"local_crop must be above 0 and at most crop ({crop}), got {local_crop}")
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.queue_steps, self.freeze_steps, self.local_crops = queue_steps, freeze_steps, local_crops
-        size, patch = self.encoder.image_size, self.encoder.patch_size or 1
+        size, patch = encoder.image_size, encoder.patch_size or 1
         small: int = local_size or max(1, size // 2 // patch) * patch
-        if local_crops and hasattr(encoder, "takes") and not self.encoder.takes(small):
-            name = self.encoder.config["name"]
+        if local_crops and hasattr(encoder, "takes") and not encoder.takes(small):
+            name = encoder.config["name"]
             raise UserError(
                 f"local_crops must be 0 for {name}, which takes no crops of {small} pixels, got {local_crops}"
             )
-        views = partial(Views, jitter=jitter, gray=gray, blur=blur, flip=flip, degrees=degrees)
-        self.views = views(size, crop=crop)
-        self.local_views = views(small, crop=local_crop, crop_max=crop)
-        self.head = mlp(self.encoder.dim, hidden_dim, projection_dim)
+        self.views = Views(size, **options)
+        self.local_views = Views(small, **options | {"crop": local_crop, "crop_max": crop})
+        self.head = mlp(encoder.dim, hidden_dim, projection_dim)
         self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, projection_dim), dim=1))
         self.queues = nn.ModuleList(Queue(queue, projection_dim) for _ in range(2))
         self.register_buffer("start", self.prototypes.detach().clone())

@@ -16,21 +16,22 @@ wrong negatives.
 """
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from unlabeled import check
+from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method, Pictures
+from unlabeled.options import Count, Fraction, Positive, Several
 from unlabeled.parts import gather
 from unlabeled.parts.frames import as_images, one_each
 from unlabeled.parts.precision import full_precision
 
 if TYPE_CHECKING:
-    from unlabeled.data.cameras import Scenes
+    from unlabeled.data.cameras import Moments, Scenes
 
 __all__ = ["TimeContrastive"]
 
@@ -133,59 +134,46 @@ class SpatialSoftmax(nn.Module):
         return torch.cat([weights.sum(2) @ column, weights.sum(3) @ row], 1)
 
 
-class TimeContrastive(Method):
+class TimeContrastive(Method[ImageEncoder]):
     """Tell the same moment, seen from elsewhere, from other moments of the same scene.
 
-    The metric `closest` is the share of the frames to which their positive is closer than every negative. The vector of
-    an encoder that averages over the image forgets where things are; its maps know.
+    The metric `closest` is the fraction of the frames to which their positive is closer than every negative. The vector
+    of an encoder that averages over the image forgets where things are; its maps know.
 
     Args:
         encoder: Network whose features are kept.
-        views: Where the positive is from: the same moment of another camera, or a near one of the same camera.
-        objective: How positives and negatives are compared: "triplet" with semi-hard negatives, or "npairs", the
-            softmax over all moments.
-        moments: Moments of a scene that are compared, at least 2.
-        positive_radius: Most frames between a moment and its positive with one camera, whose negatives are more than
+        views: Source of the positive: the same moment of another camera, or a near one of the same camera.
+        objective: Loss: "triplet" with semi-hard negatives, or "npairs", the softmax over all moments.
+        moments: Moments of a scene that are compared.
+        positive_radius: Largest distance in frames of a positive of the same camera; its negatives are more than
             twice as far away.
         margin: By how much the squared distance of the negative must be larger than that of the positive.
-        embedding_dim: Width of the vectors that are compared.
+        embedding_dim: Width of the compared vectors.
         gain: Largest change of the brightness of each colour, drawn for each view of a scene.
     """
 
     kind = "cameras"
     encoder_kind = "image"
-    defaults: ClassVar[dict[str, Any]] = {
-        "encoder": "conv4",
-        "batch_size": 4,
-        "lr": 1e-3,
-        "weight_decay": 1e-6,
-    }
+    defaults: ClassVar = {"encoder": "conv4", "batch_size": 4, "lr": 1e-3, "weight_decay": 1e-6}
     smallest: ClassVar = {"moments": 4}
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: ImageEncoder,
         *,
         views: Literal["multi", "single"] = "multi",
         objective: Literal["triplet", "npairs"] = "triplet",
-        moments: int = 16,
-        positive_radius: int = 2,
-        margin: float = 0.2,
-        embedding_dim: int = 32,
-        gain: float = 0.4,
+        moments: Several = 16,
+        positive_radius: Count = 2,
+        margin: Positive = 0.2,
+        embedding_dim: Count = 32,
+        gain: Fraction = 0.4,
     ) -> None:
         super().__init__(encoder)
-        check.choice(("multi", "single"), views=views)
-        check.choice(("triplet", "npairs"), objective=objective)
-        check.whole(moments=moments, positive_radius=positive_radius, embedding_dim=embedding_dim)
-        check.at_least(2, moments=moments)
-        check.at_least(1, positive_radius=positive_radius, embedding_dim=embedding_dim)
-        check.positive(margin=margin)
-        check.fraction(gain=gain)
         self.objective, self.moments, self.margin, self.gain = objective, moments, margin, gain
         self.positive_radius = positive_radius if views == "single" else 0
         self.negative_radius = 2 * self.positive_radius
-        width = list(self.encoder.map_dims.values())[-1]
+        width = list(encoder.map_dims.values())[-1]
         self.head = nn.Sequential(
             nn.Conv2d(width, 64, 3, padding=1, bias=False),
             nn.BatchNorm2d(64),
@@ -199,7 +187,7 @@ class TimeContrastive(Method):
             return self.margin
         return None if self.negative_radius else math.log(self.moments)
 
-    def training_view(self, data: "Scenes"):  # type: ignore[override]
+    def training_view(self, data: "Scenes") -> "Moments":
         return data.moments(self.moments, self.positive_radius)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -216,7 +204,7 @@ class TimeContrastive(Method):
 
     def embed(self, images: Tensor) -> Tensor:
         """Vectors that are compared, float, shape (batch, embedding_dim), of length 1 for triplets."""
-        embeddings = self.head(list(self.encoder.maps(images).values())[-1])  # type: ignore[operator]
+        embeddings = self.head(list(self.encoder.maps(images).values())[-1])
         return F.normalize(embeddings, dim=1) if self.objective == "triplet" else embeddings
 
     def features(self, batch: Batch, layer: str | None = None) -> Tensor:

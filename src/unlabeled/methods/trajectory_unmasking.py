@@ -19,23 +19,24 @@ collapse: zones with the same description could not be told apart.
 """
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from unlabeled import check
 from unlabeled.check import UserError
+from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method, Pictures
+from unlabeled.options import Count, Positive, Several, WholeNumber
 from unlabeled.parts import gather
 from unlabeled.parts.frames import as_images, one_each
 from unlabeled.parts.precision import full_precision
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
-    from unlabeled.data.trajectories import Walks
+    from unlabeled.data.trajectories import Spans, Walks
 
 __all__ = ["TrajectoryUnmasking"]
 
@@ -158,33 +159,28 @@ class Attention(nn.Module):
         return items + self.layers(self.between(items)), weights
 
 
-class TrajectoryUnmasking(Method):
+class TrajectoryUnmasking(Method[ImageEncoder]):
     """Say what a hidden part of a walk looked like, from the other parts and from where it was.
 
-    The metric `found` is the share of the hidden zones that are told from all others of the batch.
+    The metric `found` is the fraction of the hidden zones that are identified among all others of the batch.
 
     Args:
         encoder: Network whose features are kept.
-        zones: Zones of a walk.
+        zones: Zones of a trajectory.
         zone_frames: Frames of a zone.
-        stride: Steps of the walk from one frame to the next.
+        stride: Steps of the trajectory from one frame to the next.
         masked: Zones that are hidden at the same time, fewer than all.
-        guard: Frames on both sides of a hidden zone that are not shown either.
-        pose: Whether poses are given; without them time alone says where a zone was.
-        temperature: Sharpness of the softmax over similarities.
-        projection_dim: Width of the vectors that are compared, a multiple of the heads.
+        guard: Frames on both sides of a hidden zone that are hidden too.
+        pose: Give the poses; without them time alone says where a zone was.
+        temperature: Softmax temperature; lower penalises hard negatives more.
+        projection_dim: Width of the compared vectors, a multiple of the heads.
         heads: Heads of the attention.
     """
 
     kind = "trajectory"
     encoder_kind = "image"
-    defaults: ClassVar[dict[str, Any]] = {
-        "encoder": "conv4",
-        "batch_size": 8,
-        "lr": 1e-3,
-        "weight_decay": 1e-6,
-    }
     compares_samples = True
+    defaults: ClassVar = {"encoder": "conv4", "batch_size": 8, "lr": 1e-3, "weight_decay": 1e-6}
     smallest: ClassVar = {
         "zones": 4,
         "zone_frames": 2,
@@ -197,43 +193,27 @@ class TrajectoryUnmasking(Method):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: ImageEncoder,
         *,
-        zones: int = 12,
-        zone_frames: int = 3,
-        stride: int = 3,
-        masked: int = 4,
-        guard: int = 0,
+        zones: Several = 12,
+        zone_frames: Count = 3,
+        stride: Count = 3,
+        masked: Count = 4,
+        guard: WholeNumber = 0,
         pose: bool = True,
-        temperature: float = 0.1,
-        projection_dim: int = 64,
-        heads: int = 4,
+        temperature: Positive = 0.1,
+        projection_dim: Count = 64,
+        heads: Count = 4,
     ) -> None:
         super().__init__(encoder)
-        check.whole(
-            zones=zones, zone_frames=zone_frames, stride=stride, masked=masked, guard=guard, heads=heads
-        )
-        check.whole(projection_dim=projection_dim)
-        check.at_least(2, zones=zones)
-        check.at_least(1, zone_frames=zone_frames, stride=stride, masked=masked, heads=heads)
-        check.at_least(0, guard=guard)
-        check.positive(temperature=temperature)
         if masked >= zones:
             raise UserError(f"masked must be below zones ({zones}), got {masked}")
-        if projection_dim < 1 or projection_dim % heads:
+        if projection_dim % heads:
             raise UserError(f"projection_dim must be a multiple of heads ({heads}), got {projection_dim}")
-        self.zones, self.zone_frames, self.stride, self.masked, self.guard = (
-            zones,
-            zone_frames,
-            stride,
-            masked,
-            guard,
-        )
-        self.pose, self.temperature = pose, temperature
+        self.zones, self.zone_frames, self.stride = zones, zone_frames, stride
+        self.masked, self.guard, self.pose, self.temperature = masked, guard, pose, temperature
         # The norm takes away what all frames have in common, else they start out all alike.
-        self.project = nn.Sequential(
-            nn.Linear(self.encoder.dim, projection_dim), nn.BatchNorm1d(projection_dim)
-        )
+        self.project = nn.Sequential(nn.Linear(encoder.dim, projection_dim), nn.BatchNorm1d(projection_dim))
         self.code = nn.Linear(CODE, CODE_WIDTH)
         self.fuse = nn.Sequential(
             nn.Linear(projection_dim + CODE_WIDTH, projection_dim),
@@ -248,7 +228,7 @@ class TrajectoryUnmasking(Method):
     def chance(self, samples: int) -> float:
         return math.log(samples * self.masked)
 
-    def training_view(self, data: "Walks"):  # type: ignore[override]
+    def training_view(self, data: "Walks") -> "Spans":
         return data.spans(self.zones * self.zone_frames, self.stride)
 
     def prepare(self, data: "Data") -> None:

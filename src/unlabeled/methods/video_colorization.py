@@ -13,16 +13,19 @@ Shortcut: the network may only copy, so to be right it must find the thing again
 reads, so that no trace of colour reaches it. A ground of one colour is easy: judge by what is tracked, not by the loss.
 """
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
-from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.method import Batch, Method, Pictures
+from unlabeled.data.video.data import Videos
+from unlabeled.encoders import ImageEncoder
+from unlabeled.encoders.video import Frames
+from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
+from unlabeled.options import Count, Positive, Several, ViewOptions
 from unlabeled.parts import gather
 from unlabeled.parts.augment import Views, fit
 from unlabeled.parts.color import lab_to_rgb, lightness, rgb_to_lab
@@ -32,7 +35,6 @@ from unlabeled.parts.precision import full_precision
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
-    from unlabeled.encoders import ImageEncoder
 
 __all__ = ["VideoColorization"]
 
@@ -94,25 +96,26 @@ def loss(logits: Tensor, colors: Tensor, references: Tensor) -> Tensor:
     return (nats * known).sum() / count
 
 
-class VideoColorization(Method):
+class VideoColorization(Method[Frames | ImageEncoder]):
     """Colour a grey frame by copying from places of earlier frames.
 
     Args:
         encoder: Network whose features are kept.
         references: Frames of a clip that show their colours; one more follows them in grey.
-        stride: Steps from one frame of a clip to the next.
+        stride: Frames of the video from one frame of a clip to the next.
         colors: Colours of the palette, found by k-means in the data.
-        temperature: Divides how alike two places are: lower copies from fewer places.
+        temperature: Softmax temperature; lower copies from fewer positions.
         normalize: Compare directions only; without it the plain dot product suits a higher temperature.
-        layer: Map of the encoder that gives the places, joined with all deeper ones; by default the deepest
-            with a place for every 4 pixels.
-        crop: Smallest share of a frame's area that is shown, the same in all frames of a clip.
-        flip: Probability that a clip is mirrored.
+        layer: Map of the encoder that describes positions, concatenated with all deeper ones. [default: the deepest
+            with a position for every 4 pixels]
+        **views: How the clips are cropped and mirrored, all frames of a clip alike.
     """
 
     kind = "video"
+    encoder_needs = EncoderNeeds("maps", "read single frames, such as frames-conv4")
     encoder_input = "lightness"
-    defaults: ClassVar[dict[str, Any]] = {"encoder": "frames-conv4", "batch_size": 8, "lr": 1e-3}
+    defaults: ClassVar = {"encoder": "frames-conv4", "batch_size": 8, "lr": 1e-3}
+    view_defaults = ViewOptions(crop=0.5, flip=0.5)
     smallest: ClassVar = {"stride": 1, "colors": 4}
     example = "blobs"
     palette: Tensor
@@ -120,45 +123,37 @@ class VideoColorization(Method):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Frames | ImageEncoder,
         *,
-        references: int = 3,
-        stride: int = 2,
-        colors: int = 16,
-        temperature: float = 0.07,
+        references: Count = 3,
+        stride: Count = 2,
+        colors: Several = 16,
+        temperature: Positive = 0.07,
         normalize: bool = True,
         layer: str | None = None,
-        crop: float = 0.5,
-        flip: float = 0.5,
+        **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        check.whole(references=references, stride=stride, colors=colors)
-        check.at_least(1, references=references, stride=stride)
-        check.at_least(2, colors=colors)
-        check.positive(temperature=temperature)
-        if not hasattr(self.frame, "maps"):
-            name = type(encoder).__name__
-            raise UserError(f"encoder must read single frames, such as frames-conv4, got {name}")
         if self.frame.in_channels != 3:
             raise UserError(f"channels must be 3 for video colorization, got {self.frame.in_channels}")
         self.references, self.stride, self.temperature = references, stride, temperature
         self.normalize = normalize
         self.layer, self.rows, self.columns = survey(self.frame, layer)
-        self.views = Views(self.frame.image_size, crop=crop, jitter=0, gray=0, flip=flip)
+        self.views = Views(self.frame.image_size, **self.view_options(views))
         self.register_buffer("palette", torch.zeros(colors, 2))
         self.register_buffer("baseline", torch.tensor(0.0))
 
     @property
-    def frame(self) -> "ImageEncoder":
+    def frame(self) -> ImageEncoder:
         """The part of the encoder that sees one frame at a time."""
-        return getattr(self.encoder, "frame", self.encoder)  # type: ignore[return-value]
+        return self.encoder.frame if isinstance(self.encoder, Frames) else self.encoder
 
     def chance(self, samples: int) -> float | None:
         """Loss of a pointer that is everywhere at once: it copies the mean of the references."""
         return float(self.baseline) or None
 
-    def training_view(self, data: "Data") -> "Data":
-        return data.clips(frames=self.references + 1, stride=self.stride)  # type: ignore[attr-defined]
+    def training_view(self, data: Videos) -> Videos:
+        return data.clips(frames=self.references + 1, stride=self.stride)
 
     @torch.no_grad()
     def prepare(self, data: "Data") -> None:

@@ -23,9 +23,11 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.method import Batch, Method, Pictures
+from unlabeled.data.audio.data import Sounds
+from unlabeled.encoders import AudioEncoder
+from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
+from unlabeled.options import Count, Fraction, NonNegative, Positive, PositiveFraction
 from unlabeled.parts import gather, ragged
 from unlabeled.parts.precision import full, full_precision
 from unlabeled.parts.quantizer import Quantizer, perplexity
@@ -113,7 +115,7 @@ def diversity(probabilities: Tensor) -> Tensor:
     return (total - perplexity(probabilities)) / total
 
 
-class Wav2Vec2(Method):
+class Wav2Vec2(Method[AudioEncoder]):
     """Hide spans of a sound's frames and tell the hidden ones apart from each other by what is around.
 
     The metric `accuracy` is how often the true frame fits best, `codes` how many codes are in use, from `groups` to
@@ -121,75 +123,58 @@ class Wav2Vec2(Method):
 
     Args:
         encoder: Network of wav2vec 2.0 whose features are kept, such as wav2vec2-mini.
-        mask: Part of the frames that the hidden spans would cover if none overlapped.
+        mask: Fraction of the frames that the hidden spans would cover if none overlapped.
         span: Frames of a hidden span.
-        negatives: Hidden frames of the same sound from which the true one is told.
-        groups: Codes that describe a frame together.
-        codes: Codes to choose from in each group.
-        code_dim: Numbers of a description, and of the vectors that are compared; a multiple of the groups.
-        temperature: Sharpness of the softmax over similarities.
-        diversity: Weight of the part of the codes that are not in use.
-        penalty: Weight of the mean square of what the convolutions give.
-        softness: Temperature of the choice of codes at the start; it falls to a quarter.
+        negatives: Hidden frames of the same sound from which the true one is distinguished.
+        groups: Codebooks, whose codes describe a frame together.
+        codes: Codes of each codebook.
+        code_dim: Width of a description, and of the compared vectors; a multiple of the groups.
+        temperature: Softmax temperature; lower penalises hard negatives more.
+        diversity: Weight of the diversity loss, the fraction of the codes that is not in use.
+        penalty: Weight of the mean square of the convolutions' output.
+        softness: Initial temperature of the choice of codes; it falls to a quarter.
         convolution_gradient: Factor on the gradient that reaches the convolutions.
-        crop_seconds: Longest piece of a sound that is heard at once.
+        crop_seconds: Longest excerpt of a sound that the encoder reads, in seconds.
     """
 
     kind = "audio"
-    defaults: ClassVar[dict[str, Any]] = {
-        "encoder": "wav2vec2-mini",
-        "batch_size": 32,
-        "lr": 5e-4,
-        "weight_decay": 0.01,
-    }
-
+    encoder_needs = EncoderNeeds("masks", "be a wav2vec2 such as wav2vec2-mini", True)
+    defaults: ClassVar = {"encoder": "wav2vec2-mini", "batch_size": 32, "lr": 5e-4, "weight_decay": 0.01}
     smallest: ClassVar = {"encoder": "wav2vec2-tiny", "codes": 16, "negatives": 20}
     softened: Tensor
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: AudioEncoder,
         *,
-        mask: float = 0.65,
-        span: int = 10,
-        negatives: int = 100,
-        groups: int = 2,
-        codes: int = 320,
-        code_dim: int = 256,
-        temperature: float = 0.1,
-        diversity: float = 0.1,
-        penalty: float = 0.0,
-        softness: float = 2.0,
-        convolution_gradient: float = 0.1,
-        crop_seconds: float = 15.6,
+        mask: PositiveFraction = 0.65,
+        span: Count = 10,
+        negatives: Count = 100,
+        groups: Count = 2,
+        codes: Count = 320,
+        code_dim: Count = 256,
+        temperature: Positive = 0.1,
+        diversity: NonNegative = 0.1,
+        penalty: NonNegative = 0.0,
+        softness: Positive = 2.0,
+        convolution_gradient: Fraction = 0.1,
+        crop_seconds: Positive = 15.6,
     ) -> None:
         super().__init__(encoder)
-        counts = dict(span=span, negatives=negatives, groups=groups, codes=codes, code_dim=code_dim)
-        check.whole(**counts)
-        check.at_least(1, **counts)
-        check.fraction(mask=mask, convolution_gradient=convolution_gradient)
-        check.positive(mask=mask, temperature=temperature, softness=softness, crop_seconds=crop_seconds)
-        check.at_least(0, diversity=diversity, penalty=penalty)
         if code_dim % groups:
             raise UserError(f"code_dim must be a multiple of the {groups} groups, got {code_dim}")
-        if not getattr(encoder, "masks", False):
-            name = getattr(encoder, "config", {}).get("name", type(encoder).__name__)
-            raise UserError(f"encoder must be a wav2vec2 such as wav2vec2-mini, got {name}")
         self.mask, self.span, self.negatives = mask, span, negatives
         self.temperature, self.diversity, self.penalty = temperature, diversity, penalty
-        self.softness, self.convolution_gradient, self.crop_seconds = (
-            softness,
-            convolution_gradient,
-            crop_seconds,
-        )
+        self.softness, self.convolution_gradient = softness, convolution_gradient
+        self.crop_seconds = crop_seconds
         self.dropout = nn.Dropout(0.1)
-        self.quantizer = Quantizer(self.encoder.trunk.channels, groups, codes, code_dim)
+        self.quantizer = Quantizer(encoder.trunk.channels, groups, codes, code_dim)
         self.target_head = nn.Linear(code_dim, code_dim)
-        self.context_head = nn.Linear(self.encoder.dim, code_dim)
+        self.context_head = nn.Linear(encoder.dim, code_dim)
         self.register_buffer("softened", torch.tensor(float(softness)))
 
-    def training_view(self, data: "Data") -> "Data":
-        return super().training_view(data).crops(self.crop_seconds)  # type: ignore[attr-defined]
+    def training_view(self, data: Sounds) -> Sounds:
+        return data.resampled(self.encoder.sample_rate).crops(self.crop_seconds)
 
     def chance(self, samples: int) -> float:
         return math.log(1 + self.negatives)

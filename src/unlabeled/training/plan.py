@@ -17,6 +17,7 @@ from unlabeled.data import Data
 from unlabeled.data.notes import note
 from unlabeled.files import printable
 from unlabeled.method import Method
+from unlabeled.options import verify_all
 from unlabeled.run import CHECKPOINT, CONFIG, read_config, read_position
 from unlabeled.training import folder as folders
 from unlabeled.training.settings import BUDGET, MACHINE_SETTINGS, READING, Settings
@@ -111,6 +112,8 @@ def make(
             )
     if not isinstance(loaded, Method) and name in methods.names():
         options = _with_defaults(name, options)
+    if isinstance(loaded, type):
+        verify_all(loaded, options)
     if resume and (out is not None or (source and Path(source).exists())):
         settings = _reopening(settings, request, folders.latest(out, name, source).path)
     return Plan(name, loaded, settings, options, request, network, length_chosen, source, resume)
