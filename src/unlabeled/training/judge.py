@@ -66,8 +66,8 @@ def judge(
         if deeper == "collapsed":
             code, sentence = deeper, f"In what the loss compares: {words}"
     if code == "healthy" and steps < FEWEST_STEPS:
-        _, _, found = sentence.partition(": ")
-        sentence = f"Too early to judge after {steps} steps, as a collapse takes hundreds: so far {found}"
+        _, _, words = sentence.partition(": ")
+        sentence = f"Too early to judge after {steps} steps, as a collapse takes hundreds: so far {words}"
     return code == "healthy", {
         "spread": spread(features),
         "rank": float(metrics.rank(features)),

@@ -321,7 +321,7 @@ class Loop:
         load_state(self.method, state["method"])
         optimizers.load(self.optimizer, state.get("optimizer", {}))
         self.step, self.sums, self.seconds = position["step"], position["sums"], position["seconds"]
-        self.counted = position.get("counted", self.step % self.steps_per_epoch)  # not yet kept by older runs
+        self.counted = position.get("counted", self.step % self.steps_per_epoch)  # older runs lack it
         self.skipped, self.bad_epochs = position.get("skipped", 0), position["bad_epochs"]
         self.spread, self.sampling = position["spread"], state.get("sampler", {}).get("weights")
         self.order = self._order()

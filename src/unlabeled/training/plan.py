@@ -77,7 +77,7 @@ def make(
 ) -> Plan:
     """Sort what the user asked for into settings of the run and options of the method.
 
-    Where a run is resumed whose folder can be told before the data is opened, the data is opened as it was then.
+    Where the folder of a run that is resumed is clear before the data is opened, the data is opened as it was then.
 
     Args:
         method: As in `pretrain`.

@@ -109,7 +109,10 @@ class Settings:
         for field in fields(self):
             verify(field.name, getattr(self, field.name), field.type)
         self._check_betas()
-        self._check_momentum()
+        if self.sgd_momentum is not None and self.optimizer == "adamw":
+            raise UserError(
+                f"sgd_momentum must be left out for adamw, which has none, got {self.sgd_momentum}"
+            )
         if self.seed >= 2**63:
             raise UserError(f"seed must be at least 0 and below 2**63, got {self.seed}")
         if self.epochs and self.steps:
@@ -117,18 +120,12 @@ class Settings:
                 f"steps must be left out where epochs are given, got {self.steps} and {self.epochs} epochs"
             )
 
-    def _check_momentum(self) -> None:
-        if self.sgd_momentum is not None and self.optimizer == "adamw":
-            raise UserError(
-                f"sgd_momentum must be left out for adamw, which has betas, got {self.sgd_momentum}"
-            )
-
     def _check_betas(self) -> None:
         if self.betas is None:
             return
-        given = self.betas if isinstance(self.betas, list | tuple) else [self.betas]
-        numbers = [beta for beta in given if isinstance(beta, int | float)]
-        if not len(numbers) == len(given) == 2 or not all(0 <= beta < 1 for beta in numbers):
+        betas = self.betas if isinstance(self.betas, list | tuple) else [self.betas]
+        numbers = [beta for beta in betas if isinstance(beta, int | float)]
+        if not len(numbers) == len(betas) == 2 or not all(0 <= beta < 1 for beta in numbers):
             raise UserError(f"betas must be two numbers of at least 0 and below 1, got {self.betas}")
         if self.optimizer != "adamw":
             raise UserError(f"betas must be left out for {self.optimizer}, which has none, got {self.betas}")
