@@ -476,7 +476,7 @@ def test_too_few_labels_are_refused_before_anything_is_computed():
         ({"controls": ["noise"]}, "controls must be one of raw, random, rescaled, supervised, got noise"),
         (
             {"labels_per_class": 0},
-            "labels_per_class must be whole numbers above 0, fractions such as 1% or all, got 0",
+            "labels_per_class must be whole numbers above 0, percentages such as 1% or all, got 0",
         ),
         ({"labels_per_class": 1.5}, "got 1.5"),
         ({"draws": 0}, "draws must be at least 1"),

@@ -56,7 +56,7 @@ def test_counts_are_numbers_then_shares_then_all():
 @pytest.mark.parametrize("count", [0, -1, 1.5, "0%", "101%", "-1%", "few", "", True])
 def test_other_counts_are_refused_by_name(count):
     with pytest.raises(
-        ValueError, match="labels_per_class must be whole numbers above 0, fractions such as 1% or all"
+        ValueError, match="labels_per_class must be whole numbers above 0, percentages such as 1% or all"
     ):
         counts([count])
 

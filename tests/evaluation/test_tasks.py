@@ -73,7 +73,7 @@ def test_every_file_is_a_probe_or_a_task_and_none_has_two_names() -> None:
     assert all(isinstance(TASKS.load(name), Task) for name in TASKS)
     titles = [*PROBES.values(), *TASKS.values()]
     assert len({*titles}) == len(titles) and not {*PROBES} & {*TASKS}
-    assert PROBES["knn"] == "nearest neighbours" and TASKS["perplexity"] == "perplexity of texts"
+    assert PROBES["knn"] == "nearest neighbours" and TASKS["perplexity"] == "prediction of unseen texts"
 
 
 def test_a_file_in_the_folder_is_an_entry(tmp_path: Path) -> None:

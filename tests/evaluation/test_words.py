@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from unlabeled import encoders
 from unlabeled.encoders.word_vectors import WordEncoder, build
 from unlabeled.evaluation.measurement import interval_of
 from unlabeled.evaluation.model import EvaluatedModel
@@ -104,7 +105,7 @@ def test_what_is_no_list_or_no_word_encoder_is_refused(task, tmp_path):
     with pytest.raises(ValueError, match="known words"):
         task(words, tmp_path / "list")
     with pytest.raises(ValueError, match="encoder must have vectors of words"):
-        task(EvaluatedModel(torch.nn.Linear(2, 2)), tmp_path / "list")  # type: ignore[arg-type]
+        task(EvaluatedModel(encoders.build("conv4", image_size=8)), tmp_path / "list")
 
 
 def test_similarity_ranks_cosines_and_counts_what_is_unknown(tmp_path):

@@ -61,13 +61,13 @@ def test_task_measures_ours_and_its_controls_on_the_same_zones() -> None:
 def test_a_method_that_knows_the_answer_finds_all_and_one_that_sees_a_still_world_guesses() -> None:
     oracle = model()
     assert oracle.method is not None
-    guess = oracle.method.guess
+    predict: Any = oracle.method.predict
 
     def answer(batch: dict[str, Tensor], hidden: Tensor) -> tuple[Tensor, Tensor]:
-        targets = guess(batch, hidden)[1]
+        targets = predict(batch, hidden)[1]
         return targets, targets
 
-    oracle.method.guess = answer  # type: ignore[method-assign]
+    oracle.method.predict = answer
     assert float(TASK(oracle, walks())[0].values.mean()) > 0.98
     # Walks that stand still differ from each other, but the zones of one walk do not.
     still = float(TASK(oracle, walks(still=True))[0].values.mean())
@@ -105,7 +105,7 @@ def test_zones_of_one_walk_stand_under_its_number() -> None:
         def draw(self, batch: Any) -> Tensor:
             return torch.arange(4).view(1, 2, 2).expand(len(batch["index"]), -1, -1)
 
-        def guess(self, batch: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        def predict(self, batch: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
             rows, groups, zones = hidden.shape
             targets = torch.eye(rows * zones).view(rows, zones, -1)[:, None].expand(-1, groups, -1, -1)
             right = (batch["index"] == 2)[:, None, None, None]

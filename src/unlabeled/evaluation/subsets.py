@@ -13,7 +13,7 @@ __all__ = ["counts", "draw"]
 
 
 def counts(requested: Iterable[int | str]) -> list[int | str]:
-    """Labels per class in order: whole numbers, then fractions such as "1%", then "all".
+    """Labels per class in order: whole numbers, then percentages such as "1%", then "all".
 
     Args:
         requested: Numbers and words in any order; numbers may be text, and 100% is "all".
@@ -32,7 +32,7 @@ def counts(requested: Iterable[int | str]) -> list[int | str]:
             numbers.add(int(text))
         else:
             raise UserError(
-                f"labels_per_class must be whole numbers above 0, fractions such as 1% or all, got {count}"
+                f"labels_per_class must be whole numbers above 0, percentages such as 1% or all, got {count}"
             )
     return [*sorted(numbers), *(f"{percent:g}%" for percent in sorted(percents)), *every]
 

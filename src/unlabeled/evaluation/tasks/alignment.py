@@ -1,4 +1,4 @@
-"""Alignment of cameras: whether the frame that looks most alike to another camera is the one of the same moment.
+"""The same moment in another camera: whether the most similar frame of that camera shows it.
 
 For each frame of one camera its nearest neighbour among the frames of another camera of the same scene is looked up;
 the error is how far in time that lies, as a fraction of the scene's length: 0 is perfect, 1/3 is chance. Kendall's tau

@@ -1,4 +1,4 @@
-"""Known factors: what else is known of the samples, read from frozen features by linear probes.
+"""Known factors of the samples: what else is known than a class, read from frozen features by linear probes.
 
 Classes, such as the speaker or the room, are read by logistic regression: accuracy. Quantities, such as a position, are
 read by ridge regression: R², the fraction of the test samples' variance that is explained, with the penalty chosen by

@@ -1,4 +1,4 @@
-"""Sound localisation: the position of a picture that fits the sound best must lie in what makes the sound.
+"""Pointing at what sounds: the position of a picture that fits the sound best must lie in what makes the sound.
 
 This is the pointing game. Beside it stand the centre of the picture, the same pictures with the sounds of other
 samples, and a network with random weights. Where a second thing in the picture makes no sound, the task is also to

@@ -1,4 +1,4 @@
-"""Perplexity of texts: how well a network that never looks ahead predicts texts that it has not seen.
+"""Prediction of unseen texts: how well a network that never looks ahead predicts texts that it has not seen.
 
 Perplexity is exp of the mean nats for each word piece: as many equally likely pieces would be as hard to predict. It
 depends on the vocabulary, so networks with different ones compare by bits per byte: all bits over the bytes of the text

@@ -1,4 +1,4 @@
-"""Mask propagation: the masks of a video's first frame are carried to all others by similarity of features.
+"""Masks carried through videos: from the first frame to all others, by similarity of features.
 
 Every position of a frame takes the labels of the most similar positions in the first frame and in a few frames before;
 no weight is learned. Scores are those of DAVIS (https://davischallenge.org): region similarity J, contour accuracy F

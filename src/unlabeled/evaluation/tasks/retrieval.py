@@ -1,4 +1,4 @@
-"""Audio-visual retrieval: find sounds by pictures, pictures by sounds, and each by its own kind.
+"""Search between pictures and sounds: find sounds by pictures, pictures by sounds, and each by its own kind.
 
 Everything is ranked by cosine in the space where pictures and sounds meet. From one kind to the other, recall
 says whether the clip's own partner is among the first 1, 5 or 10. With classes, nDCG@30 says how many of the

@@ -1,4 +1,4 @@
-"""Word similarity: rank correlation of the vectors' cosines with people's scores of pairs of words.
+"""Similarity of words: rank correlation of the vectors' cosines with people's scores of pairs of words.
 
 Words are compared in lower case; pairs with a word that has no vector are omitted, and counted. The controls are the
 same vectors before training, and shared letters: what the spelling alone says.

@@ -1,6 +1,6 @@
-"""Zone retrieval: whether hidden parts of trajectories are recognised among those of all held-out trajectories.
+"""Masked zones of trajectories: whether masked parts of trajectories are recognised among those of all held-out trajectories.
 
-For each hidden zone the prediction is compared with the descriptions of all zones that are hidden at the same time:
+For each masked zone the prediction is compared with the descriptions of all zones that are masked at the same time:
 correct where its own is nearest. The controls are the same network with all poses set to zero, so that time alone says
 where a zone was, the same method with random weights, and chance.
 """
@@ -31,12 +31,15 @@ WALKS = 16
 class ZonePredictor(Protocol):
     """What this task needs of a method, such as trajectory_unmasking."""
 
+    zones: int
+    """Zones of a stretch."""
+
     def draw(self, batch: Batch) -> Tensor:
-        """Zones to hide, int64, shape (batch, groups, zones)."""
+        """Zones to mask, int64, shape (batch, groups, masked)."""
         ...
 
-    def guess(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Predictions and descriptions of hidden zones, float, shape (batch, groups, zones, dim) each."""
+    def predict(self, batch: Batch, masked: Tensor) -> tuple[Tensor, Tensor]:
+        """Predictions and descriptions of masked zones, float, shape (batch, groups, masked, dim) each."""
         ...
 
 
@@ -63,7 +66,7 @@ def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
         opened: Walks.
 
     Returns:
-        Fraction of the zones that are found, one number for each hidden zone; walks are the independent units.
+        Fraction of the zones that are found, one number for each masked zone; walks are the independent units.
 
     Raises:
         ValueError: The method predicts no zones, or the data is of another kind.
@@ -86,7 +89,7 @@ def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
     ):
         network = network.to(model.device).eval()
         values = [
-            _hits(network, batch if posed else _without_poses(batch), hidden) for batch, hidden in batches
+            _hits(network, batch if posed else _without_poses(batch), masked) for batch, masked in batches
         ]
         measurements.append(_measurement(features, torch.cat(values).cpu(), batches, test))
     pool = _pool(batches)
@@ -103,29 +106,29 @@ def _measurement(
 ) -> Measurement:
     return Measurement(
         "zones", features, values[None], detail=detail or f"top 1 of {_pool(batches)} zones", unit="zones found",
-        groups=torch.cat([_walks(batch, hidden, test.groups) for batch, hidden in batches]),
+        groups=torch.cat([_walks(batch, masked, test.groups) for batch, masked in batches]),
         counted="walks" if test.groups is None else group_unit(test), bounds=(0.0, 1.0),
     )  # fmt: skip
 
 
 def _pool(batches: list[tuple[Batch, Tensor]]) -> int:
     """Zones that are compared at once."""
-    hidden = batches[-1][1]
-    return hidden.shape[0] * hidden.shape[2]
+    masked = batches[-1][1]
+    return masked.shape[0] * masked.shape[2]
 
 
 def _without_poses(batch: Batch) -> Batch:
     return batch | {"pose": torch.zeros_like(batch["pose"])}
 
 
-def _walks(batch: Batch, hidden: Tensor, groups: Tensor | None) -> Tensor:
+def _walks(batch: Batch, masked: Tensor, groups: Tensor | None) -> Tensor:
     """Walk of each zone in the order of `_hits`, or the group of that walk, int64, shape (zones,)."""
     walks = batch["index"].cpu() if groups is None else groups[batch["index"].cpu()]
-    return walks.repeat_interleave(hidden.shape[2]).repeat(hidden.shape[1])
+    return walks.repeat_interleave(masked.shape[2]).repeat(masked.shape[1])
 
 
 def _batches(walks: Data, method: ZonePredictor, seed: int) -> list[tuple[Batch, Tensor]]:
-    """Stretches of walks and the zones to hide in them, the same for the same seed and for ours and controls."""
+    """Stretches of walks and the zones to mask in them, the same for the same seed and for ours and controls."""
     batches = []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -138,9 +141,9 @@ def _batches(walks: Data, method: ZonePredictor, seed: int) -> list[tuple[Batch,
 
 
 @torch.no_grad()
-def _hits(method: ZonePredictor, batch: Batch, hidden: Tensor) -> Tensor:
-    """Which of the hidden zones are found, group by group, float, shape (zones,)."""
-    predictions, targets = method.guess(batch, hidden)
+def _hits(method: ZonePredictor, batch: Batch, masked: Tensor) -> Tensor:
+    """Which of the masked zones are found, group by group, float, shape (zones,)."""
+    predictions, targets = method.predict(batch, masked)
     groups = zip(predictions.unbind(1), targets.unbind(1))
     return torch.cat([retrieved(p.flatten(0, 1), t.flatten(0, 1)) for p, t in groups])
 
