@@ -1,7 +1,6 @@
 """The page of an audit: what is wrong with data, with pictures of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,20 +14,14 @@ from unlabeled.reporting import page, pictures
 
 __all__ = ["write_page"]
 
+Copies = tuple[list[tuple[Sample, Markup]], str]
+"""Samples that are equal or nearly so, each with its picture or the beginning of its text, and a note about them."""
+
 GROUPS, MEMBERS, LINES = 24, 8, 200
 """Most groups or pairs of a finding that are shown, samples of each, and lines of a list."""
 SIDE = 96
 LETTERS = 300
 """Longest side of a picture in pixels, and characters of a text."""
-
-
-@dataclass
-class Copies:
-    """Samples that are equal or nearly so, and a few words about them."""
-
-    samples: list[tuple[Sample, Markup | str]]
-    """Each with its picture or the beginning of its text, empty where it has neither."""
-    note: str
 
 
 def write_page(audit: Audit, path: str | Path, *, json: str | Path | None = None) -> Path:
@@ -72,18 +65,21 @@ def write_page(audit: Audit, path: str | Path, *, json: str | Path | None = None
 
 def _copies(audit: Audit, finding: list[int] | NearPair) -> Copies:
     if isinstance(finding, NearPair):
+        numbers = [finding.first, finding.second]
         note = f"{finding.score:.3f}{', mirrored' if finding.mirrored else ''}"
-        return Copies([_sample(audit, number) for number in (finding.first, finding.second)], note)
-    note = f"{len(finding)} equal" if len(finding) > 2 else ""
-    return Copies([_sample(audit, number) for number in finding[:MEMBERS]], note)
+    else:
+        numbers = finding
+        note = f"{len(finding)} equal" if len(finding) > 2 else ""
+    return [(audit.sample(number), _content(audit, number)) for number in numbers[:MEMBERS]], note
 
 
-def _sample(audit: Audit, number: int) -> tuple[Sample, Markup | str]:
+def _content(audit: Audit, number: int) -> Markup:
+    """A picture of a sample or the beginning of its text; empty where it has neither."""
     part, row = audit.place(number)
-    data, sample = audit.parts[part].data, audit.sample(number)
+    data = audit.parts[part].data
     if isinstance(data, Images):
         images = data.batch(torch.tensor([row]))["image"].float() / 255
-        return sample, pictures.image(pictures.thumbnails(images, 1, SIDE**2, SIDE)[0], sample.path)
+        return pictures.image(pictures.thumbnails(images, 1, SIDE**2, SIDE)[0], data.paths[row])
     if isinstance(data, Texts):
-        return sample, Markup('<p class="text">{}</p>').format(" ".join(data.texts[row][:LETTERS].split()))
-    return sample, ""
+        return Markup('<p class="text">{}</p>').format(" ".join(data.texts[row][:LETTERS].split()))
+    return Markup()

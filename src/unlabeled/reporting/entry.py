@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from unlabeled.evaluation.verdict import counted, verdict
 from unlabeled.reporting.charts import finite
@@ -94,11 +93,6 @@ class Entry:
             return self.run.method
         except ValueError:
             return None
-
-    @property
-    def labels(self) -> Tensor | None:
-        """Class of each sample of the page, -1 where unknown; None where no sample has one."""
-        return None if self.samples is None else self.samples.labels
 
     @property
     def choices(self) -> dict[str, Any]:

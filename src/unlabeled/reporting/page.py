@@ -22,6 +22,7 @@ TEMPLATES = Environment(
 TEMPLATES.filters |= {"counted": counted, "number": charts.number}
 TEMPLATES.tests["finite"] = charts.finite
 TEMPLATES.globals |= {
+    "dots": charts.dots,
     "image": pictures.image,
     "lines": charts.lines,
     "loss_chart": sections.loss_chart,
