@@ -255,7 +255,7 @@ def test_labels_never_matter(name: str, tmp_path: Path) -> None:
 def test_method_says_its_chance_and_shows_its_pictures(name: str) -> None:
     method = build(name).eval()
     chance = method.chance(8)
-    assert chance is None or chance > 0
+    assert chance is None or math.isfinite(chance)
     with torch.no_grad():
         pictures = method.pictures(sample(name, method, 4))
     assert len(pictures) >= 2

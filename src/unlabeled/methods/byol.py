@@ -18,11 +18,10 @@ from torch import Tensor
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
 from unlabeled.options import Count, Fraction, ViewOptions
-from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
 from unlabeled.parts.precision import full_precision
 from unlabeled.parts.teacher import Teacher
-from unlabeled.parts.two_views import TwoViews
+from unlabeled.parts.two_views import TwoViews, asymmetric
 
 __all__ = ["BYOL"]
 
@@ -70,10 +69,9 @@ class BYOL(TwoViews, Method[ImageEncoder]):
         **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        options = self.view_options(views)
-        options["saturation"] = 0.4 * options["jitter"]
-        self.first_views = Views(encoder.image_size, **options | {"solarize": 0})
-        self.second_views = Views(encoder.image_size, **options | {"blur": second_blur})
+        self.first_views, self.second_views = asymmetric(
+            encoder.image_size, self.view_options(views), second_blur
+        )
         self.head = mlp(encoder.dim, hidden_dim, projection_dim, last_bias=False)
         self.predictor = mlp(projection_dim, hidden_dim, projection_dim, last_bias=False)
         self.teacher = Teacher(encoder, self.head, momentum=momentum, rising=True)

@@ -4,7 +4,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-__all__ = ["TwoViews"]
+from unlabeled.parts.augment import Views
+
+__all__ = ["TwoViews", "asymmetric"]
 
 
 class TwoViews:
@@ -24,3 +26,17 @@ class TwoViews:
 
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"image": self.encoder.inputs(batch), **dict(zip(self.view_names, self.two_views(batch)))}
+
+
+def asymmetric(image_size: int, options: dict[str, Any], second_blur: float) -> tuple[Views, Views]:
+    """The two kinds of views of BYOL, with its changes of saturation; only the second one is solarised.
+
+    Args:
+        image_size: Height and width in pixels.
+        options: Options of `Views`; `blur` is that of the first view.
+        second_blur: Probability that the second view is blurred.
+    """
+    options = options | {"saturation": 0.4 * options["jitter"]}
+    return Views(image_size, **options | {"solarize": 0}), Views(
+        image_size, **options | {"blur": second_blur}
+    )

@@ -1,4 +1,4 @@
-"""Masked zones of trajectories: whether masked parts of trajectories are recognised among those of all held-out trajectories.
+"""Masked zones of trajectories: whether they are recognised among those of all held-out trajectories.
 
 For each masked zone the prediction is compared with the descriptions of all zones that are masked at the same time:
 correct where its own is nearest. The controls are the same network with all poses set to zero, so that time alone says
