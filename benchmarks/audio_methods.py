@@ -27,7 +27,7 @@ from methods import parser, recipe, steps_within
 from unlabeled import encoders, methods
 from unlabeled.data import Data, open_data, open_splits
 from unlabeled.data.audio.data import Sounds
-from unlabeled.evaluation.probes import linear
+from unlabeled.evaluation import logistic
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 FEW, DRAWS = 5, 5
@@ -63,7 +63,7 @@ def raw(encoder: Any) -> Features:
 
 
 def accuracy(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, classes: int) -> float:
-    predicted = linear.fit(train, labels, classes)(test).argmax(1)
+    predicted = logistic.fit(train, labels, classes)(test).argmax(1)
     return (predicted == truth).float().mean().item()
 
 

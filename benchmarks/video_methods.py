@@ -23,7 +23,7 @@ import unlabeled
 from methods import parser, recipe, steps_within
 from unlabeled import encoders, evaluate, methods
 from unlabeled.data import Data, open_data
-from unlabeled.evaluation.probes import linear
+from unlabeled.evaluation import logistic
 from unlabeled.evaluation.tasks import factors
 from unlabeled.method import Method
 
@@ -59,7 +59,7 @@ def probes(encoder: Any, train: Data, test: Data, raw: bool = False) -> dict[str
             if len(known.unique()) < classes:  # headings that this world does not have
                 known, truth = (values.unique(return_inverse=True)[1] for values in (known, truth))
                 classes = int(known.max()) + 1
-            right = linear.fit(first, known, classes)(second).argmax(1) == truth
+            right = logistic.fit(first, known, classes)(second).argmax(1) == truth
             found[name] = 100 * right.float().mean().item()
     return found
 

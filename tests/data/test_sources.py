@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from unlabeled.data import Data, open_data, open_splits, tars
+from unlabeled.data.image.containers import find_path
 from unlabeled.data.opening import parts
-from unlabeled.data.sources import find_path
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

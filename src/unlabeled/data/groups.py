@@ -4,17 +4,30 @@ import logging
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from unlabeled.check import UserError
+from unlabeled.data.image.decode import SUFFIXES
 from unlabeled.data.samples import Data
 
-__all__ = ["ALONE", "FOLDER", "folder_groups", "group_by", "joined", "names_column", "numbers_of"]
+__all__ = [
+    "ALONE",
+    "FOLDER",
+    "folder_groups",
+    "group_by",
+    "joined",
+    "names_column",
+    "numbers_of",
+    "usual_groups",
+]
 
 ALONE, FOLDER = "none", "folder"
 """Words that name no column: every sample stands alone, or those of one folder are a group."""
+_DOCUMENT = re.compile(r"(?i)\.(txt|md|rst)(\.(gz|bz2|zst))?$")
+"""Names of files that are one text each."""
 _log = logging.getLogger("unlabeled.data")
 
 
@@ -74,6 +87,29 @@ def folder_groups(paths: Sequence[str], labels: Tensor | None) -> Tensor | None:
     classes = [folders[labels == label].unique() for label in labels.unique()]
     several = all(len(folders) > 1 for folders in classes)
     return folders if several and len(folders) > sum(map(len, classes)) else None
+
+
+def usual_groups(data: Data, path: Path, pages: bool) -> None:
+    """Say which samples are not independent, where the data does not know and the user did not say it.
+
+    Args:
+        data: The data, whose `groups` may be set: those of a text in one file, of files of several pages, or of the
+            folders of sounds and videos.
+        path: Where it is from.
+        pages: Whether each page of an image file is a sample.
+    """
+    if data.groups is not None:
+        return
+    if data.kind == "text" and path.is_file() and _DOCUMENT.search(path.name):
+        data.groups = torch.zeros(len(data), dtype=torch.int64)
+    elif data.kind == "image" and pages:
+        # Rows of tables have a number after a # too, but after the name of a table.
+        above = [name.rpartition("#")[0] for name in data.paths]
+        files = [file if file.lower().endswith(SUFFIXES) else name for file, name in zip(above, data.paths)]
+        if len({*files}) < len(files):
+            data.groups, data.group_unit = numbers_of(files), "files"
+    elif data.kind in ("audio", "video", "audio-visual"):
+        data.groups = folder_groups(data.paths, data.labels)
 
 
 def group_by(data: Data, group: str, root: str = "") -> None:

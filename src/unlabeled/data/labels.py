@@ -33,6 +33,7 @@ __all__ = [
     "numbered",
     "raw",
     "recur",
+    "refuse_column",
 ]
 
 NO_LABELS = "no labels: "
@@ -54,8 +55,14 @@ _NONE = ("", "nan", "<na>", "n/a", "#n/a", "null")
 """Texts that are no label, in lower case, as tables are saved with."""
 
 
-class NoColumn(ValueError):
+class NoColumn(UserError):
     """The requested column of labels is not there."""
+
+
+def refuse_column(label: str | None, name: str) -> None:
+    """Refuse the name of a column of labels for what has no columns; `name` is what messages call it."""
+    if label is not None:
+        raise NoColumn(f"label must be left out for {name}, which has no columns, got {label}")
 
 
 class Numbered(NamedTuple):

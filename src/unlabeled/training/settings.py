@@ -31,7 +31,7 @@ class Settings:
 
     The learning rate climbs linearly over the first 5 % of the steps, then falls to 0 along a cosine. Weights of one
     dimension, which are norms and biases, have no decay and, in LARS, no adapted rate. AdamW: betas 0.9 and 0.999,
-    eps 1e-8. SGD and LARS: momentum 0.9, no Nesterov; LARS: trust coefficient 0.001.
+    eps 1e-8. SGD and LARS: no Nesterov; LARS: trust coefficient 0.001.
 
     Args:
         encoder: Network to train: one of ours, any timm model, or module:function that builds one. [default: that of
@@ -42,9 +42,10 @@ class Settings:
         steps: Optimizer steps, instead of epochs. [default: those of the epochs]
         batch_size: Samples in each forward pass, over all processes. [default: chosen by the method and the data]
         lr: Peak learning rate, not scaled further. [default: chosen by the method, else optimizer and batch size]
-        optimizer: Optimizer; sgd and lars have a momentum of 0.9.
+        optimizer: Optimizer.
         weight_decay: Weight decay; norms and biases have none. [default: chosen by the method, else the optimizer]
         betas: Decay rates of the two moment estimates of adamw, as FIRST,SECOND. [default: 0.9,0.999]
+        sgd_momentum: Momentum of sgd and lars. [default: 0.9]
         clip: Largest norm of the gradient; larger gradients are scaled down to it. [default: no limit]
         holdout: Fraction of the samples that is held out of training to log the loss on; none below 50 samples.
         image_size: Height and width of the encoder's input in pixels. [default: chosen by the data]
@@ -82,6 +83,7 @@ class Settings:
     optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
     weight_decay: NonNegative | None = None
     betas: list[float] | None = None
+    sgd_momentum: Annotated[float, Range(at_least=0, below=1)] | None = None
     clip: Positive | None = None
     holdout: Annotated[float, Range(at_least=0, at_most=0.5)] = 0.02
     image_size: Count | None = None
@@ -107,6 +109,10 @@ class Settings:
         for field in fields(self):
             verify(field.name, getattr(self, field.name), field.type)
         self._check_betas()
+        if self.sgd_momentum is not None and self.optimizer == "adamw":
+            raise UserError(
+                f"sgd_momentum must be left out for adamw, which has none, got {self.sgd_momentum}"
+            )
         if self.seed >= 2**63:
             raise UserError(f"seed must be at least 0 and below 2**63, got {self.seed}")
         if self.epochs and self.steps:
@@ -117,9 +123,9 @@ class Settings:
     def _check_betas(self) -> None:
         if self.betas is None:
             return
-        given = self.betas if isinstance(self.betas, list | tuple) else [self.betas]
-        numbers = [beta for beta in given if isinstance(beta, int | float)]
-        if not len(numbers) == len(given) == 2 or not all(0 <= beta < 1 for beta in numbers):
+        betas = self.betas if isinstance(self.betas, list | tuple) else [self.betas]
+        numbers = [beta for beta in betas if isinstance(beta, int | float)]
+        if not len(numbers) == len(betas) == 2 or not all(0 <= beta < 1 for beta in numbers):
             raise UserError(f"betas must be two numbers of at least 0 and below 1, got {self.betas}")
         if self.optimizer != "adamw":
             raise UserError(f"betas must be left out for {self.optimizer}, which has none, got {self.betas}")
@@ -181,10 +187,10 @@ class Settings:
             raise UserError(f"batch_size must be a multiple of the {processes} processes, got {batch_size}")
         epochs = self.epochs
         if not self.steps and not self.epochs:
-            wanted = 20_000 if cuda else 2_000
+            steps = 20_000 if cuda else 2_000
             each = samples // (batch_size * self.accumulate)
             most = min(MOST_EPOCHS, max(most_epochs, -(-FEWEST_STEPS // each)))
-            epochs = min(most, max(10, round(wanted / each)))
+            epochs = min(most, max(10, round(steps / each)))
         lr, weight_decay = RECIPES[self.optimizer]
         scale = batch_size * self.accumulate / 256
         return replace(
@@ -196,6 +202,6 @@ class Settings:
             precision=("bf16" if cuda else "32") if self.precision == "auto" else self.precision,
         )
 
-    def chosen_beside(self, asked: Self) -> dict[str, Any]:
-        """What these settings have that was not asked for: by name, in the order of the fields."""
-        return {name: value for name, value in asdict(self).items() if value != getattr(asked, name)}
+    def choices(self, request: Self) -> dict[str, Any]:
+        """What was chosen beside what was asked for, by name and in the order of the fields."""
+        return {name: value for name, value in asdict(self).items() if value != getattr(request, name)}
