@@ -237,14 +237,14 @@ def _find_tables(listing: Walk, name: str, label: str | None) -> dict[str, Sourc
 def _from_array(part: Mapping[str, Any], name: str, options: OpenOptions) -> Sounds:
     rate = _rate(part["sample_rate"], name) if "sample_rate" in part else options.sample_rate
     if rate is None:
-        raise UserError(f"sample_rate must be given, since {name} does not tell it")
+        raise UserError(f"sample_rate must be given, since {name} does not state it")
     sounds = from_waveforms(
         part["waveforms"], rate, lengths=part.get("lengths"), labels=part.get("labels"), name=name
     )
     try:
         return sounds.resampled(options.sample_rate or rate)
     except ValueError as error:
-        raise UserError(f"sample_rate of {name} must be near what is wanted: {error}") from error
+        raise UserError(f"sample_rate of {name} must be near the one requested: {error}") from error
 
 
 def _rate(stated: Any, name: str) -> int:

@@ -131,8 +131,8 @@ class Videos(Data):
     def spread(self, frames: int) -> Self:
         """Each video as `frames` frames that are spread evenly over all of it, its first and last among them."""
         check.at_least(1, frames=frames)
-        share = torch.linspace(0, 1, frames) if frames > 1 else torch.full((1,), 0.5)
-        return self._view(torch.arange(len(self)), (share * (self.counts[:, None] - 1)).round().long())
+        fraction = torch.linspace(0, 1, frames) if frames > 1 else torch.full((1,), 0.5)
+        return self._view(torch.arange(len(self)), (fraction * (self.counts[:, None] - 1)).round().long())
 
     def middle(self, frames: int, stride: int = 1) -> Self:
         """Each video as the clip in its middle; shorter videos stay at their last frame."""

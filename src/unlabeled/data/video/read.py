@@ -116,10 +116,10 @@ def _write(source: Source, options: OpenOptions, still: bool, stream: BinaryIO) 
             recorder.skip(video.path, result)
         else:
             indices[video] = result
-    size = _common_size([(found.height, found.width) for found in indices.values()], store_size)
+    size = _common_size([(about.height, about.width) for about in indices.values()], store_size)
     small, large = [], []
-    for video, found in indices.items():
-        (large if len(found) * 3 * size[0] * size[1] > _LARGEST else small).append(video)
+    for video, about in indices.items():
+        (large if len(about) * 3 * size[0] * size[1] > _LARGEST else small).append(video)
     whole = _or_reason(lambda path: with_channels(read_all(path, size), channels))
     for video, result in in_order(whole, small, options.threads, ahead=1):
         if isinstance(result, str):
