@@ -20,7 +20,7 @@ from gensim.models import KeyedVectors, Word2Vec
 from gensim.test.utils import datapath
 
 from unlabeled.data.text.data import Texts
-from unlabeled.encoders import words
+from unlabeled.encoders import word_vectors
 from unlabeled.methods.cbow import CBOW
 from unlabeled.methods.skipgram import SkipGram
 from unlabeled.parts.neighbours import STRETCH
@@ -45,7 +45,7 @@ def judged(vectors: KeyedVectors) -> tuple[float, float]:
 def ours(texts: Texts, data, model: str, workers: int, seed: int, epochs: int) -> Result:
     kind, rate = MODELS[model]
     torch.manual_seed(seed)
-    encoder = words.fitted("words-100", texts)
+    encoder = word_vectors.fitted("words-100", texts)
     method = kind(encoder, rate=rate, threads=workers)
     method.prepare(data)
     method.eval()(data.batch(torch.arange(1)))  # compiles, and moves nothing
@@ -97,7 +97,7 @@ def main() -> None:
     chosen = parser.parse_args()
     files = sorted(chosen.folder.expanduser().rglob("*.txt"))
     texts = Texts([file.read_text(encoding="utf-8") for file in files])
-    reader = words.fitted("words-100", texts)
+    reader = word_vectors.fitted("words-100", texts)
     data = reader.training_view(texts, STRETCH)
     sentences = []
     for begin, length in zip(data.begins.tolist(), data.lengths.tolist()):

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from unlabeled import encoders, methods, pretrain
+from unlabeled import encoders, methods, options, pretrain
+from unlabeled.check import UserError
 from unlabeled.data import Data, open_data
 from unlabeled.method import Method
 from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
-from unlabeled.run import read_checkpoint
-from unlabeled.selftest import NETWORK, TINY, source
-from unlabeled.training import holdout, judge, train
+from unlabeled.run import CHECKPOINT, read_checkpoint
+from unlabeled.selftest import example, smallest
+from unlabeled.training import checkpoints, holdout, judge
 from unlabeled.training.settings import Settings
 
 SIZE = 32
@@ -40,20 +41,21 @@ def world(built_in: str) -> Data:
 def data(labels: Tensor | None = None, name: str = "simclr") -> Data:
     """A few samples that a method can learn from."""
     image = methods.describe(name).kind == "image"
-    opened = open_data(images()) if image else copy.copy(world(source(name)))
+    opened = open_data(images()) if image else copy.copy(world(example(name)))
     opened.labels = labels
     return opened
 
 
-def build(name: str, network: str | None = None, **options: Any) -> Method:
+def build(name: str, network: str | None = None, **changes: Any) -> Method:
     torch.manual_seed(0)
     kind = methods.load(name)
-    network = network or NETWORK.get(name) or NETWORK.get(kind.kind) or kind.defaults["encoder"]
+    settings = smallest(name) | changes
+    network = network or settings.get("encoder") or kind.defaults["encoder"]
     if kind.kind == "image":
         encoder = encoders.build(network, image_size=SIZE, input=kind.encoder_input)
     else:
         encoder = encoders.fitted(network, data(name=name), kind=kind.encoder_kind or kind.kind)
-    method = kind(encoder, **(TINY.get(name, {}) | options))
+    method = kind(encoder, **{key: value for key, value in settings.items() if key != "encoder"})
     read = method.training_view(data(name=name))
     method.prepare(read)
     method.begin_epoch(read)
@@ -67,8 +69,7 @@ def sample(name: str, method: Method, count: int) -> dict[str, Tensor]:
 
 def tiny(name: str, steps: int) -> dict[str, Any]:
     """Settings of a run of a few small steps."""
-    network = NETWORK.get(name) or NETWORK.get(methods.load(name).kind)
-    return {"encoder": network, "batch_size": 8, "steps": steps, "quiet": True} | TINY.get(name, {})
+    return {"batch_size": 8, "steps": steps, "quiet": True, **smallest(name)}
 
 
 def total(losses: Any) -> Tensor:
@@ -158,21 +159,18 @@ def test_same_seed_gives_the_same_losses(name: str) -> None:
 def test_killed_and_resumed_run_ends_bit_identical(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     settings = tiny(name, steps=7)
     whole = pretrain(name, data(name=name), out=tmp_path / "whole", **settings)
-    step = train._Loop._step
 
-    def die(loop: Any) -> None:
-        if loop.step == 4:
+    def die(step: int) -> None:
+        if step == 4:
             raise RuntimeError("killed")
-        step(loop)
 
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(train._Loop, "_step", die)
-        pretrain(name, data(name=name), out=tmp_path / "parts", **settings)
+    with pytest.raises(RuntimeError, match="killed"):
+        pretrain(name, data(name=name), out=tmp_path / "parts", on_step=die, **settings)
     resumed = pretrain(name, data(name=name), out=tmp_path / "parts", resume=True, quiet=True)
-    first, second = (read_checkpoint(run.path / train.CHECKPOINT)[0] for run in (whole, resumed))
+    first, second = (read_checkpoint(run.path / CHECKPOINT)[0] for run in (whole, resumed))
     moves_itself = methods.load(name).encoder_kind == "words"
     assert first.keys() == second.keys() and ("optimizer" in first) != moves_itself
     for group, tensors in first.items():
@@ -186,14 +184,14 @@ def test_killed_and_resumed_run_ends_bit_identical(
 
 @every_method
 def test_looking_at_held_out_samples_changes_nothing(name: str, tmp_path: Path) -> None:
-    opened = open_data(images(60)) if methods.describe(name).kind == "image" else open_data(source(name))
+    opened = open_data(images(60)) if methods.describe(name).kind == "image" else open_data(example(name))
     opened = opened.subset(torch.arange(min(60, len(opened))))
     settings = tiny(name, steps=14)
     looked = pretrain(name, opened, out=tmp_path / "looked", holdout=0.1, **settings)
     part = holdout.divide(opened, 0.1, seed=0).train
     assert len(part) < len(opened)
     blind = pretrain(name, part, out=tmp_path / "blind", holdout=0.0, **settings)
-    first, second = (read_checkpoint(run.path / train.CHECKPOINT)[0] for run in (looked, blind))
+    first, second = (read_checkpoint(run.path / CHECKPOINT)[0] for run in (looked, blind))
     assert first.keys() == second.keys()
     for group, tensors in first.items():
         for key, tensor in tensors.items():
@@ -293,11 +291,10 @@ def test_option_has_help_and_collides_with_no_run_option(name: str, option: meth
 
 @every_option
 def test_bad_value_is_refused_by_name(name: str, option: methods.Option) -> None:
-    bad = {"float": float("nan"), "int": -1, "int | None": -1, "float | None": float("nan")}
-    if option.annotation == "bool":
-        return
-    with pytest.raises(ValueError, match=option.name):
-        build(name, **{option.name: bad.get(option.annotation, "nonsense")})
+    plain, _, _ = options.resolve(option.type)
+    for bad in {int: [-1, 2.5, True], float: [math.nan, "hot"], bool: ["yes", 1]}.get(plain, ["nonsense"]):
+        with pytest.raises(UserError, match=f"^{option.name} must be "):
+            build(name, **{option.name: bad})
 
 
 @every_method

@@ -54,7 +54,6 @@ from unlabeled.methods.trajectory_unmasking import TrajectoryUnmasking
 from unlabeled.methods.video_colorization import VideoColorization
 from unlabeled.parts import gather, shuffle
 from unlabeled.run import CHECKPOINT, Run, read_checkpoint
-from unlabeled.selftest import TINY
 from unlabeled.training import processes
 from unlabeled.training.norm import synchronize
 from unlabeled.worlds import chiming_shapes, rooms, tones
@@ -178,7 +177,7 @@ def time_contrastive(objective: Literal["triplet", "npairs"]) -> Method:
 
 
 def trajectory() -> Method:
-    method = TrajectoryUnmasking(build(), **TINY["trajectory_unmasking"])
+    method = TrajectoryUnmasking(build(), **TrajectoryUnmasking.smallest)
     data = from_walks(rooms.make(SAMPLES, 3, frames=8, size=SIZE))
     method.whole = dict(method.training_view(data).batch(torch.arange(SAMPLES)))
     torch.manual_seed(7)
@@ -662,10 +661,10 @@ def test_a_signal_to_one_process_stops_both_and_saves(tmp_path):
 
 
 OFTEN = """
-from unlabeled import train
 from unlabeled.cli import main
+from unlabeled.training import checkpoints
 
-train.SECONDS_BETWEEN_CHECKPOINTS = 0.2
+checkpoints.SECONDS_BETWEEN_CHECKPOINTS = 0.2
 if __name__ == "__main__":
     main()
 """
@@ -857,8 +856,8 @@ def test_processes_wait_for_each_other_however_long_and_hear_of_a_loss_at_once(
 SLOW = """
 import os, time
 from pathlib import Path
-from unlabeled import train
 from unlabeled.cli import main
+from unlabeled.training import train
 
 opened = train.open_data
 

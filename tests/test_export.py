@@ -11,7 +11,7 @@ import torch
 
 from unlabeled import encoders
 from unlabeled.data.text.data import Texts
-from unlabeled.encoders import words as word_encoders
+from unlabeled.encoders import word_vectors
 from unlabeled.encoders.text import mean_of_real
 from unlabeled.exporting import export
 
@@ -186,7 +186,7 @@ def test_gensim_reads_word_vectors_and_their_order(tmp_path: Path) -> None:
     models = pytest.importorskip("gensim.models")
     torch.manual_seed(0)
     words = ["the", "café", "don't", "new_york", "東京", "हिन्दी"]
-    encoder = word_encoders.build({"name": "words-20", "vocabulary": words})
+    encoder = word_vectors.build("words-20", vocabulary=words)
     result = export(encoder, tmp_path / "x.txt", format="word2vec")
     vectors = models.KeyedVectors.load_word2vec_format(str(result.path))
     assert result.difference == 0 and vectors.index_to_key == words

@@ -14,9 +14,10 @@ from unlabeled.data import Data, open_data
 from unlabeled.data.text.data import Texts
 from unlabeled.method import Batch, Method
 from unlabeled.run import CHECKPOINT, read_checkpoint, write_checkpoint
-from unlabeled.training import guard, holdout, train
-from unlabeled.training.holdout import Measured, divide, turn
+from unlabeled.training import checkpoints, guard, holdout
+from unlabeled.training.holdout import divide
 from unlabeled.training.settings import Settings
+from unlabeled.training.watch import Measured, rise
 
 
 def pictures(count: int, groups: Tensor | None = None) -> Data:
@@ -134,31 +135,31 @@ def curve(losses: list[float], training: list[float] | None = None) -> list[Meas
     ]
 
 
-def test_a_lasting_rise_is_a_turn() -> None:
+def test_a_lasting_rise_is_noticed() -> None:
     measured = curve([2.0, 1.8, 1.75, 1.72, 1.7, 1.72, 1.75, 1.8, 1.85, 1.9, 1.95])
-    found = turn(measured)
+    found = rise(measured)
     assert found is not None and (found.best.step, found.now.step, found.measurements) == (50, 110, 6)
-    assert turn(measured[:9]) is None
+    assert rise(measured[:9]) is None
 
 
-def test_no_turn_without_memorising() -> None:
+def test_no_rise_without_memorising() -> None:
     falling = [2 - 0.1 * place for place in range(12)]
-    assert turn(curve(falling)) is None
-    rise = [2.0, 1.8, 1.7, 1.75, 1.8, 1.85, 1.9, 1.95]
-    assert turn(curve(rise, [1.0 + 0.1 * place for place in range(8)])) is None, (
+    assert rise(curve(falling)) is None
+    rising = [2.0, 1.8, 1.7, 1.75, 1.8, 1.85, 1.9, 1.95]
+    assert rise(curve(rising, [1.0 + 0.1 * place for place in range(8)])) is None, (
         "the training itself gets worse"
     )
-    assert turn(curve([1.0] * 12)) is None
-    assert turn([]) is None
+    assert rise(curve([1.0] * 12)) is None
+    assert rise([]) is None
 
 
-def test_noise_alone_is_hardly_ever_a_turn() -> None:
+def test_noise_alone_is_hardly_ever_a_rise() -> None:
     generator = torch.Generator().manual_seed(0)
     alarms = 0
     for _ in range(200):
         noise = 1 + 0.05 * torch.randn(60, generator=generator)
         alarms += any(
-            turn(curve(noise[:end].tolist(), [2 - place / 60 for place in range(end)]))
+            rise(curve(noise[:end].tolist(), [2 - place / 60 for place in range(end)]))
             for end in range(1, 61)
         )
     assert alarms <= 4
@@ -171,7 +172,7 @@ def test_a_rise_is_seen_through_noise(wobble: float) -> None:
         40, generator=generator
     )
     measured = curve(losses.tolist())
-    seen = next(end for end in range(1, 41) if turn(measured[:end]))
+    seen = next(end for end in range(1, 41) if rise(measured[:end]))
     assert 20 <= seen <= 35
 
 
@@ -263,22 +264,21 @@ def test_where_the_length_was_named_the_run_only_says_so(
 def test_killed_amid_a_chosen_length_it_stops_at_the_same_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     settings = SETTINGS | {"quiet": True}
     whole = unlabeled.pretrain(
         Memorises, pictures(100), encoder=network(), out=tmp_path / "whole", **settings
     )
     position = read_checkpoint(whole.path / CHECKPOINT)[1]
-    step = train._Loop._step
 
-    def die(loop: Any) -> None:
-        if loop.step == position["step"] + 15:
+    def die(step: int) -> None:
+        if step == position["step"] + 15:
             raise RuntimeError("killed")
-        step(loop)
 
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(train._Loop, "_step", die)
-        unlabeled.pretrain(Memorises, pictures(100), encoder=network(), out=tmp_path / "parts", **settings)
+    with pytest.raises(RuntimeError, match="killed"):
+        unlabeled.pretrain(
+            Memorises, pictures(100), encoder=network(), out=tmp_path / "parts", on_step=die, **settings
+        )
     resumed = unlabeled.pretrain(
         Memorises, pictures(100), encoder=network(), out=tmp_path / "parts", resume=True, quiet=True
     )
@@ -319,8 +319,7 @@ def test_bad_share_is_refused(share: float) -> None:
 def test_chosen_epochs_are_fewer_where_a_method_learns_by_heart() -> None:
     epochs = []
     for samples, most in [(420, 800), (420, 20), (40, 20), (100_000, 20)]:
-        settings = Settings(batch_size=32)
-        settings.complete(samples, cuda=False, most_epochs=most)
+        settings = Settings(batch_size=32).resolve(samples, cuda=False, most_epochs=most)
         epochs.append(settings.epochs)
     assert epochs == [154, 20, 250, 10]
 

@@ -3,25 +3,28 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "unlabeled"
-LOWEST = {"check", "files"}
+LOWEST = {"check", "files", "options", "version"}
 PARTS = LOWEST | {"kernels", "parts", "worlds", "encoders", "data"}
 METHOD = PARTS | {"method"}
 MIDDLE = METHOD | {"run", "methods", "training"}
 MAY_IMPORT = {
+    "version": set(),
     "check": set(),
     "files": {"check"},
-    "kernels": LOWEST | {"kernels", "parts"},
+    "options": {"check"},
+    "kernels": LOWEST | {"kernels"},
     "parts": LOWEST | {"kernels", "parts"},
-    "encoders": LOWEST | {"parts", "encoders"},
+    "encoders": LOWEST | {"kernels", "parts", "encoders"},
     "worlds": LOWEST | {"parts", "worlds"},
     "data": LOWEST | {"parts", "worlds", "data"},
-    "method": {"check", "parts", "encoders", "data"},
-    "methods": METHOD - {"encoders", "data", "worlds"} | {"methods"},
+    "method": {"check", "options", "parts", "encoders", "data"},
+    "methods": METHOD - {"worlds"} | {"methods"},
     "run": MIDDLE,
     "training": MIDDLE,
     "auditing": LOWEST | {"auditing", "data"},
@@ -83,6 +86,60 @@ def test_fabric_is_imported_in_one_file_only() -> None:
     for file in FILES:
         if file.name != "processes.py":
             assert "lightning" not in file.read_text(), file
+
+
+PUBLIC = {"_replace", "_asdict", "_fields", "_make"}
+"""Names of NamedTuple with an underscore only so that no field has them."""
+
+
+def own_names(tree: ast.AST) -> Iterator[str]:
+    """Names that a file defines: functions, classes, variables and attributes of `self` or `cls`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and of_self(node):
+            yield node.attr
+
+
+def of_self(node: ast.Attribute) -> bool:
+    return ast.unparse(node.value) in {"self", "cls", "super()"}
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def private_uses(tree: ast.AST, own: set[str]) -> Iterator[str]:
+    """Private names that a file imports, reads or sets, by attribute or by string, and replaced classes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("unlabeled"):
+            yield from filter(
+                private, [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+            )
+        if isinstance(node, ast.Import):
+            yield from (part for alias in node.names for part in alias.name.split(".") if private(part))
+        if isinstance(node, ast.Attribute) and private(node.attr) and not of_self(node):
+            yield from {node.attr} - own - PUBLIC
+        if isinstance(node, ast.Attribute) and node.attr == "__class__" and isinstance(node.ctx, ast.Store):
+            yield node.attr
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {
+            "getattr",
+            "setattr",
+            "hasattr",
+            "delattr",
+        }:
+            name = node.args[1]
+            if isinstance(name, ast.Constant) and private(name.value):
+                yield name.value
+
+
+def test_private_names_of_other_libraries_are_used_in_one_file_only() -> None:
+    trees = {file: ast.parse(file.read_text()) for file in FILES}
+    own = {name for tree in trees.values() for name in own_names(tree)}
+    uses = {str(file.relative_to(SOURCE)): [*private_uses(tree, own)] for file, tree in trees.items()}
+    assert {file: names for file, names in uses.items() if names}.keys() == {"kernels/compat.py"}
 
 
 @pytest.mark.parametrize("words", [["--help"], ["methods"], ["pretrain", "simclr", "--help"]])

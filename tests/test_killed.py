@@ -19,10 +19,10 @@ from unlabeled.run import CHECKPOINT, read_checkpoint
 
 PROGRAM = """
 import torch
-from unlabeled import train
+from unlabeled.training import checkpoints, train
 from unlabeled.data import open_data
 torch.set_num_threads(1)
-train.SECONDS_BETWEEN_CHECKPOINTS = 0.05
+checkpoints.SECONDS_BETWEEN_CHECKPOINTS = 0.05
 data = open_data(source).subset(torch.arange(64))
 settings = {"resume": True} if resume else {"batch_size": 8, "steps": steps}
 train.pretrain(method, data, out=out, quiet=True, **settings)

@@ -15,4 +15,4 @@ def test_every_method_of_images_trains_on_its_built_in_set(name: str) -> None:
 def test_every_method_has_a_built_in_set_of_its_kind(name: str) -> None:
     from unlabeled.data import BUILT_IN
 
-    assert BUILT_IN[selftest.source(name)] == methods.describe(name).kind
+    assert BUILT_IN[selftest.example(name)] == methods.describe(name).kind

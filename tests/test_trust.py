@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,8 +33,8 @@ from unlabeled.evaluation.probes import knn, linear
 from unlabeled.kernels import lanes
 from unlabeled.method import Batch, Method
 from unlabeled.methods.moco import MoCo
-from unlabeled.run import CHECKPOINT, Run, read_checkpoint
-from unlabeled.training import guard, seeds, train
+from unlabeled.run import CHECKPOINT, LOG, Run, read_checkpoint
+from unlabeled.training import checkpoints, guard, loop, seeds, train
 from unlabeled.training.settings import Settings
 
 FAST: dict[str, Any] = {"batch_size": 8, "quiet": True}
@@ -107,18 +108,16 @@ class Steep(Broken):
 
 def leave_out_bad_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A loop that never looks at a batch with the bad sample."""
-    step = train._Loop._step
+    step = loop.Loop._step
 
-    def careful(loop: Any) -> None:
-        epoch, within = divmod(loop.step, loop.steps_per_epoch)
-        size = loop.settings.batch_size
-        if BAD not in loop._order(epoch)[within * size :][:size]:
-            step(loop)
+    def careful(current: Any) -> None:
+        first = current.step % current.steps_per_epoch * current.batch_size
+        if BAD not in current.order[first:][: current.batch_size]:
+            step(current)
             return
-        loop.order = loop._order(epoch)
-        loop.step, loop.skipped = loop.step + 1, loop.skipped + 1
+        current.step, current.skipped = current.step + 1, current.skipped + 1
 
-    monkeypatch.setattr(train._Loop, "_step", careful)
+    monkeypatch.setattr(loop.Loop, "_step", careful)
 
 
 @pytest.mark.parametrize("kind", [Broken, Steep])
@@ -203,8 +202,8 @@ class Drifts(Method):
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    monkeypatch.setattr(train._Loop, "_end_epoch", lambda loop: None)
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(loop.Loop, "_end_epoch", lambda loop: None)
     settings: dict[str, Any] = {"encoder": network(), "out": tmp_path / "run", "steps": 3, **FAST}
     with pytest.raises(
         FloatingPointError, match=r"weights must be finite, .*; the state after step 2 is kept"
@@ -295,18 +294,16 @@ def fill(disk: Path, leave: int) -> Path:
 def test_a_full_disk_stops_in_one_line_and_keeps_the_last_checkpoint(
     leave: int, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr(train, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    step = train._Loop._step
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     out = small_disk / "run"
 
-    def filling(loop: Any) -> None:
-        step(loop)
-        if loop.step == 3:
+    def filling(step: int) -> None:
+        if step == 2:
             fill(small_disk, leave)
 
     words = ["pretrain", "rotnet", "digits", "--encoder", "conv4", "--batch-size", "8", "--steps", "5"]
     with monkeypatch.context() as patch:
-        patch.setattr(train._Loop, "_step", filling)
+        patch.setattr(train, "pretrain", partial(train.pretrain, on_step=filling))
         assert command(*words, "--out", str(out)) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith(f"unlabeled: {out / CHECKPOINT} cannot be written after step 3 (")
@@ -329,22 +326,22 @@ def test_a_run_that_cannot_even_begin_names_the_file(small_disk: Path, capsys: A
 def test_a_log_that_cannot_be_written_stops_in_one_line(
     small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    end = train._Loop._end_epoch
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    end = loop.Loop._end_epoch
 
-    def filling(loop: Any) -> None:
-        if loop.step == 6:
+    def filling(current: Any) -> None:
+        if current.step == 6:
             fill(small_disk, 0)
-            (loop.folder / train.LOG).write_bytes(b"")
-            fill_rest(loop.folder)
-        end(loop)
+            (current.checkpoints.folder / LOG).write_bytes(b"")
+            fill_rest(current.checkpoints.folder)
+        end(current)
 
     def fill_rest(folder: Path) -> None:
         with (folder / "rest").open("wb", buffering=0) as stream, pytest.raises(OSError, match="No space"):
             while True:
                 stream.write(bytes(4096))
 
-    monkeypatch.setattr(train._Loop, "_end_epoch", filling)
+    monkeypatch.setattr(loop.Loop, "_end_epoch", filling)
     with pytest.raises(OSError, match=r"log.jsonl cannot be written after step 6 \(No space .* after step 5"):
         unlabeled.pretrain("rotnet", pictures(), encoder="conv4", out=small_disk / "run", epochs=3, **FAST)
     assert state_of(small_disk / "run")[1]["step"] == 5 and Run(small_disk / "run").history == []
@@ -384,7 +381,7 @@ def compiled_twice(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, 
     lanes._warn_once.cache_clear()
     found = []
     for _ in range(2):
-        loops: list[Any] = [lanes.kept(_total), lanes.kept(_largest)]
+        loops: list[Any] = [lanes.jit_cached(_total), lanes.jit_cached(_largest)]
         assert [loop(np.arange(4.0)) for loop in loops] == [6.0, 3.0]
         found.append(sum(sum(loop.stats.cache_hits.values()) for loop in loops))
     return found[0], found[1]

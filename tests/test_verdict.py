@@ -2,6 +2,7 @@
 
 import html
 import itertools
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from unlabeled.evaluation import Scores
 from unlabeled.evaluation.verdict import comparisons, lead, verdict
-from unlabeled.reporting import sections
+from unlabeled.reporting import evaluations, page
 from unlabeled.reporting.entry import Entry
 
 CONTROLS = ("raw", "random", "rescaled", "supervised")
@@ -42,8 +43,9 @@ def on_the_page(records: list[dict[str, Any]]) -> str:
     run = SimpleNamespace(
         path="runs/a", config={"method": "simclr"}, history=[], skipped=[], encoder=nn.Linear(2, 2)
     )
-    text = sections._verdicts([Entry(run, [{"records": records}], None)])
-    return html.unescape(text.partition("</p>")[0].removeprefix("<p>"))
+    entries = [Entry(run, [{"records": records}], None)]
+    text = page.render("verdict.html", entries=entries, several=False, caveats={}, place=evaluations.place)
+    return html.unescape("\n".join(re.findall("<li>(.*?)</li>", text)))
 
 
 def outcome(stands: tuple[str, ...]) -> str:

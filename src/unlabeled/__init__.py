@@ -8,6 +8,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from unlabeled.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from unlabeled.auditing import audit
     from unlabeled.data import open_data
@@ -25,7 +27,6 @@ one. It is read when torch is loaded, and processes that are started inherit it.
 if "torch" not in sys.modules and not any(name in os.environ for name in ("OMP_WAIT_POLICY", *_WAITING)):
     os.environ.update(_WAITING)
 
-__version__ = "0.1.0"
 __all__ = ["Method", "audit", "embed", "evaluate", "export", "load", "open_data", "pretrain", "report"]
 
 _HOMES = {

@@ -1,9 +1,21 @@
 """One wording for bad values: the name, the rule, the value."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["UserError", "at_least", "choice", "fraction", "one_line", "positive", "reason", "whole"]
+__all__ = [
+    "Range",
+    "UserError",
+    "at_least",
+    "choice",
+    "fraction",
+    "one_line",
+    "positive",
+    "reason",
+    "whole",
+    "within",
+]
 
 _LONGEST = 500
 
@@ -15,55 +27,60 @@ class UserError(ValueError):
     """
 
 
-def positive(**values: float) -> None:
-    """Refuse values that are not above 0 (NaN included).
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Which numbers are allowed; NaN is not. Its text completes "NAME must be"."""
+
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    at_most: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            (self.above is None or value > self.above)
+            and (self.at_least is None or value >= self.at_least)
+            and (self.below is None or value < self.below)
+            and (self.at_most is None or value <= self.at_most)
+        )
+
+    def __str__(self) -> str:
+        if self.at_least is not None and self.at_most is not None:
+            return f"between {self.at_least} and {self.at_most}"
+        limits = ((name.replace("_", " "), value) for name, value in vars(self).items())
+        return " and ".join(f"{name} {value}" for name, value in limits if value is not None)
+
+
+def within(range_: Range, **values: float) -> None:
+    """Refuse numbers outside a range.
 
     Args:
+        range_: What is allowed.
         **values: Numbers by parameter name.
 
     Raises:
-        ValueError: A value is 0, below 0 or NaN.
+        ValueError: A value is no number, or outside the range.
     """
     for name, value in values.items():
-        _number(name, value)
-        if not value > 0:
-            raise UserError(f"{name} must be above 0, got {value}")
+        if not hasattr(value, "__float__"):
+            raise UserError(f"{name} must be a number, got {value!r}")
+        if value not in range_:
+            raise UserError(f"{name} must be {range_}, got {value}")
+
+
+def positive(**values: float) -> None:
+    """Refuse numbers that are not above 0."""
+    within(Range(above=0), **values)
 
 
 def at_least(minimum: float, **values: float) -> None:
-    """Refuse values below a minimum (NaN included).
-
-    Args:
-        minimum: The smallest value allowed.
-        **values: Numbers by parameter name.
-
-    Raises:
-        ValueError: A value is below the minimum or NaN.
-    """
-    for name, value in values.items():
-        _number(name, value)
-        if not value >= minimum:
-            raise UserError(f"{name} must be at least {minimum}, got {value}")
+    """Refuse numbers below a minimum."""
+    within(Range(at_least=minimum), **values)
 
 
 def fraction(**values: float) -> None:
-    """Refuse values outside 0..1 (NaN included).
-
-    Args:
-        **values: Numbers by parameter name.
-
-    Raises:
-        ValueError: A value is below 0, above 1 or NaN.
-    """
-    for name, value in values.items():
-        _number(name, value)
-        if not 0 <= value <= 1:
-            raise UserError(f"{name} must be between 0 and 1, got {value}")
-
-
-def _number(name: str, value: Any) -> None:
-    if not hasattr(value, "__float__"):
-        raise UserError(f"{name} must be a number, got {value!r}")
+    """Refuse numbers outside 0..1."""
+    within(Range(at_least=0, at_most=1), **values)
 
 
 def whole(**values: Any) -> None:

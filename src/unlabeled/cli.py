@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from cyclopts import App, Group, Parameter, Token
 
-from unlabeled import __version__, check, methods
+from unlabeled import check, methods, options
 from unlabeled.check import UserError
 from unlabeled.training.settings import Settings
+from unlabeled.version import __version__
 
 __all__ = ["main"]
 
@@ -67,13 +68,19 @@ def _numbers(type_: Any, tokens: Sequence[Token]) -> list[float]:
 
 def _option(name: str, annotation: Any, default: Any, help_: str, group: Group) -> inspect.Parameter:
     parameter = Parameter(help=help_, group=group)
-    if annotation in (int, int | None):
+    plain, _, _ = options.resolve(annotation)
+    if plain is int:
         parameter = Parameter(help=help_, group=group, converter=_whole)
-    elif annotation == list[float] | None:
+    elif plain == list[float]:
         parameter = Parameter(help=help_, group=group, converter=_numbers, n_tokens=1, negative=())
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, parameter]
     )
+
+
+def _help(option: methods.Option) -> str:
+    """Help of a method's option, its range included."""
+    return f"{option.help} [{option.rule}]" if option.rule else option.help
 
 
 def _run_options() -> list[inspect.Parameter]:
@@ -111,9 +118,8 @@ def _pretrain_command(name: str) -> Callable[..., None]:
     """The command of one method: its own options from its source, then the run's."""
     description = methods.describe(name)
     group = Group(f"{description.class_name} options", sort_key=2)
-    words = {"Literal": Literal}
     own = [
-        _option(option.name, eval(option.annotation, words), option.default, option.help, group)
+        _option(option.name, option.type, option.default, _help(option), group)
         for option in description.options
     ]
     data = inspect.Parameter("data", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Source)

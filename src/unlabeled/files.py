@@ -12,7 +12,7 @@ from pathlib import Path
 
 from unlabeled.check import UserError
 
-__all__ = ["atomic", "exclusive", "locked", "new_folder", "numbered", "printable", "sweep"]
+__all__ = ["atomic", "locked", "new_folder", "numbered", "printable", "sweep"]
 
 LOCK = ".lock"
 
@@ -40,23 +40,6 @@ def atomic(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Let one process at a time change a file that it reads before: the others wait.
-
-    The lock is on an empty file beside it, which stays; where the system has no such locks nobody waits.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with open(path.with_name(f".{path.name}.lock"), "a", encoding="utf-8") as lock:
-        with contextlib.suppress(OSError):  # some network drives have none
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def sweep(path: Path) -> None:
@@ -93,17 +76,23 @@ def new_folder(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder so that no second process does; the system ends the hold of a process that dies.
+def locked(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[None]:
+    """Hold a folder, or a file in it, so that no second process does.
 
-    Where the file system knows no locks, nothing is held. A folder that is empty at the end is removed.
+    The system ends the hold of a process that dies. Where the file system knows no locks, nothing is held. A folder
+    that is empty at the end is removed.
+
+    Args:
+        folder: The folder, which is made if it is missing.
+        name: Name of the lock file in it, which is removed at the end.
+        wait: Whether to wait for another process that holds it.
 
     Raises:
         ValueError: Another process holds it; the message says which.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / LOCK
-    handle = _lock(file)
+    file = folder / name
+    handle = _lock(file, wait)
     try:
         with contextlib.suppress(OSError):  # a full disk can still be locked
             os.truncate(handle, 0)
@@ -117,8 +106,8 @@ def locked(folder: Path) -> Iterator[None]:
             folder.rmdir()
 
 
-def _lock(file: Path) -> int:
-    """Open a file and lock it; it may be removed by the one who held it just before."""
+def _lock(file: Path, wait: bool) -> int:
+    """Open a file and lock it; it may be removed by the process that held it just before."""
     try:
         import fcntl
     except ImportError:  # Windows, which does not remove files that are open
@@ -126,9 +115,9 @@ def _lock(file: Path) -> int:
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
-            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            if wait or error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 return handle
             owner = os.read(handle, 300).decode("utf-8", "replace")
             os.close(handle)

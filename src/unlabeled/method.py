@@ -1,36 +1,70 @@
 """The contract between a method and the loop that trains it."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Self
 
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
+from unlabeled import options
 from unlabeled.check import UserError
+from unlabeled.options import ViewOptions
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
+    from unlabeled.encoders import Encoder
 
-__all__ = ["Batch", "Losses", "Method", "Pictures"]
+__all__ = ["Batch", "EncoderNeeds", "Losses", "Method", "Pictures"]
 
 Batch = dict[str, Tensor]
 Losses = Tensor | dict[str, Tensor]
 Pictures = Mapping[str, Tensor | list[str]]
+EncoderT = TypeVar("EncoderT", bound="Encoder", default=Any)
+VIEWS_OFF = ViewOptions(jitter=0, gray=0, blur=0, solarize=0, flip=0, degrees=0)
 
 
-class Method(nn.Module):
+class EncoderNeeds(NamedTuple):
+    """What a method needs of its encoder beyond its kind.
+
+    Attributes:
+        attribute: Name of an attribute, such as causal.
+        rule: The need in words that complete "encoder must", with an example.
+        value: What the attribute must be; None where it need only be there.
+    """
+
+    attribute: str
+    rule: str
+    value: Any = None
+
+
+class Method(nn.Module, Generic[EncoderT]):
     """A way to learn without labels: calling it on a batch returns its loss.
 
     A method owns the encoder that is kept, the heads that are thrown away and every bit of state that training
     needs (queues, centres, vocabularies: as buffers, so that resuming is exact). It knows no device, optimizer,
     rank, path or epoch, and draws random numbers from torch's default generator only.
+
+    `Method[ImageEncoder]` names the class of its encoder for type checkers. The keyword arguments of the constructor
+    are its options; their annotations say what is allowed, and `Method` checks it. Class variables that are literals
+    are also read from the source, without importing it.
     """
 
     kind: ClassVar[str] = "image"
     """Kind of data that it learns from."""
     encoder_kind: ClassVar[str | None] = None
     """Kind of encoder that it trains, where that is not the kind of the data."""
+    encoder_needs: ClassVar[EncoderNeeds | None] = None
+    """What the encoder must be able to do beyond its kind."""
     defaults: ClassVar[dict[str, Any]] = {}
     """Run settings that suit it where the user says nothing, such as the encoder's name."""
+    view_defaults: ClassVar[ViewOptions] = ViewOptions()
+    """The view options that it has, with their defaults."""
+    recipe: ClassVar[dict[str, Any]] = {}
+    """Settings and options for a small budget on two CPU cores, where they differ from the defaults."""
+    smallest: ClassVar[dict[str, Any]] = {}
+    """Options, and perhaps an encoder, for two dozen samples, where the defaults are too large for these."""
+    example: ClassVar[str | None] = None
+    """Built-in set to try it on, where the first set of its kind lacks what it needs, such as colour."""
     encoder_input: ClassVar[Literal["color", "lightness", "sobel"]] = "color"
     compares_samples: ClassVar[bool] = False
     """Whether the loss compares the samples of a batch, so that smaller batches make another task."""
@@ -44,18 +78,19 @@ class Method(nn.Module):
     most_epochs: ClassVar[int] = 800
     """Passes over the data, where their number is chosen, after which small data is known by heart."""
 
-    encoder: Any
-    """An `Encoder` of its kind."""
+    encoder: EncoderT
+    """The network whose features are kept."""
     built_with: tuple[tuple[Any, ...], dict[str, Any]]
     """Arguments of the constructor besides the encoder, so that the same method can be built anew."""
 
-    def __new__(cls, *args: Any, **options: Any) -> Self:
+    def __new__(cls, *args: Any, **keywords: Any) -> Self:
         method = super().__new__(cls)
-        options.pop("encoder", None)
-        object.__setattr__(method, "built_with", (args[1:], options))
+        keywords.pop("encoder", None)
+        options.verify(cls, keywords)
+        object.__setattr__(method, "built_with", (args[1:], keywords))
         return method
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: EncoderT) -> None:
         super().__init__()
         missing = [name for name in ("dim", "inputs") if not hasattr(encoder, name)]
         if missing:
@@ -63,22 +98,31 @@ class Method(nn.Module):
                 f"encoder must be an Encoder, got {type(encoder).__name__} without {', '.join(missing)}. "
                 "unlabeled.encoders.wrap makes one of any network"
             )
+        if (needs := self.encoder_needs) is not None:
+            value = getattr(encoder, needs.attribute, None)
+            if value is None or needs.value not in (None, value):
+                name = getattr(encoder, "config", {}).get("name", type(encoder).__name__)
+                raise UserError(f"encoder must {needs.rule}, got {name}")
         self.encoder = encoder
         self.metrics: dict[str, Tensor] = {}
         """Detached scalars of the last call that are worth logging, such as the accuracy on the pretext."""
+
+    def view_options(self, views: ViewOptions) -> dict[str, Any]:
+        """Options for `Views`: those given, else the defaults of this method; operations without a default are off."""
+        return {**VIEWS_OFF, **self.view_defaults, **views}
 
     def chance(self, samples: int) -> float | None:
         """Loss in nats of a method that has learned nothing, with `samples` per step over all processes."""
         return None
 
-    def training_view(self, data: "Data") -> "Data":
-        """Data whose samples are those that training needs, such as clips of videos."""
+    def training_view(self, data: Any) -> "Data":
+        """Data of this kind, as samples that training needs, such as clips of videos."""
         return self.encoder.evaluation_view(data)
 
-    def prepare(self, data: "Data") -> None:
-        """Look at the data once before training: priors, palettes, sizes of per-sample state."""
+    def prepare(self, data: Any) -> None:
+        """Look once, before training, at what `training_view` gave: priors, palettes, sizes of per-sample state."""
 
-    def begin_epoch(self, data: "Data") -> Tensor | None:
+    def begin_epoch(self, data: Any) -> Tensor | None:
         """Act before an epoch; may return one sampling weight per sample, float, shape (samples,)."""
         return None
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.files import atomic, exclusive
+from unlabeled.files import atomic, locked
 from unlabeled.training.settings import READING
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ __all__ = [
     "load_state",
     "read_checkpoint",
     "read_config",
+    "read_digests",
     "read_evaluations",
     "read_position",
     "read_scores",
@@ -147,7 +148,7 @@ class Run:
         """
         file = self.path / SCORES
         new = {**about, "records": list(records), "time": datetime.now(UTC).isoformat(timespec="seconds")}
-        with exclusive(file):
+        with locked(self.path, f".{SCORES}.lock", wait=True):
             earlier = [one for one in self._readable(file) if not _same(one, new)]
             with atomic(file) as temporary:
                 temporary.write_text(json.dumps(new | {"earlier": earlier}, indent=1), encoding="utf-8")
@@ -177,14 +178,8 @@ class Run:
     @property
     def digests(self) -> "Tensor | None":
         """Digests of the samples that it was trained on, int64, each once; None for a run that kept none."""
-        from unlabeled.data.arrays import as_integers, read_npy
-
-        file = self.path / SAMPLES
-        if not file.is_file():
-            return None
-        with _told(file):
-            digests = read_npy(file)
-            return as_integers(digests, digests.size, "digests", str(file))
+        digests = read_digests(self.path)
+        return None if digests is None else digests.unique()
 
     @cached_property
     def encoder(self) -> "Encoder":
@@ -342,12 +337,12 @@ def write_skipped(folder: Path, skipped: "list[Skipped]") -> None:
 
 
 def write_samples(folder: Path, data: "Data", weights: str | Path | None = None) -> None:
-    """Keep a digest of each sample that a run is trained on.
+    """Keep a digest of each sample that a run is trained on, in the order of the samples.
 
     Args:
         folder: Folder of the run.
         data: What it is trained on, as it was opened.
-        weights: Where its weights start from; of an encoder in the folder of a run, the samples of that run count too.
+        weights: Where its weights start from; of an encoder in the folder of a run, the samples of that run follow.
     """
     import numpy as np
     import torch
@@ -355,9 +350,25 @@ def write_samples(folder: Path, data: "Data", weights: str | Path | None = None)
     digests = [data.digests()]
     before = None if weights is None else Path(weights).parent
     if before is not None and (before / CONFIG).is_file():
-        digests += [known] if (known := Run(before).digests) is not None else []
+        digests += [earlier] if (earlier := Run(before).digests) is not None else []
     with atomic(folder / SAMPLES) as path, path.open("wb") as file:
-        np.save(file, torch.cat(digests).unique().numpy(), allow_pickle=False)
+        np.save(file, torch.cat(digests).numpy(), allow_pickle=False)
+
+
+def read_digests(folder: Path) -> "Tensor | None":
+    """What `write_samples` wrote, int64; None where a run kept none.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    from unlabeled.data.arrays import as_integers, read_npy
+
+    file = folder / SAMPLES
+    if not file.is_file():
+        return None
+    with _told(file):
+        digests = read_npy(file)
+        return as_integers(digests, digests.size, "digests", str(file))
 
 
 def write_checkpoint(path: Path, state: "dict[str, dict[str, Tensor]]", position: dict[str, Any]) -> None:
@@ -436,5 +447,5 @@ def load_state(method: "Method", state: "dict[str, Tensor]") -> None:
     for name, tensor in state.items():
         if name in buffers and buffers[name].shape != tensor.shape:
             owner, _, leaf = name.rpartition(".")
-            method.get_submodule(owner)._buffers[leaf] = tensor.to(buffers[name].device)
+            setattr(method.get_submodule(owner), leaf, tensor.to(buffers[name].device))
     method.load_state_dict(state)

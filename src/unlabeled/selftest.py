@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,36 +19,9 @@ from unlabeled.parts import gather
 from unlabeled.run import CHECKPOINT, Run, read_checkpoint
 from unlabeled.training.train import pretrain
 
-__all__ = ["NETWORK", "TINY", "Check", "selftest", "source"]
+__all__ = ["Check", "example", "selftest", "smallest"]
 
 SAMPLES, STEPS = 24, 4
-TINY: dict[str, dict[str, Any]] = {
-    "deepcluster": {"clusters": 3},
-    "jigsaw": {"permutations": 9},
-    "moco": {"queue": 16},
-    "swav": {"prototypes": 8},
-    "time_contrastive": {"moments": 4},
-    "wav2vec2": {"codes": 16, "negatives": 20},
-    "trajectory_unmasking": {
-        "zones": 4,
-        "zone_frames": 2,
-        "stride": 1,
-        "masked": 2,
-        "projection_dim": 16,
-        "heads": 2,
-    },
-    "video_colorization": {"stride": 1, "colors": 4},
-}
-"""The smallest sensible setting of a method, where its defaults are too large for a few samples."""
-NETWORK = {
-    "image": "conv4",
-    "apc": "gru2-16",
-    "audio_visual_correspondence": "av-conv4",
-    "wav2vec2": "wav2vec2-tiny",
-}
-"""A small encoder of a method or of a kind, where that is not what a method takes by itself."""
-SUITED = {"colorization": "photos", "jigsaw": "photos", "video_colorization": "blobs"}
-"""Built-in sets of methods that need colour or size, where the first set of their kind is small and grey."""
 JOIN_SECONDS = 120
 
 
@@ -95,7 +69,7 @@ def _closed_forms() -> Iterator[tuple[str, Callable[[], float], float]]:
     from unlabeled.evaluation.probes import knn
     from unlabeled.methods import moco, simclr
     from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
-    from unlabeled.training.train import learning_rate
+    from unlabeled.training.optimizers import learning_rate
 
     same, units = torch.ones(10, 4), torch.eye(10)
     yield "NT-Xent of equal views is ln(2 N - 1)", lambda: float(simclr.loss(same, same, 0.5)), math.log(19)
@@ -125,22 +99,22 @@ def _equal(found: float, expected: float) -> tuple[str, bool]:
     return f"{found:.6f} (expected {expected:.6f})", math.isclose(found, expected, rel_tol=1e-5, abs_tol=1e-5)
 
 
-def source(name: str) -> str:
+def example(name: str) -> str:
     """A built-in set that a method can learn from."""
-    kind = methods.describe(name).kind
-    return SUITED.get(name) or next(built_in for built_in, its in BUILT_IN.items() if its == kind)
+    method = methods.describe(name)
+    return method.example or next(name for name, kind in BUILT_IN.items() if kind == method.kind)
+
+
+def smallest(name: str) -> dict[str, Any]:
+    """Options of a method, and perhaps an encoder, for two dozen samples."""
+    method = methods.describe(name)
+    return ({"encoder": "conv4"} if method.kind == "image" else {}) | method.smallest
 
 
 def _tiny(name: str) -> tuple[Data, dict[str, Any]]:
-    kind = methods.describe(name).kind
-    data = open_data(source(name))
-    settings = {
-        "encoder": NETWORK.get(name) or NETWORK.get(kind),
-        "batch_size": 8,
-        "steps": STEPS,
-        "quiet": True,
-    }
-    return data.subset(torch.arange(min(SAMPLES, len(data)))), settings | TINY.get(name, {})
+    data = open_data(example(name))
+    settings = {"batch_size": 8, "steps": STEPS, "quiet": True, **smallest(name)}
+    return data.subset(torch.arange(min(SAMPLES, len(data)))), settings
 
 
 def _trains(name: str) -> tuple[str, bool]:
@@ -156,25 +130,16 @@ def _trains(name: str) -> tuple[str, bool]:
 
 def _resumes() -> tuple[str, bool]:
     """A run that is stopped in the middle and resumed must end with the bits of one that is not."""
-    from unlabeled.training import train
+
+    def stop(step: int) -> None:
+        if step == STEPS // 2:
+            raise KeyboardInterrupt
 
     data, settings = _tiny("moco")
     with tempfile.TemporaryDirectory() as folder:
         whole = pretrain("moco", data, out=Path(folder) / "whole", **settings)
-        step, interval = train._Loop._step, train.SECONDS_BETWEEN_CHECKPOINTS
-
-        def die(loop: Any) -> None:
-            if loop.step == STEPS // 2:
-                raise RuntimeError("killed")
-            step(loop)
-
-        try:
-            train._Loop._step, train.SECONDS_BETWEEN_CHECKPOINTS = die, 0.0  # type: ignore[method-assign]
-            pretrain("moco", data, out=Path(folder) / "parts", **settings)
-        except RuntimeError:
-            pass
-        finally:
-            train._Loop._step, train.SECONDS_BETWEEN_CHECKPOINTS = step, interval  # type: ignore[method-assign]
+        with suppress(KeyboardInterrupt):
+            pretrain("moco", data, out=Path(folder) / "parts", on_step=stop, **settings)
         resumed = pretrain("moco", data, out=Path(folder) / "parts", resume=True, quiet=True)
         first, second = (read_checkpoint(run.path / CHECKPOINT)[0] for run in (whole, resumed))
     same = first.keys() == second.keys() and all(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from unlabeled.data.text.data import Texts
-from unlabeled.data.text.words import Words
+from unlabeled.data.text.tokens import Words
 from unlabeled.parts.vocabulary import counted, split, splitter, unspaced
 
 VOCABULARY = ["a", "b", "c", "d"]
@@ -41,7 +41,7 @@ def test_too_small_a_corpus_is_refused(texts):
 
 
 def stretches(length: int, texts: list[str]) -> Words:
-    return Words.of(Texts(texts), VOCABULARY, length)
+    return Texts(texts).words(VOCABULARY, length)
 
 
 def test_stretches_hold_every_known_word_once_and_in_order():
@@ -68,7 +68,7 @@ def test_small_corpora_are_cut_into_many_samples(total, samples, length):
 
 def test_parts_of_one_document_are_one_sentence():
     texts = Texts(["a b", "c", "d a"], documents=torch.tensor([7, 7, 8]))
-    batch = Words.of(texts, VOCABULARY, 10).batch(torch.tensor([0]))
+    batch = texts.words(VOCABULARY, 10).batch(torch.tensor([0]))
     assert batch["sentence"][0].tolist() == [0, 0, 0, 1, 1]
 
 

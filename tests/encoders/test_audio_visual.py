@@ -5,7 +5,7 @@ import torch
 
 from unlabeled import encoders
 from unlabeled.data.audio_visual import from_pairs
-from unlabeled.encoders.audio_visual import NAMES, AudioVisualEncoder, Sound, build, fitted
+from unlabeled.encoders.audio_visual import NAMES, AudioVisualEncoder, Spectrograms, fitted
 from unlabeled.worlds.chiming_shapes import make
 
 
@@ -40,7 +40,7 @@ def test_the_vector_is_that_of_the_picture_then_that_of_the_sound(name):
 def test_directions_have_norm_1_and_the_map_is_fine(name):
     network = encoder(name, 64)
     x = network.inputs(pairs(size=64).batch(torch.arange(4)))
-    places = network.places(x.image)
+    places = network.positions(x.image)
     assert places.shape == (4, 128, 16, 16)
     for directions in (network.picture(x.image), places, network.sound(x.waveform)):
         torch.testing.assert_close(directions.norm(dim=1), torch.ones_like(directions[:, 0]))
@@ -59,7 +59,7 @@ def test_every_parameter_takes_part():
     network = encoder()
     x = network.inputs(pairs().batch(torch.arange(8)))
     sound = network.sound(x.waveform)
-    picture, places = network.meet(x.image)
+    picture, places = network.directions(x.image)
     ((picture * sound).square().sum() + (places[:, :, 0] * sound[..., None]).square().sum()).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
@@ -77,7 +77,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
 
 def test_bands_have_mean_0_and_deviation_1_over_the_data_and_silence_is_finite():
     waveform = pairs(32).batch(torch.arange(32))["waveform"]
-    adapt = Sound(8000)
+    adapt = Spectrograms(8000)
     adapt.fit(waveform)
     bands = adapt(waveform)
     assert bands.shape == (32, 1, 64, 59)
@@ -113,4 +113,4 @@ def test_evaluation_reads_the_middle_and_refuses_another_rate():
 )
 def test_bad_configurations_are_named(name, value):
     with pytest.raises(ValueError, match="encoder" if name == "name" else name):
-        build({"name": "av-conv4", name: value})
+        encoders.build(**{"name": "av-conv4", "kind": "audio-visual", name: value})

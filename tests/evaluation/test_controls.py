@@ -12,13 +12,13 @@ from unlabeled.data import Data, open_data
 from unlabeled.encoders import Encoder
 from unlabeled.evaluation import controls
 from unlabeled.method import Batch, Method
-from unlabeled.selftest import NETWORK, TINY, source
+from unlabeled.selftest import example, smallest
 
 
 def samples(name: str) -> Data:
     kind = methods.describe(name).kind
     if kind != "image":
-        return open_data(source(name)).subset(torch.arange(24))
+        return open_data(example(name)).subset(torch.arange(24))
     generator = torch.Generator().manual_seed(7)
     coarse = torch.rand(24, 3, 4, 4, generator=generator)
     return open_data((nn.functional.interpolate(coarse, size=32, mode="bilinear") * 255).to(torch.uint8))
@@ -27,10 +27,10 @@ def samples(name: str) -> Data:
 def trained(name: str, data: Data) -> Method:
     """A method whose every weight, norm and statistic of the input is a number that nothing else gives."""
     torch.manual_seed(0)
-    kind = methods.load(name)
-    network = NETWORK.get(name) or NETWORK.get(kind.kind) or kind.defaults["encoder"]
+    kind, options = methods.load(name), smallest(name)
+    network = options.pop("encoder", None) or kind.defaults["encoder"]
     encoder = encoders.fitted(network, data, kind=kind.encoder_kind or kind.kind)
-    method = kind(encoder, **TINY.get(name, {}))
+    method = kind(encoder, **options)
     read = method.training_view(data)
     method.prepare(read)
     method.begin_epoch(read)

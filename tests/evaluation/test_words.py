@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unlabeled.encoders.words import WordVectors, build
+from unlabeled.encoders.word_vectors import WordEncoder, build
 from unlabeled.evaluation.scores import interval_of
 from unlabeled.evaluation.tasks import Subject
 from unlabeled.evaluation.tasks.words import (
@@ -28,8 +28,8 @@ def subject(vectors: dict[str, list[float]] | None = None, words: list[str] | No
     if vectors is None:
         assert words
         torch.manual_seed(0)
-        return Subject(build({"name": "words-30", "vocabulary": words}).eval(), None)
-    encoder = build({"name": f"words-{len(next(iter(vectors.values())))}", "vocabulary": list(vectors)})
+        return Subject(build("words-30", vocabulary=words).eval(), None)
+    encoder = build(f"words-{len(next(iter(vectors.values())))}", vocabulary=list(vectors))
     encoder.vectors.copy_(torch.tensor(list(vectors.values())))
     return Subject(encoder.eval(), None)
 
@@ -200,7 +200,7 @@ def test_scores_are_those_of_gensim(tmp_path):
     asked = [row for rows in read_questions(questions).values() for row in rows[:30]]
     some_words += sorted({word for row in asked for word in row} - set(some_words))
     torch.manual_seed(2)
-    encoder: WordVectors = build({"name": "words-12", "vocabulary": some_words})
+    encoder: WordEncoder = build("words-12", vocabulary=some_words)
     stems = {
         word[:2]: torch.randn(12) for word in some_words
     }  # related spellings, so that some answers are right

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from unlabeled.kernels import fused_views
+from unlabeled.kernels.view_parameters import ViewParameters
 from unlabeled.parts import augment
-from unlabeled.parts.augment import Parameters, Views
+from unlabeled.parts.augment import Views
 
 LEVEL = 1e-3 / 255  # a thousandth of a gray level
 # Three factors of 3 multiply the last bit of a float by 27: both forms are that far from the exact value.
@@ -31,7 +32,7 @@ def pictures(samples: int, channels: int, height: int, width: int) -> Tensor:
     return images
 
 
-def assert_both_agree(images: Tensor, drawn: Parameters, level: float = LEVEL) -> None:
+def assert_both_agree(images: Tensor, drawn: ViewParameters, level: float = LEVEL) -> None:
     expected, ours = augment.apply_tensors(images, drawn), fused_views.apply(images, drawn)
     assert ours.shape == expected.shape and ours.dtype == expected.dtype and ours.is_contiguous()
     error = (ours - expected).abs()
@@ -95,15 +96,15 @@ def test_the_ends_of_every_range_agree() -> None:
     images = pictures(len(ends), 3, 24, 24)
     boxes = torch.tensor([[0, 0, 24, 24], [23, 23, 1, 1], [0, 5, 24, 1]])[torch.arange(len(ends)) % 3]
     for order in torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1], [4, 4, 1, 4], [4, 3, 4, 2]]):
-        drawn = Parameters(24, boxes, factors=ends, order=order.expand(len(ends), 4))
+        drawn = ViewParameters(24, boxes, factors=ends, order=order.expand(len(ends), 4))
         assert_both_agree(images, drawn, EXTREME)
     sigmas = torch.tensor([1e-3, 0.1, 0.5, 2.0, 40.0])
     for size in (2, 3, 24, 100):
         blurred = torch.ones(5, dtype=torch.bool)
-        assert_both_agree(images[:5], Parameters(size, boxes[:5], blurred=blurred, sigmas=sigmas))
+        assert_both_agree(images[:5], ViewParameters(size, boxes[:5], blurred=blurred, sigmas=sigmas))
     degrees = torch.tensor([-180.0, -90, 0, 45, 90, 180])
     for size in (1, 2, 24, 33):
-        assert_both_agree(images[:6], Parameters(size, boxes[:6], degrees=degrees))
+        assert_both_agree(images[:6], ViewParameters(size, boxes[:6], degrees=degrees))
 
 
 def test_images_that_are_not_contiguous_agree() -> None:
@@ -131,7 +132,7 @@ def test_padding_is_never_seen() -> None:
 
 def test_every_gray_level_is_the_float_that_a_division_gives() -> None:
     levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-    drawn = Parameters(16, torch.tensor([[0, 0, 16, 16]]), solarized=torch.tensor([True]))
+    drawn = ViewParameters(16, torch.tensor([[0, 0, 16, 16]]), solarized=torch.tensor([True]))
     assert torch.equal(fused_views.apply(levels, replace(drawn, solarized=None)), levels / 255)
     assert torch.equal(fused_views.apply(levels, drawn), augment.apply_tensors(levels, drawn))
 
@@ -146,7 +147,7 @@ def test_threads_do_not_change_a_bit(size: int) -> None:
 
 
 def test_threads_follow_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused_views, "SHARE", 1000)
+    monkeypatch.setattr(fused_views, "VALUES_PER_THREAD", 1000)
     images = pictures(64, 3, 32, 32)
     drawn = Views(32, blur=0.5).draw({"image": images})
     shares: list[tuple[int, int]] = []
@@ -181,13 +182,15 @@ def test_no_images_make_no_views() -> None:
 @pytest.mark.parametrize("box", [[-1, 0, 4, 4], [0, 0, 9, 4], [0, 5, 4, 4], [0, 0, 0, 4]])
 def test_boxes_beyond_the_image_are_refused(box: list[int]) -> None:
     with pytest.raises(ValueError, match="boxes must lie inside the images"):
-        fused_views.apply(pictures(1, 3, 8, 8), Parameters(4, torch.tensor([box])))
+        fused_views.apply(pictures(1, 3, 8, 8), ViewParameters(4, torch.tensor([box])))
 
 
 def test_an_order_that_repeats_the_contrast_is_refused() -> None:
     boxes, order = torch.tensor([[0, 0, 8, 8]]), torch.tensor([[1, 0, 1, 4]])
     with pytest.raises(ValueError, match="order must name no change twice"):
-        fused_views.apply(pictures(1, 3, 8, 8), Parameters(4, boxes, factors=torch.ones(1, 4), order=order))
+        fused_views.apply(
+            pictures(1, 3, 8, 8), ViewParameters(4, boxes, factors=torch.ones(1, 4), order=order)
+        )
 
 
 class Loops:
@@ -197,7 +200,7 @@ class Loops:
         self.count, self.apply = 0, fused_views.apply
         monkeypatch.setattr(fused_views, "apply", self)
 
-    def __call__(self, images: Tensor, parameters: Parameters) -> Tensor:
+    def __call__(self, images: Tensor, parameters: ViewParameters) -> Tensor:
         self.count += 1
         return self.apply(images, parameters)
 
@@ -244,7 +247,7 @@ def test_numba_is_imported_by_the_first_views_that_are_worth_it() -> None:
         "Views(16)({'image': torch.rand(1, 3, 4, 4)}); assert 'numba' not in sys.modules;"
         "Views(15)({'image': torch.zeros(1, 3, 4, 4, dtype=torch.uint8)}); assert 'numba' not in sys.modules;"
         "Views(16)({'image': torch.zeros(1, 3, 4, 4, dtype=torch.uint8)}); assert 'numba' in sys.modules;"
-        "from unlabeled.parts import fused_views; assert fused_views._views.stats.cache_hits"
+        "from unlabeled.kernels import fused_views; assert fused_views._views.stats.cache_hits"
     )
     images = pictures(1, 3, 4, 4)
     fused_views.apply(images, Views(16).draw({"image": images}))  # so that it is compiled

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only 
 PROGRAM = """
 import resource
 from contextlib import suppress
-from unlabeled.parts import heap
+from unlabeled.kernels import heap
 
 BYTES = 64 << 20
 
@@ -29,9 +29,9 @@ def held():
 """
 KEPT = """
 outside, before = fresh_pages(), held()
-with heap.kept():
+with heap.retain_freed_memory():
     fresh_pages()
-    with heap.kept():
+    with heap.retain_freed_memory():
         pass
     assert fresh_pages() < 0.05 * outside
     assert held() > before + BYTES // 2
@@ -40,7 +40,7 @@ assert fresh_pages() > 0.9 * outside
 """
 FAILED = """
 before = held()
-with suppress(KeyError), heap.kept():
+with suppress(KeyError), heap.retain_freed_memory():
     b"x" * BYTES
     raise KeyError
 assert held() < before + BYTES // 2
@@ -48,7 +48,7 @@ assert not heap._inside
 """
 TUNED = """
 outside = fresh_pages()
-with heap.kept():
+with heap.retain_freed_memory():
     fresh_pages()
     assert fresh_pages() > 0.9 * outside
 """

@@ -5,13 +5,13 @@ import pytest
 
 numba = pytest.importorskip("numba")
 
-from unlabeled.kernels.lanes import LANES, add, fetch, load, nothing, plus_product, splat, store, sums  # noqa: E402
+from unlabeled.kernels.lanes import LANES, add, fma, lane_sums, load, prefetch, splat, store, zeros  # noqa: E402
 
 
 @numba.njit
 def _line(a, b, out):
-    fetch(a, 0)
-    store(out, 1, plus_product(add(load(a, 2), nothing(a)), load(b, 3), splat(b[0])))
+    prefetch(a, 0)
+    store(out, 1, fma(add(load(a, 2), zeros(a)), load(b, 3), splat(b[0])))
 
 
 @numba.njit
@@ -19,7 +19,7 @@ def _totals(a, out):
     store(
         out,
         0,
-        sums(
+        lane_sums(
             load(a, 0),
             load(a, 16),
             load(a, 32),

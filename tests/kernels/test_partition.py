@@ -57,7 +57,7 @@ def test_value_and_gradient_are_those_of_the_square_matrix(
 def test_gradient_passes_gradcheck(
     kept: bool, skip: Tensor | None, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partition, "KEEP_UP_TO", 9 if kept else 8)
+    monkeypatch.setattr(partition, "STORE_UP_TO", 9 if kept else 8)
     rows, others = vectors(9), vectors(11, seed=1)
     assert torch.autograd.gradcheck(lambda x: log_partition(x, x, scale, skip), (rows,), eps=1e-7)
     assert torch.autograd.gradcheck(lambda x, y: log_partition(x, y, scale, skip), (rows, others), eps=1e-7)
@@ -93,7 +93,7 @@ def test_single_precision_is_as_exact_as_it_can_be(scale: float, dim: int, mirro
 def test_only_few_blocks_are_kept(
     count: int, other: bool, blocks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partition, "KEEP_UP_TO", 22)
+    monkeypatch.setattr(partition, "STORE_UP_TO", 22)
     kept: list[Tensor] = []
     rows, others = vectors(count), vectors(40)
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):

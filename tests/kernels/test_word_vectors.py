@@ -41,17 +41,14 @@ def run(inputs, outputs, tokens, sentence=None, *, counts=None, **options):
 
 def step(inputs, outputs, contexts, targets, rate, mean=False):
     width = inputs.shape[1]
-    negatives = len(targets) - 1
-    places = -(-(negatives + 1) // word_vectors.TILE) * word_vectors.TILE
-    work = word_vectors._Work(places, len(contexts) + len(contexts) % 2, width, inputs.dtype)
-    held, scores, signs, hidden, _, rows, single = work.arrays
-    rows[: len(contexts)] = np.array(contexts) * width
-    aims = np.array(targets) * width
-    start = (inputs.reshape(-1), outputs.reshape(-1), width, rows, len(contexts), aims, len(targets))
-    rest = (inputs.dtype.type(rate), held, scores, signs)
-    if mean:
-        return word_vectors._mean_step(*start, *rest, hidden, single)
-    return word_vectors._step(*start, *rest)
+    tables = word_vectors.Tables(inputs.reshape(-1), outputs.reshape(-1), width)
+    even = len(contexts) + len(contexts) % 2
+    scratch = word_vectors.make_scratch(len(targets), even, width, inputs.dtype)
+    scratch.contexts[: len(contexts)] = np.array(contexts) * width
+    scratch.targets[: len(targets)] = np.array(targets) * width
+    move = word_vectors._mean_step if mean else word_vectors._step
+    rate = inputs.dtype.type(rate)
+    return move(tables, scratch.contexts, len(contexts), len(targets), rate, scratch)
 
 
 def loss_of(inputs, outputs, contexts, targets, mean=False):

@@ -178,7 +178,7 @@ def test_the_loss_is_the_mean_of_that_of_the_whole_and_that_of_the_places():
     sounds = learner.encoder.sound(x.waveform)[None].expand(12, -1, -1)
     together = torch.eye(12, dtype=torch.bool)
     whole = learner.head["whole"](learner.encoder.picture(x.image), sounds)
-    places = learner.head["places"](learner.encoder.places(x.image), sounds)
+    places = learner.head["places"](learner.encoder.positions(x.image), sounds)
     parts = [loss(logits, together, ~together).item() for logits in (whole, places)]
     assert learner(batch).item() == pytest.approx(sum(parts) / 2, rel=1e-4)
 
@@ -201,7 +201,7 @@ def test_the_map_follows_the_sound_and_an_own_sound_fits_better_than_a_wrong_one
         optimizer.step()
     x = learner.encoder.inputs(batch)
     with torch.no_grad():
-        places, sounds = learner.encoder.places(x.image), learner.encoder.sound(x.waveform)
+        places, sounds = learner.encoder.positions(x.image), learner.encoder.sound(x.waveform)
         own, wrong = fits(places, sounds), fits(places, sounds.roll(1, 0))
     assert not torch.allclose(own, wrong, atol=0.05)
     assert own.amax((1, 2)).mean() > wrong.amax((1, 2)).mean() + 0.1

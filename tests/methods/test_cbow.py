@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("numba")
 
 from unlabeled.data.text.data import Texts
-from unlabeled.encoders.words import fitted
+from unlabeled.encoders.word_vectors import fitted
 from unlabeled.methods.cbow import CBOW
 
 

@@ -8,7 +8,6 @@ from unlabeled import encoders, methods
 from unlabeled.data import Data, open_data
 from unlabeled.methods.jigsaw import Jigsaw, least_size
 from unlabeled.parts.padding import only_padding
-from unlabeled.selftest import TINY
 
 IMAGE = [name for name in methods.names() if methods.describe(name).kind == "image"]
 NETWORKS = [("conv4", 16), ("conv4", 32), ("resnet10", 24), ("resnet10", 32), ("vit-small", 32)]
@@ -33,7 +32,7 @@ def silent(weight: Tensor) -> bool:
 def test_every_place_of_every_kernel_gets_a_gradient(name: str, network: str, size: int) -> None:
     torch.manual_seed(0)
     kind, data = methods.load(name), photos(size)
-    method = kind(encoders.build(network, image_size=size, input=kind.encoder_input), **TINY.get(name, {}))
+    method = kind(encoders.build(network, image_size=size, input=kind.encoder_input), **kind.smallest)
     read = method.training_view(data)
     method.prepare(read)
     method.begin_epoch(read)

@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("numba")
 
 from unlabeled.data.text.data import Texts
-from unlabeled.encoders.words import WordVectors, fitted
+from unlabeled.encoders.word_vectors import WordEncoder, fitted
 from unlabeled.methods.skipgram import SkipGram
 
 
@@ -24,7 +24,7 @@ def texts(mixed: bool = False) -> Texts:
     return Texts(documents)
 
 
-def build(source: Texts | None = None, seed: int = 0, encoder: WordVectors | None = None, **options):
+def build(source: Texts | None = None, seed: int = 0, encoder: WordEncoder | None = None, **options):
     source = source or texts()
     torch.manual_seed(seed)
     method = SkipGram(encoder or fitted("words-20-min1", source), **options)

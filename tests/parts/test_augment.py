@@ -10,8 +10,9 @@ from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as reference
 
 from unlabeled.kernels import fused_views
+from unlabeled.kernels.view_parameters import ViewParameters
 from unlabeled.parts import augment
-from unlabeled.parts.augment import Parameters, Views
+from unlabeled.parts.augment import Views
 
 LEVEL = 1e-3 / 255  # a thousandth of a gray level
 BILINEAR = v2.InterpolationMode.BILINEAR
@@ -139,7 +140,7 @@ def test_fit_leaves_images_of_the_right_size_as_they_are() -> None:
     assert torch.equal(augment.fit(images, 16, torch.tensor([[16, 16], [16, 16]])), images / 255)
 
 
-def chain(image: Tensor, drawn: Parameters, sample: int) -> Tensor:
+def chain(image: Tensor, drawn: ViewParameters, sample: int) -> Tensor:
     """The same view by torchvision, one operation after the other."""
     view = cut(image, drawn.boxes[sample].tolist(), drawn.size)
     if drawn.flip is not None and drawn.flip[sample]:
@@ -170,7 +171,7 @@ def chain(image: Tensor, drawn: Parameters, sample: int) -> Tensor:
 @pytest.mark.parametrize("degrees", [0.0, 30.0])
 @pytest.mark.parametrize("form", [augment.apply_tensors, fused_views.apply])
 def test_whole_chain_equals_torchvision(
-    source: tuple[int, int], size: int, degrees: float, form: Callable[[Tensor, Parameters], Tensor]
+    source: tuple[int, int], size: int, degrees: float, form: Callable[[Tensor, ViewParameters], Tensor]
 ) -> None:
     views = Views(size, jitter=1.0, blur=0.5, solarize=0.2, degrees=degrees)
     images = torch.randint(0, 256, (64, 3, *source), dtype=torch.uint8)
@@ -400,7 +401,7 @@ def test_cuda_equals_cpu() -> None:
     fields: dict[str, Any] = {
         name: x.cuda() if isinstance(x, Tensor) else x for name, x in vars(drawn).items()
     }
-    other = augment.apply(images.cuda(), Parameters(**fields)).cpu()
+    other = augment.apply(images.cuda(), ViewParameters(**fields)).cpu()
     assert (other - augment.apply(images, drawn)).abs().max() < 100 * LEVEL
     assert views({"image": images.cuda(), "size": torch.tensor([[50, 70]]).expand(64, 2).cuda()}).is_cuda
 

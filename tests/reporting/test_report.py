@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from unlabeled.data import open_data
 from unlabeled.evaluation import Scores
-from unlabeled.reporting import charts, embedding, pictures, report, tables
-from unlabeled.reporting import sections as sections_of_page
+from unlabeled.reporting import charts, curves, embedding, pictures, report, tables
 from unlabeled.reporting.entry import Entry
 from unlabeled.reporting.tracks import painted
 from unlabeled.run import fingerprint, load
@@ -167,7 +166,7 @@ def test_masks_are_carried_along_where_the_data_has_them(tmp_path: Path) -> None
     run = pretrain("video_colorization", data, out=tmp_path / "run", **settings)
     text = report(run, data=data).read_text(encoding="utf-8")
     assert "tracks" in sections(text)
-    assert text.count(", mask carried") == text.count(", mask true") == 3 * 8
+    assert text.count(", mask propagated") == text.count(", mask true") == 3 * 8
     data.masks = None
     assert "tracks" not in sections(report(run, data=data).read_text(encoding="utf-8"))
 
@@ -264,8 +263,8 @@ def test_the_loss_on_held_out_samples_is_drawn_beside_that_of_the_training(tmp_p
     history = [epoch(number, holdout_loss=2.0 / number) for number in range(1, 4)]
     history[2] |= {"holdout_losses": {"25": 0.75, "30": 2 / 3}, "holdout_lowest_at": 1234}
     entry = Entry(make_run(tmp_path, history=history), [], None)
-    assert sections_of_page._held_out(entry) == ([1.0, 2.0, 2.5, 3.0], [2.0, 1.0, 0.75, 2 / 3])
-    sentence, content = sections_of_page.training([entry])
+    assert entry.holdout == ([1.0, 2.0, 2.5, 3.0], [2.0, 1.0, 0.75, 2 / 3])
+    sentence, content = curves.course([entry]), "".join(curves.figures([entry]))
     assert "on held-out samples it went from 2 to 0.667" in sentence
     assert "The loss on held-out samples was lowest at step 1,234 and has risen since" in sentence
     assert "dotted: held out" in content and content.count('class="line dotted"') == 1
@@ -273,9 +272,10 @@ def test_the_loss_on_held_out_samples_is_drawn_beside_that_of_the_training(tmp_p
 
 
 def test_without_held_out_samples_the_page_does_not_speak_of_them(tmp_path: Path) -> None:
-    page = sections_of_page.training([Entry(make_run(tmp_path, history=[epoch(1), epoch(2)]), [], None)])
-    assert "Here the loss went from 6 to 3; chance is 6.2." in page[0]
-    assert not re.search("held.out", "".join(page))
+    run = make_run(tmp_path, history=[epoch(1), epoch(2)])
+    (section,) = re.findall(r'<section id="training">.*?</section>', report(run).read_text(), re.S)
+    assert "Here the loss went from 6 to 3; chance is 6.2." in section
+    assert not re.search("held.out", section)
 
 
 def test_collapsed_or_broken_features_give_no_map(tmp_path: Path) -> None:
@@ -382,10 +382,10 @@ def test_scores_stand_beside_their_data_and_warn_when_they_are_not_this_encoders
     run.measured |= {"encoder": fingerprint(run.encoder.state_dict()), "note": "the moon was full"}
     text = report(run, data=FakeData()).read_text(encoding="utf-8")
     assert "Measured on blobs: 1,200 training and 60 test samples, seed 3." in text
-    assert text.count("Mind that the moon was full.") == 2
+    assert text.count("Mind that the moon was full.") == 1
     assert "has changed since" not in text
     nn.init.zeros_(run.encoder.conv.weight)
-    assert report(run, data=FakeData()).read_text(encoding="utf-8").count("has changed since") == 2
+    assert report(run, data=FakeData()).read_text(encoding="utf-8").count("has changed since") == 1
     given = Scores(run.measured["records"], {"encoder": "of another"})
     assert "has changed since" in report(run, data=FakeData(), scores=given).read_text(encoding="utf-8")
 

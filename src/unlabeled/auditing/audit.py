@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlabeled import __version__, check
+from unlabeled import check
 from unlabeled.auditing.near_images import detailed as detailed_thumbnails
 from unlabeled.auditing.near_images import near_pairs, thumbnails_of
 from unlabeled.auditing.near_texts import LEAST_SHARE, near_texts
@@ -25,6 +25,7 @@ from unlabeled.data.opening import Openable, called, parts
 from unlabeled.data.splits import first_rows
 from unlabeled.data.text.data import Texts
 from unlabeled.files import atomic
+from unlabeled.version import __version__
 
 __all__ = ["Audit", "NearPair", "Part", "Sample", "audit"]
 

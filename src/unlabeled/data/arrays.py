@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from einops import rearrange
 from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
@@ -18,7 +19,17 @@ from unlabeled.check import UserError
 from unlabeled.data.files import SPLITS
 from unlabeled.data.limits import refuse_unpacked
 
-__all__ = ["as_integers", "as_tensor", "as_uint8", "by_split", "named", "read_npy", "read_npz", "read_splits"]
+__all__ = [
+    "as_integers",
+    "as_tensor",
+    "as_uint8",
+    "by_split",
+    "channels_first",
+    "named",
+    "read_npy",
+    "read_npz",
+    "read_splits",
+]
 
 T = TypeVar("T")
 
@@ -123,6 +134,12 @@ def as_tensor(array: np.ndarray | Tensor, name: str) -> Tensor:
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise UserError(f"{name} must hold numbers of at most 64 bits, got {array.dtype}")
     return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+
+
+def channels_first(pixels: Tensor) -> Tensor:
+    """Pixels with one or three channels before height and width, which may come after them."""
+    last = pixels.shape[-1] in (1, 3) and pixels.shape[-3] not in (1, 3)
+    return rearrange(pixels, "... height width channels -> ... channels height width") if last else pixels
 
 
 def as_integers(values: np.ndarray | Tensor, count: int, what: str, name: str) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor
 from unlabeled.data.notes import note
 from unlabeled.data.samples import Temporary
 
-__all__ = ["Stored", "folder_of", "kept", "load_or_build"]
+__all__ = ["Stored", "folder_of", "load_or_build"]
 
 _VERSION = 5
 _WHOLE = 256 * 2**20
@@ -78,9 +78,6 @@ def load_or_build(key: Any, write: Callable[[BinaryIO], dict[str, Any]], folder:
     if not memory.getbuffer():
         return Stored(torch.zeros(0, dtype=torch.uint8), index)
     return Stored(torch.frombuffer(memory.getbuffer(), dtype=torch.uint8), index)
-
-
-kept = load_or_build
 
 
 def _cannot_write(folder: str, error: Exception) -> None:

@@ -2,10 +2,13 @@
 
 from unlabeled.check import UserError
 
-__all__ = ["RATIO", "UNPACKED", "refuse_unpacked"]
+__all__ = ["RATIO", "UNPACKED", "most_samples", "refuse_unpacked"]
 
 UNPACKED, RATIO = 2**28, 100
 """Bytes that any file may unpack to, and how many times its own size a larger one."""
+SAMPLES, SAMPLES_OF_A_BYTE = 2**28, 64
+"""Samples of sound that any file may unpack to, which are 1.5 hours at 48 kHz and 1 GB while it is decoded, however
+small the silence in it has become; and how many for each byte of a larger one."""
 
 
 def refuse_unpacked(unpacked: int, size: int) -> None:
@@ -16,3 +19,8 @@ def refuse_unpacked(unpacked: int, size: int) -> None:
     """
     if unpacked > max(UNPACKED, RATIO * size):
         raise UserError(f"it unpacks to {unpacked} bytes or more, over {RATIO} times its size")
+
+
+def most_samples(size: int) -> int:
+    """Samples of sound, of all channels together, that a file of `size` bytes may unpack to."""
+    return max(SAMPLES, SAMPLES_OF_A_BYTE * size)

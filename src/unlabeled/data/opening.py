@@ -19,7 +19,6 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.data.builtin import NAMES as BUILT_IN
 from unlabeled.data.files import walk
 from unlabeled.data.groups import ALONE, FOLDER, folder_groups, group_by, names_column, usual_groups
 from unlabeled.data.image.decode import SUFFIXES
@@ -32,6 +31,7 @@ from unlabeled.data.samples import Data
 from unlabeled.data.splits import divide
 
 __all__ = [
+    "BUILT_IN",
     "KINDS",
     "STORE_SIZE",
     "called",
@@ -45,18 +45,31 @@ __all__ = [
     "store_size",
 ]
 
+BUILT_IN = {
+    "digits": "image",
+    "photos": "image",
+    "topics": "text",
+    "tones": "audio",
+    "moving_digits": "video",
+    "balls": "video",
+    "blobs": "video",
+    "chiming_shapes": "audio-visual",
+    "orbit": "cameras",
+    "rooms": "trajectory",
+}
+"""Built-in sets and the kind of each."""
 STORE_SIZES = {"image": STORE_SIZE, "video": 112, "audio-visual": 112, "cameras": 64, "trajectory": 64}
 """Shorter side in pixels at which larger pictures are kept at least, by kind."""
 KINDS = {
-    "image": "image.read",
-    "text": "text.data",
-    "audio": "audio.data",
-    "video": "video.data",
+    "image": "image",
+    "text": "text",
+    "audio": "audio",
+    "video": "video",
     "audio-visual": "audio_visual",
     "cameras": "cameras",
     "trajectory": "trajectories",
 }
-"""Kinds of data, and the module with `find` and `built_in` of each."""
+"""Kinds of data, and the package of each, whose module `read` finds the splits of a source."""
 _ENDINGS = {
     "text": (".txt", ".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".md"),
     "audio": (
@@ -285,13 +298,13 @@ def _ungrouped(source: Openable, kind: str | None, options: OpenOptions) -> Open
         check.choice((None, 1, 3), channels=options.channels)
     if kind not in _WITH_COLUMNS or word in BUILT_IN:
         refuse_column(options.label, name if kind in _WITH_COLUMNS else f"data of kind {kind}")
-    reader = importlib.import_module(f"unlabeled.data.{KINDS[kind]}")
     if word in BUILT_IN:
-        return {split: partial(reader.built_in, name, split, options) for split in ("train", "test")}
+        worlds = importlib.import_module("unlabeled.data.worlds")
+        return {split: partial(worlds.built_in, name, split, options.channels) for split in ("train", "test")}
     path = Path(name).expanduser()
     if name and not name.startswith(("hub:", "torchvision:")) and not path.exists():
         raise UserError(_not_found(name, path))
-    return reader.find(source, options)
+    return importlib.import_module(f"unlabeled.data.{KINDS[kind]}.read").find(source, options)
 
 
 def _grouped(source: Openable, kind: str | None, options: OpenOptions) -> Openers:

@@ -2,14 +2,14 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Self, TypedDict
+from typing import Any, ClassVar, NamedTuple, Required, Self, TypedDict
 
 import torch
 from torch import Tensor
 
 from unlabeled.data.digests import digest
 
-__all__ = ["About", "Batch", "Data", "Item", "Skipped", "Temporary"]
+__all__ = ["About", "Batch", "Data", "Item", "Samples", "Skipped", "Temporary"]
 
 Batch = dict[str, Tensor]
 
@@ -45,6 +45,13 @@ class About(TypedDict, total=False):
     group_unit: str | None
 
 
+class Samples(About, total=False):
+    """What `Data` of any kind is told of its samples."""
+
+    name: Required[str]
+    paths: Required[Sequence[str]]
+
+
 class Data:
     """Samples ready for training; a subclass for each kind says what a batch of them is.
 
@@ -71,6 +78,8 @@ class Data:
     """What people call the samples, a plural."""
     group_unit = "groups"
     """What people call the groups, a plural."""
+    per_sample: ClassVar[tuple[str, ...]] = ()
+    """Names of attributes of a subclass, tensors or None, that have a row for each sample."""
     _digests: Tensor | None = None
 
     def __init__(
@@ -206,4 +215,6 @@ class Data:
 
     def _keep(self, rows: Tensor) -> None:
         """Narrow what a subclass holds to some rows; `self` is a fresh copy that shares memory."""
-        raise NotImplementedError
+        for name in self.per_sample:
+            values = getattr(self, name)
+            setattr(self, name, None if values is None else values[rows.to(values.device)])

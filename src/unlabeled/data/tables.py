@@ -78,18 +78,24 @@ class Table:
         return {field.name: _kind(field.type) for field in self.schema}
 
     @cached_property
-    def classes(self) -> dict[str, list[str]]:
-        """Names of the classes by column, where the file says what the numbers of a column stand for."""
+    def features(self) -> dict[str, dict[str, Any]]:
+        """What `datasets` has noted of each column in the file."""
         try:
             about = json.loads((self.schema.metadata or {}).get(b"huggingface", b"{}"))
             features = about.get("info", {}).get("features", {})
-            return {
-                column: [str(name) for name in its["names"]]
-                for column, its in features.items()
-                if isinstance(its, dict) and isinstance(its.get("names"), list)
-            }
+            return {column: its for column, its in features.items() if isinstance(its, dict)}
         except (ValueError, AttributeError, RecursionError):
             return {}
+
+    @cached_property
+    def classes(self) -> dict[str, list[str]]:
+        """Names of the classes by column, where the file says what the numbers of a column stand for."""
+        features = self.features.items()
+        return {
+            column: [str(name) for name in its["names"]]
+            for column, its in features
+            if isinstance(its.get("names"), list)
+        }
 
 
 def _kind(type_: Any) -> str:

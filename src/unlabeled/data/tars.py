@@ -51,11 +51,6 @@ class _Header(tarfile.TarInfo):
     Where a header is damaged `tarfile` would end as if the archive did; this goes on to the next one that is whole.
     """
 
-    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.size < 0 or (self.type in _NOTES and self.size > _LONGEST_NOTE):
-            raise tarfile.ReadError(f"a header says that {self.size} bytes follow")
-        return super()._proc_member(archive)  # type: ignore[misc]
-
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:  # type: ignore[override]
         """The next member; where something else lies before it, the archive's `damaged` tells so.
@@ -80,8 +75,28 @@ class _Header(tarfile.TarInfo):
             else:
                 if zeros and not searching:
                     cast(_Archive, archive).lost()
-                header.offset = stream.tell() - tarfile.BLOCKSIZE
-                return header._proc_member(archive)
+                if header.size < 0 or (header.type in _NOTES and header.size > _LONGEST_NOTE):
+                    raise tarfile.ReadError(f"a header says that {header.size} bytes follow")
+                archive.fileobj = _Unread(block, stream)  # type: ignore[assignment]
+                try:
+                    return super().fromtarfile(archive)
+                finally:
+                    archive.fileobj = stream  # type: ignore[assignment]
+
+
+class _Unread:
+    """A stream of which one block comes again."""
+
+    def __init__(self, block: bytes, stream: IO[bytes]) -> None:
+        self.block, self.stream = block, stream
+
+    def read(self, size: int) -> bytes:
+        """The block, whose size the first caller asks for, then what follows."""
+        block, self.block = self.block, b""
+        return block or self.stream.read(size)
+
+    def tell(self) -> int:
+        return self.stream.tell() - len(self.block)
 
 
 class _Archive(tarfile.TarFile):

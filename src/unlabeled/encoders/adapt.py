@@ -1,4 +1,4 @@
-"""What happens to an image before the network sees it; saved with the encoder."""
+"""From images to the channels that a network sees; saved with the encoder."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -17,7 +17,7 @@ Input = Literal["color", "lightness", "sobel", "lab"]
 INPUTS = ("color", "lightness", "sobel", "lab")
 
 LUMA = (0.299, 0.587, 0.114)
-"""Shares of red, green and blue in grey."""
+"""Weights of red, green and blue in grey."""
 
 STATISTICS = {
     "color": ([0.5], [0.25]),
@@ -34,8 +34,8 @@ class Adapt(nn.Module):
         input: `color` keeps the channels, `lightness` is L of Lab (from 3 channels or 1), `sobel` is two
             gradient maps of the mean channel, `lab` is all of Lab (from 3 channels).
         in_channels: Channels of the images.
-        network_channels: Channels that the network takes, where `input` gives others: one is repeated, and three
-            colours become their grey; None for those that `input` gives.
+        network_channels: Channels that the network takes, where `input` gives others: one is repeated, and colours
+            are converted to grey; None for those that `input` gives.
     """
 
     mean: Tensor
@@ -57,12 +57,15 @@ class Adapt(nn.Module):
         self.input = input
         self.in_channels = in_channels
         mean, std = STATISTICS[input]
-        given = in_channels if input == "color" else len(mean)
-        self.out_channels = network_channels or given
-        grey = input == "color" and given == 3 and self.out_channels == 1
-        if not (self.out_channels == given or given == 1 or grey):
+        self.input_channels = in_channels if input == "color" else len(mean)
+        """Channels that `input` gives."""
+        self.out_channels = network_channels or self.input_channels
+        """Channels that the network takes."""
+        grey = input == "color" and self.input_channels == 3 and self.out_channels == 1
+        if not (self.out_channels == self.input_channels or self.input_channels == 1 or grey):
             raise UserError(
-                f"encoder must take the {given} channels of the images, or 1 of colours, got one of {network_channels}"
+                f"encoder must take the {self.input_channels} channels of the images, or 1 of colours, "
+                f"got one of {network_channels}"
             )
         mean, std = (
             values if len(values) in (1, self.out_channels) else values[:1] for values in (mean, std)
@@ -73,16 +76,26 @@ class Adapt(nn.Module):
         self.register_buffer("luma", torch.tensor(LUMA)[:, None, None], persistent=False)
         self.register_buffer("kernels", torch.stack([horizontal, horizontal.T])[:, None], persistent=False)
 
+    @property
+    def notes(self) -> list[str]:
+        """A line that says how the channels of the input are converted, where the network takes others."""
+        if self.input_channels == self.out_channels:
+            return []
+        repeated = f"the one channel of {self.input} is repeated"
+        conversion = repeated if self.input_channels == 1 else "colours are converted to grey"
+        plural = "s" if self.out_channels > 1 else ""
+        return [f"{conversion} for a network that takes {self.out_channels} channel{plural}"]
+
     def channels(self, images: Tensor) -> Tensor:
         """Channels before they are normalised, float, shape (batch, out_channels, height, width)."""
-        given = self._given(images)
-        if given.shape[1] == self.out_channels:
-            return given
-        if given.shape[1] == 1:
-            return given.expand(-1, self.out_channels, -1, -1)
-        return (given * self.luma).sum(1, keepdim=True)
+        channels = self._input(images)
+        if channels.shape[1] == self.out_channels:
+            return channels
+        if channels.shape[1] == 1:
+            return channels.expand(-1, self.out_channels, -1, -1)
+        return (channels * self.luma).sum(1, keepdim=True)
 
-    def _given(self, images: Tensor) -> Tensor:
+    def _input(self, images: Tensor) -> Tensor:
         if images.shape[1] != self.in_channels:
             raise UserError(f"images must have {self.in_channels} channels, got {images.shape[1]}")
         if not images.is_floating_point():
@@ -101,7 +114,7 @@ class Adapt(nn.Module):
         return (self.channels(images) - self.mean[:, None, None]) / self.std[:, None, None]
 
     def set_statistics(self, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> None:
-        """Set what is subtracted from each channel and what divides it.
+        """Set the mean that is subtracted from each channel and the deviation that divides it.
 
         Args:
             mean: One number per channel that the network sees, in the unit of that channel.

@@ -1,12 +1,13 @@
 """Encoders of sounds: recurrent and convolutional ones on log-mel spectrograms, and wav2vec 2.0's on the waveform.
 
-What `inputs` gives is the pair of waveforms, float, shape (batch, samples), and their true lengths in samples, int64,
-shape (batch,). What lies behind the end of a sound changes none of its features.
+`inputs` gives a pair: waveforms, float, shape (batch, samples), and their true lengths in samples, int64, shape
+(batch,). Padding after the end of a sound changes none of its features.
 """
 
 import os
 import re
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.check import UserError
+from unlabeled.encoders import transformers_folder
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.encoders.wav2vec2 import SIZES, Standardized, Wav2Vec2Network
 from unlabeled.parts import ragged
@@ -26,21 +28,21 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMES", "AudioEncoder", "Convolutional", "Recurrent", "Spectra", "build", "fitted"]
 
-LEAVE = 8
-"""Times that sequences leave a batch whose end has come; more save work on what is padded and cost calls."""
+DEPARTURES = 8
+"""Times that ended sequences leave a batch; more save work on padding and cost calls."""
 NAMES = ["gru2-256", "gru3", "audio-conv", *SIZES]
-"""First what is taken where nobody chooses; gruN and gruN-W have any number of layers and width."""
+"""The default first; gruN and gruN-W have any number of layers and width."""
 STATISTICS_SECONDS = 10.0
-"""Of longer sounds a piece of this length is looked at for the statistics of the input."""
+"""Longest piece of a sound that the statistics of the input are computed from."""
 
 Sound = tuple[Tensor, Tensor]
 
 
 class Spectra(nn.Module):
-    """Log-mel spectrograms of which each band has mean 0 and deviation 1 over the data.
+    """Log-mel spectrograms whose bands each have mean 0 and deviation 1 over the data.
 
     Args:
-        spectrogram: Makes log-mel spectrograms of waveforms.
+        spectrogram: Computes log-mel spectrograms of waveforms.
     """
 
     mean: Tensor
@@ -53,7 +55,7 @@ class Spectra(nn.Module):
         self.register_buffer("std", torch.full((spectrogram.bins,), 4.0))
 
     def forward(self, sound: Sound) -> Sound:
-        """Normalised bands, float, shape (batch, frames, bins), 0 behind the end; true frames of each sound."""
+        """Normalised bands, float, shape (batch, frames, bins), 0 after the end; true frames of each sound."""
         waveform, length = sound
         bands = rearrange(self.spectrogram(waveform), "batch bins frames -> batch frames bins")
         frames = self.spectrogram.frames(length)
@@ -72,10 +74,10 @@ class Spectra(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """Layers of gated recurrent units that hear forward in time only, each adding to what the one below it says.
+    """Layers of gated recurrent units that read forward in time only, each adding to the output of the one below.
 
     Args:
-        bins: Numbers of a frame that comes in.
+        bins: Numbers of an input frame.
         layers: Number of layers.
         width: Units of each layer.
     """
@@ -91,46 +93,45 @@ class Recurrent(nn.Module):
 
     def layers(self, bands: Tensor, frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """States by layer after each frame, float, shape (batch, frames, width), and true frames of each sound."""
-        found, heard = {"mel": bands}, bands
+        layers, x = {"mel": bands}, bands
         for number, unit in enumerate(self.units, 1):
-            states = _by_length(unit, heard, frames)
-            heard = states + heard if states.shape == heard.shape else states
-            found[f"gru{number}"] = heard
-        return found, frames
+            states = _by_length(unit, x, frames)
+            x = layers[f"gru{number}"] = states + x if states.shape == x.shape else states
+        return layers, frames
 
 
 def _by_length(unit: nn.Module, values: Tensor, frames: Tensor) -> Tensor:
-    """States of a recurrent unit, 0 behind the end of each sequence, an eighth of which leave the batch at a time.
+    """States of a recurrent unit, 0 after the end of each sequence; an eighth of them leave the batch at a time.
 
     The gradient of packed sequences would take time in the square of their length on a CPU.
 
     Args:
         unit: A GRU, batch first.
-        values: Float, shape (batch, frames, numbers), 0 behind the end of each sequence.
+        values: Float, shape (batch, frames, numbers), 0 after the end of each sequence.
         frames: True frames of each sequence, int64, shape (batch,), at least 1.
 
     Returns:
         Float, shape (batch, frames, width).
     """
     lengths, order = frames.cpu().sort(descending=True)
-    ends = lengths[:: -(-len(lengths) // LEAVE)].unique().tolist()
+    ends = lengths[:: -(-len(lengths) // DEPARTURES)].unique().tolist()
     values, state, parts = values[order.to(values.device)], None, []
     for begin, end in pairwise([0, *ends]):
         active = int((lengths > begin).sum())
         left = None if state is None else state[:, :active].contiguous()
         states, state = unit(values[:active, begin:end], left)
-        kept = ragged.real((lengths[:active] - begin).to(states.device), end - begin)
-        states = states.masked_fill(~kept[:, :, None], 0)
+        real = ragged.real((lengths[:active] - begin).to(states.device), end - begin)
+        states = states.masked_fill(~real[:, :, None], 0)
         parts.append(F.pad(states, (0, 0, 0, 0, 0, len(values) - active)))
     joined = F.pad(torch.cat(parts, 1), (0, 0, 0, values.shape[1] - ends[-1]))
     return joined[order.argsort().to(values.device)]
 
 
 class Convolutional(nn.Module):
-    """Four convolutions over time that see the bands of pitch as channels, the last three of stride 2.
+    """Four convolutions over time with the bands as channels, the last three of stride 2.
 
     Args:
-        bins: Numbers of a frame that comes in.
+        bins: Numbers of an input frame.
     """
 
     def __init__(self, bins: int) -> None:
@@ -141,31 +142,38 @@ class Convolutional(nn.Module):
             nn.Conv1d(before, after, 5, stride, padding=2)
             for stride, (before, after) in zip(self.strides, pairwise(widths))
         )
-        # Norms of each frame for itself: those over time or over the batch would hear the padding.
+        # Norms of single frames: norms over time or over the batch would include the padding.
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths[1:])
         self.map_dims = {f"conv{number}": width for number, width in enumerate(widths[1:], 1)}
         self.dim = widths[-1]
 
     def layers(self, bands: Tensor, frames: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Maps by layer, float, shape (batch, frames, width), and true frames of each sound in each of them."""
-        found, counts = {}, {}
+        layers, counts = {}, {}
         for name, stride, convolution, norm in zip(
             self.map_dims, self.strides, self.convolutions, self.norms
         ):
             maps = rearrange(convolution(rearrange(bands, "b t c -> b c t")), "b c t -> b t c")
             frames = (frames - 1) // stride + 1
             bands = F.relu(norm(maps)) * ragged.real(frames, maps.shape[1])[:, :, None]
-            found[name], counts[name] = bands, frames
-        return found, counts
+            layers[name], counts[name] = bands, frames
+        return layers, counts
 
 
 class AudioEncoder(Encoder):
-    """A front end for waveforms followed by a network over time; its vectors are means over all real frames."""
+    """A front end for waveforms followed by a network over time; its vectors are means over all real frames.
+
+    Args:
+        adapt: Turns what `inputs` gives into what the network takes, with true lengths.
+        trunk: Network with `dim`, `map_dims` and `layers` of what `adapt` gives.
+        config: Arguments of `build` that give this architecture again.
+    """
 
     kind = "audio"
 
-    def __init__(self, adapt: nn.Module, trunk: nn.Module, config: dict[str, Any]) -> None:
-        super().__init__(adapt, trunk, config)
+    def __init__(self, adapt: "Spectra | Standardized", trunk: Any, config: dict[str, Any]) -> None:
+        super().__init__(config, trunk.dim, trunk.map_dims)
+        self.adapt, self.trunk = adapt, trunk
         self.spectrogram = LogMel(config["sample_rate"], config["bins"])
         self.raw_detail = f"mean and deviation over time of {config['bins']} log-mel bands"
 
@@ -176,12 +184,12 @@ class AudioEncoder(Encoder):
 
     @property
     def causal(self) -> bool:
-        """Whether what it says of a frame depends on that frame and those before alone."""
+        """Whether the output at a frame depends on that frame and earlier ones alone."""
         return getattr(self.trunk, "causal", False)
 
     @property
     def masks(self) -> bool:
-        """Whether frames can be hidden between its convolutions and its transformer."""
+        """Whether frames can be masked between its convolutions and its transformer."""
         return isinstance(self.trunk, Wav2Vec2Network)
 
     def evaluation_view(self, data: "Data") -> "Data":
@@ -217,8 +225,8 @@ class AudioEncoder(Encoder):
         if layer is not None:
             check.choice(self.map_dims, layer=layer)
         name = layer or list(self.map_dims)[-1]
-        found, frames = self.layers(x)
-        return ragged.mean(found[name], frames[name] if isinstance(frames, dict) else frames)
+        layers, frames = self.layers(x)
+        return ragged.mean(layers[name], frames[name] if isinstance(frames, dict) else frames)
 
     def raw(self, batch: dict[str, Tensor]) -> Tensor:
         waveform, length = self.inputs(batch)
@@ -236,62 +244,47 @@ class AudioEncoder(Encoder):
         """
         if not isinstance(self.trunk, Wav2Vec2Network):
             raise UserError(f"encoder must be a wav2vec2 for transformers, got {self.config['name']}")
-        self.trunk.write(folder, self.sample_rate)
+        transformers_folder.write_audio_model(Path(folder), self.trunk.model, self.sample_rate)
 
     def read_transformers(self, folder: str | os.PathLike[str], x: Sound) -> Tensor:
         """Features as transformers computes them from such a folder, float, shape (batch, dim)."""
-        from transformers import AutoFeatureExtractor, AutoModel
-
-        model, extractor = (
-            AutoModel.from_pretrained(folder).eval(),
-            AutoFeatureExtractor.from_pretrained(folder),
-        )
-        found = []
-        for waveform, length in zip(*self.trunk.padded(*x)):
-            given = extractor(
-                waveform[:length].cpu().numpy(), sampling_rate=self.sample_rate, return_tensors="pt"
-            )
-            found.append(model(given["input_values"]).last_hidden_state.mean(1))
-        return torch.cat(found).to(x[0].device)
+        waveforms = (waveform[:length] for waveform, length in zip(*self.trunk.padded(*x)))
+        features = transformers_folder.read_audio_features(Path(folder), waveforms, self.sample_rate)
+        return features.to(x[0].device)
 
 
-def build(config: dict[str, Any]) -> AudioEncoder:
+def build(name: str, *, sample_rate: int = 16_000, bins: int | None = None) -> AudioEncoder:
     """Build an encoder with random weights.
 
     Args:
-        config: `name`, and perhaps `sample_rate` in hertz (16,000) and `bins`, the bands of its spectrogram.
+        name: One of `NAMES`, gruN or gruN-W.
+        sample_rate: Samples per second of the waveforms, in hertz.
+        bins: Bands of its spectrogram; None takes 80, below 16,000 Hz 40.
 
     Raises:
         ValueError: There is no encoder of this name, or a number does not fit.
     """
-    name, rate = config["name"], config.get("sample_rate", 16_000)
-    unknown = config.keys() - {"kind", "name", "sample_rate", "bins"}
-    if unknown:
-        raise UserError(f"an encoder of sounds takes sample_rate and bins, got {', '.join(sorted(unknown))}")
-    bins = config.get("bins") or (80 if rate >= 16_000 else 40)
-    whole = {"kind": "audio", "name": name, "sample_rate": rate, "bins": bins}
-    spectrogram = LogMel(rate, bins)
+    bins = bins or (80 if sample_rate >= 16_000 else 40)
+    config = {"kind": "audio", "name": name, "sample_rate": sample_rate, "bins": bins}
+    spectra = Spectra(LogMel(sample_rate, bins))
     recurrent = re.fullmatch(r"gru([1-9]\d?)(?:-([1-9]\d{0,4}))?", name)
     if recurrent:
         trunk = Recurrent(bins, int(recurrent[1]), int(recurrent[2] or 512))
-        return AudioEncoder(Spectra(spectrogram), trunk, whole)
-    check.choice(
-        [choice for choice in NAMES if not choice.startswith("gru")] + ["gruN", "gruN-W"], encoder=name
-    )
+        return AudioEncoder(spectra, trunk, config)
+    check.choice([*(name for name in NAMES if not name.startswith("gru")), "gruN", "gruN-W"], encoder=name)
     if name == "audio-conv":
-        return AudioEncoder(Spectra(spectrogram), Convolutional(bins), whole)
-    return AudioEncoder(Standardized(), Wav2Vec2Network(name, rate), whole)
+        return AudioEncoder(spectra, Convolutional(bins), config)
+    return AudioEncoder(Standardized(), Wav2Vec2Network(name, sample_rate), config)
 
 
-def fitted(name: str, data: "Data", *, image_size: int | None = None) -> AudioEncoder:
+def fitted(name: str, data: "Data") -> AudioEncoder:
     """Build an encoder for sounds: their sample rate, and the statistics of their spectrogram.
 
     Args:
-        name: One of `NAMES`.
+        name: As in `build`.
         data: What it will be trained on.
-        image_size: Not used: sounds have none.
     """
-    encoder = build({"name": name, "sample_rate": data.shape["sample_rate"]})
+    encoder = build(name, sample_rate=data.shape["sample_rate"])
     if isinstance(encoder.adapt, Spectra):
         pieces: Any = getattr(data, "crops", lambda seconds: data)(STATISTICS_SECONDS)
         encoder.adapt.fit(encoder.inputs(pieces.sample(512)))

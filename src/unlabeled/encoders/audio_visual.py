@@ -1,4 +1,4 @@
-"""Encoders of pictures with their sound: one network for each, and a space in which the two meet."""
+"""Encoders of pictures with their sound: one network for each, and a space that both share."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -19,10 +19,10 @@ from unlabeled.parts.spectrogram import LogMel
 if TYPE_CHECKING:
     from unlabeled.data import Data
 
-__all__ = ["NAMES", "AudioVisualEncoder", "Hearing", "Seen", "Sound", "build", "fitted"]
+__all__ = ["NAMES", "AudioTower", "AudioVisualEncoder", "AudioVisualInput", "Spectrograms", "build", "fitted"]
 
 NAMES = {"av-resnet10": "resnet10", "av-conv4": "conv4"}
-"""Names, and the network of the pictures that each has."""
+"""Names, and the image network of each."""
 
 SAMPLE = 512
 """Samples that set the statistics of an encoder's input."""
@@ -30,10 +30,10 @@ SAMPLE = 512
 BINS, WINDOW_SECONDS, HOP_SECONDS = 64, 0.064, 0.016
 WIDTHS = (16, 32, 64, 128)
 FINEST = 4
-"""Pixels between the places of the finest map: coarser ones cannot say where a small thing is."""
+"""Most pixels between the positions of the finest map: coarser ones cannot locate a small thing."""
 
 
-class Seen(NamedTuple):
+class AudioVisualInput(NamedTuple):
     """Pictures and sounds as an encoder takes them.
 
     Attributes:
@@ -45,7 +45,7 @@ class Seen(NamedTuple):
     waveform: Tensor
 
 
-class Sound(nn.Module):
+class Spectrograms(nn.Module):
     """From waveforms to log-mel spectrograms, each band with mean 0 and deviation 1 over the data.
 
     Args:
@@ -74,14 +74,14 @@ class Sound(nn.Module):
         self.std.copy_(torch.where(std < 1e-4, 1.0, std))
 
 
-class Hearing(nn.Module):
-    """Four convolutions of stride 2 on a spectrogram, as if it were a picture.
+class AudioTower(nn.Module):
+    """Four convolutions of stride 2 on a spectrogram, as on a picture.
 
     Args:
         adapt: Turns waveforms into what the network sees.
     """
 
-    def __init__(self, adapt: Sound) -> None:
+    def __init__(self, adapt: Spectrograms) -> None:
         super().__init__()
         self.adapt = adapt
         layers: list[nn.Module] = []
@@ -96,14 +96,14 @@ class Hearing(nn.Module):
         return self.trunk(self.adapt(waveform)).amax((2, 3))
 
 
-class Meeting(nn.Module):
-    """Common space of pictures and sounds, in which both are directions.
+class SharedSpace(nn.Module):
+    """The space in which pictures and sounds are both directions.
 
     Args:
-        map_dims: Channels of the maps of the picture, fine to coarse. Places are those of the finest map alone,
-            since coarser ones blur them; the whole picture is known from the sum of all.
-        audio_dim: Width of what is known of the sound.
-        dim: Width of the common space.
+        map_dims: Channels of the maps of the picture, fine to coarse. Positions are those of the finest map alone,
+            since coarser ones blur them; the whole picture is the sum of all.
+        audio_dim: Width of the vector of the sound.
+        dim: Width of the space.
     """
 
     def __init__(self, map_dims: Sequence[int], audio_dim: int, dim: int) -> None:
@@ -112,8 +112,8 @@ class Meeting(nn.Module):
         self.place = nn.Sequential(first, nn.BatchNorm2d(dim), nn.ReLU(inplace=True), last)
         self.widths = nn.ModuleList(nn.Conv2d(width, dim, 1, bias=False) for width in map_dims)
         self.norm = nn.BatchNorm2d(dim)
-        # Where the means stay, all directions start out alike and learning takes long to begin. Places keep
-        # theirs: most of them are background, of which nothing but noise would be left.
+        # With their means, all directions start out alike and learning takes long to begin. Positions keep theirs:
+        # most of them are background, of which only noise would remain.
         self.picture = _centred(dim, dim)
         self.sound = nn.Sequential(nn.Linear(audio_dim, dim), nn.ReLU(inplace=True), _centred(dim, dim))
 
@@ -130,33 +130,31 @@ def _centred(before: int, after: int) -> nn.Sequential:
 
 
 class Towers(nn.Module):
-    """The two networks and the space in which they meet.
+    """The two networks and the space that they share.
 
     Args:
         image: Network of the pictures.
         audio: Network of the sounds.
-        meeting_dim: Width of the common space.
+        meeting_dim: Width of the shared space.
     """
 
-    def __init__(self, image: ImageEncoder, audio: Hearing, meeting_dim: int) -> None:
+    def __init__(self, image: ImageEncoder, audio: AudioTower, meeting_dim: int) -> None:
         super().__init__()
         self.image, self.audio = image, audio
-        self.dim = image.dim + audio.dim
-        self.map_dims = {"image": image.dim, "audio": audio.dim}
         training = image.training
         with torch.no_grad():
             maps = image.eval().maps(torch.zeros(1, image.in_channels, image.image_size, image.image_size))
         image.train(training)
         coarse = [name for name in maps if min(maps[name].shape[2:]) * FINEST <= image.image_size]
         self.names = coarse or list(maps)[-1:]
-        self.meeting = Meeting([maps[name].shape[1] for name in self.names], audio.dim, meeting_dim)
+        self.meeting = SharedSpace([maps[name].shape[1] for name in self.names], audio.dim, meeting_dim)
 
 
 class AudioVisualEncoder(Encoder):
     """A network for pictures and one for sounds; the vector is that of the picture, then that of the sound.
 
-    Layers are `image` and `audio`, the vectors apart. Beside them `picture`, `places` and `sound` are directions
-    in the space where the two meet; a method that compares them trains it.
+    Layers are `image` and `audio`, the two vectors. Besides, `picture`, `positions` and `sound` give directions in the
+    shared space; a method that compares them trains it.
 
     Args:
         image: Network of the pictures.
@@ -166,17 +164,18 @@ class AudioVisualEncoder(Encoder):
 
     kind = "audio-visual"
 
-    def __init__(self, image: ImageEncoder, audio: Hearing, config: dict[str, Any]) -> None:
-        # Each network has the front end and the statistics of its own input.
-        super().__init__(nn.Identity(), Towers(image, audio, config["meeting_dim"]), config)
+    def __init__(self, image: ImageEncoder, audio: AudioTower, config: dict[str, Any]) -> None:
+        super().__init__(config, image.dim + audio.dim, {"image": image.dim, "audio": audio.dim})
+        self.trunk = Towers(image, audio, config["meeting_dim"])
+        self.raw_detail = f"{image.raw_detail}, mean and deviation of {BINS} mel bands"
 
     @property
     def image(self) -> ImageEncoder:
-        """Network of the pictures, an encoder of images by itself."""
+        """Network of the pictures, itself an encoder of images."""
         return self.trunk.image
 
     @property
-    def audio(self) -> Hearing:
+    def audio(self) -> AudioTower:
         """Network of the sounds."""
         return self.trunk.audio
 
@@ -190,39 +189,34 @@ class AudioVisualEncoder(Encoder):
         """Length of the sounds."""
         return self.config["seconds"]
 
-    @property
-    def raw_detail(self) -> str:  # type: ignore[override]
-        return f"{self.image.raw_detail}, mean and deviation of {BINS} mel bands"
-
     def evaluation_view(self, data: "Data") -> "Data":
         """The middle frame of each clip and the sound around it.
 
         Raises:
             ValueError: The sounds have another sample rate.
         """
-        rate = data.shape.get("sample_rate")
-        if rate != self.config["sample_rate"]:
-            wanted = self.config["sample_rate"]
+        rate, own = data.shape.get("sample_rate"), self.config["sample_rate"]
+        if rate != own:
             raise UserError(
-                f"sample_rate of {data.name} must be {wanted}, got {rate}. Open it with sample_rate={wanted}"
+                f"sample_rate of {data.name} must be {own}, got {rate}. Open it with sample_rate={own}"
             )
         moments: Any = getattr(data, "moments", None)
         return data if moments is None else moments(self.seconds)
 
-    def inputs(self, batch: dict[str, Tensor]) -> Seen:
+    def inputs(self, batch: dict[str, Tensor]) -> AudioVisualInput:
         """Pictures and sounds of a batch without random changes."""
-        return Seen(self.image.inputs(batch), batch["waveform"])
+        return AudioVisualInput(self.image.inputs(batch), batch["waveform"])
 
-    def forward(self, x: Seen) -> Tensor:
-        """Vectors of the picture and the sound beside each other, float, shape (batch, dim)."""
+    def forward(self, x: AudioVisualInput) -> Tensor:
+        """Vectors of the picture and the sound, concatenated, float, shape (batch, dim)."""
         return torch.cat([self.image(x.image), self.audio(x.waveform)], 1)
 
-    def run_all(self, x: Seen) -> None:
-        """Run both networks and the space in which they meet."""
-        self.meet(x.image)
+    def run_all(self, x: AudioVisualInput) -> None:
+        """Run both networks and the shared space."""
+        self.directions(x.image)
         self.sound(x.waveform)
 
-    def features(self, x: Seen, layer: str | None = None) -> Tensor:
+    def features(self, x: AudioVisualInput, layer: str | None = None) -> Tensor:
         """Vectors of both, or of one: the layer `image` or `audio`.
 
         Args:
@@ -241,7 +235,7 @@ class AudioVisualEncoder(Encoder):
         return self.image(x.image) if layer == "image" else self.audio(x.waveform)
 
     def picture(self, image: Tensor) -> Tensor:
-        """Whole pictures as directions in the common space.
+        """Whole pictures as directions in the shared space.
 
         Args:
             image: Float, shape (batch, channels, height, width), in 0..1.
@@ -249,29 +243,28 @@ class AudioVisualEncoder(Encoder):
         Returns:
             Float of norm 1, shape (batch, meeting_dim).
         """
-        return self.meet(image)[0]
+        return self.directions(image)[0]
 
-    def places(self, image: Tensor) -> Tensor:
-        """Every place of pictures as a direction in the common space.
+    def positions(self, image: Tensor) -> Tensor:
+        """Every position of pictures as a direction in the shared space.
 
         Args:
             image: Float, shape (batch, channels, height, width), in 0..1.
 
         Returns:
-            Float of norm 1, shape (batch, meeting_dim, rows, columns), a place for each 4 x 4 pixels or so.
+            Float of norm 1, shape (batch, meeting_dim, rows, columns), a position for each 4 x 4 pixels or so.
         """
-        return self.meet(image)[1]
+        return self.directions(image)[1]
 
-    def meet(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """What `picture` and `places` give, at the cost of one."""
-        towers = self.trunk
-        every = self.image.maps(image)
-        maps = [every[name] for name in towers.names]
-        picture, places = towers.meeting.pictures(maps), towers.meeting.place(maps[0])
-        return F.normalize(full(picture), dim=1), F.normalize(full(places), dim=1)
+    def directions(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """What `picture` and `positions` give, at the cost of one."""
+        by_name, space = self.image.maps(image), self.trunk.meeting
+        maps = [by_name[name] for name in self.trunk.names]
+        picture, positions = space.pictures(maps), space.place(maps[0])
+        return F.normalize(full(picture), dim=1), F.normalize(full(positions), dim=1)
 
     def sound(self, waveform: Tensor) -> Tensor:
-        """Sounds as directions in the common space.
+        """Sounds as directions in the shared space.
 
         Args:
             waveform: Float, shape (batch, samples), in -1..1.
@@ -287,37 +280,36 @@ class AudioVisualEncoder(Encoder):
         return torch.cat([self.image.raw(batch), bands.mean(2), bands.std(2, correction=0)], 1)
 
 
-def build(config: dict[str, Any]) -> AudioVisualEncoder:
+def build(
+    name: str,
+    *,
+    in_channels: int = 3,
+    image_size: int = 64,
+    sample_rate: int = 16_000,
+    seconds: float = 1.0,
+    meeting_dim: int = 128,
+) -> AudioVisualEncoder:
     """Build an encoder with random weights.
 
     Args:
-        config: `name`, one of `NAMES`; `in_channels` of the pictures (3); `image_size`, their height and width
-            in pixels (64); `sample_rate` of the sounds in hertz (16000); `seconds`, their length (1.0);
-            `meeting_dim`, width of the common space (128).
+        name: One of `NAMES`.
+        in_channels: Channels of the pictures.
+        image_size: Height and width in pixels of the pictures.
+        sample_rate: Samples per second of the sounds, in hertz.
+        seconds: Length of the sounds.
+        meeting_dim: Width of the shared space.
 
     Raises:
         ValueError: A name or a number does not fit.
     """
-    known = {
-        "kind": "audio-visual",
-        "name": "",
-        "in_channels": 3,
-        "image_size": 64,
-        "sample_rate": 16_000,
-        "seconds": 1.0,
-        "meeting_dim": 128,
-    }
-    check.choice(("audio-visual",), kind=config.get("kind", "audio-visual"))
-    for name in config:
-        check.choice(known, argument=name)
-    config = known | config
-    check.choice(NAMES, encoder=config["name"])
-    check.positive(seconds=config["seconds"])
-    check.whole(meeting_dim=config["meeting_dim"])
-    check.at_least(1, meeting_dim=config["meeting_dim"])
-    facts = {name: config[name] for name in ("in_channels", "image_size")}
-    image = images.build({"name": NAMES[config["name"]], **facts})
-    return AudioVisualEncoder(image, Hearing(Sound(config["sample_rate"])), config)
+    check.choice(NAMES, encoder=name)
+    check.positive(seconds=seconds)
+    check.whole(meeting_dim=meeting_dim)
+    check.at_least(1, meeting_dim=meeting_dim)
+    image = images.build(NAMES[name], in_channels=in_channels, image_size=image_size)
+    config = {"kind": "audio-visual", "name": name, "in_channels": in_channels, "image_size": image_size}
+    config |= {"sample_rate": sample_rate, "seconds": seconds, "meeting_dim": meeting_dim}
+    return AudioVisualEncoder(image, AudioTower(Spectrograms(sample_rate)), config)
 
 
 def fitted(
@@ -332,8 +324,13 @@ def fitted(
         seconds: Length of the sounds.
     """
     shape = data.shape
-    facts = {"in_channels": shape["channels"], "image_size": image_size or shape["image_size"]}
-    encoder = build({"name": name, **facts, "sample_rate": shape["sample_rate"], "seconds": seconds})
+    encoder = build(
+        name,
+        in_channels=shape["channels"],
+        image_size=image_size or shape["image_size"],
+        sample_rate=shape["sample_rate"],
+        seconds=seconds,
+    )
     batch = encoder.evaluation_view(data).sample(SAMPLE)
     x = encoder.inputs({key: value.cpu() for key, value in batch.items()})
     encoder.image.adapt.fit(x.image)

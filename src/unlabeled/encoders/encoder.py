@@ -1,4 +1,4 @@
-"""What every encoder can do: the networks that are kept, whatever kind of data they read."""
+"""What every encoder can do, whatever kind of data it reads: the networks that a run keeps."""
 
 import json
 import os
@@ -17,39 +17,27 @@ __all__ = ["Encoder"]
 
 
 class Encoder(nn.Module):
-    """An adaptation of the input followed by a network; what a run keeps.
+    """Base class of encoders; a subclass for each kind of data defines `inputs`, `features` and `raw`.
 
-    A subclass for each kind of data says what `inputs`, `features` and `raw` are.
+    Statistics of the data stand below a module called `adapt`: controls take them from a trained encoder.
 
     Args:
-        adapt: Turns what `inputs` gives into what the network sees, with statistics of the data.
-        trunk: Network with `dim`, `map_dims` and a forward to (batch, dim).
         config: Arguments of `build` that give this architecture again.
+        dim: Width of the vector.
+        map_dims: Width of each named layer, early to late.
     """
 
     kind: ClassVar[str]
     raw_detail: str = ""
     """What `raw` is, in words."""
 
-    def __init__(self, adapt: nn.Module, trunk: nn.Module, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], dim: int, map_dims: dict[str, int]) -> None:
         super().__init__()
-        self.adapt: Any = adapt
-        self.trunk: Any = trunk
-        self.config = config
+        self.config, self.dim, self.map_dims = config, dim, map_dims
         self.maker: Callable[..., Any] | None = None
-        """Function of the user's that builds the network, where it was named by one."""
+        """The user's function that builds the network, where it was named by one."""
         self.notes: list[str] = []
-        """Lines about how it was built that a user must see: what was converted, chosen or left out."""
-
-    @property
-    def dim(self) -> int:
-        """Width of the vector."""
-        return self.trunk.dim
-
-    @property
-    def map_dims(self) -> dict[str, int]:
-        """Width of each named layer, early to late."""
-        return self.trunk.map_dims
+        """Lines about how it was built that a user must see: conversions, automatic choices, omissions."""
 
     def evaluation_view(self, data: "Data") -> "Data":
         """Data as this encoder reads it: one sample, the same each time, for each thing with a label."""

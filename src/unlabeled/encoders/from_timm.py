@@ -1,5 +1,6 @@
 """Networks of the timm library with random weights, read as a vector, as named maps and as tokens."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,11 +25,8 @@ class FromTimm(nn.Module):
         from timm.models.vision_transformer import VisionTransformer
 
         super().__init__()
-        self.architecture, self.standard, self.arguments = (
-            architecture,
-            standard,
-            {"num_classes": 0, **arguments},
-        )
+        self.architecture, self.standard = architecture, standard
+        self.arguments = {"num_classes": 0, **arguments}
         self.model: Any = timm.create_model(architecture, **self.arguments)
         self.is_vit = isinstance(self.model, VisionTransformer)
         self.dim: int = getattr(self.model, "head_hidden_size", None) or self.model.num_features
@@ -53,14 +51,21 @@ class FromTimm(nn.Module):
         return dict(zip(self.map_dims, maps, strict=True))
 
     def tokens(self, x: Tensor, keep: Tensor | None) -> Tensor:
-        """Tokens of a ViT that sees only the kept patches."""
-        model = self.model
-        x = model._pos_embed(model.patch_embed(x))
-        if keep is not None:
-            prefix, patches = x[:, : model.num_prefix_tokens], x[:, model.num_prefix_tokens :]
-            patches = patches.gather(1, keep[:, :, None].expand(-1, -1, patches.shape[2]))
-            x = torch.cat([prefix, patches], 1)
-        return model.norm(model.blocks(model.norm_pre(x)))
+        """Tokens of a ViT that sees only some patches, those of `keep`, or all."""
+        if keep is None:
+            return self.model.forward_features(x)
+        prefix = self.model.num_prefix_tokens
+
+        def drop(module: nn.Module, inputs: Any, tokens: Tensor) -> Tensor:
+            patches = tokens[:, prefix:].gather(1, keep[:, :, None].expand(-1, -1, tokens.shape[2]))
+            return torch.cat([tokens[:, :prefix], patches], 1)
+
+        # After the positions and before the blocks, where timm itself drops patches.
+        handle = self.model.patch_drop.register_forward_hook(drop)
+        try:
+            return self.model.forward_features(x)
+        finally:
+            handle.remove()
 
 
 def resnet(name: str, in_channels: int, image_size: int) -> FromTimm:
@@ -113,18 +118,23 @@ def any_timm(name: str, in_channels: int, image_size: int) -> FromTimm:
     import timm
 
     configuration = timm.get_pretrained_cfg(name)
-    channels: dict[str, Any] = {"in_chans": in_channels}
     if configuration is None or not configuration.fixed_input_size:
-        return FromTimm(name, **channels)
-    sized: dict[str, Any] = channels | {"img_size": image_size}
-    # Models that are built for one size take others too where timm's dynamic_img_size is known to them.
-    choices: list[dict[str, Any]] = [sized | {"dynamic_img_size": True}, sized, channels]
-    arguments = next((choice for choice in choices if _runs(name, choice, image_size)), sized)
-    trunk = FromTimm(name, **arguments)
+        return FromTimm(name, in_chans=in_channels)
+    trunk = FromTimm(name, **_fitting_arguments(name, in_channels, image_size))
     patch = patch_side(trunk.model)
     if image_size % patch:
         raise UserError(f"image_size must be a multiple of the {patch} pixels of a patch, got {image_size}")
     return trunk
+
+
+@cache
+def _fitting_arguments(name: str, in_channels: int, image_size: int) -> dict[str, Any]:
+    """Arguments by which a model for images of one size takes those of another, and where possible of any."""
+    channels: dict[str, Any] = {"in_chans": in_channels}
+    sized = channels | {"img_size": image_size}
+    # timm's dynamic_img_size is not an argument of all models.
+    choices = [sized | {"dynamic_img_size": True}, sized, channels]
+    return next((choice for choice in choices if _runs(name, choice, image_size)), sized)
 
 
 def patch_side(model: Any) -> int:
@@ -134,7 +144,7 @@ def patch_side(model: Any) -> int:
 
 
 def _runs(name: str, arguments: dict[str, Any], image_size: int) -> bool:
-    """Whether a model can be built and run so; on torch's meta device, which computes shapes only."""
+    """Whether a model can be built with these arguments and run; on the meta device, which computes shapes only."""
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
             model = FromTimm(name, **arguments).eval()

@@ -3,27 +3,25 @@
 import re
 from collections.abc import Callable
 from difflib import get_close_matches
-from functools import partial
-from itertools import islice
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.encoders import from_timm, stages
 from unlabeled.encoders.adapt import Adapt, Input
 from unlabeled.encoders.encoder import Encoder
-from unlabeled.encoders.own import Own, channels_of
 from unlabeled.parts import augment
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.data.image.levels import Levels
 
-__all__ = ["NAMES", "OWN_NETWORK", "ImageEncoder", "build", "fitted", "wrap"]
+__all__ = ["NAMES", "OWN_NETWORK", "ImageEncoder", "build", "fit", "fitted", "pool", "sample"]
 
 MAP_NUMBERS = 4096
 """Most numbers of a named map after pooling."""
@@ -48,6 +46,9 @@ NAMES: dict[str, Callable[[int, int], Any]] = {
     "resnet50": partial(from_timm.resnet, "resnet50"),
 }
 
+ANY_SIZE = {"conv4", "resnet10", "resnet18", "dense", "nin", "resnet50"}
+"""Networks that take images of every size, so that none needs to be tried."""
+
 
 class ImageEncoder(Encoder):
     """An adaptation of images followed by a network, which also gives named maps and, of a ViT, tokens.
@@ -59,6 +60,14 @@ class ImageEncoder(Encoder):
     """
 
     kind = "image"
+
+    def __init__(self, adapt: Adapt, trunk: Any, config: dict[str, Any]) -> None:
+        super().__init__(config, trunk.dim, trunk.map_dims)
+        self.adapt, self.trunk = adapt, trunk
+        self.notes += adapt.notes
+        self.raw_size = min(self.image_size, RAW_SIZE)
+        """Side in pixels of the images that `raw` gives."""
+        self.raw_detail = f"{self.raw_size}x{self.raw_size} pixels"
 
     @property
     def in_channels(self) -> int:
@@ -77,29 +86,20 @@ class ImageEncoder(Encoder):
 
     @property
     def prefix_tokens(self) -> int:
-        """Tokens of a ViT that stand before those of the patches, 1 where it has a class token."""
+        """Tokens of a ViT before those of the patches, 1 where it has a class token."""
         return self.trunk.model.num_prefix_tokens if self.is_vit else 0
 
     @property
     def patch_size(self) -> int:
-        """Height and width in pixels of the patches of a ViT, 0 where it is none."""
+        """Height and width in pixels of the patches of a ViT, 0 for other networks."""
         return self.trunk.model.patch_embed.patch_size[0] if self.is_vit else 0
-
-    @property
-    def raw_size(self) -> int:
-        """Side in pixels of the images that `raw` gives."""
-        return min(self.image_size, RAW_SIZE)
-
-    @property
-    def raw_detail(self) -> str:  # type: ignore[override]
-        return f"{self.raw_size}x{self.raw_size} pixels"
 
     def raw(self, batch: dict[str, Tensor]) -> Tensor:
         """Pixels at the size that the network sees, but no more of them than `RAW_SIZE` on a side."""
         return augment.fit(batch["image"], self.raw_size, batch.get("size")).flatten(1)
 
     def evaluation_view(self, data: "Data") -> "Data":
-        """Images as they are; of scenes and walks every frame is one."""
+        """Images as they are; scenes and agent trajectories give every frame as one."""
         frames = getattr(data, "frames", None)
         return data if frames is None else frames()
 
@@ -158,17 +158,14 @@ class ImageEncoder(Encoder):
         if layer is None:
             return self(x)
         check.choice(self.map_dims, layer=layer)
-        chosen = self.maps(x)[layer]
-        grid = max(1, int((MAP_NUMBERS / chosen.shape[1]) ** 0.5))
-        height, width = (min(grid, side) for side in chosen.shape[2:])
-        return F.adaptive_avg_pool2d(chosen, (height, width)).flatten(1)
+        return pool(self.maps(x)[layer])
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """Tokens of a ViT that sees only some patches.
 
         Args:
             x: Images, float, shape (batch, in_channels, height, width), in 0..1.
-            keep: Numbers of the patches to see, counted row by row, int64, shape (batch, kept); None for all.
+            keep: Indices of the patches to see, counted row by row, int64, shape (batch, kept); None for all.
 
         Returns:
             Float, shape (batch, prefix_tokens + kept, dim): the class token, then the patches as in `keep`.
@@ -181,45 +178,56 @@ class ImageEncoder(Encoder):
         return self.trunk.tokens(self.adapt(x), keep)
 
 
-def build(config: dict[str, Any]) -> ImageEncoder:
+def pool(maps: Tensor) -> Tensor:
+    """Maps, shape (batch, channels, height, width), averaged down to at most 4096 numbers, (batch, numbers)."""
+    grid = max(1, int((MAP_NUMBERS / maps.shape[1]) ** 0.5))
+    height, width = (min(grid, side) for side in maps.shape[2:])
+    return F.adaptive_avg_pool2d(maps, (height, width)).flatten(1)
+
+
+def build(
+    name: str,
+    *,
+    in_channels: int = 3,
+    image_size: int = 32,
+    input: Input = "color",
+    init: str = "default",
+    levels: "Levels | None" = None,
+    network_channels: int | None = None,
+) -> ImageEncoder:
     """Build an encoder with random weights.
 
     Args:
-        config: `name`, one of `NAMES` or the name of a timm model; `in_channels` (3); `image_size`, height
-            and width in pixels of the images in training (32); `input`, what the network sees of an image
-            (color, lightness, sobel or lab); `init`, how the weights will be initialised (default or rescaled);
-            `levels`, the values that became 0 and 255 in training where images had more than 8 bits;
-            `network_channels`, those that the network takes where the input gives others (as it gives them).
+        name: One of `NAMES` or the name of a timm model.
+        in_channels: Channels of the images.
+        image_size: Height and width in pixels of the images in training.
+        input: What the network sees of an image: color, lightness, sobel or lab.
+        init: How the weights will be initialised: default or rescaled.
+        levels: The values that became 0 and 255 in training, for images of more than 8 bits.
+        network_channels: Channels that the network takes, where the input gives others; None as the input gives.
 
     Raises:
         ValueError: A name or a number does not fit.
     """
-    known = {
-        "kind": "image",
-        "name": "",
-        "in_channels": 3,
-        "image_size": 32,
-        "input": "color",
-        "init": "default",
-        "levels": None,
-    }
-    check.choice(("image",), kind=config.get("kind", "image"))
-    for name in config:
-        check.choice((*known, "network_channels"), argument=name)
-    config = {name: value for name, value in (known | config).items() if name != "levels" or value}
-    name, size = config["name"], config["image_size"]
-    check.at_least(1, image_size=size)
-    check.choice(("default", "rescaled"), init=config["init"])
-    adapt = Adapt(config["input"], config["in_channels"], config.get("network_channels"))
-    if reason := refusal(name, adapt.out_channels, size):
-        near = " or ".join(map(str, nearest_sizes(name, adapt.out_channels, size, reason)))
+    check.at_least(1, image_size=image_size)
+    check.choice(("default", "rescaled"), init=init)
+    config = {"kind": "image", "name": name, "in_channels": in_channels, "image_size": image_size}
+    config |= {"input": input, "init": init}
+    config |= {"levels": levels} if levels else {}
+    config |= {} if network_channels is None else {"network_channels": network_channels}
+    adapt = Adapt(input, in_channels, network_channels)
+    if reason := refusal(name, adapt.out_channels, image_size):
+        near = " or ".join(map(str, nearest_sizes(name, adapt.out_channels, image_size, reason)))
         hint = f". Take {near}" if near else ""
-        raise UserError(f"image_size must suit {name}, got {size} ({reason}){hint}")
-    return ImageEncoder(adapt, _maker(name)(adapt.out_channels, size), config)
+        raise UserError(f"image_size must suit {name}, got {image_size} ({reason}){hint}")
+    return ImageEncoder(adapt, _maker(name)(adapt.out_channels, image_size), config)
 
 
+@cache
 def refusal(name: str, channels: int, image_size: int) -> str:
-    """Why a network does not take images of some size, empty if it does; only shapes are computed."""
+    """Why a network does not take images of some size, empty if it does; at most shapes are computed."""
+    if name in ANY_SIZE:
+        return ""
     make = _maker(name)
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
@@ -230,24 +238,29 @@ def refusal(name: str, channels: int, image_size: int) -> str:
 
 
 def nearest_sizes(name: str, channels: int, image_size: int, reason: str) -> list[int]:
-    """The next smaller and the next larger size in pixels that a network takes, given why it refuses `image_size`."""
-    ways = range(image_size - 1, image_size // 2, -1), range(image_size + 1, 2 * image_size + 33)
-    near = []
+    """The next smaller and the next larger size in pixels that a network takes.
+
+    Args:
+        name: As in `build`.
+        channels: Channels that the network takes.
+        image_size: A size in pixels that it refuses.
+        reason: Why, as `refusal` says.
+    """
     # Large networks take a second to be built even without their weights, so sizes between patches are not tried.
     patch = re.search(r"multiple of the (\d+) pixels", reason)
-    for sizes in ways:
+
+    def likely(size: int) -> bool:
+        if patch:
+            return size % int(patch[1]) == 0
         # Elsewhere patches and strides are multiples of 4 or 14 pixels nearly everywhere.
-        tried = (
-            size
-            for size in sizes
-            if (
-                not size % int(patch[1])
-                if patch
-                else abs(size - image_size) <= 2 or not size % 4 or not size % 14
-            )
-        )
-        near += islice((size for size in tried if not refusal(name, channels, size)), 1)
-    return near
+        return abs(size - image_size) <= 2 or size % 4 == 0 or size % 14 == 0
+
+    directions = range(image_size - 1, image_size // 2, -1), range(image_size + 1, 2 * image_size + 33)
+    near = (
+        next((size for size in filter(likely, sizes) if not refusal(name, channels, size)), None)
+        for sizes in directions
+    )
+    return [size for size in near if size is not None]
 
 
 def fitted(
@@ -269,20 +282,17 @@ def fitted(
         input: What the network sees of an image, as in `build`.
         network_channels: As in `build`.
     """
-    shape = data.shape
-    size = image_size or shape["image_size"]
-    config = {"name": name, "in_channels": shape["channels"], "image_size": size, "input": input}
-    if network_channels is not None:
-        config["network_channels"] = network_channels
+    channels, size = data.shape["channels"], image_size or data.shape["image_size"]
     note = ""
     if not exact or image_size is None:
-        adapt = Adapt(input, shape["channels"], network_channels)
-        if reason := refusal(name, adapt.out_channels, size):
-            near = nearest_sizes(name, adapt.out_channels, size, reason)
-            if near:
-                config["image_size"] = min(near, key=lambda other: abs(other - size))
-                note = f"image_size {config['image_size']}, not {size}, for {name} ({reason})"
-    encoder = build(config)
+        taken = Adapt(input, channels, network_channels).out_channels
+        reason = refusal(name, taken, size)
+        if reason and (near := nearest_sizes(name, taken, size, reason)):
+            nearest = min(near, key=lambda other: abs(other - size))
+            size, note = nearest, f"image_size {nearest}, not {size}, for {name} ({reason})"
+    encoder = build(
+        name, in_channels=channels, image_size=size, input=input, network_channels=network_channels
+    )
     encoder.notes += [note] if note else []
     return fit(encoder, data)
 
@@ -297,64 +307,6 @@ def sample(encoder: ImageEncoder, data: "Data") -> Tensor:
     """Inputs of a few hundred samples on the CPU, float, shape (samples, channels, height, width)."""
     batch = encoder.evaluation_view(data).sample(SAMPLE)
     return encoder.inputs({name: value.cpu() for name, value in batch.items()})
-
-
-def wrap(
-    module: nn.Module,
-    *,
-    in_channels: int = 3,
-    image_size: int = 32,
-    input: Input = "color",
-    levels: "Levels | None" = None,
-    network_channels: int | None = None,
-    name: str = OWN_NETWORK,
-) -> ImageEncoder:
-    """Make an encoder of a network of your own.
-
-    Args:
-        module: Network from (batch, channels, height, width) to (batch, dim) or (batch, dim, height, width).
-        in_channels: Channels of the images.
-        image_size: Height and width in pixels of the images that it will be given.
-        input: What the network sees of the images: color, lightness, sobel or lab.
-        levels: As in `build`.
-        network_channels: Channels that the network takes; None for those that the input gives, or where it fails on
-            them for those of its first convolution, into which one channel or three colours can be turned.
-        name: What its configuration calls it, such as module:function where that builds it.
-
-    Raises:
-        ValueError: The network fails, or its output has another shape.
-    """
-    adapt = Adapt(input, in_channels, network_channels)
-    try:
-        trunk = Own(module, adapt.out_channels, image_size)
-    except ValueError:
-        others = [channels_of(module) or 3, 3] if adapt.out_channels == 1 else [1]
-        takes = (other for other in others if Own.takes(module, other, image_size))
-        other = next(takes, None) if adapt.out_channels == 1 or (input, in_channels) == ("color", 3) else None
-        if other is None:
-            raise
-        adapt, trunk = Adapt(input, in_channels, other), Own(module, other, image_size)
-    shape = {"in_channels": in_channels, "image_size": image_size, "input": input}
-    shape |= {"levels": levels} if levels else {}
-    given = in_channels if input == "color" else Adapt(input, in_channels).out_channels
-    if adapt.out_channels != given:
-        shape["network_channels"] = adapt.out_channels
-    encoder = ImageEncoder(adapt, trunk, {"kind": "image", "name": name, **shape})
-    encoder.notes += conversion(encoder)
-    return encoder
-
-
-def conversion(encoder: ImageEncoder) -> list[str]:
-    """A line that says how the channels of images are turned into those that the network takes, where they are."""
-    given, taken = Adapt(encoder.adapt.input, encoder.in_channels).out_channels, encoder.adapt.out_channels
-    if given == taken:
-        return []
-    what = (
-        f"the one channel of {encoder.adapt.input} is repeated"
-        if given == 1
-        else "colours are turned into grey"
-    )
-    return [f"{what} for a network that takes {taken} channel{'s' if taken > 1 else ''}"]
 
 
 def _maker(name: str) -> Callable[[int, int], Any]:

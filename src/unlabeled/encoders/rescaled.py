@@ -10,16 +10,14 @@ left out where a norm or a smooth activation breaks the homogeneity in the weigh
 directions of the weights stay random: the paper's filters from k-means and PCA of patches are absent.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from unlabeled.check import UserError
-
-if TYPE_CHECKING:
-    from unlabeled.encoders import Encoder
+from unlabeled.encoders.image import ImageEncoder
+from unlabeled.kernels.compat import BATCH_NORMS
 
 __all__ = ["rescale_"]
 
@@ -31,7 +29,7 @@ POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 HOMOGENEOUS = (*LAYERS, *POOLS, nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Flatten, nn.Dropout)
 
 
-def rescale_(encoder: "Encoder", images: Tensor) -> str:
+def rescale_(encoder: ImageEncoder, images: Tensor) -> str:
     """Rescale the weights of an encoder in place, from images.
 
     The directions of the weights stay; scales, biases and batch norms are set anew. A second call on the same
@@ -71,11 +69,11 @@ def _within_layers(trunk: nn.Module, x: Tensor) -> list[Any]:
         if module in order:
             return None
         order.append(module)
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, BATCH_NORMS):
             return _calibrate_norm(module, *inputs)
         return _calibrate(module, output)
 
-    modules = [module for module in trunk.modules() if isinstance(module, (*LAYERS, _BatchNorm))]
+    modules = [module for module in trunk.modules() if isinstance(module, (*LAYERS, *BATCH_NORMS))]
     hooks = [module.register_forward_hook(calibrate) for module in modules]
     trunk(x)
     for hook in hooks:
@@ -97,7 +95,7 @@ def _calibrate(layer: Any, output: Tensor) -> Tensor:
     return output * scale.view(shape) + shift.view(shape)
 
 
-def _calibrate_norm(norm: _BatchNorm, x: Tensor) -> Tensor:
+def _calibrate_norm(norm: Any, x: Tensor) -> Tensor:
     """Give a batch norm the statistics of its input, scale 1 and the mean `SHIFT`."""
     mean, std = _moments(x, 1)
     if norm.running_mean is not None and norm.running_var is not None:

@@ -1,21 +1,20 @@
 """Encoders of texts: the transformers of BERT and GPT-2 with random weights, and a tokenizer learned from the data."""
 
-import contextlib
 import logging
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.check import UserError
+from unlabeled.encoders import transformers_folder
 from unlabeled.encoders.encoder import Encoder
-from unlabeled.parts.vocabulary import SOUTH_EAST_ASIAN
+from unlabeled.encoders.tokenizer import END, Family, learn_tokenizer
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -37,27 +36,23 @@ NAMES: dict[str, tuple[int, int, int]] = {
 """Layers, width and attention heads by name; `gpt-base` is the smallest GPT-2."""
 
 LENGTH = 128
-"""Tokens that an encoder reads at once, its own ones included."""
+"""Tokens that an encoder reads at once, special ones included."""
 
 VOCABULARY = (512, 8000)
 """Fewest and most tokens of a vocabulary."""
 CHARACTERS_OF_AN_ENTRY = 100
-"""Characters of the data for one entry of the vocabulary: rarer ones would not be learned."""
+"""Characters of the data for each entry of the vocabulary: rarer entries would not be learned."""
 MOST_UNKNOWN = 0.05
-"""Share of tokens that are [UNK] from which on it is said."""
-MOST_CHARACTERS = 20_000_000
-"""Characters that the tokenizer is learned from."""
+"""Fraction of [UNK] among the tokens above which a warning is given."""
 
 _log = logging.getLogger("unlabeled.encoders")
 
-Family = Literal["bert", "gpt"]
-
 
 class TextInput(NamedTuple):
-    """What the network reads.
+    """Input of the network.
 
     Attributes:
-        tokens: Numbers of tokens, int64, shape (batch, length).
+        tokens: Indices of tokens, int64, shape (batch, length).
         mask: Which tokens are real, bool, shape (batch, length).
         segment: 1 in the second of two texts, else 0, int64, shape (batch, length).
     """
@@ -67,8 +62,8 @@ class TextInput(NamedTuple):
     segment: Tensor
 
 
-class Weights(nn.Module):
-    """How much each token tells: ln((1 + texts) / (1 + texts with it)) + 1.
+class TokenWeights(nn.Module):
+    """Inverse document frequencies of tokens: ln((1 + texts) / (1 + texts with it)) + 1.
 
     Args:
         vocabulary: Number of tokens.
@@ -81,15 +76,15 @@ class Weights(nn.Module):
         self.register_buffer("idf", torch.ones(vocabulary))
 
     def fit(self, tokens: list[list[int]]) -> None:
-        """Count the texts that each token stands in.
+        """Count the texts in which each token occurs.
 
         Args:
-            tokens: Of each text.
+            tokens: Tokens of each text.
         """
-        found = torch.zeros(len(self.idf))
+        counts = torch.zeros(len(self.idf))
         for ids in tokens:
-            found[list(set(ids))] += 1
-        self.idf.copy_(((1 + len(tokens)) / (1 + found)).log() + 1)
+            counts[list(set(ids))] += 1
+        self.idf.copy_(((1 + len(tokens)) / (1 + counts)).log() + 1)
 
 
 class Transformer(nn.Module):
@@ -148,12 +143,21 @@ class TextEncoder(Encoder):
     over these tokens.
 
     Args:
-        adapt: Weights of the tokens for `raw`.
         trunk: The network.
         config: Arguments of `build` that give this architecture again; the tokenizer is among them.
     """
 
     kind = "text"
+
+    def __init__(self, trunk: Transformer, config: dict[str, Any]) -> None:
+        super().__init__(config, trunk.dim, trunk.map_dims)
+        self.adapt, self.trunk = TokenWeights(self.vocabulary), trunk
+        self.raw_detail = f"tf-idf of {self.vocabulary} word pieces in the same tokens"
+
+    @property
+    def causal(self) -> bool:
+        """Whether the output at a token depends on that token and earlier ones alone."""
+        return self.trunk.causal
 
     @property
     def family(self) -> Family:
@@ -167,17 +171,13 @@ class TextEncoder(Encoder):
 
     @property
     def length(self) -> int:
-        """Most tokens that are read at once, its own ones included."""
+        """Most tokens that are read at once, special ones included."""
         return self.config["length"]
 
     @property
     def embeddings(self) -> nn.Embedding:
-        """Vectors of the tokens, which heads that name tokens share."""
+        """Vectors of the tokens, which heads that predict tokens share."""
         return self.trunk.model.get_input_embeddings()
-
-    @property
-    def raw_detail(self) -> str:  # type: ignore[override]
-        return f"tf-idf of {self.vocabulary} word pieces in the same tokens"
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -187,14 +187,13 @@ class TextEncoder(Encoder):
         return Tokenizer.from_str(self.config["tokenizer"])
 
     def special(self, token: str) -> int:
-        """Number of a token such as `[MASK]`."""
+        """Index of a token such as `[MASK]`."""
         return self.tokenizer.token_to_id(token)
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """Numbers of the tokens of texts, without `[CLS]` and the like."""
-        return [
-            encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        ]
+        """Indices of the tokens of texts, without `[CLS]` and the like."""
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
     def decode(self, tokens: Tensor | Sequence[int]) -> str:
         """Text of tokens, int64, shape (length,)."""
@@ -206,7 +205,7 @@ class TextEncoder(Encoder):
 
         Args:
             tokens: Int64, shape (length,).
-            marks: Which stand in brackets, bool, shape (length,).
+            marks: Which to put in brackets, bool, shape (length,).
         """
         words = []
         for token, mark in zip(tokens.tolist(), marks.tolist()):
@@ -227,8 +226,8 @@ class TextEncoder(Encoder):
         """Texts as a training reads them: all their tokens, in blocks.
 
         Args:
-            data: Texts; what is tokens already is returned as it is.
-            pairs: Whether a block is to be divided in two, so that it needs room for one more `[SEP]` and two
+            data: Texts; tokens are returned as they are.
+            pairs: Whether a block will be divided in two, so that it needs room for one more `[SEP]` and two
                 sentences.
         """
         make = getattr(data, "blocks", None)
@@ -242,7 +241,7 @@ class TextEncoder(Encoder):
         """Tokens of a batch as the network reads them.
 
         Args:
-            batch: `tokens` int64 and `mask` bool, shape (batch, length), of what `reads` or `blocks` gave.
+            batch: `tokens` int64 and `mask` bool, shape (batch, length), as `evaluation_view` or `blocks` gives them.
 
         Raises:
             ValueError: The batch holds bytes of texts, or more tokens than the network has positions for.
@@ -285,7 +284,7 @@ class TextEncoder(Encoder):
         return mean_of_real(self.trunk.states(x)[list(self.map_dims).index(layer)], x.mask)
 
     def raw(self, batch: dict[str, Tensor]) -> Tensor:
-        """Counts of the tokens times how much they tell, of length 1, float, shape (batch, vocabulary)."""
+        """Counts of the tokens times their inverse document frequencies, as unit vectors, (batch, vocabulary)."""
         tokens, mask = batch["tokens"], batch["mask"]
         counts = self.adapt.idf.new_zeros(len(tokens), len(self.adapt.idf))
         counts.scatter_add_(1, tokens, mask.to(counts.dtype))
@@ -293,19 +292,9 @@ class TextEncoder(Encoder):
 
     def write_transformers(self, folder: str | os.PathLike[str]) -> None:
         """Write model and tokenizer as `AutoModel` and `AutoTokenizer` of transformers read them."""
-        from transformers import PreTrainedTokenizerFast
-
-        named = (
-            {"pad_token": END, "eos_token": END, "bos_token": END, "unk_token": END}
-            if self.family == "gpt"
-            else {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+        transformers_folder.write_text_model(
+            Path(folder), self.trunk.model, self.tokenizer, self.family, self.length
         )
-        tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=self.tokenizer, model_max_length=self.length, padding_side="right", **named
-        )
-        with _quiet():
-            tokenizer.save_pretrained(folder)
-            self.trunk.model.save_pretrained(folder)
 
     def read_transformers(self, folder: str | os.PathLike[str], x: TextInput | list[str]) -> Tensor:
         """Features that transformers computes from what `write_transformers` wrote.
@@ -317,22 +306,8 @@ class TextEncoder(Encoder):
         Returns:
             Float, shape (batch, dim).
         """
-        from transformers import AutoModel, AutoTokenizer
-
-        with _quiet():
-            model = AutoModel.from_pretrained(str(Path(folder))).eval()
-        if isinstance(x, TextInput):
-            given: Any = {"input_ids": x.tokens, "attention_mask": x.mask.long()}
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(str(Path(folder)))
-            given = dict(tokenizer(x, padding=True, truncation=True, return_tensors="pt"))
-        with torch.no_grad():
-            states = model(**given).last_hidden_state
-        return mean_of_real(states, given["attention_mask"].bool())
-
-
-END = "<|endoftext|>"
-_BERT_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        texts = x if isinstance(x, list) else {"input_ids": x.tokens, "attention_mask": x.mask.long()}
+        return mean_of_real(*transformers_folder.read_text_states(Path(folder), texts))
 
 
 def enclosed(tokens: Tensor, mask: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
@@ -354,70 +329,65 @@ def enclosed(tokens: Tensor, mask: Tensor, first: int, last: int) -> tuple[Tenso
     return tokens, torch.arange(tokens.shape[1], device=tokens.device) <= ends
 
 
-def build(config: dict[str, Any]) -> TextEncoder:
+def build(name: str, *, tokenizer: str | None = None, length: int = LENGTH) -> TextEncoder:
     """Build an encoder of texts with random weights.
 
     Args:
-        config: `name`, one of `NAMES`; `tokenizer`, a tokenizer of the `tokenizers` library as JSON; perhaps `length`,
-            most tokens that are read at once.
+        name: One of `NAMES`.
+        tokenizer: A tokenizer of the `tokenizers` library as JSON.
+        length: Most tokens that are read at once.
 
     Raises:
         ValueError: There is no such name, or no tokenizer.
     """
     from tokenizers import Tokenizer
 
-    config = {"length": LENGTH, **config}
-    name, length = config["name"], config["length"]
     check.choice(NAMES, encoder=name)
     check.at_least(8, length=length)
-    if "tokenizer" not in config:
+    if tokenizer is None:
         raise UserError(f"tokenizer must be given to build {name}; encoders.fitted learns one from data")
-    vocabulary = Tokenizer.from_str(config["tokenizer"]).get_vocab_size()
+    model = _model(name, Tokenizer.from_str(tokenizer).get_vocab_size(), length)
+    config = {"kind": "text", "name": name, "length": length, "tokenizer": tokenizer}
+    return TextEncoder(Transformer(model.train(), _family(name) == "gpt"), config)
+
+
+def _model(name: str, vocabulary: int, length: int) -> Any:
+    """The model of transformers, its weights drawn at random."""
     layers, width, heads = NAMES[name]
     dropout = 0.1 if name.endswith("base") else 0.0  # smaller ones on small data gain from capacity
     if _family(name) == "bert":
         from transformers import BertConfig, BertModel
 
-        model: Any = BertModel(
-            BertConfig(
-                vocab_size=vocabulary,
-                hidden_size=width,
-                num_hidden_layers=layers,
-                num_attention_heads=heads,
-                intermediate_size=4 * width,
-                max_position_embeddings=length,
-                hidden_dropout_prob=dropout,
-                attention_probs_dropout_prob=dropout,
-                pad_token_id=0,
-            ),
-            add_pooling_layer=False,
+        config: Any = BertConfig(
+            vocab_size=vocabulary,
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=4 * width,
+            max_position_embeddings=length,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+            pad_token_id=0,
         )
-    else:
-        from transformers import GPT2Config, GPT2Model
+        return BertModel(config, add_pooling_layer=False)
+    from transformers import GPT2Config, GPT2Model
 
-        model = GPT2Model(
-            GPT2Config(
-                vocab_size=vocabulary,
-                n_embd=width,
-                n_layer=layers,
-                n_head=heads,
-                n_positions=length,
-                resid_pdrop=dropout,
-                embd_pdrop=dropout,
-                attn_pdrop=dropout,
-                bos_token_id=0,
-                eos_token_id=0,
-            )
-        )
-    kept = {key: config[key] for key in ("kind", "name", "length", "tokenizer") if key in config}
-    return TextEncoder(
-        Weights(vocabulary), Transformer(model.train(), _family(name) == "gpt"), {"kind": "text"} | kept
+    config = GPT2Config(
+        vocab_size=vocabulary,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        n_positions=length,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        bos_token_id=0,
+        eos_token_id=0,
     )
+    return GPT2Model(config)
 
 
-def fitted(
-    name: str, data: "Data", *, length: int = LENGTH, vocabulary: int | None = None, **unused: Any
-) -> TextEncoder:
+def fitted(name: str, data: "Data", *, length: int = LENGTH, vocabulary: int | None = None) -> TextEncoder:
     """Build an encoder for texts: its tokenizer and the weights of the tokens are learned from them.
 
     Args:
@@ -430,12 +400,12 @@ def fitted(
     texts = getattr(data, "texts", None)
     if not texts:
         raise UserError(f"data must be texts, got {data!r}")
-    characters = sum(map(len, texts))
     if vocabulary is None:
+        characters = sum(map(len, texts))
         vocabulary = min(max(VOCABULARY[0], characters // CHARACTERS_OF_AN_ENTRY), VOCABULARY[1])
     check.at_least(VOCABULARY[0], vocabulary=vocabulary)
     tokenizer = learn_tokenizer(texts, _family(name), vocabulary)
-    encoder = build({"kind": "text", "name": name, "length": length, "tokenizer": tokenizer.to_str()})
+    encoder = build(name, length=length, tokenizer=tokenizer.to_str())
     tokens = encoder.encode([text[: 16 * length] for text in texts])
     encoder.adapt.fit(tokens)
     if encoder.family == "bert":
@@ -446,107 +416,6 @@ def fitted(
                 f"vocabulary of {encoder.vocabulary}; gpt encoders read bytes and need no [UNK]"
             )
     return encoder
-
-
-def learn_tokenizer(texts: Sequence[str], family: Family, vocabulary: int) -> Any:
-    """Learn word pieces: of BERT (WordPiece, lower case) or of GPT-2 (pairs of bytes).
-
-    Args:
-        texts: What they are learned from, the first 20 million characters.
-        family: bert or gpt.
-        vocabulary: Most tokens.
-
-    Returns:
-        A `tokenizers.Tokenizer`.
-    """
-    from tokenizers import (
-        Regex,
-        Tokenizer,
-        decoders,
-        models,
-        normalizers,
-        pre_tokenizers,
-        processors,
-        trainers,
-    )
-
-    texts = _first(texts)
-    if family == "bert":
-        normalizer = normalizers.BertNormalizer(lowercase=True)
-        alphabet = _alphabet(map(normalizer.normalize_str, texts), vocabulary // 4)
-        # Without their numbers beforehand the pieces would be numbered in another order each time.
-        inner = [f"##{letter}" for letter in alphabet]
-        learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # type: ignore[call-arg]
-        # As BERT does with Chinese characters; else a Thai sentence would be one word, and too long to be known.
-        letters = pre_tokenizers.Split(Regex(SOUTH_EAST_ASIAN), "isolated")
-        cutter: Any = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), letters])
-        learner.normalizer, learner.pre_tokenizer = normalizer, cutter
-        trainer: Any = trainers.WordPieceTrainer(
-            vocab_size=vocabulary,
-            special_tokens=[*_BERT_TOKENS, *inner],
-            initial_alphabet=alphabet,
-            limit_alphabet=len(alphabet),
-            show_progress=False,
-        )
-        learner.train_from_iterator(texts, trainer)
-        tokenizer = Tokenizer(models.WordPiece(learner.get_vocab(), unk_token="[UNK]"))  # type: ignore[call-arg]
-        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, cutter
-        tokenizer.decoder = decoders.WordPiece()
-        tokenizer.add_special_tokens(_BERT_TOKENS)
-    else:
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocabulary,
-            special_tokens=[END],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        tokenizer.train_from_iterator(texts, trainer)
-    wanted = ["[CLS]", "[SEP]"] if family == "bert" else [END]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]" if family == "bert" else f"{END} $A",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1" if family == "bert" else f"{END} $A $B:1",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in wanted],
-    )
-    return tokenizer
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the bars of transformers, and without its note that the pooler, which nobody here reads, is missing."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _alphabet(texts: Iterable[str], most: int) -> list[str]:
-    """The commonest characters."""
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(text)
-    found = [letter for letter in counts if not letter.isspace()]
-    return sorted(sorted(found, key=lambda letter: (-counts[letter], letter))[:most])
-
-
-def _first(texts: Sequence[str]) -> list[str]:
-    """Texts up to as many characters as are enough."""
-    taken, left = [], MOST_CHARACTERS
-    for text in texts:
-        taken.append(text[:left])
-        left -= len(text)
-        if left <= 0:
-            break
-    return taken
 
 
 def _family(name: str) -> Family:

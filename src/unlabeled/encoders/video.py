@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from unlabeled.check import UserError
 from unlabeled.encoders import image
 from unlabeled.encoders.adapt import Adapt, Input
 from unlabeled.encoders.encoder import Encoder
+from unlabeled.encoders.image import ImageEncoder, pool
 from unlabeled.parts import augment
 
 if TYPE_CHECKING:
@@ -23,22 +23,24 @@ __all__ = ["NAMES", "Clips", "Frames", "Recurrent", "VideoEncoder", "build", "fi
 SAMPLE = 64
 """Videos that set the statistics of an encoder's input."""
 
-LAYER_NUMBERS = 4096
-"""Most numbers of a named layer after pooling."""
-
 RAW_FRAMES, RAW_SIZE = 4, 16
 """Frames and side in pixels of raw videos; more would cost much and help no linear classifier."""
 
 FRAMES_PREFIX, LSTM_PREFIX = "frames-", "lstm-"
 
 LSTM_SIZE = 16
-"""Side in pixels of what an LSTM reads; all pixels of a frame stand in one vector."""
+"""Side in pixels of the frames that an LSTM reads: all pixels of a frame are one vector."""
 
 
 class VideoEncoder(Encoder):
-    """What the encoders of videos share: how they read data, and what a probe without a network reads."""
+    """Base class of encoders of videos: how they read data, and the input of a probe without a network."""
 
     kind = "video"
+
+    def __init__(self, config: dict[str, Any], dim: int, map_dims: dict[str, int]) -> None:
+        super().__init__(config, dim, map_dims)
+        size = min(RAW_SIZE, self.image_size)
+        self.raw_detail = f"{size}x{size} pixels of {min(RAW_FRAMES, self.frames)} frames"
 
     @property
     def in_channels(self) -> int:
@@ -54,11 +56,6 @@ class VideoEncoder(Encoder):
     def frames(self) -> int:
         """Frames of a video that are read for evaluation."""
         return self.config["frames"]
-
-    @property
-    def raw_detail(self) -> str:  # type: ignore[override]
-        size = min(RAW_SIZE, self.image_size)
-        return f"{size}x{size} pixels of {min(RAW_FRAMES, self.frames)} frames"
 
     def evaluation_view(self, data: "Data") -> "Data":
         """One clip of each video: `frames` frames in a row around its middle."""
@@ -80,8 +77,8 @@ class VideoEncoder(Encoder):
         """Pixels of up to four evenly spread frames, at most 16 on a side."""
         video = batch["video"]
         count = min(RAW_FRAMES, self.frames, video.shape[1])
-        chosen = torch.linspace(0, video.shape[1] - 1, count).round().long()
-        return _fit(video[:, chosen.to(video.device)], min(RAW_SIZE, self.image_size)).flatten(1)
+        index = torch.linspace(0, video.shape[1] - 1, count).round().long()
+        return _fit(video[:, index.to(video.device)], min(RAW_SIZE, self.image_size)).flatten(1)
 
 
 class Frames(VideoEncoder):
@@ -92,11 +89,12 @@ class Frames(VideoEncoder):
         config: Arguments of `build` that give this architecture again.
     """
 
-    def __init__(self, frame: image.ImageEncoder, config: dict[str, Any]) -> None:
-        super().__init__(nn.Identity(), frame, config)
+    def __init__(self, frame: ImageEncoder, config: dict[str, Any]) -> None:
+        super().__init__(config, frame.dim, frame.map_dims)
+        self.trunk = frame
 
     @property
-    def frame(self) -> image.ImageEncoder:
+    def frame(self) -> ImageEncoder:
         """The encoder of images, which takes (batch, in_channels, image_size, image_size) in 0..1."""
         return self.trunk
 
@@ -114,7 +112,7 @@ class Frames(VideoEncoder):
 
 
 class Recurrent(VideoEncoder):
-    """An LSTM that reads one frame after the other, all pixels of each; its last state is the vector.
+    """An LSTM that reads all pixels of one frame after the other; its last state is the vector.
 
     Args:
         units: Cells of the LSTM.
@@ -122,24 +120,16 @@ class Recurrent(VideoEncoder):
     """
 
     def __init__(self, units: int, config: dict[str, Any]) -> None:
-        pixels = config["in_channels"] * config["image_size"] ** 2
-        super().__init__(nn.Identity(), nn.LSTM(pixels, units, batch_first=True), config)
+        super().__init__(config, 2 * units, {"mean": units, "hidden": units, "cell": units})
         self.units = units
-
-    @property
-    def dim(self) -> int:
-        return 2 * self.units
-
-    @property
-    def map_dims(self) -> dict[str, int]:
-        return {"mean": self.units, "hidden": self.units, "cell": self.units}
+        self.trunk = nn.LSTM(self.in_channels * self.image_size**2, units, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Last output and cell side by side, float, shape (batch, 2 * units), of what `inputs` gives."""
         return torch.cat(self._read(x)[1:], 1)
 
     def features(self, x: Tensor, layer: str | None = None) -> Tensor:
-        """Last state, or of it the output (`hidden`), the `cell`, or the `mean` output over time."""
+        """The last state; as layers its output (`hidden`), its `cell`, and the `mean` output over time."""
         if layer is None:
             return self(x)
         check.choice(self.map_dims, layer=layer)
@@ -159,6 +149,10 @@ class Clips(VideoEncoder):
         config: Arguments of `build` that give this architecture again.
     """
 
+    def __init__(self, adapt: Adapt, trunk: "Volumes", config: dict[str, Any]) -> None:
+        super().__init__(config, trunk.dim, trunk.map_dims)
+        self.adapt, self.trunk = adapt, trunk
+
     def forward(self, x: Tensor) -> Tensor:
         """Mean of the last map over space and time, float, shape (batch, dim), of what `inputs` gives."""
         return self._maps(x)[self.trunk.last].mean((2, 3, 4))
@@ -168,10 +162,7 @@ class Clips(VideoEncoder):
         if layer is None:
             return self(x)
         check.choice(self.map_dims, layer=layer)
-        chosen = self._maps(x)[layer].mean(2)
-        grid = max(1, int((LAYER_NUMBERS / chosen.shape[1]) ** 0.5))
-        height, width = (min(grid, side) for side in chosen.shape[2:])
-        return F.adaptive_avg_pool2d(chosen, (height, width)).flatten(1)
+        return pool(self._maps(x)[layer].mean(2))
 
     def _maps(self, x: Tensor) -> dict[str, Tensor]:
         images = self.adapt(rearrange(x, "b t c h w -> (b t) c h w"))
@@ -232,35 +223,35 @@ NAMES = (
 """Encoders of videos; `frames-` takes any encoder of images, `lstm-` any number of cells."""
 
 
-def build(config: dict[str, Any]) -> VideoEncoder:
+def build(
+    name: str, *, in_channels: int = 3, image_size: int = 32, frames: int = 8, input: Input = "color"
+) -> VideoEncoder:
     """Build an encoder with random weights.
 
     Args:
-        config: `name`, one of `NAMES`, `frames-` before any name of an image encoder or `lstm-` before a
-            number of cells; `in_channels` (3) of the frames; `image_size` (32), height and width in pixels of
-            the frames; `frames` (8) of a video that evaluation reads; `input`, what the network sees of a frame
-            (color, lightness, sobel or lab; an LSTM reads color).
+        name: One of `NAMES`, `frames-` before any name of an image encoder or `lstm-` before a number of cells.
+        in_channels: Channels of the frames.
+        image_size: Height and width in pixels of the frames.
+        frames: Frames of a video that evaluation reads.
+        input: What the network sees of a frame: color, lightness, sobel or lab; an LSTM reads color.
 
     Raises:
         ValueError: A name or a number does not fit.
     """
-    known = {"kind": "video", "name": "", "in_channels": 3, "image_size": 32, "frames": 8, "input": "color"}
-    check.choice(("video",), kind=config.get("kind", "video"))
-    for name in config:
-        check.choice(known, argument=name)
-    config = known | config
-    name, channels = config["name"], config["in_channels"]
-    check.at_least(1, in_channels=channels, image_size=config["image_size"], frames=config["frames"])
+    check.at_least(1, in_channels=in_channels, image_size=image_size, frames=frames)
+    config = {"kind": "video", "name": name, "in_channels": in_channels, "image_size": image_size}
+    config |= {"frames": frames, "input": input}
     if name.startswith(FRAMES_PREFIX):
-        frame = {key: config[key] for key in ("in_channels", "image_size", "input")}
-        return Frames(image.build({"name": name.removeprefix(FRAMES_PREFIX), **frame}), config)
+        frame_name = name.removeprefix(FRAMES_PREFIX)
+        frame = image.build(frame_name, in_channels=in_channels, image_size=image_size, input=input)
+        return Frames(frame, config)
     if name.startswith(LSTM_PREFIX):
         units = name.removeprefix(LSTM_PREFIX)
         if not units.isdecimal() or int(units) < 1:
             raise UserError(f"encoder must be lstm- and a number of cells, such as lstm-256, got {name}")
-        check.choice(("color",), input=config["input"])
+        check.choice(("color",), input=input)
         return Recurrent(int(units), config)
-    adapt = Adapt(config["input"], channels)
+    adapt = Adapt(input, in_channels)
     if name == "conv3d":
         return Clips(adapt, conv3d(adapt.out_channels), config)
     if name in _TORCHVISION:
@@ -287,23 +278,14 @@ def fitted(
             16, but no more than the videos have.
         input: What the network sees of a frame, as in `build`.
     """
-    shape = data.shape
-    lstm = name.startswith(LSTM_PREFIX)
+    shape, lstm = data.shape, name.startswith(LSTM_PREFIX)
     size = image_size or min(shape["image_size"], LSTM_SIZE if lstm else 112)
     usual = 8 if name.startswith(FRAMES_PREFIX) else 10 if lstm else 16
     count = frames or min(usual, shape.get("frames", usual))
-    config = {
-        "name": name,
-        "in_channels": shape["channels"],
-        "image_size": size,
-        "frames": count,
-        "input": input,
-    }
-    encoder = build(config)
-    adapt = encoder.frame.adapt if isinstance(encoder, Frames) else encoder.adapt
-    if isinstance(adapt, Adapt):
-        batch = encoder.evaluation_view(data).sample(SAMPLE)
-        x = encoder.inputs({"video": batch["video"].cpu()})
+    encoder = build(name, in_channels=shape["channels"], image_size=size, frames=count, input=input)
+    if isinstance(encoder, Frames | Clips):
+        adapt = encoder.frame.adapt if isinstance(encoder, Frames) else encoder.adapt
+        x = encoder.inputs({"video": encoder.evaluation_view(data).sample(SAMPLE)["video"].cpu()})
         adapt.fit(rearrange(x, "b t c h w -> (b t) c h w"))
     return encoder
 

@@ -1,13 +1,11 @@
 """The network of wav2vec 2.0, as transformers has it: convolutions over the waveform, then a transformer."""
 
-import os
 from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from unlabeled.check import UserError
 from unlabeled.parts import ragged
 from unlabeled.parts.precision import full
 
@@ -22,14 +20,14 @@ NO_DROPOUT: dict[str, Any] = dict.fromkeys(
 
 
 class Size(NamedTuple):
-    """Numbers that tell sizes of the network apart."""
+    """Numbers that distinguish the sizes of the network."""
 
     channels: int
     width: int
     layers: int
     heads: int
     position: int
-    """Frames that the convolution for positions sees."""
+    """Frames that the convolution for positions spans."""
     groups: int
     norm: str
     """Where the convolutions have norms: of each frame in all layers, or over time in the first alone."""
@@ -41,14 +39,14 @@ SIZES = {
     "wav2vec2-tiny": Size(32, 48, 2, 4, 16, 4, "layer", NO_DROPOUT),
     "wav2vec2-base": Size(512, 768, 12, 12, 128, 16, "group", DROPOUT),
 }
-"""By name. Norms over time would make features depend on what a sound is padded with, so small ones have none."""
+"""By name. Norms over time would make features depend on the padding of a sound, so small ones have none."""
 
 
 class Standardized(nn.Module):
     """Waveforms of mean 0 and variance 1 each, silence staying silence."""
 
     def forward(self, sound: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Waveforms, float, shape (batch, samples), 0 behind the end, and their true lengths in samples."""
+        """Waveforms, float, shape (batch, samples), 0 after the end, and their true lengths in samples."""
         waveform, length = full(sound[0]), sound[1]
         count = length.clamp(min=1)
         centred = waveform - ragged.mean(waveform, count)[:, None]
@@ -67,11 +65,9 @@ class Wav2Vec2Network(nn.Module):
     """
 
     def __init__(self, name: str, sample_rate: int) -> None:
+        from transformers import Wav2Vec2Config, Wav2Vec2Model
+
         super().__init__()
-        try:
-            from transformers import Wav2Vec2Config, Wav2Vec2Model
-        except ImportError as error:
-            raise UserError(f"encoder {name} needs transformers ({error}). Install unlabeled[hf]") from error
         size = SIZES[name]
         count = len(STRIDES) - (sample_rate <= LOW_RATE and name != "wav2vec2-base")
         options: dict[str, Any] = {"attn_implementation": "sdpa", **size.options}
@@ -108,39 +104,41 @@ class Wav2Vec2Network(nn.Module):
         return samples
 
     def frames(self, samples: Any) -> Any:
-        """How many frames come of a waveform of that many samples, int or int64, shape (batch,)."""
+        """Frames of waveforms of so many samples, int or int64, shape (batch,)."""
         for kernel, stride in zip(self.model.config.conv_kernel, self.model.config.conv_stride):
             samples = (samples - kernel) // stride + 1
         return samples
 
     def padded(self, waveform: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Waveforms followed by silence up to what one frame needs, and their lengths then."""
+        """Waveforms followed by silence up to the samples that one frame needs, and their lengths then."""
         short = max(0, self.receptive - waveform.shape[1])
         return nn.functional.pad(waveform, (0, short)), length.clamp(min=self.receptive)
 
     def convolve(self, waveform: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames before they are normalised, float, shape (batch, frames, channels), and how many are real."""
+        """Frames before they are normalised, float, shape (batch, frames, channels), and true frames of each sound."""
         waveform, length = self.padded(waveform, length)
         frames = self.frames(length)
         if self.model.config.feat_extract_norm != "group" or bool((length == waveform.shape[1]).all()):
             return rearrange(self.model.feature_extractor(waveform), "b c t -> b t c"), frames
-        # A norm over time hears the padding, so each length goes through for itself.
-        found = waveform.new_zeros(len(waveform), int(frames.max()), self.channels)
+        # A norm over time includes the padding, so sounds of one length go through together.
+        padded_maps = waveform.new_zeros(len(waveform), int(frames.max()), self.channels)
         for samples in length.unique().tolist():
             rows = (length == samples).nonzero().flatten()
             maps = rearrange(self.model.feature_extractor(waveform[rows, :samples]), "b c t -> b t c")
-            found = found.index_put((rows[:, None], torch.arange(maps.shape[1], device=rows.device)), maps)
-        return found, frames
+            padded_maps = padded_maps.index_put(
+                (rows[:, None], torch.arange(maps.shape[1], device=rows.device)), maps
+            )
+        return padded_maps, frames
 
     def project(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """What the transformer takes, float, shape (batch, frames, width), and the normalised frames it is of."""
+        """Input of the transformer, float, shape (batch, frames, width), and the normalised frames."""
         return self.model.feature_projection(maps)
 
     def context(self, hidden: Tensor, frames: Tensor, masked: Tensor | None = None) -> list[Tensor]:
         """Outputs of all layers of the transformer, float, shape (batch, frames, width).
 
         Args:
-            hidden: What `project` gave, float, shape (batch, frames, width).
+            hidden: Output of `project`, float, shape (batch, frames, width).
             frames: True frames of each sound, int64, shape (batch,).
             masked: Frames that are replaced by one learned vector, bool, shape (batch, frames).
         """
@@ -150,29 +148,19 @@ class Wav2Vec2Network(nn.Module):
         encoder = self.model.encoder
         hidden = hidden * real[:, :, None]
         hidden = encoder.dropout(encoder.layer_norm(hidden + encoder.pos_conv_embed(hidden)))
-        seen = None if bool(real.all()) else rearrange(real, "b t -> b 1 1 t")
-        found = []
+        attention = None if bool(real.all()) else rearrange(real, "b t -> b 1 1 t")
+        outputs = []
         for layer in encoder.layers:
             if self.training and bool(torch.rand(()) < self.model.config.layerdrop):
-                # Processes that train together wait for all that is trainable.
+                # Processes that train together wait for the gradients of all weights.
                 hidden = hidden + 0 * sum(weights.sum() for weights in layer.parameters())
             else:
-                hidden = layer(hidden, attention_mask=seen)
-            found.append(hidden)
-        return found
+                hidden = layer(hidden, attention_mask=attention)
+            outputs.append(hidden)
+        return outputs
 
     def layers(self, waveform: Tensor, length: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Every layer at every frame, float, shape (batch, frames, width), and true frames of each sound."""
         maps, frames = self.convolve(waveform, length)
         hidden, normed = self.project(maps)
         return dict(zip(self.map_dims, [normed, *self.context(hidden, frames)], strict=True)), frames
-
-    def write(self, folder: str | os.PathLike[str], sample_rate: int) -> None:
-        """Write the model and its feature extractor as transformers does."""
-        from transformers import Wav2Vec2FeatureExtractor
-
-        padded = self.model.config.feat_extract_norm == "layer"
-        self.model.save_pretrained(folder)
-        Wav2Vec2FeatureExtractor(
-            sampling_rate=sample_rate, do_normalize=True, return_attention_mask=padded
-        ).save_pretrained(folder)

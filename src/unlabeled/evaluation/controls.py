@@ -9,6 +9,7 @@ from torch import nn
 
 from unlabeled.check import UserError
 from unlabeled.evaluation.features import Representation, of_encoder
+from unlabeled.kernels.compat import BATCH_NORMS, RESETS
 from unlabeled.method import Method
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["calibrate_", "random", "raw", "rescaled", "untrained", "untrained_method"]
 
 CALIBRATION_SAMPLES = 512
-RESETS = ("reset_parameters", "_reset_parameters", "reset_weights", "init_weights")
-"""Names of what draws the weights of a layer again, in torch, timm and transformers."""
 
 
 def raw(encoder: "Encoder") -> Representation:
@@ -152,7 +151,7 @@ def calibrate_(encoder: "Encoder", data: "Data", samples: int = CALIBRATION_SAMP
 
 
 def _norms(module: nn.Module) -> list[Any]:
-    return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    return [part for part in module.modules() if isinstance(part, BATCH_NORMS)]
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ _GROUP_BYTES = 2**24
 """Bytes of the features in a row group of a parquet file, about."""
 
 
-@heap.kept()
+@heap.retain_freed_memory()
 def embed(
     run: Any,
     data: Any,

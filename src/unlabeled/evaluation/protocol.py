@@ -55,7 +55,7 @@ class Labelled:
     """What a reader of the scores must know of them."""
 
 
-@heap.kept()
+@heap.retain_freed_memory()
 def evaluate(
     run: Any,
     data: Any,

@@ -1,10 +1,10 @@
 """Random views of uint8 images on a CPU: one compiled loop that finishes a sample while it lies in the cache.
 
-The tensor form, `augment.apply_tensors`, is the definition: what is drawn there is applied here with the same
-formulas, and both agree to a thousandth of a gray level. A batch of float tensors goes through memory once for
-each operation; here only the pixels and the finished view do.
+The tensor form, `augment.apply_tensors`, is the definition: the same parameters are applied here with the same
+formulas, and both agree to a thousandth of a gray level. A batch of float tensors goes through memory once for each
+operation; here only the pixels and the finished view do.
 
-Planes of a view have rows of a multiple of 16 pixels, and as many rows; what is beyond the view is 0 until the
+Planes of a view have rows of a multiple of 16 pixels, and as many rows; padding beyond the view is 0 until the
 contrast changes. Samples are independent, so that any number of threads computes the same bits.
 """
 
@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numba
 import numpy as np
@@ -29,26 +29,24 @@ from unlabeled.kernels.lanes import (
     Compiled,
     Register,
     add,
-    kept,
+    fma,
+    jit_cached,
     load,
-    nothing,
-    plus_product,
     splat,
     store,
+    zeros,
 )
-
-if TYPE_CHECKING:
-    from unlabeled.parts.augment import Parameters
+from unlabeled.kernels.view_parameters import ViewParameters
 
 __all__ = ["apply"]
 
 
 BLOCK = 2048
-"""Pixels whose colours are changed at once: three channels of them fill half of a nearest cache."""
-SHARE = 1_000_000
-"""Values of views that are worth a thread."""
+"""Pixels whose colours are changed at once: three channels of them fill half of a first cache."""
+VALUES_PER_THREAD = 1_000_000
+"""Values of views that are worth a thread of their own."""
 TAIL = 3e-7
-"""Weight of a Gaussian's farthest pixels that is left out; a thousandth of a gray level is 4e-6."""
+"""Weight of a Gaussian's farthest pixels that is omitted; a thousandth of a gray level is 4e-6."""
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 TWO, THREE, FOUR, SIX = np.float32(2), np.float32(3), np.float32(4), np.float32(6)
 TINY = np.float32(np.finfo(np.float32).tiny)
@@ -65,13 +63,13 @@ def _compiled(fastmath: set[str] | None = None) -> Callable[[Compiled], Compiled
     return numba.njit(nogil=True, fastmath=fastmath or set(), error_model="numpy")  # type: ignore[return-value]
 
 
-def apply(images: Tensor, parameters: "Parameters", threads: int | None = None) -> Tensor:
-    """Make the views that were drawn.
+def apply(images: Tensor, parameters: ViewParameters, threads: int | None = None) -> Tensor:
+    """Make the views of these parameters.
 
     Args:
         images: uint8 on the CPU, shape (batch, channels, height, width).
-        parameters: What was drawn for these images.
-        threads: Threads that share the samples; by default those of torch, where there is enough work for each.
+        parameters: Random choices for these images.
+        threads: Threads that split the samples; by default those of torch, where there is enough work for each.
 
     Returns:
         float32 in 0..1, shape (batch, channels, size, size).
@@ -79,44 +77,40 @@ def apply(images: Tensor, parameters: "Parameters", threads: int | None = None) 
     Raises:
         ValueError: A box reaches beyond its image, or an order has the contrast twice.
     """
-    drawn, (samples, channels) = parameters, images.shape[:2]
+    size, (samples, channels) = parameters.size, images.shape[:2]
     # numpy asks the system for large pages, which saves most of the time that fresh memory costs.
-    views = np.empty((samples, channels, drawn.size, drawn.size), np.float32)
-    never, zeros = torch.zeros(samples, dtype=torch.bool), torch.zeros(samples)
-    factors, order, sigmas, angles = zeros.expand(4, -1).T, torch.full((samples, 4), 4), zeros, torch.zeros(0)
-    if drawn.factors is not None and drawn.order is not None:
-        factors, order = drawn.factors.float(), drawn.order
-    if drawn.blurred is not None and drawn.sigmas is not None:
-        sigmas = torch.where(drawn.blurred, drawn.sigmas.float(), 0)
-    if drawn.degrees is not None:
-        angles = drawn.degrees.double().deg2rad()
-    arguments: list[Any] = [
-        tensor.detach().contiguous().numpy()
-        for tensor in (
-            images,
-            drawn.boxes.long(),
-            never if drawn.flip is None else drawn.flip,
-            angles.cos().float(),
-            angles.sin().float(),
-            factors,
-            order.long(),
-            never if drawn.gray is None else drawn.gray,
-            sigmas,
-            never if drawn.solarized is None else drawn.solarized,
-        )
-    ]
-    arguments += [drawn.size, views.reshape(samples, channels, drawn.size**2)]
+    views = np.empty((samples, channels, size, size), np.float32)
+    arguments = [tensor.detach().contiguous().numpy() for tensor in _tensors(images, parameters)]
+    arguments += [size, views.reshape(samples, channels, size**2)]
     if threads is None:
-        threads = min(torch.get_num_threads(), views.size // SHARE)
+        threads = min(torch.get_num_threads(), views.size // VALUES_PER_THREAD)
     threads = min(threads, samples)
     if threads <= 1:
         _views(*arguments, 0, samples)
         return torch.from_numpy(views)
-    # Several shares for each thread: what was drawn decides how long a sample takes.
+    # Several parts for each thread: the time that a sample takes depends on its parameters.
     borders = np.linspace(0, samples, min(samples, 4 * threads) + 1).astype(int).tolist()
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda share: _views(*arguments, *share), pairwise(borders)))
+        list(pool.map(lambda part: _views(*arguments, *part), pairwise(borders)))
     return torch.from_numpy(views)
+
+
+def _tensors(images: Tensor, parameters: ViewParameters) -> list[Any]:
+    """The arguments of `_views`, neutral where an operation does not happen."""
+    samples = len(images)
+    never, zero = torch.zeros(samples, dtype=torch.bool), torch.zeros(samples)
+    factors, order, sigmas, angles = zero.expand(4, -1).T, torch.full((samples, 4), 4), zero, torch.zeros(0)
+    if parameters.factors is not None and parameters.order is not None:
+        factors, order = parameters.factors.float(), parameters.order
+    if parameters.blurred is not None and parameters.sigmas is not None:
+        sigmas = torch.where(parameters.blurred, parameters.sigmas.float(), 0)
+    if parameters.degrees is not None:
+        angles = parameters.degrees.double().deg2rad()
+    flip, gray, solarized = (
+        never if mask is None else mask for mask in (parameters.flip, parameters.gray, parameters.solarized)
+    )
+    boxes, cos, sin = parameters.boxes.long(), angles.cos().float(), angles.sin().float()
+    return [images, boxes, flip, cos, sin, factors, order.long(), gray, sigmas, solarized]
 
 
 @intrinsic
@@ -149,14 +143,14 @@ def _transpose(context, source, start, stride, target, begin, step):
     def make(context, builder, signature, args):
         vector = ir.VectorType(ir.FloatType(), LANES)
 
-        def addresses(array, place, stride):
+        def addresses(array, start, stride):
             data = context.make_array(signature.args[array])(context, builder, args[array]).data
             for _ in range(LANES):
-                yield builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
-                place = builder.add(place, stride)
+                yield builder.bitcast(builder.gep(data, [start]), vector.as_pointer())
+                start = builder.add(start, stride)
 
         rows = [builder.load(address, align=4) for address in addresses(0, *args[1:3])]
-        # Four perfect shuffles of 256 numbers exchange the upper and the lower half of their places' bits.
+        # Four perfect shuffles of 256 numbers exchange the upper and the lower half of their indices' bits.
         for _ in range(4):
             shuffled = []
             for x, y in zip(rows[: LANES // 2], rows[LANES // 2 :], strict=True):
@@ -174,22 +168,22 @@ def _transpose(context, source, start, stride, target, begin, step):
 
 
 @_compiled()
-def _stretch(length, size, flip, first, count, weights):
+def _line_weights(length, size, flip, first, count, weights):
     """Which pixels of a line make each pixel of the view, and with which weights: see `augment._resampling`.
 
     Args:
-        length: Pixels of the stretch that is resized.
+        length: Pixels of the segment that is resized.
         size: Pixels that it becomes.
         flip: Whether these are in reverse.
-        first: Written: first pixel for each, shape (places,).
-        count: Written: how many pixels, 0 for places beyond the size, shape (places,).
-        weights: Written: their weights, shape (places, taps).
+        first: Written: first pixel for each, shape (side,).
+        count: Written: how many pixels, 0 for padding beyond the size, shape (side,).
+        weights: Written: their weights, shape (side, taps).
     """
     scale = np.float32(length) / np.float32(size)
     support = max(scale, ONE)
     inverse = ONE / support
-    for place in range(size):
-        position = size - 1 - place if flip else place
+    for index in range(size):
+        position = size - 1 - index if flip else index
         center = scale * (np.float32(position) + HALF)
         low = max(np.int64(center - support + HALF), 0)
         high = min(np.int64(center + support + HALF), length)
@@ -197,18 +191,18 @@ def _stretch(length, size, flip, first, count, weights):
         for tap in range(high - low):
             distance = (np.float32(low + tap) - center + HALF) * inverse
             weight = max(ONE - abs(distance), ZERO)
-            weights[place, tap] = weight
+            weights[index, tap] = weight
             total += weight
         for tap in range(high - low):
-            weights[place, tap] /= total
-        first[place], count[place] = low, high - low
-    for place in range(size, len(first)):
-        first[place] = count[place] = 0
+            weights[index, tap] /= total
+        first[index], count[index] = low, high - low
+    for index in range(size, len(first)):
+        first[index] = count[index] = 0
 
 
 @_compiled()
 def _resample(pixels, shape, box, flip, size, planes, down, across, lines, tile, resized):
-    """Cut the box out of an image, resize it and mirror it where asked.
+    """Cut the box out of an image, resize it and mirror it if `flip`.
 
     Columns come before rows, and neighbours are added from first to last, because the matrix products of the tensor
     form do so: strong colour changes make the last bits count.
@@ -220,7 +214,7 @@ def _resample(pixels, shape, box, flip, size, planes, down, across, lines, tile,
         flip: Whether the view is mirrored.
         size: Its side.
         planes: Written, see the module, shape (channels, pixels).
-        down: Room for firsts, counts and weights of the rows, see `_stretch`.
+        down: Room for firsts, counts and weights of the rows, see `_line_weights`.
         across: The same for the columns.
         lines: Room for 16 rows of the box, transposed.
         tile: Room for 16 times 16 numbers.
@@ -230,8 +224,8 @@ def _resample(pixels, shape, box, flip, size, planes, down, across, lines, tile,
     top, left, height, width = box
     first, count, weights = down
     near, taps, shares = across
-    _stretch(height, size, False, first, count, weights)
-    _stretch(width, size, flip, near, taps, shares)
+    _line_weights(height, size, False, first, count, weights)
+    _line_weights(width, size, flip, near, taps, shares)
     side = len(first)
     for channel in range(channels):
         corner = (channel * tall + top) * wide + left
@@ -244,18 +238,18 @@ def _resample(pixels, shape, box, flip, size, planes, down, across, lines, tile,
             for x in range(0, side, LANES):
                 for column in range(LANES):
                     start = near[x + column] * LANES
-                    total = nothing(planes)
+                    total = zeros(planes)
                     for tap in range(taps[x + column]):
                         weight = splat(shares[x + column, tap])
-                        total = plus_product(total, weight, load(lines, start + tap * LANES))
+                        total = fma(total, weight, load(lines, start + tap * LANES))
                     store(tile, column * LANES, total)
                 _transpose(tile, 0, LANES, resized, y * side + x, side)
         for y in range(side):
             for x in range(0, side, LANES):
                 start = first[y] * side + x
-                total = nothing(planes)
+                total = zeros(planes)
                 for tap in range(count[y]):
-                    total = plus_product(total, splat(weights[y, tap]), load(resized, start + tap * side))
+                    total = fma(total, splat(weights[y, tap]), load(resized, start + tap * side))
                 store(planes, (channel * side + y) * side + x, total)
 
 
@@ -266,7 +260,7 @@ def _brighten(values, factor):
 
 
 @_compiled(FINITE)
-def _shift(values, factor, offset):
+def _scale_shift(values, factor, offset):
     for pixel in range(len(values)):
         values[pixel] = min(max(values[pixel] * factor + offset, ZERO), ONE)
 
@@ -291,17 +285,17 @@ def _sum_luma(red, green, blue):
 def _saturate(red, green, blue, factor):
     # As torch's lerp: from the nearer end.
     near = factor < HALF
-    share = factor if near else factor - ONE
+    weight = factor if near else factor - ONE
     for pixel in range(len(red)):
         r, g, b = red[pixel], green[pixel], blue[pixel]
         luma = BLUE * b + (GREEN * g + RED * r)
-        red[pixel] = min(max((luma if near else r) + share * (r - luma), ZERO), ONE)
-        green[pixel] = min(max((luma if near else g) + share * (g - luma), ZERO), ONE)
-        blue[pixel] = min(max((luma if near else b) + share * (b - luma), ZERO), ONE)
+        red[pixel] = min(max((luma if near else r) + weight * (r - luma), ZERO), ONE)
+        green[pixel] = min(max((luma if near else g) + weight * (g - luma), ZERO), ONE)
+        blue[pixel] = min(max((luma if near else b) + weight * (b - luma), ZERO), ONE)
 
 
 @_compiled(FINITE)
-def _turn(red, green, blue, turn):
+def _shift_hue(red, green, blue, turn):
     shift = SIX * turn
     for pixel in range(len(red)):
         r, g, b = red[pixel], green[pixel], blue[pixel]
@@ -337,8 +331,8 @@ def _solarize(values):
 @_compiled()
 def _recolor(planes, start, stop, factors, order, begin, end):
     """Brightness, saturation and hue of some pixels, those of the `order` from `begin` to before `end`."""
-    for place in range(begin, end):
-        operation = order[place]
+    for index in range(begin, end):
+        operation = order[index]
         if operation == 0:
             for channel in range(planes.shape[0]):
                 _brighten(planes[channel, start:stop], factors[0])
@@ -347,7 +341,7 @@ def _recolor(planes, start, stop, factors, order, begin, end):
             if operation == 2:
                 _saturate(red, green, blue, factors[2])
             else:
-                _turn(red, green, blue, factors[3])
+                _shift_hue(red, green, blue, factors[3])
 
 
 @_compiled()
@@ -355,11 +349,11 @@ def _colors(planes, size, factors, order, gray):
     """Colour changes and gray of one view, shape (channels, pixels)."""
     channels, pixels = planes.shape
     begin, shifting, offset = 0, False, ZERO
-    for place in range(5):
-        last = place == 4
-        if not last and order[place] != 1:
+    for index in range(5):
+        last = index == 4
+        if not last and order[index] != 1:
             continue
-        if not last and shifting:  # what is beyond the view is not 0 any more
+        if not last and shifting:  # the padding is not 0 any more
             raise UserError("order must name no change twice")
         # The contrast needs the mean of all pixels: it parts the changes into two passes.
         mean = 0.0
@@ -367,8 +361,8 @@ def _colors(planes, size, factors, order, gray):
             stop = min(start + BLOCK, pixels)
             if shifting:
                 for channel in range(channels):
-                    _shift(planes[channel, start:stop], factors[1], offset)
-            _recolor(planes, start, stop, factors, order, begin, place)
+                    _scale_shift(planes[channel, start:stop], factors[1], offset)
+            _recolor(planes, start, stop, factors, order, begin, index)
             if channels == 3:
                 red, green, blue = planes[0, start:stop], planes[1, start:stop], planes[2, start:stop]
                 if not last:
@@ -378,7 +372,7 @@ def _colors(planes, size, factors, order, gray):
             elif not last:
                 for channel in range(channels):
                     mean += _sum(planes[channel, start:stop]) / channels
-        begin, shifting = place + 1, True
+        begin, shifting = index + 1, True
         offset = np.float32(mean / (size * size)) * (ONE - factors[1])
 
 
@@ -400,7 +394,7 @@ def _gaussian(size, sigma, weights):
 
 @_compiled()
 def _weigh(source, start, before, after, weights, radius, target, begin, length):
-    """Weighted sums of numbers and of those before and after them.
+    """Weighted sums of numbers and of their neighbours on both sides.
 
     Args:
         source: Contiguous, read from `start`.
@@ -415,17 +409,17 @@ def _weigh(source, start, before, after, weights, radius, target, begin, length)
     while x + 4 * LANES <= length:  # four sums at once, as each step of one waits for its last
         here = start + x
         weight = splat(weights[0])
-        a = plus_product(nothing(source), weight, load(source, here))
-        b = plus_product(nothing(source), weight, load(source, here + LANES))
-        c = plus_product(nothing(source), weight, load(source, here + 2 * LANES))
-        d = plus_product(nothing(source), weight, load(source, here + 3 * LANES))
+        a = fma(zeros(source), weight, load(source, here))
+        b = fma(zeros(source), weight, load(source, here + LANES))
+        c = fma(zeros(source), weight, load(source, here + 2 * LANES))
+        d = fma(zeros(source), weight, load(source, here + 3 * LANES))
         for offset in range(1, radius + 1):
             weight = splat(weights[offset])
             up, low = here + before[offset], here + after[offset]
-            a = plus_product(a, weight, add(load(source, up), load(source, low)))
-            b = plus_product(b, weight, add(load(source, up + LANES), load(source, low + LANES)))
-            c = plus_product(c, weight, add(load(source, up + 2 * LANES), load(source, low + 2 * LANES)))
-            d = plus_product(d, weight, add(load(source, up + 3 * LANES), load(source, low + 3 * LANES)))
+            a = fma(a, weight, add(load(source, up), load(source, low)))
+            b = fma(b, weight, add(load(source, up + LANES), load(source, low + LANES)))
+            c = fma(c, weight, add(load(source, up + 2 * LANES), load(source, low + 2 * LANES)))
+            d = fma(d, weight, add(load(source, up + 3 * LANES), load(source, low + 3 * LANES)))
         store(target, begin + x, a)
         store(target, begin + x + LANES, b)
         store(target, begin + x + 2 * LANES, c)
@@ -433,10 +427,10 @@ def _weigh(source, start, before, after, weights, radius, target, begin, length)
         x += 4 * LANES
     while x < length:
         here = start + x
-        a = plus_product(nothing(source), splat(weights[0]), load(source, here))
+        a = fma(zeros(source), splat(weights[0]), load(source, here))
         for offset in range(1, radius + 1):
             both = add(load(source, here + before[offset]), load(source, here + after[offset]))
-            a = plus_product(a, splat(weights[offset]), both)
+            a = fma(a, splat(weights[offset]), both)
         store(target, begin + x, a)
         x += LANES
 
@@ -486,7 +480,7 @@ def _blur(planes, size, sigma, view, line, row, weights, rows, columns):
 
 @_compiled()
 def _rotate(source, size, cos, sin, target):
-    """Rotate a view, shape (channels, pixels); the roundings of the places are torch's, see `augment.rotate`."""
+    """Rotate a view, shape (channels, pixels); the roundings of the positions are torch's, see `augment.rotate`."""
     channels = len(source)
     side = -(-size // LANES) * LANES
     half = np.float32(0.5 * size)
@@ -503,22 +497,22 @@ def _rotate(source, size, cos, sin, target):
             left, top = math.floor(column), math.floor(row)
             east, south = column - np.float32(left), row - np.float32(top)
             west, north = ONE - east, ONE - south
-            start, place = top * side + left, y * side + x
+            start, pixel = top * side + left, y * side + x
             if 0 <= left < size - 1 and 0 <= top < size - 1:
                 for channel in range(channels):
                     upper = west * source[channel, start] + east * source[channel, start + 1]
                     lower = west * source[channel, start + side] + east * source[channel, start + side + 1]
-                    target[channel, place] = north * upper + south * lower
+                    target[channel, pixel] = north * upper + south * lower
                 continue
-            for below, share in ((0, north), (1, south)):
+            for below, weight in ((0, north), (1, south)):
                 for later, part in ((0, west), (1, east)):
                     if 0 <= top + below < size and 0 <= left + later < size:
                         for channel in range(channels):
-                            pixel = source[channel, start + below * side + later]
-                            target[channel, place] += share * part * pixel
+                            value = source[channel, start + below * side + later]
+                            target[channel, pixel] += weight * part * value
 
 
-@kept
+@jit_cached
 def _views(images, boxes, flip, cos, sin, factors, order, gray, sigmas, solarized, size, views, begin, end):
     """Make the views of the samples from `begin` to before `end`; nothing is rotated where `cos` is empty."""
     samples, channels, height, width = images.shape

@@ -1,4 +1,4 @@
-"""Memory that one step gave back is there for the next one."""
+"""The memory that one step frees stays with the process for the next step."""
 
 import ctypes
 import os
@@ -6,22 +6,22 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["kept"]
+__all__ = ["retain_freed_memory"]
 
-# Of glibc's malloc.h, with the values its own adjustment ends at where blocks are large.
+# From glibc's malloc.h, with the values at which its own adjustment ends where blocks are large.
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
-ENDS_AT = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20}
+FINAL = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20}
 
 _inside = 0
 
 
 @contextmanager
-def kept() -> Iterator[None]:
-    """Keep what is freed for the next request, and give it back to the system at the end.
+def retain_freed_memory() -> Iterator[None]:
+    """Retain freed memory for the next request, and return it to the system at the end.
 
-    glibc asks the system for each large block and gives it back when it is freed: filling fresh pages with zeros
-    takes up to a third of a small network's step on a CPU. Nothing changes elsewhere, nor where the environment already
-    tunes it. Afterwards blocks of 32 MiB and more come from the system again.
+    glibc requests each large block from the system and returns it when it is freed: filling fresh pages with zeros
+    takes up to a third of a small network's step on a CPU. Nothing changes with other libraries, nor where the
+    environment already tunes glibc. Afterwards blocks of 32 MiB and more come from the system again.
     """
     global _inside
     tuned = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
@@ -37,6 +37,6 @@ def kept() -> Iterator[None]:
     finally:
         _inside -= 1
         if not _inside:
-            for option, value in ENDS_AT.items():
+            for option, value in FINAL.items():
                 library.mallopt(option, value)
             library.malloc_trim(0)

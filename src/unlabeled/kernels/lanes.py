@@ -1,8 +1,8 @@
-"""Sixteen numbers at a time for loops that numba compiles: what a processor's vector registers hold.
+"""Vector registers of sixteen numbers for loops that numba compiles.
 
-Numba's automatic vectoriser needs one loop, one store and a proof that no two arrays overlap. Here the author says what
-happens in each lane, so that any nest of loops runs on whole registers, rows may overlap, and machines with narrower
-registers split the work. Numba's cache of a function does not see changes of this file, only of the function's own.
+Numba's automatic vectoriser needs one loop, one store and a proof that no two arrays overlap. Here the author spells
+out each lane, so that any nest of loops runs on whole registers, rows may overlap, and machines with narrower registers
+split the work. Numba's cache of a function notices changes of the function's own file only, not of this one.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
@@ -20,31 +20,32 @@ from numba.core.caching import FunctionCache
 from numba.extending import intrinsic, models, register_model
 
 from unlabeled import check
+from unlabeled.kernels.compat import set_cache
 
 __all__ = [
     "LANES",
     "add",
     "bits_to_float",
-    "fetch",
-    "kept",
+    "fma",
+    "jit_cached",
+    "lane_sums",
     "load",
-    "nothing",
-    "plus_product",
+    "prefetch",
     "splat",
     "store",
-    "sums",
+    "zeros",
 ]
 
 LANES = 16
-"""Numbers in a register: 16 of float32 fill the widest ones and a line of the cache."""
+"""Numbers in a register: 16 of float32 fill the widest ones, and a cache line."""
 
 _log = logging.getLogger("unlabeled.kernels")
 
 Compiled = TypeVar("Compiled", bound=Callable[..., Any])
 
 
-def kept(function: Compiled, fastmath: Set[str] = frozenset()) -> Compiled:
-    """Compile at the first call, and keep the result on disk where there is a place for it.
+def jit_cached(function: Compiled, fastmath: Set[str] = frozenset()) -> Compiled:
+    """Compile at the first call, and cache the machine code on disk where a folder can be written to.
 
     Args:
         function: What to compile.
@@ -52,12 +53,12 @@ def kept(function: Compiled, fastmath: Set[str] = frozenset()) -> Compiled:
     """
     compiled = numba.njit(nogil=True, fastmath=set(fastmath), error_model="numpy")(function)
     with suppress(RuntimeError):  # neither the package's folder nor the user's cache can be written to
-        compiled._cache = _Cache(function)
+        set_cache(compiled, _Cache(function))
     return compiled  # type: ignore[return-value]
 
 
 class _Cache(FunctionCache):
-    """numba's own, but that a full disk or a damaged file stops no run."""
+    """numba's own cache, except that a full disk or a damaged file stops no run."""
 
     def load_overload(self, sig, target_context):
         try:
@@ -76,7 +77,7 @@ class _Cache(FunctionCache):
 
 @cache
 def _warn_once(folder: str, reason: str) -> None:
-    _log.warning("cannot keep compiled loops in %s (%s); the next start compiles them again", folder, reason)
+    _log.warning("cannot cache compiled loops in %s (%s); the next start compiles them again", folder, reason)
 
 
 class Register(types.Type):
@@ -104,7 +105,7 @@ def _pointer(context, builder, signature, args):
 
 
 @intrinsic
-def nothing(context, array):
+def zeros(context, array):
     """Sixteen zeros of an array's type."""
     kind = Register(array.dtype)
     return kind(array), lambda context, builder, signature, args: ir.Constant(_vector(kind.dtype), None)
@@ -158,7 +159,7 @@ def add(context, left, right):
 
 
 @intrinsic
-def plus_product(context, total, left, right):
+def fma(context, total, left, right):
     """`total + left * right`, lane by lane, in one instruction where there is one."""
 
     def make(context, builder, signature, args):
@@ -169,7 +170,7 @@ def plus_product(context, total, left, right):
 
 
 @intrinsic
-def sums(context, a, b, c, d, e, f, g, h, i, j, k, l):  # noqa: E741
+def lane_sums(context, a, b, c, d, e, f, g, h, i, j, k, l):  # noqa: E741
     """Sum over the lanes of each of twelve registers: lane n of the result is that of the n-th, the last four are 0."""
 
     def make(context, builder, signature, args):
@@ -194,8 +195,8 @@ def sums(context, a, b, c, d, e, f, g, h, i, j, k, l):  # noqa: E741
 
 
 @intrinsic
-def fetch(context, array, start):
-    """Ask for the line of the cache with `array[start]` without waiting for it."""
+def prefetch(context, array, start):
+    """Request the cache line of `array[start]` without waiting for it."""
 
     def make(context, builder, signature, args):
         address = builder.bitcast(_pointer(context, builder, signature, args), cgutils.voidptr_t)

@@ -1,7 +1,7 @@
 """Softmax denominators over many pairs, block by block: the square matrix of similarities is never in memory.
 
 Exponentials are powers of two, several times faster than those of e. Where every row is compared with all rows,
-a block and its mirror image are computed once; few blocks are kept for the backward pass, many are computed again.
+a block and its mirror image are computed once; few blocks are stored for the backward pass, many are computed again.
 """
 
 import math
@@ -17,8 +17,8 @@ __all__ = ["log_partition"]
 
 BLOCK = 512
 """Rows and columns computed at once on a CPU: 1 MiB in single precision, as much as a core's own cache."""
-KEEP_UP_TO = 2048
-"""Rows whose blocks are kept for the backward pass: 10 MiB in single precision on a CPU."""
+STORE_UP_TO = 2048
+"""Rows whose blocks are stored for the backward pass: 10 MiB in single precision on a CPU."""
 MIRROR_UP_TO = 60.0
 """Largest scaled product that needs no shift: 100,000 times exp(60), and one over it, are numbers in float32."""
 LN_2 = math.log(2)
@@ -31,7 +31,7 @@ def log_partition(rows: Tensor, others: Tensor, scale: float, skip: Tensor | Non
         rows: Float, shape (rows, dim).
         others: Float, shape (others, dim); `rows` itself compares all of them, which costs half.
         scale: Multiplies the products, above 0: one over the temperature.
-        skip: Which of the others is left out for each row, int64, shape (rows,).
+        skip: Index of the other row that is omitted, for each row, int64, shape (rows,).
 
     Returns:
         Float, shape (rows,), in nats; differentiable once, with respect to both.
@@ -52,31 +52,31 @@ class _Mirrored(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, scale: float, skip: bool) -> Tensor:  # type: ignore[override]
         ctx.scale, ctx.skip = scale, skip
-        total, kept = rows.new_zeros(len(rows)), []
+        total, blocks = rows.new_zeros(len(rows)), []
         for here, there in _half(rows):
             block = _powers(rows, here, there, ctx)
             total[here] += block.sum(1)
             if there != here:
                 total[there] += block.sum(0)
-            if len(rows) <= KEEP_UP_TO:
-                kept.append(block)
-        ctx.save_for_backward(rows, total, *kept)
+            if len(rows) <= STORE_UP_TO:
+                blocks.append(block)
+        ctx.save_for_backward(rows, total, *blocks)
         return total.log()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        rows, total, *kept = ctx.saved_tensors
+        rows, total, *blocks = ctx.saved_tensors
         result = torch.zeros_like(rows)
         # A row that is compared with nothing has a total of 0 and no gradient; all other totals are above 1e-30.
         weight = ctx.scale * gradient / total.clamp(min=1e-30)
         for number, (here, there) in enumerate(_half(rows)):
-            block = kept[number] if kept else _powers(rows, here, there, ctx)
-            # Row i is pulled by its own share of j and by the share that j has of it.
-            share = (weight[here, None] + weight[there]).mul_(block)
-            result[here] += matmul_nt(share, rows[there].T)
+            block = blocks[number] if blocks else _powers(rows, here, there, ctx)
+            # Row i is pulled by its own softmax weight of j and by the weight that j gives it.
+            pull = (weight[here, None] + weight[there]).mul_(block)
+            result[here] += matmul_nt(pull, rows[there].T)
             if there != here:
-                result[there] += matmul_nt(rows[here].T, share.T).T
+                result[there] += matmul_nt(rows[here].T, pull.T).T
         return result, None, None
 
 
@@ -120,8 +120,8 @@ class _Plain(torch.autograd.Function):
         for here in _blocks(rows):
             weighted = rows[here] * (ctx.scale * gradient[here, None])
             for there in _blocks(others):
-                share = _exponents(rows, others, here, there, ctx).sub_(total[here, None]).exp2_()
-                other_gradient[there] += matmul_nt(weighted.T, share.T).T
+                softmax = _exponents(rows, others, here, there, ctx).sub_(total[here, None]).exp2_()
+                other_gradient[there] += matmul_nt(weighted.T, softmax.T).T
         return row_gradient, other_gradient, None, None
 
 
@@ -143,10 +143,10 @@ def _powers(rows: Tensor, here: slice, there: slice, ctx: Any) -> Tensor:
 
 
 def _exponents(rows: Tensor, others: Tensor, here: slice, there: slice, ctx: Any) -> Tensor:
-    """Scaled products of a block in powers of two, minus infinity where a pair is left out."""
+    """Scaled products of a block in powers of two, minus infinity where a pair is omitted."""
     block = matmul_nt(rows[here] * (ctx.scale / LN_2), others[there])
     if ctx.skip is not None:
-        place = ctx.skip[here] - there.start
-        inside = ((place >= 0) & (place < there.stop - there.start)).nonzero()[:, 0]
-        block[inside, place[inside]] = -torch.inf
+        column = ctx.skip[here] - there.start
+        inside = ((column >= 0) & (column < there.stop - there.start)).nonzero()[:, 0]
+        block[inside, column[inside]] = -torch.inf
     return block

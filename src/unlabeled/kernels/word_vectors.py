@@ -1,11 +1,11 @@
-"""Word vectors learned from neighbours against words drawn as noise, in compiled loops without Python's lock.
+"""Word vectors learned from neighbours against noise words, in compiled loops without Python's lock.
 
-Two tables have a row for each word: inputs, which are kept, and outputs. A pair of an input v and an output u of
-two neighbours has the loss -log sigmoid(u v) - sum over the noise of log sigmoid(-u' v). The noise words of a centre
-serve all the words in its window, so that scores and updates are small matrix products on rows that lie in the
-nearest cache (Ji et al., "Parallelizing Word2Vec in Shared and Distributed Memory", 2016,
-https://arxiv.org/abs/1604.04661). Within a window all gradients are those before the window's update: the step is
-exactly one of gradient descent on the sum of the window's losses.
+Two tables have a row for each word: inputs, which are the word vectors, and outputs. A pair of an input v and an output
+u of two neighbours has the loss -log sigmoid(u v) - sum over the noise of log sigmoid(-u' v). The noise words of a
+centre serve all the words in its window, so that scores and updates are small matrix products on rows in the first
+cache (Ji et al., "Parallelizing Word2Vec in Shared and Distributed Memory", 2016, https://arxiv.org/abs/1604.04661).
+Within a window all gradients are those before the window's update: a step is exactly one of gradient descent on the sum
+of the window's losses.
 
 Rows are padded with zeros, which stay zero, to a multiple of 16 numbers.
 """
@@ -15,7 +15,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
@@ -26,25 +26,25 @@ from unlabeled.kernels.lanes import (
     LANES,
     add,
     bits_to_float,
-    fetch,
-    kept,
+    fma,
+    jit_cached,
+    lane_sums,
     load,
-    nothing,
-    plus_product,
+    prefetch,
     splat,
     store,
-    sums,
+    zeros,
 )
 
 __all__ = ["alias_table", "keep_probabilities", "padded", "train"]
 
 
 TILE = 6
-"""Output rows that are multiplied at once, with two input rows: twelve registers of sums."""
+"""Output rows that are multiplied at once with two input rows: twelve registers of sums."""
 CERTAIN = 100.0
-"""Score of what only fills a tile: its loss and its gradient are 0."""
+"""Score of padding that fills up a tile: its loss and its gradient are 0."""
 LARGEST = 80.0
-"""Largest score that is told from larger ones; exp(-80) is a normal float32."""
+"""Scores beyond it count as it does; exp(-80) is a normal float32."""
 LOG_1_PLUS = np.polynomial.Chebyshev.interpolate(np.log1p, 9, domain=[0, 1]).convert(
     kind=np.polynomial.Polynomial
 )
@@ -54,7 +54,7 @@ E0, E1, E2, E3, E4, E5, E6 = (np.float32(c) for c in EXP_2.coef)
 LOG2_E = np.float32(1 / math.log(2))
 
 
-_compiled = partial(kept, fastmath={"reassoc", "contract", "nsz", "arcp"})
+_compiled = partial(jit_cached, fastmath={"reassoc", "contract", "nsz", "arcp"})
 
 
 def padded(dim: int) -> int:
@@ -67,10 +67,10 @@ def keep_probabilities(counts: NDArray[np.int64], threshold: float) -> NDArray[n
 
     Args:
         counts: How often each word stands in the corpus, shape (words,).
-        threshold: Share of the corpus above which words are thinned out; 0 keeps all.
+        threshold: Fraction of the corpus above which words are thinned out; 0 keeps all.
 
     Returns:
-        sqrt(t / f) + t / f of a word's share f, at most 1, shape (words,).
+        sqrt(t / f) + t / f of a word's fraction f, at most 1, shape (words,).
     """
     if threshold == 0:
         return np.ones(len(counts))
@@ -79,14 +79,14 @@ def keep_probabilities(counts: NDArray[np.int64], threshold: float) -> NDArray[n
 
 
 def alias_table(weights: NDArray[np.float64]) -> NDArray[np.uint64]:
-    """Table from which a row is drawn in proportion to its weight by one look (Walker's alias method).
+    """Table that draws a row in proportion to its weight by one look-up (Walker's alias method).
 
     Args:
         weights: Shape (rows,), at least 0, not all 0.
 
     Returns:
-        Shape (rows,): in the upper half the probability, times 2**32, that a row that was picked evenly stands
-        for itself, in the lower half the row that it stands for else.
+        Shape (rows,). A row is picked uniformly; the upper half of its entry is the probability, times 2**32, that it
+        stands for itself, the lower half the row that it stands for otherwise.
     """
     shares = weights / weights.sum() * len(weights)
     other = np.arange(len(shares))
@@ -98,7 +98,7 @@ def alias_table(weights: NDArray[np.float64]) -> NDArray[np.uint64]:
         shares[more] -= 1 - shares[less]
         if shares[more] < 1:
             small.append(large.pop())
-    shares[small + large] = 1  # what is left misses 1 by rounding only
+    shares[small + large] = 1  # the rest misses 1 by rounding only
     threshold = np.minimum(np.rint(shares * 2**32), 2**32 - 1).astype(np.uint64)
     return threshold << np.uint64(32) | other.astype(np.uint64)
 
@@ -122,38 +122,36 @@ def train(
     """Move both tables by one pass over stretches of words.
 
     Args:
-        inputs: Vectors that are kept, float32 or float64, shape (words, padded dim), contiguous.
+        inputs: The word vectors, float32 or float64, shape (words, padded dim), contiguous.
         outputs: Vectors that score them, as `inputs`.
         tokens: Words, shape (stretches, length).
         sentence: Number of the sentence that each belongs to, same shape; -1 where there is no word. Windows end
             with the sentence.
-        keep: Probability that a word is read, shape (words,); a word that is not closes the gap.
-        noise: `alias_table` of the words that are drawn as noise, at least two of weight above 0.
+        keep: Probability that a word is read, shape (words,); where it is not, its neighbours close up.
+        noise: `alias_table` of the noise words, at least two of weight above 0.
         window: Words on each side of a centre at most; each centre's own width is drawn from 1 to it.
-        negatives: Noise words of a centre or of a pair; one that is the centre itself is drawn again.
+        negatives: Noise words of a centre or of a pair; the centre itself is drawn again.
         rate: Learning rate.
-        seed: Of the draws, 0 to 2**63 - 1.
-        threads: Threads that work without locks on the same tables; the result of one is exact, of more is not.
+        seed: Seed of all draws, 0 to 2**63 - 1.
+        threads: Threads that share the tables without locks; one repeats every bit, more do not.
         mean: Whether the mean of a window's vectors predicts its centre (CBOW), instead of each (skip-gram).
-        share: Whether a window's pairs share their noise words, else each pair is a step with its own.
+        share: Whether a window's pairs share their noise words; otherwise each pair is a step with its own.
 
     Returns:
-        Sum of the losses in nats, and the number of predictions that they are of.
+        Sum of the losses in nats, and the number of predictions.
     """
     states = np.random.SeedSequence(seed).generate_state(len(tokens), np.uint64) | np.uint64(1)
     limits = np.minimum(np.rint(keep * 2**32), 2**32 - 1).astype(np.uint32)
     width = inputs.shape[1]
-    most = 2 * window
-    places = -(-(negatives + 1) // TILE) * TILE
     assert width % LANES == 0 and outputs.shape == inputs.shape
     assert tokens.size == 0 or (int(tokens.max()) < len(inputs) and int(tokens.min()) >= 0)
+    tables = Tables(inputs.reshape(-1), outputs.reshape(-1), width)
+    options = Options(window, negatives, inputs.dtype.type(rate), mean, share)
 
     def part(rows: slice) -> tuple[float, int]:
-        chunk, owner = np.ascontiguousarray(tokens[rows]), np.ascontiguousarray(sentence[rows])
-        work = _Work(places, most, width, inputs.dtype)
-        how = (window, negatives, inputs.dtype.type(rate), mean, share)
-        tables = (inputs.reshape(-1), outputs.reshape(-1), width)
-        return _train(*tables, chunk, owner, limits, noise, states[rows], *how, *work.arrays)
+        text = Text(np.ascontiguousarray(tokens[rows]), np.ascontiguousarray(sentence[rows]), states[rows])
+        scratch = make_scratch(negatives + 1, 2 * window, width, inputs.dtype)
+        return _train(tables, text, Draws(limits, noise), options, scratch)
 
     borders = np.linspace(0, len(tokens), min(threads, len(tokens)) + 1).astype(int).tolist()
     slices = [slice(first, last) for first, last in pairwise(borders)]
@@ -165,27 +163,73 @@ def train(
     return math.fsum(loss for loss, _ in parts), sum(pairs for _, pairs in parts)
 
 
-class _Work:
-    """What a thread writes its intermediate results into.
+class Tables(NamedTuple):
+    """Both tables, flat, and the numbers in a row."""
 
-    Args:
-        places: Output rows of a step, a multiple of `TILE`.
-        most: Input rows of a step at most, an even number.
-        width: Numbers in a row.
-        dtype: Of the tables.
+    inputs: Any
+    outputs: Any
+    width: int
+
+
+class Text(NamedTuple):
+    """Words and their sentences, shape (stretches, length), and a random state for each stretch."""
+
+    tokens: Any
+    sentence: Any
+    states: Any
+
+
+class Draws(NamedTuple):
+    """Probability that each word is read, times 2**32, and the `alias_table` of the noise words."""
+
+    limits: Any
+    noise: Any
+
+
+class Options(NamedTuple):
+    """Those arguments of `train`."""
+
+    window: int
+    negatives: int
+    rate: Any
+    mean: bool
+    share: bool
+
+
+class Scratch(NamedTuple):
+    """Memory for the intermediate results of one thread; targets and contexts are where rows start in a table.
+
+    Attributes:
+        rows: Copies of the target rows of a step, filled up to a multiple of `TILE`, the slots.
+        scores: Their products with the context rows, which become errors, shape (contexts * slots + padding,).
+        signs: 1 for the true targets, -1 for all else, as `scores`.
+        hidden: Mean of the context rows, shape (width,).
+        targets: The true target, then the noise words, shape (slots,).
+        contexts: Shape (contexts,).
+        single: Context of a step that has one, shape (2,); zeros where that is `hidden`.
     """
 
-    def __init__(self, places: int, most: int, width: int, dtype: Any) -> None:
-        held = _aligned(places * width, dtype)
-        scores = _aligned(most * places + 2 * LANES, dtype)
-        signs = np.full(most * places + 2 * LANES, -1, dtype)
-        signs[: most * places : places] = 1
-        self.arrays = (held, scores, signs, _aligned(width, dtype), np.zeros(places, np.int64))
-        self.arrays += (np.zeros(most, np.int64), np.zeros(2, np.int64))
+    rows: Any
+    scores: Any
+    signs: Any
+    hidden: Any
+    targets: Any
+    contexts: Any
+    single: Any
+
+
+def make_scratch(targets: int, contexts: int, width: int, dtype: Any) -> Scratch:
+    """Memory for steps of so many targets and at most so many contexts, an even number."""
+    slots = -(-targets // TILE) * TILE
+    size = contexts * slots + 2 * LANES
+    signs = np.full(size, -1, dtype)
+    signs[: contexts * slots : slots] = 1
+    floats = _aligned(slots * width, dtype), _aligned(size, dtype), signs, _aligned(width, dtype)
+    return Scratch(*floats, *(np.zeros(count, np.int64) for count in (slots, contexts, 2)))
 
 
 def _aligned(size: int, dtype: Any) -> NDArray[Any]:
-    """Zeros that start with a line of the cache."""
+    """Zeros that start with a cache line."""
     block = np.zeros(size + 64, dtype)
     start = -block.ctypes.data % 64 // block.itemsize
     return block[start : start + size]
@@ -201,7 +245,7 @@ def _missed_of(score):
         return lambda score: (1 / (1 + math.exp(score)), math.log1p(math.exp(-abs(score))) + max(-score, 0.0))
 
     def fast(score):
-        # Without a branch or a call, so that sixteen of them are done at once.
+        # Without a branch or a call, so that sixteen of them run at once.
         power = min(abs(score), np.float32(LARGEST)) * -LOG2_E
         whole = np.int32(power) - np.int32(1)
         x = power - np.float32(whole)
@@ -228,61 +272,61 @@ def _errors(scores, signs, count, rate):
 
 
 @_compiled
-def _scores(inputs, contexts, held, width, places, pairs, scores):
-    """Products of two input rows at a time with six held rows at a time; shape (pairs, places)."""
+def _scores(inputs, contexts, rows, width, slots, pairs, scores):
+    """Products of two input rows at a time with six rows rows at a time; shape (pairs, slots)."""
     for j in range(0, pairs, 2):
         first, second = contexts[j], contexts[j + 1]
-        for k in range(0, places, TILE):
+        for k in range(0, slots, TILE):
             start = k * width
-            a0 = a1 = a2 = a3 = a4 = a5 = nothing(held)
-            b0 = b1 = b2 = b3 = b4 = b5 = nothing(held)
+            a0 = a1 = a2 = a3 = a4 = a5 = zeros(rows)
+            b0 = b1 = b2 = b3 = b4 = b5 = zeros(rows)
             for d in range(0, width, LANES):
                 a, b = load(inputs, first + d), load(inputs, second + d)
                 row = start + d
-                u = load(held, row)
-                a0, b0 = plus_product(a0, a, u), plus_product(b0, b, u)
-                u = load(held, row + width)
-                a1, b1 = plus_product(a1, a, u), plus_product(b1, b, u)
-                u = load(held, row + 2 * width)
-                a2, b2 = plus_product(a2, a, u), plus_product(b2, b, u)
-                u = load(held, row + 3 * width)
-                a3, b3 = plus_product(a3, a, u), plus_product(b3, b, u)
-                u = load(held, row + 4 * width)
-                a4, b4 = plus_product(a4, a, u), plus_product(b4, b, u)
-                u = load(held, row + 5 * width)
-                a5, b5 = plus_product(a5, a, u), plus_product(b5, b, u)
-            dots = sums(a0, a1, a2, a3, a4, a5, b0, b1, b2, b3, b4, b5)
-            _place(scores, dots, j * places + k, places)
+                u = load(rows, row)
+                a0, b0 = fma(a0, a, u), fma(b0, b, u)
+                u = load(rows, row + width)
+                a1, b1 = fma(a1, a, u), fma(b1, b, u)
+                u = load(rows, row + 2 * width)
+                a2, b2 = fma(a2, a, u), fma(b2, b, u)
+                u = load(rows, row + 3 * width)
+                a3, b3 = fma(a3, a, u), fma(b3, b, u)
+                u = load(rows, row + 4 * width)
+                a4, b4 = fma(a4, a, u), fma(b4, b, u)
+                u = load(rows, row + 5 * width)
+                a5, b5 = fma(a5, a, u), fma(b5, b, u)
+            dots = lane_sums(a0, a1, a2, a3, a4, a5, b0, b1, b2, b3, b4, b5)
+            _place(scores, dots, j * slots + k, slots)
 
 
 @_compiled
-def _place(scores, dots, start, places):
+def _place(scores, dots, start, slots):
     """Put six scores of one row and six of the next where they belong."""
-    if places == TILE:
+    if slots == TILE:
         store(scores, start, dots)
     else:
         end = len(scores) - LANES
         store(scores, end, dots)
         for k in range(TILE):
             scores[start + k] = scores[end + k]
-            scores[start + places + k] = scores[end + TILE + k]
+            scores[start + slots + k] = scores[end + TILE + k]
 
 
 @_compiled
-def _move_outputs(inputs, contexts, pairs, errors, outputs, targets, count, places, width):
+def _move_outputs(inputs, contexts, pairs, errors, outputs, targets, count, slots, width):
     """Add to each target row of `outputs` its errors times the input rows."""
     for k in range(0, count, TILE):
         for d in range(0, width, LANES):
-            a0 = a1 = a2 = a3 = a4 = a5 = nothing(inputs)
+            a0 = a1 = a2 = a3 = a4 = a5 = zeros(inputs)
             for j in range(pairs):
                 v = load(inputs, contexts[j] + d)
-                error = j * places + k
-                a0 = plus_product(a0, splat(errors[error]), v)
-                a1 = plus_product(a1, splat(errors[error + 1]), v)
-                a2 = plus_product(a2, splat(errors[error + 2]), v)
-                a3 = plus_product(a3, splat(errors[error + 3]), v)
-                a4 = plus_product(a4, splat(errors[error + 4]), v)
-                a5 = plus_product(a5, splat(errors[error + 5]), v)
+                error = j * slots + k
+                a0 = fma(a0, splat(errors[error]), v)
+                a1 = fma(a1, splat(errors[error + 1]), v)
+                a2 = fma(a2, splat(errors[error + 2]), v)
+                a3 = fma(a3, splat(errors[error + 3]), v)
+                a4 = fma(a4, splat(errors[error + 4]), v)
+                a5 = fma(a5, splat(errors[error + 5]), v)
             # One after the other: a noise word may have been drawn twice.
             _increase(outputs, targets[k] + d, a0)
             if k + 1 < count:
@@ -298,30 +342,30 @@ def _move_outputs(inputs, contexts, pairs, errors, outputs, targets, count, plac
 
 
 @_compiled
-def _move_inputs(held, errors, places, width, inputs, contexts, pairs):
-    """Add to each context's row of `inputs` its errors times the held rows."""
+def _move_inputs(rows, errors, slots, width, inputs, contexts, pairs):
+    """Add to each context's row of `inputs` its errors times the rows rows."""
     for j in range(0, pairs, 2):
-        for k in range(0, places, TILE):
-            e, f, start = j * places + k, (j + 1) * places + k, k * width
+        for k in range(0, slots, TILE):
+            e, f, start = j * slots + k, (j + 1) * slots + k, k * width
             e0, e1, e2 = splat(errors[e]), splat(errors[e + 1]), splat(errors[e + 2])
             e3, e4, e5 = splat(errors[e + 3]), splat(errors[e + 4]), splat(errors[e + 5])
             f0, f1, f2 = splat(errors[f]), splat(errors[f + 1]), splat(errors[f + 2])
             f3, f4, f5 = splat(errors[f + 3]), splat(errors[f + 4]), splat(errors[f + 5])
             for d in range(0, width, LANES):
                 row = start + d
-                a = b = nothing(held)
-                u = load(held, row)
-                a, b = plus_product(a, e0, u), plus_product(b, f0, u)
-                u = load(held, row + width)
-                a, b = plus_product(a, e1, u), plus_product(b, f1, u)
-                u = load(held, row + 2 * width)
-                a, b = plus_product(a, e2, u), plus_product(b, f2, u)
-                u = load(held, row + 3 * width)
-                a, b = plus_product(a, e3, u), plus_product(b, f3, u)
-                u = load(held, row + 4 * width)
-                a, b = plus_product(a, e4, u), plus_product(b, f4, u)
-                u = load(held, row + 5 * width)
-                a, b = plus_product(a, e5, u), plus_product(b, f5, u)
+                a = b = zeros(rows)
+                u = load(rows, row)
+                a, b = fma(a, e0, u), fma(b, f0, u)
+                u = load(rows, row + width)
+                a, b = fma(a, e1, u), fma(b, f1, u)
+                u = load(rows, row + 2 * width)
+                a, b = fma(a, e2, u), fma(b, f2, u)
+                u = load(rows, row + 3 * width)
+                a, b = fma(a, e3, u), fma(b, f3, u)
+                u = load(rows, row + 4 * width)
+                a, b = fma(a, e4, u), fma(b, f4, u)
+                u = load(rows, row + 5 * width)
+                a, b = fma(a, e5, u), fma(b, f5, u)
                 _increase(inputs, contexts[j] + d, a)  # a word may stand twice in a window
                 _increase(inputs, contexts[j + 1] + d, b)
 
@@ -332,62 +376,64 @@ def _increase(table, start, register):
 
 
 @_compiled
-def _step(inputs, outputs, width, contexts, pairs, targets, count, rate, held, scores, signs):
+def _copy_targets(tables, count, scratch):
+    for k in range(count):
+        for d in range(0, tables.width, LANES):
+            store(scratch.rows, k * tables.width + d, load(tables.outputs, scratch.targets[k] + d))
+
+
+@_compiled
+def _step(tables, contexts, pairs, count, rate, scratch):
     """One step of gradient descent on the sum of the losses of all pairs of context and target.
 
-    The first target is the true one. `contexts` has room for one more than an odd number of pairs.
+    The first of `count` targets is the true one. `contexts` has room for one more than an odd number of pairs.
     """
-    places = len(held) // width
-    for k in range(count):
-        for d in range(0, width, LANES):
-            store(held, k * width + d, load(outputs, targets[k] + d))
+    rows, scores, width = scratch.rows, scratch.scores, tables.width
+    slots = len(rows) // width
+    _copy_targets(tables, count, scratch)
     even = pairs + pairs % 2
     if pairs % 2:
         contexts[pairs] = contexts[pairs - 1]
-    _scores(inputs, contexts, held, width, places, even, scores)
-    used = pairs * places
-    end = -(-max(used, even * places) // LANES) * LANES
-    for j in range(pairs):  # what only fills tiles is taken out
-        for k in range(count, places):
-            scores[j * places + k] = -CERTAIN
+    _scores(tables.inputs, contexts, rows, width, slots, even, scores)
+    used = pairs * slots
+    end = -(-max(used, even * slots) // LANES) * LANES
+    for j in range(pairs):  # padding of tiles has no effect
+        for k in range(count, slots):
+            scores[j * slots + k] = -CERTAIN
     for i in range(used, end):
-        scores[i] = CERTAIN * signs[i]
-    loss = _errors(scores, signs, end, rate)
-    _move_outputs(inputs, contexts, pairs, scores, outputs, targets, count, places, width)
-    _move_inputs(held, scores, places, width, inputs, contexts, even)
+        scores[i] = CERTAIN * scratch.signs[i]
+    loss = _errors(scores, scratch.signs, end, rate)
+    _move_outputs(
+        tables.inputs, contexts, pairs, scores, tables.outputs, scratch.targets, count, slots, width
+    )
+    _move_inputs(rows, scores, slots, width, tables.inputs, contexts, even)
     return loss
 
 
 @_compiled
-def _mean_step(
-    inputs, outputs, width, contexts, pairs, targets, count, rate, held, scores, signs, hidden, single
-):
-    """One step with the mean of the contexts; each of them gets the whole gradient of that mean.
-
-    `single` holds two zeros: the row of the mean among means.
-    """
+def _mean_step(tables, contexts, pairs, count, rate, scratch):
+    """One step with the mean of the contexts; each of them gets the whole gradient of that mean."""
+    rows, scores, hidden, width = scratch.rows, scratch.scores, scratch.hidden, tables.width
     weight = splat(hidden.dtype.type(1) / hidden.dtype.type(pairs))
     for d in range(0, width, LANES):
-        total = nothing(hidden)
+        total = zeros(hidden)
         for j in range(pairs):
-            total = add(total, load(inputs, contexts[j] + d))
-        store(hidden, d, plus_product(nothing(hidden), total, weight))
-    places = len(held) // width
-    for k in range(count):
-        for d in range(0, width, LANES):
-            store(held, k * width + d, load(outputs, targets[k] + d))
-    _scores(hidden, single, held, width, places, 2, scores)
-    end = -(-2 * places // LANES) * LANES
+            total = add(total, load(tables.inputs, contexts[j] + d))
+        store(hidden, d, fma(zeros(hidden), total, weight))
+    slots = len(rows) // width
+    _copy_targets(tables, count, scratch)
+    _scores(hidden, scratch.single, rows, width, slots, 2, scores)
+    end = -(-2 * slots // LANES) * LANES
     for k in range(count, end):
-        scores[k] = CERTAIN * signs[k]
-    loss = _errors(scores, signs, end, rate)
-    _move_outputs(hidden, single, 1, scores, outputs, targets, count, places, width)
+        scores[k] = CERTAIN * scratch.signs[k]
+    loss = _errors(scores, scratch.signs, end, rate)
+    _move_outputs(hidden, scratch.single, 1, scores, tables.outputs, scratch.targets, count, slots, width)
     for d in range(0, width, LANES):
-        total = nothing(held)
+        total = zeros(rows)
         for k in range(count):
-            total = plus_product(total, splat(scores[k]), load(held, k * width + d))
+            total = fma(total, splat(scores[k]), load(rows, k * width + d))
         for j in range(pairs):
-            _increase(inputs, contexts[j] + d, total)
+            _increase(tables.inputs, contexts[j] + d, total)
     return loss
 
 
@@ -442,69 +488,51 @@ def _thinned(state, tokens, sentence, limits, words, owners):
 
 
 @_compiled
-def _train(
-    inputs, outputs, width, tokens, sentence, limits, noise, states, window, negatives, rate, mean, share,
-    held, scores, signs, hidden, targets, contexts, single,
-):  # fmt: skip
+def _train(tables, text, draws, options, scratch):
     """Read stretches one after the other; returns the sum of the losses and their number."""
     loss, predictions = 0.0, 0
-    words, owners = np.empty(tokens.shape[1] + 1, np.int64), np.empty(tokens.shape[1] + 1, np.int64)
+    width, window, rate, noise = tables.width, options.window, options.rate, draws.noise
+    targets, contexts, single = scratch.targets, scratch.contexts, scratch.single
+    length, count = text.tokens.shape[1] + 1, options.negatives + 1
+    words, owners = np.empty(length, np.int64), np.empty(length, np.int64)
     coming = np.empty_like(targets)
-    places = negatives + 1
-    for stretch in range(len(tokens)):
-        state, count = _thinned(states[stretch], tokens[stretch], sentence[stretch], limits, words, owners)
-        for i in range(count):
+    for stretch in range(len(text.tokens)):
+        tokens, sentence = text.tokens[stretch], text.sentence[stretch]
+        state, read = _thinned(text.states[stretch], tokens, sentence, draws.limits, words, owners)
+        for i in range(read):
             state = _next(state)
             reach = 1 + _below(_mixed(state), window)
             pairs = 0
-            for j in range(max(0, i - reach), min(count, i + reach + 1)):
+            for j in range(max(0, i - reach), min(read, i + reach + 1)):
                 if j != i and owners[j] == owners[i]:
                     contexts[pairs] = words[j] * width
                     pairs += 1
-            if share or mean:
-                # Words are drawn one centre ahead, so that their rows are on their way while this one is learned.
+            if options.share or options.mean:
+                # Noise is drawn one centre ahead, so that its rows are on their way while this centre is learned.
                 if i == 0:
-                    state = _draw_noise(state, noise, negatives, words[0], width, coming)
-                for k in range(places):
+                    state = _draw_noise(state, noise, options.negatives, words[0], width, coming)
+                for k in range(count):
                     targets[k] = coming[k]
-                if i + 1 < count:
-                    state = _draw_noise(state, noise, negatives, words[i + 1], width, coming)
-                    for k in range(places):
+                if i + 1 < read:
+                    state = _draw_noise(state, noise, options.negatives, words[i + 1], width, coming)
+                    for k in range(count):
                         for d in range(0, width, LANES):
-                            fetch(outputs, coming[k] + d)
-                if i + 1 + window < count:
+                            prefetch(tables.outputs, coming[k] + d)
+                if i + 1 + window < read:
                     for d in range(0, width, LANES):
-                        fetch(inputs, words[i + 1 + window] * width + d)
+                        prefetch(tables.inputs, words[i + 1 + window] * width + d)
                 if pairs == 0:
                     continue
-                if mean:
-                    loss += _mean_step(
-                        inputs,
-                        outputs,
-                        width,
-                        contexts,
-                        pairs,
-                        targets,
-                        places,
-                        rate,
-                        held,
-                        scores,
-                        signs,
-                        hidden,
-                        single,
-                    )
+                if options.mean:
+                    loss += _mean_step(tables, contexts, pairs, count, rate, scratch)
                     predictions += 1
                 else:
-                    loss += _step(
-                        inputs, outputs, width, contexts, pairs, targets, places, rate, held, scores, signs
-                    )
+                    loss += _step(tables, contexts, pairs, count, rate, scratch)
                     predictions += pairs
             else:
                 for j in range(pairs):
-                    state = _draw_noise(state, noise, negatives, words[i], width, targets)
+                    state = _draw_noise(state, noise, options.negatives, words[i], width, targets)
                     single[0] = contexts[j]
-                    loss += _step(
-                        inputs, outputs, width, single, 1, targets, places, rate, held, scores, signs
-                    )
+                    loss += _step(tables, single, 1, count, rate, scratch)
                     predictions += 1
     return loss, predictions

@@ -1,56 +1,71 @@
 """The methods: one file each, and the folder is the registry.
 
-Names, summaries and options are read from the source with `ast`, so that help never has to import torch.
+What a method file declares is read from its source with `ast`, so that help never has to import torch.
 """
 
 import ast
 import difflib
 import importlib
-from dataclasses import dataclass
+import inspect
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from unlabeled import options
 from unlabeled.check import UserError
+from unlabeled.options import ViewOptions
 
 if TYPE_CHECKING:
     from unlabeled.method import Method
 
 __all__ = ["Description", "Option", "arguments", "describe", "load", "names"]
 
+FOLDER = Path(__file__).parent
+
 
 @dataclass(frozen=True)
 class Option:
-    """One keyword of a method's constructor: its annotation as source text, its default and its help."""
+    """One keyword of a method's constructor: its type, which may carry a range, its default and its help."""
 
     name: str
-    annotation: str
+    type: Any
     default: Any
     help: str
+
+    @property
+    def rule(self) -> str:
+        """Which values are allowed, in words; empty where any of its type are."""
+        _, range_, _ = options.resolve(self.type)
+        return "" if range_ is None else str(range_)
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a method file says of itself."""
+    """What a method file says of itself; the fields from `kind` on are the class variables of `Method`."""
 
     name: str
     class_name: str
     summary: str
+    text: str
     source: str
     options: tuple[Option, ...]
-    kind: str
-    """Kind of data that it learns from."""
+    kind: str = "image"
+    encoder_kind: str | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+    smallest: dict[str, Any] = field(default_factory=dict)
+    example: str | None = None
 
 
 @cache
 def names() -> tuple[str, ...]:
     """Names of all methods, sorted."""
-    return tuple(sorted(file.stem for file in Path(__file__).parent.glob("[a-z]*.py")))
+    return tuple(sorted(file.stem for file in FOLDER.glob("[a-z]*.py")))
 
 
 @cache
 def describe(name: str) -> Description:
-    """Read a method's summary and options without importing it.
+    """Read what a method declares without importing it.
 
     Raises:
         ValueError: There is no method of this name; the nearest name is suggested.
@@ -59,40 +74,66 @@ def describe(name: str) -> Description:
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names())}"
         raise UserError(f"no method is called {name}; {hint}")
-    tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
-    method = next(
-        node
-        for node in tree.body
-        if isinstance(node, ast.ClassDef)
-        and any(isinstance(b, ast.Name) and b.id == "Method" for b in node.bases)
+    tree = ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
+    method = next(node for node in tree.body if isinstance(node, ast.ClassDef) and _is_method(node))
+    declared = _declared(method)
+    head, _, text = (ast.get_docstring(tree) or "").partition("\n")
+    source = text.partition("Source:")[2].partition("\n\n")[0]
+    source = " ".join(source.partition("\nDiffers:")[0].partition("\nShortcut:")[0].split())
+    return Description(
+        name,
+        method.name,
+        head.strip(),
+        text.strip(),
+        source,
+        tuple(_options(method, declared.get("view_defaults", {}))),
+        **{key: value for key, value in declared.items() if key in Description.__dataclass_fields__},
     )
-    constructor = next(
-        node for node in method.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"
-    )
-    helps = arguments(ast.get_docstring(method) or "")
-    options = tuple(
+
+
+def _is_method(class_: ast.ClassDef) -> bool:
+    """Whether `Method` or `Method[...]` is a base."""
+    bases = (base.value if isinstance(base, ast.Subscript) else base for base in class_.bases)
+    return any(isinstance(base, ast.Name) and base.id == "Method" for base in bases)
+
+
+def _declared(class_: ast.ClassDef) -> dict[str, Any]:
+    """Class variables whose values are literals, or calls by keyword such as ViewOptions(crop=0.5)."""
+    declared = {}
+    for node in class_.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            try:
+                declared[ast.unparse(target)] = (
+                    {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.value.keywords}
+                    if isinstance(node.value, ast.Call)
+                    else ast.literal_eval(node.value)
+                )
+            except ValueError:  # not a literal, so known to the class alone
+                continue
+    return declared
+
+
+def _options(class_: ast.ClassDef, view_defaults: dict[str, Any]) -> list[Option]:
+    """Options in the order of the constructor, those of its views last."""
+    helps = arguments(inspect.getdoc(ViewOptions) or "") | arguments(ast.get_docstring(class_) or "")
+    types = vars(options) | {"Literal": Literal, "Annotated": Annotated}
+    functions = (node for node in class_.body if isinstance(node, ast.FunctionDef))
+    constructor = next((function.args for function in functions if function.name == "__init__"), None)
+    own = [
         Option(
             argument.arg,
-            ast.unparse(argument.annotation) if argument.annotation else "str",
+            eval(ast.unparse(argument.annotation), types) if argument.annotation else str,
             ast.literal_eval(default) if default else None,
             helps.get(argument.arg, ""),
         )
-        for argument, default in zip(constructor.args.kwonlyargs, constructor.args.kw_defaults, strict=True)
-    )
-    head, _, rest = (ast.get_docstring(tree) or "").partition("\n")
-    source = rest.partition("Source:")[2].partition("\n\n")[0]
-    source = " ".join(source.partition("\nDiffers:")[0].partition("\nShortcut:")[0].split())
-    kinds = [ast.literal_eval(value) for name_, value in _assigned(method) if name_ == "kind"]
-    return Description(name, method.name, head.strip(), source, options, kinds[0] if kinds else "image")
-
-
-def _assigned(class_: ast.ClassDef) -> list[tuple[str, ast.expr]]:
-    """Names and values that are set in the body of a class."""
-    plain = [(node.targets[0], node.value) for node in class_.body if isinstance(node, ast.Assign)]
-    typed = [
-        (node.target, node.value) for node in class_.body if isinstance(node, ast.AnnAssign) and node.value
+        for argument, default in (zip(constructor.kwonlyargs, constructor.kw_defaults) if constructor else ())
     ]
-    return [(target.id, value) for target, value in plain + typed if isinstance(target, ast.Name)]
+    views = [
+        Option(name, ViewOptions.__annotations__[name], default, helps[name])
+        for name, default in view_defaults.items()
+    ]
+    return own + views
 
 
 def load(name: str) -> type["Method"]:

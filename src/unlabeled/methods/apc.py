@@ -12,19 +12,18 @@ Shortcut: neighbouring frames are nearly equal, so one frame ahead is learned by
 `gain` says how much better than such a copy the prediction is.
 """
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.method import Batch, Method, Pictures
+from unlabeled.data.audio.data import Sounds
+from unlabeled.encoders.audio import AudioEncoder
+from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
+from unlabeled.options import Count, Positive
 from unlabeled.parts import gather, ragged
-
-if TYPE_CHECKING:
-    from unlabeled.data import Data
 
 __all__ = ["APC"]
 
@@ -48,7 +47,7 @@ def loss(predicted: Tensor, bands: Tensor, frames: Tensor, ahead: int) -> Tensor
     return error.masked_fill(~counted, 0).sum() / total
 
 
-class APC(Method):
+class APC(Method[AudioEncoder]):
     """Hear a sound up to now and say what its spectrogram will be a few frames later.
 
     The metric `gain` is the part of the error of repeating the present frame that the prediction avoids: 0 where it
@@ -56,41 +55,31 @@ class APC(Method):
 
     Args:
         encoder: Recurrent network whose features are kept, such as gru3.
-        ahead: Frames of 10 milliseconds from now to what is predicted.
-        crop_seconds: Longest piece of a sound that is heard at once.
+        ahead: Frames of 10 ms between the present frame and the predicted one.
+        crop_seconds: Longest excerpt of a sound that the encoder reads, in seconds.
     """
 
     kind = "audio"
+    encoder_needs = EncoderNeeds("causal", "hear forward in time only, such as gru3", True)
     held_out = "stop"
-    defaults: ClassVar[dict[str, Any]] = {
-        "encoder": "gru2-256",
-        "batch_size": 64,
-        "lr": 2e-3,
-        "weight_decay": 0.0,
-    }
-
+    defaults: ClassVar = {"encoder": "gru2-256", "batch_size": 64, "lr": 2e-3, "weight_decay": 0.0}
+    smallest: ClassVar = {"encoder": "gru2-16"}
     baseline: Tensor
 
-    def __init__(self, encoder: nn.Module, *, ahead: int = 3, crop_seconds: float = 15.0) -> None:
+    def __init__(self, encoder: AudioEncoder, *, ahead: Count = 3, crop_seconds: Positive = 15.0) -> None:
         super().__init__(encoder)
-        check.whole(ahead=ahead)
-        check.at_least(1, ahead=ahead)
-        check.positive(crop_seconds=crop_seconds)
-        if not getattr(encoder, "causal", False):
-            name = getattr(encoder, "config", {}).get("name", type(encoder).__name__)
-            raise UserError(f"encoder must hear forward in time only, such as gru3, got {name}")
         self.ahead, self.crop_seconds = ahead, crop_seconds
         self.head = nn.Linear(self.encoder.dim, self.encoder.map_dims["mel"])
         self.register_buffer("baseline", torch.tensor(0.0))
 
-    def training_view(self, data: "Data") -> "Data":
-        return super().training_view(data).crops(self.crop_seconds)  # type: ignore[attr-defined]
+    def training_view(self, data: Sounds) -> Sounds:
+        return data.resampled(self.encoder.sample_rate).crops(self.crop_seconds)
 
     def chance(self, samples: int) -> float | None:
         """Error of one who always says the mean of each band."""
         return float(self.baseline) or None
 
-    def prepare(self, data: "Data") -> None:
+    def prepare(self, data: Sounds) -> None:
         batch = {name: value.to(self.baseline.device) for name, value in data.sample(512).items()}
         bands, frames = self.encoder.adapt(self.encoder.inputs(batch))
         if not (frames > self.ahead).any():

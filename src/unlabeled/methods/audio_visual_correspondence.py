@@ -184,6 +184,7 @@ class AudioVisualCorrespondence(Method):
         volume: Largest change of the loudness, as a share of it.
     """
 
+    smallest: ClassVar = {"encoder": "av-conv4"}
     encoder: Any
     kind = "audio-visual"
     defaults: ClassVar[dict[str, Any]] = {
@@ -252,7 +253,7 @@ class AudioVisualCorrespondence(Method):
             images: Float in 0..1, shape (batch, channels, height, width).
             sounds: Directions, float, shape (batch, others, dim).
         """
-        picture, places = self.encoder.meet(images)
+        picture, places = self.encoder.directions(images)
         seen: dict[str, Tensor] = {"whole": picture, "places": places}
         with torch.autocast(images.device.type, enabled=False):  # small differences of distances count
             return {name: head(seen[name], sounds) for name, head in self.head.items()}
@@ -275,7 +276,7 @@ class AudioVisualCorrespondence(Method):
             "predicted": [f"its sound: {yes:.0%} sure; the next one's: {no:.0%}" for yes, no in pairs],
         }
         if "places" in self.head:
-            places = self.encoder.places(image)
+            places = self.encoder.positions(image)
             shown["where its sound is"] = overlaid(image, fits(places, sounds))
             shown["where the next one's is"] = overlaid(image, fits(places, following))
         return shown

@@ -16,20 +16,20 @@ sentence, and is cut to the length of the true one, so that neither lengths nor 
 """
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.method import Batch, Method, Pictures
+from unlabeled.data import Data
+from unlabeled.data.text.data import Texts
+from unlabeled.data.text.tokens import Tokens
+from unlabeled.encoders.text import TextEncoder, TextInput
+from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
+from unlabeled.options import PositiveFraction
 from unlabeled.parts import gather
-
-if TYPE_CHECKING:
-    from unlabeled.data import Data
-    from unlabeled.encoders.text import TextEncoder, TextInput
 
 __all__ = ["BERT"]
 
@@ -185,37 +185,28 @@ class Next(nn.Module):
         return self.last(torch.tanh(self.dense(states)))
 
 
-class BERT(Method):
+class BERT(Method[TextEncoder]):
     """Fill in hidden words from both sides, and tell whether a text goes on with another.
 
     The metrics are the accuracies on hidden words and on pairs.
 
     Args:
         encoder: Network whose features are kept.
-        hidden_ratio: Share of the word pieces that is to be predicted.
-        next_sentence: Whether pairs of texts are told apart too; needs documents of several sentences.
+        hidden_ratio: Fraction of the word pieces that is to be predicted.
+        next_sentence: Also classify pairs of texts as consecutive or not; needs documents of several sentences.
     """
 
     kind = "text"
+    encoder_needs = EncoderNeeds("family", "be one that reads both sides, such as bert-mini", "bert")
     held_out = "stop"
     most_epochs = 100
-    defaults: ClassVar[dict[str, Any]] = {
-        "encoder": "bert-tiny",
-        "batch_size": 32,
-        "lr": 1e-3,
-        "weight_decay": 0.01,
-    }
-    encoder: "TextEncoder"  # type: ignore[assignment]
+    defaults: ClassVar = {"encoder": "bert-tiny", "batch_size": 32, "lr": 1e-3, "weight_decay": 0.01}
     entropy: Tensor
 
-    def __init__(self, encoder: nn.Module, *, hidden_ratio: float = 0.15, next_sentence: bool = True) -> None:
+    def __init__(
+        self, encoder: TextEncoder, *, hidden_ratio: PositiveFraction = 0.15, next_sentence: bool = True
+    ) -> None:
         super().__init__(encoder)
-        check.fraction(hidden_ratio=hidden_ratio)
-        check.positive(hidden_ratio=hidden_ratio)
-        if getattr(encoder, "family", None) != "bert":
-            raise UserError(
-                f"encoder must be one that reads both sides, such as bert-mini, got {_name(encoder)}"
-            )
         self.hidden_ratio = hidden_ratio
         self.words = Words(self.encoder.dim, self.encoder.vocabulary)
         self.next = Next(self.encoder.dim) if next_sentence else None
@@ -226,14 +217,13 @@ class BERT(Method):
         """Loss of one who only knows how frequent each word piece is, and throws a coin for pairs."""
         return float(self.entropy) + (self.next is not None) * math.log(2)
 
-    def training_view(self, data: "Data") -> "Data":
+    def training_view(self, data: Texts) -> Data:
         return self.encoder.blocks(data, pairs=self.next is not None)
 
-    def prepare(self, data: "Data") -> None:
-        documents = getattr(data, "documents", torch.zeros(1))
-        if self.next is not None and len(documents.unique()) < 2:
+    def prepare(self, data: Tokens) -> None:
+        if self.next is not None and len(data.documents.unique()) < 2:
             raise UserError(f"next_sentence must be off for a single document, got {data.name}")
-        counts = data.counts(self.encoder.vocabulary).double()  # type: ignore[attr-defined]
+        counts = data.counts(self.encoder.vocabulary).double()
         self.entropy.copy_(torch.special.entr(counts / counts.sum()).sum())
 
     def forward(self, batch: Batch) -> Tensor:
@@ -253,7 +243,7 @@ class BERT(Method):
         self.metrics["next_accuracy"] = right / known.sum().clamp_min(1)
         return loss + _mean_over_all(logits, label)
 
-    def task(self, batch: Batch) -> "tuple[TextInput, Tensor, Tensor, Tensor | None]":
+    def task(self, batch: Batch) -> tuple[TextInput, Tensor, Tensor, Tensor | None]:
         """What the encoder sees, which pieces are to be predicted, what they are, and the labels of the pairs."""
         cls, separator, mask_token = self.special
         x, label = self.encoder.inputs(batch), None
@@ -299,7 +289,3 @@ def _any(choices: Tensor) -> Tensor:
 def _cut(rows: Tensor, mask: Tensor) -> list[Tensor]:
     """Rows without their padding."""
     return [row[real] for row, real in zip(rows, mask)]
-
-
-def _name(encoder: nn.Module) -> str:
-    return getattr(encoder, "config", {}).get("name", type(encoder).__name__)

@@ -17,7 +17,7 @@ from unlabeled.method import Batch, Method, Pictures
 from unlabeled.parts.neighbours import FromNeighbours, Neighbours
 
 if TYPE_CHECKING:
-    from unlabeled.encoders.words import WordVectors
+    from unlabeled.encoders import WordEncoder
 
 __all__ = ["CBOW"]
 
@@ -39,10 +39,11 @@ class CBOW(FromNeighbours, Method):
     """
 
     kind = "text"
+    encoder_kind = "words"
 
     def __init__(
         self,
-        encoder: "WordVectors",
+        encoder: "WordEncoder",
         *,
         window: int = 5,
         negatives: int = 5,
@@ -52,9 +53,7 @@ class CBOW(FromNeighbours, Method):
     ) -> None:
         pace = {"subsample": subsample, "rate": rate, "threads": threads}
         super().__init__(encoder)
-        self.neighbours = Neighbours(
-            encoder.trunk.rows, window=window, negatives=negatives, mean=True, **pace
-        )
+        self.neighbours = Neighbours(encoder.rows, window=window, negatives=negatives, mean=True, **pace)
 
     def pictures(self, batch: Batch) -> Pictures:
         words, reach = self.encoder.vocabulary, self.neighbours.window
@@ -63,7 +62,7 @@ class CBOW(FromNeighbours, Method):
             text = tokens[mask].tolist()
             middle = len(text) // 2
             before, after = text[max(0, middle - reach) : middle], text[middle + 1 : middle + 1 + reach]
-            mean = self.encoder.trunk.rows[before + after].sum(0) / max(1, len(before + after))
+            mean = self.encoder.rows[before + after].sum(0) / max(1, len(before + after))
             named = [" ".join(words[word] for word in part) for part in (before, after)]
             shown["text"].append(" ___ ".join(named))
             shown["withheld"].append(" ".join(words[word] for word in text[middle : middle + 1]))

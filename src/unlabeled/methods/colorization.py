@@ -154,6 +154,7 @@ class Colorization(Method):
     """
 
     encoder_input = "lightness"
+    example = "photos"
     centers: Tensor
     importance: Tensor
 

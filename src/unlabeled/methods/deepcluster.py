@@ -12,7 +12,7 @@ they are, so one answer for all images does not pay; the encoder sees gradients 
 """
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,7 @@ class DeepCluster(Method):
 
     encoder_input = "sobel"
     held_out = "undefined"
+    smallest: ClassVar = {"clusters": 3}
     assignments: Tensor
     used: Tensor
     agreement: Tensor

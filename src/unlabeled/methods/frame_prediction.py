@@ -27,7 +27,7 @@ from unlabeled.parts.precision import full_precision
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
-    from unlabeled.encoders.video import VideoEncoder
+    from unlabeled.encoders import VideoEncoder
 
 __all__ = ["FramePrediction"]
 

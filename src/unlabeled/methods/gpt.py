@@ -24,7 +24,7 @@ from unlabeled.parts import gather
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
-    from unlabeled.encoders.text import TextEncoder
+    from unlabeled.encoders import TextEncoder
 
 __all__ = ["GPT"]
 

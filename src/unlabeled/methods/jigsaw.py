@@ -15,7 +15,7 @@ encoders take images in 0..1); lenses fringe colours near the border, so some im
 """
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -98,6 +98,8 @@ class Jigsaw(Method):
         head_dim: Width of the layer that sees all tiles.
     """
 
+    smallest: ClassVar = {"permutations": 9}
+    example = "photos"
     permutations: Tensor
 
     def __init__(

@@ -16,7 +16,7 @@ random ones that reach over all processes.
 
 import math
 import warnings
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +77,8 @@ class MoCo(Method):
         flip: Probability that a view is mirrored; 0 where left and right differ in meaning, as in digits.
         degrees: Largest rotation of a view, to either side.
     """
+
+    smallest: ClassVar = {"queue": 16}
 
     def __init__(
         self,

@@ -13,15 +13,18 @@ process the local statistics identify the partner, so several processes need syn
 """
 
 import math
+from typing import ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
+from unlabeled.encoders import ImageEncoder
 from unlabeled.kernels.partition import log_partition
 from unlabeled.method import Batch, Method
+from unlabeled.options import Count, Positive, ViewOptions
 from unlabeled.parts import gather
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
@@ -91,42 +94,32 @@ def supervised_contrastive(vectors: Tensor, labels: Tensor, temperature: float) 
     return (everyone[paired[classes]].sum() - agreement) * gather.processes() / counted
 
 
-class SimCLR(Method):
+class SimCLR(Method[ImageEncoder]):
     """Pull two views of one image together and push all other images apart.
 
     Args:
         encoder: Network whose features are kept.
-        temperature: Sharpness of the softmax over similarities; lower punishes look-alikes more.
-        projection_dim: Width of the vectors that are compared.
-        crop: Smallest share of the image's area that a view shows.
-        jitter: Strength of the colour changes; 1 is the paper's for ImageNet, 0.5 for CIFAR-10.
-        gray: Probability that a view loses its colours.
-        blur: Probability that a view is blurred.
-        flip: Probability that a view is mirrored; 0 where left and right differ in meaning, as in digits.
-        degrees: Largest rotation of a view, to either side.
+        temperature: Softmax temperature; lower penalises hard negatives more.
+        projection_dim: Width of the compared vectors.
+        **views: How the views are drawn.
     """
 
     compares_samples = True
+    view_defaults = ViewOptions(crop=0.08, jitter=0.5, gray=0.2, blur=0.0, flip=0.5, degrees=0.0)
+    recipe: ClassVar = {"epochs": 16, "lr": 2e-3, "crop": 0.2, "jitter": 0.5, "gray": 0.2}
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: ImageEncoder,
         *,
-        temperature: float = 0.2,
-        projection_dim: int = 128,
-        crop: float = 0.08,
-        jitter: float = 0.5,
-        gray: float = 0.2,
-        blur: float = 0.0,
-        flip: float = 0.5,
-        degrees: float = 0.0,
+        temperature: Positive = 0.2,
+        projection_dim: Count = 128,
+        **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        check.positive(temperature=temperature, projection_dim=projection_dim)
         self.temperature = temperature
-        size = self.encoder.image_size
-        self.views = Views(size, crop=crop, jitter=jitter, gray=gray, blur=blur, flip=flip, degrees=degrees)
-        self.head = mlp(self.encoder.dim, self.encoder.dim, projection_dim, last_norm=True)
+        self.views = Views(encoder.image_size, **self.view_options(views))
+        self.head = mlp(encoder.dim, encoder.dim, projection_dim, last_norm=True)
 
     def chance(self, samples: int) -> float:
         return math.log(2 * samples - 1)

@@ -20,7 +20,7 @@ from unlabeled.method import Batch, Method, Pictures
 from unlabeled.parts.neighbours import FromNeighbours, Neighbours
 
 if TYPE_CHECKING:
-    from unlabeled.encoders.words import WordVectors
+    from unlabeled.encoders import WordEncoder
 
 __all__ = ["SkipGram"]
 
@@ -44,10 +44,11 @@ class SkipGram(FromNeighbours, Method):
     """
 
     kind = "text"
+    encoder_kind = "words"
 
     def __init__(
         self,
-        encoder: "WordVectors",
+        encoder: "WordEncoder",
         *,
         window: int = 5,
         negatives: int = 5,
@@ -59,7 +60,7 @@ class SkipGram(FromNeighbours, Method):
         check.choice(("centre", "pair"), negatives_per=negatives_per)
         super().__init__(encoder)
         self.neighbours = Neighbours(
-            encoder.trunk.rows,
+            encoder.rows,
             window=window,
             negatives=negatives,
             subsample=subsample,
@@ -76,7 +77,7 @@ class SkipGram(FromNeighbours, Method):
             text = tokens[mask].tolist()
             middle = len(text) // 2
             around = text[max(0, middle - reach) : middle] + text[middle + 1 : middle + 1 + reach]
-            guesses = self.guesses(self.encoder.trunk.rows[text[middle : middle + 1]].sum(0), SHOWN)
+            guesses = self.guesses(self.encoder.rows[text[middle : middle + 1]].sum(0), SHOWN)
             named = [" ".join(words[word] for word in part) for part in (text[middle : middle + 1], around)]
             rows.append([*named, " ".join(guesses)])
         return dict(zip(("word", "withheld around it", "predicted"), map(list, zip(*rows))))

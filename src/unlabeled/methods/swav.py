@@ -13,6 +13,7 @@ Shortcut: one prototype for all would be easy to predict, so the assignments are
 
 import math
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -99,6 +100,7 @@ class SwAV(Method):
     """
 
     compares_samples = True
+    smallest: ClassVar = {"prototypes": 8}
     steps: Tensor
     start: Tensor
 

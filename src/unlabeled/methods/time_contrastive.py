@@ -160,6 +160,7 @@ class TimeContrastive(Method):
         "lr": 1e-3,
         "weight_decay": 1e-6,
     }
+    smallest: ClassVar = {"moments": 4}
 
     def __init__(
         self,

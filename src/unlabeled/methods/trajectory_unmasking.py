@@ -185,6 +185,14 @@ class TrajectoryUnmasking(Method):
         "weight_decay": 1e-6,
     }
     compares_samples = True
+    smallest: ClassVar = {
+        "zones": 4,
+        "zone_frames": 2,
+        "stride": 1,
+        "masked": 2,
+        "projection_dim": 16,
+        "heads": 2,
+    }
     scale: Tensor
 
     def __init__(

@@ -113,6 +113,8 @@ class VideoColorization(Method):
     kind = "video"
     encoder_input = "lightness"
     defaults: ClassVar[dict[str, Any]] = {"encoder": "frames-conv4", "batch_size": 8, "lr": 1e-3}
+    smallest: ClassVar = {"stride": 1, "colors": 4}
+    example = "blobs"
     palette: Tensor
     baseline: Tensor
 

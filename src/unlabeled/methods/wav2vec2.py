@@ -143,6 +143,7 @@ class Wav2Vec2(Method):
         "weight_decay": 0.01,
     }
 
+    smallest: ClassVar = {"encoder": "wav2vec2-tiny", "codes": 16, "negatives": 20}
     softened: Tensor
 
     def __init__(

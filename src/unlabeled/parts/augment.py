@@ -1,4 +1,4 @@
-"""Random views of images: drawn per sample, computed in batches on the device of the images.
+"""Random views of images: parameters per sample, computed in batches on the device of the images.
 
 The operations take float images in 0..1, shape (batch, channels, height, width), with parameters per sample,
 and equal torchvision's operations on float images. `Views` draws the parameters and applies them; uint8 images on a
@@ -10,7 +10,6 @@ number of channels pass through these unchanged, and the gray of contrast is the
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +18,9 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
+from unlabeled.kernels.view_parameters import ViewParameters
 
 __all__ = [
-    "Parameters",
     "Views",
     "apply",
     "apply_tensors",
@@ -59,7 +58,7 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def crop_resize(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
-    """Cut a box out of each image, resize it (bilinear, antialiased) and mirror it where asked.
+    """Cut a box out of each image, resize it (bilinear, antialiased) and mirror it if `flip`.
 
     Args:
         images: Float, shape (batch, channels, height, width).
@@ -97,11 +96,11 @@ def fit(images: Tensor, size: int, sizes: Tensor | None = None) -> Tensor:
         sizes = torch.tensor([images.shape[2:]], device=images.device)
     resized = size * sizes // sizes.amin(1, keepdim=True)
     first = ((resized - size) / 2).round().long()
-    wanted = first[:, :, None] + torch.arange(size, device=images.device)
+    pixels = first[:, :, None] + torch.arange(size, device=images.device)
     rows, columns = (
         _resampling(torch.zeros_like(length), length, long, positions, canvas)
         for length, long, positions, canvas in zip(
-            sizes.unbind(1), resized.unbind(1), wanted.unbind(1), images.shape[2:]
+            sizes.unbind(1), resized.unbind(1), pixels.unbind(1), images.shape[2:]
         )
     )
     return _product(images, rows, columns)
@@ -149,7 +148,7 @@ def saturation(images: Tensor, factors: Tensor) -> Tensor:
 
 
 def hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue (HSV) of each image.
+    """Shift the hue (HSV) of each image.
 
     Args:
         images: Float in 0..1, shape (batch, channels, height, width).
@@ -170,8 +169,8 @@ def hue(images: Tensor, turns: Tensor) -> Tensor:
     sixths.lerp_((green - blue).mul_(inverse), (high - red).eq_(0))
     sixths = sixths.add_(6 * turns[:, None, None]).remainder_(6)
     primaries = torch.arange(0, 6, 2, device=images.device)[:, None, None]
-    share = (sixths[:, None] - primaries).abs_().sub_(3).abs_().sub_(1).clamp_(0, 1)
-    return torch.addcmul(low[:, None], span[:, None], share)
+    saturation = (sixths[:, None] - primaries).abs_().sub_(3).abs_().sub_(1).clamp_(0, 1)
+    return torch.addcmul(low[:, None], span[:, None], saturation)
 
 
 def color_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
@@ -179,7 +178,7 @@ def color_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
 
     Args:
         images: Float in 0..1, shape (batch, channels, height, width).
-        factors: Of brightness, contrast and saturation, then the turn of the hue, float, shape (batch, 4).
+        factors: Of brightness, contrast and saturation, then the shift of the hue, float, shape (batch, 4).
         order: Which of these four (0..3) comes first, second ...; 4 for none. int64, shape (batch, 4).
 
     Returns:
@@ -271,8 +270,8 @@ def random_boxes(sizes: Tensor, crop: float, crop_max: float = 1.0, aspect: floa
 
     Args:
         sizes: Height and width of the images, int64, shape (batch, 2).
-        crop: Smallest share of the area.
-        crop_max: Largest share of the area.
+        crop: Smallest fraction of the area.
+        crop_max: Largest fraction of the area.
         aspect: Most extreme aspect, at least 1; 1 draws squares.
 
     Returns:
@@ -285,50 +284,21 @@ def random_boxes(sizes: Tensor, crop: float, crop_max: float = 1.0, aspect: floa
     ratio = torch.empty(samples, TRIES, device=device).uniform_(-extreme, extreme).exp_()
     tries = torch.stack([area / ratio, area * ratio], 2).sqrt_().round_().long()
     fits = ((tries > 0) & (tries <= sizes[:, None])).all(2)
-    found = fits.any(1, keepdim=True)
+    any_fits = fits.any(1, keepdim=True)
     first = tries[torch.arange(samples, device=device), fits.int().argmax(1)]
     central = torch.minimum(sizes, torch.cat([width * aspect, height * aspect], 1).round().long())
-    box = torch.where(found, first, central)
+    box = torch.where(any_fits, first, central)
     room = sizes - box
     anywhere = (torch.rand(samples, 2, device=device) * (room + 1)).long()
-    return torch.cat([torch.where(found, anywhere, room // 2), box], 1)
+    return torch.cat([torch.where(any_fits, anywhere, room // 2), box], 1)
 
 
-@dataclass
-class Parameters:
-    """What was drawn for a batch; None where nothing is to be done.
-
-    Attributes:
-        size: Side of the views in pixels.
-        boxes: Top, left, height and width, int64, shape (batch, 4).
-        flip: Which views are mirrored, bool, shape (batch,).
-        degrees: Rotations, float, shape (batch,).
-        factors: Of brightness, contrast, saturation and hue, float, shape (batch, 4).
-        order: Order of these four, 4 for none, int64, shape (batch, 4).
-        gray: Which views lose their colours, bool, shape (batch,).
-        blurred: Which views are blurred, bool, shape (batch,).
-        sigmas: Widths of the blur in pixels, float, shape (batch,).
-        solarized: Which views are solarised, bool, shape (batch,).
-    """
-
-    size: int
-    boxes: Tensor
-    flip: Tensor | None = None
-    degrees: Tensor | None = None
-    factors: Tensor | None = None
-    order: Tensor | None = None
-    gray: Tensor | None = None
-    blurred: Tensor | None = None
-    sigmas: Tensor | None = None
-    solarized: Tensor | None = None
-
-
-def apply(images: Tensor, parameters: Parameters) -> Tensor:
-    """Make the views that were drawn: crop, flip, rotation, colours, gray, blur, solarisation.
+def apply(images: Tensor, parameters: ViewParameters) -> Tensor:
+    """Make the views of these parameters: crop, flip, rotation, colours, gray, blur, solarisation.
 
     Args:
         images: uint8 in 0..255 or float in 0..1, shape (batch, channels, height, width).
-        parameters: What was drawn for these images.
+        parameters: Random choices for these images.
 
     Returns:
         Float in 0..1, shape (batch, channels, size, size).
@@ -340,20 +310,19 @@ def apply(images: Tensor, parameters: Parameters) -> Tensor:
     return apply_tensors(images, parameters)
 
 
-def apply_tensors(images: Tensor, parameters: Parameters) -> Tensor:
+def apply_tensors(images: Tensor, parameters: ViewParameters) -> Tensor:
     """`apply` in operations on whole batches, on any device and for any dtype."""
-    drawn = parameters
-    views = crop_resize(to_float(images), drawn.boxes, drawn.size, drawn.flip)
-    if drawn.degrees is not None:
-        views = rotate(views, drawn.degrees)
-    if drawn.factors is not None and drawn.order is not None:
-        views = color_jitter(views, drawn.factors, drawn.order)
-    if drawn.gray is not None:
-        views = _only(drawn.gray, grayscale, views)
-    if drawn.blurred is not None and drawn.sigmas is not None:
-        views = _only(drawn.blurred, blur, views, drawn.sigmas)
-    if drawn.solarized is not None:
-        views = _only(drawn.solarized, solarize, views)
+    views = crop_resize(to_float(images), parameters.boxes, parameters.size, parameters.flip)
+    if parameters.degrees is not None:
+        views = rotate(views, parameters.degrees)
+    if parameters.factors is not None and parameters.order is not None:
+        views = color_jitter(views, parameters.factors, parameters.order)
+    if parameters.gray is not None:
+        views = _only(parameters.gray, grayscale, views)
+    if parameters.blurred is not None and parameters.sigmas is not None:
+        views = _only(parameters.blurred, blur, views, parameters.sigmas)
+    if parameters.solarized is not None:
+        views = _only(parameters.solarized, solarize, views)
     return views
 
 
@@ -362,8 +331,8 @@ class Views:
 
     Args:
         size: Side of the views in pixels.
-        crop: Smallest share of the image's area that a view shows, above 0.
-        crop_max: Largest share of the image's area that a view shows.
+        crop: Smallest fraction of the image's area that a view shows, above 0.
+        crop_max: Largest fraction of the image's area that a view shows.
         aspect: Most extreme width over height of what a view shows, at least 1; it is squeezed into a square.
         jitter: Strength of the colour changes, which is 0.8 of it for brightness, contrast and saturation
             and 0.2 of it for the hue.
@@ -371,12 +340,12 @@ class Views:
         brightness: Strength instead of 0.8 * jitter: the factor lies within 1 - strength and 1 + strength.
         contrast: The same for contrast.
         saturation: The same for saturation.
-        hue: Largest turn of the hue instead of 0.2 * jitter, up to 0.5.
-        gray: Probability that a view loses its colours.
+        hue: Largest shift of the hue instead of 0.2 * jitter, up to 0.5.
+        gray: Probability that a view is converted to grayscale.
         blur: Probability that a view is blurred, with a width of 0.1 to 2 pixels.
         solarize: Probability that the values from 128 / 255 on are inverted.
         flip: Probability that a view is mirrored left to right.
-        degrees: Largest rotation to either side, in 0..180; the corners that appear are 0.
+        degrees: Maximum rotation (± degrees), in 0..180; the corners that appear are 0.
 
     Raises:
         ValueError: A value is outside its range.
@@ -435,8 +404,8 @@ class Views:
             batch: `image`, uint8 or float in 0..1, shape (batch, channels, height, width), and, if these are
                 padded at the bottom and right, `size`: true height and width, int64, shape (batch, 2).
             size: Side of these views instead of the usual one.
-            crop: Smallest share of the area for these views instead of the usual one.
-            crop_max: Largest share of the area for these views instead of the usual one.
+            crop: Smallest fraction of the area for these views instead of the usual one.
+            crop_max: Largest fraction of the area for these views instead of the usual one.
 
         Returns:
             Float in 0..1, shape (batch, channels, size, size).
@@ -453,7 +422,7 @@ class Views:
         size: int | None = None,
         crop: float | None = None,
         crop_max: float | None = None,
-    ) -> Parameters:
+    ) -> ViewParameters:
         """Draw what `apply` needs for one view of each image; the arguments are those of a call."""
         size = self.size if size is None else size
         crop = self.crop if crop is None else crop
@@ -471,7 +440,9 @@ class Views:
         def happens(probability: float) -> Tensor | None:
             return uniform(0, 1) < probability if probability else None
 
-        parameters = Parameters(size, random_boxes(sizes, crop, crop_max, self.aspect), happens(self.flip))
+        parameters = ViewParameters(
+            size, random_boxes(sizes, crop, crop_max, self.aspect), happens(self.flip)
+        )
         if self.degrees:
             parameters.degrees = uniform(-self.degrees, self.degrees)
         strengths = self.brightness, self.contrast, self.saturation
@@ -493,28 +464,30 @@ def _check_views(size: int, crop: float, crop_max: float) -> None:
     check.at_least(crop, crop_max=crop_max)
 
 
-def _can_fuse(images: Tensor, parameters: Parameters) -> bool:
+def _can_fuse(images: Tensor, parameters: ViewParameters) -> bool:
     """Whether the compiled loop can make these views: it neither can be traced nor has gradients."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         return False
     if type(images) is not Tensor or images.dtype != torch.uint8 or not images.is_cpu or images.ndim != 4:
         return False
-    if torch.get_default_dtype() != torch.float32:  # in which the tensor form places the pixels
+    if torch.get_default_dtype() != torch.float32:  # in which the tensor form computes positions
         return False
     if parameters.size < SMALLEST_FUSED:
         return False
-    drawn = [value for value in vars(parameters).values() if value is not None and not isinstance(value, int)]
+    tensors = [
+        value for value in vars(parameters).values() if value is not None and not isinstance(value, int)
+    ]
     return all(
         type(values) is Tensor
         and values.is_cpu
         and len(values) == len(images)  # of others, the tensor form says what is wrong
         and not (values.requires_grad and torch.is_grad_enabled())
-        for values in drawn
+        for values in tensors
     )
 
 
-def _only(chosen: Tensor, operation: Callable[..., Tensor], images: Tensor, *parameters: Tensor) -> Tensor:
-    rows = chosen.nonzero()[:, 0]
+def _only(mask: Tensor, operation: Callable[..., Tensor], images: Tensor, *parameters: Tensor) -> Tensor:
+    rows = mask.nonzero()[:, 0]
     changed = operation(images[rows], *(parameter[rows] for parameter in parameters))
     return images.index_copy_(0, rows, changed)
 
@@ -532,15 +505,15 @@ def _luma(images: Tensor) -> Tensor:
 
 
 def _resampling(start: Tensor, length: Tensor, resized: Tensor, positions: Tensor, canvas: int) -> Tensor:
-    """Matrices that resize a stretch of each line like torch's `interpolate(antialias=True)`.
+    """Matrices that resize a segment of each line like torch's `interpolate(antialias=True)`.
 
     The order of the roundings is torch's too: in 300 pixels another one moves noise by 0.005 gray levels.
 
     Args:
-        start: First pixel of the stretch, int64, shape (batch,).
-        length: Pixels of the stretch, int64, shape (batch,).
+        start: First pixel of the segment, int64, shape (batch,).
+        length: Pixels of the segment, int64, shape (batch,).
         resized: Pixels that it becomes, int64, shape (batch,).
-        positions: Which of these are wanted, int64, shape (batch, size).
+        positions: Which of these to compute, int64, shape (batch, size).
         canvas: Pixels of the whole line.
 
     Returns:

@@ -13,7 +13,7 @@ from unlabeled.parts import gather
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
-    from unlabeled.encoders.words import WordVectors
+    from unlabeled.encoders import WordEncoder
     from unlabeled.method import Batch
 
 __all__ = ["STRETCH", "FromNeighbours", "Neighbours"]
@@ -147,9 +147,8 @@ class Neighbours(nn.Module):
 class FromNeighbours:
     """What methods share that learn vectors of words by `neighbours`; they move the vectors themselves."""
 
-    encoder_kind = "words"
     defaults: ClassVar[dict[str, Any]] = {"encoder": "words-100", "batch_size": 8, "epochs": 10}
-    encoder: "WordVectors"
+    encoder: "WordEncoder"
     neighbours: Neighbours
 
     def chance(self, samples: int) -> float:
@@ -162,7 +161,7 @@ class FromNeighbours:
         self.neighbours.prepare(data.counts(len(self.encoder.vocabulary)))  # type: ignore[attr-defined]
 
     def forward(self, batch: "Batch") -> Tensor:
-        return self.neighbours(self.encoder.trunk.rows, batch)
+        return self.neighbours(self.encoder.rows, batch)
 
     def after_step(self, progress: float) -> None:
         self.neighbours.progress.fill_(progress)

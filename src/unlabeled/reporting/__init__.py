@@ -4,14 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unlabeled import __version__
 from unlabeled.check import UserError
 from unlabeled.data import open_data
-from unlabeled.files import atomic
-from unlabeled.reporting import page, sections
+from unlabeled.reporting import curves, evaluations, header, neighbours, page, panels, pretext, tracks
 from unlabeled.reporting.entry import Entry, label, look
-from unlabeled.reporting.tracks import tracks
-from unlabeled.run import opened as opened_run
+from unlabeled.run import opened
 
 __all__ = ["report"]
 
@@ -26,7 +23,7 @@ def report(
 ) -> Path:
     """Write one self-contained HTML page about a run, or about several side by side.
 
-    Sections without data are left out.
+    Sections without data are omitted.
 
     Args:
         runs: A run, the folder of one, or several of them.
@@ -44,56 +41,62 @@ def report(
         ValueError: There is no run, `data` cannot be opened, or `scores` are not one list for each run.
     """
     several = runs if isinstance(runs, Iterable) and not isinstance(runs, str | Path) else [runs]
-    opened = [opened_run(run) for run in several]
-    if not opened:
+    loaded = [opened(run) for run in several]
+    if not loaded:
         raise UserError("runs must hold at least one run, got none")
-    measured, sources = _scores(opened, scores), _data(opened, data)
-    entries = [Entry(*parts) for parts in zip(opened, measured, sources, strict=True)]
+    parts = zip(loaded, _evaluations(loaded, scores), _data(loaded, data), strict=True)
+    entries = [Entry(*part, style=f"s{number % 6}") for number, part in enumerate(parts)]
     label(entries)
     look(entries, device)
-    title, head = sections.header(entries)
-    body = [
-        page.section("training", "Training", *sections.training(entries)),
-        page.section("pretext", "Withheld and predicted", *sections.pretext(entries, device)),
-        page.section("tracks", "Masks carried along", *tracks(entries, device)),
-        page.section("neighbors", "Nearest neighbours", *sections.neighbors(entries)),
-        page.section("filters", "First-layer filters", *sections.filters(entries)),
-        page.section("map", "Map of the features", *sections.feature_map(entries)),
-        page.section("scores", "Scores", *sections.scores(entries)),
-        page.section("repeat", "Repeat it", *sections.repeat(entries)),
-    ]
-    path = entries[0].path / "report.html" if out is None else Path(out)
-    with atomic(path) as temporary:
-        text = page.document(title, head, body, f"Written by unlabeled {__version__}.")
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-    return path
+    shared_facts, facts_by_run = header.facts(entries)
+    maps, map_methods = panels.maps(entries)
+    return page.write(
+        entries[0].path / "report.html" if out is None else Path(out),
+        "report.html",
+        title=header.title(entries),
+        shared_facts=shared_facts,
+        facts_by_run=facts_by_run,
+        entries=entries,
+        several=len(entries) > 1,
+        caveats=evaluations.caveats(entries),
+        place=evaluations.place,
+        charts=curves.figures(entries),
+        course=curves.course(entries),
+        pretext=pretext.galleries(entries, device),
+        tracks=tracks.galleries(entries, device),
+        neighbours=neighbours.groups(entries),
+        filters=panels.filters(entries),
+        maps=maps,
+        map_methods=map_methods,
+        rounds=evaluations.rounds(entries),
+    )
 
 
-def _scores(runs: Sequence[Any], scores: Any) -> list[list[dict[str, Any]]]:
-    """Evaluations of each run, the newest first, from what was given or stored."""
+def _evaluations(runs: Sequence[Any], scores: Any) -> list[list[dict[str, Any]]]:
+    """Evaluations of each run, the newest first: the stored ones, or those in `scores`."""
     if scores is None:
         return [run.evaluations for run in runs]
     lists = [scores] if all(isinstance(entry, Mapping) for entry in scores) else list(scores)
     if len(lists) != len(runs):
         raise UserError(f"scores must hold one list for each of the {len(runs)} runs, got {len(lists)}")
-    return [[{**getattr(given, "about", {}), "records": list(given)}] for given in lists]
+    return [[{**getattr(records, "about", {}), "records": list(records)}] for records in lists]
 
 
 def _data(runs: Sequence[Any], data: Any) -> list[Any]:
     """The data of each run, opened once for runs that share it; None where what was trained on is gone."""
     if data is not None and not isinstance(data, str | Path):
         return [data] * len(runs)
-    found: dict[tuple[str, str], Any] = {}
+    cache: dict[tuple[str, str], Any] = {}
     keys = []
     for run in runs:
         source = str(data or run.config.get("data", {}).get("source", ""))
         key = (source, repr(run.reading))
         keys.append(key)
-        if key not in found:
+        if key not in cache:
             try:
-                found[key] = open_data(source, **run.reading) if source else None
+                cache[key] = open_data(source, **run.reading) if source else None
             except (ValueError, OSError):
                 if data is not None:
                     raise
-                found[key] = None
-    return [found[key] for key in keys]
+                cache[key] = None
+    return [cache[key] for key in keys]

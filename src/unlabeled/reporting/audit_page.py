@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from unlabeled import __version__
 from unlabeled.auditing import Audit, NearPair, Part
 from unlabeled.data import Images
 from unlabeled.data.text.data import Texts
 from unlabeled.files import atomic
 from unlabeled.reporting import page, pictures
+from unlabeled.version import __version__
 
 __all__ = ["write_page"]
 

@@ -1,5 +1,6 @@
-"""What a page knows of each run, and the sample of data that it shows."""
+"""A run as the page presents it: its label, facts, epochs and evaluations."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,38 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unlabeled.method import Batch
-from unlabeled.reporting import embedding
+from unlabeled.evaluation.verdict import counted, verdict
 from unlabeled.reporting.charts import finite
+from unlabeled.reporting.samples import SAMPLES, Samples, embed, pixels, raw
 from unlabeled.run import fingerprint
 from unlabeled.training.settings import MACHINE_SETTINGS
 
-__all__ = ["Entry", "Evaluation", "Samples", "label", "look"]
-
-SAMPLES = 1000
-
-
-class Samples:
-    """A random sample of one data set, the same for every run on it.
-
-    Args:
-        data: The data as an encoder reads it.
-        opened: The same samples as they were opened, perhaps as texts.
-    """
-
-    def __init__(self, data: Any, opened: Any) -> None:
-        self.unit: str = data.unit
-        batch: Batch = data.sample(SAMPLES, seed=0)
-        self.batch = {name: value.cpu() for name, value in batch.items()}
-        texts = getattr(opened, "texts", None) if len(opened) == len(data) else None
-        rows = self.batch["index"].tolist()
-        self.captions = None if texts is None else [" ".join(texts[row][:400].split())[:110] for row in rows]
-        """Beginnings of the texts; None of what can be seen."""
-        labels = None if data.labels is None else data.labels.cpu()[self.batch["index"]]
-        self.labels: Tensor | None = labels if labels is not None and bool((labels >= 0).any()) else None
-        """Class of each sample, int64, shape (samples,), -1 where unknown; None where nothing is known."""
-        known = 0 if self.labels is None else int(self.labels.max()) + 1
-        self.classes = [str(name) for name in data.classes or range(known)]
+__all__ = ["Entry", "Evaluation", "label", "look"]
 
 
 @dataclass
@@ -70,6 +46,11 @@ class Evaluation:
         """What it was measured on; empty if unknown."""
         return str(self.measured.get("data", ""))
 
+    @cached_property
+    def claims(self) -> list[str]:
+        """The verdict, line by line."""
+        return verdict(self.records).splitlines()
+
     @property
     def caveats(self) -> list[str]:
         """Sentences that no reader of the scores may miss."""
@@ -79,32 +60,34 @@ class Evaluation:
         return notes
 
     @property
-    def tested(self) -> str:
+    def setting(self) -> str:
         """What the scores were measured on and when, in a sentence; empty where that is not known."""
-        about, when = self.measured, _moment(self.measured.get("time"))
+        about, time = self.measured, moment(self.measured.get("time"))
         if "data" not in about:
             return ""
         samples = ""
         if "test_samples" in about:
             samples = f": {about['training_samples']:,} training and {about['test_samples']:,} test samples"
         seed = f", seed {about['seed']}" if "seed" in about else ""
-        return f"Measured on {about['data']}{samples}{seed}{f', {when}' if when else ''}."
+        return f"Measured on {about['data']}{samples}{seed}{f', {time}' if time else ''}."
 
 
 class Entry:
-    """A run and what is shown of it.
+    """A run and what the page shows of it.
 
     Args:
         run: The run.
         evaluations: What was measured, each as `Run.measured`, the newest first.
         data: The opened data, or None.
+        style: CSS class of the run's colour.
     """
 
-    def __init__(self, run: Any, evaluations: Sequence[dict[str, Any]], data: Any) -> None:
+    def __init__(self, run: Any, evaluations: Sequence[dict[str, Any]], data: Any, style: str = "s0") -> None:
+        self.style = style
         self.run, self.data = run, data if data is not None and len(data) else None
         state = fingerprint(run.encoder.state_dict()) if evaluations else ""
-        known = [Evaluation(measured, state) for measured in evaluations if measured["records"]]
-        self.evaluations = sorted(known, key=lambda one: not one.current)
+        usable = [Evaluation(measured, state) for measured in evaluations if measured["records"]]
+        self.evaluations = sorted(usable, key=lambda evaluation: not evaluation.current)
         """Those of the encoder as it is now, then those of earlier states; within both the newest first."""
         self.path = Path(run.path)
         self.config: dict[str, Any] = run.config
@@ -125,14 +108,14 @@ class Entry:
             return None
 
     @property
-    def source(self) -> str:
-        """Where the data came from; empty if it was given as an array."""
-        return str(self.about.get("source", ""))
+    def labels(self) -> Tensor | None:
+        """Class of each sample of the page, -1 where unknown; None where no sample has one."""
+        return None if self.samples is None else self.samples.labels
 
     @property
     def judged(self) -> list[Evaluation]:
         """What the verdict rests on: all of the encoder as it is now, or else the newest of an earlier state."""
-        return [one for one in self.evaluations if one.current] or self.evaluations[:1]
+        return [evaluation for evaluation in self.evaluations if evaluation.current] or self.evaluations[:1]
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -142,20 +125,67 @@ class Entry:
 
     @property
     def facts(self) -> dict[str, str]:
-        """Facts worth a glance, by name; what is not known is left out."""
+        """Facts worth a glance, by name; what is not known is omitted."""
         samples, size = self.about.get("samples"), self.settings.get("image_size")
         weights, last = self.config.get("parameters"), self.history[-1] if self.history else {}
+        data, encoder = str(self.about.get("name", "")), str(self.settings.get("encoder", ""))
         facts = {
             "Method": self.name,
-            "Data": str(self.about.get("name", "")) + (f", {_many(samples, 'samples')}" if samples else ""),
-            "Encoder": str(self.settings.get("encoder", ""))
-            + (f", {_count(weights)} weights" if weights else ""),
+            "Data": f"{data}, {counted(samples, 'samples')}" if samples else data,
+            "Encoder": f"{encoder}, {_short(weights)} weights" if weights else encoder,
             "Image size": f"{size} × {size} pixels" if size else "",
-            "Trained": f"{_many(last['epoch'], 'epochs')}, {_many(last['step'], 'steps')}" if last else "",
+            "Trained": f"{counted(last['epoch'], 'epochs')}, {counted(last['step'], 'steps')}"
+            if last
+            else "",
             "Training time": self._duration(),
-            "Started": _moment(self.config.get("started")),
+            "Started": moment(self.config.get("started")),
         }
         return {name: value for name, value in facts.items() if value}
+
+    @property
+    def training_verdict(self) -> str:
+        """What the last epoch said of the training; empty where it said nothing."""
+        return str(self.history[-1].get("verdict") or "") if self.history else "No epoch was finished."
+
+    @property
+    def epochs(self) -> list[float]:
+        return [float(line.get("epoch", number)) for number, line in enumerate(self.history, 1)]
+
+    @cached_property
+    def holdout(self) -> tuple[list[float], list[float | None]]:
+        """Epochs, in fractions where one has several, and losses on held-out data, None where there is none."""
+        epochs: list[float] = []
+        losses: list[float | None] = []
+        step, epoch = 0, 0.0
+        for line, end in zip(self.history, self.epochs, strict=True):
+            last = line.get("step") or 0
+            within = line.get("holdout_losses") or {last: line.get("holdout_loss")}
+            for at, loss in within.items():
+                fraction = (int(at) - step) / (last - step) if last > step else 1.0
+                epochs.append(epoch + (end - epoch) * fraction)
+                losses.append(loss)
+            step, epoch = last, end
+        return epochs, losses
+
+    @property
+    def command(self) -> str:
+        """The command that trains the same encoder again."""
+        source, config = str(self.about.get("source", "")), str(self.path / "run.toml")
+        return shlex.join(["unlabeled", "pretrain", self.name, source or "DATA", "--config", config])
+
+    @property
+    def notes(self) -> list[str]:
+        """Versions of the libraries, and settings that were chosen for the user."""
+        versions = " · ".join(f"{name} {value}" for name, value in self.config.get("versions", {}).items())
+        chosen = [f"{name} {self.settings.get(name, '')}".strip() for name in self.config.get("chosen", [])]
+        automatic = "Not set by the user, so chosen from the size of the data"
+        return [*filter(None, [versions]), *([f"{automatic}: {', '.join(chosen)}."] if chosen else [])]
+
+    @property
+    def run_toml(self) -> str:
+        """The run's settings as they were written; empty if the file is gone."""
+        file = self.path / "run.toml"
+        return file.read_text(encoding="utf-8") if file.is_file() else ""
 
     def _duration(self) -> str:
         """Time spent in training steps, from the images of each epoch and its speed."""
@@ -175,18 +205,18 @@ class Entry:
 
 
 def label(entries: Sequence[Entry]) -> None:
-    """Name runs by what tells them apart: the method, else the choices that differ, else the folder."""
-    if len({entry.name for entry in entries}) == len(entries):
+    """Name runs by how they differ: the method, else the choices that differ, else the folder."""
+    names = {entry.name for entry in entries}
+    if len(names) == len(entries):
         return
-    mixed = len({entry.name for entry in entries}) > 1
     differing = [
         name
         for name in sorted({name for entry in entries for name in entry.choices})
         if len({str(entry.choices.get(name, "default")) for entry in entries}) > 1
     ]
     for entry in entries:
-        told = [f"{name.replace('_', ' ')} {entry.choices.get(name, 'default')}" for name in differing[:3]]
-        entry.label = ", ".join([*([entry.name] if mixed else []), *told])
+        choices = [f"{name.replace('_', ' ')} {entry.choices.get(name, 'default')}" for name in differing[:3]]
+        entry.label = ", ".join([*([entry.name] if len(names) > 1 else []), *choices])
     if len({entry.label for entry in entries}) < len(entries):
         for entry in entries:
             entry.label = f"{entry.name}, {entry.path.name}"
@@ -199,39 +229,35 @@ def look(entries: Sequence[Entry], device: str) -> None:
         entries: The runs; those with data get `samples`, `images`, `features` and `raw`.
         device: Where to compute.
     """
-    made: dict[tuple[int, int], Samples] = {}
+    samples: dict[tuple[int, int], Samples] = {}
     for entry in entries:
-        if entry.data is not None:
-            encoder = entry.run.encoder
-            read = encoder.evaluation_view(entry.data)
-            key = (id(entry.data), len(read))
-            if key not in made:
-                made[key] = Samples(read, entry.data)
-            samples = made[key]
-            batch = samples.batch
-            if read is not entry.data:  # what one encoder reads of it means nothing to another
-                batch = {name: value.cpu() for name, value in read.sample(SAMPLES, seed=0).items()}
-            entry.samples = samples
-            entry.images = embedding.pixels(encoder.cpu(), batch)
-            entry.raw = embedding.raw(encoder, batch, device)
-            entry.features = embedding.embed(entry.method, encoder, batch, device)
+        if entry.data is None:
+            continue
+        encoder = entry.run.encoder
+        view = encoder.evaluation_view(entry.data)
+        key = (id(entry.data), len(view))
+        if key not in samples:
+            samples[key] = Samples(view, entry.data)
+        entry.samples = samples[key]
+        batch = entry.samples.batch
+        if view is not entry.data:  # what one encoder reads of it means nothing to another
+            batch = {name: value.cpu() for name, value in view.sample(SAMPLES, seed=0).items()}
+        entry.images = pixels(encoder.cpu(), batch)
+        entry.raw = raw(encoder, batch, device)
+        entry.features = embed(entry.method, encoder, batch, device)
 
 
-def _many(number: int, things: str) -> str:
-    """A number with what it counts, a plural in s."""
-    return f"{number:,} {things if number != 1 else things.removesuffix('s')}"
+def moment(time: Any) -> str:
+    """A time in ISO format as people write it; empty where it is none."""
+    try:
+        date = datetime.fromisoformat(str(time))
+    except ValueError:
+        return ""
+    return f"{date.day} {date:%b %Y, %H:%M} {date.tzname() or ''}".strip()
 
 
-def _count(number: float) -> str:
+def _short(number: float) -> str:
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g} {letter}"
     return str(number)
-
-
-def _moment(started: Any) -> str:
-    try:
-        moment = datetime.fromisoformat(str(started))
-    except ValueError:
-        return ""
-    return f"{moment.day} {moment:%b %Y, %H:%M} {moment.tzname() or ''}".strip()

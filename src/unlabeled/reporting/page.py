@@ -1,52 +1,41 @@
-"""The page: one HTML file that needs nothing else."""
+"""The page: templates filled into one HTML file that needs nothing else."""
 
-from html import escape
-from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
-__all__ = ["document", "section"]
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-STYLE = files("unlabeled.reporting").joinpath("page.css")
+from unlabeled import __version__
+from unlabeled.evaluation.verdict import counted
+from unlabeled.files import atomic
+from unlabeled.reporting import charts
 
+__all__ = ["render", "write"]
 
-def section(identifier: str, heading: str, sentence: str, content: str) -> str:
-    """Put a heading and one sentence on what to look at beside the content; nothing without content.
-
-    Args:
-        identifier: Anchor of the section.
-        heading: Plain text.
-        sentence: Plain text.
-        content: HTML.
-
-    Returns:
-        HTML.
-    """
-    if not content:
-        return ""
-    return (
-        f'<section id="{identifier}"><div><h2>{escape(heading)}</h2><p>{escape(sentence)}</p></div>'
-        f"<div>{content}</div></section>\n"
-    )
+TEMPLATES = Environment(
+    loader=PackageLoader("unlabeled.reporting"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=StrictUndefined,
+)
+TEMPLATES.filters |= {"counted": counted, "number": charts.number}
+TEMPLATES.tests["finite"] = charts.finite
+TEMPLATES.globals["mark"] = charts.mark
 
 
-def document(title: str, header: str, sections: list[str], footer: str) -> str:
-    """Put the parts into one page.
+def render(template: str, **content: Any) -> str:
+    """Fill a template; whatever is not `Markup` is escaped."""
+    return TEMPLATES.get_template(template).render(version=__version__, **content)
 
-    Args:
-        title: Plain text.
-        header: HTML.
-        sections: HTML of each section.
-        footer: Plain text.
+
+def write(path: Path, template: str, **content: Any) -> Path:
+    """Write a filled template to a file, whole or not at all; names that are not Unicode are written with backslashes.
 
     Returns:
-        A whole HTML document.
+        The file.
     """
-    style = STYLE.read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        # says to the browser what we promise: nothing is loaded from anywhere
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
-        f"<title>{escape(title)}</title><style>{style}</style></head>\n<body><main>\n<header>{header}</header>\n"
-        f"{''.join(sections)}<footer>{escape(footer)}</footer>\n</main></body></html>\n"
-    )
+    text = render(template, **content)
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    return path

@@ -3,11 +3,11 @@
 import base64
 import io
 import math
-from html import escape
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from markupsafe import Markup, escape
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
@@ -37,22 +37,22 @@ def png(picture: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def image(picture: Tensor, description: str, classes: str = "") -> str:
+def image(picture: Tensor, description: str, style: str = "") -> Markup:
     """Make an `<img>` that carries its pixels.
 
     Args:
         picture: Float, shape (channels, height, width), in 0..1.
         description: What a reader who cannot see it should know; plain text.
-        classes: Further CSS classes.
+        style: Further CSS classes.
 
     Returns:
         HTML.
     """
     height, width = picture.shape[-2:]
-    classes = f"{'pixels ' if max(height, width) < SMOOTH_FROM else ''}{classes}".strip()
+    style = f"{'pixels ' if max(height, width) < SMOOTH_FROM else ''}{style}".strip()
     data = base64.b64encode(png(picture)).decode()
-    about = f'class="{classes}" width="{width}" height="{height}" alt="{escape(description)}"'
-    return f'<img {about} src="data:image/png;base64,{data}">'
+    attributes = f'class="{style}" width="{width}" height="{height}" alt="{escape(description)}"'
+    return Markup(f'<img {attributes} src="data:image/png;base64,{data}">')
 
 
 def thumbnails(images: Tensor, shown: int, budget: int = 250_000, largest: int = 96) -> Tensor:

@@ -3,13 +3,22 @@
 import math
 from collections.abc import Iterable
 from operator import is_not
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from unlabeled.kernels.compat import buffers_of, copy_all_
 from unlabeled.method import Method
 
-__all__ = ["Undo", "finite_gradients", "infinite"]
+__all__ = ["Fault", "Undo", "finite_gradients", "infinite"]
+
+
+class Fault(NamedTuple):
+    """What is not finite in a step, and the rows of its samples."""
+
+    what: str
+    rows: Tensor
 
 
 class Undo:
@@ -20,13 +29,15 @@ class Undo:
     """
 
     def __init__(self, method: Method) -> None:
-        self.owners = [module._buffers for module in method.modules()]
+        self.modules = list(method.modules())
         self.forget()
 
     @torch.no_grad()
     def hold(self) -> None:
         """Copy all values, into the memory of the copies before: fresh memory costs several times the copying."""
-        buffers = [buffer for owner in self.owners for buffer in owner.values() if buffer is not None]
+        buffers = [
+            buffer for module in self.modules for buffer in buffers_of(module).values() if buffer is not None
+        ]
         if (
             len(buffers) != len(self.buffers)
             or any(map(is_not, buffers, self.buffers))
@@ -34,22 +45,26 @@ class Undo:
         ):
             self.buffers, self.copies = buffers, [torch.empty_like(buffer) for buffer in buffers]
             self.places = [
-                (owner, name) for owner in self.owners for name, buffer in owner.items() if buffer is not None
+                (module, name)
+                for module in self.modules
+                for name, buffer in buffers_of(module).items()
+                if buffer is not None
             ]
         if buffers:
-            torch._foreach_copy_(self.copies, buffers)  # type: ignore[attr-defined]
+            copy_all_(self.copies, buffers)
 
     def forget(self) -> None:
         """Hold nothing any more."""
-        self.places: list[tuple[dict[str, Tensor | None], str]] = []
+        self.places: list[tuple[nn.Module, str]] = []
         self.buffers: list[Tensor] = []
         self.copies: list[Tensor] = []
 
     @torch.no_grad()
     def undo(self) -> None:
         """Give back the buffers that were there when they were held, with the values that they had."""
-        for (owner, name), buffer, copy in zip(self.places, self.buffers, self.copies):
-            owner[name] = (buffer if buffer.shape == copy.shape else buffer.resize_(copy.shape)).copy_(copy)
+        for (module, name), buffer, copy in zip(self.places, self.buffers, self.copies):
+            restored = buffer if buffer.shape == copy.shape else buffer.resize_(copy.shape)
+            setattr(module, name, restored.copy_(copy))
 
 
 def infinite(method: Method) -> set[str]:
@@ -62,6 +77,6 @@ def finite_gradients(weights: Iterable[Tensor]) -> bool:
     gradients = [weight.grad for weight in weights if weight.grad is not None]
     if not gradients:
         return True
-    # Norms are quick, but overflow before their parts do.
-    norms = torch.stack(torch._foreach_norm(gradients))  # type: ignore[attr-defined]
-    return math.isfinite(norms.sum().item()) or all(bool(gradient.isfinite().all()) for gradient in gradients)
+    # A norm is quick, but overflows before its parts do.
+    norm = nn.utils.get_total_norm(gradients).item()
+    return math.isfinite(norm) or all(bool(gradient.isfinite().all()) for gradient in gradients)

@@ -1,7 +1,7 @@
-"""Samples held out of the training: which they are, the loss on them, and when that loss turns."""
+"""Samples held out of the training: which they are, and the loss on them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import reduce
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from unlabeled.method import Method
 from unlabeled.parts import gather
 from unlabeled.training import guard, seeds
 
-__all__ = ["Divided", "HeldOut", "Measured", "Turn", "divide", "turn"]
+__all__ = ["Divided", "HeldOut", "divide"]
 
 SMALLEST_DATA = 50
 """Samples below which nothing is held out: every one is needed for training, and a few would say nothing."""
@@ -23,10 +23,6 @@ FEWEST = 4
 MOST_MEASURED = 1024
 LARGEST_SHARE = 0.1
 """Share of the samples that whole groups may take where they do not fit the share that was asked for."""
-FEWEST_RISES = 5
-LEAST_RISE = 0.01
-"""Rise of the loss, as a share of its lowest value, below which nothing is said."""
-NOISE_WIDTHS = 8
 
 
 class Divided(NamedTuple):
@@ -35,23 +31,6 @@ class Divided(NamedTuple):
     train: Data
     held_out: Data | None
     note: str
-
-
-class Measured(NamedTuple):
-    """A measurement: optimizer steps done, loss on held-out data, mean training loss since the one before."""
-
-    step: int
-    loss: float
-    training_loss: float
-
-
-class Turn(NamedTuple):
-    """The loss on held-out data has risen since its lowest value while the training loss fell."""
-
-    best: Measured
-    now: Measured
-    measurements: int
-    """How many there were since the lowest one."""
 
 
 def divide(data: Data, share: float, seed: int) -> Divided:
@@ -189,32 +168,3 @@ class HeldOut:
 
 def _gpus(device: torch.device) -> list[int]:
     return [torch.cuda.current_device()] if device.type == "cuda" else []
-
-
-def turn(measured: Sequence[Measured], patience: int = FEWEST_RISES) -> Turn | None:
-    """Whether the loss on held-out data has turned: a rise that lasts and that noise does not explain.
-
-    Means of `patience` losses in a row are compared, as the lowest single one is low by luck: the last mean must be
-    above the lowest by 1 % of it and by eight standard deviations of a mean, and so must be each of its losses by
-    itself, if not by so much. The noise is estimated from second differences, which see little of a trend. And the
-    training loss must have fallen since.
-
-    Args:
-        measured: All measurements, the latest last.
-        patience: Measurements in a row that are averaged, at least 2.
-    """
-    best = min(range(len(measured)), key=lambda place: measured[place].loss, default=0)
-    if len(measured) - 1 - best < patience or len(measured) < 2 * patience:
-        return None
-    losses = torch.tensor([entry.loss for entry in measured], dtype=torch.double)
-    means = losses.unfold(0, patience, 1).mean(1)
-    noise = losses[-8 * patience :].diff(n=2).square().mean().sqrt() / math.sqrt(6)
-    lowest = means.min()
-    rise = max(LEAST_RISE * float(lowest.abs()), NOISE_WIDTHS * float(noise) / math.sqrt(patience))
-    if means[-1] <= lowest + rise or losses[-patience:].min() <= lowest:
-        return None
-    # A single value of the training loss is as noisy as its batches.
-    training = torch.tensor([entry.training_loss for entry in measured], dtype=torch.double)
-    if training[-patience:].mean() >= training[max(0, best - 1) : best + 2].mean():
-        return None
-    return Turn(measured[best], measured[-1], len(measured) - 1 - best)

@@ -1,189 +1,253 @@
-"""What a run will do: from a method, settings and stored files to one plan that all processes share."""
+"""What a run will do: from what the user asked for, and a stored run, to one plan that all processes share."""
 
 import difflib
-import hashlib
 import os
 import platform
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from unlabeled import __version__, encoders, methods
+from unlabeled import encoders, methods
 from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.data.notes import note
-from unlabeled.files import atomic, locked, new_folder, numbered, printable
+from unlabeled.files import printable
 from unlabeled.method import Method
 from unlabeled.run import CHECKPOINT, CONFIG, read_config, read_position
-from unlabeled.training.settings import MACHINE_SETTINGS, READING, Settings
+from unlabeled.training import folder as folders
+from unlabeled.training.settings import BUDGET, MACHINE_SETTINGS, READING, Settings
+from unlabeled.version import __version__
 
-__all__ = [
-    "Plan",
-    "build",
-    "claimed_folder",
-    "lengthen",
-    "make",
-    "reopened",
-    "resumed",
-    "stored_folder",
-    "write",
-]
+__all__ = ["Plan", "lengthened", "longer_record", "make", "record", "resumed"]
 
-COMPARED_SAMPLES = 16
-"""Samples by whose content data is told from other data of the same size."""
-BUDGET = ("epochs", "steps")
+FIELDS = Settings.__dataclass_fields__
 OPENING = ("image_size", "store_size", "max_broken", "levels", "pages", "segmenter", *READING)
 """Settings by which data is opened."""
 ONE_KIND = {
     **dict.fromkeys(("encoding", "text_column", "segmenter"), "text"),
     **dict.fromkeys(("levels", "pages"), "image"),
 }
-"""Settings that say something of data of one kind only."""
+"""Settings that apply to data of one kind only."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Plan:
     """What a run will do.
 
     Attributes:
         name: Name of the method: that of its file, or of the user's class.
-        kind: The method's class, or an instance with its encoder inside.
+        method: The method's class, or an instance with its encoder inside.
         settings: Run settings; what is None will be chosen.
         options: Options of the method, defaults included.
-        given: What the user gave by name, before anything was filled in.
+        request: What the user named, before anything was filled in.
         network: A network of the user's own, to be wrapped.
-        chosen_length: Whether the number of epochs or steps of the run that is resumed or repeated was chosen for
-            the user.
+        length_chosen: Whether epochs or steps of the run that is resumed or repeated were chosen for the user.
         before: Settings of the stored run, where it is to be trained longer.
         ends: Steps at which trainings ended that were made longer afterwards.
     """
 
     name: str
-    kind: type[Method] | Method
+    method: type[Method] | Method
     settings: Settings
     options: dict[str, Any]
-    given: dict[str, Any]
+    request: dict[str, Any]
     network: nn.Module | None = None
-    chosen_length: bool = False
+    length_chosen: bool = False
     before: Settings | None = None
-    ends: list[int] = field(default_factory=list)
+    ends: tuple[int, ...] = ()
 
 
-def make(method: str | type[Method] | Method, given: dict[str, Any], config: str | Path | None) -> Plan:
-    """Sort what the user gave into settings of the run and options of the method.
+def make(
+    method: str | type[Method] | Method,
+    request: dict[str, Any],
+    *,
+    source: str = "",
+    out: str | Path | None = None,
+    resume: bool = False,
+    config: str | Path | None = None,
+) -> Plan:
+    """Sort what the user asked for into settings of the run and options of the method.
+
+    Where a run is resumed whose folder can be told before the data is opened, the data is opened as it was then.
+
+    Args:
+        method: As in `pretrain`.
+        request: Settings and options by name; None asks for the default.
+        source: Name or path of the data, empty where it has none.
+        out: As in `pretrain`.
+        resume: As in `pretrain`.
+        config: As in `pretrain`.
 
     Raises:
         ValueError: A name or a value is bad, or does not go with the rest.
     """
-    name = _name(method)
-    chosen_length = False
+    name, length_chosen = _name(method), False
     if config is not None:
-        named = any(given.get(length) is not None for length in BUDGET)
-        stored = read_config(Path(config), ("chosen",))["chosen"]
-        chosen_length = not named and not set(BUDGET).isdisjoint(stored)
-        given = _repeated(Path(config), name, given)
-    network = given.get("encoder") if isinstance(given.get("encoder"), nn.Module) else None
-    if network is None and not isinstance(given.get("encoder"), str | None):
-        wrong = getattr(given["encoder"], "__name__", given["encoder"])
-        raise UserError(f"encoder must be a name, module:function or a network, got {wrong}")
-    given = {key: value for key, value in given.items() if value is not None and value is not network}
-    for key in ("weights", "init"):
-        if network is not None and given.get(key, "default") != "default":
+        request, length_chosen = _repeated(Path(config), name, request)
+    network = request.get("encoder")
+    if not isinstance(network, str | nn.Module | None):
+        raise UserError(
+            f"encoder must be a name, module:function or a network, got {getattr(network, '__name__', network)}"
+        )
+    network = network if isinstance(network, nn.Module) else None
+    request = {key: value for key, value in request.items() if value is not None and value is not network}
+    options = {key: value for key, value in request.items() if key not in FIELDS}
+    _refuse_second_encoder(method, network, request, options)
+    settings = Settings(**{key: value for key, value in request.items() if key in FIELDS})
+    settings = replace(settings, **_described(method, network), **_started(settings))
+    loaded = methods.load(method) if isinstance(method, str) else method
+    for key, kind in ONE_KIND.items():
+        if key in request and loaded.kind != kind:
             raise UserError(
-                f"{key} must be left out where encoder is a network, which has its own weights, got {given[key]}"
+                f"{key} must be left out for data of kind {loaded.kind}, as it is of {kind} only, got {request[key]}"
             )
-    known = Settings.__dataclass_fields__
-    options = {key: value for key, value in given.items() if key not in known}
+    if not isinstance(loaded, Method) and name in methods.names():
+        options = _with_defaults(name, options)
+    if resume and (out is not None or (source and Path(source).exists())):
+        settings = _reopening(settings, request, folders.latest(out, name, source).path)
+    return Plan(name, loaded, settings, options, request, network, length_chosen)
+
+
+def _name(method: str | type[Method] | Method) -> str:
+    if isinstance(method, str):
+        return methods.describe(method).name
+    kind = type(method) if isinstance(method, Method) else method
+    room, _, file = kind.__module__.rpartition(".")
+    return file if room == methods.__name__ else kind.__name__
+
+
+def _repeated(config: Path, method: str, request: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Values of a stored run with those named now on top, and whether its length was chosen for the user.
+
+    What had been chosen to fit other values is chosen anew.
+    """
+    stored = read_config(config, ("method", "settings", "options", "chosen"))
+    if stored["method"] != method:
+        raise UserError(f"method must be {stored['method']} to repeat {config}, got {method}")
+    if ends := stored.get("ends"):
+        steps = ", ".join(map(str, ends))
+        note(
+            f"{config} is of a run that was trained longer from step {steps}; it is repeated with one schedule"
+        )
+    values = {"holdout": 0.0} | stored["settings"] | stored["options"]  # older runs held nothing out
+    name = values.get("encoder")
+    if encoders.is_named(name) and "encoder" not in request:
+        raise UserError(
+            f"encoder must be named again to repeat {config}, whose network {name} built: --encoder {name}; "
+            "nothing that a file names is imported"
+        )
+    free = (*MACHINE_SETTINGS, "seed")
+    if any(values.get(key) != value for key, value in request.items() if key not in free):
+        values = {key: value for key, value in values.items() if key not in stored["chosen"]}
+    if not request.keys().isdisjoint(BUDGET):
+        values = {key: value for key, value in values.items() if key not in BUDGET}
+    named = any(request.get(key) is not None for key in BUDGET)
+    return values | request, not named and not set(BUDGET).isdisjoint(stored["chosen"])
+
+
+def _refuse_second_encoder(
+    method: str | type[Method] | Method,
+    network: nn.Module | None,
+    request: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
+    for key in ("weights", "init"):
+        if network is not None and request.get(key, "default") != "default":
+            raise UserError(
+                f"{key} must be left out where encoder is a network, which has its own weights, got {request[key]}"
+            )
     if isinstance(method, Method):
         for key in (*options, "encoder", "image_size", "weights", "init"):
-            if key in given or (key == "encoder" and network is not None):
+            if key in request or (key == "encoder" and network is not None):
                 raise UserError(
-                    f"{key} must be left out where the method has its encoder inside, got {given.get(key)}"
+                    f"{key} must be left out where the method has its encoder inside, got {request.get(key)}"
                 )
-    settings = Settings(**{key: value for key, value in given.items() if key in known})
-    if network is not None:  # what is written down must not be the network that would have been chosen
-        settings.encoder = encoders.OWN_NETWORK
-    if isinstance(network, encoders.Encoder):
-        settings.encoder = network.config.get("name", encoders.OWN_NETWORK)
-        settings.image_size = network.config.get("image_size")
-    kind = methods.load(method) if isinstance(method, str) else method
-    if isinstance(kind, Method):
-        settings.encoder = getattr(kind.encoder, "config", {}).get("name", encoders.OWN_NETWORK)
-        settings.image_size = getattr(kind.encoder, "config", {}).get("image_size")
-    for key, only in ONE_KIND.items():
-        if key in given and kind.kind != only:
-            raise UserError(
-                f"{key} must be left out for data of kind {kind.kind}, as it is of {only} only, got {given[key]}"
-            )
-    if not isinstance(kind, Method) and name in methods.names():
-        defaults = {option.name: option.default for option in methods.describe(name).options}
-        _refuse_unknown(name, options, defaults)
-        options = {key: value for key, value in (defaults | options).items() if value is not None}
-    return Plan(name, kind, settings, options, given, network, chosen_length)
 
 
-def reopened(plan: Plan, folder: Path) -> Plan:
-    """The plan with how the data of the stored run was opened, where nothing else is asked for."""
+def _described(method: str | type[Method] | Method, network: nn.Module | None) -> dict[str, Any]:
+    """Settings that describe an encoder which the user brings, so that no other one is chosen or written down."""
+    if isinstance(method, Method):
+        config = getattr(method.encoder, "config", {})
+    elif isinstance(network, encoders.Encoder):
+        config = network.config
+    else:
+        return {} if network is None else {"encoder": encoders.OWN_NETWORK}
+    return {"encoder": config.get("name", encoders.OWN_NETWORK), "image_size": config.get("image_size")}
+
+
+def _started(settings: Settings) -> dict[str, int]:
+    """Numbers of processes and nodes where torchrun has started them."""
+    if settings.devices * settings.nodes > 1 or "LOCAL_WORLD_SIZE" not in os.environ:
+        return {}
+    devices = int(os.environ["LOCAL_WORLD_SIZE"])
+    return {"devices": devices, "nodes": int(os.environ["WORLD_SIZE"]) // devices}
+
+
+def _with_defaults(method: str, options: dict[str, Any]) -> dict[str, Any]:
+    defaults = {option.name: option.default for option in methods.describe(method).options}
+    for name in options:
+        if name not in defaults:
+            near = difflib.get_close_matches(name, [*defaults, *FIELDS], n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(defaults)}"
+            raise UserError(f"{method} has no option {name}; {hint}")
+    return {key: value for key, value in (defaults | options).items() if value is not None}
+
+
+def _reopening(settings: Settings, request: dict[str, Any], folder: Path) -> Settings:
+    """The settings with those by which a stored run opened its data, where nothing else is asked for."""
     stored = read_config(folder / CONFIG, ("settings",))["settings"]
     open_ = [
         name
-        for name, field_ in Settings.__dataclass_fields__.items()
-        if name in OPENING and name not in plan.given and getattr(plan.settings, name) == field_.default
+        for name in OPENING
+        if name in stored and name not in request and getattr(settings, name) == FIELDS[name].default
     ]
-    return replace(
-        plan, settings=replace(plan.settings, **{name: stored[name] for name in open_ if name in stored})
-    )
+    return replace(settings, **{name: stored[name] for name in open_})
 
 
-def resumed(plan: Plan, folder: Path, data: Data) -> Plan:
+def resumed(plan: Plan, folder: Path) -> Plan:
     """The plan of the stored run; only what belongs to the machine may differ today, and it may be trained longer.
 
     Raises:
-        ValueError: The method, an option, a setting or the data is another one.
+        ValueError: The method, an option or a setting is another one.
     """
     stored = read_config(folder / CONFIG, ("method", "settings", "options", "data"))
     settings, options = (
         {"holdout": 0.0} | stored["settings"],
         stored["options"],
     )  # older runs held nothing out
-    _refuse_other_data(stored["data"], data, folder)
     effective = {"method": stored["method"], **settings, **options}
-    asked = plan.given | {
-        name: getattr(plan.settings, name) for name in plan.given if hasattr(plan.settings, name)
+    request = {
+        key: getattr(plan.settings, key) if key in FIELDS else value for key, value in plan.request.items()
     }
-    budget = {name: asked.pop(name) for name in BUDGET if name in asked}
-    for name, value in {"method": plan.name, **asked}.items():
-        if name in MACHINE_SETTINGS:
-            settings[name] = value
-        elif name == "encoder" and effective.get(name) == encoders.OWN_NETWORK and encoders.is_named(value):
+    budget = {key: request.pop(key) for key in BUDGET if key in request}
+    for key, value in {"method": plan.name, **request}.items():
+        if key in MACHINE_SETTINGS:
+            settings[key] = value
+        elif key == "encoder" and effective.get(key) == encoders.OWN_NETWORK and encoders.is_named(value):
             continue  # what builds a network that was brought as it was
-        elif effective.get(name) != value:
-            raise UserError(f"{name} must be {effective.get(name)} to resume {folder}, got {value}")
-    before, chosen = None, set(stored.get("chosen", ()))
+        elif effective.get(key) != value:
+            raise UserError(f"{key} must be {effective.get(key)} to resume {folder}, got {value}")
+    before, chosen = None, stored.get("chosen", ())
     early = read_position(folder / CHECKPOINT).get("stopped") is not None
-    if budget and (early or any(settings.get(name) != value for name, value in budget.items())):
+    if budget and (early or any(settings.get(key) != value for key, value in budget.items())):
         before = Settings(**settings)
-        settings = {name: value for name, value in settings.items() if name not in BUDGET} | budget
+        settings = {key: value for key, value in settings.items() if key not in BUDGET} | budget
     return replace(
         plan,
         settings=Settings(**settings),
         options=options,
-        chosen_length=not budget and not chosen.isdisjoint(BUDGET),
+        length_chosen=not budget and not set(BUDGET).isdisjoint(chosen),
         before=before,
-        ends=list(stored.get("ends", ())),
+        ends=tuple(stored.get("ends", ())),
     )
 
 
-def lengthen(plan: Plan, folder: Path, samples: int) -> int:
-    """Step at which the stored run ends, where it is to be trained longer; that step becomes one of `plan.ends`.
+def lengthened(plan: Plan, folder: Path, samples: int) -> Plan:
+    """The plan with the step at which the stored run ends as the last of `plan.ends`.
 
     Raises:
         ValueError: The run would not become longer.
@@ -197,157 +261,23 @@ def lengthen(plan: Plan, folder: Path, samples: int) -> int:
         raise UserError(
             f"{name} must be above {least} to train {folder} longer, got {getattr(plan.settings, name)}"
         )
-    plan.ends = [*plan.ends, end]
-    return end
+    return replace(plan, ends=(*plan.ends, end))
 
 
-def write_longer(plan: Plan, folder: Path) -> None:
-    """Write the new length into run.toml, all else as it was."""
-    import tomli_w
-
-    stored = read_config(folder / CONFIG, ("settings",))
-    kept = {name: value for name, value in stored["settings"].items() if name not in BUDGET}
-    budget = {name: getattr(plan.settings, name) for name in BUDGET if getattr(plan.settings, name)}
-    stored |= {"settings": kept | budget, "ends": plan.ends}
-    stored["chosen"] = [name for name in stored.get("chosen", ()) if name not in BUDGET]
-    with atomic(folder / CONFIG) as path:
-        path.write_text(tomli_w.dumps(stored), encoding="utf-8")
-
-
-def _refuse_other_data(stored: dict[str, Any], data: Data, folder: Path) -> None:
-    for name, value in {"samples": len(data), **data.shape}.items():
-        if (before := stored.get(name, value)) != value:
-            raise UserError(f"{name} of the data must be {before} to resume {folder}, got {value}")
-    content = _content(data)
-    differ = [
-        row for row, digest in content.items() if stored.get("content", content).get(row, digest) != digest
-    ]
-    if differ:
-        path = data.paths[int(differ[0])]
-        raise UserError(
-            f"data must be what {folder} was trained on to resume it, got {data.name}, where {len(differ)} of "
-            f"{len(content)} samples looked at have different content, such as sample {differ[0]} ({path})"
-        )
-
-
-def _content(data: Data) -> dict[str, str]:
-    """Digest of the content of a few samples by their row, the same rows for data of the same size."""
-    rows = sorted({round(float(row)) for row in torch.linspace(0, len(data) - 1, COMPARED_SAMPLES)})
-    digests = {}
-    with torch.random.fork_rng(devices=[]):
-        for row in rows:
-            torch.manual_seed(row)
-            digest = hashlib.blake2b(digest_size=6)
-            for name, value in sorted(data.batch(torch.tensor([row])).items()):
-                if name != "index":
-                    flat = value.detach().cpu().contiguous().flatten()
-                    digest.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
-            digests[str(row)] = digest.hexdigest()
-    return digests
-
-
-def stored_folder(out: str | Path | None, method: str, data: str) -> Path:
-    """Folder of the run that is resumed: the one given, or the last `runs/METHOD-DATA`.
-
-    Raises:
-        ValueError: It holds no checkpoint.
-    """
-    stem = _stem(method, data)
-    folder = Path(out or [stem, *takewhile(Path.exists, islice(numbered(stem), 1, None))][-1])
-    if not (folder / CHECKPOINT).is_file():
-        raise UserError(f"out must hold a checkpoint to resume from, got {folder}")
-    return folder
-
-
-@contextmanager
-def claimed_folder(out: str | Path | None, method: str, data: str, resume: bool) -> Iterator[Path]:
-    """Folder of the run, which no other run can take meanwhile: the one given, or the next free `runs/METHOD-DATA`.
-
-    Raises:
-        ValueError: The folder holds a run already, or none to resume, or another process writes to it.
-        OSError: The folder cannot be written to.
-    """
-    if resume:
-        folder = stored_folder(out, method, data)
-    else:
-        folder = new_folder(_stem(method, data)) if out is None else Path(out)
-    with locked(folder):
-        # Where no step was taken there is nothing to lose.
-        if not resume and (folder / CHECKPOINT).exists() and read_position(folder / CHECKPOINT)["step"] > 0:
-            raise UserError(
-                f"out must be a new folder, got {folder}, which holds a run; --resume continues it"
-            )
-        yield folder
-
-
-def _stem(method: str, data: str) -> Path:
-    word = re.sub(r"[^\w.-]+", "-", Path(data).name) or "data"
-    return Path("runs") / f"{method.lower()}-{word}"
-
-
-def build(plan: Plan, data: Data, stored: Path | None = None) -> Method:
-    """Build the method with its encoder, which is fitted to the data.
+def record(
+    plan: Plan, settings: Settings, source: str, data: Data, held_out: int, method: Method
+) -> dict[str, Any]:
+    """Content of run.toml: everything asked for and chosen, and with what it was run.
 
     Args:
-        plan: What the run will do.
-        data: What it will learn from.
-        stored: Encoder of the run that is resumed: its architecture, vocabulary and statistics are taken.
+        plan: What was asked for.
+        settings: The same settings with everything chosen that was left open.
+        source: Name or path of the data, empty where it has none.
+        data: The data as it was opened.
+        held_out: Samples of it that are not trained on.
+        method: What is trained.
     """
-    if isinstance(plan.kind, Method):
-        return plan.kind
-    settings, kind = plan.settings, plan.kind.encoder_kind or plan.kind.kind
-    if isinstance(plan.network, encoders.Encoder):
-        if plan.network.kind != kind:
-            raise UserError(f"encoder of {plan.name} must be of kind {kind}, got one of {plan.network.kind}")
-        return plan.kind(plan.network, **plan.options)
-    if plan.network is not None:
-        if kind != "image":
-            raise UserError(
-                f"encoder of {plan.name} must be a subclass of Encoder or one of "
-                f"{', '.join(encoders.names(kind))}, got {type(plan.network).__name__}"
-            )
-        encoder = encoders.wrap(
-            plan.network,
-            in_channels=data.shape["channels"],
-            image_size=settings.image_size or data.shape["image_size"],
-            input=plan.kind.encoder_input,
-        )
-        if not any(weight.requires_grad for weight in encoder.parameters()):
-            network = type(plan.network).__name__
-            raise UserError(f"encoder must have weights that can be trained, got {network} without any")
-        encoders.fit(encoder, data)
-        return plan.kind(encoder, **plan.options)
-    if stored is not None:
-        named = plan.given.get("encoder")  # only what is named now is imported
-        return plan.kind(encoders.load(stored, named if encoders.is_named(named) else None), **plan.options)
-    encoder = encoders.fitted(
-        settings.encoder or encoders.names(kind)[0],
-        data,
-        kind=kind,
-        weights=settings.weights,
-        init=settings.init,
-        image_size=settings.image_size,
-        exact=("image_size" in plan.given) if kind == "image" else None,
-        input=None if plan.kind.encoder_input == "color" else plan.kind.encoder_input,
-    )
-    if kind == "image":
-        settings.image_size = encoder.config.get("image_size")
-    return plan.kind(encoder, **plan.options)
-
-
-def write(
-    plan: Plan,
-    folder: Path,
-    source: str,
-    data: Data,
-    chosen: dict[str, Any],
-    method: Method,
-    held_out: int = 0,
-) -> None:
-    """Write run.toml: everything asked for and chosen, and with what it was run; `held_out` samples were not."""
-    import tomli_w
-
-    content = {
+    return {
         "method": plan.name,
         "data": {
             "source": printable(source),
@@ -357,11 +287,10 @@ def write(
             **data.shape,
             "skipped": len(data.skipped),
             "held_out": held_out,
-            "content": _content(data),
         },
-        "settings": {key: value for key, value in asdict(plan.settings).items() if value is not None},
+        "settings": {key: value for key, value in asdict(settings).items() if value is not None},
         "options": plan.options,
-        "chosen": sorted(chosen),
+        "chosen": sorted(settings.chosen_beside(plan.settings)),
         "parameters": sum(parameter.numel() for parameter in method.encoder.parameters()),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
@@ -371,46 +300,12 @@ def write(
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         },
     }
-    with atomic(folder / CONFIG) as path:
-        path.write_text(tomli_w.dumps(content), encoding="utf-8")
 
 
-def _name(method: str | type[Method] | Method) -> str:
-    if isinstance(method, str):
-        return methods.describe(method).name
-    kind = type(method) if isinstance(method, Method) else method
-    room, _, file = kind.__module__.rpartition(".")
-    return file if room == methods.__name__ else kind.__name__
-
-
-def _repeated(config: Path, method: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Values of a stored run with those given now on top; what had been chosen to fit others is chosen anew."""
-    stored = read_config(config, ("method", "settings", "options", "chosen"))
-    if stored["method"] != method:
-        raise UserError(f"method must be {stored['method']} to repeat {config}, got {method}")
-    if ends := stored.get("ends"):
-        steps = ", ".join(map(str, ends))
-        note(
-            f"{config} is of a run that was trained longer from step {steps}; it is repeated with one schedule"
-        )
-    values = {"holdout": 0.0} | stored["settings"] | stored["options"]  # older runs held nothing out
-    if encoders.is_named(values.get("encoder")) and "encoder" not in given:
-        known = values["encoder"]
-        raise UserError(
-            f"encoder must be named again to repeat {config}, whose network {known} built: --encoder {known}; "
-            "nothing that a file names is imported"
-        )
-    kept = (*MACHINE_SETTINGS, "seed")
-    if any(values.get(name) != value for name, value in given.items() if name not in kept):
-        values = {name: value for name, value in values.items() if name not in stored["chosen"]}
-    if "steps" in given or "epochs" in given:
-        values = {name: value for name, value in values.items() if name not in ("steps", "epochs")}
-    return values | given
-
-
-def _refuse_unknown(method: str, options: dict[str, Any], known: dict[str, Any]) -> None:
-    for name in options:
-        if name not in known:
-            near = difflib.get_close_matches(name, [*known, *Settings.__dataclass_fields__], n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
-            raise UserError(f"{method} has no option {name}; {hint}")
+def longer_record(plan: Plan, folder: Path) -> dict[str, Any]:
+    """Content of run.toml of a stored run with its new length, all else as it was."""
+    stored = read_config(folder / CONFIG, ("settings",))
+    settings = {key: value for key, value in stored["settings"].items() if key not in BUDGET}
+    budget = {key: value for key in BUDGET if (value := getattr(plan.settings, key))}
+    chosen = [key for key in stored.get("chosen", ()) if key not in BUDGET]
+    return stored | {"settings": settings | budget, "ends": list(plan.ends), "chosen": chosen}

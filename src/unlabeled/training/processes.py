@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -22,12 +22,13 @@ from unlabeled.training.settings import Settings
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Stop", "at_once", "first", "join", "refuse_unshared", "stop_signals", "together"]
+__all__ = ["Stop", "at_once", "first", "in_turn", "join", "refuse_unshared", "stop_signals", "together"]
 
 SECONDS_BETWEEN_SIGNS = 2.0
 """Between two signs of life of processes that wait for each other."""
 
 Result = TypeVar("Result")
+Read = TypeVar("Read", bound=Sized)
 
 
 def join(settings: Settings) -> "Fabric":
@@ -43,9 +44,6 @@ def join(settings: Settings) -> "Fabric":
         raise UserError("device must be auto or cpu on a machine without a usable GPU, got cuda")
     if settings.device == "mps" and not torch.backends.mps.is_available():
         raise UserError("device must be auto or cpu on a machine without Apple's GPU, got mps")
-    if settings.devices * settings.nodes == 1 and "LOCAL_WORLD_SIZE" in os.environ:  # started by torchrun
-        settings.devices = int(os.environ["LOCAL_WORLD_SIZE"])
-        settings.nodes = int(os.environ["WORLD_SIZE"]) // settings.devices
     if settings.devices * settings.nodes > 1:
         _refuse_without_script(settings)
         _refuse_too_many(settings)
@@ -97,8 +95,8 @@ def _refuse_too_many(settings: Settings) -> None:
 
 def _precision(settings: Settings) -> Any:
     cuda = settings.device in ("auto", "cuda") and torch.cuda.is_available()
-    wanted = ("bf16" if cuda else "32") if settings.precision == "auto" else settings.precision
-    return {"32": "32-true", "bf16": "bf16-mixed"}[wanted]
+    precision = ("bf16" if cuda else "32") if settings.precision == "auto" else settings.precision
+    return {"32": "32-true", "bf16": "bf16-mixed"}[precision]
 
 
 def _leave() -> None:
@@ -121,6 +119,14 @@ def first(fabric: "Fabric", act: Callable[[], Result]) -> Result:
     if error is not None:
         raise error
     return result  # type: ignore[return-value]
+
+
+def in_turn(fabric: "Fabric", read: Callable[[], Read]) -> Read:
+    """Let all processes read the same data: the first one decodes, the others find what it left."""
+    if gather.processes() > 1:
+        first(fabric, lambda: len(read()))
+    with at_once():  # a node without the first one's cache decodes too
+        return read()
 
 
 @contextmanager

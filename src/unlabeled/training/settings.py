@@ -2,18 +2,20 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, Self
 
 from unlabeled import check
 from unlabeled.check import UserError
 
-__all__ = ["MACHINE_SETTINGS", "READING", "Settings"]
+__all__ = ["BUDGET", "MACHINE_SETTINGS", "READING", "Settings"]
 
 RECIPES = {"adamw": (1e-3, 0.05), "sgd": (0.03 * 4, 5e-4), "lars": (0.3, 1e-6)}
 """Learning rate at 256 samples a step and weight decay by optimizer."""
 MACHINE_SETTINGS = ("device", "devices", "nodes", "workers", "max_broken", "skip_nan")
 """Settings that tell machines and patience apart, not runs: they may differ when a run is resumed."""
+BUDGET = ("epochs", "steps")
+"""Settings that say how long is trained; one of them is set."""
 LARGEST_CHOICE = {"cpu": 64, "cuda": 224}
 """Largest image size in pixels that is chosen for the user; more is theirs to ask for."""
 READING = ("label", "text_column", "encoding", "group")
@@ -24,7 +26,7 @@ FEWEST_STEPS, MOST_EPOCHS = 250, 800
 MOST_HELD_OUT = 0.5
 
 
-@dataclass
+@dataclass(frozen=True)
 class Settings:
     """How a run is trained; None asks for a choice by the size of the data.
 
@@ -139,7 +141,7 @@ class Settings:
             raise UserError(f"betas must be two numbers of at least 0 and below 1, got {self.betas}")
         if self.optimizer != "adamw":
             raise UserError(f"betas must be left out for {self.optimizer}, which has none, got {self.betas}")
-        self.betas = [float(beta) for beta in numbers]
+        object.__setattr__(self, "betas", [float(beta) for beta in numbers])
 
     def steps_per_epoch(self, samples: int) -> int:
         """Optimizer steps in a pass over the samples; the rest that fills no batch is left for another epoch."""
@@ -150,28 +152,33 @@ class Settings:
         """Optimizer steps of the whole training."""
         return self.steps or (self.epochs or 1) * self.steps_per_epoch(samples)
 
-    def choose_network(
+    def with_network(
         self, image_size: int | None, cuda: bool, suited: Mapping[str, Any] | None = None
-    ) -> None:
-        """Fill what an encoder is built from, where it was left open.
+    ) -> Self:
+        """These settings with those that the encoder is built from, chosen where they were left open.
 
         Args:
-            image_size: Size in pixels that suits the data; None where no encoder of images is to be built.
+            image_size: Size in pixels that suits the data; None where no image encoder is to be built.
             cuda: Whether there is a GPU.
             suited: Settings that suit the method, by name.
         """
-        for name, value in (suited or {}).items():
-            if getattr(self, name) is None and not (
-                name in ("epochs", "steps") and (self.epochs or self.steps)
-            ):
-                setattr(self, name, value)
-        if image_size is not None:
-            self.image_size = self.image_size or min(image_size, LARGEST_CHOICE["cuda" if cuda else "cpu"])
-            small = "conv4" if self.image_size < 24 else "resnet10"
-            self.encoder = self.encoder or ("resnet18" if cuda else small)
+        budget = BUDGET if self.epochs or self.steps else ()
+        settings = replace(
+            self,
+            **{
+                name: value
+                for name, value in (suited or {}).items()
+                if getattr(self, name) is None and name not in budget
+            },
+        )
+        if image_size is None:
+            return settings
+        size = settings.image_size or min(image_size, LARGEST_CHOICE["cuda" if cuda else "cpu"])
+        small = "conv4" if size < 24 else "resnet10"
+        return replace(settings, image_size=size, encoder=settings.encoder or ("resnet18" if cuda else small))
 
-    def complete(self, samples: int, cuda: bool, processes: int = 1, most_epochs: int = MOST_EPOCHS) -> None:
-        """Fill what was left open, by the number of samples and the kind of machine.
+    def resolve(self, samples: int, cuda: bool, processes: int = 1, most_epochs: int = MOST_EPOCHS) -> Self:
+        """These settings with everything chosen that was left open, by the number of samples and the machine.
 
         Args:
             samples: Samples that are trained on.
@@ -187,19 +194,26 @@ class Settings:
                 f"accumulate must be at most {samples // processes} for this data, got {self.accumulate}"
             )
         most = samples // self.accumulate // processes * processes
-        self.batch_size = min(self.batch_size or (512 if cuda else 256), most)
-        if self.batch_size % processes:
-            raise UserError(
-                f"batch_size must be a multiple of the {processes} processes, got {self.batch_size}"
-            )
+        batch_size = min(self.batch_size or (512 if cuda else 256), most)
+        if batch_size % processes:
+            raise UserError(f"batch_size must be a multiple of the {processes} processes, got {batch_size}")
+        epochs = self.epochs
         if not self.steps and not self.epochs:
             wanted = 20_000 if cuda else 2_000
-            each = self.steps_per_epoch(samples)
+            each = samples // (batch_size * self.accumulate)
             most = min(MOST_EPOCHS, max(most_epochs, -(-FEWEST_STEPS // each)))
-            self.epochs = min(most, max(10, round(wanted / each)))
+            epochs = min(most, max(10, round(wanted / each)))
         lr, weight_decay = RECIPES[self.optimizer]
-        scale = self.batch_size * self.accumulate / 256
-        self.lr = self.lr or lr * (math.sqrt(scale) if self.optimizer == "adamw" else scale)
-        self.weight_decay = weight_decay if self.weight_decay is None else self.weight_decay
-        if self.precision == "auto":
-            self.precision = "bf16" if cuda else "32"
+        scale = batch_size * self.accumulate / 256
+        return replace(
+            self,
+            batch_size=batch_size,
+            epochs=epochs,
+            lr=self.lr or lr * (math.sqrt(scale) if self.optimizer == "adamw" else scale),
+            weight_decay=weight_decay if self.weight_decay is None else self.weight_decay,
+            precision=("bf16" if cuda else "32") if self.precision == "auto" else self.precision,
+        )
+
+    def chosen_beside(self, asked: Self) -> dict[str, Any]:
+        """What these settings have that was not asked for: by name, in the order of the fields."""
+        return {name: value for name, value in asdict(self).items() if value != getattr(asked, name)}

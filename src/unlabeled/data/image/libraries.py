@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def find_rows(rows: Any, name: str, file: str, total: int | None, label: str | N
     """
     from datasets import ClassLabel, Image, Value
 
-    features = rows.features or rows._resolve_features().features
+    features = rows.features or _features_of_first(rows)
 
     def holds_images(feature: Any) -> bool:
         encoded = isinstance(feature, dict) and "bytes" in feature
@@ -86,6 +86,15 @@ def find_rows(rows: Any, name: str, file: str, total: int | None, label: str | N
             yield Item(path or f"{file}#{number}", raw(known) if column else None, content)
 
     return Reading(features[column].names if column in named else None, total, items())
+
+
+def _features_of_first(rows: Any) -> Mapping[str, Any]:
+    """Types of the columns of a stream that does not say them, as its first rows have them."""
+    import pyarrow as pa
+    from datasets import Features
+
+    first = next(iter(rows.with_format(None).iter(batch_size=5)))
+    return Features.from_arrow_schema(pa.Table.from_pydict(first).schema)
 
 
 def find_torchvision(address: str) -> dict[str, tuple[Any, Source]]:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlabeled.data.builtin import load
+from unlabeled.data.decoding import samples_of
 from unlabeled.data.image.arrays import find_file, from_array
 from unlabeled.data.image.containers import find_path
 from unlabeled.data.image.data import Images
@@ -35,18 +35,7 @@ from unlabeled.data.labels import refuse_column
 from unlabeled.data.options import OpenOptions
 from unlabeled.data.sources import Source
 
-__all__ = ["built_in", "find"]
-
-
-def built_in(name: str, split: str, options: OpenOptions | None = None) -> Images:
-    """Open `digits` or `photos`.
-
-    Args:
-        name: "digits" or "photos".
-        split: "train" or "test".
-        options: How it is opened; without `channels`, digits are grey and photos in colour.
-    """
-    return load(name, split, options.channels if options else None)
+__all__ = ["find"]
 
 
 def find(source: Any, options: OpenOptions) -> Mapping[str, Callable[[], Images]]:
@@ -110,7 +99,7 @@ def _opened(source: Source | Images, options: OpenOptions) -> Images:
         pixels,
         sizes if len(sizes) == len(about["paths"]) else sizes.repeat(len(about["paths"]), 1),
         channels=about["channels"],
-        **source.about(about, options.max_broken),
+        **samples_of(source, about, options.max_broken),
     )
     data.levels = about["levels"] or None
     return data

@@ -49,7 +49,7 @@ def films(data: Any) -> Iterator[Film]:
         yield from _davis(Path(data))
         return
     if isinstance(data, str | Path):
-        from unlabeled.data.video.data import built_in
+        from unlabeled.data.worlds import built_in
 
         data = built_in(str(data), "test")
     if getattr(data, "masks", None) is None:

@@ -124,7 +124,7 @@ def measure(
 def read(encoder: Any, data: Data) -> tuple[Tensor, Tensor]:
     """Directions of all places, shape (samples, dim, rows, columns), and of all sounds, shape (samples, dim)."""
     inputs = [encoder.inputs(batch) for batch in data.batches(BATCH)]
-    places = torch.cat([encoder.places(x.image) for x in inputs])
+    places = torch.cat([encoder.positions(x.image) for x in inputs])
     return places, torch.cat([encoder.sound(x.waveform) for x in inputs])
 
 

@@ -5,13 +5,13 @@ import torch
 
 from unlabeled import encoders
 from unlabeled.data.text.data import Texts
-from unlabeled.encoders.words import NAMES, WordVectors, build, fitted
+from unlabeled.encoders.word_vectors import NAMES, WordEncoder, build, fitted
 
 TEXT = "the cat sat on the mat and the dog sat on the cat " * 3
 
 
 @pytest.fixture
-def encoder() -> WordVectors:
+def encoder() -> WordEncoder:
     torch.manual_seed(0)
     return fitted("words-20-min3", Texts([TEXT, "a rare word"]))
 
@@ -28,10 +28,10 @@ def test_vocabulary_holds_frequent_words_first(encoder):
 
 
 def test_rows_fill_lines_with_zeros_and_start_small(encoder):
-    assert encoder.trunk.rows.shape == (7, 32) and not encoder.trunk.rows[:, 20:].any()
+    assert encoder.rows.shape == (7, 32) and not encoder.rows[:, 20:].any()
     assert 0 < encoder.vectors.abs().max() <= 0.5 / 20 and encoder.vectors.shape == (7, 20)
-    assert encoder.trunk.rows.data_ptr() % 64 == 0
-    assert encoder.vectors.data_ptr() == encoder.trunk.rows.data_ptr()
+    assert encoder.rows.data_ptr() % 64 == 0
+    assert encoder.vectors.data_ptr() == encoder.rows.data_ptr()
 
 
 def test_feature_is_the_mean_of_the_words_less_that_of_the_corpus(encoder):
@@ -70,7 +70,7 @@ def test_raw_counts_words_without_vectors(encoder):
 def test_saved_encoder_is_the_same_again(encoder, tmp_path):
     encoder.save(tmp_path / "encoder.safetensors")
     again = encoders.load(tmp_path / "encoder.safetensors")
-    assert isinstance(again, WordVectors) and again.vocabulary == encoder.vocabulary
+    assert isinstance(again, WordEncoder) and again.vocabulary == encoder.vocabulary
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in encoder.state_dict().items())
 
 
@@ -103,13 +103,13 @@ def test_every_name_is_a_width():
 )
 def test_bad_names_are_refused(name):
     with pytest.raises(ValueError, match="encoder must be words-N"):
-        build({"name": name, "vocabulary": ["a", "b"]})
+        build(name, vocabulary=["a", "b"])
 
 
 @pytest.mark.parametrize("vocabulary", [[], ["one"], ["a", "a"], ["a", "two words"], ["a", ""]])
 def test_bad_vocabularies_are_refused(vocabulary):
     with pytest.raises(ValueError, match="vocabulary must have"):
-        build({"name": "words-10", "vocabulary": vocabulary})
+        build("words-10", vocabulary=vocabulary)
 
 
 def test_texts_without_known_words_have_features_of_zero(encoder):

@@ -1,4 +1,4 @@
-"""A vector for each word of a vocabulary; a text is the mean of its words."""
+"""Encoders of texts that have a vector for each word; a text is the mean of its words."""
 
 import logging
 import os
@@ -20,20 +20,20 @@ from unlabeled.parts.vocabulary import counted, unspaced
 if TYPE_CHECKING:
     from unlabeled.data import Data
 
-__all__ = ["NAMES", "Table", "WordVectors", "build", "fitted"]
+__all__ = ["NAMES", "WordEncoder", "build", "fitted"]
 
 NAMES = ("words-100", "words-50", "words-300")
 LINE = 16
-"""Numbers that a row of the table is filled up to a multiple of: whole lines of a processor's cache."""
+"""Rows of the table are padded to a multiple of so many numbers: whole cache lines."""
 RAW_WORDS = 1024
 MIN_COUNT = 5
 LOOKED_AT, MOST_UNSPACED = 1000, 0.1
-"""Texts that are looked at for scripts without spaces, and the share of their letters from which on it is said."""
+"""Texts that are searched for scripts without spaces, and the fraction of letters above which a warning is given."""
 _log = logging.getLogger("unlabeled.encoders")
 
 
 class Frequencies(nn.Module):
-    """Share of the corpus that each word has; the words themselves pass through.
+    """Fraction of the corpus that each word has.
 
     Args:
         words: Size of the vocabulary.
@@ -45,12 +45,9 @@ class Frequencies(nn.Module):
         super().__init__()
         self.register_buffer("shares", torch.full((words,), 1 / words))
 
-    def forward(self, x: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        return (*x, self.shares)
-
 
 class Table(nn.Module):
-    """Vectors of words; rows are filled up with zeros, and small random numbers before training.
+    """Vectors of words, small random numbers before training; rows are padded with zeros.
 
     Args:
         words: Size of the vocabulary.
@@ -59,27 +56,16 @@ class Table(nn.Module):
 
     def __init__(self, words: int, dim: int) -> None:
         super().__init__()
-        self.dim, self.map_dims = dim, {"words": dim}
         rows = torch.zeros(words, -(-dim // LINE) * LINE)
         rows[:, :dim] = (torch.rand(words, dim) - 0.5) / dim
         self.rows = nn.Parameter(rows)
 
-    def forward(self, x: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        tokens, mask, shares = x
-        if tokens.shape[1] == 0:  # texts without a word, which the sum of vectors cannot take
-            tokens, mask = (F.pad(rows, (0, 1)) for rows in (tokens, mask))
-        weights = mask.to(self.rows.dtype) / mask.sum(1, keepdim=True).clamp_min(1)
-        mean = F.embedding_bag(tokens, self.rows, mode="sum", per_sample_weights=weights)
-        # What all texts have in common would drown what tells them apart.
-        centred = mean - mask.any(1, keepdim=True) * (shares @ self.rows)
-        return centred[:, : self.dim]
 
-
-class WordVectors(Encoder):
+class WordEncoder(Encoder):
     """Vectors of the words of a vocabulary.
 
-    The feature of a text is the mean of the vectors of its known words, less that of all words as they stand in
-    the corpus; 0 where it has none.
+    The feature of a text is the mean of the vectors of its known words, less the mean over the corpus; 0 where it has
+    none.
 
     Args:
         config: `kind`, `name` such as words-100, `vocabulary`, the words by number, and perhaps `segmenter`.
@@ -87,26 +73,31 @@ class WordVectors(Encoder):
 
     kind = "words"
     raw_detail = f"ln(1 + count) of the {RAW_WORDS:,} most frequent words, as a unit vector"
-    trunk: Table
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self.vocabulary: list[str] = list(config["vocabulary"])
         dim, _ = _numbers(config["name"])
-        super().__init__(Frequencies(len(self.vocabulary)), Table(len(self.vocabulary), dim), config)
+        super().__init__(config, dim, {"words": dim})
+        self.vocabulary: list[str] = list(config["vocabulary"])
+        self.adapt, self.trunk = Frequencies(len(self.vocabulary)), Table(len(self.vocabulary), dim)
         self.numbers = {word: number for number, word in enumerate(self.vocabulary)}
         """Number of each word in the vocabulary and row of its vector."""
 
     @property
+    def rows(self) -> nn.Parameter:
+        """Vectors by number of the word, padded with zeros, float, shape (words, padded dim)."""
+        return self.trunk.rows
+
+    @property
     def vectors(self) -> Tensor:
         """Vectors by number of the word, float, shape (words, dim); a view."""
-        return self.trunk.rows.detach()[:, : self.dim]
+        return self.rows.detach()[:, : self.dim]
 
     def evaluation_view(self, data: "Data", length: int | None = None) -> "Data":
         """Texts as words of the vocabulary.
 
         Args:
-            data: `Texts`; what is made of words already stays as it is.
-            length: Words of a sample, whatever text they stand in; None for a sample of each text.
+            data: `Texts`; words are returned as they are.
+            length: Words of a sample, across texts; None for a sample of each text.
         """
         words = getattr(data, "words", None)
         return data if words is None else words(self.vocabulary, length, self.config.get("segmenter"))
@@ -121,7 +112,14 @@ class WordVectors(Encoder):
         Args:
             x: What `inputs` gives.
         """
-        return self.trunk(self.adapt(x))
+        tokens, mask = x
+        if tokens.shape[1] == 0:  # texts without a word, which the sum of vectors cannot take
+            tokens, mask = (F.pad(rows, (0, 1)) for rows in (tokens, mask))
+        weights = mask.to(self.rows.dtype) / mask.sum(1, keepdim=True).clamp_min(1)
+        mean = F.embedding_bag(tokens, self.rows, mode="sum", per_sample_weights=weights)
+        # What all texts have in common would hide what distinguishes them.
+        centred = mean - mask.any(1, keepdim=True) * (self.adapt.shares @ self.rows)
+        return centred[:, : self.dim]
 
     def features(self, x: tuple[Tensor, Tensor], layer: str | None = None) -> Tensor:
         """Mean vectors of texts, float, shape (batch, dim).
@@ -137,7 +135,7 @@ class WordVectors(Encoder):
         return self(x)
 
     def raw(self, batch: dict[str, Tensor]) -> Tensor:
-        """How often the frequent words stand in each text, float, shape (batch, words)."""
+        """Counts of the frequent words in each text, float, shape (batch, words)."""
         tokens, mask = self.inputs(batch)
         width = min(RAW_WORDS, len(self.vocabulary))
         counts = torch.zeros(len(tokens), width + 1, device=tokens.device)
@@ -145,11 +143,11 @@ class WordVectors(Encoder):
         return F.normalize(counts[:, :width].log1p(), dim=1)
 
     def nearest(self, word: str, count: int = 10) -> list[tuple[str, float]]:
-        """Words whose vectors point most nearly the same way, and their cosines, best first.
+        """Words with the most similar vectors and their cosines, best first.
 
         Args:
             word: In lower case.
-            count: Most words that are given.
+            count: Most words to return.
 
         Raises:
             ValueError: The word is not in the vocabulary.
@@ -176,37 +174,36 @@ class WordVectors(Encoder):
                 file.write(f"{word} {' '.join(f'{number:.9g}' for number in vector)}\n")
 
 
-def build(config: dict[str, Any]) -> WordVectors:
+def build(name: str, *, vocabulary: Sequence[str] = (), segmenter: str | None = None) -> WordEncoder:
     """Vectors of small random numbers for a vocabulary.
 
     Args:
-        config: `name`, words-N for vectors of N numbers, or words-N-minM, where the vocabulary was that of the
-            words that occur M times; `vocabulary`, the words by number; and perhaps `segmenter`, what cut texts
-            into these words.
+        name: words-N for vectors of N numbers, or words-N-minM, where the vocabulary was that of the words that
+            occur M times.
+        vocabulary: The words by number.
+        segmenter: What cut texts into these words, None for white space.
 
     Raises:
         ValueError: The name is none of these, or the vocabulary is too small or holds a word twice.
     """
-    _numbers(config["name"])
-    vocabulary: Sequence[str] = config.get("vocabulary", ())
-    if len(vocabulary) < 2 or len(set(vocabulary)) < len(vocabulary):
-        different = len(set(vocabulary))
+    _numbers(name)
+    different = len(set(vocabulary))
+    if len(vocabulary) < 2 or different < len(vocabulary):
         raise UserError(
             f"vocabulary must have at least 2 words, each once, got {len(vocabulary)}, {different} different"
         )
     if unfit := [word for word in vocabulary if not word or any(map(str.isspace, word))]:
         raise UserError(f"vocabulary must have words without white space, got {unfit[0]!r}")
-    segmenter = {"segmenter": config["segmenter"]} if config.get("segmenter") else {}
-    return WordVectors({"kind": "words", "name": config["name"], "vocabulary": list(vocabulary), **segmenter})
+    config = {"kind": "words", "name": name, "vocabulary": list(vocabulary)}
+    return WordEncoder(config | ({"segmenter": segmenter} if segmenter else {}))
 
 
-def fitted(name: str, data: "Data", *, image_size: int | None = None) -> WordVectors:
+def fitted(name: str, data: "Data") -> WordEncoder:
     """Vectors of small random numbers for the words of texts.
 
     Args:
-        name: As in `build`; without -minM words that occur fewer than 5 times are left out.
+        name: As in `build`; without -minM words that occur fewer than 5 times are omitted.
         data: `Texts`.
-        image_size: Means nothing here.
 
     Raises:
         ValueError: The name is wrong, or fewer than two words occur that often.
@@ -214,16 +211,16 @@ def fitted(name: str, data: "Data", *, image_size: int | None = None) -> WordVec
     _, min_count = _numbers(name)
     texts: Sequence[str] = data.texts  # type: ignore[attr-defined]
     segmenter: str | None = data.segmenter  # type: ignore[attr-defined]
-    share = unspaced(texts[:LOOKED_AT])
-    if segmenter is None and share > MOST_UNSPACED:
+    fraction = unspaced(texts[:LOOKED_AT])
+    if segmenter is None and fraction > MOST_UNSPACED:
         _log.warning(
-            f"{data.name}: {share:.0%} of the letters are of scripts without spaces, so that whole sentences count as "
-            "words; split them with --segmenter characters, jieba or pythainlp"
+            f"{data.name}: {fraction:.0%} of the letters are of scripts without spaces, so that whole sentences count "
+            "as words; split them with --segmenter characters, jieba or pythainlp"
         )
     counts = counted(texts, min_count, segmenter)
-    encoder = build({"name": name, "vocabulary": list(counts), "segmenter": segmenter})
-    shares = torch.tensor(list(counts.values()), dtype=torch.float64)
-    encoder.adapt.shares.copy_(shares / shares.sum())
+    encoder = build(name, vocabulary=list(counts), segmenter=segmenter)
+    frequencies = torch.tensor(list(counts.values()), dtype=torch.float64)
+    encoder.adapt.shares.copy_(frequencies / frequencies.sum())
     return encoder
 
 

@@ -1,0 +1,276 @@
+"""Encoders of every kind by their names: built, fitted to data, filled from files, and built again."""
+
+import inspect
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from unlabeled import check
+from unlabeled.check import UserError
+from unlabeled.encoders import audio, audio_visual, image, text, video, word_vectors
+from unlabeled.encoders.adapt import Adapt
+from unlabeled.encoders.encoder import Encoder
+from unlabeled.encoders.image import OWN_NETWORK, ImageEncoder
+from unlabeled.encoders.rescaled import rescale_
+from unlabeled.encoders.saved import is_ours, load_weights, no_larger_than, read_header
+from unlabeled.encoders.user_network import call_builder, import_builder, is_named, wrap
+from unlabeled.encoders.weights import match, read, stem_channels
+
+if TYPE_CHECKING:
+    from unlabeled.data import Data
+
+__all__ = ["KINDS", "build", "fitted", "load", "names", "rebuilt"]
+
+SIZES = (32, 64, 96, 128, 192, 224, 256, 384, 448, 518)
+"""Usual image sizes of pretrained weights, in pixels."""
+
+KINDS: dict[str, Any] = {
+    "image": image,
+    "text": text,
+    "words": word_vectors,
+    "audio": audio,
+    "video": video,
+    "audio-visual": audio_visual,
+}
+"""Kinds of encoders, and the module of each, with its `NAMES`, `build` and `fitted`."""
+
+
+def names(kind: str = "image") -> list[str]:
+    """Names of our own encoders of a kind, the default first; for images any name of a timm model works too."""
+    check.choice(KINDS, kind=kind)
+    return list(KINDS[kind].NAMES)
+
+
+def build(
+    name: str, *, kind: str = "image", weights: str | os.PathLike[str] | None = None, **config: Any
+) -> Encoder:
+    """Build an encoder with random weights, or with those of a file.
+
+    Args:
+        name: One of `names(kind)`; for images also the name of a timm model.
+        kind: Kind of data that it reads: image, text, words, audio, video or audio-visual.
+        weights: A file: of `Encoder.save`, or the state of the network as timm, torchvision, MoCo, DINO, Lightning
+            and others save it, safetensors or pickled tensors.
+        **config: Further arguments of the kind's own `build`; for images `in_channels`, `image_size`, `input` and
+            `init`.
+
+    Returns:
+        The encoder, in training mode; `notes` says what was loaded and converted.
+
+    Raises:
+        ValueError: A name, a number or the file does not fit.
+    """
+    check.choice(KINDS, kind=kind)
+    make = KINDS[kind].build
+    for argument in config:
+        check.choice(inspect.signature(make).parameters, argument=argument)
+    return _filled(partial(make, name, **config), weights)
+
+
+def fitted(
+    name: str,
+    data: "Data",
+    *,
+    kind: str = "image",
+    weights: str | os.PathLike[str] | None = None,
+    init: str = "default",
+    image_size: int | None = None,
+    **options: Any,
+) -> Encoder:
+    """Build an encoder for data: its shape, its vocabulary and the statistics of its input come from there.
+
+    Args:
+        name: One of `names(kind)`; for images also the name of a timm model. Or module:function, which is imported,
+            and builds a network from those of `in_channels` and `image_size` that it has parameters for.
+        data: What it will be trained on.
+        kind: Kind of encoder.
+        weights: A file to start from, as in `build`; it brings the statistics too.
+        init: default, or rescaled, which makes the channels of each layer vary alike on the data.
+        image_size: Height and width in pixels of images and frames; None takes that of the data. Other kinds have none.
+        **options: Further arguments of the kind's own `fitted`; what is None is chosen automatically.
+    """
+    check.choice(("default", "rescaled"), init=init)
+    check.choice(KINDS, kind=kind)
+    make = KINDS[kind].fitted
+    options = {key: value for key, value in options.items() if value is not None}
+    if image_size is not None and "image_size" in inspect.signature(make).parameters:
+        options["image_size"] = image_size
+    if is_named(name):
+        encoder = _filled(partial(_fitted_own, name, data, kind, **options), weights)
+    elif weights is not None and kind != "image":  # vocabulary and shape come from the file
+        return _loaded_as(name, kind, Path(weights))
+    else:
+        encoder = _filled(partial(make, name, data, **options), weights)
+    if init == "rescaled":
+        if not isinstance(encoder, ImageEncoder):
+            raise UserError(f"init must be default for encoders of {kind}, got rescaled")
+        rescale_(encoder, image.sample(encoder, data))
+    return encoder
+
+
+def load(path: str | os.PathLike[str], module: nn.Module | str | None = None) -> Encoder:
+    """Build the encoder that `Encoder.save` wrote to a file, weights included.
+
+    Args:
+        path: The file.
+        module: The network, where it was one of your own, or the module:function that builds it; its weights are
+            replaced. Names in the file itself are never imported.
+
+    Raises:
+        ValueError: The file is no encoder of ours, or needs the module.
+    """
+    path = Path(path)
+    about, sizes = read_header(path)
+    if "unlabeled" not in about:
+        raise UserError(f"path must be an encoder that was saved here, got {path}. Use build with weights")
+    encoder: Encoder | None = None
+    try:
+        config = json.loads(about["unlabeled"])
+        if not isinstance(config, dict) or not isinstance(config.get("name"), str):
+            raise UserError("its architecture has no name")
+        if "weights" in config:
+            raise UserError("its architecture names another file")
+        if config["name"] != OWN_NETWORK and not is_named(config["name"]):
+            with no_larger_than(sum(sizes.values()), config):
+                encoder = build(**config)
+    except Exception as error:  # networks refuse what they cannot be built from in ways of their own
+        raise UserError(f"{path} must hold an encoder that can be built: {check.reason(error)}") from error
+    if encoder is None:
+        encoder = _own_again(path, config, module)
+    elif module not in (None, config["name"]):
+        raise UserError(f"encoder must be left out for {path}, which holds a {config['name']}, got {module}")
+    load_weights(encoder, path)
+    return encoder
+
+
+def rebuilt(encoder: Encoder) -> Encoder | None:
+    """Build the architecture of an encoder anew with random weights; None where only its user can build it."""
+    config = encoder.config | ({"init": "default"} if "init" in encoder.config else {})
+    if encoder.maker is not None:
+        return _built_by(encoder.maker, config)
+    ours = type(encoder).__module__.rpartition(".")[0] == __package__
+    return build(**config) if ours and config["name"] != OWN_NETWORK else None
+
+
+def _loaded_as(name: str, kind: str, path: Path) -> Encoder:
+    """The encoder of a file, which must be of a name and a kind."""
+    encoder = load(path)
+    if encoder.kind != kind or encoder.config["name"] != name:
+        content = f"{encoder.config['name']}, of {encoder.kind}"
+        raise UserError(f"weights must be of {name}, of {kind}, got {path.name} of {content}")
+    return encoder
+
+
+def _own_again(path: Path, config: dict[str, Any], module: nn.Module | str | None) -> Encoder:
+    """The encoder of a file around a network that its user brings again."""
+    name, kind = config["name"], config.get("kind", "image")
+    if module is None:
+        brought = name == OWN_NETWORK
+        content, option = (
+            ("a network of your own", "MODULE:FUNCTION") if brought else (f"what {name} built", name)
+        )
+        raise UserError(
+            f"module must be given: {path} holds the weights of {content}, and nothing that a file names is imported. "
+            f"Name it again: --encoder {option}, load(run, encoder=...), encoders.load(path, module=...)"
+        )
+    if isinstance(module, Encoder):
+        return module
+    if isinstance(module, str):
+        if not is_named(module):
+            raise UserError(f"encoder must be module:function to open {path}, got {module}")
+        return _built_by(import_builder(module), config | {"name": module})
+    if kind != "image":
+        raise UserError(f"module must be an Encoder of {kind} for {path}, got {type(module).__name__}")
+    return wrap(module, **_wrap_arguments(config))
+
+
+def _fitted_own(name: str, data: "Data", kind: str, **options: Any) -> Encoder:
+    """An encoder around the network that a function of the user's builds, its statistics set from data."""
+    config: dict[str, Any] = {"kind": kind, "name": name}
+    if kind == "image":
+        config |= {"in_channels": data.shape["channels"], "image_size": data.shape["image_size"], **options}
+        config.pop("exact", None)
+    encoder = _built_by(import_builder(name), config)
+    return image.fit(encoder, data) if isinstance(encoder, ImageEncoder) else encoder
+
+
+def _built_by(maker: Callable[..., Any], config: dict[str, Any]) -> Encoder:
+    """An encoder around the network that a function of the user's builds."""
+    kind, name = config.get("kind", "image"), config["name"]
+    facts = {key: value for key, value in _wrap_arguments(config).items() if key != "name"}
+    if "in_channels" in facts:
+        facts["in_channels"] = facts.get("network_channels") or facts["in_channels"]
+    network = call_builder(maker, **facts)
+    if isinstance(network, Encoder):
+        if network.kind != kind:
+            raise UserError(f"encoder must be of kind {kind}, got one of {network.kind} from {name}")
+        network.config["name"] = name
+        encoder = network
+    elif kind != "image":
+        raise UserError(f"{name} must give an Encoder of {kind}, got a {type(network).__name__}")
+    else:
+        encoder = wrap(network, **_wrap_arguments(config))
+    encoder.maker = maker
+    return encoder
+
+
+def _wrap_arguments(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in ("kind", "init")}
+
+
+def _filled(make: Callable[..., Encoder], weights: str | os.PathLike[str] | None) -> Encoder:
+    """Make an encoder and fill it from a file, whose network may take other channels than the images have."""
+    encoder = make()
+    if weights is None:
+        return encoder
+    path = Path(weights)
+    if is_ours(path):
+        load_weights(encoder, path)
+        return encoder
+    state = read(path)
+    if isinstance(encoder, ImageEncoder) and (channels := stem_channels(_network(encoder), state)):
+        adapt = encoder.adapt
+        grey = channels == 1 and adapt.out_channels == 3 and adapt.input == "color"
+        if adapt.out_channels == 1 or grey:
+            encoder = make(network_channels=channels)
+    try:
+        matched = match(_network(encoder), state, encoder.config["name"], path.name)
+    except ValueError as error:
+        size = _fitting_size(encoder, state)
+        raise UserError(f"{error}" + (f". They fit with image_size={size}" if size else "")) from error
+    _network(encoder).load_state_dict(matched.state)
+    encoder.notes.append(matched.note)
+    if isinstance(encoder, ImageEncoder):
+        _take_statistics(encoder.adapt, _network(encoder))
+    return encoder
+
+
+def _network(encoder: Encoder) -> nn.Module:
+    """The network as its authors name its weights."""
+    trunk = getattr(encoder, "trunk", encoder)
+    return getattr(trunk, "model", trunk)
+
+
+def _fitting_size(encoder: Encoder, state: dict[str, Tensor]) -> int | None:
+    """An image size for which the same network would take these weights: stems and positions depend on it."""
+    if not isinstance(encoder, ImageEncoder) or encoder.maker or encoder.config["name"] == OWN_NETWORK:
+        return None
+    for size in sorted(SIZES, key=lambda size: abs(size - encoder.image_size)):
+        with suppress(ValueError), torch.random.fork_rng(devices=[]), torch.device("meta"):
+            match(_network(build(**{**encoder.config, "image_size": size})), state, "", "")
+            return size
+    return None
+
+
+def _take_statistics(adapt: Adapt, model: Any) -> None:
+    """Normalise colours as a timm model was trained."""
+    configuration = getattr(model, "pretrained_cfg", {})
+    if adapt.input == "color" and len(configuration.get("mean", ())) == adapt.out_channels:
+        adapt.set_statistics(configuration["mean"], configuration["std"])

@@ -1,0 +1,112 @@
+"""Folders as the transformers library saves a model with its tokenizer or feature extractor, written and read."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unlabeled.encoders.tokenizer import END, Family
+
+__all__ = ["read_audio_features", "read_text_states", "write_audio_model", "write_text_model"]
+
+
+def write_text_model(folder: Path, model: Any, tokenizer: Any, family: Family, length: int) -> None:
+    """Write model and tokenizer as `AutoModel` and `AutoTokenizer` of transformers read them.
+
+    Args:
+        folder: Where to write.
+        model: `BertModel` or `GPT2Model`.
+        tokenizer: A `tokenizers.Tokenizer`.
+        family: Whose special tokens it has.
+        length: Most tokens that are read at once.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    special = (
+        dict.fromkeys(("pad_token", "eos_token", "bos_token", "unk_token"), END)
+        if family == "gpt"
+        else {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    )
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=length, padding_side="right", **special
+    )
+    with _quiet():
+        wrapped.save_pretrained(folder)
+        model.save_pretrained(folder)
+
+
+@torch.no_grad()
+def read_text_states(folder: Path, x: list[str] | dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """States of the last layer as transformers computes them from such a folder.
+
+    Args:
+        folder: Where it was written.
+        x: `input_ids` and `attention_mask`, or texts, which are then read with the tokenizer of the folder.
+
+    Returns:
+        Float, shape (batch, length, dim), and which tokens are real, bool, shape (batch, length).
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    with _quiet():
+        model = AutoModel.from_pretrained(str(folder)).eval()
+    if isinstance(x, list):
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        x = dict(tokenizer(x, padding=True, truncation=True, return_tensors="pt"))
+    return model(**x).last_hidden_state, x["attention_mask"].bool()
+
+
+def write_audio_model(folder: Path, model: Any, sample_rate: int) -> None:
+    """Write model and feature extractor as `AutoModel` and `AutoFeatureExtractor` of transformers read them.
+
+    Args:
+        folder: Where to write.
+        model: `Wav2Vec2Model`.
+        sample_rate: Samples per second of the waveforms that it takes, in hertz.
+    """
+    from transformers import Wav2Vec2FeatureExtractor
+
+    padded = model.config.feat_extract_norm == "layer"
+    model.save_pretrained(folder)
+    extractor = Wav2Vec2FeatureExtractor(
+        sampling_rate=sample_rate, do_normalize=True, return_attention_mask=padded
+    )
+    extractor.save_pretrained(folder)
+
+
+def read_audio_features(folder: Path, waveforms: Iterable[Tensor], sample_rate: int) -> Tensor:
+    """Mean state of each sound as transformers computes it from such a folder, float, shape (batch, dim).
+
+    Args:
+        folder: Where it was written.
+        waveforms: Sounds without padding, float, shape (samples,) each.
+        sample_rate: Their samples per second, in hertz.
+    """
+    from transformers import AutoFeatureExtractor, AutoModel
+
+    model = AutoModel.from_pretrained(str(folder)).eval()
+    extractor = AutoFeatureExtractor.from_pretrained(str(folder))
+    features = []
+    for waveform in waveforms:
+        x = extractor(waveform.cpu().numpy(), sampling_rate=sample_rate, return_tensors="pt")
+        features.append(model(x["input_values"]).last_hidden_state.mean(1))
+    return torch.cat(features)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars of transformers, and without its note that the unused pooler is missing."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,115 @@
+"""Options of methods: types with a range, the options of random views, and the one place that checks values."""
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypedDict, Union, Unpack, get_args, get_origin
+
+from unlabeled import check
+from unlabeled.check import Range, UserError
+
+__all__ = [
+    "Count",
+    "Fraction",
+    "NonNegative",
+    "Positive",
+    "PositiveFraction",
+    "Range",
+    "Several",
+    "ViewOptions",
+    "WholeNumber",
+]
+
+Positive = Annotated[float, Range(above=0)]
+NonNegative = Annotated[float, Range(at_least=0)]
+Fraction = Annotated[float, Range(at_least=0, at_most=1)]
+PositiveFraction = Annotated[float, Range(above=0, at_most=1)]
+WholeNumber = Annotated[int, Range(at_least=0)]
+Count = Annotated[int, Range(at_least=1)]
+Several = Annotated[int, Range(at_least=2)]
+
+
+class ViewOptions(TypedDict, total=False):
+    """How random views of an image are drawn. A method has those that it gives a default.
+
+    Args:
+        crop: Smallest fraction of the image's area that a view shows.
+        jitter: Strength of the colour changes; 1 is common for ImageNet, 0.5 for CIFAR-10.
+        gray: Probability that a view is converted to grayscale.
+        blur: Probability that a view is blurred.
+        solarize: Probability that the bright pixels of a view are inverted.
+        flip: Probability that a view is mirrored; use 0 where left and right differ in meaning, as in digits.
+        degrees: Maximum rotation of a view, ± degrees.
+    """
+
+    crop: PositiveFraction
+    jitter: NonNegative
+    gray: Fraction
+    blur: Fraction
+    solarize: Fraction
+    flip: Fraction
+    degrees: Annotated[float, Range(at_least=0, at_most=180)]
+
+
+def types(method: type[Any]) -> dict[str, Any] | None:
+    """Annotations of a method's options by name, view options included; None where its constructor takes any name."""
+    annotations: dict[str, Any] = {}
+    for name, parameter in inspect.signature(method.__init__).parameters.items():
+        if name in ("self", "encoder"):
+            continue
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            annotations[name] = parameter.annotation
+        elif parameter.annotation == Unpack[ViewOptions]:
+            annotations |= {view: ViewOptions.__annotations__[view] for view in method.view_defaults}
+        else:
+            return None
+    return annotations
+
+
+def verify(method: type[Any], values: Mapping[str, Any]) -> None:
+    """Refuse options that a method does not have, and values outside the range of their type.
+
+    Raises:
+        ValueError: A name is unknown, where the nearest one is suggested, or a value is not allowed.
+    """
+    allowed = types(method)
+    if allowed is None:
+        return
+    for name, value in values.items():
+        if name not in allowed:
+            raise unknown(method.__name__, name, allowed)
+        _verify(name, value, allowed[name])
+
+
+def unknown(method: str, name: str, options: Iterable[str], others: Iterable[str] = ()) -> UserError:
+    """The error about an option that a method does not have; it names the nearest of its options and of others."""
+    near = difflib.get_close_matches(name, [*options, *others], n=1)
+    hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(options)}"
+    return UserError(f"{method} has no option {name}; {hint}")
+
+
+def resolve(annotation: Any) -> tuple[Any, Range | None, bool]:
+    """The plain type in an annotation, its range, and whether None is allowed."""
+    optional = False
+    if get_origin(annotation) in (Union, UnionType):
+        optional = NoneType in get_args(annotation)
+        annotation = next(one for one in get_args(annotation) if one is not NoneType)
+    if get_origin(annotation) is not Annotated:
+        return annotation, None, optional
+    plain, *about = get_args(annotation)
+    return plain, next((one for one in about if isinstance(one, Range)), None), optional
+
+
+def _verify(name: str, value: Any, annotation: Any) -> None:
+    plain, range_, optional = resolve(annotation)
+    if optional and value is None:
+        return
+    if get_origin(plain) is Literal:
+        check.choice(get_args(plain), **{name: value})
+    elif plain is bool and not isinstance(value, bool):
+        raise UserError(f"{name} must be true or false, got {value!r}")
+    elif plain is int:
+        check.whole(**{name: value})
+    if range_ is not None:
+        check.within(range_, **{name: value})

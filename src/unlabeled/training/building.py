@@ -1,0 +1,130 @@
+"""From a plan and the data to a method that is ready for its first step, with all settings chosen."""
+
+import copy
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from unlabeled import encoders
+from unlabeled.check import UserError
+from unlabeled.data import Data
+from unlabeled.method import Method
+from unlabeled.parts import gather
+from unlabeled.training import norm
+from unlabeled.training.plan import Plan
+from unlabeled.training.settings import Settings
+
+__all__ = ["Built", "build"]
+
+
+class Built(NamedTuple):
+    """A method on its device, the samples as it reads them there, and settings that leave nothing open."""
+
+    method: Method
+    samples: Data
+    settings: Settings
+
+
+def build(plan: Plan, train: Data, device: torch.device, stored: Path | None = None) -> Built:
+    """Build the method with its encoder, which is fitted to the data, and prepare it for training.
+
+    Args:
+        plan: What the run will do.
+        train: The data that is trained on, as it was opened.
+        device: Where it is trained.
+        stored: Encoder of the run that is resumed: its architecture, vocabulary and statistics are taken.
+
+    Raises:
+        ValueError: The encoder or the settings do not fit the method or the data.
+    """
+    cuda, kind = device.type == "cuda", plan.method.encoder_kind or plan.method.kind
+    image_size = train.shape["image_size"] if kind == "image" else None
+    settings = plan.settings.with_network(image_size, cuda, plan.method.defaults)
+    torch.manual_seed(settings.seed)
+    if isinstance(plan.method, Method):
+        method = plan.method
+    else:
+        method = plan.method(_encoder(plan, settings, kind, train, stored), **plan.options)
+    config = getattr(method.encoder, "config", {})
+    if levels := getattr(train, "levels", None):  # what is read for this encoder later is mapped alike
+        config["levels"] = levels
+    samples = method.training_view(train).to(device)
+    settings = replace(
+        settings,
+        encoder=settings.encoder or config.get("name"),
+        image_size=config.get("image_size") or settings.image_size,
+    ).resolve(len(samples), cuda, gather.processes(), method.most_epochs)
+    if settings.batch_size == 1:
+        _refuse_single(plan.name, method, samples)
+    _prepare(method, samples, settings.seed)
+    return Built(method, samples, settings)
+
+
+def _encoder(plan: Plan, settings: Settings, kind: str, data: Data, stored: Path | None) -> Any:
+    network, color = plan.network, plan.method.encoder_input
+    if isinstance(network, encoders.Encoder):
+        if network.kind != kind:
+            raise UserError(f"encoder of {plan.name} must be of kind {kind}, got one of {network.kind}")
+        return network
+    if network is not None:
+        if kind != "image":
+            raise UserError(
+                f"encoder of {plan.name} must be a subclass of Encoder or one of "
+                f"{', '.join(encoders.names(kind))}, got {type(network).__name__}"
+            )
+        size = settings.image_size or data.shape["image_size"]
+        encoder = encoders.wrap(network, in_channels=data.shape["channels"], image_size=size, input=color)
+        if not any(weight.requires_grad for weight in encoder.parameters()):
+            name = type(network).__name__
+            raise UserError(f"encoder must have weights that can be trained, got {name} without any")
+        encoders.fit(encoder, data)
+        return encoder
+    if stored is not None:
+        name = plan.request.get("encoder")  # only what is named now is imported
+        return encoders.load(stored, name if encoders.is_named(name) else None)
+    return encoders.fitted(
+        settings.encoder or encoders.names(kind)[0],
+        data,
+        kind=kind,
+        weights=settings.weights,
+        init=settings.init,
+        image_size=settings.image_size,
+        exact=("image_size" in plan.request) if kind == "image" else None,
+        input=None if color == "color" else color,
+    )
+
+
+def _prepare(method: Method, samples: Data, seed: int) -> None:
+    if gather.processes() > 1:
+        norm.synchronize(method)
+    torch.manual_seed(seed)
+    method.to(samples.device)
+    method.prepare(samples)
+    method.to(samples.device)  # what was made from the data too
+    if all(weight.ndim < 5 for weight in method.parameters()):  # kernels of 3D convolutions refuse it
+        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _refuse_single(name: str, method: Method, data: Data) -> None:
+    """Refuse batches of one sample where the loss, or a norm, needs others to compare it with."""
+    what = f"batch_size must be at least 2 for {name}, got 1"
+    if len(data) == 1:
+        what = f"data must have at least 2 {data.unit} for {name}, got 1"
+    if method.compares_samples:
+        raise UserError(f"{what}: its loss compares samples")
+    if gather.processes() > 1:
+        return
+    trial = copy.deepcopy(method).to(data.device)
+    with torch.random.fork_rng(), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they come once more
+        trial.prepare(data)
+        trial.to(data.device).train().begin_epoch(data)
+        try:
+            trial(data.batch(torch.zeros(1, dtype=torch.int64, device=data.device)))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(f"{what}: it has norms over the samples of a batch") from error

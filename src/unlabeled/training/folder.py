@@ -1,0 +1,153 @@
+"""The folder of a run, as a training finds, claims and describes it."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice, takewhile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from unlabeled.check import UserError
+from unlabeled.data import Data
+from unlabeled.files import atomic, locked, new_folder, numbered
+from unlabeled.run import (
+    CHECKPOINT,
+    CONFIG,
+    LOG,
+    read_config,
+    read_digests,
+    read_position,
+    write_samples,
+    write_skipped,
+)
+
+__all__ = ["Claim", "claimed", "latest", "refuse_other_data", "write", "write_config"]
+
+
+class Claim(NamedTuple):
+    """A folder that no other run can take meanwhile, and one line about other runs beside it, which may be empty."""
+
+    path: Path
+    note: str
+
+
+def latest(out: str | Path | None, method: str, data: str) -> Claim:
+    """Folder of the run that is resumed: the one given, or the newest of `runs/METHOD-DATA`.
+
+    Raises:
+        ValueError: It holds no checkpoint.
+    """
+    runs = [Path(out)] if out else _runs(method, data)
+    if not (runs[-1] / CHECKPOINT).is_file():
+        raise UserError(f"out must hold a checkpoint to resume from, got {runs[-1]}")
+    others = ", ".join(run.name for run in runs[:-1])
+    return Claim(
+        runs[-1], f"resuming {runs[-1]}, the newest run; --out resumes another ({others})" if others else ""
+    )
+
+
+@contextmanager
+def claimed(out: str | Path | None, method: str, data: str, resume: bool) -> Iterator[Claim]:
+    """Claim the folder of a run: the one given, or the next free `runs/METHOD-DATA`.
+
+    Raises:
+        ValueError: The folder holds a run already, or none to resume, or another process writes to it.
+        OSError: The folder cannot be written to.
+    """
+    if resume:
+        claim = latest(out, method, data)
+    else:
+        claim = Claim(new_folder(_stem(method, data)) if out is None else Path(out), "")
+    with locked(claim.path):
+        checkpoint = claim.path / CHECKPOINT
+        # Where no step was taken there is nothing to lose.
+        if not resume and checkpoint.exists() and read_position(checkpoint)["step"] > 0:
+            raise UserError(
+                f"out must be a new folder, got {claim.path}, which holds a run; --resume continues it"
+            )
+        yield claim
+
+
+def _runs(method: str, data: str) -> list[Path]:
+    stem = _stem(method, data)
+    return [stem, *takewhile(Path.exists, islice(numbered(stem), 1, None))]
+
+
+def _stem(method: str, data: str) -> Path:
+    word = re.sub(r"[^\w.-]+", "-", Path(data).name) or "data"
+    return Path("runs") / f"{method.lower()}-{word}"
+
+
+def write(folder: Path, config: dict[str, Any], data: Data, train: Data, samples: Data) -> None:
+    """Write what is known before the first step: run.toml, the samples and the files that were not read.
+
+    Args:
+        folder: Folder of the run.
+        config: Content of run.toml.
+        data: The data as it was opened.
+        train: The part of it that is trained on.
+        samples: The same part as training reads it.
+    """
+    write_config(folder, config)
+    write_skipped(folder, list(dict.fromkeys([*data.skipped, *samples.skipped])))
+    write_samples(folder, train, config["settings"].get("weights"))
+    (folder / LOG).unlink(missing_ok=True)
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Write run.toml."""
+    import tomli_w
+
+    with atomic(folder / CONFIG) as path:
+        path.write_text(tomli_w.dumps(config), encoding="utf-8")
+
+
+def refuse_other_data(folder: Path, data: Data, train: Data) -> None:
+    """Refuse to resume a run with other data, or with the same in another order.
+
+    Args:
+        folder: Folder of the run.
+        data: The data as it was opened now.
+        train: The part of it that is trained on.
+
+    Raises:
+        ValueError: The size, the shape or the content of a sample is another.
+    """
+    stored = read_config(folder / CONFIG, ("data",))["data"]
+    for name, value in {"samples": len(data), **data.shape}.items():
+        if (before := stored.get(name, value)) != value:
+            raise UserError(f"{name} of the data must be {before} to resume {folder}, got {value}")
+    if "content" in stored:  # written by versions that compared a few samples
+        part, rows = data, _changed(data, stored["content"])
+        count = f"{len(rows)} of {len(stored['content'])} samples looked at"
+    elif (before := read_digests(folder)) is not None:
+        part, before = train, before[: len(train)]
+        changed = train.digests()[: len(before)] != before
+        rows = [*changed.nonzero().flatten().tolist(), *range(len(before), len(train))]
+        count = f"{len(rows):,} of {len(train):,} samples"
+    else:
+        return
+    if rows:
+        raise UserError(
+            f"data must be what {folder} was trained on to resume it, got {data.name}, where {count} have different "
+            f"content, such as {part.paths[rows[0]]}"
+        )
+
+
+def _changed(data: Data, content: dict[str, str]) -> list[int]:
+    """Rows whose content is another than that written down, by the row."""
+    changed = []
+    with torch.random.fork_rng(devices=[]):
+        for row in map(int, content):
+            torch.manual_seed(row)
+            digest = hashlib.blake2b(digest_size=6)
+            for name, value in sorted(data.batch(torch.tensor([row])).items()):
+                if name != "index":
+                    flat = value.detach().cpu().contiguous().flatten()
+                    digest.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
+            if digest.hexdigest() != content[str(row)]:
+                changed.append(row)
+    return changed

@@ -1,0 +1,338 @@
+"""The one training loop. It knows no method by name."""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from functools import partial, reduce
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from unlabeled.check import UserError
+from unlabeled.data import Data
+from unlabeled.method import Batch, Method
+from unlabeled.parts import gather
+from unlabeled.run import load_state
+from unlabeled.training import guard, judge, optimizers, processes, seeds
+from unlabeled.training.checkpoints import Checkpoints
+from unlabeled.training.guard import Fault
+from unlabeled.training.optimizers import learning_rate
+from unlabeled.training.progress import Progress
+from unlabeled.training.settings import Settings
+from unlabeled.training.watch import Watch
+
+if TYPE_CHECKING:
+    from unlabeled.training.processes import Fabric
+
+__all__ = ["Loop"]
+
+NAMED_SAMPLES = 8
+"""Samples that the message about a step that is not finite names."""
+
+
+class Loop:
+    """Steps and epochs of one run.
+
+    Args:
+        fabric: The processes, the device and the precision.
+        method: What is trained, on its device and prepared.
+        data: The samples as it reads them.
+        settings: Settings of the run, complete.
+        watch: The loss on held-out samples.
+        checkpoints: The files of the run.
+        progress: What shows how the run goes.
+        ends: Steps at which trainings ended that were made longer afterwards.
+    """
+
+    def __init__(
+        self,
+        fabric: "Fabric",
+        method: Method,
+        data: Data,
+        settings: Settings,
+        watch: Watch,
+        checkpoints: Checkpoints,
+        progress: Progress,
+        ends: Sequence[int] = (),
+    ) -> None:
+        assert settings.batch_size
+        self.fabric, self.device, self.method, self.data = fabric, fabric.device, method, data
+        self.settings, self.batch_size = settings, settings.batch_size
+        self.watch, self.checkpoints, self.progress, self.ends = watch, checkpoints, progress, ends
+        self.total_steps, self.steps_per_epoch = (
+            settings.total_steps(len(data)),
+            settings.steps_per_epoch(len(data)),
+        )
+        self.optimizer = optimizers.make(method, settings)
+        self.weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        self.module, self.partly, self.backward = method, nullcontext, Tensor.backward
+        # Where one process computes in one precision, Fabric's wrapper adds nothing but time.
+        if gather.processes() > 1 or settings.precision != "32":
+            self.module, self.backward = fabric.setup_module(method), fabric.backward
+            self.partly = partial(fabric.no_backward_sync, self.module)
+        self.undo = guard.Undo(method)
+        self.descends = True  # else the method moves its weights itself
+        self.infinite = guard.infinite(method)  # such as masks of attention, which may stay so
+        self.probe = judge.probe(data)
+        self.spread = judge.spread(judge.look(method, self.probe)[0])
+        self.step, self.skipped, self.bad_epochs = 0, 0, 0
+        self.sums: dict[str, float] = {}
+        self.counted, self.seconds = 0, 0.0  # steps in the sums of this epoch, and the time that it took
+        self.sampling: Tensor | None = None
+        self.order = torch.empty(0, dtype=torch.int64)
+
+    def run(self, resume: bool, on_step: Callable[[int], None]) -> None:
+        """Train to the end.
+
+        Args:
+            resume: Whether to continue from the checkpoint.
+            on_step: Called before each step with the number of steps done.
+
+        Raises:
+            FloatingPointError: More steps than allowed were not finite, or the weights are not.
+            KeyboardInterrupt: The user has stopped it; a checkpoint was written.
+        """
+        if resume:
+            self._resume()
+        with processes.together(self.fabric, self._when), processes.stop_signals() as stop:
+            if not resume:  # so that it can be resumed whenever it is killed
+                self._save()
+            while self.step < self.total_steps and self.watch.stopped is None:
+                if self.step % self.steps_per_epoch == 0:
+                    self._begin_epoch()
+                try:
+                    on_step(self.step)
+                except KeyboardInterrupt:
+                    stop.signal = signal.SIGINT
+                began = time.perf_counter()
+                self._step()
+                self.seconds += time.perf_counter() - began
+                self._look()
+                done = self.step == self.total_steps or self.watch.stopped is not None
+                # Processes that disagreed here would wait for each other for ever.
+                stopped, due = gather.any_process(stop.signal is not None, self.checkpoints.due)
+                if stopped or due or done:
+                    self._save()
+                if stopped:
+                    raise KeyboardInterrupt(
+                        f"stopped after step {self.step}; --resume continues from {self.checkpoints.folder}"
+                    )
+
+    def _begin_epoch(self) -> None:
+        epoch = self.step // self.steps_per_epoch
+        torch.manual_seed(seeds.mix(self.settings.seed, epoch, -1))
+        sampling = self.method.begin_epoch(self.data)
+        self.sampling = None if sampling is None else sampling.detach().cpu()
+        self.sums, self.counted, self.seconds = {}, 0, 0.0
+        self.order = self._order()
+        self.method.train()
+
+    def _order(self) -> Tensor:
+        """Samples of the epoch in the order in which they come."""
+        seed = seeds.mix(self.settings.seed, self.step // self.steps_per_epoch, -2)
+        return seeds.order(seed, len(self.data), self.sampling)
+
+    def _schedule(self) -> tuple[int, int]:
+        """First step and end of the schedule that the next step is in; a run that was made longer has several."""
+        begin = max(end for end in (0, *self.ends) if end <= self.step)
+        return begin, min(end for end in (*self.ends, self.total_steps) if end > self.step)
+
+    def _step(self) -> None:
+        begin, end = self._schedule()
+        rate = learning_rate(self.step - begin, end - begin, self.settings.lr or 0.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["factor"] * rate
+        if self.descends:
+            self.undo.hold()
+        else:
+            self.undo.forget()
+        size = self.batch_size * self.settings.accumulate
+        losses = self._accumulate(self.order[self.step % self.steps_per_epoch * size :][:size])
+        if isinstance(losses, Fault):
+            return self._skip(losses)
+        self._count(losses)
+        self._descend()
+        self.step += 1
+        self.method.after_step((self.step - begin) / (end - begin))
+        self.progress.step(self.step, size, self.sums["loss"] / self.counted)
+
+    def _accumulate(self, rows: Tensor) -> dict[str, float] | Fault:
+        """Losses and metrics of a step, whose gradients are added up."""
+        batches, rank = self.settings.accumulate, gather.rank()
+        sums: dict[str, float] = {}
+        for number, batch_rows in enumerate(rows.chunk(batches)):
+            index = batch_rows.chunk(gather.processes())[rank]
+            seeds.sow(self.device, seeds.mix(self.settings.seed, self.step * batches + number, rank))
+            batch = self.data.batch(index.to(self.device))
+            with nullcontext() if number == batches - 1 else self.partly():
+                values = self._backpropagate(batch, batch_rows)
+            if isinstance(values, Fault):
+                return values
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value / batches
+        if not guard.finite_gradients(self.weights):  # after DDP's mean they are the same in all processes
+            return Fault("gradients must be finite, got infinite or NaN ones", rows)
+        return sums
+
+    def _backpropagate(self, batch: Batch, rows: Tensor) -> dict[str, float] | Fault:
+        """Losses and metrics of a batch, whose gradients are computed."""
+        losses = self.module(batch)
+        named = losses if isinstance(losses, dict) else {"loss": losses}
+        total = reduce(torch.add, named.values())
+        if total.numel() != 1:
+            raise UserError(f"loss must be one number, got shape {tuple(total.shape)}")
+        self.descends = total.requires_grad
+        # A loss of several players has no single value to hold against chance, but their sum can be watched.
+        shown = (named if len(named) > 1 else {}) | self.method.metrics | {"loss": total}
+        values = {name: value.item() for name, value in shown.items()}
+        if gather.any_process(not math.isfinite(values["loss"]))[0]:
+            means = {name: gather.mean_over_processes(loss.detach()) for name, loss in named.items()}
+            listing = ", ".join(f"{name} {value.item()}" for name, value in means.items())
+            return Fault(f"loss must be finite, got {listing}", rows)
+        if self.descends:
+            batches = self.settings.accumulate
+            self.backward(total if batches == 1 else total / batches)
+        return values
+
+    def _count(self, losses: dict[str, float]) -> None:
+        if gather.processes() > 1:  # so that a checkpoint of the first holds the sums of all
+            means = gather.mean_over_processes(torch.tensor(list(losses.values()), device=self.device))
+            losses = dict(zip(losses, means.tolist(), strict=True))
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.counted += 1
+        self.watch.count(losses["loss"])
+
+    def _descend(self) -> None:
+        if self.settings.clip is not None:
+            optimizers.clip(self.method, self.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _skip(self, fault: Fault) -> None:
+        """Undo a step that is not finite and go on after it, or stop where it is one too many."""
+        self.undo.undo()
+        self.optimizer.zero_grad()
+        rows, more = fault.rows[:NAMED_SAMPLES].tolist(), len(fault.rows) - NAMED_SAMPLES
+        samples = f"{rows} and {more} more" if more > 0 else f"{rows}"
+        words = f"{fault.what} at step {self.step} on samples {samples}"
+        if not self.descends or self.skipped >= self.settings.skip_nan:
+            with suppress(
+                FloatingPointError
+            ):  # where the method has moved its weights itself they may be bad
+                self._save()
+            raise FloatingPointError(
+                f"{words}; {self.checkpoints.kept()}; lower lr, or leave such steps out with skip_nan"
+            )
+        self.skipped, self.step = self.skipped + 1, self.step + 1
+        self.progress.say(f"step left out, {self.skipped} of at most {self.settings.skip_nan}: {words}")
+
+    def _look(self) -> None:
+        """After a step, what is due: measure the held-out loss, log the epoch, go back to the best state."""
+        within = self.step % self.steps_per_epoch
+        ended = within == 0 or self.step == self.total_steps
+        if self.watch.held_out is not None and (ended or within % self.watch.between == 0):
+            line = self.watch.measure(self.step, not self.descends, self._position)
+            if line:
+                self.progress.say(line)
+        if ended or self.watch.stopped is not None:
+            self._end_epoch()
+        if self.watch.stopped is not None:
+            self._go_back()
+
+    def _end_epoch(self) -> None:
+        if not self.counted:  # every step was skipped: there is no loss to tell
+            return
+        sums = torch.tensor(list(self.sums.values()), device=self.device)
+        means = dict(zip(self.sums, (sums / self.counted).tolist(), strict=True))
+        loss, chance = means.pop("loss"), self.method.chance(self.batch_size)
+        features, embedding = judge.look(self.method, self.probe)
+        if not features.isfinite().all():
+            raise FloatingPointError(
+                f"features must be finite, got infinite or NaN ones after step {self.step}; "
+                f"lower lr ({self.settings.lr:g}); {self.checkpoints.kept()}"
+            )
+        healthy, verdict = judge.judge(features, embedding, loss, chance, self.spread)
+        # One bad epoch is noise; the alarm needs two in a row.
+        self.bad_epochs = 0 if healthy else self.bad_epochs + 1
+        if self.bad_epochs == 1:
+            verdict["verdict"] = ""
+        done = (self.step - 1) % self.steps_per_epoch + 1  # steps that were skipped took their time too
+        samples = done * self.batch_size * self.settings.accumulate
+        entry = {
+            "epoch": -(-self.step // self.steps_per_epoch),
+            "step": self.step,
+            "loss": loss,
+            "chance": chance,
+            **self.watch.entry(self.step),
+            **verdict,
+            "samples_per_second": samples / max(self.seconds, 1e-9),
+            "skipped_steps": self.skipped,
+            "metrics": means,
+        }
+        self.checkpoints.log(self.step, entry)
+        last = self.step == self.total_steps or self.watch.stopped is not None
+        self.progress.epoch(entry, alarm=self.bad_epochs > 1, last=last)
+
+    def _go_back(self) -> None:
+        """Take the state with the lowest loss on held-out data."""
+        assert self.watch.best is not None
+        state, position = self.watch.best
+        load_state(self.method, {name: value.to(self.device) for name, value in state.items()})
+        self.step, self.sums, self.counted = position["step"], position["sums"], position["counted"]
+        self.seconds, self.watch.since_measured = position["seconds"], position["since_measured"]
+        self.watch.best = None
+
+    def _save(self) -> None:
+        infinite = guard.infinite(self.method) - self.infinite
+        if gather.any_process(bool(infinite))[0]:
+            raise FloatingPointError(
+                f"weights must be finite, got infinite or NaN ones in {', '.join(sorted(infinite)[:3]) or 'others'} "
+                f"after step {self.step}; {self.checkpoints.kept()}"
+            )
+        position = self._position() | self.watch.position()
+        self.checkpoints.save(self._state, position, self.method.encoder.save)
+
+    def _state(self) -> dict[str, dict[str, Tensor]]:
+        state = {"method": self.method.state_dict(), "optimizer": optimizers.state(self.optimizer)}
+        if self.sampling is not None:
+            state["sampler"] = {"weights": self.sampling}
+        if self.watch.best is not None:
+            state["best"] = self.watch.best[0]
+        return state
+
+    def _position(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "sums": dict(self.sums),
+            "counted": self.counted,
+            "skipped": self.skipped,
+            "seconds": self.seconds,
+            "bad_epochs": self.bad_epochs,
+            "spread": self.spread,
+            "since_measured": self.watch.since_measured,
+        }
+
+    def _resume(self) -> None:
+        state, position = self.checkpoints.load()
+        load_state(self.method, state["method"])
+        optimizers.load(self.optimizer, state.get("optimizer", {}))
+        self.step, self.sums, self.seconds = position["step"], position["sums"], position["seconds"]
+        self.counted = position.get("counted", self.step % self.steps_per_epoch)  # not yet kept by older runs
+        self.skipped, self.bad_epochs = position.get("skipped", 0), position["bad_epochs"]
+        self.spread, self.sampling = position["spread"], state.get("sampler", {}).get("weights")
+        self.order = self._order()
+        self.watch.load(position, state.get("best", {}), goes_on=self.step in self.ends)
+        stopped = self.watch.stopped
+        if stopped is not None:
+            self.progress.say(
+                f"stopped at step {stopped:,} before, as the loss on held-out {self.data.unit} had risen since "
+                f"step {self.step:,}; set --epochs or --steps to train on"
+            )
+        self.checkpoints.cut_log(self.step if stopped is None else stopped)
+
+    def _when(self) -> str:
+        return f"after step {self.step}; {self.checkpoints.kept_by_any()}"
