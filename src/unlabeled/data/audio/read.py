@@ -96,13 +96,9 @@ def _open(source: Source, key: Any, scale: Callable[[], Scale], options: OpenOpt
     samples = content.view(torch.int16)
     if not any(bool(part.any()) for part in samples.split(_LOOKED_AT)):  # ends at the first that is heard
         note(f"{source.name}: all {len(about['paths'])} sounds are silent")
-    return Sounds(
-        samples,
-        torch.tensor(facts["lengths"], dtype=torch.int64),
-        sample_rate=facts["sample_rate"],
-        factors={name: torch.tensor(values) for name, values in facts["factors"].items()},
-        **about,
-    )
+    about["factors"] = {name: torch.tensor(values) for name, values in facts["factors"].items()}
+    lengths = torch.tensor(facts["lengths"], dtype=torch.int64)
+    return Sounds(samples, lengths, sample_rate=facts["sample_rate"], **about)
 
 
 def _write(
@@ -187,7 +183,7 @@ class _Columns:
         for column in (column for column, kind in others.items() if kind == "text"):
             words = {row[column] for table in tables for row in table.records([column])} - {None}
             # A word of its own for every other sound is a name or a transcript, no property that sounds have in common.
-            if 1 < len(words) <= sum(table.rows for table in tables) / 2:
+            if 1 < len(words) <= sum(table.rows or 0 for table in tables) / 2:
                 self.words[column] = {word: number for number, word in enumerate(sorted(words))}
 
     def sounds(self, table: Table) -> Iterator[Item]:
@@ -209,7 +205,7 @@ def _find_tables(listing: Walk, name: str, label: str | None) -> dict[str, Sourc
 
     def source(part: list[Any]) -> Source:
         rows = [tables[file.path] for file in part]
-        total = sum(table.rows for table in rows)
+        total = sum(table.rows or 0 for table in rows)
         place = ["parquet", os.path.realpath(listing.root), part]
         return Source(
             name,

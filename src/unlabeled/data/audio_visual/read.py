@@ -21,7 +21,7 @@ from unlabeled.check import UserError
 from unlabeled.data.audio.data import in_16_bits
 from unlabeled.data.audio_visual.data import Clip, Pairs
 from unlabeled.data.cache import folder_of, load_or_build
-from unlabeled.data.decoding import Recorder
+from unlabeled.data.decoding import Recorder, samples_of
 from unlabeled.data.image.data import with_channels
 from unlabeled.data.image.decode import SUFFIXES as IMAGES
 from unlabeled.data.image.decode import decode

@@ -115,17 +115,18 @@ def _write(source: Source, options: OpenOptions, still: bool, stream: BinaryIO) 
         if isinstance(result, str):
             recorder.skip(video.path, result)
         else:
-            indices[video] = result
+            indices[video.path] = result
     size = _common_size([(about.height, about.width) for about in indices.values()], store_size)
     small, large = [], []
-    for video, about in indices.items():
-        (large if len(about) * 3 * size[0] * size[1] > _LARGEST else small).append(video)
+    for video in videos:
+        if (about := indices.get(video.path)) is not None:
+            (large if len(about) * 3 * size[0] * size[1] > _LARGEST else small).append(video)
     whole = _or_reason(lambda path: with_channels(read_all(path, size), channels))
     for video, result in in_order(whole, small, options.threads, ahead=1):
         if isinstance(result, str):
             recorder.skip(video.path, result)
         else:
-            facts = {"labels": video.label, "counts": len(result), "fps": indices[video].fps}
+            facts = {"labels": video.label, "counts": len(result), "fps": indices[video.path].fps}
             recorder.add(video.path, result.tobytes(), **facts)
     for video in large:  # a film does not fit into memory: frame by frame
         start, count = stream.tell(), 0
@@ -138,7 +139,7 @@ def _write(source: Source, options: OpenOptions, still: bool, stream: BinaryIO) 
             stream.truncate()
             recorder.skip(video.path, check.reason(error))
         else:
-            recorder.add(video.path, b"", labels=video.label, counts=count, fps=indices[video].fps)
+            recorder.add(video.path, b"", labels=video.label, counts=count, fps=indices[video.path].fps)
     return recorder.facts | {"size": size, "classes": classes}
 
 

@@ -229,6 +229,6 @@ def _scores(predicted: Tensor, true: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _calibrate(twin: "ImageEncoder", film: Film) -> None:
-    from unlabeled.data.arrays import from_array
+    from unlabeled.data.image.arrays import from_array
 
     controls.calibrate_(twin, from_array(film.frames[:STILLS].cpu()).to(film.frames.device))
