@@ -46,16 +46,14 @@ def films(data: Any) -> Iterator[Film]:
         ValueError: It is none of these, or a frame has no mask.
     """
     data = data[-1] if isinstance(data, tuple) else data
-    if isinstance(data, str | Path) and Path(data).is_dir():
-        yield from _davis(Path(data))
-        return
-    videos: Any = built_in(str(data), "test") if isinstance(data, str | Path) else data
-    name = str(getattr(videos, "name", videos))
-    if getattr(videos, "masks", None) is not None:
-        for row, (path, masks) in enumerate(zip(videos.paths, videos.masks)):
-            video = videos.batch(torch.tensor([row]))["video"][0]
+    if isinstance(data, str | Path) and not Path(data).is_dir():
+        data = built_in(str(data), "test")
+    name = str(data) if isinstance(data, str | Path) else data.name
+    if getattr(data, "masks", None) is not None:
+        for row, (path, masks) in enumerate(zip(data.paths, data.masks)):
+            video = data.batch(torch.tensor([row]))["video"][0]
             yield Film(path, video, torch.from_numpy(_numbered(masks[: len(video)].numpy(), shades=False)))
-    elif is_davis(Path(name)):
+    elif isinstance(data, str | Path) or is_davis(Path(name)):
         yield from _davis(Path(name))
     else:
         raise UserError(f"data must have masks, as blobs or a folder in the layout of DAVIS do, got {name}")
