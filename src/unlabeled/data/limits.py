@@ -1,9 +1,12 @@
-"""How much a packed file may unpack to: a small file that claims more would only fill the memory."""
+"""How large a file may be and what it may unpack to: a small file that claims more would only fill the memory."""
 
 from unlabeled.check import UserError
 
-__all__ = ["RATIO", "UNPACKED", "most_samples", "refuse_unpacked"]
+__all__ = ["LARGEST", "RATIO", "TOO_LARGE", "UNPACKED", "most_samples", "refuse_unpacked"]
 
+LARGEST = 512 * 2**20
+"""Bytes of the largest file that is read as one image or sound."""
+TOO_LARGE = f"larger than {LARGEST // 2**20} MB"
 UNPACKED, RATIO = 2**28, 100
 """Bytes that any file may unpack to, and how many times its own size a larger one."""
 SAMPLES, SAMPLES_OF_A_BYTE = 2**28, 64

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 from unlabeled.check import UserError
 from unlabeled.data import listings, tars
 from unlabeled.data.files import SPLITS, File, by_folder, digest, gc_paused, parents, separate, walk
-from unlabeled.data.labels import NO_LABELS, class_name, from_records, in_order, numbered
+from unlabeled.data.labels import NO_LABELS, class_name, in_order
 from unlabeled.data.listings import Annotations
-from unlabeled.data.options import refuse_broken
 from unlabeled.data.samples import Item, Skipped
 
 __all__ = ["Reading", "Source", "common_endings", "find_files", "from_folders", "of_paths", "open_hub"]
@@ -57,34 +56,6 @@ class Source:
             return values
         # A page of an image file has the label of the file.
         return [self.labels.get(path, self.labels.get(path.rpartition("#")[0])) for path in paths]
-
-    def about(self, decoded: Mapping[str, Any], max_broken: float) -> dict[str, Any]:
-        """Name, paths, labels, classes and skipped files of the data that was decoded of this source.
-
-        Args:
-            decoded: `paths` and `skipped` below the prefix, `labels` (None for none) and `classes`; perhaps `unusable`,
-                which could be read and are no samples.
-            max_broken: Largest fraction that may be unreadable, in 0..1.
-
-        Raises:
-            ValueError: More of it is broken, or the column of labels is not there.
-        """
-        broken, unusable = (
-            [Skipped(self.prefix + path, reason) for path, reason in decoded.get(key, ())]
-            for key in ("skipped", "unusable")
-        )
-        paths = [self.prefix + path for path in decoded["paths"]]
-        count = self.broken + sum(skip.reason != "hidden" for skip in broken)
-        refuse_broken(self.name, broken or self.skipped, len(paths) + len(unusable), max_broken, count)
-        values, classes = self.stated(paths, decoded["labels"] or [None] * len(paths)), decoded["classes"]
-        values, notes = from_records(values, self.label, self.name)
-        if self.archives and all(value is None for value in values):
-            inside = self.inside(paths).values()
-            names = {row: name for rows, part in inside for row, name in zip(rows, part or [])}
-            values, classes = [names.get(row) for row in range(len(paths))], sorted({*names.values()}) or None
-        about = numbered(values, classes).about(self.name, self.skipped + broken + unusable)
-        skipped = [*about.pop("skipped"), *(Skipped(self.name, NO_LABELS + text) for text in notes)]
-        return {"name": self.name, "paths": paths, "skipped": skipped, **about}
 
     def inside(self, paths: Sequence[str]) -> dict[str, tuple[list[int], list[str] | None]]:
         """Rows and names of their classes (None without classes) by split, as the folders in archives say them."""

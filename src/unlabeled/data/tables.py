@@ -50,7 +50,7 @@ class Table:
     Args:
         path: The file.
         schema: Schema of pyarrow.
-        rows: Number of rows.
+        rows: Number of rows, None where a stream does not say it.
         batches: Gives the columns of some names, a few rows at a time, as lists by name.
     """
 
@@ -58,7 +58,7 @@ class Table:
         self,
         path: Path,
         schema: Any,
-        rows: int,
+        rows: int | None,
         batches: Callable[[Sequence[str]], Iterator[dict[str, list[Any]]]],
     ) -> None:
         self.path, self.schema, self.rows, self.batches = path, schema, rows, batches

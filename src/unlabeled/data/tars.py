@@ -14,8 +14,8 @@ from typing import IO, Any, NamedTuple, cast
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.files import without_shard
-from unlabeled.data.image.decode import LARGEST, SUFFIXES, TOO_LARGE
-from unlabeled.data.limits import refuse_unpacked
+from unlabeled.data.image.decode import SUFFIXES
+from unlabeled.data.limits import LARGEST, TOO_LARGE, refuse_unpacked
 from unlabeled.data.samples import Item
 
 __all__ = ["ENDINGS", "count_images", "inner_paths", "tar_items"]

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ from unlabeled.data import listings, tars
 from unlabeled.data.files import File, Walk, by_name, digest, gc_paused, walk
 from unlabeled.data.image.decode import SUFFIXES, is_image
 from unlabeled.data.image.rasters import ARRAYS
-from unlabeled.data.image.tables import ImageTable, images_of
-from unlabeled.data.labels import label_column, raw
+from unlabeled.data.image.tables import ImageTable, images_of, table_reading
+from unlabeled.data.labels import label_column
 from unlabeled.data.notes import note
-from unlabeled.data.samples import Item, Skipped
+from unlabeled.data.samples import Skipped
 from unlabeled.data.sources import Reading, Source, common_endings, from_folders, of_paths
 from unlabeled.data.tables import ENDINGS, open_table
 
-__all__ = ["find_listed", "find_path", "table_reading"]
+__all__ = ["find_path"]
 
 _WORDS = {"table": "rows of tables", "archive": "images of archives", "image": "image files"}
 _ENDINGS = {"table": ENDINGS, "archive": tars.ENDINGS, "image": SUFFIXES}
@@ -60,7 +60,7 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
         ValueError: Nothing of that kind is there, or the column is not.
     """
     if path.is_file() and path.name.lower().endswith(listings.LISTS):
-        return find_listed(path, name, label)
+        return _find_listed(path, name, label)
     below = walk(path)
     root, files = below.root, {kind: [f for f in below.files if f.ends(_ENDINGS[kind])] for kind in _WORDS}
     # Beside tables and archives an array is features or masks, not an image.
@@ -80,7 +80,7 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
     if failure is not None and (kind == "table" or not counts[kind]):
         if path.is_file():  # it may be a list of paths
             with suppress(ValueError):
-                return find_listed(path, name, label)
+                return _find_listed(path, name, label)
         raise failure
     if not counts[kind]:
         raise UserError(_nothing(below, name, reasons))
@@ -107,12 +107,8 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
     return from_folders(root, name, images, skipped, broken, annotations)
 
 
-def find_listed(path: Path, name: str, label: str | None) -> dict[str, Source]:
-    """Sources by split of the images that a table or a list of paths names; without labels folders are classes.
-
-    Raises:
-        ValueError: It cannot be read, or names no image.
-    """
+def _find_listed(path: Path, name: str, label: str | None) -> dict[str, Source]:
+    """Sources by split of the images that a table or a list of paths names; without labels folders are classes."""
     root, paths, missing, annotations = listings.images_listed(path, label)
     return of_paths(root, name, paths, missing, annotations)
 
@@ -270,23 +266,3 @@ def _tables(
         return Source(name, read, fingerprint, os.path.join(root, ""), skipped, broken)
 
     return {split: source(part) for split, part in by_name([file for file, _ in tables]).items()}
-
-
-def table_reading(named: Sequence[tuple[str, ImageTable]], root: Path) -> Reading:
-    """Images of tables, each with what its rows are called where they have no name of their own.
-
-    Numbers of classes are kept where all tables name them alike, and become names where they do not.
-    """
-    names = {name: table.table.classes.get(table.label or "", []) for name, table in named}
-    alike = len({*map(tuple, names.values())}) == 1
-    classes = next(iter(names.values())) or None if alike else None
-
-    def items() -> Iterator[Item]:
-        for name, table in named:
-            own = [] if classes else names[name]
-            for number, (path, label, content) in enumerate(table.rows(root)):
-                if own and isinstance(label, int):
-                    label = own[label] if 0 <= label < len(own) else None
-                yield Item(path or f"{name}#{number}", raw(label), content)
-
-    return Reading(classes, sum(table.table.rows for _, table in named), items())
