@@ -2,12 +2,12 @@
 
 from unlabeled.check import UserError
 
-__all__ = ["LARGEST", "RATIO", "TOO_LARGE", "UNPACKED", "most_samples", "refuse_unpacked"]
+__all__ = ["LARGEST", "TOO_LARGE", "most_samples", "refuse_unpacked"]
 
 LARGEST = 512 * 2**20
 """Bytes of the largest file that is read as one image or sound."""
 TOO_LARGE = f"larger than {LARGEST // 2**20} MB"
-UNPACKED, RATIO = 2**28, 100
+UNPACKED, _RATIO = 2**28, 100
 """Bytes that any file may unpack to, and how many times its own size a larger one."""
 SAMPLES, SAMPLES_OF_A_BYTE = 2**28, 64
 """Samples of sound that any file may unpack to, which are 1.5 hours at 48 kHz and 1 GB while it is decoded, however
@@ -20,8 +20,8 @@ def refuse_unpacked(unpacked: int, size: int) -> None:
     Raises:
         ValueError: They are too many.
     """
-    if unpacked > max(UNPACKED, RATIO * size):
-        raise UserError(f"it unpacks to {unpacked} bytes or more, over {RATIO} times its size")
+    if unpacked > max(UNPACKED, _RATIO * size):
+        raise UserError(f"it unpacks to {unpacked} bytes or more, over {_RATIO} times its size")
 
 
 def most_samples(size: int) -> int:

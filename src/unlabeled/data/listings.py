@@ -110,17 +110,7 @@ def _end_alike(path: str, name: str) -> bool:
 
 
 def annotate(root: Path, files: Sequence[File], tables: Sequence[File], label: str | None) -> Annotations:
-    """What tables beside files say of them.
-
-    Args:
-        root: The folder.
-        files: The files.
-        tables: Files that may be such tables.
-        label: Column of labels that the user asked for.
-
-    Raises:
-        ValueError: No table beside the files has that column.
-    """
+    """What tables beside files say of them, of which one must have the column `label` if it is given."""
     result = Annotations({}, {}, True, {}, [])
     endings = Counter(file.suffix for file in tables)
     names = _Names(file.path for file in files) if tables else _Names(())
@@ -157,15 +147,13 @@ def annotate(root: Path, files: Sequence[File], tables: Sequence[File], label: s
 def images_listed(table: Path, label: str | None) -> tuple[Path, list[str], list[Skipped], Annotations]:
     """Images that a table or a list of paths names, each one once.
 
-    Args:
-        table: The file; its paths are relative to its folder, else to the working directory.
-        label: Column of labels that the user asked for.
+    Paths are relative to the folder of the table, else to the working directory.
 
     Returns:
         The folder above all of them, their paths below it, those that are not there, and what is said of them.
 
     Raises:
-        ValueError: It cannot be read, or names no image that is there.
+        ValueError: It cannot be read, names no image that is there, or does not have the column `label`.
     """
     try:
         rows = _rows(table)

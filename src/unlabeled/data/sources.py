@@ -12,12 +12,22 @@ from typing import Any, NamedTuple
 
 from unlabeled.check import UserError
 from unlabeled.data import listings, tars
-from unlabeled.data.files import SPLITS, File, by_folder, digest, gc_paused, parents, separate, walk
+from unlabeled.data.files import SPLITS, File, Walk, by_folder, digest, gc_paused, parents, separate, walk
 from unlabeled.data.labels import NO_LABELS, class_name, in_order
 from unlabeled.data.listings import Annotations
 from unlabeled.data.samples import Item, Skipped
 
-__all__ = ["Reading", "Source", "common_endings", "find_files", "from_folders", "of_paths", "open_hub"]
+__all__ = [
+    "Reading",
+    "Source",
+    "common_endings",
+    "find_files",
+    "from_folders",
+    "of_paths",
+    "open_hub",
+    "skipped_files",
+    "with_tables",
+]
 
 _BESIDE = "beside the splits"
 
@@ -97,18 +107,37 @@ def find_files(
     if not files:
         listing = common_endings(below.files)
         raise UserError(f"no {what} in {name}; expected {', '.join(suffixes)} files, found {listing}")
-    others = [file for file in below.files if not file.ends(suffixes)]
-    tables = [file for file in others if file.ends(listings.TABLES)]
+    below = below._replace(skipped=[skip for skip in below.skipped if skip.path.lower().endswith(suffixes)])
+    return with_tables(below, name, files, label, lambda _: f"not among the {what}")
+
+
+def with_tables(
+    below: Walk,
+    name: str,
+    files: list[File],
+    label: str | None,
+    why_not: Callable[[File], str],
+    broken: int = 0,
+) -> dict[str, Source]:
+    """Sources by split of some files below a folder, as folders and tables beside them say it.
+
+    `why_not` says why each other file is no sample, and `broken` how many of these were meant to be.
+    """
+    samples = {file.path for file in files}
+    tables = [file for file in below.files if file.path not in samples and file.ends(listings.TABLES)]
     annotations = listings.annotate(below.root, files, tables, label)
     reasons = {skip.path: skip.reason for skip in annotations.skipped}
-    skipped = [skip for skip in below.skipped if Path(skip.path).suffix.lower() in suffixes]
-    skipped += [
-        Skipped(file.path, reasons.get(file.path, f"not among the {what}"))
-        for file in others
-        if file.path not in annotations.used
+    taken = samples | annotations.used.keys()
+    skipped = skipped_files(below, taken, lambda file: reasons.get(file.path) or why_not(file))
+    return from_folders(below.root, name, files, skipped, broken, annotations)
+
+
+def skipped_files(below: Walk, taken: Collection[str], why_not: Callable[[File], str]) -> list[Skipped]:
+    """All below a folder that was not taken, with the reason."""
+    others = [Skipped(file.path, why_not(file)) for file in below.files if file.path not in taken]
+    return [
+        Skipped(os.path.join(below.root, skip.path), skip.reason) for skip in sorted(below.skipped + others)
     ]
-    skipped = [Skipped(os.path.join(below.root, skip.path), skip.reason) for skip in sorted(skipped)]
-    return from_folders(below.root, name, files, skipped, 0, annotations)
 
 
 def common_endings(files: Iterable[File]) -> str:
@@ -197,7 +226,7 @@ def from_folders(
         files: The files.
         skipped: What was not taken.
         broken: How many of these were meant to be samples.
-        tables: What tables beside the files say they are, and which part each is of where no folders say so.
+        tables: What tables beside the files say of classes, and of splits where no folders do.
     """
     folders = _folders(files, tables.splits if tables else {})
     start = os.path.join(root, "") if root != Path() else ""
@@ -278,14 +307,7 @@ def _shared(folders: Collection[str], depth: int, splits: Collection[str]) -> in
 
 
 def open_hub(address: str) -> tuple[Any, dict[str, Any]]:
-    """The builder of a data set on the Hugging Face hub, and its splits as streams.
-
-    Args:
-        address: OWNER/NAME or OWNER/NAME:CONFIG.
-
-    Raises:
-        ValueError: The data set cannot be opened.
-    """
+    """The builder of a data set on the Hugging Face hub, OWNER/NAME or OWNER/NAME:CONFIG, and its splits as streams."""
     from datasets import load_dataset_builder
 
     name, _, config = address.partition(":")

@@ -37,11 +37,7 @@ def kind_of(pixels: NDArray[Any]) -> str | None:
 
 
 def storable(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Pixels of any type of numbers as they are stored, without loss but for floats of 64 bits.
-
-    Raises:
-        ValueError: They are no real numbers.
-    """
+    """Pixels of any type of numbers as they are stored, without loss but for floats of 64 bits."""
     kind, size = pixels.dtype.kind, pixels.dtype.itemsize
     if kind not in "biuf" or size > 8:
         raise UserError(f"pixels must be real numbers of at most 64 bits, got {pixels.dtype}")
@@ -56,11 +52,7 @@ def storable(pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 def finite(pixels: NDArray[Any]) -> tuple[NDArray[Any], bool]:
-    """Pixels with the lowest (highest) finite value in place of NaN and -inf (inf), and whether there were any.
-
-    Raises:
-        ValueError: None is finite.
-    """
+    """Pixels with the lowest (highest) finite value in place of NaN and -inf (inf), and whether there were any."""
     if pixels.dtype.kind != "f" or bool((regular := np.isfinite(pixels)).all()):
         return pixels, False
     if not regular.any():
@@ -131,10 +123,7 @@ def to_uint8(pixels: NDArray[Any], levels: Levels) -> tuple[NDArray[np.uint8], i
 
     Args:
         pixels: Finite, as `storable` gives them, shape (bands, height, width).
-        levels: Ranges, one of which is of the kind of these pixels; uint8 needs none.
-
-    Raises:
-        ValueError: There are ranges for another number of bands.
+        levels: Ranges of which one is of the kind of these pixels, once or for each band; uint8 needs none.
     """
     kind = kind_of(pixels)
     if kind is None:

@@ -22,11 +22,7 @@ __all__ = ["find_hub", "find_torchvision", "table_of"]
 
 
 def find_hub(address: str, label: str | None = None) -> dict[str, Source]:
-    """Sources by split of a data set on the Hugging Face hub, OWNER/NAME or OWNER/NAME:CONFIG, read as a stream.
-
-    Raises:
-        ValueError: The data set cannot be opened.
-    """
+    """Sources by split of a data set on the Hugging Face hub, OWNER/NAME or OWNER/NAME:CONFIG, read as a stream."""
     builder, splits = open_hub(address)
     sizes = {split: about.num_examples for split, about in (builder.info.splits or {}).items()}
 
@@ -46,14 +42,7 @@ def find_hub(address: str, label: str | None = None) -> dict[str, Source]:
 
 
 def table_of(rows: Any, name: str, total: int | None, label: str | None) -> ImageTable | None:
-    """The columns of a `datasets.Dataset` or `datasets.IterableDataset` that hold images and labels, as in `images_of`.
-
-    Args:
-        rows: The data set.
-        name: What messages call it.
-        total: Number of its rows, None where that is unknown.
-        label: Column of labels; None looks for a usual name.
-    """
+    """A `datasets.Dataset` or `datasets.IterableDataset` as by `images_of`; `total` is its length, None if unknown."""
     from datasets import Image
 
     features = rows.features or _features_of_first(rows)

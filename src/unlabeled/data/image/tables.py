@@ -55,7 +55,7 @@ def images_of(
     """The columns of a table that hold images and labels; None where no column can hold images.
 
     Images are the column whose values begin as images do, or are paths of such: bytes, perhaps in a struct or as
-    lists of numbers or in base64, or names of files beside the table or below the root.
+    lists of numbers or in base64, or names of files beside the table or below `root`.
 
     Args:
         table: The table.
