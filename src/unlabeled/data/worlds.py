@@ -1,4 +1,4 @@
-"""The built-in sets of all kinds: images that libraries bring, and what the modules of `unlabeled.worlds` make.
+"""The built-in sets: images, and what the modules of `unlabeled.worlds` make, as data of each kind.
 
 Each is the same every time, and no sample of its training part is in its test part.
 """
@@ -11,8 +11,8 @@ import torch
 from unlabeled import check
 from unlabeled.data.audio import Sounds, from_waveforms
 from unlabeled.data.audio_visual import Pairs, from_pairs
-from unlabeled.data.builtin import NAMES, load
 from unlabeled.data.cameras import Scenes, from_views
+from unlabeled.data.image.builtin import load
 from unlabeled.data.samples import Data
 from unlabeled.data.text import Texts
 from unlabeled.data.trajectories import Walks, from_walks
@@ -51,11 +51,11 @@ def built_in(name: str, split: str, channels: int | None = None) -> Data:
     """Open a built-in set.
 
     Args:
-        name: One of the names in `builtin.NAMES`, perhaps with a variant after a colon:
-            tones:pitch, tones:timbre or tones:voice for labels other than the rhythm; moving_digits:direction for the
-            heading instead of the digit; moving_digits:two for two digits; balls:reversible; balls:static;
-            chiming_shapes:distractor with a second shape that makes no sound; orbit:still, where nothing moves;
-            orbit:free with cameras anywhere; rooms:still, where the walker stands still.
+        name: One of `opening.BUILT_IN`, perhaps with a variant after a colon: tones:pitch, tones:timbre or tones:voice
+            for labels other than the rhythm; moving_digits:direction for the heading instead of the digit;
+            moving_digits:two for two digits; balls:reversible; balls:static; chiming_shapes:distractor with a second
+            shape that makes no sound; orbit:still, where nothing moves; orbit:free with cameras anywhere; rooms:still,
+            where the walker stands still.
         split: train or test.
         channels: Of images, 1 or 3 to convert to; None leaves digits grey and photos in colour.
 
@@ -64,7 +64,7 @@ def built_in(name: str, split: str, channels: int | None = None) -> Data:
     """
     check.choice(("train", "test"), split=split)
     word, _, variant = name.partition(":")
-    if NAMES.get(word) == "image":
+    if word in ("digits", "photos"):
         return load(name, split, channels)
     return _OPENED_BY.get(word, _videos)(name, variant, split)
 

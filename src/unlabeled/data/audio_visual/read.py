@@ -21,7 +21,7 @@ from unlabeled.check import UserError
 from unlabeled.data.audio.data import in_16_bits
 from unlabeled.data.audio_visual.data import Clip, Pairs
 from unlabeled.data.cache import folder_of, load_or_build
-from unlabeled.data.decoding import Recorder
+from unlabeled.data.decoding import Recorder, samples_of
 from unlabeled.data.image.data import with_channels
 from unlabeled.data.image.decode import SUFFIXES as IMAGES
 from unlabeled.data.image.decode import decode
@@ -102,8 +102,8 @@ def _open(source: Source, options: OpenOptions, rate: int) -> Pairs:
     content, facts = load_or_build(key, write, folder_of(options.cache))
     if facts["unheard"] and not facts["paths"]:
         raise UserError(f"{source.name} must hold clips that can be heard, got {facts['unheard'][0][1]}")
-    facts = facts | {"classes": reading.classes, "unusable": facts["unheard"]}
-    about = source.about(facts, options.max_broken)
+    facts = facts | {"classes": reading.classes}
+    about = samples_of(source, facts, options.max_broken, unusable=facts["unheard"])
     clips = torch.tensor(facts["clips"])
     return Pairs(content, clips, sample_rate=rate, channels=channels, **about)
 

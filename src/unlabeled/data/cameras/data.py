@@ -120,7 +120,7 @@ class Scenes(Sequences):
             for name, values in self.factors.items()
         }
         paths = [f"{self.paths[s]}/camera{c}/{t:06d}" for s, c, t in self.places().tolist()]
-        return self._images(scene, rows, paths, factors=factors)
+        return self._images(scene, rows, paths, factors)
 
     def places(self) -> Tensor:
         """Scene (its row), camera and number of every frame, int64, shape (images, 3), in the order of `frames`."""

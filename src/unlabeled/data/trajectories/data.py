@@ -120,9 +120,9 @@ class Walks(Sequences):
         paths = [f"{self.paths[row]}/{number:06d}" for row, number in self.places().tolist()]
         factors = {"x": x, "y": y, "heading_sin": heading.sin(), "heading_cos": heading.cos()}
         if self.room is None:
-            return self._images(walk, rows, paths, factors=factors)
+            return self._images(walk, rows, paths, factors)
         labels, classes = self.room[rows].long(), [f"room {room}" for room in range(int(self.room.max()) + 1)]
-        return self._images(walk, rows, paths, labels=labels, classes=classes, factors=factors)
+        return self._images(walk, rows, paths, factors, labels, classes)
 
     def places(self) -> Tensor:
         """Walk (its row) and number of every frame, int64, shape (images, 2), in the order of `frames`."""

@@ -253,10 +253,10 @@ def _is_cover(stream: Any) -> bool:
 
 def _demuxed(container: Any, stream: Any) -> Iterator[Any]:
     """Packets of a stream that hold anything; a damaged end of the file ends them."""
-    import av
+    from av.error import FFmpegError
 
     packets = container.demux(stream)
-    with suppress(av.FFmpegError):
+    with suppress(FFmpegError):
         while (packet := next(packets, None)) is not None:
             if packet.size:
                 yield packet
@@ -264,7 +264,7 @@ def _demuxed(container: Any, stream: Any) -> Iterator[Any]:
 
 def _decoded(container: Any, stream: Any, path: Path) -> Iterator[Any]:
     """Frames in the order in which they are shown, without the packets that are damaged."""
-    import av
+    from av.error import FFmpegError
 
     good = bad = 0
     for packet in chain(
@@ -272,7 +272,7 @@ def _decoded(container: Any, stream: Any, path: Path) -> Iterator[Any]:
     ):  # None asks for the frames that the decoder holds back
         try:
             decoded = stream.codec_context.decode(packet)
-        except av.FFmpegError:
+        except FFmpegError:
             bad += packet is not None
             continue
         for frame in decoded:

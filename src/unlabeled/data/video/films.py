@@ -48,7 +48,7 @@ def films(data: Any) -> Iterator[Film]:
     data = data[-1] if isinstance(data, tuple) else data
     if isinstance(data, str | Path) and not Path(data).is_dir():
         data = built_in(str(data), "test")
-    name = str(getattr(data, "name", data))
+    name = str(data) if isinstance(data, str | Path) else data.name
     if getattr(data, "masks", None) is not None:
         for row, (path, masks) in enumerate(zip(data.paths, data.masks)):
             video = data.batch(torch.tensor([row]))["video"][0]
