@@ -13,6 +13,8 @@ from cyclopts import App, CycloptsError, Group, Parameter, Token
 
 from unlabeled import check, methods, options
 from unlabeled.check import UserError
+from unlabeled.evaluation.probes import PROBES
+from unlabeled.evaluation.tasks import TASKS
 from unlabeled.training.settings import Settings
 from unlabeled.version import __version__
 
@@ -70,6 +72,11 @@ WholeOrNone = Annotated[int | None, Parameter(converter=_whole)]
 WORDS = Parameter(converter=_listed, n_tokens=1, negative=(), show_default=",".join)
 Words = Annotated[tuple[str, ...], WORDS]
 Controls = Annotated[tuple[str, ...], WORDS, Parameter(converter=_controls)]
+Probes = Annotated[
+    tuple[str, ...],
+    WORDS,
+    Parameter(help=f"Probes of labels: {PROBES}; or tasks: {TASKS}. Separated by commas."),
+]
 Run = Annotated[Path, Parameter(help="Folder of a run.")]
 Network = Annotated[
     str | None,
@@ -269,7 +276,7 @@ def evaluate(
     data: Source,
     /,
     *,
-    probe: Words = ("knn", "linear"),
+    probe: Probes = ("knn", "linear"),
     labels_per_class: Words = ("all",),
     controls: Controls = ("raw", "random", "rescaled"),
     draws: Whole = 5,
@@ -281,8 +288,6 @@ def evaluate(
     """Measure frozen features against the controls on labelled data.
 
     Args:
-        probe: Any of knn, linear, few, finetune, layers, or of the tasks alignment, analogies, factors,
-            localisation, perplexity, propagation, retrieval, similarity, zones, separated by commas.
         labels_per_class: Numbers of labels, percentages of each class, or all: 1,10,1%,all.
         controls: Any of raw, random, rescaled, supervised, or none. Tasks have their own.
         draws: Random choices of the labels, where not all are used.
@@ -355,11 +360,11 @@ def compare(
         if names.count(name) > 1:
             raise UserError(f"compare must get every method once, got {name} {names.count(name)} times")
         methods.describe(name)
-    from unlabeled.evaluation.probes import few_labels
+    from unlabeled.evaluation import subsets
 
     settings = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "encoder": encoder}
     settings |= {"image_size": image_size, "store_size": store_size, "seed": seed, "device": device}
-    counts = few_labels.counts(labels_per_class)
+    counts = subsets.counts(labels_per_class)
     probing = {"probe": probe, "labels_per_class": counts, "controls": controls, "seed": seed}
     _compare(names, data, out, settings, probing, asdict(reading))
 
@@ -522,7 +527,7 @@ def audit(
     if out is not None:
         from unlabeled.reporting.audit_page import write_page
 
-        print(write_page(findings, out))
+        print(write_page(findings, out, json=json))
     if strict and (findings.leaks or not any(map(len, findings.parts))):
         sys.exit(1)
 

@@ -15,7 +15,7 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.files import atomic
-from unlabeled.parts.vocabulary import counted, unspaced
+from unlabeled.parts.vocabulary import count_words, unspaced
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -205,7 +205,7 @@ def fitted(name: str, data: "Data") -> WordEncoder:
             f"{data.name}: {fraction:.0%} of the letters are of scripts without spaces, so that whole sentences count "
             "as words; split them with --segmenter characters, jieba or pythainlp"
         )
-    counts = counted(texts, min_count, segmenter)
+    counts = count_words(texts, min_count, segmenter)
     encoder = build(name, vocabulary=list(counts), segmenter=segmenter)
     frequencies = torch.tensor(list(counts.values()), dtype=torch.float64)
     encoder.adapt.shares.copy_(frequencies / frequencies.sum())

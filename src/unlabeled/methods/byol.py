@@ -1,14 +1,13 @@
-"""BYOL: predict what a slowly moving copy of the encoder says about the other view of an image.
+"""BYOL: predict what a slowly moving copy of the encoder computes for the other view of an image.
 
-Withheld: the other view. Predicted: the teacher's projection of it, from the student's; no other image is
-compared.
+Withheld: the other view. Predicted: the teacher's projection of it, from the student's; no other image is compared.
 
 Source: Grill et al., "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning", 2020,
 https://arxiv.org/abs/2006.07733
-Differs: by default the heads are narrower (4096 and 256 in the paper) and the views are not blurred, for small
-images. Crops are resampled bilinearly, not bicubically. The weights move by the loop's AdamW; the paper has LARS.
-Shortcut: a constant output has loss 0. The predictor, which the teacher lacks, the moving average and the
-batch norms of the heads keep the training away from it; the loss cannot tell, the spread of the projections does.
+Differs: by default the heads are narrower (4096 and 256 in the paper) and the views are not blurred, for small images.
+Crops are resampled bilinearly, not bicubically. The optimizer is AdamW, not LARS.
+Shortcut: a constant output has loss 0. The predictor, which the teacher lacks, the moving average and the batch norms
+of the heads keep the training away from it; the loss cannot show a collapse, the spread of the projections does.
 """
 
 from typing import ClassVar, Unpack
@@ -19,10 +18,10 @@ from torch import Tensor
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
 from unlabeled.options import Count, Fraction, ViewOptions
-from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
 from unlabeled.parts.precision import full_precision
-from unlabeled.parts.teacher import Teacher, cosine_momentum
+from unlabeled.parts.teacher import Teacher
+from unlabeled.parts.two_views import TwoViews, asymmetric
 
 __all__ = ["BYOL"]
 
@@ -32,8 +31,8 @@ def loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """Squared distance between directions: 2 - 2 * cosine.
 
     Args:
-        predictions: What the student says of one view, float, shape (batch, dim).
-        targets: What the teacher says of the other view, float, shape (batch, dim); receives no gradient.
+        predictions: Of the student for one view, float, shape (batch, dim).
+        targets: Of the teacher for the other view, float, shape (batch, dim); receives no gradient.
 
     Returns:
         Mean over the batch, scalar, in 0..4; 2 for unrelated directions.
@@ -42,8 +41,8 @@ def loss(predictions: Tensor, targets: Tensor) -> Tensor:
     return (2 - 2 * cosine).mean()
 
 
-class BYOL(Method[ImageEncoder]):
-    """Predict what a slowly moving copy of the encoder says about the other view of an image.
+class BYOL(TwoViews, Method[ImageEncoder]):
+    """Predict what a slowly moving copy of the encoder computes for the other view of an image.
 
     Args:
         encoder: Network whose features are kept.
@@ -70,33 +69,21 @@ class BYOL(Method[ImageEncoder]):
         **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        self.momentum = momentum
-        options = self.view_options(views)
-        options["saturation"] = 0.4 * options["jitter"]
-        self.first_views = Views(encoder.image_size, **options | {"solarize": 0})
-        self.second_views = Views(encoder.image_size, **options | {"blur": second_blur})
+        self.first_views, self.second_views = asymmetric(
+            encoder.image_size, self.view_options(views), second_blur
+        )
         self.head = mlp(encoder.dim, hidden_dim, projection_dim, last_bias=False)
         self.predictor = mlp(projection_dim, hidden_dim, projection_dim, last_bias=False)
-        self.teacher = Teacher(encoder, self.head)
+        self.teacher = Teacher(encoder, self.head, momentum=momentum, rising=True)
 
     def chance(self, samples: int) -> float:
         return 4.0  # two directions, each 2 for unrelated vectors; a collapsed encoder goes to 0 instead
 
-    def prepare(self, data: object) -> None:
-        self.teacher.restart(self.encoder, self.head)
+    def two_views(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.first_views(batch), self.second_views(batch)
 
     def forward(self, batch: Batch) -> Tensor:
-        views = self.first_views(batch), self.second_views(batch)
+        views = self.two_views(batch)
         first, second = (self.predictor(self.head(self.encoder(view))) for view in views)
         first_target, second_target = (self.teacher(view) for view in views)
         return loss(first, second_target) + loss(second, first_target)
-
-    def after_step(self, progress: float) -> None:
-        self.teacher.update(cosine_momentum(self.momentum, progress), self.encoder, self.head)
-
-    def embed_features(self, features: Tensor) -> Tensor:
-        return self.head(features)
-
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        first, second = self.first_views(batch), self.second_views(batch)
-        return {"image": self.encoder.inputs(batch), "view 1": first, "view 2": second}

@@ -1,65 +1,45 @@
 """MoCo: find the other view of an image among thousands of stored views of other images.
 
-Withheld: which of many vectors (keys) shows the same image as a view (the query). Predicted: that key, by
-cosine similarity, among it and the keys of earlier batches, all made by a slowly moving copy of the encoder.
+Withheld: which of many vectors (keys) shows the same image as a view (the query). Predicted: that key, by cosine
+similarity, among it and the keys of earlier batches, all made by a slowly moving copy of the encoder.
 
 Source: He, Fan, Wu, Xie, Girshick, "Momentum Contrast for Unsupervised Visual Representation Learning", 2019,
 https://arxiv.org/abs/1911.05722; Chen, Fan, Girshick, He, "Improved Baselines with Momentum Contrastive
 Learning", 2020, https://arxiv.org/abs/2003.04297
-Differs: the teacher moves after the optimizer step instead of before the next forward, which is the same; the
-symmetric loss is the mean of both directions, where the authors' CIFAR-10 notebook adds them up; version 1 (linear,
-temperature 0.07) keeps the colour changes of version 2, where the paper's turn the hue more. The weights move by the
-loop's AdamW, warmed up and without decay of norms and biases; the authors' SGD decays everything.
-Shortcut: batch norm tells which query and key were in one batch, so both pass in small groups, the keys in
-random ones that reach over all processes.
+Differs: the teacher moves after the optimizer step instead of before the next forward pass, which is equivalent; the
+symmetric loss is the mean of both directions, where the authors' CIFAR-10 notebook adds them; version 1 (linear,
+temperature 0.07) keeps the colour changes of version 2, where the paper's shift the hue more. The optimizer is AdamW
+with warm-up, without decay of norms and biases; the authors' SGD decays everything.
+Shortcut: batch norm reveals which query and key were in one batch, so both pass in small groups, the keys in random
+ones that span all processes.
 """
 
 import math
 import warnings
-from typing import TYPE_CHECKING, ClassVar, Literal, Unpack
+from typing import ClassVar, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unlabeled.data import Data
 from unlabeled.encoders import ImageEncoder
-from unlabeled.kernels.partition import log_partition
 from unlabeled.method import Batch, Method
 from unlabeled.options import Count, Fraction, Positive, ViewOptions
 from unlabeled.parts import gather
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
-from unlabeled.parts.precision import full, full_precision
+from unlabeled.parts.info_nce import with_queue
+from unlabeled.parts.precision import full
 from unlabeled.parts.queue import Queue
 from unlabeled.parts.shuffle import in_groups, shuffled
 from unlabeled.parts.teacher import Teacher
-
-if TYPE_CHECKING:
-    from unlabeled.data import Data
+from unlabeled.parts.two_views import TwoViews
 
 __all__ = ["MoCo"]
 
 
-@full_precision
-def loss(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    """InfoNCE: the own key's share in a softmax over it and the queue.
-
-    Args:
-        queries: Projections of the student, float, shape (batch, dim); only their directions count.
-        keys: Unit vectors of the teacher, row by row the same images, float, shape (batch, dim).
-        queue: Unit vectors of other images, float, shape (stored, dim).
-        temperature: Divides the cosines, above 0.
-
-    Returns:
-        Mean over the batch, scalar, in nats; ln(stored + 1) when all vectors are equal.
-    """
-    queries = F.normalize(queries, dim=1)
-    positive = (queries * keys).sum(1) / temperature
-    everyone = torch.logaddexp(positive, log_partition(queries, queue, 1 / temperature))
-    return (everyone - positive).mean()
-
-
-class MoCo(Method[ImageEncoder]):
+class MoCo(TwoViews, Method[ImageEncoder]):
     """Find the other view of an image among thousands of stored views of other images.
 
     Args:
@@ -74,16 +54,9 @@ class MoCo(Method[ImageEncoder]):
         **views: How the views are drawn.
     """
 
+    view_names = ("query", "key")
     view_defaults = ViewOptions(crop=0.2, jitter=0.5, gray=0.2, blur=0.0, flip=0.5, degrees=0.0)
-    recipe: ClassVar = {
-        "epochs": 24,
-        "lr": 2e-3,
-        "queue": 2048,
-        "momentum": 0.99,
-        "crop": 0.2,
-        "jitter": 0.5,
-        "gray": 0.2,
-    }
+    recipe: ClassVar = {"epochs": 24, "lr": 2e-3, "queue": 2048}
     smallest: ClassVar = {"queue": 16}
 
     def __init__(
@@ -100,19 +73,18 @@ class MoCo(Method[ImageEncoder]):
         **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        self.temperature, self.momentum = temperature, momentum
-        self.symmetric, self.splits = symmetric, splits
+        self.temperature, self.symmetric, self.splits = temperature, symmetric, splits
         self.views = Views(encoder.image_size, **self.view_options(views))
         hidden = [encoder.dim] if projection == "mlp" else []
         self.head = mlp(encoder.dim, *hidden, projection_dim, norm=False)
-        self.teacher = Teacher(encoder, self.head)
+        self.teacher = Teacher(encoder, self.head, momentum=momentum)
         self.queue = Queue(queue, projection_dim)
 
     def chance(self, samples: int) -> float:
         return math.log(len(self.queue.rows) + 1)
 
-    def prepare(self, data: "Data") -> None:
-        self.teacher.restart(self.encoder, self.head)
+    def prepare(self, data: Data) -> None:
+        super().prepare(data)
         stored = len(self.queue.rows)
         if stored > len(data):
             warnings.warn(
@@ -122,22 +94,13 @@ class MoCo(Method[ImageEncoder]):
             )
 
     def forward(self, batch: Batch) -> Tensor:
-        views = [self.views(batch), self.views(batch)]
+        views = self.two_views(batch)
         stored = self.queue.rows.clone()
         losses = []
         for query, key in [(0, 1), (1, 0)][: 1 + self.symmetric]:
             queries = self.head(in_groups(self.encoder, views[query], self.splits))
             keys = F.normalize(full(shuffled(self.teacher, views[key], self.splits)), dim=1)
-            losses.append(loss(queries, gather.own(keys), stored, self.temperature))
+            losses.append(with_queue(queries, gather.own(keys), stored, self.temperature))
             if self.training:
                 self.queue.push(keys)
         return torch.stack(losses).mean()
-
-    def after_step(self, progress: float) -> None:
-        self.teacher.update(self.momentum, self.encoder, self.head)
-
-    def embed_features(self, features: Tensor) -> Tensor:
-        return self.head(features)
-
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        return {"image": self.encoder.inputs(batch), "query": self.views(batch), "key": self.views(batch)}

@@ -1,14 +1,14 @@
 """SwAV: predict the cluster of one crop of an image from another crop.
 
-Withheld: to which of the learned prototypes a large crop belongs, where each prototype gets an equal share of
-the images. Predicted: that assignment, from every other crop, large or small.
+Withheld: to which of the learned prototypes a large crop belongs, where each prototype gets equally many images.
+Predicted: that assignment, from every other crop, large or small.
 
 Source: Caron, Misra, Mairal, Goyal, Bojanowski, Joulin, "Unsupervised Learning of Visual Features by
 Contrasting Cluster Assignments", 2020, https://arxiv.org/abs/2006.09882
-Differs: several processes share one queue, where the authors' code has one in each, so that the assignments are those
-of one process. By default there are fewer prototypes and the crops are larger, for small images. Crops are resampled
-bilinearly. The weights move by the loop's AdamW; the paper has SGD under LARC with a rate that ends above 0.
-Shortcut: one prototype for all would be easy to predict, so the assignments are balanced over the batch.
+Differs: several processes share one queue, where the authors' code has one each, so that the assignments are those of
+one process. By default there are fewer prototypes and the crops are larger, for small images. Crops are resampled
+bilinearly. The optimizer is AdamW, not SGD under LARC with a rate that ends above 0.
+Shortcut: one prototype for all images would be easy to predict, so the assignments are balanced over the batch.
 """
 
 import math
@@ -28,26 +28,10 @@ from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
 from unlabeled.parts.precision import full, full_precision
 from unlabeled.parts.queue import Queue
+from unlabeled.parts.sinkhorn import sinkhorn
+from unlabeled.parts.two_views import TwoViews
 
 __all__ = ["SwAV"]
-
-
-@full_precision
-def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
-    """Soft assignments close to exp(scores / epsilon) that use all prototypes about equally.
-
-    Args:
-        scores: Similarity of samples and prototypes, float, shape (samples, prototypes).
-        epsilon: Softness, above 0; larger is closer to uniform.
-        iterations: Rounds of scaling columns and rows, at least 1.
-
-    Returns:
-        Probabilities, float, shape (samples, prototypes): rows sum to 1, columns to nearly the same number.
-    """
-    logarithm = scores / epsilon
-    for _ in range(iterations):
-        logarithm = logarithm.log_softmax(0).log_softmax(1)
-    return logarithm.exp()
 
 
 @full_precision
@@ -58,7 +42,7 @@ def similarity(vectors: Tensor, prototypes: Tensor) -> Tensor:
 
 @full_precision
 def loss(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:
-    """Swapped prediction: cross-entropy of each crop with the assignment of each other, assigned crop.
+    """Swapped prediction: cross-entropy of each crop with the assignment of every other, assigned crop.
 
     Args:
         scores: Cosines with the prototypes, float, shape (crops, batch, prototypes).
@@ -74,7 +58,7 @@ def loss(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:
     return (entropy * different).sum() / different.sum()
 
 
-class SwAV(Method[ImageEncoder]):
+class SwAV(TwoViews, Method[ImageEncoder]):
     """Predict the cluster of one crop of an image from another crop.
 
     Args:
@@ -145,14 +129,14 @@ class SwAV(Method[ImageEncoder]):
         return math.log(len(self.prototypes))
 
     def forward(self, batch: Batch) -> Tensor:
-        features = self.encoder(torch.cat([self.views(batch), self.views(batch)]))
+        features = self.encoder(torch.cat(self.two_views(batch)))
         if self.local_crops:
             small = torch.cat([self.local_views(batch) for _ in range(self.local_crops)])
             features = torch.cat([features, self.encoder(small)])
         vectors = F.normalize(full(self.head(features)), dim=1)
         vectors = rearrange(vectors, "(crop sample) dim -> crop sample dim", crop=2 + self.local_crops)
         frozen = self.steps < self.freeze_steps
-        # Where frozen the gradient is 0 rather than None, which several processes could not average.
+        # While frozen the gradient is 0 rather than None, which several processes could not average.
         prototypes = torch.where(frozen, self.prototypes.detach(), self.prototypes)
         codes = torch.stack([self.codes(vectors[0], self.queues[0]), self.codes(vectors[1], self.queues[1])])
         return loss(similarity(vectors, prototypes), codes, self.temperature)
@@ -164,20 +148,18 @@ class SwAV(Method[ImageEncoder]):
         everyone = samples = gather.gather(vectors)
         if len(queue.rows) and queue.full and self.steps >= self.queue_steps:
             samples = torch.cat([everyone, queue.rows])
-        assigned = sinkhorn(similarity(samples, self.prototypes), self.epsilon, self.iterations)
+        assignments = sinkhorn(similarity(samples, self.prototypes), self.epsilon, self.iterations)
         if self.training:
             queue.push(everyone)
-        return gather.own(assigned[: len(everyone)])
+        return gather.own(assignments[: len(everyone)])
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
+        super().after_step(progress)
         self.steps += 1
         moved = F.normalize(self.prototypes, dim=1)
         # The optimizer's momentum and weight decay move parameters whose gradient is 0.
         self.prototypes.copy_(torch.where(self.steps <= self.freeze_steps, self.start, moved))
-
-    def embed_features(self, features: Tensor) -> Tensor:
-        return self.head(features)
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         large = {"image": self.encoder.inputs(batch), "large crop": self.views(batch)}
