@@ -9,7 +9,7 @@ import torch
 
 from unlabeled.data import kind_of, open_data, open_splits
 from unlabeled.data.audio.data import Sounds, from_waveforms
-from unlabeled.data.audio.read import decode, scale_of
+from unlabeled.data.audio.decode import decode, scale_of
 
 LENGTHS = [5, 9, 1, 7]
 
@@ -260,8 +260,8 @@ def test_long_silence_is_a_sound(tmp_path):
 
 def test_more_samples_than_any_recording_has_are_refused(write, tmp_path, monkeypatch):
     write("a.flac", np.zeros(300_000))
-    monkeypatch.setattr("unlabeled.data.audio.read._UNPACKED", 2**18)
-    monkeypatch.setattr("unlabeled.data.audio.read._RATIO", 1)
+    monkeypatch.setattr("unlabeled.data.limits.SAMPLES", 2**18)
+    monkeypatch.setattr("unlabeled.data.limits.SAMPLES_OF_A_BYTE", 1)
     with pytest.raises(
         ValueError, match="unpacks to more than 262144 samples, too many for a file of its size"
     ):

@@ -8,9 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from unlabeled.data import audio_visual, open_data
-from unlabeled.data.audio_visual import Pairs, built_in, from_pairs, read_clip, read_sound
+from unlabeled.data import open_data
+from unlabeled.data.audio_visual import Pairs, from_pairs
+from unlabeled.data.audio_visual.data import _moment
+from unlabeled.data.audio_visual.read import _converted, find, read_clip, read_sound
 from unlabeled.data.options import OpenOptions
+from unlabeled.data.worlds import built_in
 
 FPS, RATE = 25, 16_000
 FLASH = 20
@@ -165,10 +168,10 @@ def test_positives_and_negatives_share_one_grid_of_times(tmp_path):
 
 def test_random_frames_are_all_those_with_the_whole_sound_and_the_middle_one_otherwise():
     times = torch.arange(50, dtype=torch.float64) / 25
-    drawn = {audio_visual._moment(times, 2 * RATE, RATE, RATE, draw)[0] for draw in torch.rand(2000).tolist()}
+    drawn = {_moment(times, 2 * RATE, RATE, RATE, draw)[0] for draw in torch.rand(2000).tolist()}
     assert drawn == set(range(13, 38))
-    assert audio_visual._moment(times, 2 * RATE, RATE, RATE, 0.5)[0] == 25
-    number, start = audio_visual._moment(times[:10], 4000, RATE, RATE, 0.9)
+    assert _moment(times, 2 * RATE, RATE, RATE, 0.5)[0] == 25
+    number, start = _moment(times[:10], 4000, RATE, RATE, 0.9)
     assert number == 5 and start == 3200 - 8000
 
 
@@ -287,7 +290,7 @@ def test_real_clips_open_where_they_are_there(tmp_path):
     files = sorted(real.glob("*.mp4"))[:2]
     for file in files:
         (tmp_path / file.name).symlink_to(file)
-    data = audio_visual.find(tmp_path, OpenOptions(cache=False))["all"]()
+    data = find(tmp_path, OpenOptions(cache=False))["all"]()
     batch = data.batch(torch.arange(2))
     assert batch["image"].shape == (2, 3, 112, 112) and batch["waveform"].shape == (2, 16_000)
     assert batch["waveform"].abs().amax() > 0.01
@@ -318,4 +321,4 @@ def test_pairs_of_other_types_shapes_and_values_are_refused_by_name():
 
 
 def test_a_sound_too_short_for_its_new_rate_is_no_sound():
-    assert len(audio_visual._converted(np.ones(40, np.float32), 8_000, 100)) == 0
+    assert len(_converted(np.ones(40, np.float32), 8_000, 100)) == 0

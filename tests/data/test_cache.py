@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from unlabeled.data import Data, cache, open_data
+from unlabeled.data.image import store
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def same(first: Data, second: Data) -> bool:
 
 
 def no_decoding(monkeypatch) -> None:
-    monkeypatch.setattr(cache, "decode_all", lambda *arguments: pytest.fail("decoded again"))
+    monkeypatch.setattr(store, "decode_all", lambda *arguments: pytest.fail("decoded again"))
 
 
 def only(cache_folder: Path) -> Path:
@@ -63,7 +64,7 @@ def test_a_folder_that_moved_is_decoded_again(folder):
 
 def test_images_are_decoded_again_when_a_further_decoder_is_installed(folder, cache_folder, monkeypatch):
     open_data(folder)
-    monkeypatch.setattr(cache, "OPTIONAL", [*cache.OPTIONAL, "another"])
+    monkeypatch.setattr(store, "OPTIONAL", [*store.OPTIONAL, "another"])
     open_data(folder)
     assert len(list(cache_folder.iterdir())) == 2
 
@@ -327,13 +328,13 @@ def test_every_verb_reads_what_the_first_one_decoded(tmp_path, kind, monkeypatch
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
     decoded = []
-    counted = cache.decode_all
+    counted = store.decode_all
 
     def count(*arguments):
         decoded.append(1)
         return counted(*arguments)
 
-    monkeypatch.setattr(cache, "decode_all", count)
+    monkeypatch.setattr(store, "decode_all", count)
     how = {"steps": 1, "batch_size": 4, "encoder": "conv4", "image_size": 16, "quiet": True}
     run = pretrain("simclr", tmp_path / "data", out=tmp_path / "run", **how)
     evaluate(run, tmp_path / "data", probe=["knn"], controls=["raw"])

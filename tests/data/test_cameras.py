@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unlabeled.data import cameras
-from unlabeled.data.cameras import Scenes, from_views
+from unlabeled.data.cameras import Scenes, from_views, read
 from unlabeled.data.options import OpenOptions
+from unlabeled.data.worlds import built_in
 
 
 def scenes(count: int = 5, views: int = 3, frames: int = 9) -> Scenes:
@@ -108,7 +108,7 @@ def test_what_cannot_be_drawn_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["orbit", "orbit:still"])
 def test_built_in_scenes(name: str) -> None:
-    data = cameras.built_in(name, "test")
+    data = built_in(name, "test")
     assert len(data) == 20 and data.shape == {"channels": 3, "image_size": 48, "cameras": 2, "frames": 24}
     assert set(data.factors) == {"progress", "angle_sin", "angle_cos"}
 
@@ -128,7 +128,7 @@ def test_folders_of_images_are_cameras(tmp_path: Path) -> None:
         picture(200, tmp_path / f"test/s{scene}/cam0/000.png")
         picture(201, tmp_path / f"test/s{scene}/cam1/000.png")
     picture(0, tmp_path / "train/alone/cam0/000.png")
-    found = cameras.find(tmp_path, OpenOptions(store_size=6, max_broken=0.3))
+    found = read.find(tmp_path, OpenOptions(store_size=6, max_broken=0.3))
     assert set(found) == {"train", "test"}
     data = found["train"]()
     assert len(data) == 4 and data.cameras == 2 and data.lengths.tolist() == [3] * 4
@@ -150,7 +150,7 @@ def test_videos_are_cameras(tmp_path: Path) -> None:
                 level = np.full((32, 32, 3), 40 * frame + 20 * camera + 20, np.uint8)
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(level, format="rgb24")))
             container.mux(stream.encode(None))
-    data = cameras.find(tmp_path, OpenOptions(store_size=16))["all"]()
+    data = read.find(tmp_path, OpenOptions(store_size=16))["all"]()
     shown = data.batch(torch.tensor([0]))["views"][0].float().mean((2, 3, 4))
     wanted = 40 * torch.arange(5) + 20 * torch.arange(2)[:, None] + 20.0
     assert shown.shape == (2, 5) and (shown - wanted).abs().max() < 6
@@ -160,7 +160,7 @@ def test_arrays_on_disk(tmp_path: Path) -> None:
     views = np.random.default_rng(0).integers(0, 255, (6, 2, 4, 5, 5, 3), np.uint8)
     speed = np.arange(6.0)
     np.savez(tmp_path / "one.npz", train_views=views[:4], test_views=views[4:], train_speed=speed[:4])
-    found = cameras.find(tmp_path / "one.npz", OpenOptions())
+    found = read.find(tmp_path / "one.npz", OpenOptions())
     train, test = found["train"](), found["test"]()
     assert len(train) == 4 and len(test) == 2 and train.factors["speed"].tolist() == [0, 1, 2, 3]
     assert np.array_equal(train.batch(torch.tensor([1]))["views"][0].permute(0, 1, 3, 4, 2).numpy(), views[1])
@@ -169,16 +169,16 @@ def test_arrays_on_disk(tmp_path: Path) -> None:
     for row in range(6):
         np.savez(folder / f"{row}.npz", views=views[row, :, : 2 + row % 2])
     (folder / "broken.npz").write_bytes(b"no")
-    data = cameras.find(folder, OpenOptions(max_broken=0.2))["all"]()
+    data = read.find(folder, OpenOptions(max_broken=0.2))["all"]()
     assert len(data) == 6 and data.lengths.tolist() == [2, 3] * 3 and len(data.skipped) == 1
 
 
 def test_nothing_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no scenes in"):
-        cameras.find(tmp_path, OpenOptions())
+        read.find(tmp_path, OpenOptions())
     np.savez(tmp_path / "odd.npz", pictures=np.zeros(3))
     with pytest.raises(ValueError, match=r"must hold views or train_views, got pictures"):
-        cameras.find(tmp_path / "odd.npz", OpenOptions())
+        read.find(tmp_path / "odd.npz", OpenOptions())
     with pytest.raises(ValueError, match="views of array must be uint8 of 6 axes"):
         from_views(np.zeros((2, 3, 4, 4, 3), np.uint8))
 
@@ -200,6 +200,6 @@ def test_a_full_disk_is_no_broken_scene(tmp_path: Path, monkeypatch: pytest.Monk
         def write(self, content: bytes) -> None:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cameras, "kept", lambda key, write, folder: write(Full()))
+    monkeypatch.setattr(read, "load_or_build", lambda key, write, folder: write(Full()))
     with pytest.raises(OSError, match="No space left"):
-        cameras.find(tmp_path, OpenOptions())["all"]()
+        read.find(tmp_path, OpenOptions())["all"]()

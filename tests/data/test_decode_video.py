@@ -115,13 +115,10 @@ def test_painted_numbers_are_read_back_exactly(tmp_path, file, how):
 def test_what_the_index_says(tmp_path):
     write(tmp_path / "a.mp4", 60, options=B_FRAMES, sound=True)
     found = index(tmp_path / "a.mp4")
-    assert found.fps == pytest.approx(25) and found.duration == pytest.approx(60 / 25)
-    assert found.keys.tolist() == [0, 12, 24, 36, 48]
-    assert found.audio_rate == 8000
-    assert [found.at(second) for second in (-1, 0, 0.039, 0.04, 1.0, 99)] == [0, 0, 0, 1, 25, 59]
+    assert found.fps == pytest.approx(25) and found.times == pytest.approx(np.arange(60) / 25, abs=1e-6)
     write(tmp_path / "b.mkv", stamps=[3000 + 40 * number for number in range(10)])
     late = index(tmp_path / "b.mkv")
-    assert late.times[0] == pytest.approx(3.0) and late.at(3.08) == 2 and late.audio_rate is None
+    assert late.times == pytest.approx(3 + np.arange(10) / 25, abs=1e-3)
 
 
 @pytest.mark.parametrize("transparent", [False, True])
@@ -132,7 +129,7 @@ def test_animated_gif(tmp_path, transparent):
     durations = [100, 40] * 6
     images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:], duration=durations, loop=0)
     found = index(tmp_path / "a.gif")
-    assert len(found) == 12 and found.duration == pytest.approx(0.84)
+    assert len(found) == 12 and found.fps == pytest.approx(12 / 0.84)
     assert found.times[:4].tolist() == pytest.approx([0, 0.1, 0.14, 0.24])
     assert read(read_all(tmp_path / "a.gif")) == list(range(12))
 

@@ -206,12 +206,12 @@ def test_several_labels_of_one_image_are_said_to_be_too_many(tmp_path):
 
 
 def test_labels_are_read_anew_without_decoding_anew(tmp_path, monkeypatch):
-    from unlabeled.data import cache as caches
+    from unlabeled.data.image import store
 
     pictures(tmp_path / "d", FOUR)
     (tmp_path / "d" / "x.csv").write_text("file,label\n" + "".join(f"{name},a\n" for name in FOUR))
     assert labels(open_data(tmp_path / "d", cache=tmp_path / "c")) == ["a"] * 4
-    monkeypatch.setattr(caches, "decode_all", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(store, "decode_all", lambda *_: pytest.fail("decoded again"))
     (tmp_path / "d" / "x.csv").write_text("file,label\n" + "".join(f"{name},b\n" for name in FOUR))
     assert labels(open_data(tmp_path / "d", cache=tmp_path / "c")) == ["b"] * 4
 

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from unlabeled.data import Data, open_data, open_splits, tars
+from unlabeled.data.image.containers import find_path
 from unlabeled.data.opening import parts
-from unlabeled.data.sources import find_path
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -766,7 +766,7 @@ def test_photos_are_the_same_patches_each_time_and_splits_share_none():
 
 
 def test_photo_patches_are_cut_from_separate_parts():
-    from unlabeled.data import builtin
+    from unlabeled.data.image import builtin
 
     columns = torch.arange(400).div(2, rounding_mode="floor").to(torch.uint8).expand(3, 384, 400)
     assert builtin._cut(columns, "train", 0).max() < builtin._cut(columns, "test", 0).min()

@@ -10,8 +10,10 @@ import torch
 
 from unlabeled.data import open_data, open_splits
 from unlabeled.data.options import OpenOptions
-from unlabeled.data.text.data import Texts, built_in, find, sentences
-from unlabeled.data.text.read import groups
+from unlabeled.data.text.data import Texts
+from unlabeled.data.text.read import find, groups
+from unlabeled.data.text.sentences import sentences
+from unlabeled.data.worlds import built_in
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from unlabeled.data import trajectories
 from unlabeled.data.options import OpenOptions
 from unlabeled.data.trajectories import Walks, from_walks
+from unlabeled.data.trajectories.read import find
+from unlabeled.data.worlds import built_in
 
 
 def walks(count: int = 4, frames: int = 12) -> Walks:
@@ -79,7 +80,7 @@ def test_too_long_a_stretch_is_refused() -> None:
 
 
 def test_built_in_walks() -> None:
-    data = trajectories.built_in("rooms", "test")
+    data = built_in("rooms", "test")
     assert len(data) == 16 and data.shape == {"channels": 3, "image_size": 32, "frames": 128}
     assert {"pose", "depth", "action"} <= set(data.batch(torch.tensor([0])))
 
@@ -101,7 +102,7 @@ def test_folders_of_arrays_may_have_splits_and_lengths_of_their_own(tmp_path: Pa
             np.savez(tmp_path / split / f"{row}.npz", **arrays(row, 6 + row))
     (tmp_path / "train" / "x.npz").write_bytes(b"no")
     np.savez(tmp_path / "train" / "y.npz", **arrays(0) | {"pose": np.full((6, 3), np.nan)})
-    found = trajectories.find(tmp_path, OpenOptions(max_broken=0.4))
+    found = find(tmp_path, OpenOptions(max_broken=0.4))
     train = found["train"]()
     assert len(train) == 4 and len(found["test"]()) == 2 and len(train.skipped) == 2
     assert train.lengths.tolist() == [6, 7, 8, 9]
@@ -115,10 +116,10 @@ def test_one_file_may_have_splits(tmp_path: Path) -> None:
     content = {f"train_{key}": np.stack([value] * 3) for key, value in arrays(0).items()}
     content |= {f"test_{key}": value[None] for key, value in arrays(1).items()}
     np.savez(tmp_path / "all.npz", **content)
-    found = trajectories.find(tmp_path / "all.npz", OpenOptions())
+    found = find(tmp_path / "all.npz", OpenOptions())
     assert len(found["train"]()) == 3 and len(found["test"]()) == 1
     np.savez(tmp_path / "one.npz", **arrays(1))
-    assert len(trajectories.find(tmp_path / "one.npz", OpenOptions())["all"]()) == 1
+    assert len(find(tmp_path / "one.npz", OpenOptions())["all"]()) == 1
 
 
 def test_parquet_has_a_row_for_each_frame(tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ def test_parquet_has_a_row_for_each_frame(tmp_path: Path) -> None:
                 {"walk": walk, "image": stream.getvalue(), "x": 1.0 * walk, "y": 2.0 * time, "heading": 0.5}
             )
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "walks.parquet")
-    data = trajectories.find(tmp_path, OpenOptions())["all"]()
+    data = find(tmp_path, OpenOptions())["all"]()
     batch = data.batch(torch.tensor([1]))
     assert batch["video"].shape == (1, 3, 3, 6, 6) and batch["video"][0, :, 0, 0, 0].tolist() == [50, 51, 52]
     assert batch["pose"][0].tolist() == [[1, 0, 0.5], [1, 2, 0.5], [1, 4, 0.5]]
@@ -141,7 +142,7 @@ def test_parquet_has_a_row_for_each_frame(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no walks in"):
-        trajectories.find(tmp_path, OpenOptions())
+        find(tmp_path, OpenOptions())
     with pytest.raises(ValueError, match="pose is missing"):
         from_walks({"video": np.zeros((1, 2, 4, 4, 3), np.uint8)})
     with pytest.raises(ValueError, match=r"pose of array must have shape \(1, 2, 3\), got \(1, 2, 2\)"):

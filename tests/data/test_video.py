@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from unlabeled.data.options import OpenOptions
-from unlabeled.data.video.data import Videos, built_in, find, from_videos
+from unlabeled.data.video.data import Videos, from_videos
+from unlabeled.data.video.read import find
+from unlabeled.data.worlds import built_in
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data" / "video_samples"
 
@@ -151,7 +153,7 @@ def test_built_in(name):
 
 
 def test_training_and_test_part_of_a_built_in_set_share_no_video(monkeypatch):
-    monkeypatch.setattr("unlabeled.data.video.data._COUNTS", {"train": 30, "test": 20})
+    monkeypatch.setattr("unlabeled.data.worlds.SIZES", {"videos": (30, 20)})
     train, test = built_in("balls", "train"), built_in("balls", "test")
     assert (len(train), len(test)) == (30, 20)
     both = torch.cat([shown.batch(torch.arange(20))["video"].flatten(1) for shown in (train, test)])
@@ -248,7 +250,7 @@ def test_one_file_and_films_that_do_not_fit_into_memory(tmp_path, monkeypatch):
     encode(tmp_path / "a.mp4", 12)
     usual = whole(tmp_path / "a.mp4")
     assert usual.counts.tolist() == [12]
-    monkeypatch.setattr("unlabeled.data.video.data._LARGEST", 100)
+    monkeypatch.setattr("unlabeled.data.video.read._LARGEST", 100)
     assert torch.equal(whole(tmp_path / "a.mp4").table, usual.table)
 
 

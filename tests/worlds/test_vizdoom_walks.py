@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unlabeled.data.options import OpenOptions
-from unlabeled.data.trajectories import find
+from unlabeled.data.trajectories.read import find
 from unlabeled.worlds import vizdoom_walks
 from unlabeled.worlds.vizdoom_walks import record
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from einops import rearrange
 from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
@@ -18,17 +19,23 @@ from unlabeled.check import UserError
 from unlabeled.data.files import SPLITS
 from unlabeled.data.limits import refuse_unpacked
 
-__all__ = ["as_integers", "as_tensor", "as_uint8", "by_split", "named", "read_npy", "read_npz", "read_splits"]
+__all__ = [
+    "as_integers",
+    "as_tensor",
+    "as_uint8",
+    "by_split",
+    "channels_first",
+    "named",
+    "read_npy",
+    "read_npz",
+    "read_splits",
+]
 
 T = TypeVar("T")
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """The array of a .npy file.
-
-    Raises:
-        ValueError: It cannot be read.
-    """
+    """The array of a .npy file."""
     try:
         # Copy on write: pages are read when needed and torch gets memory that it may call its own.
         return np.lib.format.open_memmap(path, mode="c")
@@ -40,14 +47,7 @@ def read_npy(path: Path) -> np.ndarray:
 def read_npz(
     path: Path, select: Callable[[str], bool] = lambda _: True
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Arrays of an .npz file.
-
-    Args:
-        path: The file.
-        select: Whether an array of some name is read.
-
-    Returns:
-        The arrays by name, and the names of all that are there.
+    """Arrays of an .npz file whose names are selected, and the names of all that are there.
 
     Raises:
         ValueError: It cannot be read, or is a small file that unpacks to a lot.
@@ -113,11 +113,7 @@ def read_splits(
 
 
 def as_tensor(array: np.ndarray | Tensor, name: str) -> Tensor:
-    """An array of numbers as a tensor, in the order of bytes of this machine.
-
-    Raises:
-        ValueError: It holds something else.
-    """
+    """An array of numbers as a tensor, in the order of bytes of this machine."""
     if isinstance(array, Tensor):
         return array
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
@@ -125,12 +121,14 @@ def as_tensor(array: np.ndarray | Tensor, name: str) -> Tensor:
     return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
 
 
-def as_integers(values: np.ndarray | Tensor, count: int, what: str, name: str) -> Tensor:
-    """Integers, one for each sample, as int64, shape (count,).
+def channels_first(pixels: Tensor) -> Tensor:
+    """Pixels with one or three channels before height and width, which may come after them."""
+    last = pixels.shape[-1] in (1, 3) and pixels.shape[-3] not in (1, 3)
+    return rearrange(pixels, "... height width channels -> ... channels height width") if last else pixels
 
-    Raises:
-        ValueError: They are others, or not as many.
-    """
+
+def as_integers(values: np.ndarray | Tensor, count: int, what: str, name: str) -> Tensor:
+    """Integers, one for each sample, as int64, shape (count,); `what` of `name` is what errors call them."""
     array = np.asarray(values).reshape(-1)
     if len(array) != count or array.dtype.kind not in "biu":
         raise UserError(f"{what} of {name} must be {count} integers, got {len(array)} of type {array.dtype}")

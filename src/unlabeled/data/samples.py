@@ -2,14 +2,14 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Self, TypedDict
+from typing import Any, ClassVar, NamedTuple, Required, Self, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
 from unlabeled.data.digests import digest
 
-__all__ = ["About", "Batch", "Data", "Item", "Skipped", "Temporary"]
+__all__ = ["About", "Batch", "Data", "Item", "Samples", "Skipped", "Temporary"]
 
 Batch = dict[str, Tensor]
 
@@ -32,6 +32,7 @@ class Item(NamedTuple):
     label: Any
     content: Any
     """A file as `Path`, its bytes, what a reader has opened of it, or, as text, the reason why there is none."""
+    factors: Mapping[str, float | int] = {}
 
 
 class About(TypedDict, total=False):
@@ -43,6 +44,13 @@ class About(TypedDict, total=False):
     groups: Tensor | None
     skipped: Sequence[Skipped]
     group_unit: str | None
+
+
+class Samples(About, total=False):
+    """What `Data` of any kind is told of its samples."""
+
+    name: Required[str]
+    paths: Required[Sequence[str]]
 
 
 class Data:
@@ -71,24 +79,17 @@ class Data:
     """What people call the samples, a plural."""
     group_unit = "groups"
     """What people call the groups, a plural."""
+    per_sample: ClassVar[tuple[str, ...]] = ()
+    """Names of attributes of a subclass, tensors or None, that have a row for each sample."""
     _digests: Tensor | None = None
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        paths: Sequence[str],
-        labels: Tensor | None = None,
-        classes: list[str] | None = None,
-        factors: Mapping[str, Tensor] | None = None,
-        groups: Tensor | None = None,
-        skipped: Sequence[Skipped] = (),
-        group_unit: str | None = None,
-    ) -> None:
-        self.name, self.paths, self.labels, self.classes = name, list(paths), labels, classes
-        self.factors, self.groups, self.skipped = dict(factors or {}), groups, list(skipped)
-        if group_unit is not None:
-            self.group_unit = group_unit
+    def __init__(self, *, name: str, paths: Sequence[str], **about: Unpack[About]) -> None:
+        self.name, self.paths = name, list(paths)
+        self.labels, self.classes = about.get("labels"), about.get("classes")
+        self.factors, self.groups = dict(about.get("factors") or {}), about.get("groups")
+        self.skipped = list(about.get("skipped", ()))
+        if (unit := about.get("group_unit")) is not None:
+            self.group_unit = unit
         self.columns: dict[str, list[object]] = {}
         """What a table says of each sample, None where nothing, by the name of the column: what `group` names."""
         self.device = torch.device("cpu")
@@ -102,14 +103,7 @@ class Data:
     @property
     def about(self) -> About:
         """Labels, classes, factors, groups and skipped files, as other data made of the same samples takes them."""
-        return {
-            "labels": self.labels,
-            "classes": self.classes,
-            "factors": self.factors,
-            "groups": self.groups,
-            "skipped": self.skipped,
-            "group_unit": self.group_unit,
-        }
+        return {name: getattr(self, name) for name in About.__annotations__}  # type: ignore[return-value]
 
     @property
     def shape(self) -> dict[str, int]:
@@ -189,7 +183,7 @@ class Data:
     def to(self, device: torch.device | str) -> Self:
         """The same data giving its batches on a device."""
         moved = copy.copy(self)
-        moved.device = torch.device(device)
+        moved.device, moved._digests = torch.device(device), self._digests
         return moved
 
     def on_device(self, batch: Mapping[str, Any]) -> Batch:
@@ -206,4 +200,6 @@ class Data:
 
     def _keep(self, rows: Tensor) -> None:
         """Narrow what a subclass holds to some rows; `self` is a fresh copy that shares memory."""
-        raise NotImplementedError
+        for name in self.per_sample:
+            values = getattr(self, name)
+            setattr(self, name, None if values is None else values[rows.to(values.device)])

@@ -18,16 +18,14 @@ from typing import Any, NamedTuple
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.columns import is_known
-from unlabeled.data.labels import NoColumn
+from unlabeled.data.labels import NoColumn, recur
 from unlabeled.data.limits import refuse_unpacked
 
 __all__ = [
     "ENDINGS",
     "Delimited",
     "Table",
-    "count_rows",
     "json_lines",
-    "one_line_errors",
     "open_table",
     "read_delimited",
 ]
@@ -50,7 +48,7 @@ class Table:
     Args:
         path: The file.
         schema: Schema of pyarrow.
-        rows: Number of rows.
+        rows: Number of rows, None where a stream does not say it.
         batches: Gives the columns of some names, a few rows at a time, as lists by name.
     """
 
@@ -58,7 +56,7 @@ class Table:
         self,
         path: Path,
         schema: Any,
-        rows: int,
+        rows: int | None,
         batches: Callable[[Sequence[str]], Iterator[dict[str, list[Any]]]],
     ) -> None:
         self.path, self.schema, self.rows, self.batches = path, schema, rows, batches
@@ -78,18 +76,24 @@ class Table:
         return {field.name: _kind(field.type) for field in self.schema}
 
     @cached_property
-    def classes(self) -> dict[str, list[str]]:
-        """Names of the classes by column, where the file says what the numbers of a column stand for."""
+    def features(self) -> dict[str, dict[str, Any]]:
+        """What `datasets` has noted of each column in the file."""
         try:
             about = json.loads((self.schema.metadata or {}).get(b"huggingface", b"{}"))
             features = about.get("info", {}).get("features", {})
-            return {
-                column: [str(name) for name in its["names"]]
-                for column, its in features.items()
-                if isinstance(its, dict) and isinstance(its.get("names"), list)
-            }
+            return {column: its for column, its in features.items() if isinstance(its, dict)}
         except (ValueError, AttributeError, RecursionError):
             return {}
+
+    @cached_property
+    def classes(self) -> dict[str, list[str]]:
+        """Names of the classes by column, where the file says what the numbers of a column stand for."""
+        features = self.features.items()
+        return {
+            column: [str(name) for name in its["names"]]
+            for column, its in features
+            if isinstance(its.get("names"), list)
+        }
 
 
 def _kind(type_: Any) -> str:
@@ -112,7 +116,7 @@ def _kind(type_: Any) -> str:
 
 
 @contextmanager
-def one_line_errors(path: Path) -> Iterator[None]:
+def _one_line_errors(path: Path) -> Iterator[None]:
     """Refuse a table in one line that names it, whatever is wrong with it."""
     try:
         yield
@@ -125,25 +129,17 @@ def one_line_errors(path: Path) -> Iterator[None]:
         raise UserError(f"{path} must be a readable {kind} file: {check.reason(error)}") from error
 
 
-def count_rows(paths: Sequence[Path]) -> int:
-    """Rows of parquet files.
-
-    Raises:
-        ValueError: One cannot be read, or claims more than can be in it.
-    """
+def _count_rows(path: Path) -> int:
+    """Rows of a parquet file that can be read and claims no more than can be in it."""
     from pyarrow.parquet import read_metadata
 
-    total = 0
-    for path in paths:
-        with one_line_errors(path):
-            about, size = read_metadata(path), path.stat().st_size
-            groups = [about.row_group(number) for number in range(about.num_row_groups)]
-            rows = [group.num_rows for group in groups]
-            if max(about.num_rows, sum(rows)) > max(_ROWS, size) or min(about.num_rows, *rows, 0) < 0:
-                raise UserError(f"{about.num_rows} rows cannot be in {size} bytes")
-            refuse_unpacked(sum(group.total_byte_size for group in groups), size)
-            total += about.num_rows
-    return total
+    about, size = read_metadata(path), path.stat().st_size
+    groups = [about.row_group(number) for number in range(about.num_row_groups)]
+    rows = [group.num_rows for group in groups]
+    if max(about.num_rows, sum(rows)) > max(_ROWS, size) or min(about.num_rows, *rows, 0) < 0:
+        raise UserError(f"{about.num_rows} rows cannot be in {size} bytes")
+    refuse_unpacked(sum(group.total_byte_size for group in groups), size)
+    return about.num_rows
 
 
 def open_table(path: Path) -> Table:
@@ -157,13 +153,12 @@ def open_table(path: Path) -> Table:
     from pyarrow.parquet import ParquetFile, read_schema
 
     def batches(columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
-        with one_line_errors(path):
+        with _one_line_errors(path):
             for batch in ParquetFile(path).iter_batches(_BATCH, columns=list(columns)):
                 yield batch.to_pydict()
 
-    rows = count_rows([path])
-    with one_line_errors(path):
-        return Table(path, read_schema(path), rows, batches)
+    with _one_line_errors(path):
+        return Table(path, read_schema(path), _count_rows(path), batches)
 
 
 def _arrow(path: Path) -> Table:
@@ -190,14 +185,14 @@ def _arrow(path: Path) -> Table:
                 yield batch
 
     def batches(columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
-        with one_line_errors(path):
+        with _one_line_errors(path):
             for batch in whole():
                 part = batch.select(list(columns))
                 part.validate(full=True)
                 for start in range(0, part.num_rows, _BATCH):
                     yield part.slice(start, _BATCH).to_pydict()
 
-    with one_line_errors(path):
+    with _one_line_errors(path):
         with pa.memory_map(str(path)) as stream:
             schema = reader(stream)[0]
         return Table(path, schema, sum(batch.num_rows for batch in whole()), batches)
@@ -217,12 +212,13 @@ class Delimited(NamedTuple):
     """Lines that are no rows, and why."""
 
 
-def read_delimited(text: str, *, tabs: bool = False) -> Delimited:
+def read_delimited(text: str, *, tabs: bool = False, heading: bool = False) -> Delimited:
     """Read a table by the delimiter that gives most rows the same number of cells.
 
     Args:
         text: The table, of which a first line such as `sep=;` may name the delimiter.
-        tabs: Whether tabs stand between the cells; None finds out.
+        tabs: Whether tabs stand between the cells, else the delimiter is guessed.
+        heading: Whether the first row is taken as the heading, else that is guessed.
     """
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # else the csv module refuses long texts
     first, _, rest = text.partition("\n")
@@ -234,13 +230,15 @@ def read_delimited(text: str, *, tabs: bool = False) -> Delimited:
         rows, broken = _rows_of(text, delimiter, 0, quoted=not tabs or _is_quoted(text, delimiter))
     if not rows:
         return Delimited(None, [], delimiter, [], broken)
+    if heading:
+        return Delimited([cell.strip() for cell in rows[0][1]], rows[1:], delimiter, [], broken)
     width = Counter(len(cells) for _, cells in rows).most_common(1)[0][0]
     start = next(place for place, (_, cells) in enumerate(rows) if len(cells) >= width)
-    heading = _heading([cells for _, cells in rows[start:]])
-    if start and heading is None:  # no heading stands out below those lines
-        start, heading = 0, _heading([cells for _, cells in rows])
+    names = _heading([cells for _, cells in rows[start:]])
+    if start and names is None:  # no heading stands out below those lines
+        start, names = 0, _heading([cells for _, cells in rows])
     above = [line for line, _ in rows[:start]]
-    return Delimited(heading, rows[start + (heading is not None) :], delimiter, above, broken)
+    return Delimited(names, rows[start + (names is not None) :], delimiter, above, broken)
 
 
 def _delimiter(text: str) -> str:
@@ -310,8 +308,7 @@ def _heading(table: Sequence[list[str]]) -> list[str] | None:
     for place, cell in enumerate(first):
         column = [row[place].strip() for row in below]
         numbers = all(_NUMBER.fullmatch(value) for value in column if value) and any(column)
-        recur = cell not in column and 2 * len({*column}) <= len(column)
-        if numbers or (recur and _is_name(cell)):
+        if numbers or (cell not in column and recur(column) and _is_name(cell)):
             return _distinct(first) if all(map(_is_name, first)) else None
     return None
 
@@ -330,13 +327,20 @@ def _distinct(names: list[str]) -> list[str]:
     return distinct
 
 
-def json_lines(text: str) -> tuple[list[tuple[int, Any]], list[tuple[int, str]]]:
-    """The value of each line of JSON that is not empty, and why others are none, both by the number of the line."""
-    values, broken = [], []
+class JsonLines(NamedTuple):
+    """Values of lines of JSON, and why others are none, each with the number of its line."""
+
+    rows: list[tuple[int, Any]]
+    broken: list[tuple[int, str]]
+
+
+def json_lines(text: str) -> JsonLines:
+    """Read lines of JSON, without the empty ones."""
+    lines = JsonLines([], [])
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                values.append((number, json.loads(line)))
+                lines.rows.append((number, json.loads(line)))
             except (ValueError, RecursionError) as error:  # of a long number too, or of brackets in brackets
-                broken.append((number, f"is not JSON: {check.reason(error)}"))
-    return values, broken
+                lines.broken.append((number, f"is not JSON: {check.reason(error)}"))
+    return lines

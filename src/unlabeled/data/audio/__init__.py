@@ -1,1 +1,5 @@
-"""Sound."""
+"""Sounds."""
+
+from unlabeled.data.audio.data import Sounds, from_waveforms
+
+__all__ = ["Sounds", "from_waveforms"]

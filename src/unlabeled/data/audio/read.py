@@ -1,21 +1,19 @@
-"""Encoded sounds in files and parquet tables, decoded once into one flat block of 16-bit numbers.
+"""Sounds in files, tables and arrays, decoded once.
 
-Channels are averaged. Integers of any width count from -1 to 1 by their type. Floats count as they are where most files
-stay within 8 times full scale; where most go beyond, full scale is the smallest of 2**15, 2**23 and 2**31 that holds
-them, as integers turned into floats have it. If some floats exceed full scale, all floats of the source are divided by
-the same 2, 4 or 8; a file that exceeds it more than 8 times is left out.
+Read are folders of audio files (perhaps in class folders, and these in split folders), parquet files with a column of
+encoded audio, .npy and .npz files, and arrays. Channels are averaged, every sound is brought to one sample rate, and
+the result is stored as 16-bit numbers. An .npz file holds `waveforms` (floats in -1..1 or int16, shape (sounds,
+samples)), `sample_rate`, and perhaps `lengths` in samples and `labels`; or these once per split, as `train_waveforms`
+and so on.
 """
 
-import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
-from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
-from statistics import median_low
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -23,457 +21,218 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.data.files import File, by_name, walk
-from unlabeled.data.image.decode import LARGEST, TOO_LARGE
+from unlabeled.data.arrays import read_splits
+from unlabeled.data.audio.data import Sounds, from_waveforms, in_16_bits
+from unlabeled.data.audio.decode import Scale, decode, header, scale_of
+from unlabeled.data.cache import folder_of, load_or_build
+from unlabeled.data.decoding import Recorder, samples_of
+from unlabeled.data.files import Walk, by_name, walk
 from unlabeled.data.labels import label_column, raw
 from unlabeled.data.notes import note
+from unlabeled.data.options import OpenOptions
 from unlabeled.data.pool import in_order
-from unlabeled.data.samples import Skipped, Temporary
-from unlabeled.data.sources import Source, find_files
-from unlabeled.data.tables import count_rows
-from unlabeled.data.tables import one_line_errors as told
-from unlabeled.data.video.decode import open_media
+from unlabeled.data.samples import Item, Temporary
+from unlabeled.data.sources import Reading, Source, find_files
+from unlabeled.data.tables import Table, open_table
 from unlabeled.parts.resample import resample
 
-__all__ = [
-    "FULL_SCALE",
-    "SUFFIXES",
-    "Encoded",
-    "Scale",
-    "Split",
-    "decode",
-    "find_splits",
-    "scale_of",
-    "write",
-]
+__all__ = ["SUFFIXES", "find"]
 
 SUFFIXES = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd"),
     *(".caf", ".w64", ".rf64", ".mp2", ".m4a", ".m4b", ".aac", ".wma", ".amr", ".mka", ".weba", ".ac3"),
 )
-"""Names under which audio files are looked for."""
+"""Endings of audio files."""
 FILMS = (".webm", ".mp4", ".m4v", ".mov", ".mkv", ".avi", ".3gp", ".ogv", ".mpg", ".mpeg", ".wmv")
-"""Names of videos, whose sound is taken where there are no audio files."""
-FULL_SCALE = 2**15
-_FLOATS = ("FLOAT", "DOUBLE")
+"""Endings of videos, whose sound is taken where there are no audio files."""
 _NEVER_FLOATS = (".flac", ".ogg", ".oga", ".opus", ".mp3")
-_WIDTHS = (2.0**15, 2.0**23, 2.0**31)
-_MOST_TIMES = 8
-_QUIET = 2.0**-9
 _SEEN_FOR_RATE = 1_000
-_UNPACKED, _RATIO, _BLOCK = 2**28, 64, 2**20
-"""Samples that any file may unpack to, which are 1.5 hours at 48 kHz and 1 GB while it is decoded, however small the
-silence in it has become; how many for each byte of a larger one; and how many are read at a time."""
+_LOOKED_AT = 2**20
+"""Samples in which sound is searched for at a time."""
 
 
-class Encoded(NamedTuple):
-    """A sound that was not decoded yet, and what is known of it."""
-
-    path: str
-    content: Path | bytes
-    label: int | str | None
-    factors: dict[str, float | int]
-
-
-class Split(NamedTuple):
-    """One split of encoded sounds; `read` may be called more than once."""
-
-    name: str
-    fingerprint: Any
-    """What the content depends on, of JSON types."""
-    read: Callable[[], Iterable[Encoded]]
-    classes: list[str] | None
-    total: int | None
-    prefix: str
-    skipped: list[Skipped]
-    scale: Callable[[], "Scale"]
-    """By what floats of the whole source are divided, found when it is asked for."""
-    stated: Callable[[Sequence[str], list[Any]], list[Any]] = lambda paths, values: values
-    """Labels of samples by their paths and those that were found with them."""
-
-
-class Scale(NamedTuple):
-    """By what the floats of a source are divided, and above which value one of them is a mistake."""
-
-    divisor: float = 1.0
-    most: float = math.inf
-
-
-def find_splits(path: Path, name: str, label: str | None = None) -> dict[str, Split]:
-    """Splits of a folder or a file: of parquet tables where there are any, else of audio files, else of videos.
+def find(
+    source: str | os.PathLike[str] | np.ndarray | Tensor, options: OpenOptions
+) -> Mapping[str, Callable[[], Sounds]]:
+    """What opens each split of a source of sounds; "all" where it has none.
 
     Args:
-        path: The folder or file.
-        name: What messages call it.
-        label: Column of the classes in tables; None chooses.
+        source: A folder of audio files or of parquet files, one such file, a .npy or .npz file, or an array.
+        options: How it is opened; the sample rate is that of arrays, and what all else is converted to.
 
     Raises:
-        ValueError: No sounds are there.
+        ValueError: There are no sounds, or an array comes without its sample rate.
     """
-    files = [File.of(path.name, path.stat())] if path.is_file() else walk(path).files
-    root = path.parent if path.is_file() else path
-    tables = [file for file in files if file.suffix == ".parquet"]
-    if tables:
-        columns = _Columns([root / file.path for file in tables], label)
-        splits = {split: _of_tables(root, name, part, columns) for split, part in by_name(tables).items()}
+    if isinstance(source, (np.ndarray, Tensor)):
+        return {"all": partial(_from_array, {"waveforms": source}, "array", options)}
+    name, path = os.fspath(source), Path(source).expanduser()
+    if path.suffix.lower() in (".npy", ".npz") and path.is_file():
+        parts = read_splits(path, "waveforms", ("lengths", "labels", "sample_rate"))
+        return {split: partial(_from_array, part, str(path), options) for split, part in parts.items()}
+    listing = walk(path)
+    if any(file.suffix == ".parquet" for file in listing.files):
+        sources = _find_tables(listing, name, options.label)
     else:
-        films = not any(file.path.lower().endswith(SUFFIXES) for file in files) and any(
-            file.path.lower().endswith(FILMS) for file in files
+        films = not any(file.ends(SUFFIXES) for file in listing.files) and any(
+            file.ends(FILMS) for file in listing.files
         )
-        found = find_files(path, name, FILMS if films else SUFFIXES, "sounds", label)
-        splits = {split: _of_files(source) for split, source in found.items()}
-    everything = [split.fingerprint for split in splits.values()]  # the scale is that of all splits
+        sources = find_files(path, name, FILMS if films else SUFFIXES, "sounds", options.label)
+    everything = [part.fingerprint for part in sources.values()]  # the scale is that of all splits
 
     @cache
     def scale() -> Scale:
-        return scale_of(_peaks(chain.from_iterable(split.read() for split in splits.values())), name)
+        return scale_of(_peaks(item for part in sources.values() for item in part.read().items), name)
 
-    return {
-        key: split._replace(scale=scale, fingerprint=[split.fingerprint, everything])
-        for key, split in splits.items()
-    }
+    def open_part(part: Source) -> Sounds:
+        return _open(part, ["sounds", [part.fingerprint, everything], options.sample_rate], scale, options)
 
-
-def scale_of(peaks: Sequence[float], name: str) -> Scale:
-    """By what floats are divided, by the rule of this module.
-
-    Args:
-        peaks: Largest absolute value of each file of floats.
-        name: What messages call the source.
-    """
-    peaks = [peak for peak in peaks if peak > 0]
-    if not peaks:
-        return Scale()
-    usual = median_low(peaks)
-    full = 1.0 if usual <= _MOST_TIMES else next((width for width in _WIDTHS if usual <= width), _WIDTHS[-1])
-    kept = [peak for peak in peaks if peak <= _MOST_TIMES * full]
-    if not kept:
-        return Scale(full, _MOST_TIMES * full)
-    largest = max(kept)
-    divisor = full * 2.0 ** max(0, math.ceil(math.log2(largest / full)))
-    if divisor != 1:
-        note(f"{name}: floats reach {largest:g}; all floats are divided by {divisor:g}")
-    elif largest < _QUIET:
-        note(
-            f"{name}: floats reach only {largest:g}, of which 16-bit numbers keep {largest * FULL_SCALE:.0f} steps"
-        )
-    return Scale(divisor, _MOST_TIMES * full)
+    return {split: partial(open_part, part) for split, part in sources.items()}
 
 
-def decode(content: Path | bytes) -> tuple[Tensor, int]:
-    """Decode one sound.
-
-    Args:
-        content: A file or its bytes.
-
-    Returns:
-        The mean of its channels, float, shape (samples,), nominally in -1..1; and its samples per second.
-
-    Raises:
-        ValueError: It cannot be decoded, holds nothing, breaks off or is too large.
-    """
-    try:
-        import soundfile
-    except (ImportError, OSError) as error:
-        raise UserError(f"reading audio files needs soundfile ({error}). Install unlabeled[audio]") from error
-    try:
-        if isinstance(content, Path) and not content.is_file():  # a pipe would never end
-            raise UserError("not a regular file" if content.exists() else "No such file or directory")
-        size = content.stat().st_size if isinstance(content, Path) else len(content)
-        if size > LARGEST:
-            raise UserError(TOO_LARGE)
-        most = max(_UNPACKED, _RATIO * size)
-        try:
-            file = soundfile.SoundFile(_Stream(content) if isinstance(content, bytes) else content)
-        except soundfile.LibsndfileError as error:
-            sound, rate, announced = _by_ffmpeg(content, most, error)
-        else:
-            with file:
-                rate, announced = file.samplerate, file.frames
-                sound = _joined(_pieces(file, most), announced, most // file.channels)
-    except OSError as error:
-        raise UserError(check.reason(error)) from error
-    except soundfile.LibsndfileError as error:
-        reason = " ".join(error.error_string.split())
-        raise UserError(f"not a sound that can be read: {reason}") from error
-    except (RuntimeError, MemoryError) as error:
-        raise UserError(check.reason(error)) from error
-    if not len(sound):
-        raise UserError("no samples")
-    if len(sound) < 0.9 * announced:
-        raise UserError(f"breaks off after {len(sound)} of {announced} samples")
-    if not sound.isfinite().all():
-        raise UserError("samples that are not finite")
-    return sound, rate
+def _open(source: Source, key: Any, scale: Callable[[], Scale], options: OpenOptions) -> Sounds:
+    """Sounds of a split, from the cache where they are there."""
+    content, facts = load_or_build(key, partial(_write, source, scale, options), folder_of(options.cache))
+    about = samples_of(source, facts, options.max_broken)
+    samples = content.view(torch.int16)
+    if not any(bool(part.any()) for part in samples.split(_LOOKED_AT)):  # ends at the first that is heard
+        note(f"{source.name}: all {len(about['paths'])} sounds are silent")
+    about["factors"] = {name: torch.tensor(values) for name, values in facts["factors"].items()}
+    lengths = torch.tensor(facts["lengths"], dtype=torch.int64)
+    return Sounds(samples, lengths, sample_rate=facts["sample_rate"], **about)
 
 
-def _pieces(file: Any, most: int) -> Iterator[np.ndarray]:
-    """The mean of the channels of a sound, piece by piece, float32."""
-    while len(piece := file.read(_BLOCK // file.channels, dtype="float32", always_2d=True)):
-        yield piece.mean(1)
-
-
-def _joined(pieces: Iterable[np.ndarray], announced: int, most: int) -> Tensor:
-    """Pieces put together; what is announced may be a lie, and memory is taken only for what comes."""
-    sound, count = np.empty(min(announced, most), np.float32), 0
-    for piece in pieces:
-        end = count + len(piece)
-        if end > most:
-            raise UserError(f"unpacks to more than {most} samples, too many for a file of its size")
-        if end > len(sound):
-            sound = np.concatenate([sound[:count], np.empty(max(end, len(sound)), np.float32)])
-        sound[count:end] = piece
-        count = end
-    return torch.from_numpy(sound[:count])
-
-
-def _by_ffmpeg(content: Path | bytes, most: int, refused: Exception) -> tuple[Tensor, int, int]:
-    """Sound, samples per second and samples that are announced, of what only FFmpeg reads.
-
-    Args:
-        content: A file or its bytes.
-        most: Samples that it may unpack to.
-        refused: Why soundfile does not read it, which is told where FFmpeg does not know it either.
-    """
-    import av
-
-    opened = False
-    try:
-        with open_media(content) as container:
-            opened = True
-            if not container.streams.audio:
-                raise UserError("no sound track")
-            stream = container.streams.audio[0]
-            stream.codec_context.thread_count = 1
-            rate, channels = stream.codec_context.sample_rate, max(1, stream.codec_context.channels)
-            known = container.format.name.startswith("mov") and stream.duration and stream.time_base
-            announced = round(float(stream.duration * stream.time_base) * rate) if known else 0
-            planes = av.AudioResampler(
-                format="fltp"
-            )  # only its type is changed: a mixer would weigh channels
-            frames = (part for frame in container.decode(stream) for part in planes.resample(frame))
-            return (
-                _joined((part.to_ndarray().mean(0) for part in frames), announced, most // channels),
-                rate,
-                announced,
-            )
-    except ValueError as error:
-        if not opened:
-            raise refused from error
-        reason = str(error).rpartition("must be a video that can be read: ")[2]
-        raise UserError(f"not a sound that can be read: {reason}") from error
-
-
-class _Stream(BytesIO):
-    """Bytes in which a seek to before their start ends at their start: decoders try it on damaged files."""
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        origin = (0, self.tell(), len(self.getbuffer()))[whence]
-        return super().seek(max(0, origin + offset))
-
-
-def _of_files(source: Source) -> Split:
-    reading = source.read()
-
-    def read() -> Iterator[Encoded]:
-        for item in source.read().items:
-            assert isinstance(item.content, Path)
-            yield Encoded(item.path, item.content, item.label, {})
-
-    about = (source.fingerprint, read, reading.classes, reading.total, source.prefix, source.skipped)
-    return Split(source.name, *about, Scale, source.stated)
-
-
-class _Columns:
-    """Columns of parquet files: which holds the sounds, which the labels, and what the words of others count as."""
-
-    def __init__(self, paths: list[Path], label: str | None) -> None:
-        from datasets import Audio, ClassLabel, Features
-        from pyarrow.parquet import read_schema, read_table
-
-        count_rows(paths)
-        with told(paths[0]):
-            features = Features.from_arrow_schema(read_schema(paths[0]))
-        sounds = [
-            column
-            for column, feature in features.items()
-            if isinstance(feature, Audio) or (isinstance(feature, dict) and "bytes" in feature)
-        ]
-        if not sounds:
-            raise UserError(
-                f"{paths[0]} must have a column of audio, got {check.one_line(', '.join(features))}"
-            )
-        self.sound = sounds[0]
-        labels = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
-        usual = label_column(
-            set(features) - {self.sound} if label is None else features, label, str(paths[0])
-        )
-        self.label = labels[0] if labels and label is None else usual
-        feature = features.get(self.label) if self.label else None
-        self.classes: list[str] | None = feature.names if isinstance(feature, ClassLabel) else None
-        self.words: dict[str, dict[str, int]] = {}
-        self.numbers: list[str] = []
-        for column, feature in features.items():
-            dtype = str(getattr(feature, "dtype", ""))
-            if column in (self.sound, self.label):
-                continue
-            if dtype.startswith(("int", "uint", "float", "bool")):
-                self.numbers.append(column)
-            elif dtype == "string":
-                parts = []
-                for path in paths:
-                    with told(path):
-                        parts.append(read_table(path, columns=[column])[column])
-                with told(paths[0]):
-                    found = {word for part in parts for word in part.unique().to_pylist() if word is not None}
-                # A word of its own for every other sound is a name or a transcript, no property that is shared.
-                if 1 < len(found) <= sum(map(len, parts)) / 2:
-                    self.words[column] = {word: number for number, word in enumerate(sorted(found))}
-
-    def rows(self, path: Path) -> Iterator[Encoded]:
-        from pyarrow.parquet import ParquetFile
-
-        columns = [self.sound, *([self.label] if self.label else []), *self.words, *self.numbers]
-        number = 0
-        with told(path):
-            for batch in ParquetFile(path).iter_batches(64, columns=columns):
-                for row in batch.to_pylist():
-                    sound, label = row[self.sound] or {}, row.get(self.label or "")
-                    known = {name: spelled.get(row[name], -1) for name, spelled in self.words.items()}
-                    known |= {name: float("nan") if row[name] is None else row[name] for name in self.numbers}
-                    place = sound.get("path") or f"{path.name}#{number}"
-                    content = sound.get("bytes")
-                    yield Encoded(
-                        place, content if content is not None else path.parent / place, label, known
-                    )
-                    number += 1
-
-
-def _of_tables(root: Path, name: str, files: list[File], columns: _Columns) -> Split:
-    paths = [root / file.path for file in files]
-    total = count_rows(paths)
-    fingerprint = ["parquet", os.path.realpath(root), files, columns.label, columns.words, columns.numbers]
-
-    def read() -> Iterator[Encoded]:
-        return (row for path in paths for row in columns.rows(path))
-
-    return Split(name, fingerprint, read, columns.classes, total, os.path.join(root, ""), [], Scale)
-
-
-def write(
-    split: Split,
-    sample_rate: int | None,
-    workers: int | None,
-    progress: Callable[[int, int | None], None] | None,
-    stream: BinaryIO,
+def _write(
+    source: Source, scale: Callable[[], Scale], options: OpenOptions, stream: BinaryIO
 ) -> dict[str, Any]:
-    """Write all sounds of a split one after the other as 16-bit numbers, and describe them.
-
-    Args:
-        split: Where the sounds come from.
-        sample_rate: What they are brought to, in hertz; None takes the commonest of the first thousand.
-        workers: Threads that decode, as many as processors if None.
-        progress: Called with the sounds done so far and their number, None where that is unknown.
-        stream: Open file.
-
-    Returns:
-        `sample_rate`, `classes`, `skipped`, and of each sound that was written `lengths`, `paths`, `labels` as they
-        were found and, by name, `factors`.
-    """
-    rate, scale = sample_rate or _commonest_rate(split.read()), split.scale()
-    lengths: list[int] = []
-    read: list[Encoded] = []
-    skipped: list[Skipped] = []
-    decode_one = partial(_whole_or_reason, rate=rate, scale=scale)
-    decoded = in_order(decode_one, split.read(), workers or os.cpu_count() or 1)
-    for done, (item, sound) in enumerate(decoded, 1):
-        if isinstance(sound, str):
-            skipped.append(Skipped(item.path, sound))
+    """Write all sounds of a split one after the other as 16-bit numbers, and describe them."""
+    reading = source.read()
+    rate = options.sample_rate or _commonest_rate(source.read().items)
+    recorder = Recorder(stream, reading.total, options.progress, ("lengths", "factors"))
+    work = partial(_samples, rate=rate, scale=scale())
+    for sound, samples in in_order(work, reading.items, options.threads):
+        if isinstance(samples, str):
+            recorder.skip(sound.path, samples)
         else:
-            stream.write(sound.tobytes())
-            lengths.append(len(sound))
-            read.append(item._replace(content=b""))  # what is decoded need not stay
-        if progress is not None:
-            progress(done, split.total)
-    return {
+            facts = {"labels": raw(sound.label), "lengths": len(samples), "factors": sound.factors}
+            recorder.add(sound.path, samples.numpy().tobytes(), **facts)
+    factors = recorder.facts.pop("factors")
+    names = factors[0] if factors else ()
+    return recorder.facts | {
         "sample_rate": rate,
-        "lengths": lengths,
-        "paths": [item.path for item in read],
-        "labels": [raw(item.label) for item in read],
-        "classes": split.classes,
-        "factors": {
-            name: [item.factors[name] for item in read] for name in (read[0].factors if read else ())
-        },
-        "skipped": skipped,
+        "classes": reading.classes,
+        "factors": {name: [values[name] for values in factors] for name in names},
     }
 
 
-def _commonest_rate(items: Iterable[Encoded]) -> int:
-    """The sample rate that most of the first thousand sounds have."""
-    rates = Counter(_rate(item.content) for item in islice(items, _SEEN_FOR_RATE))
-    del rates[0]
-    return rates.most_common(1)[0][0] if rates else 1
-
-
-def _rate(content: Path | bytes) -> int:
-    try:
-        return _about(content)[0]
-    except ValueError:  # it is decoded later, and the reason told then
-        return 0
-
-
-def _about(content: Path | bytes) -> tuple[int, bool]:
-    """Samples per second of a sound, and whether it holds floats.
-
-    Raises:
-        ValueError: It cannot be read.
-    """
-    try:
-        import soundfile
-
-        if isinstance(content, Path) and not content.is_file():  # a pipe would never end
-            raise UserError("not a regular file")
-        with soundfile.SoundFile(_Stream(content) if isinstance(content, bytes) else content) as file:
-            return file.samplerate, file.subtype in _FLOATS
-    except Exception as error:
-        with open_media(content) as container:
-            if not container.streams.audio:
-                raise UserError("no sound track") from error
-            return container.streams.audio[0].codec_context.sample_rate, False
-
-
-def _peaks(items: Iterable[Encoded]) -> list[float]:
-    """Largest absolute value of each file of floats that can be read."""
-
-    def peak(item: Encoded) -> float:
-        try:
-            return float(decode(item.content)[0].abs().max()) if _about(item.content)[1] else 0.0
-        except ValueError:  # it is decoded later, and the reason told then
-            return 0.0
-
-    possible = (item for item in items if not item.path.lower().endswith(_NEVER_FLOATS))
-    return [found for _, found in in_order(peak, possible, os.cpu_count() or 1)]
-
-
-def _whole_or_reason(item: Encoded, rate: int, scale: Scale) -> np.ndarray | str:
+def _samples(sound: Item, rate: int, scale: Scale) -> Tensor | str:
     """A sound as int16, shape (samples,), or the reason why there is none."""
-    content = item.content
     try:
-        sound, native = decode(content)
-        if scale != Scale() and _about(content)[1]:
-            if (peak := float(sound.abs().max())) > scale.most:
+        samples, native = decode(sound.content)
+        if scale != Scale() and header(sound.content).floats:
+            if (peak := float(samples.abs().max())) > scale.most:
                 return f"floats up to {peak:g}, where full scale of the others is {scale.divisor:g}"
-            sound /= scale.divisor
-        sound = resample(sound, native, rate)
+            samples /= scale.divisor
+        return in_16_bits(resample(samples, native, rate))
     except ValueError as error:
         cause = error.__cause__
         # Libraries can be installed, and disks mended, before the next start.
         temporary = isinstance(cause, ImportError) or (isinstance(cause, OSError) and cause.errno is not None)
         return Temporary(error) if temporary else str(error)
-    numbers = np.empty(len(sound), np.int16)
-    for start in range(0, len(sound), _BLOCK):  # a long one would take several times its memory at once
-        part = sound[start : start + _BLOCK] * FULL_SCALE
-        numbers[start : start + _BLOCK] = (
-            part.round().clamp(-FULL_SCALE, FULL_SCALE - 1).to(torch.int16).numpy()
+
+
+def _commonest_rate(sounds: Iterable[Item]) -> int:
+    """The sample rate that most of the first thousand sounds have."""
+    rates: Counter[int] = Counter()
+    for sound in islice(sounds, _SEEN_FOR_RATE):
+        try:
+            rates[header(sound.content).sample_rate] += 1
+        except ValueError:  # it is decoded later, and the reason recorded then
+            continue
+    return rates.most_common(1)[0][0] if rates else 1
+
+
+def _peaks(sounds: Iterable[Item]) -> list[float]:
+    """Largest absolute value of each file of floats that can be read."""
+
+    def peak(sound: Item) -> float:
+        try:
+            return float(decode(sound.content)[0].abs().max()) if header(sound.content).floats else 0.0
+        except ValueError:  # it is decoded later, and the reason recorded then
+            return 0.0
+
+    possible = (sound for sound in sounds if not sound.path.lower().endswith(_NEVER_FLOATS))
+    return [value for _, value in in_order(peak, possible, os.cpu_count() or 1)]
+
+
+class _Columns:
+    """Columns of parquet files: which holds the sounds, which the labels, and what other words count as."""
+
+    def __init__(self, tables: list[Table], label: str | None) -> None:
+        kinds, classes, name = tables[0].kinds, tables[0].classes, str(tables[0].path)
+        images = [column for column, its in tables[0].features.items() if its.get("_type") == "Image"]
+        sounds = [column for column, kind in kinds.items() if kind == "encoded" and column not in images]
+        if not sounds:
+            raise UserError(f"{name} must have a column of audio, got {check.one_line(', '.join(kinds))}")
+        self.sound = sounds[0]
+        usual = label_column([c for c in kinds if c != self.sound] if label is None else kinds, label, name)
+        self.label = next(iter(classes), usual) if label is None else usual
+        self.classes = classes.get(self.label) if self.label else None
+        others = {column: kind for column, kind in kinds.items() if column not in (self.sound, self.label)}
+        self.numbers = [column for column, kind in others.items() if kind == "number"]
+        self.words: dict[str, dict[str, int]] = {}
+        for column in (column for column, kind in others.items() if kind == "text"):
+            words = {row[column] for table in tables for row in table.records([column])} - {None}
+            # A word of its own for every other sound is a name or a transcript, no property that sounds have in common.
+            if 1 < len(words) <= sum(table.rows or 0 for table in tables) / 2:
+                self.words[column] = {word: number for number, word in enumerate(sorted(words))}
+
+    def sounds(self, table: Table) -> Iterator[Item]:
+        """Sounds of the rows of a table."""
+        columns = [self.sound, *([self.label] if self.label else []), *self.words, *self.numbers]
+        for number, row in enumerate(table.records(columns)):
+            sound = row[self.sound] or {}
+            factors = {name: index.get(row[name], -1) for name, index in self.words.items()}
+            factors |= {name: float("nan") if row[name] is None else row[name] for name in self.numbers}
+            path, content = sound.get("path") or f"{table.path.name}#{number}", sound.get("bytes")
+            content = table.path.parent / path if content is None else content
+            yield Item(path, row.get(self.label or ""), content, factors)
+
+
+def _find_tables(listing: Walk, name: str, label: str | None) -> dict[str, Source]:
+    files = [file for file in listing.files if file.suffix == ".parquet"]
+    tables = {file.path: open_table(listing.root / file.path) for file in files}
+    columns = _Columns(list(tables.values()), label)
+
+    def source(part: list[Any]) -> Source:
+        rows = [tables[file.path] for file in part]
+        total = sum(table.rows or 0 for table in rows)
+        place = ["parquet", os.path.realpath(listing.root), part]
+        return Source(
+            name,
+            lambda: Reading(columns.classes, total, chain.from_iterable(map(columns.sounds, rows))),
+            [*place, columns.label, columns.words, columns.numbers],
+            os.path.join(listing.root, ""),
         )
-    return numbers
+
+    return {split: source(part) for split, part in by_name(files).items()}
+
+
+def _from_array(part: Mapping[str, Any], name: str, options: OpenOptions) -> Sounds:
+    rate = _rate(part["sample_rate"], name) if "sample_rate" in part else options.sample_rate
+    if rate is None:
+        raise UserError(f"sample_rate must be given, since {name} does not state it")
+    sounds = from_waveforms(
+        part["waveforms"], rate, lengths=part.get("lengths"), labels=part.get("labels"), name=name
+    )
+    try:
+        return sounds.resampled(options.sample_rate or rate)
+    except ValueError as error:
+        raise UserError(f"sample_rate of {name} must be near the one requested: {error}") from error
+
+
+def _rate(stated: Any, name: str) -> int:
+    value = np.asarray(stated)
+    if value.size != 1 or value.dtype.kind not in "iuf" or not 1 <= value.item() < 2**31 or value.item() % 1:
+        got = check.reason(ValueError(value.tolist()))
+        raise UserError(f"sample_rate of {name} must be a whole number above 0, got {got}")
+    return int(value.item())

@@ -1,1 +1,5 @@
 """Texts."""
+
+from unlabeled.data.text.data import Texts
+
+__all__ = ["Texts"]

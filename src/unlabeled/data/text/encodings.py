@@ -2,21 +2,23 @@
 
 A byte order mark is trusted. Without one, a file is UTF-16 where its zero bytes or its characters say so, UTF-8 where
 it is valid or only damaged, Windows-1252 where less than half of the letters are not ASCII and hardly three of these
-follow each other, as in Western Europe, and otherwise what `charset_normalizer` finds among the encodings of Chinese,
-Japanese, Korean, Cyrillic, Greek, Arabic and Thai. All files of a source are looked at together, as a short one tells
+follow each other, as in Western Europe, and otherwise what `charset_normalizer` detects among the encodings of Chinese,
+Japanese, Korean, Cyrillic, Greek, Arabic and Thai. All files of a source are examined together, as a short one reveals
 little.
 """
 
 import codecs
 import re
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Literal, NamedTuple
 
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.notes import note
 
-__all__ = ["Decoder", "Errors", "checked"]
+__all__ = ["Decoder", "Errors"]
 
 Errors = Literal["replace", "skip"]
 
@@ -35,54 +37,44 @@ _SAMPLE = 2**16
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _MOST_CONTROL = 0.05
 _ZEROS = 0.2
-"""Share of zeros among the high bytes of UTF-16, which are those of ASCII; in Chinese they are but few."""
+"""Fraction of zeros among the high bytes of UTF-16, which are those of ASCII; Chinese has only a few."""
 _USUAL = re.compile(r"[\t\n\r -~\u2010-\u203b\u3000-\u30ff\u4e00-\u9fff\uac00-\ud7a3\uff00-\uffef]")
 _LONG_RUNS = re.compile(rb"[\x80-\xff]{3,}")
 _MOST_ACCENTS, _MOST_IN_RUNS = 0.45, 0.3
 _MOST_REPLACED = 0.1
 
 
-def checked(encoding: str) -> str:
-    """An encoding that Python knows.
-
-    Raises:
-        ValueError: It knows none of that name.
-    """
-    try:
-        "".encode(encoding)
-        return codecs.lookup(encoding).name
-    except LookupError:
-        raise UserError(f"encoding must be one that Python knows, such as cp1252, got {encoding}") from None
-
-
-class _Undecoded(NamedTuple):
-    """Characters of a file, how many of them were replaced, and what is said of the first."""
+class Decoded(NamedTuple):
+    """Characters of a file, and the reason why some of them had to be replaced, empty where none was."""
 
     text: str
-    replaced: int
     reason: str
 
 
 class Decoder:
-    """Decodes the files of a source, and tells how many were read in which encoding.
+    """Decodes the files of a source, and counts how many were in which encoding.
 
     Args:
         name: What messages call the source.
         errors: "replace" puts U+FFFD where bytes cannot be decoded, "skip" gives no text.
-        encoding: Encoding of all files without a byte order mark, with a ? behind it only of those that are neither
-            UTF-8 nor UTF-16; None finds out.
+        encoding: Encoding of all files without a byte order mark, with a ? after it only of those that are neither
+            UTF-8 nor UTF-16; None detects it.
+
+    Raises:
+        ValueError: Python has no such encoding, or `errors` is another word.
     """
 
     def __init__(self, name: str, errors: Errors, encoding: str | None = None) -> None:
         check.choice(("replace", "skip"), errors=errors)
-        self.name, self.errors = name, errors
-        asked = None if encoding is None else checked(encoding.removesuffix("?"))
-        self.encoding = asked if encoding and not encoding.endswith("?") else None
-        self.likely = None if self.encoding else asked
-        self.counts: Counter[str] = Counter()
+        self.name, self.errors, self.encoding, self.fallback = name, errors, None, None
+        if encoding is not None and encoding.endswith("?"):
+            self.fallback = _codec(encoding.removesuffix("?"))
+        elif encoding is not None:
+            self.encoding = _codec(encoding)
         self.guess: str | None = None
+        self.counts: Counter[str] = Counter()
 
-    def known(self, content: bytes) -> str | None:
+    def certain(self, content: bytes) -> str | None:
         """Encoding of a file, None where it must be guessed.
 
         Raises:
@@ -95,9 +87,7 @@ class Decoder:
             return self.encoding
         sample = content[:_SAMPLE]
         binary = len(_CONTROL.findall(sample)) > _MOST_CONTROL * len(sample)
-        if (
-            not binary and b"\0" not in sample and _decodes(content, "utf-8")
-        ):  # most are, and it takes no time
+        if not binary and b"\0" not in sample and _is(content, "utf-8"):  # most are, and it takes no time
             return "utf-8"
         if encoding := _utf_16(sample):
             return encoding
@@ -105,41 +95,52 @@ class Decoder:
             raise UserError("is binary, not a text")
         return "utf-8" if _is_utf_8(content) else None
 
-    def look_at(self, contents: list[bytes]) -> None:
-        """Guess the encoding of files that are in none that shows, all of them together."""
-        others = [content for content in contents if self.known(content) is None and not _is_western(content)]
-        self.guess = _guessed(b"\n".join(others)) if others else None
+    def examine(self, contents: Iterable[bytes]) -> None:
+        """Guess the encoding of all files together whose encoding is uncertain."""
+        others = []
+        for content in contents:
+            with suppress(ValueError):  # it is no text, which is said where it is decoded
+                if self.certain(content) is None and not _is_western(content):
+                    others.append(content)
+        self.guess = _guess(b"\n".join(others)) if others else None
 
-    def decode(self, content: bytes) -> _Undecoded:
+    def decode(self, content: bytes) -> Decoded:
         """Characters of a file.
 
         Raises:
-            ValueError: It is no text, or in no encoding that is known.
+            ValueError: It is no text, or its encoding cannot be detected.
         """
-        encoding = self.known(content)
-        if encoding is None and self.likely and _decodes(content, self.likely):
-            encoding = self.likely
+        encoding = self.certain(content)
+        if encoding is None and self.fallback and _is(content, self.fallback):
+            encoding = self.fallback
         if encoding is None:
-            shared = self.guess and not _is_western(content) and _decodes(content, self.guess)
-            encoding = self.guess if shared else _guessed(content)
+            shared = self.guess and not _is_western(content) and _is(content, self.guess)
+            encoding = self.guess if shared else _guess(content)
         if encoding is None:
             raise UserError("is in an unknown encoding; set it with --encoding")
         self.counts[encoding] += 1
-        return _replaced(content, encoding)
+        return _decoded(content, encoding)
 
-    def tell(self) -> None:
-        """Say which encodings were read, but for UTF-8."""
+    def report(self) -> None:
+        """Say how many files were read in which encoding other than UTF-8."""
         for encoding, count in sorted(self.counts.items()):
             if encoding not in ("utf-8", "utf-8-sig"):
                 certain = self.encoding or encoding in _MARKS.values()
-                guessed = "" if certain else " as detected; --encoding overrides it"
-                files = "1 file" if count == 1 else f"{count} files"
-                note(f"{self.name}: {files} read as {encoding}{guessed}")
+                hint = "" if certain else " as detected; --encoding overrides it"
+                note(f"{self.name}: {count} file{'s' if count > 1 else ''} read as {encoding}{hint}")
 
 
-def _replaced(content: bytes, encoding: str) -> _Undecoded:
+def _codec(encoding: str) -> str:
     try:
-        return _Undecoded(content.decode(encoding), 0, "")
+        "".encode(encoding)
+        return codecs.lookup(encoding).name
+    except LookupError:
+        raise UserError(f"encoding must be one that Python knows, such as cp1252, got {encoding}") from None
+
+
+def _decoded(content: bytes, encoding: str) -> Decoded:
+    try:
+        return Decoded(content.decode(encoding), "")
     except UnicodeDecodeError as error:
         start = error.start
     text = content.decode(encoding, "replace")
@@ -147,11 +148,12 @@ def _replaced(content: bytes, encoding: str) -> _Undecoded:
     if replaced > _MOST_REPLACED * len(text):
         raise UserError(f"{replaced} of {len(text)} characters cannot be decoded as {encoding}")
     name = "UTF-8" if encoding.startswith("utf-8") else encoding
-    place = f"byte {start} (0x{content[start]:02x}) is not {name}"
-    return _Undecoded(text, replaced, place if replaced == 1 else f"{place}, nor are {replaced - 1} more")
+    others = f", nor are {replaced - 1} more" if replaced > 1 else ""
+    return Decoded(text, f"byte {start} (0x{content[start]:02x}) is not {name}{others}")
 
 
-def _decodes(content: bytes, encoding: str) -> bool:
+def _is(content: bytes, encoding: str) -> bool:
+    """Whether all bytes can be decoded."""
     try:
         content.decode(encoding)
         return True
@@ -161,29 +163,28 @@ def _decodes(content: bytes, encoding: str) -> bool:
 
 def _is_utf_8(content: bytes) -> bool:
     """Whether bytes are UTF-8, perhaps with fewer bad bytes than characters beyond ASCII."""
-    if _decodes(content, "utf-8"):
-        return True
     text = content.decode("utf-8", "replace")
-    bad = text.count("\ufffd")
-    return sum(not character.isascii() for character in text) - bad > bad
+    return _is(content, "utf-8") or sum(not char.isascii() for char in text) > 2 * text.count("\ufffd")
 
 
 def _utf_16(sample: bytes) -> str | None:
     """UTF-16 without a mark: every other byte is zero in ASCII, and in Chinese the characters are usual ones."""
     sample = sample[: len(sample) // 2 * 2]
-    if len(sample) < 4 or (_decodes(sample, "ascii") and b"\0" not in sample):
+    if len(sample) < 4 or (sample.isascii() and b"\0" not in sample):
         return None
-    for encoding, high in (("utf-16-le", sample[1::2]), ("utf-16-be", sample[::2])):
-        low = sample[::2] if encoding == "utf-16-le" else sample[1::2]
+    for encoding, high, low in (
+        ("utf-16-le", sample[1::2], sample[::2]),
+        ("utf-16-be", sample[::2], sample[1::2]),
+    ):
         # Half a pair of surrogates may be cut off at the end of the sample.
         text = sample.decode(encoding, "replace")
         odd = sum(not (character.isprintable() or character.isspace()) for character in text)
         if odd > _MOST_CONTROL * len(text):
             continue
-        if high.count(0) > _ZEROS * len(high) and low.count(0) < high.count(0) / 10:
+        zeros = high.count(0)
+        if zeros > _ZEROS * len(high) and low.count(0) < zeros / 10:
             return encoding
-        zeros = high.count(0) and low.count(0) <= high.count(0)
-        if zeros and len(_USUAL.findall(text)) > 0.95 * len(text):
+        if zeros and low.count(0) <= zeros and len(_USUAL.findall(text)) > 0.95 * len(text):
             return encoding
     return None
 
@@ -197,10 +198,10 @@ def _is_western(content: bytes) -> bool:
     return high <= _MOST_ACCENTS * letters and in_runs <= _MOST_IN_RUNS * high
 
 
-def _guessed(content: bytes) -> str | None:
+def _guess(content: bytes) -> str | None:
     """Encoding of bytes that are neither UTF-8 nor UTF-16."""
     if _is_western(content):
-        return "cp1252" if _decodes(content, "cp1252") else "latin-1"
+        return "cp1252" if _is(content, "cp1252") else "latin-1"
     from charset_normalizer import from_bytes
 
     if len(content) > _SAMPLE:  # cut where no character is

@@ -1,16 +1,17 @@
-"""From video files to uint8 frames: which frame is which is known by time stamps, never by counting.
+"""From video files to uint8 frames: which frame is which follows from time stamps, never from counting.
 
 Read are all files that FFmpeg reads (through PyAV), animated GIFs, folders of frames and .npy arrays of shape
 (frames, height, width, channels). Frames are numbered from 0 in the order in which they are shown, which is
-exact for constant and variable frame rates, for frames that lean on later ones and for clocks that do not
-start at 0. Rotations that a telephone notes beside the pixels are applied, and so are pixels that are not
+exact for constant and variable frame rates, for frames that depend on later ones and for clocks that do not
+start at 0. Rotations that a telephone records beside the pixels are applied, and so are pixels that are not
 square. Every file that is opened is closed, also after an error.
 """
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -53,39 +54,26 @@ Size = int | tuple[int, int] | None
 
 @dataclass(frozen=True)
 class Index:
-    """What one pass over a video finds without decoding it.
+    """What a video holds, without its pixels.
 
     Attributes:
         times: When each frame is shown, in seconds on the clock of the file, float64, shape (frames,).
-        stamps: The same in units of the file, int64, shape (frames,); None where the file gives none that can
-            be trusted, so that frames are counted from its beginning.
-        keys: Numbers of the frames that lean on no other, int64.
         fps: Frames per second on average.
-        duration: Seconds from the first frame to the end of the last one.
         height: Height of a frame as shown, in pixels.
         width: Width of a frame as shown, in pixels.
-        audio_rate: Samples of sound per second, in hertz; None without sound.
     """
 
     times: NDArray[np.float64]
-    stamps: NDArray[np.int64] | None
-    keys: NDArray[np.int64]
     fps: float
-    duration: float
     height: int
     width: int
-    audio_rate: int | None = None
 
     def __len__(self) -> int:
         return len(self.times)
 
-    def at(self, seconds: float) -> int:
-        """Number of the frame that is shown at a time on the clock of the file."""
-        return int(np.clip(np.searchsorted(self.times, seconds + 1e-6, side="right") - 1, 0, len(self) - 1))
-
 
 def index(path: Path) -> Index:
-    """Find out what a video holds in one pass, without decoding it where its time stamps can be trusted.
+    """What a video holds, without decoding it where its time stamps can be trusted.
 
     Args:
         path: A file, or a folder of frames, which count as 25 in a second.
@@ -96,42 +84,46 @@ def index(path: Path) -> Index:
     if (kind := _kind(path)) != "file":
         return _regular(*_describe_still(path, kind))
     with _opened(path) as (container, stream):
-        packets = [packet for packet in _demuxed(container, stream, path) if not packet.is_discard]
-        stamps = [packet.pts for packet in packets]
-        keys = [packet.pts for packet in packets if packet.is_keyframe]
+        stamps = [packet.pts for packet in _demuxed(container, stream) if not packet.is_discard]
         height, width, codec = stream.height, stream.width, stream.codec_context.name
-        rate = container.streams.audio[0].codec_context.sample_rate if container.streams.audio else None
-        time_base, guess = stream.time_base, stream.average_rate
+        time_base, rate = stream.time_base, float(stream.average_rate or _FOLDER_FPS)
     with _opened(path) as (container, stream):
-        shown = next(_decoded(container, stream, path), None)
-        if shown is not None:
-            height, width = _shown_size(shown, stream)
-        # AVI among others does not say when a frame is shown, VP8 has packets that show nothing: decoding tells.
-        doubtful = None in stamps or len(set(stamps)) < len(stamps) or codec in _HIDING
-        if shown is None or doubtful:
-            numbered = ([shown] if shown else []) + list(_decoded(container, stream, path))
-            stamps = [frame.pts for frame in numbered]
-            keys = [frame.pts for frame in numbered if frame.key_frame]
+        decoded = _decoded(container, stream, path)
+        first = next(decoded, None)
+        if first is not None:
+            height, width = _shown_size(first, stream)
+        # AVI among others does not say when a frame is shown, VP8 has packets that show nothing: only decoding tells.
+        if first is None or not _are_exact(stamps) or codec in _HIDING:
+            stamps = [frame.pts for frame in chain([first] if first else [], decoded)]
     if not stamps or time_base is None:
         raise UserError(f"{path} must hold at least one frame that can be decoded")
     if max(height, width) > _LONGEST * min(height, width):
         raise UserError(f"{path} must have sides of at most {_LONGEST}:1, got {height} x {width} pixels")
-    if None in stamps or len(set(stamps)) < len(stamps):
-        gaps = np.diff(np.unique(np.array([stamp for stamp in stamps if stamp is not None], dtype=np.int64)))
-        step = float(np.median(gaps)) * float(time_base) if len(gaps) else 1 / float(guess or _FOLDER_FPS)
-        return _regular(np.full(len(stamps), step), height, width, None, rate)
-    numbers = np.unique(np.array(stamps, dtype=np.int64))
+    numbers = np.unique(np.array([stamp for stamp in stamps if stamp is not None], dtype=np.int64))
+    if not _are_exact(stamps):
+        gaps = np.diff(numbers)
+        step = float(np.median(gaps)) * float(time_base) if len(gaps) else 1 / rate
+        return _regular(np.full(len(stamps), step), height, width)
     times = (numbers * float(time_base)).astype(np.float64)
-    step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 1 / float(guess or _FOLDER_FPS)
-    first = np.searchsorted(numbers, np.unique(np.array(keys or stamps[:1], dtype=np.int64)))
-    duration = float(times[-1] - times[0] + step)
-    return Index(times, numbers, first.astype(np.int64), float(1 / step), duration, height, width, rate)
+    step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 1 / rate
+    return Index(times, float(1 / step), height, width)
+
+
+def _are_exact(stamps: list[int | None]) -> bool:
+    """Whether each frame has a time of its own."""
+    return None not in stamps and len(set(stamps)) == len(stamps)
+
+
+def _regular(durations: NDArray[np.float64], height: int, width: int) -> Index:
+    """Index of frames by how long each is shown, in seconds."""
+    ends = durations.cumsum().astype(np.float64)
+    return Index(np.concatenate([[0.0], ends[:-1]]), len(ends) / float(ends[-1]), height, width)
 
 
 def frames(path: Path, size: Size = None) -> Iterator[NDArray[np.uint8]]:
     """All frames of a video in the order in which they are shown.
 
-    Damaged stretches of a file are left out, as players do.
+    Damaged parts of a file are omitted, as players do.
 
     Args:
         path: A file or a folder of frames.
@@ -169,10 +161,9 @@ def read_all(path: Path, store_size: Size = None) -> NDArray[np.uint8]:
     Raises:
         ValueError: It is no video that can be read, or less than half of its frames can.
     """
-    found = list(frames(path, store_size))
-    if not found:
+    if not (decoded := list(frames(path, store_size))):
         raise UserError(f"{path} must hold at least one frame that can be decoded")
-    return np.stack(found)
+    return np.stack(decoded)
 
 
 def fitting(height: int, width: int, size: Size) -> tuple[int, int]:
@@ -255,52 +246,38 @@ def has_pictures(path: Path) -> bool:
         return True
 
 
-def _av() -> Any:
-    import av
-
-    return av
-
-
 def _is_cover(stream: Any) -> bool:
     """Whether a stream is the picture of an album instead of a video."""
     return "attached_pic" in str(getattr(stream, "disposition", "")).lower()
 
 
-def _demuxed(container: Any, stream: Any, path: Path) -> Iterator[Any]:
+def _demuxed(container: Any, stream: Any) -> Iterator[Any]:
     """Packets of a stream that hold anything; a damaged end of the file ends them."""
-    av = _av()
+    from av.error import FFmpegError
+
     packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.FFmpegError:
-            return
-        if packet is None:
-            return
-        if packet.size:
-            yield packet
+    with suppress(FFmpegError):
+        while (packet := next(packets, None)) is not None:
+            if packet.size:
+                yield packet
 
 
 def _decoded(container: Any, stream: Any, path: Path) -> Iterator[Any]:
     """Frames in the order in which they are shown, without the packets that are damaged."""
-    av = _av()
+    from av.error import FFmpegError
+
     good = bad = 0
-    for packet in _demuxed(container, stream, path):
+    for packet in chain(
+        _demuxed(container, stream), [None]
+    ):  # None asks for the frames that the decoder holds back
         try:
-            decoded = packet.decode()
-        except av.FFmpegError:
-            bad += 1
+            decoded = stream.codec_context.decode(packet)
+        except FFmpegError:
+            bad += packet is not None
             continue
         for frame in decoded:
             good += 1
             yield frame
-    try:
-        rest = stream.codec_context.decode(None)
-    except av.FFmpegError:
-        rest = []
-    for frame in rest:
-        good += 1
-        yield frame
     if good < _READABLE * (good + bad):
         raise UserError(f"{path} is damaged: {bad} of {good + bad} frames cannot be decoded")
 
@@ -317,8 +294,8 @@ def _pixels(frame: Any, size: Size, fit: tuple[int, int]) -> NDArray[np.uint8]:
     turns = round(frame.rotation / 90) % 4
     height, width = fit[::-1] if turns % 2 else fit
     shrinks = (height, width) != (frame.height, frame.width)
-    how = "AREA" if shrinks and height <= frame.height and width <= frame.width else "BICUBIC"
-    array = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=how)
+    interpolation = "AREA" if shrinks and height <= frame.height and width <= frame.width else "BICUBIC"
+    array = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=interpolation)
     array = np.rot90(array, turns)
     return np.ascontiguousarray(_centre(rearrange(array, "height width rgb -> rgb height width"), size))
 
@@ -331,7 +308,7 @@ def _centre(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
 
 
 def _resized(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """Frame (channels, height, width) at its wanted size."""
+    """Frame (channels, height, width) at the size of `fitting`."""
     height, width = fitting(image.shape[1], image.shape[2], size)
     if (height, width) != image.shape[1:]:
         picture = Image.fromarray(image[0] if len(image) == 1 else rearrange(image, "rgb h w -> h w rgb"))
@@ -410,18 +387,5 @@ def _describe_still(path: Path, kind: str) -> tuple[NDArray[np.float64], int, in
         array = _array(path)
         return np.full(len(array), 1 / _FOLDER_FPS), array.shape[1], array.shape[2]
     with _gif(path) as image:
-        shown = [frame.info.get("duration", 0) / 1000 or 0.1 for frame in ImageSequence.Iterator(image)]
-        return np.array(shown), image.height, image.width
-
-
-def _regular(
-    shown: NDArray[np.float64],
-    height: int,
-    width: int,
-    stamps: NDArray[np.int64] | None = None,
-    audio_rate: int | None = None,
-) -> Index:
-    """Index of frames by how long each is shown."""
-    times = np.concatenate([[0.0], shown.cumsum()]).astype(np.float64)
-    fps, duration = len(shown) / float(times[-1]), float(times[-1])
-    return Index(times[:-1], stamps, np.arange(len(shown)), fps, duration, height, width, audio_rate)
+        durations = [frame.info.get("duration", 0) / 1000 or 0.1 for frame in ImageSequence.Iterator(image)]
+        return np.array(durations), image.height, image.width

@@ -1,0 +1,132 @@
+"""Decoded images of a source, in the cache as they were decoded and once more as they are wanted.
+
+What is stored first has the channels and bits of the files; where other channels or fewer bits are wanted, what comes
+of the conversion is a cache of its own.
+"""
+
+import math
+import os
+from collections import Counter
+from functools import partial
+from io import BytesIO
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from unlabeled import check
+from unlabeled.check import UserError
+from unlabeled.data.cache import Stored, folder_of, load_or_build
+from unlabeled.data.decoding import Recorder
+from unlabeled.data.image.data import with_channels
+from unlabeled.data.image.decode import OPTIONAL, decode_all
+from unlabeled.data.image.levels import Levels, Ranges, parsed, say, to_uint8
+from unlabeled.data.notes import note
+from unlabeled.data.options import OpenOptions
+from unlabeled.data.sources import Source
+
+__all__ = ["STORE_SIZE", "stored"]
+
+STORE_SIZE = 160
+"""Shorter side in pixels to which larger images are resized."""
+_BLOCK = 2**20
+
+
+def stored(source: Source, options: OpenOptions) -> Stored:
+    """Decoded images of a source, uint8, from the cache where that is whole and fits the source.
+
+    Raises:
+        ValueError: There is no image, or the images have other channels that cannot be converted.
+    """
+    folder = None if source.fingerprint is None else folder_of(options.cache)
+    key = ["images", source.fingerprint, options.store_size or STORE_SIZE, options.pages, *OPTIONAL]
+    base = load_or_build(key, partial(_decode, source, options), folder)
+    about, channels = base.about, base.about["channels"]
+    for text, count in about["notes"].items():
+        note(f"{source.name}: {count} of {len(about['paths'])} images: {text}")
+    wanted = options.channels or channels
+    if not about["levels"] and wanted == channels:
+        return base
+    if wanted != channels and {wanted, channels} != {1, 3}:
+        raise UserError(f"channels of {source.name} must be {channels}, as its images have, got {wanted}")
+    levels = parsed(options.levels)
+    levels = {numbers: levels.get(numbers) or own for numbers, own in about["levels"].items()}
+    if bad := [bands for bands in levels.values() if len(bands) not in (1, channels)]:
+        raise UserError(
+            f"levels of {source.name} must be 1 or {channels} ranges, one a band, got {len(bad[0])}"
+        )
+    key = ["converted", *key, wanted, levels]
+    converted = load_or_build(key, partial(_convert, base, wanted, levels), folder)
+    if levels:
+        say(source.name, levels, converted.about["beyond"])
+    return converted
+
+
+def _convert(base: Stored, channels: int, levels: Levels, stream: BinaryIO) -> dict[str, Any]:
+    """Write stored images in 8 bits and other channels and describe them."""
+    about, beyond, start = base.about, 0, 0
+    count, pixels = len(about["paths"]), base.pixels.numpy()
+    sizes, types = (
+        values * (count if len(values) == 1 else 1) for values in (about["sizes"], about["types"])
+    )
+    for size, kind in zip(sizes, types, strict=True):
+        shape = (about["channels"], *size)
+        end = start + math.prod(shape) * np.dtype(kind).itemsize
+        image, clipped = to_uint8(pixels[start:end].view(kind).reshape(shape), levels)
+        stream.write(np.ascontiguousarray(with_channels(image, channels)).data)
+        beyond, start = beyond + clipped, end
+    fraction = beyond / (about["channels"] * sum(map(math.prod, sizes)))
+    return about | {"channels": channels, "types": ["uint8"], "levels": levels, "beyond": fraction}
+
+
+def _decode(source: Source, options: OpenOptions, stream: BinaryIO) -> dict[str, Any]:
+    """Write all images of a source one after the other, grey ones as colour beside coloured ones, and describe them."""
+    reading = source.read()
+    recorder = Recorder(stream, reading.total, options.progress, ("sizes", "types"))
+    sizes, types = recorder.facts["sizes"], recorder.facts["types"]
+    ranges, notes, channels, first = Ranges(), Counter(), 0, ""
+    size = options.store_size or STORE_SIZE
+    for item, image in decode_all(reading.items, size, options.threads, options.pages):
+        if isinstance(image, str):
+            recorder.skip(item.path, image)
+            continue
+        pixels, own = image.pixels, len(image.pixels)
+        if channels not in (0, own) and {channels, own} != {1, 3}:
+            recorder.skip(item.path, f"{own} channels, where {first} has {channels}")
+            continue
+        if (channels, own) == (1, 3):
+            _widen(stream, [math.prod(size) * np.dtype(kind).itemsize for size, kind in zip(sizes, types)])
+        channels, first = max(channels, own), first or item.path
+        ranges.add(pixels)
+        notes.update(image.notes)
+        facts = {"labels": item.label, "sizes": pixels.shape[1:], "types": pixels.dtype.name}
+        recorder.add(item.path, pixels.tobytes() * (channels // own), **facts)
+    facts = recorder.facts
+    if not sizes:
+        reasons = "; ".join(check.one_line(f"{skip.path}: {skip.reason}") for skip in facts["skipped"][:3])
+        count = len(facts["skipped"])
+        raise UserError(f"no images in {source.name}; {count} could not be decoded: {reasons}")
+    return facts | {
+        "channels": channels,
+        "sizes": sizes if len({*sizes}) > 1 else sizes[:1],
+        "types": types if len({*types}) > 1 else types[:1],
+        "levels": ranges.choose(),
+        "notes": dict(notes),
+        "labels": None if all(label is None for label in facts["labels"]) else facts["labels"],
+        "classes": reading.classes,
+    }
+
+
+def _widen(stream: BinaryIO, areas: list[int]) -> None:
+    """Make grey images colour, the last one first so that none is overwritten unread; `areas` are their bytes."""
+    end = sum(areas)
+    while areas:
+        start, block = end, []
+        while areas and end - start < _BLOCK:
+            block.append(areas.pop())
+            start -= block[-1]
+        stream.seek(start)
+        images = BytesIO(stream.read(end - start))
+        stream.seek(3 * start)
+        stream.writelines(3 * images.read(area) for area in reversed(block))
+        end = start
+    stream.seek(0, os.SEEK_END)
