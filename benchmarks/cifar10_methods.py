@@ -24,8 +24,7 @@ from unlabeled.evaluation import evaluate
 
 IMAGES, CHOOSING = 10_000, 2_000
 CONTROLS = ("raw", "random", "rescaled")
-CAPTION = "CIFAR-10, small budget: linear probe"
-NOTE = "The options are the defaults or the recipe of the method, as held-out images chose."
+BUDGET = "On 8,000 images of CIFAR-10, three to five minutes of one core each, linear probe."
 
 
 def settings(name: str, variant: str) -> dict[str, Any]:
@@ -85,8 +84,12 @@ def table(out: Path) -> tuple[str, dict[str, Any]]:
             f"{cell(plain['unlabeled', 'linear'])} | {100 * plain_choice:.1f} / {100 * tuned_choice:.1f}: {words} | "
             f"{cell(best['unlabeled', 'knn'])} | {cell(best['unlabeled', 'linear'])} | {beaten} |"
         )
-        scores[folder.name] = best["unlabeled", "linear"]["value"]
-        rows.append((scores[folder.name], line))
+        values = {
+            "defaults": plain["unlabeled", "linear"]["value"],
+            "chosen": best["unlabeled", "linear"]["value"],
+        }
+        scores[folder.name] = values
+        rows.append((values["chosen"], line))
     lines = [
         "| method | epochs | CPU seconds | defaults: kNN-20 | defaults: linear | "
         "held-out images choose (defaults / other) | chosen: kNN-20 | chosen: linear | beats all controls |",
@@ -99,7 +102,7 @@ def table(out: Path) -> tuple[str, dict[str, Any]]:
         for c, (knn, linear) in controls.items()
     ]
     untrained = {name: linear["value"] for name, (_, linear) in controls.items()}
-    return "\n".join(lines), {"caption": CAPTION, "note": NOTE, "controls": untrained, "methods": scores}
+    return "\n".join(lines), {"budget": BUDGET, "controls": untrained, "methods": scores}
 
 
 def main() -> None:

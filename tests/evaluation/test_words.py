@@ -24,8 +24,8 @@ def model(vectors: dict[str, list[float]] | None = None, words: list[str] | None
     if vectors is None:
         assert words
         torch.manual_seed(0)
-        return EvaluatedModel(build({"name": "words-30", "vocabulary": words}).eval())
-    encoder = build({"name": f"words-{len(next(iter(vectors.values())))}", "vocabulary": list(vectors)})
+        return EvaluatedModel(build("words-30", vocabulary=words).eval())
+    encoder = build(f"words-{len(next(iter(vectors.values())))}", vocabulary=list(vectors))
     encoder.vectors.copy_(torch.tensor(list(vectors.values())))
     return EvaluatedModel(encoder.eval())
 

@@ -5,7 +5,7 @@ the second text of a pair continues the first.
 
 Source: Devlin, Chang, Lee, Toutanova, "BERT: Pre-training of Deep Bidirectional Transformers for Language
 Understanding", 2018, https://arxiv.org/abs/1810.04805
-Differs: pieces are masked anew each time a text is seen; pairs are made within the batch, each random with probability
+Differs: pieces are masked anew each time a text is read; pairs are made within the batch, each random with probability
 one half, where the authors' code also counts every single-sentence chunk as random (58 % of pairs on Wikipedia). Small
 networks have no dropout, bert-base has 0.1. Blocks have 128 tokens. The optimizer is AdamW with an eps of 1e-8, a
 cosine schedule and no clipping by default; the authors' has 1e-6, no bias correction, a linear decay and a clip at 1.
@@ -56,7 +56,6 @@ class BERT(Method[TextEncoder]):
         self.hidden_ratio = hidden_ratio
         self.words = tokens.TokenHead(self.encoder.dim, self.encoder.vocabulary)
         self.next = sentence_pairs.PairHead(self.encoder.dim) if next_sentence else None
-        self.special = encoder.special("[CLS]"), encoder.special("[SEP]")
         self.register_buffer("entropy", torch.tensor(math.log(self.encoder.vocabulary)))
 
     def chance(self, samples: int) -> float:
@@ -82,8 +81,7 @@ class BERT(Method[TextEncoder]):
         if self.next is None or label is None:
             return loss
         logits = self.next(states[:, 0]).float()
-        right = (logits.detach().argmax(1) == label).sum()
-        self.metrics["next_accuracy"] = right / (label != tokens.IGNORED).sum().clamp_min(1)
+        self.metrics["next_accuracy"] = tokens.accuracy(logits.detach(), label)
         return loss + tokens.cross_entropy(logits, label)
 
     def task(self, batch: Batch) -> tuple[TextInput, Tensor, Tensor, Tensor | None]:
@@ -91,20 +89,17 @@ class BERT(Method[TextEncoder]):
         x, label = self.encoder.inputs(batch), None
         if self.next is not None:
             pair = sentence_pairs.draw(batch["sentence"], batch["document"])
-            x, label = type(x)(*sentence_pairs.join(batch["tokens"], pair, *self.special)), pair.label
+            special = (self.encoder.special(token) for token in ("[CLS]", "[SEP]"))
+            x, label = type(x)(*sentence_pairs.join(batch["tokens"], pair, *special)), pair.label
         return *tokens.mask(self.encoder, x, self.hidden_ratio), x.tokens, label
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> Pictures:
         x, masked, truth, label = self.task(batch)
         states = self.encoder.states(x)
-        predicted = truth.clone()
-        predicted[masked] = self.words(states[masked], self.encoder.embeddings.weight).argmax(1)
-        rows = {"masked": x.tokens, "predicted": predicted, "true": truth}
+        predicted = self.words(states[masked], self.encoder.embeddings.weight).argmax(1)
+        rows = {"masked": x.tokens, "predicted": truth.masked_scatter(masked, predicted), "true": truth}
         texts = {name: tokens.mark(self.encoder, row, masked, x.mask) for name, row in rows.items()}
         if self.next is None or label is None:
             return texts
-        words = {0: "continues", 1: "another document", tokens.IGNORED: "no pair"}
-        guesses = self.next(states[:, 0]).argmax(1).tolist()
-        pairs = [f"{words[true]}; predicted: {words[guess]}" for true, guess in zip(label.tolist(), guesses)]
-        return {**texts, "pair": pairs}
+        return {**texts, "pair": sentence_pairs.answers(label, self.next(states[:, 0]))}

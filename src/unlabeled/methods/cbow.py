@@ -16,6 +16,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from unlabeled.data import Data
+from unlabeled.data.text.data import Texts
 from unlabeled.data.text.tokens import Words
 from unlabeled.encoders import WordEncoder
 from unlabeled.method import Batch, Method, Pictures
@@ -69,7 +70,7 @@ class CBOW(Method[WordEncoder]):
     def chance(self, samples: int) -> float:
         return self.neighbours.chance
 
-    def training_view(self, data: Data) -> Data:
+    def training_view(self, data: Texts) -> Data:
         return self.encoder.evaluation_view(data, STRETCH)
 
     def prepare(self, data: Words) -> None:

@@ -226,9 +226,9 @@ def _scores(predicted: Tensor, true: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _calibrate_(twin: "ImageEncoder", film: Film) -> None:
-    from unlabeled.data.arrays import from_array
+    from unlabeled.data import from_images
 
-    calibrate_(twin, from_array(film.frames[:STILLS].cpu()).to(film.frames.device))
+    calibrate_(twin, from_images(film.frames[:STILLS].cpu()).to(film.frames.device))
 
 
 def _open(source: Source) -> Opened:
