@@ -233,12 +233,13 @@ def selftest() -> None:
 
     print(f"{'':8}{'seconds':>8}  check")
     checks = run_checks(
-        lambda done: print(
-            f"{'ok' if done.right else 'FAILED':8}{done.seconds:8.1f}  {done.name}: {done.found}", flush=True
+        lambda one: print(
+            f"{'ok' if one.right else 'FAILED':8}{one.seconds:8.1f}  {one.name}: {one.result}",
+            flush=True,
         )
     )
-    failed = [done for done in checks if not done.right]
-    seconds = sum(done.seconds for done in checks)
+    failed = [one for one in checks if not one.right]
+    seconds = sum(one.seconds for one in checks)
     print(f"{len(checks) - len(failed)} of {len(checks)} checks passed, {seconds:.0f} s")
     if failed:
         sys.exit(1)
