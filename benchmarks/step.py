@@ -35,14 +35,15 @@ import unlabeled
 from unlabeled import encoders
 from unlabeled.data import Data, open_data, open_splits
 from unlabeled.method import Batch, Method
-from unlabeled.methods import simclr
+from unlabeled.methods.simclr import SimCLR
+from unlabeled.parts.info_nce import nt_xent
 
 RATE, DECAY, SKIPPED = 1e-3, 0.05, 2
 starts: list[float] = []
 """Processor time at the start of each forward pass."""
 
 
-class Timed(simclr.SimCLR):
+class Timed(SimCLR):
     def forward(self, batch: Batch) -> Tensor:
         starts.append(time.process_time())
         return super().forward(batch)
@@ -138,12 +139,12 @@ class Pictures(torch.utils.data.Dataset[Any]):
         return self.transform(self.pictures[index]), 0
 
 
-def pretext(method: simclr.SimCLR, batch: Batch) -> float:
+def pretext(method: SimCLR, batch: Batch) -> float:
     """Processor seconds of both views and of the loss with its gradient."""
     began = time.process_time()
     method.views(batch), method.views(batch)
     views = [torch.randn(len(batch["image"]), 128, requires_grad=True) for _ in range(2)]
-    simclr.loss(*views, method.temperature).backward()
+    nt_xent(*views, method.temperature).backward()
     return time.process_time() - began
 
 

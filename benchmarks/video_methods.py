@@ -71,7 +71,7 @@ def foreseen(method: Any, test: Data) -> dict[str, list[float]]:
     frames = torch.cat([method.encoder.inputs(batch) for batch in clips.batches(64)])
     past, ahead = frames[:, : method.past], frames[:, method.past :]
     answers = {
-        "drawn": method.drawn(method.predict(past)[1]),
+        "drawn": method.frames(method.predict(past)[1]),
         "last frame": past[:, -1:].expand_as(ahead),
         "mean frame": method.mean.expand_as(ahead),
     }
