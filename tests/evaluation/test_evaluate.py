@@ -359,7 +359,7 @@ def test_finetuning_at_rate_zero_is_the_linear_probe():
     for module in frozen_norms.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.0
-    data, settings = Labelled.of(TRAIN, TEST, torch.device("cpu")), Settings(steps=2)
+    data, settings = Labelled.of(TRAIN, TEST), Settings(steps=2)
     predicted, _ = finetune.train(
         frozen_norms, data, torch.arange(90), settings, head=head, learning_rate=0.0
     )

@@ -113,5 +113,6 @@ def test_zones_of_one_walk_stand_under_its_number() -> None:
 
     batch, method = {"index": torch.arange(5)}, OneWalk()
     hidden = method.draw(batch)
-    right, numbers = _hits(method, batch, hidden), _walks(batch, hidden, None)
+    batches = [(batch, hidden)]
+    right, numbers = _hits(method, batches), _walks(batches, None)
     assert right.bool().tolist() == (numbers == 2).tolist() and right.sum() == 4

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from unlabeled.check import UserError
 from unlabeled.data.opening import called
 from unlabeled.files import printable
@@ -160,9 +162,28 @@ class Opened:
     @property
     def calibration(self) -> "Data":
         """What norms of random twins see: the training part or, where there is none, the test part without answers."""
-        data = self.test if self.train is None else self.train
-        assert data is not None
-        return data
+        return self.require_test() if self.train is None else self.train
+
+    def require_test(self, kind: str | None = None, task: str = "") -> "Data":
+        """The test part.
+
+        Args:
+            kind: Kind that it must be of; None for any.
+            task: What needs that kind.
+
+        Raises:
+            ValueError: It is of another kind.
+        """
+        assert self.test is not None
+        if kind is not None and self.test.kind != kind:
+            raise UserError(f"data must be of kind {kind} for {task}, got {self.test.kind}")
+        return self.test
+
+    def views(self, encoder: "Encoder", device: torch.device) -> "tuple[Data, Data]":
+        """Training part, or what stands for it, and test part as an encoder reads them, on a device."""
+        parts = (self.calibration, self.require_test())
+        train, test = (encoder.evaluation_view(data).to(device) for data in parts)
+        return train, test
 
 
 def is_source(run: Run, data: Any) -> bool:

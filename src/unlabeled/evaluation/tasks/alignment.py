@@ -16,7 +16,6 @@ from torch import Tensor
 from unlabeled.check import UserError
 from unlabeled.data.cameras import Scenes
 from unlabeled.data.groups import joined
-from unlabeled.evaluation.features import of_encoder
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel
 from unlabeled.evaluation.sources import Opened, Source
@@ -97,9 +96,7 @@ def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
     Raises:
         ValueError: The data is not of several cameras, or there is only one camera and one scene.
     """
-    scenes = opened.test
-    if not isinstance(scenes, Scenes):
-        raise UserError(f"data must be of kind cameras for alignment, got {scenes.kind}")  # type: ignore[union-attr]
+    scenes: Any = opened.require_test("cameras", "alignment")
     measurements = []
     for features, layer, detail, reader in _readers(model, opened):
         films = _films(scenes, reader, model.device)
@@ -119,9 +116,9 @@ def _readers(model: EvaluatedModel, opened: Opened) -> list[tuple[str, str | Non
     calibration = opened.calibration.to(device)
     twin = model.untrained(encoder.evaluation_view(calibration))
     readers: list[tuple[str, str | None, str, Reader]] = [
-        ("unlabeled", None, "vector of the encoder", _of(encoder)),
+        ("unlabeled", None, "vector of the encoder", lambda batch: encoder.features(encoder.inputs(batch))),
         ("raw", None, encoder.raw_detail, encoder.raw),
-        ("random", None, "vector of the encoder", _of(twin)),
+        ("random", None, "vector of the encoder", lambda batch: twin.features(twin.inputs(batch))),
     ]
     if method is not None and type(method).embedding is not Method.embedding:
         method_twin = model.untrained_method(calibration)
@@ -132,11 +129,6 @@ def _readers(model: EvaluatedModel, opened: Opened) -> list[tuple[str, str | Non
             ("random", "embedding", "what the loss compares", method_twin.to(device).embedding),
         ]
     return readers
-
-
-def _of(encoder: Any) -> Reader:
-    reader = of_encoder(encoder)
-    return lambda batch: reader(batch, None)
 
 
 def _measurement(

@@ -66,8 +66,7 @@ def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
         ValueError: The data has no factors, or none that varies.
     """
     encoder = model.encoder
-    assert opened.train is not None and opened.test is not None
-    train, test = (encoder.evaluation_view(data).to(model.device) for data in (opened.train, opened.test))
+    train, test = opened.views(encoder, model.device)
     names = [name for name in train.factors if name in test.factors]
     if not names:
         raise UserError(f"data must have factors, got {train.name} without any")

@@ -79,10 +79,7 @@ def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
     """
     encoder: Any = model.encoder
     check.choice(("audio-visual",), encoder=encoder.kind)
-    assert opened.test is not None
-    train, test = (
-        encoder.evaluation_view(data).to(model.device) for data in (opened.calibration, opened.test)
-    )
+    train, test = opened.views(encoder, model.device)
     masks = getattr(test, "masks", None)
     if masks is None:
         raise UserError(f"data must have masks, such as chiming_shapes:distractor, got {test.name} without")

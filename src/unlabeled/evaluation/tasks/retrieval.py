@@ -94,10 +94,7 @@ def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
     """
     encoder: Any = model.encoder
     check.choice(("audio-visual",), encoder=encoder.kind)
-    assert opened.test is not None
-    train, test = (
-        encoder.evaluation_view(data).to(model.device) for data in (opened.calibration, opened.test)
-    )
+    train, test = opened.views(encoder, model.device)
     check.at_least(2, clips=len(test))
     ours, twin = (read(network, test) for network in (encoder, model.untrained(train)))
     labels = None if test.labels is None else test.labels.to(ours[0].device)
