@@ -9,7 +9,8 @@ from PIL import Image
 
 from unlabeled.data import notes
 from unlabeled.data.image import decode as decode_module
-from unlabeled.data.image.decode import LARGEST, decode, decode_all
+from unlabeled.data.image.decode import decode, decode_all
+from unlabeled.data.limits import LARGEST
 from unlabeled.data.samples import Item, Temporary
 
 RED = (254, 0, 0)

@@ -766,7 +766,7 @@ def test_photos_are_the_same_patches_each_time_and_splits_share_none():
 
 
 def test_photo_patches_are_cut_from_separate_parts():
-    from unlabeled.data import builtin
+    from unlabeled.data.image import builtin
 
     columns = torch.arange(400).div(2, rounding_mode="floor").to(torch.uint8).expand(3, 384, 400)
     assert builtin._cut(columns, "train", 0).max() < builtin._cut(columns, "test", 0).min()

@@ -146,7 +146,7 @@ def test_poses_count_in_units_of_how_far_walks_reach() -> None:
     assert 0.1 < float(method.scale) < 3
     far = Walks(
         data.pixels,
-        data.known["pose"] * torch.tensor([10, 10, 1.0]),
+        data.signals["pose"] * torch.tensor([10, 10, 1.0]),
         data.lengths,
         name="far",
         paths=data.paths,

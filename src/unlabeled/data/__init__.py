@@ -25,9 +25,8 @@ bottom and right. Headings are counter-clockwise from the x axis. Labels and fac
 in `Data` for the evaluation and never enter pre-training.
 """
 
-from unlabeled.data.builtin import NAMES as BUILT_IN
 from unlabeled.data.image.data import Images, from_images
-from unlabeled.data.opening import KINDS, STORE_SIZE, kind_of, open_data, open_splits, store_size
+from unlabeled.data.opening import BUILT_IN, KINDS, STORE_SIZE, kind_of, open_data, open_splits, store_size
 from unlabeled.data.samples import Batch, Data, Skipped
 
 __all__ = [

@@ -35,11 +35,7 @@ T = TypeVar("T")
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """The array of a .npy file.
-
-    Raises:
-        ValueError: It cannot be read.
-    """
+    """The array of a .npy file."""
     try:
         # Copy on write: pages are read when needed and torch gets memory that it may call its own.
         return np.lib.format.open_memmap(path, mode="c")
@@ -51,14 +47,7 @@ def read_npy(path: Path) -> np.ndarray:
 def read_npz(
     path: Path, select: Callable[[str], bool] = lambda _: True
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Arrays of an .npz file.
-
-    Args:
-        path: The file.
-        select: Whether an array of some name is read.
-
-    Returns:
-        The arrays by name, and the names of all that are there.
+    """Arrays of an .npz file whose names are selected, and the names of all that are there.
 
     Raises:
         ValueError: It cannot be read, or is a small file that unpacks to a lot.
@@ -124,11 +113,7 @@ def read_splits(
 
 
 def as_tensor(array: np.ndarray | Tensor, name: str) -> Tensor:
-    """An array of numbers as a tensor, in the order of bytes of this machine.
-
-    Raises:
-        ValueError: It holds something else.
-    """
+    """An array of numbers as a tensor, in the order of bytes of this machine."""
     if isinstance(array, Tensor):
         return array
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
@@ -143,11 +128,7 @@ def channels_first(pixels: Tensor) -> Tensor:
 
 
 def as_integers(values: np.ndarray | Tensor, count: int, what: str, name: str) -> Tensor:
-    """Integers, one for each sample, as int64, shape (count,).
-
-    Raises:
-        ValueError: They are others, or not as many.
-    """
+    """Integers, one for each sample, as int64, shape (count,); `what` of `name` is what errors call them."""
     array = np.asarray(values).reshape(-1)
     if len(array) != count or array.dtype.kind not in "biu":
         raise UserError(f"{what} of {name} must be {count} integers, got {len(array)} of type {array.dtype}")

@@ -74,20 +74,20 @@ def choose(
     columns = list(dict.fromkeys(column for row in rows for column in row))
     values = {column: [row[column] for row in rows if not _is_empty(row.get(column))] for column in columns}
     texts = () if text_column is None else _requested(text_column, columns, name)
-    chosen = None if label is None else label_column(columns, label, name)
-    if chosen in texts:
+    target = None if label is None else label_column(columns, label, name)
+    if target in texts:
         if not (text_column or "").endswith("?"):
             raise UserError(f"label must be another column of {name} than those of the texts, got {label}")
         texts = ()
     if label is None:
-        chosen = _usual_label([column for column in columns if column not in texts], values, classes)
-    texts = texts or _texts(columns, values, chosen)
+        target = _usual_label([column for column in columns if column not in texts], values, classes)
+    texts = texts or _texts(columns, values, target)
     if not texts:
         listing = check.one_line(", ".join(columns)) or "nothing"
         raise UserError(f"{name} must have a column of texts, got {listing}; choose one with --text-column")
-    if label is None and chosen is None:
-        chosen = _other_label(columns, values, texts, named)
-    return Columns(texts, chosen)
+    if label is None and target is None:
+        target = _other_label(columns, values, texts, named)
+    return Columns(texts, target)
 
 
 def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

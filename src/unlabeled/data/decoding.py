@@ -1,12 +1,14 @@
-"""How a reader writes samples that are decoded once into a cache."""
+"""Samples decoded once: how a reader writes them into a cache, and what it gets back beside them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
-from unlabeled.data.options import Progress
-from unlabeled.data.samples import Skipped
+from unlabeled.data.labels import NO_LABELS, from_records, numbered
+from unlabeled.data.options import Progress, refuse_broken
+from unlabeled.data.samples import Samples, Skipped
+from unlabeled.data.sources import Source
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "samples_of"]
 
 
 class Recorder:
@@ -41,3 +43,41 @@ class Recorder:
         self.done += 1
         if self.progress is not None:
             self.progress(self.done, self.total)
+
+
+def samples_of(
+    source: Source, facts: Mapping[str, Any], max_broken: float, *, unusable: Sequence[Skipped] = ()
+) -> Samples:
+    """What `Data` is told of the samples of a source that a `Recorder` wrote.
+
+    Args:
+        source: Where they come from.
+        facts: What was recorded, and `classes` where labels are numbers of these.
+        max_broken: Largest fraction of the files that may be unreadable, in 0..1.
+        unusable: Files that can be read but give no sample, without the prefix of the source.
+
+    Raises:
+        ValueError: More are unreadable, or there are none.
+    """
+    broken, others = (
+        [Skipped(source.prefix + path, reason) for path, reason in skipped]
+        for skipped in (facts["skipped"], unusable)
+    )
+    paths = [source.prefix + path for path in facts["paths"]]
+    count = source.broken + sum(skip.reason != "hidden" for skip in broken)
+    refuse_broken(source.name, broken or source.skipped, len(paths) + len(others), max_broken, count)
+    values, classes = source.stated(paths, facts.get("labels") or [None] * len(paths)), facts.get("classes")
+    values, notes = from_records(values, source.label, source.name)
+    if source.archives and all(value is None for value in values):
+        inside = source.inside(paths).values()
+        names = {row: name for rows, part in inside for row, name in zip(rows, part or [])}
+        values, classes = [names.get(row) for row in range(len(paths))], sorted({*names.values()}) or None
+    numbers = numbered(values, classes)
+    remarks = [*numbers.skipped(source.name), *(Skipped(source.name, NO_LABELS + note) for note in notes)]
+    return {
+        "name": source.name,
+        "paths": paths,
+        "labels": numbers.tensor,
+        "classes": numbers.classes,
+        "skipped": source.skipped + broken + others + remarks,
+    }

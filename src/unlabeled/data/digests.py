@@ -9,13 +9,10 @@ __all__ = ["digest", "in_one_channel"]
 
 
 def digest(*parts: Tensor | np.ndarray | str) -> int:
-    """A number that stands for some content: any other content has another one, but once in 2^64.
+    """A number in -2^63 .. 2^63 - 1 that stands for some content: any other content has another one, but once in 2^64.
 
     Args:
         *parts: Arrays on the CPU, of which the shape counts too, and texts.
-
-    Returns:
-        From -2^63 to 2^63 - 1.
     """
     state = blake2b(digest_size=8)
     for part in parts:

@@ -171,10 +171,10 @@ def digest(files: Iterable[File]) -> str:
 
 
 def by_folder(files: list[File]) -> tuple[dict[str, list[File]], list[File]]:
-    """Files by the split that their first folder is, and those that lie beside the splits.
+    """Files by the split that their first folder is, and those that are beside the splits.
 
     Beside a training part and a test part every other folder is a split of its own name. Without these two,
-    all files are together unless each lies in a folder that names a split, perhaps among other words (`train2017`).
+    all files are together unless each is in a folder that names a split, perhaps among other words (`train2017`).
     """
     tops = {folder.partition(os.sep)[0] for folder in parents(files)}
     splits = {top: SPLITS.get(top.lower(), top) for top in tops if top}

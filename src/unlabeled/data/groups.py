@@ -32,14 +32,14 @@ _log = logging.getLogger("unlabeled.data")
 
 
 def joined(first: Tensor, second: Tensor) -> Tensor:
-    """Put together what has either number in common, directly or by way of others.
+    """Numbers of the sets of samples that have either number in common, directly or by way of others.
 
     Args:
         first: Integers of any size, int64, shape (samples,).
-        second: Integers of any size, int64, shape (samples,).
+        second: As the first.
 
     Returns:
-        Numbers of the sets, from 0 in the order in which they first come, int64, shape (samples,).
+        From 0 in the order in which they first come, int64, shape (samples,).
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -52,34 +52,25 @@ def joined(first: Tensor, second: Tensor) -> Tensor:
     nodes = shape[0] + shape[1]
     graph = coo_array((ones, (left, right + shape[0])), shape=(nodes, nodes))
     sets = torch.from_numpy(connected_components(graph, directed=False)[1]).long()
-    return _in_order(sets[torch.from_numpy(left)])
+    return numbers_of(sets[torch.from_numpy(left)].tolist())
 
 
 def numbers_of(keys: Sequence[object]) -> Tensor:
-    """Numbers of equal keys, from 0 in the order in which they first come; each None has a number of its own.
-
-    Returns:
-        int64, shape (keys,).
-    """
+    """Numbers of equal keys, int64, from 0 in the order in which they first come; each None has one of its own."""
     numbers: dict[object, int] = {}
-    return torch.tensor(
-        [
-            numbers.setdefault(("alone", row) if key is None else ("key", key), len(numbers))
-            for row, key in enumerate(keys)
-        ],
-        dtype=torch.int64,
-    )
+    alone = [("alone", row) if key is None else ("key", key) for row, key in enumerate(keys)]
+    return torch.tensor([numbers.setdefault(key, len(numbers)) for key in alone], dtype=torch.int64)
 
 
 def folder_groups(paths: Sequence[str], labels: Tensor | None) -> Tensor | None:
-    """Groups of files that lie together in a folder below that of their class.
+    """Groups of files that are together in a folder below that of their class.
 
     Args:
         paths: The files.
         labels: Class of each, as its folder says, int64, shape (files,).
 
     Returns:
-        int64, shape (files,); None where folders tell no groups apart, as where each class has but one.
+        int64, shape (files,); None where folders distinguish no groups, as where each class has but one.
     """
     if labels is None or not len(paths):
         return None
@@ -90,13 +81,8 @@ def folder_groups(paths: Sequence[str], labels: Tensor | None) -> Tensor | None:
 
 
 def usual_groups(data: Data, path: Path, pages: bool) -> None:
-    """Say which samples are not independent, where the data does not know and the user did not say it.
-
-    Args:
-        data: The data, whose `groups` may be set: those of a text in one file, of files of several pages, or of the
-            folders of sounds and videos.
-        path: Where it is from.
-        pages: Whether each page of an image file is a sample.
+    """Group samples where the data does not say and the user did not: those of a text in one file, of files of several
+    pages (whose pages are samples), and of the folders of sounds and videos.
     """
     if data.groups is not None:
         return
@@ -113,14 +99,12 @@ def usual_groups(data: Data, path: Path, pages: bool) -> None:
 
 
 def group_by(data: Data, group: str, root: str = "") -> None:
-    """Say which samples of some data are not independent, in place of what was known before.
+    """Say which samples of some data are not independent, in place of what it says itself.
 
     Args:
         data: The data, whose `groups` are set.
-        group: `none` takes all samples as independent; `folder` puts together what lies in a folder; a factor, such as
-            a column of a table; or a regular expression with one capture group, such as `(speaker\\d+)_`, which
-            is looked for in the path of each sample below `root`: what it finds there is the group.
-        root: Folder before which paths are not looked at.
+        group: As in `OpenOptions`; a column is one of `data.factors` or `data.columns`.
+        root: Folder before which paths are not searched.
 
     Raises:
         ValueError: Nothing is called so, or the expression is none or matches no path.
@@ -174,7 +158,3 @@ def _matched(paths: Sequence[str], group: str, unit: str) -> Tensor:
             "%s of %s %s have no group: %s does not match %s", alone, len(keys), unit, group, example
         )
     return numbers_of(keys)
-
-
-def _in_order(numbers: Tensor) -> Tensor:
-    return numbers_of(numbers.tolist())

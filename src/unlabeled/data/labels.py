@@ -83,26 +83,16 @@ class Numbered(NamedTuple):
         return [Skipped(name, begin + note) for note in self.notes]
 
     def about(self, name: str, skipped: Sequence[Skipped] = ()) -> About:
-        """Labels, classes and skipped files, for `Data`.
-
-        Args:
-            name: What the notes are about.
-            skipped: What was skipped before.
-        """
+        """Labels, classes and skipped files for `Data`; `name` is what the notes are about."""
         skipped = [*skipped, *self.skipped(name)]
         return {"labels": self.tensor, "classes": self.classes, "skipped": skipped}
 
 
 def from_array(values: Any, count: int, name: str) -> list[Any]:
-    """Labels of an array or sequence as a list; rows with a single 1 (one-hot) are the place of that 1.
+    """Labels of an array or sequence as a list, one for each of `count` samples.
 
-    Args:
-        values: Numbers, truth values or text, shape (samples,), (samples, 1) or (samples, classes).
-        count: Number of samples.
-        name: What messages call them.
-
-    Raises:
-        ValueError: They are not as many.
+    They are numbers, truth values or text, shape (samples,), (samples, 1) or (samples, classes); rows with a single 1
+    (one-hot) are the place of that 1.
     """
     if isinstance(values, list | tuple) and len(values) == count:
         return list(values)
@@ -138,19 +128,17 @@ def recur(values: Sequence[Any], few: int = 0) -> bool:
 
 
 def from_records(values: Sequence[Any], request: str | None, name: str) -> tuple[list[Any], list[str]]:
-    """Labels out of records that map columns to values; all else stays as it is.
+    """Labels out of records that map columns to values, and remarks on them; all else stays as it is.
+
+    Short texts that are beside images (`txt`) are taken where most of them repeat: else they are captions.
 
     Args:
         values: Labels, records or None.
         request: Column that the user asked for.
         name: What messages call the data.
 
-    Returns:
-        The labels, and remarks on them. Short texts that stand beside images (`txt`) are taken where most of them
-        repeat: else they are captions.
-
     Raises:
-        ValueError: The column that was asked for is in no record.
+        NoColumn: The column that was asked for is in no record.
     """
     records = [value for value in values if isinstance(value, Mapping)]
     columns = list(dict.fromkeys(column for record in records for column in record))

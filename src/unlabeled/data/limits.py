@@ -1,10 +1,13 @@
-"""How much a packed file may unpack to: a small file that claims more would only fill the memory."""
+"""How large a file may be and what it may unpack to: a small file that claims more would only fill the memory."""
 
 from unlabeled.check import UserError
 
-__all__ = ["RATIO", "UNPACKED", "most_samples", "refuse_unpacked"]
+__all__ = ["LARGEST", "TOO_LARGE", "most_samples", "refuse_unpacked"]
 
-UNPACKED, RATIO = 2**28, 100
+LARGEST = 512 * 2**20
+"""Bytes of the largest file that is read as one image or sound."""
+TOO_LARGE = f"larger than {LARGEST // 2**20} MB"
+UNPACKED, _RATIO = 2**28, 100
 """Bytes that any file may unpack to, and how many times its own size a larger one."""
 SAMPLES, SAMPLES_OF_A_BYTE = 2**28, 64
 """Samples of sound that any file may unpack to, which are 1.5 hours at 48 kHz and 1 GB while it is decoded, however
@@ -17,8 +20,8 @@ def refuse_unpacked(unpacked: int, size: int) -> None:
     Raises:
         ValueError: They are too many.
     """
-    if unpacked > max(UNPACKED, RATIO * size):
-        raise UserError(f"it unpacks to {unpacked} bytes or more, over {RATIO} times its size")
+    if unpacked > max(UNPACKED, _RATIO * size):
+        raise UserError(f"it unpacks to {unpacked} bytes or more, over {_RATIO} times its size")
 
 
 def most_samples(size: int) -> int:

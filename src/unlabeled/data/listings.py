@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,17 +110,7 @@ def _end_alike(path: str, name: str) -> bool:
 
 
 def annotate(root: Path, files: Sequence[File], tables: Sequence[File], label: str | None) -> Annotations:
-    """What tables beside files say of them.
-
-    Args:
-        root: The folder.
-        files: The files.
-        tables: Files that may be such tables.
-        label: Column of labels that the user asked for.
-
-    Raises:
-        ValueError: No table beside the files has that column.
-    """
+    """What tables beside files say of them, of which one must have the column `label` if it is given."""
     result = Annotations({}, {}, True, {}, [])
     endings = Counter(file.suffix for file in tables)
     names = _Names(file.path for file in files) if tables else _Names(())
@@ -133,8 +124,14 @@ def annotate(root: Path, files: Sequence[File], tables: Sequence[File], label: s
         except Exception as error:  # of csv, json or pyarrow: a file that is no table says nothing of images
             reason = f"no table that can be read: {check.reason(error)}"
             result.skipped.append(Skipped(file.path, reason))
-        else:
-            columns += _add(rows, file.path, names, label, result, guesses)
+            continue
+        rows, place, paths = _matched(rows, partial(names.find, table=file.path))
+        if 2 * len({*paths} - {None}) < min(len(rows.rows), len(names.paths)):
+            place = None
+        if place is not None:
+            columns += _gather(rows, place, paths, file.path, label, result, guesses)
+        elif reason := _why_unmatched(rows, names):
+            result.skipped.append(Skipped(file.path, NO_LABELS + reason))
     if label is not None and not result.labels:
         listing = check.one_line(", ".join(dict.fromkeys(columns)))
         there = f"tables with the columns {listing}" if columns else "no such table"
@@ -147,119 +144,111 @@ def annotate(root: Path, files: Sequence[File], tables: Sequence[File], label: s
     return result._replace(labels=guesses, explicit=False)
 
 
-def _add(
-    rows: _Rows, table: str, names: _Names, label: str | None, result: Annotations, guesses: dict[str, Any]
-) -> list[str]:
-    """Add what one table says of files; returns its columns beside those of names and splits."""
-    rows, place, paths = _matched(rows, table, names)
-    if place is None:
-        if reason := _why_unmatched(rows, names):
-            result.skipped.append(Skipped(table, NO_LABELS + reason))
-        return []
-    split_place, splits = _splits(rows, table)
-    result.splits.update(
-        (path, split) for path, split in zip(paths, splits) if path and split and path not in result.splits
-    )
-    others = [column for number, column in enumerate(rows.columns) if number not in (place, split_place)]
-    column, values, explicit = _label_values(rows, others, label, table)
-    if values is not None:
-        _gather(result.labels if explicit else guesses, paths, values)
-        result.used[table] = column if column.startswith("column") else f"column {column}"
-    elif others:
-        result.skipped.append(Skipped(table, _no_column(rows)))
-    elif parts := " and ".join(sorted({split for split in splits if split})):
-        result.skipped.append(Skipped(table, f"names files of the {parts} part"))
-    return others
-
-
-def _no_column(rows: _Rows) -> str:
-    return f"{NO_LABELS}its columns are {check.one_line(', '.join(rows.columns))}; choose one with label"
-
-
 def images_listed(table: Path, label: str | None) -> tuple[Path, list[str], list[Skipped], Annotations]:
     """Images that a table or a list of paths names, each one once.
 
-    Args:
-        table: The file; its paths are relative to its folder, else to the working directory.
-        label: Column of labels that the user asked for.
+    Paths are relative to the folder of the table, else to the working directory.
 
     Returns:
         The folder above all of them, their paths below it, those that are not there, and what is said of them.
 
     Raises:
-        ValueError: It cannot be read, or names no image that is there.
+        ValueError: It cannot be read, names no image that is there, or does not have the column `label`.
     """
     try:
         rows = _rows(table)
     except Exception as error:
         raise UserError(f"{table} must be a table or a list of paths: {check.reason(error)}") from error
-    column, locate = _column_of_paths(rows, table)
-    if not rows.columns or locate(rows.columns[column]) is not None:
-        rows = rows.without_heading()
-    cells = rows.column(column)
-    located = [locate(cell) for cell in cells]
+    rows, place, located = _matched(rows, partial(_file_at, table.parent))
+    if place is None:  # paths of another machine
+        names = _Names(file.path for file in walk(table.parent).files if file.ends(SUFFIXES))
+        rows, place, paths = _matched(rows, partial(names.find, table=table.name))
+        located = [path and str(table.parent / path) for path in paths]
+        if place is None:
+            first = check.one_line(str(next(chain(rows.columns, *rows.rows[:1]), "nothing")))
+            below = f"{table.parent} or the working directory"
+            raise UserError(f"{table} must name images below {below}, got {first}")
+        note(
+            f"{table}: its paths are not there; images below {table.parent} are found by the ends of these paths"
+        )
+    cells = rows.column(place)
     missing = [
         Skipped(str(row if cell is None else cell), "No such file")
         for row, cell, path in zip(rows.rows, cells, located)
         if path is None
     ]
-    absolute = [None if path is None else os.path.abspath(path) for path in located]
+    absolute = [path and os.path.abspath(path) for path in located]
     top = Path(os.path.commonpath([os.path.dirname(path) for path in absolute if path]))
     paths = [path and os.path.relpath(path, top) for path in absolute]
-    split_place, splits = _splits(rows, "")
-    result = Annotations({}, {path: to for path, to in zip(paths, splits) if path and to}, True, {}, [])
-    others = [name for number, name in enumerate(rows.columns) if number not in (column, split_place)]
-    _, values, explicit = _label_values(rows, others, label, str(table))
-    if values is not None and (explicit or recur(values, _FEW)):
-        _gather(result.labels, paths, values)  # before folders: who gives a list means what it says
-    elif label is not None:
+    result, guesses = Annotations({}, {}, True, {}, []), dict[str, Any]()
+    others = _gather(rows, place, paths, "", label, result, guesses)
+    if recur([*guesses.values()], _FEW):
+        result.labels.update(guesses)  # before folders: who gives a list means what it says
+    elif guesses:
+        result.skipped.append(Skipped("", _no_labels(rows)))
+    if label is not None and not result.labels:
         listing = ", ".join(others) or "beside the paths"
         raise NoColumn(f"label must be one of the columns {listing}, got {label}")
-    elif others:
-        result.skipped.append(Skipped(table.name, _no_column(rows)))
+    remarks = [Skipped(table.name, skip.reason) for skip in result.skipped if NO_LABELS in skip.reason]
+    result = result._replace(used={}, skipped=remarks)
     return top, [path for path in dict.fromkeys(paths) if path], missing, result
 
 
-def _column_of_paths(rows: _Rows, table: Path) -> tuple[int, Callable[[Any], Path | None]]:
-    """The place of the column that names most images, and what finds the image that a cell names.
+def _no_labels(rows: _Rows) -> str:
+    return f"{NO_LABELS}its columns are {check.one_line(', '.join(rows.columns))}; choose one with label"
 
-    Raises:
-        ValueError: No column names any.
+
+def _gather(
+    rows: _Rows,
+    place: int,
+    paths: Sequence[str | None],
+    table: str,
+    label: str | None,
+    result: Annotations,
+    guesses: dict[str, Any],
+) -> list[str]:
+    """Add what a table says of files, several labels of one that differ as a list.
+
+    Args:
+        rows: The table.
+        place: The column that names the files.
+        paths: The file of each row.
+        table: The path of the table, whose name may be that of a split.
+        label: Column of labels that the user asked for.
+        result: Where it is added.
+        guesses: Where labels are added whose column has no usual name.
+
+    Returns:
+        Names of the columns beside those of files and splits.
     """
-    cells = [rows.columns, *rows.rows] if rows.columns else rows.rows
-    sample = cells[:: max(1, len(cells) // _SAMPLED)]
-    locate = partial(_file_at, table.parent)
+    split_place, splits = _splits(rows, table)
+    for path, split in zip(paths, splits):
+        if path and split:
+            result.splits.setdefault(path, split)
+    others = [column for number, column in enumerate(rows.columns) if number not in (place, split_place)]
+    column, values, explicit = _label_values(rows, others, label)
+    if values is not None:
+        own: dict[str, list[Any]] = {}
+        for path, value in zip(paths, values, strict=True):
+            if path and value not in own.setdefault(path, []):
+                own[path].append(value)
+        labels = result.labels if explicit else guesses
+        for path, several in own.items():
+            labels.setdefault(path, several[0] if len(several) == 1 else several)
+        result.used[table] = column if column.startswith("column") else f"column {column}"
+    elif others:
+        result.skipped.append(Skipped(table, _no_labels(rows)))
+    elif parts := " and ".join(sorted({split for split in splits if split})):
+        result.skipped.append(Skipped(table, f"names files of the {parts} part"))
+    return others
 
-    def hits() -> Counter[int]:
-        return Counter(place for row in sample for place, cell in enumerate(row) if locate(cell) is not None)
 
-    if not (counts := hits()):  # paths of another machine
-        names = _Names(file.path for file in walk(table.parent).files if file.ends(SUFFIXES))
-        locate = partial(_file_called, table, names)
-        if counts := hits():
-            note(
-                f"{table}: its paths are not there; images below {table.parent} are found by the ends of these paths"
-            )
-    if not counts:
-        first = check.one_line(str(cells[0][0])) if cells and cells[0] else "nothing"
-        raise UserError(
-            f"{table} must name images below {table.parent} or the working directory, got {first}"
-        )
-    return counts.most_common(1)[0][0], locate
-
-
-def _file_at(folder: Path, value: Any) -> Path | None:
+def _file_at(folder: Path, value: Any) -> str | None:
     """The file at the path in a cell."""
     if not isinstance(value, str) or not value.strip() or len(value) > 4096:
         return None
     name = Path(value.strip().replace("\\", "/"))
-    return next((path for path in (folder / name, name) if path.is_file()), None)
-
-
-def _file_called(table: Path, names: _Names, value: Any) -> Path | None:
-    """The image below the folder of a table whose path ends as that in a cell."""
-    path = names.find(value, table.name) if isinstance(value, str) else None
-    return table.parent / path if path else None
+    return next((str(path) for path in (folder / name, name) if path.is_file()), None)
 
 
 def _rows(path: Path) -> _Rows:
@@ -330,9 +319,9 @@ def _of_coco(records: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _matched(rows: _Rows, table: str, names: _Names) -> tuple[_Rows, int | None, list[str | None]]:
-    """The rows, the place of the column that names files, None where none does, and the file of each row."""
-    if any(names.find(cell, table) for cell in rows.columns):
+def _matched(rows: _Rows, find: Callable[[Any], str | None]) -> tuple[_Rows, int | None, list[str | None]]:
+    """The rows, the place of the column that names most files, None where none does, and the file of each row."""
+    if any(find(cell) for cell in rows.columns):
         rows = rows.without_heading()
     best: tuple[int, int | None, list[str | None]] = 0, None, []
     sample = rows.rows[:: max(1, len(rows.rows) // _SAMPLED)]
@@ -341,13 +330,12 @@ def _matched(rows: _Rows, table: str, names: _Names) -> tuple[_Rows, int | None,
         named = _FILE_WORDS.search(column.lower()) is not None
         # Numbers may be anything: they are names only in a column that says so.
         cells = cells if named else [cell for cell in cells if not str(cell).strip().isdigit()]
-        if label_column([column]) or not (named or any(names.find(cell, table) for cell in cells)):
+        if label_column([column]) or not (named or any(map(find, cells))):
             continue
-        paths = [names.find(cell, table) for cell in rows.column(place)]
+        paths = [find(cell) for cell in rows.column(place)]
         if (count := len(set(paths) - {None})) > best[0]:
             best = count, place, paths
-    count, place, paths = best
-    return (rows, None, []) if 2 * count < min(len(rows.rows), len(names.paths)) else (rows, place, paths)
+    return rows, *best[1:]
 
 
 def _why_unmatched(rows: _Rows, names: _Names) -> str:
@@ -376,11 +364,9 @@ def _splits(rows: _Rows, table: str) -> tuple[int | None, list[str | None]]:
     return None, [own if own in SPLITS.values() else None] * len(rows.rows)
 
 
-def _label_values(
-    rows: _Rows, others: list[str], label: str | None, where: str
-) -> tuple[str, list[Any] | None, bool]:
+def _label_values(rows: _Rows, others: list[str], label: str | None) -> tuple[str, list[Any] | None, bool]:
     """The column of labels, their values, and whether it is named so; values None where there are none."""
-    column = label_column(others, label, where, strict=False)
+    column = label_column(others, label, strict=False)
     explicit = column is not None
     if column is None and label is None and len(others) == 1:
         column = others[0]
@@ -418,13 +404,3 @@ def _one_hot(rows: _Rows, others: list[str]) -> list[str] | None:
             return None
         values.append(others[cells.index("1")])
     return values
-
-
-def _gather(labels: dict[str, Any], paths: Sequence[str | None], values: Sequence[Any]) -> None:
-    """Add the labels of files; several that differ are kept as a list."""
-    own: dict[str, list[Any]] = {}
-    for path, value in zip(paths, values, strict=True):
-        if path and value not in own.setdefault(path, []):
-            own[path].append(value)
-    for path, several in own.items():
-        labels.setdefault(path, several[0] if len(several) == 1 else several)

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.data.builtin import NAMES as BUILT_IN
 from unlabeled.data.files import walk
 from unlabeled.data.groups import ALONE, FOLDER, folder_groups, group_by, names_column, usual_groups
 from unlabeled.data.image.decode import SUFFIXES
@@ -32,6 +31,7 @@ from unlabeled.data.samples import Data
 from unlabeled.data.splits import divide
 
 __all__ = [
+    "BUILT_IN",
     "KINDS",
     "STORE_SIZE",
     "called",
@@ -45,6 +45,19 @@ __all__ = [
     "store_size",
 ]
 
+BUILT_IN = {
+    "digits": "image",
+    "photos": "image",
+    "topics": "text",
+    "tones": "audio",
+    "moving_digits": "video",
+    "balls": "video",
+    "blobs": "video",
+    "chiming_shapes": "audio-visual",
+    "orbit": "cameras",
+    "rooms": "trajectory",
+}
+"""Built-in sets and the kind of each."""
 STORE_SIZES = {"image": STORE_SIZE, "video": 112, "audio-visual": 112, "cameras": 64, "trajectory": 64}
 """Shorter side in pixels at which larger pictures are kept at least, by kind."""
 KINDS = {
@@ -286,8 +299,8 @@ def _ungrouped(source: Openable, kind: str | None, options: OpenOptions) -> Open
     if kind not in _WITH_COLUMNS or word in BUILT_IN:
         refuse_column(options.label, name if kind in _WITH_COLUMNS else f"data of kind {kind}")
     if word in BUILT_IN:
-        built_in = importlib.import_module("unlabeled.data.worlds").built_in
-        return {split: partial(built_in, name, split, options.channels) for split in ("train", "test")}
+        worlds = importlib.import_module("unlabeled.data.worlds")
+        return {split: partial(worlds.built_in, name, split, options.channels) for split in ("train", "test")}
     path = Path(name).expanduser()
     if name and not name.startswith(("hub:", "torchvision:")) and not path.exists():
         raise UserError(_not_found(name, path))

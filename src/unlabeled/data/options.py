@@ -10,10 +10,10 @@ from unlabeled.check import UserError
 from unlabeled.data.image.levels import parsed
 from unlabeled.data.samples import Skipped
 
-__all__ = ["PAGES", "OpenOptions", "Options", "Pages", "Progress", "refuse_broken"]
+__all__ = ["OpenOptions", "Options", "Pages", "Progress", "refuse_broken"]
 
 Pages = Literal["first", "all", "bands"]
-PAGES = ("first", "all", "bands")
+_PAGES = ("first", "all", "bands")
 _REASONS = 3
 Progress = Callable[[int, int | None], None]
 
@@ -90,7 +90,7 @@ class OpenOptions:
 
     def __post_init__(self) -> None:
         check.fraction(max_broken=self.max_broken)
-        check.choice(PAGES, pages=self.pages)
+        check.choice(_PAGES, pages=self.pages)
         parsed(self.levels)
         for name in ("channels", "store_size", "workers", "sample_rate"):
             if (value := getattr(self, name)) is not None:

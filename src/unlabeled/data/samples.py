@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Required, Self, TypedDict
+from typing import Any, ClassVar, NamedTuple, Required, Self, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class Item(NamedTuple):
     label: Any
     content: Any
     """A file as `Path`, its bytes, what a reader has opened of it, or, as text, the reason why there is none."""
+    factors: Mapping[str, float | int] = {}
 
 
 class About(TypedDict, total=False):
@@ -82,22 +83,13 @@ class Data:
     """Names of attributes of a subclass, tensors or None, that have a row for each sample."""
     _digests: Tensor | None = None
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        paths: Sequence[str],
-        labels: Tensor | None = None,
-        classes: list[str] | None = None,
-        factors: Mapping[str, Tensor] | None = None,
-        groups: Tensor | None = None,
-        skipped: Sequence[Skipped] = (),
-        group_unit: str | None = None,
-    ) -> None:
-        self.name, self.paths, self.labels, self.classes = name, list(paths), labels, classes
-        self.factors, self.groups, self.skipped = dict(factors or {}), groups, list(skipped)
-        if group_unit is not None:
-            self.group_unit = group_unit
+    def __init__(self, *, name: str, paths: Sequence[str], **about: Unpack[About]) -> None:
+        self.name, self.paths = name, list(paths)
+        self.labels, self.classes = about.get("labels"), about.get("classes")
+        self.factors, self.groups = dict(about.get("factors") or {}), about.get("groups")
+        self.skipped = list(about.get("skipped", ()))
+        if (unit := about.get("group_unit")) is not None:
+            self.group_unit = unit
         self.columns: dict[str, list[object]] = {}
         """What a table says of each sample, None where nothing, by the name of the column: what `group` names."""
         self.device = torch.device("cpu")
@@ -111,14 +103,7 @@ class Data:
     @property
     def about(self) -> About:
         """Labels, classes, factors, groups and skipped files, as other data made of the same samples takes them."""
-        return {
-            "labels": self.labels,
-            "classes": self.classes,
-            "factors": self.factors,
-            "groups": self.groups,
-            "skipped": self.skipped,
-            "group_unit": self.group_unit,
-        }
+        return {name: getattr(self, name) for name in About.__annotations__}  # type: ignore[return-value]
 
     @property
     def shape(self) -> dict[str, int]:
@@ -198,7 +183,7 @@ class Data:
     def to(self, device: torch.device | str) -> Self:
         """The same data giving its batches on a device."""
         moved = copy.copy(self)
-        moved.device = torch.device(device)
+        moved.device, moved._digests = torch.device(device), self._digests
         return moved
 
     def on_device(self, batch: Mapping[str, Any]) -> Batch:

@@ -12,13 +12,22 @@ from typing import Any, NamedTuple
 
 from unlabeled.check import UserError
 from unlabeled.data import listings, tars
-from unlabeled.data.files import SPLITS, File, by_folder, digest, gc_paused, parents, separate, walk
-from unlabeled.data.labels import NO_LABELS, class_name, from_records, in_order, numbered
+from unlabeled.data.files import SPLITS, File, Walk, by_folder, digest, gc_paused, parents, separate, walk
+from unlabeled.data.labels import NO_LABELS, class_name, in_order
 from unlabeled.data.listings import Annotations
-from unlabeled.data.options import refuse_broken
 from unlabeled.data.samples import Item, Skipped
 
-__all__ = ["Reading", "Source", "common_endings", "find_files", "from_folders", "of_paths", "open_hub"]
+__all__ = [
+    "Reading",
+    "Source",
+    "common_endings",
+    "find_files",
+    "from_folders",
+    "of_paths",
+    "open_hub",
+    "skipped_files",
+    "with_tables",
+]
 
 _BESIDE = "beside the splits"
 
@@ -57,34 +66,6 @@ class Source:
             return values
         # A page of an image file has the label of the file.
         return [self.labels.get(path, self.labels.get(path.rpartition("#")[0])) for path in paths]
-
-    def about(self, decoded: Mapping[str, Any], max_broken: float) -> dict[str, Any]:
-        """Name, paths, labels, classes and skipped files of the data that was decoded of this source.
-
-        Args:
-            decoded: `paths` and `skipped` below the prefix, `labels` (None for none) and `classes`; perhaps `unusable`,
-                which could be read and are no samples.
-            max_broken: Largest fraction that may be unreadable, in 0..1.
-
-        Raises:
-            ValueError: More of it is broken, or the column of labels is not there.
-        """
-        broken, unusable = (
-            [Skipped(self.prefix + path, reason) for path, reason in decoded.get(key, ())]
-            for key in ("skipped", "unusable")
-        )
-        paths = [self.prefix + path for path in decoded["paths"]]
-        count = self.broken + sum(skip.reason != "hidden" for skip in broken)
-        refuse_broken(self.name, broken or self.skipped, len(paths) + len(unusable), max_broken, count)
-        values, classes = self.stated(paths, decoded["labels"] or [None] * len(paths)), decoded["classes"]
-        values, notes = from_records(values, self.label, self.name)
-        if self.archives and all(value is None for value in values):
-            inside = self.inside(paths).values()
-            names = {row: name for rows, part in inside for row, name in zip(rows, part or [])}
-            values, classes = [names.get(row) for row in range(len(paths))], sorted({*names.values()}) or None
-        about = numbered(values, classes).about(self.name, self.skipped + broken + unusable)
-        skipped = [*about.pop("skipped"), *(Skipped(self.name, NO_LABELS + text) for text in notes)]
-        return {"name": self.name, "paths": paths, "skipped": skipped, **about}
 
     def inside(self, paths: Sequence[str]) -> dict[str, tuple[list[int], list[str] | None]]:
         """Rows and names of their classes (None without classes) by split, as the folders in archives say them."""
@@ -126,18 +107,37 @@ def find_files(
     if not files:
         listing = common_endings(below.files)
         raise UserError(f"no {what} in {name}; expected {', '.join(suffixes)} files, found {listing}")
-    others = [file for file in below.files if not file.ends(suffixes)]
-    tables = [file for file in others if file.ends(listings.TABLES)]
+    below = below._replace(skipped=[skip for skip in below.skipped if skip.path.lower().endswith(suffixes)])
+    return with_tables(below, name, files, label, lambda _: f"not among the {what}")
+
+
+def with_tables(
+    below: Walk,
+    name: str,
+    files: list[File],
+    label: str | None,
+    why_not: Callable[[File], str],
+    broken: int = 0,
+) -> dict[str, Source]:
+    """Sources by split of some files below a folder, as folders and tables beside them say it.
+
+    `why_not` says why each other file is no sample, and `broken` how many of these were meant to be.
+    """
+    samples = {file.path for file in files}
+    tables = [file for file in below.files if file.path not in samples and file.ends(listings.TABLES)]
     annotations = listings.annotate(below.root, files, tables, label)
     reasons = {skip.path: skip.reason for skip in annotations.skipped}
-    skipped = [skip for skip in below.skipped if Path(skip.path).suffix.lower() in suffixes]
-    skipped += [
-        Skipped(file.path, reasons.get(file.path, f"not among the {what}"))
-        for file in others
-        if file.path not in annotations.used
+    taken = samples | annotations.used.keys()
+    skipped = skipped_files(below, taken, lambda file: reasons.get(file.path) or why_not(file))
+    return from_folders(below.root, name, files, skipped, broken, annotations)
+
+
+def skipped_files(below: Walk, taken: Collection[str], why_not: Callable[[File], str]) -> list[Skipped]:
+    """All below a folder that was not taken, with the reason."""
+    others = [Skipped(file.path, why_not(file)) for file in below.files if file.path not in taken]
+    return [
+        Skipped(os.path.join(below.root, skip.path), skip.reason) for skip in sorted(below.skipped + others)
     ]
-    skipped = [Skipped(os.path.join(below.root, skip.path), skip.reason) for skip in sorted(skipped)]
-    return from_folders(below.root, name, files, skipped, 0, annotations)
 
 
 def common_endings(files: Iterable[File]) -> str:
@@ -226,7 +226,7 @@ def from_folders(
         files: The files.
         skipped: What was not taken.
         broken: How many of these were meant to be samples.
-        tables: What tables beside the files say they are, and which part each is of where no folders say so.
+        tables: What tables beside the files say of classes, and of splits where no folders do.
     """
     folders = _folders(files, tables.splits if tables else {})
     start = os.path.join(root, "") if root != Path() else ""
@@ -307,14 +307,7 @@ def _shared(folders: Collection[str], depth: int, splits: Collection[str]) -> in
 
 
 def open_hub(address: str) -> tuple[Any, dict[str, Any]]:
-    """The builder of a data set on the Hugging Face hub, and its splits as streams.
-
-    Args:
-        address: OWNER/NAME or OWNER/NAME:CONFIG.
-
-    Raises:
-        ValueError: The data set cannot be opened.
-    """
+    """The builder of a data set on the Hugging Face hub, OWNER/NAME or OWNER/NAME:CONFIG, and its splits as streams."""
     from datasets import load_dataset_builder
 
     name, _, config = address.partition(":")

@@ -9,9 +9,9 @@ from unlabeled.check import UserError
 from unlabeled.data.groups import joined
 from unlabeled.data.samples import Data
 
-__all__ = ["TEST_SHARE", "contradictions", "divide", "first_rows", "repeats", "units"]
+__all__ = ["contradictions", "divide", "first_rows", "repeats", "units"]
 
-TEST_SHARE = 0.2
+_TEST_FRACTION = 0.2
 _log = logging.getLogger("unlabeled.data")
 
 
@@ -20,7 +20,7 @@ def units(data: Data, digests: Tensor | None = None) -> Tensor:
 
     Args:
         data: The data.
-        digests: Its `digests()`, if they are known.
+        digests: Its `digests()`, computed if None.
 
     Returns:
         int64, shape (samples,), from 0.
@@ -51,14 +51,14 @@ def contradictions(digests: Tensor, labels: Tensor | None) -> int:
     return int((pairs[:, 0].bincount()[content] > 1).sum()) if len(content) else 0
 
 
-def divide(data: Data, share: float = TEST_SHARE) -> tuple[Data, Data]:
+def divide(data: Data, share: float = _TEST_FRACTION) -> tuple[Data, Data]:
     """Divide data within each class, always in the same way; what belongs together stays together.
 
     Each class is in both parts where it has two units or more: samples, groups of samples, or sets of equal ones.
 
     Args:
         data: The data.
-        share: Share of the samples that the second part is to have, in 0..1.
+        share: Fraction of the samples that the second part is to have, in 0..1.
 
     Returns:
         The larger part and the smaller one.
@@ -97,7 +97,7 @@ class _Division:
     Args:
         units: Unit of each sample, from 0, int64, shape (samples,).
         classes: Class of each sample, from 0, int64, shape (samples,).
-        share: Share of each class that is wanted.
+        share: Fraction of each class that is for testing.
     """
 
     def __init__(self, units: Tensor, classes: Tensor, share: float) -> None:

@@ -25,9 +25,7 @@ __all__ = [
     "ENDINGS",
     "Delimited",
     "Table",
-    "count_rows",
     "json_lines",
-    "one_line_errors",
     "open_table",
     "read_delimited",
 ]
@@ -50,7 +48,7 @@ class Table:
     Args:
         path: The file.
         schema: Schema of pyarrow.
-        rows: Number of rows.
+        rows: Number of rows, None where a stream does not say it.
         batches: Gives the columns of some names, a few rows at a time, as lists by name.
     """
 
@@ -58,7 +56,7 @@ class Table:
         self,
         path: Path,
         schema: Any,
-        rows: int,
+        rows: int | None,
         batches: Callable[[Sequence[str]], Iterator[dict[str, list[Any]]]],
     ) -> None:
         self.path, self.schema, self.rows, self.batches = path, schema, rows, batches
@@ -118,7 +116,7 @@ def _kind(type_: Any) -> str:
 
 
 @contextmanager
-def one_line_errors(path: Path) -> Iterator[None]:
+def _one_line_errors(path: Path) -> Iterator[None]:
     """Refuse a table in one line that names it, whatever is wrong with it."""
     try:
         yield
@@ -131,25 +129,17 @@ def one_line_errors(path: Path) -> Iterator[None]:
         raise UserError(f"{path} must be a readable {kind} file: {check.reason(error)}") from error
 
 
-def count_rows(paths: Sequence[Path]) -> int:
-    """Rows of parquet files.
-
-    Raises:
-        ValueError: One cannot be read, or claims more than can be in it.
-    """
+def _count_rows(path: Path) -> int:
+    """Rows of a parquet file that can be read and claims no more than can be in it."""
     from pyarrow.parquet import read_metadata
 
-    total = 0
-    for path in paths:
-        with one_line_errors(path):
-            about, size = read_metadata(path), path.stat().st_size
-            groups = [about.row_group(number) for number in range(about.num_row_groups)]
-            rows = [group.num_rows for group in groups]
-            if max(about.num_rows, sum(rows)) > max(_ROWS, size) or min(about.num_rows, *rows, 0) < 0:
-                raise UserError(f"{about.num_rows} rows cannot be in {size} bytes")
-            refuse_unpacked(sum(group.total_byte_size for group in groups), size)
-            total += about.num_rows
-    return total
+    about, size = read_metadata(path), path.stat().st_size
+    groups = [about.row_group(number) for number in range(about.num_row_groups)]
+    rows = [group.num_rows for group in groups]
+    if max(about.num_rows, sum(rows)) > max(_ROWS, size) or min(about.num_rows, *rows, 0) < 0:
+        raise UserError(f"{about.num_rows} rows cannot be in {size} bytes")
+    refuse_unpacked(sum(group.total_byte_size for group in groups), size)
+    return about.num_rows
 
 
 def open_table(path: Path) -> Table:
@@ -163,13 +153,12 @@ def open_table(path: Path) -> Table:
     from pyarrow.parquet import ParquetFile, read_schema
 
     def batches(columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
-        with one_line_errors(path):
+        with _one_line_errors(path):
             for batch in ParquetFile(path).iter_batches(_BATCH, columns=list(columns)):
                 yield batch.to_pydict()
 
-    rows = count_rows([path])
-    with one_line_errors(path):
-        return Table(path, read_schema(path), rows, batches)
+    with _one_line_errors(path):
+        return Table(path, read_schema(path), _count_rows(path), batches)
 
 
 def _arrow(path: Path) -> Table:
@@ -196,14 +185,14 @@ def _arrow(path: Path) -> Table:
                 yield batch
 
     def batches(columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
-        with one_line_errors(path):
+        with _one_line_errors(path):
             for batch in whole():
                 part = batch.select(list(columns))
                 part.validate(full=True)
                 for start in range(0, part.num_rows, _BATCH):
                     yield part.slice(start, _BATCH).to_pydict()
 
-    with one_line_errors(path):
+    with _one_line_errors(path):
         with pa.memory_map(str(path)) as stream:
             schema = reader(stream)[0]
         return Table(path, schema, sum(batch.num_rows for batch in whole()), batches)

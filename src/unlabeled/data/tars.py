@@ -1,12 +1,12 @@
 """Images out of tar and zip archives, read as a stream, every member accounted for."""
 
 import json
-import re
 import stat
 import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -14,8 +14,8 @@ from typing import IO, Any, NamedTuple, cast
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.files import without_shard
-from unlabeled.data.image.decode import LARGEST, SUFFIXES, TOO_LARGE
-from unlabeled.data.limits import refuse_unpacked
+from unlabeled.data.image.decode import SUFFIXES
+from unlabeled.data.limits import LARGEST, TOO_LARGE, refuse_unpacked
 from unlabeled.data.samples import Item
 
 __all__ = ["ENDINGS", "count_images", "inner_paths", "tar_items"]
@@ -53,7 +53,7 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:  # type: ignore[override]
-        """The next member; where something else lies before it, the archive's `damaged` tells so.
+        """The next member; where something else is before it, the archive's `damaged` says so.
 
         An archive ends at two blocks of zeros or where the file ends.
         """
@@ -111,16 +111,19 @@ class _Archive(tarfile.TarFile):
         self.damaged.append(self.offset)
         return True
 
+    def lost_members(self) -> Iterator[_Member]:
+        """A member for each damaged header since the last call."""
+        reason = "damaged header: the file behind it is lost"
+        while self.damaged:
+            yield _Member(f"byte {self.damaged.pop(0)}", 0, 0, reason, bytes, lost=True)
+
 
 def tar_items(archives: Sequence[tuple[str, Path]]) -> Iterator[Item]:
-    """Images of archives, those in the webdataset layout with what its other files say of them.
+    """Images of archives, of which each has a name and a path.
 
-    In that layout files of one sample stand together and share their name, which ends at its first dot. The label
-    of an image is the .cls file of its own name, else that of its sample, else a record of what the .json and .txt
-    files say. A sample of several images gives each of them. A damaged header is an item with its reason.
-
-    Args:
-        archives: What messages call each, and where it is.
+    In the webdataset layout files of one sample are together and share their name, which ends at its first dot. The
+    label of an image is the .cls file of its own name, else that of its sample, else a record of what the .json and
+    .txt files say. A sample of several images gives each of them. A damaged header is an item with its reason.
 
     Raises:
         ValueError: An archive cannot be read to its end.
@@ -142,11 +145,7 @@ def tar_items(archives: Sequence[tuple[str, Path]]) -> Iterator[Item]:
 
 
 def count_images(archive: Path, most: int) -> int:
-    """How many images an archive holds, counted up to a number.
-
-    Raises:
-        ValueError: It cannot be read so far.
-    """
+    """How many images an archive holds, counted up to a number."""
     try:
         images = (member for member in _members(archive) if member.name.lower().endswith(SUFFIXES))
         return sum(1 for _ in islice((member for member in images if not member.reason), most))
@@ -161,11 +160,9 @@ def inner_paths(paths: Sequence[str], archives: Sequence[str]) -> list[str]:
         paths: Paths that begin with that of an archive, those of one archive together.
         archives: The paths of the archives.
     """
-    ending = re.compile(
-        "|".join(re.escape(ending) + "$" for ending in sorted(ENDINGS, key=len, reverse=True))
-    )
-    folders = {name: without_shard(ending.sub("", name.lower())) for name in archives}
-    folders = {name: name[: len(folder)] for name, folder in folders.items()}
+    longest = {name: max(filter(name.lower().endswith, ENDINGS), key=len, default="") for name in archives}
+    stems = {name: without_shard(name.lower().removesuffix(longest[name])) for name in archives}
+    folders = {name: name[: len(stem)] for name, stem in stems.items()}
     several, current, inner = len(set(folders.values())) > 1, "", []
     for path in paths:
         if not current or not path.startswith(f"{current}/"):
@@ -214,26 +211,13 @@ def _members(archive: Path) -> Iterator[_Member]:
 
 def _tar_members(archive: Path) -> Iterator[_Member]:
     with _Archive.open(archive, "r|*") as members:
-        told = 0
         for member in members:
-            for offset in members.damaged[told:]:
-                yield _damaged(offset)
-            told = len(members.damaged)
+            yield from members.lost_members()
             if not member.isdir():
-                name, reason = _name(member.name), None if member.isfile() else "not a regular file"
-                yield _Member(
-                    name,
-                    member.size,
-                    member.offset_data + member.size,
-                    _hidden(name) or reason or (TOO_LARGE if member.size > LARGEST else None),
-                    lambda member=member: cast(IO[bytes], members.extractfile(member)).read(),
-                )
-        for offset in members.damaged[told:]:
-            yield _damaged(offset)
-
-
-def _damaged(offset: int) -> _Member:
-    return _Member(f"byte {offset}", 0, 0, "damaged header: the file behind it is lost", bytes, lost=True)
+                reason = None if member.isfile() else "not a regular file"
+                read = lambda member=member: cast(IO[bytes], members.extractfile(member)).read()  # noqa: E731
+                yield _member(member.name, member.size, member.offset_data + member.size, reason, read)
+        yield from members.lost_members()
 
 
 def _zip_members(archive: Path) -> Iterator[_Member]:
@@ -242,26 +226,18 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
         for member in members.infolist():
             if member.is_dir():
                 continue
-            name, end = _name(member.filename), end + member.file_size
+            end += member.file_size
             mode = member.external_attr >> 16
             reason = "not a regular file" if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG) else None
             reason = "encrypted" if member.flag_bits & 1 else reason
-            yield _Member(
-                name,
-                member.file_size,
-                end,
-                _hidden(name) or reason or (TOO_LARGE if member.file_size > LARGEST else None),
-                lambda member=member: members.read(member),
-            )
+            yield _member(member.filename, member.file_size, end, reason, partial(members.read, member))
 
 
-def _name(name: str) -> str:
-    return "/".join(part for part in name.split("/") if part not in ("", "."))
-
-
-def _hidden(name: str) -> str | None:
-    parts = name.split("/")
-    return "hidden" if any(part.startswith(".") or part == "__MACOSX" for part in parts) else None
+def _member(name: str, size: int, end: int, reason: str | None, read: Callable[[], bytes]) -> _Member:
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+        reason = "hidden"
+    return _Member("/".join(parts), size, end, reason or (TOO_LARGE if size > LARGEST else None), read)
 
 
 def _about(ending: str, content: bytes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The built-in sets of all kinds: images that libraries bring, and what the modules of `unlabeled.worlds` make.
+"""The built-in sets: images, and what the modules of `unlabeled.worlds` make, as data of each kind.
 
 Each is the same every time, and no sample of its training part is in its test part.
 """
@@ -11,8 +11,8 @@ import torch
 from unlabeled import check
 from unlabeled.data.audio import Sounds, from_waveforms
 from unlabeled.data.audio_visual import Pairs, from_pairs
-from unlabeled.data.builtin import NAMES, load
 from unlabeled.data.cameras import Scenes, from_views
+from unlabeled.data.image.builtin import load
 from unlabeled.data.samples import Data
 from unlabeled.data.text import Texts
 from unlabeled.data.trajectories import Walks, from_walks
@@ -51,11 +51,11 @@ def built_in(name: str, split: str, channels: int | None = None) -> Data:
     """Open a built-in set.
 
     Args:
-        name: One of the names in `builtin.NAMES`, perhaps with a variant after a colon:
-            tones:pitch, tones:timbre or tones:voice for labels other than the rhythm; moving_digits:direction for the
-            heading instead of the digit; moving_digits:two for two digits; balls:reversible; balls:static;
-            chiming_shapes:distractor with a second shape that makes no sound; orbit:still, where nothing moves;
-            orbit:free with cameras anywhere; rooms:still, where the walker stands still.
+        name: One of `opening.BUILT_IN`, perhaps with a variant after a colon: tones:pitch, tones:timbre or tones:voice
+            for labels other than the rhythm; moving_digits:direction for the heading instead of the digit;
+            moving_digits:two for two digits; balls:reversible; balls:static; chiming_shapes:distractor with a second
+            shape that makes no sound; orbit:still, where nothing moves; orbit:free with cameras anywhere; rooms:still,
+            where the walker stands still.
         split: train or test.
         channels: Of images, 1 or 3 to convert to; None leaves digits grey and photos in colour.
 
@@ -64,7 +64,7 @@ def built_in(name: str, split: str, channels: int | None = None) -> Data:
     """
     check.choice(("train", "test"), split=split)
     word, _, variant = name.partition(":")
-    if NAMES.get(word) == "image":
+    if word in ("digits", "photos"):
         return load(name, split, channels)
     return _OPENED_BY.get(word, _videos)(name, variant, split)
 
@@ -93,9 +93,9 @@ def _topics(name: str, variant: str, split: str) -> Texts:
 def _tones(name: str, variant: str, split: str) -> Sounds:
     label = variant or tones.LABELS[0]
     check.choice(tones.LABELS, label=label)
-    made = tones.make(*_seeded("tones", split))
-    waveforms, lengths, labels = (made.pop(key) for key in ("waveform", "length", label))
-    about = {"labels": labels, "classes": tones.CLASSES[label], "factors": made, "name": name}
+    content = tones.make(*_seeded("tones", split))
+    waveforms, lengths, labels = (content.pop(key) for key in ("waveform", "length", label))
+    about = {"labels": labels, "classes": tones.CLASSES[label], "factors": content, "name": name}
     return from_waveforms(waveforms, tones.SAMPLE_RATE, lengths=lengths, **about)
 
 
@@ -105,37 +105,37 @@ def _videos(name: str, variant: str, split: str) -> Videos:
     world, options, label = _VIDEOS[name]
     if world is moving_digits:
         options = {**options, "glyphs": split}
-    made = world.make(*_seeded("blobs" if world is blobs else "videos", split), **options)
-    video, masks = made.pop("video"), made.pop("masks", None)
+    content = world.make(*_seeded("blobs" if world is blobs else "videos", split), **options)
+    video, masks = content.pop("video"), content.pop("masks", None)
     labels = classes = None
     if label is not None:
-        numbers, labels = made[label].unique(return_inverse=True)
+        numbers, labels = content[label].unique(return_inverse=True)
         classes = [_CLASSES[label][number] for number in numbers.tolist()]
     middle = video.shape[1] // 2
-    factors = {key: values if values.ndim == 1 else values[:, middle] for key, values in made.items()}
+    factors = {key: values if values.ndim == 1 else values[:, middle] for key, values in content.items()}
     return from_videos(video, labels, name=name, classes=classes, factors=factors, masks=masks)
 
 
 def _chiming_shapes(name: str, variant: str, split: str) -> Pairs:
     check.choice(("chiming_shapes", "chiming_shapes:distractor"), name=name)
     options = {"distractor": variant == "distractor", "image_size": 64}
-    made = chiming_shapes.make(*_seeded("chiming_shapes", split), **options)
-    image, waveform, masks, labels = (made.pop(key) for key in ("image", "waveform", "masks", "labels"))
+    content = chiming_shapes.make(*_seeded("chiming_shapes", split), **options)
+    image, waveform, masks, labels = (content.pop(key) for key in ("image", "waveform", "masks", "labels"))
     about = {"name": name, "masks": masks, "labels": labels, "classes": [*chiming_shapes.CLASSES]}
-    return from_pairs(image, waveform, sample_rate=chiming_shapes.SAMPLE_RATE, factors=made, **about)
+    return from_pairs(image, waveform, sample_rate=chiming_shapes.SAMPLE_RATE, factors=content, **about)
 
 
 def _orbit(name: str, variant: str, split: str) -> Scenes:
     check.choice(("", "still", "free"), variant=variant)
     options = {variant: True} if variant else {}
-    made = orbit.make(*_seeded("orbit", split), frames=24, **options)
-    return from_views(made.pop("views"), name=name, factors=made)
+    content = orbit.make(*_seeded("orbit", split), frames=24, **options)
+    return from_views(content.pop("views"), name=name, factors=content)
 
 
 def _rooms(name: str, variant: str, split: str) -> Walks:
     check.choice(("", "still"), variant=variant)
-    made = rooms.make(*_seeded("rooms", split), frames=128, size=32, still=variant == "still")
-    return from_walks(made, name=name)
+    content = rooms.make(*_seeded("rooms", split), frames=128, size=32, still=variant == "still")
+    return from_walks(content, name=name)
 
 
 _OPENED_BY: dict[str, Callable[[str, str, str], Data]] = {

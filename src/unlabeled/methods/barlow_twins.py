@@ -12,7 +12,7 @@ Shortcut: equal features for all images have no correlation once they are standa
 equal features in all dimensions cost the off-diagonal. So nothing collapses without a teacher or negatives.
 """
 
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 from torch import Tensor
 
@@ -67,6 +67,7 @@ class BarlowTwins(TwoViews, Method[ImageEncoder]):
     view_defaults = ViewOptions(
         crop=0.08, jitter=0.5, gray=0.2, blur=0.0, solarize=0.2, flip=0.5, degrees=0.0
     )
+    recipe: ClassVar = {"epochs": 16, "lr": 2e-3, "crop": 0.2}
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ Shortcut: a constant output has the lowest loss, -1. The predictor and the gradi
 training away from it; the metric `std` is 1 where directions are spread evenly, and goes to 0 in a collapse.
 """
 
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -51,6 +51,7 @@ class SimSiam(TwoViews, Method[ImageEncoder]):
     """
 
     view_defaults = ViewOptions(crop=0.2, jitter=0.5, gray=0.2, blur=0.0, flip=0.5, degrees=0.0)
+    recipe: ClassVar = {"epochs": 16, "lr": 2e-3}
 
     def __init__(
         self,

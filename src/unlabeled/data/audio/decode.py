@@ -20,8 +20,7 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.audio.data import FULL_SCALE
-from unlabeled.data.image.decode import LARGEST, TOO_LARGE
-from unlabeled.data.limits import most_samples
+from unlabeled.data.limits import LARGEST, TOO_LARGE, most_samples
 from unlabeled.data.notes import note
 from unlabeled.data.video.decode import open_media
 

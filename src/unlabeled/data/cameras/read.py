@@ -29,7 +29,7 @@ from unlabeled.check import UserError
 from unlabeled.data.arrays import as_tensor, read_npz, read_splits
 from unlabeled.data.cache import folder_of, load_or_build
 from unlabeled.data.cameras.data import Scenes, from_views, pixels_of
-from unlabeled.data.decoding import Recorder
+from unlabeled.data.decoding import Recorder, samples_of
 from unlabeled.data.files import File, by_folder, walk
 from unlabeled.data.image.data import with_channels
 from unlabeled.data.image.decode import SUFFIXES as IMAGES
@@ -131,7 +131,7 @@ def _open_films(root: Path, name: str, files: Sequence[File], options: OpenOptio
                 recorder.add(scene.path, b"".join(film.tobytes() for film in films), lengths=len(films[0]))
         return recorder.facts
 
-    items = [Item(scene, None, sorted(found)) for scene, found in sorted(scenes.items())]
+    items = [Item(scene, None, sorted(films)) for scene, films in sorted(scenes.items())]
     source = Source(
         name,
         lambda: Reading(None, len(items), items),
@@ -140,6 +140,6 @@ def _open_films(root: Path, name: str, files: Sequence[File], options: OpenOptio
     )
     key = ["cameras", *source.fingerprint, size, channels]
     pixels, facts = load_or_build(key, write, folder_of(options.cache))
-    about = source.about(facts | {"labels": None, "classes": None}, options.max_broken)
+    about = samples_of(source, facts, options.max_broken)
     pixels = pixels.view(-1, channels, size, size)
     return Scenes(pixels, torch.tensor(facts["lengths"]), cameras=cameras, **about)

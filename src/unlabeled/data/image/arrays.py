@@ -41,16 +41,7 @@ _UNNAMED = tuple(f"arr_{place}" for place in range(4))
 def find_file(
     path: Path, channels: int | None, levels: Levels | None = None
 ) -> Mapping[str, Callable[[], Images]]:
-    """What opens the images of a .npy or .npz file, by split; "all" where there are no splits.
-
-    Args:
-        path: The file.
-        channels: As in `from_array`.
-        levels: As in `from_array`.
-
-    Raises:
-        ValueError: The file holds no images in the form above.
-    """
+    """What opens the images of a .npy or .npz file, by split; "all" where there are no splits. As in `find_arrays`."""
     if path.suffix.lower() == ".npy":
         return {"all": partial(from_array, read_npy(path), None, str(path), channels, None, levels)}
     content, keys = read_npz(path, lambda key: named(key)[1] in (*_IMAGES, *_LABELS, *_UNNAMED))
@@ -68,10 +59,10 @@ def find_arrays(
     levels: Levels | None = None,
     count: int | None = None,
 ) -> dict[str, Callable[[], Images]]:
-    """What opens images among named arrays, by split; "all" where the names tell no splits.
+    """What opens images among arrays by the names of an .npz file, by split; "all" where the names tell no splits.
 
     Args:
-        content: Arrays by their names, which are understood as those of an .npz file.
+        content: The arrays.
         name: What messages call them.
         channels: As in `from_array`.
         levels: As in `from_array`.
@@ -137,11 +128,7 @@ def from_array(
 
 
 def levels_of(stacks: Sequence[np.ndarray | Tensor], name: str) -> Levels:
-    """The range that suits the images of several arrays, each in one of the forms above.
-
-    Raises:
-        ValueError: They differ in their channels, other than grey beside colour, or the numbers are others.
-    """
+    """The range that suits the images of several arrays of the forms above, all of as many channels."""
     ranges, counts = Ranges(), set()
     for stack in stacks:
         pixels = _channels_first(stack, name)

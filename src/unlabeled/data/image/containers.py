@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ from unlabeled.data import listings, tars
 from unlabeled.data.files import File, Walk, by_name, digest, gc_paused, walk
 from unlabeled.data.image.decode import SUFFIXES, is_image
 from unlabeled.data.image.rasters import ARRAYS
-from unlabeled.data.image.tables import ImageTable, images_of
-from unlabeled.data.labels import label_column, raw
+from unlabeled.data.image.tables import ImageTable, images_of, table_reading
+from unlabeled.data.labels import label_column
 from unlabeled.data.notes import note
-from unlabeled.data.samples import Item, Skipped
-from unlabeled.data.sources import Reading, Source, common_endings, from_folders, of_paths
+from unlabeled.data.samples import Skipped
+from unlabeled.data.sources import Reading, Source, common_endings, of_paths, skipped_files, with_tables
 from unlabeled.data.tables import ENDINGS, open_table
 
-__all__ = ["find_listed", "find_path", "table_reading"]
+__all__ = ["find_path"]
 
 _WORDS = {"table": "rows of tables", "archive": "images of archives", "image": "image files"}
 _ENDINGS = {"table": ENDINGS, "archive": tars.ENDINGS, "image": SUFFIXES}
@@ -49,18 +49,13 @@ _log = logging.getLogger("unlabeled.data")
 
 @gc_paused()
 def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Source]:
-    """Sources by split of a folder or a file; "all" where nothing distinguishes splits.
-
-    Args:
-        path: A folder of images, tables of images or archives, or one such file, or a list of paths.
-        name: What messages call it.
-        label: Column of labels; None looks for a usual name.
+    """Sources by split of a folder or a file of images, tables or archives, or a list of paths; "all" without splits.
 
     Raises:
-        ValueError: Nothing of that kind is there, or the column is not.
+        ValueError: Nothing of that kind is there, or the column `label` is not.
     """
     if path.is_file() and path.name.lower().endswith(listings.LISTS):
-        return find_listed(path, name, label)
+        return _find_listed(path, name, label)
     below = walk(path)
     root, files = below.root, {kind: [f for f in below.files if f.ends(_ENDINGS[kind])] for kind in _WORDS}
     # Beside tables and archives an array is features or masks, not an image.
@@ -80,39 +75,36 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
     if failure is not None and (kind == "table" or not counts[kind]):
         if path.is_file():  # it may be a list of paths
             with suppress(ValueError):
-                return find_listed(path, name, label)
+                return _find_listed(path, name, label)
         raise failure
     if not counts[kind]:
         raise UserError(_nothing(below, name, reasons))
     if named:
         counts["image"] = max(0, counts["image"] - counts["table"])
+    if left := [f"{count} {_WORDS[other]}" for other, count in counts.items() if other != kind and count]:
+        most = f"{counts[kind]} {_WORDS[kind]}"
+        _log.warning("%s: %s are taken; left out: %s", name, most, " and ".join(left))
+    broken = sum(path.lower().endswith((os.sep, *SUFFIXES)) for path in below.unreadable)
+
+    def why_not(file: File) -> str:
+        general = "not an image file" if kind == "image" else f"not a {_ENDINGS[kind][0]} file"
+        if kind == "image" and file.suffix in _HELP:
+            general = _unreadable(file.suffix)
+        return reasons.get(file.path) or general
+
+    if kind == "image":
+        broken += sum(file.suffix in _HELP and not file.ends(SUFFIXES) for file in below.files)
+        return with_tables(below, name, images, label, why_not, broken)
     files["table"] = [file for file, _ in tables]
     taken = {file.path for file in files[kind] + (images if named else [])}
-    annotations = None
-    if kind == "image":
-        lists = [file for file in below.files if file.ends(listings.TABLES)]
-        annotations = listings.annotate(root, images, lists, label)
-        taken |= annotations.used.keys()
-        reasons |= {skip.path: skip.reason for skip in annotations.skipped}
-    skipped = _skipped(below, taken, kind, reasons)
-    if left := [f"{count} {_WORDS[other]}" for other, count in counts.items() if other != kind and count]:
-        taken_words = f"{counts[kind]} {_WORDS[kind]}"
-        _log.warning("%s: %s are taken; left out: %s", name, taken_words, " and ".join(left))
-    broken = sum(path.lower().endswith((os.sep, *SUFFIXES)) for path in below.unreadable)
+    skipped = skipped_files(below, taken, why_not)
     if kind == "table":
         return _tables(root, name, tables, skipped, broken, digest(images))
-    if kind == "archive":
-        return _archives(root, name, archives, skipped, broken, label)
-    broken += sum(file.suffix in _HELP for file in below.files if file.path not in taken)
-    return from_folders(root, name, images, skipped, broken, annotations)
+    return _archives(root, name, archives, skipped, broken, label)
 
 
-def find_listed(path: Path, name: str, label: str | None) -> dict[str, Source]:
-    """Sources by split of the images that a table or a list of paths names; without labels folders are classes.
-
-    Raises:
-        ValueError: It cannot be read, or names no image.
-    """
+def _find_listed(path: Path, name: str, label: str | None) -> dict[str, Source]:
+    """Sources by split of the images that a table or a list of paths names; without labels folders are classes."""
     root, paths, missing, annotations = listings.images_listed(path, label)
     return of_paths(root, name, paths, missing, annotations)
 
@@ -121,19 +113,6 @@ def _commonest(counts: Mapping[str, int]) -> str:
     """Of what there is most; of equal ones the table, then files, but one beside an archive is a logo."""
     order = {"table": 2, "image": 1 if counts["image"] > 1 else -1, "archive": 0}
     return max(counts, key=lambda kind: (counts[kind], order[kind]))
-
-
-def _skipped(below: Walk, taken: set[str], kind: str, reasons: Mapping[str, str]) -> list[Skipped]:
-    """All that was not taken, with the reason."""
-
-    def why_not(file: File) -> str:
-        if kind != "image":
-            return f"not a {_ENDINGS[kind][0]} file"
-        return _unreadable(file.suffix) if file.suffix in _HELP else "not an image file"
-
-    others = [file for file in below.files if file.path not in taken]
-    skipped = below.skipped + [Skipped(file.path, reasons.get(file.path) or why_not(file)) for file in others]
-    return [Skipped(os.path.join(below.root, skip.path), skip.reason) for skip in sorted(skipped)]
 
 
 def _image_files(root: Path, files: Sequence[File]) -> list[File]:
@@ -270,23 +249,3 @@ def _tables(
         return Source(name, read, fingerprint, os.path.join(root, ""), skipped, broken)
 
     return {split: source(part) for split, part in by_name([file for file, _ in tables]).items()}
-
-
-def table_reading(named: Sequence[tuple[str, ImageTable]], root: Path) -> Reading:
-    """Images of tables, each with what its rows are called where they have no name of their own.
-
-    Numbers of classes are kept where all tables name them alike, and become names where they do not.
-    """
-    names = {name: table.table.classes.get(table.label or "", []) for name, table in named}
-    alike = len({*map(tuple, names.values())}) == 1
-    classes = next(iter(names.values())) or None if alike else None
-
-    def items() -> Iterator[Item]:
-        for name, table in named:
-            own = [] if classes else names[name]
-            for number, (path, label, content) in enumerate(table.rows(root)):
-                if own and isinstance(label, int):
-                    label = own[label] if 0 <= label < len(own) else None
-                yield Item(path or f"{name}#{number}", raw(label), content)
-
-    return Reading(classes, sum(table.table.rows for _, table in named), items())

@@ -149,9 +149,6 @@ def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
     Args:
         pixels: uint8, shape (..., channels, height, width).
         channels: 1 or 3, or as many as there are.
-
-    Raises:
-        ValueError: There are others.
     """
     given = pixels.shape[-3]
     if given == channels:

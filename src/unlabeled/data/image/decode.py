@@ -4,7 +4,8 @@ Grey stays one channel; palettes, CMYK and the like become RGB; other numbers of
 is blended over white. Pixels of more than 8 bits keep their values, which the range of the data set maps to 8 bits
 later (see `levels`). Animations and files of several pages give their first, unless all are asked for. EXIF rotations
 are applied. The format is found from the content, whatever the file is called; text and colour profiles of a PNG that
-are refused for their size are left out.
+are refused for their size are ignored. Images longer than 4:1 are cropped to their middle, larger ones are shrunk to
+what is worth storing.
 """
 
 import importlib
@@ -29,33 +30,13 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.image import levels, rasters
 from unlabeled.data.image.data import with_channels
+from unlabeled.data.limits import LARGEST, TOO_LARGE
 from unlabeled.data.notes import note
 from unlabeled.data.options import Pages
 from unlabeled.data.pool import in_order
 from unlabeled.data.samples import Item, Temporary
 
-__all__ = [
-    "LARGEST",
-    "OPTIONAL",
-    "SUFFIXES",
-    "TOO_LARGE",
-    "Decoded",
-    "decode",
-    "decode_all",
-    "is_image",
-    "read",
-]
-
-
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
-    *(".avif", ".jp2", ".jfif", ".jpe", ".mpo", ".tga", ".ico", ".dib"),
-)
-"""Names under which images are looked for."""
-
-LARGEST = 512 * 2**20
-"""Bytes of the largest file that is read as one image."""
-TOO_LARGE = f"larger than {LARGEST // 2**20} MB"
+__all__ = ["OPTIONAL", "SUFFIXES", "Decoded", "decode", "decode_all", "is_image", "read"]
 
 Image.init()
 _PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": ""}
@@ -67,53 +48,33 @@ for _module, _function in _PLUGINS.items():
             getattr(_plugin, _function)()
 # Only these: EPS, for one, would start an interpreter on whatever the file holds.
 _FORMATS = [
-    name
-    for name in (
-        "JPEG",
-        "PNG",
-        "WEBP",
-        "GIF",
-        "BMP",
-        "TIFF",
-        "PPM",
-        "AVIF",
-        "JPEG2000",
-        "MPO",
-        "TGA",
-        "ICO",
-        "DIB",
-        "HEIF",
-        "JXL",
-    )
-    if name in Image.OPEN
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "MPO", "TGA", "ICO", "DIB"),
+    *("HEIF", "JXL"),
 ]
-SUFFIXES += (".heic", ".heif") if "HEIF" in _FORMATS else ()
-SUFFIXES += (".jxl",) if "JXL" in _FORMATS else ()
+_FORMATS = [name for name in _FORMATS if name in Image.OPEN]
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".avif", ".jp2", ".jfif", ".jpe", ".mpo", ".tga", ".ico", ".dib"),
+    *((".heic", ".heif") if "HEIF" in _FORMATS else ()),
+    *((".jxl",) if "JXL" in _FORMATS else ()),
+)
+"""Names under which images are looked for."""
 OPTIONAL = [name for name in ("HEIF", "JXL") if name in _FORMATS]
 OPTIONAL += ["imagecodecs"] if find_spec("imagecodecs") else []
 """Decoders that need not be there but are: which files can be read depends on them."""
+_PNG = b"\x89PNG\r\n\x1a\n"
 _MAGIC = (
-    *(
-        b"\xff\xd8\xff",
-        b"\x89PNG\r\n\x1a\n",
-        b"GIF87a",
-        b"GIF89a",
-        b"BM",
-        b"II*\0",
-        b"MM\0*",
-        b"II+\0",
-        b"MM\0+",
-    ),
+    *(b"\xff\xd8\xff", _PNG, b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     *(b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
 )
 """How files begin that are images, whatever they are called."""
-_PNG = b"\x89PNG\r\n\x1a\n"
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
 _SUBFILE, _DERIVED = 254, 1 | 4
 """The tag of a TIFF that says what a page is, and its bits for overviews and masks."""
 _UNREAD = (
     "only the first of several pages is read (pages all: each page is an image; bands: each is a band of one)"
 )
+_NOT_FINITE = "pixels that are not finite numbers take the lowest or highest value of their image"
 _LONGEST = 4
 _GAP = 3.0
 """Times the stored size to which far larger images are averaged over blocks before they are resized; Pillow averages
@@ -124,7 +85,7 @@ _STRIP = 2**22
 
 
 class Decoded(NamedTuple):
-    """An image as it is stored, of one of `levels.TYPES`, shape (bands, height, width), and what to say of it."""
+    """An image as `levels.storable` gives it, shape (bands, height, width), and remarks on it."""
 
     pixels: NDArray[Any]
     notes: tuple[str, ...] = ()
@@ -137,15 +98,12 @@ def is_image(head: bytes) -> bool:
 
 
 def decode(content: Path | bytes | Image.Image, store_size: int, channels: int | None = None) -> np.ndarray:
-    """Decode one image and shrink it to what is worth storing, 16 bits scaled by the full range of their type.
+    """The first image of a file as uint8, shape (channels, height, width); 16 bits are scaled by their full range.
 
     Args:
-        content: A file, its bytes or an opened image.
-        store_size: Shorter side in pixels to which larger images are resized; smaller ones are kept.
+        content: As in `read`.
+        store_size: As in `read`.
         channels: 1 or 3; None keeps grey images grey and colour colour.
-
-    Returns:
-        uint8, shape (channels, height, width). Images longer than 4:1 are cut to their middle.
 
     Raises:
         ValueError: As in `read`, or its numbers are no grey levels, or it has other bands.
@@ -155,15 +113,12 @@ def decode(content: Path | bytes | Image.Image, store_size: int, channels: int |
 
 
 def read(content: Path | bytes | Image.Image, store_size: int, pages: Pages = "first") -> list[Decoded]:
-    """Decode the images of one file and shrink them to what is worth storing.
+    """The image of a file, or one for each of its pages.
 
     Args:
         content: A file, its bytes or an opened image.
-        store_size: Shorter side in pixels to which larger images are resized; smaller ones are kept.
+        store_size: Shorter side in pixels to which larger images are shrunk.
         pages: Of several pages, the first, each as an image (all), or one image whose bands they are (bands).
-
-    Returns:
-        One image, or one for each page. Images longer than 4:1 are cut to their middle.
 
     Raises:
         ValueError: It cannot be decoded, is larger than `LARGEST`, or its header announces more than Pillow's
@@ -187,19 +142,17 @@ def read(content: Path | bytes | Image.Image, store_size: int, pages: Pages = "f
             if len(sizes) > 1:
                 raise UserError(f"pages that are bands must have one size, got {sizes[:3]}")
             images = [Decoded(np.concatenate([image.pixels for image in images]), images[0].notes)]
-        return [_finite(image) for image in images]
+        finite = [(*levels.finite(image.pixels), image.notes) for image in images]
+        return [
+            Decoded(pixels, (*notes, _NOT_FINITE) if replaced else notes)
+            for pixels, replaced, notes in finite
+        ]
     except Image.DecompressionBombError as error:
         raise UserError(f"decompression bomb: {check.reason(error)}") from error
     except UnidentifiedImageError as error:
         raise UserError("not an image that can be read") from error
     except Exception as error:  # readers raise anything on bytes that they did not expect
         raise UserError(check.reason(error)) from error
-
-
-def _finite(image: Decoded) -> Decoded:
-    pixels, replaced = levels.finite(image.pixels)
-    note = "pixels that are not finite numbers take the lowest or highest value of their image"
-    return Decoded(pixels, (*image.notes, note)) if replaced else image
 
 
 def _images(file: BinaryIO, suffix: str, store_size: int, every: bool) -> list[Decoded]:
@@ -210,8 +163,8 @@ def _images(file: BinaryIO, suffix: str, store_size: int, every: bool) -> list[D
         raise UserError("empty file")
     if rasters.is_deep_png(head):
         return _stored(rasters.png(_without_texts(file.read())), store_size)
-    if (found := rasters.array(file, suffix)) is not None:
-        return _stored(found, store_size)
+    if (arrays := rasters.array(file, suffix)) is not None:
+        return _stored(arrays, store_size)
     lossy = None
     if rasters.is_raster_tiff(file):
         try:
@@ -219,25 +172,8 @@ def _images(file: BinaryIO, suffix: str, store_size: int, every: bool) -> list[D
         except NotImplementedError as error:
             lossy = error
             file.seek(0)
-    images = _by_pillow(file, store_size, every)
-    if lossy is not None and images[0].pixels.dtype == np.uint8:  # Pillow has thrown half of the bits away
-        raise lossy
-    return images
-
-
-def _stored(found: list[rasters.Raster], store_size: int) -> list[Decoded]:
-    return [
-        Decoded(
-            _shrunk_bands(levels.storable(image.pixels), store_size),
-            (*_cut(image.pixels.shape[1:]), *((_UNREAD,) if image.unread else ())),
-        )
-        for image in found
-    ]
-
-
-def _by_pillow(file: BinaryIO, store_size: int, every: bool) -> list[Decoded]:
     try:
-        return _opened(file, store_size, every)
+        images = _opened(file, store_size, every)
     except Image.DecompressionBombError:
         raise
     except Exception:
@@ -245,7 +181,16 @@ def _by_pillow(file: BinaryIO, store_size: int, every: bool) -> list[Decoded]:
         content = file.read()
         if (bare := _without_texts(content)) == content:
             raise
-    return _opened(BytesIO(bare), store_size, every)
+        images = _opened(BytesIO(bare), store_size, every)
+    if lossy is not None and images[0].pixels.dtype == np.uint8:  # Pillow has thrown half of the bits away
+        raise lossy
+    return images
+
+
+def _stored(images: list[rasters.Raster], store_size: int) -> list[Decoded]:
+    shrunk = [_shrunk_bands(levels.storable(image.pixels), store_size) for image in images]
+    notes = [(*_cut(image.pixels.shape[1:]), *([_UNREAD] if image.unread else [])) for image in images]
+    return [*map(Decoded, shrunk, notes)]
 
 
 def _without_texts(content: bytes) -> bytes:
@@ -268,27 +213,21 @@ def _without_texts(content: bytes) -> bytes:
 def _opened(file: BinaryIO, store_size: int, every: bool) -> list[Decoded]:
     """Images of a file that Pillow reads."""
     image = Image.open(file, formats=_FORMATS)
-    numbers = range(getattr(image, "n_frames", 1)) if every else [0]
-    if image.format != "TIFF":
-        images = []
-        for number in numbers:
-            image.seek(number)
-            images.append(_loaded(image if len(numbers) == 1 else image.copy(), store_size))
-        return images
-    whole = []
-    for number in range(getattr(image, "n_frames", 1)):
-        image.seek(number)
-        if not image.tag_v2.get(_SUBFILE, 0) & _DERIVED:  # type: ignore[attr-defined]
-            whole.append(number)
+    is_tiff = image.format == "TIFF"
+    pages = list(range(getattr(image, "n_frames", 1))) if every or is_tiff else [0]
+    if is_tiff:
+        pages = [page for page in pages if not _is_derived(image, page)]
     images = []
-    for number in whole if every else whole[:1] or [0]:
-        image.seek(number)
-        images.append(_loaded(image, store_size))
-    return (
-        [image._replace(notes=(*image.notes, _UNREAD)) for image in images]
-        if len(whole) > len(images)
-        else images
-    )
+    for page in (pages if every else pages[:1]) or [0]:
+        image.seek(page)
+        images.append(_loaded(image if is_tiff or len(pages) == 1 else image.copy(), store_size))
+    unread = (_UNREAD,) if len(pages) > len(images) else ()
+    return [image._replace(notes=(*image.notes, *unread)) for image in images]
+
+
+def _is_derived(image: Any, page: int) -> bool:
+    image.seek(page)
+    return bool(image.tag_v2.get(_SUBFILE, 0) & _DERIVED)
 
 
 def _loaded(image: Image.Image, store_size: int) -> Decoded:
@@ -356,32 +295,28 @@ def _shrunk_bands(pixels: NDArray[Any], store_size: int) -> NDArray[Any]:
 
 def _plain(image: Image.Image) -> Image.Image:
     """The same picture in 8 bits without palette or transparency: grey ("L") or colour ("RGB")."""
-    grey = image.mode in ("1", "L", "LA", "La")
-    palette = image.mode in ("P", "PA")
-    image = (
-        _over_white(image, grey) if image.has_transparency_data else _in_mode(image, "L" if grey else "RGB")
-    )
+    grey, palette = image.mode in ("1", "L", "LA", "La"), image.mode in ("P", "PA")
+    mode = "L" if grey else "RGB"
+    if image.has_transparency_data:
+        image = _over_white(image, mode)
+    elif image.mode != mode:  # else Pillow would copy it
+        image = image.convert(mode)
     if palette:
         red, green, blue = (band.tobytes() for band in image.split())
         image = image.getchannel(0) if red == green == blue else image
     return image
 
 
-def _in_mode(image: Image.Image, mode: str) -> Image.Image:
-    """The image itself where it has that mode; Pillow would copy it."""
-    return image if image.mode == mode else image.convert(mode)
-
-
-def _over_white(image: Image.Image, grey: bool) -> Image.Image:
-    """A transparent picture on white, grey or in colour."""
-    found = Image.new("L" if grey else "RGB", image.size)
+def _over_white(image: Image.Image, mode: str) -> Image.Image:
+    """A transparent picture on white."""
+    result = Image.new(mode, image.size)
     rows = max(1, _STRIP // image.width)
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
         white = Image.new("RGBA", strip.size, "white")
         white.alpha_composite(strip)
-        found.paste(white.convert(found.mode), (0, top))
-    return found
+        result.paste(white.convert(mode), (0, top))
+    return result
 
 
 def _eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
@@ -401,24 +336,16 @@ def _eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
 def decode_all(
     items: Iterable[Item], store_size: int, workers: int, pages: Pages = "first"
 ) -> Iterator[tuple[Item, Decoded | str]]:
-    """Decode a stream in parallel, in order and in bounded memory.
+    """Each item with its image, or with the reason why there is none: decoded by threads, in order, as needed.
 
-    Args:
-        items: Images to decode.
-        store_size: As in `read`.
-        workers: Threads, at least 1.
-        pages: As in `read`; further images of a file are items of their own, with their number in the path.
-
-    Yields:
-        Each item with its image, or with the reason why there is none.
+    Further images of a file are items of their own, with their number in the path. The options are those of `read`.
     """
 
     def chunk(part: list[Item]) -> list[tuple[Item, Decoded | str]]:
         return [pair for item in part for pair in _decoded(item, store_size, pages)]
 
     stream = iter(items)
-    parts = iter(lambda: list(islice(stream, _CHUNK)), [])
-    for _, pairs in in_order(chunk, parts, workers):
+    for _, pairs in in_order(chunk, iter(lambda: list(islice(stream, _CHUNK)), []), workers):
         yield from pairs
 
 

@@ -17,26 +17,14 @@ from numpy.typing import NDArray
 from unlabeled.check import UserError
 from unlabeled.data.notes import note
 
-__all__ = [
-    "TYPES",
-    "Levels",
-    "Ranges",
-    "described",
-    "finite",
-    "kind_of",
-    "parsed",
-    "say",
-    "storable",
-    "to_uint8",
-]
+__all__ = ["Levels", "Ranges", "described", "finite", "kind_of", "parsed", "say", "storable", "to_uint8"]
 
 Levels = dict[str, list[list[float]]]
 """Lowest and highest value, once for all bands or for each band, of `integers` and of `floats`."""
 
-TYPES = ("uint8", "uint16", "int16", "int32", "int64", "float32")
-"""Types in which pixels are stored before they become 8 bits."""
+_TYPES = {"u1": "uint8", "u2": "uint16", "i1": "int16", "i2": "int16", "i4": "int32"}
+"""Types in which integers are stored before they become 8 bits, int64 for all others; floats are float32."""
 _FULL = {"integers": (65535.0,), "floats": (1.0, 255.0)}
-_KINDS = ("integers", "floats")
 _FEWEST = 64
 _TAIL = 0.001
 _SAMPLED, _IMAGES = 4096, 512
@@ -49,11 +37,7 @@ def kind_of(pixels: NDArray[Any]) -> str | None:
 
 
 def storable(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Pixels of any type of numbers in one of `TYPES`, without loss but for floats of 64 bits.
-
-    Raises:
-        ValueError: They are no real numbers.
-    """
+    """Pixels of any type of numbers as they are stored, without loss but for floats of 64 bits."""
     kind, size = pixels.dtype.kind, pixels.dtype.itemsize
     if kind not in "biuf" or size > 8:
         raise UserError(f"pixels must be real numbers of at most 64 bits, got {pixels.dtype}")
@@ -64,22 +48,16 @@ def storable(pixels: NDArray[Any]) -> NDArray[Any]:
             return pixels.astype(np.float32, copy=False)
     if kind == "u" and size == 8:
         pixels = np.minimum(pixels, np.uint64(2**63 - 1))
-    names = {"u1": "uint8", "u2": "uint16", "i1": "int16", "i2": "int16", "i4": "int32"}
-    name = names.get(f"{kind}{size}", "int64")
-    return pixels.astype(name, copy=False)
+    return pixels.astype(_TYPES.get(f"{kind}{size}", "int64"), copy=False)
 
 
 def finite(pixels: NDArray[Any]) -> tuple[NDArray[Any], bool]:
-    """Pixels with the lowest (highest) finite value in place of NaN and -inf (inf), and whether there were any.
-
-    Raises:
-        ValueError: None is finite.
-    """
-    if pixels.dtype.kind != "f" or bool((known := np.isfinite(pixels)).all()):
+    """Pixels with the lowest (highest) finite value in place of NaN and -inf (inf), and whether there were any."""
+    if pixels.dtype.kind != "f" or bool((regular := np.isfinite(pixels)).all()):
         return pixels, False
-    if not known.any():
+    if not regular.any():
         raise UserError("no pixel is a finite number")
-    low, high = float(pixels[known].min()), float(pixels[known].max())
+    low, high = float(pixels[regular].min()), float(pixels[regular].max())
     return np.nan_to_num(pixels, nan=low, posinf=high, neginf=low), True
 
 
@@ -109,15 +87,14 @@ class Ranges:
         self.count += 1
 
     def choose(self) -> Levels:
-        """The range of each kind of numbers that was met, by the rule of this module."""
-        chosen = {}
+        """The range of each kind of numbers in the images, by the rule of this module."""
+        levels = {}
         for kind, (lows, highs) in self.extremes.items():
             sample = np.concatenate(self.samples[kind], 1).astype(np.float64)
-            ranges = [
-                _range(kind, float(low), float(high), band) for low, high, band in zip(lows, highs, sample)
-            ]
-            chosen[kind] = ranges if any(found != ranges[0] for found in ranges) else ranges[:1]
-        return chosen
+            bands = zip(lows.tolist(), highs.tolist(), sample)
+            ranges = [_range(kind, float(low), float(high), band) for low, high, band in bands]
+            levels[kind] = ranges if any(pair != ranges[0] for pair in ranges) else ranges[:1]
+        return levels
 
 
 def _range(kind: str, low: float, high: float, sample: NDArray[np.float64]) -> list[float]:
@@ -145,11 +122,8 @@ def to_uint8(pixels: NDArray[Any], levels: Levels) -> tuple[NDArray[np.uint8], i
     """Pixels in 0..255 by their range, clipped to it, and how many lay beyond.
 
     Args:
-        pixels: Finite, of one of `TYPES`, shape (bands, height, width).
-        levels: Ranges, one of which is of the kind of these pixels; uint8 needs none.
-
-    Raises:
-        ValueError: There are ranges for another number of bands.
+        pixels: Finite, as `storable` gives them, shape (bands, height, width).
+        levels: Ranges of which one is of the kind of these pixels, once or for each band; uint8 needs none.
     """
     kind = kind_of(pixels)
     if kind is None:
@@ -167,11 +141,7 @@ def to_uint8(pixels: NDArray[Any], levels: Levels) -> tuple[NDArray[np.uint8], i
 
 
 def parsed(levels: "str | Sequence[float] | Mapping[str, Any] | None") -> Levels:
-    """Ranges out of what a user or a file says: `LOW,HIGH`, a pair, or a table as in `Levels`.
-
-    Raises:
-        ValueError: They are none.
-    """
+    """Ranges out of what a user or a file says: `LOW,HIGH`, a pair, or a table as in `Levels`."""
     if levels is None:
         return {}
     try:
@@ -180,11 +150,11 @@ def parsed(levels: "str | Sequence[float] | Mapping[str, Any] | None") -> Levels
             table = levels
         else:
             low, high = levels.split(",") if isinstance(levels, str) else levels
-            table = {kind: [[low, high]] for kind in _KINDS}
+            table = {kind: [[low, high]] for kind in _FULL}
         ranges = {kind: [[float(low), float(high)] for low, high in pairs] for kind, pairs in table.items()}
     except (TypeError, ValueError):
         ranges = {"": []}
-    if any(kind not in _KINDS or not pairs for kind, pairs in ranges.items()) or not all(
+    if any(kind not in _FULL or not pairs for kind, pairs in ranges.items()) or not all(
         -np.inf < low < high < np.inf for pairs in ranges.values() for low, high in pairs
     ):
         raise UserError(f"levels must be LOW,HIGH with LOW below HIGH, got {levels}")
@@ -203,6 +173,6 @@ def described(levels: Levels) -> str:
 
 
 def say(name: str, levels: Levels, beyond: float) -> None:
-    """Log, once for each text, which values become 0..255, and the share of the values that lay beyond."""
+    """Log, once for each text, which values become 0..255, and the fraction of the values beyond."""
     clipped = f"; {beyond:.2%} of the values lie beyond and are clipped" if beyond else ""
     note(f"{name}: {described(levels)} are mapped to 0..255, the same in all images{clipped}")

@@ -2,93 +2,64 @@
 
 import inspect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.files import SPLITS, walk
-from unlabeled.data.labels import label_column, raw
+from unlabeled.data.image.tables import ImageTable, images_of, table_reading
+from unlabeled.data.labels import raw
 from unlabeled.data.notes import note
 from unlabeled.data.samples import Item
 from unlabeled.data.sources import Reading, Source, open_hub
+from unlabeled.data.tables import Table
 
-__all__ = ["find_hub", "find_rows", "find_torchvision"]
+__all__ = ["find_hub", "find_torchvision", "table_of"]
 
 
 def find_hub(address: str, label: str | None = None) -> dict[str, Source]:
-    """Sources by split of a data set on the Hugging Face hub, read as a stream.
-
-    Args:
-        address: OWNER/NAME or OWNER/NAME:CONFIG.
-        label: Column of labels; None looks for a usual name.
-
-    Raises:
-        ValueError: The data set cannot be opened.
-    """
+    """Sources by split of a data set on the Hugging Face hub, OWNER/NAME or OWNER/NAME:CONFIG, read as a stream."""
     builder, splits = open_hub(address)
     sizes = {split: about.num_examples for split, about in (builder.info.splits or {}).items()}
+
+    def read(split: str) -> Reading:
+        table = table_of(splits[split], address, sizes.get(split), label)
+        if table is None:
+            columns = check.one_line(", ".join(splits[split].features or ()))
+            raise UserError(f"{address} must have a column of images, got {columns}")
+        return table_reading([(split, table)], Path())
+
     return {
         SPLITS.get(split, split): Source(
-            address,
-            lambda split=split: find_rows(splits[split], address, split, sizes.get(split), label),
-            ["hub", address, split, builder.hash, label],
+            address, partial(read, split), ["hub", address, split, builder.hash, label]
         )
         for split in splits
     }
 
 
-def find_rows(rows: Any, name: str, file: str, total: int | None, label: str | None) -> Reading:
-    """Images of a `datasets.Dataset` or `datasets.IterableDataset`.
-
-    Args:
-        rows: The data set.
-        name: What messages call it.
-        file: What its rows are called where they have no name.
-        total: Number of its rows, None where that is unknown.
-        label: Column of labels; None looks for a usual name.
-
-    Raises:
-        ValueError: It has no column of images, or not that of labels.
-    """
-    from datasets import ClassLabel, Image, Value
+def table_of(rows: Any, name: str, total: int | None, label: str | None) -> ImageTable | None:
+    """A `datasets.Dataset` or `datasets.IterableDataset` as by `images_of`; `total` is its length, None if unknown."""
+    from datasets import Image
 
     features = rows.features or _features_of_first(rows)
-
-    def holds_images(feature: Any) -> bool:
-        encoded = isinstance(feature, dict) and "bytes" in feature
-        return isinstance(feature, Image) or encoded or feature in (Value("binary"), Value("large_binary"))
-
-    images = [column for column, feature in features.items() if holds_images(feature)]
-    if not images:
-        raise UserError(f"{name} must have a column of images, got {check.one_line(', '.join(features))}")
-    image = next((column for column in images if isinstance(features[column], Image)), images[0])
-    simple = [column for column, feature in features.items() if isinstance(feature, ClassLabel | Value)]
-    named = [column for column in simple if isinstance(features[column], ClassLabel)]
-    column = label_column(features if label else simple, label, name) or next(iter(named), None)
-    column = column or label_column([other for other in features if other not in images])
-    if isinstance(features[image], Image):
-        rows = rows.cast_column(image, Image(decode=False))
+    for column, feature in features.items():
+        if isinstance(feature, Image):
+            rows = rows.cast_column(column, Image(decode=False))
     if (getattr(rows, "format", None) or {}).get("type") == "custom":
         note(f"{name}: its images are read as they are stored, without the transform that it was given")
-    rows = rows.with_format(None).select_columns([image, column] if column else [image])
+    rows = rows.with_format(None)
 
-    def items() -> Iterator[Item]:
-        batches = (batch for batch in rows.iter(64))
-        pairs = (pair for batch in batches for pair in zip(batch[image], batch[column or image]))
-        for number, (value, known) in enumerate(pairs):
-            value = value if isinstance(value, dict) else {"bytes": value}
-            path, content = value.get("path"), value.get("bytes")
-            if content is None:
-                content = Path(path) if path else b""
-            yield Item(path or f"{file}#{number}", raw(known) if column else None, content)
+    def batches(columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
+        return iter(rows.select_columns(list(columns)).iter(64))
 
-    return Reading(features[column].names if column in named else None, total, items())
+    return images_of(Table(Path(name), features.arrow_schema, total, batches), Path(), label)
 
 
-def _features_of_first(rows: Any) -> Mapping[str, Any]:
+def _features_of_first(rows: Any) -> Any:
     """Types of the columns of a stream that does not say them, as its first rows have them."""
     import pyarrow as pa
     from datasets import Features
@@ -98,7 +69,7 @@ def _features_of_first(rows: Any) -> Mapping[str, Any]:
 
 
 def find_torchvision(address: str) -> dict[str, tuple[Any, Source]]:
-    """Data sets of torchvision that lie on this machine, with their sources, by split.
+    """Data sets of torchvision that are on this machine, with their sources, by split.
 
     Args:
         address: NAME or NAME:ROOT, such as CIFAR10:downloads; the root is `data` where none is given.
@@ -132,7 +103,7 @@ def find_torchvision(address: str) -> dict[str, tuple[Any, Source]]:
     return {
         split: (
             dataset,
-            Source(name, lambda d=dataset: _reading(d, name), ["torchvision", name, split, place]),
+            Source(name, partial(_reading, dataset, name), ["torchvision", name, split, place]),
         )
         for split, dataset in found.items()
     }

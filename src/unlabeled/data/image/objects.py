@@ -19,10 +19,9 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.files import SPLITS
 from unlabeled.data.image import arrays
-from unlabeled.data.image.containers import table_reading
 from unlabeled.data.image.data import Images
-from unlabeled.data.image.libraries import find_rows
-from unlabeled.data.image.tables import images_of
+from unlabeled.data.image.libraries import table_of
+from unlabeled.data.image.tables import ImageTable, images_of, table_reading
 from unlabeled.data.labels import NO_LABELS, from_records, raw, refuse_column
 from unlabeled.data.samples import Item, Skipped
 from unlabeled.data.sources import Reading, Source, of_paths
@@ -53,13 +52,8 @@ def find_object(source: Any, label: str | None, channels: int | None) -> Mapping
         return _by_split(source, name, label, channels)
     if type(source).__module__.startswith("datasets.") and hasattr(source, "select_columns"):
         total = len(source) if hasattr(source, "__len__") else None
-        try:
-            find_rows(source, name, name, total, label)
-        except ValueError:
-            if label is not None:
-                raise
-        else:
-            return {"all": Source(name, lambda: find_rows(source, name, name, total, label), None)}
+        if (table := table_of(source, name, total, label)) is not None:
+            return {"all": _tabled(table, name)}
     frame = _arrow(source)
     if isinstance(frame, list):  # a data frame of pictures
         return {"all": _sampled(frame, name, label, channels)}
@@ -128,6 +122,10 @@ def _framed(frame: Any, name: str, label: str | None) -> Source:
     if table is None:
         columns = check.one_line(", ".join(frame.schema.names))
         raise UserError(f"{name} must have a column of images or of their paths, got {columns}")
+    return _tabled(table, name)
+
+
+def _tabled(table: ImageTable, name: str) -> Source:
     return Source(name, lambda: table_reading([(name, table)], Path()), None, skipped=table.skipped)
 
 

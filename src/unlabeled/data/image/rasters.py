@@ -11,7 +11,6 @@ import logging
 import math
 import zipfile
 from collections.abc import Mapping
-from functools import cache
 from io import BytesIO
 from typing import Any, BinaryIO, NamedTuple
 
@@ -33,10 +32,9 @@ ARRAYS = (".npy", ".npz", ".pt", ".pth")
 """Names of files that hold one array each."""
 _NAMES = ("image", "arr_0")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_MOST = 2**31
-_MOST_BANDS = 1024
+_MOST, _MOST_BANDS = 2**31, 1024
+"""Bytes that an image may take before it is shrunk, and bands that it may have."""
 _OF_MANY = "a file of many images is opened by its own path"
-"""Bytes that an image may take before it is shrunk."""
 _ALPHA = (1, 2)
 """Kinds of a further band of a TIFF that are opacity."""
 _RGB, _INKS, _OTHER_COLOURS, _COLOURS = 2, 5, {6: "YCbCr", 8: "Lab"}, {3: (2, 6, 8), 4: (5,)}
@@ -52,17 +50,12 @@ class Raster(NamedTuple):
 
 def is_deep_png(head: bytes) -> bool:
     """Whether a file that begins so is a PNG of 16 bits in colour or with transparency, of which Pillow keeps 8."""
-    return (
-        head.startswith(b"\x89PNG\r\n\x1a\n") and head[12:16] == b"IHDR" and head[24] == 16 and head[25] != 0
-    )
+    is_png = head.startswith(b"\x89PNG\r\n\x1a\n") and head[12:16] == b"IHDR"
+    return is_png and head[24] == 16 and head[25] != 0
 
 
 def png(content: bytes) -> list[Raster]:
-    """The image of a PNG of 16 bits, by torchvision.
-
-    Raises:
-        RuntimeError: It cannot be decoded.
-    """
+    """The image of a PNG of 16 bits, by torchvision."""
     from torchvision.io import decode_png
 
     width, height = (int.from_bytes(content[start : start + 4], "big") for start in (16, 20))
@@ -112,7 +105,10 @@ def tiff(file: BinaryIO, all_pages: bool) -> list[Raster]:
         ValueError: There is no image.
         NotImplementedError: It is compressed in a way that tifffile does not read.
     """
-    with _tifffile().TiffFile(file) as opened:
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it refuses is said file by file
+    with tifffile.TiffFile(file) as opened:
         whole = [page for page in opened.pages if not (page.is_reduced or page.is_mask)]
         if not whole:
             raise UserError("a TIFF without an image")
@@ -141,12 +137,11 @@ def _page(page: Any) -> NDArray[Any]:
         pixels = np.where(pixels == page.nodata, pixels[pixels != page.nodata].min(), pixels)
     if page.photometric == 0 and pixels.dtype.kind == "u":  # white is zero
         pixels = pixels.dtype.type(2**page.bitspersample - 1) - pixels
-    pixels = _coloured(pixels, page)
     tag = page.tags.get(274)
-    return _turned(pixels, tag.value if tag else 1)
+    return _upright(_in_rgb(pixels, page), tag.value if tag else 1)
 
 
-def _coloured(pixels: NDArray[Any], page: Any) -> NDArray[Any]:
+def _in_rgb(pixels: NDArray[Any], page: Any) -> NDArray[Any]:
     """Red, green and blue of a page whose bands are colours in another form; other bands as they are."""
     if page.photometric == _RGB and len(pixels) == 4 and page.extrasamples and page.extrasamples[0] in _ALPHA:
         return _opaque(pixels)
@@ -159,7 +154,7 @@ def _coloured(pixels: NDArray[Any], page: Any) -> NDArray[Any]:
     return pixels
 
 
-def _turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Pixels as they are to be seen, by the EXIF number of their orientation."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(1, 2)
@@ -168,20 +163,8 @@ def _turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     return pixels[:, ::-1] if orientation in (3, 4, 7, 8) else pixels
 
 
-@cache
-def _tifffile() -> Any:
-    import tifffile
-
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it refuses is told file by file
-    return tifffile
-
-
 def array(file: BinaryIO, suffix: str) -> list[Raster] | None:
-    """The image of a .npy, .npz or .pt file; None where a file is none of these.
-
-    Raises:
-        ValueError: The file holds no image.
-    """
+    """The image of a .npy, .npz or .pt file; None where a file is none of these."""
     head = file.read(6)
     file.seek(0)
     if head == b"\x93NUMPY":
@@ -198,10 +181,9 @@ def array(file: BinaryIO, suffix: str) -> list[Raster] | None:
 
 def _numpy(file: BinaryIO) -> NDArray[Any]:
     """An array whose file holds as much as its header claims, before memory is taken for it."""
-    read_header = {1: np.lib.format.read_array_header_1_0}.get(
-        np.lib.format.read_magic(file)[0], np.lib.format.read_array_header_2_0
-    )
-    shape, _, dtype = read_header(file)
+    version, _ = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == 1 else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
     start, end = file.tell(), file.seek(0, 2)
     if math.prod(shape) * dtype.itemsize > end - start:
         raise UserError(f"an array of shape {shape} cannot be in {end - start} bytes")

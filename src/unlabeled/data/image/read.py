@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unlabeled.data.decoding import samples_of
 from unlabeled.data.image.arrays import find_file, from_array
 from unlabeled.data.image.containers import find_path
 from unlabeled.data.image.data import Images
@@ -98,7 +99,7 @@ def _opened(source: Source | Images, options: OpenOptions) -> Images:
         pixels,
         sizes if len(sizes) == len(about["paths"]) else sizes.repeat(len(about["paths"]), 1),
         channels=about["channels"],
-        **source.about(about, options.max_broken),
+        **samples_of(source, about, options.max_broken),
     )
     data.levels = about["levels"] or None
     return data

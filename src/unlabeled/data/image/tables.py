@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.image.decode import SUFFIXES, is_image
-from unlabeled.data.labels import NO_LABELS, label_column
-from unlabeled.data.samples import Skipped
+from unlabeled.data.labels import NO_LABELS, label_column, raw
+from unlabeled.data.samples import Item, Skipped
+from unlabeled.data.sources import Reading
 from unlabeled.data.tables import Table
 
-__all__ = ["ImageTable", "images_of"]
+__all__ = ["ImageTable", "images_of", "table_reading"]
 
 _USUAL = frozenset(["image", "img", "images", "picture", "photo", "pixels", "jpg", "jpeg", "png", "bytes"])
 """Usual names of columns of images, where several hold some."""
@@ -54,7 +55,7 @@ def images_of(
     """The columns of a table that hold images and labels; None where no column can hold images.
 
     Images are the column whose values begin as images do, or are paths of such: bytes, perhaps in a struct or as
-    lists of numbers or in base64, or names of files beside the table or below the root.
+    lists of numbers or in base64, or names of files beside the table or below `root`.
 
     Args:
         table: The table.
@@ -69,6 +70,7 @@ def images_of(
         column: kind
         for column, kind in table.kinds.items()
         if kind in ("encoded", "bytes", "text", "integers")
+        and table.features.get(column, {}).get("_type") != "Audio"
     }
     head = next(table.batches([*kinds]), {}) if kinds else {}
     folders, ranks, links = [table.path.parent, root], {}, []
@@ -158,3 +160,24 @@ def _is_image(content: Path | bytes | str) -> bool:
     return isinstance(content, bytes) and (
         is_image(content[:32]) or content.startswith(_MAGIC) or content[4:8] == b"ftyp"
     )
+
+
+def table_reading(named: Sequence[tuple[str, ImageTable]], root: Path) -> Reading:
+    """Images of tables, each with what its rows are called where they have no name of their own.
+
+    Numbers of classes are kept where all tables name them alike, and become names where they do not.
+    """
+    names = {name: table.table.classes.get(table.label or "", []) for name, table in named}
+    alike = len({*map(tuple, names.values())}) == 1
+    classes = next(iter(names.values())) or None if alike else None
+
+    def items() -> Iterator[Item]:
+        for name, table in named:
+            own = [] if classes else names[name]
+            for number, (path, label, content) in enumerate(table.rows(root)):
+                if own and isinstance(label, int):
+                    label = own[label] if 0 <= label < len(own) else None
+                yield Item(path or f"{name}#{number}", raw(label), content)
+
+    totals = [table.table.rows for _, table in named]
+    return Reading(classes, None if None in totals else sum(totals), items())

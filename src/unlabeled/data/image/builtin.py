@@ -20,24 +20,12 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
+from unlabeled import check
 from unlabeled.data.image.arrays import from_array
 from unlabeled.data.image.data import Images
 
-__all__ = ["NAMES", "load"]
+__all__ = ["load"]
 
-NAMES = {
-    "digits": "image",
-    "photos": "image",
-    "topics": "text",
-    "tones": "audio",
-    "moving_digits": "video",
-    "balls": "video",
-    "blobs": "video",
-    "chiming_shapes": "audio-visual",
-    "orbit": "cameras",
-    "rooms": "trajectory",
-}
-"""Built-in sets and the kind of each; those that are no images lie in `unlabeled.worlds`."""
 _TEST_DIGITS = 50
 _PATCH, _SIDE = 64, 384
 _PATCHES = {"train": 160, "test": 40}
@@ -63,6 +51,7 @@ def load(name: str, split: str, channels: int | None = None) -> Images:
         split: "train" or "test".
         channels: 1 or 3 to convert to; None leaves digits grey and photos in colour.
     """
+    check.choice(("digits", "photos"), data=name)
     images, labels, classes = _digits(split) if name == "digits" else _photos(split)
     return from_array(images, labels, name, channels, classes)
 
