@@ -70,15 +70,15 @@ def embed(
     target = None if out is None else Path(out)
     if target is not None and target.suffix.lower() not in WRITERS:
         raise UserError(f"out must end with {', '.join(WRITERS)}, got {target.name}")
-    place, run = pick_device(device), opened_run(run)
-    encoder, reader = frozen(run, place)
+    hardware, run = pick_device(device), opened_run(run)
+    encoder, reader = frozen(run, hardware)
     reading = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
     splits = Source.of(run, encoder, data, reading=reading).splits(encoder)
     if target is not None:
-        return _written(target, _pieces(splits, lambda batch: reader(batch, layer), place))
+        return _write(target, _pieces(splits, lambda batch: reader(batch, layer), hardware))
     features, paths = [], []
     for _, samples in splits:
-        features.append(read(lambda batch: reader(batch, layer), samples.to(place)).cpu())
+        features.append(read(lambda batch: reader(batch, layer), samples.to(hardware)).cpu())
         paths += samples.paths
     return torch.cat(features), paths
 
@@ -113,7 +113,7 @@ def _groups(samples: "Data", rows: slice) -> list[int | None]:
     return [None] * (rows.stop - rows.start) if samples.groups is None else [*samples.groups[rows].tolist()]
 
 
-def _written(target: Path, pieces: Iterator[Piece]) -> tuple[Tensor, list[str]]:
+def _write(target: Path, pieces: Iterator[Piece]) -> tuple[Tensor, list[str]]:
     """Write pieces as they come; the features that are returned lie in a file without a name."""
     paths: list[str] = []
     dim = 0

@@ -54,7 +54,7 @@ class Labelled:
         """
         notes: list[str] = []
         train, test = _with_labels(train, "training", notes), _with_labels(test, "test", notes)
-        labels, answers, classes = _numbered(train, test)
+        labels, answers, classes = _class_numbers(train, test)
         trained = labels.unique()
         if len(trained) < 2:
             raise UserError(
@@ -119,7 +119,7 @@ def _without_labels(part: str, data: "Data") -> str:
     )
 
 
-def _numbered(train: "Data", test: "Data") -> tuple[Tensor, Tensor, list[str]]:
+def _class_numbers(train: "Data", test: "Data") -> tuple[Tensor, Tensor, list[str]]:
     """Classes of both parts as numbers from 0, and their names."""
     assert train.labels is not None and test.labels is not None
     labels, answers, classes = train.labels.long(), test.labels.long(), train.classes or test.classes

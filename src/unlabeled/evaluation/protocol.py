@@ -103,13 +103,13 @@ def _evaluate(
     if len(request.tasks) == len(request.probes):
         name = str(getattr(data, "name", data))
         return Scores.of(measurements, {"data": name} | about | seen.together(accounts))
-    opened = source.open()
-    labelled = Labelled.of(*opened.views(encoder, device))
+    parts = source.open()
+    labelled = Labelled.of(*parts.views(encoder, device))
     for note in (*labelled.notes, *labelled.label_sources):
         request.report(note)
     measurements += _measure_probes(encoder, reader, labelled, request)
     # As opened, not as the encoder reads it: a scene is many images.
-    accounts += [seen.account(run, opened), *({"note": note} for note in labelled.notes)]
+    accounts += [seen.account(run, parts), *({"note": note} for note in labelled.notes)]
     return Scores.of(measurements, labelled.facts | about | seen.together(accounts))
 
 
@@ -125,9 +125,9 @@ def _measure_tasks(
     for name in request.tasks:
         request.report(name)
         task = TASKS.load(name)
-        opened = task.open(source)
-        measurements += task.measure(model, opened)
-        accounts += [] if opened.test is None else [seen.account(run, opened)]
+        parts = task.open(source)
+        measurements += task.measure(model, parts)
+        accounts += [] if parts.test is None else [seen.account(run, parts)]
     return measurements, accounts
 
 

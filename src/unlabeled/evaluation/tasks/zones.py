@@ -15,11 +15,11 @@ from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel
-from unlabeled.evaluation.sources import Opened, Source
+from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.evaluation.task import Task
 from unlabeled.method import Batch
 
-__all__ = ["TASK", "ZonePredictor", "measure", "retrieved"]
+__all__ = ["TASK", "ZonePredictor", "measure", "top_one"]
 
 DRAWS = 3
 """Stretches of every walk that are tried."""
@@ -43,7 +43,7 @@ class ZonePredictor(Protocol):
         ...
 
 
-def retrieved(predictions: Tensor, targets: Tensor) -> Tensor:
+def top_one(predictions: Tensor, targets: Tensor) -> Tensor:
     """Which zones are nearest to their own prediction.
 
     Args:
@@ -58,12 +58,12 @@ def retrieved(predictions: Tensor, targets: Tensor) -> Tensor:
     return best.diagonal().float() / best.sum(1)
 
 
-def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
+def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
     """Zone retrieval on the test walks: ours, without poses, with random weights, and chance.
 
     Args:
         model: What is measured; its method must be a `ZonePredictor`, its seed draws the zones.
-        opened: Walks.
+        parts: Walks.
 
     Returns:
         Fraction of the zones that are found, one number for each masked zone; walks are the independent units.
@@ -75,8 +75,8 @@ def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
     if not isinstance(model.method, ZonePredictor):
         name = "an encoder alone" if method is None else type(method).__name__
         raise UserError(f"method must be trajectory_unmasking for zones, got {name}")
-    test = opened.require_test("trajectory", "zones")
-    twin: Any = model.untrained_method(opened.calibration.to(model.device))
+    test = parts.require_test("trajectory", "zones")
+    twin: Any = model.untrained_method(parts.calibration.to(model.device))
     batches = _batches(method.training_view(test).to(model.device), method, model.seed)
     blind = [(batch | {"pose": torch.zeros_like(batch["pose"])}, masked) for batch, masked in batches]
     hits = {
@@ -116,7 +116,7 @@ def _hits(method: ZonePredictor, batches: list[tuple[Batch, Tensor]]) -> Tensor:
     hits = []
     for batch, masked in batches:
         groups = zip(*(vectors.unbind(1) for vectors in method.predict(batch, masked)))
-        hits += [retrieved(p.flatten(0, 1), t.flatten(0, 1)) for p, t in groups]
+        hits += [top_one(p.flatten(0, 1), t.flatten(0, 1)) for p, t in groups]
     return torch.cat(hits).cpu()
 
 
@@ -129,7 +129,7 @@ def _walks(batches: list[tuple[Batch, Tensor]], groups: Tensor | None) -> Tensor
     return torch.cat(walks) if groups is None else groups[torch.cat(walks)]
 
 
-def _open(source: Source) -> Opened:
+def _open(source: Source) -> Parts:
     return source.of_kind("trajectory").open(whole=True)
 
 
