@@ -88,11 +88,11 @@ def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
         warning = f"a part of {test.name} cut off: no unseen texts for what was trained on all of it"
         documents = documents._replace(detail=f"{documents.detail}, {warning}")
         warnings.warn(f"perplexity is on {warning}", stacklevel=2)
-    ours, twin = (
-        surprise(GPT(network), blocks, documents.numbers, model.device)
-        for network in (encoder, model.untrained())
-    )
-    networks = {"unlabeled": ours, "random": twin}
+    twin: Any = model.untrained()
+    networks = {
+        features: surprise(GPT(network), blocks, documents.numbers, model.device)
+        for features, network in {"unlabeled": encoder, "random": twin}.items()
+    }
     counts, rows = ByteModel([text.encode() for text in train.whole()]), _firsts(test)
     packed = {
         "gzip -9": gzip_nats(texts),
