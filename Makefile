@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check golden clean
+.PHONY: demo test check golden docs clean
 
 demo: $(READY)
 	$(BIN)/unlabeled demo --out runs/demo-$$(date +%Y%m%d-%H%M%S)
@@ -19,6 +19,9 @@ check: $(READY)
 
 golden: $(READY)
 	$(BIN)/python -m pytest -m golden
+
+docs: $(READY)
+	$(BIN)/python docs/make.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -11,7 +11,6 @@ mean and deviation of log-mel bands, and the same network with random weights. S
 are looked for in ../shared/data; the built-in tones are always there.
 """
 
-import argparse
 import copy
 import tempfile
 import time
@@ -24,18 +23,14 @@ import torch
 from torch import Tensor
 
 import unlabeled
+from methods import parser, recipe, steps_within
 from unlabeled import encoders, methods
 from unlabeled.data import Data, open_data, open_splits
 from unlabeled.data.audio.data import Sounds
-from unlabeled.evaluation.probes import linear
+from unlabeled.evaluation import logistic
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-METHODS = ("apc", "wav2vec2")
 FEW, DRAWS = 5, 5
-RECIPES: dict[str, dict[str, Any]] = {
-    "apc": {"encoder": "gru2-256"},
-    "wav2vec2": {"encoder": "wav2vec2-mini"},
-}
 Features = Callable[[Data], Tensor]
 
 
@@ -68,7 +63,7 @@ def raw(encoder: Any) -> Features:
 
 
 def accuracy(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, classes: int) -> float:
-    predicted = linear.fit(train, labels, classes)(test).argmax(1)
+    predicted = logistic.fit(train, labels, classes)(test).argmax(1)
     return (predicted == truth).float().mean().item()
 
 
@@ -160,13 +155,13 @@ def with_choice(rows: Rows, layers: list[str], title: str) -> Rows:
 def trained(name: str, train: Data, seconds: float) -> tuple[Any, Any]:
     """An encoder before and after training, without labels."""
     torch.manual_seed(0)
-    suited = methods.load(name).defaults
-    recipe = {"encoder": suited["encoder"], "batch_size": suited["batch_size"]} | RECIPES.get(name, {})
-    encoder = encoders.fitted(recipe["encoder"], train, kind="audio")
-    steps = steps_within(seconds, name, encoder, train, recipe["batch_size"])
+    settings = recipe(name)
+    encoder = encoders.fitted(settings["encoder"], train, kind="audio")
+    method = methods.load(name)(copy.deepcopy(encoder))
+    steps = steps_within(seconds, method, train, settings["batch_size"])
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        run = unlabeled.pretrain(name, train, out=f"{folder}/run", quiet=True, steps=steps, **recipe)
+        run = unlabeled.pretrain(name, train, out=f"{folder}/run", quiet=True, steps=steps, **settings)
         spent, last = time.process_time() - began, run.history[-1]
         print(f"{name}: {steps} steps, {spent:.0f} processor seconds, loss {last['loss']:.4f}", flush=True)
         return encoder, run.encoder
@@ -220,28 +215,10 @@ def join(first: Data, second: Data) -> Sounds:
     )
 
 
-def steps_within(seconds: float, name: str, encoder: Any, data: Data, batch_size: int) -> int:
-    """Steps that take about so many processor seconds, from the time of three."""
-    method = methods.load(name)(copy.deepcopy(encoder))
-    read = method.training_view(data)
-    method.prepare(read)
-    began = time.process_time()
-    for seed in range(3):
-        loss = method(read.sample(batch_size, seed))
-        assert isinstance(loss, Tensor)
-        loss.backward()
-    return max(1, int(seconds / ((time.process_time() - began) / 3)))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seconds", type=float, default=120)
-    parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--data", default="tones,fsdd,esc10")
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
+    words = parser(__doc__ or "", "audio", seconds=120)
+    words.add_argument("--data", default="tones,fsdd,esc10")
+    arguments = words.parse_args()
     torch.set_num_threads(arguments.threads)
     for place in arguments.data.split(","):
         if place != "tones" and not (SHARED / place).exists():

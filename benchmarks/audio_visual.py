@@ -17,8 +17,9 @@ import torch
 
 from unlabeled.data import Data, open_splits
 from unlabeled.encoders.audio_visual import fitted
+from unlabeled.evaluation.model import EvaluatedModel
 from unlabeled.evaluation.scores import Scores
-from unlabeled.evaluation.tasks import Subject, localisation, retrieval
+from unlabeled.evaluation.tasks import localisation, retrieval
 from unlabeled.methods.audio_visual_correspondence import AudioVisualCorrespondence
 
 
@@ -84,10 +85,10 @@ def main() -> None:
         right = accuracy(method, test)
         ceiling = f", at most {1 - 1 / (2 * len(test.classes or [])):.3f}" if built_in else ""
         print(f"\n{pool}: {steps} steps, correspondence {right:.3f} on {len(test)} test clips{ceiling}")
-        subject = Subject(method.encoder, method)
-        measured = retrieval.measure(subject, (training, test))
+        model = EvaluatedModel(method.encoder, method)
+        measured = retrieval.TASK(model, (training, test))
         if built_in:
-            measured += localisation.measure(subject, "chiming_shapes:distractor")
+            measured += localisation.TASK(model, "chiming_shapes:distractor")
         print(Scores.of(measured))
 
 

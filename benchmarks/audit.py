@@ -108,7 +108,9 @@ def main() -> None:
 
     before, processor = time.perf_counter(), time.process_time()
     blocks = images.split(256) if isinstance(images, Tensor) else (image[None] for image in images)
-    small = torch.cat([near_images.thumbnails(block) for block in [*blocks, *(copy[None] for copy in copies)]])
+    small = torch.cat(
+        [near_images.thumbnails(block) for block in [*blocks, *(copy[None] for copy in copies)]]
+    )
     found = near_images.near_pairs(small)
     seconds, used = time.perf_counter() - before, time.process_time() - processor
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -118,7 +120,9 @@ def main() -> None:
     )
     reported = {tuple(pair) for pair in found.pairs.tolist()}
     source = {copy: row for row, copy in planted}
-    alone = {tuple(pair) for pair in near_images.near_pairs(small[:count]).pairs.tolist()} if told.data else set()
+    alone = (
+        {tuple(pair) for pair in near_images.near_pairs(small[:count]).pairs.tolist()} if told.data else set()
+    )
     right = {pair for pair in reported if source.get(pair[0], pair[0]) == source.get(pair[1], pair[1])}
     real = {
         pair for pair in reported if (source.get(pair[0], pair[0]), source.get(pair[1], pair[1])) in alone

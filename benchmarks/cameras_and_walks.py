@@ -20,8 +20,9 @@ import torch
 
 from unlabeled import encoders, methods
 from unlabeled.data import Data, open_data
-from unlabeled.evaluation.scores import Measurement, interval_of
-from unlabeled.evaluation.tasks import Subject, alignment, factors, zones
+from unlabeled.evaluation.measurement import Measurement, interval_of
+from unlabeled.evaluation.model import EvaluatedModel
+from unlabeled.evaluation.tasks import alignment, factors, zones
 from unlabeled.method import Method
 
 WALKS, STEPS = {"train": 48, "test": 12}, 120
@@ -60,13 +61,11 @@ def trained(name: str, data: Data, seconds: float, options: dict[str, Any]) -> t
 
 def judged(name: str, method: Method, train: Data, test: Data) -> list[Measurement]:
     """What the tasks say of a method, and how well the factors can be read from its encoder."""
-    subject, cpu = Subject(method.encoder, method), torch.device("cpu")
     task = alignment if name == "time_contrastive" else zones
     frames = (method.encoder.evaluation_view(data) for data in (train, test))
     some = tuple(images.subset(torch.arange(0, len(images), FRAMES_APART)) for images in frames)
-    return task.measure(subject, test, device=cpu) + factors.measure(
-        Subject(method.encoder, None), some, device=cpu
-    )
+    model, encoder = EvaluatedModel(method.encoder, method), EvaluatedModel(method.encoder)
+    return task.TASK(model, test) + factors.TASK(encoder, some)
 
 
 def record_vizdoom(folder: Path) -> None:

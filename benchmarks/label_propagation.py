@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from unlabeled import encoders
+from unlabeled.evaluation.model import EvaluatedModel
+from unlabeled.evaluation.sources import Opened, Source
 from unlabeled.evaluation.tasks import propagation
 from unlabeled.methods.video_colorization import VideoColorization
 from unlabeled.worlds import blobs
@@ -63,15 +65,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     method = train(arguments)
-    subject: Any = SimpleNamespace(
-        encoder=method.encoder,
-        method=method,
-        untrained=lambda: propagation.controls.untrained(method.encoder, arguments.seed),
-    )
+    model = EvaluatedModel(method.encoder, method, arguments.seed)
     for data in ["blobs", *([arguments.davis] if arguments.davis else [])]:
         began = time.process_time()
         settings = propagation.Settings(size=arguments.size)
-        found = propagation.measure(subject, data, device=torch.device("cpu"), settings=settings)
+        found = propagation.measure(model, Opened(Source(data), None, None), settings)
         print(f"\n{data}: {found[0].values.shape[1]} objects, {found[0].detail}")
         print(f"{time.process_time() - began:.0f} s of processor time")
         for name in dict.fromkeys(measurement.features for measurement in found):

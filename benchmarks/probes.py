@@ -29,8 +29,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import unlabeled
 from unlabeled.data import open_splits
-from unlabeled.evaluation import embed
-from unlabeled.evaluation.probes import knn, linear
+from unlabeled.evaluation import embed, logistic
+from unlabeled.evaluation.probes import knn
 
 STEPS, BATCH, RATE, ROUNDS, CHUNK = 150, 256, 0.1, 5, 1024
 Probe = Callable[[dict[str, Tensor], int, int], Tensor]
@@ -52,7 +52,7 @@ def features(data: str, out: Path) -> dict[str, Tensor]:
 
 
 def ours(data: dict[str, Tensor], epochs: int, seed: int) -> Tensor:
-    fitted = linear.fit(data["train"], data["train_labels"], int(data["train_labels"].max()) + 1, seed=seed)
+    fitted = logistic.fit(data["train"], data["train_labels"], int(data["train_labels"].max()) + 1, seed=seed)
     return fitted(data["test"]).argmax(1)
 
 

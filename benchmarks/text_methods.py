@@ -13,7 +13,6 @@ Every method trains for about --seconds of processor time on `topics` (Python's 
   same pieces, a random twin, and tf-idf of words by scikit-learn.
 """
 
-import argparse
 import json
 import time
 from pathlib import Path
@@ -25,6 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 import unlabeled
+from methods import parser, recipe, steps_within
 from unlabeled import encoders, methods
 from unlabeled.data import open_splits
 
@@ -35,12 +35,7 @@ PROBES = {
     "subj": SHARED / "sentence_cls" / "subj",
     "trec6": SHARED / "sentence_cls" / "trec6",
 }
-RECIPES: dict[str, dict[str, Any]] = {
-    "bert": {"batch_size": 32, "lr": 1e-3, "weight_decay": 0.01},
-    "gpt": {"batch_size": 32, "lr": 2e-3, "weight_decay": 0.1},
-}
 CONTROLS = ("raw", "random")
-TIMED = 5
 ROUNDS = 4
 """Times that every test block is read with other hidden words."""
 
@@ -48,23 +43,6 @@ ROUNDS = 4
 def there(places: dict[str, Any]) -> dict[str, Any]:
     """Those sources that exist."""
     return {name: place for name, place in places.items() if isinstance(place, str) or place.is_dir()}
-
-
-def steps_in(name: str, encoder: str, train: Any, seconds: float) -> int:
-    """Optimizer steps that fit into a budget, from the time of a few."""
-    recipe = RECIPES[name]
-    method = methods.load(name)(encoders.fitted(encoder, train, kind="text"))
-    data = method.training_view(train)
-    optimizer = torch.optim.AdamW(method.parameters(), lr=1e-4)
-    began = time.process_time()
-    for step in range(TIMED + 1):
-        if step == 1:  # the first one warms up
-            began = time.process_time()
-        loss = method(data.sample(recipe["batch_size"], seed=step))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[union-attr]
-        optimizer.step()
-    return max(10, int(seconds / ((time.process_time() - began) / TIMED)))
 
 
 @torch.no_grad()
@@ -114,11 +92,11 @@ def words_tf_idf(place: Any) -> float:
 def train_and_judge(name: str, source: str, encoder: str, seconds: float, out: Path) -> None:
     """One run and its scores, as JSON beside it."""
     train, test = open_splits(SOURCES[source], kind="text")
-    steps = steps_in(name, encoder, train, seconds)
+    settings = recipe(name) | {"encoder": encoder}
+    method = methods.load(name)(encoders.fitted(encoder, train, kind="text"))
+    steps = steps_within(seconds, method, train, settings["batch_size"], fewest=10)
     began = time.process_time()
-    run = unlabeled.pretrain(
-        name, train, out=out / f"{name}-{source}", encoder=encoder, steps=steps, device="cpu", **RECIPES[name]
-    )
+    run = unlabeled.pretrain(name, train, out=out / f"{name}-{source}", steps=steps, device="cpu", **settings)
     about: dict[str, Any] = {"method": name, "source": source, "encoder": encoder, "steps": steps}
     about["seconds"] = round(time.process_time() - began)
     if name == "bert":
@@ -182,17 +160,11 @@ def tables(out: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/text"))
-    parser.add_argument("--methods", default="bert,gpt")
-    parser.add_argument("--data", default="topics,books")
-    parser.add_argument("--size", default="tiny", help="tiny, mini, small ... of bert-tiny")
-    parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--table", action="store_true", help="print the tables of the runs that are there")
-    arguments = parser.parse_args()
+    words = parser(__doc__ or "", "text", out=Path("runs/text"), seconds=600)
+    words.add_argument("--data", default="topics,books")
+    words.add_argument("--size", default="tiny", help="tiny, mini, small ... of bert-tiny")
+    words.add_argument("--table", action="store_true", help="print the tables of the runs that are there")
+    arguments = words.parse_args()
     torch.set_num_threads(arguments.threads)
     if not arguments.table:
         for source in arguments.data.split(","):

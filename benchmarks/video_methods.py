@@ -10,8 +10,6 @@ linear probes: classes by accuracy in percent, quantities by explained variance 
 of a few small frames and the same network with random weights.
 """
 
-import argparse
-import copy
 import json
 import time
 from pathlib import Path
@@ -22,22 +20,17 @@ from einops import reduce
 from torch import Tensor
 
 import unlabeled
+from methods import parser, recipe, steps_within
 from unlabeled import encoders, evaluate, methods
 from unlabeled.data import Data, open_data
-from unlabeled.evaluation.probes import linear
+from unlabeled.evaluation import logistic
 from unlabeled.evaluation.tasks import factors
 from unlabeled.method import Method
 
-RECIPES: dict[str, dict[str, Any]] = {
-    "frame_prediction": {"data": "moving_digits", "encoder": "lstm-256", "batch_size": 64, "lr": 2e-3},
-    "shuffle_and_learn": {
-        "data": "balls:reversible",
-        "encoder": "frames-conv4",
-        "batch_size": 16,
-        "lr": 1e-3,
-        "crop": 1.0,
-    },
-    "video_colorization": {"data": "blobs", "encoder": "frames-conv4", "batch_size": 8, "lr": 1e-3},
+SETS = {
+    "frame_prediction": "moving_digits",
+    "shuffle_and_learn": "balls:reversible",
+    "video_colorization": "blobs",
 }
 STILL = "balls:static"
 AHEAD = (1, 5, 10)
@@ -66,7 +59,7 @@ def probes(encoder: Any, train: Data, test: Data, raw: bool = False) -> dict[str
             if len(known.unique()) < classes:  # headings that this world does not have
                 known, truth = (values.unique(return_inverse=True)[1] for values in (known, truth))
                 classes = int(known.max()) + 1
-            right = linear.fit(first, known, classes)(second).argmax(1) == truth
+            right = logistic.fit(first, known, classes)(second).argmax(1) == truth
             found[name] = 100 * right.float().mean().item()
     return found
 
@@ -99,32 +92,17 @@ def in_order(method: Method, test: Data, draws: int = 4) -> float:
     return sum(found) / len(found)
 
 
-def steps_within(seconds: float, method: Method, data: Data, batch_size: int) -> int:
-    """Steps that take about so many processor seconds, from the time of three."""
-    method = copy.deepcopy(method)
-    clips = method.training_view(data)
-    method.prepare(clips)
-    spent = []
-    for seed in range(4):
-        began = time.process_time()
-        loss = method(clips.sample(batch_size, seed))
-        assert isinstance(loss, Tensor)
-        loss.backward()
-        spent.append(time.process_time() - began)
-    return max(1, int(seconds / (sum(spent[1:]) / 3)))  # the first one warms up
-
-
 def train(name: str, seconds: float, out: Path, **changes: Any) -> tuple[Any, Data, Data]:
-    recipe = {**RECIPES[name], **changes}
-    source = recipe.pop("data")
+    settings = {"data": SETS[name], **recipe(name), **changes}
+    source = settings.pop("data")
     data, test = (open_data(source, split=split) for split in ("train", "test"))
     torch.manual_seed(0)
-    encoder = encoders.fitted(recipe["encoder"], data, kind="video")
-    options = {key: recipe[key] for key in recipe.keys() - {"encoder", "batch_size", "lr"}}
-    method = methods.load(name)(encoder, **options)
-    steps = steps_within(seconds, method, data, recipe["batch_size"])
+    encoder = encoders.fitted(settings["encoder"], data, kind="video")
+    own = {option.name for option in methods.describe(name).options}
+    method = methods.load(name)(encoder, **{key: value for key, value in settings.items() if key in own})
+    steps = steps_within(seconds, method, data, settings["batch_size"])
     began = time.process_time()
-    run = unlabeled.pretrain(name, data, out=out / f"{name}-{source}", quiet=True, steps=steps, **recipe)
+    run = unlabeled.pretrain(name, data, out=out / f"{name}-{source}", quiet=True, steps=steps, **settings)
     spent = time.process_time() - began
     print(f"{name} on {source}: {steps} steps, {spent:.0f} processor seconds", flush=True)
     return run, data, test
@@ -151,7 +129,7 @@ def judge(name: str, seconds: float, out: Path) -> None:
     elif name == "video_colorization":
         scores = evaluate(run, test, probe="propagation")
         print(scores)
-    random = encoders.fitted(RECIPES[name]["encoder"], data, kind="video")
+    random = encoders.fitted(recipe(name)["encoder"], data, kind="video")
     rows = {
         "pixels": probes(random, data, test, raw=True),
         "random weights": probes(random, data, test),
@@ -164,14 +142,7 @@ def judge(name: str, seconds: float, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seconds", type=float, default=120)
-    parser.add_argument("--methods", default=",".join(RECIPES))
-    parser.add_argument("--out", type=Path, default=Path("runs/video"))
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
+    arguments = parser(__doc__ or "", "video", out=Path("runs/video"), seconds=120).parse_args()
     torch.set_num_threads(arguments.threads)
     for name in arguments.methods.split(","):
         print(f"\n## {name}\n", flush=True)

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from unlabeled.check import UserError
 from unlabeled.data import Data, open_data
 from unlabeled.method import Method
 from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
+from unlabeled.parts.teacher import Follower
 from unlabeled.run import CHECKPOINT, read_checkpoint
 from unlabeled.selftest import example, smallest
 from unlabeled.training import checkpoints, holdout, judge
@@ -253,7 +255,7 @@ def test_labels_never_matter(name: str, tmp_path: Path) -> None:
 def test_method_says_its_chance_and_shows_its_pictures(name: str) -> None:
     method = build(name).eval()
     chance = method.chance(8)
-    assert chance is None or chance > 0
+    assert chance is None or math.isfinite(chance)
     with torch.no_grad():
         pictures = method.pictures(sample(name, method, 4))
     assert len(pictures) >= 2
@@ -263,6 +265,19 @@ def test_method_says_its_chance_and_shows_its_pictures(name: str) -> None:
             continue
         assert picture.ndim == 4 and len(picture) == 4, label
         assert picture.isfinite().all() and picture.min() >= 0 and picture.max() <= 1, label
+
+
+@every_method
+def test_parts_that_follow_the_training_are_driven_whatever_hooks_a_method_has(name: str) -> None:
+    method, calls = build(name), []
+    followers = [part for part in method.modules() if isinstance(part, Follower)]
+    for part in followers:
+        part.follow = lambda progress, part=part: calls.append((part, progress))  # type: ignore[method-assign]
+        part.restart = lambda part=part: calls.append((part, None))  # type: ignore[method-assign]
+    method.after_step(0.5)
+    method.prepare(method.training_view(data(name=name)))
+    assert calls == [(part, when) for when in (0.5, None) for part in followers]
+    assert bool(followers) == (name in {"byol", "moco"} or methods.load(name).encoder_kind == "words")
 
 
 @every_method
@@ -285,7 +300,8 @@ def test_features_are_those_of_the_encoder_and_leave_it_untouched(name: str) -> 
 
 @every_option
 def test_option_has_help_and_collides_with_no_run_option(name: str, option: methods.Option) -> None:
-    assert option.help and option.help[0].isupper() and option.help.endswith(".")
+    assert re.fullmatch(r"[A-Z].*\.( \[default: .+\])?", option.help), option.help
+    assert ("[default: " in option.help) == (option.default is None)
     assert option.name not in {*Settings.__dataclass_fields__, *inspect.signature(pretrain).parameters}
 
 

@@ -39,7 +39,7 @@ from unlabeled.method import Method
 from unlabeled.methods import audio_visual_correspondence
 from unlabeled.methods import wav2vec2 as wav2vec2_method
 from unlabeled.methods.apc import APC
-from unlabeled.methods.bert import BERT, UNKNOWN
+from unlabeled.methods.bert import BERT
 from unlabeled.methods.byol import BYOL
 from unlabeled.methods.colorization import Colorization
 from unlabeled.methods.context_encoder import ContextEncoder
@@ -47,12 +47,13 @@ from unlabeled.methods.deepcluster import DeepCluster
 from unlabeled.methods.gpt import GPT
 from unlabeled.methods.moco import MoCo
 from unlabeled.methods.simclr import SimCLR
-from unlabeled.methods.simclr import loss as simclr_loss
 from unlabeled.methods.swav import SwAV
 from unlabeled.methods.time_contrastive import TimeContrastive
 from unlabeled.methods.trajectory_unmasking import TrajectoryUnmasking
 from unlabeled.methods.video_colorization import VideoColorization
 from unlabeled.parts import gather, shuffle
+from unlabeled.parts.info_nce import nt_xent
+from unlabeled.parts.tokens import IGNORED
 from unlabeled.run import CHECKPOINT, Run, read_checkpoint
 from unlabeled.training import processes
 from unlabeled.training.norm import synchronize
@@ -203,7 +204,7 @@ def video_colorization() -> Method:
     )
     method.palette.copy_(torch.randn(16, 2) * 20)
     clips = torch.rand(SAMPLES, 2, 3, 16, 16)
-    method.shown = lambda batch, random: clips[rows()]  # type: ignore[method-assign]
+    method.clips = lambda batch, random: clips[rows()]  # type: ignore[method-assign]
     return method
 
 
@@ -229,7 +230,7 @@ def bert() -> Method:
     method.encoder.eval()  # no dropout
     method.whole = blocks(method)
     x, *asked = BERT.task(method, method.whole)
-    asked[2][:5] = UNKNOWN
+    asked[2][:5] = IGNORED
 
     def task(batch: State) -> tuple[Any, ...]:
         return type(x)(*(part[rows()] for part in x)), *(part[rows()] for part in asked)
@@ -341,7 +342,7 @@ class Compared(Plain):
         self.shown.append(batch["index"])
         images = self.encoder.inputs(batch)
         first, second = self.head(self.encoder(torch.cat([images, images.flip(3)]))).chunk(2)
-        return simclr_loss(first, second, 0.5)
+        return nt_xent(first, second, 0.5)
 
 
 def without_norms() -> nn.Module:

@@ -1,16 +1,28 @@
 """The documentation agrees with the code."""
 
+import json
 import runpy
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from unlabeled import methods
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_methods_page_is_made_from_the_docstrings() -> None:
-    page = runpy.run_path(str(ROOT / "docs" / "make_methods.py"))["page"]()
-    assert page == (ROOT / "docs" / "methods.md").read_text(), "run python docs/make_methods.py"
+@pytest.fixture(scope="module")
+def make() -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "docs" / "make.py"))
+
+
+def test_methods_page_is_made_from_the_docstrings(make: dict[str, Any]) -> None:
+    assert make["page"]() == (ROOT / "docs" / "methods.md").read_text(), "run make docs"
+
+
+def test_readme_has_the_tables_made_from_the_docstrings(make: dict[str, Any]) -> None:
+    assert make["readme"]() == (ROOT / "README.md").read_text(), "run make docs"
 
 
 def test_readme_is_short_and_names_every_method() -> None:
@@ -18,3 +30,11 @@ def test_readme_is_short_and_names_every_method() -> None:
     assert len(text.splitlines()) < 150
     for name in methods.names():
         assert f"`{name}`" in text
+
+
+def test_numbers_of_the_readme_are_those_of_methods() -> None:
+    numbers = json.loads((ROOT / "docs" / "cifar10.json").read_text())
+    assert (
+        numbers["methods"].keys() <= set(methods.names()) and {"raw", "random"} <= numbers["controls"].keys()
+    )
+    assert all(0 <= value <= 1 for value in [*numbers["methods"].values(), *numbers["controls"].values()])

@@ -98,7 +98,7 @@ def test_the_page_shows_every_evaluation_and_flags_those_of_earlier_states(tmp_p
         with pytest.raises(SystemExit, match="0"):
             cli.main(["evaluate", str(opened.path), "digits", "--probe", probe, "--controls", "raw"])
     assert len(opened.evaluations) == 2
-    verdicts = [line for line in capsys.readouterr().out.splitlines() if "In brackets" in line]
+    verdicts = [line for line in capsys.readouterr().out.splitlines() if ": unlabeled " in line]
     text = report(opened.path).read_text(encoding="utf-8")
     assert [line for line in verdicts if line not in text] == [] and len(verdicts) == 2
     assert text.index("1. digits") < text.index("2. digits") and "earlier state" not in text

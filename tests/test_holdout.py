@@ -17,7 +17,7 @@ from unlabeled.run import CHECKPOINT, read_checkpoint, write_checkpoint
 from unlabeled.training import checkpoints, guard, holdout
 from unlabeled.training.holdout import divide
 from unlabeled.training.settings import Settings
-from unlabeled.training.watch import Measured, rise
+from unlabeled.training.watch import Measurement, find_rise
 
 
 def pictures(count: int, groups: Tensor | None = None) -> Data:
@@ -128,29 +128,29 @@ def test_documents_are_held_out_as_a_whole() -> None:
     assert all((held.documents == document).sum() == 4 for document in held.documents.unique())  # type: ignore[attr-defined]
 
 
-def curve(losses: list[float], training: list[float] | None = None) -> list[Measured]:
+def curve(losses: list[float], training: list[float] | None = None) -> list[Measurement]:
     training = training or [2 - 0.05 * place for place in range(len(losses))]
     return [
-        Measured(10 * (place + 1), *both) for place, both in enumerate(zip(losses, training, strict=True))
+        Measurement(10 * (place + 1), *both) for place, both in enumerate(zip(losses, training, strict=True))
     ]
 
 
 def test_a_lasting_rise_is_noticed() -> None:
     measured = curve([2.0, 1.8, 1.75, 1.72, 1.7, 1.72, 1.75, 1.8, 1.85, 1.9, 1.95])
-    found = rise(measured)
+    found = find_rise(measured)
     assert found is not None and (found.best.step, found.now.step, found.measurements) == (50, 110, 6)
-    assert rise(measured[:9]) is None
+    assert find_rise(measured[:9]) is None
 
 
 def test_no_rise_without_memorising() -> None:
     falling = [2 - 0.1 * place for place in range(12)]
-    assert rise(curve(falling)) is None
+    assert find_rise(curve(falling)) is None
     rising = [2.0, 1.8, 1.7, 1.75, 1.8, 1.85, 1.9, 1.95]
-    assert rise(curve(rising, [1.0 + 0.1 * place for place in range(8)])) is None, (
+    assert find_rise(curve(rising, [1.0 + 0.1 * place for place in range(8)])) is None, (
         "the training itself gets worse"
     )
-    assert rise(curve([1.0] * 12)) is None
-    assert rise([]) is None
+    assert find_rise(curve([1.0] * 12)) is None
+    assert find_rise([]) is None
 
 
 def test_noise_alone_is_hardly_ever_a_rise() -> None:
@@ -159,7 +159,7 @@ def test_noise_alone_is_hardly_ever_a_rise() -> None:
     for _ in range(200):
         noise = 1 + 0.05 * torch.randn(60, generator=generator)
         alarms += any(
-            rise(curve(noise[:end].tolist(), [2 - place / 60 for place in range(end)]))
+            find_rise(curve(noise[:end].tolist(), [2 - place / 60 for place in range(end)]))
             for end in range(1, 61)
         )
     assert alarms <= 4
@@ -172,7 +172,7 @@ def test_a_rise_is_seen_through_noise(wobble: float) -> None:
         40, generator=generator
     )
     measured = curve(losses.tolist())
-    seen = next(end for end in range(1, 41) if rise(measured[:end]))
+    seen = next(end for end in range(1, 41) if find_rise(measured[:end]))
     assert 20 <= seen <= 35
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Unpack
 import pytest
 from torch import Tensor, nn
 
-from unlabeled import encoders, methods, options
+from unlabeled import encoders, methods, options, pretrain
 from unlabeled.check import Range, UserError
 from unlabeled.method import Batch, EncoderNeeds, Method
 from unlabeled.methods.apc import APC
@@ -69,6 +69,7 @@ def test_a_range_says_what_it_holds(
         ({"rate": 0.0}, "rate must be above 0, got 0.0"),
         ({"rate": "hot"}, "rate must be a number, got 'hot'"),
         ({"rate": None}, "rate must be a number, got None"),
+        ({"rate": math.inf}, "rate must be finite, got inf"),
         ({"size": 0}, "size must be at least 1, got 0"),
         ({"size": 2.5}, "size must be a whole number, got 2.5"),
         ({"odd": 9}, "odd must be at least 3 and below 9, got 9"),
@@ -102,6 +103,12 @@ def test_what_was_given_is_recorded_and_copies_stay_whole() -> None:
     method = build(rate=2.0, flip=0.1)
     for twin in (method, copy.deepcopy(method), pickle.loads(pickle.dumps(method))):
         assert twin.built_with == ((), {"rate": 2.0, "flip": 0.1})
+
+
+@pytest.mark.parametrize("method", ["simclr", SimCLR])
+def test_a_bad_option_is_refused_before_the_data_is_opened(method: str | type[Method]) -> None:
+    with pytest.raises(UserError, match="temperature must be above 0, got 0"):
+        pretrain(method, "no such folder", temperature=0.0)
 
 
 def test_a_constructor_that_takes_any_name_is_left_alone() -> None:
@@ -160,7 +167,7 @@ def test_declared_settings_are_options_within_their_range(name: str) -> None:
     assert (described.recipe | method.defaults).keys() <= own | Settings.__dataclass_fields__.keys()
     defaults = {option.name: option.default for option in described.options}
     for values in (defaults, described.smallest, described.recipe):
-        options.verify(method, {key: value for key, value in values.items() if key in own})
+        options.verify_all(method, {key: value for key, value in values.items() if key in own})
 
 
 def test_every_view_option_has_one_help_and_one_range() -> None:

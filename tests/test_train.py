@@ -24,7 +24,7 @@ from unlabeled.data import open_data
 from unlabeled.files import atomic, locked, new_folder
 from unlabeled.method import Batch, Method
 from unlabeled.run import CHECKPOINT, read_checkpoint, write_checkpoint
-from unlabeled.training import checkpoints, loop, optimizers, processes, progress
+from unlabeled.training import checkpoints, judge, loop, optimizers, processes, progress
 from unlabeled.training.seeds import mix
 from unlabeled.training.settings import Settings
 
@@ -382,6 +382,8 @@ def test_seeds_of_steps_and_streams_never_meet() -> None:
         ({"betas": [0.9, 1.0]}, "betas must be two numbers"),
         ({"betas": "0.9,0.95"}, "betas must be two numbers"),
         ({"betas": (0.9, 0.95), "optimizer": "sgd"}, "betas must be left out for sgd"),
+        ({"sgd_momentum": 1.0, "optimizer": "sgd"}, "sgd_momentum must be at least 0 and below 1, got 1.0"),
+        ({"sgd_momentum": 0.5}, "sgd_momentum must be left out for adamw"),
         ({"holdout": 0.6}, "holdout must be between 0 and 0.5, got 0.6"),
         ({"max_broken": 2.0}, "max_broken must be between 0 and 1, got 2.0"),
         ({"temprature": 0.1}, "simclr has no option temprature; did you mean temperature"),
@@ -403,7 +405,7 @@ def test_defaults_follow_the_size_of_the_data() -> None:
     asked = Settings()
     small = asked.with_network(image_size=8, cuda=False).resolve(samples=1300, cuda=False, processes=2)
     large = asked.with_network(image_size=32, cuda=False).resolve(samples=50_000, cuda=False)
-    assert asked == Settings() and {"encoder", "epochs", "lr"} <= small.chosen_beside(asked).keys()
+    assert asked == Settings() and {"encoder", "epochs", "lr"} <= small.choices(asked).keys()
     assert small.encoder == "conv4" and large.encoder == "resnet10"
     assert (small.epochs or 0) > (large.epochs or 0) >= 10
     assert small.batch_size and small.lr and small.steps is None
@@ -428,6 +430,44 @@ def test_a_second_run_takes_the_next_folder(tmp_path: Path, monkeypatch: pytest.
     assert names == [f"simclr-{data.name}", f"simclr-{data.name}-2", f"simclr-{data.name}-3"]
     with pytest.raises(ValueError, match="out must be a new folder"):
         unlabeled.pretrain("simclr", data, steps=1, out=Path("runs") / names[0], **FAST)
+
+
+def test_resuming_without_out_names_the_run_and_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings: dict[str, Any] = {"steps": 1, "encoder": "conv4", "batch_size": 8, "quiet": True}
+    for _ in range(3):
+        unlabeled.pretrain("rotnet", pictures(), **settings)
+    first = Path("runs/rotnet-array")
+    run = unlabeled.pretrain("rotnet", pictures(), resume=True)
+    assert run.path.name == f"{first.name}-3"
+    others = f"{first.name}, {first.name}-2"
+    assert f"resuming {run.path}, the newest run; --out resumes another ({others})" in capsys.readouterr().err
+    unlabeled.pretrain("rotnet", pictures(), resume=True, out=first)
+    assert "newest" not in capsys.readouterr().err
+
+
+def test_data_in_memory_is_resumed_in_the_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = open_data("digits").subset(torch.arange(30))
+    run = unlabeled.pretrain("rotnet", data, steps=1, encoder="conv4", **FAST)
+    assert run.path == Path("runs/rotnet-digits")
+    unlabeled.pretrain("rotnet", data, resume=True, quiet=True)
+
+
+def test_a_few_steps_are_too_early_to_be_called_healthy() -> None:
+    features = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    fine, early = judge.judge(features, features, 1.0, None, 1.0, steps=5)
+    assert fine and early["verdict"].startswith(
+        "Too early to judge after 5 steps, as a collapse takes hundreds: so far samples differ in many directions ("
+    )
+    _, later = judge.judge(features, features, 1.0, None, 1.0, steps=100)
+    assert later["verdict"].startswith("Healthy: samples differ in many directions (")
+    fine, collapsed = judge.judge(torch.ones(64, 16), torch.ones(64, 16), 1.0, None, 1.0, steps=5)
+    assert not fine and collapsed["verdict"].startswith("Collapsed")
 
 
 def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:
@@ -559,6 +599,18 @@ def test_betas_reach_the_optimizer_and_the_run(tmp_path: Path) -> None:
     unlabeled.pretrain("rotnet", pictures(), betas=(0.8, 0.95), out=run.path, resume=True, quiet=True)
     with pytest.raises(ValueError, match=r"betas must be \[0.8, 0.95\] to resume"):
         unlabeled.pretrain("rotnet", pictures(), betas=(0.9, 0.95), out=run.path, resume=True, quiet=True)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "lars"])
+def test_momentum_reaches_the_optimizer_beside_that_of_the_method(optimizer: Any, tmp_path: Path) -> None:
+    assert optimizers.make(plain(), Settings(optimizer=optimizer)).param_groups[0]["momentum"] == 0.9
+    made = optimizers.make(plain(), Settings(optimizer=optimizer, sgd_momentum=0.5))
+    assert made.param_groups[0]["momentum"] == 0.5
+    settings: dict[str, Any] = FAST | {"encoder": "conv4", "steps": 1, "optimizer": optimizer}
+    run = unlabeled.pretrain(
+        "byol", pictures(), sgd_momentum=0.5, momentum=0.7, out=tmp_path / "run", **settings
+    )
+    assert run.config["settings"]["sgd_momentum"] == 0.5 and run.config["options"]["momentum"] == 0.7
 
 
 class Players(Plain):
@@ -741,7 +793,7 @@ def test_two_that_take_the_next_free_folder_get_different_ones(tmp_path: Path) -
 
 @pytest.mark.parametrize("how", ["-c", "stdin", "prompt"])
 def test_several_devices_need_a_script(tmp_path: Path, how: str) -> None:
-    call = "from unlabeled import processes, settings\nprocesses.join(settings.Settings(devices=2))"
+    call = "from unlabeled.training import processes, settings\nprocesses.join(settings.Settings(devices=2))"
     if how == "prompt":
         (tmp_path / "cell.py").write_text(f"import sys\nsys.ps1 = '>>> '\n{call}")
         call = str(tmp_path / "cell.py")
@@ -749,7 +801,8 @@ def test_several_devices_need_a_script(tmp_path: Path, how: str) -> None:
     outside = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "WORLD_SIZE")}
     done = subprocess.run([sys.executable, *words], input=call, capture_output=True, text=True, env=outside)
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ValueError: devices and nodes must be 1 in a notebook") and "torchrun" in last
+    refused = "unlabeled.check.UserError: devices and nodes must be 1 in a notebook"
+    assert last.startswith(refused) and "torchrun" in last
 
 
 def test_more_devices_than_the_machine_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,11 @@ from unlabeled import encoders
 from unlabeled.cli import main
 from unlabeled.data import Data, from_images, open_data
 from unlabeled.data.video import decode as decode_video
-from unlabeled.evaluation import protocol
+from unlabeled.evaluation import controls, logistic, protocol
+from unlabeled.evaluation.features import Representation, standardization
+from unlabeled.evaluation.labelled import Labelled
+from unlabeled.evaluation.probe import Prediction, Probe
+from unlabeled.evaluation.probe import Settings as ProbeSettings
 from unlabeled.evaluation.probes import knn, linear
 from unlabeled.kernels import lanes
 from unlabeled.method import Batch, Method
@@ -127,7 +131,7 @@ def test_steps_that_are_left_out_leave_no_trace(
     settings: dict[str, Any] = {"epochs": 3, "skip_nan": 3, "batch_size": 8}
     run = unlabeled.pretrain(kind, pictures(), encoder=network(), out=tmp_path / "skipped", **settings)
     shown = capsys.readouterr().err
-    assert "step left out, 3 of at most 3" in shown and "steps left out 3" in shown
+    assert "step skipped, 3 of at most 3" in shown and "steps skipped 3" in shown
     leave_out_bad_steps(monkeypatch)
     unlabeled.pretrain(kind, pictures(), encoder=network(), out=tmp_path / "never", quiet=True, **settings)
     assert_same_state(tmp_path / "skipped", tmp_path / "never")
@@ -619,9 +623,9 @@ def test_reading_films_again_and_again_keeps_nothing(read: str, tmp_path: Path) 
 def judged(test: Data, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Everything that was fitted or chosen in an evaluation, and what is predicted of the first ten test samples."""
     found: list[Tensor] = []
-    fit, predict, measure = linear.fit, knn.predict, protocol._measure
+    fit, predict, measure = logistic.fit, knn.predict, protocol._measurement
 
-    def fitted(features: Tensor, *arguments: Any, **options: Any) -> linear.Linear:
+    def fitted(features: Tensor, *arguments: Any, **options: Any) -> logistic.Linear:
         classifier = fit(features, *arguments, **options)
         found.extend([*options["statistics"], classifier.weight, classifier.bias])
         found.append(torch.tensor(classifier.penalty))
@@ -631,17 +635,18 @@ def judged(test: Data, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         found.extend([train, labels, torch.tensor([k, temperature])])
         return predict(train, labels, *arguments, k=k, temperature=temperature)
 
-    def measured(probe: str, layer: Any, count: Any, name: str, results: Any, *rest: Any) -> Any:
-        found.extend(predicted[:10] for predicted, _ in results)
-        return measure(probe, layer, count, name, results, *rest)
+    def measured(cell: Any, features: str, predictions: list[Prediction], *rest: Any) -> Any:
+        found.extend(classes[:10] for classes, _ in predictions)
+        return measure(cell, features, predictions, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(linear, "fit", fitted)
+        patch.setattr(logistic, "fit", fitted)
         patch.setattr(knn, "predict", voted)
-        patch.setattr(protocol, "_measure", measured)
-        probes, controls = ("knn", "linear", "few", "finetune"), ("raw", "random", "rescaled", "supervised")
-        data = (labelled(60, seed=1), test)
-        unlabeled.evaluate(network(), data, probe=probes, controls=controls, draws=2, steps=3, device="cpu")
+        patch.setattr(protocol, "_measurement", measured)
+        probes, data = ("knn", "linear", "few", "finetune"), (labelled(60, seed=1), test)
+        unlabeled.evaluate(
+            network(), data, probe=probes, controls=controls.CONTROLS, draws=2, steps=3, device="cpu"
+        )
     return found
 
 
@@ -669,45 +674,51 @@ def test_no_choice_sees_the_test_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert same(*(judged(test, monkeypatch) for test in two_test_sets()))
 
 
-def leaky_scale(shown: Any, data: Any, rows: Tensor, layer: Any, seed: int) -> Any:
-    both = torch.cat([shown.features(data.train), shown.features(data.test)])
-    train, statistics = shown.features(data.train)[rows], linear.standardization(both)
-    fitted = linear.fit(train, data.labels[rows], len(data.classes), statistics=statistics)
-    return fitted(shown.features(data.test)).argmax(1), "", fitted
+def leaky_scale(
+    features: Representation, data: Labelled, rows: Tensor, layer: str | None, seed: int
+) -> logistic.Linear:
+    both = torch.cat([features.features(data.train), features.features(data.test)])
+    train, statistics = features.features(data.train)[rows], standardization(both)
+    return logistic.fit(train, data.labels[rows], len(data.classes), statistics=statistics)
 
 
-def leaky_penalty(shown: Any, data: Any, rows: Tensor, layer: Any, seed: int) -> Any:
+def leaky_penalty(
+    features: Representation, data: Labelled, rows: Tensor, layer: str | None, seed: int
+) -> logistic.Linear:
     """The penalty that does best on the test set."""
-    train, test = shown.features(data.train)[rows], shown.features(data.test)
-    given: dict[str, Any] = {"statistics": shown.statistics(data.train)}
+    train, test = features.features(data.train)[rows], features.features(data.test)
+    given: dict[str, Any] = {"statistics": features.statistics(data.train)}
     tried = [
-        linear.fit(train, data.labels[rows], 3, penalty=penalty, **given) for penalty in linear.PENALTIES
+        logistic.fit(train, data.labels[rows], 3, penalty=penalty, **given) for penalty in logistic.PENALTIES
     ]
-    best = max(tried, key=lambda fitted: (fitted(test).argmax(1) == data.answers).sum())
-    return best(test).argmax(1), "", linear.fit(train, data.labels[rows], 3, penalty=best.penalty, **given)
+    best = max(tried, key=lambda classifier: (classifier(test).argmax(1) == data.answers).sum())
+    return logistic.fit(train, data.labels[rows], 3, penalty=best.penalty, **given)
 
 
-def leaky_centre(shown: Any, data: Any, rows: Tensor, k: int, temperature: float) -> Any:
-    train, test = shown.features(data.train), shown.features(data.test)
+def leaky_centre(
+    features: Representation, data: Labelled, rows: Tensor, layer: str | None, settings: ProbeSettings
+) -> Prediction:
+    train, test = features.features(data.train), features.features(data.test)
     centre = torch.cat([train, test]).mean(0)
     given = (train[rows] - centre, data.labels[rows], test - centre, 3)
-    return knn.predict(*given, k=k, temperature=temperature), ""
+    return knn.predict(*given, k=settings.k, temperature=settings.temperature), ""
 
 
 @pytest.mark.parametrize(
-    ("name", "leak"), [("_linear", leaky_scale), ("_linear", leaky_penalty), ("_knn", leaky_centre)]
+    ("probe", "name", "leak"),
+    [(linear, "fit", leaky_scale), (linear, "fit", leaky_penalty), (knn, "PROBE", Probe(leaky_centre))],
 )
-def test_a_planted_leak_is_caught(name: str, leak: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, name, leak)
+def test_a_planted_leak_is_caught(probe: Any, name: str, leak: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, name, leak)
     assert not same(*(judged(test, monkeypatch) for test in two_test_sets()))
 
 
 def test_norms_calibrated_on_the_test_set_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    random = protocol.controlled.random
+    random = controls.random
     found = []
     for test in two_test_sets():
         with monkeypatch.context() as patch:
             leak = lambda encoder, data, seed, test=test: random(encoder, test, seed)  # noqa: E731
-            patch.setattr(protocol.controlled, "random", leak)
+            patch.setattr(controls, "random", leak)
             found.append(judged(test, patch))
     assert not same(*found)

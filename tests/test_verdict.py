@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from unlabeled.evaluation import Scores
-from unlabeled.evaluation.verdict import comparisons, lead, verdict
-from unlabeled.reporting import evaluations, page
+from unlabeled.evaluation.verdict import comparisons, labels, lead, verdict
+from unlabeled.reporting import page
 from unlabeled.reporting.entry import Entry
 
 CONTROLS = ("raw", "random", "rescaled", "supervised")
@@ -20,7 +20,7 @@ WORDS = {
     "raw": "raw input",
     "random": "random weights",
     "rescaled": "rescaled random weights",
-    "supervised": "trained on those labels only",
+    "supervised": "supervised, same labels",
 }
 ENDS = {"won": (0.1, 0.2), "lost": (-0.2, -0.1), "open": (-0.1, 0.2), "unknown": (None, None)}
 
@@ -44,7 +44,7 @@ def on_the_page(records: list[dict[str, Any]]) -> str:
         path="runs/a", config={"method": "simclr"}, history=[], skipped=[], encoder=nn.Linear(2, 2)
     )
     entries = [Entry(run, [{"records": records}], None)]
-    text = page.render("verdict.html", entries=entries, several=False, caveats={}, place=evaluations.place)
+    text = page.render("verdict.html", entries=entries, caveats={})
     return html.unescape("\n".join(re.findall("<li>(.*?)</li>", text)))
 
 
@@ -70,7 +70,7 @@ def test_page_and_command_line_say_the_same_with_any_controls(names: tuple[str, 
             continue
         assert [one.outcome for one in comparisons(records)] == [outcome(stands)]
         assert ("beats every control beyond noise" in said) == (set(stands) == {"won"})
-        assert ("loses in" in said) == ("lost" in stands)
+        assert ("loses with" in said) == ("lost" in stands)
 
 
 def test_all_columns_are_judged_and_named() -> None:
@@ -79,22 +79,57 @@ def test_all_columns_are_judged_and_named() -> None:
         for count, stands in ((1, "won"), (5, "open"), (10, "lost"))
         for record in (control("raw", stands), ours())
     ]
-    assert verdict(records) == (
-        "unlabeled beats every control beyond noise in linear with 1 (+15.0) labels per class; is within noise of the "
-        "best control in linear with 5 (+5.0) labels per class; loses in linear with 10 (-15.0 to raw input) labels "
-        "per class. In brackets: points of accuracy above the best control. Controls: raw input."
-    )
+    assert verdict(records).splitlines() == [
+        "linear: unlabeled beats every control beyond noise with 1 label per class (+15.0).",
+        "linear: unlabeled is within noise of the best control with 5 labels per class (+5.0).",
+        "linear: unlabeled loses with 10 labels per class (-15.0 to raw input).",
+        "In brackets: points of accuracy above the best control.",
+        "Controls: raw input.",
+    ]
+
+
+def test_columns_of_one_probe_and_claim_share_a_line() -> None:
+    records = [
+        record | {"probe": probe, "labels_per_class": count}
+        for probe in ("knn", "linear")
+        for count in (1, "10%", "all")
+        for record in (control("raw", "won"), ours())
+    ]
+    columns = "1 (+15.0), 10% (+15.0), all (+15.0) labels per class"
+    assert verdict(records).splitlines()[:2] == [
+        f"{probe}: unlabeled beats every control beyond noise with {columns}." for probe in ("knn", "linear")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ([1], "1 label per class"),
+        ([1000], "1,000 labels per class"),
+        (["1%"], "1% of the labels"),
+        (["all"], "all labels"),
+        ([1, 10, "all"], "1, 10, all labels per class"),
+    ],
+)
+def test_numbers_of_labels_in_words(counts: list[int | str], words: str) -> None:
+    assert labels(counts) == words
 
 
 def test_a_mixed_column_is_lost_and_says_what_was_beaten() -> None:
     said = verdict([control("raw", "won"), control("supervised", "lost"), ours()])
-    assert "loses in linear with all (-15.0 to trained on those labels only, but ahead of raw input)" in said
+    assert (
+        "linear: unlabeled loses with all labels (-15.0 to supervised, same labels; but ahead of raw input)."
+        in said
+    )
 
 
 def test_controls_are_named_by_probe_where_they_differ() -> None:
     records = [control("raw", "won"), ours()]
     records += [control("supervised", "won", probe="finetune"), ours(probe="finetune")]
-    assert "Controls: raw input in linear; trained on those labels only in finetune." in verdict(records)
+    said = verdict(records).splitlines()
+    assert (
+        "Controls of linear: raw input." in said and "Controls of finetune: supervised, same labels." in said
+    )
 
 
 def test_tasks_are_judged_in_their_units_and_directions() -> None:
@@ -102,7 +137,9 @@ def test_tasks_are_judged_in_their_units_and_directions() -> None:
     assert lead(ours(**task, low=1.0, high=1.1), ours(**task, low=1.2, high=1.3)) == "ahead"
     assert lead(ours(**task, low=1.2, high=1.3), ours(**task, low=1.0, high=1.1)) == "behind"
     records = [control("gzip -9", "won", **task), ours(**task)]
-    assert "beats every control beyond noise in perplexity: bits per byte (+0.15)." in verdict(records)
+    assert "perplexity: unlabeled beats every control beyond noise in bits per byte (+0.15)." in verdict(
+        records
+    )
 
 
 def test_without_margins_the_intervals_must_lie_apart() -> None:
@@ -115,7 +152,7 @@ def test_without_margins_the_intervals_must_lie_apart() -> None:
 def test_one_unit_is_never_a_win_and_few_are_confessed() -> None:
     single = {"units": 1, "counted": "walks", "probe": "zones", "unit": "zones found"}
     said = verdict([control("random", "unknown", **single), ours(**single)])
-    assert "cannot be judged in zones: zones found (+0.15, no interval of 1 walk)" in said
+    assert "zones: unlabeled cannot be judged in zones found (+0.15; no interval of 1 walk)." in said
     few = single | {"units": 3}
     assert "Intervals of zones rest on 3 walks only." in verdict(
         [control("random", "won", **few), ours(**few)]
@@ -130,7 +167,7 @@ def test_of_many_layers_only_the_one_chosen_on_training_labels_counts() -> None:
         for record in (control("raw", stands, **layer), ours(**layer))
     ]
     said = verdict(records)
-    assert "within noise of the best control in layers chosen with all" in said
+    assert "layers chosen: unlabeled is within noise of the best control with all labels" in said
     assert "beats" not in said and "loses" not in said
 
 

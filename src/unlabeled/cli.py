@@ -4,15 +4,17 @@ import inspect
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
-from cyclopts import App, Group, Parameter, Token
+from cyclopts import App, CycloptsError, Group, Parameter, Token
 
 from unlabeled import check, methods, options
 from unlabeled.check import UserError
+from unlabeled.evaluation.probes import PROBES
+from unlabeled.evaluation.tasks import TASKS
 from unlabeled.training.settings import Settings
 from unlabeled.version import __version__
 
@@ -29,7 +31,11 @@ app = App(
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
 )
-pretrain_app = App(name="pretrain", help="Train an encoder without labels: unlabeled pretrain METHOD DATA.")
+pretrain_app = App(
+    name="pretrain",
+    help="Train an encoder without labels. Each method has options of its own: unlabeled pretrain METHOD --help.",
+    usage="Usage: unlabeled pretrain METHOD DATA [OPTIONS]\n       unlabeled pretrain --config run.toml [OPTIONS]",
+)
 app.command(pretrain_app)
 
 
@@ -42,33 +48,53 @@ def _whole(type_: Any, tokens: Sequence[Token]) -> int:
 
 
 def _listed(type_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
-    """Words with commas between them."""
+    """Words separated by commas."""
     return tuple(word.strip() for token in tokens for word in token.value.split(",") if word.strip())
 
 
-Words = Annotated[tuple[str, ...], Parameter(converter=_listed, n_tokens=1, negative=())]
-Run = Annotated[Path, Parameter(help="Folder of a run.")]
-Network = Annotated[
-    str | None,
-    Parameter(help="module:function that builds the network, where the run trained one of your own."),
-]
-Source = Annotated[
-    str, Parameter(help="Built-in set such as digits, folder, parquet, tar, npz, or hub name.")
-]
+def _controls(type_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
+    """Words separated by commas, of which "none" alone is none."""
+    words = _listed(type_, tokens)
+    return () if words == ("none",) else words
 
 
 def _numbers(type_: Any, tokens: Sequence[Token]) -> list[float]:
-    """Numbers with commas between them."""
+    """Numbers separated by commas."""
     words = _listed(type_, tokens)
     try:
         return [float(word) for word in words]
     except ValueError:
-        raise UserError(f"must be numbers with commas between them, got {','.join(words)}") from None
+        raise UserError(f"must be numbers separated by commas, got {','.join(words)}") from None
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
+WholeOrNone = Annotated[int | None, Parameter(converter=_whole)]
+WORDS = Parameter(converter=_listed, n_tokens=1, negative=(), show_default=",".join)
+Words = Annotated[tuple[str, ...], WORDS]
+Controls = Annotated[tuple[str, ...], WORDS, Parameter(converter=_controls)]
+Probes = Annotated[
+    tuple[str, ...],
+    WORDS,
+    Parameter(help=f"Probes of labels: {PROBES}; or tasks: {TASKS}. Separated by commas."),
+]
+Run = Annotated[Path, Parameter(help="Folder of a run.")]
+Network = Annotated[
+    str | None,
+    Parameter(
+        help="module:function that builds the network of the run. [default: one of ours, as in the run]"
+    ),
+]
+CONFIG = "A run.toml to repeat; options given here override it. [default: none]"
+SOURCES = "Built-in set such as digits, folder, parquet, tar, npz, or hub name."
+Source = Annotated[str, Parameter(help=SOURCES)]
 
 
 def _option(name: str, annotation: Any, default: Any, help_: str, group: Group) -> inspect.Parameter:
+    """A keyword of a command, whose help names the range of its values before its default."""
+    plain, range_, _ = options.resolve(annotation)
+    text, bracket, rest = help_.partition(" [default: ")
+    help_ = text + (f" [{range_}]" if range_ else "") + bracket + rest
     parameter = Parameter(help=help_, group=group)
-    plain, _, _ = options.resolve(annotation)
     if plain is int:
         parameter = Parameter(help=help_, group=group, converter=_whole)
     elif plain == list[float]:
@@ -78,27 +104,12 @@ def _option(name: str, annotation: Any, default: Any, help_: str, group: Group) 
     )
 
 
-def _help(option: methods.Option) -> str:
-    """Help of a method's option, its range included."""
-    return f"{option.help} [{option.rule}]" if option.rule else option.help
-
-
-def _run_options() -> list[inspect.Parameter]:
-    helps = methods.arguments(inspect.getdoc(Settings) or "")
-    return [
-        _option(
-            field.name,
-            field.type,
-            None if field.default is MISSING else field.default,
-            helps[field.name],
-            RUN,
-        )
-        for field in fields(Settings)
-    ]
+SETTINGS = methods.arguments(inspect.getdoc(Settings) or "")
+"""Help of the run options by name."""
 
 
 def _reads(name: str) -> Parameter:
-    return Parameter(help=methods.arguments(inspect.getdoc(Settings) or "")[name], group=READ)
+    return Parameter(help=SETTINGS[name], group=READ)
 
 
 @dataclass(frozen=True)
@@ -111,41 +122,83 @@ class Reading:
     group: Annotated[str | None, _reads("group")] = None
 
 
-AS_FOUND = Reading()
+DETECTED = Reading()
 
 
 def _pretrain_command(name: str) -> Callable[..., None]:
     """The command of one method: its own options from its source, then the run's."""
-    description = methods.describe(name)
-    group = Group(f"{description.class_name} options", sort_key=2)
-    own = [
-        _option(option.name, option.type, option.default, _help(option), group)
-        for option in description.options
+    method = methods.describe(name)
+    group = Group(f"{method.class_name} options", sort_key=2)
+    source = Annotated[
+        str | None, Parameter(help=f"{SOURCES} [default: that of the run in --config, or to --resume]")
     ]
-    data = inspect.Parameter("data", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Source)
-    rest = [
-        _option("out", Path | None, None, f"Folder of the run. [default: runs/{name}-DATA]", OUTPUT),
-        _option("resume", bool, False, "Continue the run in the folder from its checkpoint.", OUTPUT),
-        _option("config", Path | None, None, "A run.toml to repeat; what is given beside it wins.", OUTPUT),
+    rest = {
+        "out": (Path | None, None, f"Folder of the run. [default: runs/{name}-DATA]"),
+        "resume": (bool, False, "Continue the run in the folder from its checkpoint."),
+        "config": (Path | None, None, CONFIG),
+    }
+    parameters = [
+        inspect.Parameter("data", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=source),
+        *(_option(one.name, one.type, one.default, one.help, group) for one in method.options),
+        *(_option(one.name, one.type, one.default, SETTINGS[one.name], RUN) for one in fields(Settings)),
+        *(_option(key, *about, OUTPUT) for key, about in rest.items()),
     ]
-    parameters = [data, *own, *_run_options(), *rest]
 
-    def command(data: str, **values: Any) -> None:
+    def command(data: str | None = None, **values: Any) -> None:
         from unlabeled.parts import gather
         from unlabeled.training.train import pretrain
 
-        run = pretrain(name, data, **values)
+        run = pretrain(name, data or _stored_data(values), **values)
         if gather.rank() == 0:
             print(run.path)
 
-    command.__doc__ = f"{description.summary}\n\nSource: {description.source}"
+    command.__doc__ = f"{method.summary}\n\nSource: {method.source}"
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
 
 
 for _name in methods.names():
-    pretrain_app.command(_pretrain_command(_name), name=_name)
+    _usage = f"Usage: unlabeled pretrain {_name} DATA [OPTIONS]"
+    pretrain_app.command(_pretrain_command(_name), name=_name, usage=_usage)
+
+
+@pretrain_app.default
+def repeat(
+    *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[Path | None, Parameter(help=CONFIG)] = None,
+) -> None:
+    """Train as a stored run was: its method, and its data unless other data is named."""
+    if config is None and not words:
+        pretrain_app.help_print([])
+        return
+    if config is not None and (not words or words[0] not in methods.names()):
+        from unlabeled.run import read_config
+
+        words = (read_config(config, ("method",))["method"], *words)
+    methods.describe(words[0])
+    if config is None:
+        raise UserError(f"method must come before its options, got {' '.join(words)}")
+    pretrain_app([*words, "--config", str(config)], **UNCAUGHT)
+
+
+def _stored_data(values: Mapping[str, Any]) -> str:
+    """Source of the data of the run that is repeated or resumed."""
+    config, out = values.get("config"), values.get("out")
+    if config is None and values.get("resume") and out is not None:
+        config = out / "run.toml"
+    if config is None:
+        raise UserError("data must be named, or known from --config, or from --resume with --out, got none")
+    return _source(config)
+
+
+def _source(config: Path) -> str:
+    """Source of the data of a run, by its run.toml."""
+    from unlabeled.run import read_config
+
+    if source := read_config(config).get("data", {}).get("source"):
+        return str(source)
+    raise UserError(f"data must be named, as {config} holds no source of it, got none")
 
 
 @app.command(name="methods")
@@ -161,12 +214,12 @@ def list_methods() -> None:
 
 
 @app.command
-def demo(*, out: Path = Path("runs/demo"), seed: Annotated[int, Parameter(converter=_whole)] = 0) -> None:
+def demo(*, out: Path = Path("runs/demo"), seed: Whole = 0) -> None:
     """Learn from the built-in digits without labels, and see with how few labels that pays.
 
     Args:
         out: Folder of the run and its report.
-        seed: Seed of every random choice.
+        seed: Seed of all random numbers.
     """
     from unlabeled.demo import demo as play
 
@@ -185,30 +238,29 @@ def selftest() -> None:
         )
     )
     failed = [done for done in checks if not done.right]
-    print(
-        f"{len(checks) - len(failed)} of {len(checks)} checks passed, {sum(c.seconds for c in checks):.0f} s"
-    )
+    seconds = sum(done.seconds for done in checks)
+    print(f"{len(checks) - len(failed)} of {len(checks)} checks passed, {seconds:.0f} s")
     if failed:
         sys.exit(1)
 
 
-@app.command
+@app.command(usage="Usage: unlabeled record OUT [OPTIONS]")
 def record(
-    out: Annotated[Path, Parameter(help="Folder of the walks, new or without any.")],
+    out: Annotated[Path, Parameter(help="Folder of the trajectories, new or without any.")],
     /,
     *,
-    walks: Annotated[int, Parameter(converter=_whole)] = 60,
-    steps: Annotated[int, Parameter(converter=_whole)] = 120,
-    seed: Annotated[int, Parameter(converter=_whole)] = 0,
+    walks: Whole = 60,
+    steps: Whole = 120,
+    seed: Whole = 0,
     scenario: str = "my_way_home",
-    size: Annotated[int, Parameter(converter=_whole)] = 48,
+    size: Whole = 48,
 ) -> None:
-    """Record walks through a level of Doom, with the pose of every frame; needs unlabeled[embodied].
+    """Record agent trajectories through a level of Doom, with the pose of every frame; needs unlabeled[embodied].
 
     Args:
-        walks: How many.
-        steps: Frames of each walk, of which 8.75 make a second of the game.
-        seed: Seed of where walks begin and where they go.
+        walks: Number of trajectories.
+        steps: Frames of each trajectory, of which 8.75 make a second of the game.
+        seed: Seed of where trajectories begin and where they go.
         scenario: Name of a level that comes with ViZDoom, such as my_way_home or health_gathering.
         size: Height and width in pixels, at most 240.
     """
@@ -218,31 +270,29 @@ def record(
     print(f"{out}: {len(files)} walks of {steps} frames")
 
 
-@app.command
+@app.command(usage="Usage: unlabeled evaluate RUN DATA [OPTIONS]")
 def evaluate(
     run: Run,
     data: Source,
     /,
     *,
-    probe: Words = ("knn", "linear"),
+    probe: Probes = ("knn", "linear"),
     labels_per_class: Words = ("all",),
-    controls: Words = ("raw", "random", "rescaled"),
-    draws: Annotated[int, Parameter(converter=_whole)] = 5,
-    seed: Annotated[int, Parameter(converter=_whole)] = 0,
+    controls: Controls = ("raw", "random", "rescaled"),
+    draws: Whole = 5,
+    seed: Whole = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     encoder: Network = None,
-    reading: Annotated[Reading, Parameter(name="*")] = AS_FOUND,
+    reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
 ) -> None:
     """Measure frozen features against the controls on labelled data.
 
     Args:
-        probe: Any of knn, linear, few, finetune, layers, or of the tasks alignment, analogies, factors,
-            localisation, perplexity, propagation, retrieval, similarity, zones, with commas between them.
-        labels_per_class: Numbers of labels, shares of each class, or all: 1,10,1%,all.
-        controls: Any of raw, random, rescaled, supervised; none switches them off. Tasks have their own.
+        labels_per_class: Numbers of labels, percentages of each class, or all: 1,10,1%,all.
+        controls: Any of raw, random, rescaled, supervised, or none. Tasks have their own.
         draws: Random choices of the labels, where not all are used.
         seed: Seed of the draws.
-        device: auto, cpu or cuda.
+        device: Device to compute features on; auto prefers a GPU.
     """
     from unlabeled.evaluation import evaluate as measure
     from unlabeled.run import load
@@ -253,7 +303,7 @@ def evaluate(
         data,
         probe=probe,
         labels_per_class=labels_per_class,
-        controls=() if controls == ("none",) else controls,
+        controls=controls,
         draws=draws,
         seed=seed,
         device=device,
@@ -267,115 +317,110 @@ def evaluate(
         print(scores.verdict())
 
 
-@app.command
+@app.command(usage="Usage: unlabeled compare METHOD... DATA [OPTIONS]")
 def compare(
-    *methods_and_data: str,
-    epochs: Annotated[int | None, Parameter(converter=_whole)] = None,
-    steps: Annotated[int | None, Parameter(converter=_whole)] = None,
-    batch_size: Annotated[int | None, Parameter(converter=_whole)] = None,
+    *methods_and_data: Annotated[str, Parameter(name="METHODS_AND_DATA")],
+    epochs: WholeOrNone = None,
+    steps: WholeOrNone = None,
+    batch_size: WholeOrNone = None,
     encoder: str | None = None,
-    image_size: Annotated[int | None, Parameter(converter=_whole)] = None,
-    store_size: Annotated[int | None, Parameter(converter=_whole)] = None,
-    seed: Annotated[int, Parameter(converter=_whole)] = 0,
+    image_size: WholeOrNone = None,
+    store_size: WholeOrNone = None,
+    seed: Whole = 0,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     probe: Words = ("knn", "linear"),
     labels_per_class: Words = ("all",),
-    controls: Words = ("raw", "random"),
+    controls: Controls = ("raw", "random"),
     out: Path | None = None,
-    reading: Annotated[Reading, Parameter(name="*")] = AS_FOUND,
+    reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
 ) -> None:
     """Train several methods on the same data with the same budget, and judge them side by side.
 
     Args:
         methods_and_data: Names of methods, then the data.
-        epochs: Passes over the data, the same for all.
-        steps: Optimizer steps, instead of epochs.
-        batch_size: Samples in each forward pass.
-        encoder: Network, the same for all.
-        image_size: Height and width in pixels of the encoder's input.
-        store_size: Shorter side in pixels at which decoded pictures are kept; larger ones are shrunk to it once.
-        seed: Seed of every random choice.
-        device: auto, cpu, cuda or mps.
-        probe: Any of the probes or tasks of evaluate, with commas between them.
-        labels_per_class: Numbers of labels, shares of each class, or all: 1,10,1%,all.
-        controls: Any of raw, random, rescaled, supervised; none switches them off.
-        out: Folder of the runs and the report; the next free runs/compare if left out.
+        epochs: Passes over the data, the same for all. [default: chosen by method and data]
+        steps: Optimizer steps, instead of epochs. [default: those of the epochs]
+        batch_size: Samples in each forward pass. [default: chosen by the method and the data]
+        encoder: Network, the same for all. [default: chosen by the method and the image size]
+        image_size: Height and width of the encoder's input in pixels. [default: chosen by the data]
+        store_size: Shorter side in pixels at which decoded images are stored; larger ones are shrunk to it once.
+            [default: chosen by the image size]
+        seed: Seed of all random numbers.
+        device: Device to train on; auto prefers a GPU.
+        probe: Any of the probes or tasks of evaluate, separated by commas.
+        labels_per_class: Numbers of labels, percentages of each class, or all: 1,10,1%,all.
+        controls: Any of raw, random, rescaled, supervised, or none.
+        out: Folder of the runs and the report. [default: the next free runs/compare]
     """
-    if len(methods_and_data) < 2:
-        raise UserError(
-            f"compare must get at least one method and the data, got {' '.join(methods_and_data)}"
-        )
-    *names, data = methods_and_data
+    *names, data = methods_and_data or [""]
+    if not names:
+        words = " ".join(methods_and_data)
+        raise UserError(f"compare must get at least one method and the data, got {words}")
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"compare must get every method once, got {name} {names.count(name)} times")
         methods.describe(name)
-    from unlabeled.data import open_splits
-    from unlabeled.data.opening import store_size as suiting
+    from unlabeled.evaluation import subsets
+
+    settings = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "encoder": encoder}
+    settings |= {"image_size": image_size, "store_size": store_size, "seed": seed, "device": device}
+    counts = subsets.counts(labels_per_class)
+    probing = {"probe": probe, "labels_per_class": counts, "controls": controls, "seed": seed}
+    _compare(names, data, out, settings, probing, asdict(reading))
+
+
+def _compare(
+    names: Sequence[str],
+    data: str,
+    out: Path | None,
+    settings: dict[str, Any],
+    probing: dict[str, Any],
+    reading: dict[str, Any],
+) -> None:
+    """Train and evaluate methods by name on the same division of the data, and report them."""
+    from unlabeled.data import open_splits, store_size
     from unlabeled.evaluation import evaluate as measure
-    from unlabeled.evaluation.probes import few_labels
     from unlabeled.files import new_folder
     from unlabeled.reporting import report as draw
     from unlabeled.training.train import pretrain
 
-    settings: dict[str, Any] = {
-        "epochs": epochs,
-        "steps": steps,
-        "batch_size": batch_size,
-        "encoder": encoder,
-    }
-    settings |= {"image_size": image_size, "store_size": store_size, "seed": seed, "device": device}
-    counts = few_labels.counts(labels_per_class)
+    kinds = {methods.describe(name).kind for name in names}
+    if len(kinds) > 1:
+        raise UserError(f"compare must get methods for one kind of data, got {', '.join(sorted(kinds))}")
+    kind = kinds.pop()
     folder = out or new_folder(Path("runs/compare"))
-    kind, read = _one_kind(names), asdict(reading)
-    size = store_size or suiting(kind, image_size)
+    size = settings["store_size"] or store_size(kind, settings["image_size"])
     # Divided once, so that no method sees the test images, not even without their labels.
-    train, test = open_splits(data, kind=kind, store_size=size, **read)
-    settings |= {name: read[name] for name in read if name != "group"}  # how the report reads the data
+    train, test = open_splits(data, kind=kind, store_size=size, **reading)
+    settings |= {name: reading[name] for name in reading if name != "group"}  # how the report reads the data
+    device = "cpu" if settings["device"] == "mps" else settings["device"]
     runs = []
     for name in names:
         run = pretrain(name, train, out=folder / name, **settings)
-        scores = measure(
-            run,
-            (train, test),
-            probe=probe,
-            labels_per_class=counts,
-            controls=() if controls == ("none",) else controls,
-            seed=seed,
-            device="cpu" if device == "mps" else device,
-            progress=_tell,
-        )
+        scores = measure(run, (train, test), device=device, progress=_tell, **probing)
         run.add_evaluation(scores.about, scores.records)
         print(f"\n{name}\n{scores.table()}\n{scores.verdict()}")
         runs.append(run)
     print(draw(runs, data=data, out=folder / "report.html"))
 
 
-def _one_kind(names: Sequence[str]) -> str:
-    """The kind of data that all methods of some names learn from."""
-    kinds = {methods.load(name).kind for name in names}
-    if len(kinds) > 1:
-        raise UserError(f"compare must get methods for one kind of data, got {', '.join(sorted(kinds))}")
-    return kinds.pop()
-
-
-@app.command
+@app.command(usage="Usage: unlabeled show RUN [DATA] [OPTIONS]")
 def show(
     run: Run,
-    data: Source,
+    data: Annotated[str | None, Parameter(help=f"{SOURCES} [default: what the run was trained on]")] = None,
     /,
     *,
-    samples: Annotated[int, Parameter(converter=_whole)] = 8,
-    seed: Annotated[int, Parameter(converter=_whole)] = 0,
+    samples: Whole = 8,
+    seed: Whole = 0,
     out: Path | None = None,
     encoder: Network = None,
 ) -> None:
     """Save a picture of what the method withheld and what it predicted, or print it where it is text.
 
     Args:
-        samples: How many are shown.
-        seed: Which samples.
-        out: PNG file; pictures.png in the run's folder if left out.
+        samples: Number of samples to show.
+        seed: Seed of the choice of samples.
+        out: PNG file. [default: pictures.png in the run's folder]
     """
     import torch
 
@@ -386,14 +431,15 @@ def show(
 
     check.at_least(1, samples=samples)
     opened = load(run, encoder)
+    source = data or _source(run / "run.toml")
     with torch.no_grad():
-        batch = opened.method.training_view(open_data(data, **opened.reading)).sample(samples, seed)
+        batch = opened.method.training_view(open_data(source, **opened.reading)).sample(samples, seed)
         torch.manual_seed(seed)
-        shown = opened.method.pictures(batch)
-    texts = {name: row for name, row in shown.items() if isinstance(row, list)}
-    for place in range(min(map(len, texts.values()), default=0)):
-        print("\n".join(f"{name}: {row[place]}" for name, row in texts.items()), end="\n\n")
-    images = {name: row for name, row in shown.items() if isinstance(row, torch.Tensor)}
+        rows = opened.method.pictures(batch)
+    texts = {name: row for name, row in rows.items() if isinstance(row, list)}
+    for sample in range(min(map(len, texts.values()), default=0)):
+        print("\n".join(f"{name}: {row[sample]}" for name, row in texts.items()), end="\n\n")
+    images = {name: row for name, row in rows.items() if isinstance(row, torch.Tensor)}
     if images or not texts:
         path = out or opened.path / "pictures.png"
         with atomic(path) as temporary:
@@ -401,7 +447,7 @@ def show(
         print(path)
 
 
-@app.command
+@app.command(usage="Usage: unlabeled embed RUN DATA --out FILE [OPTIONS]")
 def embed(
     run: Run,
     data: Source,
@@ -410,13 +456,13 @@ def embed(
     out: Path,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     encoder: Network = None,
-    reading: Annotated[Reading, Parameter(name="*")] = AS_FOUND,
+    reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
 ) -> None:
     """Write the features of every sample, with its path and what is known of it, as parquet, csv, npz or npy.
 
     Args:
-        out: File whose ending says how it is written: .parquet, .csv, .npz, or .npy for the features alone.
-        device: auto, cpu or cuda.
+        out: File whose ending is the format: .parquet, .csv, .npz, or .npy for the features alone.
+        device: Device to compute features on; auto prefers a GPU.
     """
     from unlabeled.evaluation import embed as compute
     from unlabeled.run import load
@@ -425,14 +471,19 @@ def embed(
     print(f"{out}: {features.shape[0]:,} samples x {features.shape[1]} numbers")
 
 
-@app.command
-def report(*runs: Path, data: str | None = None, out: Path | None = None, encoder: Network = None) -> None:
+@app.command(usage="Usage: unlabeled report RUN... [OPTIONS]")
+def report(
+    *runs: Annotated[Path, Parameter(name="RUN")],
+    data: str | None = None,
+    out: Path | None = None,
+    encoder: Network = None,
+) -> None:
     """Make one self-contained HTML page of a run, or of several side by side.
 
     Args:
         runs: Folders of runs.
-        data: Where the pictures come from; what each run was trained on if left out.
-        out: HTML file; report.html in the first run's folder if left out.
+        data: Data whose samples are shown. [default: what each run was trained on]
+        out: HTML file. [default: report.html in the first run's folder]
     """
     from unlabeled.reporting import report as draw
     from unlabeled.run import load
@@ -443,15 +494,15 @@ def report(*runs: Path, data: str | None = None, out: Path | None = None, encode
     print(draw(opened, data=data, out=out))
 
 
-@app.command
+@app.command(usage="Usage: unlabeled audit DATA... [OPTIONS]")
 def audit(
-    *sources: str,
+    *sources: Annotated[str, Parameter(name="DATA")],
     kind: str | None = None,
     near: bool = True,
     json: Path | None = None,
     out: Path | None = None,
     strict: bool = False,
-    reading: Annotated[Reading, Parameter(name="*")] = AS_FOUND,
+    reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
 ) -> None:
     """Look for copies within and across the parts of data, broken files, and labels that disagree.
 
@@ -460,28 +511,28 @@ def audit(
 
     Args:
         sources: Built-in sets, folders, files or hub names; all splits of each are compared.
-        kind: image, text, audio, video, audio-visual, cameras or trajectory; detected from the files if left out.
-        near: Whether to look for near copies too, not only for equal samples.
-        json: JSON file for all findings.
-        out: HTML file with pictures of the findings.
+        kind: image, text, audio, video, audio-visual, cameras or trajectory. [default: detected]
+        near: Look for near copies too, not only for equal samples.
+        json: JSON file for all findings. [default: none]
+        out: HTML file with pictures of the findings. [default: none]
         strict: Exit with status 1 where equal samples or near copies are in several parts, where equal samples have
             different classes, or where nothing could be read.
     """
     from unlabeled.auditing import audit as look
 
-    found = look(*sources, kind=kind, near=near, progress=_tell, **asdict(reading))
-    print(found.table())
+    findings = look(*sources, kind=kind, near=near, progress=_tell, **asdict(reading))
+    print(findings.table())
     if json is not None:
-        found.to_json(json)
+        findings.to_json(json)
     if out is not None:
         from unlabeled.reporting.audit_page import write_page
 
-        print(write_page(found, out))
-    if strict and (found.leaks or not any(map(len, found.parts))):
+        print(write_page(findings, out, json=json))
+    if strict and (findings.leaks or not any(map(len, findings.parts))):
         sys.exit(1)
 
 
-@app.command
+@app.command(usage="Usage: unlabeled export RUN --out PATH [OPTIONS]")
 def export(
     run: Run,
     /,
@@ -508,6 +559,10 @@ def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+UNCAUGHT: dict[str, Any] = {"exit_on_error": False, "print_error": False, "verbose": False}
+"""How an app is called whose errors `main` prints."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
@@ -517,9 +572,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     warnings.formatwarning = _warning
     try:
-        app(words)
-    except UserError as error:
-        _stop(str(error), 2)
+        app(words, **UNCAUGHT)
+    except (CycloptsError, UserError) as error:
+        _stop(check.one_line(str(error)), 2)
     except OSError as error:
         _stop(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 2)
     except KeyboardInterrupt as interrupt:
@@ -534,7 +589,7 @@ def _warning(message: Warning | str, *where: Any, **more: Any) -> str:
 
 
 def _stop(message: str, code: int) -> NoReturn:
-    """End with a message, said by the first of several processes."""
+    """End with a message, printed by the first of several processes."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"unlabeled: {message}", file=sys.stderr)
     sys.exit(code)

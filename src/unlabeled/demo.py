@@ -1,4 +1,4 @@
-"""The first minutes: learn from handwritten digits without labels, and see with how few labels that pays."""
+"""The first minutes: learn from handwritten digits without labels, and see how few labels are enough then."""
 
 import sys
 import time
@@ -17,18 +17,18 @@ VIEWS: dict[str, Any] = {"crop": 0.4, "jitter": 0.5, "gray": 0.0, "flip": 0.0, "
 
 
 def demo(out: Path, seed: int = 0) -> Run:
-    """Pre-train on the built-in digits, judge the encoder against its controls, and write the report.
+    """Pre-train on the built-in digits, compare the encoder with its controls, and write the report.
 
     Args:
         out: Folder of the run.
-        seed: Seed of every random choice.
+        seed: Seed of all random numbers.
 
     Returns:
         The run.
     """
     began = time.perf_counter()
     run = pretrain("simclr", "digits", out=out, epochs=150, lr=2e-3, seed=seed, **VIEWS)
-    print("judging it: 5 draws of the labels for each column ...", file=sys.stderr)
+    print("evaluating it: 5 draws of the labels for each column ...", file=sys.stderr)
     views = Views(run.encoder.config["image_size"], **VIEWS)
     scores = evaluate(
         run,

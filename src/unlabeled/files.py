@@ -1,4 +1,4 @@
-"""Files that are never seen half-written, free folder names, and text of paths."""
+"""Files that are never seen half-written, free folder names, locks, and text of paths."""
 
 import contextlib
 import errno
@@ -43,7 +43,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def sweep(path: Path) -> None:
-    """Remove what writers of a file that were killed left beside it; safetensors' temporary names are its own."""
+    """Remove temporary files that killed writers of a file left beside it, those of safetensors included."""
     ours, theirs = f".{escape(path.name)}.{'?' * 8}", f".tmp{'?' * 6}"
     for left in [*path.parent.glob(ours), *filter(_of_safetensors, path.parent.glob(theirs))]:
         if left.is_file():
@@ -51,7 +51,7 @@ def sweep(path: Path) -> None:
 
 
 def _of_safetensors(path: Path) -> bool:
-    """Whether a file starts as safetensors do, with the length of a header and the header, or is not begun."""
+    """Whether a file begins as safetensors do, with the length of a header and the header, or is still empty."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -67,7 +67,7 @@ def numbered(path: Path) -> Iterator[Path]:
 
 
 def new_folder(path: Path) -> Path:
-    """Make the first folder of `numbered` that is not there; two processes never get the same one."""
+    """Make the first folder of `numbered` that does not exist; two processes never get the same one."""
     for folder in numbered(path):
         with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)

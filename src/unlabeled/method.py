@@ -9,6 +9,7 @@ from typing_extensions import TypeVar
 from unlabeled import options
 from unlabeled.check import UserError
 from unlabeled.options import ViewOptions
+from unlabeled.parts.teacher import Follower
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -86,7 +87,7 @@ class Method(nn.Module, Generic[EncoderT]):
     def __new__(cls, *args: Any, **keywords: Any) -> Self:
         method = super().__new__(cls)
         keywords.pop("encoder", None)
-        options.verify(cls, keywords)
+        options.verify_all(cls, keywords)
         object.__setattr__(method, "built_with", (args[1:], keywords))
         return method
 
@@ -112,15 +113,26 @@ class Method(nn.Module, Generic[EncoderT]):
         return {**VIEWS_OFF, **self.view_defaults, **views}
 
     def chance(self, samples: int) -> float | None:
-        """Loss in nats of a method that has learned nothing, with `samples` per step over all processes."""
-        return None
+        """Chance-level loss: that of a method that has learned nothing, with `samples` per step over all processes.
+
+        By default what the buffer `baseline` holds, where a method has one and `prepare` has measured it on the data:
+        the loss of always predicting the same, such as the mean image.
+        """
+        baseline = dict(self.named_buffers(recurse=False)).get("baseline")
+        return None if baseline is None else float(baseline) or None
 
     def training_view(self, data: Any) -> "Data":
         """Data of this kind, as samples that training needs, such as clips of videos."""
         return self.encoder.evaluation_view(data)
 
     def prepare(self, data: Any) -> None:
-        """Look once, before training, at what `training_view` gave: priors, palettes, sizes of per-sample state."""
+        """Look once, before training, at what `training_view` gave: priors, palettes, sizes of per-sample state.
+
+        Parts that follow the training, such as a teacher, start anew here; overrides call this one first.
+        """
+        for part in self.modules():
+            if isinstance(part, Follower):
+                part.restart()
 
     def begin_epoch(self, data: Any) -> Tensor | None:
         """Act before an epoch; may return one sampling weight per sample, float, shape (samples,)."""
@@ -135,7 +147,13 @@ class Method(nn.Module, Generic[EncoderT]):
         raise NotImplementedError
 
     def after_step(self, progress: float) -> None:
-        """Act after an optimizer step; progress runs from 0 to 1 over the training."""
+        """Act after an optimizer step; progress runs from 0 to 1 over the training.
+
+        Parts that follow the training, such as a teacher, move here; overrides call this one first.
+        """
+        for part in self.modules():
+            if isinstance(part, Follower):
+                part.follow(progress)
 
     def pictures(self, batch: Batch) -> Pictures:
         """Show what was withheld and what was predicted.

@@ -2,7 +2,8 @@
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypedDict, Union, Unpack, get_args, get_origin
 
@@ -19,6 +20,10 @@ __all__ = [
     "Several",
     "ViewOptions",
     "WholeNumber",
+    "resolve",
+    "types",
+    "verify",
+    "verify_all",
 ]
 
 Positive = Annotated[float, Range(above=0)]
@@ -52,6 +57,44 @@ class ViewOptions(TypedDict, total=False):
     degrees: Annotated[float, Range(at_least=0, at_most=180)]
 
 
+def verify(name: str, value: Any, annotation: Any) -> None:
+    """Refuse a value that the annotation of an option or setting does not allow.
+
+    Raises:
+        ValueError: The value is of another type, out of its range or not finite, or none of the choices.
+    """
+    plain, range_, optional = resolve(annotation)
+    if optional and value is None:
+        return
+    if get_origin(plain) is Literal:
+        check.choice(get_args(plain), **{name: value})
+    elif plain is bool and not isinstance(value, bool):
+        raise UserError(f"{name} must be true or false, got {value!r}")
+    elif plain is int:
+        check.whole(**{name: value})
+    if range_ is not None:
+        check.within(range_, **{name: value})
+        if value == math.inf:
+            raise UserError(f"{name} must be finite, got inf")
+
+
+def verify_all(method: type[Any], values: Mapping[str, Any]) -> None:
+    """Refuse options that a method does not have, and values that their annotations do not allow.
+
+    Raises:
+        ValueError: A name is unknown, where the nearest one is suggested, or a value is refused.
+    """
+    annotations = types(method)
+    if annotations is None:
+        return
+    for name, value in values.items():
+        if name not in annotations:
+            near = difflib.get_close_matches(name, annotations, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(annotations)}"
+            raise UserError(f"{method.__name__} has no option {name}; {hint}")
+        verify(name, value, annotations[name])
+
+
 def types(method: type[Any]) -> dict[str, Any] | None:
     """Annotations of a method's options by name, view options included; None where its constructor takes any name."""
     annotations: dict[str, Any] = {}
@@ -67,49 +110,12 @@ def types(method: type[Any]) -> dict[str, Any] | None:
     return annotations
 
 
-def verify(method: type[Any], values: Mapping[str, Any]) -> None:
-    """Refuse options that a method does not have, and values outside the range of their type.
-
-    Raises:
-        ValueError: A name is unknown, where the nearest one is suggested, or a value is not allowed.
-    """
-    allowed = types(method)
-    if allowed is None:
-        return
-    for name, value in values.items():
-        if name not in allowed:
-            raise unknown(method.__name__, name, allowed)
-        _verify(name, value, allowed[name])
-
-
-def unknown(method: str, name: str, options: Iterable[str], others: Iterable[str] = ()) -> UserError:
-    """The error about an option that a method does not have; it names the nearest of its options and of others."""
-    near = difflib.get_close_matches(name, [*options, *others], n=1)
-    hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(options)}"
-    return UserError(f"{method} has no option {name}; {hint}")
-
-
 def resolve(annotation: Any) -> tuple[Any, Range | None, bool]:
     """The plain type in an annotation, its range, and whether None is allowed."""
-    optional = False
-    if get_origin(annotation) in (Union, UnionType):
-        optional = NoneType in get_args(annotation)
+    optional = get_origin(annotation) in (Union, UnionType) and NoneType in get_args(annotation)
+    if optional:
         annotation = next(one for one in get_args(annotation) if one is not NoneType)
     if get_origin(annotation) is not Annotated:
         return annotation, None, optional
     plain, *about = get_args(annotation)
     return plain, next((one for one in about if isinstance(one, Range)), None), optional
-
-
-def _verify(name: str, value: Any, annotation: Any) -> None:
-    plain, range_, optional = resolve(annotation)
-    if optional and value is None:
-        return
-    if get_origin(plain) is Literal:
-        check.choice(get_args(plain), **{name: value})
-    elif plain is bool and not isinstance(value, bool):
-        raise UserError(f"{name} must be true or false, got {value!r}")
-    elif plain is int:
-        check.whole(**{name: value})
-    if range_ is not None:
-        check.within(range_, **{name: value})

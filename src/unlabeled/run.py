@@ -1,10 +1,10 @@
-"""The run folder: everything a training leaves behind, and the way to open it again.
+"""The run folder: the files that a training leaves behind, and how they are opened again.
 
-run.toml          what was asked for and what was chosen, with versions; `--config run.toml` repeats it
+run.toml          settings asked for and chosen, with versions; `--config run.toml` repeats them
 log.jsonl         one line an epoch
-checkpoint.safetensors   parameters, method state, optimizer, position: for resuming and for pictures
+checkpoint.safetensors   weights, state of the method, optimizer and position: for resuming and for pictures
 encoder.safetensors      the encoder that is kept, its architecture in the header
-samples.npy       a digest of each sample that it was trained on, by which test samples among them are noticed
+samples.npy       a digest of each sample that it was trained on: finds test samples among them, and other data
 skipped.csv       files that could not be read, with reasons
 scores.json       what `evaluate` measured, on which data, how and on which state of the encoder: the last evaluation,
                   and the earlier ones
@@ -62,7 +62,7 @@ RESULTS = (
     "in_training_part",
     "near_in_training_part",
 )
-"""What does not tell one evaluation from another."""
+"""What does not distinguish one evaluation from another."""
 
 
 class Run:
@@ -102,22 +102,23 @@ class Run:
     @property
     def reading(self) -> dict[str, Any]:
         """Options of `open_data` that suit the encoder; sizes, pages and unreadable files are as in training."""
-        given = self.config.get("settings", {})
+        settings = self.config.get("settings", {})
         names = ("store_size", "max_broken", "pages", "segmenter")
-        kept = {name: given[name] for name in names if name in given}
+        options = {name: settings[name] for name in names if name in settings}
         # Other data than that of the training may have other columns, and be in another encoding.
-        kept |= {name: f"{given[name]}?" for name in READING if name in given and name != "group"}
-        return reading(self.encoder, self.kind) | kept
+        options |= {name: f"{settings[name]}?" for name in READING if name in settings and name != "group"}
+        return reading(self.encoder, self.kind) | options
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """The log, one dict an epoch; a last line that was cut off while it was written is left out."""
+        """The log, one dict an epoch; a last line that was cut off while it was written is omitted."""
         log = self.path / LOG
-        with _told(log):
+        with _one_line_errors(log):
             lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
             entries = [json.loads(line) for line in lines if line.endswith("\n")]
-            if odd := [entry for entry in entries if not isinstance(entry, dict)]:
-                raise UserError(f"a line is {odd[0]!r}")
+            for entry in entries:
+                if not isinstance(entry, dict):
+                    raise UserError(f"a line is {entry!r}")
         for entry in entries:
             if "meters" in entry:  # their name up to version 0.1.0
                 entry["metrics"] = entry.pop("meters")
@@ -125,7 +126,7 @@ class Run:
 
     @property
     def scores(self) -> list[dict[str, Any]]:
-        """The records that `evaluate` measured last, none before."""
+        """Records of the last evaluation, none before."""
         return self.measured["records"]
 
     @property
@@ -143,7 +144,7 @@ class Run:
         """Store an evaluation; earlier ones stay, unless the same was evaluated in the same way.
 
         Args:
-            about: What was measured, on which data and how; these tell one evaluation from another.
+            about: What was measured, on which data and how; this distinguishes one evaluation from another.
             records: Score records.
         """
         file = self.path / SCORES
@@ -169,7 +170,10 @@ class Run:
         file = self.path / "skipped.csv"
         if not file.is_file():
             return []
-        with _told(file), file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
+        with (
+            _one_line_errors(file),
+            file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines,
+        ):
             rows = list(csv.reader(lines))
             if rows[:1] != [["path", "reason"]] or any(len(row) != 2 for row in rows):
                 raise UserError("its columns are not path and reason")
@@ -222,7 +226,7 @@ def load(path: str | Path, encoder: "nn.Module | str | None" = None) -> Run:
 
 
 def opened(source: Any) -> Any:
-    """The run whose folder is named; anything else as it is."""
+    """The run in a folder; anything else as it is."""
     return load(source) if isinstance(source, str | Path) else source
 
 
@@ -256,7 +260,7 @@ def read_config(file: Path, needed: tuple[str, ...] = ()) -> dict[str, Any]:
     Raises:
         ValueError: It is damaged, or something is missing.
     """
-    with _told(file):
+    with _one_line_errors(file):
         stored = tomllib.loads(file.read_text(encoding="utf-8"))
         if missing := [name for name in needed if name not in stored]:
             raise UserError(f"{missing[0]} is missing")
@@ -281,7 +285,7 @@ def read_evaluations(file: str | Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: It is damaged.
     """
-    with _told(file):
+    with _one_line_errors(file):
         stored = json.loads(Path(file).read_text(encoding="utf-8"))
         stored = stored if isinstance(stored, dict) else {"records": stored}
         earlier = stored.pop("earlier", [])
@@ -295,15 +299,15 @@ def read_evaluations(file: str | Path) -> list[dict[str, Any]]:
 
 
 def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether the same was evaluated in the same way; of what was not written down nobody knows."""
-    known = [{key: value for key, value in one.items() if key not in RESULTS} for one in (first, second)]
+    """Whether the same was evaluated in the same way; no where it was not written down."""
+    one, other = ({key: about[key] for key in about if key not in RESULTS} for about in (first, second))
     # As JSON, in which tuples are lists.
-    return "options" in known[0] and json.loads(json.dumps(known[0])) == json.loads(json.dumps(known[1]))
+    return "options" in one and json.loads(json.dumps(one)) == json.loads(json.dumps(other))
 
 
 @contextmanager
-def _told(file: str | Path) -> Iterator[None]:
-    """Turn whatever a damaged file is refused for into one line that names it; what the machine refuses stays."""
+def _one_line_errors(file: str | Path) -> Iterator[None]:
+    """Turn errors about a damaged file into one line that names it; errors of the operating system stay."""
     try:
         yield
     except (ValueError, RecursionError, csv.Error) as error:
@@ -366,7 +370,7 @@ def read_digests(folder: Path) -> "Tensor | None":
     file = folder / SAMPLES
     if not file.is_file():
         return None
-    with _told(file):
+    with _one_line_errors(file):
         digests = read_npy(file)
         return as_integers(digests, digests.size, "digests", str(file))
 

@@ -67,17 +67,17 @@ def _checks() -> Iterator[tuple[str, Callable[[], tuple[str, bool]]]]:
 def _closed_forms() -> Iterator[tuple[str, Callable[[], float], float]]:
     """Losses whose value is known without computing them."""
     from unlabeled.evaluation.probes import knn
-    from unlabeled.methods import moco, simclr
     from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
+    from unlabeled.parts.info_nce import nt_xent, with_queue
     from unlabeled.training.optimizers import learning_rate
 
     same, units = torch.ones(10, 4), torch.eye(10)
-    yield "NT-Xent of equal views is ln(2 N - 1)", lambda: float(simclr.loss(same, same, 0.5)), math.log(19)
+    yield "NT-Xent of equal views is ln(2 N - 1)", lambda: float(nt_xent(same, same, 0.5)), math.log(19)
     exact = math.log(1 + 18 * math.exp(-2))  # the partner at cosine 1, eighteen others at 0, temperature 0.5
-    yield "NT-Xent of unit vectors", lambda: float(simclr.loss(units, units, 0.5)), exact
+    yield "NT-Xent of unit vectors", lambda: float(nt_xent(units, units, 0.5)), exact
     yield (
         "InfoNCE of equal keys is ln(K + 1)",
-        lambda: float(moco.loss(same, same / 2, same[:7] / 2, 0.2)),
+        lambda: float(with_queue(same, same / 2, same[:7] / 2, 0.2)),
         math.log(8),
     )
     yield "learning rate ends at 0", lambda: learning_rate(100, 100, 1.0), 0.0
@@ -156,10 +156,10 @@ def _views() -> tuple[Tensor, Tensor]:
 
 def _gradient(views: tuple[Tensor, Tensor]) -> Tensor:
     """Gradient of a loss that compares samples, with respect to a weight that all processes share."""
-    from unlabeled.methods import simclr
+    from unlabeled.parts.info_nce import nt_xent
 
     weight = torch.linspace(-1, 1, 18, dtype=torch.double).view(6, 3).requires_grad_()
-    simclr.loss(*(gather.own(view) @ weight for view in views), 0.2).backward()
+    nt_xent(*(gather.own(view) @ weight for view in views), 0.2).backward()
     assert weight.grad is not None
     return gather.mean_over_processes(weight.grad.detach())
 

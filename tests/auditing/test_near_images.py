@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from unlabeled.auditing import near_images
+from unlabeled.auditing import candidates, near_images, thumbnails
 from unlabeled.data import open_data
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -106,7 +106,7 @@ def test_flat_images_and_gradients_are_no_copies_of_one_another() -> None:
     flat = (torch.linspace(20, 220, 40).view(-1, 1, 1, 1) + noise).to(torch.uint8)
     slope = torch.linspace(0, 255, 32).expand(20, 3, 32, 32).to(torch.uint8)
     small = torch.cat([flat, slope, slope.mT])
-    assert not near_images.detailed(small).any()
+    assert not thumbnails.has_detail(small).any()
     assert len(near_images.near_pairs(small).pairs) == 0
 
 
@@ -123,15 +123,15 @@ def test_descriptors_name_the_same_candidates_as_a_sort_of_whole_rows() -> None:
     )
     scores = even @ even.T + (odd @ odd.T).abs() - bias
     scores.fill_diagonal_(-torch.inf)
-    chosen = near_images._likeliest(even, odd, bias)
+    chosen = candidates.most_likely(even, odd, bias)
     width = chosen.shape[1]
     assert torch.equal(chosen.sort(1).values, scores.topk(width, 1).indices.sort(1).values)
 
 
 def test_features_of_a_mirror_image_differ_in_the_sign_of_the_odd_half() -> None:
-    planes = near_images._planes(near_images.thumbnails(clouds(5, 32, seed=5)))
-    even, odd = near_images._features(planes)
-    mirror_even, mirror_odd = near_images._features(planes.flip(-1))
+    planes = thumbnails.planes(near_images.thumbnails(clouds(5, 32, seed=5)))
+    even, odd = candidates.features(planes)
+    mirror_even, mirror_odd = candidates.features(planes.flip(-1))
     torch.testing.assert_close(mirror_even, even, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(mirror_odd, -odd, atol=1e-5, rtol=1e-4)
 

@@ -8,7 +8,7 @@ import torch
 
 from unlabeled.data.text.data import Texts
 from unlabeled.data.text.tokens import Words
-from unlabeled.parts.vocabulary import counted, split, splitter, unspaced
+from unlabeled.parts.vocabulary import count_words, split, splitter, unspaced
 
 VOCABULARY = ["a", "b", "c", "d"]
 
@@ -29,15 +29,15 @@ def test_words_of_a_text(text, words):
 
 
 def test_vocabulary_is_sorted_by_count_and_then_by_letters():
-    counts = counted(["b a c a", "B c, d"], min_count=1)
+    counts = count_words(["b a c a", "B c, d"], min_count=1)
     assert counts == {"a": 2, "b": 2, "c": 2, "d": 1} and list(counts) == ["a", "b", "c", "d"]
-    assert list(counted(["b a c a", "B c, b, d"], min_count=2)) == ["b", "a", "c"]
+    assert list(count_words(["b a c a", "B c, b, d"], min_count=2)) == ["b", "a", "c"]
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["..."], ["one two three"], ["one one one one one"]])
 def test_too_small_a_corpus_is_refused(texts):
     with pytest.raises(ValueError, match="at least 2 words that occur 5 times"):
-        counted(texts, 5)
+        count_words(texts, 5)
 
 
 def stretches(length: int, texts: list[str]) -> Words:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from unlabeled.encoders import Encoder, build, load, names, wrap
+from unlabeled.encoders import Encoder, build, image, load, names, wrap
 from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
 
 MAPS = {
@@ -119,6 +119,30 @@ def test_unknown_name_is_answered_with_the_nearest() -> None:
 def test_bad_values_name_the_parameter(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(**{"name": "conv4", **arguments})
+
+
+@pytest.mark.parametrize("name", sorted(image.ANY_SIZE))
+def test_networks_that_are_not_tried_take_every_size(name: str) -> None:
+    with torch.device("meta"), torch.no_grad():
+        for size in (*range(1, 9), 63, 65, 67):
+            assert len(image.NAMES[name](3, size).eval()(torch.zeros(1, 3, size, size))) == 1
+
+
+@pytest.mark.parametrize(("name", "tries"), [("conv4", 0), ("alexnet", 1)])
+def test_a_network_is_tried_on_a_size_once_at_most(
+    name: str, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, sizes = image.NAMES[name], []
+
+    def counted(channels: int, size: int) -> nn.Module:
+        sizes.append(size)
+        return make(channels, size)
+
+    monkeypatch.setitem(image.NAMES, name, counted)
+    image.refusal.cache_clear()
+    for _ in range(3):
+        build(name, image_size=31)
+    assert len(sizes) == 3 + tries
 
 
 def test_features_pool_a_map_to_at_most_4096_numbers() -> None:

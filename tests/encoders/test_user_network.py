@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from unlabeled import encoders, load, pretrain
 from unlabeled.data import open_data
 from unlabeled.encoders import from_timm, image
-from unlabeled.evaluation import controls
+from unlabeled.evaluation import twins
 
 NETS = """
 from torch import nn
@@ -109,7 +109,7 @@ def test_a_run_with_a_network_that_was_brought_can_be_opened_by_a_name(nets: str
 
 def test_a_run_with_one_of_our_networks_takes_no_other(tmp_path: Path) -> None:
     train(grey(tmp_path), "conv4", tmp_path / "run")
-    with pytest.raises(ValueError, match=r"encoder must be left out for .*, which holds a conv4, got a:b"):
+    with pytest.raises(ValueError, match=r"encoder must be omitted for .*, which holds a conv4, got a:b"):
         _ = load(tmp_path / "run", encoder="a:b").encoder
 
 
@@ -122,7 +122,7 @@ def test_functions_are_given_what_they_take(nets: str, tmp_path: Path) -> None:
 
 def test_named_networks_have_random_twins_that_resetting_could_not_give(nets: str, tmp_path: Path) -> None:
     encoder = encoders.fitted(f"{nets}:Bare", open_data(grey(tmp_path)))
-    twin = controls.untrained(encoder.eval())
+    twin = twins.untrained(encoder.eval())
     assert not (twin.trunk.model.weights == encoder.trunk.model.weights).any()
     assert torch.equal(twin.adapt.mean, encoder.adapt.mean)
 
@@ -216,7 +216,7 @@ def test_networks_without_anything_to_train_and_weights_beside_a_network_are_ref
         ):
             train(grey(tmp_path), nn.Conv2d(3, 4, 3), tmp_path / "x", **option)
     with pytest.raises(ValueError, match="controls must be raw or none for a network without weights"):
-        controls.untrained(encoders.wrap(nn.Flatten(), image_size=4))
+        twins.untrained(encoders.wrap(nn.Flatten(), image_size=4))
 
 
 def test_small_crops_of_a_network_for_one_size_are_refused_in_one_line() -> None:

@@ -7,9 +7,10 @@ from torch import Tensor
 from unlabeled import encoders
 from unlabeled.data.cameras import Scenes, from_views
 from unlabeled.data.groups import joined
-from unlabeled.evaluation.scores import Measurement, Scores
-from unlabeled.evaluation.tasks import Subject
-from unlabeled.evaluation.tasks.alignment import _pairs, alignment_error, kendall_tau, measure, nearest
+from unlabeled.evaluation.measurement import Measurement
+from unlabeled.evaluation.model import EvaluatedModel
+from unlabeled.evaluation.scores import Scores
+from unlabeled.evaluation.tasks.alignment import TASK, _pairs, alignment_error, kendall_tau, nearest
 from unlabeled.methods.time_contrastive import TimeContrastive
 from unlabeled.worlds import orbit
 
@@ -65,10 +66,10 @@ def scenes(**options: bool) -> Scenes:
     return from_views(made.pop("views"), factors=made)
 
 
-def subject() -> Subject:
+def model() -> EvaluatedModel:
     torch.manual_seed(0)
     method = TimeContrastive(encoders.build("conv4", image_size=24), moments=4).eval()
-    return Subject(method.encoder, method)
+    return EvaluatedModel(method.encoder, method)
 
 
 def found(measured: list[Measurement]) -> dict[tuple[str, str | None, str], float]:
@@ -76,7 +77,7 @@ def found(measured: list[Measurement]) -> dict[tuple[str, str | None, str], floa
 
 
 def test_task_measures_ours_pixels_and_random_twins_between_cameras_and_across_scenes() -> None:
-    measured = measure(subject(), scenes(), device=torch.device("cpu"))
+    measured = TASK(model(), scenes())
     values = found(measured)
     assert len(values) == 3 * 2 * 3 and all(m.values.shape == (1, 4) for m in measured)
     assert all(0 <= value <= 1 for (_, _, unit), value in values.items() if unit.startswith("error"))
@@ -90,11 +91,11 @@ def test_perfect_embeddings_are_perfect_and_a_still_world_is_at_chance() -> None
     data = scenes()
     # Every pixel of a frame says when it is, so that pixels are a perfect embedding.
     time = torch.arange(12, dtype=torch.uint8)[:, None, None, None].expand(4, 2, -1, 3, 24, 24)
-    values = found(measure(subject(), from_views(time), device=torch.device("cpu")))
+    values = found(TASK(model(), from_views(time)))
     assert values["raw", None, "error between cameras"] == 0
     assert values["raw", None, "Kendall's tau between cameras"] == 1
     assert values["raw", None, "error across scenes"] == 0
-    still = found(measure(subject(), scenes(still=True), device=torch.device("cpu")))
+    still = found(TASK(model(), scenes(still=True)))
     assert still["raw", None, "error between cameras"] == pytest.approx((1 - 12**-2) / 3, rel=1e-6)
     assert still["raw", None, "Kendall's tau between cameras"] == 0
     assert data.cameras == 2
@@ -102,23 +103,19 @@ def test_perfect_embeddings_are_perfect_and_a_still_world_is_at_chance() -> None
 
 def test_other_data_is_refused() -> None:
     with pytest.raises(ValueError, match="must be of kind cameras for alignment, got image"):
-        measure(subject(), scenes().frames(), device=torch.device("cpu"))
+        TASK(model(), scenes().frames())
     one = from_views(torch.zeros(1, 1, 3, 3, 24, 24, dtype=torch.uint8))
     with pytest.raises(ValueError, match="two cameras or two scenes"):
-        measure(subject(), one, device=torch.device("cpu"))
-    encoder_alone = Subject(subject().encoder.eval(), None)
-    assert {layer for _, layer, _ in found(measure(encoder_alone, scenes(), device=torch.device("cpu")))} == {
-        None
-    }
+        TASK(model(), one)
+    encoder_alone = EvaluatedModel(model().encoder.eval())
+    assert {layer for _, layer, _ in found(TASK(encoder_alone, scenes()))} == {None}
 
 
 def test_progress_of_whole_scenes_says_nothing_about_frames_and_must_be_finite() -> None:
     views = orbit.make(3, 0, frames=6, size=32)["views"]
 
     def across(**factors: Tensor) -> float:
-        return found(measure(subject(), from_views(views, factors=factors), device=torch.device("cpu")))[
-            "raw", None, "error across scenes"
-        ]
+        return found(TASK(model(), from_views(views, factors=factors)))["raw", None, "error across scenes"]
 
     assert across(progress=torch.rand(3)) == across()
     with pytest.raises(ValueError, match="progress of array must be finite, got NaN or infinity"):
@@ -135,12 +132,12 @@ def test_scenes_are_compared_within_pairs_so_that_pairs_are_independent() -> Non
     linked = joined(_pairs(8), torch.tensor([0, 1, 2, 3, 4, 5, 1, 6]))
     assert linked[0] == linked[1] == linked[6] == linked[7] and len(linked.unique()) == 3
     data = scenes()
-    before = measure(subject(), data, device=torch.device("cpu"))
+    before = TASK(model(), data)
     other = scenes()
     other.pixels = data.pixels.clone()
     start = int(data.starts[2]) if hasattr(data, "starts") else len(data.pixels) // 2
     other.pixels[start:] = 255 - other.pixels[start:].flip(0)
-    after = measure(subject(), other, device=torch.device("cpu"))
+    after = TASK(model(), other)
     for one, two in zip(before, after):
         if one.features == "raw" and one.unit == "error across scenes":
             assert (

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from unlabeled import encoders, methods
 from unlabeled.data import Data, open_data
 from unlabeled.encoders import Encoder
-from unlabeled.evaluation import controls
+from unlabeled.evaluation import twins
 from unlabeled.method import Batch, Method
 from unlabeled.selftest import example, smallest
 
@@ -74,13 +74,13 @@ def test_a_method_with_random_weights_shares_no_number_with_the_trained_one(name
     data = samples(name)
     method = trained(name, data)
     before = copy.deepcopy(method.state_dict())
-    twin = controls.untrained_method(method, data, seed=3)
+    twin = twins.untrained_method(method, data, seed=3)
     assert type(twin) is type(method) and not twin.training
     assert_drawn_anew(method, twin)
     for norm in norms(twin):
         if norm.track_running_stats:
             assert norm.num_batches_tracked > 0 and norm.running_mean.abs().sum() > 0
-    again = controls.untrained_method(method, data, seed=3)
+    again = twins.untrained_method(method, data, seed=3)
     assert all(torch.equal(a, b) for a, b in zip(twin.parameters(), again.parameters(), strict=True))
     assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
 
@@ -108,7 +108,7 @@ def test_an_encoder_with_random_weights_shares_only_the_statistics_of_its_input(
     encoder = encoders.fitted(name, data, kind=kind)
     fixed = {key for key, weight in encoder.named_parameters() if not weight.requires_grad}
     perturb(encoder)
-    twin = controls.untrained(encoder, seed=1)
+    twin = twins.untrained(encoder, seed=1)
     assert {key for key, weight in twin.named_parameters() if not weight.requires_grad} == fixed
     assert_drawn_anew(encoder, twin)
 
@@ -118,8 +118,8 @@ def test_norms_of_the_control_give_its_data_mean_0_and_variance_1() -> None:
         data = samples("simclr") if kind == "image" else open_data("chiming_shapes").subset(torch.arange(32))
         encoder = encoders.fitted(name, data, kind=kind)
         data = encoder.evaluation_view(data)
-        twin = controls.untrained(encoder)
-        controls.calibrate_(twin, data)
+        twin = twins.untrained(encoder)
+        twins.calibrate_(twin, data)
         outputs: dict[nn.Module, Tensor] = {}
 
         def keep(norm: nn.Module, _: Any, output: Tensor, outputs: dict[nn.Module, Tensor] = outputs) -> None:
@@ -154,7 +154,7 @@ def test_ones_own_network_is_drawn_again_where_its_layers_can() -> None:
     layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(2), nn.TransformerEncoderLayer(900, 2, 16)]
     encoder = encoders.wrap(nn.Sequential(*layers, nn.Flatten(), nn.Linear(7200, 4)), image_size=32)
     perturb(encoder)
-    assert_drawn_anew(encoder, controls.untrained(encoder))
+    assert_drawn_anew(encoder, twins.untrained(encoder))
 
 
 def test_ones_own_network_that_keeps_a_weight_is_refused_by_the_name_of_the_weight() -> None:
@@ -162,10 +162,10 @@ def test_ones_own_network_that_keeps_a_weight_is_refused_by_the_name_of_the_weig
     with pytest.raises(
         ValueError, match=r"controls must be raw or none .* got trunk.model.1.weights of Drawn"
     ):
-        controls.untrained(encoder)
+        twins.untrained(encoder)
     weighted = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 3))  # its layer draws what is never used
     with pytest.raises(ValueError, match="controls must be raw or none"):
-        controls.untrained(encoders.wrap(weighted, image_size=8))
+        twins.untrained(encoders.wrap(weighted, image_size=8))
 
 
 class Kept(Method):
@@ -182,4 +182,4 @@ def test_a_method_that_was_given_trained_weights_is_refused() -> None:
     encoder = encoders.fitted("conv4", data)
     method = Kept(encoder, nn.Linear(encoder.dim, 2))
     with pytest.raises(ValueError, match=r"Kept, built from trained weights \(head.weight\)"):
-        controls.untrained_method(method, data)
+        twins.untrained_method(method, data)

@@ -125,7 +125,7 @@ import json, re, sys
 from pathlib import Path
 import torch
 from unlabeled.data.image.data import from_images
-from unlabeled.evaluate import embed
+from unlabeled.evaluation import embed
 from unlabeled.encoders import build
 
 class Wide(type(build("conv4", in_channels=1, image_size=8))):

@@ -12,9 +12,13 @@ from torch import Tensor
 
 from unlabeled import encoders
 from unlabeled.data import Data, Skipped, from_images, open_splits
-from unlabeled.evaluation import controls, evaluate, protocol
-from unlabeled.evaluation.features import frozen, of_encoder, read
-from unlabeled.evaluation.probes import finetune, layers, linear
+from unlabeled.evaluation import controls, evaluate, logistic, twins
+from unlabeled.evaluation.features import of_encoder, read
+from unlabeled.evaluation.labelled import Labelled
+from unlabeled.evaluation.model import frozen
+from unlabeled.evaluation.plan import Cell, Request, cells
+from unlabeled.evaluation.probe import Settings
+from unlabeled.evaluation.probes import finetune, layers
 from unlabeled.method import Batch, Method
 from unlabeled.run import fingerprint, load
 
@@ -170,7 +174,7 @@ def test_the_layer_is_chosen_on_training_labels():
         assert how == "chosen on held-out training labels"
         assert ours["chosen"]["value"] == ours[layer]["value"]
         chosen.append(layer)
-        assert "layers chosen with all" in scores.verdict() and "layers s1" not in scores.verdict()
+        assert "layers chosen: unlabeled" in scores.verdict() and "layers s1" not in scores.verdict()
     assert chosen[0] == chosen[1]
 
 
@@ -202,7 +206,10 @@ def test_intervals_of_probes_count_the_groups_of_the_test_data():
     grouped.groups = torch.zeros(60, dtype=torch.long)
     scores = evaluate(ENCODER, (TRAIN, grouped), probe="knn", controls="raw")
     assert all(r["low"] is None and r.get("margin_low") is None for r in scores)
-    assert "cannot be judged in knn" in scores.verdict() and "beats" not in scores.verdict()
+    assert (
+        "knn: unlabeled cannot be judged with all labels" in scores.verdict()
+        and "beats" not in scores.verdict()
+    )
     assert "no interval, as there is 1 group only" in scores.table()
 
 
@@ -296,15 +303,17 @@ def test_test_images_that_pretraining_saw_are_confessed(tmp_path, samples, seen)
 
 def test_test_frames_that_pretraining_saw_are_confessed(tmp_path, monkeypatch):
     """A scene is one sample of training and many of evaluation."""
-    from unlabeled.evaluation import opening
+    from unlabeled.evaluation.sources import Opened, Source
 
     read = TRAIN.subset(torch.arange(len(TRAIN)).repeat(3)), TEST.subset(torch.arange(len(TEST)).repeat(3))
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "run.toml").write_text("[data]\nsource = 'scenes'\nsamples = 120")
     ENCODER.save(folder / "encoder.safetensors")
-    monkeypatch.setattr(opening, "both", lambda *_: (TRAIN, TEST))
-    monkeypatch.setattr(type(ENCODER), "reads", lambda _, data: read[0] if data is TRAIN else read[1])
+    monkeypatch.setattr(Source, "open", lambda source: Opened(source, TRAIN, TEST))
+    monkeypatch.setattr(
+        type(ENCODER), "evaluation_view", lambda _, data: read[0] if data is TRAIN else read[1]
+    )
     scores = evaluate(load(folder), "scenes", probe="knn", controls=())
     assert "pre-trained on these test images too" in scores.verdict()
 
@@ -321,13 +330,13 @@ def test_network_of_the_users_own_has_a_random_twin_or_says_why_not():
     torch.manual_seed(5)
     own = encoders.wrap(torch.nn.Conv2d(3, 6, 3), image_size=16)
     before = {name: value.clone() for name, value in own.state_dict().items()}
-    twins = [controls.untrained(own, seed).state_dict() for seed in (0, 0, 1)]
-    weights = [twin["trunk.model.weight"] for twin in twins]
+    states = [twins.untrained(own, seed).state_dict() for seed in (0, 0, 1)]
+    weights = [state["trunk.model.weight"] for state in states]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     assert not torch.equal(weights[1], before["trunk.model.weight"])
     assert all(torch.equal(value, before[name]) for name, value in own.state_dict().items())
     with pytest.raises(ValueError, match=r"controls must be raw or none .* got trunk.model.weight of Fixed"):
-        controls.untrained(encoders.wrap(Fixed(), image_size=16))
+        twins.untrained(encoders.wrap(Fixed(), image_size=16))
 
 
 def test_finetuning_has_training_from_scratch_beside_it():
@@ -344,14 +353,15 @@ def test_supervised_stands_beside_the_probe_on_request():
 
 def test_finetuning_at_rate_zero_is_the_linear_probe():
     features = read(lambda batch: of_encoder(ENCODER.eval())(batch, None), TRAIN)
-    head = linear.fit(features, TRAIN.labels, 3)
+    head = logistic.fit(features, TRAIN.labels, 3)
     tested = read(lambda batch: of_encoder(ENCODER.eval())(batch, None), TEST)
     frozen_norms = copy.deepcopy(ENCODER)
     for module in frozen_norms.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.0
-    predicted, _ = finetune.predict(
-        frozen_norms, TRAIN, torch.arange(90), TRAIN.labels, TEST, 3, head=head, learning_rate=0.0, steps=2
+    data, settings = Labelled.of(TRAIN, TEST, torch.device("cpu")), Settings(steps=2)
+    predicted, _ = finetune.train(
+        frozen_norms, data, torch.arange(90), settings, head=head, learning_rate=0.0
     )
     assert torch.equal(predicted, head(tested).argmax(1))
 
@@ -359,7 +369,7 @@ def test_finetuning_at_rate_zero_is_the_linear_probe():
 def test_the_random_control_has_the_same_input_statistics_and_other_weights():
     encoder = conv4()
     encoder.adapt.set_statistics([0.3], [0.2])
-    fresh = controls.untrained(encoder, seed=5)
+    fresh = twins.untrained(encoder, seed=5)
     assert torch.equal(fresh.adapt.mean, encoder.adapt.mean)
     assert fresh.config == encoder.config
     own, other = next(encoder.trunk.parameters()), next(fresh.trunk.parameters())
@@ -368,8 +378,8 @@ def test_the_random_control_has_the_same_input_statistics_and_other_weights():
 
 
 def test_calibrated_norms_have_the_statistics_of_the_data():
-    encoder = controls.untrained(ENCODER)
-    controls.calibrate_(encoder, TRAIN)
+    encoder = twins.untrained(ENCODER)
+    twins.calibrate_(encoder, TRAIN)
     seen: list[Tensor] = []
     norm = next(module for module in encoder.modules() if isinstance(module, torch.nn.BatchNorm2d))
     norm.register_forward_hook(lambda module, inputs, output: seen.append(output.detach().clone()))
@@ -396,7 +406,7 @@ def test_samples_of_unknown_class_are_left_out_and_said():
     partly.labels = torch.where(torch.arange(60) < 20, -1, TEST.labels)
     scores = evaluate(ENCODER, (TRAIN, partly), probe="knn", controls=())
     assert scores.best["samples"] == 40
-    assert "20 of 60 test images have no label and are left out" in scores.verdict()
+    assert "20 of 60 test images have no label and are omitted" in scores.verdict()
 
 
 def test_a_part_without_labels_is_named():
@@ -462,11 +472,11 @@ def test_too_few_labels_are_refused_before_anything_is_computed():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"probe": "svm"}, "probe must be one of knn, linear, few, finetune, layers, .*, got svm"),
+        ({"probe": "svm"}, "probe must be one of few, finetune, knn, layers, linear, alignment, .*, got svm"),
         ({"controls": ["noise"]}, "controls must be one of raw, random, rescaled, supervised, got noise"),
         (
             {"labels_per_class": 0},
-            "labels_per_class must be whole numbers above 0, shares such as 1% or all, got 0",
+            "labels_per_class must be whole numbers above 0, percentages such as 1% or all, got 0",
         ),
         ({"labels_per_class": 1.5}, "got 1.5"),
         ({"draws": 0}, "draws must be at least 1"),
@@ -491,5 +501,17 @@ def test_two_classes_and_one_rare_are_measured():
 
 
 def test_the_plan_measures_nothing_twice():
-    plan = protocol._plan(["linear", "few"], [1, "all"], [], 50)
-    assert len(plan) == len(set(plan)) == 2
+    request = Request(["linear", "few", "factors"], [], [1, "all"], 5, Settings(), None)
+    assert cells(request, ENCODER, 50) == [Cell("linear", None, 1), Cell("linear", None, "all")]
+
+
+def test_progress_is_one_line_for_each_probe():
+    lines: list[str] = []
+    evaluate(
+        ENCODER,
+        (TRAIN, TEST),
+        probe=("knn", "layers", "linear"),
+        labels_per_class=(1, "all"),
+        progress=lines.append,
+    )
+    assert lines == [f"{probe}, 1, all labels per class" for probe in ("knn", "layers", "linear")]

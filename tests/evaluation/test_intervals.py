@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unlabeled.evaluation.intervals import Interval, interval, leave_one_out, of_left_out
 from unlabeled.evaluation.tasks.factors import explained
-from unlabeled.evaluation.tasks.words import spearman
+from unlabeled.evaluation.tasks.similarity import spearman
 
 TRIALS = 400
 

@@ -5,8 +5,8 @@ import torch
 
 from unlabeled.data.audio_visual import Pairs, from_pairs
 from unlabeled.encoders.audio_visual import fitted
-from unlabeled.evaluation.tasks import Subject
-from unlabeled.evaluation.tasks.localisation import CHOOSING, NEARBY, POINTING, chosen, measure, pointed
+from unlabeled.evaluation.model import EvaluatedModel
+from unlabeled.evaluation.tasks.localisation import CHOOSING, NEARBY, POINTING, TASK, chosen, pointed
 from unlabeled.worlds.chiming_shapes import make
 
 
@@ -56,8 +56,8 @@ def test_places_lie_at_the_multiples_of_the_stride():
 
 def test_measured_are_two_questions_with_their_controls():
     data = pairs()
-    subject = Subject(fitted("av-conv4", data, image_size=16).eval(), None)
-    measured = measure(subject, data)
+    model = EvaluatedModel(fitted("av-conv4", data, image_size=16).eval())
+    measured = TASK(model, data)
     pointing = {m.features: m.values for m in measured if m.unit == POINTING}
     choosing = {m.features: m.values for m in measured if m.unit == CHOOSING}
     assert pointing.keys() == {"centre of the picture", "another sample's sound", "random", "unlabeled"}
@@ -67,13 +67,13 @@ def test_measured_are_two_questions_with_their_controls():
     assert all(values.shape == (1, 30) for values in pointing.values())
     centre = (data.masks == 1)[:, 7:9, 7:9].float().mean((1, 2))
     assert (pointing["centre of the picture"][0] - centre).abs().max() < 1
-    again = measure(subject, data)
+    again = TASK(model, data)
     assert all(torch.equal(a.values, b.values) for a, b in zip(measured, again))
 
 
 def test_one_shape_alone_asks_only_one_question():
     data = pairs(distractor=False)
-    measured = measure(Subject(fitted("av-conv4", data, image_size=16).eval(), None), data)
+    measured = TASK(EvaluatedModel(fitted("av-conv4", data, image_size=16).eval()), data)
     assert {m.unit for m in measured} == {POINTING, NEARBY}
 
 
@@ -81,20 +81,20 @@ def test_data_without_masks_is_refused():
     data = pairs()
     data.masks = None
     with pytest.raises(ValueError, match="masks"):
-        measure(Subject(fitted("av-conv4", data, image_size=16).eval(), None), data)
+        TASK(EvaluatedModel(fitted("av-conv4", data, image_size=16).eval()), data)
 
 
 def test_one_clip_alone_has_no_other_sound_and_is_refused():
     data = pairs()
-    subject = Subject(fitted("av-conv4", data, image_size=16).eval(), None)
+    model = EvaluatedModel(fitted("av-conv4", data, image_size=16).eval())
     with pytest.raises(ValueError, match="clips must be at least 2, got 1"):
-        measure(subject, data.subset(torch.tensor([0])))
+        TASK(model, data.subset(torch.tensor([0])))
 
 
 def test_clips_of_one_recording_are_one_unit():
     data = pairs()
     data.groups = torch.arange(len(data)) // 3
-    measured = measure(Subject(fitted("av-conv4", data, image_size=16).eval(), None), data)
+    measured = TASK(EvaluatedModel(fitted("av-conv4", data, image_size=16).eval()), data)
     for one in measured:
         assert (
             one.groups is not None

@@ -10,16 +10,10 @@ import torch
 
 from unlabeled.data.text.data import Texts
 from unlabeled.encoders.text import TextEncoder, fitted
-from unlabeled.evaluation.opening import for_task, given
-from unlabeled.evaluation.tasks import Subject
-from unlabeled.evaluation.tasks.perplexity import (
-    ByteModel,
-    bits_per_byte,
-    gzip_nats,
-    measure,
-    per_piece,
-    surprise,
-)
+from unlabeled.evaluation.byte_model import ByteModel, gzip_nats
+from unlabeled.evaluation.model import EvaluatedModel
+from unlabeled.evaluation.sources import Source
+from unlabeled.evaluation.tasks.perplexity import TASK, bits_per_byte, per_piece, surprise
 from unlabeled.methods.gpt import GPT
 
 CPU = torch.device("cpu")
@@ -108,7 +102,7 @@ def test_ours_stands_beside_its_random_twin_and_all_controls() -> None:
         optimizer.zero_grad()
         method(blocks.sample(16, seed=1)).backward()
         optimizer.step()
-    found = measure(Subject(network, method), (texts(0), texts(1)), seed=0, device=CPU)
+    found = TASK(EvaluatedModel(network, method), (texts(0), texts(1)))
     numbers = {(m.unit, m.features): float(m.values) for m in found}
     assert {name for unit, name in numbers if unit == "perplexity"} == {
         "unlabeled",
@@ -130,7 +124,7 @@ def test_documents_that_are_one_in_parts_are_counted_as_one() -> None:
     network = encoder()
     parts = texts(1)
     joined = Texts(parts.texts, documents=torch.tensor([0, 0, 1, 1, 2, 2]))
-    found = measure(Subject(network, None), (texts(0), joined), device=CPU)
+    found = TASK(EvaluatedModel(network), (texts(0), joined))
     assert {m.samples for m in found} == {3} == {m.left_out.units for m in found if m.left_out}
     assert f"{sum(len(text.encode()) for text in joined.whole())} bytes" in found[0].detail
 
@@ -138,28 +132,28 @@ def test_documents_that_are_one_in_parts_are_counted_as_one() -> None:
 def test_data_without_a_test_part_is_no_measure_of_unseen_texts_and_says_so() -> None:
     warning = "a part of texts cut off: no unseen texts for what was trained on all of it"
     with pytest.warns(UserWarning, match=warning):
-        found = measure(Subject(encoder(), None), texts(0, documents=10), device=CPU)
+        found = TASK(EvaluatedModel(encoder()), texts(0, documents=10))
     assert warning in found[0].detail and found[0].samples == 2
-    found = measure(Subject(encoder(), None), (texts(0), texts(1)), device=CPU)
+    found = TASK(EvaluatedModel(encoder()), (texts(0), texts(1)))
     assert warning not in found[0].detail
 
 
 def test_texts_are_opened_with_the_options_of_the_run_and_known_to_be_divided(tmp_path: Path) -> None:
     rows = [f"{row % 2},the note {row},a much longer text of sample {row}" for row in range(20)]
     (tmp_path / "texts.csv").write_text("\n".join(["label,note,body", *rows]))
-    how = {"kind": "text", "text_column": "note?", "levels": {}, "max_broken": 0.5}
-    opened = for_task("perplexity", tmp_path / "texts.csv", None, how)
-    assert opened is not None and opened.divided and given("perplexity", tmp_path, opened) is opened
+    options = {"kind": "text", "text_column": "note?", "levels": {}, "max_broken": 0.5}
+    opened = TASK.open(Source(tmp_path / "texts.csv", None, options))
+    assert opened.source.is_divided()
     assert all(text.startswith("the note") for text in opened.test.texts)  # type: ignore[attr-defined]
     (tmp_path / "train.csv").write_text("\n".join(["label,note,body", *rows]))
     (tmp_path / "texts.csv").rename(tmp_path / "test.csv")
-    opened = for_task("perplexity", tmp_path, None, how)
-    assert opened is not None and not opened.divided and len(opened.test) == 20
+    opened = TASK.open(Source(tmp_path, None, options))
+    assert not opened.source.is_divided() and opened.test is not None and len(opened.test) == 20
 
 
 def test_pieces_that_nobody_predicts_cost_the_counting_control_nothing() -> None:
     network, short = encoder(), Texts(["cat", "dog"])
-    found = measure(Subject(network, None), (Texts(["cat"] * 10_000), short), device=CPU)
+    found = TASK(EvaluatedModel(network), (Texts(["cat"] * 10_000), short))
     control = next(m for m in found if m.features == "piece unigram")
     seen, pieces = network.encode(["cat"])[0], network.encode(["cat", "dog"])
     total = 10_000 * len(seen) + network.vocabulary
@@ -171,15 +165,15 @@ def test_encoders_that_look_ahead_are_refused() -> None:
     with pytest.raises(
         ValueError, match="perplexity needs an encoder that never looks ahead, such as gpt-mini, got"
     ):
-        measure(Subject(fitted("bert-tiny", texts(0)), None), (texts(0), texts(1)), device=CPU)
+        TASK(EvaluatedModel(fitted("bert-tiny", texts(0))), (texts(0), texts(1)))
 
 
 def test_documents_of_one_book_are_one_unit() -> None:
     network, test = encoder(), texts(1)
     test.groups = torch.tensor([5, 5, 5, 9, 9, 9])
-    found = measure(Subject(network, None), (texts(0), test), device=CPU)
+    found = TASK(EvaluatedModel(network), (texts(0), test))
     for m in found:
         assert m.left_out is not None and (m.left_out.units, m.samples) == (2, 6)
         assert m.counted == "groups of documents"
     test.groups = torch.arange(6)
-    assert {m.counted for m in measure(Subject(network, None), (texts(0), test), device=CPU)} == {"documents"}
+    assert {m.counted for m in TASK(EvaluatedModel(network), (texts(0), test))} == {"documents"}

@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,15 @@ from unlabeled import encoders
 from unlabeled.data import open_data
 from unlabeled.data.video.data import from_videos
 from unlabeled.data.video.films import films
-from unlabeled.evaluation import controls, tracking
+from unlabeled.evaluation import tracking
+from unlabeled.evaluation.model import EvaluatedModel
 from unlabeled.evaluation.tasks.propagation import (
+    TASK,
     _scores,
     boundary,
     contour,
     dilate,
     iou,
-    measure,
     statistics,
     things,
 )
@@ -154,7 +154,7 @@ def slowly(features, labels, previous, top, radius, temperature):
 @pytest.mark.parametrize(("previous", "top", "radius"), [(2, 3, 2.5), (0, 2, 1.0), (7, 50, 2.0), (3, 1, 9.0)])
 @pytest.mark.parametrize("at_once", [1, 2**22])
 def test_propagation_matches_a_slow_twin(previous, top, radius, at_once, monkeypatch):
-    monkeypatch.setattr(tracking, "LIKENESSES", at_once)
+    monkeypatch.setattr(tracking, "SIMILARITIES", at_once)
     features = F.normalize(torch.randn(5, 6, 4, 5), dim=1)
     labels = torch.rand(3, 4, 5).softmax(0)
     carried = propagate(features, labels, previous=previous, top=top, radius=radius, temperature=0.2)
@@ -204,15 +204,14 @@ def test_only_the_first_mask_is_looked_at():
     assert torch.equal(track(shown, positions, Settings(), 32), track(blind, positions, Settings(), 32))
 
 
-def subject(**options: Any):
-    encoder = encoders.build("conv4", image_size=32, input="lightness", **options).eval()
-    return SimpleNamespace(encoder=encoder, method=None, untrained=lambda: controls.untrained(encoder))
+def model(**options: Any) -> EvaluatedModel:
+    return EvaluatedModel(encoders.build("conv4", image_size=32, input="lightness", **options).eval())
 
 
 def test_measures_ours_and_the_controls():
     made = blobs.make(2, 0, frames=3, size=32)
     data = from_videos(made["video"], name="two", masks=made["masks"])
-    found = measure(subject(), data, device=torch.device("cpu"))
+    found = TASK(model(), data)
     rows = [(m.features, m.unit) for m in found]
     names = ["unlabeled", "random", "raw", "copy first mask"]
     assert rows == [(name, unit) for name in names for unit in ("J&F", "J", "F")]
@@ -221,7 +220,7 @@ def test_measures_ours_and_the_controls():
         torch.testing.assert_close(both.values, (j.values + f.values) / 2)
         assert both.values.min() >= 0 and both.values.max() <= 1
     assert "32 pixels" in found[0].detail
-    again = measure(subject(), data, device=torch.device("cpu"))
+    again = TASK(model(), data)
     assert all(torch.equal(a.values, b.values) for a, b in zip(found[3:], again[3:]))
 
 
@@ -232,11 +231,9 @@ def test_refuses_what_cannot_be_tracked(tmp_path):
         list(films(tmp_path))
     with pytest.raises(ValueError, match="data must be one of"):
         list(films("no such set"))
-    vector: Any = SimpleNamespace(config={"name": "conv3d"})
+    vector = encoders.build("conv3d", kind="video", image_size=8).eval()
     with pytest.raises(ValueError, match=r"encoder must have maps of single frames, .* got conv3d"):
-        measure(
-            SimpleNamespace(encoder=vector, untrained=lambda: vector), "blobs", device=torch.device("cpu")
-        )  # type: ignore[arg-type]
+        TASK(EvaluatedModel(vector), "blobs")
     for bad in ({"top": 0}, {"previous": -1}, {"radius": 0.0}, {"temperature": float("nan")}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             track(film(3), positions, Settings(**bad), 32)
@@ -385,13 +382,13 @@ def test_videos_without_any_thing_are_refused():
         torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8), masks=torch.zeros(1, 4, 32, 32).byte()
     )
     with pytest.raises(ValueError, match=r"masks must show at least one thing, got none in array\[0\]"):
-        measure(subject(), data, device=torch.device("cpu"))
+        TASK(model(), data)
 
 
 def test_objects_of_one_video_are_not_independent():
     made = blobs.make(3, 0, frames=3, size=32)
     data = from_videos(made["video"], name="three", masks=made["masks"])
-    found = measure(subject(), data, device=torch.device("cpu"))
+    found = TASK(model(), data)
     objects = [int(masks.max()) for masks in made["masks"]]
     for one in found:
         assert one.counted == "videos" and one.groups is not None

@@ -7,8 +7,9 @@ from sklearn.metrics import ndcg_score
 
 from unlabeled.data.audio_visual import Pairs, from_pairs
 from unlabeled.encoders.audio_visual import fitted
-from unlabeled.evaluation.tasks import Subject, retrieval
-from unlabeled.evaluation.tasks.retrieval import hits, measure, ndcg, ranking
+from unlabeled.evaluation.model import EvaluatedModel
+from unlabeled.evaluation.tasks import retrieval
+from unlabeled.evaluation.tasks.retrieval import TASK, hits, ndcg, ranking
 from unlabeled.worlds.chiming_shapes import make
 
 
@@ -87,7 +88,7 @@ def test_one_space_for_both_finds_everything_and_shuffled_sounds_nothing():
 def test_measured_are_four_directions_with_chance_and_a_random_twin():
     data = pairs()
     encoder = fitted("av-conv4", data, image_size=16).eval()
-    measured = measure(Subject(encoder, None), data)
+    measured = TASK(EvaluatedModel(encoder), data)
     columns = {(m.layer, m.unit) for m in measured}
     assert {layer for layer, _ in columns} == {"im-aud", "aud-im", "im-im", "aud-aud"}
     assert {unit for _, unit in columns} == {"recall@1", "recall@5", "recall@10", "nDCG@30"}
@@ -96,14 +97,14 @@ def test_measured_are_four_directions_with_chance_and_a_random_twin():
         assert rows.keys() == {"unlabeled", "random", "chance"}
         assert len({values.shape for values in rows.values()}) == 1
         assert all(values.min() >= 0 and values.max() <= 1 for values in rows.values())
-    again = measure(Subject(encoder, None), data)
+    again = TASK(EvaluatedModel(encoder), data)
     assert all(torch.equal(a.values, b.values) for a, b in zip(measured, again))
 
 
 def test_without_classes_only_partners_are_looked_for():
     data = pairs(12)
     data.labels = None
-    measured = measure(Subject(fitted("av-conv4", data, image_size=16).eval(), None), data)
+    measured = TASK(EvaluatedModel(fitted("av-conv4", data, image_size=16).eval()), data)
     assert {(m.layer, m.unit) for m in measured} == {
         (layer, f"recall@{k}") for layer in ("im-aud", "aud-im") for k in (1, 5, 10)
     }
@@ -113,7 +114,7 @@ def test_without_classes_only_partners_are_looked_for():
 def test_without_two_of_a_class_nothing_is_asked_of_classes(label):
     data = pairs(12)
     data.labels = torch.arange(12) if label is None else torch.full((12,), label)
-    measured = measure(Subject(fitted("av-conv4", data, image_size=16).eval(), None), data)
+    measured = TASK(EvaluatedModel(fitted("av-conv4", data, image_size=16).eval()), data)
     assert {m.layer for m in measured} == {"im-aud", "aud-im"}
     assert all(m.values.isfinite().all() and "recall" in m.unit for m in measured)
 
@@ -122,7 +123,7 @@ def test_groups_are_those_of_the_queries():
     data = pairs(12)
     data.labels = torch.tensor([0, 0, 0, -1, 1, 1, 1, 1, 2, -1, 0, 1])  # two unknown, one alone
     data.groups = torch.arange(12) // 2
-    measured = measure(Subject(fitted("av-conv4", data, image_size=16).eval(), None), data)
+    measured = TASK(EvaluatedModel(fitted("av-conv4", data, image_size=16).eval()), data)
     known = data.groups[torch.tensor([0, 1, 2, 4, 5, 6, 7, 10, 11])]
     for one in measured:
         asked_all = one.layer in ("im-aud", "aud-im") and "recall" in one.unit

@@ -5,13 +5,14 @@ import json
 import pytest
 import torch
 
-from unlabeled.evaluation.scores import Measurement, Scores
+from unlabeled.evaluation.measurement import Measurement
+from unlabeled.evaluation.scores import Scores
 
 
 def measured(
     features: str, right: torch.Tensor, count: int | str = "all", probe: str = "linear"
 ) -> Measurement:
-    return Measurement(probe, None, count, features, right.float(), "penalty 0.01")
+    return Measurement(probe, features, right.float(), labels_per_class=count, detail="penalty 0.01")
 
 
 def first(share: float, draws: int = 1, samples: int = 400) -> torch.Tensor:
@@ -32,8 +33,8 @@ def test_a_record_holds_what_a_reader_needs():
 @pytest.mark.parametrize(
     ("share", "said"),
     [
-        (0.9, "beats every control beyond noise in linear with all (+30.0) labels per class"),
-        (0.3, "loses in linear with all (-30.0 to raw input)"),
+        (0.9, "linear: unlabeled beats every control beyond noise with all labels (+30.0).\n"),
+        (0.3, "linear: unlabeled loses with all labels (-30.0 to raw input).\n"),
     ],
 )
 def test_the_verdict_names_what_was_won_and_lost(share, said):
@@ -53,7 +54,7 @@ def test_beating_one_control_is_not_beating_all():
         [measured("raw", first(0.2)), measured("supervised", first(0.9)), measured("unlabeled", first(0.6))]
     )
     assert "beats" not in scores.verdict()
-    assert "to trained on those labels only" in scores.verdict()
+    assert "to supervised, same labels" in scores.verdict()
 
 
 def test_the_verdict_without_controls_says_nothing():
@@ -99,14 +100,14 @@ def test_scores_say_what_they_were_measured_on_and_old_files_still_open(tmp_path
     scores.to_json(file)
     assert json.loads(file.read_text()) == {**about, "records": scores.records}
     assert Scores.from_json(file).about == about
-    assert Scores.from_json(file).verdict().endswith(" Mind that the moon was full.")
+    assert Scores.from_json(file).verdict().endswith("\nMind that the moon was full.")
     file.write_text(json.dumps(scores.records))
     assert (Scores.from_json(file).records, Scores.from_json(file).about) == (scores.records, {})
 
 
 def test_the_title_of_neighbours_holds_for_every_column():
     rows = [
-        Measurement("knn", None, count, features, first(0.5).float(), detail)
+        Measurement("knn", features, first(0.5).float(), labels_per_class=count, detail=detail)
         for count, k in ((1, 3), ("all", 20))
         for features, detail in (("unlabeled", f"k={k}, T=0.07, centred"), ("supervised", "300 steps"))
     ]

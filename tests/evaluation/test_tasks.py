@@ -1,18 +1,27 @@
 """Tasks: units of their own, statistics that are no means, twins with random weights."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import torch
 
 from unlabeled import encoders
 from unlabeled.data import from_images
 from unlabeled.evaluation.intervals import LeftOut, leave_one_out, of_left_out
-from unlabeled.evaluation.scores import Measurement, Scores
-from unlabeled.evaluation.tasks import TASKS, Subject
-from unlabeled.evaluation.tasks import measure as measure_task
+from unlabeled.evaluation.measurement import Measurement
+from unlabeled.evaluation.model import EvaluatedModel
+from unlabeled.evaluation.probe import Probe
+from unlabeled.evaluation.probes import PROBES
+from unlabeled.evaluation.registry import Registry
+from unlabeled.evaluation.scores import Scores
+from unlabeled.evaluation.task import Task
+from unlabeled.evaluation.tasks import TASKS
 
 
 def rank(features: str, value: float, without: list[float], better: str = "higher") -> Measurement:
     return Measurement(
-        "similarity", None, "all", features, torch.tensor([[value]]), "", "Spearman", better,  # type: ignore[arg-type]
+        "similarity", features, torch.tensor([[value]]), unit="Spearman", better=better,  # type: ignore[arg-type]
         left_out=LeftOut(torch.tensor(without), torch.full((len(without),), 1 / len(without)), len(without)),
         samples=50, counted="word pairs",
     )  # fmt: skip
@@ -42,7 +51,7 @@ def test_lower_is_better_where_a_task_says_so() -> None:
     control = rank("gzip", 3.0, [3.0] * 9, "lower")
     scores = Scores.of([control, ours])
     assert next(r for r in scores if r["features"] == "gzip")["margin"] == 1.0
-    assert "beats every control beyond noise in similarity: Spearman (+1)" in scores.verdict()
+    assert "similarity: unlabeled beats every control beyond noise in Spearman (+1)." in scores.verdict()
     table = scores.table()
     assert "gzip" in table and "similarity: Spearman on 50 test samples" in table and "labels" not in table
     assert "[95 % interval over 9 word pairs]" in table
@@ -51,20 +60,35 @@ def test_lower_is_better_where_a_task_says_so() -> None:
 def test_several_units_of_a_task_are_columns() -> None:
     values = torch.rand(1, 40, generator=torch.Generator().manual_seed(0))
     rows = [
-        Measurement("retrieval", None, "all", features, values * share, "", unit)
-        for features, share in (("chance", 0.1), ("unlabeled", 1.0))
+        Measurement("retrieval", features, values * fraction, unit=unit)
+        for features, fraction in (("chance", 0.1), ("unlabeled", 1.0))
         for unit in ("recall@1", "nDCG@30")
     ]
     lines = Scores.of(rows).table().splitlines()
     assert lines[1].split() == ["recall@1", "nDCG@30"] and lines[2].startswith("chance")
 
 
-def test_every_task_has_its_module() -> None:
-    import importlib
+def test_every_file_is_a_probe_or_a_task_and_none_has_two_names() -> None:
+    assert all(isinstance(PROBES.load(name), Probe) for name in PROBES)
+    assert all(isinstance(TASKS.load(name), Task) for name in TASKS)
+    titles = [*PROBES.values(), *TASKS.values()]
+    assert len({*titles}) == len(titles) and not {*PROBES} & {*TASKS}
+    assert PROBES["knn"] == "nearest neighbours" and TASKS["perplexity"] == "prediction of unseen texts"
 
-    for name, module in TASKS.items():
-        found = importlib.import_module(f"unlabeled.evaluation.tasks.{module}")
-        assert callable(getattr(found, name, None) or found.measure)
+
+def test_a_file_in_the_folder_is_an_entry(tmp_path: Path) -> None:
+    (tmp_path / "guess.py").write_text('"""Guessing: nothing is learned."""\nPROBE = 7\n')
+    (tmp_path / "__init__.py").touch()
+    registry = Registry("no.such.package", str(tmp_path / "__init__.py"), "PROBE")
+    assert dict(registry) == {"guess": "guessing"} and str(registry) == "guess (guessing)"
+
+
+def test_names_and_titles_of_probes_and_tasks_need_no_torch() -> None:
+    program = (
+        "import sys\nfrom unlabeled.evaluation.probes import PROBES\nfrom unlabeled.evaluation.tasks import TASKS\n"
+        "print(PROBES, TASKS)\nassert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
 def test_a_task_does_not_change_what_it_measures() -> None:
@@ -73,5 +97,5 @@ def test_a_task_does_not_change_what_it_measures() -> None:
     data.factors = {"red": images[:, 0].float().mean((1, 2))}
     encoder = encoders.fitted("conv4", data).eval()
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
-    measure_task("factors", Subject(encoder, None), data, seed=0, device=torch.device("cpu"))
+    TASKS.load("factors")(EvaluatedModel(encoder), data)
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())

@@ -7,31 +7,27 @@ import pytest
 import torch
 from torch import Tensor
 
+from unlabeled import encoders
 from unlabeled.encoders.word_vectors import WordEncoder, build
-from unlabeled.evaluation.scores import interval_of
-from unlabeled.evaluation.tasks import Subject
-from unlabeled.evaluation.tasks.words import (
-    _without_pairs,
-    analogies,
-    answers,
-    read_pairs,
-    read_questions,
-    similarity,
-    spearman,
-)
+from unlabeled.evaluation.measurement import interval_of
+from unlabeled.evaluation.model import EvaluatedModel
+from unlabeled.evaluation.tasks.analogies import TASK as ANALOGIES
+from unlabeled.evaluation.tasks.analogies import _without_pairs, answers
+from unlabeled.evaluation.tasks.similarity import TASK as SIMILARITY
+from unlabeled.evaluation.tasks.similarity import spearman
+from unlabeled.evaluation.word_lists import read_pairs, read_questions
 
-CPU = torch.device("cpu")
 LISTS = Path(__file__).parents[2] / "../shared/data/text_similarity/word_sim"
 
 
-def subject(vectors: dict[str, list[float]] | None = None, words: list[str] | None = None) -> Subject:
+def model(vectors: dict[str, list[float]] | None = None, words: list[str] | None = None) -> EvaluatedModel:
     if vectors is None:
         assert words
         torch.manual_seed(0)
-        return Subject(build("words-30", vocabulary=words).eval(), None)
+        return EvaluatedModel(build("words-30", vocabulary=words).eval())
     encoder = build(f"words-{len(next(iter(vectors.values())))}", vocabulary=list(vectors))
     encoder.vectors.copy_(torch.tensor(list(vectors.values())))
-    return Subject(encoder.eval(), None)
+    return EvaluatedModel(encoder.eval())
 
 
 @pytest.mark.parametrize("size, ties", [(5, False), (100, False), (100, True)])
@@ -98,31 +94,31 @@ def test_marks_at_the_start_are_no_letters_and_other_bytes_are_refused(tmp_path)
         read_pairs(tmp_path / "list")
 
 
-@pytest.mark.parametrize("task", [similarity, analogies])
+@pytest.mark.parametrize("task", [SIMILARITY, ANALOGIES])
 def test_what_is_no_list_or_no_word_encoder_is_refused(task, tmp_path):
-    words = subject(words=["a", "b", "c"])
+    words = model(words=["a", "b", "c"])
     with pytest.raises(ValueError, match="data must be a text file"):
-        task(words, tmp_path / "missing", device=CPU)
+        task(words, tmp_path / "missing")
     with pytest.raises(ValueError, match="data must be a text file"):
-        task(words, 3, device=CPU)
-    (tmp_path / "list").write_text("x y 1\n" if task is similarity else "x y z w\n")
+        task(words, 3)
+    (tmp_path / "list").write_text("x y 1\n" if task is SIMILARITY else "x y z w\n")
     with pytest.raises(ValueError, match="known words"):
-        task(words, tmp_path / "list", device=CPU)
+        task(words, tmp_path / "list")
     with pytest.raises(ValueError, match="encoder must have vectors of words"):
-        task(Subject(torch.nn.Linear(2, 2), None), tmp_path / "list", device=CPU)  # type: ignore[arg-type]
+        task(EvaluatedModel(encoders.build("conv4", image_size=8)), tmp_path / "list")
 
 
 def test_similarity_ranks_cosines_and_counts_what_is_unknown(tmp_path):
     vectors = {"a": [1.0, 0], "b": [5.0, 0.1], "c": [1.0, 1], "d": [-1.0, 0.2]}
     (tmp_path / "pairs").write_text("A B 9\na c 5\na d 1\na unknown 4\n")
-    found = similarity(subject(vectors), tmp_path / "pairs", device=CPU)
+    found = SIMILARITY(model(vectors), tmp_path / "pairs")
     assert [some.features for some in found] == ["unlabeled", "random", "shared letters"]
     ours = found[0]
     assert ours.values.item() == pytest.approx(1) and ours.samples == 3 and ours.unit == "Spearman"
     assert "3 of 4 pairs known" in ours.detail
     assert all(some.left_out is not None and some.left_out.units == 3 for some in found)
     (tmp_path / "pairs").write_text("a b 1\na c 5\na d 9\n")
-    assert similarity(subject(vectors), tmp_path / "pairs", device=CPU)[0].values.item() == pytest.approx(-1)
+    assert SIMILARITY(model(vectors), tmp_path / "pairs")[0].values.item() == pytest.approx(-1)
 
 
 def test_random_vectors_know_nothing(tmp_path):
@@ -131,7 +127,7 @@ def test_random_vectors_know_nothing(tmp_path):
     scores = torch.rand(200, generator=generator).tolist()
     lines = [f"{words[2 * row]} {words[2 * row + 1]} {score}" for row, score in enumerate(scores)]
     (tmp_path / "pairs").write_text("\n".join(lines))
-    for some in similarity(subject(words=words), tmp_path / "pairs", device=CPU)[:2]:
+    for some in SIMILARITY(model(words=words), tmp_path / "pairs")[:2]:
         assert abs(some.values.item()) < 0.2
         own = interval_of(some)
         assert own.low is not None and own.high is not None
@@ -152,7 +148,7 @@ def test_analogies_are_solved_without_the_words_of_the_question(tmp_path):
     (tmp_path / "questions").write_text(
         ": animals\ncat dog cats dogs\n: gram\ncat cats dog dogs\ndog dogs cow cows\ncat cats zebra zebras\n"
     )
-    found = analogies(subject(grid()), tmp_path / "questions", device=CPU)
+    found = ANALOGIES(model(grid()), tmp_path / "questions")
     assert [some.features for some in found] == ["unlabeled", "random", "nearest to the third word"]
     assert found[0].values.shape == (1, 3) and found[0].values.tolist() == [[1, 1, 1]]
     assert "3 of 4 questions known" in found[0].detail
@@ -171,7 +167,7 @@ def test_questions_of_a_pair_of_words_are_not_independent():
         right[[row for row, (a, b) in enumerate(pairs) if pair not in (a, b)]].mean() for pair in range(6)
     ]
     assert torch.allclose(left_out.values, torch.stack(slow)) and left_out.units == 6
-    assert left_out.shares.tolist() == pytest.approx([10 / 30] * 6)
+    assert left_out.fractions.tolist() == pytest.approx([10 / 30] * 6)
 
 
 def test_answers_equal_a_brute_force_over_all_words():
@@ -207,13 +203,13 @@ def test_scores_are_those_of_gensim(tmp_path):
     encoder.vectors.copy_(torch.stack([stems[word[:2]] + 0.5 * torch.randn(12) for word in some_words]))
     encoder.save_word2vec(tmp_path / "vectors.txt")
     theirs = models.KeyedVectors.load_word2vec_format(str(tmp_path / "vectors.txt"))
-    ours = Subject(encoder.eval(), None)
+    ours = EvaluatedModel(encoder.eval())
     _, rho, unknown = theirs.evaluate_word_pairs(pairs)
-    found = similarity(ours, pairs, device=CPU)[0]
+    found = SIMILARITY(ours, pairs)[0]
     assert found.values.item() == pytest.approx(float(rho.statistic), abs=1e-6)
     assert found.samples == round(353 * (1 - unknown / 100))
     share, _ = theirs.evaluate_word_analogies(questions)
-    assert float(analogies(ours, questions, device=CPU)[0].values.mean()) == pytest.approx(share, abs=1e-9)
+    assert float(ANALOGIES(ours, questions)[0].values.mean()) == pytest.approx(share, abs=1e-9)
     assert share > 0.01
 
 

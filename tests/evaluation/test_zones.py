@@ -8,20 +8,18 @@ from torch import Tensor
 
 from unlabeled import encoders
 from unlabeled.data.trajectories import Walks, from_walks
+from unlabeled.evaluation.model import EvaluatedModel
 from unlabeled.evaluation.scores import Scores
-from unlabeled.evaluation.tasks import Subject
-from unlabeled.evaluation.tasks.zones import _found, _walks, measure, retrieved
+from unlabeled.evaluation.tasks.zones import TASK, _hits, _walks, retrieved
 from unlabeled.methods.trajectory_unmasking import TrajectoryUnmasking
 from unlabeled.worlds import rooms
-
-CPU = torch.device("cpu")
 
 
 def walks(**options: Any) -> Walks:
     return from_walks(rooms.make(6, 4, frames=20, size=16, **options))
 
 
-def subject() -> Subject:
+def model() -> EvaluatedModel:
     torch.manual_seed(0)
     encoder = encoders.build("conv4", image_size=16)
     tiny: dict[str, Any] = {
@@ -33,7 +31,7 @@ def subject() -> Subject:
         "heads": 2,
     }
     method = TrajectoryUnmasking(encoder, **tiny).eval()
-    return Subject(method.encoder, method)
+    return EvaluatedModel(method.encoder, method)
 
 
 def test_zones_are_found_by_direction_alone() -> None:
@@ -51,52 +49,52 @@ def test_equally_near_zones_count_as_guessing() -> None:
 
 
 def test_task_measures_ours_and_its_controls_on_the_same_zones() -> None:
-    measured = measure(subject(), walks(), device=CPU)
+    measured = TASK(model(), walks())
     assert [m.features for m in measured] == ["unlabeled", "poses set to zero", "random", "guessing"]
     assert all(m.values.shape == (1, 3 * 6 * 4) for m in measured)
     assert float(measured[-1].values.mean()) == pytest.approx(1 / 12)
-    again = measure(subject(), walks(), device=CPU)
+    again = TASK(model(), walks())
     assert all(torch.equal(one.values, other.values) for one, other in zip(measured, again))
     assert Scores.of(measured).verdict()
 
 
 def test_a_method_that_knows_the_answer_finds_all_and_one_that_sees_a_still_world_guesses() -> None:
-    judged = subject()
-    assert judged.method is not None
-    guess = judged.method.guess
+    oracle = model()
+    assert oracle.method is not None
+    predict: Any = oracle.method.predict
 
-    def told(batch: dict[str, Tensor], hidden: Tensor) -> tuple[Tensor, Tensor]:
-        targets = guess(batch, hidden)[1]
+    def answer(batch: dict[str, Tensor], hidden: Tensor) -> tuple[Tensor, Tensor]:
+        targets = predict(batch, hidden)[1]
         return targets, targets
 
-    judged.method.guess = told  # type: ignore[method-assign]
-    assert float(measure(judged, walks(), device=CPU)[0].values.mean()) > 0.98
+    oracle.method.predict = answer
+    assert float(TASK(oracle, walks())[0].values.mean()) > 0.98
     # Walks that stand still differ from each other, but the zones of one walk do not.
-    still = float(measure(judged, walks(still=True), device=CPU)[0].values.mean())
+    still = float(TASK(oracle, walks(still=True))[0].values.mean())
     assert still == pytest.approx(0.5, abs=0.05)
     one = from_walks(
         {"video": torch.zeros(4, 20, 3, 16, 16, dtype=torch.uint8), "pose": torch.zeros(4, 20, 3)}
     )
-    assert float(measure(subject(), one, device=CPU)[0].values.mean()) == pytest.approx(1 / 8)
+    assert float(TASK(model(), one)[0].values.mean()) == pytest.approx(1 / 8)
 
 
 def test_other_methods_and_data_are_refused() -> None:
     with pytest.raises(ValueError, match=r"must be trajectory_unmasking for zones, got an encoder alone"):
-        measure(Subject(subject().encoder, None), walks(), device=CPU)
+        TASK(EvaluatedModel(model().encoder), walks())
     with pytest.raises(ValueError, match="must be of kind trajectory for zones, got image"):
-        measure(subject(), walks().frames(), device=CPU)
+        TASK(model(), walks().frames())
 
 
 def test_walks_are_the_independent_units() -> None:
     """Each zone belongs to the walk that it was hidden in, or to the group of that walk."""
     data = walks()
-    measured = measure(subject(), data, device=CPU)
+    measured = TASK(model(), data)
     groups = measured[0].groups
     assert groups is not None and measured[0].counted == "walks"
     assert groups.bincount().tolist() == [3 * 4] * 6  # draws, and zones of each walk
     assert {r["units"] for r in Scores.of(measured)} == {6}
     data.groups = torch.tensor([4, 4, 4, 7, 7, 7])
-    grouped = measure(subject(), data, device=CPU)[0].groups
+    grouped = TASK(model(), data)[0].groups
     assert grouped is not None and torch.equal(grouped, torch.where(groups < 3, 4, 7))
 
 
@@ -107,7 +105,7 @@ def test_zones_of_one_walk_stand_under_its_number() -> None:
         def draw(self, batch: Any) -> Tensor:
             return torch.arange(4).view(1, 2, 2).expand(len(batch["index"]), -1, -1)
 
-        def guess(self, batch: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        def predict(self, batch: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
             rows, groups, zones = hidden.shape
             targets = torch.eye(rows * zones).view(rows, zones, -1)[:, None].expand(-1, groups, -1, -1)
             right = (batch["index"] == 2)[:, None, None, None]
@@ -115,5 +113,5 @@ def test_zones_of_one_walk_stand_under_its_number() -> None:
 
     batch, method = {"index": torch.arange(5)}, OneWalk()
     hidden = method.draw(batch)
-    right, numbers = _found(method, batch, hidden), _walks(batch, hidden, None)
+    right, numbers = _hits(method, batch, hidden), _walks(batch, hidden, None)
     assert right.bool().tolist() == (numbers == 2).tolist() and right.sum() == 4

@@ -172,10 +172,10 @@ def test_pictures_stand_at_the_time_that_they_are_of() -> None:
     method = build(melodies(), ahead=2).eval()
     batch = melodies().sample(3)
     pictures = method.pictures(batch)
-    assert list(pictures) == ["heard by then", "predicted", "true"]
+    assert list(pictures) == ["heard so far", "predicted", "true"]
     assert all(picture.shape == pictures["true"].shape for picture in pictures.values())
     length = int(method.encoder.adapt(method.encoder.inputs(batch))[1].min())
-    torch.testing.assert_close(pictures["heard by then"][..., 2:length], pictures["true"][..., : length - 2])
+    torch.testing.assert_close(pictures["heard so far"][..., 2:length], pictures["true"][..., : length - 2])
 
 
 def test_encoders_that_hear_the_future_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Correspondence: the head of four numbers, negatives of other clips, and what the loss cannot depend on."""
+"""Correspondence: negatives of other clips, what can be learned, and what the loss cannot depend on."""
 
 import math
 
@@ -10,13 +10,11 @@ from unlabeled.data.audio_visual import Pairs, from_pairs
 from unlabeled.encoders.audio_visual import fitted
 from unlabeled.methods.audio_visual_correspondence import (
     AudioVisualCorrespondence,
-    Distance,
-    Places,
-    fits,
     loss,
     others,
-    overlaid,
+    similarity,
 )
+from unlabeled.parts.heads import Distance
 from unlabeled.worlds.chiming_shapes import make
 
 
@@ -33,60 +31,6 @@ def pairs(count: int = 12, size: int = 16) -> Pairs:
 def method(data: Pairs | None = None, **options) -> AudioVisualCorrespondence:
     data = data or pairs()
     return AudioVisualCorrespondence(fitted("av-conv4", data, image_size=16), **options)
-
-
-def unit(*shape: int, axis: int = -1) -> torch.Tensor:
-    return F.normalize(torch.randn(shape, dtype=torch.float64), dim=axis)
-
-
-def test_the_head_of_distances_has_exactly_four_numbers_and_starts_undecided_at_1():
-    head = Distance().double()
-    assert sum(parameter.numel() for parameter in head.parameters()) == 4
-    picture = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
-    angles = torch.tensor([0.0, 60.0, 180.0], dtype=torch.float64).deg2rad()
-    sounds = torch.stack([angles.cos(), angles.sin()], 1)[None]
-    logits = head(picture, sounds)[0]
-    torch.testing.assert_close(logits, torch.tensor([4.0, 0.0, -4.0]).double(), atol=1e-5, rtol=0)
-
-
-def test_distances_equal_a_slow_twin():
-    head = Distance().double()
-    torch.nn.init.normal_(head.layer.weight)
-    pictures, sounds = unit(3, 5), unit(3, 4, 5)
-    for row in range(3):
-        for other in range(4):
-            distance = math.dist(pictures[row].tolist(), sounds[row, other].tolist())
-            no, yes = head.layer(torch.tensor([distance], dtype=torch.float64))
-            assert head(pictures, sounds)[row, other].item() == pytest.approx((yes - no).item(), abs=1e-5)
-
-
-def test_both_heads_ignore_a_joint_rotation_of_the_space():
-    rotation = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64)).Q
-    pictures, sounds = unit(4, 6), unit(4, 3, 6)
-    head = Distance().double()
-    torch.testing.assert_close(head(pictures @ rotation, sounds @ rotation), head(pictures, sounds))
-    assert not torch.allclose(head(pictures @ rotation, sounds), head(pictures, sounds))
-    places = unit(4, 6, 3, 3, axis=1)
-    turned = torch.einsum("bdhw,de->behw", places, rotation)
-    best = Places().double()
-    torch.testing.assert_close(best(turned, sounds @ rotation), best(places, sounds))
-
-
-def test_the_head_of_places_scales_the_best_cosine_and_only_that_place_gets_a_gradient():
-    head = Places().double()
-    assert sum(parameter.numel() for parameter in head.parameters()) == 2
-    places, sounds = unit(2, 5, 3, 4, axis=1), unit(2, 3, 5)
-    logits = head(places, sounds)
-    for row in range(2):
-        for other in range(3):
-            cosines = [
-                float(places[row, :, top, left] @ sounds[row, other]) for top in range(3) for left in range(4)
-            ]
-            assert logits[row, other].item() == pytest.approx(8 * max(cosines) - 4)
-    head(places.requires_grad_(), sounds)[0, 0].backward()
-    assert places.grad is not None
-    touched = places.grad.abs().sum(1)[0]
-    assert (touched > 0).sum() == 1 and touched.argmax() == fits(places, sounds[:, 0])[0].argmax()
 
 
 def test_others_are_never_the_sample_itself_nor_its_clip_and_all_come_equally_often():
@@ -202,7 +146,7 @@ def test_the_map_follows_the_sound_and_an_own_sound_fits_better_than_a_wrong_one
     x = learner.encoder.inputs(batch)
     with torch.no_grad():
         places, sounds = learner.encoder.positions(x.image), learner.encoder.sound(x.waveform)
-        own, wrong = fits(places, sounds), fits(places, sounds.roll(1, 0))
+        own, wrong = similarity(places, sounds), similarity(places, sounds.roll(1, 0))
     assert not torch.allclose(own, wrong, atol=0.05)
     assert own.amax((1, 2)).mean() > wrong.amax((1, 2)).mean() + 0.1
 
@@ -217,23 +161,15 @@ def test_a_delay_of_half_a_millisecond_changes_no_answer():
 
 
 @pytest.mark.parametrize("pool", ["max", "location"])
-def test_pictures_show_the_sound_and_where_it_fits(pool):
+def test_pictures_show_the_sound_and_where_it_similarity(pool):
     learner = method(pool=pool).eval()
     shown = learner.pictures(pairs().batch(torch.arange(3)))
     assert {"image", "sound", "predicted"} <= shown.keys()
-    assert ("where its sound is" in shown) == (pool == "location")
+    assert ("where its own sound is" in shown) == (pool == "location")
     for row in shown.values():
         assert len(row) == 3
         if isinstance(row, torch.Tensor):
             assert row.shape[2:] == (16, 16) and row.min() >= 0 and row.max() <= 1
-
-
-def test_what_fits_is_red():
-    maps = torch.zeros(1, 2, 2)
-    maps[0, 0, 0] = 1
-    shown = overlaid(torch.full((1, 1, 8, 8), 0.5), maps)[0]
-    assert shown[0, 0, 0] > 0.9 and shown[2, 0, 0] < 0.1
-    torch.testing.assert_close(shown[:, 7, 7], torch.full((3,), 0.3))
 
 
 @pytest.mark.parametrize(

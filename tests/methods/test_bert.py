@@ -1,4 +1,4 @@
-"""BERT: counts of hidden words, fair pairs, parity with transformers, and no way to cheat."""
+"""BERT: parity with transformers, dynamic masks, and no way to cheat."""
 
 import math
 
@@ -8,7 +8,9 @@ from torch import Tensor
 
 from unlabeled.data.text.data import Texts
 from unlabeled.encoders.text import TextEncoder, TextInput, fitted
-from unlabeled.methods.bert import BERT, UNKNOWN, corrupted, hidden, joined, paired
+from unlabeled.methods.bert import BERT
+from unlabeled.parts.sentence_pairs import draw, join
+from unlabeled.parts.tokens import IGNORED
 
 NOUNS = "cat dog tree river stone bird house road field lake".split(" ")  # noqa: SIM905
 
@@ -32,120 +34,6 @@ def encoder(data: Texts | None = None, length: int = 32) -> TextEncoder:
 
 def batches(method: BERT, data: Texts, size: int) -> list[dict[str, Tensor]]:
     return list(method.training_view(data).batches(size))
-
-
-def random_blocks(rows: int, length: int, documents: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens that say where they are from, numbers of sentences, documents; the last rows are shorter."""
-    borders = torch.rand(rows, length) < 0.2
-    borders[:, 0] = False
-    borders[:, length // 3] = True
-    sentence = borders.long().cumsum(1)
-    lengths = torch.where(torch.arange(rows) < rows // 2, length, length - torch.arange(rows) % (length // 3))
-    sentence[torch.arange(length) >= lengths[:, None]] = -1
-    tokens = 1000 * torch.arange(1, rows + 1)[:, None] + torch.arange(length)
-    return tokens.where(sentence >= 0, 0), sentence, torch.arange(rows) % documents
-
-
-def test_as_many_pieces_are_hidden_as_the_formula_says_and_never_special_ones() -> None:
-    lengths = torch.tensor([3, 10, 30, 64, 5])
-    candidates = torch.arange(64) < (lengths - 1)[:, None]
-    candidates[:, 0] = False
-    for _ in range(20):
-        chosen = hidden(candidates, lengths, 0.15)
-        assert chosen.sum(1).tolist() == [max(1, round(0.15 * n)) for n in lengths.tolist()]
-        assert not (chosen & ~candidates).any()
-    shares = torch.stack([hidden(candidates, lengths, 0.15)[3] for _ in range(2000)]).float().mean(0)
-    assert shares[1:63].min() > 0.1 and shares[1:63].max() < 0.22, "every place is as likely"
-
-
-def test_four_fifths_are_masked_a_tenth_random_and_a_tenth_left_alone() -> None:
-    tokens = torch.full((200, 1000), 7)
-    chosen = torch.rand(tokens.shape) < 0.5
-    shown = corrupted(tokens, chosen, 4, 50)
-    assert torch.equal(shown[~chosen], tokens[~chosen])
-    seen, count = shown[chosen], int(chosen.sum())
-    for share, found in (
-        (0.8 + 0.1 / 50, seen == 4),
-        (0.1 + 0.1 / 50, seen == 7),
-        (0.1 * 48 / 50, (seen != 4) & (seen != 7)),
-    ):
-        deviation = math.sqrt(share * (1 - share) / count)
-        assert abs(found.float().mean().item() - share) < 4 * deviation
-    others = seen.bincount(minlength=50).double()
-    others = others[[n for n in range(50) if n not in (4, 7)]]
-    assert ((others - others.mean()).square() / others.mean()).sum() < 48 + 5 * math.sqrt(2 * 48), (
-        "chi squared"
-    )
-
-
-def test_second_text_goes_on_or_is_from_another_document() -> None:
-    _, sentence, document = random_blocks(40, 30, 5)
-    for _ in range(20):
-        pair = paired(sentence, document)
-        row = torch.arange(40)
-        goes_on, other = pair.label == 0, pair.label == 1
-        assert torch.equal(pair.row[goes_on], row[goes_on])
-        assert torch.equal(pair.start[goes_on], pair.border[goes_on])
-        assert (document[pair.row[other]] != document[other]).all()
-        lengths = (sentence >= 0).sum(1)
-        assert (pair.start + pair.size <= lengths[pair.row]).all() and (pair.size > 0).all()
-        assert (pair.border + pair.size <= lengths).all()
-        before = sentence.gather(1, pair.border[:, None] - 1)
-        assert (sentence.gather(1, pair.border[:, None]) == before + 1).all(), (
-            "the border is a sentence's start"
-        )
-        source = sentence[pair.row]
-        assert (source.gather(1, pair.start[:, None]) == source.gather(1, pair.start[:, None] - 1) + 1).all()
-
-
-def test_half_of_the_pairs_are_random_whatever_their_length() -> None:
-    _, sentence, document = random_blocks(60, 30, 6)
-    pairs = [paired(sentence, document) for _ in range(200)]
-    label, size = torch.cat([p.label for p in pairs]), torch.cat([p.size for p in pairs]).double()
-    border = torch.cat([p.border for p in pairs]).double()
-    known = label != UNKNOWN
-    assert known.all()
-    assert abs((label == 1).double().mean() - 0.5) < 3 * math.sqrt(0.25 / len(label))
-    for what in (size, border, size + border):
-        first, second = what[label == 0], what[label == 1]
-        error = math.sqrt(first.var() / len(first) + second.var() / len(second))
-        assert abs(first.mean() - second.mean()) < 4 * error, "lengths tell nothing"
-
-
-def test_second_texts_of_both_kinds_end_with_a_sentence_as_rarely() -> None:
-    _, sentence, document = random_blocks(60, 40, 6)
-    ends = {0: [], 1: []}
-    for _ in range(300):
-        pair = paired(sentence, document)
-        behind = (pair.start + pair.size).clamp_max(39)
-        source = sentence[pair.row]
-        last = source.gather(1, (pair.start + pair.size - 1)[:, None])
-        whole = (source.gather(1, behind[:, None]) != last).squeeze(1)
-        inside = pair.start + pair.size < 40  # where a full block is cut nobody can say what follows
-        for label in (0, 1):
-            ends[label].append(whole[(pair.label == label) & inside & (sentence[:, -1] < 0)])
-    shares = [torch.cat(ends[label]).double().mean().item() for label in (0, 1)]
-    assert abs(shares[0] - shares[1]) < 0.08, shares
-
-
-def test_blocks_of_one_document_make_no_pairs() -> None:
-    _, sentence, _ = random_blocks(8, 30, 2)
-    assert (paired(sentence, torch.zeros(8, dtype=torch.int64)).label == UNKNOWN).all()
-    assert (paired(torch.zeros(4, 9, dtype=torch.int64), torch.arange(4)).label == UNKNOWN).all()
-
-
-def test_joined_is_cls_first_sep_second_sep() -> None:
-    tokens, sentence, document = random_blocks(30, 20, 3)
-    pair = paired(sentence, document)
-    both, mask, segment = joined(tokens, pair, 1, 2)
-    for row in range(30):
-        border, size, start = int(pair.border[row]), int(pair.size[row]), int(pair.start[row])
-        first = tokens[row, :border].tolist()
-        second = tokens[pair.row[row], start : start + size].tolist()
-        expected = [1, *first, 2, *second, 2]
-        assert both[row][mask[row]].tolist() == expected and int(mask[row].sum()) == len(expected)
-        assert segment[row][mask[row]].tolist() == [0] * (border + 2) + [1] * (size + 1)
-        assert not both[row][~mask[row]].any() and not segment[row][~mask[row]].any()
 
 
 def task(method: BERT, batch: dict[str, Tensor]) -> tuple[TextInput, Tensor, Tensor, Tensor]:
@@ -292,11 +180,11 @@ def next_accuracy(method: BERT, data: Texts, rounds: int) -> tuple[float, int]:
     for number in range(rounds):
         torch.manual_seed(1000 + number)
         batch = blocks.batch(torch.randint(len(blocks), (32,)))
-        label = paired(batch["sentence"], batch["document"]).label
+        label = draw(batch["sentence"], batch["document"]).label
         torch.manual_seed(1000 + number)
         batch = blocks.batch(torch.randint(len(blocks), (32,)))
         method(batch)
-        known = int((label != UNKNOWN).sum())
+        known = int((label != IGNORED).sum())
         right, count = right + method.metrics["next_accuracy"].item() * known, count + known
     return right / count, count
 
@@ -309,8 +197,8 @@ def pairs_of(
     for seed in range(rounds):
         torch.manual_seed(seed)
         batch = blocks.batch(torch.randint(len(blocks), (64,)))
-        pair = paired(batch["sentence"], batch["document"])
-        both, mask, segment = joined(batch["tokens"], pair, 2, 3)
+        pair = draw(batch["sentence"], batch["document"])
+        both, mask, segment = join(batch["tokens"], pair, 2, 3)
         for row in (pair.label >= 0).nonzero().flatten().tolist():
             first.append(both[row][mask[row] & (segment[row] == 0)][1:-1].tolist())
             second.append(both[row][segment[row] == 1][:-1].tolist())

@@ -1,18 +1,10 @@
-import math
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 
 from unlabeled import encoders
-from unlabeled.methods.context_encoder import (
-    ChannelwiseLinear,
-    ContextEncoder,
-    build_discriminator,
-    players,
-    reconstruction,
-)
+from unlabeled.methods.context_encoder import ContextEncoder, reconstruction
 from unlabeled.parts.masks import central, region
 
 MASKS = ["central", "blocks", "region"]
@@ -98,31 +90,6 @@ def test_the_hole_has_the_mean_colour_of_the_data():
     assert torch.equal(torch.where(drop, floats, filled), floats)
 
 
-def test_channelwise_layer_has_a_matrix_per_channel_and_mixes_none():
-    layer = ChannelwiseLinear(5, 9)
-    nn.init.normal_(layer.bias)
-    assert sum(parameter.numel() for parameter in layer.parameters()) == 5 * 81 + 5 * 9
-    features = torch.randn(2, 5, 3, 3)
-    output = layer(features)
-    for channel in range(5):
-        expected = features[:, channel].flatten(1) @ layer.weight[channel].T + layer.bias[channel]
-        torch.testing.assert_close(output[:, channel].flatten(1), expected)
-    jacobian = torch.autograd.functional.jacobian(layer, features[:1]).view(5, 9, 5, 9)
-    mixes = jacobian.abs().amax((1, 3)) > 0
-    assert torch.equal(mixes, torch.eye(5, dtype=torch.bool))
-
-
-@pytest.mark.parametrize("size", [4, 8, 14, 16, 32])
-def test_coin_tossing_discriminator_costs_ln_2_for_each_opinion(size):
-    discriminator = build_discriminator(3, size)
-    assert discriminator(torch.rand(2, 3, size, size)).shape == (2, 1)
-    nn.init.zeros_(discriminator[-1].weight)
-    nn.init.zeros_(discriminator[-1].bias)
-    fooling, telling = players(discriminator, torch.rand(2, 3, size, size), torch.rand(2, 3, size, size))
-    assert fooling.item() == pytest.approx(math.log(2))
-    assert telling.item() == pytest.approx(2 * math.log(2))
-
-
 @pytest.mark.parametrize("loss", ["adversarial", "joint"])
 @pytest.mark.parametrize("mask", MASKS)
 def test_one_backward_of_the_sum_gives_each_player_only_its_own_gradient(mask, loss):
@@ -140,15 +107,6 @@ def test_one_backward_of_the_sum_gives_each_player_only_its_own_gradient(mask, l
     for parameter, gradient in zip(ours + theirs, generator + discriminator, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
         assert gradient.abs().sum() > 0 or parameter.ndim == 1
-
-
-def test_the_painter_is_pushed_towards_what_the_discriminator_takes_for_real():
-    discriminator = build_discriminator(1, 8)
-    painted = torch.rand(4, 1, 8, 8, requires_grad=True)
-    fooling, telling = players(discriminator, torch.rand(4, 1, 8, 8), painted)
-    (through,) = torch.autograd.grad(-nn.functional.logsigmoid(discriminator(painted)).mean(), painted)
-    (fooling + telling).backward()
-    torch.testing.assert_close(painted.grad, through)
 
 
 def test_joint_loss_weighs_the_players_as_told_and_l2_has_no_second_player():

@@ -50,7 +50,7 @@ def numbered(frames=7):
 def test_the_past_is_remembered_last_frame_first():
     back, ahead = targets(numbered(), 4)
     assert back.flatten().tolist() == [3, 2, 1, 0] and ahead.flatten().tolist() == [4, 5, 6]
-    back, ahead = small(reconstructed=2).wanted(numbered())
+    back, ahead = small(reconstructed=2).targets(numbered())
     assert back.flatten().tolist() == [3, 2] and ahead.flatten().tolist() == [4, 5, 6]
 
 
@@ -79,7 +79,7 @@ def test_step_zero_is_at_chance_the_mean_frame(pixels, parts):
     data = from_videos(circling(200, frames)).clips(frames)
     method.prepare(data)
     mean = torch.logit(method.mean, eps=NEAR) if pixels == "bernoulli" else method.mean
-    back, ahead = method.wanted(method.encoder.inputs(data.sample(256)))
+    back, ahead = method.targets(method.encoder.inputs(data.sample(256)))
     drawn = mean.expand(200, frames, 1, 3, 3)
     exact = sum(frame_losses(drawn[:, : part.shape[1]], part, pixels).sum() for part in (back, ahead))
     assert method.chance(8) == pytest.approx(float(exact), rel=1e-4)
@@ -140,8 +140,8 @@ def test_a_conditional_decoder_is_shown_the_truth_one_step_late_and_itself_at_te
         after = method.predict(past, (back, changed))[1]
         assert torch.equal(before[:, : step + 1], after[:, : step + 1])
         assert not torch.equal(before[:, step + 1 :], after[:, step + 1 :]) or step == 2
-    own = method.drawn(method.predict(past)[1])
-    shown = method.drawn(method.predict(past, (back, own))[1])
+    own = method.frames(method.predict(past)[1])
+    shown = method.frames(method.predict(past, (back, own))[1])
     torch.testing.assert_close(own, shown)
 
 
@@ -167,7 +167,7 @@ def test_it_foresees_better_than_copying_and_order_matters_most_for_the_future()
         past = batch["video"][:, :4] / 255
         ahead = batch["video"][:, 4:] / 255
         backward = method.predict(past.flip(1))
-        assert squared_error(method.drawn(backward[1]), ahead) > 3 * metrics["future error"]
+        assert squared_error(method.frames(backward[1]), ahead) > 3 * metrics["future error"]
         # Turned round, the dot is drawn where it would go from there: the frames before the first.
         shown = method.pictures(batch)
         torch.testing.assert_close(shown["given"][:, :, :, 6:9], past[:, 2])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from unlabeled.data.text.data import Texts
 from unlabeled.encoders.text import TextEncoder, fitted
-from unlabeled.methods.gpt import GPT, pick
+from unlabeled.methods.gpt import GPT
 
 WORDS = ["cat", "dog", "tree", "river", "stone", "bird", "house", "road", "field", "lake"]
 
@@ -109,30 +109,11 @@ def test_one_batch_is_learned_by_heart() -> None:
     assert method(batch).item() < 0.7 and method.metrics["accuracy"] > 0.7
 
 
-def test_drawn_pieces_follow_the_softmax() -> None:
-    logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
-    drawn = pick(logits.expand(40_000, -1), 0.5, 0, 1.0).bincount(minlength=4).double()
-    expected = (logits / 0.5).softmax(0).double() * 40_000
-    assert ((drawn - expected).square() / expected).sum() < 20, "chi squared of 3 degrees of freedom"
-
-
-def test_top_k_and_top_p_leave_only_the_likeliest() -> None:
-    logits = torch.log(torch.tensor([0.1, 0.5, 0.15, 0.25])).expand(3000, -1)
-    assert set(pick(logits, 1.0, 2, 1.0).tolist()) == {1, 3}
-    assert set(pick(logits, 1.0, 0, 0.7).tolist()) == {1, 3}, "until their sum reaches 0.7"
-    assert set(pick(logits, 1.0, 0, 0.8).tolist()) == {1, 2, 3}
-    for sure in (pick(logits, 1.0, 1, 1.0), pick(logits, 0.0, 0, 1.0), pick(logits, 1.0, 0, 0.0)):
-        assert set(sure.tolist()) == {1}
-    assert set(pick(1000 * logits, 1e-39, 0, 1.0).tolist()) == {1}, "no quotient is too large"
-    cut = pick(logits, 1.0, 2, 1.0).bincount(minlength=4).double() / 3000
-    assert cut[1].item() == pytest.approx(2 / 3, abs=0.04), "shares among the rest stay as they were"
-
-
 def test_continuation_is_what_a_step_by_step_forward_says_whatever_the_length_of_the_prompt() -> None:
     method = GPT(encoder(), temperature=0.0).eval()
     batch = batch_of(method, 3)
     lengths = torch.tensor([3, 9, 6])
-    added = method.continued(batch["tokens"], lengths, 5)
+    added = method.generate(batch["tokens"], lengths, 5)
     for row, length in enumerate(lengths.tolist()):
         tokens = batch["tokens"][row : row + 1, :length]
         for step in range(5):
@@ -145,7 +126,7 @@ def test_continuation_is_what_a_step_by_step_forward_says_whatever_the_length_of
 def test_continuation_runs_on_beyond_the_window() -> None:
     method = GPT(encoder(16), temperature=0.0).eval()
     batch = batch_of(method, 2)
-    added = method.continued(batch["tokens"], torch.tensor([16, 12]), 10)
+    added = method.generate(batch["tokens"], torch.tensor([16, 12]), 10)
     assert added.shape == (2, 10)
     shorter = torch.cat([batch["tokens"], added[:, :1]], dim=1)[:1, 1:17]
     x = method.encoder.inputs({"tokens": shorter, "mask": shorter >= 0, "sentence": shorter})

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from unlabeled import encoders, methods
 from unlabeled.data import Data, open_data
-from unlabeled.methods.jigsaw import Jigsaw, least_size
-from unlabeled.parts.padding import only_padding
+from unlabeled.methods.jigsaw import Jigsaw
+from unlabeled.parts.padding import least_size, only_padding
 
 IMAGE = [name for name in methods.names() if methods.describe(name).kind == "image"]
 NETWORKS = [("conv4", 16), ("conv4", 32), ("resnet10", 24), ("resnet10", 32), ("vit-small", 32)]

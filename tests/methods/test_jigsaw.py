@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from unlabeled import encoders
-from unlabeled.methods.jigsaw import Jigsaw, shuffled, tiles
+from unlabeled.methods.jigsaw import Jigsaw
 from unlabeled.parts import patches
-from unlabeled.parts.permutations import permutation_set
 
 
 @pytest.fixture(autouse=True)
@@ -47,32 +46,6 @@ def train(method: Jigsaw, images: torch.Tensor, steps: int) -> float:
     return sum(losses[-5:]) / 5
 
 
-def test_tile_of_each_place_is_the_one_the_permutation_names():
-    numbered = torch.arange(9).float().view(1, 9, 1, 1, 1).expand(2, 9, 1, 4, 4)
-    permutations = torch.tensor([[8, 3, 5, 7, 2, 1, 4, 0, 6], [1, 2, 3, 4, 5, 6, 7, 8, 0]])
-    assert torch.equal(shuffled(numbered, permutations)[:, :, 0, 0, 0].long(), permutations)
-
-
-def test_inverse_permutation_puts_the_image_back_together():
-    images = torch.rand(72, 3, 12, 12)
-    permutations = permutation_set(72, 9)
-    puzzle = shuffled(tiles(images, 3, 4), permutations)
-    back = shuffled(puzzle, permutations.argsort(dim=1))
-    assert torch.equal(patches.assemble(back, 3), images)
-
-
-def test_places_of_tiles_are_uniform_in_their_cells():
-    position = torch.arange(12 * 12).float().view(1, 1, 12, 12).expand(500, 1, 12, 12)
-    corner = tiles(position, 2, 4)[:, :, 0, 0, 0].long()  # cells of 6, tiles of 4: corners 0, 1 and 2
-    rows, columns = corner // 12, corner % 12
-    for cell in range(4):
-        assert (rows[:, cell] // 6 == cell // 2).all() and (columns[:, cell] // 6 == cell % 2).all()
-    for offsets in (rows % 6, columns % 6):
-        share = torch.bincount(offsets.flatten(), minlength=3) / offsets.numel()
-        assert len(share) == 3
-        torch.testing.assert_close(share, torch.full((3,), 1 / 3), atol=0.04, rtol=0)
-
-
 @pytest.mark.parametrize("permutations, grid", [(9, 3), (64, 3), (1000, 3), (24, 2)])
 def test_step_zero_is_at_chance(permutations, grid):
     method = Jigsaw(Fixed(), permutations=permutations, grid=grid)
@@ -104,7 +77,7 @@ def test_loss_equals_a_slow_twin_with_the_permutation_from_the_slides():
         logits = method.head(vector[None])[0].detach()
         total -= float(logits[matching[0]] - torch.logsumexp(logits, 0)) / 3
     assert loss.item() == pytest.approx(total, rel=1e-4)
-    puzzle = shuffled(cells[:1], method.permutations[63:])
+    puzzle = patches.permute(cells[:1], method.permutations[63:])
     assert torch.equal(puzzle[0, 0], cells[0, 8]) and torch.equal(puzzle[0, 7], cells[0, 0])
 
 
@@ -203,7 +176,7 @@ def test_pictures_put_the_tiles_back_by_the_prediction():
     shown = method.pictures(batch(8))
     assert all(picture.shape == (8, 3, 24, 24) for picture in shown.values())
     first = method.permutations[0]
-    back = shuffled(patches.cells(shown["shuffled"], 3), first.argsort().expand(8, 9))
+    back = patches.permute(patches.cells(shown["shuffled"], 3), first.argsort().expand(8, 9))
     assert torch.equal(shown["put back"], patches.assemble(back, 3))
     torch.testing.assert_close(shown["image"].sum(), shown["shuffled"].sum())
 

@@ -1,7 +1,6 @@
-"""InfoNCE against closed forms and a slow twin; the order of teacher, keys and queue in a step."""
+"""MoCo: the order of teacher, keys and queue in a step; InfoNCE is tested in tests/parts/test_info_nce.py."""
 
 import copy
-import math
 
 import pytest
 import torch
@@ -9,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlabeled import encoders
-from unlabeled.methods.moco import MoCo, loss
+from unlabeled.methods.moco import MoCo
+from unlabeled.parts.info_nce import with_queue
 
 
 def build(**options) -> MoCo:
@@ -30,42 +30,12 @@ def images(count: int = 8) -> Tensor:
     return torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(count))
 
 
-def unit(rows: int, dim: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return F.normalize(torch.randn(rows, dim, generator=generator, dtype=torch.float64), dim=1)
-
-
-def test_loss_equals_a_slow_loop_over_one_key_and_the_queue() -> None:
-    queries, keys, queue = unit(4, 5, 1), unit(4, 5, 2), unit(7, 5, 3)
-    total = 0.0
-    for query, key in zip(queries, keys):
-        own = math.exp(query @ key / 0.3)
-        total -= math.log(own / (own + sum(math.exp(query @ other / 0.3) for other in queue)))
-    assert loss(queries * 3, keys, queue, 0.3).item() == pytest.approx(total / 4, rel=1e-12)
-
-
 @pytest.mark.parametrize(("stored", "value"), [(4096, 8.31801), (65536, 11.09037)])
 def test_collapsed_vectors_have_the_loss_of_chance(stored: int, value: float) -> None:
     ones = F.normalize(torch.ones(stored, 2, dtype=torch.float64), dim=1)
     chance = build(queue=stored).chance(8)
-    assert loss(ones[:3], ones[:3], ones, 0.2).item() == pytest.approx(chance, rel=1e-12)
+    assert with_queue(ones[:3], ones[:3], ones, 0.2).item() == pytest.approx(chance, rel=1e-12)
     assert chance == pytest.approx(value, abs=5e-6)
-
-
-def test_loss_ignores_order_of_queue_and_batch_and_a_common_rotation() -> None:
-    queries, keys, queue = unit(4, 5, 1), unit(4, 5, 2), unit(7, 5, 3)
-    rotation = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64)).Q
-    order, value = torch.tensor([2, 0, 3, 1]), loss(queries, keys, queue, 0.3)
-    torch.testing.assert_close(loss(queries[order], keys[order], queue.flip(0), 0.3), value)
-    torch.testing.assert_close(loss(queries @ rotation, keys @ rotation, queue @ rotation, 0.3), value)
-    assert not torch.isclose(loss(queries[order], keys, queue, 0.3), value)
-
-
-def test_gradient_is_the_numeric_one_and_has_no_radial_part() -> None:
-    queries, keys, queue = unit(4, 5, 1).mul(2).requires_grad_(), unit(4, 5, 2), unit(7, 5, 3)
-    assert torch.autograd.gradcheck(lambda x: loss(x, keys, queue, 0.3), queries)
-    (gradient,) = torch.autograd.grad(loss(queries, keys, queue, 0.3), queries)
-    torch.testing.assert_close((gradient * queries).sum(1), torch.zeros(4).double(), atol=1e-15, rtol=0)
 
 
 def test_keys_are_stored_after_they_were_used_and_replace_the_oldest() -> None:
@@ -74,7 +44,7 @@ def test_keys_are_stored_after_they_were_used_and_replace_the_oldest() -> None:
     before = method.queue.rows.clone()
     keys = F.normalize(copy.deepcopy(method.teacher)(second), dim=1)
     queries = copy.deepcopy(method.head)(copy.deepcopy(method.encoder)(first))
-    torch.testing.assert_close(method({}), loss(queries, keys, before, 0.2))
+    torch.testing.assert_close(method({}), with_queue(queries, keys, before, 0.2))
     torch.testing.assert_close(method.queue.rows[:8], keys)
     assert torch.equal(method.queue.rows[8:], before[8:])
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from unlabeled import encoders
-from unlabeled.methods.rotnet import ANGLES, RotNet, turned
+from unlabeled.methods.rotnet import ANGLES, RotNet, turn
 from unlabeled.parts.augment import rotate
 
 
@@ -46,18 +46,18 @@ def test_quarter_turns_are_exact_and_counter_clockwise():
     image = glyph()
     height, width = image.shape[2:]
     for quarters in range(4):
-        assert torch.equal(turned(image, 90.0 * quarters), torch.rot90(image, quarters, (2, 3)))
-    once = turned(image, 90.0)
+        assert torch.equal(turn(image, 90.0 * quarters), torch.rot90(image, quarters, (2, 3)))
+    once = turn(image, 90.0)
     for row in range(height):  # what was at the right is now at the top
         for column in range(width):
             assert once[0, 0, width - 1 - column, row] == image[0, 0, row, column]
-    assert torch.equal(turned(turned(turned(once, 90.0), 90.0), 90.0), image)
+    assert torch.equal(turn(turn(turn(once, 90.0), 90.0), 90.0), image)
 
 
 def test_mirroring_after_a_quarter_turn_would_confuse_90_and_270():
     image = glyph()
-    assert torch.equal(turned(image, 90.0).flip(3), turned(image.flip(3), 270.0))
-    assert not torch.equal(turned(image, 90.0), turned(image.flip(3), 270.0))
+    assert torch.equal(turn(image, 90.0).flip(3), turn(image.flip(3), 270.0))
+    assert not torch.equal(turn(image, 90.0), turn(image.flip(3), 270.0))
 
 
 def test_mirroring_comes_before_turning():
@@ -67,7 +67,7 @@ def test_mirroring_comes_before_turning():
     method(images)
     upright = images["image"].flip(3) / 255
     for angle, copies in zip(ANGLES["4"], encoder.seen.chunk(4)):
-        torch.testing.assert_close(copies, turned(upright, angle))
+        torch.testing.assert_close(copies, turn(upright, angle))
 
 
 @pytest.mark.parametrize("rotations, count", [("4", 4), ("0-180", 2), ("90-270", 2), ("8", 8)])
@@ -125,7 +125,7 @@ def test_upright_images_are_learned():
 def test_eight_angles_lie_45_degrees_apart():
     y, x = torch.meshgrid(torch.arange(33.0), torch.arange(33.0), indexing="ij")
     spot = torch.exp(-((x - 24) ** 2 + (y - 13) ** 2) / 18)[None, None]
-    copies = [turned(spot, angle) for angle in ANGLES["8"]]
+    copies = [turn(spot, angle) for angle in ANGLES["8"]]
     middle = slice(6, 27)
     for number, copy in enumerate(copies):
         exact = rotate(spot, torch.tensor([22.5 + 45.0 * number]))
@@ -134,7 +134,7 @@ def test_eight_angles_lie_45_degrees_apart():
 
 def test_none_of_eight_angles_is_sharper_and_no_corner_tells():
     noise = torch.rand(64, 1, 24, 24)
-    copies = [turned(noise, angle) for angle in ANGLES["8"]]
+    copies = [turn(noise, angle) for angle in ANGLES["8"]]
     sharpness = torch.stack(
         [copy.diff(dim=2).square().mean() + copy.diff(dim=3).square().mean() for copy in copies]
     )
@@ -143,7 +143,7 @@ def test_none_of_eight_angles_is_sharper_and_no_corner_tells():
     assert plain[0].diff(dim=2).square().mean() > 1.3 * plain[1].diff(dim=2).square().mean()
     outside = copies[0] == 0.5
     assert outside[..., 0, 0].all() and not outside[..., 12, 12].any()
-    inside = turned(torch.ones(1, 1, 24, 24), 22.5)
+    inside = turn(torch.ones(1, 1, 24, 24), 22.5)
     torch.testing.assert_close(inside[inside != 0.5], torch.ones(int((inside != 0.5).sum())))
 
 

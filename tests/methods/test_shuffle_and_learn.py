@@ -155,7 +155,7 @@ def test_the_linear_head_adds_up_what_it_says_of_each_frame():
     for head, additive in (("linear", True), ("mlp", False)):
         method = small(head=head).eval()
         nn.init.normal_(method.head[-1].weight)
-        plain, *rest = (method.answers(frames)[:, 0] for frames in (five, other, moved, both))
+        plain, *rest = (method.logits(frames)[:, 0] for frames in (five, other, moved, both))
         interaction = (rest[2] - rest[1] - rest[0] + plain).abs().max()
         assert (interaction < 1e-4) == additive
 
@@ -164,16 +164,16 @@ def test_backward_gives_the_same_answers_on_average():
     method = small()
     nn.init.normal_(method.head[-1].weight)
     five = torch.rand(6, 5, 1, 8, 8)
-    seen = {tuple(method.answers(five)[0].tolist()) for _ in range(60)}
+    seen = {tuple(method.logits(five)[0].tolist()) for _ in range(60)}
     assert 2 <= len(seen) <= 8  # each question forward or backward
     method.eval()
-    assert torch.equal(method.answers(five), method.answers(five))
+    assert torch.equal(method.logits(five), method.logits(five))
 
 
 def test_one_view_for_a_whole_clip():
     method = small(crop=0.3, flip=0.5, jitter=1.0)
     still = torch.randint(0, 256, (20, 1, 1, 8, 8), dtype=torch.uint8).expand(-1, 16, -1, -1, -1)
-    five = method.shown({"video": still})
+    five = method.draw({"video": still})
     assert five.shape == (20, 5, 1, 8, 8)
     assert torch.equal(five, five[:, :1].expand_as(five))
 

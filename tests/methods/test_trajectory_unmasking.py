@@ -5,21 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from unlabeled import encoders
 from unlabeled.data.trajectories import Walks, from_walks
 from unlabeled.method import Batch
-from unlabeled.methods.trajectory_unmasking import (
-    TrajectoryUnmasking,
-    code,
-    found,
-    loss,
-    mean_pose,
-    mine,
-    relative,
-    seen,
-)
+from unlabeled.methods.trajectory_unmasking import TrajectoryUnmasking, visible
+from unlabeled.parts.info_nce import in_batch, nearest
 from unlabeled.worlds import rooms
 
 TINY: dict[str, Any] = {
@@ -47,49 +38,10 @@ def batch(method: TrajectoryUnmasking) -> Batch:
     return method.training_view(walks()).batch(torch.arange(3))
 
 
-def square(side: float = 2.0) -> Tensor:
-    """Poses at the corners of a square, walked round counter-clockwise, each looking at the next corner."""
-    return torch.tensor(
-        [[0, 0, 0], [side, 0, math.pi / 2], [side, side, math.pi], [0, side, -math.pi / 2]],
-        dtype=torch.float64,
-    )
-
-
-def test_each_corner_of_a_square_loop_sees_the_next_one_straight_ahead() -> None:
-    loop = square()
-    seen_from = relative(loop.roll(-1, 0), loop)
-    torch.testing.assert_close(seen_from[:, :2], torch.tensor([[2.0, 0.0]]).double().expand(4, -1))
-    turned = torch.remainder(seen_from[:, 2], math.tau)
-    torch.testing.assert_close(turned, torch.full((4,), math.pi / 2).double())
-    # The corner after the next lies ahead and to the left.
-    torch.testing.assert_close(relative(loop.roll(-2, 0), loop)[:, :2], torch.full((4, 2), 2.0).double())
-
-
-def test_relative_poses_compose_to_nothing() -> None:
-    first, second = torch.randn(2, 7, 3, dtype=torch.float64)
-    back = relative(torch.zeros(3).double(), relative(first, second))
-    torch.testing.assert_close(back, relative(second, first))
-
-
-def test_mean_heading_goes_round_the_circle() -> None:
-    poses = torch.tensor([[0.0, 1.0, math.pi - 0.1], [2.0, 3.0, -math.pi + 0.1]])
-    mean = mean_pose(poses)
-    assert mean[:2].tolist() == [1, 2] and abs(mean[2]) == pytest.approx(math.pi, abs=1e-5)
-
-
-def test_code_has_no_jump_where_headings_wrap_and_fades_with_time() -> None:
-    pose = torch.tensor([[1.0, 2.0, math.pi], [1.0, 2.0, -math.pi]])
-    codes = code(pose, torch.tensor([0.0, -40.0]), torch.tensor(2.0), 40.0)
-    torch.testing.assert_close(
-        codes[:, :4], torch.tensor([[0.5, 1, -1, 0], [0.5, 1, -1, 0]]), atol=1e-6, rtol=0
-    )
-    torch.testing.assert_close(codes[:, 4], torch.tensor([1.0, math.exp(-1)]))
-
-
-def test_hidden_zones_and_their_guards_are_not_seen() -> None:
-    shown = seen(torch.tensor([[1], [3]]), 4, 3, 0)
+def test_masked_zones_and_their_guards_are_not_visible() -> None:
+    shown = visible(torch.tensor([[1], [3]]), 4, 3, 0)
     assert shown.int().tolist() == [[1] * 3 + [0] * 3 + [1] * 6, [1] * 9 + [0] * 3]
-    guarded = seen(torch.tensor([[1], [3]]), 4, 3, 2)
+    guarded = visible(torch.tensor([[1], [3]]), 4, 3, 2)
     assert guarded.int().tolist() == [[1] + [0] * 7 + [1] * 4, [1] * 7 + [0] * 5]
 
 
@@ -112,24 +64,24 @@ def test_loss_equals_a_slow_loop_and_chance_is_that_of_equal_vectors() -> None:
     for row in range(6):
         cosines = [torch.cosine_similarity(predictions[row], target, dim=0) / 0.3 for target in targets]
         total -= float(cosines[row] - torch.stack(cosines).logsumexp(0))
-    assert float(loss(predictions, targets, 0.3)) == pytest.approx(total / 6, rel=1e-6)
+    assert float(in_batch(predictions, targets, 0.3)) == pytest.approx(total / 6, rel=1e-6)
     ones = torch.ones(6, 4)
-    assert float(loss(ones, ones, 0.1)) == pytest.approx(build().chance(3), rel=1e-6)
-    assert found(targets, targets).tolist() == mine(6, targets.device).tolist()
+    assert float(in_batch(ones, ones, 0.1)) == pytest.approx(build().chance(3), rel=1e-6)
+    assert nearest(targets, targets).tolist() == list(range(6))
 
 
 @pytest.mark.parametrize("guard", [0, 1])
 def test_pixels_of_hidden_zones_never_change_a_prediction_and_others_do(guard: int) -> None:
     method = build(guard=guard).eval()
     given = batch(method)
-    usable = seen(HIDDEN[:, 0], 4, 2, guard)
-    predictions, targets = method.guess(given, HIDDEN)
+    usable = visible(HIDDEN[:, 0], 4, 2, guard)
+    predictions, targets = method.predict(given, HIDDEN)
     noise = torch.randint(0, 256, given["video"].shape, dtype=torch.uint8)
     shown = usable[:, :, None, None, None]
-    same, others = method.guess(given | {"video": given["video"].where(shown, noise)}, HIDDEN)
+    same, others = method.predict(given | {"video": given["video"].where(shown, noise)}, HIDDEN)
     torch.testing.assert_close(same, predictions, rtol=0, atol=0)
     assert not torch.isclose(others, targets).all(-1).any()
-    different, kept = method.guess(given | {"video": given["video"].where(~shown, noise)}, HIDDEN)
+    different, kept = method.predict(given | {"video": given["video"].where(~shown, noise)}, HIDDEN)
     if guard == 0:
         torch.testing.assert_close(kept, targets, rtol=1e-5, atol=1e-6)
         assert not torch.isclose(different, predictions).all(-1).any()
@@ -139,8 +91,8 @@ def test_attention_to_what_is_hidden_is_exactly_zero() -> None:
     method = build(guard=1).eval()
     given = batch(method)
     described = torch.randn(3, 8, 8)
-    _, weights = method.predict(described, given["pose"], HIDDEN[:, 0])
-    hidden = ~seen(HIDDEN[:, 0], 4, 2, 1)
+    _, weights = method.fill_in(described, given["pose"], HIDDEN[:, 0])
+    hidden = ~visible(HIDDEN[:, 0], 4, 2, 1)
     assert weights.shape == (3, 2, 9) and bool(hidden.any())
     for walk in range(3):
         assert bool((weights[walk, :, 1:][:, hidden[walk]] == 0).all())
@@ -149,7 +101,7 @@ def test_attention_to_what_is_hidden_is_exactly_zero() -> None:
 
 def test_where_nothing_is_visible_the_prediction_is_finite_and_says_nothing() -> None:
     method = build(guard=8).eval()
-    predictions, _ = method.guess(batch(method), HIDDEN)
+    predictions, _ = method.predict(batch(method), HIDDEN)
     assert predictions.isfinite().all()
     torch.testing.assert_close(predictions, predictions[:1, :, :1].expand_as(predictions))
 
@@ -160,32 +112,32 @@ def test_a_rigid_motion_of_the_whole_walk_changes_nothing() -> None:
     angle, shift = torch.tensor(2.1), torch.tensor([5.0, -3.0])
     turn = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
     moved = torch.cat([given["pose"][..., :2] @ turn.T + shift, given["pose"][..., 2:] + angle], -1)
-    predictions, targets = method.guess(given, HIDDEN)
-    after, same = method.guess(given | {"pose": moved}, HIDDEN)
+    predictions, targets = method.predict(given, HIDDEN)
+    after, same = method.predict(given | {"pose": moved}, HIDDEN)
     torch.testing.assert_close(after, predictions, rtol=0, atol=1e-5)
     assert torch.equal(same, targets)
-    mirrored, _ = method.guess(given | {"pose": given["pose"] * torch.tensor([1.0, -1.0, -1.0])}, HIDDEN)
+    mirrored, _ = method.predict(given | {"pose": given["pose"] * torch.tensor([1.0, -1.0, -1.0])}, HIDDEN)
     assert (mirrored - predictions).abs().max() > 1e-3
 
 
 def test_poses_do_not_matter_where_they_are_not_given() -> None:
     method = build(pose=False).eval()
     given = batch(method)
-    predictions, _ = method.guess(given, HIDDEN)
-    assert torch.equal(method.guess(given | {"pose": torch.randn(3, 8, 3)}, HIDDEN)[0], predictions)
+    predictions, _ = method.predict(given, HIDDEN)
+    assert torch.equal(method.predict(given | {"pose": torch.randn(3, 8, 3)}, HIDDEN)[0], predictions)
     late = torch.randperm(8, generator=torch.Generator().manual_seed(0))
-    assert not torch.equal(method.guess(given | {"video": given["video"][:, late]}, HIDDEN)[0], predictions)
+    assert not torch.equal(method.predict(given | {"video": given["video"][:, late]}, HIDDEN)[0], predictions)
 
 
 def test_targets_are_means_over_their_zone_without_poses() -> None:
     method = build().eval()
     given = batch(method)
-    _, targets = method.guess(given, HIDDEN)
+    _, targets = method.predict(given, HIDDEN)
     frames = given["video"][1].unflatten(0, (4, 2))[HIDDEN[1, 0]]
     images = {"image": frames.flatten(0, 1)}
     wanted = method.target(method.describe(images)).unflatten(0, (2, 2)).mean(1)
     torch.testing.assert_close(targets[1, 0], wanted, rtol=1e-4, atol=1e-5)
-    assert torch.equal(method.guess(given | {"pose": torch.randn(3, 8, 3)}, HIDDEN)[1], targets)
+    assert torch.equal(method.predict(given | {"pose": torch.randn(3, 8, 3)}, HIDDEN)[1], targets)
 
 
 def test_poses_count_in_units_of_how_far_walks_reach() -> None:
@@ -194,7 +146,7 @@ def test_poses_count_in_units_of_how_far_walks_reach() -> None:
     assert 0.1 < float(method.scale) < 3
     far = Walks(
         data.pixels,
-        data.known["pose"] * torch.tensor([10, 10, 1.0]),
+        data.signals["pose"] * torch.tensor([10, 10, 1.0]),
         data.lengths,
         name="far",
         paths=data.paths,
@@ -220,15 +172,15 @@ def test_pictures_fill_in_hidden_zones_with_real_ones() -> None:
     method = build().eval()
     given = batch(method)
     pictures = method.pictures(given)
-    assert list(pictures) == ["walk", "shown", "filled in", "path"]
+    assert list(pictures) == ["trajectory", "visible", "filled in", "path"]
     assert all(
         image.shape == (3, 3, 32, 32) and 0 <= image.min() <= image.max() <= 1 for image in pictures.values()
     )
-    hidden = (pictures["shown"] != pictures["walk"]).any(1).float().mean((1, 2))
+    hidden = (pictures["visible"] != pictures["trajectory"]).any(1).float().mean((1, 2))
     assert bool(
         ((hidden > 0.4) & (hidden <= 0.5)).all()
     )  # two of four zones, but for pixels that are as gray
-    same = (pictures["filled in"] == pictures["walk"]).all(1).float().mean((1, 2))
+    same = (pictures["filled in"] == pictures["trajectory"]).all(1).float().mean((1, 2))
     assert bool((same >= 0.5).all())
 
 

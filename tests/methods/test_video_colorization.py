@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from unlabeled import encoders
-from unlabeled.methods.video_colorization import VideoColorization, copied, disc, grey, likeness, loss
-from unlabeled.parts.color import lab_to_rgb, lightness, rgb_to_lab
+from unlabeled.methods.video_colorization import VideoColorization, copy, likeness, loss
+from unlabeled.parts.color import lab_to_rgb
 from unlabeled.worlds import blobs
 
 
@@ -36,11 +36,9 @@ def test_pointers_sum_to_one_over_all_references_together():
     places = F.normalize(torch.randn(2, 4, 6, 3, 5), dim=2)
     logits = likeness(places[:, 3], places[:, :3])
     assert logits.shape == (2, 15, 45)
-    shares = copied(logits, torch.ones(2, 45, 1))
+    shares = copy(logits, torch.ones(2, 45, 1))
     torch.testing.assert_close(shares, torch.ones(2, 15, 1))
-    by_reference = copied(
-        logits, F.one_hot(torch.arange(3).repeat_interleave(15), 3).float().expand(2, 45, 3)
-    )
+    by_reference = copy(logits, F.one_hot(torch.arange(3).repeat_interleave(15), 3).float().expand(2, 45, 3))
     assert (by_reference < 0.9).all()  # no reference has a softmax of its own
 
 
@@ -62,7 +60,7 @@ def test_loss_is_the_likelihood_of_the_copied_colour_and_no_second_softmax():
             right = sum(w for w, c in zip(weights, references[b]) if c == colors[b, j])
             total -= math.log(right / sum(weights)) / 10
     assert float(loss(logits, colors, references)) == pytest.approx(total, rel=1e-5)
-    shares = copied(logits, F.one_hot(references, 3).float()).gather(2, colors[:, :, None])
+    shares = copy(logits, F.one_hot(references, 3).float()).gather(2, colors[:, :, None])
     torch.testing.assert_close(loss(logits, colors, references), -shares.log().mean())
 
 
@@ -88,7 +86,7 @@ def test_a_target_that_is_a_reference_is_copied_with_certainty():
     places = F.normalize(torch.randn(1, 3, 32, 4, 4), dim=2)
     target = places[:, 1]
     codes = torch.randint(16, (1, 48))
-    shares = copied(likeness(target, places) / 0.07, F.one_hot(codes, 16).float())
+    shares = copy(likeness(target, places) / 0.07, F.one_hot(codes, 16).float())
     assert (shares.gather(2, codes[:, 16:32, None]) > 0.99).all()
 
 
@@ -112,12 +110,6 @@ def test_only_lightness_reaches_the_encoder(input):
     torch.testing.assert_close(seen[0], seen[1], atol=1e-4, rtol=0)
     torch.testing.assert_close(logits[0], logits[1], atol=2e-3, rtol=0)
     assert (network.cells(pictures[0]) - network.cells(pictures[1])).abs().max() > 1
-
-
-def test_grey_keeps_the_lightness_and_only_that():
-    images = torch.rand(2, 3, 8, 8)
-    torch.testing.assert_close(lightness(grey(images)), lightness(images), atol=1e-2, rtol=0)
-    assert rgb_to_lab(grey(images))[:, 1:].abs().max() < 0.02
 
 
 def test_the_palette_is_that_of_the_data_and_follows_the_seed():
@@ -172,7 +164,7 @@ def test_learns_to_copy_better_than_the_histogram_but_not_where_hues_tell_nothin
 def test_a_still_world_is_copied_from_the_same_place():
     network = method().eval()
     batch = clips(2, motion=0.0)
-    pointers = network.point(network.shown(batch, random=False)).softmax(2).unflatten(2, (3, 64)).sum(2)
+    pointers = network.point(network.clips(batch, random=False)).softmax(2).unflatten(2, (3, 64)).sum(2)
     assert (pointers.argmax(2) == torch.arange(64)).float().mean() > 0.95
 
 
@@ -185,7 +177,7 @@ def test_every_weight_of_the_encoder_gets_a_gradient():
 
 def test_one_crop_and_one_mirroring_for_all_frames_of_a_clip():
     still = clips(4, motion=0.0)
-    shown = method(crop=0.3, flip=0.5).shown(still, random=True)
+    shown = method(crop=0.3, flip=0.5).clips(still, random=True)
     assert torch.equal(shown, shown[:, :1].expand_as(shown))
     assert shown.shape == (4, 4, 3, 32, 32)
 
@@ -268,15 +260,6 @@ def test_refuses_what_has_no_colour_and_clips_that_are_too_short():
 
 def redness(images):
     return images[:, 0] - images[:, 1]
-
-
-def test_the_mark_is_where_the_colour_is_unlike_the_rest():
-    cells = torch.zeros(2, 2, 8, 10)
-    cells[0, :, 2, 7], cells[1, 0, 6, 1] = torch.tensor([20.0, -10.0]), -15.0
-    marked = disc(cells)
-    for image, (row, column) in enumerate([(2, 7), (6, 1)]):
-        there = marked[image].nonzero().float()
-        assert there.mean(0).tolist() == [row, column] and len(there) == 5
 
 
 def test_pictures_carry_the_mark_of_the_first_reference_by_the_pointer():

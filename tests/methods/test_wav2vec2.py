@@ -129,18 +129,6 @@ def test_sounds_with_a_single_hidden_frame_do_not_count() -> None:
     assert loss(logits, torch.tensor([1, 0])).item() == 0
 
 
-def test_negatives_are_other_hidden_frames_each_as_likely() -> None:
-    count = torch.tensor([6, 9, 2])
-    drawn = negatives(count, 9, 20_000)
-    for row, hidden in enumerate(count.tolist()):
-        for place in range(hidden):
-            found = drawn[row, place].bincount(minlength=9)
-            assert found[place] == 0 and not found[hidden:].any()
-            expected = 20_000 / (hidden - 1)
-            others = torch.cat([found[:place], found[place + 1 : hidden]])
-            assert ((others - expected).square() / expected).sum() < 35
-
-
 @pytest.mark.parametrize(("used", "value"), [(640, 0.0), (1, (640 - 2) / 640)])
 def test_diversity_is_0_for_codes_used_alike_and_largest_for_one(used: int, value: float) -> None:
     probabilities = torch.full((5, 2, 320), 1 / 320)

@@ -3,7 +3,7 @@
 import torch
 
 from unlabeled.parts.augment import Views
-from unlabeled.parts.clips import clip_views, motion, strip
+from unlabeled.parts.clips import clip_views, motion
 
 
 def test_all_frames_of_a_clip_get_the_same_view_and_clips_differ():
@@ -46,10 +46,3 @@ def test_fine_noise_is_hardly_motion():
     assert motion(noise).mean() < 0.5 * motion(moving).mean()
     assert motion(torch.rand(1, 3, 1, 2, 3)).shape == (1, 3)
     assert not motion(torch.rand(2, 1, 1, 8, 8)).any()
-
-
-def test_strip():
-    video = torch.arange(2 * 3 * 4).view(1, 3, 1, 2, 4)
-    picture = strip(video)
-    assert picture.shape == (1, 1, 2, 12)
-    assert torch.equal(picture[0, 0, :, 4:8], video[0, 1, 0])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from skimage import color
 
-from unlabeled.parts.color import lab_to_rgb, lightness, rgb_to_lab
+from unlabeled.parts.color import desaturate, lab_to_rgb, lightness, rgb_to_lab
 
 
 @pytest.fixture
@@ -65,3 +65,9 @@ def test_bfloat16_autocast_changes_nothing(images: torch.Tensor) -> None:
     expected = rgb_to_lab(images)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(rgb_to_lab(images), expected)
+
+
+def test_desaturated_images_keep_the_lightness_and_only_that():
+    images = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(lightness(desaturate(images)), lightness(images), atol=1e-2, rtol=0)
+    assert rgb_to_lab(desaturate(images))[:, 1:].abs().max() < 0.02

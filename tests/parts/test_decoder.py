@@ -1,9 +1,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from unlabeled import encoders
-from unlabeled.parts.decoder import Decoder, Hypercolumn, decoder, map_shape
+from unlabeled.parts.decoder import ChannelwiseLinear, Decoder, Hypercolumn, decoder
+from unlabeled.parts.maps import map_shape
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +44,17 @@ def test_hypercolumn_is_a_convolution_of_the_stacked_upsampled_maps():
     expected = head.last(F.relu(head.norm(F.conv2d(stacked, weight))))
     torch.testing.assert_close(head(maps, 8), expected)
     assert head(maps, 8).shape == (2, 11, 8, 8)
+
+
+def test_channelwise_layer_has_a_matrix_per_channel_and_mixes_none():
+    layer = ChannelwiseLinear(5, 9)
+    nn.init.normal_(layer.bias)
+    assert sum(parameter.numel() for parameter in layer.parameters()) == 5 * 81 + 5 * 9
+    features = torch.randn(2, 5, 3, 3)
+    output = layer(features)
+    for channel in range(5):
+        expected = features[:, channel].flatten(1) @ layer.weight[channel].T + layer.bias[channel]
+        torch.testing.assert_close(output[:, channel].flatten(1), expected)
+    jacobian = torch.autograd.functional.jacobian(layer, features[:1]).view(5, 9, 5, 9)
+    mixes = jacobian.abs().amax((1, 3)) > 0
+    assert torch.equal(mixes, torch.eye(5, dtype=torch.bool))

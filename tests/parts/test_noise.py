@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unlabeled.parts.noise import chosen, corrupt, salt_pepper
+from unlabeled.parts.noise import choose, corrupt, salt_pepper
 
 
 @pytest.fixture(autouse=True)
@@ -20,13 +20,13 @@ def test_mask_destroys_exactly_the_fraction_of_every_image(amount):
 
 def test_every_image_is_corrupted_elsewhere_and_anew():
     images = torch.rand(20, 1, 8, 8)
-    first, second = chosen(images, 0.25), chosen(images, 0.25)
+    first, second = choose(images, 0.25), choose(images, 0.25)
     assert len(first.flatten(1).unique(dim=0)) == 20
     assert not (first == second).flatten(1).all(1).any()
 
 
 def test_every_element_is_chosen_equally_often():
-    share = chosen(torch.zeros(4000, 2, 3, 3), 0.5).float().mean(0)
+    share = choose(torch.zeros(4000, 2, 3, 3), 0.5).float().mean(0)
     assert (share - 0.5).abs().max() < 5 * 0.5 / 4000**0.5
 
 
@@ -42,7 +42,7 @@ def test_whole_pixels_lose_all_channels_at_once():
 
 
 def test_inexact_fraction_is_right_on_average_and_varies():
-    counts = chosen(torch.zeros(500, 1, 10, 10), 0.3, exact=False).flatten(1).sum(1).float()
+    counts = choose(torch.zeros(500, 1, 10, 10), 0.3, exact=False).flatten(1).sum(1).float()
     assert counts.std() > 3
     assert abs(counts.mean() - 30) < 4 * (100 * 0.3 * 0.7 / 500) ** 0.5
 

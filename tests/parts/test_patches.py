@@ -2,7 +2,8 @@
 
 import torch
 
-from unlabeled.parts.patches import assemble, cells, crop, standardize
+from unlabeled.parts.patches import assemble, cells, crop, permute, standardize, tiles
+from unlabeled.parts.permutations import permutation_set
 
 
 def test_cells_are_numbered_row_by_row():
@@ -41,3 +42,29 @@ def test_standardized_constant_is_the_mean_and_brightness_is_forgotten():
         assert (standardize(torch.full((2, 3, 7, 7), value), 0.5, 0.25) == 0.5).all()
     images = torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(standardize(images), standardize(images * 0.5 + 0.2), atol=1e-4, rtol=0)
+
+
+def test_tile_of_each_position_is_the_one_the_permutation_names():
+    numbered = torch.arange(9).float().view(1, 9, 1, 1, 1).expand(2, 9, 1, 4, 4)
+    permutations = torch.tensor([[8, 3, 5, 7, 2, 1, 4, 0, 6], [1, 2, 3, 4, 5, 6, 7, 8, 0]])
+    assert torch.equal(permute(numbered, permutations)[:, :, 0, 0, 0].long(), permutations)
+
+
+def test_inverse_permutation_puts_the_image_back_together():
+    images = torch.rand(72, 3, 12, 12)
+    permutations = permutation_set(72, 9)
+    puzzle = permute(tiles(images, 3, 4), permutations)
+    back = permute(puzzle, permutations.argsort(dim=1))
+    assert torch.equal(assemble(back, 3), images)
+
+
+def test_positions_of_tiles_are_uniform_in_their_cells():
+    position = torch.arange(12 * 12).float().view(1, 1, 12, 12).expand(500, 1, 12, 12)
+    corner = tiles(position, 2, 4)[:, :, 0, 0, 0].long()  # cells of 6, tiles of 4: corners 0, 1 and 2
+    rows, columns = corner // 12, corner % 12
+    for cell in range(4):
+        assert (rows[:, cell] // 6 == cell // 2).all() and (columns[:, cell] // 6 == cell % 2).all()
+    for offsets in (rows % 6, columns % 6):
+        share = torch.bincount(offsets.flatten(), minlength=3) / offsets.numel()
+        assert len(share) == 3
+        torch.testing.assert_close(share, torch.full((3,), 1 / 3), atol=0.04, rtol=0)

@@ -1,9 +1,12 @@
 """The moving average against its closed form, and its schedule against known values."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
+from unlabeled.method import Method
 from unlabeled.parts.teacher import Teacher, cosine_momentum
 
 
@@ -16,27 +19,51 @@ def test_momentum_rises_along_half_a_cosine(start: float, values: list[float]) -
         assert cosine_momentum(start, progress) == pytest.approx(value, abs=5e-7)
 
 
+def moved(network: nn.Module, seed: int = 1) -> nn.Module:
+    """The network with other weights, as after some optimizer steps."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator))
+    return network
+
+
 def test_teacher_of_a_frozen_student_follows_the_closed_form() -> None:
-    teacher, student = Teacher(nn.Linear(3, 2).double()), nn.Linear(3, 2).double()
+    student = nn.Linear(3, 2).double()
+    teacher = Teacher(student, momentum=0.9)
     before = [parameter.clone() for parameter in teacher.parameters()]
+    moved(student)
     for _ in range(20):
-        teacher.update(0.9, student)
+        teacher.follow(0.5)
     for start, now, goal in zip(before, teacher.parameters(), student.parameters()):
         torch.testing.assert_close(now, 0.9**20 * start + (1 - 0.9**20) * goal, rtol=1e-12, atol=1e-12)
 
 
 def test_momentum_1_stands_still_and_momentum_0_copies() -> None:
-    teacher, student = Teacher(nn.Linear(3, 2)), nn.Linear(3, 2)
+    student = nn.Linear(3, 2)
+    still, twin = Teacher(student, momentum=1.0), Teacher(student, momentum=0.0)
+    before = still.networks[0].weight.clone()
+    moved(student)
+    still.follow(0.5)
+    assert torch.equal(still.networks[0].weight, before)
+    twin.follow(0.5)
+    assert torch.equal(twin.networks[0].weight, student.weight)
+
+
+def test_rising_momentum_stands_still_at_the_end() -> None:
+    student = nn.Linear(3, 2)
+    teacher = Teacher(student, momentum=0.5, rising=True)
     before = teacher.networks[0].weight.clone()
-    teacher.update(1.0, student)
+    moved(student)
+    teacher.follow(1.0)
     assert torch.equal(teacher.networks[0].weight, before)
-    teacher.update(0.0, student)
-    assert torch.equal(teacher.networks[0].weight, student.weight)
+    teacher.follow(0.5)
+    expected = 0.75 * before + 0.25 * student.weight
+    torch.testing.assert_close(teacher.networks[0].weight, expected.detach())
 
 
 def test_teacher_starts_equal_and_gives_no_gradient_to_itself_or_its_input() -> None:
     encoder, head = nn.Linear(4, 3), nn.Linear(3, 2)
-    teacher, inputs = Teacher(encoder, head), torch.randn(5, 4, requires_grad=True)
+    teacher, inputs = Teacher(encoder, head, momentum=0.9), torch.randn(5, 4, requires_grad=True)
     output = teacher(inputs)
     torch.testing.assert_close(output, head(encoder(inputs)))
     assert not output.requires_grad
@@ -44,28 +71,65 @@ def test_teacher_starts_equal_and_gives_no_gradient_to_itself_or_its_input() -> 
     assert encoder.weight.requires_grad
 
 
+def test_students_are_no_part_of_the_teacher() -> None:
+    teacher = Teacher(nn.Linear(4, 3), nn.Linear(3, 2), momentum=0.9)
+    assert list(teacher.state_dict()) == [
+        f"networks.{n}.{name}" for n in (0, 1) for name in ("weight", "bias")
+    ]
+    assert len(list(teacher.parameters())) == 4
+
+
 def test_norms_of_the_teacher_keep_their_own_statistics_until_it_restarts() -> None:
     student = nn.BatchNorm1d(2)
-    teacher = Teacher(student)
+    teacher = Teacher(student, momentum=0.5)
     teacher(torch.randn(64, 2) + 5)
     own = teacher.networks[0].running_mean.clone()
-    teacher.update(0.5, student)
+    teacher.follow(0.5)
     assert torch.equal(teacher.networks[0].running_mean, own) and own.min() > 0
-    teacher.restart(student)
+    teacher.restart()
     assert torch.equal(teacher.networks[0].running_mean, student.running_mean)
 
 
 def test_teacher_moves_by_a_thousandth_although_the_student_computes_in_bfloat16() -> None:
     student = nn.Linear(1, 1, bias=False)
     nn.init.ones_(student.weight)
-    teacher = Teacher(student)
+    teacher = Teacher(student, momentum=0.999)
     nn.init.constant_(student.weight, 1.5)
     with torch.autocast("cpu", torch.bfloat16):
-        teacher.update(0.999, student)
+        teacher.follow(0.5)
     assert teacher.networks[0].weight.item() == pytest.approx(1.0005, abs=1e-6)
 
 
 def test_teacher_in_half_precision_is_refused() -> None:
     student = nn.Linear(2, 2).bfloat16()
     with pytest.raises(ValueError, match=r"teacher must be float32, got torch\.bfloat16"):
-        Teacher(student).update(0.9, student)
+        Teacher(student, momentum=0.9).follow(0.5)
+
+
+class Student(Method):
+    """A method whose hooks are not its own."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__(encoder)
+        self.parts = nn.ModuleList([Teacher(self.encoder, momentum=0.0)])
+
+    def same(self) -> bool:
+        return torch.equal(self.parts[0].networks[0].weight, self.encoder.weight)
+
+
+class Encoder(nn.Linear):
+    """As little of an encoder as a method accepts."""
+
+    dim, inputs = 2, None
+
+
+def test_a_method_drives_its_teachers_wherever_they_are_also_in_a_copy_of_it() -> None:
+    original = Student(Encoder(3, 2))
+    for method in (original, copy.deepcopy(original)):
+        moved(method.encoder, seed=2)
+        assert not method.same()
+        method.after_step(0.5)
+        assert method.same()
+        moved(method.encoder, seed=3)
+        method.prepare(None)  # type: ignore[arg-type]
+        assert method.same()

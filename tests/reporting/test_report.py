@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from unlabeled.data import open_data
 from unlabeled.evaluation import Scores
-from unlabeled.reporting import charts, curves, embedding, pictures, report, tables
+from unlabeled.reporting import charts, embedding, pictures, report, tables
 from unlabeled.reporting.entry import Entry
 from unlabeled.reporting.tracks import painted
 from unlabeled.run import fingerprint, load
@@ -138,6 +138,11 @@ def make_run(folder: Path, channels: int = 1, size: int = 8, **changes: Any) -> 
     return FakeRun(**(run | changes))
 
 
+def section_of(page: Path, name: str) -> str:
+    (section,) = re.findall(rf'<section id="{name}">(.*?)</section>', page.read_text(encoding="utf-8"), re.S)
+    return section
+
+
 def sections(text: str) -> list[str]:
     return re.findall(r'<section id="(\w+)"', text)
 
@@ -255,25 +260,27 @@ def test_single_epoch_and_values_that_are_no_numbers(tmp_path: Path, bad: float 
     scores = [record("raw", 0.5, low=bad, high=bad), record("unlabeled", 0.9, low=None, high=None)]
     run = make_run(tmp_path, history=history, measured={"records": scores})
     text = report(run, data=FakeData()).read_text(encoding="utf-8")
-    assert not re.search(r'="[^"]*\b(nan|inf)\b', re.sub(r"base64,[^\"]*", "", text))  # pixels may spell anything
+    assert not re.search(
+        r'="[^"]*\b(nan|inf)\b', re.sub(r"base64,[^\"]*", "", text)
+    )  # pixels may spell anything
     assert '">50.0</td>' in text and 'class="best"' not in text
 
 
 def test_the_loss_on_held_out_samples_is_drawn_beside_that_of_the_training(tmp_path: Path) -> None:
     history = [epoch(number, holdout_loss=2.0 / number) for number in range(1, 4)]
     history[2] |= {"holdout_losses": {"25": 0.75, "30": 2 / 3}, "holdout_lowest_at": 1234}
-    entry = Entry(make_run(tmp_path, history=history), [], None)
-    assert entry.holdout == ([1.0, 2.0, 2.5, 3.0], [2.0, 1.0, 0.75, 2 / 3])
-    sentence, content = curves.course([entry]), "".join(curves.figures([entry]))
-    assert "on held-out samples it went from 2 to 0.667" in sentence
-    assert "The loss on held-out samples was lowest at step 1,234 and has risen since" in sentence
-    assert "dotted: held out" in content and content.count('class="line dotted"') == 1
-    assert "<title>held out, simclr</title>" in content
+    run = make_run(tmp_path, history=history)
+    assert Entry(run, [], None).holdout == ([1.0, 2.0, 2.5, 3.0], [2.0, 1.0, 0.75, 2 / 3])
+    section = section_of(report(run), "training")
+    assert "on held-out samples it went from 2 to 0.667" in section
+    assert "The loss on held-out samples was lowest at step 1,234 and has risen since" in section
+    assert "dotted: held out" in section and section.count('class="line dotted"') == 1
+    assert "<title>held out, simclr</title>" in section
 
 
 def test_without_held_out_samples_the_page_does_not_speak_of_them(tmp_path: Path) -> None:
     run = make_run(tmp_path, history=[epoch(1), epoch(2)])
-    (section,) = re.findall(r'<section id="training">.*?</section>', report(run).read_text(), re.S)
+    section = section_of(report(run), "training")
     assert "Here the loss went from 6 to 3; chance is 6.2." in section
     assert not re.search("held.out", section)
 
@@ -318,8 +325,7 @@ def drawn_by(tmp_path: Path, rows: dict[str, Any]) -> str:
     """The section of pictures of a run whose method draws these rows."""
     run = make_run(tmp_path)
     run.method.pictures = lambda batch: rows
-    text = report(run, data=FakeData()).read_text(encoding="utf-8")
-    return re.findall(r'<section id="pretext">(.*?)</section>', text, re.S)[0]
+    return section_of(report(run, data=FakeData()), "pretext")
 
 
 @pytest.mark.parametrize(

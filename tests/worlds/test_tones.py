@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from unlabeled.evaluation.probes import linear
+from unlabeled.evaluation import logistic
 from unlabeled.parts import ragged
 from unlabeled.parts.spectrogram import LogMel
 from unlabeled.worlds import tones
@@ -78,7 +78,7 @@ def test_rhythm_cannot_be_told_from_how_often_spectra_occur_but_pitch_can():
     first, second = statistics(train), statistics(test)
     found = {}
     for name in ("rhythm", "pitch"):
-        classifier = linear.fit(first, train[name], len(tones.CLASSES[name]))
+        classifier = logistic.fit(first, train[name], len(tones.CLASSES[name]))
         found[name] = (classifier(second).argmax(1) == test[name]).float().mean().item()
     assert found["rhythm"] < 1 / 6 + 0.1
     assert found["pitch"] > 0.9

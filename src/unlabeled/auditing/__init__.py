@@ -1,5 +1,7 @@
 """Copies, near copies and disagreeing labels within and across parts of data."""
 
-from unlabeled.auditing.audit import Audit, NearPair, Part, Sample, audit
+from unlabeled.auditing.compare import audit
+from unlabeled.auditing.findings import Audit, NearPair, Sample
+from unlabeled.auditing.parts import Part
 
 __all__ = ["Audit", "NearPair", "Part", "Sample", "audit"]

@@ -1,7 +1,7 @@
-"""Near duplicates among texts: copies with a few words changed, added or left out.
+"""Near duplicates among texts: copies with a few words changed, added or removed.
 
-Texts are compared by the share of stretches of eight characters that they have in common (Jaccard), whatever their case
-and white space, so no language needs words. The share is estimated by MinHash with one permutation and 128 bins; texts
+Texts are compared by the fraction of stretches of eight characters that they have in common (Jaccard), whatever their
+case and white space, so no language needs words. It is estimated by MinHash with one permutation and 128 bins; texts
 that agree in four neighbouring bins anywhere are compared.
 """
 
@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["LEAST_SHARE", "near_texts"]
+__all__ = ["LEAST_OVERLAP", "near_texts"]
 
 _LENGTH, _BINS, _BAND = 8, 128, 4
-LEAST_SHARE = 0.8
-"""Share of stretches of characters in common from which texts are copies."""
+LEAST_OVERLAP = 0.8
+"""Fraction of stretches of characters in common from which texts are copies."""
 _EMPTY = np.uint64(2**64 - 1)
 
 
@@ -27,7 +27,7 @@ def near_texts(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         texts: Texts of any length; those of fewer than eight characters are compared whole.
 
     Returns:
-        Rows of both texts, the smaller first, int64, shape (pairs, 2), and the estimated share of what they have in
+        Rows of both texts, the smaller first, int64, shape (pairs, 2), and the estimated fraction of what they have in
         common, at least 0.8, shape (pairs,). In large groups of copies not all pairs are listed, but the listed ones
         connect them.
     """
@@ -41,8 +41,8 @@ def near_texts(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
             candidates |= {(rows[0], row) for row in rows[1:]} | set(pairwise(rows))
     pairs = torch.tensor(sorted(candidates), dtype=torch.int64).reshape(-1, 2)
     first, second = (signatures[pairs[:, side].numpy()] for side in (0, 1))
-    share = torch.from_numpy((first == second).mean(1)) if len(pairs) else torch.zeros(0)
-    return pairs[share >= LEAST_SHARE], share[share >= LEAST_SHARE].float()
+    overlap = torch.from_numpy((first == second).mean(1)) if len(pairs) else torch.zeros(0)
+    return pairs[overlap >= LEAST_OVERLAP], overlap[overlap >= LEAST_OVERLAP].float()
 
 
 def _signature(text: str) -> np.ndarray:
@@ -50,8 +50,8 @@ def _signature(text: str) -> np.ndarray:
     plain = " ".join(text.casefold().split()).ljust(_LENGTH)
     letters = np.frombuffer(plain.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
     hashes = np.zeros(len(letters) - _LENGTH + 1, np.uint64)
-    for place in range(_LENGTH):
-        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + letters[place : place + len(hashes)]
+    for start in range(_LENGTH):
+        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + letters[start : start + len(hashes)]
     for shift, factor in ((32, 0xD6E8FEB86659FD93), (29, 0xBF58476D1CE4E5B9), (32, 1)):
         hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(factor)
     least = np.full(_BINS, _EMPTY)

@@ -1,9 +1,9 @@
 """Which columns of a table hold the texts and which the classes, by their names and by what is in them.
 
-A text is taken from the column that is named, or else from the one whose name is the first of `TEXTS`; where no name
-is known, from the column with the longest texts. Numbered pairs (`sentence1`, `sentence2`, or `premise`,
-`hypothesis`) are joined. Classes are those of the column that is named, or else of the one with a usual name; where no
-name is known, of the only other column whose values come back. Identifiers, dates, paths and addresses are neither.
+A text is taken from the column that the user names, or else from the one whose name is the first of `TEXTS`; where
+there is no usual name, from the column with the longest texts. Numbered pairs (`sentence1`, `sentence2`, or `premise`,
+`hypothesis`) are joined. Classes are those of the column that the user names, or else of the one with a usual name;
+where there is none, of the only other column whose values recur. Identifiers, dates, paths and addresses are neither.
 """
 
 import math
@@ -19,33 +19,22 @@ from unlabeled.data.labels import label_column
 __all__ = ["TEXTS", "Columns", "choose", "flat", "is_known"]
 
 TEXTS = (
-    *(
-        "text",
-        "sentence",
-        "content",
-        "body",
-        "document",
-        "passage",
-        "review",
-        "comment",
-        "comments",
-        "message",
-    ),
-    *("messages", "conversation", "conversations", "dialog", "dialogue", "turns", "tweet", "post", "article"),
-    *("abstract", "description", "story", "paragraph", "utterance", "transcript", "transcription", "context"),
-    *("premise", "hypothesis", "question", "query", "prompt", "instruction", "answer", "response", "summary"),
-    *("headline", "title", "subject", "phrase", "lyrics", "verse", "line"),
+    *("text", "sentence", "content", "body", "document", "passage", "review", "comment", "comments"),
+    *("message", "messages", "conversation", "conversations", "dialog", "dialogue", "turns", "tweet", "post"),
+    *("article", "abstract", "description", "story", "paragraph", "utterance", "transcript", "transcription"),
+    *("context", "premise", "hypothesis", "question", "query", "prompt", "instruction", "answer", "response"),
+    *("summary", "headline", "title", "subject", "phrase", "lyrics", "verse", "line"),
 )
 """Names of columns of texts, those first that are rather the text itself."""
 _STRONG = TEXTS.index("abstract")
-"""How many names say so for certain that one of them as a part of a name is more than a later one alone."""
+"""How many names are so certain that one of them as a part of a name counts more than a later one alone."""
 _NEITHER = re.compile(
     r"(^|_)(id|ids|idx|index|no|nr|uid|uuid|guid|key|hash|sha|sha1|md5|url|uri|link|href|path|file|filename|date|time"
     r"|timestamp|created|updated|user|username|author|authors|email|phone|doi|isbn|split|fold|lang|language)$"
 )
 _PAIRS = {"premise": "hypothesis"}
 _SPOKEN = ("content", "text", "value", "utterance")
-_LOOKED_AT = 1000
+_PEEKED = 1000
 _DEEPEST = 8
 _SEVERAL = 10
 """Rows from which on values that are all different are no classes."""
@@ -71,35 +60,34 @@ def choose(
     """Choose the columns of texts and classes.
 
     Args:
-        records: Rows, as many as are to be looked at; what `flat` gives.
+        records: Rows as `flat` gives them, of which the first thousand are looked at.
         name: What messages call the table.
         text_column: Column of the texts, or several with commas between them, to be joined; None chooses.
         label: Column of the classes; None chooses.
-        classes: Columns that are known to hold numbers of classes.
+        classes: Columns that hold numbers of classes for certain.
         named: Whether the columns have names of their own.
 
     Raises:
         ValueError: There is no such column, or none that holds texts.
     """
-    rows = records[:_LOOKED_AT]
+    rows = records[:_PEEKED]
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    values = {column: [row[column] for row in rows if _is_there(row.get(column))] for column in columns}
-    texts = () if text_column is None else _asked(text_column, columns, name)
-    found = label_column(columns, label, name) if label is not None else None
-    if found in texts:
+    values = {column: [row[column] for row in rows if not _is_empty(row.get(column))] for column in columns}
+    texts = () if text_column is None else _requested(text_column, columns, name)
+    target = None if label is None else label_column(columns, label, name)
+    if target in texts:
         if not (text_column or "").endswith("?"):
             raise UserError(f"label must be another column of {name} than those of the texts, got {label}")
         texts = ()
     if label is None:
-        found = _usual_label([column for column in columns if column not in texts], values, classes)
+        target = _usual_label([column for column in columns if column not in texts], values, classes)
+    texts = texts or _texts(columns, values, target)
     if not texts:
-        texts = _texts(columns, values, found)
-    if not texts:
-        listed = check.one_line(", ".join(columns)) or "nothing"
-        raise UserError(f"{name} must have a column of texts, got {listed}; choose one with --text-column")
-    if label is None and found is None:
-        found = _other_label(columns, values, texts, named)
-    return Columns(texts, found)
+        listing = check.one_line(", ".join(columns)) or "nothing"
+        raise UserError(f"{name} must have a column of texts, got {listing}; choose one with --text-column")
+    if label is None and target is None:
+        target = _other_label(columns, values, texts, named)
+    return Columns(texts, target)
 
 
 def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -132,29 +120,27 @@ def _spoken(part: Any) -> str:
     return part.strip() if isinstance(part, str) else ""
 
 
-def _is_there(value: Any) -> bool:
-    return not (
-        value is None
-        or (isinstance(value, float) and math.isnan(value))
-        or (isinstance(value, str) and not value.strip())
-    )
+def _is_empty(value: Any) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _asked(text_column: str, columns: list[str], name: str) -> tuple[str, ...]:
-    """The columns that the user named, in any case; none where one is missing and a ? lets it be."""
-    wanted = text_column.removesuffix("?")
-    if wanted in columns:
-        return (wanted,)
-    alike = {column.strip().lower(): column for column in reversed(columns)}
-    for word in wanted.split(","):
-        if word.strip().lower() not in alike:
+def _requested(text_column: str, columns: list[str], name: str) -> tuple[str, ...]:
+    """The columns that the user named, in any case; none where one is missing and a ? permits that."""
+    request = text_column.removesuffix("?")
+    if request in columns:
+        return (request,)
+    index = {column.strip().lower(): column for column in reversed(columns)}
+    for word in request.split(","):
+        if word.strip().lower() not in index:
             if text_column.endswith("?"):
                 return ()
-            near = get_close_matches(word.strip().lower(), alike, 1)
-            hint = f"; did you mean {alike[near[0]]}?" if near else ""
-            listed = check.one_line(", ".join(columns))
-            raise UserError(f"text_column must be a column of {name}, which has {listed}, got {word}{hint}")
-    return tuple(alike[word.strip().lower()] for word in wanted.split(","))
+            near = get_close_matches(word.strip().lower(), index, 1)
+            hint = f"; did you mean {index[near[0]]}?" if near else ""
+            listing = check.one_line(", ".join(columns))
+            raise UserError(f"text_column must be a column of {name}, which has {listing}, got {word}{hint}")
+    return tuple(index[word.strip().lower()] for word in request.split(","))
 
 
 def _words(column: str) -> str:
@@ -185,7 +171,7 @@ def _length(values: list[Any]) -> float:
 
 
 def _are_classes(values: list[Any]) -> bool:
-    """Whether values come back as those of classes do."""
+    """Whether values recur as those of classes do."""
     if not values or any(isinstance(value, list | tuple | Mapping) for value in values):
         return False
     if any(isinstance(value, float) and value % 1 for value in values):
@@ -197,9 +183,9 @@ def _are_classes(values: list[Any]) -> bool:
 
 
 def _usual_label(columns: list[str], values: dict[str, list[Any]], classes: Collection[str]) -> str | None:
-    known = [column for column in columns if column in classes]
-    usual = label_column(known or [column for column in columns if _are_classes(values[column])])
-    return usual or next(iter(known), None)
+    certain = [column for column in columns if column in classes]
+    usual = label_column(certain or [column for column in columns if _are_classes(values[column])])
+    return usual or next(iter(certain), None)
 
 
 def _texts(columns: list[str], values: dict[str, list[Any]], label: str | None) -> tuple[str, ...]:
@@ -230,11 +216,11 @@ def _texts(columns: list[str], values: dict[str, list[Any]], label: str | None) 
 def _pair(column: str, wordy: list[str]) -> tuple[str, ...]:
     """The column, and its other half where it is one of two."""
     if (other := _PAIRS.get(_words(column))) is not None:
-        return (column, *(found for found in wordy if _words(found) == other))
+        return (column, *(second for second in wordy if _words(second) == other))
     if _rank(column) == math.inf:
         return (column,)
     stem = re.sub(r"_?(\d|a|b)$", "", _words(column))
-    alike = [found for found in wordy if re.fullmatch(rf"{re.escape(stem)}_?(\d|a|b)", _words(found))]
+    alike = [other for other in wordy if re.fullmatch(rf"{re.escape(stem)}_?(\d|a|b)", _words(other))]
     return tuple(alike) if column in alike and len(alike) > 1 else (column,)
 
 

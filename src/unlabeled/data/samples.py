@@ -32,6 +32,7 @@ class Item(NamedTuple):
     label: Any
     content: Any
     """A file as `Path`, its bytes, what a reader has opened of it, or, as text, the reason why there is none."""
+    factors: Mapping[str, float | int] = {}
 
 
 class About(TypedDict, total=False):

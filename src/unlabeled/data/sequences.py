@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from unlabeled.data.image.data import Images
-from unlabeled.data.samples import About, Data, Samples
+from unlabeled.data.samples import Data, Samples
 
 __all__ = ["Sequences"]
 
@@ -60,14 +60,24 @@ class Sequences(Data):
         lengths = self.lengths[sample]
         return torch.stack([sample, number // lengths, number % lengths], 1)
 
-    def _images(self, sample: Tensor, rows: Tensor, paths: list[str], **about: Unpack[About]) -> Images:
+    def _images(
+        self,
+        sample: Tensor,
+        rows: Tensor,
+        paths: list[str],
+        factors: dict[str, Tensor],
+        labels: Tensor | None = None,
+        classes: list[str] | None = None,
+    ) -> Images:
         """Frames as images.
 
         Args:
             sample: Sample that each comes from, int64, shape (images,).
             rows: Row of `pixels` of each, int64, shape (images,).
             paths: Where each came from.
-            **about: Labels, classes and factors, as in `Data`.
+            factors: As in `Data`.
+            labels: As in `Data`.
+            classes: As in `Data`.
         """
         whole = len(rows) == len(self.pixels) and bool((rows == torch.arange(len(rows))).all())
         pixels = self.pixels if whole else self.pixels[rows]
@@ -77,7 +87,9 @@ class Sequences(Data):
             channels=pixels.shape[1],
             name=self.name,
             paths=paths,
+            labels=labels,
+            classes=classes,
+            factors=factors,
             groups=self.groups_of(sample),
             skipped=self.skipped,
-            **about,
         )

@@ -60,7 +60,7 @@ def built_in(name: str, split: str, channels: int | None = None) -> Data:
         channels: Of images, 1 or 3 to convert to; None leaves digits grey and photos in colour.
 
     Raises:
-        ValueError: There is no such variant or split.
+        ValueError: There is no such set, variant or split.
     """
     check.choice(("train", "test"), split=split)
     word, _, variant = name.partition(":")
@@ -93,9 +93,9 @@ def _topics(name: str, variant: str, split: str) -> Texts:
 def _tones(name: str, variant: str, split: str) -> Sounds:
     label = variant or tones.LABELS[0]
     check.choice(tones.LABELS, label=label)
-    made = tones.make(*_seeded("tones", split))
-    waveforms, lengths, labels = (made.pop(key) for key in ("waveform", "length", label))
-    about = {"labels": labels, "classes": tones.CLASSES[label], "factors": made, "name": name}
+    content = tones.make(*_seeded("tones", split))
+    waveforms, lengths, labels = (content.pop(key) for key in ("waveform", "length", label))
+    about = {"labels": labels, "classes": tones.CLASSES[label], "factors": content, "name": name}
     return from_waveforms(waveforms, tones.SAMPLE_RATE, lengths=lengths, **about)
 
 
@@ -105,37 +105,37 @@ def _videos(name: str, variant: str, split: str) -> Videos:
     world, options, label = _VIDEOS[name]
     if world is moving_digits:
         options = {**options, "glyphs": split}
-    made = world.make(*_seeded("blobs" if world is blobs else "videos", split), **options)
-    video, masks = made.pop("video"), made.pop("masks", None)
+    content = world.make(*_seeded("blobs" if world is blobs else "videos", split), **options)
+    video, masks = content.pop("video"), content.pop("masks", None)
     labels = classes = None
     if label is not None:
-        numbers, labels = made[label].unique(return_inverse=True)
+        numbers, labels = content[label].unique(return_inverse=True)
         classes = [_CLASSES[label][number] for number in numbers.tolist()]
     middle = video.shape[1] // 2
-    factors = {key: values if values.ndim == 1 else values[:, middle] for key, values in made.items()}
+    factors = {key: values if values.ndim == 1 else values[:, middle] for key, values in content.items()}
     return from_videos(video, labels, name=name, classes=classes, factors=factors, masks=masks)
 
 
 def _chiming_shapes(name: str, variant: str, split: str) -> Pairs:
     check.choice(("chiming_shapes", "chiming_shapes:distractor"), name=name)
     options = {"distractor": variant == "distractor", "image_size": 64}
-    made = chiming_shapes.make(*_seeded("chiming_shapes", split), **options)
-    image, waveform, masks, labels = (made.pop(key) for key in ("image", "waveform", "masks", "labels"))
+    content = chiming_shapes.make(*_seeded("chiming_shapes", split), **options)
+    image, waveform, masks, labels = (content.pop(key) for key in ("image", "waveform", "masks", "labels"))
     about = {"name": name, "masks": masks, "labels": labels, "classes": [*chiming_shapes.CLASSES]}
-    return from_pairs(image, waveform, sample_rate=chiming_shapes.SAMPLE_RATE, factors=made, **about)
+    return from_pairs(image, waveform, sample_rate=chiming_shapes.SAMPLE_RATE, factors=content, **about)
 
 
 def _orbit(name: str, variant: str, split: str) -> Scenes:
     check.choice(("", "still", "free"), variant=variant)
     options = {variant: True} if variant else {}
-    made = orbit.make(*_seeded("orbit", split), frames=24, **options)
-    return from_views(made.pop("views"), name=name, factors=made)
+    content = orbit.make(*_seeded("orbit", split), frames=24, **options)
+    return from_views(content.pop("views"), name=name, factors=content)
 
 
 def _rooms(name: str, variant: str, split: str) -> Walks:
     check.choice(("", "still"), variant=variant)
-    made = rooms.make(*_seeded("rooms", split), frames=128, size=32, still=variant == "still")
-    return from_walks(made, name=name)
+    content = rooms.make(*_seeded("rooms", split), frames=128, size=32, still=variant == "still")
+    return from_walks(content, name=name)
 
 
 _OPENED_BY: dict[str, Callable[[str, str, str], Data]] = {

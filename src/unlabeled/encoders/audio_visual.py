@@ -217,18 +217,7 @@ class AudioVisualEncoder(Encoder):
         self.sound(x.waveform)
 
     def features(self, x: AudioVisualInput, layer: str | None = None) -> Tensor:
-        """Vectors of both, or of one: the layer `image` or `audio`.
-
-        Args:
-            x: What `inputs` gives.
-            layer: image, audio, or None for both.
-
-        Returns:
-            Float, shape (batch, numbers).
-
-        Raises:
-            ValueError: The layer does not exist.
-        """
+        """Vectors of both, or of one: the layer `image` or `audio`."""
         if layer is None:
             return self(x)
         check.choice(self.map_dims, layer=layer)

@@ -1,4 +1,4 @@
-"""Encoders of every kind by their names: built, fitted to data, filled from files, and built again."""
+"""Encoders of every kind by name: build them, fit them to data, load them from files."""
 
 import inspect
 import json
@@ -94,7 +94,7 @@ def fitted(
         weights: A file to start from, as in `build`; it brings the statistics too.
         init: default, or rescaled, which makes the channels of each layer vary alike on the data.
         image_size: Height and width in pixels of images and frames; None takes that of the data. Other kinds have none.
-        **options: Further arguments of the kind's own `fitted`; what is None is chosen automatically.
+        **options: Further arguments of the kind's own `fitted`; None for automatic values.
     """
     check.choice(("default", "rescaled"), init=init)
     check.choice(KINDS, kind=kind)
@@ -145,7 +145,7 @@ def load(path: str | os.PathLike[str], module: nn.Module | str | None = None) ->
     if encoder is None:
         encoder = _own_again(path, config, module)
     elif module not in (None, config["name"]):
-        raise UserError(f"encoder must be left out for {path}, which holds a {config['name']}, got {module}")
+        raise UserError(f"encoder must be omitted for {path}, which holds a {config['name']}, got {module}")
     load_weights(encoder, path)
     return encoder
 
@@ -172,10 +172,9 @@ def _own_again(path: Path, config: dict[str, Any], module: nn.Module | str | Non
     """The encoder of a file around a network that its user brings again."""
     name, kind = config["name"], config.get("kind", "image")
     if module is None:
-        brought = name == OWN_NETWORK
-        content, option = (
-            ("a network of your own", "MODULE:FUNCTION") if brought else (f"what {name} built", name)
-        )
+        content, option = f"what {name} built", name
+        if name == OWN_NETWORK:
+            content, option = "a network of your own", "MODULE:FUNCTION"
         raise UserError(
             f"module must be given: {path} holds the weights of {content}, and nothing that a file names is imported. "
             f"Name it again: --encoder {option}, load(run, encoder=...), encoders.load(path, module=...)"

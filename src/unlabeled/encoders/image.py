@@ -115,11 +115,7 @@ class ImageEncoder(Encoder):
         return augment.fit(batch["image"], self.image_size, batch.get("size"))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features, float, shape (batch, dim).
-
-        Args:
-            x: Images of any size it takes, float, shape (batch, in_channels, height, width), in 0..1.
-        """
+        """Features, float, shape (batch, dim), of images of any size that it takes, in 0..1."""
         return self.trunk(self.adapt(x))
 
     @torch.no_grad()
@@ -143,18 +139,7 @@ class ImageEncoder(Encoder):
         return self.trunk.maps(self.adapt(x))
 
     def features(self, x: Tensor, layer: str | None = None) -> Tensor:
-        """Vector of each image, from the end of the network or from a named map.
-
-        Args:
-            x: Images, float, shape (batch, in_channels, height, width), in 0..1.
-            layer: Name of a map, averaged down to at most 4096 numbers; None for the features of `forward`.
-
-        Returns:
-            Float, shape (batch, numbers).
-
-        Raises:
-            ValueError: The layer does not exist.
-        """
+        """Vector of each image; a named map is averaged down to at most 4096 numbers."""
         if layer is None:
             return self(x)
         check.choice(self.map_dims, layer=layer)

@@ -1,4 +1,4 @@
-"""Initialisation that looks at images: a baseline that costs seconds and no training.
+"""Initialisation from images: a baseline that costs seconds and no training.
 
 Within each layer, every channel gets the same mean and variance on a calibration batch. Between layers, the
 ratio of a weight's gradient to the weight is made equal, so that all layers would learn at the same speed.
@@ -6,7 +6,7 @@ ratio of a weight's gradient to the weight is made equal, so that all layers wou
 Source: Krähenbühl, Doersch, Donahue, Darrell, "Data-dependent Initializations of Convolutional Neural
 Networks", 2016, https://arxiv.org/abs/1511.06856
 Differs: a batch norm is calibrated as the affine layer that it is in evaluation. The step between layers is
-left out where a norm or a smooth activation breaks the homogeneity in the weights that it needs. The
+omitted where a norm or a smooth activation breaks the homogeneity in the weights that it needs. The
 directions of the weights stay random: the paper's filters from k-means and PCA of patches are absent.
 """
 
@@ -40,7 +40,7 @@ def rescale_(encoder: ImageEncoder, images: Tensor) -> str:
         images: Some 256 to calibrate on, float, shape (batch, in_channels, height, width), in 0..1.
 
     Returns:
-        The steps that were taken, `within layers` or `within and between layers`.
+        The steps taken, `within layers` or `within and between layers`.
 
     Raises:
         ValueError: There are fewer than 2 images.
@@ -124,7 +124,7 @@ def _between_layers(trunk: nn.Module, layers: list[Any], x: Tensor) -> None:
             factor = pending.pop(layer)
             layer.weight.mul_(factor)
             if layer.bias is not None:
-                # A bias keeps its share of the output only if it follows what happened to the input.
+                # A bias keeps its weight in the output only if it follows the change of the input.
                 layer.bias.mul_(factor * size / sizes[layer])
         sizes[layer] = size
 
@@ -140,7 +140,7 @@ def _between_layers(trunk: nn.Module, layers: list[Any], x: Tensor) -> None:
         target = ratios.log().mean().exp() * output.detach().std() ** (1 / len(layers))
         factors = (ratios / target).sqrt()
         moves = factors.log().abs().max()
-        if moves < 0.005 or not moves.isfinite():  # not finite where a layer gets no gradient at all
+        if moves < 0.005 or not moves.isfinite():  # not finite where a layer has no gradient at all
             break
         pending.update(zip(layers, factors))
     for hook in hooks:

@@ -1,4 +1,4 @@
-"""Files of `Encoder.save`: what they say of themselves, and their weights; nothing in them is executed or imported."""
+"""Files of `Encoder.save`: their metadata and weights; nothing in them is executed or imported."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ LARGEST_NUMBER = 2**18
 
 
 def read_header(path: Path) -> tuple[dict[str, str], dict[str, int]]:
-    """What a safetensors file says of itself, and how many numbers each of its tensors has.
+    """Metadata of a safetensors file, and how many numbers each of its tensors has.
 
     Raises:
         ValueError: The file is missing, damaged or of another kind.

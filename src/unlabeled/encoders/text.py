@@ -266,18 +266,7 @@ class TextEncoder(Encoder):
         return self.trunk.last(x)
 
     def features(self, x: TextInput, layer: str | None = None) -> Tensor:
-        """Mean over the real tokens, of the last layer or of a named one.
-
-        Args:
-            x: What `inputs` gives.
-            layer: "embedding", "layer1", "layer2" and so on; None for the last.
-
-        Returns:
-            Float, shape (batch, dim).
-
-        Raises:
-            ValueError: The layer does not exist.
-        """
+        """Mean over the real tokens of the last layer or of a named one: embedding, layer1, layer2 and so on."""
         if layer is None:
             return self(x)
         check.choice(self.map_dims, layer=layer)

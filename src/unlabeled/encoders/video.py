@@ -103,6 +103,10 @@ class Frames(VideoEncoder):
         spread: Callable[[int], Data] | None = getattr(data, "spread", None)
         return data if spread is None else spread(self.frames)
 
+    def maps(self, images: Tensor) -> dict[str, Tensor]:
+        """Maps of single frames, as those of the encoder of images."""
+        return self.frame.maps(images)
+
     def forward(self, x: Tensor) -> Tensor:
         """Mean over the frames of their features, float, shape (batch, dim), of what `inputs` gives."""
         return _over_frames(self.frame, x)

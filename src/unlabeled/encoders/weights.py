@@ -1,4 +1,4 @@
-"""Weights that somebody trained elsewhere: found in a file whatever their prefixes, and proven to fit.
+"""Weights trained elsewhere: found in a file whatever their prefixes, and checked to fit.
 
 Files are read without executing anything: safetensors, or what torch.load reads with weights_only.
 """
@@ -22,18 +22,19 @@ __all__ = ["Matched", "match", "read", "stem_channels"]
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 SHOWN = 3
 SECOND_CHOICE = ("encoder_k", "momentum", "target", "student", "ema", "key_encoder")
-"""Words in the prefix of a copy that is not taken where the file holds another one as well."""
-LEFT_OVER = (
+"""Words in the prefix of a copy that is taken only where the file holds no other."""
+NOT_LEARNED = (
     "num_batches_tracked",
     "relative_position_index",
     "attn_mask",
     "relative_coords_table",
     "position_ids",
+    "total_ops",
+    "total_params",
 )
-LEFT_OVER += ("total_ops", "total_params")
-"""Ends of names that hold nothing learned, so that a network may lack them."""
+"""Ends of the names of tensors without learned values, which a network may lack."""
 CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-"""Names in a ResNet of the children of a Sequential that was made of it, as lightly does."""
+"""Names in a ResNet of the children of a Sequential that was made from it, as lightly does."""
 
 
 class Matched(NamedTuple):
@@ -41,7 +42,7 @@ class Matched(NamedTuple):
 
     Attributes:
         state: Tensors by name, all that the network needs.
-        note: What was loaded, from which prefix, and what was left out, in a line.
+        note: What was loaded, from which prefix, and what was omitted, in a line.
     """
 
     state: dict[str, Tensor]
@@ -49,10 +50,10 @@ class Matched(NamedTuple):
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Tensors of a file by their dotted names; those in dictionaries within each other too.
+    """Tensors of a file by their dotted names, nested dictionaries included.
 
     Raises:
-        ValueError: The file is missing, damaged, holds no tensors or what only code could read.
+        ValueError: The file is missing, damaged, without tensors, or needs code to be read.
     """
     if not path.is_file():
         raise UserError(f"weights must be a file that exists, got {path}")
@@ -65,8 +66,8 @@ def read(path: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path} must be a readable safetensors file: {check.reason(error)}") from error
     if path.suffix not in PICKLES:
-        known = ", ".join((".safetensors", *PICKLES))
-        raise UserError(f"weights must be a file that ends in one of {known}, got {path.name}")
+        endings = ", ".join((".safetensors", *PICKLES))
+        raise UserError(f"weights must be a file that ends in one of {endings}, got {path.name}")
     state = {".".join(names): value for names, value in _tensors(_unpickled(path))}
     if not state:
         raise UserError(f"weights must hold tensors by name, got {path.name} without any")
@@ -86,7 +87,7 @@ def _unpickled(path: Path) -> Any:
         what = f" ({foreign[1]})" if foreign else ""
         raise UserError(
             f"weights must be tensors alone, got {path.name} with objects that only code can read{what}. "
-            "Save the state_dict by itself with safetensors.torch.save_file"
+            "Save the state_dict alone with safetensors.torch.save_file"
         ) from error
     except Exception as error:  # damaged files fail in any way
         raise UserError(f"{path} must be a readable file of torch: {check.reason(error)}") from error
@@ -105,41 +106,40 @@ def match(model: nn.Module, state: dict[str, Tensor], name: str, file: str) -> M
 
     Args:
         model: The network.
-        state: Tensors by name; prefixes of training loops and of other libraries may stand before the names.
+        state: Tensors by name; the names may have prefixes of training loops and of other libraries.
         name: What the network is called in messages.
         file: Name of the file in messages.
 
     Raises:
         ValueError: Something is missing, has another shape or is not finite, or the file holds a larger network.
     """
-    wanted = model.state_dict()
-    prefix, found = _best(wanted, state)
-    resized = _resize_positions(model, wanted, found)
-    missing = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
-    misshapen = [key for key in wanted if key in found and found[key].shape != wanted[key].shape]
-    extra = [key for key in found if key not in wanted and not key.endswith(LEFT_OVER)]
-    parts = {key.partition(".")[0] for key in wanted}
+    own = model.state_dict()
+    prefix, candidates = _best(own, state)
+    resized = _resize_positions(model, own, candidates)
+    missing = [key for key in own if key not in candidates and not key.endswith("num_batches_tracked")]
+    misshapen = [key for key in own if key in candidates and candidates[key].shape != own[key].shape]
+    extra = [key for key in candidates if key not in own and not key.endswith(NOT_LEARNED)]
+    parts = {key.partition(".")[0] for key in own}
     deeper = [key for key in extra if key.partition(".")[0] in parts]
-    shapes = [f"{key} {_shape(found[key])} for {_shape(wanted[key])}" for key in misshapen]
+    shapes = [f"{key} {_shape(candidates[key])} for {_shape(own[key])}" for key in misshapen]
     faults = {"missing": missing, "unexpected": deeper or (extra if missing else []), "misshapen": shapes}
     if any((missing, misshapen, deeper)):
-        said = "; ".join(f"{len(keys)} {fault} ({_few(keys)})" for fault, keys in faults.items() if keys)
-        raise UserError(f"weights must fit {name}, got {file}: {said}")
-    taken = {key: found[key] for key in wanted if key in found}
-    if broken := [
-        key for key, value in taken.items() if value.is_floating_point() and not value.isfinite().all()
-    ]:
+        listing = "; ".join(f"{len(keys)} {fault} ({_few(keys)})" for fault, keys in faults.items() if keys)
+        raise UserError(f"weights must fit {name}, got {file}: {listing}")
+    taken = {key: candidates[key] for key in own if key in candidates}
+    floats = {key: value for key, value in taken.items() if value.is_floating_point()}
+    if broken := [key for key, value in floats.items() if not value.isfinite().all()]:
         raise UserError(f"weights must be finite, got NaN or infinity in {_few(broken)} of {file}")
     ignored = [*extra, *(key for key in state if not key.startswith(prefix))]
-    counters = len(wanted) - len(taken)
+    counters = len(own) - len(taken)
     details = [
         f"named {prefix}..." if prefix else "",
         f"{counters} counters of norms at 0" if counters else "",
-        f"{len(ignored)} left out ({_few(ignored)})" if ignored else "",
+        f"{len(ignored)} ignored ({_few(ignored)})" if ignored else "",
         resized,
     ]
     return Matched(
-        {**{key: wanted[key] for key in wanted if key not in taken}, **taken},
+        {**{key: own[key] for key in own if key not in taken}, **taken},
         ", ".join([f"{len(taken)} tensors of {file} loaded", *filter(None, details)]),
     )
 
@@ -149,18 +149,19 @@ def stem_channels(model: nn.Module, state: dict[str, Tensor]) -> int | None:
     first = next(
         (f"{key}.weight" for key, part in model.named_modules() if isinstance(part, nn.Conv2d)), None
     )
-    wanted, found = model.state_dict(), _best(model.state_dict(), state)[1]
-    if first is None or first not in found or first not in wanted or found[first].ndim != 4:
+    own = model.state_dict()
+    candidates = _best(own, state)[1]
+    if first is None or first not in candidates or first not in own or candidates[first].ndim != 4:
         return None
-    theirs, ours = found[first].shape, wanted[first].shape
+    theirs, ours = candidates[first].shape, own[first].shape
     same = theirs[0] == ours[0] and theirs[2:] == ours[2:]
     return theirs[1] if same and theirs[1] != ours[1] else None
 
 
-def _best(wanted: dict[str, Tensor], state: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
-    """The prefix under which most of the wanted names stand, and all that stands there by the names behind it."""
-    ends = {key.rpartition(".")[2] for key in wanted}
-    renamed = {key: _as_resnet(key) for key in state} if "layer1.0.conv1.weight" in wanted else {}
+def _best(own: dict[str, Tensor], state: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """The prefix of most of the network's names, and all tensors under that prefix by the rest of their names."""
+    ends = {key.rpartition(".")[2] for key in own}
+    renamed = {key: _as_resnet(key) for key in state} if "layer1.0.conv1.weight" in own else {}
     names = {key: key for key in state} | {
         new: key for key, new in renamed.items() if new and new not in state
     }
@@ -169,7 +170,7 @@ def _best(wanted: dict[str, Tensor], state: dict[str, Tensor]) -> tuple[str, dic
         if re.split(r"[./]", key)[-1] not in ends:
             continue
         for cut in (0, *(mark.end() for mark in re.finditer(r"[./]", key))):
-            if key[cut:] in wanted and not key.endswith("num_batches_tracked"):
+            if key[cut:] in own and not key.endswith("num_batches_tracked"):
                 counts[key[:cut]] = counts.get(key[:cut], 0) + 1
     if not counts:
         return "", state
@@ -178,33 +179,33 @@ def _best(wanted: dict[str, Tensor], state: dict[str, Tensor]) -> tuple[str, dic
         return counts[prefix], not any(word in prefix for word in SECOND_CHOICE), -len(prefix)
 
     prefix = max(counts, key=worth)
-    behind = {key.removeprefix(prefix): names[key] for key in names if key.startswith(prefix)}
-    used = {behind[key] for key in behind if key in wanted}
+    rest = {key.removeprefix(prefix): names[key] for key in names if key.startswith(prefix)}
+    used = {rest[key] for key in rest if key in own}
     return prefix, {
-        key: state[old] for key, old in behind.items() if key in wanted or (old not in used and old in names)
+        key: state[old] for key, old in rest.items() if key in own or (old not in used and old in names)
     }
 
 
 def _as_resnet(key: str) -> str | None:
-    """A name in a Sequential of the children of a ResNet as the ResNet itself has it."""
+    """The ResNet's own name for a name in a Sequential of its children."""
     match = re.fullmatch(r"((?:.*?\.)?)([014567])\.(.+)", key)
     inner = match and (match[2] in "01") != bool(re.match(r"\d+\.", match[3]))
     return f"{match[1]}{CHILDREN[match[2]]}.{match[3]}" if match and inner else None
 
 
-def _resize_positions(model: Any, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str:
-    """Resample learned positions of a ViT that were trained on another number of patches; says so."""
+def _resize_positions(model: Any, own: dict[str, Tensor], candidates: dict[str, Tensor]) -> str:
+    """Resample learned positions of a ViT that were trained on another number of patches; returns a note of it."""
     key = "pos_embed"
-    if key not in wanted or key not in found or found[key].shape == wanted[key].shape:
+    if key not in own or key not in candidates or candidates[key].shape == own[key].shape:
         return ""
     grid, prefix = getattr(model.patch_embed, "grid_size", None), getattr(model, "num_prefix_tokens", 0)
-    before = math.isqrt(max(0, found[key].shape[1] - prefix))
-    fits = found[key].ndim == wanted[key].ndim == 3 and found[key].shape[2] == wanted[key].shape[2]
-    if not fits or grid is None or before**2 != found[key].shape[1] - prefix:
+    before = math.isqrt(max(0, candidates[key].shape[1] - prefix))
+    fits = candidates[key].ndim == own[key].ndim == 3 and candidates[key].shape[2] == own[key].shape[2]
+    if not fits or grid is None or before**2 != candidates[key].shape[1] - prefix:
         return ""
     from timm.layers.pos_embed import resample_abs_pos_embed
 
-    found[key] = resample_abs_pos_embed(found[key].float(), list(grid), num_prefix_tokens=prefix)
+    candidates[key] = resample_abs_pos_embed(candidates[key].float(), list(grid), num_prefix_tokens=prefix)
     return f"positions of {before}x{before} patches resampled to {grid[0]}x{grid[1]}"
 
 

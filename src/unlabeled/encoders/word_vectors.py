@@ -15,7 +15,7 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.files import atomic
-from unlabeled.parts.vocabulary import counted, unspaced
+from unlabeled.parts.vocabulary import count_words, unspaced
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -107,11 +107,7 @@ class WordEncoder(Encoder):
         return batch["tokens"], batch["mask"]
 
     def forward(self, x: tuple[Tensor, Tensor]) -> Tensor:
-        """Mean vectors of texts, float, shape (batch, dim).
-
-        Args:
-            x: What `inputs` gives.
-        """
+        """Mean vectors of texts, float, shape (batch, dim)."""
         tokens, mask = x
         if tokens.shape[1] == 0:  # texts without a word, which the sum of vectors cannot take
             tokens, mask = (F.pad(rows, (0, 1)) for rows in (tokens, mask))
@@ -122,15 +118,7 @@ class WordEncoder(Encoder):
         return centred[:, : self.dim]
 
     def features(self, x: tuple[Tensor, Tensor], layer: str | None = None) -> Tensor:
-        """Mean vectors of texts, float, shape (batch, dim).
-
-        Args:
-            x: What `inputs` gives.
-            layer: None, or "words", which is the same.
-
-        Raises:
-            ValueError: The layer does not exist.
-        """
+        """Mean vectors of texts; the one layer, words, is the same."""
         check.choice((None, *self.map_dims), layer=layer)
         return self(x)
 
@@ -217,7 +205,7 @@ def fitted(name: str, data: "Data") -> WordEncoder:
             f"{data.name}: {fraction:.0%} of the letters are of scripts without spaces, so that whole sentences count "
             "as words; split them with --segmenter characters, jieba or pythainlp"
         )
-    counts = counted(texts, min_count, segmenter)
+    counts = count_words(texts, min_count, segmenter)
     encoder = build(name, vocabulary=list(counts), segmenter=segmenter)
     frequencies = torch.tensor(list(counts.values()), dtype=torch.float64)
     encoder.adapt.shares.copy_(frequencies / frequencies.sum())

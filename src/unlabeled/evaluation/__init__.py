@@ -1,7 +1,20 @@
 """Frozen features and labels become numbers, and no number stands without its controls."""
 
-from unlabeled.evaluation.embed import embed
-from unlabeled.evaluation.protocol import evaluate
-from unlabeled.evaluation.scores import Scores
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unlabeled.evaluation.embeddings import embed
+    from unlabeled.evaluation.protocol import evaluate
+    from unlabeled.evaluation.scores import Scores
 
 __all__ = ["Scores", "embed", "evaluate"]
+
+_HOMES = {"Scores": "scores", "embed": "embeddings", "evaluate": "protocol"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names when they are first used: names of probes and tasks are known without torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,24 +1,45 @@
-"""What the learned features must beat: the raw input, and the same network before it learned anything."""
+"""What learned features must beat: the raw input, the same network untrained, and the same network with labels."""
 
-import copy
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+from torch import Tensor
 
-from unlabeled.check import UserError
 from unlabeled.evaluation.features import Representation, of_encoder
-from unlabeled.kernels.compat import BATCH_NORMS, RESETS
-from unlabeled.method import Method
+from unlabeled.evaluation.labelled import Labelled
+from unlabeled.evaluation.probe import Prediction, Settings
+from unlabeled.evaluation.probes import finetune
+from unlabeled.evaluation.twins import CALIBRATION_SAMPLES, calibrate_, untrained
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.encoders import Encoder
 
-__all__ = ["calibrate_", "random", "raw", "rescaled", "untrained", "untrained_method"]
+__all__ = ["CONTROLS", "random", "raw", "representations", "rescaled", "supervised"]
 
-CALIBRATION_SAMPLES = 512
+CONTROLS = ("raw", "random", "rescaled", "supervised")
+
+
+def representations(
+    names: Sequence[str], encoder: "Encoder", data: "Data", seed: int = 0
+) -> list[Representation]:
+    """The controls that are representations, in the order of `CONTROLS`.
+
+    Args:
+        names: Controls, of which `supervised` is no representation and `rescaled` one of images only.
+        encoder: The encoder that they are beside.
+        data: Training samples, on which norms are calibrated.
+        seed: Seed of random weights.
+    """
+    made = []
+    if "raw" in names:
+        made.append(raw(encoder))
+    if "random" in names:
+        made.append(random(encoder, data, seed))
+    if "rescaled" in names and encoder.kind == "image":
+        made.append(rescaled(encoder, data, seed))
+    return made
 
 
 def raw(encoder: "Encoder") -> Representation:
@@ -30,141 +51,34 @@ def raw(encoder: "Encoder") -> Representation:
 
 
 def random(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:
-    """The same network with random weights, its batch norms calibrated on training images."""
+    """The same network with random weights, its batch norms calibrated on training samples."""
     network = untrained(encoder, seed)
     calibrate_(network, data)
-    return Representation("random", of_encoder(network), detail="norm statistics from data")
+    return Representation("random", of_encoder(network), network, detail="norm statistics from data")
 
 
 def rescaled(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:
-    """The same network with random weights, rescaled so that all channels vary alike."""
-    from unlabeled.encoders.rescaled import rescale_
+    """The same network of images with random weights, rescaled so that all channels vary alike."""
+    from unlabeled.encoders import rescale_
 
     network = untrained(encoder, seed)
     rescale_(network, network.inputs(data.sample(CALIBRATION_SAMPLES, seed)))
-    return Representation("rescaled", of_encoder(network), detail="rescaled on the training images")
+    return Representation("rescaled", of_encoder(network), network, detail="rescaled on the training images")
 
 
-def untrained(encoder: "Encoder", seed: int = 0) -> "Encoder":
-    """Build the same architecture with fresh random weights and the same input statistics.
-
-    Args:
-        encoder: Where the architecture, the statistics and the device come from.
-        seed: Seed of the weights.
-
-    Returns:
-        A new encoder in evaluation mode.
-
-    Raises:
-        ValueError: It is the user's own, and some of its weights cannot be drawn again.
-    """
-    if not any(True for _ in encoder.parameters()):
-        raise UserError("controls must be raw or none for a network without weights")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        fresh = _built_anew(encoder)
-    # Statistics of the input stand in front ends, also in those of encoders within encoders.
-    statistics = {key: value for key, value in encoder.state_dict().items() if "adapt" in key.split(".")}
-    fresh.load_state_dict(statistics, strict=False)
-    return fresh.to(next(encoder.parameters()).device).eval()
-
-
-def untrained_method(method: Method, data: "Data", seed: int = 0) -> Method:
-    """Build the same method with fresh random weights, its norms calibrated and its priors taken from data.
+def supervised(
+    encoder: "Encoder", data: Labelled, draws: Sequence[Tensor], settings: Settings
+) -> list[Prediction]:
+    """Predictions of the same network trained on the same labels only, from other random weights for each draw.
 
     Args:
-        method: Where the architecture, the options and the input statistics come from.
-        data: Samples as they were opened; best those of training.
-        seed: Seed of the weights.
-
-    Returns:
-        A new method in evaluation mode.
-
-    Raises:
-        ValueError: Weights cannot be drawn again.
+        encoder: Where the architecture comes from.
+        data: Training and test samples.
+        draws: Training samples whose labels are used, int64, shape (labels,) each.
+        settings: Steps and augmentation of the training, and the seed of the first draw.
     """
-    encoder, images = untrained(method.encoder, seed), method.encoder.evaluation_view(data)
-    calibrate_(encoder, images)
-    device = next(encoder.parameters()).device
-    arguments, options = method.built_with
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        twin = type(method)(encoder, *arguments, **options).to(device)
-        trained = set(map(id, method.parameters()))
-        if shared := [name for name, weight in twin.named_parameters() if id(weight) in trained]:
-            raise UserError(
-                f"controls must be raw or none for {type(method).__name__}, built from trained weights ({shared[0]})"
-            )
-        if type(twin).prepare is not Method.prepare:
-            twin.prepare(method.training_view(data))
-        twin.to(device).eval()
-        within = set(encoder.modules())
-        heads = [norm for norm in _norms(twin) if norm not in within and norm.track_running_stats]
-        if type(twin).embedding is not Method.embedding:
-            _average(heads, lambda: twin.embedding(images.sample(CALIBRATION_SAMPLES)))
-            heads = [norm for norm in heads if not norm.num_batches_tracked]
-        _average(heads, lambda: twin(method.training_view(data).sample(CALIBRATION_SAMPLES)))
-    return twin.eval()
-
-
-def _built_anew(encoder: "Encoder") -> "Encoder":
-    from unlabeled import encoders
-
-    again = encoders.rebuilt(encoder)
-    return _drawn_again(encoder) if again is None else again
-
-
-def _drawn_again(encoder: "Encoder") -> "Encoder":
-    """A copy of an encoder that only its user can build, each layer's weights drawn as the layer itself does.
-
-    Weights are NaN beforehand, so that what nothing draws again shows.
-    """
-    fresh = copy.deepcopy(encoder)
-    with torch.no_grad():
-        for weight in fresh.parameters():
-            weight.fill_(torch.nan)
-    for module in reversed(
-        list(fresh.modules())
-    ):  # parts before wholes, which may draw theirs in another way
-        reset = next(filter(callable, (getattr(module, name, None) for name in RESETS)), None)
-        if reset is not None:
-            reset()
-    left = [name for name, weight in fresh.named_parameters() if weight.isnan().any()]
-    if left:
-        owner = type(fresh.get_submodule(left[0].rpartition(".")[0])).__name__
-        raise UserError(
-            f"controls must be raw or none for a network whose weights nothing draws again, got {left[0]} of {owner} "
-            "without reset_parameters; or name what builds the network: encoder=module:function"
-        )
-    return fresh
-
-
-def calibrate_(encoder: "Encoder", data: "Data", samples: int = CALIBRATION_SAMPLES) -> None:
-    """Set the statistics of batch norms to those of data; at their defaults random weights look worse.
-
-    Args:
-        encoder: Changed in place; its weights stay.
-        data: Where images are taken from.
-        samples: Most images looked at.
-    """
-    _average(_norms(encoder), lambda: encoder.run_all(encoder.inputs(data.sample(samples))))
-
-
-def _norms(module: nn.Module) -> list[Any]:
-    return [part for part in module.modules() if isinstance(part, BATCH_NORMS)]
-
-
-@torch.no_grad()
-def _average(norms: list[Any], run: Callable[[], Any]) -> None:
-    """Set the statistics of norms to the mean of those of the batches that they see in a run."""
-    if not norms:
-        return
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    run()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
+    predictions = []
+    for draw, rows in enumerate(draws):
+        seed = settings.seed + draw
+        predictions.append(finetune.train(untrained(encoder, seed), data, rows, replace(settings, seed=seed)))
+    return predictions

@@ -1,24 +1,26 @@
 """Frozen features: one view of each sample, read once in evaluation mode and kept."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unlabeled.check import UserError
-from unlabeled.evaluation.probes.linear import standardization
-from unlabeled.method import Batch, Method
+from unlabeled.method import Batch
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.encoders import Encoder
 
-__all__ = ["Representation", "frozen", "of_encoder", "pick_device", "read"]
+__all__ = ["Reader", "Representation", "of_encoder", "read", "require_finite", "standardization"]
 
 Reader = Callable[[Batch, str | None], Tensor]
+"""From a batch and the name of a map (None: the output) to float, shape (batch, dim)."""
+BATCH = 256
+BLOCK = 1024
+"""Rows that stay in the cache while their squares are summed."""
 
 
 @dataclass
@@ -27,13 +29,15 @@ class Representation:
 
     Attributes:
         name: What scores call it: unlabeled, raw, random, rescaled.
-        reader: From a batch and the name of a map, or None, to float, shape (batch, dim).
+        reader: Reads features from a batch.
+        encoder: The network whose features they are; None where there is no network.
         one_unit: Whether all numbers share a unit, as pixels do, and so must share a scale.
         detail: What a reader of the scores must know about it.
     """
 
     name: str
     reader: Reader
+    encoder: "Encoder | None" = None
     one_unit: bool = False
     detail: str = ""
     cache: "dict[tuple[int, str | None], tuple[Data, Tensor]]" = field(default_factory=dict, repr=False)
@@ -54,8 +58,13 @@ class Representation:
         return mean, scale
 
 
+def of_encoder(encoder: "Encoder") -> Reader:
+    """Read features from an encoder's own view of a batch."""
+    return lambda batch, layer: encoder.features(encoder.inputs(batch), layer)
+
+
 @torch.no_grad()
-def read(reader: Callable[[Batch], Tensor], data: "Data", *, batch_size: int = 256) -> Tensor:
+def read(reader: Callable[[Batch], Tensor], data: "Data", *, batch_size: int = BATCH) -> Tensor:
     """Features of all samples in their order.
 
     Args:
@@ -69,48 +78,45 @@ def read(reader: Callable[[Batch], Tensor], data: "Data", *, batch_size: int = 2
     Raises:
         ValueError: A feature is NaN or infinite.
     """
-    features, done = torch.empty(0), 0
+    features, start = torch.empty(0), 0
     for batch in data.batches(batch_size):
-        found = reader(batch).flatten(1)
-        if not done:  # one piece of memory, so that none of the batches' lies between kept ones
-            features = found.new_empty(len(data), found.shape[1], dtype=torch.float32)
-        features[done : done + len(found)] = found
-        done += len(found)
-    if not features.isfinite().all():
-        broken = int((~features.isfinite().all(1)).sum())
-        raise UserError(
-            f"features must be finite, got NaN or infinity for {broken} of {len(features)} samples"
-        )
+        rows = reader(batch).flatten(1)
+        if not start:  # one piece of memory, so that no batch's memory lies between pieces that stay
+            features = rows.new_empty(len(data), rows.shape[1], dtype=torch.float32)
+        features[start : start + len(rows)] = rows
+        start += len(rows)
+    require_finite(features, "samples")
     return features
 
 
-def pick_device(device: str) -> torch.device:
-    """The device of a name; `auto` takes the GPU where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-
-
-def frozen(source: Any, device: torch.device) -> tuple["Encoder", Reader]:
-    """Copy an encoder in evaluation mode, so that nothing done to it reaches the original.
+def require_finite(features: Tensor, unit: str) -> None:
+    """Refuse NaN and infinity.
 
     Args:
-        source: A run, a method or an encoder.
-        device: Where the copy lives.
+        features: Float, shape (samples, dim).
+        unit: What the rows are called in the error.
+
+    Raises:
+        ValueError: A feature is NaN or infinite.
+    """
+    if not features.isfinite().all():
+        broken = int((~features.isfinite().all(1)).sum())
+        raise UserError(
+            f"features must be finite, got NaN or infinity for {broken} of {len(features)} {unit}"
+        )
+
+
+def standardization(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and scale of each feature; a feature that does not vary gets an infinite scale and so counts as 0.
+
+    Args:
+        features: Float, shape (samples, dim).
 
     Returns:
-        The copy, and the function that reads features from it: the method's own where a method is given.
+        Mean and standard deviation, float, shape (dim,) each.
     """
-    subject: Any = source if isinstance(source, nn.Module) else getattr(source, "encoder", None)
-    if not isinstance(subject, Method) and not hasattr(subject, "inputs"):
-        raise UserError(
-            f"run must be a run or its folder, a method or an encoder, got {type(source).__name__}; "
-            "encoders.wrap makes an encoder of a network"
-        )
-    subject = copy.deepcopy(subject).eval().requires_grad_(False).to(device)
-    if isinstance(subject, Method):
-        return subject.encoder, subject.features
-    return subject, of_encoder(subject)  # type: ignore[return-value, arg-type]
-
-
-def of_encoder(encoder: "Encoder") -> Reader:
-    """Read features from an encoder's own view of a batch."""
-    return lambda batch, layer: encoder.features(encoder.inputs(batch), layer)
+    mean = features.mean(0)
+    # In blocks that stay in the cache, which torch's own std takes ten times as long for.
+    squares = torch.stack([(rows - mean).square().sum(0) for rows in features.split(BLOCK)])
+    spread = (squares.sum(0) / len(features)).sqrt()
+    return mean, spread.masked_fill(spread <= 1e-6 * mean.abs(), torch.inf)

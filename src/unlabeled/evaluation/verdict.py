@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from unlabeled.evaluation.probes import PROBES
+
 __all__ = [
     "CHOSEN",
     "NAMES",
@@ -23,6 +25,7 @@ __all__ = [
     "comparisons",
     "counted",
     "independent",
+    "labels",
     "lead",
     "name",
     "verdict",
@@ -32,26 +35,25 @@ Record = Mapping[str, Any]
 Column = tuple[str, str | None, int | str, str]
 """Probe, layer, labels per class and unit."""
 Lead = Literal["ahead", "behind", "open", "unknown"]
-Outcome = Literal["won", "lost", "open", "unknown"]
+Outcome = Literal["won", "open", "lost", "unknown"]
 
-PROBES = {
-    "knn": "nearest neighbours",
-    "linear": "linear probe",
-    "finetune": "fine-tuning",
-    "layers": "linear probe, layer by layer",
-}
-"""Probes that are trained on labels, with their titles; whatever else was measured is a task."""
 NAMES = {
     "raw": "raw input",
     "random": "random weights",
     "rescaled": "rescaled random weights",
-    "supervised": "trained on those labels only",
+    "supervised": "supervised, same labels",
     "unlabeled": "unlabeled",
 }
 """What features are called, in the order of rows; a task's own controls are called what they are."""
 OURS = "unlabeled"
 CHOSEN = "chosen"
 """Layer of the row whose layer was chosen on training labels."""
+CLAIMS: dict[Outcome, str] = {
+    "won": "beats every control beyond noise",
+    "open": "is within noise of the best control",
+    "lost": "loses",
+    "unknown": "cannot be judged",
+}
 FEW = 8
 """Independent units below which a reader is told that an interval rests on few."""
 
@@ -75,22 +77,22 @@ class Comparison:
     @property
     def outcome(self) -> Outcome:
         """Won where ours is ahead of every control, lost where it is behind one, unknown where an interval lacks."""
-        stands = set(self.leads.values())
-        if "behind" in stands:
+        leads = set(self.leads.values())
+        if "behind" in leads:
             return "lost"
-        if "unknown" in stands:
+        if "unknown" in leads:
             return "unknown"
-        return "won" if stands == {"ahead"} else "open"
+        return "won" if leads == {"ahead"} else "open"
 
     @property
     def hardest(self) -> str:
         """The control to which ours is nearest or furthest behind."""
-        behind = [features for features, stands in self.leads.items() if stands == "behind"]
+        behind = [features for features, lead in self.leads.items() if lead == "behind"]
         return min(behind or self.margins, key=lambda features: self.margins[features])
 
 
 def column(record: Record) -> Column:
-    """Where a record stands."""
+    """The column of a record."""
     unit = record.get("unit", "accuracy")
     return record["probe"], record.get("layer"), record["labels_per_class"], unit
 
@@ -101,7 +103,7 @@ def name(features: str) -> str:
 
 
 def amount(value: float, where: Column, *, signed: bool = False) -> str:
-    """A number in its unit: accuracies in percent with one digit, others with three digits that count."""
+    """A number in its unit: accuracies in percent with one decimal, others with three significant digits."""
     sign = "+" if signed else ""
     return f"{100 * value:{sign}.1f}" if where[3] == "accuracy" else f"{value:{sign}.3g}"
 
@@ -111,8 +113,24 @@ def counted(number: int, things: str) -> str:
     return f"{number:,} {things if number != 1 else things.removesuffix('s')}"
 
 
+def labels(counts: Sequence[int | str], notes: Sequence[str] = ()) -> str:
+    """Labels per class in words, such as "all labels" or "1, 10, all labels per class".
+
+    Args:
+        counts: Numbers, fractions such as "1%", or "all".
+        notes: What follows each number, such as a margin in brackets; empty for none.
+    """
+    notes = notes or [""] * len(counts)
+    if len(counts) > 1:
+        return f"{', '.join(f'{count}{note}' for count, note in zip(counts, notes))} labels per class"
+    count = counts[0]
+    if isinstance(count, int):
+        return f"{counted(count, 'labels')} per class{notes[0]}"
+    return f"{count if count == 'all' else f'{count} of the'} labels{notes[0]}"
+
+
 def independent(records: Sequence[Record]) -> str:
-    """On how many independent units intervals rest, such as "16 walks"; empty where these are the samples."""
+    """How many independent units intervals rest on, such as "16 walks"; empty where these are the samples."""
     grouped = [r for r in records if _finite(r.get("units")) and r["units"] != r["samples"]]
     if not grouped:
         return ""
@@ -129,7 +147,7 @@ def lead(ours: Record, control: Record) -> Lead:
     if "margin" in control or "margin_low" in control:
         low, high = control.get("margin_low"), control.get("margin_high")
     else:
-        low, high = _apart(ours, control)
+        low, high = _gap(ours, control)
     if low is None or high is None or not _finite(low) or not _finite(high):
         return "unknown"
     return "ahead" if low > 0 else "behind" if high < 0 else "open"
@@ -138,7 +156,7 @@ def lead(ours: Record, control: Record) -> Lead:
 def comparisons(records: Sequence[Record]) -> list[Comparison]:
     """Every column in which ours stands beside at least one control, in the order of the records."""
     chosen = any(record.get("layer") == CHOSEN for record in records)
-    found = []
+    compared = []
     for where in dict.fromkeys(map(column, records)):
         probe, layer, count, unit = where
         if probe == "layers" and chosen and layer != CHOSEN:
@@ -149,8 +167,8 @@ def comparisons(records: Sequence[Record]) -> list[Comparison]:
             rows = {record["features"]: record for record in once} | rows
         ours = rows.pop(OURS, None)
         if ours is not None and rows:
-            found.append(_comparison(where, ours, rows))
-    return found
+            compared.append(_comparison(where, ours, rows))
+    return compared
 
 
 def verdict(records: Sequence[Record]) -> str:
@@ -160,35 +178,27 @@ def verdict(records: Sequence[Record]) -> str:
         records: Score records of one run.
 
     Returns:
-        Plain text.
+        Plain text: a line for each claim on each probe or task, then what must be known to read them.
     """
-    judged = comparisons(records)
-    if not judged:
+    compared = comparisons(records)
+    if not compared:
         return "Nothing was compared with a control, so nothing can be said."
-    said = {
-        "won": "beats every control beyond noise",
-        "open": "is within noise of the best control",
-        "lost": "loses",
-        "unknown": "cannot be judged",
-    }
-    parts = [
-        f"{words} in {_listed([one for one in judged if one.outcome == outcome])}"
-        for outcome, words in said.items()
-        if any(one.outcome == outcome for one in judged)
-    ]
+    lines = []
+    for title in dict.fromkeys(map(_title, compared)):
+        for outcome, claim in CLAIMS.items():
+            if columns := [one for one in compared if _title(one) == title and one.outcome == outcome]:
+                lines.append(f"{title}: {OURS} {claim} {_columns(columns)}.")
     points = "points of accuracy above the best control"
-    if any(one.column[3] != "accuracy" for one in judged):
+    if any(one.column[3] != "accuracy" for one in compared):
         points = "how much better than the best control, in points of accuracy or in the unit named"
-    return " ".join(
-        [f"unlabeled {'; '.join(parts)}. In brackets: {points}.", _controls(judged), *_few(judged)]
-    )
+    return "\n".join([*lines, f"In brackets: {points}.", *_controls(compared), *_few(compared)])
 
 
 def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _apart(ours: Record, control: Record) -> tuple[Any, Any]:
+def _gap(ours: Record, control: Record) -> tuple[Any, Any]:
     """Least and greatest lead that two intervals leave; None where one of them lacks."""
     ends = [record.get(end) for record in (ours, control) for end in ("low", "high")]
     if not all(map(_finite, ends)):
@@ -211,57 +221,52 @@ def _comparison(where: Column, ours: Record, controls: Mapping[str, Record]) -> 
     return Comparison(where, {f: lead(ours, control) for f, control in controls.items()}, margins, units)
 
 
-def _listed(judged: Sequence[Comparison]) -> str:
-    """Places by probe, then those of tasks."""
-    groups: dict[str, list[str]] = {}
-    for one in judged:
-        probe, layer, _, _ = one.column
-        groups.setdefault(f"{probe} {layer}" if layer else probe, []).append(_place(one))
-    labelled = {title: places for title, places in groups.items() if title.partition(" ")[0] in PROBES}
-    said = [f"{title} with {', '.join(places)}" for title, places in labelled.items()]
-    others = [f"{title}: {', '.join(places)}" for title, places in groups.items() if title not in labelled]
-    first = [f"{', '.join(said)} labels per class"] if said else []
-    return ", ".join([*first, *others])
+def _title(comparison: Comparison) -> str:
+    probe, layer, _, _ = comparison.column
+    return f"{probe} {layer}" if layer else probe
 
 
-def _place(one: Comparison) -> str:
-    """Number of labels or unit, and in brackets the margin to the hardest control and what must be known of it."""
-    probe, _, count, unit = one.column
-    margin = one.margins[one.hardest]
-    notes = [amount(margin, one.column, signed=True)] if math.isfinite(margin) else []
-    if one.outcome == "lost":
-        ahead = [name(features) for features, stands in one.leads.items() if stands == "ahead"]
-        notes = [" ".join([*notes, f"to {name(one.hardest)}"])]
+def _columns(columns: Sequence[Comparison]) -> str:
+    """Numbers of labels of a probe, or units of a task, each with what is in brackets."""
+    notes = [f" ({'; '.join(note)})" if (note := _notes(one)) else "" for one in columns]
+    if columns[0].column[0] in PROBES:
+        return f"with {labels([one.column[2] for one in columns], notes)}"
+    return f"in {', '.join(f'{one.column[3]}{note}' for one, note in zip(columns, notes))}"
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    """The margin to the hardest control, and what must be known of it."""
+    margin, hardest = comparison.margins[comparison.hardest], comparison.hardest
+    notes = [amount(margin, comparison.column, signed=True)] if math.isfinite(margin) else []
+    if comparison.outcome == "lost":
+        ahead = [name(features) for features, lead in comparison.leads.items() if lead == "ahead"]
+        notes = [" ".join([*notes, f"to {name(hardest)}"])]
         notes += [f"but ahead of {' and '.join(ahead)}"] if ahead else []
-    if one.outcome == "unknown":
-        notes.append(f"no interval of {counted(*one.units)}" if one.units else "no interval")
-    said = f" ({', '.join(notes)})" if notes else ""
-    return f"{count if probe in PROBES else unit}{said}"
+    if comparison.outcome == "unknown":
+        notes.append(f"no interval of {counted(*comparison.units)}" if comparison.units else "no interval")
+    return notes
 
 
-def _controls(judged: Sequence[Comparison]) -> str:
+def _controls(compared: Sequence[Comparison]) -> list[str]:
     """Which controls were measured, by probe or task where these differ."""
-    sets: dict[tuple[str, ...], list[str]] = {}
-    for one in judged:
-        names = tuple(name(features) for features in sorted(one.leads, key=_order))
-        sets.setdefault(names, []).append(one.column[0])
-    if len(sets) == 1:
-        return f"Controls: {', '.join(next(iter(sets)))}."
-    parts = [f"{', '.join(names)} in {' and '.join(dict.fromkeys(places))}" for names, places in sets.items()]
-    return f"Controls: {'; '.join(parts)}."
+    order = {features: place for place, features in enumerate(NAMES)}
+    probes: dict[str, list[str]] = {}
+    for one in compared:
+        features = sorted(one.leads, key=lambda name: order.get(name, len(order)))
+        probes.setdefault("; ".join(map(name, features)), []).append(one.column[0])
+    if len(probes) == 1:
+        return [f"Controls: {next(iter(probes))}."]
+    return [f"Controls of {_listing(where)}: {controls}." for controls, where in probes.items()]
 
 
-def _order(features: str) -> int:
-    return list(NAMES).index(features) if features in NAMES else len(NAMES)
-
-
-def _few(judged: Sequence[Comparison]) -> list[str]:
+def _few(compared: Sequence[Comparison]) -> list[str]:
     """What rests on few independent units."""
     few: dict[str, list[str]] = {}
-    for one in judged:
+    for one in compared:
         if one.units and one.outcome != "unknown" and one.units[0] < FEW:
             few.setdefault(counted(*one.units), []).append(one.column[0])
-    return [
-        f"Intervals of {' and '.join(dict.fromkeys(probes))} rest on {units} only."
-        for units, probes in few.items()
-    ]
+    return [f"Intervals of {_listing(probes)} rest on {units} only." for units, probes in few.items()]
+
+
+def _listing(probes: Sequence[str]) -> str:
+    return " and ".join(dict.fromkeys(probes))

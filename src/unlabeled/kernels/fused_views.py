@@ -223,9 +223,9 @@ def _resample(pixels, shape, box, flip, size, planes, down, across, lines, tile,
     channels, tall, wide = shape
     top, left, height, width = box
     first, count, weights = down
-    near, taps, shares = across
+    near, taps, blends = across
     _line_weights(height, size, False, first, count, weights)
-    _line_weights(width, size, flip, near, taps, shares)
+    _line_weights(width, size, flip, near, taps, blends)
     side = len(first)
     for channel in range(channels):
         corner = (channel * tall + top) * wide + left
@@ -240,7 +240,7 @@ def _resample(pixels, shape, box, flip, size, planes, down, across, lines, tile,
                     start = near[x + column] * LANES
                     total = zeros(planes)
                     for tap in range(taps[x + column]):
-                        weight = splat(shares[x + column, tap])
+                        weight = splat(blends[x + column, tap])
                         total = fma(total, weight, load(lines, start + tap * LANES))
                     store(tile, column * LANES, total)
                 _transpose(tile, 0, LANES, resized, y * side + x, side)

@@ -66,7 +66,7 @@ def keep_probabilities(counts: NDArray[np.int64], threshold: float) -> NDArray[n
     """Probability that an occurrence of each word is read.
 
     Args:
-        counts: How often each word stands in the corpus, shape (words,).
+        counts: How often each word occurs in the corpus, shape (words,).
         threshold: Fraction of the corpus above which words are thinned out; 0 keeps all.
 
     Returns:
@@ -88,18 +88,18 @@ def alias_table(weights: NDArray[np.float64]) -> NDArray[np.uint64]:
         Shape (rows,). A row is picked uniformly; the upper half of its entry is the probability, times 2**32, that it
         stands for itself, the lower half the row that it stands for otherwise.
     """
-    shares = weights / weights.sum() * len(weights)
-    other = np.arange(len(shares))
-    small = [row for row, share in enumerate(shares) if share < 1]
-    large = [row for row, share in enumerate(shares) if share >= 1]
+    scaled = weights / weights.sum() * len(weights)
+    other = np.arange(len(scaled))
+    small = [row for row, weight in enumerate(scaled) if weight < 1]
+    large = [row for row, weight in enumerate(scaled) if weight >= 1]
     while small and large:
         less, more = small.pop(), large[-1]
         other[less] = more
-        shares[more] -= 1 - shares[less]
-        if shares[more] < 1:
+        scaled[more] -= 1 - scaled[less]
+        if scaled[more] < 1:
             small.append(large.pop())
-    shares[small + large] = 1  # the rest misses 1 by rounding only
-    threshold = np.minimum(np.rint(shares * 2**32), 2**32 - 1).astype(np.uint64)
+    scaled[small + large] = 1  # the rest misses 1 by rounding only
+    threshold = np.minimum(np.rint(scaled * 2**32), 2**32 - 1).astype(np.uint64)
     return threshold << np.uint64(32) | other.astype(np.uint64)
 
 
@@ -163,6 +163,7 @@ def train(
     return math.fsum(loss for loss, _ in parts), sum(pairs for _, pairs in parts)
 
 
+# Compiled functions unpack these groups at their top: reading a field in a loop costs up to a fifth of its time.
 class Tables(NamedTuple):
     """Both tables, flat, and the numbers in a row."""
 
@@ -366,7 +367,7 @@ def _move_inputs(rows, errors, slots, width, inputs, contexts, pairs):
                 a, b = fma(a, e4, u), fma(b, f4, u)
                 u = load(rows, row + 5 * width)
                 a, b = fma(a, e5, u), fma(b, f5, u)
-                _increase(inputs, contexts[j] + d, a)  # a word may stand twice in a window
+                _increase(inputs, contexts[j] + d, a)  # a word may occur twice in a window
                 _increase(inputs, contexts[j + 1] + d, b)
 
 
@@ -376,10 +377,10 @@ def _increase(table, start, register):
 
 
 @_compiled
-def _copy_targets(tables, count, scratch):
+def _copy_targets(outputs, width, targets, count, rows):
     for k in range(count):
-        for d in range(0, tables.width, LANES):
-            store(scratch.rows, k * tables.width + d, load(tables.outputs, scratch.targets[k] + d))
+        for d in range(0, width, LANES):
+            store(rows, k * width + d, load(outputs, targets[k] + d))
 
 
 @_compiled
@@ -388,52 +389,52 @@ def _step(tables, contexts, pairs, count, rate, scratch):
 
     The first of `count` targets is the true one. `contexts` has room for one more than an odd number of pairs.
     """
-    rows, scores, width = scratch.rows, scratch.scores, tables.width
+    inputs, outputs, width = tables
+    rows, scores, signs, _, targets, _, _ = scratch
     slots = len(rows) // width
-    _copy_targets(tables, count, scratch)
+    _copy_targets(outputs, width, targets, count, rows)
     even = pairs + pairs % 2
     if pairs % 2:
         contexts[pairs] = contexts[pairs - 1]
-    _scores(tables.inputs, contexts, rows, width, slots, even, scores)
+    _scores(inputs, contexts, rows, width, slots, even, scores)
     used = pairs * slots
     end = -(-max(used, even * slots) // LANES) * LANES
     for j in range(pairs):  # padding of tiles has no effect
         for k in range(count, slots):
             scores[j * slots + k] = -CERTAIN
     for i in range(used, end):
-        scores[i] = CERTAIN * scratch.signs[i]
-    loss = _errors(scores, scratch.signs, end, rate)
-    _move_outputs(
-        tables.inputs, contexts, pairs, scores, tables.outputs, scratch.targets, count, slots, width
-    )
-    _move_inputs(rows, scores, slots, width, tables.inputs, contexts, even)
+        scores[i] = CERTAIN * signs[i]
+    loss = _errors(scores, signs, end, rate)
+    _move_outputs(inputs, contexts, pairs, scores, outputs, targets, count, slots, width)
+    _move_inputs(rows, scores, slots, width, inputs, contexts, even)
     return loss
 
 
 @_compiled
 def _mean_step(tables, contexts, pairs, count, rate, scratch):
     """One step with the mean of the contexts; each of them gets the whole gradient of that mean."""
-    rows, scores, hidden, width = scratch.rows, scratch.scores, scratch.hidden, tables.width
+    inputs, outputs, width = tables
+    rows, scores, signs, hidden, targets, _, single = scratch
     weight = splat(hidden.dtype.type(1) / hidden.dtype.type(pairs))
     for d in range(0, width, LANES):
         total = zeros(hidden)
         for j in range(pairs):
-            total = add(total, load(tables.inputs, contexts[j] + d))
+            total = add(total, load(inputs, contexts[j] + d))
         store(hidden, d, fma(zeros(hidden), total, weight))
     slots = len(rows) // width
-    _copy_targets(tables, count, scratch)
-    _scores(hidden, scratch.single, rows, width, slots, 2, scores)
+    _copy_targets(outputs, width, targets, count, rows)
+    _scores(hidden, single, rows, width, slots, 2, scores)
     end = -(-2 * slots // LANES) * LANES
     for k in range(count, end):
-        scores[k] = CERTAIN * scratch.signs[k]
-    loss = _errors(scores, scratch.signs, end, rate)
-    _move_outputs(hidden, scratch.single, 1, scores, tables.outputs, scratch.targets, count, slots, width)
+        scores[k] = CERTAIN * signs[k]
+    loss = _errors(scores, signs, end, rate)
+    _move_outputs(hidden, single, 1, scores, outputs, targets, count, slots, width)
     for d in range(0, width, LANES):
         total = zeros(rows)
         for k in range(count):
             total = fma(total, splat(scores[k]), load(rows, k * width + d))
         for j in range(pairs):
-            _increase(tables.inputs, contexts[j] + d, total)
+            _increase(inputs, contexts[j] + d, total)
     return loss
 
 
@@ -491,14 +492,16 @@ def _thinned(state, tokens, sentence, limits, words, owners):
 def _train(tables, text, draws, options, scratch):
     """Read stretches one after the other; returns the sum of the losses and their number."""
     loss, predictions = 0.0, 0
-    width, window, rate, noise = tables.width, options.window, options.rate, draws.noise
-    targets, contexts, single = scratch.targets, scratch.contexts, scratch.single
-    length, count = text.tokens.shape[1] + 1, options.negatives + 1
+    inputs, outputs, width = tables
+    limits, noise = draws
+    window, negatives, rate, mean, share = options
+    _, _, _, _, targets, contexts, single = scratch
+    length, count = text.tokens.shape[1] + 1, negatives + 1
     words, owners = np.empty(length, np.int64), np.empty(length, np.int64)
     coming = np.empty_like(targets)
     for stretch in range(len(text.tokens)):
         tokens, sentence = text.tokens[stretch], text.sentence[stretch]
-        state, read = _thinned(text.states[stretch], tokens, sentence, draws.limits, words, owners)
+        state, read = _thinned(text.states[stretch], tokens, sentence, limits, words, owners)
         for i in range(read):
             state = _next(state)
             reach = 1 + _below(_mixed(state), window)
@@ -507,23 +510,23 @@ def _train(tables, text, draws, options, scratch):
                 if j != i and owners[j] == owners[i]:
                     contexts[pairs] = words[j] * width
                     pairs += 1
-            if options.share or options.mean:
+            if share or mean:
                 # Noise is drawn one centre ahead, so that its rows are on their way while this centre is learned.
                 if i == 0:
-                    state = _draw_noise(state, noise, options.negatives, words[0], width, coming)
+                    state = _draw_noise(state, noise, negatives, words[0], width, coming)
                 for k in range(count):
                     targets[k] = coming[k]
                 if i + 1 < read:
-                    state = _draw_noise(state, noise, options.negatives, words[i + 1], width, coming)
+                    state = _draw_noise(state, noise, negatives, words[i + 1], width, coming)
                     for k in range(count):
                         for d in range(0, width, LANES):
-                            prefetch(tables.outputs, coming[k] + d)
+                            prefetch(outputs, coming[k] + d)
                 if i + 1 + window < read:
                     for d in range(0, width, LANES):
-                        prefetch(tables.inputs, words[i + 1 + window] * width + d)
+                        prefetch(inputs, words[i + 1 + window] * width + d)
                 if pairs == 0:
                     continue
-                if options.mean:
+                if mean:
                     loss += _mean_step(tables, contexts, pairs, count, rate, scratch)
                     predictions += 1
                 else:
@@ -531,7 +534,7 @@ def _train(tables, text, draws, options, scratch):
                     predictions += pairs
             else:
                 for j in range(pairs):
-                    state = _draw_noise(state, noise, options.negatives, words[i], width, targets)
+                    state = _draw_noise(state, noise, negatives, words[i], width, targets)
                     single[0] = contexts[j]
                     loss += _step(tables, single, 1, count, rate, scratch)
                     predictions += 1

@@ -1,29 +1,28 @@
-"""Autoencoder: describe the image by few numbers from which it can be redrawn.
+"""Autoencoder: describe an image by a few numbers from which it can be redrawn.
 
 Withheld: nothing but what the few numbers cannot carry. Predicted: the image itself.
 
 Source: Hinton, Salakhutdinov, "Reducing the Dimensionality of Data with Neural Networks", 2006,
 https://doi.org/10.1126/science.1127647
-Differs: trained as a whole, without starting layer by layer; the weights of the decoder are its own, and it draws the
+Differs: trained as a whole, without layer-wise pretraining; the weights of the decoder are its own, and it draws the
 departure from the mean image. The features are those of the encoder, before the bottleneck. Images are cropped and
-mirrored at random. The weights move by the loop's AdamW, not by conjugate gradients.
-Shortcut: with as many numbers as pixels the copy is perfect and nothing is learned, so the code is narrow; a
-warning says where it is not.
+mirrored at random. The optimizer is AdamW, not conjugate gradients.
+Shortcut: with as many numbers as pixels the copy is perfect and nothing is learned, so the code is narrow; a warning is
+given if it is not.
 """
 
 import warnings
-from typing import TYPE_CHECKING, Literal
+from typing import ClassVar, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from unlabeled import check
+from unlabeled.data import Data
+from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
+from unlabeled.options import Count, ViewOptions
 from unlabeled.parts.augment import Views
 from unlabeled.parts.decoder import decoder as build_decoder
-
-if TYPE_CHECKING:
-    from unlabeled.data import Data
 
 __all__ = ["Autoencoder"]
 
@@ -41,52 +40,47 @@ def loss(predicted: Tensor, images: Tensor) -> Tensor:
     return (predicted.float() - images).square().mean()
 
 
-class Autoencoder(Method):
-    """Describe the image by few numbers from which it can be redrawn.
+class Autoencoder(Method[ImageEncoder]):
+    """Describe an image by a few numbers from which it can be redrawn.
 
-    The metric `explained` is the share of the variance around the mean image that is redrawn: 1 for a perfect
+    The metric `explained` is the fraction of the variance around the mean image that is reconstructed: 1 for a perfect
     copy, 0 for the mean image.
 
     Args:
         encoder: Network whose features are kept.
-        code_dim: Numbers that describe an image, the bottleneck; fewer than its pixels.
-        decoder: How the image is drawn: step by step by convolutions, or by one linear layer.
-        crop: Smallest share of the image's area that is shown.
-        flip: Probability that an image is mirrored.
+        code_dim: Width of the bottleneck; choose it below the number of pixels.
+        decoder: Network that draws the image: convolutions step by step, or one linear layer.
+        **views: How the images are cropped and mirrored.
     """
 
     held_out = "stop"
+    view_defaults = ViewOptions(crop=0.5, flip=0.5)
+    recipe: ClassVar = {"epochs": 18, "lr": 2e-3}
     mean: Tensor
     baseline: Tensor
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: ImageEncoder,
         *,
-        code_dim: int = 32,
+        code_dim: Count = 32,
         decoder: Literal["conv", "linear"] = "conv",
-        crop: float = 0.5,
-        flip: float = 0.5,
+        **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        check.at_least(1, code_dim=code_dim)
-        check.choice(("conv", "linear"), decoder=decoder)
-        channels, size = self.encoder.in_channels, self.encoder.image_size
+        channels, size = encoder.in_channels, encoder.image_size
         pixels = channels * size**2
-        if min(code_dim, self.encoder.dim) >= pixels:
-            copied = f"a code_dim of {code_dim} can copy {pixels} pixels"
-            warnings.warn(f"no bottleneck, no corruption: {copied}", stacklevel=2)
-        self.views = Views(size, crop=crop, jitter=0, gray=0, flip=flip)
-        self.code = nn.Linear(self.encoder.dim, code_dim)
+        if min(code_dim, encoder.dim) >= pixels:
+            ability = f"a code_dim of {code_dim} can copy {pixels} pixels"
+            warnings.warn(f"no bottleneck, no corruption: {ability}", stacklevel=2)
+        self.views = Views(size, **self.view_options(views))
+        self.code = nn.Linear(encoder.dim, code_dim)
         self.decoder = build_decoder(decoder, (code_dim, 1, 1), channels, size)
         self.register_buffer("mean", torch.full((channels, size, size), 0.5))
-        self.register_buffer("baseline", torch.tensor(0.0))
+        self.register_buffer("baseline", torch.tensor(0.0))  # of the mean image: the variance around it
 
-    def chance(self, samples: int) -> float | None:
-        """Variance around the mean image: the error of one who always draws that."""
-        return float(self.baseline) or None
-
-    def prepare(self, data: "Data") -> None:
+    def prepare(self, data: Data) -> None:
+        super().prepare(data)
         images = self.views(data.sample(512)).to(self.mean.device)
         self.mean.copy_(images.mean(0))
         self.baseline.copy_(loss(self.mean, images))
@@ -99,7 +93,7 @@ class Autoencoder(Method):
         return error
 
     def predict(self, images: Tensor) -> Tensor:
-        """Images as the code allows to draw them, same shape."""
+        """Images redrawn from their codes, same shape."""
         return self.mean + self.decoder(self.code(self.encoder(images))[:, :, None, None])
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:

@@ -1,33 +1,33 @@
-"""Frame prediction: remember the frames that were seen, backward, and foresee those that follow.
+"""Frame prediction: reconstruct a clip in reverse, and predict the frames that follow.
 
-Withheld: the frames behind a clip. Predicted: these, and from the same summary the clip itself, last frame first.
+Withheld: the frames after a clip. Predicted: these, and from the same summary the clip itself, last frame first.
 
 Source: Srivastava, Mansimov, Salakhutdinov, "Unsupervised Learning of Video Representations using LSTMs", 2015,
 https://arxiv.org/abs/1502.04681
-Differs: LSTMs without peepholes. Predictions depart from the mean frame. The summary of an encoder that is no LSTM is
-brought to the width of the decoders by a linear layer. Gradients are not clipped by default, and the weights move by
-the loop's AdamW; the authors' code clips and has SGD with momentum.
-Shortcut: remembering alone invites copying and foreseeing alone keeps the last frames only, so one summary has to serve
-both. A decoder that is shown the frame before can copy it instead of using the summary: by default it sees nothing.
+Differs: LSTMs without peepholes. Predictions are departures from the mean frame. The summary of an encoder that is no
+LSTM is brought to the width of the decoders by a linear layer. The optimizer is AdamW without clipping by default; the
+authors' code has SGD with momentum and clips.
+Shortcut: reconstruction alone encourages copying and prediction alone keeps the last frames only, so one summary has to
+serve both. A decoder that sees the previous frame can copy it instead of using the summary: by default it sees nothing.
 """
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import ClassVar, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from unlabeled import check
 from unlabeled.check import UserError
+from unlabeled.data import Data
+from unlabeled.data.video.data import Videos
+from unlabeled.encoders import VideoEncoder
 from unlabeled.method import Batch, Method
-from unlabeled.parts.clips import strip
+from unlabeled.options import Count, ViewOptions, WholeNumber
+from unlabeled.parts.decoder import FrameDecoder
+from unlabeled.parts.pictures import strip
 from unlabeled.parts.precision import full_precision
-
-if TYPE_CHECKING:
-    from unlabeled.data import Data
-    from unlabeled.encoders import VideoEncoder
 
 __all__ = ["FramePrediction"]
 
@@ -69,166 +69,115 @@ def frame_losses(predicted: Tensor, frames: Tensor, pixels: str) -> Tensor:
     return reduce(each, "b t c h w -> t", "sum") / len(frames)
 
 
-def squared_error(drawn: Tensor, frames: Tensor) -> Tensor:
+def squared_error(predicted: Tensor, frames: Tensor) -> Tensor:
     """Squared error of a frame summed over its pixels, mean over frames and batch, scalar.
 
     Args:
-        drawn: Float, shape (batch, frames or 1, channels, height, width).
+        predicted: Float, shape (batch, frames or 1, channels, height, width).
         frames: Float in 0..1, shape (batch, frames, channels, height, width).
     """
-    return reduce((drawn - frames).square(), "b t c h w -> b t", "sum").mean()
+    return reduce((predicted - frames).square(), "b t c h w -> b t", "sum").mean()
 
 
-class Decoder(nn.Module):
-    """An LSTM that draws one frame after the other from a summary.
-
-    Args:
-        units: Cells of the LSTM; the summary is its output and its cell at the start.
-        pixels: Numbers of a frame.
-        conditional: Whether it reads the frame that it drew last; in training, the true one.
-    """
-
-    def __init__(self, units: int, pixels: int, conditional: bool) -> None:
-        super().__init__()
-        self.conditional = conditional
-        self.recurrent = nn.LSTM(pixels if conditional else 1, units, batch_first=True)
-        self.last = nn.Linear(units, pixels)
-        nn.init.normal_(self.last.weight, std=1e-3)
-        nn.init.zeros_(self.last.bias)
-
-    def forward(self, summary: Tensor, count: int, truth: Tensor | None, drawing: Any) -> Tensor:
-        """Departures from the mean frame, float, shape (batch, count, pixels).
-
-        Args:
-            summary: Float, shape (batch, 2 * units).
-            count: Frames to draw.
-            truth: True frames, float, shape (batch, count, pixels), which a conditional decoder is shown one step late;
-                None shows it its own.
-            drawing: Function from departures to frames, both of shape (batch, 1, pixels).
-        """
-        state = tuple(part.contiguous()[None] for part in summary.chunk(2, 1))
-        if not self.conditional:
-            return self.last(self.recurrent(summary.new_zeros(len(summary), count, 1), state)[0])
-        if truth is not None:
-            before = torch.cat([torch.zeros_like(truth[:, :1]), truth[:, :-1]], 1)
-            return self.last(self.recurrent(before, state)[0])
-        seen = summary.new_zeros(len(summary), 1, self.last.out_features)
-        steps = []
-        for _ in range(count):
-            output, state = self.recurrent(seen, state)
-            steps.append(self.last(output))
-            seen = drawing(steps[-1])
-        return torch.cat(steps, 1)
-
-
-class FramePrediction(Method):
-    """Remember the frames that were seen, backward, and foresee those that follow.
+class FramePrediction(Method[VideoEncoder]):
+    """Reconstruct a clip in reverse, and predict the frames that follow.
 
     The metrics are losses of one frame in nats, `reconstruction` and `future`, and squared errors of one future frame,
-    of what is drawn (`future error`), of the last frame seen (`copy-last error`) and of the mean frame of the data
+    of the prediction (`future error`), of the last frame seen (`copy-last error`) and of the mean frame of the data
     (`mean-frame error`): the first has to fall below the other two.
 
     Args:
         encoder: Network whose features are kept; it reads a clip.
         past: Frames that the encoder sees.
-        reconstructed: Of these, how many it has to remember, the last ones; 0 leaves foreseeing alone.
-        future: Frames to foresee; 0 leaves remembering alone.
-        stride: Steps from one frame to the next, in frames of the video.
-        conditional: Whether the decoders read the frame before: sharper frames, but less in the features.
-        units: Cells of each decoder; 0 takes half the width of the encoder's vector.
-        pixels: Loss of a pixel: "bernoulli" for what is nearly black and white, "gaussian" for photographs.
-        flip: Probability that a clip is mirrored.
+        reconstructed: How many of these, the last ones, are to be reconstructed; 0 for prediction alone.
+        future: Frames to predict; 0 for reconstruction alone.
+        stride: Frames of the video from one frame of a clip to the next.
+        conditional: Let the decoders read the previous frame: sharper frames, but less in the features.
+        units: Units of each decoder; 0 for half the width of the encoder's vector.
+        pixels: Loss of a pixel: "bernoulli" for nearly black and white images, "gaussian" for photographs.
+        **views: How the clips are mirrored.
     """
 
     kind = "video"
     held_out = "stop"
-    defaults: ClassVar[dict[str, Any]] = {"encoder": "lstm-256", "batch_size": 64, "lr": 2e-3}
-
+    defaults: ClassVar = {"encoder": "lstm-256", "batch_size": 64, "lr": 2e-3}
+    view_defaults = ViewOptions(flip=0.0)
     mean: Tensor
     baseline: Tensor
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: VideoEncoder,
         *,
-        past: int = 10,
-        reconstructed: int = 10,
-        future: int = 10,
-        stride: int = 1,
+        past: Count = 10,
+        reconstructed: WholeNumber = 10,
+        future: WholeNumber = 10,
+        stride: Count = 1,
         conditional: bool = False,
-        units: int = 0,
+        units: WholeNumber = 0,
         pixels: Literal["bernoulli", "gaussian"] = "bernoulli",
-        flip: float = 0.0,
+        **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        check.whole(past=past, reconstructed=reconstructed, future=future, stride=stride, units=units)
-        check.at_least(1, past=past, stride=stride)
-        check.at_least(0, reconstructed=reconstructed, future=future, units=units)
         if not reconstructed <= past:
             raise UserError(f"reconstructed must be at most past={past}, got {reconstructed}")
         if reconstructed + future == 0:
             raise UserError("reconstructed or future must be above 0, got 0 for both")
-        check.choice(("bernoulli", "gaussian"), pixels=pixels)
-        check.fraction(flip=flip)
         self.past, self.reconstructed, self.future, self.stride = past, reconstructed, future, stride
-        self.pixels, self.flip = pixels, flip
-        units = units or self.encoder.dim // 2
-        self.summary = (
-            nn.Linear(self.encoder.dim, 2 * units) if self.encoder.dim != 2 * units else nn.Identity()
-        )
-        video: VideoEncoder = self.encoder  # type: ignore[assignment]
-        self.shape = video.in_channels, video.image_size, video.image_size
+        self.pixels, self.flip = pixels, self.view_options(views)["flip"]
+        units = units or encoder.dim // 2
+        self.summary = nn.Linear(encoder.dim, 2 * units) if encoder.dim != 2 * units else nn.Identity()
+        self.shape = encoder.in_channels, encoder.image_size, encoder.image_size
         numbers = math.prod(self.shape)
-        self.remember = Decoder(units, numbers, conditional) if reconstructed else None
-        self.foresee = Decoder(units, numbers, conditional) if future else None
+        self.remember = FrameDecoder(units, numbers, conditional) if reconstructed else None
+        self.foresee = FrameDecoder(units, numbers, conditional) if future else None
         self.register_buffer("mean", torch.full(self.shape, 0.5))
-        self.register_buffer("baseline", torch.tensor(0.0))
+        self.register_buffer("baseline", torch.tensor(0.0))  # of the mean frame
 
-    def chance(self, samples: int) -> float | None:
-        """Loss of one who always draws the mean frame."""
-        return float(self.baseline) or None
+    def training_view(self, data: Videos) -> Videos:
+        return data.clips(frames=self.past + self.future, stride=self.stride)
 
-    def training_view(self, data: "Data") -> "Data":
-        return data.clips(frames=self.past + self.future, stride=self.stride)  # type: ignore[attr-defined]
-
-    def prepare(self, data: "Data") -> None:
+    def prepare(self, data: Data) -> None:
+        super().prepare(data)
         frames = self.encoder.inputs(data.sample(SAMPLE)).to(self.mean.device)
         self.mean.copy_(frames.mean((0, 1)))
-        back, ahead = self.wanted(frames)
-        drawn = self.drawn(torch.zeros_like(frames), as_logits=True)
+        mean = self.loss_inputs(torch.zeros_like(frames))
         losses = [
-            frame_losses(drawn[:, : part.shape[1]], part, self.pixels).sum()
-            for part in (back, ahead)
+            frame_losses(mean[:, : part.shape[1]], part, self.pixels).sum()
+            for part in self.targets(frames)
             if part.shape[1]
         ]
         self.baseline.copy_(torch.stack(losses).sum())
 
-    def wanted(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames to be remembered, the last one first, and to be foreseen."""
+    def targets(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames to reconstruct, the last one first, and to predict."""
         back, ahead = targets(frames, self.past)
         return back[:, : self.reconstructed], ahead
 
-    def drawn(self, departures: Tensor, *, as_logits: bool = False) -> Tensor:
-        """Frames, or their logits, from departures from the mean frame, all of shape (..., *shape)."""
-        if self.pixels == "gaussian":
-            return self.mean + departures
-        logits = torch.logit(self.mean, eps=NEAR) + departures
-        return logits if as_logits else logits.sigmoid()
+    def loss_inputs(self, departures: Tensor) -> Tensor:
+        """What the loss takes: logits ("bernoulli") or values ("gaussian"), from departures, shape (..., *shape)."""
+        mean = torch.logit(self.mean, eps=NEAR) if self.pixels == "bernoulli" else self.mean
+        return mean + departures
+
+    def frames(self, departures: Tensor) -> Tensor:
+        """Frames from departures from the mean frame, both of shape (..., *shape)."""
+        values = self.loss_inputs(departures)
+        return values.sigmoid() if self.pixels == "bernoulli" else values
 
     def predict(self, past: Tensor, truth: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Departures from the mean frame, for the past in reverse order and for the future.
 
         Args:
-            past: Frames that are seen, float in 0..1, shape (batch, past, channels, height, width).
-            truth: What `wanted` gives, for conditional decoders in training.
+            past: The frames that the encoder sees, float in 0..1, shape (batch, past, channels, height, width).
+            truth: The `targets`, for conditional decoders in training.
 
         Returns:
             Float, shapes (batch, reconstructed, channels, height, width) and (batch, future, ...).
         """
         summary = self.summary(self.encoder(past))
 
-        def drawing(departures: Tensor) -> Tensor:
-            return self.drawn(departures.unflatten(2, self.shape)).flatten(2)
+        def draw(departures: Tensor) -> Tensor:
+            return self.frames(departures.unflatten(2, self.shape)).flatten(2)
 
         parts = []
         for number, (decoder, count) in enumerate(
@@ -237,42 +186,42 @@ class FramePrediction(Method):
             if decoder is None:
                 parts.append(past.new_zeros(len(past), 0, *self.shape))
                 continue
-            known = None if truth is None else truth[number].flatten(2)
-            parts.append(decoder(summary, count, known, drawing).unflatten(2, self.shape))
+            true = None if truth is None else truth[number].flatten(2)
+            parts.append(decoder(summary, count, true, draw).unflatten(2, self.shape))
         return parts[0], parts[1]
 
     def forward(self, batch: Batch) -> Tensor:
         frames = self.encoder.inputs(batch)
         if frames.shape[1] != self.past + self.future:
-            wanted = f"past + future = {self.past + self.future}"
-            raise UserError(f"clips must have {wanted} frames, got {frames.shape[1]}")
+            length = f"past + future = {self.past + self.future}"
+            raise UserError(f"clips must have {length} frames, got {frames.shape[1]}")
         if self.flip:
             mirrored = torch.rand(len(frames), device=frames.device) < self.flip
             frames = torch.where(rearrange(mirrored, "b -> b 1 1 1 1"), frames.flip(4), frames)
-        truth = self.wanted(frames)
+        truth = self.targets(frames)
         predicted = self.predict(frames[:, : self.past], truth if self.training else None)
         self.metrics = {}
         total = frames.new_zeros(())
-        for name, found, wanted in zip(("reconstruction", "future"), predicted, truth):
-            if wanted.shape[1]:
-                departures = frame_losses(self.drawn(found, as_logits=True), wanted, self.pixels)
-                self.metrics[name] = departures.detach().mean()
-                total = total + departures.sum()
+        for name, departures, true in zip(("reconstruction", "future"), predicted, truth):
+            if true.shape[1]:
+                losses = frame_losses(self.loss_inputs(departures), true, self.pixels)
+                self.metrics[name] = losses.detach().mean()
+                total = total + losses.sum()
         if self.future:
             with torch.no_grad():
-                ahead = truth[1]
-                self.metrics["future error"] = squared_error(self.drawn(predicted[1]), ahead)
-                self.metrics["copy-last error"] = squared_error(frames[:, self.past - 1 : self.past], ahead)
+                last, ahead = frames[:, self.past - 1 : self.past], truth[1]
+                self.metrics["future error"] = squared_error(self.frames(predicted[1]), ahead)
+                self.metrics["copy-last error"] = squared_error(last, ahead)
                 self.metrics["mean-frame error"] = squared_error(self.mean[None, None], ahead)
         return total
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor | list[str]]:
         frames = self.encoder.inputs(batch)
-        back, ahead = (self.drawn(part).clamp(0, 1) for part in self.predict(frames[:, : self.past]))
-        shown: dict[str, Tensor | list[str]] = {"given": strip(frames[:, : self.past])}
+        back, ahead = (self.frames(part).clamp(0, 1) for part in self.predict(frames[:, : self.past]))
+        pictures: dict[str, Tensor | list[str]] = {"given": strip(frames[:, : self.past])}
         if self.reconstructed:
-            shown["remembered"] = strip(back.flip(1))
+            pictures["remembered"] = strip(back.flip(1))
         if self.future:
-            shown |= {"what follows": strip(frames[:, self.past :]), "foreseen": strip(ahead)}
-        return shown
+            pictures |= {"what follows": strip(frames[:, self.past :]), "foreseen": strip(ahead)}
+        return pictures

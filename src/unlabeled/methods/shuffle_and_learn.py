@@ -1,21 +1,21 @@
-"""Shuffle and Learn: tell whether the middle one of three frames lies between the other two in time.
+"""Shuffle and Learn: predict whether the middle one of three frames lies between the other two in time.
 
-Withheld: when a frame was seen. Predicted: whether it was between two others, or before or after both.
+Withheld: the times of the frames. Predicted: whether one was between two others, or before or after both.
 
 Source: Misra, Zitnick, Hebert, "Shuffle and Learn: Unsupervised Learning using Temporal Order Verification", 2016,
 https://arxiv.org/abs/1603.08561
-Differs: a hidden layer stands between the joined frames and the answer: the paper's one linear layer adds up what it
-says of each frame and cannot ask for "between"; "linear" is the paper's. Frames are described by their last map, not
-by its mean, since places matter. Motion is the change of a coarse image, where the paper has optical flow. The three
-questions of five frames are weighted to the paper's mix; middle frames that look alike are not rejected. By default
-the distances are 2 and 8 frames in windows of 12, not 15 and 60; nothing is dropped out, and the norms are those of
-the encoder. The weights move by the loop's AdamW; the paper has SGD.
-Shortcut: the first and the last frame are the same in all three questions, so only the middle one can tell, and one
-view is drawn for a whole clip. Where nothing moves nothing can be told, so windows are drawn by how much moves in them.
+Differs: a hidden layer lies between the joined frames and the answer: the paper's one linear layer adds up a score of
+each frame and cannot express "between"; "linear" is the paper's. Frames are described by their last map, not by its
+mean, since positions matter. Motion is the change of a coarse image, where the paper has optical flow. The three
+questions of five frames are weighted to the paper's mix; middle frames that look alike are not rejected. By default the
+distances are 2 and 8 frames in windows of 12, not 15 and 60; there is no dropout, and the norms are those of the
+encoder. The optimizer is AdamW, not SGD.
+Shortcut: the first and the last frame are the same in all three questions, so only the middle one decides, and one view
+is drawn for a whole clip. Nothing can be learned where nothing moves, so windows are drawn by their motion.
 """
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -24,34 +24,32 @@ from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.method import Batch, Method
+from unlabeled.data.video.data import Videos
+from unlabeled.encoders import ImageEncoder
+from unlabeled.encoders.video import Frames
+from unlabeled.method import Batch, EncoderNeeds, Method
+from unlabeled.options import Count, Range, Several, ViewOptions
 from unlabeled.parts.augment import Views
-from unlabeled.parts.clips import clip_views, motion, strip
-from unlabeled.parts.decoder import map_shape
-from unlabeled.parts.heads import mlp
-
-if TYPE_CHECKING:
-    from unlabeled.data import Data
-    from unlabeled.encoders import ImageEncoder
+from unlabeled.parts.clips import clip_views, draw_windows, motion
+from unlabeled.parts.heads import classifier
+from unlabeled.parts.maps import map_shape
+from unlabeled.parts.pictures import strip
 
 __all__ = ["ShuffleAndLearn"]
 
 QUESTIONS = ((1, 2, 3), (1, 0, 3), (1, 4, 3))
-"""Which three of the five frames a < b < c < d < e are shown: in order first, then with a wrong middle."""
+"""Three of the five frames a < b < c < d < e: in order first, then with a wrong middle."""
 MOST_FRAMES = 48
-"""Most frames of a clip where their number is left open."""
+"""Most frames of a clip if their number is left open."""
 GRID = 4
-"""Most places on a side of the last map that the head reads."""
+"""Most positions on a side of the last map that the head reads."""
 
 
 def draw_frames(motions: Tensor, window: int, tau_min: int, tau_max: int) -> Tensor:
-    """Draw five frames in order, in windows drawn by how much moves in them.
-
-    A window counts as much as the frame in it that moves least; where every window holds a frame that does not move,
-    as much as all of its frames together; where nothing moves all windows count alike.
+    """Draw five frames in order, in windows drawn by their motion.
 
     Args:
-        motions: How much each frame moves, float, at least 0, shape (batch, frames).
+        motions: Motion of each frame, float, at least 0, shape (batch, frames).
         window: Frames in which all five lie.
         tau_min: Frames at least between the first two, and between the last two.
         tau_max: Frames at most between the second and the fourth.
@@ -59,11 +57,7 @@ def draw_frames(motions: Tensor, window: int, tau_min: int, tau_max: int) -> Ten
     Returns:
         Numbers of the frames, int64, shape (batch, 5).
     """
-    windows = motions.unfold(1, window, 1)
-    weights = windows.amin(2)
-    weights = torch.where(weights.any(1, keepdim=True), weights, windows.sum(2))
-    weights = torch.where(weights.any(1, keepdim=True), weights, torch.ones_like(weights))
-    start = torch.multinomial(weights, 1)
+    start = draw_windows(motions, window)
     ends = [
         (second, fourth)
         for second in range(tau_min, window)
@@ -77,15 +71,15 @@ def draw_frames(motions: Tensor, window: int, tau_min: int, tau_max: int) -> Ten
 
 
 def _below(limits: Tensor | int, like: Tensor) -> Tensor:
-    """Whole numbers from 0 to one less than their limits, drawn evenly, of the shape of `like`."""
+    """Whole numbers from 0 to one less than their limits, drawn uniformly, of the shape of `like`."""
     return (torch.rand(like.shape, device=like.device) * limits).long()
 
 
 def loss(logits: Tensor, positives: float) -> Tensor:
-    """Cross-entropy of the three questions, weighted to a share of positive ones.
+    """Cross-entropy of the three questions, weighted to a fraction of positive ones.
 
     Args:
-        logits: For "between", float, shape (batch, 3): the true order first, then two with a wrong middle.
+        logits: Of "between", float, shape (batch, 3): the true order first, then two with a wrong middle.
         positives: Weight of the first in 0..1; the other two share the rest.
 
     Returns:
@@ -96,134 +90,122 @@ def loss(logits: Tensor, positives: float) -> Tensor:
     return (positives * F.softplus(-logits[:, 0]) + (1 - positives) * wrong).mean()
 
 
-def balanced_accuracy(logits: Tensor, positives: float) -> Tensor:
-    """Mean of the shares of positive and of negative questions that are answered rightly, scalar in 0..1.
+def log_odds(positives: float) -> float:
+    """Logit of the prior of positive questions."""
+    return math.log(positives / (1 - positives))
 
-    What counts as yes is a logit above that of the prior: with a quarter of positives a cautious network would say no
-    to everything although it knows which question is the more likely one.
+
+def balanced_accuracy(logits: Tensor, positives: float) -> Tensor:
+    """Mean of the accuracies on positive and on negative questions, scalar in 0..1.
+
+    A logit above that of the prior counts as yes: with a quarter of positives a cautious network would answer no to
+    every question although it ranks them rightly.
     """
-    answers = (logits > math.log(positives / (1 - positives))).float()
+    answers = (logits > log_odds(positives)).float()
     return (answers[:, 0].mean() + 1 - answers[:, 1:].mean()) / 2
 
 
-class ShuffleAndLearn(Method):
-    """Tell whether the middle one of three frames lies between the other two in time.
+class ShuffleAndLearn(Method[Frames]):
+    """Predict whether the middle one of three frames lies between the other two in time.
 
-    The metric `balanced accuracy` is 0.5 for one who guesses, whatever the share of positives.
+    The metric `balanced accuracy` is 0.5 at chance level, whatever the fraction of positives.
 
     Args:
         encoder: Network whose features are kept; it reads single frames.
-        frames: Frames of a clip, in which windows are chosen by motion; all of the shortest video that holds a window,
-            but at most 48, if None.
-        stride: Steps from one frame of a clip to the next, in frames of the video.
-        window: Frames of a window, in which the five frames lie; with as many as a clip has, nothing
-            is chosen by motion.
-        tau_min: Least distance of a wrong middle from the nearest end; smaller is harder. The paper has 15.
+        frames: Frames of a clip, in which windows are chosen by motion. [default: all of the shortest video that holds
+            a window, but at most 48]
+        stride: Frames of the video from one frame of a clip to the next.
+        window: Frames of a window, from which the five frames are drawn; if it is a whole clip, motion has no say.
+        tau_min: Smallest distance of a wrong middle frame from the nearest end; smaller is harder. The paper has 15.
         tau_max: Largest distance of the two ends; larger makes the true order harder to see. The paper has 60.
-        positives: Share of triples in true order.
-        head: What answers: "mlp" with a hidden layer, or the paper's "linear".
-        dim: Numbers that describe a frame before three of them are joined.
-        crop: Smallest share of the frame's area that a clip shows.
-        flip: Probability that a clip is mirrored.
-        jitter: Strength of the colour changes, the same for all frames of a clip.
+        positives: Fraction of triples in true order.
+        head: Classifier: "mlp" with a hidden layer, or the paper's "linear".
+        dim: Width of the description of a frame before three of them are concatenated.
+        **views: How the clips are drawn, all frames of a clip alike.
     """
 
     kind = "video"
-    defaults: ClassVar[dict[str, Any]] = {"encoder": "frames-conv4", "batch_size": 64, "lr": 1e-3}
+    encoder_needs = EncoderNeeds("frame", "read single frames, such as frames-conv4")
+    defaults: ClassVar = {"encoder": "frames-conv4", "batch_size": 64, "lr": 1e-3}
+    view_defaults = ViewOptions(crop=0.5, flip=0.5, jitter=0.0)
+    recipe: ClassVar = {"batch_size": 16, "crop": 1.0}
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Frames,
         *,
-        frames: int | None = None,
-        stride: int = 1,
-        window: int = 12,
-        tau_min: int = 2,
-        tau_max: int = 8,
-        positives: float = 0.25,
+        frames: Count | None = None,
+        stride: Count = 1,
+        window: Count = 12,
+        tau_min: Count = 2,
+        tau_max: Several = 8,
+        positives: Annotated[float, Range(above=0, below=1)] = 0.25,
         head: Literal["mlp", "linear"] = "mlp",
-        dim: int = 64,
-        crop: float = 0.5,
-        flip: float = 0.5,
-        jitter: float = 0.0,
+        dim: Count = 64,
+        **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        if not hasattr(encoder, "frame"):
-            raise UserError(
-                f"encoder must read single frames, such as frames-conv4, got {type(encoder).__name__}"
-            )
-        check.whole(stride=stride, window=window, tau_min=tau_min, tau_max=tau_max, dim=dim)
-        check.at_least(1, stride=stride, tau_min=tau_min, dim=dim)
-        check.at_least(2, tau_max=tau_max)
         check.at_least(2 * tau_min + 3, window=window)  # a..b, c between b and d, d..e
         if frames is not None:
-            check.whole(frames=frames)
             check.at_least(window, frames=frames)
-        if not 0 < positives < 1:
-            raise UserError(f"positives must be above 0 and below 1, got {positives}")
-        check.choice(("mlp", "linear"), head=head)
         self.frames, self.stride, self.window = frames, stride, window
         self.tau_min, self.tau_max, self.positives = tau_min, tau_max, positives
-        self.views = Views(self.frame.image_size, crop=crop, jitter=jitter, gray=0, flip=flip)
+        self.views = Views(self.frame.image_size, **self.view_options(views))
         channels, height, width = map_shape(self.frame)
         self.grid = min(GRID, height), min(GRID, width)
         self.describe = nn.Linear(channels * self.grid[0] * self.grid[1], dim)
-        self.head = mlp(3 * dim, *([2 * dim] if head == "mlp" else []), 1, norm=False)
-        last = self.head[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.normal_(last.weight, std=1e-2)
-        nn.init.constant_(last.bias, math.log(positives / (1 - positives)))
+        hidden = [2 * dim] if head == "mlp" else []
+        self.head = classifier(3 * dim, *hidden, 1, norm=False, std=1e-2, bias=log_odds(positives))
 
     @property
-    def frame(self) -> "ImageEncoder":
+    def frame(self) -> ImageEncoder:
         """The network that reads a single frame."""
-        return self.encoder.frame  # type: ignore[return-value]
+        return self.encoder.frame
 
     def chance(self, samples: int) -> float:
-        """Entropy of the shares: the loss of one who always answers with the prior."""
-        shares = self.positives, 1 - self.positives
-        return -sum(share * math.log(share) for share in shares)
+        """Entropy of the prior: the loss of always predicting it."""
+        return -sum(p * math.log(p) for p in (self.positives, 1 - self.positives))
 
-    def training_view(self, data: "Data") -> "Data":
+    def training_view(self, data: Videos) -> Videos:
         frames = self.frames
         if frames is None:
-            held = (data.counts - 1) // self.stride + 1  # type: ignore[attr-defined]
-            held = held[held >= self.window]
-            frames = min(MOST_FRAMES, int(held.min())) if len(held) else self.window
-        return data.clips(frames=frames, stride=self.stride)  # type: ignore[attr-defined]
+            lengths = (data.counts - 1) // self.stride + 1
+            lengths = lengths[lengths >= self.window]
+            frames = min(MOST_FRAMES, int(lengths.min())) if len(lengths) else self.window
+        return data.clips(frames=frames, stride=self.stride)
 
-    def shown(self, batch: Batch, *, random: bool = True) -> Tensor:
+    def draw(self, batch: Batch, *, random: bool = True) -> Tensor:
         """Five frames of each clip, float in 0..1, shape (batch, 5, channels, size, size)."""
         video = batch["video"]
         if video.shape[1] < self.window:
             raise UserError(f"clips must have at least window={self.window} frames, got {video.shape[1]}")
-        chosen = draw_frames(motion(video), self.window, self.tau_min, self.tau_max)
-        five = video[torch.arange(len(video), device=video.device)[:, None], chosen]
+        numbers = draw_frames(motion(video), self.window, self.tau_min, self.tau_max)
+        five = video[torch.arange(len(video), device=video.device)[:, None], numbers]
         return clip_views(self.views, five) if random else self.encoder.inputs({"video": five})
 
-    def answers(self, five: Tensor) -> Tensor:
-        """Logits for "between" of the three questions, float, shape (batch, 3), of what `shown` gives."""
+    def logits(self, five: Tensor) -> Tensor:
+        """Logits of "between" for the three questions, float, shape (batch, 3), of the five frames of `draw`."""
         *_, last = self.frame.maps(rearrange(five, "b five c h w -> (b five) c h w")).values()
         codes = F.relu(self.describe(F.adaptive_avg_pool2d(last, self.grid).flatten(1)))
         codes = rearrange(codes, "(b five) dim -> b five dim", five=5)
         triples = codes[:, torch.tensor(QUESTIONS, device=codes.device)]
-        if self.training:  # played backward a triple has the same answer
+        if self.training:  # a triple played backward has the same answer
             backward = torch.rand(triples.shape[:2], device=codes.device) < 0.5
             triples = torch.where(backward[:, :, None, None], triples.flip(2), triples)
         return self.head(rearrange(triples, "b questions three dim -> b questions (three dim)"))[:, :, 0]
 
     def forward(self, batch: Batch) -> Tensor:
-        logits = self.answers(self.shown(batch))
+        logits = self.logits(self.draw(batch))
         self.metrics = {"balanced accuracy": balanced_accuracy(logits.detach(), self.positives)}
         return loss(logits, self.positives)
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor | list[str]]:
-        five = self.shown(batch, random=False)
-        question = torch.arange(len(five), device=five.device) % len(QUESTIONS)
+        five = self.draw(batch, random=False)
         rows = torch.arange(len(five), device=five.device)
-        logits = self.answers(five)[rows, question] - math.log(self.positives / (1 - self.positives))
+        question = rows % len(QUESTIONS)
+        logits = self.logits(five)[rows, question] - log_odds(self.positives)
         triple = five[rows[:, None], torch.tensor(QUESTIONS, device=five.device)[question]]
-        said = ["between" if logit > 0 else "not between" for logit in logits.tolist()]
+        answers = ["between" if logit > 0 else "not between" for logit in logits.tolist()]
         truth = ["between" if number == 0 else "not between" for number in question.tolist()]
-        return {"question": strip(triple), "true order": strip(five), "answer": said, "truth": truth}
+        return {"question": strip(triple), "true order": strip(five), "answer": answers, "truth": truth}

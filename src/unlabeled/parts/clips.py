@@ -1,4 +1,4 @@
-"""One random view for a whole clip, and how much moves in it."""
+"""One random view for a whole clip, and where in it something moves."""
 
 from dataclasses import fields, replace
 
@@ -8,37 +8,37 @@ from torch import Tensor
 
 from unlabeled.parts.augment import Views, apply, to_float
 
-__all__ = ["clip_views", "motion", "strip"]
+__all__ = ["clip_views", "draw_windows", "motion"]
 
 COARSE = 4
-"""Side in pixels of the squares whose means tell motion from noise."""
+"""Side in pixels of the squares whose means separate motion from noise."""
 
 
 def clip_views(views: Views, video: Tensor) -> Tensor:
-    """One view of each clip: what is drawn is the same for all of its frames.
+    """One view of each clip, the same for all of its frames.
 
     Args:
-        views: What is drawn and how large the frames become.
+        views: Draws the views, of their own size.
         video: uint8 or float in 0..1, shape (batch, frames, channels, height, width).
 
     Returns:
         Float in 0..1, shape (batch, frames, channels, size, size).
     """
-    drawn = views.draw({"image": video[:, 0]})
-    each = {}
-    for field in fields(drawn):
-        value = getattr(drawn, field.name)
+    parameters = views.draw({"image": video[:, 0]})
+    per_frame = {}
+    for field in fields(parameters):
+        value = getattr(parameters, field.name)
         if isinstance(value, Tensor):
-            each[field.name] = value.repeat_interleave(video.shape[1], 0)
-    images = apply(rearrange(video, "b t c h w -> (b t) c h w"), replace(drawn, **each))
+            per_frame[field.name] = value.repeat_interleave(video.shape[1], 0)
+    images = apply(rearrange(video, "b t c h w -> (b t) c h w"), replace(parameters, **per_frame))
     return rearrange(images, "(b t) c h w -> b t c h w", b=len(video))
 
 
 @torch.no_grad()
 def motion(video: Tensor) -> Tensor:
-    """How much each frame differs from its neighbours, from the one from which it differs more.
+    """Difference of each frame from that of its neighbours which differs more.
 
-    Frames that a file shows twice still count as moving.
+    So frames that a file holds twice still count as moving.
 
     Args:
         video: uint8 or float in 0..1, shape (batch, frames, channels, height, width).
@@ -46,23 +46,31 @@ def motion(video: Tensor) -> Tensor:
     Returns:
         Mean absolute difference of a coarse grey image, float, shape (batch, frames), in 0..1; 0 for one frame.
     """
-    grey = to_float(video).mean(2)
-    height, width = (max(1, side // COARSE) * min(COARSE, side) for side in grey.shape[2:])
-    grey = grey[:, :, :height, :width]
+    gray = to_float(video).mean(2)
+    height, width = (max(1, side // COARSE) * min(COARSE, side) for side in gray.shape[2:])
+    gray = gray[:, :, :height, :width]
     blocks = {"y": min(COARSE, height), "x": min(COARSE, width)}
-    coarse = reduce(grey, "b t (h y) (w x) -> b t (h w)", "mean", **blocks)
+    coarse = reduce(gray, "b t (h y) (w x) -> b t (h w)", "mean", **blocks)
     change = coarse.diff(dim=1).abs().mean(2)
     nothing = change.new_zeros(len(change), 1)
     return torch.maximum(torch.cat([change, nothing], 1), torch.cat([nothing, change], 1))
 
 
-def strip(video: Tensor) -> Tensor:
-    """Frames side by side as one picture.
+def draw_windows(motions: Tensor, size: int) -> Tensor:
+    """Draw a window of each clip in proportion to its motion.
+
+    A window weighs as much as its least moving frame; if every window of a clip holds a frame that does not move, as
+    much as all of its frames together; if nothing moves, all windows weigh alike.
 
     Args:
-        video: Shape (batch, frames, channels, height, width).
+        motions: Motion of each frame, float, at least 0, shape (batch, frames).
+        size: Frames of a window.
 
     Returns:
-        The same type, shape (batch, channels, height, frames * width).
+        First frame of each window, int64, shape (batch, 1).
     """
-    return rearrange(video, "b t c h w -> b c h (t w)")
+    windows = motions.unfold(1, size, 1)
+    weights = windows.amin(2)
+    weights = torch.where(weights.any(1, keepdim=True), weights, windows.sum(2))
+    weights = torch.where(weights.any(1, keepdim=True), weights, torch.ones_like(weights))
+    return torch.multinomial(weights, 1)

@@ -1,11 +1,12 @@
-"""Colours of images: sRGB to CIE Lab and back, under the white of daylight (D65, 2 degree observer)."""
+"""Colour spaces: sRGB to CIE Lab and back, with the white of daylight (D65, 2 degree observer)."""
 
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["lab_to_rgb", "lightness", "rgb_to_lab"]
+__all__ = ["desaturate", "lab_to_rgb", "lightness", "rgb_to_lab"]
 
 TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 TO_RGB = torch.linalg.inv(torch.tensor(TO_XYZ, dtype=torch.float64)).tolist()
@@ -26,7 +27,7 @@ def rgb_to_lab(images: Tensor) -> Tensor:
 
 
 def lab_to_rgb(images: Tensor) -> Tensor:
-    """SRGB of Lab images, clipped to the colours that sRGB can show.
+    """SRGB images of Lab images, clipped to the gamut of sRGB.
 
     Args:
         images: Lab, float, shape (batch, 3, height, width), L in 0..100.
@@ -39,14 +40,14 @@ def lab_to_rgb(images: Tensor) -> Tensor:
     x, z = y + a / 500, (y - b / 200).clamp(min=0)
     xyz = torch.stack([_expand(axis) * white for axis, white in zip((x, y, z), WHITE)], 1)
     linear = _mix(TO_RGB, xyz).clamp(0, 1)
-    # The power's slope is infinite at 0: its argument is kept away from there, so that gradients stay finite.
+    # The slope of the power is infinite at 0, so its argument stays away from 0 to keep gradients finite.
     return torch.where(
         linear > 0.0031308, 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055, 12.92 * linear
     )
 
 
 def lightness(images: Tensor) -> Tensor:
-    """Lightness L of Lab, which knows no colour.
+    """Lightness L of Lab, which holds no colour.
 
     Args:
         images: sRGB or grey, float, shape (batch, 3 or 1, height, width), in 0..1.
@@ -58,21 +59,26 @@ def lightness(images: Tensor) -> Tensor:
     return 116 * _compress(luminance) - 16
 
 
+def desaturate(images: Tensor) -> Tensor:
+    """Remove the colours of sRGB images, shape (batch, 3, height, width), and keep their lightness."""
+    return lab_to_rgb(F.pad(lightness(images), (0, 0, 0, 0, 0, 2)))
+
+
 def _linear(images: Tensor) -> Tensor:
-    """Light intensity of sRGB values: without the screen's gamma curve."""
+    """Light intensity of sRGB values: the gamma curve undone."""
     images = images.float()
     return torch.where(images > 0.04045, ((images.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4, images / 12.92)
 
 
 def _mix(matrix: Sequence[Sequence[float]], images: Tensor) -> Tensor:
-    """Product of a matrix with the channels, as plain sums: exact under autocast as well."""
+    """Product of a matrix and the channels as plain sums, which autocast does not round."""
     channels = images.unbind(1)
     mixed = [sum(weight * channel for weight, channel in zip(row, channels)) for row in matrix]
     return torch.stack(mixed, 1)  # type: ignore[arg-type]
 
 
 def _compress(values: Tensor) -> Tensor:
-    """Cube root, and a straight line near 0."""
+    """Cube root; a straight line near 0."""
     return torch.where(values > 0.008856, values.clamp(min=0.008856) ** (1 / 3), 7.787 * values + 16 / 116)
 
 

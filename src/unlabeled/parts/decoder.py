@@ -1,29 +1,17 @@
-"""Networks from feature maps back to pixels; they are thrown away after training."""
+"""Networks from features back to pixels, which are discarded after training."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import einsum, rearrange
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from unlabeled.encoders import ImageEncoder as Encoder
+from unlabeled.parts.heads import near_zero
 
-__all__ = ["Decoder", "Hypercolumn", "LinearDecoder", "decoder", "map_shape"]
-
-
-def map_shape(encoder: "Encoder") -> tuple[int, int, int]:
-    """Shape of an encoder's last map at its image size: (channels, height, width)."""
-    device = next(encoder.parameters()).device
-    image = torch.zeros(1, encoder.in_channels, encoder.image_size, encoder.image_size, device=device)
-    training = encoder.training
-    with torch.no_grad():
-        *_, last = encoder.eval().maps(image).values()
-    encoder.train(training)
-    return last.shape[1], last.shape[2], last.shape[3]
+__all__ = ["ChannelwiseLinear", "Decoder", "FrameDecoder", "Hypercolumn", "LinearDecoder", "decoder"]
 
 
 def decoder(
@@ -44,7 +32,7 @@ def decoder(
 
 
 class Decoder(nn.Module):
-    """From a map to an image by nearest upsampling and 3x3 convolutions, which leave no checkerboard.
+    """From a map to an image by nearest upsampling and 3x3 convolutions, which avoid checkerboard artefacts.
 
     Args:
         shape: Shape of the map: channels, height, width; a vector is a map of 1 x 1.
@@ -60,7 +48,7 @@ class Decoder(nn.Module):
         while sizes[0] > max(4, height):
             sizes.insert(0, (sizes[0] + 1) // 2)
         stages: list[nn.Module] = []
-        if height == 1:  # one pixel has no places to tell apart: a fully connected layer gives them
+        if height == 1:  # a single position: a fully connected layer makes several
             stages += [nn.ConvTranspose2d(before, width, sizes[0]), nn.BatchNorm2d(width), nn.ReLU()]
             before = width
         for stage, side in enumerate(sizes):
@@ -69,8 +57,7 @@ class Decoder(nn.Module):
             stages += [nn.BatchNorm2d(after), nn.ReLU()]
             before = after
         self.stages = nn.Sequential(*stages)
-        self.last = nn.Conv2d(before, channels, 3, padding=1)
-        _start_near_zero(self.last)
+        self.last = near_zero(nn.Conv2d(before, channels, 3, padding=1))
 
     def forward(self, features: Tensor) -> Tensor:
         return self.last(self.stages(features))
@@ -88,11 +75,71 @@ class LinearDecoder(nn.Module):
     def __init__(self, shape: tuple[int, int, int], channels: int, size: int) -> None:
         super().__init__()
         self.size = size
-        self.last = nn.Linear(shape[0] * shape[1] * shape[2], channels * size**2)
-        _start_near_zero(self.last)
+        self.last = near_zero(nn.Linear(shape[0] * shape[1] * shape[2], channels * size**2))
 
     def forward(self, features: Tensor) -> Tensor:
         return rearrange(self.last(features.flatten(1)), "b (c h w) -> b c h w", h=self.size, w=self.size)
+
+
+class FrameDecoder(nn.Module):
+    """An LSTM that draws one frame after another from a summary.
+
+    Args:
+        units: Cells of the LSTM; the summary is its output and its cell at the start.
+        pixels: Numbers of a frame.
+        conditional: Whether it reads the frame that it drew last; in training, the true one.
+    """
+
+    def __init__(self, units: int, pixels: int, conditional: bool) -> None:
+        super().__init__()
+        self.conditional = conditional
+        self.recurrent = nn.LSTM(pixels if conditional else 1, units, batch_first=True)
+        self.last = near_zero(nn.Linear(units, pixels))
+
+    def forward(
+        self, summary: Tensor, count: int, truth: Tensor | None, draw: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Outputs, float, shape (batch, count, pixels), from which `draw` makes frames.
+
+        Args:
+            summary: Float, shape (batch, 2 * units).
+            count: Frames to draw.
+            truth: True frames, float, shape (batch, count, pixels), which a conditional decoder reads one step late;
+                None lets it read its own.
+            draw: Function from outputs to frames, both of shape (batch, 1, pixels).
+        """
+        state = tuple(part.contiguous()[None] for part in summary.chunk(2, 1))
+        if not self.conditional:
+            return self.last(self.recurrent(summary.new_zeros(len(summary), count, 1), state)[0])
+        if truth is not None:
+            before = torch.cat([torch.zeros_like(truth[:, :1]), truth[:, :-1]], 1)
+            return self.last(self.recurrent(before, state)[0])
+        frame = summary.new_zeros(len(summary), 1, self.last.out_features)
+        outputs = []
+        for _ in range(count):
+            hidden, state = self.recurrent(frame, state)
+            outputs.append(self.last(hidden))
+            frame = draw(outputs[-1])
+        return torch.cat(outputs, 1)
+
+
+class ChannelwiseLinear(nn.Module):
+    """A fully connected layer within each channel: every position sees all positions, no channel sees another.
+
+    Args:
+        channels: Channels of the map.
+        positions: Height times width of the map.
+    """
+
+    def __init__(self, channels: int, positions: int) -> None:
+        super().__init__()
+        bound = positions**-0.5
+        self.weight = nn.Parameter(torch.empty(channels, positions, positions).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(channels, positions))
+
+    def forward(self, features: Tensor) -> Tensor:
+        mixed = einsum(features.flatten(2), self.weight, "b c before, c after before -> b c after")
+        return (mixed + self.bias).view_as(features)
 
 
 class Hypercolumn(nn.Module):
@@ -111,16 +158,15 @@ class Hypercolumn(nn.Module):
         super().__init__()
         self.reads = nn.ModuleList(nn.Conv2d(dim, width, 1, bias=False) for dim in dims)
         self.norm = nn.BatchNorm2d(width)
-        self.last = nn.Conv2d(width, outputs, 1)
-        _start_near_zero(self.last)
+        self.last = near_zero(nn.Conv2d(width, outputs, 1))
 
     def forward(self, maps: Sequence[Tensor], size: int) -> Tensor:
-        columns = [_resized(read(features), size) for read, features in zip(self.reads, maps, strict=True)]
+        columns = [_resize(read(features), size) for read, features in zip(self.reads, maps, strict=True)]
         return self.last(F.relu(self.norm(reduce(torch.add, columns))))
 
 
-def _resized(features: Tensor, size: int) -> Tensor:
-    """Bilinear resizing as two products, whose gradient is the same at every run on every device."""
+def _resize(features: Tensor, size: int) -> Tensor:
+    """Bilinear resizing as two products, whose gradient is the same in every run on every device."""
     rows, columns = (
         F.interpolate(torch.eye(side, device=features.device)[None], size, mode="linear")[0].to(
             features.dtype
@@ -128,10 +174,3 @@ def _resized(features: Tensor, size: int) -> Tensor:
         for side in features.shape[2:]
     )
     return rows.T @ (features @ columns)
-
-
-def _start_near_zero(layer: nn.Conv2d | nn.Linear) -> None:
-    """Predict nothing at first, but let gradients pass."""
-    nn.init.normal_(layer.weight, std=0.001)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)

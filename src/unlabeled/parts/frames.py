@@ -1,4 +1,4 @@
-"""Frames of films as images: what an image encoder needs of scenes and walks."""
+"""Frames of films as images, for image encoders that read scenes and trajectories."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ FILMS = ("views", "video")
 
 
 def as_images(frames: Tensor) -> dict[str, Tensor]:
-    """A batch of images of frames.
+    """A batch of images from frames.
 
     Args:
         frames: uint8 or float, shape (..., channels, height, width).
@@ -21,19 +21,19 @@ def as_images(frames: Tensor) -> dict[str, Tensor]:
 
 
 def one_each(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A batch of images as it is; of films one frame for each sample, not the same one for all of them.
+    """A batch of images as it is; of films one frame per sample, a different one for each.
 
     Args:
         batch: `image`, or `index` and `views` (batch, cameras, frames, channels, height, width) or `video` (batch,
             frames, channels, height, width).
 
     Returns:
-        A batch with `image`, one for each sample.
+        A batch with `image`, one per sample.
     """
     if "image" in batch:
         return batch
     film = next(batch[key] for key in FILMS if key in batch)
     film = film.flatten(1, -4)
-    # Scattered by a multiplier that has no small factor in common with the number of frames.
+    # The multiplier has no small factor in common with the number of frames.
     number = (7919 * batch["index"]).remainder(film.shape[1])
     return {"image": film[torch.arange(len(film), device=film.device), number], "index": batch["index"]}

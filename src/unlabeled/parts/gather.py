@@ -1,7 +1,7 @@
-"""Seeing the samples of all processes, with gradients that are exact.
+"""Collectives over the processes of a training, with exact gradients.
 
-With W processes holding batch / W samples each, a loss that averages over its own rows and compares them
-with the gathered rows has, after DDP's mean over processes, the exact gradient of one process with all rows.
+With W processes that hold batch / W samples each, a loss that averages over its own rows and compares them with the
+gathered rows has, after DDP's mean over processes, the exact gradient of one process with all rows.
 """
 
 import torch
@@ -11,9 +11,12 @@ from torch import Tensor
 __all__ = [
     "any_process",
     "broadcast",
+    "count",
     "gather",
+    "mean",
     "mean_over_processes",
     "own",
+    "own_rows",
     "processes",
     "rank",
     "sum_over_processes",
@@ -21,36 +24,36 @@ __all__ = [
 
 
 def processes() -> int:
-    """Number of processes that train together, 1 where none were started."""
+    """Number of processes that train together, 1 if none were started."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Number of this process among those that train together, from 0."""
+    """Index of this process among those that train together, from 0."""
     return dist.get_rank() if processes() > 1 else 0
 
 
 def any_process(*flags: bool) -> list[bool]:
-    """Which of these flags is up in any process; all processes get the same answer."""
+    """Which of these flags are set in at least one process; every process gets the same answer."""
     if processes() == 1:
         return list(flags)
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    raised = torch.tensor(flags, dtype=torch.int32, device=device)
-    dist.all_reduce(raised, op=dist.ReduceOp.MAX)
-    return raised.bool().tolist()
+    values = torch.tensor(flags, dtype=torch.int32, device=device)
+    dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return values.bool().tolist()
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: Tensor) -> Tensor:  # type: ignore[override]
-        rows = rows.contiguous()  # else channels-last parts would be filled in the wrong order
+        rows = rows.contiguous()  # channels-last parts would be filled in the wrong order
         parts = [torch.empty_like(rows) for _ in range(processes())]
         dist.all_gather(parts, rows)
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        # Every process holds a part of the gradient of every row: sum them, then keep the own rows.
+        # Every process holds a part of the gradient of every row: sum the parts, then keep our own rows.
         return own(_sum(gradient))
 
 
@@ -74,28 +77,26 @@ def gather(rows: Tensor) -> Tensor:
     """Rows of all processes in the order of their ranks, differentiable.
 
     Args:
-        rows: Tensor, shape (batch, ...), the same shape in every process.
+        rows: Shape (batch, ...), the same in every process.
 
     Returns:
-        Tensor, shape (processes * batch, ...); `rows` itself where there is one process.
+        Shape (processes * batch, ...); `rows` itself if there is one process.
     """
     return _Gather.apply(rows) if processes() > 1 else rows  # type: ignore[return-value]
 
 
 def own(rows: Tensor) -> Tensor:
-    """Rows of this process among gathered rows.
-
-    Args:
-        rows: Tensor, shape (processes * batch, ...).
-
-    Returns:
-        Tensor, shape (batch, ...).
-    """
+    """Rows of this process among gathered rows, shape (batch, ...), of shape (processes * batch, ...)."""
     return rows.chunk(processes())[rank()]
 
 
+def own_rows(size: int, device: torch.device) -> Tensor:
+    """Indices of this process's `size` rows among gathered rows, int64, shape (size,)."""
+    return torch.arange(size, device=device) + rank() * size
+
+
 def broadcast(value: Tensor) -> Tensor:
-    """Value of the first process, in all of them; not differentiable."""
+    """Value of the first process in all of them; not differentiable."""
     if processes() > 1:
         value = value.detach().clone(memory_format=torch.contiguous_format)
         dist.broadcast(value, 0)
@@ -110,3 +111,29 @@ def sum_over_processes(value: Tensor) -> Tensor:
 def mean_over_processes(value: Tensor) -> Tensor:
     """Mean of a tensor over all processes, differentiable."""
     return sum_over_processes(value) / processes()
+
+
+def count(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What to divide a sum over our own entries by, so that the mean over processes is the mean over all entries.
+
+    Args:
+        mask: Which entries count, bool, any shape, not necessarily the same in every process.
+        dtype: Floating-point type of the result.
+
+    Returns:
+        Mean over the processes of how many entries count, at least 1, scalar.
+    """
+    return mean_over_processes(mask.sum().to(dtype)).clamp(min=1)
+
+
+def mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the entries that count in all processes, once DDP has taken the mean over processes.
+
+    Args:
+        values: Float, any shape; entries that do not count may be infinite or NaN.
+        mask: Which entries count, bool, same shape.
+
+    Returns:
+        Scalar; 0 if no entry counts.
+    """
+    return values.masked_fill(~mask, 0).sum() / count(mask, values.dtype)

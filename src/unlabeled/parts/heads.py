@@ -1,10 +1,15 @@
-"""Small networks that stand between the encoder and the loss, and are thrown away."""
+"""Small networks between the encoder and the loss, which are discarded after training."""
 
 from itertools import pairwise
+from typing import TypeVar
 
-from torch import nn
+import torch
+from einops import einsum
+from torch import Tensor, nn
 
-__all__ = ["mlp"]
+__all__ = ["BestPosition", "Distance", "SpatialSoftmax", "classifier", "mlp", "near_zero"]
+
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
 def mlp(*widths: int, norm: bool = True, last_norm: bool = False, last_bias: bool = True) -> nn.Sequential:
@@ -14,7 +19,7 @@ def mlp(*widths: int, norm: bool = True, last_norm: bool = False, last_bias: boo
         *widths: Width of the input, of each hidden layer, and of the output.
         norm: Whether a batch norm follows each hidden layer; without it the hidden layers have a bias.
         last_norm: Whether a batch norm without shift follows the last layer.
-        last_bias: Whether the last layer has a bias (never where a norm follows).
+        last_bias: Whether the last layer has a bias (never if a norm follows).
 
     Returns:
         A network from (batch, widths[0]) to (batch, widths[-1]).
@@ -29,3 +34,87 @@ def mlp(*widths: int, norm: bool = True, last_norm: bool = False, last_bias: boo
         layers.append(nn.BatchNorm1d(last[1]))
         layers[-1].bias.requires_grad_(False)  # a shift common to all samples: starts at 0 and stays there
     return nn.Sequential(*layers)
+
+
+def classifier(*widths: int, norm: bool = True, std: float = 1e-3, bias: float = 0.0) -> nn.Sequential:
+    """`mlp` whose last layer starts near zero, so that the first loss is at chance level."""
+    head = mlp(*widths, norm=norm)
+    near_zero(head[-1], std, bias)  # type: ignore[type-var]
+    return head
+
+
+def near_zero(layer: Layer, std: float = 1e-3, bias: float = 0.0) -> Layer:
+    """Let a layer predict nearly the same for every input at first, but pass gradients on.
+
+    Args:
+        layer: Initialised in place.
+        std: Standard deviation of its weights.
+        bias: Value of its biases, if it has any.
+
+    Returns:
+        The layer itself.
+    """
+    nn.init.normal_(layer.weight, std=std)
+    if layer.bias is not None:
+        nn.init.constant_(layer.bias, bias)
+    return layer
+
+
+class SpatialSoftmax(nn.Module):
+    """Where each channel is active: the expected position under the softmax of its map."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Columns and rows in -1..1, float, shape (batch, 2 * channels), of maps (batch, channels, height, width)."""
+        height, width = maps.shape[2:]
+        weights = maps.flatten(2).softmax(2).unflatten(2, (height, width))
+        row, column = (
+            torch.linspace(-1, 1, side, device=maps.device, dtype=maps.dtype) for side in (height, width)
+        )
+        return torch.cat([weights.sum(2) @ column, weights.sum(3) @ row], 1)
+
+
+class Distance(nn.Module):
+    """Whether two unit vectors match, from their distance, by two weights and two biases.
+
+    At the start both answers are equally likely at distance 1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 2)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.tensor([[2.0], [-2.0]]))
+            self.layer.bias.copy_(torch.tensor([-2.0, 2.0]))
+
+    def forward(self, anchors: Tensor, candidates: Tensor) -> Tensor:
+        """Logits of a match, float, shape (batch, candidates).
+
+        Args:
+            anchors: Unit vectors, float, shape (batch, dim).
+            candidates: Unit vectors, float, shape (batch, candidates, dim).
+        """
+        squares = (anchors[:, None] - candidates).square().sum(2)
+        distances = (squares + 1e-12).sqrt()  # the root has no slope at 0
+        answers = self.layer(distances[..., None])
+        return answers[..., 1] - answers[..., 0]
+
+
+class BestPosition(nn.Module):
+    """Whether a map and a unit vector match, from their best cosine over all positions, by a scale and a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(8.0))
+        self.bias = nn.Parameter(torch.tensor(-4.0))
+
+    def forward(self, maps: Tensor, candidates: Tensor) -> Tensor:
+        """Logits of a match, float, shape (batch, candidates).
+
+        Args:
+            maps: A unit vector at each position, float, shape (batch, dim, rows, columns).
+            candidates: Unit vectors, float, shape (batch, candidates, dim).
+        """
+        cosines = einsum(
+            maps, candidates, "batch dim rows columns, batch others dim -> batch others rows columns"
+        )
+        return self.scale * cosines.amax((2, 3)) + self.bias

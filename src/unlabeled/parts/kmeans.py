@@ -1,4 +1,4 @@
-"""K-means in which no cluster is ever empty, the whitening before it and the comparison after it."""
+"""K-means without empty clusters, the whitening before it and the comparison of clusterings after it."""
 
 from typing import NamedTuple
 
@@ -11,11 +11,11 @@ from unlabeled.check import UserError
 __all__ = ["Clustering", "agreement", "kmeans", "whiten"]
 
 _ENTRIES = 2**24
-"""Largest number of distances held at once."""
+"""Most distances in memory at once."""
 
 
 class Clustering(NamedTuple):
-    """What k-means found.
+    """Result of k-means.
 
     Args:
         centres: Mean of each cluster, float, shape (clusters, dim).
@@ -29,7 +29,7 @@ class Clustering(NamedTuple):
 
 
 def kmeans(points: Tensor, clusters: int, iterations: int = 20) -> Clustering:
-    """Lloyd's algorithm from k-means++ seeds, which torch's default generator draws.
+    """Lloyd's algorithm from k-means++ seeds, drawn from torch's default generator.
 
     A cluster that loses its last point takes half of the largest one, so the inertia never rises and even
     duplicate points fill all clusters.
@@ -40,7 +40,7 @@ def kmeans(points: Tensor, clusters: int, iterations: int = 20) -> Clustering:
         iterations: Rounds of assigning the points and averaging them, at least 1.
 
     Raises:
-        ValueError: There are fewer points than clusters, or a count is below 1.
+        UserError: There are fewer points than clusters, or a count is below 1.
     """
     check.at_least(1, clusters=clusters, iterations=iterations)
     if clusters > len(points):
@@ -60,16 +60,16 @@ def whiten(features: Tensor, components: int) -> Tensor:
 
     Args:
         features: Float, shape (samples, dim).
-        components: Most components to keep; directions without variance are never kept.
+        components: Most components to keep; directions without variance are dropped.
 
     Returns:
-        Float, shape (samples, kept), whose covariance is the identity.
+        Float, shape (samples, components kept), whose covariance is the identity.
     """
     centred = features.double() - features.double().mean(dim=0)
     variances, directions = torch.linalg.eigh(centred.T @ centred / max(len(features) - 1, 1))
     variances, directions = variances.flip(0), directions.flip(1)
-    kept = min(components, int((variances > 1e-7 * variances[0]).sum()))
-    return (centred @ (directions[:, :kept] / variances[:kept].sqrt())).float()
+    count = min(components, int((variances > 1e-7 * variances[0]).sum()))
+    return (centred @ (directions[:, :count] / variances[:count].sqrt())).float()
 
 
 def agreement(first: Tensor, second: Tensor) -> Tensor:
@@ -93,13 +93,13 @@ def agreement(first: Tensor, second: Tensor) -> Tensor:
 def _seeds(points: Tensor, clusters: int) -> Tensor:
     """k-means++ on at most 32 points per cluster: seeds are drawn in proportion to their squared distance."""
     points = points[torch.randperm(len(points), device=points.device)[: 32 * clusters]]
-    chosen = [torch.randint(len(points), (1,), device=points.device)]
+    seeds = [torch.randint(len(points), (1,), device=points.device)]
     distances = torch.full((len(points),), torch.inf, device=points.device)
     for _ in range(clusters - 1):
-        distances = torch.minimum(distances, (points - points[chosen[-1]]).square().sum(dim=1))
-        # Where all points coincide with a seed, any of them will do.
-        chosen.append(torch.multinomial(distances + torch.finfo(distances.dtype).tiny, 1))
-    return points[torch.cat(chosen)]
+        distances = torch.minimum(distances, (points - points[seeds[-1]]).square().sum(dim=1))
+        # If all points coincide with a seed, any of them will do.
+        seeds.append(torch.multinomial(distances + torch.finfo(distances.dtype).tiny, 1))
+    return points[torch.cat(seeds)]
 
 
 def _nearest(points: Tensor, centres: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def _fill(points: Tensor, assignments: Tensor, clusters: int) -> Tensor:
 
 
 def _means(points: Tensor, assignments: Tensor, clusters: int) -> Tensor:
-    """Sums by a matrix product: unlike scattered additions, it gives the same bits every time."""
+    """Means by a matrix product, which unlike scattered additions gives the same bits every time."""
     size = max(1, _ENTRIES // clusters)
     numbers = torch.arange(clusters, device=points.device)[:, None]
     sums, sizes = points.new_zeros(clusters, points.shape[1]), points.new_zeros(clusters, 1)

@@ -11,12 +11,12 @@ __all__ = ["blocks", "central", "region", "ring"]
 
 
 def central(batch: int, size: int, device: torch.device) -> Tensor:
-    """A square of half the side in the middle of each image.
+    """A square of half the side in the centre of each image.
 
     Args:
         batch: Number of masks.
         size: Side of the images in pixels.
-        device: Where the masks are made.
+        device: Device of the masks.
 
     Returns:
         Bool, shape (batch, 1, size, size).
@@ -28,14 +28,14 @@ def central(batch: int, size: int, device: torch.device) -> Tensor:
 
 
 def blocks(batch: int, size: int, device: torch.device, count: int = 4, area: float = 0.25) -> Tensor:
-    """Rectangles of random shape at random places, which may overlap.
+    """Rectangles of random shape at random positions, which may overlap.
 
     Args:
         batch: Number of masks.
         size: Side of the images in pixels, at least 8.
-        device: Where the masks are made.
-        count: Rectangles in a mask.
-        area: Largest part of the image that the rectangles of a mask cover together, in 0..1.
+        device: Device of the masks.
+        count: Rectangles of a mask.
+        area: Largest fraction of the image that the rectangles of a mask cover together, in 0..1.
 
     Returns:
         Bool, shape (batch, 1, size, size).
@@ -56,28 +56,28 @@ def blocks(batch: int, size: int, device: torch.device, count: int = 4, area: fl
 def region(
     batch: int, size: int, device: torch.device, cells: int = 8, low: float = 0.2, high: float = 0.3
 ) -> Tensor:
-    """Blobs of arbitrary shape: smooth noise below a threshold that drops the wanted part of each image.
+    """Blobs of arbitrary shape: smooth noise below the threshold that drops a random fraction of each image.
 
     Args:
         batch: Number of masks.
         size: Side of the images in pixels.
-        device: Where the masks are made.
+        device: Device of the masks.
         cells: Grid points of the noise along a side; more give smaller blobs.
-        low: Smallest part of an image that is dropped, in 0..1.
-        high: Largest part of an image that is dropped, in 0..1.
+        low: Smallest fraction of an image to drop, in 0..1.
+        high: Largest fraction of an image to drop, in 0..1.
 
     Returns:
         Bool, shape (batch, 1, size, size).
     """
     noise = torch.rand(batch, 1, cells, cells, device=device)
     field = F.interpolate(noise, (size, size), mode="bicubic").flatten(1)
-    dropped = torch.randint(math.ceil(low * size**2), int(high * size**2) + 1, (batch, 1), device=device)
-    threshold = field.sort(dim=1).values.gather(1, dropped)
+    count = torch.randint(math.ceil(low * size**2), int(high * size**2) + 1, (batch, 1), device=device)
+    threshold = field.sort(dim=1).values.gather(1, count)
     return rearrange(field < threshold, "b (h w) -> b 1 h w", h=size)
 
 
 def ring(drop: Tensor, width: int) -> Tensor:
-    """The known pixels around a dropped region.
+    """The visible pixels around a dropped region.
 
     Args:
         drop: True where dropped, bool, shape (batch, 1, height, width).

@@ -1,41 +1,36 @@
-"""What learning words from their neighbours keeps beside the vectors: the scoring table, the noise, the pace."""
+"""Word vectors trained to predict neighbouring words against noise words (negative sampling)."""
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.kernels import word_vectors
 from unlabeled.parts import gather
+from unlabeled.parts.teacher import Follower
 
-if TYPE_CHECKING:
-    from unlabeled.data import Data
-    from unlabeled.encoders import WordEncoder
-    from unlabeled.method import Batch
-
-__all__ = ["STRETCH", "FromNeighbours", "Neighbours"]
+__all__ = ["STRETCH", "Neighbours"]
 
 STRETCH = 10_000
-"""Words that are read in one go."""
+"""Words of a training sample."""
 NOISE_POWER = 0.75
 LEAST = 1e-4
-"""Share of the learning rate that is left at the end of the training."""
+"""Fraction of the learning rate that remains at the end of the training."""
 
 
-class Neighbours(nn.Module):
-    """Moves vectors of words so that they tell neighbours in a text from words drawn as noise.
+class Neighbours(Follower):
+    """Moves word vectors so that their products separate neighbours in a text from noise words.
 
-    All it knows is in its buffers, so that a resumed training is exact.
+    All of its state is in buffers, so that a resumed training is exact.
 
     Args:
-        table: Vectors of the words, float, shape (words, multiple of 16); moved in place.
-        window: Words on each side at most; each centre's own reach is drawn evenly from 1 to it.
+        table: Word vectors, float, shape (words, multiple of 16); moved in place.
+        window: Words on each side at most; the reach of each centre is drawn uniformly from 1 to it.
         negatives: Noise words, drawn in proportion to count ** 0.75.
-        subsample: Share of the corpus above which a word is thinned out; 0 keeps all.
-        rate: Learning rate at the start; it falls linearly to a ten-thousandth.
+        subsample: Frequency in the corpus above which a word is subsampled; 0 keeps all.
+        rate: Learning rate at the start; it decays linearly to a ten-thousandth.
         threads: Threads that share the work; only one gives the same result each time.
         mean: Whether the mean of a window predicts its centre, instead of each word.
         share: Whether all words of a window share the noise words of its centre.
@@ -73,22 +68,32 @@ class Neighbours(nn.Module):
 
     @property
     def chance(self) -> float:
-        """Loss in nats where every score is 0, as it is at the start."""
+        """Loss in nats if every score is 0, as at the start."""
         return (1 + self.negatives) * math.log(2)
 
-    def prepare(self, counts: Tensor) -> None:
-        """Take over how often the words stand in the corpus, and start at the full learning rate.
+    def restart(self) -> None:
+        self.progress.zero_()
+
+    def follow(self, progress: float) -> None:
+        self.progress.fill_(progress)
+
+    def count(self, counts: Tensor) -> None:
+        """Set the frequencies of the words, on which subsampling and noise depend.
 
         Args:
-            counts: Int64, shape (words,).
+            counts: Occurrences in the corpus, int64, shape (words,).
 
         Raises:
-            ValueError: There are not two different words.
+            UserError: There are not two different words.
         """
         if (different := int((counts > 0).sum())) < 2:
             raise UserError(f"texts must have at least 2 different words of the vocabulary, got {different}")
         self._weigh(counts)
-        self.progress.zero_()
+
+    def likeliest(self, vector: Tensor, count: int) -> list[int]:
+        """Numbers of at most `count` words that a vector, float, shape (width,), predicts, the likeliest first."""
+        scores = self.outputs @ vector
+        return scores.topk(min(count, len(scores))).indices.tolist()
 
     def _weigh(self, counts: Tensor) -> None:
         numbers = counts.cpu().numpy()
@@ -101,14 +106,14 @@ class Neighbours(nn.Module):
         """Move the vectors by one pass over a batch; in evaluation mode nothing moves.
 
         Args:
-            table: Vectors of the words, as above.
+            table: Word vectors, as above.
             batch: `tokens` and `sentence`, int64, shape (batch, length); windows end with the sentence.
 
         Returns:
-            Mean loss of a prediction, in nats, scalar, without gradient; `chance` where there is none to be made.
+            Mean loss of a prediction, in nats, scalar, without gradient; `chance` if there is nothing to predict.
 
         Raises:
-            ValueError: Several processes train together, or the vectors are of a type of half precision.
+            UserError: Several processes train together, or the vectors are in half precision.
         """
         if table.dtype not in (torch.float32, torch.float64):
             raise UserError(f"word vectors must be float32 or float64 to be trained, got {table.dtype}")
@@ -117,7 +122,7 @@ class Neighbours(nn.Module):
                 "devices and nodes must be 1 for word vectors, which threads speed up, "
                 f"got {gather.processes()} processes"
             )
-        # On a GPU the tables make a round trip; on a processor these are the tensors themselves.
+        # From a GPU the tables make a round trip; on a CPU these are the tensors themselves.
         inputs, outputs = (rows.detach().cpu().contiguous() for rows in (table, self.outputs))
         if not self.training:
             inputs, outputs = inputs.clone(), outputs.clone()
@@ -142,37 +147,3 @@ class Neighbours(nn.Module):
                 rows.copy_(moved)
         value = loss / predictions if predictions else self.chance
         return torch.tensor(value, device=table.device)
-
-
-class FromNeighbours:
-    """What methods share that learn vectors of words by `neighbours`; they move the vectors themselves."""
-
-    defaults: ClassVar[dict[str, Any]] = {"encoder": "words-100", "batch_size": 8, "epochs": 10}
-    encoder: "WordEncoder"
-    neighbours: Neighbours
-
-    def chance(self, samples: int) -> float:
-        return self.neighbours.chance
-
-    def training_view(self, data: "Data") -> "Data":
-        return self.encoder.evaluation_view(data, STRETCH)
-
-    def prepare(self, data: "Data") -> None:
-        self.neighbours.prepare(data.counts(len(self.encoder.vocabulary)))  # type: ignore[attr-defined]
-
-    def forward(self, batch: "Batch") -> Tensor:
-        return self.neighbours(self.encoder.rows, batch)
-
-    def after_step(self, progress: float) -> None:
-        self.neighbours.progress.fill_(progress)
-
-    def guesses(self, vector: Tensor, count: int) -> list[str]:
-        """Words that a vector predicts, the likeliest first.
-
-        Args:
-            vector: Float, shape (width,).
-            count: Words at most.
-        """
-        scores = self.neighbours.outputs @ vector
-        best = scores.topk(min(count, len(self.encoder.vocabulary))).indices
-        return [self.encoder.vocabulary[word] for word in best.tolist()]

@@ -1,27 +1,27 @@
-"""Corrupted copies: some elements of every sample are destroyed, drawn anew each time."""
+"""Corrupted copies of samples, of which some elements are destroyed."""
 
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-__all__ = ["Noise", "chosen", "corrupt", "salt_pepper"]
+__all__ = ["Noise", "choose", "corrupt", "salt_pepper"]
 
 Noise = Literal["mask", "salt_pepper", "gaussian"]
 
 
-def chosen(images: Tensor, amount: float, *, exact: bool = True, whole_pixels: bool = False) -> Tensor:
+def choose(images: Tensor, amount: float, *, exact: bool = True, whole_pixels: bool = False) -> Tensor:
     """Choose a fraction of the elements of each sample at random.
 
     Args:
         images: Tensor, shape (batch, channels, ...).
         amount: Fraction of the elements to choose, in 0..1.
-        exact: Whether every sample has exactly round(amount * elements) of them, else each element is chosen
-            by its own coin.
+        exact: Whether every sample has exactly round(amount * elements) of them; else each element is chosen
+            independently.
         whole_pixels: Whether all channels of a pixel are chosen together.
 
     Returns:
-        True where chosen, bool, shape (batch, channels, ...), with 1 channel for whole pixels.
+        Bool, shape (batch, channels, ...), with 1 channel for whole pixels.
     """
     batch, channels, *space = images.shape
     scores = torch.rand(batch, 1 if whole_pixels else channels, *space, device=images.device)
@@ -32,20 +32,20 @@ def chosen(images: Tensor, amount: float, *, exact: bool = True, whole_pixels: b
     return torch.zeros_like(rows, dtype=torch.bool).scatter_(1, smallest, True).view_as(scores)
 
 
-def salt_pepper(images: Tensor, where: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """Set the chosen elements to the lowest or the highest value by a fair coin.
+def salt_pepper(images: Tensor, mask: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """Set elements to the lowest or the highest value by a fair coin.
 
     Args:
         images: Tensor, shape (batch, channels, ...).
-        where: Elements to destroy, bool, shape of `images` or with 1 channel (one coin per pixel).
+        mask: Which elements to set, bool, shape of `images` or with 1 channel (one coin per pixel).
         low: Smallest possible value.
         high: Largest possible value.
 
     Returns:
         Corrupted copy, shape of `images`.
     """
-    extremes = torch.where(torch.rand(where.shape, device=images.device) < 0.5, low, high).to(images.dtype)
-    return torch.where(where, extremes, images)
+    extremes = torch.where(torch.rand(mask.shape, device=images.device) < 0.5, low, high).to(images.dtype)
+    return torch.where(mask, extremes, images)
 
 
 def corrupt(
@@ -66,9 +66,9 @@ def corrupt(
         whole_pixels: Whether all channels of a pixel are destroyed together.
 
     Returns:
-        The corrupted images, same shape, and which elements were corrupted, bool, broadcastable to it.
+        The corrupted images, same shape, and which elements were destroyed, bool, broadcastable to it.
     """
     if noise == "gaussian":
         return images + amount * torch.randn_like(images), torch.ones_like(images, dtype=torch.bool)
-    where = chosen(images, amount, exact=exact, whole_pixels=whole_pixels)
-    return (images.masked_fill(where, 0) if noise == "mask" else salt_pepper(images, where)), where
+    mask = choose(images, amount, exact=exact, whole_pixels=whole_pixels)
+    return images.masked_fill(mask, 0) if noise == "mask" else salt_pepper(images, mask), mask

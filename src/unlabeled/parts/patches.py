@@ -1,10 +1,10 @@
-"""Cutting images into a grid of cells, and putting them together again."""
+"""Images cut into a grid of cells or tiles, and put together again."""
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-__all__ = ["assemble", "cells", "crop", "standardize"]
+__all__ = ["assemble", "cells", "crop", "permute", "puzzle", "standardize", "tiles"]
 
 
 def cells(images: Tensor, grid: int) -> Tensor:
@@ -25,6 +25,32 @@ def assemble(cells: Tensor, grid: int) -> Tensor:
     return rearrange(cells, "b (row column) c h w -> b c (row h) (column w)", row=grid, column=grid)
 
 
+def tiles(images: Tensor, grid: int, size: int) -> Tensor:
+    """One tile from a random position of each cell of a grid.
+
+    Args:
+        images: Float, shape (batch, channels, height, height), the side a multiple of `grid`.
+        grid: Cells per side.
+        size: Side of a tile in pixels, at most that of a cell.
+
+    Returns:
+        Shape (batch, grid * grid, channels, size, size), row by row.
+    """
+    all_cells = rearrange(cells(images, grid), "b n c h w -> (b n) c h w")
+    corners = torch.randint(all_cells.shape[3] - size + 1, (len(all_cells), 2), device=images.device)
+    return rearrange(crop(all_cells, corners, size), "(b n) c h w -> b n c h w", b=len(images))
+
+
+def permute(tiles: Tensor, permutations: Tensor) -> Tensor:
+    """Tiles in another order: position j shows tile permutations[:, j].
+
+    Args:
+        tiles: Shape (batch, tiles, ...).
+        permutations: int64, shape (batch, tiles).
+    """
+    return tiles[torch.arange(len(tiles), device=tiles.device)[:, None], permutations]
+
+
 def crop(images: Tensor, corners: Tensor, size: int) -> Tensor:
     """Cut a square out of each image without resizing it.
 
@@ -42,6 +68,22 @@ def crop(images: Tensor, corners: Tensor, size: int) -> Tensor:
     return images.gather(3, columns[:, None, None, :].expand(-1, channels, size, -1))
 
 
+def puzzle(images: Tensor, grid: int, size: int, permutations: Tensor) -> tuple[Tensor, Tensor]:
+    """Tiles of each image, shuffled by a random one of some permutations.
+
+    Args:
+        images: Float, shape (batch, channels, height, height), the side a multiple of `grid`.
+        grid: Cells per side.
+        size: Side of a tile in pixels, at most that of a cell.
+        permutations: int64, shape (permutations, grid * grid).
+
+    Returns:
+        Tiles, shape (batch, grid * grid, channels, size, size), and the index of each permutation, int64, (batch,).
+    """
+    labels = torch.randint(len(permutations), (len(images),), device=images.device)
+    return permute(tiles(images, grid, size), permutations[labels]), labels
+
+
 def standardize(images: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """Give every channel of every image the same mean and deviation; a constant channel becomes the mean.
 
@@ -55,5 +97,5 @@ def standardize(images: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """
     centred = images - images.mean(dim=(2, 3), keepdim=True)
     deviation = centred.square().mean(dim=(2, 3), keepdim=True).sqrt()
-    # Rounding errors of a constant must not be blown up: norms behind would make a signal of them.
+    # Rounding errors of a constant must not be amplified: norms after it would make a signal of them.
     return torch.where(deviation > 1e-3, centred / deviation.clamp_min(1e-3), 0) * std + mean

@@ -1,4 +1,4 @@
-"""Sets of permutations that are far from each other."""
+"""Sets of permutations that are far apart."""
 
 import torch
 from torch import Tensor
@@ -28,64 +28,64 @@ _GENERATORS: dict[int, list[list[tuple[int, ...]]]] = {
         ],
     ],
 }
-"""Generators of groups by the number of elements they move, from small groups to large ones."""
+"""Generators of groups by the number of elements that they permute, from small groups to large ones."""
 
 _CANDIDATES = 20_000
 
 
 def permutation_set(count: int, elements: int) -> Tensor:
-    """Permutations of which any two differ in many places; the same ones every time.
+    """Permutations of which any two differ in many positions; the same ones every time.
 
-    Four and nine elements have groups that no search will beat: 12 of 4 differ in at least 3 places; 9, 72,
+    Four and nine elements have groups that no search can beat: 12 of 4 differ in at least 3 positions; 9, 72,
     504 and 1512 of 9 in at least 9, 8, 7 and 6. A smaller set is a random part of the smallest group that is
-    large enough; what no group holds is added greedily, each time the farthest of many random candidates.
+    large enough; beyond the largest group permutations are added greedily, each time the farthest of many candidates.
 
     Args:
         count: Number of permutations, at least 2.
-        elements: Number of things to permute.
+        elements: Number of elements to permute.
 
     Returns:
         int64, shape (count, elements), distinct rows.
 
     Raises:
-        ValueError: There are not that many permutations, or not among the random candidates.
+        UserError: There are not that many permutations, or not among the random candidates.
     """
     generator = torch.Generator().manual_seed(0)
-    chosen = torch.arange(elements)[None]
+    group = torch.arange(elements)[None]
     for generators in _GENERATORS.get(elements, []):
-        chosen = _closure(generators)
-        if len(chosen) >= count:
-            return chosen[torch.randperm(len(chosen), generator=generator)[:count].sort().values]
+        group = _closure(generators)
+        if len(group) >= count:
+            return group[torch.randperm(len(group), generator=generator)[:count].sort().values]
     candidates = torch.rand(_CANDIDATES, elements, generator=generator).argsort(dim=1)
-    return _extend(chosen, candidates, count)
+    return _extend(group, candidates, count)
 
 
 def closest(permutations: Tensor) -> int:
-    """Smallest number of places in which two of the permutations, int64, shape (count, elements), differ."""
+    """Smallest number of positions in which two of the permutations, int64, shape (count, elements), differ."""
     distances = torch.cdist(permutations.float(), permutations.float(), p=0)
     return int(distances.fill_diagonal_(torch.inf).min())
 
 
 def _closure(generators: list[tuple[int, ...]]) -> Tensor:
     """All products of the generators, sorted."""
-    found = {tuple(range(len(generators[0])))}
-    newest = found
+    group = {tuple(range(len(generators[0])))}
+    newest = group
     while newest:
-        newest = {tuple(g[x] for x in p) for p in newest for g in generators} - found
-        found = found | newest
-    return torch.tensor(sorted(found))
+        newest = {tuple(g[x] for x in p) for p in newest for g in generators} - group
+        group = group | newest
+    return torch.tensor(sorted(group))
 
 
-def _extend(chosen: Tensor, candidates: Tensor, count: int) -> Tensor:
+def _extend(group: Tensor, candidates: Tensor, count: int) -> Tensor:
     """Add candidates by their smallest distance to the set, among equals by the sum of their distances."""
-    distances = torch.cdist(candidates.float(), chosen.float(), p=0).long()
+    distances = torch.cdist(candidates.float(), group.float(), p=0).long()
     smallest, total = distances.amin(dim=1), distances.sum(dim=1)
     added = []
-    for _ in range(count - len(chosen)):
+    for _ in range(count - len(group)):
         best = (smallest * candidates.shape[1] * count + total).argmax()
         if smallest[best] == 0:
-            raise UserError(f"permutations must be at most {len(chosen) + len(added)} here, got {count}")
+            raise UserError(f"permutations must be at most {len(group) + len(added)} here, got {count}")
         added.append(candidates[best])
         distance = (candidates != candidates[best]).sum(dim=1)
         smallest, total = torch.minimum(smallest, distance), total + distance
-    return torch.cat([chosen, torch.stack(added)])
+    return torch.cat([group, torch.stack(added)])

@@ -1,4 +1,4 @@
-"""Arithmetic that must not be rounded to half precision, whatever the mixed precision around it."""
+"""Arithmetic that mixed precision must not round to half precision."""
 
 import functools
 from collections.abc import Callable
@@ -10,12 +10,12 @@ __all__ = ["full", "full_precision"]
 
 
 def full(value: Tensor) -> Tensor:
-    """Same tensor, in float32 if it is in half precision."""
+    """The same tensor, in float32 if it is in half precision."""
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 def full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Let a function of tensors compute in float32 at least, also inside autocast.
+    """Let a function of tensors compute in float32 or above, also inside autocast.
 
     Args:
         function: Takes tensors first, then other values; returns a tensor.

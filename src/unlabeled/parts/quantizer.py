@@ -1,4 +1,4 @@
-"""Vectors described by a few learned codes, chosen in a way that lets gradients through."""
+"""Vectors described by a few learned codes, chosen so that gradients pass."""
 
 import torch
 import torch.nn.functional as F
@@ -12,15 +12,15 @@ __all__ = ["Quantizer", "choose", "perplexity"]
 
 
 def choose(logits: Tensor, temperature: Tensor, noise: bool) -> Tensor:
-    """One code for each row: the likeliest, perhaps after noise, with the gradient of a softmax.
+    """One code for each row: the most likely, perhaps after noise, with the gradient of a softmax.
 
     Args:
         logits: Float, shape (..., codes).
         temperature: Of that softmax, above 0.
-        noise: Whether there is noise, of Gumbel's law, so that each code comes with its probability.
+        noise: Whether to add Gumbel noise, so that each code is drawn with its probability.
 
     Returns:
-        Exactly 0 but for a 1, same shape.
+        One-hot, same shape.
     """
     noisy = logits - torch.empty_like(logits).exponential_().log() if noise else logits
     soft = (noisy / temperature).softmax(-1)
@@ -30,21 +30,21 @@ def choose(logits: Tensor, temperature: Tensor, noise: bool) -> Tensor:
 
 @full_precision
 def perplexity(probabilities: Tensor) -> Tensor:
-    """How many codes are in use in all processes: per group from 1, for one code alone, to all, used alike; added up.
+    """How many codes are in use in all processes: per group from 1, for a single code, to all, if equally used; summed.
 
     Args:
-        probabilities: Of each code at each place, float, shape (places, groups, codes).
+        probabilities: Of each code at each position, float, shape (positions, groups, codes).
 
     Returns:
         Scalar, from groups to groups * codes.
     """
-    places = gather.mean_over_processes(probabilities.new_tensor(len(probabilities))).clamp(min=1)
-    used = gather.mean_over_processes(probabilities.sum(0)) / places
-    return torch.special.entr(used).sum(1).exp().sum()
+    positions = gather.mean_over_processes(probabilities.new_tensor(len(probabilities))).clamp(min=1)
+    usage = gather.mean_over_processes(probabilities.sum(0)) / positions
+    return torch.special.entr(usage).sum(1).exp().sum()
 
 
 class Quantizer(nn.Module):
-    """Describe vectors by one learned code of each group, put side by side.
+    """Describe vectors by one learned code of each group, concatenated.
 
     Args:
         dim: Numbers of a vector.
@@ -62,13 +62,13 @@ class Quantizer(nn.Module):
         self.words = nn.Parameter(torch.rand(groups, codes, code_dim // groups))
 
     def forward(self, vectors: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Descriptions of vectors, float, shape (batch, places, dim); in training mode chosen with noise.
+        """Descriptions of vectors, float, shape (batch, positions, dim); in training mode chosen with noise.
 
         Returns:
-            Float, shape (batch, places, code_dim); what was chosen, 0 or 1, and the probabilities before noise,
-            float, shape (batch, places, groups, codes).
+            Float, shape (batch, positions, code_dim); the chosen codes, one-hot, and their probabilities before noise,
+            float, shape (batch, positions, groups, codes).
         """
         logits = rearrange(full(self.logits(vectors)), "b t (g v) -> b t g v", g=self.groups)
-        chosen = choose(logits, temperature, self.training)
-        words = einsum(chosen, full(self.words), "b t g v, g v d -> b t g d")
-        return rearrange(words, "b t g d -> b t (g d)"), chosen, logits.softmax(-1)
+        codes = choose(logits, temperature, self.training)
+        words = einsum(codes, full(self.words), "b t g v, g v d -> b t g d")
+        return rearrange(words, "b t g d -> b t (g d)"), codes, logits.softmax(-1)

@@ -1,4 +1,4 @@
-"""A fixed number of the latest rows, first in, first out."""
+"""A first-in, first-out queue of a fixed number of rows."""
 
 import torch
 import torch.nn.functional as F
@@ -8,10 +8,10 @@ __all__ = ["Queue"]
 
 
 class Queue(nn.Module):
-    """The last `size` rows that were pushed, kept in the state dict; random unit vectors at first.
+    """The last `size` rows that were pushed, part of the state dict; random unit vectors at first.
 
     Args:
-        size: Rows kept, 0 or more; need not be a multiple of what is pushed.
+        size: Number of rows, 0 or more; need not be a multiple of what is pushed.
         dim: Width of a row.
     """
 
@@ -25,7 +25,7 @@ class Queue(nn.Module):
 
     @property
     def full(self) -> bool:
-        """Whether pushed rows have replaced all the random ones."""
+        """Whether pushed rows have replaced all random ones."""
         return bool(self.pushed >= len(self.rows))
 
     @torch.no_grad()
@@ -33,9 +33,9 @@ class Queue(nn.Module):
         """Replace the oldest rows.
 
         Args:
-            rows: Float, shape (count, dim), oldest first; of more than `size` rows only the last stay.
+            rows: Float, shape (count, dim), oldest first; of more than `size` rows only the last remain.
         """
-        places = self.pushed + torch.arange(len(rows), device=rows.device)
+        positions = self.pushed + torch.arange(len(rows), device=rows.device)
         last = slice(max(0, len(rows) - len(self.rows)), None)
-        self.rows[places[last] % max(1, len(self.rows))] = rows[last].to(self.rows.dtype)
+        self.rows[positions[last] % max(1, len(self.rows))] = rows[last].to(self.rows.dtype)
         self.pushed += len(rows)

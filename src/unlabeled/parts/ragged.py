@@ -7,11 +7,11 @@ __all__ = ["mean", "real"]
 
 
 def real(count: Tensor, size: int) -> Tensor:
-    """Which places of padded sequences hold something.
+    """Which positions of padded sequences are real.
 
     Args:
-        count: Places that each sequence fills, from its first, int64, shape (batch,).
-        size: Places in all.
+        count: Length of each sequence, int64, shape (batch,).
+        size: Length with padding.
 
     Returns:
         Bool, shape (batch, size).
@@ -20,15 +20,15 @@ def real(count: Tensor, size: int) -> Tensor:
 
 
 def mean(values: Tensor, count: Tensor) -> Tensor:
-    """Mean over the real places of each sequence, whatever stands in the others.
+    """Mean over the real positions of each sequence, whatever the padding holds.
 
     Args:
         values: Float, shape (batch, size, ...).
-        count: Places that each sequence fills, int64, shape (batch,), at least 1.
+        count: Length of each sequence, int64, shape (batch,), at least 1.
 
     Returns:
         Float, shape (batch, ...).
     """
     ones = [1] * (values.ndim - 2)
-    kept = real(count, values.shape[1]).view(*values.shape[:2], *ones)
-    return values.masked_fill(~kept, 0).sum(1) / count.view(-1, *ones)
+    mask = real(count, values.shape[1]).view(*values.shape[:2], *ones)
+    return values.masked_fill(~mask, 0).sum(1) / count.view(-1, *ones)

@@ -1,4 +1,4 @@
-"""Sound at another number of samples per second, without the frequencies that it cannot hold."""
+"""Sound at another sample rate, without aliasing."""
 
 import math
 
@@ -22,18 +22,18 @@ MOST_TIMES = 64
 
 
 def resample(waveform: Tensor, old_rate: int, new_rate: int) -> Tensor:
-    """Change the sample rate by a windowed sinc, with silence assumed before and after the sound.
+    """Change the sample rate by a windowed sinc; there is silence before and after the sound.
 
     Args:
         waveform: Float, shape (..., samples).
         old_rate: Its samples per second, in hertz.
-        new_rate: Those that are wanted; what lies above 0.475 of the lower rate fades out.
+        new_rate: New samples per second; frequencies above 0.475 of the lower rate fade out.
 
     Returns:
         Float, shape (..., ceil(samples * new_rate / old_rate)); sample i is the sound at i / new_rate seconds.
 
     Raises:
-        ValueError: A rate is no whole number above 0, or so far from the other that it must be a mistake.
+        UserError: A rate is no whole number above 0, or so far from the other that it must be a mistake.
     """
     check.whole(old_rate=old_rate, new_rate=new_rate)
     check.at_least(1, old_rate=old_rate, new_rate=new_rate)
@@ -56,8 +56,8 @@ def resample(waveform: Tensor, old_rate: int, new_rate: int) -> Tensor:
         max(1, BLOCK // kernel.numel() * up // len(rows))
     ):
         nearest = outputs * down // up
-        heard = rows[:, max(0, int(nearest[0]) - reach) : int(nearest[-1]) + reach + 2]
-        if not heard.any():  # long silence takes no time
+        around = rows[:, max(0, int(nearest[0]) - reach) : int(nearest[-1]) + reach + 2]
+        if not around.any():  # long silence takes no time
             parts.append(rows.new_zeros(len(rows), len(outputs)))
             continue
         parts.append(einsum(padded[:, nearest], kernel[outputs % up], "rows i taps, i taps -> rows i"))

@@ -1,4 +1,4 @@
-"""Batch norm in small groups of rows, so that its statistics do not tell which rows came together."""
+"""Batch norm in small groups of rows, so that its statistics do not reveal which rows came together."""
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ def in_groups(network: nn.Module, images: Tensor, groups: int) -> Tensor:
     Args:
         network: Takes images, returns a tensor of shape (batch, dim).
         images: Float, shape (batch, channels, height, width).
-        groups: Wanted number of groups; there are fewer where a group would have under 8 rows.
+        groups: Number of groups; fewer if a group would have under 8 rows.
 
     Returns:
         Float, shape (batch, dim), in the order of the images.
@@ -32,7 +32,7 @@ def shuffled(network: nn.Module, images: Tensor, groups: int) -> Tensor:
     Args:
         network: Takes images, returns a tensor of shape (batch, dim).
         images: Images of this process, float, shape (batch, channels, height, width).
-        groups: Wanted number of groups in each process.
+        groups: Number of groups in each process.
 
     Returns:
         Float, shape (processes * batch, dim), in the order of the images and of the ranks.

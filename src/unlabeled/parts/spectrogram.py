@@ -1,4 +1,4 @@
-"""Log-mel spectrograms in Kaldi's form: how loud each band of pitch is, one hundred times a second."""
+"""Log-mel spectrograms in Kaldi's form: the energy in each band of pitch, one hundred times per second."""
 
 from typing import Literal, overload
 
@@ -24,13 +24,13 @@ def hertz_to_mel(hertz: Tensor) -> Tensor:
 
 
 def mel_filters(sample_rate: int, bins: int, fft_size: int, low_hz: float = 20.0) -> Tensor:
-    """Triangles that are straight in mel, without normalisation, from `low_hz` to half the sample rate.
+    """Triangular filters in mel, without normalisation, from `low_hz` to half the sample rate.
 
     Args:
         sample_rate: Samples per second, in hertz.
         bins: Number of triangles.
         fft_size: Length of the Fourier transform, in samples.
-        low_hz: Where the first triangle starts, in hertz, from 0 to below half the sample rate.
+        low_hz: Start of the first triangle, in hertz, from 0 to below half the sample rate.
 
     Returns:
         Weight of each frequency in each triangle, float, shape (bins, fft_size / 2 + 1), in 0..1.
@@ -45,9 +45,9 @@ def mel_filters(sample_rate: int, bins: int, fft_size: int, low_hz: float = 20.0
 class LogMel(nn.Module):
     """From waveforms to the logarithm of their energy in bands of pitch.
 
-    Each window loses its mean, is sharpened (every sample less a share of the one before) and shaped; the power of
-    its Fourier transform is added up in triangles. Only windows that fit count; a sound shorter than one window
-    is followed by silence up to one.
+    Each window is centred, pre-emphasised (every sample less a fraction of the one before) and shaped; the power of its
+    Fourier transform is summed in triangles. Only whole windows count; a sound shorter than one window is padded with
+    silence.
 
     Args:
         sample_rate: Samples per second of the waveforms, in hertz.
@@ -55,11 +55,11 @@ class LogMel(nn.Module):
         window_seconds: Length of a window.
         hop_seconds: From one window to the next.
         low_hz: Lower end of the first band, in hertz.
-        preemphasis: Share of the sample before that is taken away, in 0..1.
+        preemphasis: Fraction of the previous sample to subtract, in 0..1.
         window: Shape of a window; povey is hann to the power 0.85.
 
     Raises:
-        ValueError: A number makes no sense, or so many bands that one of them holds no frequency.
+        UserError: A number is out of range, or there are so many bands that one of them holds no frequency.
     """
 
     shape: Tensor
@@ -98,7 +98,7 @@ class LogMel(nn.Module):
     @overload
     def frames(self, samples: Tensor) -> Tensor: ...
     def frames(self, samples: int | Tensor) -> int | Tensor:
-        """How many frames come of waveforms of that many samples, at least 1."""
+        """Number of frames of waveforms of so many samples, at least 1."""
         if isinstance(samples, Tensor):
             return 1 + ((samples - self.window) // self.hop).clamp(min=0)
         return 1 + max(0, (samples - self.window) // self.hop)

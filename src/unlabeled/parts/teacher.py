@@ -8,34 +8,48 @@ from torch import Tensor, nn
 
 from unlabeled.check import UserError
 
-__all__ = ["Teacher", "cosine_momentum"]
+__all__ = ["Follower", "Teacher", "cosine_momentum"]
+
+
+class Follower(nn.Module):
+    """A part that keeps up with the training without help: `Method.prepare` and `Method.after_step` drive it."""
+
+    def restart(self) -> None:
+        """Act before training."""
+
+    def follow(self, progress: float) -> None:
+        """Act after an optimizer step; progress runs from 0 to 1 over the training."""
 
 
 def cosine_momentum(start: float, progress: float) -> float:
-    """Momentum that rises along half a cosine from its start to 1, where the teacher stands still.
+    """Momentum that rises along half a cosine from `start` to 1, where the teacher stands still.
 
     Args:
         start: Momentum at the start of the training, in 0..1.
-        progress: Share of the training that is done, in 0..1.
+        progress: Fraction of the training that is done, in 0..1.
 
     Returns:
-        Share of the old teacher that an update keeps, in start..1.
+        Fraction of the old teacher that an update keeps, in start..1.
     """
     return 1 - (1 - start) * (math.cos(math.pi * progress) + 1) / 2
 
 
-class Teacher(nn.Module):
-    """A copy of networks that never receives a gradient and follows them by `update`.
+class Teacher(Follower):
+    """A copy of networks that receives no gradient and follows them after every optimizer step.
 
-    Only parameters are averaged: the copy's norms see its own batches and keep their own statistics.
+    Only parameters are averaged: the norms of the copy see their own batches and keep their own statistics.
 
     Args:
         *networks: Networks applied one after the other, such as an encoder and its head.
+        momentum: Fraction of the teacher that is kept in a step, in 0..1.
+        rising: Whether the momentum rises to 1 along half a cosine over the training.
     """
 
-    def __init__(self, *networks: nn.Module) -> None:
+    def __init__(self, *networks: nn.Module, momentum: float, rising: bool = False) -> None:
         super().__init__()
         self.networks = nn.Sequential(*copy.deepcopy(networks)).requires_grad_(False)
+        self.students = networks  # in a tuple, so that they do not become submodules here
+        self.momentum, self.rising = momentum, rising
 
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> Tensor:
@@ -43,23 +57,20 @@ class Teacher(nn.Module):
         return self.networks(inputs)
 
     @torch.no_grad()
-    def restart(self, *networks: nn.Module) -> None:
-        """Become equal to the networks again, buffers included."""
-        self.networks.load_state_dict(nn.Sequential(*networks).state_dict())
+    def restart(self) -> None:
+        """Become equal to the students again, buffers included."""
+        self.networks.load_state_dict(nn.Sequential(*self.students).state_dict())
 
     @torch.no_grad()
-    def update(self, momentum: float, *networks: nn.Module) -> None:
-        """Move every parameter towards the networks': momentum * own + (1 - momentum) * theirs.
-
-        Args:
-            momentum: Share that is kept, in 0..1.
-            *networks: The networks given at the start, as they are now.
+    def follow(self, progress: float) -> None:
+        """Move every parameter towards the students': momentum * own + (1 - momentum) * theirs.
 
         Raises:
-            ValueError: The teacher is in half precision, where 1 - momentum is lost to rounding.
+            UserError: The teacher is in half precision, where 1 - momentum is lost to rounding.
         """
+        momentum = cosine_momentum(self.momentum, progress) if self.rising else self.momentum
         own = list(self.networks.parameters())
-        theirs = [parameter.detach() for network in networks for parameter in network.parameters()]
+        theirs = [parameter.detach() for student in self.students for parameter in student.parameters()]
         for kind in {parameter.dtype for parameter in own} & {torch.float16, torch.bfloat16}:
             raise UserError(f"a teacher must be float32, got {kind}. Use mixed precision instead")
         for mine, other in zip(own, theirs, strict=True):

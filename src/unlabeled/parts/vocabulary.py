@@ -1,8 +1,8 @@
 """From texts to words, and from words to a vocabulary.
 
-Chinese, Japanese, Thai, Lao, Khmer and Burmese are written without spaces: a segmenter cuts them into words, each
-character being one (`characters`), or a library that is installed: `jieba` or `pythainlp`. No other function is
-imported, as the name is also read from files.
+Chinese, Japanese, Thai, Lao, Khmer and Burmese are written without spaces: a segmenter splits them into words, either
+each character (`characters`) or by an installed library, `jieba` or `pythainlp`. No other function is imported, as
+the name is also read from files.
 """
 
 import importlib
@@ -15,10 +15,10 @@ from functools import cache
 from unlabeled import check
 from unlabeled.check import UserError
 
-__all__ = ["SEGMENTERS", "SOUTH_EAST_ASIAN", "counted", "split", "splitter", "unspaced"]
+__all__ = ["SEGMENTERS", "SOUTH_EAST_ASIAN", "count_words", "split", "splitter", "unspaced"]
 
 SEGMENTERS = {"jieba": "jieba:lcut", "pythainlp": "pythainlp:word_tokenize"}
-"""Names of functions of libraries that cut texts into words."""
+"""Functions of libraries that split texts into words."""
 SOUTH_EAST_ASIAN = (
     "[\u0e01-\u0e30\u0e32\u0e33\u0e40-\u0e46][\u0e31\u0e34-\u0e3a\u0e47-\u0e4e]*"
     "|[\u0e81-\u0eb0\u0eb2\u0eb3\u0ebd-\u0ec6][\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece]*"
@@ -32,28 +32,28 @@ _UNSPACED = re.compile(
     + SOUTH_EAST_ASIAN
 )
 _MARKS = range(0x300, 0x20000)
-"""Where the marks are that belong to the letter before them."""
+"""Code points of the marks that belong to the letter before them."""
 
 
 def split(text: str) -> list[str]:
     """Words of a text in lower case.
 
     A word is a run of letters and digits of any script, with their marks, such as accents and the vowel signs of
-    Hindi; an apostrophe inside it belongs to it (and is written ' ), and so does an underscore, with which phrases
-    such as new_york are marked. However an accent was written, as a mark or with its letter, the word is the same.
+    Hindi; an apostrophe inside it belongs to it (and is written ' ), and so does an underscore, which joins phrases
+    such as new_york. An accent may be written as a mark or with its letter: the word is the same.
     """
     return _word().findall(unicodedata.normalize("NFC", text.lower().replace("’", "'")))
 
 
 def splitter(segmenter: str | None) -> Callable[[str], list[str]]:
-    """What cuts a text into words in lower case.
+    """Function that splits a text into words in lower case.
 
     Args:
-        segmenter: None for `split`; characters, where each character of a script without spaces is a word; a
-            name of `SEGMENTERS`.
+        segmenter: None for `split`; characters, which makes each character of a script without spaces a word; a name of
+            `SEGMENTERS`.
 
     Raises:
-        ValueError: It is none of these, or its library is not installed.
+        UserError: It is none of these, or its library is not installed.
     """
     if segmenter is None:
         return split
@@ -69,12 +69,12 @@ def splitter(segmenter: str | None) -> Callable[[str], list[str]]:
 
 
 def unspaced(texts: Iterable[str]) -> float:
-    """Share of the letters of texts, 0..1, that are of scripts without spaces between words."""
-    letters = found = 0
+    """Fraction of the letters of texts, 0..1, that belong to scripts without spaces between words."""
+    letters = unspaced_letters = 0
     for text in texts:
         letters += sum(map(str.isalnum, text))
-        found += len(_UNSPACED.findall(text))
-    return min(1.0, found / letters) if letters else 0.0
+        unspaced_letters += len(_UNSPACED.findall(text))
+    return min(1.0, unspaced_letters / letters) if letters else 0.0
 
 
 @cache
@@ -84,27 +84,27 @@ def _word() -> re.Pattern[str]:
     return re.compile(rf"{run}(?:['_]{run})*")
 
 
-def counted(texts: Iterable[str], min_count: int, segmenter: str | None = None) -> dict[str, int]:
-    """How often each word stands in texts, frequent words first.
+def count_words(texts: Iterable[str], min_count: int, segmenter: str | None = None) -> dict[str, int]:
+    """How often each word occurs in texts, frequent words first.
 
     Args:
-        texts: What the words are counted in.
-        min_count: Words that occur less often are left out.
+        texts: Texts whose words are counted.
+        min_count: Words that occur less often are dropped.
         segmenter: As in `splitter`.
 
     Returns:
-        Counts by word, falling; words of equal counts in alphabetical order.
+        Counts by word, descending; words of equal counts in alphabetical order.
 
     Raises:
-        ValueError: Fewer than two words are left.
+        UserError: Fewer than two words remain.
     """
     check.at_least(1, min_count=min_count)
     cut = splitter(segmenter)
     counts = Counter(word for text in texts for word in cut(text))
-    kept = {word: count for word, count in counts.items() if count >= min_count}
-    if len(kept) < 2:
+    frequent = {word: count for word, count in counts.items() if count >= min_count}
+    if len(frequent) < 2:
         raise UserError(
-            f"texts must have at least 2 words that occur {min_count} times or more, got {len(kept)} "
+            f"texts must have at least 2 words that occur {min_count} times or more, got {len(frequent)} "
             f"of {len(counts)} different words. An encoder such as words-100-min1 keeps rarer words"
         )
-    return dict(sorted(kept.items(), key=lambda item: (-item[1], item[0])))
+    return dict(sorted(frequent.items(), key=lambda item: (-item[1], item[0])))

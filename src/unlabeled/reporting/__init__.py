@@ -6,8 +6,8 @@ from typing import Any
 
 from unlabeled.check import UserError
 from unlabeled.data import open_data
-from unlabeled.reporting import curves, evaluations, header, neighbours, page, panels, pretext, tracks
-from unlabeled.reporting.entry import Entry, label, look
+from unlabeled.reporting import evaluations, page, sections, tracks
+from unlabeled.reporting.entry import Entry, facts, label, look, title
 from unlabeled.run import opened
 
 __all__ = ["report"]
@@ -48,26 +48,23 @@ def report(
     entries = [Entry(*part, style=f"s{number % 6}") for number, part in enumerate(parts)]
     label(entries)
     look(entries, device)
-    shared_facts, facts_by_run = header.facts(entries)
-    maps, map_methods = panels.maps(entries)
+    shared_facts, facts_by_run = facts(entries)
     return page.write(
         entries[0].path / "report.html" if out is None else Path(out),
         "report.html",
-        title=header.title(entries),
+        title=title(entries),
+        entries=entries,
         shared_facts=shared_facts,
         facts_by_run=facts_by_run,
-        entries=entries,
-        several=len(entries) > 1,
         caveats=evaluations.caveats(entries),
-        place=evaluations.place,
-        charts=curves.figures(entries),
-        course=curves.course(entries),
-        pretext=pretext.galleries(entries, device),
-        tracks=tracks.galleries(entries, device),
-        neighbours=neighbours.groups(entries),
-        filters=panels.filters(entries),
-        maps=maps,
-        map_methods=map_methods,
+        metrics=dict.fromkeys(
+            name for entry in entries for line in entry.history for name in line.get("metrics", {})
+        ),
+        pretext=sections.pretext(entries, device),
+        tracks=tracks.tracks(entries, device),
+        neighbours=sections.neighbours(entries),
+        filters=sections.first_layers(entries),
+        maps=sections.maps(entries),
         rounds=evaluations.rounds(entries),
     )
 

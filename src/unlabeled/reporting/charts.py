@@ -1,13 +1,13 @@
 """Small charts as inline SVG; their colours come from the page, so they follow light and dark."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from markupsafe import Markup, escape
 
-__all__ = ["Dot", "Line", "dots", "finite", "lines", "mark", "number", "scatter", "ticks"]
+__all__ = ["Line", "Row", "dots", "finite", "lines", "mark", "number", "scatter", "ticks"]
 
 Scale = Callable[[float], float]
 
@@ -34,15 +34,22 @@ class Line:
 
 
 @dataclass
-class Dot:
-    """One value with its interval; `low` and `high` are None where there is no interval."""
+class Row:
+    """Values of one kind, one for each column of a table or chart.
+
+    Args:
+        name: What they are of.
+        cells: Mappings with `value` and, where there is an interval, its ends `low` and `high`; None for no value.
+        style: CSS class of the mark's colour.
+        shape: Shape of the mark; none if empty.
+        ours: Whether to set the row off from the others.
+    """
 
     name: str
-    style: str
-    shape: str
-    value: float
-    low: float | None
-    high: float | None
+    cells: Sequence[Mapping[str, Any] | None]
+    style: str = ""
+    shape: str = ""
+    ours: bool = False
 
 
 def finite(value: object) -> TypeGuard[float]:
@@ -112,27 +119,22 @@ def lines(title: str, series: Sequence[Line], *, hint: str = "", zero: bool = Fa
     )
 
 
-def dots(columns: Sequence[tuple[str, Sequence[Dot]]], axis: str) -> Markup:
-    """Plot values with their intervals, side by side in each column.
+def dots(columns: Sequence[str], rows: Sequence[Row], axis: str) -> Markup:
+    """Plot values in 0..1 with their intervals, those of a column side by side.
 
     Args:
-        columns: Label and dots of each column, values in 0..1.
+        columns: Names of the columns.
+        rows: The values.
         axis: What the columns are.
 
     Returns:
-        HTML of an SVG, percent on the vertical axis; empty where there are no dots.
+        HTML of an SVG, percent on the vertical axis; empty where there is no value to plot.
     """
-    ends = [
-        end
-        for _, column in columns
-        for dot in column
-        for end in (dot.value, dot.low, dot.high)
-        if finite(end)
-    ]
+    dots = [[(row, cell) for row in rows if _has_value(cell := row.cells[i])] for i in range(len(columns))]
+    ends = [end for column in dots for _, cell in column for end in _ends(cell)]
     if not ends:
         return Markup()
-    longest = max(len(label) for label, _ in columns)
-    width, height = min(560, max(260, 90 + max(95, 7 * longest) * len(columns))), 260
+    width, height = min(560, max(260, 90 + max(95, 7 * max(map(len, columns))) * len(columns))), 260
     left, right = 46, width - 8
     margin = 0.05 * (max(ends) - min(ends)) or 0.05
     low, high = max(0.0, min(ends) - margin), min(1.0, max(ends) + margin)
@@ -140,12 +142,12 @@ def dots(columns: Sequence[tuple[str, Sequence[Dot]]], axis: str) -> Markup:
     grid = [(up(value / 100), f"{value:.3g} %") for value in ticks(low * 100, high * 100, 5)]
     parts = _rules(grid, left, right)
     span = (right - left) / len(columns)
-    for index, (label, column) in enumerate(columns):
+    for index, (label, column) in enumerate(zip(columns, dots, strict=True)):
         middle = left + span * (index + 0.5)
         parts.append(_text(middle, height - 24, label))
         step = min(18.0, 0.8 * span / max(len(column), 1))
-        for order, dot in enumerate(column):
-            parts.append(_dot(dot, middle + step * (order - (len(column) - 1) / 2), up))
+        for order, (row, cell) in enumerate(column):
+            parts.append(_dot(row, cell, middle + step * (order - (len(column) - 1) / 2), up))
     parts.append(_text((left + right) / 2, height - 5, axis, "axis"))
     return _svg(width, height, f"accuracy by {axis}", parts, "dots wide" if width > 400 else "dots")
 
@@ -227,14 +229,26 @@ def _stretch(
     return _sign("ring" if line.dotted else "circle", x, y)
 
 
-def _dot(dot: Dot, x: float, up: Scale) -> str:
+def _has_value(cell: Mapping[str, Any] | None) -> bool:
+    return cell is not None and finite(cell.get("value"))
+
+
+def _ends(cell: Mapping[str, Any]) -> list[float]:
+    """The value of a cell and, if it has an interval, its ends."""
+    interval = [cell.get("low"), cell.get("high")]
+    return [cell["value"], *(interval if all(map(finite, interval)) else [])]
+
+
+def _dot(row: Row, cell: Mapping[str, Any], x: float, up: Scale) -> str:
     """A value with its interval as a whisker and both in the tooltip."""
-    tooltip, whisker = f"{dot.name}: {100 * dot.value:.1f} %", ""
-    if finite(dot.low) and finite(dot.high):
-        whisker = f'<path class="line" d="M{x:.1f} {up(dot.low):.1f}V{up(dot.high):.1f}"/>'
-        tooltip += f" ({100 * dot.low:.1f} to {100 * dot.high:.1f})"
-    sign = whisker + _sign(dot.shape, x, up(dot.value))
-    return f'<g class="{dot.style}"><title>{escape(tooltip)}</title>{sign}</g>'
+    value, *interval = _ends(cell)
+    tooltip, whisker = f"{row.name}: {100 * value:.1f} %", ""
+    if interval:
+        low, high = interval
+        whisker = f'<path class="line" d="M{x:.1f} {up(low):.1f}V{up(high):.1f}"/>'
+        tooltip += f" ({100 * low:.1f} to {100 * high:.1f})"
+    sign = whisker + _sign(row.shape, x, up(value))
+    return f'<g class="{row.style}"><title>{escape(tooltip)}</title>{sign}</g>'
 
 
 def _sign(shape: str, x: float, y: float) -> str:

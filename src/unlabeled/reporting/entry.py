@@ -2,14 +2,12 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from unlabeled.evaluation.verdict import counted, verdict
 from unlabeled.reporting.charts import finite
@@ -17,59 +15,46 @@ from unlabeled.reporting.samples import SAMPLES, Samples, embed, pixels, raw
 from unlabeled.run import fingerprint
 from unlabeled.training.settings import MACHINE_SETTINGS
 
-__all__ = ["Entry", "Evaluation", "label", "look"]
+__all__ = ["Entry", "Evaluation", "facts", "label", "look", "title"]
 
 
-@dataclass
 class Evaluation:
     """What one evaluation measured.
 
-    Attributes:
+    Args:
         measured: Score `records` and what they were measured on, as `Run.measured`.
         state: Fingerprint of the run's encoder as it is now.
     """
 
-    measured: dict[str, Any]
-    state: str
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        return self.measured["records"]
-
-    @property
-    def current(self) -> bool:
-        """Whether it was made on the encoder as it is now, as far as is known."""
-        return self.measured.get("encoder") in (None, self.state)
-
-    @property
-    def data(self) -> str:
+    def __init__(self, measured: dict[str, Any], state: str) -> None:
+        self.measured, self.records = measured, measured["records"]
+        self.data = str(measured.get("data", ""))
         """What it was measured on; empty if unknown."""
-        return str(self.measured.get("data", ""))
+        self.current = measured.get("encoder") in (None, state)
+        """Whether it was made on the encoder as it is now, as far as is known."""
+        self.caveats = [f"Mind that {measured['note']}."] if "note" in measured else []
+        """Sentences that no reader of the scores may miss."""
+        if not self.current:
+            self.caveats.append(
+                "The encoder has changed since it was evaluated, so these scores are not its own."
+            )
 
-    @cached_property
+    @property
     def claims(self) -> list[str]:
         """The verdict, line by line."""
         return verdict(self.records).splitlines()
 
     @property
-    def caveats(self) -> list[str]:
-        """Sentences that no reader of the scores may miss."""
-        notes = [f"Mind that {self.measured['note']}."] if "note" in self.measured else []
-        if not self.current:
-            notes.append("The encoder has changed since it was evaluated, so these scores are not its own.")
-        return notes
-
-    @property
     def setting(self) -> str:
         """What the scores were measured on and when, in a sentence; empty where that is not known."""
-        about, time = self.measured, moment(self.measured.get("time"))
-        if "data" not in about:
+        about, time = self.measured, _moment(self.measured.get("time"))
+        if not self.data:
             return ""
         samples = ""
         if "test_samples" in about:
             samples = f": {about['training_samples']:,} training and {about['test_samples']:,} test samples"
         seed = f", seed {about['seed']}" if "seed" in about else ""
-        return f"Measured on {about['data']}{samples}{seed}{f', {time}' if time else ''}."
+        return f"Measured on {self.data}{samples}{seed}{f', {time}' if time else ''}."
 
 
 class Entry:
@@ -83,15 +68,17 @@ class Entry:
     """
 
     def __init__(self, run: Any, evaluations: Sequence[dict[str, Any]], data: Any, style: str = "s0") -> None:
-        self.style = style
-        self.run, self.data = run, data if data is not None and len(data) else None
+        self.run, self.data, self.style = run, data if data is not None and len(data) else None, style
         state = fingerprint(run.encoder.state_dict()) if evaluations else ""
         usable = [Evaluation(measured, state) for measured in evaluations if measured["records"]]
         self.evaluations = sorted(usable, key=lambda evaluation: not evaluation.current)
         """Those of the encoder as it is now, then those of earlier states; within both the newest first."""
+        self.judged = [one for one in self.evaluations if one.current] or self.evaluations[:1]
+        """What the verdict rests on: all of the encoder as it is now, or else the newest of an earlier state."""
         self.path = Path(run.path)
         self.config: dict[str, Any] = run.config
         self.history: list[dict[str, Any]] = run.history
+        self.last: dict[str, Any] = self.history[-1] if self.history else {}
         self.skipped: list[tuple[str, str]] = list(run.skipped)
         self.label = self.name = str(self.config.get("method", self.path.name))
         self.settings: dict[str, Any] = self.config.get("settings", {})
@@ -108,16 +95,6 @@ class Entry:
             return None
 
     @property
-    def labels(self) -> Tensor | None:
-        """Class of each sample of the page, -1 where unknown; None where no sample has one."""
-        return None if self.samples is None else self.samples.labels
-
-    @property
-    def judged(self) -> list[Evaluation]:
-        """What the verdict rests on: all of the encoder as it is now, or else the newest of an earlier state."""
-        return [evaluation for evaluation in self.evaluations if evaluation.current] or self.evaluations[:1]
-
-    @property
     def choices(self) -> dict[str, Any]:
         """Settings and options by name."""
         choices = self.settings | self.config.get("options", {})
@@ -127,8 +104,8 @@ class Entry:
     def facts(self) -> dict[str, str]:
         """Facts worth a glance, by name; what is not known is omitted."""
         samples, size = self.about.get("samples"), self.settings.get("image_size")
-        weights, last = self.config.get("parameters"), self.history[-1] if self.history else {}
         data, encoder = str(self.about.get("name", "")), str(self.settings.get("encoder", ""))
+        weights, last = self.config.get("parameters"), self.last
         facts = {
             "Method": self.name,
             "Data": f"{data}, {counted(samples, 'samples')}" if samples else data,
@@ -138,14 +115,9 @@ class Entry:
             if last
             else "",
             "Training time": self._duration(),
-            "Started": moment(self.config.get("started")),
+            "Started": _moment(self.config.get("started")),
         }
         return {name: value for name, value in facts.items() if value}
-
-    @property
-    def training_verdict(self) -> str:
-        """What the last epoch said of the training; empty where it said nothing."""
-        return str(self.history[-1].get("verdict") or "") if self.history else "No epoch was finished."
 
     @property
     def epochs(self) -> list[float]:
@@ -168,18 +140,15 @@ class Entry:
         return epochs, losses
 
     @property
+    def held_out(self) -> list[float]:
+        """The losses on held-out data."""
+        return [loss for loss in self.holdout[1] if finite(loss)]
+
+    @property
     def command(self) -> str:
         """The command that trains the same encoder again."""
         source, config = str(self.about.get("source", "")), str(self.path / "run.toml")
         return shlex.join(["unlabeled", "pretrain", self.name, source or "DATA", "--config", config])
-
-    @property
-    def notes(self) -> list[str]:
-        """Versions of the libraries, and settings that were chosen for the user."""
-        versions = " · ".join(f"{name} {value}" for name, value in self.config.get("versions", {}).items())
-        chosen = [f"{name} {self.settings.get(name, '')}".strip() for name in self.config.get("chosen", [])]
-        automatic = "Not set by the user, so chosen from the size of the data"
-        return [*filter(None, [versions]), *([f"{automatic}: {', '.join(chosen)}."] if chosen else [])]
 
     @property
     def run_toml(self) -> str:
@@ -196,12 +165,10 @@ class Entry:
             if finite(speed) and speed:
                 seconds += (line["step"] - before) * images / speed
             before = line["step"]
-        if not seconds:
-            return ""
         for limit, size, unit in ((120, 1, "s"), (7200, 60, "min")):
-            if seconds < limit:
+            if 0 < seconds < limit:
                 return f"{seconds / size:.0f} {unit}"
-        return f"{seconds / 3600:.1f} h"
+        return f"{seconds / 3600:.1f} h" if seconds else ""
 
 
 def label(entries: Sequence[Entry]) -> None:
@@ -223,23 +190,17 @@ def label(entries: Sequence[Entry]) -> None:
 
 
 def look(entries: Sequence[Entry], device: str) -> None:
-    """Sample each data set and embed the sample with each run.
-
-    Args:
-        entries: The runs; those with data get `samples`, `images`, `features` and `raw`.
-        device: Where to compute.
-    """
-    samples: dict[tuple[int, int], Samples] = {}
+    """Sample each data set and embed the sample with each run: `samples`, `images`, `features` and `raw`."""
+    cache: dict[tuple[int, int], Samples] = {}
     for entry in entries:
         if entry.data is None:
             continue
         encoder = entry.run.encoder
         view = encoder.evaluation_view(entry.data)
         key = (id(entry.data), len(view))
-        if key not in samples:
-            samples[key] = Samples(view, entry.data)
-        entry.samples = samples[key]
-        batch = entry.samples.batch
+        if key not in cache:
+            cache[key] = Samples(view, entry.data)
+        entry.samples, batch = cache[key], cache[key].batch
         if view is not entry.data:  # what one encoder reads of it means nothing to another
             batch = {name: value.cpu() for name, value in view.sample(SAMPLES, seed=0).items()}
         entry.images = pixels(encoder.cpu(), batch)
@@ -247,7 +208,29 @@ def look(entries: Sequence[Entry], device: str) -> None:
         entry.features = embed(entry.method, encoder, batch, device)
 
 
-def moment(time: Any) -> str:
+def title(entries: Sequence[Entry]) -> str:
+    """Methods and data, such as "4 runs of denoising on shapes"."""
+    methods = list(dict.fromkeys(entry.name for entry in entries))
+    names = " and ".join(methods) if len(methods) < 4 else f"{len(methods)} methods"
+    several = f"{len(entries)} runs of " if len(entries) > len(methods) else ""
+    sources = " and ".join(dict.fromkeys(str(entry.about.get("name", "data")) for entry in entries))
+    return f"{several}{names} on {sources}"
+
+
+def facts(entries: Sequence[Entry]) -> tuple[dict[str, str], list[Sequence[str]]]:
+    """Facts that all runs share, and a table, its head first, of those in which they differ."""
+    by_run = [entry.facts for entry in entries]
+    shared, columns = {}, [["run", *(entry.label for entry in entries)]]
+    for name in dict.fromkeys(name for run in by_run for name in run):
+        values = [run.get(name, "–") for run in by_run]
+        if len(set(values)) == 1:
+            shared[name] = values[0]
+        elif values != columns[0][1:]:
+            columns.append([name, *values])
+    return shared, list(zip(*columns, strict=True))
+
+
+def _moment(time: Any) -> str:
     """A time in ISO format as people write it; empty where it is none."""
     try:
         date = datetime.fromisoformat(str(time))

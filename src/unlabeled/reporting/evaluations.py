@@ -1,18 +1,15 @@
 """All evaluations of all runs, sorted into rounds that stand side by side."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from unlabeled.reporting.entry import Entry, Evaluation
-from unlabeled.reporting.tables import Table, arrange, measures
+from unlabeled.reporting.tables import Table, arrange, tasks
 
-__all__ = ["Round", "caveats", "place", "rounds"]
-
-Judged = Sequence[tuple[Entry, Evaluation]]
+__all__ = ["Round", "caveats", "rounds"]
 
 
-@dataclass
-class Round:
+class Round(NamedTuple):
     """Evaluations on the same data, at most one of each run."""
 
     heading: str
@@ -34,8 +31,9 @@ def rounds(entries: Sequence[Entry]) -> list[Round]:
     for (stale, data, _), judged in sorted(groups.items(), key=lambda item: item[0][0]):
         heading = (data or "data") + (" · earlier state of the encoder" if stale else "")
         records = [(entry.label, evaluation.records) for entry, evaluation in judged]
-        tables = [*arrange(records), *measures(records)]
-        result.append(Round(heading, _notes(judged, len(entries), stated), tables))
+        result.append(
+            Round(heading, _notes(judged, len(entries), stated), [*arrange(records), *tasks(records)])
+        )
         stated |= {caveat for _, evaluation in judged for caveat in evaluation.caveats}
     return result
 
@@ -43,24 +41,18 @@ def rounds(entries: Sequence[Entry]) -> list[Round]:
 def caveats(entries: Sequence[Entry]) -> dict[str, str]:
     """Caveats of the evaluations that the verdict rests on, each once, and to which it applies; empty where to all."""
     judged = [(entry, evaluation) for entry in entries for evaluation in entry.judged]
-    places: dict[str, list[str]] = {}
-    for entry, evaluation in judged:
-        for caveat in evaluation.caveats:
-            places.setdefault(caveat, []).append(place(entry, evaluation, entries))
-    return {
-        caveat: "" if len(where) == len(judged) else ", ".join(dict.fromkeys(where))
-        for caveat, where in places.items()
-    }
+    result = {}
+    for caveat in dict.fromkeys(caveat for _, evaluation in judged for caveat in evaluation.caveats):
+        with_it = [(entry, evaluation) for entry, evaluation in judged if caveat in evaluation.caveats]
+        data = dict.fromkeys(evaluation.data for _, evaluation in with_it)
+        labels = dict.fromkeys(entry.label for entry, _ in with_it)
+        whole = len(with_it) == sum(evaluation.data in data for _, evaluation in judged)
+        where = f"On {' and '.join(data)}" if whole else ", ".join(labels)
+        result[caveat] = "" if len(with_it) == len(judged) else where
+    return result
 
 
-def place(entry: Entry, evaluation: Evaluation, entries: Sequence[Entry]) -> str:
-    """Run and data of an evaluation, as far as several are on the page."""
-    label = entry.label if len(entries) > 1 else ""
-    data = f"on {evaluation.data}" if len(entry.judged) > 1 and evaluation.data else ""
-    return f"{label} {data}".strip()
-
-
-def _notes(judged: Judged, runs: int, stated: set[str]) -> list[str]:
+def _notes(judged: Sequence[tuple[Entry, Evaluation]], runs: int, stated: set[str]) -> list[str]:
     """What was measured on what, with the caveats that the page has not stated yet."""
     labels: dict[str, list[str]] = {}
     for entry, evaluation in judged:

@@ -5,10 +5,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from unlabeled import __version__
 from unlabeled.evaluation.verdict import counted
 from unlabeled.files import atomic
-from unlabeled.reporting import charts
+from unlabeled.reporting import charts, pictures, sections
+from unlabeled.version import __version__
 
 __all__ = ["render", "write"]
 
@@ -21,19 +21,26 @@ TEMPLATES = Environment(
 )
 TEMPLATES.filters |= {"counted": counted, "number": charts.number}
 TEMPLATES.tests["finite"] = charts.finite
-TEMPLATES.globals["mark"] = charts.mark
+TEMPLATES.globals |= {
+    "dots": charts.dots,
+    "image": pictures.image,
+    "lines": charts.lines,
+    "loss_chart": sections.loss_chart,
+    "mark": charts.mark,
+    "series": sections.series,
+    "version": __version__,
+}
 
 
 def render(template: str, **content: Any) -> str:
     """Fill a template; whatever is not `Markup` is escaped."""
-    return TEMPLATES.get_template(template).render(version=__version__, **content)
+    return TEMPLATES.get_template(template).render(**content)
 
 
 def write(path: Path, template: str, **content: Any) -> Path:
-    """Write a filled template to a file, whole or not at all; names that are not Unicode are written with backslashes.
+    """Write a filled template to a file, whole or not at all, and return the file.
 
-    Returns:
-        The file.
+    Names that are not Unicode are written with backslashes.
     """
     text = render(template, **content)
     with atomic(path) as temporary:

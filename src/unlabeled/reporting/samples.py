@@ -26,8 +26,7 @@ class Samples:
 
     def __init__(self, data: Any, source: Any) -> None:
         self.unit: str = data.unit
-        batch: Batch = data.sample(SAMPLES, seed=0)
-        self.batch = {name: value.cpu() for name, value in batch.items()}
+        self.batch: Batch = {name: value.cpu() for name, value in data.sample(SAMPLES, seed=0).items()}
         texts = getattr(source, "texts", None) if len(source) == len(data) else None
         rows = self.batch["index"].tolist()
         self.captions = None if texts is None else [" ".join(texts[row][:400].split())[:110] for row in rows]
@@ -38,19 +37,19 @@ class Samples:
         count = 0 if self.labels is None else int(self.labels.max()) + 1
         self.classes = [str(name) for name in data.classes or range(count)]
 
+    def __len__(self) -> int:
+        return len(self.batch["index"])
+
 
 @torch.no_grad()
 def embed(method: Any, encoder: Any, batch: Batch, device: str) -> Tensor:
-    """Features of a batch in evaluation mode.
+    """Features of a batch in evaluation mode, float, shape (samples, dim), on the CPU.
 
     Args:
         method: Method whose `features` are read, or None to read the encoder's.
         encoder: Network with `inputs` and `features`.
         batch: The samples.
         device: Where to compute.
-
-    Returns:
-        Float, shape (samples, dim), on the CPU.
     """
     model = method if method is not None else encoder
     trains = model.training

@@ -1,15 +1,12 @@
 """Scores become tables in which a winner is named only where the intervals say so."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
-from markupsafe import Markup
+from typing import Any, NamedTuple
 
 from unlabeled.evaluation.verdict import CHOSEN, OURS, PROBES, comparisons, independent, lead, name
-from unlabeled.reporting.charts import Dot, dots, finite
+from unlabeled.reporting.charts import Row, finite
 
-__all__ = ["Row", "Table", "arrange", "beats", "measures", "winner"]
+__all__ = ["Table", "arrange", "beats", "tasks", "winner"]
 
 Record = dict[str, Any]
 Runs = Sequence[tuple[str, Sequence[Record]]]
@@ -17,7 +14,7 @@ Runs = Sequence[tuple[str, Sequence[Record]]]
 Key = tuple[str, str | None, int | str]
 """Probe, layer and labels per class."""
 
-STYLES = {  # style and shape, in the order of the rows
+MARKS = {  # style and shape, in the order of the rows
     "raw": ("control-raw", "square"),
     "random": ("control-random", "diamond"),
     "rescaled": ("control-rescaled", "triangle"),
@@ -26,25 +23,13 @@ STYLES = {  # style and shape, in the order of the rows
 }
 
 
-@dataclass
-class Row:
-    """One kind of features and its record, or None, for each column; `style` and `shape` are those of its mark."""
-
-    name: str
-    ours: bool
-    cells: list[Record | None]
-    style: str = ""
-    shape: str = ""
-
-
-@dataclass
-class Table:
+class Table(NamedTuple):
     """Rows are features; columns are numbers of labels, layers, probes, or the units of a task.
 
     Attributes:
+        axis: What the columns are; empty for tasks, whose values are no accuracies to be shown in percent.
         note: What the numbers and intervals are.
         winners: Row of each column that beats all others; None where there is none.
-        percent: Whether values are accuracies in 0..1, to be shown in percent and in a chart.
     """
 
     title: str
@@ -52,24 +37,7 @@ class Table:
     columns: list[str]
     rows: list[Row]
     note: str
-    winners: list[int | None] = field(default_factory=list)
-    percent: bool = True
-
-    @property
-    def chart(self) -> Markup:
-        """Accuracies with their intervals, column by column; empty for tasks."""
-        columns = [
-            (
-                column,
-                [
-                    Dot(row.name, row.style, row.shape, cell["value"], cell.get("low"), cell.get("high"))
-                    for row in self.rows
-                    if (cell := row.cells[index]) is not None and finite(cell.get("value"))
-                ],
-            )
-            for index, column in enumerate(self.columns)
-        ]
-        return dots(columns, self.axis) if self.percent else Markup()
+    winners: list[int | None]
 
 
 def arrange(runs: Runs) -> list[Table]:
@@ -79,13 +47,10 @@ def arrange(runs: Runs) -> list[Table]:
     listed once.
 
     Returns:
-        Tables in the order in which the probes were measured; tasks are left to `measures`.
+        Tables in the order in which the probes were measured; tasks are left to `tasks`.
     """
     if len(runs) > 1:  # a lead over one run says nothing of another
-        runs = [
-            (label, [{key: record[key] for key in record if "margin" not in key} for record in records])
-            for label, records in runs
-        ]
+        runs = [(label, list(map(_without_margin, records))) for label, records in runs]
     runs = [(label, [record for record in records if record["probe"] in PROBES]) for label, records in runs]
     keys = list(dict.fromkeys(_key(r) for _, records in runs for r in records if r["features"] != "raw"))
     layered = {probe for probe, layer, _ in keys if layer is not None}
@@ -93,10 +58,10 @@ def arrange(runs: Runs) -> list[Table]:
     for key in sorted(keys, key=lambda key: _by_count(key[2])):
         groups.setdefault((key[0], key[2] if key[0] in layered else None), []).append(key)
     order = list(dict.fromkeys(probe for probe, _, _ in keys))
-    columns = sorted(groups.values(), key=lambda group: order.index(group[0][0]))
-    single = [group[0] for group in columns if len(group) == 1]
-    groups_of_many = [group for group in columns if len(group) > 1]
-    return [_table(group, runs) for group in [single, *groups_of_many] if group]
+    in_order = sorted(groups.values(), key=lambda group: order.index(group[0][0]))
+    single = [group[0] for group in in_order if len(group) == 1]
+    wide = [group for group in in_order if len(group) > 1]
+    return [_table(group, runs) for group in [single, *wide] if group]
 
 
 def _by_count(count: int | str) -> tuple[int, float]:
@@ -110,8 +75,8 @@ def _key(record: Record) -> Key:
 
 
 def _table(keys: Sequence[Key], runs: Runs) -> Table:
-    rows = [row for features in STYLES for row in _rows(features, keys, runs)]
-    columns, axis, title = _headings(keys)
+    title, axis, columns = _headings(keys)
+    rows = [row for features in MARKS for row in _rows(features, keys, runs)]
     winners = [winner(cells) for cells in zip(*(row.cells for row in rows), strict=True)]
     if CHOSEN in columns:  # of many layers the best one would win by luck
         winners = [best if column == CHOSEN else None for column, best in zip(columns, winners, strict=True)]
@@ -119,19 +84,35 @@ def _table(keys: Sequence[Key], runs: Runs) -> Table:
     return Table(title, axis, columns, rows, note, winners)
 
 
+def _headings(keys: Sequence[Key]) -> tuple[str, str, list[str]]:
+    """Title of a table, what its columns are, and their names."""
+    probes, layers, counts = (len(set(part)) > 1 for part in zip(*keys, strict=True))
+    columns = []
+    for probe, layer, count in keys:
+        words = [PROBES[probe]] if probes else []
+        words += [layer or "encoder"] if layers else []
+        words += [str(count)] if counts or not words else []
+        columns.append(" · ".join(words))
+    title = " and ".join(dict.fromkeys(PROBES[probe] for probe, _, _ in keys))
+    if not counts and (probes or layers):
+        title += " · all labels" if keys[0][2] == "all" else f" · {keys[0][2]} per class"
+    axis = "probe" if probes else "layer" if layers else "labels per class"
+    return title[:1].upper() + title[1:], axis, columns
+
+
 def _rows(features: str, keys: Sequence[Key], runs: Runs) -> list[Row]:
     """The rows of one kind of features: one for each run, or one where all runs have the same."""
-    style, shape = STYLES[features]
-    cells = [(number, _cells(keys, records, features)) for number, (_, records) in enumerate(runs)]
-    cells = [(number, row) for number, row in cells if any(row)]
+    style, shape = MARKS[features]
+    cells = [(number, label, _cells(keys, records, features)) for number, (label, records) in enumerate(runs)]
+    cells = [row for row in cells if any(row[2])]
     if features == OURS:
+        several = len(runs) > 1
         return [
-            Row(runs[number][0] if len(runs) > 1 else name(OURS), True, row, f"s{number % 6}", shape)
-            for number, row in cells
+            Row(label if several else name(OURS), row, f"s{n % 6}", shape, True) for n, label, row in cells
         ]
-    if len(cells) == len(runs) and all(row == cells[0][1] for _, row in cells):
-        return [Row(name(features), False, cells[0][1], style, shape)]
-    return [Row(f"{name(features)} · {runs[number][0]}", False, row, style, shape) for number, row in cells]
+    if len(cells) == len(runs) and all(row == cells[0][2] for _, _, row in cells):
+        return [Row(name(features), cells[0][2], style, shape)]
+    return [Row(f"{name(features)} · {label}", row, style, shape) for _, label, row in cells]
 
 
 def _cells(keys: Sequence[Key], records: Sequence[Record], features: str) -> list[Record | None]:
@@ -141,24 +122,8 @@ def _cells(keys: Sequence[Key], records: Sequence[Record], features: str) -> lis
     return [cells.get(key) or (once.get((key[0], key[2])) if features == "raw" else None) for key in keys]
 
 
-def _headings(keys: Sequence[Key]) -> tuple[list[str], str, str]:
-    """Names of the columns, what they are, and the title of a table."""
-    probes, layers, counts = (len(set(part)) > 1 for part in zip(*keys, strict=True))
-    columns = [
-        " · ".join(
-            [
-                *([PROBES[probe]] if probes else []),
-                *([layer or "encoder"] if layers else []),
-                *([str(count)] if counts or not (probes or layers) else []),
-            ]
-        )
-        for probe, layer, count in keys
-    ]
-    title = " and ".join(PROBES[probe] for probe in dict.fromkeys(probe for probe, _, _ in keys))
-    if not counts and (probes or layers):
-        title += " · all labels" if keys[0][2] == "all" else f" · {keys[0][2]} per class"
-    axis = "probe" if probes else "layer" if layers else "labels per class"
-    return columns, axis, title[:1].upper() + title[1:]
+def _without_margin(record: Record) -> Record:
+    return {key: value for key, value in record.items() if not key.startswith("margin")}
 
 
 def beats(first: Record, second: Record) -> bool:
@@ -166,7 +131,7 @@ def beats(first: Record, second: Record) -> bool:
     if second["features"] == OURS:
         return lead(second, first) == "behind"
     if first["features"] != OURS:  # a margin compares ours with a control, not one control with another
-        second = {key: value for key, value in second.items() if not key.startswith("margin")}
+        second = _without_margin(second)
     return lead(first, second) == "ahead"
 
 
@@ -180,7 +145,7 @@ def winner(cells: Sequence[Record | None]) -> int | None:
     return None
 
 
-def measures(runs: Runs) -> list[Table]:
+def tasks(runs: Runs) -> list[Table]:
     """Tables of tasks, which have units and controls of their own: one for each task of each run.
 
     Ours wins a column where it beats every control beyond doubt; controls are not compared with one another.
@@ -197,16 +162,17 @@ def _task(records: Sequence[Record], title: str) -> Table:
     """The table of one task: columns are units, of each layer where there are layers."""
     columns = list(dict.fromkeys((record.get("layer"), record["unit"]) for record in records))
     won = {comparison.column[1::2] for comparison in comparisons(records) if comparison.outcome == "won"}
-    kinds = sorted(dict.fromkeys(record["features"] for record in records), key=lambda kind: kind == OURS)
     rows = []
-    for kind in kinds:
-        cells = {(r.get("layer"), r["unit"]): r for r in records if r["features"] == kind}
-        rows.append(Row(name(kind), kind == OURS, [cells.get(column) for column in columns]))
+    for features in sorted(
+        dict.fromkeys(record["features"] for record in records), key=lambda kind: kind == OURS
+    ):
+        cells = {(r.get("layer"), r["unit"]): r for r in records if r["features"] == features}
+        rows.append(Row(name(features), [cells.get(column) for column in columns], ours=features == OURS))
     lower = dict.fromkeys(record["unit"] for record in records if record["better"] == "lower")
     notes = [_intervals(records), *([f"lower is better: {', '.join(lower)}"] if lower else [])]
     headings = [" · ".join(filter(None, column)) for column in columns]
     winners = [len(rows) - 1 if rows[-1].ours and column in won else None for column in columns]
-    return Table(title, "", headings, rows, " · ".join(notes), winners, percent=False)
+    return Table(title, "", headings, rows, " · ".join(notes), winners)
 
 
 def _note(records: Sequence[Record]) -> str:

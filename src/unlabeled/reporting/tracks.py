@@ -1,7 +1,8 @@
-"""The section of videos with masks: the first mask of each, carried to later frames by the encoder's features."""
+"""Videos with masks: the first mask of each, propagated to later frames by the encoder's features."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,55 +13,55 @@ from unlabeled.evaluation.tracking import carry
 from unlabeled.parts.augment import to_float
 from unlabeled.reporting import pictures
 from unlabeled.reporting.entry import Entry
-from unlabeled.reporting.strips import COLUMNS, Gallery, Strip
 
-__all__ = ["galleries", "painted"]
+__all__ = ["Track", "painted", "tracks"]
 
-FILMS, HIGHEST = 3, 120
+FILMS, COLUMNS, HIGHEST = 3, 8, 120
 OPACITY = 0.6
 COLOURS = ((230, 40, 40), (40, 110, 240), (30, 170, 80), (240, 170, 20), (160, 60, 200), (20, 180, 190))
 
 
-def galleries(entries: Sequence[Entry], device: str) -> list[Gallery]:
-    """Masks of the first frames and where each run's features find them again; nothing where no masks are known."""
-    result = []
-    for entry in entries:
-        encoder = entry.run.encoder
-        if hasattr(getattr(encoder, "frame", encoder), "maps"):
-            strips = [strip for film in _films(entry, device) for strip in _strips(entry, film)]
-            result += [Gallery(entry.label, strips)] if strips else []
-    return result
+class Track(NamedTuple):
+    """Frames of one film, evenly from the whole of it, with masks as they were propagated and as they truly are."""
+
+    film: str
+    frames: list[int]
+    propagated: Tensor
+    true: Tensor
 
 
-def _films(entry: Entry, device: str) -> list[Film]:
+def tracks(entries: Sequence[Entry], device: str) -> list[tuple[str, list[Track]]]:
+    """Tracks in the first films by each run, with its label; none where masks are not known."""
+    usable = [e for e in entries if hasattr(getattr(e.run.encoder, "frame", e.run.encoder), "maps")]
+    by_run = [(entry.label, [_track(entry, film) for film in _films(entry, device)]) for entry in usable]
+    return [(label, found) for label, found in by_run if found]
+
+
+def _films(entry: Entry, device: str) -> Iterator[Film]:
     """The first films of the data, none where their masks are not known."""
     if getattr(entry.data, "kind", None) != "video":
-        return []
+        return
     try:
         first = list(islice(films(entry.data), FILMS))
     except ValueError:
-        return []
-    return [Film(film.name, film.frames.to(device), film.masks.to(device)) for film in first]
+        return
+    for film in first:
+        yield Film(film.name, film.frames.to(device), film.masks.to(device))
 
 
-def _strips(entry: Entry, film: Film) -> list[Strip]:
-    """Two rows of frames, evenly from the whole film: masks as they were carried and as they truly are."""
+def _track(entry: Entry, film: Film) -> Track:
     network = entry.run.encoder
     home = next(network.parameters()).device
-    propagated = carry(network.to(film.frames.device), film, layer=getattr(entry.method, "layer", None))
+    masks = carry(network.to(film.frames.device), film, layer=getattr(entry.method, "layer", None))
     network.to(home)
     rows = torch.linspace(0, len(film.frames) - 1, min(COLUMNS, len(film.frames))).round().long()
-    strips = []
-    for name, masks in (("propagated", propagated), ("true", film.masks)):
+
+    def images(masks: Tensor) -> Tensor:
         objects = masks[rows].where(masks[rows] != VOID, 0)
-        images = painted(film.frames[rows], objects).cpu()
-        small = pictures.thumbnails(images, 2 * FILMS * COLUMNS, largest=HIGHEST)
-        tiles = [
-            pictures.image(picture, f"{film.name}, frame {number}, mask {name}")
-            for picture, number in zip(small, rows.tolist(), strict=True)
-        ]
-        strips.append(Strip(f"{film.name}: {name}" if name == "propagated" else name, tiles))
-    return strips
+        frames = painted(film.frames[rows], objects).cpu()
+        return pictures.thumbnails(frames, 2 * FILMS * COLUMNS, largest=HIGHEST)
+
+    return Track(film.name, rows.tolist(), images(masks), images(film.masks))
 
 
 def painted(frames: Tensor, masks: Tensor) -> Tensor:

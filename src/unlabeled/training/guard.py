@@ -1,4 +1,4 @@
-"""What keeps numbers that are not finite out of what a run keeps."""
+"""Keeps numbers that are not finite out of the state of a run."""
 
 import math
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ class Fault(NamedTuple):
 
 
 class Undo:
-    """Takes back what a forward pass has changed in buffers: running statistics, queues, banks.
+    """Undoes what a forward pass has changed in buffers: running statistics, queues, banks.
 
     Args:
         method: The method, on its device, with all its modules.
@@ -34,7 +34,7 @@ class Undo:
 
     @torch.no_grad()
     def hold(self) -> None:
-        """Copy all values, into the memory of the copies before: fresh memory costs several times the copying."""
+        """Copy all values, into the memory of the last copies: fresh memory costs several times the copying."""
         buffers = [
             buffer for module in self.modules for buffer in buffers_of(module).values() if buffer is not None
         ]
@@ -44,7 +44,7 @@ class Undo:
             or any(buffer.shape != copy.shape for buffer, copy in zip(buffers, self.copies))
         ):
             self.buffers, self.copies = buffers, [torch.empty_like(buffer) for buffer in buffers]
-            self.places = [
+            self.owners = [
                 (module, name)
                 for module in self.modules
                 for name, buffer in buffers_of(module).items()
@@ -54,15 +54,15 @@ class Undo:
             copy_all_(self.copies, buffers)
 
     def forget(self) -> None:
-        """Hold nothing any more."""
-        self.places: list[tuple[nn.Module, str]] = []
+        """Drop the copies."""
+        self.owners: list[tuple[nn.Module, str]] = []
         self.buffers: list[Tensor] = []
         self.copies: list[Tensor] = []
 
     @torch.no_grad()
     def undo(self) -> None:
-        """Give back the buffers that were there when they were held, with the values that they had."""
-        for (module, name), buffer, copy in zip(self.places, self.buffers, self.copies):
+        """Put back the buffers that there were at the last `hold`, with their values."""
+        for (module, name), buffer, copy in zip(self.owners, self.buffers, self.copies):
             restored = buffer if buffer.shape == copy.shape else buffer.resize_(copy.shape)
             setattr(module, name, restored.copy_(copy))
 

@@ -18,22 +18,22 @@ from unlabeled.training import guard, seeds
 __all__ = ["Divided", "HeldOut", "divide"]
 
 SMALLEST_DATA = 50
-"""Samples below which nothing is held out: every one is needed for training, and a few would say nothing."""
+"""Samples below which nothing is held out: training needs them all, and the loss on a few would say nothing."""
 FEWEST = 4
 MOST_MEASURED = 1024
-LARGEST_SHARE = 0.1
-"""Share of the samples that whole groups may take where they do not fit the share that was asked for."""
+LARGEST_FRACTION = 0.1
+"""Fraction of the samples that whole groups may take where they do not fit the fraction asked for."""
 
 
 class Divided(NamedTuple):
-    """Data for training, data that is held out of it, and one line that says so; nothing to say is empty."""
+    """Data for training, data that is held out of it, and one line about that, which may be empty."""
 
     train: Data
     held_out: Data | None
     note: str
 
 
-def divide(data: Data, share: float, seed: int) -> Divided:
+def divide(data: Data, fraction: float, seed: int) -> Divided:
     """Hold samples out of the training; the same ones for the same seed, number of samples and groups.
 
     Samples of one group, texts of one document, and equal samples are held out together. Texts that all come from one
@@ -41,17 +41,17 @@ def divide(data: Data, share: float, seed: int) -> Divided:
 
     Args:
         data: All samples, as they were opened.
-        share: Share of the samples that is held out; at least 4 samples, unless it is 0.
-        seed: Of the choice.
+        fraction: Fraction of the samples to hold out, 0..1; at least 4 samples, unless it is 0.
+        seed: Seed of the choice.
     """
     samples = len(data)
-    if share == 0:
+    if fraction == 0:
         return Divided(data, None, "")
     if samples < SMALLEST_DATA:
         return Divided(
             data, None, f"nothing is held out of the training: fewer than {SMALLEST_DATA} {data.unit}"
         )
-    count = max(FEWEST, round(share * samples))
+    count = max(FEWEST, round(fraction * samples))
     order = seeds.order(seeds.mix(seed, samples, -3), samples)
     groups = _groups(data)
     if groups is None:
@@ -67,10 +67,10 @@ def divide(data: Data, share: float, seed: int) -> Divided:
             None,
             f"nothing is held out of the training: the smallest group has {smallest:,} of {samples:,} {data.unit}",
         )
-    held = torch.zeros(samples, dtype=torch.bool)
-    held[rows] = True
+    mask = torch.zeros(samples, dtype=torch.bool)
+    mask[rows] = True
     note = f"{len(rows):,} of {samples:,} {data.unit} are held out of the training to watch the loss on them"
-    return Divided(data.subset(~held), data.subset(held), note)
+    return Divided(data.subset(~mask), data.subset(mask), note)
 
 
 def _groups(data: Data) -> Tensor | None:
@@ -82,29 +82,29 @@ def _groups(data: Data) -> Tensor | None:
 def _whole_groups(groups: Tensor, order: Tensor, count: int) -> Tensor:
     """Rows of random groups that together have about `count` samples; none where every group is too large."""
     sizes = groups.bincount().tolist()
-    chosen: list[int] = []
-    for most in (2 * count, int(LARGEST_SHARE * len(groups))):
+    picks: list[int] = []
+    for most in (2 * count, int(LARGEST_FRACTION * len(groups))):
         total = 0
         for group in dict.fromkeys(groups[order].tolist()):
             if total < count and total + sizes[group] <= most:
-                chosen.append(group)
+                picks.append(group)
                 total += sizes[group]
-        if chosen:
+        if picks:
             break
-    return torch.isin(groups, torch.tensor(chosen, dtype=groups.dtype)).nonzero().flatten()
+    return torch.isin(groups, torch.tensor(picks, dtype=groups.dtype)).nonzero().flatten()
 
 
 class HeldOut:
     """Measures the loss on held-out samples and leaves the method as it was.
 
-    The same samples in the same batches with the same random numbers each time, so that only the weights make a
-    difference. All batches have one size, that of training or fewer: losses that compare samples depend on it.
+    Each time it takes the same samples in the same batches with the same random numbers, so that only the weights make
+    a difference. All batches have one size, at most that of training: losses that compare samples depend on it.
 
     Args:
         data: The held-out samples as training reads them, on the device.
         method: The method that is trained.
         batch_size: Samples of a training batch, over all processes.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
         context: What the forward pass runs in, such as mixed precision.
     """
 
@@ -117,9 +117,9 @@ class HeldOut:
         context: Callable[[], AbstractContextManager] = torch.no_grad,
     ) -> None:
         self.data, self.method, self.seed, self.context = data, method, seed, context
-        measured = min(len(data), MOST_MEASURED)
-        batches = -(-measured // batch_size) if measured else 0
-        self.size = measured // max(1, batches) // gather.processes() * gather.processes()
+        count = min(len(data), MOST_MEASURED)
+        batches = -(-count // batch_size) if count else 0
+        self.size = count // max(1, batches) // gather.processes() * gather.processes()
         order = seeds.order(seeds.mix(seed, len(data), -4), len(data))
         self.batches = (
             order[: batches * self.size].view(batches, self.size) if self.size else order.new_zeros(0, 0)
@@ -139,12 +139,12 @@ class HeldOut:
         """Mean loss in nats over the held-out samples; None where it is not finite.
 
         Networks are in evaluation mode, but the task is that of training, which `method.training` decides. Buffers
-        that the forward pass changes are put back.
+        that the forward pass changes are restored.
 
         Args:
             moves_itself: Whether the forward pass moves the weights unless the method is in evaluation mode.
         """
-        method, share = self.method, self.size // gather.processes()
+        method, size = self.method, self.size // gather.processes()
         undo, metrics = guard.Undo(method), method.metrics
         undo.hold()
         modes = [(module, module.training) for module in method.modules()]
@@ -153,8 +153,8 @@ class HeldOut:
         values = []
         with torch.random.fork_rng(devices=_gpus(self.data.device)), self.context():
             for number, rows in enumerate(self.batches):
-                seeds.sow(self.data.device, seeds.mix(self.seed, number, -5 - gather.rank()))
-                own = rows[gather.rank() * share :][:share]
+                seeds.seed_device(self.data.device, seeds.mix(self.seed, number, -5 - gather.rank()))
+                own = rows[gather.rank() * size :][:size]
                 losses = method(self.data.batch(own.to(self.data.device)))
                 total = reduce(torch.add, losses.values()) if isinstance(losses, dict) else losses
                 values.append(total.detach())

@@ -97,7 +97,7 @@ class Loop:
         """
         if resume:
             self._resume()
-        with processes.together(self.fabric, self._when), processes.stop_signals() as stop:
+        with processes.guarded(self.fabric, self._when) as stop:
             if not resume:  # so that it can be resumed whenever it is killed
                 self._save()
             while self.step < self.total_steps and self.watch.stopped is None:
@@ -165,7 +165,7 @@ class Loop:
         sums: dict[str, float] = {}
         for number, batch_rows in enumerate(rows.chunk(batches)):
             index = batch_rows.chunk(gather.processes())[rank]
-            seeds.sow(self.device, seeds.mix(self.settings.seed, self.step * batches + number, rank))
+            seeds.seed_device(self.device, seeds.mix(self.settings.seed, self.step * batches + number, rank))
             batch = self.data.batch(index.to(self.device))
             with nullcontext() if number == batches - 1 else self.partly():
                 values = self._backpropagate(batch, batch_rows)
@@ -225,10 +225,10 @@ class Loop:
             ):  # where the method has moved its weights itself they may be bad
                 self._save()
             raise FloatingPointError(
-                f"{words}; {self.checkpoints.kept()}; lower lr, or leave such steps out with skip_nan"
+                f"{words}; {self.checkpoints.kept()}; lower lr, or skip such steps with skip_nan"
             )
         self.skipped, self.step = self.skipped + 1, self.step + 1
-        self.progress.say(f"step left out, {self.skipped} of at most {self.settings.skip_nan}: {words}")
+        self.progress.say(f"step skipped, {self.skipped} of at most {self.settings.skip_nan}: {words}")
 
     def _look(self) -> None:
         """After a step, what is due: measure the held-out loss, log the epoch, go back to the best state."""
@@ -255,7 +255,7 @@ class Loop:
                 f"features must be finite, got infinite or NaN ones after step {self.step}; "
                 f"lower lr ({self.settings.lr:g}); {self.checkpoints.kept()}"
             )
-        healthy, verdict = judge.judge(features, embedding, loss, chance, self.spread)
+        healthy, verdict = judge.judge(features, embedding, loss, chance, self.spread, self.step)
         # One bad epoch is noise; the alarm needs two in a row.
         self.bad_epochs = 0 if healthy else self.bad_epochs + 1
         if self.bad_epochs == 1:
@@ -321,7 +321,7 @@ class Loop:
         load_state(self.method, state["method"])
         optimizers.load(self.optimizer, state.get("optimizer", {}))
         self.step, self.sums, self.seconds = position["step"], position["sums"], position["seconds"]
-        self.counted = position.get("counted", self.step % self.steps_per_epoch)  # not yet kept by older runs
+        self.counted = position.get("counted", self.step % self.steps_per_epoch)  # older runs lack it
         self.skipped, self.bad_epochs = position.get("skipped", 0), position["bad_epochs"]
         self.spread, self.sampling = position["spread"], state.get("sampler", {}).get("weights")
         self.order = self._order()

@@ -1,4 +1,4 @@
-"""Telling a healthy embedding from a collapsed one, in numbers and in words."""
+"""Whether an embedding is healthy or has collapsed, in numbers and in words."""
 
 import math
 
@@ -47,8 +47,8 @@ def rank(embedding: Tensor) -> float:
         Number of directions in use, from 1 to min(samples, dim).
     """
     values = _singular_values(_exact(embedding))
-    shares = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
-    return torch.special.entr(shares).sum().exp().item()
+    weights = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
+    return torch.special.entr(weights).sum().exp().item()
 
 
 def directions(embedding: Tensor) -> int:
@@ -87,17 +87,17 @@ def participation(embedding: Tensor) -> float:
 def verdict(
     embedding: Tensor, loss: float, chance: float | None = None, before: float = math.inf
 ) -> tuple[str, str]:
-    """Say how a training goes; no single meter may raise the alarm of a collapse.
+    """Judge how a training goes; no single metric may raise the alarm of a collapse.
 
-    Features after a ReLU lie in a cone: low spread and high cosines although nothing is wrong. So the
-    spread must be tiny and the rank low before the word collapse falls. The rank of a random network is low
+    Features after a ReLU lie in a cone: their spread is low and their cosines are high although nothing is wrong. So
+    the spread must be tiny and the rank low before a collapse is named. The rank of a random network is low
     on photos, since brightness is most of what it sees, but all directions are in use: before a dimensional
     collapse is named, most directions must be empty as well.
 
     Args:
         embedding: Float, shape (samples, dim), of an encoder or a head; 64 samples do, 512 are read.
-        loss: Mean loss of late, in the unit of `chance`.
-        chance: Loss of a model that has learned nothing, where the method knows it.
+        loss: Recent mean loss, in the unit of `chance`.
+        chance: Loss at chance level, where the method knows it.
         before: Spread before the training; one that was small then, as of untrained means of texts, has not
             collapsed unless it halved or is next to nothing.
 

@@ -11,17 +11,17 @@ from unlabeled.training.settings import Settings
 __all__ = ["clip", "learning_rate", "load", "make", "state"]
 
 BETAS, MOMENTUM = (0.9, 0.999), 0.9
-"""AdamW's where the user says nothing, and that of SGD and LARS."""
+"""Defaults of AdamW, and of SGD and LARS."""
 
 
 def learning_rate(step: int, total_steps: int, peak: float, warmup: float = 0.05) -> float:
-    """Linear warm-up over a share of the steps, then a cosine down to 0.
+    """Linear warm-up, then a cosine down to 0.
 
     Args:
         step: Optimizer steps done, from 0.
         total_steps: Optimizer steps of the whole training.
         peak: The largest learning rate.
-        warmup: Share of the steps that climb.
+        warmup: Fraction of the steps in which the rate climbs, 0..1.
 
     Returns:
         Learning rate of the next step.
@@ -48,18 +48,19 @@ def make(method: Method, settings: Settings) -> torch.optim.Optimizer:
     if settings.optimizer == "adamw":
         first, second = settings.betas or BETAS
         return torch.optim.AdamW(parameters, lr=lr, betas=(first, second))
+    momentum = MOMENTUM if settings.sgd_momentum is None else settings.sgd_momentum
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=MOMENTUM)
+        return torch.optim.SGD(parameters, lr=lr, momentum=momentum)
     from timm.optim.lars import Lars
 
-    # By itself it adapts the rates of those groups only that have weight decay.
+    # Otherwise it adapts the rates of groups with weight decay only.
     for group, (_, decays) in zip(parameters, groups, strict=True):
         group["always_adapt"] = decays
-    return Lars(parameters, lr=lr, momentum=MOMENTUM)  # type: ignore[arg-type]
+    return Lars(parameters, lr=lr, momentum=momentum)  # type: ignore[arg-type]
 
 
 def clip(method: Method, most: float) -> None:
-    """Shrink gradients whose norm is above a limit, that of each player by itself.
+    """Scale gradients down whose norm is above a limit, for each player alone.
 
     Args:
         method: The method, whose gradients are those of the whole step.
@@ -74,7 +75,7 @@ def clip(method: Method, most: float) -> None:
 
 
 def state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Its tensors by "parameter's number.name", as files hold them."""
+    """Tensors of an optimizer by "NUMBER OF THE PARAMETER.NAME", as files hold them."""
     slots = optimizer.state_dict()["state"]
     return {f"{slot}.{name}": value for slot, values in slots.items() for name, value in values.items()}
 

@@ -17,6 +17,7 @@ from unlabeled.data import Data
 from unlabeled.data.notes import note
 from unlabeled.files import printable
 from unlabeled.method import Method
+from unlabeled.options import verify_all
 from unlabeled.run import CHECKPOINT, CONFIG, read_config, read_position
 from unlabeled.training import folder as folders
 from unlabeled.training.settings import BUDGET, MACHINE_SETTINGS, READING, Settings
@@ -46,6 +47,8 @@ class Plan:
         request: What the user named, before anything was filled in.
         network: A network of the user's own, to be wrapped.
         length_chosen: Whether epochs or steps of the run that is resumed or repeated were chosen for the user.
+        source: Name or path of the data, empty where it has none.
+        resume: Whether a stored run is continued.
         before: Settings of the stored run, where it is to be trained longer.
         ends: Steps at which trainings ended that were made longer afterwards.
     """
@@ -57,6 +60,8 @@ class Plan:
     request: dict[str, Any]
     network: nn.Module | None = None
     length_chosen: bool = False
+    source: str = ""
+    resume: bool = False
     before: Settings | None = None
     ends: tuple[int, ...] = ()
 
@@ -72,7 +77,7 @@ def make(
 ) -> Plan:
     """Sort what the user asked for into settings of the run and options of the method.
 
-    Where a run is resumed whose folder can be told before the data is opened, the data is opened as it was then.
+    Where the folder of a run that is resumed is clear before the data is opened, the data is opened as it was then.
 
     Args:
         method: As in `pretrain`.
@@ -107,9 +112,11 @@ def make(
             )
     if not isinstance(loaded, Method) and name in methods.names():
         options = _with_defaults(name, options)
+    if isinstance(loaded, type):
+        verify_all(loaded, options)
     if resume and (out is not None or (source and Path(source).exists())):
         settings = _reopening(settings, request, folders.latest(out, name, source).path)
-    return Plan(name, loaded, settings, options, request, network, length_chosen)
+    return Plan(name, loaded, settings, options, request, network, length_chosen, source, resume)
 
 
 def _name(method: str | type[Method] | Method) -> str:
@@ -200,12 +207,12 @@ def _with_defaults(method: str, options: dict[str, Any]) -> dict[str, Any]:
 def _reopening(settings: Settings, request: dict[str, Any], folder: Path) -> Settings:
     """The settings with those by which a stored run opened its data, where nothing else is asked for."""
     stored = read_config(folder / CONFIG, ("settings",))["settings"]
-    open_ = [
+    names = [
         name
         for name in OPENING
         if name in stored and name not in request and getattr(settings, name) == FIELDS[name].default
     ]
-    return replace(settings, **{name: stored[name] for name in open_})
+    return replace(settings, **{name: stored[name] for name in names})
 
 
 def resumed(plan: Plan, folder: Path) -> Plan:
@@ -264,15 +271,12 @@ def lengthened(plan: Plan, folder: Path, samples: int) -> Plan:
     return replace(plan, ends=(*plan.ends, end))
 
 
-def record(
-    plan: Plan, settings: Settings, source: str, data: Data, held_out: int, method: Method
-) -> dict[str, Any]:
+def record(plan: Plan, settings: Settings, data: Data, held_out: int, method: Method) -> dict[str, Any]:
     """Content of run.toml: everything asked for and chosen, and with what it was run.
 
     Args:
         plan: What was asked for.
         settings: The same settings with everything chosen that was left open.
-        source: Name or path of the data, empty where it has none.
         data: The data as it was opened.
         held_out: Samples of it that are not trained on.
         method: What is trained.
@@ -280,7 +284,7 @@ def record(
     return {
         "method": plan.name,
         "data": {
-            "source": printable(source),
+            "source": printable(plan.source),
             "name": printable(data.name),
             "kind": data.kind,
             "samples": len(data),
@@ -290,7 +294,7 @@ def record(
         },
         "settings": {key: value for key, value in asdict(settings).items() if value is not None},
         "options": plan.options,
-        "chosen": sorted(settings.chosen_beside(plan.settings)),
+        "chosen": sorted(settings.choices(plan.settings)),
         "parameters": sum(parameter.numel() for parameter in method.encoder.parameters()),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {

@@ -1,4 +1,4 @@
-"""Several processes as one: they meet, wait for each other, and hear when one of them has ended."""
+"""Several processes as one: they start, wait for each other, and notice when one of them has ended."""
 
 import atexit
 import logging
@@ -22,7 +22,7 @@ from unlabeled.training.settings import Settings
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Stop", "at_once", "first", "in_turn", "join", "refuse_unshared", "stop_signals", "together"]
+__all__ = ["Stop", "at_once", "first", "guarded", "in_turn", "join", "joined", "refuse_unshared", "together"]
 
 SECONDS_BETWEEN_SIGNS = 2.0
 """Between two signs of life of processes that wait for each other."""
@@ -32,7 +32,7 @@ Read = TypeVar("Read", bound=Sized)
 
 
 def join(settings: Settings) -> "Fabric":
-    """Start the processes that the settings ask for, or meet those that torchrun has started.
+    """Start the processes that the settings ask for, or join those that torchrun has started.
 
     Raises:
         ValueError: The device is not there, or there is no script that other processes could run.
@@ -70,6 +70,14 @@ def join(settings: Settings) -> "Fabric":
     return fabric
 
 
+@contextmanager
+def joined(settings: Settings) -> Iterator["Fabric"]:
+    """Join the processes, as `join` does, while the training is prepared; see `together`."""
+    fabric = join(settings)
+    with together(fabric, lambda: "before the training began"):
+        yield fabric
+
+
 def _refuse_without_script(settings: Settings) -> None:
     """Processes are started by running the script once more; a notebook, a prompt and `python -c` have none."""
     started = any(name in os.environ for name in ("LOCAL_RANK", "WORLD_SIZE", "SLURM_PROCID"))
@@ -86,7 +94,7 @@ def _refuse_too_many(settings: Settings) -> None:
     """More processes than processors only wait for each other; two are allowed anywhere, as a check."""
     cuda = settings.device in ("auto", "cuda") and torch.cuda.is_available()
     most = torch.cuda.device_count() if cuda else max(2, os.cpu_count() or 1)
-    if settings.devices > most and "LOCAL_RANK" not in os.environ:  # torchrun starts what it is told
+    if settings.devices > most and "LOCAL_RANK" not in os.environ:  # torchrun has its own number
         what = "GPUs" if cuda else "processors"
         raise UserError(
             f"devices must be at most {most} with the {what} of this machine, got {settings.devices}"
@@ -100,13 +108,13 @@ def _precision(settings: Settings) -> Any:
 
 
 def _leave() -> None:
-    """Close the connections to other processes, whose threads now and then abort a process that is done."""
+    """Close the connections to other processes, whose threads sometimes abort a process that is done."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def first(fabric: "Fabric", act: Callable[[], Result]) -> Result:
-    """Let the first process act, however long; what it returns or refuses is what all of them get."""
+    """Let the first process act, however long it takes; all get what it returns or raises."""
     result, error = None, None
     with at_once():
         if fabric.global_rank == 0:
@@ -133,8 +141,8 @@ def in_turn(fabric: "Fabric", read: Callable[[], Read]) -> Read:
 def at_once() -> Iterator[None]:
     """Go on when all processes have come to the end of this block, which holds no collective operation.
 
-    A collective operation that waits for half an hour is given up, and a process at work hears of no loss. So a thread
-    of each tells the others every few seconds how it stands, until all are done or one has failed.
+    A collective operation gives up after half an hour, and a process at work does not notice the loss of another. So a
+    thread of each tells the others every few seconds how it stands, until all are done or one has failed.
 
     Raises:
         DistError: Another process has failed in its block.
@@ -192,7 +200,7 @@ def at_once() -> Iterator[None]:
 
 @contextmanager
 def together(fabric: "Fabric", when: Callable[[], str]) -> Iterator[None]:
-    """Say in words that another process has ended, of which only a broken connection is heard.
+    """Say in words that another process has ended, which shows as a broken connection only.
 
     Args:
         fabric: The processes.
@@ -214,7 +222,7 @@ def together(fabric: "Fabric", when: Callable[[], str]) -> Iterator[None]:
 
 
 def refuse_unshared(file: Path) -> None:
-    """All processes read the run where it is resumed and at its end, when a refusal would come too late."""
+    """Refuse a folder that some process does not see: all read the run when it is resumed, and at its end."""
     if gather.any_process(not file.is_file())[0]:
         raise UserError(
             f"out must be in a folder that all nodes share, got {file.parent}, which some do not see"
@@ -222,14 +230,14 @@ def refuse_unshared(file: Path) -> None:
 
 
 class Stop:
-    """The signal that wants the training to stop, None as long as there is none."""
+    """The signal that asks the training to stop, None as long as there is none."""
 
     signal: int | None = None
 
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Turn Ctrl-C and SIGTERM into a wish that the loop grants after the step, with a checkpoint."""
+    """Turn Ctrl-C and SIGTERM into a request that the loop grants after the step, with a checkpoint."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -246,3 +254,10 @@ def stop_signals() -> Iterator[Stop]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def guarded(fabric: "Fabric", when: Callable[[], str]) -> Iterator[Stop]:
+    """Train until another process has ended or a signal asks to stop; see `together` and `stop_signals`."""
+    with together(fabric, when), stop_signals() as stop:
+        yield stop

@@ -1,4 +1,4 @@
-"""What a training shows while it runs: a live bar on a terminal, plain lines elsewhere."""
+"""What a training prints while it runs: a live bar on a terminal, plain lines elsewhere."""
 
 import time
 from types import TracebackType
@@ -24,7 +24,7 @@ class Progress:
     """Reports decoding, steps and epochs.
 
     Args:
-        quiet: Whether to show nothing.
+        quiet: Whether to print nothing.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -58,7 +58,7 @@ class Progress:
         self.console.print(text, markup=False)
 
     def decoding(self, done: int, total: int | None) -> None:
-        """Report how many files have been read, of how many if that is known."""
+        """Report how many files have been read, and of how many where that is known."""
         if self.live:
             if self.task is None:
                 self.task = self.bar.add_task("reading", total=total, note="")
@@ -68,21 +68,21 @@ class Progress:
             self.task = None
 
     def start(
-        self, method: str, data: "Data", settings: "Settings", chosen: dict[str, Any], folder: "Path"
+        self, method: str, data: "Data", settings: "Settings", choices: dict[str, Any], folder: "Path"
     ) -> None:
-        """Say what will be trained, and what was chosen for the user."""
+        """Print what will be trained, and what was chosen for the user."""
         skipped = f", {len(data.skipped)} skipped (see skipped.csv)" if data.skipped else ""
         self.unit = data.unit
         self.say(f"{method} on {data.name}: {len(data):,} {data.unit}{skipped} -> {folder}")
-        if chosen:
-            values = ", ".join(f"{name} {_short(value)}" for name, value in chosen.items())
+        if choices:
+            values = ", ".join(f"{name} {_short(value)}" for name, value in choices.items())
             self.say(f"chosen for this data and machine: {values}")
         self.steps = settings.total_steps(len(data))
         self.task = self.bar.add_task(method, total=self.steps, note="")
         self.since = time.perf_counter()
 
     def step(self, step: int, samples: int, loss: float) -> None:
-        """Report a step: its number, how many samples it took, the mean loss of the epoch so far."""
+        """Report a step: its number, its samples, the mean loss of the epoch so far."""
         self.samples, self.done = self.samples + samples, self.done + 1
         now = time.perf_counter()
         if self.live and self.task is not None and now - self.since > 0.5:
@@ -99,7 +99,7 @@ class Progress:
         chance = "" if entry["chance"] is None else f"(chance {entry['chance']:.3f}) "
         extras = "".join(f"{name} {value:.3f} " for name, value in entry["metrics"].items())
         if entry.get("skipped_steps"):
-            extras += f"steps left out {entry['skipped_steps']} "
+            extras += f"steps skipped {entry['skipped_steps']} "
         if entry.get("holdout_loss") is not None:
             chance += f"held out {entry['holdout_loss']:.4f} "
             if (other := entry.get("holdout_chance")) is not None and other != entry["chance"]:
@@ -107,15 +107,15 @@ class Progress:
         metrics = "" if entry["spread"] is None else f"spread {entry['spread']:.2f} rank {entry['rank']:.0f}"
         self.note = f"{chance}{metrics}"
         now = time.monotonic()
-        shown = last or now - self.printed > SECONDS_BETWEEN_LINES
-        if shown:
+        due = last or now - self.printed > SECONDS_BETWEEN_LINES
+        if due:
             self.printed = now
-        if last or (shown and not self.live):
+        if last or (due and not self.live):
             self.say(
                 f"epoch {entry['epoch']} step {entry['step']} loss {entry['loss']:.4f} {chance}{extras}"
                 f"{metrics} {entry['samples_per_second']:,.0f} {self.unit}/s"
             )
-        if alarm and shown:
+        if alarm and due:
             self.say(f"warning: {entry['verdict']}")
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["mix", "order", "sow"]
+__all__ = ["mix", "order", "seed_device"]
 
 
 def mix(seed: int, step: int, stream: int) -> int:
@@ -16,8 +16,8 @@ def mix(seed: int, step: int, stream: int) -> int:
     return mixed % 2**63
 
 
-def sow(device: torch.device, seed: int) -> None:
-    """Seed what draws on this device; `torch.manual_seed` writes a stack trace for every kind of device it lacks."""
+def seed_device(device: torch.device, seed: int) -> None:
+    """Seed the generator of a device; `torch.manual_seed` writes a stack trace for every kind of device it lacks."""
     if device.type == "cpu":
         torch.default_generator.manual_seed(seed)
     else:
@@ -29,11 +29,11 @@ def order(seed: int, samples: int, weights: Tensor | None = None) -> Tensor:
 
     Args:
         seed: Differs from epoch to epoch.
-        samples: How many there are.
-        weights: How often each is to come, float, shape (samples,); each comes once if None.
+        samples: Number of samples.
+        weights: Sampling weights, float, shape (samples,); each sample comes once if None.
 
     Returns:
-        Their numbers, int64, shape (samples,).
+        Rows, int64, shape (samples,).
     """
     generator = torch.Generator().manual_seed(seed)
     if weights is None:

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Self
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Annotated, Any, Literal, Self
 
-from unlabeled import check
-from unlabeled.check import UserError
+from unlabeled.check import Range, UserError
+from unlabeled.options import Count, Fraction, NonNegative, Positive, WholeNumber, verify
 
 __all__ = ["BUDGET", "MACHINE_SETTINGS", "READING", "Settings"]
 
@@ -23,7 +23,6 @@ READING = ("label", "text_column", "encoding", "group")
 
 FEWEST_STEPS, MOST_EPOCHS = 250, 800
 """Steps that are chosen at least, however small the data is, and passes over it that are chosen at most."""
-MOST_HELD_OUT = 0.5
 
 
 @dataclass(frozen=True)
@@ -32,38 +31,44 @@ class Settings:
 
     The learning rate climbs linearly over the first 5 % of the steps, then falls to 0 along a cosine. Weights of one
     dimension, which are norms and biases, have no decay and, in LARS, no adapted rate. AdamW: betas 0.9 and 0.999,
-    eps 1e-8. SGD and LARS: momentum 0.9, no Nesterov; LARS: trust coefficient 0.001.
+    eps 1e-8. SGD and LARS: no Nesterov; LARS: trust coefficient 0.001.
 
     Args:
-        encoder: Name of the network to train: one of our small ones, any timm model, or module:function that builds it.
-        weights: File to start the encoder from, instead of random weights: safetensors, or tensors saved by torch.
-        init: How the encoder's random weights are drawn; rescaled equalises layers on the data first.
-        epochs: Passes over the data.
-        steps: Optimizer steps, instead of epochs.
-        batch_size: Samples in each forward pass, over all processes.
-        lr: Peak learning rate, as given (not scaled further).
-        optimizer: adamw, sgd or lars, the last two with momentum 0.9.
-        weight_decay: Decay of all weights but norms and biases.
-        betas: Decay rates of adamw's two moment estimates, with a comma between them [default: 0.9,0.999].
-        clip: Largest norm of the gradient, above which it is scaled down; no limit if left out.
-        holdout: Share of the samples held out of training, on which the loss is logged; none below 50 samples.
-        image_size: Height and width in pixels of the encoder's input.
-        store_size: Shorter side in pixels at which decoded pictures are kept; larger ones are shrunk to it once.
-        levels: Values that become black and white, as LOW,HIGH, where images have more than 8 bits; chosen if left out.
-        pages: How image files of several pages are read: first page, all (each an image) or bands (of one image).
-        seed: Seed of every random choice.
-        device: auto, cpu, cuda or mps.
-        precision: auto, 32, or bf16 (mixed precision).
+        encoder: Network to train: one of ours, any timm model, or module:function that builds one. [default: that of
+            the method, else chosen by the image size]
+        weights: File to start the encoder from: safetensors, or tensors saved by torch. [default: random weights]
+        init: Random weights of the encoder; rescaled equalises its layers on the data first.
+        epochs: Passes over the data. [default: chosen by the number of samples]
+        steps: Optimizer steps, instead of epochs. [default: those of the epochs]
+        batch_size: Samples in each forward pass, over all processes. [default: chosen by the method and the data]
+        lr: Peak learning rate, not scaled further. [default: chosen by the method, else optimizer and batch size]
+        optimizer: Optimizer.
+        weight_decay: Weight decay; norms and biases have none. [default: chosen by the method, else the optimizer]
+        betas: Decay rates of the two moment estimates of adamw, as FIRST,SECOND. [default: 0.9,0.999]
+        sgd_momentum: Momentum of sgd and lars. [default: 0.9]
+        clip: Largest norm of the gradient; larger gradients are scaled down to it. [default: no limit]
+        holdout: Fraction of the samples that is held out of training to log the loss on; none below 50 samples.
+        image_size: Height and width of the encoder's input in pixels. [default: chosen by the data]
+        store_size: Shorter side in pixels at which decoded images are stored; larger ones are shrunk to it once.
+            [default: chosen by the image size]
+        levels: Values that become black and white, as LOW,HIGH, in images of more than 8 bits. [default: chosen by
+            the data]
+        pages: What is read of image files with several pages: the first, all (each an image) or bands (of one image).
+            [default: first]
+        seed: Seed of all random numbers.
+        device: Device to train on; auto prefers a GPU.
+        precision: Floating-point precision; bf16 is mixed precision, which auto takes on a GPU.
         accumulate: Forward passes for each optimizer step.
-        workers: Threads that decode files the first time.
-        max_broken: Share of unreadable files above which nothing is trained.
-        group: Groups of samples that stay in one part, as they are not independent: a column of a table, a regular
-            expression for paths such as (speaker[0-9]+)_ with one capture group, folder, or none.
-        skip_nan: How many steps with a loss or gradient that is not finite are skipped before the run stops.
-        label: Column of the labels, where several or none have a usual name; training never sees it.
-        encoding: Encoding of texts, such as gbk or cp1252; detected if left out.
-        text_column: Column of the texts in a table, or several with commas between them, which are joined.
-        segmenter: Word segmenter for languages without spaces: characters, jieba or pythainlp.
+        workers: Threads that decode files the first time. [default: as many as processors]
+        max_broken: Abort if a larger fraction of the files is unreadable.
+        group: Groups of samples that are not independent and stay in one part: a column of a table, a regular
+            expression for paths with one capture group, such as (speaker[0-9]+)_, folder, or none. [default: detected]
+        skip_nan: Steps with a non-finite loss or gradient to skip before aborting.
+        label: Column of the labels; training never sees it. [default: detected by its name]
+        encoding: Encoding of texts, such as gbk or cp1252. [default: detected]
+        text_column: Column of the texts in a table, or several separated by commas, which are joined. [default:
+            detected]
+        segmenter: Word segmenter for languages without spaces: characters, jieba or pythainlp. [default: none]
         devices: Processes on this machine.
         nodes: Machines.
     """
@@ -71,62 +76,45 @@ class Settings:
     encoder: str | None = None
     weights: str | None = None
     init: Literal["default", "rescaled"] = "default"
-    epochs: int | None = None
-    steps: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
+    epochs: Count | None = None
+    steps: Count | None = None
+    batch_size: Count | None = None
+    lr: Positive | None = None
     optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
-    weight_decay: float | None = None
+    weight_decay: NonNegative | None = None
     betas: list[float] | None = None
-    clip: float | None = None
-    holdout: float = 0.02
-    image_size: int | None = None
-    store_size: int | None = None
+    sgd_momentum: Annotated[float, Range(at_least=0, below=1)] | None = None
+    clip: Positive | None = None
+    holdout: Annotated[float, Range(at_least=0, at_most=0.5)] = 0.02
+    image_size: Count | None = None
+    store_size: Count | None = None
     levels: str | None = None
     pages: Literal["first", "all", "bands"] | None = None
-    seed: int = 0
+    seed: WholeNumber = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "32", "bf16"] = "auto"
-    accumulate: int = 1
-    workers: int | None = None
-    max_broken: float = 0.1
+    accumulate: Count = 1
+    workers: Count | None = None
+    max_broken: Fraction = 0.1
     group: str | None = None
-    skip_nan: int = 0
+    skip_nan: WholeNumber = 0
     label: str | None = None
     encoding: str | None = None
     text_column: str | None = None
     segmenter: str | None = None
-    devices: int = 1
-    nodes: int = 1
+    devices: Count = 1
+    nodes: Count = 1
 
     def __post_init__(self) -> None:
-        given = {name: value for name, value in asdict(self).items() if value is not None}
-        sizes = ("epochs", "steps", "batch_size", "image_size", "store_size")
-        counts = (*sizes, "accumulate", "workers", "devices", "nodes")
-        counted = {name: given[name] for name in counts if name in given}
-        check.whole(**counted, seed=self.seed, skip_nan=self.skip_nan)
-        check.at_least(1, **counted)
-        check.at_least(0, skip_nan=self.skip_nan)
-        if "lr" in given:
-            check.positive(lr=given["lr"])
-        if "clip" in given:
-            check.positive(clip=given["clip"])
-        if "weight_decay" in given:
-            check.at_least(0, weight_decay=given["weight_decay"])
+        for field in fields(self):
+            verify(field.name, getattr(self, field.name), field.type)
         self._check_betas()
-        if not isinstance(self.holdout, int | float) or not 0 <= self.holdout <= MOST_HELD_OUT:
-            raise UserError(f"holdout must be between 0 and {MOST_HELD_OUT}, got {self.holdout}")
-        for name in ("lr", "weight_decay", "clip"):
-            if name in given and given[name] == math.inf:
-                raise UserError(f"{name} must be finite, got inf")
-        if not 0 <= self.seed < 2**63:
+        if self.sgd_momentum is not None and self.optimizer == "adamw":
+            raise UserError(
+                f"sgd_momentum must be left out for adamw, which has none, got {self.sgd_momentum}"
+            )
+        if self.seed >= 2**63:
             raise UserError(f"seed must be at least 0 and below 2**63, got {self.seed}")
-        check.fraction(max_broken=self.max_broken)
-        check.choice(RECIPES, optimizer=self.optimizer)
-        check.choice(("default", "rescaled"), init=self.init)
-        check.choice((None, "first", "all", "bands"), pages=self.pages)
-        check.choice(("auto", "cpu", "cuda", "mps"), device=self.device)
-        check.choice(("auto", "32", "bf16"), precision=self.precision)
         if self.epochs and self.steps:
             raise UserError(
                 f"steps must be left out where epochs are given, got {self.steps} and {self.epochs} epochs"
@@ -135,9 +123,9 @@ class Settings:
     def _check_betas(self) -> None:
         if self.betas is None:
             return
-        given = self.betas if isinstance(self.betas, list | tuple) else [self.betas]
-        numbers = [beta for beta in given if isinstance(beta, int | float)]
-        if not len(numbers) == len(given) == 2 or not all(0 <= beta < 1 for beta in numbers):
+        betas = self.betas if isinstance(self.betas, list | tuple) else [self.betas]
+        numbers = [beta for beta in betas if isinstance(beta, int | float)]
+        if not len(numbers) == len(betas) == 2 or not all(0 <= beta < 1 for beta in numbers):
             raise UserError(f"betas must be two numbers of at least 0 and below 1, got {self.betas}")
         if self.optimizer != "adamw":
             raise UserError(f"betas must be left out for {self.optimizer}, which has none, got {self.betas}")
@@ -199,10 +187,10 @@ class Settings:
             raise UserError(f"batch_size must be a multiple of the {processes} processes, got {batch_size}")
         epochs = self.epochs
         if not self.steps and not self.epochs:
-            wanted = 20_000 if cuda else 2_000
+            steps = 20_000 if cuda else 2_000
             each = samples // (batch_size * self.accumulate)
             most = min(MOST_EPOCHS, max(most_epochs, -(-FEWEST_STEPS // each)))
-            epochs = min(most, max(10, round(wanted / each)))
+            epochs = min(most, max(10, round(steps / each)))
         lr, weight_decay = RECIPES[self.optimizer]
         scale = batch_size * self.accumulate / 256
         return replace(
@@ -214,6 +202,6 @@ class Settings:
             precision=("bf16" if cuda else "32") if self.precision == "auto" else self.precision,
         )
 
-    def chosen_beside(self, asked: Self) -> dict[str, Any]:
-        """What these settings have that was not asked for: by name, in the order of the fields."""
-        return {name: value for name, value in asdict(self).items() if value != getattr(asked, name)}
+    def choices(self, request: Self) -> dict[str, Any]:
+        """What was chosen beside what was asked for, by name and in the order of the fields."""
+        return {name: value for name, value in asdict(self).items() if value != getattr(request, name)}

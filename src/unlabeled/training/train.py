@@ -14,9 +14,13 @@ from unlabeled.data.opening import name_of
 from unlabeled.kernels import heap
 from unlabeled.method import Method
 from unlabeled.run import CHECKPOINT, CONFIG, ENCODER, Run
-from unlabeled.training import building, folder, holdout, plan, processes
+from unlabeled.training import building, holdout, processes
+from unlabeled.training import folder as folders
+from unlabeled.training import plan as plans
 from unlabeled.training.checkpoints import Checkpoints
+from unlabeled.training.folder import Claim
 from unlabeled.training.loop import Loop
+from unlabeled.training.plan import Plan
 from unlabeled.training.progress import Progress
 from unlabeled.training.settings import BUDGET, READING, Settings
 from unlabeled.training.watch import Watch
@@ -47,7 +51,7 @@ def pretrain(
         out: Folder of the run; `runs/METHOD-DATA` if None.
         resume: Whether to continue the run in `out` from its checkpoint; with more `epochs` or `steps` than it had it
             is trained longer: once its own schedule is done, another one climbs to `lr` and falls to 0.
-        config: A run.toml to repeat; what is given beside it wins.
+        config: A run.toml to repeat; settings and options named here override it.
         quiet: Whether to print nothing.
         on_step: Called before each step with the number of steps done. A KeyboardInterrupt that it raises ends the
             training as Ctrl-C does, after the step and with a checkpoint; any other error ends it at once.
@@ -65,33 +69,30 @@ def pretrain(
         ConnectionError: Another of the processes that train together has ended.
     """
     source = name_of(data) if isinstance(data, str | os.PathLike) else ""
-    planned = plan.make(method, settings, source=source, out=out, resume=resume, config=config)
-    fabric = processes.join(planned.settings)
+    plan = plans.make(method, settings, source=source, out=out, resume=resume, config=config)
     with (
         torch.random.fork_rng(),
+        processes.joined(plan.settings) as fabric,
         Progress(quiet or fabric.global_rank > 0) as progress,
-        processes.together(fabric, lambda: "before the training began"),
         ExitStack() as claims,
     ):
-        opened = processes.in_turn(fabric, lambda: _opened(data, planned, progress))
-        claim = folder.claimed(out, planned.name, opened.name, resume)
-        claimed = processes.first(fabric, lambda: claims.enter_context(claim))
+        dataset = processes.in_turn(fabric, lambda: _open(data, plan, progress))
+        claiming = folders.claimed(out, plan.name, dataset.name, resume)
+        claim = processes.first(fabric, lambda: claims.enter_context(claiming))
         if resume:
-            processes.refuse_unshared(claimed.path / CHECKPOINT)
-            planned = plan.resumed(planned, claimed.path)
-        trained = _train(fabric, planned, opened, source, claimed, resume, progress, on_step)
-    run = Run(claimed.path)
-    if planned.network is not None or encoders.is_named(planned.request.get("encoder")):
-        run.encoder = (
-            trained.encoder.eval()
-        )  # a network of the user's own is not built again from what a file says
+            processes.refuse_unshared(claim.path / CHECKPOINT)
+            plan = plans.resumed(plan, claim.path)
+        trained = _train(fabric, plan, dataset, claim, progress, on_step)
+    run = Run(claim.path)
+    if plan.network is not None or encoders.is_named(plan.request.get("encoder")):
+        run.encoder = trained.encoder.eval()  # a network of the user's own is not built again from a file
     if isinstance(method, Method):
         run.encoder, run.method = method.encoder.eval(), method.eval()
     return run
 
 
-def _opened(data: Any, planned: plan.Plan, progress: Progress) -> Data:
-    kind, settings = planned.method.kind, planned.settings
+def _open(data: Any, plan: Plan, progress: Progress) -> Data:
+    kind, settings = plan.method.kind, plan.settings
     return open_data(
         data,
         kind=kind,
@@ -108,44 +109,40 @@ def _opened(data: Any, planned: plan.Plan, progress: Progress) -> Data:
 
 def _train(
     fabric: "Fabric",
-    planned: plan.Plan,
-    opened: Data,
-    source: str,
-    claimed: folder.Claim,
-    resume: bool,
+    plan: Plan,
+    dataset: Data,
+    claim: Claim,
     progress: Progress,
     on_step: Callable[[int], None] | None,
 ) -> Method:
     """Build the method, write down what it is trained with, and train it."""
-    path = claimed.path
-    train, held_out, note = holdout.divide(opened, planned.settings.holdout, planned.settings.seed)
-    if resume:
-        processes.first(fabric, lambda: folder.refuse_other_data(path, opened, train))
-    method, samples, settings = building.build(
-        planned, train, fabric.device, path / ENCODER if resume else None
-    )
-    chosen = settings.chosen_beside(planned.settings)
-    notes = [claimed.note, note]
-    if planned.before is not None:
-        planned = plan.lengthened(planned, path, len(samples))
-        processes.refuse_unshared(path / CONFIG)  # all have read it
-        processes.first(fabric, lambda: folder.write_config(path, plan.longer_record(planned, path)))
+    folder = claim.path
+    train, held_out, note = holdout.divide(dataset, plan.settings.holdout, plan.settings.seed)
+    if plan.resume:
+        processes.first(fabric, lambda: folders.refuse_other_data(folder, dataset, train))
+    stored = folder / ENCODER if plan.resume else None
+    method, samples, settings = building.build(plan, train, fabric.device, stored)
+    choices = settings.choices(plan.settings)
+    notes = [claim.note, note]
+    if plan.before is not None:
+        plan = plans.lengthened(plan, folder, len(samples))
+        processes.first(fabric, lambda: folders.write_config(folder, plans.longer_record(plan, folder)))
         notes.append(
-            f"training continues from step {planned.ends[-1]:,} to {settings.total_steps(len(samples)):,} with a new "
+            f"training continues from step {plan.ends[-1]:,} to {settings.total_steps(len(samples)):,} with a new "
             f"schedule: the learning rate climbs to {settings.lr:.4g} and falls to 0 again"
         )
-    may_stop = planned.length_chosen or not chosen.keys().isdisjoint(BUDGET)
+    may_stop = plan.length_chosen or not choices.keys().isdisjoint(BUDGET)
     watch = Watch(fabric, method, held_out, settings, len(samples), may_stop)
-    loop = Loop(fabric, method, samples, settings, watch, Checkpoints(fabric, path), progress, planned.ends)
-    if not resume:
-        config = plan.record(planned, settings, source, opened, len(opened) - len(train), method)
-        processes.first(fabric, lambda: folder.write(path, config, opened, train, samples))
-        processes.refuse_unshared(path / CONFIG)
-    progress.start(planned.name, samples, settings, chosen, path)
+    loop = Loop(fabric, method, samples, settings, watch, Checkpoints(fabric, folder), progress, plan.ends)
+    if not plan.resume:
+        config = plans.record(plan, settings, dataset, len(dataset) - len(train), method)
+        processes.first(fabric, lambda: folders.write(folder, config, dataset, train, samples))
+        processes.refuse_unshared(folder / CONFIG)
+    progress.start(plan.name, samples, settings, choices, folder)
     for line in filter(None, [*notes, *_notes(method, train, settings), watch.note]):
         progress.say(line)
     with heap.retain_freed_memory():
-        loop.run(resume, on_step or (lambda step: None))
+        loop.run(plan.resume, on_step or (lambda step: None))
     return method
 
 
@@ -153,7 +150,7 @@ def _notes(method: Method, train: Data, settings: Settings) -> list[str]:
     """What the user may not expect of this encoder, these images and these batches, a line each."""
     notes = list(getattr(method.encoder, "notes", []))
     if train.kind == "image" and (channels := train.shape["channels"]) not in (1, 3):
-        notes.append(f"{channels} channels: saturation, hue and graying, which need 3, are left out of views")
+        notes.append(f"{channels} channels: views change no saturation, hue or gray, which need 3")
     if method.compares_samples and settings.accumulate > 1:
         each = f"compares only its own {settings.batch_size} samples"
         notes.append(f"each of the accumulated batches {each}: not one large batch")

@@ -1,4 +1,4 @@
-"""The loss on held-out samples along a training: measured now and then, and what follows when it starts rising."""
+"""The loss on held-out samples along a training, and what follows when it starts rising."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from unlabeled.training.settings import Settings
 if TYPE_CHECKING:
     from unlabeled.training.processes import Fabric
 
-__all__ = ["Measured", "Rise", "Watch", "rise"]
+__all__ = ["Measurement", "Rise", "Watch", "find_rise"]
 
 MEASUREMENTS, FEWEST_BETWEEN = 20, 20
 """How often the loss is measured where epochs are long, and the fewest steps between two measurements then."""
@@ -26,7 +26,7 @@ LEAST_RISE = 0.01
 NOISE_WIDTHS = 8
 
 
-class Measured(NamedTuple):
+class Measurement(NamedTuple):
     """A measurement: optimizer steps done, loss on held-out data, mean training loss since the one before."""
 
     step: int
@@ -37,13 +37,13 @@ class Measured(NamedTuple):
 class Rise(NamedTuple):
     """The loss on held-out data has risen since its lowest value while the training loss fell."""
 
-    best: Measured
-    now: Measured
+    best: Measurement
+    now: Measurement
     measurements: int
-    """How many there were since the lowest one."""
+    """Number of measurements since the lowest one."""
 
 
-def rise(measured: Sequence[Measured], patience: int = FEWEST_RISES) -> Rise | None:
+def find_rise(measurements: Sequence[Measurement], patience: int = FEWEST_RISES) -> Rise | None:
     """Whether the loss on held-out data has started rising: for long, and by more than noise explains.
 
     Means of `patience` losses in a row are compared, as the lowest single one is low by luck: the last mean must be
@@ -52,13 +52,13 @@ def rise(measured: Sequence[Measured], patience: int = FEWEST_RISES) -> Rise | N
     training loss must have fallen since.
 
     Args:
-        measured: All measurements, the latest last.
+        measurements: All of them, the latest last.
         patience: Measurements in a row that are averaged, at least 2.
     """
-    best = min(range(len(measured)), key=lambda index: measured[index].loss, default=0)
-    if len(measured) - 1 - best < patience or len(measured) < 2 * patience:
+    best = min(range(len(measurements)), key=lambda index: measurements[index].loss, default=0)
+    if len(measurements) - 1 - best < patience or len(measurements) < 2 * patience:
         return None
-    losses = torch.tensor([entry.loss for entry in measured], dtype=torch.double)
+    losses = torch.tensor([entry.loss for entry in measurements], dtype=torch.double)
     means = losses.unfold(0, patience, 1).mean(1)
     noise = losses[-8 * patience :].diff(n=2).square().mean().sqrt() / math.sqrt(6)
     lowest = means.min()
@@ -66,10 +66,10 @@ def rise(measured: Sequence[Measured], patience: int = FEWEST_RISES) -> Rise | N
     if means[-1] <= lowest + least or losses[-patience:].min() <= lowest:
         return None
     # A single value of the training loss is as noisy as its batches.
-    training = torch.tensor([entry.training_loss for entry in measured], dtype=torch.double)
+    training = torch.tensor([entry.training_loss for entry in measurements], dtype=torch.double)
     if training[-patience:].mean() >= training[max(0, best - 1) : best + 2].mean():
         return None
-    return Rise(measured[best], measured[-1], len(measured) - 1 - best)
+    return Rise(measurements[best], measurements[-1], len(measurements) - 1 - best)
 
 
 class Watch:
@@ -104,7 +104,7 @@ class Watch:
         self.held_out: HeldOut | None = None
         self.note = "" if held_out is None else self._begin(fabric, held_out)
         self.stops = self.held_out is not None and may_stop and method.held_out == "stop"
-        self.measured: list[Measured] = []
+        self.measurements: list[Measurement] = []
         self.since_measured = [0.0, 0]  # sum of the training losses, and steps
         self.best: tuple[dict[str, Tensor], dict[str, Any]] | None = None
         self.rising = False
@@ -150,28 +150,28 @@ class Watch:
         if loss is None or not steps:
             return ""
         self.since_measured = [0.0, 0]
-        self.measured.append(Measured(step, loss, total / steps))
-        if self.stops and self._lowest() is self.measured[-1]:
+        self.measurements.append(Measurement(step, loss, total / steps))
+        if self.stops and self._lowest() is self.measurements[-1]:
             state = {name: value.detach().cpu().clone() for name, value in self.method.state_dict().items()}
             self.best = state, position()
         patience = max(FEWEST_RISES, round(self.total_steps / self.between / MEASUREMENTS))
-        found, before = rise(self.measured, patience), self.rising
-        self.rising = found is not None
-        if found is None:
+        rise, was_rising = find_rise(self.measurements, patience), self.rising
+        self.rising = rise is not None
+        if rise is None:
             return ""
         if self.stops:
             self.stopped = step
-        return "" if before else self._words(found)
+        return "" if was_rising else self._words(rise)
 
-    def _lowest(self) -> Measured:
-        return min(self.measured, key=lambda entry: entry.loss)
+    def _lowest(self) -> Measurement:
+        return min(self.measurements, key=lambda entry: entry.loss)
 
-    def _words(self, found: Rise) -> str:
+    def _words(self, rise: Rise) -> str:
         assert self.held_out is not None
-        best, now = found.best, found.now
+        best, now = rise.best, rise.now
         unit = "epochs" if self.between == self.steps_per_epoch else "measurements"
         words = (
-            f"loss on held-out {self.held_out.data.unit} has risen for {found.measurements} {unit} since step "
+            f"loss on held-out {self.held_out.data.unit} has risen for {rise.measurements} {unit} since step "
             f"{best.step:,} ({best.loss:.4g} -> {now.loss:.4g}) while the training loss fell "
             f"({best.training_loss:.4g} -> {now.training_loss:.4g}): the model is memorising"
         )
@@ -185,7 +185,7 @@ class Watch:
     def entry(self, step: int) -> dict[str, Any]:
         """What the log says of held-out data: the last loss, all of the epoch by step where there are more, a rise."""
         begins = (step - 1) // self.steps_per_epoch * self.steps_per_epoch
-        recent = [one for one in self.measured if one.step > begins]
+        recent = [one for one in self.measurements if one.step > begins]
         if not recent:
             return {}
         assert self.held_out is not None
@@ -202,7 +202,7 @@ class Watch:
 
     def position(self) -> dict[str, Any]:
         """What a checkpoint keeps of it beside the best state."""
-        position = {"measured": self.measured, "turned": self.rising, "stopped": self.stopped}
+        position = {"measured": self.measurements, "turned": self.rising, "stopped": self.stopped}
         return position if self.best is None else position | {"best": self.best[1]}
 
     def load(self, position: dict[str, Any], best: dict[str, Tensor], goes_on: bool) -> None:
@@ -216,7 +216,9 @@ class Watch:
         self.since_measured = position.get("since_measured", [0.0, 0])
         self.stopped = None if goes_on else position.get("stopped")
         reached = position["step"] if self.stopped is None else self.stopped
-        self.measured = [Measured(*entry) for entry in position.get("measured", ()) if entry[0] <= reached]
+        self.measurements = [
+            Measurement(*entry) for entry in position.get("measured", ()) if entry[0] <= reached
+        ]
         self.rising = position.get("turned", False)
         if self.stops and "best" in position:
             self.best = best, position["best"]

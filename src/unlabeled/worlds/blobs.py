@@ -1,15 +1,15 @@
 """Blobs: two textured things drift over a textured ground, each of one hue, with the mask of each.
 
-Lightness and hue are drawn apart and never leave what a screen can show, so the lightness of a frame says which place
-is which and nothing about its hue; the hues are new in every video. Things bounce off the borders; the second hides the
-first where they meet.
+Lightness and hue are drawn independently and never leave the gamut of a screen, so the lightness of a frame reveals
+which position is which and nothing about its hue; the hues are new in every video. Things bounce off the borders; the
+second occludes the first where they meet.
 
 Factors: shape (disc or square), hue and speed of each thing.
 
-Baselines: region similarity J of label propagation on 60 videos of seed 1, places of 4 pixels, from the first frame and
-7 before, top 5, radius 5. The first mask copied unmoved 0.42; grey patches of 4 pixels 0.16, of 12 pixels 0.46; four
-convolutions with random weights on grey frames 0.36; mean colour 0.82, its hue alone 0.91. So compare networks that
-see colour with colours, and grey ones with grey ones.
+Baselines: region similarity J of label propagation on 60 videos of seed 1, positions of 4 pixels, from the first frame
+and the last 7, top 5, radius 5. The first mask copied without motion 0.42; grey patches of 4 pixels 0.16, of 12 pixels
+0.46; four convolutions with random weights on grey frames 0.36; mean colour 0.82, its hue alone 0.91. So compare
+networks that see colour with colours, and grey ones with grey ones.
 """
 
 import math
@@ -28,7 +28,7 @@ __all__ = ["make"]
 
 THINGS = 2
 CHROMA = 24.0
-"""Distance from grey in Lab: screens show it in every hue at every lightness used here."""
+"""Distance from grey in Lab: within the gamut of a screen in every hue at every lightness used here."""
 LIGHTNESS = 38.0, 72.0
 SIZE = 64.0
 """Side of the frame in the units in which things are described."""
@@ -59,7 +59,7 @@ def make(
         frames: Frames of each video, at least 1.
         size: Height and width in pixels, at least 16; everything else grows with it.
         motion: Factor on all speeds; at 0 all frames of a video are the same.
-        hues: How long hues last: "frame" draws new ones for every frame, so that no frame tells those of another.
+        hues: How long hues last: "frame" draws new ones for every frame, so that no frame reveals those of another.
 
     Returns:
         `video`, uint8, shape (n, frames, 3, size, size); `masks`, uint8, shape (n, frames, size, size), 0 for
@@ -103,12 +103,12 @@ def _draw(
     color = CHROMA * rearrange(_direction(hue), "n t k ab -> n t k ab 1 1")
 
     axis = (torch.arange(size) + 0.5) / unit
-    place = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1)
-    ground = place - moved[:, :, THINGS, None, None]
+    position = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1)
+    ground = position - moved[:, :, THINGS, None, None]
     light, paint = _texture(uniform, ground), color[:, :, THINGS].expand(-1, -1, -1, size, size)
     owner = torch.zeros(n, frames, size, size, dtype=torch.uint8)
     for thing in range(THINGS):
-        offset = place - centre[:, :, thing, None, None]
+        offset = position - centre[:, :, thing, None, None]
         square = shape[:, thing, None, None, None] == 1
         # A square of the same area as the disc.
         distance = torch.where(
@@ -120,10 +120,10 @@ def _draw(
         owner = torch.where(cover >= 0.5, thing + 1, owner)
     lab = rearrange(torch.cat([light[:, :, None], paint], 2), "n t c h w -> (n t) c h w")
     pixels = (255 * lab_to_rgb(lab)).round().to(torch.uint8)
-    made = {"video": rearrange(pixels, "(n t) c h w -> n t c h w", n=n), "masks": owner.to(torch.uint8)}
-    known = {"shape": shape, "hue": hue[:, 0], "speed": speed}
-    return made | {
-        f"{name}_{thing + 1}": value[:, thing] for name, value in known.items() for thing in range(THINGS)
+    tensors = {"video": rearrange(pixels, "(n t) c h w -> n t c h w", n=n), "masks": owner.to(torch.uint8)}
+    factors = {"shape": shape, "hue": hue[:, 0], "speed": speed}
+    return tensors | {
+        f"{name}_{thing + 1}": value[:, thing] for name, value in factors.items() for thing in range(THINGS)
     }
 
 
@@ -133,7 +133,7 @@ def _direction(angle: Tensor) -> Tensor:
 
 
 def _bounced(position: Tensor, radius: Tensor) -> Tensor:
-    """Positions folded back into the frame, so that the whole thing stays in sight."""
+    """Positions folded back into the frame, so that the whole thing stays visible."""
     span = SIZE - 2 * radius
     return radius + span - ((position - radius) % (2 * span) - span).abs()
 

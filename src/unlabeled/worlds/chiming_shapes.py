@@ -1,6 +1,6 @@
 """Shapes that chime: a picture of a shape, and a second of the sound that goes with its class.
 
-A sample is a coloured shape on a noisy ground and a sound at 8 kHz. What corresponds is the class alone:
+A sample is a coloured shape on a noisy ground and a sound at 8 kHz. Only the class corresponds:
 
 | class    | sound                        | pitch in hertz |
 |----------|------------------------------|----------------|
@@ -9,17 +9,17 @@ A sample is a coloured shape on a noisy ground and a sound at 8 kHz. What corres
 | triangle | all harmonics, bright        | 575 to 660     |
 | cross    | the partials of a struck bar | 830 to 950     |
 
-Everything else is drawn independently and so cannot be predicted from the other side: colours, size, place and
-turn of the shape; pitch within the class, the moments of the strikes, how fast they fade, loudness and noise of
-the sound. With `distractor` a second shape of another class is in the picture and makes no sound, apart from
-the first: only the sound tells which of the two is meant.
+Everything else is drawn independently and so cannot be predicted from the other side: colours, size, position and
+rotation of the shape; pitch within the class, the moments of the strikes, how fast they fade, loudness and noise of
+the sound. With `distractor` a second shape of another class is in the picture, away from the first, and makes no sound:
+only the sound reveals which of the two is meant.
 
 Factors: shape, pitch_hz, hue, radius, x, y; silent_shape with a distractor.
 
-Baselines: random pairs share their class one time in four, so that correspondence is right at most 7 times in
-8. Of 2,000 pairs a linear probe learns to tell the shape of 28 % of 800 others from raw pixels (32x32; chance is
-25 %), but the sound of all of them from mean and deviation of its mel bands. The centre of the picture is in the
-sounding shape in 12 % of 2,000 pictures of two; who picks one of the two blindly is right half of the time.
+Baselines: random pairs have the same class one time in four, so that the accuracy of correspondence is at most 7/8.
+A linear probe fitted on 2,000 pairs predicts the shape of 28 % of 800 others from raw pixels (32x32; chance level is
+25 %), but of all of them from mean and deviation of the mel bands of the sound. The centre of the picture is in the
+sounding shape in 12 % of 2,000 pictures of two; picking one of the two at random is right half of the time.
 """
 
 import math
@@ -65,7 +65,7 @@ def make(n: int, seed: int, *, distractor: bool = False, image_size: int = 64) -
         `image` uint8 (n, 3, image_size, image_size); `waveform` float32 (n, 8000) in -1..1; `masks` uint8
         (n, image_size, image_size), 1 in the sounding shape, 2 in the silent one, 0 elsewhere; `labels` int64
         (n,), the class; and the factors, each (n,): `shape` and `silent_shape` (-1 for none) int64, `pitch_hz`,
-        `hue` in 0..1, `radius`, `x` and `y` (of the centre, from the left and the top) in shares of the side.
+        `hue` in 0..1, `radius`, `x` and `y` (of the centre, from the left and the top) as fractions of the side.
     """
     check.whole(n=n, image_size=image_size)
     check.at_least(1, n=n)
@@ -129,14 +129,14 @@ def make(n: int, seed: int, *, distractor: bool = False, image_size: int = 64) -
 
 
 def _apart(first: Tensor, radii: Tensor, draws: Tensor) -> Tensor:
-    """The first of some random places at which a second shape touches neither the first one nor the border."""
+    """The first of some random positions at which a second shape touches neither the first one nor the border."""
     own = radii[:, 1, None, None]
-    places = own + (1 - 2 * own) * draws
-    distances = (places - first[:, None]).norm(dim=2)
+    positions = own + (1 - 2 * own) * draws
+    distances = (positions - first[:, None]).norm(dim=2)
     free = distances > radii.sum(1, keepdim=True)
     # An argmax of booleans is the first true one; where none is free, the farthest will do.
-    chosen = torch.where(free.any(1), free.int().argmax(1), distances.argmax(1))
-    return places[torch.arange(len(places)), chosen]
+    index = torch.where(free.any(1), free.int().argmax(1), distances.argmax(1))
+    return positions[torch.arange(len(positions)), index]
 
 
 def _inside(shapes: Tensor, centres: Tensor, radii: Tensor, turns: Tensor, size: int) -> Tensor:

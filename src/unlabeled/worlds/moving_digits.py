@@ -1,16 +1,16 @@
 """Moving digits: handwritten digits fly straight on a dark ground and are mirrored at its borders.
 
 The 1,797 glyphs of 8x8 pixels are scikit-learn's (UCI "Optical Recognition of Handwritten Digits", CC BY 4.0);
-the first 1,437 are for training, the last 360 for testing. Known of each video are the digit, its heading in the
-middle frame (one of eight) and its speed. Starting places are uniform and the borders reflect like mirrors, so
-a video played backward is as likely as forward, and the middle frame says nothing about its heading. Where several
-digits overlap the brighter pixel counts, and the first digit is the one that is known.
+the first 1,437 are for training, the last 360 for testing. Factors of each video are the digit, its heading in the
+middle frame (one of eight) and its speed. Start positions are uniform and the borders reflect like mirrors, so
+a video played backward is as likely as forward, and the middle frame reveals nothing about its heading. Where several
+digits overlap the brighter pixel counts, and the factors are those of the first digit.
 
-Baselines (one digit, 2,000 videos to learn from, 500 to test on): the squared error of a frame summed over its pixels
-is 4.7, 17.1 and 17.8 for the last of ten frames taken as the 1st, 5th and 10th to follow, and 9.1 for the mean frame.
-Linear probes read the digit, the heading and the speed from the pixels of four frames with 22 %, 96 % and R² 0.00, from
-those of a frame near the middle with 19 %, 16 % and 0.00, from the state of a random LSTM of 256 cells after ten frames
-with 18 %, 54 % and 0.07; chance is 10 % and 12.5 %.
+Baselines (one digit, 2,000 training videos, 500 test videos): the squared error of a frame summed over its pixels
+is 4.7, 17.1 and 17.8 where the last of ten frames predicts the 1st, 5th and 10th to follow, and 9.1 for the mean frame.
+Linear probes predict the digit, the heading and the speed from the pixels of four frames with 22 %, 96 % and R² 0.00,
+from those of a frame near the middle with 19 %, 16 % and 0.00, from the state of a random LSTM of 256 cells after ten
+frames with 18 %, 54 % and 0.07; chance level is 10 % and 12.5 %.
 """
 
 import math
@@ -62,7 +62,7 @@ def make(
     check.choice(("train", "test"), glyphs=glyphs)
     generator = torch.Generator().manual_seed(seed)
     shapes, numbers = _glyphs(glyphs)
-    chosen = torch.randint(len(shapes), (n, digits), generator=generator)
+    glyph = torch.randint(len(shapes), (n, digits), generator=generator)
     headings = torch.randint(8, (n, digits), generator=generator)
     speeds = torch.empty(n, digits).uniform_(*SPEEDS, generator=generator)
     room = size - GLYPH
@@ -74,18 +74,18 @@ def make(
     video = torch.zeros(n, frames, size, size)
     for digit in range(digits):
         across, down = (_placed(path[:, digit], size) for path in paths)
-        drawn = torch.einsum("ntyi,nij,ntxj->ntyx", down, shapes[chosen[:, digit]], across)
-        video = torch.maximum(video, drawn)
+        layer = torch.einsum("ntyi,nij,ntxj->ntyx", down, shapes[glyph[:, digit]], across)
+        video = torch.maximum(video, layer)
     return {
         "video": rearrange((255 * video).round().to(torch.uint8), "n t y x -> n t 1 y x"),
-        "digit": numbers[chosen[:, 0]],
+        "digit": numbers[glyph[:, 0]],
         "direction": headings[:, 0],
         "speed": speeds[:, 0],
     }
 
 
 def mirrored(positions: Tensor, room: float | Tensor) -> Tensor:
-    """Where something is that flies straight between two mirrors.
+    """Positions of something that flies straight between two mirrors.
 
     Args:
         positions: Where it would be without mirrors, float, any shape.
@@ -98,7 +98,7 @@ def mirrored(positions: Tensor, room: float | Tensor) -> Tensor:
 
 
 def _placed(corners: Tensor, size: int) -> Tensor:
-    """Weights that put a line of a glyph at places between the pixels, float, shape (n, frames, size, glyph)."""
+    """Weights that put a line of a glyph at positions between the pixels, float, shape (n, frames, size, glyph)."""
     pixels = torch.arange(size)[:, None] - torch.arange(GLYPH)
     return (1 - (pixels - corners[:, :, None, None]).abs()).clamp(min=0)
 

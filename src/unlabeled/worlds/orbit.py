@@ -5,10 +5,10 @@ the arm; the colours of the arm are always the same. All cameras of a scene see 
 
 Factors, by frame: `progress` of the movement in 0..1, `angle_sin` and `angle_cos` of the arm's turn.
 
-Baselines on 20 scenes of 24 frames of seed 1. Alignment error between the two cameras (guessing 1/3): 32x32 pixels
-0.26, a random network of four convolutions 0.32, with a random spatial softmax behind it 0.29. The same across scenes
-seen by one camera, in progress: pixels 0.15, the random networks 0.34 and 0.31. Progress read from 32x32 pixels by
-ridge regression, fitted on 120 scenes of seed 0: R² 0.74.
+Baselines on 20 scenes of 24 frames of seed 1. Alignment error between the two cameras (chance level 1/3): 32x32 pixels
+0.26, a random network of four convolutions 0.32, followed by a random spatial softmax 0.29. The same across scenes
+seen by one camera, in progress: pixels 0.15, the random networks 0.34 and 0.31. Ridge regression of
+progress on 32x32 pixels, fitted on 120 scenes of seed 0: R² 0.74.
 """
 
 import math
@@ -54,10 +54,10 @@ def make(
         frames: Moments of each scene.
         cameras: Cameras of each scene, one radian apart.
         size: Height and width in pixels.
-        jitter: Largest departure of a camera from its usual azimuth, radians; its height departs as much, in metres.
+        jitter: Largest deviation of a camera from its usual azimuth, radians; its height deviates as much, in metres.
         free: Whether cameras stand at any azimuth and the arm has colours of its own in every scene, which takes
             hundreds of scenes to learn.
-        still: Whether nothing moves, so that nothing tells the moments apart: a control.
+        still: Whether nothing moves, so that moments cannot be distinguished: a control.
 
     Returns:
         `views` uint8 (n, cameras, frames, 3, size, size), and the factors `progress`, `angle_sin` and `angle_cos`,

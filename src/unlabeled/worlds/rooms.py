@@ -1,14 +1,14 @@
-"""Rooms: walks through a small house whose rooms have walls and floors of their own, seen by a walker's eyes.
+"""Rooms: walks through a small house whose rooms have walls and floors of their own, seen through a walker's eyes.
 
 The house is a grid of square rooms joined by doorways, the same for all walks of one `house`. The walker heads for
-random places, room by room, and never through a wall. Images and depths are exact: rays are cut with walls of no
-thickness, with the floor and with the ceiling.
+random positions, room by room, and never through a wall. Images and depths are exact: rays are intersected with walls
+of no thickness, with the floor and with the ceiling.
 
 Factors, by frame: `room` number, counted along x, then y.
 
 Baselines in house 0: the nearest of 2,048 images (every fourth of 64 walks of seed 0, 32x32 pixels) is of the same room
-as an image of 16 walks of seed 1 in 98 % (the commonest room: 29 %), and was seen 0.36 m away on average. Memory alone
-knows this house, so compare with pixels.
+as an image of 16 walks of seed 1 in 98 % of cases (the commonest room: 29 %), and was seen 0.36 m away on average.
+Memorising is enough in this house, so compare with pixels.
 """
 
 import math
@@ -30,7 +30,7 @@ FOCAL = 0.5
 STRIDE, TURN = 0.2, 0.35
 """Most metres forward and radians of turning in a step."""
 MARGIN = 0.7
-"""Least distance of a place that is headed for from the walls, metres."""
+"""Least distance of a destination from the walls, metres."""
 TEXELS = 64
 
 
@@ -55,7 +55,7 @@ def make(
         columns: Rooms along x.
         rows: Rooms along y.
         house: Seed of the house: its doorways, walls and floors.
-        still: Whether the walker stays where it is, so that nothing tells the moments apart: a control.
+        still: Whether the walker stays where it is, so that moments cannot be distinguished: a control.
 
     Returns:
         `video` uint8 (n, frames, 3, size, size); `pose` float (n, frames, 3): x, y in metres and the heading in
@@ -84,7 +84,7 @@ def make(
 
 
 def room_of(x: Tensor, y: Tensor, columns: int) -> Tensor:
-    """Number of the room of a place, int64, the shape of x and y (metres)."""
+    """Number of the room of a position, int64, the shape of x and y (metres)."""
     return (x / ROOM).floor().long() + columns * (y / ROOM).floor().long()
 
 
@@ -118,8 +118,8 @@ def walls(doors: list[tuple[int, int]], grid: tuple[int, int]) -> Tensor:
         grid: Rooms along x and along y.
 
     Returns:
-        Float, shape (pieces, 6): the axis that the wall crosses (0 for a wall of constant x), its place on that axis,
-        where it starts and ends on the other one (metres), the side of it on which its room lies (1 or -1), and the
+        Float, shape (pieces, 6): the axis that the wall crosses (0 for a wall of constant x), its position on that
+        axis, its start and end on the other one (metres), the side of it on which its room lies (1 or -1), and the
         number of the wall, four for each room.
     """
     columns, rows = grid
@@ -141,7 +141,7 @@ def walls(doors: list[tuple[int, int]], grid: tuple[int, int]) -> Tensor:
 def stroll(
     n: int, frames: int, doors: list[tuple[int, int]], grid: tuple[int, int], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Walk from random place to random place, through doorways.
+    """Walk from random position to random position, through doorways.
 
     Args:
         n: Walks.
@@ -191,7 +191,7 @@ def stroll(
 
 
 def _place(room: int, columns: int, along: float, across: float) -> tuple[float, float]:
-    """A place in a room, metres; along and across lie in 0..1."""
+    """A position in a room, metres; along and across lie in 0..1."""
     inner = ROOM - 2 * MARGIN
     return (
         ROOM * (room % columns) + MARGIN + inner * along,
@@ -200,7 +200,7 @@ def _place(room: int, columns: int, along: float, across: float) -> tuple[float,
 
 
 def _door(room: int, after: int, columns: int, beyond: float) -> tuple[float, float]:
-    """The place on the middle line of a doorway that lies so many metres beyond it."""
+    """The position on the middle line of a doorway that lies so many metres beyond it."""
     here, there = (ROOM * (room % columns) + ROOM / 2, ROOM * (room // columns) + ROOM / 2), after - room
     ahead = (ROOM / 2 + beyond) * (1 if there > 0 else -1)
     return (here[0] + ahead, here[1]) if abs(there) == 1 and columns > 1 else (here[0], here[1] + ahead)
@@ -281,6 +281,6 @@ def look(
 
 
 def _texel(patterns: Tensor, number: Tensor, along: Tensor, down: Tensor) -> Tensor:
-    """Colours at places (0..1) of some of the patterns, float, shape (..., 3)."""
+    """Colours at positions (0..1) of some of the patterns, float, shape (..., 3)."""
     column, row = ((TEXELS * part).long().clamp(0, TEXELS - 1) for part in (along, down))
     return patterns.permute(0, 2, 3, 1)[number, row, column]

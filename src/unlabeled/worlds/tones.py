@@ -1,15 +1,15 @@
 """Tones: two bars of a rhythm, played at one pitch with one timbre by one voice.
 
 A bar is a short, a middle and a long note in one of six orders: the rhythm. Notes of one length are alike and every bar
-holds one of each, so how often a spectrum occurs tells nothing of the rhythm; one has to hear the order. Known of
-each sound are also `pitch` (12 semitones from 110 Hz, each a little out of tune), `timbre` (4 laws by which
-overtones fade), `voice` (6 sets of resonances, as longer and shorter throats have) and `tempo` (seconds of a short
-note). All are independent of each other.
+holds one of each, so how often a spectrum occurs reveals nothing about the rhythm: the order has to be heard. Further
+factors are `pitch` (12 semitones from 110 Hz, each a little out of tune), `timbre` (4 laws by which overtones fade),
+`voice` (6 sets of resonances, as longer and shorter throats have) and `tempo` (seconds of a short note). All are
+independent of each other.
 
-Linear probes fitted on 1,000 sounds and measured on 500 others (built in as `tones`) tell from the mean and
-deviation of 40 log-mel bands the rhythm of 14 % (chance is 16.7 %), the pitch of 99.8 %, the timbre of 100 % and the
-voice of 82.8 %; from the mean states of two recurrent layers of 256 random units the rhythm of 38 % and the voice of
-91 %.
+Linear probes fitted on 1,000 sounds and tested on 500 others (built in as `tones`) predict from the mean and
+deviation of 40 log-mel bands the rhythm of 14 % (chance level is 16.7 %), the pitch of 99.8 %, the timbre of 100 % and
+the voice of 82.8 %; from the mean states of two recurrent layers of 256 random units the rhythm of 38 % and the voice
+of 91 %.
 """
 
 from itertools import permutations
@@ -24,7 +24,7 @@ __all__ = ["CLASSES", "LABELS", "SAMPLE_RATE", "make"]
 
 SAMPLE_RATE = 8_000
 LABELS = ("rhythm", "pitch", "timbre", "voice")
-"""What can be asked of a sound; the first is the label where nobody chooses."""
+"""Factors that can be the label; the first is the default."""
 CLASSES: dict[str, list[str]] = {
     "rhythm": ["-".join(order) for order in permutations(("short", "middle", "long"))],
     "pitch": ["A", "A sharp", "B", "C", "C sharp", "D", "D sharp", "E", "F", "F sharp", "G", "G sharp"],
@@ -38,7 +38,7 @@ LEAD_SECONDS, ATTACK_SECONDS, FADE_SECONDS = 0.1, 0.005, 0.1
 FORMANTS, BANDWIDTH = (600.0, 1_500.0, 2_600.0), 200.0
 THROATS = (0.78, 0.87, 0.96, 1.05, 1.14, 1.23)
 BLOCK = 8
-"""Sounds that are made at a time: few fit the processor's own memory."""
+"""Sounds that are synthesised at a time: few fit into the processor's cache."""
 
 
 def make(n: int, seed: int, *, noise: float = 0.003) -> dict[str, Tensor]:
@@ -50,7 +50,7 @@ def make(n: int, seed: int, *, noise: float = 0.003) -> dict[str, Tensor]:
         noise: Deviation of the white noise that is added, where the sound is within -1..1.
 
     Returns:
-        `waveform` float, shape (n, samples), in -1..1, zeros behind the end of each; `length` int64, shape (n,),
+        `waveform` float, shape (n, samples), in -1..1, zeros after the end of each; `length` int64, shape (n,),
         true samples; `rhythm`, `pitch`, `timbre`, `voice` int64, shape (n,), numbers of `CLASSES`; `tempo` float,
         shape (n,), seconds of a short note.
 
@@ -65,19 +65,19 @@ def make(n: int, seed: int, *, noise: float = 0.003) -> dict[str, Tensor]:
     def between(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(n, generator=generator)
 
-    known = {name: torch.randint(len(CLASSES[name]), (n,), generator=generator) for name in LABELS}
+    factors = {name: torch.randint(len(CLASSES[name]), (n,), generator=generator) for name in LABELS}
     tempo = between(*SHORT_SECONDS)
     lead, cents, loudness = between(0, LEAD_SECONDS), between(-25, 25), between(0.3, 0.9)
     seconds = LEAD_SECONDS + BARS * 6 * SHORT_SECONDS[1]
     time = torch.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     length = ((lead + BARS * 6 * tempo) * SAMPLE_RATE).round().long().clamp(max=len(time))
-    hertz = 110 * 2 ** (known["pitch"] / 12 + cents / 1200)
-    strength = _overtones(known["timbre"], hertz) * _resonance(known["voice"], hertz)
-    sound = _periodic(strength, hertz[:, None] * time) * _envelope(known["rhythm"], tempo, lead, time)
+    hertz = 110 * 2 ** (factors["pitch"] / 12 + cents / 1200)
+    strength = _overtones(factors["timbre"], hertz) * _resonance(factors["voice"], hertz)
+    sound = _periodic(strength, hertz[:, None] * time) * _envelope(factors["rhythm"], tempo, lead, time)
     sound = sound / sound.abs().amax(1, keepdim=True) * loudness[:, None]
     sound = sound + noise * torch.randn(sound.shape, generator=generator)
     inside = torch.arange(len(time)) < length[:, None]
-    return {"waveform": sound.clamp(-1, 1) * inside, "length": length, **known, "tempo": tempo}
+    return {"waveform": sound.clamp(-1, 1) * inside, "length": length, **factors, "tempo": tempo}
 
 
 def _overtones(timbre: Tensor, hertz: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""ViZDoom walks: a walker in a level of Doom, recorded with where it was and how far everything is.
+"""ViZDoom walks: a walker in a level of Doom, recorded with its poses and the depth of every pixel.
 
-Needs the package `vizdoom`, which brings the engine and free levels; nothing is shown on a screen. Of each frame of
-320x240 pixels the middle square is kept, a field of view of about 74 degrees across. Depths come in steps of 0.22 m and
+Needs the package `vizdoom`, which contains the engine and free levels; no window opens. Of each frame of 320x240 pixels
+only the middle square is recorded, a field of view of about 74 degrees across. Depths come in steps of 0.22 m and
 end at 57 m. A metre is 32 units of the map. The walker wanders: it turns towards the side where there is more room when
 something is near.
 """
@@ -38,7 +38,7 @@ SCENARIOS = (
     *("health_gathering_supreme", "my_way_home", "predict_position", "rocket_basic", "simpler_basic"),
     "take_cover",
 )
-"""Levels that come with ViZDoom and were tried; of some others the engine dies, or asks for files of its own."""
+"""Levels of ViZDoom that were tested; on some others the engine crashes, or asks for files of its own."""
 
 
 def record(
@@ -60,7 +60,7 @@ def record(
         out: Folder of the files, made where it is missing, without other walks.
         walks: How many.
         steps: Frames of each walk, of which 8.75 make a second of the game.
-        seed: Seed of where walks begin and where they go; another one gives other walks only.
+        seed: Seed of where walks begin and where they go; no walk of one seed is also one of another.
         scenario: Name of a level that comes with ViZDoom, such as my_way_home or health_gathering.
         size: Height and width in pixels, at most 240.
 
@@ -97,7 +97,7 @@ def _game(scenario: str) -> Iterator[Any]:
         raise UserError(
             "walks need ViZDoom, which is not installed; pip install 'unlabeled[embodied]'"
         ) from error
-    game, known = vizdoom.DoomGame(), vizdoom.GameVariable
+    game, variables = vizdoom.DoomGame(), vizdoom.GameVariable
     game.load_config(str(Path(vizdoom.scenarios_path) / f"{scenario}.cfg"))
     game.set_screen_resolution(vizdoom.ScreenResolution.RES_320X240)
     game.set_screen_format(vizdoom.ScreenFormat.RGB24)
@@ -109,7 +109,9 @@ def _game(scenario: str) -> Iterator[Any]:
         getattr(game, f"set_render_{hide}")(False)
     # Without bobbing the camera stays at one height.
     game.add_game_args("+movebob 0 +nomonsters 1")
-    game.set_available_game_variables([known.CAMERA_POSITION_X, known.CAMERA_POSITION_Y, known.CAMERA_ANGLE])
+    game.set_available_game_variables(
+        [variables.CAMERA_POSITION_X, variables.CAMERA_POSITION_Y, variables.CAMERA_ANGLE]
+    )
     game.set_available_buttons([vizdoom.Button.MOVE_FORWARD, vizdoom.Button.TURN_LEFT_RIGHT_DELTA])
     game.set_episode_timeout(10**7)
     before = Path.cwd()
@@ -127,16 +129,16 @@ def _game(scenario: str) -> Iterator[Any]:
 
 
 def _walk(game: Any, steps: int, size: int, seed: str) -> dict[str, Any]:
-    """One walk without interruption; a level that ends on the way is begun anew elsewhere."""
+    """One walk without interruption; a level that ends on the way is restarted elsewhere."""
     for attempt in range(TRIES):
-        # Out of text, so that no walk of one seed is also one of another: sums of numbers would meet.
+        # Seeded with text, so that no walk of one seed is also one of another: sums of numbers would coincide.
         draw = random.Random(f"{seed} {attempt}")
         game.set_seed(draw.getrandbits(31))
         game.new_episode()
         frames, poses, depths, turn = [], [], [], 0.0
         while len(frames) < steps and not game.is_episode_finished():
             state = game.get_state()
-            # Depth is linear in what the engine gives, which is measured against the geometry of its maps.
+            # Depth is linear in the values of the engine, as was calibrated against the geometry of its maps.
             units = (state.depth_buffer.astype(np.float32) + 1.74) / 0.14
             x, y, angle = state.game_variables
             poses.append([x / UNITS, y / UNITS, math.radians(angle)])
@@ -182,5 +184,5 @@ def _square(frame: np.ndarray, size: int) -> np.ndarray:
 
 def _sampled(depth: np.ndarray, size: int) -> np.ndarray:
     """Depth at the middle of every pixel of the small image: a mean over an edge would lie in mid-air."""
-    places = ((np.arange(size) + 0.5) * HEIGHT / size).astype(int)
-    return depth[places][:, places + (WIDTH - HEIGHT) // 2]
+    rows = ((np.arange(size) + 0.5) * HEIGHT / size).astype(int)
+    return depth[rows][:, rows + (WIDTH - HEIGHT) // 2]

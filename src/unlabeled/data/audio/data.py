@@ -174,9 +174,9 @@ def from_waveforms(
         raise UserError(f"lengths of {name} must be from 1 to {most}, got {got}")
     check.whole(sample_rate=sample_rate)
     check.at_least(1, sample_rate=sample_rate)
-    about = About(classes=classes)
+    about = About(classes=classes, factors=factors)
     if labels is not None:
-        about = numbered(from_array(labels, count, name), classes).about(name)
+        about |= numbered(from_array(labels, count, name), classes).about(name)
     paths = [f"{name}[{row}]" for row in range(count)]
     samples = sounds[torch.arange(most) < true[:, None]]
-    return Sounds(samples, true, sample_rate=sample_rate, name=name, paths=paths, factors=factors, **about)
+    return Sounds(samples, true, sample_rate=sample_rate, name=name, paths=paths, **about)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from unlabeled.data.labels import label_column, raw
 from unlabeled.data.notes import note
 from unlabeled.data.options import OpenOptions
 from unlabeled.data.pool import in_order
-from unlabeled.data.samples import Temporary
+from unlabeled.data.samples import Item, Temporary
 from unlabeled.data.sources import Reading, Source, find_files
 from unlabeled.data.tables import Table, open_table
 from unlabeled.parts.resample import resample
@@ -49,15 +49,6 @@ _NEVER_FLOATS = (".flac", ".ogg", ".oga", ".opus", ".mp3")
 _SEEN_FOR_RATE = 1_000
 _LOOKED_AT = 2**20
 """Samples in which sound is searched for at a time."""
-
-
-class _Encoded(NamedTuple):
-    """A sound that was not decoded yet: a file or its bytes, and what is known of it."""
-
-    path: str
-    label: Any
-    content: Path | bytes
-    factors: Mapping[str, float | int] = {}
 
 
 def find(
@@ -90,16 +81,12 @@ def find(
 
     @cache
     def scale() -> Scale:
-        return scale_of(_peaks(chain.from_iterable(map(_sounds, sources.values()))), name)
+        return scale_of(_peaks(item for part in sources.values() for item in part.read().items), name)
 
     def open_part(part: Source) -> Sounds:
         return _open(part, ["sounds", [part.fingerprint, everything], options.sample_rate], scale, options)
 
     return {split: partial(open_part, part) for split, part in sources.items()}
-
-
-def _sounds(source: Source) -> Iterator[_Encoded]:
-    return (_Encoded(*item) for item in source.read().items)
 
 
 def _open(source: Source, key: Any, scale: Callable[[], Scale], options: OpenOptions) -> Sounds:
@@ -109,13 +96,9 @@ def _open(source: Source, key: Any, scale: Callable[[], Scale], options: OpenOpt
     samples = content.view(torch.int16)
     if not any(bool(part.any()) for part in samples.split(_LOOKED_AT)):  # ends at the first that is heard
         note(f"{source.name}: all {len(about['paths'])} sounds are silent")
-    return Sounds(
-        samples,
-        torch.tensor(facts["lengths"], dtype=torch.int64),
-        sample_rate=facts["sample_rate"],
-        factors={name: torch.tensor(values) for name, values in facts["factors"].items()},
-        **about,
-    )
+    about["factors"] = {name: torch.tensor(values) for name, values in facts["factors"].items()}
+    lengths = torch.tensor(facts["lengths"], dtype=torch.int64)
+    return Sounds(samples, lengths, sample_rate=facts["sample_rate"], **about)
 
 
 def _write(
@@ -123,10 +106,10 @@ def _write(
 ) -> dict[str, Any]:
     """Write all sounds of a split one after the other as 16-bit numbers, and describe them."""
     reading = source.read()
-    rate = options.sample_rate or _commonest_rate(_sounds(source))
+    rate = options.sample_rate or _commonest_rate(source.read().items)
     recorder = Recorder(stream, reading.total, options.progress, ("lengths", "factors"))
     work = partial(_samples, rate=rate, scale=scale())
-    for sound, samples in in_order(work, _sounds(source), options.threads):
+    for sound, samples in in_order(work, reading.items, options.threads):
         if isinstance(samples, str):
             recorder.skip(sound.path, samples)
         else:
@@ -141,7 +124,7 @@ def _write(
     }
 
 
-def _samples(sound: _Encoded, rate: int, scale: Scale) -> Tensor | str:
+def _samples(sound: Item, rate: int, scale: Scale) -> Tensor | str:
     """A sound as int16, shape (samples,), or the reason why there is none."""
     try:
         samples, native = decode(sound.content)
@@ -157,7 +140,7 @@ def _samples(sound: _Encoded, rate: int, scale: Scale) -> Tensor | str:
         return Temporary(error) if temporary else str(error)
 
 
-def _commonest_rate(sounds: Iterable[_Encoded]) -> int:
+def _commonest_rate(sounds: Iterable[Item]) -> int:
     """The sample rate that most of the first thousand sounds have."""
     rates: Counter[int] = Counter()
     for sound in islice(sounds, _SEEN_FOR_RATE):
@@ -168,10 +151,10 @@ def _commonest_rate(sounds: Iterable[_Encoded]) -> int:
     return rates.most_common(1)[0][0] if rates else 1
 
 
-def _peaks(sounds: Iterable[_Encoded]) -> list[float]:
+def _peaks(sounds: Iterable[Item]) -> list[float]:
     """Largest absolute value of each file of floats that can be read."""
 
-    def peak(sound: _Encoded) -> float:
+    def peak(sound: Item) -> float:
         try:
             return float(decode(sound.content)[0].abs().max()) if header(sound.content).floats else 0.0
         except ValueError:  # it is decoded later, and the reason recorded then
@@ -200,10 +183,10 @@ class _Columns:
         for column in (column for column, kind in others.items() if kind == "text"):
             words = {row[column] for table in tables for row in table.records([column])} - {None}
             # A word of its own for every other sound is a name or a transcript, no property that sounds have in common.
-            if 1 < len(words) <= sum(table.rows for table in tables) / 2:
+            if 1 < len(words) <= sum(table.rows or 0 for table in tables) / 2:
                 self.words[column] = {word: number for number, word in enumerate(sorted(words))}
 
-    def sounds(self, table: Table) -> Iterator[_Encoded]:
+    def sounds(self, table: Table) -> Iterator[Item]:
         """Sounds of the rows of a table."""
         columns = [self.sound, *([self.label] if self.label else []), *self.words, *self.numbers]
         for number, row in enumerate(table.records(columns)):
@@ -212,7 +195,7 @@ class _Columns:
             factors |= {name: float("nan") if row[name] is None else row[name] for name in self.numbers}
             path, content = sound.get("path") or f"{table.path.name}#{number}", sound.get("bytes")
             content = table.path.parent / path if content is None else content
-            yield _Encoded(path, row.get(self.label or ""), content, factors)
+            yield Item(path, row.get(self.label or ""), content, factors)
 
 
 def _find_tables(listing: Walk, name: str, label: str | None) -> dict[str, Source]:
@@ -222,7 +205,7 @@ def _find_tables(listing: Walk, name: str, label: str | None) -> dict[str, Sourc
 
     def source(part: list[Any]) -> Source:
         rows = [tables[file.path] for file in part]
-        total = sum(table.rows for table in rows)
+        total = sum(table.rows or 0 for table in rows)
         place = ["parquet", os.path.realpath(listing.root), part]
         return Source(
             name,
@@ -237,14 +220,14 @@ def _find_tables(listing: Walk, name: str, label: str | None) -> dict[str, Sourc
 def _from_array(part: Mapping[str, Any], name: str, options: OpenOptions) -> Sounds:
     rate = _rate(part["sample_rate"], name) if "sample_rate" in part else options.sample_rate
     if rate is None:
-        raise UserError(f"sample_rate must be given, since {name} does not tell it")
+        raise UserError(f"sample_rate must be given, since {name} does not state it")
     sounds = from_waveforms(
         part["waveforms"], rate, lengths=part.get("lengths"), labels=part.get("labels"), name=name
     )
     try:
         return sounds.resampled(options.sample_rate or rate)
     except ValueError as error:
-        raise UserError(f"sample_rate of {name} must be near what is wanted: {error}") from error
+        raise UserError(f"sample_rate of {name} must be near the one requested: {error}") from error
 
 
 def _rate(stated: Any, name: str) -> int:

@@ -133,14 +133,14 @@ def read_clip(
             raise _Unheard(f"no sound of the same name beside {path.name}")
         images, start, times = decode(path, store_size, channels)[None], 0.0, np.zeros(0)
     else:
-        about, count, shown = index(path), 0, []
+        about, count, images = index(path), 0, []
         step = max(1, int(about.fps / _MOST_FPS + 1e-6))
         for frame in frames(path, store_size):
-            shown += [frame] if count % step == 0 else []
+            images += [frame] if count % step == 0 else []
             count += 1
         if count != len(about):
             raise UserError(f"damaged: {count} of {len(about)} frames can be decoded")
-        images = with_channels(np.stack(shown), channels)
+        images = with_channels(np.stack(images), channels)
         start, times = float(about.times[0]), about.times[::step] - about.times[0]
     # A sound beside a video starts with it, whatever the video's clock says at its first frame.
     heard = read_sound(path, rate, start) if sound is None else read_sound(sound, rate, None)
@@ -225,7 +225,7 @@ def _converted(sound: NDArray[np.float32], native: int, rate: int) -> NDArray[np
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound[None]), format="fltp", layout="mono")
     frame.sample_rate = native
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
-    parts = [part.to_ndarray()[0] for given in (frame, None) for part in resampler.resample(given)]
+    parts = [part.to_ndarray()[0] for sent in (frame, None) for part in resampler.resample(sent)]
     # A moment so short that no sample of the new rate falls into it gives no part.
     return np.concatenate([np.zeros(0, np.float32), *parts])[: round(len(sound) * rate / native)]
 

@@ -32,14 +32,14 @@ class Scenes(Sequences):
 
     kind = "cameras"
     unit = "scenes"
-    drawn: tuple[int, int] | None = None
+    sampling: tuple[int, int] | None = None
     """How many random moments a batch shows, and their radius, as in `moments`; None for whole scenes."""
 
     @property
     def shape(self) -> dict[str, int]:
-        if self.drawn is None:
+        if self.sampling is None:
             return super().shape | {"cameras": self.cameras}
-        return super().shape | {"cameras": 2, "frames": self.drawn[0]}
+        return super().shape | {"cameras": 2, "frames": self.sampling[0]}
 
     def batch(self, index: Tensor) -> Batch:
         """Give out whole scenes, or random moments of them twice (see `moments`).
@@ -52,8 +52,8 @@ class Scenes(Sequences):
             of the batch repeat their last frame; `time` int64 (batch, cameras, frames), the number of each frame;
             `index` int64 (batch,). Of moments, `views` has two cameras, and `time` rises along the first of them.
         """
-        if self.drawn is not None:
-            return self.views(index, *self._draw(self.lengths[index.cpu()][:, None], *self.drawn))
+        if self.sampling is not None:
+            return self.views(index, *self._draw(self.lengths[index.cpu()][:, None], *self.sampling))
         camera = torch.arange(self.cameras).expand(len(index), -1)
         return self.views(index, camera, self._times(index)[:, None].expand(-1, self.cameras, -1))
 
@@ -94,7 +94,7 @@ class Scenes(Sequences):
                 f"scenes must have at least 2 cameras, got {self.cameras}; views single takes one"
             )
         view = copy.copy(self)
-        view.drawn = count, radius
+        view.sampling = count, radius
         return view
 
     def _draw(self, lengths: Tensor, count: int, radius: int) -> tuple[Tensor, Tensor]:
@@ -120,7 +120,7 @@ class Scenes(Sequences):
             for name, values in self.factors.items()
         }
         paths = [f"{self.paths[s]}/camera{c}/{t:06d}" for s, c, t in self.places().tolist()]
-        return self._images(scene, rows, paths, factors=factors)
+        return self._images(scene, rows, paths, factors)
 
     def places(self) -> Tensor:
         """Scene (its row), camera and number of every frame, int64, shape (images, 3), in the order of `frames`."""

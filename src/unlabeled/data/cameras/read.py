@@ -131,7 +131,7 @@ def _open_films(root: Path, name: str, files: Sequence[File], options: OpenOptio
                 recorder.add(scene.path, b"".join(film.tobytes() for film in films), lengths=len(films[0]))
         return recorder.facts
 
-    items = [Item(scene, None, sorted(found)) for scene, found in sorted(scenes.items())]
+    items = [Item(scene, None, sorted(films)) for scene, films in sorted(scenes.items())]
     source = Source(
         name,
         lambda: Reading(None, len(items), items),

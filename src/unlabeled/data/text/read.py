@@ -55,7 +55,7 @@ _BLOCK = 2**20
 """Bytes that are unpacked at a time."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PEEKED = 1000
-"""Records by which columns are chosen."""
+"""Records by which columns are recognised."""
 _EVEN = 0.9
 """Fraction of the rows that have the same number of cells where a table is one."""
 
@@ -67,7 +67,7 @@ class _Split:
         name: What messages call the source.
         options: How the source is opened.
         errors: As in `find`.
-        chosen: Columns by the names that a table has, so that all files of a source are read alike.
+        layouts: Columns by the names that a table has, so that all files of a source are read alike.
         skipped: Files that are not read.
     """
 
@@ -76,10 +76,10 @@ class _Split:
         name: str,
         options: OpenOptions,
         errors: Errors,
-        chosen: dict[tuple[str, ...], Columns],
+        layouts: dict[tuple[str, ...], Columns],
         skipped: Sequence[Skipped] = (),
     ) -> None:
-        self.name, self.options, self.errors, self.chosen = name, options, errors, chosen
+        self.name, self.options, self.errors, self.layouts = name, options, errors, layouts
         self.decoder = Decoder(name, errors, options.encoding)
         self.texts: list[str] = []
         self.paths: list[str] = []
@@ -140,16 +140,16 @@ class _Split:
     ) -> Columns:
         """Columns of texts and classes, which are said once for all tables that have the same ones."""
         names = tuple(dict.fromkeys(column for record in records for column in record))
-        if names not in self.chosen:
+        if names not in self.layouts:
             options = self.options
             columns = choose(records, name, options.text_column, options.label, classes, named)
-            self.chosen[names] = columns
+            self.layouts[names] = columns
             labels = f"labels from {columns.label}" if columns.label else "no labels"
             others = [column for column in names if column not in (*columns.texts, columns.label)]
             also = f" (also there: {check.one_line(', '.join(others))})" if others else ""
             texts = " and ".join(columns.texts)
             note(f"{name}: texts from {texts}, {labels}{also}; --text-column and --label choose others")
-        return self.chosen[names]
+        return self.layouts[names]
 
     def content(self, path: Path) -> bytes | None:
         """Bytes of a file, unpacked where its ending says so; None where it cannot be read."""

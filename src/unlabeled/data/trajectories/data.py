@@ -57,8 +57,8 @@ class Walks(Sequences):
     ) -> None:
         super().__init__(pixels, lengths, **about)
         assert len(pose) == len(pixels)
-        known = {"pose": pose.float(), "depth": depth, "action": action}
-        self.known = {key: values for key, values in known.items() if values is not None}
+        signals = {"pose": pose.float(), "depth": depth, "action": action}
+        self.signals = {key: values for key, values in signals.items() if values is not None}
         """What a batch gives out beside the frames, by key, float, shape (rows, ...)."""
         self.room = room
 
@@ -89,8 +89,8 @@ class Walks(Sequences):
     def at(self, index: Tensor, time: Tensor) -> Batch:
         """Give out some frames: as `batch`, with `time` int64 (batch, frames) the numbers of the frames."""
         rows = self.starts[index.cpu()][:, None] + time
-        known = {key: values[rows].float() for key, values in self.known.items()}
-        return self.on_device({"video": self.pixels[rows], **known, "time": time, "index": index})
+        signals = {key: values[rows].float() for key, values in self.signals.items()}
+        return self.on_device({"video": self.pixels[rows], **signals, "time": time, "index": index})
 
     def spans(self, frames: int, stride: int = 1) -> Self:
         """The same walks, of which a batch shows a stretch that begins anywhere.
@@ -116,13 +116,13 @@ class Walks(Sequences):
         """All frames as images: labels are the rooms, factors `x`, `y`, `heading_sin` and `heading_cos`."""
         walk, time = self.places().unbind(1)
         rows = self.starts[walk] + time
-        x, y, heading = self.known["pose"][rows].unbind(1)
+        x, y, heading = self.signals["pose"][rows].unbind(1)
         paths = [f"{self.paths[row]}/{number:06d}" for row, number in self.places().tolist()]
         factors = {"x": x, "y": y, "heading_sin": heading.sin(), "heading_cos": heading.cos()}
         if self.room is None:
-            return self._images(walk, rows, paths, factors=factors)
+            return self._images(walk, rows, paths, factors)
         labels, classes = self.room[rows].long(), [f"room {room}" for room in range(int(self.room.max()) + 1)]
-        return self._images(walk, rows, paths, labels=labels, classes=classes, factors=factors)
+        return self._images(walk, rows, paths, factors, labels, classes)
 
     def places(self) -> Tensor:
         """Walk (its row) and number of every frame, int64, shape (images, 2), in the order of `frames`."""
@@ -130,7 +130,7 @@ class Walks(Sequences):
 
     def _contents(self) -> Iterable[int]:
         for start, end in zip(self.starts.tolist(), (self.starts + self.lengths).tolist()):
-            yield digest(in_one_channel(self.pixels[start:end]), self.known["pose"][start:end])
+            yield digest(in_one_channel(self.pixels[start:end]), self.signals["pose"][start:end])
 
 
 def from_walks(

@@ -37,7 +37,7 @@ STORE_SIZE = 64
 _COLUMNS = ("walk", "image", "x", "y", "heading")
 
 
-class _Found(NamedTuple):
+class _Entry(NamedTuple):
     """A walk that was not read yet."""
 
     path: str
@@ -84,7 +84,7 @@ def _from_arrays(part: Mapping[str, np.ndarray], name: str) -> Walks:
 
 def _open(
     name: str,
-    walks: Callable[[Path, Sequence[File], OpenOptions, list[Skipped]], Iterator[_Found]],
+    walks: Callable[[Path, Sequence[File], OpenOptions, list[Skipped]], Iterator[_Entry]],
     root: Path,
     files: Sequence[File],
     options: OpenOptions,
@@ -93,16 +93,16 @@ def _open(
     whole: dict[str, dict[str, Tensor]] = {}
     skipped: list[Skipped] = []
     expected: dict[str, Any] = {}
-    for found in walks(root, files, options, skipped):
+    for entry in walks(root, files, options, skipped):
         try:
-            arrays = found.read()
-            shapes = {key: tuple(v.shape[1:]) for key, v in arrays.items() if key not in found.optional}
+            arrays = entry.read()
+            shapes = {key: tuple(v.shape[1:]) for key, v in arrays.items() if key not in entry.optional}
             expected = expected or shapes
             if shapes != expected:
                 raise UserError(f"arrays must be as those of {next(iter(whole))}, got {shapes}")
-            whole[found.path] = arrays
+            whole[entry.path] = arrays
         except ValueError as error:
-            skipped.append(Skipped(found.file, check.reason(error)))
+            skipped.append(Skipped(entry.file, check.reason(error)))
     refuse_broken(name, skipped, len(whole), options.max_broken)
     keys = [key for key in KEYS if all(key in arrays for arrays in whole.values())]
     flat: dict[str, Any] = {key: torch.cat([arrays[key] for arrays in whole.values()]) for key in keys}
@@ -113,15 +113,15 @@ def _open(
 
 def _array_walks(
     root: Path, files: Sequence[File], options: OpenOptions, skipped: list[Skipped]
-) -> Iterator[_Found]:
+) -> Iterator[_Entry]:
     """Walks of .npz files, one each."""
     for path in (root / file.path for file in files):
-        yield _Found(str(path), str(path), lambda path=path: fitting(read_npz(path)[0], str(path), 1))
+        yield _Entry(str(path), str(path), lambda path=path: fitting(read_npz(path)[0], str(path), 1))
 
 
 def _table_walks(
     root: Path, files: Sequence[File], options: OpenOptions, skipped: list[Skipped]
-) -> Iterator[_Found]:
+) -> Iterator[_Entry]:
     """Walks of parquet files with a row for each frame; tables that cannot be read are added to `skipped`."""
     for file in files:
         frames: dict[str, list[dict[str, Any]]] = {}
@@ -137,7 +137,7 @@ def _table_walks(
             continue
         for path, steps in frames.items():
             read = partial(_from_rows, steps, path, options)
-            yield _Found(path, str(root / path), read, optional=("room",))
+            yield _Entry(path, str(root / path), read, optional=("room",))
 
 
 def _from_rows(steps: Sequence[Mapping[str, Any]], name: str, options: OpenOptions) -> dict[str, Tensor]:

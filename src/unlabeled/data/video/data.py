@@ -2,7 +2,7 @@
 time between them."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self, Unpack
 
 import torch
@@ -12,7 +12,7 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.digests import digest, in_one_channel
 from unlabeled.data.image.data import fits_on
-from unlabeled.data.samples import About, Batch, Data, Samples, Skipped
+from unlabeled.data.samples import Batch, Data, Samples, Skipped
 
 __all__ = ["Videos", "from_videos"]
 
@@ -131,8 +131,8 @@ class Videos(Data):
     def spread(self, frames: int) -> Self:
         """Each video as `frames` frames that are spread evenly over all of it, its first and last among them."""
         check.at_least(1, frames=frames)
-        share = torch.linspace(0, 1, frames) if frames > 1 else torch.full((1,), 0.5)
-        return self._view(torch.arange(len(self)), (share * (self.counts[:, None] - 1)).round().long())
+        fraction = torch.linspace(0, 1, frames) if frames > 1 else torch.full((1,), 0.5)
+        return self._view(torch.arange(len(self)), (fraction * (self.counts[:, None] - 1)).round().long())
 
     def middle(self, frames: int, stride: int = 1) -> Self:
         """Each video as the clip in its middle; shorter videos stay at their last frame."""
@@ -182,8 +182,10 @@ def from_videos(
     labels: Tensor | None = None,
     *,
     name: str = "array",
+    classes: list[str] | None = None,
+    factors: Mapping[str, Tensor] | None = None,
     masks: Tensor | None = None,
-    **about: Unpack[About],
+    skipped: Sequence[Skipped] = (),
 ) -> Videos:
     """Data of videos in a tensor.
 
@@ -191,8 +193,10 @@ def from_videos(
         video: uint8, shape (samples, frames, channels, height, width).
         labels: int64, shape (samples,).
         name: What the data is called in reports.
+        classes: Names of the classes by label.
+        factors: What else is known, as in `Data`.
         masks: What is visible at each pixel, as in `Videos`.
-        **about: As in `Data`.
+        skipped: Files that could not be used.
     """
     samples, frames, *size = video.shape
     return Videos(
@@ -202,5 +206,8 @@ def from_videos(
         name=name,
         paths=[f"{name}[{row}]" for row in range(samples)],
         masks=masks,
-        **about | {"labels": labels},
+        labels=labels,
+        classes=classes,
+        factors=factors,
+        skipped=skipped,
     )

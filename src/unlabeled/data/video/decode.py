@@ -92,7 +92,7 @@ def index(path: Path) -> Index:
         first = next(decoded, None)
         if first is not None:
             height, width = _shown_size(first, stream)
-        # AVI among others does not say when a frame is shown, VP8 has packets that show nothing: decoding tells.
+        # AVI among others does not say when a frame is shown, VP8 has packets that show nothing: only decoding tells.
         if first is None or not _are_exact(stamps) or codec in _HIDING:
             stamps = [frame.pts for frame in chain([first] if first else [], decoded)]
     if not stamps or time_base is None:
@@ -253,10 +253,10 @@ def _is_cover(stream: Any) -> bool:
 
 def _demuxed(container: Any, stream: Any) -> Iterator[Any]:
     """Packets of a stream that hold anything; a damaged end of the file ends them."""
-    import av
+    from av.error import FFmpegError
 
     packets = container.demux(stream)
-    with suppress(av.FFmpegError):
+    with suppress(FFmpegError):
         while (packet := next(packets, None)) is not None:
             if packet.size:
                 yield packet
@@ -264,7 +264,7 @@ def _demuxed(container: Any, stream: Any) -> Iterator[Any]:
 
 def _decoded(container: Any, stream: Any, path: Path) -> Iterator[Any]:
     """Frames in the order in which they are shown, without the packets that are damaged."""
-    import av
+    from av.error import FFmpegError
 
     good = bad = 0
     for packet in chain(
@@ -272,7 +272,7 @@ def _decoded(container: Any, stream: Any, path: Path) -> Iterator[Any]:
     ):  # None asks for the frames that the decoder holds back
         try:
             decoded = stream.codec_context.decode(packet)
-        except av.FFmpegError:
+        except FFmpegError:
             bad += packet is not None
             continue
         for frame in decoded:
@@ -294,8 +294,8 @@ def _pixels(frame: Any, size: Size, fit: tuple[int, int]) -> NDArray[np.uint8]:
     turns = round(frame.rotation / 90) % 4
     height, width = fit[::-1] if turns % 2 else fit
     shrinks = (height, width) != (frame.height, frame.width)
-    how = "AREA" if shrinks and height <= frame.height and width <= frame.width else "BICUBIC"
-    array = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=how)
+    interpolation = "AREA" if shrinks and height <= frame.height and width <= frame.width else "BICUBIC"
+    array = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=interpolation)
     array = np.rot90(array, turns)
     return np.ascontiguousarray(_centre(rearrange(array, "height width rgb -> rgb height width"), size))
 
@@ -308,7 +308,7 @@ def _centre(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
 
 
 def _resized(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """Frame (channels, height, width) at its wanted size."""
+    """Frame (channels, height, width) at the size of `fitting`."""
     height, width = fitting(image.shape[1], image.shape[2], size)
     if (height, width) != image.shape[1:]:
         picture = Image.fromarray(image[0] if len(image) == 1 else rearrange(image, "rgb h w -> h w rgb"))
@@ -387,5 +387,5 @@ def _describe_still(path: Path, kind: str) -> tuple[NDArray[np.float64], int, in
         array = _array(path)
         return np.full(len(array), 1 / _FOLDER_FPS), array.shape[1], array.shape[2]
     with _gif(path) as image:
-        shown = [frame.info.get("duration", 0) / 1000 or 0.1 for frame in ImageSequence.Iterator(image)]
-        return np.array(shown), image.height, image.width
+        durations = [frame.info.get("duration", 0) / 1000 or 0.1 for frame in ImageSequence.Iterator(image)]
+        return np.array(durations), image.height, image.width

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unlabeled.check import UserError
 from unlabeled.data.files import davis_frames, is_davis
+from unlabeled.data.worlds import built_in
 
 __all__ = ["VOID", "Film", "films", "listed"]
 
@@ -45,35 +46,27 @@ def films(data: Any) -> Iterator[Film]:
         ValueError: It is none of these, or a frame has no mask.
     """
     data = data[-1] if isinstance(data, tuple) else data
-    if isinstance(data, str | Path) and Path(data).is_dir():
-        yield from _davis(Path(data))
-        return
-    if isinstance(data, str | Path):
-        from unlabeled.data.worlds import built_in
-
+    if isinstance(data, str | Path) and not Path(data).is_dir():
         data = built_in(str(data), "test")
-    if getattr(data, "masks", None) is None:
-        known = getattr(data, "name", data)
-        if is_davis(Path(str(known))):
-            yield from _davis(Path(known))
-            return
-        raise UserError(f"data must have masks, as blobs or a folder in the layout of DAVIS do, got {known}")
-    for row, (path, masks) in enumerate(zip(data.paths, data.masks)):
-        video = data.batch(torch.tensor([row]))["video"][0]
-        yield Film(path, video, torch.from_numpy(_numbered(masks[: len(video)].numpy(), shades=False)))
+    name = str(data) if isinstance(data, str | Path) else data.name
+    if getattr(data, "masks", None) is not None:
+        for row, (path, masks) in enumerate(zip(data.paths, data.masks)):
+            video = data.batch(torch.tensor([row]))["video"][0]
+            yield Film(path, video, torch.from_numpy(_numbered(masks[: len(video)].numpy(), shades=False)))
+    elif isinstance(data, str | Path) or is_davis(Path(name)):
+        yield from _davis(Path(name))
+    else:
+        raise UserError(f"data must have masks, as blobs or a folder in the layout of DAVIS do, got {name}")
 
 
 def _davis(root: Path) -> Iterator[Film]:
-    if not is_davis(root):
-        lacking = next(name for name in ("JPEGImages", "Annotations") if not (root / name).is_dir())
-        raise UserError(
-            f"data must hold the folders JPEGImages and Annotations, got {root} without {lacking}"
-        )
+    if missing := [name for name in ("JPEGImages", "Annotations") if not (root / name).is_dir()]:
+        got = f"{root} without {missing[0]}"
+        raise UserError(f"data must hold the folders JPEGImages and Annotations, got {got}")
     frames = davis_frames(root)
+    masks = root / "Annotations" / frames.relative_to(root / "JPEGImages")
     for sequence in listed(root) or sorted(folder.name for folder in frames.iterdir()):
-        yield _film(
-            frames / sequence, root / "Annotations" / frames.relative_to(root / "JPEGImages") / sequence
-        )
+        yield _film(frames / sequence, masks / sequence)
 
 
 def listed(root: Path) -> list[str]:
@@ -87,20 +80,21 @@ def listed(root: Path) -> list[str]:
 
 def _film(frames: Path, masks: Path) -> Film:
     images = sorted(path for path in frames.glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    known = {path.stem: path for path in masks.glob("*.png")}
-    missing = [path.stem for path in images if path.stem not in known]
+    files = {path.stem: path for path in masks.glob("*.png")}
+    missing = [path.stem for path in images if path.stem not in files]
     if missing or len(images) < 3:
         lacking = f"no mask of {', '.join(missing[:3])}" if missing else f"{len(images)} frames"
         raise UserError(
             f"videos must have 3 frames at least and a mask for each, got {frames.name} with {lacking}"
         )
     video = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in images])
-    return Film(frames.name, rearrange(torch.from_numpy(video), "t h w c -> t c h w"), _masks(known, images))
+    video = rearrange(torch.from_numpy(video), "t h w c -> t c h w")
+    return Film(frames.name, video, _masks([files[path.stem] for path in images]))
 
 
-def _masks(known: dict[str, Path], images: list[Path]) -> Tensor:
+def _masks(files: list[Path]) -> Tensor:
     """Masks of all frames; those with a palette and those in grey are each understood over the whole video."""
-    read = [_mask(known[path.stem]) for path in images]
+    read = [_mask(file) for file in files]
     for palette in (True, False):
         rows = [row for row, (_, coded) in enumerate(read) if coded is palette]
         numbers = _numbered(np.stack([read[row][0] for row in rows]), shades=not palette) if rows else []
@@ -110,11 +104,11 @@ def _masks(known: dict[str, Path], images: list[Path]) -> Tensor:
 
 
 def _mask(path: Path) -> tuple[np.ndarray, bool]:
-    """What a file says of each pixel, uint8, and whether that is a place in a palette."""
-    with Image.open(path) as opened:
-        if opened.mode not in ("P", "L", "1"):
-            raise UserError(f"masks must have a palette or be grey, got {path} in mode {opened.mode}")
-        return np.array(opened if opened.mode == "P" else opened.convert("L")), opened.mode == "P"
+    """What a file says of each pixel, uint8, and whether that is an index into a palette."""
+    with Image.open(path) as image:
+        if image.mode not in ("P", "L", "1"):
+            raise UserError(f"masks must have a palette or be grey, got {path} in mode {image.mode}")
+        return np.array(image if image.mode == "P" else image.convert("L")), image.mode == "P"
 
 
 def _numbered(masks: np.ndarray, shades: bool) -> np.ndarray:

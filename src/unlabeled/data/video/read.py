@@ -28,7 +28,7 @@ from unlabeled.data.image.decode import SUFFIXES as IMAGES
 from unlabeled.data.labels import from_array, numbered
 from unlabeled.data.options import OpenOptions
 from unlabeled.data.pool import in_order
-from unlabeled.data.samples import About, Item
+from unlabeled.data.samples import Item
 from unlabeled.data.sources import Source, find_files
 from unlabeled.data.video.data import Videos, from_videos
 from unlabeled.data.video.decode import SUFFIXES, frames, index, read_all
@@ -115,17 +115,18 @@ def _write(source: Source, options: OpenOptions, still: bool, stream: BinaryIO) 
         if isinstance(result, str):
             recorder.skip(video.path, result)
         else:
-            indices[video] = result
-    size = _common_size([(found.height, found.width) for found in indices.values()], store_size)
+            indices[video.path] = result
+    size = _common_size([(about.height, about.width) for about in indices.values()], store_size)
     small, large = [], []
-    for video, found in indices.items():
-        (large if len(found) * 3 * size[0] * size[1] > _LARGEST else small).append(video)
+    for video in videos:
+        if (about := indices.get(video.path)) is not None:
+            (large if len(about) * 3 * size[0] * size[1] > _LARGEST else small).append(video)
     whole = _or_reason(lambda path: with_channels(read_all(path, size), channels))
     for video, result in in_order(whole, small, options.threads, ahead=1):
         if isinstance(result, str):
             recorder.skip(video.path, result)
         else:
-            facts = {"labels": video.label, "counts": len(result), "fps": indices[video].fps}
+            facts = {"labels": video.label, "counts": len(result), "fps": indices[video.path].fps}
             recorder.add(video.path, result.tobytes(), **facts)
     for video in large:  # a film does not fit into memory: frame by frame
         start, count = stream.tell(), 0
@@ -138,7 +139,7 @@ def _write(source: Source, options: OpenOptions, still: bool, stream: BinaryIO) 
             stream.truncate()
             recorder.skip(video.path, check.reason(error))
         else:
-            recorder.add(video.path, b"", labels=video.label, counts=count, fps=indices[video].fps)
+            recorder.add(video.path, b"", labels=video.label, counts=count, fps=indices[video.path].fps)
     return recorder.facts | {"size": size, "classes": classes}
 
 
@@ -179,7 +180,9 @@ def _from_array(part: Mapping[str, np.ndarray | Tensor], name: str, options: Ope
     pixels = as_uint8(pixels, name)
     if options.channels not in (None, pixels.shape[2]):
         pixels = torch.from_numpy(with_channels(pixels.numpy(), options.channels))
-    about = About()
-    if labels is not None:
-        about = numbered(from_array(labels, len(pixels), name)).about(name)
-    return from_videos(pixels, name=name, **about)
+    if labels is None:
+        return from_videos(pixels, name=name)
+    numbers = numbered(from_array(labels, len(pixels), name))
+    return from_videos(
+        pixels, numbers.tensor, name=name, classes=numbers.classes, skipped=numbers.skipped(name)
+    )

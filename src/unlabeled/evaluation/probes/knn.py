@@ -1,4 +1,4 @@
-"""Weighted nearest neighbours: the classifier with nothing to train.
+"""Nearest neighbours: the training samples most like a test sample vote, and nothing is trained.
 
 Source: Wu, Xiong, Yu, Lin, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", 2018,
 https://arxiv.org/abs/1805.01978
@@ -10,11 +10,25 @@ from einops import rearrange
 from torch import Tensor
 
 from unlabeled import check
+from unlabeled.evaluation.features import Representation
+from unlabeled.evaluation.labelled import Labelled
+from unlabeled.evaluation.probe import Prediction, Probe, Settings
 
-__all__ = ["predict"]
+__all__ = ["PROBE", "predict"]
 
 GROUP = 16
 """Cosines of which only the largest is looked at first."""
+
+
+def probe(
+    representation: Representation, data: Labelled, rows: Tensor, layer: str | None, settings: Settings
+) -> Prediction:
+    """Vote on features whose centre is that of all training samples."""
+    rows, k, temperature = rows.to(data.labels.device), settings.k, settings.temperature
+    train, test = representation.features(data.train, layer), representation.features(data.test, layer)
+    centre = train.mean(0)  # of all training samples: pixels and untrained features all point the same way
+    votes = train[rows] - centre, data.labels[rows], test - centre, len(data.classes)
+    return predict(*votes, k=k, temperature=temperature), f"k={min(k, len(rows))}, T={temperature:g}, centred"
 
 
 @torch.no_grad()
@@ -88,3 +102,6 @@ def _nearest(cosine: Tensor, k: int) -> Tensor:
         first = equal.cumsum(1) <= k - nearer.sum(1, keepdim=True)
         columns[tied] = (nearer | (equal & first)).nonzero()[:, 1].view(-1, k)
     return columns
+
+
+PROBE = Probe(probe)

@@ -1,31 +1,74 @@
-"""Which layer to read, chosen on training labels: the best of many on the test set would flatter."""
+"""Linear probe, layer by layer: on every named map, and on the one that held-out training labels choose.
+
+The best of many layers on the test set would flatter, so that only the chosen one counts.
+"""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unlabeled.evaluation import logistic
+from unlabeled.evaluation.features import Representation
+from unlabeled.evaluation.labelled import Labelled
+from unlabeled.evaluation.probe import Prediction, Probe, Settings
 from unlabeled.evaluation.probes import linear
+from unlabeled.evaluation.verdict import CHOSEN
 
-__all__ = ["choose", "held_out_loss"]
+if TYPE_CHECKING:
+    from unlabeled.encoders import Encoder
+
+__all__ = ["PROBE", "choose", "held_out_loss", "probe"]
+
+
+def layers(encoder: "Encoder") -> list[str | None]:
+    """All named maps; the chosen one is last, so that the features of every map are known by then."""
+    return [*encoder.map_dims, CHOSEN]
+
+
+def probe(
+    representation: Representation, data: Labelled, rows: Tensor, layer: str | None, settings: Settings
+) -> Prediction:
+    """The linear probe on a map, or on the one that the labels at hand, and nothing of the test data, choose."""
+    if layer != CHOSEN:
+        return linear.probe(representation, data, rows, layer, settings)
+    if representation.encoder is None:  # the input has no layers
+        return linear.probe(representation, data, rows, None, settings)
+    rows = rows.to(data.labels.device)
+    groups = None if data.train.groups is None else data.train.groups[rows.cpu()]
+
+    def loss(name: str) -> float:
+        return held_out_loss(
+            representation.features(data.train, name)[rows],
+            data.labels[rows],
+            len(data.classes),
+            statistics=representation.statistics(data.train, name),
+            groups=groups,
+            seed=settings.seed,
+        )
+
+    layer, reason = choose(list(representation.encoder.map_dims), loss)
+    predicted, _ = linear.probe(representation, data, rows, layer, settings)
+    return predicted, f"{layer}, {reason}"
 
 
 def choose(names: Sequence[str], loss: Callable[[str], float]) -> tuple[str, str]:
     """The layer with the lowest held-out loss.
 
     Args:
-        names: The layers from the input on.
+        names: The layers, from the input to the output.
         loss: Held-out loss of a layer, NaN where the labels leave nothing to hold out.
 
     Returns:
-        The layer, and in words how it was chosen. Where there is nothing to choose by it is the last one.
+        The layer, and the reason in words. Where no loss is a number it is the last layer.
     """
     losses = {name: loss(name) for name in names}
-    known = [name for name in names if losses[name] == losses[name]]
-    if not known:
+    finite = [name for name in names if losses[name] == losses[name]]
+    if not finite:
         return names[-1], "the last, as one label of each class leaves nothing to choose by"
-    return min(known, key=losses.__getitem__), "chosen on held-out training labels"
+    return min(finite, key=losses.__getitem__), "chosen on held-out training labels"
 
 
 def held_out_loss(
@@ -43,17 +86,16 @@ def held_out_loss(
         features: Float, shape (samples, dim).
         labels: Class of each sample, int64, shape (samples,).
         classes: Number of classes.
-        statistics: As in `linear.fit`.
-        groups: Group of each sample, int64, shape (samples,), which is held out as a whole; None where each stands
-            alone.
+        statistics: As in `logistic.fit`.
+        groups: Group of each sample, int64, shape (samples,), held out as a whole; None where samples are independent.
         seed: Seed of the split.
 
     Returns:
-        Mean over five folds in nats, from `linear.HOLD_OUT_FROM` labels on over one; NaN where no class has two labels
-        or lies in two groups.
+        Mean over five folds in nats, from `logistic.HOLD_OUT_FROM` labels on over one; NaN where no class has two
+        labels or lies in two groups.
     """
     count = min(5, int(labels.bincount().max()))
-    fold = linear.folds(labels, max(1, count), seed)
+    fold = logistic.folds(labels, max(1, count), seed)
     if groups is not None:
         _, number = groups.cpu().unique(return_inverse=True)
         parts = int(number.max()) + 1
@@ -63,9 +105,14 @@ def held_out_loss(
     if count < 2:
         return torch.nan
     fold, losses = fold.to(labels.device), []
-    for held_out in range(1 if len(labels) >= linear.HOLD_OUT_FROM else count):
-        rest, judged = fold != held_out, fold == held_out
-        judged &= torch.isin(labels, labels[rest])  # of a class that it never saw, a probe knows nothing
-        fitted = linear.fit(features[rest], labels[rest], classes, statistics=statistics, seed=seed)
-        losses.append(F.cross_entropy(fitted(features[judged]), labels[judged], reduction="none"))
+    for held_out in range(1 if len(labels) >= logistic.HOLD_OUT_FROM else count):
+        rest, tested = fold != held_out, fold == held_out
+        tested &= torch.isin(
+            labels, labels[rest]
+        )  # a class without training labels says nothing about the layer
+        classifier = logistic.fit(features[rest], labels[rest], classes, statistics=statistics, seed=seed)
+        losses.append(F.cross_entropy(classifier(features[tested]), labels[tested], reduction="none"))
     return float(torch.cat(losses).mean())
+
+
+PROBE = Probe(probe, layers=layers)

@@ -1,32 +1,30 @@
-"""Task `factors`: what else is known of the samples, read from frozen features by linear probes.
+"""Known factors of the samples: what else is known than a class, read from frozen features by linear probes.
 
-Classes, such as the speaker or the room, are read by the linear probe of `linear`: accuracy. Quantities, such
-as a position, are read by ridge regression: R², the share of the test samples' variance that is explained,
-with the penalty chosen by generalised cross-validation on the training samples. Samples of which a factor is not
-known (-1, or not a number) are left out of its probe, and so is a factor that is the same for all that is known.
+Classes, such as the speaker or the room, are read by logistic regression: accuracy. Quantities, such as a position, are
+read by ridge regression: R², the fraction of the test samples' variance that is explained, with the penalty chosen by
+generalised cross-validation on the training samples. Samples of which a factor is not known (-1, or not a number) are
+omitted from its probe, and so is a factor that is the same for all samples of which it is known.
 """
 
 import math
-from functools import partial
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from unlabeled.check import UserError
-from unlabeled.evaluation import controls, opening
-from unlabeled.evaluation.features import Representation, of_encoder
+from unlabeled.data import Data
+from unlabeled.evaluation import controls, logistic
+from unlabeled.evaluation.features import Representation, of_encoder, standardization
 from unlabeled.evaluation.intervals import leave_one_out
-from unlabeled.evaluation.probes import linear
-from unlabeled.evaluation.scores import Measurement, of_groups
+from unlabeled.evaluation.measurement import Measurement, group_unit
+from unlabeled.evaluation.model import EvaluatedModel
+from unlabeled.evaluation.sources import Opened
+from unlabeled.evaluation.task import Task
 
-if TYPE_CHECKING:
-    from unlabeled.evaluation.tasks import Subject
-
-__all__ = ["explained", "measure", "ridge"]
+__all__ = ["TASK", "explained", "measure", "ridge"]
 
 PENALTIES = torch.logspace(-6, 2, 17, dtype=torch.float64)
-"""Ridge penalties tried, as shares of the mean eigenvalue of the features' covariance."""
+"""Ridge penalties tried, as fractions of the mean eigenvalue of the features' covariance."""
 
 
 def ridge(train: Tensor, targets: Tensor, test: Tensor) -> Tensor:
@@ -41,7 +39,7 @@ def ridge(train: Tensor, targets: Tensor, test: Tensor) -> Tensor:
         Predictions, float64, shape (test samples,).
     """
     train, test, targets = train.double(), test.double(), targets.double()
-    mean, scale = linear.standardization(train)
+    mean, scale = standardization(train)
     centre = targets.mean()
     left, values, right = torch.linalg.svd((train - mean) / scale, full_matrices=False)
     squares, along = values.square(), left.T @ (targets - centre)
@@ -61,64 +59,79 @@ def explained(predicted: Tensor, targets: Tensor) -> float:
     return float(1 - (predicted - targets).square().sum() / spread.clamp_min(1e-12))
 
 
-def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.device) -> list[Measurement]:
+def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
     """Probe every factor from ours, the raw input and a random twin.
 
     Raises:
         ValueError: The data has no factors, or none that varies.
     """
-    encoder = subject.encoder
-    train, test = opening.pair(data, None, opening.options(subject.method or encoder, encoder), encoder)
+    encoder = model.encoder
+    assert opened.train is not None and opened.test is not None
+    train, test = (encoder.evaluation_view(data).to(model.device) for data in (opened.train, opened.test))
     names = [name for name in train.factors if name in test.factors]
     if not names:
         raise UserError(f"data must have factors, got {train.name} without any")
-    train, test = train.to(device), test.to(device)
-    reader = subject.method.features if subject.method is not None else of_encoder(encoder)
-    shown = [
+    reader = model.method.features if model.method is not None else of_encoder(encoder)
+    representations = [
         controls.raw(encoder),
-        controls.random(encoder, train, seed),
+        controls.random(encoder, train, model.seed),
         Representation("unlabeled", reader),
     ]
-    measured = []
+    measurements = []
     for name in names:
-        learned, rows = _known(train.factors[name]), _known(test.factors[name])
-        known, asked = train.factors[name][learned], test.factors[name][rows]
-        if len(known.unique()) < 2 or not len(asked):
-            continue
-        groups = None if test.groups is None else test.groups[rows.cpu()]
-        for representation in shown:
-            features = representation.features(train).cpu()[learned]
-            tested = representation.features(test).cpu()[rows]
-            if known.is_floating_point():
-                predicted = ridge(features, known, tested)
-
-                def statistic(rows: Tensor, predicted: Tensor, asked: Tensor) -> float:
-                    return explained(predicted[rows], asked[rows].double())
-
-                value, left_out = leave_one_out(
-                    partial(statistic, predicted=predicted, asked=asked), len(asked), groups, seed=seed
-                )
-                values, unit, bounds = torch.tensor([[value]]), f"{name} R²", (-math.inf, 1.0)
-            else:
-                # Years or numbers of speakers may be large, and few.
-                classes, numbers = known.unique(return_inverse=True)
-                mean, scale = representation.statistics(train)
-                statistics = (mean.cpu(), scale.cpu())
-                fitted = linear.fit(features, numbers, len(classes), statistics=statistics, seed=seed)
-                right = classes[fitted(tested).argmax(1)] == asked
-                values, left_out, unit, bounds = right.float()[None], None, name, (0.0, 1.0)
-            measured.append(
-                Measurement(
-                    "factors", None, "all", representation.name, values,
-                    representation.detail, unit, left_out=left_out, samples=len(asked),
-                    groups=groups if left_out is None else None, counted=of_groups(test), bounds=bounds,
-                )
-            )  # fmt: skip
-    if not measured:
+        known, tested = _known(train.factors[name]), _known(test.factors[name])
+        if len(train.factors[name][known].unique()) >= 2 and tested.any():
+            measurements += [
+                _probed(name, representation, (train, known), (test, tested), model.seed)
+                for representation in representations
+            ]
+    if not measurements:
         raise UserError(f"factors of {train.name} must vary, got {', '.join(names)} the same for all samples")
-    return measured
+    return measurements
 
 
 def _known(values: Tensor) -> Tensor:
     """Samples of which a factor is known, bool, shape (samples,)."""
     return values.isfinite() if values.is_floating_point() else values.long() >= 0
+
+
+def _probed(
+    name: str,
+    representation: Representation,
+    train: tuple[Data, Tensor],
+    test: tuple[Data, Tensor],
+    seed: int,
+) -> Measurement:
+    """How well a factor is read from features.
+
+    Args:
+        name: The factor.
+        representation: The features.
+        train: Training samples, and those of which the factor is known, bool, shape (samples,).
+        test: The same of the test samples.
+        seed: Seed of the split that chooses penalties, and of the bundles of units.
+    """
+    targets, answers = (data.factors[name][rows] for data, rows in (train, test))
+    features, tested = (representation.features(data).cpu()[rows] for data, rows in (train, test))
+    groups = None if test[0].groups is None else test[0].groups[test[1].cpu()]
+    if targets.is_floating_point():
+        predicted, answers = ridge(features, targets, tested), answers.double()
+        value, left_out = leave_one_out(
+            lambda rows: explained(predicted[rows], answers[rows]), len(answers), groups, seed=seed
+        )
+        values, unit, bounds, groups = torch.tensor([[value]]), f"{name} R²", (-math.inf, 1.0), None
+    else:
+        # Years or numbers of speakers may be large, and few.
+        classes, numbers = targets.unique(return_inverse=True)
+        mean, scale = representation.statistics(train[0])
+        statistics = mean.cpu(), scale.cpu()
+        classifier = logistic.fit(features, numbers, len(classes), statistics=statistics, seed=seed)
+        hits = classes[classifier(tested).argmax(1)] == answers
+        values, left_out, unit, bounds = hits.float()[None], None, name, (0.0, 1.0)
+    return Measurement(
+        "factors", representation.name, values, detail=representation.detail, unit=unit, left_out=left_out,
+        samples=len(answers), groups=groups, counted=group_unit(test[0]), bounds=bounds,
+    )  # fmt: skip
+
+
+TASK = Task(measure)

@@ -1,9 +1,8 @@
-"""Task `localisation`: point at what is heard.
+"""Pointing at what sounds: the position of a picture that fits the sound best must lie in what makes the sound.
 
-The place of a picture that fits the sound best must lie in the thing that makes the sound (the pointing game).
-Beside it stand the centre of the picture, the same pictures with the sounds of other samples, and a network with
-random weights. Where a second thing in the picture makes no sound, it is also asked which of the two fits better:
-half is a coin.
+This is the pointing game. Beside it stand the centre of the picture, the same pictures with the sounds of other
+samples, and a network with random weights. Where a second thing in the picture makes no sound, the task is also to
+choose which of the two fits better: half is chance.
 
 A network often fits best on the rim of a thing, where its outline is; so the game is also played with a margin of
 a 16th of the picture's side, for all controls alike.
@@ -12,7 +11,8 @@ Source: Arandjelović, Zisserman, "Objects that Sound", 2018, https://arxiv.org/
 Zhang and others, "Top-down Neural Attention by Excitation Backprop", 2016, https://arxiv.org/abs/1608.00507
 """
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +22,12 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data import Data
-from unlabeled.evaluation import opening
-from unlabeled.evaluation.scores import Measurement, of_groups
+from unlabeled.evaluation.measurement import Measurement, group_unit
+from unlabeled.evaluation.model import EvaluatedModel
+from unlabeled.evaluation.sources import Opened, Source
+from unlabeled.evaluation.task import Task
 
-if TYPE_CHECKING:
-    from unlabeled.evaluation.tasks import Subject
-
-__all__ = ["CHOOSING", "NEARBY", "POINTING", "chosen", "measure", "pointed"]
+__all__ = ["CHOOSING", "NEARBY", "POINTING", "TASK", "chosen", "measure", "pointed"]
 
 POINTING, NEARBY, CHOOSING = "pointing", "pointing nearby", "sounding over silent"
 MARGIN = 16
@@ -40,8 +39,8 @@ def pointed(maps: Tensor, masks: Tensor, margin: int = 0) -> Tensor:
     """Whether the largest value of each map lies in the thing that is heard.
 
     Args:
-        maps: Float, shape (samples, rows, columns), enlarged to the size of the masks: linearly, the places at
-            the multiples of the stride, where convolutions that pad by half their size look.
+        maps: Float, shape (samples, rows, columns), enlarged linearly to the size of the masks; positions lie at the
+            multiples of the stride, where convolutions that pad by half their size look.
         masks: uint8, shape (samples, height, width), 1 in what is heard.
         margin: Pixels to any side by which it may be missed.
 
@@ -68,84 +67,89 @@ def chosen(maps: Tensor, masks: Tensor) -> Tensor:
     return ((heard > silent).float() + (heard >= silent).float()) / 2
 
 
-def measure(
-    subject: "Subject", data: Any, *, seed: int = 0, device: torch.device | str = "cpu"
-) -> list[Measurement]:
+def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
     """Play the pointing game.
 
     Args:
-        subject: What is measured.
-        data: Audio-visual data with masks, such as `chiming_shapes:distractor`.
-        seed: Seed of the sounds that are taken for wrong ones.
-        device: Where to compute.
+        model: What is measured.
+        opened: Audio-visual data with masks, such as `chiming_shapes:distractor`.
 
     Raises:
-        ValueError: The encoder has no places, the data no masks, or there are fewer than 2 clips.
+        ValueError: The encoder has no positions, the data no masks, or there are fewer than 2 clips.
     """
-    encoder = subject.encoder
+    encoder: Any = model.encoder
     check.choice(("audio-visual",), encoder=encoder.kind)
-    if isinstance(data, Data):
-        data = (data, data)
-    train, test = opening.pair(data, None, opening.options(subject.method or encoder, encoder), encoder)
+    assert opened.test is not None
+    train, test = (
+        encoder.evaluation_view(data).to(model.device) for data in (opened.calibration, opened.test)
+    )
     masks = getattr(test, "masks", None)
     if masks is None:
         raise UserError(f"data must have masks, such as chiming_shapes:distractor, got {test.name} without")
     check.at_least(2, clips=len(test))
-    test, masks = test.to(device), masks.to(device)
-    generator = torch.Generator().manual_seed(seed)
-    turn = int(torch.randint(1, len(test), (), generator=generator))
-    places, sounds = read(encoder, test)
-    wrong = torch.roll(sounds, turn, 0)
-    centre = torch.zeros(masks.shape, device=masks.device)
-    centre[:, masks.shape[1] // 2, masks.shape[2] // 2] = 1
-    shown = {
-        "centre of the picture": centre,
-        "another sample's sound": fits(places, wrong),
-        "random": fits(*read(subject.untrained(train.to(device)), test)),
-        "unlabeled": fits(places, sounds),
-    }
+    masks = masks.to(model.device)
+    maps = _maps(model, train, test, masks)
     margin = round(min(masks.shape[1:]) / MARGIN)
-    measured = [
-        _measurement(unit, name, pointed(maps, masks, by), test)
+    measurements = [
+        _measurement(unit, name, pointed(fit, masks, by), test)
         for unit, by in {POINTING: 0, NEARBY: margin}.items()
-        for name, maps in shown.items()
+        for name, fit in maps.items()
     ]
     both = ((masks == 1).flatten(1).any(1) & (masks == 2).flatten(1).any(1)).nonzero()[:, 0]
     if len(both):
-        del shown["centre of the picture"]  # it often lies in neither
-        measured += [
-            _measurement(CHOOSING, name, chosen(maps[both], masks[both]), test.subset(both))
-            for name, maps in shown.items()
+        del maps["centre of the picture"]  # it often lies in neither
+        measurements += [
+            _measurement(CHOOSING, name, chosen(fit[both], masks[both]), test.subset(both))
+            for name, fit in maps.items()
         ]
-    return measured
+    return measurements
+
+
+def _maps(model: EvaluatedModel, train: Data, test: Data, masks: Tensor) -> dict[str, Tensor]:
+    """How well each position of the pictures fits the sound, by controls and ours, float, (samples, rows, columns)."""
+    generator = torch.Generator().manual_seed(model.seed)
+    shift = int(torch.randint(1, len(test), (), generator=generator))
+    positions, sounds = read(model.encoder, test)
+    centre = torch.zeros(masks.shape, device=masks.device)
+    centre[:, masks.shape[1] // 2, masks.shape[2] // 2] = 1
+    return {
+        "centre of the picture": centre,
+        "another sample's sound": cosines(positions, torch.roll(sounds, shift, 0)),
+        "random": cosines(*read(model.untrained(train), test)),
+        "unlabeled": cosines(positions, sounds),
+    }
 
 
 @torch.no_grad()
 def read(encoder: Any, data: Data) -> tuple[Tensor, Tensor]:
-    """Directions of all places, shape (samples, dim, rows, columns), and of all sounds, shape (samples, dim)."""
+    """Directions of all positions, shape (samples, dim, rows, columns), and of all sounds, shape (samples, dim)."""
     inputs = [encoder.inputs(batch) for batch in data.batches(BATCH)]
-    places = torch.cat([encoder.positions(x.image) for x in inputs])
-    return places, torch.cat([encoder.sound(x.waveform) for x in inputs])
+    positions = torch.cat([encoder.positions(x.image) for x in inputs])
+    return positions, torch.cat([encoder.sound(x.waveform) for x in inputs])
 
 
-def fits(places: Tensor, sounds: Tensor) -> Tensor:
-    """Cosines of every place with the sound, float, shape (samples, rows, columns)."""
-    return einsum(places, sounds, "samples dim rows columns, samples dim -> samples rows columns")
+def cosines(positions: Tensor, sounds: Tensor) -> Tensor:
+    """Cosines of every position with the sound, float, shape (samples, rows, columns)."""
+    return einsum(positions, sounds, "samples dim rows columns, samples dim -> samples rows columns")
 
 
 def _enlarged(maps: Tensor, masks: Tensor) -> Tensor:
+    """Maps at the size of the masks, linearly between positions."""
     for axis in (1, 2):
-        size, wanted = maps.shape[axis], masks.shape[axis]
-        place = (torch.arange(wanted, device=maps.device) * size / wanted).clamp(max=size - 1)
-        before = place.long()
-        share = (place - before)[:, None] if axis == 1 else place - before
+        size, target = maps.shape[axis], masks.shape[axis]
+        position = (torch.arange(target, device=maps.device) * size / target).clamp(max=size - 1)
+        before = position.long()
+        weight = (position - before)[:, None] if axis == 1 else position - before
         after = (before + 1).clamp(max=size - 1)
-        maps = torch.lerp(maps.index_select(axis, before), maps.index_select(axis, after), share)
+        maps = torch.lerp(maps.index_select(axis, before), maps.index_select(axis, after), weight)
     return maps
 
 
 def _measurement(unit: str, features: str, values: Tensor, test: Data) -> Measurement:
     return Measurement(
-        "localisation", None, "all", features, values[None].cpu(), unit=unit,
-        groups=test.groups, counted=of_groups(test), bounds=(0.0, 1.0),
+        "localisation", features, values[None].cpu(), unit=unit,
+        groups=test.groups, counted=group_unit(test), bounds=(0.0, 1.0),
     )  # fmt: skip
+
+
+TASK = Task(measure, partial(Source.open, whole=True))

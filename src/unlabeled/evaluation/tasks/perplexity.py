@@ -1,36 +1,34 @@
-"""Task `perplexity`: how well a network that never looks ahead predicts texts that it has not seen.
+"""Prediction of unseen texts: how well a network that never looks ahead predicts texts that it has not seen.
 
-Perplexity is exp of the mean nats for each word piece: as many equally likely pieces would be as hard to guess. It
+Perplexity is exp of the mean nats for each word piece: as many equally likely pieces would be as hard to predict. It
 depends on the vocabulary, so networks with different ones compare by bits per byte: all bits over the bytes of the text
 itself. Each piece is predicted once, from at most the network's window before it. Data without a test part of its own
 is divided, with a warning: a network that was trained on all of it has seen the test texts.
 """
 
-import gzip
 import math
 import warnings
-import zlib
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from unlabeled.check import UserError
+from unlabeled.evaluation.byte_model import ByteModel, gzip_nats
 from unlabeled.evaluation.intervals import leave_one_out
-from unlabeled.evaluation.opening import Opened, both, is_divided
-from unlabeled.evaluation.scores import Measurement
+from unlabeled.evaluation.measurement import Measurement
+from unlabeled.evaluation.model import EvaluatedModel
+from unlabeled.evaluation.sources import Opened, Source
+from unlabeled.evaluation.task import Task
 from unlabeled.methods.gpt import GPT
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
-    from unlabeled.evaluation.tasks import Subject
 
-__all__ = ["ByteModel", "bits_per_byte", "gzip_nats", "measure", "per_piece"]
+__all__ = ["TASK", "bits_per_byte", "measure", "per_piece", "surprise"]
 
 BATCH = 64
-_GZIP = 16 + zlib.MAX_WBITS
 
 
 def per_piece(nats: Tensor, pieces: Tensor) -> float:
@@ -53,117 +51,74 @@ def bits_per_byte(nats: Tensor, sizes: Tensor) -> float:
     return float(nats.double().sum() / sizes.sum()) / math.log(2)
 
 
-def gzip_nats(documents: Sequence[bytes]) -> Tensor:
-    """What gzip -9 needs for all documents in one file, divided among them, float, shape (documents,)."""
-    packer = zlib.compressobj(9, zlib.DEFLATED, _GZIP)
-    shares = [len(packer.compress(text) + packer.flush(zlib.Z_SYNC_FLUSH)) for text in documents]
-    whole = 8 * len(gzip.compress(b"".join(documents), 9))
-    return torch.tensor(shares, dtype=torch.double) / sum(shares) * whole * math.log(2)
+class Documents(NamedTuple):
+    """The test texts that have pieces to predict.
 
-
-class ByteModel:
-    """How often a byte follows the one or two before it, mixed with shorter contexts (Witten-Bell).
-
-    Args:
-        documents: What it counts.
+    Attributes:
+        numbers: Their numbers, rising, int64, shape (documents,).
+        pieces: Pieces of each, float64, shape (documents,).
+        sizes: Bytes of each, float64, shape (documents,).
+        groups: Group of each, int64, shape (documents,); None where each is alone.
+        detail: What must be known of them.
     """
 
-    def __init__(self, documents: Sequence[bytes]) -> None:
-        first, second, third = np.concatenate([_windows(text) for text in documents], axis=1)
-        self.singles = np.bincount(third, minlength=256)
-        self.pairs = np.bincount(second << 8 | third, minlength=1 << 16).reshape(256, 256)
-        self.triples, self.counts = np.unique(first << 16 | second << 8 | third, return_counts=True)
-        self.contexts = np.zeros((2, 1 << 16), dtype=np.int64)
-        np.add.at(self.contexts[0], self.triples >> 8, self.counts)
-        np.add.at(self.contexts[1], self.triples >> 8, 1)
-
-    def nats(self, text: bytes, order: int) -> float:
-        """What a document costs.
-
-        Args:
-            text: The document.
-            order: 1 knows no byte before, 2 one and 3 two.
-        """
-        first, second, third = _windows(text)
-        return float(-np.log(self.probabilities(first, second, third, order)).sum())
-
-    def probabilities(
-        self, first: np.ndarray, second: np.ndarray, third: np.ndarray, order: int
-    ) -> np.ndarray:
-        """Of bytes `third` behind `first` and `second`, float, shape (bytes,)."""
-        found = (self.singles[third] + 1) / (self.singles.sum() + 256)
-        if order > 1:
-            total, kinds = self.pairs[second].sum(1), (self.pairs[second] > 0).sum(1)
-            found = (self.pairs[second, third] + np.maximum(kinds, 1) * found) / np.maximum(total + kinds, 1)
-        if order > 2:
-            code = first << 16 | second << 8 | third
-            place = np.minimum(np.searchsorted(self.triples, code), len(self.triples) - 1)
-            seen = np.where(self.triples[place] == code, self.counts[place], 0)
-            total, kinds = self.contexts[:, code >> 8]
-            found = (seen + np.maximum(kinds, 1) * found) / np.maximum(total + kinds, 1)
-        return found
+    numbers: Tensor
+    pieces: Tensor
+    sizes: Tensor
+    groups: Tensor | None
+    detail: str
 
 
-def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.device) -> list[Measurement]:
-    """Perplexity and bits per byte of ours and of a random twin, with what counting and packing reach.
+def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
+    """Perplexity and bits per byte of ours and of a random twin, beside counting and packing.
 
     Raises:
         ValueError: The encoder looks ahead, so that nothing is left to be predicted.
     """
-    encoder: Any = subject.encoder
+    encoder: Any = model.encoder
     if getattr(encoder, "family", None) != "gpt":
         name = encoder.config.get("name", type(encoder).__name__)
         raise UserError(f"perplexity needs an encoder that never looks ahead, such as gpt-mini, got {name}")
-    opened = data if isinstance(data, Opened) else _opened(data)
     train: Any = opened.train
     test: Any = opened.test
     blocks = encoder.blocks(test)
-    numbers = blocks.documents.unique()
-    documents = [text.encode() for text in test.whole()]
-    sizes = _by_document(torch.tensor([len(text) for text in documents]), _firsts(test), numbers)
-    pieces = _by_document(blocks.lengths - 1, blocks.documents, numbers)
-    about = f"{int(pieces.sum())} pieces of {encoder.vocabulary}, {int(sizes.sum())} bytes, window of {encoder.length}"
-    if opened.divided:
+    texts = [text.encode() for text in test.whole()]
+    documents = _documents(encoder, test, blocks, texts)
+    if opened.source.is_divided():
         warning = f"a part of {test.name} cut off: no unseen texts for what was trained on all of it"
-        about += f", {warning}"
+        documents = documents._replace(detail=f"{documents.detail}, {warning}")
         warnings.warn(f"perplexity is on {warning}", stacklevel=2)
-    groups = _groups(test, numbers)
-    seen = [text.encode() for text in train.whole()]
-    counted, rows = ByteModel(seen), _firsts(test)
-    nats = {
-        "unlabeled": surprise(GPT(encoder), blocks, numbers, device),
-        "random": surprise(GPT(subject.untrained()), blocks, numbers, device),
+    ours, twin = (
+        surprise(GPT(network), blocks, documents.numbers, model.device)
+        for network in (encoder, model.untrained())
+    )
+    networks = {"unlabeled": ours, "random": twin}
+    counts, rows = ByteModel([text.encode() for text in train.whole()]), _firsts(test)
+    packed = {
+        "gzip -9": gzip_nats(texts),
+        "byte unigram": torch.tensor([counts.nats(text, 1) for text in texts]),
+        "byte trigram": torch.tensor([counts.nats(text, 3) for text in texts]),
     }
-    by_bytes = nats | {
-        "gzip -9": _by_document(gzip_nats(documents), rows, numbers),
-        **{
-            f"byte {name}": _by_document(
-                torch.tensor([counted.nats(d, order) for d in documents]), rows, numbers
-            )
-            for name, order in (("unigram", 1), ("trigram", 3))
-        },
-    }
-    by_pieces = nats | {"piece unigram": _unigram(encoder.blocks(train), blocks, encoder.vocabulary, numbers)}
+    packed = {name: _by_document(nats, rows, documents.numbers) for name, nats in packed.items()}
+    unigram = _unigram(encoder.blocks(train), blocks, encoder.vocabulary, documents.numbers)
     return [
-        *(
-            _measured(name, per_piece, n, pieces, groups, "perplexity", about, seed)
-            for name, n in by_pieces.items()
-        ),
-        *(
-            _measured(name, bits_per_byte, n, sizes, groups, "bits per byte", about, seed)
-            for name, n in by_bytes.items()
-        ),
+        _measurement(unit, features, nats, documents, model.seed)
+        for unit, controls in {"perplexity": {"piece unigram": unigram}, "bits per byte": packed}.items()
+        for features, nats in (networks | controls).items()
     ]
 
 
-def _opened(data: Any) -> Opened:
-    how = {"kind": "text"}
-    return Opened(*both(data, None, how), how, is_divided(data, None, how))
+def _documents(encoder: Any, test: Any, blocks: Any, texts: list[bytes]) -> Documents:
+    numbers = blocks.documents.unique()
+    sizes = _by_document(torch.tensor([len(text) for text in texts]), _firsts(test), numbers)
+    pieces = _by_document(blocks.lengths - 1, blocks.documents, numbers)
+    detail = f"{int(pieces.sum())} pieces of {encoder.vocabulary}, {int(sizes.sum())} bytes, window of {encoder.length}"
+    return Documents(numbers, pieces, sizes, _groups(test, numbers), detail)
 
 
 @torch.no_grad()
 def surprise(method: GPT, blocks: "Data", numbers: Tensor, device: torch.device) -> Tensor:
-    """Nats that each document costs, float64, shape (documents,).
+    """Nats of each document, float64, shape (documents,).
 
     Args:
         method: The network.
@@ -172,32 +127,28 @@ def surprise(method: GPT, blocks: "Data", numbers: Tensor, device: torch.device)
         device: Where to compute.
     """
     method.to(device).eval()
-    found = [method.surprise(batch).double().sum(1) for batch in blocks.to(device).batches(BATCH)]
-    return _by_document(torch.cat(found).cpu(), blocks.documents, numbers)  # type: ignore[attr-defined]
+    nats = [method.surprise(batch).double().sum(1) for batch in blocks.to(device).batches(BATCH)]
+    return _by_document(torch.cat(nats).cpu(), blocks.documents, numbers)  # type: ignore[attr-defined]
 
 
-def _measured(
-    name: str,
-    statistic: Callable[[Tensor, Tensor], float],
-    nats: Tensor,
-    sizes: Tensor,
-    groups: Tensor | None,
-    unit: str,
-    about: str,
-    seed: int,
-) -> Measurement:
+def _measurement(unit: str, features: str, nats: Tensor, documents: Documents, seed: int) -> Measurement:
+    statistic: Callable[[Tensor, Tensor], float] = bits_per_byte
+    sizes, least, groups = documents.sizes, 0.0, documents.groups
+    if unit == "perplexity":
+        statistic, sizes, least = per_piece, documents.pieces, 1.0
     value, left_out = leave_one_out(
         lambda rows: statistic(nats[rows], sizes[rows]), len(nats), groups, sizes=sizes, seed=seed
     )
+    alone = groups is None or len(groups.unique()) == len(nats)
     return Measurement(
-        "perplexity", None, "all", name, torch.tensor([[value]]), about, unit, "lower", left_out,
-        counted="documents" if groups is None or len(groups.unique()) == len(nats) else "groups of documents",
-        samples=len(nats), bounds=(1.0 if unit == "perplexity" else 0.0, math.inf),
+        "perplexity", features, torch.tensor([[value]]), detail=documents.detail, unit=unit, better="lower",
+        left_out=left_out, counted="documents" if alone else "groups of documents", samples=len(nats),
+        bounds=(least, math.inf),
     )  # fmt: skip
 
 
 def _unigram(train: Any, test: Any, vocabulary: int, numbers: Tensor) -> Tensor:
-    """What each document costs one who knows how frequent the pieces were in training."""
+    """Nats of each document by the frequencies of pieces in training, float64, shape (documents,)."""
     counts = train.counts(vocabulary, skip=1).double() + 1
     costs = -(counts / counts.sum()).log()
     rows = []
@@ -227,7 +178,8 @@ def _by_document(values: Tensor, documents: Tensor, numbers: Tensor) -> Tensor:
     return sums.index_add_(0, torch.searchsorted(numbers, documents.cpu()), values.double())
 
 
-def _windows(text: bytes) -> np.ndarray:
-    """Each byte with the two before it, int64, shape (3, bytes); a text follows two line feeds."""
-    content = np.frombuffer(b"\n\n" + text, dtype=np.uint8).astype(np.int64)
-    return np.stack([content[:-2], content[1:-1], content[2:]])
+def _open(source: Source) -> Opened:
+    return source.of_kind("text").open()
+
+
+TASK = Task(measure, _open)

@@ -1,15 +1,17 @@
-"""Task `propagation`: the masks of a video's first frame are carried to all others by likeness of features.
+"""Masks carried through videos: from the first frame to all others, by similarity of features.
 
-Every place of a frame takes the labels of the places most like it in the first frame and in a few frames before; no
-weight is learned. Scores are those of DAVIS (https://davischallenge.org): region similarity J, contour accuracy F and
-their mean, for each object over all frames but the first and the last, then over the objects of all videos. The size of
-the frames alone moves them by several points, so it stands beside every number.
+Every position of a frame takes the labels of the most similar positions in the first frame and in a few frames before;
+no weight is learned. Scores are those of DAVIS (https://davischallenge.org): region similarity J, contour accuracy F
+and their mean, for each object over all frames but the first and the last, then over the objects of all videos. The
+size of the frames alone moves them by several points, so it stands beside every number.
 
 Controls: the first mask copied unmoved, the same network with random weights, and the pixels that the network sees.
 """
 
 import math
+from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,26 +19,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unlabeled.check import UserError
-from unlabeled.data.video.films import VOID, Film, films
-from unlabeled.evaluation import controls, tracking
-from unlabeled.evaluation.scores import Measurement, of_groups
+from unlabeled.data.video.films import VOID, Film, films, listed
+from unlabeled.evaluation import tracking
+from unlabeled.evaluation.measurement import Measurement, group_unit
+from unlabeled.evaluation.model import EvaluatedModel
+from unlabeled.evaluation.sources import Opened, Source
+from unlabeled.evaluation.task import Task
 from unlabeled.evaluation.tracking import Settings
-from unlabeled.parts.places import survey
+from unlabeled.evaluation.twins import calibrate_
+from unlabeled.parts.maps import survey
 
 if TYPE_CHECKING:
+    from unlabeled.data import Data
     from unlabeled.encoders import ImageEncoder
-    from unlabeled.evaluation.tasks import Subject
 
-__all__ = ["Settings", "boundary", "contour", "iou", "measure", "statistics"]
+__all__ = ["TASK", "Settings", "boundary", "contour", "iou", "measure", "statistics"]
 
 TOLERANCE = 0.008
-"""How far apart boundaries may lie and still agree, as a share of the frame's diagonal."""
+"""How far apart boundaries may lie and still agree, as a fraction of the frame's diagonal."""
 STILLS = 128
 """Frames that calibrate the batch norms of random weights."""
 
 
 def iou(predicted: Tensor, true: Tensor) -> Tensor:
-    """Region similarity J: what two masks share over what they cover together, 1 where both are empty.
+    """Region similarity J: intersection over union of two masks, 1 where both are empty.
 
     Args:
         predicted: Bool, shape (..., height, width).
@@ -112,7 +118,7 @@ def statistics(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         scores: J or F, float, shape (objects, frames), of at least 3 frames.
 
     Returns:
-        Mean; share of the frames above one half; mean of the first quarter less that of the last quarter; each
+        Mean; fraction of the frames above one half; mean of the first quarter less that of the last quarter; each
         float, shape (objects,).
     """
     inner = scores[:, 1:-1]
@@ -122,16 +128,12 @@ def statistics(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return inner.mean(1), (inner > 0.5).float().mean(1), first.mean(1) - last.mean(1)
 
 
-def measure(
-    subject: "Subject", data: Any, *, seed: int = 0, device: torch.device, settings: Settings | None = None
-) -> list[Measurement]:
+def measure(model: EvaluatedModel, opened: Opened, settings: Settings | None = None) -> list[Measurement]:
     """Track the objects of all videos by our features and by those of the controls.
 
     Args:
-        subject: Its encoder reads images, or videos frame by frame.
-        data: What `films` takes.
-        seed: Not used: nothing is drawn, the weights of the control aside, whose seed the subject knows.
-        device: Where to compute.
+        model: Its encoder reads images, or videos frame by frame.
+        opened: Its source is what `films` takes.
         settings: How labels are carried; None for the defaults.
 
     Returns:
@@ -140,76 +142,71 @@ def measure(
     Raises:
         ValueError: The encoder has no maps of single frames, or the data has no masks.
     """
-    settings = settings or Settings()
-    encoder, twin = tracking.frame(subject.encoder), tracking.frame(subject.untrained())
-    layer, rows, _ = survey(encoder, getattr(subject.method, "layer", None))
-    measured: dict[str, list[Tensor]] = {}
+    settings, source = settings or Settings(), opened.source.data
+    encoder, twin = tracking.frame(model.encoder), tracking.frame(model.untrained())
+    layer, rows, _ = survey(encoder, getattr(model.method, "layer", None))
+    pixels = tracking.of_pixels(encoder, max(1, round(encoder.image_size / rows)))
+    readers = {
+        "unlabeled": (tracking.of_maps(encoder, layer), settings),
+        "random": (tracking.of_maps(twin, layer), settings),
+        "raw": (pixels, replace(settings, temperature=tracking.PIXEL_TEMPERATURE)),
+    }
+    scores: dict[str, list[Tensor]] = defaultdict(list)
     videos: list[int] = []
-    sizes: set[int] = set()
-    for number, film in enumerate(films(data)):
+    sizes: list[int] = []
+    for number, film in enumerate(films(source)):
         if not things(film.masks):
             raise UserError(
                 f"masks must show at least one thing, got none in {film.name}, where only the first frame counts"
             )
-        film = Film(film.name, film.frames.to(device), film.masks.to(device))
+        film = Film(film.name, film.frames.to(model.device), film.masks.to(model.device))
         if not number:
-            _calibrate(twin, film)
-        size = tracking.side(settings, encoder, film)
-        sizes.add(size)
-        readers = {
-            "unlabeled": tracking.of_maps(encoder, layer),
-            "random": tracking.of_maps(twin, layer),
-            "raw": tracking.of_pixels(encoder, max(1, round(encoder.image_size / rows))),
-        }
-        for features, reader in readers.items():
-            how = replace(settings, temperature=tracking.PIXEL_TEMPERATURE) if features == "raw" else settings
-            measured.setdefault(features, []).append(
-                _scores(tracking.track(film, reader, how, size), film.masks)
-            )
+            _calibrate_(twin, film)
+        sizes.append(tracking.side(settings, encoder, film))
+        for features, (reader, carrying) in readers.items():
+            masks = tracking.track(film, reader, carrying, sizes[-1])
+            scores[features].append(_scores(masks, film.masks))
         still = film.masks[:1].expand_as(film.masks)
-        measured.setdefault("copy first mask", []).append(_scores(still, film.masks))
+        scores["copy first mask"].append(_scores(still, film.masks))
         videos += [number] * int(film.masks.max())
-    about = (
+    units, detail = _units(source, torch.tensor(videos)), _detail(settings, sizes, layer)
+    return [
+        measurement
+        for features, by_film in scores.items()
+        for measurement in _measurements(features, torch.cat(by_film, 1).cpu(), units, detail)
+    ]
+
+
+def _units(source: Any, videos: Tensor) -> tuple[Tensor, str]:
+    """Independent unit of each object, its video or the group of that, and what these are called."""
+    data = source[-1] if isinstance(source, tuple) else source
+    groups = getattr(data, "groups", None)
+    return (videos, "videos") if groups is None else (groups[videos], group_unit(data))
+
+
+def _detail(settings: Settings, sizes: list[int], layer: str) -> str:
+    return (
         f"{'-'.join(str(size) for size in sorted({min(sizes), max(sizes)}))} pixels, {layer} and deeper, "
         f"previous {settings.previous}, top {settings.top}, "
         f"radius {'a fifth of the rows' if settings.radius is None else settings.radius}, "
         f"temperature {settings.temperature:g}"
     )
-    units, counted = torch.tensor(videos), "videos"
-    source: Any = data[-1] if isinstance(data, tuple) else data
-    if getattr(source, "groups", None) is not None:
-        units, counted = source.groups[units], of_groups(source)
-    return [
-        measurement
-        for features, scores in measured.items()
-        for measurement in _measurements(features, torch.cat(scores, 1).cpu(), units, counted, about)
-    ]
 
 
-def _measurements(
-    features: str, scores: Tensor, units: Tensor, counted: str, about: str
-) -> list[Measurement]:
-    """J&F, J and F from their mean, recall and decay by object, shape (2, objects, 3), and the video of each."""
-    both = torch.cat([scores.mean(0, keepdim=True), scores])
-    made = []
-    for unit, values in zip(("J&F", "J", "F"), both):
+def _measurements(features: str, scores: Tensor, units: tuple[Tensor, str], detail: str) -> list[Measurement]:
+    """J&F, J and F from their mean, recall and decay by object, shape (2, objects, 3)."""
+    groups, counted = units
+    measurements = []
+    for unit, values in zip(("J&F", "J", "F"), (scores.mean(0), *scores)):
         recall, decay = values[:, 1].mean(), values[:, 2].mean()
-        detail = about if unit == "J&F" else f"recall {recall:.3f}, decay {decay:.3f}"
-        made.append(
+        measurements.append(
             Measurement(
-                "propagation",
-                None,
-                "all",
-                features,
-                values[None, :, 0],
-                detail,
-                unit,
-                groups=units,
-                counted=counted,
-                bounds=(0.0, 1.0),
+                "propagation", features, values[None, :, 0], unit=unit,
+                detail=detail if unit == "J&F" else f"recall {recall:.3f}, decay {decay:.3f}",
+                groups=groups, counted=counted, bounds=(0.0, 1.0),
             )
-        )
-    return made
+        )  # fmt: skip
+    return measurements
 
 
 def things(masks: Tensor) -> list[int]:
@@ -218,17 +215,42 @@ def things(masks: Tensor) -> list[int]:
 
 
 def _scores(predicted: Tensor, true: Tensor) -> Tensor:
-    """Mean, recall and decay of J and F of every object of a video, float, shape (2, objects, 3); void is left out."""
-    judged = true != VOID
+    """Mean, recall and decay of J and F of every object of a video, float, shape (2, objects, 3), without void."""
+    labelled = true != VOID
     j, f = (
-        torch.stack([score((predicted == thing) & judged, true == thing) for thing in things(true)])
+        torch.stack([score((predicted == thing) & labelled, true == thing) for thing in things(true)])
         for score in (iou, contour)
     )
     return torch.stack([torch.stack(statistics(scores), 1) for scores in (j, f)])
 
 
 @torch.no_grad()
-def _calibrate(twin: "ImageEncoder", film: Film) -> None:
-    from unlabeled.data.arrays import from_array
+def _calibrate_(twin: "ImageEncoder", film: Film) -> None:
+    from unlabeled.data import from_images
 
-    controls.calibrate_(twin, from_array(film.frames[:STILLS].cpu()).to(film.frames.device))
+    calibrate_(twin, from_images(film.frames[:STILLS].cpu()).to(film.frames.device))
+
+
+def _open(source: Source) -> Opened:
+    """Videos, or their frames for a run of images; no test part where the run was trained on something else."""
+    return Opened(source, None, _with_masks(source))
+
+
+def _with_masks(source: Source) -> "Data | None":
+    from unlabeled.data import BUILT_IN, Data, open_data
+    from unlabeled.data.files import davis_frames, is_davis
+
+    data, kind = source.data[-1] if isinstance(source.data, tuple) else source.data, source.options["kind"]
+    if isinstance(data, Data):
+        return data
+    if str(data).partition(":")[0] in BUILT_IN:
+        return open_data(data, split="test", **source.options) if kind == "video" else None
+    root = Path(data).expanduser()
+    if kind not in ("image", "video") or not is_davis(root):
+        return None
+    frames, names = open_data(davis_frames(root), **source.options), {*listed(root)}
+    inside = [bool(names & {*Path(path).parts}) for path in frames.paths]
+    return frames.subset(torch.tensor(inside)) if names and any(inside) else frames
+
+
+TASK = Task(measure, _open)

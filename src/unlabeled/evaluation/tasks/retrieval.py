@@ -1,47 +1,47 @@
-"""Task `retrieval`: find sounds by pictures, pictures by sounds, and each by its own kind.
+"""Search between pictures and sounds: find sounds by pictures, pictures by sounds, and each by its own kind.
 
 Everything is ranked by cosine in the space where pictures and sounds meet. From one kind to the other, recall
-asks whether the clip's own partner is among the first 1, 5 or 10. With classes, nDCG@30 asks how many of the
-first 30 are of the query's class, early ones counting more: 1 where all are, the share of the class by chance. Its
-query and the other half of its clip are then taken out of what is ranked. Within a kind, recall asks whether
+says whether the clip's own partner is among the first 1, 5 or 10. With classes, nDCG@30 says how many of the
+first 30 are of the query's class, early ones counting more: 1 where all are, the fraction of the class by chance. Its
+query and the other half of its clip are then taken out of what is ranked. Within a kind, recall says whether
 anything of the class is among the first.
 
 Source: Arandjelović, Zisserman, "Objects that Sound", 2018, https://arxiv.org/abs/1712.06651
 Differs: things of one class are relevant and all others are not, where the paper grades by a tree of classes.
 """
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from unlabeled import check
 from unlabeled.data import Data
-from unlabeled.evaluation import opening
-from unlabeled.evaluation.scores import Measurement, of_groups
+from unlabeled.evaluation.measurement import Measurement, group_unit
+from unlabeled.evaluation.model import EvaluatedModel
+from unlabeled.evaluation.sources import Opened, Source
+from unlabeled.evaluation.task import Task
 
-if TYPE_CHECKING:
-    from unlabeled.evaluation.tasks import Subject
-
-__all__ = ["DEPTH", "RANKS", "hits", "measure", "ndcg", "ranking"]
+__all__ = ["DEPTH", "RANKS", "TASK", "hits", "measure", "ndcg", "ranking"]
 
 RANKS = (1, 5, 10)
 DEPTH = 30
 BATCH = 128
 LAYERS = {"im-aud": (0, 1), "aud-im": (1, 0), "im-im": (0, 0), "aud-aud": (1, 1)}
-"""Name of each measure, as the query's kind and that of what is found."""
+"""Direction of each search, as the kinds of the query and of the results: 0 for pictures, 1 for sounds."""
 
 
 def ranking(similarity: Tensor, without_own: bool, seed: int = 0) -> Tensor:
-    """What is found for each query, the most similar first; what is equally similar in random order.
+    """Results of each query, the most similar first; what is equally similar in random order.
 
     Args:
-        similarity: Float, shape (queries, found).
-        without_own: Whether the one with the query's own number is left out.
+        similarity: Float, shape (queries, results).
+        without_own: Whether the result with the query's own number is omitted.
         seed: Seed of the random order, without which a network that gives the same for all would find its own.
 
     Returns:
-        Numbers of what was found, int64, shape (queries, found), one fewer without the own one.
+        Numbers of the results, int64, shape (queries, results), one fewer without the own one.
     """
     queries, count = similarity.shape
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(similarity.device)
@@ -56,7 +56,7 @@ def hits(relevant: Tensor, k: int) -> Tensor:
     """Whether anything relevant is among the first.
 
     Args:
-        relevant: Bool, shape (queries, found), in the order of the ranking.
+        relevant: Bool, shape (queries, results), in the order of the ranking.
         k: How many are looked at.
 
     Returns:
@@ -69,7 +69,7 @@ def ndcg(relevant: Tensor, k: int = DEPTH) -> Tensor:
     """Normalised discounted cumulative gain.
 
     Args:
-        relevant: How relevant each is, bool or float from 0, shape (queries, found), in the order of the ranking.
+        relevant: How relevant each is, bool or float from 0, shape (queries, results), in the order of the ranking.
         k: How many are looked at.
 
     Returns:
@@ -82,38 +82,39 @@ def ndcg(relevant: Tensor, k: int = DEPTH) -> Tensor:
     return (gains[:, :k] @ discounts) / (best[:, :k] @ discounts)
 
 
-def measure(
-    subject: "Subject", data: Any, *, seed: int = 0, device: torch.device | str = "cpu"
-) -> list[Measurement]:
+def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
     """Rank the test data, from pictures and from sounds.
 
     Args:
-        subject: What is measured.
-        data: Audio-visual data; classes are used where they are known.
-        seed: Seed of the order of what is equally similar.
-        device: Where to compute.
+        model: What is measured; its seed orders what is equally similar.
+        opened: Audio-visual data; classes are used where they are known.
 
     Raises:
         ValueError: The encoder has no common space, or there are fewer than 2 clips.
     """
-    encoder = subject.encoder
+    encoder: Any = model.encoder
     check.choice(("audio-visual",), encoder=encoder.kind)
-    if isinstance(data, Data):
-        data = (data, data)
-    train, test = opening.pair(data, None, opening.options(subject.method or encoder, encoder), encoder)
-    check.at_least(2, clips=len(test))
-    ours, twin = (
-        read(network, test.to(device)) for network in (encoder, subject.untrained(train.to(device)))
+    assert opened.test is not None
+    train, test = (
+        encoder.evaluation_view(data).to(model.device) for data in (opened.calibration, opened.test)
     )
+    check.at_least(2, clips=len(test))
+    ours, twin = (read(network, test) for network in (encoder, model.untrained(train)))
     labels = None if test.labels is None else test.labels.to(ours[0].device)
-    measured = []
-    for layer, (query, found) in LAYERS.items():
-        for features, both in {"random": twin, "unlabeled": ours}.items():
-            values = _values(both[query], both[found], query == found, labels, seed)
-            measured += [_measurement(layer, features, unit, value, test) for unit, value in values.items()]
-        for unit, value in _by_chance(len(test), query == found, labels).items():
-            measured.append(_measurement(layer, "chance", unit, value, test))
-    return measured
+    measurements = []
+    for layer, (query, target) in LAYERS.items():
+        same_kind = query == target
+        values = {
+            "random": _values(twin[query], twin[target], same_kind, labels, model.seed),
+            "unlabeled": _values(ours[query], ours[target], same_kind, labels, model.seed),
+            "chance": _by_chance(len(test), same_kind, labels),
+        }
+        measurements += [
+            _measurement(layer, features, unit, scores, test)
+            for features, by_unit in values.items()
+            for unit, scores in by_unit.items()
+        ]
+    return measurements
 
 
 @torch.no_grad()
@@ -125,10 +126,10 @@ def read(encoder: Any, data: Data) -> tuple[Tensor, Tensor]:
 
 
 def _values(
-    queries: Tensor, found: Tensor, same_kind: bool, labels: Tensor | None, seed: int
+    queries: Tensor, targets: Tensor, same_kind: bool, labels: Tensor | None, seed: int
 ) -> dict[str, Tensor]:
     """Each measure by its unit, float, shape (queries,)."""
-    similarity, values = queries @ found.T, {}
+    similarity, values = queries @ targets.T, {}
     own = torch.arange(len(queries), device=queries.device)[:, None]
     if not same_kind:
         partner = ranking(similarity, False, seed) == own
@@ -151,8 +152,8 @@ def _by_chance(clips: int, same_kind: bool, labels: Tensor | None) -> dict[str, 
         others = clips - 1
         if same_kind:
             for k in (k for k in RANKS if k < clips):
-                drawn = torch.arange(k, device=same.device)
-                missed = ((others - same[:, None] - drawn) / (others - drawn)).clamp(min=0).prod(1)
+                before = torch.arange(k, device=same.device)
+                missed = ((others - same[:, None] - before) / (others - before)).clamp(min=0).prod(1)
                 values[f"recall@{k}"] = 1 - missed
         discounts = 1 / torch.log2(torch.arange(min(DEPTH, others), device=same.device) + 2.0)
         best = discounts.cumsum(0)[same.clamp(max=len(discounts)).long() - 1]
@@ -172,6 +173,9 @@ def _measurement(layer: str, features: str, unit: str, values: Tensor, test: Dat
         assert test.labels is not None
         groups = groups[_known(test.labels.cpu())]
     return Measurement(
-        "retrieval", layer, "all", features, values[None].cpu(), unit=unit,
-        groups=groups, counted=of_groups(test), bounds=(0.0, 1.0),
+        "retrieval", features, values[None].cpu(), layer=layer, unit=unit,
+        groups=groups, counted=group_unit(test), bounds=(0.0, 1.0),
     )  # fmt: skip
+
+
+TASK = Task(measure, partial(Source.open, whole=True))

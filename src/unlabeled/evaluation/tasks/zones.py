@@ -1,30 +1,46 @@
-"""Task `zones`: whether hidden parts of walks are recognised among those of all held-out walks.
+"""Masked zones of trajectories: whether they are recognised among those of all held-out trajectories.
 
-For each hidden zone the prediction is compared with the descriptions of all zones that are hidden at the same time:
-right where its own is nearest. The controls are the same network with all poses set to zero, so that time alone says
-where a zone was, the same method with random weights, and guessing.
+For each masked zone the prediction is compared with the descriptions of all zones that are masked at the same time:
+correct where its own is nearest. The controls are the same network with all poses set to zero, so that time alone says
+where a zone was, the same method with random weights, and chance.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unlabeled.check import UserError
-from unlabeled.data import Data, open_splits
-from unlabeled.evaluation.scores import Measurement, of_groups
+from unlabeled.data import Data
+from unlabeled.evaluation.measurement import Measurement, group_unit
+from unlabeled.evaluation.model import EvaluatedModel
+from unlabeled.evaluation.sources import Opened, Source
+from unlabeled.evaluation.task import Task
 from unlabeled.method import Batch
 
-if TYPE_CHECKING:
-    from unlabeled.evaluation.tasks import Subject
-
-__all__ = ["measure", "retrieved"]
+__all__ = ["TASK", "ZonePredictor", "measure", "retrieved"]
 
 DRAWS = 3
 """Stretches of every walk that are tried."""
 WALKS = 16
-"""Walks whose zones are told apart at once."""
+"""Walks whose zones are compared at once."""
+
+
+@runtime_checkable
+class ZonePredictor(Protocol):
+    """What this task needs of a method, such as trajectory_unmasking."""
+
+    zones: int
+    """Zones of a stretch."""
+
+    def draw(self, batch: Batch) -> Tensor:
+        """Zones to mask, int64, shape (batch, groups, masked)."""
+        ...
+
+    def predict(self, batch: Batch, masked: Tensor) -> tuple[Tensor, Tensor]:
+        """Predictions and descriptions of masked zones, float, shape (batch, groups, masked, dim) each."""
+        ...
 
 
 def retrieved(predictions: Tensor, targets: Tensor) -> Tensor:
@@ -35,88 +51,105 @@ def retrieved(predictions: Tensor, targets: Tensor) -> Tensor:
         targets: Float, shape (zones, dim).
 
     Returns:
-        1 where right, else 0, and where targets are equally near the share of the right one, float, shape (zones,).
+        1 where it is, else 0; where several targets are equally near, one over their number, float, shape (zones,).
     """
     similarity = F.normalize(predictions.double(), dim=1) @ F.normalize(targets.double(), dim=1).T
     best = similarity >= similarity.amax(1, keepdim=True) - 1e-9
     return best.diagonal().float() / best.sum(1)
 
 
-def measure(subject: "Subject", data: Any, *, seed: int = 0, device: torch.device) -> list[Measurement]:
-    """Zone retrieval on the test walks: ours, without poses, with random weights, and guessing.
+def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
+    """Zone retrieval on the test walks: ours, without poses, with random weights, and chance.
 
     Args:
-        subject: What is measured; its method must be trajectory_unmasking.
-        data: What the user named, or opened walks.
-        seed: Seed of the stretches and of the zones that are hidden.
-        device: Where to compute.
+        model: What is measured; its method must be a `ZonePredictor`, its seed draws the zones.
+        opened: Walks.
 
     Returns:
-        Share of the zones that are found, one number for each hidden zone; walks are the independent units.
+        Fraction of the zones that are found, one number for each masked zone; walks are the independent units.
 
     Raises:
         ValueError: The method predicts no zones, or the data is of another kind.
     """
-    method: Any = subject.method
-    if not hasattr(method, "guess") or not hasattr(method, "draw"):
-        got = "an encoder alone" if method is None else type(method).__name__
-        raise UserError(f"method must be trajectory_unmasking for zones, got {got}")
-    if isinstance(data, Data):
-        data = (None, data)
-    train, test = data if isinstance(data, tuple) else open_splits(data, kind="trajectory")
+    method: Any = model.method
+    if not isinstance(model.method, ZonePredictor):
+        name = "an encoder alone" if method is None else type(method).__name__
+        raise UserError(f"method must be trajectory_unmasking for zones, got {name}")
+    test = opened.test
+    assert test is not None
     if test.kind != "trajectory":
         raise UserError(f"data must be of kind trajectory for zones, got {test.kind}")
-    # Where no other walks are known the norms of the control see those that are measured, without any answer.
-    twin: Any = subject.untrained_method((test if train is None else train).to(device))
-    walks = method.training_view(test).to(device)
-
-    shown = [("unlabeled", method, True), ("poses set to zero", method, False), ("random", twin, True)]
-    measured, pool = [], 0
-    groups: list[Tensor] = []
-    for features, judged, posed in shown:
-        values, groups = [], []
-        for batch, hidden in _batches(walks, method, seed):
-            if not posed:
-                batch = batch | {"pose": torch.zeros_like(batch["pose"])}
-            values.append(_found(judged.to(device).eval(), batch, hidden))
-            groups.append(_walks(batch, hidden, test.groups))
-            pool = hidden.shape[0] * hidden.shape[2]
-        row = torch.cat(values).cpu()[None]
-        measured.append(_measurement(features, row, f"top 1 of {pool} zones", torch.cat(groups), test))
-    guessing = torch.full_like(measured[0].values, 1 / pool)
-    return [*measured, _measurement("guessing", guessing, f"1 of {pool}", torch.cat(groups), test)]
+    twin: Any = model.untrained_method(opened.calibration.to(model.device))
+    batches = _batches(method.training_view(test).to(model.device), method, model.seed)
+    measurements = []
+    for features, network, posed in (
+        ("unlabeled", method, True),
+        ("poses set to zero", method, False),
+        ("random", twin, True),
+    ):
+        network = network.to(model.device).eval()
+        values = [
+            _hits(network, batch if posed else _without_poses(batch), masked) for batch, masked in batches
+        ]
+        measurements.append(_measurement(features, torch.cat(values).cpu(), batches, test))
+    pool = _pool(batches)
+    chance = torch.full_like(measurements[0].values[0], 1 / pool)
+    return [*measurements, _measurement("guessing", chance, batches, test, f"1 of {pool}")]
 
 
-def _walks(batch: Batch, hidden: Tensor, groups: Tensor | None) -> Tensor:
-    """Walk of each zone in the order of `_found`, or the group of that walk, int64, shape (zones,)."""
-    walks = batch["index"].cpu() if groups is None else groups[batch["index"].cpu()]
-    return walks.repeat_interleave(hidden.shape[2]).repeat(hidden.shape[1])
-
-
-def _measurement(features: str, values: Tensor, detail: str, groups: Tensor, test: Data) -> Measurement:
-    counted = "walks" if test.groups is None else of_groups(test)
+def _measurement(
+    features: str,
+    values: Tensor,
+    batches: list[tuple[Batch, Tensor]],
+    test: Data,
+    detail: str = "",
+) -> Measurement:
     return Measurement(
-        "zones", None, "all", features, values, detail, "zones found",
-        groups=groups, counted=counted, bounds=(0.0, 1.0),
+        "zones", features, values[None], detail=detail or f"top 1 of {_pool(batches)} zones", unit="zones found",
+        groups=torch.cat([_walks(batch, masked, test.groups) for batch, masked in batches]),
+        counted="walks" if test.groups is None else group_unit(test), bounds=(0.0, 1.0),
     )  # fmt: skip
 
 
-def _batches(walks: Data, method: Any, seed: int) -> list[tuple[Batch, Tensor]]:
-    """Stretches of walks and the zones to hide in them, the same for the same seed and for ours and controls."""
-    drawn = []
+def _pool(batches: list[tuple[Batch, Tensor]]) -> int:
+    """Zones that are compared at once."""
+    masked = batches[-1][1]
+    return masked.shape[0] * masked.shape[2]
+
+
+def _without_poses(batch: Batch) -> Batch:
+    return batch | {"pose": torch.zeros_like(batch["pose"])}
+
+
+def _walks(batch: Batch, masked: Tensor, groups: Tensor | None) -> Tensor:
+    """Walk of each zone in the order of `_hits`, or the group of that walk, int64, shape (zones,)."""
+    walks = batch["index"].cpu() if groups is None else groups[batch["index"].cpu()]
+    return walks.repeat_interleave(masked.shape[2]).repeat(masked.shape[1])
+
+
+def _batches(walks: Data, method: ZonePredictor, seed: int) -> list[tuple[Batch, Tensor]]:
+    """Stretches of walks and the zones to mask in them, the same for the same seed and for ours and controls."""
+    batches = []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for _ in range(DRAWS):
             for rows in torch.arange(len(walks)).split(WALKS):
                 if len(rows) == min(WALKS, len(walks)):  # a smaller pool would be easier
                     batch = walks.batch(rows)
-                    drawn.append((batch, method.draw(batch)))
-    return drawn
+                    batches.append((batch, method.draw(batch)))
+    return batches
 
 
 @torch.no_grad()
-def _found(method: Any, batch: Batch, hidden: Tensor) -> Tensor:
-    """Which of the hidden zones are found, group by group, float, shape (zones,)."""
-    predictions, targets = method.guess(batch, hidden)
+def _hits(method: ZonePredictor, batch: Batch, masked: Tensor) -> Tensor:
+    """Which of the masked zones are found, group by group, float, shape (zones,)."""
+    predictions, targets = method.predict(batch, masked)
     groups = zip(predictions.unbind(1), targets.unbind(1))
     return torch.cat([retrieved(p.flatten(0, 1), t.flatten(0, 1)) for p, t in groups])
+
+
+def _open(source: Source) -> Opened:
+    return source.of_kind("trajectory").open(whole=True)
+
+
+TASK = Task(measure, _open)

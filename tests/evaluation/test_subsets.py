@@ -3,24 +3,24 @@
 import pytest
 import torch
 
-from unlabeled.evaluation.probes.few_labels import counts, subsets
+from unlabeled.evaluation.subsets import counts, draw
 
 LABELS = torch.tensor([0, 1, 2] * 20 + [0] * 15)
 
 
 def test_each_class_has_the_asked_number():
-    for rows in subsets(LABELS, 7, classes=3):
+    for rows in draw(LABELS, 7, classes=3):
         assert LABELS[rows].bincount().tolist() == [7, 7, 7]
         assert len(rows.unique()) == 21
 
 
 def test_a_draw_with_fewer_labels_lies_inside_the_one_with_more():
-    for few, many in zip(subsets(LABELS, 3, classes=3), subsets(LABELS, 10, classes=3), strict=True):
+    for few, many in zip(draw(LABELS, 3, classes=3), draw(LABELS, 10, classes=3), strict=True):
         assert set(few.tolist()) < set(many.tolist())
 
 
 def test_draws_differ_and_repeat_with_their_seed():
-    first, again, other = (subsets(LABELS, 5, classes=3, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (draw(LABELS, 5, classes=3, seed=seed) for seed in (0, 0, 1))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first[0], other[0])
@@ -28,23 +28,23 @@ def test_draws_differ_and_repeat_with_their_seed():
 
 def test_too_few_labels_name_the_class_and_its_count():
     with pytest.raises(ValueError, match="got 21: class dog has 20"):
-        subsets(LABELS, 21, classes=["cat", "dog", "owl"])
+        draw(LABELS, 21, classes=["cat", "dog", "owl"])
 
 
 def test_classes_that_do_not_occur_are_left_out():
     from_one = LABELS + 1  # as in data whose first class is 1, beside a name that nothing has
-    (rows,) = subsets(from_one, 4, classes=["none", "cat", "dog", "owl", "emu"], draws=1)
+    (rows,) = draw(from_one, 4, classes=["none", "cat", "dog", "owl", "emu"], draws=1)
     assert from_one[rows].bincount().tolist() == [0, 4, 4, 4]
     with pytest.raises(ValueError, match="got 21: class dog has 20"):
-        subsets(from_one, 21, classes=["none", "cat", "dog", "owl"])
+        draw(from_one, 21, classes=["none", "cat", "dog", "owl"])
 
 
 def test_a_share_is_of_each_class_by_itself_and_at_least_one():
-    for rows in subsets(LABELS, "10%", classes=3):
+    for rows in draw(LABELS, "10%", classes=3):
         assert LABELS[rows].bincount().tolist() == [4, 2, 2]  # of 35, 20 and 20
-    for rows in subsets(LABELS, "1%", classes=3):
+    for rows in draw(LABELS, "1%", classes=3):
         assert LABELS[rows].bincount().tolist() == [1, 1, 1]
-    for few, many in zip(subsets(LABELS, "10%", classes=3), subsets(LABELS, "50%", classes=3), strict=True):
+    for few, many in zip(draw(LABELS, "10%", classes=3), draw(LABELS, "50%", classes=3), strict=True):
         assert set(few.tolist()) < set(many.tolist())
 
 
@@ -56,7 +56,7 @@ def test_counts_are_numbers_then_shares_then_all():
 @pytest.mark.parametrize("count", [0, -1, 1.5, "0%", "101%", "-1%", "few", "", True])
 def test_other_counts_are_refused_by_name(count):
     with pytest.raises(
-        ValueError, match="labels_per_class must be whole numbers above 0, shares such as 1% or all"
+        ValueError, match="labels_per_class must be whole numbers above 0, percentages such as 1% or all"
     ):
         counts([count])
 

@@ -1,4 +1,4 @@
-"""Few labels: the same probe on small, nested draws of the training labels, balanced or a share of each class."""
+"""Few labels: small, nested draws of the training labels, balanced or a fraction of each class."""
 
 import math
 import re
@@ -9,44 +9,44 @@ from torch import Tensor
 
 from unlabeled.check import UserError
 
-__all__ = ["counts", "subsets"]
+__all__ = ["counts", "draw"]
 
 
-def counts(given: Iterable[int | str]) -> list[int | str]:
-    """Labels per class as asked for: whole numbers in ascending order, then shares such as "1%", then "all".
+def counts(requested: Iterable[int | str]) -> list[int | str]:
+    """Labels per class in order: whole numbers, then percentages such as "1%", then "all".
 
     Args:
-        given: Numbers and words in any order; numbers may be text, and 100% is "all".
+        requested: Numbers and words in any order; numbers may be text, and 100% is "all".
 
     Raises:
         ValueError: One is something else.
     """
-    numbers, shares, every = set(), set(), []
-    for count in list(given) or ["nothing"]:
+    numbers, percents, every = set(), set(), []
+    for count in list(requested) or ["nothing"]:
         text = "".join(str(count).split())
         if text == "all" or re.fullmatch(r"100(\.0*)?%", text):
             every = ["all"]
         elif re.fullmatch(r"\d*\.?\d+%", text) and 0 < float(text[:-1]) < 100:
-            shares.add(float(text[:-1]))
+            percents.add(float(text[:-1]))
         elif text.isdecimal() and int(text):
             numbers.add(int(text))
         else:
             raise UserError(
-                f"labels_per_class must be whole numbers above 0, shares such as 1% or all, got {count}"
+                f"labels_per_class must be whole numbers above 0, percentages such as 1% or all, got {count}"
             )
-    return [*sorted(numbers), *(f"{share:g}%" for share in sorted(shares)), *every]
+    return [*sorted(numbers), *(f"{percent:g}%" for percent in sorted(percents)), *every]
 
 
-def subsets(
+def draw(
     labels: Tensor, per_class: int | str, *, classes: list[str] | int, draws: int = 5, seed: int = 0
 ) -> list[Tensor]:
     """Draw subsets of each class; a draw with fewer labels lies inside the same draw with more.
 
-    Classes without a label are left out. A share is of each class by itself (stratified), rounded, and at least one.
+    Classes without a label are omitted. A fraction is taken of each class (stratified), rounded, at least one sample.
 
     Args:
         labels: Class of each sample, int64, shape (samples,).
-        per_class: Samples of each class, or their share such as "1%".
+        per_class: Samples of each class, a fraction of them such as "1%", or "all", of which there is one draw.
         classes: Names of the classes, or their number where they have none.
         draws: Number of subsets.
         seed: Seed of the draws.
@@ -58,28 +58,30 @@ def subsets(
     Raises:
         ValueError: A class has labels, but fewer than `per_class`.
     """
+    if per_class == "all":
+        return [torch.arange(len(labels))]
     names = [str(index) for index in range(classes)] if isinstance(classes, int) else classes
     labels = labels.cpu()
-    found, sizes = labels.unique(return_counts=True)
-    wanted = [_wanted(per_class, size) for size in sizes.tolist()]
-    for label, count, most in zip(found.tolist(), wanted, sizes.tolist(), strict=True):
+    present, sizes = labels.unique(return_counts=True)
+    wanted = [_size(per_class, size) for size in sizes.tolist()]
+    for label, count, most in zip(present.tolist(), wanted, sizes.tolist(), strict=True):
         if count > most:
             raise UserError(
                 f"labels_per_class must be at most the labels of each class, got {per_class}: "
                 f"class {names[label]} has {most}"
             )
     order = torch.rand(draws, len(labels), generator=torch.Generator().manual_seed(seed))
-    members = [(labels == label).nonzero()[:, 0] for label in found]
+    members = [(labels == label).nonzero()[:, 0] for label in present]
     return [
-        torch.cat([rows[draw[rows].argsort()[:count]] for rows, count in zip(members, wanted, strict=True)])
+        torch.cat([rows[keys[rows].argsort()[:count]] for rows, count in zip(members, wanted, strict=True)])
         .sort()
         .values
-        for draw in order
+        for keys in order
     ]
 
 
-def _wanted(per_class: int | str, size: int) -> int:
-    """How many of a class's labels are drawn."""
+def _size(per_class: int | str, size: int) -> int:
+    """How many labels of a class of some size are drawn."""
     if isinstance(per_class, int):
         return per_class
     return max(1, math.floor(float(per_class.rstrip("%")) / 100 * size + 0.5))

@@ -1,0 +1,274 @@
+"""What an audit found, as sentences, as a table in plain text and as JSON."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unlabeled import check
+from unlabeled.auditing.parts import Part, parts_table
+from unlabeled.files import atomic
+from unlabeled.version import __version__
+
+__all__ = ["Audit", "NearPair", "Sample"]
+
+SCHEMA = 1
+EXAMPLES, MEMBERS = 3, 4
+"""Findings of each kind that the table shows, and samples of a group; the JSON has all."""
+CLEAN = "No copies, no broken files, no labels that disagree."
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample and where it is."""
+
+    part: str
+    path: str
+    label: str | None
+
+
+@dataclass(frozen=True)
+class NearPair:
+    """Two samples that are probably copies of one another but not equal, as numbers of rows over all parts."""
+
+    first: int
+    second: int
+    score: float
+    """Correlation of fine detail of images, or fraction of character 8-grams that texts have in common."""
+    mirrored: bool = False
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found; samples are numbered over all parts, in their order."""
+
+    parts: list[Part]
+    groups: list[list[int]]
+    """Equal samples, those across parts first, then the largest groups first."""
+    near: list[NearPair] | None
+    """Near copies, by falling score, of a group of equal samples the first; None where they were not sought."""
+    thresholds: dict[str, float]
+    """Lowest score of near copies, by kind of data."""
+    flat: int
+    """Images with too little detail to be compared, other than exactly."""
+    copies: list[list[tuple[int, int]]]
+    """Samples of the part in a row with an equal sample in the part in a column, and those with only a near copy."""
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Number of the first sample of each part, and of all samples at the end."""
+        return [0, *np.cumsum([len(part) for part in self.parts]).tolist()]
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Part and row of a sample."""
+        part = int(np.searchsorted(self.starts, number, side="right")) - 1
+        return part, number - self.starts[part]
+
+    def sample(self, number: int) -> Sample:
+        """A sample by its number."""
+        index, row = self.place(number)
+        part = self.parts[index]
+        assert part.data is not None
+        return Sample(part.name, part.data.paths[row], part.labels[row])
+
+    @cached_property
+    def across(self) -> list[list[int]]:
+        """Equal samples of several parts."""
+        return [group for group in self.groups if self._crosses(group)]
+
+    @cached_property
+    def near_across(self) -> list[NearPair]:
+        """Near copies in two parts."""
+        return [pair for pair in self.near or [] if self._crosses([pair.first, pair.second])]
+
+    @property
+    def near_ordered(self) -> list[NearPair]:
+        """All near copies, those in two parts first."""
+        return sorted(self.near or [], key=lambda pair: not self._crosses([pair.first, pair.second]))
+
+    @cached_property
+    def disagreements(self) -> list[list[int]]:
+        """Equal samples of different classes."""
+        return [group for group in self.groups if self._disagree(group)]
+
+    @cached_property
+    def near_disagreements(self) -> list[NearPair]:
+        """Near copies of different classes."""
+        return [pair for pair in self.near or [] if self._disagree([pair.first, pair.second])]
+
+    @cached_property
+    def lonely_classes(self) -> dict[str, str]:
+        """Classes that occur in one part only, with its name; of parts that have labels, if there are several."""
+        labelled = [part for part in self.parts if any(part.classes.values())]
+        homes: dict[str, list[str]] = {}
+        for part in labelled:
+            for name, count in part.classes.items():
+                if count:
+                    homes.setdefault(name, []).append(part.name)
+        return {name: parts[0] for name, parts in homes.items() if len(parts) == 1 < len(labelled)}
+
+    @property
+    def leaks(self) -> bool:
+        """Whether samples or near copies of them are in several parts, or equal samples have different classes."""
+        return bool(self.across or self.near_across or self.disagreements)
+
+    def record(self) -> dict[str, Any]:
+        """Everything as JSON types.
+
+        `parts`: name, kind, samples, unlabelled, classes (samples by name), size, left_out (path and reason);
+        `copies`: samples of one part (`of`) with an `equal` sample in another (`also_in`) or only a `near` one;
+        `equal` and `disagreements`: lists of samples (part, path, label); `near` and `near_disagreements`: score,
+        mirrored and two samples; `thresholds`, `flat`, `classes_in_one_part`.
+        """
+
+        def group(numbers: Sequence[int]) -> list[dict[str, Any]]:
+            return [vars(self.sample(number)) for number in numbers]
+
+        def pair(near: NearPair) -> dict[str, Any]:
+            samples = group([near.first, near.second])
+            return {"score": round(near.score, 4), "mirrored": near.mirrored, "samples": samples}
+
+        return {
+            "schema": SCHEMA,
+            "unlabeled": __version__,
+            "parts": [part.record() for part in self.parts],
+            "copies": [
+                {"of": part.name, "also_in": other.name, "equal": equal, "near": near}
+                for part, row in zip(self.parts, self.copies, strict=True)
+                for other, (equal, near) in zip(self.parts, row, strict=True)
+            ],
+            "equal": [*map(group, self.groups)],
+            "near": None if self.near is None else [*map(pair, self.near)],
+            "thresholds": self.thresholds,
+            "flat": self.flat,
+            "disagreements": [*map(group, self.disagreements)],
+            "near_disagreements": [*map(pair, self.near_disagreements)],
+            "classes_in_one_part": self.lonely_classes,
+        }
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write `record` to a file."""
+        text = json.dumps(self.record(), indent=1)
+        with atomic(Path(path)) as temporary:
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+    def findings(self) -> list[str]:
+        """What may be wrong, a sentence each; one that says so where nothing is."""
+        lonely, skipped = self.lonely_classes, sum(len(part.skipped) for part in self.parts)
+        sentences = [
+            (self.across, f"{_counted(self.across, 'group')} of equal samples across parts."),
+            (self.near_across, f"{_counted(self.near_across, 'pair')} of near copies across parts."),
+            (
+                self.disagreements,
+                f"{_counted(self.disagreements, 'group')} of equal samples with different classes.",
+            ),
+            (
+                self.near_disagreements,
+                f"{_counted(self.near_disagreements, 'pair')} of near copies with different classes.",
+            ),
+            (self.groups, f"{_counted(self.groups, 'group')} of equal samples in all."),
+            (self.near, f"{_counted(self.near or [], 'pair')} of near copies in all."),
+            (lonely, f"Classes in one part only: {', '.join(lonely)}."),
+            (skipped, f"Files omitted: {skipped:,}."),
+            (self.flat, f"Images with too little detail, compared only exactly: {self.flat:,}."),
+        ]
+        return [sentence for applies, sentence in sentences if applies] or [CLEAN]
+
+    def copies_table(self) -> list[tuple[str, ...]]:
+        """Rows of a table of `copies`, its head first; none where there are no copies."""
+        if not (self.groups or self.near):
+            return []
+        rows = [("of", *(f"in {part.name}" for part in self.parts))]
+        for part, cells in zip(self.parts, self.copies, strict=True):
+            counts = [f"{equal:,}" if self.near is None else f"{equal:,} + {near:,}" for equal, near in cells]
+            rows.append((part.name, *counts))
+        return rows
+
+    def table(self) -> str:
+        """Everything in a few lines: the parts, the copies by part, and examples of each finding."""
+        lines = _aligned(parts_table(self.parts))
+        if copies := self.copies_table():
+            head = "samples of a part that have an equal sample in a part (in their own: another one)"
+            near = "" if self.near is None else ", + those that only have a near copy there"
+            lines += ["", f"{head}{near}:", *_aligned(copies)]
+        return "\n".join([*lines, *self._examples()])
+
+    def _crosses(self, numbers: Sequence[int]) -> bool:
+        return len({self.place(number)[0] for number in numbers}) > 1
+
+    def _disagree(self, numbers: Sequence[int]) -> bool:
+        """Whether samples have different classes; names are not compared with numbers."""
+        labels: dict[bool, set[str]] = {True: set(), False: set()}
+        for index, row in map(self.place, numbers):
+            part = self.parts[index]
+            if (label := part.labels[row]) is not None:
+                labels[bool(part.data and part.data.classes)].add(label)
+        return any(len(names) > 1 for names in labels.values())
+
+    def _examples(self) -> list[str]:
+        """Each kind of finding with a few examples."""
+
+        def sample(number: int) -> str:
+            found = self.sample(number)
+            return found.path if found.label is None else f"{found.path} ({found.label})"
+
+        def pair(near: NearPair) -> str:
+            mirrored = ", mirrored" if near.mirrored else ""
+            return f"{sample(near.first)} ~ {sample(near.second)}, {near.score:.3f}{mirrored}"
+
+        def group(numbers: Sequence[int]) -> str:
+            more = f" and {len(numbers) - MEMBERS:,} more" if len(numbers) > MEMBERS else ""
+            return " = ".join(map(sample, numbers[:MEMBERS])) + more
+
+        groups, pairs = _counted(self.groups, "group"), _counted(self.near or [], "pair")
+        wrong, doubtful = _counted(self.disagreements, "group"), _counted(self.near_disagreements, "pair")
+        lonely = [f"{name}: only in {part}" for name, part in self.lonely_classes.items()]
+        skipped = [
+            f"{skip.path}: {check.one_line(skip.reason)}" for part in self.parts for skip in part.skipped
+        ]
+        lines = [
+            *_listed(
+                f"{groups} of equal samples, {len(self.across):,} across parts", map(group, self.groups)
+            ),
+            *_listed(
+                f"{pairs} of near copies, {len(self.near_across):,} across parts",
+                map(pair, self.near_ordered),
+            ),
+            *_listed(f"{wrong} of equal samples with different classes", map(group, self.disagreements)),
+            *_listed(f"{doubtful} of near copies with different classes", map(pair, self.near_disagreements)),
+            *_listed(f"{len(lonely):,} of the classes in one part only", lonely),
+            *_listed(f"{_counted(skipped, 'file')} omitted", skipped),
+        ]
+        if self.flat:
+            lines += ["", f"{self.flat:,} images with too little detail were compared only exactly"]
+        return lines or ["", CLEAN]
+
+
+def _counted(things: Sequence[Any], name: str) -> str:
+    return f"{len(things):,} {name}{'' if len(things) == 1 else 's'}"
+
+
+def _listed(head: str, items: Iterable[str]) -> list[str]:
+    """An empty line, the head and the first few items; nothing where there are none."""
+    items = list(items)
+    more = [f"  ... and {len(items) - EXAMPLES:,} more"] if len(items) > EXAMPLES else []
+    return ["", f"{head}:", *(f"  {item}" for item in items[:EXAMPLES]), *more] if items else []
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, the first column to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+            ]
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,115 @@
+"""The model under evaluation: a frozen copy of an encoder, and of the method around it where there is one."""
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from unlabeled.check import UserError
+from unlabeled.evaluation import twins
+from unlabeled.evaluation.features import Reader, of_encoder
+from unlabeled.method import Method
+from unlabeled.run import Run
+
+if TYPE_CHECKING:
+    from unlabeled.data import Data
+    from unlabeled.encoders import Encoder
+
+__all__ = ["EvaluatedModel", "frozen", "method_around", "pick_device"]
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class EvaluatedModel:
+    """A model in evaluation mode, which nothing that measures it may change.
+
+    Attributes:
+        encoder: The frozen encoder.
+        method: The method around it; None where only an encoder was given.
+        seed: Seed of every random choice, the weights of random twins among them.
+        device: Where to compute.
+    """
+
+    encoder: "Encoder"
+    method: Method | None = None
+    seed: int = 0
+    device: torch.device = CPU
+
+    def untrained(self, data: "Data | None" = None) -> "Encoder":
+        """The same encoder with random weights and the same input statistics.
+
+        Args:
+            data: What batch norms are calibrated on, as the encoder reads it; None leaves them as they start.
+        """
+        encoder = twins.untrained(self.encoder, self.seed)
+        if data is not None:
+            twins.calibrate_(encoder, data)
+        return encoder
+
+    def untrained_method(self, data: "Data") -> Method | None:
+        """The same method with random weights in encoder and heads; None where there is no method.
+
+        Args:
+            data: What its norms and priors are taken from, as it was opened.
+        """
+        return None if self.method is None else twins.untrained_method(self.method, data, self.seed)
+
+
+def frozen(source: Any, device: torch.device) -> tuple["Encoder", Reader]:
+    """Copy an encoder in evaluation mode, so that nothing done to it reaches the original.
+
+    Args:
+        source: A run, a method or an encoder.
+        device: Where the copy lives.
+
+    Returns:
+        The copy, and the function that reads features from it: the method's own where a method is given.
+
+    Raises:
+        ValueError: The source is none of these.
+    """
+    network: Any = source if isinstance(source, nn.Module) else getattr(source, "encoder", None)
+    if not isinstance(network, Method) and not hasattr(network, "inputs"):
+        raise UserError(
+            f"run must be a run or its folder, a method or an encoder, got {type(source).__name__}; "
+            "encoders.wrap makes an encoder of a network"
+        )
+    network = _copy(network, device)
+    if isinstance(network, Method):
+        return network.encoder, network.features
+    return network, of_encoder(network)
+
+
+def method_around(encoder: "Encoder", source: Any, device: torch.device) -> Method | None:
+    """A copy of the method of a run or of a method itself, around a frozen encoder.
+
+    Args:
+        encoder: What `frozen` made of the source.
+        source: A run, a method or an encoder.
+        device: Where the copy lives.
+
+    Returns:
+        The copy; None for an encoder, and for a run whose method cannot be rebuilt.
+    """
+    if isinstance(source, Run):
+        try:
+            source = source.method
+        except ValueError:
+            return None
+    if not isinstance(source, Method):
+        return None
+    method = _copy(source, device)
+    method.encoder = encoder
+    return method
+
+
+def pick_device(device: str) -> torch.device:
+    """The device of a name; `auto` takes the GPU where there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+
+
+def _copy(network: Any, device: torch.device) -> Any:
+    return copy.deepcopy(network).eval().requires_grad_(False).to(device)

@@ -1,0 +1,98 @@
+"""What is to be measured: the request, and the columns of scores that follow from it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from unlabeled import check
+from unlabeled.evaluation import subsets
+from unlabeled.evaluation.controls import CONTROLS
+from unlabeled.evaluation.probe import Counts, Settings
+from unlabeled.evaluation.probes import PROBES
+from unlabeled.evaluation.tasks import TASKS
+
+if TYPE_CHECKING:
+    from unlabeled.encoders import Encoder
+
+__all__ = ["Cell", "Request", "cells"]
+
+
+@dataclass
+class Request:
+    """What `evaluate` was called with, but for the model and the data.
+
+    Attributes:
+        probes: Names of probes and tasks.
+        controls: Names of controls.
+        counts: Labels per class.
+        draws: Random choices of the labels, where not all are used.
+        settings: Settings of all probes.
+        progress: Called with lines for the user; None for silence.
+
+    Raises:
+        ValueError: There is no such probe, control or number of labels, or no draw.
+    """
+
+    probes: Sequence[str]
+    controls: Sequence[str]
+    counts: Counts
+    draws: int
+    settings: Settings
+    progress: Callable[[str], None] | None
+
+    def __post_init__(self) -> None:
+        self.counts = subsets.counts(self.counts)
+        for name in self.probes or ["nothing"]:
+            check.choice((*PROBES, *TASKS), probe=name)
+        for name in self.controls:
+            check.choice(CONTROLS, controls=name)
+        check.at_least(1, draws=self.draws)
+
+    @property
+    def tasks(self) -> list[str]:
+        """Those that need no labels."""
+        return [name for name in self.probes if name in TASKS]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What distinguishes evaluations on the same data."""
+        options = {
+            "probe": list(self.probes),
+            "labels_per_class": self.counts,
+            "controls": list(self.controls),
+            "draws": self.draws,
+            "k": self.settings.k,
+            "temperature": self.settings.temperature,
+        }
+        return options if self.settings.steps is None else options | {"steps": self.settings.steps}
+
+    def report(self, line: str) -> None:
+        """Show the user a line."""
+        if self.progress is not None:
+            self.progress(line)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A column of the scores: a probe, the map that it reads (None: the encoder's output) and the labels per class."""
+
+    probe: str
+    layer: str | None
+    count: int | str
+
+
+def cells(request: Request, encoder: "Encoder", rarest: int) -> list[Cell]:
+    """The columns to measure, each once.
+
+    Args:
+        request: Its tasks have no columns here.
+        encoder: Whose layers are probed.
+        rarest: Training labels of the rarest class.
+    """
+    columns = []
+    for name in request.probes:
+        if name in PROBES:
+            probe = PROBES.load(name)
+            for count in probe.counts(request.counts, rarest):
+                columns += [Cell(probe.records_as or name, layer, count) for layer in probe.layers(encoder)]
+    return list(dict.fromkeys(columns))

@@ -1,0 +1,89 @@
+"""Score records as tables in plain text."""
+
+from collections.abc import Sequence
+
+from unlabeled.evaluation.measurement import Record
+from unlabeled.evaluation.probes import PROBES
+from unlabeled.evaluation.verdict import NAMES, OURS, Column, amount, column, independent, name
+
+__all__ = ["table"]
+
+
+def table(records: Sequence[Record]) -> str:
+    """One block for each probe or task: rows are features, columns are numbers of labels, layers and units."""
+    probes = dict.fromkeys(record["probe"] for record in records)
+    return "\n\n".join(_block(probe, [r for r in records if r["probe"] == probe]) for probe in probes)
+
+
+def _block(probe: str, records: list[Record]) -> str:
+    columns = list(dict.fromkeys(map(column, records)))
+    cells = {(r["features"], column(r)): _cell(r) for r in records}
+    rows = [[name(f), *(cells.get((f, c), "") for c in columns)] for f in _features(records)]
+    rows = [*_header(probe, columns), *rows]
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
+        for row in rows
+    ]
+    return "\n".join([_title(probe, records), *lines])
+
+
+def _features(records: list[Record]) -> list[str]:
+    """Features in the order of rows: raw input and a task's own controls first, ours last."""
+    order = {features: place for place, features in enumerate(NAMES)}
+    return sorted(dict.fromkeys(record["features"] for record in records), key=lambda one: order.get(one, 0))
+
+
+def _header(probe: str, columns: list[Column]) -> list[list[str]]:
+    """Rows that say what the columns are."""
+    rows = []
+    if any(layer for _, layer, _, _ in columns):
+        rows.append(["layer", *(layer or "" for _, layer, _, _ in columns)])
+    if probe in PROBES:
+        rows.append(["labels per class", *(str(count) for _, _, count, _ in columns)])
+    elif len(columns) > 1:
+        rows.append(["", *(unit for _, _, _, unit in columns)])
+    return rows
+
+
+def _title(probe: str, records: list[Record]) -> str:
+    draws = max(record["draws"] for record in records)
+    settings = f" ({_neighbours(records)})" if probe == "knn" else ""
+    units = dict.fromkeys("accuracy in %" if _unit(r) == "accuracy" else _unit(r) for r in records)
+    parts = [f"{probe}{settings}: {', '.join(units)} on {records[0]['samples']:,} test samples"]
+    if draws > 1:
+        parts.append(f"± standard deviation over {draws} draws of the labels")
+    return ", ".join([*parts, *_intervals(records)])
+
+
+def _neighbours(records: list[Record]) -> str:
+    """Settings of ours, with the number of neighbours wherever it differs."""
+    details = [record["detail"].partition(", ") for record in records if record["features"] == OURS]
+    counts = dict.fromkeys(count.removeprefix("k=") for count, _, _ in details)
+    others = dict.fromkeys(rest for _, _, rest in details)
+    return ", ".join([f"k={' or '.join(counts)}", *others])
+
+
+def _unit(record: Record) -> str:
+    return record.get("unit", "accuracy")
+
+
+def _intervals(records: list[Record]) -> list[str]:
+    """How intervals in the table were made, and of how many independent units."""
+    single = any(record["draws"] == 1 for record in records)
+    units = independent(records)
+    if not units:
+        return ["[95 % interval]"] if single else []
+    if all(record["low"] is None for record in records):
+        return [f"no interval, as there is {units}"]
+    return [f"[95 % interval over {units}]" if single else f"margins over {units}"]
+
+
+def _cell(record: Record) -> str:
+    place = column(record)
+    value = amount(record["value"], place)
+    if record["std"] is not None:
+        return f"{value} ± {amount(record['std'], place)}"
+    if record["low"] is None or record["high"] is None:
+        return value
+    return f"{value} [{amount(record['low'], place)}, {amount(record['high'], place)}]"

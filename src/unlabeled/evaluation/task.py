@@ -1,0 +1,35 @@
+"""What a task is: a measure beyond classes, with controls of its own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from unlabeled.evaluation.measurement import Measurement
+from unlabeled.evaluation.model import EvaluatedModel
+from unlabeled.evaluation.sources import Opened, Source
+
+__all__ = ["Task"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a file of `evaluation.tasks` defines as `TASK`.
+
+    Attributes:
+        measure: From the model and the data to measurements: ours (`features="unlabeled"`), and controls on the same
+            test units, at least the raw input or a trivial guess, and a random twin.
+        open: Opens the data; the source has options that suit the encoder.
+    """
+
+    measure: Callable[[EvaluatedModel, Opened], list[Measurement]]
+    open: Callable[[Source], Opened] = Source.open
+
+    def __call__(self, model: EvaluatedModel, data: Any) -> list[Measurement]:
+        """Measure a model.
+
+        Args:
+            model: The model.
+            data: What the user names: a path, a built-in name, opened data, or a pair of training and test data.
+        """
+        source = Source.of(model.method or model.encoder, model.encoder, data)
+        return self.measure(model, self.open(source))

@@ -1,0 +1,28 @@
+"""Balanced soft assignments of samples to clusters.
+
+Source: Cuturi, "Sinkhorn Distances: Lightspeed Computation of Optimal Transport", 2013, https://arxiv.org/abs/1306.0895
+"""
+
+from torch import Tensor
+
+from unlabeled.parts.precision import full_precision
+
+__all__ = ["sinkhorn"]
+
+
+@full_precision
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Soft assignments close to exp(scores / epsilon) that use all clusters about equally.
+
+    Args:
+        scores: Similarity of samples and clusters, float, shape (samples, clusters).
+        epsilon: Softness, above 0; larger is closer to uniform.
+        iterations: Rounds of scaling columns and rows, at least 1.
+
+    Returns:
+        Probabilities, float, shape (samples, clusters): rows sum to 1, columns to nearly the same number.
+    """
+    logarithm = scores / epsilon
+    for _ in range(iterations):
+        logarithm = logarithm.log_softmax(0).log_softmax(1)
+    return logarithm.exp()

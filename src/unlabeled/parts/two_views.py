@@ -1,0 +1,42 @@
+"""What methods share that compare random views of an image in the space of a projection head."""
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from unlabeled.parts.augment import Views
+
+__all__ = ["TwoViews", "asymmetric"]
+
+
+class TwoViews:
+    """Base beside `Method` of methods with `views`, which makes a random view, and `head`, which projects features."""
+
+    view_names: ClassVar[tuple[str, str]] = ("view 1", "view 2")
+    encoder: Any
+    head: Any
+    views: Any
+
+    def two_views(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Two random views of each image, float in 0..1, shape (batch, channels, size, size) each."""
+        return self.views(batch), self.views(batch)
+
+    def embed_features(self, features: Tensor) -> Tensor:
+        return self.head(features)
+
+    def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"image": self.encoder.inputs(batch), **dict(zip(self.view_names, self.two_views(batch)))}
+
+
+def asymmetric(image_size: int, options: dict[str, Any], second_blur: float) -> tuple[Views, Views]:
+    """The two kinds of views of BYOL, with its changes of saturation; only the second one is solarised.
+
+    Args:
+        image_size: Height and width in pixels.
+        options: Options of `Views`; `blur` is that of the first view.
+        second_blur: Probability that the second view is blurred.
+    """
+    options = options | {"saturation": 0.4 * options["jitter"]}
+    return Views(image_size, **options | {"solarize": 0}), Views(
+        image_size, **options | {"blur": second_blur}
+    )
