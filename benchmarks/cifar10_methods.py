@@ -84,7 +84,10 @@ def table(out: Path) -> tuple[str, dict[str, Any]]:
             f"{cell(plain['unlabeled', 'linear'])} | {100 * plain_choice:.1f} / {100 * tuned_choice:.1f}: {words} | "
             f"{cell(best['unlabeled', 'knn'])} | {cell(best['unlabeled', 'linear'])} | {beaten} |"
         )
-        values = {"defaults": plain["unlabeled", "linear"]["value"], "chosen": best["unlabeled", "linear"]["value"]}
+        values = {
+            "defaults": plain["unlabeled", "linear"]["value"],
+            "chosen": best["unlabeled", "linear"]["value"],
+        }
         scores[folder.name] = values
         rows.append((values["chosen"], line))
     lines = [

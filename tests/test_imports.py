@@ -69,24 +69,6 @@ def test_no_method_imports_another() -> None:
             assert not (name.startswith("unlabeled.methods.") and name.split(".")[2] in names)
 
 
-def test_bases_that_methods_share_are_short() -> None:
-    """A base of many lines would hide what a method does."""
-    for file in (SOURCE / "methods").glob("[a-z]*.py"):
-        tree = ast.parse(file.read_text())
-        homes = {
-            alias.name: str(node.module)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom)
-            for alias in node.names
-        }
-        for node in tree.body:
-            if isinstance(node, ast.ClassDef):
-                bases = [base.value if isinstance(base, ast.Subscript) else base for base in node.bases]
-                for name in {ast.unparse(base) for base in bases} - {"Method"}:
-                    home = SOURCE.parent / homes[name].replace(".", "/")
-                    assert len(home.with_suffix(".py").read_text().splitlines()) <= 80, name
-
-
 def test_no_drawer_names() -> None:
     for file in FILES:
         assert not {"utils", "core", "common", "base", "misc", "helpers"} & {

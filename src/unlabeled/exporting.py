@@ -9,6 +9,7 @@ import logging
 import os
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,16 +24,8 @@ from unlabeled.run import opened
 __all__ = ["Exported", "export"]
 
 TOLERANCE = 1e-5
+"""Largest difference of a feature, in units of the largest feature or of 1."""
 SAMPLES = 3
-SUFFIXES = {
-    "safetensors": ".safetensors",
-    "timm": "",
-    "onnx": ".onnx",
-    "transformers": "",
-    "word2vec": ".txt",
-}
-KINDS = {"timm": ("image",), "onnx": ("image",), "transformers": ("text", "audio"), "word2vec": ("words",)}
-"""Kinds of encoders that a format can carry, where not all."""
 
 
 class Exported(NamedTuple):
@@ -68,51 +61,52 @@ def export(
             models of transformers `transformers`, for word vectors `word2vec`.
 
     Returns:
-        The path and the largest difference that was measured.
+        The path, the largest difference of a feature, and a note.
 
     Raises:
         ValueError: The format cannot carry this encoder, a package is missing, or the features differ.
     """
-    check.choice(SUFFIXES, format=format)
+    check.choice(FORMATS, format=format)
     out = Path(out)
-    if SUFFIXES[format] and out.suffix != SUFFIXES[format]:
-        raise UserError(f"out must end in {SUFFIXES[format]}, got {out.name}")
-    if out.exists() and out.is_dir() == bool(SUFFIXES[format]):
-        wanted, found = ("file", "folder") if out.is_dir() else ("folder", "file")
-        raise UserError(f"out must be a {wanted} for format {format}, got the {found} {out}")
+    _check_path(out, format)
+    encoder = _encoder(source)
+    kinds = FORMATS[format].kinds or (encoder.kind,)
+    if encoder.kind not in kinds:
+        allowed = " or ".join(kinds)
+        raise UserError(f"encoder must be one of {allowed} for format {format}, got one of {encoder.kind}")
+    inputs = encoder.inputs(_example(encoder))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder, torch.no_grad():
+        path = Path(folder) / out.name
+        expected = encoder(inputs)
+        features, note = FORMATS[format].write(encoder, inputs, path)
+        difference = _difference(features, expected)
+        if not difference <= TOLERANCE:
+            raise UserError(
+                f"features must agree to {TOLERANCE} in {format}, got a difference of {difference:.2g}"
+            )
+        _move(path, out)
+    return Exported(out, difference, note)
+
+
+def _check_path(out: Path, format: str) -> None:
+    suffix = FORMATS[format].suffix
+    if suffix and out.suffix != suffix:
+        raise UserError(f"out must end in {suffix}, got {out.name}")
+    if out.exists() and out.is_dir() == bool(suffix):
+        needed, present = ("file", "folder") if out.is_dir() else ("folder", "file")
+        raise UserError(f"out must be a {needed} for format {format}, got the {present} {out}")
+
+
+def _encoder(source: Any) -> Encoder:
+    """A copy of an encoder, or of that of a run or method, on the CPU in evaluation mode."""
     source = opened(source)
     encoder = source if isinstance(source, Encoder) else getattr(source, "encoder", None)
     if not isinstance(encoder, Encoder):
         raise UserError(
             f"source must be a run or its folder, a method or an encoder, got {type(source).__name__}"
         )
-    encoder = copy.deepcopy(encoder).cpu().float().eval()
-    if encoder.kind not in KINDS.get(format, (encoder.kind,)):
-        allowed = " or ".join(KINDS[format])
-        raise UserError(f"encoder must be one of {allowed} for format {format}, got one of {encoder.kind}")
-    inputs = encoder.inputs(_example(encoder))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write = {
-        "safetensors": _safetensors,
-        "timm": _timm,
-        "onnx": _onnx,
-        "transformers": _transformers,
-        "word2vec": _word2vec,
-    }[format]
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder, torch.no_grad():
-        written = Path(folder) / out.name
-        expected = encoder(inputs)
-        result = write(encoder, inputs, written)
-        note = ""
-        if format == "onnx":
-            result, note = result
-        difference = _difference(result, expected)
-        if not difference <= TOLERANCE:
-            raise UserError(
-                f"features must agree to {TOLERANCE} in {format}, got a difference of {difference:.2g}"
-            )
-        _place(written, out)
-    return Exported(out, difference, note)
+    return copy.deepcopy(encoder).cpu().float().eval()
 
 
 def _difference(result: Tensor, expected: Tensor) -> float:
@@ -144,23 +138,24 @@ def _example(encoder: Encoder) -> dict[str, Tensor]:
     return batch
 
 
-def _safetensors(encoder: Encoder, inputs: Any, path: Path) -> Tensor:
+def _safetensors(encoder: Encoder, inputs: Any, path: Path) -> tuple[Tensor, str]:
+    """A file as `encoders.load` reads it."""
     encoder.save(path)
     own = encoder.maker is not None or encoder.config["name"] == encoders.OWN_NETWORK
-    return encoders.load(path, copy.deepcopy(encoder) if own else None).eval()(inputs)
+    return encoders.load(path, copy.deepcopy(encoder) if own else None).eval()(inputs), ""
 
 
-def _transformers(encoder: Any, inputs: Any, path: Path) -> Tensor:
+def _transformers(encoder: Any, inputs: Any, path: Path) -> tuple[Tensor, str]:
     """A folder as transformers itself saves models."""
     if not hasattr(encoder, "write_transformers"):
         name = encoder.config["name"]
         raise UserError(f"encoder must be a model of transformers, got {name}. Take safetensors")
     with _quiet():
         encoder.write_transformers(path)
-        return encoder.read_transformers(path, inputs)
+        return encoder.read_transformers(path, inputs), ""
 
 
-def _word2vec(encoder: Any, inputs: Any, path: Path) -> Tensor:
+def _word2vec(encoder: Any, inputs: Any, path: Path) -> tuple[Tensor, str]:
     """Lines of a word and its vector, as gensim reads them."""
     encoder.save_word2vec(path)
     other = copy.deepcopy(encoder)
@@ -172,40 +167,55 @@ def _word2vec(encoder: Any, inputs: Any, path: Path) -> Tensor:
                 raise UserError(f"line {row + 2} must be {encoder.vocabulary[row]} and {dim} numbers")
             other.vectors[row] = torch.tensor([float(number) for number in numbers])
     assert count == len(encoder.vocabulary)
-    return other(inputs)
+    return other(inputs), ""
 
 
-def _timm(encoder: Any, images: Tensor, path: Path) -> Tensor:
+def _timm(encoder: Any, images: Tensor, path: Path) -> tuple[Tensor, str]:
     """A folder as timm itself saves models."""
     import timm
     from safetensors.torch import save_file
 
-    trunk, adapt = encoder.trunk, encoder.adapt
-    if not getattr(trunk, "standard", False):
+    if not getattr(encoder.trunk, "standard", False):
         name = f"{encoder.config['name']} for images of {encoder.image_size} pixels"
         raise UserError(f"encoder must be a model that timm has, got {name}. Take safetensors or onnx")
-    if adapt.input != "color":
-        raise UserError(f"input must be color for timm, got {adapt.input}. Take safetensors or onnx")
-    model = trunk.model
-    seen = {"input_size": [encoder.in_channels, encoder.image_size, encoder.image_size]}
-    seen |= {"mean": adapt.mean.tolist(), "std": adapt.std.tolist(), "fixed_input_size": False}
-    seen |= {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center", "num_classes": 0}
-    layers = {key: model.pretrained_cfg.get(key) for key in ("first_conv", "classifier")}
-    config = {"architecture": trunk.architecture, "num_classes": 0, "num_features": model.num_features}
-    config |= {"model_args": trunk.arguments, "pretrained_cfg": seen | layers}
+    if encoder.adapt.input != "color":
+        raise UserError(f"input must be color for timm, got {encoder.adapt.input}. Take safetensors or onnx")
     path.mkdir()
+    config = _timm_config(encoder)
     (path / "config.json").write_text(json.dumps(config, indent=2))
-    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    state = {name: value.contiguous() for name, value in encoder.trunk.model.state_dict().items()}
     save_file(state, path / "model.safetensors")
     other = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
     mean, std = (torch.tensor(config["pretrained_cfg"][name])[:, None, None] for name in ("mean", "std"))
-    return other((images - mean) / std)
+    return other((images - mean) / std), ""
+
+
+def _timm_config(encoder: Any) -> dict[str, Any]:
+    trunk, model = encoder.trunk, encoder.trunk.model
+    return {
+        "architecture": trunk.architecture,
+        "num_classes": 0,
+        "num_features": model.num_features,
+        "model_args": trunk.arguments,
+        "pretrained_cfg": {
+            "input_size": [encoder.in_channels, encoder.image_size, encoder.image_size],
+            "mean": encoder.adapt.mean.tolist(),
+            "std": encoder.adapt.std.tolist(),
+            "fixed_input_size": False,
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "crop_mode": "center",
+            "num_classes": 0,
+            "first_conv": model.pretrained_cfg.get("first_conv"),
+            "classifier": model.pretrained_cfg.get("classifier"),
+        },
+    }
 
 
 def _onnx(encoder: Any, images: Tensor, path: Path) -> tuple[Tensor, str]:
-    """A graph from images in 0..1 to features, for any number of images, and of any size where that can be proven."""
-    needed = ("onnx", "onnxscript", "onnxruntime")
-    missing = [package for package in needed if importlib.util.find_spec(package) is None]
+    """A graph from images in 0..1 to features, for any number of images, and of any size where that passes a test."""
+    packages = ("onnx", "onnxscript", "onnxruntime")
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise UserError(f"format onnx needs {', '.join(missing)}. Install unlabeled[onnx]")
     if reason := _free_sizes(encoder, images, path):
@@ -216,7 +226,7 @@ def _onnx(encoder: Any, images: Tensor, path: Path) -> tuple[Tensor, str]:
 
 
 def _free_sizes(encoder: Any, images: Tensor, path: Path) -> str:
-    """Write a graph for images of any size and prove it on two other ones; why there is none, empty if it is proven."""
+    """Write a graph for images of any size and test it on two other sizes; why there is none, empty if it passes."""
     step, size = encoder.patch_size or 32, encoder.image_size
     shapes = [(1, images.shape[1], size + step, size), (2, images.shape[1], size + step, size + 2 * step)]
     generator = torch.Generator().manual_seed(0)
@@ -227,10 +237,10 @@ def _free_sizes(encoder: Any, images: Tensor, path: Path) -> str:
         return "the encoder takes no others"
     try:
         _graph(encoder, images, path, free=True)
-        found = [_run(path, other) for other in others]
+        features = [_run(path, other) for other in others]
     except Exception as error:
         return check.one_line(f"others cannot be exported: {type(error).__name__}")
-    worst = max(_difference(*pair) for pair in zip(found, expected, strict=True))
+    worst = max(_difference(*pair) for pair in zip(features, expected, strict=True))
     return "" if worst <= TOLERANCE else f"others differ by {worst:.1g}"
 
 
@@ -270,11 +280,35 @@ def _quiet() -> Any:
         logging.disable(level)
 
 
-def _place(written: Path, out: Path) -> None:
+def _move(path: Path, out: Path) -> None:
     """Move a finished file, or the files of a finished folder, to where they belong."""
-    if not written.is_dir():
-        os.replace(written, out)
+    if not path.is_dir():
+        os.replace(path, out)
         return
     out.mkdir(exist_ok=True)
-    for file in written.iterdir():
+    for file in path.iterdir():
         os.replace(file, out / file.name)
+
+
+class Format(NamedTuple):
+    """How another library reads encoders.
+
+    Args:
+        write: Writes an encoder to a path and returns the features that are read back from there for some inputs, and
+            a note as in `Exported`.
+        suffix: Ending of the file; empty for a folder.
+        kinds: Kinds of encoders that the format can carry; None for all.
+    """
+
+    write: Callable[[Any, Any, Path], tuple[Tensor, str]]
+    suffix: str = ""
+    kinds: tuple[str, ...] | None = None
+
+
+FORMATS = {
+    "safetensors": Format(_safetensors, ".safetensors"),
+    "timm": Format(_timm, kinds=("image",)),
+    "onnx": Format(_onnx, ".onnx", ("image",)),
+    "transformers": Format(_transformers, kinds=("text", "audio")),
+    "word2vec": Format(_word2vec, ".txt", ("words",)),
+}

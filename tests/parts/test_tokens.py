@@ -6,7 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unlabeled.parts.tokens import IGNORED, choose, corrupt, cross_entropy, entropy, generate, sample
+from unlabeled.parts.tokens import (
+    IGNORED,
+    accuracy,
+    choose,
+    corrupt,
+    cross_entropy,
+    entropy,
+    generate,
+    sample,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +87,12 @@ def test_cross_entropy_ignores_what_does_not_count() -> None:
         cross_entropy(logits, labels), F.cross_entropy(logits[[0, 2, 3]], labels[[0, 2, 3]])
     )
     assert cross_entropy(logits, torch.full((5,), IGNORED)).item() == 0
+
+
+def test_accuracy_ignores_what_does_not_count() -> None:
+    logits = torch.eye(3)[[0, 1, 2, 2]]
+    assert accuracy(logits, torch.tensor([0, IGNORED, 2, 1])).item() == pytest.approx(2 / 3)
+    assert accuracy(logits, torch.full((4,), IGNORED)).item() == 0
 
 
 class Sums:

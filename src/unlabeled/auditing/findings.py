@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -159,25 +159,7 @@ class Audit:
 
     def findings(self) -> list[str]:
         """What may be wrong, a sentence each; one that says so where nothing is."""
-        lonely, skipped = self.lonely_classes, sum(len(part.skipped) for part in self.parts)
-        sentences = [
-            (self.across, f"{_counted(self.across, 'group')} of equal samples across parts."),
-            (self.near_across, f"{_counted(self.near_across, 'pair')} of near copies across parts."),
-            (
-                self.disagreements,
-                f"{_counted(self.disagreements, 'group')} of equal samples with different classes.",
-            ),
-            (
-                self.near_disagreements,
-                f"{_counted(self.near_disagreements, 'pair')} of near copies with different classes.",
-            ),
-            (self.groups, f"{_counted(self.groups, 'group')} of equal samples in all."),
-            (self.near, f"{_counted(self.near or [], 'pair')} of near copies in all."),
-            (lonely, f"Classes in one part only: {', '.join(lonely)}."),
-            (skipped, f"Files omitted: {skipped:,}."),
-            (self.flat, f"Images with too little detail, compared only exactly: {self.flat:,}."),
-        ]
-        return [sentence for applies, sentence in sentences if applies] or [CLEAN]
+        return [f"{heading}." for heading, _ in self._listed()] or [CLEAN]
 
     def copies_table(self) -> list[tuple[str, ...]]:
         """Rows of a table of `copies`, its head first; none where there are no copies."""
@@ -196,7 +178,12 @@ class Audit:
             head = "samples of a part that have an equal sample in a part (in their own: another one)"
             near = "" if self.near is None else ", + those that only have a near copy there"
             lines += ["", f"{head}{near}:", *_aligned(copies)]
-        return "\n".join([*lines, *self._examples()])
+        for heading, examples in self._listed() or [(CLEAN, [])]:
+            lines += ["", f"{heading}:" if examples else heading]
+            lines += [f"  {line}" for line in examples[:EXAMPLES]]
+            if len(examples) > EXAMPLES:
+                lines.append(f"  ... and {len(examples) - EXAMPLES:,} more")
+        return "\n".join(lines)
 
     def _crosses(self, numbers: Sequence[int]) -> bool:
         return len({self.place(number)[0] for number in numbers}) > 1
@@ -210,8 +197,8 @@ class Audit:
                 labels[bool(part.data and part.data.classes)].add(label)
         return any(len(names) > 1 for names in labels.values())
 
-    def _examples(self) -> list[str]:
-        """Each kind of finding with a few examples."""
+    def _listed(self) -> list[tuple[str, list[str]]]:
+        """Headings of the kinds of findings of which there are any, each with a line for every finding."""
 
         def sample(number: int) -> str:
             found = self.sample(number)
@@ -225,50 +212,29 @@ class Audit:
             more = f" and {len(numbers) - MEMBERS:,} more" if len(numbers) > MEMBERS else ""
             return " = ".join(map(sample, numbers[:MEMBERS])) + more
 
-        groups, pairs = _counted(self.groups, "group"), _counted(self.near or [], "pair")
-        wrong, doubtful = _counted(self.disagreements, "group"), _counted(self.near_disagreements, "pair")
+        groups, pairs = list(map(group, self.groups)), list(map(pair, self.near_ordered))
+        wrong, doubtful = list(map(group, self.disagreements)), list(map(pair, self.near_disagreements))
         lonely = [f"{name}: only in {part}" for name, part in self.lonely_classes.items()]
         skipped = [
             f"{skip.path}: {check.one_line(skip.reason)}" for part in self.parts for skip in part.skipped
         ]
-        lines = [
-            *_listed(
-                f"{groups} of equal samples, {len(self.across):,} across parts", map(group, self.groups)
-            ),
-            *_listed(
-                f"{pairs} of near copies, {len(self.near_across):,} across parts",
-                map(pair, self.near_ordered),
-            ),
-            *_listed(f"{wrong} of equal samples with different classes", map(group, self.disagreements)),
-            *_listed(f"{doubtful} of near copies with different classes", map(pair, self.near_disagreements)),
-            *_listed(f"{len(lonely):,} of the classes in one part only", lonely),
-            *_listed(f"{_counted(skipped, 'file')} omitted", skipped),
+        listed = [
+            (f"{_counted(groups, 'group')} of equal samples, {len(self.across):,} across parts", groups),
+            (f"{_counted(pairs, 'pair')} of near copies, {len(self.near_across):,} across parts", pairs),
+            (f"{_counted(wrong, 'group')} of equal samples with different classes", wrong),
+            (f"{_counted(doubtful, 'pair')} of near copies with different classes", doubtful),
+            (f"{len(lonely):,} of the classes in one part only", lonely),
+            (f"{_counted(skipped, 'file')} omitted", skipped),
         ]
-        if self.flat:
-            lines += ["", f"{self.flat:,} images with too little detail were compared only exactly"]
-        return lines or ["", CLEAN]
+        flat = f"{self.flat:,} images with too little detail were compared only exactly"
+        return [item for item in listed if item[1]] + ([(flat, [])] if self.flat else [])
 
 
 def _counted(things: Sequence[Any], name: str) -> str:
     return f"{len(things):,} {name}{'' if len(things) == 1 else 's'}"
 
 
-def _listed(head: str, items: Iterable[str]) -> list[str]:
-    """An empty line, the head and the first few items; nothing where there are none."""
-    items = list(items)
-    more = [f"  ... and {len(items) - EXAMPLES:,} more"] if len(items) > EXAMPLES else []
-    return ["", f"{head}:", *(f"  {item}" for item in items[:EXAMPLES]), *more] if items else []
-
-
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table, the first column to the left and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [
-                row[0].ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-            ]
-        ).rstrip()
-        for row in rows
-    ]
+    first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]).rstrip() for row in rows]

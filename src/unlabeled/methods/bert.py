@@ -5,14 +5,14 @@ the second text of a pair continues the first.
 
 Source: Devlin, Chang, Lee, Toutanova, "BERT: Pre-training of Deep Bidirectional Transformers for Language
 Understanding", 2018, https://arxiv.org/abs/1810.04805
-Differs: pieces are masked anew each time a text is seen; pairs are made within the batch, each random with probability
+Differs: pieces are masked anew each time a text is read; pairs are made within the batch, each random with probability
 one half, where the authors' code also counts every single-sentence chunk as random (58 % of pairs on Wikipedia). Small
-networks have no dropout; the dropout of 0.1 is that of bert-base alone. The optimizer is AdamW with an eps of 1e-8 and
-a cosine schedule, without clipping by default; the authors' has an eps of 1e-6, no bias correction, a linear decay and
-a clip at 1. Blocks have 128 tokens throughout.
-Shortcut: if a masked piece always appeared as [MASK], nothing would prepare for texts without masks, so a tenth of them
-stays as it is and a tenth becomes a random piece. A random second text comes from another document, starts with a
-sentence, and is cut to the length of the true one, so that neither lengths nor ends identify it.
+networks have no dropout; that of 0.1 is bert-base's alone. The optimizer is AdamW with an eps of 1e-8 and a cosine
+schedule, unclipped by default; the authors' has an eps of 1e-6, no bias correction, a linear decay and a clip at 1.
+Blocks have 128 tokens throughout.
+Shortcut: if a masked piece always appeared as [MASK], nothing would prepare for texts without masks, so a tenth stays
+as it is and a tenth becomes a random piece. A random second text comes from another document, starts with a sentence
+and is cut to the length of the true one, so that neither lengths nor ends identify it.
 """
 
 import math
@@ -25,8 +25,7 @@ from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.data.text.data import Texts
 from unlabeled.data.text.tokens import Tokens
-from unlabeled.encoders import TextEncoder
-from unlabeled.encoders.text import TextInput
+from unlabeled.encoders.text import TextEncoder, TextInput
 from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
 from unlabeled.options import PositiveFraction
 from unlabeled.parts import sentence_pairs, tokens
@@ -59,7 +58,6 @@ class BERT(Method[TextEncoder]):
         self.hidden_ratio = hidden_ratio
         self.words = tokens.TokenHead(self.encoder.dim, self.encoder.vocabulary)
         self.next = sentence_pairs.PairHead(self.encoder.dim) if next_sentence else None
-        self.special = encoder.special("[CLS]"), encoder.special("[SEP]")
         self.register_buffer("entropy", torch.tensor(math.log(self.encoder.vocabulary)))
 
     def chance(self, samples: int) -> float:
@@ -71,14 +69,14 @@ class BERT(Method[TextEncoder]):
 
     def prepare(self, data: Tokens) -> None:
         super().prepare(data)
-        if self.next is not None and len(data.documents.unique()) < 2:
+        if self.next is not None and (data.documents is None or len(data.documents.unique()) < 2):
             raise UserError(f"next_sentence must be off for a single document, got {data.name}")
         self.entropy.copy_(tokens.entropy(data.counts(self.encoder.vocabulary)))
 
     def forward(self, batch: Batch) -> Tensor:
         if self.training and self.next is not None and len(batch["tokens"]) < 2:
             raise UserError(
-                "batch_size must be at least 2 for next_sentence, whose pairs are of a batch, got 1"
+                "batch_size must be at least 2 for next_sentence, to pair texts of a batch, got 1"
             )
         x, masked, truth, label = self.task(batch)
         states = self.encoder.states(x)
@@ -88,8 +86,7 @@ class BERT(Method[TextEncoder]):
         if self.next is None or label is None:
             return loss
         logits = self.next(states[:, 0]).float()
-        right = (logits.detach().argmax(1) == label).sum()
-        self.metrics["next_accuracy"] = right / (label != tokens.IGNORED).sum().clamp_min(1)
+        self.metrics["next_accuracy"] = tokens.accuracy(logits.detach(), label)
         return loss + tokens.cross_entropy(logits, label)
 
     def task(self, batch: Batch) -> tuple[TextInput, Tensor, Tensor, Tensor | None]:
@@ -97,20 +94,17 @@ class BERT(Method[TextEncoder]):
         x, label = self.encoder.inputs(batch), None
         if self.next is not None:
             pair = sentence_pairs.draw(batch["sentence"], batch["document"])
-            x, label = type(x)(*sentence_pairs.join(batch["tokens"], pair, *self.special)), pair.label
+            special = (self.encoder.special(token) for token in ("[CLS]", "[SEP]"))
+            x, label = type(x)(*sentence_pairs.join(batch["tokens"], pair, *special)), pair.label
         return *tokens.mask(self.encoder, x, self.hidden_ratio), x.tokens, label
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> Pictures:
         x, masked, truth, label = self.task(batch)
         states = self.encoder.states(x)
-        predicted = truth.clone()
-        predicted[masked] = self.words(states[masked], self.encoder.embeddings.weight).argmax(1)
-        rows = {"masked": x.tokens, "predicted": predicted, "true": truth}
+        predicted = self.words(states[masked], self.encoder.embeddings.weight).argmax(1)
+        rows = {"masked": x.tokens, "predicted": truth.masked_scatter(masked, predicted), "true": truth}
         texts = {name: tokens.mark(self.encoder, row, masked, x.mask) for name, row in rows.items()}
         if self.next is None or label is None:
             return texts
-        words = {0: "continues", 1: "another document", tokens.IGNORED: "no pair"}
-        guesses = self.next(states[:, 0]).argmax(1).tolist()
-        pairs = [f"{words[true]}; predicted: {words[guess]}" for true, guess in zip(label.tolist(), guesses)]
-        return {**texts, "pair": pairs}
+        return {**texts, "pair": sentence_pairs.answers(label, self.next(states[:, 0]))}

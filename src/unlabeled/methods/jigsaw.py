@@ -5,10 +5,9 @@ Withheld: the order of the tiles. Predicted: which permutation of a fixed set sh
 Source: Noroozi, Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles", 2016,
 https://arxiv.org/abs/1603.09246
 Differs: the encoder's pooling replaces the layer fc6 of each tile; the permutations come from groups, which are farther
-apart than a greedy search finds; colour channels are not shifted; crops also vary in scale. The set has 72 permutations
-by default, where the paper's best has 1,000, and an image makes one puzzle per step, not many. The head has a norm and
-no dropout. Small tiles are enlarged until every weight of the encoder can learn from them. The optimizer is AdamW, not
-SGD.
+apart than a greedy search finds; colour channels are not shifted; crops vary in scale. The set has 72 permutations by
+default, the paper's best 1,000, and an image makes one puzzle per step, not many. The head has a norm and no dropout.
+Small tiles are enlarged until every weight of the encoder can learn from them. The optimizer is AdamW, not SGD.
 Shortcut: edges continue from tile to tile, so each tile is cut from a random position of its cell; brightness varies
 slowly over an image, so each channel of each tile gets the same mean and deviation (0.5 and 0.25, because encoders take
 images in 0..1); lenses cause coloured fringes near the border, so some images are grey.

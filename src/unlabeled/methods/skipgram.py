@@ -18,6 +18,8 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from unlabeled.data import Data
+from unlabeled.data.text.data import Texts
+from unlabeled.data.text.tokens import Words
 from unlabeled.encoders import WordEncoder
 from unlabeled.method import Batch, Method, Pictures
 from unlabeled.options import Count, Fraction, PositiveFraction
@@ -73,12 +75,12 @@ class SkipGram(Method[WordEncoder]):
     def chance(self, samples: int) -> float:
         return self.neighbours.chance
 
-    def training_view(self, data: Data) -> Data:
+    def training_view(self, data: Texts) -> Data:
         return self.encoder.evaluation_view(data, STRETCH)
 
-    def prepare(self, data: Data) -> None:
+    def prepare(self, data: Words) -> None:
         super().prepare(data)
-        self.neighbours.count(data.counts(len(self.encoder.vocabulary)))  # type: ignore[attr-defined]
+        self.neighbours.count(data.counts(len(self.encoder.vocabulary)))
 
     def forward(self, batch: Batch) -> Tensor:
         return self.neighbours(self.encoder.rows, batch)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unlabeled.parts.heads import near_zero
 from unlabeled.parts.tokens import IGNORED
 
-__all__ = ["Pair", "PairHead", "draw", "join"]
+__all__ = ["Pair", "PairHead", "answers", "draw", "join"]
 
 
 class Pair(NamedTuple):
@@ -89,6 +89,13 @@ def join(tokens: Tensor, pair: Pair, first: int, separator: int) -> tuple[Tensor
     both[:, 0] = first
     real = position <= end
     return both.where(real, 0), real, ((position > middle) & real).long()
+
+
+def answers(label: Tensor, logits: Tensor) -> list[str]:
+    """What each pair is and what is predicted, in words, of labels, shape (batch,), and logits, shape (batch, 2)."""
+    words = {0: "continues", 1: "another document", IGNORED: "no pair"}
+    pairs = zip(label.tolist(), logits.argmax(1).tolist())
+    return [f"{words[true]}; predicted: {words[predicted]}" for true, predicted in pairs]
 
 
 class PairHead(nn.Module):

@@ -13,6 +13,7 @@ from unlabeled.parts.heads import near_zero
 __all__ = [
     "IGNORED",
     "TokenHead",
+    "accuracy",
     "choose",
     "corrupt",
     "cross_entropy",
@@ -41,6 +42,17 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """
     total = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
     return total / gather.count(labels != IGNORED, logits.dtype)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Fraction of the labels other than `IGNORED` that are predicted, scalar, in 0..1; 0 if there is none.
+
+    Args:
+        logits: Float, shape (predictions, classes).
+        labels: int64, shape (predictions,).
+    """
+    right = (logits.argmax(1) == labels).sum()
+    return right / (labels != IGNORED).sum().clamp_min(1)
 
 
 def choose(candidates: Tensor, lengths: Tensor, ratio: float) -> Tensor:

@@ -175,8 +175,20 @@ def scatter(points: Sequence[tuple[float, float]], groups: Sequence[int], names:
         clouds.append(f'<path class="cloud k{group % 10}" stroke-linecap="{cap}" d="{path}">{title}</path>')
         # the member with the least summed distance to the others lies inside its cloud, unlike the mean
         x, y = min(spots, key=lambda spot: sum(math.dist(spot, other) for other in spots))
-        words.append(_text(x, y + 4, names[group], "word"))
-    return _svg(side, side, "map of the features", clouds + (words if len(words) <= 20 else []))
+        words.append((x, y + 4, names[group]))
+    labels = [_text(*word, "word") for word in _apart(words)] if len(words) <= 20 else []
+    return _svg(side, side, "map of the features", clouds + labels)
+
+
+def _apart(words: Sequence[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
+    """Words, of at most 8 pixels a letter, from the top down, moved down where they would cover one another."""
+    result: list[tuple[float, float, str]] = []
+    for x, y, word in sorted(words, key=lambda item: item[1]):
+        for above_x, above_y, above in result:
+            if abs(x - above_x) < 4.1 * (len(word) + len(above)) and y - above_y < 13:
+                y = above_y + 13
+        result.append((x, y, word))
+    return result
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Scale:

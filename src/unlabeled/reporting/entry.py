@@ -172,18 +172,17 @@ class Entry:
 
 
 def label(entries: Sequence[Entry]) -> None:
-    """Name runs by how they differ: the method, else the choices that differ, else the folder."""
-    names = {entry.name for entry in entries}
-    if len(names) == len(entries):
-        return
-    differing = [
-        name
-        for name in sorted({name for entry in entries for name in entry.choices})
-        if len({str(entry.choices.get(name, "default")) for entry in entries}) > 1
-    ]
+    """Name runs by how they differ: the method, and the choices that differ among runs of it, else the folder."""
+    methods: dict[str, list[Entry]] = {}
     for entry in entries:
-        choices = [f"{name.replace('_', ' ')} {entry.choices.get(name, 'default')}" for name in differing[:3]]
-        entry.label = ", ".join([*([entry.name] if len(names) > 1 else []), *choices])
+        methods.setdefault(entry.name, []).append(entry)
+    for method, runs in methods.items():
+        choices = [{name: str(value) for name, value in run.choices.items()} for run in runs]
+        names = sorted({name for run in choices for name in run})
+        differing = [name for name in names if len({run.get(name) for run in choices}) > 1][:3]
+        for entry, run in zip(runs, choices, strict=True):
+            words = [f"{name.replace('_', ' ')} {run.get(name, 'default')}" for name in differing]
+            entry.label = ", ".join([*([method] if len(methods) > 1 or not words else []), *words])
     if len({entry.label for entry in entries}) < len(entries):
         for entry in entries:
             entry.label = f"{entry.name}, {entry.path.name}"

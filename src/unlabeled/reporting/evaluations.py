@@ -47,7 +47,7 @@ def caveats(entries: Sequence[Entry]) -> dict[str, str]:
         data = dict.fromkeys(evaluation.data for _, evaluation in with_it)
         labels = dict.fromkeys(entry.label for entry, _ in with_it)
         whole = len(with_it) == sum(evaluation.data in data for _, evaluation in judged)
-        where = f"On {' and '.join(data)}" if whole else ", ".join(labels)
+        where = f"On {' and '.join(data)}" if whole else "; ".join(labels)
         result[caveat] = "" if len(with_it) == len(judged) else where
     return result
 
@@ -62,4 +62,4 @@ def _notes(judged: Sequence[tuple[Entry, Evaluation]], runs: int, stated: set[st
             labels.setdefault(note, []).append(entry.label)
     if [len(names) for names in labels.values()] == [runs]:
         return list(labels)
-    return [f"{', '.join(names)}: {note}" for note, names in labels.items()]
+    return [f"{'; '.join(names)}: {note}" for note, names in labels.items()]

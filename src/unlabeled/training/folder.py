@@ -43,10 +43,8 @@ def latest(out: str | Path | None, method: str, data: str) -> Claim:
     runs = [Path(out)] if out else _runs(method, data)
     if not (runs[-1] / CHECKPOINT).is_file():
         raise UserError(f"out must hold a checkpoint to resume from, got {runs[-1]}")
-    others = ", ".join(run.name for run in runs[:-1])
-    return Claim(
-        runs[-1], f"resuming {runs[-1]}, the newest run; --out resumes another ({others})" if others else ""
-    )
+    note = f"resuming {runs[-1]}, the newest of {len(runs)} runs; --out resumes another"
+    return Claim(runs[-1], note if len(runs) > 1 else "")
 
 
 @contextmanager

@@ -62,10 +62,8 @@ class Loop:
         self.fabric, self.device, self.method, self.data = fabric, fabric.device, method, data
         self.settings, self.batch_size = settings, settings.batch_size
         self.watch, self.checkpoints, self.progress, self.ends = watch, checkpoints, progress, ends
-        self.total_steps, self.steps_per_epoch = (
-            settings.total_steps(len(data)),
-            settings.steps_per_epoch(len(data)),
-        )
+        self.total_steps = settings.total_steps(len(data))
+        self.steps_per_epoch = settings.steps_per_epoch(len(data))
         self.optimizer = optimizers.make(method, settings)
         self.weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         self.module, self.partly, self.backward = method, nullcontext, Tensor.backward
