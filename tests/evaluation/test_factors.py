@@ -129,6 +129,7 @@ def test_groups_of_the_known_samples_are_the_units() -> None:
     test.groups = torch.arange(40) // 4
     encoder = encoders.build("conv4", in_channels=1, image_size=8)
     scores = evaluate(encoder, (train, test), probe="factors")
+    assert scores.about["data"] == "array"
     assert {(r["unit"], r["units"], r["counted"]) for r in scores} == {
         ("level R²", 9, "groups"), ("kind", 10, "groups")
     }  # fmt: skip

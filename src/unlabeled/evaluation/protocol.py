@@ -101,8 +101,7 @@ def _evaluate(
     about = {"encoder": fingerprint(encoder.state_dict()), "seed": request.settings.seed, "options": options}
     measurements, accounts = _measure_tasks(run, encoder, source, request, device)
     if len(request.tasks) == len(request.probes):
-        name = str(getattr(data, "name", data))
-        return Scores.of(measurements, {"data": name} | about | seen.together(accounts))
+        return Scores.of(measurements, {"data": source.name} | about | seen.together(accounts))
     parts = source.open()
     labelled = Labelled.of(*parts.views(encoder, device))
     for note in (*labelled.notes, *labelled.label_sources):
