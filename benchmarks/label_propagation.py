@@ -14,7 +14,7 @@ import torch
 
 from unlabeled import encoders
 from unlabeled.evaluation.model import EvaluatedModel
-from unlabeled.evaluation.sources import Opened, Source
+from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.evaluation.tasks import propagation
 from unlabeled.methods.video_colorization import VideoColorization
 from unlabeled.worlds import blobs
@@ -69,7 +69,7 @@ def main() -> None:
     for data in ["blobs", *([arguments.davis] if arguments.davis else [])]:
         began = time.process_time()
         settings = propagation.Settings(size=arguments.size)
-        found = propagation.measure(model, Opened(Source(data), None, None), settings)
+        found = propagation.measure(model, Parts(Source(data), None, None), settings)
         print(f"\n{data}: {found[0].values.shape[1]} objects, {found[0].detail}")
         print(f"{time.process_time() - began:.0f} s of processor time")
         for name in dict.fromkeys(measurement.features for measurement in found):

@@ -53,7 +53,7 @@ def probes(encoder: Any, train: Data, test: Data, raw: bool = False) -> dict[str
     for name, known in train.factors.items():
         truth = test.factors[name]
         if known.is_floating_point():
-            found[name] = 100 * factors.explained(factors.ridge(first, known, second), truth)
+            found[name] = 100 * factors.r_squared(factors.ridge(first, known, second), truth)
         else:
             classes = int(known.max()) + 1
             if len(known.unique()) < classes:  # headings that this world does not have

@@ -1,6 +1,7 @@
 """Samples held out of the training: which they are, that looking at them changes nothing, and when the loss turns."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 import unlabeled
 from unlabeled import encoders
-from unlabeled.data import Data, open_data
+from unlabeled.data import Data, Images, open_data
 from unlabeled.data.text.data import Texts
 from unlabeled.method import Batch, Method
 from unlabeled.run import CHECKPOINT, read_checkpoint, write_checkpoint
@@ -336,3 +337,20 @@ def test_chance_is_logged_for_batches_of_held_out_samples_that_are_smaller(tmp_p
     run = unlabeled.pretrain("simclr", pictures(100), out=tmp_path / "a", **options)
     assert run.history[-1]["holdout_chance"] == pytest.approx(math.log(2 * 4 - 1))
     assert run.history[-1]["chance"] == pytest.approx(math.log(2 * 32 - 1))
+
+
+def test_a_training_computes_the_digests_of_its_data_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents, rows = Images._contents, []
+
+    def counted(data: Images) -> Iterator[int]:
+        rows.append(len(data))
+        return contents(data)
+
+    monkeypatch.setattr(Images, "_contents", counted)
+    settings: dict[str, Any] = {"encoder": "conv4", "batch_size": 8, "quiet": True, "out": tmp_path / "run"}
+    for length in ({"steps": 2}, {"resume": True}):
+        rows.clear()
+        unlabeled.pretrain("rotnet", pictures(60), **settings | length)
+        assert rows == [60]

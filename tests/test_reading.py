@@ -14,6 +14,13 @@ from unlabeled.training.train import pretrain
 
 WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "while", "seven", "wizards", "brew")
 
+BUDGET = ("--steps", "1", "--batch-size", "4", "--encoder", "gpt-tiny")
+
+
+def reading(label: str) -> list[str]:
+    """Options of a command that say how the table is read."""
+    return ["--label", label, "--text-column", "told", "--encoding", "cp1252"]
+
 
 def write(file: Path, kinds: str = "kind", encoding: str = "utf-8") -> Path:
     """A table whose column of classes reads more like texts than that of the texts does."""
@@ -40,30 +47,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(table: Path) -> Run:
-    words = [
-        "pretrain",
-        "gpt",
-        str(table),
-        "--label",
-        "kind",
-        "--text-column",
-        "told",
-        "--encoding",
-        "cp1252",
-    ]
-    command(
-        [
-            *words,
-            "--steps",
-            "1",
-            "--batch-size",
-            "4",
-            "--encoder",
-            "gpt-tiny",
-            "--out",
-            str(table.parent / "run"),
-        ]
-    )
+    command(["pretrain", "gpt", str(table), *reading("kind"), *BUDGET, "--out", str(table.parent / "run")])
     return load(table.parent / "run")
 
 
@@ -106,25 +90,14 @@ def test_other_data_with_the_same_columns_is_read_alike_and_without_them_as_usua
 
 
 def test_commands_read_as_they_are_told(run, table, tmp_path, capsys):
-    words = ["--label", "mood", "--text-column", "told", "--encoding", "cp1252"]
-    command(["evaluate", str(run.path), str(table), "--probe", "knn", "--controls", "none", *words])
+    words = reading("mood")
+    probe = ["--probe", "knn", "--controls", "none"]
+    command(["evaluate", str(run.path), str(table), *probe, *words])
     assert run.measured["options"] | {"label": "mood", "encoding": "cp1252"} == run.measured["options"]
     command(["embed", str(run.path), str(table), "--out", str(tmp_path / "mood.parquet"), *words])
     assert pq.read_table(tmp_path / "mood.parquet")["label"].to_pylist()[:4] == ["0", "1", "2", "0"]
     command(["audit", str(table), "--kind", "text", *words])
-    budget = [
-        "--steps",
-        "1",
-        "--batch-size",
-        "4",
-        "--encoder",
-        "gpt-tiny",
-        "--probe",
-        "knn",
-        "--controls",
-        "none",
-    ]
-    command(["compare", "gpt", str(table), *budget, *words, "--out", str(tmp_path / "both")])
+    command(["compare", "gpt", str(table), *BUDGET, *probe, *words, "--out", str(tmp_path / "both")])
     assert load(tmp_path / "both" / "gpt").config["settings"]["label"] == "mood"
 
 

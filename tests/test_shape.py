@@ -71,8 +71,14 @@ def test_methods_have_typed_encoders_and_no_type_comments(name: str) -> None:
     assert not [word for word in ("encoder: Any", "Method):", "type: ignore") if word in text]
 
 
-@pytest.mark.parametrize("file", ["cli", "options", "check", "method", "selftest", "methods/__init__"])
-def test_functions_are_within_60_lines(file: str) -> None:
-    for node in ast.walk(ast.parse((SOURCE / f"{file}.py").read_text())):
-        if isinstance(node, ast.FunctionDef):
+@pytest.mark.parametrize("file", sorted(SOURCE.rglob("*.py")), ids=lambda file: str(file.relative_to(SOURCE)))
+def test_functions_are_within_60_lines(file: Path) -> None:
+    room = file.relative_to(SOURCE).parts[0]
+    for node in ast.walk(ast.parse(file.read_text())):
+        # Kernels are compiled as one piece; the recipe of a procedural set reads best as one.
+        if (
+            isinstance(node, ast.FunctionDef)
+            and room != "kernels"
+            and (room, node.name) != ("worlds", "make")
+        ):
             assert (node.end_lineno or 0) - node.lineno < 60, node.name

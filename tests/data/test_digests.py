@@ -1,5 +1,6 @@
 """Digests: equal content has equal numbers, in any order, container and place; other content has others."""
 
+import copy
 import io
 
 import datasets
@@ -135,3 +136,16 @@ def test_data_of_few_samples_has_as_many_digests(count):
     for data in (from_images(noise(2, 1, 4, 4)), Texts(["a", "b"]), from_videos(noise(2, 3, 1, 4, 4))):
         digests = data.subset(part).digests()
         assert digests.shape == (count,) and digests.dtype == torch.int64
+
+
+def test_digests_are_computed_once_carried_by_subsets_and_anew_of_a_copy(monkeypatch):
+    data = from_images(noise(5, 1, 4, 4))
+    digests = data.digests()
+    copied = copy.copy(data)
+    copied.pixels = copied.pixels.clone()
+    copied.pixels[0] += 1
+    changed = copied.digests()
+    assert changed[0] != digests[0] and torch.equal(changed[1:], digests[1:])
+    monkeypatch.setattr(Images, "_contents", lambda data: pytest.fail("computed again"))
+    assert data.digests() is digests
+    assert torch.equal(data.subset(torch.tensor([3, 1])).to("cpu").digests(), digests[[3, 1]])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from unlabeled import pretrain
+from unlabeled.check import UserError
 from unlabeled.data import BUILT_IN, Data, Skipped, from_images, kind_of, open_data, store_size
 from unlabeled.data.options import refuse_broken
 
@@ -107,3 +108,14 @@ def test_a_sample_is_the_same_for_the_same_seed_and_leaves_the_generator_alone()
     first, second = data.sample(8, seed=2), data.sample(8, seed=2)
     assert torch.equal(first["value"], second["value"]) and torch.equal(torch.rand(3), expected)
     assert not torch.equal(first["index"], data.sample(8, seed=3)["index"])
+
+
+@pytest.mark.parametrize("source", ["digits", "topics", "tones", "orbit"])
+def test_a_column_that_is_not_there_is_an_error_of_the_user(source: str) -> None:
+    with pytest.raises(UserError, match="label must be left out for"):
+        open_data(source, label="x")
+
+
+def test_unknown_options_are_refused() -> None:
+    with pytest.raises(TypeError, match="nonsense"):
+        open_data("digits", nonsense=1)  # type: ignore[call-arg]

@@ -303,14 +303,14 @@ def test_test_images_that_pretraining_saw_are_confessed(tmp_path, samples, seen)
 
 def test_test_frames_that_pretraining_saw_are_confessed(tmp_path, monkeypatch):
     """A scene is one sample of training and many of evaluation."""
-    from unlabeled.evaluation.sources import Opened, Source
+    from unlabeled.evaluation.sources import Parts, Source
 
     read = TRAIN.subset(torch.arange(len(TRAIN)).repeat(3)), TEST.subset(torch.arange(len(TEST)).repeat(3))
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "run.toml").write_text("[data]\nsource = 'scenes'\nsamples = 120")
     ENCODER.save(folder / "encoder.safetensors")
-    monkeypatch.setattr(Source, "open", lambda source: Opened(source, TRAIN, TEST))
+    monkeypatch.setattr(Source, "open", lambda source: Parts(source, TRAIN, TEST))
     monkeypatch.setattr(
         type(ENCODER), "evaluation_view", lambda _, data: read[0] if data is TRAIN else read[1]
     )
@@ -359,7 +359,7 @@ def test_finetuning_at_rate_zero_is_the_linear_probe():
     for module in frozen_norms.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.0
-    data, settings = Labelled.of(TRAIN, TEST, torch.device("cpu")), Settings(steps=2)
+    data, settings = Labelled.of(TRAIN, TEST), Settings(steps=2)
     predicted, _ = finetune.train(
         frozen_norms, data, torch.arange(90), settings, head=head, learning_rate=0.0
     )

@@ -33,9 +33,9 @@ def test_ridge_agrees_with_scikit_learn_for_one_of_its_penalties() -> None:
 
 def test_ridge_explains_a_linear_quantity_and_no_noise() -> None:
     train, targets, test, answers = linear_problem(0.0)
-    assert factors.explained(factors.ridge(train, targets, test), answers.double()) > 0.999
+    assert factors.r_squared(factors.ridge(train, targets, test), answers.double()) > 0.999
     noise = torch.randn(300, generator=torch.Generator().manual_seed(1))
-    assert abs(factors.explained(factors.ridge(train, noise[:200], test), noise[200:].double())) < 0.1
+    assert abs(factors.r_squared(factors.ridge(train, noise[:200], test), noise[200:].double())) < 0.1
 
 
 def test_more_features_than_samples_are_borne() -> None:
@@ -46,8 +46,8 @@ def test_more_features_than_samples_are_borne() -> None:
 
 def test_explained_of_the_mean_is_0_and_of_the_truth_1() -> None:
     targets = torch.tensor([1.0, 2.0, 6.0], dtype=torch.double)
-    assert factors.explained(targets, targets) == 1
-    assert factors.explained(targets.mean().expand(3), targets) == pytest.approx(0)
+    assert factors.r_squared(targets, targets) == 1
+    assert factors.r_squared(targets.mean().expand(3), targets) == pytest.approx(0)
 
 
 def test_every_factor_is_probed_beside_its_controls() -> None:
@@ -129,6 +129,7 @@ def test_groups_of_the_known_samples_are_the_units() -> None:
     test.groups = torch.arange(40) // 4
     encoder = encoders.build("conv4", in_channels=1, image_size=8)
     scores = evaluate(encoder, (train, test), probe="factors")
+    assert scores.about["data"] == "array"
     assert {(r["unit"], r["units"], r["counted"]) for r in scores} == {
         ("level R²", 9, "groups"), ("kind", 10, "groups")
     }  # fmt: skip

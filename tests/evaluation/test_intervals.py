@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unlabeled.evaluation.intervals import Interval, interval, leave_one_out, of_left_out
-from unlabeled.evaluation.tasks.factors import explained
+from unlabeled.evaluation.tasks.factors import r_squared
 from unlabeled.evaluation.tasks.similarity import spearman
 
 TRIALS = 400
@@ -124,7 +124,7 @@ def test_statistics_that_are_no_means_are_covered(groups):
         number = torch.arange(groups).repeat_interleave(20)
         truth = torch.randn(groups)[number] + torch.randn(len(number))
         guess = 0.7 * truth + 0.5 * torch.randn(groups)[number] + 0.5 * torch.randn(len(number))
-        value, left = leave_one_out(lambda rows: explained(guess[rows], truth[rows]), len(number), number)
+        value, left = leave_one_out(lambda rows: r_squared(guess[rows], truth[rows]), len(number), number)
         return of_left_out(value, left, bounds=(-math.inf, 1.0)), 1 - 0.68 / 2
 
     def rank():

@@ -117,7 +117,7 @@ def test_raw_digits_reach_what_is_known_of_them():
     fold = logistic.folds(LABELS, 5)
     fitted = logistic.fit(PIXELS[fold > 0], LABELS[fold > 0], 10)
     accuracy = (fitted(PIXELS[fold == 0]).argmax(1) == LABELS[fold == 0]).float().mean()
-    assert fitted.chosen == "by a held-out fifth"
+    assert fitted.reason == "by a held-out fifth"
     assert 0.94 < accuracy < 0.99
 
 
@@ -135,7 +135,7 @@ def test_scaling_and_shifting_features_changes_no_probability():
 def test_the_share_that_was_held_out_is_named(each, said, monkeypatch):
     monkeypatch.setattr(logistic, "HOLD_OUT_FROM", 6)
     rows = torch.cat([(digit == LABELS).nonzero()[:each, 0] for digit in range(3)])
-    assert logistic.fit(PIXELS[rows], LABELS[rows], 3).chosen == said
+    assert logistic.fit(PIXELS[rows], LABELS[rows], 3).reason == said
 
 
 def test_features_that_never_vary_are_ignored_even_when_they_vary_later():
@@ -171,7 +171,7 @@ def test_noise_asks_for_a_larger_penalty_than_signal():
 def test_one_label_per_class_takes_the_stated_penalty():
     rows = torch.stack([(digit == LABELS).nonzero()[0, 0] for digit in range(10)])
     fitted = logistic.fit(PIXELS[rows], LABELS[rows], 10)
-    assert (fitted.penalty, fitted.chosen) == (logistic.FIXED_PENALTY, "fixed")
+    assert (fitted.penalty, fitted.reason) == (logistic.FIXED_PENALTY, "fixed")
     assert (fitted(PIXELS).argmax(1) == LABELS).float().mean() > 0.4
 
 

@@ -6,7 +6,7 @@ import torch
 from unlabeled.data.audio_visual import Pairs, from_pairs
 from unlabeled.encoders.audio_visual import fitted
 from unlabeled.evaluation.model import EvaluatedModel
-from unlabeled.evaluation.tasks.localisation import CHOOSING, NEARBY, POINTING, TASK, chosen, pointed
+from unlabeled.evaluation.tasks.localisation import CHOOSING, NEARBY, POINTING, TASK, pointing, preference
 from unlabeled.worlds.chiming_shapes import make
 
 
@@ -29,21 +29,21 @@ def corners() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_pointing_by_hand():
     maps, masks = corners()
-    assert pointed(maps, masks).tolist() == [1, 0, 0]
-    assert pointed(-maps[:2], masks[:2]).tolist()[0] == 0
+    assert pointing(maps, masks).tolist() == [1, 0, 0]
+    assert pointing(-maps[:2], masks[:2]).tolist()[0] == 0
 
 
 def test_choosing_by_hand_and_what_is_alike_is_half():
     maps, masks = corners()
-    assert chosen(maps[:2], masks[:2]).tolist() == [1, 0]
-    assert chosen(torch.zeros(3, 2, 2), masks).tolist() == [0.5, 0.5, 0.5]
+    assert preference(maps[:2], masks[:2]).tolist() == [1, 0]
+    assert preference(torch.zeros(3, 2, 2), masks).tolist() == [0.5, 0.5, 0.5]
 
 
 def test_a_fine_map_points_at_its_own_pixel():
     masks = torch.zeros(1, 16, 16, dtype=torch.uint8)
     masks[0, 5, 9] = 1
-    assert pointed(masks.float(), masks).item() == 1
-    assert [pointed(masks.float().roll(2, 2), masks, margin).item() for margin in (0, 1, 2)] == [0, 0, 1]
+    assert pointing(masks.float(), masks).item() == 1
+    assert [pointing(masks.float().roll(2, 2), masks, margin).item() for margin in (0, 1, 2)] == [0, 0, 1]
 
 
 def test_places_lie_at_the_multiples_of_the_stride():
@@ -51,7 +51,7 @@ def test_places_lie_at_the_multiples_of_the_stride():
     maps[0, 1, 2] = 1
     masks = torch.zeros(1, 16, 16, dtype=torch.uint8)
     masks[0, 4, 8] = 1
-    assert pointed(maps, masks).item() == 1
+    assert pointing(maps, masks).item() == 1
 
 
 def test_measured_are_two_questions_with_their_controls():

@@ -142,13 +142,13 @@ def test_texts_are_opened_with_the_options_of_the_run_and_known_to_be_divided(tm
     rows = [f"{row % 2},the note {row},a much longer text of sample {row}" for row in range(20)]
     (tmp_path / "texts.csv").write_text("\n".join(["label,note,body", *rows]))
     options = {"kind": "text", "text_column": "note?", "levels": {}, "max_broken": 0.5}
-    opened = TASK.open(Source(tmp_path / "texts.csv", None, options))
-    assert opened.source.is_divided()
-    assert all(text.startswith("the note") for text in opened.test.texts)  # type: ignore[attr-defined]
+    parts = TASK.open(Source(tmp_path / "texts.csv", None, options))
+    assert parts.source.is_divided()
+    assert all(text.startswith("the note") for text in parts.test.texts)  # type: ignore[attr-defined]
     (tmp_path / "train.csv").write_text("\n".join(["label,note,body", *rows]))
     (tmp_path / "texts.csv").rename(tmp_path / "test.csv")
-    opened = TASK.open(Source(tmp_path, None, options))
-    assert not opened.source.is_divided() and opened.test is not None and len(opened.test) == 20
+    parts = TASK.open(Source(tmp_path, None, options))
+    assert not parts.source.is_divided() and parts.test is not None and len(parts.test) == 20
 
 
 def test_pieces_that_nobody_predicts_cost_the_counting_control_nothing() -> None:

@@ -19,7 +19,7 @@ from unlabeled.data.text.data import Texts
 from unlabeled.data.trajectories import from_walks
 from unlabeled.data.video.data import from_videos
 from unlabeled.evaluation import embed, evaluate, seen
-from unlabeled.evaluation.sources import Opened, Source
+from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.run import Run, load, write_samples
 from unlabeled.training.train import pretrain
 
@@ -93,7 +93,7 @@ def test_grey_images_are_noticed_in_three_channels(tmp_path):
     grey, labels = from_images(images), torch.arange(40) % 2
     colour = from_images(images.expand(-1, 3, -1, -1).contiguous(), labels)
     run = pretrain("rotnet", grey, out=tmp_path / "run", steps=1, batch_size=8, quiet=True)
-    assert seen.account(run, Opened(Source(colour), None, colour))["seen_in_pretraining"]["samples"] == 40
+    assert seen.account(run, Parts(Source(colour), None, colour))["seen_in_pretraining"]["samples"] == 40
 
 
 def test_tasks_notice_seen_samples_too(tmp_path):
@@ -143,7 +143,7 @@ def clouds(count: int, side: int, seed: int) -> torch.Tensor:
 
 def account_of(train: torch.Tensor, test: torch.Tensor) -> dict:
     first, second = from_images(train, name="train"), from_images(test, name="test")
-    return seen.account(None, Opened(Source(None), first, second))
+    return seen.account(None, Parts(Source(None), first, second))
 
 
 def test_near_copies_across_the_parts_are_counted_and_named():
@@ -245,11 +245,11 @@ def test_samples_of_every_kind_are_noticed_in_another_order(kind, tmp_path):
     trained = data.subset(torch.tensor([4, 1, 3]))
     (tmp_path / "run.toml").write_text(f"[data]\nsource = ''\nsamples = 3\nkind = '{kind}'")
     write_samples(tmp_path, trained)
-    about = seen.account(load(tmp_path), Opened(Source(data), None, data))
+    about = seen.account(load(tmp_path), Parts(Source(data), None, data))
     assert about["seen_in_pretraining"]["paths"] == [data.paths[row] for row in (1, 3, 4)]
     assert f"pre-trained on 3 of the 6 test {data.unit} too" in about["note"]
     others = data.subset(torch.tensor([0, 2, 5]))
-    assert "note" not in seen.account(load(tmp_path), Opened(Source(others), None, others))
+    assert "note" not in seen.account(load(tmp_path), Parts(Source(others), None, others))
 
 
 def test_sounds_are_noticed_at_the_rate_of_their_training(tmp_path):

@@ -10,7 +10,7 @@ from unlabeled import encoders
 from unlabeled.data.trajectories import Walks, from_walks
 from unlabeled.evaluation.model import EvaluatedModel
 from unlabeled.evaluation.scores import Scores
-from unlabeled.evaluation.tasks.zones import TASK, _hits, _walks, retrieved
+from unlabeled.evaluation.tasks.zones import TASK, _hits, _walks, top_one
 from unlabeled.methods.trajectory_unmasking import TrajectoryUnmasking
 from unlabeled.worlds import rooms
 
@@ -37,15 +37,15 @@ def model() -> EvaluatedModel:
 def test_zones_are_found_by_direction_alone() -> None:
     predictions = torch.tensor([[2.0, 0.1], [0.1, 5.0], [-1.0, 0.2]])
     targets = torch.tensor([[1.0, 0.0], [0.0, 0.1], [-9.0, 0.0]])
-    assert retrieved(predictions, targets).tolist() == [1, 1, 1]
-    assert retrieved(predictions, targets[[1, 0, 2]]).tolist() == [0, 0, 1]
+    assert top_one(predictions, targets).tolist() == [1, 1, 1]
+    assert top_one(predictions, targets[[1, 0, 2]]).tolist() == [0, 0, 1]
 
 
 def test_equally_near_zones_count_as_guessing() -> None:
     ones = torch.ones(8, 3)
-    assert retrieved(ones, ones).tolist() == [0.125] * 8
+    assert top_one(ones, ones).tolist() == [0.125] * 8
     pairs = torch.eye(4).repeat_interleave(2, 0)
-    assert retrieved(pairs, pairs).tolist() == [0.5] * 8
+    assert top_one(pairs, pairs).tolist() == [0.5] * 8
 
 
 def test_task_measures_ours_and_its_controls_on_the_same_zones() -> None:
@@ -113,5 +113,6 @@ def test_zones_of_one_walk_stand_under_its_number() -> None:
 
     batch, method = {"index": torch.arange(5)}, OneWalk()
     hidden = method.draw(batch)
-    right, numbers = _hits(method, batch, hidden), _walks(batch, hidden, None)
+    batches = [(batch, hidden)]
+    right, numbers = _hits(method, batches), _walks(batches, None)
     assert right.bool().tolist() == (numbers == 2).tolist() and right.sum() == 4

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -61,7 +61,7 @@ def rescaled(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:
     """The same network of images with random weights, rescaled so that all channels vary alike."""
     from unlabeled.encoders import rescale_
 
-    network = untrained(encoder, seed)
+    network: Any = untrained(encoder, seed)
     rescale_(network, network.inputs(data.sample(CALIBRATION_SAMPLES, seed)))
     return Representation("rescaled", of_encoder(network), network, detail="rescaled on the training images")
 

@@ -5,7 +5,6 @@ A file is written as the features come, so that memory does not grow with the sa
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,15 +70,15 @@ def embed(
     target = None if out is None else Path(out)
     if target is not None and target.suffix.lower() not in WRITERS:
         raise UserError(f"out must end with {', '.join(WRITERS)}, got {target.name}")
-    place, run = pick_device(device), opened_run(run)
-    encoder, reader = frozen(run, place)
+    hardware, run = pick_device(device), opened_run(run)
+    encoder, reader = frozen(run, hardware)
     reading = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
     splits = Source.of(run, encoder, data, reading=reading).splits(encoder)
     if target is not None:
-        return _written(target, _pieces(splits, lambda batch: reader(batch, layer), place))
+        return _write(target, _pieces(splits, lambda batch: reader(batch, layer), hardware))
     features, paths = [], []
     for _, samples in splits:
-        features.append(read(lambda batch: reader(batch, layer), samples.to(place)).cpu())
+        features.append(read(lambda batch: reader(batch, layer), samples.to(hardware)).cpu())
         paths += samples.paths
     return torch.cat(features), paths
 
@@ -114,22 +113,26 @@ def _groups(samples: "Data", rows: slice) -> list[int | None]:
     return [None] * (rows.stop - rows.start) if samples.groups is None else [*samples.groups[rows].tolist()]
 
 
-def _written(target: Path, pieces: Iterator[Piece]) -> tuple[Tensor, list[str]]:
+def _write(target: Path, pieces: Iterator[Piece]) -> tuple[Tensor, list[str]]:
     """Write pieces as they come; the features that are returned lie in a file without a name."""
     paths: list[str] = []
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        temporary = stack.enter_context(atomic(target))
-        spool = stack.enter_context(tempfile.TemporaryFile(prefix=f".{target.name}.", dir=target.parent))
-        writer = stack.enter_context(closing(WRITERS[target.suffix.lower()](temporary, spool)))
-        dim = 0
+    dim = 0
+
+    def spooled() -> Iterator[Piece]:
+        nonlocal dim
         for piece in pieces:
             spool.write(np.ascontiguousarray(piece.vectors).data)
-            # Names of files are bytes; those that are no UTF-8 are written with backslashes.
-            writer.add(piece._replace(paths=[printable(path) for path in piece.paths]))
-            paths += piece.paths
+            paths.extend(piece.paths)
             dim = piece.vectors.shape[1]
+            # Names of files are bytes; those that are no UTF-8 are written with backslashes.
+            yield piece._replace(paths=[printable(path) for path in piece.paths])
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        atomic(target) as temporary,
+        tempfile.TemporaryFile(prefix=f".{target.name}.", dir=target.parent) as spool,
+    ):
+        WRITERS[target.suffix.lower()](temporary, spooled(), spool)
         spool.flush()
-        writer.close()
         vectors = np.memmap(spool, np.float32, "c", shape=(len(paths), dim)) if paths and dim else None
     return torch.zeros(len(paths), dim) if vectors is None else torch.from_numpy(vectors), paths

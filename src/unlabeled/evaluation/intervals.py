@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unlabeled.evaluation import spread as spreads
-from unlabeled.evaluation.spread import NORMAL_QUANTILE, Spread, numbered
+from unlabeled.evaluation.spread import NORMAL_QUANTILE, Spread, group_numbers
 
 __all__ = ["Bounds", "Interval", "LeftOut", "interval", "leave_one_out", "of_left_out"]
 
@@ -82,7 +82,7 @@ def interval(
     draws, samples = values.shape
     by_sample, mean = values.mean(0), float(values.mean())
     std = float(values.mean(1).std()) if draws > 1 else None
-    number, sizes = numbered(samples, groups)
+    number, sizes = group_numbers(samples, groups)
     units = len(sizes)
     if units < 2:
         return Interval(mean, None, None, std, units)
@@ -115,7 +115,7 @@ def leave_one_out(
             all weigh the same.
         seed: Seed of the bundles of more than `MOST` units; the same seed bundles alike for ours and for a control.
     """
-    number, counts = numbered(samples, groups)
+    number, counts = group_numbers(samples, groups)
     units, rows = len(counts), torch.arange(samples)
     if units > MOST:
         order = torch.randperm(units, generator=torch.Generator().manual_seed(seed))

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from unlabeled.check import UserError
 from unlabeled.data.labels import NO_LABELS
+from unlabeled.evaluation import subsets
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -40,13 +41,12 @@ class Labelled:
     notes: Sequence[str] = ()
 
     @classmethod
-    def of(cls, train: "Data", test: "Data", device: torch.device) -> "Labelled":
+    def of(cls, train: "Data", test: "Data") -> "Labelled":
         """Keep the samples whose class is known.
 
         Args:
             train: Training samples as an encoder reads them.
             test: Test samples, their classes numbered alike.
-            device: Where to compute.
 
         Raises:
             ValueError: A part has no labels, fewer than two classes have training labels, or no class of the test
@@ -54,7 +54,7 @@ class Labelled:
         """
         notes: list[str] = []
         train, test = _with_labels(train, "training", notes), _with_labels(test, "test", notes)
-        labels, answers, classes = _numbered(train, test)
+        labels, answers, classes = _class_numbers(train, test)
         trained = labels.unique()
         if len(trained) < 2:
             raise UserError(
@@ -62,9 +62,26 @@ class Labelled:
                 f"{len(labels)} labelled training {train.unit} are all of class {classes[int(trained)]}"
             )
         notes += _class_notes(trained, answers, classes, test)
-        return cls(
-            train.to(device), test.to(device), labels.to(device), answers.to(device), classes, tuple(notes)
-        )
+        return cls(train, test, labels.to(train.device), answers.to(test.device), classes, notes)
+
+    @property
+    def rarest(self) -> int:
+        """Training labels of the rarest class."""
+        return int(self.labels.unique(return_counts=True)[1].min())
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What scores say of the data."""
+        train, test = self.train.name, self.test.name
+        return {
+            "data": train if train == test else f"{train}, tested on {test}",
+            "training_samples": len(self.labels),
+            "test_samples": len(self.answers),
+        }
+
+    def draw(self, count: int | str, draws: int, seed: int) -> list[Tensor]:
+        """Rows of the training samples whose labels are used, for each draw, as `subsets.draw` has them."""
+        return subsets.draw(self.labels, count, classes=self.classes, draws=draws, seed=seed)
 
     @property
     def label_sources(self) -> list[str]:
@@ -102,7 +119,7 @@ def _without_labels(part: str, data: "Data") -> str:
     )
 
 
-def _numbered(train: "Data", test: "Data") -> tuple[Tensor, Tensor, list[str]]:
+def _class_numbers(train: "Data", test: "Data") -> tuple[Tensor, Tensor, list[str]]:
     """Classes of both parts as numbers from 0, and their names."""
     assert train.labels is not None and test.labels is not None
     labels, answers, classes = train.labels.long(), test.labels.long(), train.classes or test.classes

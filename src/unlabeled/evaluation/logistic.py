@@ -41,13 +41,13 @@ class Linear(NamedTuple):
         weight: Float, shape (dim, classes), for features as they come.
         bias: Float, shape (classes,).
         penalty: Factor of half the squared weights (of standardised features) beside the mean loss in nats.
-        chosen: How the penalty was chosen, in words.
+        reason: How the penalty was chosen, in words.
     """
 
     weight: Tensor
     bias: Tensor
     penalty: float
-    chosen: str
+    reason: str
 
     def __call__(self, features: Tensor) -> Tensor:
         """Logits, float, shape (samples, classes), of features, float, shape (samples, dim)."""
@@ -129,15 +129,15 @@ def fit(
         points, basis = points @ axes, (torch.eye(len(variances)).to(axes), variances)
     else:
         basis = axes, variances
-    chosen, start = "given", None
+    reason, start = "given", None
     if penalty is None:
-        penalty, chosen, start = _choose(points, labels, classes, basis, seed)
+        penalty, reason, start = _choose(points, labels, classes, basis, seed)
     check.positive(penalty=penalty)
     mass = points.new_full((1, len(points)), 1 / len(points))
     problem = Problems(points, _one_hot(labels, classes, points), mass, basis)
     weight, bias = _solve(problem, penalty, SOLVING, start)
     weight = (axes @ weight[0].T if rotated else weight[0].T) / scale[:, None]
-    return Linear(weight, bias[0, :, 0] - mean @ weight, penalty, chosen)
+    return Linear(weight, bias[0, :, 0] - mean @ weight, penalty, reason)
 
 
 def _principal_axes(points: Tensor) -> Basis:
@@ -177,15 +177,15 @@ def _choose(
     problems = Problems(points[used], _one_hot(labels[used], classes, points[used]), mass, basis)
     tests, answers = points[unseen], labels[unseen]
 
-    def attempt(place: int, start: Solution | None) -> tuple[float, Solution]:
-        weight, bias = _solve(problems, PENALTIES[place], CHOOSING, start)
+    def attempt(index: int, start: Solution | None) -> tuple[float, Solution]:
+        weight, bias = _solve(problems, PENALTIES[index], CHOOSING, start)
         logits = weight @ tests.T + bias
         losses = F.cross_entropy(logits, answers.expand(len(logits), -1), reduction="none")
         return float(losses[held_out[:, unseen]].mean()), (weight, bias)
 
-    place, (weight, bias) = _lowest_valley(attempt)
+    index, (weight, bias) = _lowest_valley(attempt)
     reason = f"by a held-out {FRACTIONS[count]}" if tried < count else f"by {count} folds"
-    return PENALTIES[place], reason, (weight.mean(0, keepdim=True), bias.mean(0, keepdim=True))
+    return PENALTIES[index], reason, (weight.mean(0, keepdim=True), bias.mean(0, keepdim=True))
 
 
 def _lowest_valley(attempt: Callable[[int, Solution | None], tuple[float, Solution]]) -> tuple[int, Solution]:
@@ -193,17 +193,17 @@ def _lowest_valley(attempt: Callable[[int, Solution | None], tuple[float, Soluti
 
     The loss has one valley: where the next penalty is worse, all that follow are.
     """
-    middle = place = len(PENALTIES) // 2
-    best, solution = attempt(place, None)
+    middle = index = len(PENALTIES) // 2
+    best, solution = attempt(index, None)
     for step in (-1, 1):
-        while place == middle or (place > middle) == (step > 0):
-            if not 0 <= place + step < len(PENALTIES):
+        while index == middle or (index > middle) == (step > 0):
+            if not 0 <= index + step < len(PENALTIES):
                 break
-            loss, other = attempt(place + step, solution)
+            loss, other = attempt(index + step, solution)
             if loss >= best:
                 break
-            place, best, solution = place + step, loss, other
-    return place, solution
+            index, best, solution = index + step, loss, other
+    return index, solution
 
 
 def _solve(problems: Problems, penalty: float, iterations: int, start: Solution | None = None) -> Solution:

@@ -1,14 +1,14 @@
 """The protocol: every number beside its controls, on the same labels and the same test samples."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from unlabeled.evaluation import controls as controlled
-from unlabeled.evaluation import seen, subsets, verdict
+from unlabeled.evaluation import seen, verdict
 from unlabeled.evaluation.features import Reader, Representation
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.measurement import Measurement, group_unit
@@ -101,24 +101,15 @@ def _evaluate(
     about = {"encoder": fingerprint(encoder.state_dict()), "seed": request.settings.seed, "options": options}
     measurements, accounts = _measure_tasks(run, encoder, source, request, device)
     if len(request.tasks) == len(request.probes):
-        return Scores.of(
-            measurements, {"data": str(getattr(data, "name", data)), **about, **seen.together(accounts)}
-        )
-    opened = source.open()
-    assert opened.train is not None and opened.test is not None
-    train, tested = map(encoder.evaluation_view, (opened.train, opened.test))
-    labelled = Labelled.of(train, tested, device)
+        return Scores.of(measurements, {"data": source.name} | about | seen.together(accounts))
+    parts = source.open()
+    labelled = Labelled.of(*parts.views(encoder, device))
     for note in (*labelled.notes, *labelled.label_sources):
         request.report(note)
     measurements += _measure_probes(encoder, reader, labelled, request)
     # As opened, not as the encoder reads it: a scene is many images.
-    accounts += [seen.account(run, opened), *({"note": note} for note in labelled.notes)]
-    facts = {
-        "data": train.name if train.name == tested.name else f"{train.name}, tested on {tested.name}",
-        "training_samples": len(labelled.labels),
-        "test_samples": len(labelled.answers),
-    }
-    return Scores.of(measurements, facts | about | seen.together(accounts))
+    accounts += [seen.account(run, parts), *({"note": note} for note in labelled.notes)]
+    return Scores.of(measurements, labelled.facts | about | seen.together(accounts))
 
 
 def _measure_tasks(
@@ -133,9 +124,9 @@ def _measure_tasks(
     for name in request.tasks:
         request.report(name)
         task = TASKS.load(name)
-        opened = task.open(source)
-        measurements += task.measure(model, opened)
-        accounts += [] if opened.test is None else [seen.account(run, opened)]
+        parts = task.open(source)
+        measurements += task.measure(model, parts)
+        accounts += [] if parts.test is None else [seen.account(run, parts)]
     return measurements, accounts
 
 
@@ -143,16 +134,20 @@ def _measure_probes(
     encoder: "Encoder", reader: Reader, labelled: Labelled, request: Request
 ) -> list[Measurement]:
     """What the probes measure on labels, each beside its controls."""
-    settings, rarest = request.settings, int(labelled.labels.unique(return_counts=True)[1].min())
-    plan = cells(request, encoder, rarest)
-    draws = {cell.count: _draws(cell.count, labelled, request) for cell in plan}
+    settings = request.settings
+    plan = cells(request, encoder, labelled.rarest)
+    draws = {cell.count: labelled.draw(cell.count, request.draws, settings.seed) for cell in plan}
     ours = Representation(OURS, reader, encoder)
     beside = controlled.representations(request.controls, encoder, labelled.train, settings.seed)
-    supervised: dict[int | str, list[Prediction]] = {}
+
+    @cache
+    def supervised(count: int | str) -> list[Prediction]:
+        return controlled.supervised(encoder, labelled, draws[count], settings)
+
     measurements: list[Measurement] = []
     for name, group in groupby(plan, key=lambda cell: cell.probe):
         probe, columns = PROBES.load(name), list(group)
-        request.report(f"{name}, {verdict.labels(list(dict.fromkeys(cell.count for cell in columns)))}")
+        request.report(f"{name}, {verdict.labels([*dict.fromkeys(cell.count for cell in columns)])}")
         for cell in columns:
             for features in [ours] if probe.trains_encoder else [*beside, ours]:
                 predictions = [
@@ -161,18 +156,8 @@ def _measure_probes(
                 ]
                 measurements.append(_measurement(cell, features.name, predictions, labelled, features.detail))
             if cell.layer is None and _has_supervised(probe, request):
-                if cell.count not in supervised:
-                    supervised[cell.count] = controlled.supervised(
-                        encoder, labelled, draws[cell.count], settings
-                    )
-                measurements.append(_measurement(cell, "supervised", supervised[cell.count], labelled))
+                measurements.append(_measurement(cell, "supervised", supervised(cell.count), labelled))
     return measurements
-
-
-def _draws(count: int | str, labelled: Labelled, request: Request) -> list[Tensor]:
-    """Rows of the training samples whose labels are used, for each draw."""
-    seed = request.settings.seed
-    return subsets.draw(labelled.labels, count, classes=labelled.classes, draws=request.draws, seed=seed)
 
 
 def _has_supervised(probe: Probe, request: Request) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 from unlabeled.auditing.near_images import near_pairs, thumbnails_of
 from unlabeled.data import Images, store_size
 from unlabeled.data.splits import contradictions, first_rows
-from unlabeled.evaluation.sources import Opened, is_source
+from unlabeled.evaluation.sources import Parts, is_source
 from unlabeled.files import printable
 from unlabeled.run import Run
 
@@ -29,14 +29,14 @@ CHANCE = 0.1
 Account = dict[str, Any]
 
 
-def account(run: Any, opened: Opened) -> Account:
+def account(run: Any, parts: Parts) -> Account:
     """Which test samples were seen before.
 
     Without labels it is common to pre-train on the test samples too, so this is a note and no error.
 
     Args:
         run: What was evaluated; what it was pre-trained on is known of a run only.
-        opened: Training part, if there is one, and test part.
+        parts: Training part, if there is one, and test part.
 
     Returns:
         `seen_in_pretraining` and `in_training_part`, each with `samples`, `of` and `paths`, the first None where it
@@ -44,12 +44,12 @@ def account(run: Any, opened: Opened) -> Account:
         where there are too many to compare; and `note`, sentences without their full stop. What does not apply is
         omitted.
     """
-    train, test = opened.train, opened.test
+    train, test = parts.train, parts.test
     assert test is not None
     about: Account = {}
     notes = []
     if isinstance(run, Run):
-        about["seen_in_pretraining"], note = _in_pretraining(run, opened)
+        about["seen_in_pretraining"], note = _in_pretraining(run, parts)
         notes.append(note)
     if train is not None and train is not test:
         trained, digests = train.digests(), test.digests()
@@ -86,18 +86,18 @@ def training_options(run: Run) -> dict[str, Any]:
     }
 
 
-def _in_pretraining(run: Run, opened: Opened) -> tuple[Account | None, str]:
+def _in_pretraining(run: Run, parts: Parts) -> tuple[Account | None, str]:
     """Test samples that a run was trained on, and a sentence about them, empty where there are none."""
-    test, trained = opened.test, run.digests
+    test, trained = parts.test, run.digests
     assert test is not None
     unknown = f"so whether the encoder was pre-trained on these test {test.unit} is not known"
     if trained is None:
-        if _was_trained_on_all(run, opened):
+        if _was_trained_on_all(run, parts):
             return None, f"the encoder was pre-trained on these test {test.unit} too, without their labels"
         return None, f"the run keeps no record of the samples that it was trained on, {unknown}"
     if run.kind != test.kind:
         return None, f"the run was trained on data of another kind, {run.kind}, {unknown}"
-    test = opened.source.reopened_test(training_options(run)) or test
+    test = parts.source.reopened_test(training_options(run)) or test
     listing = _listing(test, test.digests(), trained)
     if listing is None:
         return {"samples": 0, "of": len(test), "paths": []}, ""
@@ -106,10 +106,10 @@ def _in_pretraining(run: Run, opened: Opened) -> tuple[Account | None, str]:
     return listing, f"the encoder was pre-trained on {samples} ({_names(listing['paths'])})"
 
 
-def _was_trained_on_all(run: Run, opened: Opened) -> bool:
+def _was_trained_on_all(run: Run, parts: Parts) -> bool:
     """Whether a run read the same source, and more samples of it than are in the training part."""
     samples = run.config.get("data", {}).get("samples", 0)
-    return opened.train is not None and samples > len(opened.train) and is_source(run, opened.source.data)
+    return parts.train is not None and samples > len(parts.train) and is_source(run, parts.source.data)
 
 
 def _near_copies(train: Images, test: Images, trained: Tensor, digests: Tensor) -> tuple[Account, str]:

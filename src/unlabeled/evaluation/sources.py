@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from unlabeled.check import UserError
 from unlabeled.data.opening import called
 from unlabeled.files import printable
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.encoders import Encoder
 
-__all__ = ["Opened", "Source", "is_source"]
+__all__ = ["Parts", "Source", "is_source"]
 
 Options = dict[str, Any]
 """Options of `open_data`."""
@@ -56,15 +58,15 @@ class Source:
             test: As in `Source`.
             reading: Options of the user's; None takes those of the run on the data that it was trained on.
         """
-        chosen = {name: value for name, value in (reading or {}).items() if value is not None}
+        explicit = {name: value for name, value in (reading or {}).items() if value is not None}
         if isinstance(run, Run):
             options, settings = run.reading, run.config.get("settings", {})
             if is_source(run, data):
-                chosen = {name: settings[name] for name in READING if name in settings} | chosen
+                explicit = {name: settings[name] for name in READING if name in settings} | explicit
         else:
             kind = run.kind if isinstance(run, Method) else {"words": "text"}.get(encoder.kind, encoder.kind)
             options = run_reading(encoder, kind)
-        return cls(data, test, options | chosen, chosen)
+        return cls(data, test, options | explicit, explicit)
 
     @property
     def name(self) -> str:
@@ -77,7 +79,7 @@ class Source:
         parts = (*self.data, self.test) if isinstance(self.data, tuple) else (self.data, self.test)
         return [part for part in parts if part is not None]
 
-    def open(self, *, whole: bool = False) -> "Opened":
+    def open(self, *, whole: bool = False) -> "Parts":
         """Open training and test data, their classes numbered alike.
 
         Args:
@@ -91,18 +93,18 @@ class Source:
 
         data, test, options = self.data, self.test, self.options
         if whole and test is None and isinstance(data, Data):
-            return Opened(self, None, data)
+            return Parts(self, None, data)
         if isinstance(data, tuple) and test is None:
             data, test = data
         if test is None:
-            return Opened(self, *open_splits(data, **options))
+            return Parts(self, *open_splits(data, **options))
         train = open_data(data, **options)
-        tested = _test_split(test, _mapped_alike(options, levels_of(train)))
+        tested = _open_test(test, _same_mapping(options, levels_of(train)))
         if train.classes and tested.classes and not {*train.classes} & {*tested.classes}:
             raise UserError(
                 f"test must have the training data's classes {train.classes}, got {tested.classes}"
             )
-        return Opened(self, *same_classes(copy.copy(train), copy.copy(tested)))
+        return Parts(self, *same_classes(copy.copy(train), copy.copy(tested)))
 
     def splits(self, encoder: "Encoder") -> "Iterator[tuple[str, Data]]":
         """Open every split as an encoder reads it, with its name; "all" where there is none."""
@@ -112,7 +114,7 @@ class Source:
         openers = opening.parts(self.data, **options)
         for split in list(openers):
             data = openers[split]()
-            if (alike := _mapped_alike(options, opening.levels_of(data))) is not options:
+            if (alike := _same_mapping(options, opening.levels_of(data))) is not options:
                 options, openers = alike, opening.parts(self.data, **alike)
             yield split, encoder.evaluation_view(data)
 
@@ -144,7 +146,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Opened:
+class Parts:
     """An opened source.
 
     Attributes:
@@ -160,9 +162,28 @@ class Opened:
     @property
     def calibration(self) -> "Data":
         """What norms of random twins see: the training part or, where there is none, the test part without answers."""
-        data = self.test if self.train is None else self.train
-        assert data is not None
-        return data
+        return self.require_test() if self.train is None else self.train
+
+    def require_test(self, kind: str | None = None, task: str = "") -> "Data":
+        """The test part.
+
+        Args:
+            kind: Kind that it must be of; None for any.
+            task: What needs that kind.
+
+        Raises:
+            ValueError: It is of another kind.
+        """
+        assert self.test is not None
+        if kind is not None and self.test.kind != kind:
+            raise UserError(f"data must be of kind {kind} for {task}, got {self.test.kind}")
+        return self.test
+
+    def views(self, encoder: "Encoder", device: torch.device) -> "tuple[Data, Data]":
+        """Training part, or what stands for it, and test part as an encoder reads them, on a device."""
+        parts = (self.calibration, self.require_test())
+        train, test = (encoder.evaluation_view(data).to(device) for data in parts)
+        return train, test
 
 
 def is_source(run: Run, data: Any) -> bool:
@@ -170,12 +191,12 @@ def is_source(run: Run, data: Any) -> bool:
     return isinstance(data, str | Path) and run.config.get("data", {}).get("source") == printable(data)
 
 
-def _mapped_alike(options: Options, levels: dict[str, Any]) -> Options:
+def _same_mapping(options: Options, levels: dict[str, Any]) -> Options:
     """Options that map a further part to 8 bits as the first was mapped, unless the options decide it."""
     return options if options.get("levels") or not levels else options | {"levels": levels}
 
 
-def _test_split(source: Any, options: Options) -> "Data":
+def _open_test(source: Any, options: Options) -> "Data":
     from unlabeled.data import opening
 
     splits = opening.parts(source, **options)

@@ -15,7 +15,7 @@ __all__ = [
     "NORMAL_QUANTILE",
     "Spread",
     "degrees_of_freedom",
-    "numbered",
+    "group_numbers",
     "of_changes",
     "of_groups",
     "with_draws",
@@ -42,7 +42,7 @@ class Spread:
     skewness: float
 
 
-def numbered(samples: int, groups: Tensor | None) -> tuple[Tensor, Tensor]:
+def group_numbers(samples: int, groups: Tensor | None) -> tuple[Tensor, Tensor]:
     """Group of each sample from 0, int64, shape (samples,), and samples of each group, shape (groups,)."""
     if groups is None:
         return torch.arange(samples), torch.ones(samples, dtype=torch.long)

@@ -63,24 +63,22 @@ def draw(
     names = [str(index) for index in range(classes)] if isinstance(classes, int) else classes
     labels = labels.cpu()
     present, sizes = labels.unique(return_counts=True)
-    wanted = [_size(per_class, size) for size in sizes.tolist()]
-    for label, count, most in zip(present.tolist(), wanted, sizes.tolist(), strict=True):
-        if count > most:
+    quotas = [_quota(per_class, size) for size in sizes.tolist()]
+    for label, quota, size in zip(present.tolist(), quotas, sizes.tolist(), strict=True):
+        if quota > size:
             raise UserError(
                 f"labels_per_class must be at most the labels of each class, got {per_class}: "
-                f"class {names[label]} has {most}"
+                f"class {names[label]} has {size}"
             )
     order = torch.rand(draws, len(labels), generator=torch.Generator().manual_seed(seed))
     members = [(labels == label).nonzero()[:, 0] for label in present]
     return [
-        torch.cat([rows[keys[rows].argsort()[:count]] for rows, count in zip(members, wanted, strict=True)])
-        .sort()
-        .values
+        torch.cat([rows[keys[rows].argsort()[:quota]] for rows, quota in zip(members, quotas)]).msort()
         for keys in order
     ]
 
 
-def _size(per_class: int | str, size: int) -> int:
+def _quota(per_class: int | str, size: int) -> int:
     """How many labels of a class of some size are drawn."""
     if isinstance(per_class, int):
         return per_class

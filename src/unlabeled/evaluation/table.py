@@ -30,7 +30,7 @@ def _block(probe: str, records: list[Record]) -> str:
 
 def _features(records: list[Record]) -> list[str]:
     """Features in the order of rows: raw input and a task's own controls first, ours last."""
-    order = {features: place for place, features in enumerate(NAMES)}
+    order = {features: index for index, features in enumerate(NAMES)}
     return sorted(dict.fromkeys(record["features"] for record in records), key=lambda one: order.get(one, 0))
 
 
@@ -80,10 +80,10 @@ def _intervals(records: list[Record]) -> list[str]:
 
 
 def _cell(record: Record) -> str:
-    place = column(record)
-    value = amount(record["value"], place)
+    unit = _unit(record)
+    value = amount(record["value"], unit)
     if record["std"] is not None:
-        return f"{value} ± {amount(record['std'], place)}"
+        return f"{value} ± {amount(record['std'], unit)}"
     if record["low"] is None or record["high"] is None:
         return value
-    return f"{value} [{amount(record['low'], place)}, {amount(record['high'], place)}]"
+    return f"{value} [{amount(record['low'], unit)}, {amount(record['high'], unit)}]"

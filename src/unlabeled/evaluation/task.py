@@ -6,7 +6,7 @@ from typing import Any
 
 from unlabeled.evaluation.measurement import Measurement
 from unlabeled.evaluation.model import EvaluatedModel
-from unlabeled.evaluation.sources import Opened, Source
+from unlabeled.evaluation.sources import Parts, Source
 
 __all__ = ["Task"]
 
@@ -21,8 +21,8 @@ class Task:
         open: Opens the data; the source has options that suit the encoder.
     """
 
-    measure: Callable[[EvaluatedModel, Opened], list[Measurement]]
-    open: Callable[[Source], Opened] = Source.open
+    measure: Callable[[EvaluatedModel, Parts], list[Measurement]]
+    open: Callable[[Source], Parts] = Source.open
 
     def __call__(self, model: EvaluatedModel, data: Any) -> list[Measurement]:
         """Measure a model.

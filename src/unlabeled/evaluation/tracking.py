@@ -100,6 +100,7 @@ def propagate(
     carried = labels.new_zeros(frames, *labels.shape)
     carried[0] = labels
     reach = math.ceil(radius) - 1
+    down, across = (_squared_distances(count, features.device) for count in (rows, columns))
     band = max(1, SIMILARITIES // (columns * rows * columns * (1 + previous)))
     for number in range(1, frames):
         for start in range(0, rows, band):
@@ -109,10 +110,8 @@ def propagate(
             queries = rearrange(features[number, :, start:stop], "c h w -> (h w) c")
             first = queries @ rearrange(features[0], "c h w -> c (h w)")
             later = einsum(queries, features[near], "p c, t c h w -> p t h w")
-            far = (
-                _squared_distances(range(start, stop), range(low, high), columns, labels.device) >= radius**2
-            )
-            later = later.masked_fill(far[:, None], -torch.inf)
+            far = down[start:stop, None, low:high, None] + across[:, None] >= radius**2
+            later = later.masked_fill(far.flatten(0, 1)[:, None], -torch.inf)
             similarity = torch.cat([first, later.flatten(1)], 1)
             sources = torch.cat(
                 [rearrange(labels, "k h w -> (h w) k"), rearrange(carried[near], "t k h w -> (t h w) k")]
@@ -123,12 +122,10 @@ def propagate(
     return carried
 
 
-def _squared_distances(rows: range, others: range, columns: int, device: torch.device) -> Tensor:
-    """Of every position of some rows to those of other rows, int64, shape (positions, other rows, columns)."""
-    near, far = (torch.arange(part.start, part.stop, device=device) for part in (rows, others))
-    across = torch.arange(columns, device=device)
-    down, across = near[:, None] - far, across[:, None] - across
-    return (down.square()[:, None, :, None] + across.square()[:, None]).flatten(0, 1)
+def _squared_distances(count: int, device: torch.device) -> Tensor:
+    """Between the numbers below a count, int64, shape (count, count)."""
+    numbers = torch.arange(count, device=device)
+    return (numbers[:, None] - numbers).square()
 
 
 def track(film: "Film", reader: Reader, settings: Settings, size: int) -> Tensor:
@@ -143,7 +140,7 @@ def track(film: "Film", reader: Reader, settings: Settings, size: int) -> Tensor
     Returns:
         uint8, shape (frames, height, width).
     """
-    features = torch.cat([reader(_resized(part, size)) for part in film.frames.split(FRAMES_AT_ONCE)])
+    features = torch.cat([reader(_resize(part, size)) for part in film.frames.split(FRAMES_AT_ONCE)])
     rows, columns = features.shape[2:]
     labelled = film.masks[0] != VOID
     labels = F.one_hot(film.masks[0].where(labelled, 0).long()) * labelled[..., None]  # what is void has none
@@ -229,7 +226,7 @@ def of_pixels(encoder: "ImageEncoder", stride: int) -> Reader:
     return read
 
 
-def _resized(frames: Tensor, size: int) -> Tensor:
+def _resize(frames: Tensor, size: int) -> Tensor:
     """Frames whose shorter side has a size, float, in 0..1."""
     images, sides = to_float(frames), frames.shape[2:]
     if min(sides) == size:

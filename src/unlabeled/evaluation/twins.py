@@ -37,7 +37,7 @@ def untrained(encoder: "Encoder", seed: int = 0) -> "Encoder":
         raise UserError("controls must be raw or none for a network without weights")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        fresh = _rebuilt(encoder)
+        fresh = _rebuild(encoder)
     # Statistics of the input stand in front ends, also in those of encoders within encoders.
     statistics = {key: value for key, value in encoder.state_dict().items() if "adapt" in key.split(".")}
     fresh.load_state_dict(statistics, strict=False)
@@ -86,15 +86,15 @@ def _calibrate_heads_(method: Method, samples: "Data", clips: "Callable[[], Data
     _average(heads, lambda: method(clips().sample(CALIBRATION_SAMPLES)))
 
 
-def _rebuilt(encoder: "Encoder") -> "Encoder":
+def _rebuild(encoder: "Encoder") -> "Encoder":
     """The same architecture with fresh weights."""
     from unlabeled import encoders
 
     fresh = encoders.rebuilt(encoder)
-    return _redrawn(encoder) if fresh is None else fresh
+    return _redraw(encoder) if fresh is None else fresh
 
 
-def _redrawn(encoder: "Encoder") -> "Encoder":
+def _redraw(encoder: "Encoder") -> "Encoder":
     """A copy of an encoder that only its user can build, each layer's weights drawn as the layer itself does.
 
     Weights are NaN beforehand, so that those that nothing draws again show.

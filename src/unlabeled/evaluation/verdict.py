@@ -21,6 +21,7 @@ __all__ = [
     "Comparison",
     "Record",
     "amount",
+    "claims",
     "column",
     "comparisons",
     "counted",
@@ -28,6 +29,7 @@ __all__ = [
     "labels",
     "lead",
     "name",
+    "notes",
     "verdict",
 ]
 
@@ -102,10 +104,10 @@ def name(features: str) -> str:
     return NAMES.get(features, features)
 
 
-def amount(value: float, where: Column, *, signed: bool = False) -> str:
+def amount(value: float, unit: str, *, signed: bool = False) -> str:
     """A number in its unit: accuracies in percent with one decimal, others with three significant digits."""
     sign = "+" if signed else ""
-    return f"{100 * value:{sign}.1f}" if where[3] == "accuracy" else f"{value:{sign}.3g}"
+    return f"{100 * value:{sign}.1f}" if unit == "accuracy" else f"{value:{sign}.3g}"
 
 
 def counted(number: int, things: str) -> str:
@@ -157,17 +159,17 @@ def comparisons(records: Sequence[Record]) -> list[Comparison]:
     """Every column in which ours stands beside at least one control, in the order of the records."""
     chosen = any(record.get("layer") == CHOSEN for record in records)
     compared = []
-    for where in dict.fromkeys(map(column, records)):
-        probe, layer, count, unit = where
+    for key in dict.fromkeys(map(column, records)):
+        probe, layer, count, unit = key
         if probe == "layers" and chosen and layer != CHOSEN:
             continue
-        rows = {record["features"]: record for record in records if column(record) == where}
+        rows = {record["features"]: record for record in records if column(record) == key}
         if layer is not None:  # the input is the same beside every layer
             once = [r for r in records if column(r) == (probe, None, count, unit) and r["features"] == "raw"]
             rows = {record["features"]: record for record in once} | rows
         ours = rows.pop(OURS, None)
         if ours is not None and rows:
-            compared.append(_comparison(where, ours, rows))
+            compared.append(_comparison(key, ours, rows))
     return compared
 
 
@@ -180,18 +182,31 @@ def verdict(records: Sequence[Record]) -> str:
     Returns:
         Plain text: a line for each claim on each probe or task, then what must be known to read them.
     """
+    return "\n".join([*claims(records), *notes(records)])
+
+
+def claims(records: Sequence[Record]) -> list[str]:
+    """A line for each claim on each probe or task."""
     compared = comparisons(records)
     if not compared:
-        return "Nothing was compared with a control, so nothing can be said."
+        return ["Nothing was compared with a control, so nothing can be said."]
     lines = []
     for title in dict.fromkeys(map(_title, compared)):
         for outcome, claim in CLAIMS.items():
             if columns := [one for one in compared if _title(one) == title and one.outcome == outcome]:
                 lines.append(f"{title}: {OURS} {claim} {_columns(columns)}.")
+    return lines
+
+
+def notes(records: Sequence[Record]) -> list[str]:
+    """Lines on what must be known to read the claims: what is in brackets, which controls there were, few units."""
+    compared = comparisons(records)
+    if not compared:
+        return []
     points = "points of accuracy above the best control"
     if any(one.column[3] != "accuracy" for one in compared):
         points = "how much better than the best control, in points of accuracy or in the unit named"
-    return "\n".join([*lines, f"In brackets: {points}.", *_controls(compared), *_few(compared)])
+    return [f"In brackets: {points}.", *_controls(compared), *_few(compared)]
 
 
 def _finite(value: Any) -> bool:
@@ -208,7 +223,7 @@ def _gap(ours: Record, control: Record) -> tuple[Any, Any]:
     return (least - high, most - low) if lower else (low - most, high - least)
 
 
-def _comparison(where: Column, ours: Record, controls: Mapping[str, Record]) -> Comparison:
+def _comparison(key: Column, ours: Record, controls: Mapping[str, Record]) -> Comparison:
     sign = -1 if ours.get("better") == "lower" else 1
     margins = {}
     for features, control in controls.items():
@@ -218,7 +233,7 @@ def _comparison(where: Column, ours: Record, controls: Mapping[str, Record]) -> 
             margin = sign * (ours["value"] - control["value"]) if both else math.nan
         margins[features] = margin
     units = (ours["units"], ours.get("counted", "test samples")) if _finite(ours.get("units")) else None
-    return Comparison(where, {f: lead(ours, control) for f, control in controls.items()}, margins, units)
+    return Comparison(key, {f: lead(ours, control) for f, control in controls.items()}, margins, units)
 
 
 def _title(comparison: Comparison) -> str:
@@ -237,7 +252,7 @@ def _columns(columns: Sequence[Comparison]) -> str:
 def _notes(comparison: Comparison) -> list[str]:
     """The margin to the hardest control, and what must be known of it."""
     margin, hardest = comparison.margins[comparison.hardest], comparison.hardest
-    notes = [amount(margin, comparison.column, signed=True)] if math.isfinite(margin) else []
+    notes = [amount(margin, comparison.column[3], signed=True)] if math.isfinite(margin) else []
     if comparison.outcome == "lost":
         ahead = [name(features) for features, lead in comparison.leads.items() if lead == "ahead"]
         notes = [" ".join([*notes, f"to {name(hardest)}"])]
@@ -249,14 +264,14 @@ def _notes(comparison: Comparison) -> list[str]:
 
 def _controls(compared: Sequence[Comparison]) -> list[str]:
     """Which controls were measured, by probe or task where these differ."""
-    order = {features: place for place, features in enumerate(NAMES)}
+    order = {features: index for index, features in enumerate(NAMES)}
     probes: dict[str, list[str]] = {}
     for one in compared:
-        features = sorted(one.leads, key=lambda name: order.get(name, len(order)))
+        features = sorted(one.leads, key=lambda features: order.get(features, len(order)))
         probes.setdefault("; ".join(map(name, features)), []).append(one.column[0])
     if len(probes) == 1:
         return [f"Controls: {next(iter(probes))}."]
-    return [f"Controls of {_listing(where)}: {controls}." for controls, where in probes.items()]
+    return [f"Controls of {_listing(names)}: {controls}." for controls, names in probes.items()]
 
 
 def _few(compared: Sequence[Comparison]) -> list[str]:

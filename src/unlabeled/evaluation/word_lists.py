@@ -6,7 +6,7 @@ from typing import Any
 
 from unlabeled.check import UserError
 from unlabeled.evaluation.model import EvaluatedModel
-from unlabeled.evaluation.sources import Opened, Source
+from unlabeled.evaluation.sources import Parts, Source
 
 __all__ = ["Pair", "Question", "numbers_of", "open_list", "read_pairs", "read_questions"]
 
@@ -14,9 +14,9 @@ Pair = tuple[str, str, float]
 Question = tuple[str, str, str, str]
 
 
-def open_list(source: Source) -> Opened:
+def open_list(source: Source) -> Parts:
     """A source whose data is a file for `read_pairs` or `read_questions`, which is no `Data`."""
-    return Opened(source, None, None)
+    return Parts(source, None, None)
 
 
 def numbers_of(model: EvaluatedModel) -> dict[str, int]:

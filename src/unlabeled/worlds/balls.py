@@ -89,18 +89,17 @@ def make(
     ball = (ground + uniform(CONTRAST, 1 - CONTRAST)).remainder(1)  # far from the ground, brighter or darker
     unit = size / SIZE
     radius, x, y, speed = unit * radius, unit * x, unit * y, unit * speed
+    video = _rendered(x, y, radius, ground, ball, size)
+    return {"video": video, "direction": heading, "radius": radius, "speed": speed, "x": x, "y": y}
+
+
+def _rendered(x: Tensor, y: Tensor, radius: Tensor, ground: Tensor, ball: Tensor, size: int) -> Tensor:
+    """Balls of some grey levels in 0..1 on their grounds, uint8, shape (n, frames, 1, size, size)."""
     pixels = torch.arange(size) + 0.5
     distance = torch.hypot(pixels - x[..., None, None], pixels[:, None] - y[..., None, None])
     inside = (radius[:, None, None, None] - distance + 0.5).clamp(0, 1)
     video = torch.lerp(ground[:, None, None, None], ball[:, None, None, None], inside)
-    return {
-        "video": (255 * video).round().to(torch.uint8)[:, :, None],
-        "direction": heading,
-        "radius": radius,
-        "speed": speed,
-        "x": x,
-        "y": y,
-    }
+    return (255 * video).round().to(torch.uint8)[:, :, None]
 
 
 def bounced(position: Tensor, velocity: Tensor, room: Tensor, frames: int) -> Tensor:

@@ -96,36 +96,19 @@ def make(n: int, seed: int, *, distractor: bool = False, image_size: int = 64) -
     phases, loudness = uniform(n, 8, high=2 * math.pi), uniform(n, 1, low=0.2, high=0.9)
 
     image = torch.empty(n, 3, image_size, image_size, dtype=torch.uint8)
-    masks = torch.zeros(n, image_size, image_size, dtype=torch.uint8)
+    masks = torch.empty(n, image_size, image_size, dtype=torch.uint8)
     waveform = torch.empty(n, SAMPLE_RATE)
     for rows in torch.arange(n).split(CHUNK):
         inside = _inside(shapes[rows], centres[rows], radii[rows], turns[rows], image_size)
-        canvas = ground[rows][:, :, None, None] + 0.04 * torch.randn(
-            len(rows), 3, image_size, image_size, generator=generator
-        )
-        for number in reversed(range(1 + distractor)):
-            cover = inside[:, number, None]
-            canvas = torch.where(cover, ink[rows, number][:, :, None, None], canvas)
-            masks[rows] = torch.where(inside[:, number], number + 1, masks[rows]).to(torch.uint8)
-        image[rows] = (canvas.clamp(0, 1) * 255).round().to(torch.uint8)
-        tone = _tone(labels[rows], pitch[rows], phases[rows]) * _envelope(
-            onsets[rows], strengths[rows], fades[rows]
-        )
+        inside = inside[:, : 1 + distractor]
+        image[rows], masks[rows] = _painted(inside, ground[rows], ink[rows], generator)
+        envelope = _envelope(onsets[rows], strengths[rows], fades[rows])
+        tone = _tone(labels[rows], pitch[rows], phases[rows]) * envelope
         tone = loudness[rows] * tone / tone.abs().amax(1, keepdim=True)
         waveform[rows] = (tone + 0.005 * torch.randn(tone.shape, generator=generator)).clamp(-1, 1)
-    return {
-        "image": image,
-        "waveform": waveform,
-        "masks": masks,
-        "labels": labels,
-        "shape": labels,
-        "silent_shape": silent,
-        "pitch_hz": pitch,
-        "hue": hues[:, 0],
-        "radius": radii[:, 0],
-        "x": centres[:, 0, 0],
-        "y": centres[:, 0, 1],
-    }
+    factors = {"shape": labels, "silent_shape": silent, "pitch_hz": pitch, "hue": hues[:, 0]}
+    factors |= {"radius": radii[:, 0], "x": centres[:, 0, 0], "y": centres[:, 0, 1]}
+    return {"image": image, "waveform": waveform, "masks": masks, "labels": labels} | factors
 
 
 def _apart(first: Tensor, radii: Tensor, draws: Tensor) -> Tensor:
@@ -154,6 +137,20 @@ def _inside(shapes: Tensor, centres: Tensor, radii: Tensor, turns: Tensor, size:
     kinds = torch.stack([x.square() + y.square() < 0.72, square, triangle, cross], -1)
     which = shapes[..., None, None, None].expand(*kinds.shape[:-1], 1)
     return kinds.gather(-1, which)[..., 0]
+
+
+def _painted(
+    inside: Tensor, ground: Tensor, ink: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Pictures of shapes, the first in front, uint8 (batch, 3, size, size), and masks, uint8 (batch, size, size)."""
+    size = inside.shape[-1]
+    noise = torch.randn(len(inside), 3, size, size, generator=generator)
+    canvas = ground[:, :, None, None] + 0.04 * noise
+    masks = torch.zeros(len(inside), size, size, dtype=torch.uint8)
+    for number in reversed(range(inside.shape[1])):
+        canvas = torch.where(inside[:, number, None], ink[:, number][:, :, None, None], canvas)
+        masks = torch.where(inside[:, number], number + 1, masks).to(torch.uint8)
+    return (canvas.clamp(0, 1) * 255).round().to(torch.uint8), masks
 
 
 def _tone(labels: Tensor, pitch: Tensor, phases: Tensor) -> Tensor:

@@ -88,6 +88,13 @@ def make(
     positions = cameras_around(azimuth, height, 3.9 + uniform(-jitter, jitter, cameras))
     background = uniform(0.1, 0.9, 4, 3)
 
+    views = _views(positions, centers, colors, background, size)
+    return {"views": views, "progress": progress, "angle_sin": angle.sin(), "angle_cos": angle.cos()}
+
+
+def _views(positions: Tensor, centers: Tensor, colors: Tensor, background: Tensor, size: int) -> Tensor:
+    """Every moment as every camera of its scene sees it, uint8, shape (n, cameras, frames, 3, size, size)."""
+    (n, cameras), frames = positions.shape[:2], centers.shape[1]
     views = torch.empty(n, cameras, frames, 3, size, size, dtype=torch.uint8)
     flat = rearrange(views, "n cameras frames c h w -> (n cameras frames) c h w")
     scene = torch.arange(n).repeat_interleave(cameras * frames)
@@ -97,7 +104,7 @@ def make(
         s, c, f = scene[rows], camera[rows], frame[rows]
         images = render(positions[s, c], centers[s, f], torch.tensor(RADII), colors[s], background[s], size)
         flat[rows] = (images * 255).round().to(torch.uint8)
-    return {"views": views, "progress": progress, "angle_sin": angle.sin(), "angle_cos": angle.cos()}
+    return views
 
 
 def arm(angle: Tensor, lift: Tensor) -> Tensor:

@@ -93,8 +93,8 @@ def _nearest(cosine: Tensor, k: int) -> Tensor:
     largest = groups.amax(1).topk(min(k + 1, groups.shape[2])).indices
     within = groups.shape[2] * torch.arange(GROUP, device=cosine.device)
     columns = (largest[:, :, None] + within).flatten(1)
-    nearest, places = cosine.gather(1, columns).topk(k + 1)
-    columns = columns.gather(1, places[:, :k])
+    nearest, ranks = cosine.gather(1, columns).topk(k + 1)
+    columns = columns.gather(1, ranks[:, :k])
     tied = nearest[:, k - 1] == nearest[:, k]
     if tied.any():  # which of the equal ones were found is chance
         candidates, last = cosine[tied], nearest[tied, k:]

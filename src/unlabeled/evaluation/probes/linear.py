@@ -16,7 +16,7 @@ def probe(
     """Predict by the classifier that `fit` gives."""
     classifier = fit(representation, data, rows, layer, settings.seed)
     predicted = classifier(representation.features(data.test, layer)).argmax(1)
-    return predicted, f"penalty {classifier.penalty:g} {classifier.chosen}"
+    return predicted, f"penalty {classifier.penalty:g} {classifier.reason}"
 
 
 def fit(

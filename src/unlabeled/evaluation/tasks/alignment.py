@@ -16,10 +16,9 @@ from torch import Tensor
 from unlabeled.check import UserError
 from unlabeled.data.cameras import Scenes
 from unlabeled.data.groups import joined
-from unlabeled.evaluation.features import of_encoder
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel
-from unlabeled.evaluation.sources import Opened, Source
+from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.evaluation.task import Task
 from unlabeled.method import Batch, Method
 
@@ -84,12 +83,12 @@ def kendall_tau(order: Tensor) -> Tensor:
     return rises.sum().double() * 2 / (len(order) * (len(order) - 1))
 
 
-def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
+def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
     """Alignment on the test scenes: ours, the method's embedding, raw pixels and random twins.
 
     Args:
         model: What is measured; the embedding that the method compares is measured where it has one.
-        opened: Scenes.
+        parts: Scenes.
 
     Returns:
         Errors and Kendall's tau, one number for each scene.
@@ -97,11 +96,9 @@ def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
     Raises:
         ValueError: The data is not of several cameras, or there is only one camera and one scene.
     """
-    scenes = opened.test
-    if not isinstance(scenes, Scenes):
-        raise UserError(f"data must be of kind cameras for alignment, got {scenes.kind}")  # type: ignore[union-attr]
+    scenes: Any = parts.require_test("cameras", "alignment")
     measurements = []
-    for features, layer, detail, reader in _readers(model, opened):
+    for features, layer, detail, reader in _readers(model, parts):
         films = _films(scenes, reader, model.device)
         values = _between_cameras(films) if scenes.cameras > 1 else {}
         values |= _across_scenes(films, scenes) if len(scenes) > 1 else {}
@@ -113,15 +110,15 @@ def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
     return measurements
 
 
-def _readers(model: EvaluatedModel, opened: Opened) -> list[tuple[str, str | None, str, Reader]]:
+def _readers(model: EvaluatedModel, parts: Parts) -> list[tuple[str, str | None, str, Reader]]:
     """Name, layer, detail and reader of all embeddings."""
     encoder, method, device = model.encoder.to(model.device), model.method, model.device
-    calibration = opened.calibration.to(device)
+    calibration = parts.calibration.to(device)
     twin = model.untrained(encoder.evaluation_view(calibration))
     readers: list[tuple[str, str | None, str, Reader]] = [
-        ("unlabeled", None, "vector of the encoder", _of(encoder)),
+        ("unlabeled", None, "vector of the encoder", lambda batch: encoder.features(encoder.inputs(batch))),
         ("raw", None, encoder.raw_detail, encoder.raw),
-        ("random", None, "vector of the encoder", _of(twin)),
+        ("random", None, "vector of the encoder", lambda batch: twin.features(twin.inputs(batch))),
     ]
     if method is not None and type(method).embedding is not Method.embedding:
         method_twin = model.untrained_method(calibration)
@@ -132,11 +129,6 @@ def _readers(model: EvaluatedModel, opened: Opened) -> list[tuple[str, str | Non
             ("random", "embedding", "what the loss compares", method_twin.to(device).embedding),
         ]
     return readers
-
-
-def _of(encoder: Any) -> Reader:
-    reader = of_encoder(encoder)
-    return lambda batch: reader(batch, None)
 
 
 def _measurement(
@@ -206,7 +198,7 @@ def _pairs(scenes: int) -> Tensor:
     return (torch.arange(scenes) // 2).clamp_max(max(0, scenes // 2 - 1))
 
 
-def _open(source: Source) -> Opened:
+def _open(source: Source) -> Parts:
     return source.of_kind("cameras").open(whole=True)
 
 

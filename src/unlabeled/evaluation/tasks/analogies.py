@@ -16,7 +16,7 @@ from unlabeled.check import UserError
 from unlabeled.evaluation.intervals import LeftOut
 from unlabeled.evaluation.measurement import Measurement
 from unlabeled.evaluation.model import EvaluatedModel
-from unlabeled.evaluation.sources import Opened
+from unlabeled.evaluation.sources import Parts
 from unlabeled.evaluation.task import Task
 from unlabeled.evaluation.word_lists import numbers_of, open_list, read_questions
 
@@ -42,18 +42,18 @@ def answers(vectors: Tensor, questions: Tensor) -> Tensor:
     return _nearest(vectors, questions, lambda a, b, c: b - a + c)
 
 
-def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
+def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
     """Fraction of analogies that are solved, by ours and by two controls.
 
     Args:
         model: Its encoder has `vectors` and `numbers` of words, frequent words first.
-        opened: A file for `read_questions`; sections whose names start with "gram" are of grammar, others of
+        parts: A file for `read_questions`; sections whose names start with "gram" are of grammar, others of
             meaning.
 
     Raises:
         ValueError: The encoder has no vectors of words, or no question has words that are known.
     """
-    numbers, sections = numbers_of(model), read_questions(opened.source.data)
+    numbers, sections = numbers_of(model), read_questions(parts.source.data)
     limit = min(RESTRICT, len(numbers))
     questions = [(name, question) for name, section in sections.items() for question in section]
     known = [

@@ -18,10 +18,10 @@ from unlabeled.evaluation.features import Representation, of_encoder, standardiz
 from unlabeled.evaluation.intervals import leave_one_out
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel
-from unlabeled.evaluation.sources import Opened
+from unlabeled.evaluation.sources import Parts
 from unlabeled.evaluation.task import Task
 
-__all__ = ["TASK", "explained", "measure", "ridge"]
+__all__ = ["TASK", "measure", "r_squared", "ridge"]
 
 PENALTIES = torch.logspace(-6, 2, 17, dtype=torch.float64)
 """Ridge penalties tried, as fractions of the mean eigenvalue of the features' covariance."""
@@ -45,29 +45,28 @@ def ridge(train: Tensor, targets: Tensor, test: Tensor) -> Tensor:
     squares, along = values.square(), left.T @ (targets - centre)
     errors = []
     for penalty in PENALTIES.to(squares) * squares.mean():
-        kept = squares / (squares + penalty)
-        residual = (targets - centre) - left @ (kept * along)
-        errors.append(residual.square().mean() / (1 - (1 + kept.sum()) / len(targets)).square())
+        shrinkage = squares / (squares + penalty)
+        residual = (targets - centre) - left @ (shrinkage * along)
+        errors.append(residual.square().mean() / (1 - (1 + shrinkage.sum()) / len(targets)).square())
     penalty = PENALTIES.to(squares)[torch.stack(errors).argmin()] * squares.mean()
     weights = right.T @ (values / (squares + penalty) * along)
     return centre + (test - mean) / scale @ weights
 
 
-def explained(predicted: Tensor, targets: Tensor) -> float:
+def r_squared(predicted: Tensor, targets: Tensor) -> float:
     """R²: 1 for perfect predictions, 0 for the mean of the targets, below 0 for worse than that."""
     spread = (targets - targets.mean()).square().sum()
     return float(1 - (predicted - targets).square().sum() / spread.clamp_min(1e-12))
 
 
-def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
+def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
     """Probe every factor from ours, the raw input and a random twin.
 
     Raises:
         ValueError: The data has no factors, or none that varies.
     """
     encoder = model.encoder
-    assert opened.train is not None and opened.test is not None
-    train, test = (encoder.evaluation_view(data).to(model.device) for data in (opened.train, opened.test))
+    train, test = parts.views(encoder, model.device)
     names = [name for name in train.factors if name in test.factors]
     if not names:
         raise UserError(f"data must have factors, got {train.name} without any")
@@ -82,7 +81,7 @@ def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
         known, tested = _known(train.factors[name]), _known(test.factors[name])
         if len(train.factors[name][known].unique()) >= 2 and tested.any():
             measurements += [
-                _probed(name, representation, (train, known), (test, tested), model.seed)
+                _probe(name, representation, (train, known), (test, tested), model.seed)
                 for representation in representations
             ]
     if not measurements:
@@ -95,7 +94,7 @@ def _known(values: Tensor) -> Tensor:
     return values.isfinite() if values.is_floating_point() else values.long() >= 0
 
 
-def _probed(
+def _probe(
     name: str,
     representation: Representation,
     train: tuple[Data, Tensor],
@@ -117,7 +116,7 @@ def _probed(
     if targets.is_floating_point():
         predicted, answers = ridge(features, targets, tested), answers.double()
         value, left_out = leave_one_out(
-            lambda rows: explained(predicted[rows], answers[rows]), len(answers), groups, seed=seed
+            lambda rows: r_squared(predicted[rows], answers[rows]), len(answers), groups, seed=seed
         )
         values, unit, bounds, groups = torch.tensor([[value]]), f"{name} R²", (-math.inf, 1.0), None
     else:

@@ -24,10 +24,10 @@ from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel
-from unlabeled.evaluation.sources import Opened, Source
+from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.evaluation.task import Task
 
-__all__ = ["CHOOSING", "NEARBY", "POINTING", "TASK", "chosen", "measure", "pointed"]
+__all__ = ["CHOOSING", "NEARBY", "POINTING", "TASK", "measure", "pointing", "preference"]
 
 POINTING, NEARBY, CHOOSING = "pointing", "pointing nearby", "sounding over silent"
 MARGIN = 16
@@ -35,7 +35,7 @@ MARGIN = 16
 BATCH = 128
 
 
-def pointed(maps: Tensor, masks: Tensor, margin: int = 0) -> Tensor:
+def pointing(maps: Tensor, masks: Tensor, margin: int = 0) -> Tensor:
     """Whether the largest value of each map lies in the thing that is heard.
 
     Args:
@@ -47,42 +47,39 @@ def pointed(maps: Tensor, masks: Tensor, margin: int = 0) -> Tensor:
     Returns:
         1 where it does, else 0, float, shape (samples,).
     """
-    best = _enlarged(maps, masks).flatten(1).argmax(1, keepdim=True)
+    best = _enlarge(maps, masks).flatten(1).argmax(1, keepdim=True)
     heard = F.max_pool2d((masks == 1).float()[:, None], 2 * margin + 1, 1, margin)
     return heard.flatten(1).gather(1, best)[:, 0]
 
 
-def chosen(maps: Tensor, masks: Tensor) -> Tensor:
+def preference(maps: Tensor, masks: Tensor) -> Tensor:
     """Whether what is heard has a larger value somewhere than what is silent has anywhere.
 
     Args:
-        maps: As in `pointed`.
-        masks: As in `pointed`, and 2 in what is silent.
+        maps: As in `pointing`.
+        masks: As in `pointing`, and 2 in what is silent.
 
     Returns:
         1 where it does, 0.5 where both are alike, else 0, float, shape (samples,).
     """
-    values = _enlarged(maps, masks)
+    values = _enlarge(maps, masks)
     heard, silent = (values.masked_fill(masks != number, -torch.inf).flatten(1).amax(1) for number in (1, 2))
     return ((heard > silent).float() + (heard >= silent).float()) / 2
 
 
-def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
+def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
     """Play the pointing game.
 
     Args:
         model: What is measured.
-        opened: Audio-visual data with masks, such as `chiming_shapes:distractor`.
+        parts: Audio-visual data with masks, such as `chiming_shapes:distractor`.
 
     Raises:
         ValueError: The encoder has no positions, the data no masks, or there are fewer than 2 clips.
     """
     encoder: Any = model.encoder
     check.choice(("audio-visual",), encoder=encoder.kind)
-    assert opened.test is not None
-    train, test = (
-        encoder.evaluation_view(data).to(model.device) for data in (opened.calibration, opened.test)
-    )
+    train, test = parts.views(encoder, model.device)
     masks = getattr(test, "masks", None)
     if masks is None:
         raise UserError(f"data must have masks, such as chiming_shapes:distractor, got {test.name} without")
@@ -91,7 +88,7 @@ def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
     maps = _maps(model, train, test, masks)
     margin = round(min(masks.shape[1:]) / MARGIN)
     measurements = [
-        _measurement(unit, name, pointed(fit, masks, by), test)
+        _measurement(unit, name, pointing(fit, masks, by), test)
         for unit, by in {POINTING: 0, NEARBY: margin}.items()
         for name, fit in maps.items()
     ]
@@ -99,7 +96,7 @@ def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
     if len(both):
         del maps["centre of the picture"]  # it often lies in neither
         measurements += [
-            _measurement(CHOOSING, name, chosen(fit[both], masks[both]), test.subset(both))
+            _measurement(CHOOSING, name, preference(fit[both], masks[both]), test.subset(both))
             for name, fit in maps.items()
         ]
     return measurements
@@ -133,7 +130,7 @@ def cosines(positions: Tensor, sounds: Tensor) -> Tensor:
     return einsum(positions, sounds, "samples dim rows columns, samples dim -> samples rows columns")
 
 
-def _enlarged(maps: Tensor, masks: Tensor) -> Tensor:
+def _enlarge(maps: Tensor, masks: Tensor) -> Tensor:
     """Maps at the size of the masks, linearly between positions."""
     for axis in (1, 2):
         size, target = maps.shape[axis], masks.shape[axis]

@@ -19,7 +19,7 @@ from unlabeled.evaluation.byte_model import ByteModel, gzip_nats
 from unlabeled.evaluation.intervals import leave_one_out
 from unlabeled.evaluation.measurement import Measurement
 from unlabeled.evaluation.model import EvaluatedModel
-from unlabeled.evaluation.sources import Opened, Source
+from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.evaluation.task import Task
 from unlabeled.methods.gpt import GPT
 
@@ -69,7 +69,7 @@ class Documents(NamedTuple):
     detail: str
 
 
-def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
+def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
     """Perplexity and bits per byte of ours and of a random twin, beside counting and packing.
 
     Raises:
@@ -79,20 +79,20 @@ def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
     if getattr(encoder, "family", None) != "gpt":
         name = encoder.config.get("name", type(encoder).__name__)
         raise UserError(f"perplexity needs an encoder that never looks ahead, such as gpt-mini, got {name}")
-    train: Any = opened.train
-    test: Any = opened.test
+    train: Any = parts.train
+    test: Any = parts.test
     blocks = encoder.blocks(test)
     texts = [text.encode() for text in test.whole()]
     documents = _documents(encoder, test, blocks, texts)
-    if opened.source.is_divided():
+    if parts.source.is_divided():
         warning = f"a part of {test.name} cut off: no unseen texts for what was trained on all of it"
         documents = documents._replace(detail=f"{documents.detail}, {warning}")
         warnings.warn(f"perplexity is on {warning}", stacklevel=2)
-    ours, twin = (
-        surprise(GPT(network), blocks, documents.numbers, model.device)
-        for network in (encoder, model.untrained())
-    )
-    networks = {"unlabeled": ours, "random": twin}
+    twin: Any = model.untrained()
+    networks = {
+        features: surprise(GPT(network), blocks, documents.numbers, model.device)
+        for features, network in {"unlabeled": encoder, "random": twin}.items()
+    }
     counts, rows = ByteModel([text.encode() for text in train.whole()]), _firsts(test)
     packed = {
         "gzip -9": gzip_nats(texts),
@@ -178,7 +178,7 @@ def _by_document(values: Tensor, documents: Tensor, numbers: Tensor) -> Tensor:
     return sums.index_add_(0, torch.searchsorted(numbers, documents.cpu()), values.double())
 
 
-def _open(source: Source) -> Opened:
+def _open(source: Source) -> Parts:
     return source.of_kind("text").open()
 
 

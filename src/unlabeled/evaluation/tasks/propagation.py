@@ -23,7 +23,7 @@ from unlabeled.data.video.films import VOID, Film, films, listed
 from unlabeled.evaluation import tracking
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel
-from unlabeled.evaluation.sources import Opened, Source
+from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.evaluation.task import Task
 from unlabeled.evaluation.tracking import Settings
 from unlabeled.evaluation.twins import calibrate_
@@ -128,12 +128,12 @@ def statistics(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return inner.mean(1), (inner > 0.5).float().mean(1), first.mean(1) - last.mean(1)
 
 
-def measure(model: EvaluatedModel, opened: Opened, settings: Settings | None = None) -> list[Measurement]:
+def measure(model: EvaluatedModel, parts: Parts, settings: Settings | None = None) -> list[Measurement]:
     """Track the objects of all videos by our features and by those of the controls.
 
     Args:
         model: Its encoder reads images, or videos frame by frame.
-        opened: Its source is what `films` takes.
+        parts: Its source is what `films` takes.
         settings: How labels are carried; None for the defaults.
 
     Returns:
@@ -142,7 +142,7 @@ def measure(model: EvaluatedModel, opened: Opened, settings: Settings | None = N
     Raises:
         ValueError: The encoder has no maps of single frames, or the data has no masks.
     """
-    settings, source = settings or Settings(), opened.source.data
+    settings, source = settings or Settings(), parts.source.data
     encoder, twin = tracking.frame(model.encoder), tracking.frame(model.untrained())
     layer, rows, _ = survey(encoder, getattr(model.method, "layer", None))
     pixels = tracking.of_pixels(encoder, max(1, round(encoder.image_size / rows)))
@@ -231,9 +231,9 @@ def _calibrate_(twin: "ImageEncoder", film: Film) -> None:
     calibrate_(twin, from_images(film.frames[:STILLS].cpu()).to(film.frames.device))
 
 
-def _open(source: Source) -> Opened:
+def _open(source: Source) -> Parts:
     """Videos, or their frames for a run of images; no test part where the run was trained on something else."""
-    return Opened(source, None, _with_masks(source))
+    return Parts(source, None, _with_masks(source))
 
 
 def _with_masks(source: Source) -> "Data | None":

@@ -20,7 +20,7 @@ from unlabeled import check
 from unlabeled.data import Data
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel
-from unlabeled.evaluation.sources import Opened, Source
+from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.evaluation.task import Task
 
 __all__ = ["DEPTH", "RANKS", "TASK", "hits", "measure", "ndcg", "ranking"]
@@ -82,22 +82,19 @@ def ndcg(relevant: Tensor, k: int = DEPTH) -> Tensor:
     return (gains[:, :k] @ discounts) / (best[:, :k] @ discounts)
 
 
-def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
+def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
     """Rank the test data, from pictures and from sounds.
 
     Args:
         model: What is measured; its seed orders what is equally similar.
-        opened: Audio-visual data; classes are used where they are known.
+        parts: Audio-visual data; classes are used where they are known.
 
     Raises:
         ValueError: The encoder has no common space, or there are fewer than 2 clips.
     """
     encoder: Any = model.encoder
     check.choice(("audio-visual",), encoder=encoder.kind)
-    assert opened.test is not None
-    train, test = (
-        encoder.evaluation_view(data).to(model.device) for data in (opened.calibration, opened.test)
-    )
+    train, test = parts.views(encoder, model.device)
     check.at_least(2, clips=len(test))
     ours, twin = (read(network, test) for network in (encoder, model.untrained(train)))
     labels = None if test.labels is None else test.labels.to(ours[0].device)

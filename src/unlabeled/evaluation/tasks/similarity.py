@@ -16,7 +16,7 @@ from unlabeled.check import UserError
 from unlabeled.evaluation.intervals import leave_one_out
 from unlabeled.evaluation.measurement import Measurement
 from unlabeled.evaluation.model import EvaluatedModel
-from unlabeled.evaluation.sources import Opened
+from unlabeled.evaluation.sources import Parts
 from unlabeled.evaluation.task import Task
 from unlabeled.evaluation.word_lists import Pair, numbers_of, open_list, read_pairs
 
@@ -37,17 +37,17 @@ def spearman(first: Tensor, second: Tensor) -> float:
     return float((first * second).sum() / (first.square().sum() * second.square().sum()).sqrt())
 
 
-def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
+def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
     """Rank correlation of ours and of two controls.
 
     Args:
         model: Its encoder has `vectors` and `numbers` of words.
-        opened: A file for `read_pairs`.
+        parts: A file for `read_pairs`.
 
     Raises:
         ValueError: The encoder has no vectors of words, or fewer than three pairs have them.
     """
-    numbers, pairs = numbers_of(model), read_pairs(opened.source.data)
+    numbers, pairs = numbers_of(model), read_pairs(parts.source.data)
     known = [pair for pair in pairs if pair[0] in numbers and pair[1] in numbers]
     if len(known) < 3:
         raise UserError(f"data must have at least 3 pairs of known words, got {len(known)} of {len(pairs)}")

@@ -15,11 +15,11 @@ from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel
-from unlabeled.evaluation.sources import Opened, Source
+from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.evaluation.task import Task
 from unlabeled.method import Batch
 
-__all__ = ["TASK", "ZonePredictor", "measure", "retrieved"]
+__all__ = ["TASK", "ZonePredictor", "measure", "top_one"]
 
 DRAWS = 3
 """Stretches of every walk that are tried."""
@@ -43,7 +43,7 @@ class ZonePredictor(Protocol):
         ...
 
 
-def retrieved(predictions: Tensor, targets: Tensor) -> Tensor:
+def top_one(predictions: Tensor, targets: Tensor) -> Tensor:
     """Which zones are nearest to their own prediction.
 
     Args:
@@ -58,12 +58,12 @@ def retrieved(predictions: Tensor, targets: Tensor) -> Tensor:
     return best.diagonal().float() / best.sum(1)
 
 
-def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
+def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
     """Zone retrieval on the test walks: ours, without poses, with random weights, and chance.
 
     Args:
         model: What is measured; its method must be a `ZonePredictor`, its seed draws the zones.
-        opened: Walks.
+        parts: Walks.
 
     Returns:
         Fraction of the zones that are found, one number for each masked zone; walks are the independent units.
@@ -75,56 +75,26 @@ def measure(model: EvaluatedModel, opened: Opened) -> list[Measurement]:
     if not isinstance(model.method, ZonePredictor):
         name = "an encoder alone" if method is None else type(method).__name__
         raise UserError(f"method must be trajectory_unmasking for zones, got {name}")
-    test = opened.test
-    assert test is not None
-    if test.kind != "trajectory":
-        raise UserError(f"data must be of kind trajectory for zones, got {test.kind}")
-    twin: Any = model.untrained_method(opened.calibration.to(model.device))
+    test = parts.require_test("trajectory", "zones")
+    twin: Any = model.untrained_method(parts.calibration.to(model.device))
     batches = _batches(method.training_view(test).to(model.device), method, model.seed)
-    measurements = []
-    for features, network, posed in (
-        ("unlabeled", method, True),
-        ("poses set to zero", method, False),
-        ("random", twin, True),
-    ):
-        network = network.to(model.device).eval()
-        values = [
-            _hits(network, batch if posed else _without_poses(batch), masked) for batch, masked in batches
-        ]
-        measurements.append(_measurement(features, torch.cat(values).cpu(), batches, test))
-    pool = _pool(batches)
-    chance = torch.full_like(measurements[0].values[0], 1 / pool)
-    return [*measurements, _measurement("guessing", chance, batches, test, f"1 of {pool}")]
-
-
-def _measurement(
-    features: str,
-    values: Tensor,
-    batches: list[tuple[Batch, Tensor]],
-    test: Data,
-    detail: str = "",
-) -> Measurement:
-    return Measurement(
-        "zones", features, values[None], detail=detail or f"top 1 of {_pool(batches)} zones", unit="zones found",
-        groups=torch.cat([_walks(batch, masked, test.groups) for batch, masked in batches]),
-        counted="walks" if test.groups is None else group_unit(test), bounds=(0.0, 1.0),
-    )  # fmt: skip
-
-
-def _pool(batches: list[tuple[Batch, Tensor]]) -> int:
-    """Zones that are compared at once."""
-    masked = batches[-1][1]
-    return masked.shape[0] * masked.shape[2]
-
-
-def _without_poses(batch: Batch) -> Batch:
-    return batch | {"pose": torch.zeros_like(batch["pose"])}
-
-
-def _walks(batch: Batch, masked: Tensor, groups: Tensor | None) -> Tensor:
-    """Walk of each zone in the order of `_hits`, or the group of that walk, int64, shape (zones,)."""
-    walks = batch["index"].cpu() if groups is None else groups[batch["index"].cpu()]
-    return walks.repeat_interleave(masked.shape[2]).repeat(masked.shape[1])
+    blind = [(batch | {"pose": torch.zeros_like(batch["pose"])}, masked) for batch, masked in batches]
+    hits = {
+        "unlabeled": _hits(method.to(model.device).eval(), batches),
+        "poses set to zero": _hits(method, blind),
+        "random": _hits(twin.to(model.device).eval(), batches),
+    }
+    pool = batches[-1][1].shape[0] * batches[-1][1].shape[2]
+    details = dict.fromkeys(hits, f"top 1 of {pool} zones") | {"guessing": f"1 of {pool}"}
+    hits["guessing"] = torch.full_like(hits["unlabeled"], 1 / pool)
+    groups = _walks(batches, test.groups)
+    return [
+        Measurement(
+            "zones", features, values[None], detail=details[features], unit="zones found", groups=groups,
+            counted="walks" if test.groups is None else group_unit(test), bounds=(0.0, 1.0),
+        )
+        for features, values in hits.items()
+    ]  # fmt: skip
 
 
 def _batches(walks: Data, method: ZonePredictor, seed: int) -> list[tuple[Batch, Tensor]]:
@@ -141,14 +111,25 @@ def _batches(walks: Data, method: ZonePredictor, seed: int) -> list[tuple[Batch,
 
 
 @torch.no_grad()
-def _hits(method: ZonePredictor, batch: Batch, masked: Tensor) -> Tensor:
-    """Which of the masked zones are found, group by group, float, shape (zones,)."""
-    predictions, targets = method.predict(batch, masked)
-    groups = zip(predictions.unbind(1), targets.unbind(1))
-    return torch.cat([retrieved(p.flatten(0, 1), t.flatten(0, 1)) for p, t in groups])
+def _hits(method: ZonePredictor, batches: list[tuple[Batch, Tensor]]) -> Tensor:
+    """Which of the masked zones are found, batch by batch and group by group, float, shape (zones,)."""
+    hits = []
+    for batch, masked in batches:
+        groups = zip(*(vectors.unbind(1) for vectors in method.predict(batch, masked)))
+        hits += [top_one(p.flatten(0, 1), t.flatten(0, 1)) for p, t in groups]
+    return torch.cat(hits).cpu()
 
 
-def _open(source: Source) -> Opened:
+def _walks(batches: list[tuple[Batch, Tensor]], groups: Tensor | None) -> Tensor:
+    """Walk of each zone in the order of `_hits`, or the group of that walk, int64, shape (zones,)."""
+    walks = [
+        batch["index"].cpu().repeat_interleave(masked.shape[2]).repeat(masked.shape[1])
+        for batch, masked in batches
+    ]
+    return torch.cat(walks) if groups is None else groups[torch.cat(walks)]
+
+
+def _open(source: Source) -> Parts:
     return source.of_kind("trajectory").open(whole=True)
 
 
