@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 import unlabeled
-from methods import parser, recipe
+from methods import names, parser, recipe
 from unlabeled.data import Data, open_splits
 from unlabeled.evaluation import evaluate
 
@@ -29,7 +29,9 @@ BUDGET = "On 8,000 images of CIFAR-10, three to five minutes of one core each (j
 
 def settings(name: str, variant: str) -> dict[str, Any]:
     """What differs from the plain defaults."""
-    return {key: value for key, value in recipe(name).items() if variant != "defaults" and key != "epochs"}
+    if variant == "defaults":
+        return {}
+    return {key: value for key, value in recipe(name).items() if key != "epochs"}
 
 
 def train(name: str, variant: str, images: Data, out: Path) -> None:
@@ -110,6 +112,7 @@ def table(out: Path) -> tuple[str, dict[str, Any]]:
 
 def main() -> None:
     words = parser(__doc__ or "", "image", out=Path("runs/benchmark"))
+    words.set_defaults(methods=",".join(name for name in names("image") if "epochs" in recipe(name)))
     words.add_argument("data")
     words.add_argument("--train-only", action="store_true", help="judge nothing yet")
     words.add_argument("--table", action="store_true", help="print the table of the runs that are there")

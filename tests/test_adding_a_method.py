@@ -113,4 +113,5 @@ def test_selftest_docs_and_benchmarks_have_a_new_file(copy: Path) -> None:
     assert found["options"] == [["hidden_dim", 64, "at least 1"], ["crop", 0.3, "above 0 and at most 1"]]
     assert found["selftest"] == ["mean_color trains"] and found["set"] == "photos" and found["trains"][1]
     assert "## MeanColor (`mean_color`)" in found["page"] and "Width of the hidden layer." in found["page"]
-    assert "| images | the above, `mean_color` |" in found["readme"] and found["benchmark"]
+    images = next(line for line in found["readme"].splitlines() if line.startswith("| images |"))
+    assert "`mean_color`" in images and found["benchmark"]

@@ -7,8 +7,8 @@ from unlabeled import methods, selftest
 
 @pytest.mark.parametrize("name", [n for n in methods.names() if methods.describe(n).kind == "image"])
 def test_every_method_of_images_trains_on_its_built_in_set(name: str) -> None:
-    found, right = selftest._trains(name)
-    assert right, found
+    result, right = selftest._trains(name)
+    assert right, result
 
 
 @pytest.mark.parametrize("name", methods.names())

@@ -141,7 +141,7 @@ def _pretrain_command(name: str) -> Callable[..., None]:
         inspect.Parameter("data", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=source),
         *(_option(one.name, one.type, one.default, one.help, group) for one in method.options),
         *(_option(one.name, one.type, one.default, SETTINGS[one.name], RUN) for one in fields(Settings)),
-        *(_option(key, *about, OUTPUT) for key, about in rest.items()),
+        *(_option(key, type_, default, help_, OUTPUT) for key, (type_, default, help_) in rest.items()),
     ]
 
     def command(data: str | None = None, **values: Any) -> None:
@@ -233,12 +233,13 @@ def selftest() -> None:
 
     print(f"{'':8}{'seconds':>8}  check")
     checks = run_checks(
-        lambda done: print(
-            f"{'ok' if done.right else 'FAILED':8}{done.seconds:8.1f}  {done.name}: {done.found}", flush=True
+        lambda one: print(
+            f"{'ok' if one.right else 'FAILED':8}{one.seconds:8.1f}  {one.name}: {one.result}",
+            flush=True,
         )
     )
-    failed = [done for done in checks if not done.right]
-    seconds = sum(done.seconds for done in checks)
+    failed = [one for one in checks if not one.right]
+    seconds = sum(one.seconds for one in checks)
     print(f"{len(checks) - len(failed)} of {len(checks)} checks passed, {seconds:.0f} s")
     if failed:
         sys.exit(1)

@@ -57,7 +57,7 @@ class Method(nn.Module, Generic[EncoderT]):
     encoder_needs: ClassVar[EncoderNeeds | None] = None
     """What the encoder must be able to do beyond its kind."""
     defaults: ClassVar[dict[str, Any]] = {}
-    """Run settings that suit it where the user says nothing, such as the encoder's name."""
+    """Run settings that suit it where the user sets nothing, such as the encoder's name."""
     view_defaults: ClassVar[ViewOptions] = ViewOptions()
     """The view options that it has, with their defaults."""
     recipe: ClassVar[dict[str, Any]] = {}
@@ -71,13 +71,13 @@ class Method(nn.Module, Generic[EncoderT]):
     """Whether the loss compares the samples of a batch, so that smaller batches make another task."""
     learning_rates: ClassVar[dict[str, float]] = {}
     """Factors on the learning rate, by the first part of a parameter's name. Each such part is a player of its own,
-    whose gradient is clipped by itself."""
+    whose gradient is clipped separately."""
     held_out: ClassVar[Literal["undefined", "warn", "stop"]] = "warn"
-    """What the loss on samples that are held out of the training can say. "undefined": nothing, as the task is made of
-    the training samples. "warn": where it rises the run says so. "stop": it measures what was learned, so that its
-    rise also ends a training whose length was chosen for the user."""
+    """Meaning of the loss on held-out samples. "undefined": none, as the task is made of the training samples. "warn":
+    a warning is given when it rises. "stop": it measures what was learned, so that its rise also ends a training whose
+    length was chosen for the user."""
     most_epochs: ClassVar[int] = 800
-    """Passes over the data, where their number is chosen, after which small data is known by heart."""
+    """Most passes over the data that are chosen for the user; after more, small data is memorised."""
 
     encoder: EncoderT
     """The network whose features are kept."""

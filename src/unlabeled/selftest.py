@@ -26,10 +26,10 @@ JOIN_SECONDS = 120
 
 
 class Check(NamedTuple):
-    """What was checked, what was found, and whether that is right."""
+    """What was checked, the result in words, and whether that is right."""
 
     name: str
-    found: str
+    result: str
     right: bool
     seconds: float
 
@@ -43,16 +43,16 @@ def selftest(tell: Callable[[Check], None] = lambda check: None) -> list[Check]:
     Returns:
         The checks; one that raised an error is not right and says which.
     """
-    done = []
+    checks = []
     for name, run in _checks():
         began = time.perf_counter()
         try:
-            found, right = run()
+            result, right = run()
         except Exception as error:
-            found, right = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}", False
-        done.append(Check(name, found, right, time.perf_counter() - began))
-        tell(done[-1])
-    return done
+            result, right = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}", False
+        checks.append(Check(name, result, right, time.perf_counter() - began))
+        tell(checks[-1])
+    return checks
 
 
 def _checks() -> Iterator[tuple[str, Callable[[], tuple[str, bool]]]]:
@@ -95,8 +95,8 @@ def _closed_forms() -> Iterator[tuple[str, Callable[[], float], float]]:
     )
 
 
-def _equal(found: float, expected: float) -> tuple[str, bool]:
-    return f"{found:.6f} (expected {expected:.6f})", math.isclose(found, expected, rel_tol=1e-5, abs_tol=1e-5)
+def _equal(value: float, expected: float) -> tuple[str, bool]:
+    return f"{value:.6f} (expected {expected:.6f})", math.isclose(value, expected, rel_tol=1e-5, abs_tol=1e-5)
 
 
 def example(name: str) -> str:
@@ -124,8 +124,8 @@ def _trains(name: str) -> tuple[str, bool]:
         losses = [entry["loss"] for entry in run.history]
         finite = all(map(math.isfinite, losses))
         loaded = Run(run.path).encoder.state_dict()
-        kept = all(torch.equal(value, loaded[key]) for key, value in run.encoder.state_dict().items())
-    return f"{STEPS} steps, loss {losses[-1]:.3f}, encoder saved and loaded", finite and kept
+        same = all(torch.equal(value, loaded[key]) for key, value in run.encoder.state_dict().items())
+    return f"{STEPS} steps, loss {losses[-1]:.3f}, encoder saved and loaded", finite and same
 
 
 def _resumes() -> tuple[str, bool]:

@@ -67,7 +67,7 @@ def test_every_bounce_loses_speed():
     ]
     assert len(peaks) > 2 and peaks == sorted(peaks)  # counted downward: each peak is lower
     first = 20 - peaks[0]
-    assert first == pytest.approx(10 * balls.KEPT**2, rel=0.1)
+    assert first == pytest.approx(10 * balls.RESTITUTION**2, rel=0.1)
     assert heights[-1] == pytest.approx(20, abs=0.05)
 
 

@@ -25,10 +25,10 @@ __all__ = [
     "as_uint8",
     "by_split",
     "channels_first",
-    "named",
     "read_npy",
     "read_npz",
     "read_splits",
+    "split_and_name",
 ]
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ def read_npz(
     return content, keys
 
 
-def named(key: str) -> tuple[str, str]:
+def split_and_name(key: str) -> tuple[str, str]:
     """Split and name of an array: `train` and `x` of X_train, `all` and `x` of x."""
     key = key.lower()
     first, _, rest = key.partition("_")
@@ -82,7 +82,7 @@ def by_split(content: Mapping[str, T]) -> dict[str, dict[str, T]]:
     """Arrays by split, `all` where their names tell none, and name."""
     parts: dict[str, dict[str, T]] = {}
     for key, array in content.items():
-        split, name = named(key)
+        split, name = split_and_name(key)
         parts.setdefault(split, {}).setdefault(name, array)
     return parts
 
@@ -102,7 +102,7 @@ def read_splits(
     """
     if path.suffix.lower() == ".npy":
         return {"all": {sample: read_npy(path)}}
-    content, keys = read_npz(path, lambda key: others is None or named(key)[1] in (sample, *others))
+    content, keys = read_npz(path, lambda key: others is None or split_and_name(key)[1] in (sample, *others))
     parts = by_split(content)
     of_every_split = {name: array for name, array in parts.get("all", {}).items() if name != sample}
     parts = {split: of_every_split | part for split, part in parts.items() if sample in part}

@@ -66,7 +66,10 @@ def samples_of(
     paths = [source.prefix + path for path in facts["paths"]]
     count = source.broken + sum(skip.reason != "hidden" for skip in broken)
     refuse_broken(source.name, broken or source.skipped, len(paths) + len(others), max_broken, count)
-    values, classes = source.stated(paths, facts.get("labels") or [None] * len(paths)), facts.get("classes")
+    values, classes = (
+        source.labels_of(paths, facts.get("labels") or [None] * len(paths)),
+        facts.get("classes"),
+    )
     values, notes = from_records(values, source.label, source.name)
     if source.archives and all(value is None for value in values):
         inside = source.inside(paths).values()

@@ -178,17 +178,17 @@ def by_folder(files: list[File]) -> tuple[dict[str, list[File]], list[File]]:
     """
     tops = {folder.partition(os.sep)[0] for folder in parents(files)}
     splits = {top: SPLITS.get(top.lower(), top) for top in tops if top}
-    spelled = {top: _SPLIT_IN_NAME.findall(top.lower()) for top in tops}
-    if all(map(len, spelled.values())) and separate([SPLITS[words[-1]] for words in spelled.values()]):
-        splits = {top: SPLITS[words[-1]] for top, words in spelled.items()}
+    words = {top: _SPLIT_IN_NAME.findall(top.lower()) for top in tops}
+    if all(map(len, words.values())) and separate([SPLITS[found[-1]] for found in words.values()]):
+        splits = {top: SPLITS[found[-1]] for top, found in words.items()}
     if not (separate(splits.values()) or ("" not in tops and {*splits.values()} <= {*SPLITS.values()})):
         return {"all": files}, []
-    named: dict[str, list[File]] = {}
+    parts: dict[str, list[File]] = {}
     beside: list[File] = []
     for file in files:
         top, below, _ = file.path.partition(os.sep)
-        (named.setdefault(splits[top], []) if below else beside).append(file)
-    return named, beside
+        (parts.setdefault(splits[top], []) if below else beside).append(file)
+    return parts, beside
 
 
 def by_name(files: list[File]) -> dict[str, list[File]]:
@@ -197,16 +197,16 @@ def by_name(files: list[File]) -> dict[str, list[File]]:
     Beside a training part and a test part all others are splits of their own names, without the numbers of
     shards. Without these two, one file that names no split puts all together.
     """
-    named: dict[str, list[File]] = {}
+    parts: dict[str, list[File]] = {}
     others: dict[str, list[File]] = {}
     for file in files:
-        if found := _SPLIT_IN_NAME.findall(file.path.lower()):
-            named.setdefault(SPLITS[found[-1]], []).append(file)
+        if words := _SPLIT_IN_NAME.findall(file.path.lower()):
+            parts.setdefault(SPLITS[words[-1]], []).append(file)
         else:
             folder, name = os.path.split(file.path)
             stem = name.split(".")[0]
             others.setdefault(without_shard(stem) or os.path.basename(folder) or stem, []).append(file)
-    return named | others if separate(named) or not others else {"all": files}
+    return parts | others if separate(parts) or not others else {"all": files}
 
 
 def without_shard(stem: str) -> str:

@@ -130,9 +130,9 @@ def _groups(data: Data, group: str, root: str) -> Tensor:
     if column is None and group in data.columns:
         return numbers_of(data.columns[group])
     if column is None:
-        known = ", ".join([ALONE, FOLDER, *data.factors, *data.columns])
+        choices = ", ".join([ALONE, FOLDER, *data.factors, *data.columns])
         raise UserError(
-            f"group must be one of {known}, or a regular expression for paths with one capture group such as "
+            f"group must be one of {choices}, or a regular expression for paths with one capture group such as "
             f"'(speaker\\d+)_', got {group}"
         )
     if column.ndim > 1 or (column.is_floating_point() and bool((column != column.round()).any())):
@@ -147,8 +147,8 @@ def _matched(paths: Sequence[str], group: str, unit: str) -> Tensor:
         raise UserError(f"group must be a regular expression, got {group}: {error}") from error
     if pattern.groups != 1:
         raise UserError(f"group must have one capture group, got {pattern.groups} in {group}")
-    found = [pattern.search(path) for path in paths]
-    keys = [match.group(1) if match else None for match in found]
+    matches = [pattern.search(path) for path in paths]
+    keys = [match.group(1) if match else None for match in matches]
     alone = keys.count(None)
     if alone == len(keys):
         raise UserError(f"group must match paths such as {paths[0] if paths else 'none'}, got {group}")

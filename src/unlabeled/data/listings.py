@@ -22,7 +22,7 @@ from unlabeled.data.image.decode import SUFFIXES
 from unlabeled.data.labels import NO_LABELS, NoColumn, label_column, recur
 from unlabeled.data.notes import note
 from unlabeled.data.samples import Skipped
-from unlabeled.data.tables import ENDINGS, json_lines, open_table, read_delimited
+from unlabeled.data.tables import ENDINGS, JsonLines, json_lines, open_table, read_delimited
 
 __all__ = ["LISTS", "TABLES", "Annotations", "annotate", "images_listed"]
 
@@ -159,11 +159,11 @@ def images_listed(table: Path, label: str | None) -> tuple[Path, list[str], list
         rows = _rows(table)
     except Exception as error:
         raise UserError(f"{table} must be a table or a list of paths: {check.reason(error)}") from error
-    rows, place, located = _matched(rows, partial(_file_at, table.parent))
+    rows, place, files = _matched(rows, partial(_file_at, table.parent))
     if place is None:  # paths of another machine
         names = _Names(file.path for file in walk(table.parent).files if file.ends(SUFFIXES))
         rows, place, paths = _matched(rows, partial(names.find, table=table.name))
-        located = [path and str(table.parent / path) for path in paths]
+        files = [path and str(table.parent / path) for path in paths]
         if place is None:
             first = check.one_line(str(next(chain(rows.columns, *rows.rows[:1]), "nothing")))
             below = f"{table.parent} or the working directory"
@@ -174,10 +174,10 @@ def images_listed(table: Path, label: str | None) -> tuple[Path, list[str], list
     cells = rows.column(place)
     missing = [
         Skipped(str(row if cell is None else cell), "No such file")
-        for row, cell, path in zip(rows.rows, cells, located)
+        for row, cell, path in zip(rows.rows, cells, files)
         if path is None
     ]
-    absolute = [path and os.path.abspath(path) for path in located]
+    absolute = [path and os.path.abspath(path) for path in files]
     top = Path(os.path.commonpath([os.path.dirname(path) for path in absolute if path]))
     paths = [path and os.path.relpath(path, top) for path in absolute]
     result, guesses = Annotations({}, {}, True, {}, []), dict[str, Any]()
@@ -270,8 +270,8 @@ def _rows(path: Path) -> _Rows:
     table = json_lines(text) if suffix in (".jsonl", ".ndjson") else read_delimited(text, heading=True)
     if table.broken:
         raise UserError(table.broken[0][1])
-    rows = [row for _, row in table.rows]
-    if suffix in (".jsonl", ".ndjson"):
+    rows: list[Any] = [row for _, row in table.rows]
+    if isinstance(table, JsonLines):
         return _of_json(rows)
     columns = table.heading or []
     if max(map(len, [columns, *rows])) > 1:
@@ -327,15 +327,15 @@ def _matched(rows: _Rows, find: Callable[[Any], str | None]) -> tuple[_Rows, int
     sample = rows.rows[:: max(1, len(rows.rows) // _SAMPLED)]
     for place, column in enumerate(rows.columns):
         cells = [row[place] for row in sample if place < len(row)]
-        named = _FILE_WORDS.search(column.lower()) is not None
+        says_file = _FILE_WORDS.search(column.lower()) is not None
         # Numbers may be anything: they are names only in a column that says so.
-        cells = cells if named else [cell for cell in cells if not str(cell).strip().isdigit()]
-        if label_column([column]) or not (named or any(map(find, cells))):
+        cells = cells if says_file else [cell for cell in cells if not str(cell).strip().isdigit()]
+        if label_column([column]) or not (says_file or any(map(find, cells))):
             continue
         paths = [find(cell) for cell in rows.column(place)]
         if (count := len(set(paths) - {None})) > best[0]:
             best = count, place, paths
-    return rows, *best[1:]
+    return rows, best[1], best[2]
 
 
 def _why_unmatched(rows: _Rows, names: _Names) -> str:

@@ -336,12 +336,12 @@ def _column(source: Openable, kind: str | None, options: OpenOptions, split: str
         raise UserError(
             f"group must be {ALONE}, {FOLDER}, an expression for paths with one part in brackets, or {column}"
         ) from error
-    known, labels = read.labels, data.labels
-    if known is None or read.paths != data.paths or (labels is not None and torch.equal(known, labels)):
+    groups, labels = read.labels, data.labels
+    if groups is None or read.paths != data.paths or (labels is not None and torch.equal(groups, labels)):
         raise UserError(
             f"group must be a column of {data.name} beside that of the labels, got {options.group}"
         )
-    return [number if number >= 0 else None for number in known.tolist()]
+    return [number if number >= 0 else None for number in groups.tolist()]
 
 
 def _not_found(name: str, path: Path) -> str:

@@ -60,7 +60,7 @@ class Source:
     label: str | None = None
     """Column of labels that is still to be found in what the items tell of themselves."""
 
-    def stated(self, paths: Sequence[str], values: list[Any]) -> list[Any]:
+    def labels_of(self, paths: Sequence[str], values: list[Any]) -> list[Any]:
         """Labels of samples: those that tables beside the files state, else the ones that the items had."""
         if self.labels is None:
             return values
@@ -231,15 +231,15 @@ def from_folders(
     folders = _folders(files, tables.splits if tables else {})
     start = os.path.join(root, "") if root != Path() else ""
     root, prefix = root / folders.above, start + folders.above
-    stated = {start + path: value for path, value in tables.labels.items()} if tables else {}
+    labels = {start + path: value for path, value in tables.labels.items()} if tables else {}
     skipped = skipped + [Skipped(prefix + file.path, folders.reason) for file in folders.beside]
     tabled = {
         split
         for split, part in folders.parts.items()
-        if stated
+        if labels
         and (
             (tables and tables.explicit)
-            or (not folders.classes[split] and any(prefix + file.path in stated for file in part))
+            or (not folders.classes[split] and any(prefix + file.path in labels for file in part))
         )
     }
     if tables:
@@ -255,11 +255,14 @@ def from_folders(
     def source(split: str, part: list[File]) -> Source:
         classes = None if split in tabled else folders.classes[split]
         fingerprint = ["folder", os.path.realpath(root), digest(part), classes]
-        labels = stated if split in tabled else None
         reason = "" if split in tabled else folders.why_no_classes(split)
         own = [Skipped(name, NO_LABELS + reason)] if reason else []
-        read = lambda: Reading(classes, len(part), items(part, classes))  # noqa: E731
-        return Source(name, read, fingerprint, prefix, skipped + own, broken, labels)
+
+        def read() -> Reading:
+            return Reading(classes, len(part), items(part, classes))
+
+        stated = labels if split in tabled else None
+        return Source(name, read, fingerprint, prefix, skipped + own, broken, stated)
 
     return {split: source(split, part) for split, part in folders.parts.items()}
 

@@ -24,6 +24,7 @@ from unlabeled.data.limits import refuse_unpacked
 __all__ = [
     "ENDINGS",
     "Delimited",
+    "JsonLines",
     "Table",
     "json_lines",
     "open_table",

@@ -215,9 +215,13 @@ def _tar_members(archive: Path) -> Iterator[_Member]:
             yield from members.lost_members()
             if not member.isdir():
                 reason = None if member.isfile() else "not a regular file"
-                read = lambda member=member: cast(IO[bytes], members.extractfile(member)).read()  # noqa: E731
-                yield _member(member.name, member.size, member.offset_data + member.size, reason, read)
+                end, read = member.offset_data + member.size, partial(_content, members, member)
+                yield _member(member.name, member.size, end, reason, read)
         yield from members.lost_members()
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    return cast(IO[bytes], archive.extractfile(member)).read()
 
 
 def _zip_members(archive: Path) -> Iterator[_Member]:

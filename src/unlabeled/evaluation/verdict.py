@@ -21,6 +21,7 @@ __all__ = [
     "Comparison",
     "Record",
     "amount",
+    "claims",
     "column",
     "comparisons",
     "counted",
@@ -28,6 +29,7 @@ __all__ = [
     "labels",
     "lead",
     "name",
+    "notes",
     "verdict",
 ]
 
@@ -180,18 +182,31 @@ def verdict(records: Sequence[Record]) -> str:
     Returns:
         Plain text: a line for each claim on each probe or task, then what must be known to read them.
     """
+    return "\n".join([*claims(records), *notes(records)])
+
+
+def claims(records: Sequence[Record]) -> list[str]:
+    """A line for each claim on each probe or task."""
     compared = comparisons(records)
     if not compared:
-        return "Nothing was compared with a control, so nothing can be said."
+        return ["Nothing was compared with a control, so nothing can be said."]
     lines = []
     for title in dict.fromkeys(map(_title, compared)):
         for outcome, claim in CLAIMS.items():
             if columns := [one for one in compared if _title(one) == title and one.outcome == outcome]:
                 lines.append(f"{title}: {OURS} {claim} {_columns(columns)}.")
+    return lines
+
+
+def notes(records: Sequence[Record]) -> list[str]:
+    """Lines on what must be known to read the claims: what is in brackets, which controls there were, few units."""
+    compared = comparisons(records)
+    if not compared:
+        return []
     points = "points of accuracy above the best control"
     if any(one.column[3] != "accuracy" for one in compared):
         points = "how much better than the best control, in points of accuracy or in the unit named"
-    return "\n".join([*lines, f"In brackets: {points}.", *_controls(compared), *_few(compared)])
+    return [f"In brackets: {points}.", *_controls(compared), *_few(compared)]
 
 
 def _finite(value: Any) -> bool:

@@ -42,7 +42,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Description:
-    """What a method file says of itself; the fields from `kind` on are the class variables of `Method`."""
+    """What a method file declares; the fields from `kind` on are class variables of `Method`."""
 
     name: str
     class_name: str

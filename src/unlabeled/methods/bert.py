@@ -7,12 +7,11 @@ Source: Devlin, Chang, Lee, Toutanova, "BERT: Pre-training of Deep Bidirectional
 Understanding", 2018, https://arxiv.org/abs/1810.04805
 Differs: pieces are masked anew each time a text is read; pairs are made within the batch, each random with probability
 one half, where the authors' code also counts every single-sentence chunk as random (58 % of pairs on Wikipedia). Small
-networks have no dropout; that of 0.1 is bert-base's alone. The optimizer is AdamW with an eps of 1e-8 and a cosine
-schedule, unclipped by default; the authors' has an eps of 1e-6, no bias correction, a linear decay and a clip at 1.
-Blocks have 128 tokens throughout.
-Shortcut: if a masked piece always appeared as [MASK], nothing would prepare for texts without masks, so a tenth stays
-as it is and a tenth becomes a random piece. A random second text comes from another document, starts with a sentence
-and is cut to the length of the true one, so that neither lengths nor ends identify it.
+networks have no dropout, bert-base has 0.1. Blocks have 128 tokens. The optimizer is AdamW with an eps of 1e-8, a
+cosine schedule and no clipping by default; the authors' has 1e-6, no bias correction, a linear decay and a clip at 1.
+Shortcut: if a masked piece always appeared as [MASK], nothing would prepare for texts without masks, so a tenth of them
+stays as it is and a tenth becomes a random piece. A random second text comes from another document, starts with a
+sentence, and is cut to the length of the true one, so that neither lengths nor ends identify it.
 """
 
 import math
@@ -23,7 +22,6 @@ from torch import Tensor
 
 from unlabeled.check import UserError
 from unlabeled.data import Data
-from unlabeled.data.text.data import Texts
 from unlabeled.data.text.tokens import Tokens
 from unlabeled.encoders.text import TextEncoder, TextInput
 from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
@@ -61,10 +59,9 @@ class BERT(Method[TextEncoder]):
         self.register_buffer("entropy", torch.tensor(math.log(self.encoder.vocabulary)))
 
     def chance(self, samples: int) -> float:
-        """Loss of a method that knows only the frequencies of the word pieces, and guesses pairs."""
-        return float(self.entropy) + (self.next is not None) * math.log(2)
+        return float(self.entropy) + (self.next is not None) * math.log(2)  # by frequency, and guessing pairs
 
-    def training_view(self, data: Texts) -> Data:
+    def training_view(self, data: Data) -> Data:
         return self.encoder.blocks(data, pairs=self.next is not None)
 
     def prepare(self, data: Tokens) -> None:
@@ -75,9 +72,7 @@ class BERT(Method[TextEncoder]):
 
     def forward(self, batch: Batch) -> Tensor:
         if self.training and self.next is not None and len(batch["tokens"]) < 2:
-            raise UserError(
-                "batch_size must be at least 2 for next_sentence, to pair texts of a batch, got 1"
-            )
+            raise UserError("batch_size must be at least 2 for next_sentence, to pair texts, got 1")
         x, masked, truth, label = self.task(batch)
         states = self.encoder.states(x)
         logits, truth = self.words(states[masked], self.encoder.embeddings.weight).float(), truth[masked]

@@ -4,8 +4,9 @@ Withheld: the other view. Predicted: the teacher's projection of it, from the st
 
 Source: Grill et al., "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning", 2020,
 https://arxiv.org/abs/2006.07733
-Differs: by default the heads are narrower (4096 and 256 in the paper) and the views are not blurred, for small images.
-Crops are resampled bilinearly, not bicubically. The optimizer is AdamW, not LARS.
+Differs: by default the heads are narrower (4096 and 256 in the paper) and the views are not blurred, for small images;
+the paper blurs the first always and the second with probability 0.1. Crops are resampled bilinearly, not bicubically.
+The optimizer is AdamW, not LARS.
 Shortcut: a constant output has loss 0. The predictor, which the teacher lacks, the moving average and the batch norms
 of the heads keep the training away from it; the loss cannot show a collapse, the spread of the projections does.
 """

@@ -84,13 +84,12 @@ class Jigsaw(Method[ImageEncoder]):
 
     def logits(self, tiles: Tensor) -> Tensor:
         """Logits of the permutations, shape (batch, permutations), of tiles (batch, tiles, channels, size, size)."""
-        count = tiles.shape[1]
         tiles = rearrange(tiles, "b n c h w -> (b n) c h w")
         if self.tile_size is not None:
             tiles = F.interpolate(tiles, self.tile_size, mode="bilinear", antialias=True)
         if self.normalize:  # after resizing, which takes more contrast from sharp tiles than from smooth ones
             tiles = patches.standardize(tiles, 0.5, 0.25)
-        return self.head(rearrange(self.encoder(tiles), "(b n) d -> b (n d)", n=count)).float()
+        return self.head(rearrange(self.encoder(tiles), "(b n) d -> b (n d)", n=self.grid**2)).float()
 
     def forward(self, batch: Batch) -> Tensor:
         images = torch.cat([self.views(batch) for _ in range(self.puzzles)])

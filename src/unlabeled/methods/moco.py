@@ -8,8 +8,8 @@ https://arxiv.org/abs/1911.05722; Chen, Fan, Girshick, He, "Improved Baselines w
 Learning", 2020, https://arxiv.org/abs/2003.04297
 Differs: the teacher moves after the optimizer step instead of before the next forward pass, which is equivalent; the
 symmetric loss is the mean of both directions, where the authors' CIFAR-10 notebook adds them; version 1 (linear,
-temperature 0.07) keeps the colour changes of version 2, where the paper's shift the hue more. The optimizer is AdamW
-with warm-up, without decay of norms and biases; the authors' SGD decays everything.
+temperature 0.07) keeps the colour changes of version 2, where the paper's shift the hue more; version 2 blurs half of
+the views. The optimizer is AdamW with warm-up, without decay of norms and biases; the authors' SGD decays everything.
 Shortcut: batch norm reveals which query and key were in one batch, so both pass in small groups, the keys in random
 ones that span all processes.
 """

@@ -6,8 +6,9 @@ Predicted: that assignment, from every other crop, large or small.
 Source: Caron, Misra, Mairal, Goyal, Bojanowski, Joulin, "Unsupervised Learning of Visual Features by
 Contrasting Cluster Assignments", 2020, https://arxiv.org/abs/2006.09882
 Differs: several processes share one queue, where the authors' code has one each, so that the assignments are those of
-one process. By default there are fewer prototypes and the crops are larger, for small images. Crops are resampled
-bilinearly. The optimizer is AdamW, not SGD under LARC with a rate that ends above 0.
+one process. By default there are fewer prototypes and the crops are larger, for small images, with half of the paper's
+jitter and no blur (0.5 in the paper). Crops are resampled bilinearly. The optimizer is AdamW, not SGD under LARC with a
+rate that ends above 0.
 Shortcut: one prototype for all images would be easy to predict, so the assignments are balanced over the batch.
 """
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from unlabeled.evaluation.verdict import counted, verdict
+from unlabeled.evaluation.verdict import claims, counted, notes
 from unlabeled.reporting.charts import finite
 from unlabeled.reporting.samples import SAMPLES, Samples, embed, pixels, raw
 from unlabeled.run import fingerprint
@@ -28,6 +28,8 @@ class Evaluation:
 
     def __init__(self, measured: dict[str, Any], state: str) -> None:
         self.measured, self.records = measured, measured["records"]
+        self.claims, self.notes = claims(self.records), " ".join(notes(self.records))
+        """The verdict, and what must be known to read it."""
         self.data = str(measured.get("data", ""))
         """What it was measured on; empty if unknown."""
         self.current = measured.get("encoder") in (None, state)
@@ -38,11 +40,6 @@ class Evaluation:
             self.caveats.append(
                 "The encoder has changed since it was evaluated, so these scores are not its own."
             )
-
-    @property
-    def claims(self) -> list[str]:
-        """The verdict, line by line."""
-        return verdict(self.records).splitlines()
 
     @property
     def setting(self) -> str:

@@ -83,7 +83,7 @@ def _refuse_without_script(settings: Settings) -> None:
     started = any(name in os.environ for name in ("LOCAL_RANK", "WORLD_SIZE", "SLURM_PROCID"))
     file = getattr(sys.modules["__main__"], "__file__", None)
     if not started and (hasattr(sys, "ps1") or file is None or not Path(file).is_file()):
-        raise UserError(
+        raise ValueError(  # only Python code gets here, and knows it by this name
             "devices and nodes must be 1 in a notebook, at a prompt and in python -c, which other processes cannot "
             f"run; write a script, or start one by torchrun --nproc-per-node {settings.devices} SCRIPT.py; got "
             f"{settings.devices} devices and {settings.nodes} nodes"

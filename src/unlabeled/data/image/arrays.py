@@ -23,7 +23,7 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.data.arrays import by_split, named, read_npy, read_npz
+from unlabeled.data.arrays import by_split, read_npy, read_npz, split_and_name
 from unlabeled.data.image.data import Images, from_images, with_channels
 from unlabeled.data.image.levels import Levels, Ranges, finite, kind_of, say, storable, to_uint8
 from unlabeled.data.labels import from_array as as_list
@@ -44,7 +44,7 @@ def find_file(
     """What opens the images of a .npy or .npz file, by split; "all" where there are no splits. As in `find_arrays`."""
     if path.suffix.lower() == ".npy":
         return {"all": partial(from_array, read_npy(path), None, str(path), channels, None, levels)}
-    content, keys = read_npz(path, lambda key: named(key)[1] in (*_IMAGES, *_LABELS, *_UNNAMED))
+    content, keys = read_npz(path, lambda key: split_and_name(key)[1] in (*_IMAGES, *_LABELS, *_UNNAMED))
     splits = find_arrays(content, str(path), channels, levels, len(keys))
     if not splits:
         listing = check.one_line(", ".join(keys)) or "nothing"

@@ -79,8 +79,8 @@ def _photos(split: str) -> tuple[Tensor, Tensor, list[str]]:
 
 def _photo(package: str, file: str) -> Tensor:
     """A photograph, uint8, shape (3, height, width), its shorter side at most 384 pixels."""
-    with as_file(files(package) / file) as path, Image.open(path) as opened:
-        image = opened.convert("RGB")
+    with as_file(files(package) / file) as path, Image.open(path) as picture:
+        image = picture.convert("RGB")
     scale = min(1, _SIDE / min(image.size))
     size = (round(scale * image.width), round(scale * image.height))
     pixels = np.array(image.resize(size, Image.Resampling.LANCZOS))

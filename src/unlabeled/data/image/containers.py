@@ -64,14 +64,14 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
     archives, files["image"] = files["archive"], images
     tables, reasons, failure = _open_tables(root, files["table"], label, bool(images or archives))
     counts = {
-        "table": sum(table.table.rows for _, table in tables),
+        "table": sum(table.table.rows or 0 for _, table in tables),
         "archive": len(archives),
         "image": len(images),
     }
     if archives and (tables or images):
         counts["archive"] = _count(root, archives, max(counts["table"], counts["image"]), reasons)
-    named = any(table.refers for _, table in tables)  # by a table, so that the files are its images
-    kind = "table" if named else _commonest(counts)
+    refers = any(table.refers for _, table in tables)  # to files, which are its images
+    kind = "table" if refers else _commonest(counts)
     if failure is not None and (kind == "table" or not counts[kind]):
         if path.is_file():  # it may be a list of paths
             with suppress(ValueError):
@@ -79,7 +79,7 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
         raise failure
     if not counts[kind]:
         raise UserError(_nothing(below, name, reasons))
-    if named:
+    if refers:
         counts["image"] = max(0, counts["image"] - counts["table"])
     if left := [f"{count} {_WORDS[other]}" for other, count in counts.items() if other != kind and count]:
         most = f"{counts[kind]} {_WORDS[kind]}"
@@ -96,7 +96,7 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
         broken += sum(file.suffix in _HELP and not file.ends(SUFFIXES) for file in below.files)
         return with_tables(below, name, images, label, why_not, broken)
     files["table"] = [file for file, _ in tables]
-    taken = {file.path for file in files[kind] + (images if named else [])}
+    taken = {file.path for file in files[kind] + (images if refers else [])}
     skipped = skipped_files(below, taken, why_not)
     if kind == "table":
         return _tables(root, name, tables, skipped, broken, digest(images))

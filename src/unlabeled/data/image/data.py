@@ -1,4 +1,4 @@
-"""Images in one flat block of memory, given out in batches."""
+"""Images in one flat block of memory, own out in batches."""
 
 from collections.abc import Iterator, Sequence
 from typing import Self, Unpack
@@ -150,13 +150,13 @@ def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
         pixels: uint8, shape (..., channels, height, width).
         channels: 1 or 3, or as many as there are.
     """
-    given = pixels.shape[-3]
-    if given == channels:
+    own = pixels.shape[-3]
+    if own == channels:
         return pixels
-    if (given, channels) == (1, 3):
+    if (own, channels) == (1, 3):
         return repeat(pixels, "... 1 height width -> ... channels height width", channels=3)
-    if (given, channels) != (3, 1):
-        raise UserError(f"channels must be {given}, as the images have, got {channels}")
+    if (own, channels) != (3, 1):
+        raise UserError(f"channels must be {own}, as the images have, got {channels}")
     grey = np.full(pixels[..., 0, :, :].shape, 2**15, np.uint32)
     for band, weight in enumerate((19595, 38470, 7471)):
         grey += pixels[..., band, :, :] * np.uint32(weight)

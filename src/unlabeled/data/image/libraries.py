@@ -91,13 +91,13 @@ def find_torchvision(address: str) -> dict[str, tuple[Any, Source]]:
         options = {"train": {"train": True}, "test": {"train": False}}
     elif "split" in parameters:
         options = {"train": {"split": "train"}, "test": {"split": "test"}, "validation": {"split": "val"}}
-    found, reason = {}, ""
+    sets, reason = {}, ""
     for split, option in options.items():
         try:
-            found[split] = kind(root, **option)
+            sets[split] = kind(root, **option)
         except Exception as error:  # each data set refuses a missing folder or split in its own way
             reason = reason or str(error)
-    if not found:
+    if not sets:
         raise UserError(f"torchvision:{name} must lie below {root}: {reason}")
     place = [os.path.realpath(root), walk(Path(root)).files]
     return {
@@ -105,7 +105,7 @@ def find_torchvision(address: str) -> dict[str, tuple[Any, Source]]:
             dataset,
             Source(name, partial(_reading, dataset, name), ["torchvision", name, split, place]),
         )
-        for split, dataset in found.items()
+        for split, dataset in sets.items()
     }
 
 

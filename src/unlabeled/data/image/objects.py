@@ -59,10 +59,10 @@ def find_object(source: Any, label: str | None, channels: int | None) -> Mapping
         return {"all": _sampled(frame, name, label, channels)}
     if frame is not None:
         return {"all": _framed(frame, name, label)}
-    is_list = isinstance(source, list | tuple) and len(source) > 0
-    if is_list and all(isinstance(entry, str | os.PathLike) for entry in source):
-        return _at_paths(source, name, label)
-    if not is_list and not _has_samples(source):
+    if isinstance(source, list | tuple) and source:
+        if all(isinstance(entry, str | os.PathLike) for entry in source):
+            return _at_paths(source, name, label)
+    elif not _has_samples(source):
         raise UserError(f"data must be {_ACCEPTED}, got {name}")
     return {"all": _sampled(source, name, label, channels)}
 
@@ -85,9 +85,9 @@ def _by_split(
     arrays_held = [value for value in source.values() if isinstance(value, np.ndarray | Tensor)]
     lists = [value for value in source.values() if isinstance(value, list | tuple)]
     only_arrays = bool(arrays_held) and len(arrays_held) + len(lists) == len(source)
-    if only_arrays and (found := arrays.find_arrays(source, name, channels)):
+    if only_arrays and (splits := arrays.find_arrays(source, name, channels)):
         refuse_column(label, name)
-        return {split: load() for split, load in found.items()}
+        return {split: load() for split, load in splits.items()}
     splits = {}
     for split, part in source.items():
         parts = find_object(part, label, channels)
@@ -175,8 +175,8 @@ def _sampled(source: Any, name: str, label: str | None, channels: int | None) ->
     if first is None:
         reason = next((sample.reason for _, sample in _samples(source)), "it is empty")
         raise UserError(f"no images in {name}: {reason}")
-    image, known = _image_and_label(first)
-    if not isinstance(known, Mapping):
+    image, target = _image_and_label(first)
+    if not isinstance(target, Mapping):
         refuse_column(label, name)
     if isinstance(image, np.ndarray | Tensor):
         return _stacked(source, name, label, channels)
@@ -185,9 +185,9 @@ def _sampled(source: Any, name: str, label: str | None, channels: int | None) ->
 
     def items() -> Iterator[Item]:
         for row, sample in _samples(source):
-            image, known = _image_and_label(sample)
+            image, target = _image_and_label(sample)
             content = sample.reason if isinstance(sample, Skipped) else _content(image)
-            yield Item(_path_of(source, row) or f"{name}[{row}]", raw(known), content)
+            yield Item(_path_of(source, row) or f"{name}[{row}]", raw(target), content)
 
     total = len(source) if hasattr(source, "__len__") else None
     return Source(name, lambda: Reading(_classes(source), total, items()), None, label=label)
@@ -196,8 +196,8 @@ def _sampled(source: Any, name: str, label: str | None, channels: int | None) ->
 def _path_of(source: Any, row: int) -> str | None:
     """Path of a sample, as data sets of torchvision list them."""
     samples = getattr(source, "samples", None)
-    listed = isinstance(samples, list) and row < len(samples) and isinstance(samples[row][0], str)
-    return samples[row][0] if isinstance(samples, list) and listed else None
+    is_listed = isinstance(samples, list) and row < len(samples) and isinstance(samples[row][0], str)
+    return samples[row][0] if isinstance(samples, list) and is_listed else None
 
 
 def _content(image: Any) -> Any:
@@ -218,20 +218,20 @@ def _stacked(source: Any, name: str, label: str | None, channels: int | None) ->
     """Images that are arrays: as one array where all have the same shape, else each brought to the commonest number."""
     images, labels, skipped = [], [], []
     for row, sample in _samples(source):
-        image, known = _image_and_label(sample)
+        image, target = _image_and_label(sample)
         if isinstance(sample, Skipped) or not isinstance(image, np.ndarray | Tensor):
             reason = sample.reason if isinstance(sample, Skipped) else f"a {type(image).__name__} is no array"
             skipped.append(Skipped(f"{name}[{row}]", reason))
             continue
         images.append(image)
-        labels.append(raw(known))
+        labels.append(raw(target))
     values, notes = from_records(labels, label, name)
     if len({(tuple(image.shape), str(image.dtype), isinstance(image, Tensor)) for image in images}) == 1:
         data = arrays.from_array(_stack(images, name), None, name, channels)
     else:
         data = _of_sizes([_stack([image], name) for image in images], name, channels)
-    known = None if all(value is None for value in values) else values
-    data = arrays.with_labels(data, known, name, _classes(source))
+    given = any(value is not None for value in values)
+    data = arrays.with_labels(data, values if given else None, name, _classes(source))
     data.skipped += skipped + [Skipped(name, NO_LABELS + text) for text in notes]
     return data
 

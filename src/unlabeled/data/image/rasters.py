@@ -108,8 +108,9 @@ def tiff(file: BinaryIO, all_pages: bool) -> list[Raster]:
     import tifffile
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it refuses is said file by file
-    with tifffile.TiffFile(file) as opened:
-        whole = [page for page in opened.pages if not (page.is_reduced or page.is_mask)]
+    with tifffile.TiffFile(file) as images:
+        pages: Any = images.pages
+        whole = [page for page in pages if not (page.is_reduced or page.is_mask)]
         if not whole:
             raise UserError("a TIFF without an image")
         unread = 0 if all_pages else len(whole) - 1
@@ -212,9 +213,9 @@ def _only(content: Mapping[str, Any]) -> Any:
     """The one entry, or the one that is called an image."""
     name = next((name for name in _NAMES if name in content), next(iter(content), ""))
     if len(content) != 1 and name not in _NAMES:
-        listed = check.one_line(", ".join(map(str, content))) or "nothing"
+        listing = check.one_line(", ".join(map(str, content))) or "nothing"
         expected = f"one array or {' or '.join(_NAMES)}"
-        raise UserError(f"a file of one image must hold {expected}, got {listed}; {_OF_MANY}")
+        raise UserError(f"a file of one image must hold {expected}, got {listing}; {_OF_MANY}")
     return content[name]
 
 

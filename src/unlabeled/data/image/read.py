@@ -53,14 +53,14 @@ def find(source: Any, options: OpenOptions) -> Mapping[str, Callable[[], Images]
         return {"all": partial(from_array, source, channels=options.channels, levels=parsed(options.levels))}
     if not isinstance(source, str | os.PathLike):
         objects = find_object(source, options.label, options.channels)
-        return {split: partial(_opened, found, options) for split, found in objects.items()}
+        return {split: partial(_opened, source, options) for split, source in objects.items()}
     name, path = os.fspath(source), Path(source).expanduser()
     if name.startswith("hub:"):
         return _splits(find_hub(name.removeprefix("hub:"), options.label), options)
     if name.startswith("torchvision:"):
         refuse_column(options.label, name)
-        found = find_torchvision(name.removeprefix("torchvision:"))
-        return {split: partial(_of_torchvision, name, *part, options) for split, part in found.items()}
+        sets = find_torchvision(name.removeprefix("torchvision:"))
+        return {split: partial(_of_torchvision, name, *part, options) for split, part in sets.items()}
     if path.suffix.lower() in (".npy", ".npz") and path.is_file():
         refuse_column(options.label, name)
         return find_file(path, options.channels, parsed(options.levels))

@@ -1,7 +1,6 @@
-"""Decoded images of a source, in the cache as they were decoded and once more as they are wanted.
+"""Decoded images of a source, in the cache as they were decoded and once more as they are used.
 
-What is stored first has the channels and bits of the files; where other channels or fewer bits are wanted, what comes
-of the conversion is a cache of its own.
+What is stored first has the channels and bits of the files; other channels or fewer bits are a cache of their own.
 """
 
 import math
@@ -43,19 +42,19 @@ def stored(source: Source, options: OpenOptions) -> Stored:
     about, channels = base.about, base.about["channels"]
     for text, count in about["notes"].items():
         note(f"{source.name}: {count} of {len(about['paths'])} images: {text}")
-    wanted = options.channels or channels
-    if not about["levels"] and wanted == channels:
+    target = options.channels or channels
+    if not about["levels"] and target == channels:
         return base
-    if wanted != channels and {wanted, channels} != {1, 3}:
-        raise UserError(f"channels of {source.name} must be {channels}, as its images have, got {wanted}")
+    if target != channels and {target, channels} != {1, 3}:
+        raise UserError(f"channels of {source.name} must be {channels}, as its images have, got {target}")
     levels = parsed(options.levels)
     levels = {numbers: levels.get(numbers) or own for numbers, own in about["levels"].items()}
     if bad := [bands for bands in levels.values() if len(bands) not in (1, channels)]:
         raise UserError(
             f"levels of {source.name} must be 1 or {channels} ranges, one a band, got {len(bad[0])}"
         )
-    key = ["converted", *key, wanted, levels]
-    converted = load_or_build(key, partial(_convert, base, wanted, levels), folder)
+    key = ["converted", *key, target, levels]
+    converted = load_or_build(key, partial(_convert, base, target, levels), folder)
     if levels:
         say(source.name, levels, converted.about["beyond"])
     return converted

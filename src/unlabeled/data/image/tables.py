@@ -101,14 +101,14 @@ def _label_of(
     if request is not None:
         return label_column(others, request, str(table.path), strict=strict), []
     simple = [column for column, kind in others.items() if kind in ("text", "number", "other")]
-    coded = [column for column in table.classes if column in simple]
+    enumerated = [column for column in table.classes if column in simple]
     lists = [column for column, kind in others.items() if kind in ("integers", "list")]
-    label = label_column(simple) or next(iter(coded), None) or label_column(lists)
+    label = label_column(simple) or next(iter(enumerated), None) or label_column(lists)
     remark = ""
     if label is None and others:
         remark = f"{NO_LABELS}its columns are {check.one_line(', '.join(others))}; choose one with label"
     elif rivals := [
-        column for column in simple if column != label and (label_column([column]) or column in coded)
+        column for column in simple if column != label and (label_column([column]) or column in enumerated)
     ]:
         remark = f"labels: of the column {label}; other candidates, chosen with label: {', '.join(rivals)}"
     return label, [Skipped(table.path.name, remark)] if remark else []
@@ -162,22 +162,22 @@ def _is_image(content: Path | bytes | str) -> bool:
     )
 
 
-def table_reading(named: Sequence[tuple[str, ImageTable]], root: Path) -> Reading:
+def table_reading(tables: Sequence[tuple[str, ImageTable]], root: Path) -> Reading:
     """Images of tables, each with what its rows are called where they have no name of their own.
 
     Numbers of classes are kept where all tables name them alike, and become names where they do not.
     """
-    names = {name: table.table.classes.get(table.label or "", []) for name, table in named}
+    names = {name: table.table.classes.get(table.label or "", []) for name, table in tables}
     alike = len({*map(tuple, names.values())}) == 1
     classes = next(iter(names.values())) or None if alike else None
 
     def items() -> Iterator[Item]:
-        for name, table in named:
+        for name, table in tables:
             own = [] if classes else names[name]
             for number, (path, label, content) in enumerate(table.rows(root)):
                 if own and isinstance(label, int):
                     label = own[label] if 0 <= label < len(own) else None
                 yield Item(path or f"{name}#{number}", raw(label), content)
 
-    totals = [table.table.rows for _, table in named]
-    return Reading(classes, None if None in totals else sum(totals), items())
+    totals = [table.table.rows for _, table in tables]
+    return Reading(classes, None if None in totals else sum(filter(None, totals)), items())

@@ -291,7 +291,7 @@ def _files(source: Source, rows: _Split) -> Texts:
     for path, label in paths:
         if (text := rows.text(Path(path), contents[path])) is not None:
             rows.add(text, path, label)
-    rows.labels = source.stated(rows.paths, rows.labels)
+    rows.labels = source.labels_of(rows.paths, rows.labels)
     return rows.data()
 
 
