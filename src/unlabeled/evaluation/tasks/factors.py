@@ -7,6 +7,7 @@ omitted from its probe, and so is a factor that is the same for all samples of w
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,58 +79,61 @@ def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
     ]
     measurements = []
     for name in names:
-        known, tested = _known(train.factors[name]), _known(test.factors[name])
-        if len(train.factors[name][known].unique()) >= 2 and tested.any():
+        known, tested = (Known.of(data, name) for data in (train, test))
+        if len(known.values.unique()) >= 2 and len(tested.values):
             measurements += [
-                _probe(name, representation, (train, known), (test, tested), model.seed)
-                for representation in representations
+                _probe(name, features, known, tested, model.seed) for features in representations
             ]
     if not measurements:
         raise UserError(f"factors of {train.name} must vary, got {', '.join(names)} the same for all samples")
     return measurements
 
 
-def _known(values: Tensor) -> Tensor:
-    """Samples of which a factor is known, bool, shape (samples,)."""
-    return values.isfinite() if values.is_floating_point() else values.long() >= 0
+class Known(NamedTuple):
+    """The samples of which a factor is known.
 
-
-def _probe(
-    name: str,
-    representation: Representation,
-    train: tuple[Data, Tensor],
-    test: tuple[Data, Tensor],
-    seed: int,
-) -> Measurement:
-    """How well a factor is read from features.
-
-    Args:
-        name: The factor.
-        representation: The features.
-        train: Training samples, and those of which the factor is known, bool, shape (samples,).
-        test: The same of the test samples.
-        seed: Seed of the split that chooses penalties, and of the bundles of units.
+    Attributes:
+        data: All samples.
+        rows: Which ones, bool, shape (samples,).
+        values: The factor, float or whole numbers, shape (samples of which it is known,).
     """
-    targets, answers = (data.factors[name][rows] for data, rows in (train, test))
-    features, tested = (representation.features(data).cpu()[rows] for data, rows in (train, test))
-    groups = None if test[0].groups is None else test[0].groups[test[1].cpu()]
-    if targets.is_floating_point():
-        predicted, answers = ridge(features, targets, tested), answers.double()
+
+    data: Data
+    rows: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, data: Data, name: str) -> "Known":
+        values = data.factors[name]
+        rows = values.isfinite() if values.is_floating_point() else values.long() >= 0
+        return cls(data, rows, values[rows])
+
+    def features(self, representation: Representation) -> Tensor:
+        """Float, shape (samples of which it is known, dim)."""
+        return representation.features(self.data).cpu()[self.rows]
+
+
+def _probe(name: str, representation: Representation, train: Known, test: Known, seed: int) -> Measurement:
+    """How well a factor is read from features; the seed is that of the penalty's choice and of bundles of units."""
+    features, tested, answers = train.features(representation), test.features(representation), test.values
+    groups = None if test.data.groups is None else test.data.groups[test.rows.cpu()]
+    if train.values.is_floating_point():
+        predicted, answers = ridge(features, train.values, tested), answers.double()
         value, left_out = leave_one_out(
             lambda rows: r_squared(predicted[rows], answers[rows]), len(answers), groups, seed=seed
         )
         values, unit, bounds, groups = torch.tensor([[value]]), f"{name} R²", (-math.inf, 1.0), None
     else:
         # Years or numbers of speakers may be large, and few.
-        classes, numbers = targets.unique(return_inverse=True)
-        mean, scale = representation.statistics(train[0])
+        classes, numbers = train.values.unique(return_inverse=True)
+        mean, scale = representation.statistics(train.data)
         statistics = mean.cpu(), scale.cpu()
         classifier = logistic.fit(features, numbers, len(classes), statistics=statistics, seed=seed)
         hits = classes[classifier(tested).argmax(1)] == answers
         values, left_out, unit, bounds = hits.float()[None], None, name, (0.0, 1.0)
     return Measurement(
         "factors", representation.name, values, detail=representation.detail, unit=unit, left_out=left_out,
-        samples=len(answers), groups=groups, counted=group_unit(test[0]), bounds=bounds,
+        samples=len(answers), groups=groups, counted=group_unit(test.data), bounds=bounds,
     )  # fmt: skip
 
 

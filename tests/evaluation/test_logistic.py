@@ -1,4 +1,4 @@
-"""The linear probe against scikit-learn, and what it may look at."""
+"""Logistic regression against scikit-learn, and what it may look at."""
 
 import time
 
