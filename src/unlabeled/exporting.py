@@ -291,18 +291,14 @@ def _move(path: Path, out: Path) -> None:
 
 
 class Format(NamedTuple):
-    """How another library reads encoders.
-
-    Args:
-        write: Writes an encoder to a path and returns the features that are read back from there for some inputs, and
-            a note as in `Exported`.
-        suffix: Ending of the file; empty for a folder.
-        kinds: Kinds of encoders that the format can carry; None for all.
-    """
+    """A format of another library."""
 
     write: Callable[[Any, Any, Path], tuple[Tensor, str]]
+    """Writes an encoder to a path; returns its features of some inputs as read back from there, and `Exported.note`."""
     suffix: str = ""
+    """Ending of the file; empty for a folder."""
     kinds: tuple[str, ...] | None = None
+    """Kinds of encoders that it can carry; None for all."""
 
 
 FORMATS = {

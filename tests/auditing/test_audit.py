@@ -187,6 +187,14 @@ def test_the_page_needs_nothing_from_outside_and_names_are_escaped(tmp_path: Pat
     assert 'id="disagreements"' in text and 'id="left_out"' not in text
 
 
+def test_the_page_names_the_json_of_what_it_omits_only_where_there_is_one(tmp_path: Path) -> None:
+    images = torch.randint(256, (30, 3, 16, 16), dtype=torch.uint8).repeat(2, 1, 1, 1)
+    found = audit(from_images(images, name="twice"), near=False)
+    assert "… and 6 more.</p>" in write_page(found, tmp_path / "page.html").read_text()
+    text = write_page(found, tmp_path / "page.html", json="folder/all.json").read_text()
+    assert "… and 6 more, all in all.json.</p>" in text
+
+
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser")
 def test_the_page_is_drawn_by_a_browser(pics: Path, tmp_path: Path) -> None:
     page = write_page(audit(pics), tmp_path / "page.html")

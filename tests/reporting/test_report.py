@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -305,6 +306,15 @@ def test_runs_side_by_side_are_named_by_what_differs(tmp_path: Path) -> None:
     assert data.samples_drawn == 5  # one sample for all runs, and a batch of pictures for each
 
 
+def test_a_run_that_is_the_only_one_of_its_method_bears_its_name(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name) for name in "abc"]
+    for run, method, amount in zip(runs, ("simclr", "denoising", "denoising"), (0.0, 0.1, 0.5), strict=True):
+        run.config |= {"method": method, "options": {"amount": amount}}
+    text = report(runs, data=FakeData()).read_text(encoding="utf-8")
+    for label in ("simclr", "denoising, amount 0.1", "denoising, amount 0.5"):
+        assert f"<figcaption>{label}</figcaption>" in text
+
+
 def test_state_of_the_model_and_of_torch_is_left_alone(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     run.method.train()
@@ -394,6 +404,21 @@ def test_scores_stand_beside_their_data_and_warn_when_they_are_not_this_encoders
     assert report(run, data=FakeData()).read_text(encoding="utf-8").count("has changed since") == 1
     given = Scores(run.measured["records"], {"encoder": "of another"})
     assert "has changed since" in report(run, data=FakeData(), scores=given).read_text(encoding="utf-8")
+
+
+def test_a_caveat_of_several_evaluations_is_stated_once(tmp_path: Path) -> None:
+    def measured(value: float, **about: Any) -> dict[str, Any]:
+        return {"records": [record("raw", 0.5), record("unlabeled", value)]} | about
+
+    evaluations = [
+        measured(0.9, data=name, note="3 are copies (a.png)") for name in ("blobs", "blobs", "digits")
+    ]
+    evaluations.append(measured(0.7, data="shapes"))
+    run = SimpleNamespace(**vars(make_run(tmp_path)), evaluations=evaluations)
+    text = report(run, data=FakeData()).read_text(encoding="utf-8")
+    assert text.count("a.png") == 1 and "On blobs and digits: Mind that 3 are copies (a.png)." in text
+    assert text.count("See the caveat at the top of the page.") == 3
+    assert text.count("In brackets: points of accuracy above the best control.") == 1
 
 
 def test_log_cut_off_in_its_last_line_is_read_up_to_there(tmp_path: Path) -> None:
@@ -502,6 +527,12 @@ def test_rows_of_a_fully_connected_layer_take_the_shape_of_the_image() -> None:
     assert torch.allclose(found[0].flatten(), 0.5 + weight[0] / weight[0].abs().max() / 2)
     encoder.image_size = 5  # type: ignore[assignment]
     assert pictures.filters(encoder) is None
+
+
+def test_names_on_a_map_do_not_cover_one_another() -> None:
+    svg = charts.scatter([(0.5, 0.5)] * 4, [0, 1, 2, 3], ["cat", "dog", "deer", "horse"])
+    heights = sorted(float(y) for y in re.findall(r'class="word" x="[\d.]+" y="([\d.]+)"', svg))
+    assert all(below - above >= 13 for above, below in pairwise(heights)) and len(heights) == 4
 
 
 def test_tile_keeps_the_pixels_and_leaves_gaps_clear() -> None:

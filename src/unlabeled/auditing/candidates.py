@@ -56,10 +56,10 @@ def features(planes: Tensor) -> tuple[Tensor, Tensor]:
         F.adaptive_avg_pool2d(right * down / slope, 4),
     ]
     even, odd = [], []
-    for place, values in enumerate(maps):
+    for index, values in enumerate(maps):
         left = values[..., : values.shape[-1] // 2]
         mirrored = values.flip(-1)[..., : values.shape[-1] // 2]
-        if place == len(maps) - 1:  # diagonal edges change their sign in a mirror
+        if index == len(maps) - 1:  # diagonal edges change their sign in a mirror
             mirrored = -mirrored
         even.append((left + mirrored).flatten(1) / 2)
         odd.append((left - mirrored).flatten(1) / 2)
@@ -120,15 +120,16 @@ def _descriptors(small: Tensor, generator: torch.Generator) -> tuple[Tensor, Ten
     sample = small[torch.randperm(len(small), generator=generator)[:_SAMPLE]]
     views = [sample, *(_simulate_copies(sample, generator) for _ in range(_VIEWS - 1))]
     even, odd = map(torch.stack, zip(*(in_blocks(features, view) for view in views), strict=True))
-    even = _fit_discriminants(even, _EVEN, even.mean((0, 1)))
-    odd = _fit_discriminants(odd, _ODD, torch.zeros(odd.shape[-1]))
+    describe_even = _fit_discriminants(even, _EVEN, even.mean((0, 1)))
+    describe_odd = _fit_discriminants(odd, _ODD, torch.zeros(odd.shape[-1]))
 
-    def described(planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        (first, bias), (second, more) = map(lambda half, values: half(values), (even, odd), features(planes))
-        return first, second, bias + more
+    def describe(planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        even, odd = features(planes)
+        (even, even_bias), (odd, odd_bias) = describe_even(even), describe_odd(odd)
+        return even, odd, even_bias + odd_bias
 
-    first, second, bias = in_blocks(described, small)
-    return first, second, bias
+    even, odd, bias = in_blocks(describe, small)
+    return even, odd, bias
 
 
 def most_likely(even: Tensor, odd: Tensor, bias: Tensor) -> Tensor:
@@ -148,8 +149,8 @@ def most_likely(even: Tensor, odd: Tensor, bias: Tensor) -> Tensor:
         ratio -= bias
         ratio.diagonal(start).fill_(-torch.inf)
         grouped = block.view(len(block), groups, _GROUP)
-        chosen = grouped.amax(2).topk(min(best, groups), 1).indices
-        members = grouped.gather(1, chosen[..., None].expand(-1, -1, _GROUP)).flatten(1)
-        place = members.topk(best, 1).indices
-        rows.append(chosen.gather(1, place // _GROUP) * _GROUP + place % _GROUP)
+        likely = grouped.amax(2).topk(min(best, groups), 1).indices
+        members = grouped.gather(1, likely[..., None].expand(-1, -1, _GROUP)).flatten(1)
+        member = members.topk(best, 1).indices
+        rows.append(likely.gather(1, member // _GROUP) * _GROUP + member % _GROUP)
     return torch.cat(rows)

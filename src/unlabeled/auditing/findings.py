@@ -201,8 +201,8 @@ class Audit:
         """Headings of the kinds of findings of which there are any, each with a line for every finding."""
 
         def sample(number: int) -> str:
-            found = self.sample(number)
-            return found.path if found.label is None else f"{found.path} ({found.label})"
+            path, label = self.sample(number).path, self.sample(number).label
+            return path if label is None else f"{path} ({label})"
 
         def pair(near: NearPair) -> str:
             mirrored = ", mirrored" if near.mirrored else ""

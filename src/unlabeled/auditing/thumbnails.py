@@ -83,8 +83,8 @@ def has_detail(small: Tensor) -> Tensor:
         inner = detail(reduce(planes[:, :1]))[..., 2:-2, 2:-2]  # a blur bends even slopes at the edges
         return (inner.square().mean((1, 2, 3)),)
 
-    (found,) = in_blocks(strength, small)
-    return found.sqrt() >= _LEAST_DETAIL
+    (energy,) = in_blocks(strength, small)
+    return energy.sqrt() >= _LEAST_DETAIL
 
 
 def planes(small: Tensor) -> Tensor:

@@ -54,8 +54,8 @@ def agreement(labels: Tensor, neighbors: Tensor) -> float:
     Returns:
         From 0 to 1; NaN where no pair of labels is known.
     """
-    known = (labels[:, None] >= 0) & (labels[neighbors] >= 0)
-    return (labels[neighbors] == labels[:, None])[known].double().mean().item()
+    comparable = (labels[:, None] >= 0) & (labels[neighbors] >= 0)
+    return (labels[neighbors] == labels[:, None])[comparable].double().mean().item()
 
 
 def flat(features: Tensor) -> tuple[Tensor, str] | None:

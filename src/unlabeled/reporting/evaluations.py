@@ -47,8 +47,8 @@ def caveats(entries: Sequence[Entry]) -> dict[str, str]:
         data = dict.fromkeys(evaluation.data for _, evaluation in with_it)
         labels = dict.fromkeys(entry.label for entry, _ in with_it)
         whole = len(with_it) == sum(evaluation.data in data for _, evaluation in judged)
-        where = f"On {' and '.join(data)}" if whole else "; ".join(labels)
-        result[caveat] = "" if len(with_it) == len(judged) else where
+        scope = f"On {' and '.join(data)}" if whole else "; ".join(labels)
+        result[caveat] = "" if len(with_it) == len(judged) else scope
     return result
 
 
@@ -57,8 +57,8 @@ def _notes(judged: Sequence[tuple[Entry, Evaluation]], runs: int, stated: set[st
     labels: dict[str, list[str]] = {}
     for entry, evaluation in judged:
         new = [caveat for caveat in evaluation.caveats if caveat not in stated]
-        known = ["See the caveat at the top of the page."] if len(new) < len(evaluation.caveats) else []
-        if note := " ".join(filter(None, [evaluation.setting, *new, *known])):
+        reference = ["See the caveat at the top of the page."] if len(new) < len(evaluation.caveats) else []
+        if note := " ".join(filter(None, [evaluation.setting, *new, *reference])):
             labels.setdefault(note, []).append(entry.label)
     if [len(names) for names in labels.values()] == [runs]:
         return list(labels)

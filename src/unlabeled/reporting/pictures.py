@@ -55,12 +55,12 @@ def image(picture: Tensor, description: str, style: str = "") -> Markup:
     return Markup(f'<img {attributes} src="data:image/png;base64,{data}">')
 
 
-def thumbnails(images: Tensor, shown: int, budget: int = 250_000, largest: int = 96) -> Tensor:
+def thumbnails(images: Tensor, count: int, budget: int = 250_000, largest: int = 96) -> Tensor:
     """Shrink images so that all of them together stay within a number of pixels; small ones stay as they are.
 
     Args:
         images: Float, shape (batch, channels, height, width), in 0..1.
-        shown: How many images of this size the page shows.
+        count: How many images of this size the page shows.
         budget: Pixels for all of them.
         largest: Longest side in pixels.
 
@@ -68,7 +68,7 @@ def thumbnails(images: Tensor, shown: int, budget: int = 250_000, largest: int =
         Float, shape (batch, channels, height', width'), longer side 24 to `largest` pixels where it was larger.
     """
     shortest, longest = sorted(images.shape[-2:])
-    limit = min(largest, max(24, math.isqrt(budget * longest // (max(shown, 1) * shortest))))
+    limit = min(largest, max(24, math.isqrt(budget * longest // (max(count, 1) * shortest))))
     if longest <= limit:
         return images
     height, width = (max(1, round(side * limit / longest)) for side in images.shape[-2:])

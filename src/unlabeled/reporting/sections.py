@@ -174,8 +174,8 @@ def _neighbours(group: Sequence[Entry], several: bool) -> Neighbours:
     rows = [
         (name, embedding.nearest(values, count)) for name, values in [*features, ("raw input", first.raw)]
     ]
-    shown = TEXT_QUERIES if as_text else max(3, ROWS // len(rows))
-    queries = embedding.queries(first.samples.labels, size, shown)
+    query_count = TEXT_QUERIES if as_text else max(3, ROWS // len(rows))
+    queries = embedding.queries(first.samples.labels, size, query_count)
     images = first.images
     if not as_text:
         images = pictures.thumbnails(images, len(queries) * len(rows) * (count + 1))

@@ -34,7 +34,7 @@ def tracks(entries: Sequence[Entry], device: str) -> list[tuple[str, list[Track]
     """Tracks in the first films by each run, with its label; none where masks are not known."""
     usable = [e for e in entries if hasattr(getattr(e.run.encoder, "frame", e.run.encoder), "maps")]
     by_run = [(entry.label, [_track(entry, film) for film in _films(entry, device)]) for entry in usable]
-    return [(label, found) for label, found in by_run if found]
+    return [(label, tracks) for label, tracks in by_run if tracks]
 
 
 def _films(entry: Entry, device: str) -> Iterator[Film]:
