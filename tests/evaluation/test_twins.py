@@ -1,4 +1,4 @@
-"""Random twins are what they say: every weight is drawn anew, the statistics of the input stay, norms have seen data."""
+"""Random twins are what they say: all weights are drawn anew, statistics of the input stay, norms have seen data."""
 
 import copy
 from typing import Any
