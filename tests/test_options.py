@@ -151,8 +151,7 @@ def test_what_is_read_from_the_source_is_what_the_class_has(name: str) -> None:
         assert getattr(described, variable) == getattr(method, variable), variable
     build = method.__init__.__kwdefaults__ or {}
     assert {o.name: o.default for o in described.options} == {**build, **method.view_defaults}
-    types = options.types(method)
-    assert types is not None
+    types = options.types(method)[0]
     for option in described.options:
         assert option.type == types[option.name]
 
@@ -174,3 +173,20 @@ def test_every_view_option_has_one_help_and_one_range() -> None:
     helps = methods.arguments(inspect.getdoc(ViewOptions) or "")
     assert helps.keys() == ViewOptions.__annotations__.keys()
     assert ViewOptions.__annotations__["flip"] == Fraction
+
+
+class Positional(Own):
+    def __init__(self, encoder: nn.Module, rate: Positive = 1.0, **others: Any) -> None:
+        super().__init__(encoder, rate=rate, **others)
+
+
+def test_options_are_checked_where_a_subclass_passes_them_on_and_where_they_are_positional() -> None:
+    encoder = encoders.build("conv4", image_size=8)
+    assert Positional(encoder, 2.0, size=3, crop=0.5).built_with == ((2.0,), {"size": 3, "crop": 0.5})
+    for arguments, keywords, message in [
+        ((-1.0,), {}, "rate must be above 0, got -1.0"),
+        ((), {"size": 0}, "size must be at least 1, got 0"),
+        ((), {"crop": 2.0}, "crop must be above 0 and at most 1, got 2.0"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            Positional(encoder, *arguments, **keywords)

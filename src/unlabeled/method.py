@@ -1,5 +1,6 @@
 """The contract between a method and the loop that trains it."""
 
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Self
 
@@ -87,7 +88,11 @@ class Method(nn.Module, Generic[EncoderT]):
     def __new__(cls, *args: Any, **keywords: Any) -> Self:
         method = super().__new__(cls)
         keywords.pop("encoder", None)
-        options.verify_all(cls, keywords)
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        names = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD][1:]
+        values = dict(zip(names, args)) | keywords
+        values.pop("encoder", None)
+        options.verify_all(cls, values)
         object.__setattr__(method, "built_with", (args[1:], keywords))
         return method
 
@@ -130,8 +135,14 @@ class Method(nn.Module, Generic[EncoderT]):
 
         Parts that follow the training, such as a teacher, start anew here; overrides call this one first.
         """
+        modules = set(self.modules())
         for part in self.modules():
             if isinstance(part, Follower):
+                if not modules.issuperset(part.students):
+                    raise UserError(
+                        f"networks of {type(self).__name__} must be those that it was built with, which its "
+                        f"{type(part).__name__.lower()} follows, got others; build the method anew"
+                    )
                 part.restart()
 
     def begin_epoch(self, data: Any) -> Tensor | None:

@@ -84,30 +84,40 @@ def verify_all(method: type[Any], values: Mapping[str, Any]) -> None:
     Raises:
         ValueError: A name is unknown, where the nearest one is suggested, or a value is refused.
     """
-    annotations = types(method)
-    if annotations is None:
-        return
+    annotations, takes_others = types(method)
     for name, value in values.items():
         if name not in annotations:
+            if takes_others:
+                continue
             near = difflib.get_close_matches(name, annotations, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(annotations)}"
             raise UserError(f"{method.__name__} has no option {name}; {hint}")
         verify(name, value, annotations[name])
 
 
-def types(method: type[Any]) -> dict[str, Any] | None:
-    """Annotations of a method's options by name, view options included; None where its constructor takes any name."""
+def types(method: type[Any]) -> tuple[dict[str, Any], bool]:
+    """Annotations of a method's options by name, view options included, and whether it may take other names.
+
+    A constructor with any other `**keywords` passes them on, so the options of the classes behind it count too.
+    """
     annotations: dict[str, Any] = {}
-    for name, parameter in inspect.signature(method.__init__).parameters.items():
-        if name in ("self", "encoder"):
+    takes_others = False
+    for class_ in method.__mro__:
+        if "__init__" not in vars(class_):
             continue
-        if parameter.kind is not parameter.VAR_KEYWORD:
-            annotations[name] = parameter.annotation
-        elif parameter.annotation == Unpack[ViewOptions]:
-            annotations |= {view: ViewOptions.__annotations__[view] for view in method.view_defaults}
-        else:
-            return None
-    return annotations
+        passes_on = False
+        for name, parameter in inspect.signature(class_.__init__).parameters.items():
+            if name in ("self", "encoder") or parameter.kind is parameter.VAR_POSITIONAL:
+                continue
+            if parameter.kind is not parameter.VAR_KEYWORD:
+                annotations.setdefault(name, parameter.annotation)
+            elif parameter.annotation == Unpack[ViewOptions]:
+                annotations |= {view: ViewOptions.__annotations__[view] for view in method.view_defaults}
+            else:
+                passes_on = takes_others = True
+        if not passes_on:
+            break
+    return annotations, takes_others
 
 
 def resolve(annotation: Any) -> tuple[Any, Range | None, bool]:

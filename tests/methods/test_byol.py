@@ -119,3 +119,11 @@ def test_training_step_in_bfloat16_is_finite_down_to_two_images(count: int) -> N
     value.backward()
     assert value.dtype == torch.float32 and 0 <= value.item() <= 8
     assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
+
+
+def test_a_teacher_refuses_to_follow_networks_that_are_no_longer_the_methods() -> None:
+    method = build()
+    method.prepare(None)
+    method.encoder = encoders.build("conv4", image_size=8)
+    with pytest.raises(ValueError, match="networks of BYOL must be those that it was built with"):
+        method.prepare(None)

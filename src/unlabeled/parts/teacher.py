@@ -14,6 +14,9 @@ __all__ = ["Follower", "Teacher", "cosine_momentum"]
 class Follower(nn.Module):
     """A part that keeps up with the training without help: `Method.prepare` and `Method.after_step` drive it."""
 
+    students: tuple[nn.Module, ...] = ()
+    """Networks of the method that it follows."""
+
     def restart(self) -> None:
         """Act before training."""
 

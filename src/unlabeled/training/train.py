@@ -119,7 +119,9 @@ def _train(
     folder = claim.path
     train, held_out, note = holdout.divide(dataset, plan.settings.holdout, plan.settings.seed)
     if plan.resume:
-        processes.first(fabric, lambda: folders.refuse_other_data(folder, dataset, train))
+        folders.refuse_other_data(
+            folder, dataset, train
+        )  # in every process, each of which has opened its own
     stored = folder / ENCODER if plan.resume else None
     method, samples, settings = building.build(plan, train, fabric.device, stored)
     choices = settings.choices(plan.settings)
