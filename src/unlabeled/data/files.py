@@ -148,8 +148,10 @@ def _sort_entries(
                 reason, unreadable = "broken link" if entry.is_symlink() else "not a regular file", True
         except OSError as error:
             reason, unreadable = error.strerror or str(error), True
-        result.skipped.extend([Skipped(path, reason)] if reason else [])
-        result.unreadable.extend([path] if unreadable else [])
+        if reason:
+            result.skipped.append(Skipped(path, reason))
+        if unreadable:
+            result.unreadable.append(path)
     return below
 
 
