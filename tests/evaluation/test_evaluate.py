@@ -514,4 +514,4 @@ def test_progress_is_one_line_for_each_probe():
         labels_per_class=(1, "all"),
         progress=lines.append,
     )
-    assert lines == [f"{probe}, 1, all labels per class" for probe in ("knn", "layers", "linear")]
+    assert lines == [f"{probe} with 1, all labels per class" for probe in ("knn", "layers", "linear")]

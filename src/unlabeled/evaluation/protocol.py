@@ -147,7 +147,7 @@ def _measure_probes(
     measurements: list[Measurement] = []
     for name, group in groupby(plan, key=lambda cell: cell.probe):
         probe, columns = PROBES.load(name), list(group)
-        request.report(f"{name}, {verdict.labels([*dict.fromkeys(cell.count for cell in columns)])}")
+        request.report(f"{name} with {verdict.labels([*dict.fromkeys(cell.count for cell in columns)])}")
         for cell in columns:
             for features in [ours] if probe.trains_encoder else [*beside, ours]:
                 predictions = [
