@@ -98,7 +98,9 @@ class Part:
 
 def parts_table(parts: Sequence[Part]) -> list[tuple[str, ...]]:
     """Rows of a table of parts, its head first."""
-    rows = [("part", "samples", "classes", "unlabelled", "omitted", "size: smallest, median, largest")]
+    rows: list[tuple[str, ...]] = [
+        ("part", "samples", "classes", "unlabelled", "omitted", "size: smallest, median, largest")
+    ]
     for part in parts:
         meaning, sizes = part.size
         size = f"{', '.join(f'{size:,g}' for size in sizes)} {meaning}" if sizes else "–"

@@ -130,7 +130,10 @@ def dots(columns: Sequence[str], rows: Sequence[Row], axis: str) -> Markup:
     Returns:
         HTML of an SVG, percent on the vertical axis; empty where there is no value to plot.
     """
-    dots = [[(row, cell) for row in rows if _has_value(cell := row.cells[i])] for i in range(len(columns))]
+    dots = [
+        [(row, cell) for row in rows if (cell := row.cells[index]) and finite(cell.get("value"))]
+        for index in range(len(columns))
+    ]
     ends = [end for column in dots for _, cell in column for end in _ends(cell)]
     if not ends:
         return Markup()
@@ -241,14 +244,10 @@ def _stretch(
     return _sign("ring" if line.dotted else "circle", x, y)
 
 
-def _has_value(cell: Mapping[str, Any] | None) -> bool:
-    return cell is not None and finite(cell.get("value"))
-
-
 def _ends(cell: Mapping[str, Any]) -> list[float]:
     """The value of a cell and, if it has an interval, its ends."""
-    interval = [cell.get("low"), cell.get("high")]
-    return [cell["value"], *(interval if all(map(finite, interval)) else [])]
+    interval = list(filter(finite, (cell.get("low"), cell.get("high"))))
+    return [cell["value"], *(interval if len(interval) == 2 else [])]
 
 
 def _dot(row: Row, cell: Mapping[str, Any], x: float, up: Scale) -> str:

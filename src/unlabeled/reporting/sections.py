@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from markupsafe import Markup
@@ -27,7 +27,7 @@ WIDE, STRIP = 1.5, 4.0
 def series(entries: Sequence[Entry], *keys: str) -> list[charts.Line]:
     """A line for each run: what it logged by epoch under some nested keys."""
 
-    def value(line: dict) -> object:
+    def value(line: dict[str, Any]) -> Any:
         for key in keys:
             line = line.get(key, {})
         return line

@@ -1,14 +1,13 @@
 """Scores become tables in which a winner is named only where the intervals say so."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from unlabeled.evaluation.verdict import CHOSEN, OURS, PROBES, comparisons, independent, lead, name
+from unlabeled.evaluation.verdict import CHOSEN, OURS, PROBES, Record, comparisons, independent, lead, name
 from unlabeled.reporting.charts import Row, finite
 
 __all__ = ["Table", "arrange", "beats", "tasks", "winner"]
 
-Record = dict[str, Any]
 Runs = Sequence[tuple[str, Sequence[Record]]]
 """Label and score records of each run."""
 Key = tuple[str, str | None, int | str]
