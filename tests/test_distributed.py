@@ -882,6 +882,35 @@ def test_a_process_that_is_killed_while_it_decodes_ends_the_other_with_a_word(tm
     assert said.count(f"unlabeled: {LOST.partition(': ')[2]} began\n") == 1
 
 
+LATE = """
+import os, time
+from unlabeled.cli import main
+from unlabeled.training import plan
+
+resumed = plan.resumed
+
+def late(*arguments):
+    if os.environ.get("LOCAL_RANK") == "1":
+        time.sleep(5)
+    return resumed(*arguments)
+
+plan.resumed = late
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.golden
+def test_a_run_is_not_rewritten_as_longer_before_every_process_has_read_it(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(LATE)
+    words = "pretrain rotnet digits --encoder conv4 --device cpu --out run --devices 2".split()  # noqa: SIM905
+    for more in (["--steps", "1"], ["--steps", "2", "--resume"]):
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "script.py", *words, *more]
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=SECONDS)
+    assert Run(tmp_path / "run").config["ends"] == [1] and Run(tmp_path / "run").history[-1]["step"] == 2
+
+
 @pytest.fixture
 def nodes() -> Iterator[list[str]]:
     """Names of two network namespaces with a cable between them: two machines, as far as a network can tell."""

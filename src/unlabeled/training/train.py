@@ -128,6 +128,7 @@ def _train(
     notes = [claim.note, note]
     if plan.before is not None:
         plan = plans.lengthened(plan, folder, len(samples))
+        processes.refuse_unshared(folder / CONFIG)  # all have read it
         processes.first(fabric, lambda: folders.write_config(folder, plans.longer_record(plan, folder)))
         notes.append(
             f"training continues from step {plan.ends[-1]:,} to {settings.total_steps(len(samples)):,} with a new "
