@@ -813,7 +813,8 @@ def meet(how: str, rank: int, folder: Path) -> None:
         except (Exception, KeyboardInterrupt) as error:
             heard = f"{type(error).__name__}: {error}"
     assert signal.getsignal(signal.SIGINT) == before
-    (folder / f"heard{rank}").write_text(heard)
+    (folder / f"writing{rank}").write_text(heard)
+    (folder / f"writing{rank}").rename(folder / f"heard{rank}")  # so that it is never read half written
     time.sleep(SECONDS if how == "fails" and rank == 0 else 0.5)  # it need not end for the other to hear
 
 
