@@ -149,9 +149,9 @@ def test_what_is_read_from_the_source_is_what_the_class_has(name: str) -> None:
     assert described.class_name == method.__name__
     for variable in ("kind", "encoder_kind", "recipe", "smallest", "example"):
         assert getattr(described, variable) == getattr(method, variable), variable
-    build = method.__init__.__kwdefaults__ or {}
+    build = inspect.unwrap(method.__init__).__kwdefaults__ or {}
     assert {o.name: o.default for o in described.options} == {**build, **method.view_defaults}
-    types = options.types(method)[0]
+    types = options.types(method.__init__, method.view_defaults)
     for option in described.options:
         assert option.type == types[option.name]
 

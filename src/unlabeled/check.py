@@ -1,7 +1,8 @@
 """One wording for bad values: the name, the rule, the value."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "at_least",
     "choice",
     "fraction",
+    "nearest",
     "one_line",
     "positive",
     "reason",
@@ -111,6 +113,12 @@ def choice(options: Collection[Any], **values: Any) -> None:
         if value not in options:
             allowed = ", ".join(str(option) for option in options)
             raise UserError(f"{name} must be one of {allowed}, got {value}")
+
+
+def nearest(name: str, names: Iterable[str], otherwise: str) -> str:
+    """A question whether the name nearest to an unknown one was meant; `otherwise` where none is near."""
+    near = get_close_matches(name, list(names), n=1)
+    return f"did you mean {near[0]}?" if near else otherwise
 
 
 def reason(error: BaseException) -> str:

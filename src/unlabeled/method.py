@@ -1,6 +1,5 @@
 """The contract between a method and the loop that trains it."""
 
-import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Self
 
@@ -85,14 +84,14 @@ class Method(nn.Module, Generic[EncoderT]):
     built_with: tuple[tuple[Any, ...], dict[str, Any]]
     """Arguments of the constructor besides the encoder, so that the same method can be built anew."""
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "__init__" in vars(cls):
+            cls.__init__ = options.checked(cls.__init__)
+
     def __new__(cls, *args: Any, **keywords: Any) -> Self:
         method = super().__new__(cls)
         keywords.pop("encoder", None)
-        parameters = inspect.signature(cls.__init__).parameters.values()
-        names = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD][1:]
-        values = dict(zip(names, args)) | keywords
-        values.pop("encoder", None)
-        options.verify_all(cls, values)
         object.__setattr__(method, "built_with", (args[1:], keywords))
         return method
 

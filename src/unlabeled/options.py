@@ -1,9 +1,9 @@
 """Options of methods: types with a range, the options of random views, and the one place that checks values."""
 
-import difflib
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypedDict, Union, Unpack, get_args, get_origin
 
@@ -20,8 +20,10 @@ __all__ = [
     "Several",
     "ViewOptions",
     "WholeNumber",
+    "checked",
     "resolve",
     "types",
+    "unknown",
     "verify",
     "verify_all",
 ]
@@ -78,46 +80,67 @@ def verify(name: str, value: Any, annotation: Any) -> None:
             raise UserError(f"{name} must be finite, got inf")
 
 
-def verify_all(method: type[Any], values: Mapping[str, Any]) -> None:
+def checked(constructor: Callable[..., None]) -> Callable[..., None]:
+    """A method's constructor that refuses what `verify_all` does, given by name or by position."""
+    parameters = inspect.signature(constructor).parameters.values()
+    positions = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD][1:]
+
+    @wraps(constructor)
+    def construct(method: Any, *arguments: Any, **keywords: Any) -> None:
+        verify_all(type(method), dict(zip(positions, arguments)) | keywords, constructor)
+        constructor(method, *arguments, **keywords)
+
+    return construct
+
+
+def verify_all(
+    method: type[Any], values: Mapping[str, Any], constructor: Callable[..., None] | None = None
+) -> None:
     """Refuse options that a method does not have, and values that their annotations do not allow.
+
+    Args:
+        method: The class.
+        values: Values by name, perhaps with the encoder.
+        constructor: That of the class or of one behind it; None takes that of the class. What it collects in other
+            `**keywords` is left to the one that it passes them on to.
 
     Raises:
         ValueError: A name is unknown, where the nearest one is suggested, or a value is refused.
     """
-    annotations, takes_others = types(method)
+    constructor = constructor or method.__init__
+    annotations = types(constructor, method.view_defaults)
+    parameters = inspect.signature(constructor).parameters.values()
+    passes_on = any(one.kind is one.VAR_KEYWORD and not _is_views(one) for one in parameters)
     for name, value in values.items():
-        if name not in annotations:
-            if takes_others:
-                continue
-            near = difflib.get_close_matches(name, annotations, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(annotations)}"
-            raise UserError(f"{method.__name__} has no option {name}; {hint}")
-        verify(name, value, annotations[name])
+        if name in annotations:
+            verify(name, value, annotations[name])
+        elif name != "encoder" and not passes_on:
+            raise unknown(method.__name__, name, annotations)
 
 
-def types(method: type[Any]) -> tuple[dict[str, Any], bool]:
-    """Annotations of a method's options by name, view options included, and whether it may take other names.
-
-    A constructor with any other `**keywords` passes them on, so the options of the classes behind it count too.
-    """
+def types(constructor: Callable[..., None], view_defaults: Iterable[str]) -> dict[str, Any]:
+    """Annotations of the options of a method's constructor by name, view options with a default included."""
     annotations: dict[str, Any] = {}
-    takes_others = False
-    for class_ in method.__mro__:
-        if "__init__" not in vars(class_):
-            continue
-        passes_on = False
-        for name, parameter in inspect.signature(class_.__init__).parameters.items():
-            if name in ("self", "encoder") or parameter.kind is parameter.VAR_POSITIONAL:
-                continue
-            if parameter.kind is not parameter.VAR_KEYWORD:
-                annotations.setdefault(name, parameter.annotation)
-            elif parameter.annotation == Unpack[ViewOptions]:
-                annotations |= {view: ViewOptions.__annotations__[view] for view in method.view_defaults}
-            else:
-                passes_on = takes_others = True
-        if not passes_on:
-            break
-    return annotations, takes_others
+    for name, parameter in inspect.signature(constructor).parameters.items():
+        if _is_views(parameter):
+            annotations |= {view: ViewOptions.__annotations__[view] for view in view_defaults}
+        elif name not in ("self", "encoder") and parameter.kind not in (
+            parameter.VAR_KEYWORD,
+            parameter.VAR_POSITIONAL,
+        ):
+            annotations[name] = parameter.annotation
+    return annotations
+
+
+def _is_views(parameter: inspect.Parameter) -> bool:
+    return parameter.kind is parameter.VAR_KEYWORD and parameter.annotation == Unpack[ViewOptions]
+
+
+def unknown(method: str, name: str, options: Iterable[str], others: Iterable[str] = ()) -> UserError:
+    """The error about an option that a method does not have; it suggests the nearest of its options and of others."""
+    names = list(options)
+    hint = check.nearest(name, [*names, *others], f"it takes {', '.join(names)}")
+    return UserError(f"{method} has no option {name}; {hint}")
 
 
 def resolve(annotation: Any) -> tuple[Any, Range | None, bool]:

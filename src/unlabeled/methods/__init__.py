@@ -4,7 +4,6 @@ What a method file declares is read from its source with `ast`, so that help nev
 """
 
 import ast
-import difflib
 import importlib
 import inspect
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from unlabeled import options
+from unlabeled import check, options
 from unlabeled.check import UserError
 from unlabeled.options import ViewOptions
 
@@ -71,8 +70,7 @@ def describe(name: str) -> Description:
         ValueError: There is no method of this name; the nearest name is suggested.
     """
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names())}"
+        hint = check.nearest(name, names(), f"there are {', '.join(names())}")
         raise UserError(f"no method is called {name}; {hint}")
     tree = ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
     method = next(node for node in tree.body if isinstance(node, ast.ClassDef) and _is_method(node))

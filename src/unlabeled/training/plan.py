@@ -1,6 +1,5 @@
 """What a run will do: from what the user asked for, and a stored run, to one plan that all processes share."""
 
-import difflib
 import os
 import platform
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +16,7 @@ from unlabeled.data import Data
 from unlabeled.data.notes import note
 from unlabeled.files import printable
 from unlabeled.method import Method
-from unlabeled.options import verify_all
+from unlabeled.options import unknown, verify_all
 from unlabeled.run import CHECKPOINT, CONFIG, read_config, read_position
 from unlabeled.training import folder as folders
 from unlabeled.training.settings import BUDGET, MACHINE_SETTINGS, READING, Settings
@@ -198,9 +197,7 @@ def _with_defaults(method: str, options: dict[str, Any]) -> dict[str, Any]:
     defaults = {option.name: option.default for option in methods.describe(method).options}
     for name in options:
         if name not in defaults:
-            near = difflib.get_close_matches(name, [*defaults, *FIELDS], n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(defaults)}"
-            raise UserError(f"{method} has no option {name}; {hint}")
+            raise unknown(method, name, defaults, FIELDS)
     return {key: value for key, value in (defaults | options).items() if value is not None}
 
 
