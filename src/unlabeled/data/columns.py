@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.data.labels import label_column
+from unlabeled.data.labels import label_column, recur
 
 __all__ = ["TEXTS", "Columns", "choose", "flat", "is_known"]
 
@@ -179,7 +179,7 @@ def _are_classes(values: list[Any]) -> bool:
     names = [str(value).strip() for value in values]
     if max(map(len, names)) > _LONGEST_CLASS:
         return False
-    return len(names) < _SEVERAL or 2 * len(set(names)) <= len(names)
+    return len(names) < _SEVERAL or recur(names)
 
 
 def _usual_label(columns: list[str], values: dict[str, list[Any]], classes: Collection[str]) -> str | None:
@@ -235,6 +235,7 @@ def _other_label(
         for column in others
         if len(values[column]) > 1
         and _are_classes(values[column])
-        and 1 < len({str(value) for value in values[column]}) <= len(values[column]) / 2
+        and recur(values[column])
+        and len({str(value) for value in values[column]}) > 1
     ]
     return possible[0] if len(possible) == 1 else None

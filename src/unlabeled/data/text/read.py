@@ -26,7 +26,7 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.columns import Columns, choose, flat
 from unlabeled.data.files import SPLITS, File, Walk, by_name, walk
-from unlabeled.data.labels import numbered
+from unlabeled.data.labels import numbered, recur
 from unlabeled.data.limits import refuse_unpacked
 from unlabeled.data.notes import note
 from unlabeled.data.options import OpenOptions, refuse_broken
@@ -382,7 +382,7 @@ def _take_cells(table: Delimited, names: list[str], path: str, rows: _Split) -> 
 def _take_uneven(table: Delimited, path: str, rows: _Split) -> None:
     """Rows that differ in their cells, as the text has the delimiter in it: only the first one counts, if any does."""
     labels = [cells[0].strip() for _, cells in table.rows if len(cells) > 1]
-    labelled = 2 * len(labels) > len(table.rows) and (len(labels) < 10 or 2 * len(set(labels)) <= len(labels))
+    labelled = 2 * len(labels) > len(table.rows) and (len(labels) < 10 or recur(labels))
     between = "a tab" if table.delimiter == "\t" else f"a {table.delimiter}"
     for line, cells in table.rows:
         if not labelled:
