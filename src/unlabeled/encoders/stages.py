@@ -1,4 +1,4 @@
-"""Small networks for images, as chains of named stages."""
+"""Chains of named stages, and small networks for images that are made of them."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ __all__ = ["Stages", "alexnet", "conv4", "dense", "nin"]
 
 
 class Stages(nn.ModuleDict):
-    """A chain of named stages; the output of the last one is averaged over the image.
+    """A chain of named stages; the output of the last one is averaged over the image, or over space and time.
 
     Args:
         stages: Networks from a map to the next one, by name, in order.
@@ -22,7 +22,7 @@ class Stages(nn.ModuleDict):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def maps(self, x: Tensor) -> dict[str, Tensor]:
-        """Outputs of all stages, each float, shape (batch, channels, height, width)."""
+        """Outputs of all stages, each float, shape (batch, channels, [frames,] height, width)."""
         maps = {}
         for name, stage in self.items():
             x = maps[name] = stage(x)
@@ -32,7 +32,7 @@ class Stages(nn.ModuleDict):
         """Mean of the last map, float, shape (batch, dim)."""
         for stage in self.values():
             x = stage(x)
-        return x.mean((2, 3))
+        return x.mean(tuple(range(2, x.ndim)))
 
 
 def conv4(in_channels: int, image_size: int) -> Stages:

@@ -13,6 +13,7 @@ from unlabeled.encoders import image
 from unlabeled.encoders.adapt import Adapt, Input
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.encoders.image import ImageEncoder, pool
+from unlabeled.encoders.stages import Stages
 from unlabeled.parts import augment
 
 if TYPE_CHECKING:
@@ -149,52 +150,31 @@ class Clips(VideoEncoder):
 
     Args:
         adapt: Turns frames into the channels that the network sees, with statistics of the data.
-        trunk: `Volumes` from (batch, channels, frames, height, width) to (batch, dim).
+        trunk: Network of (batch, channels, frames, height, width).
         config: Arguments of `build` that give this architecture again.
     """
 
-    def __init__(self, adapt: Adapt, trunk: "Volumes", config: dict[str, Any]) -> None:
+    def __init__(self, adapt: Adapt, trunk: Stages, config: dict[str, Any]) -> None:
         super().__init__(config, trunk.dim, trunk.map_dims)
         self.adapt, self.trunk = adapt, trunk
 
     def forward(self, x: Tensor) -> Tensor:
         """Mean of the last map over space and time, float, shape (batch, dim), of what `inputs` gives."""
-        return self._maps(x)[self.trunk.last].mean((2, 3, 4))
+        return self.trunk(self._volumes(x))
 
     def features(self, x: Tensor, layer: str | None = None) -> Tensor:
         """Vector, or a named map averaged over time and down to at most 4096 numbers."""
         if layer is None:
             return self(x)
         check.choice(self.map_dims, layer=layer)
-        return pool(self._maps(x)[layer].mean(2))
+        return pool(self.trunk.maps(self._volumes(x))[layer].mean(2))
 
-    def _maps(self, x: Tensor) -> dict[str, Tensor]:
+    def _volumes(self, x: Tensor) -> Tensor:
         images = self.adapt(rearrange(x, "b t c h w -> (b t) c h w"))
-        return self.trunk(rearrange(images, "(b t) c h w -> b c t h w", b=len(x)))
+        return rearrange(images, "(b t) c h w -> b c t h w", b=len(x))
 
 
-class Volumes(nn.ModuleDict):
-    """A chain of named stages from volume to volume.
-
-    Args:
-        stages: Networks by name, in order.
-        widths: Channels of each map.
-    """
-
-    def __init__(self, stages: dict[str, nn.Module], widths: list[int]) -> None:
-        super().__init__(stages)
-        self.map_dims = dict(zip(stages, widths, strict=True))
-        self.last, self.dim = [*stages][-1], widths[-1]
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Outputs of all stages, each float, shape (batch, channels, frames, height, width)."""
-        maps = {}
-        for name, stage in self.items():
-            x = maps[name] = stage(x)
-        return maps
-
-
-def conv3d(in_channels: int) -> Volumes:
+def conv3d(in_channels: int) -> Stages:
     """Four 3x3x3 convolutions, halving height and width three times and the frames twice."""
     widths = [16, 32, 64, 128]
     strides = [(1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2)]
@@ -203,10 +183,10 @@ def conv3d(in_channels: int) -> Volumes:
         convolution = nn.Conv3d(before, after, 3, strides[number - 1], 1, bias=False)
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
         stages[f"s{number}"] = nn.Sequential(convolution, nn.BatchNorm3d(after), nn.ReLU(inplace=True))
-    return Volumes(stages, widths)
+    return Stages(stages, widths)
 
 
-def from_torchvision(name: str, in_channels: int) -> Volumes:
+def from_torchvision(name: str, in_channels: int) -> Stages:
     """One of torchvision's video networks with random weights, without its classifier."""
     from torchvision.models import video
 
@@ -216,7 +196,7 @@ def from_torchvision(name: str, in_channels: int) -> Volumes:
         shape = {"kernel_size": first.kernel_size, "stride": first.stride, "padding": first.padding}
         model.stem[0] = nn.Conv3d(in_channels, first.out_channels, bias=False, **shape)
     stages = {part: getattr(model, part) for part in ("stem", "layer1", "layer2", "layer3", "layer4")}
-    return Volumes(stages, [64, 64, 128, 256, 512])
+    return Stages(stages, [64, 64, 128, 256, 512])
 
 
 _TORCHVISION = ("r3d_18", "mc3_18", "r2plus1d_18")
