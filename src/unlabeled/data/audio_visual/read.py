@@ -102,8 +102,9 @@ def _open(source: Source, options: OpenOptions, rate: int) -> Pairs:
     content, facts = load_or_build(key, write, folder_of(options.cache))
     if facts["unheard"] and not facts["paths"]:
         raise UserError(f"{source.name} must hold clips that can be heard, got {facts['unheard'][0][1]}")
-    facts = facts | {"classes": reading.classes}
-    about = samples_of(source, facts, options.max_broken, unusable=facts["unheard"])
+    about = samples_of(
+        source, facts | {"classes": reading.classes}, options.max_broken, unusable=facts["unheard"]
+    )
     clips = torch.tensor(facts["clips"])
     return Pairs(content, clips, sample_rate=rate, channels=channels, **about)
 

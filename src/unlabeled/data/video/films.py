@@ -48,15 +48,18 @@ def films(data: Any) -> Iterator[Film]:
     data = data[-1] if isinstance(data, tuple) else data
     if isinstance(data, str | Path) and not Path(data).is_dir():
         data = built_in(str(data), "test")
-    name = str(data) if isinstance(data, str | Path) else data.name
-    if getattr(data, "masks", None) is not None:
+    if isinstance(data, str | Path):
+        yield from _davis(Path(data))
+    elif getattr(data, "masks", None) is not None:
         for row, (path, masks) in enumerate(zip(data.paths, data.masks)):
             video = data.batch(torch.tensor([row]))["video"][0]
             yield Film(path, video, torch.from_numpy(_numbered(masks[: len(video)].numpy(), shades=False)))
-    elif isinstance(data, str | Path) or is_davis(Path(name)):
-        yield from _davis(Path(name))
+    elif is_davis(Path(data.name)):
+        yield from _davis(Path(data.name))
     else:
-        raise UserError(f"data must have masks, as blobs or a folder in the layout of DAVIS do, got {name}")
+        raise UserError(
+            f"data must have masks, as blobs or a folder in the layout of DAVIS do, got {data.name}"
+        )
 
 
 def _davis(root: Path) -> Iterator[Film]:
