@@ -101,7 +101,7 @@ def test_names_are_the_ones_tested_here() -> None:
 
 
 def test_unknown_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"encoder must be .* got resnet81\. Near it: .*resnet18"):
+    with pytest.raises(ValueError, match=r"encoder must be .* got resnet81; similar names: .*resnet18"):
         build("resnet81")
 
 

@@ -306,4 +306,6 @@ def _maker(name: str) -> Callable[[int, int], Any]:
         raise UserError("encoder must be one that can be built again by its name, got a network of your own")
     near = get_close_matches(name, [*NAMES, *timm.list_models()], n=3, cutoff=0.5) or list(NAMES)
     listing = ", ".join(dict.fromkeys(near))
-    raise UserError(f"encoder must be one of ours or a timm model, got {name}. Near it: {listing}")
+    raise UserError(
+        f"encoder must be {', '.join(NAMES)} or a timm model, got {name}; similar names: {listing}"
+    )

@@ -328,7 +328,7 @@ def _eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     if not (low >= 0 and high <= full):
         raise UserError(f"grey levels must be in 0..{full:g}, got {low:g}..{high:g}")
     note(
-        f"stills of more than 8 bits of videos, walks or cameras: 0..{full:g} become 0..255, whatever is in use"
+        f"stills of more than 8 bits of videos, trajectories or cameras: 0..{full:g} become 0..255, whatever is in use"
     )
     return levels.to_uint8(pixels, {kind: [[0.0, full]] for kind in ("integers", "floats")})[0]
 

@@ -60,7 +60,7 @@ def find(source: Any, options: OpenOptions) -> Mapping[str, Callable[[], Walks]]
     """
     if isinstance(source, (np.ndarray, Tensor)):
         raise UserError(
-            "walks must be a path: an array has no poses; see unlabeled.data.trajectories.from_walks"
+            "trajectories must be a path: an array has no poses; see unlabeled.data.trajectories.from_walks"
         )
     path, name = Path(source).expanduser(), os.fspath(source)
     if path.is_file() and path.suffix.lower() == ".npz":
@@ -72,7 +72,9 @@ def find(source: Any, options: OpenOptions) -> Mapping[str, Callable[[], Walks]]
     elif arrays := [file for file in listing.files if file.suffix == ".npz"]:
         parts, walks = by_folder(arrays)[0], _array_walks
     else:
-        raise UserError(f"no walks in {source}; expected .npz files with video and pose, or .parquet files")
+        raise UserError(
+            f"no trajectories in {source}; expected .npz files with video and pose, or .parquet files"
+        )
     return {split: partial(_open, name, walks, listing.root, part, options) for split, part in parts.items()}
 
 
