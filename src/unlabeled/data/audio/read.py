@@ -30,8 +30,8 @@ from unlabeled.data.files import Walk, by_name, walk
 from unlabeled.data.labels import label_column, raw
 from unlabeled.data.notes import note
 from unlabeled.data.options import OpenOptions
-from unlabeled.data.pool import in_order
-from unlabeled.data.samples import Item, Temporary
+from unlabeled.data.pool import in_order, or_reason
+from unlabeled.data.samples import Item
 from unlabeled.data.sources import Reading, Source, find_files
 from unlabeled.data.tables import Table, open_table
 from unlabeled.parts.resample import resample
@@ -109,7 +109,7 @@ def _write(
     rate = options.sample_rate or _commonest_rate(source.read().items)
     recorder = Recorder(stream, reading.total, options.progress, ("lengths", "factors"))
     work = partial(_samples, rate=rate, scale=scale())
-    for sound, samples in in_order(work, reading.items, options.threads):
+    for sound, samples in in_order(or_reason(work), reading.items, options.threads):
         if isinstance(samples, str):
             recorder.skip(sound.path, samples)
         else:
@@ -124,20 +124,14 @@ def _write(
     }
 
 
-def _samples(sound: Item, rate: int, scale: Scale) -> Tensor | str:
-    """A sound as int16, shape (samples,), or the reason why there is none."""
-    try:
-        samples, native = decode(sound.content)
-        if scale != Scale() and header(sound.content).floats:
-            if (peak := float(samples.abs().max())) > scale.most:
-                return f"floats up to {peak:g}, where full scale of the others is {scale.divisor:g}"
-            samples /= scale.divisor
-        return in_16_bits(resample(samples, native, rate))
-    except ValueError as error:
-        cause = error.__cause__
-        # Libraries can be installed, and disks mended, before the next start.
-        temporary = isinstance(cause, ImportError) or (isinstance(cause, OSError) and cause.errno is not None)
-        return Temporary(error) if temporary else str(error)
+def _samples(sound: Item, rate: int, scale: Scale) -> Tensor:
+    """A sound as int16, shape (samples,)."""
+    samples, native = decode(sound.content)
+    if scale != Scale() and header(sound.content).floats:
+        if (peak := float(samples.abs().max())) > scale.most:
+            raise UserError(f"floats up to {peak:g}, where full scale of the others is {scale.divisor:g}")
+        samples /= scale.divisor
+    return in_16_bits(resample(samples, native, rate))
 
 
 def _commonest_rate(sounds: Iterable[Item]) -> int:

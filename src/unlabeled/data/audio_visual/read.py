@@ -27,7 +27,7 @@ from unlabeled.data.image.decode import SUFFIXES as IMAGES
 from unlabeled.data.image.decode import decode
 from unlabeled.data.limits import most_samples
 from unlabeled.data.options import OpenOptions
-from unlabeled.data.pool import in_order
+from unlabeled.data.pool import in_order, or_reason
 from unlabeled.data.samples import Item
 from unlabeled.data.sources import Source, find_files
 from unlabeled.data.video.decode import SUFFIXES, frames, index, open_media
@@ -82,20 +82,21 @@ def _open(source: Source, options: OpenOptions, rate: int) -> Pairs:
     ]
     size, channels = options.store_size or STORE_SIZE, options.channels or 3
 
-    def clip_or_error(item: Item) -> Clip | ValueError:
+    def clip_of(item: Item) -> Clip | _Unheard:
         try:
             return read_clip(item.content, sounds[item.path], rate, size, channels)
-        except ValueError as error:
+        except _Unheard as error:
             return error
 
     def write(stream: BinaryIO) -> dict[str, Any]:
         recorder = Recorder(stream, len(items), options.progress, ("clips", "unheard"))
-        for item, clip in in_order(clip_or_error, items, options.threads, ahead=1):
+        for item, clip in in_order(or_reason(clip_of), items, options.threads, ahead=1):
             if isinstance(clip, Clip):
                 recorder.add(item.path, clip.packed(), labels=item.label, clips=clip.lengths)
+            elif isinstance(clip, _Unheard):
+                recorder.skip(item.path, check.reason(clip), "unheard")
             else:
-                field = "unheard" if isinstance(clip, _Unheard) else "skipped"
-                recorder.skip(item.path, check.reason(clip), field)
+                recorder.skip(item.path, clip)
         return recorder.facts
 
     key = ["audio-visual", 1, source.fingerprint, stamps, rate, size, channels]
