@@ -320,3 +320,11 @@ def test_a_failing_disk_is_not_remembered_as_a_broken_video(tmp_path, monkeypatc
         patch.setattr(decode, "read_npy", failing)
         assert len(find(tmp_path, OpenOptions(max_broken=0.5))["all"]()) == 1
     assert len(find(tmp_path, OpenOptions())["all"]()) == 2
+
+
+def test_a_column_of_labels_is_refused_for_folders_of_frames(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name / "0.png")
+    with pytest.raises(ValueError, match=r"label must be left out for frames in .*, got kind"):
+        find(tmp_path, OpenOptions(label="kind"))

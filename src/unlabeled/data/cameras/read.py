@@ -41,8 +41,6 @@ from unlabeled.data.video.decode import SUFFIXES, read_all
 
 __all__ = ["find"]
 
-STORE_SIZE = 64
-
 
 def find(source: Any, options: OpenOptions) -> Mapping[str, Callable[[], Scenes]]:
     """What opens each split of a source; "all" where it has none.
@@ -111,7 +109,7 @@ def _open_films(root: Path, name: str, files: Sequence[File], options: OpenOptio
         camera = file.path if file.suffix in SUFFIXES else os.path.dirname(file.path)
         scenes.setdefault(os.path.dirname(camera), set()).add(camera)
     cameras = Counter(map(len, scenes.values())).most_common(1)[0][0]
-    size, channels = options.store_size or STORE_SIZE, options.channels or 3
+    size, channels = options.side("cameras"), options.channels or 3
 
     def films_of(scene: Item) -> list[np.ndarray]:
         if len(scene.content) != cameras:

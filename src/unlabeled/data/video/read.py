@@ -24,7 +24,7 @@ from unlabeled.data.decoding import Recorder, samples_of
 from unlabeled.data.files import davis_frames, is_davis, walk
 from unlabeled.data.image.data import with_channels
 from unlabeled.data.image.decode import SUFFIXES as IMAGES
-from unlabeled.data.labels import from_array, numbered
+from unlabeled.data.labels import from_array, numbered, refuse_column
 from unlabeled.data.options import OpenOptions
 from unlabeled.data.pool import in_order, or_reason, reason_of
 from unlabeled.data.samples import Item
@@ -32,10 +32,8 @@ from unlabeled.data.sources import Source, find_files
 from unlabeled.data.video.data import Videos, from_videos
 from unlabeled.data.video.decode import SUFFIXES, frames, index, read_all
 
-__all__ = ["STORE_SIZE", "find"]
+__all__ = ["find"]
 
-STORE_SIZE = 112
-"""Shorter side in pixels to which larger videos are shrunk."""
 _LARGEST = 2**28
 """Bytes of the frames of a video up to which it is decoded as a whole."""
 
@@ -69,6 +67,7 @@ def find(
     files, suffixes = walk(path).files, (*SUFFIXES, ".npy")
     still = not any(file.ends(suffixes) for file in files) and any(file.ends(IMAGES) for file in files)
     if still:
+        refuse_column(options.label, f"frames in {name}")
         sources = find_files(path, name, IMAGES, "videos or frames")
     else:
         sources = find_files(path, name, suffixes, "videos", options.label)
@@ -77,7 +76,7 @@ def find(
 
 def _open(source: Source, options: OpenOptions, still: bool) -> Videos:
     """Videos of a source, decoded once; where it holds still images, each folder of them is a video."""
-    store_size, channels = options.store_size or STORE_SIZE, options.channels or 3
+    store_size, channels = options.side("video"), options.channels or 3
     key = ["videos", 2, source.fingerprint, store_size, channels, still]
     pixels, facts = load_or_build(key, partial(_write, source, options, still), folder_of(options.cache))
     about = samples_of(source, facts, options.max_broken)
@@ -105,7 +104,7 @@ def _listed(source: Source, still: bool) -> tuple[list[str] | None, list[Item]]:
 def _write(source: Source, options: OpenOptions, still: bool, stream: BinaryIO) -> dict[str, Any]:
     """Write all frames of all videos one after the other and describe them."""
     classes, videos = _listed(source, still)
-    store_size, channels = options.store_size or STORE_SIZE, options.channels or 3
+    store_size, channels = options.side("video"), options.channels or 3
     recorder = Recorder(stream, len(videos), options.progress, ("counts", "fps"))
     indices = {}
     for video, result in in_order(
