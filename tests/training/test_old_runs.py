@@ -71,7 +71,7 @@ def test_an_old_run_that_was_killed_goes_on_to_the_same_weights(samples: bool) -
     assert position["step"] == its["step"] == 21 and before.keys() == after.keys()
     for group, tensors in before.items():
         for key, tensor in tensors.items():
-            # A bias before a norm has no gradient but rounding errors, which Adam makes steps of: it depends on the CPU.
+            # A bias before a norm has no gradient but rounding errors, of which Adam makes steps.
             atol = 2e-4 if key.endswith(("0.bias", "3.bias", "running_mean")) else 1e-6
             torch.testing.assert_close(after[group][key], tensor, rtol=1e-4, atol=atol, msg=f"{group} {key}")
 
