@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.encoders import from_timm, stages
+from unlabeled.encoders import dictionary, from_timm, stages
 from unlabeled.encoders.adapt import Adapt, Input
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.parts import augment
@@ -44,7 +44,9 @@ NAMES: dict[str, Callable[[int, int], Any]] = {
     "nin": stages.nin,
     "vit-small": from_timm.vit_small,
     "resnet50": partial(from_timm.resnet, "resnet50"),
+    dictionary.NAME: partial(dictionary.dictionary, dictionary.NAME),
 }
+"""Names of our own networks; dictionary-ATOMS and dictionary-ATOMS-WIDTH may have any numbers."""
 
 ANY_SIZE = {"conv4", "resnet10", "resnet18", "dense", "nin", "resnet50"}
 """Networks that take images of every size, so that none needs to be tried."""
@@ -83,6 +85,11 @@ class ImageEncoder(Encoder):
     def is_vit(self) -> bool:
         """Whether `tokens` exists."""
         return getattr(self.trunk, "is_vit", False)
+
+    @property
+    def is_dictionary(self) -> bool:
+        """Whether `trunk` is a `PatchCode`."""
+        return isinstance(self.trunk, dictionary.PatchCode)
 
     @property
     def prefix_tokens(self) -> int:
@@ -298,6 +305,8 @@ def _maker(name: str) -> Callable[[int, int], Any]:
     """Function from (channels, image_size) to the network of a name."""
     if name in NAMES:
         return NAMES[name]
+    if dictionary.is_dictionary(name):
+        return partial(dictionary.dictionary, name)
     import timm
 
     if timm.is_model(name):
