@@ -33,7 +33,6 @@ from unlabeled.data.trajectories.data import KEYS, Walks, fitting, from_walks
 
 __all__ = ["find"]
 
-STORE_SIZE = 64
 _COLUMNS = ("walk", "image", "x", "y", "heading")
 
 
@@ -151,7 +150,7 @@ def _from_rows(steps: Sequence[Mapping[str, Any]], name: str, options: OpenOptio
         content = step["image"].get("bytes") if isinstance(step["image"], dict) else step["image"]
         if not isinstance(content, bytes):
             raise UserError("a picture is missing")
-        image = decode(content, options.store_size or STORE_SIZE, options.channels or 3)
+        image = decode(content, options.side("trajectory"), options.channels or 3)
         side = min(image.shape[1:])
         top, left = ((length - side) // 2 for length in image.shape[1:])
         video.append(image[:, top : top + side, left : left + side])
