@@ -5,7 +5,9 @@ import torch
 from torch import Tensor
 
 from unlabeled import encoders
-from unlabeled.encoders.dictionary import PatchCode, dictionary
+from unlabeled.data import open_data
+from unlabeled.encoders.dictionary import PatchCode, dictionary, mirror_accuracy, suited
+from unlabeled.exporting import export
 from unlabeled.parts.dictionary import Dictionary
 
 
@@ -52,7 +54,7 @@ def test_larger_maps_are_averaged_over_cells_and_then_over_the_grid() -> None:
     cells = full.view(10, 9, 2, 9, 2).mean((2, 4))
     torch.testing.assert_close(code.maps(batch)["atoms"][0], cells, rtol=1e-4, atol=1e-4)
     coarse = cells.view(10, 3, 3, 3, 3).mean((2, 4))
-    torch.testing.assert_close(code(batch)[0], coarse.flatten(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(code(batch)[0].square() - 1e-4, coarse.flatten(), rtol=1e-4, atol=1e-4)
 
 
 def test_a_constant_image_has_the_code_of_no_contrast_and_contrast_and_brightness_do_not_matter() -> None:
@@ -111,3 +113,72 @@ def test_a_saved_dictionary_opens_with_the_same_features(tmp_path) -> None:
     again = encoders.load(tmp_path / "one.safetensors").eval()
     batch = torch.rand(2, 3, 16, 16)
     assert torch.equal(again(batch), encoder(batch))
+
+
+def mirrored_network() -> PatchCode:
+    torch.manual_seed(1)
+    code = PatchCode(3, 6, 4, mirror=True)
+    with torch.no_grad():
+        code.offset.normal_(std=0.1)
+    return code
+
+
+def test_mirrored_filters_give_an_image_and_its_mirror_image_the_same_features() -> None:
+    code, batch = mirrored_network(), images(3, 21)
+    torch.testing.assert_close(code(batch.flip(3)), code(batch), rtol=1e-4, atol=1e-5)
+    assert (code(batch.flip(2)) - code(batch)).abs().max() > 0.1
+    assert (code(batch)[0] - code(batch)[1]).abs().max() > 0.1
+
+
+def test_mirrored_filters_are_the_mean_over_both_images_of_a_network_with_all_filters() -> None:
+    code, batch = mirrored_network(), images(3, 21)
+    whole = PatchCode(3, 6, 4)
+    weight = code.convolution.weight
+    whole.set_filters(torch.cat([weight, weight.flip(3)]).flatten(1), code.offset.repeat(2))
+    torch.testing.assert_close(code.maps(batch)["atoms"], whole.maps(batch)["atoms"], rtol=1e-4, atol=1e-5)
+    mean = ((whole(batch).square() + whole(batch.flip(3)).square()) / 2).view(3, 2, 6, 9)[:, :, :3]
+    torch.testing.assert_close(code(batch).square(), mean.flatten(1), rtol=1e-4, atol=1e-5)
+
+
+def test_images_that_face_either_way_are_mirrored_and_those_that_face_one_way_are_not() -> None:
+    torch.manual_seed(0)
+    noise = torch.rand(400, 1, 16, 16)
+    assert mirror_accuracy(noise) == pytest.approx(0.5, abs=0.1)
+    facing = noise + torch.linspace(0, 0.5, 16)
+    assert mirror_accuracy(facing) > 0.95
+    assert mirror_accuracy(
+        torch.cat([facing[:200], facing[200:].flip(3)])[torch.randperm(400)]
+    ) == pytest.approx(0.5, abs=0.1)
+    assert mirror_accuracy(torch.zeros(10, 1, 16, 16)) == 0.5, "symmetric images say nothing"
+    assert suited("dictionary-16", noise)[0] == "dictionary-16-mirror"
+    assert suited("dictionary-16", facing)[0] == "dictionary-16"
+    assert (
+        suited("dictionary-16", noise[:10])[0]
+        == suited("dictionary-15", noise)[0][:-1] + "6"
+        == "dictionary-16"
+    )
+    assert suited("dictionary-16-oriented", noise) == ("dictionary-16-oriented", "")
+
+
+def test_the_choice_is_said_and_saved_with_the_encoder(tmp_path) -> None:
+    data = open_data((torch.rand(100, 3, 16, 16) * 255).to(torch.uint8))
+    encoder = encoders.fitted("dictionary-16", data).eval()
+    assert encoder.trunk.mirror and encoder.dim == 16 * 9
+    assert any("an image and its mirror image get the same features" in note for note in encoder.notes)
+    encoder.save(tmp_path / "one.safetensors")
+    assert encoders.load(tmp_path / "one.safetensors").trunk.mirror
+    assert not encoders.fitted("dictionary-16-oriented", data).trunk.mirror
+
+
+def test_an_odd_number_of_atoms_cannot_be_mirrored() -> None:
+    with pytest.raises(
+        ValueError, match="atoms must be even where half are mirror images, got dictionary-9-3-mirror"
+    ):
+        encoders.build("dictionary-9-3-mirror", image_size=8)
+
+
+@pytest.mark.parametrize("name", ["dictionary-16", "dictionary-16-mirror"])
+def test_onnx_takes_any_number_of_images_and_says_that_it_takes_one_size(name: str, tmp_path) -> None:
+    pytest.importorskip("onnxruntime")
+    exported = export(encoders.build(name, image_size=16), tmp_path / "one.onnx", format="onnx")
+    assert exported.difference < 1e-5 and "it takes images of 16 x 16 pixels only" in exported.note

@@ -139,3 +139,19 @@ def test_filters_fold_the_whitening_in_and_unwhitening_undoes_it() -> None:
     filters, offsets = dictionary.filters()
     torch.testing.assert_close(normal @ filters.T + offsets, white @ dictionary.atoms.T, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(dictionary.unwhiten(white), normal, rtol=1e-3, atol=1e-4)
+
+
+def test_an_atom_explains_a_patch_or_its_mirror_whichever_is_more_like_it() -> None:
+    torch.manual_seed(0)
+    dictionary = Dictionary(5, 6, eps=0.1, whitening_eps=0.1, decay=0.0).train()
+    patches = torch.randn(40, 6)
+    dictionary.begin(torch.cat([patches, patches.flip(1)]))
+    atoms, sums = dictionary.atoms.clone(), torch.zeros(5, 6)
+    for patch in patches:
+        both = dictionary.whiten(torch.stack([patch, patch.flip(0)]))
+        products = both @ atoms.T
+        side, best = divmod(int(products.abs().argmax()), 5)
+        sums[best] += products[side, best] * both[side]
+    dictionary(patches, patches.flip(1))
+    used = sums.norm(dim=1) > 0
+    torch.testing.assert_close(dictionary.atoms[used], F.normalize(sums, dim=1)[used], rtol=1e-4, atol=1e-5)

@@ -275,17 +275,21 @@ def fitted(
         network_channels: As in `build`.
     """
     channels, size = data.shape["channels"], image_size or data.shape["image_size"]
-    note = ""
+    notes = []
     if not exact or image_size is None:
         taken = Adapt(input, channels, network_channels).out_channels
         reason = refusal(name, taken, size)
         if reason and (near := nearest_sizes(name, taken, size, reason)):
             nearest = min(near, key=lambda other: abs(other - size))
             size, note = nearest, f"image_size {nearest}, not {size}, for {name} ({reason})"
-    encoder = build(
-        name, in_channels=channels, image_size=size, input=input, network_channels=network_channels
-    )
-    encoder.notes += [note] if note else []
+            notes.append(note)
+    options = {"in_channels": channels, "image_size": size, "network_channels": network_channels}
+    encoder = build(name, input=input, **options)
+    if encoder.is_dictionary:
+        name, note = dictionary.suited(name, sample(encoder, data, dictionary.SAMPLE))
+        encoder = build(name, input=input, **options)
+        notes += [note] if note else []
+    encoder.notes += notes
     return fit(encoder, data)
 
 
@@ -295,9 +299,9 @@ def fit(encoder: ImageEncoder, data: "Data") -> ImageEncoder:
     return encoder
 
 
-def sample(encoder: ImageEncoder, data: "Data") -> Tensor:
-    """Inputs of a few hundred samples on the CPU, float, shape (samples, channels, height, width)."""
-    batch = encoder.evaluation_view(data).sample(SAMPLE)
+def sample(encoder: ImageEncoder, data: "Data", count: int = SAMPLE) -> Tensor:
+    """Inputs of at most so many samples on the CPU, float, shape (samples, channels, height, width)."""
+    batch = encoder.evaluation_view(data).sample(count)
     return encoder.inputs({name: value.cpu() for name, value in batch.items()})
 
 

@@ -59,11 +59,12 @@ class PatchDictionary(Method[ImageEncoder]):
 
     def prepare(self, data: Data) -> None:
         super().prepare(data)
-        self.dictionary.begin(self._draw(data.sample(SAMPLES)))
+        patches, mirrored = self._draw(data.sample(SAMPLES))
+        self.dictionary.begin(patches if mirrored is None else torch.cat([patches, mirrored]))
         self._fold()
 
     def forward(self, batch: Batch) -> Tensor:
-        unexplained = self.dictionary(self._draw(batch))
+        unexplained = self.dictionary(*self._draw(batch))
         if self.training:
             self._fold()
         return unexplained
@@ -97,10 +98,11 @@ class PatchDictionary(Method[ImageEncoder]):
             "atoms it uses most": sheet(framed),
         }
 
-    def _draw(self, batch: Batch) -> Tensor:
-        images = self.encoder.adapt(self.encoder.inputs(batch))
-        width = self.encoder.trunk.width
-        return draw_patches(images, (width, width), -(-self.patches // len(images))).flatten(1)
+    def _draw(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Patches of a batch, and the same mirrored where mirror images count as the same."""
+        images, code = self.encoder.adapt(self.encoder.inputs(batch)), self.encoder.trunk
+        patches = draw_patches(images, (code.width, code.width), -(-self.patches // len(images)))
+        return patches.flatten(1), patches.flip(3).flatten(1) if code.mirror else None
 
     def _fold(self) -> None:
         self.encoder.trunk.set_filters(*self.dictionary.filters())

@@ -131,16 +131,26 @@ class Dictionary(nn.Module):
         return (normalize_contrast(patches, self.eps) - self.mean) @ self.whitening
 
     @torch.no_grad()
-    def forward(self, patches: Tensor) -> Tensor:
+    def forward(self, patches: Tensor, mirrored: Tensor | None = None) -> Tensor:
         """Fraction of the patches' squares that their atoms leave unexplained, from 0 to 1; no gradient.
 
         In training mode the atoms then move to what they explain, in all processes to the same.
 
         Args:
             patches: Float, shape (patches, numbers).
+            mirrored: The same patches mirrored, where an atom may explain either; float, same shape.
         """
         whitened = self.whiten(patches)
         nearest, products = assign(whitened, self.atoms)
+        if mirrored is not None:
+            other = self.whiten(mirrored)
+            nearest_other, products_other = assign(other, self.atoms)
+            better = products_other.abs() > products.abs()
+            whitened = torch.where(better[:, None], other, whitened)
+            nearest, products = (
+                torch.where(better, nearest_other, nearest),
+                torch.where(better, products_other, products),
+            )
         unexplained = 1 - products.square().sum() / whitened.square().sum().clamp_min(1e-12)
         if self.training:
             self._update(whitened, nearest, products)
