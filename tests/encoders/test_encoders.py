@@ -97,7 +97,7 @@ def test_any_timm_model_has_a_vector_and_maps(name: str) -> None:
 
 
 def test_names_are_the_ones_tested_here() -> None:
-    assert names() == [*MAPS, "resnet50"]
+    assert names() == [*MAPS, "resnet50", "dictionary-400"]
 
 
 def test_unknown_name_is_answered_with_the_nearest() -> None:
