@@ -84,9 +84,8 @@ class PatchCode(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The code on a coarse grid, float, shape (batch, dim), of float, shape (batch, channels, height, width)."""
         pooled = F.adaptive_avg_pool2d(self.maps(x)["atoms"], self.grid)
-        if (
-            self.mirror
-        ):  # a filter's code of the mirror image is its mirror image's code of the image, mirrored
+        if self.mirror:
+            # A filter's code of the mirror image is its mirror image's code of the image, mirrored.
             one, other = rearrange(pooled, "b (sign pair k) h w -> pair b (sign k) h w", sign=2, pair=2)
             pooled = (one + other.flip(3)) / 2
         return (pooled + FLOOR).sqrt().flatten(1)
@@ -101,10 +100,26 @@ class PatchCode(nn.Module):
         scale = ((square - mean.square()).clamp_min(0) + self.eps).rsqrt()
         # Filters without their mean do the same as patches without theirs.
         products = F.conv2d(x, weight - weight.mean((1, 2, 3), keepdim=True))
+        cells = min(CELLS, products.shape[2]), min(CELLS, products.shape[3])
+        if _can_fuse(products):
+            from unlabeled.kernels.patch_code import pool_code
+
+            return pool_code(products, scale, offset.detach(), cells, THRESHOLD)
         signed = F.softshrink(products * scale + offset[:, None, None], THRESHOLD)
-        cells = min(CELLS, signed.shape[2]), min(CELLS, signed.shape[3])
         difference, total = (F.adaptive_avg_pool2d(part, cells) for part in (signed, signed.abs()))
         return torch.cat([total + difference, total - difference], 1) / 2
+
+
+def _can_fuse(products: Tensor) -> bool:
+    """Whether the compiled loop can take them: it has no gradient and can be neither traced nor moved."""
+    return (
+        type(products) is Tensor
+        and products.is_cpu
+        and products.dtype == torch.float32
+        and not products.requires_grad
+        and not torch.compiler.is_compiling()  # pyright: ignore[reportPrivateImportUsage]
+        and not torch.jit.is_tracing()
+    )
 
 
 def is_dictionary(name: str) -> bool:
