@@ -16,7 +16,7 @@ from unlabeled.evaluation import lbfgs
 from unlabeled.evaluation.features import BLOCK, standardization
 from unlabeled.kernels.matmul import matmul_nt
 
-__all__ = ["FIXED_PENALTY", "HOLD_OUT_FROM", "PENALTIES", "Linear", "fit", "folds"]
+__all__ = ["FIXED_PENALTY", "HOLD_OUT_FROM", "PENALTIES", "Linear", "fit", "folds", "group_folds"]
 
 PENALTIES = tuple(10.0**power for power in range(-5, 2))
 FIXED_PENALTY = 0.01
@@ -90,6 +90,29 @@ def folds(labels: Tensor, count: int, seed: int = 0) -> Tensor:
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     dealt = shuffled[labels.cpu()[shuffled].argsort(stable=True)]
     return torch.empty_like(dealt).scatter_(0, dealt, torch.arange(len(labels)) % count)
+
+
+def group_folds(labels: Tensor, groups: Tensor | None, seed: int = 0) -> tuple[Tensor, int]:
+    """Deal samples into at most five folds, groups as a whole.
+
+    Args:
+        labels: Class of each sample, int64, shape (samples,).
+        groups: Group of each sample, int64, shape (samples,); None where samples are independent.
+        seed: Seed of the order in which they are dealt.
+
+    Returns:
+        Fold of each sample, int64, shape (samples,), on the device of the labels, and how many folds there are: below
+        2 where no class has two labels, or all are of one group.
+    """
+    count = min(5, int(labels.bincount().max()))
+    fold = folds(labels, max(1, count), seed)
+    if groups is not None:
+        _, number = groups.cpu().unique(return_inverse=True)
+        parts = int(number.max()) + 1
+        count = min(count, parts)
+        order = torch.randperm(parts, generator=torch.Generator().manual_seed(seed))
+        fold = (order % max(1, count))[number]
+    return fold.to(labels.device), count
 
 
 @torch.no_grad()
