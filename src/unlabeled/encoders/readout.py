@@ -14,6 +14,7 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.encoders.encoder import Encoder
+from unlabeled.encoders.image import pooling_grid
 from unlabeled.parts import directions
 from unlabeled.parts.augment import Views
 from unlabeled.parts.maps import blank_maps
@@ -104,8 +105,8 @@ class Spec(NamedTuple):
         scaling = "" if self.scaling == "none" else self.scaling
         return ":".join(filter(None, (self.layer, grid, scaling, str(self.dimensions or ""))))
 
-    def require(self, encoder: Encoder) -> None:
-        """Refuse what an encoder does not have.
+    def of(self, encoder: Encoder) -> Self:
+        """The same for an encoder: a map of images without a grid gets the one by which its `features` pool it.
 
         Raises:
             ValueError: There is no such map, it is smaller than the grid, or views are no views of images.
@@ -114,13 +115,17 @@ class Spec(NamedTuple):
         if self.scaling == "views" and encoder.kind != "image":
             raise UserError(f"directions must be those of images for views, got an encoder of {encoder.kind}")
         if self.grid is None:
-            return
+            if self.layer == OUTPUT or encoder.kind != "image":
+                return self
+            shape = blank_maps(encoder)[self.layer].shape  # type: ignore[arg-type]
+            return self._replace(grid=min(pooling_grid(shape[1]), *shape[2:]))
         if self.layer == OUTPUT or encoder.kind != "image":
             maps = ", ".join(encoder.map_dims) if encoder.kind == "image" else "which encoders of images have"
             raise UserError(f"features must name a map for a grid ({maps}), got {self}")
         side = min(blank_maps(encoder)[self.layer].shape[2:])  # type: ignore[arg-type]
         if self.grid > side:
             raise UserError(f"features must have a grid of at most {side}x{side} of {self.layer}, got {self}")
+        return self
 
 
 class Readout(Encoder):
@@ -224,7 +229,7 @@ def fit_readout(encoder: Encoder, spec: Spec, data: "Data", seed: int = 0) -> Re
         ValueError: The encoder has no such features, they are too many, or they do not vary.
     """
     encoder = bare(encoder)
-    spec.require(encoder)
+    spec = spec.of(encoder)
     training = encoder.training
     encoder.eval()
 

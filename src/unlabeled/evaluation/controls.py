@@ -68,8 +68,9 @@ def rescaled(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:
     """The same network of images with random weights, rescaled so that all channels vary alike."""
     from unlabeled.encoders import rescale_
 
-    network: Any = untrained(encoder, seed)
-    rescale_(bare(network), network.inputs(data.sample(CALIBRATION_SAMPLES, seed)))
+    network = untrained(encoder, seed)
+    images: Any = bare(network)
+    rescale_(images, network.inputs(data.sample(CALIBRATION_SAMPLES, seed)))
     if isinstance(network, Readout):
         refit_(network, data, seed)
     detail = "rescaled on the training images"

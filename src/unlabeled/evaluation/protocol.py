@@ -51,7 +51,6 @@ def evaluate(
     temperature: float = 0.07,
     steps: int | None = None,
     features: str | None = None,
-    directions: str | None = None,
     augment: Augment | None = None,
     group: str | None = None,
     progress: Callable[[str], None] | None = None,
@@ -77,12 +76,8 @@ def evaluate(
         k: Neighbours that vote in knn.
         temperature: Temperature of their votes.
         steps: Optimizer steps of finetune and supervised; None takes 20 passes over the labels, 300 at least.
-        features: Which features probes read: a map or output, a grid to average it to, standardize, whiten or views (as
-            `directions`), and a number of dimensions for the last two, joined by colons, as in layer2:2x2:whiten:128,
-            each of which may be omitted; or choose, where every probe and draw takes what predicts its own training
-            labels best by cross-validation. Controls are read, fitted and chosen for alike. None takes what the method
-            of the run declares, else the output.
-        directions: views, for the directions of the features that random views of images hardly move.
+        features: Those that probes read, as in `readout`, such as layer2:2x2:whiten; or choose, by which each probe and
+            draw takes the best for its own labels by cross-validation. None as the method declares, else the output.
         augment: Random view of a batch for finetune and supervised, such as a `Views`; None takes mild crops.
         group: What says which samples are dependent, as in `open_data`; None takes that of the run on its own data.
         progress: Called with a line on what is measured next.
@@ -94,15 +89,8 @@ def evaluate(
         ValueError: There are no labels, a class has fewer than requested, or a word or number is not allowed.
     """
     settings, run = Settings(seed, k, temperature, steps, augment), opened_run(run)
-    request = Request(
-        _several(probe),
-        _several(controls),
-        _several(labels_per_class),
-        draws,
-        settings,
-        progress,
-        readouts.named(run, features, directions),
-    )
+    words = _several(probe), _several(controls), _several(labels_per_class)
+    request = Request(*words, draws, settings, progress, readouts.named(run, features))
     reading = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
     return _evaluate(run, data, test, reading, request, pick_device(device))
 
@@ -163,7 +151,7 @@ def _ours(
         return Representation(OURS, of_encoder(network), network), note
     spec = Spec.parse(request.features)
     network = fit_readout(network, spec, labelled.train, request.settings.seed)
-    note = readouts.account(spec, labelled.train)
+    note = readouts.account(network.spec, labelled.train)
     request.report(note)
     return Representation(OURS, of_encoder(network), network, one_unit=spec.one_unit), note
 

@@ -16,6 +16,7 @@ from unlabeled import methods
 from unlabeled.check import UserError
 from unlabeled.encoders.image import MAP_NUMBERS
 from unlabeled.encoders.readout import OUTPUT, Spec, bare, fit_readout, fit_scaling, pooled, scaled
+from unlabeled.evaluation import logistic
 from unlabeled.evaluation.features import Reader, Representation, of_encoder, require_finite, standardization
 from unlabeled.evaluation.model import frozen, pick_device
 from unlabeled.evaluation.probe import Settings
@@ -36,7 +37,7 @@ CHOOSE = "choose"
 """The word that lets training labels choose."""
 LAYERS, GRIDS = 6, (1, 2, 4)
 """Most named maps that are tried, evenly from the first to the last, and the grids to which they are averaged."""
-LABELS, SAMPLES = 2000, 2000
+LABELS, SAMPLES = 1000, 2000
 """Most labels that one choice looks at, and how many samples beside them say how features vary."""
 BATCH = 256
 
@@ -54,6 +55,8 @@ def named(run: Any, features: str | None, directions: str | None = None) -> str 
     """
     if features is None:
         features = _declared(run)
+        if features is not None and directions is not None:  # what the user says takes precedence
+            features = str(Spec.parse(features)._replace(scaling="none", dimensions=None))
     if directions is not None:
         if directions != "views":
             raise UserError(f"directions must be views, got {directions}")
@@ -79,7 +82,6 @@ def readout(
     features: str,
     data: Any = None,
     *,
-    directions: str | None = None,
     seed: int = 0,
     device: str = "auto",
     reading: Mapping[str, Any] | None = None,
@@ -90,9 +92,9 @@ def readout(
     Args:
         run: A run or its folder, a method or an encoder; it is not changed.
         features: A map or output, a grid, a scaling and a number of dimensions, all but one of which may be omitted, as
-            in layer2:2x2:whiten:128; or choose, for those by which nearest neighbours predict held-out labels best.
+            in layer2:2x2:whiten:128 or output:views; or choose, for those by which nearest neighbours predict held-out
+            labels best.
         data: What `open_splits` takes; its training part is looked at. None takes what the run was trained on.
-        directions: views, for the directions that random views of images hardly move.
         seed: Seed of the samples that are looked at, and of views.
         device: auto, cpu or cuda.
         reading: Further options of `open_data`.
@@ -106,7 +108,7 @@ def readout(
     """
     hardware, run = pick_device(device), opened_run(run)
     encoder = bare(frozen(run, hardware)[0])
-    text = named(run, features, directions) or OUTPUT
+    text = named(run, features) or OUTPUT
     if data is None:
         data = run.config.get("data", {}).get("source") if isinstance(run, Run) else None
         if not data:
@@ -120,7 +122,7 @@ def readout(
     spec = Spec.parse(text)
     fitted = fit_readout(encoder, spec, train, seed)
     if progress is not None:
-        progress(account(spec, train))
+        progress(account(fitted.spec, train))
     return fitted
 
 
@@ -270,7 +272,7 @@ class Chooser:
         """Rows of the training samples whose features are read for choices, in order."""
 
     def limited(self, rows: Tensor) -> Tensor:
-        """At most 2,000 of some rows."""
+        """At most 1,000 of some rows."""
         rows = rows.cpu()
         return rows[self.rank[rows].argsort()[:LABELS]] if len(rows) > LABELS else rows
 
@@ -330,7 +332,7 @@ class Chooser:
             scale = (points - mean).square().mean().sqrt().expand_as(scale)
         kwargs: dict[str, Any] = {"groups": groups, "seed": self.settings.seed}
         if by == "loss":
-            return layers.held_out_loss(
+            return logistic.held_out_loss(
                 points[index], labels, self.classes, statistics=(mean, scale), **kwargs
             )
         k, temperature = self.settings.k, self.settings.temperature
