@@ -104,10 +104,24 @@ def _option(name: str, annotation: Any, default: Any, help_: str, group: Group) 
     )
 
 
+Features = Annotated[
+    str | None,
+    Parameter(
+        help="Features to read: a map or output, a grid such as 2x2, standardize, whiten or views, and a number of "
+        "dimensions, joined by colons, as in layer2:2x2:whiten:128; or choose, by cross-validation on training labels. "
+        "[default: what the method declares, else output]"
+    ),
+]
+Directions = Annotated[
+    Literal["views"] | None,
+    Parameter(help="views keeps the directions that random views of images hardly move. [default: none]"),
+]
+
 SETTINGS = methods.arguments(inspect.getdoc(Settings) or "")
 """Help of the run options by name."""
 ENCODERS = {
-    "image": "conv4, resnet10, resnet18, resnet50, alexnet, nin, dense, vit-small, any timm model",
+    "image": "conv4, resnet10, resnet18, resnet50, alexnet, nin, dense, vit-small, dictionary-400 (or any number of "
+    "atoms), any timm model",
     "text": "bert-tiny, bert-mini, bert-small, bert-medium, bert-base, "
     "gpt-tiny, gpt-mini, gpt-small, gpt-medium, gpt-base",
     "words": "words-50, words-100, words-300",
@@ -293,6 +307,8 @@ def evaluate(
     probe: Probes = ("knn", "linear"),
     labels_per_class: Words = ("all",),
     controls: Controls = ("raw", "random", "rescaled"),
+    features: Features = None,
+    directions: Directions = None,
     draws: Whole = 5,
     seed: Whole = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -320,6 +336,7 @@ def evaluate(
         probe=probe,
         labels_per_class=labels_per_class,
         controls=controls,
+        features=_named(opened, features, directions),
         draws=draws,
         seed=seed,
         device=device,
@@ -470,6 +487,10 @@ def embed(
     /,
     *,
     out: Path,
+    features: Features = None,
+    directions: Directions = None,
+    thumbnails: Annotated[bool, Parameter(negative=())] = False,
+    coordinates: Annotated[bool, Parameter(negative=())] = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     encoder: Network = None,
     reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
@@ -478,13 +499,26 @@ def embed(
 
     Args:
         out: File; its extension sets the format: .parquet, .csv, .npz, or .npy for the features alone.
+        thumbnails: Add a column of small images to a parquet file.
+        coordinates: Add columns x and y to a parquet file, a flat map of the features.
         device: Device to compute features on; auto prefers a GPU.
     """
     from unlabeled.evaluation import embed as compute
     from unlabeled.run import load
 
-    features, _ = compute(load(run, encoder), data, out=out, device=device, **asdict(reading))
-    print(f"{out}: {features.shape[0]:,} samples x {features.shape[1]} numbers")
+    opened = load(run, encoder)
+    vectors, _ = compute(
+        opened,
+        data,
+        out=out,
+        features=_named(opened, features, directions),
+        thumbnails=thumbnails,
+        coordinates=coordinates,
+        device=device,
+        **asdict(reading),
+        progress=_tell,
+    )
+    print(f"{out}: {vectors.shape[0]:,} samples x {vectors.shape[1]} numbers")
 
 
 @app.command(usage="Usage: unlabeled report RUN... [OPTIONS]")
@@ -555,6 +589,9 @@ def export(
     *,
     out: Path,
     format: Literal["safetensors", "timm", "onnx", "transformers", "word2vec"] = "safetensors",
+    features: Features = None,
+    directions: Directions = None,
+    data: str | None = None,
     encoder: Network = None,
 ) -> None:
     """Export the encoder for other libraries, and check that it computes the same features there.
@@ -563,13 +600,27 @@ def export(
         out: File to write; a folder for timm and transformers.
         format: safetensors (any encoder), timm or onnx (images), transformers (text and sound), or word2vec (word
             vectors).
+        data: Data whose training part the features are fitted to. [default: what the run was trained on]
     """
+    from unlabeled.evaluation import readouts
     from unlabeled.exporting import export as write
     from unlabeled.run import load
 
-    written = write(load(run, encoder), out, format=format)
+    source = load(run, encoder)
+    if text := readouts.named(source, features, directions):
+        source = readouts.readout(source, text, data, device="cpu", progress=_tell)
+    elif data is not None:
+        raise UserError(f"data must come with features to fit to it, got {data}")
+    written = write(source, out, format=format)
     note = f"; {written.note}" if written.note else ""
     print(f"{written.path}: loaded again, its features differ by at most {written.difference:.1g}{note}")
+
+
+def _named(run: Any, features: str | None, directions: str | None) -> str:
+    """The features that two options name together."""
+    from unlabeled.evaluation.readouts import named
+
+    return named(run, features, directions) or "output"
 
 
 def _tell(text: str) -> None:

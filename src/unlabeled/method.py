@@ -109,6 +109,9 @@ class Method(nn.Module, Generic[EncoderT]):
     """Meaning of the loss on held-out samples. "undefined": none, as the task is made of the training samples. "warn":
     a warning is given when it rises. "stop": it measures what was learned, so that its rise also ends a training whose
     length was chosen for the user."""
+    readout: ClassVar[str | None] = None
+    """Features by which its encoders are measured and embedded where the user names none, such as layer2:2x2:whiten;
+    None for the encoder's output. Set by measurement on held-out training labels only."""
     most_epochs: ClassVar[int] = 800
     """Most passes over the data that are chosen for the user; after more, small data is memorised."""
 

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +21,7 @@ from unlabeled.encoders.audio import AudioEncoder
 from unlabeled.encoders.audio_visual import AudioVisualEncoder
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.encoders.image import OWN_NETWORK, ImageEncoder
+from unlabeled.encoders.readout import Readout, Spec, bare
 from unlabeled.encoders.rescaled import rescale_
 from unlabeled.encoders.saved import is_ours, load_weights, no_larger_than, read_header
 from unlabeled.encoders.text import TextEncoder
@@ -159,26 +161,49 @@ def load(path: str | os.PathLike[str], module: nn.Module | str | None = None) ->
             raise UserError("its architecture has no name")
         if "weights" in config:
             raise UserError("its architecture names another file")
+        spec, numbers = _readout(config, sum(sizes.values()))
         if config["name"] != OWN_NETWORK and not is_named(config["name"]):
             with no_larger_than(sum(sizes.values()), config):
                 encoder = build(**config)
     except Exception as error:  # networks refuse what they cannot be built from in ways of their own
         raise UserError(f"{path} must hold an encoder that can be built: {check.reason(error)}") from error
     if encoder is None:
-        encoder = _own_again(path, config, module)
+        encoder = _own_again(path, config, bare(module) if isinstance(module, Encoder) else module)
     elif module not in (None, config["name"]):
         raise UserError(f"encoder must be omitted for {path}, which holds a {config['name']}, got {module}")
+    encoder = encoder if spec is None else Readout(encoder, spec, numbers)
     load_weights(encoder, path)
     return encoder
 
 
 def rebuilt(encoder: Encoder) -> Encoder | None:
     """Build the architecture of an encoder anew with random weights; None where only its user can build it."""
+    if isinstance(encoder, Readout):
+        inner = rebuilt(encoder.encoder)
+        return None if inner is None else Readout(inner, encoder.spec, encoder.config["numbers"])
     config = encoder.config | ({"init": "default"} if "init" in encoder.config else {})
     if encoder.maker is not None:
         return _built_by(encoder.maker, config)
     ours = type(encoder).__module__.rpartition(".")[0] == __package__
     return build(**config) if ours and config["name"] != OWN_NETWORK else None
+
+
+def _readout(config: dict[str, Any], weights: int) -> tuple[Spec | None, list[int]]:
+    """Take what makes a readout out of a configuration: which features, None for an encoder alone, and its shape.
+
+    Args:
+        config: The configuration of a file.
+        weights: Numbers that the file holds, which the shape cannot exceed.
+    """
+    text, numbers = config.pop("features", None), config.pop("numbers", [])
+    if text is None:
+        return None, []
+    whole = isinstance(numbers, list) and all(type(number) is int and number > 0 for number in numbers)
+    if not (isinstance(text, str) and whole and len(numbers) in (1, 2)):
+        raise UserError(f"its features must have a name and a shape, got {text} and {numbers}")
+    if math.prod(numbers) > weights:
+        raise UserError(f"its features have more numbers than the {weights} that it holds")
+    return Spec.parse(text), numbers
 
 
 def _loaded_as(name: str, kind: str, path: Path) -> Encoder:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from unlabeled.encoders.readout import Readout, bare, one_unit, refit_
+from unlabeled.evaluation import readouts
 from unlabeled.evaluation.features import Representation, of_encoder
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.probe import Prediction, Settings
@@ -29,12 +31,12 @@ def representations(
     Args:
         names: Controls, of which `supervised` is no representation and `rescaled` one of images only.
         encoder: The encoder that they are beside.
-        data: Training samples, on which norms are calibrated.
+        data: Training samples, on which norms are calibrated and scalings of a readout are fitted.
         seed: Seed of random weights.
     """
     made = []
     if "raw" in names:
-        made.append(raw(encoder))
+        made.append(raw(encoder, data, seed))
     if "random" in names:
         made.append(random(encoder, data, seed))
     # A dictionary normalises the contrast of what it sees: there is nothing to rescale.
@@ -43,28 +45,37 @@ def representations(
     return made
 
 
-def raw(encoder: "Encoder") -> Representation:
-    """The input without any network, as the encoder's kind of data gives it."""
+def raw(encoder: "Encoder", data: "Data | None" = None, seed: int = 0) -> Representation:
+    """The input without any network, as the encoder's kind of data gives it, scaled as a readout is."""
     pixels = encoder.kind == "image"
-    return Representation(
+    made = Representation(
         "raw", lambda batch, layer: encoder.raw(batch), one_unit=pixels, detail=encoder.raw_detail
     )
+    if not isinstance(encoder, Readout) or data is None:
+        return made
+    return readouts.represented(made, encoder.spec, data, seed, readouts.view_size(encoder))
 
 
 def random(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:
     """The same network with random weights, its batch norms calibrated on training samples."""
     network = untrained(encoder, seed)
     calibrate_(network, data)
-    return Representation("random", of_encoder(network), network, detail="norm statistics from data")
+    return Representation(
+        "random", of_encoder(network), network, one_unit=one_unit(network), detail="norm statistics from data"
+    )
 
 
 def rescaled(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:
     """The same network of images with random weights, rescaled so that all channels vary alike."""
     from unlabeled.encoders import rescale_
 
-    network: Any = untrained(encoder, seed)
-    rescale_(network, network.inputs(data.sample(CALIBRATION_SAMPLES, seed)))
-    return Representation("rescaled", of_encoder(network), network, detail="rescaled on the training images")
+    network = untrained(encoder, seed)
+    images: Any = bare(network)
+    rescale_(images, network.inputs(data.sample(CALIBRATION_SAMPLES, seed)))
+    if isinstance(network, Readout):
+        refit_(network, data, seed)
+    detail = "rescaled on the training images"
+    return Representation("rescaled", of_encoder(network), network, one_unit=one_unit(network), detail=detail)
 
 
 def supervised(
@@ -81,5 +92,7 @@ def supervised(
     predictions = []
     for draw, rows in enumerate(draws):
         seed = settings.seed + draw
-        predictions.append(finetune.train(untrained(encoder, seed), data, rows, replace(settings, seed=seed)))
+        predictions.append(
+            finetune.train(untrained(bare(encoder), seed), data, rows, replace(settings, seed=seed))
+        )
     return predictions

@@ -28,6 +28,7 @@ class Request:
         draws: Random choices of the labels, where not all are used.
         settings: Settings of all probes.
         progress: Called with lines for the user; None for silence.
+        features: As `readouts.named` gives it: which features of the encoder; None for its output.
 
     Raises:
         ValueError: There is no such probe, control or number of labels, or no draw.
@@ -39,6 +40,7 @@ class Request:
     draws: int
     settings: Settings
     progress: Callable[[str], None] | None
+    features: str | None = None
 
     def __post_init__(self) -> None:
         self.counts = subsets.counts(self.counts)
@@ -64,6 +66,7 @@ class Request:
             "k": self.settings.k,
             "temperature": self.settings.temperature,
         }
+        options |= {} if self.features is None else {"features": self.features}
         return options if self.settings.steps is None else options | {"steps": self.settings.steps}
 
     def report(self, line: str) -> None:

@@ -6,10 +6,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
+from unlabeled.encoders.readout import Spec, bare, fit_readout, one_unit
 from unlabeled.evaluation import controls as controlled
-from unlabeled.evaluation import seen, verdict
-from unlabeled.evaluation.features import Reader, Representation
+from unlabeled.evaluation import readouts, seen, verdict
+from unlabeled.evaluation.features import Reader, Representation, of_encoder
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel, frozen, method_around, pick_device
@@ -48,6 +50,7 @@ def evaluate(
     k: int = 20,
     temperature: float = 0.07,
     steps: int | None = None,
+    features: str | None = None,
     augment: Augment | None = None,
     group: str | None = None,
     progress: Callable[[str], None] | None = None,
@@ -73,6 +76,8 @@ def evaluate(
         k: Neighbours that vote in knn.
         temperature: Temperature of their votes.
         steps: Optimizer steps of finetune and supervised; None takes 20 passes over the labels, 300 at least.
+        features: Those that probes read, as in `readout`, such as layer2:2x2:whiten; or choose, by which each probe and
+            draw takes the best for its own labels by cross-validation. None as the method declares, else the output.
         augment: Random view of a batch for finetune and supervised, such as a `Views`; None takes mild crops.
         group: What says which samples are dependent, as in `open_data`; None takes that of the run on its own data.
         progress: Called with a line on what is measured next.
@@ -83,12 +88,11 @@ def evaluate(
     Raises:
         ValueError: There are no labels, a class has fewer than requested, or a word or number is not allowed.
     """
-    settings = Settings(seed, k, temperature, steps, augment)
-    request = Request(
-        _several(probe), _several(controls), _several(labels_per_class), draws, settings, progress
-    )
+    settings, run = Settings(seed, k, temperature, steps, augment), opened_run(run)
+    words = _several(probe), _several(controls), _several(labels_per_class)
+    request = Request(*words, draws, settings, progress, readouts.named(run, features))
     reading = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
-    return _evaluate(opened_run(run), data, test, reading, request, pick_device(device))
+    return _evaluate(run, data, test, reading, request, pick_device(device))
 
 
 def _evaluate(
@@ -99,14 +103,16 @@ def _evaluate(
     source = Source.of(run, encoder, data, test, reading=reading)
     options = {"source": source.name, **request.options, **source.reading}
     about = {"encoder": fingerprint(encoder.state_dict()), "seed": request.settings.seed, "options": options}
-    measurements, accounts = _measure_tasks(run, encoder, source, request, device)
+    measurements, accounts = _measure_tasks(run, bare(encoder), source, request, device)
     if len(request.tasks) == len(request.probes):
         return Scores.of(measurements, {"data": source.name} | about | seen.together(accounts))
     parts = source.open()
     labelled = Labelled.of(*parts.views(encoder, device))
     for note in (*labelled.notes, *labelled.label_sources):
         request.report(note)
-    measurements += _measure_probes(encoder, reader, labelled, request)
+    ours, note = _ours(encoder, reader, labelled, request)
+    accounts += [{"note": note}] if note else []
+    measurements += _measure_probes(ours, labelled, request)
     # As opened, not as the encoder reads it: a scene is many images.
     accounts += [seen.account(run, parts), *({"note": note} for note in labelled.notes)]
     return Scores.of(measurements, labelled.facts | about | seen.together(accounts))
@@ -130,15 +136,39 @@ def _measure_tasks(
     return measurements, accounts
 
 
-def _measure_probes(
+def _ours(
     encoder: "Encoder", reader: Reader, labelled: Labelled, request: Request
-) -> list[Measurement]:
+) -> tuple[Representation, str]:
+    """Our features as they are asked for, and what the scores say of them."""
+    if request.features is None:
+        return Representation(OURS, reader, encoder, one_unit=one_unit(encoder)), ""
+    network = bare(encoder)
+    if request.features == readouts.CHOOSE:
+        note = (
+            "features were chosen for every row and draw by held-out training labels, never by test samples"
+        )
+        request.report(note)
+        return Representation(OURS, of_encoder(network), network), note
+    spec = Spec.parse(request.features)
+    network = fit_readout(network, spec, labelled.train, request.settings.seed)
+    note = readouts.account(network.spec, labelled.train)
+    request.report(note)
+    return Representation(OURS, of_encoder(network), network, one_unit=spec.one_unit), note
+
+
+def _measure_probes(ours: Representation, labelled: Labelled, request: Request) -> list[Measurement]:
     """What the probes measure on labels, each beside its controls."""
-    settings = request.settings
+    settings, encoder = request.settings, ours.encoder
+    assert encoder is not None
     plan = cells(request, encoder, labelled.rarest)
     draws = {cell.count: labelled.draw(cell.count, request.draws, settings.seed) for cell in plan}
-    ours = Representation(OURS, reader, encoder)
     beside = controlled.representations(request.controls, encoder, labelled.train, settings.seed)
+    choosers = {}
+    if request.features == readouts.CHOOSE:
+        rows = [rows for draw in draws.values() for rows in draw]
+        about = labelled.train, labelled.labels, len(labelled.classes), rows, settings
+        size = readouts.view_size(encoder)
+        choosers = {one.name: readouts.Chooser(one, *about, size) for one in [*beside, ours]}
 
     @cache
     def supervised(count: int | str) -> list[Prediction]:
@@ -150,14 +180,32 @@ def _measure_probes(
         request.report(f"{name} with {verdict.labels([*dict.fromkeys(cell.count for cell in columns)])}")
         for cell in columns:
             for features in [ours] if probe.trains_encoder else [*beside, ours]:
+                chooser = choosers.get(features.name) if cell.layer is None else None
                 predictions = [
-                    probe.predict(features, labelled, rows, cell.layer, settings)
+                    _predict(probe, features, chooser, labelled, rows, cell.layer, settings)
                     for rows in draws[cell.count]
                 ]
                 measurements.append(_measurement(cell, features.name, predictions, labelled, features.detail))
             if cell.layer is None and _has_supervised(probe, request):
                 measurements.append(_measurement(cell, "supervised", supervised(cell.count), labelled))
     return measurements
+
+
+def _predict(
+    probe: Probe,
+    features: Representation,
+    chooser: readouts.Chooser | None,
+    labelled: Labelled,
+    rows: Tensor,
+    layer: str | None,
+    settings: Settings,
+) -> Prediction:
+    """What a probe predicts, from the features that the labels at hand choose where they are to be chosen."""
+    if chooser is None:
+        return probe.predict(features, labelled, rows, layer, settings)
+    features, words = chooser.pick(rows, probe.chosen_by)
+    classes, detail = probe.predict(features, labelled, rows, layer, settings)
+    return classes, f"{detail}; {words}"
 
 
 def _has_supervised(probe: Probe, request: Request) -> bool:

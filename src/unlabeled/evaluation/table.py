@@ -58,7 +58,8 @@ def _title(probe: str, records: list[Record]) -> str:
 
 def _neighbours(records: list[Record]) -> str:
     """Settings of ours, with the number of neighbours wherever it differs."""
-    details = [record["detail"].partition(", ") for record in records if record["features"] == OURS]
+    ours = [record["detail"].partition("; features ")[0] for record in records if record["features"] == OURS]
+    details = [detail.partition(", ") for detail in ours]
     counts = dict.fromkeys(count.removeprefix("k=") for count, _, _ in details)
     others = dict.fromkeys(rest for _, _, rest in details)
     return ", ".join([f"k={' or '.join(counts)}", *others])

@@ -20,7 +20,9 @@ from unlabeled.evaluation.verdict import CHOSEN
 if TYPE_CHECKING:
     from unlabeled.encoders import Encoder
 
-__all__ = ["PROBE", "choose", "held_out_loss", "probe"]
+__all__ = ["CHOSEN_BY_LABELS", "PROBE", "choose", "held_out_loss", "probe"]
+
+CHOSEN_BY_LABELS = "chosen on held-out training labels"
 
 
 def layers(encoder: "Encoder") -> list[str | None]:
@@ -68,7 +70,7 @@ def choose(names: Sequence[str], loss: Callable[[str], float]) -> tuple[str, str
     finite = [name for name in names if losses[name] == losses[name]]
     if not finite:
         return names[-1], "the last, as one label of each class leaves nothing to choose by"
-    return min(finite, key=losses.__getitem__), "chosen on held-out training labels"
+    return min(finite, key=losses.__getitem__), CHOSEN_BY_LABELS
 
 
 def held_out_loss(
@@ -94,17 +96,10 @@ def held_out_loss(
         Mean over five folds in nats, from `logistic.HOLD_OUT_FROM` labels on over one; NaN where no class has two
         labels or lies in two groups.
     """
-    count = min(5, int(labels.bincount().max()))
-    fold = logistic.folds(labels, max(1, count), seed)
-    if groups is not None:
-        _, number = groups.cpu().unique(return_inverse=True)
-        parts = int(number.max()) + 1
-        count = min(count, parts)
-        order = torch.randperm(parts, generator=torch.Generator().manual_seed(seed))
-        fold = (order % max(1, count))[number]
+    fold, count = logistic.group_folds(labels, groups, seed)
     if count < 2:
         return torch.nan
-    fold, losses = fold.to(labels.device), []
+    losses = []
     for held_out in range(1 if len(labels) >= logistic.HOLD_OUT_FROM else count):
         rest, tested = fold != held_out, fold == held_out
         tested &= torch.isin(
