@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OUTPUT",
+    "REDUCED",
+    "SAMPLES",
     "Readout",
     "Spec",
     "bare",

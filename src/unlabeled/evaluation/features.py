@@ -31,7 +31,8 @@ class Representation:
         name: What scores call it: unlabeled, raw, random, rescaled.
         reader: Reads features from a batch.
         encoder: The network whose features they are; None where there is no network.
-        one_unit: Whether all numbers share a unit, as pixels do, and so must share a scale.
+        one_unit: Whether all numbers share a unit, as pixels or whitened features do, and so must share a scale; those
+            of a named map never do.
         detail: What a reader of the scores must know about it.
     """
 
@@ -53,7 +54,7 @@ class Representation:
         """Mean and scale over all samples by which a linear probe standardises, float, shape (dim,) each."""
         features = self.features(data, layer)
         mean, scale = standardization(features)
-        if self.one_unit:
+        if self.one_unit and (layer is None or self.encoder is None):
             scale = features.var(0, correction=0).mean().sqrt().clamp_min(1e-12).expand_as(scale)
         return mean, scale
 

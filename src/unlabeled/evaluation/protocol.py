@@ -151,7 +151,7 @@ def _ours(
         return Representation(OURS, of_encoder(network), network), note
     spec = Spec.parse(request.features)
     network = fit_readout(network, spec, labelled.train, request.settings.seed)
-    note = readouts.account(network.spec, labelled.train)
+    note = readouts.account(network, labelled.train)
     request.report(note)
     return Representation(OURS, of_encoder(network), network, one_unit=spec.one_unit), note
 

@@ -15,7 +15,18 @@ from torch import Tensor
 from unlabeled import methods
 from unlabeled.check import UserError
 from unlabeled.encoders.image import MAP_NUMBERS
-from unlabeled.encoders.readout import OUTPUT, Spec, bare, fit_readout, fit_scaling, pooled, scaled
+from unlabeled.encoders.readout import (
+    OUTPUT,
+    REDUCED,
+    Readout,
+    Spec,
+    bare,
+    fit_readout,
+    fit_scaling,
+    pooled,
+    scaled,
+)
+from unlabeled.encoders.readout import SAMPLES as FITTED
 from unlabeled.evaluation import logistic
 from unlabeled.evaluation.features import Reader, Representation, of_encoder, require_finite, standardization
 from unlabeled.evaluation.model import frozen, pick_device
@@ -23,6 +34,7 @@ from unlabeled.evaluation.probe import Settings
 from unlabeled.evaluation.probes import knn, layers
 from unlabeled.evaluation.sources import Source
 from unlabeled.method import Batch, Method
+from unlabeled.parts.directions import LARGEST
 from unlabeled.parts.maps import blank_maps
 from unlabeled.run import Run
 from unlabeled.run import opened as opened_run
@@ -122,15 +134,18 @@ def readout(
     spec = Spec.parse(text)
     fitted = fit_readout(encoder, spec, train, seed)
     if progress is not None:
-        progress(account(fitted.spec, train))
+        progress(account(fitted, train))
     return fitted
 
 
-def account(spec: Spec, train: "Data") -> str:
+def account(fitted: Readout, train: "Data") -> str:
     """What features are read and what their scaling was fitted to, in words."""
+    spec, numbers = fitted.spec, fitted.config["numbers"][0]
     if spec.scaling == "none":
         return f"the features are {spec}"
-    return f"the features are {spec}, scaled by the {len(train):,} training {train.unit} without their labels"
+    first = f"the first {REDUCED:,} principal components of " if spec.one_unit and numbers > REDUCED else ""
+    samples = f"the {len(train):,}" if len(train) <= FITTED else f"{FITTED:,} of the {len(train):,}"
+    return f"the features are {first}{spec}, scaled by {samples} training {train.unit} without their labels"
 
 
 def _chosen(
@@ -187,7 +202,7 @@ def represented(
     if representation.encoder is not None:
         network = fit_readout(representation.encoder, spec, data, seed)
         fitted = replace(representation, reader=of_encoder(network), encoder=network, one_unit=spec.one_unit)
-    elif spec.scaling == "none":
+    elif spec.scaling == "none" or (spec.one_unit and _width(representation, data) > LARGEST):
         return representation
     else:
         read = representation.reader
@@ -195,6 +210,10 @@ def represented(
         fitted = replace(representation, reader=_Scaled(read, *scaling), one_unit=spec.one_unit)
         detail = "; ".join(filter(None, (representation.detail, f"features {spec.scaling}")))
     return replace(fitted, detail=detail, cache={})
+
+
+def _width(representation: Representation, data: "Data") -> int:
+    return representation.reader(data.batch(torch.arange(1)), None).flatten(1).shape[1]
 
 
 def candidates(encoder: "Encoder | None") -> list[Spec]:
@@ -298,7 +317,8 @@ class Chooser:
             )
         # A linear probe standardises what has no unit by itself.
         scalings = ["standardize"] if by == "votes" else []
-        scalings += ["whiten"] if self.image_size is None else ["whiten", "views"]
+        if self.read[spec].shape[1] <= LARGEST:
+            scalings += ["whiten"] if self.image_size is None else ["whiten", "views"]
         spec, _ = self._best([spec, *(spec._replace(scaling=name) for name in scalings)], rows, by)
         one = self.representation if spec == Spec() else self._scaled(spec)
         return replace(one, detail=self.representation.detail), f"features {spec}"
