@@ -107,14 +107,17 @@ def _option(name: str, annotation: Any, default: Any, help_: str, group: Group) 
 Features = Annotated[
     str | None,
     Parameter(
-        help="Features to read: a map or output, a grid such as 2x2, standardize, whiten or views, and a number of "
-        "dimensions, joined by colons, as in layer2:2x2:whiten:128; or choose, by cross-validation on training labels. "
-        "[default: what the method declares, else output]"
+        help="Features to read: a map or output, a grid such as 2x2, standardize, whiten, views or contrast, and a "
+        "number of dimensions, joined by colons, as in layer2:2x2:whiten:128; or choose, by cross-validation on "
+        "training labels. [default: what the method declares, else output]"
     ),
 ]
 Directions = Annotated[
-    Literal["views"] | None,
-    Parameter(help="views keeps the directions that random views of images hardly move. [default: none]"),
+    Literal["views", "contrast"] | None,
+    Parameter(
+        help="views keeps the directions that random views of images hardly move; contrast adds a small network of "
+        "these that is trained in seconds to tell the views of one image from those of others. [default: none]"
+    ),
 ]
 
 SETTINGS = methods.arguments(inspect.getdoc(Settings) or "")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from unlabeled import encoders
@@ -18,7 +19,8 @@ from unlabeled.parts.augment import Views
 torch.manual_seed(0)
 DATA = open_data("digits").subset(torch.arange(200))
 ENCODER = encoders.fitted("conv4", DATA).eval()
-X = ENCODER.inputs(DATA.batch(torch.arange(200)))
+WHOLE = DATA.batch(torch.arange(200))
+X = ENCODER.inputs(WHOLE)
 
 
 def features(words: str, data=DATA, seed: int = 0) -> tuple[Readout, torch.Tensor]:
@@ -55,7 +57,7 @@ def test_words_that_say_nothing_or_twice_are_refused(words: str):
         ("s9", "features must be one of output, s1, s2, s3, s4, got s9"),
         ("output:2x2", r"features must name a map for a grid \(s1, s2, s3, s4\), got output:2x2"),
         ("s4:2x2", "features must have a grid of at most 1x1 of s4, got s4:2x2"),
-        ("s3:64", "dimensions must come with whiten or views, got s3:64"),
+        ("s3:64", "dimensions must come with whiten, views or contrast, got s3:64"),
     ],
 )
 def test_what_an_encoder_does_not_have_is_named(words: str, message: str):
@@ -91,12 +93,12 @@ def test_whitened_features_are_uncorrelated_and_no_direction_is_louder_than_1():
 
 def test_directions_of_views_hold_still_where_views_move_the_features():
     readout, _ = features("s3:2x2:views:10")
-    views = Views(8, crop=0.4, jitter=0.4, gray=0.1, flip=0.5)
+    views = Views(8, crop=0.7, jitter=0, gray=0, flip=0)  # digits are not like their mirror images
 
     def ratio(encoder) -> float:
         torch.manual_seed(9)
         with torch.no_grad():
-            between, within = view_covariances(lambda batch: encoder(views(batch)), DATA)
+            between, within = view_covariances(torch.stack([encoder(views(WHOLE)) for _ in range(4)]))
         return float(between.trace() / within.trace())
 
     plain, white = (features(words)[0] for words in ("s3:2x2", "s3:2x2:whiten:10"))
@@ -105,8 +107,8 @@ def test_directions_of_views_hold_still_where_views_move_the_features():
 
 def test_views_that_change_nothing_leave_no_covariance_within():
     with torch.no_grad():
-        between, within = view_covariances(lambda batch: ENCODER(ENCODER.inputs(batch)), DATA)
         values = ENCODER(X)
+        between, within = view_covariances(values.expand(3, -1, -1))
     assert within.abs().max() < 1e-9
     torch.testing.assert_close(between.float(), torch.cov(values.T, correction=0), rtol=1e-3, atol=1e-4)
 
@@ -114,8 +116,8 @@ def test_views_that_change_nothing_leave_no_covariance_within():
 def test_labels_play_no_part_and_the_seed_decides_the_views():
     other = copy.copy(DATA)
     other.labels = None
-    for words in ("s3:whiten", "s3:views"):
-        assert torch.equal(features(words)[0].matrix, features(words, other)[0].matrix)
+    for words in ("s3:whiten", "s3:views", "s3:contrast"):
+        assert torch.equal(features(words)[0].scale.matrix, features(words, other)[0].scale.matrix)
     assert not torch.equal(features("s3:views")[1], features("s3:views", seed=1)[1])
 
 
@@ -125,7 +127,9 @@ def test_the_state_of_random_numbers_stays_as_it_was():
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize("words", ["s3:2x2", "s3:2x2:views:10", "s2:2x2:standardize", "whiten"])
+@pytest.mark.parametrize(
+    "words", ["s3:2x2", "s3:2x2:views:10", "s2:2x2:standardize", "whiten", "contrast:20"]
+)
 def test_a_saved_readout_is_the_same_when_loaded_copied_and_asked_for_layers(words: str, tmp_path: Path):
     readout, values = features(words)
     readout.save(tmp_path / "x.safetensors")
@@ -158,6 +162,30 @@ def test_encoders_of_other_data_have_readouts_of_their_layers(tmp_path: Path):
     assert encoders.load(tmp_path / "x.safetensors").kind == "text"
     for words in ("layer1:2x2", "layer1:views"):
         with pytest.raises(
-            ValueError, match=r"which encoders of images have|directions must be those of images"
+            ValueError, match=r"which encoders of images have|features must be those of images"
         ):
             fit_readout(encoder, Spec.parse(words), data)
+
+
+def test_contrast_is_standardised_features_directions_and_the_network_side_by_side():
+    contrast, values = features("s3:2x2:contrast:10")
+    plain, views = features("s3:2x2:standardize")[1], features("s3:2x2:views:10")[1]
+    parts = values.split([plain.shape[1], 10, values.shape[1] - plain.shape[1] - 10], 1)
+    torch.testing.assert_close(parts[0], 0.6 * F.normalize(plain, dim=1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(parts[1], F.normalize(views, dim=1), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(parts[2].norm(dim=1), torch.ones(200))
+    assert contrast.dim == values.shape[1] and contrast.spec.one_unit
+
+
+def test_covariances_are_those_of_views_and_means_written_out():
+    torch.manual_seed(0)
+    views = torch.randn(3, 300, 4) + torch.randn(300, 4)
+    between, within = view_covariances(views)
+    means = views.double().mean(0)
+    torch.testing.assert_close(between, torch.cov(means.T, correction=0), rtol=1e-4, atol=1e-5)
+    slow = sum(
+        torch.outer(view - means[row], view - means[row])
+        for one in views.double()
+        for row, view in enumerate(one)
+    )
+    torch.testing.assert_close(within, slow / (300 * 2), rtol=1e-4, atol=1e-5)

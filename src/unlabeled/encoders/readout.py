@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.check import UserError
+from unlabeled.encoders.dictionary import MOST_ACCURATE, mirror_accuracy
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.encoders.image import pooling_grid
-from unlabeled.parts import directions
+from unlabeled.parts import augment, directions
 from unlabeled.parts.augment import Views
 from unlabeled.parts.maps import blank_maps
+from unlabeled.parts.view_contrast import ViewContrast, fit_head
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -34,20 +36,23 @@ __all__ = [
     "one_unit",
     "pooled",
     "refit_",
-    "scaled",
     "view_covariances",
 ]
 
 OUTPUT = "output"
 """Name of the encoder's output beside those of its maps."""
-SCALINGS = ("none", "standardize", "whiten", "views")
+SCALINGS = ("none", "standardize", "whiten", "views", "contrast")
 SAMPLES = 10_000
 """Most samples that a scaling is fitted to."""
 REDUCED = 2000
 """Principal components to which larger features are reduced first: solving takes the cube of their number in time."""
 SHRINKAGE = 1.0
-VIEWS, REGULARISATION, DIMENSIONS = 4, 0.1, 256
-"""Random views of each image, what is added to how far they move, and directions that are left."""
+VIEWS, REGULARISATION = 4, 0.1
+"""Random views of each image, and what is added to how far they move."""
+DIMENSIONS = {"whiten": REDUCED, "views": 256, "contrast": 512}
+"""Dimensions that are left, or directions, by scaling."""
+MIRRORED = 2000
+"""Most images that are told from their mirror images."""
 BATCH = 256
 
 Read = Callable[[dict[str, Tensor]], Tensor]
@@ -60,8 +65,11 @@ class Spec(NamedTuple):
         layer: Name of a map, or `output`.
         grid: Rows and columns that the map is averaged to; None as `Encoder.features` pools it.
         scaling: none; standardize (each number has mean 0 and deviation 1), whiten (principal components of about
-            equal variance) or views (of images: directions that random views hardly move).
-        dimensions: Most numbers that whiten and views give; None for all of whiten, and 256 of views.
+            equal variance), views (of images: directions that random views hardly move) or contrast (of images: beside
+            the standardised numbers and these directions what a small network makes of them that tells views of one
+            image from those of others).
+        dimensions: Most numbers that whiten and views give, and most directions of contrast; None for all of whiten,
+            256 of views and 512 of contrast.
     """
 
     layer: str = OUTPUT
@@ -72,7 +80,7 @@ class Spec(NamedTuple):
     @property
     def one_unit(self) -> bool:
         """Whether all numbers share a unit, in which their sizes say how much each counts."""
-        return self.scaling in ("whiten", "views")
+        return self.scaling in DIMENSIONS
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -93,13 +101,13 @@ class Spec(NamedTuple):
                 name, value = "layer", word
             if name in values or not word or (name == "layer" and number):
                 raise UserError(
-                    "features must be a map or output, a grid such as 2x2, one of standardize, whiten or views and a "
-                    f"number of dimensions, joined by colons, as in layer2:2x2:whiten:128, got {text}"
+                    "features must be a map or output, a grid such as 2x2, one of standardize, whiten, views or "
+                    f"contrast and a number of dimensions, joined by colons, as in layer2:2x2:whiten:128, got {text}"
                 )
             values[name] = value
         spec = cls(**values)
-        if spec.dimensions and spec.scaling not in ("whiten", "views"):
-            raise UserError(f"dimensions must come with whiten or views, got {text}")
+        if spec.dimensions and spec.scaling not in DIMENSIONS:
+            raise UserError(f"dimensions must come with whiten, views or contrast, got {text}")
         return spec
 
     def __str__(self) -> str:
@@ -114,8 +122,10 @@ class Spec(NamedTuple):
             ValueError: There is no such map, it is smaller than the grid, or views are no views of images.
         """
         check.choice((OUTPUT, *encoder.map_dims), features=self.layer)
-        if self.scaling == "views" and encoder.kind != "image":
-            raise UserError(f"directions must be those of images for views, got an encoder of {encoder.kind}")
+        if self.scaling in ("views", "contrast") and encoder.kind != "image":
+            raise UserError(
+                f"features must be those of images for {self.scaling}, got an encoder of {encoder.kind}"
+            )
         if self.grid is None:
             if self.layer == OUTPUT or encoder.kind != "image":
                 return self
@@ -131,28 +141,24 @@ class Spec(NamedTuple):
 
 
 class Readout(Encoder):
-    """Features of another encoder's output or named map, pooled on a grid, minus a mean, times a matrix.
+    """Features of another encoder's output or named map, pooled on a grid and scaled.
 
     Whatever else is asked of it, the other encoder answers.
 
     Args:
         encoder: The other encoder.
         spec: Which features.
-        shape: How many numbers are read, and, where a matrix changes that, how many it gives.
+        shape: How many numbers are read, and how many directions are kept of them where a matrix does so.
     """
-
-    mean: Tensor
-    matrix: Tensor
 
     def __init__(self, encoder: Encoder, spec: Spec, shape: Sequence[int]) -> None:
         config = encoder.config | {"features": str(spec), "numbers": list(shape)}
-        super().__init__(config, shape[-1], encoder.map_dims)
+        scale = None if spec.scaling == "none" else make_scale(spec.scaling, shape)
+        super().__init__(config, shape[-1] if scale is None else scale.dim, encoder.map_dims)
         self.encoder, self.spec = encoder, spec
         self.kind, self.raw_detail = encoder.kind, encoder.raw_detail  # type: ignore[misc]
         self.maker, self.notes = encoder.maker, encoder.notes
-        if spec.scaling != "none":
-            self.register_buffer("mean", torch.zeros(shape[0]))
-            self.register_buffer("matrix", torch.zeros(*shape))
+        self.scale = scale
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -177,7 +183,7 @@ class Readout(Encoder):
     def forward(self, x: Any) -> Tensor:
         """The features, float, shape (batch, dim), of what `inputs` gives."""
         features = pooled(self.encoder, x, self.spec)
-        return features if self.spec.scaling == "none" else scaled(features, self.mean, self.matrix)
+        return features if self.scale is None else self.scale(features)
 
     def features(self, x: Any, layer: str | None = None) -> Tensor:
         """The features, or those of a named layer of the other encoder as it gives them."""
@@ -209,9 +215,30 @@ def pooled(encoder: Any, x: Any, spec: Spec) -> Tensor:
     return F.adaptive_avg_pool2d(encoder.maps(x)[spec.layer], spec.grid).flatten(1)
 
 
-def scaled(features: Tensor, mean: Tensor, matrix: Tensor) -> Tensor:
-    """Features minus a mean, times a matrix or a factor each."""
-    return (features - mean) * matrix if matrix.ndim == 1 else (features - mean) @ matrix
+class Affine(nn.Module):
+    """Features minus a mean, times a matrix or a factor each.
+
+    Args:
+        shape: Numbers of a feature, and, of a matrix, how many it gives.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape[0]))
+        self.register_buffer("matrix", torch.zeros(*shape))
+        self.dim = shape[-1]
+
+    def forward(self, features: Tensor) -> Tensor:
+        centred = features - self.mean
+        return centred * self.matrix if self.matrix.ndim == 1 else centred @ self.matrix
+
+
+def make_scale(scaling: str, shape: Sequence[int]) -> "Affine | ViewContrast":
+    """What scales features, not yet fitted: see `Spec` for the scaling, `Readout` for the shape."""
+    return ViewContrast(*shape) if scaling == "contrast" else Affine(shape)
 
 
 @torch.no_grad()
@@ -241,9 +268,9 @@ def fit_readout(encoder: Encoder, spec: Spec, data: "Data", seed: int = 0) -> Re
     if spec.scaling == "none":
         readout = Readout(encoder, spec, read(data.batch(torch.arange(1))).shape[1:])
     else:
-        mean, matrix = fit_scaling(spec, read, data, seed, encoder.config.get("image_size"))
-        readout = Readout(encoder, spec, matrix.shape)
-        readout.mean, readout.matrix = mean, matrix
+        scale = fit_scaling(spec, read, data, seed, encoder.config.get("image_size"))
+        readout = Readout(encoder, spec, scale.matrix.shape)
+        readout.scale = scale
     return readout.train(training)
 
 
@@ -251,15 +278,14 @@ def refit_(readout: Readout, data: "Data", seed: int = 0) -> None:
     """Fit a readout in place, as after its encoder has changed; arguments as in `fit_readout`."""
     fresh = fit_readout(readout.encoder, readout.spec, data, seed)
     readout.dim, readout.config["numbers"] = fresh.dim, fresh.config["numbers"]
-    for name, value in fresh.named_buffers(recurse=False):
-        setattr(readout, name, value)
+    readout.scale = fresh.scale
 
 
 @torch.no_grad()
 def fit_scaling(
     spec: Spec, read: Read, data: "Data", seed: int = 0, image_size: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """The mean and the matrix, or the factors, that scale features of any origin.
+) -> "Affine | ViewContrast":
+    """What scales features of any origin.
 
     Args:
         spec: Its scaling and dimensions.
@@ -267,9 +293,6 @@ def fit_scaling(
         data: At most 10,000 of its samples are looked at.
         seed: Seed of the choice of these, and of views.
         image_size: Side of views in pixels.
-
-    Returns:
-        Mean, float, shape (numbers,), and a matrix, (numbers, dimensions), or factors, (numbers,).
     """
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
     data = data.subset(order[:SAMPLES].sort().values) if len(data) > SAMPLES else data
@@ -281,41 +304,71 @@ def fit_scaling(
         )
     mean = points.double().mean(0).float()
     points -= mean
-    if spec.scaling == "standardize":
-        deviation = points.double().square().mean(0).sqrt()
-        constant = deviation <= 1e-6 * mean.abs()
-        return mean, torch.where(constant, 0, 1 / deviation).float()
     if spec.scaling == "whiten":
-        return mean, directions.whitening(points, spec.dimensions or REDUCED, SHRINKAGE)
+        return _affine(mean, directions.whitening(points, spec.dimensions or REDUCED, SHRINKAGE))
+    deviation = points.double().square().mean(0).sqrt()
+    factors = torch.where(deviation <= 1e-6 * mean.abs(), 0, 1 / deviation).float()
+    if spec.scaling == "standardize":
+        return _affine(mean, factors)
     assert image_size is not None
-    views = Views(image_size, crop=0.4, jitter=0.4, gray=0.1, flip=0.5)
     reduction = directions.principal(points, REDUCED)
+    del points
+    views = _views(data, image_size)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        between, within = view_covariances(
-            lambda batch: scaled(read({"image": views(batch)}), mean, reduction), data
-        )
-    kept = directions.discriminants(between, within, spec.dimensions or DIMENSIONS, REGULARISATION)
-    return mean, reduction @ kept.to(reduction)
+        seen = _read_views(lambda batch: (read({"image": views(batch)}) - mean) @ reduction, data)
+        between, within = view_covariances(seen)
+        most = spec.dimensions or DIMENSIONS[spec.scaling]
+        axes = directions.discriminants(between, within, most, REGULARISATION).to(reduction)
+        if spec.scaling == "views":
+            return _affine(mean, reduction @ axes)
+        contrast = ViewContrast(len(mean), axes.shape[1]).to(mean.device)
+        contrast.mean, contrast.factors, contrast.matrix = mean, factors, reduction @ axes
+        fit_head(contrast.head, torch.stack([rows @ axes for rows in seen]))
+    return contrast.eval()
 
 
-def view_covariances(view: Read, data: "Data", views: int = VIEWS) -> tuple[Tensor, Tensor]:
-    """Covariance of the images' mean features over views, and of a view around the mean of its image.
+def _affine(mean: Tensor, matrix: Tensor) -> Affine:
+    scale = Affine(matrix.shape)
+    scale.mean, scale.matrix = mean, matrix
+    return scale
+
+
+def _views(data: "Data", image_size: int) -> Views:
+    """Random views that leave what images show: gentle ones where an image is no more like its mirror image."""
+    sample = data.sample(MIRRORED)
+    if mirror_accuracy(augment.fit(sample["image"], image_size, sample.get("size"))) > MOST_ACCURATE:
+        return Views(image_size, crop=0.7, jitter=0, gray=0, flip=0)
+    return Views(image_size, crop=0.4, jitter=0.4, gray=0.1, flip=0.5)
+
+
+def _read_views(view: Read, data: "Data") -> Tensor:
+    """Features of random views, float, shape (views, images, numbers): at most 10,000 images of 2,000 numbers.
 
     Args:
         view: Features of a random view of each image of a batch, float, shape (batch, numbers).
         data: The images.
-        views: Views of each, at least 2.
+    """
+    parts = [torch.stack([view(batch) for _ in range(VIEWS)]) for batch in data.batches(BATCH)]
+    return torch.cat(parts, 1)
+
+
+def view_covariances(views: Tensor) -> tuple[Tensor, Tensor]:
+    """Covariance of the images' mean features over views, and of a view around the mean of its image.
+
+    Args:
+        views: Features of at least 2 views of each image, float, shape (views, images, numbers).
 
     Returns:
         Both float64, shape (numbers, numbers).
     """
-    means, within = [], 0
-    for batch in data.batches(BATCH):
-        points = torch.stack([view(batch) for _ in range(views)])
-        centre = points.mean(0)
-        within = within + directions.scatter((points - centre).flatten(0, 1))
-        means.append(centre)
-    centres = torch.cat(means)
-    between = directions.scatter(centres - centres.mean(0)) / len(centres)
-    return between, torch.as_tensor(within) / (len(centres) * (views - 1))
+    count, images, numbers = views.shape
+    within = torch.zeros(numbers, numbers, dtype=torch.float64, device=views.device)
+    centres = []
+    for part in views.split(BATCH, 1):
+        centre = part.mean(0)
+        within += directions.scatter((part - centre).flatten(0, 1))
+        centres.append(centre)
+    means = torch.cat(centres)
+    between = directions.scatter(means - means.mean(0)) / images
+    return between, within / (images * (count - 1))

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from unlabeled import methods
+from unlabeled import check, methods
 from unlabeled.check import UserError
 from unlabeled.encoders.image import MAP_NUMBERS
 from unlabeled.encoders.readout import (
@@ -24,7 +24,6 @@ from unlabeled.encoders.readout import (
     fit_readout,
     fit_scaling,
     pooled,
-    scaled,
 )
 from unlabeled.encoders.readout import SAMPLES as FITTED
 from unlabeled.evaluation import logistic
@@ -60,7 +59,7 @@ def named(run: Any, features: str | None, directions: str | None = None) -> str 
     Args:
         run: A run, whose method may declare the features that are best for it; a method, or an encoder.
         features: As in `Spec.parse`, or "choose"; None for what the method declares.
-        directions: views, for those that random views hardly move; None as `features` says.
+        directions: views or contrast, as a scaling in `features`; None as `features` says.
 
     Raises:
         ValueError: There are no such features or directions, or two scalings.
@@ -70,10 +69,9 @@ def named(run: Any, features: str | None, directions: str | None = None) -> str 
         if features is not None and directions is not None:  # what the user says takes precedence
             features = str(Spec.parse(features)._replace(scaling="none", dimensions=None))
     if directions is not None:
-        if directions != "views":
-            raise UserError(f"directions must be views, got {directions}")
+        check.choice(("views", "contrast"), directions=directions)
         if features == CHOOSE:
-            raise UserError("directions must be omitted with features choose, which tries them, got views")
+            raise UserError(f"directions must be omitted with features choose, got {directions}")
         features = f"{features or OUTPUT}:{directions}"
     if features is None or features == CHOOSE:
         return features
@@ -171,14 +169,13 @@ def _chosen(
 
 @dataclass(frozen=True)
 class _Scaled:
-    """Reads an input minus a mean, times a matrix or a factor each."""
+    """Reads an input and scales it."""
 
     reader: Reader
-    mean: Tensor
-    matrix: Tensor
+    scale: nn.Module
 
     def __call__(self, batch: Batch, layer: str | None) -> Tensor:
-        return scaled(self.reader(batch, layer), self.mean, self.matrix)
+        return self.scale(self.reader(batch, layer))
 
 
 def view_size(encoder: "Encoder") -> int | None:
@@ -207,7 +204,7 @@ def represented(
     else:
         read = representation.reader
         scaling = fit_scaling(spec, lambda batch: read(batch, None).float(), data, seed, image_size)
-        fitted = replace(representation, reader=_Scaled(read, *scaling), one_unit=spec.one_unit)
+        fitted = replace(representation, reader=_Scaled(read, scaling), one_unit=spec.one_unit)
         detail = "; ".join(filter(None, (representation.detail, f"features {spec.scaling}")))
     return replace(fitted, detail=detail, cache={})
 
@@ -341,7 +338,7 @@ class Chooser:
         if spec.scaling != "none":
             one = self._scaled(spec)
             fitted: Any = one.reader if one.encoder is None else one.encoder
-            points = scaled(points, fitted.mean, fitted.matrix)
+            points = fitted.scale(points)
         elif self.representation.encoder is None:
             one_unit = self.representation.one_unit
         index = torch.searchsorted(self.pool, rows).to(points.device)
