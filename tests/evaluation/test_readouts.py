@@ -147,7 +147,7 @@ def test_a_method_may_declare_its_features(monkeypatch: pytest.MonkeyPatch):
     assert named(method, None) == "s3:whiten"
     assert named(method, None, "views") == "s3:views" and named(method, "s2", "views") == "s2:views"
     assert named(method, "output") is None and named(method, "s2") == "s2"
-    with pytest.raises(ValueError, match="directions must be views, got up"):
+    with pytest.raises(ValueError, match="directions must be one of views, contrast, got up"):
         named(method, "s2", "up")
     with pytest.raises(ValueError, match="features must be a map or output"):
         named(method, "s2:whiten", "views")
