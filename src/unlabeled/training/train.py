@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from unlabeled.data.opening import name_of
 from unlabeled.kernels import heap
 from unlabeled.method import Method
 from unlabeled.run import CHECKPOINT, CONFIG, ENCODER, Run
-from unlabeled.training import building, holdout, processes
+from unlabeled.training import building, duration, holdout, processes
 from unlabeled.training import folder as folders
 from unlabeled.training import plan as plans
 from unlabeled.training.checkpoints import Checkpoints
@@ -49,8 +50,10 @@ def pretrain(
         data: Built-in name, folder, file, array of shape (samples, channels, height, width), or a `Data`, of
             the kind that the method learns from.
         out: Folder of the run; `runs/METHOD-DATA` if None.
-        resume: Whether to continue the run in `out` from its checkpoint; with more `epochs` or `steps` than it had it
-            is trained longer: once its own schedule is done, another one climbs to `lr` and falls to 0.
+        resume: Whether to continue the run in `out` from its checkpoint, or to start it where there is none yet. With
+            more `epochs` or `steps` than it had it is trained longer: once its own schedule is done, another one climbs
+            to `lr` and falls to 0. With fewer, or with other `minutes` from now on, it ends earlier: the learning rate
+            falls from where it is to 0 at the new end.
         config: A run.toml to repeat; settings and options named here override it.
         quiet: Whether to print nothing.
         on_step: Called before each step with the number of steps done. A KeyboardInterrupt that it raises ends the
@@ -79,9 +82,10 @@ def pretrain(
         dataset = processes.in_turn(fabric, lambda: _open(data, plan, progress))
         claiming = folders.claimed(out, plan.name, dataset.name, resume)
         claim = processes.first(fabric, lambda: claims.enter_context(claiming))
-        if resume:
+        if claim.resumes:
             processes.refuse_unshared(claim.path / CHECKPOINT)
             plan = plans.resumed(plan, claim.path)
+        plan = replace(plan, resume=claim.resumes)
         trained = _train(fabric, plan, dataset, claim, progress, on_step)
     run = Run(claim.path)
     if plan.network is not None or encoders.is_named(plan.request.get("encoder")):
@@ -123,25 +127,33 @@ def _train(
             folder, dataset, train
         )  # in every process, each of which has opened its own
     stored = folder / ENCODER if plan.resume else None
-    method, samples, settings = building.build(plan, train, fabric.device, stored)
+    built = building.build(plan, train, fabric.device, stored)
+    method, samples, settings, minutes = built
+    notes, seconds, checkpoints = [claim.note, note], None, Checkpoints(fabric, folder)
+    if minutes is not None:
+        progress.say(f"taking a few steps to see how many fit into {minutes:g} min")
+        with heap.retain_freed_memory():  # as in the training
+            settings, length = duration.fit(fabric, plan, built, held_out, checkpoints)
+        notes.append(length.note)
+        seconds = length.seconds
     choices = settings.choices(plan.settings)
-    notes = [claim.note, note]
     if plan.before is not None:
-        plan = plans.lengthened(plan, folder, len(samples))
+        plan, why = plans.rescheduled(plan, settings, folder, len(samples))
         processes.refuse_unshared(folder / CONFIG)  # all have read it
-        processes.first(fabric, lambda: folders.write_config(folder, plans.longer_record(plan, folder)))
-        notes.append(
-            f"training continues from step {plan.ends[-1]:,} to {settings.total_steps(len(samples)):,} with a new "
-            f"schedule: the learning rate climbs to {settings.lr:.4g} and falls to 0 again"
+        processes.first(
+            fabric, lambda: folders.write_config(folder, plans.record_anew(plan, settings, folder))
         )
-    may_stop = plan.length_chosen or not choices.keys().isdisjoint(BUDGET)
+        notes.append(why)
+    # Who resumes a run for so many minutes wants them, but to begin with time is a limit.
+    may_stop = plan.length_chosen or (plan.before is None and not choices.keys().isdisjoint(BUDGET))
     watch = Watch(fabric, method, held_out, settings, len(samples), may_stop)
-    loop = Loop(fabric, method, samples, settings, watch, Checkpoints(fabric, folder), progress, plan.ends)
+    schedule = plan.schedule(settings, len(samples))
+    loop = Loop(fabric, method, samples, settings, watch, checkpoints, progress, schedule)
     if not plan.resume:
         config = plans.record(plan, settings, dataset, len(dataset) - len(train), method)
         processes.first(fabric, lambda: folders.write(folder, config, dataset, train, samples))
         processes.refuse_unshared(folder / CONFIG)
-    progress.start(plan.name, samples, settings, choices, folder)
+    progress.start(plan.name, samples, settings, choices, folder, seconds)
     for line in filter(None, [*notes, *_notes(method, train, settings), watch.note]):
         progress.say(line)
     with heap.retain_freed_memory():
