@@ -15,7 +15,7 @@ from unlabeled import check, methods, options
 from unlabeled.check import UserError
 from unlabeled.evaluation.probes import PROBES
 from unlabeled.evaluation.tasks import TASKS
-from unlabeled.training.settings import Settings
+from unlabeled.training.settings import BUDGET, Settings
 from unlabeled.version import __version__
 
 __all__ = ["main"]
@@ -125,6 +125,17 @@ class Reading:
 DETECTED = Reading()
 
 
+def _help(name: str, method: methods.Description) -> str:
+    """Help of a run option, with what the method chooses for itself."""
+    text, bracket, chosen = SETTINGS[name].partition(" [default: ")
+    if name in method.defaults:
+        return f"{text} [default: {method.defaults[name]}]"
+    lengths = [f"{method.defaults[other]} {other}" for other in BUDGET if other in method.defaults]
+    if name in BUDGET and lengths:
+        return f"{text} [default: {lengths[0]}]"
+    return text + bracket + chosen.replace("10 to 800", f"10 to {method.most_epochs}")
+
+
 def _pretrain_command(name: str) -> Callable[..., None]:
     """The command of one method: its own options from its source, then the run's."""
     method = methods.describe(name)
@@ -140,7 +151,7 @@ def _pretrain_command(name: str) -> Callable[..., None]:
     parameters = [
         inspect.Parameter("data", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=source),
         *(_option(one.name, one.type, one.default, one.help, group) for one in method.options),
-        *(_option(one.name, one.type, one.default, SETTINGS[one.name], RUN) for one in fields(Settings)),
+        *(_option(one.name, one.type, one.default, _help(one.name, method), RUN) for one in fields(Settings)),
         *(_option(key, type_, default, help_, OUTPUT) for key, (type_, default, help_) in rest.items()),
     ]
 
@@ -187,6 +198,8 @@ def _stored_data(values: Mapping[str, Any]) -> str:
     config, out = values.get("config"), values.get("out")
     if config is None and values.get("resume") and out is not None:
         config = out / "run.toml"
+        if not config.is_file():
+            raise UserError(f"data must be named, as {out} holds no run to resume yet, got none")
     if config is None:
         raise UserError("data must be named, or known from --config, or from --resume with --out, got none")
     return _source(config)
@@ -323,6 +336,7 @@ def compare(
     *methods_and_data: Annotated[str, Parameter(name="METHODS_AND_DATA")],
     epochs: WholeOrNone = None,
     steps: WholeOrNone = None,
+    minutes: float | None = None,
     batch_size: WholeOrNone = None,
     encoder: str | None = None,
     image_size: WholeOrNone = None,
@@ -341,6 +355,7 @@ def compare(
         methods_and_data: Names of methods, then the data.
         epochs: Passes over the data, the same for all. [default: chosen by method and data]
         steps: Optimizer steps, instead of epochs. [default: those of the epochs]
+        minutes: Minutes of training of each method, instead of epochs. [default: at most 10, on a GPU 60]
         batch_size: Samples in each forward pass. [default: chosen by the method and the data]
         encoder: Network, the same for all. [default: chosen by the method and the image size]
         image_size: Height and width of the encoder's input in pixels. [default: chosen by the data]
@@ -363,8 +378,15 @@ def compare(
         methods.describe(name)
     from unlabeled.evaluation import subsets
 
-    settings = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "encoder": encoder}
-    settings |= {"image_size": image_size, "store_size": store_size, "seed": seed, "device": device}
+    settings = {"epochs": epochs, "steps": steps, "minutes": minutes}
+    settings |= {
+        "batch_size": batch_size,
+        "encoder": encoder,
+        "image_size": image_size,
+        "store_size": store_size,
+        "seed": seed,
+        "device": device,
+    }
     counts = subsets.counts(labels_per_class)
     probing = {"probe": probe, "labels_per_class": counts, "controls": controls, "seed": seed}
     _compare(names, data, out, settings, probing, asdict(reading))

@@ -36,8 +36,8 @@ class Settings:
     eps 1e-8. SGD and LARS: no Nesterov; LARS: trust coefficient 0.001.
 
     Args:
-        encoder: Network to train: one of ours, any timm model, or module:function that builds one. [default: that of
-            the method, else chosen by the image size]
+        encoder: Network to train: one of ours, any timm model, or module:function that builds one. [default: for
+            images resnet10, conv4 below 24 pixels, on a GPU resnet18; else that of the method]
         weights: File to start the encoder from: safetensors, or tensors saved by torch. [default: random weights]
         init: Random weights of the encoder; rescaled equalises its layers on the data first.
         epochs: Passes over the data. [default: those of 2,000 steps, but 10 to 800, and no more than fit into the
@@ -45,15 +45,19 @@ class Settings:
         steps: Optimizer steps, instead of epochs. [default: those of the epochs]
         minutes: Minutes of training, instead of epochs; what a few steps take before decides how many steps fit in,
             fewer where small data would be memorised. [default: at most 10, on a GPU 60]
-        batch_size: Samples in each forward pass, over all processes. [default: chosen by the method and the data]
-        lr: Peak learning rate, not scaled further. [default: chosen by the method, else optimizer and batch size]
+        batch_size: Samples in each forward pass, over all processes. [default: 256, on a GPU 512, at most all
+            samples]
+        lr: Peak learning rate, not scaled further. [default: for a batch of 256 samples adamw 0.001, sgd 0.12, lars
+            0.3; adamw's grows with the root of the batch, the others' with the batch]
         optimizer: Optimizer.
-        weight_decay: Weight decay; norms and biases have none. [default: chosen by the method, else the optimizer]
+        weight_decay: Weight decay; norms and biases have none. [default: adamw 0.05, sgd 0.0005,
+            lars 1e-06]
         betas: Decay rates of the two moment estimates of adamw, as FIRST,SECOND. [default: 0.9,0.999]
         sgd_momentum: Momentum of sgd and lars. [default: 0.9]
         clip: Largest norm of the gradient; larger gradients are scaled down to it. [default: no limit]
         holdout: Fraction of the samples that is held out of training to log the loss on; none below 50 samples.
-        image_size: Height and width of the encoder's input in pixels. [default: chosen by the data]
+        image_size: Height and width of the encoder's input in pixels. [default: that of the data, at most 64, on a GPU
+            224]
         store_size: Shorter side in pixels at which decoded images are stored; larger ones are shrunk to it once.
             [default: chosen by the image size]
         levels: Values that become black and white, as LOW,HIGH, in images of more than 8 bits. [default: chosen by

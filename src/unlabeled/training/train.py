@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from unlabeled.run import CHECKPOINT, CONFIG, ENCODER, Run
 from unlabeled.training import building, duration, holdout, processes
 from unlabeled.training import folder as folders
 from unlabeled.training import plan as plans
+from unlabeled.training.building import Built
 from unlabeled.training.checkpoints import Checkpoints
 from unlabeled.training.folder import Claim
 from unlabeled.training.loop import Loop
@@ -128,22 +130,10 @@ def _train(
         )  # in every process, each of which has opened its own
     stored = folder / ENCODER if plan.resume else None
     built = building.build(plan, train, fabric.device, stored)
-    method, samples, settings, minutes = built
-    notes, seconds, checkpoints = [claim.note, note], None, Checkpoints(fabric, folder)
-    if minutes is not None:
-        progress.say(f"taking a few steps to see how many fit into {minutes:g} min")
-        with heap.retain_freed_memory():  # as in the training
-            settings, length = duration.fit(fabric, plan, built, held_out, checkpoints)
-        notes.append(length.note)
-        seconds = length.seconds
+    method, samples, *_ = built
+    checkpoints = Checkpoints(fabric, folder)
+    plan, settings, seconds, ending = _ended(fabric, plan, built, held_out, checkpoints, progress)
     choices = settings.choices(plan.settings)
-    if plan.before is not None:
-        plan, why = plans.rescheduled(plan, settings, folder, len(samples))
-        processes.refuse_unshared(folder / CONFIG)  # all have read it
-        processes.first(
-            fabric, lambda: folders.write_config(folder, plans.record_anew(plan, settings, folder))
-        )
-        notes.append(why)
     # Who resumes a run for so many minutes wants them, but to begin with time is a limit.
     may_stop = plan.length_chosen or (plan.before is None and not choices.keys().isdisjoint(BUDGET))
     watch = Watch(fabric, method, held_out, settings, len(samples), may_stop)
@@ -154,11 +144,37 @@ def _train(
         processes.first(fabric, lambda: folders.write(folder, config, dataset, train, samples))
         processes.refuse_unshared(folder / CONFIG)
     progress.start(plan.name, samples, settings, choices, folder, seconds)
-    for line in filter(None, [*notes, *_notes(method, train, settings), watch.note]):
+    for line in filter(None, [claim.note, note, *ending, *_notes(method, train, settings), watch.note]):
         progress.say(line)
     with heap.retain_freed_memory():
         loop.run(plan.resume, on_step or (lambda step: None))
     return method
+
+
+def _ended(
+    fabric: "Fabric",
+    plan: Plan,
+    built: Built,
+    held_out: Data | None,
+    checkpoints: Checkpoints,
+    progress: Progress,
+) -> tuple[Plan, Settings, float | None, list[str]]:
+    """Decide where the training ends: plan and settings, the seconds to there where they are known, and lines on it."""
+    settings, minutes, folder, samples = built.settings, built.minutes, checkpoints.folder, len(built.samples)
+    seconds, notes = None, []
+    if minutes is not None:
+        progress.say(f"taking a few steps to see how many fit into {minutes:g} min")
+        with heap.retain_freed_memory():  # as in the training
+            settings, length = duration.fit(fabric, plan, built, held_out, checkpoints)
+        seconds = length.seconds
+        notes.append(length.note)
+    if plan.before is not None:
+        plan, note = plans.rescheduled(plan, settings, folder, samples)
+        processes.refuse_unshared(folder / CONFIG)  # all have read it
+        config = partial(plans.record_anew, plan, settings, folder)
+        processes.first(fabric, lambda: folders.write_config(folder, config()))
+        notes.append(note)
+    return plan, settings, seconds, notes
 
 
 def _notes(method: Method, train: Data, settings: Settings) -> list[str]:
