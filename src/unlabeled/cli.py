@@ -145,7 +145,12 @@ def _pretrain_command(name: str) -> Callable[..., None]:
     ]
     rest = {
         "out": (Path | None, None, f"Folder of the run. [default: runs/{name}-DATA]"),
-        "resume": (bool, False, "Continue the run in the folder from its checkpoint."),
+        "resume": (
+            bool,
+            False,
+            "Continue the run in the folder from its checkpoint, or start it where there is none yet.",
+        ),
+        "dry_run": (bool, False, "Print what would be chosen and how long it would take, and train nothing."),
         "config": (Path | None, None, CONFIG),
     }
     parameters = [
@@ -157,8 +162,18 @@ def _pretrain_command(name: str) -> Callable[..., None]:
 
     def command(data: str | None = None, **values: Any) -> None:
         from unlabeled.parts import gather
-        from unlabeled.training.train import pretrain
+        from unlabeled.training.train import pretrain, preview
 
+        if values.pop("dry_run", False):
+            if values.pop("resume", False):
+                raise UserError(
+                    "dry_run must be left out to resume a run, whose settings are in its run.toml, got both"
+                )
+            values.pop("out", None)
+            lines = preview(name, data or _stored_data(values), **values)
+            if gather.rank() == 0:
+                print("\n".join(lines))
+            return
         run = pretrain(name, data or _stored_data(values), **values)
         if gather.rank() == 0:
             print(run.path)

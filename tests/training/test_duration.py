@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import unlabeled
 from unlabeled import encoders
+from unlabeled.cli import main
 from unlabeled.data import open_data
 from unlabeled.method import Batch, Method
 from unlabeled.run import CHECKPOINT, load, read_checkpoint
@@ -406,6 +407,26 @@ def test_processes_whose_clocks_disagree_take_the_same_steps_as_those_that_were_
         steps = load(tmp_path / out).config["settings"]["steps"]
         assert state_of(tmp_path / out)[1]["step"] == steps
     assert_same_state(tmp_path / "timed", tmp_path / "counted")
+
+
+def test_a_dry_run_tells_what_is_chosen_and_trains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["pretrain", "rotnet", "digits", "--dry-run", "--encoder", "conv4", "--batch-size", "16"]
+    main([*words, "--steps", "30"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "rotnet on digits: 1,271 images"
+    assert {"encoder conv4", "steps 30", "batch_size 16", "lr 0.00025 (chosen)", "flip 0.5"} <= set(lines)
+    assert lines[-1].startswith("about ") and not list(tmp_path.iterdir())
+    main([*words, "--minutes", "0.001"])
+    out = capsys.readouterr().out
+    assert (
+        "steps 10 (chosen)" in out and "but 10 steps are the fewest" in out and not list(tmp_path.iterdir())
+    )
+    with pytest.raises(SystemExit):
+        main([*words, "--resume"])
+    assert "dry_run must be left out to resume" in capsys.readouterr().err
 
 
 # Starting where nothing is there to resume.

@@ -40,6 +40,9 @@ TRIAL_TIME, MOST_TRIAL_TIME = 0.02, 0.1
 ENDLESS = 10**9
 """Steps at most of a run that is trained longer for so many minutes."""
 
+MINUTES = 1.0
+"""Time by which a trial is measured where none is asked for."""
+
 clock = time.perf_counter
 
 
@@ -145,7 +148,7 @@ def costs(fabric: "Fabric", built: Built, held_out: Data | None, checkpoints: Ch
         schedule = Schedule(settings.total_steps(len(data)))
         looks = watch.Watch(fabric, trial, held_out, settings, len(data), may_stop=False)
         loop = Trial(fabric, trial, data, settings, looks, checkpoints, Progress(quiet=True), schedule)
-        return loop.costs(60 * (minutes or 0.0))
+        return loop.costs(60 * (minutes or MINUTES))
 
 
 def seconds_of(steps: int, each: int, costs: Costs) -> float:

@@ -3,9 +3,10 @@
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,13 +26,14 @@ from unlabeled.training.folder import Claim
 from unlabeled.training.loop import Loop
 from unlabeled.training.plan import Plan
 from unlabeled.training.progress import Progress
+from unlabeled.training.progress import duration as in_words
 from unlabeled.training.settings import BUDGET, READING, Settings
 from unlabeled.training.watch import Watch
 
 if TYPE_CHECKING:
     from unlabeled.training.processes import Fabric
 
-__all__ = ["pretrain"]
+__all__ = ["pretrain", "preview"]
 
 
 def pretrain(
@@ -95,6 +97,41 @@ def pretrain(
     if isinstance(method, Method):
         run.encoder, run.method = method.encoder.eval(), method.eval()
     return run
+
+
+def preview(
+    method: str | type[Method] | Method, data: Any, *, config: str | Path | None = None, **settings: Any
+) -> list[str]:
+    """What `pretrain` would train, every setting in a line, and how long it would take; nothing is trained or kept.
+
+    Args:
+        method: As in `pretrain`.
+        data: As in `pretrain`.
+        config: As in `pretrain`.
+        **settings: As in `pretrain`.
+    """
+    source = name_of(data) if isinstance(data, str | os.PathLike) else ""
+    plan = plans.make(method, settings, source=source, config=config)
+    with (
+        torch.random.fork_rng(),
+        processes.joined(plan.settings) as fabric,
+        Progress(fabric.global_rank > 0) as progress,
+        TemporaryDirectory() as folder,
+    ):
+        dataset = processes.in_turn(fabric, lambda: _open(data, plan, progress))
+        train, held_out, note = holdout.divide(dataset, plan.settings.holdout, plan.settings.seed)
+        built, checkpoints = building.build(plan, train, fabric.device), Checkpoints(fabric, Path(folder))
+        _, chosen, seconds, ending = _ended(fabric, plan, built, held_out, checkpoints, progress)
+        if seconds is None:
+            samples = len(built.samples)
+            costs = duration.costs(fabric, built, held_out, checkpoints)
+            seconds = duration.seconds_of(chosen.total_steps(samples), chosen.steps_per_epoch(samples), costs)
+            ending.append(f"about {in_words(seconds)}")
+    choices = chosen.choices(plan.settings)
+    values = {name: value for name, value in {**asdict(chosen), **plan.options}.items() if value is not None}
+    lines = [f"{name} {value}{' (chosen)' if name in choices else ''}" for name, value in values.items()]
+    head = f"{plan.name} on {dataset.name}: {len(built.samples):,} {built.samples.unit}"
+    return [head, *lines, *filter(None, [note, *ending, *_notes(built.method, train, chosen)])]
 
 
 def _open(data: Any, plan: Plan, progress: Progress) -> Data:
