@@ -253,7 +253,7 @@ def test_a_chosen_length_is_repeated_and_resumed_without_a_trial(
     timed: dict[str, Any] = {"minutes": 0.5, "batch_size": 8, **settings}
     whole = unlabeled.pretrain(Compiled, pictures(), out=tmp_path / "whole", **timed)
     steps = whole.config["settings"]["steps"]
-    assert whole.config["minutes"] == 0.5 and "steps" in whole.config["chosen"] and steps > 20
+    assert whole.config["minutes"] == 0.5 and "steps" in whole.config["chosen"] and steps > 15
     with pytest.raises(RuntimeError, match="killed"):
         unlabeled.pretrain(
             Compiled, pictures(), out=tmp_path / "part", on_step=partial(killed_at, 12),
@@ -280,7 +280,7 @@ def test_time_is_chosen_anew_where_what_it_was_chosen_for_is_changed(clock: Cloc
         Compiled, pictures(), out=tmp_path / "b", encoder=network(), batch_size=4,
         config=first.path / "run.toml", **settings,
     )  # fmt: skip
-    assert again.config["minutes"] == 0.5 and again.config["settings"]["steps"] > 20
+    assert again.config["minutes"] == 0.5 and again.config["settings"]["steps"] > 15
     assert again.config["settings"]["batch_size"] == 4
 
 
@@ -414,17 +414,19 @@ def test_a_dry_run_tells_what_is_chosen_and_trains_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["pretrain", "rotnet", "digits", "--dry-run", "--encoder", "conv4", "--batch-size", "16"]
-    main([*words, "--steps", "30"])
+    with pytest.raises(SystemExit, match="0"):
+        main([*words, "--steps", "30"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "rotnet on digits: 1,271 images"
     assert {"encoder conv4", "steps 30", "batch_size 16", "lr 0.00025 (chosen)", "flip 0.5"} <= set(lines)
     assert lines[-1].startswith("about ") and not list(tmp_path.iterdir())
-    main([*words, "--minutes", "0.001"])
+    with pytest.raises(SystemExit, match="0"):
+        main([*words, "--minutes", "0.001"])
     out = capsys.readouterr().out
     assert (
         "steps 10 (chosen)" in out and "but 10 steps are the fewest" in out and not list(tmp_path.iterdir())
     )
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="2"):
         main([*words, "--resume"])
     assert "dry_run must be left out to resume" in capsys.readouterr().err
 
@@ -495,8 +497,8 @@ def test_the_time_left_is_told_again_and_again_but_ever_more_rarely(
     assert lines[0] == "step 3 of 1,000: 1 images/s, about 60 min to go"
     steps = [int(line.split()[1]) for line in lines]
     pauses = [3.6 * (later - earlier) for earlier, later in pairwise(steps)]
-    assert 30 <= pauses[0] < 36 and pauses == sorted(pauses) and len(lines) < 10
-    assert lines[-1].endswith("min to go") and "about 18 min" in lines[-1]
+    assert 30 <= pauses[0] < 36 and pauses == sorted(pauses) and len(lines) < 12
+    assert 600 <= max(pauses) < 604 and steps[-1] > 800  # so a training of hours is told of too
 
 
 def test_a_training_that_became_slower_is_told_once(

@@ -145,7 +145,7 @@ def costs(fabric: "Fabric", built: Built, held_out: Data | None, checkpoints: Ch
             f"neither for {type(method).__name__} ({reason(error)})"
         ) from error
     with torch.random.fork_rng():
-        schedule = Schedule(settings.total_steps(len(data)))
+        schedule = Schedule(max(MOST_TRIED, settings.total_steps(len(data))))
         looks = watch.Watch(fabric, trial, held_out, settings, len(data), may_stop=False)
         loop = Trial(fabric, trial, data, settings, looks, checkpoints, Progress(quiet=True), schedule)
         return loop.costs(60 * (minutes or MINUTES))
