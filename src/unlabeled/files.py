@@ -44,7 +44,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def sweep(path: Path) -> None:
-    """Remove temporary files and folders that killed writers of a file left beside it, those of safetensors included."""
+    """Remove what killed writers of a file left beside it: temporary files and folders, those of safetensors too."""
     ours, theirs = f".{escape(path.name)}.{'?' * 8}", f".tmp{'?' * 6}"
     for left in filter(Path.is_dir, path.parent.glob(ours)):
         shutil.rmtree(left, ignore_errors=True)

@@ -195,10 +195,8 @@ def fit(
     """
     settings, minutes, samples = built.settings, built.minutes or 0.0, len(built.samples)
     each, begun = settings.steps_per_epoch(samples), 0
-    most, why = (
-        settings.total_steps(samples),
-        f"no more than {settings.epochs} epochs are chosen for this data",
-    )
+    most = settings.total_steps(samples)
+    why = f"no more than {settings.epochs} epochs are chosen for this data"
     began = clock()
     try:
         measured = costs(fabric, built, held_out, checkpoints)

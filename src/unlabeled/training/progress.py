@@ -19,7 +19,7 @@ __all__ = ["Progress", "duration"]
 SECONDS_BETWEEN_LINES, LINES_SHARE = 2.0, 0.05
 """Seconds between two epochs that are printed, and the least fraction of the time so far that lies between them."""
 SECONDS_BEFORE_ESTIMATE, SECONDS_BETWEEN_ESTIMATES, MOST_BETWEEN_ESTIMATES = 10.0, 30.0, 600.0
-"""Seconds before the time that is left is estimated first, and then once more; from there they double, up to the last."""
+"""Seconds before the time that is left is estimated first, and then once more; then they double, up to the last."""
 SECONDS_BEFORE_COMPARISON = 30.0
 """Seconds of training before it is compared with the time that was expected."""
 OFF = 1.5
