@@ -37,7 +37,8 @@ def representations(
         made.append(raw(encoder))
     if "random" in names:
         made.append(random(encoder, data, seed))
-    if "rescaled" in names and encoder.kind == "image":
+    # A dictionary normalises the contrast of what it sees: there is nothing to rescale.
+    if "rescaled" in names and encoder.kind == "image" and not getattr(encoder, "is_dictionary", False):
         made.append(rescaled(encoder, data, seed))
     return made
 

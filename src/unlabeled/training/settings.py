@@ -36,50 +36,50 @@ class Settings:
     eps 1e-8. SGD and LARS: no Nesterov; LARS: trust coefficient 0.001.
 
     Args:
-        encoder: Network to train: one of ours, any timm model, or module:function that builds one. [default: for
+        encoder: Network to train: a built-in one, any timm model, or module:function that builds one. [default: for
             images resnet10, conv4 below 24 pixels, on a GPU resnet18; else that of the method]
         weights: File to start the encoder from: safetensors, or tensors saved by torch. [default: random weights]
-        init: Random weights of the encoder; rescaled equalises its layers on the data first.
+        init: Random initialisation of the encoder; rescaled also equalises the variance of the
+            channels in each layer on the data.
         epochs: Passes over the data. [default: those of 2,000 steps, but 10 to 800, and no more than fit into the
             minutes; on a GPU those of 20,000 steps]
-        steps: Optimizer steps, instead of epochs. [default: those of the epochs]
-        minutes: Minutes of training, instead of epochs; what a few steps take before decides how many steps fit in,
-            fewer where small data would be memorised. [default: at most 10, on a GPU 60]
-        batch_size: Samples in each forward pass, over all processes. [default: 256, on a GPU 512, at most all
-            samples]
-        lr: Peak learning rate, not scaled further. [default: for a batch of 256 samples adamw 0.001, sgd 0.12, lars
-            0.3; adamw's grows with the root of the batch, the others' with the batch]
+        steps: Optimizer steps, instead of epochs. [default: as many as the epochs take]
+        minutes: Minutes of training, instead of epochs; a few trial steps decide how many steps fit in, fewer where
+            small data would be memorised. [default: at most 10, on a GPU 60]
+        batch_size: Samples per forward pass, over all processes. [default: 256, on a GPU 512, at most all samples]
+        lr: Peak learning rate, used as given. [default: for a batch of 256 samples adamw 0.001, sgd 0.12, lars 0.3;
+            adamw's grows with the root of the batch, the others' with the batch]
         optimizer: Optimizer.
-        weight_decay: Weight decay; norms and biases have none. [default: adamw 0.05, sgd 0.0005,
-            lars 1e-06]
+        weight_decay: Weight decay; norms and biases have none. [default: adamw 0.05, sgd 0.0005, lars 1e-06]
         betas: Decay rates of the two moment estimates of adamw, as FIRST,SECOND. [default: 0.9,0.999]
         sgd_momentum: Momentum of sgd and lars. [default: 0.9]
-        clip: Largest norm of the gradient; larger gradients are scaled down to it. [default: no limit]
-        holdout: Fraction of the samples that is held out of training to log the loss on; none below 50 samples.
+        clip: Maximum norm of the gradient; larger gradients are scaled down to it. [default: no limit]
+        holdout: Fraction of the samples held out of training to log the loss on; with fewer than 50 samples, none are.
         image_size: Height and width of the encoder's input in pixels. [default: that of the data, at most 64, on a GPU
             224]
         store_size: Shorter side in pixels at which decoded images are stored; larger ones are shrunk to it once.
             [default: chosen by the image size]
-        levels: Values that become black and white, as LOW,HIGH, in images of more than 8 bits. [default: chosen by
-            the data]
-        pages: What is read of image files with several pages: the first, all (each an image) or bands (of one image).
+        levels: Pixel values that become black and white, as LOW,HIGH, in images of more than 8 bits. [default:
+            chosen by the data]
+        pages: What to read from image files with several pages: the first page, all (each is an image) or bands
+            (each is a band of one image).
             [default: first]
         seed: Seed of all random numbers.
         device: Device to train on; auto prefers a GPU.
         precision: Floating-point precision; bf16 is mixed precision, which auto takes on a GPU.
-        accumulate: Forward passes for each optimizer step.
-        workers: Threads that decode files the first time. [default: as many as processors]
+        accumulate: Forward passes per optimizer step, whose gradients are averaged.
+        workers: Threads that decode files, which happens once. [default: one per processor]
         max_broken: Abort if a larger fraction of the files is unreadable.
-        group: Groups of samples that are not independent and stay in one part: a column of a table, a regular
+        group: What groups samples that are not independent, so that no group is split: a column of a table, a regular
             expression for paths with one capture group, such as (speaker[0-9]+)_, folder, or none. [default: detected]
-        skip_nan: Steps with a non-finite loss or gradient to skip before aborting.
+        skip_nan: Number of steps with a non-finite loss or gradient to skip before aborting.
         label: Column of the labels; training never sees it. [default: detected by its name]
         encoding: Encoding of texts, such as gbk or cp1252. [default: detected]
         text_column: Column of the texts in a table, or several separated by commas, which are joined. [default:
             detected]
         segmenter: Word segmenter for languages without spaces: characters, jieba or pythainlp. [default: none]
-        devices: Processes on this machine.
-        nodes: Machines.
+        devices: Processes on this machine; with GPUs, one for each.
+        nodes: Number of machines.
     """
 
     encoder: str | None = None
