@@ -426,6 +426,8 @@ def test_what_killed_writers_left_is_swept_and_nothing_else(tmp_path: Path) -> N
     (out / ".tmpGhI789").write_bytes(bytes(4096))
     (out / ".tmpDeF456").write_bytes(b"\x10\0\0\0\0\0\0\0{")
     (out / ".tmpfolder").mkdir()
+    (out / ".checkpoint.safetensors.efgh5678").mkdir()  # of trial steps, see training/duration.py
+    (out / ".checkpoint.safetensors.efgh5678" / "encoder").touch()
     (out / ".tmpnotes1").write_text("not safetensors")
     unlabeled.pretrain("rotnet", pictures(), encoder="conv4", out=out, steps=1, **FAST)
     assert {path.name for path in out.glob(".*")} == {".mine", ".tmpfolder", ".tmpnotes1"}

@@ -15,7 +15,7 @@ from unlabeled import check, methods, options
 from unlabeled.check import UserError
 from unlabeled.evaluation.probes import PROBES
 from unlabeled.evaluation.tasks import TASKS
-from unlabeled.training.settings import Settings
+from unlabeled.training.settings import BUDGET, Settings
 from unlabeled.version import __version__
 
 __all__ = ["main"]
@@ -153,6 +153,19 @@ class Reading:
 DETECTED = Reading()
 
 
+def _help(name: str, method: methods.Description) -> str:
+    """Help of a run option, with what the method chooses for itself."""
+    known = ENCODERS.get(method.encoder_kind or method.kind, "a built-in one")
+    help_ = SETTINGS[name].replace("a built-in one, any timm model", known)
+    text, bracket, chosen = help_.partition(" [default: ")
+    if name in method.defaults:
+        return f"{text} [default: {method.defaults[name]}]"
+    lengths = [f"{method.defaults[other]} {other}" for other in BUDGET if other in method.defaults]
+    if name in BUDGET and lengths:
+        return f"{text} [default: {lengths[0]}]"
+    return text + bracket + chosen.replace("10 to 800", f"10 to {method.most_epochs}")
+
+
 def _pretrain_command(name: str) -> Callable[..., None]:
     """The command of one method: its own options from its source, then the run's."""
     method = methods.describe(name)
@@ -160,24 +173,37 @@ def _pretrain_command(name: str) -> Callable[..., None]:
     source = Annotated[
         str | None, Parameter(help=f"{SOURCES} [default: that of the run given by --config or --resume]")
     ]
-    known = ENCODERS.get(method.encoder_kind or method.kind, "a built-in one")
-    helps = SETTINGS | {"encoder": SETTINGS["encoder"].replace("a built-in one, any timm model", known)}
     rest = {
         "out": (Path | None, None, f"Folder of the run. [default: runs/{name}-DATA]"),
-        "resume": (bool, False, "Continue the run in the folder from its checkpoint."),
+        "resume": (
+            bool,
+            False,
+            "Continue the run in the folder from its checkpoint, or start it where there is none yet.",
+        ),
+        "dry_run": (bool, False, "Print what would be chosen and how long it would take, and train nothing."),
         "config": (Path | None, None, CONFIG),
     }
     parameters = [
         inspect.Parameter("data", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=source),
         *(_option(one.name, one.type, one.default, one.help, group) for one in method.options),
-        *(_option(one.name, one.type, one.default, helps[one.name], RUN) for one in fields(Settings)),
+        *(_option(one.name, one.type, one.default, _help(one.name, method), RUN) for one in fields(Settings)),
         *(_option(key, type_, default, help_, OUTPUT) for key, (type_, default, help_) in rest.items()),
     ]
 
     def command(data: str | None = None, **values: Any) -> None:
         from unlabeled.parts import gather
-        from unlabeled.training.train import pretrain
+        from unlabeled.training.train import pretrain, preview
 
+        if values.pop("dry_run", False):
+            if values.pop("resume", False):
+                raise UserError(
+                    "dry_run must be left out to resume a run, whose settings are in its run.toml, got both"
+                )
+            values.pop("out", None)
+            lines = preview(name, data or _stored_data(values), **values)
+            if gather.rank() == 0:
+                print("\n".join(lines))
+            return
         run = pretrain(name, data or _stored_data(values), **values)
         if gather.rank() == 0:
             print(run.path)
@@ -217,6 +243,8 @@ def _stored_data(values: Mapping[str, Any]) -> str:
     config, out = values.get("config"), values.get("out")
     if config is None and values.get("resume") and out is not None:
         config = out / "run.toml"
+        if not config.is_file():
+            raise UserError(f"data must be named, as {out} holds no run to resume yet, got none")
     if config is None:
         raise UserError("data must be named, or known from --config, or from --resume with --out, got none")
     return _source(config)
@@ -358,6 +386,7 @@ def compare(
     *methods_and_data: Annotated[str, Parameter(name="METHODS_AND_DATA")],
     epochs: WholeOrNone = None,
     steps: WholeOrNone = None,
+    minutes: float | None = None,
     batch_size: WholeOrNone = None,
     encoder: str | None = None,
     image_size: WholeOrNone = None,
@@ -376,6 +405,7 @@ def compare(
         methods_and_data: Names of methods, then the data: a built-in set, folder, file or hub name.
         epochs: Passes over the data, the same for all. [default: chosen by the method and the data]
         steps: Optimizer steps, instead of epochs. [default: as many as the epochs take]
+        minutes: Minutes of training of each method, instead of epochs. [default: at most 10, on a GPU 60]
         batch_size: Samples per forward pass. [default: chosen by the method and the data]
         encoder: Network, the same for all. [default: chosen by the method and the image size]
         image_size: Height and width of the encoder's input in pixels. [default: chosen by the data]
@@ -398,8 +428,15 @@ def compare(
         methods.describe(name)
     from unlabeled.evaluation import subsets
 
-    settings = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "encoder": encoder}
-    settings |= {"image_size": image_size, "store_size": store_size, "seed": seed, "device": device}
+    settings = {"epochs": epochs, "steps": steps, "minutes": minutes}
+    settings |= {
+        "batch_size": batch_size,
+        "encoder": encoder,
+        "image_size": image_size,
+        "store_size": store_size,
+        "seed": seed,
+        "device": device,
+    }
     counts = subsets.counts(labels_per_class)
     probing = {"probe": probe, "labels_per_class": counts, "controls": controls, "seed": seed}
     _compare(names, data, out, settings, probing, asdict(reading))

@@ -3,7 +3,10 @@
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,21 +17,23 @@ from unlabeled.data.opening import name_of
 from unlabeled.kernels import heap
 from unlabeled.method import Method
 from unlabeled.run import CHECKPOINT, CONFIG, ENCODER, Run
-from unlabeled.training import building, holdout, processes
+from unlabeled.training import building, duration, holdout, processes
 from unlabeled.training import folder as folders
 from unlabeled.training import plan as plans
+from unlabeled.training.building import Built
 from unlabeled.training.checkpoints import Checkpoints
 from unlabeled.training.folder import Claim
 from unlabeled.training.loop import Loop
 from unlabeled.training.plan import Plan
 from unlabeled.training.progress import Progress
+from unlabeled.training.progress import duration as in_words
 from unlabeled.training.settings import BUDGET, READING, Settings
 from unlabeled.training.watch import Watch
 
 if TYPE_CHECKING:
     from unlabeled.training.processes import Fabric
 
-__all__ = ["pretrain"]
+__all__ = ["pretrain", "preview"]
 
 
 def pretrain(
@@ -49,8 +54,10 @@ def pretrain(
         data: Built-in name, folder, file, array of shape (samples, channels, height, width), or a `Data`, of
             the kind that the method learns from.
         out: Folder of the run; `runs/METHOD-DATA` if None.
-        resume: Whether to continue the run in `out` from its checkpoint; with more `epochs` or `steps` than it had it
-            is trained longer: once its own schedule is done, another one climbs to `lr` and falls to 0.
+        resume: Whether to continue the run in `out` from its checkpoint, or to start it where there is none yet. With
+            more `epochs` or `steps` than it had it is trained longer: once its own schedule is done, another one climbs
+            to `lr` and falls to 0. With fewer, or with other `minutes` from now on, it ends earlier: the learning rate
+            falls from where it is to 0 at the new end.
         config: A run.toml to repeat; settings and options named here override it.
         quiet: Whether to print nothing.
         on_step: Called before each step with the number of steps done. A KeyboardInterrupt that it raises ends the
@@ -79,9 +86,10 @@ def pretrain(
         dataset = processes.in_turn(fabric, lambda: _open(data, plan, progress))
         claiming = folders.claimed(out, plan.name, dataset.name, resume)
         claim = processes.first(fabric, lambda: claims.enter_context(claiming))
-        if resume:
+        if claim.resumes:
             processes.refuse_unshared(claim.path / CHECKPOINT)
             plan = plans.resumed(plan, claim.path)
+        plan = replace(plan, resume=claim.resumes)
         trained = _train(fabric, plan, dataset, claim, progress, on_step)
     run = Run(claim.path)
     if plan.network is not None or encoders.is_named(plan.request.get("encoder")):
@@ -89,6 +97,41 @@ def pretrain(
     if isinstance(method, Method):
         run.encoder, run.method = method.encoder.eval(), method.eval()
     return run
+
+
+def preview(
+    method: str | type[Method] | Method, data: Any, *, config: str | Path | None = None, **settings: Any
+) -> list[str]:
+    """What `pretrain` would train, every setting in a line, and how long it would take; nothing is trained or kept.
+
+    Args:
+        method: As in `pretrain`.
+        data: As in `pretrain`.
+        config: As in `pretrain`.
+        **settings: As in `pretrain`.
+    """
+    source = name_of(data) if isinstance(data, str | os.PathLike) else ""
+    plan = plans.make(method, settings, source=source, config=config)
+    with (
+        torch.random.fork_rng(),
+        processes.joined(plan.settings) as fabric,
+        Progress(fabric.global_rank > 0) as progress,
+        TemporaryDirectory() as folder,
+    ):
+        dataset = processes.in_turn(fabric, lambda: _open(data, plan, progress))
+        train, held_out, note = holdout.divide(dataset, plan.settings.holdout, plan.settings.seed)
+        built, checkpoints = building.build(plan, train, fabric.device), Checkpoints(fabric, Path(folder))
+        _, chosen, seconds, ending = _ended(fabric, plan, built, held_out, checkpoints, progress)
+        if seconds is None:
+            samples = len(built.samples)
+            costs = duration.costs(fabric, built, held_out, checkpoints)
+            seconds = duration.seconds_of(chosen.total_steps(samples), chosen.steps_per_epoch(samples), costs)
+            ending.append(f"about {in_words(seconds)}")
+    choices = chosen.choices(plan.settings)
+    values = {name: value for name, value in {**asdict(chosen), **plan.options}.items() if value is not None}
+    lines = [f"{name} {value}{' (chosen)' if name in choices else ''}" for name, value in values.items()]
+    head = f"{plan.name} on {dataset.name}: {len(built.samples):,} {built.samples.unit}"
+    return [head, *lines, *filter(None, [note, *ending, *_notes(built.method, train, chosen)])]
 
 
 def _open(data: Any, plan: Plan, progress: Progress) -> Data:
@@ -123,30 +166,52 @@ def _train(
             folder, dataset, train
         )  # in every process, each of which has opened its own
     stored = folder / ENCODER if plan.resume else None
-    method, samples, settings = building.build(plan, train, fabric.device, stored)
+    built = building.build(plan, train, fabric.device, stored)
+    method, samples, *_ = built
+    checkpoints = Checkpoints(fabric, folder)
+    plan, settings, seconds, ending = _ended(fabric, plan, built, held_out, checkpoints, progress)
     choices = settings.choices(plan.settings)
-    notes = [claim.note, note]
-    if plan.before is not None:
-        plan = plans.lengthened(plan, folder, len(samples))
-        processes.refuse_unshared(folder / CONFIG)  # all have read it
-        processes.first(fabric, lambda: folders.write_config(folder, plans.longer_record(plan, folder)))
-        notes.append(
-            f"training continues from step {plan.ends[-1]:,} to {settings.total_steps(len(samples)):,} with a new "
-            f"schedule: the learning rate climbs to {settings.lr:.4g} and falls to 0 again"
-        )
-    may_stop = plan.length_chosen or not choices.keys().isdisjoint(BUDGET)
+    # Who resumes a run for so many minutes wants them, but to begin with time is a limit.
+    may_stop = plan.length_chosen or (plan.before is None and not choices.keys().isdisjoint(BUDGET))
     watch = Watch(fabric, method, held_out, settings, len(samples), may_stop)
-    loop = Loop(fabric, method, samples, settings, watch, Checkpoints(fabric, folder), progress, plan.ends)
+    schedule = plan.schedule(settings, len(samples))
+    loop = Loop(fabric, method, samples, settings, watch, checkpoints, progress, schedule)
     if not plan.resume:
         config = plans.record(plan, settings, dataset, len(dataset) - len(train), method)
         processes.first(fabric, lambda: folders.write(folder, config, dataset, train, samples))
         processes.refuse_unshared(folder / CONFIG)
-    progress.start(plan.name, samples, settings, choices, folder)
-    for line in filter(None, [*notes, *_notes(method, train, settings), watch.note]):
+    progress.start(plan.name, samples, settings, choices, folder, seconds)
+    for line in filter(None, [claim.note, note, *ending, *_notes(method, train, settings), watch.note]):
         progress.say(line)
     with heap.retain_freed_memory():
         loop.run(plan.resume, on_step or (lambda step: None))
     return method
+
+
+def _ended(
+    fabric: "Fabric",
+    plan: Plan,
+    built: Built,
+    held_out: Data | None,
+    checkpoints: Checkpoints,
+    progress: Progress,
+) -> tuple[Plan, Settings, float | None, list[str]]:
+    """Decide where the training ends: plan and settings, the seconds to there where they are known, and lines on it."""
+    settings, minutes, folder, samples = built.settings, built.minutes, checkpoints.folder, len(built.samples)
+    seconds, notes = None, []
+    if minutes is not None:
+        progress.say(f"taking a few steps to see how many fit into {minutes:g} min")
+        with heap.retain_freed_memory():  # as in the training
+            settings, length = duration.fit(fabric, plan, built, held_out, checkpoints)
+        seconds = length.seconds
+        notes.append(length.note)
+    if plan.before is not None:
+        plan, note = plans.rescheduled(plan, settings, folder, samples)
+        processes.refuse_unshared(folder / CONFIG)  # all have read it
+        config = partial(plans.record_anew, plan, settings, folder)
+        processes.first(fabric, lambda: folders.write_config(folder, config()))
+        notes.append(note)
+    return plan, settings, seconds, notes
 
 
 def _notes(method: Method, train: Data, settings: Settings) -> list[str]:
