@@ -4,6 +4,7 @@ run.toml          settings asked for and chosen, with versions; `--config run.to
 log.jsonl         one line an epoch
 checkpoint.safetensors   weights, state of the method, optimizer and position: for resuming and for pictures
 encoder.safetensors      the encoder that is kept, its architecture in the header
+features.safetensors     the same with the features that were asked for, where these are not its output
 samples.npy       a digest of each sample that it was trained on: finds test samples among them, and other data
 skipped.csv       files that could not be read, with reasons
 scores.json       what `evaluate` measured, on which data, how and on which state of the encoder: the last evaluation,
@@ -51,7 +52,7 @@ __all__ = [
 ]
 
 CHECKPOINT, ENCODER, LOG, CONFIG = "checkpoint.safetensors", "encoder.safetensors", "log.jsonl", "run.toml"
-SAMPLES = "samples.npy"
+FEATURES, SAMPLES = "features.safetensors", "samples.npy"
 SCORES = "scores.json"
 RESULTS = (
     "records",
@@ -187,22 +188,24 @@ class Run:
 
     @cached_property
     def encoder(self) -> "Encoder":
-        """The encoder as it was after the last saved step, in evaluation mode."""
+        """The encoder as it was after the last saved step, with the features of the run, in evaluation mode."""
         from unlabeled import encoders
 
-        return encoders.load(self.path / ENCODER, self.network).eval()
+        file = self.path / FEATURES
+        return encoders.load(file if file.is_file() else self.path / ENCODER, self.network).eval()
 
     @cached_property
     def method(self) -> "Method":
         """The whole method, heads and teachers included, in evaluation mode; for pictures."""
         from unlabeled import methods
+        from unlabeled.encoders.readout import bare
 
         name = self.config["method"]
         if name not in methods.names():
             raise UserError(
                 f"run {self.path} was trained with {name}, which is not one of the library's methods"
             )
-        method = methods.load(name)(copy.deepcopy(self.encoder), **self.config.get("options", {}))
+        method = methods.load(name)(copy.deepcopy(bare(self.encoder)), **self.config.get("options", {}))
         state, _ = read_checkpoint(self.path / CHECKPOINT)
         load_state(method, state["method"])
         return method.eval()

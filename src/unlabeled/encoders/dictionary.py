@@ -21,6 +21,8 @@ PATTERN = re.compile(r"dictionary-([1-9][0-9]{0,5})(?:-([1-9][0-9]?))?(?:-(mirro
 THRESHOLD = 0.25
 FLOOR = 1e-4
 """What is added before the square root, whose slope at 0 is infinite."""
+NUMBERS, LARGEST_GRID = 4096, 3
+"""Most numbers of the output, as far as a grid of 2x2 allows it, and cells on a side of it at most."""
 CELLS = 9
 """Cells on a side of the map, at most."""
 ENTRIES = 2**21
@@ -47,20 +49,21 @@ class PatchCode(nn.Module):
         mirror: Whether half of the filters are mirror images of the others, and the output is averaged over an image
             and its mirror image, which then have the same features.
         eps: Variance that is added to that of each patch; channels of the input have about 1.
-        grid: Cells on a side of the output.
     """
 
     def __init__(
-        self, channels: int, atoms: int, width: int, *, mirror: bool = False, eps: float = 0.01, grid: int = 3
+        self, channels: int, atoms: int, width: int, *, mirror: bool = False, eps: float = 0.01
     ) -> None:
         super().__init__()
-        self.width, self.mirror, self.eps, self.grid = width, mirror, eps, grid
+        self.width, self.mirror, self.eps = width, mirror, eps
         self.numbers = channels * width**2
         own = atoms // 2 if mirror else atoms
         self.convolution = nn.Conv2d(channels, own, width, bias=False)
         nn.init.normal_(self.convolution.weight, std=self.numbers**-0.5)
         self.offset = nn.Parameter(torch.zeros(own))
-        self.dim, self.map_dims = 2 * own * grid**2, {"atoms": 2 * atoms}
+        self.grid = min(LARGEST_GRID, max(2, int((NUMBERS / (2 * own)) ** 0.5)))
+        """Cells on a side of the output."""
+        self.dim, self.map_dims = 2 * own * self.grid**2, {"atoms": 2 * atoms}
 
     @torch.no_grad()
     def set_filters(self, filters: Tensor, offsets: Tensor) -> None:

@@ -38,6 +38,8 @@ class Settings:
     Args:
         encoder: Network to train: a built-in one, any timm model, or module:function that builds one. [default: for
             images resnet10, conv4 below 24 pixels, on a GPU resnet18; else that of the method]
+        features: Features that the encoder of the run gives, fitted to the training data without labels: as --features
+            of evaluate, such as whiten or contrast. [default: the output of the network]
         weights: File to start the encoder from: safetensors, or tensors saved by torch. [default: random weights]
         init: Random initialisation of the encoder; rescaled also equalises the variance of the
             channels in each layer on the data.
@@ -83,6 +85,7 @@ class Settings:
     """
 
     encoder: str | None = None
+    features: str | None = None
     weights: str | None = None
     init: Literal["default", "rescaled"] = "default"
     epochs: Count | None = None

@@ -13,11 +13,14 @@ import torch
 
 from unlabeled import encoders
 from unlabeled.data import Data, open_data, store_size
-from unlabeled.data.opening import name_of
+from unlabeled.data.notes import note
+from unlabeled.data.opening import kind_of, name_of
+from unlabeled.encoders.readout import SAMPLES as MOST_FITTED
+from unlabeled.encoders.readout import Spec, fit_readout
 from unlabeled.kernels import heap
 from unlabeled.method import Method
-from unlabeled.run import CHECKPOINT, CONFIG, ENCODER, Run
-from unlabeled.training import building, duration, holdout, processes
+from unlabeled.run import CHECKPOINT, CONFIG, ENCODER, FEATURES, Run
+from unlabeled.training import auto, building, duration, holdout, processes
 from unlabeled.training import folder as folders
 from unlabeled.training import plan as plans
 from unlabeled.training.building import Built
@@ -50,7 +53,8 @@ def pretrain(
     """Train an encoder without labels.
 
     Args:
-        method: Name of a method, a class of your own, or an instance with its encoder inside.
+        method: Name of a method, auto (which chooses one by the kind of data and the machine), a class of your own, or
+            an instance with its encoder inside.
         data: Built-in name, folder, file, array of shape (samples, channels, height, width), or a `Data`, of
             the kind that the method learns from.
         out: Folder of the run; `runs/METHOD-DATA` if None.
@@ -75,6 +79,7 @@ def pretrain(
         OSError: A file of the run cannot be written, as on a full disk; the last checkpoint stays as it was.
         ConnectionError: Another of the processes that train together has ended.
     """
+    method, settings = _chosen(method, data, settings)
     source = name_of(data) if isinstance(data, str | os.PathLike) else ""
     plan = plans.make(method, settings, source=source, out=out, resume=resume, config=config)
     with (
@@ -110,6 +115,7 @@ def preview(
         config: As in `pretrain`.
         **settings: As in `pretrain`.
     """
+    method, settings = _chosen(method, data, settings)
     source = name_of(data) if isinstance(data, str | os.PathLike) else ""
     plan = plans.make(method, settings, source=source, config=config)
     with (
@@ -132,6 +138,21 @@ def preview(
     lines = [f"{name} {value}{' (chosen)' if name in choices else ''}" for name, value in values.items()]
     head = f"{plan.name} on {dataset.name}: {len(built.samples):,} {built.samples.unit}"
     return [head, *lines, *filter(None, [note, *ending, *_notes(built.method, train, chosen)])]
+
+
+def _chosen(
+    method: str | type[Method] | Method, data: Any, settings: dict[str, Any]
+) -> tuple[str | type[Method] | Method, dict[str, Any]]:
+    """The method and the settings, where auto stands for them; what the user names takes precedence."""
+    if method != auto.AUTO:
+        return method, settings
+    device = settings.get("device", "auto")
+    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    choice = auto.choose(kind_of(data), cuda)
+    note(choice.reason)
+    return choice.method, choice.settings | {
+        name: value for name, value in settings.items() if value is not None
+    }
 
 
 def _open(data: Any, plan: Plan, progress: Progress) -> Data:
@@ -185,7 +206,20 @@ def _train(
         progress.say(line)
     with heap.retain_freed_memory():
         loop.run(plan.resume, on_step or (lambda step: None))
+        if settings.features is not None:
+            progress.say(
+                f"fitting features {settings.features} to at most {MOST_FITTED:,} training {train.unit}, without labels"
+            )
+            data = method.encoder.evaluation_view(train).to(fabric.device)
+            processes.first(fabric, lambda: _write_features(method.encoder, data, settings, folder))
     return method
+
+
+def _write_features(encoder: Any, data: Data, settings: Settings, folder: Path) -> None:
+    """Fit the features that were asked for, and write the encoder that gives them."""
+    assert settings.features is not None
+    readout = fit_readout(encoder.eval(), Spec.parse(settings.features), data, settings.seed)
+    readout.save(folder / FEATURES)
 
 
 def _ended(
