@@ -49,10 +49,10 @@ CLOCK = Clock()
 
 
 class Slow(Method):
-    """A forward pass takes half a second, the first one a minute; features of the probe take two seconds."""
+    """A forward pass takes a second, the first one a minute; features of the probe take two seconds."""
 
     most_epochs = 800
-    seconds = 0.5
+    seconds = 1.0
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__(encoder)
@@ -146,8 +146,8 @@ def test_a_run_takes_the_time_that_is_asked_for_and_ends_with_a_rate_of_0(
 def test_a_run_longer_than_the_time_takes_the_fewest_steps_and_says_so(
     clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, settings = tmp_path / "run", {"minutes": 1, "batch_size": 8}
-    unlabeled.pretrain(Slower, pictures(), out=out, encoder=network(), **settings)
+    out = tmp_path / "run"
+    unlabeled.pretrain(Slower, pictures(), out=out, encoder=network(), minutes=1, batch_size=8)
     said = capsys.readouterr().err
     assert state_of(out)[1]["step"] == 10
     assert (
@@ -184,7 +184,7 @@ def test_steps_fill_the_time_and_nothing_more() -> None:
 
 @pytest.mark.parametrize("method", ["moco", "byol", "deepcluster", "context_encoder"])
 def test_trial_steps_leave_no_trace_in_the_weights(method: str, tmp_path: Path) -> None:
-    settings = FAST | {"quiet": True, "queue": 16} if method == "moco" else FAST | {"quiet": True}
+    settings: dict[str, Any] = FAST | {"quiet": True} | ({"queue": 16} if method == "moco" else {})
     unlabeled.pretrain(method, pictures(), out=tmp_path / "timed", minutes=1e-4, **settings)
     assert load(tmp_path / "timed").config["settings"]["steps"] == 10
     unlabeled.pretrain(method, pictures(), out=tmp_path / "counted", steps=10, **settings)
@@ -250,14 +250,15 @@ def test_a_chosen_length_is_repeated_and_resumed_without_a_trial(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {"encoder": network(), "quiet": True}
-    timed: dict[str, Any] = {"minutes": 0.5, "batch_size": 8, **settings}
+    timed: dict[str, Any] = {"minutes": 1.0, "batch_size": 8, **settings}
+    changed: dict[str, Any] = {"encoder": network()}
     whole = unlabeled.pretrain(Compiled, pictures(), out=tmp_path / "whole", **timed)
     steps = whole.config["settings"]["steps"]
-    assert whole.config["minutes"] == 0.5 and "steps" in whole.config["chosen"] and steps > 15
+    assert whole.config["minutes"] == 1 and "steps" in whole.config["chosen"] and steps > 15
     with pytest.raises(RuntimeError, match="killed"):
         unlabeled.pretrain(
             Compiled, pictures(), out=tmp_path / "part", on_step=partial(killed_at, 12),
-            **timed | {"encoder": network()},
+            **(timed | changed),
         )  # fmt: skip
     monkeypatch.setattr(duration, "costs", None)
     again: dict[str, Any] = {"config": whole.path / "run.toml", "quiet": True}
@@ -274,13 +275,13 @@ def test_a_chosen_length_is_repeated_and_resumed_without_a_trial(
 def test_time_is_chosen_anew_where_what_it_was_chosen_for_is_changed(clock: Clock, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"quiet": True}
     first = unlabeled.pretrain(
-        Compiled, pictures(), out=tmp_path / "a", encoder=network(), minutes=0.5, batch_size=8, **settings
+        Compiled, pictures(), out=tmp_path / "a", encoder=network(), minutes=1.0, batch_size=8, **settings
     )
     again = unlabeled.pretrain(
         Compiled, pictures(), out=tmp_path / "b", encoder=network(), batch_size=4,
         config=first.path / "run.toml", **settings,
     )  # fmt: skip
-    assert again.config["minutes"] == 0.5 and again.config["settings"]["steps"] > 15
+    assert again.config["minutes"] == 1 and again.config["settings"]["steps"] > 15
     assert again.config["settings"]["batch_size"] == 4
 
 

@@ -159,14 +159,17 @@ def _repeated(config: Path, method: str, request: dict[str, Any]) -> tuple[dict[
             "nothing that a file names is imported"
         )
     free = (*MACHINE_SETTINGS, "seed")
-    if any(values.get(key) != value for key, value in request.items() if key not in free):
+    network = request.get("encoder")
+    named = _described(method, network)["encoder"] if isinstance(network, nn.Module) else network
+    told = request | ({} if named is None else {"encoder": named})
+    if any(values.get(key) != value for key, value in told.items() if key not in free):
         values = {key: value for key, value in values.items() if key not in stored["chosen"]}
         if "minutes" in stored and values.keys().isdisjoint(BUDGET):
             values["minutes"] = stored["minutes"]
     if not request.keys().isdisjoint(BUDGET):
         values = {key: value for key, value in values.items() if key not in BUDGET}
-    named = any(request.get(key) is not None for key in BUDGET)
-    return values | request, not named and not set(BUDGET).isdisjoint(stored["chosen"])
+    length = any(request.get(key) is not None for key in BUDGET)
+    return values | request, not length and not set(BUDGET).isdisjoint(stored["chosen"])
 
 
 def _refuse_second_encoder(

@@ -58,10 +58,9 @@ def pretrain(
         data: Built-in name, folder, file, array of shape (samples, channels, height, width), or a `Data`, of
             the kind that the method learns from.
         out: Folder of the run; `runs/METHOD-DATA` if None.
-        resume: Whether to continue the run in `out` from its checkpoint, or to start it where there is none yet. With
-            more `epochs` or `steps` than it had it is trained longer: once its own schedule is done, another one climbs
-            to `lr` and falls to 0. With fewer, or with other `minutes` from now on, it ends earlier: the learning rate
-            falls from where it is to 0 at the new end.
+        resume: Whether to continue the run in `out` from its checkpoint, or start it where there is none. With more
+            `epochs` or `steps` it is trained longer: after its own schedule another one climbs to `lr` and falls to 0.
+            With fewer, or other `minutes` from now on, its learning rate falls from where it is to 0 at the new end.
         config: A run.toml to repeat; settings and options named here override it.
         quiet: Whether to print nothing.
         on_step: Called before each step with the number of steps done. A KeyboardInterrupt that it raises ends the
