@@ -28,7 +28,9 @@ from unlabeled import encoders
 from unlabeled.cli import main
 from unlabeled.data import Data, from_images, open_data
 from unlabeled.data.video import decode as decode_video
-from unlabeled.evaluation import controls, logistic, protocol
+from unlabeled.evaluation import logistic, protocol
+from unlabeled.evaluation.control import Control
+from unlabeled.evaluation.controls import random
 from unlabeled.evaluation.features import Representation, standardization
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.probe import Prediction, Probe
@@ -644,9 +646,7 @@ def judged(test: Data, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         patch.setattr(knn, "predict", voted)
         patch.setattr(protocol, "_measurement", measured)
         probes, data = ("knn", "linear", "few", "finetune"), (labelled(60, seed=1), test)
-        unlabeled.evaluate(
-            network(), data, probe=probes, controls=controls.CONTROLS, draws=2, steps=3, device="cpu"
-        )
+        unlabeled.evaluate(network(), data, probe=probes, controls="all", draws=2, steps=3, device="cpu")
     return found
 
 
@@ -714,11 +714,10 @@ def test_a_planted_leak_is_caught(probe: Any, name: str, leak: Any, monkeypatch:
 
 
 def test_norms_calibrated_on_the_test_set_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    random = controls.random
     found = []
     for test in two_test_sets():
         with monkeypatch.context() as patch:
-            leak = lambda encoder, data, seed, test=test: random(encoder, test, seed)  # noqa: E731
-            patch.setattr(controls, "random", leak)
+            leak = Control(lambda encoder, data, seed, test=test: random.make(encoder, test, seed))
+            patch.setattr(random, "CONTROL", leak)
             found.append(judged(test, patch))
     assert not same(*found)

@@ -28,7 +28,7 @@ class Representation:
     """A way to turn samples into vectors, which remembers the vectors of each data set.
 
     Attributes:
-        name: What scores call it: unlabeled, raw, random, rescaled.
+        name: What scores call it: unlabeled, or the name of a control.
         reader: Reads features from a batch.
         encoder: The network whose features they are; None where there is no network.
         one_unit: Whether all numbers share a unit, as pixels do, and so must share a scale.
@@ -44,6 +44,7 @@ class Representation:
 
     def features(self, data: "Data", layer: str | None = None) -> Tensor:
         """Features of all samples, float32, shape (samples, dim)."""
+        layer = layer if self.encoder is not None else None
         key = (id(data), layer)
         if key not in self.cache:
             self.cache[key] = data, read(lambda batch: self.reader(batch, layer), data)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from unlabeled.evaluation import controls as controlled
 from unlabeled.evaluation import seen, verdict
+from unlabeled.evaluation.controls import CONTROLS, supervised
 from unlabeled.evaluation.features import Reader, Representation
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel, frozen, method_around, pick_device
-from unlabeled.evaluation.plan import Cell, Request, cells
+from unlabeled.evaluation.plan import Cell, Request, cells, controls_for
 from unlabeled.evaluation.probe import Augment, Prediction, Probe, Settings
 from unlabeled.evaluation.probes import PROBES
 from unlabeled.evaluation.scores import Scores
@@ -37,7 +37,7 @@ def evaluate(
     *,
     probe: str | Sequence[str] = ("knn", "linear"),
     labels_per_class: int | str | Sequence[int | str] = ("all",),
-    controls: str | Sequence[str] = ("raw", "random", "rescaled"),
+    controls: str | Sequence[str] = "default",
     draws: int = 5,
     seed: int = 0,
     device: str = "auto",
@@ -61,8 +61,8 @@ def evaluate(
         data: What `open_splits` takes, with labels, or a pair of training and test data, opened or not.
         probe: Any of `PROBES`, which need labels, and of `TASKS`, which need none and have controls of their own.
         labels_per_class: Numbers of training labels, fractions of each class such as "1%", "all", or several.
-        controls: Any of raw (the input without a network), random (the network untrained), rescaled (of images: the
-            same, its channels made alike) and supervised (trained on the same labels only; always beside finetune).
+        controls: Any of `CONTROLS` that suit the kind of data, "default" for those that take seconds, "all" for every
+            one, or several of these. `supervised` always stands beside finetune.
         draws: Random balanced choices of the labels, where not all are used.
         seed: Seed of the draws, of random weights and of trainings.
         device: auto, cpu or cuda.
@@ -96,6 +96,7 @@ def _evaluate(
 ) -> Scores:
     """Open the model and the data, and measure tasks first, then probes."""
     encoder, reader = frozen(run, device)
+    request.controls = controls_for(request.controls, encoder.kind)
     source = Source.of(run, encoder, data, test, reading=reading)
     options = {"source": source.name, **request.options, **source.reading}
     about = {"encoder": fingerprint(encoder.state_dict()), "seed": request.settings.seed, "options": options}
@@ -138,25 +139,30 @@ def _measure_probes(
     plan = cells(request, encoder, labelled.rarest)
     draws = {cell.count: labelled.draw(cell.count, request.draws, settings.seed) for cell in plan}
     ours = Representation(OURS, reader, encoder)
-    beside = controlled.representations(request.controls, encoder, labelled.train, settings.seed)
+    makers = filter(None, (CONTROLS.load(name).make for name in request.controls))
+    beside = [make(encoder, labelled.train, settings.seed) for make in makers]
 
     @cache
-    def supervised(count: int | str) -> list[Prediction]:
-        return controlled.supervised(encoder, labelled, draws[count], settings)
+    def trained(count: int | str) -> list[Prediction]:
+        return supervised.predictions(encoder, labelled, draws[count], settings)
 
     measurements: list[Measurement] = []
+    without_layers: dict[tuple[str, str, int | str], list[Prediction]] = {}
     for name, group in groupby(plan, key=lambda cell: cell.probe):
         probe, columns = PROBES.load(name), list(group)
         request.report(f"{name} with {verdict.labels([*dict.fromkeys(cell.count for cell in columns)])}")
         for cell in columns:
             for features in [ours] if probe.trains_encoder else [*beside, ours]:
-                predictions = [
+                key = name, features.name, cell.count
+                predictions = without_layers.get(key) or [
                     probe.predict(features, labelled, rows, cell.layer, settings)
                     for rows in draws[cell.count]
                 ]
+                if features.encoder is None:  # what has no layers is the same beside every layer
+                    without_layers[key] = predictions
                 measurements.append(_measurement(cell, features.name, predictions, labelled, features.detail))
             if cell.layer is None and _has_supervised(probe, request):
-                measurements.append(_measurement(cell, "supervised", supervised(cell.count), labelled))
+                measurements.append(_measurement(cell, "supervised", trained(cell.count), labelled))
     return measurements
 
 

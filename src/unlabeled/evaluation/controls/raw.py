@@ -1,0 +1,23 @@
+"""Raw input: what the encoder reads, without any network, as its kind of data gives it."""
+
+from typing import TYPE_CHECKING
+
+from unlabeled.evaluation.control import Control
+from unlabeled.evaluation.features import Representation
+
+if TYPE_CHECKING:
+    from unlabeled.data import Data
+    from unlabeled.encoders import Encoder
+
+__all__ = ["CONTROL", "make"]
+
+
+def make(encoder: "Encoder", data: "Data | None" = None, seed: int = 0) -> Representation:
+    """The input without any network; neither data nor seed matter."""
+    pixels = encoder.kind == "image"
+    return Representation(
+        "raw", lambda batch, layer: encoder.raw(batch), one_unit=pixels, detail=encoder.raw_detail
+    )
+
+
+CONTROL = Control(make)
