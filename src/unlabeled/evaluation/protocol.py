@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from unlabeled.evaluation import seen, verdict
 from unlabeled.evaluation.controls import CONTROLS, supervised
@@ -15,7 +16,7 @@ from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel, frozen, method_around, pick_device
 from unlabeled.evaluation.plan import Cell, Request, cells, controls_for
 from unlabeled.evaluation.probe import Augment, Prediction, Probe, Settings
-from unlabeled.evaluation.probes import PROBES
+from unlabeled.evaluation.probes import PROBES, layers
 from unlabeled.evaluation.scores import Scores
 from unlabeled.evaluation.sources import Source
 from unlabeled.evaluation.tasks import TASKS
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from unlabeled.encoders import Encoder
 
 __all__ = ["evaluate"]
+
+LABELS = 2000
+"""Most labels by which a control chooses its map."""
 
 
 @heap.retain_freed_memory()
@@ -153,9 +157,11 @@ def _measure_probes(
         request.report(f"{name} with {verdict.labels([*dict.fromkeys(cell.count for cell in columns)])}")
         for cell in columns:
             for features in [ours] if probe.trains_encoder else [*beside, ours]:
+                if features.chooses and cell.layer is not None:
+                    continue
                 key = name, features.name, cell.count
                 predictions = without_layers.get(key) or [
-                    probe.predict(features, labelled, rows, cell.layer, settings)
+                    _predict(probe, features, labelled, rows, cell.layer, settings)
                     for rows in draws[cell.count]
                 ]
                 if features.encoder is None:  # what has no layers is the same beside every layer
@@ -164,6 +170,22 @@ def _measure_probes(
             if cell.layer is None and _has_supervised(probe, request):
                 measurements.append(_measurement(cell, "supervised", trained(cell.count), labelled))
     return measurements
+
+
+def _predict(
+    probe: Probe,
+    features: Representation,
+    labelled: Labelled,
+    rows: Tensor,
+    layer: str | None,
+    settings: Settings,
+) -> Prediction:
+    """What a probe predicts, from the map that the labels at hand choose where one is to be chosen."""
+    if not features.chooses:
+        return probe.predict(features, labelled, rows, layer, settings)
+    layer, reason = layers.chosen_layer(features, labelled, rows, settings.seed, LABELS)
+    classes, detail = probe.predict(features, labelled, rows, layer, settings)
+    return classes, f"{detail}; map {layer}, {reason}"
 
 
 def _has_supervised(probe: Probe, request: Request) -> bool:

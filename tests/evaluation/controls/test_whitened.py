@@ -8,7 +8,8 @@ from unlabeled.evaluation.controls import whitened
 
 
 def test_without_shrinkage_the_points_become_white() -> None:
-    points = torch.randn(500, 6) @ torch.randn(6, 6)
+    turn = torch.linalg.qr(torch.randn(6, 6))[0]
+    points = torch.randn(500, 6) * torch.tensor([8.0, 4, 2, 1, 1, 1]) @ turn
     mean, matrix = whitened.axes(points, 6, 1e-9)
     white = (points - mean) @ matrix
     assert torch.allclose(white.T @ white / 500, torch.eye(6), atol=1e-3)

@@ -1,10 +1,10 @@
-"""HOG and colours: histograms of the directions of edges and of the values of each channel, and of videos how frames change.
+"""HOG and colours: histograms of directions of edges and of values of each channel, and of videos how frames change.
 
-Source: Dalal, Triggs, "Histograms of Oriented Gradients for Human Detection", 2005. Square roots of
-the pixels, 9 directions without sign, votes shared by neighbouring directions and cells, blocks of 2 x 2 cells, L2-Hys.
+Source: Dalal, Triggs, "Histograms of Oriented Gradients for Human Detection", 2005: square roots of the pixels, 9
+directions without sign, votes shared by neighbouring directions and cells, blocks of 2 x 2 cells, L2-Hys.
 
-Differs: no Gaussian window over blocks; the number of cells and not their size is fixed, so that images of any size give
-about as many numbers.
+Differs: no Gaussian window over blocks; the number of cells and not their size is fixed, so that images of any size
+give about as many numbers.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""MFCC and log-mel statistics: mean, deviation, least and greatest value over time of bands, cepstra and their slopes."""
+"""MFCC and log-mel statistics: mean, deviation, least and greatest value over time of bands, cepstra and slopes."""
 
 import math
 from typing import TYPE_CHECKING, Any

@@ -14,9 +14,10 @@ __all__ = ["CONTROL", "make"]
 
 def make(encoder: "Encoder", data: "Data | None" = None, seed: int = 0) -> Representation:
     """The input without any network; neither data nor seed matter."""
-    pixels = encoder.kind == "image"
+    # Pixels share a unit; rare words would count as much as frequent ones if each had a scale of its own.
+    one_unit = encoder.kind in ("image", "text", "words")
     return Representation(
-        "raw", lambda batch, layer: encoder.raw(batch), one_unit=pixels, detail=encoder.raw_detail
+        "raw", lambda batch, layer: encoder.raw(batch), one_unit=one_unit, detail=encoder.raw_detail
     )
 
 
