@@ -14,6 +14,7 @@ from PIL import Image
 
 from unlabeled import methods
 from unlabeled.cli import main
+from unlabeled.encoders.building import KINDS, names
 from unlabeled.run import load
 from unlabeled.training.settings import Settings
 
@@ -237,9 +238,9 @@ def test_record_passes_its_words_on_and_says_what_was_written(
         return [tmp_path] * 3
 
     monkeypatch.setattr(vizdoom_walks, "record", record)
-    assert run("record", str(tmp_path), "--walks", "3", "--steps", "5", "--seed", "7") == 0
+    assert run("record", str(tmp_path), "--trajectories", "3", "--steps", "5", "--seed", "7") == 0
     assert asked == [(tmp_path, 3, 5, 7), {"scenario": "my_way_home", "size": 48}]
-    assert capsys.readouterr().out == f"{tmp_path}: 3 walks of 5 frames\n"
+    assert capsys.readouterr().out == f"{tmp_path}: 3 trajectories of 5 frames\n"
 
 
 def test_record_names_the_extra_where_vizdoom_is_missing(
@@ -254,7 +255,7 @@ def test_record_names_the_extra_where_vizdoom_is_missing(
 def test_recorded_walks_are_data_for_trajectory_unmasking(tmp_path: Path) -> None:
     pytest.importorskip("vizdoom")
     for split, walks, seed in (("train", "3", "0"), ("test", "2", "1")):
-        words = ["--walks", walks, "--steps", "20", "--seed", seed, "--size", "16"]
+        words = ["--trajectories", walks, "--steps", "20", "--seed", seed, "--size", "16"]
         assert run("record", str(tmp_path / "walks" / split), *words) == 0
     options = ["--zones", "3", "--zone-frames", "2", "--masked", "1", "--batch-size", "2", "--steps", "1"]
     words = [
@@ -359,3 +360,13 @@ def test_usage_names_what_is_given_by_position(
 ) -> None:
     run(command, "--help")
     assert capsys.readouterr().out.startswith(usage + "\n")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_help_names_every_built_in_encoder(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    described = map(methods.describe, methods.names())
+    method = next(one.name for one in described if (one.encoder_kind or one.kind) == kind)
+    assert run("pretrain", method, "--help") == 0
+    text = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
+    listed = text.partition("Network to train: ")[2].partition("[default")[0]
+    assert set(names(kind)) <= set(re.split(r"[ ,()]+", listed))

@@ -80,7 +80,7 @@ def test_at_least_four_samples_are_held_out(share: float, count: int) -> None:
 def test_of_small_data_nothing_is_held_out_and_that_is_said() -> None:
     divided = divide(pictures(49), 0.02, 0)
     assert divided.held_out is None and len(divided.train) == 49
-    assert divided.note == "nothing is held out of the training: fewer than 50 images"
+    assert divided.note == "nothing is held out of the training: that takes 50 images, got 49"
     assert divide(pictures(100), 0.0, 0).note == ""
 
 

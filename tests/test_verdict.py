@@ -150,11 +150,11 @@ def test_without_margins_the_intervals_must_lie_apart() -> None:
 
 
 def test_one_unit_is_never_a_win_and_few_are_confessed() -> None:
-    single = {"units": 1, "counted": "walks", "probe": "zones", "unit": "zones found"}
+    single = {"units": 1, "counted": "trajectories", "probe": "zones", "unit": "zones found"}
     said = verdict([control("random", "unknown", **single), ours(**single)])
-    assert "zones: unlabeled cannot be judged in zones found (+0.15; no interval of 1 walk)." in said
+    assert "zones: unlabeled cannot be judged in zones found (+0.15; no interval of 1 trajectory)." in said
     few = single | {"units": 3}
-    assert "Intervals of zones rest on 3 walks only." in verdict(
+    assert "Intervals of zones rest on 3 trajectories only." in verdict(
         [control("random", "won", **few), ours(**few)]
     )
 

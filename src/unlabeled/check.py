@@ -11,6 +11,7 @@ __all__ = [
     "at_least",
     "choice",
     "fraction",
+    "near",
     "nearest",
     "one_line",
     "positive",
@@ -117,8 +118,14 @@ def choice(options: Collection[Any], **values: Any) -> None:
 
 def nearest(name: str, names: Iterable[str], otherwise: str) -> str:
     """A question whether the name nearest to an unknown one was meant; `otherwise` where none is near."""
-    near = get_close_matches(name, list(names), n=1)
-    return f"did you mean {near[0]}?" if near else otherwise
+    return near(name, names).removeprefix("; ") or otherwise
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """The same question as the end of a message; empty where no name is near."""
+    index = {one.lower(): one for one in names}
+    matches = get_close_matches(name.lower(), index, n=1)
+    return f"; did you mean {index[matches[0]]}?" if matches else ""
 
 
 def reason(error: BaseException) -> str:

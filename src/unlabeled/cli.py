@@ -84,16 +84,16 @@ Controls = Annotated[
 Probes = Annotated[
     tuple[str, ...],
     WORDS,
-    Parameter(help=f"Probes of labels: {PROBES}; or tasks: {TASKS}. Separated by commas."),
+    Parameter(help=f"Probes, which predict labels: {PROBES}; and tasks: {TASKS}; separated by commas."),
 ]
 Run = Annotated[Path, Parameter(help="Folder of a run.")]
 Network = Annotated[
     str | None,
     Parameter(
-        help="module:function that builds the network of the run. [default: one of ours, as in the run]"
+        help="module:function that builds the network of the run. [default: the built-in encoder named in the run]"
     ),
 ]
-CONFIG = "A run.toml to repeat; options given here override it. [default: none]"
+CONFIG = "The run.toml of a run to repeat; options given here override it. [default: none]"
 SOURCES = "Built-in set such as digits, folder, parquet, tar, npz, or hub name."
 Source = Annotated[str, Parameter(help=SOURCES)]
 
@@ -115,6 +115,17 @@ def _option(name: str, annotation: Any, default: Any, help_: str, group: Group) 
 
 SETTINGS = methods.arguments(inspect.getdoc(Settings) or "")
 """Help of the run options by name."""
+ENCODERS = {
+    "image": "conv4, resnet10, resnet18, resnet50, alexnet, nin, dense, vit-small, any timm model",
+    "text": "bert-tiny, bert-mini, bert-small, bert-medium, bert-base, "
+    "gpt-tiny, gpt-mini, gpt-small, gpt-medium, gpt-base",
+    "words": "words-50, words-100, words-300",
+    "audio": "gru2-256, gru3 (or gruN-WIDTH), audio-conv, wav2vec2-tiny, wav2vec2-mini, wav2vec2-base",
+    "video": "frames-conv4, frames-resnet10, frames-resnet18 (or frames- with any image encoder), lstm-256, lstm-512, "
+    "lstm-2048, conv3d, r3d_18, mc3_18, r2plus1d_18",
+    "audio-visual": "av-resnet10, av-conv4",
+}
+"""Built-in encoders by kind, for help that does not import torch."""
 
 
 def _reads(name: str) -> Parameter:
@@ -139,8 +150,10 @@ def _pretrain_command(name: str) -> Callable[..., None]:
     method = methods.describe(name)
     group = Group(f"{method.class_name} options", sort_key=2)
     source = Annotated[
-        str | None, Parameter(help=f"{SOURCES} [default: that of the run in --config, or to --resume]")
+        str | None, Parameter(help=f"{SOURCES} [default: that of the run given by --config or --resume]")
     ]
+    known = ENCODERS.get(method.encoder_kind or method.kind, "a built-in one")
+    helps = SETTINGS | {"encoder": SETTINGS["encoder"].replace("a built-in one, any timm model", known)}
     rest = {
         "out": (Path | None, None, f"Folder of the run. [default: runs/{name}-DATA]"),
         "resume": (bool, False, "Continue the run in the folder from its checkpoint."),
@@ -149,7 +162,7 @@ def _pretrain_command(name: str) -> Callable[..., None]:
     parameters = [
         inspect.Parameter("data", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=source),
         *(_option(one.name, one.type, one.default, one.help, group) for one in method.options),
-        *(_option(one.name, one.type, one.default, SETTINGS[one.name], RUN) for one in fields(Settings)),
+        *(_option(one.name, one.type, one.default, helps[one.name], RUN) for one in fields(Settings)),
         *(_option(key, type_, default, help_, OUTPUT) for key, (type_, default, help_) in rest.items()),
     ]
 
@@ -212,7 +225,7 @@ def _source(config: Path) -> str:
 
 @app.command(name="methods")
 def list_methods() -> None:
-    """List the methods by the kind of data that they learn from, each with its idea in a sentence."""
+    """List the methods by the kind of data they learn from, with the idea of each in one sentence."""
     width = max(map(len, methods.names()))
     described = [methods.describe(name) for name in methods.names()]
     for kind in dict.fromkeys(["image", *(method.kind for method in described)]):
@@ -224,7 +237,7 @@ def list_methods() -> None:
 
 @app.command
 def demo(*, out: Path = Path("runs/demo"), seed: Whole = 0) -> None:
-    """Learn from the built-in digits without labels, and see with how few labels that pays.
+    """Learn from the built-in digits without labels, and see how much that helps when labels are few.
 
     Args:
         out: Folder of the run and its report.
@@ -237,7 +250,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: Whole = 0) -> None:
 
 @app.command
 def selftest() -> None:
-    """Check on this machine that everything works: closed forms, every method, resuming, two processes."""
+    """Check that everything works on this machine: closed forms, every method, resuming, two processes."""
     from unlabeled.selftest import selftest as run_checks
 
     print(f"{'':8}{'seconds':>8}  check")
@@ -256,10 +269,10 @@ def selftest() -> None:
 
 @app.command(usage="Usage: unlabeled record OUT [OPTIONS]")
 def record(
-    out: Annotated[Path, Parameter(help="Folder of the trajectories, new or without any.")],
+    out: Annotated[Path, Parameter(help="Folder for the trajectories; it must hold none yet.")],
     /,
     *,
-    walks: Whole = 60,
+    trajectories: Whole = 60,
     steps: Whole = 120,
     seed: Whole = 0,
     scenario: str = "my_way_home",
@@ -268,16 +281,16 @@ def record(
     """Record agent trajectories through a level of Doom, with the pose of every frame; needs unlabeled[embodied].
 
     Args:
-        walks: Number of trajectories.
-        steps: Frames of each trajectory, of which 8.75 make a second of the game.
-        seed: Seed of where trajectories begin and where they go.
+        trajectories: Number of trajectories.
+        steps: Frames in each trajectory; 8.75 frames are one second of the game.
+        seed: Seed of the starting points and the routes.
         scenario: Name of a level that comes with ViZDoom, such as my_way_home or health_gathering.
         size: Height and width in pixels, at most 240.
     """
     from unlabeled.worlds import vizdoom_walks
 
-    files = vizdoom_walks.record(out, walks, steps, seed, scenario=scenario, size=size)
-    print(f"{out}: {len(files)} walks of {steps} frames")
+    files = vizdoom_walks.record(out, trajectories, steps, seed, scenario=scenario, size=size)
+    print(f"{out}: {len(files)} trajectories of {steps} frames")
 
 
 @app.command(usage="Usage: unlabeled evaluate RUN DATA [OPTIONS]")
@@ -299,7 +312,7 @@ def evaluate(
 
     Args:
         labels_per_class: Numbers of labels, percentages of each class, or all: 1,10,1%,all.
-        draws: Random choices of the labels, where not all are used.
+        draws: Number of random draws of the labels, where not all labels are used.
         seed: Seed of the draws.
         device: Device to compute features on; auto prefers a GPU.
     """
@@ -343,13 +356,13 @@ def compare(
     out: Path | None = None,
     reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
 ) -> None:
-    """Train several methods on the same data with the same budget, and judge them side by side.
+    """Train several methods on the same data with the same budget, and evaluate them side by side.
 
     Args:
-        methods_and_data: Names of methods, then the data.
-        epochs: Passes over the data, the same for all. [default: chosen by method and data]
-        steps: Optimizer steps, instead of epochs. [default: those of the epochs]
-        batch_size: Samples in each forward pass. [default: chosen by the method and the data]
+        methods_and_data: Names of methods, then the data: a built-in set, folder, file or hub name.
+        epochs: Passes over the data, the same for all. [default: chosen by the method and the data]
+        steps: Optimizer steps, instead of epochs. [default: as many as the epochs take]
+        batch_size: Samples per forward pass. [default: chosen by the method and the data]
         encoder: Network, the same for all. [default: chosen by the method and the image size]
         image_size: Height and width of the encoder's input in pixels. [default: chosen by the data]
         store_size: Shorter side in pixels at which decoded images are stored; larger ones are shrunk to it once.
@@ -423,7 +436,7 @@ def show(
     out: Path | None = None,
     encoder: Network = None,
 ) -> None:
-    """Save a picture of what the method withheld and what it predicted, or print it where it is text.
+    """Save a picture of what was hidden from the network and what it predicted; text is printed.
 
     Args:
         samples: Number of samples to show.
@@ -466,10 +479,10 @@ def embed(
     encoder: Network = None,
     reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
 ) -> None:
-    """Write the features of every sample, with its path and what is known of it, as parquet, csv, npz or npy.
+    """Write the features of every sample, with its path, split, label and group, as parquet, csv, npz or npy.
 
     Args:
-        out: File whose ending is the format: .parquet, .csv, .npz, or .npy for the features alone.
+        out: File; its extension sets the format: .parquet, .csv, .npz, or .npy for the features alone.
         device: Device to compute features on; auto prefers a GPU.
     """
     from unlabeled.evaluation import embed as compute
@@ -486,7 +499,7 @@ def report(
     out: Path | None = None,
     encoder: Network = None,
 ) -> None:
-    """Make one self-contained HTML page of a run, or of several side by side.
+    """Write a self-contained HTML page about a run, or several runs side by side.
 
     Args:
         runs: Folders of runs.
@@ -512,7 +525,7 @@ def audit(
     strict: bool = False,
     reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
 ) -> None:
-    """Look for copies within and across the parts of data, broken files, and labels that disagree.
+    """Look for copies within and across datasets and their splits, broken files, and labels that disagree.
 
     Equal samples are found in data of every kind; near copies among images (cropped, mirrored, resized, compressed
     again) and among texts. The exit status is 0 whatever it finds, unless --strict is given.
@@ -520,11 +533,11 @@ def audit(
     Args:
         sources: Built-in sets, folders, files or hub names; all splits of each are compared.
         kind: image, text, audio, video, audio-visual, cameras or trajectory. [default: detected]
-        near: Look for near copies too, not only for equal samples.
+        near: Look for near copies, too, not only for equal samples.
         json: JSON file for all findings. [default: none]
         out: HTML file with pictures of the findings. [default: none]
-        strict: Exit with status 1 where equal samples or near copies are in several parts, where equal samples have
-            different classes, or where nothing could be read.
+        strict: Exit with status 1 if equal samples or near copies are in several parts, if equal samples have different
+            classes, or if nothing could be read.
     """
     from unlabeled.auditing import audit as look
 
@@ -549,11 +562,12 @@ def export(
     format: Literal["safetensors", "timm", "onnx", "transformers", "word2vec"] = "safetensors",
     encoder: Network = None,
 ) -> None:
-    """Write the encoder for other libraries, and prove that it computes the same there.
+    """Export the encoder for other libraries, and check that it computes the same features there.
 
     Args:
         out: File to write; a folder for timm and transformers.
-        format: safetensors; of images timm or onnx; of text and sound transformers; of words word2vec.
+        format: safetensors (any encoder), timm or onnx (images), transformers (text and sound), or word2vec (word
+            vectors).
     """
     from unlabeled.exporting import export as write
     from unlabeled.run import load

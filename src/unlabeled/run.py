@@ -436,8 +436,8 @@ def _position(metadata: dict[str, str] | None) -> dict[str, Any]:
     return position
 
 
-def _no_checkpoint(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"checkpoint must be a file that pretrain wrote, got {path} ({check.reason(error)})")
+def _no_checkpoint(path: Path, error: Exception) -> UserError:
+    return UserError(f"checkpoint must be a file that pretrain wrote, got {path} ({check.reason(error)})")
 
 
 def load_state(method: "Method", state: "dict[str, Tensor]") -> None:

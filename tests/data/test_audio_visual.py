@@ -214,6 +214,19 @@ def test_pictures_beside_sounds_are_pairs(tmp_path):
     assert all(torch.equal(batch["image"], batches[0]["image"]) for batch in batches)
 
 
+def test_a_table_beside_pictures_and_sounds_says_their_classes(tmp_path):
+    import soundfile
+
+    for number in range(4):
+        Image.fromarray(np.full((20, 30, 3), 60 * number, np.uint8)).save(tmp_path / f"{number}.png")
+        soundfile.write(tmp_path / f"{number}.aiff", click(50, 8000), 8000)
+    (tmp_path / "about.csv").write_text("file,kind\n" + "".join(f"{n}.png,{'ab'[n % 2]}\n" for n in range(4)))
+    data = open_data(tmp_path, kind="audio-visual", label="kind")
+    assert data.classes == ["a", "b"] and data.labels.tolist() == [0, 1, 0, 1]
+    with pytest.raises(ValueError, match="label must be a column of a table"):
+        open_data(tmp_path, kind="audio-visual", label="breed")
+
+
 def test_a_sound_beside_a_video_goes_before_its_own_track(tmp_path):
     import soundfile
 

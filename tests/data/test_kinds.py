@@ -15,8 +15,14 @@ def test_kind_is_that_of_the_built_in_set_or_of_most_files(tmp_path: Path) -> No
     for name, kind in BUILT_IN.items():
         assert kind_of(name) == kind
     assert kind_of("balls:reversible") == "video"
-    for ending, kind in {".wav": "audio", ".mp4": "video", ".txt": "text", ".png": "image"}.items():
-        folder = tmp_path / kind
+    for ending, kind in {
+        ".wav": "audio",
+        ".mp4": "video",
+        ".txt": "text",
+        ".png": "image",
+        ".au": "audio",
+    }.items():
+        folder = tmp_path / ending[1:]
         folder.mkdir()
         (folder / f"a{ending}").write_bytes(b"x")
         (folder / f"b{ending.upper()}").write_bytes(b"x")

@@ -252,21 +252,13 @@ def test_bytes_that_are_not_utf_8_are_named_by_their_place(tmp_path: Path) -> No
     data = find(tmp_path, OpenOptions())["all"]()
     assert data.texts == ["good text", "schöner größerer \ufffd text"]
     assert data.skipped == [(str(tmp_path / "b.txt"), "byte 20 (0xff) is not UTF-8; replaced")]
-    data = find(tmp_path, OpenOptions(max_broken=0.5), errors="skip")["all"]()
-    assert data.texts == ["good text"] and data.skipped[0].reason == "byte 20 (0xff) is not UTF-8; left out"
-    with pytest.raises(ValueError, match="1 of 2 files"):
-        find(tmp_path, OpenOptions(), errors="skip")["all"]()
-    with pytest.raises(ValueError, match="errors must be one of"):
-        find(tmp_path, OpenOptions(), errors="nonsense")  # type: ignore[arg-type]
 
 
-def test_a_row_of_a_table_whose_bytes_are_bad_is_left_out_alone(tmp_path: Path) -> None:
+def test_bytes_of_a_table_that_are_bad_are_replaced_in_their_row_alone(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_bytes("1\tgrün\n0\tbö".encode() + b"\xe9d\n")
     data = find(tmp_path / "a.tsv", OpenOptions())["all"]()
     assert data.texts == ["grün", "bö\ufffdd"]
     assert data.skipped == [(f"{tmp_path}/a.tsv", "byte 13 (0xe9) is not UTF-8; replaced")]
-    data = find(tmp_path / "a.tsv", OpenOptions(max_broken=0.5), errors="skip")["all"]()
-    assert data.texts == ["grün"] and [skip.path[-2:] for skip in data.skipped] == [":2"]
 
 
 def test_empty_files_are_skipped_and_a_folder_without_texts_is_refused(tmp_path: Path) -> None:

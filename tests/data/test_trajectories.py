@@ -141,7 +141,7 @@ def test_parquet_has_a_row_for_each_frame(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no walks in"):
+    with pytest.raises(ValueError, match="no trajectories in"):
         find(tmp_path, OpenOptions())
     with pytest.raises(ValueError, match="pose is missing"):
         from_walks({"video": np.zeros((1, 2, 4, 4, 3), np.uint8)})

@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from unlabeled.check import UserError
 from unlabeled.data.options import OpenOptions
+from unlabeled.data.video import decode
 from unlabeled.data.video.data import Videos, from_videos
 from unlabeled.data.video.read import find
 from unlabeled.data.worlds import built_in
@@ -302,3 +304,27 @@ def test_videos_too_short_for_a_clip_are_listed():
         (numbered().paths[1], "7 frames, fewer than the 8 of a clip")
     ]
     assert not numbered().skipped
+
+
+def test_a_failing_disk_is_not_remembered_as_a_broken_video(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", np.zeros((4, 8, 8, 3), np.uint8))
+    read = decode.read_npy
+
+    def failing(path):
+        if path.name == "b.npy":
+            raise UserError(f"{path} cannot be read") from OSError(5, "Input/output error")
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decode, "read_npy", failing)
+        assert len(find(tmp_path, OpenOptions(max_broken=0.5))["all"]()) == 1
+    assert len(find(tmp_path, OpenOptions())["all"]()) == 2
+
+
+def test_a_column_of_labels_is_refused_for_folders_of_frames(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name / "0.png")
+    with pytest.raises(ValueError, match=r"label must be left out for frames in .*, got kind"):
+        find(tmp_path, OpenOptions(label="kind"))

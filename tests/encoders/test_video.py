@@ -161,7 +161,7 @@ def test_names_and_errors():
     ]:
         with pytest.raises(ValueError, match=message):
             build(name)
-    with pytest.raises(ValueError, match="Near it"):
+    with pytest.raises(ValueError, match="similar names"):
         build("frames-conv5")
     with pytest.raises(ValueError, match="image_size"):
         build("conv3d", image_size=0)

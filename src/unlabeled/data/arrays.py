@@ -40,8 +40,7 @@ def read_npy(path: Path) -> np.ndarray:
         # Copy on write: pages are read when needed and torch gets memory that it may call its own.
         return np.lib.format.open_memmap(path, mode="c")
     except Exception as error:  # damaged files fail in numpy's parser or its allocation
-        reason = check.reason(error)
-        raise UserError(f"{path} must be a readable array without pickled objects: {reason}") from error
+        raise _unreadable(path, error) from error
 
 
 def read_npz(
@@ -62,9 +61,12 @@ def read_npz(
         if odd := [key for key, array in content.items() if not isinstance(array, np.ndarray)]:
             raise UserError(f"{odd[0]} is no array")
     except Exception as error:  # damaged files fail in zipfile, zlib, numpy's parser or its allocation
-        reason = check.reason(error)
-        raise UserError(f"{path} must be a readable array without pickled objects: {reason}") from error
+        raise _unreadable(path, error) from error
     return content, keys
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} must be a readable array without pickled objects: {check.reason(error)}")
 
 
 def split_and_name(key: str) -> tuple[str, str]:

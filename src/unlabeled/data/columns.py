@@ -9,7 +9,6 @@ where there is none, of the only other column whose values recur. Identifiers, d
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from unlabeled import check
@@ -136,9 +135,7 @@ def _requested(text_column: str, columns: list[str], name: str) -> tuple[str, ..
         if word.strip().lower() not in index:
             if text_column.endswith("?"):
                 return ()
-            near = get_close_matches(word.strip().lower(), index, 1)
-            hint = f"; did you mean {index[near[0]]}?" if near else ""
-            listing = check.one_line(", ".join(columns))
+            hint, listing = check.near(word.strip(), columns), check.one_line(", ".join(columns))
             raise UserError(f"text_column must be a column of {name}, which has {listing}, got {word}{hint}")
     return tuple(index[word.strip().lower()] for word in request.split(","))
 

@@ -66,11 +66,9 @@ def samples_of(
     paths = [source.prefix + path for path in facts["paths"]]
     count = source.broken + sum(skip.reason != "hidden" for skip in broken)
     refuse_broken(source.name, broken or source.skipped, len(paths) + len(others), max_broken, count)
-    values, classes = (
-        source.labels_of(paths, facts.get("labels") or [None] * len(paths)),
-        facts.get("classes"),
-    )
+    values = source.labels_of(paths, facts.get("labels") or [None] * len(paths))
     values, notes = from_records(values, source.label, source.name)
+    classes = facts.get("classes")
     if source.archives and all(value is None for value in values):
         inside = source.inside(paths).values()
         names = {row: name for rows, part in inside for row, name in zip(rows, part or [])}

@@ -14,6 +14,8 @@ from typing import NamedTuple
 from unlabeled.data.samples import Skipped
 
 __all__ = [
+    "FILMS",
+    "SOUNDS",
     "SPLITS",
     "File",
     "Walk",
@@ -33,6 +35,13 @@ SPLITS = {
     **{"train": "train", "training": "train", "test": "test", "testing": "test"},
     **{"val": "validation", "valid": "validation", "validation": "validation", "dev": "validation"},
 }
+SOUNDS = (
+    *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd"),
+    *(".caf", ".w64", ".rf64", ".mp2", ".m4a", ".m4b", ".aac", ".wma", ".amr", ".mka", ".weba", ".ac3"),
+)
+"""Endings of audio files."""
+FILMS = (".mp4", ".m4v", ".mkv", ".avi", ".webm", ".mov", ".mpg", ".mpeg", ".ogv", ".wmv", ".3gp")
+"""Endings of video files that are those of nothing else."""
 _SPLIT_IN_NAME = re.compile(rf"(?:^|[-_./ ])({'|'.join(SPLITS)})(?=\d*(?:[-_./ ]|$))")
 _RUN = "run.toml"
 """What makes a folder a run."""

@@ -91,16 +91,13 @@ class Numbered(NamedTuple):
 def from_array(values: Any, count: int, name: str) -> list[Any]:
     """Labels of an array or sequence as a list, one for each of `count` samples.
 
-    They are numbers, truth values or text, shape (samples,), (samples, 1) or (samples, classes); rows with a single 1
-    (one-hot) are the place of that 1.
+    They are numbers, truth values or text, shape (samples,), (samples, 1) or (samples, classes).
     """
     if isinstance(values, list | tuple) and len(values) == count:
         return list(values)
     array = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
     if array.ndim != 2 or array.shape[1] == 1 or array.dtype.kind not in "biuf":
         array = array.reshape(-1)
-    elif ((array != 0).sum(1) == 1).all() and array.max() == 1:
-        array = array.argmax(1)
     if len(array) != count or array.dtype.kind not in "biufUSO":
         got = f"{len(array)} of type {array.dtype}"
         raise UserError(f"labels of {name} must be {count} numbers or texts, got {got}")

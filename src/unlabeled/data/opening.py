@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -19,14 +18,13 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.data.files import walk
+from unlabeled.data.files import FILMS, SOUNDS, SPLITS, walk
 from unlabeled.data.groups import ALONE, FOLDER, folder_groups, group_by, names_column, usual_groups
 from unlabeled.data.image.decode import SUFFIXES
 from unlabeled.data.image.levels import Levels
-from unlabeled.data.image.store import STORE_SIZE
 from unlabeled.data.labels import NoColumn, in_order, refuse_column
 from unlabeled.data.notes import note
-from unlabeled.data.options import OpenOptions, Options
+from unlabeled.data.options import STORE_SIZE, STORE_SIZES, OpenOptions, Options
 from unlabeled.data.samples import Data
 from unlabeled.data.splits import divide
 
@@ -58,8 +56,6 @@ BUILT_IN = {
     "rooms": "trajectory",
 }
 """Built-in sets and the kind of each."""
-STORE_SIZES = {"image": STORE_SIZE, "video": 112, "audio-visual": 112, "cameras": 64, "trajectory": 64}
-"""Shorter side in pixels at which larger pictures are kept at least, by kind."""
 KINDS = {
     "image": "image",
     "text": "text",
@@ -72,11 +68,8 @@ KINDS = {
 """Kinds of data, and the package of each, whose module `read` finds the splits of a source."""
 _ENDINGS = {
     "text": (".txt", ".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".md"),
-    "audio": (
-        *(".wav", ".wave", ".flac", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".opus", ".m4a", ".m4b", ".aac"),
-        *(".wma", ".amr", ".mka", ".weba", ".ac3"),
-    ),
-    "video": (".mp4", ".m4v", ".mkv", ".avi", ".webm", ".mov", ".mpg", ".mpeg", ".wmv", ".3gp"),
+    "audio": SOUNDS,
+    "video": FILMS,
 }
 """Endings of files that give away a kind that nobody names; all else is taken for images."""
 _PACKED = re.compile(r"(?i)\.(gz|bz2|zst)$")
@@ -117,9 +110,10 @@ def open_data(
             `group` names nothing.
     """
     openers = parts(source, kind=kind, **options)
-    split = {"val": "validation", "valid": "validation", "dev": "validation"}.get(split or "", split)
     if split is None:
         split = "train" if "train" in openers else next(iter(openers))
+    elif split not in openers:
+        split = SPLITS.get(split, split)
     if split not in openers:
         raise UserError(f"split of {called(source)} must be one of {', '.join(openers)}, got {split}")
     return openers[split]()
@@ -251,7 +245,7 @@ def _only_heard(path: Path) -> bool:
     from unlabeled.data.video.decode import has_pictures
 
     below = walk(path)
-    videos = [below.root / file.path for file in below.files if file.ends(_ENDINGS["video"])]
+    videos = [below.root / file.path for file in below.files if file.ends(FILMS)]
     return not any(map(has_pictures, videos[:_PEEKED]))
 
 
@@ -331,8 +325,10 @@ def _column(source: Openable, kind: str | None, options: OpenOptions, split: str
     assert options.group is not None
     try:
         read = _ungrouped(source, kind, replace(options, label=options.group, group=None))[split]()
-    except ValueError as error:
-        column = str(error).rpartition("label must be ")[2]
+    except UserError as error:
+        column = str(error).partition("label must be ")[2]
+        if not column:  # it is not the name that is wrong
+            raise
         raise UserError(
             f"group must be {ALONE}, {FOLDER}, an expression for paths with one part in brackets, or {column}"
         ) from error
@@ -346,10 +342,9 @@ def _column(source: Openable, kind: str | None, options: OpenOptions, split: str
 
 def _not_found(name: str, path: Path) -> str:
     siblings = os.listdir(path.parent) if path.parent.is_dir() else []
-    near = get_close_matches(name, [*BUILT_IN, *(str(path.parent / sibling) for sibling in siblings)], 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    names = [*BUILT_IN, *(str(path.parent / sibling) for sibling in siblings)]
     expected = f"a path or one of {', '.join(BUILT_IN)}, or start with hub: or torchvision:"
-    return f"data must be {expected}, got {name}{hint}"
+    return f"data must be {expected}, got {name}{check.near(name, names)}"
 
 
 def _suggest_folders(data: Data) -> None:

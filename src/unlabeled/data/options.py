@@ -3,17 +3,19 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.image.levels import parsed
 from unlabeled.data.samples import Skipped
 
-__all__ = ["OpenOptions", "Options", "Pages", "Progress", "refuse_broken"]
+__all__ = ["STORE_SIZE", "STORE_SIZES", "OpenOptions", "Options", "Pages", "Progress", "refuse_broken"]
 
 Pages = Literal["first", "all", "bands"]
-_PAGES = ("first", "all", "bands")
+STORE_SIZE = 160
+STORE_SIZES = {"image": STORE_SIZE, "video": 112, "audio-visual": 112, "cameras": 64, "trajectory": 64}
+"""Shorter side in pixels to which larger pictures are resized, by kind."""
 _REASONS = 3
 Progress = Callable[[int, int | None], None]
 
@@ -90,7 +92,7 @@ class OpenOptions:
 
     def __post_init__(self) -> None:
         check.fraction(max_broken=self.max_broken)
-        check.choice(_PAGES, pages=self.pages)
+        check.choice(get_args(Pages), pages=self.pages)
         parsed(self.levels)
         for name in ("channels", "store_size", "workers", "sample_rate"):
             if (value := getattr(self, name)) is not None:
@@ -100,6 +102,10 @@ class OpenOptions:
     def threads(self) -> int:
         """Threads that decode."""
         return self.workers or os.cpu_count() or 1
+
+    def side(self, kind: str) -> int:
+        """Shorter side in pixels to which larger pictures of a kind of data are resized."""
+        return self.store_size or STORE_SIZES[kind]
 
 
 def refuse_broken(

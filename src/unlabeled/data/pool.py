@@ -1,14 +1,20 @@
-"""Work that several threads do at once, its results in order and in bounded memory."""
+"""Work that several threads do at once, its results in order and in bounded memory; and why some of it failed."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-__all__ = ["in_order"]
+from unlabeled import check
+from unlabeled.check import UserError
+from unlabeled.data import samples
+from unlabeled.data.samples import Temporary
+
+__all__ = ["in_order", "or_reason", "reason_of"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -41,6 +47,34 @@ def in_order(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
+
+
+def or_reason(work: Callable[[samples.Item], Result]) -> Callable[[samples.Item], Result | str]:
+    """The same work on a sample; where it fails, the reason is its result, in which the path of a file is left out."""
+
+    def attempt(item: samples.Item) -> Result | str:
+        try:
+            return work(item)
+        except (ValueError, OSError, MemoryError) as error:
+            return reason_of(error, item.content)
+
+    return attempt
+
+
+def reason_of(error: Exception, path: object = None) -> str:
+    """Why a sample cannot be read, `Temporary` where it is for want of libraries, memory or a disk that works.
+
+    Args:
+        error: What was raised, perhaps by way of errors of ours.
+        path: A file that the reason need not name.
+    """
+    text, cause = check.reason(error), error
+    text = text.replace(str(path), "file") if isinstance(path, Path) else text
+    while isinstance(cause, UserError):
+        cause = cause.__cause__
+    # FFmpeg calls some damaged files errors of input and output.
+    of_system = isinstance(cause, OSError) and cause.errno is not None and "av." not in type(cause).__module__
+    return Temporary(text) if of_system or isinstance(cause, ImportError | MemoryError) else text
 
 
 def _alone() -> None:

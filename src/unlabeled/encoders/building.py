@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +16,24 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.encoders import audio, audio_visual, image, text, video, word_vectors
 from unlabeled.encoders.adapt import Adapt
+from unlabeled.encoders.audio import AudioEncoder
+from unlabeled.encoders.audio_visual import AudioVisualEncoder
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.encoders.image import OWN_NETWORK, ImageEncoder
 from unlabeled.encoders.rescaled import rescale_
 from unlabeled.encoders.saved import is_ours, load_weights, no_larger_than, read_header
+from unlabeled.encoders.text import TextEncoder
 from unlabeled.encoders.user_network import call_builder, import_builder, is_named, wrap
+from unlabeled.encoders.video import VideoEncoder
 from unlabeled.encoders.weights import match, read, stem_channels
+from unlabeled.encoders.word_vectors import WordEncoder
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
 
 __all__ = ["KINDS", "build", "fitted", "load", "names", "rebuilt"]
 
+Weights = str | os.PathLike[str] | None
 SIZES = (32, 64, 96, 128, 192, 224, 256, 384, 448, 518)
 """Usual image sizes of pretrained weights, in pixels."""
 
@@ -48,9 +54,25 @@ def names(kind: str = "image") -> list[str]:
     return list(KINDS[kind].NAMES)
 
 
+@overload
 def build(
-    name: str, *, kind: str = "image", weights: str | os.PathLike[str] | None = None, **config: Any
-) -> Encoder:
+    name: str, *, kind: Literal["image"] = "image", weights: Weights = ..., **config: Any
+) -> ImageEncoder: ...
+@overload
+def build(name: str, *, kind: Literal["text"], weights: Weights = ..., **config: Any) -> TextEncoder: ...
+@overload
+def build(name: str, *, kind: Literal["words"], weights: Weights = ..., **config: Any) -> WordEncoder: ...
+@overload
+def build(name: str, *, kind: Literal["audio"], weights: Weights = ..., **config: Any) -> AudioEncoder: ...
+@overload
+def build(name: str, *, kind: Literal["video"], weights: Weights = ..., **config: Any) -> VideoEncoder: ...
+@overload
+def build(
+    name: str, *, kind: Literal["audio-visual"], weights: Weights = ..., **config: Any
+) -> AudioVisualEncoder: ...
+@overload
+def build(name: str, *, kind: str, weights: Weights = ..., **config: Any) -> Encoder: ...
+def build(name: str, *, kind: str = "image", weights: Weights = None, **config: Any) -> Encoder:
     """Build an encoder with random weights, or with those of a file.
 
     Args:
@@ -79,7 +101,7 @@ def fitted(
     data: "Data",
     *,
     kind: str = "image",
-    weights: str | os.PathLike[str] | None = None,
+    weights: Weights = None,
     init: str = "default",
     image_size: int | None = None,
     **options: Any,
@@ -224,7 +246,7 @@ def _wrap_arguments(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in ("kind", "init")}
 
 
-def _filled(make: Callable[..., Encoder], weights: str | os.PathLike[str] | None) -> Encoder:
+def _filled(make: Callable[..., Encoder], weights: Weights) -> Encoder:
     """Make an encoder and fill it from a file, whose network may take other channels than the images have."""
     encoder = make()
     if weights is None:

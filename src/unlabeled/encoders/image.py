@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.encoders import from_timm, stages
+from unlabeled.encoders import dictionary, from_timm, stages
 from unlabeled.encoders.adapt import Adapt, Input
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.parts import augment
@@ -44,7 +44,9 @@ NAMES: dict[str, Callable[[int, int], Any]] = {
     "nin": stages.nin,
     "vit-small": from_timm.vit_small,
     "resnet50": partial(from_timm.resnet, "resnet50"),
+    dictionary.NAME: partial(dictionary.dictionary, dictionary.NAME),
 }
+"""Names of our own networks; dictionary-ATOMS and dictionary-ATOMS-WIDTH may have any numbers."""
 
 ANY_SIZE = {"conv4", "resnet10", "resnet18", "dense", "nin", "resnet50"}
 """Networks that take images of every size, so that none needs to be tried."""
@@ -83,6 +85,11 @@ class ImageEncoder(Encoder):
     def is_vit(self) -> bool:
         """Whether `tokens` exists."""
         return getattr(self.trunk, "is_vit", False)
+
+    @property
+    def is_dictionary(self) -> bool:
+        """Whether `trunk` is a `PatchCode`."""
+        return isinstance(self.trunk, dictionary.PatchCode)
 
     @property
     def prefix_tokens(self) -> int:
@@ -268,17 +275,21 @@ def fitted(
         network_channels: As in `build`.
     """
     channels, size = data.shape["channels"], image_size or data.shape["image_size"]
-    note = ""
+    notes = []
     if not exact or image_size is None:
         taken = Adapt(input, channels, network_channels).out_channels
         reason = refusal(name, taken, size)
         if reason and (near := nearest_sizes(name, taken, size, reason)):
             nearest = min(near, key=lambda other: abs(other - size))
             size, note = nearest, f"image_size {nearest}, not {size}, for {name} ({reason})"
-    encoder = build(
-        name, in_channels=channels, image_size=size, input=input, network_channels=network_channels
-    )
-    encoder.notes += [note] if note else []
+            notes.append(note)
+    options = {"in_channels": channels, "image_size": size, "network_channels": network_channels}
+    encoder = build(name, input=input, **options)
+    if encoder.is_dictionary:
+        name, note = dictionary.suited(name, sample(encoder, data, dictionary.SAMPLE))
+        encoder = build(name, input=input, **options)
+        notes += [note] if note else []
+    encoder.notes += notes
     return fit(encoder, data)
 
 
@@ -288,9 +299,9 @@ def fit(encoder: ImageEncoder, data: "Data") -> ImageEncoder:
     return encoder
 
 
-def sample(encoder: ImageEncoder, data: "Data") -> Tensor:
-    """Inputs of a few hundred samples on the CPU, float, shape (samples, channels, height, width)."""
-    batch = encoder.evaluation_view(data).sample(SAMPLE)
+def sample(encoder: ImageEncoder, data: "Data", count: int = SAMPLE) -> Tensor:
+    """Inputs of at most so many samples on the CPU, float, shape (samples, channels, height, width)."""
+    batch = encoder.evaluation_view(data).sample(count)
     return encoder.inputs({name: value.cpu() for name, value in batch.items()})
 
 
@@ -298,6 +309,8 @@ def _maker(name: str) -> Callable[[int, int], Any]:
     """Function from (channels, image_size) to the network of a name."""
     if name in NAMES:
         return NAMES[name]
+    if dictionary.is_dictionary(name):
+        return partial(dictionary.dictionary, name)
     import timm
 
     if timm.is_model(name):
@@ -306,4 +319,6 @@ def _maker(name: str) -> Callable[[int, int], Any]:
         raise UserError("encoder must be one that can be built again by its name, got a network of your own")
     near = get_close_matches(name, [*NAMES, *timm.list_models()], n=3, cutoff=0.5) or list(NAMES)
     listing = ", ".join(dict.fromkeys(near))
-    raise UserError(f"encoder must be one of ours or a timm model, got {name}. Near it: {listing}")
+    raise UserError(
+        f"encoder must be {', '.join(NAMES)} or a timm model, got {name}; similar names: {listing}"
+    )

@@ -53,7 +53,9 @@ def rescale_(encoder: ImageEncoder, images: Tensor) -> str:
     with torch.no_grad():
         x = encoder.adapt(images)
         layers = _within_layers(trunk, x)
-    homogeneous = all(isinstance(leaf, HOMOGENEOUS) for leaf in trunk.modules() if not list(leaf.children()))
+    homogeneous = bool(layers) and all(
+        isinstance(leaf, HOMOGENEOUS) for leaf in trunk.modules() if not list(leaf.children())
+    )
     if homogeneous:
         _between_layers(trunk, layers, x)
     encoder.train(was_training)

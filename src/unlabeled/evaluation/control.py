@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Control", "Make"]
 
-Make = Callable[["Encoder", "Data", int], Representation]
+Make = Callable[["Encoder", "Data", int], Representation | None]
 """From the encoder that it is beside, the training samples as that encoder reads them, and the seed of random choices.
 
-It may look at nothing else: neither at labels nor at test samples.
+It may look at nothing else: neither at labels nor at test samples. None where there is nothing to make of the encoder.
 """
 
 

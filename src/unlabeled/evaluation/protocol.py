@@ -144,7 +144,8 @@ def _measure_probes(
     draws = {cell.count: labelled.draw(cell.count, request.draws, settings.seed) for cell in plan}
     ours = Representation(OURS, reader, encoder)
     makers = filter(None, (CONTROLS.load(name).make for name in request.controls))
-    beside = [make(encoder, labelled.train, settings.seed) for make in makers]
+    made = [make(encoder, labelled.train, settings.seed) for make in makers]
+    beside = [representation for representation in made if representation is not None]
 
     @cache
     def trained(count: int | str) -> list[Prediction]:

@@ -103,8 +103,10 @@ def amount(value: float, unit: str, *, signed: bool = False) -> str:
 
 
 def counted(number: int, things: str) -> str:
-    """A number with what it counts, a plural in s."""
-    return f"{number:,} {things if number != 1 else things.removesuffix('s')}"
+    """A number with what it counts, a regular plural such as labels or trajectories."""
+    if number == 1:
+        things = f"{things[:-3]}y" if things.endswith("ies") else things.removesuffix("s")
+    return f"{number:,} {things}"
 
 
 def labels(counts: Sequence[int | str], notes: Sequence[str] = ()) -> str:

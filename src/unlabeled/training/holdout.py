@@ -49,7 +49,9 @@ def divide(data: Data, fraction: float, seed: int) -> Divided:
         return Divided(data, None, "")
     if samples < SMALLEST_DATA:
         return Divided(
-            data, None, f"nothing is held out of the training: fewer than {SMALLEST_DATA} {data.unit}"
+            data,
+            None,
+            f"nothing is held out of the training: that takes {SMALLEST_DATA} {data.unit}, got {samples}",
         )
     count = max(FEWEST, round(fraction * samples))
     order = seeds.order(seeds.mix(seed, samples, -3), samples)

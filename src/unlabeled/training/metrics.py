@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["directions", "mean_cosine", "participation", "rank", "spread", "verdict"]
+__all__ = ["directions", "mean_cosine", "rank", "spread", "verdict"]
 
 
 def spread(embedding: Tensor) -> float:
@@ -63,25 +63,6 @@ def directions(embedding: Tensor) -> int:
     rows = _exact(embedding)
     values = _singular_values(rows - rows.mean(dim=0))
     return int((values > values.amax() / 1000).sum())
-
-
-def participation(embedding: Tensor) -> float:
-    """Participation ratio of the centred covariance: directions that carry the variance.
-
-    Misleading for a constant with noise, where it sees the noise alone: read it beside `spread`.
-
-    Args:
-        embedding: Float, shape (samples, dim).
-
-    Returns:
-        Squared sum of the eigenvalues over the sum of their squares: 0 for a constant, else from 1 to
-        min(samples - 1, dim).
-    """
-    rows = _exact(embedding)
-    variances = _singular_values(rows - rows.mean(dim=0)).square()
-    return (
-        variances.sum().square() / variances.square().sum().clamp_min(torch.finfo(rows.dtype).tiny)
-    ).item()
 
 
 def verdict(

@@ -103,7 +103,7 @@ class Progress:
         if entry.get("holdout_loss") is not None:
             chance += f"held out {entry['holdout_loss']:.4f} "
             if (other := entry.get("holdout_chance")) is not None and other != entry["chance"]:
-                chance += f"(chance {other:.3f} in batches of fewer samples) "
+                chance += f"(chance {other:.3f}) "
         metrics = "" if entry["spread"] is None else f"spread {entry['spread']:.2f} rank {entry['rank']:.0f}"
         self.note = f"{chance}{metrics}"
         now = time.monotonic()

@@ -34,43 +34,45 @@ class Settings:
     eps 1e-8. SGD and LARS: no Nesterov; LARS: trust coefficient 0.001.
 
     Args:
-        encoder: Network to train: one of ours, any timm model, or module:function that builds one. [default: that of
-            the method, else chosen by the image size]
+        encoder: Network to train: a built-in one, any timm model, or module:function that builds one. [default: chosen
+            by the method, else by the image size]
         weights: File to start the encoder from: safetensors, or tensors saved by torch. [default: random weights]
-        init: Random weights of the encoder; rescaled equalises its layers on the data first.
+        init: Random initialisation of the encoder; rescaled also equalises the variance of the
+            channels in each layer on the data.
         epochs: Passes over the data. [default: chosen by the number of samples]
-        steps: Optimizer steps, instead of epochs. [default: those of the epochs]
-        batch_size: Samples in each forward pass, over all processes. [default: chosen by the method and the data]
-        lr: Peak learning rate, not scaled further. [default: chosen by the method, else optimizer and batch size]
+        steps: Optimizer steps, instead of epochs. [default: as many as the epochs take]
+        batch_size: Samples per forward pass, over all processes. [default: chosen by the method and the data]
+        lr: Peak learning rate, used as given. [default: chosen by the method, else by optimizer and batch size]
         optimizer: Optimizer.
-        weight_decay: Weight decay; norms and biases have none. [default: chosen by the method, else the optimizer]
+        weight_decay: Weight decay; norms and biases have none. [default: chosen by the method, else by the optimizer]
         betas: Decay rates of the two moment estimates of adamw, as FIRST,SECOND. [default: 0.9,0.999]
         sgd_momentum: Momentum of sgd and lars. [default: 0.9]
-        clip: Largest norm of the gradient; larger gradients are scaled down to it. [default: no limit]
-        holdout: Fraction of the samples that is held out of training to log the loss on; none below 50 samples.
+        clip: Maximum norm of the gradient; larger gradients are scaled down to it. [default: no limit]
+        holdout: Fraction of the samples held out of training to log the loss on; with fewer than 50 samples, none are.
         image_size: Height and width of the encoder's input in pixels. [default: chosen by the data]
         store_size: Shorter side in pixels at which decoded images are stored; larger ones are shrunk to it once.
             [default: chosen by the image size]
-        levels: Values that become black and white, as LOW,HIGH, in images of more than 8 bits. [default: chosen by
-            the data]
-        pages: What is read of image files with several pages: the first, all (each an image) or bands (of one image).
+        levels: Pixel values that become black and white, as LOW,HIGH, in images of more than 8 bits. [default:
+            chosen by the data]
+        pages: What to read from image files with several pages: the first page, all (each is an image) or bands
+            (each is a band of one image).
             [default: first]
         seed: Seed of all random numbers.
         device: Device to train on; auto prefers a GPU.
         precision: Floating-point precision; bf16 is mixed precision, which auto takes on a GPU.
-        accumulate: Forward passes for each optimizer step.
-        workers: Threads that decode files the first time. [default: as many as processors]
+        accumulate: Forward passes per optimizer step, whose gradients are averaged.
+        workers: Threads that decode files, which happens once. [default: one per processor]
         max_broken: Abort if a larger fraction of the files is unreadable.
-        group: Groups of samples that are not independent and stay in one part: a column of a table, a regular
+        group: What groups samples that are not independent, so that no group is split: a column of a table, a regular
             expression for paths with one capture group, such as (speaker[0-9]+)_, folder, or none. [default: detected]
-        skip_nan: Steps with a non-finite loss or gradient to skip before aborting.
+        skip_nan: Number of steps with a non-finite loss or gradient to skip before aborting.
         label: Column of the labels; training never sees it. [default: detected by its name]
         encoding: Encoding of texts, such as gbk or cp1252. [default: detected]
         text_column: Column of the texts in a table, or several separated by commas, which are joined. [default:
             detected]
         segmenter: Word segmenter for languages without spaces: characters, jieba or pythainlp. [default: none]
-        devices: Processes on this machine.
-        nodes: Machines.
+        devices: Processes on this machine; with GPUs, one for each.
+        nodes: Number of machines.
     """
 
     encoder: str | None = None

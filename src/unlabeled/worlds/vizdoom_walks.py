@@ -43,24 +43,24 @@ SCENARIOS = (
 
 def record(
     out: str | os.PathLike[str],
-    walks: int,
+    trajectories: int,
     steps: int,
     seed: int,
     *,
     scenario: str = "my_way_home",
     size: int = 48,
 ) -> list[Path]:
-    """Record walks as .npz files that `unlabeled.data.trajectories` opens.
+    """Record trajectories as .npz files that `unlabeled.data.trajectories` opens.
 
     Each holds `video` uint8 (steps, size, size, 3), `pose` float32 (steps, 3), `depth` float16 (steps, size, size) in
     metres along the line of sight, and `action` float32 (steps, 2): metres moved and radians turned to the left until
     the next frame.
 
     Args:
-        out: Folder of the files, made where it is missing, without other walks.
-        walks: How many.
-        steps: Frames of each walk, of which 8.75 make a second of the game.
-        seed: Seed of where walks begin and where they go; no walk of one seed is also one of another.
+        out: Folder of the files, made where it is missing; it must hold no trajectories yet.
+        trajectories: How many.
+        steps: Frames in each trajectory; 8.75 frames are one second of the game.
+        seed: Seed of the starting points and the routes; no two seeds share a trajectory.
         scenario: Name of a level that comes with ViZDoom, such as my_way_home or health_gathering.
         size: Height and width in pixels, at most 240.
 
@@ -68,10 +68,10 @@ def record(
         The files.
 
     Raises:
-        ValueError: ViZDoom is not installed, a value or the level is wrong, or the folder holds walks.
+        ValueError: ViZDoom is not installed, a value or the level is wrong, or the folder holds trajectories.
     """
-    check.whole(walks=walks, steps=steps, seed=seed, size=size)
-    check.at_least(1, walks=walks, steps=steps, size=size)
+    check.whole(trajectories=trajectories, steps=steps, seed=seed, size=size)
+    check.at_least(1, trajectories=trajectories, steps=steps, size=size)
     if size > HEIGHT:
         raise UserError(f"size must be at most {HEIGHT}, got {size}")
     check.choice(SCENARIOS, scenario=scenario)
@@ -80,7 +80,7 @@ def record(
         raise UserError(f"out must be a folder without .npz files, which would be mixed in, got {out}")
     with _game(scenario) as game:
         folder.mkdir(parents=True, exist_ok=True)
-        for number in range(walks):
+        for number in range(trajectories):
             walk = _walk(game, steps, size, f"{seed} {number}")
             files.append(folder / f"{number:04d}.npz")
             with atomic(files[-1]) as temporary, open(temporary, "wb") as stream:
@@ -95,7 +95,7 @@ def _game(scenario: str) -> Iterator[Any]:
         import vizdoom
     except ImportError as error:
         raise UserError(
-            "walks need ViZDoom, which is not installed; pip install 'unlabeled[embodied]'"
+            "recording needs ViZDoom, which is not installed; pip install 'unlabeled[embodied]'"
         ) from error
     game, variables = vizdoom.DoomGame(), vizdoom.GameVariable
     game.load_config(str(Path(vizdoom.scenarios_path) / f"{scenario}.cfg"))

@@ -54,6 +54,7 @@ def features(kind: str, name: str, train: Data, *tests: Data) -> list[torch.Tens
     assert make is not None
     with torch.no_grad():
         made = make(encoder, encoder.evaluation_view(train), 3)
+        assert made is not None
         return [made.features(encoder.evaluation_view(data)) for data in (train, *tests)]
 
 
@@ -86,7 +87,7 @@ def test_default_are_those_that_take_seconds_and_all_are_all() -> None:
     assert controls_for(["default"], "audio") == ["raw", "mfcc", "random"]
     assert controls_for(["default"], "text") == ["raw", "tfidf", "lsa", "random"]
     assert controls_for(["default"], "trajectory") == ["raw", "random"]
-    assert {*controls_for(["all"], "image")} == {*controls_for(["default"], "image"), "maps", "supervised"}
+    assert {*controls_for(["all"], "image")} == {*controls_for(["default"], "image"), "dictionary", "maps", "supervised"}
     assert controls_for(["supervised", "raw", "raw"], "audio") == ["raw", "supervised"]
     assert controls_for([], "image") == []
     with pytest.raises(UserError, match=r"controls must be of lsa.* for text encoders, got hog"):

@@ -105,7 +105,7 @@ def decode(content: Path | bytes) -> tuple[Tensor, int]:
     try:
         import soundfile
     except (ImportError, OSError) as error:
-        raise UserError(f"reading audio files needs soundfile ({error}). Install unlabeled[audio]") from error
+        raise UserError(f"reading audio files needs soundfile, which cannot be loaded: {error}") from error
     try:
         sound, rate, announced = _decoded(content)
     except soundfile.LibsndfileError as error:

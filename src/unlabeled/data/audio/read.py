@@ -26,25 +26,18 @@ from unlabeled.data.audio.data import Sounds, from_waveforms, in_16_bits
 from unlabeled.data.audio.decode import Scale, decode, header, scale_of
 from unlabeled.data.cache import folder_of, load_or_build
 from unlabeled.data.decoding import Recorder, samples_of
-from unlabeled.data.files import Walk, by_name, walk
+from unlabeled.data.files import FILMS, SOUNDS, Walk, by_name, walk
 from unlabeled.data.labels import label_column, raw
 from unlabeled.data.notes import note
 from unlabeled.data.options import OpenOptions
-from unlabeled.data.pool import in_order
-from unlabeled.data.samples import Item, Temporary
+from unlabeled.data.pool import in_order, or_reason
+from unlabeled.data.samples import Item
 from unlabeled.data.sources import Reading, Source, find_files
 from unlabeled.data.tables import Table, open_table
 from unlabeled.parts.resample import resample
 
-__all__ = ["SUFFIXES", "find"]
+__all__ = ["find"]
 
-SUFFIXES = (
-    *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd"),
-    *(".caf", ".w64", ".rf64", ".mp2", ".m4a", ".m4b", ".aac", ".wma", ".amr", ".mka", ".weba", ".ac3"),
-)
-"""Endings of audio files."""
-FILMS = (".webm", ".mp4", ".m4v", ".mov", ".mkv", ".avi", ".3gp", ".ogv", ".mpg", ".mpeg", ".wmv")
-"""Endings of videos, whose sound is taken where there are no audio files."""
 _NEVER_FLOATS = (".flac", ".ogg", ".oga", ".opus", ".mp3")
 _SEEN_FOR_RATE = 1_000
 _LOOKED_AT = 2**20
@@ -73,10 +66,11 @@ def find(
     if any(file.suffix == ".parquet" for file in listing.files):
         sources = _find_tables(listing, name, options.label)
     else:
-        films = not any(file.ends(SUFFIXES) for file in listing.files) and any(
+        # Where there are no audio files, the sound of videos is taken.
+        films = not any(file.ends(SOUNDS) for file in listing.files) and any(
             file.ends(FILMS) for file in listing.files
         )
-        sources = find_files(path, name, FILMS if films else SUFFIXES, "sounds", options.label)
+        sources = find_files(path, name, FILMS if films else SOUNDS, "sounds", options.label)
     everything = [part.fingerprint for part in sources.values()]  # the scale is that of all splits
 
     @cache
@@ -109,7 +103,7 @@ def _write(
     rate = options.sample_rate or _commonest_rate(source.read().items)
     recorder = Recorder(stream, reading.total, options.progress, ("lengths", "factors"))
     work = partial(_samples, rate=rate, scale=scale())
-    for sound, samples in in_order(work, reading.items, options.threads):
+    for sound, samples in in_order(or_reason(work), reading.items, options.threads):
         if isinstance(samples, str):
             recorder.skip(sound.path, samples)
         else:
@@ -124,20 +118,14 @@ def _write(
     }
 
 
-def _samples(sound: Item, rate: int, scale: Scale) -> Tensor | str:
-    """A sound as int16, shape (samples,), or the reason why there is none."""
-    try:
-        samples, native = decode(sound.content)
-        if scale != Scale() and header(sound.content).floats:
-            if (peak := float(samples.abs().max())) > scale.most:
-                return f"floats up to {peak:g}, where full scale of the others is {scale.divisor:g}"
-            samples /= scale.divisor
-        return in_16_bits(resample(samples, native, rate))
-    except ValueError as error:
-        cause = error.__cause__
-        # Libraries can be installed, and disks mended, before the next start.
-        temporary = isinstance(cause, ImportError) or (isinstance(cause, OSError) and cause.errno is not None)
-        return Temporary(error) if temporary else str(error)
+def _samples(sound: Item, rate: int, scale: Scale) -> Tensor:
+    """A sound as int16, shape (samples,)."""
+    samples, native = decode(sound.content)
+    if scale != Scale() and header(sound.content).floats:
+        if (peak := float(samples.abs().max())) > scale.most:
+            raise UserError(f"floats up to {peak:g}, where full scale of the others is {scale.divisor:g}")
+        samples /= scale.divisor
+    return in_16_bits(resample(samples, native, rate))
 
 
 def _commonest_rate(sounds: Iterable[Item]) -> int:

@@ -22,20 +22,19 @@ from unlabeled.data.audio.data import in_16_bits
 from unlabeled.data.audio_visual.data import Clip, Pairs
 from unlabeled.data.cache import folder_of, load_or_build
 from unlabeled.data.decoding import Recorder, samples_of
+from unlabeled.data.files import SOUNDS, walk
 from unlabeled.data.image.data import with_channels
 from unlabeled.data.image.decode import SUFFIXES as IMAGES
 from unlabeled.data.image.decode import decode
 from unlabeled.data.limits import most_samples
-from unlabeled.data.options import OpenOptions
-from unlabeled.data.pool import in_order
+from unlabeled.data.options import STORE_SIZES, OpenOptions
+from unlabeled.data.pool import in_order, or_reason
 from unlabeled.data.samples import Item
 from unlabeled.data.sources import Source, find_files
 from unlabeled.data.video.decode import SUFFIXES, frames, index, open_media
 
 __all__ = ["find", "read_clip", "read_sound"]
 
-STORE_SIZE = 112
-SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".opus", ".m4a")
 STILL_SUFFIXES = tuple(suffix for suffix in IMAGES if suffix != ".gif")
 
 _HIGHEST_RATE = 16_000
@@ -62,10 +61,10 @@ def find(source: Any, options: OpenOptions) -> Mapping[str, Callable[[], Pairs]]
             f"data must be a folder, a file or Data, such as from_pairs gives, got {type(source).__name__}"
         )
     path, name = Path(source).expanduser(), os.fspath(source)
-    try:
+    if any(file.ends(SUFFIXES) for file in walk(path).files):
         sources = find_files(path, name, SUFFIXES, "videos", options.label)
-    except ValueError:
-        sources = find_files(path, name, STILL_SUFFIXES, "videos, or pictures beside sounds,")
+    else:
+        sources = find_files(path, name, STILL_SUFFIXES, "videos, or pictures beside sounds,", options.label)
     rate = options.sample_rate or _usual_rate(sources.values())
     return {split: partial(_open, part, options, rate) for split, part in sources.items()}
 
@@ -80,22 +79,23 @@ def _open(source: Source, options: OpenOptions, rate: int) -> Pairs:
         for path, sound in sounds.items()
         if sound
     ]
-    size, channels = options.store_size or STORE_SIZE, options.channels or 3
+    size, channels = options.side("audio-visual"), options.channels or 3
 
-    def clip_or_error(item: Item) -> Clip | ValueError:
+    def clip_of(item: Item) -> Clip | _Unheard:
         try:
             return read_clip(item.content, sounds[item.path], rate, size, channels)
-        except ValueError as error:
+        except _Unheard as error:
             return error
 
     def write(stream: BinaryIO) -> dict[str, Any]:
         recorder = Recorder(stream, len(items), options.progress, ("clips", "unheard"))
-        for item, clip in in_order(clip_or_error, items, options.threads, ahead=1):
+        for item, clip in in_order(or_reason(clip_of), items, options.threads, ahead=1):
             if isinstance(clip, Clip):
                 recorder.add(item.path, clip.packed(), labels=item.label, clips=clip.lengths)
+            elif isinstance(clip, _Unheard):
+                recorder.skip(item.path, check.reason(clip), "unheard")
             else:
-                field = "unheard" if isinstance(clip, _Unheard) else "skipped"
-                recorder.skip(item.path, check.reason(clip), field)
+                recorder.skip(item.path, clip)
         return recorder.facts
 
     key = ["audio-visual", 1, source.fingerprint, stamps, rate, size, channels]
@@ -114,7 +114,11 @@ class _Unheard(ValueError):
 
 
 def read_clip(
-    path: Path, sound: Path | None, rate: int, store_size: int = STORE_SIZE, channels: int = 3
+    path: Path,
+    sound: Path | None,
+    rate: int,
+    store_size: int = STORE_SIZES["audio-visual"],
+    channels: int = 3,
 ) -> Clip:
     """Read a clip whole; of fast videos every second, third or later frame, about 12 in a second.
 
@@ -233,7 +237,7 @@ def _converted(sound: NDArray[np.float32], native: int, rate: int) -> NDArray[np
 
 def _beside(path: Path) -> Path | None:
     """The sound of the same name in the same folder."""
-    candidates = (path.with_suffix(suffix) for suffix in SOUND_SUFFIXES)
+    candidates = (path.with_suffix(suffix) for suffix in SOUNDS)
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 

@@ -34,14 +34,12 @@ from unlabeled.data.files import File, by_folder, walk
 from unlabeled.data.image.data import with_channels
 from unlabeled.data.image.decode import SUFFIXES as IMAGES
 from unlabeled.data.options import OpenOptions, refuse_broken
-from unlabeled.data.pool import in_order
+from unlabeled.data.pool import in_order, or_reason
 from unlabeled.data.samples import Item, Skipped
 from unlabeled.data.sources import Reading, Source
 from unlabeled.data.video.decode import SUFFIXES, read_all
 
 __all__ = ["find"]
-
-STORE_SIZE = 64
 
 
 def find(source: Any, options: OpenOptions) -> Mapping[str, Callable[[], Scenes]]:
@@ -111,20 +109,17 @@ def _open_films(root: Path, name: str, files: Sequence[File], options: OpenOptio
         camera = file.path if file.suffix in SUFFIXES else os.path.dirname(file.path)
         scenes.setdefault(os.path.dirname(camera), set()).add(camera)
     cameras = Counter(map(len, scenes.values())).most_common(1)[0][0]
-    size, channels = options.store_size or STORE_SIZE, options.channels or 3
+    size, channels = options.side("cameras"), options.channels or 3
 
-    def films_or_reason(scene: Item) -> list[np.ndarray] | str:
-        try:
-            if len(scene.content) != cameras:
-                raise UserError(f"{len(scene.content)} cameras, where most scenes have {cameras}")
-            films = [read_all(root / camera, (size, size)) for camera in scene.content]
-            return [with_channels(film[: min(map(len, films))], channels) for film in films]
-        except (ValueError, OSError) as error:
-            return check.reason(error)
+    def films_of(scene: Item) -> list[np.ndarray]:
+        if len(scene.content) != cameras:
+            raise UserError(f"{len(scene.content)} cameras, where most scenes have {cameras}")
+        films = [read_all(root / camera, (size, size)) for camera in scene.content]
+        return [with_channels(film[: min(map(len, films))], channels) for film in films]
 
     def write(stream: BinaryIO) -> dict[str, Any]:
         recorder = Recorder(stream, len(scenes), options.progress, ("lengths",))
-        for scene, films in in_order(films_or_reason, items, options.threads, ahead=1):
+        for scene, films in in_order(or_reason(films_of), items, options.threads, ahead=1):
             if isinstance(films, str):
                 recorder.skip(scene.path, films)
             else:

@@ -33,8 +33,8 @@ from unlabeled.data.image.data import with_channels
 from unlabeled.data.limits import LARGEST, TOO_LARGE
 from unlabeled.data.notes import note
 from unlabeled.data.options import Pages
-from unlabeled.data.pool import in_order
-from unlabeled.data.samples import Item, Temporary
+from unlabeled.data.pool import in_order, reason_of
+from unlabeled.data.samples import Item
 
 __all__ = ["OPTIONAL", "SUFFIXES", "Decoded", "decode", "decode_all", "is_image", "read"]
 
@@ -328,7 +328,7 @@ def _eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     if not (low >= 0 and high <= full):
         raise UserError(f"grey levels must be in 0..{full:g}, got {low:g}..{high:g}")
     note(
-        f"stills of more than 8 bits of videos, walks or cameras: 0..{full:g} become 0..255, whatever is in use"
+        f"stills of more than 8 bits of videos, trajectories or cameras: 0..{full:g} become 0..255, whatever is in use"
     )
     return levels.to_uint8(pixels, {kind: [[0.0, full]] for kind in ("integers", "floats")})[0]
 
@@ -355,9 +355,7 @@ def _decoded(item: Item, store_size: int, pages: Pages) -> list[tuple[Item, Deco
     try:
         images = read(item.content, store_size, pages)
     except ValueError as error:
-        cause = error.__cause__
-        temporary = isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None)
-        return [(item, Temporary(error) if temporary else str(error))]
+        return [(item, reason_of(error))]
     if len(images) == 1:
         return [(item, images[0])]
     return [(item._replace(path=f"{item.path}#{page}"), image) for page, image in enumerate(images)]

@@ -23,10 +23,8 @@ from unlabeled.data.notes import note
 from unlabeled.data.options import OpenOptions
 from unlabeled.data.sources import Source
 
-__all__ = ["STORE_SIZE", "stored"]
+__all__ = ["stored"]
 
-STORE_SIZE = 160
-"""Shorter side in pixels to which larger images are resized."""
 _BLOCK = 2**20
 
 
@@ -37,7 +35,7 @@ def stored(source: Source, options: OpenOptions) -> Stored:
         ValueError: There is no image, or the images have other channels that cannot be converted.
     """
     folder = None if source.fingerprint is None else folder_of(options.cache)
-    key = ["images", source.fingerprint, options.store_size or STORE_SIZE, options.pages, *OPTIONAL]
+    key = ["images", source.fingerprint, options.side("image"), options.pages, *OPTIONAL]
     base = load_or_build(key, partial(_decode, source, options), folder)
     about, channels = base.about, base.about["channels"]
     for text, count in about["notes"].items():
@@ -83,8 +81,7 @@ def _decode(source: Source, options: OpenOptions, stream: BinaryIO) -> dict[str,
     recorder = Recorder(stream, reading.total, options.progress, ("sizes", "types"))
     sizes, types = recorder.facts["sizes"], recorder.facts["types"]
     ranges, notes, channels, first = Ranges(), Counter(), 0, ""
-    size = options.store_size or STORE_SIZE
-    for item, image in decode_all(reading.items, size, options.threads, options.pages):
+    for item, image in decode_all(reading.items, options.side("image"), options.threads, options.pages):
         if isinstance(image, str):
             recorder.skip(item.path, image)
             continue

@@ -12,15 +12,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.notes import note
 
-__all__ = ["Decoder", "Errors"]
-
-Errors = Literal["replace", "skip"]
+__all__ = ["Decoder"]
 
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -56,17 +53,15 @@ class Decoder:
 
     Args:
         name: What messages call the source.
-        errors: "replace" puts U+FFFD where bytes cannot be decoded, "skip" gives no text.
         encoding: Encoding of all files without a byte order mark, with a ? after it only of those that are neither
             UTF-8 nor UTF-16; None detects it.
 
     Raises:
-        ValueError: Python has no such encoding, or `errors` is another word.
+        ValueError: Python has no such encoding.
     """
 
-    def __init__(self, name: str, errors: Errors, encoding: str | None = None) -> None:
-        check.choice(("replace", "skip"), errors=errors)
-        self.name, self.errors, self.encoding, self.fallback = name, errors, None, None
+    def __init__(self, name: str, encoding: str | None = None) -> None:
+        self.name, self.encoding, self.fallback = name, None, None
         if encoding is not None and encoding.endswith("?"):
             self.fallback = _codec(encoding.removesuffix("?"))
         elif encoding is not None:

@@ -31,10 +31,10 @@ from unlabeled.data.limits import refuse_unpacked
 from unlabeled.data.notes import note
 from unlabeled.data.options import OpenOptions, refuse_broken
 from unlabeled.data.samples import Skipped
-from unlabeled.data.sources import Source, find_files, open_hub
+from unlabeled.data.sources import Source, common_endings, find_files, open_hub
 from unlabeled.data.tables import Delimited, json_lines, open_table, read_delimited
 from unlabeled.data.text.data import Texts
-from unlabeled.data.text.encodings import Decoder, Errors
+from unlabeled.data.text.encodings import Decoder
 
 __all__ = ["find", "groups"]
 
@@ -66,7 +66,6 @@ class _Split:
     Args:
         name: What messages call the source.
         options: How the source is opened.
-        errors: As in `find`.
         layouts: Columns by the names that a table has, so that all files of a source are read alike.
         skipped: Files that are not read.
     """
@@ -75,12 +74,11 @@ class _Split:
         self,
         name: str,
         options: OpenOptions,
-        errors: Errors,
         layouts: dict[tuple[str, ...], Columns],
         skipped: Sequence[Skipped] = (),
     ) -> None:
-        self.name, self.options, self.errors, self.layouts = name, options, errors, layouts
-        self.decoder = Decoder(name, errors, options.encoding)
+        self.name, self.options, self.layouts = name, options, layouts
+        self.decoder = Decoder(name, options.encoding)
         self.texts: list[str] = []
         self.paths: list[str] = []
         self.labels: list[Any] = []
@@ -90,17 +88,13 @@ class _Split:
         self.skipped = list(skipped)
         self.broken: list[Skipped] = []
         """Those of the skipped that were meant to be texts."""
-        self.undecoded = ""
-        """Why a text with U+FFFD is omitted; empty where it stays."""
 
     def add(self, text: str, path: str, label: Any = None) -> None:
         """Append a text, unless there is nothing in it."""
         if _SURROGATE.search(text):  # JSON and parquet can hold what no file in UTF-8 can
             self.skipped.append(Skipped(path, "unpaired surrogate, replaced"))
             text = _SURROGATE.sub("\ufffd", text)
-        if self.undecoded and "\ufffd" in text:
-            self.omit(path, self.undecoded)
-        elif text.strip():
+        if text.strip():
             self.texts.append(text)
             self.paths.append(path)
             self.labels.append(label)
@@ -169,8 +163,7 @@ class _Split:
         except ValueError as error:
             self.omit(str(path), str(error))
             return None
-        self.undecoded = f"{reason}; left out" if reason and self.errors == "skip" else ""
-        if reason and self.errors == "replace":
+        if reason:
             self.skipped.append(Skipped(str(path), f"{reason}; replaced"))
         text = text.removeprefix("\ufeff").replace("\r\n", "\n")
         return text if "\n" in text else text.replace("\r", "\n")
@@ -186,16 +179,14 @@ class _Split:
         return Texts(self.texts, name=self.name, paths=self.paths, segmenter=segmenter, **about)
 
 
-def find(
-    source: Any, options: OpenOptions, *, errors: Errors = "replace"
-) -> Mapping[str, Callable[[], Texts]]:
+def find(source: Any, options: OpenOptions) -> Mapping[str, Callable[[], Texts]]:
     """What opens each split of texts, by the split's name; "all" where it has none.
+
+    U+FFFD stands for bytes that cannot be decoded, which are listed in `skipped` with the place of the first.
 
     Args:
         source: What the module names.
         options: How it is opened.
-        errors: What happens to bytes that cannot be decoded, which are listed in `skipped` with the place of the
-            first in any case: "replace" puts U+FFFD for each, "skip" omits the text.
 
     Raises:
         ValueError: No text is there.
@@ -203,7 +194,7 @@ def find(
     if not isinstance(source, (str, os.PathLike)):
         raise UserError(f"texts must be a path or a name, or Texts, got {type(source).__name__}")
     name = os.fspath(source)
-    new = partial(_Split, name, options, errors, {})
+    new = partial(_Split, name, options, {})
     new()  # refuses an encoding that is none before anything is read
     if name.startswith("hub:"):
         return _find_hub(name.removeprefix("hub:"), new)
@@ -228,12 +219,11 @@ def _commonest(files: list[File], name: str) -> tuple[str, ...]:
     }
     if sizes:
         return max(sizes, key=lambda endings: sizes[endings])
-    kinds = Counter(file.suffix or "without ending" for file in files)
-    listing = ", ".join(f"{count} {suffix}" for suffix, count in kinds.most_common(5)) or "nothing"
     endings = (*_PARQUET, *_JSON, *_TABLES, *_PLAIN, *_MARKED)
     expected = ", ".join(ending for ending in endings if not ending.endswith(tuple(_PACKED)))
-    hint = "; convert them to .txt first" if kinds.keys() & _OTHER_FORMATS else ""
-    raise UserError(f"no texts in {name}; expected {expected} files (or .gz of them), found {listing}{hint}")
+    hint = "; convert them to .txt first" if any(file.suffix in _OTHER_FORMATS for file in files) else ""
+    found = common_endings(files)
+    raise UserError(f"no texts in {name}; expected {expected} files (or .gz of them), found {found}{hint}")
 
 
 def _is_about(file: File) -> bool:

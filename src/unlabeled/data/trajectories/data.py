@@ -40,7 +40,7 @@ class Walks(Sequences):
     """
 
     kind = "trajectory"
-    unit = "walks"
+    unit = "trajectories"
     span: tuple[int, int] | None = None
     """Frames and stride of the random stretch that a batch shows, as in `spans`; None for whole walks."""
 
@@ -105,7 +105,7 @@ class Walks(Sequences):
         check.at_least(1, frames=frames, stride=stride)
         if stride * (frames - 1) + 1 > self.shortest:
             raise UserError(
-                f"a stretch must have at most {self.shortest} steps, the shortest walk of {self.name}, "
+                f"a stretch must have at most {self.shortest} steps, the shortest trajectory of {self.name}, "
                 f"got {frames} frames of stride {stride}"
             )
         view = copy.copy(self)

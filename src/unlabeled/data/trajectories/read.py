@@ -33,7 +33,6 @@ from unlabeled.data.trajectories.data import KEYS, Walks, fitting, from_walks
 
 __all__ = ["find"]
 
-STORE_SIZE = 64
 _COLUMNS = ("walk", "image", "x", "y", "heading")
 
 
@@ -60,7 +59,7 @@ def find(source: Any, options: OpenOptions) -> Mapping[str, Callable[[], Walks]]
     """
     if isinstance(source, (np.ndarray, Tensor)):
         raise UserError(
-            "walks must be a path: an array has no poses; see unlabeled.data.trajectories.from_walks"
+            "trajectories must be a path: an array has no poses; see unlabeled.data.trajectories.from_walks"
         )
     path, name = Path(source).expanduser(), os.fspath(source)
     if path.is_file() and path.suffix.lower() == ".npz":
@@ -72,7 +71,9 @@ def find(source: Any, options: OpenOptions) -> Mapping[str, Callable[[], Walks]]
     elif arrays := [file for file in listing.files if file.suffix == ".npz"]:
         parts, walks = by_folder(arrays)[0], _array_walks
     else:
-        raise UserError(f"no walks in {source}; expected .npz files with video and pose, or .parquet files")
+        raise UserError(
+            f"no trajectories in {source}; expected .npz files with video and pose, or .parquet files"
+        )
     return {split: partial(_open, name, walks, listing.root, part, options) for split, part in parts.items()}
 
 
@@ -151,7 +152,7 @@ def _from_rows(steps: Sequence[Mapping[str, Any]], name: str, options: OpenOptio
         content = step["image"].get("bytes") if isinstance(step["image"], dict) else step["image"]
         if not isinstance(content, bytes):
             raise UserError("a picture is missing")
-        image = decode(content, options.store_size or STORE_SIZE, options.channels or 3)
+        image = decode(content, options.side("trajectory"), options.channels or 3)
         side = min(image.shape[1:])
         top, left = ((length - side) // 2 for length in image.shape[1:])
         video.append(image[:, top : top + side, left : left + side])

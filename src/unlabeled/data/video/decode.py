@@ -23,14 +23,12 @@ from PIL import Image, ImageSequence
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.arrays import read_npy
+from unlabeled.data.files import FILMS
 from unlabeled.data.image import decode
 
 __all__ = ["SUFFIXES", "Index", "fitting", "frames", "has_pictures", "index", "open_media", "read_all"]
 
-SUFFIXES = (
-    *(".mp4", ".mkv", ".avi", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".ogv", ".ts", ".wmv", ".flv"),
-    *(".3gp", ".gif"),
-)
+SUFFIXES = (*FILMS, ".ts", ".flv", ".gif")
 """Names under which videos are looked for."""
 
 _FOLDER_FPS = 25.0
@@ -218,10 +216,8 @@ def open_media(path: Path | bytes) -> Iterator[Any]:
     Raises:
         ValueError: It cannot be read, which may come out at any moment.
     """
-    try:
-        import av
-    except ImportError as error:
-        raise UserError("video files need PyAV, which is not installed; pip install av") from error
+    import av
+
     av.logging.set_level(None)  # type: ignore[attr-defined]
     options = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
     try:

@@ -10,14 +10,13 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.arrays import as_tensor, as_uint8, channels_first, read_npy, read_splits
 from unlabeled.data.cache import folder_of, load_or_build
@@ -25,22 +24,18 @@ from unlabeled.data.decoding import Recorder, samples_of
 from unlabeled.data.files import davis_frames, is_davis, walk
 from unlabeled.data.image.data import with_channels
 from unlabeled.data.image.decode import SUFFIXES as IMAGES
-from unlabeled.data.labels import from_array, numbered
+from unlabeled.data.labels import from_array, numbered, refuse_column
 from unlabeled.data.options import OpenOptions
-from unlabeled.data.pool import in_order
+from unlabeled.data.pool import in_order, or_reason, reason_of
 from unlabeled.data.samples import Item
 from unlabeled.data.sources import Source, find_files
 from unlabeled.data.video.data import Videos, from_videos
 from unlabeled.data.video.decode import SUFFIXES, frames, index, read_all
 
-__all__ = ["STORE_SIZE", "find"]
+__all__ = ["find"]
 
-STORE_SIZE = 112
-"""Shorter side in pixels to which larger videos are shrunk."""
 _LARGEST = 2**28
 """Bytes of the frames of a video up to which it is decoded as a whole."""
-
-T = TypeVar("T")
 
 
 def find(
@@ -72,6 +67,7 @@ def find(
     files, suffixes = walk(path).files, (*SUFFIXES, ".npy")
     still = not any(file.ends(suffixes) for file in files) and any(file.ends(IMAGES) for file in files)
     if still:
+        refuse_column(options.label, f"frames in {name}")
         sources = find_files(path, name, IMAGES, "videos or frames")
     else:
         sources = find_files(path, name, suffixes, "videos", options.label)
@@ -80,7 +76,7 @@ def find(
 
 def _open(source: Source, options: OpenOptions, still: bool) -> Videos:
     """Videos of a source, decoded once; where it holds still images, each folder of them is a video."""
-    store_size, channels = options.store_size or STORE_SIZE, options.channels or 3
+    store_size, channels = options.side("video"), options.channels or 3
     key = ["videos", 2, source.fingerprint, store_size, channels, still]
     pixels, facts = load_or_build(key, partial(_write, source, options, still), folder_of(options.cache))
     about = samples_of(source, facts, options.max_broken)
@@ -108,10 +104,12 @@ def _listed(source: Source, still: bool) -> tuple[list[str] | None, list[Item]]:
 def _write(source: Source, options: OpenOptions, still: bool, stream: BinaryIO) -> dict[str, Any]:
     """Write all frames of all videos one after the other and describe them."""
     classes, videos = _listed(source, still)
-    store_size, channels = options.store_size or STORE_SIZE, options.channels or 3
+    store_size, channels = options.side("video"), options.channels or 3
     recorder = Recorder(stream, len(videos), options.progress, ("counts", "fps"))
     indices = {}
-    for video, result in in_order(_or_reason(index), videos, options.threads, ahead=1):
+    for video, result in in_order(
+        or_reason(lambda video: index(video.content)), videos, options.threads, ahead=1
+    ):
         if isinstance(result, str):
             recorder.skip(video.path, result)
         else:
@@ -121,7 +119,7 @@ def _write(source: Source, options: OpenOptions, still: bool, stream: BinaryIO) 
     for video in videos:
         if (about := indices.get(video.path)) is not None:
             (large if len(about) * 3 * size[0] * size[1] > _LARGEST else small).append(video)
-    whole = _or_reason(lambda path: with_channels(read_all(path, size), channels))
+    whole = or_reason(lambda video: with_channels(read_all(video.content, size), channels))
     for video, result in in_order(whole, small, options.threads, ahead=1):
         if isinstance(result, str):
             recorder.skip(video.path, result)
@@ -134,25 +132,13 @@ def _write(source: Source, options: OpenOptions, still: bool, stream: BinaryIO) 
             for frame in frames(video.content, size):
                 stream.write(with_channels(frame, channels).tobytes())
                 count += 1
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             stream.seek(start)
             stream.truncate()
-            recorder.skip(video.path, check.reason(error))
+            recorder.skip(video.path, reason_of(error, video.content))
         else:
             recorder.add(video.path, b"", labels=video.label, counts=count, fps=indices[video.path].fps)
     return recorder.facts | {"size": size, "classes": classes}
-
-
-def _or_reason(work: Callable[[Path], T]) -> Callable[[Item], T | str]:
-    """The same work on the file of a video, or the reason why it cannot be read."""
-
-    def attempt(video: Item) -> T | str:
-        try:
-            return work(video.content)
-        except ValueError as error:
-            return check.reason(error).replace(str(video.content), "file")
-
-    return attempt
 
 
 def _common_size(sizes: list[tuple[int, int]], store_size: int) -> tuple[int, int]:

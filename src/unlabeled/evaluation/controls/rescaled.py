@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 __all__ = ["CONTROL", "make"]
 
 
-def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:
-    """The same architecture with weights drawn by the seed, rescaled on training images."""
+def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation | None:
+    """The same architecture with weights drawn by the seed, rescaled on training images; no dictionaries."""
     from unlabeled.encoders import rescale_
 
+    if getattr(encoder, "is_dictionary", False):  # it normalises the contrast of what it sees
+        return None
     network: Any = untrained(encoder, seed)
     rescale_(network, network.inputs(data.sample(CALIBRATION_SAMPLES, seed)))
     return Representation("rescaled", of_encoder(network), network, detail="rescaled on the training images")

@@ -66,7 +66,7 @@ def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
         parts: Walks.
 
     Returns:
-        Fraction of the zones that are found, one number for each masked zone; walks are the independent units.
+        Fraction of the zones that are found, one number for each masked zone; trajectories are the independent units.
 
     Raises:
         ValueError: The method predicts no zones, or the data is of another kind.
@@ -91,7 +91,7 @@ def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
     return [
         Measurement(
             "zones", features, values[None], detail=details[features], unit="zones found", groups=groups,
-            counted="walks" if test.groups is None else group_unit(test), bounds=(0.0, 1.0),
+            counted="trajectories" if test.groups is None else group_unit(test), bounds=(0.0, 1.0),
         )
         for features, values in hits.items()
     ]  # fmt: skip

@@ -1,0 +1,189 @@
+"""Networks of one layer of atoms: how much every patch of an image is like each atom, pooled on a grid.
+
+Source: Coates, Lee, Ng, "An Analysis of Single-Layer Networks in Unsupervised Feature Learning", 2011,
+https://proceedings.mlr.press/v15/coates11a.html
+"""
+
+import re
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from unlabeled.check import UserError
+
+__all__ = ["NAME", "PatchCode", "dictionary", "is_dictionary", "mirror_accuracy", "suited"]
+
+NAME = "dictionary-400"
+"""Name of the usual one, dictionary-ATOMS[-WIDTH][-mirror or -oriented]."""
+PATTERN = re.compile(r"dictionary-([1-9][0-9]{0,5})(?:-([1-9][0-9]?))?(?:-(mirror|oriented))?")
+THRESHOLD = 0.25
+FLOOR = 1e-4
+"""What is added before the square root, whose slope at 0 is infinite."""
+CELLS = 9
+"""Cells on a side of the map, at most."""
+ENTRIES = 2**21
+"""Numbers of the code of a few images, which stay in the cache while they are pooled."""
+SIDE, PENALTY = 16, 0.1
+"""Pixels on a side of the images that are told from their mirror images, and the ridge, as a share of the variance."""
+SAMPLE = 2000
+"""Images that are told from their mirror images, at most."""
+FEWEST, MOST_ACCURATE = 50, 0.6
+"""Images below which, and accuracy above which, images and mirror images are not taken for the same."""
+
+
+class PatchCode(nn.Module):
+    """How much every patch is like each atom and like its negative, beyond a threshold.
+
+    For a patch with its mean subtracted and divided by its deviation, s is the product with a filter plus an offset;
+    the code is max(0, s - threshold) and max(0, -s - threshold), averaged over cells. The output is the root of its
+    mean over a coarser grid, since roots let frequent atoms outweigh rare ones less.
+
+    Args:
+        channels: Channels of the images.
+        atoms: Number of filters, mirror images included.
+        width: Side of a patch in pixels, at most that of the images.
+        mirror: Whether half of the filters are mirror images of the others, and the output is averaged over an image
+            and its mirror image, which then have the same features.
+        eps: Variance that is added to that of each patch; channels of the input have about 1.
+        grid: Cells on a side of the output.
+    """
+
+    def __init__(
+        self, channels: int, atoms: int, width: int, *, mirror: bool = False, eps: float = 0.01, grid: int = 3
+    ) -> None:
+        super().__init__()
+        self.width, self.mirror, self.eps, self.grid = width, mirror, eps, grid
+        self.numbers = channels * width**2
+        own = atoms // 2 if mirror else atoms
+        self.convolution = nn.Conv2d(channels, own, width, bias=False)
+        nn.init.normal_(self.convolution.weight, std=self.numbers**-0.5)
+        self.offset = nn.Parameter(torch.zeros(own))
+        self.dim, self.map_dims = 2 * own * grid**2, {"atoms": 2 * atoms}
+
+    @torch.no_grad()
+    def set_filters(self, filters: Tensor, offsets: Tensor) -> None:
+        """Take filters, float, shape (filters, channels * width * width), and offsets, float, shape (filters,).
+
+        Args:
+            filters: All of them; with `mirror` one of each pair.
+            offsets: What is added to their products.
+        """
+        self.convolution.weight.copy_(filters.view_as(self.convolution.weight))
+        self.offset.copy_(offsets)
+
+    def maps(self, x: Tensor) -> dict[str, Tensor]:
+        """The code by name, float, shape (batch, 2 * atoms, rows, columns), of at most 9 rows and columns."""
+        # An exported network must take any number of images.
+        if x.is_cuda or torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+            return {"atoms": self._code(x)}
+        size = max(1, ENTRIES // (self.map_dims["atoms"] * x.shape[2] * x.shape[3]))
+        return {"atoms": torch.cat([self._code(chunk) for chunk in x.split(size)])}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The code on a coarse grid, float, shape (batch, dim), of float, shape (batch, channels, height, width)."""
+        pooled = F.adaptive_avg_pool2d(self.maps(x)["atoms"], self.grid)
+        if self.mirror:
+            # A filter's code of the mirror image is its mirror image's code of the image, mirrored.
+            one, other = rearrange(pooled, "b (sign pair k) h w -> pair b (sign k) h w", sign=2, pair=2)
+            pooled = (one + other.flip(3)) / 2
+        return (pooled + FLOOR).sqrt().flatten(1)
+
+    def _code(self, x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        weight, offset = self.convolution.weight, self.offset
+        if self.mirror:
+            weight, offset = torch.cat([weight, weight.flip(3)]), offset.repeat(2)
+        box = torch.full_like(weight[:1], 1 / self.numbers)
+        mean, square = F.conv2d(x, box), F.conv2d(x.square(), box)
+        scale = ((square - mean.square()).clamp_min(0) + self.eps).rsqrt()
+        # Filters without their mean do the same as patches without theirs.
+        products = F.conv2d(x, weight - weight.mean((1, 2, 3), keepdim=True))
+        cells = min(CELLS, products.shape[2]), min(CELLS, products.shape[3])
+        if _can_fuse(products):
+            from unlabeled.kernels.patch_code import pool_code
+
+            return pool_code(products, scale, offset.detach(), cells, THRESHOLD)
+        signed = F.softshrink(products * scale + offset[:, None, None], THRESHOLD)
+        difference, total = (F.adaptive_avg_pool2d(part, cells) for part in (signed, signed.abs()))
+        return torch.cat([total + difference, total - difference], 1) / 2
+
+
+def _can_fuse(products: Tensor) -> bool:
+    """Whether the compiled loop can take them: it has no gradient and can be neither traced nor moved."""
+    return (
+        type(products) is Tensor
+        and products.is_cpu
+        and products.dtype == torch.float32
+        and not products.requires_grad
+        and not torch.compiler.is_compiling()  # pyright: ignore[reportPrivateImportUsage]
+        and not torch.jit.is_tracing()
+    )
+
+
+def is_dictionary(name: str) -> bool:
+    """Whether it is the name of a dictionary."""
+    return PATTERN.fullmatch(name) is not None
+
+
+def dictionary(name: str, channels: int, image_size: int) -> PatchCode:
+    """The network of a name such as dictionary-400 or dictionary-400-6-mirror, whose patches are 6 pixels wide.
+
+    Raises:
+        ValueError: Patches are wider than images, or an odd number of atoms is to be mirrored.
+    """
+    match = PATTERN.fullmatch(name)
+    assert match
+    atoms, width = int(match[1]), int(match[2] or min(6, max(1, image_size // 2)))
+    if width > image_size:
+        raise UserError(f"patches must be at most as wide as the images, {image_size} pixels, got {name}")
+    if match[3] == "mirror" and atoms % 2:
+        raise UserError(f"atoms must be even where half are mirror images, got {name}")
+    return PatchCode(channels, atoms, width, mirror=match[3] == "mirror")
+
+
+def suited(name: str, images: Tensor) -> tuple[str, str]:
+    """The name of the dictionary that suits images: with -mirror where nothing tells them from their mirror images.
+
+    Args:
+        name: Name of a dictionary.
+        images: A sample, float, shape (batch, channels, height, width).
+
+    Returns:
+        The name, unchanged if it says mirror or oriented, and a line that says what was chosen, else empty.
+    """
+    if name.endswith(("-mirror", "-oriented")):
+        return name, ""
+    accuracy = mirror_accuracy(images)
+    if len(images) < FEWEST:
+        return (
+            name,
+            f"images and their mirror images keep different features: {len(images)} are too few to compare",
+        )
+    told = f"a linear rule tells them apart in {accuracy:.0%} of cases"
+    if accuracy > MOST_ACCURATE or int(PATTERN.fullmatch(name)[1]) % 2:  # type: ignore[index]
+        return name, f"images and their mirror images get different features: {told}"
+    return f"{name}-mirror", f"an image and its mirror image get the same features: {told}, 50% being chance"
+
+
+def mirror_accuracy(images: Tensor) -> float:
+    """How often a linear rule learned on one half of the images tells those of the other from their mirror images.
+
+    Args:
+        images: Float, shape (batch, channels, height, width).
+
+    Returns:
+        From 0 to 1, about 0.5 where mirror images are as likely as images.
+    """
+    small = F.adaptive_avg_pool2d(images.mean(1), SIDE).double()
+    differences = (small - small.flip(2))[:, :, : SIDE // 2].flatten(1)
+    halves = differences[::2], differences[1::2]
+    right = torch.zeros((), dtype=torch.double)
+    for train, test in (halves, halves[::-1]):
+        covariance = train.T @ train / max(len(train), 1)
+        ridge = PENALTY * covariance.diagonal().mean().clamp_min(1e-12)
+        rule = torch.linalg.solve(covariance + ridge * torch.eye(len(covariance)), train.mean(0))
+        score = test @ rule
+        right += (score > 0).double().sum() + (score == 0).double().sum() / 2
+    return float(right / max(len(images), 1))

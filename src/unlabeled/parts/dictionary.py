@@ -1,0 +1,192 @@
+"""A dictionary of patches: contrast normalisation, whitening and spherical k-means.
+
+Source: Coates, Lee, Ng, "An Analysis of Single-Layer Networks in Unsupervised Feature Learning", 2011,
+https://proceedings.mlr.press/v15/coates11a.html; Coates, Ng, "Learning Feature Representations with K-means", 2012,
+https://doi.org/10.1007/978-3-642-35289-8_30
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unlabeled.parts import gather
+
+__all__ = ["Dictionary", "assign", "draw_patches", "normalize_contrast", "whitening"]
+
+ENTRIES = 2**22
+"""Most products of patches and atoms in memory at once."""
+
+
+def draw_patches(inputs: Tensor, sides: tuple[int, ...], count: int) -> Tensor:
+    """Patches at random positions, all of which lie inside.
+
+    Args:
+        inputs: Float, shape (batch, channels, *lengths), such as height and width.
+        sides: Lengths of a patch, one for each of `lengths` and at most that.
+        count: Patches to draw from each of the batch.
+
+    Returns:
+        Float, shape (batch * count, channels, *sides).
+    """
+    windows = inputs
+    for axis, side in enumerate(sides, 2):
+        windows = windows.unfold(axis, side, 1)
+    number = len(inputs) * count
+    sample = torch.arange(len(inputs), device=inputs.device).repeat_interleave(count)
+    places = [
+        torch.randint(windows.shape[axis], (number,), device=inputs.device)
+        for axis in range(2, 2 + len(sides))
+    ]
+    return windows[sample, :, *places]
+
+
+def normalize_contrast(patches: Tensor, eps: float) -> Tensor:
+    """Patches less their means, over their deviations.
+
+    Args:
+        patches: Float, shape (patches, numbers).
+        eps: Variance that is added, so that noise in flat patches is not amplified.
+    """
+    variance, mean = torch.var_mean(patches, 1, correction=0, keepdim=True)
+    return (patches - mean) * (variance + eps).rsqrt()
+
+
+def whitening(patches: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Mean of patches, and the symmetric matrix (ZCA) that decorrelates them.
+
+    Args:
+        patches: Float, shape (patches, numbers).
+        eps: Variance that is added to that of every direction.
+
+    Returns:
+        Float, shapes (numbers,) and (numbers, numbers).
+    """
+    centred = patches.double() - patches.double().mean(0)
+    variances, directions = torch.linalg.eigh(centred.T @ centred / len(patches))
+    scales = (variances.clamp_min(0) + eps).rsqrt()
+    matrix = (directions * scales) @ directions.T
+    return patches.double().mean(0).to(patches.dtype), matrix.to(patches.dtype)
+
+
+def assign(patches: Tensor, atoms: Tensor) -> tuple[Tensor, Tensor]:
+    """The atom that is most like each patch or its negative.
+
+    Args:
+        patches: Float, shape (patches, numbers).
+        atoms: Unit vectors, float, shape (atoms, numbers).
+
+    Returns:
+        Its index, int64, and its product with the patch, sign included, float, shape (patches,) each.
+    """
+    pairs = []
+    for chunk in patches.split(max(1, ENTRIES // len(atoms))):
+        products = chunk @ atoms.T
+        nearest = products.abs().argmax(1)
+        pairs.append((nearest, products.gather(1, nearest[:, None])[:, 0]))
+    indices, products = zip(*pairs)
+    return torch.cat(indices), torch.cat(products)
+
+
+class Dictionary(nn.Module):
+    """Unit atoms that explain whitened patches, each patch by one atom times a number (gain-shape k-means).
+
+    Args:
+        atoms: Number of atoms.
+        numbers: Numbers of a patch.
+        eps: Variance added in contrast normalisation, in units of the input.
+        whitening_eps: Variance added in whitening; that of a normalised patch is 1.
+        decay: What an update keeps of the sums of the earlier ones.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+    atoms: Tensor
+    sums: Tensor
+
+    def __init__(
+        self, atoms: int, numbers: int, *, eps: float, whitening_eps: float, decay: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.eps, self.whitening_eps, self.decay = eps, whitening_eps, decay
+        self.register_buffer("mean", torch.zeros(numbers))
+        self.register_buffer("whitening", torch.eye(numbers))
+        self.register_buffer("atoms", F.normalize(torch.randn(atoms, numbers), dim=1))
+        self.register_buffer("sums", torch.zeros(atoms, numbers))
+
+    @torch.no_grad()
+    def begin(self, patches: Tensor) -> None:
+        """Measure the whitening, and take random patches as the first atoms; alike in all processes.
+
+        Args:
+            patches: Float, shape (patches, numbers).
+        """
+        mean, matrix = whitening(normalize_contrast(patches, self.eps), self.whitening_eps)
+        self.mean.copy_(gather.broadcast(mean))
+        self.whitening.copy_(gather.broadcast(matrix))
+        self.sums.zero_()
+        self.atoms.copy_(gather.broadcast(self._redraw(torch.zeros_like(self.atoms), self.whiten(patches))))
+
+    def whiten(self, patches: Tensor) -> Tensor:
+        """Patches with contrast normalised and without correlations, float, shape (patches, numbers)."""
+        return (normalize_contrast(patches, self.eps) - self.mean) @ self.whitening
+
+    @torch.no_grad()
+    def forward(self, patches: Tensor, mirrored: Tensor | None = None) -> Tensor:
+        """Fraction of the patches' squares that their atoms leave unexplained, from 0 to 1; no gradient.
+
+        In training mode the atoms then move to what they explain, in all processes to the same.
+
+        Args:
+            patches: Float, shape (patches, numbers).
+            mirrored: The same patches mirrored, where an atom may explain either; float, same shape.
+        """
+        whitened = self.whiten(patches)
+        nearest, products = assign(whitened, self.atoms)
+        if mirrored is not None:
+            other = self.whiten(mirrored)
+            nearest_other, products_other = assign(other, self.atoms)
+            better = products_other.abs() > products.abs()
+            whitened = torch.where(better[:, None], other, whitened)
+            nearest, products = (
+                torch.where(better, nearest_other, nearest),
+                torch.where(better, products_other, products),
+            )
+        unexplained = 1 - products.square().sum() / whitened.square().sum().clamp_min(1e-12)
+        if self.training:
+            self._update(whitened, nearest, products)
+        return unexplained
+
+    def _update(self, whitened: Tensor, nearest: Tensor, products: Tensor) -> None:
+        numbers, sums = torch.arange(len(self.atoms), device=nearest.device), torch.zeros_like(self.sums)
+        size = max(1, ENTRIES // len(self.atoms))
+        # By matrix products, which unlike scattered additions give the same bits every time.
+        for rows, index, product in zip(whitened.split(size), nearest.split(size), products.split(size)):
+            sums += torch.where(numbers[:, None] == index, product, 0) @ rows
+        self.sums.mul_(self.decay).add_(gather.sum_over_processes(sums))
+        self.atoms.copy_(gather.broadcast(self._redraw(F.normalize(self.sums, dim=1), whitened)))
+
+    def _redraw(self, atoms: Tensor, whitened: Tensor) -> Tensor:
+        """Atoms, where those that no patch has chosen are drawn anew from the patches."""
+        unused = atoms.square().sum(1) < 0.5
+        if not unused.any():
+            return atoms
+        lengths = whitened.norm(dim=1)
+        # Flat patches have no direction.
+        rows = torch.multinomial((lengths > 1e-6).float() + 1e-12, int(unused.sum()), replacement=True)
+        noise = 1e-3 * torch.randn_like(whitened[rows])  # so that atoms of equal patches differ
+        return atoms.masked_scatter(unused[:, None], F.normalize(whitened[rows] + noise, dim=1))
+
+    def filters(self) -> tuple[Tensor, Tensor]:
+        """Whitening folded into the atoms: products of atoms and whitened patches, from normalised patches.
+
+        Returns:
+            Filters, float, shape (atoms, numbers), and what is added to their products, float, shape (atoms,).
+        """
+        filters = self.atoms @ self.whitening
+        return filters, -filters @ self.mean
+
+    def unwhiten(self, whitened: Tensor) -> Tensor:
+        """Normalised patches of whitened ones, float, shape (patches, numbers)."""
+        return (
+            torch.linalg.solve(self.whitening.double(), whitened.double().T).T.to(whitened.dtype) + self.mean
+        )
