@@ -143,7 +143,8 @@ def _measure_probes(
     plan = cells(request, encoder, labelled.rarest)
     draws = {cell.count: labelled.draw(cell.count, request.draws, settings.seed) for cell in plan}
     ours = Representation(OURS, reader, encoder)
-    makers = filter(None, (CONTROLS.load(name).make for name in request.controls))
+    frozen_features = any(not PROBES.load(cell.probe).trains_encoder for cell in plan)
+    makers = filter(None, (CONTROLS.load(name).make for name in request.controls if frozen_features))
     made = [make(encoder, labelled.train, settings.seed) for make in makers]
     beside = [representation for representation in made if representation is not None]
 

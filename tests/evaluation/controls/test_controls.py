@@ -15,6 +15,7 @@ from unlabeled.data.video.data import from_videos
 from unlabeled.evaluation import evaluate
 from unlabeled.evaluation.controls import CONTROLS
 from unlabeled.evaluation.plan import controls_for
+from unlabeled.methods.patch_dictionary import PatchDictionary
 
 
 def samples(kind: str, seed: int, count: int = 12) -> Data:
@@ -47,6 +48,11 @@ PAIRS = [
     for name in controls_for(["all"], kind)
     if CONTROLS.load(name).make is not None
 ]
+
+
+@pytest.fixture(autouse=True)
+def small_dictionary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PatchDictionary, "defaults", {"encoder": "dictionary-16", "steps": 2})
 
 
 def features(kind: str, name: str, train: Data, *tests: Data) -> list[torch.Tensor]:
