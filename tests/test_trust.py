@@ -646,7 +646,8 @@ def judged(test: Data, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         patch.setattr(knn, "predict", voted)
         patch.setattr(protocol, "_measurement", measured)
         probes, data = ("knn", "linear", "few", "finetune"), (labelled(60, seed=1), test)
-        unlabeled.evaluate(network(), data, probe=probes, controls="all", draws=2, steps=3, device="cpu")
+        names = ("default", "maps", "supervised")
+        unlabeled.evaluate(network(), data, probe=probes, controls=names, draws=2, steps=3, device="cpu")
     return found
 
 
@@ -677,8 +678,8 @@ def test_no_choice_sees_the_test_set(monkeypatch: pytest.MonkeyPatch) -> None:
 def leaky_scale(
     features: Representation, data: Labelled, rows: Tensor, layer: str | None, seed: int
 ) -> logistic.Linear:
-    both = torch.cat([features.features(data.train), features.features(data.test)])
-    train, statistics = features.features(data.train)[rows], standardization(both)
+    both = torch.cat([features.features(data.train, layer), features.features(data.test, layer)])
+    train, statistics = features.features(data.train, layer)[rows], standardization(both)
     return logistic.fit(train, data.labels[rows], len(data.classes), statistics=statistics)
 
 
@@ -686,8 +687,8 @@ def leaky_penalty(
     features: Representation, data: Labelled, rows: Tensor, layer: str | None, seed: int
 ) -> logistic.Linear:
     """The penalty that does best on the test set."""
-    train, test = features.features(data.train)[rows], features.features(data.test)
-    given: dict[str, Any] = {"statistics": features.statistics(data.train)}
+    train, test = features.features(data.train, layer)[rows], features.features(data.test, layer)
+    given: dict[str, Any] = {"statistics": features.statistics(data.train, layer)}
     tried = [
         logistic.fit(train, data.labels[rows], 3, penalty=penalty, **given) for penalty in logistic.PENALTIES
     ]
@@ -698,7 +699,7 @@ def leaky_penalty(
 def leaky_centre(
     features: Representation, data: Labelled, rows: Tensor, layer: str | None, settings: ProbeSettings
 ) -> Prediction:
-    train, test = features.features(data.train), features.features(data.test)
+    train, test = features.features(data.train, layer), features.features(data.test, layer)
     centre = torch.cat([train, test]).mean(0)
     given = (train[rows] - centre, data.labels[rows], test - centre, 3)
     return knn.predict(*given, k=settings.k, temperature=settings.temperature), ""
