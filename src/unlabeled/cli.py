@@ -13,6 +13,7 @@ from cyclopts import App, CycloptsError, Group, Parameter, Token
 
 from unlabeled import check, methods, options
 from unlabeled.check import UserError
+from unlabeled.evaluation.controls import CONTROLS
 from unlabeled.evaluation.probes import PROBES
 from unlabeled.evaluation.tasks import TASKS
 from unlabeled.training.settings import BUDGET, Settings
@@ -71,7 +72,15 @@ Whole = Annotated[int, Parameter(converter=_whole)]
 WholeOrNone = Annotated[int | None, Parameter(converter=_whole)]
 WORDS = Parameter(converter=_listed, n_tokens=1, negative=(), show_default=",".join)
 Words = Annotated[tuple[str, ...], WORDS]
-Controls = Annotated[tuple[str, ...], WORDS, Parameter(converter=_controls)]
+Controls = Annotated[
+    tuple[str, ...],
+    WORDS,
+    Parameter(
+        converter=_controls,
+        help="What every score stands beside: default (the controls that take seconds), all, none, or any of "
+        f"{CONTROLS}, separated by commas, as far as they suit the kind of data. Tasks have their own.",
+    ),
+]
 Probes = Annotated[
     tuple[str, ...],
     WORDS,
@@ -337,7 +346,7 @@ def evaluate(
     *,
     probe: Probes = ("knn", "linear"),
     labels_per_class: Words = ("all",),
-    controls: Controls = ("raw", "random", "rescaled"),
+    controls: Controls = ("default",),
     features: Features = None,
     directions: Directions = None,
     draws: Whole = 5,
@@ -350,9 +359,6 @@ def evaluate(
 
     Args:
         labels_per_class: Numbers of labels, percentages of each class, or all: 1,10,1%,all.
-        controls: Any of raw (the input itself), random (the untrained network), rescaled (the same, with its
-            layers rescaled to the data), supervised (the network trained on the same labels), or none.
-            Tasks have their own.
         draws: Number of random draws of the labels, where not all labels are used.
         seed: Seed of the draws.
         device: Device to compute features on; auto prefers a GPU.
@@ -415,7 +421,6 @@ def compare(
         device: Device to train on; auto prefers a GPU.
         probe: Any of the probes or tasks of evaluate, separated by commas.
         labels_per_class: Numbers of labels, percentages of each class, or all: 1,10,1%,all.
-        controls: Any of raw, random, rescaled, supervised, or none.
         out: Folder of the runs and the report. [default: the next free runs/compare]
     """
     *names, data = methods_and_data or [""]

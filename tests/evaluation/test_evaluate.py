@@ -12,7 +12,8 @@ from torch import Tensor
 
 from unlabeled import encoders
 from unlabeled.data import Data, Skipped, from_images, open_splits
-from unlabeled.evaluation import controls, evaluate, logistic, twins
+from unlabeled.evaluation import evaluate, logistic, twins
+from unlabeled.evaluation.controls import raw
 from unlabeled.evaluation.features import of_encoder, read
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.model import frozen
@@ -390,9 +391,9 @@ def test_calibrated_norms_have_the_statistics_of_the_data():
 
 
 def test_raw_pixels_share_one_scale():
-    raw = controls.raw(ENCODER)
-    assert raw.statistics(TRAIN)[1].unique().numel() == 1
-    assert raw.features(TRAIN).shape == (90, 64)
+    pixels = raw.make(ENCODER)
+    assert pixels.statistics(TRAIN)[1].unique().numel() == 1
+    assert pixels.features(TRAIN).shape == (90, 64)
 
 
 def test_data_without_labels_are_refused():
@@ -473,7 +474,10 @@ def test_too_few_labels_are_refused_before_anything_is_computed():
     ("options", "said"),
     [
         ({"probe": "svm"}, "probe must be one of few, finetune, knn, layers, linear, alignment, .*, got svm"),
-        ({"controls": ["noise"]}, "controls must be one of raw, random, rescaled, supervised, got noise"),
+        (
+            {"controls": ["noise"]},
+            "controls must be one of .*random, raw, rescaled.*, default, all, got noise",
+        ),
         (
             {"labels_per_class": 0},
             "labels_per_class must be whole numbers above 0, percentages such as 1% or all, got 0",

@@ -20,7 +20,7 @@ class Measurement:
 
     Attributes:
         probe: A probe, or a task such as propagation.
-        features: unlabeled, raw, random, rescaled or supervised, or a task's own control in words.
+        features: unlabeled, the name of a control, or a task's own control in words.
         values: What the number is the mean of, such as 1 where a sample was predicted correctly, float, shape
             (draws, test samples), the same samples for all features.
         layer: Name of a map, or None for the encoder's output.

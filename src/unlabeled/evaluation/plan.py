@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.evaluation import subsets
 from unlabeled.evaluation.controls import CONTROLS
 from unlabeled.evaluation.probe import Counts, Settings
@@ -14,7 +15,10 @@ from unlabeled.evaluation.tasks import TASKS
 if TYPE_CHECKING:
     from unlabeled.encoders import Encoder
 
-__all__ = ["Cell", "Request", "cells"]
+__all__ = ["Cell", "Request", "cells", "controls_for"]
+
+GROUPS = ("default", "all")
+"""Words for several controls at once."""
 
 
 @dataclass
@@ -23,7 +27,7 @@ class Request:
 
     Attributes:
         probes: Names of probes and tasks.
-        controls: Names of controls.
+        controls: Names of controls, or default and all, which `controls_for` replaces.
         counts: Labels per class.
         draws: Random choices of the labels, where not all are used.
         settings: Settings of all probes.
@@ -47,7 +51,7 @@ class Request:
         for name in self.probes or ["nothing"]:
             check.choice((*PROBES, *TASKS), probe=name)
         for name in self.controls:
-            check.choice(CONTROLS, controls=name)
+            check.choice((*CONTROLS, *GROUPS), controls=name)
         check.at_least(1, draws=self.draws)
 
     @property
@@ -82,6 +86,28 @@ class Cell:
     probe: str
     layer: str | None
     count: int | str
+
+
+def controls_for(words: Sequence[str], kind: str) -> list[str]:
+    """Names of the controls that words stand for, each once, the plainest first.
+
+    Args:
+        words: Names; default for those that take seconds, all for every one.
+        kind: Kind of the encoder that they are beside.
+
+    Raises:
+        ValueError: A control that was named is none for this kind.
+    """
+    suited = {name: control for name in CONTROLS if (control := CONTROLS.load(name)).suits(kind)}
+    for word in words:
+        if word not in suited and word not in GROUPS:
+            raise UserError(f"controls must be of {', '.join(suited)} for {kind} encoders, got {word}")
+    wanted = [
+        name
+        for name, control in suited.items()
+        if name in words or "all" in words or ("default" in words and control.default)
+    ]
+    return sorted(wanted, key=lambda name: suited[name].row)
 
 
 def cells(request: Request, encoder: "Encoder", rarest: int) -> list[Cell]:

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from unlabeled.encoders.readout import Spec, bare, fit_readout, one_unit
-from unlabeled.evaluation import controls as controlled
 from unlabeled.evaluation import readouts, seen, verdict
+from unlabeled.evaluation.controls import CONTROLS, supervised
 from unlabeled.evaluation.features import Reader, Representation, of_encoder
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel, frozen, method_around, pick_device
-from unlabeled.evaluation.plan import Cell, Request, cells
+from unlabeled.evaluation.plan import Cell, Request, cells, controls_for
 from unlabeled.evaluation.probe import Augment, Prediction, Probe, Settings
-from unlabeled.evaluation.probes import PROBES
+from unlabeled.evaluation.probes import PROBES, layers
 from unlabeled.evaluation.scores import Scores
 from unlabeled.evaluation.sources import Source
 from unlabeled.evaluation.tasks import TASKS
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
+LABELS = 2000
+"""Most labels by which a control chooses its map."""
+
 
 @heap.retain_freed_memory()
 def evaluate(
@@ -39,7 +42,7 @@ def evaluate(
     *,
     probe: str | Sequence[str] = ("knn", "linear"),
     labels_per_class: int | str | Sequence[int | str] = ("all",),
-    controls: str | Sequence[str] = ("raw", "random", "rescaled"),
+    controls: str | Sequence[str] = "default",
     draws: int = 5,
     seed: int = 0,
     device: str = "auto",
@@ -64,8 +67,8 @@ def evaluate(
         data: What `open_splits` takes, with labels, or a pair of training and test data, opened or not.
         probe: Any of `PROBES`, which need labels, and of `TASKS`, which need none and have controls of their own.
         labels_per_class: Numbers of training labels, fractions of each class such as "1%", "all", or several.
-        controls: Any of raw (the input without a network), random (the network untrained), rescaled (of images: the
-            same, its channels made alike) and supervised (trained on the same labels only; always beside finetune).
+        controls: Any of `CONTROLS` that suit the kind of data, "default" for those that take seconds, "all" for every
+            one, or several of these. `supervised` always stands beside finetune.
         draws: Random balanced choices of the labels, where not all are used.
         seed: Seed of the draws, of random weights and of trainings.
         device: auto, cpu or cuda.
@@ -100,6 +103,7 @@ def _evaluate(
 ) -> Scores:
     """Open the model and the data, and measure tasks first, then probes."""
     encoder, reader = frozen(run, device)
+    request.controls = controls_for(request.controls, encoder.kind)
     source = Source.of(run, encoder, data, test, reading=reading)
     options = {"source": source.name, **request.options, **source.reading}
     about = {"encoder": fingerprint(encoder.state_dict()), "seed": request.settings.seed, "options": options}
@@ -162,32 +166,43 @@ def _measure_probes(ours: Representation, labelled: Labelled, request: Request) 
     assert encoder is not None
     plan = cells(request, encoder, labelled.rarest)
     draws = {cell.count: labelled.draw(cell.count, request.draws, settings.seed) for cell in plan}
-    beside = controlled.representations(request.controls, encoder, labelled.train, settings.seed)
+    frozen_features = any(not PROBES.load(cell.probe).trains_encoder for cell in plan)
+    makers = filter(None, (CONTROLS.load(name).make for name in request.controls if frozen_features))
+    made = [make(encoder, labelled.train, settings.seed) for make in makers]
+    beside = [representation for representation in made if representation is not None]
     choosers = {}
     if request.features == readouts.CHOOSE:
         rows = [rows for draw in draws.values() for rows in draw]
         about = labelled.train, labelled.labels, len(labelled.classes), rows, settings
         size = readouts.view_size(encoder)
-        choosers = {one.name: readouts.Chooser(one, *about, size) for one in [*beside, ours]}
+        choosers = {
+            one.name: readouts.Chooser(one, *about, size) for one in [*beside, ours] if not one.chooses
+        }
 
     @cache
-    def supervised(count: int | str) -> list[Prediction]:
-        return controlled.supervised(encoder, labelled, draws[count], settings)
+    def trained(count: int | str) -> list[Prediction]:
+        return supervised.predictions(encoder, labelled, draws[count], settings)
 
     measurements: list[Measurement] = []
+    without_layers: dict[tuple[str, str, int | str], list[Prediction]] = {}
     for name, group in groupby(plan, key=lambda cell: cell.probe):
         probe, columns = PROBES.load(name), list(group)
         request.report(f"{name} with {verdict.labels([*dict.fromkeys(cell.count for cell in columns)])}")
         for cell in columns:
             for features in [ours] if probe.trains_encoder else [*beside, ours]:
+                if features.chooses and cell.layer is not None:
+                    continue
                 chooser = choosers.get(features.name) if cell.layer is None else None
-                predictions = [
+                key = name, features.name, cell.count
+                predictions = without_layers.get(key) or [
                     _predict(probe, features, chooser, labelled, rows, cell.layer, settings)
                     for rows in draws[cell.count]
                 ]
+                if features.encoder is None:  # what has no layers is the same beside every layer
+                    without_layers[key] = predictions
                 measurements.append(_measurement(cell, features.name, predictions, labelled, features.detail))
             if cell.layer is None and _has_supervised(probe, request):
-                measurements.append(_measurement(cell, "supervised", supervised(cell.count), labelled))
+                measurements.append(_measurement(cell, "supervised", trained(cell.count), labelled))
     return measurements
 
 
@@ -200,12 +215,16 @@ def _predict(
     layer: str | None,
     settings: Settings,
 ) -> Prediction:
-    """What a probe predicts, from the features that the labels at hand choose where they are to be chosen."""
-    if chooser is None:
-        return probe.predict(features, labelled, rows, layer, settings)
-    features, words = chooser.pick(rows, probe.chosen_by)
+    """What a probe predicts, from the map or the features that the labels at hand choose, where they are to."""
+    words = ""
+    if features.chooses:
+        layer, reason = layers.chosen_layer(features, labelled, rows, settings.seed, LABELS)
+        words = f"; map {layer}, {reason}"
+    elif chooser is not None:
+        features, choice = chooser.pick(rows, probe.chosen_by)
+        words = f"; {choice}"
     classes, detail = probe.predict(features, labelled, rows, layer, settings)
-    return classes, f"{detail}; {words}"
+    return classes, detail + words
 
 
 def _has_supervised(probe: Probe, request: Request) -> bool:

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from unlabeled.evaluation.controls import CONTROLS
 from unlabeled.evaluation.probes import PROBES
 
 __all__ = [
     "CHOSEN",
-    "NAMES",
     "OURS",
     "PROBES",
     "Column",
@@ -39,14 +39,6 @@ Column = tuple[str, str | None, int | str, str]
 Lead = Literal["ahead", "behind", "open", "unknown"]
 Outcome = Literal["won", "open", "lost", "unknown"]
 
-NAMES = {
-    "raw": "raw input",
-    "random": "random weights",
-    "rescaled": "rescaled random weights",
-    "supervised": "supervised, same labels",
-    "unlabeled": "unlabeled",
-}
-"""What features are called, in the order of rows; a task's own controls are called what they are."""
 OURS = "unlabeled"
 CHOSEN = "chosen"
 """Layer of the row whose layer was chosen on training labels."""
@@ -100,8 +92,8 @@ def column(record: Record) -> Column:
 
 
 def name(features: str) -> str:
-    """What features are called."""
-    return NAMES.get(features, features)
+    """What features are called; a task's own controls are called what they are."""
+    return CONTROLS.get(features, features)
 
 
 def amount(value: float, unit: str, *, signed: bool = False) -> str:
@@ -266,11 +258,9 @@ def _notes(comparison: Comparison) -> list[str]:
 
 def _controls(compared: Sequence[Comparison]) -> list[str]:
     """Which controls were measured, by probe or task where these differ."""
-    order = {features: index for index, features in enumerate(NAMES)}
     probes: dict[str, list[str]] = {}
     for one in compared:
-        features = sorted(one.leads, key=lambda features: order.get(features, len(order)))
-        probes.setdefault("; ".join(map(name, features)), []).append(one.column[0])
+        probes.setdefault("; ".join(map(name, one.leads)), []).append(one.column[0])
     if len(probes) == 1:
         return [f"Controls: {next(iter(probes))}."]
     return [f"Controls of {_listing(names)}: {controls}." for controls, names in probes.items()]

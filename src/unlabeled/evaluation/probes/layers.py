@@ -20,7 +20,7 @@ from unlabeled.evaluation.verdict import CHOSEN
 if TYPE_CHECKING:
     from unlabeled.encoders import Encoder
 
-__all__ = ["CHOSEN_BY_LABELS", "PROBE", "choose", "held_out_loss", "probe"]
+__all__ = ["CHOSEN_BY_LABELS", "PROBE", "choose", "chosen_layer", "held_out_loss", "probe"]
 
 CHOSEN_BY_LABELS = "chosen on held-out training labels"
 
@@ -38,6 +38,26 @@ def probe(
         return linear.probe(representation, data, rows, layer, settings)
     if representation.encoder is None:  # the input has no layers
         return linear.probe(representation, data, rows, None, settings)
+    layer, reason = chosen_layer(representation, data, rows, settings.seed)
+    predicted, _ = linear.probe(representation, data, rows, layer, settings)
+    return predicted, f"{layer}, {reason}"
+
+
+def chosen_layer(
+    representation: Representation, data: Labelled, rows: Tensor, seed: int, most: int | None = None
+) -> tuple[str, str]:
+    """The map of an encoder that labels choose, by a linear probe of some on others, and the reason in words.
+
+    Args:
+        representation: Features of an encoder.
+        data: Training samples; test samples are not looked at.
+        rows: Training samples whose labels may be used, int64, shape (labels,).
+        seed: Seed of the splits.
+        most: Labels looked at, drawn at random where there are more; None for all.
+    """
+    assert representation.encoder is not None
+    if most is not None and len(rows) > most:
+        rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:most]]
     rows = rows.to(data.labels.device)
     groups = None if data.train.groups is None else data.train.groups[rows.cpu()]
 
@@ -48,12 +68,10 @@ def probe(
             len(data.classes),
             statistics=representation.statistics(data.train, name),
             groups=groups,
-            seed=settings.seed,
+            seed=seed,
         )
 
-    layer, reason = choose(list(representation.encoder.map_dims), loss)
-    predicted, _ = linear.probe(representation, data, rows, layer, settings)
-    return predicted, f"{layer}, {reason}"
+    return choose(list(representation.encoder.map_dims), loss)
 
 
 def choose(names: Sequence[str], loss: Callable[[str], float]) -> tuple[str, str]:

@@ -1,0 +1,32 @@
+"""Rescaled random weights: the same network of images untrained, rescaled so that all channels vary alike."""
+
+from typing import TYPE_CHECKING, Any
+
+from unlabeled.encoders.readout import Readout, bare, one_unit, refit_
+from unlabeled.evaluation.control import Control
+from unlabeled.evaluation.features import Representation, of_encoder
+from unlabeled.evaluation.twins import CALIBRATION_SAMPLES, untrained
+
+if TYPE_CHECKING:
+    from unlabeled.data import Data
+    from unlabeled.encoders import Encoder
+
+__all__ = ["CONTROL", "make"]
+
+
+def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation | None:
+    """The same architecture with weights drawn by the seed, rescaled on training images; no dictionaries."""
+    from unlabeled.encoders import rescale_
+
+    if getattr(encoder, "is_dictionary", False):  # it normalises the contrast of what it sees
+        return None
+    network = untrained(encoder, seed)
+    images: Any = bare(network)
+    rescale_(images, network.inputs(data.sample(CALIBRATION_SAMPLES, seed)))
+    if isinstance(network, Readout):
+        refit_(network, data, seed)
+    detail = "rescaled on the training images"
+    return Representation("rescaled", of_encoder(network), network, one_unit=one_unit(network), detail=detail)
+
+
+CONTROL = Control(make, ("image",), row=7)
