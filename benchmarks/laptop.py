@@ -4,8 +4,8 @@
     python benchmarks/laptop.py DATA --out runs/laptop --table
 
 DATA holds one folder for each set. Every method trains with its plain defaults on the training part (of at most
-`--images`), the deep ones for `--minutes`; the default length of 10 minutes for each would be more than the whole. Nothing
-is chosen by the test part. Numbers are accuracies in %: k nearest neighbours, and linear probes of all labels and of 10
+`--images`), the deep ones for `--minutes`, as their default of 10 minutes each would be more than the whole. Nothing is
+chosen by the test part. Numbers are accuracies in %: k nearest neighbours, and linear probes of all labels and of 10
 a class, with 95 % intervals, or the deviation over 5 draws of the labels.
 """
 
@@ -19,7 +19,7 @@ import torch
 
 import unlabeled
 from unlabeled.data import Data, open_splits
-from unlabeled.evaluation import Scores, evaluate
+from unlabeled.evaluation import evaluate
 
 DEEP = {"image": ("simclr", "moco", "rotnet"), "audio": ("apc",), "text": ("skipgram", "bert")}
 KINDS = {

@@ -1,6 +1,7 @@
 """Random twins: the same network or method with fresh weights, the same input statistics and calibrated norms."""
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ def untrained_method(method: Method, data: "Data", seed: int = 0) -> Method:
             raise UserError(
                 f"controls must be raw or none for {type(method).__name__}, built from trained weights ({shared[0]})"
             )
-        if type(twin).prepare is not Method.prepare:
+        if inspect.unwrap(type(twin).prepare) is not Method.prepare:
             twin.prepare(method.training_view(data))
         _calibrate_heads_(twin.to(device).eval(), samples, lambda: method.training_view(data))
     return twin.eval()

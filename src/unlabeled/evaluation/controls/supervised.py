@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from unlabeled.encoders.readout import bare
 from unlabeled.evaluation.control import Control
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.probe import Prediction, Settings
@@ -32,7 +33,7 @@ def predictions(
     trained = []
     for draw, rows in enumerate(draws):
         seed = settings.seed + draw
-        trained.append(finetune.train(untrained(encoder, seed), data, rows, replace(settings, seed=seed)))
+        trained.append(finetune.train(untrained(bare(encoder), seed), data, rows, replace(settings, seed=seed)))
     return trained
 
 
