@@ -59,8 +59,7 @@ def embed(
         run: A run, a method or an encoder.
         data: Whatever `open_data` takes.
         layer: Name of a map to read instead of the encoder's output.
-        features: As in `evaluate`, where choose takes those by which neighbours predict held-out labels best; they are
-            fitted in the training part of the data. None as the method declares, else the output.
+        features: As in `evaluate`, fitted to the training part of the data; choose goes by neighbours' held-out labels.
         out: File to write, with the path of each sample, its split ("all" where there are none), the name of its class
             and the number of its group, both missing where they are unknown. Its ending says how: .parquet has the
             columns `path`, `split`, `label`, `group` and `embedding`; .csv has the first four, then `0`, `1` and so on;
@@ -73,13 +72,13 @@ def embed(
         progress: Called with a line on the features and on the coordinates.
         device: auto, cpu or cuda.
         label: Column of the labels, as in `open_data`; None takes that of the run.
-        text_column: Column of a table that holds the texts, as in `open_data`; None takes that of the run.
-        encoding: Encoding of texts, as in `open_data`; None takes that of the run.
+        text_column: Column of the texts, likewise.
+        encoding: Encoding of texts, likewise.
         group: What says which samples are dependent, as in `open_data`; None takes that of the run on its own data.
 
     Returns:
-        Features on the CPU, float32, shape (samples, dim), and the path of each sample, split after split. Where a
-        file is written, the features lie in a nameless file beside it, not in memory, while they are in use.
+        Features on the CPU, float32, shape (samples, dim), and the path of each sample, split after split; where a file
+        is written, in a nameless file beside it, not in memory.
 
     Raises:
         ValueError: The ending of `out` is another one, or a feature is NaN or infinite.

@@ -31,7 +31,7 @@ class Choice(NamedTuple):
 MEASURED = {
     "image": Choice(
         "patch_dictionary",
-        {"features": "contrast"},
+        {"features": "contrast", "encoder": "dictionary-800"},
         "a dictionary of patches with a contrastive network on its view directions beat every deep method that was "
         "measured for ten minutes on two cores",
     ),

@@ -53,20 +53,18 @@ def pretrain(
     """Train an encoder without labels.
 
     Args:
-        method: Name of a method, auto (which chooses one by the kind of data and the machine), a class of your own, or
-            an instance with its encoder inside.
-        data: Built-in name, folder, file, array of shape (samples, channels, height, width), or a `Data`, of
-            the kind that the method learns from.
+        method: Name of a method, auto for the choice of `auto.choose`, a class, or an instance with its encoder inside.
+        data: What `open_data` takes, of the kind that the method learns from.
         out: Folder of the run; `runs/METHOD-DATA` if None.
         resume: Whether to continue the run in `out` from its checkpoint, or start it where there is none. With more
             `epochs` or `steps` it is trained longer: after its own schedule another one climbs to `lr` and falls to 0.
             With fewer, or other `minutes` from now on, its learning rate falls from where it is to 0 at the new end.
         config: A run.toml to repeat; settings and options named here override it.
         quiet: Whether to print nothing.
-        on_step: Called before each step with the number of steps done. A KeyboardInterrupt that it raises ends the
-            training as Ctrl-C does, after the step and with a checkpoint; any other error ends it at once.
-        **settings: Fields of `Settings` and options of the method; `encoder` may also be a network of your own,
-            from (batch, channels, height, width) to (batch, dim) or (batch, dim, height, width).
+        on_step: Called before each step with the number of steps done. A KeyboardInterrupt ends the training as Ctrl-C
+            does, after the step and with a checkpoint; any other error ends it at once.
+        **settings: Fields of `Settings` and options of the method; `encoder` may also be a network of your own, from
+            (batch, channels, height, width) to (batch, dim) or (batch, dim, height, width).
 
     Returns:
         The run: its folder, its encoder, its log.

@@ -33,7 +33,9 @@ def predictions(
     trained = []
     for draw, rows in enumerate(draws):
         seed = settings.seed + draw
-        trained.append(finetune.train(untrained(bare(encoder), seed), data, rows, replace(settings, seed=seed)))
+        trained.append(
+            finetune.train(untrained(bare(encoder), seed), data, rows, replace(settings, seed=seed))
+        )
     return trained
 
 
