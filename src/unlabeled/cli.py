@@ -175,15 +175,30 @@ def _help(name: str, method: methods.Description) -> str:
     return text + bracket + chosen.replace("10 to 800", f"10 to {method.most_epochs}")
 
 
-def _pretrain_command(name: str) -> Callable[..., None]:
+AUTO = methods.Description(
+    name="auto",
+    class_name="Auto",
+    summary="Choose method, network and features by the kind of data and the machine, and say why.",
+    text="",
+    source="measurements in docs/benchmarks.md",
+    options=(),
+    kind="any",
+)
+
+
+def _pretrain_command(method: methods.Description) -> Callable[..., None]:
     """The command of one method: its own options from its source, then the run's."""
-    method = methods.describe(name)
+    name = method.name
     group = Group(f"{method.class_name} options", sort_key=2)
     source = Annotated[
         str | None, Parameter(help=f"{SOURCES} [default: that of the run given by --config or --resume]")
     ]
     rest = {
-        "out": (Path | None, None, f"Folder of the run. [default: runs/{name}-DATA]"),
+        "out": (
+            Path | None,
+            None,
+            f"Folder of the run. [default: runs/{'METHOD' if method is AUTO else name}-DATA]",
+        ),
         "resume": (
             bool,
             False,
@@ -223,9 +238,9 @@ def _pretrain_command(name: str) -> Callable[..., None]:
     return command
 
 
-for _name in methods.names():
-    _usage = f"Usage: unlabeled pretrain {_name} DATA [OPTIONS]"
-    pretrain_app.command(_pretrain_command(_name), name=_name, usage=_usage)
+for _method in (AUTO, *map(methods.describe, methods.names())):
+    _usage = f"Usage: unlabeled pretrain {_method.name} DATA [OPTIONS]"
+    pretrain_app.command(_pretrain_command(_method), name=_method.name, usage=_usage)
 
 
 @pretrain_app.default

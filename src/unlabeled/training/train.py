@@ -186,6 +186,8 @@ def _train(
     stored = folder / ENCODER if plan.resume else None
     built = building.build(plan, train, fabric.device, stored)
     method, samples, *_ = built
+    if plan.settings.features is not None:
+        Spec.parse(plan.settings.features).of(method.encoder)  # what it has not is said before the training
     checkpoints = Checkpoints(fabric, folder)
     plan, settings, seconds, ending = _ended(fabric, plan, built, held_out, checkpoints, progress)
     choices = settings.choices(plan.settings)
