@@ -3,6 +3,7 @@
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 
 from unlabeled import encoders
 from unlabeled.data import open_data
+from unlabeled.data.image.data import from_images
 from unlabeled.data.text.data import Texts
 from unlabeled.encoders import Readout, fit_readout
 from unlabeled.encoders.readout import Spec, view_covariances
@@ -17,7 +19,7 @@ from unlabeled.parts.augment import Views
 
 torch.manual_seed(0)
 DATA = open_data("digits").subset(torch.arange(200))
-ENCODER = encoders.fitted("conv4", DATA).eval()
+ENCODER: Any = encoders.fitted("conv4", DATA).eval()
 X = ENCODER.inputs(DATA.batch(torch.arange(200)))
 
 
@@ -91,7 +93,7 @@ def test_whitened_features_are_uncorrelated_and_no_direction_is_louder_than_1():
 
 def test_directions_of_views_hold_still_where_views_move_the_features():
     readout, _ = features("s3:2x2:views:10")
-    views = Views(8, crop=0.4, jitter=0.4, gray=0.1, flip=0.5)
+    views = Views(8, crop=0.4, jitter=0.4, gray=0.1, flip=0.0)
 
     def ratio(encoder) -> float:
         torch.manual_seed(9)
@@ -161,3 +163,12 @@ def test_encoders_of_other_data_have_readouts_of_their_layers(tmp_path: Path):
             ValueError, match=r"which encoders of images have|directions must be those of images"
         ):
             fit_readout(encoder, Spec.parse(words), data)
+
+
+def test_views_are_mirrored_where_nothing_tells_images_from_mirror_images():
+    noise = from_images(torch.randint(0, 256, (300, 3, 8, 8), dtype=torch.uint8))
+    encoder = encoders.fitted("conv4", noise).eval()
+    assert "views are mirrored, as a linear rule" in fit_readout(encoder, Spec.parse("views"), noise).notes[-1]
+    assert "views are not mirrored, as a linear rule" in features("views")[0].notes[-1]
+    assert "not mirrored, as 20 images are too few" in features("views", DATA.subset(torch.arange(20)))[0].notes[-1]
+    assert not [note for note in ENCODER.notes if "mirrored" in note]

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
+from unlabeled.encoders import dictionary
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.encoders.image import pooling_grid
-from unlabeled.parts import directions
+from unlabeled.parts import augment, directions
 from unlabeled.parts.augment import Views
 from unlabeled.parts.maps import blank_maps
 
@@ -149,7 +150,7 @@ class Readout(Encoder):
         super().__init__(config, shape[-1], encoder.map_dims)
         self.encoder, self.spec = encoder, spec
         self.kind, self.raw_detail = encoder.kind, encoder.raw_detail  # type: ignore[misc]
-        self.maker, self.notes = encoder.maker, encoder.notes
+        self.maker, self.notes = encoder.maker, [*encoder.notes]
         if spec.scaling != "none":
             self.register_buffer("mean", torch.zeros(shape[0]))
             self.register_buffer("matrix", torch.zeros(*shape))
@@ -244,6 +245,8 @@ def fit_readout(encoder: Encoder, spec: Spec, data: "Data", seed: int = 0) -> Re
         mean, matrix = fit_scaling(spec, read, data, seed, encoder.config.get("image_size"))
         readout = Readout(encoder, spec, matrix.shape)
         readout.mean, readout.matrix = mean, matrix
+        if spec.scaling == "views":
+            readout.notes.append(_mirrors(data, encoder.config["image_size"], seed)[1])
     return readout.train(training)
 
 
@@ -288,7 +291,8 @@ def fit_scaling(
     if spec.scaling == "whiten":
         return mean, directions.whitening(points, spec.dimensions or REDUCED, SHRINKAGE)
     assert image_size is not None
-    views = Views(image_size, crop=0.4, jitter=0.4, gray=0.1, flip=0.5)
+    flip, _ = _mirrors(data, image_size, seed)
+    views = Views(image_size, crop=0.4, jitter=0.4, gray=0.1, flip=flip)
     reduction = directions.principal(points, REDUCED)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -297,6 +301,21 @@ def fit_scaling(
         )
     kept = directions.discriminants(between, within, spec.dimensions or DIMENSIONS, REGULARISATION)
     return mean, reduction @ kept.to(reduction)
+
+
+def _mirrors(data: "Data", image_size: int, seed: int) -> tuple[float, str]:
+    """How often views of images are mirrored: not where a linear rule tells images from mirror images, as of letters.
+
+    Returns:
+        A probability, and why, in words.
+    """
+    batch = data.sample(dictionary.SAMPLE, seed)
+    images = augment.fit(batch["image"], image_size, batch.get("size"))
+    if len(images) < dictionary.FEWEST:
+        return 0.0, f"views are not mirrored, as {len(images)} images are too few to compare with mirror images"
+    accuracy = dictionary.mirror_accuracy(images)
+    flip, verb = (0.5, "are") if accuracy <= dictionary.MOST_ACCURATE else (0.0, "are not")
+    return flip, f"views {verb} mirrored, as a linear rule tells mirror images in {accuracy:.0%} of cases"
 
 
 def view_covariances(view: Read, data: "Data", views: int = VIEWS) -> tuple[Tensor, Tensor]:
