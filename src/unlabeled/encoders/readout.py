@@ -44,7 +44,7 @@ OUTPUT = "output"
 SCALINGS = ("none", "standardize", "whiten", "views")
 SAMPLES = 10_000
 """Most samples that a scaling is fitted to."""
-REDUCED = 2000
+REDUCED = 1024
 """Principal components to which larger features are reduced first: solving takes the cube of their number in time."""
 SHRINKAGE = 1.0
 VIEWS, REGULARISATION, DIMENSIONS = 4, 0.1, 256
@@ -62,7 +62,7 @@ class Spec(NamedTuple):
         grid: Rows and columns that the map is averaged to; None as `Encoder.features` pools it.
         scaling: none; standardize (each number has mean 0 and deviation 1), whiten (principal components of about
             equal variance) or views (of images: directions that random views hardly move).
-        dimensions: Most numbers that whiten and views give; None for all of whiten, and 256 of views.
+        dimensions: Most numbers that whiten and views give; None for 1,024 of whiten, and 256 of views.
     """
 
     layer: str = OUTPUT
