@@ -3,6 +3,7 @@
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 
 from unlabeled import encoders
 from unlabeled.data import open_data
+from unlabeled.data.image.data import from_images
 from unlabeled.data.text.data import Texts
 from unlabeled.encoders import Readout, fit_readout
 from unlabeled.encoders.readout import Spec, view_covariances
@@ -18,7 +20,7 @@ from unlabeled.parts.augment import Views
 
 torch.manual_seed(0)
 DATA = open_data("digits").subset(torch.arange(200))
-ENCODER = encoders.fitted("conv4", DATA).eval()
+ENCODER: Any = encoders.fitted("conv4", DATA).eval()
 WHOLE = DATA.batch(torch.arange(200))
 X = ENCODER.inputs(WHOLE)
 
@@ -189,3 +191,17 @@ def test_covariances_are_those_of_views_and_means_written_out():
         for row, view in enumerate(one)
     )
     torch.testing.assert_close(within, slow / (300 * 2), rtol=1e-4, atol=1e-5)
+
+
+def test_views_are_mirrored_where_nothing_tells_images_from_mirror_images():
+    noise = from_images(torch.randint(0, 256, (300, 3, 8, 8), dtype=torch.uint8))
+    encoder = encoders.fitted("conv4", noise).eval()
+    assert (
+        "views are mirrored, as a linear rule" in fit_readout(encoder, Spec.parse("views"), noise).notes[-1]
+    )
+    assert "views are gentle and not mirrored, as a linear rule" in features("views")[0].notes[-1]
+    assert (
+        "not mirrored, as 20 images are too few"
+        in features("views", DATA.subset(torch.arange(20)))[0].notes[-1]
+    )
+    assert not [note for note in ENCODER.notes if "mirrored" in note]

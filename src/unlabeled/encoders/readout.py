@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.encoders.dictionary import MOST_ACCURATE, mirror_accuracy
+from unlabeled.encoders import dictionary
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.encoders.image import pooling_grid
 from unlabeled.parts import augment, directions
@@ -44,15 +44,15 @@ OUTPUT = "output"
 SCALINGS = ("none", "standardize", "whiten", "views", "contrast")
 SAMPLES = 10_000
 """Most samples that a scaling is fitted to."""
-REDUCED = 2000
+REDUCED = 1024
 """Principal components to which larger features are reduced first: solving takes the cube of their number in time."""
+MOST_REDUCED = 2000
+"""The same for contrast, which has the time."""
 SHRINKAGE = 1.0
 VIEWS, REGULARISATION = 4, 0.1
 """Random views of each image, and what is added to how far they move."""
 DIMENSIONS = {"whiten": REDUCED, "views": 256, "contrast": 512}
 """Dimensions that are left, or directions, by scaling."""
-MIRRORED = 2000
-"""Most images that are told from their mirror images."""
 BATCH = 256
 
 Read = Callable[[dict[str, Tensor]], Tensor]
@@ -68,8 +68,8 @@ class Spec(NamedTuple):
             equal variance), views (of images: directions that random views hardly move) or contrast (of images: beside
             the standardised numbers and these directions what a small network makes of them that tells views of one
             image from those of others).
-        dimensions: Most numbers that whiten and views give, and most directions of contrast; None for all of whiten,
-            256 of views and 512 of contrast.
+        dimensions: Most numbers that whiten and views give, and most directions of contrast; None for 1,024 of
+            whiten, 256 of views and 512 of contrast.
     """
 
     layer: str = OUTPUT
@@ -157,7 +157,7 @@ class Readout(Encoder):
         super().__init__(config, shape[-1] if scale is None else scale.dim, encoder.map_dims)
         self.encoder, self.spec = encoder, spec
         self.kind, self.raw_detail = encoder.kind, encoder.raw_detail  # type: ignore[misc]
-        self.maker, self.notes = encoder.maker, encoder.notes
+        self.maker, self.notes = encoder.maker, [*encoder.notes]
         self.scale = scale
 
     def __getattr__(self, name: str) -> Any:
@@ -271,6 +271,8 @@ def fit_readout(encoder: Encoder, spec: Spec, data: "Data", seed: int = 0) -> Re
         scale = fit_scaling(spec, read, data, seed, encoder.config.get("image_size"))
         readout = Readout(encoder, spec, scale.matrix.shape)
         readout.scale = scale
+        if spec.scaling in ("views", "contrast"):
+            readout.notes.append(_views(data, encoder.config["image_size"], seed)[1])
     return readout.train(training)
 
 
@@ -311,9 +313,9 @@ def fit_scaling(
     if spec.scaling == "standardize":
         return _affine(mean, factors)
     assert image_size is not None
-    reduction = directions.principal(points, REDUCED)
+    views, _ = _views(data, image_size, seed)
+    reduction = directions.principal(points, REDUCED if spec.scaling == "views" else MOST_REDUCED)
     del points
-    views = _views(data, image_size)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         seen = _read_views(lambda batch: (read({"image": views(batch)}) - mean) @ reduction, data)
@@ -334,12 +336,20 @@ def _affine(mean: Tensor, matrix: Tensor) -> Affine:
     return scale
 
 
-def _views(data: "Data", image_size: int) -> Views:
-    """Random views that leave what images show: gentle ones where an image is no more like its mirror image."""
-    sample = data.sample(MIRRORED)
-    if mirror_accuracy(augment.fit(sample["image"], image_size, sample.get("size"))) > MOST_ACCURATE:
-        return Views(image_size, crop=0.7, jitter=0, gray=0, flip=0)
-    return Views(image_size, crop=0.4, jitter=0.4, gray=0.1, flip=0.5)
+def _views(data: "Data", image_size: int, seed: int) -> tuple[Views, str]:
+    """Random views that leave what images show, and why these, in words.
+
+    Where a linear rule tells images from their mirror images, as of letters, views are not mirrored, and gentle.
+    """
+    batch = data.sample(dictionary.SAMPLE, seed)
+    images = augment.fit(batch["image"], image_size, batch.get("size"))
+    accuracy = dictionary.mirror_accuracy(images)
+    why = f"as a linear rule tells mirror images in {accuracy:.0%} of cases"
+    if len(images) < dictionary.FEWEST:
+        why = f"as {len(images)} images are too few to compare with mirror images"
+    elif accuracy <= dictionary.MOST_ACCURATE:
+        return Views(image_size, crop=0.4, jitter=0.4, gray=0.1, flip=0.5), f"views are mirrored, {why}"
+    return Views(image_size, crop=0.7, jitter=0, gray=0, flip=0), f"views are gentle and not mirrored, {why}"
 
 
 def _read_views(view: Read, data: "Data") -> Tensor:

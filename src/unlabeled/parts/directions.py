@@ -14,8 +14,8 @@ __all__ = ["LARGEST", "discriminants", "principal", "scatter", "whitening"]
 
 BLOCK = 1024
 """Rows whose products are summed in single precision before they are added up in double precision."""
-EXACT = 2048
-"""Numbers of a feature from which on its principal directions are found by iteration instead of a decomposition."""
+EXACT = 1024
+"""Samples and numbers of a feature above which its principal directions are found by iteration."""
 LARGEST = 8192
 """Most numbers of a feature: its covariance takes their square in memory."""
 ROUNDS = 3
@@ -44,8 +44,8 @@ def principal(points: Tensor, most: int) -> Tensor:
 
     Args:
         points: Float, shape (samples, dim), of mean 0.
-        most: Most directions, at least 1. Of features of more than 2048 numbers they are found by three rounds of
-            orthogonal iteration, where the last ones are approximate.
+        most: Most directions, at least 1. Of more than 1,024 numbers and samples they are found by three rounds of
+            orthogonal iteration, in which the last ones are approximate.
 
     Returns:
         Float, shape (dim, directions).
@@ -53,24 +53,19 @@ def principal(points: Tensor, most: int) -> Tensor:
     check.at_least(1, most=most)
     samples, dim = points.shape
     most = min(most, samples, dim)
-    if samples < dim:  # the space that few samples span is the smaller one
-        variances, vectors = torch.linalg.eigh(scatter(points.T))
-        widest = variances.flip(0)[:most]
-        keep = widest > SMALLEST * widest[:1].clamp_min(1e-30)
-        vectors = points.T.double() @ vectors.flip(1)[:, :most][:, keep]
-        return (vectors / widest[keep].sqrt()).to(points)
-    squares = scatter(points)
-    if dim > EXACT:
-        squares, start = squares.float(), points[:most].T
+    if min(samples, dim) > EXACT:
+        start = points[:most].T
         for _ in range(ROUNDS):
-            start = torch.linalg.qr(squares @ start).Q
-        inner = start.T @ squares @ start
+            start = torch.linalg.qr(points.T @ (points @ start)).Q
+        variances, vectors = torch.linalg.eigh(scatter(points @ start))
+        vectors = start.double() @ vectors
+    elif samples < dim:  # the space that few samples span is the smaller one
+        variances, vectors = torch.linalg.eigh(scatter(points.T))
+        vectors = points.T.double() @ vectors / variances.clamp_min(1e-30).sqrt()
     else:
-        start, inner = None, squares
-    variances, vectors = torch.linalg.eigh(inner.double())
+        variances, vectors = torch.linalg.eigh(scatter(points))
     variances, vectors = variances.flip(0)[:most], vectors.flip(1)[:, :most]
-    vectors = vectors[:, variances > SMALLEST * variances[:1].clamp_min(1e-30)].to(points)
-    return vectors if start is None else start @ vectors
+    return vectors[:, variances > SMALLEST * variances[:1].clamp_min(1e-30)].to(points)
 
 
 def whitening(points: Tensor, dimensions: int, shrinkage: float) -> Tensor:

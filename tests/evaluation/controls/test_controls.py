@@ -12,6 +12,7 @@ from unlabeled.data import Data, from_images
 from unlabeled.data.audio.data import from_waveforms
 from unlabeled.data.text.data import Texts
 from unlabeled.data.video.data import from_videos
+from unlabeled.encoders.readout import Spec, fit_readout
 from unlabeled.evaluation import evaluate
 from unlabeled.evaluation.controls import CONTROLS
 from unlabeled.evaluation.plan import controls_for
@@ -58,10 +59,23 @@ def small_dictionary(monkeypatch: pytest.MonkeyPatch) -> None:
 def features(kind: str, name: str, train: Data, *tests: Data) -> list[torch.Tensor]:
     encoder, make = ENCODERS[kind].eval(), CONTROLS.load(name).make
     assert make is not None
+    if name == "contrast":  # which stands beside encoders that read it
+        encoder = fit_readout(encoder, Spec.parse("s3:2x2:contrast:4"), encoder.evaluation_view(train))
     with torch.no_grad():
         made = make(encoder, encoder.evaluation_view(train), 3)
         assert made is not None
         return [made.features(encoder.evaluation_view(data)) for data in (train, *tests)]
+
+
+def test_what_contrast_learns_is_no_part_of_an_untrained_network_but_of_a_control_of_its_own() -> None:
+    train = samples("image", 1)
+    network = ENCODERS["image"].eval()
+    encoder = fit_readout(network, Spec.parse("s3:2x2:contrast:4"), train)
+    random, contrast = (CONTROLS.load(name).make for name in ("random", "contrast"))
+    assert random is not None and contrast is not None
+    assert random(encoder, train, 0).encoder.spec == Spec.parse("s3:2x2:standardize")
+    assert contrast(encoder, train, 0).encoder.spec == encoder.spec
+    assert contrast(network, train, 0) is None
 
 
 @pytest.mark.parametrize(("kind", "name"), PAIRS)
@@ -95,6 +109,7 @@ def test_default_are_those_that_take_seconds_and_all_are_all() -> None:
     assert controls_for(["default"], "trajectory") == ["raw", "random"]
     assert {*controls_for(["all"], "image")} == {
         *controls_for(["default"], "image"),
+        "contrast",
         "dictionary",
         "maps",
         "supervised",

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from unlabeled.encoders.readout import one_unit
+from unlabeled.encoders.readout import Readout, bare, fit_readout, one_unit
 from unlabeled.evaluation.control import Control
 from unlabeled.evaluation.features import Representation, of_encoder
 from unlabeled.evaluation.twins import calibrate_, untrained
@@ -15,12 +15,17 @@ __all__ = ["CONTROL", "make"]
 
 
 def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:
-    """The same architecture with weights drawn by the seed."""
-    network = untrained(encoder, seed)
+    """The same architecture with weights drawn by the seed; without what contrast learns, only standardised."""
+    network = untrained(bare(encoder), seed)
     calibrate_(network, data)
-    return Representation(
-        "random", of_encoder(network), network, one_unit=one_unit(network), detail="norm statistics from data"
-    )
+    detail = "norm statistics from data"
+    if isinstance(encoder, Readout):
+        spec = encoder.spec
+        if spec.scaling == "contrast":
+            spec = spec._replace(scaling="standardize", dimensions=None)
+        network = fit_readout(network, spec, data, seed)
+        detail += f", features {spec}"
+    return Representation("random", of_encoder(network), network, one_unit=one_unit(network), detail=detail)
 
 
 CONTROL = Control(make, row=6)

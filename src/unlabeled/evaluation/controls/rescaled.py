@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from unlabeled.encoders.readout import Readout, bare, one_unit, refit_
+from unlabeled.encoders.readout import Readout, bare, fit_readout, one_unit
 from unlabeled.evaluation.control import Control
 from unlabeled.evaluation.features import Representation, of_encoder
 from unlabeled.evaluation.twins import CALIBRATION_SAMPLES, untrained
@@ -20,12 +20,11 @@ def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation | No
 
     if getattr(encoder, "is_dictionary", False):  # it normalises the contrast of what it sees
         return None
-    network = untrained(encoder, seed)
-    images: Any = bare(network)
-    rescale_(images, network.inputs(data.sample(CALIBRATION_SAMPLES, seed)))
-    if isinstance(network, Readout):
-        refit_(network, data, seed)
+    network: Any = untrained(bare(encoder), seed)
+    rescale_(network, network.inputs(data.sample(CALIBRATION_SAMPLES, seed)))
     detail = "rescaled on the training images"
+    if isinstance(encoder, Readout) and encoder.spec.scaling != "contrast":  # which learns
+        network = fit_readout(network, encoder.spec, data, seed)
     return Representation("rescaled", of_encoder(network), network, one_unit=one_unit(network), detail=detail)
 
 
