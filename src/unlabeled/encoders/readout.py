@@ -269,7 +269,8 @@ def fit_readout(encoder: Encoder, spec: Spec, data: "Data", seed: int = 0) -> Re
         readout = Readout(encoder, spec, read(data.batch(torch.arange(1))).shape[1:])
     else:
         scale = fit_scaling(spec, read, data, seed, encoder.config.get("image_size"))
-        readout = Readout(encoder, spec, scale.matrix.shape)
+        with torch.random.fork_rng(devices=[]):  # weights that are replaced are drawn
+            readout = Readout(encoder, spec, scale.matrix.shape)
         readout.scale = scale
         if spec.scaling in ("views", "contrast"):
             readout.notes.append(_views(data, encoder.config["image_size"], seed)[1])
