@@ -101,6 +101,7 @@ def test_the_page_shows_every_evaluation_and_flags_those_of_earlier_states(tmp_p
     verdicts = [line for line in capsys.readouterr().out.splitlines() if ": unlabeled " in line]
     text = report(opened.path).read_text(encoding="utf-8")
     assert [line for line in verdicts if line not in text] == [] and len(verdicts) == 2
+    assert text.index("In 2 evaluations with 2 comparisons, unlabeled ") < text.index("Controls: raw input.")
     assert text.index("1. digits") < text.index("2. digits") and "earlier state" not in text
     stored = json.loads((opened.path / "scores.json").read_text())
     stored["earlier"][0]["encoder"] = "of another state"

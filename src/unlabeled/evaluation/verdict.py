@@ -6,7 +6,7 @@ one by one only the one counts that was chosen on training labels.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ __all__ = [
     "column",
     "comparisons",
     "counted",
+    "headline",
     "independent",
     "labels",
     "lead",
@@ -38,6 +39,8 @@ Column = tuple[str, str | None, int | str, str]
 """Probe, layer, labels per class and unit."""
 Lead = Literal["ahead", "behind", "open", "unknown"]
 Outcome = Literal["won", "open", "lost", "unknown"]
+LEADS: tuple[Lead, ...] = ("behind", "unknown", "open", "ahead")
+"""From the worst to the best."""
 
 NAMES = {
     "raw": "raw input",
@@ -78,13 +81,8 @@ class Comparison:
 
     @property
     def outcome(self) -> Outcome:
-        """Won where ours is ahead of every control, lost where it is behind one, unknown where an interval lacks."""
-        leads = set(self.leads.values())
-        if "behind" in leads:
-            return "lost"
-        if "unknown" in leads:
-            return "unknown"
-        return "won" if leads == {"ahead"} else "open"
+        """What is claimed."""
+        return _outcome(self.leads.values())
 
     @property
     def hardest(self) -> str:
@@ -173,6 +171,42 @@ def comparisons(records: Sequence[Record]) -> list[Comparison]:
     return compared
 
 
+def headline(evaluations: Sequence[tuple[str, Sequence[Record]]]) -> str:
+    """One sentence on several evaluations of one encoder: what ours did in how many columns, beside which controls.
+
+    A column that was measured several times on the same data counts once, with all its controls and their least lead.
+
+    Args:
+        evaluations: Name of the data, and score records of each.
+
+    Returns:
+        The sentence; empty where nothing was compared with a control.
+    """
+    pooled: dict[tuple[str, Column], dict[str, Lead]] = {}
+    for data, records in evaluations:
+        for one in comparisons(records):
+            leads = pooled.setdefault((data, one.column), {})
+            for features, stands in one.leads.items():
+                leads[features] = min(leads.get(features, stands), stands, key=LEADS.index)
+    if not pooled:
+        return ""
+    outcomes = [_outcome(leads.values()) for leads in pooled.values()]
+    parts = [
+        f"{claim} in {outcomes.count(outcome)}" for outcome, claim in CLAIMS.items() if outcome in outcomes
+    ]
+    order = {features: index for index, features in enumerate(NAMES)}
+    measured = [features for leads in pooled.values() for features in leads]
+    controls = [
+        name(features)
+        + ("" if measured.count(features) == len(pooled) else f" (in {measured.count(features)})")
+        for features in sorted(dict.fromkeys(measured), key=lambda one: order.get(one, len(order)))
+    ]
+    return (
+        f"In {counted(len(evaluations), 'evaluations')} with {counted(len(pooled), 'comparisons')}, {OURS} "
+        f"{', '.join(parts)}. Controls: {'; '.join(controls)}."
+    )
+
+
 def verdict(records: Sequence[Record]) -> str:
     """Where ours beats every control, where one beats ours, where noise leaves it open, and which controls there were.
 
@@ -207,6 +241,15 @@ def notes(records: Sequence[Record]) -> list[str]:
     if any(one.column[3] != "accuracy" for one in compared):
         points = "how much better than the best control, in points of accuracy or in the unit named"
     return [f"In brackets: {points}.", *_controls(compared), *_few(compared)]
+
+
+def _outcome(leads: Collection[Lead]) -> Outcome:
+    """Won where ours is ahead of every control, lost where it is behind one, unknown where an interval lacks."""
+    if "behind" in leads:
+        return "lost"
+    if "unknown" in leads:
+        return "unknown"
+    return "won" if {*leads} == {"ahead"} else "open"
 
 
 def _finite(value: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from unlabeled.evaluation.verdict import claims, counted, notes
+from unlabeled.evaluation.verdict import claims, counted, headline, notes
 from unlabeled.reporting.charts import finite
 from unlabeled.reporting.samples import SAMPLES, Samples, embed, pixels, raw
 from unlabeled.run import fingerprint
@@ -90,6 +90,12 @@ class Entry:
             return self.run.method
         except ValueError:
             return None
+
+    @property
+    def headline(self) -> str:
+        """One sentence on all evaluations that the verdict rests on, where there are several; else empty."""
+        judged = [(evaluation.data, evaluation.records) for evaluation in self.judged]
+        return headline(judged) if len(judged) > 1 else ""
 
     @property
     def choices(self) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from unlabeled.evaluation.verdict import NAMES, OURS, name
 from unlabeled.reporting.entry import Entry, Evaluation
 from unlabeled.reporting.tables import Table, arrange, tasks
 
-__all__ = ["Round", "caveats", "rounds"]
+__all__ = ["Round", "caveats", "controls", "rounds"]
 
 
 class Round(NamedTuple):
@@ -36,6 +37,15 @@ def rounds(entries: Sequence[Entry]) -> list[Round]:
         )
         stated |= {caveat for _, evaluation in judged for caveat in evaluation.caveats}
     return result
+
+
+def controls(entries: Sequence[Entry]) -> list[str]:
+    """What the controls of all evaluations are called, those of tasks last."""
+    order = {features: index for index, features in enumerate(NAMES)}
+    measured = {
+        record["features"] for entry in entries for one in entry.evaluations for record in one.records
+    } - {OURS}
+    return [name(one) for one in sorted(measured, key=lambda one: (order.get(one, len(order)), one))]
 
 
 def caveats(entries: Sequence[Entry]) -> dict[str, str]:
