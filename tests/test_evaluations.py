@@ -51,6 +51,37 @@ def test_the_same_evaluation_again_replaces_itself_alone(tmp_path: Path) -> None
     assert [one["records"][0]["value"] for one in opened.evaluations] == [0.3, 0.2]
 
 
+def test_what_is_unfinished_is_replaced_by_more_and_replaces_nothing_complete(tmp_path: Path) -> None:
+    opened = run(tmp_path)
+    part = about(data="as named", unfinished=True)
+    opened.add_evaluation(about(), [record(0.1)])
+    opened.add_evaluation(part, [record(0.2)])
+    opened.add_evaluation(part | {"data": "as opened"}, [record(0.3)])
+    assert [one["records"][0]["value"] for one in opened.evaluations] == [0.3, 0.1]
+    opened.add_evaluation(about(), [record(0.4)])
+    assert [one["records"][0]["value"] for one in opened.evaluations] == [0.4]
+
+
+def test_ctrl_c_prints_and_keeps_what_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = {"steps": 1, "batch_size": 8, "encoder": "conv4", "quiet": True}
+    opened = pretrain("rotnet", "digits", out=tmp_path / "run", **words)
+
+    def interrupt(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unlabeled.evaluation.controls.supervised", interrupt)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["evaluate", str(opened.path), "digits", "--controls", "raw,supervised", "--probe", "knn"])
+    said = capsys.readouterr()
+    assert stopped.value.code == 130 and "what was measured is in" in said.err
+    assert "raw input" in said.out and "stopped before everything was measured" in said.out
+    (kept,) = opened.evaluations
+    assert kept["unfinished"] and [one["features"] for one in kept["records"]] == ["raw", "unlabeled"]
+    assert "stopped before everything was measured" in report(opened.path).read_text(encoding="utf-8")
+
+
 def test_files_of_earlier_versions_open_and_are_kept(tmp_path: Path) -> None:
     opened = run(tmp_path)
     for stored in ([record(0.1)], {"data": "digits", "encoder": "0123", "seed": 0, "records": [record(0.1)]}):

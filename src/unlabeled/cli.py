@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -282,6 +283,7 @@ def evaluate(
     controls: Controls = ("raw", "random", "rescaled"),
     draws: Whole = 5,
     seed: Whole = 0,
+    steps: WholeOrNone = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     encoder: Network = None,
     reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
@@ -293,29 +295,47 @@ def evaluate(
         controls: Any of raw, random, rescaled, supervised, or none. Tasks have their own.
         draws: Random choices of the labels, where not all are used.
         seed: Seed of the draws.
+        steps: Optimizer steps of supervised and finetune. [default: until held-out labels are predicted no better]
         device: Device to compute features on; auto prefers a GPU.
     """
-    from unlabeled.evaluation import evaluate as measure
     from unlabeled.run import load
 
-    opened = load(run, encoder)
-    scores = measure(
-        opened,
+    _evaluate(
+        load(run, encoder),
         data,
         probe=probe,
         labels_per_class=labels_per_class,
         controls=controls,
         draws=draws,
         seed=seed,
+        steps=steps,
         device=device,
         **asdict(reading),
-        progress=_tell,
     )
+
+
+def _evaluate(run: Any, data: Any, **options: Any) -> None:
+    """Evaluate a run, keep every column as it comes, and print the scores, also where Ctrl-C stops it."""
+    from unlabeled.evaluation import Scores
+    from unlabeled.evaluation import evaluate as measure
+
+    scores = Scores([])
+
+    def save(measured: Scores) -> None:
+        nonlocal scores
+        scores = measured
+        with suppress(OSError):  # a full disk must not cost the numbers; it is named at the end
+            run.add_evaluation(scores.about, scores.records)
+
     try:
-        opened.add_evaluation(scores.about, scores.records)
-    finally:  # a full disk must not cost the numbers
-        print(scores.table())
-        print(scores.verdict())
+        scores = measure(run, data, progress=_tell, save=save, **options)
+        run.add_evaluation(scores.about, scores.records)
+    except KeyboardInterrupt:
+        kept = f"; what was measured is in {run.path / 'scores.json'}" if len(scores) else ""
+        raise KeyboardInterrupt(f"stopped{kept}") from None
+    finally:
+        if len(scores):
+            print(f"{scores.table()}\n{scores.verdict()}", flush=True)
 
 
 @app.command(usage="Usage: unlabeled compare METHOD... DATA [OPTIONS]")
@@ -380,7 +400,6 @@ def _compare(
 ) -> None:
     """Train and evaluate methods by name on the same division of the data, and report them."""
     from unlabeled.data import open_splits, store_size
-    from unlabeled.evaluation import evaluate as measure
     from unlabeled.files import new_folder
     from unlabeled.reporting import report as draw
     from unlabeled.training.train import pretrain
@@ -398,9 +417,8 @@ def _compare(
     runs = []
     for name in names:
         run = pretrain(name, train, out=folder / name, **settings)
-        scores = measure(run, (train, test), device=device, progress=_tell, **probing)
-        run.add_evaluation(scores.about, scores.records)
-        print(f"\n{name}\n{scores.table()}\n{scores.verdict()}")
+        print(f"\n{name}")
+        _evaluate(run, (train, test), device=device, **probing)
         runs.append(run)
     print(draw(runs, data=data, out=folder / "report.html"))
 

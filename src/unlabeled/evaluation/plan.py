@@ -13,6 +13,7 @@ from unlabeled.evaluation.tasks import TASKS
 
 if TYPE_CHECKING:
     from unlabeled.encoders import Encoder
+    from unlabeled.evaluation.scores import Scores
 
 __all__ = ["Cell", "Request", "cells"]
 
@@ -28,6 +29,7 @@ class Request:
         draws: Random choices of the labels, where not all are used.
         settings: Settings of all probes.
         progress: Called with lines for the user; None for silence.
+        save: Called with the scores so far; None for nothing.
 
     Raises:
         ValueError: There is no such probe, control or number of labels, or no draw.
@@ -39,6 +41,7 @@ class Request:
     draws: int
     settings: Settings
     progress: Callable[[str], None] | None
+    save: "Callable[[Scores], None] | None" = None
 
     def __post_init__(self) -> None:
         self.counts = subsets.counts(self.counts)

@@ -16,6 +16,8 @@ from unlabeled.evaluation.model import EvaluatedModel, frozen, method_around, pi
 from unlabeled.evaluation.plan import Cell, Request, cells
 from unlabeled.evaluation.probe import Augment, Prediction, Probe, Settings
 from unlabeled.evaluation.probes import PROBES
+from unlabeled.evaluation.progress import telling
+from unlabeled.evaluation.results import Results
 from unlabeled.evaluation.scores import Scores
 from unlabeled.evaluation.sources import Source
 from unlabeled.evaluation.tasks import TASKS
@@ -51,6 +53,7 @@ def evaluate(
     augment: Augment | None = None,
     group: str | None = None,
     progress: Callable[[str], None] | None = None,
+    save: Callable[[Scores], None] | None = None,
 ) -> Scores:
     """Measure frozen features on labelled data, with the controls on the same labels and test samples.
 
@@ -72,10 +75,11 @@ def evaluate(
         encoding: Encoding of texts, as in `open_data`; None takes that of the run.
         k: Neighbours that vote in knn.
         temperature: Temperature of their votes.
-        steps: Optimizer steps of finetune and supervised; None takes 20 passes over the labels, 300 at least.
+        steps: Optimizer steps of finetune and supervised; None lets held-out labels end them, after 20 passes at most.
         augment: Random view of a batch for finetune and supervised, such as a `Views`; None takes mild crops.
         group: What says which samples are dependent, as in `open_data`; None takes that of the run on its own data.
-        progress: Called with a line on what is measured next.
+        progress: Called with a line on what is measured next, and every few seconds on how far it is.
+        save: Called after every column with the scores so far, marked as `unfinished`.
 
     Returns:
         The scores. Their note counts the test samples that the run was trained on or the training part holds too.
@@ -85,10 +89,11 @@ def evaluate(
     """
     settings = Settings(seed, k, temperature, steps, augment)
     request = Request(
-        _several(probe), _several(controls), _several(labels_per_class), draws, settings, progress
+        _several(probe), _several(controls), _several(labels_per_class), draws, settings, progress, save
     )
     reading = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
-    return _evaluate(opened_run(run), data, test, reading, request, pick_device(device))
+    with telling(progress):
+        return _evaluate(opened_run(run), data, test, reading, request, pick_device(device))
 
 
 def _evaluate(
@@ -99,40 +104,40 @@ def _evaluate(
     source = Source.of(run, encoder, data, test, reading=reading)
     options = {"source": source.name, **request.options, **source.reading}
     about = {"encoder": fingerprint(encoder.state_dict()), "seed": request.settings.seed, "options": options}
-    measurements, accounts = _measure_tasks(run, encoder, source, request, device)
+    results = Results({"data": source.name} | about, request.save)
+    _measure_tasks(run, encoder, source, request, device, results)
     if len(request.tasks) == len(request.probes):
-        return Scores.of(measurements, {"data": source.name} | about | seen.together(accounts))
+        return results.scores()
     parts = source.open()
     labelled = Labelled.of(*parts.views(encoder, device))
     for note in (*labelled.notes, *labelled.label_sources):
         request.report(note)
-    measurements += _measure_probes(encoder, reader, labelled, request)
+    results.about |= labelled.facts
     # As opened, not as the encoder reads it: a scene is many images.
-    accounts += [seen.account(run, parts), *({"note": note} for note in labelled.notes)]
-    return Scores.of(measurements, labelled.facts | about | seen.together(accounts))
+    results.accounts += [seen.account(run, parts), *({"note": note} for note in labelled.notes)]
+    _measure_probes(encoder, reader, labelled, request, results)
+    return results.scores()
 
 
 def _measure_tasks(
-    run: Any, encoder: "Encoder", source: Source, request: Request, device: torch.device
-) -> tuple[list[Measurement], list[dict[str, Any]]]:
+    run: Any, encoder: "Encoder", source: Source, request: Request, device: torch.device, results: Results
+) -> None:
     """What the tasks measure, and accounts of the test samples of each."""
-    measurements: list[Measurement] = []
-    accounts: list[dict[str, Any]] = []
     if not request.tasks:
-        return measurements, accounts
+        return
     model = EvaluatedModel(encoder, method_around(encoder, run, device), request.settings.seed, device)
     for name in request.tasks:
         request.report(name)
         task = TASKS.load(name)
         parts = task.open(source)
-        measurements += task.measure(model, parts)
-        accounts += [] if parts.test is None else [seen.account(run, parts)]
-    return measurements, accounts
+        if parts.test is not None:
+            results.accounts.append(seen.account(run, parts))
+        results.add(task.measure(model, parts))
 
 
 def _measure_probes(
-    encoder: "Encoder", reader: Reader, labelled: Labelled, request: Request
-) -> list[Measurement]:
+    encoder: "Encoder", reader: Reader, labelled: Labelled, request: Request, results: Results
+) -> None:
     """What the probes measure on labels, each beside its controls."""
     settings = request.settings
     plan = cells(request, encoder, labelled.rarest)
@@ -142,22 +147,25 @@ def _measure_probes(
 
     @cache
     def supervised(count: int | str) -> list[Prediction]:
-        return controlled.supervised(encoder, labelled, draws[count], settings)
+        request.report(f"supervised with {verdict.labels([count])}")
+        return controlled.supervised(encoder, labelled, draws[count][:1], settings)
 
-    measurements: list[Measurement] = []
     for name, group in groupby(plan, key=lambda cell: cell.probe):
         probe, columns = PROBES.load(name), list(group)
         request.report(f"{name} with {verdict.labels([*dict.fromkeys(cell.count for cell in columns)])}")
         for cell in columns:
+            measured = []
             for features in [ours] if probe.trains_encoder else [*beside, ours]:
                 predictions = [
                     probe.predict(features, labelled, rows, cell.layer, settings)
                     for rows in draws[cell.count]
                 ]
-                measurements.append(_measurement(cell, features.name, predictions, labelled, features.detail))
-            if cell.layer is None and _has_supervised(probe, request):
-                measurements.append(_measurement(cell, "supervised", supervised(cell.count), labelled))
-    return measurements
+                measured.append(_measurement(cell, features.name, predictions, labelled, features.detail))
+            results.add(measured)
+    # Trainings take longest, so they come last, one for each number of labels: its margin allows for other draws.
+    for cell in plan:
+        if cell.layer is None and _has_supervised(PROBES.load(cell.probe), request):
+            results.add([_measurement(cell, "supervised", supervised(cell.count), labelled)])
 
 
 def _has_supervised(probe: Probe, request: Request) -> bool:

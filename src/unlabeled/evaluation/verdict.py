@@ -21,6 +21,7 @@ __all__ = [
     "Comparison",
     "Record",
     "amount",
+    "caveats",
     "claims",
     "column",
     "comparisons",
@@ -59,6 +60,7 @@ CLAIMS: dict[Outcome, str] = {
     "lost": "loses",
     "unknown": "cannot be judged",
 }
+UNFINISHED = "The evaluation was stopped before everything was measured."
 FEW = 8
 """Independent units below which a reader is told that an interval rests on few."""
 
@@ -187,7 +189,8 @@ def headline(evaluations: Sequence[tuple[str, Sequence[Record]]]) -> str:
         for one in comparisons(records):
             leads = pooled.setdefault((data, one.column), {})
             for features, stands in one.leads.items():
-                leads[features] = min(leads.get(features, stands), stands, key=LEADS.index)
+                other = leads.get(features, stands)
+                leads[features] = stands if LEADS.index(stands) < LEADS.index(other) else other
     if not pooled:
         return ""
     outcomes = [_outcome(leads.values()) for leads in pooled.values()]
@@ -219,6 +222,12 @@ def verdict(records: Sequence[Record]) -> str:
     return "\n".join([*claims(records), *notes(records)])
 
 
+def caveats(about: Mapping[str, Any]) -> list[str]:
+    """Sentences that no reader of an evaluation may miss, from what is known about it."""
+    lines = [f"Mind that {about['note']}."] if "note" in about else []
+    return [*lines, UNFINISHED] if about.get("unfinished") else lines
+
+
 def claims(records: Sequence[Record]) -> list[str]:
     """A line for each claim on each probe or task."""
     compared = comparisons(records)
@@ -240,7 +249,7 @@ def notes(records: Sequence[Record]) -> list[str]:
     points = "points of accuracy above the best control"
     if any(one.column[3] != "accuracy" for one in compared):
         points = "how much better than the best control, in points of accuracy or in the unit named"
-    return [f"In brackets: {points}.", *_controls(compared), *_few(compared)]
+    return [f"In brackets: {points}.", *_controls(compared), *_single(records), *_few(compared)]
 
 
 def _outcome(leads: Collection[Lead]) -> Outcome:
@@ -315,6 +324,16 @@ def _controls(compared: Sequence[Comparison]) -> list[str]:
     if len(probes) == 1:
         return [f"Controls: {next(iter(probes))}."]
     return [f"Controls of {_listing(names)}: {controls}." for controls, names in probes.items()]
+
+
+def _single(records: Sequence[Record]) -> list[str]:
+    """Which controls were measured with one of the draws of the labels."""
+    several = {column(r) for r in records if r["features"] == OURS and (r.get("draws") or 1) > 1}
+    single = [r["features"] for r in records if r.get("draws") == 1 and column(r) in several]
+    return [
+        f"Measured with the first draw of the labels only, and taken to vary over draws as {OURS} does: {name(one)}."
+        for one in dict.fromkeys(single)
+    ]
 
 
 def _few(compared: Sequence[Comparison]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from unlabeled.evaluation.verdict import claims, counted, headline, notes
+from unlabeled.evaluation.verdict import caveats, claims, counted, headline, notes
 from unlabeled.reporting.charts import finite
 from unlabeled.reporting.samples import SAMPLES, Samples, embed, pixels, raw
 from unlabeled.run import fingerprint
@@ -34,7 +34,7 @@ class Evaluation:
         """What it was measured on; empty if unknown."""
         self.current = measured.get("encoder") in (None, state)
         """Whether it was made on the encoder as it is now, as far as is known."""
-        self.caveats = [f"Mind that {measured['note']}."] if "note" in measured else []
+        self.caveats = caveats(measured)
         """Sentences that no reader of the scores may miss."""
         if not self.current:
             self.caveats.append(
