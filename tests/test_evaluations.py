@@ -129,7 +129,9 @@ def test_the_page_shows_every_evaluation_and_flags_those_of_earlier_states(tmp_p
         with pytest.raises(SystemExit, match="0"):
             cli.main(["evaluate", str(opened.path), "digits", "--probe", probe, "--controls", "raw"])
     assert len(opened.evaluations) == 2
-    verdicts = [line for line in capsys.readouterr().out.splitlines() if ": unlabeled " in line]
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == f"next: unlabeled report {opened.path}" and "next:" not in said.out
+    verdicts = [line for line in said.out.splitlines() if ": unlabeled " in line]
     text = report(opened.path).read_text(encoding="utf-8")
     assert [line for line in verdicts if line not in text] == [] and len(verdicts) == 2
     assert text.index("In 2 evaluations with 2 comparisons, unlabeled ") < text.index("Controls: raw input.")

@@ -168,8 +168,8 @@ def test_one_unit_is_never_a_win_and_few_are_confessed() -> None:
     single = {"units": 1, "counted": "walks", "probe": "zones", "unit": "zones found"}
     said = verdict([control("random", "unknown", **single), ours(**single)])
     assert "zones: unlabeled cannot be judged in zones found (+0.15; no interval of 1 walk)." in said
-    few = single | {"units": 3}
-    assert "Intervals of zones rest on 3 walks only." in verdict(
+    few = single | {"units": 6}
+    assert "Intervals of zones rest on 6 walks only." in verdict(
         [control("random", "won", **few), ours(**few)]
     )
 
@@ -192,3 +192,12 @@ def test_scores_that_say_nothing_of_their_controls_still_open() -> None:
         {k: v for k, v in r.items() if k not in ("units", "counted")} for r in (control("raw", "won"), ours())
     ]
     assert "beats every control beyond noise" in verdict(old)
+
+
+@pytest.mark.parametrize(("units", "outcome"), [(2, "unknown"), (4, "unknown"), (5, "won")])
+def test_two_books_beat_nothing_beyond_noise(units: int, outcome: str) -> None:
+    books = {"units": units, "counted": "books"}
+    records = [control("raw", "won", **books), ours(**books)]
+    assert [one.outcome for one in comparisons(records)] == [outcome]
+    assert ("beyond noise" in verdict(records)) == (outcome == "won")
+    assert ("only 2 books" in verdict(records)) == (units == 2)

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -151,7 +152,8 @@ def _pretrain_command(name: str) -> Callable[..., None]:
 
         run = pretrain(name, data or _stored_data(values), **values)
         if gather.rank() == 0:
-            print(run.path)
+            print(run.path, flush=True)
+            _next("evaluate", run.path, run.config["data"].get("source") or "LABELLED")
 
     command.__doc__ = f"{method.summary}\n\nSource: {method.source}"
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -212,6 +214,7 @@ def list_methods() -> None:
         for method in described:
             if method.kind == kind:
                 print(f"  {method.name:<{width}}  {method.summary.partition(': ')[2]}")
+    _next("pretrain", "METHOD", "--help")
 
 
 @app.command
@@ -225,6 +228,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: Whole = 0) -> None:
     from unlabeled.demo import demo as play
 
     play(out, seed)
+    _next("pretrain", "simclr", "PICTURES")
 
 
 @app.command
@@ -244,6 +248,7 @@ def selftest() -> None:
     print(f"{len(checks) - len(failed)} of {len(checks)} checks passed, {seconds:.0f} s")
     if failed:
         sys.exit(1)
+    _next("demo")
 
 
 @app.command(usage="Usage: unlabeled record OUT [OPTIONS]")
@@ -269,7 +274,8 @@ def record(
     from unlabeled.worlds import vizdoom_walks
 
     files = vizdoom_walks.record(out, walks, steps, seed, scenario=scenario, size=size)
-    print(f"{out}: {len(files)} walks of {steps} frames")
+    print(f"{out}: {len(files)} walks of {steps} frames", flush=True)
+    _next("pretrain", "trajectory_unmasking", out)
 
 
 @app.command(usage="Usage: unlabeled evaluate RUN DATA [OPTIONS]")
@@ -312,6 +318,7 @@ def evaluate(
         device=device,
         **asdict(reading),
     )
+    _next("report", run)
 
 
 def _evaluate(run: Any, data: Any, **options: Any) -> None:
@@ -420,7 +427,8 @@ def _compare(
         print(f"\n{name}")
         _evaluate(run, (train, test), device=device, **probing)
         runs.append(run)
-    print(draw(runs, data=data, out=folder / "report.html"))
+    print(draw(runs, data=data, out=folder / "report.html"), flush=True)
+    _next("embed", runs[0].path, data, "--out", "features.parquet")
 
 
 @app.command(usage="Usage: unlabeled show RUN [DATA] [OPTIONS]")
@@ -463,7 +471,8 @@ def show(
         path = out or opened.path / "pictures.png"
         with atomic(path) as temporary:
             temporary.write_bytes(pictures.sheet(images))
-        print(path)
+        print(path, flush=True)
+    _next("evaluate", run, source)
 
 
 @app.command(usage="Usage: unlabeled embed RUN DATA --out FILE [OPTIONS]")
@@ -487,7 +496,8 @@ def embed(
     from unlabeled.run import load
 
     features, _ = compute(load(run, encoder), data, out=out, device=device, **asdict(reading))
-    print(f"{out}: {features.shape[0]:,} samples x {features.shape[1]} numbers")
+    print(f"{out}: {features.shape[0]:,} samples x {features.shape[1]} numbers", flush=True)
+    _next("export", run, "--out", "encoder.safetensors")
 
 
 @app.command(usage="Usage: unlabeled report RUN... [OPTIONS]")
@@ -510,7 +520,8 @@ def report(
     if not runs:
         raise UserError("report must get at least one run, got none")
     opened = [load(run, encoder if load(run).own_network else None) for run in runs]
-    print(draw(opened, data=data, out=out))
+    print(draw(opened, data=data, out=out), flush=True)
+    _next("embed", runs[0], data or "DATA", "--out", "features.parquet")
 
 
 @app.command(usage="Usage: unlabeled audit DATA... [OPTIONS]")
@@ -549,6 +560,7 @@ def audit(
         print(write_page(findings, out, json=json))
     if strict and (findings.leaks or not any(map(len, findings.parts))):
         sys.exit(1)
+    _next("pretrain", "METHOD", *sources[:1])
 
 
 @app.command(usage="Usage: unlabeled export RUN --out PATH [OPTIONS]")
@@ -571,7 +583,16 @@ def export(
 
     written = write(load(run, encoder), out, format=format)
     note = f"; {written.note}" if written.note else ""
-    print(f"{written.path}: loaded again, its features differ by at most {written.difference:.1g}{note}")
+    print(
+        f"{written.path}: loaded again, its features differ by at most {written.difference:.1g}{note}",
+        flush=True,
+    )
+    _next("embed", run, "DATA", "--out", "features.parquet")
+
+
+def _next(*words: object) -> None:
+    """Print the command that usually comes next, beside the output, which programs read."""
+    _tell(f"next: {shlex.join(['unlabeled', *map(str, words)])}")
 
 
 def _tell(text: str) -> None:

@@ -61,6 +61,8 @@ CLAIMS: dict[Outcome, str] = {
     "unknown": "cannot be judged",
 }
 UNFINISHED = "The evaluation was stopped before everything was measured."
+TOO_FEW = 5
+"""Independent units below which nothing is claimed: whether two books differ beyond noise, two books cannot tell."""
 FEW = 8
 """Independent units below which a reader is told that an interval rests on few."""
 
@@ -144,8 +146,11 @@ def independent(records: Sequence[Record]) -> str:
 def lead(ours: Record, control: Record) -> Lead:
     """How ours stands to a control.
 
-    Where the margin was measured, sample by sample, its interval decides; else the two intervals must lie apart.
+    Where the margin was measured, sample by sample, its interval decides; else the two intervals must lie apart. Of
+    very few independent units it is not known.
     """
+    if any(_finite(record.get("units")) and record["units"] < TOO_FEW for record in (ours, control)):
+        return "unknown"
     if "margin" in control or "margin_low" in control:
         low, high = control.get("margin_low"), control.get("margin_high")
     else:
@@ -310,7 +315,9 @@ def _notes(comparison: Comparison) -> list[str]:
         notes = [" ".join([*notes, f"to {name(hardest)}"])]
         notes += [f"but ahead of {' and '.join(ahead)}"] if ahead else []
     if comparison.outcome == "unknown":
-        notes.append(f"no interval of {counted(*comparison.units)}" if comparison.units else "no interval")
+        units = comparison.units
+        few = units and f"{'only' if 1 < units[0] < TOO_FEW else 'no interval of'} {counted(*units)}"
+        notes.append(few or "no interval")
     return notes
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from unlabeled.data.samples import was_meant
 from unlabeled.evaluation.verdict import caveats, claims, counted, headline, notes
 from unlabeled.reporting.charts import finite
 from unlabeled.reporting.samples import SAMPLES, Samples, embed, pixels, raw
@@ -76,7 +77,7 @@ class Entry:
         self.config: dict[str, Any] = run.config
         self.history: list[dict[str, Any]] = run.history
         self.last: dict[str, Any] = self.history[-1] if self.history else {}
-        self.skipped: list[tuple[str, str]] = list(run.skipped)
+        self.skipped: list[tuple[str, str]] = [skip for skip in run.skipped if was_meant(skip[1])]
         self.label = self.name = str(self.config.get("method", self.path.name))
         self.settings: dict[str, Any] = self.config.get("settings", {})
         self.about: dict[str, Any] = self.config.get("data", {})

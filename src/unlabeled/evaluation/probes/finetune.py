@@ -2,6 +2,7 @@
 
 import copy
 import math
+import operator
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -95,7 +96,7 @@ def train(
         rates = {network: learning_rate * encoder_factor, classifier: learning_rate}
         training = Training(network, classifier, data, _view(encoder, settings.augment), rates)
         words = _fit(training, rows, settings.steps)
-    predicted = training.predict(data.test)
+    predicted = training.logits(data.test).argmax(1)
     factor = f", encoder x{encoder_factor:g}" if encoder_factor != 1 else ""
     return predicted, f"{words}, rate {learning_rate:g}{factor}"
 
@@ -129,20 +130,19 @@ class Training:
         self.optimizer.step()
 
     @torch.no_grad()
-    def predict(self, samples: "Data") -> Tensor:
-        """Classes, int64, shape (samples,); the training mode is restored."""
+    def logits(self, samples: "Data") -> Tensor:
+        """Float, shape (samples, classes); the training mode is restored."""
         self.network.eval()
         inputs = map(self.network.inputs, samples.batches(TEST_BATCH))
-        classes = [self.classifier(self.network(x)).argmax(1) for x in inputs]
+        logits = [self.classifier(self.network(x)) for x in inputs]
         self.network.train()
-        return torch.cat(classes)
+        return torch.cat(logits)
 
-    def accuracy(self, rows: Tensor) -> float:
-        """Fraction of some training samples that is predicted rightly."""
-        right = (
-            self.predict(self.data.train.subset(rows)) == self.data.labels[rows.to(self.data.labels.device)]
-        )
-        return float(right.float().mean())
+    def errors(self, rows: Tensor) -> tuple[float, float]:
+        """Cross-entropy, and fraction predicted wrongly, of some training samples."""
+        logits, labels = self.logits(self.data.train.subset(rows)), self.data.labels
+        answers = labels[rows.to(labels.device)]
+        return float(F.cross_entropy(logits, answers)), float((logits.argmax(1) != answers).float().mean())
 
 
 def _fit(training: Training, rows: Tensor, steps: int | None) -> str:
@@ -154,14 +154,16 @@ def _fit(training: Training, rows: Tensor, steps: int | None) -> str:
         for step, batch in enumerate(_watched(_order(rows, most), most)):
             training.step(batch, _rate(step / most))
         return f"{most} steps"
-    every, best, since, done = max(1, most // CHECKS), -1.0, 0, 0
+    every, best, since, done = max(1, most // CHECKS), (math.inf, math.inf), 0, 0
     part = rows[~torch.isin(rows, held_out)]
     for batch in _watched(_order(part, round((1 - DECAY) * most)), most):
         training.step(batch, min(1.0, (done + 1) / (WARM_UP * most)))
         done += 1
         if done % every == 0:
-            accuracy = training.accuracy(held_out)
-            since, best = (0, accuracy) if accuracy > best else (since + 1, best)
+            errors = training.errors(held_out)
+            # Of few labels the accuracy is coarse; of many the cross-entropy rises before it does.
+            since = 0 if any(map(operator.lt, errors, best)) else since + 1
+            best = min(best[0], errors[0]), min(best[1], errors[1])
             if since == PATIENCE:
                 break
     decay = max(LEAST_DECAY, round(DECAY / (1 - DECAY) * done))
