@@ -302,7 +302,7 @@ def test_a_warning_is_one_line_without_source() -> None:
         "with contextlib.suppress(SystemExit):\n    main(['methods'])\nwarnings.warn('mind that')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr == "warning: mind that\n"
+    assert done.stderr.splitlines() == ["next: unlabeled pretrain METHOD --help", "warning: mind that"]
 
 
 @pytest.mark.parametrize("command", ["evaluate", "compare", "embed", "audit", "show", "report", "export"])

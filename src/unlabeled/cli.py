@@ -2,9 +2,11 @@
 
 import inspect
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -230,7 +232,8 @@ def _pretrain_command(method: methods.Description) -> Callable[..., None]:
             return
         run = pretrain(name, data or _stored_data(values), **values)
         if gather.rank() == 0:
-            print(run.path)
+            print(run.path, flush=True)
+            _next("evaluate", run.path, run.config["data"].get("source") or "LABELLED")
 
     command.__doc__ = f"{method.summary}\n\nSource: {method.source}"
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -293,6 +296,7 @@ def list_methods() -> None:
         for method in described:
             if method.kind == kind:
                 print(f"  {method.name:<{width}}  {method.summary.partition(': ')[2]}")
+    _next("pretrain", "METHOD", "--help")
 
 
 @app.command
@@ -306,6 +310,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: Whole = 0) -> None:
     from unlabeled.demo import demo as play
 
     play(out, seed)
+    _next("pretrain", "simclr", "PICTURES")
 
 
 @app.command
@@ -325,6 +330,7 @@ def selftest() -> None:
     print(f"{len(checks) - len(failed)} of {len(checks)} checks passed, {seconds:.0f} s")
     if failed:
         sys.exit(1)
+    _next("demo")
 
 
 @app.command(usage="Usage: unlabeled record OUT [OPTIONS]")
@@ -350,7 +356,8 @@ def record(
     from unlabeled.worlds import vizdoom_walks
 
     files = vizdoom_walks.record(out, trajectories, steps, seed, scenario=scenario, size=size)
-    print(f"{out}: {len(files)} trajectories of {steps} frames")
+    print(f"{out}: {len(files)} trajectories of {steps} frames", flush=True)
+    _next("pretrain", "trajectory_unmasking", out)
 
 
 @app.command(usage="Usage: unlabeled evaluate RUN DATA [OPTIONS]")
@@ -366,6 +373,7 @@ def evaluate(
     directions: Directions = None,
     draws: Whole = 5,
     seed: Whole = 0,
+    steps: WholeOrNone = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     encoder: Network = None,
     reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
@@ -376,13 +384,13 @@ def evaluate(
         labels_per_class: Numbers of labels, percentages of each class, or all: 1,10,1%,all.
         draws: Number of random draws of the labels, where not all labels are used.
         seed: Seed of the draws.
+        steps: Optimizer steps of supervised and finetune. [default: until held-out labels are predicted no better]
         device: Device to compute features on; auto prefers a GPU.
     """
-    from unlabeled.evaluation import evaluate as measure
     from unlabeled.run import load
 
     opened = load(run, encoder)
-    scores = measure(
+    _evaluate(
         opened,
         data,
         probe=probe,
@@ -391,15 +399,35 @@ def evaluate(
         features=_named(opened, features, directions),
         draws=draws,
         seed=seed,
+        steps=steps,
         device=device,
         **asdict(reading),
-        progress=_tell,
     )
+    _next("report", run)
+
+
+def _evaluate(run: Any, data: Any, **options: Any) -> None:
+    """Evaluate a run, keep every column as it comes, and print the scores, also where Ctrl-C stops it."""
+    from unlabeled.evaluation import Scores
+    from unlabeled.evaluation import evaluate as measure
+
+    scores = Scores([])
+
+    def save(measured: Scores) -> None:
+        nonlocal scores
+        scores = measured
+        with suppress(OSError):  # a full disk must not cost the numbers; it is named at the end
+            run.add_evaluation(scores.about, scores.records)
+
     try:
-        opened.add_evaluation(scores.about, scores.records)
-    finally:  # a full disk must not cost the numbers
-        print(scores.table())
-        print(scores.verdict())
+        scores = measure(run, data, progress=_tell, save=save, **options)
+        run.add_evaluation(scores.about, scores.records)
+    except KeyboardInterrupt:
+        kept = f"; what was measured is in {run.path / 'scores.json'}" if len(scores) else ""
+        raise KeyboardInterrupt(f"stopped{kept}") from None
+    finally:
+        if len(scores):
+            print(f"{scores.table()}\n{scores.verdict()}", flush=True)
 
 
 @app.command(usage="Usage: unlabeled compare METHOD... DATA [OPTIONS]")
@@ -472,7 +500,6 @@ def _compare(
 ) -> None:
     """Train and evaluate methods by name on the same division of the data, and report them."""
     from unlabeled.data import open_splits, store_size
-    from unlabeled.evaluation import evaluate as measure
     from unlabeled.files import new_folder
     from unlabeled.reporting import report as draw
     from unlabeled.training.train import pretrain
@@ -490,11 +517,11 @@ def _compare(
     runs = []
     for name in names:
         run = pretrain(name, train, out=folder / name, **settings)
-        scores = measure(run, (train, test), device=device, progress=_tell, **probing)
-        run.add_evaluation(scores.about, scores.records)
-        print(f"\n{name}\n{scores.table()}\n{scores.verdict()}")
+        print(f"\n{name}")
+        _evaluate(run, (train, test), device=device, **probing)
         runs.append(run)
-    print(draw(runs, data=data, out=folder / "report.html"))
+    print(draw(runs, data=data, out=folder / "report.html"), flush=True)
+    _next("embed", runs[0].path, data, "--out", "features.parquet")
 
 
 @app.command(usage="Usage: unlabeled show RUN [DATA] [OPTIONS]")
@@ -537,7 +564,8 @@ def show(
         path = out or opened.path / "pictures.png"
         with atomic(path) as temporary:
             temporary.write_bytes(pictures.sheet(images))
-        print(path)
+        print(path, flush=True)
+    _next("evaluate", run, source)
 
 
 @app.command(usage="Usage: unlabeled embed RUN DATA --out FILE [OPTIONS]")
@@ -578,7 +606,8 @@ def embed(
         **asdict(reading),
         progress=_tell,
     )
-    print(f"{out}: {vectors.shape[0]:,} samples x {vectors.shape[1]} numbers")
+    print(f"{out}: {vectors.shape[0]:,} samples x {vectors.shape[1]} numbers", flush=True)
+    _next("export", run, "--out", "encoder.safetensors")
 
 
 @app.command(usage="Usage: unlabeled report RUN... [OPTIONS]")
@@ -601,7 +630,8 @@ def report(
     if not runs:
         raise UserError("report must get at least one run, got none")
     opened = [load(run, encoder if load(run).own_network else None) for run in runs]
-    print(draw(opened, data=data, out=out))
+    print(draw(opened, data=data, out=out), flush=True)
+    _next("embed", runs[0], data or "DATA", "--out", "features.parquet")
 
 
 @app.command(usage="Usage: unlabeled audit DATA... [OPTIONS]")
@@ -640,6 +670,7 @@ def audit(
         print(write_page(findings, out, json=json))
     if strict and (findings.leaks or not any(map(len, findings.parts))):
         sys.exit(1)
+    _next("pretrain", "METHOD", *sources[:1])
 
 
 @app.command(usage="Usage: unlabeled export RUN --out PATH [OPTIONS]")
@@ -673,7 +704,16 @@ def export(
         raise UserError(f"data must come with features to fit to it, got {data}")
     written = write(source, out, format=format)
     note = f"; {written.note}" if written.note else ""
-    print(f"{written.path}: loaded again, its features differ by at most {written.difference:.1g}{note}")
+    print(
+        f"{written.path}: loaded again, its features differ by at most {written.difference:.1g}{note}",
+        flush=True,
+    )
+    _next("embed", run, "DATA", "--out", "features.parquet")
+
+
+def _next(*words: object) -> None:
+    """Print the command that usually comes next, beside the output, which programs read."""
+    _tell(f"next: {shlex.join(['unlabeled', *map(str, words)])}")
 
 
 def _named(run: Any, features: str | None, directions: str | None) -> str:

@@ -29,6 +29,7 @@ TOLERANCE = 1e-5
 SAMPLES = 3
 HOLD_READOUTS = ("safetensors", "onnx")
 """Formats that hold an encoder with what reads other features from it."""
+TIMM_HINT = "Take safetensors or onnx, or pretrain with --encoder resnet18 on images above 64 pixels"
 
 
 class Exported(NamedTuple):
@@ -187,7 +188,7 @@ def _timm(encoder: Any, images: Tensor, path: Path) -> tuple[Tensor, str]:
 
     if not getattr(encoder.trunk, "standard", False):
         name = f"{encoder.config['name']} for images of {encoder.image_size} pixels"
-        raise UserError(f"encoder must be a model that timm has, got {name}. Take safetensors or onnx")
+        raise UserError(f"encoder must be a model that timm has, got {name}. {TIMM_HINT}")
     if encoder.adapt.input != "color":
         raise UserError(f"input must be color for timm, got {encoder.adapt.input}. Take safetensors or onnx")
     path.mkdir()

@@ -59,6 +59,7 @@ RESULTS = (
     "note",
     "time",
     "earlier",
+    "unfinished",
     "seen_in_pretraining",
     "in_training_part",
     "near_in_training_part",
@@ -144,6 +145,8 @@ class Run:
     def add_evaluation(self, about: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
         """Store an evaluation; earlier ones stay, unless the same was evaluated in the same way.
 
+        What is marked as `unfinished` replaces only what was marked so too.
+
         Args:
             about: What was measured, on which data and how; this distinguishes one evaluation from another.
             records: Score records.
@@ -151,7 +154,7 @@ class Run:
         file = self.path / SCORES
         new = {**about, "records": list(records), "time": datetime.now(UTC).isoformat(timespec="seconds")}
         with locked(self.path, f".{SCORES}.lock", wait=True):
-            earlier = [one for one in self._readable(file) if not _same(one, new)]
+            earlier = [one for one in self._readable(file) if not _replaces(new, one)]
             with atomic(file) as temporary:
                 temporary.write_text(json.dumps(new | {"earlier": earlier}, indent=1), encoding="utf-8")
 
@@ -301,11 +304,16 @@ def read_evaluations(file: str | Path) -> list[dict[str, Any]]:
     return [stored, *earlier]
 
 
-def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether the same was evaluated in the same way; no where it was not written down."""
-    one, other = ({key: about[key] for key in about if key not in RESULTS} for about in (first, second))
+def _replaces(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+    """Whether an evaluation takes the place of an old one: the same, evaluated in the same way and as complete."""
+    if "options" not in new or (new.get("unfinished") and not old.get("unfinished")):
+        return False
+    names = {*new, *old} - {*RESULTS}
+    if old.get("unfinished"):  # what it was measured on may not have been known yet
+        names = {"encoder", "seed", "options"}
+    one, other = ({name: about.get(name) for name in names} for about in (new, old))
     # As JSON, in which tuples are lists.
-    return "options" in one and json.loads(json.dumps(one)) == json.loads(json.dumps(other))
+    return json.loads(json.dumps(one)) == json.loads(json.dumps(other))
 
 
 @contextmanager

@@ -154,7 +154,7 @@ def test_full_run_has_every_section(tmp_path: Path, channels: int) -> None:
     path = report(make_run(tmp_path / "run", channels), data=data)
     text = path.read_text(encoding="utf-8")
     assert path == tmp_path / "run" / "report.html"
-    assert sections(text) == ["training", "pretext", "neighbors", "filters", "map", "scores", "repeat"]
+    assert sections(text) == ["scores", "training", "pretext", "neighbors", "filters", "map", "repeat"]
     for fact in (
         "simclr on shapes",
         "tiny, 421 k weights",
@@ -164,6 +164,14 @@ def test_full_run_has_every_section(tmp_path: Path, channels: int) -> None:
         assert fact in text
     assert "broken.jpg: truncated" in text and "Healthy." in text and "batch_size 256" in text
     assert [file.name for file in path.parent.iterdir() if file.name.startswith(".")] == []
+
+
+def test_the_scores_name_the_controls_that_were_measured_and_no_others(tmp_path: Path) -> None:
+    measured = {"records": [record("random", 0.4), record("unlabeled", 0.9)]}
+    scores = section_of(report(make_run(tmp_path / "random", measured=measured)), "scores")
+    assert "on the same test samples: random weights." in scores and "raw input" not in scores
+    alone = make_run(tmp_path / "alone", measured={"records": [record("unlabeled", 0.9)]})
+    assert "No control was measured" in section_of(report(alone), "scores")
 
 
 def test_masks_are_carried_along_where_the_data_has_them(tmp_path: Path) -> None:
@@ -234,7 +242,7 @@ def test_sections_without_data_are_left_out(tmp_path: Path) -> None:
 def test_data_that_is_gone_costs_only_its_sections(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     run.config["data"]["source"] = str(tmp_path / "deleted")
-    assert sections(report(run).read_text(encoding="utf-8")) == ["training", "filters", "scores", "repeat"]
+    assert sections(report(run).read_text(encoding="utf-8")) == ["scores", "training", "filters", "repeat"]
     with pytest.raises((ValueError, OSError)):
         report(run, data=tmp_path / "deleted")
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unlabeled.check import UserError
+from unlabeled.evaluation.progress import watched
 from unlabeled.method import Batch
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ def read(reader: Callable[[Batch], Tensor], data: "Data", *, batch_size: int = B
         ValueError: A feature is NaN or infinite.
     """
     features, start = torch.empty(0), 0
-    for batch in data.batches(batch_size):
+    steps = -(-len(data) // batch_size)
+    for batch in watched(data.batches(batch_size), steps, "reading features", "batches"):
         rows = reader(batch).flatten(1)
         if not start:  # one piece of memory, so that no batch's memory lies between pieces that stay
             features = rows.new_empty(len(data), rows.shape[1], dtype=torch.float32)

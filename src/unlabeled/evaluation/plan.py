@@ -14,6 +14,7 @@ from unlabeled.evaluation.tasks import TASKS
 
 if TYPE_CHECKING:
     from unlabeled.encoders import Encoder
+    from unlabeled.evaluation.scores import Scores
 
 __all__ = ["Cell", "Request", "cells", "controls_for"]
 
@@ -33,6 +34,7 @@ class Request:
         settings: Settings of all probes.
         progress: Called with lines for the user; None for silence.
         features: As `readouts.named` gives it: which features of the encoder; None for its output.
+        save: Called with the scores so far; None for nothing.
 
     Raises:
         ValueError: There is no such probe, control or number of labels, or no draw.
@@ -45,6 +47,7 @@ class Request:
     settings: Settings
     progress: Callable[[str], None] | None
     features: str | None = None
+    save: "Callable[[Scores], None] | None" = None
 
     def __post_init__(self) -> None:
         self.counts = subsets.counts(self.counts)

@@ -18,6 +18,8 @@ from unlabeled.evaluation.model import EvaluatedModel, frozen, method_around, pi
 from unlabeled.evaluation.plan import Cell, Request, cells, controls_for
 from unlabeled.evaluation.probe import Augment, Prediction, Probe, Settings
 from unlabeled.evaluation.probes import PROBES, layers
+from unlabeled.evaluation.progress import telling
+from unlabeled.evaluation.results import Results
 from unlabeled.evaluation.scores import Scores
 from unlabeled.evaluation.sources import Source
 from unlabeled.evaluation.tasks import TASKS
@@ -57,6 +59,7 @@ def evaluate(
     augment: Augment | None = None,
     group: str | None = None,
     progress: Callable[[str], None] | None = None,
+    save: Callable[[Scores], None] | None = None,
 ) -> Scores:
     """Measure frozen features on labelled data, with the controls on the same labels and test samples.
 
@@ -67,35 +70,34 @@ def evaluate(
         data: What `open_splits` takes, with labels, or a pair of training and test data, opened or not.
         probe: Any of `PROBES`, which need labels, and of `TASKS`, which need none and have controls of their own.
         labels_per_class: Numbers of training labels, fractions of each class such as "1%", "all", or several.
-        controls: Any of `CONTROLS` that suit the kind of data, "default" for those that take seconds, "all" for every
-            one, or several of these. `supervised` always stands beside finetune.
+        controls: Any of `CONTROLS` that suit the data; "default" are those that take seconds, "all" all.
         draws: Random balanced choices of the labels, where not all are used.
         seed: Seed of the draws, of random weights and of trainings.
         device: auto, cpu or cuda.
-        test: Test data, if `data` is training data only: the test split of a source that has one, else all of it.
+        test: Test data, if `data` is training data only: its test split, else all of it.
         label: Column of the labels; None takes that of the run, or else looks for a usual name.
-        text_column: Column of the texts, as in `open_data`; None takes that of the run.
-        encoding: Encoding of texts, as in `open_data`; None takes that of the run.
-        k: Neighbours that vote in knn.
-        temperature: Temperature of their votes.
-        steps: Optimizer steps of finetune and supervised; None takes 20 passes over the labels, 300 at least.
-        features: Those that probes read, as in `readout`, such as layer2:2x2:whiten; or choose, by which each probe and
-            draw takes the best for its own labels by cross-validation. None as the method declares, else the output.
+        text_column, encoding: Column and encoding of the texts, likewise.
+        k, temperature: Neighbours that vote in knn, and the temperature of their votes.
+        steps: Optimizer steps of finetune and supervised; None lets held-out labels end them, after 20 passes at most.
+        features: Those that probes read, such as layer2:2x2:whiten, or choose, by cross-validation of each probe and
+            draw on its own labels. None as the method declares, else the output.
         augment: Random view of a batch for finetune and supervised, such as a `Views`; None takes mild crops.
         group: What says which samples are dependent, as in `open_data`; None takes that of the run on its own data.
-        progress: Called with a line on what is measured next.
+        progress: Called with a line on what is measured next, and every few seconds on how far it is.
+        save: Called after every column with the scores so far, marked as `unfinished`.
 
     Returns:
-        The scores. Their note counts the test samples that the run was trained on or the training part holds too.
+        The scores; their note counts test samples that the run was trained on or the training part holds too.
 
     Raises:
         ValueError: There are no labels, a class has fewer than requested, or a word or number is not allowed.
     """
     settings, run = Settings(seed, k, temperature, steps, augment), opened_run(run)
     words = _several(probe), _several(controls), _several(labels_per_class)
-    request = Request(*words, draws, settings, progress, readouts.named(run, features))
+    request = Request(*words, draws, settings, progress, readouts.named(run, features), save)
     reading = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
-    return _evaluate(run, data, test, reading, request, pick_device(device))
+    with telling(progress):
+        return _evaluate(run, data, test, reading, request, pick_device(device))
 
 
 def _evaluate(
@@ -107,37 +109,37 @@ def _evaluate(
     source = Source.of(run, encoder, data, test, reading=reading)
     options = {"source": source.name, **request.options, **source.reading}
     about = {"encoder": fingerprint(encoder.state_dict()), "seed": request.settings.seed, "options": options}
-    measurements, accounts = _measure_tasks(run, bare(encoder), source, request, device)
+    results = Results({"data": source.name} | about, request.save)
+    _measure_tasks(run, bare(encoder), source, request, device, results)
     if len(request.tasks) == len(request.probes):
-        return Scores.of(measurements, {"data": source.name} | about | seen.together(accounts))
+        return results.scores()
     parts = source.open()
     labelled = Labelled.of(*parts.views(encoder, device))
     for note in (*labelled.notes, *labelled.label_sources):
         request.report(note)
+    results.about |= labelled.facts
     ours, note = _ours(encoder, reader, labelled, request)
-    accounts += [{"note": note}] if note else []
-    measurements += _measure_probes(ours, labelled, request)
+    results.accounts += [{"note": note}] if note else []
     # As opened, not as the encoder reads it: a scene is many images.
-    accounts += [seen.account(run, parts), *({"note": note} for note in labelled.notes)]
-    return Scores.of(measurements, labelled.facts | about | seen.together(accounts))
+    results.accounts += [seen.account(run, parts), *({"note": note} for note in labelled.notes)]
+    _measure_probes(ours, labelled, request, results)
+    return results.scores()
 
 
 def _measure_tasks(
-    run: Any, encoder: "Encoder", source: Source, request: Request, device: torch.device
-) -> tuple[list[Measurement], list[dict[str, Any]]]:
+    run: Any, encoder: "Encoder", source: Source, request: Request, device: torch.device, results: Results
+) -> None:
     """What the tasks measure, and accounts of the test samples of each."""
-    measurements: list[Measurement] = []
-    accounts: list[dict[str, Any]] = []
     if not request.tasks:
-        return measurements, accounts
+        return
     model = EvaluatedModel(encoder, method_around(encoder, run, device), request.settings.seed, device)
     for name in request.tasks:
         request.report(name)
         task = TASKS.load(name)
         parts = task.open(source)
-        measurements += task.measure(model, parts)
-        accounts += [] if parts.test is None else [seen.account(run, parts)]
-    return measurements, accounts
+        if parts.test is not None:
+            results.accounts.append(seen.account(run, parts))
+        results.add(task.measure(model, parts))
 
 
 def _ours(
@@ -160,7 +162,7 @@ def _ours(
     return Representation(OURS, of_encoder(network), network, one_unit=spec.one_unit), note
 
 
-def _measure_probes(ours: Representation, labelled: Labelled, request: Request) -> list[Measurement]:
+def _measure_probes(ours: Representation, labelled: Labelled, request: Request, results: Results) -> None:
     """What the probes measure on labels, each beside its controls."""
     settings, encoder = request.settings, ours.encoder
     assert encoder is not None
@@ -181,14 +183,15 @@ def _measure_probes(ours: Representation, labelled: Labelled, request: Request) 
 
     @cache
     def trained(count: int | str) -> list[Prediction]:
-        return supervised.predictions(encoder, labelled, draws[count], settings)
+        request.report(f"supervised with {verdict.labels([count])}")
+        return supervised.predictions(encoder, labelled, draws[count][:1], settings)
 
-    measurements: list[Measurement] = []
     without_layers: dict[tuple[str, str, int | str], list[Prediction]] = {}
     for name, group in groupby(plan, key=lambda cell: cell.probe):
         probe, columns = PROBES.load(name), list(group)
         request.report(f"{name} with {verdict.labels([*dict.fromkeys(cell.count for cell in columns)])}")
         for cell in columns:
+            measured = []
             for features in [ours] if probe.trains_encoder else [*beside, ours]:
                 if features.chooses and cell.layer is not None:
                     continue
@@ -200,10 +203,12 @@ def _measure_probes(ours: Representation, labelled: Labelled, request: Request) 
                 ]
                 if features.encoder is None:  # what has no layers is the same beside every layer
                     without_layers[key] = predictions
-                measurements.append(_measurement(cell, features.name, predictions, labelled, features.detail))
-            if cell.layer is None and _has_supervised(probe, request):
-                measurements.append(_measurement(cell, "supervised", trained(cell.count), labelled))
-    return measurements
+                measured.append(_measurement(cell, features.name, predictions, labelled, features.detail))
+            results.add(measured)
+    # Trainings take longest, so they come last, one for each number of labels: its margin allows for other draws.
+    for cell in plan:
+        if cell.layer is None and _has_supervised(PROBES.load(cell.probe), request):
+            results.add([_measurement(cell, "supervised", trained(cell.count), labelled)])
 
 
 def _predict(

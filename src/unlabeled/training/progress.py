@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from unlabeled.data.samples import was_meant
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -95,7 +97,10 @@ class Progress:
             folder: Folder of the run.
             seconds: How long it is expected to take, if that is known.
         """
-        skipped = f", {len(data.skipped)} skipped (see skipped.csv)" if data.skipped else ""
+        broken = sum(was_meant(skip.reason) for skip in data.skipped)
+        counts = {"skipped": broken, "of another kind": len(data.skipped) - broken}
+        words = "".join(f", {count} {what}" for what, count in counts.items() if count)
+        skipped = f"{words} (see skipped.csv)" if words else ""
         self.unit = data.unit
         self.say(f"{method} on {data.name}: {len(data):,} {data.unit}{skipped} -> {folder}")
         if choices:
