@@ -79,7 +79,7 @@ class PatchCode(nn.Module):
     def maps(self, x: Tensor) -> dict[str, Tensor]:
         """The code by name, float, shape (batch, 2 * atoms, rows, columns), of at most 9 rows and columns."""
         # An exported network must take any number of images.
-        if x.is_cuda or torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        if x.is_cuda or _is_traced():
             return {"atoms": self._code(x)}
         size = max(1, ENTRIES // (self.map_dims["atoms"] * x.shape[2] * x.shape[3]))
         return {"atoms": torch.cat([self._code(chunk) for chunk in x.split(size)])}
@@ -113,16 +113,15 @@ class PatchCode(nn.Module):
         return torch.cat([total + difference, total - difference], 1) / 2
 
 
+def _is_traced() -> bool:
+    """Whether an exporter is looking."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+
+
 def _can_fuse(products: Tensor) -> bool:
     """Whether the compiled loop can take them: it has no gradient and can be neither traced nor moved."""
-    return (
-        type(products) is Tensor
-        and products.is_cpu
-        and products.dtype == torch.float32
-        and not products.requires_grad
-        and not torch.compiler.is_compiling()  # pyright: ignore[reportPrivateImportUsage]
-        and not torch.jit.is_tracing()
-    )
+    plain = type(products) is Tensor and products.is_cpu and products.dtype == torch.float32
+    return plain and not products.requires_grad and not _is_traced()
 
 
 def is_dictionary(name: str) -> bool:
