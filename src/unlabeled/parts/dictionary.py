@@ -17,13 +17,17 @@ ENTRIES = 2**22
 """Most products of patches and atoms in memory at once."""
 
 
-def draw_patches(inputs: Tensor, sides: tuple[int, ...], count: int) -> Tensor:
+def draw_patches(
+    inputs: Tensor, sides: tuple[int, ...], count: int, positions: Tensor | None = None
+) -> Tensor:
     """Patches at random positions, all of which lie inside.
 
     Args:
         inputs: Float, shape (batch, channels, *lengths), such as height and width.
         sides: Lengths of a patch, one for each of `lengths` and at most that.
         count: Patches to draw from each of the batch.
+        positions: Where each of the batch has fewer positions along the last axis than there are, how many, at least
+            1, int64, shape (batch,).
 
     Returns:
         Float, shape (batch * count, channels, *sides).
@@ -37,6 +41,9 @@ def draw_patches(inputs: Tensor, sides: tuple[int, ...], count: int) -> Tensor:
         torch.randint(windows.shape[axis], (number,), device=inputs.device)
         for axis in range(2, 2 + len(sides))
     ]
+    if positions is not None:
+        limit = positions.to(inputs.device)[sample]
+        places[-1] = (torch.rand(number, device=inputs.device) * limit).long().minimum(limit - 1)
     return windows[sample, :, *places]
 
 
@@ -184,6 +191,28 @@ class Dictionary(nn.Module):
         """
         filters = self.atoms @ self.whitening
         return filters, -filters @ self.mean
+
+    @torch.no_grad()
+    def redraw(self, patches: Tensor, samples: int, shown: int = 36) -> tuple[Tensor, Tensor]:
+        """Patches as one atom each, with their own mean and contrast, and the atoms that explain most of a sample.
+
+        Args:
+            patches: As many of each sample, one sample after the other, float, shape (patches, numbers).
+            samples: Number of samples.
+            shown: Atoms of each sample, at most.
+
+        Returns:
+            Float, shape (patches, numbers), and atoms as patches, in 0..1, float, shape (samples, atoms, numbers).
+        """
+        nearest, products = assign(self.whiten(patches), self.atoms)
+        drawn = self.unwhiten(products[:, None] * self.atoms[nearest])
+        variance, mean = torch.var_mean(patches, 1, correction=0, keepdim=True)
+        explained = patches.new_zeros(samples, len(self.atoms))
+        explained.scatter_add_(1, nearest.view(samples, -1), products.square().view(samples, -1))
+        atoms = self.unwhiten(self.atoms) - self.mean
+        atoms = atoms / atoms.abs().amax(1, keepdim=True).clamp_min(1e-12)
+        most = explained.topk(min(shown, len(atoms)), dim=1).indices
+        return drawn * (variance + self.eps).sqrt() + mean, atoms[most] / 2 + 0.5
 
     def unwhiten(self, whitened: Tensor) -> Tensor:
         """Normalised patches of whitened ones, float, shape (patches, numbers)."""
