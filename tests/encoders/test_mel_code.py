@@ -108,7 +108,7 @@ def test_names_give_atoms_and_frames_and_short_sounds_are_read(
 
 @pytest.mark.parametrize("name", ["mel-dictionary-0", "mel-dictionary", "mel-dictionary-4-"])
 def test_other_names_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="encoder must be .*mel-dictionary-ATOMS"):
+    with pytest.raises(ValueError, match=r"encoder must be .*mel-dictionary-ATOMS"):
         encoders.build(name, kind="audio")
 
 

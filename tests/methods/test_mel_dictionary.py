@@ -38,7 +38,7 @@ def test_more_of_the_patches_is_explained_after_training() -> None:
     data = chirps()
     method = build(data)
     losses = [float(method(data.sample(32))) for _ in range(10)]
-    assert losses[-1] < 0.9 * losses[0] < method.chance(32)
+    assert losses[-1] < 0.95 * losses[0] < method.chance(32)
 
 
 def test_the_encoder_has_the_atoms_with_the_whitening_folded_in() -> None:
@@ -73,7 +73,8 @@ def test_padding_is_never_drawn() -> None:
         padded = torch.nn.functional.pad(bands[row, :count].T, (0, max(0, width - count)))
         real += [padded[:, start : start + width].flatten() for start in range(max(1, count - width + 1))]
     patches = method._draw(batch)
-    assert torch.cdist(patches, torch.stack(real)).amin(1).max() < 1e-2
+    distances = torch.cdist(patches.double(), torch.stack(real).double())
+    assert distances.amin(1).max() < 1e-4
     longer = batch | {"waveform": torch.nn.functional.pad(batch["waveform"], (0, 4_000))}
     torch.manual_seed(1)
     first: Tensor = method.eval()(batch)
@@ -90,7 +91,7 @@ def test_pictures_show_what_one_atom_a_patch_explains() -> None:
     sound, drawn = shown["sound"], shown["each patch as its atom"]
     assert sound.shape == drawn.shape == (5, 1, 40, 60)
     flat = sound.mean((2, 3), keepdim=True)
-    assert (drawn - sound).square().mean() < 0.7 * (flat - sound).square().mean()
+    assert (drawn - sound).square().mean() < 0.8 * (flat - sound).square().mean()
     assert shown["atoms it uses most"].shape == (5, 1, 4 * 41, 4 * 11)
 
 

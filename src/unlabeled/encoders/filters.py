@@ -49,7 +49,7 @@ class Filters(nn.Module):
     def products(self, x: Tensor, weight: Tensor | None = None, offset: Tensor | None = None) -> Tensor:
         """What of the products s is beyond the threshold: s less the threshold, s plus it below 0, else 0.
 
-        For a patch with its mean subtracted and divided by its deviation, s is the product with a filter plus an offset.
+        For a patch less its mean, divided by its deviation, s is the product with a filter plus an offset.
 
         Args:
             x: Float, shape (batch, channels, *lengths), each length at least that side of a patch.

@@ -215,8 +215,8 @@ NAMES = (
     *(f"{LSTM_PREFIX}256", f"{LSTM_PREFIX}512", f"{LSTM_PREFIX}2048", "conv3d", *_TORCHVISION),
     "cube-dictionary-256",
 )
-"""Encoders of videos; `frames-` takes any encoder of images, `lstm-` any number of cells, `cube-dictionary-` any number of
-atoms and perhaps the size of a cube, -8x4 for 8 pixels and 4 frames."""
+"""Encoders of videos; `frames-` takes any encoder of images, `lstm-` any number of cells, `cube-dictionary-` any number
+of atoms and perhaps the size of a cube, -8x4 for 8 pixels and 4 frames."""
 
 
 def build(

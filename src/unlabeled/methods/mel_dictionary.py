@@ -52,7 +52,7 @@ class MelDictionary(Method[AudioEncoder]):
     smallest: ClassVar = {"patches": 200, "encoder": "mel-dictionary-16"}
 
     def __init__(
-        self, encoder: AudioEncoder, *, patches: Count = 10_000, whitening: NonNegative = 0.1
+        self, encoder: AudioEncoder, *, patches: Count = 10_000, whitening: NonNegative = 1.0
     ) -> None:
         super().__init__(encoder)
         self.patches = patches
