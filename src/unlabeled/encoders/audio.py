@@ -165,7 +165,7 @@ class Convolutional(nn.Module):
 class AudioEncoder(Encoder):
     """A front end for waveforms followed by a network over time; its vectors are means over all real frames.
 
-    Those of a dictionary are means and maxima over parts of a sound.
+    Those of a dictionary are means over parts of a sound, and maxima.
 
     Args:
         adapt: Turns what `inputs` gives into what the network takes, with true lengths.

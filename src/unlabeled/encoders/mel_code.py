@@ -27,7 +27,7 @@ class MelCode(Filters):
     """How much every patch of all bands and some frames is like each atom and its negative, beyond a threshold.
 
     The output is the root of the mean of this code over each of several equal parts of the sound, then the root of its
-    maximum there. A sound shorter than a patch counts as one patch with zeros, the mean of each band, after its end.
+    maximum over all of it. A sound shorter than a patch is one patch, with zeros after its end: the mean of each band.
 
     Args:
         bins: Bands of the spectrogram, whose variance is about 1.
@@ -42,7 +42,7 @@ class MelCode(Filters):
     ) -> None:
         super().__init__(bins, atoms, (width,), eps=eps)
         self.width, self.segments = width, segments
-        self.dim, self.map_dims = 4 * atoms * segments, {"atoms": 2 * atoms}
+        self.dim, self.map_dims = 2 * atoms * (segments + 1), {"atoms": 2 * atoms}
 
     def patches(self, bands: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Spectrograms that are at least as long as a patch, and the number of patches within each sound.
@@ -78,9 +78,8 @@ class MelCode(Filters):
             begin = segment * counts // self.segments
             end = -(-(segment + 1) * counts // self.segments)
             within = ((position >= begin[:, None]) & (position < end[:, None]))[:, :, None]
-            part = code * within
-            pooled += [(part.sum(1) / (end - begin)[:, None] + FLOOR).sqrt(), (part.amax(1) + FLOOR).sqrt()]
-        return torch.cat(pooled, 1)
+            pooled.append((code * within).sum(1) / (end - begin)[:, None])
+        return (torch.cat([*pooled, code.amax(1)], 1) + FLOOR).sqrt()
 
 
 def mel_code(name: str, bins: int) -> MelCode | None:

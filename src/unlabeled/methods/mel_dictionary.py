@@ -7,8 +7,8 @@ Source: Salamon, Bello, "Unsupervised Feature Learning for Urban Sound Classific
 https://doi.org/10.1109/ICASSP.2015.7178954; Coates, Ng, "Learning Feature Representations with K-means", 2012,
 https://doi.org/10.1007/978-3-642-35289-8_30
 Differs: each step sees fresh patches, and the atoms follow the sums of all steps, of which each counts half of the next
-one. Bands are normalised over the data. The code passes a threshold both ways; its mean and maximum are taken in three
-parts of a sound, not over all of it.
+one. Bands are normalised over the data. The code passes a threshold both ways; its mean is taken in three
+parts of a sound, its maximum over all of it.
 Shortcut: none, as nothing is predicted, but silence would win: the contrast of patches is normalised with a floor, and
 padding after the end of a sound is never drawn.
 """
@@ -67,14 +67,10 @@ class MelDictionary(Method[AudioEncoder]):
 
     def prepare(self, data: Sounds) -> None:
         super().prepare(data)
-        self.dictionary.begin(self._draw(data.sample(SAMPLES)))
-        self.encoder.trunk.set_filters(*self.dictionary.filters())
+        self.dictionary.begin(self._draw(data.sample(SAMPLES)), self.encoder.trunk)
 
     def forward(self, batch: Batch) -> Tensor:
-        unexplained = self.dictionary(self._draw(batch))
-        if self.training:
-            self.encoder.trunk.set_filters(*self.dictionary.filters())
-        return unexplained
+        return self.dictionary(self._draw(batch), code=self.encoder.trunk)
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:

@@ -59,14 +59,11 @@ class PatchDictionary(Method[ImageEncoder]):
     def prepare(self, data: Data) -> None:
         super().prepare(data)
         patches, mirrored = self._draw(data.sample(SAMPLES))
-        self.dictionary.begin(patches if mirrored is None else torch.cat([patches, mirrored]))
-        self._fold()
+        both = patches if mirrored is None else torch.cat([patches, mirrored])
+        self.dictionary.begin(both, self.encoder.trunk)
 
     def forward(self, batch: Batch) -> Tensor:
-        unexplained = self.dictionary(*self._draw(batch))
-        if self.training:
-            self._fold()
-        return unexplained
+        return self.dictionary(*self._draw(batch), self.encoder.trunk)
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
@@ -94,6 +91,3 @@ class PatchDictionary(Method[ImageEncoder]):
         images, code = self.encoder.adapt(self.encoder.inputs(batch)), self.encoder.trunk
         patches = draw_patches(images, (code.width, code.width), -(-self.patches // len(images)))
         return patches.flatten(1), patches.flip(3).flatten(1) if code.mirror else None
-
-    def _fold(self) -> None:
-        self.encoder.trunk.set_filters(*self.dictionary.filters())

@@ -1,4 +1,4 @@
-"""Video dictionary: cluster small cubes of a few frames, and describe a video by the clusters that they resemble.
+"""Video dictionary: cluster small cubes of a few frames, and describe a video by the clusters it resembles.
 
 Withheld: nothing. Predicted: each whitened cube of pixels and frames, from the one atom that is most like it or its
 negative. Seconds on two cores.
@@ -61,14 +61,10 @@ class VideoDictionary(Method[Clips]):
 
     def prepare(self, data: Videos) -> None:
         super().prepare(data)
-        self.dictionary.begin(self._draw(data.sample(SAMPLES)))
-        self.encoder.trunk.set_filters(*self.dictionary.filters())
+        self.dictionary.begin(self._draw(data.sample(SAMPLES)), self.encoder.trunk)
 
     def forward(self, batch: Batch) -> Tensor:
-        unexplained = self.dictionary(self._draw(batch))
-        if self.training:
-            self.encoder.trunk.set_filters(*self.dictionary.filters())
-        return unexplained
+        return self.dictionary(self._draw(batch), code=self.encoder.trunk)
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:

@@ -5,6 +5,8 @@ https://proceedings.mlr.press/v15/coates11a.html; Coates, Ng, "Learning Feature 
 https://doi.org/10.1007/978-3-642-35289-8_30
 """
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -94,6 +96,12 @@ def assign(patches: Tensor, atoms: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(indices), torch.cat(products)
 
 
+class TakesFilters(Protocol):
+    """A network that computes with the filters of a dictionary."""
+
+    def set_filters(self, filters: Tensor, offsets: Tensor) -> None: ...
+
+
 class Dictionary(nn.Module):
     """Unit atoms that explain whitened patches, each patch by one atom times a number (gain-shape k-means).
 
@@ -121,24 +129,29 @@ class Dictionary(nn.Module):
         self.register_buffer("sums", torch.zeros(atoms, numbers))
 
     @torch.no_grad()
-    def begin(self, patches: Tensor) -> None:
+    def begin(self, patches: Tensor, code: TakesFilters | None = None) -> None:
         """Measure the whitening, and take random patches as the first atoms; alike in all processes.
 
         Args:
             patches: Float, shape (patches, numbers).
+            code: What takes the filters afterwards.
         """
         mean, matrix = whitening(normalize_contrast(patches, self.eps), self.whitening_eps)
         self.mean.copy_(gather.broadcast(mean))
         self.whitening.copy_(gather.broadcast(matrix))
         self.sums.zero_()
         self.atoms.copy_(gather.broadcast(self._redraw(torch.zeros_like(self.atoms), self.whiten(patches))))
+        if code is not None:
+            code.set_filters(*self.filters())
 
     def whiten(self, patches: Tensor) -> Tensor:
         """Patches with contrast normalised and without correlations, float, shape (patches, numbers)."""
         return (normalize_contrast(patches, self.eps) - self.mean) @ self.whitening
 
     @torch.no_grad()
-    def forward(self, patches: Tensor, mirrored: Tensor | None = None) -> Tensor:
+    def forward(
+        self, patches: Tensor, mirrored: Tensor | None = None, code: TakesFilters | None = None
+    ) -> Tensor:
         """Fraction of the patches' squares that their atoms leave unexplained, from 0 to 1; no gradient.
 
         In training mode the atoms then move to what they explain, in all processes to the same.
@@ -146,6 +159,7 @@ class Dictionary(nn.Module):
         Args:
             patches: Float, shape (patches, numbers).
             mirrored: The same patches mirrored, where an atom may explain either; float, same shape.
+            code: What takes the filters after the atoms have moved.
         """
         whitened = self.whiten(patches)
         nearest, products = assign(whitened, self.atoms)
@@ -161,6 +175,8 @@ class Dictionary(nn.Module):
         unexplained = 1 - products.square().sum() / whitened.square().sum().clamp_min(1e-12)
         if self.training:
             self._update(whitened, nearest, products)
+            if code is not None:
+                code.set_filters(*self.filters())
         return unexplained
 
     def _update(self, whitened: Tensor, nearest: Tensor, products: Tensor) -> None:
