@@ -302,7 +302,7 @@ def test_a_warning_is_one_line_without_source() -> None:
         "with contextlib.suppress(SystemExit):\n    main(['methods'])\nwarnings.warn('mind that')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr == "warning: mind that\n"
+    assert done.stderr.splitlines() == ["next: unlabeled pretrain METHOD --help", "warning: mind that"]
 
 
 @pytest.mark.parametrize("command", ["evaluate", "compare", "embed", "audit", "show", "report", "export"])
@@ -370,3 +370,26 @@ def test_help_names_every_built_in_encoder(kind: str, capsys: pytest.CaptureFixt
     text = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
     listed = text.partition("Network to train: ")[2].partition("[default")[0]
     assert set(names(kind)) <= set(re.split(r"[ ,()]+", listed))
+
+
+def test_features_are_named_once_for_scores_tables_and_exports(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    assert run("pretrain", "simclr", str(folder), "--out", out, "--steps", "1", "--image-size", "16") == 0
+    capsys.readouterr()
+    words = "--features", "s3:2x2", "--directions", "views"
+    assert run("evaluate", out, str(folder), "--probe", "knn", "--controls", "raw", *words) == 0
+    fitted = "the features are s3:2x2:views, scaled by the 32 training images without their labels"
+    printed = capsys.readouterr()
+    assert fitted in printed.err and f"Mind that {fitted}" in printed.out
+    table = str(tmp_path / "x.parquet")
+    assert run("embed", out, str(folder), "--out", table, *words, "--thumbnails", "--coordinates") == 0
+    assert fitted in (printed := capsys.readouterr()).err and "40 samples x 31 numbers" in printed.out
+    encoder = str(tmp_path / "x.safetensors")
+    assert run("export", out, "--out", encoder, *words) == 0
+    assert fitted in capsys.readouterr().err
+    assert run("export", out, "--out", encoder, "--data", str(folder)) == 2
+    assert "data must come with features to fit to it" in capsys.readouterr().err
+    assert run("evaluate", out, str(folder), "--features", "choose", "--controls", "raw") == 0
+    assert "chosen for every row and draw by held-out training labels" in capsys.readouterr().out

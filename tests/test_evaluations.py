@@ -51,6 +51,37 @@ def test_the_same_evaluation_again_replaces_itself_alone(tmp_path: Path) -> None
     assert [one["records"][0]["value"] for one in opened.evaluations] == [0.3, 0.2]
 
 
+def test_what_is_unfinished_is_replaced_by_more_and_replaces_nothing_complete(tmp_path: Path) -> None:
+    opened = run(tmp_path)
+    part = about(data="as named", unfinished=True)
+    opened.add_evaluation(about(), [record(0.1)])
+    opened.add_evaluation(part, [record(0.2)])
+    opened.add_evaluation(part | {"data": "as opened"}, [record(0.3)])
+    assert [one["records"][0]["value"] for one in opened.evaluations] == [0.3, 0.1]
+    opened.add_evaluation(about(), [record(0.4)])
+    assert [one["records"][0]["value"] for one in opened.evaluations] == [0.4]
+
+
+def test_ctrl_c_prints_and_keeps_what_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = {"steps": 1, "batch_size": 8, "encoder": "conv4", "quiet": True}
+    opened = pretrain("rotnet", "digits", out=tmp_path / "run", **words)
+
+    def interrupt(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unlabeled.evaluation.controls.supervised.predictions", interrupt)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["evaluate", str(opened.path), "digits", "--controls", "raw,supervised", "--probe", "knn"])
+    said = capsys.readouterr()
+    assert stopped.value.code == 130 and "what was measured is in" in said.err
+    assert "raw input" in said.out and "stopped before everything was measured" in said.out
+    (kept,) = opened.evaluations
+    assert kept["unfinished"] and [one["features"] for one in kept["records"]] == ["raw", "unlabeled"]
+    assert "stopped before everything was measured" in report(opened.path).read_text(encoding="utf-8")
+
+
 def test_files_of_earlier_versions_open_and_are_kept(tmp_path: Path) -> None:
     opened = run(tmp_path)
     for stored in ([record(0.1)], {"data": "digits", "encoder": "0123", "seed": 0, "records": [record(0.1)]}):
@@ -98,9 +129,12 @@ def test_the_page_shows_every_evaluation_and_flags_those_of_earlier_states(tmp_p
         with pytest.raises(SystemExit, match="0"):
             cli.main(["evaluate", str(opened.path), "digits", "--probe", probe, "--controls", "raw"])
     assert len(opened.evaluations) == 2
-    verdicts = [line for line in capsys.readouterr().out.splitlines() if ": unlabeled " in line]
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == f"next: unlabeled report {opened.path}" and "next:" not in said.out
+    verdicts = [line for line in said.out.splitlines() if ": unlabeled " in line]
     text = report(opened.path).read_text(encoding="utf-8")
     assert [line for line in verdicts if line not in text] == [] and len(verdicts) == 2
+    assert text.index("In 2 evaluations with 2 comparisons, unlabeled ") < text.index("Controls: raw input.")
     assert text.index("1. digits") < text.index("2. digits") and "earlier state" not in text
     stored = json.loads((opened.path / "scores.json").read_text())
     stored["earlier"][0]["encoder"] = "of another state"

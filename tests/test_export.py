@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from unlabeled import encoders
+from unlabeled.data import open_data
 from unlabeled.data.text.data import Texts
 from unlabeled.encoders import word_vectors
+from unlabeled.encoders.readout import Spec
 from unlabeled.encoders.text import mean_of_real
 from unlabeled.exporting import export
 
@@ -283,3 +285,18 @@ def test_other_formats_refuse_what_they_cannot_carry(
 def test_bad_values_name_the_parameter(out: str, format, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         export(encoders.build("conv4"), tmp_path / out, format=format)
+
+
+@pytest.mark.parametrize("words", ["s3:2x2:whiten:8", "s2", "s4:2x2:views:8"])
+def test_features_of_a_readout_are_the_same_in_onnx_and_safetensors(
+    words: str, images: torch.Tensor, tmp_path: Path
+) -> None:
+    encoder = fitted("conv4", images).eval()
+    data = open_data((images * 255).to(torch.uint8).repeat(4, 1, 1, 1))
+    readout = encoders.fit_readout(encoder, Spec.parse(words), data)
+    assert export(readout, tmp_path / "x.onnx", format="onnx").difference < 1e-5
+    path = export(readout, tmp_path / "x.safetensors").path
+    with torch.no_grad():
+        assert torch.equal(encoders.load(path).eval()(images), readout(images))
+    with pytest.raises(ValueError, match=f"features must be output for format timm, got {words}"):
+        export(readout, tmp_path / "x", format="timm")

@@ -190,3 +190,54 @@ def test_options_are_checked_where_a_subclass_passes_them_on_and_where_they_are_
     ]:
         with pytest.raises(UserError, match=message):
             Positional(encoder, *arguments, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "parts"),
+    [
+        (Count | None, (int, Range(at_least=1), True)),
+        (Annotated[int | None, Range(at_least=1)], (int, Range(at_least=1), True)),
+        (int | str | None, (int | str | None, None, False)),
+    ],
+)
+def test_a_range_may_stand_inside_or_outside_of_none_and_a_mix_of_types_allows_all(
+    annotation: Any, parts: tuple[Any, ...]
+) -> None:
+    assert options.resolve(annotation) == parts
+    options.verify("size", None, annotation)
+
+
+TEXT = """
+from __future__ import annotations
+from typing import TYPE_CHECKING
+from unlabeled.method import Method
+if TYPE_CHECKING:
+    from unlabeled.encoders import ImageEncoder
+    from unlabeled.options import *
+    from nowhere import Odd
+
+class Text(Method):
+    view_defaults = {"flip": 0.5}
+
+    def __init__(
+        self, encoder: ImageEncoder, *, rate: Positive = 1.0, size: Count | None = None,
+        odd: Odd = 1, **views: Unpack[ViewOptions]
+    ) -> None:
+        super().__init__(encoder)
+"""
+
+
+def test_annotations_that_are_text_are_read_too() -> None:
+    names: dict[str, Any] = {"__name__": "text"}
+    exec(TEXT, names)
+    build, encoder = names["Text"], encoders.build("conv4", image_size=8)
+    build(encoder, rate=2.0, size=None, odd="anything", flip=0.1)
+    for given, message in [
+        ({"rate": -1.0}, "rate must be above 0, got -1.0"),
+        ({"size": 2.5}, "size must be a whole number, got 2.5"),
+        ({"flip": 2.0}, "flip must be between 0 and 1, got 2.0"),
+        ({"crop": 0.5}, "Text has no option crop; it takes rate, size, odd, flip"),
+    ]:
+        with pytest.raises(UserError) as refused:
+            build(encoder, **given)
+        assert str(refused.value) == message

@@ -25,6 +25,7 @@ from unlabeled.files import atomic, locked, new_folder
 from unlabeled.method import Batch, Method
 from unlabeled.run import CHECKPOINT, read_checkpoint, write_checkpoint
 from unlabeled.training import checkpoints, judge, loop, optimizers, processes, progress
+from unlabeled.training.schedule import learning_rate
 from unlabeled.training.seeds import mix
 from unlabeled.training.settings import Settings
 
@@ -67,11 +68,11 @@ def killed_at(step: int) -> Callable[[int], None]:
 
 
 def test_learning_rate_climbs_then_follows_a_cosine() -> None:
-    rates = [optimizers.learning_rate(step, 100, 2.0, warmup=0.1) for step in range(100)]
+    rates = [learning_rate(step, 200, 2.0) for step in range(200)]
     assert rates[0] == pytest.approx(0.2) and rates[9] == rates[10] == 2.0
-    assert rates[55] == pytest.approx(1.0)
-    assert rates[99] == pytest.approx(1 + math.cos(math.pi * 89 / 90))
-    assert optimizers.learning_rate(0, 1, 3.0) == 3.0
+    assert rates[105] == pytest.approx(1.0)
+    assert rates[199] == pytest.approx(1 + math.cos(math.pi * 189 / 190))
+    assert learning_rate(0, 1, 3.0) == 3.0
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
@@ -700,8 +701,8 @@ def test_a_run_is_trained_longer_with_a_schedule_of_its_own(
     unlabeled.pretrain("simclr", pictures(), epochs=2, **start)
     again: dict[str, Any] = start | {"resume": True}
     run = unlabeled.pretrain("simclr", pictures(), epochs=5, **again)
-    assert rates == [optimizers.learning_rate(place, 6, 0.5) for place in range(6)] + [
-        optimizers.learning_rate(place, 9, 0.5) for place in range(9)
+    assert rates == [learning_rate(place, 6, 0.5) for place in range(6)] + [
+        learning_rate(place, 9, 0.5) for place in range(9)
     ]
     assert "training continues from step 6 to 15" in capsys.readouterr().err
     assert run.config["ends"] == [6] and run.config["settings"]["epochs"] == 5
@@ -710,9 +711,9 @@ def test_a_run_is_trained_longer_with_a_schedule_of_its_own(
     assert len(rates) == 15
     run = unlabeled.pretrain("simclr", pictures(), steps=18, **again)
     assert run.config["ends"] == [6, 15] and "epochs" not in run.config["settings"] and len(rates) == 18
-    with pytest.raises(ValueError, match=r"steps must be above 18 to train .* longer, got 16"):
+    with pytest.raises(ValueError, match=r"steps must be above 18, to which .* is trained, got 16"):
         unlabeled.pretrain("simclr", pictures(), steps=16, **again)
-    with pytest.raises(ValueError, match=r"epochs must be above 6 to train .* longer, got 6"):
+    with pytest.raises(ValueError, match=r"epochs must be above 6, to which .* is trained, got 6"):
         unlabeled.pretrain("simclr", pictures(), epochs=6, **again)
 
 

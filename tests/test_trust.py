@@ -28,7 +28,9 @@ from unlabeled import encoders
 from unlabeled.cli import main
 from unlabeled.data import Data, from_images, open_data
 from unlabeled.data.video import decode as decode_video
-from unlabeled.evaluation import controls, logistic, protocol
+from unlabeled.evaluation import logistic, protocol
+from unlabeled.evaluation.control import Control
+from unlabeled.evaluation.controls import random
 from unlabeled.evaluation.features import Representation, standardization
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.probe import Prediction, Probe
@@ -426,6 +428,8 @@ def test_what_killed_writers_left_is_swept_and_nothing_else(tmp_path: Path) -> N
     (out / ".tmpGhI789").write_bytes(bytes(4096))
     (out / ".tmpDeF456").write_bytes(b"\x10\0\0\0\0\0\0\0{")
     (out / ".tmpfolder").mkdir()
+    (out / ".checkpoint.safetensors.efgh5678").mkdir()  # of trial steps, see training/duration.py
+    (out / ".checkpoint.safetensors.efgh5678" / "encoder").touch()
     (out / ".tmpnotes1").write_text("not safetensors")
     unlabeled.pretrain("rotnet", pictures(), encoder="conv4", out=out, steps=1, **FAST)
     assert {path.name for path in out.glob(".*")} == {".mine", ".tmpfolder", ".tmpnotes1"}
@@ -644,9 +648,8 @@ def judged(test: Data, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         patch.setattr(knn, "predict", voted)
         patch.setattr(protocol, "_measurement", measured)
         probes, data = ("knn", "linear", "few", "finetune"), (labelled(60, seed=1), test)
-        unlabeled.evaluate(
-            network(), data, probe=probes, controls=controls.CONTROLS, draws=2, steps=3, device="cpu"
-        )
+        names = ("default", "maps", "supervised")
+        unlabeled.evaluate(network(), data, probe=probes, controls=names, draws=2, steps=3, device="cpu")
     return found
 
 
@@ -677,8 +680,8 @@ def test_no_choice_sees_the_test_set(monkeypatch: pytest.MonkeyPatch) -> None:
 def leaky_scale(
     features: Representation, data: Labelled, rows: Tensor, layer: str | None, seed: int
 ) -> logistic.Linear:
-    both = torch.cat([features.features(data.train), features.features(data.test)])
-    train, statistics = features.features(data.train)[rows], standardization(both)
+    both = torch.cat([features.features(data.train, layer), features.features(data.test, layer)])
+    train, statistics = features.features(data.train, layer)[rows], standardization(both)
     return logistic.fit(train, data.labels[rows], len(data.classes), statistics=statistics)
 
 
@@ -686,8 +689,8 @@ def leaky_penalty(
     features: Representation, data: Labelled, rows: Tensor, layer: str | None, seed: int
 ) -> logistic.Linear:
     """The penalty that does best on the test set."""
-    train, test = features.features(data.train)[rows], features.features(data.test)
-    given: dict[str, Any] = {"statistics": features.statistics(data.train)}
+    train, test = features.features(data.train, layer)[rows], features.features(data.test, layer)
+    given: dict[str, Any] = {"statistics": features.statistics(data.train, layer)}
     tried = [
         logistic.fit(train, data.labels[rows], 3, penalty=penalty, **given) for penalty in logistic.PENALTIES
     ]
@@ -698,7 +701,7 @@ def leaky_penalty(
 def leaky_centre(
     features: Representation, data: Labelled, rows: Tensor, layer: str | None, settings: ProbeSettings
 ) -> Prediction:
-    train, test = features.features(data.train), features.features(data.test)
+    train, test = features.features(data.train, layer), features.features(data.test, layer)
     centre = torch.cat([train, test]).mean(0)
     given = (train[rows] - centre, data.labels[rows], test - centre, 3)
     return knn.predict(*given, k=settings.k, temperature=settings.temperature), ""
@@ -714,11 +717,10 @@ def test_a_planted_leak_is_caught(probe: Any, name: str, leak: Any, monkeypatch:
 
 
 def test_norms_calibrated_on_the_test_set_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    random = controls.random
     found = []
     for test in two_test_sets():
         with monkeypatch.context() as patch:
-            leak = lambda encoder, data, seed, test=test: random(encoder, test, seed)  # noqa: E731
-            patch.setattr(controls, "random", leak)
+            leak = Control(lambda encoder, data, seed, test=test: random.make(encoder, test, seed))
+            patch.setattr(random, "CONTROL", leak)
             found.append(judged(test, patch))
     assert not same(*found)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from unlabeled.evaluation import Scores
-from unlabeled.evaluation.verdict import comparisons, labels, lead, verdict
+from unlabeled.evaluation.verdict import comparisons, headline, labels, lead, verdict
 from unlabeled.reporting import page
 from unlabeled.reporting.entry import Entry
 
@@ -71,6 +71,21 @@ def test_page_and_command_line_say_the_same_with_any_controls(names: tuple[str, 
         assert [one.outcome for one in comparisons(records)] == [outcome(stands)]
         assert ("beats every control beyond noise" in said) == (set(stands) == {"won"})
         assert ("loses with" in said) == ("lost" in stands)
+
+
+def test_the_headline_counts_every_column_of_all_evaluations_once_with_its_worst_lead() -> None:
+    first = [control("raw", "lost"), ours()]
+    second = [control("random", "won"), ours()]
+    other = [control("random", "won", probe="knn"), ours(probe="knn")]
+    assert headline([("a", first), ("a", second), ("a", other)]) == (
+        "In 3 evaluations with 2 comparisons, unlabeled beats every control beyond noise in 1, loses in 1. "
+        "Controls: raw input (in 1); random weights."
+    )
+    # The same column on other data is another one; a later win hides no earlier loss.
+    assert "3 comparisons, unlabeled beats every control beyond noise in 1, loses in 2." in headline(
+        [("a", second), ("a", first), ("b", first), ("b", other)]
+    )
+    assert headline([("a", [ours()])]) == ""
 
 
 def test_all_columns_are_judged_and_named() -> None:
@@ -153,8 +168,8 @@ def test_one_unit_is_never_a_win_and_few_are_confessed() -> None:
     single = {"units": 1, "counted": "trajectories", "probe": "zones", "unit": "zones found"}
     said = verdict([control("random", "unknown", **single), ours(**single)])
     assert "zones: unlabeled cannot be judged in zones found (+0.15; no interval of 1 trajectory)." in said
-    few = single | {"units": 3}
-    assert "Intervals of zones rest on 3 trajectories only." in verdict(
+    few = single | {"units": 6}
+    assert "Intervals of zones rest on 6 trajectories only." in verdict(
         [control("random", "won", **few), ours(**few)]
     )
 
@@ -177,3 +192,12 @@ def test_scores_that_say_nothing_of_their_controls_still_open() -> None:
         {k: v for k, v in r.items() if k not in ("units", "counted")} for r in (control("raw", "won"), ours())
     ]
     assert "beats every control beyond noise" in verdict(old)
+
+
+@pytest.mark.parametrize(("units", "outcome"), [(2, "unknown"), (4, "unknown"), (5, "won")])
+def test_two_books_beat_nothing_beyond_noise(units: int, outcome: str) -> None:
+    books = {"units": units, "counted": "books"}
+    records = [control("raw", "won", **books), ours(**books)]
+    assert [one.outcome for one in comparisons(records)] == [outcome]
+    assert ("beyond noise" in verdict(records)) == (outcome == "won")
+    assert ("only 2 books" in verdict(records)) == (units == 2)

@@ -2,9 +2,11 @@
 
 import inspect
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -13,9 +15,10 @@ from cyclopts import App, CycloptsError, Group, Parameter, Token
 
 from unlabeled import check, methods, options
 from unlabeled.check import UserError
+from unlabeled.evaluation.controls import CONTROLS
 from unlabeled.evaluation.probes import PROBES
 from unlabeled.evaluation.tasks import TASKS
-from unlabeled.training.settings import Settings
+from unlabeled.training.settings import BUDGET, Settings
 from unlabeled.version import __version__
 
 __all__ = ["main"]
@@ -71,7 +74,15 @@ Whole = Annotated[int, Parameter(converter=_whole)]
 WholeOrNone = Annotated[int | None, Parameter(converter=_whole)]
 WORDS = Parameter(converter=_listed, n_tokens=1, negative=(), show_default=",".join)
 Words = Annotated[tuple[str, ...], WORDS]
-Controls = Annotated[tuple[str, ...], WORDS, Parameter(converter=_controls)]
+Controls = Annotated[
+    tuple[str, ...],
+    WORDS,
+    Parameter(
+        converter=_controls,
+        help="What every score stands beside: default (the controls that take seconds), all, none, or any of "
+        f"{CONTROLS}, separated by commas, as far as they suit the kind of data. Tasks have their own.",
+    ),
+]
 Probes = Annotated[
     tuple[str, ...],
     WORDS,
@@ -104,10 +115,27 @@ def _option(name: str, annotation: Any, default: Any, help_: str, group: Group) 
     )
 
 
+Features = Annotated[
+    str | None,
+    Parameter(
+        help="Features to read: a map or output, a grid such as 2x2, standardize, whiten, views or contrast, and a "
+        "number of dimensions, joined by colons, as in layer2:2x2:whiten:128; or choose, by cross-validation on "
+        "training labels. [default: what the method declares, else output]"
+    ),
+]
+Directions = Annotated[
+    Literal["views", "contrast"] | None,
+    Parameter(
+        help="views keeps the directions that random views of images hardly move; contrast adds a small network of "
+        "these that is trained in seconds to tell the views of one image from those of others. [default: none]"
+    ),
+]
+
 SETTINGS = methods.arguments(inspect.getdoc(Settings) or "")
 """Help of the run options by name."""
 ENCODERS = {
-    "image": "conv4, resnet10, resnet18, resnet50, alexnet, nin, dense, vit-small, any timm model",
+    "image": "conv4, resnet10, resnet18, resnet50, alexnet, nin, dense, vit-small, dictionary-400 (or any number of "
+    "atoms), any timm model",
     "text": "bert-tiny, bert-mini, bert-small, bert-medium, bert-base, "
     "gpt-tiny, gpt-mini, gpt-small, gpt-medium, gpt-base",
     "words": "words-50, words-100, words-300",
@@ -136,34 +164,76 @@ class Reading:
 DETECTED = Reading()
 
 
-def _pretrain_command(name: str) -> Callable[..., None]:
+def _help(name: str, method: methods.Description) -> str:
+    """Help of a run option, with what the method chooses for itself."""
+    known = ENCODERS.get(method.encoder_kind or method.kind, "a built-in one")
+    help_ = SETTINGS[name].replace("a built-in one, any timm model", known)
+    text, bracket, chosen = help_.partition(" [default: ")
+    if name in method.defaults:
+        return f"{text} [default: {method.defaults[name]}]"
+    lengths = [f"{method.defaults[other]} {other}" for other in BUDGET if other in method.defaults]
+    if name in BUDGET and lengths:
+        return f"{text} [default: {lengths[0]}]"
+    return text + bracket + chosen.replace("10 to 800", f"10 to {method.most_epochs}")
+
+
+AUTO = methods.Description(
+    name="auto",
+    class_name="Auto",
+    summary="Choose method, network and features by the kind of data and the machine, and say why.",
+    text="",
+    source="measurements in docs/benchmarks.md",
+    options=(),
+    kind="any",
+)
+
+
+def _pretrain_command(method: methods.Description) -> Callable[..., None]:
     """The command of one method: its own options from its source, then the run's."""
-    method = methods.describe(name)
+    name = method.name
     group = Group(f"{method.class_name} options", sort_key=2)
     source = Annotated[
         str | None, Parameter(help=f"{SOURCES} [default: that of the run given by --config or --resume]")
     ]
-    known = ENCODERS.get(method.encoder_kind or method.kind, "a built-in one")
-    helps = SETTINGS | {"encoder": SETTINGS["encoder"].replace("a built-in one, any timm model", known)}
     rest = {
-        "out": (Path | None, None, f"Folder of the run. [default: runs/{name}-DATA]"),
-        "resume": (bool, False, "Continue the run in the folder from its checkpoint."),
+        "out": (
+            Path | None,
+            None,
+            f"Folder of the run. [default: runs/{'METHOD' if method is AUTO else name}-DATA]",
+        ),
+        "resume": (
+            bool,
+            False,
+            "Continue the run in the folder from its checkpoint, or start it where there is none yet.",
+        ),
+        "dry_run": (bool, False, "Print what would be chosen and how long it would take, and train nothing."),
         "config": (Path | None, None, CONFIG),
     }
     parameters = [
         inspect.Parameter("data", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=source),
         *(_option(one.name, one.type, one.default, one.help, group) for one in method.options),
-        *(_option(one.name, one.type, one.default, helps[one.name], RUN) for one in fields(Settings)),
+        *(_option(one.name, one.type, one.default, _help(one.name, method), RUN) for one in fields(Settings)),
         *(_option(key, type_, default, help_, OUTPUT) for key, (type_, default, help_) in rest.items()),
     ]
 
     def command(data: str | None = None, **values: Any) -> None:
         from unlabeled.parts import gather
-        from unlabeled.training.train import pretrain
+        from unlabeled.training.train import pretrain, preview
 
+        if values.pop("dry_run", False):
+            if values.pop("resume", False):
+                raise UserError(
+                    "dry_run must be left out to resume a run, whose settings are in its run.toml, got both"
+                )
+            values.pop("out", None)
+            lines = preview(name, data or _stored_data(values), **values)
+            if gather.rank() == 0:
+                print("\n".join(lines))
+            return
         run = pretrain(name, data or _stored_data(values), **values)
         if gather.rank() == 0:
-            print(run.path)
+            print(run.path, flush=True)
+            _next("evaluate", run.path, run.config["data"].get("source") or "LABELLED")
 
     command.__doc__ = f"{method.summary}\n\nSource: {method.source}"
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -171,9 +241,9 @@ def _pretrain_command(name: str) -> Callable[..., None]:
     return command
 
 
-for _name in methods.names():
-    _usage = f"Usage: unlabeled pretrain {_name} DATA [OPTIONS]"
-    pretrain_app.command(_pretrain_command(_name), name=_name, usage=_usage)
+for _method in (AUTO, *map(methods.describe, methods.names())):
+    _usage = f"Usage: unlabeled pretrain {_method.name} DATA [OPTIONS]"
+    pretrain_app.command(_pretrain_command(_method), name=_method.name, usage=_usage)
 
 
 @pretrain_app.default
@@ -200,6 +270,8 @@ def _stored_data(values: Mapping[str, Any]) -> str:
     config, out = values.get("config"), values.get("out")
     if config is None and values.get("resume") and out is not None:
         config = out / "run.toml"
+        if not config.is_file():
+            raise UserError(f"data must be named, as {out} holds no run to resume yet, got none")
     if config is None:
         raise UserError("data must be named, or known from --config, or from --resume with --out, got none")
     return _source(config)
@@ -224,6 +296,7 @@ def list_methods() -> None:
         for method in described:
             if method.kind == kind:
                 print(f"  {method.name:<{width}}  {method.summary.partition(': ')[2]}")
+    _next("pretrain", "METHOD", "--help")
 
 
 @app.command
@@ -237,6 +310,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: Whole = 0) -> None:
     from unlabeled.demo import demo as play
 
     play(out, seed)
+    _next("pretrain", "simclr", "PICTURES")
 
 
 @app.command
@@ -256,6 +330,7 @@ def selftest() -> None:
     print(f"{len(checks) - len(failed)} of {len(checks)} checks passed, {seconds:.0f} s")
     if failed:
         sys.exit(1)
+    _next("demo")
 
 
 @app.command(usage="Usage: unlabeled record OUT [OPTIONS]")
@@ -281,7 +356,8 @@ def record(
     from unlabeled.worlds import vizdoom_walks
 
     files = vizdoom_walks.record(out, trajectories, steps, seed, scenario=scenario, size=size)
-    print(f"{out}: {len(files)} trajectories of {steps} frames")
+    print(f"{out}: {len(files)} trajectories of {steps} frames", flush=True)
+    _next("pretrain", "trajectory_unmasking", out)
 
 
 @app.command(usage="Usage: unlabeled evaluate RUN DATA [OPTIONS]")
@@ -292,9 +368,12 @@ def evaluate(
     *,
     probe: Probes = ("knn", "linear"),
     labels_per_class: Words = ("all",),
-    controls: Controls = ("raw", "random", "rescaled"),
+    controls: Controls = ("default",),
+    features: Features = None,
+    directions: Directions = None,
     draws: Whole = 5,
     seed: Whole = 0,
+    steps: WholeOrNone = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     encoder: Network = None,
     reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
@@ -303,34 +382,52 @@ def evaluate(
 
     Args:
         labels_per_class: Numbers of labels, percentages of each class, or all: 1,10,1%,all.
-        controls: Any of raw (the input itself), random (the untrained network), rescaled (the same, with its
-            layers rescaled to the data), supervised (the network trained on the same labels), or none.
-            Tasks have their own.
         draws: Number of random draws of the labels, where not all labels are used.
         seed: Seed of the draws.
+        steps: Optimizer steps of supervised and finetune. [default: until held-out labels are predicted no better]
         device: Device to compute features on; auto prefers a GPU.
     """
-    from unlabeled.evaluation import evaluate as measure
     from unlabeled.run import load
 
     opened = load(run, encoder)
-    scores = measure(
+    _evaluate(
         opened,
         data,
         probe=probe,
         labels_per_class=labels_per_class,
         controls=controls,
+        features=_named(opened, features, directions),
         draws=draws,
         seed=seed,
+        steps=steps,
         device=device,
         **asdict(reading),
-        progress=_tell,
     )
+    _next("report", run)
+
+
+def _evaluate(run: Any, data: Any, **options: Any) -> None:
+    """Evaluate a run, keep every column as it comes, and print the scores, also where Ctrl-C stops it."""
+    from unlabeled.evaluation import Scores
+    from unlabeled.evaluation import evaluate as measure
+
+    scores = Scores([])
+
+    def save(measured: Scores) -> None:
+        nonlocal scores
+        scores = measured
+        with suppress(OSError):  # a full disk must not cost the numbers; it is named at the end
+            run.add_evaluation(scores.about, scores.records)
+
     try:
-        opened.add_evaluation(scores.about, scores.records)
-    finally:  # a full disk must not cost the numbers
-        print(scores.table())
-        print(scores.verdict())
+        scores = measure(run, data, progress=_tell, save=save, **options)
+        run.add_evaluation(scores.about, scores.records)
+    except KeyboardInterrupt:
+        kept = f"; what was measured is in {run.path / 'scores.json'}" if len(scores) else ""
+        raise KeyboardInterrupt(f"stopped{kept}") from None
+    finally:
+        if len(scores):
+            print(f"{scores.table()}\n{scores.verdict()}", flush=True)
 
 
 @app.command(usage="Usage: unlabeled compare METHOD... DATA [OPTIONS]")
@@ -338,6 +435,7 @@ def compare(
     *methods_and_data: Annotated[str, Parameter(name="METHODS_AND_DATA")],
     epochs: WholeOrNone = None,
     steps: WholeOrNone = None,
+    minutes: float | None = None,
     batch_size: WholeOrNone = None,
     encoder: str | None = None,
     image_size: WholeOrNone = None,
@@ -356,6 +454,7 @@ def compare(
         methods_and_data: Names of methods, then the data: a built-in set, folder, file or hub name.
         epochs: Passes over the data, the same for all. [default: chosen by the method and the data]
         steps: Optimizer steps, instead of epochs. [default: as many as the epochs take]
+        minutes: Minutes of training of each method, instead of epochs. [default: at most 10, on a GPU 60]
         batch_size: Samples per forward pass. [default: chosen by the method and the data]
         encoder: Network, the same for all. [default: chosen by the method and the image size]
         image_size: Height and width of the encoder's input in pixels. [default: chosen by the data]
@@ -365,7 +464,6 @@ def compare(
         device: Device to train on; auto prefers a GPU.
         probe: Any of the probes or tasks of evaluate, separated by commas.
         labels_per_class: Numbers of labels, percentages of each class, or all: 1,10,1%,all.
-        controls: Any of raw, random, rescaled, supervised, or none.
         out: Folder of the runs and the report. [default: the next free runs/compare]
     """
     *names, data = methods_and_data or [""]
@@ -378,8 +476,15 @@ def compare(
         methods.describe(name)
     from unlabeled.evaluation import subsets
 
-    settings = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "encoder": encoder}
-    settings |= {"image_size": image_size, "store_size": store_size, "seed": seed, "device": device}
+    settings = {"epochs": epochs, "steps": steps, "minutes": minutes}
+    settings |= {
+        "batch_size": batch_size,
+        "encoder": encoder,
+        "image_size": image_size,
+        "store_size": store_size,
+        "seed": seed,
+        "device": device,
+    }
     counts = subsets.counts(labels_per_class)
     probing = {"probe": probe, "labels_per_class": counts, "controls": controls, "seed": seed}
     _compare(names, data, out, settings, probing, asdict(reading))
@@ -395,7 +500,6 @@ def _compare(
 ) -> None:
     """Train and evaluate methods by name on the same division of the data, and report them."""
     from unlabeled.data import open_splits, store_size
-    from unlabeled.evaluation import evaluate as measure
     from unlabeled.files import new_folder
     from unlabeled.reporting import report as draw
     from unlabeled.training.train import pretrain
@@ -413,11 +517,11 @@ def _compare(
     runs = []
     for name in names:
         run = pretrain(name, train, out=folder / name, **settings)
-        scores = measure(run, (train, test), device=device, progress=_tell, **probing)
-        run.add_evaluation(scores.about, scores.records)
-        print(f"\n{name}\n{scores.table()}\n{scores.verdict()}")
+        print(f"\n{name}")
+        _evaluate(run, (train, test), device=device, **probing)
         runs.append(run)
-    print(draw(runs, data=data, out=folder / "report.html"))
+    print(draw(runs, data=data, out=folder / "report.html"), flush=True)
+    _next("embed", runs[0].path, data, "--out", "features.parquet")
 
 
 @app.command(usage="Usage: unlabeled show RUN [DATA] [OPTIONS]")
@@ -460,7 +564,8 @@ def show(
         path = out or opened.path / "pictures.png"
         with atomic(path) as temporary:
             temporary.write_bytes(pictures.sheet(images))
-        print(path)
+        print(path, flush=True)
+    _next("evaluate", run, source)
 
 
 @app.command(usage="Usage: unlabeled embed RUN DATA --out FILE [OPTIONS]")
@@ -470,6 +575,10 @@ def embed(
     /,
     *,
     out: Path,
+    features: Features = None,
+    directions: Directions = None,
+    thumbnails: Annotated[bool, Parameter(negative=())] = False,
+    coordinates: Annotated[bool, Parameter(negative=())] = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     encoder: Network = None,
     reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
@@ -478,13 +587,27 @@ def embed(
 
     Args:
         out: File; its extension sets the format: .parquet, .csv, .npz, or .npy for the features alone.
+        thumbnails: Add a column of small images to a parquet file.
+        coordinates: Add columns x and y to a parquet file, a flat map of the features.
         device: Device to compute features on; auto prefers a GPU.
     """
     from unlabeled.evaluation import embed as compute
     from unlabeled.run import load
 
-    features, _ = compute(load(run, encoder), data, out=out, device=device, **asdict(reading))
-    print(f"{out}: {features.shape[0]:,} samples x {features.shape[1]} numbers")
+    opened = load(run, encoder)
+    vectors, _ = compute(
+        opened,
+        data,
+        out=out,
+        features=_named(opened, features, directions),
+        thumbnails=thumbnails,
+        coordinates=coordinates,
+        device=device,
+        **asdict(reading),
+        progress=_tell,
+    )
+    print(f"{out}: {vectors.shape[0]:,} samples x {vectors.shape[1]} numbers", flush=True)
+    _next("export", run, "--out", "encoder.safetensors")
 
 
 @app.command(usage="Usage: unlabeled report RUN... [OPTIONS]")
@@ -507,7 +630,8 @@ def report(
     if not runs:
         raise UserError("report must get at least one run, got none")
     opened = [load(run, encoder if load(run).own_network else None) for run in runs]
-    print(draw(opened, data=data, out=out))
+    print(draw(opened, data=data, out=out), flush=True)
+    _next("embed", runs[0], data or "DATA", "--out", "features.parquet")
 
 
 @app.command(usage="Usage: unlabeled audit DATA... [OPTIONS]")
@@ -546,6 +670,7 @@ def audit(
         print(write_page(findings, out, json=json))
     if strict and (findings.leaks or not any(map(len, findings.parts))):
         sys.exit(1)
+    _next("pretrain", "METHOD", *sources[:1])
 
 
 @app.command(usage="Usage: unlabeled export RUN --out PATH [OPTIONS]")
@@ -555,6 +680,9 @@ def export(
     *,
     out: Path,
     format: Literal["safetensors", "timm", "onnx", "transformers", "word2vec"] = "safetensors",
+    features: Features = None,
+    directions: Directions = None,
+    data: str | None = None,
     encoder: Network = None,
 ) -> None:
     """Export the encoder for other libraries, and check that it computes the same features there.
@@ -563,13 +691,36 @@ def export(
         out: File to write; a folder for timm and transformers.
         format: safetensors (any encoder), timm or onnx (images), transformers (text and sound), or word2vec (word
             vectors).
+        data: Data whose training part the features are fitted to. [default: what the run was trained on]
     """
+    from unlabeled.evaluation import readouts
     from unlabeled.exporting import export as write
     from unlabeled.run import load
 
-    written = write(load(run, encoder), out, format=format)
+    source = load(run, encoder)
+    if text := readouts.named(source, features, directions):
+        source = readouts.readout(source, text, data, device="cpu", progress=_tell)
+    elif data is not None:
+        raise UserError(f"data must come with features to fit to it, got {data}")
+    written = write(source, out, format=format)
     note = f"; {written.note}" if written.note else ""
-    print(f"{written.path}: loaded again, its features differ by at most {written.difference:.1g}{note}")
+    print(
+        f"{written.path}: loaded again, its features differ by at most {written.difference:.1g}{note}",
+        flush=True,
+    )
+    _next("embed", run, "DATA", "--out", "features.parquet")
+
+
+def _next(*words: object) -> None:
+    """Print the command that usually comes next, beside the output, which programs read."""
+    _tell(f"next: {shlex.join(['unlabeled', *map(str, words)])}")
+
+
+def _named(run: Any, features: str | None, directions: str | None) -> str:
+    """The features that two options name together."""
+    from unlabeled.evaluation.readouts import named
+
+    return named(run, features, directions) or "output"
 
 
 def _tell(text: str) -> None:

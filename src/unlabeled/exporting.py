@@ -27,6 +27,9 @@ __all__ = ["Exported", "export"]
 TOLERANCE = 1e-5
 """Largest difference of a feature, in units of the largest feature or of 1."""
 SAMPLES = 3
+HOLD_READOUTS = ("safetensors", "onnx")
+"""Formats that hold an encoder with what reads other features from it."""
+TIMM_HINT = "Take safetensors or onnx, or pretrain with --encoder resnet18 on images above 64 pixels"
 
 
 class Exported(NamedTuple):
@@ -53,7 +56,8 @@ def export(
     """Write an encoder in the format of another library, and prove that it gives the same features there.
 
     Args:
-        source: A run or its folder, a method, or an encoder.
+        source: A run or its folder, a method, or an encoder, such as one of `evaluation.readout`, which gives other
+            features than the output.
         out: Where to write: a file for `safetensors` (`encoders.load` reads it), `onnx` (images in 0..1 to
             features, any number of images and, where the network allows it, of any size) and `word2vec` (word
             vectors as text), a folder for `timm` (`timm.create_model("local-dir:OUT")`) and `transformers`
@@ -75,6 +79,10 @@ def export(
     if encoder.kind not in kinds:
         allowed = " or ".join(kinds)
         raise UserError(f"encoder must be one of {allowed} for format {format}, got one of {encoder.kind}")
+    if isinstance(encoder, encoders.Readout) and format not in HOLD_READOUTS:
+        raise UserError(
+            f"features must be output for format {format}, got {encoder.spec}. Take {' or '.join(HOLD_READOUTS)}"
+        )
     inputs = encoder.inputs(_example(encoder))
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder, torch.no_grad():
@@ -180,7 +188,7 @@ def _timm(encoder: Any, images: Tensor, path: Path) -> tuple[Tensor, str]:
 
     if not getattr(encoder.trunk, "standard", False):
         name = f"{encoder.config['name']} for images of {encoder.image_size} pixels"
-        raise UserError(f"encoder must be a model that timm has, got {name}. Take safetensors or onnx")
+        raise UserError(f"encoder must be a model that timm has, got {name}. {TIMM_HINT}")
     if encoder.adapt.input != "color":
         raise UserError(f"input must be color for timm, got {encoder.adapt.input}. Take safetensors or onnx")
     path.mkdir()
@@ -243,6 +251,8 @@ def _free_sizes(encoder: Any, images: Tensor, path: Path) -> str:
         features = [_run(path, other) for other in others]
     except Exception as error:
         return check.one_line(f"others cannot be exported: {type(error).__name__}")
+    if any(one.shape != other.shape for one, other in zip(features, expected, strict=True)):
+        return "others give another number of features"
     worst = max(_difference(*pair) for pair in zip(features, expected, strict=True))
     return "" if worst <= TOLERANCE else f"others differ by {worst:.1g}"
 

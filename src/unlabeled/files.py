@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -43,8 +44,10 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def sweep(path: Path) -> None:
-    """Remove temporary files that killed writers of a file left beside it, those of safetensors included."""
+    """Remove what killed writers of a file left beside it: temporary files and folders, those of safetensors too."""
     ours, theirs = f".{escape(path.name)}.{'?' * 8}", f".tmp{'?' * 6}"
+    for left in filter(Path.is_dir, path.parent.glob(ours)):
+        shutil.rmtree(left, ignore_errors=True)
     for left in [*path.parent.glob(ours), *filter(_of_safetensors, path.parent.glob(theirs))]:
         if left.is_file():
             left.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """The contract between a method and the loop that trains it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Self
 
 from torch import Tensor, nn
@@ -36,6 +37,38 @@ class EncoderNeeds(NamedTuple):
     attribute: str
     rule: str
     value: Any = None
+
+
+def _restart(method: "Method", data: Any) -> None:
+    """Let parts that follow the training start anew."""
+    modules = set(method.modules())
+    for part in method.modules():
+        if isinstance(part, Follower):
+            if not modules.issuperset(part.students):
+                raise UserError(
+                    f"networks of {type(method).__name__} must be those that it was built with, which its "
+                    f"{type(part).__name__.lower()} follows, got others; build the method anew"
+                )
+            part.restart()
+
+
+def _follow(method: "Method", progress: float) -> None:
+    """Let parts that follow the training move."""
+    for part in method.modules():
+        if isinstance(part, Follower):
+            part.follow(progress)
+
+
+def _after(first: Callable[..., None], name: str, hook: Callable[..., None]) -> Callable[..., None]:
+    """A hook that does something else first: once, whether or not overrides call those that they override."""
+
+    @wraps(hook)
+    def act(method: "Method", *arguments: Any, **keywords: Any) -> None:
+        if getattr(type(method), name) is act:
+            first(method, *arguments, **keywords)
+        hook(method, *arguments, **keywords)
+
+    return act
 
 
 class Method(nn.Module, Generic[EncoderT]):
@@ -76,6 +109,9 @@ class Method(nn.Module, Generic[EncoderT]):
     """Meaning of the loss on held-out samples. "undefined": none, as the task is made of the training samples. "warn":
     a warning is given when it rises. "stop": it measures what was learned, so that its rise also ends a training whose
     length was chosen for the user."""
+    readout: ClassVar[str | None] = None
+    """Features by which its encoders are measured and embedded where the user names none, such as layer2:2x2:whiten;
+    None for the encoder's output. Set by measurement on held-out training labels only."""
     most_epochs: ClassVar[int] = 800
     """Most passes over the data that are chosen for the user; after more, small data is memorised."""
 
@@ -88,6 +124,8 @@ class Method(nn.Module, Generic[EncoderT]):
         super().__init_subclass__(**keywords)
         if "__init__" in vars(cls):
             cls.__init__ = options.checked(cls.__init__)
+        cls.prepare = _after(_restart, "prepare", cls.prepare)
+        cls.after_step = _after(_follow, "after_step", cls.after_step)
 
     def __new__(cls, *args: Any, **keywords: Any) -> Self:
         method = super().__new__(cls)
@@ -132,17 +170,8 @@ class Method(nn.Module, Generic[EncoderT]):
     def prepare(self, data: Any) -> None:
         """Look once, before training, at what `training_view` gave: priors, palettes, sizes of per-sample state.
 
-        Parts that follow the training, such as a teacher, start anew here; overrides call this one first.
+        Parts that follow the training, such as a teacher, start anew before it.
         """
-        modules = set(self.modules())
-        for part in self.modules():
-            if isinstance(part, Follower):
-                if not modules.issuperset(part.students):
-                    raise UserError(
-                        f"networks of {type(self).__name__} must be those that it was built with, which its "
-                        f"{type(part).__name__.lower()} follows, got others; build the method anew"
-                    )
-                part.restart()
 
     def begin_epoch(self, data: Any) -> Tensor | None:
         """Act before an epoch; may return one sampling weight per sample, float, shape (samples,)."""
@@ -159,11 +188,8 @@ class Method(nn.Module, Generic[EncoderT]):
     def after_step(self, progress: float) -> None:
         """Act after an optimizer step; progress runs from 0 to 1 over the training.
 
-        Parts that follow the training, such as a teacher, move here; overrides call this one first.
+        Parts that follow the training, such as a teacher, move before it.
         """
-        for part in self.modules():
-            if isinstance(part, Follower):
-                part.follow(progress)
 
     def pictures(self, batch: Batch) -> Pictures:
         """Show what was withheld and what was predicted.

@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import wraps
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypedDict, Union, Unpack, get_args, get_origin
@@ -109,7 +110,7 @@ def verify_all(
     """
     constructor = constructor or method.__init__
     annotations = types(constructor, method.view_defaults)
-    parameters = inspect.signature(constructor).parameters.values()
+    parameters = _parameters(constructor)
     passes_on = any(one.kind is one.VAR_KEYWORD and not _is_views(one) for one in parameters)
     for name, value in values.items():
         if name in annotations:
@@ -121,15 +122,30 @@ def verify_all(
 def types(constructor: Callable[..., None], view_defaults: Iterable[str]) -> dict[str, Any]:
     """Annotations of the options of a method's constructor by name, view options with a default included."""
     annotations: dict[str, Any] = {}
-    for name, parameter in inspect.signature(constructor).parameters.items():
+    for parameter in _parameters(constructor):
         if _is_views(parameter):
             annotations |= {view: ViewOptions.__annotations__[view] for view in view_defaults}
-        elif name not in ("self", "encoder") and parameter.kind not in (
+        elif parameter.name not in ("self", "encoder") and parameter.kind not in (
             parameter.VAR_KEYWORD,
             parameter.VAR_POSITIONAL,
         ):
-            annotations[name] = parameter.annotation
+            annotations[parameter.name] = parameter.annotation
     return annotations
+
+
+def _parameters(constructor: Callable[..., None]) -> list[inspect.Parameter]:
+    """Parameters of a constructor, with the types that annotations written as text name.
+
+    Such text may name what is imported for type checkers only, so the types of this file are known to it.
+    """
+    names = globals() | getattr(inspect.unwrap(constructor), "__globals__", {})
+    parameters = []
+    for parameter in inspect.signature(constructor).parameters.values():
+        if isinstance(parameter.annotation, str):
+            with suppress(Exception):  # other names can be missing, and their types allow any value
+                parameter = parameter.replace(annotation=eval(parameter.annotation, names))
+        parameters.append(parameter)
+    return parameters
 
 
 def _is_views(parameter: inspect.Parameter) -> bool:
@@ -145,10 +161,13 @@ def unknown(method: str, name: str, options: Iterable[str], others: Iterable[str
 
 def resolve(annotation: Any) -> tuple[Any, Range | None, bool]:
     """The plain type in an annotation, its range, and whether None is allowed."""
-    optional = get_origin(annotation) in (Union, UnionType) and NoneType in get_args(annotation)
-    if optional:
-        annotation = next(one for one in get_args(annotation) if one is not NoneType)
-    if get_origin(annotation) is not Annotated:
-        return annotation, None, optional
-    plain, *about = get_args(annotation)
-    return plain, next((one for one in about if isinstance(one, Range)), None), optional
+    range_, optional = None, False
+    while True:
+        others = [one for one in get_args(annotation) if one is not NoneType]
+        if get_origin(annotation) is Annotated:
+            range_ = next((one for one in others if isinstance(one, Range)), range_)
+            annotation = others[0]
+        elif get_origin(annotation) in (Union, UnionType) and len(others) == 1:
+            annotation, optional = others[0], True
+        else:
+            return annotation, range_, optional

@@ -4,6 +4,7 @@ run.toml          settings asked for and chosen, with versions; `--config run.to
 log.jsonl         one line an epoch
 checkpoint.safetensors   weights, state of the method, optimizer and position: for resuming and for pictures
 encoder.safetensors      the encoder that is kept, its architecture in the header
+features.safetensors     the same with the features that were asked for, where these are not its output
 samples.npy       a digest of each sample that it was trained on: finds test samples among them, and other data
 skipped.csv       files that could not be read, with reasons
 scores.json       what `evaluate` measured, on which data, how and on which state of the encoder: the last evaluation,
@@ -51,13 +52,14 @@ __all__ = [
 ]
 
 CHECKPOINT, ENCODER, LOG, CONFIG = "checkpoint.safetensors", "encoder.safetensors", "log.jsonl", "run.toml"
-SAMPLES = "samples.npy"
+FEATURES, SAMPLES = "features.safetensors", "samples.npy"
 SCORES = "scores.json"
 RESULTS = (
     "records",
     "note",
     "time",
     "earlier",
+    "unfinished",
     "seen_in_pretraining",
     "in_training_part",
     "near_in_training_part",
@@ -143,6 +145,8 @@ class Run:
     def add_evaluation(self, about: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
         """Store an evaluation; earlier ones stay, unless the same was evaluated in the same way.
 
+        What is marked as `unfinished` replaces only what was marked so too.
+
         Args:
             about: What was measured, on which data and how; this distinguishes one evaluation from another.
             records: Score records.
@@ -150,7 +154,7 @@ class Run:
         file = self.path / SCORES
         new = {**about, "records": list(records), "time": datetime.now(UTC).isoformat(timespec="seconds")}
         with locked(self.path, f".{SCORES}.lock", wait=True):
-            earlier = [one for one in self._readable(file) if not _same(one, new)]
+            earlier = [one for one in self._readable(file) if not _replaces(new, one)]
             with atomic(file) as temporary:
                 temporary.write_text(json.dumps(new | {"earlier": earlier}, indent=1), encoding="utf-8")
 
@@ -187,22 +191,24 @@ class Run:
 
     @cached_property
     def encoder(self) -> "Encoder":
-        """The encoder as it was after the last saved step, in evaluation mode."""
+        """The encoder as it was after the last saved step, with the features of the run, in evaluation mode."""
         from unlabeled import encoders
 
-        return encoders.load(self.path / ENCODER, self.network).eval()
+        file = self.path / FEATURES
+        return encoders.load(file if file.is_file() else self.path / ENCODER, self.network).eval()
 
     @cached_property
     def method(self) -> "Method":
         """The whole method, heads and teachers included, in evaluation mode; for pictures."""
         from unlabeled import methods
+        from unlabeled.encoders.readout import bare
 
         name = self.config["method"]
         if name not in methods.names():
             raise UserError(
                 f"run {self.path} was trained with {name}, which is not one of the library's methods"
             )
-        method = methods.load(name)(copy.deepcopy(self.encoder), **self.config.get("options", {}))
+        method = methods.load(name)(copy.deepcopy(bare(self.encoder)), **self.config.get("options", {}))
         state, _ = read_checkpoint(self.path / CHECKPOINT)
         load_state(method, state["method"])
         return method.eval()
@@ -298,11 +304,16 @@ def read_evaluations(file: str | Path) -> list[dict[str, Any]]:
     return [stored, *earlier]
 
 
-def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether the same was evaluated in the same way; no where it was not written down."""
-    one, other = ({key: about[key] for key in about if key not in RESULTS} for about in (first, second))
+def _replaces(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+    """Whether an evaluation takes the place of an old one: the same, evaluated in the same way and as complete."""
+    if "options" not in new or (new.get("unfinished") and not old.get("unfinished")):
+        return False
+    names = {*new, *old} - {*RESULTS}
+    if old.get("unfinished"):  # what it was measured on may not have been known yet
+        names = {"encoder", "seed", "options"}
+    one, other = ({name: about.get(name) for name in names} for about in (new, old))
     # As JSON, in which tuples are lists.
-    return "options" in one and json.loads(json.dumps(one)) == json.loads(json.dumps(other))
+    return json.loads(json.dumps(one)) == json.loads(json.dumps(other))
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def _closed_forms() -> Iterator[tuple[str, Callable[[], float], float]]:
     from unlabeled.evaluation.probes import knn
     from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
     from unlabeled.parts.info_nce import nt_xent, with_queue
-    from unlabeled.training.optimizers import learning_rate
+    from unlabeled.training.schedule import learning_rate
 
     same, units = torch.ones(10, 4), torch.eye(10)
     yield "NT-Xent of equal views is ln(2 N - 1)", lambda: float(nt_xent(same, same, 0.5)), math.log(19)

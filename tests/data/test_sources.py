@@ -15,6 +15,7 @@ from PIL import Image
 from unlabeled.data import Data, open_data, open_splits, tars
 from unlabeled.data.image.containers import find_path
 from unlabeled.data.opening import parts
+from unlabeled.data.samples import was_meant
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -61,6 +62,19 @@ def zoo(tmp_path) -> Path:
     (root / "deep" / "loop").symlink_to(root)
     os.mkfifo(root / "pipe.png")
     return root
+
+
+@pytest.mark.parametrize(
+    ("reason", "meant"),
+    [
+        ("not an image file", False),
+        ("not a .mp4 file", False),
+        ("not an image that can be read", True),
+        ("not a regular file", True),
+    ],
+)
+def test_a_readme_was_never_meant_to_be_a_sample(reason: str, meant: bool) -> None:
+    assert was_meant(reason) is meant
 
 
 def test_a_mixed_and_partly_broken_folder_just_works(zoo):

@@ -3,14 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_overloads, get_type_hints
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from unlabeled.encoders import Encoder, build, image, load, names, wrap
+from unlabeled.encoders import KINDS, Encoder, build, image, load, names, wrap
 from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
 
 MAPS = {
@@ -281,3 +281,12 @@ def test_network_of_ones_own_is_wrapped_saved_and_loaded(flat: bool, tmp_path: P
         load(tmp_path / "own.safetensors")
     with pytest.raises(ValueError, match=r"encoder must give .* got \(2, 7, 81\)"):
         wrap(nn.Sequential(nn.Conv2d(3, 7, 1), nn.Flatten(2)), image_size=9)
+
+
+def test_build_promises_type_checkers_the_class_of_each_kind() -> None:
+    promised = {}
+    for overload in get_overloads(build):
+        types = get_type_hints(overload)
+        promised |= dict.fromkeys(get_args(types["kind"]), types["return"])
+    assert promised == {kind: module.build.__annotations__["return"] for kind, module in KINDS.items()}
+    assert all(one.kind == kind for kind, one in promised.items())

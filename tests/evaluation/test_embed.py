@@ -1,5 +1,6 @@
 """Features for other tools: the same numbers, with their paths."""
 
+import io
 import json
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from PIL import Image
 from unlabeled import encoders
 from unlabeled.data import open_splits
 from unlabeled.data.image.data import from_images
-from unlabeled.evaluation import embed
+from unlabeled.data.text.data import Texts
+from unlabeled.evaluation import embed, geometry
 from unlabeled.run import load
 
 IMAGES = from_images(torch.randint(0, 256, (10, 1, 8, 8), dtype=torch.uint8), name="few")
@@ -155,3 +157,52 @@ def test_memory_does_not_grow_with_the_samples(tmp_path, ending):
     assert done.returncode == 0, done.stderr
     few, many = json.loads(done.stdout)
     assert many < few + 64, (few, many)
+
+
+def test_a_table_opens_in_viewers_with_images_and_a_map(tmp_path):
+    lines: list[str] = []
+    out = tmp_path / "x.parquet"
+    features, _ = embed(
+        ENCODER,
+        KNOWN,
+        out=out,
+        features="s1:2x2:whiten:3",
+        thumbnails=True,
+        coordinates=True,
+        progress=lines.append,
+    )
+    table = parquet.read_table(out)
+    assert table.column_names == ["path", "split", "label", "group", "embedding", "x", "y", "image"]
+    assert features.shape == (10, 3) and np.array_equal(
+        np.stack(table["embedding"].to_numpy()), features.numpy()
+    )
+    for row, image in enumerate(table["image"].to_pylist()):
+        picture = Image.open(io.BytesIO(image["bytes"]))
+        assert np.array_equal(np.array(picture), KNOWN.batch(torch.tensor([row]))["image"][0, 0].numpy())
+        assert image["path"] == KNOWN.paths[row]
+    points = np.stack([table["x"].to_numpy(), table["y"].to_numpy()], 1)
+    assert points.min() >= 0 and points.max() <= 1 and points.std(0).min() > 0
+    assert lines == [
+        "the features are s1:2x2:whiten:3, scaled by the 8 training images without their labels",
+        "x and y: PCA of the features",
+    ]
+
+
+def test_many_samples_are_laid_out_by_pca_as_few_are():
+    points = torch.randn(60, 5) * torch.tensor([9.0, 3, 1, 1, 1])
+    few, name = geometry.flat(points[:49]) or pytest.fail("no map")
+    many, names = geometry.flat(points[:49], most=40) or pytest.fail("no map")
+    assert name == names == "PCA"
+    assert np.allclose(np.abs(few - 0.5), np.abs(many - 0.5), atol=1e-3)
+    assert (geometry.flat(points, most=59) or pytest.fail("no map"))[1] == "PCA"
+    assert (geometry.flat(points, most=60) or pytest.fail("no map"))[1] == "t-SNE"
+
+
+def test_images_and_maps_need_parquet_and_images(tmp_path):
+    with pytest.raises(ValueError, match=r"out must end with .parquet for thumbnails and coordinates, got"):
+        embed(ENCODER, KNOWN, out=tmp_path / "x.csv", thumbnails=True)
+    with pytest.raises(ValueError, match="layer must be omitted with features, got s1"):
+        embed(ENCODER, KNOWN, layer="s1", features="s2")
+    words = encoders.fitted("words-8-min1", TEXTS := Texts(["a few words", "more words"]), kind="words")
+    with pytest.raises(ValueError, match="thumbnails must be of images, got samples of"):
+        embed(words, TEXTS, out=tmp_path / "x.parquet", thumbnails=True)

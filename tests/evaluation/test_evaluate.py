@@ -12,7 +12,8 @@ from torch import Tensor
 
 from unlabeled import encoders
 from unlabeled.data import Data, Skipped, from_images, open_splits
-from unlabeled.evaluation import controls, evaluate, logistic, twins
+from unlabeled.evaluation import evaluate, logistic, twins
+from unlabeled.evaluation.controls import raw, supervised
 from unlabeled.evaluation.features import of_encoder, read
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.model import frozen
@@ -49,7 +50,7 @@ ENCODER = conv4()
 def test_every_number_stands_beside_its_controls():
     scores = evaluate(ENCODER, (TRAIN, TEST), labels_per_class=[2, "all"], draws=2)
     found = {(r["probe"], r["labels_per_class"], r["features"]) for r in scores}
-    rows = ("raw", "random", "rescaled", "unlabeled")
+    rows = ("raw", "whitened", "hog", "random", "rescaled", "unlabeled")
     assert found == {(p, n, f) for p in ("knn", "linear") for n in (2, "all") for f in rows}
     assert {r["detail"] for r in scores if r["probe"] == "knn" and r["features"] == "unlabeled"} == {
         "k=6, T=0.07, centred",
@@ -390,9 +391,9 @@ def test_calibrated_norms_have_the_statistics_of_the_data():
 
 
 def test_raw_pixels_share_one_scale():
-    raw = controls.raw(ENCODER)
-    assert raw.statistics(TRAIN)[1].unique().numel() == 1
-    assert raw.features(TRAIN).shape == (90, 64)
+    pixels = raw.make(ENCODER)
+    assert pixels.statistics(TRAIN)[1].unique().numel() == 1
+    assert pixels.features(TRAIN).shape == (90, 64)
 
 
 def test_data_without_labels_are_refused():
@@ -473,7 +474,10 @@ def test_too_few_labels_are_refused_before_anything_is_computed():
     ("options", "said"),
     [
         ({"probe": "svm"}, "probe must be one of few, finetune, knn, layers, linear, alignment, .*, got svm"),
-        ({"controls": ["noise"]}, "controls must be one of raw, random, rescaled, supervised, got noise"),
+        (
+            {"controls": ["noise"]},
+            "controls must be one of .*random, raw, rescaled.*, default, all, got noise",
+        ),
         (
             {"labels_per_class": 0},
             "labels_per_class must be whole numbers above 0, percentages such as 1% or all, got 0",
@@ -515,3 +519,70 @@ def test_progress_is_one_line_for_each_probe():
         progress=lines.append,
     )
     assert lines == [f"{probe} with 1, all labels per class" for probe in ("knn", "layers", "linear")]
+
+
+def test_supervised_is_trained_once_for_each_number_of_labels_and_compared_on_that_draw(monkeypatch):
+    trained = []
+
+    def train(encoder, data, rows, settings):
+        trained.append(rows)
+        return torch.zeros(len(data.answers), dtype=torch.long), "a stand-in"
+
+    monkeypatch.setattr(supervised.finetune, "train", train)
+    lines = []
+    scores = evaluate(
+        ENCODER, (TRAIN, TEST), labels_per_class=[2, 5], controls="supervised", draws=3, progress=lines.append
+    )
+    draws = [Labelled.of(TRAIN, TEST).draw(count, 3, 0)[0] for count in (2, 5)]
+    assert len(trained) == 2 and all(map(torch.equal, trained, draws))
+    assert "supervised with 2 labels per class" in lines
+    assert {r["draws"] for r in scores if r["features"] == "supervised"} == {1}
+    assert "first draw of the labels only" in scores.verdict()
+    first = evaluate(ENCODER, (TRAIN, TEST), labels_per_class=2, controls="supervised", draws=1)
+    margins = [
+        next(r["margin"] for r in s if r["features"] == "supervised" and r["labels_per_class"] == 2)
+        for s in (scores, first)
+    ]
+    assert margins[0] == margins[1]
+
+
+def test_labels_that_tell_when_to_stop_are_of_the_training_part_and_no_class_lacks_in_either(monkeypatch):
+    data, seen = Labelled.of(TRAIN, TEST), []
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        held_out = finetune._held_out(data.labels, torch.arange(10, 90))
+    assert len(held_out) == 15 and set(held_out.tolist()) < set(range(10, 90))
+    assert data.labels[held_out].unique(return_counts=True)[1].min() == 5
+    assert not len(finetune._held_out(data.labels, torch.arange(12)))  # four of each class
+    step = finetune.Training.step
+    monkeypatch.setattr(
+        finetune.Training, "step", lambda self, rows, factor: (seen.append(rows), step(self, rows, factor))
+    )
+    monkeypatch.setattr(finetune.Training, "errors", lambda self, rows: (0.5, 0.5))
+    _, words = finetune.train(conv4(), data, torch.arange(90), Settings())
+    assert words.startswith(
+        "88 steps, the last 40 with all labels"
+    )  # four looks of 12 steps: nothing was gained
+    before, after = (set(torch.cat(part).tolist()) for part in (seen[:48], seen[48:]))
+    assert len(before) == 72 and after == set(range(90))
+
+
+def test_test_labels_decide_nothing_of_a_training():
+    wrong = copy.copy(TEST)
+    wrong.labels = (TEST.labels + 1) % 3
+    first, second = (
+        finetune.train(conv4(), Labelled.of(TRAIN, test), torch.arange(90), Settings())
+        for test in (TEST, wrong)
+    )
+    assert first[1] == second[1] and torch.equal(first[0], second[0])
+
+
+def test_every_column_is_given_away_as_it_comes_and_the_last_time_is_the_result():
+    given = []
+    scores = evaluate(
+        ENCODER, (TRAIN, TEST), labels_per_class=[2, "all"], controls="raw", draws=2, save=given.append
+    )
+    assert [len(one) for one in given] == [2, 4, 6, 8]
+    assert all(one.about["unfinished"] for one in given) and "unfinished" not in scores.about
+    assert given[-1].records == scores.records
+    assert given[0].verdict().endswith("stopped before everything was measured.")

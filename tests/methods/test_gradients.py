@@ -9,7 +9,11 @@ from unlabeled.data import Data, open_data
 from unlabeled.methods.jigsaw import Jigsaw
 from unlabeled.parts.padding import least_size, only_padding
 
-IMAGE = [name for name in methods.names() if methods.describe(name).kind == "image"]
+IMAGE = [
+    name
+    for name in methods.names()
+    if methods.describe(name).kind == "image" and methods.load(name).encoder_needs is None
+]
 NETWORKS = [("conv4", 16), ("conv4", 32), ("resnet10", 24), ("resnet10", 32), ("vit-small", 32)]
 
 

@@ -1,6 +1,7 @@
 """The moving average against its closed form, and its schedule against known values."""
 
 import copy
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -133,3 +134,32 @@ def test_a_method_drives_its_teachers_wherever_they_are_also_in_a_copy_of_it() -
         moved(method.encoder, seed=3)
         method.prepare(None)  # type: ignore[arg-type]
         assert method.same()
+
+
+def test_teachers_are_driven_once_whether_or_not_hooks_call_those_that_they_override() -> None:
+    class Mixin:
+        def after_step(self, progress: float) -> None:
+            self.order.append(("mixin", self.parts[0].networks[0].weight.item()))
+
+    class Deaf(Mixin, Student):
+        order: ClassVar[list[tuple[str, float]]] = []
+
+        def prepare(self, data: Any) -> None:
+            self.order.append(("prepare", self.parts[0].networks[0].weight.item()))
+
+    class Polite(Deaf):
+        def after_step(self, progress: float) -> None:
+            super().after_step(progress)
+
+        def prepare(self, data: Any) -> None:
+            super().prepare(data)
+
+    for kind in (Deaf, Polite):
+        kind.order.clear()
+        method = kind(Encoder(1, 1, bias=False))
+        method.parts[0].momentum = 0.5
+        nn.init.constant_(method.encoder.weight, 4.0)
+        method.prepare(None)
+        nn.init.constant_(method.encoder.weight, 8.0)
+        method.after_step(0.5)
+        assert kind.order == [("prepare", 4.0), ("mixin", 6.0)]

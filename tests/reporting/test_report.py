@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from unlabeled.data import open_data
-from unlabeled.evaluation import Scores
-from unlabeled.reporting import charts, embedding, pictures, report, tables
+from unlabeled.evaluation import Scores, geometry
+from unlabeled.reporting import charts, pictures, report, tables
 from unlabeled.reporting.entry import Entry
 from unlabeled.reporting.tracks import painted
 from unlabeled.run import fingerprint, load
@@ -154,7 +154,7 @@ def test_full_run_has_every_section(tmp_path: Path, channels: int) -> None:
     path = report(make_run(tmp_path / "run", channels), data=data)
     text = path.read_text(encoding="utf-8")
     assert path == tmp_path / "run" / "report.html"
-    assert sections(text) == ["training", "pretext", "neighbors", "filters", "map", "scores", "repeat"]
+    assert sections(text) == ["scores", "training", "pretext", "neighbors", "filters", "map", "repeat"]
     for fact in (
         "simclr on shapes",
         "tiny, 421 k weights",
@@ -164,6 +164,14 @@ def test_full_run_has_every_section(tmp_path: Path, channels: int) -> None:
         assert fact in text
     assert "broken.jpg: truncated" in text and "Healthy." in text and "batch_size 256" in text
     assert [file.name for file in path.parent.iterdir() if file.name.startswith(".")] == []
+
+
+def test_the_scores_name_the_controls_that_were_measured_and_no_others(tmp_path: Path) -> None:
+    measured = {"records": [record("random", 0.4), record("unlabeled", 0.9)]}
+    scores = section_of(report(make_run(tmp_path / "random", measured=measured)), "scores")
+    assert "on the same test samples: random weights." in scores and "raw input" not in scores
+    alone = make_run(tmp_path / "alone", measured={"records": [record("unlabeled", 0.9)]})
+    assert "No control was measured" in section_of(report(alone), "scores")
 
 
 def test_masks_are_carried_along_where_the_data_has_them(tmp_path: Path) -> None:
@@ -234,7 +242,7 @@ def test_sections_without_data_are_left_out(tmp_path: Path) -> None:
 def test_data_that_is_gone_costs_only_its_sections(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     run.config["data"]["source"] = str(tmp_path / "deleted")
-    assert sections(report(run).read_text(encoding="utf-8")) == ["training", "filters", "scores", "repeat"]
+    assert sections(report(run).read_text(encoding="utf-8")) == ["scores", "training", "filters", "repeat"]
     with pytest.raises((ValueError, OSError)):
         report(run, data=tmp_path / "deleted")
 
@@ -435,7 +443,7 @@ def test_names_that_are_no_unicode_are_written_with_backslashes(tmp_path: Path) 
 def test_principal_axes_of_wide_data_are_those_of_the_singular_values() -> None:
     points = torch.randn(20, 70, dtype=torch.float64)
     left, values, _ = torch.linalg.svd(points, full_matrices=False)
-    assert torch.allclose(embedding._principal(points).abs(), (left * values).abs())
+    assert torch.allclose(geometry._principal(points).abs(), (left * values).abs())
 
 
 def test_winner_needs_intervals_that_separate() -> None:
@@ -484,7 +492,7 @@ def test_controls_that_all_runs_share_are_listed_once() -> None:
 
 def test_nearest_equals_a_slow_search() -> None:
     features = torch.randn(20, 5)
-    for row, found in enumerate(embedding.nearest(features, 3).tolist()):
+    for row, found in enumerate(geometry.nearest(features, 3).tolist()):
         cosines = [
             (F.cosine_similarity(features[row], features[other], dim=0).item(), other) for other in range(20)
         ]
@@ -494,19 +502,19 @@ def test_nearest_equals_a_slow_search() -> None:
 
 def test_agreement_counts_known_labels_only() -> None:
     labels, neighbors = torch.tensor([0, 0, 1, -1]), torch.tensor([[1, 2], [3, 0], [3, 3], [0, 1]])
-    assert embedding.agreement(labels, neighbors) == pytest.approx(2 / 3)
+    assert geometry.agreement(labels, neighbors) == pytest.approx(2 / 3)
 
 
 def test_map_is_the_same_twice_and_tells_clouds_apart() -> None:
     far = torch.arange(60) // 30
     features = torch.randn(60, 8) + 40.0 * far[:, None]
-    points, name = embedding.flat(features) or pytest.fail("no map")
-    again, _ = embedding.flat(features) or pytest.fail("no map")
+    points, name = geometry.flat(features) or pytest.fail("no map")
+    again, _ = geometry.flat(features) or pytest.fail("no map")
     assert name == "t-SNE" and torch.equal(points, again)
     assert points.min() >= 0 and points.max() <= 1
     nearest = torch.cdist(points, points).fill_diagonal_(torch.inf).argmin(1)
     assert torch.equal(far[nearest], far)
-    assert (embedding.flat(features[:10]) or pytest.fail("no map"))[1] == "PCA"
+    assert (geometry.flat(features[:10]) or pytest.fail("no map"))[1] == "PCA"
 
 
 def test_filters_are_the_weights_in_order_with_zero_at_mid_grey() -> None:

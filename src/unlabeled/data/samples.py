@@ -1,6 +1,7 @@
 """What data of every kind can do: give out samples in batches, and keep what is known of each apart."""
 
 import copy
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Required, Self, TypedDict, Unpack
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from unlabeled.data.digests import digest
 
-__all__ = ["About", "Batch", "Data", "Item", "Samples", "Skipped", "Temporary"]
+__all__ = ["About", "Batch", "Data", "Item", "Samples", "Skipped", "Temporary", "was_meant"]
 
 Batch = dict[str, Tensor]
 
@@ -19,6 +20,11 @@ class Skipped(NamedTuple):
 
     path: str
     reason: str
+
+
+def was_meant(reason: str) -> bool:
+    """Whether a file that was skipped for this reason was meant to be a sample, unlike a README beside images."""
+    return re.fullmatch(r"not (an image|a \.\w+) file", reason) is None
 
 
 class Temporary(str):

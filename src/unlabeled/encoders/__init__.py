@@ -5,6 +5,7 @@ from unlabeled.encoders.audio_visual import AudioVisualEncoder
 from unlabeled.encoders.building import KINDS, build, fitted, load, names, rebuilt
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.encoders.image import OWN_NETWORK, ImageEncoder, fit
+from unlabeled.encoders.readout import Readout, fit_readout
 from unlabeled.encoders.rescaled import rescale_
 from unlabeled.encoders.text import TextEncoder
 from unlabeled.encoders.user_network import is_named, wrap
@@ -18,11 +19,13 @@ __all__ = [
     "AudioVisualEncoder",
     "Encoder",
     "ImageEncoder",
+    "Readout",
     "TextEncoder",
     "VideoEncoder",
     "WordEncoder",
     "build",
     "fit",
+    "fit_readout",
     "fitted",
     "is_named",
     "load",

@@ -2,12 +2,13 @@
 
 import inspect
 import json
+import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +17,25 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.encoders import audio, audio_visual, image, text, video, word_vectors
 from unlabeled.encoders.adapt import Adapt
+from unlabeled.encoders.audio import AudioEncoder
+from unlabeled.encoders.audio_visual import AudioVisualEncoder
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.encoders.image import OWN_NETWORK, ImageEncoder
+from unlabeled.encoders.readout import Readout, Spec, bare
 from unlabeled.encoders.rescaled import rescale_
 from unlabeled.encoders.saved import is_ours, load_weights, no_larger_than, read_header
+from unlabeled.encoders.text import TextEncoder
 from unlabeled.encoders.user_network import call_builder, import_builder, is_named, wrap
+from unlabeled.encoders.video import VideoEncoder
 from unlabeled.encoders.weights import match, read, stem_channels
+from unlabeled.encoders.word_vectors import WordEncoder
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
 
 __all__ = ["KINDS", "build", "fitted", "load", "names", "rebuilt"]
 
+Weights = str | os.PathLike[str] | None
 SIZES = (32, 64, 96, 128, 192, 224, 256, 384, 448, 518)
 """Usual image sizes of pretrained weights, in pixels."""
 
@@ -48,9 +56,25 @@ def names(kind: str = "image") -> list[str]:
     return list(KINDS[kind].NAMES)
 
 
+@overload
 def build(
-    name: str, *, kind: str = "image", weights: str | os.PathLike[str] | None = None, **config: Any
-) -> Encoder:
+    name: str, *, kind: Literal["image"] = "image", weights: Weights = ..., **config: Any
+) -> ImageEncoder: ...
+@overload
+def build(name: str, *, kind: Literal["text"], weights: Weights = ..., **config: Any) -> TextEncoder: ...
+@overload
+def build(name: str, *, kind: Literal["words"], weights: Weights = ..., **config: Any) -> WordEncoder: ...
+@overload
+def build(name: str, *, kind: Literal["audio"], weights: Weights = ..., **config: Any) -> AudioEncoder: ...
+@overload
+def build(name: str, *, kind: Literal["video"], weights: Weights = ..., **config: Any) -> VideoEncoder: ...
+@overload
+def build(
+    name: str, *, kind: Literal["audio-visual"], weights: Weights = ..., **config: Any
+) -> AudioVisualEncoder: ...
+@overload
+def build(name: str, *, kind: str, weights: Weights = ..., **config: Any) -> Encoder: ...
+def build(name: str, *, kind: str = "image", weights: Weights = None, **config: Any) -> Encoder:
     """Build an encoder with random weights, or with those of a file.
 
     Args:
@@ -79,7 +103,7 @@ def fitted(
     data: "Data",
     *,
     kind: str = "image",
-    weights: str | os.PathLike[str] | None = None,
+    weights: Weights = None,
     init: str = "default",
     image_size: int | None = None,
     **options: Any,
@@ -137,26 +161,49 @@ def load(path: str | os.PathLike[str], module: nn.Module | str | None = None) ->
             raise UserError("its architecture has no name")
         if "weights" in config:
             raise UserError("its architecture names another file")
+        spec, numbers = _readout(config, sum(sizes.values()))
         if config["name"] != OWN_NETWORK and not is_named(config["name"]):
             with no_larger_than(sum(sizes.values()), config):
                 encoder = build(**config)
     except Exception as error:  # networks refuse what they cannot be built from in ways of their own
         raise UserError(f"{path} must hold an encoder that can be built: {check.reason(error)}") from error
     if encoder is None:
-        encoder = _own_again(path, config, module)
+        encoder = _own_again(path, config, bare(module) if isinstance(module, Encoder) else module)
     elif module not in (None, config["name"]):
         raise UserError(f"encoder must be omitted for {path}, which holds a {config['name']}, got {module}")
+    encoder = encoder if spec is None else Readout(encoder, spec, numbers)
     load_weights(encoder, path)
     return encoder
 
 
 def rebuilt(encoder: Encoder) -> Encoder | None:
     """Build the architecture of an encoder anew with random weights; None where only its user can build it."""
+    if isinstance(encoder, Readout):
+        inner = rebuilt(encoder.encoder)
+        return None if inner is None else Readout(inner, encoder.spec, encoder.config["numbers"])
     config = encoder.config | ({"init": "default"} if "init" in encoder.config else {})
     if encoder.maker is not None:
         return _built_by(encoder.maker, config)
     ours = type(encoder).__module__.rpartition(".")[0] == __package__
     return build(**config) if ours and config["name"] != OWN_NETWORK else None
+
+
+def _readout(config: dict[str, Any], weights: int) -> tuple[Spec | None, list[int]]:
+    """Take what makes a readout out of a configuration: which features, None for an encoder alone, and its shape.
+
+    Args:
+        config: The configuration of a file.
+        weights: Numbers that the file holds, which the shape cannot exceed.
+    """
+    text, numbers = config.pop("features", None), config.pop("numbers", [])
+    if text is None:
+        return None, []
+    whole = isinstance(numbers, list) and all(type(number) is int and number > 0 for number in numbers)
+    if not (isinstance(text, str) and whole and len(numbers) in (1, 2)):
+        raise UserError(f"its features must have a name and a shape, got {text} and {numbers}")
+    if math.prod(numbers) > weights:
+        raise UserError(f"its features have more numbers than the {weights} that it holds")
+    return Spec.parse(text), numbers
 
 
 def _loaded_as(name: str, kind: str, path: Path) -> Encoder:
@@ -224,7 +271,7 @@ def _wrap_arguments(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in ("kind", "init")}
 
 
-def _filled(make: Callable[..., Encoder], weights: str | os.PathLike[str] | None) -> Encoder:
+def _filled(make: Callable[..., Encoder], weights: Weights) -> Encoder:
     """Make an encoder and fill it from a file, whose network may take other channels than the images have."""
     encoder = make()
     if weights is None:

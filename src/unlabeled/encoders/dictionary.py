@@ -12,13 +12,15 @@ from einops import rearrange
 from torch import Tensor
 
 from unlabeled.check import UserError
-from unlabeled.encoders.filters import FLOOR, Filters, both_signs
+from unlabeled.encoders.filters import FLOOR, THRESHOLD, Filters, both_signs
 
 __all__ = ["NAME", "PatchCode", "dictionary", "is_dictionary", "mirror_accuracy", "suited"]
 
 NAME = "dictionary-400"
 """Name of the usual one, dictionary-ATOMS[-WIDTH][-mirror or -oriented]."""
 PATTERN = re.compile(r"dictionary-([1-9][0-9]{0,5})(?:-([1-9][0-9]?))?(?:-(mirror|oriented))?")
+NUMBERS, LARGEST_GRID = 4096, 3
+"""Most numbers of the output, as far as a grid of 2x2 allows it, and cells on a side of it at most."""
 CELLS = 9
 """Cells on a side of the map, at most."""
 ENTRIES = 2**21
@@ -44,16 +46,17 @@ class PatchCode(Filters):
         mirror: Whether half of the filters are mirror images of the others, and the output is averaged over an image
             and its mirror image, which then have the same features.
         eps: Variance that is added to that of each patch; channels of the input have about 1.
-        grid: Cells on a side of the output.
     """
 
     def __init__(
-        self, channels: int, atoms: int, width: int, *, mirror: bool = False, eps: float = 0.01, grid: int = 3
+        self, channels: int, atoms: int, width: int, *, mirror: bool = False, eps: float = 0.01
     ) -> None:
         own = atoms // 2 if mirror else atoms
         super().__init__(channels, own, (width, width), eps=eps)
-        self.width, self.mirror, self.grid = width, mirror, grid
-        self.dim, self.map_dims = 2 * own * grid**2, {"atoms": 2 * atoms}
+        self.width, self.mirror = width, mirror
+        self.grid = min(LARGEST_GRID, max(2, int((NUMBERS / (2 * own)) ** 0.5)))
+        """Cells on a side of the output."""
+        self.dim, self.map_dims = 2 * own * self.grid**2, {"atoms": 2 * atoms}
 
     def maps(self, x: Tensor) -> dict[str, Tensor]:
         """The code by name, float, shape (batch, 2 * atoms, rows, columns), of at most 9 rows and columns."""
@@ -66,9 +69,8 @@ class PatchCode(Filters):
     def forward(self, x: Tensor) -> Tensor:
         """The code on a coarse grid, float, shape (batch, dim), of float, shape (batch, channels, height, width)."""
         pooled = F.adaptive_avg_pool2d(self.maps(x)["atoms"], self.grid)
-        if (
-            self.mirror
-        ):  # a filter's code of the mirror image is its mirror image's code of the image, mirrored
+        if self.mirror:
+            # A filter's code of the mirror image is its mirror image's code of the image, mirrored.
             one, other = rearrange(pooled, "b (sign pair k) h w -> pair b (sign k) h w", sign=2, pair=2)
             pooled = (one + other.flip(3)) / 2
         return (pooled + FLOOR).sqrt().flatten(1)
@@ -78,10 +80,27 @@ class PatchCode(Filters):
         weight, offset = self.convolution.weight, self.offset
         if self.mirror:
             weight, offset = torch.cat([weight, weight.flip(3)]), offset.repeat(2)
-        signed = self.products(x, weight, offset)
-        cells = min(CELLS, signed.shape[2]), min(CELLS, signed.shape[3])
+        products, scale = self.correlate(x, weight)
+        cells = min(CELLS, products.shape[2]), min(CELLS, products.shape[3])
+        if _can_fuse(products):
+            from unlabeled.kernels.patch_code import pool_code
+
+            return pool_code(products, scale, offset.detach(), cells, THRESHOLD)
+        signed = F.softshrink(products * scale + offset[:, None, None], THRESHOLD)
         difference, total = (F.adaptive_avg_pool2d(part, cells) for part in (signed, signed.abs()))
         return both_signs(difference, total)
+
+
+def _can_fuse(products: Tensor) -> bool:
+    """Whether the compiled loop can take them: it has no gradient and can be neither traced nor moved."""
+    return (
+        type(products) is Tensor
+        and products.is_cpu
+        and products.dtype == torch.float32
+        and not products.requires_grad
+        and not torch.compiler.is_compiling()  # pyright: ignore[reportPrivateImportUsage]
+        and not torch.jit.is_tracing()
+    )
 
 
 def is_dictionary(name: str) -> bool:

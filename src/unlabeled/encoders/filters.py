@@ -46,28 +46,36 @@ class Filters(nn.Module):
         self.convolution.weight.copy_(filters.view_as(self.convolution.weight))
         self.offset.copy_(offsets)
 
-    def products(self, x: Tensor, weight: Tensor | None = None, offset: Tensor | None = None) -> Tensor:
+    def correlate(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Products of patches less their means with filters, and one over the deviation of each patch.
+
+        Args:
+            x: Float, shape (batch, channels, *lengths), each length at least that side of a patch.
+            weight: Filters, as those of a convolution.
+
+        Returns:
+            Float, shapes (batch, filters, *positions) and (batch, 1, *positions).
+        """
+        convolve = CONVOLVE[len(self.sides) - 1]
+        box = torch.full_like(weight[:1], 1 / self.numbers)
+        mean, square = convolve(x, box), convolve(x.square(), box)
+        scale = ((square - mean.square()).clamp_min(0) + self.eps).rsqrt()
+        # Filters without their mean do the same as patches without theirs.
+        return convolve(x, weight - weight.mean(tuple(range(1, weight.ndim)), keepdim=True)), scale
+
+    def products(self, x: Tensor) -> Tensor:
         """What of the products s is beyond the threshold: s less the threshold, s plus it below 0, else 0.
 
         For a patch less its mean, divided by its deviation, s is the product with a filter plus an offset.
 
         Args:
             x: Float, shape (batch, channels, *lengths), each length at least that side of a patch.
-            weight: Filters instead of its own, as those of a convolution.
-            offset: Offsets instead of its own.
 
         Returns:
             Float, shape (batch, filters, *positions).
         """
-        weight = self.convolution.weight if weight is None else weight
-        offset = self.offset if offset is None else offset
-        convolve = CONVOLVE[len(self.sides) - 1]
-        box = torch.full_like(weight[:1], 1 / self.numbers)
-        mean, square = convolve(x, box), convolve(x.square(), box)
-        scale = ((square - mean.square()).clamp_min(0) + self.eps).rsqrt()
-        # Filters without their mean do the same as patches without theirs.
-        products = convolve(x, weight - weight.mean(tuple(range(1, weight.ndim)), keepdim=True))
-        return F.softshrink(products * scale + offset.view(-1, *[1] * len(self.sides)), THRESHOLD)
+        products, scale = self.correlate(x, self.convolution.weight)
+        return F.softshrink(products * scale + self.offset.view(-1, *[1] * len(self.sides)), THRESHOLD)
 
 
 def both_signs(mean: Tensor, size: Tensor) -> Tensor:

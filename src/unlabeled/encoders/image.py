@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.data.image.levels import Levels
 
-__all__ = ["NAMES", "OWN_NETWORK", "ImageEncoder", "build", "fit", "fitted", "pool", "sample"]
+__all__ = ["NAMES", "OWN_NETWORK", "ImageEncoder", "build", "fit", "fitted", "pool", "pooling_grid", "sample"]
 
 MAP_NUMBERS = 4096
 """Most numbers of a named map after pooling."""
@@ -172,9 +172,14 @@ class ImageEncoder(Encoder):
 
 def pool(maps: Tensor) -> Tensor:
     """Maps, shape (batch, channels, height, width), averaged down to at most 4096 numbers, (batch, numbers)."""
-    grid = max(1, int((MAP_NUMBERS / maps.shape[1]) ** 0.5))
+    grid = pooling_grid(maps.shape[1])
     height, width = (min(grid, side) for side in maps.shape[2:])
     return F.adaptive_avg_pool2d(maps, (height, width)).flatten(1)
+
+
+def pooling_grid(channels: int) -> int:
+    """Most rows and columns to which a map of so many channels is averaged."""
+    return max(1, int((MAP_NUMBERS / channels) ** 0.5))
 
 
 def build(

@@ -152,7 +152,9 @@ class TextEncoder(Encoder):
     def __init__(self, trunk: Transformer, config: dict[str, Any]) -> None:
         super().__init__(config, trunk.dim, trunk.map_dims)
         self.adapt, self.trunk = TokenWeights(self.vocabulary), trunk
-        self.raw_detail = f"tf-idf of {self.vocabulary} word pieces in the same tokens"
+        self.raw_detail = (
+            f"tf-idf of {self.vocabulary} word pieces among the first {self.length} of each text"
+        )
 
     @property
     def causal(self) -> bool:

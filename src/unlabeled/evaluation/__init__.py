@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unlabeled.evaluation.embeddings import embed
     from unlabeled.evaluation.protocol import evaluate
+    from unlabeled.evaluation.readouts import readout
     from unlabeled.evaluation.scores import Scores
 
-__all__ = ["Scores", "embed", "evaluate"]
+__all__ = ["Scores", "embed", "evaluate", "readout"]
 
-_HOMES = {"Scores": "scores", "embed": "embeddings", "evaluate": "protocol"}
+_HOMES = {"Scores": "scores", "embed": "embeddings", "evaluate": "protocol", "readout": "readouts"}
 
 
 def __getattr__(name: str) -> Any:

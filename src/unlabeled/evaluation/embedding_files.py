@@ -16,13 +16,18 @@ GROUP_BYTES = 2**24
 
 
 class Piece(NamedTuple):
-    """Consecutive samples: vectors, float32, shape (samples, dim), and what is known of each."""
+    """Consecutive samples: vectors, float32, shape (samples, dim), and what is known of each.
+
+    Parquet also holds images, as PNG, and points in a plane, float32, shape (samples, 2); None where there are none.
+    """
 
     vectors: np.ndarray
     paths: list[str]
     splits: list[str]
     labels: list[str | None]
     groups: list[int | None]
+    images: list[bytes] | None = None
+    points: np.ndarray | None = None
 
 
 def _write_parquet(path: Path, pieces: Iterator[Piece], spool: IO[bytes]) -> None:
@@ -51,15 +56,19 @@ def _table(piece: Piece) -> Any:
     import pyarrow as pa
 
     vectors = pa.array(piece.vectors.reshape(-1), type=pa.float32())
-    return pa.table(
-        {
-            "path": pa.array(piece.paths, pa.string()),
-            "split": pa.array(piece.splits, pa.string()),
-            "label": pa.array(piece.labels, pa.string()),
-            "group": pa.array(piece.groups, pa.int64()),
-            "embedding": pa.FixedSizeListArray.from_arrays(vectors, piece.vectors.shape[1]),
-        }
-    )
+    columns = {
+        "path": pa.array(piece.paths, pa.string()),
+        "split": pa.array(piece.splits, pa.string()),
+        "label": pa.array(piece.labels, pa.string()),
+        "group": pa.array(piece.groups, pa.int64()),
+        "embedding": pa.FixedSizeListArray.from_arrays(vectors, piece.vectors.shape[1]),
+    }
+    if piece.points is not None:
+        columns |= {name: pa.array(values) for name, values in zip("xy", piece.points.T.copy(), strict=True)}
+    if piece.images is not None:  # as Hugging Face datasets keep images, which viewers of tables know
+        parts = pa.array(piece.images, pa.binary()), columns["path"]
+        columns["image"] = pa.StructArray.from_arrays(parts, ["bytes", "path"])
+    return pa.table(columns)
 
 
 def _write_csv(path: Path, pieces: Iterator[Piece], spool: IO[bytes]) -> None:
@@ -69,7 +78,7 @@ def _write_csv(path: Path, pieces: Iterator[Piece], spool: IO[bytes]) -> None:
         for number, piece in enumerate(pieces):
             if not number:
                 writer.writerow(["path", "split", "label", "group", *range(piece.vectors.shape[1])])
-            for vector, *columns in zip(piece.vectors.tolist(), *piece[1:]):
+            for vector, *columns in zip(piece.vectors.tolist(), *piece[1:5]):
                 writer.writerow([*columns, *(f"{value:.9g}" for value in vector)])
 
 

@@ -3,8 +3,10 @@
 A file is written as the features come, so that memory does not grow with the samples; it is there whole or not at all.
 """
 
+import io
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +15,9 @@ import torch
 from torch import Tensor
 
 from unlabeled.check import UserError
+from unlabeled.evaluation import geometry, readouts
 from unlabeled.evaluation.embedding_files import WRITERS, Piece
-from unlabeled.evaluation.features import read, require_finite
+from unlabeled.evaluation.features import Reader, of_encoder, read, require_finite
 from unlabeled.evaluation.model import frozen, pick_device
 from unlabeled.evaluation.sources import Source
 from unlabeled.files import atomic, printable
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["embed"]
 
 BATCH = 256
+THUMBNAIL = 64
+MAPPED = 5000
+"""Samples from which on t-SNE would take minutes."""
 
 
 @heap.retain_freed_memory()
@@ -36,7 +42,11 @@ def embed(
     data: Any,
     *,
     layer: str | None = None,
+    features: str | None = None,
     out: str | Path | None = None,
+    thumbnails: bool = False,
+    coordinates: bool = False,
+    progress: Callable[[str], None] | None = None,
     device: str = "auto",
     label: str | None = None,
     text_column: str | None = None,
@@ -49,44 +59,115 @@ def embed(
         run: A run, a method or an encoder.
         data: Whatever `open_data` takes.
         layer: Name of a map to read instead of the encoder's output.
+        features: As in `evaluate`, fitted to the training part of the data; choose goes by neighbours' held-out labels.
         out: File to write, with the path of each sample, its split ("all" where there are none), the name of its class
             and the number of its group, both missing where they are unknown. Its ending says how: .parquet has the
             columns `path`, `split`, `label`, `group` and `embedding`; .csv has the first four, then `0`, `1` and so on;
             .npz has arrays `embeddings`, `paths`, `splits`, `labels` ("" for none) and `groups` (-1 for none); .npy has
             the features alone.
+        thumbnails: Whether a parquet file has a column `image` too: a struct of `bytes`, a PNG of at most 64 pixels on
+            a side, and `path`.
+        coordinates: Whether a parquet file has columns `x` and `y` too, a map of the features in 0..1: t-SNE, or PCA
+            where there are fewer than 50 samples or more than 5,000.
+        progress: Called with a line on the features and on the coordinates.
         device: auto, cpu or cuda.
         label: Column of the labels, as in `open_data`; None takes that of the run.
-        text_column: Column of a table that holds the texts, as in `open_data`; None takes that of the run.
-        encoding: Encoding of texts, as in `open_data`; None takes that of the run.
+        text_column: Column of the texts, likewise.
+        encoding: Encoding of texts, likewise.
         group: What says which samples are dependent, as in `open_data`; None takes that of the run on its own data.
 
     Returns:
-        Features on the CPU, float32, shape (samples, dim), and the path of each sample, split after split. Where a
-        file is written, the features lie in a nameless file beside it, not in memory, while they are in use.
+        Features on the CPU, float32, shape (samples, dim), and the path of each sample, split after split; where a file
+        is written, in a nameless file beside it, not in memory.
 
     Raises:
         ValueError: The ending of `out` is another one, or a feature is NaN or infinite.
     """
+    target = _target(out, thumbnails or coordinates)
+    if layer is not None and features is not None:
+        raise UserError(f"layer must be omitted with features, got {layer}")
+    hardware, run, tell = pick_device(device), opened_run(run), progress or (lambda line: None)
+    reading = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
+    encoder, reader = frozen(run, hardware)
+    if layer is None and (text := readouts.named(run, features)):
+        encoder = readouts.readout(run, text, data, device=device, reading=reading, progress=tell)
+        reader = of_encoder(encoder)
+    splits = Source.of(run, encoder, data, reading=reading).splits(encoder)
+    vectors = partial(_read, reader, layer)
+    if target is not None and not coordinates:
+        return _write(target, _pieces(splits, vectors, hardware, thumbnails))
+    return _in_memory(list(splits), vectors, hardware, target, thumbnails, tell)
+
+
+def _target(out: str | Path | None, of_parquet: bool) -> Path | None:
+    """The file to write, whose ending must be known, and parquet for what only that holds."""
     target = None if out is None else Path(out)
     if target is not None and target.suffix.lower() not in WRITERS:
         raise UserError(f"out must end with {', '.join(WRITERS)}, got {target.name}")
-    hardware, run = pick_device(device), opened_run(run)
-    encoder, reader = frozen(run, hardware)
-    reading = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
-    splits = Source.of(run, encoder, data, reading=reading).splits(encoder)
-    if target is not None:
-        return _write(target, _pieces(splits, lambda batch: reader(batch, layer), hardware))
-    features, paths = [], []
-    for _, samples in splits:
-        features.append(read(lambda batch: reader(batch, layer), samples.to(hardware)).cpu())
-        paths += samples.paths
-    return torch.cat(features), paths
+    if of_parquet and (target is None or target.suffix.lower() != ".parquet"):
+        raise UserError(f"out must end with .parquet for thumbnails and coordinates, got {out}")
+    return target
+
+
+def _in_memory(
+    splits: "list[tuple[str, Data]]",
+    reader: Callable[[Batch], Tensor],
+    device: torch.device,
+    target: Path | None,
+    thumbnails: bool,
+    tell: Callable[[str], None],
+) -> tuple[Tensor, list[str]]:
+    """All features at once; where a file is written, with the coordinates that these give."""
+    features = torch.cat([read(reader, samples.to(device)).cpu() for _, samples in splits])
+    if target is None:
+        return features, [path for _, samples in splits for path in samples.paths]
+    points, rows = _plane(features, tell), iter(features)
+    return _write(target, _pieces(iter(splits), partial(_next, rows), device, thumbnails, points))
+
+
+def _read(reader: Reader, layer: str | None, batch: Batch) -> Tensor:
+    return reader(batch, layer)
+
+
+def _next(rows: Iterator[Tensor], batch: Batch) -> Tensor:
+    """The rows of a batch from those of all samples."""
+    return torch.stack([next(rows) for _ in batch["index"]])
+
+
+def _plane(features: Tensor, tell: Callable[[str], None]) -> Tensor:
+    """A map of features in a plane, float, shape (samples, 2), in 0..1, and a line on how it was made."""
+    points, name = geometry.flat(features, most=MAPPED) or (torch.full((len(features), 2), 0.5), "")
+    tell(f"x and y: {name} of the features" if name else "x and y: 0.5, as the features are all the same")
+    return points
+
+
+def _thumbnails(batch: Batch) -> list[bytes]:
+    """PNGs of the images of a batch, at most 64 pixels on a side; of other channels than colours their mean."""
+    if "image" not in batch:
+        raise UserError(f"thumbnails must be of images, got samples of {', '.join(sorted(batch))}")
+    from PIL import Image
+
+    images, files = batch["image"].cpu(), []
+    sizes = batch["size"].tolist() if "size" in batch else [images.shape[2:]] * len(images)
+    for image, (height, width) in zip(images, sizes, strict=True):
+        pixels = image[:, :height, :width]
+        pixels = pixels if len(pixels) in (1, 3) else pixels.float().mean(0, keepdim=True).to(torch.uint8)
+        picture = Image.fromarray(pixels.permute(1, 2, 0).squeeze(2).numpy())
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+        picture.save(buffer := io.BytesIO(), "png")
+        files.append(buffer.getvalue())
+    return files
 
 
 def _pieces(
-    splits: "Iterator[tuple[str, Data]]", reader: Callable[[Batch], Tensor], device: torch.device
+    splits: "Iterator[tuple[str, Data]]",
+    reader: Callable[[Batch], Tensor],
+    device: torch.device,
+    thumbnails: bool = False,
+    points: Tensor | None = None,
 ) -> Iterator[Piece]:
-    """Features of all samples, a batch at a time."""
+    """Features of all samples, a batch at a time; points lie in the order of the samples."""
+    done = 0
     for split, samples in splits:
         start = 0
         for batch in samples.to(device).batches(BATCH):
@@ -95,7 +176,11 @@ def _pieces(
             require_finite(vectors, "samples of a batch")
             rows = slice(start, start := start + len(vectors))
             labels, groups = _labels(samples, rows), _groups(samples, rows)
-            yield Piece(vectors.numpy(), samples.paths[rows], [split] * len(vectors), labels, groups)
+            known = samples.paths[rows], [split] * len(vectors), labels, groups
+            images = _thumbnails(batch) if thumbnails else None
+            place = None if points is None else points[done : done + len(vectors)].numpy()
+            done += len(vectors)
+            yield Piece(vectors.numpy(), *known, images, place)
 
 
 def _labels(samples: "Data", rows: slice) -> list[str | None]:

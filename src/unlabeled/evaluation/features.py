@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unlabeled.check import UserError
+from unlabeled.evaluation.progress import watched
 from unlabeled.method import Batch
 
 if TYPE_CHECKING:
@@ -28,11 +29,14 @@ class Representation:
     """A way to turn samples into vectors, which remembers the vectors of each data set.
 
     Attributes:
-        name: What scores call it: unlabeled, raw, random, rescaled.
+        name: What scores call it: unlabeled, or the name of a control.
         reader: Reads features from a batch.
         encoder: The network whose features they are; None where there is no network.
-        one_unit: Whether all numbers share a unit, as pixels do, and so must share a scale.
+        one_unit: Whether all numbers share a unit, as pixels or whitened features do, and so must share a scale; those
+            of a named map never do.
         detail: What a reader of the scores must know about it.
+        chooses: Whether each draw of labels chooses the map that is read, by cross-validation.
+        whole: Reads the features of all samples of data instead, where batches do not hold what is read.
     """
 
     name: str
@@ -40,20 +44,28 @@ class Representation:
     encoder: "Encoder | None" = None
     one_unit: bool = False
     detail: str = ""
+    chooses: bool = False
+    whole: "Callable[[Data], Tensor] | None" = None
     cache: "dict[tuple[int, str | None], tuple[Data, Tensor]]" = field(default_factory=dict, repr=False)
 
     def features(self, data: "Data", layer: str | None = None) -> Tensor:
         """Features of all samples, float32, shape (samples, dim)."""
+        layer = layer if self.encoder is not None else None
         key = (id(data), layer)
         if key not in self.cache:
-            self.cache[key] = data, read(lambda batch: self.reader(batch, layer), data)
+            values = (
+                read(lambda batch: self.reader(batch, layer), data)
+                if self.whole is None
+                else self.whole(data)
+            )
+            self.cache[key] = data, values
         return self.cache[key][1]
 
     def statistics(self, data: "Data", layer: str | None = None) -> tuple[Tensor, Tensor]:
         """Mean and scale over all samples by which a linear probe standardises, float, shape (dim,) each."""
         features = self.features(data, layer)
         mean, scale = standardization(features)
-        if self.one_unit:
+        if self.one_unit and (layer is None or self.encoder is None):
             scale = features.var(0, correction=0).mean().sqrt().clamp_min(1e-12).expand_as(scale)
         return mean, scale
 
@@ -79,7 +91,8 @@ def read(reader: Callable[[Batch], Tensor], data: "Data", *, batch_size: int = B
         ValueError: A feature is NaN or infinite.
     """
     features, start = torch.empty(0), 0
-    for batch in data.batches(batch_size):
+    steps = -(-len(data) // batch_size)
+    for batch in watched(data.batches(batch_size), steps, "reading features", "batches"):
         rows = reader(batch).flatten(1)
         if not start:  # one piece of memory, so that no batch's memory lies between pieces that stay
             features = rows.new_empty(len(data), rows.shape[1], dtype=torch.float32)

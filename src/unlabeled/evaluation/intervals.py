@@ -61,7 +61,12 @@ class LeftOut:
 
 
 def interval(
-    values: Tensor, groups: Tensor | None = None, *, bounds: Bounds | None = None, difference: bool = False
+    values: Tensor,
+    groups: Tensor | None = None,
+    *,
+    bounds: Bounds | None = None,
+    difference: bool = False,
+    accuracies: Tensor | None = None,
 ) -> Interval:
     """Mean of values over draws of the labels and test samples with its 95 % interval.
 
@@ -73,6 +78,8 @@ def interval(
         groups: Number of the independent unit of each sample, int64, shape (samples,); None where each sample is one.
         bounds: Range in which values lie, such as 0 and 1; None where they may be any number.
         difference: Whether values are differences of two measured numbers.
+        accuracies: Of one of these two with several draws, float, shape (draws,), where `values` are of one draw only:
+            both are taken to vary so much over draws.
 
     Returns:
         The interval. A mean at the end of the range still has a width, that of as many trials as there are units;
@@ -93,6 +100,8 @@ def interval(
         spread = Spread((mean - low) * (high - mean) / samples, NORMAL_QUANTILE, 0.0)
     elif draws > 1:
         spread = spreads.with_draws(spread, values, number, sizes)
+    elif accuracies is not None:
+        spread = spreads.with_single_draws(spread, accuracies.detach().cpu().double())
     low, high = _ends(mean, spread, units, bounds, difference)
     return Interval(mean, low, high, std, units)
 

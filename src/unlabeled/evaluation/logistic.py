@@ -16,7 +16,16 @@ from unlabeled.evaluation import lbfgs
 from unlabeled.evaluation.features import BLOCK, standardization
 from unlabeled.kernels.matmul import matmul_nt
 
-__all__ = ["FIXED_PENALTY", "HOLD_OUT_FROM", "PENALTIES", "Linear", "fit", "folds"]
+__all__ = [
+    "FIXED_PENALTY",
+    "HOLD_OUT_FROM",
+    "PENALTIES",
+    "Linear",
+    "fit",
+    "folds",
+    "group_folds",
+    "held_out_loss",
+]
 
 PENALTIES = tuple(10.0**power for power in range(-5, 2))
 FIXED_PENALTY = 0.01
@@ -92,6 +101,29 @@ def folds(labels: Tensor, count: int, seed: int = 0) -> Tensor:
     return torch.empty_like(dealt).scatter_(0, dealt, torch.arange(len(labels)) % count)
 
 
+def group_folds(labels: Tensor, groups: Tensor | None, seed: int = 0) -> tuple[Tensor, int]:
+    """Deal samples into at most five folds, groups as a whole.
+
+    Args:
+        labels: Class of each sample, int64, shape (samples,).
+        groups: Group of each sample, int64, shape (samples,); None where samples are independent.
+        seed: Seed of the order in which they are dealt.
+
+    Returns:
+        Fold of each sample, int64, shape (samples,), on the device of the labels, and how many folds there are: below
+        2 where no class has two labels, or all are of one group.
+    """
+    count = min(5, int(labels.bincount().max()))
+    fold = folds(labels, max(1, count), seed)
+    if groups is not None:
+        _, number = groups.cpu().unique(return_inverse=True)
+        parts = int(number.max()) + 1
+        count = min(count, parts)
+        order = torch.randperm(parts, generator=torch.Generator().manual_seed(seed))
+        fold = (order % max(1, count))[number]
+    return fold.to(labels.device), count
+
+
 @torch.no_grad()
 def fit(
     features: Tensor,
@@ -120,24 +152,54 @@ def fit(
     Raises:
         ValueError: `penalty` is not above 0.
     """
-    features = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
     mean, scale = statistics or standardization(features)
-    points = features.sub(mean).div_(scale)
-    axes, variances = _principal_axes(points)
-    rotated = len(points) < points.shape[1]
-    if rotated:  # the space that few samples span is the smaller one
-        points, basis = points @ axes, (torch.eye(len(variances)).to(axes), variances)
-    else:
-        basis = axes, variances
+    points, basis, axes = _points(features, mean, scale)
     reason, start = "given", None
     if penalty is None:
-        penalty, reason, start = _choose(points, labels, classes, basis, seed)
+        penalty, reason, start, _ = _choose(points, labels, classes, basis, group_folds(labels, None, seed))
     check.positive(penalty=penalty)
     mass = points.new_full((1, len(points)), 1 / len(points))
     problem = Problems(points, _one_hot(labels, classes, points), mass, basis)
     weight, bias = _solve(problem, penalty, SOLVING, start)
-    weight = (axes @ weight[0].T if rotated else weight[0].T) / scale[:, None]
+    weight = (weight[0].T if axes is None else axes @ weight[0].T) / scale[:, None]
     return Linear(weight, bias[0, :, 0] - mean @ weight, penalty, reason)
+
+
+@torch.no_grad()
+def held_out_loss(
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    *,
+    statistics: tuple[Tensor, Tensor],
+    groups: Tensor | None = None,
+    seed: int = 0,
+) -> float:
+    """Cross-entropy on held-out labels with the penalty for which it is lowest, to compare features by.
+
+    Args:
+        features: Float, shape (samples, dim).
+        labels: Class of each sample, int64, shape (samples,).
+        classes: Number of classes.
+        statistics: Mean and scale by which features are standardised.
+        groups: Group of each sample, int64, shape (samples,), held out as a whole; None where samples are independent.
+        seed: Seed of the split.
+
+    Returns:
+        Mean in nats, over the folds of `fit`; NaN where no class has two labels or lies in two groups.
+    """
+    points, basis, _ = _points(features, *statistics)
+    return _choose(points, labels, classes, basis, group_folds(labels, groups, seed))[3]
+
+
+def _points(features: Tensor, mean: Tensor, scale: Tensor) -> tuple[Tensor, Basis, Tensor | None]:
+    """Standardised points, their basis, and, where they are few, the axes of the space in which they are given."""
+    features = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
+    points = features.sub(mean).div_(scale)
+    axes, variances = _principal_axes(points)
+    if len(points) < points.shape[1]:  # the space that few samples span is the smaller one
+        return points @ axes, (torch.eye(len(variances)).to(axes), variances), axes
+    return points, (axes, variances), None
 
 
 def _principal_axes(points: Tensor) -> Basis:
@@ -162,13 +224,12 @@ def _one_hot(labels: Tensor, classes: int, points: Tensor) -> Tensor:
 
 
 def _choose(
-    points: Tensor, labels: Tensor, classes: int, basis: Basis, seed: int
-) -> tuple[float, str, Solution | None]:
-    """The penalty with the lowest loss on held-out samples, how it was chosen, and a solution for it."""
-    count = min(5, int(labels.bincount().max()))
+    points: Tensor, labels: Tensor, classes: int, basis: Basis, dealt: tuple[Tensor, int]
+) -> tuple[float, str, Solution | None, float]:
+    """The penalty with the lowest loss on held-out samples, how it was chosen, a solution for it, and the loss."""
+    fold, count = dealt
     if count < 2:
-        return FIXED_PENALTY, "fixed", None
-    fold = folds(labels, count, seed).to(labels.device)
+        return FIXED_PENALTY, "fixed", None, torch.nan
     tried = 1 if len(labels) >= HOLD_OUT_FROM else count
     held_out = fold == torch.arange(tried, device=fold.device)[:, None]
     used, unseen = ~held_out.all(0), held_out.any(0)
@@ -183,13 +244,15 @@ def _choose(
         losses = F.cross_entropy(logits, answers.expand(len(logits), -1), reduction="none")
         return float(losses[held_out[:, unseen]].mean()), (weight, bias)
 
-    index, (weight, bias) = _lowest_valley(attempt)
+    index, (weight, bias), loss = _lowest_valley(attempt)
     reason = f"by a held-out {FRACTIONS[count]}" if tried < count else f"by {count} folds"
-    return PENALTIES[index], reason, (weight.mean(0, keepdim=True), bias.mean(0, keepdim=True))
+    return PENALTIES[index], reason, (weight.mean(0, keepdim=True), bias.mean(0, keepdim=True)), loss
 
 
-def _lowest_valley(attempt: Callable[[int, Solution | None], tuple[float, Solution]]) -> tuple[int, Solution]:
-    """Number of the penalty of lowest loss, and its solution, from the middle outwards.
+def _lowest_valley(
+    attempt: Callable[[int, Solution | None], tuple[float, Solution]],
+) -> tuple[int, Solution, float]:
+    """Number of the penalty of lowest loss, its solution and the loss, from the middle outwards.
 
     The loss has one valley: where the next penalty is worse, all that follow are.
     """
@@ -203,7 +266,7 @@ def _lowest_valley(attempt: Callable[[int, Solution | None], tuple[float, Soluti
             if loss >= best:
                 break
             index, best, solution = index + step, loss, other
-    return index, solution
+    return index, solution, best
 
 
 def _solve(problems: Problems, penalty: float, iterations: int, start: Solution | None = None) -> Solution:

@@ -20,7 +20,7 @@ class Measurement:
 
     Attributes:
         probe: A probe, or a task such as propagation.
-        features: unlabeled, raw, random, rescaled or supervised, or a task's own control in words.
+        features: unlabeled, the name of a control, or a task's own control in words.
         values: What the number is the mean of, such as 1 where a sample was predicted correctly, float, shape
             (draws, test samples), the same samples for all features.
         layer: Name of a map, or None for the encoder's output.
@@ -113,14 +113,17 @@ def record_of(measurement: Measurement, ours: Measurement | None) -> Record:
 
 
 def _margin(ours: Measurement, control: Measurement) -> Interval:
-    """How much better ours is, on the same samples and without the same units."""
+    """How much better ours is, on the same samples and draws and without the same units."""
     sign = 1 if control.better == "higher" else -1
     low, high = control.range or (-math.inf, math.inf)
     bounds = low - high, high - low
-    values = sign * (ours.values - control.values)
+    draws = len(control.values)
+    values = sign * (ours.values[:draws] - control.values)
     left_out = ours.left_out or control.left_out
     if left_out is None:
-        return interval(values, control.groups, bounds=bounds, difference=True)
+        # A control that takes long is measured with the first draw only.
+        accuracies = ours.values.mean(1) if draws == 1 < len(ours.values) else None
+        return interval(values, control.groups, bounds=bounds, difference=True, accuracies=accuracies)
     # One of them may be a constant, which is the same whatever is left out.
     first, second = (
         m.left_out.values if m.left_out is not None else m.values.mean() for m in (ours, control)

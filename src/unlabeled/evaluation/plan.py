@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.evaluation import subsets
 from unlabeled.evaluation.controls import CONTROLS
 from unlabeled.evaluation.probe import Counts, Settings
@@ -13,8 +14,12 @@ from unlabeled.evaluation.tasks import TASKS
 
 if TYPE_CHECKING:
     from unlabeled.encoders import Encoder
+    from unlabeled.evaluation.scores import Scores
 
-__all__ = ["Cell", "Request", "cells"]
+__all__ = ["Cell", "Request", "cells", "controls_for"]
+
+GROUPS = ("default", "all")
+"""Words for several controls at once."""
 
 
 @dataclass
@@ -23,11 +28,13 @@ class Request:
 
     Attributes:
         probes: Names of probes and tasks.
-        controls: Names of controls.
+        controls: Names of controls, or default and all, which `controls_for` replaces.
         counts: Labels per class.
         draws: Random choices of the labels, where not all are used.
         settings: Settings of all probes.
         progress: Called with lines for the user; None for silence.
+        features: As `readouts.named` gives it: which features of the encoder; None for its output.
+        save: Called with the scores so far; None for nothing.
 
     Raises:
         ValueError: There is no such probe, control or number of labels, or no draw.
@@ -39,13 +46,15 @@ class Request:
     draws: int
     settings: Settings
     progress: Callable[[str], None] | None
+    features: str | None = None
+    save: "Callable[[Scores], None] | None" = None
 
     def __post_init__(self) -> None:
         self.counts = subsets.counts(self.counts)
         for name in self.probes or ["nothing"]:
             check.choice((*PROBES, *TASKS), probe=name)
         for name in self.controls:
-            check.choice(CONTROLS, controls=name)
+            check.choice((*CONTROLS, *GROUPS), controls=name)
         check.at_least(1, draws=self.draws)
 
     @property
@@ -64,6 +73,7 @@ class Request:
             "k": self.settings.k,
             "temperature": self.settings.temperature,
         }
+        options |= {} if self.features is None else {"features": self.features}
         return options if self.settings.steps is None else options | {"steps": self.settings.steps}
 
     def report(self, line: str) -> None:
@@ -79,6 +89,28 @@ class Cell:
     probe: str
     layer: str | None
     count: int | str
+
+
+def controls_for(words: Sequence[str], kind: str) -> list[str]:
+    """Names of the controls that words stand for, each once, the plainest first.
+
+    Args:
+        words: Names; default for those that take seconds, all for every one.
+        kind: Kind of the encoder that they are beside.
+
+    Raises:
+        ValueError: A control that was named is none for this kind.
+    """
+    suited = {name: control for name in CONTROLS if (control := CONTROLS.load(name)).suits(kind)}
+    for word in words:
+        if word not in suited and word not in GROUPS:
+            raise UserError(f"controls must be of {', '.join(suited)} for {kind} encoders, got {word}")
+    wanted = [
+        name
+        for name, control in suited.items()
+        if name in words or "all" in words or ("default" in words and control.default)
+    ]
+    return sorted(wanted, key=lambda name: suited[name].row)
 
 
 def cells(request: Request, encoder: "Encoder", rarest: int) -> list[Cell]:

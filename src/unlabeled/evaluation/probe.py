@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from torch import Tensor
 
@@ -73,6 +73,8 @@ class Probe:
         counts: Labels per class that it takes, from those requested and from the labels of the rarest class.
         layers: Maps of an encoder that it reads, each for a column of its own.
         trains_encoder: Whether it trains the encoder too. The same training from random weights is its one control.
+        chosen_by: What features are chosen by on held-out labels, where they are: the votes of neighbours, or the loss
+            of a linear classifier.
     """
 
     predict: Predict
@@ -80,3 +82,4 @@ class Probe:
     counts: Callable[[Counts, int], Counts] = lambda requested, rarest: requested
     layers: "Callable[[Encoder], Sequence[str | None]]" = lambda encoder: [None]
     trains_encoder: bool = False
+    chosen_by: Literal["votes", "loss"] = "loss"

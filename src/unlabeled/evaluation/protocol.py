@@ -6,16 +6,20 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from unlabeled.evaluation import controls as controlled
-from unlabeled.evaluation import seen, verdict
-from unlabeled.evaluation.features import Reader, Representation
+from unlabeled.encoders.readout import Spec, bare, fit_readout, one_unit
+from unlabeled.evaluation import readouts, seen, verdict
+from unlabeled.evaluation.controls import CONTROLS, supervised
+from unlabeled.evaluation.features import Reader, Representation, of_encoder
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel, frozen, method_around, pick_device
-from unlabeled.evaluation.plan import Cell, Request, cells
+from unlabeled.evaluation.plan import Cell, Request, cells, controls_for
 from unlabeled.evaluation.probe import Augment, Prediction, Probe, Settings
-from unlabeled.evaluation.probes import PROBES
+from unlabeled.evaluation.probes import PROBES, layers
+from unlabeled.evaluation.progress import telling
+from unlabeled.evaluation.results import Results
 from unlabeled.evaluation.scores import Scores
 from unlabeled.evaluation.sources import Source
 from unlabeled.evaluation.tasks import TASKS
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
+LABELS = 2000
+"""Most labels by which a control chooses its map."""
+
 
 @heap.retain_freed_memory()
 def evaluate(
@@ -37,7 +44,7 @@ def evaluate(
     *,
     probe: str | Sequence[str] = ("knn", "linear"),
     labels_per_class: int | str | Sequence[int | str] = ("all",),
-    controls: str | Sequence[str] = ("raw", "random", "rescaled"),
+    controls: str | Sequence[str] = "default",
     draws: int = 5,
     seed: int = 0,
     device: str = "auto",
@@ -48,9 +55,11 @@ def evaluate(
     k: int = 20,
     temperature: float = 0.07,
     steps: int | None = None,
+    features: str | None = None,
     augment: Augment | None = None,
     group: str | None = None,
     progress: Callable[[str], None] | None = None,
+    save: Callable[[Scores], None] | None = None,
 ) -> Scores:
     """Measure frozen features on labelled data, with the controls on the same labels and test samples.
 
@@ -61,34 +70,34 @@ def evaluate(
         data: What `open_splits` takes, with labels, or a pair of training and test data, opened or not.
         probe: Any of `PROBES`, which need labels, and of `TASKS`, which need none and have controls of their own.
         labels_per_class: Numbers of training labels, fractions of each class such as "1%", "all", or several.
-        controls: Any of raw (the input without a network), random (the network untrained), rescaled (of images: the
-            same, its channels made alike) and supervised (trained on the same labels only; always beside finetune).
+        controls: Any of `CONTROLS` that suit the data; "default" are those that take seconds, "all" all.
         draws: Random balanced choices of the labels, where not all are used.
         seed: Seed of the draws, of random weights and of trainings.
         device: auto, cpu or cuda.
-        test: Test data, if `data` is training data only: the test split of a source that has one, else all of it.
+        test: Test data, if `data` is training data only: its test split, else all of it.
         label: Column of the labels; None takes that of the run, or else looks for a usual name.
-        text_column: Column of the texts, as in `open_data`; None takes that of the run.
-        encoding: Encoding of texts, as in `open_data`; None takes that of the run.
-        k: Neighbours that vote in knn.
-        temperature: Temperature of their votes.
-        steps: Optimizer steps of finetune and supervised; None takes 20 passes over the labels, 300 at least.
+        text_column, encoding: Column and encoding of the texts, likewise.
+        k, temperature: Neighbours that vote in knn, and the temperature of their votes.
+        steps: Optimizer steps of finetune and supervised; None lets held-out labels end them, after 20 passes at most.
+        features: Those that probes read, such as layer2:2x2:whiten, or choose, by cross-validation of each probe and
+            draw on its own labels. None as the method declares, else the output.
         augment: Random view of a batch for finetune and supervised, such as a `Views`; None takes mild crops.
         group: What says which samples are dependent, as in `open_data`; None takes that of the run on its own data.
-        progress: Called with a line on what is measured next.
+        progress: Called with a line on what is measured next, and every few seconds on how far it is.
+        save: Called after every column with the scores so far, marked as `unfinished`.
 
     Returns:
-        The scores. Their note counts the test samples that the run was trained on or the training part holds too.
+        The scores; their note counts test samples that the run was trained on or the training part holds too.
 
     Raises:
         ValueError: There are no labels, a class has fewer than requested, or a word or number is not allowed.
     """
-    settings = Settings(seed, k, temperature, steps, augment)
-    request = Request(
-        _several(probe), _several(controls), _several(labels_per_class), draws, settings, progress
-    )
+    settings, run = Settings(seed, k, temperature, steps, augment), opened_run(run)
+    words = _several(probe), _several(controls), _several(labels_per_class)
+    request = Request(*words, draws, settings, progress, readouts.named(run, features), save)
     reading = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
-    return _evaluate(opened_run(run), data, test, reading, request, pick_device(device))
+    with telling(progress):
+        return _evaluate(run, data, test, reading, request, pick_device(device))
 
 
 def _evaluate(
@@ -96,68 +105,131 @@ def _evaluate(
 ) -> Scores:
     """Open the model and the data, and measure tasks first, then probes."""
     encoder, reader = frozen(run, device)
+    request.controls = controls_for(request.controls, encoder.kind)
     source = Source.of(run, encoder, data, test, reading=reading)
     options = {"source": source.name, **request.options, **source.reading}
     about = {"encoder": fingerprint(encoder.state_dict()), "seed": request.settings.seed, "options": options}
-    measurements, accounts = _measure_tasks(run, encoder, source, request, device)
+    results = Results({"data": source.name} | about, request.save)
+    _measure_tasks(run, bare(encoder), source, request, device, results)
     if len(request.tasks) == len(request.probes):
-        return Scores.of(measurements, {"data": source.name} | about | seen.together(accounts))
+        return results.scores()
     parts = source.open()
     labelled = Labelled.of(*parts.views(encoder, device))
     for note in (*labelled.notes, *labelled.label_sources):
         request.report(note)
-    measurements += _measure_probes(encoder, reader, labelled, request)
+    results.about |= labelled.facts
+    ours, note = _ours(encoder, reader, labelled, request)
+    results.accounts += [{"note": note}] if note else []
     # As opened, not as the encoder reads it: a scene is many images.
-    accounts += [seen.account(run, parts), *({"note": note} for note in labelled.notes)]
-    return Scores.of(measurements, labelled.facts | about | seen.together(accounts))
+    results.accounts += [seen.account(run, parts), *({"note": note} for note in labelled.notes)]
+    _measure_probes(ours, labelled, request, results)
+    return results.scores()
 
 
 def _measure_tasks(
-    run: Any, encoder: "Encoder", source: Source, request: Request, device: torch.device
-) -> tuple[list[Measurement], list[dict[str, Any]]]:
+    run: Any, encoder: "Encoder", source: Source, request: Request, device: torch.device, results: Results
+) -> None:
     """What the tasks measure, and accounts of the test samples of each."""
-    measurements: list[Measurement] = []
-    accounts: list[dict[str, Any]] = []
     if not request.tasks:
-        return measurements, accounts
+        return
     model = EvaluatedModel(encoder, method_around(encoder, run, device), request.settings.seed, device)
     for name in request.tasks:
         request.report(name)
         task = TASKS.load(name)
         parts = task.open(source)
-        measurements += task.measure(model, parts)
-        accounts += [] if parts.test is None else [seen.account(run, parts)]
-    return measurements, accounts
+        if parts.test is not None:
+            results.accounts.append(seen.account(run, parts))
+        results.add(task.measure(model, parts))
 
 
-def _measure_probes(
+def _ours(
     encoder: "Encoder", reader: Reader, labelled: Labelled, request: Request
-) -> list[Measurement]:
+) -> tuple[Representation, str]:
+    """Our features as they are asked for, and what the scores say of them."""
+    if request.features is None:
+        return Representation(OURS, reader, encoder, one_unit=one_unit(encoder)), ""
+    network = bare(encoder)
+    if request.features == readouts.CHOOSE:
+        note = (
+            "features were chosen for every row and draw by held-out training labels, never by test samples"
+        )
+        request.report(note)
+        return Representation(OURS, of_encoder(network), network), note
+    spec = Spec.parse(request.features)
+    network = fit_readout(network, spec, labelled.train, request.settings.seed)
+    note = readouts.account(network, labelled.train)
+    request.report(note)
+    return Representation(OURS, of_encoder(network), network, one_unit=spec.one_unit), note
+
+
+def _measure_probes(ours: Representation, labelled: Labelled, request: Request, results: Results) -> None:
     """What the probes measure on labels, each beside its controls."""
-    settings = request.settings
+    settings, encoder = request.settings, ours.encoder
+    assert encoder is not None
     plan = cells(request, encoder, labelled.rarest)
     draws = {cell.count: labelled.draw(cell.count, request.draws, settings.seed) for cell in plan}
-    ours = Representation(OURS, reader, encoder)
-    beside = controlled.representations(request.controls, encoder, labelled.train, settings.seed)
+    frozen_features = any(not PROBES.load(cell.probe).trains_encoder for cell in plan)
+    makers = filter(None, (CONTROLS.load(name).make for name in request.controls if frozen_features))
+    made = [make(encoder, labelled.train, settings.seed) for make in makers]
+    beside = [representation for representation in made if representation is not None]
+    choosers = {}
+    if request.features == readouts.CHOOSE:
+        rows = [rows for draw in draws.values() for rows in draw]
+        about = labelled.train, labelled.labels, len(labelled.classes), rows, settings
+        size = readouts.view_size(encoder)
+        choosers = {
+            one.name: readouts.Chooser(one, *about, size) for one in [*beside, ours] if not one.chooses
+        }
 
     @cache
-    def supervised(count: int | str) -> list[Prediction]:
-        return controlled.supervised(encoder, labelled, draws[count], settings)
+    def trained(count: int | str) -> list[Prediction]:
+        request.report(f"supervised with {verdict.labels([count])}")
+        return supervised.predictions(encoder, labelled, draws[count][:1], settings)
 
-    measurements: list[Measurement] = []
+    without_layers: dict[tuple[str, str, int | str], list[Prediction]] = {}
     for name, group in groupby(plan, key=lambda cell: cell.probe):
         probe, columns = PROBES.load(name), list(group)
         request.report(f"{name} with {verdict.labels([*dict.fromkeys(cell.count for cell in columns)])}")
         for cell in columns:
+            measured = []
             for features in [ours] if probe.trains_encoder else [*beside, ours]:
-                predictions = [
-                    probe.predict(features, labelled, rows, cell.layer, settings)
+                if features.chooses and cell.layer is not None:
+                    continue
+                chooser = choosers.get(features.name) if cell.layer is None else None
+                key = name, features.name, cell.count
+                predictions = without_layers.get(key) or [
+                    _predict(probe, features, chooser, labelled, rows, cell.layer, settings)
                     for rows in draws[cell.count]
                 ]
-                measurements.append(_measurement(cell, features.name, predictions, labelled, features.detail))
-            if cell.layer is None and _has_supervised(probe, request):
-                measurements.append(_measurement(cell, "supervised", supervised(cell.count), labelled))
-    return measurements
+                if features.encoder is None:  # what has no layers is the same beside every layer
+                    without_layers[key] = predictions
+                measured.append(_measurement(cell, features.name, predictions, labelled, features.detail))
+            results.add(measured)
+    # Trainings take longest, so they come last, one for each number of labels: its margin allows for other draws.
+    for cell in plan:
+        if cell.layer is None and _has_supervised(PROBES.load(cell.probe), request):
+            results.add([_measurement(cell, "supervised", trained(cell.count), labelled)])
+
+
+def _predict(
+    probe: Probe,
+    features: Representation,
+    chooser: readouts.Chooser | None,
+    labelled: Labelled,
+    rows: Tensor,
+    layer: str | None,
+    settings: Settings,
+) -> Prediction:
+    """What a probe predicts, from the map or the features that the labels at hand choose, where they are to."""
+    words = ""
+    if features.chooses:
+        layer, reason = layers.chosen_layer(features, labelled, rows, settings.seed, LABELS)
+        words = f"; map {layer}, {reason}"
+    elif chooser is not None:
+        features, choice = chooser.pick(rows, probe.chosen_by)
+        words = f"; {choice}"
+    classes, detail = probe.predict(features, labelled, rows, layer, settings)
+    return classes, detail + words
 
 
 def _has_supervised(probe: Probe, request: Request) -> bool:

@@ -26,11 +26,11 @@ class Registry(Mapping[str, str], Generic[Entry]):
         self._files = {path.stem: path for path in sorted(Path(file).parent.glob("[a-z]*.py"))}
 
     def __getitem__(self, name: str) -> str:
-        """What an entry is called in prose: its docstring up to the first colon, without a capital."""
+        """What an entry is called in prose: its docstring up to the first colon, without a capital but in names."""
         if name not in self._titles:
             docstring = ast.get_docstring(ast.parse(self._files[name].read_text(encoding="utf-8"))) or name
             title = docstring.partition(":")[0]
-            self._titles[name] = title[0].lower() + title[1:]
+            self._titles[name] = title if title[:2].isupper() else title[0].lower() + title[1:]
         return self._titles[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -25,8 +25,8 @@ class Scores:
             (how it was made), `detail`; for controls `margin`, `margin_low`, `margin_high`: how far ours lies above
             them, on the same draws and samples.
         about: What they were measured on: `data` (its name), `training_samples`, `test_samples`, `encoder`
-            (fingerprint of its state), `seed`, `options`, and perhaps `note`, which a reader must know; empty if
-            unknown.
+            (fingerprint of its state), `seed`, `options`, perhaps `note`, which a reader must know, and `unfinished`,
+            where more was to be measured; empty if unknown.
     """
 
     def __init__(self, records: Sequence[Record], about: Mapping[str, Any] | None = None) -> None:
@@ -70,5 +70,4 @@ class Scores:
 
     def verdict(self) -> str:
         """What `unlabeled.evaluation.verdict` says of the records, and the note, line by line."""
-        note = f"\nMind that {self.about['note']}." if "note" in self.about else ""
-        return verdict.verdict(self.records) + note
+        return "\n".join([verdict.verdict(self.records), *verdict.caveats(self.about)])

@@ -19,6 +19,7 @@ __all__ = [
     "of_changes",
     "of_groups",
     "with_draws",
+    "with_single_draws",
 ]
 
 NORMAL_QUANTILE = 1.959964
@@ -101,6 +102,21 @@ def with_draws(spread: Spread, values: Tensor, number: Tensor, sizes: Tensor) ->
         return spread
     # Half-widths added in squares: degrees of freedom estimated for the sum are too many where draws are few.
     reach = spread.variance * spread.quantile**2 + more * _student(draws - 1) ** 2
+    return Spread(variance, (reach / variance) ** 0.5, spread.skewness * (spread.variance / variance) ** 1.5)
+
+
+def with_single_draws(spread: Spread, accuracies: Tensor) -> Spread:
+    """Add the variance of two numbers that were measured with one draw of the labels each.
+
+    Args:
+        spread: Of their difference over groups of samples.
+        accuracies: Of one of them with several draws, float64, shape (draws,); the other is taken to vary as much.
+    """
+    more = 2 * float(accuracies.var())
+    variance = spread.variance + more
+    if variance == 0:
+        return spread
+    reach = spread.variance * spread.quantile**2 + more * _student(len(accuracies) - 1) ** 2
     return Spread(variance, (reach / variance) ** 0.5, spread.skewness * (spread.variance / variance) ** 1.5)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from unlabeled.evaluation.measurement import Record
 from unlabeled.evaluation.probes import PROBES
-from unlabeled.evaluation.verdict import NAMES, OURS, Column, amount, column, independent, name
+from unlabeled.evaluation.verdict import OURS, Column, amount, column, independent, name
 
 __all__ = ["table"]
 
@@ -29,9 +29,8 @@ def _block(probe: str, records: list[Record]) -> str:
 
 
 def _features(records: list[Record]) -> list[str]:
-    """Features in the order of rows: raw input and a task's own controls first, ours last."""
-    order = {features: index for index, features in enumerate(NAMES)}
-    return sorted(dict.fromkeys(record["features"] for record in records), key=lambda one: order.get(one, 0))
+    """Features in the order of rows: controls as they were measured, ours last."""
+    return sorted(dict.fromkeys(record["features"] for record in records), key=lambda one: one == OURS)
 
 
 def _header(probe: str, columns: list[Column]) -> list[list[str]]:
@@ -58,7 +57,8 @@ def _title(probe: str, records: list[Record]) -> str:
 
 def _neighbours(records: list[Record]) -> str:
     """Settings of ours, with the number of neighbours wherever it differs."""
-    details = [record["detail"].partition(", ") for record in records if record["features"] == OURS]
+    ours = [record["detail"].partition("; features ")[0] for record in records if record["features"] == OURS]
+    details = [detail.partition(", ") for detail in ours]
     counts = dict.fromkeys(count.removeprefix("k=") for count, _, _ in details)
     others = dict.fromkeys(rest for _, _, rest in details)
     return ", ".join([f"k={' or '.join(counts)}", *others])

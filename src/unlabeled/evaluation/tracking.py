@@ -3,10 +3,11 @@
 No weight is learned.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.video.films import VOID
+from unlabeled.evaluation.progress import watched
 from unlabeled.parts.augment import to_float
 from unlabeled.parts.maps import describe, survey
 
@@ -36,7 +38,9 @@ __all__ = [
 ]
 
 SIMILARITIES = 2**22
-"""Most similarities held at once."""
+"""Most similarities to the first frame held at once."""
+TILE = 12
+"""Positions on a side of the tiles that are compared with what is near them."""
 FRAMES_AT_ONCE = 16
 PATCH = 3
 """Positions on a side of the patches of raw pixels: wider ones know where they are, narrower ones nothing."""
@@ -99,33 +103,86 @@ def propagate(
     frames, _, rows, columns = features.shape
     carried = labels.new_zeros(frames, *labels.shape)
     carried[0] = labels
-    reach = math.ceil(radius) - 1
-    down, across = (_squared_distances(count, features.device) for count in (rows, columns))
-    band = max(1, SIMILARITIES // (columns * rows * columns * (1 + previous)))
-    for number in range(1, frames):
-        for start in range(0, rows, band):
-            stop = min(rows, start + band)
-            low, high = max(0, start - reach), min(rows, stop + reach)
-            near = slice(max(1, number - previous), number), slice(None), slice(low, high)
-            queries = rearrange(features[number, :, start:stop], "c h w -> (h w) c")
-            first = queries @ rearrange(features[0], "c h w -> c (h w)")
-            later = einsum(queries, features[near], "p c, t c h w -> p t h w")
-            far = down[start:stop, None, low:high, None] + across[:, None] >= radius**2
-            later = later.masked_fill(far.flatten(0, 1)[:, None], -torch.inf)
-            similarity = torch.cat([first, later.flatten(1)], 1)
-            sources = torch.cat(
-                [rearrange(labels, "k h w -> (h w) k"), rearrange(carried[near], "t k h w -> (t h w) k")]
-            )
-            best, index = similarity.topk(min(top, similarity.shape[1]), dim=1)
-            mixed = einsum((best / temperature).softmax(1), sources[index], "p n, p n k -> p k")
-            carried[number, :, start:stop] = rearrange(mixed, "(h w) k -> k h w", w=columns)
+    band = max(1, SIMILARITIES // (rows * columns))
+    windows = _windows(rows, columns, radius, features.device)
+    for number in watched(range(1, frames), frames - 1, "carrying masks", "frames"):
+        near = slice(max(1, number - previous), number)
+        queries = rearrange(features[number], "c h w -> (h w) c")
+        first = features[0].flatten(1)
+        parts = [(part @ first).topk(min(top, first.shape[1]), dim=1) for part in queries.split(band)]
+        best, index = (torch.cat(part) for part in zip(*parts))
+        if near.start < near.stop:
+            similar, later = _nearest(features[number], features[near], windows, top)
+            best, index = torch.cat([best, similar], 1), torch.cat([index, rows * columns + later], 1)
+            best, order = best.topk(min(top, best.shape[1]), dim=1)
+            index = index.gather(1, order)
+        sources = rearrange(torch.cat([carried[:1], carried[near]]), "t k h w -> (t h w) k")
+        mixed = einsum((best / temperature).softmax(1), sources[index], "p n, p n k -> p k")
+        carried[number] = rearrange(mixed, "(h w) k -> k h w", w=columns)
     return carried
 
 
-def _squared_distances(count: int, device: torch.device) -> Tensor:
-    """Between the numbers below a count, int64, shape (count, count)."""
-    numbers = torch.arange(count, device=device)
-    return (numbers[:, None] - numbers).square()
+class _Window(NamedTuple):
+    """A tile of positions, and where its sources lie in the frames just before.
+
+    Attributes:
+        tile: Rows and columns of the tile.
+        around: Rows and columns of the sources of any of its positions.
+        far: Which of these are too far from which position, bool, shape (positions, sources).
+        numbers: Position of each source in its frame, int64, shape (sources,).
+    """
+
+    tile: tuple[slice, slice]
+    around: tuple[slice, slice]
+    far: Tensor
+    numbers: Tensor
+
+
+def _windows(rows: int, columns: int, radius: float, device: torch.device) -> list[_Window]:
+    """Tiles that cover a frame: only positions near a tile are compared with it, by one matrix product."""
+    reach = math.ceil(min(radius, rows + columns)) - 1
+    places = torch.arange(rows * columns, device=device).view(rows, columns)
+    spans = [
+        [(slice(low, high := min(low + TILE, size)), slice(max(0, low - reach), min(size, high + reach)))
+         for low in range(0, size, TILE)]
+        for size in (rows, columns)
+    ]  # fmt: skip
+    windows = []
+    for (down, all_down), (across, all_across) in itertools.product(*spans):
+        own, numbers = places[down, across].flatten(), places[all_down, all_across].flatten()
+        vertical = (own // columns)[:, None] - numbers // columns
+        horizontal = (own % columns)[:, None] - numbers % columns
+        far = vertical.square() + horizontal.square() >= radius**2
+        windows.append(_Window((down, across), (all_down, all_across), far, numbers))
+    return windows
+
+
+def _nearest(frame: Tensor, before: Tensor, windows: list[_Window], top: int) -> tuple[Tensor, Tensor]:
+    """The most similar positions nearby in the frames before, for each position of a frame.
+
+    Args:
+        frame: Float, shape (channels, rows, columns).
+        before: Float, shape (frames, channels, rows, columns).
+        windows: What `_windows` gives.
+        top: How many, at most.
+
+    Returns:
+        Similarities, float, and numbers of the positions, counted frame after frame, int64, shape (positions, top).
+    """
+    frames, _, rows, columns = before.shape
+    top = min(top, frames * min(len(window.numbers) for window in windows))
+    best = frame.new_empty(rows, columns, top)
+    index = torch.empty(rows, columns, top, dtype=torch.long, device=frame.device)
+    offsets = rows * columns * torch.arange(frames, device=frame.device)[:, None]
+    for (down, across), (all_down, all_across), far, numbers in windows:
+        queries = rearrange(frame[:, down, across], "c h w -> (h w) c")
+        sources = rearrange(before[:, :, all_down, all_across], "t c h w -> c (t h w)")
+        similarity = (queries @ sources).unflatten(1, (frames, -1)).masked_fill_(far[:, None], -torch.inf)
+        similar, order = similarity.flatten(1).topk(top, dim=1)
+        size = best[down, across].shape[:2]
+        best[down, across] = similar.unflatten(0, size)
+        index[down, across] = (offsets + numbers).flatten()[order].unflatten(0, size)
+    return best.flatten(0, 1), index.flatten(0, 1)
 
 
 def track(film: "Film", reader: Reader, settings: Settings, size: int) -> Tensor:

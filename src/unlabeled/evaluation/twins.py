@@ -1,6 +1,7 @@
 """Random twins: the same network or method with fresh weights, the same input statistics and calibrated norms."""
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from unlabeled.check import UserError
+from unlabeled.encoders.readout import Readout, refit_
 from unlabeled.kernels.compat import BATCH_NORMS, RESETS
 from unlabeled.method import Method
 
@@ -70,7 +72,7 @@ def untrained_method(method: Method, data: "Data", seed: int = 0) -> Method:
             raise UserError(
                 f"controls must be raw or none for {type(method).__name__}, built from trained weights ({shared[0]})"
             )
-        if type(twin).prepare is not Method.prepare:
+        if inspect.unwrap(type(twin).prepare) is not Method.prepare:
             twin.prepare(method.training_view(data))
         _calibrate_heads_(twin.to(device).eval(), samples, lambda: method.training_view(data))
     return twin.eval()
@@ -121,12 +123,16 @@ def _redraw(encoder: "Encoder") -> "Encoder":
 def calibrate_(encoder: "Encoder", data: "Data", samples: int = CALIBRATION_SAMPLES) -> None:
     """Set the statistics of batch norms to those of data; at their defaults random weights look worse.
 
+    What scales the features of a readout is fitted to the same data anew.
+
     Args:
         encoder: Changed in place; its weights stay.
         data: Where images are taken from.
         samples: Most images looked at.
     """
     _average(_norms(encoder), lambda: encoder.run_all(encoder.inputs(data.sample(samples))))
+    if isinstance(encoder, Readout):
+        refit_(encoder, data)
 
 
 def _norms(module: nn.Module) -> list[Any]:

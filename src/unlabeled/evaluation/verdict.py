@@ -6,25 +6,27 @@ one by one only the one counts that was chosen on training labels.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from unlabeled.evaluation.controls import CONTROLS
 from unlabeled.evaluation.probes import PROBES
 
 __all__ = [
     "CHOSEN",
-    "NAMES",
     "OURS",
     "PROBES",
     "Column",
     "Comparison",
     "Record",
     "amount",
+    "caveats",
     "claims",
     "column",
     "comparisons",
     "counted",
+    "headline",
     "independent",
     "labels",
     "lead",
@@ -38,15 +40,9 @@ Column = tuple[str, str | None, int | str, str]
 """Probe, layer, labels per class and unit."""
 Lead = Literal["ahead", "behind", "open", "unknown"]
 Outcome = Literal["won", "open", "lost", "unknown"]
+LEADS: tuple[Lead, ...] = ("behind", "unknown", "open", "ahead")
+"""From the worst to the best."""
 
-NAMES = {
-    "raw": "raw input",
-    "random": "random weights",
-    "rescaled": "rescaled random weights",
-    "supervised": "supervised, same labels",
-    "unlabeled": "unlabeled",
-}
-"""What features are called, in the order of rows; a task's own controls are called what they are."""
 OURS = "unlabeled"
 CHOSEN = "chosen"
 """Layer of the row whose layer was chosen on training labels."""
@@ -56,6 +52,9 @@ CLAIMS: dict[Outcome, str] = {
     "lost": "loses",
     "unknown": "cannot be judged",
 }
+UNFINISHED = "The evaluation was stopped before everything was measured."
+TOO_FEW = 5
+"""Independent units below which nothing is claimed: whether two books differ beyond noise, two books cannot tell."""
 FEW = 8
 """Independent units below which a reader is told that an interval rests on few."""
 
@@ -78,13 +77,8 @@ class Comparison:
 
     @property
     def outcome(self) -> Outcome:
-        """Won where ours is ahead of every control, lost where it is behind one, unknown where an interval lacks."""
-        leads = set(self.leads.values())
-        if "behind" in leads:
-            return "lost"
-        if "unknown" in leads:
-            return "unknown"
-        return "won" if leads == {"ahead"} else "open"
+        """What is claimed."""
+        return _outcome(self.leads.values())
 
     @property
     def hardest(self) -> str:
@@ -100,8 +94,8 @@ def column(record: Record) -> Column:
 
 
 def name(features: str) -> str:
-    """What features are called."""
-    return NAMES.get(features, features)
+    """What features are called; a task's own controls are called what they are."""
+    return CONTROLS.get(features, features)
 
 
 def amount(value: float, unit: str, *, signed: bool = False) -> str:
@@ -146,8 +140,11 @@ def independent(records: Sequence[Record]) -> str:
 def lead(ours: Record, control: Record) -> Lead:
     """How ours stands to a control.
 
-    Where the margin was measured, sample by sample, its interval decides; else the two intervals must lie apart.
+    Where the margin was measured, sample by sample, its interval decides; else the two intervals must lie apart. Of
+    very few independent units it is not known.
     """
+    if any(_finite(record.get("units")) and record["units"] < TOO_FEW for record in (ours, control)):
+        return "unknown"
     if "margin" in control or "margin_low" in control:
         low, high = control.get("margin_low"), control.get("margin_high")
     else:
@@ -175,6 +172,42 @@ def comparisons(records: Sequence[Record]) -> list[Comparison]:
     return compared
 
 
+def headline(evaluations: Sequence[tuple[str, Sequence[Record]]]) -> str:
+    """One sentence on several evaluations of one encoder: what ours did in how many columns, beside which controls.
+
+    A column that was measured several times on the same data counts once, with all its controls and their least lead.
+
+    Args:
+        evaluations: Name of the data, and score records of each.
+
+    Returns:
+        The sentence; empty where nothing was compared with a control.
+    """
+    pooled: dict[tuple[str, Column], dict[str, Lead]] = {}
+    for data, records in evaluations:
+        for one in comparisons(records):
+            leads = pooled.setdefault((data, one.column), {})
+            for features, stands in one.leads.items():
+                other = leads.get(features, stands)
+                leads[features] = stands if LEADS.index(stands) < LEADS.index(other) else other
+    if not pooled:
+        return ""
+    outcomes = [_outcome(leads.values()) for leads in pooled.values()]
+    parts = [
+        f"{claim} in {outcomes.count(outcome)}" for outcome, claim in CLAIMS.items() if outcome in outcomes
+    ]
+    measured = [features for leads in pooled.values() for features in leads]
+    controls = [
+        name(features)
+        + ("" if measured.count(features) == len(pooled) else f" (in {measured.count(features)})")
+        for features in dict.fromkeys(measured)
+    ]
+    return (
+        f"In {counted(len(evaluations), 'evaluations')} with {counted(len(pooled), 'comparisons')}, {OURS} "
+        f"{', '.join(parts)}. Controls: {'; '.join(controls)}."
+    )
+
+
 def verdict(records: Sequence[Record]) -> str:
     """Where ours beats every control, where one beats ours, where noise leaves it open, and which controls there were.
 
@@ -185,6 +218,12 @@ def verdict(records: Sequence[Record]) -> str:
         Plain text: a line for each claim on each probe or task, then what must be known to read them.
     """
     return "\n".join([*claims(records), *notes(records)])
+
+
+def caveats(about: Mapping[str, Any]) -> list[str]:
+    """Sentences that no reader of an evaluation may miss, from what is known about it."""
+    lines = [f"Mind that {about['note']}."] if "note" in about else []
+    return [*lines, UNFINISHED] if about.get("unfinished") else lines
 
 
 def claims(records: Sequence[Record]) -> list[str]:
@@ -208,7 +247,16 @@ def notes(records: Sequence[Record]) -> list[str]:
     points = "points of accuracy above the best control"
     if any(one.column[3] != "accuracy" for one in compared):
         points = "how much better than the best control, in points of accuracy or in the unit named"
-    return [f"In brackets: {points}.", *_controls(compared), *_few(compared)]
+    return [f"In brackets: {points}.", *_controls(compared), *_single(records), *_few(compared)]
+
+
+def _outcome(leads: Collection[Lead]) -> Outcome:
+    """Won where ours is ahead of every control, lost where it is behind one, unknown where an interval lacks."""
+    if "behind" in leads:
+        return "lost"
+    if "unknown" in leads:
+        return "unknown"
+    return "won" if {*leads} == {"ahead"} else "open"
 
 
 def _finite(value: Any) -> bool:
@@ -260,20 +308,30 @@ def _notes(comparison: Comparison) -> list[str]:
         notes = [" ".join([*notes, f"to {name(hardest)}"])]
         notes += [f"but ahead of {' and '.join(ahead)}"] if ahead else []
     if comparison.outcome == "unknown":
-        notes.append(f"no interval of {counted(*comparison.units)}" if comparison.units else "no interval")
+        units = comparison.units
+        few = units and f"{'only' if 1 < units[0] < TOO_FEW else 'no interval of'} {counted(*units)}"
+        notes.append(few or "no interval")
     return notes
 
 
 def _controls(compared: Sequence[Comparison]) -> list[str]:
     """Which controls were measured, by probe or task where these differ."""
-    order = {features: index for index, features in enumerate(NAMES)}
     probes: dict[str, list[str]] = {}
     for one in compared:
-        features = sorted(one.leads, key=lambda features: order.get(features, len(order)))
-        probes.setdefault("; ".join(map(name, features)), []).append(one.column[0])
+        probes.setdefault("; ".join(map(name, one.leads)), []).append(one.column[0])
     if len(probes) == 1:
         return [f"Controls: {next(iter(probes))}."]
     return [f"Controls of {_listing(names)}: {controls}." for controls, names in probes.items()]
+
+
+def _single(records: Sequence[Record]) -> list[str]:
+    """Which controls were measured with one of the draws of the labels."""
+    several = {column(r) for r in records if r["features"] == OURS and (r.get("draws") or 1) > 1}
+    single = [r["features"] for r in records if r.get("draws") == 1 and column(r) in several]
+    return [
+        f"Measured with the first draw of the labels only, and taken to vary over draws as {OURS} does: {name(one)}."
+        for one in dict.fromkeys(single)
+    ]
 
 
 def _few(compared: Sequence[Comparison]) -> list[str]:

@@ -51,9 +51,11 @@ class Description:
     options: tuple[Option, ...]
     kind: str = "image"
     encoder_kind: str | None = None
+    defaults: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     smallest: dict[str, Any] = field(default_factory=dict)
     example: str | None = None
+    most_epochs: int = 800
 
 
 @cache

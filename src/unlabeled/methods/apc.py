@@ -74,7 +74,6 @@ class APC(Method[AudioEncoder]):
         return data.resampled(self.encoder.sample_rate).crops(self.crop_seconds)
 
     def prepare(self, data: Sounds) -> None:
-        super().prepare(data)
         batch = {name: value.to(self.baseline.device) for name, value in data.sample(512).items()}
         bands, frames = self.encoder.adapt(self.encoder.inputs(batch))
         if not (frames > self.ahead).any():

@@ -80,7 +80,6 @@ class Autoencoder(Method[ImageEncoder]):
         self.register_buffer("baseline", torch.tensor(0.0))  # of the mean image: the variance around it
 
     def prepare(self, data: Data) -> None:
-        super().prepare(data)
         images = self.views(data.sample(512)).to(self.mean.device)
         self.mean.copy_(images.mean(0))
         self.baseline.copy_(loss(self.mean, images))

@@ -65,7 +65,6 @@ class BERT(Method[TextEncoder]):
         return self.encoder.blocks(data, pairs=self.next is not None)
 
     def prepare(self, data: Tokens) -> None:
-        super().prepare(data)
         if self.next is not None and (data.documents is None or len(data.documents.unique()) < 2):
             raise UserError(f"next_sentence must be off for a single document, got {data.name}")
         self.entropy.copy_(tokens.entropy(data.counts(self.encoder.vocabulary)))

@@ -95,7 +95,6 @@ class Colorization(Method[ImageEncoder]):
         return math.log(len(self.centers))
 
     def prepare(self, data: Data) -> None:
-        super().prepare(data)
         _need_colors(data.shape["channels"])
         counts = torch.zeros_like(self.importance)
         for images in self.views(data.sample(512)).to(counts.device).split(32):

@@ -98,7 +98,6 @@ class ContextEncoder(Method[ImageEncoder]):
         return None if self.adversarial_weight else super().chance(samples)
 
     def prepare(self, data: Data) -> None:
-        super().prepare(data)
         images = self.views(data.sample(512)).to(self.mean.device)
         self.mean.copy_(images.mean(0))
         self.baseline.copy_(reconstruction(self.mean, images, self.weight(self.drop(images))))

@@ -76,7 +76,6 @@ class DeepCluster(Method[ImageEncoder]):
         return math.log(int(self.used))
 
     def prepare(self, data: Data) -> None:
-        super().prepare(data)
         if self.clusters is None:
             self.used.fill_(min(DEFAULT_CLUSTERS, max(2, len(data) // 10)))
         elif self.clusters > (most := len(data) // 4):

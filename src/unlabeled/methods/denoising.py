@@ -114,7 +114,6 @@ class Denoising(Method[ImageEncoder]):
         self.register_buffer("baseline", torch.tensor(0.0))  # of the mean image
 
     def prepare(self, data: Data) -> None:
-        super().prepare(data)
         images = self.views(data.sample(512)).to(self.mean.device)
         self.mean.copy_(images.mean(0))
         self.baseline.copy_(loss(self.offset.expand_as(images), images, kind=self.error))

@@ -138,7 +138,6 @@ class FramePrediction(Method[VideoEncoder]):
         return data.clips(frames=self.past + self.future, stride=self.stride)
 
     def prepare(self, data: Data) -> None:
-        super().prepare(data)
         frames = self.encoder.inputs(data.sample(SAMPLE)).to(self.mean.device)
         self.mean.copy_(frames.mean((0, 1)))
         mean = self.loss_inputs(torch.zeros_like(frames))

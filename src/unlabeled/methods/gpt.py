@@ -68,7 +68,6 @@ class GPT(Method[TextEncoder]):
         return self.encoder.blocks(data)
 
     def prepare(self, data: Tokens) -> None:
-        super().prepare(data)
         self.entropy.copy_(tokens.entropy(data.counts(self.encoder.vocabulary, skip=1)))
 
     def forward(self, batch: Batch) -> Tensor:

@@ -84,7 +84,6 @@ class MoCo(TwoViews, Method[ImageEncoder]):
         return math.log(len(self.queue.rows) + 1)
 
     def prepare(self, data: Data) -> None:
-        super().prepare(data)
         stored = len(self.queue.rows)
         if stored > len(data):
             warnings.warn(

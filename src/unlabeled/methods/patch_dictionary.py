@@ -57,7 +57,6 @@ class PatchDictionary(Method[ImageEncoder]):
         return 1.0  # what a product of 0 leaves unexplained
 
     def prepare(self, data: Data) -> None:
-        super().prepare(data)
         patches, mirrored = self._draw(data.sample(SAMPLES))
         both = patches if mirrored is None else torch.cat([patches, mirrored])
         self.dictionary.begin(both, self.encoder.trunk)

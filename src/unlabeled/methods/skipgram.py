@@ -79,7 +79,6 @@ class SkipGram(Method[WordEncoder]):
         return self.encoder.evaluation_view(data, STRETCH)
 
     def prepare(self, data: Words) -> None:
-        super().prepare(data)
         self.neighbours.count(data.counts(len(self.encoder.vocabulary)))
 
     def forward(self, batch: Batch) -> Tensor:

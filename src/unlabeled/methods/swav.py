@@ -156,7 +156,6 @@ class SwAV(TwoViews, Method[ImageEncoder]):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        super().after_step(progress)
         self.steps += 1
         moved = F.normalize(self.prototypes, dim=1)
         # The optimizer's momentum and weight decay move parameters whose gradient is 0.

@@ -133,7 +133,6 @@ class TrajectoryUnmasking(Method[ImageEncoder]):
 
     def prepare(self, data: Data) -> None:
         """Measure how far trajectories reach, so that poses in any unit become numbers about 1."""
-        super().prepare(data)
         positions = data.sample(256)["pose"][..., :2]
         spread = (positions - positions.mean(1, keepdim=True)).square().sum(-1).mean().sqrt()
         self.scale.copy_(spread if spread > 0 else torch.ones(()))

@@ -151,7 +151,6 @@ class VideoColorization(Method[Frames | ImageEncoder]):
 
     @torch.no_grad()
     def prepare(self, data: Data) -> None:
-        super().prepare(data)
         clips = self.clips(data.sample(CLIPS), random=True).to(self.palette.device)
         cells = torch.cat([self.cells(part) for part in clips.split(32)])
         colors = rearrange(cells, "b t ab h w -> (b t h w) ab")

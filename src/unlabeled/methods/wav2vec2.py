@@ -158,7 +158,6 @@ class Wav2Vec2(Method[AudioEncoder]):
         return math.log(1 + self.negatives)
 
     def prepare(self, data: Data) -> None:
-        super().prepare(data)
         trunk, (_, length) = self.encoder.trunk, self.encoder.inputs(data.sample(128))
         most = trunk.frames(max(trunk.receptive, int(length.max())))
         if most < FEWEST:
@@ -168,7 +167,6 @@ class Wav2Vec2(Method[AudioEncoder]):
             )
 
     def after_step(self, progress: float) -> None:
-        super().after_step(progress)
         self.softened.fill_(self.softness * max(0.25, 0.25 ** (progress / ANNEALED)))
 
     def forward(self, batch: Batch) -> Tensor:

@@ -12,7 +12,7 @@ __all__ = ["Follower", "Teacher", "cosine_momentum"]
 
 
 class Follower(nn.Module):
-    """A part that keeps up with the training without help: `Method.prepare` and `Method.after_step` drive it."""
+    """A part that keeps up with the training without help: `Method` drives it before `prepare` and `after_step`."""
 
     students: tuple[nn.Module, ...] = ()
     """Networks of the method that it follows."""

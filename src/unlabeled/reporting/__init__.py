@@ -66,6 +66,7 @@ def report(
         filters=sections.first_layers(entries),
         maps=sections.maps(entries),
         rounds=evaluations.rounds(entries),
+        controls=evaluations.controls(entries),
     )
 
 

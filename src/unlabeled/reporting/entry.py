@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from unlabeled.evaluation.verdict import claims, counted, notes
+from unlabeled.data.samples import was_meant
+from unlabeled.evaluation.verdict import caveats, claims, counted, headline, notes
 from unlabeled.reporting.charts import finite
 from unlabeled.reporting.samples import SAMPLES, Samples, embed, pixels, raw
 from unlabeled.run import fingerprint
@@ -34,7 +35,7 @@ class Evaluation:
         """What it was measured on; empty if unknown."""
         self.current = measured.get("encoder") in (None, state)
         """Whether it was made on the encoder as it is now, as far as is known."""
-        self.caveats = [f"Mind that {measured['note']}."] if "note" in measured else []
+        self.caveats = caveats(measured)
         """Sentences that no reader of the scores may miss."""
         if not self.current:
             self.caveats.append(
@@ -76,7 +77,7 @@ class Entry:
         self.config: dict[str, Any] = run.config
         self.history: list[dict[str, Any]] = run.history
         self.last: dict[str, Any] = self.history[-1] if self.history else {}
-        self.skipped: list[tuple[str, str]] = list(run.skipped)
+        self.skipped: list[tuple[str, str]] = [skip for skip in run.skipped if was_meant(skip[1])]
         self.label = self.name = str(self.config.get("method", self.path.name))
         self.settings: dict[str, Any] = self.config.get("settings", {})
         self.about: dict[str, Any] = self.config.get("data", {})
@@ -90,6 +91,12 @@ class Entry:
             return self.run.method
         except ValueError:
             return None
+
+    @property
+    def headline(self) -> str:
+        """One sentence on all evaluations that the verdict rests on, where there are several; else empty."""
+        judged = [(evaluation.data, evaluation.records) for evaluation in self.judged]
+        return headline(judged) if len(judged) > 1 else ""
 
     @property
     def choices(self) -> dict[str, Any]:

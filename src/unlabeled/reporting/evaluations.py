@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from unlabeled.evaluation.controls import CONTROLS
+from unlabeled.evaluation.verdict import OURS, name
 from unlabeled.reporting.entry import Entry, Evaluation
 from unlabeled.reporting.tables import Table, arrange, tasks
 
-__all__ = ["Round", "caveats", "rounds"]
+__all__ = ["Round", "caveats", "controls", "rounds"]
 
 
 class Round(NamedTuple):
@@ -36,6 +38,13 @@ def rounds(entries: Sequence[Entry]) -> list[Round]:
         )
         stated |= {caveat for _, evaluation in judged for caveat in evaluation.caveats}
     return result
+
+
+def controls(entries: Sequence[Entry]) -> list[str]:
+    """What the controls of all evaluations are called, those of tasks last."""
+    records = [record for entry in entries for one in entry.evaluations for record in one.records]
+    measured = dict.fromkeys(record["features"] for record in records if record["features"] != OURS)
+    return [name(one) for one in sorted(measured, key=lambda one: one not in CONTROLS)]
 
 
 def caveats(entries: Sequence[Entry]) -> dict[str, str]:

@@ -9,8 +9,9 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
+from unlabeled.evaluation import geometry
 from unlabeled.method import Pictures
-from unlabeled.reporting import charts, embedding, pictures
+from unlabeled.reporting import charts, pictures
 from unlabeled.reporting.entry import Entry
 from unlabeled.reporting.samples import Samples
 
@@ -139,9 +140,7 @@ class Neighbours(NamedTuple):
             return []
         frequencies = self.samples.labels[self.samples.labels >= 0].bincount().float()
         chance = (frequencies / frequencies.sum()).square().sum().item()
-        rows = [
-            (name, embedding.agreement(self.samples.labels, neighbours)) for name, neighbours in self.rows
-        ]
+        rows = [(name, geometry.agreement(self.samples.labels, neighbours)) for name, neighbours in self.rows]
         return [*rows, ("chance", chance)]
 
     def tile(self, query: int, row: int) -> Markup:
@@ -171,11 +170,9 @@ def _neighbours(group: Sequence[Entry], several: bool) -> Neighbours:
     as_text = not len(first.images)
     count = min(TEXT_NEIGHBOURS if as_text else NEIGHBOURS, size - 1)
     features = [(entry.label if several else "features", entry.features) for entry in group]
-    rows = [
-        (name, embedding.nearest(values, count)) for name, values in [*features, ("raw input", first.raw)]
-    ]
+    rows = [(name, geometry.nearest(values, count)) for name, values in [*features, ("raw input", first.raw)]]
     query_count = TEXT_QUERIES if as_text else max(3, ROWS // len(rows))
-    queries = embedding.queries(first.samples.labels, size, query_count)
+    queries = geometry.queries(first.samples.labels, size, query_count)
     images = first.images
     if not as_text:
         images = pictures.thumbnails(images, len(queries) * len(rows) * (count + 1))
@@ -205,7 +202,7 @@ def maps(entries: Sequence[Entry]) -> list[tuple[str, Markup | None, str]]:
     spaces += [(entry, "raw input", entry.raw) for entry in first.values()]
     panels = []
     for entry, caption, features in spaces:
-        points, method = embedding.flat(features) or (None, "")
+        points, method = geometry.flat(features) or (None, "")
         panels.append((caption, None if points is None else _map(entry, points), method))
     return panels
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from unlabeled.evaluation.controls import CONTROLS
 from unlabeled.evaluation.verdict import CHOSEN, OURS, PROBES, Record, comparisons, independent, lead, name
 from unlabeled.reporting.charts import Row, finite
 
@@ -13,13 +14,7 @@ Runs = Sequence[tuple[str, Sequence[Record]]]
 Key = tuple[str, str | None, int | str]
 """Probe, layer and labels per class."""
 
-MARKS = {  # style and shape, in the order of the rows
-    "raw": ("control-raw", "square"),
-    "random": ("control-random", "diamond"),
-    "rescaled": ("control-rescaled", "triangle"),
-    "supervised": ("control-supervised", "ring"),
-    OURS: ("s0", "circle"),
-}
+COLOURS, SHAPES = 6, ("square", "diamond", "triangle", "ring")
 
 
 class Table(NamedTuple):
@@ -75,7 +70,9 @@ def _key(record: Record) -> Key:
 
 def _table(keys: Sequence[Key], runs: Runs) -> Table:
     title, axis, columns = _headings(keys)
-    rows = [row for features in MARKS for row in _rows(features, keys, runs)]
+    features = dict.fromkeys(record["features"] for _, records in runs for record in records)
+    in_order = sorted(features, key=lambda one: one == OURS)
+    rows = [row for one in in_order for row in _rows(one, keys, runs)]
     winners = [winner(cells) for cells in zip(*(row.cells for row in rows), strict=True)]
     if CHOSEN in columns:  # of many layers the best one would win by luck
         winners = [best if column == CHOSEN else None for column, best in zip(columns, winners, strict=True)]
@@ -101,7 +98,7 @@ def _headings(keys: Sequence[Key]) -> tuple[str, str, list[str]]:
 
 def _rows(features: str, keys: Sequence[Key], runs: Runs) -> list[Row]:
     """The rows of one kind of features: one for each run, or one where all runs have the same."""
-    style, shape = MARKS[features]
+    style, shape = _mark(features)
     cells = [(number, label, _cells(keys, records, features)) for number, (label, records) in enumerate(runs)]
     cells = [row for row in cells if any(row[2])]
     if features == OURS:
@@ -112,6 +109,12 @@ def _rows(features: str, keys: Sequence[Key], runs: Runs) -> list[Row]:
     if len(cells) == len(runs) and all(row == cells[0][2] for _, _, row in cells):
         return [Row(name(features), cells[0][2], style, shape)]
     return [Row(f"{name(features)} · {label}", row, style, shape) for _, label, row in cells]
+
+
+def _mark(features: str) -> tuple[str, str]:
+    """Style and shape of the mark, the same in every table; colours and shapes together tell 12 controls apart."""
+    number = list(CONTROLS).index(features) if features in CONTROLS else 0
+    return ("s0", "circle") if features == OURS else (f"c{number % COLOURS}", SHAPES[number % len(SHAPES)])
 
 
 def _cells(keys: Sequence[Key], records: Sequence[Record], features: str) -> list[Record | None]:

@@ -21,11 +21,16 @@ __all__ = ["Built", "build"]
 
 
 class Built(NamedTuple):
-    """A method on its device, the samples as it reads them there, and settings that leave nothing open."""
+    """A method on its device, the samples as it reads them there, and settings that leave nothing open.
+
+    Attributes:
+        minutes: Time that the training may take, for which its epochs may be too many; None where they were named.
+    """
 
     method: Method
     samples: Data
     settings: Settings
+    minutes: float | None
 
 
 def build(plan: Plan, train: Data, device: torch.device, stored: Path | None = None) -> Built:
@@ -52,6 +57,7 @@ def build(plan: Plan, train: Data, device: torch.device, stored: Path | None = N
     if levels := getattr(train, "levels", None):  # what is read for this encoder later is mapped alike
         config["levels"] = levels
     samples = method.training_view(train).to(device)
+    minutes = settings.time_limit(cuda)
     settings = replace(
         settings,
         encoder=settings.encoder or config.get("name"),
@@ -60,7 +66,7 @@ def build(plan: Plan, train: Data, device: torch.device, stored: Path | None = N
     if settings.batch_size == 1:
         _refuse_single(plan.name, method, samples)
     _prepare(method, samples, settings.seed)
-    return Built(method, samples, settings)
+    return Built(method, samples, settings, minutes)
 
 
 def _encoder(plan: Plan, settings: Settings, kind: str, data: Data, stored: Path | None) -> Any:

@@ -28,23 +28,26 @@ __all__ = ["Claim", "claimed", "latest", "refuse_other_data", "write", "write_co
 
 
 class Claim(NamedTuple):
-    """A folder that no other run can take meanwhile, and one line about other runs beside it, which may be empty."""
+    """A folder that no other run can take meanwhile.
+
+    Attributes:
+        path: The folder.
+        note: One line about what is there, or beside it; may be empty.
+        resumes: Whether it holds a run that is resumed.
+    """
 
     path: Path
-    note: str
+    note: str = ""
+    resumes: bool = False
 
 
 def latest(out: str | Path | None, method: str, data: str) -> Claim:
-    """Folder of the run that is resumed: the one given, or the newest of `runs/METHOD-DATA`.
-
-    Raises:
-        ValueError: It holds no checkpoint.
-    """
+    """Folder of the run that is resumed: the one given, or the newest of `runs/METHOD-DATA`."""
     runs = [Path(out)] if out else _runs(method, data)
     if not (runs[-1] / CHECKPOINT).is_file():
-        raise UserError(f"out must hold a checkpoint to resume from, got {runs[-1]}")
+        return Claim(runs[-1], f"{runs[-1]} holds nothing to resume yet: the run starts afresh")
     note = f"resuming {runs[-1]}, the newest of {len(runs)} runs; --out resumes another"
-    return Claim(runs[-1], note if len(runs) > 1 else "")
+    return Claim(runs[-1], note if len(runs) > 1 else "", resumes=True)
 
 
 @contextmanager
@@ -52,13 +55,13 @@ def claimed(out: str | Path | None, method: str, data: str, resume: bool) -> Ite
     """Claim the folder of a run: the one given, or the next free `runs/METHOD-DATA`.
 
     Raises:
-        ValueError: The folder holds a run already, or none to resume, or another process writes to it.
+        ValueError: The folder holds a run already, or another process writes to it.
         OSError: The folder cannot be written to.
     """
     if resume:
         claim = latest(out, method, data)
     else:
-        claim = Claim(new_folder(_stem(method, data)) if out is None else Path(out), "")
+        claim = Claim(new_folder(_stem(method, data)) if out is None else Path(out))
     with locked(claim.path):
         checkpoint = claim.path / CHECKPOINT
         # Where no step was taken there is nothing to lose.

@@ -3,7 +3,7 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,8 @@ from unlabeled.run import load_state
 from unlabeled.training import guard, judge, optimizers, processes, seeds
 from unlabeled.training.checkpoints import Checkpoints
 from unlabeled.training.guard import Fault
-from unlabeled.training.optimizers import learning_rate
 from unlabeled.training.progress import Progress
+from unlabeled.training.schedule import Schedule
 from unlabeled.training.settings import Settings
 from unlabeled.training.watch import Watch
 
@@ -44,7 +44,7 @@ class Loop:
         watch: The loss on held-out samples.
         checkpoints: The files of the run.
         progress: What shows how the run goes.
-        ends: Steps at which trainings ended that were made longer afterwards.
+        schedule: How the learning rate goes.
     """
 
     def __init__(
@@ -56,13 +56,13 @@ class Loop:
         watch: Watch,
         checkpoints: Checkpoints,
         progress: Progress,
-        ends: Sequence[int] = (),
+        schedule: Schedule,
     ) -> None:
         assert settings.batch_size
         self.fabric, self.device, self.method, self.data = fabric, fabric.device, method, data
         self.settings, self.batch_size = settings, settings.batch_size
-        self.watch, self.checkpoints, self.progress, self.ends = watch, checkpoints, progress, ends
-        self.total_steps = settings.total_steps(len(data))
+        self.watch, self.checkpoints, self.progress, self.schedule = watch, checkpoints, progress, schedule
+        self.total_steps = schedule.total
         self.steps_per_epoch = settings.steps_per_epoch(len(data))
         self.optimizer = optimizers.make(method, settings)
         self.weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
@@ -133,14 +133,8 @@ class Loop:
         seed = seeds.mix(self.settings.seed, self.step // self.steps_per_epoch, -2)
         return seeds.order(seed, len(self.data), self.sampling)
 
-    def _schedule(self) -> tuple[int, int]:
-        """First step and end of the schedule that the next step is in; a run that was made longer has several."""
-        begin = max(end for end in (0, *self.ends) if end <= self.step)
-        return begin, min(end for end in (*self.ends, self.total_steps) if end > self.step)
-
     def _step(self) -> None:
-        begin, end = self._schedule()
-        rate = learning_rate(self.step - begin, end - begin, self.settings.lr or 0.0)
+        rate = self.schedule.rate(self.step, self.settings.lr or 0.0)
         for group in self.optimizer.param_groups:
             group["lr"] = group["factor"] * rate
         if self.descends:
@@ -154,7 +148,7 @@ class Loop:
         self._count(losses)
         self._descend()
         self.step += 1
-        self.method.after_step((self.step - begin) / (end - begin))
+        self.method.after_step(self.schedule.progress(self.step))
         self.progress.step(self.step, size, self.sums["loss"] / self.counted)
 
     def _accumulate(self, rows: Tensor) -> dict[str, float] | Fault:
@@ -323,7 +317,7 @@ class Loop:
         self.skipped, self.bad_epochs = position.get("skipped", 0), position["bad_epochs"]
         self.spread, self.sampling = position["spread"], state.get("sampler", {}).get("weights")
         self.order = self._order()
-        self.watch.load(position, state.get("best", {}), goes_on=self.step in self.ends)
+        self.watch.load(position, state.get("best", {}), goes_on=self.step in self.schedule.ends)
         stopped = self.watch.stopped
         if stopped is not None:
             self.progress.say(

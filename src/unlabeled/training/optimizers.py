@@ -1,6 +1,4 @@
-"""How weights move: the optimizers, the learning rate, and limits of the gradient."""
-
-import math
+"""How weights move: the optimizers and limits of the gradient."""
 
 import torch
 from torch import Tensor, nn
@@ -8,28 +6,10 @@ from torch import Tensor, nn
 from unlabeled.method import Method
 from unlabeled.training.settings import Settings
 
-__all__ = ["clip", "learning_rate", "load", "make", "state"]
+__all__ = ["clip", "load", "make", "state"]
 
 BETAS, MOMENTUM = (0.9, 0.999), 0.9
 """Defaults of AdamW, and of SGD and LARS."""
-
-
-def learning_rate(step: int, total_steps: int, peak: float, warmup: float = 0.05) -> float:
-    """Linear warm-up, then a cosine down to 0.
-
-    Args:
-        step: Optimizer steps done, from 0.
-        total_steps: Optimizer steps of the whole training.
-        peak: The largest learning rate.
-        warmup: Fraction of the steps in which the rate climbs, 0..1.
-
-    Returns:
-        Learning rate of the next step.
-    """
-    climb = max(1, round(warmup * total_steps))
-    if step < climb:
-        return peak * (step + 1) / climb
-    return peak * (1 + math.cos(math.pi * (step - climb) / max(1, total_steps - climb))) / 2
 
 
 def make(method: Method, settings: Settings) -> torch.optim.Optimizer:

@@ -19,10 +19,11 @@ from unlabeled.method import Method
 from unlabeled.options import unknown, verify_all
 from unlabeled.run import CHECKPOINT, CONFIG, read_config, read_position
 from unlabeled.training import folder as folders
+from unlabeled.training.schedule import Cut, Schedule
 from unlabeled.training.settings import BUDGET, MACHINE_SETTINGS, READING, Settings
 from unlabeled.version import __version__
 
-__all__ = ["Plan", "lengthened", "longer_record", "make", "record", "resumed"]
+__all__ = ["Plan", "make", "record", "record_anew", "rescheduled", "resumed"]
 
 FIELDS = Settings.__dataclass_fields__
 OPENING = ("image_size", "store_size", "max_broken", "levels", "pages", "segmenter", *READING)
@@ -48,8 +49,9 @@ class Plan:
         length_chosen: Whether epochs or steps of the run that is resumed or repeated were chosen for the user.
         source: Name or path of the data, empty where it has none.
         resume: Whether a stored run is continued.
-        before: Settings of the stored run, where it is to be trained longer.
+        before: Settings of the stored run, where it is to end elsewhere.
         ends: Steps at which trainings ended that were made longer afterwards.
+        cut: Where a training was last told to end earlier.
     """
 
     name: str
@@ -63,6 +65,11 @@ class Plan:
     resume: bool = False
     before: Settings | None = None
     ends: tuple[int, ...] = ()
+    cut: Cut | None = None
+
+    def schedule(self, settings: Settings, samples: int) -> Schedule:
+        """How the learning rate goes with these settings."""
+        return Schedule(settings.total_steps(samples), self.ends, self.cut)
 
 
 def make(
@@ -114,7 +121,8 @@ def make(
     if isinstance(loaded, type):
         verify_all(loaded, options)
     if resume and (out is not None or (source and Path(source).exists())):
-        settings = _reopening(settings, request, folders.latest(out, name, source).path)
+        claim = folders.latest(out, name, source)
+        settings = _reopening(settings, request, claim.path) if claim.resumes else settings
     return Plan(name, loaded, settings, options, request, network, length_chosen, source, resume)
 
 
@@ -139,6 +147,10 @@ def _repeated(config: Path, method: str, request: dict[str, Any]) -> tuple[dict[
         note(
             f"{config} is of a run that was trained longer from step {steps}; it is repeated with one schedule"
         )
+    if cut := stored.get("cut"):
+        note(
+            f"{config} is of a run that was told at step {cut['step']} to end earlier; it is repeated with one schedule"
+        )
     values = {"holdout": 0.0} | stored["settings"] | stored["options"]  # older runs held nothing out
     name = values.get("encoder")
     if encoders.is_named(name) and "encoder" not in request:
@@ -147,12 +159,17 @@ def _repeated(config: Path, method: str, request: dict[str, Any]) -> tuple[dict[
             "nothing that a file names is imported"
         )
     free = (*MACHINE_SETTINGS, "seed")
-    if any(values.get(key) != value for key, value in request.items() if key not in free):
+    network = request.get("encoder")
+    named = _described(method, network)["encoder"] if isinstance(network, nn.Module) else network
+    told = request | ({} if named is None else {"encoder": named})
+    if any(values.get(key) != value for key, value in told.items() if key not in free):
         values = {key: value for key, value in values.items() if key not in stored["chosen"]}
+        if "minutes" in stored and values.keys().isdisjoint(BUDGET):
+            values["minutes"] = stored["minutes"]
     if not request.keys().isdisjoint(BUDGET):
         values = {key: value for key, value in values.items() if key not in BUDGET}
-    named = any(request.get(key) is not None for key in BUDGET)
-    return values | request, not named and not set(BUDGET).isdisjoint(stored["chosen"])
+    length = any(request.get(key) is not None for key in BUDGET)
+    return values | request, not length and not set(BUDGET).isdisjoint(stored["chosen"])
 
 
 def _refuse_second_encoder(
@@ -213,7 +230,7 @@ def _reopening(settings: Settings, request: dict[str, Any], folder: Path) -> Set
 
 
 def resumed(plan: Plan, folder: Path) -> Plan:
-    """The plan of the stored run; only what belongs to the machine may differ today, and it may be trained longer.
+    """The plan of the stored run; only what belongs to the machine may differ today, and where it ends.
 
     Raises:
         ValueError: The method, an option or a setting is another one.
@@ -236,36 +253,60 @@ def resumed(plan: Plan, folder: Path) -> Plan:
         elif effective.get(key) != value:
             raise UserError(f"{key} must be {effective.get(key)} to resume {folder}, got {value}")
     before, chosen = None, stored.get("chosen", ())
-    early = read_position(folder / CHECKPOINT).get("stopped") is not None
-    if budget and (early or any(settings.get(key) != value for key, value in budget.items())):
+    known = settings | {"minutes": stored.get("minutes")}
+    # The same minutes are no reason to go on after a training that was stopped, since its length was chosen.
+    early = "minutes" not in budget and read_position(folder / CHECKPOINT).get("stopped") is not None
+    if budget and (early or any(known.get(key) != value for key, value in budget.items())):
         before = Settings(**settings)
         settings = {key: value for key, value in settings.items() if key not in BUDGET} | budget
     return replace(
         plan,
         settings=Settings(**settings),
         options=options,
-        length_chosen=not budget and not set(BUDGET).isdisjoint(chosen),
+        length_chosen=before is None and budget.keys() <= {"minutes"} and not set(BUDGET).isdisjoint(chosen),
         before=before,
         ends=tuple(stored.get("ends", ())),
+        cut=Cut(**stored["cut"]) if "cut" in stored else None,
     )
 
 
-def lengthened(plan: Plan, folder: Path, samples: int) -> Plan:
-    """The plan with the step at which the stored run ends as the last of `plan.ends`.
+def rescheduled(plan: Plan, settings: Settings, folder: Path, samples: int) -> tuple[Plan, str]:
+    """The plan with what the new end of a stored run means for its schedule, and one line about that.
+
+    Args:
+        plan: What is to be done with the run.
+        settings: The settings with the new end.
+        folder: Folder of the run.
+        samples: Samples that are trained on.
 
     Raises:
-        ValueError: The run would not become longer.
+        ValueError: The run has come to the new end already.
     """
     assert plan.before is not None
-    position = read_position(folder / CHECKPOINT)
-    end = position["step"] if position.get("stopped") is not None else plan.before.total_steps(samples)
-    if plan.settings.total_steps(samples) <= end:
-        name = "steps" if plan.settings.steps else "epochs"
-        least = end if name == "steps" else end // plan.settings.steps_per_epoch(samples)
+    position, before = read_position(folder / CHECKPOINT), plan.schedule(plan.before, samples)
+    step, total, stopped = position["step"], settings.total_steps(samples), position.get("stopped")
+    if total <= step:
+        name = "steps" if settings.steps else "epochs"
+        least = step if settings.steps else step // settings.steps_per_epoch(samples)
         raise UserError(
-            f"{name} must be above {least} to train {folder} longer, got {getattr(plan.settings, name)}"
+            f"{name} must be above {least}, to which {folder} is trained, got {getattr(settings, name)}"
         )
-    return replace(plan, ends=(*plan.ends, end))
+    peak = settings.lr or 0.0
+    if stopped is not None:
+        after = before.longer(total, step)
+    elif total > before.total:
+        after = before.longer(total)
+    else:
+        after = before.shorter(total, step, peak)
+    note = "" if total == before.total else f"the run ends at step {total:,} instead of {before.total:,}"
+    if after.ends != before.ends and after.ends[-1:] != before.ends[-1:]:
+        note = (
+            f"training continues from step {after.ends[-1]:,} to {total:,} with a new schedule: the learning rate "
+            f"climbs to {peak:.4g} and falls to 0 again"
+        )
+    elif after.cut is not None and after.cut != before.cut:
+        note += f": from step {after.cut.step:,} on the learning rate falls from {after.cut.rate:.4g} to 0"
+    return replace(plan, ends=after.ends, cut=after.cut), note
 
 
 def record(plan: Plan, settings: Settings, data: Data, held_out: int, method: Method) -> dict[str, Any]:
@@ -292,6 +333,7 @@ def record(plan: Plan, settings: Settings, data: Data, held_out: int, method: Me
         "settings": {key: value for key, value in asdict(settings).items() if value is not None},
         "options": plan.options,
         "chosen": sorted(settings.choices(plan.settings)),
+        **({"minutes": plan.settings.minutes} if plan.settings.minutes else {}),
         "parameters": sum(parameter.numel() for parameter in method.encoder.parameters()),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
@@ -303,10 +345,13 @@ def record(plan: Plan, settings: Settings, data: Data, held_out: int, method: Me
     }
 
 
-def longer_record(plan: Plan, folder: Path) -> dict[str, Any]:
-    """Content of run.toml of a stored run with its new length, all else as it was."""
+def record_anew(plan: Plan, settings: Settings, folder: Path) -> dict[str, Any]:
+    """Content of run.toml of a stored run with its new end, all else as it was."""
     stored = read_config(folder / CONFIG, ("settings",))
-    settings = {key: value for key, value in stored["settings"].items() if key not in BUDGET}
-    budget = {key: value for key in BUDGET if (value := getattr(plan.settings, key))}
+    kept = {key: value for key, value in stored["settings"].items() if key not in BUDGET}
+    budget = {key: value for key in BUDGET if (value := getattr(settings, key))}
     chosen = [key for key in stored.get("chosen", ()) if key not in BUDGET]
-    return stored | {"settings": settings | budget, "ends": list(plan.ends), "chosen": chosen}
+    ending = {"minutes": plan.settings.minutes, "cut": plan.cut and plan.cut._asdict()}
+    rest = {key: value for key, value in stored.items() if key not in ending}
+    ending = {key: value for key, value in ending.items() if value is not None}
+    return rest | {"settings": kept | budget, "ends": list(plan.ends), "chosen": chosen} | ending

@@ -8,16 +8,24 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from unlabeled.data.samples import was_meant
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from unlabeled.data import Data
     from unlabeled.training.settings import Settings
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "duration"]
 
-SECONDS_BETWEEN_LINES = 2.0
-SECONDS_BEFORE_ESTIMATE = 10.0
+SECONDS_BETWEEN_LINES, LINES_SHARE = 2.0, 0.05
+"""Seconds between two epochs that are printed, and the least fraction of the time so far that lies between them."""
+SECONDS_BEFORE_ESTIMATE, SECONDS_BETWEEN_ESTIMATES, MOST_BETWEEN_ESTIMATES = 10.0, 30.0, 600.0
+"""Seconds before the time that is left is estimated first, and then once more; then they double, up to the last."""
+SECONDS_BEFORE_COMPARISON = 30.0
+"""Seconds of training before it is compared with the time that was expected."""
+OFF = 1.5
+"""How many times as long as expected a training takes that is said to be slower."""
 
 
 class Progress:
@@ -42,7 +50,10 @@ class Progress:
         self.bar = Bar(*columns, console=self.console, disable=not self.live, transient=True)
         self.task: TaskID | None = None
         self.note, self.printed, self.samples, self.since = "", 0.0, 0, time.perf_counter()
-        self.steps, self.done, self.estimated = 0, 0, False
+        self.unit, self.steps, self.done, self.began = "samples", 0, 0, self.since
+        self.expected: float | None = None
+        self.first: int | None = None
+        self.pause = SECONDS_BEFORE_ESTIMATE
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -68,10 +79,28 @@ class Progress:
             self.task = None
 
     def start(
-        self, method: str, data: "Data", settings: "Settings", choices: dict[str, Any], folder: "Path"
+        self,
+        method: str,
+        data: "Data",
+        settings: "Settings",
+        choices: dict[str, Any],
+        folder: "Path",
+        seconds: float | None = None,
     ) -> None:
-        """Print what will be trained, and what was chosen for the user."""
-        skipped = f", {len(data.skipped)} skipped (see skipped.csv)" if data.skipped else ""
+        """Print what will be trained, and what was chosen for the user.
+
+        Args:
+            method: Name of the method.
+            data: The samples that are trained on.
+            settings: Settings of the run, complete.
+            choices: Those of them that were chosen.
+            folder: Folder of the run.
+            seconds: How long it is expected to take, if that is known.
+        """
+        broken = sum(was_meant(skip.reason) for skip in data.skipped)
+        counts = {"skipped": broken, "of another kind": len(data.skipped) - broken}
+        words = "".join(f", {count} {what}" for what, count in counts.items() if count)
+        skipped = f"{words} (see skipped.csv)" if words else ""
         self.unit = data.unit
         self.say(f"{method} on {data.name}: {len(data):,} {data.unit}{skipped} -> {folder}")
         if choices:
@@ -79,7 +108,8 @@ class Progress:
             self.say(f"chosen for this data and machine: {values}")
         self.steps = settings.total_steps(len(data))
         self.task = self.bar.add_task(method, total=self.steps, note="")
-        self.since = time.perf_counter()
+        self.since = self.began = time.perf_counter()
+        self.expected = seconds
 
     def step(self, step: int, samples: int, loss: float) -> None:
         """Report a step: its number, its samples, the mean loss of the epoch so far."""
@@ -89,10 +119,30 @@ class Progress:
             speed = self.samples / (now - self.since)
             self.samples, self.since = 0, now
             self.bar.update(self.task, completed=step, note=f"{speed:,.0f}/s loss {loss:.3f} {self.note}")
-        elif not self.live and not self.estimated and now - self.since > SECONDS_BEFORE_ESTIMATE:
-            self.estimated = True
-            left = (self.steps - step) * (now - self.since) / self.done
-            self.say(f"{self.samples / (now - self.since):,.0f} {self.unit}/s: about {_duration(left)} to go")
+        elif not self.live and now - self.since > self.pause:
+            seconds, left = now - self.since, (self.steps - step) * (now - self.since) / self.done
+            self.say(
+                f"step {step:,} of {self.steps:,}: {self.samples / seconds:,.0f} {self.unit}/s, about "
+                f"{duration(left)} to go"
+            )
+            self.samples, self.done, self.since = 0, 0, now
+            self.pause = min(max(SECONDS_BETWEEN_ESTIMATES, 2 * self.pause), MOST_BETWEEN_ESTIMATES)
+        self._compare(step, now)
+
+    def _compare(self, step: int, now: float) -> None:
+        """Say once where a training of chosen length takes much longer than expected."""
+        self.first = step if self.first is None else self.first
+        seconds, done = now - self.began, step - self.first
+        if self.expected is None or done < 1 or seconds < SECONDS_BEFORE_COMPARISON:
+            return
+        left = (self.steps - step) * seconds / done
+        if seconds + left > OFF * self.expected:
+            self.say(
+                f"slower than at the start: about {duration(left)} to go instead of "
+                f"{duration(max(0.0, self.expected - seconds))}; Ctrl-C stops, and --resume --minutes N ends the run "
+                "N min later"
+            )
+            self.expected = None
 
     def epoch(self, entry: dict[str, Any], alarm: bool, last: bool) -> None:
         """Report an epoch: loss against chance, collapse metrics, and the verdict if it is bad."""
@@ -107,7 +157,8 @@ class Progress:
         metrics = "" if entry["spread"] is None else f"spread {entry['spread']:.2f} rank {entry['rank']:.0f}"
         self.note = f"{chance}{metrics}"
         now = time.monotonic()
-        due = last or now - self.printed > SECONDS_BETWEEN_LINES
+        pause = max(SECONDS_BETWEEN_LINES, LINES_SHARE * (time.perf_counter() - self.began))
+        due = last or now - self.printed > pause
         if due:
             self.printed = now
         if last or (due and not self.live):
@@ -119,7 +170,8 @@ class Progress:
             self.say(f"warning: {entry['verdict']}")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in words, such as 9 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -14,42 +14,51 @@ RECIPES = {"adamw": (1e-3, 0.05), "sgd": (0.03 * 4, 5e-4), "lars": (0.3, 1e-6)}
 """Learning rate at 256 samples a step and weight decay by optimizer."""
 MACHINE_SETTINGS = ("device", "devices", "nodes", "workers", "max_broken", "skip_nan")
 """Settings that tell machines and patience apart, not runs: they may differ when a run is resumed."""
-BUDGET = ("epochs", "steps")
-"""Settings that say how long is trained; one of them is set."""
+BUDGET = ("epochs", "steps", "minutes")
+"""Settings that say how long is trained; at most one of them is set."""
 LARGEST_CHOICE = {"cpu": 64, "cuda": 224}
 """Largest image size in pixels that is chosen for the user; more is theirs to ask for."""
 READING = ("label", "text_column", "encoding", "group")
 """Settings that say how data is read, as far as its files do not; whatever opens data has them."""
 
 FEWEST_STEPS, MOST_EPOCHS = 250, 800
-"""Steps that are chosen at least, however small the data is, and passes over it that are chosen at most."""
+"""Steps that small data gets at least, and passes over it that are chosen at most."""
+MINUTES = {"cpu": 10.0, "cuda": 60.0}
+"""Minutes that a training whose length nobody named takes at most."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run is trained; None asks for a choice by the size of the data.
+    """How a run is trained; None asks for a choice by the method, the data and the machine.
 
     The learning rate climbs linearly over the first 5 % of the steps, then falls to 0 along a cosine. Weights of one
     dimension, which are norms and biases, have no decay and, in LARS, no adapted rate. AdamW: betas 0.9 and 0.999,
     eps 1e-8. SGD and LARS: no Nesterov; LARS: trust coefficient 0.001.
 
     Args:
-        encoder: Network to train: a built-in one, any timm model, or module:function that builds one. [default: chosen
-            by the method, else by the image size]
+        encoder: Network to train: a built-in one, any timm model, or module:function that builds one. [default: for
+            images resnet10, conv4 below 24 pixels, on a GPU resnet18; else that of the method]
+        features: Features that the encoder of the run gives, fitted to the training data without labels: as --features
+            of evaluate, such as whiten or contrast. [default: the output of the network]
         weights: File to start the encoder from: safetensors, or tensors saved by torch. [default: random weights]
         init: Random initialisation of the encoder; rescaled also equalises the variance of the
             channels in each layer on the data.
-        epochs: Passes over the data. [default: chosen by the number of samples]
+        epochs: Passes over the data. [default: those of 2,000 steps, but 10 to 800, and no more than fit into the
+            minutes; on a GPU those of 20,000 steps]
         steps: Optimizer steps, instead of epochs. [default: as many as the epochs take]
-        batch_size: Samples per forward pass, over all processes. [default: chosen by the method and the data]
-        lr: Peak learning rate, used as given. [default: chosen by the method, else by optimizer and batch size]
+        minutes: Minutes of training, instead of epochs; a few trial steps decide how many steps fit in, fewer where
+            small data would be memorised. [default: at most 10, on a GPU 60]
+        batch_size: Samples per forward pass, over all processes. [default: 256, on a GPU 512, at most all samples]
+        lr: Peak learning rate, used as given. [default: for a batch of 256 samples adamw 0.001, sgd 0.12, lars 0.3;
+            adamw's grows with the root of the batch, the others' with the batch]
         optimizer: Optimizer.
-        weight_decay: Weight decay; norms and biases have none. [default: chosen by the method, else by the optimizer]
+        weight_decay: Weight decay; norms and biases have none. [default: adamw 0.05, sgd 0.0005, lars 1e-06]
         betas: Decay rates of the two moment estimates of adamw, as FIRST,SECOND. [default: 0.9,0.999]
         sgd_momentum: Momentum of sgd and lars. [default: 0.9]
         clip: Maximum norm of the gradient; larger gradients are scaled down to it. [default: no limit]
         holdout: Fraction of the samples held out of training to log the loss on; with fewer than 50 samples, none are.
-        image_size: Height and width of the encoder's input in pixels. [default: chosen by the data]
+        image_size: Height and width of the encoder's input in pixels. [default: that of the data, at most 64, on a GPU
+            224]
         store_size: Shorter side in pixels at which decoded images are stored; larger ones are shrunk to it once.
             [default: chosen by the image size]
         levels: Pixel values that become black and white, as LOW,HIGH, in images of more than 8 bits. [default:
@@ -76,10 +85,12 @@ class Settings:
     """
 
     encoder: str | None = None
+    features: str | None = None
     weights: str | None = None
     init: Literal["default", "rescaled"] = "default"
     epochs: Count | None = None
     steps: Count | None = None
+    minutes: Positive | None = None
     batch_size: Count | None = None
     lr: Positive | None = None
     optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
@@ -117,9 +128,12 @@ class Settings:
             )
         if self.seed >= 2**63:
             raise UserError(f"seed must be at least 0 and below 2**63, got {self.seed}")
-        if self.epochs and self.steps:
+        named = [name for name in BUDGET if getattr(self, name)]
+        if len(named) > 1:
+            first, second = named[:2]
             raise UserError(
-                f"steps must be left out where epochs are given, got {self.steps} and {self.epochs} epochs"
+                f"{second} must be left out where {first} are given, got {getattr(self, second)} and "
+                f"{getattr(self, first)} {first}"
             )
 
     def _check_betas(self) -> None:
@@ -152,7 +166,7 @@ class Settings:
             cuda: Whether there is a GPU.
             suited: Settings that suit the method, by name.
         """
-        budget = BUDGET if self.epochs or self.steps else ()
+        budget = BUDGET if any(getattr(self, name) for name in BUDGET) else ()
         settings = replace(
             self,
             **{
@@ -167,8 +181,16 @@ class Settings:
         small = "conv4" if size < 24 else "resnet10"
         return replace(settings, image_size=size, encoder=settings.encoder or ("resnet18" if cuda else small))
 
+    def time_limit(self, cuda: bool) -> float | None:
+        """Minutes that the training may take; None where epochs or steps are given."""
+        if self.epochs or self.steps:
+            return None
+        return self.minutes or MINUTES["cuda" if cuda else "cpu"]
+
     def resolve(self, samples: int, cuda: bool, processes: int = 1, most_epochs: int = MOST_EPOCHS) -> Self:
         """These settings with everything chosen that was left open, by the number of samples and the machine.
+
+        Epochs are those that suit the data; how many fit into the time is not known here.
 
         Args:
             samples: Samples that are trained on.
@@ -192,13 +214,14 @@ class Settings:
             steps = 20_000 if cuda else 2_000
             each = samples // (batch_size * self.accumulate)
             most = min(MOST_EPOCHS, max(most_epochs, -(-FEWEST_STEPS // each)))
-            epochs = min(most, max(10, round(steps / each)))
+            epochs = most if self.minutes else min(most, max(10, round(steps / each)))
         lr, weight_decay = RECIPES[self.optimizer]
         scale = batch_size * self.accumulate / 256
         return replace(
             self,
             batch_size=batch_size,
             epochs=epochs,
+            minutes=None,
             lr=self.lr or lr * (math.sqrt(scale) if self.optimizer == "adamw" else scale),
             weight_decay=weight_decay if self.weight_decay is None else self.weight_decay,
             precision=("bf16" if cuda else "32") if self.precision == "auto" else self.precision,
@@ -206,4 +229,8 @@ class Settings:
 
     def choices(self, request: Self) -> dict[str, Any]:
         """What was chosen beside what was asked for, by name and in the order of the fields."""
-        return {name: value for name, value in asdict(self).items() if value != getattr(request, name)}
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if value is not None and value != getattr(request, name)
+        }

@@ -3,32 +3,40 @@
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from unlabeled import encoders
 from unlabeled.data import Data, open_data, store_size
-from unlabeled.data.opening import name_of
+from unlabeled.data.notes import note
+from unlabeled.data.opening import kind_of, name_of
+from unlabeled.encoders.readout import SAMPLES as MOST_FITTED
+from unlabeled.encoders.readout import Spec, fit_readout
 from unlabeled.kernels import heap
 from unlabeled.method import Method
-from unlabeled.run import CHECKPOINT, CONFIG, ENCODER, Run
-from unlabeled.training import building, holdout, processes
+from unlabeled.run import CHECKPOINT, CONFIG, ENCODER, FEATURES, Run
+from unlabeled.training import auto, building, duration, holdout, processes
 from unlabeled.training import folder as folders
 from unlabeled.training import plan as plans
+from unlabeled.training.building import Built
 from unlabeled.training.checkpoints import Checkpoints
 from unlabeled.training.folder import Claim
 from unlabeled.training.loop import Loop
 from unlabeled.training.plan import Plan
 from unlabeled.training.progress import Progress
+from unlabeled.training.progress import duration as in_words
 from unlabeled.training.settings import BUDGET, READING, Settings
 from unlabeled.training.watch import Watch
 
 if TYPE_CHECKING:
     from unlabeled.training.processes import Fabric
 
-__all__ = ["pretrain"]
+__all__ = ["pretrain", "preview"]
 
 
 def pretrain(
@@ -45,18 +53,18 @@ def pretrain(
     """Train an encoder without labels.
 
     Args:
-        method: Name of a method, a class of your own, or an instance with its encoder inside.
-        data: Built-in name, folder, file, array of shape (samples, channels, height, width), or a `Data`, of
-            the kind that the method learns from.
+        method: Name of a method, auto for the choice of `auto.choose`, a class, or an instance with its encoder inside.
+        data: What `open_data` takes, of the kind that the method learns from.
         out: Folder of the run; `runs/METHOD-DATA` if None.
-        resume: Whether to continue the run in `out` from its checkpoint; with more `epochs` or `steps` than it had it
-            is trained longer: once its own schedule is done, another one climbs to `lr` and falls to 0.
+        resume: Whether to continue the run in `out` from its checkpoint, or start it where there is none. With more
+            `epochs` or `steps` it is trained longer: after its own schedule another one climbs to `lr` and falls to 0.
+            With fewer, or other `minutes` from now on, its learning rate falls from where it is to 0 at the new end.
         config: A run.toml to repeat; settings and options named here override it.
         quiet: Whether to print nothing.
-        on_step: Called before each step with the number of steps done. A KeyboardInterrupt that it raises ends the
-            training as Ctrl-C does, after the step and with a checkpoint; any other error ends it at once.
-        **settings: Fields of `Settings` and options of the method; `encoder` may also be a network of your own,
-            from (batch, channels, height, width) to (batch, dim) or (batch, dim, height, width).
+        on_step: Called before each step with the number of steps done. A KeyboardInterrupt ends the training as Ctrl-C
+            does, after the step and with a checkpoint; any other error ends it at once.
+        **settings: Fields of `Settings` and options of the method; `encoder` may also be a network of your own, from
+            (batch, channels, height, width) to (batch, dim) or (batch, dim, height, width).
 
     Returns:
         The run: its folder, its encoder, its log.
@@ -68,6 +76,7 @@ def pretrain(
         OSError: A file of the run cannot be written, as on a full disk; the last checkpoint stays as it was.
         ConnectionError: Another of the processes that train together has ended.
     """
+    method, settings = _chosen(method, data, settings)
     source = name_of(data) if isinstance(data, str | os.PathLike) else ""
     plan = plans.make(method, settings, source=source, out=out, resume=resume, config=config)
     with (
@@ -79,9 +88,10 @@ def pretrain(
         dataset = processes.in_turn(fabric, lambda: _open(data, plan, progress))
         claiming = folders.claimed(out, plan.name, dataset.name, resume)
         claim = processes.first(fabric, lambda: claims.enter_context(claiming))
-        if resume:
+        if claim.resumes:
             processes.refuse_unshared(claim.path / CHECKPOINT)
             plan = plans.resumed(plan, claim.path)
+        plan = replace(plan, resume=claim.resumes)
         trained = _train(fabric, plan, dataset, claim, progress, on_step)
     run = Run(claim.path)
     if plan.network is not None or encoders.is_named(plan.request.get("encoder")):
@@ -89,6 +99,57 @@ def pretrain(
     if isinstance(method, Method):
         run.encoder, run.method = method.encoder.eval(), method.eval()
     return run
+
+
+def preview(
+    method: str | type[Method] | Method, data: Any, *, config: str | Path | None = None, **settings: Any
+) -> list[str]:
+    """What `pretrain` would train, every setting in a line, and how long it would take; nothing is trained or kept.
+
+    Args:
+        method: As in `pretrain`.
+        data: As in `pretrain`.
+        config: As in `pretrain`.
+        **settings: As in `pretrain`.
+    """
+    method, settings = _chosen(method, data, settings)
+    source = name_of(data) if isinstance(data, str | os.PathLike) else ""
+    plan = plans.make(method, settings, source=source, config=config)
+    with (
+        torch.random.fork_rng(),
+        processes.joined(plan.settings) as fabric,
+        Progress(fabric.global_rank > 0) as progress,
+        TemporaryDirectory() as folder,
+    ):
+        dataset = processes.in_turn(fabric, lambda: _open(data, plan, progress))
+        train, held_out, note = holdout.divide(dataset, plan.settings.holdout, plan.settings.seed)
+        built, checkpoints = building.build(plan, train, fabric.device), Checkpoints(fabric, Path(folder))
+        _, chosen, seconds, ending = _ended(fabric, plan, built, held_out, checkpoints, progress)
+        if seconds is None:
+            samples = len(built.samples)
+            costs = duration.costs(fabric, built, held_out, checkpoints)
+            seconds = duration.seconds_of(chosen.total_steps(samples), chosen.steps_per_epoch(samples), costs)
+            ending.append(f"about {in_words(seconds)}")
+    choices = chosen.choices(plan.settings)
+    values = {name: value for name, value in {**asdict(chosen), **plan.options}.items() if value is not None}
+    lines = [f"{name} {value}{' (chosen)' if name in choices else ''}" for name, value in values.items()]
+    head = f"{plan.name} on {dataset.name}: {len(built.samples):,} {built.samples.unit}"
+    return [head, *lines, *filter(None, [note, *ending, *_notes(built.method, train, chosen)])]
+
+
+def _chosen(
+    method: str | type[Method] | Method, data: Any, settings: dict[str, Any]
+) -> tuple[str | type[Method] | Method, dict[str, Any]]:
+    """The method and the settings, where auto stands for them; what the user names takes precedence."""
+    if method != auto.AUTO:
+        return method, settings
+    device = settings.get("device", "auto")
+    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    choice = auto.choose(kind_of(data), cuda)
+    note(choice.reason)
+    return choice.method, choice.settings | {
+        name: value for name, value in settings.items() if value is not None
+    }
 
 
 def _open(data: Any, plan: Plan, progress: Progress) -> Data:
@@ -123,30 +184,67 @@ def _train(
             folder, dataset, train
         )  # in every process, each of which has opened its own
     stored = folder / ENCODER if plan.resume else None
-    method, samples, settings = building.build(plan, train, fabric.device, stored)
+    built = building.build(plan, train, fabric.device, stored)
+    method, samples, *_ = built
+    if plan.settings.features is not None:
+        Spec.parse(plan.settings.features).of(method.encoder)  # what it has not is said before the training
+    checkpoints = Checkpoints(fabric, folder)
+    plan, settings, seconds, ending = _ended(fabric, plan, built, held_out, checkpoints, progress)
     choices = settings.choices(plan.settings)
-    notes = [claim.note, note]
-    if plan.before is not None:
-        plan = plans.lengthened(plan, folder, len(samples))
-        processes.refuse_unshared(folder / CONFIG)  # all have read it
-        processes.first(fabric, lambda: folders.write_config(folder, plans.longer_record(plan, folder)))
-        notes.append(
-            f"training continues from step {plan.ends[-1]:,} to {settings.total_steps(len(samples)):,} with a new "
-            f"schedule: the learning rate climbs to {settings.lr:.4g} and falls to 0 again"
-        )
-    may_stop = plan.length_chosen or not choices.keys().isdisjoint(BUDGET)
+    # Who resumes a run for so many minutes wants them, but to begin with time is a limit.
+    may_stop = plan.length_chosen or (plan.before is None and not choices.keys().isdisjoint(BUDGET))
     watch = Watch(fabric, method, held_out, settings, len(samples), may_stop)
-    loop = Loop(fabric, method, samples, settings, watch, Checkpoints(fabric, folder), progress, plan.ends)
+    schedule = plan.schedule(settings, len(samples))
+    loop = Loop(fabric, method, samples, settings, watch, checkpoints, progress, schedule)
     if not plan.resume:
         config = plans.record(plan, settings, dataset, len(dataset) - len(train), method)
         processes.first(fabric, lambda: folders.write(folder, config, dataset, train, samples))
         processes.refuse_unshared(folder / CONFIG)
-    progress.start(plan.name, samples, settings, choices, folder)
-    for line in filter(None, [*notes, *_notes(method, train, settings), watch.note]):
+    progress.start(plan.name, samples, settings, choices, folder, seconds)
+    for line in filter(None, [claim.note, note, *ending, *_notes(method, train, settings), watch.note]):
         progress.say(line)
     with heap.retain_freed_memory():
         loop.run(plan.resume, on_step or (lambda step: None))
+        if settings.features is not None:
+            progress.say(
+                f"fitting features {settings.features} to at most {MOST_FITTED:,} training {train.unit}, without labels"
+            )
+            data = method.encoder.evaluation_view(train).to(fabric.device)
+            processes.first(fabric, lambda: _write_features(method.encoder, data, settings, folder))
     return method
+
+
+def _write_features(encoder: Any, data: Data, settings: Settings, folder: Path) -> None:
+    """Fit the features that were asked for, and write the encoder that gives them."""
+    assert settings.features is not None
+    readout = fit_readout(encoder.eval(), Spec.parse(settings.features), data, settings.seed)
+    readout.save(folder / FEATURES)
+
+
+def _ended(
+    fabric: "Fabric",
+    plan: Plan,
+    built: Built,
+    held_out: Data | None,
+    checkpoints: Checkpoints,
+    progress: Progress,
+) -> tuple[Plan, Settings, float | None, list[str]]:
+    """Decide where the training ends: plan and settings, the seconds to there where they are known, and lines on it."""
+    settings, minutes, folder, samples = built.settings, built.minutes, checkpoints.folder, len(built.samples)
+    seconds, notes = None, []
+    if minutes is not None:
+        progress.say(f"taking a few steps to see how many fit into {minutes:g} min")
+        with heap.retain_freed_memory():  # as in the training
+            settings, length = duration.fit(fabric, plan, built, held_out, checkpoints)
+        seconds = length.seconds
+        notes.append(length.note)
+    if plan.before is not None:
+        plan, note = plans.rescheduled(plan, settings, folder, samples)
+        processes.refuse_unshared(folder / CONFIG)  # all have read it
+        config = partial(plans.record_anew, plan, settings, folder)
+        processes.first(fabric, lambda: folders.write_config(folder, config()))
+        notes.append(note)
+    return plan, settings, seconds, notes
 
 
 def _notes(method: Method, train: Data, settings: Settings) -> list[str]:

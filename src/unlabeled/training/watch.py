@@ -16,7 +16,7 @@ from unlabeled.training.settings import Settings
 if TYPE_CHECKING:
     from unlabeled.training.processes import Fabric
 
-__all__ = ["Measurement", "Rise", "Watch", "find_rise"]
+__all__ = ["Measurement", "Rise", "Watch", "find_rise", "interval"]
 
 MEASUREMENTS, FEWEST_BETWEEN = 20, 20
 """How often the loss is measured where epochs are long, and the fewest steps between two measurements then."""
@@ -72,6 +72,11 @@ def find_rise(measurements: Sequence[Measurement], patience: int = FEWEST_RISES)
     return Rise(measurements[best], measurements[-1], len(measurements) - 1 - best)
 
 
+def interval(total_steps: int, steps_per_epoch: int) -> int:
+    """Optimizer steps between two measurements; the last of an epoch may be fewer."""
+    return min(steps_per_epoch, max(FEWEST_BETWEEN, -(-total_steps // MEASUREMENTS)))
+
+
 class Watch:
     """Measures the loss on held-out samples, and notices when it starts rising.
 
@@ -121,7 +126,7 @@ class Watch:
         if loss.reason:
             return f"no loss on held-out data: {loss.reason}"
         self.held_out = loss
-        self.between = min(self.steps_per_epoch, max(FEWEST_BETWEEN, -(-self.total_steps // MEASUREMENTS)))
+        self.between = interval(self.total_steps, self.steps_per_epoch)
         if self.method.compares_samples and loss.size != size:
             return (
                 f"the held-out loss compares {loss.size} {samples.unit} at a time, the training loss {size}: "

@@ -104,7 +104,7 @@ class Texts(Data):
         ids, numbers, borders = packed(encode, heads, first)
         lengths = borders.diff().clamp_max(length)
         about = {"documents": self.documents, "name": self.name, "paths": self.paths, **self.about}
-        return Tokens(ids, numbers, borders[:-1], lengths, **about).to(self.device)
+        return Tokens(ids, numbers, borders[:-1], lengths, texts=self.texts, **about).to(self.device)
 
     def blocks(
         self,
@@ -172,10 +172,10 @@ class Texts(Data):
             ValueError: No word of the texts is in the vocabulary.
         """
         numbers = {word: number for number, word in enumerate(vocabulary)}
-        contents, split = self.texts if length is None else self.whole(), splitter(segmenter)
+        texts, split = self.texts if length is None else None, splitter(segmenter)
         parts = [
             torch.tensor([numbers[word] for word in split(content) if word in numbers], dtype=torch.int32)
-            for content in contents
+            for content in texts or self.whole()
         ]
         sizes = torch.tensor([len(part) for part in parts], dtype=torch.int64)
         if not (total := int(sizes.sum())):
@@ -192,7 +192,9 @@ class Texts(Data):
             owners = self.groups_of(self.first_rows())[document.long()]
             groups = joined(torch.arange(total) // length, owners)[begins]
             about = About(groups=groups, skipped=self.skipped)
-        words = Words(torch.cat(parts), document, begins, lengths, name=self.name, paths=paths, **about)
+        words = Words(
+            torch.cat(parts), document, begins, lengths, texts=texts, name=self.name, paths=paths, **about
+        )
         return words.to(self.device)
 
     def _contents(self) -> Iterable[int]:

@@ -31,6 +31,7 @@ class Tokens(Data):
         lengths: Tokens of each sample, int64, shape (samples,).
         documents: Number of the document that each sample comes from, int64, shape (samples,); None where a sample may
             hold several.
+        texts: The whole text of each sample, where it is one text; the tokens may be its start only.
         **about: Name, paths, labels and so on, as in `Data`.
     """
 
@@ -47,9 +48,11 @@ class Tokens(Data):
         lengths: Tensor,
         *,
         documents: Tensor | None = None,
+        texts: Sequence[str] | None = None,
         **about: Unpack[Samples],
     ) -> None:
         super().__init__(**about)
+        self.texts = None if texts is None else list(texts)
         assert len(ids) == len(numbers) and len(begins) == len(lengths) == len(self)
         self.ids, self.numbers = ids, numbers
         self.begins, self.lengths, self.documents = begins, lengths, documents
@@ -107,6 +110,10 @@ class Tokens(Data):
             if (values := getattr(self, name)) is not None:
                 setattr(moved, name, values.to(device))
         return moved
+
+    def _keep(self, rows: Tensor) -> None:
+        super()._keep(rows)
+        self.texts = None if self.texts is None else [self.texts[row] for row in rows.tolist()]
 
     def _contents(self) -> Iterable[int]:
         ids, spans = self.ids.cpu(), zip(self.begins.tolist(), self.lengths.tolist())

@@ -10,11 +10,12 @@ from einops import rearrange
 from torch import Tensor
 
 from unlabeled import check
+from unlabeled.evaluation import logistic
 from unlabeled.evaluation.features import Representation
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.probe import Prediction, Probe, Settings
 
-__all__ = ["PROBE", "predict"]
+__all__ = ["PROBE", "held_out_errors", "predict"]
 
 GROUP = 16
 """Cosines of which only the largest is looked at first."""
@@ -76,6 +77,41 @@ def predict(
     return torch.cat(predictions)
 
 
+def held_out_errors(
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+    groups: Tensor | None = None,
+    seed: int = 0,
+) -> float:
+    """Fraction of labels that neighbours in the other folds predict wrongly.
+
+    Args:
+        features: Float, shape (samples, dim).
+        labels: Class of each sample, int64, shape (samples,).
+        classes: Number of classes.
+        k: As in `predict`.
+        temperature: As in `predict`.
+        groups: Group of each sample, int64, shape (samples,), held out as a whole; None where samples are independent.
+        seed: Seed of the split into at most five folds.
+
+    Returns:
+        In 0..1; NaN where no class has two labels or lies in two groups.
+    """
+    fold, count = logistic.group_folds(labels, groups, seed)
+    if count < 2:
+        return torch.nan
+    wrong = 0
+    for held_out in range(count):
+        rest, tested = fold != held_out, fold == held_out
+        votes = features[rest], labels[rest], features[tested], classes
+        wrong += int((predict(*votes, k=k, temperature=temperature) != labels[tested]).sum())
+    return wrong / len(labels)
+
+
 def _nearest(cosine: Tensor, k: int) -> Tensor:
     """Columns of the k largest numbers of each row, in any order; of equal numbers the first ones count.
 
@@ -104,4 +140,4 @@ def _nearest(cosine: Tensor, k: int) -> Tensor:
     return columns
 
 
-PROBE = Probe(probe)
+PROBE = Probe(probe, chosen_by="votes")

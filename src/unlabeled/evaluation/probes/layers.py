@@ -20,7 +20,9 @@ from unlabeled.evaluation.verdict import CHOSEN
 if TYPE_CHECKING:
     from unlabeled.encoders import Encoder
 
-__all__ = ["PROBE", "choose", "held_out_loss", "probe"]
+__all__ = ["CHOSEN_BY_LABELS", "PROBE", "choose", "chosen_layer", "held_out_loss", "probe"]
+
+CHOSEN_BY_LABELS = "chosen on held-out training labels"
 
 
 def layers(encoder: "Encoder") -> list[str | None]:
@@ -36,6 +38,26 @@ def probe(
         return linear.probe(representation, data, rows, layer, settings)
     if representation.encoder is None:  # the input has no layers
         return linear.probe(representation, data, rows, None, settings)
+    layer, reason = chosen_layer(representation, data, rows, settings.seed)
+    predicted, _ = linear.probe(representation, data, rows, layer, settings)
+    return predicted, f"{layer}, {reason}"
+
+
+def chosen_layer(
+    representation: Representation, data: Labelled, rows: Tensor, seed: int, most: int | None = None
+) -> tuple[str, str]:
+    """The map of an encoder that labels choose, by a linear probe of some on others, and the reason in words.
+
+    Args:
+        representation: Features of an encoder.
+        data: Training samples; test samples are not looked at.
+        rows: Training samples whose labels may be used, int64, shape (labels,).
+        seed: Seed of the splits.
+        most: Labels looked at, drawn at random where there are more; None for all.
+    """
+    assert representation.encoder is not None
+    if most is not None and len(rows) > most:
+        rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:most]]
     rows = rows.to(data.labels.device)
     groups = None if data.train.groups is None else data.train.groups[rows.cpu()]
 
@@ -46,12 +68,10 @@ def probe(
             len(data.classes),
             statistics=representation.statistics(data.train, name),
             groups=groups,
-            seed=settings.seed,
+            seed=seed,
         )
 
-    layer, reason = choose(list(representation.encoder.map_dims), loss)
-    predicted, _ = linear.probe(representation, data, rows, layer, settings)
-    return predicted, f"{layer}, {reason}"
+    return choose(list(representation.encoder.map_dims), loss)
 
 
 def choose(names: Sequence[str], loss: Callable[[str], float]) -> tuple[str, str]:
@@ -68,7 +88,7 @@ def choose(names: Sequence[str], loss: Callable[[str], float]) -> tuple[str, str
     finite = [name for name in names if losses[name] == losses[name]]
     if not finite:
         return names[-1], "the last, as one label of each class leaves nothing to choose by"
-    return min(finite, key=losses.__getitem__), "chosen on held-out training labels"
+    return min(finite, key=losses.__getitem__), CHOSEN_BY_LABELS
 
 
 def held_out_loss(
@@ -94,17 +114,10 @@ def held_out_loss(
         Mean over five folds in nats, from `logistic.HOLD_OUT_FROM` labels on over one; NaN where no class has two
         labels or lies in two groups.
     """
-    count = min(5, int(labels.bincount().max()))
-    fold = logistic.folds(labels, max(1, count), seed)
-    if groups is not None:
-        _, number = groups.cpu().unique(return_inverse=True)
-        parts = int(number.max()) + 1
-        count = min(count, parts)
-        order = torch.randperm(parts, generator=torch.Generator().manual_seed(seed))
-        fold = (order % max(1, count))[number]
+    fold, count = logistic.group_folds(labels, groups, seed)
     if count < 2:
         return torch.nan
-    fold, losses = fold.to(labels.device), []
+    losses = []
     for held_out in range(1 if len(labels) >= logistic.HOLD_OUT_FROM else count):
         rest, tested = fold != held_out, fold == held_out
         tested &= torch.isin(

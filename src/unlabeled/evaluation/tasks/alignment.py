@@ -18,6 +18,7 @@ from unlabeled.data.cameras import Scenes
 from unlabeled.data.groups import joined
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel
+from unlabeled.evaluation.progress import watched
 from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.evaluation.task import Task
 from unlabeled.method import Batch, Method
@@ -150,7 +151,8 @@ def _measurement(
 def _films(scenes: Scenes, reader: Reader, device: torch.device) -> list[list[Tensor]]:
     """Embeddings of every film, float, shape (frames, dim), by scene and camera."""
     films = []
-    for row, length in enumerate(scenes.lengths.tolist()):
+    lengths = watched(scenes.lengths.tolist(), len(scenes), "alignment", "scenes")
+    for row, length in enumerate(lengths):
         views = scenes.batch(torch.tensor([row]))["views"][0]
         parts = [reader({"image": part.to(device)}).flatten(1) for part in views.flatten(0, 1).split(FRAMES)]
         films.append(list(torch.cat(parts).float().cpu().split(length)))

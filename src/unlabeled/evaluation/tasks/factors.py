@@ -14,7 +14,8 @@ from torch import Tensor
 
 from unlabeled.check import UserError
 from unlabeled.data import Data
-from unlabeled.evaluation import controls, logistic
+from unlabeled.evaluation import logistic
+from unlabeled.evaluation.controls import random, raw
 from unlabeled.evaluation.features import Representation, of_encoder, standardization
 from unlabeled.evaluation.intervals import leave_one_out
 from unlabeled.evaluation.measurement import Measurement, group_unit
@@ -73,8 +74,8 @@ def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
         raise UserError(f"data must have factors, got {train.name} without any")
     reader = model.method.features if model.method is not None else of_encoder(encoder)
     representations = [
-        controls.raw(encoder),
-        controls.random(encoder, train, model.seed),
+        raw.make(encoder),
+        random.make(encoder, train, model.seed),
         Representation("unlabeled", reader),
     ]
     measurements = []

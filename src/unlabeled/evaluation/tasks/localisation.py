@@ -24,6 +24,7 @@ from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel
+from unlabeled.evaluation.progress import watched
 from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.evaluation.task import Task
 
@@ -120,7 +121,8 @@ def _maps(model: EvaluatedModel, train: Data, test: Data, masks: Tensor) -> dict
 @torch.no_grad()
 def read(encoder: Any, data: Data) -> tuple[Tensor, Tensor]:
     """Directions of all positions, shape (samples, dim, rows, columns), and of all sounds, shape (samples, dim)."""
-    inputs = [encoder.inputs(batch) for batch in data.batches(BATCH)]
+    batches = watched(data.batches(BATCH), -(-len(data) // BATCH), "localisation", "batches")
+    inputs = [encoder.inputs(batch) for batch in batches]
     positions = torch.cat([encoder.positions(x.image) for x in inputs])
     return positions, torch.cat([encoder.sound(x.waveform) for x in inputs])
 

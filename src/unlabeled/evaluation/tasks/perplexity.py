@@ -19,6 +19,7 @@ from unlabeled.evaluation.byte_model import ByteModel, gzip_nats
 from unlabeled.evaluation.intervals import leave_one_out
 from unlabeled.evaluation.measurement import Measurement
 from unlabeled.evaluation.model import EvaluatedModel
+from unlabeled.evaluation.progress import watched
 from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.evaluation.task import Task
 from unlabeled.methods.gpt import GPT
@@ -127,7 +128,8 @@ def surprise(method: GPT, blocks: "Data", numbers: Tensor, device: torch.device)
         device: Where to compute.
     """
     method.to(device).eval()
-    nats = [method.surprise(batch).double().sum(1) for batch in blocks.to(device).batches(BATCH)]
+    batches = watched(blocks.to(device).batches(BATCH), -(-len(blocks) // BATCH), "perplexity", "batches")
+    nats = [method.surprise(batch).double().sum(1) for batch in batches]
     return _by_document(torch.cat(nats).cpu(), blocks.documents, numbers)  # type: ignore[attr-defined]
 
 

@@ -20,6 +20,7 @@ from unlabeled import check
 from unlabeled.data import Data
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel
+from unlabeled.evaluation.progress import watched
 from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.evaluation.task import Task
 
@@ -117,7 +118,8 @@ def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
 @torch.no_grad()
 def read(encoder: Any, data: Data) -> tuple[Tensor, Tensor]:
     """Directions of all pictures and of all sounds, float, shape (samples, dim) each."""
-    inputs = [encoder.inputs(batch) for batch in data.batches(BATCH)]
+    batches = watched(data.batches(BATCH), -(-len(data) // BATCH), "retrieval", "batches")
+    inputs = [encoder.inputs(batch) for batch in batches]
     pictures = torch.cat([encoder.picture(x.image) for x in inputs])
     return pictures, torch.cat([encoder.sound(x.waveform) for x in inputs])
 

@@ -15,6 +15,7 @@ from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel
+from unlabeled.evaluation.progress import watched
 from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.evaluation.task import Task
 from unlabeled.method import Batch
@@ -114,7 +115,7 @@ def _batches(walks: Data, method: ZonePredictor, seed: int) -> list[tuple[Batch,
 def _hits(method: ZonePredictor, batches: list[tuple[Batch, Tensor]]) -> Tensor:
     """Which of the masked zones are found, batch by batch and group by group, float, shape (zones,)."""
     hits = []
-    for batch, masked in batches:
+    for batch, masked in watched(batches, len(batches), "zones", "batches"):
         groups = zip(*(vectors.unbind(1) for vectors in method.predict(batch, masked)))
         hits += [top_one(p.flatten(0, 1), t.flatten(0, 1)) for p, t in groups]
     return torch.cat(hits).cpu()

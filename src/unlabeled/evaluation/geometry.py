@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unlabeled.parts import directions
+
 __all__ = ["agreement", "flat", "nearest", "queries"]
 
 TSNE_FROM = 50
@@ -58,11 +60,12 @@ def agreement(labels: Tensor, neighbors: Tensor) -> float:
     return (labels[neighbors] == labels[:, None])[comparable].double().mean().item()
 
 
-def flat(features: Tensor) -> tuple[Tensor, str] | None:
-    """Lay features out in a plane: t-SNE from a PCA start, or PCA alone where samples are few.
+def flat(features: Tensor, most: int | None = None) -> tuple[Tensor, str] | None:
+    """Lay features out in a plane: t-SNE from a PCA start, or PCA alone where samples are few or too many.
 
     Args:
         features: Float, shape (samples, dim).
+        most: Samples from which on PCA is taken alone; None for any number.
 
     Returns:
         Points, float, shape (samples, 2), in 0..1, and the name of the map; None where the features are not
@@ -73,8 +76,12 @@ def flat(features: Tensor) -> tuple[Tensor, str] | None:
     centered = features.double() - features.double().mean(0)
     if centered.norm() <= 1e-5 * features.double().norm().clamp(min=1e-12):
         return None
-    components, name = _principal(centered), "PCA"
-    if len(features) >= TSNE_FROM and components.shape[1] > 2:
+    if most is not None and len(features) > most:
+        rows = centered.float()
+        components, name = rows @ directions.principal(rows, 2), "PCA"
+    else:
+        components, name = _principal(centered), "PCA"
+    if TSNE_FROM <= len(features) <= (most or len(features)) and components.shape[1] > 2:
         components, name = _tsne(components), "t-SNE"
     points = F.pad(components[:, :2], (0, max(0, 2 - components.shape[1])))
     low, high = points.amin(0), points.amax(0)

@@ -1,0 +1,115 @@
+"""What ten minutes of two cores give: `auto`, the dictionary and deep methods beside the controls of a sceptic.
+
+    python benchmarks/laptop.py DATA --out runs/laptop [--sets cifar10,kmnist10k] [--minutes 2] [--images 10000]
+    python benchmarks/laptop.py DATA --out runs/laptop --table
+
+DATA holds one folder for each set. Every method trains with its plain defaults on the training part (of at most
+`--images`), the deep ones for `--minutes`, as their default of 10 minutes each would be more than the whole. Nothing is
+chosen by the test part. Numbers are accuracies in %: k nearest neighbours, and linear probes of all labels and of 10
+a class, with 95 % intervals, or the deviation over 5 draws of the labels.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import unlabeled
+from unlabeled.data import Data, open_splits
+from unlabeled.evaluation import evaluate
+
+DEEP = {"image": ("simclr", "moco", "rotnet"), "audio": ("apc",), "text": ("skipgram", "bert")}
+KINDS = {
+    "cifar10": "image",
+    "caltech96": "image",
+    "kmnist10k": "image",
+    "pneumonia28": "image",
+    "fsdd": "audio",
+    "esc10": "audio",
+}
+COLUMNS = (("knn", "all"), ("linear", "all"), ("linear", 10))
+
+
+def parts(folder: Path, kind: str, images: int) -> tuple[Data, Data]:
+    """Training and test part of a set, the first of them of at most so many samples, drawn by a fixed seed."""
+    train, test = open_splits(folder, kind=kind)
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+    return train.subset(order[:images].sort().values) if len(train) > images else train, test
+
+
+def judge(name: str, train: Data, test: Data, out: Path, minutes: float, first: bool) -> None:
+    """Train a method and measure it, with the controls beside the first one; what is there already stays."""
+    target = out / f"{name}.json"
+    if target.exists():
+        return
+    settings: dict[str, Any] = {} if name in ("auto", "patch_dictionary") else {"minutes": minutes}
+    began = time.perf_counter()
+    run = unlabeled.pretrain(name, train, out=out / name, quiet=True, **settings)
+    trained = time.perf_counter()
+    controls = ("default", "dictionary") if first and train.kind == "image" else ("default",) if first else ()
+    scores = evaluate(run, (train, test), labels_per_class=("all", 10), controls=controls)
+    seconds = [round(trained - began), round(time.perf_counter() - trained)]
+    target.write_text(json.dumps({"seconds": seconds, "records": list(scores.records)}, indent=1))
+    print(f"{out.name} {name}: {seconds} s\n{scores.table()}\n{scores.verdict()}", flush=True)
+
+
+def cell(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return ""
+    value = f"{100 * record['value']:.1f}"
+    if record.get("draws", 1) > 1:
+        return f"{value} ± {100 * record['std']:.1f}"
+    return f"{value} [{100 * record['low']:.1f}, {100 * record['high']:.1f}]"
+
+
+def table(out: Path) -> str:
+    """One table for each set: methods, then controls, with the seconds of training and of evaluation."""
+    lines = []
+    for folder in sorted(path for path in out.iterdir() if path.is_dir()):
+        lines += [
+            f"\n**{folder.name}**\n",
+            "| | seconds | kNN | linear | linear, 10 a class |",
+            "|---|---|---|---|---|",
+        ]
+        rows: dict[str, tuple[str, dict[tuple[str, Any], dict[str, Any]]]] = {}
+        for file in sorted(folder.glob("*.json")):
+            content = json.loads(file.read_text())
+            for record in content["records"]:
+                ours = record["features"] == "unlabeled"
+                name = file.stem if ours else f"control: {record['features']}"
+                seconds = f"{content['seconds'][0]} + {content['seconds'][1]}" if ours else ""
+                rows.setdefault(name, (seconds, {}))[1][record["probe"], record["labels_per_class"]] = record
+        for name, (seconds, records) in sorted(rows.items(), key=lambda row: row[0].startswith("control")):
+            cells = " | ".join(cell(records.get(column)) for column in COLUMNS)
+            lines.append(f"| {name} | {seconds} | {cells} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("runs/laptop"))
+    parser.add_argument("--sets", default=",".join(KINDS))
+    parser.add_argument("--methods", default="auto,patch_dictionary,deep")
+    parser.add_argument("--minutes", type=float, default=2.0)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    for name in () if options.table else options.sets.split(","):
+        kind, out = KINDS[name], options.out / name
+        out.mkdir(parents=True, exist_ok=True)
+        train, test = parts(options.data / name, kind, options.images)
+        for method in options.methods.split(","):
+            for one in DEEP[kind] if method == "deep" else [method]:
+                if one != "patch_dictionary" or kind == "image":
+                    judge(one, train, test, out, options.minutes, first=one == "auto")
+    print(table(options.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""What a control is: features without what was learned, which learned features must beat on the same labels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from unlabeled.evaluation.features import Representation
+
+if TYPE_CHECKING:
+    from unlabeled.data import Data
+    from unlabeled.encoders import Encoder
+
+__all__ = ["Control", "Make"]
+
+Make = Callable[["Encoder", "Data", int], Representation | None]
+"""From the encoder that it is beside, the training samples as that encoder reads them, and the seed of random choices.
+
+It may look at nothing else: neither at labels nor at test samples. None where there is nothing to make of the encoder.
+"""
+
+
+@dataclass(frozen=True)
+class Control:
+    """What a file of `evaluation.controls` defines as `CONTROL`.
+
+    Attributes:
+        make: Makes the representation, fitted without labels; None where the control trains with labels itself.
+        kinds: Kinds of encoders that it can stand beside; empty for all.
+        row: Its place among the controls, from 0 for the plainest.
+        default: Whether it is measured where the user names none: it takes seconds.
+    """
+
+    make: Make | None
+    kinds: tuple[str, ...] = ()
+    row: int = 0
+    default: bool = True
+
+    def suits(self, kind: str) -> bool:
+        """Whether it can stand beside an encoder of some kind."""
+        return not self.kinds or kind in self.kinds

@@ -1,0 +1,29 @@
+"""Random weights with contrast: the network untrained, and on its output all that the features `contrast` learn."""
+
+from typing import TYPE_CHECKING
+
+from unlabeled.encoders.readout import Readout, bare, fit_readout
+from unlabeled.evaluation.control import Control
+from unlabeled.evaluation.features import Representation, of_encoder
+from unlabeled.evaluation.twins import calibrate_, untrained
+
+if TYPE_CHECKING:
+    from unlabeled.data import Data
+    from unlabeled.encoders import Encoder
+
+__all__ = ["CONTROL", "make"]
+
+
+def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation | None:
+    """Says what the weights of the network add to what contrast learns; None where contrast is not read."""
+    if not isinstance(encoder, Readout) or encoder.spec.scaling != "contrast":
+        return None
+    network = untrained(bare(encoder), seed)
+    calibrate_(network, data)
+    network = fit_readout(network, encoder.spec, data, seed)
+    return Representation(
+        "contrast", of_encoder(network), network, one_unit=True, detail=f"features {encoder.spec}"
+    )
+
+
+CONTROL = Control(make, ("image",), row=8, default=False)

@@ -1,0 +1,24 @@
+"""Raw input: what the encoder reads, without any network, as its kind of data gives it."""
+
+from typing import TYPE_CHECKING
+
+from unlabeled.evaluation.control import Control
+from unlabeled.evaluation.features import Representation
+
+if TYPE_CHECKING:
+    from unlabeled.data import Data
+    from unlabeled.encoders import Encoder
+
+__all__ = ["CONTROL", "make"]
+
+
+def make(encoder: "Encoder", data: "Data | None" = None, seed: int = 0) -> Representation:
+    """The input without any network; neither data nor seed matter."""
+    # Pixels share a unit; rare words would count as much as frequent ones if each had a scale of its own.
+    one_unit = encoder.kind in ("image", "text", "words")
+    return Representation(
+        "raw", lambda batch, layer: encoder.raw(batch), one_unit=one_unit, detail=encoder.raw_detail
+    )
+
+
+CONTROL = Control(make)

@@ -1,0 +1,31 @@
+"""Rescaled random weights: the same network of images untrained, rescaled so that all channels vary alike."""
+
+from typing import TYPE_CHECKING, Any
+
+from unlabeled.encoders.readout import Readout, bare, fit_readout, one_unit
+from unlabeled.evaluation.control import Control
+from unlabeled.evaluation.features import Representation, of_encoder
+from unlabeled.evaluation.twins import CALIBRATION_SAMPLES, untrained
+
+if TYPE_CHECKING:
+    from unlabeled.data import Data
+    from unlabeled.encoders import Encoder
+
+__all__ = ["CONTROL", "make"]
+
+
+def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation | None:
+    """The same architecture with weights drawn by the seed, rescaled on training images; no dictionaries."""
+    from unlabeled.encoders import rescale_
+
+    if getattr(encoder, "is_dictionary", False):  # it normalises the contrast of what it sees
+        return None
+    network: Any = untrained(bare(encoder), seed)
+    rescale_(network, network.inputs(data.sample(CALIBRATION_SAMPLES, seed)))
+    detail = "rescaled on the training images"
+    if isinstance(encoder, Readout) and encoder.spec.scaling != "contrast":  # which learns
+        network = fit_readout(network, encoder.spec, data, seed)
+    return Representation("rescaled", of_encoder(network), network, one_unit=one_unit(network), detail=detail)
+
+
+CONTROL = Control(make, ("image",), row=7)

@@ -1,0 +1,146 @@
+"""Every control: no label and no test sample is looked at, and the seed decides everything."""
+
+import copy
+import re
+
+import pytest
+import torch
+
+from unlabeled import encoders
+from unlabeled.check import UserError
+from unlabeled.data import Data, from_images
+from unlabeled.data.audio.data import from_waveforms
+from unlabeled.data.text.data import Texts
+from unlabeled.data.video.data import from_videos
+from unlabeled.encoders.readout import Spec, fit_readout
+from unlabeled.evaluation import evaluate
+from unlabeled.evaluation.controls import CONTROLS
+from unlabeled.evaluation.plan import controls_for
+from unlabeled.methods.patch_dictionary import PatchDictionary
+
+
+def samples(kind: str, seed: int, count: int = 12) -> Data:
+    noise = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 2
+    if kind == "image":
+        return from_images(
+            torch.randint(256, (count, 3, 16, 16), generator=noise).to(torch.uint8), labels, name="noise"
+        )
+    if kind == "video":
+        videos = torch.randint(256, (count, 4, 3, 16, 16), generator=noise).to(torch.uint8)
+        return from_videos(videos, labels=labels)
+    if kind == "audio":
+        return from_waveforms(torch.rand(count, 3000, generator=noise) - 0.5, 8000, labels=labels)
+    words = torch.randint(5, (count, 6), generator=noise)
+    return Texts(
+        [" ".join(["red", "green", "tree", "sun", "moon"][w] for w in row) for row in words], labels=labels
+    )
+
+
+ENCODERS = {
+    "image": encoders.build("conv4", image_size=16),
+    "video": encoders.build("frames-conv4", kind="video", image_size=16, frames=4),
+    "audio": encoders.build("audio-conv", kind="audio", sample_rate=8000),
+    "text": encoders.fitted("bert-tiny", samples("text", 0), kind="text"),
+}
+PAIRS = [
+    (kind, name)
+    for kind in ENCODERS
+    for name in controls_for(["all"], kind)
+    if CONTROLS.load(name).make is not None
+]
+
+
+@pytest.fixture(autouse=True)
+def small_dictionary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PatchDictionary, "defaults", {"encoder": "dictionary-16", "steps": 2})
+
+
+def features(kind: str, name: str, train: Data, *tests: Data) -> list[torch.Tensor]:
+    encoder, make = ENCODERS[kind].eval(), CONTROLS.load(name).make
+    assert make is not None
+    if name == "contrast":  # which stands beside encoders that read it
+        encoder = fit_readout(encoder, Spec.parse("s3:2x2:contrast:4"), encoder.evaluation_view(train))
+    with torch.no_grad():
+        made = make(encoder, encoder.evaluation_view(train), 3)
+        assert made is not None
+        return [made.features(encoder.evaluation_view(data)) for data in (train, *tests)]
+
+
+def test_what_contrast_learns_is_no_part_of_an_untrained_network_but_of_a_control_of_its_own() -> None:
+    train = samples("image", 1)
+    network = ENCODERS["image"].eval()
+    encoder = fit_readout(network, Spec.parse("s3:2x2:contrast:4"), train)
+    random, contrast = (CONTROLS.load(name).make for name in ("random", "contrast"))
+    assert random is not None and contrast is not None
+    assert random(encoder, train, 0).encoder.spec == Spec.parse("s3:2x2:standardize")
+    assert contrast(encoder, train, 0).encoder.spec == encoder.spec
+    assert contrast(network, train, 0) is None
+
+
+@pytest.mark.parametrize(("kind", "name"), PAIRS)
+def test_labels_do_not_matter_and_the_seed_decides_everything(kind: str, name: str) -> None:
+    train, test = samples(kind, 1), samples(kind, 2)
+    unlabelled = copy.copy(train)
+    unlabelled.labels = None
+    before = torch.get_rng_state()
+    first = features(kind, name, train, test)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)
+    for one, other in zip(first, features(kind, name, unlabelled, test)):
+        assert torch.equal(one, other) and one.isfinite().all()
+
+
+@pytest.mark.parametrize(("kind", "name"), PAIRS)
+def test_a_changed_test_sample_changes_its_own_row_only(kind: str, name: str) -> None:
+    train, test = samples(kind, 1), samples(kind, 2, 3)
+    rows = [test.subset(torch.tensor([row])) for row in range(3)]
+    fitted, together, others, *alone = features(kind, name, train, test, samples(kind, 4, 3), *rows)
+    for row, one in enumerate(alone):
+        assert torch.allclose(one[0], together[row], atol=1e-4)
+    assert not torch.allclose(others, together, atol=1e-2)
+    assert len(fitted) == 12
+
+
+def test_default_are_those_that_take_seconds_and_all_are_all() -> None:
+    assert controls_for(["default"], "image") == ["raw", "whitened", "hog", "random", "rescaled"]
+    assert controls_for(["default"], "audio") == ["raw", "mfcc", "random"]
+    assert controls_for(["default"], "text") == ["raw", "tfidf", "lsa", "random"]
+    assert controls_for(["default"], "trajectory") == ["raw", "random"]
+    assert {*controls_for(["all"], "image")} == {
+        *controls_for(["default"], "image"),
+        "contrast",
+        "dictionary",
+        "maps",
+        "supervised",
+    }
+    assert controls_for(["supervised", "raw", "raw"], "audio") == ["raw", "supervised"]
+    assert controls_for([], "image") == []
+    with pytest.raises(UserError, match=r"controls must be of lsa.* for text encoders, got hog"):
+        controls_for(["hog"], "text")
+
+
+def test_scores_and_verdict_speak_of_all_controls() -> None:
+    data = samples("image", 1), samples("image", 2)
+    scores = evaluate(ENCODERS["image"], data, probe="knn", k=3)
+    names = [record["features"] for record in scores]
+    assert names == ["raw", "whitened", "hog", "random", "rescaled", "unlabeled"]
+    listed = "raw input; whitened pixels; HOG and colours; random weights; rescaled random weights"
+    assert f"Controls: {listed}." in scores.verdict() and "HOG and colours" in scores.table()
+    assert all("margin_low" in record for record in scores if record["features"] != "unlabeled")
+    assert scores.about["options"]["controls"] == names[:-1]
+
+
+def test_the_chosen_map_is_named_and_stands_beside_the_output_only() -> None:
+    data = samples("image", 1), samples("image", 2)
+    scores = evaluate(ENCODERS["image"], data, probe=("knn", "layers"), controls=("raw", "maps"), k=3)
+    knn, *others = [record for record in scores if record["features"] == "maps"]
+    assert re.search("map s[0-9], chosen on held-out training labels", knn["detail"]) and not others
+
+
+def test_what_has_no_layers_is_probed_once_for_all_layers() -> None:
+    data = samples("image", 1), samples("image", 2)
+    scores = evaluate(ENCODERS["image"], data, probe="layers", controls=("raw", "hog"))
+    for name in ("raw", "hog"):
+        values = [record["value"] for record in scores if record["features"] == name]
+        assert len(values) == len(ENCODERS["image"].map_dims) + 1 and len(set(values)) == 1
