@@ -19,7 +19,7 @@ __all__ = ["NAME", "PatchCode", "dictionary", "is_dictionary", "mirror_accuracy"
 NAME = "dictionary-400"
 """Name of the usual one, dictionary-ATOMS[-WIDTH][-mirror or -oriented]."""
 PATTERN = re.compile(r"dictionary-([1-9][0-9]{0,5})(?:-([1-9][0-9]?))?(?:-(mirror|oriented))?")
-NUMBERS, LARGEST_GRID = 4096, 3
+NUMBERS, LARGEST_GRID = 8192, 3
 """Most numbers of the output, as far as a grid of 2x2 allows it, and cells on a side of it at most."""
 CELLS = 9
 """Cells on a side of the map, at most."""
