@@ -28,7 +28,6 @@ KINDS = {
     "kmnist10k": "image",
     "pneumonia28": "image",
     "fsdd": "audio",
-    "esc10": "audio",
 }
 COLUMNS = (("knn", "all"), ("linear", "all"), ("linear", 10))
 
