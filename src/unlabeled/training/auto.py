@@ -32,11 +32,13 @@ MEASURED = {
     "image": Choice(
         "patch_dictionary",
         {"features": "contrast", "encoder": "dictionary-800"},
-        "a dictionary of patches with a contrastive network on its view directions beat every deep method that was "
-        "measured for ten minutes on two cores",
+        "a dictionary of patches with a small contrastive network on top was better on CIFAR-10 than every deep method in "
+        "minutes of two cores",
     ),
     "audio": Choice(
-        "mel_dictionary", {}, "a dictionary of spectrograms beat statistics of log-mel and MFCC after seconds"
+        "mel_dictionary",
+        {},
+        "a dictionary of spectrograms was as good as MFCC or better on spoken digits, in seconds",
     ),
 }
 """Choices by kind of data on a CPU that measurements stand behind."""
