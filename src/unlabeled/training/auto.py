@@ -1,7 +1,7 @@
 """Which method, network and features suit data and a machine: the choice of `pretrain auto`.
 
-The table behind it is measured in docs/benchmarks.md. Without a GPU no deep method there was better than a dictionary
-with a contrastive network on its view directions after ten minutes; with one, nothing has been measured yet.
+What stands behind it is in docs/benchmarks.md: on a CPU, minutes of a deep method were worse there than a dictionary of
+patches with a small contrastive network on top. With a GPU nothing has been measured yet.
 """
 
 from typing import Any, NamedTuple
@@ -32,8 +32,8 @@ MEASURED = {
     "image": Choice(
         "patch_dictionary",
         {"features": "contrast", "encoder": "dictionary-800"},
-        "a dictionary of patches with a small contrastive network on top was better on CIFAR-10 than every deep method in "
-        "minutes of two cores",
+        "a dictionary of patches with a small contrastive network on top was better on CIFAR-10 than every deep method "
+        "in minutes of two cores",
     ),
     "audio": Choice(
         "mel_dictionary",
