@@ -1,5 +1,6 @@
 """Whitening: closed forms, and no more than training pixels."""
 
+import pytest
 import torch
 
 from unlabeled import encoders
@@ -29,3 +30,16 @@ def test_constant_images_are_zeros() -> None:
     encoder = encoders.build("conv4", in_channels=1, image_size=8)
     features = whitened.make(encoder, data).features(data)
     assert features.abs().max() < 1e-3
+
+
+def test_many_numbers_give_the_same_axes_without_a_whole_decomposition(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    points = torch.randn(60, 40) * torch.linspace(3, 0.1, 40)
+    mean, exact = whitened.axes(points, 10, 2.0)
+    monkeypatch.setattr(whitened, "EXACT", 8)
+    same, quick = whitened.axes(points, 10, 2.0)
+    assert torch.equal(mean, same)
+    first, second = ((points - mean) @ matrix for matrix in (exact, quick))
+    torch.testing.assert_close(first @ first.T, second @ second.T, rtol=1e-3, atol=1e-3)

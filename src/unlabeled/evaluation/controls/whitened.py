@@ -13,12 +13,16 @@ from unlabeled.evaluation.control import Control
 from unlabeled.evaluation.controls import raw
 from unlabeled.evaluation.features import Representation
 from unlabeled.method import Batch
+from unlabeled.parts import directions
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.encoders import Encoder
 
 __all__ = ["CONTROL", "axes", "make"]
+
+EXACT = 3072
+"""Numbers of an image up to which all axes are computed."""
 
 IMAGES, AXES, SHRINKAGE = 10_000, 512, 10.0
 """Most training images that are looked at, most axes, and what is added to each variance, in mean variances."""
@@ -37,6 +41,10 @@ def axes(points: Tensor, count: int = AXES, shrinkage: float = SHRINKAGE) -> tup
     """
     mean = points.mean(0)
     centred = points - mean
+    if points.shape[1] > EXACT and centred.any():  # as of many bands, whose decomposition would take minutes
+        matrix = directions.principal(centred, count)
+        added = shrinkage * centred.square().mean()
+        return mean, matrix * ((centred @ matrix).square().mean(0) + added).rsqrt()
     variances, vectors = torch.linalg.eigh(centred.T @ centred / len(points))
     # Constant images leave 0 divided by 0, which is to be 0.
     added = (shrinkage * variances.mean()).clamp_min(1e-12)
