@@ -143,7 +143,7 @@ def account(fitted: Readout, train: "Data") -> str:
         return f"the features are {spec}"
     first = f"the first {REDUCED:,} principal components of " if spec.one_unit and numbers > REDUCED else ""
     samples = f"the {len(train):,}" if len(train) <= FITTED else f"{FITTED:,} of the {len(train):,}"
-    mirrors = f"; {fitted.notes[-1]}" if spec.scaling == "views" else ""
+    mirrors = f"; {fitted.notes[-1]}" if spec.scaling in ("views", "contrast") else ""
     return f"the features are {first}{spec}, scaled by {samples} training {train.unit} without their labels{mirrors}"
 
 
