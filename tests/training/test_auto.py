@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,9 @@ from unlabeled.check import UserError
 from unlabeled.cli import main
 from unlabeled.data import open_data
 from unlabeled.encoders import Readout
+from unlabeled.evaluation.readouts import readout
 from unlabeled.methods.simclr import SimCLR
+from unlabeled.reporting.entry import Entry
 from unlabeled.run import ENCODER, FEATURES
 from unlabeled.training import auto
 from unlabeled.training.train import preview
@@ -69,6 +72,7 @@ def test_a_run_that_is_resumed_fits_its_features_anew(tmp_path: Path) -> None:
     run = unlabeled.pretrain(
         "patch_dictionary", data, out=tmp_path / "run", resume=True, **settings | {"steps": 5}
     )
+    assert Entry(run, [], None).facts["Features"] == "standardize"
     trained = unlabeled.encoders.load(run.path / ENCODER).state_dict()
     inner = unlabeled.encoders.load(run.path / FEATURES).encoder.state_dict()  # type: ignore[union-attr]
     assert all(torch.equal(inner[name], trained[name]) for name in trained)
@@ -166,3 +170,18 @@ def test_auto_names_only_what_it_chose() -> None:
     choice = auto.choose("image", False, ["encoder", "steps"])
     assert choice.settings == {"features": "contrast"}
     assert "auto: patch_dictionary, features contrast for image on a CPU" in choice.reason
+
+
+def test_the_output_of_a_run_with_features_can_be_asked_for(tmp_path: Path) -> None:
+    settings = SMALL | {"features": "whiten:5"}
+    run = unlabeled.pretrain("patch_dictionary", images(), out=tmp_path / "run", **settings)
+    bare = unlabeled.encoders.load(run.path / ENCODER)
+    assert unlabeled.embed(run, images())[0].shape == (60, 5)
+    for source in (run, run.encoder):
+        features, _ = unlabeled.embed(source, images(), features="output")
+        torch.testing.assert_close(features, unlabeled.embed(bare, images())[0])
+    file = tmp_path / "labelled.npz"
+    np.savez(file, images=images().numpy(), labels=np.arange(60) % 2)
+    scores = unlabeled.evaluate(run, file, features="output", probe="knn", controls="raw", device="cpu")
+    assert "the features are output" in scores.about["note"]
+    assert not isinstance(readout(run, "output"), Readout)

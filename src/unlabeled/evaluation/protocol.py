@@ -169,9 +169,16 @@ def _measure_probes(ours: Representation, labelled: Labelled, request: Request, 
     plan = cells(request, encoder, labelled.rarest)
     draws = {cell.count: labelled.draw(cell.count, request.draws, settings.seed) for cell in plan}
     frozen_features = any(not PROBES.load(cell.probe).trains_encoder for cell in plan)
-    makers = filter(None, (CONTROLS.load(name).make for name in request.controls if frozen_features))
-    made = [make(encoder, labelled.train, settings.seed) for make in makers]
-    beside = [representation for representation in made if representation is not None]
+    beside = []
+    for name in request.controls if frozen_features else ():
+        if (make := CONTROLS.load(name).make) is None:
+            continue
+        if (control := make(encoder, labelled.train, settings.seed)) is not None:
+            beside.append(control)
+        else:
+            request.report(
+                f"the control {name} is left out: it does not suit this network and these features"
+            )
     choosers = {}
     if request.features == readouts.CHOOSE:
         rows = [rows for draw in draws.values() for rows in draw]
