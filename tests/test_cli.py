@@ -385,7 +385,7 @@ def test_features_are_named_once_for_scores_tables_and_exports(
     assert fitted in printed.err and f"Mind that {fitted}" in printed.out
     table = str(tmp_path / "x.parquet")
     assert run("embed", out, str(folder), "--out", table, *words, "--thumbnails", "--coordinates") == 0
-    assert fitted in (printed := capsys.readouterr()).err and "40 samples x 31 numbers" in printed.out
+    assert fitted in (printed := capsys.readouterr()).err and "40 samples x 3" in printed.out
     encoder = str(tmp_path / "x.safetensors")
     assert run("export", out, "--out", encoder, *words) == 0
     assert fitted in capsys.readouterr().err

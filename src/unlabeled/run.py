@@ -193,15 +193,15 @@ class Run:
     def encoder(self) -> "Encoder":
         """The encoder as it was after the last saved step, with the features of the run, in evaluation mode.
 
-        Where the training was stopped before these were fitted, a warning says that it gives its output instead.
+        Where these were not fitted, as after Ctrl-C, a warning says that it gives its output instead.
         """
         from unlabeled import encoders
 
         file, features = self.path / FEATURES, self.config.get("settings", {}).get("features", "output")
         if features not in ("output", "none") and not file.is_file():
             warnings.warn(
-                f"{self.path} was stopped before its features {features} were fitted, so these are the output of its "
-                "encoder; --resume fits them",
+                f"{self.path} lacks its features {features}, which were not fitted to its last state, so these are the "
+                "output of its encoder; --resume fits them",
                 stacklevel=3,
             )
         return encoders.load(file if file.is_file() else self.path / ENCODER, self.network).eval()

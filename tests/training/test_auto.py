@@ -109,7 +109,7 @@ def test_features_are_those_of_the_encoder_beside_them_or_are_said_to_be_missing
     data, settings = open_data(images()), SMALL | {"features": "standardize", "out": tmp_path / "run"}
     with pytest.raises(KeyboardInterrupt):
         unlabeled.pretrain("patch_dictionary", data, on_step=stop_at(1), **settings)
-    with pytest.warns(UserWarning, match="stopped before its features standardize were fitted"):
+    with pytest.warns(UserWarning, match="lacks its features standardize, which were not fitted"):
         assert not isinstance(unlabeled.load(tmp_path / "run").encoder, Readout)
     run = unlabeled.pretrain("patch_dictionary", data, resume=True, **settings)
     assert isinstance(run.encoder, Readout)
@@ -117,7 +117,7 @@ def test_features_are_those_of_the_encoder_beside_them_or_are_said_to_be_missing
         unlabeled.pretrain(
             "patch_dictionary", data, resume=True, on_step=stop_at(4), **settings | {"steps": 8}
         )
-    with pytest.warns(UserWarning, match="stopped before"):
+    with pytest.warns(UserWarning, match="lacks its features"):
         encoder = unlabeled.load(tmp_path / "run").encoder
     trained = unlabeled.encoders.load(tmp_path / "run" / ENCODER).state_dict()
     assert all(torch.equal(encoder.state_dict()[name], trained[name]) for name in trained)
@@ -142,7 +142,7 @@ def test_images_that_are_too_few_or_equal_are_refused_in_words(tmp_path: Path) -
     equal = torch.full((20, 3, 16, 16), 9, dtype=torch.uint8)
     with pytest.raises(UserError, match="features must vary for contrast, got 20 equal ones"):
         unlabeled.pretrain("patch_dictionary", equal, out=tmp_path / "equal", **settings)
-    with pytest.warns(UserWarning, match="stopped before its features"):
+    with pytest.warns(UserWarning, match="lacks its features"):
         assert unlabeled.load(tmp_path / "equal").encoder.dim > 0
 
 

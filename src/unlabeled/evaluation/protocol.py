@@ -70,7 +70,7 @@ def evaluate(
         data: What `open_splits` takes, with labels, or a pair of training and test data, opened or not.
         probe: Any of `PROBES`, which need labels, and of `TASKS`, which need none and have controls of their own.
         labels_per_class: Numbers of training labels, fractions of each class such as "1%", "all", or several.
-        controls: Any of `CONTROLS` that suit the data; "default" are those that take seconds, "all" all.
+        controls: Any of `CONTROLS` that suit the data; "default" are those that take seconds, "all" all, "none" none.
         draws: Random balanced choices of the labels, where not all are used.
         seed: Seed of the draws, of random weights and of trainings.
         device: auto, cpu or cuda.
@@ -93,7 +93,7 @@ def evaluate(
         ValueError: There are no labels, a class has fewer than requested, or a word or number is not allowed.
     """
     settings, run = Settings(seed, k, temperature, steps, augment), opened_run(run)
-    words = _several(probe), _several(controls), _several(labels_per_class)
+    words = _several(probe), [] if controls == "none" else _several(controls), _several(labels_per_class)
     request = Request(*words, draws, settings, progress, readouts.named(run, features), save)
     reading = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
     with telling(progress):
