@@ -957,3 +957,13 @@ def test_torchrun_on_two_nodes_trains_as_two_processes_of_one(
     assert_bits(found, undisturbed)
     settings = tomllib.loads((tmp_path / "run" / "run.toml").read_text())["settings"]
     assert (settings["nodes"], settings["devices"]) == (2, 1)
+
+
+@pytest.mark.golden
+def test_two_processes_fit_the_features_of_their_run(tmp_path: Path) -> None:
+    script = OFTEN.replace("0.2", "60")
+    words = ["--encoder", "dictionary-16", "--steps", "2", "--features", "contrast"]
+    with patch(f"{__name__}.WORDS", ["pretrain", "patch_dictionary", "digits", "--out", "run"]):
+        process = started(tmp_path, sys.executable, more=["--devices", "2", *words], script=script)
+    finished(process, tmp_path)
+    assert type(Run(tmp_path / "run").encoder).__name__ == "Readout"

@@ -241,3 +241,11 @@ def test_annotations_that_are_text_are_read_too() -> None:
         with pytest.raises(UserError) as refused:
             build(encoder, **given)
         assert str(refused.value) == message
+
+
+def test_a_method_with_a_hook_that_had_another_name_before_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Mine\.reads must be called training_view since 0\.2"):
+
+        class Mine(Method):
+            def reads(self, data: object) -> object:
+                return data

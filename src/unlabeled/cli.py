@@ -256,11 +256,12 @@ def repeat(
     if config is None and not words:
         pretrain_app.help_print([])
         return
-    if config is not None and (not words or words[0] not in methods.names()):
+    if config is not None and (not words or words[0] not in (AUTO.name, *methods.names())):
         from unlabeled.run import read_config
 
         words = (read_config(config, ("method",))["method"], *words)
-    methods.describe(words[0])
+    if words[0] != AUTO.name:
+        methods.describe(words[0])
     if config is None:
         raise UserError(f"method must come before its options, got {' '.join(words)}")
     pretrain_app([*words, "--config", str(config)], **UNCAUGHT)
@@ -717,10 +718,12 @@ def _next(*words: object) -> None:
     _tell(f"next: {shlex.join(['unlabeled', *map(str, words)])}")
 
 
-def _named(run: Any, features: str | None, directions: str | None) -> str:
+def _named(run: Any, features: str | None, directions: str | None) -> str | None:
     """The features that two options name together."""
     from unlabeled.evaluation.readouts import named
 
+    if features is None and directions is None:
+        return None
     return named(run, features, directions) or "output"
 
 

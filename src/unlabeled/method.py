@@ -122,6 +122,8 @@ class Method(nn.Module, Generic[EncoderT]):
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
+        if "reads" in vars(cls):  # its name in 0.1, which nothing would call any more
+            raise UserError(f"{cls.__name__}.reads must be called training_view since 0.2, got reads")
         if "__init__" in vars(cls):
             cls.__init__ = options.checked(cls.__init__)
         cls.prepare = _after(_restart, "prepare", cls.prepare)

@@ -191,10 +191,19 @@ class Run:
 
     @cached_property
     def encoder(self) -> "Encoder":
-        """The encoder as it was after the last saved step, with the features of the run, in evaluation mode."""
+        """The encoder as it was after the last saved step, with the features of the run, in evaluation mode.
+
+        Where these were not fitted, as after Ctrl-C, a warning says that it gives its output instead.
+        """
         from unlabeled import encoders
 
-        file = self.path / FEATURES
+        file, features = self.path / FEATURES, self.config.get("settings", {}).get("features", "output")
+        if features not in ("output", "none") and not file.is_file():
+            warnings.warn(
+                f"{self.path} lacks its features {features}, which were not fitted to its last state, so these are the "
+                "output of its encoder; --resume fits them",
+                stacklevel=3,
+            )
         return encoders.load(file if file.is_file() else self.path / ENCODER, self.network).eval()
 
     @cached_property

@@ -89,7 +89,7 @@ def test_a_test_part_without_any_class_of_the_training_part_is_refused():
 
 
 def test_controls_can_be_switched_off():
-    scores = evaluate(ENCODER, (TRAIN, TEST), probe="knn", controls=())
+    scores = evaluate(ENCODER, (TRAIN, TEST), probe="knn", controls="none")
     assert [r["features"] for r in scores] == ["unlabeled"]
 
 

@@ -1,17 +1,24 @@
 """The choice of a method, and features that a run keeps beside its encoder."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import unlabeled
 from unlabeled import methods
+from unlabeled.check import UserError
 from unlabeled.cli import main
 from unlabeled.data import open_data
 from unlabeled.encoders import Readout
+from unlabeled.evaluation.readouts import readout
+from unlabeled.methods.simclr import SimCLR
+from unlabeled.reporting.entry import Entry
 from unlabeled.run import ENCODER, FEATURES
 from unlabeled.training import auto
+from unlabeled.training.train import preview
 
 SMALL = {"encoder": "dictionary-16", "patches": 200, "steps": 3, "batch_size": 8, "quiet": True}
 
@@ -65,6 +72,7 @@ def test_a_run_that_is_resumed_fits_its_features_anew(tmp_path: Path) -> None:
     run = unlabeled.pretrain(
         "patch_dictionary", data, out=tmp_path / "run", resume=True, **settings | {"steps": 5}
     )
+    assert Entry(run, [], None).facts["Features"] == "standardize"
     trained = unlabeled.encoders.load(run.path / ENCODER).state_dict()
     inner = unlabeled.encoders.load(run.path / FEATURES).encoder.state_dict()  # type: ignore[union-attr]
     assert all(torch.equal(inner[name], trained[name]) for name in trained)
@@ -87,3 +95,93 @@ def test_the_command_line_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[s
         main(["pretrain", "auto", "--help"])
     text = capsys.readouterr().out
     assert not end.value.code and "Usage: unlabeled pretrain auto DATA" in text and "--features" in text
+
+
+def stop_at(step: int) -> Callable[[int], None]:
+    def stop(done: int) -> None:
+        if done == step:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def test_features_are_those_of_the_encoder_beside_them_or_are_said_to_be_missing(tmp_path: Path) -> None:
+    data, settings = open_data(images()), SMALL | {"features": "standardize", "out": tmp_path / "run"}
+    with pytest.raises(KeyboardInterrupt):
+        unlabeled.pretrain("patch_dictionary", data, on_step=stop_at(1), **settings)
+    with pytest.warns(UserWarning, match="lacks its features standardize, which were not fitted"):
+        assert not isinstance(unlabeled.load(tmp_path / "run").encoder, Readout)
+    run = unlabeled.pretrain("patch_dictionary", data, resume=True, **settings)
+    assert isinstance(run.encoder, Readout)
+    with pytest.raises(KeyboardInterrupt):
+        unlabeled.pretrain(
+            "patch_dictionary", data, resume=True, on_step=stop_at(4), **settings | {"steps": 8}
+        )
+    with pytest.warns(UserWarning, match="lacks its features"):
+        encoder = unlabeled.load(tmp_path / "run").encoder
+    trained = unlabeled.encoders.load(tmp_path / "run" / ENCODER).state_dict()
+    assert all(torch.equal(encoder.state_dict()[name], trained[name]) for name in trained)
+
+
+def test_a_network_of_ones_own_and_a_method_have_the_features_at_once(tmp_path: Path) -> None:
+    settings = {"features": "whiten:3", "steps": 2, "batch_size": 8, "quiet": True}
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU())
+    own = unlabeled.pretrain("simclr", images(), out=tmp_path / "own", encoder=network, **settings)
+    method = SimCLR(unlabeled.encoders.build("conv4", image_size=16))
+    instance = unlabeled.pretrain(method, images(), out=tmp_path / "instance", **settings)
+    assert (own.encoder.dim, instance.encoder.dim) == (3, 3)
+    assert not isinstance(instance.method.encoder, Readout)
+
+
+def test_images_that_are_too_few_or_equal_are_refused_in_words(tmp_path: Path) -> None:
+    settings = SMALL | {"features": "contrast"}
+    with pytest.raises(
+        UserError, match="data must have at least 2 images for features output:contrast, got 1"
+    ):
+        unlabeled.pretrain("patch_dictionary", images()[:1], out=tmp_path / "one", **settings)
+    equal = torch.full((20, 3, 16, 16), 9, dtype=torch.uint8)
+    with pytest.raises(UserError, match="features must vary for contrast, got 20 equal ones"):
+        unlabeled.pretrain("patch_dictionary", equal, out=tmp_path / "equal", **settings)
+    with pytest.warns(UserWarning, match="lacks its features"):
+        assert unlabeled.load(tmp_path / "equal").encoder.dim > 0
+
+
+def test_a_preview_refuses_features_that_are_not_there() -> None:
+    with pytest.raises(UserError, match="features must be one of output, atoms, got layer9"):
+        preview("patch_dictionary", images(), features="layer9", encoder="dictionary-16", steps=2)
+
+
+def test_auto_resumes_and_repeats_runs_as_they_were(tmp_path: Path, caplog) -> None:
+    data, settings = open_data(images()), SMALL | {"features": "whiten:5", "device": "cpu"}
+    first = unlabeled.pretrain("auto", data, out=tmp_path / "run", **settings)
+    longer = {"steps": 5, "quiet": True, "device": "cpu"}
+    caplog.clear()
+    with caplog.at_level("INFO", "unlabeled"):
+        resumed = unlabeled.pretrain("auto", data, out=tmp_path / "run", resume=True, **longer)
+    assert resumed.config["settings"]["steps"] == 5 and "auto:" not in caplog.text
+    config = first.path / "run.toml"
+    again = unlabeled.pretrain("auto", data, out=tmp_path / "again", config=config, quiet=True)
+    for run in (resumed, again):
+        named = run.config["settings"]
+        assert (named["encoder"], named["features"]) == ("dictionary-16", "whiten:5")
+
+
+def test_auto_names_only_what_it_chose() -> None:
+    choice = auto.choose("image", False, ["encoder", "steps"])
+    assert choice.settings == {"features": "contrast"}
+    assert "auto: patch_dictionary, features contrast for image on a CPU" in choice.reason
+
+
+def test_the_output_of_a_run_with_features_can_be_asked_for(tmp_path: Path) -> None:
+    settings = SMALL | {"features": "whiten:5"}
+    run = unlabeled.pretrain("patch_dictionary", images(), out=tmp_path / "run", **settings)
+    bare = unlabeled.encoders.load(run.path / ENCODER)
+    assert unlabeled.embed(run, images())[0].shape == (60, 5)
+    for source in (run, run.encoder):
+        features, _ = unlabeled.embed(source, images(), features="output")
+        torch.testing.assert_close(features, unlabeled.embed(bare, images())[0])
+    file = tmp_path / "labelled.npz"
+    np.savez(file, images=images().numpy(), labels=np.arange(60) % 2)
+    scores = unlabeled.evaluate(run, file, features="output", probe="knn", controls="raw", device="cpu")
+    assert "the features are output" in scores.about["note"]
+    assert not isinstance(readout(run, "output"), Readout)

@@ -90,7 +90,7 @@ class Spec(NamedTuple):
             ValueError: A word is of no kind, or of one that came before.
         """
         values: dict[str, Any] = {}
-        for number, word in enumerate(text.split(":")):
+        for number, word in enumerate(str(text).split(":")):
             if grid := re.fullmatch(r"([1-9]\d?)x\1", word):
                 name, value = "grid", int(grid[1])
             elif word in SCALINGS:
@@ -323,6 +323,8 @@ def fit_scaling(
         between, within = view_covariances(seen)
         most = spec.dimensions or DIMENSIONS[spec.scaling]
         axes = directions.discriminants(between, within, most, REGULARISATION).to(reduction)
+        if not axes.shape[1]:
+            raise UserError(f"features must vary for {spec.scaling}, got {len(data)} equal ones")
         if spec.scaling == "views":
             return _affine(mean, reduction @ axes)
         contrast = ViewContrast(len(mean), axes.shape[1]).to(mean.device)

@@ -70,7 +70,7 @@ def evaluate(
         data: What `open_splits` takes, with labels, or a pair of training and test data, opened or not.
         probe: Any of `PROBES`, which need labels, and of `TASKS`, which need none and have controls of their own.
         labels_per_class: Numbers of training labels, fractions of each class such as "1%", "all", or several.
-        controls: Any of `CONTROLS` that suit the data; "default" are those that take seconds, "all" all.
+        controls: Any of `CONTROLS` that suit the data; "default" are those that take seconds, "all" all, "none" none.
         draws: Random balanced choices of the labels, where not all are used.
         seed: Seed of the draws, of random weights and of trainings.
         device: auto, cpu or cuda.
@@ -93,7 +93,7 @@ def evaluate(
         ValueError: There are no labels, a class has fewer than requested, or a word or number is not allowed.
     """
     settings, run = Settings(seed, k, temperature, steps, augment), opened_run(run)
-    words = _several(probe), _several(controls), _several(labels_per_class)
+    words = _several(probe), [] if controls == "none" else _several(controls), _several(labels_per_class)
     request = Request(*words, draws, settings, progress, readouts.named(run, features), save)
     reading = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
     with telling(progress):
@@ -169,9 +169,16 @@ def _measure_probes(ours: Representation, labelled: Labelled, request: Request, 
     plan = cells(request, encoder, labelled.rarest)
     draws = {cell.count: labelled.draw(cell.count, request.draws, settings.seed) for cell in plan}
     frozen_features = any(not PROBES.load(cell.probe).trains_encoder for cell in plan)
-    makers = filter(None, (CONTROLS.load(name).make for name in request.controls if frozen_features))
-    made = [make(encoder, labelled.train, settings.seed) for make in makers]
-    beside = [representation for representation in made if representation is not None]
+    beside = []
+    for name in request.controls if frozen_features else ():
+        if (make := CONTROLS.load(name).make) is None:
+            continue
+        if (control := make(encoder, labelled.train, settings.seed)) is not None:
+            beside.append(control)
+        else:
+            request.report(
+                f"the control {name} is left out: it does not suit this network and these features"
+            )
     choosers = {}
     if request.features == readouts.CHOOSE:
         rows = [rows for draw in draws.values() for rows in draw]

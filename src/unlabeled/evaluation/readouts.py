@@ -54,7 +54,7 @@ BATCH = 256
 
 
 def named(run: Any, features: str | None, directions: str | None = None) -> str | None:
-    """The features that are asked for, in one word; None for the encoder's output.
+    """The features that are asked for, in one word; None for those that the run or encoder gives.
 
     Args:
         run: A run, whose method may declare the features that are best for it; a method, or an encoder.
@@ -64,6 +64,7 @@ def named(run: Any, features: str | None, directions: str | None = None) -> str 
     Raises:
         ValueError: There are no such features or directions, or two scalings.
     """
+    own = OUTPUT if features is None else _own(run)
     if features is None:
         features = _declared(run)
         if features is not None and directions is not None:  # what the user says takes precedence
@@ -75,8 +76,14 @@ def named(run: Any, features: str | None, directions: str | None = None) -> str 
         features = f"{features or OUTPUT}:{directions}"
     if features is None or features == CHOOSE:
         return features
-    spec = Spec.parse(features)
-    return None if spec == Spec() else str(spec)
+    spec = str(Spec.parse(features))
+    return None if spec == OUTPUT == own else spec
+
+
+def _own(run: Any) -> str:
+    """The features that the encoder of a run or method gives, or an encoder itself."""
+    encoder = run if isinstance(run, Readout) else getattr(run, "encoder", run)
+    return str(encoder.spec) if isinstance(encoder, Readout) else OUTPUT
 
 
 def _declared(run: Any) -> str | None:
@@ -119,6 +126,8 @@ def readout(
     hardware, run = pick_device(device), opened_run(run)
     encoder = bare(frozen(run, hardware)[0])
     text = named(run, features) or OUTPUT
+    if text == OUTPUT:
+        return encoder
     if data is None:
         data = run.config.get("data", {}).get("source") if isinstance(run, Run) else None
         if not data:
@@ -143,7 +152,7 @@ def account(fitted: Readout, train: "Data") -> str:
         return f"the features are {spec}"
     first = f"the first {REDUCED:,} principal components of " if spec.one_unit and numbers > REDUCED else ""
     samples = f"the {len(train):,}" if len(train) <= FITTED else f"{FITTED:,} of the {len(train):,}"
-    mirrors = f"; {fitted.notes[-1]}" if spec.scaling == "views" else ""
+    mirrors = f"; {fitted.notes[-1]}" if spec.scaling in ("views", "contrast") else ""
     return f"the features are {first}{spec}, scaled by {samples} training {train.unit} without their labels{mirrors}"
 
 

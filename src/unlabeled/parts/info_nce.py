@@ -28,22 +28,24 @@ __all__ = [
 
 
 @full_precision
-def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+def nt_xent(first: Tensor, second: Tensor, temperature: float, across: bool = True) -> Tensor:
     """NT-Xent: InfoNCE over all other views of all processes.
 
     Args:
         first: Projections of one view of each image, float, shape (batch, dim); only their directions count.
         second: Projections of the other view, row by row the same images, float, shape (batch, dim).
         temperature: Divides the cosines, above 0.
+        across: Whether views of the other processes are compared too, all of which must then take part.
 
     Returns:
         Mean over the rows of this process, scalar, in nats; ln(2 * images - 1) if all vectors are equal.
     """
     first, second = F.normalize(first, dim=1), F.normalize(second, dim=1)
     views = everyone = torch.cat([first, second])
-    if gather.processes() > 1:
+    own = torch.arange(len(first), device=first.device)
+    if across and gather.processes() > 1:
         everyone = torch.cat([gather.gather(first), gather.gather(second)])
-    own = gather.own_rows(len(first), first.device)
+        own = gather.own_rows(len(first), first.device)
     own = torch.cat([own, own + len(everyone) // 2])
     agreement = (first * second).sum(1).repeat(2) / temperature
     # A view is not its own partner, so it is skipped.

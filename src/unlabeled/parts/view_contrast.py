@@ -71,7 +71,7 @@ def fit_head(head: nn.Sequential, views: Tensor) -> None:
         for rows in order[: images // size * size].split(size):
             pair = torch.rand(count, size, device=views.device).argsort(0)[:2]
             both = head(torch.cat([views[pair[0], rows], views[pair[1], rows]]).float())
-            loss = nt_xent(*both.chunk(2), TEMPERATURE)
+            loss = nt_xent(*both.chunk(2), TEMPERATURE, False)  # one process fits alone
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -114,6 +114,7 @@ class Entry:
             "Method": self.name,
             "Data": f"{data}, {counted(samples, 'samples')}" if samples else data,
             "Encoder": f"{encoder}, {_short(weights)} weights" if weights else encoder,
+            "Features": str(self.settings.get("features", "")),
             "Image size": f"{size} × {size} pixels" if size else "",
             "Trained": f"{counted(last['epoch'], 'epochs')}, {counted(last['step'], 'steps')}"
             if last

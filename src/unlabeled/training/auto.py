@@ -4,6 +4,7 @@ What stands behind it is in docs/benchmarks.md: on a CPU, minutes of a deep meth
 patches with a small contrastive network on top. With a GPU nothing has been measured yet.
 """
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from unlabeled import check
@@ -54,17 +55,18 @@ USUAL = {
 """Choices by kind of data where none is measured."""
 
 
-def choose(kind: str, cuda: bool) -> Choice:
+def choose(kind: str, cuda: bool, named: Collection[str] = ()) -> Choice:
     """The choice for a kind of data, with a reason that says for what it was made.
 
     Args:
         kind: Kind of the data.
         cuda: Whether there is a GPU.
+        named: Settings that the user names, which are not chosen.
     """
     check.choice(USUAL, kind=kind)
     choice = USUAL[kind] if cuda else MEASURED.get(kind, USUAL[kind])
     place = "a GPU" if cuda else "a CPU"
-    settings = "".join(f", {name} {value}" for name, value in choice.settings.items())
-    return choice._replace(
-        reason=f"auto: {choice.method}{settings} for {kind} on {place}, as {choice.reason}"
-    )
+    settings = {name: value for name, value in choice.settings.items() if name not in named}
+    words = "".join(f", {name} {value}" for name, value in settings.items())
+    reason = f"auto: {choice.method}{words} for {kind} on {place}, as {choice.reason}"
+    return Choice(choice.method, settings, reason)

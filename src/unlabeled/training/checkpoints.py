@@ -17,6 +17,7 @@ from unlabeled.run import (
     CHECKPOINT,
     CONFIG,
     ENCODER,
+    FEATURES,
     LOG,
     SAMPLES,
     Run,
@@ -49,7 +50,7 @@ class Checkpoints:
         self.saved_step: int | None = None
         self.saved_at = time.monotonic()
         if fabric.global_rank == 0:
-            for name in (CHECKPOINT, ENCODER, CONFIG, LOG, SAMPLES, "skipped.csv"):
+            for name in (CHECKPOINT, ENCODER, FEATURES, CONFIG, LOG, SAMPLES, "skipped.csv"):
                 sweep(folder / name)
 
     @property
@@ -70,6 +71,7 @@ class Checkpoints:
         for name in (ENCODER, CHECKPOINT) if self.saved_step is None else (CHECKPOINT, ENCODER):
             with self._writing(name, position["step"]):
                 write[name](self.folder / name)
+        (self.folder / FEATURES).unlink(missing_ok=True)  # of an earlier state of the encoder
 
     def load(self) -> tuple[State, dict[str, Any]]:
         """State and position of the last checkpoint."""

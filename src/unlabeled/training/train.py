@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unlabeled import encoders
+from unlabeled.check import UserError
 from unlabeled.data import Data, open_data, store_size
 from unlabeled.data.notes import note
 from unlabeled.data.opening import kind_of, name_of
+from unlabeled.encoders import Encoder
 from unlabeled.encoders.readout import SAMPLES as MOST_FITTED
 from unlabeled.encoders.readout import Spec, fit_readout
 from unlabeled.kernels import heap
 from unlabeled.method import Method
-from unlabeled.run import CHECKPOINT, CONFIG, ENCODER, FEATURES, Run
+from unlabeled.run import CHECKPOINT, CONFIG, ENCODER, FEATURES, Run, read_config
 from unlabeled.training import auto, building, duration, holdout, processes
 from unlabeled.training import folder as folders
 from unlabeled.training import plan as plans
+from unlabeled.training.auto import Choice
 from unlabeled.training.building import Built
 from unlabeled.training.checkpoints import Checkpoints
 from unlabeled.training.folder import Claim
@@ -76,9 +79,11 @@ def pretrain(
         OSError: A file of the run cannot be written, as on a full disk; the last checkpoint stays as it was.
         ConnectionError: Another of the processes that train together has ended.
     """
-    method, settings = _chosen(method, data, settings)
+    method, choice = _chosen(method, data, settings, config)
     source = name_of(data) if isinstance(data, str | os.PathLike) else ""
-    plan = plans.make(method, settings, source=source, out=out, resume=resume, config=config)
+    plan = plans.make(
+        method, settings | choice.settings, source=source, out=out, resume=resume, config=config
+    )
     with (
         torch.random.fork_rng(),
         processes.joined(plan.settings) as fabric,
@@ -90,14 +95,18 @@ def pretrain(
         claim = processes.first(fabric, lambda: claims.enter_context(claiming))
         if claim.resumes:
             processes.refuse_unshared(claim.path / CHECKPOINT)
-            plan = plans.resumed(plan, claim.path)
+            request = {key: value for key, value in plan.request.items() if key not in choice.settings}
+            plan = plans.resumed(replace(plan, request=request), claim.path)
+        elif choice.reason:
+            note(choice.reason)
         plan = replace(plan, resume=claim.resumes)
-        trained = _train(fabric, plan, dataset, claim, progress, on_step)
+        encoder = _train(fabric, plan, dataset, claim, progress, on_step)
     run = Run(claim.path)
-    if plan.network is not None or encoders.is_named(plan.request.get("encoder")):
-        run.encoder = trained.encoder.eval()  # a network of the user's own is not built again from a file
+    own = plan.network is not None or encoders.is_named(plan.request.get("encoder"))
+    if own or isinstance(method, Method):
+        run.encoder = encoder.eval()  # a network of the user's own is not built again from a file
     if isinstance(method, Method):
-        run.encoder, run.method = method.encoder.eval(), method.eval()
+        run.method = method.eval()
     return run
 
 
@@ -112,9 +121,11 @@ def preview(
         config: As in `pretrain`.
         **settings: As in `pretrain`.
     """
-    method, settings = _chosen(method, data, settings)
+    method, choice = _chosen(method, data, settings, config)
+    if choice.reason:
+        note(choice.reason)
     source = name_of(data) if isinstance(data, str | os.PathLike) else ""
-    plan = plans.make(method, settings, source=source, config=config)
+    plan = plans.make(method, settings | choice.settings, source=source, config=config)
     with (
         torch.random.fork_rng(),
         processes.joined(plan.settings) as fabric,
@@ -122,8 +133,9 @@ def preview(
         TemporaryDirectory() as folder,
     ):
         dataset = processes.in_turn(fabric, lambda: _open(data, plan, progress))
-        train, held_out, note = holdout.divide(dataset, plan.settings.holdout, plan.settings.seed)
+        train, held_out, held = holdout.divide(dataset, plan.settings.holdout, plan.settings.seed)
         built, checkpoints = building.build(plan, train, fabric.device), Checkpoints(fabric, Path(folder))
+        _features(plan.settings, built.method.encoder, train)
         _, chosen, seconds, ending = _ended(fabric, plan, built, held_out, checkpoints, progress)
         if seconds is None:
             samples = len(built.samples)
@@ -134,22 +146,23 @@ def preview(
     values = {name: value for name, value in {**asdict(chosen), **plan.options}.items() if value is not None}
     lines = [f"{name} {value}{' (chosen)' if name in choices else ''}" for name, value in values.items()]
     head = f"{plan.name} on {dataset.name}: {len(built.samples):,} {built.samples.unit}"
-    return [head, *lines, *filter(None, [note, *ending, *_notes(built.method, train, chosen)])]
+    return [head, *lines, *filter(None, [held, *ending, *_notes(built.method, train, chosen)])]
 
 
 def _chosen(
-    method: str | type[Method] | Method, data: Any, settings: dict[str, Any]
-) -> tuple[str | type[Method] | Method, dict[str, Any]]:
-    """The method and the settings, where auto stands for them; what the user names takes precedence."""
+    method: str | type[Method] | Method, data: Any, settings: dict[str, Any], config: str | Path | None
+) -> tuple[str | type[Method] | Method, Choice]:
+    """The method, and what else is chosen where auto stands for it: nothing that the user or a run.toml names."""
+    nothing = Choice("", {}, "")
     if method != auto.AUTO:
-        return method, settings
+        return method, nothing
+    if config is not None:
+        return read_config(Path(config), ("method",))["method"], nothing
     device = settings.get("device", "auto")
     cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    choice = auto.choose(kind_of(data), cuda)
-    note(choice.reason)
-    return choice.method, choice.settings | {
-        name: value for name, value in settings.items() if value is not None
-    }
+    named = [name for name, value in settings.items() if value is not None]
+    choice = auto.choose(kind_of(data), cuda, named)
+    return choice.method, choice
 
 
 def _open(data: Any, plan: Plan, progress: Progress) -> Data:
@@ -175,8 +188,8 @@ def _train(
     claim: Claim,
     progress: Progress,
     on_step: Callable[[int], None] | None,
-) -> Method:
-    """Build the method, write down what it is trained with, and train it."""
+) -> Encoder:
+    """Build the method, write down what it is trained with, and train it; the encoder with the features of the run."""
     folder = claim.path
     train, held_out, note = holdout.divide(dataset, plan.settings.holdout, plan.settings.seed)
     if plan.resume:
@@ -186,8 +199,7 @@ def _train(
     stored = folder / ENCODER if plan.resume else None
     built = building.build(plan, train, fabric.device, stored)
     method, samples, *_ = built
-    if plan.settings.features is not None:
-        Spec.parse(plan.settings.features).of(method.encoder)  # what it has not is said before the training
+    spec = _features(plan.settings, method.encoder, train)
     checkpoints = Checkpoints(fabric, folder)
     plan, settings, seconds, ending = _ended(fabric, plan, built, held_out, checkpoints, progress)
     choices = settings.choices(plan.settings)
@@ -205,20 +217,25 @@ def _train(
         progress.say(line)
     with heap.retain_freed_memory():
         loop.run(plan.resume, on_step or (lambda step: None))
-        if settings.features is not None:
-            progress.say(
-                f"fitting features {settings.features} to at most {MOST_FITTED:,} training {train.unit}, without labels"
-            )
-            data = method.encoder.evaluation_view(train).to(fabric.device)
-            processes.first(fabric, lambda: _write_features(method.encoder, data, settings, folder))
-    return method
+        if spec is None:
+            return method.encoder
+        progress.say(
+            f"fitting features {settings.features} to at most {MOST_FITTED:,} training {train.unit}, without labels"
+        )
+        data = method.encoder.evaluation_view(train).to(fabric.device)
+        readout = fit_readout(method.encoder.eval(), spec, data, settings.seed)
+        processes.first(fabric, lambda: readout.save(folder / FEATURES))
+    return readout
 
 
-def _write_features(encoder: Any, data: Data, settings: Settings, folder: Path) -> None:
-    """Fit the features that were asked for, and write the encoder that gives them."""
-    assert settings.features is not None
-    readout = fit_readout(encoder.eval(), Spec.parse(settings.features), data, settings.seed)
-    readout.save(folder / FEATURES)
+def _features(settings: Settings, encoder: Encoder, train: Data) -> Spec | None:
+    """The features that were asked for, None for the output; what cannot be is refused before the training."""
+    if settings.features is None or (spec := Spec.parse(settings.features)) == Spec():
+        return None
+    spec.of(encoder)
+    if len(train) < 2 and spec.scaling != "none":
+        raise UserError(f"data must have at least 2 {train.unit} for features {spec}, got {len(train)}")
+    return spec
 
 
 def _ended(
