@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import unlabeled
 from unlabeled import encoders
 from unlabeled.data import open_data
+from unlabeled.data.video.data import from_videos
 from unlabeled.files import atomic, locked, new_folder
 from unlabeled.method import Batch, Method
 from unlabeled.run import CHECKPOINT, read_checkpoint, write_checkpoint
@@ -196,6 +197,48 @@ def test_plain_output_warns_and_estimates(
     text = capsys.readouterr().err
     assert "to go" in text and "epoch 1 step 5 loss 1.0000 (chance 2.000)" in text
     assert "warning: Collapsed: all alike." in text
+
+
+def test_a_warning_is_said_once_and_taken_back_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", -1.0)
+    monkeypatch.setattr(progress, "LINES_SHARE", 0.0)
+    shown = progress.Progress()
+    entry = {"epoch": 1, "step": 5, "loss": 1.0, "chance": 2.0, "spread": 0.0, "rank": 1.0}
+    entry |= {"samples_per_second": 3.0, "metrics": {}}
+    bad, other, good = "Collapsed: all alike (spread 0", "Diverged: the loss is nan", "Healthy: all differ"
+    verdicts = [
+        (good, False),
+        (f"{bad}).", True),
+        (f"{bad}.1).", True),
+        (other, True),
+        ("", False),
+        (good, False),
+        (good, False),
+    ]
+    for verdict, alarm in verdicts:
+        shown.epoch(entry | {"verdict": verdict}, alarm=alarm, last=False)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "epoch 1" not in line]
+    assert lines == [
+        f"warning: {bad}).",
+        f"warning: {other}",
+        f"the warning no longer holds: Diverged. {good}",
+    ]
+
+
+def test_counts_say_what_they_count_and_which_part_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos = from_videos(torch.zeros(3, 9, 1, 4, 4, dtype=torch.uint8), name="black")
+    assert progress.counted(videos.clips(2), videos) == "3 videos, 12 clips"
+    assert progress.counted(videos, videos) == "3 videos"
+    settings = FAST | {"encoder": "conv4", "steps": 1, "quiet": False}
+    unlabeled.pretrain("rotnet", "digits", out=tmp_path / "a", **settings)
+    line = "only the training part of digits is trained on; not read: test"
+    assert line in capsys.readouterr().err
+    unlabeled.pretrain("rotnet", open_data("digits", split="test"), out=tmp_path / "b", **settings)
+    assert "not read" not in capsys.readouterr().err
 
 
 def test_a_run_that_is_killed_behind_its_first_checkpoint_can_be_resumed(

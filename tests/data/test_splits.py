@@ -113,17 +113,18 @@ def test_one_image_many_times_cannot_be_divided():
 
 
 def test_what_was_kept_together_is_said(caplog):
-    data = from_images(noise(20).repeat(2, 1, 1, 1), torch.arange(40) // 20)
+    data = from_images(noise(20).repeat(2, 1, 1, 1), torch.arange(40) // 20, name="twice")
     data.groups, data.group_unit = torch.arange(40) % 10, "scenes"
     with caplog.at_level(logging.WARNING):
         divide(data)
     assert caplog.messages == [
-        "array divided 80 to 20 by 10 scenes; 20 duplicate images kept in the same part; "
+        "twice divided 80 to 20 by 10 scenes; 20 duplicate images kept in the same part; "
         "40 equal images have labels that disagree"
     ]
     caplog.clear()
-    divide(from_images(noise(20)))
-    assert not caplog.messages
+    for _ in range(2):
+        divide(from_images(noise(20), torch.arange(20) % 2, name="singles"))
+    assert caplog.messages == ["singles divided 80 to 20 at random within each class, always alike"]
 
 
 def test_labels_disagree_only_on_equal_samples_that_are_known():

@@ -559,6 +559,11 @@ def test_labels_that_tell_when_to_stop_are_of_the_training_part_and_no_class_lac
         finetune.Training, "step", lambda self, rows, factor: (seen.append(rows), step(self, rows, factor))
     )
     monkeypatch.setattr(finetune.Training, "errors", lambda self, rows: (0.5, 0.5))
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "UNCHECKED_STEPS", 2)
+        _, words = finetune.train(conv4(), data, torch.arange(64), Settings())
+    assert words.startswith("2 steps,")  # one batch is too little to hold some of it out
+    seen.clear()
     _, words = finetune.train(conv4(), data, torch.arange(90), Settings())
     assert words.startswith(
         "88 steps, the last 40 with all labels"

@@ -198,6 +198,16 @@ def test_the_identity_copies_the_first_mask_of_a_moving_video():
     assert iou(found[7:] == 2, moving.masks[7:] == 2) < 0.9
 
 
+@pytest.mark.parametrize(("shape", "size", "side"), [
+    ((240, 427), None, 132), ((427, 240), None, 132), ((240, 427), 200, 200), ((100, 100), 200, 100),
+    ((32, 48), None, 32), ((128, 128), None, 128), ((480, 480), None, 180),
+])  # fmt: skip
+def test_frames_have_as_many_positions_as_can_be_compared_in_time(shape, size, side):
+    video = film()._replace(frames=torch.zeros(1, 3, *shape, dtype=torch.uint8))
+    encoder = encoders.build("conv4", image_size=96)
+    assert tracking.side(Settings(size=size), encoder, 24, video) == side  # positions of 4 pixels
+
+
 def test_only_the_first_mask_is_looked_at():
     shown = film()
     blind = shown._replace(masks=shown.masks * (torch.arange(5) == 0).to(torch.uint8)[:, None, None])

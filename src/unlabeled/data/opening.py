@@ -109,14 +109,17 @@ def open_data(
         ValueError: There is nothing of that name, no sample in it, no such split, or too much of it is broken; or
             `group` names nothing.
     """
-    openers = parts(source, kind=kind, **options)
+    openers, chosen = parts(source, kind=kind, **options), split is None
     if split is None:
         split = "train" if "train" in openers else next(iter(openers))
     elif split not in openers:
         split = SPLITS.get(split, split)
     if split not in openers:
         raise UserError(f"split of {called(source)} must be one of {', '.join(openers)}, got {split}")
-    return openers[split]()
+    data = openers[split]()
+    if chosen and len(openers) > 1:
+        data.split, data.other_splits = split, tuple(other for other in openers if other != split)
+    return data
 
 
 def open_splits(

@@ -81,8 +81,10 @@ class Data:
 
     kind: ClassVar[str]
     """image, text, audio, video, audio-visual, cameras or trajectory."""
-    unit: ClassVar[str]
+    unit: str
     """What people call the samples, a plural."""
+    split, other_splits = "", ()
+    """Part of the source that was opened where none was named, and the parts that were not; empty where it has one."""
     group_unit = "groups"
     """What people call the groups, a plural."""
     per_sample: ClassVar[tuple[str, ...]] = ()

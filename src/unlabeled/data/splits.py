@@ -1,18 +1,16 @@
 """Dividing data in two parts that have nothing in common: neither equal samples nor samples of one source."""
 
-import logging
-
 import torch
 from torch import Tensor
 
 from unlabeled.check import UserError
 from unlabeled.data.groups import joined
+from unlabeled.data.notes import note
 from unlabeled.data.samples import Data
 
 __all__ = ["contradictions", "divide", "first_rows", "repeats", "units"]
 
 _TEST_FRACTION = 0.2
-_log = logging.getLogger("unlabeled.data")
 
 
 def units(data: Data, digests: Tensor | None = None) -> Tensor:
@@ -74,8 +72,7 @@ def divide(data: Data, share: float = _TEST_FRACTION) -> tuple[Data, Data]:
     test = _rows(classes, share) if alone else _Division(numbers, classes, share).test[numbers]
     if not test.any():
         raise UserError(_undivided(data, digests, int(classes.max()) + 1 if len(data) else 0))
-    if not alone:
-        _log.warning("%s", _told(data, digests, test))
+    note(_told(data, digests, test))
     return data.subset(~test), data.subset(test)
 
 
@@ -154,12 +151,16 @@ def _told(data: Data, digests: Tensor, test: Tensor) -> str:
     """How data was divided and what was kept together, in one line."""
     percent = round(100 * float(test.float().mean()))
     by = f" by {len(data.groups.unique()):,} {data.group_unit}" if data.groups is not None else ""
-    told = f"{data.name} divided {100 - percent} to {percent}{by}"
+    told = f"{data.name} divided {100 - percent} to {percent}{by or _by_class(data)}"
     if count := repeats(digests):
         told += f"; {count:,} duplicate {data.unit} kept in the same part"
     if count := contradictions(digests, data.labels):
         told += f"; {count:,} equal {data.unit} have labels that disagree"
     return told
+
+
+def _by_class(data: Data) -> str:
+    return "" if data.labels is None else " at random within each class, always alike"
 
 
 def _undivided(data: Data, digests: Tensor, classes: int) -> str:

@@ -41,6 +41,8 @@ SIMILARITIES = 2**22
 """Most similarities to the first frame held at once."""
 TILE = 12
 """Positions on a side of the tiles that are compared with what is near them."""
+MOST_POSITIONS = 2048
+"""Positions of a frame where no size is set: the time grows with their square, and 4,000 take minutes a video."""
 FRAMES_AT_ONCE = 16
 PATCH = 3
 """Positions on a side of the patches of raw pixels: wider ones know where they are, narrower ones nothing."""
@@ -57,7 +59,8 @@ class Settings:
     """How labels are carried.
 
     Attributes:
-        size: Shorter side of the frames in pixels; None takes twice the encoder's image size, but at most their own.
+        size: Shorter side of the frames in pixels, at most their own; None takes twice the encoder's image size, but
+            no more than gives 2048 positions.
         previous: Frames just before that are sources beside the first one.
         top: Positions that each position takes its labels from, over all sources together.
         radius: Distance in positions within which they lie in all frames but the first; None takes a fifth of the
@@ -105,14 +108,16 @@ def propagate(
     carried[0] = labels
     band = max(1, SIMILARITIES // (rows * columns))
     windows = _windows(rows, columns, radius, features.device)
+    # Whole vectors are copied much faster than single numbers of many channels.
+    vectors = rearrange(features, "t c h w -> t h w c").contiguous()
+    first = vectors[0].flatten(0, 1).T
     for number in watched(range(1, frames), frames - 1, "carrying masks", "frames"):
         near = slice(max(1, number - previous), number)
-        queries = rearrange(features[number], "c h w -> (h w) c")
-        first = features[0].flatten(1)
+        queries = vectors[number].flatten(0, 1)
         parts = [(part @ first).topk(min(top, first.shape[1]), dim=1) for part in queries.split(band)]
         best, index = (torch.cat(part) for part in zip(*parts))
         if near.start < near.stop:
-            similar, later = _nearest(features[number], features[near], windows, top)
+            similar, later = _nearest(vectors[number], vectors[near], windows, top)
             best, index = torch.cat([best, similar], 1), torch.cat([index, rows * columns + later], 1)
             best, order = best.topk(min(top, best.shape[1]), dim=1)
             index = index.gather(1, order)
@@ -161,23 +166,23 @@ def _nearest(frame: Tensor, before: Tensor, windows: list[_Window], top: int) ->
     """The most similar positions nearby in the frames before, for each position of a frame.
 
     Args:
-        frame: Float, shape (channels, rows, columns).
-        before: Float, shape (frames, channels, rows, columns).
+        frame: Float, shape (rows, columns, channels).
+        before: Float, shape (frames, rows, columns, channels).
         windows: What `_windows` gives.
         top: How many, at most.
 
     Returns:
         Similarities, float, and numbers of the positions, counted frame after frame, int64, shape (positions, top).
     """
-    frames, _, rows, columns = before.shape
+    frames, rows, columns, _ = before.shape
     top = min(top, frames * min(len(window.numbers) for window in windows))
     best = frame.new_empty(rows, columns, top)
     index = torch.empty(rows, columns, top, dtype=torch.long, device=frame.device)
     offsets = rows * columns * torch.arange(frames, device=frame.device)[:, None]
     for (down, across), (all_down, all_across), far, numbers in windows:
-        queries = rearrange(frame[:, down, across], "c h w -> (h w) c")
-        sources = rearrange(before[:, :, all_down, all_across], "t c h w -> c (t h w)")
-        similarity = (queries @ sources).unflatten(1, (frames, -1)).masked_fill_(far[:, None], -torch.inf)
+        queries = frame[down, across].flatten(0, 1)
+        sources = before[:, all_down, all_across].flatten(0, 2)
+        similarity = (queries @ sources.T).unflatten(1, (frames, -1)).masked_fill_(far[:, None], -torch.inf)
         similar, order = similarity.flatten(1).topk(top, dim=1)
         size = best[down, across].shape[:2]
         best[down, across] = similar.unflatten(0, size)
@@ -231,12 +236,24 @@ def carry(encoder: Any, film: "Film", settings: Settings | None = None, layer: s
         ValueError: The encoder has no maps of single frames.
     """
     settings, network = settings or Settings(), frame(encoder)
-    return track(film, of_maps(network, survey(network, layer)[0]), settings, side(settings, network, film))
+    layer, rows, _ = survey(network, layer)
+    return track(film, of_maps(network, layer), settings, side(settings, network, rows, film))
 
 
-def side(settings: Settings, encoder: "ImageEncoder", film: "Film") -> int:
-    """Shorter side of the frames in pixels."""
-    return min(settings.size or 2 * encoder.image_size, *film.frames.shape[2:])
+def side(settings: Settings, encoder: "ImageEncoder", rows: int, film: "Film") -> int:
+    """Shorter side of the frames in pixels.
+
+    Args:
+        settings: Its size, if it has one.
+        encoder: What will see the frames.
+        rows: Rows of positions at the encoder's image size.
+        film: The video.
+    """
+    low, high = sorted(film.frames.shape[2:])
+    if settings.size is not None:
+        return min(settings.size, low)
+    most = math.isqrt(MOST_POSITIONS * low // high) * encoder.image_size // rows
+    return min(2 * encoder.image_size, low, most)
 
 
 def frame(encoder: Any) -> "ImageEncoder":

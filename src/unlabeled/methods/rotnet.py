@@ -69,7 +69,8 @@ class RotNet(Method[ImageEncoder]):
     """
 
     view_defaults = ViewOptions(crop=0.5, flip=0.5)
-    recipe: ClassVar = {"epochs": 8, "lr": 2e-3}
+    defaults: ClassVar = {"batch_size": 128}  # as in the paper; the network sees four copies of each image
+    recipe: ClassVar = {"batch_size": 256, "epochs": 8, "lr": 2e-3}
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.training.settings import Settings
 
-__all__ = ["Progress", "duration"]
+__all__ = ["Progress", "counted", "duration"]
 
 SECONDS_BETWEEN_LINES, LINES_SHARE = 2.0, 0.05
 """Seconds between two epochs that are printed, and the least fraction of the time so far that lies between them."""
@@ -54,6 +54,8 @@ class Progress:
         self.expected: float | None = None
         self.first: int | None = None
         self.pause = SECONDS_BEFORE_ESTIMATE
+        self.alarm = ""
+        """The kind of bad verdict that was said last and still holds; empty for none."""
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -86,6 +88,7 @@ class Progress:
         choices: dict[str, Any],
         folder: "Path",
         seconds: float | None = None,
+        opened: "Data | None" = None,
     ) -> None:
         """Print what will be trained, and what was chosen for the user.
 
@@ -96,13 +99,14 @@ class Progress:
             choices: Those of them that were chosen.
             folder: Folder of the run.
             seconds: How long it is expected to take, if that is known.
+            opened: The samples of which those that are trained on were made, such as the videos of clips.
         """
         broken = sum(was_meant(skip.reason) for skip in data.skipped)
         counts = {"skipped": broken, "of another kind": len(data.skipped) - broken}
         words = "".join(f", {count} {what}" for what, count in counts.items() if count)
         skipped = f"{words} (see skipped.csv)" if words else ""
         self.unit = data.unit
-        self.say(f"{method} on {data.name}: {len(data):,} {data.unit}{skipped} -> {folder}")
+        self.say(f"{method} on {data.name}: {counted(data, opened)}{skipped} -> {folder}")
         if choices:
             values = ", ".join(f"{name} {_short(value)}" for name, value in choices.items())
             self.say(f"chosen for this data and machine: {values}")
@@ -145,7 +149,7 @@ class Progress:
             self.expected = None
 
     def epoch(self, entry: dict[str, Any], alarm: bool, last: bool) -> None:
-        """Report an epoch: loss against chance, collapse metrics, and the verdict if it is bad."""
+        """Report an epoch: loss against chance, collapse metrics, and the verdict where it turns bad or good again."""
         chance = "" if entry["chance"] is None else f"(chance {entry['chance']:.3f}) "
         extras = "".join(f"{name} {value:.3f} " for name, value in entry["metrics"].items())
         if entry.get("skipped_steps"):
@@ -166,8 +170,25 @@ class Progress:
                 f"epoch {entry['epoch']} step {entry['step']} loss {entry['loss']:.4f} {chance}{extras}"
                 f"{metrics} {entry['samples_per_second']:,.0f} {self.unit}/s"
             )
-        if alarm and due:
-            self.say(f"warning: {entry['verdict']}")
+        if due:
+            self._warn(entry["verdict"], alarm)
+
+    def _warn(self, verdict: str, alarm: bool) -> None:
+        """Say a bad verdict once for each kind, and once that it no longer holds."""
+        if not verdict:  # one bad epoch may be noise
+            return
+        kind = verdict.partition(":")[0] if alarm else ""
+        if kind and kind != self.alarm:
+            self.say(f"warning: {verdict}")
+        elif self.alarm and not kind:
+            self.say(f"the warning no longer holds: {self.alarm}. {verdict}")
+        self.alarm = kind
+
+
+def counted(data: "Data", opened: "Data | None" = None) -> str:
+    """How many samples there are, and of how many others they were made, such as "10 videos, 99 clips"."""
+    made = opened is not None and (len(opened), opened.unit) != (len(data), data.unit)
+    return ", ".join(f"{len(one):,} {one.unit}" for one in ([opened] if made and opened else []) + [data])
 
 
 def duration(seconds: float) -> str:

@@ -31,7 +31,7 @@ from unlabeled.training.checkpoints import Checkpoints
 from unlabeled.training.folder import Claim
 from unlabeled.training.loop import Loop
 from unlabeled.training.plan import Plan
-from unlabeled.training.progress import Progress
+from unlabeled.training.progress import Progress, counted
 from unlabeled.training.progress import duration as in_words
 from unlabeled.training.settings import BUDGET, READING, Settings
 from unlabeled.training.watch import Watch
@@ -145,8 +145,9 @@ def preview(
     choices = chosen.choices(plan.settings)
     values = {name: value for name, value in {**asdict(chosen), **plan.options}.items() if value is not None}
     lines = [f"{name} {value}{' (chosen)' if name in choices else ''}" for name, value in values.items()]
-    head = f"{plan.name} on {dataset.name}: {len(built.samples):,} {built.samples.unit}"
-    return [head, *lines, *filter(None, [held, *ending, *_notes(built.method, train, chosen)])]
+    head = f"{plan.name} on {dataset.name}: {counted(built.samples, train)}"
+    notes = _unread(dataset), held, *ending, *_notes(built.method, train, chosen)
+    return [head, *lines, *filter(None, notes)]
 
 
 def _chosen(
@@ -212,8 +213,10 @@ def _train(
         config = plans.record(plan, settings, dataset, len(dataset) - len(train), method)
         processes.first(fabric, lambda: folders.write(folder, config, dataset, train, samples))
         processes.refuse_unshared(folder / CONFIG)
-    progress.start(plan.name, samples, settings, choices, folder, seconds)
-    for line in filter(None, [claim.note, note, *ending, *_notes(method, train, settings), watch.note]):
+    progress.start(plan.name, samples, settings, choices, folder, seconds, train)
+    for line in filter(
+        None, [claim.note, _unread(dataset), note, *ending, *_notes(method, train, settings), watch.note]
+    ):
         progress.say(line)
     with heap.retain_freed_memory():
         loop.run(plan.resume, on_step or (lambda step: None))
@@ -262,6 +265,12 @@ def _ended(
         processes.first(fabric, lambda: folders.write_config(folder, config()))
         notes.append(note)
     return plan, settings, seconds, notes
+
+
+def _unread(data: Data) -> str:
+    """Which part of the source is trained on, where it has others."""
+    part, others = {"train": "training"}.get(data.split, data.split), ", ".join(data.other_splits)
+    return f"only the {part} part of {data.name} is trained on; not read: {others}" if others else ""
 
 
 def _notes(method: Method, train: Data, settings: Settings) -> list[str]:

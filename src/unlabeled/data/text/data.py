@@ -144,7 +144,7 @@ class Texts(Data):
                 f"{self.name} must have texts of at least {fewest_sentences} sentences, got none in {len(self)} texts"
             )
         rows = self.first_rows()[document[enough]]
-        return Tokens(
+        blocks = Tokens(
             ids,
             numbers,
             begins[enough],
@@ -154,7 +154,9 @@ class Texts(Data):
             paths=[self.paths[row] for row in rows.tolist()],
             groups=self.groups_of(rows),
             skipped=self.skipped,
-        ).to(self.device)
+        )
+        blocks.unit = "blocks"
+        return blocks.to(self.device)
 
     def words(
         self, vocabulary: Sequence[str], length: int | None = None, segmenter: str | None = None

@@ -121,6 +121,7 @@ class Videos(Data):
             begin, end = (part * self.counts[rows] // parts[rows] for part in (number, number + 1))
             low, slack = begin + (end - begin - length) // 2, torch.zeros_like(starts)
         view = self._view(rows, low[:, None] + stride * torch.arange(frames), slack)
+        view.unit = "clips"
         view.paths = [f"{path}[{start}:]" for path, start in zip(view.paths, low.tolist())]
         view.skipped = self.skipped + [
             Skipped(self.paths[row], f"{self.counts[row]} frames, fewer than the {length} of a clip")

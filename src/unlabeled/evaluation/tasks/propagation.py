@@ -162,7 +162,7 @@ def measure(model: EvaluatedModel, parts: Parts, settings: Settings | None = Non
         film = Film(film.name, film.frames.to(model.device), film.masks.to(model.device))
         if not number:
             _calibrate_(twin, film)
-        sizes.append(tracking.side(settings, encoder, film))
+        sizes.append(tracking.side(settings, encoder, rows, film))
         for features, (reader, carrying) in readers.items():
             masks = tracking.track(film, reader, carrying, sizes[-1])
             scores[features].append(_scores(masks, film.masks))
