@@ -88,6 +88,11 @@ def test_a_test_part_without_any_class_of_the_training_part_is_refused():
         evaluate(ENCODER, (train, test))
 
 
+def test_a_training_of_no_steps_is_refused():
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        evaluate(ENCODER, (TRAIN, TEST), probe="knn", controls="supervised", steps=0)
+
+
 def test_controls_can_be_switched_off():
     scores = evaluate(ENCODER, (TRAIN, TEST), probe="knn", controls="none")
     assert [r["features"] for r in scores] == ["unlabeled"]

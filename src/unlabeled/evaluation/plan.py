@@ -56,6 +56,8 @@ class Request:
         for name in self.controls:
             check.choice((*CONTROLS, *GROUPS), controls=name)
         check.at_least(1, draws=self.draws)
+        if self.settings.steps is not None:  # a control that is not trained is none
+            check.at_least(1, steps=self.settings.steps)
 
     @property
     def tasks(self) -> list[str]:
