@@ -28,7 +28,6 @@ KINDS = {
     "kmnist10k": "image",
     "pneumonia28": "image",
     "fsdd": "audio",
-    "esc10": "audio",
 }
 COLUMNS = (("knn", "all"), ("linear", "all"), ("linear", 10))
 
@@ -106,7 +105,7 @@ def main() -> None:
         train, test = parts(options.data / name, kind, options.images)
         for method in options.methods.split(","):
             for one in DEEP[kind] if method == "deep" else [method]:
-                if one != "patch_dictionary" or kind == "image":
+                if one != "patch_dictionary" or kind == "image":  # of sounds auto is the dictionary alone
                     judge(one, train, test, out, options.minutes, first=one == "auto")
     print(table(options.out))
 

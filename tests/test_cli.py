@@ -385,7 +385,8 @@ def test_features_are_named_once_for_scores_tables_and_exports(
     assert fitted in printed.err and f"Mind that {fitted}" in printed.out
     table = str(tmp_path / "x.parquet")
     assert run("embed", out, str(folder), "--out", table, *words, "--thumbnails", "--coordinates") == 0
-    assert fitted in (printed := capsys.readouterr()).err and "40 samples x 31 numbers" in printed.out
+    assert fitted in (printed := capsys.readouterr()).err
+    assert re.search(r"40 samples x (29|30|31) numbers", printed.out), "32 images span at most 31 directions"
     encoder = str(tmp_path / "x.safetensors")
     assert run("export", out, "--out", encoder, *words) == 0
     assert fitted in capsys.readouterr().err

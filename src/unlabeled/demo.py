@@ -35,7 +35,7 @@ def demo(out: Path, seed: int = 0) -> Run:
         "digits",
         probe="few",
         labels_per_class=LABELS_PER_CLASS,
-        controls=("raw", "random", "supervised"),
+        controls=("default", "dictionary", "supervised"),
         draws=5,
         seed=seed,
         augment=views,

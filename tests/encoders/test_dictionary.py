@@ -177,8 +177,8 @@ def test_an_odd_number_of_atoms_cannot_be_mirrored() -> None:
         encoders.build("dictionary-9-3-mirror", image_size=8)
 
 
-@pytest.mark.parametrize("name", ["dictionary-16", "dictionary-16-mirror"])
-def test_onnx_takes_any_number_of_images_and_says_that_it_takes_one_size(name: str, tmp_path) -> None:
+def test_onnx_takes_any_number_of_images_and_says_that_it_takes_one_size(tmp_path) -> None:
     pytest.importorskip("onnxruntime")
-    exported = export(encoders.build(name, image_size=16), tmp_path / "one.onnx", format="onnx")
+    encoder = encoders.build("dictionary-16-mirror", image_size=16)
+    exported = export(encoder, tmp_path / "one.onnx", format="onnx")
     assert exported.difference < 1e-5 and "it takes images of 16 x 16 pixels only" in exported.note

@@ -158,7 +158,7 @@ def test_bad_inputs_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match="vocabulary must be at least 512, got 10"):
         fitted("bert-tiny", texts(), vocabulary=10)
     with pytest.raises(ValueError, match="data must be texts"):
-        fitted("bert-tiny", network.evaluation_view(texts()))
+        fitted("bert-tiny", network.blocks(texts()))
 
 
 def long_batch(length: int) -> dict[str, torch.Tensor]:

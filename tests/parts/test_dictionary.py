@@ -155,3 +155,11 @@ def test_an_atom_explains_a_patch_or_its_mirror_whichever_is_more_like_it() -> N
     dictionary(patches, patches.flip(1))
     used = sums.norm(dim=1) > 0
     torch.testing.assert_close(dictionary.atoms[used], F.normalize(sums, dim=1)[used], rtol=1e-4, atol=1e-5)
+
+
+def test_patches_are_drawn_from_the_first_positions_of_each_alone() -> None:
+    torch.manual_seed(0)
+    values = torch.arange(3 * 1 * 9.0).view(3, 1, 9)
+    patches = draw_patches(values, (2,), 200, torch.tensor([8, 1, 3])).view(3, 200, 2)
+    starts = [sorted({int(value) for value in sample[:, 0]}) for sample in patches]
+    assert starts == [list(range(8)), [9], [18, 19, 20]]

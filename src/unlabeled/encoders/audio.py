@@ -1,4 +1,4 @@
-"""Encoders of sounds: recurrent and convolutional ones on log-mel spectrograms, and wav2vec 2.0's on the waveform.
+"""Encoders of sounds: networks and dictionaries on log-mel spectrograms, and wav2vec 2.0's on the waveform.
 
 `inputs` gives a pair: waveforms, float, shape (batch, samples), and their true lengths in samples, int64, shape
 (batch,). Padding after the end of a sound changes none of its features.
@@ -19,6 +19,7 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.encoders import transformers_folder
 from unlabeled.encoders.encoder import Encoder
+from unlabeled.encoders.mel_code import MelCode, mel_code
 from unlabeled.encoders.wav2vec2 import SIZES, Standardized, Wav2Vec2Network
 from unlabeled.parts import ragged
 from unlabeled.parts.spectrogram import LogMel
@@ -30,8 +31,9 @@ __all__ = ["NAMES", "AudioEncoder", "Convolutional", "Recurrent", "Spectra", "bu
 
 DEPARTURES = 8
 """Times that ended sequences leave a batch; more save work on padding and cost calls."""
-NAMES = ["gru2-256", "gru3", "audio-conv", *SIZES]
-"""The default first; gruN and gruN-W have any number of layers and width."""
+NAMES = ["gru2-256", "gru3", "audio-conv", "mel-dictionary-256", *SIZES]
+"""The default first; gruN and gruN-W have any number of layers and width, mel-dictionary-ATOMS and
+mel-dictionary-ATOMS-FRAMES any number of atoms and frames of a patch."""
 STATISTICS_SECONDS = 10.0
 """Longest piece of a sound that the statistics of the input are computed from."""
 
@@ -163,6 +165,8 @@ class Convolutional(nn.Module):
 class AudioEncoder(Encoder):
     """A front end for waveforms followed by a network over time; its vectors are means over all real frames.
 
+    Those of a dictionary are means over parts of a sound, and maxima.
+
     Args:
         adapt: Turns what `inputs` gives into what the network takes, with true lengths.
         trunk: Network with `dim`, `map_dims` and `layers` of what `adapt` gives.
@@ -191,6 +195,11 @@ class AudioEncoder(Encoder):
     def masks(self) -> bool:
         """Whether frames can be masked between its convolutions and its transformer."""
         return isinstance(self.trunk, Wav2Vec2Network)
+
+    @property
+    def is_dictionary(self) -> bool:
+        """Whether `trunk` is a `MelCode`."""
+        return isinstance(self.trunk, MelCode)
 
     def evaluation_view(self, data: "Data") -> "Data":
         """The same sounds, at the sample rate of this encoder."""
@@ -224,6 +233,8 @@ class AudioEncoder(Encoder):
     def features(self, x: Sound, layer: str | None = None) -> Tensor:
         if layer is not None:
             check.choice(self.map_dims, layer=layer)
+        elif self.is_dictionary:
+            return self.trunk.vectors(*self.adapt(x))
         name = layer or list(self.map_dims)[-1]
         layers, frames = self.layers(x)
         return ragged.mean(layers[name], frames[name] if isinstance(frames, dict) else frames)
@@ -257,7 +268,7 @@ def build(name: str, *, sample_rate: int = 16_000, bins: int | None = None) -> A
     """Build an encoder with random weights.
 
     Args:
-        name: One of `NAMES`, gruN or gruN-W.
+        name: One of `NAMES`, gruN or gruN-W, mel-dictionary-ATOMS or mel-dictionary-ATOMS-FRAMES.
         sample_rate: Samples per second of the waveforms, in hertz.
         bins: Bands of its spectrogram; None takes 80, below 16,000 Hz 40.
 
@@ -271,7 +282,10 @@ def build(name: str, *, sample_rate: int = 16_000, bins: int | None = None) -> A
     if recurrent:
         trunk = Recurrent(bins, int(recurrent[1]), int(recurrent[2] or 512))
         return AudioEncoder(spectra, trunk, config)
-    check.choice([*(name for name in NAMES if not name.startswith("gru")), "gruN", "gruN-W"], encoder=name)
+    if (code := mel_code(name, bins)) is not None:
+        return AudioEncoder(spectra, code, config)
+    fixed = (known for known in NAMES if not known.startswith(("gru", "mel-")))
+    check.choice([*fixed, "gruN", "gruN-W", "mel-dictionary-ATOMS"], encoder=name)
     if name == "audio-conv":
         return AudioEncoder(spectra, Convolutional(bins), config)
     return AudioEncoder(Standardized(), Wav2Vec2Network(name, sample_rate), config)

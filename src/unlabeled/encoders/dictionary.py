@@ -9,19 +9,17 @@ import re
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from unlabeled.check import UserError
+from unlabeled.encoders.filters import FLOOR, THRESHOLD, Filters, both_signs
 
 __all__ = ["NAME", "PatchCode", "dictionary", "is_dictionary", "mirror_accuracy", "suited"]
 
 NAME = "dictionary-400"
 """Name of the usual one, dictionary-ATOMS[-WIDTH][-mirror or -oriented]."""
 PATTERN = re.compile(r"dictionary-([1-9][0-9]{0,5})(?:-([1-9][0-9]?))?(?:-(mirror|oriented))?")
-THRESHOLD = 0.25
-FLOOR = 1e-4
-"""What is added before the square root, whose slope at 0 is infinite."""
-NUMBERS, LARGEST_GRID = 4096, 3
+NUMBERS, LARGEST_GRID = 8192, 3
 """Most numbers of the output, as far as a grid of 2x2 allows it, and cells on a side of it at most."""
 CELLS = 9
 """Cells on a side of the map, at most."""
@@ -35,12 +33,11 @@ FEWEST, MOST_ACCURATE = 50, 0.6
 """Images below which, and accuracy above which, images and mirror images are not taken for the same."""
 
 
-class PatchCode(nn.Module):
+class PatchCode(Filters):
     """How much every patch is like each atom and like its negative, beyond a threshold.
 
-    For a patch with its mean subtracted and divided by its deviation, s is the product with a filter plus an offset;
-    the code is max(0, s - threshold) and max(0, -s - threshold), averaged over cells. The output is the root of its
-    mean over a coarser grid, since roots let frequent atoms outweigh rare ones less.
+    The code of a patch is what of its `products` is above 0 and what is below, averaged over cells. The output is the
+    root of its mean over a coarser grid, since roots let frequent atoms outweigh rare ones less.
 
     Args:
         channels: Channels of the images.
@@ -54,32 +51,17 @@ class PatchCode(nn.Module):
     def __init__(
         self, channels: int, atoms: int, width: int, *, mirror: bool = False, eps: float = 0.01
     ) -> None:
-        super().__init__()
-        self.width, self.mirror, self.eps = width, mirror, eps
-        self.numbers = channels * width**2
         own = atoms // 2 if mirror else atoms
-        self.convolution = nn.Conv2d(channels, own, width, bias=False)
-        nn.init.normal_(self.convolution.weight, std=self.numbers**-0.5)
-        self.offset = nn.Parameter(torch.zeros(own))
+        super().__init__(channels, own, (width, width), eps=eps)
+        self.width, self.mirror = width, mirror
         self.grid = min(LARGEST_GRID, max(2, int((NUMBERS / (2 * own)) ** 0.5)))
         """Cells on a side of the output."""
         self.dim, self.map_dims = 2 * own * self.grid**2, {"atoms": 2 * atoms}
 
-    @torch.no_grad()
-    def set_filters(self, filters: Tensor, offsets: Tensor) -> None:
-        """Take filters, float, shape (filters, channels * width * width), and offsets, float, shape (filters,).
-
-        Args:
-            filters: All of them; with `mirror` one of each pair.
-            offsets: What is added to their products.
-        """
-        self.convolution.weight.copy_(filters.view_as(self.convolution.weight))
-        self.offset.copy_(offsets)
-
     def maps(self, x: Tensor) -> dict[str, Tensor]:
         """The code by name, float, shape (batch, 2 * atoms, rows, columns), of at most 9 rows and columns."""
         # An exported network must take any number of images.
-        if x.is_cuda or torch.compiler.is_compiling() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        if x.is_cuda or _is_traced():
             return {"atoms": self._code(x)}
         size = max(1, ENTRIES // (self.map_dims["atoms"] * x.shape[2] * x.shape[3]))
         return {"atoms": torch.cat([self._code(chunk) for chunk in x.split(size)])}
@@ -98,11 +80,7 @@ class PatchCode(nn.Module):
         weight, offset = self.convolution.weight, self.offset
         if self.mirror:
             weight, offset = torch.cat([weight, weight.flip(3)]), offset.repeat(2)
-        box = torch.full_like(weight[:1], 1 / self.numbers)
-        mean, square = F.conv2d(x, box), F.conv2d(x.square(), box)
-        scale = ((square - mean.square()).clamp_min(0) + self.eps).rsqrt()
-        # Filters without their mean do the same as patches without theirs.
-        products = F.conv2d(x, weight - weight.mean((1, 2, 3), keepdim=True))
+        products, scale = self.correlate(x, weight)
         cells = min(CELLS, products.shape[2]), min(CELLS, products.shape[3])
         if _can_fuse(products):
             from unlabeled.kernels.patch_code import pool_code
@@ -110,19 +88,18 @@ class PatchCode(nn.Module):
             return pool_code(products, scale, offset.detach(), cells, THRESHOLD)
         signed = F.softshrink(products * scale + offset[:, None, None], THRESHOLD)
         difference, total = (F.adaptive_avg_pool2d(part, cells) for part in (signed, signed.abs()))
-        return torch.cat([total + difference, total - difference], 1) / 2
+        return both_signs(difference, total)
+
+
+def _is_traced() -> bool:
+    """Whether an exporter is looking."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _can_fuse(products: Tensor) -> bool:
     """Whether the compiled loop can take them: it has no gradient and can be neither traced nor moved."""
-    return (
-        type(products) is Tensor
-        and products.is_cpu
-        and products.dtype == torch.float32
-        and not products.requires_grad
-        and not torch.compiler.is_compiling()  # pyright: ignore[reportPrivateImportUsage]
-        and not torch.jit.is_tracing()
-    )
+    plain = type(products) is Tensor and products.is_cpu and products.dtype == torch.float32
+    return plain and not products.requires_grad and not _is_traced()
 
 
 def is_dictionary(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Encoders of videos: image encoders frame by frame, an LSTM over small frames, and 3-D convolutions."""
+"""Encoders of videos: image encoders frame by frame, an LSTM over small frames, 3-D convolutions and dictionaries."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.encoders import image
 from unlabeled.encoders.adapt import Adapt, Input
+from unlabeled.encoders.cube_code import CubeCode, cube_code
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.encoders.image import ImageEncoder, pool
 from unlabeled.encoders.stages import Stages
@@ -146,7 +147,7 @@ class Recurrent(VideoEncoder):
 
 
 class Clips(VideoEncoder):
-    """A network of 3-D convolutions over space and time.
+    """A network of 3-D convolutions over space and time, or a dictionary of cubes.
 
     Args:
         adapt: Turns frames into the channels that the network sees, with statistics of the data.
@@ -154,22 +155,31 @@ class Clips(VideoEncoder):
         config: Arguments of `build` that give this architecture again.
     """
 
-    def __init__(self, adapt: Adapt, trunk: Stages, config: dict[str, Any]) -> None:
+    def __init__(self, adapt: Adapt, trunk: Stages | CubeCode, config: dict[str, Any]) -> None:
         super().__init__(config, trunk.dim, trunk.map_dims)
         self.adapt, self.trunk = adapt, trunk
 
+    @property
+    def is_dictionary(self) -> bool:
+        """Whether `trunk` is a `CubeCode`."""
+        return isinstance(self.trunk, CubeCode)
+
     def forward(self, x: Tensor) -> Tensor:
-        """Mean of the last map over space and time, float, shape (batch, dim), of what `inputs` gives."""
-        return self.trunk(self._volumes(x))
+        """Mean of the last map over space and time, float, shape (batch, dim), of what `inputs` gives.
+
+        That of a dictionary keeps a coarse grid in space.
+        """
+        return self.trunk(self.volumes(x))
 
     def features(self, x: Tensor, layer: str | None = None) -> Tensor:
         """Vector, or a named map averaged over time and down to at most 4096 numbers."""
         if layer is None:
             return self(x)
         check.choice(self.map_dims, layer=layer)
-        return pool(self.trunk.maps(self._volumes(x))[layer].mean(2))
+        return pool(self.trunk.maps(self.volumes(x))[layer].mean(2))
 
-    def _volumes(self, x: Tensor) -> Tensor:
+    def volumes(self, x: Tensor) -> Tensor:
+        """What the network takes, float, shape (batch, channels, frames, height, width), of what `inputs` gives."""
         images = self.adapt(rearrange(x, "b t c h w -> (b t) c h w"))
         return rearrange(images, "(b t) c h w -> b c t h w", b=len(x))
 
@@ -203,8 +213,10 @@ _TORCHVISION = ("r3d_18", "mc3_18", "r2plus1d_18")
 NAMES = (
     *(f"{FRAMES_PREFIX}conv4", f"{FRAMES_PREFIX}resnet10", f"{FRAMES_PREFIX}resnet18"),
     *(f"{LSTM_PREFIX}256", f"{LSTM_PREFIX}512", f"{LSTM_PREFIX}2048", "conv3d", *_TORCHVISION),
+    "cube-dictionary-256",
 )
-"""Encoders of videos; `frames-` takes any encoder of images, `lstm-` any number of cells."""
+"""Encoders of videos; `frames-` takes any encoder of images, `lstm-` any number of cells, `cube-dictionary-` any number
+of atoms and perhaps the size of a cube, -8x4 for 8 pixels and 4 frames."""
 
 
 def build(
@@ -213,7 +225,8 @@ def build(
     """Build an encoder with random weights.
 
     Args:
-        name: One of `NAMES`, `frames-` before any name of an image encoder or `lstm-` before a number of cells.
+        name: One of `NAMES`, `frames-` before any name of an image encoder, `lstm-` before a number of cells or
+            `cube-dictionary-` before a number of atoms.
         in_channels: Channels of the frames.
         image_size: Height and width in pixels of the frames.
         frames: Frames of a video that evaluation reads.
@@ -240,6 +253,8 @@ def build(
         return Clips(adapt, conv3d(adapt.out_channels), config)
     if name in _TORCHVISION:
         return Clips(adapt, from_torchvision(name, adapt.out_channels), config)
+    if (code := cube_code(name, adapt.out_channels, image_size, frames)) is not None:
+        return Clips(adapt, code, config)
     raise UserError(f"encoder of videos must be one of {', '.join(NAMES)}, got {name}")
 
 

@@ -22,14 +22,13 @@ from unlabeled.data import Data
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, EncoderNeeds, Method
 from unlabeled.options import Count, NonNegative
-from unlabeled.parts.dictionary import Dictionary, assign, draw_patches
+from unlabeled.parts.dictionary import Dictionary, draw_patches
 from unlabeled.parts.pictures import sheet
 
 __all__ = ["PatchDictionary"]
 
 SAMPLES = 1024
 """Images whose patches set the whitening."""
-SHOWN = 36
 
 
 class PatchDictionary(Method[ImageEncoder]):
@@ -59,14 +58,11 @@ class PatchDictionary(Method[ImageEncoder]):
 
     def prepare(self, data: Data) -> None:
         patches, mirrored = self._draw(data.sample(SAMPLES))
-        self.dictionary.begin(patches if mirrored is None else torch.cat([patches, mirrored]))
-        self._fold()
+        both = patches if mirrored is None else torch.cat([patches, mirrored])
+        self.dictionary.begin(both, self.encoder.trunk)
 
     def forward(self, batch: Batch) -> Tensor:
-        unexplained = self.dictionary(*self._draw(batch))
-        if self.training:
-            self._fold()
-        return unexplained
+        return self.dictionary(*self._draw(batch), self.encoder.trunk)
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
@@ -76,25 +72,17 @@ class PatchDictionary(Method[ImageEncoder]):
         images = images[:, :, : rows * width, : columns * width]
         layout = "b c (row h) (column w) -> (b row column) (c h w)"
         patches = rearrange(adapt(images), layout, h=width, w=width)
-        nearest, products = assign(self.dictionary.whiten(patches), self.dictionary.atoms)
-        drawn = self.dictionary.unwhiten(products[:, None] * self.dictionary.atoms[nearest])
-        variance, mean = torch.var_mean(patches, 1, correction=0, keepdim=True)
-        drawn = drawn * (variance + self.dictionary.eps).sqrt() + mean
+        drawn, atoms = self.dictionary.redraw(patches, len(images))
         left, _, right = layout.partition(" -> ")
         drawn = rearrange(
             drawn, f"{right} -> {left}", h=width, w=width, b=len(images), row=rows, c=adapt.out_channels
         )
         drawn = drawn * adapt.std[:, None, None] + adapt.mean[:, None, None]
-        explained = images.new_zeros(len(images), len(self.dictionary.atoms))
-        explained.scatter_add_(1, nearest.view(len(images), -1), products.square().view(len(images), -1))
-        atoms = self.dictionary.unwhiten(self.dictionary.atoms) - self.dictionary.mean
-        atoms = atoms.view(len(atoms), -1, width, width) / atoms.abs().amax(1)[:, None, None, None]
-        first = explained.topk(min(SHOWN, len(atoms)), dim=1).indices
-        framed = F.pad(atoms[first] / 2 + 0.5, (0, 1, 0, 1), value=1.0)
+        atoms = rearrange(atoms, "b k (c h w) -> b k c h w", h=width, w=width)
         return {
             "image": images,
             "each patch as its atom": drawn.clamp(0, 1),
-            "atoms it uses most": sheet(framed),
+            "atoms it uses most": sheet(F.pad(atoms, (0, 1, 0, 1), value=1.0)),
         }
 
     def _draw(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
@@ -102,6 +90,3 @@ class PatchDictionary(Method[ImageEncoder]):
         images, code = self.encoder.adapt(self.encoder.inputs(batch)), self.encoder.trunk
         patches = draw_patches(images, (code.width, code.width), -(-self.patches // len(images)))
         return patches.flatten(1), patches.flip(3).flatten(1) if code.mirror else None
-
-    def _fold(self) -> None:
-        self.encoder.trunk.set_filters(*self.dictionary.filters())

@@ -5,6 +5,8 @@ https://proceedings.mlr.press/v15/coates11a.html; Coates, Ng, "Learning Feature 
 https://doi.org/10.1007/978-3-642-35289-8_30
 """
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,13 +19,17 @@ ENTRIES = 2**22
 """Most products of patches and atoms in memory at once."""
 
 
-def draw_patches(inputs: Tensor, sides: tuple[int, ...], count: int) -> Tensor:
+def draw_patches(
+    inputs: Tensor, sides: tuple[int, ...], count: int, positions: Tensor | None = None
+) -> Tensor:
     """Patches at random positions, all of which lie inside.
 
     Args:
         inputs: Float, shape (batch, channels, *lengths), such as height and width.
         sides: Lengths of a patch, one for each of `lengths` and at most that.
         count: Patches to draw from each of the batch.
+        positions: Where each of the batch has fewer positions along the last axis than there are, how many, at least
+            1, int64, shape (batch,).
 
     Returns:
         Float, shape (batch * count, channels, *sides).
@@ -37,6 +43,9 @@ def draw_patches(inputs: Tensor, sides: tuple[int, ...], count: int) -> Tensor:
         torch.randint(windows.shape[axis], (number,), device=inputs.device)
         for axis in range(2, 2 + len(sides))
     ]
+    if positions is not None:
+        limit = positions.to(inputs.device)[sample]
+        places[-1] = (torch.rand(number, device=inputs.device) * limit).long().minimum(limit - 1)
     return windows[sample, :, *places]
 
 
@@ -87,6 +96,12 @@ def assign(patches: Tensor, atoms: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(indices), torch.cat(products)
 
 
+class TakesFilters(Protocol):
+    """A network that computes with the filters of a dictionary."""
+
+    def set_filters(self, filters: Tensor, offsets: Tensor) -> None: ...
+
+
 class Dictionary(nn.Module):
     """Unit atoms that explain whitened patches, each patch by one atom times a number (gain-shape k-means).
 
@@ -114,24 +129,29 @@ class Dictionary(nn.Module):
         self.register_buffer("sums", torch.zeros(atoms, numbers))
 
     @torch.no_grad()
-    def begin(self, patches: Tensor) -> None:
+    def begin(self, patches: Tensor, code: TakesFilters | None = None) -> None:
         """Measure the whitening, and take random patches as the first atoms; alike in all processes.
 
         Args:
             patches: Float, shape (patches, numbers).
+            code: What takes the filters afterwards.
         """
         mean, matrix = whitening(normalize_contrast(patches, self.eps), self.whitening_eps)
         self.mean.copy_(gather.broadcast(mean))
         self.whitening.copy_(gather.broadcast(matrix))
         self.sums.zero_()
         self.atoms.copy_(gather.broadcast(self._redraw(torch.zeros_like(self.atoms), self.whiten(patches))))
+        if code is not None:
+            code.set_filters(*self.filters())
 
     def whiten(self, patches: Tensor) -> Tensor:
         """Patches with contrast normalised and without correlations, float, shape (patches, numbers)."""
         return (normalize_contrast(patches, self.eps) - self.mean) @ self.whitening
 
     @torch.no_grad()
-    def forward(self, patches: Tensor, mirrored: Tensor | None = None) -> Tensor:
+    def forward(
+        self, patches: Tensor, mirrored: Tensor | None = None, code: TakesFilters | None = None
+    ) -> Tensor:
         """Fraction of the patches' squares that their atoms leave unexplained, from 0 to 1; no gradient.
 
         In training mode the atoms then move to what they explain, in all processes to the same.
@@ -139,6 +159,7 @@ class Dictionary(nn.Module):
         Args:
             patches: Float, shape (patches, numbers).
             mirrored: The same patches mirrored, where an atom may explain either; float, same shape.
+            code: What takes the filters after the atoms have moved.
         """
         whitened = self.whiten(patches)
         nearest, products = assign(whitened, self.atoms)
@@ -154,6 +175,8 @@ class Dictionary(nn.Module):
         unexplained = 1 - products.square().sum() / whitened.square().sum().clamp_min(1e-12)
         if self.training:
             self._update(whitened, nearest, products)
+            if code is not None:
+                code.set_filters(*self.filters())
         return unexplained
 
     def _update(self, whitened: Tensor, nearest: Tensor, products: Tensor) -> None:
@@ -184,6 +207,28 @@ class Dictionary(nn.Module):
         """
         filters = self.atoms @ self.whitening
         return filters, -filters @ self.mean
+
+    @torch.no_grad()
+    def redraw(self, patches: Tensor, samples: int, shown: int = 36) -> tuple[Tensor, Tensor]:
+        """Patches as one atom each, with their own mean and contrast, and the atoms that explain most of a sample.
+
+        Args:
+            patches: As many of each sample, one sample after the other, float, shape (patches, numbers).
+            samples: Number of samples.
+            shown: Atoms of each sample, at most.
+
+        Returns:
+            Float, shape (patches, numbers), and atoms as patches, in 0..1, float, shape (samples, atoms, numbers).
+        """
+        nearest, products = assign(self.whiten(patches), self.atoms)
+        drawn = self.unwhiten(products[:, None] * self.atoms[nearest])
+        variance, mean = torch.var_mean(patches, 1, correction=0, keepdim=True)
+        explained = patches.new_zeros(samples, len(self.atoms))
+        explained.scatter_add_(1, nearest.view(samples, -1), products.square().view(samples, -1))
+        atoms = self.unwhiten(self.atoms) - self.mean
+        atoms = atoms / atoms.abs().amax(1, keepdim=True).clamp_min(1e-12)
+        most = explained.topk(min(shown, len(atoms)), dim=1).indices
+        return drawn * (variance + self.eps).sqrt() + mean, atoms[most] / 2 + 0.5
 
     def unwhiten(self, whitened: Tensor) -> Tensor:
         """Normalised patches of whitened ones, float, shape (patches, numbers)."""

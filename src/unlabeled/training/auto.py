@@ -35,6 +35,9 @@ MEASURED = {
         "a dictionary of patches with a contrastive network on its view directions beat every deep method that was "
         "measured for ten minutes on two cores",
     ),
+    "audio": Choice(
+        "mel_dictionary", {}, "a dictionary of spectrograms beat statistics of log-mel and MFCC after seconds"
+    ),
 }
 """Choices by kind of data on a CPU that measurements stand behind."""
 USUAL = {

@@ -1,6 +1,6 @@
 """Patch dictionary: how much the patches of an image are like the clusters of patches of the training images."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,7 +25,8 @@ def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:
     defaults, size = PatchDictionary.defaults, min(encoder.config["image_size"], LARGEST)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        network = encoders.fitted(defaults["encoder"], data, kind="image", image_size=size).to(data.device)
+        network: Any = encoders.fitted(defaults["encoder"], data, kind="image", image_size=size)
+        network = network.to(data.device)
         method = PatchDictionary(network).to(data.device)
         method.prepare(data)
         for _ in range(defaults["steps"]):

@@ -45,10 +45,9 @@ def vectorizer(contents: Sequence[str], most: int, rarest: int = 1) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     # Each character of scripts without spaces is a word; pairs of them are nearly their words.
-    made = TfidfVectorizer(
-        analyzer="word", tokenizer=splitter("characters"), token_pattern=None, lowercase=False, min_df=rarest,
-        ngram_range=(1, 2), max_features=most, sublinear_tf=True, dtype=np.float32,
-    )  # fmt: skip
+    options: dict[str, Any] = {"analyzer": "word", "tokenizer": splitter("characters"), "token_pattern": None}
+    options |= {"lowercase": False, "min_df": rarest, "ngram_range": (1, 2), "max_features": most}
+    made = TfidfVectorizer(**options, sublinear_tf=True, dtype=np.float32)  # type: ignore[arg-type]
     try:
         return made.fit(contents)
     except ValueError as error:

@@ -1,0 +1,96 @@
+"""Networks of one layer of atoms for sounds: how much every stretch of a spectrogram is like each atom.
+
+Source: Salamon, Bello, "Unsupervised Feature Learning for Urban Sound Classification", 2015,
+https://doi.org/10.1109/ICASSP.2015.7178954
+"""
+
+import re
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unlabeled.encoders.filters import FLOOR, Filters
+from unlabeled.parts import ragged
+
+__all__ = ["MelCode", "mel_code"]
+
+PATTERN = re.compile(r"mel-dictionary-([1-9][0-9]{0,4})(?:-([1-9][0-9]?))?")
+FRAMES = 10
+"""Frames of a patch where its name has none: a tenth of a second."""
+SEGMENTS = 3
+ENTRIES = 2**23
+"""Numbers of the code in memory at once; one sound may have more."""
+
+
+class MelCode(Filters):
+    """How much every patch of all bands and some frames is like each atom and its negative, beyond a threshold.
+
+    The output is the root of the mean of this code over each of several equal parts of the sound, then the root of its
+    maximum over all of it. A sound shorter than a patch is one patch, with zeros after its end: the mean of each band.
+
+    Args:
+        bins: Bands of the spectrogram, whose variance is about 1.
+        atoms: Number of filters.
+        width: Frames of a patch.
+        eps: Variance that is added to that of each patch.
+        segments: Parts of the sound.
+    """
+
+    def __init__(
+        self, bins: int, atoms: int, width: int = FRAMES, *, eps: float = 0.1, segments: int = SEGMENTS
+    ) -> None:
+        super().__init__(bins, atoms, (width,), eps=eps)
+        self.width, self.segments = width, segments
+        self.dim, self.map_dims = 2 * atoms * (segments + 1), {"atoms": 2 * atoms}
+
+    def patches(self, bands: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Spectrograms that are at least as long as a patch, and the number of patches within each sound.
+
+        Args:
+            bands: Float, shape (batch, frames, bins), 0 after the end of each sound.
+            frames: True frames of each sound, int64, shape (batch,).
+
+        Returns:
+            Float, shape (batch, bins, frames), and int64, shape (batch,), at least 1.
+        """
+        missing = max(0, self.width - bands.shape[1])
+        return F.pad(bands.mT, (0, missing)), (frames - self.width + 1).clamp(min=1)
+
+    def layers(self, bands: Tensor, frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The code of every patch by name, float, shape (batch, patches, 2 * atoms), and true patches of each sound."""
+        x, counts = self.patches(bands, frames)
+        products = self.products(x).mT
+        code = torch.cat([products, -products], 2).clamp_min(0)
+        return {"atoms": code * ragged.real(counts, code.shape[1])[:, :, None]}, counts
+
+    def vectors(self, bands: Tensor, frames: Tensor) -> Tensor:
+        """The output, float, shape (batch, dim), of what `patches` takes."""
+        size = max(1, ENTRIES // (self.map_dims["atoms"] * bands.shape[1]))
+        return torch.cat([self._pool(*pair) for pair in zip(bands.split(size), frames.split(size))])
+
+    def _pool(self, bands: Tensor, frames: Tensor) -> Tensor:
+        layers, counts = self.layers(bands[:, : max(1, int(frames.max()))], frames)
+        code, pooled = layers["atoms"], []
+        position = torch.arange(code.shape[1], device=code.device)
+        for segment in range(self.segments):
+            # Of fewer patches than segments, some are in several.
+            begin = segment * counts // self.segments
+            end = -(-(segment + 1) * counts // self.segments)
+            within = ((position >= begin[:, None]) & (position < end[:, None]))[:, :, None]
+            pooled.append((code * within).sum(1) / (end - begin)[:, None])
+        return (torch.cat([*pooled, code.amax(1)], 1) + FLOOR).sqrt()
+
+
+def mel_code(name: str, bins: int) -> MelCode | None:
+    """The network of a name such as mel-dictionary-256 or mel-dictionary-256-16, whose patches have 16 frames.
+
+    Args:
+        name: Any name.
+        bins: Bands of the spectrogram.
+
+    Returns:
+        None where the name is another.
+    """
+    match = PATTERN.fullmatch(name)
+    return match and MelCode(bins, int(match[1]), int(match[2] or FRAMES))
