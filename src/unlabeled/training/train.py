@@ -101,10 +101,15 @@ def pretrain(
             note(choice.reason)
         plan = replace(plan, resume=claim.resumes)
         encoder = _train(fabric, plan, dataset, claim, progress, on_step)
-    run = Run(claim.path)
+    return _opened(claim.path, plan, method, encoder)
+
+
+def _opened(folder: Path, plan: Plan, method: str | type[Method] | Method, encoder: Any) -> Run:
+    """The run, with what was brought along: networks of the user's own are not built again from a file."""
+    run = Run(folder)
     own = plan.network is not None or encoders.is_named(plan.request.get("encoder"))
     if own or isinstance(method, Method):
-        run.encoder = encoder.eval()  # a network of the user's own is not built again from a file
+        run.encoder = encoder.eval()
     if isinstance(method, Method):
         run.method = method.eval()
     return run
