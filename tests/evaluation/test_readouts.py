@@ -175,3 +175,12 @@ def test_fine_tuning_trains_on_through_a_readout_and_its_control_is_the_whole_ne
     plain = evaluate(ENCODER, (TRAIN, TEST), probe="finetune", labels_per_class=5, draws=1, steps=3)
     assert values(scores, "supervised", "finetune") == values(plain, "supervised", "finetune")
     assert values(scores, "unlabeled", "finetune") != values(plain, "unlabeled", "finetune")
+
+
+def test_a_run_that_reads_contrast_says_which_control_is_not_there():
+    contrast = fit_readout(ENCODER, Spec.parse("s3:2x2:contrast:8"), TRAIN)
+    words = "what contrast would learn on top of random weights is not among the controls"
+    assert words in evaluate(contrast, (TRAIN, TEST), probe="knn", controls="raw").verdict()
+    both = evaluate(contrast, (TRAIN, TEST), probe="knn", controls=("raw", "contrast"))
+    assert words not in both.verdict() and "random weights with contrast" in both.verdict().lower()
+    assert words not in evaluate(ENCODER, (TRAIN, TEST), probe="knn", controls="raw").verdict()

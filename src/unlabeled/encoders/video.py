@@ -155,7 +155,7 @@ class Clips(VideoEncoder):
         config: Arguments of `build` that give this architecture again.
     """
 
-    def __init__(self, adapt: Adapt, trunk: Stages | CubeCode, config: dict[str, Any]) -> None:
+    def __init__(self, adapt: Adapt, trunk: Any, config: dict[str, Any]) -> None:
         super().__init__(config, trunk.dim, trunk.map_dims)
         self.adapt, self.trunk = adapt, trunk
 

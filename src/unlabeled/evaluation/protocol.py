@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from unlabeled.encoders.readout import Spec, bare, fit_readout, one_unit
+from unlabeled.encoders.readout import Readout, Spec, bare, fit_readout, one_unit
 from unlabeled.evaluation import readouts, seen, verdict
 from unlabeled.evaluation.controls import CONTROLS, supervised
 from unlabeled.evaluation.features import Reader, Representation, of_encoder
@@ -147,7 +147,8 @@ def _ours(
 ) -> tuple[Representation, str]:
     """Our features as they are asked for, and what the scores say of them."""
     if request.features is None:
-        return Representation(OURS, reader, encoder, one_unit=one_unit(encoder)), ""
+        ours = Representation(OURS, reader, encoder, one_unit=one_unit(encoder))
+        return ours, _without_twin(encoder, request)
     network = bare(encoder)
     if request.features == readouts.CHOOSE:
         note = (
@@ -160,6 +161,17 @@ def _ours(
     note = readouts.account(network, labelled.train)
     request.report(note)
     return Representation(OURS, of_encoder(network), network, one_unit=spec.one_unit), note
+
+
+def _without_twin(encoder: "Encoder", request: Request) -> str:
+    """What no control says where contrast is read, which learns, but not on top of random weights."""
+    if (
+        not isinstance(encoder, Readout)
+        or encoder.spec.scaling != "contrast"
+        or "contrast" in request.controls
+    ):
+        return ""
+    return "what contrast would learn on top of random weights is not among the controls; controls contrast adds it"
 
 
 def _measure_probes(ours: Representation, labelled: Labelled, request: Request, results: Results) -> None:
