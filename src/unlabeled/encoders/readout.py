@@ -268,12 +268,11 @@ def fit_readout(encoder: Encoder, spec: Spec, data: "Data", seed: int = 0) -> Re
     if spec.scaling == "none":
         readout = Readout(encoder, spec, read(data.batch(torch.arange(1))).shape[1:])
     else:
-        scale = fit_scaling(spec, read, data, seed, encoder.config.get("image_size"))
+        scale, note = fit_scaling(spec, read, data, seed, encoder.config.get("image_size"))
         with torch.random.fork_rng(devices=[]):  # weights that are replaced are drawn
             readout = Readout(encoder, spec, scale.matrix.shape)
         readout.scale = scale
-        if spec.scaling in ("views", "contrast"):
-            readout.notes.append(_views(data, encoder.config["image_size"], seed)[1])
+        readout.notes += [note] if note else []
     return readout.train(training)
 
 
@@ -287,8 +286,8 @@ def refit_(readout: Readout, data: "Data", seed: int = 0) -> None:
 @torch.no_grad()
 def fit_scaling(
     spec: Spec, read: Read, data: "Data", seed: int = 0, image_size: int | None = None
-) -> "Affine | ViewContrast":
-    """What scales features of any origin.
+) -> tuple["Affine | ViewContrast", str]:
+    """What scales features of any origin, and a line about the views that it saw, empty where it saw none.
 
     Args:
         spec: Its scaling and dimensions.
@@ -308,13 +307,13 @@ def fit_scaling(
     mean = points.double().mean(0).float()
     points -= mean
     if spec.scaling == "whiten":
-        return _affine(mean, directions.whitening(points, spec.dimensions or REDUCED, SHRINKAGE))
+        return _affine(mean, directions.whitening(points, spec.dimensions or REDUCED, SHRINKAGE)), ""
     deviation = points.double().square().mean(0).sqrt()
     factors = torch.where(deviation <= 1e-6 * mean.abs(), 0, 1 / deviation).float()
     if spec.scaling == "standardize":
-        return _affine(mean, factors)
+        return _affine(mean, factors), ""
     assert image_size is not None
-    views, _ = _views(data, image_size, seed)
+    views, note = _views(data, image_size, seed)
     reduction = directions.principal(points, REDUCED if spec.scaling == "views" else MOST_REDUCED)
     del points
     with torch.random.fork_rng():
@@ -326,11 +325,11 @@ def fit_scaling(
         if not axes.shape[1]:
             raise UserError(f"features must vary for {spec.scaling}, got {len(data)} equal ones")
         if spec.scaling == "views":
-            return _affine(mean, reduction @ axes)
+            return _affine(mean, reduction @ axes), note
         contrast = ViewContrast(len(mean), axes.shape[1]).to(mean.device)
         contrast.mean, contrast.factors, contrast.matrix = mean, factors, reduction @ axes
         fit_head(contrast.head, torch.stack([rows @ axes for rows in seen]))
-    return contrast.eval()
+    return contrast.eval(), note
 
 
 def _affine(mean: Tensor, matrix: Tensor) -> Affine:

@@ -213,7 +213,7 @@ def represented(
         return representation
     else:
         read = representation.reader
-        scaling = fit_scaling(spec, lambda batch: read(batch, None).float(), data, seed, image_size)
+        scaling, _ = fit_scaling(spec, lambda batch: read(batch, None).float(), data, seed, image_size)
         fitted = replace(representation, reader=_Scaled(read, scaling), one_unit=spec.one_unit)
         detail = "; ".join(filter(None, (representation.detail, f"features {spec.scaling}")))
     return replace(fitted, detail=detail, cache={})

@@ -48,7 +48,6 @@ class MelDictionary(Method[AudioEncoder]):
     kind = "audio"
     encoder_needs = EncoderNeeds("is_dictionary", "be a dictionary such as mel-dictionary-256", True)
     defaults: ClassVar = {"encoder": "mel-dictionary-256", "steps": 40, "batch_size": 64}
-    held_out = "warn"
     smallest: ClassVar = {"patches": 200, "encoder": "mel-dictionary-16"}
 
     def __init__(
@@ -66,7 +65,6 @@ class MelDictionary(Method[AudioEncoder]):
         return data.resampled(self.encoder.sample_rate).crops(LONGEST)
 
     def prepare(self, data: Sounds) -> None:
-        super().prepare(data)
         self.dictionary.begin(self._draw(data.sample(SAMPLES)), self.encoder.trunk)
 
     def forward(self, batch: Batch) -> Tensor:

@@ -42,7 +42,6 @@ class PatchDictionary(Method[ImageEncoder]):
 
     encoder_needs = EncoderNeeds("is_dictionary", "be a dictionary such as dictionary-400", True)
     defaults: ClassVar = {"encoder": "dictionary-400", "steps": 40}
-    held_out = "warn"
     smallest: ClassVar = {"patches": 200, "encoder": "dictionary-16"}
 
     def __init__(

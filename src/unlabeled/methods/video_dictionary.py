@@ -45,7 +45,6 @@ class VideoDictionary(Method[Clips]):
     kind = "video"
     encoder_needs = EncoderNeeds("is_dictionary", "be a dictionary such as cube-dictionary-256", True)
     defaults: ClassVar = {"encoder": "cube-dictionary-256", "steps": 40}
-    held_out = "warn"
     smallest: ClassVar = {"cubes": 200, "encoder": "cube-dictionary-16"}
 
     def __init__(self, encoder: Clips, *, cubes: Count = 20_000, whitening: NonNegative = 0.1) -> None:
@@ -60,7 +59,6 @@ class VideoDictionary(Method[Clips]):
         return data.clips(self.encoder.trunk.frames)
 
     def prepare(self, data: Videos) -> None:
-        super().prepare(data)
         self.dictionary.begin(self._draw(data.sample(SAMPLES)), self.encoder.trunk)
 
     def forward(self, batch: Batch) -> Tensor:

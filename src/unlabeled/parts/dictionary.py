@@ -140,7 +140,9 @@ class Dictionary(nn.Module):
         self.mean.copy_(gather.broadcast(mean))
         self.whitening.copy_(gather.broadcast(matrix))
         self.sums.zero_()
-        self.atoms.copy_(gather.broadcast(self._redraw(torch.zeros_like(self.atoms), self.whiten(patches))))
+        self.atoms.copy_(
+            gather.broadcast(self._replace_unused(torch.zeros_like(self.atoms), self.whiten(patches)))
+        )
         if code is not None:
             code.set_filters(*self.filters())
 
@@ -186,9 +188,9 @@ class Dictionary(nn.Module):
         for rows, index, product in zip(whitened.split(size), nearest.split(size), products.split(size)):
             sums += torch.where(numbers[:, None] == index, product, 0) @ rows
         self.sums.mul_(self.decay).add_(gather.sum_over_processes(sums))
-        self.atoms.copy_(gather.broadcast(self._redraw(F.normalize(self.sums, dim=1), whitened)))
+        self.atoms.copy_(gather.broadcast(self._replace_unused(F.normalize(self.sums, dim=1), whitened)))
 
-    def _redraw(self, atoms: Tensor, whitened: Tensor) -> Tensor:
+    def _replace_unused(self, atoms: Tensor, whitened: Tensor) -> Tensor:
         """Atoms, where those that no patch has chosen are drawn anew from the patches."""
         unused = atoms.square().sum(1) < 0.5
         if not unused.any():

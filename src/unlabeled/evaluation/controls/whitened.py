@@ -42,9 +42,7 @@ def axes(points: Tensor, count: int = AXES, shrinkage: float = SHRINKAGE) -> tup
     mean = points.mean(0)
     centred = points - mean
     if points.shape[1] > EXACT and centred.any():  # as of many bands, whose decomposition would take minutes
-        matrix = directions.principal(centred, count)
-        added = shrinkage * centred.square().mean()
-        return mean, matrix * ((centred @ matrix).square().mean(0) + added).rsqrt()
+        return mean, directions.whitening(centred, count, shrinkage)
     variances, vectors = torch.linalg.eigh(centred.T @ centred / len(points))
     # Constant images leave 0 divided by 0, which is to be 0.
     added = (shrinkage * variances.mean()).clamp_min(1e-12)
