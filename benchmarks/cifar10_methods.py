@@ -24,7 +24,7 @@ from unlabeled.evaluation import evaluate
 
 IMAGES, CHOOSING = 10_000, 2_000
 CONTROLS = ("raw", "random", "rescaled")
-BUDGET = "On 8,000 images of CIFAR-10, three to five minutes of one core each (jigsaw 14), linear probe."
+BUDGET = "Accuracy of a linear probe after three to five CPU minutes of training (jigsaw 14) on 8,000 images."
 
 
 def settings(name: str, variant: str) -> dict[str, Any]:
