@@ -445,7 +445,7 @@ def test_resume_starts_afresh_where_nothing_is_there_and_says_so(
         folder = out or "runs/rotnet-array"
         assert f"{folder} holds nothing to resume yet: a new run starts" in capsys.readouterr().err
         unlabeled.pretrain("rotnet", pictures(), **settings)
-        assert "afresh" not in capsys.readouterr().err and state_of(run.path)[1]["step"] == 2
+        assert "a new run starts" not in capsys.readouterr().err and state_of(run.path)[1]["step"] == 2
     (tmp_path / "elsewhere" / CHECKPOINT).write_bytes(b"damaged")
     with pytest.raises(ValueError, match="checkpoint must be a file that pretrain wrote"):
         unlabeled.pretrain("rotnet", pictures(), out="elsewhere", resume=True, quiet=True)
