@@ -44,7 +44,7 @@ MEASURED = {
     "text": Choice(
         "lsa",
         {},
-        "latent topics beside word vectors were better on small sets of texts than each alone, in seconds",
+        "latent topics combined with word vectors beat either alone on small sets of texts, in seconds",
     ),
 }
 """Choices by kind of data on a CPU that measurements stand behind."""
