@@ -6,8 +6,8 @@ data. Features: the mean over all pixels of the states of a middle layer.
 Source: Chen, Radford, Child, Wu, Jun, Luan, Sutskever, "Generative Pretraining from Pixels", 2020,
 https://proceedings.mlr.press/v119/chen20s.html
 Differs: the networks are far smaller, and so are the palettes of two of them; colours are clustered in units of their
-deviations. Images are mirrored at random. The optimizer has weight decay, warms up over 5 % of the steps and not over
-one pass, and its second beta is 0.999. The paper's variant that predicts masked pixels is left out.
+deviations. Images are mirrored at random. The learning rate climbs over 5 % of the steps and not over one pass. The
+paper's variant that predicts masked pixels is left out.
 Shortcut: a pixel that saw itself would only be copied, so the network is shifted by one pixel and never looks ahead.
 Neighbours are alike, so the loss falls far without an idea of the image: judge by features, not by the loss.
 """
@@ -46,7 +46,13 @@ class ImageGPT(Method[ImageEncoder]):
 
     encoder_needs = EncoderNeeds("is_pixel_gpt", "read images pixel by pixel, such as pixel-gpt-16", True)
     held_out = "stop"
-    defaults: ClassVar = {"encoder": "pixel-gpt-16", "batch_size": 64, "lr": 2e-3}
+    defaults: ClassVar = {
+        "encoder": "pixel-gpt-16",
+        "batch_size": 64,
+        "lr": 2e-3,
+        "betas": [0.9, 0.95],
+        "weight_decay": 0.0,
+    }
     view_defaults = ViewOptions(crop=1.0, flip=0.5)
     smallest: ClassVar = {"encoder": "pixel-gpt-8"}
     entropy: Tensor
