@@ -40,6 +40,7 @@ from unlabeled.methods import audio_visual_correspondence
 from unlabeled.methods import wav2vec2 as wav2vec2_method
 from unlabeled.methods.apc import APC
 from unlabeled.methods.bert import BERT
+from unlabeled.methods.bigan import BiGAN
 from unlabeled.methods.byol import BYOL
 from unlabeled.methods.colorization import Colorization
 from unlabeled.methods.context_encoder import ContextEncoder
@@ -140,6 +141,15 @@ def context_encoder() -> Method:
     holes = method.drop(torch.zeros(SAMPLES, 3, 16, 16))
     method.views = Given(1, size=16)  # type: ignore[assignment]
     method.drop = lambda images: holes[rows()]  # type: ignore[method-assign]
+    return method
+
+
+def bigan() -> Method:
+    """Two players; the images of each process are drawn from its own rows of fixed codes."""
+    method = BiGAN(build(), code_dim=4)
+    codes = 2 * torch.rand(SAMPLES, 4, generator=torch.Generator().manual_seed(5)).double() - 1
+    method.views = Given(1)  # type: ignore[assignment]
+    method.noise = lambda count, device: codes[rows()]  # type: ignore[method-assign]
     return method
 
 
@@ -296,6 +306,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "colorization": colorization,
     "deepcluster": deepcluster,
     "context_encoder": context_encoder,
+    "bigan": bigan,
     "audio_visual_correspondence": audio_visual,
     "time_contrastive triplets": partial(time_contrastive, "triplet"),
     "time_contrastive pairs": partial(time_contrastive, "npairs"),

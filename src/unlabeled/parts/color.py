@@ -1,4 +1,4 @@
-"""Colour spaces: sRGB to CIE Lab and back, with the white of daylight (D65, 2 degree observer)."""
+"""Colour spaces: sRGB to CIE Lab and back, with the white of daylight (D65, 2 degree observer); hue and chroma."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["desaturate", "lab_to_rgb", "lightness", "rgb_to_lab"]
+__all__ = ["desaturate", "from_hue_chroma", "hue_chroma", "lab_to_rgb", "lightness", "rgb_to_lab"]
 
 TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 TO_RGB = torch.linalg.inv(torch.tensor(TO_XYZ, dtype=torch.float64)).tolist()
@@ -62,6 +62,39 @@ def lightness(images: Tensor) -> Tensor:
 def desaturate(images: Tensor) -> Tensor:
     """Remove the colours of sRGB images, shape (batch, 3, height, width), and keep their lightness."""
     return lab_to_rgb(F.pad(lightness(images), (0, 0, 0, 0, 0, 2)))
+
+
+def hue_chroma(images: Tensor) -> Tensor:
+    """Hue in turns (red is 0, green a third) and chroma, the highest minus the lowest channel.
+
+    Args:
+        images: Float, shape (batch, 3, ...), in 0..1.
+
+    Returns:
+        Float, shape (batch, 2, ...): hue from 0 to below 1, 0 for grey, and chroma in 0..1.
+    """
+    red, green, blue = images.unbind(1)
+    high, chroma = images.amax(1), images.amax(1) - images.amin(1)
+    span = chroma.clamp(min=torch.finfo(chroma.dtype).tiny)
+    sixths = torch.where(high == green, (blue - red) / span + 2, (red - green) / span + 4)
+    sixths = torch.where(high == red, (green - blue) / span, sixths)
+    return torch.stack([(sixths / 6).remainder(1).where(chroma > 0, 0), chroma], 1)
+
+
+def from_hue_chroma(hue: Tensor, chroma: Tensor, grey: Tensor) -> Tensor:
+    """Images of some hue, chroma and mean channel, the inverse of `hue_chroma`; clipped to 0..1.
+
+    Args:
+        hue: In turns, float, shape (batch, height, width).
+        chroma: Same shape, in 0..1.
+        grey: Mean of red, green and blue, same shape, in 0..1.
+
+    Returns:
+        Float, shape (batch, 3, height, width), in 0..1.
+    """
+    primaries = torch.arange(0, 6, 2, device=hue.device)[:, None, None]
+    pure = (((6 * hue[:, None] - primaries).remainder(6) - 3).abs() - 1).clamp(0, 1)
+    return (grey[:, None] + chroma[:, None] * (pure - pure.mean(1, keepdim=True))).clamp(0, 1)
 
 
 def _linear(images: Tensor) -> Tensor:
