@@ -168,29 +168,26 @@ def accuracy(method: Egomotion, data: Walks) -> float:
 
 @pytest.mark.parametrize("blank", [False, True])
 def test_motions_over_pictures_never_seen_are_recognised_unless_frames_are_empty(blank: bool) -> None:
-    photos = [
-        open_data("photos", split=split).batch(torch.arange(100))["image"] for split in ("train", "test")
-    ]
+    digits = [open_data("digits", split=split) for split in ("train", "test")]
+    options = {"size": 12, "frames": 4, "shift": 6.0, "turn": 40.0, "blank": blank}
     train, test = (
-        from_walks(
-            pans.make(n, seed, pictures=pictures, size=16, frames=4, shift=6.0, turn=40.0, blank=blank)
-        )
-        for seed, (n, pictures) in enumerate(zip((100, 60), photos))
+        from_walks(pans.make(200, seed, pictures=data.batch(torch.arange(200))["image"], **options))
+        for seed, data in enumerate(digits)
     )
-    method = prepared(train, bins=3)
+    torch.manual_seed(0)
+    method = Egomotion(encoders.build("conv4", image_size=12, in_channels=1), **TINY | {"bins": 3})
     data = method.training_view(train)
-    optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)
-    for step in range(60):
+    method.prepare(data)
+    optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
+    for step in range(30):
         torch.manual_seed(step)
         optimizer.zero_grad()
-        value = method.train()(data.batch(torch.randperm(100)[:16]))
-        value.backward()
+        method.train()(data.batch(torch.randperm(200)[:12])).backward()
         optimizer.step()
     if blank:
-        assert accuracy(method, test) == pytest.approx(1 / 3, abs=0.07)
-        assert value.item() == pytest.approx(method.chance(1), abs=0.15)  # type: ignore[operator]
+        assert accuracy(method, test) == pytest.approx(1 / 3, abs=0.05)
     else:
-        assert accuracy(method, test) > 0.5
+        assert accuracy(method, test) > 0.4
 
 
 def test_training_step_in_bfloat16_is_finite() -> None:

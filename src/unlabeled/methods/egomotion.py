@@ -6,8 +6,8 @@ as seen from the first frame, each as one of some bins.
 Source: Agrawal, Carreira, Malik, "Learning to See by Moving", 2015, https://arxiv.org/abs/1505.01596
 Differs: bins hold equally many motions of the training data, where the paper's are equally wide, so that no answer is
 right more often. Pairs are mirrored by default, which negates what is to the left. Two frames are at most 4 steps
-apart, in the paper 7. Bases of any kind stand for its AlexNet; their maps are averaged to at most 4 positions on a
-side. The optimizer is AdamW, not SGD.
+apart, in the paper 7. Any encoder stands for its AlexNet; its last map is averaged to at most 4 positions on a side,
+and norms follow the convolutions of the head. The optimizer is AdamW, not SGD.
 Shortcut: frames of one walk at one speed have one answer, so bins are balanced over all walks. What moves with the
 camera, such as a bonnet, and borders that move with the image reveal a motion without any sight: crop them away. Where
 the place reveals the motion (a highway, a dead end) one frame is enough.
@@ -111,9 +111,11 @@ class Egomotion(Method[ImageEncoder]):
         channels, height, width = map_shape(encoder)
         self.grid = min(GRID, height), min(GRID, width)
         self.head = nn.Sequential(
-            nn.Conv2d(2 * channels, 256, 3, padding=1),
+            nn.Conv2d(2 * channels, 256, 3, padding=1, bias=False),
+            nn.BatchNorm2d(256),
             nn.ReLU(inplace=True),
-            nn.Conv2d(256, 128, 3, padding=1),
+            nn.Conv2d(256, 128, 3, padding=1, bias=False),
+            nn.BatchNorm2d(128),
             nn.ReLU(inplace=True),
             nn.Flatten(),
             nn.Linear(128 * self.grid[0] * self.grid[1], hidden),
