@@ -1,4 +1,4 @@
-"""Tracker: what moves against the ground, the box around it, and its track in closed forms and in the world of blobs."""
+"""Tracker: what moves against the ground, the box around it, and its track, in closed forms and over blobs."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ PLACES = [(6, 5), (7, 7), (8, 9), (10, 10), (12, 12), (12, 15), (13, 17)]
 @pytest.mark.parametrize("drift", [0, 1])
 def test_the_square_is_found_and_followed_within_a_pixel(ground: Tensor, drift: int) -> None:
     video = film(PLACES, ground, drift=drift)
-    points, _ = moving(video[:, 0], video[:, 1])
+    points, _ = moving(video[:, 0], video[:, 2])
     corner = busiest(points, 12, (32, 32))
     centre = corner[0] + 6
     assert (centre - torch.tensor([10, 9])).abs().max() <= 4  # as exact as the grid of points
@@ -94,7 +94,7 @@ def test_large_colour_videos_are_shrunk_and_made_grey() -> None:
 def test_boxes_are_on_things_and_stay_on_them_in_the_world_of_blobs() -> None:
     made = blobs.make(24, 1)
     video, _ = shrink(made["video"])
-    corners = follow(video, busiest(moving(video[:, 0], video[:, 2])[0], 24, (64, 64)), 24, 8)
+    corners = follow(video, busiest(moving(video[:, 0], video[:, 3])[0], 24, (64, 64)), 24, 8)
 
     def thing(frame: int) -> Tensor:
         middle = corners[:, frame] + 12

@@ -150,10 +150,13 @@ class Egomotion(Method[ImageEncoder]):
         if self.flip:
             motions = torch.cat([motions, motions * MIRRORED])
         self.edges.copy_(quantiles(motions, self.bins))
-        hot = F.one_hot(self.bin(motions.to(self.edges)), self.bins).to(motions)
-        counts = hot.sum(0)
-        self.typical.copy_(((hot * motions[..., None]).sum(0) / counts.clamp(min=1)).T)
-        self.baseline.copy_(-torch.special.xlogy(shares := counts / len(motions), shares).sum())
+        shares = torch.zeros(len(NAMES), self.bins)
+        for part, bins in enumerate(self.bin(motions.to(self.edges)).cpu().unbind(1)):
+            counts = bins.bincount(minlength=self.bins)
+            sums = torch.zeros(self.bins).index_add(0, bins, motions[:, part])
+            self.typical[:, part].copy_(sums / counts.clamp(min=1))
+            shares[part] = counts / len(motions)
+        self.baseline.copy_(-torch.special.xlogy(shares, shares).sum())
 
     def bin(self, motions: Tensor) -> Tensor:
         """Bin of each component of motions, int64, shape (pairs, 3)."""

@@ -19,7 +19,7 @@ LARGEST = 64
 """Shorter side in pixels above which frames are shrunk."""
 CELL = 4
 """Distance of the points whose motion is measured; each is the middle of a square of twice this side."""
-REACH = 3
+REACH = 4
 """Largest displacement of a point in pixels."""
 TEXTURE = 0.02
 """Standard deviation of the pixels around a point below which its motion cannot be measured."""
@@ -46,8 +46,8 @@ def shrink(video: Tensor) -> tuple[Tensor, int]:
 def moving(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Points that move against what most of the image does, such as the motion of the camera.
 
-    Each point is looked for by the least squared difference of the square around it; points without texture vote for
-    no motion, and do not move.
+    Each point is looked for by the least squared difference of the square around it. What is less than two pixels from
+    the commonest displacement does not move, as displacements are whole pixels; nor does what has no texture.
 
     Args:
         first: Float, shape (batch, height, width), at least 8 pixels on a side.
@@ -69,7 +69,10 @@ def moving(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     best = (torch.stack(costs, 1) + small[:, None, None]).argmin(1)
     votes = F.one_hot(best.flatten(1), len(shifts)).sum(1)
     texture = (around(first.square()) - around(first).square()).clamp(min=0).sqrt() > TEXTURE
-    return texture & (best != votes.argmax(1)[:, None, None]), texture
+    apart = (
+        (shifts.to(best.device)[best] - shifts.to(best.device)[votes.argmax(1)][:, None, None]).abs().amax(3)
+    )
+    return texture & (apart > 1), texture
 
 
 def around(values: Tensor) -> Tensor:
