@@ -94,7 +94,7 @@ def test_large_colour_videos_are_shrunk_and_made_grey() -> None:
 def test_boxes_are_on_things_and_stay_on_them_in_the_world_of_blobs() -> None:
     made = blobs.make(24, 1)
     video, _ = shrink(made["video"])
-    corners = follow(video, busiest(moving(video[:, 0], video[:, 3])[0], 24, (64, 64)), 24, 8)
+    corners = follow(video, busiest(moving(video[:, 0], video[:, 4])[0], 24, (64, 64)), 24, 8)
 
     def thing(frame: int) -> Tensor:
         middle = corners[:, frame] + 12

@@ -33,7 +33,7 @@ from unlabeled.parts.precision import full_precision
 
 __all__ = ["PatchTracking"]
 
-LAG = 3
+LAG = 4
 """Frames between the two in which motion is measured."""
 MOST = 0.75
 """Fraction of the points with texture above which it is rather the camera that moves."""
@@ -104,7 +104,7 @@ class PatchTracking(Method[Frames]):
         self,
         encoder: Frames,
         *,
-        frames: Annotated[int, Range(at_least=4)] = 10,
+        frames: Annotated[int, Range(at_least=5)] = 10,
         stride: Count = 1,
         patch: Annotated[float, Range(above=0, below=1)] = 0.5,
         margin: Annotated[float, Range(above=0, at_most=2)] = 0.5,

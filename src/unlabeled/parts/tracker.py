@@ -46,8 +46,8 @@ def shrink(video: Tensor) -> tuple[Tensor, int]:
 def moving(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Points that move against what most of the image does, such as the motion of the camera.
 
-    Each point is looked for by the least squared difference of the square around it. What is less than two pixels from
-    the commonest displacement does not move, as displacements are whole pixels; nor does what has no texture.
+    Each point is looked for by the least squared difference of the square around it. What is at most a pixel from the
+    commonest displacement does not move, as displacements are whole pixels; nor does what has no texture.
 
     Args:
         first: Float, shape (batch, height, width), at least 8 pixels on a side.
