@@ -54,7 +54,7 @@ def test_without_groups_or_with_single_images_the_error_says_what_to_do() -> Non
         places_of(from_images(torch.zeros(4, 3, 2, 2, dtype=torch.uint8)), 3, "seco")
     with pytest.raises(ValueError, match="at least 2 images for seco, got 4 groups of 1"):
         places_of(numbered([0, 1, 2, 3]), 3, "seco")
-    with pytest.raises(ValueError, match="shown must be at least 2"):
+    with pytest.raises(ValueError, match="draws must be at least 2"):
         places_of(numbered([0, 0]), 1, "seco")
 
 

@@ -134,7 +134,7 @@ def test_still_clips_do_not_count_and_still_videos_are_refused() -> None:
     none = given | {"video": given["video"][:, :1].expand_as(given["video"])}
     value = method(none)
     value.backward()
-    assert value == 0 and method.metrics["moving"] == 0
+    assert value == 0 and method.metrics["motion"] == 0
     static = from_videos(balls.make(8, 0, mode="static", size=16)["video"])
     with pytest.raises(ValueError, match="something that moves against its ground, got array"):
         method.prepare(method.training_view(static))

@@ -46,17 +46,17 @@ def same_place(made: dict[str, Tensor]) -> float:
 
 def test_the_map_of_a_place_lasts_and_in_the_control_nothing_does() -> None:
     assert same_place(small(40)) > 0.6
-    assert same_place(small(40, moved=True)) < 0.08  # chance level 3 / 159
+    assert same_place(small(40, unrelated=True)) < 0.08  # chance level 3 / 159
     cover = small(200)["cover"]
     assert torch.equal(cover, cover[:, :1].expand_as(cover))
-    moved = small(200, moved=True)["cover"]
+    moved = small(200, unrelated=True)["cover"]
     assert float((moved == moved[:, :1])[:, 1:].float().mean()) == pytest.approx(1 / 5, abs=0.08)
 
 
 def test_colours_follow_the_season_with_a_period_of_a_year_and_not_the_place() -> None:
     land = torch.arange(5).expand(4, 5, 5)
     seen = [
-        seasons._seen(land, torch.full((4, 5, 5), at), torch.zeros(4, 5, 5), torch.ones(4), torch.zeros(4))
+        seasons._render(land, torch.full((4, 5, 5), at), torch.zeros(4, 5, 5), torch.ones(4), torch.zeros(4))
         for at in (0.25, 1.25, -0.75, 0.5)
     ]
     torch.testing.assert_close(seen[0], seen[1])
@@ -68,9 +68,9 @@ def test_colours_follow_the_season_with_a_period_of_a_year_and_not_the_place() -
 
 def test_haze_is_white_and_light_is_a_factor() -> None:
     arguments = torch.zeros(1, 4, 4).long(), torch.full((1, 4, 4), 0.5), torch.zeros(1, 4, 4)
-    clear = seasons._seen(*arguments, torch.ones(1), torch.zeros(1))
-    assert seasons._seen(*arguments, torch.ones(1), torch.ones(1)).min() == 1
-    torch.testing.assert_close(seasons._seen(*arguments, torch.full((1,), 0.5), torch.zeros(1)), clear / 2)
+    clear = seasons._render(*arguments, torch.ones(1), torch.zeros(1))
+    assert seasons._render(*arguments, torch.ones(1), torch.ones(1)).min() == 1
+    torch.testing.assert_close(seasons._render(*arguments, torch.full((1,), 0.5), torch.zeros(1)), clear / 2)
 
 
 @pytest.mark.parametrize("option", [{"n": 0}, {"times": 0}, {"size": 7}])

@@ -69,7 +69,7 @@ def built_in(name: str, split: str, channels: int | None = None) -> Data:
             for labels other than the rhythm; moving_digits:direction for the heading instead of the digit;
             moving_digits:two for two digits; balls:reversible; balls:static; chiming_shapes:distractor with a second
             shape that makes no sound; orbit:still, where nothing moves; orbit:free with cameras anywhere; rooms:still,
-            where the walker stands still; seasons:moved, where no two pictures show the same place;
+            where the walker stands still; seasons:unrelated, where no two pictures show the same place;
             pans:photos over photos instead of digits; pans:blank with empty frames.
         split: train or test.
         channels: Of images, 1 or 3 to convert to; None leaves digits grey and photos in colour.
@@ -157,8 +157,8 @@ def _rooms(name: str, variant: str, split: str) -> Walks:
 
 def _seasons(name: str, variant: str, split: str, channels: int | None) -> Images:
     """Pictures, place by place: a group is a place."""
-    check.choice(("", "moved"), variant=variant)
-    content = seasons.make(*_seeded("seasons", split), moved=variant == "moved")
+    check.choice(("", "unrelated"), variant=variant)
+    content = seasons.make(*_seeded("seasons", split), unrelated=variant == "unrelated")
     places, times = content["cover"].shape
     flat = {key: values.flatten(0, 1) for key, values in content.items()}
     data = from_array(flat.pop("image"), flat.pop("cover"), name, channels, seasons.COVERS)

@@ -78,7 +78,7 @@ def ranking(excess: Tensor, allowed: Tensor, negatives: int, margin: float, hard
 class PatchTracking(Method[Frames]):
     """Both ends of a track must be closer to each other than to patches of other videos.
 
-    The metric `ranked` is the fraction of the negatives that are farther than the positive, and `moving` that of the
+    The metric `accuracy` is the fraction of the negatives that are farther than the positive, and `motion` that of the
     clips that count.
 
     Args:
@@ -135,7 +135,7 @@ class PatchTracking(Method[Frames]):
         """Corners of the box that moves most, int64, (batch, frames, 2), its side, and which clips count, bool."""
         small, factor = tracker.shrink(video)
         side = max(2 * tracker.CELL, round(self.patch * min(small.shape[2:])))
-        points, texture = tracker.moving(small[:, 0], small[:, LAG])
+        points, texture = tracker.moving_points(small[:, 0], small[:, LAG])
         corner = tracker.busiest(points, side, (small.shape[2], small.shape[3]))
         corners = tracker.follow(small, corner, side, max(2, min(small.shape[2:]) // 8))
         moves, most = points.sum((1, 2)), MOST * texture.sum((1, 2))
@@ -167,7 +167,7 @@ class PatchTracking(Method[Frames]):
         allowed = (gather.gather(groups).repeat(2) != groups[:, None]) & counts[:, None]
         farther = excess(anchors, positives)
         right = (farther.detach() < 0) & allowed
-        self.metrics = {"ranked": right.sum() / allowed.sum().clamp(min=1), "moving": counts.float().mean()}
+        self.metrics = {"accuracy": right.sum() / allowed.sum().clamp(min=1), "motion": counts.float().mean()}
         return ranking(farther, allowed, self.negatives, self.margin, hard)
 
     @torch.no_grad()

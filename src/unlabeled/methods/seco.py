@@ -80,7 +80,7 @@ class SeCo(Method[ImageEncoder]):
     """Recognise a place at another time, and beside that what changed with time and what was changed by hand.
 
     Images need groups: those of one place at several times, such as `group=folder` for a folder of place/time.png. The
-    metric `found` is the fraction of the places of the batch that are identified in the first space.
+    metric `accuracy` is the fraction of the places of the batch that are identified in the first space.
 
     Args:
         encoder: Network whose features are kept.
@@ -139,11 +139,11 @@ class SeCo(Method[ImageEncoder]):
     def forward(self, batch: Batch) -> Tensor:
         query, *keys = self.four_views(batch)
         queries = self.heads(in_groups(self.encoder, query, self.splits))
-        made = [full(shuffled(self.teacher, images, self.splits)) for images in keys]
-        vectors = F.normalize(torch.stack(made, 1), dim=3)
+        outputs = [full(shuffled(self.teacher, images, self.splits)) for images in keys]
+        vectors = F.normalize(torch.stack(outputs, 1), dim=3)
         own = gather.own_rows(len(queries), queries.device)
-        found = nearest(queries[:, 0].detach(), gather.own(vectors[:, 0, 0])) == own
-        self.metrics = {"found": found.float().mean()}
+        right = nearest(queries[:, 0].detach(), gather.own(vectors[:, 0, 0])) == own
+        self.metrics = {"accuracy": right.float().mean()}
         value = loss(queries, vectors, [rows.clone() for rows in self.stored], self.temperature)
         if self.training:
             for space, queue in enumerate(self.queues):

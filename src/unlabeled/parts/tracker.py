@@ -13,7 +13,7 @@ from torch import Tensor
 from unlabeled.parts.augment import to_float
 from unlabeled.parts.patches import crop
 
-__all__ = ["busiest", "follow", "moving", "shrink"]
+__all__ = ["busiest", "follow", "moving_points", "shrink"]
 
 LARGEST = 64
 """Shorter side in pixels above which frames are shrunk."""
@@ -43,7 +43,7 @@ def shrink(video: Tensor) -> tuple[Tensor, int]:
     return F.avg_pool2d(gray, factor) if factor > 1 else gray, factor
 
 
-def moving(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+def moving_points(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Points that move against what most of the image does, such as the motion of the camera.
 
     Each point is looked for by the least squared difference of the square around it. What is at most a pixel from the
@@ -61,21 +61,21 @@ def moving(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     places = range(2 * REACH + 1)
     shifts = torch.tensor([(row - REACH, column - REACH) for row in places for column in places])
     costs = [
-        around((first - padded[:, row : row + height, column : column + width]).square())
+        square_means((first - padded[:, row : row + height, column : column + width]).square())
         for row in places
         for column in places
     ]
     small = NEAR * TEXTURE * shifts.to(first).square().sum(1)
     best = (torch.stack(costs, 1) + small[:, None, None]).argmin(1)
     votes = F.one_hot(best.flatten(1), len(shifts)).sum(1)
-    texture = (around(first.square()) - around(first).square()).clamp(min=0).sqrt() > TEXTURE
+    texture = (square_means(first.square()) - square_means(first).square()).clamp(min=0).sqrt() > TEXTURE
     apart = (
         (shifts.to(best.device)[best] - shifts.to(best.device)[votes.argmax(1)][:, None, None]).abs().amax(3)
     )
     return texture & (apart > 1), texture
 
 
-def around(values: Tensor) -> Tensor:
+def square_means(values: Tensor) -> Tensor:
     """Mean of the square around each point, float, shape (batch, rows, columns), of (batch, height, width)."""
     return F.avg_pool2d(values, 2 * CELL, CELL)
 
@@ -91,7 +91,7 @@ def busiest(points: Tensor, side: int, size: tuple[int, int]) -> Tensor:
     """The box with the most points, those in its middle weighing more.
 
     Args:
-        points: As from `moving`, shape (batch, rows, columns).
+        points: As from `moving_points`, shape (batch, rows, columns).
         side: Side of the box in pixels.
         size: Height and width of the image in pixels.
 

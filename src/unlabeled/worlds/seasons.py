@@ -43,7 +43,7 @@ SHIFT = 0.06
 AT_ONCE = 256
 
 
-def make(n: int, seed: int, *, times: int = 5, size: int = 32, moved: bool = False) -> dict[str, Tensor]:
+def make(n: int, seed: int, *, times: int = 5, size: int = 32, unrelated: bool = False) -> dict[str, Tensor]:
     """Draw pictures of places.
 
     Args:
@@ -51,7 +51,7 @@ def make(n: int, seed: int, *, times: int = 5, size: int = 32, moved: bool = Fal
         seed: Seed of everything.
         times: Pictures of each place, at random times of the year.
         size: Height and width in pixels.
-        moved: Whether each picture shows a place of its own, so that nothing can be known of one from another: a
+        unrelated: Whether each picture shows a place of its own, so that nothing can be known of one from another: a
             control.
 
     Returns:
@@ -66,13 +66,13 @@ def make(n: int, seed: int, *, times: int = 5, size: int = 32, moved: bool = Fal
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for rows in torch.arange(n).split(AT_ONCE):
-        count = len(rows) * times if moved else len(rows)
+        count = len(rows) * times if unrelated else len(rows)
         cover, land, phase, shade = _maps(count, size, generator)
-        if not moved:
+        if not unrelated:
             cover, land, phase, shade = (v.repeat_interleave(times, 0) for v in (cover, land, phase, shade))
         season, haze = torch.rand(2, len(rows) * times, generator=generator)
         light = 0.8 + 0.4 * torch.rand(len(rows) * times, generator=generator)
-        image = _seen(land, season[:, None, None] + phase, shade, light, 0.5 * haze.square())
+        image = _render(land, season[:, None, None] + phase, shade, light, 0.5 * haze.square())
         angle = 2 * math.pi * season
         factors = {"cover": cover, "season_sin": angle.sin(), "season_cos": angle.cos(), "haze": haze}
         parts.append({"image": (255 * image).round().to(torch.uint8), **factors})
@@ -103,7 +103,7 @@ def _maps(places: int, size: int, generator: torch.Generator) -> tuple[Tensor, T
     return common, land, phase, shade
 
 
-def _seen(land: Tensor, season: Tensor, shade: Tensor, light: Tensor, haze: Tensor) -> Tensor:
+def _render(land: Tensor, season: Tensor, shade: Tensor, light: Tensor, haze: Tensor) -> Tensor:
     """Pictures in 0..1, float, shape (pictures, 3, size, size).
 
     Args:

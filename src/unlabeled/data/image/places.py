@@ -23,16 +23,16 @@ class Places(Data):
         rows: Images of each group, as many as the largest has, int64, shape (places, images); what is beyond `counts`
             does not matter.
         counts: Images of each group, int64, at least 2, shape (places,).
-        shown: Images of each group that a batch shows.
+        draws: Images of each group that a batch shows.
     """
 
     kind = "image"
     unit = "places"
     per_sample = ("rows", "counts")
 
-    def __init__(self, images: Images, rows: Tensor, counts: Tensor, shown: int) -> None:
+    def __init__(self, images: Images, rows: Tensor, counts: Tensor, draws: int) -> None:
         super().__init__(name=images.name, paths=[images.paths[row] for row in rows[:, 0].tolist()])
-        self.images, self.rows, self.counts, self.shown = images, rows, counts, shown
+        self.images, self.rows, self.counts, self.draws = images, rows, counts, shown
         self.skipped = images.skipped
 
     @property
@@ -46,12 +46,12 @@ class Places(Data):
             index: Rows, int64, shape (batch,).
 
         Returns:
-            `video` uint8 (batch, shown, channels, height, width), in random order; `index` int64 (batch,); where
-            the images of the data differ in size also `size` int64 (batch, shown, 2). The first image of a place
+            `video` uint8 (batch, draws, channels, height, width), in random order; `index` int64 (batch,); where
+            the images of the data differ in size also `size` int64 (batch, draws, 2). The first image of a place
             is never shown twice.
         """
         place = index.cpu()
-        counts, number = self.counts[place][:, None], torch.arange(self.shown)
+        counts, number = self.counts[place][:, None], torch.arange(self.draws)
         order = torch.rand(len(place), self.rows.shape[1])
         order = order.masked_fill(torch.arange(order.shape[1]) >= counts, 2.0).argsort(1)
         # Past the last image those after the first come again.
@@ -74,18 +74,18 @@ class Places(Data):
             yield digest(digests[rows[:count]].sort().values)
 
 
-def places_of(images: Images, shown: int, method: str) -> Places:
+def places_of(images: Images, draws: int, method: str) -> Places:
     """Images by their groups, each a place.
 
     Args:
         images: Images with groups; groups of one image are left out, which is said.
-        shown: Images of each place that a batch shows, at least 2.
+        draws: Images of each place that a batch shows, at least 2.
         method: What needs them, for messages.
 
     Raises:
         ValueError: There are no groups, or all have one image only.
     """
-    check.at_least(2, shown=shown)
+    check.at_least(2, draws=draws)
     if images.groups is None:
         raise UserError(
             f"images must have groups for {method}, those of one place at several times, got {images.name} without "
@@ -102,4 +102,4 @@ def places_of(images: Images, shown: int, method: str) -> Places:
     rows = numbers.argsort(stable=True)
     starts = (counts.cumsum(0) - counts)[several, None]
     table = (starts + torch.arange(int(counts.max()))).clamp(max=len(rows) - 1)
-    return Places(images, rows[table], counts[several], shown)
+    return Places(images, rows[table], counts[several], draws)
