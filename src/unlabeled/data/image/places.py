@@ -32,7 +32,7 @@ class Places(Data):
 
     def __init__(self, images: Images, rows: Tensor, counts: Tensor, draws: int) -> None:
         super().__init__(name=images.name, paths=[images.paths[row] for row in rows[:, 0].tolist()])
-        self.images, self.rows, self.counts, self.draws = images, rows, counts, shown
+        self.images, self.rows, self.counts, self.draws = images, rows, counts, draws
         self.skipped = images.skipped
 
     @property
@@ -58,9 +58,9 @@ class Places(Data):
         again = 1 + (number - 1).remainder(counts - 1)
         rows = self.rows[place].gather(1, order.gather(1, torch.where(number < counts, number, again)))
         batch = self.images.batch(rows.flatten())
-        shown = {"video": batch["image"]} | {key: batch[key] for key in ("size",) if key in batch}
-        shown = {key: values.unflatten(0, rows.shape) for key, values in shown.items()}
-        return self.on_device({**shown, "index": index})
+        pictures = {"video": batch["image"]} | {key: batch[key] for key in ("size",) if key in batch}
+        pictures = {key: values.unflatten(0, rows.shape) for key, values in pictures.items()}
+        return self.on_device({**pictures, "index": index})
 
     def to(self, device: torch.device | str) -> "Places":
         """The same data giving its batches on a device."""
