@@ -124,6 +124,7 @@ def test_each_queue_stores_its_own_keys_after_they_were_used() -> None:
     method.four_views = lambda _: views  # type: ignore[method-assign]
     before = [rows.clone() for rows in method.stored]
     twin = copy.deepcopy(method)
+    assert all(torch.allclose(rows.norm(dim=1), torch.ones(20)) for rows in before)
     keys = torch.stack([F.normalize(twin.teacher(view), dim=2) for view in views[1:]], 1)
     queries = twin.heads(twin.encoder(views[0]))
     torch.testing.assert_close(method(given), loss(queries, keys, before, 0.07))

@@ -114,22 +114,23 @@ class SeCo(Method[ImageEncoder]):
         self.crops = Views(encoder.image_size, **VIEWS_OFF | {"crop": options["crop"]})
         self.heads = Heads(encoder.dim, projection_dim)
         self.teacher = Teacher(encoder, self.heads, momentum=momentum)
-        self.queues = nn.ModuleList(Queue(queue, projection_dim) for _ in range(SPACES))
+        self.queue = Queue(queue, SPACES * projection_dim)
 
     @property
     def stored(self) -> list[Tensor]:
-        """Keys of earlier batches in each space."""
-        return [queue.get_buffer("rows") for queue in self.queues]
+        """Keys of earlier batches in each space, unit vectors, float, shape (stored, projection_dim) each."""
+        # The random rows at the start are of unit length as a whole.
+        return [*F.normalize(self.queue.rows.unflatten(1, (SPACES, -1)), dim=2).unbind(1)]
 
     def chance(self, samples: int) -> float:
-        stored = len(self.stored[0])
+        stored = len(self.queue.rows)
         return math.log(stored + 1) + 2 * math.log(stored + 1 + 2 * samples)
 
     def training_view(self, data: Images) -> Places:
         return places_of(data, SPACES, "seco")
 
     def prepare(self, data: Places) -> None:
-        if (stored := len(self.stored[0])) > len(data):
+        if (stored := len(self.queue.rows)) > len(data):
             warnings.warn(
                 f"queue ({stored}) is larger than the number of places ({len(data)}), so places meet their own "
                 "earlier keys as if they were others; choose a smaller one",
@@ -144,10 +145,9 @@ class SeCo(Method[ImageEncoder]):
         own = gather.own_rows(len(queries), queries.device)
         right = nearest(queries[:, 0].detach(), gather.own(vectors[:, 0, 0])) == own
         self.metrics = {"accuracy": right.float().mean()}
-        value = loss(queries, vectors, [rows.clone() for rows in self.stored], self.temperature)
+        value = loss(queries, vectors, self.stored, self.temperature)
         if self.training:
-            for space, queue in enumerate(self.queues):
-                queue.push(vectors[:, space, space])  # type: ignore
+            self.queue.push(torch.cat([vectors[:, space, space] for space in range(SPACES)], 1))
         return value
 
     def four_views(self, batch: Batch) -> list[Tensor]:
