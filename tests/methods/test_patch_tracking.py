@@ -16,7 +16,7 @@ from unlabeled.worlds import balls, moving_digits
 
 
 def videos(n: int = 8, seed: int = 0) -> Videos:
-    return from_videos(moving_digits.make(n, seed, frames=10, size=16)["video"])
+    return from_videos(moving_digits.make(n, seed, frames=10, size=24)["video"])
 
 
 def build(**options: Any) -> PatchTracking:
@@ -95,7 +95,7 @@ def test_length_of_vectors_does_not_matter_and_collapse_has_the_loss_of_chance()
 
 def test_patches_of_one_video_are_no_negatives() -> None:
     """Two videos of twelve frames give two clips each; the embedding is that of the video, so nothing is to do."""
-    clips = from_videos(moving_digits.make(2, 0, frames=12, size=16)["video"])
+    clips = from_videos(moving_digits.make(2, 0, frames=12, size=24)["video"])
     method = build()
     given = method.training_view(clips).batch(torch.arange(4))
     assert given["group"].tolist() == [0, 0, 1, 1]
@@ -107,7 +107,7 @@ def test_patches_of_one_video_are_no_negatives() -> None:
 
 
 def test_patches_are_cut_where_the_box_is_at_both_ends() -> None:
-    method = build(patch=0.75)
+    method = build()
     given = batch(method)
     corners, side, counts = method.track(given["video"])
     first, last, again = method.ends(given)
@@ -135,7 +135,7 @@ def test_still_clips_do_not_count_and_still_videos_are_refused() -> None:
     value = method(none)
     value.backward()
     assert value == 0 and method.metrics["motion"] == 0
-    static = from_videos(balls.make(8, 0, mode="static", size=16)["video"])
+    static = from_videos(balls.make(8, 0, mode="static", size=24)["video"])
     with pytest.raises(ValueError, match="something that moves against its ground, got array"):
         method.prepare(method.training_view(static))
 
@@ -167,6 +167,8 @@ def test_features_and_pictures() -> None:
     assert list(pictures)[:4] == ["first frame", "last frame", "first patch", "last patch"]
     assert "yes" in pictures["counts"]
     corners, side, _ = method.track(given["video"])
+    method.encoder.config["image_size"] = 24
+    pictures = method.pictures(given)
     changed = (pictures["first frame"] - given["video"][:, 0] / 255).abs().amax(1) > 0  # type: ignore[operator]
     for row in range(8):
         top, left = corners[row, 0].tolist()
@@ -184,7 +186,7 @@ def test_training_step_in_bfloat16_is_finite() -> None:
 @pytest.mark.parametrize("noise", [False, True])
 def test_both_ends_of_a_track_are_found_among_others_unless_frames_are_noise(noise: bool) -> None:
     def made(n: int, seed: int) -> Videos:
-        video = moving_digits.make(n, seed, frames=6, size=16, glyphs="test" if seed else "train")["video"]
+        video = moving_digits.make(n, seed, frames=6, size=24, glyphs="test" if seed else "train")["video"]
         if noise:
             generator = torch.Generator().manual_seed(seed)
             video = torch.randint(256, video.shape, generator=generator, dtype=torch.uint8)

@@ -36,7 +36,7 @@ __all__ = ["PatchTracking"]
 LAG = 4
 """Frames between the two in which motion is measured."""
 MOST = 0.75
-"""Fraction of the points with texture above which it is rather the camera that moves."""
+"""Fraction of the points above which it is rather the camera that moves, in a way that is no shift."""
 LOOKED_AT = 64
 """Clips of which some must have something that moves."""
 
@@ -135,11 +135,11 @@ class PatchTracking(Method[Frames]):
         """Corners of the box that moves most, int64, (batch, frames, 2), its side, and which clips count, bool."""
         small, factor = tracker.shrink(video)
         side = max(2 * tracker.CELL, round(self.patch * min(small.shape[2:])))
-        points, texture = tracker.moving_points(small[:, 0], small[:, LAG])
+        points = tracker.moving_points(small[:, 0], small[:, LAG])
         corner = tracker.busiest(points, side, (small.shape[2], small.shape[3]))
         corners = tracker.follow(small, corner, side, max(2, min(small.shape[2:]) // 8))
-        moves, most = points.sum((1, 2)), MOST * texture.sum((1, 2))
-        return factor * corners, factor * side, (moves > 0) & (moves <= most)
+        share = points.float().mean((1, 2))
+        return factor * corners, factor * side, (share > 0) & (share <= MOST)
 
     def after_step(self, progress: float) -> None:
         self.hard.fill_(progress >= self.random_until)

@@ -43,7 +43,7 @@ def shrink(video: Tensor) -> tuple[Tensor, int]:
     return F.avg_pool2d(gray, factor) if factor > 1 else gray, factor
 
 
-def moving_points(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+def moving_points(first: Tensor, second: Tensor) -> Tensor:
     """Points that move against what most of the image does, such as the motion of the camera.
 
     Each point is looked for by the least squared difference of the square around it. What is at most a pixel from the
@@ -54,7 +54,7 @@ def moving_points(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         second: A later frame, the same shape.
 
     Returns:
-        Which points move, and which have texture, bool, shape (batch, rows, columns).
+        Which points move, bool, shape (batch, rows, columns).
     """
     padded = F.pad(second[:, None], [REACH] * 4, mode="replicate")[:, 0]
     height, width = first.shape[1:]
@@ -72,7 +72,7 @@ def moving_points(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     apart = (
         (shifts.to(best.device)[best] - shifts.to(best.device)[votes.argmax(1)][:, None, None]).abs().amax(3)
     )
-    return texture & (apart > 1), texture
+    return texture & (apart > 1)
 
 
 def square_means(values: Tensor) -> Tensor:
