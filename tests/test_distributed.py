@@ -47,6 +47,8 @@ from unlabeled.methods.context_encoder import ContextEncoder
 from unlabeled.methods.deepcluster import DeepCluster
 from unlabeled.methods.gpt import GPT
 from unlabeled.methods.moco import MoCo
+from unlabeled.methods.patch_tracking import PatchTracking
+from unlabeled.methods.seco import SeCo
 from unlabeled.methods.simclr import SimCLR
 from unlabeled.methods.swav import SwAV
 from unlabeled.methods.time_contrastive import TimeContrastive
@@ -91,6 +93,24 @@ def simclr() -> Method:
 def moco(splits: int, symmetric: bool) -> Method:
     method = MoCo(build(), projection_dim=6, queue=20, momentum=0.9, splits=splits, symmetric=symmetric)
     method.views = Given(1, 2)  # type: ignore[assignment]
+    return method
+
+
+def seco() -> Method:
+    method = SeCo(build(), projection_dim=6, queue=20, momentum=0.9, splits=1)
+    views = [Given(seed) for seed in (1, 2, 3, 4)]
+    method.four_views = lambda batch: [view(batch) for view in views]  # type: ignore[method-assign]
+    return method
+
+
+def patch_tracking() -> Method:
+    """Hard negatives, as random ones differ; pairs of clips are of one video, and some do not count."""
+    encoder = encoders.build("frames-conv4", kind="video", image_size=SIZE)
+    method = PatchTracking(encoder, embedding_dim=6, flip=0.0, random_until=0.0)
+    first, last = Given(1), Given(2)
+    method.whole = {"group": torch.arange(SAMPLES) // 2}
+    method.views = lambda batch: batch["image"]  # type: ignore[assignment]
+    method.ends = lambda batch: (first(batch), last(batch), batch["index"] % 3 > 0)  # type: ignore[method-assign]
     return method
 
 
@@ -301,6 +321,8 @@ METHODS: dict[str, Callable[[], Method]] = {
     "wav2vec2": wav2vec2,
     "simclr": simclr,
     "moco": partial(moco, splits=1, symmetric=True),
+    "seco": seco,
+    "patch_tracking": patch_tracking,
     "byol": byol,
     "swav": swav,
     "colorization": colorization,
