@@ -28,7 +28,7 @@ from unlabeled.parts.time_contrast import mine
 from unlabeled.parts.two_views import TwoViews
 from unlabeled.parts.view_distances import partners_closest, view_distances
 
-__all__ = ["Triplet", "choose"]
+__all__ = ["Triplet", "choose", "violations"]
 
 Mining = Literal["random", "semi-hard", "hardest"]
 
@@ -52,6 +52,23 @@ def choose(positive: Tensor, distances: Tensor, allowed: Tensor, mining: Mining)
     if mining == "hardest":
         return distances.masked_fill(~allowed, torch.inf).argmin(1)
     return mine(distances, positive, allowed)
+
+
+def violations(positive: Tensor, distances: Tensor, allowed: Tensor, margin: float, mining: Mining) -> Tensor:
+    """By how much each anchor's negative is too near.
+
+    Args:
+        positive: Squared distance to the positive, float, shape (anchors,).
+        distances: Squared distance to every candidate, float, shape (anchors, candidates).
+        allowed: Which candidates are negatives of an anchor, at least one of each, bool, same shape.
+        margin: By how much the negative must be farther than the positive.
+        mining: As in `choose`.
+
+    Returns:
+        0 or more, float, shape (anchors,); the margin if all vectors are equal.
+    """
+    negative = distances.gather(1, choose(positive, distances, allowed, mining)[:, None])[:, 0]
+    return (positive - negative + margin).clamp(min=0)
 
 
 class Triplet(TwoViews, Method[ImageEncoder]):
@@ -94,8 +111,7 @@ class Triplet(TwoViews, Method[ImageEncoder]):
     def forward(self, batch: Batch) -> Tensor:
         vectors = self.head(self.encoder(torch.cat(self.two_views(batch)))).float()
         positive, distances, others = view_distances(*F.normalize(vectors, dim=1).chunk(2))
-        negative = distances.gather(1, choose(positive, distances, others, self.mining)[:, None])[:, 0]
-        violation = (positive - negative + self.margin).clamp(min=0)
+        violation = violations(positive, distances, others, self.margin, self.mining)
         active = (violation.detach() > 0).float().mean()
         self.metrics = {"active": active, "closest": partners_closest(positive, distances, others)}
         return violation.mean()
