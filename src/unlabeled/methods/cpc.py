@@ -113,6 +113,7 @@ class CPC(Method[ImageEncoder]):
         self.context = RowContext(encoder.dim, context_dim, blocks)
         self.target = nn.Conv2d(encoder.dim, target_dim, 1)
         self.predict = nn.ModuleList(nn.Conv2d(encoder.dim, target_dim, 1) for _ in self.distances)
+        self.train()
 
     def chance(self, samples: int) -> float:
         return math.log(samples * self.grid**2)

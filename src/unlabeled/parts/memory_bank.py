@@ -99,8 +99,7 @@ class MemoryBank(nn.Module):
             negatives: Stored vectors to draw for each sample; its own may be among them, as noise is from all samples.
             temperature: Divides the cosines, above 0.
         """
-        drawn = torch.randint(len(rows), (len(index), negatives), device=index.device)
-        chosen = torch.cat([index[:, None], drawn], 1)
+        chosen = torch.cat([index[:, None], self.noise(index, negatives)], 1)
         if len(rows) <= ALL_AT_ONCE * negatives:
             cosines = (vectors @ rows.T).gather(1, chosen)
         else:
@@ -111,6 +110,10 @@ class MemoryBank(nn.Module):
         if self.training:
             self.log_constant.copy_(constant)
         return nce(logits, constant, len(rows))
+
+    def noise(self, index: Tensor, negatives: int) -> Tensor:
+        """Numbers of samples drawn for each of some samples, all equally likely, int64, shape (batch, negatives)."""
+        return torch.randint(len(self.rows), (len(index), negatives), device=index.device)
 
     @torch.no_grad()
     def visit(self, vectors: Tensor, index: Tensor) -> None:
