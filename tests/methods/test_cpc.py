@@ -146,16 +146,15 @@ def test_pictures_show_the_rows_that_are_seen_and_patches_of_the_images_shown_be
 def gain(wrong: bool) -> float:
     """How far the loss on new images is below chance, after a training with rows of one image or of several."""
     method = build(jitter=0.2, gray=0.0, crop=0.8, patch_crop=0.8)
-    views = method.views
+    changed = method.patch_views
 
     def mixed(batch: dict[str, Tensor]) -> Tensor:
         """The last two rows of patches, which are predicted, from other images."""
-        upper = views(batch)
-        lower = upper[torch.randperm(len(upper))]
-        return torch.cat([upper[:, :, :12], lower[:, :, 12:]], 2)
+        tiles = changed(batch).unflatten(0, (-1, 4, 4))
+        return torch.cat([tiles[:, :2], tiles[torch.randperm(len(tiles)), 2:]], 1).flatten(0, 2)
 
     if wrong:
-        method.views = mixed  # type: ignore[assignment]
+        method.patch_views = mixed  # type: ignore[assignment]
     optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
     for step in range(25):
         torch.manual_seed(step)

@@ -12,7 +12,7 @@ Shortcut: without dissimilar pairs a constant is the optimum. Free vectors can g
 margin, after which only the pull remains; unit vectors cannot. Colours are jittered, else they identify the image.
 """
 
-from typing import ClassVar, Unpack
+from typing import Unpack
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -66,7 +66,6 @@ class ContrastivePairs(TwoViews, Method[ImageEncoder]):
 
     compares_samples = True
     view_defaults = ViewOptions(crop=0.2, jitter=0.5, gray=0.2, blur=0.0, flip=0.5, degrees=0.0)
-    recipe: ClassVar = {"epochs": 16, "lr": 2e-3}
 
     def __init__(
         self,

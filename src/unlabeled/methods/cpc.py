@@ -16,7 +16,7 @@ colours, else edges and colours that go on identify it. With batch statistics pa
 """
 
 import math
-from typing import Any, ClassVar, Self, Unpack
+from typing import Any, Self, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +82,6 @@ class CPC(Method[ImageEncoder]):
 
     compares_samples = True
     view_defaults = ViewOptions(crop=0.5, jitter=0.5, gray=0.2, flip=0.5)
-    recipe: ClassVar = {"epochs": 12, "lr": 1e-3}
 
     def __init__(
         self,
@@ -158,10 +157,8 @@ class CPC(Method[ImageEncoder]):
     def forward(self, batch: Batch) -> Tensor:
         tiles = self.patch_views({"image": patches.overlapping(self.views(batch), self.stride)})
         targets, predictions = self.scored(self.codes(tiles))
-        losses = [
-            loss(x, targets, far, self.scale) for x, far in zip(predictions, self.distances, strict=True)
-        ]
-        return torch.stack(losses).mean()
+        pairs = zip(predictions, self.distances, strict=True)
+        return torch.stack([loss(x, targets, distance, self.scale) for x, distance in pairs]).mean()
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:

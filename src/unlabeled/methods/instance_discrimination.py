@@ -1,7 +1,7 @@
 """Instance discrimination: recognise each image among all images, by vectors that a memory bank keeps of them.
 
-Withheld: which image of the data a view shows. Predicted: its number, by the cosine with the stored
-vector of each image.
+Withheld: which image of the data a view shows. Predicted: its number, by the cosine with the
+stored vector of each image.
 
 Source: Wu, Xiong, Yu, Lin, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", 2018,
 https://arxiv.org/abs/1805.01978
@@ -12,10 +12,8 @@ with noise-contrastive estimation the constant of the softmax is that of the fir
 """
 
 import math
-from typing import ClassVar, Literal, Unpack
+from typing import Literal, Unpack
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unlabeled.data import Data
@@ -25,12 +23,12 @@ from unlabeled.options import Count, Fraction, NonNegative, Positive, ViewOption
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
 from unlabeled.parts.memory_bank import MemoryBank, softmax
-from unlabeled.parts.precision import full
+from unlabeled.parts.one_view import OneView
 
 __all__ = ["InstanceDiscrimination"]
 
 
-class InstanceDiscrimination(Method[ImageEncoder]):
+class InstanceDiscrimination(OneView, Method[ImageEncoder]):
     """Recognise each image among all images, by vectors that a memory bank keeps of them.
 
     The metric `similarity` is the mean cosine with the own stored vector.
@@ -48,8 +46,6 @@ class InstanceDiscrimination(Method[ImageEncoder]):
 
     held_out = "undefined"
     view_defaults = ViewOptions(crop=0.2, jitter=0.5, gray=0.2, blur=0.0, flip=0.5, degrees=0.0)
-    recipe: ClassVar = {"epochs": 32, "lr": 2e-3}
-    smallest: ClassVar = {"negatives": 16}
 
     def __init__(
         self,
@@ -78,8 +74,8 @@ class InstanceDiscrimination(Method[ImageEncoder]):
     def prepare(self, data: Data) -> None:
         self.bank.fill(len(data))
 
-    def embed_features(self, features: Tensor) -> Tensor:
-        return F.normalize(full(self.head(features)), dim=1)
+    def vectors_of(self, index: Tensor) -> Tensor:
+        return self.bank.rows[index]
 
     def forward(self, batch: Batch) -> Tensor:
         index, rows = batch["index"], self.bank.current()
@@ -93,10 +89,3 @@ class InstanceDiscrimination(Method[ImageEncoder]):
         if self.training:
             self.bank.visit(vectors, index)
         return value + self.proximal * (2 - 2 * similarity)
-
-    @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """Which of the images shown is predicted from a view, by their stored vectors."""
-        views, images = self.views(batch), self.encoder.inputs(batch)
-        predicted = (self.embed_features(self.encoder(views)) @ self.bank.rows[batch["index"]].T).argmax(1)
-        return {"view": views, "its image": images, "predicted": images[predicted]}

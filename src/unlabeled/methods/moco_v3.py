@@ -6,16 +6,17 @@ query). Predicted: that key, by cosine similarity, after a predictor that the co
 Source: Chen, Xie, He, "An Empirical Study of Training Self-Supervised Vision Transformers", 2021,
 https://arxiv.org/abs/2104.02057
 Differs: the heads are narrower (4096 and 256 in the paper) and the views are not blurred, for small images; the paper
-blurs the first always and the second with probability 0.1. The teacher moves after the optimizer step instead of before
-its next forward pass, which is equivalent. Crops are resampled bilinearly. The optimizer is AdamW for every encoder, as
-the paper's for ViTs; it has LARS for ResNets.
+blurs the first always and the second with probability 0.1. Crops have at least 0.2 of the area, as the paper's for
+ResNets; for ViTs it has 0.08. The teacher moves after the optimizer step instead of before its next forward pass, which
+is equivalent. Crops are resampled bilinearly. The optimizer is AdamW for every encoder, as the paper's for ViTs; it has
+LARS for ResNets.
 Shortcut: the statistics of batch norm reveal which images came together, so several processes need synchronised norms.
 A ViT whose first layer is trained becomes unstable where the loss hardly shows it, so that layer stays random.
 """
 
 import math
 from functools import partial
-from typing import ClassVar, Unpack
+from typing import Unpack
 
 from torch import Tensor, nn
 
@@ -46,10 +47,7 @@ class MoCoV3(TwoViews, Method[ImageEncoder]):
 
     compares_samples = True
     view_names = ("first view", "second view")
-    view_defaults = ViewOptions(
-        crop=0.08, jitter=0.5, gray=0.2, blur=0.0, solarize=0.2, flip=0.5, degrees=0.0
-    )
-    recipe: ClassVar = {"epochs": 13, "lr": 2e-3, "momentum": 0.97, "crop": 0.2}
+    view_defaults = ViewOptions(crop=0.2, jitter=0.5, gray=0.2, blur=0.0, solarize=0.2, flip=0.5, degrees=0.0)
 
     def __init__(
         self,
@@ -65,8 +63,7 @@ class MoCoV3(TwoViews, Method[ImageEncoder]):
     ) -> None:
         super().__init__(encoder)
         self.temperature = temperature
-        options = self.view_options(views)
-        self.views = asymmetric(encoder.image_size, options, second_blur)
+        self.views = asymmetric(encoder.image_size, self.view_options(views), second_blur)
         if encoder.is_vit and freeze_patches:
             encoder.trunk.model.patch_embed.requires_grad_(False)
         widths = [hidden_dim] * (2 if encoder.is_vit else 1)

@@ -12,7 +12,7 @@ else their scale decides the loss. With weak crops the network learns its points
 brightness, not colours.
 """
 
-from typing import ClassVar, Unpack
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,8 @@ from unlabeled.options import Count, ViewOptions
 from unlabeled.parts import gather
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
-from unlabeled.parts.precision import full, full_precision
+from unlabeled.parts.one_view import OneView
+from unlabeled.parts.precision import full_precision
 
 __all__ = ["NoiseAsTargets", "loss"]
 
@@ -46,7 +47,7 @@ def loss(vectors: Tensor, points: Tensor) -> Tensor:
     return (vectors - points).square().sum(1).mean() / 2
 
 
-class NoiseAsTargets(Method[ImageEncoder]):
+class NoiseAsTargets(OneView, Method[ImageEncoder]):
     """Give every image a random point of the sphere, and let images exchange their points.
 
     The metric `exchanged` is the fraction of the images of a step that take the point of another one.
@@ -63,7 +64,6 @@ class NoiseAsTargets(Method[ImageEncoder]):
     held_out = "undefined"
     compares_samples = True
     view_defaults = ViewOptions(crop=0.2, flip=0.5)
-    recipe: ClassVar = {"epochs": 32, "lr": 2e-3}
     points: Tensor
     point_of: Tensor
     epoch: Tensor
@@ -97,17 +97,17 @@ class NoiseAsTargets(Method[ImageEncoder]):
     def begin_epoch(self, data: Data) -> None:
         self.epoch += 1
 
-    def embed_features(self, features: Tensor) -> Tensor:
-        return F.normalize(full(self.head(features)), dim=1)
+    def vectors_of(self, index: Tensor) -> Tensor:
+        return self.points[self.point_of[index]]
 
     def forward(self, batch: Batch) -> Tensor:
         if not len(self.points):
             raise UserError("points must be drawn first: call prepare(data)")
         vectors, index = self.embed_features(self.encoder(self.views(batch))), batch["index"]
-        self.metrics = {}
-        if self.training and int(self.epoch) % self.every == 0:
-            self.metrics["exchanged"] = self.exchange(gather.gather(vectors.detach()), gather.gather(index))
-        return loss(vectors, self.points[self.point_of[index]].to(vectors.dtype))
+        due = self.training and int(self.epoch) % self.every == 0
+        everyone = gather.gather(vectors.detach()), gather.gather(index)
+        self.metrics = {"exchanged": self.exchange(*everyone)} if due else {}
+        return loss(vectors, self.vectors_of(index).to(vectors.dtype))
 
     @torch.no_grad()
     def exchange(self, vectors: Tensor, index: Tensor) -> Tensor:
@@ -130,11 +130,3 @@ class NoiseAsTargets(Method[ImageEncoder]):
         taken = owned[assign(-(vectors @ self.points[owned].to(vectors.dtype).T))]
         self.point_of[index] = taken
         return (taken != owned).float().mean()
-
-    @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """Which of the images shown owns the point that is nearest to the prediction from a view."""
-        views, images = self.views(batch), self.encoder.inputs(batch)
-        points = self.points[self.point_of[batch["index"]]]
-        predicted = (self.embed_features(self.encoder(views)) @ points.T).argmax(1)
-        return {"view": views, "image": images, "owner of the predicted point": images[predicted]}

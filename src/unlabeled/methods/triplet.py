@@ -13,7 +13,7 @@ Shortcut: colours identify images, so they are jittered. Equal vectors for all i
 the hardest negatives can drive a training there: semi-hard ones are the default, and the metric `active` tells.
 """
 
-from typing import ClassVar, Literal, Unpack
+from typing import Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +88,6 @@ class Triplet(TwoViews, Method[ImageEncoder]):
 
     compares_samples = True
     view_defaults = ViewOptions(crop=0.2, jitter=0.5, gray=0.2, blur=0.0, flip=0.5, degrees=0.0)
-    recipe: ClassVar = {"epochs": 16, "lr": 2e-3}
 
     def __init__(
         self,
