@@ -156,17 +156,18 @@ def gain(wrong: bool) -> float:
     if wrong:
         method.patch_views = mixed  # type: ignore[assignment]
     optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
-    for step in range(25):
+    for step in range(20):
         torch.manual_seed(step)
         optimizer.zero_grad()
-        method({"image": images(16, seed=step)}).backward()
+        method({"image": images(8, seed=step)}).backward()
         optimizer.step()
     with torch.no_grad():
-        return method.chance(16) - method({"image": images(16, seed=99)}).item()
+        return method.chance(8) - method({"image": images(8, seed=99)}).item()
 
 
 def test_rows_below_are_predicted_but_not_if_they_are_of_other_images() -> None:
-    assert gain(wrong=False) > 1 > 3 * gain(wrong=True)
+    assert gain(wrong=False) > 0.4
+    assert gain(wrong=True) < 0.15
 
 
 def test_training_step_in_bfloat16_is_finite() -> None:

@@ -54,8 +54,8 @@ class NoiseAsTargets(OneView, Method[ImageEncoder]):
 
     Args:
         encoder: Network whose features are kept.
-        target_dim: Numbers of a point; more are easier to predict, as more points are far apart.
-        every: Epochs between those in which points are exchanged; 1 exchanges in every epoch, the first included.
+        target_dim: Numbers of a point; 2048 in the paper.
+        every: Points are exchanged in the first epoch and in every so many-th after it; 3 in the paper.
         hidden_dim: Width of the hidden layer of the head.
         **views: How the images are cropped and mirrored.
     """
