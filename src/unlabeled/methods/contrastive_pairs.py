@@ -22,7 +22,7 @@ from unlabeled.method import Batch, Method
 from unlabeled.options import Count, Positive, ViewOptions
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
-from unlabeled.parts.precision import full_precision
+from unlabeled.parts.precision import full, full_precision
 from unlabeled.parts.two_views import TwoViews
 from unlabeled.parts.view_distances import partners_closest, view_distances
 
@@ -85,7 +85,7 @@ class ContrastivePairs(TwoViews, Method[ImageEncoder]):
         return self.margin**2 / 4
 
     def forward(self, batch: Batch) -> Tensor:
-        vectors = (self.head(self.encoder(view)).float() for view in self.two_views(batch))
+        vectors = (full(self.head(self.encoder(view))) for view in self.two_views(batch))
         first, second = (F.normalize(x, dim=1) if self.unit else x for x in vectors)
         similar, squares, others = view_distances(first, second)
         within = (squares.detach() < self.margin**2) & others

@@ -24,6 +24,7 @@ from unlabeled.method import Batch, Method
 from unlabeled.options import Count, Positive, ViewOptions
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
+from unlabeled.parts.precision import full
 from unlabeled.parts.time_contrast import mine
 from unlabeled.parts.two_views import TwoViews
 from unlabeled.parts.view_distances import partners_closest, view_distances
@@ -108,7 +109,7 @@ class Triplet(TwoViews, Method[ImageEncoder]):
         return self.margin
 
     def forward(self, batch: Batch) -> Tensor:
-        vectors = self.head(self.encoder(torch.cat(self.two_views(batch)))).float()
+        vectors = full(self.head(self.encoder(torch.cat(self.two_views(batch)))))
         positive, distances, others = view_distances(*F.normalize(vectors, dim=1).chunk(2))
         violation = violations(positive, distances, others, self.margin, self.mining)
         active = (violation.detach() > 0).float().mean()
