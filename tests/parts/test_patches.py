@@ -1,8 +1,23 @@
 """Cells, crops and standardised tiles against plain indexing."""
 
-import torch
+import math
 
-from unlabeled.parts.patches import assemble, cells, crop, permute, standardize, tiles
+import pytest
+import torch
+import torch.nn.functional as F
+
+from unlabeled.parts.patches import (
+    SCALES,
+    Motion,
+    assemble,
+    cells,
+    crop,
+    cut,
+    permute,
+    standardize,
+    textured,
+    tiles,
+)
 from unlabeled.parts.permutations import permutation_set
 
 
@@ -68,3 +83,98 @@ def test_positions_of_tiles_are_uniform_in_their_cells():
         share = torch.bincount(offsets.flatten(), minlength=3) / offsets.numel()
         assert len(share) == 3
         torch.testing.assert_close(share, torch.full((3,), 1 / 3), atol=0.04, rtol=0)
+
+
+def test_squares_lie_inside_and_have_each_of_the_sides():
+    images = torch.rand(400, 3, 24, 24)
+    squares = textured(images, 12)
+    column, row, side = squares.unbind(1)
+    assert set(side.tolist()) == {float(round(scale * 12)) for scale in SCALES}
+    for center in (column, row):
+        assert (center - side / 2 >= 0).all() and (center + side / 2 <= 24).all()
+        assert torch.equal((center - side / 2).round(), center - side / 2)  # on whole pixels
+
+
+def test_squares_lie_where_the_gradient_is():
+    images = torch.full((400, 3, 32, 32), 0.5)
+    images[:, :, :16, 16:] = torch.rand(400, 1, 16, 16)
+    column, row, side = textured(images, 8).unbind(1)
+    overlap = [
+        ((x + side / 2).clamp(*ends) - (x - side / 2).clamp(*ends)) / side
+        for x, ends in ((column, (16, 32)), (row, (0, 16)))
+    ]
+    assert (overlap[0] * overlap[1] > 0).float().mean() > 0.99 and (overlap[0] * overlap[1]).mean() > 0.6
+
+
+def test_squares_are_drawn_in_proportion_to_the_mean_squared_gradient():
+    """Two places of one pixel's brightness each, whose squared gradients are as one to four."""
+    images = torch.zeros(4000, 1, 24, 24)
+    images[:, :, 5, 5], images[:, :, 18, 18] = 0.5, 1.0
+    column, _, _ = textured(images, 4).unbind(1)
+    assert (column > 12).float().mean().item() == pytest.approx(0.8, abs=0.03)
+
+
+def test_squares_of_flat_images_lie_anywhere():
+    squares = textured(torch.full((2000, 3, 12, 12), 0.3), 6)
+    assert squares.isfinite().all()
+    whole = squares[squares[:, 2] == 6]
+    counts = (whole[:, :2] - 3).long()
+    assert (7 * counts[:, 0] + counts[:, 1]).bincount(minlength=49).min() > 0
+
+
+def still(count: int) -> Motion:
+    return Motion(torch.zeros(count, 2), torch.ones(count), torch.zeros(count))
+
+
+def test_squares_that_are_not_moved_are_those_of_the_image():
+    images, squares = (
+        torch.rand(3, 3, 20, 20),
+        torch.tensor([[4.0, 4.0, 8.0], [10.0, 16.0, 8.0], [13.0, 6.0, 8.0]]),
+    )
+    found = cut(images, squares, 8)
+    torch.testing.assert_close(cut(images, squares, 8, still(3)), found)
+    for image, (column, row, _), square in zip(images, squares.long().tolist(), found):
+        torch.testing.assert_close(
+            square, image[:, row - 4 : row + 4, column - 4 : column + 4], atol=1e-5, rtol=0
+        )
+
+
+def test_squares_are_shifted_scaled_and_turned():
+    images, square = torch.rand(1, 2, 24, 24), torch.tensor([[12.0, 12.0, 8.0]])
+    shifted = cut(images, square, 8, still(1)._replace(shift=torch.tensor([[0.25, -0.5]])))
+    torch.testing.assert_close(shifted, images[:, :, 4:12, 10:18], atol=1e-5, rtol=0)
+    wider = cut(images, square, 16, still(1)._replace(factor=torch.tensor([2.0])))
+    torch.testing.assert_close(wider, images[:, :, 4:20, 4:20], atol=1e-5, rtol=0)
+    turned = cut(images, square, 8, still(1)._replace(degrees=torch.tensor([90.0])))
+    torch.testing.assert_close(turned, torch.rot90(images[:, :, 8:16, 8:16], 1, (2, 3)), atol=1e-5, rtol=0)
+    half = cut(images, square, 8, still(1)._replace(degrees=torch.tensor([180.0])))
+    torch.testing.assert_close(half, images[:, :, 8:16, 8:16].flip(2, 3), atol=1e-5, rtol=0)
+
+
+def test_turned_squares_equal_a_slow_loop_over_positions():
+    images, square = torch.rand(1, 1, 24, 24), torch.tensor([[11.0, 13.0, 9.0]])
+    motion = Motion(torch.tensor([[0.1, 0.05]]), torch.tensor([0.9]), torch.tensor([17.0]))
+    found = cut(images, square, 5, motion)[0, 0]
+    angle, side = math.radians(17), 9 * 0.9
+    for row in range(5):
+        for column in range(5):
+            right, down = side * ((column + 0.5) / 5 - 0.5), side * ((row + 0.5) / 5 - 0.5)
+            x = 11 + 0.9 + math.cos(angle) * right - math.sin(angle) * down - 0.5
+            y = 13 + 0.45 + math.sin(angle) * right + math.cos(angle) * down - 0.5
+            left, top = math.floor(x), math.floor(y)
+            expected = sum(
+                float(images[0, 0, top + b, left + a])
+                * (x - left if a else left + 1 - x)
+                * (y - top if b else top + 1 - y)
+                for a in (0, 1)
+                for b in (0, 1)
+            )
+            assert found[row, column].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_lies_outside_is_mirrored_not_blank():
+    images, square = torch.rand(1, 1, 16, 16), torch.tensor([[4.0, 4.0, 8.0]])
+    found = cut(images, square, 8, still(1)._replace(shift=torch.tensor([[-0.5, 0.0]])))
+    expected = F.pad(images, (4, 0, 0, 0), mode="constant")
+    expected[..., :4] = images[..., :4].flip(3)
+    torch.testing.assert_close(found, expected[:, :, :8, :8], atol=1e-5, rtol=0)

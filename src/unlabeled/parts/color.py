@@ -1,12 +1,22 @@
-"""Colour spaces: sRGB to CIE Lab and back, with the white of daylight (D65, 2 degree observer)."""
+"""Colour spaces: sRGB to CIE Lab and back, with the white of daylight (D65, 2 degree observer), and to HSV and back."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["desaturate", "lab_to_rgb", "lightness", "rgb_to_lab"]
+__all__ = [
+    "Bending",
+    "bend",
+    "desaturate",
+    "hsv_to_rgb",
+    "lab_to_rgb",
+    "lightness",
+    "rgb_to_hsv",
+    "rgb_to_lab",
+]
 
 TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 TO_RGB = torch.linalg.inv(torch.tensor(TO_XYZ, dtype=torch.float64)).tolist()
@@ -62,6 +72,74 @@ def lightness(images: Tensor) -> Tensor:
 def desaturate(images: Tensor) -> Tensor:
     """Remove the colours of sRGB images, shape (batch, 3, height, width), and keep their lightness."""
     return lab_to_rgb(F.pad(lightness(images), (0, 0, 0, 0, 0, 2)))
+
+
+def rgb_to_hsv(images: Tensor) -> Tensor:
+    """Hue, saturation and value.
+
+    Args:
+        images: RGB, float, shape (batch, 3, height, width), in 0..1.
+
+    Returns:
+        Float, same shape, in 0..1; the hue in turns from red, 0 where there is none.
+    """
+    red, green, blue = images.unbind(1)
+    value, span = images.amax(1), images.amax(1) - images.amin(1)
+    inverse = span.clamp(min=torch.finfo(span.dtype).tiny).reciprocal()
+    sixths = torch.where(value == green, 2 + (blue - red) * inverse, 4 + (red - green) * inverse)
+    sixths = torch.where(value == red, (green - blue) * inverse, sixths)
+    saturation = span / value.clamp(min=torch.finfo(span.dtype).tiny)
+    return torch.stack([(sixths / 6).remainder(1), saturation, value], 1)
+
+
+def hsv_to_rgb(images: Tensor) -> Tensor:
+    """Inverse of `rgb_to_hsv`; hues may be any number of turns."""
+    hue, saturation, value = images[:, :, None].unbind(1)
+    places = (torch.tensor([5.0, 3.0, 1.0], device=images.device)[:, None, None] + 6 * hue).remainder(6)
+    return value - value * saturation * torch.minimum(places, 4 - places).clamp(0, 1)
+
+
+class Bending(NamedTuple):
+    """How the colours of images change.
+
+    Attributes:
+        contrast: Factors of the principal components, float, shape (batch, channels).
+        curves: Exponents, factors and summands of saturation and value, float, shape (batch, 2, 3).
+        hue: Shift of the hue in turns, float, shape (batch,).
+    """
+
+    contrast: Tensor
+    curves: Tensor
+    hue: Tensor
+
+
+def bend(images: Tensor, mean: Tensor, axes: Tensor, bending: Bending) -> Tensor:
+    """Stretch the colours along their principal components, then bend saturation and value and shift the hue.
+
+    Args:
+        images: Float in 0..1, shape (batch, channels, height, width). Of other than three channels, each is bent as the
+            value is.
+        mean: Mean of each channel, float, shape (channels,).
+        axes: Principal components as rows, float, shape (channels, channels).
+        bending: Random choices for these images.
+
+    Returns:
+        Float in 0..1, the shape of the images.
+    """
+    centred = images - mean[:, None, None]
+    # Plain sums, which autocast does not round.
+    mixing = (axes[:, :, None] * axes[:, None] * bending.contrast[:, :, None, None]).sum(1)
+    images = ((mixing[..., None, None] * centred[:, None]).sum(2) + mean[:, None, None]).clamp(0, 1)
+    exponents, factors, summands = bending.curves[..., None, None, None].unbind(2)
+
+    def along(values: Tensor, curve: int) -> Tensor:
+        return (values ** exponents[:, curve] * factors[:, curve] + summands[:, curve]).clamp(0, 1)
+
+    if images.shape[1] != 3:
+        return along(images, 1)
+    hue, saturation, value = rgb_to_hsv(images).split(1, dim=1)
+    hue = hue + bending.hue[:, None, None, None]
+    return hsv_to_rgb(torch.cat([hue, along(saturation, 0), along(value, 1)], 1))
 
 
 def _linear(images: Tensor) -> Tensor:

@@ -1,10 +1,27 @@
-"""Images cut into a grid of cells or tiles, and put together again."""
+"""Images cut into a grid of cells or tiles and put together again, and squares cut out of them."""
+
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-__all__ = ["assemble", "cells", "crop", "permute", "puzzle", "standardize", "tiles"]
+__all__ = [
+    "Motion",
+    "assemble",
+    "cells",
+    "crop",
+    "cut",
+    "permute",
+    "puzzle",
+    "standardize",
+    "textured",
+    "tiles",
+]
+
+SCALES = (1.0, 0.8, 0.8**2, 0.8**3)
+"""Sides of textured squares, relative to the largest."""
 
 
 def cells(images: Tensor, grid: int) -> Tensor:
@@ -99,3 +116,70 @@ def standardize(images: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     deviation = centred.square().mean(dim=(2, 3), keepdim=True).sqrt()
     # Rounding errors of a constant must not be amplified: norms after it would make a signal of them.
     return torch.where(deviation > 1e-3, centred / deviation.clamp_min(1e-3), 0) * std + mean
+
+
+def textured(images: Tensor, side: int) -> Tensor:
+    """Draw a square in each image, with a probability proportional to the mean squared gradient in it.
+
+    Args:
+        images: Float, shape (batch, channels, size, size).
+        side: Largest side of the squares in pixels; others are 0.8, 0.64 and 0.512 times as large.
+
+    Returns:
+        Column and row of the centre, and side, in pixels, float, shape (batch, 3).
+    """
+    gray = F.pad(images.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+    across, down = gray[..., 1:-1, 2:] - gray[..., 1:-1, :-2], gray[..., 2:, 1:-1] - gray[..., :-2, 1:-1]
+    energy = across.square() + down.square()
+    scales = torch.randint(len(SCALES), (len(images),), device=images.device)
+    seeds = images.new_zeros(len(images), 3)
+    for number, scale in enumerate(SCALES):
+        rows, width = (scales == number).nonzero()[:, 0], max(2, round(scale * side))
+        means = F.avg_pool2d(F.avg_pool2d(energy[rows], (width, 1), 1), (1, width), 1)
+        weights = means.flatten(1).where(means.flatten(1).sum(1, keepdim=True) > 0, 1.0)  # flat: anywhere
+        place = torch.multinomial(weights, 1)[:, 0] if len(rows) else rows
+        columns = means.shape[3]
+        corners = torch.stack([place % columns, place // columns], 1) + width / 2
+        seeds[rows] = F.pad(corners, (0, 1), value=width)
+    return seeds
+
+
+class Motion(NamedTuple):
+    """How squares are moved.
+
+    Attributes:
+        shift: To the right and down, in their sides, float, shape (batch, 2).
+        factor: On the side, float, shape (batch,).
+        degrees: Angle, float, shape (batch,).
+    """
+
+    shift: Tensor
+    factor: Tensor
+    degrees: Tensor
+
+
+def cut(images: Tensor, seeds: Tensor, size: int, motion: Motion | None = None) -> Tensor:
+    """Cut out and resize squares that are shifted, scaled and turned (bilinear); the image goes on mirrored outside.
+
+    Args:
+        images: Float, shape (batch, channels, side, side).
+        seeds: As `textured` gives them.
+        size: Side of the result in pixels.
+        motion: None to leave the squares where they are.
+
+    Returns:
+        Float, shape (batch, channels, size, size).
+    """
+    column, row, side = seeds.unbind(1)
+    cos, sin = torch.ones_like(side), torch.zeros_like(side)
+    if motion is not None:
+        column, row = column + motion.shift[:, 0] * side, row + motion.shift[:, 1] * side
+        side = side * motion.factor
+        cos, sin = motion.degrees.deg2rad().cos(), motion.degrees.deg2rad().sin()
+    # Products of matrices would be rounded to half precision in autocast, which would shift the pixels.
+    right = (torch.arange(size, device=images.device) + 0.5) / size - 0.5
+    down, half = right[:, None], images.shape[3] / 2
+    column, row, side, cos, sin = (x[:, None, None] for x in (column, row, side, cos, sin))
+    columns, rows = column + side * (cos * right - sin * down), row + side * (sin * right + cos * down)
+    grid = (torch.stack([columns, rows], 3) / half - 1).to(images.dtype)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
