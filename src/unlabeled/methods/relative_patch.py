@@ -80,7 +80,12 @@ def pixelations(side: int) -> Tensor:
     return torch.stack([F.interpolate(one, (side, 1), mode="bilinear")[0, :, :, 0].T for one in small])
 
 
-COLORS = {"drop": drop, "project": project, "keep": torch.Tensor.contiguous}
+def keep(images: Tensor) -> Tensor:
+    """Images as they are."""
+    return images
+
+
+COLORS = {"drop": drop, "project": project, "keep": keep}
 
 
 class RelativePatch(Method[ImageEncoder]):
