@@ -2,16 +2,15 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from unlabeled import encoders
-from unlabeled.methods.counting import KERNELS, Counting, distances, halvings, shrink
+from unlabeled.methods.counting import Counting, distances
 from unlabeled.parts import patches
+from unlabeled.parts.shrink import KERNELS, halvings, shrink
 
 PLAIN = {"crop": 1.0, "gray": 0.0, "flip": 0.0, "normalize": False}
 
@@ -41,17 +40,6 @@ def batch(samples: int = 6, size: int = 16) -> dict[str, Tensor]:
 
 def counting(encoder: nn.Module, **options) -> Counting:
     return Counting(encoder, **options)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("kernel", "resampling"), [("triangle", Image.Resampling.BILINEAR), ("cubic", Image.Resampling.BICUBIC),
-                               ("lanczos", Image.Resampling.LANCZOS), ("box", Image.Resampling.BOX)]
-)  # fmt: skip
-def test_images_are_shrunk_as_pillow_does(kernel, resampling):
-    image = torch.rand(16, 16)
-    matrix = halvings(8)[list(KERNELS).index(kernel)]
-    expected = np.asarray(Image.fromarray(image.numpy()).resize((8, 8), resampling))
-    np.testing.assert_allclose((matrix @ image @ matrix.T).numpy(), expected, atol=1e-5)
 
 
 def test_every_kernel_leaves_constants_and_is_drawn():

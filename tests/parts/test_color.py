@@ -8,9 +8,9 @@ import torch
 from skimage import color
 
 from unlabeled.parts.color import (
-    Bending,
-    bend,
     desaturate,
+    drop_aberration,
+    drop_channels,
     hsv_to_rgb,
     lab_to_rgb,
     lightness,
@@ -98,56 +98,22 @@ def test_hsv_equals_the_standard_library_and_is_undone(images: torch.Tensor) -> 
     torch.testing.assert_close(hsv_to_rgb(turned), images.roll(1, 1), atol=1e-6, rtol=0)
 
 
-def bending(images: torch.Tensor) -> Bending:
-    """One that changes nothing."""
-    samples, channels = images.shape[:2]
-    curves = torch.tensor([1.0, 1.0, 0.0]).repeat(samples, 2, 1)
-    return Bending(torch.ones(samples, channels), curves, torch.zeros(samples))
+def test_projection_removes_the_axis_from_green_to_magenta_and_nothing_else():
+    matrix = torch.stack([drop_aberration(one.view(1, 3, 1, 1)).flatten() for one in torch.eye(3)], 1)
+    expected = torch.tensor([[0.8333, 0.3333, -0.1667], [0.3333, 0.3333, 0.3333], [-0.1667, 0.3333, 0.8333]])
+    torch.testing.assert_close(matrix, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(matrix @ matrix, matrix)
+    torch.testing.assert_close(matrix @ torch.tensor([-1.0, 2, -1]), torch.zeros(3), atol=1e-6, rtol=0)
+    gray = torch.rand(2, 1, 4, 4).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(drop_aberration(gray), gray)
 
 
-def components(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    pixels = images.transpose(0, 1).flatten(1)
-    return pixels.mean(1), torch.linalg.eigh(torch.cov(pixels)).eigenvectors.mT
-
-
-def test_bending_by_factors_of_one_changes_nothing(images: torch.Tensor) -> None:
-    mean, axes = components(images)
-    torch.testing.assert_close(axes @ axes.T, torch.eye(3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(bend(images, mean, axes, bending(images)), images, atol=1e-5, rtol=0)
-
-
-def test_contrast_scales_the_components_of_each_image_by_its_own_factors(images: torch.Tensor) -> None:
-    images = 0.4 + 0.2 * images  # no colour leaves 0..1
-    mean, axes = components(images)
-    factors = torch.tensor([[0.5, 2.0, 1.0], [1.0, 1.0, 1.5], [0.7, 0.7, 0.7]])
-    found = bend(images, mean, axes, bending(images)._replace(contrast=factors))
-    for image, other, own in zip(images, found, factors):
-        before = axes @ (image.flatten(1) - mean[:, None])
-        after = axes @ (other.flatten(1) - mean[:, None])
-        torch.testing.assert_close(after, own[:, None] * before, atol=1e-5, rtol=0)
-
-
-def test_bending_equals_a_loop_over_pixels(images: torch.Tensor) -> None:
-    mean, axes = components(images)
-    curves = torch.tensor(
-        [[[0.25, 1.4, -0.1], [4.0, 0.7, 0.1]], [[2, 1, 0.05], [0.5, 1.2, 0]], [[1, 1, 0]] * 2]
-    )
-    hue = torch.tensor([0.1, -0.1, 0.0])
-    found = bend(images, mean, axes, bending(images)._replace(curves=curves, hue=hue))
-    for image, other, curve, turn in zip(images, found, curves.tolist(), hue.tolist()):
-        for row, column in ((0, 3), (7, 7), (15, 0), (4, 11)):
-            own_hue, *values = colorsys.rgb_to_hsv(*image[:, row, column].tolist())
-            values = [
-                min(1, max(0, value**exponent * factor + summand))
-                for value, (exponent, factor, summand) in zip(values, curve)
-            ]
-            expected = colorsys.hsv_to_rgb((own_hue + turn) % 1, *values)
-            np.testing.assert_allclose(other[:, row, column].numpy(), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("channels", [1, 2, 13])
-def test_images_of_other_channels_are_bent_channel_by_channel(channels: int) -> None:
-    images = torch.rand(2, channels, 4, 4)
-    own = bending(images)._replace(curves=torch.tensor([2.0, 0.5, 0.1]).repeat(2, 2, 1), hue=torch.rand(2))
-    found = bend(images, torch.zeros(channels), torch.eye(channels), own)
-    torch.testing.assert_close(found, 0.5 * images**2 + 0.1)
+def test_exactly_one_channel_stays_and_the_others_are_noise_of_a_hundredth_of_its_deviation():
+    images = torch.rand(300, 3, 16, 16)
+    dropped = drop_channels(images)
+    stays = (dropped == images).all((2, 3))
+    assert (stays.sum(1) == 1).all()
+    assert stays.float().mean(0).sub(1 / 3).abs().max() < 0.1
+    noise = dropped[~stays].view(300, 2, 16, 16) - 0.5
+    kept = images[stays].std((1, 2), correction=0)
+    assert (noise.std((1, 2, 3)) / kept).mean().item() == pytest.approx(0.01, rel=0.02)

@@ -1,18 +1,13 @@
 """Cells, crops and standardised tiles against plain indexing."""
 
-import math
-
 import pytest
 import torch
-import torch.nn.functional as F
 
 from unlabeled.parts.patches import (
     SCALES,
-    Motion,
     assemble,
     cells,
     crop,
-    cut,
     permute,
     standardize,
     textured,
@@ -120,61 +115,3 @@ def test_squares_of_flat_images_lie_anywhere():
     whole = squares[squares[:, 2] == 6]
     counts = (whole[:, :2] - 3).long()
     assert (7 * counts[:, 0] + counts[:, 1]).bincount(minlength=49).min() > 0
-
-
-def still(count: int) -> Motion:
-    return Motion(torch.zeros(count, 2), torch.ones(count), torch.zeros(count))
-
-
-def test_squares_that_are_not_moved_are_those_of_the_image():
-    images, squares = (
-        torch.rand(3, 3, 20, 20),
-        torch.tensor([[4.0, 4.0, 8.0], [10.0, 16.0, 8.0], [13.0, 6.0, 8.0]]),
-    )
-    found = cut(images, squares, 8)
-    torch.testing.assert_close(cut(images, squares, 8, still(3)), found)
-    for image, (column, row, _), square in zip(images, squares.long().tolist(), found):
-        torch.testing.assert_close(
-            square, image[:, row - 4 : row + 4, column - 4 : column + 4], atol=1e-5, rtol=0
-        )
-
-
-def test_squares_are_shifted_scaled_and_turned():
-    images, square = torch.rand(1, 2, 24, 24), torch.tensor([[12.0, 12.0, 8.0]])
-    shifted = cut(images, square, 8, still(1)._replace(shift=torch.tensor([[0.25, -0.5]])))
-    torch.testing.assert_close(shifted, images[:, :, 4:12, 10:18], atol=1e-5, rtol=0)
-    wider = cut(images, square, 16, still(1)._replace(factor=torch.tensor([2.0])))
-    torch.testing.assert_close(wider, images[:, :, 4:20, 4:20], atol=1e-5, rtol=0)
-    turned = cut(images, square, 8, still(1)._replace(degrees=torch.tensor([90.0])))
-    torch.testing.assert_close(turned, torch.rot90(images[:, :, 8:16, 8:16], 1, (2, 3)), atol=1e-5, rtol=0)
-    half = cut(images, square, 8, still(1)._replace(degrees=torch.tensor([180.0])))
-    torch.testing.assert_close(half, images[:, :, 8:16, 8:16].flip(2, 3), atol=1e-5, rtol=0)
-
-
-def test_turned_squares_equal_a_slow_loop_over_positions():
-    images, square = torch.rand(1, 1, 24, 24), torch.tensor([[11.0, 13.0, 9.0]])
-    motion = Motion(torch.tensor([[0.1, 0.05]]), torch.tensor([0.9]), torch.tensor([17.0]))
-    found = cut(images, square, 5, motion)[0, 0]
-    angle, side = math.radians(17), 9 * 0.9
-    for row in range(5):
-        for column in range(5):
-            right, down = side * ((column + 0.5) / 5 - 0.5), side * ((row + 0.5) / 5 - 0.5)
-            x = 11 + 0.9 + math.cos(angle) * right - math.sin(angle) * down - 0.5
-            y = 13 + 0.45 + math.sin(angle) * right + math.cos(angle) * down - 0.5
-            left, top = math.floor(x), math.floor(y)
-            expected = sum(
-                float(images[0, 0, top + b, left + a])
-                * (x - left if a else left + 1 - x)
-                * (y - top if b else top + 1 - y)
-                for a in (0, 1)
-                for b in (0, 1)
-            )
-            assert found[row, column].item() == pytest.approx(expected, abs=1e-5)
-
-
-def test_what_lies_outside_is_mirrored_not_blank():
-    images, square = torch.rand(1, 1, 16, 16), torch.tensor([[4.0, 4.0, 8.0]])
-    found = cut(images, square, 8, still(1)._replace(shift=torch.tensor([[-0.5, 0.0]])))
-    expected = F.pad(images, (4, 0, 0, 0), mode="constant")
-    expected[..., :4] = images[..., :4].flip(3)
-    torch.testing.assert_close(found, expected[:, :, :8, :8], atol=1e-5, rtol=0)

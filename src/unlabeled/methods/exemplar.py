@@ -4,9 +4,9 @@ Withheld: which patch the distorted one was made of. Predicted: it, as a class; 
 
 Source: Dosovitskiy, Fischer, Springenberg, Riedmiller, Brox, "Discriminative Unsupervised Feature Learning with
 Exemplar Convolutional Neural Networks", 2014, https://arxiv.org/abs/1406.6909
-Differs: distorted patches are drawn anew in every step, where the paper stores some 100 of each seed. Seeds lie in the
-central square of their images, and similar ones are not merged. Factors are drawn uniformly on a logarithmic scale. The
-encoder is any network, without dropout, and the optimizer is AdamW, not SGD.
+Differs: patches are distorted anew in every step, where the paper stores some 100 of each seed. Seeds lie in the
+central square of their images. Factors are uniform on a logarithmic scale. Small patches are enlarged until every
+weight of the encoder can learn from them. There is no dropout, and the optimizer is AdamW, not SGD.
 Shortcut: the mean colour would tell the seeds apart, so contrast, saturation, brightness and hue change; what a turned
 or shifted patch shows comes from the image around it, so no blank corners tell how it was moved; patches without
 content cannot be told apart, so seeds are drawn where brightness varies.
@@ -19,22 +19,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
-from unlabeled.options import Count, Fraction, PositiveFraction, Range, Several, ViewOptions
+from unlabeled.options import Fraction, PositiveFraction, Range, Several, ViewOptions
 from unlabeled.parts import gather
-from unlabeled.parts.color import Bending, bend
+from unlabeled.parts.distortion import Distortion, cut
 from unlabeled.parts.heads import near_zero
 from unlabeled.parts.padding import input_size
-from unlabeled.parts.patches import Motion, cut, textured
+from unlabeled.parts.patches import textured
 
 __all__ = ["Exemplar"]
 
-DEFAULT_CLASSES = 8000
-"""Surrogate classes beyond which the paper's small network gained nothing."""
+DEFAULT_CLASSES = 8000  # beyond which the paper's small network gained nothing
 
 
 class Exemplar(Method[ImageEncoder]):
@@ -47,9 +45,6 @@ class Exemplar(Method[ImageEncoder]):
         patch_ratio: Side of the largest seed patches relative to the image; others are down to half as large.
         translation: Largest shift of a patch, relative to its side.
         scale: Largest factor on the side of a patch; the smallest is its inverse.
-        patch_size: Side in pixels to which patches are resized for the encoder. [default: that of the largest seed
-            patches, or larger where the encoder takes no such size or some of its weights would see only padding; a
-            ViT's own size]
         **views: How patches are turned, and how strongly their colours change; jitter 1 is as in the paper.
     """
 
@@ -58,8 +53,6 @@ class Exemplar(Method[ImageEncoder]):
     smallest: ClassVar = {"classes": 12}
     example = "photos"
     seeds: Tensor
-    mean: Tensor
-    axes: Tensor
 
     def __init__(
         self,
@@ -69,20 +62,16 @@ class Exemplar(Method[ImageEncoder]):
         patch_ratio: PositiveFraction = 0.5,
         translation: Fraction = 0.2,
         scale: Annotated[float, Range(at_least=1)] = 1.4,
-        patch_size: Count | None = None,
         **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        check.at_least(8, image_size=encoder.image_size)
-        options = self.view_options(views)
-        self.jitter, self.degrees = options["jitter"], options["degrees"]
-        self.classes, self.translation, self.scale = classes, translation, scale
+        options = {name: self.view_options(views)[name] for name in self.view_defaults}
+        self.distort = Distortion(encoder.in_channels, translation=translation, scale=scale, **options)
+        self.classes = classes
         self.side = max(4, round(patch_ratio * encoder.image_size))
-        self.size = input_size(encoder, self.side, patch_size=patch_size) or self.side
+        self.size = input_size(encoder, self.side, patch_size=None) or self.side
         self.head = near_zero(nn.Linear(encoder.dim, DEFAULT_CLASSES if classes is None else classes))
         self.register_buffer("seeds", torch.zeros(0, 3))
-        self.register_buffer("mean", torch.zeros(encoder.in_channels))
-        self.register_buffer("axes", torch.eye(encoder.in_channels))
 
     def chance(self, samples: int) -> float:
         return math.log(max(1, len(self.seeds)))
@@ -95,28 +84,9 @@ class Exemplar(Method[ImageEncoder]):
     def prepare(self, data: Data) -> None:
         if self.classes is not None and self.classes > len(data):
             raise UserError(f"classes must be at most one for each image, {len(data)}, got {self.classes}")
-        images = map(self.encoder.inputs, data.batches(256))
-        seeds = torch.cat([textured(part, self.side) for part in images])
-        self.seeds = gather.broadcast(seeds.to(self.mean.device))
-        pixels = self.encoder.inputs(data.sample(512)).to(self.mean.device).transpose(0, 1).flatten(1)
-        self.mean.copy_(pixels.mean(1))
-        self.axes.copy_(torch.linalg.eigh(torch.cov(pixels).view_as(self.axes)).eigenvectors.mT)
-
-    @torch.no_grad()
-    def distort(self, images: Tensor, seeds: Tensor) -> Tensor:
-        """A distorted patch around each seed, float in 0..1, shape (batch, channels, size, size)."""
-
-        def draw(*shape: int, most: float = 1.0) -> Tensor:
-            return torch.empty(len(images), *shape, device=images.device).uniform_(-most, most)
-
-        factor = draw(most=math.log(self.scale)).exp()
-        motion = Motion(draw(2, most=self.translation), factor, draw(most=self.degrees))
-        ranges = torch.tensor([math.log(4), math.log(1.4), 0.1], device=images.device)
-        exponent, factor, summand = (self.jitter * ranges * draw(2, 3)).unbind(2)
-        curves = torch.stack([exponent.exp(), factor.exp(), summand], 2)
-        contrast = draw(images.shape[1], most=self.jitter * math.log(2)).exp()
-        bending = Bending(contrast, curves, draw(most=0.1 * self.jitter))
-        return bend(cut(images, seeds, self.size, motion), self.mean, self.axes, bending)
+        seeds = torch.cat([textured(self.encoder.inputs(part), self.side) for part in data.batches(256)])
+        self.seeds = gather.broadcast(seeds.to(self.seeds.device))
+        self.distort.fit(self.encoder.inputs(data.sample(512)).to(self.seeds.device))
 
     def logits(self, patches: Tensor) -> Tensor:
         """Logits of the seeds that there are, float, shape (batch, seeds)."""
@@ -125,8 +95,8 @@ class Exemplar(Method[ImageEncoder]):
     def forward(self, batch: Batch) -> Tensor:
         if not len(self.seeds):
             raise UserError("seeds must be drawn first: call prepare(data)")
-        labels = batch["index"]
-        logits = self.logits(self.distort(self.encoder.inputs(batch), self.seeds[labels]))
+        labels, images = batch["index"], self.encoder.inputs(batch)
+        logits = self.logits(self.distort(images, self.seeds[labels], self.size))
         self.metrics = {"accuracy": (logits.argmax(dim=1) == labels).float().mean()}
         return F.cross_entropy(logits, labels)
 
@@ -134,7 +104,7 @@ class Exemplar(Method[ImageEncoder]):
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         images = self.encoder.inputs(batch)
         seeds = textured(images, self.side)
-        originals, distorted = cut(images, seeds, self.size), self.distort(images, seeds)
+        originals, distorted = cut(images, seeds, self.size), self.distort(images, seeds, self.size)
         wanted, known = (F.normalize(self.encoder(x), dim=1) for x in (distorted, originals))
         nearest = originals[(wanted @ known.T).argmax(1)]
         return {"image": images, "seed": originals, "distorted": distorted, "nearest seed": nearest}

@@ -27,18 +27,16 @@ from unlabeled.method import Batch, Method
 from unlabeled.options import Count, Fraction, NonNegative, ViewOptions
 from unlabeled.parts import patches
 from unlabeled.parts.augment import Views
+from unlabeled.parts.color import drop_aberration, drop_channels
 from unlabeled.parts.heads import classifier
 from unlabeled.parts.padding import input_size
+from unlabeled.parts.shrink import pixelations
 
 __all__ = ["RelativePatch"]
 
 GRID = 3
 CENTER, OUTER = 4, [0, 1, 2, 3, 5, 6, 7, 8]
 """Patches, counted row by row."""
-AXIS = (-1.0, 2.0, -1.0)
-"""From magenta to green, along which lenses displace the channels."""
-NOISE = 0.01
-"""Deviation of the noise in dropped channels, relative to that of the channel that stays."""
 COARSEST = 100 / 96**2
 """Smallest fraction of the pixels of a patch that pixelation leaves: 100 of those of the paper."""
 
@@ -59,33 +57,7 @@ def layout(size: int, gap: float, shift: float) -> tuple[int, int, int]:
     return 1, int(gap > 0), 0
 
 
-def project(images: Tensor) -> Tensor:
-    """Remove the axis from magenta to green of RGB images, shape (batch, 3, height, width); grey stays as it is."""
-    axis = torch.tensor(AXIS, device=images.device)[:, None, None] / math.hypot(*AXIS)
-    return images - axis * (axis * images).sum(1, keepdim=True)
-
-
-def drop(images: Tensor) -> Tensor:
-    """Keep one random channel of each image, shape (batch, channels, ...); the others become noise around mid-grey."""
-    channels = torch.arange(images.shape[1], device=images.device)[:, None, None]
-    stays = channels == torch.randint(images.shape[1], (len(images), 1, 1, 1), device=images.device)
-    deviation = images.std((2, 3), correction=0, keepdim=True).where(stays, 0).sum(1, keepdim=True)
-    return torch.where(stays, images, 0.5 + NOISE * deviation * torch.randn_like(images))
-
-
-def pixelations(side: int) -> Tensor:
-    """Matrices that shrink a line of pixels and enlarge it again, float, shape (side, side, side), by the size - 1."""
-    line = torch.eye(side).view(1, side, side, 1)
-    small = [F.interpolate(line, (size, 1), mode="bilinear", antialias=True) for size in range(1, side + 1)]
-    return torch.stack([F.interpolate(one, (side, 1), mode="bilinear")[0, :, :, 0].T for one in small])
-
-
-def keep(images: Tensor) -> Tensor:
-    """Images as they are."""
-    return images
-
-
-COLORS = {"drop": drop, "project": project, "keep": keep}
+COLORS = {"drop": drop_channels, "project": drop_aberration, "keep": torch.Tensor.clone}
 
 
 class RelativePatch(Method[ImageEncoder]):

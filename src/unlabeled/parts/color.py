@@ -1,16 +1,16 @@
 """Colour spaces: sRGB to CIE Lab and back, with the white of daylight (D65, 2 degree observer), and to HSV and back."""
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
-    "Bending",
-    "bend",
     "desaturate",
+    "drop_aberration",
+    "drop_channels",
     "hsv_to_rgb",
     "lab_to_rgb",
     "lightness",
@@ -21,6 +21,10 @@ __all__ = [
 TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 TO_RGB = torch.linalg.inv(torch.tensor(TO_XYZ, dtype=torch.float64)).tolist()
 WHITE = (0.95047, 1.0, 1.08883)
+AXIS = (-1.0, 2.0, -1.0)
+"""From magenta to green, along which lenses displace the channels."""
+NOISE = 0.01
+"""Deviation of the noise in dropped channels, relative to that of the channel that stays."""
 
 
 def rgb_to_lab(images: Tensor) -> Tensor:
@@ -99,47 +103,18 @@ def hsv_to_rgb(images: Tensor) -> Tensor:
     return value - value * saturation * torch.minimum(places, 4 - places).clamp(0, 1)
 
 
-class Bending(NamedTuple):
-    """How the colours of images change.
-
-    Attributes:
-        contrast: Factors of the principal components, float, shape (batch, channels).
-        curves: Exponents, factors and summands of saturation and value, float, shape (batch, 2, 3).
-        hue: Shift of the hue in turns, float, shape (batch,).
-    """
-
-    contrast: Tensor
-    curves: Tensor
-    hue: Tensor
+def drop_aberration(images: Tensor) -> Tensor:
+    """Remove the axis from magenta to green of RGB images, shape (batch, 3, height, width); grey stays as it is."""
+    axis = torch.tensor(AXIS, device=images.device)[:, None, None] / math.hypot(*AXIS)
+    return images - axis * (axis * images).sum(1, keepdim=True)
 
 
-def bend(images: Tensor, mean: Tensor, axes: Tensor, bending: Bending) -> Tensor:
-    """Stretch the colours along their principal components, then bend saturation and value and shift the hue.
-
-    Args:
-        images: Float in 0..1, shape (batch, channels, height, width). Of other than three channels, each is bent as the
-            value is.
-        mean: Mean of each channel, float, shape (channels,).
-        axes: Principal components as rows, float, shape (channels, channels).
-        bending: Random choices for these images.
-
-    Returns:
-        Float in 0..1, the shape of the images.
-    """
-    centred = images - mean[:, None, None]
-    # Plain sums, which autocast does not round.
-    mixing = (axes[:, :, None] * axes[:, None] * bending.contrast[:, :, None, None]).sum(1)
-    images = ((mixing[..., None, None] * centred[:, None]).sum(2) + mean[:, None, None]).clamp(0, 1)
-    exponents, factors, summands = bending.curves[..., None, None, None].unbind(2)
-
-    def along(values: Tensor, curve: int) -> Tensor:
-        return (values ** exponents[:, curve] * factors[:, curve] + summands[:, curve]).clamp(0, 1)
-
-    if images.shape[1] != 3:
-        return along(images, 1)
-    hue, saturation, value = rgb_to_hsv(images).split(1, dim=1)
-    hue = hue + bending.hue[:, None, None, None]
-    return hsv_to_rgb(torch.cat([hue, along(saturation, 0), along(value, 1)], 1))
+def drop_channels(images: Tensor) -> Tensor:
+    """Keep one random channel of each image, shape (batch, channels, ...); the others become noise around mid-grey."""
+    channels = torch.arange(images.shape[1], device=images.device)[:, None, None]
+    stays = channels == torch.randint(images.shape[1], (len(images), 1, 1, 1), device=images.device)
+    deviation = images.std((2, 3), correction=0, keepdim=True).where(stays, 0).sum(1, keepdim=True)
+    return torch.where(stays, images, 0.5 + NOISE * deviation * torch.randn_like(images))
 
 
 def _linear(images: Tensor) -> Tensor:

@@ -1,18 +1,14 @@
 """Images cut into a grid of cells or tiles and put together again, and squares cut out of them."""
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
 __all__ = [
-    "Motion",
     "assemble",
     "cells",
     "crop",
-    "cut",
     "permute",
     "puzzle",
     "standardize",
@@ -142,44 +138,3 @@ def textured(images: Tensor, side: int) -> Tensor:
         corners = torch.stack([place % columns, place // columns], 1) + width / 2
         seeds[rows] = F.pad(corners, (0, 1), value=width)
     return seeds
-
-
-class Motion(NamedTuple):
-    """How squares are moved.
-
-    Attributes:
-        shift: To the right and down, in their sides, float, shape (batch, 2).
-        factor: On the side, float, shape (batch,).
-        degrees: Angle, float, shape (batch,).
-    """
-
-    shift: Tensor
-    factor: Tensor
-    degrees: Tensor
-
-
-def cut(images: Tensor, seeds: Tensor, size: int, motion: Motion | None = None) -> Tensor:
-    """Cut out and resize squares that are shifted, scaled and turned (bilinear); the image goes on mirrored outside.
-
-    Args:
-        images: Float, shape (batch, channels, side, side).
-        seeds: As `textured` gives them.
-        size: Side of the result in pixels.
-        motion: None to leave the squares where they are.
-
-    Returns:
-        Float, shape (batch, channels, size, size).
-    """
-    column, row, side = seeds.unbind(1)
-    cos, sin = torch.ones_like(side), torch.zeros_like(side)
-    if motion is not None:
-        column, row = column + motion.shift[:, 0] * side, row + motion.shift[:, 1] * side
-        side = side * motion.factor
-        cos, sin = motion.degrees.deg2rad().cos(), motion.degrees.deg2rad().sin()
-    # Products of matrices would be rounded to half precision in autocast, which would shift the pixels.
-    right = (torch.arange(size, device=images.device) + 0.5) / size - 0.5
-    down, half = right[:, None], images.shape[3] / 2
-    column, row, side, cos, sin = (x[:, None, None] for x in (column, row, side, cos, sin))
-    columns, rows = column + side * (cos * right - sin * down), row + side * (sin * right + cos * down)
-    grid = (torch.stack([columns, rows], 3) / half - 1).to(images.dtype)
-    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
