@@ -1,14 +1,14 @@
 """Encoders of images: from pixels in 0..1 to a vector, named maps and tokens."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.check import UserError
@@ -69,6 +69,8 @@ class ImageEncoder(Encoder):
     def __init__(self, adapt: Adapt, trunk: Any, config: dict[str, Any]) -> None:
         super().__init__(config, trunk.dim, trunk.map_dims)
         self.adapt, self.trunk = adapt, trunk
+        self.neck = nn.Sequential()
+        """Layers from the pooled vector to the features; none unless `extend` adds some."""
         self.notes += adapt.notes
         self.raw_size = min(self.image_size, RAW_SIZE)
         """Side in pixels of the images that `raw` gives."""
@@ -114,6 +116,19 @@ class ImageEncoder(Encoder):
         """Height and width in pixels of the patches of a ViT, 0 for other networks."""
         return self.trunk.model.patch_embed.patch_size[0] if self.is_vit else 0
 
+    def extend(self, *widths: int) -> None:
+        """Add fully connected layers with batch norm and ReLU, whose last output becomes the features.
+
+        Args:
+            *widths: Width of each layer.
+        """
+        for width in widths:
+            layers = nn.Linear(self.dim, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)
+            self.neck.extend(layers)
+            self.dim = width
+        if widths:
+            self.config["neck"] = [*self.config.get("neck", ()), *widths]
+
     def raw(self, batch: dict[str, Tensor]) -> Tensor:
         """Pixels at the size that the network sees, but no more of them than `RAW_SIZE` on a side."""
         return augment.fit(batch["image"], self.raw_size, batch.get("size")).flatten(1)
@@ -136,7 +151,7 @@ class ImageEncoder(Encoder):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features, float, shape (batch, dim), of images of any size that it takes, in 0..1."""
-        return self.trunk(self.adapt(x))
+        return self.neck(self.trunk(self.adapt(x)))
 
     @torch.no_grad()
     def takes(self, size: int) -> bool:
@@ -204,6 +219,7 @@ def build(
     init: str = "default",
     levels: "Levels | None" = None,
     network_channels: int | None = None,
+    neck: Sequence[int] = (),
 ) -> ImageEncoder:
     """Build an encoder with random weights.
 
@@ -215,6 +231,7 @@ def build(
         init: How the weights will be initialised: default or rescaled.
         levels: The values that became 0 and 255 in training, for images of more than 8 bits.
         network_channels: Channels that the network takes, where the input gives others; None as the input gives.
+        neck: Widths of layers after the pooled vector, as in `ImageEncoder.extend`.
 
     Raises:
         ValueError: A name or a number does not fit.
@@ -230,7 +247,9 @@ def build(
         near = " or ".join(map(str, nearest_sizes(name, adapt.out_channels, image_size, reason)))
         hint = f". Take {near}" if near else ""
         raise UserError(f"image_size must suit {name}, got {image_size} ({reason}){hint}")
-    return ImageEncoder(adapt, _maker(name)(adapt.out_channels, image_size), config)
+    encoder = ImageEncoder(adapt, _maker(name)(adapt.out_channels, image_size), config)
+    encoder.extend(*neck)
+    return encoder
 
 
 @cache
