@@ -77,21 +77,29 @@ def table(out: Path) -> str:
     for folder in sorted(path for path in out.iterdir() if path.is_dir()):
         lines += [
             f"\n**{folder.name}**\n",
-            "| | seconds | kNN | linear | linear, 10 a class |",
+            "| features | seconds | kNN | linear | linear, 10 labels per class |",
             "|---|---|---|---|---|",
         ]
-        rows: dict[str, tuple[str, dict[tuple[str, Any], dict[str, Any]]]] = {}
+        methods: dict[str, str] = {}
+        controls: dict[
+            tuple[str, str], list[str]
+        ] = {}  # methods with the same network share its untrained rows
         for file in sorted(folder.glob("*.json")):
             content = json.loads(file.read_text())
+            by_features: dict[str, dict[tuple[str, Any], dict[str, Any]]] = {}
             for record in content["records"]:
-                ours = record["features"] == "unlabeled"
-                beside = "" if file.stem == "auto" else f" of {file.stem}"
-                name = file.stem if ours else f"control: {record['features']}{beside}"
-                seconds = f"{content['seconds'][0]} + {content['seconds'][1]}" if ours else ""
-                rows.setdefault(name, (seconds, {}))[1][record["probe"], record["labels_per_class"]] = record
-        for name, (seconds, records) in sorted(rows.items(), key=lambda row: row[0].startswith("control")):
-            cells = " | ".join(cell(records.get(column)) for column in COLUMNS)
-            lines.append(f"| {name} | {seconds} | {cells} |")
+                column = record["probe"], record["labels_per_class"]
+                by_features.setdefault(record["features"], {})[column] = record
+            for features, records in by_features.items():
+                cells = " | ".join(cell(records.get(column)) for column in COLUMNS)
+                if features == "unlabeled":
+                    methods[file.stem] = f"{content['seconds'][0]} + {content['seconds'][1]} | {cells}"
+                else:
+                    controls.setdefault((features, cells), []).append(file.stem)
+        lines += [f"| {name} | {cells} |" for name, cells in methods.items()]
+        for (features, cells), beside in sorted(controls.items(), key=lambda row: row[1] != ["auto"]):
+            network = "" if beside == ["auto"] else f" of {', '.join(name for name in beside)}"
+            lines.append(f"| control: {features}{network} | | {cells} |")
     return "\n".join(lines)
 
 
