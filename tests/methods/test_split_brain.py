@@ -170,14 +170,14 @@ def test_learns_lightness_from_colour_and_colour_from_lightness_only_where_they_
 
 
 def test_colours_and_depth_predict_each_other_in_rooms():
-    walks = rooms.make(4, 0, frames=16, size=16)
+    walks = rooms.make(3, 0, frames=10, size=16)
     depth = (walks["depth"] / 12).clamp(0, 1)
     x = torch.cat([walks["video"] / 255, depth[:, :, None]], 2).flatten(0, 1)
     network = train(method(channels=4), x, 40)
     torch.manual_seed(1)
     truth = network({"image": x}).item()
     mixed = torch.cat([x[:, :3], x[torch.randperm(len(x)), 3:]], 1)  # depths of other images
-    assert truth < 0.75 * network.chance(64) and truth < 0.75 * network({"image": mixed}).item()
+    assert truth < 0.75 * network.chance(30) and truth < 0.75 * network({"image": mixed}).item()
     pictures = network.eval().pictures({"image": x[:4]})
     assert [value.shape[1] for value in pictures.values()] == [3, 3, 1, 1]
     assert (pictures["predicted from colours"] - pictures["first other band"]).abs().mean() < 0.15
