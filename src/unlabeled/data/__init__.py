@@ -23,7 +23,7 @@ A batch is a dict of tensors whose axis 0 is the sample. The keys are a fixed vo
 
 `size` is there only where the images of the data differ in size; they are then padded with zeros at the
 bottom and right. A `video` may also hold images of one place at several times, whose `size` is then (batch, frames, 2).
-Headings are counter-clockwise from the x axis. Labels and factors are no keys: they stay
+Headings are counter-clockwise from the x axis. Labels and factors are not in a batch: they stay
 in `Data` for the evaluation and never enter pre-training.
 """
 
