@@ -1,16 +1,16 @@
 """CPC: predict the patches of the rows below from those above, among the patches of all images of the batch.
 
 Withheld: the lower rows of a grid of overlapping patches, each encoded alone. Predicted: the code of a patch some rows
-below, from a summary of its column's row and all rows above that.
+below another one, from a summary of that one's row and all rows above it.
 
 Source: van den Oord, Li, Vinyals, "Representation Learning with Contrastive Predictive Coding", 2018,
 https://arxiv.org/abs/1807.03748; the context network and the changes of each patch from Hénaff et al., "Data-Efficient
 Image Recognition with Contrastive Predictive Coding", 2019, https://arxiv.org/abs/1905.09272
 Differs: the encoder is the user's; its batch norms keep the statistics of patches that were measured before training,
-where the first paper has no norm and the second layer norm. A grid of 5 x 5 patches instead of 7 x 7, and a narrower
-context network. Predictions go down only, as in the first paper; the second has four directions. The loss is the mean
-of those for each distance. Patches are cropped, jittered and turned gray, the second paper drops colours instead. The
-features are those of whole images, not the mean over patches.
+where the second paper has layer norm. The grid has 5 x 5 patches, not 7 x 7, and the context network is narrower.
+Predictions go down only; the second paper has several directions. The loss is the mean over the distances. Each patch
+is cropped, jittered and perhaps converted to grayscale; the second paper drops colour channels. The features are those
+of whole images, not the mean over patches.
 Shortcut: neighbouring patches overlap, so the row right below is not predicted; each patch has its own crop and
 colours, else edges and colours that go on identify it. With batch statistics patches would know of each other.
 """
