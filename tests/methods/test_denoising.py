@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from unlabeled import encoders
+from unlabeled import encoders, pretrain
 from unlabeled.encoders.adapt import Adapt
 from unlabeled.methods.denoising import Denoising, loss
+from unlabeled.run import CHECKPOINT, read_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -145,3 +146,130 @@ def test_refuses_more_than_everything():
         Denoising(connected(), emphasis=2.0)
     with pytest.raises(ValueError, match="amount must be above 0"):
         Denoising(connected(), emphasis=1.0, amount=0.0)
+
+
+def stack(progress=0.0, size=8, **options):
+    """Layers of conv4 trained one by one: the one whose turn it is at some progress."""
+    encoder = encoders.build("conv4", image_size=size)
+    method = Denoising(encoder, stacked=True, crop=1.0, flip=0.0, **options)
+    method.after_step(progress)
+    return method
+
+
+def test_stacked_layers_have_equal_parts_of_the_training_and_then_train_together():
+    turns = [stack(progress).decoder.stage for progress in (0, 0.19, 0.21, 0.41, 0.61, 0.79, 0.81, 1)]
+    assert turns == [0, 0, 1, 2, 3, 3, 4, 4]
+
+
+@pytest.mark.parametrize("layer", range(4))
+def test_a_layer_restores_the_clean_output_of_those_before_it_in_value_and_gradient(layer):
+    method, images = stack(0.01 + layer / 5, amount=0.0), torch.rand(6, 3, 8, 8)
+    stages, decoder = list(method.encoder.trunk.values()), method.decoder.decoders[layer]
+    torch.nn.init.normal_(decoder.last.weight, std=0.1)
+    method({"image": images}).backward()
+    gradient = stages[layer][0].weight.grad.clone()
+    value = method({"image": images})
+    method.zero_grad()
+    code = method.encoder.adapt(images)
+    with torch.no_grad():
+        for stage in stages[:layer]:
+            code = stage.eval()(code)
+    target = code if layer else images
+    drawn = decoder(stages[layer](code)) + (0 if layer else 0.5)
+    twin = sum((a - b) ** 2 for a, b in zip(drawn.flatten(), target.flatten())) / target.numel()
+    twin.backward()
+    torch.testing.assert_close(value, twin)
+    torch.testing.assert_close(stages[layer][0].weight.grad, gradient, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("noise", ["mask", "salt_pepper", "gaussian"])
+def test_a_hidden_layer_gets_its_clean_input_with_a_part_destroyed(noise):
+    method, given = stack(0.3, noise=noise, amount=0.25), []
+    stages = list(method.encoder.trunk.values())
+    stages[1].register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    images = torch.rand(6, 3, 8, 8)
+    method({"image": images})
+    clean = stages[0].eval()(method.encoder.adapt(images))
+    peak = clean.flatten(1).amax(1)[:, None, None, None].expand_as(clean)
+    if noise == "gaussian":
+        assert ((given[0] - clean) / peak).std().item() == pytest.approx(0.25, rel=0.02)
+        return
+    kept = (given[0] - clean).abs() < 1e-5
+    values = given[0][~kept] / peak[~kept]
+    low, high = values.abs() < 1e-5, (values - 1).abs() < 1e-5
+    assert (low | high).all() and bool(high.any()) == (noise == "salt_pepper")
+    assert (~kept).flatten(1).sum(1).max() <= 512 and 0.1 < (~kept).float().mean() <= 0.25
+
+
+@pytest.mark.parametrize("layer", range(5))
+def test_only_the_layer_whose_turn_it_is_learns_and_the_others_keep_their_norms(layer):
+    method, images = stack(0.01 + layer / 5), torch.rand(6, 3, 8, 8)
+    before = {name: value.clone() for name, value in method.named_buffers()}
+    for _ in range(2):
+        torch.optim.SGD(method.parameters(), lr=0.1).zero_grad()
+        method({"image": images}).backward()
+        torch.optim.SGD(method.parameters(), lr=0.1).step()
+    parts = [f"encoder.trunk.s{layer + 1}.", f"decoder.decoders.{layer}."]
+    for name, parameter in method.named_parameters():
+        its_turn = layer == 4 or name.startswith(tuple(parts))
+        assert (parameter.grad is not None) == its_turn, name
+        assert not its_turn or parameter.ndim == 1 or parameter.grad.abs().sum() > 0, name
+    moved = {name for name, value in method.named_buffers() if not torch.equal(value, before[name])}
+    norms = {name for name in before if "running" in name or "batches" in name}
+    assert moved == {name for name in norms if layer == 4 or name.startswith(tuple(parts))}
+    assert method.metrics["layer"] == layer + 1
+
+
+def test_all_layers_together_draw_the_image_through_all_decoders():
+    method, images = stack(0.9), torch.rand(4, 3, 8, 8)
+    features = list(method.encoder.eval().maps(images).values())[-1]
+    for decoder in reversed(method.decoder.eval().decoders):
+        features = decoder(features)
+    torch.testing.assert_close(method.predict(images), method.mean + features)
+
+
+def test_chance_is_that_of_the_image_and_unknown_for_hidden_layers():
+    images = torch.rand(64, 3, 8, 8)
+    for progress, known in ((0.1, True), (0.3, False), (0.7, False), (0.9, True)):
+        method = stack()
+        method.prepare(data(images))
+        method.after_step(progress)
+        assert (method.chance(64) is not None) == known
+        still = method.eval().train(False)
+        still.training = True  # as held-out samples are measured
+        assert progress > 0.8 or still({"image": images}) == still.baseline
+
+
+def test_a_stacked_run_that_was_killed_resumes_bit_by_bit_and_its_layers_help_each_other(tmp_path):
+    place = torch.linspace(-1, 1, 8)
+    slopes = torch.rand(64, 3, 2, 1, 1) - 0.5
+    images = 0.5 + 0.5 * (slopes[:, :, 0] * place[:, None] + slopes[:, :, 1] * place)
+    images = (255 * images).to(torch.uint8)
+    settings = {"encoder": "conv4", "stacked": True, "batch_size": 16, "steps": 60, "lr": 5e-3, "quiet": True}
+    whole = pretrain("denoising", images, out=tmp_path / "whole", holdout=0.1, **settings)
+
+    def die(step):
+        if step == 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain("denoising", images, out=tmp_path / "parts", holdout=0.1, on_step=die, **settings)
+    resumed = pretrain("denoising", images, out=tmp_path / "parts", resume=True, quiet=True)
+    first, second = (read_checkpoint(run.path / CHECKPOINT)[0]["method"] for run in (whole, resumed))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert whole.history[-1]["loss"] < 0.6 * whole.history[-1]["chance"]
+    assert whole.history[-1]["holdout_loss"] < 0.6 * whole.history[-1]["chance"]
+    assert whole.history[0]["holdout_loss"] == pytest.approx(whole.history[0]["chance"])
+
+
+def test_only_chains_of_layers_are_stacked_and_the_default_has_no_more_state():
+    with pytest.raises(
+        ValueError, match="encoder must be a chain of layers such as conv4 if stacked, got resnet10"
+    ):
+        Denoising(encoders.build("resnet10", image_size=32), stacked=True)
+    names = dict(Denoising(encoders.build("conv4", image_size=8)).named_buffers())
+    assert {name for name in names if not name.startswith(("encoder.", "decoder.stages."))} == {
+        "mean",
+        "baseline",
+    }
