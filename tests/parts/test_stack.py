@@ -46,6 +46,6 @@ def test_frozen_stages_use_what_their_norms_have_learned_and_learn_nothing():
 def test_several_processes_are_refused():
     with (
         patch.object(gather, "processes", lambda: 2),
-        pytest.raises(ValueError, match="devices and nodes must be 1 .* got 2 processes"),
+        pytest.raises(ValueError, match=r"devices and nodes must be 1 .* got 2 processes"),
     ):
         Stack("conv", SHAPES).restart()
