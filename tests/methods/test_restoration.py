@@ -81,7 +81,7 @@ def test_first_loss_is_that_of_doing_nothing(cover):
     assert restorer.chance(256) is None
     restorer.prepare(data(images))
     value = restorer({"image": images})
-    assert value.item() == pytest.approx(restorer.chance(256), rel=0.2)
+    assert value.item() == pytest.approx(restorer.chance(256), rel=0.4)  # few images are covered much
     assert abs(restorer.metrics["gain"]) < 0.1 and abs(restorer.metrics["gain_covered"]) < 0.1
     assert restorer.metrics["psnr_clean"] > 35
 
@@ -100,7 +100,7 @@ def test_nothing_under_opaque_cover_reaches_the_encoder(training):
     restorer, images, shown = behind_tape(method()).train(training), smooth(4), []
     restorer.encoder.adapt.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0]))
     torch.manual_seed(2)
-    covered = restorer.corrupt(images)[1]
+    covered = restorer.corrupt(restorer.views({"image": images}))[1]
     for hidden in (images, torch.where(covered, torch.rand_like(images), images)):
         torch.manual_seed(2)
         restorer({"image": hidden})

@@ -19,7 +19,7 @@ def test_squared_error_matches_a_slow_loop_in_value_and_gradient(some):
     for place in torch.cartesian_prod(*map(torch.arange, (2, 3, 4, 5))).tolist():
         b, c, y, x = place
         if not some or where[b, 0, y, x]:
-            difference = float(predicted[b, c, y, x] - images[b, c, y, x])
+            difference = float(predicted[b, c, y, x].detach() - images[b, c, y, x])
             total, count = total + difference**2, count + 1
             slope[b, c, y, x] = 2 * difference
     error = squared_error(predicted, images, where if some else None)

@@ -56,10 +56,11 @@ def test_dirt_is_the_same_whatever_is_behind_it():
 def test_dirt_covers_a_third_of_the_coverage_to_all_of_it_at_half_opacity_or_more():
     for coverage in (0.15, 0.45):
         alpha = dirt(torch.rand(64, 3, 64, 64), coverage)[1]
-        specks = (alpha > alpha.amax((1, 2, 3), keepdim=True) / 2).float().mean((1, 2, 3))
-        assert specks.min() > 0.25 * coverage and specks.max() < 1.1 * coverage
-        assert specks.std() > 0.1 * coverage
-    assert alpha.amax((1, 2, 3)).min() > 0.45
+        opaque = alpha.mean((1, 2, 3))  # soft edges keep the sum
+        assert opaque.min() > 0.9 * 0.5 * coverage / 3 and opaque.max() < 1.1 * coverage
+        assert opaque.max() > 2 * opaque.min()
+    peaks = alpha.amax((1, 2, 3))
+    assert peaks.min() > 0.4 and peaks.max() > 0.9
 
 
 def test_dirt_is_grey_on_grey_images_and_never_blue():
