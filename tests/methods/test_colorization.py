@@ -1,4 +1,5 @@
 import math
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -155,11 +156,12 @@ def two_colours(count, told):
     return lab_to_rgb(torch.cat([light, color.expand(-1, -1, 8, 8)], 1))
 
 
+@cache
 def trained(told, **options):
     network = method(size=8, **options)
     network.prepare(data(two_colours(256, told)))
     optimizer = torch.optim.Adam(network.parameters(), lr=0.003)
-    for _ in range(40):
+    for _ in range(30):
         optimizer.zero_grad()
         network({"image": two_colours(32, told)}).backward()
         optimizer.step()
@@ -217,8 +219,8 @@ def test_regression_predicts_colours_that_lightness_tells_and_none_of_a_coin():
 def test_of_two_likely_colours_regression_paints_the_mean_and_classes_the_likelier_one():
     images, ends = two_colours(64, told=False), torch.tensor([[35.0, 10.0], [-25.0, 30.0]])
     mean, distance = 0.75 * ends[:1] + 0.25 * ends[1:], {}
-    for kind in ("regression", "classes"):
-        network = trained(False, loss=kind, grid=20, uniform=1.0)
+    for kind, options in (("regression", {}), ("classes", {"grid": 20, "uniform": 1.0})):
+        network = trained(False, loss=kind, **options)
         painted = rgb_to_lab(network.pictures({"image": images})["predicted"])[:, 1:]
         painted = painted.permute(0, 2, 3, 1).reshape(-1, 2)
         distance[kind] = torch.cdist(painted, ends[:1]).mean()

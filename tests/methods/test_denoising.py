@@ -8,6 +8,7 @@ from torch import nn
 from unlabeled import encoders, pretrain
 from unlabeled.data import open_data
 from unlabeled.encoders.adapt import Adapt
+from unlabeled.encoders.stages import Stages
 from unlabeled.methods.denoising import Denoising, loss
 from unlabeled.run import CHECKPOINT, read_checkpoint
 
@@ -241,27 +242,54 @@ def test_chance_is_that_of_the_image_and_unknown_for_hidden_layers():
         assert progress > 0.8 or still({"image": images}) == still.baseline
 
 
-def test_a_stacked_run_that_was_killed_resumes_bit_by_bit_and_its_layers_help_each_other(tmp_path):
-    place = torch.linspace(-1, 1, 8)
-    slopes = torch.rand(64, 3, 2, 1, 1) - 0.5
-    images = 0.5 + 0.5 * (slopes[:, :, 0] * place[:, None] + slopes[:, :, 1] * place)
-    images = open_data((255 * images).to(torch.uint8))
-    settings = {"encoder": "conv4", "stacked": True, "batch_size": 16, "steps": 60, "lr": 5e-3, "quiet": True}
-    whole = pretrain("denoising", images, out=tmp_path / "whole", holdout=0.1, **settings)
+def test_a_stacked_run_that_was_stopped_resumes_bit_by_bit(tmp_path):
+    images = open_data(torch.randint(0, 256, (60, 3, 8, 8), dtype=torch.uint8))
+    settings = {
+        "encoder": "conv4",
+        "stacked": True,
+        "batch_size": 16,
+        "steps": 12,
+        "quiet": True,
+        "holdout": 0.1,
+    }
+    whole = pretrain("denoising", images, out=tmp_path / "whole", **settings)
 
-    def die(step):
-        if step == 30:
+    def stop(step):
+        if step == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pretrain("denoising", images, out=tmp_path / "parts", holdout=0.1, on_step=die, **settings)
+        pretrain("denoising", images, out=tmp_path / "parts", on_step=stop, **settings)
     resumed = pretrain("denoising", images, out=tmp_path / "parts", resume=True, quiet=True)
-    first, second = (read_checkpoint(run.path / CHECKPOINT)[0]["method"] for run in (whole, resumed))
-    assert first.keys() == second.keys()
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
-    assert whole.history[-1]["loss"] < 0.6 * whole.history[-1]["chance"]
-    assert whole.history[-1]["holdout_loss"] < 0.6 * whole.history[-1]["chance"]
+    first, second = (read_checkpoint(run.path / CHECKPOINT)[0] for run in (whole, resumed))
+    for group, tensors in first.items():
+        assert all(torch.equal(value, second[group][name]) for name, value in tensors.items())
     assert whole.history[0]["holdout_loss"] == pytest.approx(whole.history[0]["chance"])
+    assert [entry["metrics"]["layer"] for entry in whole.history] == pytest.approx(
+        [4 / 3, 8 / 3, 4, 5], abs=0.4
+    )
+
+
+def test_layers_that_were_trained_one_by_one_already_restore_images_together_and_then_better():
+    images = (0.5 + 0.2 * torch.randn(512, 3) @ torch.randn(3, 16)).clamp(0, 1).view(512, 1, 4, 4)
+    widths = {"first": (16, 48), "second": (48, 24)}
+    stages = {
+        name: nn.Sequential(nn.Flatten(), nn.Linear(*sides), nn.Sigmoid(), nn.Unflatten(1, (sides[1], 1, 1)))
+        for name, sides in widths.items()
+    }
+    encoder = encoders.ImageEncoder(Adapt("color", 1), Stages(stages, [48, 24]), {"image_size": 4})
+    method = Denoising(encoder, stacked=True, decoder="linear", emphasis=1.0, crop=1.0, flip=0.0)
+    method.prepare(data(images))
+    optimizer, errors = torch.optim.Adam(method.parameters(), lr=0.02), {}
+    noisy, where = method.corrupt(images)
+    for step in range(300):
+        if step in (0, 200, 299):
+            errors[step] = float((method.predict(noisy) - images)[where].square().mean().detach())
+        optimizer.zero_grad()
+        method({"image": images}).backward()
+        optimizer.step()
+        method.after_step((step + 1) / 300)
+    assert errors[200] < 0.8 * errors[0] and errors[299] < 0.9 * errors[200] and errors[299] < 0.5 * errors[0]
 
 
 def test_only_chains_of_layers_are_stacked_and_the_default_has_no_more_state():

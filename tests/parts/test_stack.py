@@ -1,3 +1,4 @@
+from itertools import pairwise
 from unittest.mock import patch
 
 import pytest
@@ -13,7 +14,7 @@ SHAPES = [(3, 8, 8), (5, 8, 8), (7, 4, 4)]
 def test_each_decoder_goes_from_the_output_of_its_stage_to_its_input():
     for kind in ("conv", "linear"):
         stack = Stack(kind, SHAPES)
-        for decoder, before, after in zip(stack.decoders, SHAPES, SHAPES[1:], strict=True):
+        for decoder, (before, after) in zip(stack.decoders, pairwise(SHAPES), strict=True):
             assert decoder(torch.rand(2, *after)).shape == (2, *before)
         assert stack(torch.rand(2, 7, 4, 4)).shape == (2, 3, 8, 8)
 
