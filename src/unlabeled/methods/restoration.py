@@ -6,11 +6,11 @@ the given one.
 Source: Eigen, Krishnan, Fergus, "Restoring an Image Taken through a Window Covered with Dirt or Rain", 2013,
 https://doi.org/10.1109/ICCV.2013.84
 Differs: the paper photographs its pairs, or composites photographed dirt with other images; here dirt and rain are
-drawn at random. The encoder is any network, whose last map a decoder turns into an image of the same size, where the
-paper has three convolutions that cut off the border. The optimizer is AdamW, not SGD.
+drawn at random. The encoder is any network, of which three maps are read at every pixel, where the paper has three
+convolutions that cut off the border. The optimizer is AdamW, not SGD.
 Shortcut: copying is nearly right, as most pixels are clean; so the copy is free, only the departure from it is
-predicted, and `gain` counts what is better than doing nothing. No early map, which sees specks best, is given to the
-decoder.
+predicted, and `gain` counts what is better than doing nothing. Specks are seen best by the first layers; so the head
+reads the last three maps only.
 """
 
 from typing import ClassVar, Literal, Unpack
@@ -24,8 +24,7 @@ from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
 from unlabeled.options import PositiveFraction, ViewOptions
 from unlabeled.parts.augment import Views
-from unlabeled.parts.decoder import Decoder
-from unlabeled.parts.maps import map_shape
+from unlabeled.parts.decoder import Hypercolumn
 from unlabeled.parts.psnr import gain, psnr, squared_error
 from unlabeled.parts.window import dirt, rain
 
@@ -67,7 +66,7 @@ class Restoration(Method[ImageEncoder]):
         check.at_least(8, image_size=size)
         self.cover, self.coverage = cover, coverage
         self.views = Views(size, **self.view_options(views))
-        self.decoder = Decoder(map_shape(encoder), encoder.in_channels, size)
+        self.head = Hypercolumn(list(encoder.map_dims.values())[-3:], encoder.in_channels)
         self.register_buffer("baseline", torch.tensor(0.0))  # of doing nothing
 
     def prepare(self, data: Data) -> None:
@@ -99,8 +98,8 @@ class Restoration(Method[ImageEncoder]):
 
     def restore(self, given: Tensor) -> Tensor:
         """Clean images, same shape."""
-        *_, last = self.encoder.maps(given).values()
-        return given + self.decoder(last)
+        maps = list(self.encoder.maps(given).values())[-3:]
+        return given + self.head(maps, given.shape[-1])
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         images = self.encoder.inputs(batch)
