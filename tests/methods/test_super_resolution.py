@@ -54,7 +54,7 @@ def train(network, draw, steps, lr=0.005):
 def test_loss_matches_a_slow_loop_in_value_and_gradient(loss):
     network, images = method(loss=loss, blur_width=0.0), edges(3)
     details = torch.randn(3, 3, 16, 16, requires_grad=True)
-    network.decoder.forward = lambda features: details
+    network.head.forward = lambda maps, size: details
     value = network({"image": images})
     value.backward()
     difference = network.coarse(images) + details.detach() - images

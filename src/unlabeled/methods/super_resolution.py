@@ -5,11 +5,11 @@ image from the enlarged one.
 
 Source: Dong, Loy, He, Tang, "Image Super-Resolution Using Deep Convolutional Networks", 2014,
 https://arxiv.org/abs/1501.00092, which also enlarges the image before the network, but wants the image, not features.
-Differs: the encoder is any network, and a decoder draws the details from its last map only, where the paper has three
+Differs: the encoder is any network, of which three maps are read at every pixel, where the paper has three
 convolutions at full size. The optimizer is AdamW, not SGD. PSNR is of all channels and the whole image; the paper's is
 of the luma without the border.
-Shortcut: sharpening the edges takes no deep feature; so no early map reaches the decoder, and each image is blurred by
-a width of its own before it is shrunk, which no fixed filter can undo.
+Shortcut: sharpening the edges takes no deep feature; so the head reads the last three maps only, and each image is
+blurred by a width of its own before it is shrunk, which no fixed filter can undo.
 """
 
 from typing import ClassVar, Literal, Unpack
@@ -24,8 +24,7 @@ from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
 from unlabeled.options import NonNegative, Several, ViewOptions
 from unlabeled.parts.augment import Views, blur
-from unlabeled.parts.decoder import Decoder
-from unlabeled.parts.maps import map_shape
+from unlabeled.parts.decoder import Hypercolumn
 from unlabeled.parts.psnr import gain, psnr, squared_error
 
 __all__ = ["SuperResolution", "enlarge", "shrink"]
@@ -87,7 +86,7 @@ class SuperResolution(Method[ImageEncoder]):
             raise UserError(f"scale must be at most {size // 2} for images of {size} pixels, got {scale}")
         self.scale, self.blur_width, self.error = scale, blur_width, ERRORS[loss]
         self.views = Views(size, **self.view_options(views))
-        self.decoder = Decoder(map_shape(encoder), encoder.in_channels, size)
+        self.head = Hypercolumn(list(encoder.map_dims.values())[-3:], encoder.in_channels)
         self.register_buffer("baseline", torch.tensor(0.0))  # of the enlarged image
 
     def prepare(self, data: Data) -> None:
@@ -109,8 +108,8 @@ class SuperResolution(Method[ImageEncoder]):
 
     def predict(self, coarse: Tensor) -> Tensor:
         """Images with details, same shape."""
-        *_, last = self.encoder.maps(coarse).values()
-        return coarse + self.decoder(last)
+        maps = list(self.encoder.maps(coarse).values())[-3:]
+        return coarse + self.head(maps, coarse.shape[-1])
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         images = self.encoder.inputs(batch)
