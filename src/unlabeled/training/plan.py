@@ -144,12 +144,10 @@ def _repeated(config: Path, method: str, request: dict[str, Any]) -> tuple[dict[
         raise UserError(f"method must be {stored['method']} to repeat {config}, got {method}")
     if ends := stored.get("ends"):
         steps = ", ".join(map(str, ends))
-        note(
-            f"{config} is of a run that was trained longer from step {steps}; it is repeated with one schedule"
-        )
+        note(f"{config} is from a run that was extended at step {steps}; it is repeated with one schedule")
     if cut := stored.get("cut"):
         note(
-            f"{config} is of a run that was told at step {cut['step']} to end earlier; it is repeated with one schedule"
+            f"{config} is from a run that was shortened at step {cut['step']}; it is repeated with one schedule"
         )
     values = {"holdout": 0.0} | stored["settings"] | stored["options"]  # older runs held nothing out
     name = values.get("encoder")

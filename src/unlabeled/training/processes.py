@@ -62,7 +62,7 @@ def join(settings: Settings) -> "Fabric":
         if "Gloo" not in str(error):
             raise
         raise ConnectionError(
-            "the processes do not reach each other; GLOO_SOCKET_IFNAME must name the network interface that joins "
+            "the processes cannot reach each other; GLOO_SOCKET_IFNAME must name the network interface that joins "
             f"them, got {os.environ.get('GLOO_SOCKET_IFNAME', 'none')}"
         ) from error
     if gather.processes() > 1:

@@ -258,7 +258,7 @@ def _ended(
     settings, minutes, folder, samples = built.settings, built.minutes, checkpoints.folder, len(built.samples)
     seconds, notes = None, []
     if minutes is not None:
-        progress.say(f"taking a few steps to see how many fit into {minutes:g} min")
+        progress.say(f"timing a few steps to see how many fit into {minutes:g} min")
         with heap.retain_freed_memory():  # as in the training
             settings, length = duration.fit(fabric, plan, built, held_out, checkpoints)
         seconds = length.seconds
@@ -275,7 +275,7 @@ def _ended(
 def _unread(data: Data) -> str:
     """Which part of the source is trained on, where it has others."""
     part, others = {"train": "training"}.get(data.split, data.split), ", ".join(data.other_splits)
-    return f"only the {part} part of {data.name} is trained on; not read: {others}" if others else ""
+    return f"training uses the {part} part of {data.name} only; not read: {others}" if others else ""
 
 
 def _notes(method: Method, train: Data, settings: Settings) -> list[str]:
