@@ -560,7 +560,7 @@ def test_collapse_of_the_head_alone_is_said_too(tmp_path: Path) -> None:
     torch.manual_seed(0)
     method = Falls(encoders.build("conv4", image_size=16))
     run = unlabeled.pretrain(method, open_data(pictures(300)), out=tmp_path / "run", epochs=2, **FAST)
-    assert run.history[-1]["verdict"].startswith("In what the loss compares: Collapsed")
+    assert run.history[-1]["verdict"].startswith("In the embedding that the loss compares: Collapsed")
 
 
 def test_accumulation_is_told_to_be_no_large_batch(

@@ -61,7 +61,7 @@ def audit(
 
 
 def _groups(content: Tensor, part_of: Tensor) -> list[list[int]]:
-    """Numbers of equal samples, those across parts first, then the largest groups first."""
+    """Numbers of identical samples, those across parts first, then the largest groups first."""
     order = content.argsort(stable=True)
     groups = [group.tolist() for group in order.split(content.bincount().tolist()) if len(group) > 1]
     parts = part_of.tolist()

@@ -20,7 +20,7 @@ __all__ = ["Audit", "NearPair", "Sample"]
 SCHEMA = 1
 EXAMPLES, MEMBERS = 3, 4
 """Findings of each kind that the table shows, and samples of a group; the JSON has all."""
-CLEAN = "No copies, no broken files, no labels that disagree."
+CLEAN = "No duplicates, broken files or contradictory labels."
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Audit:
     groups: list[list[int]]
     """Equal samples, those across parts first, then the largest groups first."""
     near: list[NearPair] | None
-    """Near-duplicates, by falling score, of a group of equal samples the first; None where they were not sought."""
+    """Near-duplicates, by falling score, of a group of identical samples the first; None where they were not sought."""
     thresholds: dict[str, float]
     """Lowest score of near-duplicates, by kind of data."""
     flat: int
@@ -219,14 +219,14 @@ class Audit:
             f"{skip.path}: {check.one_line(skip.reason)}" for part in self.parts for skip in part.skipped
         ]
         listed = [
-            (f"{_counted(groups, 'group')} of equal samples, {len(self.across):,} across parts", groups),
+            (f"{_counted(groups, 'group')} of identical samples, {len(self.across):,} across parts", groups),
             (f"{_counted(pairs, 'pair')} of near-duplicates, {len(self.near_across):,} across parts", pairs),
-            (f"{_counted(wrong, 'group')} of equal samples with different classes", wrong),
+            (f"{_counted(wrong, 'group')} of identical samples with different classes", wrong),
             (f"{_counted(doubtful, 'pair')} of near-duplicates with different classes", doubtful),
             (f"{len(lonely):,} of the classes in one part only", lonely),
             (f"{_counted(skipped, 'file')} omitted", skipped),
         ]
-        flat = f"{self.flat:,} images with too little detail were compared only exactly"
+        flat = f"{self.flat:,} images with too little detail were compared for exact equality only"
         return [item for item in listed if item[1]] + ([(flat, [])] if self.flat else [])
 
 

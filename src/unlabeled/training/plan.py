@@ -154,7 +154,7 @@ def _repeated(config: Path, method: str, request: dict[str, Any]) -> tuple[dict[
     if encoders.is_named(name) and "encoder" not in request:
         raise UserError(
             f"encoder must be named again to repeat {config}, whose network {name} built: --encoder {name}; "
-            "nothing that a file names is imported"
+            "no module named in a file is imported"
         )
     free = (*MACHINE_SETTINGS, "seed")
     network = request.get("encoder")

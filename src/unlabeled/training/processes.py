@@ -214,7 +214,7 @@ def together(fabric: "Fabric", when: Callable[[], str]) -> Iterator[None]:
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo/transport" in str(error)):
             raise
-        lost = f"lost another of the {gather.processes()} processes, which was killed or has said why itself, {when()}"
+        lost = f"lost another of the {gather.processes()} processes, killed or stopped by its own error, {when()}"
         # Commands let only the first process speak, which may be the lost one.
         if fabric.local_rank > 0:
             logging.getLogger(__name__).error("unlabeled: %s", lost)

@@ -282,7 +282,7 @@ def _notes(method: Method, train: Data, settings: Settings) -> list[str]:
     """What the user may not expect of this encoder, these images and these batches, a line each."""
     notes = list(getattr(method.encoder, "notes", []))
     if train.kind == "image" and (channels := train.shape["channels"]) not in (1, 3):
-        notes.append(f"{channels} channels: views change no saturation, hue or gray, which need 3")
+        notes.append(f"{channels} channels: views do not change saturation, hue or gray, which need 3")
     if method.compares_samples and settings.accumulate > 1:
         each = f"compares only its own {settings.batch_size} samples"
         notes.append(f"each of the accumulated batches {each}: not one large batch")
