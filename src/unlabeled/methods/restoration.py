@@ -13,7 +13,7 @@ predicted, and `gain` counts what is better than doing nothing. Specks are seen 
 reads the last three maps only.
 """
 
-from typing import ClassVar, Literal, Unpack
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -50,7 +50,6 @@ class Restoration(Method[ImageEncoder]):
 
     held_out = "stop"
     view_defaults = ViewOptions(crop=0.5, flip=0.5)
-    recipe: ClassVar = {"epochs": 18, "lr": 2e-3}
     baseline: Tensor
 
     def __init__(

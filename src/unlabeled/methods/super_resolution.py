@@ -12,7 +12,7 @@ Shortcut: sharpening the edges takes no deep feature; so the head reads the last
 blurred by a width of its own before it is shrunk, which no fixed filter can undo.
 """
 
-from typing import ClassVar, Literal, Unpack
+from typing import Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -68,7 +68,6 @@ class SuperResolution(Method[ImageEncoder]):
 
     held_out = "stop"
     view_defaults = ViewOptions(crop=0.5, flip=0.5)
-    recipe: ClassVar = {"epochs": 18, "lr": 2e-3}
     baseline: Tensor
 
     def __init__(
