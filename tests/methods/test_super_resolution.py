@@ -41,13 +41,13 @@ def data(images):
     return SimpleNamespace(sample=lambda count: {"image": images[:count]})
 
 
-def train(network, draw, steps, lr=0.005):
+def train(network, draw, steps, lr=0.003):
     optimizer = torch.optim.Adam(network.parameters(), lr=lr)
     for _ in range(steps):
         optimizer.zero_grad()
         network({"image": draw(32)}).backward()
         optimizer.step()
-    return network.eval()
+    return network
 
 
 @pytest.mark.parametrize("loss", ["l1", "l2"])
@@ -127,10 +127,10 @@ def test_first_loss_is_that_of_the_enlarged_image(loss):
 
 
 def test_edges_are_sharper_than_enlarged_ones_and_agree_with_the_shrunk_image():
-    network = train(method(), edges, steps=60)
+    network = train(method(), edges, steps=50)
     fresh = edges(64)
     network({"image": fresh})
-    assert network.metrics["gain"] > 1
+    assert network.metrics["gain"] > 0.5, network.metrics
     coarse = network.coarse(fresh)
     small, again = (shrink(x, 4, NO_BLUR.expand(64)) for x in (coarse, network.predict(coarse)))
     assert F.mse_loss(again, small) < 0.25 * F.mse_loss(coarse, fresh)
@@ -139,7 +139,7 @@ def test_edges_are_sharper_than_enlarged_ones_and_agree_with_the_shrunk_image():
 def test_details_of_other_images_cannot_be_predicted():
     network = train(method(blur_width=0.0), mixed, steps=40)
     network({"image": mixed(128)})
-    assert network.metrics["gain"] < 0.3
+    assert network.metrics["gain"] < 0.1, network.metrics
 
 
 def test_pictures_show_the_image_the_enlarged_one_and_the_prediction():
