@@ -1,4 +1,5 @@
 import math
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from unlabeled import encoders
-from unlabeled.methods.colorization import Colorization, loss
+from unlabeled.methods.colorization import Colorization, loss, regression
 from unlabeled.parts.color import desaturate, lab_to_rgb, rgb_to_lab
 from unlabeled.parts.color_bins import bins, soft_code
 
@@ -142,3 +143,86 @@ def test_colours_stand_where_they_are_painted(stride):
     inner = slice(stride, 32 - stride)
     shift = (painted - ramp)[..., inner].mean() / (60 / 31)  # pixels
     assert abs(shift) < 0.2
+
+
+def two_colours(count, told):
+    """Plain images in reddish or greenish; their lightness tells which, or a coin does, three to one for reddish."""
+    bright = torch.rand(count, 1, 1, 1) < 0.5
+    red = bright if told else torch.rand(count, 1, 1, 1) < 0.75
+    light = torch.where(bright, 65.0, 50.0).expand(-1, 1, 8, 8)
+    color = torch.where(
+        red, torch.tensor([35.0, 10.0]).view(1, 2, 1, 1), torch.tensor([-25.0, 30.0]).view(1, 2, 1, 1)
+    )
+    return lab_to_rgb(torch.cat([light, color.expand(-1, -1, 8, 8)], 1))
+
+
+@cache
+def trained(told, **options):
+    network = method(size=8, **options)
+    network.prepare(data(two_colours(256, told)))
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.003)
+    for _ in range(40):
+        optimizer.zero_grad()
+        network({"image": two_colours(32, told)}).backward()
+        optimizer.step()
+    return network.eval()
+
+
+def test_regression_matches_a_slow_loop_in_value_and_gradient():
+    predicted, colors = torch.randn(3, 2, 4, 5, requires_grad=True), torch.randn(3, 2, 4, 5)
+    counts = torch.tensor([True, False, True])
+    total, slope = 0.0, torch.zeros(3, 2, 4, 5)
+    for image in (0, 2):
+        for y in range(4):
+            for x in range(5):
+                difference = (predicted[image, :, y, x] - colors[image, :, y, x]).detach()
+                total += 0.5 * float(difference[0] ** 2 + difference[1] ** 2) / 40
+                slope[image, :, y, x] = difference / 40
+    value = regression(predicted, colors, counts)
+    value.backward()
+    assert value.item() == pytest.approx(total, rel=1e-5)
+    torch.testing.assert_close(predicted.grad, slope)
+    assert regression(predicted, colors, torch.zeros(3, dtype=torch.bool)) == 0
+
+
+def test_regression_starts_at_the_loss_of_the_mean_colour():
+    network = method(loss="regression")
+    images = batch(64)["image"]
+    network.prepare(data(images))
+    assert network.chance(64) == 1
+    assert network({"image": images}).item() == pytest.approx(1, abs=0.02)
+    assert {name for name, _ in network.named_buffers(recurse=False)} == {"mean", "deviation"}
+    assert {name for name, _ in method().named_buffers(recurse=False)} == {"centers", "importance"}
+
+
+def test_grey_images_cost_regression_nothing_and_do_not_dilute_the_others():
+    images = torch.rand(6, 3, 16, 16)
+    images[3:] = images[3:].mean(1, keepdim=True)
+    network = method(loss="regression").eval()
+    network.prepare(data(images))
+    torch.nn.init.normal_(network.head.last.weight)
+    assert network({"image": images[3:]}) == 0
+    torch.testing.assert_close(network({"image": images}), network({"image": images[:3]}))
+    with pytest.raises(ValueError, match="got only grey ones"):
+        network.prepare(data(images[3:]))
+
+
+def test_regression_predicts_colours_that_lightness_tells_and_none_of_a_coin():
+    told, coin = (trained(told, loss="regression") for told in (True, False))
+    for network, which in ((told, True), (coin, False)):
+        network({"image": two_colours(128, which)})
+    assert told.metrics["explained"] > 0.8 and coin.metrics["explained"] < 0.05
+    images = two_colours(64, True)
+    assert (told.pictures({"image": images})["predicted"] - images).abs().mean() < 0.05
+
+
+def test_of_two_likely_colours_regression_paints_the_mean_and_classes_the_likelier_one():
+    images, ends = two_colours(64, told=False), torch.tensor([[35.0, 10.0], [-25.0, 30.0]])
+    mean, distance = 0.75 * ends[:1] + 0.25 * ends[1:], {}
+    for kind, options in (("regression", {}), ("classes", {"grid": 20, "uniform": 1.0})):
+        network = trained(False, loss=kind, **options)
+        painted = rgb_to_lab(network.pictures({"image": images})["predicted"])[:, 1:]
+        painted = painted.permute(0, 2, 3, 1).reshape(-1, 2)
+        distance[kind] = torch.cdist(painted, ends[:1]).mean()
+        assert kind == "classes" or torch.cdist(painted, mean).mean() < 8
+    assert distance["classes"] < 0.7 * distance["regression"]

@@ -163,6 +163,27 @@ def test_paints_smooth_gradients_better_than_the_mean_colour():
 def test_pictures_change_only_the_hole():
     painter = method().eval()
     pictures = painter.pictures(batch())
-    assert list(pictures) == ["image", "hole", "predicted"]
+    assert list(pictures) == ["image", "hole", "predicted", "nearest"]
     known = pictures["hole"] == pictures["image"]
-    assert torch.equal(pictures["predicted"][known], pictures["image"][known])
+    for name in ("predicted", "nearest"):
+        assert torch.equal(pictures[name][known], pictures["image"][known])
+        assert not torch.equal(pictures[name], pictures["image"])
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_the_nearest_image_is_the_one_with_the_same_surroundings_whatever_is_in_the_hole(mask):
+    painter = method(mask=mask).eval()
+    surroundings = torch.rand(3, 3, 16, 16).repeat_interleave(2, 0)
+    drop = painter.drop(surroundings[:3]).repeat_interleave(2, 0)
+    images = torch.where(drop, torch.rand(6, 3, 16, 16), surroundings)
+    partner = torch.tensor([1, 0, 3, 2, 5, 4])
+    assert torch.equal(painter.nearest(images, drop), images[partner])
+    other = torch.where(drop, torch.rand(6, 3, 16, 16), images)
+    assert torch.equal(painter.nearest(other, drop), other[partner])
+
+
+def test_a_single_image_has_no_nearest_one():
+    painter = method().eval()
+    pictures = painter.pictures(batch(1))
+    hole = pictures["hole"] != pictures["image"]
+    assert (pictures["nearest"][hole] == 0.5).all()

@@ -5,9 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from unlabeled import encoders
+from unlabeled import encoders, pretrain
+from unlabeled.data import open_data
 from unlabeled.encoders.adapt import Adapt
+from unlabeled.encoders.stages import Stages
 from unlabeled.methods.denoising import Denoising, loss
+from unlabeled.run import CHECKPOINT, read_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -145,3 +148,157 @@ def test_refuses_more_than_everything():
         Denoising(connected(), emphasis=2.0)
     with pytest.raises(ValueError, match="amount must be above 0"):
         Denoising(connected(), emphasis=1.0, amount=0.0)
+
+
+def stack(progress=0.0, size=8, **options):
+    """Layers of conv4 trained one by one: the one whose turn it is at some progress."""
+    encoder = encoders.build("conv4", image_size=size)
+    method = Denoising(encoder, stacked=True, crop=1.0, flip=0.0, **options)
+    method.after_step(progress)
+    return method
+
+
+def test_stacked_layers_have_equal_parts_of_the_training_and_then_train_together():
+    turns = [stack(progress).decoder.stage for progress in (0, 0.19, 0.21, 0.41, 0.61, 0.79, 0.81, 1)]
+    assert turns == [0, 0, 1, 2, 3, 3, 4, 4]
+
+
+@pytest.mark.parametrize("layer", range(4))
+def test_a_layer_restores_the_clean_output_of_those_before_it_in_value_and_gradient(layer):
+    method, images = stack(0.01 + layer / 5, amount=0.0), torch.rand(6, 3, 8, 8)
+    stages, decoder = list(method.encoder.trunk.values()), method.decoder.decoders[layer]
+    torch.nn.init.normal_(decoder.last.weight, std=0.1)
+    method({"image": images}).backward()
+    gradient = stages[layer][0].weight.grad.clone()
+    value = method({"image": images})
+    method.zero_grad()
+    code = method.encoder.adapt(images)
+    with torch.no_grad():
+        for stage in stages[:layer]:
+            code = stage.eval()(code)
+    target = code if layer else images
+    drawn = decoder(stages[layer](code)) + (0 if layer else 0.5)
+    twin = ((drawn - target) ** 2).sum() / target.numel()
+    twin.backward()
+    torch.testing.assert_close(value, twin)
+    torch.testing.assert_close(stages[layer][0].weight.grad, gradient, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("noise", ["mask", "salt_pepper", "gaussian"])
+def test_a_hidden_layer_gets_its_clean_input_with_a_part_destroyed(noise):
+    method, given = stack(0.3, noise=noise, amount=0.25), []
+    stages = list(method.encoder.trunk.values())
+    stages[1].register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    images = torch.rand(6, 3, 8, 8)
+    method({"image": images})
+    clean = stages[0].eval()(method.encoder.adapt(images))
+    peak = clean.flatten(1).amax(1)[:, None, None, None].expand_as(clean)
+    if noise == "gaussian":
+        assert ((given[0] - clean) / peak).std().item() == pytest.approx(0.25, rel=0.03)
+        return
+    kept = (given[0] - clean).abs() < 1e-5
+    values = given[0][~kept] / peak[~kept]
+    low, high = values.abs() < 1e-5, (values - 1).abs() < 1e-5
+    assert (low | high).all() and bool(high.any()) == (noise == "salt_pepper")
+    assert (~kept).flatten(1).sum(1).max() <= 512 and 0.05 < (~kept).float().mean() <= 0.25
+
+
+@pytest.mark.parametrize("layer", range(5))
+def test_only_the_layer_whose_turn_it_is_learns_and_the_others_keep_their_norms(layer):
+    method, images = stack(0.01 + layer / 5), torch.rand(6, 3, 8, 8)
+    before = {name: value.clone() for name, value in method.named_buffers()}
+    for _ in range(2):
+        torch.optim.SGD(method.parameters(), lr=0.1).zero_grad()
+        method({"image": images}).backward()
+        torch.optim.SGD(method.parameters(), lr=0.1).step()
+    parts = [f"encoder.trunk.s{layer + 1}.", f"decoder.decoders.{layer}."]
+    for name, parameter in method.named_parameters():
+        its_turn = layer == 4 or name.startswith(tuple(parts))
+        assert (parameter.grad is not None) == its_turn, name
+        assert not its_turn or parameter.ndim == 1 or parameter.grad.abs().sum() > 0, name
+    moved = {name for name, value in method.named_buffers() if not torch.equal(value, before[name])}
+    norms = {name for name in before if "running" in name or "batches" in name}
+    assert moved == {name for name in norms if layer == 4 or name.startswith(tuple(parts))}
+    assert method.metrics["layer"] == layer + 1
+
+
+def test_all_layers_together_draw_the_image_through_all_decoders():
+    method, images = stack(0.9), torch.rand(4, 3, 8, 8)
+    features = list(method.encoder.eval().maps(images).values())[-1]
+    for decoder in reversed(method.decoder.eval().decoders):
+        features = decoder(features)
+    torch.testing.assert_close(method.predict(images), method.mean + features)
+
+
+def test_chance_is_that_of_the_image_and_unknown_for_hidden_layers():
+    images = torch.rand(64, 3, 8, 8)
+    for progress, known in ((0.1, True), (0.3, False), (0.7, False), (0.9, True)):
+        method = stack()
+        method.prepare(data(images))
+        method.after_step(progress)
+        assert (method.chance(64) is not None) == known
+        still = method.eval()
+        still.training = True  # as held-out samples are measured
+        assert progress > 0.8 or still({"image": images}) == still.baseline
+
+
+def test_a_stacked_run_that_was_stopped_resumes_bit_by_bit(tmp_path):
+    images = open_data(torch.randint(0, 256, (60, 3, 8, 8), dtype=torch.uint8))
+    settings = {
+        "encoder": "conv4",
+        "stacked": True,
+        "batch_size": 16,
+        "steps": 12,
+        "quiet": True,
+        "holdout": 0.1,
+    }
+    whole = pretrain("denoising", images, out=tmp_path / "whole", **settings)
+
+    def stop(step):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain("denoising", images, out=tmp_path / "parts", on_step=stop, **settings)
+    resumed = pretrain("denoising", images, out=tmp_path / "parts", resume=True, quiet=True)
+    first, second = (read_checkpoint(run.path / CHECKPOINT)[0] for run in (whole, resumed))
+    for group, tensors in first.items():
+        assert all(torch.equal(value, second[group][name]) for name, value in tensors.items())
+    assert [entry["metrics"]["layer"] for entry in whole.history] == pytest.approx([1, 7 / 3, 10 / 3, 14 / 3])
+    baseline = float(whole.method.baseline)
+    assert [entry["holdout_loss"] for entry in whole.history[:3]] == pytest.approx([baseline] * 3)
+    assert whole.history[3]["holdout_loss"] != baseline and whole.history[3]["chance"] == baseline
+
+
+def test_layers_that_were_trained_one_by_one_already_restore_images_together_and_then_better():
+    images = (0.5 + 0.2 * torch.randn(512, 3) @ torch.randn(3, 16)).clamp(0, 1).view(512, 1, 4, 4)
+    widths = {"first": (16, 48), "second": (48, 24)}
+    stages = {
+        name: nn.Sequential(nn.Flatten(), nn.Linear(*sides), nn.Sigmoid(), nn.Unflatten(1, (sides[1], 1, 1)))
+        for name, sides in widths.items()
+    }
+    encoder = encoders.ImageEncoder(Adapt("color", 1), Stages(stages, [48, 24]), {"image_size": 4})
+    method = Denoising(encoder, stacked=True, decoder="linear", emphasis=1.0, crop=1.0, flip=0.0)
+    method.prepare(data(images))
+    optimizer, errors = torch.optim.Adam(method.parameters(), lr=0.02), {}
+    noisy, where = method.corrupt(images)
+    for step in range(300):
+        if step in (0, 200, 299):
+            errors[step] = float((method.predict(noisy) - images)[where].square().mean().detach())
+        optimizer.zero_grad()
+        method({"image": images}).backward()
+        optimizer.step()
+        method.after_step((step + 1) / 300)
+    assert errors[200] < 0.8 * errors[0] and errors[299] < 0.9 * errors[200] and errors[299] < 0.5 * errors[0]
+
+
+def test_only_chains_of_layers_are_stacked_and_the_default_has_no_more_state():
+    with pytest.raises(
+        ValueError, match="encoder must be a chain of layers such as conv4 if stacked, got resnet10"
+    ):
+        Denoising(encoders.build("resnet10", image_size=32), stacked=True)
+    names = dict(Denoising(encoders.build("conv4", image_size=8)).named_buffers())
+    assert {name for name in names if not name.startswith(("encoder.", "decoder.stages."))} == {
+        "mean",
+        "baseline",
+    }

@@ -6,13 +6,14 @@ Source: Zhang, Isola, Efros, "Colorful Image Colorization", 2016, https://arxiv.
 Differs: the encoder is any network, read at several of its maps at once; the prior over colours is that of the data at
 hand, counted on crops of 512 images, where the paper's is of all of ImageNet. The loss is divided by the sum of its
 weights, so that equal logits cost ln(bins). The second beta of the optimizer is 0.999, not 0.99.
+Regression, which the paper compares with, predicts colours as standard deviations from their mean.
 Shortcut: grey images teach grey everywhere, so they do not count; most positions are nearly grey, so rare colours weigh
 more. The encoder gets grey images, whatever it reads, so that no trace of colour reaches it.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Unpack
+from typing import Annotated, Any, ClassVar, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -52,11 +53,32 @@ def loss(logits: Tensor, weight: Tensor, index: Tensor, importance: Tensor) -> T
     return (importance * cross_entropy).sum() / mean_over_processes(importance.sum()).clamp(min=1e-9)
 
 
+def regression(predicted: Tensor, colors: Tensor, counts: Tensor) -> Tensor:
+    """Half the squared distance between colours.
+
+    Args:
+        predicted: Float, shape (batch, 2, height, width).
+        colors: Float, same shape.
+        counts: Which images count, bool, shape (batch,).
+
+    Returns:
+        Mean over the positions of the images of all processes that count, scalar, in squared units of the colours; 0 if
+        none counts.
+    """
+    distance = (predicted.float() - colors).square().sum(1).mean((1, 2)) / 2
+    return (distance * counts).sum() / mean_over_processes(counts.float().sum()).clamp(min=1e-9)
+
+
 class Colorization(Method[ImageEncoder]):
     """See the lightness of an image and predict the colour at every position.
 
+    The metric `accuracy` is the fraction of positions whose bin is the likeliest. Regression has `explained`, the
+    fraction of the variance around the mean colour that is predicted.
+
     Args:
         encoder: Network whose features are kept.
+        loss: What is predicted: classes, which are bins of colours, or by regression one colour, the mean of the likely
+            ones, which is duller; it has no bins, so `grid`, `neighbours` and `uniform` have no effect on it.
         grid: Spacing of the colour bins in Lab; 10 gives the paper's 313 bins.
         neighbours: Bins that a true colour is spread over; 1 for a hard label.
         uniform: Weight of the uniform distribution in the prior; 1 weighs all colours alike, near 0 favours rare ones.
@@ -70,11 +92,14 @@ class Colorization(Method[ImageEncoder]):
     example = "photos"
     centers: Tensor
     importance: Tensor
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(
         self,
         encoder: ImageEncoder,
         *,
+        loss: Literal["classes", "regression"] = "classes",
         grid: Annotated[int, Range(at_least=5)] = 10,
         neighbours: Count = 5,
         uniform: PositiveFraction = 0.5,
@@ -84,36 +109,60 @@ class Colorization(Method[ImageEncoder]):
         super().__init__(encoder)
         _need_colors(encoder.in_channels)
         self.neighbours, self.uniform, self.stride = neighbours, uniform, stride
-        self.width = grid / 2
+        self.width, self.regresses = grid / 2, loss == "regression"
         centers = bins(grid)
         self.views = Views(encoder.image_size, **self.view_options(views))
-        self.head = Hypercolumn(list(encoder.map_dims.values())[-3:], len(centers))
-        self.register_buffer("centers", centers)
-        self.register_buffer("importance", torch.ones(len(centers)))
+        outputs = 2 if self.regresses else len(centers)
+        self.head = Hypercolumn(list(encoder.map_dims.values())[-3:], outputs)
+        if self.regresses:
+            self.register_buffer("mean", torch.zeros(2, 1, 1))
+            self.register_buffer("deviation", torch.ones(2, 1, 1))
+        else:
+            self.register_buffer("centers", centers)
+            self.register_buffer("importance", torch.ones(len(centers)))
 
     def chance(self, samples: int) -> float:
-        return math.log(len(self.centers))
+        """Loss of the mean colour, or of equally likely bins."""
+        return 1.0 if self.regresses else math.log(len(self.centers))
 
     def prepare(self, data: Data) -> None:
         _need_colors(data.shape["channels"])
-        counts = torch.zeros_like(self.importance)
-        for images in self.views(data.sample(512)).to(counts.device).split(32):
-            index, colorful = self.code(images)[1:]
-            counts += index[:, 0][colorful].flatten().bincount(minlength=len(counts))
-        if not counts.sum():
+        images = self.views(data.sample(512)).to(self.head.last.weight.device)
+        pairs = [self.colors(part) for part in images.split(32)]
+        colors = torch.cat([colors[colorful] for colors, colorful in pairs])
+        if not len(colors):
             raise UserError("images must have colours for colorization, got only grey ones")
+        if self.regresses:
+            deviation, mean = torch.std_mean(colors, (0, 2, 3), correction=0)
+            self.mean.copy_(mean[:, None, None])
+            self.deviation.copy_(deviation[:, None, None].clamp(min=1))
+            return
+        counts = torch.zeros_like(self.importance)
+        for part in colors.split(32):
+            index = soft_code(part, self.centers, self.neighbours, self.width)[1][:, 0]
+            counts += index.flatten().bincount(minlength=len(counts))
         self.importance.copy_(rarity(counts, self.centers, self.uniform, self.width))
 
-    def code(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Soft code of the colours at the predicted positions; which images are colourful, bool, shape (batch,)."""
+    def colors(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Colours at the predicted positions; which images are colourful, bool, shape (batch,)."""
         # The mean colour of a cell lies at its centre, where the resampling of the head predicts it.
         cell: Any = {"ceil_mode": True, "count_include_pad": False}
         colors = F.avg_pool2d(rgb_to_lab(images)[:, 1:], self.stride, **cell)
-        weight, index = soft_code(colors, self.centers, self.neighbours, self.width)
-        return weight, index, (colors.abs() > COLORFUL).flatten(1).any(1)
+        return colors, (colors.abs() > COLORFUL).flatten(1).any(1)
+
+    def code(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Soft code of the colours at the predicted positions; which images are colourful, bool, shape (batch,)."""
+        colors, colorful = self.colors(images)
+        return *soft_code(colors, self.centers, self.neighbours, self.width), colorful
 
     def forward(self, batch: Batch) -> Tensor:
         images = self.views(batch)
+        if self.regresses:
+            colors, colorful = self.colors(images)
+            standard = (colors - self.mean) / self.deviation
+            error = regression(self.predict(desaturate(images)), standard, colorful)
+            self.metrics = {"explained": 1 - error.detach()}
+            return error
         weight, index, colorful = self.code(images)
         importance = self.importance[index[:, 0]] * colorful[:, None, None]
         logits = self.predict(desaturate(images))
@@ -122,14 +171,20 @@ class Colorization(Method[ImageEncoder]):
         return loss(logits, weight, index, importance)
 
     def predict(self, images: Tensor) -> Tensor:
-        """Logits of the bins at every position, float, shape (batch, bins, height / stride, width / stride)."""
+        """Logits of the bins, or the colour in standard deviations, at every position.
+
+        Returns:
+            Float, shape (batch, bins or 2, height / stride, width / stride).
+        """
         maps: Sequence[Tensor] = list(self.encoder.maps(images).values())[-3:]
         return self.head(maps, -(-images.shape[-1] // self.stride))
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         images = self.encoder.inputs(batch)
         gray = desaturate(images)
-        colors = annealed_mean(self.predict(gray), self.centers)
+        outputs = self.predict(gray)
+        regresses = self.regresses
+        colors = self.mean + self.deviation * outputs if regresses else annealed_mean(outputs, self.centers)
         colors = F.interpolate(colors, images.shape[2:], mode="bilinear")
         predicted = lab_to_rgb(torch.cat([lightness(images), colors], 1))
         return {"image": images, "lightness": gray, "predicted": predicted}

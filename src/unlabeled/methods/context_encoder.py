@@ -12,7 +12,6 @@ Shortcut: copying, so the error outside the hole does not count; a central hole 
 so regions are the default. The adversarial loss makes sharper pictures, not better features.
 """
 
-import math
 from typing import ClassVar, Literal, Unpack
 
 import torch
@@ -28,6 +27,7 @@ from unlabeled.parts.adversarial import build_discriminator, players
 from unlabeled.parts.augment import Views
 from unlabeled.parts.decoder import ChannelwiseLinear, Decoder
 from unlabeled.parts.maps import map_shape
+from unlabeled.parts.psnr import psnr
 
 __all__ = ["ContextEncoder"]
 
@@ -117,7 +117,7 @@ class ContextEncoder(Method[ImageEncoder]):
         drop = self.drop(images)
         predicted = self.predict(images, drop)
         hole = reconstruction(predicted.detach(), images, drop.float())
-        self.metrics = {"psnr": -10 / math.log(10) * hole.log()}
+        self.metrics = {"psnr": psnr(hole)}
         error = reconstruction(predicted, images, self.weight(drop))
         if not self.adversarial_weight:
             return error
@@ -139,8 +139,21 @@ class ContextEncoder(Method[ImageEncoder]):
         *_, last = self.encoder.maps(self.fill(images, drop)).values()
         return self.mean + self.decoder(self.bridge(last))
 
+    def nearest(self, images: Tensor, drop: Tensor) -> Tensor:
+        """The other image that looks most alike around the same hole, for each image, shape of `images`.
+
+        As in the paper, likeness is that of the encoder's features of what is outside the hole, so what is in it has no
+        say. Mid-grey if there is no other image.
+        """
+        features = torch.stack([self.encoder(self.fill(images, hole)) for hole in drop])
+        own = features.diagonal(dim1=0, dim2=1).mT[:, None]
+        distances = (features - own).norm(dim=2).fill_diagonal_(torch.inf)
+        return images[distances.argmin(1)] if len(images) > 1 else torch.full_like(images, 0.5)
+
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """Images, with a hole, and the hole as predicted and as it is in the nearest image of the batch."""
         images = self.encoder.inputs(batch)
         drop = self.drop(images)
         predicted = torch.where(drop, self.predict(images, drop).clamp(0, 1), images)
-        return {"image": images, "hole": self.fill(images, drop), "predicted": predicted}
+        nearest = torch.where(drop, self.nearest(images, drop), images)
+        return {"image": images, "hole": self.fill(images, drop), "predicted": predicted, "nearest": nearest}

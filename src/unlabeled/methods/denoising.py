@@ -5,9 +5,11 @@ Withheld: the destroyed elements, drawn anew each time. Predicted: the clean ima
 Source: Vincent, Larochelle, Bengio, Manzagol, "Extracting and Composing Robust Features with Denoising
 Autoencoders", 2008, https://doi.org/10.1145/1390156.1390294; the emphasis and the other noises: "Stacked
 Denoising Autoencoders", 2010, https://jmlr.org/papers/v11/vincent10a.html
-Differs: all layers are trained at once instead of stacked one by one; the weights of the decoder are its own, and it
-draws the departure from the mean image. The error is a mean over elements, not a sum, and squared by default, where the
-paper's is the cross-entropy. The optimizer is AdamW, not plain SGD.
+Differs: all layers are trained at once unless `stacked`, which trains them one by one as in the paper and then
+fine-tunes them without labels, on the images. The weights of the decoder are its own, and it draws the departure from
+the mean image. The error is a mean over elements, not a sum, and squared by default, where the paper's is the
+cross-entropy; that of hidden layers is always squared, as their values may exceed 1. The optimizer is AdamW, not plain
+SGD.
 Shortcut: copying the input, which cannot recover what was destroyed, so the code may be wider than the image.
 """
 
@@ -15,17 +17,20 @@ from typing import ClassVar, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.encoders import ImageEncoder
+from unlabeled.encoders.stages import Stages
 from unlabeled.method import Batch, Method
 from unlabeled.options import NonNegative, PositiveFraction, ViewOptions
 from unlabeled.parts.augment import Views
 from unlabeled.parts.decoder import decoder as build_decoder
-from unlabeled.parts.maps import map_shape
+from unlabeled.parts.maps import blank_maps, map_shape
 from unlabeled.parts.noise import Noise, corrupt
+from unlabeled.parts.stack import Stack, frozen
 
 __all__ = ["Denoising"]
 
@@ -67,6 +72,8 @@ def loss(
 class Denoising(Method[ImageEncoder]):
     """Destroy a part of an image and recover the clean one.
 
+    If `stacked`, the metric `layer` tells which layer is being trained, from 1; in the end, one more than there are.
+
     Args:
         encoder: Network whose features are kept.
         noise: Corruption: "mask" sets random elements to 0, "salt_pepper" to 0 or 1; "gaussian" shifts all of them.
@@ -76,6 +83,7 @@ class Denoising(Method[ImageEncoder]):
         loss: Reconstruction error; the cross-entropy treats values as probabilities of white.
         emphasis: Weight of the destroyed elements; the untouched ones have the rest to 1, so 0.5 weighs all alike.
         decoder: Network that draws the image: convolutions step by step, or one linear layer.
+        stacked: Train the layers of the encoder one by one, each to restore its own corrupted input, then all together.
         **views: How the images are cropped and mirrored.
     """
 
@@ -96,6 +104,7 @@ class Denoising(Method[ImageEncoder]):
         loss: Literal["squared", "cross_entropy"] = "squared",
         emphasis: PositiveFraction = 0.5,
         decoder: Literal["conv", "linear"] = "conv",
+        stacked: bool = False,
         **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
@@ -109,7 +118,12 @@ class Denoising(Method[ImageEncoder]):
         self.emphasis = emphasis
         channels, size = encoder.in_channels, encoder.image_size
         self.views = Views(size, **self.view_options(views))
-        self.decoder = build_decoder(decoder, map_shape(encoder), channels, size)
+        if stacked:
+            _need_chain(encoder)
+            shapes = [map_.shape[1:] for map_ in blank_maps(encoder).values()]
+            self.decoder = Stack(decoder, [(channels, size, size), *shapes])
+        else:
+            self.decoder = build_decoder(decoder, map_shape(encoder), channels, size)
         self.register_buffer("mean", torch.full((channels, size, size), 0.5))
         self.register_buffer("baseline", torch.tensor(0.0))  # of the mean image
 
@@ -123,10 +137,37 @@ class Denoising(Method[ImageEncoder]):
         """Mean image, as logits if the error takes logits."""
         return self.mean if self.error == "squared" else self.mean.logit(1e-3)
 
+    def chance(self, samples: int) -> float | None:
+        """Error of the mean image; none is known where a hidden layer is trained alone."""
+        stack = self.decoder
+        hidden = isinstance(stack, Stack) and 0 < stack.stage < len(stack.decoders)
+        return None if hidden else super().chance(samples)
+
     def forward(self, batch: Batch) -> Tensor:
         clean = self.views(batch)
+        if isinstance(self.decoder, Stack):
+            self.metrics = {"layer": clean.new_tensor(self.decoder.stage + 1)}
+            if self.decoder.stage < len(self.decoder.decoders):
+                return self.layer_loss(clean, self.decoder.stage, self.decoder.decoders[self.decoder.stage])
         noisy, mask = self.corrupt(clean) if self.training else (clean, None)
         return loss(self.predict(noisy), clean, mask, kind=self.error, emphasis=self.emphasis)
+
+    def layer_loss(self, clean: Tensor, number: int, decoder: nn.Module) -> Tensor:
+        """Loss of one layer alone, which restores its own input: the clean output of those before it; they stand still.
+
+        Networks in evaluation mode, as for held-out samples, get the loss of the mean image, as they draw none yet.
+        """
+        if not self.encoder.training:
+            return self.baseline.clone()
+        stages = list(self.encoder.trunk.values())
+        if number == 0:
+            noisy, mask = self.corrupt(clean)
+            predicted = self.offset + decoder(stages[0](self.encoder.adapt(noisy)))
+            return loss(predicted, clean, mask, kind=self.error, emphasis=self.emphasis)
+        code = frozen(stages[:number], self.encoder.adapt(clean))
+        peak = code.flatten(1).amax(1).clamp(min=1e-6)[:, None, None, None]
+        noisy, mask = self.corrupt(code / peak)  # whose values are in 0..1, as those of images
+        return loss(decoder(stages[number](noisy * peak)), code, mask, emphasis=self.emphasis)
 
     def corrupt(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images with a part destroyed, and which part."""
@@ -144,3 +185,10 @@ class Denoising(Method[ImageEncoder]):
         if self.error == "cross_entropy":
             predicted = predicted.sigmoid()
         return {"image": images, "corrupted": noisy.clamp(0, 1), "predicted": predicted.clamp(0, 1)}
+
+
+def _need_chain(encoder: ImageEncoder) -> None:
+    if not isinstance(encoder.trunk, Stages):
+        raise UserError(
+            f"encoder must be a chain of layers such as conv4 if stacked, got {encoder.config['name']}"
+        )

@@ -1,0 +1,116 @@
+"""Super-resolution: see a shrunk image and predict the details that it has lost.
+
+Withheld: the details of an image that was shrunk and enlarged again. Predicted: these details, the departure of the
+image from the enlarged one.
+
+Source: Dong, Loy, He, Tang, "Image Super-Resolution Using Deep Convolutional Networks", 2014,
+https://arxiv.org/abs/1501.00092, which also enlarges the image before the network, but wants the image, not features.
+Differs: the encoder is any network, of which three maps are read at every pixel, where the paper has three
+convolutions at full size. The optimizer is AdamW, not SGD. PSNR is of all channels and the whole image; the paper's is
+of the luma without the border.
+Shortcut: sharpening the edges takes no deep feature; so the head reads the last three maps only, and each image is
+blurred by a width of its own before it is shrunk, which no fixed filter can undo.
+"""
+
+from typing import Literal, Unpack
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unlabeled.check import UserError
+from unlabeled.data import Data
+from unlabeled.encoders import ImageEncoder
+from unlabeled.method import Batch, Method
+from unlabeled.options import NonNegative, Several, ViewOptions
+from unlabeled.parts.augment import Views, blur
+from unlabeled.parts.decoder import Hypercolumn
+from unlabeled.parts.psnr import gain, psnr, squared_error
+
+__all__ = ["SuperResolution", "enlarge", "shrink"]
+
+ERRORS = {"l1": F.l1_loss, "l2": F.mse_loss}
+
+
+def shrink(images: Tensor, scale: int, widths: Tensor) -> Tensor:
+    """Blur images and shrink them, antialiased, so that details finer than the new pixels are gone.
+
+    Args:
+        images: Float, shape (batch, channels, size, size), in 0..1.
+        scale: Factor, at least 2.
+        widths: Widths of the blur in pixels of the shrunk images, float, shape (batch,).
+
+    Returns:
+        Float, shape (batch, channels, side, side), in 0..1; the side is size / scale, rounded up.
+    """
+    images = blur(images, (scale * widths).clamp(min=1e-3), 2 * scale + 1)
+    side = -(-images.shape[-1] // scale)
+    return F.interpolate(images, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def enlarge(images: Tensor, size: int) -> Tensor:
+    """Images of another side in pixels by bicubic interpolation, in 0..1: what super-resolution must beat."""
+    return F.interpolate(images, (size, size), mode="bicubic").clamp(0, 1)
+
+
+class SuperResolution(Method[ImageEncoder]):
+    """See a shrunk image and predict the details that it has lost.
+
+    The metric `gain` tells by how many decibels the prediction is nearer to the image than the enlarged one is.
+
+    Args:
+        encoder: Network whose features are kept.
+        scale: Factor by which images are shrunk.
+        blur_width: Largest width of the blur before that, in pixels of the shrunk image; each image has its own.
+        loss: Absolute or squared error.
+        **views: How the images are cropped and mirrored.
+    """
+
+    held_out = "stop"
+    view_defaults = ViewOptions(crop=0.5, flip=0.5)
+    baseline: Tensor
+
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        *,
+        scale: Several = 4,
+        blur_width: NonNegative = 0.5,
+        loss: Literal["l1", "l2"] = "l2",
+        **views: Unpack[ViewOptions],
+    ) -> None:
+        super().__init__(encoder)
+        size = encoder.image_size
+        if scale > size // 2:
+            raise UserError(f"scale must be at most {size // 2} for images of {size} pixels, got {scale}")
+        self.scale, self.blur_width, self.error = scale, blur_width, ERRORS[loss]
+        self.views = Views(size, **self.view_options(views))
+        self.head = Hypercolumn(list(encoder.map_dims.values())[-3:], encoder.in_channels)
+        self.register_buffer("baseline", torch.tensor(0.0))  # of the enlarged image
+
+    def prepare(self, data: Data) -> None:
+        images = self.views(data.sample(512)).to(self.baseline.device)
+        self.baseline.copy_(self.error(self.coarse(images), images))
+
+    def coarse(self, images: Tensor) -> Tensor:
+        """Images without their details: shrunk and enlarged again, same shape."""
+        widths = self.blur_width * torch.rand(len(images), device=images.device)
+        return enlarge(shrink(images, self.scale, widths), images.shape[-1])
+
+    def forward(self, batch: Batch) -> Tensor:
+        images = self.views(batch)
+        coarse = self.coarse(images)
+        predicted = self.predict(coarse).float()
+        quality = psnr(squared_error(predicted.detach(), images))
+        self.metrics = {"psnr": quality, "gain": gain(predicted, coarse, images)}
+        return self.error(predicted, images)
+
+    def predict(self, coarse: Tensor) -> Tensor:
+        """Images with details, same shape."""
+        maps = list(self.encoder.maps(coarse).values())[-3:]
+        return coarse + self.head(maps, coarse.shape[-1])
+
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        images = self.encoder.inputs(batch)
+        coarse = self.coarse(images)
+        return {"image": images, "enlarged": coarse, "predicted": self.predict(coarse).clamp(0, 1)}
