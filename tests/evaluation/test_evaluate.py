@@ -50,7 +50,7 @@ ENCODER = conv4()
 def test_every_number_stands_beside_its_controls():
     scores = evaluate(ENCODER, (TRAIN, TEST), labels_per_class=[2, "all"], draws=2)
     found = {(r["probe"], r["labels_per_class"], r["features"]) for r in scores}
-    rows = ("raw", "whitened", "hog", "random", "rescaled", "unlabeled")
+    rows = ("raw", "whitened", "hog", "random", "rescaled", "kmeans", "unlabeled")
     assert found == {(p, n, f) for p in ("knn", "linear") for n in (2, "all") for f in rows}
     assert {r["detail"] for r in scores if r["probe"] == "knn" and r["features"] == "unlabeled"} == {
         "k=6, T=0.07, centred",
