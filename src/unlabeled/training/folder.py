@@ -17,9 +17,11 @@ from unlabeled.run import (
     CHECKPOINT,
     CONFIG,
     LOG,
+    Run,
     read_config,
     read_digests,
     read_position,
+    snapshot,
     write_samples,
     write_skipped,
 )
@@ -96,6 +98,8 @@ def write(folder: Path, config: dict[str, Any], data: Data, train: Data, samples
     write_skipped(folder, list(dict.fromkeys([*data.skipped, *samples.skipped])))
     write_samples(folder, train, config["settings"].get("weights"))
     (folder / LOG).unlink(missing_ok=True)
+    for step in Run(folder).snapshots:
+        snapshot(folder, step).unlink()
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:

@@ -58,6 +58,8 @@ class Settings:
         sgd_momentum: Momentum of sgd and lars. [default: 0.9]
         clip: Maximum norm of the gradient; larger gradients are scaled down to it. [default: no limit]
         holdout: Fraction of the samples held out of training to log the loss on; with fewer than 50 samples, none are.
+        snapshots: Encoders that are kept along the training, evenly, at the ends of epochs; evaluate --snapshots
+            measures them.
         image_size: Height and width of the encoder's input in pixels. [default: that of the data, at most 64, on a GPU
             224]
         store_size: Shorter side in pixels at which decoded images are stored; larger ones are shrunk to it once.
@@ -100,6 +102,7 @@ class Settings:
     sgd_momentum: Annotated[float, Range(at_least=0, below=1)] | None = None
     clip: Positive | None = None
     holdout: Annotated[float, Range(at_least=0, at_most=0.5)] = 0.02
+    snapshots: WholeNumber = 0
     image_size: Count | None = None
     store_size: Count | None = None
     levels: str | None = None
