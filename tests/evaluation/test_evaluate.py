@@ -231,6 +231,31 @@ def test_intervals_of_probes_count_the_groups_of_the_test_data():
     assert "no interval, as there is 1 group only" in scores.table()
 
 
+def test_a_percentage_says_what_it_came_to():
+    lines = []
+    scarce = TRAIN.subset(torch.arange(83))  # 28, 28 and 27 of a class
+    scores = evaluate(
+        ENCODER,
+        (scarce, TEST),
+        probe="knn",
+        labels_per_class=["1%", "5.5%", 2],
+        controls=(),
+        draws=2,
+        progress=lines.append,
+    )
+    assert "1% of the labels: 1 of each class, 3 in all" in lines
+    assert "5.5% of the labels: 1 to 2 of each class, 5 in all" in lines
+    assert scores.about["label_amounts"] == {
+        "1%": "1 of each class, 3 in all",
+        "5.5%": "1 to 2 of each class, 5 in all",
+    }
+
+
+def test_a_size_must_come_with_what_it_is_for():
+    with pytest.raises(ValueError, match="size must come with the task propagation, got 40"):
+        evaluate(ENCODER, (TRAIN, TEST), probe="knn", size=40)
+
+
 def test_few_is_the_linear_probe_with_numbers():
     scores = evaluate(ENCODER, (TRAIN, TEST), probe="few", controls="raw", draws=2)
     assert {(r["probe"], r["labels_per_class"]) for r in scores} == {
