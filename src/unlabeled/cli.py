@@ -457,7 +457,8 @@ def _evaluate_snapshots(run: Any, data: Any, options: dict[str, Any]) -> None:
         )
         run.add_evaluation(scores.about, scores.records)
         values = ", ".join(
-            f"{' '.join(filter(None, (record['probe'], record['layer'])))} {100 * record['value']:.1f}"
+            f"{' '.join(filter(None, (record['probe'], record['layer'])))} ({record['labels_per_class']}) "
+            f"{100 * record['value']:.1f}"
             for record in scores
         )
         print(f"step {step:,}: {values}", flush=True)

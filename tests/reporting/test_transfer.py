@@ -62,7 +62,7 @@ def test_states_along_a_run_are_drawn_and_their_ranks_are_said_and_counted() -> 
     (panel,) = panels([run([3, 2, 1.5, 1.2], [0.5, 0.6, 0.7, 0.8])])
     assert (
         panel.words
-        == "Rank correlation of a lower training loss with a higher accuracy: +1.00, over 4 states of 1 run. "
+        == "Rank correlation of a lower training loss on the pretext with a higher accuracy of the probe: +1.00, over 4 states of 1 run. "
         "So few tell little."
     )
     assert panel.chart.count("<title>") == 4 and "step 20" in panel.chart
@@ -77,23 +77,28 @@ def test_only_the_newest_measurement_of_a_state_counts_and_no_control() -> None:
     one.evaluations.append(evaluation(None, 0.9))
     one.snapshots.append(evaluation(10, 0.9, features="random"))
     (panel,) = panels([one])
-    assert "over 3 states of 1 run" in panel.words and "accuracy in % 90" not in panel.chart
+    assert "over 3 states of 1 run" in panel.words and "of the probe in % 90" not in panel.chart
 
 
 def test_losses_of_several_methods_are_compared_as_fractions_of_chance() -> None:
     without = run([-0.5], [0.9], "simsiam", [line(10, -0.5, chance=None)])
     runs = [run([2], [0.5]), run([1, 3], [0.7, 0.4], "rotnet"), without]
     (panel,) = panels(runs)
-    assert "lower training loss as a fraction of chance" in panel.words
+    assert "lower training loss on the pretext as a fraction of chance" in panel.words
     assert "+1.00, over 3 states of 2 runs" in panel.words
-    assert panel.words.endswith("Without a known training loss as a fraction of chance: 1 state.")
+    assert panel.words.endswith(
+        "Without a known training loss on the pretext as a fraction of chance: 1 state."
+    )
     assert "fraction of chance 0.5," in panel.chart
 
 
 def test_an_accuracy_on_the_pretext_is_drawn_where_all_states_have_one() -> None:
     history = [line(10 * n, 5 - n, metrics={"next_accuracy": 0.2 * n}) for n in (1, 2, 3)]
     (panel,) = panels([run([4, 3, 2], [0.3, 0.5, 0.6], "bert", history)])
-    assert "Rank correlation of a higher next_accuracy with a higher accuracy: +1.00" in panel.words
+    assert (
+        "Rank correlation of a higher next_accuracy on the pretext with a higher accuracy of the probe: +1.00"
+        in panel.words
+    )
 
 
 def test_encoders_are_kept_along_a_training_measured_and_drawn(
@@ -119,7 +124,7 @@ def test_encoders_are_kept_along_a_training_measured_and_drawn(
     np.savez(file, x=images.to(torch.uint8).numpy(), y=labels.numpy())
     main(["evaluate", str(made.path), str(file), "--probe", "knn", "--controls", "raw", "--snapshots"])
     said = capsys.readouterr().out
-    assert [int(step) for step in re.findall(r"^step (\d+): knn ", said, re.MULTILINE)] == [3, 6, 9]
+    assert [int(step) for step in re.findall(r"^step (\d+): knn \(all\) ", said, re.MULTILINE)] == [3, 6, 9]
     page = report(load(made.path), data=data, out=tmp_path / "page.html").read_text()
     assert "over 4 states of 1 run" in page and page.count('class="scores"') == 1
 

@@ -98,7 +98,7 @@ def _panel(key: tuple[Any, ...], measured: Sequence[tuple[Entry, Evaluation, flo
     if len(states) < FEWEST:
         return None
     data, probe, _, count = key
-    axis = f"{name} as a fraction of chance" if of_chance else name
+    axis = f"{name} on the pretext" + (" as a fraction of chance" if of_chance else "")
     better = 1 if "accuracy" in name else -1
     rho = rank_correlation([better * one.pretext for one in states], [one.accuracy for one in states])
     title = f"{PROBES[probe]}, {labels([count])}" + (f", {data}" if data else "")
@@ -108,7 +108,9 @@ def _panel(key: tuple[Any, ...], measured: Sequence[tuple[Entry, Evaluation, flo
         points = [(one.pretext, 100 * one.accuracy, f"{entry.label}, step {one.step:,}") for one in own]
         lines.append((entry.style, points))
     missing = len(measured) - len(states)
-    return Panel(charts.paths(title, lines, axis, "accuracy in %"), _words(states, axis, rho, missing))
+    return Panel(
+        charts.paths(title, lines, axis, "accuracy of the probe in %"), _words(states, axis, rho, missing)
+    )
 
 
 def _measure(
@@ -130,6 +132,6 @@ def _words(states: Sequence[State], axis: str, rho: float | None, missing: int) 
         text = f"Over {number} one of the two does not vary, so nothing is said of their ranks."
     else:
         better = "higher" if "accuracy" in axis else "lower"
-        text = f"Rank correlation of a {better} {axis} with a higher accuracy: {rho:+.2f}, over {number}."
+        text = f"Rank correlation of a {better} {axis} with a higher accuracy of the probe: {rho:+.2f}, over {number}."
         text += " So few tell little." if len(states) < TELLING else ""
     return text + (f" Without a known {axis}: {counted(missing, 'states')}." if missing else "")
