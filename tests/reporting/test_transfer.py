@@ -60,10 +60,9 @@ def test_the_pretext_of_a_step_is_the_held_out_loss_where_it_is_known() -> None:
 
 def test_states_along_a_run_are_drawn_and_their_ranks_are_said_and_counted() -> None:
     (panel,) = panels([run([3, 2, 1.5, 1.2], [0.5, 0.6, 0.7, 0.8])])
-    assert (
-        panel.words
-        == "Rank correlation of a lower training loss on the pretext with a higher accuracy of the probe: +1.00, over 4 states of 1 run. "
-        "So few tell little."
+    assert panel.words == (
+        "Rank correlation of a lower training loss on the pretext with a higher accuracy of the probe: +1.00, "
+        "over 4 states of 1 run. So few tell little."
     )
     assert panel.chart.count("<title>") == 4 and "step 20" in panel.chart
     (panel,) = panels([run([3, 2, 1.5, 1.2, 1.1], [0.8, 0.7, 0.6, 0.5, 0.4])])

@@ -101,7 +101,9 @@ def _panel(key: tuple[Any, ...], measured: Sequence[tuple[Entry, Evaluation, flo
     axis = f"{name} on the pretext" + (" as a fraction of chance" if of_chance else "")
     better = 1 if "accuracy" in name else -1
     rho = rank_correlation([better * one.pretext for one in states], [one.accuracy for one in states])
-    title = f"{PROBES[probe]}, {labels([count])}" + (f", {data}" if data else "")
+    title = f"{PROBES[probe][0].upper()}{PROBES[probe][1:]}, {labels([count])}" + (
+        f", {data}" if data else ""
+    )
     lines = []
     for entry in dict.fromkeys(one.entry for one in states):
         own = sorted((one for one in states if one.entry is entry), key=lambda one: one.step)
