@@ -394,3 +394,18 @@ def test_features_are_named_once_for_scores_tables_and_exports(
     assert "data must come with features to fit to it" in capsys.readouterr().err
     assert run("evaluate", out, str(folder), "--features", "choose", "--controls", "raw") == 0
     assert "chosen for every row and draw by held-out training labels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("pretrain", "simclr", "a", "b"), "words must fit pretrain simclr DATA [OPTIONS], got b besides"),
+        (("evaluate", "a", "b", "c d"), "words must fit evaluate RUN DATA [OPTIONS], got 'c d' besides"),
+        (("methods", "x"), "words must fit methods [OPTIONS], got x besides"),
+    ],
+)
+def test_words_too_many_are_named_with_what_the_command_takes(
+    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*words) == 2
+    assert capsys.readouterr().err == f"unlabeled: {said}\n"

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
-from cyclopts import App, CycloptsError, Group, Parameter, Token
+from cyclopts import App, CycloptsError, Group, Parameter, Token, UnusedCliTokensError
 
 from unlabeled import check, methods, options
 from unlabeled.check import UserError
@@ -376,6 +376,8 @@ def evaluate(
     draws: Whole = 5,
     seed: Whole = 0,
     steps: WholeOrNone = None,
+    size: WholeOrNone = None,
+    snapshots: Annotated[bool, Parameter(negative=())] = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     encoder: Network = None,
     reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
@@ -386,25 +388,30 @@ def evaluate(
         labels_per_class: Numbers of labels per class, percentages of each class, or all: 1,10,1%,all.
         draws: Number of random draws of the labels, where not all labels are used.
         seed: Seed of the draws.
-        steps: Optimizer steps of supervised and finetune. [default: until held-out labels show no improvement]
+        steps: Optimizer steps of supervised, finetune and nonlinear. [default: until held-out labels show no
+            improvement]
+        size: Shorter side in pixels to which the task propagation shrinks frames. [default: twice the encoder's image
+            size, or less where that is too slow]
+        snapshots: Measure the encoders that were kept along the training too, without controls.
         device: Device to compute features on; auto prefers a GPU.
     """
     from unlabeled.run import load
 
     opened = load(run, encoder)
-    _evaluate(
-        opened,
-        data,
-        probe=probe,
-        labels_per_class=labels_per_class,
-        controls=controls,
-        features=_named(opened, features, directions),
-        draws=draws,
-        seed=seed,
-        steps=steps,
-        device=device,
-        **asdict(reading),
-    )
+    options: dict[str, Any] = {
+        "probe": probe,
+        "labels_per_class": labels_per_class,
+        "features": _named(opened, features, directions),
+        "draws": draws,
+        "seed": seed,
+        "steps": steps,
+        "size": size,
+        "device": device,
+    }
+    options |= asdict(reading)
+    if snapshots:
+        _evaluate_snapshots(opened, data, options)
+    _evaluate(opened, data, controls=controls, **options)
     _next("report", run)
 
 
@@ -430,6 +437,31 @@ def _evaluate(run: Any, data: Any, **options: Any) -> None:
     finally:
         if len(scores):
             print(f"{scores.table()}\n{scores.verdict()}", flush=True)
+
+
+def _evaluate_snapshots(run: Any, data: Any, options: dict[str, Any]) -> None:
+    """Evaluate the encoders along the training by the probes, without controls, and keep the scores."""
+    from unlabeled.evaluation import evaluate as measure
+    from unlabeled.run import Run
+
+    if not run.snapshots:
+        raise UserError(f"snapshots must have been kept by pretrain --snapshots, got none in {run.path}")
+    probes = [name for name in options["probe"] if name in PROBES]
+    if not probes:
+        raise UserError(f"snapshots must be measured by a probe, got {','.join(options['probe'])}")
+    features = options["features"] or run.config.get("settings", {}).get("features")
+    for step in run.snapshots:
+        earlier = Run(run.path, run.network, step)
+        scores = measure(
+            earlier, data, controls="none", **{**options, "probe": probes, "features": features, "size": None}
+        )
+        run.add_evaluation(scores.about, scores.records)
+        values = ", ".join(
+            f"{' '.join(filter(None, (record['probe'], record['layer'])))} ({record['labels_per_class']}) "
+            f"{100 * record['value']:.1f}"
+            for record in scores
+        )
+        print(f"step {step:,}: {values}", flush=True)
 
 
 @app.command(usage="Usage: unlabeled compare METHOD... DATA [OPTIONS]")
@@ -745,6 +777,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.formatwarning = _warning
     try:
         app(words, **UNCAUGHT)
+    except UnusedCliTokensError as error:
+        _stop(check.one_line(_too_many(error)), 2)
     except (CycloptsError, UserError) as error:
         _stop(check.one_line(str(error)), 2)
     except OSError as error:
@@ -753,6 +787,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(str(interrupt) or "stopped", 130)
     except FloatingPointError as error:
         _stop(str(error), 3)
+
+
+def _too_many(error: UnusedCliTokensError) -> str:
+    """What a command takes, where it was given more words."""
+    command = app
+    for word in error.command_chain or ():
+        command = command[word]
+    usage = str(command.usage or "").partition("Usage: unlabeled ")[2].partition("\n")[0]
+    words = usage or f"{' '.join(error.command_chain or ())} [OPTIONS]"
+    return f"words must fit {words}, got {shlex.join(error.unused_tokens or [])} besides"
 
 
 def _warning(message: Warning | str, *where: Any, **more: Any) -> str:

@@ -7,6 +7,7 @@ encoder.safetensors      the encoder that is kept, its architecture in the heade
 features.safetensors     the same with the features that were asked for, where these are not its output
 samples.npy       a digest of each sample that it was trained on: finds test samples among them, and other data
 skipped.csv       files that could not be read, with reasons
+snapshots         encoders along the training, where they were asked for: STEP.safetensors
 scores.json       what `evaluate` measured, on which data, how and on which state of the encoder: the last evaluation,
                   and the earlier ones
 """
@@ -48,12 +49,13 @@ __all__ = [
     "read_position",
     "read_scores",
     "reading",
+    "snapshot",
     "write_checkpoint",
 ]
 
 CHECKPOINT, ENCODER, LOG, CONFIG = "checkpoint.safetensors", "encoder.safetensors", "log.jsonl", "run.toml"
 FEATURES, SAMPLES = "features.safetensors", "samples.npy"
-SCORES = "scores.json"
+SCORES, SNAPSHOTS = "scores.json", "snapshots"
 RESULTS = (
     "records",
     "note",
@@ -73,10 +75,13 @@ class Run:
     Args:
         path: The folder that `pretrain` wrote.
         network: What a network of the user's own is opened with: itself, or the module:function that builds it.
+        at: Step of one of its `snapshots`, whose encoder it then gives; None for that at the end.
     """
 
-    def __init__(self, path: str | Path, network: "nn.Module | str | None" = None) -> None:
-        self.path, self.network = Path(path), network
+    def __init__(
+        self, path: str | Path, network: "nn.Module | str | None" = None, at: int | None = None
+    ) -> None:
+        self.path, self.network, self.at = Path(path), network, at
         if not (self.path / CONFIG).is_file():
             raise UserError(f"run must be a folder that pretrain wrote, got {self.path} (it has no {CONFIG})")
 
@@ -125,6 +130,23 @@ class Run:
             if "meters" in entry:  # their name up to version 0.1.0
                 entry["metrics"] = entry.pop("meters")
         return entries
+
+    @property
+    def snapshots(self) -> list[int]:
+        """Steps after which the encoder was kept along the training."""
+        return sorted(
+            int(file.stem) for file in (self.path / SNAPSHOTS).glob("*.safetensors") if file.stem.isdecimal()
+        )
+
+    @property
+    def step(self) -> int | None:
+        """Optimizer steps after which its encoder was saved; None where no checkpoint says so."""
+        if self.at is not None:
+            return self.at
+        try:
+            return read_position(self.path / CHECKPOINT).get("step")
+        except ValueError:  # what is evaluated is the encoder, which needs no checkpoint
+            return None
 
     @property
     def scores(self) -> list[dict[str, Any]]:
@@ -197,6 +219,8 @@ class Run:
         """
         from unlabeled import encoders
 
+        if self.at is not None:
+            return encoders.load(snapshot(self.path, self.at), self.network).eval()
         file, features = self.path / FEATURES, self.config.get("settings", {}).get("features", "output")
         if features not in ("output", "none") and not file.is_file():
             warnings.warn(
@@ -213,6 +237,8 @@ class Run:
         from unlabeled.encoders.readout import bare
 
         name = self.config["method"]
+        if self.at is not None:
+            raise UserError(f"of step {self.at:,} of {self.path} only the encoder was kept")
         if name not in methods.names():
             raise UserError(
                 f"run {self.path} was trained with {name}, which is not one of the library's methods"
@@ -238,6 +264,11 @@ def load(path: str | Path, encoder: "nn.Module | str | None" = None) -> Run:
         ValueError: The folder is no run.
     """
     return Run(path, encoder)
+
+
+def snapshot(folder: Path, step: int) -> Path:
+    """The file of the encoder that is kept after a step."""
+    return folder / SNAPSHOTS / f"{step:09d}.safetensors"
 
 
 def opened(source: Any) -> Any:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from unlabeled.data import from_images
 from unlabeled.data.labels import in_order, label_column, numbered
 
 
@@ -122,3 +123,14 @@ def test_a_column_that_is_asked_for_is_taken_or_the_columns_are_listed():
 
 def test_classes_that_are_numbers_count_by_their_value():
     assert in_order(["10", "9", "-1"]) == ["-1", "9", "10"] and in_order(["10", "9", "a"]) == ["10", "9", "a"]
+
+
+def test_names_of_classes_stand_in_for_numbers_where_there_are_any():
+    labels = torch.tensor([1, 0, -1, 2])
+    data = from_images(torch.zeros(4, 1, 4, 4, dtype=torch.uint8), labels, classes=["cat", "dog"])
+    assert data.class_names() == ["dog", "cat", None, "2"]
+    assert data.class_names(slice(1, 3)) == ["cat", None]
+    data.classes = None
+    assert data.class_names() == ["1", "0", None, "2"]
+    data.labels = None
+    assert data.class_names(slice(2, 9)) == [None, None]

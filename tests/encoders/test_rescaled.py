@@ -2,6 +2,7 @@
 
 import copy
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -61,13 +62,16 @@ def test_every_channel_before_its_activation_has_mean_a_tenth_and_variance_1(
     plain: Encoder, images: Tensor
 ) -> None:
     with torch.no_grad():
-        layers = _within_layers(plain.trunk, plain.adapt(images))
+        layers, _ = _within_layers(plain.trunk, plain.adapt(images))
     assert len(layers) == 4
     assert_calibrated(outputs(plain, images, nn.Conv2d))
 
 
-def test_ratio_of_gradient_to_weight_is_the_same_in_all_layers(plain: Encoder, images: Tensor) -> None:
-    assert rescale_(plain, images) == "within and between layers"
+@pytest.mark.parametrize("directions", ["rescaled", "kmeans"])
+def test_ratio_of_gradient_to_weight_is_the_same_in_all_layers(
+    directions: Any, plain: Encoder, images: Tensor
+) -> None:
+    assert rescale_(plain, images, directions).endswith("within and between layers")
     features = plain(images)
     difference = torch.randn(features.shape, generator=torch.Generator().manual_seed(0))
     features.backward(difference)

@@ -14,12 +14,12 @@ from unlabeled import encoders
 from unlabeled.data import Data, Skipped, from_images, open_splits
 from unlabeled.evaluation import evaluate, logistic, twins
 from unlabeled.evaluation.controls import raw, supervised
-from unlabeled.evaluation.features import of_encoder, read
+from unlabeled.evaluation.features import of_encoder, read, standardization
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.model import frozen
 from unlabeled.evaluation.plan import Cell, Request, cells
 from unlabeled.evaluation.probe import Settings
-from unlabeled.evaluation.probes import finetune, layers
+from unlabeled.evaluation.probes import finetune
 from unlabeled.method import Batch, Method
 from unlabeled.run import fingerprint, load
 
@@ -50,7 +50,7 @@ ENCODER = conv4()
 def test_every_number_stands_beside_its_controls():
     scores = evaluate(ENCODER, (TRAIN, TEST), labels_per_class=[2, "all"], draws=2)
     found = {(r["probe"], r["labels_per_class"], r["features"]) for r in scores}
-    rows = ("raw", "whitened", "hog", "random", "rescaled", "unlabeled")
+    rows = ("raw", "whitened", "hog", "random", "rescaled", "kmeans", "unlabeled")
     assert found == {(p, n, f) for p in ("knn", "linear") for n in (2, "all") for f in rows}
     assert {r["detail"] for r in scores if r["probe"] == "knn" and r["features"] == "unlabeled"} == {
         "k=6, T=0.07, centred",
@@ -197,9 +197,21 @@ def test_layers_are_judged_on_groups_that_were_held_out():
     groups = torch.arange(12).repeat_interleave(10)
     labels = torch.randint(3, (12,), generator=generator)[groups]
     features = torch.eye(12)[groups] + 0.01 * torch.randn(120, 12, generator=generator)
-    assert layers.held_out_loss(features, labels, 3) < 0.2
-    assert layers.held_out_loss(features, labels, 3, groups=groups) > 0.9
-    assert math.isnan(layers.held_out_loss(features, labels, 3, groups=torch.zeros(120)))
+    about = {"statistics": standardization(features)}
+    assert logistic.held_out_loss(features, labels, 3, **about) < 0.2
+    assert logistic.held_out_loss(features, labels, 3, groups=groups, **about) > 0.9
+    assert math.isnan(logistic.held_out_loss(features, labels, 3, groups=torch.zeros(120), **about))
+
+
+def test_held_out_labels_of_a_class_without_others_do_not_count():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 3
+    features = torch.eye(3)[labels] + 0.1 * torch.randn(60, 3, generator=generator)
+    about = {"statistics": standardization(features)}
+    expected = logistic.held_out_loss(features, labels, 4, **about)
+    # One label of a fourth class, far from all others, which no rest holds where it is held out.
+    more, alone = torch.cat([features, torch.full((1, 3), 9.0)]), torch.cat([labels, torch.tensor([3])])
+    assert logistic.held_out_loss(more, alone, 4, **about) < expected + 0.3
 
 
 def test_intervals_of_probes_count_the_groups_of_the_test_data():
@@ -217,6 +229,31 @@ def test_intervals_of_probes_count_the_groups_of_the_test_data():
         and "beats" not in scores.verdict()
     )
     assert "no interval, as there is 1 group only" in scores.table()
+
+
+def test_a_percentage_says_what_it_came_to():
+    lines = []
+    scarce = TRAIN.subset(torch.arange(83))  # 28, 28 and 27 of a class
+    scores = evaluate(
+        ENCODER,
+        (scarce, TEST),
+        probe="knn",
+        labels_per_class=["1%", "5.5%", 2],
+        controls=(),
+        draws=2,
+        progress=lines.append,
+    )
+    assert "1% of the labels: 1 of each class, 3 in all" in lines
+    assert "5.5% of the labels: 1 to 2 of each class, 5 in all" in lines
+    assert scores.about["label_amounts"] == {
+        "1%": "1 of each class, 3 in all",
+        "5.5%": "1 to 2 of each class, 5 in all",
+    }
+
+
+def test_a_size_must_come_with_what_it_is_for():
+    with pytest.raises(ValueError, match="size must come with the task propagation, got 40"):
+        evaluate(ENCODER, (TRAIN, TEST), probe="knn", size=40)
 
 
 def test_few_is_the_linear_probe_with_numbers():
@@ -478,7 +515,7 @@ def test_too_few_labels_are_refused_before_anything_is_computed():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"probe": "svm"}, "probe must be one of few, finetune, knn, layers, linear, alignment, .*, got svm"),
+        ({"probe": "svm"}, "probe must be one of few, .*, layers, linear, nonlinear, alignment, .*, got svm"),
         (
             {"controls": ["noise"]},
             "controls must be one of .*random, raw, rescaled.*, default, all, got noise",

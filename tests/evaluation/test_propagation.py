@@ -1,6 +1,7 @@
 """Label propagation: the scores of DAVIS on hand-made masks, and carried labels against a slow loop."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -381,6 +382,17 @@ def test_masks_of_one_film_are_those_of_the_measurement():
 
 
 @pytest.mark.skipif(not DAVIS.is_dir(), reason="needs real videos")
+def test_frames_are_shrunk_to_the_size_of_the_model_where_the_network_takes_it():
+    made = blobs.make(1, 0, frames=3, size=32)
+    data = from_videos(made["video"], name="one", masks=made["masks"])
+    whole, small = TASK(model(), data), TASK(replace(model(), size=16), data)
+    assert "16-16 pixels" not in small[0].detail and small[0].detail.startswith("16 pixels, ")
+    assert not torch.equal(whole[0].values, small[0].values)
+    vit = EvaluatedModel(encoders.build("vit-small", image_size=32).eval(), size=17)
+    with pytest.raises(ValueError, match="size must be a number of pixels that vit-small takes, got 17"):
+        TASK(vit, data)
+
+
 def test_reads_real_videos():
     first = next(films(DAVIS))
     assert first.name == "blackswan" and first.frames.shape == (50, 3, 240, 427)

@@ -48,6 +48,12 @@ def test_a_share_is_of_each_class_by_itself_and_at_least_one():
         assert set(few.tolist()) < set(many.tolist())
 
 
+def test_one_percent_lies_inside_ten_percent_of_the_same_draw():
+    labels = torch.arange(900) % 3
+    for few, many in zip(draw(labels, "1%", classes=3), draw(labels, "10%", classes=3), strict=True):
+        assert labels[few].bincount().tolist() == [3, 3, 3] and set(few.tolist()) < set(many.tolist())
+
+
 def test_counts_are_numbers_then_shares_then_all():
     assert counts(["all", "10%", "1 %", 5, "1", "0.5%", "1.0%"]) == [1, 5, "0.5%", "1%", "10%", "all"]
     assert counts(["100%"]) == ["all"]

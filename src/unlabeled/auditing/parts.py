@@ -42,11 +42,7 @@ class Part:
     @cached_property
     def labels(self) -> list[str | None]:
         """Class of each sample by name, else number; None where it has none."""
-        if self.data is None or self.data.labels is None:
-            return [None] * len(self)
-        names = self.data.classes
-        numbers = self.data.labels.tolist()
-        return [None if n < 0 else names[n] if names and n < len(names) else str(n) for n in numbers]
+        return [] if self.data is None else self.data.class_names()
 
     @cached_property
     def classes(self) -> dict[str, int]:

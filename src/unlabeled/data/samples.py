@@ -177,6 +177,13 @@ class Data:
             self._digests = torch.tensor([*self._contents()], dtype=torch.int64)
         return self._digests
 
+    def class_names(self, rows: slice = slice(None)) -> list[str | None]:
+        """Class of each sample by name, else number; None where it has none."""
+        if self.labels is None:
+            return [None] * len(self.paths[rows])
+        names, numbers = self.classes or [], self.labels[rows].tolist()
+        return [None if n < 0 else names[n] if n < len(names) else str(n) for n in numbers]
+
     def groups_of(self, rows: Tensor) -> Tensor:
         """Groups of other samples that are made of these, such as clips of videos.
 

@@ -20,7 +20,7 @@ from unlabeled.encoders.adapt import Adapt
 from unlabeled.encoders.audio import AudioEncoder
 from unlabeled.encoders.audio_visual import AudioVisualEncoder
 from unlabeled.encoders.encoder import Encoder
-from unlabeled.encoders.image import OWN_NETWORK, ImageEncoder
+from unlabeled.encoders.image import INITS, OWN_NETWORK, ImageEncoder
 from unlabeled.encoders.readout import Readout, Spec, bare
 from unlabeled.encoders.rescaled import rescale_
 from unlabeled.encoders.saved import is_ours, load_weights, no_larger_than, read_header
@@ -116,11 +116,16 @@ def fitted(
         data: What it will be trained on.
         kind: Kind of encoder.
         weights: A file to start from, as in `build`; it brings the statistics too.
-        init: default, or rescaled, which makes the channels of each layer vary alike on the data.
+        init: default; rescaled, which makes the channels of each layer vary alike on the data; or kmeans, which also
+            takes the filters of each layer from clusters of patches.
         image_size: Height and width in pixels of images and frames; None takes that of the data. Other kinds have none.
         **options: Further arguments of the kind's own `fitted`; None for automatic values.
     """
-    check.choice(("default", "rescaled"), init=init)
+    check.choice(INITS, init=init)
+    if init == "kmeans" and weights is not None:
+        raise UserError(
+            f"init must be default or rescaled with weights, which k-means would replace, got {init}"
+        )
     check.choice(KINDS, kind=kind)
     make = KINDS[kind].fitted
     options = {key: value for key, value in options.items() if value is not None}
@@ -132,10 +137,11 @@ def fitted(
         return _loaded_as(name, kind, Path(weights))
     else:
         encoder = _filled(partial(make, name, data, **options), weights)
-    if init == "rescaled":
+    if init != "default":
         if not isinstance(encoder, ImageEncoder):
-            raise UserError(f"init must be default for encoders of {kind}, got rescaled")
-        rescale_(encoder, image.sample(encoder, data))
+            raise UserError(f"init must be default for encoders of {kind}, got {init}")
+        steps = rescale_(encoder, image.sample(encoder, data), init)  # type: ignore[arg-type]
+        encoder.notes += [f"init {init}: {steps}"]
     return encoder
 
 

@@ -35,7 +35,6 @@ __all__ = [
     "fit_scaling",
     "one_unit",
     "pooled",
-    "refit_",
     "view_covariances",
 ]
 
@@ -274,13 +273,6 @@ def fit_readout(encoder: Encoder, spec: Spec, data: "Data", seed: int = 0) -> Re
         readout.scale = scale
         readout.notes += [note] if note else []
     return readout.train(training)
-
-
-def refit_(readout: Readout, data: "Data", seed: int = 0) -> None:
-    """Fit a readout in place, as after its encoder has changed; arguments as in `fit_readout`."""
-    fresh = fit_readout(readout.encoder, readout.spec, data, seed)
-    readout.dim, readout.config["numbers"] = fresh.dim, fresh.config["numbers"]
-    readout.scale = fresh.scale
 
 
 @torch.no_grad()

@@ -3,20 +3,23 @@
 Within each layer, every channel gets the same mean and variance on a calibration batch. Between layers, the
 ratio of a weight's gradient to the weight is made equal, so that all layers would learn at the same speed.
 
+The directions of the weights stay as they are, or come from k-means on patches of what each layer sees.
+
 Source: Krähenbühl, Doersch, Donahue, Darrell, "Data-dependent Initializations of Convolutional Neural
 Networks", 2016, https://arxiv.org/abs/1511.06856
 Differs: a batch norm is calibrated as the affine layer that it is in evaluation. The step between layers is
-omitted where a norm or a smooth activation breaks the homogeneity in the weights that it needs. The
-directions of the weights stay random: the paper's filters from k-means and PCA of patches are absent.
+omitted where a norm or a smooth activation breaks the homogeneity in the weights that it needs. The paper's
+filters from PCA of patches are absent.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from unlabeled.check import UserError
 from unlabeled.encoders.image import ImageEncoder
+from unlabeled.encoders.kmeans_filters import replace_filters_
 from unlabeled.kernels.compat import BATCH_NORMS
 
 __all__ = ["rescale_"]
@@ -29,18 +32,21 @@ POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 HOMOGENEOUS = (*LAYERS, *POOLS, nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Flatten, nn.Dropout)
 
 
-def rescale_(encoder: ImageEncoder, images: Tensor) -> str:
+def rescale_(
+    encoder: ImageEncoder, images: Tensor, directions: Literal["rescaled", "kmeans"] = "rescaled"
+) -> str:
     """Rescale the weights of an encoder in place, from images.
 
-    The directions of the weights stay; scales, biases and batch norms are set anew. A second call on the same
-    images changes nothing.
+    Scales, biases and batch norms are set anew. A second call on the same images changes nothing.
 
     Args:
         encoder: Its convolutions, linear layers and batch norms are rescaled.
         images: Some 256 to calibrate on, float, shape (batch, in_channels, height, width), in 0..1.
+        directions: `rescaled` keeps the directions of the weights. `kmeans` takes those of clusters of patches, drawn
+            from torch's default generator; a layer with more filters than there are patches keeps its own.
 
     Returns:
-        The steps taken, `within layers` or `within and between layers`.
+        The steps taken, `within layers` or `within and between layers`, and in how many layers there is k-means.
 
     Raises:
         ValueError: There are fewer than 2 images.
@@ -52,20 +58,26 @@ def rescale_(encoder: ImageEncoder, images: Tensor) -> str:
     trunk = encoder.trunk
     with torch.no_grad():
         x = encoder.adapt(images)
-        layers = _within_layers(trunk, x)
+        layers, clustered = _within_layers(trunk, x, directions == "kmeans")
     homogeneous = bool(layers) and all(
         isinstance(leaf, HOMOGENEOUS) for leaf in trunk.modules() if not list(leaf.children())
     )
     if homogeneous:
         _between_layers(trunk, layers, x)
     encoder.train(was_training)
-    encoder.config["init"] = "rescaled"
-    return "within and between layers" if homogeneous else "within layers"
+    encoder.config["init"] = directions
+    steps = "within and between layers" if homogeneous else "within layers"
+    return steps if directions == "rescaled" else f"k-means in {clustered} of {len(layers)} layers, {steps}"
 
 
-def _within_layers(trunk: nn.Module, x: Tensor) -> list[Any]:
-    """Calibrate each layer as the data first passes it; returns the convolutions and linear layers."""
+def _within_layers(trunk: nn.Module, x: Tensor, clusters: bool = False) -> tuple[list[Any], int]:
+    """Calibrate each layer as the data first passes it.
+
+    Returns:
+        The convolutions and linear layers, and how many of them got filters from clusters of patches, if they are to.
+    """
     order: list[Any] = []
+    clustered: list[Any] = []
 
     def calibrate(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         if module in order:
@@ -75,12 +87,17 @@ def _within_layers(trunk: nn.Module, x: Tensor) -> list[Any]:
             return _calibrate_norm(module, *inputs)
         return _calibrate(module, output)
 
+    def cluster(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if module not in order and replace_filters_(module, inputs[0]):
+            clustered.append(module)
+
     modules = [module for module in trunk.modules() if isinstance(module, (*LAYERS, *BATCH_NORMS))]
     hooks = [module.register_forward_hook(calibrate) for module in modules]
+    hooks += [module.register_forward_pre_hook(cluster) for module in modules if clusters]
     trunk(x)
     for hook in hooks:
         hook.remove()
-    return [module for module in order if isinstance(module, LAYERS)]
+    return [module for module in order if isinstance(module, LAYERS)], len(clustered)
 
 
 def _calibrate(layer: Any, output: Tensor) -> Tensor:

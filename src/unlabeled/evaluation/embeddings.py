@@ -175,23 +175,12 @@ def _pieces(
                 vectors = reader(batch).flatten(1).float().cpu()
             require_finite(vectors, "samples of a batch")
             rows = slice(start, start := start + len(vectors))
-            labels, groups = _labels(samples, rows), _groups(samples, rows)
+            labels, groups = samples.class_names(rows), _groups(samples, rows)
             known = samples.paths[rows], [split] * len(vectors), labels, groups
             images = _thumbnails(batch) if thumbnails else None
             place = None if points is None else points[done : done + len(vectors)].numpy()
             done += len(vectors)
             yield Piece(vectors.numpy(), *known, images, place)
-
-
-def _labels(samples: "Data", rows: slice) -> list[str | None]:
-    """Names of the classes, None where they are unknown."""
-    if samples.labels is None:
-        return [None] * (rows.stop - rows.start)
-    names = samples.classes
-    numbers = samples.labels[rows].tolist()
-    if names is None:
-        return [str(number) if number != -1 else None for number in numbers]
-    return [names[number] if 0 <= number < len(names) else None for number in numbers]
 
 
 def _groups(samples: "Data", rows: slice) -> list[int | None]:

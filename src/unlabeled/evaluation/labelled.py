@@ -83,6 +83,13 @@ class Labelled:
         """Rows of the training samples whose labels are used, for each draw, as `subsets.draw` has them."""
         return subsets.draw(self.labels, count, classes=self.classes, draws=draws, seed=seed)
 
+    def amount(self, rows: Tensor) -> str:
+        """How many labels some rows are, such as "1 to 3 of each class, 24 in all"."""
+        sizes = self.labels[rows.to(self.labels.device)].unique(return_counts=True)[1]
+        least, most = int(sizes.min()), int(sizes.max())
+        each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        return f"{each} of each class, {len(rows):,} in all"
+
     @property
     def label_sources(self) -> list[str]:
         """Where the labels are from, where that was not plain."""

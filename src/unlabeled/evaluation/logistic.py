@@ -177,6 +177,8 @@ def held_out_loss(
 ) -> float:
     """Cross-entropy on held-out labels with the penalty for which it is lowest, to compare features by.
 
+    Labels of a class without any in the rest say nothing about the features and are not counted.
+
     Args:
         features: Float, shape (samples, dim).
         labels: Class of each sample, int64, shape (samples,).
@@ -186,7 +188,7 @@ def held_out_loss(
         seed: Seed of the split.
 
     Returns:
-        Mean in nats, over the folds of `fit`; NaN where no class has two labels or lies in two groups.
+        Mean in nats, over the folds of `fit`; NaN where no class has two labels or lies in two folds.
     """
     points, basis, _ = _points(features, *statistics)
     return _choose(points, labels, classes, basis, group_folds(labels, groups, seed))[3]
@@ -232,7 +234,10 @@ def _choose(
         return FIXED_PENALTY, "fixed", None, torch.nan
     tried = 1 if len(labels) >= HOLD_OUT_FROM else count
     held_out = fold == torch.arange(tried, device=fold.device)[:, None]
-    used, unseen = ~held_out.all(0), held_out.any(0)
+    counted = held_out & torch.stack([torch.isin(labels, labels[~part]) for part in held_out])
+    if not counted.any():
+        return FIXED_PENALTY, "fixed", None, torch.nan
+    used, unseen = ~held_out.all(0), counted.any(0)
     mass = (~held_out[:, used]).to(points)
     mass /= mass.sum(1, keepdim=True)
     problems = Problems(points[used], _one_hot(labels[used], classes, points[used]), mass, basis)
@@ -242,7 +247,7 @@ def _choose(
         weight, bias = _solve(problems, PENALTIES[index], CHOOSING, start)
         logits = weight @ tests.T + bias
         losses = F.cross_entropy(logits, answers.expand(len(logits), -1), reduction="none")
-        return float(losses[held_out[:, unseen]].mean()), (weight, bias)
+        return float(losses[counted[:, unseen]].mean()), (weight, bias)
 
     index, (weight, bias), loss = _lowest_valley(attempt)
     reason = f"by a held-out {FRACTIONS[count]}" if tried < count else f"by {count} folds"

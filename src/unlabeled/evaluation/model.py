@@ -1,12 +1,14 @@
 """The model under evaluation: a frozen copy of an encoder, and of the method around it where there is one."""
 
 import copy
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.evaluation import twins
 from unlabeled.evaluation.features import Reader, of_encoder
@@ -31,12 +33,14 @@ class EvaluatedModel:
         method: The method around it; None where only an encoder was given.
         seed: Seed of every random choice, the weights of random twins among them.
         device: Where to compute.
+        size: Shorter side in pixels of the frames that tasks on videos look at; None lets the task choose.
     """
 
     encoder: "Encoder"
     method: Method | None = None
     seed: int = 0
     device: torch.device = CPU
+    size: int | None = None
 
     def untrained(self, data: "Data | None" = None) -> "Encoder":
         """The same encoder with random weights and the same input statistics.
@@ -92,12 +96,13 @@ def method_around(encoder: "Encoder", source: Any, device: torch.device) -> Meth
         device: Where the copy lives.
 
     Returns:
-        The copy; None for an encoder, and for a run whose method cannot be rebuilt.
+        The copy; None for an encoder, and for a run whose method cannot be rebuilt, which is said in a warning.
     """
     if isinstance(source, Run):
         try:
             source = source.method
-        except ValueError:
+        except ValueError as error:
+            warnings.warn(f"tasks see the encoder alone: {check.reason(error)}", stacklevel=2)
             return None
     if not isinstance(source, Method):
         return None

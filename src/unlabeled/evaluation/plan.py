@@ -35,9 +35,10 @@ class Request:
         progress: Called with lines for the user; None for silence.
         features: As `readouts.named` gives it: which features of the encoder; None for its output.
         save: Called with the scores so far; None for nothing.
+        size: Shorter side in pixels of the frames in which propagation carries masks; None as the encoder suggests.
 
     Raises:
-        ValueError: There is no such probe, control or number of labels, or no draw.
+        ValueError: There is no such probe, control or number of labels, no draw, or nothing that a size is for.
     """
 
     probes: Sequence[str]
@@ -48,6 +49,7 @@ class Request:
     progress: Callable[[str], None] | None
     features: str | None = None
     save: "Callable[[Scores], None] | None" = None
+    size: int | None = None
 
     def __post_init__(self) -> None:
         self.counts = subsets.counts(self.counts)
@@ -58,6 +60,10 @@ class Request:
         check.at_least(1, draws=self.draws)
         if self.settings.steps is not None:  # a control that is not trained is none
             check.at_least(1, steps=self.settings.steps)
+        if self.size is not None:
+            check.at_least(1, size=self.size)
+            if "propagation" not in self.probes:
+                raise UserError(f"size must come with the task propagation, got {self.size}")
 
     @property
     def tasks(self) -> list[str]:
@@ -76,6 +82,7 @@ class Request:
             "temperature": self.settings.temperature,
         }
         options |= {} if self.features is None else {"features": self.features}
+        options |= {} if self.size is None else {"size": self.size}
         return options if self.settings.steps is None else options | {"steps": self.settings.steps}
 
     def report(self, line: str) -> None:

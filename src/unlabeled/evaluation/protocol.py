@@ -56,6 +56,7 @@ def evaluate(
     temperature: float = 0.07,
     steps: int | None = None,
     features: str | None = None,
+    size: int | None = None,
     augment: Augment | None = None,
     group: str | None = None,
     progress: Callable[[str], None] | None = None,
@@ -81,6 +82,8 @@ def evaluate(
         steps: Optimizer steps of finetune and supervised; None lets held-out labels end them, after 20 passes at most.
         features: Those that probes read, such as layer2:2x2:whiten, or choose, by cross-validation of each probe and
             draw on its own labels. None as the method declares, else the output.
+        size: Shorter side in pixels to which propagation shrinks frames; None takes twice the encoder's image size, or
+            less where that is too slow.
         augment: Random view of a batch for finetune and supervised, such as a `Views`; None takes mild crops.
         group: What says which samples are dependent, as in `open_data`; None takes that of the run on its own data.
         progress: Called with a line on what is measured next, and every few seconds on how far it is.
@@ -94,7 +97,7 @@ def evaluate(
     """
     settings, run = Settings(seed, k, temperature, steps, augment), opened_run(run)
     words = _several(probe), [] if controls == "none" else _several(controls), _several(labels_per_class)
-    request = Request(*words, draws, settings, progress, readouts.named(run, features), save)
+    request = Request(*words, draws, settings, progress, readouts.named(run, features), save, size)
     reading = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
     with telling(progress):
         return _evaluate(run, data, test, reading, request, pick_device(device))
@@ -109,6 +112,8 @@ def _evaluate(
     source = Source.of(run, encoder, data, test, reading=reading)
     options = {"source": source.name, **request.options, **source.reading}
     about = {"encoder": fingerprint(encoder.state_dict()), "seed": request.settings.seed, "options": options}
+    about |= {"step": step} if (step := getattr(run, "step", None)) is not None else {}
+    about |= {"snapshot": True} if getattr(run, "at", None) is not None else {}
     results = Results({"data": source.name} | about, request.save)
     _measure_tasks(run, bare(encoder), source, request, device, results)
     if len(request.tasks) == len(request.probes):
@@ -132,7 +137,8 @@ def _measure_tasks(
     """What the tasks measure, and accounts of the test samples of each."""
     if not request.tasks:
         return
-    model = EvaluatedModel(encoder, method_around(encoder, run, device), request.settings.seed, device)
+    method = method_around(encoder, run, device)
+    model = EvaluatedModel(encoder, method, request.settings.seed, device, request.size)
     for name in request.tasks:
         request.report(name)
         task = TASKS.load(name)
@@ -180,6 +186,12 @@ def _measure_probes(ours: Representation, labelled: Labelled, request: Request, 
     assert encoder is not None
     plan = cells(request, encoder, labelled.rarest)
     draws = {cell.count: labelled.draw(cell.count, request.draws, settings.seed) for cell in plan}
+    amounts = {
+        count: labelled.amount(rows) for count, (rows, *_) in draws.items() if str(count).endswith("%")
+    }
+    for count, amount in amounts.items():
+        request.report(f"{count} of the labels: {amount}")
+    results.about |= {"label_amounts": amounts} if amounts else {}
     frozen_features = any(not PROBES.load(cell.probe).trains_encoder for cell in plan)
     beside = []
     for name in request.controls if frozen_features else ():

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from unlabeled.check import UserError
-from unlabeled.encoders.readout import Readout, refit_
 from unlabeled.kernels.compat import BATCH_NORMS, RESETS
 from unlabeled.method import Method
 
@@ -123,16 +122,12 @@ def _redraw(encoder: "Encoder") -> "Encoder":
 def calibrate_(encoder: "Encoder", data: "Data", samples: int = CALIBRATION_SAMPLES) -> None:
     """Set the statistics of batch norms to those of data; at their defaults random weights look worse.
 
-    What scales the features of a readout is fitted to the same data anew.
-
     Args:
         encoder: Changed in place; its weights stay.
         data: Where images are taken from.
         samples: Most images looked at.
     """
     _average(_norms(encoder), lambda: encoder.run_all(encoder.inputs(data.sample(samples))))
-    if isinstance(encoder, Readout):
-        refit_(encoder, data)
 
 
 def _norms(module: nn.Module) -> list[Any]:

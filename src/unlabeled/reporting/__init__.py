@@ -6,7 +6,7 @@ from typing import Any
 
 from unlabeled.check import UserError
 from unlabeled.data import open_data
-from unlabeled.reporting import evaluations, page, sections, tracks
+from unlabeled.reporting import evaluations, page, sections, tracks, transfer
 from unlabeled.reporting.entry import Entry, facts, label, look, title
 from unlabeled.run import opened
 
@@ -67,6 +67,7 @@ def report(
         maps=sections.maps(entries),
         rounds=evaluations.rounds(entries),
         controls=evaluations.controls(entries),
+        transfer=transfer.panels(entries),
     )
 
 

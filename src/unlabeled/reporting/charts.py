@@ -7,7 +7,7 @@ from typing import Any, TypeGuard
 
 from markupsafe import Markup, escape
 
-__all__ = ["Line", "Row", "dots", "finite", "lines", "mark", "number", "scatter", "ticks"]
+__all__ = ["Line", "Row", "dots", "finite", "lines", "mark", "number", "paths", "scatter", "ticks"]
 
 Scale = Callable[[float], float]
 
@@ -116,6 +116,46 @@ def lines(title: str, series: Sequence[Line], *, hint: str = "", zero: bool = Fa
     caption = f"<figcaption><b>{escape(title)}</b> <span>{escape(hint)}</span></figcaption>"
     return Markup(
         f'<figure class="chart">{caption}{_svg(width, height, f"{title} by epoch", parts)}</figure>'
+    )
+
+
+def paths(
+    title: str, lines: Sequence[tuple[str, Sequence[tuple[float, float, str]]]], across: str, upwards: str
+) -> Markup:
+    """Plot points of two values, those of a line joined in their order, the last one filled.
+
+    Args:
+        title: What is plotted.
+        lines: CSS class of each line, and its points: (right, up, tooltip).
+        across: What lies to the right, with its unit.
+        upwards: What lies upwards, with its unit.
+
+    Returns:
+        HTML of a figure.
+    """
+    width, height, left, right = 340, 230, 44, 328
+    spots = [point for _, points in lines for point in points]
+    ranges = []
+    for values in ([x for x, _, _ in spots], [y for _, y, _ in spots]):
+        margin = 0.08 * (max(values) - min(values)) or 0.05 * abs(values[0]) or 1.0
+        ranges.append((min(values) - margin, max(values) + margin))
+    to_x, to_y = _scale(*ranges[0], left, right), _scale(*ranges[1], height - 40, 8)
+    parts = _rules([(to_y(value), number(value)) for value in ticks(*ranges[1])], left, right)
+    parts += [_text(to_x(value), height - 24, number(value)) for value in ticks(*ranges[0], 5)]
+    parts.append(_text((left + right) / 2, height - 5, across, "axis"))
+    for style, points in lines:
+        parts.append(f'<g class="{style}">')
+        if len(points) > 1:
+            path = "L".join(f"{to_x(x):.1f} {to_y(y):.1f}" for x, y, _ in points)
+            parts.append(f'<path class="line dotted" d="M{path}"/>')
+        for place, (x, y, tooltip) in enumerate(points, 1):
+            sign = _sign("circle" if place == len(points) else "ring", to_x(x), to_y(y))
+            words = f"{tooltip}: {across} {number(x)}, {upwards} {number(y)}"
+            parts.append(f"<g><title>{escape(words)}</title>{sign}</g>")
+        parts.append("</g>")
+    caption = f"<figcaption><b>{escape(title)}</b> <span>{escape(upwards)}</span></figcaption>"
+    return Markup(
+        f'<figure class="chart">{caption}{_svg(width, height, f"{upwards} by {across}", parts)}</figure>'
     )
 
 

@@ -1,6 +1,7 @@
 """A run as the page presents it: its label, facts, epochs and evaluations."""
 
 import shlex
+import warnings
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+from unlabeled import check
 from unlabeled.data.samples import was_meant
 from unlabeled.evaluation.verdict import caveats, claims, counted, headline, notes
 from unlabeled.reporting.charts import finite
@@ -52,7 +54,10 @@ class Evaluation:
         if "test_samples" in about:
             samples = f": {about['training_samples']:,} training and {about['test_samples']:,} test samples"
         seed = f", seed {about['seed']}" if "seed" in about else ""
-        return f"Measured on {self.data}{samples}{seed}{f', {time}' if time else ''}."
+        amounts = "".join(
+            f" {count} of the labels: {n}." for count, n in about.get("label_amounts", {}).items()
+        )
+        return f"Measured on {self.data}{samples}{seed}{f', {time}' if time else ''}.{amounts}"
 
 
 class Entry:
@@ -68,7 +73,10 @@ class Entry:
     def __init__(self, run: Any, evaluations: Sequence[dict[str, Any]], data: Any, style: str = "s0") -> None:
         self.run, self.data, self.style = run, data if data is not None and len(data) else None, style
         state = fingerprint(run.encoder.state_dict()) if evaluations else ""
-        usable = [Evaluation(measured, state) for measured in evaluations if measured["records"]]
+        every = [Evaluation(measured, state) for measured in evaluations if measured["records"]]
+        self.snapshots = [one for one in every if one.measured.get("snapshot")]
+        """Those of encoders along the training, which are no evaluations of the run itself."""
+        usable = [one for one in every if not one.measured.get("snapshot")]
         self.evaluations = sorted(usable, key=lambda evaluation: not evaluation.current)
         """Those of the encoder as it is now, then those of earlier states; within both the newest first."""
         self.judged = [one for one in self.evaluations if one.current] or self.evaluations[:1]
@@ -86,10 +94,11 @@ class Entry:
 
     @cached_property
     def method(self) -> Any:
-        """The trained method; None where it cannot be built again, as with one of the user's own."""
+        """The trained method; None where it cannot be built again, as with one of the user's own, which is said."""
         try:
             return self.run.method
-        except ValueError:
+        except ValueError as error:
+            warnings.warn(f"no pictures of what was withheld: {check.reason(error)}", stacklevel=2)
             return None
 
     @property

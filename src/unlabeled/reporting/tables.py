@@ -112,9 +112,10 @@ def _rows(features: str, keys: Sequence[Key], runs: Runs) -> list[Row]:
 
 
 def _mark(features: str) -> tuple[str, str]:
-    """Style and shape of the mark, the same in every table; colours and shapes together tell 12 controls apart."""
+    """Style and shape of the mark, the same in every table; colours and shapes together tell 24 controls apart."""
     number = list(CONTROLS).index(features) if features in CONTROLS else 0
-    return ("s0", "circle") if features == OURS else (f"c{number % COLOURS}", SHAPES[number % len(SHAPES)])
+    shape = SHAPES[(number + number // (2 * COLOURS)) % len(SHAPES)]
+    return ("s0", "circle") if features == OURS else (f"c{number % COLOURS}", shape)
 
 
 def _cells(keys: Sequence[Key], records: Sequence[Record], features: str) -> list[Record | None]:

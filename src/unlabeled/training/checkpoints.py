@@ -23,6 +23,7 @@ from unlabeled.run import (
     Run,
     read_checkpoint,
     read_position,
+    snapshot,
     write_checkpoint,
 )
 from unlabeled.training import processes
@@ -72,6 +73,17 @@ class Checkpoints:
             with self._writing(name, position["step"]):
                 write[name](self.folder / name)
         (self.folder / FEATURES).unlink(missing_ok=True)  # of an earlier state of the encoder
+
+    def keep(self, step: int, save_encoder: Callable[[Path], None]) -> None:
+        """Keep the encoder as it is after a step."""
+
+        def write() -> None:
+            file = snapshot(self.folder, step)
+            file.parent.mkdir(exist_ok=True)
+            with self._writing(file.name, step):
+                save_encoder(file)
+
+        processes.first(self.fabric, write)
 
     def load(self) -> tuple[State, dict[str, Any]]:
         """State and position of the last checkpoint."""

@@ -17,9 +17,11 @@ from unlabeled.run import (
     CHECKPOINT,
     CONFIG,
     LOG,
+    Run,
     read_config,
     read_digests,
     read_position,
+    snapshot,
     write_samples,
     write_skipped,
 )
@@ -99,6 +101,8 @@ def write(folder: Path, config: dict[str, Any], data: Data, train: Data, samples
         folder, train, [value for value in named if isinstance(value, str) and Path(value).exists()]
     )
     (folder / LOG).unlink(missing_ok=True)
+    for step in Run(folder).snapshots:
+        snapshot(folder, step).unlink()
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:

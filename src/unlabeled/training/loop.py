@@ -266,8 +266,15 @@ class Loop:
             "metrics": means,
         }
         self.checkpoints.log(self.step, entry)
+        if self._is_due(entry["epoch"]):
+            self.checkpoints.keep(self.step, self.method.encoder.save)
         last = self.step == self.total_steps or self.watch.stopped is not None
         self.progress.epoch(entry, alarm=self.bad_epochs > 1, last=last)
+
+    def _is_due(self, epoch: int) -> bool:
+        """Whether the encoder is kept after an epoch: so many of them divide the training evenly."""
+        count, epochs = self.settings.snapshots, -(-self.total_steps // self.steps_per_epoch)
+        return epoch in {-(-number * epochs // (count + 1)) for number in range(1, count + 1)} - {epochs}
 
     def _go_back(self) -> None:
         """Take the state with the lowest loss on held-out data."""

@@ -42,7 +42,8 @@ class Settings:
             of evaluate, such as whiten or contrast. [default: the output of the network]
         weights: File to start the encoder from: safetensors, or tensors saved by torch. [default: random weights]
         init: Random initialisation of the encoder; rescaled also equalises the variance of the
-            channels in each layer on the data.
+            channels in each layer on the data, and kmeans takes the filters of each layer from clusters of patches of
+            its input.
         epochs: Passes over the data. [default: as many as make 2,000 steps, on a GPU 20,000, but 10 to 800, and no more
             than fit into the minutes]
         steps: Optimizer steps, instead of epochs. [default: as many as the epochs take]
@@ -57,6 +58,8 @@ class Settings:
         sgd_momentum: Momentum of sgd and lars. [default: 0.9]
         clip: Maximum norm of the gradient; larger gradients are scaled down to it. [default: no limit]
         holdout: Fraction of the samples held out to monitor the loss; none with fewer than 50 samples.
+        snapshots: Encoders to keep along the training, evenly, at the ends of epochs; evaluate --snapshots measures
+            them.
         image_size: Height and width of the encoder's input in pixels. [default: that of the data, at most 64, on a GPU
             224]
         store_size: Shorter side in pixels at which decoded images are stored; larger ones are shrunk to it once.
@@ -87,7 +90,7 @@ class Settings:
     encoder: str | None = None
     features: str | None = None
     weights: str | None = None
-    init: Literal["default", "rescaled"] = "default"
+    init: Literal["default", "rescaled", "kmeans"] = "default"
     epochs: Count | None = None
     steps: Count | None = None
     minutes: Positive | None = None
@@ -99,6 +102,7 @@ class Settings:
     sgd_momentum: Annotated[float, Range(at_least=0, below=1)] | None = None
     clip: Positive | None = None
     holdout: Annotated[float, Range(at_least=0, at_most=0.5)] = 0.02
+    snapshots: WholeNumber = 0
     image_size: Count | None = None
     store_size: Count | None = None
     levels: str | None = None

@@ -103,7 +103,7 @@ def test_a_changed_test_sample_changes_its_own_row_only(kind: str, name: str) ->
 
 
 def test_default_are_those_that_take_seconds_and_all_are_all() -> None:
-    assert controls_for(["default"], "image") == ["raw", "whitened", "hog", "random", "rescaled"]
+    assert controls_for(["default"], "image") == ["raw", "whitened", "hog", "random", "rescaled", "kmeans"]
     assert controls_for(["default"], "audio") == ["raw", "mfcc", "random"]
     assert controls_for(["default"], "text") == ["raw", "tfidf", "lsa", "random"]
     assert controls_for(["default"], "trajectory") == ["raw", "random"]
@@ -124,8 +124,8 @@ def test_scores_and_verdict_speak_of_all_controls() -> None:
     data = samples("image", 1), samples("image", 2)
     scores = evaluate(ENCODERS["image"], data, probe="knn", k=3)
     names = [record["features"] for record in scores]
-    assert names == ["raw", "whitened", "hog", "random", "rescaled", "unlabeled"]
-    listed = "raw input; whitened pixels; HOG and colours; random weights; rescaled random weights"
+    assert names == ["raw", "whitened", "hog", "random", "rescaled", "kmeans", "unlabeled"]
+    listed = "raw input; whitened pixels; HOG and colours; random weights; rescaled random weights; K-means filters"
     assert f"Controls: {listed}." in scores.verdict() and "HOG and colours" in scores.table()
     assert all("margin_low" in record for record in scores if record["features"] != "unlabeled")
     assert scores.about["options"]["controls"] == names[:-1]

@@ -26,4 +26,4 @@ def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation | No
     )
 
 
-CONTROL = Control(make, ("image",), row=8, default=False)
+CONTROL = Control(make, ("image",), row=9, default=False)

@@ -19,4 +19,4 @@ def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:
     return replace(random.make(encoder, data, seed), name="maps", chooses=True)
 
 
-CONTROL = Control(make, row=8, default=False)
+CONTROL = Control(make, row=9, default=False)

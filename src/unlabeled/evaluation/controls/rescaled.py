@@ -1,6 +1,8 @@
 """Rescaled random weights: the same network of images untrained, rescaled so that all channels vary alike."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
 
 from unlabeled.encoders.readout import Readout, bare, fit_readout, one_unit
 from unlabeled.evaluation.control import Control
@@ -14,18 +16,29 @@ if TYPE_CHECKING:
 __all__ = ["CONTROL", "make"]
 
 
-def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation | None:
-    """The same architecture with weights drawn by the seed, rescaled on training images; no dictionaries."""
+def make(
+    encoder: "Encoder", data: "Data", seed: int = 0, init: Literal["rescaled", "kmeans"] = "rescaled"
+) -> Representation | None:
+    """The same architecture with weights drawn by the seed, rescaled on training images; no dictionaries.
+
+    Args:
+        encoder: Where the architecture comes from.
+        data: The training images.
+        seed: Seed of the weights, and of the images that are looked at.
+        init: Whether the directions of filters are random, or those of clusters of patches.
+    """
     from unlabeled.encoders import rescale_
 
     if getattr(encoder, "is_dictionary", False):  # it normalises the contrast of what it sees
         return None
     network: Any = untrained(bare(encoder), seed)
-    rescale_(network, network.inputs(data.sample(CALIBRATION_SAMPLES, seed)))
-    detail = "rescaled on the training images"
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        steps = rescale_(network, network.inputs(data.sample(CALIBRATION_SAMPLES, seed)), init)
+    detail = "rescaled on the training images" if init == "rescaled" else steps
     if isinstance(encoder, Readout) and encoder.spec.scaling != "contrast":  # which learns
         network = fit_readout(network, encoder.spec, data, seed)
-    return Representation("rescaled", of_encoder(network), network, one_unit=one_unit(network), detail=detail)
+    return Representation(init, of_encoder(network), network, one_unit=one_unit(network), detail=detail)
 
 
 CONTROL = Control(make, ("image",), row=7)

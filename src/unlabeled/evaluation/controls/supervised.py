@@ -39,4 +39,4 @@ def predictions(
     return trained
 
 
-CONTROL = Control(None, row=9, default=False)
+CONTROL = Control(None, row=10, default=False)

@@ -4,7 +4,7 @@ import copy
 import math
 import operator
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from unlabeled.encoders import Encoder
     from unlabeled.evaluation.logistic import Linear
 
-__all__ = ["PROBE", "Training", "probe", "steps_for", "train"]
+__all__ = ["PROBE", "Training", "fit", "probe", "steps_for", "train", "view_of"]
 
 LEAST_STEPS, PASSES = 300, 20
 UNCHECKED_STEPS = 150
@@ -95,8 +95,8 @@ def train(
         network = copy.deepcopy(encoder).requires_grad_(True).train()
         classifier = _classifier(encoder, len(data.classes), head)
         rates = {network: learning_rate * encoder_factor, classifier: learning_rate}
-        training = Training(network, classifier, data, _view(encoder, settings.augment), rates)
-        words = _fit(training, rows, settings.steps)
+        training = Training(network, classifier, data, view_of(encoder, settings.augment), rates)
+        words = fit(training, rows, settings.steps)
     predicted = training.logits(data.test).argmax(1)
     factor = f", encoder x{encoder_factor:g}" if encoder_factor != 1 else ""
     return predicted, f"{words}, rate {learning_rate:g}{factor}"
@@ -106,7 +106,7 @@ class Training:
     """An encoder and a classifier in training.
 
     Args:
-        network: The encoder, which is changed.
+        network: The encoder, which is changed as far as its weights have gradients.
         classifier: From features to classes, which is changed.
         data: Where samples and labels are from.
         view: Random view of a batch.
@@ -114,9 +114,9 @@ class Training:
     """
 
     def __init__(
-        self, network: "Encoder", classifier: nn.Linear, data: Labelled, view: Augment, rates: dict
+        self, network: Any, classifier: nn.Module, data: Labelled, view: Augment, rates: dict
     ) -> None:
-        self.network, self.classifier, self.data, self.view = network, classifier, data, view
+        self.network, self.classifier, self.data, self.view = network.train(), classifier.train(), data, view
         self.optimizer = torch.optim.AdamW(
             [group for part, rate in rates.items() for group in _groups(part, rate)], fused=True
         )
@@ -132,11 +132,13 @@ class Training:
 
     @torch.no_grad()
     def logits(self, samples: "Data") -> Tensor:
-        """Float, shape (samples, classes); the training mode is restored."""
+        """Float, shape (samples, classes), in evaluation mode."""
         self.network.eval()
+        self.classifier.eval()
         inputs = map(self.network.inputs, samples.batches(TEST_BATCH))
         logits = [self.classifier(self.network(x)) for x in inputs]
         self.network.train()
+        self.classifier.train()
         return torch.cat(logits)
 
     def errors(self, rows: Tensor) -> tuple[float, float]:
@@ -146,7 +148,7 @@ class Training:
         return float(F.cross_entropy(logits, answers)), float((logits.argmax(1) != answers).float().mean())
 
 
-def _fit(training: Training, rows: Tensor, steps: int | None) -> str:
+def fit(training: Training, rows: Tensor, steps: int | None) -> str:
     """Train, for so many steps or until labels that are held out say so; what was done, in words."""
     checked = steps is None and len(rows) > BATCH
     held_out = _held_out(training.data.labels, rows) if checked else rows[:0]
@@ -191,7 +193,7 @@ def _held_out(labels: Tensor, rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _view(encoder: "Encoder", augment: Augment | None) -> Augment:
+def view_of(encoder: "Encoder", augment: Augment | None) -> Augment:
     """Random view for training: mild crops and colour changes of images, without flips; other data as it is."""
     if augment is not None:
         return augment
@@ -218,8 +220,8 @@ def _rate(progress: float) -> float:
 
 def _groups(module: nn.Module, learning_rate: float) -> list[dict]:
     """Parameter groups in which only matrices and kernels decay."""
-    parameters = list(module.parameters())
-    return [
+    parameters = [weight for weight in module.parameters() if weight.requires_grad]
+    groups = [
         {
             "params": [p for p in parameters if p.ndim > 1],
             "peak": learning_rate,
@@ -227,6 +229,7 @@ def _groups(module: nn.Module, learning_rate: float) -> list[dict]:
         },
         {"params": [p for p in parameters if p.ndim <= 1], "peak": learning_rate, "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]
 
 
 def _order(rows: Tensor, steps: int) -> list[Tensor]:

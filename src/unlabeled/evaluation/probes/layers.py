@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unlabeled.evaluation import logistic
@@ -20,7 +19,7 @@ from unlabeled.evaluation.verdict import CHOSEN
 if TYPE_CHECKING:
     from unlabeled.encoders import Encoder
 
-__all__ = ["CHOSEN_BY_LABELS", "PROBE", "choose", "chosen_layer", "held_out_loss", "probe"]
+__all__ = ["CHOSEN_BY_LABELS", "PROBE", "choose", "chosen_layer", "probe"]
 
 CHOSEN_BY_LABELS = "chosen on held-out training labels"
 
@@ -62,7 +61,7 @@ def chosen_layer(
     groups = None if data.train.groups is None else data.train.groups[rows.cpu()]
 
     def loss(name: str) -> float:
-        return held_out_loss(
+        return logistic.held_out_loss(
             representation.features(data.train, name)[rows],
             data.labels[rows],
             len(data.classes),
@@ -89,43 +88,6 @@ def choose(names: Sequence[str], loss: Callable[[str], float]) -> tuple[str, str
     if not finite:
         return names[-1], "the last, as with one label per class nothing can be held out to choose by"
     return min(finite, key=losses.__getitem__), CHOSEN_BY_LABELS
-
-
-def held_out_loss(
-    features: Tensor,
-    labels: Tensor,
-    classes: int,
-    *,
-    statistics: tuple[Tensor, Tensor] | None = None,
-    groups: Tensor | None = None,
-    seed: int = 0,
-) -> float:
-    """Cross-entropy of a linear probe on labels that it was not fitted to.
-
-    Args:
-        features: Float, shape (samples, dim).
-        labels: Class of each sample, int64, shape (samples,).
-        classes: Number of classes.
-        statistics: As in `logistic.fit`.
-        groups: Group of each sample, int64, shape (samples,), held out as a whole; None where samples are independent.
-        seed: Seed of the split.
-
-    Returns:
-        Mean over five folds in nats, from `logistic.HOLD_OUT_FROM` labels on over one; NaN where no class has two
-        labels or lies in two groups.
-    """
-    fold, count = logistic.group_folds(labels, groups, seed)
-    if count < 2:
-        return torch.nan
-    losses = []
-    for held_out in range(1 if len(labels) >= logistic.HOLD_OUT_FROM else count):
-        rest, tested = fold != held_out, fold == held_out
-        tested &= torch.isin(
-            labels, labels[rest]
-        )  # a class without training labels says nothing about the layer
-        classifier = logistic.fit(features[rest], labels[rest], classes, statistics=statistics, seed=seed)
-        losses.append(F.cross_entropy(classifier(features[tested]), labels[tested], reduction="none"))
-    return float(torch.cat(losses).mean())
 
 
 PROBE = Probe(probe, layers=layers)

@@ -134,16 +134,19 @@ def measure(model: EvaluatedModel, parts: Parts, settings: Settings | None = Non
     Args:
         model: Its encoder reads images, or videos frame by frame.
         parts: Its source is what `films` takes.
-        settings: How labels are carried; None for the defaults.
+        settings: How labels are carried; None for the defaults, with the size of the model.
 
     Returns:
         J&F, J and F of ours and of each control, one number for each object; videos are the independent units.
 
     Raises:
-        ValueError: The encoder has no maps of single frames, or the data has no masks.
+        ValueError: The encoder has no maps of single frames or does not take the size, or the data has no masks.
     """
-    settings, source = settings or Settings(), parts.source.data
+    settings, source = settings or Settings(size=model.size), parts.source.data
     encoder, twin = tracking.frame(model.encoder), tracking.frame(model.untrained())
+    if settings.size is not None and not encoder.takes(settings.size):
+        name = encoder.config["name"]
+        raise UserError(f"size must be a number of pixels that {name} takes, got {settings.size}")
     layer, rows, _ = survey(encoder, getattr(model.method, "layer", None))
     pixels = tracking.of_pixels(encoder, max(1, round(encoder.image_size / rows)))
     readers = {

@@ -1,0 +1,21 @@
+"""K-means filters: the same network of images untrained, each layer's filters from clusters of patches, rescaled."""
+
+from typing import TYPE_CHECKING
+
+from unlabeled.evaluation.control import Control
+from unlabeled.evaluation.controls import rescaled
+from unlabeled.evaluation.features import Representation
+
+if TYPE_CHECKING:
+    from unlabeled.data import Data
+    from unlabeled.encoders import Encoder
+
+__all__ = ["CONTROL", "make"]
+
+
+def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation | None:
+    """The control `rescaled`, but with the directions of filters from the training images; no dictionaries."""
+    return rescaled.make(encoder, data, seed, "kmeans")
+
+
+CONTROL = Control(make, ("image",), row=8)
