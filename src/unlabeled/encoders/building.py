@@ -20,6 +20,7 @@ from unlabeled.encoders.adapt import Adapt
 from unlabeled.encoders.audio import AudioEncoder
 from unlabeled.encoders.audio_visual import AudioVisualEncoder
 from unlabeled.encoders.encoder import Encoder
+from unlabeled.encoders.first_layer import fill_first_layer_
 from unlabeled.encoders.image import OWN_NETWORK, ImageEncoder
 from unlabeled.encoders.readout import Readout, Spec, bare
 from unlabeled.encoders.rescaled import rescale_
@@ -116,11 +117,16 @@ def fitted(
         data: What it will be trained on.
         kind: Kind of encoder.
         weights: A file to start from, as in `build`; it brings the statistics too.
-        init: default, or rescaled, which makes the channels of each layer vary alike on the data.
+        init: default; rescaled, which makes the channels of each layer vary alike on the data; or dictionary, where the
+            filters of the first convolution start as atoms of patches of the data.
         image_size: Height and width in pixels of images and frames; None takes that of the data. Other kinds have none.
         **options: Further arguments of the kind's own `fitted`; None for automatic values.
     """
-    check.choice(("default", "rescaled"), init=init)
+    check.choice(image.INITS, init=init)
+    if init == "dictionary" and weights is not None:
+        raise UserError(
+            f"init must be default or rescaled with weights, whose first layer would be lost, got {init}"
+        )
     check.choice(KINDS, kind=kind)
     make = KINDS[kind].fitted
     options = {key: value for key, value in options.items() if value is not None}
@@ -132,10 +138,14 @@ def fitted(
         return _loaded_as(name, kind, Path(weights))
     else:
         encoder = _filled(partial(make, name, data, **options), weights)
-    if init == "rescaled":
+    if init != "default":
         if not isinstance(encoder, ImageEncoder):
-            raise UserError(f"init must be default for encoders of {kind}, got rescaled")
-        rescale_(encoder, image.sample(encoder, data))
+            raise UserError(f"init must be default for encoders of {kind}, got {init}")
+        images = image.sample(encoder, data)
+        if init == "rescaled":
+            rescale_(encoder, images)
+        else:
+            encoder.notes.append(fill_first_layer_(encoder, images))
     return encoder
 
 

@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.data.image.levels import Levels
 
-__all__ = ["NAMES", "OWN_NETWORK", "ImageEncoder", "build", "fit", "fitted", "pool", "pooling_grid", "sample"]
+__all__ = [
+    "INITS",
+    "NAMES",
+    "OWN_NETWORK",
+    "ImageEncoder",
+    "build",
+    "fit",
+    "fitted",
+    "pool",
+    "pooling_grid",
+    "sample",
+]
 
 MAP_NUMBERS = 4096
 """Most numbers of a named map after pooling."""
@@ -31,6 +42,9 @@ RAW_SIZE = 32
 
 SAMPLE = 512
 """Samples that set the statistics of an encoder's input."""
+
+INITS = ("default", "rescaled", "dictionary")
+"""How weights can start: as they were drawn, or set from the data."""
 
 OWN_NETWORK = "own"
 """Name in the configuration of a network that the user brought."""
@@ -199,7 +213,7 @@ def build(
         in_channels: Channels of the images.
         image_size: Height and width in pixels of the images in training.
         input: What the network sees of an image: color, lightness, sobel or lab.
-        init: How the weights will be initialised: default or rescaled.
+        init: How the weights will be initialised: default, rescaled or dictionary.
         levels: The values that became 0 and 255 in training, for images of more than 8 bits.
         network_channels: Channels that the network takes, where the input gives others; None as the input gives.
 
@@ -207,7 +221,7 @@ def build(
         ValueError: A name or a number does not fit.
     """
     check.at_least(1, image_size=image_size)
-    check.choice(("default", "rescaled"), init=init)
+    check.choice(INITS, init=init)
     config = {"kind": "image", "name": name, "in_channels": in_channels, "image_size": image_size}
     config |= {"input": input, "init": init}
     config |= {"levels": levels} if levels else {}

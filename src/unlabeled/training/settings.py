@@ -41,8 +41,8 @@ class Settings:
         features: Features that the encoder of the run gives, fitted to the training data without labels: as --features
             of evaluate, such as whiten or contrast. [default: the output of the network]
         weights: File to start the encoder from: safetensors, or tensors saved by torch. [default: random weights]
-        init: Random initialisation of the encoder; rescaled also equalises the variance of the
-            channels in each layer on the data.
+        init: Initialisation of the encoder: random; rescaled, which also equalises the variance of the channels in each
+            layer on the data; or dictionary, where the first convolution starts with atoms of patches of the data.
         epochs: Passes over the data. [default: those of 2,000 steps, but 10 to 800, and no more than fit into the
             minutes; on a GPU those of 20,000 steps]
         steps: Optimizer steps, instead of epochs. [default: as many as the epochs take]
@@ -87,7 +87,7 @@ class Settings:
     encoder: str | None = None
     features: str | None = None
     weights: str | None = None
-    init: Literal["default", "rescaled"] = "default"
+    init: Literal["default", "rescaled", "dictionary"] = "default"
     epochs: Count | None = None
     steps: Count | None = None
     minutes: Positive | None = None
