@@ -4,7 +4,7 @@
     python benchmarks/starts.py DATA --out runs/starts --table
 
 DATA is a folder with CIFAR-10 as parquet. Of 10,000 training images every method trains on 8,000, for the same steps
-from each start; a run that was interrupted begins anew. Maps of the network are averaged on a grid of 2x2. The other
+from each start; what was interrupted goes on. Maps of the network are averaged on a grid of 2x2. The other
 2,000 images choose the map for each probe; the 10,000 test images are looked at through the chosen ones only. Probes
 learn from the labels of the 8,000. Brackets are 95 % intervals, of the difference from the plain start paired over the
 images. Untrained networks have the statistics of their norms from the 8,000 images.
@@ -15,7 +15,6 @@ the size of the network's own first layer, and is trained on.
 """
 
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -115,28 +114,35 @@ def measure(method: str, name: str, start: str, parts: tuple[Data, Data, Data], 
     folder = out / f"{method}-{name}-{start}-{seed}"
     if (folder / "chosen.json").exists():
         return
-    shutil.rmtree(folder, ignore_errors=True)
-    encoder, steps = started(name, start, parts[0], seed), STEPS[method]
-    began = time.process_time()
-    if steps:
-        settings: dict[str, Any] = {
-            "steps": steps,
-            "batch_size": BATCH,
-            "lr": RATE,
-            "seed": seed,
-            "quiet": True,
-        }
-        encoder = unlabeled.pretrain(
-            method, parts[0], out=folder / "run", encoder=encoder, **settings
-        ).encoder
-    else:
-        calibrate_(encoder, parts[0])
-    seconds = time.process_time() - began
-    chosen, right = judge(encoder, *parts)  # type: ignore[arg-type]
-    folder.mkdir(exist_ok=True)
+    encoder = trained(method, name, start, parts[0], folder, seed)
+    chosen, right = judge(encoder, *parts)
     save_file({probe: value.to(torch.uint8) for probe, value in right.items()}, folder / "right.safetensors")
-    (folder / "chosen.json").write_text(json.dumps({"seconds": seconds, **chosen}, indent=1))
-    print(folder.name, f"{seconds:.0f} s", table_row(folder, folder), flush=True)
+    (folder / "chosen.json").write_text(json.dumps(chosen, indent=1))
+    print(folder.name, table_row(folder, folder), flush=True)
+
+
+def trained(method: str, name: str, start: str, images: Data, folder: Path, seed: int) -> ImageEncoder:
+    """The network after its training, which goes on where it was interrupted; its seconds are written beside it."""
+    file, run, spent = folder / "seconds.json", folder / "run", 0.0
+    if file.exists():
+        spent, whole = json.loads(file.read_text())
+        if whole and method != "untrained":
+            return unlabeled.load(run).encoder  # type: ignore[return-value]
+    encoder, whole = started(name, start, images, seed), False
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.process_time()
+    try:
+        if method == "untrained":
+            calibrate_(encoder, images)
+        else:
+            settings: dict[str, Any] = {"steps": STEPS[method], "batch_size": BATCH, "lr": RATE, "seed": seed}
+            resume = (run / "checkpoint.safetensors").exists()
+            given: dict[str, Any] = {"out": run, "encoder": encoder, "resume": resume, "quiet": True}
+            encoder = unlabeled.pretrain(method, images, **given, **settings).encoder
+        whole = True
+    finally:
+        file.write_text(json.dumps([spent + time.process_time() - began, whole]))
+    return encoder  # type: ignore[return-value]
 
 
 def interval(values: Tensor) -> tuple[float, float]:
@@ -168,7 +174,7 @@ def table(out: Path, methods: list[str], networks: list[str], seed: int) -> str:
             folders = {start: out / f"{method}-{name}-{start}-{seed}" for start in STARTS}
             for start, folder in folders.items():
                 if (folder / "chosen.json").exists():
-                    seconds = json.loads((folder / "chosen.json").read_text())["seconds"]
+                    seconds = json.loads((folder / "seconds.json").read_text())[0]
                     cells = table_row(folder, folders["default"])
                     lines.append(f"| {name}, {method} | {start} | {seconds:.0f} | {cells} |")
     return "\n".join(lines)
