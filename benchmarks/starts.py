@@ -185,6 +185,7 @@ def main() -> None:
     words.set_defaults(methods=",".join(STEPS))
     words.add_argument("data")
     words.add_argument("--encoders", default="conv4,resnet10")
+    words.add_argument("--starts", default=",".join(STARTS))
     words.add_argument("--seed", type=int, default=0)
     words.add_argument("--table", action="store_true", help="print the table of the runs that are there")
     arguments = words.parse_args()
@@ -196,7 +197,7 @@ def main() -> None:
         parts = everything.subset(rows[CHOOSING:]), everything.subset(rows[:CHOOSING]), test
         for name in networks:
             for method in methods:
-                for start in STARTS:
+                for start in arguments.starts.split(","):
                     measure(method, name, start, parts, arguments.out, arguments.seed)
     print(table(arguments.out, methods, networks, arguments.seed))
 
