@@ -166,7 +166,7 @@ def table_row(folder: Path, plain: Path) -> str:
 
 def table(out: Path, methods: list[str], networks: list[str], seed: int) -> str:
     lines = [
-        "| | start | CPU s | kNN: map, held-out | test | beside plain | linear: map, held-out | test | beside plain |",
+        "| | start | CPU s | kNN: map, held-out | test | difference | linear: map, held-out | test | difference |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name in networks:
