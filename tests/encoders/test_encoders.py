@@ -112,7 +112,7 @@ def test_unknown_name_is_answered_with_the_nearest() -> None:
         ({"in_channels": 0}, "in_channels must be at least 1, got 0"),
         ({"image_size": 0}, "image_size must be at least 1, got 0"),
         ({"input": "hsv"}, "input must be one of color, lightness, sobel, lab, got hsv"),
-        ({"init": "zero"}, "init must be one of default, rescaled, kmeans, got zero"),
+        ({"init": "zero"}, "init must be one of default, rescaled, kmeans, dictionary, got zero"),
         ({"in_channels": 2, "input": "lab"}, "in_channels must be 3 or more with input lab, got 2"),
         ({"name": "vit-small", "image_size": 37}, "image_size must be a multiple .* got 37"),
     ],

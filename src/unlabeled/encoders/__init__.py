@@ -4,6 +4,7 @@ from unlabeled.encoders.audio import AudioEncoder
 from unlabeled.encoders.audio_visual import AudioVisualEncoder
 from unlabeled.encoders.building import KINDS, build, fitted, load, names, rebuilt
 from unlabeled.encoders.encoder import Encoder
+from unlabeled.encoders.first_layer import fill_first_layer_
 from unlabeled.encoders.image import OWN_NETWORK, ImageEncoder, fit
 from unlabeled.encoders.readout import Readout, fit_readout
 from unlabeled.encoders.rescaled import rescale_
@@ -24,6 +25,7 @@ __all__ = [
     "VideoEncoder",
     "WordEncoder",
     "build",
+    "fill_first_layer_",
     "fit",
     "fit_readout",
     "fitted",

@@ -20,6 +20,7 @@ from unlabeled.encoders.adapt import Adapt
 from unlabeled.encoders.audio import AudioEncoder
 from unlabeled.encoders.audio_visual import AudioVisualEncoder
 from unlabeled.encoders.encoder import Encoder
+from unlabeled.encoders.first_layer import fill_first_layer_
 from unlabeled.encoders.image import INITS, OWN_NETWORK, ImageEncoder
 from unlabeled.encoders.readout import Readout, Spec, bare
 from unlabeled.encoders.rescaled import rescale_
@@ -116,15 +117,16 @@ def fitted(
         data: What it will be trained on.
         kind: Kind of encoder.
         weights: A file to start from, as in `build`; it brings the statistics too.
-        init: default; rescaled, which makes the channels of each layer vary alike on the data; or kmeans, which also
-            takes the filters of each layer from clusters of patches.
+        init: default; rescaled, which makes the channels of each layer vary alike on the data; kmeans, which also
+            takes the filters of each layer from clusters of patches; or dictionary, where the filters of the first
+            convolution start as atoms of patches of the data.
         image_size: Height and width in pixels of images and frames; None takes that of the data. Other kinds have none.
         **options: Further arguments of the kind's own `fitted`; None for automatic values.
     """
     check.choice(INITS, init=init)
-    if init == "kmeans" and weights is not None:
+    if init in ("kmeans", "dictionary") and weights is not None:
         raise UserError(
-            f"init must be default or rescaled with weights, which k-means would replace, got {init}"
+            f"init must be default or rescaled with weights, which {init} would replace, got {init}"
         )
     check.choice(KINDS, kind=kind)
     make = KINDS[kind].fitted
@@ -140,8 +142,12 @@ def fitted(
     if init != "default":
         if not isinstance(encoder, ImageEncoder):
             raise UserError(f"init must be default for encoders of {kind}, got {init}")
-        steps = rescale_(encoder, image.sample(encoder, data), init)  # type: ignore[arg-type]
-        encoder.notes += [f"init {init}: {steps}"]
+        images = image.sample(encoder, data)
+        if init == "dictionary":
+            encoder.notes.append(fill_first_layer_(encoder, images))
+        else:
+            steps = rescale_(encoder, images, init)  # type: ignore[arg-type]
+            encoder.notes.append(f"init {init}: {steps}")
     return encoder
 
 

@@ -43,8 +43,8 @@ RAW_SIZE = 32
 SAMPLE = 512
 """Samples that set the statistics of an encoder's input."""
 
-INITS = ("default", "rescaled", "kmeans")
-"""Ways to draw the first weights."""
+INITS = ("default", "rescaled", "kmeans", "dictionary")
+"""How weights can start: as they were drawn, or set from the data."""
 
 OWN_NETWORK = "own"
 """Name in the configuration of a network that the user brought."""
@@ -242,7 +242,7 @@ def build(
         in_channels: Channels of the images.
         image_size: Height and width in pixels of the images in training.
         input: What the network sees of an image: color, lightness, sobel or lab.
-        init: How the weights will be initialised: default, rescaled or kmeans.
+        init: How the weights will be initialised: default, rescaled, kmeans or dictionary.
         levels: The values that became 0 and 255 in training, for images of more than 8 bits.
         network_channels: Channels that the network takes, where the input gives others; None as the input gives.
         neck: Widths of layers after the pooled vector, as in `ImageEncoder.extend`.

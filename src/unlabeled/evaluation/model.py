@@ -46,9 +46,10 @@ class EvaluatedModel:
         """The same encoder with random weights and the same input statistics.
 
         Args:
-            data: What batch norms are calibrated on, as the encoder reads it; None leaves them as they start.
+            data: What batch norms are calibrated on, and what first layers of atoms are made of, as the encoder reads
+                it; None leaves both as they are drawn.
         """
-        encoder = twins.untrained(self.encoder, self.seed)
+        encoder = twins.untrained(self.encoder, self.seed, data)
         if data is not None:
             twins.calibrate_(encoder, data)
         return encoder

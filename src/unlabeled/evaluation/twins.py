@@ -9,6 +9,9 @@ import torch
 from torch import nn
 
 from unlabeled.check import UserError
+from unlabeled.encoders.first_layer import fill_first_layer_
+from unlabeled.encoders.image import ImageEncoder
+from unlabeled.encoders.readout import bare
 from unlabeled.kernels.compat import BATCH_NORMS, RESETS
 from unlabeled.method import Method
 
@@ -21,12 +24,14 @@ __all__ = ["CALIBRATION_SAMPLES", "calibrate_", "untrained", "untrained_method"]
 CALIBRATION_SAMPLES = 512
 
 
-def untrained(encoder: "Encoder", seed: int = 0) -> "Encoder":
+def untrained(encoder: "Encoder", seed: int = 0, data: "Data | None" = None) -> "Encoder":
     """Build the same architecture with fresh random weights and the same input statistics.
 
     Args:
         encoder: Where the architecture, the statistics and the device come from.
         seed: Seed of the weights.
+        data: Samples as the encoder reads them, of whose atoms the first layer is made if that of the encoder was; None
+            leaves it random.
 
     Returns:
         A new encoder in evaluation mode.
@@ -42,7 +47,13 @@ def untrained(encoder: "Encoder", seed: int = 0) -> "Encoder":
     # Statistics of the input stand in front ends, also in those of encoders within encoders.
     statistics = {key: value for key, value in encoder.state_dict().items() if "adapt" in key.split(".")}
     fresh.load_state_dict(statistics, strict=False)
-    return fresh.to(next(encoder.parameters()).device).eval()
+    fresh = fresh.to(next(encoder.parameters()).device).eval()
+    network, init = bare(fresh), bare(encoder).config.get("init")
+    if data is not None and init == "dictionary" and isinstance(network, ImageEncoder):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            fill_first_layer_(network, fresh.inputs(data.sample(CALIBRATION_SAMPLES, seed)))
+    return fresh
 
 
 def untrained_method(method: Method, data: "Data", seed: int = 0) -> Method:
@@ -59,7 +70,8 @@ def untrained_method(method: Method, data: "Data", seed: int = 0) -> Method:
     Raises:
         ValueError: Weights cannot be drawn again.
     """
-    encoder, samples = untrained(method.encoder, seed), method.encoder.evaluation_view(data)
+    samples = method.encoder.evaluation_view(data)
+    encoder = untrained(method.encoder, seed, samples)
     calibrate_(encoder, samples)
     device = next(encoder.parameters()).device
     arguments, options = method.built_with

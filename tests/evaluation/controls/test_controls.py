@@ -78,6 +78,21 @@ def test_what_contrast_learns_is_no_part_of_an_untrained_network_but_of_a_contro
     assert contrast(network, train, 0) is None
 
 
+def test_random_weights_start_with_atoms_where_the_encoder_did() -> None:
+    train, make = samples("image", 1), CONTROLS.load("random").make
+    assert make is not None
+    encoder = encoders.fitted("conv4", train, init="dictionary").eval()
+    before = torch.get_rng_state()
+    twin = make(encoder, train, 3)
+    assert twin.encoder is not None and torch.equal(torch.get_rng_state(), before)
+    plain = make(encoders.fitted("conv4", train).eval(), train, 3)
+    assert "a first layer of atoms" in twin.detail and "atoms" not in plain.detail
+    assert torch.equal(twin.features(train), make(encoder, train, 3).features(train))
+    states = twin.encoder.state_dict(), plain.encoder.state_dict()
+    weights = [name for name in states[0] if name.endswith(".0.weight")]
+    assert [torch.equal(*(state[name] for state in states)) for name in weights] == [False, True, True, True]
+
+
 @pytest.mark.parametrize(("kind", "name"), PAIRS)
 def test_labels_do_not_matter_and_the_seed_decides_everything(kind: str, name: str) -> None:
     train, test = samples(kind, 1), samples(kind, 2)

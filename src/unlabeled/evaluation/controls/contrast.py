@@ -18,7 +18,7 @@ def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation | No
     """Says what the weights of the network add to what contrast learns; None where contrast is not read."""
     if not isinstance(encoder, Readout) or encoder.spec.scaling != "contrast":
         return None
-    network = untrained(bare(encoder), seed)
+    network = untrained(bare(encoder), seed, data)
     calibrate_(network, data)
     network = fit_readout(network, encoder.spec, data, seed)
     return Representation(

@@ -16,9 +16,10 @@ __all__ = ["CONTROL", "make"]
 
 def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:
     """The same architecture with weights drawn by the seed; without what contrast learns, only standardised."""
-    network = untrained(bare(encoder), seed)
+    network = untrained(bare(encoder), seed, data)
     calibrate_(network, data)
-    detail = "norm statistics from data"
+    atoms = network.config.get("init") == "dictionary"
+    detail = "a first layer of atoms and norm statistics from data" if atoms else "norm statistics from data"
     if isinstance(encoder, Readout):
         spec = encoder.spec
         if spec.scaling == "contrast":
