@@ -105,7 +105,7 @@ def _panel(key: tuple[Any, ...], measured: Sequence[tuple[Entry, Evaluation, flo
         f", {data}" if data else ""
     )
     lines = []
-    for entry in dict.fromkeys(one.entry for one in states):
+    for entry in {id(one.entry): one.entry for one in states}.values():
         own = sorted((one for one in states if one.entry is entry), key=lambda one: one.step)
         points = [(one.pretext, 100 * one.accuracy, f"{entry.label}, step {one.step:,}") for one in own]
         lines.append((entry.style, points))
