@@ -40,6 +40,14 @@ def test_clean_pixels_stay_and_values_stay_in_range(cover, channels, size):
 
 
 @pytest.mark.parametrize("cover", COVERS)
+@pytest.mark.parametrize("size", [8, 33])
+def test_the_least_and_the_most_coverage_leave_something_to_see(cover, size):
+    for coverage in (1e-4, 0.999):
+        given, alpha = cover(torch.rand(16, 3, size, size), coverage)
+        assert given.isfinite().all() and 0 < alpha.mean() < 1
+
+
+@pytest.mark.parametrize("cover", COVERS)
 def test_every_image_is_covered_elsewhere_and_anew(cover):
     images = torch.rand(16, 3, 32, 32)
     first, second = (cover(images, 0.15)[1] > 0 for _ in range(2))

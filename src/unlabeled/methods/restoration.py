@@ -13,7 +13,7 @@ predicted, and `gain` counts what is better than doing nothing. Specks are seen 
 reads the last three maps only.
 """
 
-from typing import Literal, Unpack
+from typing import Annotated, Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from unlabeled import check
 from unlabeled.data import Data
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
-from unlabeled.options import PositiveFraction, ViewOptions
+from unlabeled.options import Range, ViewOptions
 from unlabeled.parts.augment import Views
 from unlabeled.parts.decoder import Hypercolumn
 from unlabeled.parts.psnr import gain, psnr, squared_error
@@ -57,7 +57,7 @@ class Restoration(Method[ImageEncoder]):
         encoder: ImageEncoder,
         *,
         cover: Literal["dirt", "rain", "either"] = "either",
-        coverage: PositiveFraction = 0.15,
+        coverage: Annotated[float, Range(above=0, below=1)] = 0.15,
         **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)

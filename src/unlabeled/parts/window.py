@@ -45,13 +45,14 @@ def dirt(images: Tensor, coverage: float) -> tuple[Tensor, Tensor]:
 
     Args:
         images: Float, shape (batch, channels, size, size), in 0..1.
-        coverage: Largest fraction of an image that is under specks, their soft edges aside; the smallest is a third.
+        coverage: Largest fraction of an image that is under specks, their soft edges aside, below 1; the smallest is a
+            third, but at least a pixel.
 
     Returns:
         Dirty images in 0..1, same shape, and the opacity of the dirt, float in 0..1, shape (batch, 1, size, size).
     """
     batch, channels, size, _ = images.shape
-    device = images.device
+    device, coverage = images.device, max(coverage, 1.5 / size**2)
     specks = masks.region(batch, size, device, CELLS, coverage / 3, coverage).to(images.dtype)
     softness = size * torch.empty(batch, device=device).uniform_(0.01, 0.03)
     alpha = blur(specks, softness) * torch.empty(batch, 1, 1, 1, device=device).uniform_(0.5, 1)
