@@ -40,6 +40,7 @@ from unlabeled.methods import audio_visual_correspondence
 from unlabeled.methods import wav2vec2 as wav2vec2_method
 from unlabeled.methods.apc import APC
 from unlabeled.methods.bert import BERT
+from unlabeled.methods.bigan import BiGAN
 from unlabeled.methods.byol import BYOL
 from unlabeled.methods.colorization import Colorization
 from unlabeled.methods.context_encoder import ContextEncoder
@@ -51,6 +52,8 @@ from unlabeled.methods.instance_discrimination import InstanceDiscrimination
 from unlabeled.methods.moco import MoCo
 from unlabeled.methods.moco_v3 import MoCoV3
 from unlabeled.methods.noise_as_targets import NoiseAsTargets
+from unlabeled.methods.patch_tracking import PatchTracking
+from unlabeled.methods.seco import SeCo
 from unlabeled.methods.simclr import SimCLR
 from unlabeled.methods.swav import SwAV
 from unlabeled.methods.time_contrastive import TimeContrastive
@@ -96,6 +99,24 @@ def simclr() -> Method:
 def moco(splits: int, symmetric: bool) -> Method:
     method = MoCo(build(), projection_dim=6, queue=20, momentum=0.9, splits=splits, symmetric=symmetric)
     method.views = Given(1, 2)  # type: ignore[assignment]
+    return method
+
+
+def seco() -> Method:
+    method = SeCo(build(), projection_dim=6, queue=20, momentum=0.9, splits=1)
+    views = [Given(seed) for seed in (1, 2, 3, 4)]
+    method.four_views = lambda batch: [view(batch) for view in views]  # type: ignore[method-assign]
+    return method
+
+
+def patch_tracking() -> Method:
+    """Hard negatives, as random ones differ; pairs of clips are of one video, and some do not count."""
+    encoder = encoders.build("frames-conv4", kind="video", image_size=SIZE)
+    method = PatchTracking(encoder, embedding_dim=6, flip=0.0, random_until=0.0)
+    first, last = Given(1), Given(2)
+    method.whole = {"group": torch.arange(SAMPLES) // 2}
+    method.views = lambda batch: batch["image"]  # type: ignore[assignment]
+    method.ends = lambda batch: (first(batch), last(batch), batch["index"] % 3 > 0)  # type: ignore[method-assign]
     return method
 
 
@@ -190,6 +211,15 @@ def context_encoder() -> Method:
     holes = method.drop(torch.zeros(SAMPLES, 3, 16, 16))
     method.views = Given(1, size=16)  # type: ignore[assignment]
     method.drop = lambda images: holes[rows()]  # type: ignore[method-assign]
+    return method
+
+
+def bigan() -> Method:
+    """Two players; the images of each process are drawn from its own rows of fixed codes."""
+    method = BiGAN(build(), code_dim=4)
+    codes = 2 * torch.rand(SAMPLES, 4, generator=torch.Generator().manual_seed(5)).double() - 1
+    method.views = Given(1)  # type: ignore[assignment]
+    method.noise = lambda count, device: codes[rows()]  # type: ignore[method-assign]
     return method
 
 
@@ -341,6 +371,8 @@ METHODS: dict[str, Callable[[], Method]] = {
     "wav2vec2": wav2vec2,
     "simclr": simclr,
     "moco": partial(moco, splits=1, symmetric=True),
+    "seco": seco,
+    "patch_tracking": patch_tracking,
     "byol": byol,
     "swav": swav,
     "contrastive_pairs": partial(contrastive_pairs, unit=True),
@@ -356,6 +388,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "colorization": colorization,
     "deepcluster": deepcluster,
     "context_encoder": context_encoder,
+    "bigan": bigan,
     "audio_visual_correspondence": audio_visual,
     "time_contrastive triplets": partial(time_contrastive, "triplet"),
     "time_contrastive pairs": partial(time_contrastive, "npairs"),
