@@ -6,7 +6,8 @@
 DATA holds one folder for each set. Every method trains with its plain defaults on the training part (of at most
 `--images`), the deep ones for `--minutes`, as their default of 10 minutes each would be more than the whole. Nothing is
 chosen by the test part. Numbers are accuracies in %: k nearest neighbours, and linear probes of all labels and of 10
-a class, with 95 % intervals, or the deviation over 5 draws of the labels.
+a class, with 95 % intervals, or the deviation over 5 draws of the labels. The controls of a set are measured beside
+`auto`; a deep method has beside it its own network untrained, and the best map of that network.
 """
 
 import argparse
@@ -22,13 +23,18 @@ from unlabeled.data import Data, open_splits
 from unlabeled.evaluation import evaluate
 
 DEEP = {"image": ("simclr", "moco", "rotnet"), "audio": ("apc",), "text": ("skipgram", "bert")}
-KINDS = {
-    "cifar10": "image",
-    "caltech96": "image",
-    "kmnist10k": "image",
-    "pneumonia28": "image",
-    "fsdd": "audio",
+SETS = {
+    "cifar10": ("image", "cifar10"),
+    "caltech96": ("image", "caltech96"),
+    "kmnist10k": ("image", "kmnist10k"),
+    "pneumonia28": ("image", "pneumonia28"),
+    "fsdd": ("audio", "fsdd"),
+    "esc10": ("audio", "esc10"),
+    "trec6": ("text", "sentence_cls/trec6"),
+    "ag_news": ("text", "sentence_cls/ag_news"),
 }
+"""Kind and folder of each set."""
+SCEPTIC = {"image": ("default", "dictionary"), "audio": ("default",), "text": ("default",)}
 COLUMNS = (("knn", "all"), ("linear", "all"), ("linear", 10))
 
 
@@ -39,8 +45,8 @@ def parts(folder: Path, kind: str, images: int) -> tuple[Data, Data]:
     return train.subset(order[:images].sort().values) if len(train) > images else train, test
 
 
-def judge(name: str, train: Data, test: Data, out: Path, minutes: float, first: bool) -> None:
-    """Train a method and measure it, with the controls beside the first one; what is there already stays."""
+def judge(name: str, train: Data, test: Data, out: Path, minutes: float) -> None:
+    """Train a method and measure it beside its controls; what is there already stays."""
     target = out / f"{name}.json"
     if target.exists():
         return
@@ -48,7 +54,8 @@ def judge(name: str, train: Data, test: Data, out: Path, minutes: float, first: 
     began = time.perf_counter()
     run = unlabeled.pretrain(name, train, out=out / name, quiet=True, **settings)
     trained = time.perf_counter()
-    controls = ("default", "dictionary") if first and train.kind == "image" else ("default",) if first else ()
+    untrained = ("random", "maps") if train.kind == "image" else ("random",)
+    controls = SCEPTIC[train.kind] if name == "auto" else untrained if name in DEEP[train.kind] else ()
     scores = evaluate(run, (train, test), labels_per_class=("all", 10), controls=controls)
     seconds = [round(trained - began), round(time.perf_counter() - trained)]
     target.write_text(json.dumps({"seconds": seconds, "records": list(scores.records)}, indent=1))
@@ -78,7 +85,8 @@ def table(out: Path) -> str:
             content = json.loads(file.read_text())
             for record in content["records"]:
                 ours = record["features"] == "unlabeled"
-                name = file.stem if ours else f"control: {record['features']}"
+                beside = "" if file.stem == "auto" else f" of {file.stem}"
+                name = file.stem if ours else f"control: {record['features']}{beside}"
                 seconds = f"{content['seconds'][0]} + {content['seconds'][1]}" if ours else ""
                 rows.setdefault(name, (seconds, {}))[1][record["probe"], record["labels_per_class"]] = record
         for name, (seconds, records) in sorted(rows.items(), key=lambda row: row[0].startswith("control")):
@@ -93,20 +101,20 @@ def main() -> None:
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/laptop"))
-    parser.add_argument("--sets", default=",".join(KINDS))
+    parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--methods", default="auto,patch_dictionary,deep")
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     for name in () if options.table else options.sets.split(","):
-        kind, out = KINDS[name], options.out / name
+        (kind, folder), out = SETS[name], options.out / name
         out.mkdir(parents=True, exist_ok=True)
-        train, test = parts(options.data / name, kind, options.images)
+        train, test = parts(options.data / folder, kind, options.images)
         for method in options.methods.split(","):
             for one in DEEP[kind] if method == "deep" else [method]:
                 if one != "patch_dictionary" or kind == "image":  # of sounds auto is the dictionary alone
-                    judge(one, train, test, out, options.minutes, first=one == "auto")
+                    judge(one, train, test, out, options.minutes)
     print(table(options.out))
 
 

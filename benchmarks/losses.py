@@ -39,8 +39,8 @@ def plain_info_nce(queries, keys, queue):
     return cross_entropy(logits, torch.zeros(len(queries), dtype=torch.int64))
 
 if name == "unlabeled":
-    from unlabeled.methods import moco, simclr
-    losses = {"NT-Xent": simclr.loss, "SupCon": simclr.supervised_contrastive, "InfoNCE": moco.loss}
+    from unlabeled.parts.info_nce import nt_xent, supervised_contrastive, with_queue
+    losses = {"NT-Xent": nt_xent, "SupCon": supervised_contrastive, "InfoNCE": with_queue}
     compute = lambda *inputs: losses[form](*inputs, 0.2)
 elif name == "lightly":
     from lightly.loss import NTXentLoss

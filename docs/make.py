@@ -15,8 +15,8 @@ README = DOCS.parent / "README.md"
 MARKERS = "<!-- methods: made by `make docs` -->", "<!-- end of methods -->"
 HEAD = """# The methods
 
-Made from the docstrings by `make docs`. Every option is an option of the command line, with dashes for underscores, and
-a keyword in Python.
+Generated from the docstrings by `make docs`. Every option is a command-line option, with dashes for underscores, and a
+keyword argument in Python.
 """
 TITLES = {
     "image": "Images",
@@ -81,17 +81,16 @@ def tables() -> str:
     """The part of README.md between the markers: image methods with a number, then all others by kind of data."""
     cifar10 = json.loads((DOCS / "cifar10.json").read_text(encoding="utf-8"))
     scores, controls = cifar10["methods"], cifar10["controls"]
-    lines = ["| name | in one sentence | CIFAR-10: defaults | options chosen |", "|---|---|---|---|"]
+    lines = ["| method | idea | CIFAR-10: default options | selected options |", "|---|---|---|---|"]
     for name in sorted(scores, key=lambda name: scores[name]["chosen"], reverse=True):
         idea = methods.describe(name).summary.partition(": ")[2].rstrip(".")
         values = " | ".join(f"{100 * scores[name][options]:.1f} %" for options in ("defaults", "chosen"))
         lines.append(f"| `{name}` | {idea} | {values} |")
     raw, random = (f"{100 * controls[name]:.1f} %" for name in ("raw", "random"))
-    lines += ["", f"{cifar10['budget']} Raw pixels reach {raw} and the untrained network {random}."]
-    lines += ["Held-out training images chose between the defaults and one other set of options;"]
-    lines += ["[docs/benchmarks.md](docs/benchmarks.md) prints them, with intervals and kNN scores."]
-    lines += ["Every option of every method is in [docs/methods.md](docs/methods.md).", ""]
-    lines += ["| data | methods | built-in sets | measured besides probes |", "|---|---|---|---|"]
+    lines += ["", f"{cifar10['budget']} Raw pixels reach {raw}, the untrained network {random}."]
+    lines += ["Held-out training images selected between the defaults and one other set of options; see"]
+    lines += ["[docs/benchmarks.md](docs/benchmarks.md). All options: [docs/methods.md](docs/methods.md)."]
+    lines += ["", "| data | methods | built-in data sets | tasks besides probes |", "|---|---|---|---|"]
     for kind, title in titles().items():
         names = [method.name for method in of_kind(kind)]
         others = listed(name for name in names if name not in scores)

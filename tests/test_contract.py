@@ -191,9 +191,9 @@ def test_killed_and_resumed_run_ends_bit_identical(
 
 @every_method
 def test_looking_at_held_out_samples_changes_nothing(name: str, tmp_path: Path) -> None:
-    opened = open_data(images(60)) if methods.describe(name).kind == "image" else open_data(example(name))
-    opened = opened.subset(torch.arange(min(60, len(opened))))
-    settings = tiny(name, steps=14)
+    opened = open_data(images(40)) if methods.describe(name).kind == "image" else open_data(example(name))
+    opened = opened.subset(torch.arange(min(40, len(opened))))
+    settings = tiny(name, steps=10)
     looked = pretrain(name, opened, out=tmp_path / "looked", holdout=0.1, **settings)
     part = holdout.divide(opened, 0.1, seed=0).train
     assert len(part) < len(opened)

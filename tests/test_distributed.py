@@ -818,7 +818,7 @@ def meet(how: str, rank: int, folder: Path) -> None:
     time.sleep(SECONDS if how == "fails" and rank == 0 else 0.5)  # it need not end for the other to hear
 
 
-LOST = "ConnectionError: lost another of the 2 processes, which was killed or has said why itself, before the training"
+LOST = "ConnectionError: lost another of the 2 processes, killed or stopped by its own error, before the training"
 HEARD = {
     "long": {0: "done", 1: "done"},
     "fails": {0: "RuntimeError: broken decoder", 1: f"{LOST} began"},

@@ -80,7 +80,7 @@ def test_at_least_four_samples_are_held_out(share: float, count: int) -> None:
 def test_of_small_data_nothing_is_held_out_and_that_is_said() -> None:
     divided = divide(pictures(49), 0.02, 0)
     assert divided.held_out is None and len(divided.train) == 49
-    assert divided.note == "nothing is held out of the training: that takes 50 images, got 49"
+    assert divided.note == "nothing is held out to monitor the loss: that takes 50 images, got 49"
     assert divide(pictures(100), 0.0, 0).note == ""
 
 
@@ -258,7 +258,7 @@ def test_where_the_length_was_named_the_run_only_says_so(
     run = unlabeled.pretrain(Memorises, pictures(100), **settings)
     assert run.history[-1]["step"] == 480
     text = capsys.readouterr().err
-    assert text.count("the model is memorising; fewer steps or more data") == 1
+    assert text.count("the model is memorising; use fewer steps or more data") == 1
     assert "loss on held-out images has risen for " in text and " epochs since step " in text
 
 

@@ -195,7 +195,7 @@ def test_plain_output_warns_and_estimates(
     shown.step(5, 4, 1.0)
     shown.epoch(entry, alarm=True, last=False)
     text = capsys.readouterr().err
-    assert "to go" in text and "epoch 1 step 5 loss 1.0000 (chance 2.000)" in text
+    assert " left" in text and "epoch 1 step 5 loss 1.0000 (chance 2.000)" in text
     assert "warning: Collapsed: all alike." in text
 
 
@@ -235,7 +235,7 @@ def test_counts_say_what_they_count_and_which_part_is_read(
     assert progress.counted(videos, videos) == "3 videos"
     settings = FAST | {"encoder": "conv4", "steps": 1, "quiet": False}
     unlabeled.pretrain("rotnet", "digits", out=tmp_path / "a", **settings)
-    line = "only the training part of digits is trained on; not read: test"
+    line = "training uses the training part of digits only; not read: test"
     assert line in capsys.readouterr().err
     unlabeled.pretrain("rotnet", open_data("digits", split="test"), out=tmp_path / "b", **settings)
     assert "not read" not in capsys.readouterr().err
@@ -560,7 +560,7 @@ def test_collapse_of_the_head_alone_is_said_too(tmp_path: Path) -> None:
     torch.manual_seed(0)
     method = Falls(encoders.build("conv4", image_size=16))
     run = unlabeled.pretrain(method, open_data(pictures(300)), out=tmp_path / "run", epochs=2, **FAST)
-    assert run.history[-1]["verdict"].startswith("In what the loss compares: Collapsed")
+    assert run.history[-1]["verdict"].startswith("In the embedding that the loss compares: Collapsed")
 
 
 def test_accumulation_is_told_to_be_no_large_batch(
@@ -865,7 +865,7 @@ def test_repeating_a_run_that_was_trained_longer_says_that_its_schedule_is_one(
     config = first.path / "run.toml"
     unlabeled.pretrain("simclr", open_data(pictures()), out=tmp_path / "b", config=config, quiet=True)
     assert caplog.messages == [
-        f"{config} is of a run that was trained longer from step 2; it is repeated with one schedule"
+        f"{config} is from a run that was extended at step 2; it is repeated with one schedule"
     ]
 
 

@@ -66,7 +66,7 @@ def test_page_and_command_line_say_the_same_with_any_controls(names: tuple[str, 
                 name in names or name == "rescaled"
             ), said
         if not names:
-            assert said == "Nothing was compared with a control, so nothing can be said."
+            assert said == "No control was measured, so nothing can be claimed."
             continue
         assert [one.outcome for one in comparisons(records)] == [outcome(stands)]
         assert ("beats every control beyond noise" in said) == (set(stands) == {"won"})
@@ -98,7 +98,7 @@ def test_all_columns_are_judged_and_named() -> None:
         "linear: unlabeled beats every control beyond noise with 1 label per class (+15.0).",
         "linear: unlabeled is within noise of the best control with 5 labels per class (+5.0).",
         "linear: unlabeled loses with 10 labels per class (-15.0 to raw input).",
-        "In brackets: points of accuracy above the best control.",
+        "In parentheses: points of accuracy above the best control.",
         "Controls: raw input.",
     ]
 

@@ -29,14 +29,14 @@ OUTPUT = Group("Output", sort_key=4)
 
 app = App(
     name="unlabeled",
-    help="Learn an encoder from data that nobody labelled, and know whether it helped.",
+    help="Train an encoder on unlabelled data, and measure whether it helped.",
     version=__version__,
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
 )
 pretrain_app = App(
     name="pretrain",
-    help="Train an encoder without labels. Each method has options of its own: unlabeled pretrain METHOD --help.",
+    help="Train an encoder without labels. Each method has its own options: unlabeled pretrain METHOD --help.",
     usage="Usage: unlabeled pretrain METHOD DATA [OPTIONS]\n       unlabeled pretrain --config run.toml [OPTIONS]",
 )
 app.command(pretrain_app)
@@ -79,8 +79,8 @@ Controls = Annotated[
     WORDS,
     Parameter(
         converter=_controls,
-        help="What every score stands beside: default (the controls that take seconds), all, none, or any of "
-        f"{CONTROLS}, separated by commas, as far as they suit the kind of data. Tasks have their own.",
+        help="Baselines to measure beside the encoder: default (those that take seconds), all, none, or any of "
+        f"{CONTROLS} that suit the kind of data, separated by commas. Tasks have their own.",
     ),
 ]
 Probes = Annotated[
@@ -118,7 +118,7 @@ def _option(name: str, annotation: Any, default: Any, help_: str, group: Group) 
 Features = Annotated[
     str | None,
     Parameter(
-        help="Features to read: a map or output, a grid such as 2x2, standardize, whiten, views or contrast, and a "
+        help="Features to use: a map or output, a grid such as 2x2, standardize, whiten, views or contrast, and a "
         "number of dimensions, joined by colons, as in layer2:2x2:whiten:128; or choose, by cross-validation on "
         "training labels. [default: what the method declares, else output]"
     ),
@@ -126,8 +126,8 @@ Features = Annotated[
 Directions = Annotated[
     Literal["views", "contrast"] | None,
     Parameter(
-        help="views keeps the directions that random views of images hardly move; contrast adds a small network of "
-        "these that is trained in seconds to tell the views of one image from those of others. [default: none]"
+        help="views keeps the feature directions that change little between random views of an image; contrast adds a "
+        "small contrastive network, trained in seconds to tell views of one image from those of others. [default: none]"
     ),
 ]
 
@@ -205,9 +205,9 @@ def _pretrain_command(method: methods.Description) -> Callable[..., None]:
         "resume": (
             bool,
             False,
-            "Continue the run in the folder from its checkpoint, or start it where there is none yet.",
+            "Continue the run in the folder from its checkpoint, or start a new one if there is none.",
         ),
-        "dry_run": (bool, False, "Print what would be chosen and how long it would take, and train nothing."),
+        "dry_run": (bool, False, "Print the chosen settings and the estimated duration, without training."),
         "config": (Path | None, None, CONFIG),
     }
     parameters = [
@@ -303,7 +303,7 @@ def list_methods() -> None:
 
 @app.command
 def demo(*, out: Path = Path("runs/demo"), seed: Whole = 0) -> None:
-    """Learn from the built-in digits without labels, and see how much that helps when labels are few.
+    """Learn from the built-in digits without labels, and measure how much that helps with few labels.
 
     Args:
         out: Folder of the run and its report.
@@ -383,10 +383,10 @@ def evaluate(
     """Measure frozen features against the controls on labelled data.
 
     Args:
-        labels_per_class: Numbers of labels, percentages of each class, or all: 1,10,1%,all.
+        labels_per_class: Numbers of labels per class, percentages of each class, or all: 1,10,1%,all.
         draws: Number of random draws of the labels, where not all labels are used.
         seed: Seed of the draws.
-        steps: Optimizer steps of supervised and finetune. [default: until held-out labels are predicted no better]
+        steps: Optimizer steps of supervised and finetune. [default: until held-out labels show no improvement]
         device: Device to compute features on; auto prefers a GPU.
     """
     from unlabeled.run import load
@@ -456,7 +456,7 @@ def compare(
         methods_and_data: Names of methods, then the data: a built-in set, folder, file or hub name.
         epochs: Passes over the data, the same for all. [default: chosen by the method and the data]
         steps: Optimizer steps, instead of epochs. [default: as many as the epochs take]
-        minutes: Minutes of training of each method, instead of epochs. [default: at most 10, on a GPU 60]
+        minutes: Minutes of training per method, instead of epochs. [default: at most 10, on a GPU 60]
         batch_size: Samples per forward pass. [default: chosen by the method and the data]
         encoder: Network, the same for all. [default: chosen by the method and the image size]
         image_size: Height and width of the encoder's input in pixels. [default: chosen by the data]
@@ -465,7 +465,7 @@ def compare(
         seed: Seed of all random numbers.
         device: Device to train on; auto prefers a GPU.
         probe: Any of the probes or tasks of evaluate, separated by commas.
-        labels_per_class: Numbers of labels, percentages of each class, or all: 1,10,1%,all.
+        labels_per_class: Numbers of labels per class, percentages of each class, or all: 1,10,1%,all.
         out: Folder of the runs and the report. [default: the next free runs/compare]
     """
     *names, data = methods_and_data or [""]
@@ -537,7 +537,7 @@ def show(
     out: Path | None = None,
     encoder: Network = None,
 ) -> None:
-    """Save a picture of what was hidden from the network and what it predicted; text is printed.
+    """Save a picture of what was hidden from the network and what it predicted; texts are printed.
 
     Args:
         samples: Number of samples to show.
@@ -646,19 +646,19 @@ def audit(
     strict: bool = False,
     reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
 ) -> None:
-    """Look for copies within and across datasets and their splits, broken files, and labels that disagree.
+    """Find duplicates within and across datasets and splits, broken files, and contradictory labels.
 
-    Equal samples are found in data of every kind; near copies among images (cropped, mirrored, resized, compressed
-    again) and among texts. The exit status is 0 whatever it finds, unless --strict is given.
+    Equal samples are found in data of every kind, near-duplicates among images (cropped, mirrored, resized,
+    recompressed) and among texts. The exit status is 0 whatever is found, unless --strict is given.
 
     Args:
         sources: Built-in sets, folders, files or hub names; all splits of each are compared.
         kind: image, text, audio, video, audio-visual, cameras or trajectory. [default: detected]
-        near: Look for near copies, too, not only for equal samples.
+        near: Look for near-duplicates, too, not only for equal samples.
         json: JSON file for all findings. [default: none]
         out: HTML file with pictures of the findings. [default: none]
-        strict: Exit with status 1 if equal samples or near copies are in several parts, if equal samples have different
-            classes, or if nothing could be read.
+        strict: Exit with status 1 if equal samples or near-duplicates are in several parts, if equal samples have
+            different classes, or if nothing could be read.
     """
     from unlabeled.auditing import audit as look
 
@@ -707,7 +707,7 @@ def export(
     written = write(source, out, format=format)
     note = f"; {written.note}" if written.note else ""
     print(
-        f"{written.path}: loaded again, its features differ by at most {written.difference:.1g}{note}",
+        f"{written.path}: reloaded, its features differ by at most {written.difference:.1g}{note}",
         flush=True,
     )
     _next("embed", run, "DATA", "--out", "features.parquet")

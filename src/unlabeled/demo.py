@@ -42,7 +42,7 @@ def demo(out: Path, seed: int = 0) -> Run:
     )
     run.add_evaluation(scores.about, scores.records)
     page = report(run, data="digits")
-    print("accuracy on 500 test digits (chance 10 %), by how many labels of each class were used")
+    print("accuracy on 500 test digits (chance 10 %), by labels per class")
     print(scores.table())
     print(scores.verdict())
     print(f"{time.perf_counter() - began:.0f} s; the report, with pictures: {page}")

@@ -99,7 +99,7 @@ def test_grey_images_equal_those_of_three_equal_channels() -> None:
 def test_few_images_without_labels_are_fine(images: int) -> None:
     found = audit(from_images(torch.randint(256, (images, 3, 20, 20), dtype=torch.uint8)))
     assert not found.leaks and found.parts[0].unlabelled == images and not found.lonely_classes
-    assert "No copies" in found.table()
+    assert "No duplicates" in found.table()
 
 
 def test_a_folder_of_broken_files_does_not_stop_the_audit(pics: Path, tmp_path: Path) -> None:

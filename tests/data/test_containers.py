@@ -328,7 +328,7 @@ def test_what_holds_the_most_images_is_taken_and_the_rest_is_said(tmp_path, capl
     )
     assert found["features.parquet"] == "no column of images among path, split, embedding"
     assert "readable" in found["broken.parquet"] and "cannot be read" in found["broken.tar"]
-    assert "6 image files are taken; left out: 3 images of archives" in caplog.text
+    assert "6 image files used; ignored: 3 images of archives" in caplog.text
     write_tar(tmp_path / "more.tar", {f"{number}.png": png(9) for number in range(7)})
     (tmp_path / "broken.tar").unlink()
     assert len(open_data(tmp_path, cache=False)) == 10

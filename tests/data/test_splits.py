@@ -124,7 +124,7 @@ def test_what_was_kept_together_is_said(caplog):
     caplog.clear()
     for _ in range(2):
         divide(from_images(noise(20), torch.arange(20) % 2, name="singles"))
-    assert caplog.messages == ["singles divided 80 to 20 at random within each class, always alike"]
+    assert caplog.messages == ["singles divided 80 to 20 at random within each class, always the same way"]
 
 
 def test_labels_disagree_only_on_equal_samples_that_are_known():

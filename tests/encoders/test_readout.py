@@ -197,9 +197,10 @@ def test_views_are_mirrored_where_nothing_tells_images_from_mirror_images():
     noise = from_images(torch.randint(0, 256, (300, 3, 8, 8), dtype=torch.uint8))
     encoder = encoders.fitted("conv4", noise).eval()
     assert (
-        "views are mirrored, as a linear rule" in fit_readout(encoder, Spec.parse("views"), noise).notes[-1]
+        "views are mirrored, as a linear classifier"
+        in fit_readout(encoder, Spec.parse("views"), noise).notes[-1]
     )
-    assert "views are gentle and not mirrored, as a linear rule" in features("views")[0].notes[-1]
+    assert "views are gentle and not mirrored, as a linear classifier" in features("views")[0].notes[-1]
     assert (
         "not mirrored, as 20 images are too few"
         in features("views", DATA.subset(torch.arange(20)))[0].notes[-1]

@@ -187,7 +187,7 @@ def test_the_layer_is_chosen_on_training_labels():
 def test_every_draw_chooses_its_layer_and_one_label_each_chooses_none():
     scores = evaluate(ENCODER, (TRAIN, TEST), probe="layers", labels_per_class=[1, 4], draws=2, controls=())
     details = {r["labels_per_class"]: r["detail"] for r in scores if r["layer"] == "chosen"}
-    assert details[1] == "s4, the last, as one label of each class leaves nothing to choose by"
+    assert details[1] == "s4, the last, as with one label per class nothing can be held out to choose by"
     assert "chosen on held-out training labels" in details[4]
 
 
@@ -439,7 +439,7 @@ def test_a_test_part_of_one_class_or_of_classes_nobody_learnt_is_said():
     two = TRAIN.subset(TRAIN.labels != 1)
     scores = evaluate(ENCODER, (two, TEST), probe=("knn", "linear"), controls=())
     assert (
-        f"20 of 60 test images count as wrong because no training label is of their class ({TEST.classes[1]})"
+        f"20 of 60 test images count as wrong because their class has no training label ({TEST.classes[1]})"
         in (scores.verdict())
     )
     assert all(record["value"] <= 40 / 60 for record in scores)

@@ -12,8 +12,8 @@ def test_a_line_every_few_seconds_says_how_far_it_is(monkeypatch: pytest.MonkeyP
     with progress.telling(lines.append):
         assert list(progress.watched(range(6), 6, "propagation", "videos")) == [*range(6)]
     assert lines == [
-        "propagation: 2 of 6 videos, about 12 s to go",
-        "propagation: 5 of 6 videos, about 2 s to go",
+        "propagation: 2 of 6 videos, about 12 s left",
+        "propagation: 5 of 6 videos, about 2 s left",
     ]
     assert list(progress.watched(range(6), 6, "propagation", "videos")) == [*range(6)]
     assert len(lines) == 2  # nobody is told outside

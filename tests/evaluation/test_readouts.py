@@ -100,7 +100,7 @@ def test_the_layer_that_holds_the_class_is_chosen_by_the_labels_at_hand_alone(by
     labels[40:] = 1 - labels[40:]  # nothing else may be looked at
     assert Chooser(representation, data, labels, 2, [rows], Settings()).pick(rows, by)[1] == words
     single = Chooser(representation, data, data.labels, 2, [rows[:2]], Settings())
-    assert "one label of each class leaves nothing to choose by" in single.pick(rows[:2], by)[1]
+    assert "with one label per class nothing can be held out to choose by" in single.pick(rows[:2], by)[1]
 
 
 def test_test_labels_choose_nothing():
@@ -179,7 +179,7 @@ def test_fine_tuning_trains_on_through_a_readout_and_its_control_is_the_whole_ne
 
 def test_a_run_that_reads_contrast_says_which_control_is_not_there():
     contrast = fit_readout(ENCODER, Spec.parse("s3:2x2:contrast:8"), TRAIN)
-    words = "what contrast would learn on top of random weights is not among the controls"
+    words = "the control contrast (the same on top of random weights) was not measured"
     assert words in evaluate(contrast, (TRAIN, TEST), probe="knn", controls="raw").verdict()
     both = evaluate(contrast, (TRAIN, TEST), probe="knn", controls=("raw", "contrast"))
     assert words not in both.verdict() and "random weights with contrast" in both.verdict().lower()

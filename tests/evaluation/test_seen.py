@@ -148,7 +148,7 @@ def account_of(train: torch.Tensor, test: torch.Tensor) -> dict:
 
 def test_near_copies_across_the_parts_are_counted_and_named():
     train, test = clouds(300, 40, seed=1), clouds(60, 40, seed=2)
-    test[5], test[9] = train[17].flip(-1), train[40]  # one near copy, one that is equal
+    test[5], test[9] = train[17].flip(-1), train[40]  # one near-duplicate, one that is equal
     test[7] = test[5]
     crop = train[100:101, :, 3:, :36].float()
     test[8] = torch.nn.functional.interpolate(crop, (40, 40), mode="bicubic")[0].clamp(0, 255).to(torch.uint8)
@@ -161,7 +161,9 @@ def test_near_copies_across_the_parts_are_counted_and_named():
         "paths": ["test[5]", "test[7]", "test[8]"],
         "copies": ["train[17]", "train[17]", "train[100]"],
     }
-    assert "3 of the 60 test images are probably near copies of some in the training part" in about["note"]
+    assert (
+        "3 of the 60 test images are probably near-duplicates of some in the training part" in about["note"]
+    )
     assert "(test[5] of train[17], test[7] of train[17], test[8] of train[100])" in about["note"]
 
 
@@ -194,7 +196,7 @@ def test_near_copies_among_many_images_are_left_to_the_audit(monkeypatch):
     monkeypatch.setattr(seen, "MOST_COMPARED", 99)
     about = account_of(clouds(60, 32, seed=1), clouds(40, 32, seed=2))
     assert about["near_in_training_part"] is None
-    assert "near copies among the 100 images are not counted" in about["note"]
+    assert "near-duplicates among the 100 images are not counted" in about["note"]
     assert "unlabeled audit" in about["note"]
 
 

@@ -426,7 +426,7 @@ def test_a_caveat_of_several_evaluations_is_stated_once(tmp_path: Path) -> None:
     text = report(run, data=FakeData()).read_text(encoding="utf-8")
     assert text.count("a.png") == 1 and "On blobs and digits: Mind that 3 are copies (a.png)." in text
     assert text.count("See the caveat at the top of the page.") == 3
-    assert text.count("In brackets: points of accuracy above the best control.") == 1
+    assert text.count("In parentheses: points of accuracy above the best control.") == 1
 
 
 def test_log_cut_off_in_its_last_line_is_read_up_to_there(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_a_run_longer_than_the_time_takes_the_fewest_steps_and_says_so(
     said = capsys.readouterr().err
     assert state_of(out)[1]["step"] == 10
     assert (
-        "10 steps (3.33 epochs) at 30 s each: about 5 min, more than the 1 min, but 10 steps are the fewest"
+        "10 steps (3.33 epochs) at 30 s each: about 5 min, more than the 1 min, but 10 steps are the minimum"
         in said
     )
 
@@ -425,7 +425,7 @@ def test_a_dry_run_tells_what_is_chosen_and_trains_nothing(
         main([*words, "--minutes", "0.001"])
     out = capsys.readouterr().out
     assert (
-        "steps 10 (chosen)" in out and "but 10 steps are the fewest" in out and not list(tmp_path.iterdir())
+        "steps 10 (chosen)" in out and "but 10 steps are the minimum" in out and not list(tmp_path.iterdir())
     )
     with pytest.raises(SystemExit, match="2"):
         main([*words, "--resume"])
@@ -443,9 +443,9 @@ def test_resume_starts_afresh_where_nothing_is_there_and_says_so(
         settings: dict[str, Any] = FAST | {"steps": 2, "resume": True, "out": out}
         run = unlabeled.pretrain("rotnet", pictures(), **settings)
         folder = out or "runs/rotnet-array"
-        assert f"{folder} holds nothing to resume yet: the run starts afresh" in capsys.readouterr().err
+        assert f"{folder} holds nothing to resume yet: a new run starts" in capsys.readouterr().err
         unlabeled.pretrain("rotnet", pictures(), **settings)
-        assert "afresh" not in capsys.readouterr().err and state_of(run.path)[1]["step"] == 2
+        assert "a new run starts" not in capsys.readouterr().err and state_of(run.path)[1]["step"] == 2
     (tmp_path / "elsewhere" / CHECKPOINT).write_bytes(b"damaged")
     with pytest.raises(ValueError, match="checkpoint must be a file that pretrain wrote"):
         unlabeled.pretrain("rotnet", pictures(), out="elsewhere", resume=True, quiet=True)
@@ -495,7 +495,7 @@ def test_the_time_left_is_told_again_and_again_but_ever_more_rarely(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = told(monkeypatch, capsys, 3.6, None)
-    assert lines[0] == "step 3 of 1,000: 1 images/s, about 60 min to go"
+    assert lines[0] == "step 3 of 1,000: 1 images/s, about 60 min left"
     steps = [int(line.split()[1]) for line in lines]
     pauses = [3.6 * (later - earlier) for earlier, later in pairwise(steps)]
     assert 30 <= pauses[0] < 36 and pauses == sorted(pauses) and len(lines) < 12
@@ -507,4 +507,4 @@ def test_a_training_that_became_slower_is_told_once(
 ) -> None:
     assert not [line for line in told(monkeypatch, capsys, 0.5, 400) if "slower" in line]
     (line,) = [line for line in told(monkeypatch, capsys, 0.5, 300) if "slower" in line]
-    assert line.startswith("slower than at the start: about 8 min to go instead of 4 min; Ctrl-C stops")
+    assert line.startswith("slower than at the start: about 8 min left instead of 4 min; Ctrl-C stops")

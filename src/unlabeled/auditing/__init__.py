@@ -1,4 +1,4 @@
-"""Copies, near copies and disagreeing labels within and across parts of data."""
+"""Copies, near-duplicates and disagreeing labels within and across parts of data."""
 
 from unlabeled.auditing.compare import audit
 from unlabeled.auditing.findings import Audit, NearPair, Sample

@@ -1,4 +1,4 @@
-"""Candidates for near copies are tested: a window of one image is fitted to the whole of the other.
+"""Candidates for near-duplicates are tested: a window of one image is fitted to the whole of the other.
 
 Of 36 windows of one image, mirrored or not, that which correlates best with the whole of the other is kept. It is then
 fitted to fractions of a pixel (Gauss-Newton steps), where fine detail must correlate.

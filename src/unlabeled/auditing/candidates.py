@@ -1,4 +1,4 @@
-"""Candidates for near copies: pairs of images whose features are those of crops of one image.
+"""Candidates for near-duplicates: pairs of images whose features are those of crops of one image.
 
 Means of brightness, edges and colours over parts of an image are weighted so that crops of one image lie close together
 and different images far apart: linear discriminants, fitted to simulated copies of a sample of the images. Mirroring

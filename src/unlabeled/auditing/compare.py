@@ -31,14 +31,14 @@ def audit(
 ) -> Audit:
     """Look for copies, broken files and labels that disagree, within and across the parts of data.
 
-    Equal samples are found in data of every kind, near copies among images and texts: see `auditing.near_images` and
-    `auditing.near_texts`. Broken files never stop an audit.
+    Equal samples are found in data of every kind, near-duplicates among images and texts: see `auditing.near_images`
+    and `auditing.near_texts`. Broken files never stop an audit.
 
     Args:
         *sources: As in `open_data`; all splits of each are parts.
         kind: As in `open_data`.
-        near: Whether to look for near copies too.
-        seed: Seed of the sample of images to which the search for near copies is fitted.
+        near: Whether to look for near-duplicates too.
+        seed: Seed of the sample of images to which the search for near-duplicates is fitted.
         progress: Called with a line on what is done.
         **options: As in `open_data`, without `split` and `max_broken`.
 
@@ -61,7 +61,7 @@ def audit(
 
 
 def _groups(content: Tensor, part_of: Tensor) -> list[list[int]]:
-    """Numbers of equal samples, those across parts first, then the largest groups first."""
+    """Numbers of identical samples, those across parts first, then the largest groups first."""
     order = content.argsort(stable=True)
     groups = [group.tolist() for group in order.split(content.bincount().tolist()) if len(group) > 1]
     parts = part_of.tolist()
@@ -92,7 +92,7 @@ def _copies(
 def _near(
     parts: Sequence[Part], numbers: Tensor, seed: int, say: Callable[[str], None]
 ) -> tuple[list[NearPair], dict[str, float], int]:
-    """Near copies among samples of some numbers, the lowest score of each kind, and the number of flat images."""
+    """Near-duplicates among samples of some numbers, the lowest score of each kind, and the number of flat images."""
     images: list[tuple[Images, Tensor, int]] = []
     texts: list[tuple[Texts, Tensor, int]] = []
     for part, (start, end) in zip(parts, pairwise(np.cumsum([0, *map(len, parts)]).tolist()), strict=True):
@@ -114,9 +114,9 @@ def _near(
 def _near_images(
     images: Sequence[tuple[Images, Tensor, int]], seed: int, say: Callable[[str], None]
 ) -> tuple[list[NearPair], float, int]:
-    """Near copies among images, each with the numbers to compare and the first of its part."""
+    """Near-duplicates among images, each with the numbers to compare and the first of its part."""
     numbers = torch.cat([own for _, own, _ in images])
-    say(f"looking for near copies among {len(numbers):,} images")
+    say(f"looking for near-duplicates among {len(numbers):,} images")
     small = thumbnails_of([(data, own - start) for data, own, start in images])
     near = near_pairs(small, seed=seed)
     rows = zip(numbers[near.pairs].tolist(), near.score.tolist(), near.mirrored.tolist(), strict=True)
@@ -125,9 +125,9 @@ def _near_images(
 
 
 def _near_texts(texts: Sequence[tuple[Texts, Tensor, int]], say: Callable[[str], None]) -> list[NearPair]:
-    """Near copies among texts, each with the numbers to compare and the first of its part."""
+    """Near-duplicates among texts, each with the numbers to compare and the first of its part."""
     numbers = torch.cat([own for _, own, _ in texts])
-    say(f"looking for near copies among {len(numbers):,} texts")
+    say(f"looking for near-duplicates among {len(numbers):,} texts")
     pairs, score = near_texts(
         [data.texts[row] for data, own, start in texts for row in (own - start).tolist()]
     )

@@ -20,7 +20,7 @@ __all__ = ["Audit", "NearPair", "Sample"]
 SCHEMA = 1
 EXAMPLES, MEMBERS = 3, 4
 """Findings of each kind that the table shows, and samples of a group; the JSON has all."""
-CLEAN = "No copies, no broken files, no labels that disagree."
+CLEAN = "No duplicates, broken files or contradictory labels."
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Audit:
     groups: list[list[int]]
     """Equal samples, those across parts first, then the largest groups first."""
     near: list[NearPair] | None
-    """Near copies, by falling score, of a group of equal samples the first; None where they were not sought."""
+    """Near-duplicates, by falling score, of a group of identical samples the first; None where they were not sought."""
     thresholds: dict[str, float]
-    """Lowest score of near copies, by kind of data."""
+    """Lowest score of near-duplicates, by kind of data."""
     flat: int
     """Images with too little detail to be compared, other than exactly."""
     copies: list[list[tuple[int, int]]]
-    """Samples of the part in a row with an equal sample in the part in a column, and those with only a near copy."""
+    """Samples of the part in a row with an equal sample in the part in a column, or only a near-duplicate."""
 
     @cached_property
     def starts(self) -> list[int]:
@@ -83,12 +83,12 @@ class Audit:
 
     @cached_property
     def near_across(self) -> list[NearPair]:
-        """Near copies in two parts."""
+        """Near-duplicates in two parts."""
         return [pair for pair in self.near or [] if self._crosses([pair.first, pair.second])]
 
     @property
     def near_ordered(self) -> list[NearPair]:
-        """All near copies, those in two parts first."""
+        """All near-duplicates, those in two parts first."""
         return sorted(self.near or [], key=lambda pair: not self._crosses([pair.first, pair.second]))
 
     @cached_property
@@ -98,7 +98,7 @@ class Audit:
 
     @cached_property
     def near_disagreements(self) -> list[NearPair]:
-        """Near copies of different classes."""
+        """Near-duplicates of different classes."""
         return [pair for pair in self.near or [] if self._disagree([pair.first, pair.second])]
 
     @cached_property
@@ -114,7 +114,7 @@ class Audit:
 
     @property
     def leaks(self) -> bool:
-        """Whether samples or near copies of them are in several parts, or equal samples have different classes."""
+        """Whether samples or near-duplicates of them are in several parts, or equal samples have different classes."""
         return bool(self.across or self.near_across or self.disagreements)
 
     def record(self) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class Audit:
         lines = _aligned(parts_table(self.parts))
         if copies := self.copies_table():
             head = "samples of each part (row) with an equal sample in a part (column; in its own part: another one)"
-            near = "" if self.near is None else ", + samples with only a near copy there"
+            near = "" if self.near is None else ", + samples with only a near-duplicate there"
             lines += ["", f"{head}{near}:", *_aligned(copies)]
         for heading, examples in self._listed() or [(CLEAN, [])]:
             lines += ["", f"{heading}:" if examples else heading]
@@ -219,14 +219,14 @@ class Audit:
             f"{skip.path}: {check.one_line(skip.reason)}" for part in self.parts for skip in part.skipped
         ]
         listed = [
-            (f"{_counted(groups, 'group')} of equal samples, {len(self.across):,} across parts", groups),
-            (f"{_counted(pairs, 'pair')} of near copies, {len(self.near_across):,} across parts", pairs),
-            (f"{_counted(wrong, 'group')} of equal samples with different classes", wrong),
-            (f"{_counted(doubtful, 'pair')} of near copies with different classes", doubtful),
+            (f"{_counted(groups, 'group')} of identical samples, {len(self.across):,} across parts", groups),
+            (f"{_counted(pairs, 'pair')} of near-duplicates, {len(self.near_across):,} across parts", pairs),
+            (f"{_counted(wrong, 'group')} of identical samples with different classes", wrong),
+            (f"{_counted(doubtful, 'pair')} of near-duplicates with different classes", doubtful),
             (f"{len(lonely):,} of the classes in one part only", lonely),
             (f"{_counted(skipped, 'file')} omitted", skipped),
         ]
-        flat = f"{self.flat:,} images with too little detail were compared only exactly"
+        flat = f"{self.flat:,} images with too little detail were compared for exact equality only"
         return [item for item in listed if item[1]] + ([(flat, [])] if self.flat else [])
 
 

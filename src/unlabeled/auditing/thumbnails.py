@@ -1,4 +1,4 @@
-"""Thumbnails of images, and what near copies are recognised by: brightness, colour and fine detail."""
+"""Thumbnails of images, and what near-duplicates are recognised by: brightness, colour and fine detail."""
 
 from collections.abc import Callable, Sequence
 

@@ -21,7 +21,7 @@ A batch is a dict of tensors whose axis 0 is the sample. The keys are a fixed vo
 | `index`    | int64 (batch,)                                          | the row in the data                   |
 
 `size` is there only where the images of the data differ in size; they are then padded with zeros at the
-bottom and right. Headings are counter-clockwise from the x axis. Labels and factors are no keys: they stay
+bottom and right. Headings are counter-clockwise from the x axis. Labels and factors are not in a batch: they stay
 in `Data` for the evaluation and never enter pre-training.
 """
 

@@ -160,7 +160,7 @@ def _told(data: Data, digests: Tensor, test: Tensor) -> str:
 
 
 def _by_class(data: Data) -> str:
-    return "" if data.labels is None else " at random within each class, always alike"
+    return "" if data.labels is None else " at random within each class, always the same way"
 
 
 def _undivided(data: Data, digests: Tensor, classes: int) -> str:

@@ -223,7 +223,7 @@ def _own_again(path: Path, config: dict[str, Any], module: nn.Module | str | Non
         if name == OWN_NETWORK:
             content, option = "a network of your own", "MODULE:FUNCTION"
         raise UserError(
-            f"module must be given: {path} holds the weights of {content}, and nothing that a file names is imported. "
+            f"module must be given: {path} holds the weights of {content}, and no module named in a file is imported. "
             f"Name it again: --encoder {option}, load(run, encoder=...), encoders.load(path, module=...)"
         )
     if isinstance(module, Encoder):

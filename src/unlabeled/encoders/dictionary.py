@@ -141,7 +141,7 @@ def suited(name: str, images: Tensor) -> tuple[str, str]:
             name,
             f"images and their mirror images keep different features: {len(images)} are too few to compare",
         )
-    told = f"a linear rule tells them apart in {accuracy:.0%} of cases"
+    told = f"a linear classifier separates them with {accuracy:.0%} accuracy"
     if accuracy > MOST_ACCURATE or int(PATTERN.fullmatch(name)[1]) % 2:  # type: ignore[index]
         return name, f"images and their mirror images get different features: {told}"
     return f"{name}-mirror", f"an image and its mirror image get the same features: {told}, 50% being chance"

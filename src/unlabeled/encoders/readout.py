@@ -346,7 +346,7 @@ def _views(data: "Data", image_size: int, seed: int) -> tuple[Views, str]:
     batch = data.sample(dictionary.SAMPLE, seed)
     images = augment.fit(batch["image"], image_size, batch.get("size"))
     accuracy = dictionary.mirror_accuracy(images)
-    why = f"as a linear rule tells mirror images in {accuracy:.0%} of cases"
+    why = f"as a linear classifier recognises mirror images with {accuracy:.0%} accuracy"
     if len(images) < dictionary.FEWEST:
         why = f"as {len(images)} images are too few to compare with mirror images"
     elif accuracy <= dictionary.MOST_ACCURATE:

@@ -145,8 +145,8 @@ def _class_notes(trained: Tensor, answers: Tensor, classes: list[str], test: "Da
     if names:
         more = f" and {len(names) - NAMED_CLASSES} more" if len(names) > NAMED_CLASSES else ""
         notes.append(
-            f"{int(unknown.sum())} of {len(answers)} test {test.unit} count as wrong because no training label is of "
-            f"their class ({listing}{more})"
+            f"{int(unknown.sum())} of {len(answers)} test {test.unit} count as wrong because their class has no "
+            f"training label ({listing}{more})"
         )
     if len(answers.unique()) == 1:
         notes.append(

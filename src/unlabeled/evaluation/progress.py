@@ -43,7 +43,7 @@ def watched(items: Iterable[Item], total: int, what: str, things: str) -> Iterat
         if tell is not None and done and now - told >= SECONDS:
             told = now
             left = duration((now - began) / done * (total - done))
-            tell(f"{what}: {done:,} of {total:,} {things}, about {left} to go")
+            tell(f"{what}: {done:,} of {total:,} {things}, about {left} left")
         yield item
 
 

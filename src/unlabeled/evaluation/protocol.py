@@ -171,7 +171,7 @@ def _without_twin(encoder: "Encoder", request: Request) -> str:
         or "contrast" in request.controls
     ):
         return ""
-    return "what contrast would learn on top of random weights is not among the controls; controls contrast adds it"
+    return "the control contrast (the same on top of random weights) was not measured; add it with --controls contrast"
 
 
 def _measure_probes(ours: Representation, labelled: Labelled, request: Request, results: Results) -> None:

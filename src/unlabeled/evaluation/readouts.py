@@ -320,7 +320,7 @@ class Chooser:
         if reason != layers.CHOSEN_BY_LABELS:
             return (
                 self.representation,
-                f"features {spec}, as one label of each class leaves nothing to choose by",
+                f"features {spec}, as with one label per class nothing can be held out to choose by",
             )
         # A linear probe standardises what has no unit by itself.
         scalings = ["standardize"] if by == "votes" else []

@@ -21,8 +21,8 @@ __all__ = ["account", "together", "training_options"]
 NAMED = 3
 """Samples that a sentence names; scores.json has all of them."""
 MOST_COMPARED, SMALLEST_COMPARED = 10_000, 16
-"""Images of both parts up to which near copies are looked for (about 5 seconds of one core), and their least height and
-width in pixels: smaller ones differ in too little."""
+"""Images of both parts up to which near-duplicates are looked for (about 5 seconds of one core), and their least height
+and width in pixels: smaller ones differ in too little."""
 CHANCE = 0.1
 """Pairs that may be there by chance: a note that is wrong costs more trust than one that is missing."""
 
@@ -113,7 +113,7 @@ def _was_trained_on_all(run: Run, parts: Parts) -> bool:
 
 
 def _near_copies(train: Images, test: Images, trained: Tensor, digests: Tensor) -> tuple[Account, str]:
-    """Test images that are not equal to one in the training part but probably a near copy, and a sentence on them.
+    """Test images that are not equal to one in the training part but probably a near-duplicate, and a sentence on them.
 
     Args:
         train: Training images.
@@ -131,7 +131,7 @@ def _near_copies(train: Images, test: Images, trained: Tensor, digests: Tensor) 
         return {}, ""
     if (count := len(rows) + len(tested)) > MOST_COMPARED:
         most = f"they are looked for among at most {MOST_COMPARED:,}; unlabeled audit looks for them in all"
-        note = f"near copies among the {count:,} {test.unit} are not counted: {most}"
+        note = f"near-duplicates among the {count:,} {test.unit} are not counted: {most}"
         return {"near_in_training_part": None}, note
     thumbnails = thumbnails_of([(train, rows), (test, tested)])
     pairs = near_pairs(thumbnails, part=torch.arange(count) >= len(rows), chance=CHANCE).pairs
@@ -151,7 +151,7 @@ def _near_copies(train: Images, test: Images, trained: Tensor, digests: Tensor) 
     listing = {"samples": len(copies), "of": len(test)} | dict(
         zip(("paths", "copies"), map(list, zip(*copies)))
     )
-    note = f"{count} are probably near copies of some in the training part ({names})"
+    note = f"{count} are probably near-duplicates of some in the training part ({names})"
     return {"near_in_training_part": listing}, note
 
 

@@ -230,7 +230,7 @@ def claims(records: Sequence[Record]) -> list[str]:
     """A line for each claim on each probe or task."""
     compared = comparisons(records)
     if not compared:
-        return ["Nothing was compared with a control, so nothing can be said."]
+        return ["No control was measured, so nothing can be claimed."]
     lines = []
     for title in dict.fromkeys(map(_title, compared)):
         for outcome, claim in CLAIMS.items():
@@ -247,7 +247,7 @@ def notes(records: Sequence[Record]) -> list[str]:
     points = "points of accuracy above the best control"
     if any(one.column[3] != "accuracy" for one in compared):
         points = "how much better than the best control, in points of accuracy or in the unit named"
-    return [f"In brackets: {points}.", *_controls(compared), *_single(records), *_few(compared)]
+    return [f"In parentheses: {points}.", *_controls(compared), *_single(records), *_few(compared)]
 
 
 def _outcome(leads: Collection[Lead]) -> Outcome:
@@ -329,7 +329,8 @@ def _single(records: Sequence[Record]) -> list[str]:
     several = {column(r) for r in records if r["features"] == OURS and (r.get("draws") or 1) > 1}
     single = [r["features"] for r in records if r.get("draws") == 1 and column(r) in several]
     return [
-        f"Measured with the first draw of the labels only, and taken to vary over draws as {OURS} does: {name(one)}."
+        "Measured on the first draw of the labels only; its variation over draws is assumed to equal that of "
+        f"{OURS}: {name(one)}."
         for one in dict.fromkeys(single)
     ]
 

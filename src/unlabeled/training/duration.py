@@ -231,7 +231,7 @@ def choose(measured: Costs, minutes: float, spent: float, each: int, most: int, 
     seconds = seconds_of(steps, each, measured)
     note = f"{steps:,} steps ({steps / each:.3g} epochs) at {measured.step:.2g} s each: about {duration(seconds)}"
     if spent + seconds > 72 * minutes:  # a fifth more
-        note += f", more than the {minutes:g} min, but {steps} steps are the fewest"
+        note += f", more than the {minutes:g} min, but {steps} steps are the minimum"
     elif steps == most:
         note += f" of {minutes:g} min, as {why}"
     return Length(steps, seconds, f"{note}; --minutes, --epochs or --steps choose another length")

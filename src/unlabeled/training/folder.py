@@ -45,7 +45,7 @@ def latest(out: str | Path | None, method: str, data: str) -> Claim:
     """Folder of the run that is resumed: the one given, or the newest of `runs/METHOD-DATA`."""
     runs = [Path(out)] if out else _runs(method, data)
     if not (runs[-1] / CHECKPOINT).is_file():
-        return Claim(runs[-1], f"{runs[-1]} holds nothing to resume yet: the run starts afresh")
+        return Claim(runs[-1], f"{runs[-1]} holds nothing to resume yet: a new run starts")
     note = f"resuming {runs[-1]}, the newest of {len(runs)} runs; --out resumes another"
     return Claim(runs[-1], note if len(runs) > 1 else "", resumes=True)
 

@@ -51,7 +51,7 @@ def divide(data: Data, fraction: float, seed: int) -> Divided:
         return Divided(
             data,
             None,
-            f"nothing is held out of the training: that takes {SMALLEST_DATA} {data.unit}, got {samples}",
+            f"nothing is held out to monitor the loss: that takes {SMALLEST_DATA} {data.unit}, got {samples}",
         )
     count = max(FEWEST, round(fraction * samples))
     order = seeds.order(seeds.mix(seed, samples, -3), samples)
@@ -67,11 +67,11 @@ def divide(data: Data, fraction: float, seed: int) -> Divided:
         return Divided(
             data,
             None,
-            f"nothing is held out of the training: the smallest group has {smallest:,} of {samples:,} {data.unit}",
+            f"nothing is held out to monitor the loss: the smallest group has {smallest:,} of {samples:,} {data.unit}",
         )
     mask = torch.zeros(samples, dtype=torch.bool)
     mask[rows] = True
-    note = f"{len(rows):,} of {samples:,} {data.unit} are held out of the training to watch the loss on them"
+    note = f"{len(rows):,} of {samples:,} {data.unit} are held out to monitor the loss"
     return Divided(data.subset(~mask), data.subset(mask), note)
 
 

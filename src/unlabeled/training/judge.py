@@ -64,7 +64,7 @@ def judge(
     if code == "healthy" and embedding is not features:  # heads collapse before encoders do
         deeper, words = metrics.verdict(embedding, loss, chance)
         if deeper == "collapsed":
-            code, sentence = deeper, f"In what the loss compares: {words}"
+            code, sentence = deeper, f"In the embedding that the loss compares: {words}"
     if code == "healthy" and steps < FEWEST_STEPS:
         _, _, words = sentence.partition(": ")
         sentence = f"Too early to judge after {steps} steps, as a collapse takes hundreds: so far {words}"

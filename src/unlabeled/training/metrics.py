@@ -98,7 +98,7 @@ def verdict(
         return "collapsed", f"Collapsed: nearly the same features for every sample ({numbers})."
     if chance is not None and loss > chance - 0.01 * abs(chance):
         why = f"the loss {loss:.3f} is no better than chance, {chance:.3f}"
-        return "not learning", f"Learning nothing yet: {why}, while the features differ ({numbers})."
+        return "not learning", f"Not learning yet: {why}, while the features differ ({numbers})."
     if effective < 0.15 * limit and used < 0.25 * limit:
         return "dimensional collapse", f"Dimensional collapse: most directions are empty ({numbers})."
     return "healthy", f"Healthy: samples differ in many directions ({numbers})."

@@ -144,19 +144,17 @@ def _repeated(config: Path, method: str, request: dict[str, Any]) -> tuple[dict[
         raise UserError(f"method must be {stored['method']} to repeat {config}, got {method}")
     if ends := stored.get("ends"):
         steps = ", ".join(map(str, ends))
-        note(
-            f"{config} is of a run that was trained longer from step {steps}; it is repeated with one schedule"
-        )
+        note(f"{config} is from a run that was extended at step {steps}; it is repeated with one schedule")
     if cut := stored.get("cut"):
         note(
-            f"{config} is of a run that was told at step {cut['step']} to end earlier; it is repeated with one schedule"
+            f"{config} is from a run that was shortened at step {cut['step']}; it is repeated with one schedule"
         )
     values = {"holdout": 0.0} | stored["settings"] | stored["options"]  # older runs held nothing out
     name = values.get("encoder")
     if encoders.is_named(name) and "encoder" not in request:
         raise UserError(
             f"encoder must be named again to repeat {config}, whose network {name} built: --encoder {name}; "
-            "nothing that a file names is imported"
+            "no module named in a file is imported"
         )
     free = (*MACHINE_SETTINGS, "seed")
     network = request.get("encoder")

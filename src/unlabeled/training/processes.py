@@ -62,7 +62,7 @@ def join(settings: Settings) -> "Fabric":
         if "Gloo" not in str(error):
             raise
         raise ConnectionError(
-            "the processes do not reach each other; GLOO_SOCKET_IFNAME must name the network interface that joins "
+            "the processes cannot reach each other; GLOO_SOCKET_IFNAME must name the network interface that joins "
             f"them, got {os.environ.get('GLOO_SOCKET_IFNAME', 'none')}"
         ) from error
     if gather.processes() > 1:
@@ -214,7 +214,7 @@ def together(fabric: "Fabric", when: Callable[[], str]) -> Iterator[None]:
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo/transport" in str(error)):
             raise
-        lost = f"lost another of the {gather.processes()} processes, which was killed or has said why itself, {when()}"
+        lost = f"lost another of the {gather.processes()} processes, killed or stopped by its own error, {when()}"
         # Commands let only the first process speak, which may be the lost one.
         if fabric.local_rank > 0:
             logging.getLogger(__name__).error("unlabeled: %s", lost)

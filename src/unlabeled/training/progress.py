@@ -127,7 +127,7 @@ class Progress:
             seconds, left = now - self.since, (self.steps - step) * (now - self.since) / self.done
             self.say(
                 f"step {step:,} of {self.steps:,}: {self.samples / seconds:,.0f} {self.unit}/s, about "
-                f"{duration(left)} to go"
+                f"{duration(left)} left"
             )
             self.samples, self.done, self.since = 0, 0, now
             self.pause = min(max(SECONDS_BETWEEN_ESTIMATES, 2 * self.pause), MOST_BETWEEN_ESTIMATES)
@@ -142,7 +142,7 @@ class Progress:
         left = (self.steps - step) * seconds / done
         if seconds + left > OFF * self.expected:
             self.say(
-                f"slower than at the start: about {duration(left)} to go instead of "
+                f"slower than at the start: about {duration(left)} left instead of "
                 f"{duration(max(0.0, self.expected - seconds))}; Ctrl-C stops, and --resume --minutes N ends the run "
                 "N min later"
             )

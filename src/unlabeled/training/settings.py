@@ -38,25 +38,25 @@ class Settings:
     Args:
         encoder: Network to train: a built-in one, any timm model, or module:function that builds one. [default: for
             images resnet10, conv4 below 24 pixels, on a GPU resnet18; else that of the method]
-        features: Features that the encoder of the run gives, fitted to the training data without labels: as --features
+        features: Features that the run's encoder returns, fitted to the training data without labels, as --features
             of evaluate, such as whiten or contrast. [default: the output of the network]
         weights: File to start the encoder from: safetensors, or tensors saved by torch. [default: random weights]
         init: Random initialisation of the encoder; rescaled also equalises the variance of the
             channels in each layer on the data.
-        epochs: Passes over the data. [default: those of 2,000 steps, but 10 to 800, and no more than fit into the
-            minutes; on a GPU those of 20,000 steps]
+        epochs: Passes over the data. [default: as many as make 2,000 steps, on a GPU 20,000, but 10 to 800, and no more
+            than fit into the minutes]
         steps: Optimizer steps, instead of epochs. [default: as many as the epochs take]
         minutes: Minutes of training, instead of epochs; a few trial steps decide how many steps fit in, fewer where
             small data would be memorised. [default: at most 10, on a GPU 60]
         batch_size: Samples per forward pass, over all processes. [default: 256, on a GPU 512, at most all samples]
         lr: Peak learning rate, used as given. [default: for a batch of 256 samples adamw 0.001, sgd 0.12, lars 0.3;
-            adamw's grows with the root of the batch, the others' with the batch]
+            scaled by the square root of the batch size for adamw, linearly for the others]
         optimizer: Optimizer.
         weight_decay: Weight decay; norms and biases have none. [default: adamw 0.05, sgd 0.0005, lars 1e-06]
         betas: Decay rates of the two moment estimates of adamw, as FIRST,SECOND. [default: 0.9,0.999]
         sgd_momentum: Momentum of sgd and lars. [default: 0.9]
         clip: Maximum norm of the gradient; larger gradients are scaled down to it. [default: no limit]
-        holdout: Fraction of the samples held out of training to log the loss on; with fewer than 50 samples, none are.
+        holdout: Fraction of the samples held out to monitor the loss; none with fewer than 50 samples.
         image_size: Height and width of the encoder's input in pixels. [default: that of the data, at most 64, on a GPU
             224]
         store_size: Shorter side in pixels at which decoded images are stored; larger ones are shrunk to it once.
@@ -68,11 +68,11 @@ class Settings:
             [default: first]
         seed: Seed of all random numbers.
         device: Device to train on; auto prefers a GPU.
-        precision: Floating-point precision; bf16 is mixed precision, which auto takes on a GPU.
+        precision: Floating-point precision; bf16 is mixed precision, which auto uses on a GPU.
         accumulate: Forward passes per optimizer step, whose gradients are averaged.
-        workers: Threads that decode files, which happens once. [default: one per processor]
+        workers: Threads that decode files, once. [default: one per processor]
         max_broken: Abort if a larger fraction of the files is unreadable.
-        group: What groups samples that are not independent, so that no group is split: a column of a table, a regular
+        group: How to group samples that are not independent, so that no group is split: a column of a table, a regular
             expression for paths with one capture group, such as (speaker[0-9]+)_, folder, or none. [default: detected]
         skip_nan: Number of steps with a non-finite loss or gradient to skip before aborting.
         label: Column of the labels; training never sees it. [default: detected by its name]

@@ -258,7 +258,7 @@ def _ended(
     settings, minutes, folder, samples = built.settings, built.minutes, checkpoints.folder, len(built.samples)
     seconds, notes = None, []
     if minutes is not None:
-        progress.say(f"taking a few steps to see how many fit into {minutes:g} min")
+        progress.say(f"timing a few steps to see how many fit into {minutes:g} min")
         with heap.retain_freed_memory():  # as in the training
             settings, length = duration.fit(fabric, plan, built, held_out, checkpoints)
         seconds = length.seconds
@@ -275,14 +275,14 @@ def _ended(
 def _unread(data: Data) -> str:
     """Which part of the source is trained on, where it has others."""
     part, others = {"train": "training"}.get(data.split, data.split), ", ".join(data.other_splits)
-    return f"only the {part} part of {data.name} is trained on; not read: {others}" if others else ""
+    return f"training uses the {part} part of {data.name} only; not read: {others}" if others else ""
 
 
 def _notes(method: Method, train: Data, settings: Settings) -> list[str]:
     """What the user may not expect of this encoder, these images and these batches, a line each."""
     notes = list(getattr(method.encoder, "notes", []))
     if train.kind == "image" and (channels := train.shape["channels"]) not in (1, 3):
-        notes.append(f"{channels} channels: views change no saturation, hue or gray, which need 3")
+        notes.append(f"{channels} channels: views do not change saturation, hue or gray, which need 3")
     if method.compares_samples and settings.accumulate > 1:
         each = f"compares only its own {settings.batch_size} samples"
         notes.append(f"each of the accumulated batches {each}: not one large batch")

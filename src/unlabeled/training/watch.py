@@ -183,9 +183,9 @@ class Watch:
         if self.stops:
             return (
                 f"{words}; stopped at step {now.step:,} of the {self.total_steps:,} that were chosen, and the state "
-                f"of step {best.step:,} is kept; set --epochs or --steps to train on"
+                f"of step {best.step:,} is kept; set --epochs or --steps to train longer"
             )
-        return f"{words}; fewer steps or more data"
+        return f"{words}; use fewer steps or more data"
 
     def entry(self, step: int) -> dict[str, Any]:
         """What the log says of held-out data: the last loss, all of the epoch by step where there are more, a rise."""

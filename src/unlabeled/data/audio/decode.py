@@ -62,7 +62,7 @@ def scale_of(peaks: Sequence[float], name: str) -> Scale:
         note(f"{name}: floats reach {largest:g}; all floats are divided by {divisor:g}")
     elif largest < _QUIET:
         steps = f"{largest * FULL_SCALE:.0f} steps"
-        note(f"{name}: floats reach only {largest:g}, of which 16-bit numbers keep {steps}")
+        note(f"{name}: floats reach only {largest:g}, so 16-bit storage keeps only {steps}")
     return Scale(divisor, _MOST_TIMES * full)
 
 

@@ -83,7 +83,7 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
         counts["image"] = max(0, counts["image"] - counts["table"])
     if left := [f"{count} {_WORDS[other]}" for other, count in counts.items() if other != kind and count]:
         most = f"{counts[kind]} {_WORDS[kind]}"
-        _log.warning("%s: %s are taken; left out: %s", name, most, " and ".join(left))
+        _log.warning("%s: %s used; ignored: %s", name, most, " and ".join(left))
     broken = sum(path.lower().endswith((os.sep, *SUFFIXES)) for path in below.unreadable)
 
     def why_not(file: File) -> str:

@@ -74,7 +74,7 @@ _SUBFILE, _DERIVED = 254, 1 | 4
 _UNREAD = (
     "only the first of several pages is read (pages all: each page is an image; bands: each is a band of one)"
 )
-_NOT_FINITE = "pixels that are not finite numbers take the lowest or highest value of their image"
+_NOT_FINITE = "non-finite pixels are set to the minimum or maximum of their image"
 _LONGEST = 4
 _GAP = 3.0
 """Times the stored size to which far larger images are averaged over blocks before they are resized; Pillow averages

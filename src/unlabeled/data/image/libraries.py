@@ -50,7 +50,7 @@ def table_of(rows: Any, name: str, total: int | None, label: str | None) -> Imag
         if isinstance(feature, Image):
             rows = rows.cast_column(column, Image(decode=False))
     if (getattr(rows, "format", None) or {}).get("type") == "custom":
-        note(f"{name}: its images are read as they are stored, without the transform that it was given")
+        note(f"{name}: its images are read as stored, without its transform")
     rows = rows.with_format(None)
 
     def batches(columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:

@@ -87,7 +87,7 @@ def choose(names: Sequence[str], loss: Callable[[str], float]) -> tuple[str, str
     losses = {name: loss(name) for name in names}
     finite = [name for name in names if losses[name] == losses[name]]
     if not finite:
-        return names[-1], "the last, as one label of each class leaves nothing to choose by"
+        return names[-1], "the last, as with one label per class nothing can be held out to choose by"
     return min(finite, key=losses.__getitem__), CHOSEN_BY_LABELS
 
 
