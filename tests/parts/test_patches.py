@@ -8,6 +8,7 @@ from unlabeled.parts.patches import (
     assemble,
     cells,
     crop,
+    overlapping,
     permute,
     standardize,
     textured,
@@ -78,6 +79,15 @@ def test_positions_of_tiles_are_uniform_in_their_cells():
         share = torch.bincount(offsets.flatten(), minlength=3) / offsets.numel()
         assert len(share) == 3
         torch.testing.assert_close(share, torch.full((3,), 1 / 3), atol=0.04, rtol=0)
+
+
+def test_overlapping_patches_are_cut_row_by_row_half_a_patch_apart() -> None:
+    images = torch.arange(2 * 3 * 12 * 12).view(2, 3, 12, 12)
+    cut = overlapping(images, 3).view(2, 3, 3, 3, 6, 6)
+    for row in range(3):
+        for column in range(3):
+            expected = images[:, :, 3 * row : 3 * row + 6, 3 * column : 3 * column + 6]
+            assert torch.equal(cut[:, row, column], expected)
 
 
 def test_squares_lie_inside_and_have_each_of_the_sides():

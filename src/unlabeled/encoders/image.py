@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.encoders import dictionary, from_timm, stages
+from unlabeled.encoders import dictionary, from_timm, pixel_gpt, split, stages
 from unlabeled.encoders.adapt import Adapt, Input
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.parts import augment
@@ -45,10 +45,13 @@ NAMES: dict[str, Callable[[int, int], Any]] = {
     "vit-small": from_timm.vit_small,
     "resnet50": partial(from_timm.resnet, "resnet50"),
     dictionary.NAME: partial(dictionary.dictionary, dictionary.NAME),
+    "split-conv4": partial(split.split, stages.conv4),
+    "split-alexnet": partial(split.split, stages.alexnet),
+    **{name: partial(pixel_gpt.pixel_gpt, name) for name in pixel_gpt.NAMES},
 }
 """Names of our own networks; dictionary-ATOMS and dictionary-ATOMS-WIDTH may have any numbers."""
 
-ANY_SIZE = {"conv4", "resnet10", "resnet18", "dense", "nin", "resnet50"}
+ANY_SIZE = {"conv4", "resnet10", "resnet18", "dense", "nin", "resnet50", "split-conv4", *pixel_gpt.NAMES}
 """Networks that take images of every size, so that none needs to be tried."""
 
 
@@ -92,6 +95,16 @@ class ImageEncoder(Encoder):
     def is_dictionary(self) -> bool:
         """Whether `trunk` is a `PatchCode`."""
         return isinstance(self.trunk, dictionary.PatchCode)
+
+    @property
+    def is_split(self) -> bool:
+        """Whether `trunk` is a `Split`, two networks that see disjoint channels."""
+        return isinstance(self.trunk, split.Split)
+
+    @property
+    def is_pixel_gpt(self) -> bool:
+        """Whether `trunk` is a `PixelGPT`."""
+        return isinstance(self.trunk, pixel_gpt.PixelGPT)
 
     @property
     def prefix_tokens(self) -> int:

@@ -1,4 +1,4 @@
-"""Colour spaces: sRGB to CIE Lab and back, with the white of daylight (D65, 2 degree observer), and to HSV and back."""
+"""Colour spaces: sRGB to CIE Lab and back (white of D65, 2 degree observer), to HSV and back; hue and chroma."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,9 @@ __all__ = [
     "desaturate",
     "drop_aberration",
     "drop_channels",
+    "from_hue_chroma",
     "hsv_to_rgb",
+    "hue_chroma",
     "lab_to_rgb",
     "lightness",
     "rgb_to_hsv",
@@ -76,6 +78,39 @@ def lightness(images: Tensor) -> Tensor:
 def desaturate(images: Tensor) -> Tensor:
     """Remove the colours of sRGB images, shape (batch, 3, height, width), and keep their lightness."""
     return lab_to_rgb(F.pad(lightness(images), (0, 0, 0, 0, 0, 2)))
+
+
+def hue_chroma(images: Tensor) -> Tensor:
+    """Hue in turns (red is 0, green a third) and chroma, the highest minus the lowest channel.
+
+    Args:
+        images: Float, shape (batch, 3, ...), in 0..1.
+
+    Returns:
+        Float, shape (batch, 2, ...): hue from 0 to below 1, 0 for grey, and chroma in 0..1.
+    """
+    red, green, blue = images.unbind(1)
+    high, chroma = images.amax(1), images.amax(1) - images.amin(1)
+    span = chroma.clamp(min=torch.finfo(chroma.dtype).tiny)
+    sixths = torch.where(high == green, (blue - red) / span + 2, (red - green) / span + 4)
+    sixths = torch.where(high == red, (green - blue) / span, sixths)
+    return torch.stack([(sixths / 6).remainder(1).where(chroma > 0, 0), chroma], 1)
+
+
+def from_hue_chroma(hue: Tensor, chroma: Tensor, grey: Tensor) -> Tensor:
+    """Images of some hue, chroma and mean channel, the inverse of `hue_chroma`; clipped to 0..1.
+
+    Args:
+        hue: In turns, float, shape (batch, height, width).
+        chroma: Same shape, in 0..1.
+        grey: Mean of red, green and blue, same shape, in 0..1.
+
+    Returns:
+        Float, shape (batch, 3, height, width), in 0..1.
+    """
+    primaries = torch.arange(0, 6, 2, device=hue.device)[:, None, None]
+    pure = (((6 * hue[:, None] - primaries).remainder(6) - 3).abs() - 1).clamp(0, 1)
+    return (grey[:, None] + chroma[:, None] * (pure - pure.mean(1, keepdim=True))).clamp(0, 1)
 
 
 def rgb_to_hsv(images: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ __all__ = [
     "assemble",
     "cells",
     "crop",
+    "overlapping",
     "permute",
     "puzzle",
     "standardize",
@@ -36,6 +37,20 @@ def cells(images: Tensor, grid: int) -> Tensor:
 def assemble(cells: Tensor, grid: int) -> Tensor:
     """Images from their cells, the inverse of `cells`."""
     return rearrange(cells, "b (row column) c h w -> b c (row h) (column w)", row=grid, column=grid)
+
+
+def overlapping(images: Tensor, stride: int) -> Tensor:
+    """Patches of a square grid, each of which overlaps the next by half.
+
+    Args:
+        images: Shape (batch, channels, height, width), the sides multiples of `stride`.
+        stride: Half of the side of a patch, in pixels.
+
+    Returns:
+        Shape (batch * rows * columns, channels, 2 * stride, 2 * stride), those of an image together, row by row.
+    """
+    parts = images.unfold(2, 2 * stride, stride).unfold(3, 2 * stride, stride)
+    return rearrange(parts, "b c row column h w -> (b row column) c h w")
 
 
 def tiles(images: Tensor, grid: int, size: int) -> Tensor:
