@@ -109,7 +109,7 @@ def test_squares_lie_where_the_gradient_is():
         ((x + side / 2).clamp(*ends) - (x - side / 2).clamp(*ends)) / side
         for x, ends in ((column, (16, 32)), (row, (0, 16)))
     ]
-    assert (overlap[0] * overlap[1] > 0).float().mean() > 0.99 and (overlap[0] * overlap[1]).mean() > 0.6
+    assert (overlap[0] * overlap[1] > 0).float().mean() > 0.95 and (overlap[0] * overlap[1]).mean() > 0.6
 
 
 def test_squares_are_drawn_in_proportion_to_the_mean_squared_gradient():

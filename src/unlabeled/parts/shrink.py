@@ -1,12 +1,11 @@
 """Small versions of images by matrices, so that each image of a batch can be shrunk in a way of its own."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unlabeled.parts.precision import full_precision
 
-__all__ = ["KERNELS", "halvings", "pixelations", "shrink"]
+__all__ = ["KERNELS", "halvings", "pixelations", "resampling", "shrink"]
 
 KERNELS = {
     "box": lambda x: (x < 0.5).float(),
@@ -16,14 +15,20 @@ KERNELS = {
     ),
     "lanczos": lambda x: torch.sinc(x) * torch.sinc(x / 3) * (x < 3),
 }
-"""Weight of a pixel by its distance, in pixels of the small image."""
+"""Weight of a pixel by its distance, in pixels of the smaller image."""
+
+
+def resampling(before: int, after: int, kernel: str = "triangle") -> Tensor:
+    """Matrix that resizes a line of pixels, antialiased, float, shape (after, before)."""
+    scale = before / after
+    centers = scale * (torch.arange(after)[:, None] + 0.5)
+    weights = KERNELS[kernel]((torch.arange(before) + 0.5 - centers).abs() / max(scale, 1))
+    return weights / weights.sum(1, keepdim=True)
 
 
 def halvings(size: int) -> Tensor:
     """Matrices that shrink a line of 2 * size pixels to half by each kernel, float, shape (kernels, size, 2 * size)."""
-    before, after = torch.arange(2 * size) + 0.5, 2 * torch.arange(size)[:, None] + 1
-    weights = torch.stack([kernel((before - after).abs() / 2) for kernel in KERNELS.values()])
-    return weights / weights.sum(2, keepdim=True)
+    return torch.stack([resampling(2 * size, size, kernel) for kernel in KERNELS])
 
 
 @full_precision
@@ -34,6 +39,4 @@ def shrink(images: Tensor, matrices: Tensor) -> Tensor:
 
 def pixelations(side: int) -> Tensor:
     """Matrices that shrink a line of pixels and enlarge it again, float, shape (side, side, side), by the size - 1."""
-    line = torch.eye(side).view(1, side, side, 1)
-    small = [F.interpolate(line, (size, 1), mode="bilinear", antialias=True) for size in range(1, side + 1)]
-    return torch.stack([F.interpolate(one, (side, 1), mode="bilinear")[0, :, :, 0].T for one in small])
+    return torch.stack([resampling(size, side) @ resampling(side, size) for size in range(1, side + 1)])
