@@ -34,6 +34,13 @@ def images(count: int = 30) -> Tensor:
     return (fine * 255).to(torch.uint8)
 
 
+def grouped(pixels: Tensor) -> Data:
+    """Images in groups of three, as some methods need several images of one place."""
+    opened = open_data(pixels)
+    opened.groups = torch.arange(len(opened)) // 3
+    return opened
+
+
 @cache
 def world(built_in: str) -> Data:
     """A few samples of a built-in set."""
@@ -43,7 +50,7 @@ def world(built_in: str) -> Data:
 def data(labels: Tensor | None = None, name: str = "simclr") -> Data:
     """A few samples that a method can learn from."""
     image = methods.describe(name).kind == "image"
-    opened = open_data(images()) if image else copy.copy(world(example(name)))
+    opened = grouped(images()) if image else copy.copy(world(example(name)))
     opened.labels = labels
     return opened
 
@@ -136,13 +143,14 @@ def test_loss_falls_on_one_batch(name: str) -> None:
                 buffer.copy_(buffers[name])
         value = method(batch)
         moved = not total(value).requires_grad  # the buffers of such methods are weights
-        loss = value["generator"] if isinstance(value, dict) and "generator" in value else total(value)
+        parts = value.values() if isinstance(value, dict) else [value]
         if not moved:
             optimizer.zero_grad()
             total(value).backward()
             optimizer.step()
-        losses.append(float(loss.detach()))
-    assert min(losses[-5:]) < 0.97 * losses[0]
+        losses.append([float(part.detach()) for part in parts])
+    # Of two players, one may lose.
+    assert any(min(part[-5:]) < 0.97 * part[0] for part in zip(*losses, strict=True))
 
 
 @every_method
@@ -191,9 +199,9 @@ def test_killed_and_resumed_run_ends_bit_identical(
 
 @every_method
 def test_looking_at_held_out_samples_changes_nothing(name: str, tmp_path: Path) -> None:
-    opened = open_data(images(40)) if methods.describe(name).kind == "image" else open_data(example(name))
-    opened = opened.subset(torch.arange(min(40, len(opened))))
-    settings = tiny(name, steps=10)
+    opened = grouped(images(54)) if methods.describe(name).kind == "image" else open_data(example(name))
+    opened = opened.subset(torch.arange(min(54, len(opened))))
+    settings = tiny(name, steps=8)
     looked = pretrain(name, opened, out=tmp_path / "looked", holdout=0.1, **settings)
     part = holdout.divide(opened, 0.1, seed=0).train
     assert len(part) < len(opened)
@@ -282,7 +290,7 @@ def test_parts_that_follow_the_training_are_driven_whatever_hooks_a_method_has(n
     method.after_step(0.5)
     method.prepare(method.training_view(data(name=name)))
     assert calls == [(part, when) for when in (0.5, None) for part in followers]
-    assert bool(followers) == (name in {"byol", "moco"} or methods.load(name).encoder_kind == "words")
+    assert bool(followers) == (hasattr(method, "teacher") or methods.load(name).encoder_kind == "words")
 
 
 @every_method

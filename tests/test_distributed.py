@@ -40,16 +40,25 @@ from unlabeled.methods import audio_visual_correspondence
 from unlabeled.methods import wav2vec2 as wav2vec2_method
 from unlabeled.methods.apc import APC
 from unlabeled.methods.bert import BERT
+from unlabeled.methods.bigan import BiGAN
 from unlabeled.methods.byol import BYOL
 from unlabeled.methods.colorization import Colorization
 from unlabeled.methods.context_encoder import ContextEncoder
+from unlabeled.methods.contrastive_pairs import ContrastivePairs
+from unlabeled.methods.cpc import CPC
 from unlabeled.methods.deepcluster import DeepCluster
 from unlabeled.methods.gpt import GPT
+from unlabeled.methods.instance_discrimination import InstanceDiscrimination
 from unlabeled.methods.moco import MoCo
+from unlabeled.methods.moco_v3 import MoCoV3
+from unlabeled.methods.noise_as_targets import NoiseAsTargets
+from unlabeled.methods.patch_tracking import PatchTracking
+from unlabeled.methods.seco import SeCo
 from unlabeled.methods.simclr import SimCLR
 from unlabeled.methods.swav import SwAV
 from unlabeled.methods.time_contrastive import TimeContrastive
 from unlabeled.methods.trajectory_unmasking import TrajectoryUnmasking
+from unlabeled.methods.triplet import Triplet
 from unlabeled.methods.video_colorization import VideoColorization
 from unlabeled.parts import gather, shuffle
 from unlabeled.parts.info_nce import nt_xent
@@ -93,6 +102,24 @@ def moco(splits: int, symmetric: bool) -> Method:
     return method
 
 
+def seco() -> Method:
+    method = SeCo(build(), projection_dim=6, queue=20, momentum=0.9, splits=1)
+    views = [Given(seed) for seed in (1, 2, 3, 4)]
+    method.four_views = lambda batch: [view(batch) for view in views]  # type: ignore[method-assign]
+    return method
+
+
+def patch_tracking() -> Method:
+    """Hard negatives, as random ones differ; pairs of clips are of one video, and some do not count."""
+    encoder = encoders.build("frames-conv4", kind="video", image_size=SIZE)
+    method = PatchTracking(encoder, embedding_dim=6, flip=0.0, random_until=0.0)
+    first, last = Given(1), Given(2)
+    method.whole = {"group": torch.arange(SAMPLES) // 2}
+    method.views = lambda batch: batch["image"]  # type: ignore[assignment]
+    method.ends = lambda batch: (first(batch), last(batch), batch["index"] % 3 > 0)  # type: ignore[method-assign]
+    return method
+
+
 def byol() -> Method:
     method = BYOL(build(), momentum=0.9, projection_dim=6, hidden_dim=12)
     method.first_views, method.second_views = Given(1), Given(2)  # type: ignore[assignment]
@@ -103,6 +130,50 @@ def swav() -> Method:
     steps: dict[str, int] = {"queue": 20, "queue_steps": 1, "freeze_steps": 1, "local_crops": 3}
     method = SwAV(build(), prototypes=5, projection_dim=6, hidden_dim=12, **steps)
     method.views, method.local_views = Given(1, 2), Given(3, 4, 5, size=4)  # type: ignore[assignment]
+    return method
+
+
+def contrastive_pairs(unit: bool) -> Method:
+    method = ContrastivePairs(build(), projection_dim=6, margin=1.5, unit=unit)
+    method.views = Given(1, 2)  # type: ignore[assignment]
+    return method
+
+
+def triplet(mining: Literal["semi-hard", "hardest"]) -> Method:
+    method = Triplet(build(), projection_dim=6, margin=0.5, mining=mining)
+    method.views = Given(1, 2)  # type: ignore[assignment]
+    return method
+
+
+def moco_v3(network: str) -> Method:
+    encoder = encoders.build(network, image_size=SIZE)
+    method = MoCoV3(encoder, momentum=0.9, projection_dim=6, hidden_dim=12)
+    method.views = Given(1), Given(2)  # type: ignore[assignment]
+    return method
+
+
+def instance_discrimination(loss: Literal["softmax", "nce"]) -> Method:
+    """The same noise for a sample, whatever process has it."""
+    method = InstanceDiscrimination(build(), projection_dim=6, loss=loss, negatives=5, proximal=0.3)
+    method.prepare(open_data(pictures(SAMPLES)))
+    method.views = Given(1, 2)  # type: ignore[assignment]
+    method.bank.noise = lambda index, negatives: (3 * index[:, None] + torch.arange(5)) % SAMPLES  # type: ignore
+    return method
+
+
+def noise_as_targets() -> Method:
+    method = NoiseAsTargets(build(input="sobel"), target_dim=6, hidden_dim=12)
+    method.prepare(open_data(pictures(SAMPLES)))
+    method.begin_epoch(open_data(pictures(SAMPLES)))
+    method.views = Given(1, 2)  # type: ignore[assignment]
+    return method
+
+
+def cpc() -> Method:
+    method = CPC(build(), grid=3, skip=0, ahead=2, context_dim=4, target_dim=6)
+    method.prepare(open_data(pictures(SAMPLES)))
+    method.views = Given(1, 2)  # type: ignore[assignment]
+    method.patch_views = lambda batch: batch["image"]  # type: ignore[assignment]
     return method
 
 
@@ -140,6 +211,15 @@ def context_encoder() -> Method:
     holes = method.drop(torch.zeros(SAMPLES, 3, 16, 16))
     method.views = Given(1, size=16)  # type: ignore[assignment]
     method.drop = lambda images: holes[rows()]  # type: ignore[method-assign]
+    return method
+
+
+def bigan() -> Method:
+    """Two players; the images of each process are drawn from its own rows of fixed codes."""
+    method = BiGAN(build(), code_dim=4)
+    codes = 2 * torch.rand(SAMPLES, 4, generator=torch.Generator().manual_seed(5)).double() - 1
+    method.views = Given(1)  # type: ignore[assignment]
+    method.noise = lambda count, device: codes[rows()]  # type: ignore[method-assign]
     return method
 
 
@@ -291,11 +371,24 @@ METHODS: dict[str, Callable[[], Method]] = {
     "wav2vec2": wav2vec2,
     "simclr": simclr,
     "moco": partial(moco, splits=1, symmetric=True),
+    "seco": seco,
+    "patch_tracking": patch_tracking,
     "byol": byol,
     "swav": swav,
+    "contrastive_pairs": partial(contrastive_pairs, unit=True),
+    "contrastive_pairs of any length": partial(contrastive_pairs, unit=False),
+    "triplet semi-hard": partial(triplet, "semi-hard"),
+    "triplet hardest": partial(triplet, "hardest"),
+    "moco_v3": partial(moco_v3, "conv4"),
+    "moco_v3 of a ViT": partial(moco_v3, "vit-small"),
+    "instance_discrimination": partial(instance_discrimination, "softmax"),
+    "instance_discrimination by noise": partial(instance_discrimination, "nce"),
+    "noise_as_targets": noise_as_targets,
+    "cpc": cpc,
     "colorization": colorization,
     "deepcluster": deepcluster,
     "context_encoder": context_encoder,
+    "bigan": bigan,
     "audio_visual_correspondence": audio_visual,
     "time_contrastive triplets": partial(time_contrastive, "triplet"),
     "time_contrastive pairs": partial(time_contrastive, "npairs"),

@@ -33,8 +33,8 @@ def test_no_method_file_is_above_250_lines() -> None:
     assert [file.stem for file in METHODS if length(file) > 250] == []
 
 
-def test_half_of_the_method_files_are_within_110_lines() -> None:
-    assert statistics.median(map(length, METHODS)) <= 110
+def test_half_of_the_method_files_are_within_130_lines() -> None:
+    assert statistics.median(map(length, METHODS)) <= 130
 
 
 def test_method_files_share_few_lines() -> None:

@@ -189,6 +189,10 @@ def _timm(encoder: Any, images: Tensor, path: Path) -> tuple[Tensor, str]:
     if not getattr(encoder.trunk, "standard", False):
         name = f"{encoder.config['name']} for images of {encoder.image_size} pixels"
         raise UserError(f"encoder must be a model that timm has, got {name}. {TIMM_HINT}")
+    if len(encoder.neck):
+        raise UserError(
+            "encoder must be a model that timm has, got one with layers of a head. Take safetensors or onnx"
+        )
     if encoder.adapt.input != "color":
         raise UserError(f"input must be color for timm, got {encoder.adapt.input}. Take safetensors or onnx")
     path.mkdir()

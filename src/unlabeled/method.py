@@ -99,7 +99,7 @@ class Method(nn.Module, Generic[EncoderT]):
     """Options, and perhaps an encoder, for two dozen samples, where the defaults are too large for these."""
     example: ClassVar[str | None] = None
     """Built-in set to try it on, where the first set of its kind lacks what it needs, such as colour."""
-    encoder_input: ClassVar[Literal["color", "lightness", "sobel"]] = "color"
+    encoder_input: ClassVar[Literal["color", "lightness", "sobel", "lab"]] = "color"
     compares_samples: ClassVar[bool] = False
     """Whether the loss compares the samples of a batch, so that smaller batches make another task."""
     learning_rates: ClassVar[dict[str, float]] = {}

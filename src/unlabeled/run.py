@@ -360,21 +360,23 @@ def write_skipped(folder: Path, skipped: "list[Skipped]") -> None:
         writer.writerows((entry.path, entry.reason) for entry in skipped)
 
 
-def write_samples(folder: Path, data: "Data", weights: str | Path | None = None) -> None:
+def write_samples(folder: Path, data: "Data", sources: Sequence[str | Path] = ()) -> None:
     """Keep a digest of each sample that a run is trained on, in the order of the samples.
 
     Args:
         folder: Folder of the run.
         data: What it is trained on, as it was opened.
-        weights: Where its weights start from; of an encoder in the folder of a run, the samples of that run follow.
+        sources: What else it learns from, such as the weights it starts from or a teacher: of the folder of a run,
+            or an encoder in one, the samples of that run follow.
     """
     import numpy as np
     import torch
 
     digests = [data.digests()]
-    before = None if weights is None else Path(weights).parent
-    if before is not None and (before / CONFIG).is_file():
-        digests += [earlier] if (earlier := Run(before).digests) is not None else []
+    for source in map(Path, sources):
+        before = source if source.is_dir() else source.parent
+        if (before / CONFIG).is_file():
+            digests += [earlier] if (earlier := Run(before).digests) is not None else []
     with atomic(folder / SAMPLES) as path, path.open("wb") as file:
         np.save(file, torch.cat(digests).numpy(), allow_pickle=False)
 

@@ -33,7 +33,7 @@ def test_kind_is_that_of_the_built_in_set_or_of_most_files(tmp_path: Path) -> No
 
 def test_a_built_in_set_of_another_kind_is_refused_with_those_that_fit() -> None:
     with pytest.raises(
-        ValueError, match=r"data must be of kind image, .*digits, photos, got tones, of kind audio"
+        ValueError, match=r"data must be of kind image, .*digits, photos, seasons, got tones, of kind audio"
     ):
         open_data("tones", kind="image")
 

@@ -97,7 +97,8 @@ def test_any_timm_model_has_a_vector_and_maps(name: str) -> None:
 
 
 def test_names_are_the_ones_tested_here() -> None:
-    assert names() == [*MAPS, "resnet50", "dictionary-400"]
+    pixel_gpts = ["pixel-gpt-8", "pixel-gpt-16", "pixel-gpt-32"]
+    assert names() == [*MAPS, "resnet50", "dictionary-400", "split-conv4", "split-alexnet", *pixel_gpts]
 
 
 def test_unknown_name_is_answered_with_the_nearest() -> None:
@@ -112,7 +113,7 @@ def test_unknown_name_is_answered_with_the_nearest() -> None:
         ({"image_size": 0}, "image_size must be at least 1, got 0"),
         ({"input": "hsv"}, "input must be one of color, lightness, sobel, lab, got hsv"),
         ({"init": "zero"}, "init must be one of default, rescaled, got zero"),
-        ({"in_channels": 2, "input": "lab"}, "in_channels must be 3 with input lab, got 2"),
+        ({"in_channels": 2, "input": "lab"}, "in_channels must be 3 or more with input lab, got 2"),
         ({"name": "vit-small", "image_size": 37}, "image_size must be a multiple .* got 37"),
     ],
 )

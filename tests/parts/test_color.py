@@ -1,11 +1,22 @@
 """Colour conversion against scikit-image, known colours and round trips."""
 
+import colorsys
+
 import numpy as np
 import pytest
 import torch
 from skimage import color
 
-from unlabeled.parts.color import desaturate, lab_to_rgb, lightness, rgb_to_lab
+from unlabeled.parts.color import (
+    desaturate,
+    drop_aberration,
+    drop_channels,
+    hsv_to_rgb,
+    lab_to_rgb,
+    lightness,
+    rgb_to_hsv,
+    rgb_to_lab,
+)
 
 
 @pytest.fixture
@@ -71,3 +82,38 @@ def test_desaturated_images_keep_the_lightness_and_only_that():
     images = torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(lightness(desaturate(images)), lightness(images), atol=1e-2, rtol=0)
     assert rgb_to_lab(desaturate(images))[:, 1:].abs().max() < 0.02
+
+
+def test_hsv_equals_the_standard_library_and_is_undone(images: torch.Tensor) -> None:
+    images[0, :, 1], images[0, :, 2] = 0.4, 0.0  # grey, and black
+    hsv = rgb_to_hsv(images)
+    for pixel, (hue, saturation, value) in zip(
+        images.movedim(1, 3).flatten(0, 2).tolist(), hsv.movedim(1, 3).flatten(0, 2).tolist()
+    ):
+        expected = colorsys.rgb_to_hsv(*pixel)
+        assert abs((hue - expected[0] + 0.5) % 1 - 0.5) < 1e-4
+        np.testing.assert_allclose((saturation, value), expected[1:], atol=1e-6)
+    torch.testing.assert_close(hsv_to_rgb(hsv), images, atol=1e-6, rtol=0)
+    turned = hsv + torch.tensor([1 / 3, 0, 0])[:, None, None]
+    torch.testing.assert_close(hsv_to_rgb(turned), images.roll(1, 1), atol=1e-6, rtol=0)
+
+
+def test_projection_removes_the_axis_from_green_to_magenta_and_nothing_else():
+    matrix = torch.stack([drop_aberration(one.view(1, 3, 1, 1)).flatten() for one in torch.eye(3)], 1)
+    expected = torch.tensor([[0.8333, 0.3333, -0.1667], [0.3333, 0.3333, 0.3333], [-0.1667, 0.3333, 0.8333]])
+    torch.testing.assert_close(matrix, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(matrix @ matrix, matrix)
+    torch.testing.assert_close(matrix @ torch.tensor([-1.0, 2, -1]), torch.zeros(3), atol=1e-6, rtol=0)
+    gray = torch.rand(2, 1, 4, 4).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(drop_aberration(gray), gray)
+
+
+def test_exactly_one_channel_stays_and_the_others_are_noise_of_a_hundredth_of_its_deviation():
+    images = torch.rand(300, 3, 16, 16)
+    dropped = drop_channels(images)
+    stays = (dropped == images).all((2, 3))
+    assert (stays.sum(1) == 1).all()
+    assert stays.float().mean(0).sub(1 / 3).abs().max() < 0.1
+    noise = dropped[~stays].view(300, 2, 16, 16) - 0.5
+    kept = images[stays].std((1, 2), correction=0)
+    assert (noise.std((1, 2, 3)) / kept).mean().item() == pytest.approx(0.01, rel=0.02)

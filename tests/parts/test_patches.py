@@ -1,8 +1,19 @@
 """Cells, crops and standardised tiles against plain indexing."""
 
+import pytest
 import torch
 
-from unlabeled.parts.patches import assemble, cells, crop, permute, standardize, tiles
+from unlabeled.parts.patches import (
+    SCALES,
+    assemble,
+    cells,
+    crop,
+    overlapping,
+    permute,
+    standardize,
+    textured,
+    tiles,
+)
 from unlabeled.parts.permutations import permutation_set
 
 
@@ -68,3 +79,49 @@ def test_positions_of_tiles_are_uniform_in_their_cells():
         share = torch.bincount(offsets.flatten(), minlength=3) / offsets.numel()
         assert len(share) == 3
         torch.testing.assert_close(share, torch.full((3,), 1 / 3), atol=0.04, rtol=0)
+
+
+def test_overlapping_patches_are_cut_row_by_row_half_a_patch_apart() -> None:
+    images = torch.arange(2 * 3 * 12 * 12).view(2, 3, 12, 12)
+    cut = overlapping(images, 3).view(2, 3, 3, 3, 6, 6)
+    for row in range(3):
+        for column in range(3):
+            expected = images[:, :, 3 * row : 3 * row + 6, 3 * column : 3 * column + 6]
+            assert torch.equal(cut[:, row, column], expected)
+
+
+def test_squares_lie_inside_and_have_each_of_the_sides():
+    images = torch.rand(400, 3, 24, 24)
+    squares = textured(images, 12)
+    column, row, side = squares.unbind(1)
+    assert set(side.tolist()) == {float(round(scale * 12)) for scale in SCALES}
+    for center in (column, row):
+        assert (center - side / 2 >= 0).all() and (center + side / 2 <= 24).all()
+        assert torch.equal((center - side / 2).round(), center - side / 2)  # on whole pixels
+
+
+def test_squares_lie_where_the_gradient_is():
+    images = torch.full((400, 3, 32, 32), 0.5)
+    images[:, :, :16, 16:] = torch.rand(400, 1, 16, 16)
+    column, row, side = textured(images, 8).unbind(1)
+    overlap = [
+        ((x + side / 2).clamp(*ends) - (x - side / 2).clamp(*ends)) / side
+        for x, ends in ((column, (16, 32)), (row, (0, 16)))
+    ]
+    assert (overlap[0] * overlap[1] > 0).float().mean() > 0.99 and (overlap[0] * overlap[1]).mean() > 0.6
+
+
+def test_squares_are_drawn_in_proportion_to_the_mean_squared_gradient():
+    """Two places of one pixel's brightness each, whose squared gradients are as one to four."""
+    images = torch.zeros(4000, 1, 24, 24)
+    images[:, :, 5, 5], images[:, :, 18, 18] = 0.5, 1.0
+    column, _, _ = textured(images, 4).unbind(1)
+    assert (column > 12).float().mean().item() == pytest.approx(0.8, abs=0.03)
+
+
+def test_squares_of_flat_images_lie_anywhere():
+    squares = textured(torch.full((2000, 3, 12, 12), 0.3), 6)
+    assert squares.isfinite().all()
+    whole = squares[squares[:, 2] == 6]
+    counts = (whole[:, :2] - 3).long()
+    assert (7 * counts[:, 0] + counts[:, 1]).bincount(minlength=49).min() > 0

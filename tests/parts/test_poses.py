@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unlabeled.parts.poses import code, mean_pose, relative
+from unlabeled.parts.poses import code, mean_pose, motion, relative
 
 
 def square(side: float = 2.0) -> Tensor:
@@ -46,3 +46,25 @@ def test_code_has_no_jump_where_headings_wrap_and_fades_with_time() -> None:
         codes[:, :4], torch.tensor([[0.5, 1, -1, 0], [0.5, 1, -1, 0]]), atol=1e-6, rtol=0
     )
     torch.testing.assert_close(codes[:, 4], torch.tensor([1.0, math.exp(-1)]))
+
+
+def test_motion_composes_to_nothing_and_wraps_at_half_a_turn() -> None:
+    first, second = torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0)) * 3
+    there, back = motion(first, second), motion(second, first)
+    # What is back, seen from there, is where we began.
+    angle = there[:, 2]
+    x = there[:, 0] + back[:, 0] * angle.cos() - back[:, 1] * angle.sin()
+    y = there[:, 1] + back[:, 0] * angle.sin() + back[:, 1] * angle.cos()
+    torch.testing.assert_close(torch.stack([x, y]), torch.zeros(2, 50), atol=1e-5, rtol=0)
+    torch.testing.assert_close((there + back)[:, 2], torch.zeros(50), atol=1e-5, rtol=0)
+    wrapped = motion(torch.tensor([0.0, 0.0, 3.0]), torch.tensor([0.0, 0.0, -3.0]))
+    assert float(wrapped[2]) == pytest.approx(2 * math.pi - 6, abs=1e-6)
+
+
+def test_a_step_after_a_quarter_turn_is_ahead_and_not_to_the_side() -> None:
+    torch.testing.assert_close(
+        motion(torch.tensor([1.0, 1.0, math.pi / 2]), torch.tensor([1.0, 3.0, math.pi / 2])),
+        torch.tensor([2.0, 0.0, 0.0]),
+        atol=1e-6,
+        rtol=0,
+    )

@@ -18,10 +18,12 @@ A batch is a dict of tensors whose axis 0 is the sample. The keys are a fixed vo
 | `depth`    | float32 (batch, frames, height, width)                  | distances that were seen, in metres   |
 | `time`     | int64 (batch, frames) or (batch, cameras, frames)       | number of each frame in its source    |
 | `action`   | float32 (batch, frames, actions)                        | what the agent did                    |
+| `group`    | int64 (batch,)                                          | the recording that clips are from     |
 | `index`    | int64 (batch,)                                          | the row in the data                   |
 
 `size` is there only where the images of the data differ in size; they are then padded with zeros at the
-bottom and right. Headings are counter-clockwise from the x axis. Labels and factors are not in a batch: they stay
+bottom and right. A `video` may also hold images of one place at several times, whose `size` is then (batch, frames, 2).
+Headings are counter-clockwise from the x axis. Labels and factors are not in a batch: they stay
 in `Data` for the evaluation and never enter pre-training.
 """
 

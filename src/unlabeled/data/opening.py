@@ -46,6 +46,7 @@ __all__ = [
 BUILT_IN = {
     "digits": "image",
     "photos": "image",
+    "seasons": "image",
     "topics": "text",
     "tones": "audio",
     "moving_digits": "video",
@@ -54,6 +55,7 @@ BUILT_IN = {
     "chiming_shapes": "audio-visual",
     "orbit": "cameras",
     "rooms": "trajectory",
+    "pans": "trajectory",
 }
 """Built-in sets and the kind of each."""
 KINDS = {

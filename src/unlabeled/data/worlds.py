@@ -12,12 +12,25 @@ from unlabeled import check
 from unlabeled.data.audio import Sounds, from_waveforms
 from unlabeled.data.audio_visual import Pairs, from_pairs
 from unlabeled.data.cameras import Scenes, from_views
+from unlabeled.data.image.arrays import from_array
 from unlabeled.data.image.builtin import load
+from unlabeled.data.image.data import Images
 from unlabeled.data.samples import Data
 from unlabeled.data.text import Texts
 from unlabeled.data.trajectories import Walks, from_walks
 from unlabeled.data.video import Videos, from_videos
-from unlabeled.worlds import balls, blobs, chiming_shapes, moving_digits, orbit, rooms, tones, topics
+from unlabeled.worlds import (
+    balls,
+    blobs,
+    chiming_shapes,
+    moving_digits,
+    orbit,
+    pans,
+    rooms,
+    seasons,
+    tones,
+    topics,
+)
 
 __all__ = ["built_in"]
 
@@ -28,6 +41,7 @@ SIZES = {
     "chiming_shapes": (3_000, 800),
     "orbit": (120, 20),
     "rooms": (64, 16),
+    "seasons": (400, 100),
 }
 """Samples for training and for testing."""
 _VIDEOS: dict[str, tuple[Any, dict[str, Any], str | None]] = {
@@ -55,7 +69,8 @@ def built_in(name: str, split: str, channels: int | None = None) -> Data:
             for labels other than the rhythm; moving_digits:direction for the heading instead of the digit;
             moving_digits:two for two digits; balls:reversible; balls:static; chiming_shapes:distractor with a second
             shape that makes no sound; orbit:still, where nothing moves; orbit:free with cameras anywhere; rooms:still,
-            where the walker stands still.
+            where the walker stands still; seasons:unrelated, where no two pictures show the same place;
+            pans:photos over photos instead of digits; pans:blank with empty frames.
         split: train or test.
         channels: Of images, 1 or 3 to convert to; None leaves digits grey and photos in colour.
 
@@ -66,6 +81,8 @@ def built_in(name: str, split: str, channels: int | None = None) -> Data:
     word, _, variant = name.partition(":")
     if word in ("digits", "photos"):
         return load(name, split, channels)
+    if word == "seasons":
+        return _seasons(name, variant, split, channels)
     return _OPENED_BY.get(word, _videos)(name, variant, split)
 
 
@@ -138,10 +155,34 @@ def _rooms(name: str, variant: str, split: str) -> Walks:
     return from_walks(content, name=name)
 
 
+def _seasons(name: str, variant: str, split: str, channels: int | None) -> Images:
+    """Pictures, place by place: a group is a place."""
+    check.choice(("", "unrelated"), variant=variant)
+    content = seasons.make(*_seeded("seasons", split), unrelated=variant == "unrelated")
+    places, times = content["cover"].shape
+    flat = {key: values.flatten(0, 1) for key, values in content.items()}
+    data = from_array(flat.pop("image"), flat.pop("cover"), name, channels, seasons.COVERS)
+    data.factors, data.group_unit = flat, "places"
+    data.groups = torch.arange(places).repeat_interleave(times)
+    return data
+
+
+def _pans(name: str, variant: str, split: str) -> Walks:
+    """Walks over the built-in images, one each; the classes of these stand for the rooms."""
+    check.choice(("", "photos", "blank"), variant=variant)
+    images = load("photos" if variant == "photos" else "digits", split)
+    pictures = images.batch(torch.arange(len(images)))["image"]
+    content = pans.make(len(images), int(split == "test"), pictures=pictures, blank=variant == "blank")
+    assert images.labels is not None
+    room = images.labels[content.pop("picture")][:, None].expand(content["video"].shape[:2])
+    return from_walks({**content, "room": room}, name=name)
+
+
 _OPENED_BY: dict[str, Callable[[str, str, str], Data]] = {
     "topics": _topics,
     "tones": _tones,
     "chiming_shapes": _chiming_shapes,
     "orbit": _orbit,
     "rooms": _rooms,
+    "pans": _pans,
 }

@@ -32,7 +32,7 @@ class Adapt(nn.Module):
 
     Args:
         input: `color` keeps the channels, `lightness` is L of Lab (from 3 channels or 1), `sobel` is two
-            gradient maps of the mean channel, `lab` is all of Lab (from 3 channels).
+            gradient maps of the mean channel, `lab` is all of Lab (from 3 channels; further ones are kept).
         in_channels: Channels of the images.
         network_channels: Channels that the network takes, where `input` gives others: one is repeated, and colours
             are converted to grey; None for those that `input` gives.
@@ -49,14 +49,16 @@ class Adapt(nn.Module):
         super().__init__()
         check.choice(INPUTS, input=input)
         check.at_least(1, in_channels=in_channels)
-        takes = {"lightness": (1, 3), "lab": (3,)}.get(input)
-        if takes and in_channels not in takes:
-            raise UserError(
-                f"in_channels must be {' or '.join(map(str, takes))} with input {input}, got {in_channels}"
-            )
+        if (input == "lightness" and in_channels not in (1, 3)) or (input == "lab" and in_channels < 3):
+            takes = {"lightness": "1 or 3", "lab": "3 or more"}[input]
+            raise UserError(f"in_channels must be {takes} with input {input}, got {in_channels}")
         self.input = input
         self.in_channels = in_channels
         mean, std = STATISTICS[input]
+        if input == "lab":  # further channels are in 0..1, as colours are
+            mean, std = (
+                [*own, *others * (in_channels - 3)] for own, others in zip((mean, std), STATISTICS["color"])
+            )
         self.input_channels = in_channels if input == "color" else len(mean)
         """Channels that `input` gives."""
         self.out_channels = network_channels or self.input_channels
@@ -79,6 +81,8 @@ class Adapt(nn.Module):
     @property
     def notes(self) -> list[str]:
         """A line that says how the channels of the input are converted, where the network takes others."""
+        if self.input == "lab" and self.in_channels > 3:
+            return [f"the first 3 of {self.in_channels} channels are read as red, green and blue, in Lab"]
         if self.input_channels == self.out_channels:
             return []
         repeated = f"the one channel of {self.input} is repeated"
@@ -103,7 +107,7 @@ class Adapt(nn.Module):
         if self.input == "lightness":
             return lightness(images)
         if self.input == "lab":
-            return rgb_to_lab(images)
+            return torch.cat([rgb_to_lab(images[:, :3]), images[:, 3:]], 1)
         if self.input == "sobel":
             grey = F.pad(images.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
             return F.conv2d(grey, self.kernels)

@@ -250,7 +250,7 @@ def _fitted_own(name: str, data: "Data", kind: str, **options: Any) -> Encoder:
 def _built_by(maker: Callable[..., Any], config: dict[str, Any]) -> Encoder:
     """An encoder around the network that a function of the user's builds."""
     kind, name = config.get("kind", "image"), config["name"]
-    facts = {key: value for key, value in _wrap_arguments(config).items() if key != "name"}
+    facts = {key: value for key, value in _wrap_arguments(config).items() if key not in ("name", "neck")}
     if "in_channels" in facts:
         facts["in_channels"] = facts.get("network_channels") or facts["in_channels"]
     network = call_builder(maker, **facts)

@@ -1,18 +1,18 @@
 """Encoders of images: from pixels in 0..1 to a vector, named maps and tokens."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.encoders import dictionary, from_timm, stages
+from unlabeled.encoders import dictionary, from_timm, pixel_gpt, split, stages
 from unlabeled.encoders.adapt import Adapt, Input
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.parts import augment
@@ -45,10 +45,13 @@ NAMES: dict[str, Callable[[int, int], Any]] = {
     "vit-small": from_timm.vit_small,
     "resnet50": partial(from_timm.resnet, "resnet50"),
     dictionary.NAME: partial(dictionary.dictionary, dictionary.NAME),
+    "split-conv4": partial(split.split, stages.conv4),
+    "split-alexnet": partial(split.split, stages.alexnet),
+    **{name: partial(pixel_gpt.pixel_gpt, name) for name in pixel_gpt.NAMES},
 }
 """Names of our own networks; dictionary-ATOMS and dictionary-ATOMS-WIDTH may have any numbers."""
 
-ANY_SIZE = {"conv4", "resnet10", "resnet18", "dense", "nin", "resnet50"}
+ANY_SIZE = {"conv4", "resnet10", "resnet18", "dense", "nin", "resnet50", "split-conv4", *pixel_gpt.NAMES}
 """Networks that take images of every size, so that none needs to be tried."""
 
 
@@ -66,6 +69,8 @@ class ImageEncoder(Encoder):
     def __init__(self, adapt: Adapt, trunk: Any, config: dict[str, Any]) -> None:
         super().__init__(config, trunk.dim, trunk.map_dims)
         self.adapt, self.trunk = adapt, trunk
+        self.neck = nn.Sequential()
+        """Layers from the pooled vector to the features; none unless `extend` adds some."""
         self.notes += adapt.notes
         self.raw_size = min(self.image_size, RAW_SIZE)
         """Side in pixels of the images that `raw` gives."""
@@ -92,6 +97,16 @@ class ImageEncoder(Encoder):
         return isinstance(self.trunk, dictionary.PatchCode)
 
     @property
+    def is_split(self) -> bool:
+        """Whether `trunk` is a `Split`, two networks that see disjoint channels."""
+        return isinstance(self.trunk, split.Split)
+
+    @property
+    def is_pixel_gpt(self) -> bool:
+        """Whether `trunk` is a `PixelGPT`."""
+        return isinstance(self.trunk, pixel_gpt.PixelGPT)
+
+    @property
     def prefix_tokens(self) -> int:
         """Tokens of a ViT before those of the patches, 1 where it has a class token."""
         return self.trunk.model.num_prefix_tokens if self.is_vit else 0
@@ -100,6 +115,19 @@ class ImageEncoder(Encoder):
     def patch_size(self) -> int:
         """Height and width in pixels of the patches of a ViT, 0 for other networks."""
         return self.trunk.model.patch_embed.patch_size[0] if self.is_vit else 0
+
+    def extend(self, *widths: int) -> None:
+        """Add fully connected layers with batch norm and ReLU, whose last output becomes the features.
+
+        Args:
+            *widths: Width of each layer.
+        """
+        for width in widths:
+            layers = nn.Linear(self.dim, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)
+            self.neck.extend(layers)
+            self.dim = width
+        if widths:
+            self.config["neck"] = [*self.config.get("neck", ()), *widths]
 
     def raw(self, batch: dict[str, Tensor]) -> Tensor:
         """Pixels at the size that the network sees, but no more of them than `RAW_SIZE` on a side."""
@@ -123,7 +151,7 @@ class ImageEncoder(Encoder):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features, float, shape (batch, dim), of images of any size that it takes, in 0..1."""
-        return self.trunk(self.adapt(x))
+        return self.neck(self.trunk(self.adapt(x)))
 
     @torch.no_grad()
     def takes(self, size: int) -> bool:
@@ -191,6 +219,7 @@ def build(
     init: str = "default",
     levels: "Levels | None" = None,
     network_channels: int | None = None,
+    neck: Sequence[int] = (),
 ) -> ImageEncoder:
     """Build an encoder with random weights.
 
@@ -202,6 +231,7 @@ def build(
         init: How the weights will be initialised: default or rescaled.
         levels: The values that became 0 and 255 in training, for images of more than 8 bits.
         network_channels: Channels that the network takes, where the input gives others; None as the input gives.
+        neck: Widths of layers after the pooled vector, as in `ImageEncoder.extend`.
 
     Raises:
         ValueError: A name or a number does not fit.
@@ -217,7 +247,9 @@ def build(
         near = " or ".join(map(str, nearest_sizes(name, adapt.out_channels, image_size, reason)))
         hint = f". Take {near}" if near else ""
         raise UserError(f"image_size must suit {name}, got {image_size} ({reason}){hint}")
-    return ImageEncoder(adapt, _maker(name)(adapt.out_channels, image_size), config)
+    encoder = ImageEncoder(adapt, _maker(name)(adapt.out_channels, image_size), config)
+    encoder.extend(*neck)
+    return encoder
 
 
 @cache

@@ -35,27 +35,29 @@ class Stages(nn.ModuleDict):
         return x.mean(tuple(range(2, x.ndim)))
 
 
-def conv4(in_channels: int, image_size: int) -> Stages:
-    """Four 3x3 convolutions, the last three of stride 2; for any size from 1 pixel."""
-    widths = [32, 64, 128, 256]
+def conv4(in_channels: int, image_size: int, *, share: int = 1) -> Stages:
+    """Four 3x3 convolutions, the last three of stride 2; for any size from 1 pixel. `share` divides all widths."""
+    widths = [width // share for width in (32, 64, 128, 256)]
     stages: dict[str, nn.Module] = {}
     for number, (before, after) in enumerate(zip([in_channels, *widths], widths), 1):
         stages[f"s{number}"] = _convolution(before, after, 3, stride=1 if number == 1 else 2)
     return Stages(stages, widths)
 
 
-def alexnet(in_channels: int, image_size: int) -> Stages:
-    """AlexNet's five convolutions with batch norm; the first one shrinks small images less."""
+def alexnet(in_channels: int, image_size: int, *, share: int = 1) -> Stages:
+    """AlexNet's five convolutions with batch norm; the first shrinks small images less. `share` divides all widths."""
     kernel, stride = (11, 4) if image_size > 64 else (5, 2) if image_size > 32 else (5, 1)
     pool = nn.MaxPool2d(3, stride=2)
+    widths = [width // share for width in (64, 192, 384, 256, 256)]
+    first, second, third, fourth, fifth = widths
     stages: dict[str, nn.Module] = {
-        "conv1": _convolution(in_channels, 64, kernel, stride),
-        "conv2": nn.Sequential(pool, _convolution(64, 192, 5)),
-        "conv3": nn.Sequential(pool, _convolution(192, 384, 3)),
-        "conv4": _convolution(384, 256, 3),
-        "conv5": _convolution(256, 256, 3),
+        "conv1": _convolution(in_channels, first, kernel, stride),
+        "conv2": nn.Sequential(pool, _convolution(first, second, 5)),
+        "conv3": nn.Sequential(pool, _convolution(second, third, 3)),
+        "conv4": _convolution(third, fourth, 3),
+        "conv5": _convolution(fourth, fifth, 3),
     }
-    return Stages(stages, [64, 192, 384, 256, 256])
+    return Stages(stages, widths)
 
 
 def dense(in_channels: int, image_size: int) -> Stages:

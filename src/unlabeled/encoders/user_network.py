@@ -5,7 +5,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,6 +34,7 @@ def wrap(
     levels: "Levels | None" = None,
     network_channels: int | None = None,
     name: str = OWN_NETWORK,
+    neck: Sequence[int] = (),
 ) -> ImageEncoder:
     """Make an encoder of a network of your own.
 
@@ -46,6 +47,7 @@ def wrap(
         network_channels: Channels that the network takes; None for those that the input gives, or where it fails on
             them for those of its first convolution, into which one channel or three colours can be converted.
         name: What its configuration calls it, such as module:function where that builds it.
+        neck: As in `image.build`.
 
     Raises:
         ValueError: The network fails, or its output has another shape.
@@ -68,7 +70,9 @@ def wrap(
     config |= {"levels": levels} if levels else {}
     if adapt.out_channels != adapt.input_channels:
         config["network_channels"] = adapt.out_channels
-    return ImageEncoder(adapt, trunk, config)
+    encoder = ImageEncoder(adapt, trunk, config)
+    encoder.extend(*neck)
+    return encoder
 
 
 class UserNetwork(nn.Module):

@@ -3,7 +3,9 @@
 Withheld: which of the other views in the batch shows the same image. Predicted: that view, by cosine similarity.
 
 Source: Chen, Kornblith, Norouzi, Hinton, "A Simple Framework for Contrastive Learning of Visual
-Representations", 2020, https://arxiv.org/abs/2002.05709
+Representations", 2020, https://arxiv.org/abs/2002.05709; head_layers 3 and feature_layer 1 are version 2: Chen,
+Kornblith, Swersky, Norouzi, Hinton, "Big Self-Supervised Models are Strong Semi-Supervised Learners", 2020,
+https://arxiv.org/abs/2006.10029
 Differs: the defaults are for small images and short runs (temperature 0.2, no blur; the paper has 0.1 and blur for
 ImageNet, 0.5 and none for CIFAR-10). The optimizer is AdamW without decay of norms and biases, not LARS with batches of
 4,096. Crops are resampled bilinearly, the paper's for ImageNet bicubically.
@@ -17,9 +19,10 @@ from typing import ClassVar, Unpack
 import torch
 from torch import Tensor
 
+from unlabeled.check import UserError
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
-from unlabeled.options import Count, Positive, ViewOptions
+from unlabeled.options import Count, Positive, ViewOptions, WholeNumber
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
 from unlabeled.parts.info_nce import nt_xent, supervised_contrastive
@@ -35,6 +38,9 @@ class SimCLR(TwoViews, Method[ImageEncoder]):
         encoder: Network whose features are kept.
         temperature: Softmax temperature; lower penalises hard negatives more.
         projection_dim: Width of the compared vectors.
+        head_layers: Layers of the projection head.
+        feature_layer: Layer of the head whose output becomes the features: it stays with the encoder, to be probed and
+            fine-tuned; 0 for the encoder's own output.
         **views: How the views are drawn.
     """
 
@@ -48,12 +54,20 @@ class SimCLR(TwoViews, Method[ImageEncoder]):
         *,
         temperature: Positive = 0.2,
         projection_dim: Count = 128,
+        head_layers: Count = 2,
+        feature_layer: WholeNumber = 0,
         **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
         self.temperature = temperature
         self.views = Views(encoder.image_size, **self.view_options(views))
-        self.head = mlp(encoder.dim, encoder.dim, projection_dim, last_norm=True)
+        if feature_layer >= head_layers:
+            raise UserError(f"feature_layer must be below head_layers, {head_layers}, got {feature_layer}")
+        missing = feature_layer - len(encoder.config.get("neck", ()))  # 0 for the encoder of a saved run
+        if feature_layer and missing:
+            encoder.extend(*[encoder.dim] * missing)
+        hidden = [encoder.dim] * (head_layers - feature_layer)
+        self.head = mlp(*hidden, projection_dim, last_norm=True)
 
     def chance(self, samples: int) -> float:
         return math.log(2 * samples - 1)

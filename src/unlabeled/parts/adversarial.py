@@ -4,7 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["build_discriminator", "players"]
+__all__ = ["build_discriminator", "judged", "players"]
+
+
+def judged(discriminator: nn.Module, *inputs: Tensor) -> Tensor:
+    """What a discriminator says, with a gradient to its inputs but none to its parameters."""
+    frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
+    return torch.func.functional_call(discriminator, frozen, inputs)
 
 
 def players(discriminator: nn.Module, real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
@@ -22,14 +28,13 @@ def players(discriminator: nn.Module, real: Tensor, generated: Tensor) -> tuple[
         Two scalars in nats, -log D(generated) and -log D(real) - log(1 - D(generated)): 0.693 and 1.386 if the
         discriminator guesses.
     """
-    frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
-    judgement = torch.func.functional_call(discriminator, frozen, (generated,))
+    judgement = judged(discriminator, generated)
     on_real, on_generated = discriminator(real), discriminator(generated.detach())
     return F.softplus(-judgement).mean(), F.softplus(-on_real).mean() + F.softplus(on_generated).mean()
 
 
-def build_discriminator(channels: int, size: int, width: int = 32) -> nn.Sequential:
-    """Network from images, shape (batch, channels, size, size), to one logit each."""
+def build_discriminator(channels: int, size: int, width: int = 32, outputs: int = 1) -> nn.Sequential:
+    """Network from images, shape (batch, channels, size, size), to one logit each, or to `outputs` numbers."""
     layers: list[nn.Module] = []
     while size > 4:
         layers.append(nn.Conv2d(channels, width, 4, stride=2, padding=1))
@@ -37,4 +42,4 @@ def build_discriminator(channels: int, size: int, width: int = 32) -> nn.Sequent
             layers.append(nn.BatchNorm2d(width, track_running_stats=False))
         layers.append(nn.LeakyReLU(0.2))
         channels, width, size = width, min(2 * width, 256), size // 2
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size**2, 1))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size**2, outputs))

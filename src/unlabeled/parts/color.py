@@ -1,16 +1,32 @@
-"""Colour spaces: sRGB to CIE Lab and back, with the white of daylight (D65, 2 degree observer)."""
+"""Colour spaces: sRGB to CIE Lab and back (white of D65, 2 degree observer), to HSV and back; hue and chroma."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["desaturate", "lab_to_rgb", "lightness", "rgb_to_lab"]
+__all__ = [
+    "desaturate",
+    "drop_aberration",
+    "drop_channels",
+    "from_hue_chroma",
+    "hsv_to_rgb",
+    "hue_chroma",
+    "lab_to_rgb",
+    "lightness",
+    "rgb_to_hsv",
+    "rgb_to_lab",
+]
 
 TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 TO_RGB = torch.linalg.inv(torch.tensor(TO_XYZ, dtype=torch.float64)).tolist()
 WHITE = (0.95047, 1.0, 1.08883)
+AXIS = (-1.0, 2.0, -1.0)
+"""From magenta to green, along which lenses displace the channels."""
+NOISE = 0.01
+"""Deviation of the noise in dropped channels, relative to that of the channel that stays."""
 
 
 def rgb_to_lab(images: Tensor) -> Tensor:
@@ -62,6 +78,78 @@ def lightness(images: Tensor) -> Tensor:
 def desaturate(images: Tensor) -> Tensor:
     """Remove the colours of sRGB images, shape (batch, 3, height, width), and keep their lightness."""
     return lab_to_rgb(F.pad(lightness(images), (0, 0, 0, 0, 0, 2)))
+
+
+def hue_chroma(images: Tensor) -> Tensor:
+    """Hue in turns (red is 0, green a third) and chroma, the highest minus the lowest channel.
+
+    Args:
+        images: Float, shape (batch, 3, ...), in 0..1.
+
+    Returns:
+        Float, shape (batch, 2, ...): hue from 0 to below 1, 0 for grey, and chroma in 0..1.
+    """
+    red, green, blue = images.unbind(1)
+    high, chroma = images.amax(1), images.amax(1) - images.amin(1)
+    span = chroma.clamp(min=torch.finfo(chroma.dtype).tiny)
+    sixths = torch.where(high == green, (blue - red) / span + 2, (red - green) / span + 4)
+    sixths = torch.where(high == red, (green - blue) / span, sixths)
+    return torch.stack([(sixths / 6).remainder(1).where(chroma > 0, 0), chroma], 1)
+
+
+def from_hue_chroma(hue: Tensor, chroma: Tensor, grey: Tensor) -> Tensor:
+    """Images of some hue, chroma and mean channel, the inverse of `hue_chroma`; clipped to 0..1.
+
+    Args:
+        hue: In turns, float, shape (batch, height, width).
+        chroma: Same shape, in 0..1.
+        grey: Mean of red, green and blue, same shape, in 0..1.
+
+    Returns:
+        Float, shape (batch, 3, height, width), in 0..1.
+    """
+    primaries = torch.arange(0, 6, 2, device=hue.device)[:, None, None]
+    pure = (((6 * hue[:, None] - primaries).remainder(6) - 3).abs() - 1).clamp(0, 1)
+    return (grey[:, None] + chroma[:, None] * (pure - pure.mean(1, keepdim=True))).clamp(0, 1)
+
+
+def rgb_to_hsv(images: Tensor) -> Tensor:
+    """Hue, saturation and value.
+
+    Args:
+        images: RGB, float, shape (batch, 3, height, width), in 0..1.
+
+    Returns:
+        Float, same shape, in 0..1; the hue in turns from red, 0 where there is none.
+    """
+    red, green, blue = images.unbind(1)
+    value, span = images.amax(1), images.amax(1) - images.amin(1)
+    inverse = span.clamp(min=torch.finfo(span.dtype).tiny).reciprocal()
+    sixths = torch.where(value == green, 2 + (blue - red) * inverse, 4 + (red - green) * inverse)
+    sixths = torch.where(value == red, (green - blue) * inverse, sixths)
+    saturation = span / value.clamp(min=torch.finfo(span.dtype).tiny)
+    return torch.stack([(sixths / 6).remainder(1), saturation, value], 1)
+
+
+def hsv_to_rgb(images: Tensor) -> Tensor:
+    """Inverse of `rgb_to_hsv`; hues may be any number of turns."""
+    hue, saturation, value = images[:, :, None].unbind(1)
+    places = (torch.tensor([5.0, 3.0, 1.0], device=images.device)[:, None, None] + 6 * hue).remainder(6)
+    return value - value * saturation * torch.minimum(places, 4 - places).clamp(0, 1)
+
+
+def drop_aberration(images: Tensor) -> Tensor:
+    """Remove the axis from magenta to green of RGB images, shape (batch, 3, height, width); grey stays as it is."""
+    axis = torch.tensor(AXIS, device=images.device)[:, None, None] / math.hypot(*AXIS)
+    return images - axis * (axis * images).sum(1, keepdim=True)
+
+
+def drop_channels(images: Tensor) -> Tensor:
+    """Keep one random channel of each image, shape (batch, channels, ...); the others become noise around mid-grey."""
+    channels = torch.arange(images.shape[1], device=images.device)[:, None, None]
+    stays = channels == torch.randint(images.shape[1], (len(images), 1, 1, 1), device=images.device)
+    deviation = images.std((2, 3), correction=0, keepdim=True).where(stays, 0).sum(1, keepdim=True)
+    return torch.where(stays, images, 0.5 + NOISE * deviation * torch.randn_like(images))
 
 
 def _linear(images: Tensor) -> Tensor:

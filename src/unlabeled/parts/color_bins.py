@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unlabeled.parts.color import rgb_to_lab
 
-__all__ = ["annealed_mean", "bins", "rarity", "soft_code"]
+__all__ = ["annealed_mean", "bins", "equal_bins", "rarity", "soft_code"]
 
 # fmt: off
 PAPER_BINS = (  # lowest and highest b in the paper's gamut, for a = -90, -80 ... 100
@@ -39,6 +39,20 @@ def bins(grid: int) -> Tensor:
     faces = torch.stack([torch.stack(side[turn:] + side[:turn]) for side in sides for turn in range(3)])
     colors = rearrange(rgb_to_lab(faces)[:, 1:], "n ab h w -> (n h w) ab")
     return (colors / grid).round().unique(dim=0) * grid
+
+
+def equal_bins(values: Tensor, count: int, highest: float = 1.0) -> Tensor:
+    """Number of the bin of each value, of equal bins of 0..highest; the upper end belongs to the last one.
+
+    Args:
+        values: Float, any shape.
+        count: Number of bins.
+        highest: Upper end of the last bin.
+
+    Returns:
+        int64, the same shape, in 0..count - 1.
+    """
+    return (values / highest * count).long().clamp(0, count - 1)
 
 
 def soft_code(

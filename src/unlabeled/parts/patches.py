@@ -1,10 +1,24 @@
-"""Images cut into a grid of cells or tiles, and put together again."""
+"""Images cut into a grid of cells or tiles and put together again, and squares cut out of them."""
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-__all__ = ["assemble", "cells", "crop", "permute", "puzzle", "standardize", "tiles"]
+__all__ = [
+    "assemble",
+    "cells",
+    "crop",
+    "overlapping",
+    "permute",
+    "puzzle",
+    "standardize",
+    "textured",
+    "tiles",
+]
+
+SCALES = (1.0, 0.8, 0.8**2, 0.8**3)
+"""Sides of textured squares, relative to the largest."""
 
 
 def cells(images: Tensor, grid: int) -> Tensor:
@@ -23,6 +37,20 @@ def cells(images: Tensor, grid: int) -> Tensor:
 def assemble(cells: Tensor, grid: int) -> Tensor:
     """Images from their cells, the inverse of `cells`."""
     return rearrange(cells, "b (row column) c h w -> b c (row h) (column w)", row=grid, column=grid)
+
+
+def overlapping(images: Tensor, stride: int) -> Tensor:
+    """Patches of a square grid, each of which overlaps the next by half.
+
+    Args:
+        images: Shape (batch, channels, height, width), the sides multiples of `stride`.
+        stride: Half of the side of a patch, in pixels.
+
+    Returns:
+        Shape (batch * rows * columns, channels, 2 * stride, 2 * stride), those of an image together, row by row.
+    """
+    parts = images.unfold(2, 2 * stride, stride).unfold(3, 2 * stride, stride)
+    return rearrange(parts, "b c row column h w -> (b row column) c h w")
 
 
 def tiles(images: Tensor, grid: int, size: int) -> Tensor:
@@ -99,3 +127,29 @@ def standardize(images: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     deviation = centred.square().mean(dim=(2, 3), keepdim=True).sqrt()
     # Rounding errors of a constant must not be amplified: norms after it would make a signal of them.
     return torch.where(deviation > 1e-3, centred / deviation.clamp_min(1e-3), 0) * std + mean
+
+
+def textured(images: Tensor, side: int) -> Tensor:
+    """Draw a square in each image, with a probability proportional to the mean squared gradient in it.
+
+    Args:
+        images: Float, shape (batch, channels, size, size).
+        side: Largest side of the squares in pixels; others are 0.8, 0.64 and 0.512 times as large.
+
+    Returns:
+        Column and row of the centre, and side, in pixels, float, shape (batch, 3).
+    """
+    gray = F.pad(images.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+    across, down = gray[..., 1:-1, 2:] - gray[..., 1:-1, :-2], gray[..., 2:, 1:-1] - gray[..., :-2, 1:-1]
+    energy = across.square() + down.square()
+    scales = torch.randint(len(SCALES), (len(images),), device=images.device)
+    seeds = images.new_zeros(len(images), 3)
+    for number, scale in enumerate(SCALES):
+        rows, width = (scales == number).nonzero()[:, 0], max(2, round(scale * side))
+        means = F.avg_pool2d(F.avg_pool2d(energy[rows], (width, 1), 1), (1, width), 1)
+        weights = means.flatten(1).where(means.flatten(1).sum(1, keepdim=True) > 0, 1.0)  # flat: anywhere
+        place = torch.multinomial(weights, 1)[:, 0] if len(rows) else rows
+        columns = means.shape[3]
+        corners = torch.stack([place % columns, place // columns], 1) + width / 2
+        seeds[rows] = F.pad(corners, (0, 1), value=width)
+    return seeds

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-__all__ = ["mark", "mates", "overlay", "path", "sheet", "spectrogram", "strip"]
+__all__ = ["mark", "mates", "outline", "overlay", "path", "sheet", "spectrogram", "strip"]
 
 RED = 1.0, 0.0, 0.0
 MARK = 0.1
@@ -45,6 +45,31 @@ def mark(values: Tensor) -> Tensor:
     )
     radius = max(1.0, MARK * rows)
     return (down.square()[:, :, None] + right.square()[:, None] <= radius**2).to(values.dtype)
+
+
+def outline(images: Tensor, corners: Tensor, side: int) -> Tensor:
+    """Images with the border of a square drawn in red, or in white where they are grey.
+
+    Args:
+        images: Float in 0..1, shape (batch, channels, height, width).
+        corners: Top and left of the squares in pixels, int64, shape (batch, 2), within the images.
+        side: Of the squares, in pixels.
+
+    Returns:
+        Float in 0..1, the shape of the images.
+    """
+
+    def covered(inset: int) -> Tensor:
+        down, right = (
+            (place >= low[:, None] + inset) & (place < low[:, None] + side - inset)
+            for place, low in zip(
+                (torch.arange(length, device=images.device) for length in images.shape[2:]), corners.unbind(1)
+            )
+        )
+        return down[:, :, None] & right[:, None]
+
+    color = images.new_tensor(RED if images.shape[1] == 3 else (1.0,))[:, None, None]
+    return torch.where((covered(0) & ~covered(1))[:, None], color, images)
 
 
 def mates(images: Tensor, labels: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["code", "mean_pose", "relative"]
+__all__ = ["code", "mean_pose", "motion", "relative"]
 
 
 def mean_pose(poses: Tensor) -> Tensor:
@@ -25,6 +25,20 @@ def relative(poses: Tensor, origin: Tensor) -> Tensor:
     x, y = (poses - origin)[..., :2].unbind(-1)
     cos, sin = origin[..., 2].cos(), origin[..., 2].sin()
     return torch.stack([cos * x + sin * y, cos * y - sin * x, poses[..., 2] - origin[..., 2]], -1)
+
+
+def motion(first: Tensor, second: Tensor) -> Tensor:
+    """Motion from one pose to another, as seen from the first.
+
+    Args:
+        first: Float, shape (..., 3).
+        second: Float, the same shape.
+
+    Returns:
+        Ahead, to the left, and the turn to the left in -pi..pi, float, shape (..., 3).
+    """
+    there = relative(second, first)
+    return torch.cat([there[..., :2], torch.atan2(there[..., 2:].sin(), there[..., 2:].cos())], -1)
 
 
 def code(pose: Tensor, steps: Tensor, scale: Tensor, span: float) -> Tensor:

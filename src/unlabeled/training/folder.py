@@ -94,7 +94,10 @@ def write(folder: Path, config: dict[str, Any], data: Data, train: Data, samples
     """
     write_config(folder, config)
     write_skipped(folder, list(dict.fromkeys([*data.skipped, *samples.skipped])))
-    write_samples(folder, train, config["settings"].get("weights"))
+    named = [config["settings"].get("weights"), *config["options"].values()]
+    write_samples(
+        folder, train, [value for value in named if isinstance(value, str) and Path(value).exists()]
+    )
     (folder / LOG).unlink(missing_ok=True)
 
 

@@ -167,12 +167,13 @@ class Settings:
             suited: Settings that suit the method, by name.
         """
         budget = BUDGET if any(getattr(self, name) for name in BUDGET) else ()
+        adam = self.optimizer == "adamw"
         settings = replace(
             self,
             **{
                 name: value
                 for name, value in (suited or {}).items()
-                if getattr(self, name) is None and name not in budget
+                if getattr(self, name) is None and name not in budget and (name, adam) != ("betas", False)
             },
         )
         if image_size is None:

@@ -73,7 +73,8 @@ class Videos(Data):
         Returns:
             `video` uint8 (batch, frames, channels, height, width) and `index` int64 (batch,) on the device of the
             data. Where whole videos differ in length, shorter ones stay at their last frame, and `frames` int64
-            (batch,) gives their true numbers of frames.
+            (batch,) gives their true numbers of frames. Where samples are not independent, such as clips of one
+            video, `group` int64 (batch,) numbers what they have in common.
         """
         rows = index.cpu()
         counts = self.counts[rows]
@@ -85,6 +86,8 @@ class Videos(Data):
         batch: Batch = {"video": video.to(self.device), "index": index.to(self.device)}
         if self.places is None and bool((self.counts != self.counts[:1]).any()):
             batch["frames"] = counts.to(self.device)
+        if self.groups is not None:
+            batch["group"] = self.groups[rows].to(self.device)
         return batch
 
     def clips(self, frames: int, stride: int = 1, *, random: bool = True) -> Self:

@@ -1,0 +1,130 @@
+"""BiGAN: an encoder and a generator that a discriminator of image and code together cannot tell apart.
+
+Withheld: the code of a real image, and the image of a random code. Predicted: both, by networks that never meet: the
+discriminator sees an image beside a code and says whether the code was inferred from it, or the image drawn from the
+code. Where it cannot tell, the encoder inverts the generator.
+
+Source: Donahue, Krähenbühl, Darrell, "Adversarial Feature Learning", 2017, https://arxiv.org/abs/1605.09782
+Differs: generator and discriminator are small, and the encoder is any network, of images of the same size; the first
+optimizer steps warm up, and the learning rate falls along a cosine. The running statistics of norms are used as they
+are, where the paper estimates them anew over many batches. The features are those of the encoder, before its code.
+Shortcut: codes of another range than random ones give the encoder away, so both lie in -1..1. A discriminator that
+ignored the code would ask nothing of the encoder: it joins both before its last layers. There is no chance level, as
+both players are at chance before training and, if it goes well, at its end.
+"""
+
+from typing import ClassVar, Unpack
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unlabeled import check
+from unlabeled.encoders import ImageEncoder
+from unlabeled.method import Batch, Losses, Method
+from unlabeled.options import Count, ViewOptions
+from unlabeled.parts.adversarial import build_discriminator, judged
+from unlabeled.parts.augment import Views
+from unlabeled.parts.decoder import Decoder
+from unlabeled.parts.heads import near_zero
+
+__all__ = ["BiGAN"]
+
+
+def loss(inferred: Tensor, drawn: Tensor) -> Tensor:
+    """Loss of who wants pairs of a real image called real; with the two exchanged, that of the opponents.
+
+    Args:
+        inferred: Logits of real images with inferred codes, float, shape (batch, 1).
+        drawn: Logits of drawn images with random codes, float, shape (batch, 1).
+
+    Returns:
+        -log D(inferred) - log(1 - D(drawn)), mean over the batch, scalar, in nats: 2 ln 2 where D is 1/2.
+    """
+    return F.softplus(-inferred).mean() + F.softplus(drawn).mean()
+
+
+class JointDiscriminator(nn.Module):
+    """Whether an image and a code belong together as a real image and its code do.
+
+    Args:
+        channels: Channels of the images.
+        size: Side of the images in pixels.
+        code_dim: Numbers of a code.
+        width: Width of what is known of the image, of the code and of both.
+    """
+
+    def __init__(self, channels: int, size: int, code_dim: int, width: int = 256) -> None:
+        super().__init__()
+        self.image = build_discriminator(channels, size, outputs=width)
+        self.code = nn.Linear(code_dim, width)
+        self.both = nn.Sequential(
+            nn.LeakyReLU(0.2), nn.Linear(2 * width, width), nn.LeakyReLU(0.2), near_zero(nn.Linear(width, 1))
+        )
+
+    def forward(self, images: Tensor, codes: Tensor) -> Tensor:
+        """Logits, float, shape (batch, 1), of images (batch, channels, size, size) in 0..1 and codes (batch, dim)."""
+        return self.both(torch.cat([self.image(2 * images - 1), self.code(codes)], 1))
+
+
+class BiGAN(Method[ImageEncoder]):
+    """An encoder and a generator that a discriminator of image and code together cannot tell apart.
+
+    The metrics `inferred` and `drawn` are the probabilities at which the discriminator takes pairs of a real image, and
+    pairs of a random code, for the former: 0.5 where it guesses.
+
+    Args:
+        encoder: Network whose features are kept.
+        code_dim: Numbers of a code.
+        **views: How the images are cropped and mirrored.
+    """
+
+    held_out = "undefined"
+    learning_rates: ClassVar[dict[str, float]] = {"discriminator": 1.0}
+    defaults: ClassVar = {"lr": 2e-4, "betas": [0.5, 0.999], "weight_decay": 2.5e-5}
+    view_defaults = ViewOptions(crop=0.8, flip=0.5)
+    recipe: ClassVar = {"epochs": 15, "lr": 5e-4}
+
+    def __init__(self, encoder: ImageEncoder, *, code_dim: Count = 64, **views: Unpack[ViewOptions]) -> None:
+        super().__init__(encoder)
+        channels, size = encoder.in_channels, encoder.image_size
+        check.at_least(4, image_size=size)
+        self.code_dim = code_dim
+        self.views = Views(size, **self.view_options(views))
+        self.code = nn.Linear(encoder.dim, code_dim)
+        self.generator = Decoder((code_dim, 1, 1), channels, size)
+        self.discriminator = JointDiscriminator(channels, size, code_dim)
+
+    def forward(self, batch: Batch) -> Losses:
+        images = self.views(batch)
+        noise = self.noise(len(images), images.device)
+        real, drawn = (images, self.encode(images)), (self.draw(noise), noise)
+        on_real, on_drawn = (self.discriminator(*(part.detach() for part in pair)) for pair in (real, drawn))
+        self.metrics = {
+            "inferred": on_real.detach().sigmoid().mean(),
+            "drawn": on_drawn.detach().sigmoid().mean(),
+        }
+        # Encoder and generator have the exchanged objective, whose gradient does not fade where they lose.
+        theirs = loss(judged(self.discriminator, *drawn), judged(self.discriminator, *real))
+        return {"generator": theirs, "discriminator": loss(on_real, on_drawn)}
+
+    def noise(self, count: int, device: torch.device) -> Tensor:
+        """Random codes, uniform in -1..1, float, shape (count, code_dim)."""
+        return 2 * torch.rand(count, self.code_dim, device=device) - 1
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Inferred codes, float, shape (batch, code_dim), in -1..1."""
+        return self.code(self.encoder(images)).tanh()
+
+    def draw(self, codes: Tensor) -> Tensor:
+        """Images drawn from codes, float, shape (batch, channels, size, size), in 0..1."""
+        return self.generator(codes[:, :, None, None]).sigmoid()
+
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        images = self.encoder.inputs(batch)
+        redrawn = self.draw(self.encode(images))
+        return {
+            "image": images,
+            "drawn from its code": redrawn,
+            "drawn at random": self.draw(self.noise(len(images), images.device)),
+        }

@@ -1,0 +1,163 @@
+"""Distillation: learn from a trained encoder which of many images an image is like, without a label.
+
+Withheld: the teacher's judgement. Predicted: it, as a distribution over anchor images, from the same view.
+
+Source: Chen, Kornblith, Swersky, Norouzi, Hinton, "Big Self-Supervised Models are Strong Semi-Supervised Learners",
+2020, https://arxiv.org/abs/2006.10029; anchors instead of classes: Fang, Wang, Wang, Zhang, Yang, Liu, "SEED:
+Self-supervised Distillation for Visual Representation", 2021, https://arxiv.org/abs/2101.04731
+Differs: no labels are used, so the classes of the teacher are random images of the data, the anchors, to which it
+compares an image by the cosine of features; they stay the same, where those of SEED are a queue. Features are centred
+on the anchors, and both distributions have the same temperature. The optimizer is AdamW, not LARS.
+Shortcut: the same answer for all images would fit a teacher whose features all point the same way, so they are centred;
+the teacher is frozen and sees what the student sees, so nothing but its own features can be predicted.
+"""
+
+import copy
+import math
+from pathlib import Path
+from typing import Any, ClassVar, Self, Unpack
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unlabeled import encoders
+from unlabeled.check import UserError
+from unlabeled.data import Data
+from unlabeled.encoders import ImageEncoder
+from unlabeled.method import Batch, Method
+from unlabeled.options import Positive, Several, ViewOptions
+from unlabeled.parts.augment import Views
+from unlabeled.parts.heads import mlp
+from unlabeled.parts.precision import full_precision
+
+__all__ = ["Distillation"]
+
+START = "start"
+FILES = ("features.safetensors", "encoder.safetensors")
+"""Encoders in the folder of a run: with its features where it has some, else its output."""
+
+
+@full_precision
+def loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of the student's distribution under the teacher's.
+
+    Args:
+        student: Similarities to the anchors, float, shape (batch, anchors).
+        teacher: The same; receives no gradient.
+        temperature: Of both softmaxes.
+
+    Returns:
+        Mean over the batch, scalar, in nats; at least the entropy of the teacher's distribution.
+    """
+    targets = (teacher.detach() / temperature).softmax(1)
+    return -(targets * (student / temperature).log_softmax(1)).sum(1).mean()
+
+
+def load_teacher(source: str | None, encoder: ImageEncoder) -> encoders.Encoder:
+    """The encoder that an option names, which must read the images of another one.
+
+    Raises:
+        ValueError: There is none, or it reads other data.
+    """
+    if source == START:
+        return copy.deepcopy(encoder)
+    folder = Path(source or "")
+    file = next((folder / name for name in FILES if (folder / name).is_file()), folder)
+    if source is None or not file.is_file():
+        raise UserError(
+            f"teacher must be the folder of a run, a file of an encoder, or {START}, got {source or 'none'}"
+        )
+    teacher = encoders.load(file)
+    channels = getattr(teacher, "in_channels", None)
+    if channels != encoder.in_channels:
+        kind = f"one of {teacher.kind}" if channels is None else f"one for {channels}"
+        raise UserError(f"teacher must be an encoder of images of {encoder.in_channels} channels, got {kind}")
+    return teacher
+
+
+class Distillation(Method[ImageEncoder]):
+    """Learn from a trained encoder which of many images an image is like, without a label.
+
+    Args:
+        encoder: Network whose features are kept, the student: smaller than the teacher, or the same for
+            self-distillation.
+        teacher: Folder of a run, or a file of an encoder; start takes the encoder itself as it is before training,
+            which makes sense where it starts from weights. [default: none, so that it must be named]
+        anchors: Images to which all others are compared; at most as many as there are.
+        temperature: Of the softmax over the anchors, of teacher and student; higher counts less similar anchors more.
+        **views: How the images are cropped and mirrored, for teacher and student alike.
+    """
+
+    view_defaults = ViewOptions(crop=0.2, flip=0.5)
+    smallest: ClassVar = {"teacher": "start"}
+    mean: Tensor
+    anchors: Tensor
+
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        *,
+        teacher: str | None = None,
+        anchors: Several = 2000,
+        temperature: Positive = 0.1,
+        **views: Unpack[ViewOptions],
+    ) -> None:
+        super().__init__(encoder)
+        self.teacher: Any = load_teacher(teacher, encoder).requires_grad_(False).eval()
+        self.most, self.temperature = anchors, temperature
+        self.views = Views(encoder.image_size, **self.view_options(views))
+        self.head = mlp(encoder.dim, encoder.dim, self.teacher.dim)
+        self.register_buffer("mean", torch.zeros(self.teacher.dim))
+        self.register_buffer("anchors", torch.zeros(0, self.teacher.dim))
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def chance(self, samples: int) -> float:
+        return math.log(max(1, len(self.anchors)))
+
+    @torch.no_grad()
+    def prepare(self, data: Data) -> None:
+        inputs = self.encoder.inputs(data.sample(self.most)).to(self.mean.device)
+        features = torch.cat([self.features_of_teacher(part) for part in inputs.split(256)])
+        self.mean.copy_(features.mean(0))
+        self.anchors = F.normalize(features - self.mean, dim=1)
+
+    def features_of_teacher(self, images: Tensor) -> Tensor:
+        """Float, shape (batch, dim of the teacher), of images at the student's size."""
+        size = self.teacher.image_size
+        if images.shape[3] != size:
+            images = F.interpolate(images, size, mode="bilinear", antialias=True)
+        return self.teacher(images).float()
+
+    @torch.no_grad()
+    def judge(self, images: Tensor) -> Tensor:
+        """Centred features of the teacher, at length 1, float, shape (batch, dim of the teacher)."""
+        return F.normalize(self.features_of_teacher(images) - self.mean, dim=1)
+
+    def embed_features(self, features: Tensor) -> Tensor:
+        return F.normalize(self.head(features).float(), dim=1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        if not len(self.anchors):
+            raise UserError("anchors must be chosen first: call prepare(data)")
+        images = self.views(batch)
+        teacher = self.judge(images) @ self.anchors.T
+        student = self.embed_features(self.encoder(images)) @ self.anchors.T
+        accuracy = (teacher.argmax(dim=1) == student.argmax(dim=1)).float().mean()
+        self.metrics = {"accuracy": accuracy, "entropy": loss(teacher, teacher, self.temperature)}
+        return loss(student, teacher, self.temperature)
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        images = self.encoder.inputs(batch)
+        known = self.judge(images)
+        rows = {"teacher": known, "student": self.embed_features(self.encoder(images))}
+        nearest = {
+            f"most similar to the {name}": images[(own @ known.T).fill_diagonal_(-torch.inf).argmax(1)]
+            for name, own in rows.items()
+        }
+        return {"image": images} | nearest

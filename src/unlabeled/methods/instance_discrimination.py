@@ -1,0 +1,91 @@
+"""Instance discrimination: recognise each image among all images, by vectors that a memory bank keeps of them.
+
+Withheld: which image of the data a view shows. Predicted: its number, by the cosine with the
+stored vector of each image.
+
+Source: Wu, Xiong, Yu, Lin, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", 2018,
+https://arxiv.org/abs/1805.01978
+Differs: the proximal term is off by default, as in the authors' code; the colours change less, and images are mirrored,
+which that code leaves out for CIFAR-10. The optimizer is AdamW with warm-up.
+Shortcut: colours identify an image, so they are jittered. An image is seen once per epoch, so stored vectors are old;
+with noise-contrastive estimation the constant of the softmax is that of the first batch, which the seed decides.
+"""
+
+import math
+from typing import Literal, Unpack
+
+from torch import Tensor
+
+from unlabeled.data import Data
+from unlabeled.encoders import ImageEncoder
+from unlabeled.method import Batch, Method
+from unlabeled.options import Count, Fraction, NonNegative, Positive, ViewOptions
+from unlabeled.parts.augment import Views
+from unlabeled.parts.heads import mlp
+from unlabeled.parts.memory_bank import MemoryBank, softmax
+from unlabeled.parts.one_view import OneView
+
+__all__ = ["InstanceDiscrimination"]
+
+
+class InstanceDiscrimination(OneView, Method[ImageEncoder]):
+    """Recognise each image among all images, by vectors that a memory bank keeps of them.
+
+    The metric `similarity` is the mean cosine with the own stored vector.
+
+    Args:
+        encoder: Network whose features are kept.
+        loss: Loss: "softmax" over all images, exact; "nce", against some drawn ones, for millions of images.
+        temperature: Softmax temperature; 0.07 in the paper for ImageNet.
+        negatives: Stored vectors that each image is compared with by "nce"; its own may be among them.
+        momentum: Fraction of a stored vector that a visit keeps.
+        proximal: Weight of the squared distance to the own stored vector, which calms the training.
+        projection_dim: Width of the stored vectors.
+        **views: How the views are drawn.
+    """
+
+    held_out = "undefined"
+    view_defaults = ViewOptions(crop=0.2, jitter=0.5, gray=0.2, blur=0.0, flip=0.5, degrees=0.0)
+
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        *,
+        loss: Literal["softmax", "nce"] = "softmax",
+        temperature: Positive = 0.1,
+        negatives: Count = 4096,
+        momentum: Fraction = 0.5,
+        proximal: NonNegative = 0.0,
+        projection_dim: Count = 128,
+        **views: Unpack[ViewOptions],
+    ) -> None:
+        super().__init__(encoder)
+        self.loss, self.temperature, self.negatives = loss, temperature, negatives
+        self.proximal = proximal
+        self.views = Views(encoder.image_size, **self.view_options(views))
+        self.head = mlp(encoder.dim, projection_dim)
+        self.bank = MemoryBank(projection_dim, momentum)
+
+    def chance(self, samples: int) -> float | None:
+        if self.loss == "softmax":
+            return math.log(len(self.bank.rows)) if len(self.bank.rows) else None
+        return math.log1p(self.negatives) + self.negatives * math.log1p(1 / self.negatives)
+
+    def prepare(self, data: Data) -> None:
+        self.bank.fill(len(data))
+
+    def vectors_of(self, index: Tensor) -> Tensor:
+        return self.bank.rows[index]
+
+    def forward(self, batch: Batch) -> Tensor:
+        index, rows = batch["index"], self.bank.current()
+        vectors = self.embed_features(self.encoder(self.views(batch)))
+        if self.loss == "softmax":
+            value = softmax(vectors, rows, index, self.temperature)
+        else:
+            value = self.bank.estimate(vectors, rows, index, self.negatives, self.temperature)
+        similarity = (vectors * rows[index]).sum(1).mean()
+        self.metrics = {"similarity": similarity.detach()}
+        if self.training:
+            self.bank.visit(vectors, index)
+        return value + self.proximal * (2 - 2 * similarity)

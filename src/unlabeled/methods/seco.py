@@ -1,0 +1,172 @@
+"""SeCo: recognise a place at another time, and beside that what changed with time and what was changed by hand.
+
+Withheld: which of many vectors (keys) shows the same place as the query, seen at another time, with other colours and
+another crop, or both. Predicted: that key by cosine similarity, in three spaces of their own on top of one encoder: in
+the first a place is the same at all times and in all colours, in the second at all times only, and in the third in all
+colours only.
+
+Source: Mañas, Lacoste, Giró-i-Nieto, Vazquez, Rodríguez, "Seasonal Contrast: Unsupervised Pre-Training from Uncurated
+Remote Sensing Data", 2021, https://arxiv.org/abs/2103.16607; the losses are those of the authors' code
+Differs: the times are different ones, where the authors' code draws them with replacement; a place with two images
+shows one of them twice, never that of the query. The other two keys of a batch are negatives across all processes. The
+teacher moves after the optimizer step; norms see small groups as in MoCo. The queue and the momentum suit short
+trainings (16,384 and 0.999 in the paper), and images are not blurred by default. The optimizer is AdamW, not SGD.
+Shortcut: in the second and third space other keys of the same place are negatives, which the colours of its picture
+tell apart: that is what these spaces are for. The first could be solved by colours alone if times looked alike.
+"""
+
+import math
+import warnings
+from typing import ClassVar, Unpack
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unlabeled.data.image.data import Images
+from unlabeled.data.image.places import Places, places_of
+from unlabeled.encoders import ImageEncoder
+from unlabeled.method import VIEWS_OFF, Batch, Method
+from unlabeled.options import Count, Fraction, Positive, ViewOptions
+from unlabeled.parts import gather
+from unlabeled.parts.augment import Views
+from unlabeled.parts.heads import mlp
+from unlabeled.parts.info_nce import nearest, with_queue
+from unlabeled.parts.precision import full
+from unlabeled.parts.queue import Queue
+from unlabeled.parts.shuffle import in_groups, shuffled
+from unlabeled.parts.teacher import Teacher
+
+__all__ = ["SeCo"]
+
+SPACES = 3
+
+
+class Heads(nn.Module):
+    """A projection head for each space: (batch, dim) to (batch, spaces, projection_dim)."""
+
+    def __init__(self, dim: int, projection_dim: int) -> None:
+        super().__init__()
+        self.spaces = nn.ModuleList(mlp(dim, dim, projection_dim, norm=False) for _ in range(SPACES))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.stack([head(features) for head in self.spaces], 1)
+
+
+def loss(queries: Tensor, keys: Tensor, stored: list[Tensor], temperature: float) -> Tensor:
+    """Sum of the contrastive losses of the three spaces.
+
+    Args:
+        queries: Of this process, float, shape (batch, spaces, dim); only their directions count.
+        keys: Unit vectors of all processes: other time and changed, other time, changed, float, shape (images, 3,
+            spaces, dim).
+        stored: Unit vectors of other places, for each space float, shape (stored, dim).
+        temperature: Divides the cosines, above 0.
+
+    Returns:
+        Scalar, in nats.
+    """
+    losses = []
+    for space, negatives in enumerate(stored):
+        here = keys[:, :, space]
+        # In the first space the other keys are no negatives, as a place is the same there whatever was changed.
+        others = [here[:, key] for key in range(SPACES) if key != space] if space else []
+        own = gather.own(here[:, space])
+        losses.append(with_queue(queries[:, space], own, torch.cat([negatives, *others]), temperature))
+    return torch.stack(losses).sum()
+
+
+class SeCo(Method[ImageEncoder]):
+    """Recognise a place at another time, and beside that what changed with time and what was changed by hand.
+
+    Images need groups: those of one place at several times, such as `group=folder` for a folder of place/time.png. The
+    metric `accuracy` is the fraction of the places of the batch that are identified in the first space.
+
+    Args:
+        encoder: Network whose features are kept.
+        temperature: Softmax temperature; lower penalises hard negatives more.
+        projection_dim: Width of the compared vectors.
+        queue: Number of stored keys of each space that each query is compared with.
+        momentum: Momentum of the teacher; 0.999 in the paper, 0.99 for shorter trainings.
+        splits: Groups that batch norm sees separately in each process; each has at least 8 images.
+        **views: How the views are drawn; all are cropped, and only those that are changed by hand have the rest.
+    """
+
+    view_defaults = ViewOptions(crop=0.2, jitter=0.5, gray=0.2, blur=0.0, flip=0.5)
+    smallest: ClassVar = {"queue": 4}
+    example = "seasons"
+
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        *,
+        temperature: Positive = 0.07,
+        projection_dim: Count = 128,
+        queue: Count = 1024,
+        momentum: Fraction = 0.99,
+        splits: Count = 4,
+        **views: Unpack[ViewOptions],
+    ) -> None:
+        super().__init__(encoder)
+        self.temperature, self.splits = temperature, splits
+        options = self.view_options(views)
+        self.views = Views(encoder.image_size, **options)
+        self.crops = Views(encoder.image_size, **VIEWS_OFF | {"crop": options["crop"]})
+        self.heads = Heads(encoder.dim, projection_dim)
+        self.teacher = Teacher(encoder, self.heads, momentum=momentum)
+        self.queue = Queue(queue, SPACES * projection_dim)
+
+    @property
+    def stored(self) -> list[Tensor]:
+        """Keys of earlier batches in each space, unit vectors, float, shape (stored, projection_dim) each."""
+        # The random rows at the start are of unit length as a whole.
+        return [*F.normalize(self.queue.rows.unflatten(1, (SPACES, -1)), dim=2).unbind(1)]
+
+    def chance(self, samples: int) -> float:
+        stored = len(self.queue.rows)
+        return math.log(stored + 1) + 2 * math.log(stored + 1 + 2 * samples)
+
+    def training_view(self, data: Images) -> Places:
+        return places_of(data, SPACES, "seco")
+
+    def prepare(self, data: Places) -> None:
+        if (stored := len(self.queue.rows)) > len(data):
+            warnings.warn(
+                f"queue ({stored}) is larger than the number of places ({len(data)}), so places meet their own "
+                "earlier keys as if they were others; choose a smaller one",
+                stacklevel=2,
+            )
+
+    def forward(self, batch: Batch) -> Tensor:
+        query, *keys = self.four_views(batch)
+        queries = self.heads(in_groups(self.encoder, query, self.splits))
+        outputs = [full(shuffled(self.teacher, images, self.splits)) for images in keys]
+        vectors = F.normalize(torch.stack(outputs, 1), dim=3)
+        own = gather.own_rows(len(queries), queries.device)
+        right = nearest(queries[:, 0].detach(), gather.own(vectors[:, 0, 0])) == own
+        self.metrics = {"accuracy": right.float().mean()}
+        value = loss(queries, vectors, self.stored, self.temperature)
+        if self.training:
+            self.queue.push(torch.cat([vectors[:, space, space] for space in range(SPACES)], 1))
+        return value
+
+    def four_views(self, batch: Batch) -> list[Tensor]:
+        """The query and its keys: at another time and changed, at another time, changed; images each."""
+        now, later, last = (picture(batch, number) for number in range(SPACES))
+        return [self.crops(now), self.views(later), self.crops(last), self.views(now)]
+
+    def features(self, batch: Batch, layer: str | None = None) -> Tensor:
+        return super().features(batch if "image" in batch else picture(batch, 0), layer)
+
+    def embed_features(self, features: Tensor) -> Tensor:
+        return self.heads(features).flatten(1)
+
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        names = ("query", "another time, changed", "another time", "changed")
+        return dict(zip(names, self.four_views(batch)))
+
+
+def picture(batch: Batch, number: int) -> Batch:
+    """One image of each place, as a batch of images."""
+    parts = {"image": batch["video"][:, number]}
+    return parts | ({"size": batch["size"][:, number]} if "size" in batch else {})

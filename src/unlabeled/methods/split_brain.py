@@ -1,0 +1,166 @@
+"""Split-brain autoencoder: two halves of a network, each of which predicts what the other one sees.
+
+Withheld: from each half, the channels of the other half: lightness and colour (L and ab of Lab), or in images of more
+than three bands the first three, as colours, and the further ones, such as depth. Predicted: at every position, the
+bins of the withheld channels. Features: those of both halves side by side, which together see everything.
+
+Source: Zhang, Isola, Efros, "Split-Brain Autoencoders: Unsupervised Learning by Cross-Channel Prediction", 2017,
+https://arxiv.org/abs/1611.09842
+Differs: both directions are classifications, the best of the paper's losses; bins are hard labels and weigh alike. The
+channels are predicted from the last three maps of each half at once. Bands beyond three are classified one by one,
+where the paper encodes depth as images of three channels; several targets of a half are averaged.
+Shortcut: there is none to copy, as neither half sees what it predicts and no layer or norm joins them; in grey images
+there is nothing to predict from colour, so they are refused.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Unpack
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unlabeled.check import UserError
+from unlabeled.data import Data
+from unlabeled.encoders import ImageEncoder
+from unlabeled.method import Batch, EncoderNeeds, Method
+from unlabeled.options import Count, Range, Several, ViewOptions
+from unlabeled.parts.augment import Views
+from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
+from unlabeled.parts.color_bins import annealed_mean, equal_bins, soft_code
+from unlabeled.parts.color_bins import bins as color_bins
+from unlabeled.parts.decoder import Hypercolumn
+
+__all__ = ["SplitBrain"]
+
+COLORFUL = 5.0
+"""Value of a or b that some position of some image must exceed."""
+
+
+def loss(logits: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
+    """Cross-entropy of one half.
+
+    Args:
+        logits: For each target, float, shape (batch, bins, height, width).
+        labels: For each target, its bins, int64, shape (batch, height, width).
+
+    Returns:
+        Mean over the targets, the images and their positions, scalar, in nats: the mean of ln(bins) for equal logits.
+    """
+    return torch.stack([F.cross_entropy(x.float(), y) for x, y in zip(logits, labels, strict=True)]).mean()
+
+
+class SplitBrain(Method[ImageEncoder]):
+    """Two halves of a network, each of which predicts what the other one sees.
+
+    The metrics `first` and `second` are the fractions of the targets of each half that are predicted correctly.
+
+    Args:
+        encoder: Network in two halves whose features are kept.
+        grid: Spacing of the colour bins in Lab; 10 gives the paper's 313 bins.
+        bins: Bins of lightness, and of each band beyond three.
+        stride: Spacing in pixels of the positions that are predicted.
+        **views: How the images are cropped and mirrored.
+    """
+
+    encoder_needs = EncoderNeeds("is_split", "be a network in two halves such as split-conv4", True)
+    encoder_input = "lab"
+    defaults: ClassVar = {"encoder": "split-conv4"}
+    view_defaults = ViewOptions(crop=0.5, flip=0.5)
+    recipe: ClassVar = {"epochs": 13, "lr": 2e-3, "grid": 20, "bins": 50}
+    smallest: ClassVar = {"encoder": "split-conv4"}
+    example = "photos"
+    centers: Tensor
+
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        *,
+        grid: Annotated[int, Range(at_least=5)] = 10,
+        bins: Several = 100,
+        stride: Count = 2,
+        **views: Unpack[ViewOptions],
+    ) -> None:
+        super().__init__(encoder)
+        channels = encoder.in_channels
+        if encoder.adapt.input != "lab":
+            raise UserError(
+                f"input of the encoder must be lab for split_brain, whose images need 3 channels or more, "
+                f"got {encoder.adapt.input} of {channels}"
+            )
+        self.bins, self.stride = bins, stride
+        self.views = Views(encoder.image_size, **self.view_options(views))
+        self.register_buffer("centers", color_bins(grid))
+        light, color, further = [bins], [len(self.centers)], [bins] * (channels - 3)
+        self.classes = [further, light + color] if further else [color, light]
+        """Bins of each target, for the first half, which sees lightness or three bands, and for the second half."""
+        halves = (encoder.trunk.first, encoder.trunk.second)
+        self.heads = nn.ModuleList(
+            Hypercolumn(list(half.map_dims.values())[-3:], sum(classes))
+            for half, classes in zip(halves, self.classes)
+        )
+
+    def chance(self, samples: int) -> float:
+        return sum(sum(map(math.log, classes)) / len(classes) for classes in self.classes)
+
+    def prepare(self, data: Data) -> None:
+        images = self.views(data.sample(512))[:, :3]
+        if not rgb_to_lab(images)[:, 1:].abs().max() > COLORFUL:
+            raise UserError("images must have colours for split_brain, got only grey ones")
+
+    def code(self, images: Tensor) -> list[list[Tensor]]:
+        """Bins of the targets of each half, int64, shape (batch, height / stride, width / stride) each."""
+        cell: Any = {"ceil_mode": True, "count_include_pad": False}
+        lab, bands = rgb_to_lab(images[:, :3]), images[:, 3:]
+        lab, bands = (
+            F.avg_pool2d(part, self.stride, **cell) if part.shape[1] else part for part in (lab, bands)
+        )
+        light = [equal_bins(lab[:, 0], self.bins, 100)]
+        color = [soft_code(lab[:, 1:], self.centers, neighbours=1)[1][:, 0]]
+        further = [equal_bins(band, self.bins) for band in bands.unbind(1)]
+        return [further, light + color] if further else [color, light]
+
+    def predict(self, images: Tensor) -> list[list[Tensor]]:
+        """Logits of the targets of each half, float, shape (batch, bins, height / stride, width / stride) each."""
+        size, logits = -(-images.shape[-1] // self.stride), []
+        halves = self.encoder.trunk.halves(self.encoder.adapt(images))
+        for head, maps, classes in zip(self.heads, halves, self.classes):
+            logits.append(list(head(list(maps.values())[-3:], size).split(classes, 1)))
+        return logits
+
+    def forward(self, batch: Batch) -> Tensor:
+        images = self.views(batch)
+        labels, logits = self.code(images), self.predict(images)
+        for name, half, truth in zip(("first", "second"), logits, labels):
+            right = [(x.detach().argmax(1) == y).float().mean() for x, y in zip(half, truth)]
+            self.metrics[name] = torch.stack(right).mean()
+        return loss(logits[0], labels[0]) + loss(logits[1], labels[1])
+
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """The image, what of it each half predicts from what the other one sees, and the true further bands."""
+        images = self.encoder.inputs(batch)
+        first, second = self.predict(images)
+        *further, light, color = [*first, *second] if images.shape[1] > 3 else [*second, *first]
+        middles = (torch.arange(self.bins, device=images.device) + 0.5) / self.bins
+
+        def drawn(values: Tensor) -> Tensor:
+            return F.interpolate(values, images.shape[2:], mode="bilinear")
+
+        def mean(logits: Tensor) -> Tensor:
+            return drawn(torch.einsum("bkhw,k->bhw", logits.softmax(1), middles)[:, None])
+
+        lab = rgb_to_lab(images[:, :3])
+        lightness, colors = 100 * mean(light), drawn(annealed_mean(color, self.centers))
+        if further:
+            return {
+                "image": images[:, :3],
+                "predicted from the other bands": lab_to_rgb(torch.cat([lightness, colors], 1)),
+                "first other band": images[:, 3:4],
+                "predicted from colours": mean(further[0]),
+            }
+        return {
+            "image": images,
+            "colours predicted from lightness": lab_to_rgb(torch.cat([lab[:, :1], colors], 1)),
+            "lightness predicted from colours": lab_to_rgb(torch.cat([lightness, 0 * colors], 1)),
+        }

@@ -1,0 +1,130 @@
+"""A stored vector of every sample of the data, and losses that recognise a sample among all of them.
+
+Source: Wu, Xiong, Yu, Lin, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", 2018,
+https://arxiv.org/abs/1805.01978
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unlabeled.check import UserError
+from unlabeled.kernels.partition import log_partition
+from unlabeled.parts import gather
+from unlabeled.parts.precision import full_precision
+
+__all__ = ["MemoryBank", "nce", "softmax"]
+
+ALL_AT_ONCE = 8
+"""Samples per negative up to which a vector is multiplied with the whole bank, faster than with gathered rows."""
+
+
+@full_precision
+def softmax(vectors: Tensor, rows: Tensor, index: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of each sample's own number among all.
+
+    Args:
+        vectors: Unit vectors, float, shape (batch, dim).
+        rows: Stored vectors of all samples, float, shape (samples, dim).
+        index: Number of each sample, int64, shape (batch,).
+        temperature: Divides the cosines, above 0.
+
+    Returns:
+        Mean over the batch, scalar, in nats; ln(samples) if all vectors are equal.
+    """
+    own = (vectors * rows[index]).sum(1) / temperature
+    return (log_partition(vectors, rows, 1 / temperature) - own).mean()
+
+
+@full_precision
+def nce(logits: Tensor, log_constant: Tensor, samples: int) -> Tensor:
+    """Noise-contrastive estimation: tell the own vector from m vectors that were drawn uniformly.
+
+    Args:
+        logits: Cosines over the temperature, that of the own vector first, float, shape (batch, 1 + m).
+        log_constant: Logarithm of the softmax's denominator, taken as the same for all, scalar.
+        samples: Number of samples of the data.
+
+    Returns:
+        Mean over the batch, scalar, in nats; ln(1 + m) + m ln(1 + 1 / m) if each probability is 1 / samples.
+    """
+    odds = logits - log_constant - math.log((logits.shape[1] - 1) / samples)
+    return (F.softplus(-odds[:, 0]) + F.softplus(odds[:, 1:]).sum(1)).mean()
+
+
+class MemoryBank(nn.Module):
+    """A unit vector of every sample, the same in every process; random until the sample is visited.
+
+    Args:
+        dim: Width of a vector.
+        momentum: Fraction of a stored vector that a visit keeps, in 0..1.
+    """
+
+    rows: Tensor
+    log_constant: Tensor
+
+    def __init__(self, dim: int, momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("rows", torch.zeros(0, dim))
+        self.register_buffer("log_constant", torch.tensor(torch.inf))
+
+    def fill(self, samples: int) -> None:
+        """Start anew with a random vector for each of some samples."""
+        rows = F.normalize(torch.randn(samples, self.rows.shape[1]), dim=1)
+        self.rows = gather.broadcast(rows.to(self.rows))
+        self.log_constant.fill_(torch.inf)
+
+    def current(self) -> Tensor:
+        """Copy of the stored vectors, float, shape (samples, dim), which later visits leave alone.
+
+        Raises:
+            UserError: There are none yet.
+        """
+        if not len(self.rows):
+            raise UserError("memory bank must be filled first: call prepare(data)")
+        return self.rows.clone()
+
+    def estimate(
+        self, vectors: Tensor, rows: Tensor, index: Tensor, negatives: int, temperature: float
+    ) -> Tensor:
+        """Loss by noise-contrastive estimation; the first one in training sets the constant of the softmax.
+
+        Args:
+            vectors: Unit vectors, float, shape (batch, dim).
+            rows: What `current` gave.
+            index: Number of each sample, int64, shape (batch,).
+            negatives: Stored vectors to draw for each sample; its own may be among them, as noise is from all samples.
+            temperature: Divides the cosines, above 0.
+        """
+        chosen = torch.cat([index[:, None], self.noise(index, negatives)], 1)
+        if len(rows) <= ALL_AT_ONCE * negatives:
+            cosines = (vectors @ rows.T).gather(1, chosen)
+        else:
+            cosines = (rows[chosen] @ vectors[:, :, None])[:, :, 0]
+        logits = cosines / temperature
+        first = gather.mean_over_processes(logits.detach().exp().mean()).log() + math.log(len(rows))
+        constant = self.log_constant.where(self.log_constant.isfinite(), first.to(self.log_constant))
+        if self.training:
+            self.log_constant.copy_(constant)
+        return nce(logits, constant, len(rows))
+
+    def noise(self, index: Tensor, negatives: int) -> Tensor:
+        """Numbers of samples drawn for each of some samples, all equally likely, int64, shape (batch, negatives)."""
+        return torch.randint(len(self.rows), (len(index), negatives), device=index.device)
+
+    @torch.no_grad()
+    def visit(self, vectors: Tensor, index: Tensor) -> None:
+        """Move stored vectors towards new ones, on the sphere.
+
+        Args:
+            vectors: Unit vectors of samples of this process, float, shape (batch, dim).
+            index: Number of each sample, int64, shape (batch,); one that is there twice moves to the mean of both.
+        """
+        vectors, index = gather.gather(vectors.detach()), gather.gather(index)
+        samples, place, visits = index.unique(return_inverse=True, return_counts=True)
+        new = self.rows.new_zeros(len(samples), vectors.shape[1]).index_add_(0, place, vectors.to(self.rows))
+        moved = self.rows[samples].lerp(new / visits[:, None], 1 - self.momentum)
+        self.rows[samples] = F.normalize(moved, dim=1)

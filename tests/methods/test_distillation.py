@@ -1,0 +1,182 @@
+"""Distillation: a soft cross-entropy with known values, a teacher that stays as it is, and a student that follows."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unlabeled import encoders, pretrain
+from unlabeled.data import open_data
+from unlabeled.data.image.data import Images
+from unlabeled.methods.distillation import Distillation, loss
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def photos(count: int = 24, size: int = 16) -> Tensor:
+    coarse = torch.rand(count, 3, 4, 4)
+    return (255 * F.interpolate(coarse, size=size, mode="bilinear")).to(torch.uint8)
+
+
+def build(data: Images | None = None, name: str = "conv4", **options: Any) -> Distillation:
+    method = Distillation(encoders.build(name, image_size=16), **{"teacher": "start"} | options)
+    if data is not None:
+        method.prepare(data)
+    return method
+
+
+def saved(tmp_path: Path, name: str = "conv4", **config: Any) -> Path:
+    path = tmp_path / "teacher.safetensors"
+    encoders.build(name, **{"image_size": 16} | config).save(path)
+    return path
+
+
+def test_loss_and_its_gradient_equal_slow_twins() -> None:
+    student, teacher = (
+        torch.randn(3, 5).double().requires_grad_(),
+        torch.randn(3, 5).double().requires_grad_(),
+    )
+    value = loss(student, teacher, 0.3)
+    value.backward()
+    total, gradient = 0.0, torch.zeros(3, 5).double()
+    for own, other, row in zip(student.tolist(), teacher.tolist(), gradient):
+        wanted = [math.exp(x / 0.3) for x in other]
+        given = [math.exp(x / 0.3) for x in own]
+        for anchor in range(5):
+            p, q = wanted[anchor] / sum(wanted), given[anchor] / sum(given)
+            total -= p * math.log(q) / 3
+            row[anchor] = (q - p) / 0.3 / 3
+    assert value.item() == pytest.approx(total, rel=1e-12)
+    torch.testing.assert_close(student.grad, gradient)
+    assert teacher.grad is None
+
+
+def test_equal_answers_cost_the_entropy_and_have_no_gradient() -> None:
+    student = torch.randn(4, 6).double().requires_grad_()
+    value = loss(student, student.detach().clone(), 0.5)
+    value.backward()
+    shares = (student.detach() / 0.5).softmax(1)
+    assert value.item() == pytest.approx(-(shares * shares.log()).sum(1).mean().item())
+    torch.testing.assert_close(student.grad, torch.zeros(4, 6).double(), atol=1e-15, rtol=0)
+
+
+def test_low_temperatures_ask_for_the_most_similar_anchor() -> None:
+    teacher, student = torch.rand(4, 6).double(), torch.rand(4, 6).double()
+    scaled = loss(1e-4 * student, 1e-4 * teacher * 1e4, 1e-4)
+    assert scaled.item() == pytest.approx(F.cross_entropy(student, teacher.argmax(1)).item(), rel=1e-6)
+
+
+def test_a_student_without_an_opinion_is_at_chance() -> None:
+    method = build(open_data(photos()), anchors=10)
+    assert method.chance(8) == math.log(10)
+    assert loss(torch.zeros(3, 10), torch.rand(3, 10), 0.1).item() == pytest.approx(math.log(10))
+    assert len(build(open_data(photos(6)), anchors=10).anchors) == 6
+
+
+def test_the_teacher_never_moves_and_never_sees_other_samples() -> None:
+    data = open_data(photos())
+    method = build(data).train()
+    assert not method.teacher.training and method.encoder.training
+    before = {name: value.clone() for name, value in method.teacher.state_dict().items()}
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=0.01)
+    for _ in range(2):
+        optimizer.zero_grad()
+        method(data.sample(8)).backward()
+        optimizer.step()
+    for name, value in method.teacher.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(weight.grad is None for weight in method.teacher.parameters())
+    images = torch.rand(4, 3, 16, 16)
+    torch.testing.assert_close(method.judge(images)[:2], method.judge(images[:2]))
+
+
+def test_method_computes_that_loss_of_cosines_of_centred_features() -> None:
+    data = open_data(photos())
+    method = build(data, anchors=7, crop=1.0, flip=0.0, temperature=0.2).eval()
+    batch = data.batch(torch.arange(5))
+    known = method.teacher(method.encoder.inputs(data.sample(7))).detach()
+    center = known.mean(0)
+    images = batch["image"] / 255
+    mine, theirs = method.head(method.encoder(images)), method.teacher(images) - center
+    cosines = [F.cosine_similarity(x[:, None], (known - center)[None], dim=2) for x in (mine, theirs)]
+    assert method(batch).item() == pytest.approx(loss(*cosines, 0.2).item(), rel=1e-4)
+    assert method.metrics["entropy"].item() == pytest.approx(
+        loss(cosines[1], cosines[1], 0.2).item(), rel=1e-4
+    )
+
+
+def test_a_smaller_student_learns_from_a_saved_teacher_of_another_size(tmp_path: Path) -> None:
+    data = open_data(photos(32))
+    method = build(data, teacher=str(saved(tmp_path, "resnet10", image_size=24)))
+    optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=3e-3)
+    losses = []
+    for _ in range(25):
+        optimizer.zero_grad()
+        value = method(data.batch(torch.arange(32)))
+        value.backward()
+        optimizer.step()
+        losses.append(value.item() - method.metrics["entropy"].item())
+    assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
+
+
+def test_shuffled_judgements_cannot_be_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A negative control: a teacher whose judgement is that of another image, ever anew."""
+    data = open_data(photos(32))
+    method = build(data, crop=1.0, flip=0.0)
+    judge = method.judge
+    monkeypatch.setattr(method, "judge", lambda images: judge(images)[torch.randperm(len(images))])
+    average = judge(method.encoder.inputs(data.batch(torch.arange(32)))) @ method.anchors.T
+    shares = (average / method.temperature).softmax(1).mean(0)
+    floor = -(shares * shares.log()).sum().item()  # what the mean of all judgements costs
+    optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=3e-3)
+    values = []
+    for _ in range(15):
+        optimizer.zero_grad()
+        values.append(method(data.batch(torch.arange(32))))
+        values[-1].backward()
+        optimizer.step()
+    assert torch.stack(values[-5:]).mean().item() > floor - 0.02
+
+
+def test_the_teacher_is_a_run_or_a_file_and_its_samples_are_known(tmp_path: Path) -> None:
+    first, second = photos(24), photos(24)
+    settings: dict[str, Any] = {"steps": 2, "batch_size": 8, "encoder": "conv4", "quiet": True}
+    pretrain("simclr", first, out=tmp_path / "teacher", features="whiten:8", **settings)
+    for number, (source, dim) in enumerate((("teacher", 8), ("teacher/encoder.safetensors", 256))):
+        out = tmp_path / str(number)
+        run = pretrain("distillation", second, out=out, teacher=str(tmp_path / source), anchors=9, **settings)
+        assert run.method.teacher.dim == dim and run.method.anchors.shape == (9, dim)
+        both = torch.cat([open_data(first).digests(), open_data(second).digests()])
+        assert run.digests is not None and set(run.digests.tolist()) == set(both.tolist())
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        (None, "teacher must be the folder of a run, a file of an encoder, or start, got none"),
+        ("nowhere", "teacher must be the folder of a run, a file of an encoder, or start, got nowhere"),
+    ],
+)
+def test_a_teacher_must_be_named(teacher: str | None, message: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        build(teacher=teacher)
+    assert str(refused.value) == message
+
+
+def test_a_teacher_must_read_such_images(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="teacher must be an encoder of images of 3 channels, got one for 1"):
+        build(teacher=str(saved(tmp_path, in_channels=1)))
+
+
+def test_pictures_show_what_both_find_most_similar() -> None:
+    data = open_data(photos(8))
+    shown = build(data).pictures(data.batch(torch.arange(8)))
+    for name in ("most similar to the teacher", "most similar to the student"):
+        assert not (shown[name] == shown["image"]).flatten(1).all(1).any()
