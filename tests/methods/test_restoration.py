@@ -79,7 +79,7 @@ def test_loss_is_the_squared_error_of_all_pixels_in_value_and_gradient(cover):
 
 @pytest.mark.parametrize("cover", COVERS)
 def test_first_loss_is_that_of_doing_nothing(cover):
-    restorer, images = method(cover=cover), smooth(256)
+    restorer, images = method(cover=cover), torch.rand(256, 3, 16, 16)  # rough, so that drops change much
     assert restorer.chance(256) is None
     restorer.prepare(data(images))
     value = restorer({"image": images})
