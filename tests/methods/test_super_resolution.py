@@ -127,7 +127,7 @@ def test_first_loss_is_that_of_the_enlarged_image(loss):
 
 
 def test_edges_are_sharper_than_enlarged_ones_and_agree_with_the_shrunk_image():
-    network = train(method(), edges, steps=50)
+    network = train(method(), edges, steps=120)
     fresh = edges(64)
     network({"image": fresh})
     assert network.metrics["gain"] > 0.5, network.metrics
