@@ -72,22 +72,17 @@ def evaluate(
         probe: Any of `PROBES`, which need labels, and of `TASKS`, which need none and have controls of their own.
         labels_per_class: Numbers of training labels, fractions of each class such as "1%", "all", or several.
         controls: Any of `CONTROLS` that suit the data; "default" are those that take seconds, "all" all, "none" none.
-        draws: Random balanced choices of the labels, where not all are used.
-        seed: Seed of the draws, of random weights and of trainings.
+        draws, seed: Random balanced choices of the labels where not all are used; seed of all random numbers.
         device: auto, cpu or cuda.
         test: Test data, if `data` is training data only: its test split, else all of it.
-        label: Column of the labels; None takes that of the run, or else looks for a usual name.
-        text_column, encoding: Column and encoding of the texts, likewise.
+        label, text_column, encoding, group: As in `open_data`; None takes those of the run.
         k, temperature: Neighbours that vote in knn, and the temperature of their votes.
         steps: Optimizer steps of finetune and supervised; None lets held-out labels end them, after 20 passes at most.
         features: Those that probes read, such as layer2:2x2:whiten, or choose, by cross-validation of each probe and
             draw on its own labels. None as the method declares, else the output.
-        size: Shorter side in pixels to which propagation shrinks frames; None takes twice the encoder's image size, or
-            less where that is too slow.
+        size: Shorter side of frames in pixels for propagation; None takes twice the encoder's, or less for speed.
         augment: Random view of a batch for finetune and supervised, such as a `Views`; None takes mild crops.
-        group: What says which samples are dependent, as in `open_data`; None takes that of the run on its own data.
-        progress: Called with a line on what is measured next, and every few seconds on how far it is.
-        save: Called after every column with the scores so far, marked as `unfinished`.
+        progress, save: Called with lines on the progress; after every column with the scores, marked as `unfinished`.
 
     Returns:
         The scores; their note counts test samples that the run was trained on or the training part holds too.
