@@ -1,4 +1,4 @@
-"""Patch tracking: what was followed through a video looks more alike at both ends than anything in other videos.
+"""Patch tracking: what was followed through a video looks more alike at both ends than other things.
 
 Withheld: which patch shows the same thing some frames later. Predicted: a space in which the first and the last patch
 of a track are closer than either is to patches of other videos.
