@@ -121,7 +121,8 @@ def test_encoders_are_kept_along_a_training_measured_and_drawn(
         _ = type(once)(made.path, at=3).method
     file = tmp_path / "rows.npz"
     np.savez(file, x=images.to(torch.uint8).numpy(), y=labels.numpy())
-    main(["evaluate", str(made.path), str(file), "--probe", "knn", "--controls", "raw", "--snapshots"])
+    with pytest.raises(SystemExit, match="0"):
+        main(["evaluate", str(made.path), str(file), "--probe", "knn", "--controls", "raw", "--snapshots"])
     said = capsys.readouterr().out
     assert [int(step) for step in re.findall(r"^step (\d+): knn \(all\) ", said, re.MULTILINE)] == [3, 6, 9]
     page = report(load(made.path), data=data, out=tmp_path / "page.html").read_text()
