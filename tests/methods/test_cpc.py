@@ -98,9 +98,19 @@ def test_no_patch_knows_of_another_image_which_batch_statistics_would_tell() -> 
 
 def test_norms_have_the_statistics_of_patches_and_keep_them() -> None:
     method = build(crop=1.0, flip=0.0)
+    seen: list[Tensor] = []
+    changed = method.patch_views
+
+    def watched(batch: dict[str, Tensor]) -> Tensor:
+        seen.append(changed(batch))
+        return seen[-1]
+
+    method.patch_views = watched  # type: ignore[assignment]
     data = open_data(images(24))
     method.prepare(data)
-    tiles = patches.overlapping(images(24) / 255, 4)
+    (tiles,) = seen  # cropped and in colours of their own, as in training
+    assert tiles.shape == (24 * 16, 3, 8, 8)
+    assert not torch.allclose(tiles, patches.overlapping(images(24) / 255, 4), atol=0.1)
     if method.patch_size is not None:
         tiles = F.interpolate(tiles, method.patch_size, mode="bilinear", antialias=True)
     norm = method.encoder.trunk["s1"][1]
@@ -166,8 +176,8 @@ def gain(wrong: bool) -> float:
 
 
 def test_rows_below_are_predicted_but_not_if_they_are_of_other_images() -> None:
-    assert gain(wrong=False) > 0.4
-    assert gain(wrong=True) < 0.15
+    assert gain(wrong=False) > 0.2
+    assert gain(wrong=True) < 0.1
 
 
 def test_training_step_in_bfloat16_is_finite() -> None:

@@ -121,6 +121,17 @@ def test_images_of_the_palettes_colours_are_read_without_loss_and_it_is_of_the_d
     assert torch.equal(palette.colors, before)
 
 
+def test_palette_is_of_the_averaged_pixels_that_are_read():
+    colors = 0.25 + 0.5 * torch.rand(16, 3)
+    x = colors[torch.randint(16, (40, 8, 8))].permute(0, 3, 1, 2)
+    signs = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(8, 8)
+    fine = x.repeat_interleave(2, 2).repeat_interleave(2, 3) + 0.25 * signs  # averages to x
+    network = method(size=16)
+    network.encoder.adapt.fit(fine)
+    network.prepare(data(fine))
+    torch.testing.assert_close(network.drawn(network.tokens(fine)), x, atol=1e-4, rtol=0)
+
+
 def test_features_are_the_mean_of_what_the_middle_block_reads():
     encoder = encoders.build("pixel-gpt-16", image_size=6).eval()
     trunk, x = encoder.trunk, torch.rand(2, 3, 6, 6)

@@ -122,3 +122,13 @@ def test_training_step_in_bfloat16_is_finite(loss: str) -> None:
     value.backward()
     assert value.dtype == method.bank.rows.dtype == torch.float32 and value.isfinite()
     assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
+
+
+def test_pictures_are_of_any_images_and_show_the_one_that_is_nearest_to_a_view() -> None:
+    method = build(samples=4).eval()  # images beyond those of the training have no stored vector
+    method.views = lambda batch: batch["image"].roll(1, 0) / 255  # type: ignore[assignment]
+    given = batch(2, 9, 15, 11)
+    pictures = method.pictures(given)
+    assert list(pictures) == ["view", "its image", "nearest image"]
+    assert torch.equal(pictures["its image"], given["image"] / 255)
+    assert torch.equal(pictures["nearest image"], pictures["its image"].roll(1, 0))

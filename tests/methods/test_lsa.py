@@ -86,7 +86,7 @@ def test_texts_vary_alike_in_both_parts():
     features = method.encoder(method.encoder.inputs(data.batch(torch.arange(len(data)))))
     topics, neighbours = features[:, : method.directions], features[:, method.directions :]
     assert topics.square().sum(1).mean().item() == pytest.approx(1, rel=1e-4)
-    assert neighbours.square().sum(1).mean().item() == pytest.approx(1, rel=1e-4)
+    assert neighbours.square().sum(1).mean().item() == pytest.approx(1, rel=0.02)  # by the last ten steps
 
 
 def test_training_moves_the_part_of_skip_gram_alone_and_evaluation_nothing():
@@ -133,3 +133,40 @@ def test_neighbours_must_leave_room_for_directions():
     source = texts()
     with pytest.raises(ValueError, match="neighbours must be below the 12 numbers of a vector, got 12"):
         LSA(fitted("words-12-min1", source), neighbours=12)
+
+
+def test_no_single_batch_decides_the_scale_of_the_part_of_skip_gram():
+    method, data = build()
+    everyone = data.batch(torch.arange(len(data)))
+    fit(method, data, steps=20)
+    rows = method.encoder.rows[:, method.directions : method.encoder.dim]
+    before = rows.detach().norm()
+    few = {name: value[:1].expand(8, -1) for name, value in everyone.items() if name != "index"}
+    alone = method._texts(few)[:, method.directions :].square().sum(1).mean().sqrt()
+    assert abs(alone - 1) > 0.1  # by so much such a batch is off
+    method(few)
+    after_few = rows.detach().norm() / before
+    empty = everyone | {"mask": torch.zeros_like(everyone["mask"])}
+    method(empty)
+    assert abs(after_few - 1) < 0.05 and rows.isfinite().all()
+    assert 0.9 < rows.detach().norm() / before < 1.2
+
+
+def test_first_batch_without_words_scales_nothing():
+    method, data = build()
+    everyone = data.batch(torch.arange(8))
+    method(everyone | {"mask": torch.zeros_like(everyone["mask"])})
+    assert method.variance == 0 and method.encoder.rows.abs().max() < 100
+    method(everyone)
+    features = method._texts(everyone)[:, method.directions :]
+    assert features.square().sum(1).mean().item() == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:invalid value encountered:RuntimeWarning"
+)  # explained variance of scikit-learn
+def test_one_text_is_refused_and_equal_ones_leave_finite_vectors():
+    with pytest.raises(ValueError, match="texts must be at least 2 for lsa, got 1"):
+        build(Texts(["a b c a b"]), name="words-12-min1")
+    method, _ = build(Texts(["a b"] * 4), name="words-12-min1")
+    assert method.encoder.rows.abs().max() < 100

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from unlabeled import encoders
 from unlabeled.methods.noise_as_targets import NoiseAsTargets, loss
+from unlabeled.parts import gather
 
 
 def build(samples: int = 20, **options) -> NoiseAsTargets:
@@ -177,3 +178,36 @@ def test_training_step_in_bfloat16_is_finite() -> None:
     value.backward()
     assert value.dtype == method.points.dtype == torch.float32 and value.isfinite()
     assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
+
+
+def test_pictures_are_of_any_images_and_show_the_one_that_is_nearest_to_a_view() -> None:
+    method = build(samples=4).eval()  # images beyond those of the training have no point
+    method.views = lambda batch: batch["image"].roll(1, 0) / 255  # type: ignore[assignment]
+    given = batch(2, 9, 15, 11)
+    pictures = method.pictures(given)
+    assert list(pictures) == ["view", "its image", "nearest image"]
+    assert torch.equal(pictures["its image"], given["image"] / 255)
+    assert torch.equal(pictures["nearest image"], pictures["its image"].roll(1, 0))
+
+
+def test_exchange_is_exact_in_mixed_precision_and_that_of_the_first_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    method = build()
+    vectors = F.normalize(units(1) + 0.01 * units(20, seed=2), dim=1)  # all alike to bfloat16
+    expected = linear_sum_assignment(-(vectors.double() @ method.points.double().T).numpy())[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        method.exchange(vectors, torch.arange(20))
+    assert method.point_of.tolist() == expected.tolist() != list(range(20))
+    other = build()
+    monkeypatch.setattr(gather, "broadcast", lambda columns: columns.flip(0))
+    other.exchange(vectors, torch.arange(20))
+    assert other.point_of.tolist() == expected.tolist()[::-1]
+
+
+def test_vectors_that_are_no_numbers_give_such_a_loss_and_exchange_nothing() -> None:
+    method = build()
+    torch.nn.init.constant_(method.head[-1].bias, torch.nan)
+    before = method.point_of.clone()
+    assert method(batch(3, 1, 2)).isnan() and not method.metrics
+    assert torch.equal(method.point_of, before)

@@ -151,3 +151,8 @@ def test_pictures_show_the_image_the_enlarged_one_and_the_prediction():
 def test_refuses_to_shrink_an_image_to_one_pixel():
     with pytest.raises(ValueError, match="scale must be at most 8 for images of 16 pixels, got 9"):
         method(scale=9)
+
+
+def test_refuses_a_blur_that_is_wider_than_its_kernel():
+    with pytest.raises(ValueError, match=r"blur_width must be between 0 and 0\.5, got 0\.6"):
+        method(blur_width=0.6)

@@ -138,3 +138,9 @@ def test_training_step_in_bfloat16_is_finite(mining: Mining) -> None:
     value.backward()
     assert value.dtype == torch.float32 and value.isfinite()
     assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
+
+
+def test_margin_that_no_distances_have_is_refused() -> None:
+    assert build(margin=4.0).chance(8) == 4
+    with pytest.raises(ValueError, match=r"margin must be above 0 and at most 4, got 4\.5"):
+        build(margin=4.5)

@@ -132,3 +132,32 @@ def test_losses_of_what_was_current_are_not_touched_by_visits() -> None:
 def test_bank_without_rows_is_refused() -> None:
     with pytest.raises(ValueError, match="memory bank must be filled first"):
         MemoryBank(4, 0.5).current()
+
+
+@pytest.mark.parametrize("most", [0, 8])
+def test_mixed_precision_changes_neither_the_loss_nor_its_gradient(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_bank, "ALL_AT_ONCE", most)
+    vectors, values = units(5, 1).float().requires_grad_(), []
+    for enabled in (False, True):
+        made = bank().float()
+        torch.manual_seed(2)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            value = made.estimate(vectors, made.current(), torch.arange(5), 6, 0.07)
+        values.append((value, torch.autograd.grad(value, vectors)[0], made.log_constant))
+    assert all(torch.equal(plain, mixed) for plain, mixed in zip(*values))
+
+
+@pytest.mark.parametrize("temperature", [0.2, 0.005])
+def test_constant_is_a_number_in_float32_at_low_temperatures_too(temperature: float) -> None:
+    constants = []
+    for made, vectors in ((bank().float(), units(3, 1).float()), (bank(), units(3, 1))):
+        for rows in (made.rows, -vectors):  # one of cosines up to 1, one of a cosine of -1
+            made.rows[: len(rows)] = rows
+        torch.manual_seed(1)
+        value = made.estimate(vectors, made.current(), torch.arange(3), 6, temperature)
+        assert value.isfinite()
+        constants.append(made.log_constant)
+    assert constants[0].dtype == torch.float32
+    torch.testing.assert_close(constants[0].double(), constants[1], rtol=1e-5, atol=1e-4)

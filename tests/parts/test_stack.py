@@ -29,6 +29,17 @@ def test_its_turn_is_state_and_starts_anew():
     assert stack.stage == 2
     stack.restart()
     assert stack.stage == 0
+    assert stack.progress.dtype == torch.float32  # an Apple GPU has no float64
+
+
+def test_training_that_is_resumed_for_longer_goes_back_to_no_stage():
+    stack = Stack("conv", SHAPES)
+    stack.follow(1.0)
+    stack.follow(0.5)  # the first step of a second half
+    assert stack.stage == 2
+    stack.restart()
+    stack.follow(0.5)
+    assert stack.stage == 1
 
 
 def test_frozen_stages_use_what_their_norms_have_learned_and_learn_nothing():

@@ -32,7 +32,7 @@ __all__ = ["BiGAN"]
 
 
 def loss(inferred: Tensor, drawn: Tensor) -> Tensor:
-    """Loss of who wants pairs of a real image called real; with the two exchanged, that of the opponents.
+    """Loss of the discriminator; with the arguments exchanged, that of encoder and generator.
 
     Args:
         inferred: Logits of real images with inferred codes, float, shape (batch, 1).
@@ -51,7 +51,7 @@ class JointDiscriminator(nn.Module):
         channels: Channels of the images.
         size: Side of the images in pixels.
         code_dim: Numbers of a code.
-        width: Width of what is known of the image, of the code and of both.
+        width: Width of the image's, the code's and the joint representation.
     """
 
     def __init__(self, channels: int, size: int, code_dim: int, width: int = 256) -> None:

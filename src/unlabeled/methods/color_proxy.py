@@ -6,8 +6,8 @@ map of the encoder holds at that position.
 Source: Larsson, Maire, Shakhnarovich, "Colorization as a Proxy Task for Visual Understanding", 2017,
 https://arxiv.org/abs/1703.04044
 Differs: the head is smaller by default and reads every map at fewer positions; norms of the encoder are not folded into
-its weights. The margin without positions is an eighth of the side, about what 32 pixels are of the paper's images. The
-optimizer is AdamW.
+its weights. No position is drawn in a border of an eighth of the side, about what 32 pixels are of the paper's images.
+The optimizer is AdamW.
 Shortcut: a mean colour is grey, so distributions are predicted; the hue of a grey pixel means nothing, so it weighs as
 much as its chroma. The encoder gets grey images, the mean of red, green and blue in all three channels, so that no
 trace of colour reaches it: it sees colours only when it is used.
@@ -37,7 +37,7 @@ __all__ = ["ColorProxy"]
 COLORFUL = 0.02
 """Chroma that some pixel of some image must exceed."""
 MARGIN = 8
-"""Sides of the image for each margin at its border in which no position lies."""
+"""The border in which no position is drawn is as wide as the image divided by this."""
 PICTURE = 32
 """Most positions on a side whose colour a picture shows."""
 
@@ -93,7 +93,7 @@ class ColorProxy(Method[ImageEncoder]):
     Args:
         encoder: Network whose features are kept.
         bins: Bins of hue, and of chroma.
-        positions: Pixels of each image whose colour is predicted; the paper has 256 and in code 128.
+        positions: Pixels of each image whose colour is predicted; 256 in the paper, 128 in its code.
         hidden_dim: Width of the hidden layer; 1,024 in the paper.
         hue_weight: Weight of the hue of a pixel of chroma 1 against its chroma.
         dropout: Fraction of the hidden layer that is dropped.
@@ -128,6 +128,7 @@ class ColorProxy(Method[ImageEncoder]):
     def prepare(self, data: Data) -> None:
         _need_colors(data.shape["channels"])
         truth = hue_chroma(self.views(data.sample(512)).to(self.baseline.device)).flatten(2)
+        truth = truth.cpu()  # an Apple GPU has no float64
         hue, chroma = truth.movedim(1, 0).flatten(1)
         if not chroma.max() > COLORFUL:
             raise UserError("images must have colours for color_proxy, got only grey ones")

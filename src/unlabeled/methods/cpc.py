@@ -125,20 +125,24 @@ class CPC(Method[ImageEncoder]):
 
     @torch.no_grad()
     def prepare(self, data: Data) -> None:
-        """Let batch norms take the statistics of patches, once."""
+        """Let batch norms take the statistics of patches as they are in training, once."""
         device = self.target.weight.device
         batch = {name: value.to(device) for name, value in data.sample(CALIBRATION).items()}
         momenta = {norm: norm.momentum for norm in self._norms()}
         for norm in momenta:
             norm.train()
             norm.momentum = 1.0
-        self.codes(patches.overlapping(self.views(batch), self.stride))
+        self.codes(self.tiles(batch))
         for norm, momentum in momenta.items():
             norm.momentum = momentum
             norm.eval()
 
     def _norms(self) -> list[Any]:
         return [part for part in self.encoder.modules() if isinstance(part, BATCH_NORMS)]
+
+    def tiles(self, batch: Batch) -> Tensor:
+        """Patches, each changed on its own, float, shape (batch * grid * grid, channels, 2 * stride, 2 * stride)."""
+        return self.patch_views({"image": patches.overlapping(self.views(batch), self.stride)})
 
     def codes(self, tiles: Tensor) -> Tensor:
         """What the encoder makes of each patch alone, float, shape (batch, dim, grid, grid)."""
@@ -155,8 +159,7 @@ class CPC(Method[ImageEncoder]):
         return targets, predictions
 
     def forward(self, batch: Batch) -> Tensor:
-        tiles = self.patch_views({"image": patches.overlapping(self.views(batch), self.stride)})
-        targets, predictions = self.scored(self.codes(tiles))
+        targets, predictions = self.scored(self.codes(self.tiles(batch)))
         pairs = zip(predictions, self.distances, strict=True)
         return torch.stack([loss(x, targets, distance, self.scale) for x, distance in pairs]).mean()
 

@@ -16,6 +16,7 @@ import math
 from typing import ClassVar, Unpack
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -79,7 +80,8 @@ class ImageGPT(Method[ImageEncoder]):
         images = self.views(data.sample(IMAGES)).to(self.entropy.device)
         palette = trunk.adapt
         if not palette.fitted:
-            pixels = rearrange(self.encoder.adapt(images), "b c h w -> (b h w) c")
+            read = F.adaptive_avg_pool2d(self.encoder.adapt(images), trunk.size)
+            pixels = rearrange(read, "b c h w -> (b h w) c")
             pixels = pixels[torch.randperm(len(pixels), device=pixels.device)[:PIXELS]]
             palette.colors.copy_(gather.broadcast(kmeans(pixels, len(palette.colors)).centres))
         counts = self.tokens(images).flatten().bincount(minlength=len(palette.colors))

@@ -1,12 +1,13 @@
 """Instance discrimination: recognise each image among all images, by vectors that a memory bank keeps of them.
 
-Withheld: which image of the data a view shows. Predicted: its number, by the cosine with the
-stored vector of each image.
+Withheld: which image of the data a view shows. Predicted: its number, by the cosine with the stored vector of each
+image.
 
 Source: Wu, Xiong, Yu, Lin, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", 2018,
 https://arxiv.org/abs/1805.01978
 Differs: the proximal term is off by default, as in the authors' code; the colours change less, and images are mirrored,
-which that code leaves out for CIFAR-10. The optimizer is AdamW with warm-up.
+which that code leaves out for CIFAR-10. Stored vectors start on the unit sphere; the authors' code draws their
+numbers uniformly and does not normalise them. The optimizer is AdamW with warm-up.
 Shortcut: colours identify an image, so they are jittered. An image is seen once per epoch, so stored vectors are old;
 with noise-contrastive estimation the constant of the softmax is that of the first batch, which the seed decides.
 """
@@ -73,9 +74,6 @@ class InstanceDiscrimination(OneView, Method[ImageEncoder]):
 
     def prepare(self, data: Data) -> None:
         self.bank.fill(len(data))
-
-    def vectors_of(self, index: Tensor) -> Tensor:
-        return self.bank.rows[index]
 
     def forward(self, batch: Batch) -> Tensor:
         index, rows = batch["index"], self.bank.current()

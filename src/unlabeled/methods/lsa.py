@@ -36,6 +36,8 @@ __all__ = ["LSA", "tf_idf"]
 AT_ONCE = 512
 """Texts whose words are counted together."""
 GUESSES, SHOWN = 5, 30
+MEMORY = 0.9
+"""Fraction of the running variance that a step keeps: ten batches count, as the vectors grow in training."""
 
 
 def tf_idf(data: Words, words: int) -> tuple["csr_array", np.ndarray]:
@@ -87,6 +89,7 @@ class LSA(Method[WordEncoder]):
 
     vectors: Tensor
     weights: Tensor
+    variance: Tensor
 
     def __init__(
         self,
@@ -106,6 +109,7 @@ class LSA(Method[WordEncoder]):
         table = Table(len(encoder.vocabulary), neighbours).rows.detach()
         self.register_buffer("vectors", table)
         self.register_buffer("weights", torch.ones(len(table)))
+        self.register_buffer("variance", torch.tensor(0.0))  # of texts in the unscaled part of skip-gram
         self.neighbours = Neighbours(
             table, window=window, negatives=negatives, subsample=1e-3, rate=rate, threads=1, mean=False
         )
@@ -120,6 +124,9 @@ class LSA(Method[WordEncoder]):
     def prepare(self, data: Words) -> None:
         from sklearn.decomposition import TruncatedSVD
 
+        if len(data) < 2:
+            raise UserError(f"texts must be at least 2 for lsa, got {len(data)}")
+        self.variance.zero_()
         words = len(self.encoder.vocabulary)
         self.neighbours.count(data.counts(words))
         weighted, idf = tf_idf(data, words)
@@ -130,7 +137,8 @@ class LSA(Method[WordEncoder]):
         rows[:, :most] = torch.from_numpy(idf[:, None] * fitted.components_.T)
         batches = map(data.batch, torch.arange(len(data)).split(AT_ONCE))
         squares = [self._texts(batch)[:, : self.directions].square().sum() for batch in batches]
-        rows /= (torch.stack(squares).sum() / len(data)).sqrt().clamp_min(torch.finfo(rows.dtype).tiny)
+        if (total := torch.stack(squares).sum()) > 0:  # not if all texts are the same
+            rows /= (total / len(data)).sqrt()
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> Tensor:
@@ -138,8 +146,11 @@ class LSA(Method[WordEncoder]):
         if self.training:
             rows = self.encoder.rows[:, self.directions : self.encoder.dim]
             rows.copy_(self.vectors[:, : self.width] * self.weights[:, None])
+            # A batch of few texts, or of texts without known words, does not decide the scale alone.
             variance = self._texts(batch)[:, self.directions :].square().sum(1).mean()
-            rows /= variance.sqrt().clamp_min(torch.finfo(rows.dtype).tiny)
+            self.variance.copy_(torch.lerp(variance, self.variance, MEMORY if self.variance > 0 else 0.0))
+            if self.variance > 0:
+                rows /= self.variance.sqrt()
         return loss
 
     @torch.no_grad()

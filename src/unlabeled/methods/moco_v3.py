@@ -8,8 +8,8 @@ https://arxiv.org/abs/2104.02057
 Differs: the heads are narrower (4096 and 256 in the paper) and the views are not blurred, for small images; the paper
 blurs the first always and the second with probability 0.1. Crops have at least 0.2 of the area, as the paper's for
 ResNets; for ViTs it has 0.08. The teacher moves after the optimizer step instead of before its next forward pass, which
-is equivalent. Crops are resampled bilinearly. The optimizer is AdamW for every encoder, as the paper's for ViTs; it has
-LARS for ResNets.
+is equivalent. ViTs of timm learn their positions, which the paper fixes. Crops are resampled bilinearly. The optimizer
+is AdamW for every encoder, as the paper's for ViTs; it has LARS for ResNets.
 Shortcut: the statistics of batch norm reveal which images came together, so several processes need synchronised norms.
 A ViT whose first layer is trained becomes unstable where the loss hardly shows it, so that layer stays random.
 """

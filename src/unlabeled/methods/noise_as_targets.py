@@ -5,8 +5,8 @@ and that all crops of an image get one.
 
 Source: Bojanowski, Joulin, "Unsupervised Learning by Predicting Noise", 2017, https://arxiv.org/abs/1704.05310
 Differs: the points have 64 numbers, not 2,048, and the head has one hidden layer and no dropout, not two. Points are
-exchanged in every epoch, in the authors' code in every third of a hundred. The optimizer is AdamW with warm-up and
-cosine, not SGD.
+exchanged in every epoch, once every 3 epochs in the authors' code. The optimizer is AdamW with warm-up and cosine, not
+SGD.
 Shortcut: points are all different and never move, so one vector for all images does not pay; the vectors have length 1,
 else their scale decides the loss. With weak crops the network learns its points by heart. It sees gradients of
 brightness, not colours.
@@ -47,6 +47,20 @@ def loss(vectors: Tensor, points: Tensor) -> Tensor:
     return (vectors - points).square().sum(1).mean() / 2
 
 
+@full_precision
+def costs(vectors: Tensor, points: Tensor) -> Tensor:
+    """Squared distances, less a constant and halved; never computed in half precision, which would decide near ties.
+
+    Args:
+        vectors: Unit vectors, float, shape (images, dim).
+        points: Unit vectors, float, shape (points, dim).
+
+    Returns:
+        Float, shape (images, points), in -1..1: of unit vectors the distance is least where the product is largest.
+    """
+    return -(vectors @ points.T)
+
+
 class NoiseAsTargets(OneView, Method[ImageEncoder]):
     """Give every image a random point of the sphere, and let images exchange their points.
 
@@ -55,7 +69,7 @@ class NoiseAsTargets(OneView, Method[ImageEncoder]):
     Args:
         encoder: Network whose features are kept.
         target_dim: Numbers of a point; 2048 in the paper.
-        every: Points are exchanged in the first epoch and in every so many-th after it; 3 in the paper.
+        every: Points are exchanged once in so many epochs, from the first one on; 3 in the authors' code.
         hidden_dim: Width of the hidden layer of the head.
         **views: How the images are cropped and mirrored.
     """
@@ -97,17 +111,16 @@ class NoiseAsTargets(OneView, Method[ImageEncoder]):
     def begin_epoch(self, data: Data) -> None:
         self.epoch += 1
 
-    def vectors_of(self, index: Tensor) -> Tensor:
-        return self.points[self.point_of[index]]
-
     def forward(self, batch: Batch) -> Tensor:
         if not len(self.points):
             raise UserError("points must be drawn first: call prepare(data)")
         vectors, index = self.embed_features(self.encoder(self.views(batch))), batch["index"]
-        due = self.training and int(self.epoch) % self.every == 0
-        everyone = gather.gather(vectors.detach()), gather.gather(index)
-        self.metrics = {"exchanged": self.exchange(*everyone)} if due else {}
-        return loss(vectors, self.vectors_of(index).to(vectors.dtype))
+        self.metrics = {}
+        if self.training and int(self.epoch) % self.every == 0:
+            everyone = gather.gather(vectors.detach())
+            if everyone.isfinite().all():  # else the loss is no number either, which the training reports
+                self.metrics = {"exchanged": self.exchange(everyone, gather.gather(index))}
+        return loss(vectors, self.points[self.point_of[index]].to(vectors.dtype))
 
     @torch.no_grad()
     def exchange(self, vectors: Tensor, index: Tensor) -> Tensor:
@@ -126,7 +139,7 @@ class NoiseAsTargets(OneView, Method[ImageEncoder]):
         if len(index.unique()) < len(index):
             raise UserError(f"index must name every image once in a batch, got {index.tolist()}")
         owned = self.point_of[index]
-        # Of unit vectors the distance is least where the product is largest.
-        taken = owned[assign(-(vectors @ self.points[owned].to(vectors.dtype).T))]
+        columns = assign(costs(vectors, self.points[owned].to(vectors.dtype)))
+        taken = owned[gather.broadcast(columns)]  # each process may round the products differently
         self.point_of[index] = taken
         return (taken != owned).float().mean()

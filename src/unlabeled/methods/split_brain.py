@@ -9,8 +9,8 @@ https://arxiv.org/abs/1611.09842
 Differs: both directions are classifications, the best of the paper's losses; bins are hard labels and weigh alike. The
 channels are predicted from the last three maps of each half at once. Bands beyond three are classified one by one,
 where the paper encodes depth as images of three channels; several targets of a half are averaged.
-Shortcut: there is none to copy, as neither half sees what it predicts and no layer or norm joins them; in grey images
-there is nothing to predict from colour, so they are refused.
+Shortcut: there is none to copy, as neither half sees what it predicts and no layer or norm joins them. Data without any
+colour are refused; single grey images count as having ab 0.
 """
 
 import math

@@ -12,7 +12,7 @@ Shortcut: sharpening the edges takes no deep feature; so the head reads the last
 blurred by a width of its own before it is shrunk, which no fixed filter can undo.
 """
 
-from typing import Literal, Unpack
+from typing import Annotated, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
-from unlabeled.options import NonNegative, Several, ViewOptions
+from unlabeled.options import Range, Several, ViewOptions
 from unlabeled.parts.augment import Views, blur
 from unlabeled.parts.decoder import Hypercolumn
 from unlabeled.parts.psnr import gain, psnr, squared_error
@@ -38,7 +38,8 @@ def shrink(images: Tensor, scale: int, widths: Tensor) -> Tensor:
     Args:
         images: Float, shape (batch, channels, size, size), in 0..1.
         scale: Factor, at least 2.
-        widths: Widths of the blur in pixels of the shrunk images, float, shape (batch,).
+        widths: Widths of the blur in pixels of the shrunk images, float, shape (batch,), in 0..0.5; the Gaussian is cut
+            off one such pixel from its centre.
 
     Returns:
         Float, shape (batch, channels, side, side), in 0..1; the side is size / scale, rounded up.
@@ -75,7 +76,7 @@ class SuperResolution(Method[ImageEncoder]):
         encoder: ImageEncoder,
         *,
         scale: Several = 4,
-        blur_width: NonNegative = 0.5,
+        blur_width: Annotated[float, Range(at_least=0, at_most=0.5)] = 0.5,
         loss: Literal["l1", "l2"] = "l2",
         **views: Unpack[ViewOptions],
     ) -> None:

@@ -13,7 +13,7 @@ Shortcut: colours identify images, so they are jittered. Equal vectors for all i
 the hardest negatives can drive a training there: semi-hard ones are the default, and the metric `active` tells.
 """
 
-from typing import Literal, Unpack
+from typing import Annotated, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
-from unlabeled.options import Count, Positive, ViewOptions
+from unlabeled.options import Count, Range, ViewOptions
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
 from unlabeled.parts.precision import full
@@ -80,7 +80,7 @@ class Triplet(TwoViews, Method[ImageEncoder]):
 
     Args:
         encoder: Network whose features are kept.
-        margin: By how much the squared distance of the negative must be larger than that of the positive; at most 4.
+        margin: By how much the squared distance of the negative must be larger than that of the positive.
         mining: Negative of each anchor: "random"; "semi-hard", the nearest that is farther than the positive;
             "hardest", the nearest.
         projection_dim: Width of the compared vectors, whose length is 1.
@@ -94,7 +94,7 @@ class Triplet(TwoViews, Method[ImageEncoder]):
         self,
         encoder: ImageEncoder,
         *,
-        margin: Positive = 0.2,
+        margin: Annotated[float, Range(above=0, at_most=4)] = 0.2,
         mining: Literal["random", "semi-hard", "hardest"] = "semi-hard",
         projection_dim: Count = 128,
         **views: Unpack[ViewOptions],

@@ -54,6 +54,23 @@ def nce(logits: Tensor, log_constant: Tensor, samples: int) -> Tensor:
     return (F.softplus(-odds[:, 0]) + F.softplus(odds[:, 1:]).sum(1)).mean()
 
 
+@full_precision
+def cosines(vectors: Tensor, rows: Tensor, chosen: Tensor) -> Tensor:
+    """Products of each sample with some of the stored vectors.
+
+    Args:
+        vectors: Unit vectors, float, shape (batch, dim).
+        rows: Stored vectors of all samples, float, shape (samples, dim).
+        chosen: Rows for each sample, int64, shape (batch, m).
+
+    Returns:
+        Float, shape (batch, m), in -1..1; never computed in half precision.
+    """
+    if len(rows) <= ALL_AT_ONCE * chosen.shape[1]:
+        return (vectors @ rows.T).gather(1, chosen)
+    return (rows[chosen] @ vectors[:, :, None])[:, :, 0]
+
+
 class MemoryBank(nn.Module):
     """A unit vector of every sample, the same in every process; random until the sample is visited.
 
@@ -100,12 +117,10 @@ class MemoryBank(nn.Module):
             temperature: Divides the cosines, above 0.
         """
         chosen = torch.cat([index[:, None], self.noise(index, negatives)], 1)
-        if len(rows) <= ALL_AT_ONCE * negatives:
-            cosines = (vectors @ rows.T).gather(1, chosen)
-        else:
-            cosines = (rows[chosen] @ vectors[:, :, None])[:, :, 0]
-        logits = cosines / temperature
-        first = gather.mean_over_processes(logits.detach().exp().mean()).log() + math.log(len(rows))
+        logits = cosines(vectors, rows, chosen) / temperature
+        # Exponentials at low temperatures are no numbers in float32, so none is taken outside of a logarithm.
+        total = gather.gather(logits.detach().logsumexp((0, 1))[None]).logsumexp(0)
+        first = total + math.log(len(rows) / (logits.numel() * gather.processes()))
         constant = self.log_constant.where(self.log_constant.isfinite(), first.to(self.log_constant))
         if self.training:
             self.log_constant.copy_(constant)

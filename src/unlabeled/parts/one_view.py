@@ -12,15 +12,11 @@ __all__ = ["OneView"]
 
 
 class OneView:
-    """Base beside `Method` of methods with `views`, which makes a random view, `head`, and a vector of each image."""
+    """Base beside `Method` of methods with `views`, which makes a random view, and `head`, which predicts a vector."""
 
     encoder: Any
     head: Any
     views: Any
-
-    def vectors_of(self, index: Tensor) -> Tensor:
-        """Unit vectors of images by their numbers, float, shape (batch, dim), of int64, shape (batch,)."""
-        raise NotImplementedError
 
     def embed_features(self, features: Tensor) -> Tensor:
         """Predictions, unit vectors, float, shape (batch, dim), of features."""
@@ -28,7 +24,10 @@ class OneView:
 
     @torch.no_grad()
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Which of the images shown has the vector that is nearest to the prediction from a view."""
+        """Which of the images shown has the prediction that is nearest to that of a view.
+
+        The images may be other ones than those of the training, of which alone there are stored vectors.
+        """
         views, images = self.views(batch), self.encoder.inputs(batch)
-        products = self.embed_features(self.encoder(views)) @ self.vectors_of(batch["index"]).T
-        return {"view": views, "its image": images, "predicted image": images[products.argmax(1)]}
+        guess, known = (self.embed_features(self.encoder(x)) for x in (views, images))
+        return {"view": views, "its image": images, "nearest image": images[(guess @ known.T).argmax(1)]}

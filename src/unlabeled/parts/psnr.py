@@ -40,7 +40,7 @@ def gain(predicted: Tensor, given: Tensor, images: Tensor, where: Tensor | None 
     """By how many decibels a prediction is nearer to the images than what it was made from: above doing nothing.
 
     Args:
-        predicted: Float, shape (batch, channels, height, width), in 0..1.
+        predicted: Float, shape (batch, channels, height, width); need not be in 0..1.
         given: Float, same shape.
         images: Float, same shape.
         where: Pixels that count, as in `squared_error`.

@@ -34,7 +34,7 @@ class Stack(Follower):
             decoder(kind, (after[0], after[1], after[2]), before[0], before[1])
             for before, after in pairwise(shapes)
         )
-        self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("progress", torch.tensor(0.0))
 
     def restart(self) -> None:
         """Begin with the first stage.
@@ -50,7 +50,8 @@ class Stack(Follower):
         self.progress.zero_()
 
     def follow(self, progress: float) -> None:
-        self.progress.fill_(progress)
+        # A training that is resumed for longer is less far than it was; no stage gets a second turn.
+        self.progress.fill_(max(float(self.progress), progress))
 
     @property
     def stage(self) -> int:

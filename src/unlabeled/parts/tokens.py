@@ -30,7 +30,8 @@ IGNORED = -100
 
 def entropy(counts: Tensor) -> Tensor:
     """Loss of always predicting the frequencies of the tokens, in nats, scalar, of counts, shape (vocabulary,)."""
-    return torch.special.entr(counts.double() / counts.sum()).sum()
+    counts = counts.cpu().double()  # an Apple GPU has no float64
+    return torch.special.entr(counts / counts.sum()).sum()
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
