@@ -7,7 +7,8 @@ DATA is a folder with CIFAR-10 as parquet. Of 10,000 training images every metho
 from each start; what was interrupted goes on. Maps of the network are averaged on a grid of 2x2. The other
 2,000 images choose the map for each probe; the 10,000 test images are looked at through the chosen ones only. Probes
 learn from the labels of the 8,000. Brackets are 95 % intervals, of the difference from the plain start paired over the
-images. Untrained networks have the statistics of their norms from the 8,000 images.
+images. Untrained networks have the statistics of their norms from
+512 of the 8,000 images.
 
 The whitening layer is that of Keller Jordan's airbench (https://github.com/KellerJordan/cifar10-airbench): the main
 directions of patches over their deviations, and their negatives. There it has 2x2 patches and is frozen; here it has
@@ -153,13 +154,15 @@ def interval(values: Tensor) -> tuple[float, float]:
 def table_row(folder: Path, plain: Path) -> str:
     """Cells of one start: for each probe the map, its accuracy on held-out and on test images, and the gain."""
     content = json.loads((folder / "chosen.json").read_text())
-    right, base = (load_file(path / "right.safetensors") for path in (folder, plain))
+    right = load_file(folder / "right.safetensors")
+    compares = folder != plain and (plain / "chosen.json").exists()
+    base = load_file(plain / "right.safetensors") if compares else right
     cells = []
     for probe in PROBES:
         mean, half = interval(right[probe].double())
         gain, noise = interval(right[probe].double() - base[probe].double())
         held_out = f"{content[probe]['map']}, {100 * content[probe]['held_out']:.1f}"
-        difference = "" if folder == plain else f"{gain:+.1f} [{gain - noise:+.1f}, {gain + noise:+.1f}]"
+        difference = f"{gain:+.1f} [{gain - noise:+.1f}, {gain + noise:+.1f}]" if compares else ""
         cells += [held_out, f"{mean:.1f} [{mean - half:.1f}, {mean + half:.1f}]", difference]
     return " | ".join(cells)
 

@@ -392,7 +392,7 @@ def evaluate(
             improvement]
         size: Shorter side in pixels to which the task propagation shrinks frames. [default: twice the encoder's image
             size, or less where that is too slow]
-        snapshots: Measure the encoders that were kept along the training too, without controls.
+        snapshots: Measure the encoders that were saved during training too, without controls.
         device: Device to compute features on; auto prefers a GPU.
     """
     from unlabeled.run import load

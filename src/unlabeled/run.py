@@ -133,7 +133,7 @@ class Run:
 
     @property
     def snapshots(self) -> list[int]:
-        """Steps after which the encoder was kept along the training."""
+        """Steps after which the encoder was saved during training."""
         return sorted(
             int(file.stem) for file in (self.path / SNAPSHOTS).glob("*.safetensors") if file.stem.isdecimal()
         )
@@ -155,8 +155,8 @@ class Run:
 
     @property
     def measured(self) -> dict[str, Any]:
-        """The last evaluation: `records`, and what they were measured on where that was written down."""
-        return next(iter(self.evaluations), {"records": []})
+        """The last evaluation: `records`, and what they were measured on where that was written down; no snapshot's."""
+        return next((one for one in self.evaluations if not one.get("snapshot")), {"records": []})
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:

@@ -92,3 +92,18 @@ def test_built_in_seasons_are_groups_of_five() -> None:
     assert open_data("seasons", split="test", channels=1).shape == {"channels": 1, "image_size": 32}
     with pytest.raises(ValueError, match="variant"):
         open_data("seasons:nonsense")
+
+
+def test_images_of_places_of_any_size_are_drawn_equally_often_without_a_table_of_the_largest() -> None:
+    data = places_of(numbered([0] * 100 + [1] * 2 + [2] * 4), 3, "test")
+    assert data.rows.shape == (106,)
+    numbers = data.images.batch(torch.arange(106))["image"][:, 0, 0, 0]
+    assert torch.equal(numbers, torch.arange(106, dtype=torch.uint8))
+    seen = torch.zeros(3, 106)
+    torch.manual_seed(0)
+    for _ in range(400):
+        pictures = data.batch(torch.arange(3))["video"][:, :, 0, 0, 0].long()
+        assert pictures[0].unique().numel() == 3 and pictures[2].unique().numel() == 3
+        seen.scatter_add_(1, pictures, torch.ones(3, 3))
+    assert seen[0, 100:].sum() == seen[1, :100].sum() == seen[2, :102].sum() == 0
+    assert (seen[2, 102:] / 400 - 0.75).abs().max() < 0.1 and (seen[0, :100] / 400 - 0.03).abs().max() < 0.04

@@ -117,3 +117,13 @@ def test_constant_images_leave_finite_weights(plain: Encoder) -> None:
 def test_one_image_is_refused(plain: Encoder, images: Tensor) -> None:
     with pytest.raises(ValueError, match="images must be at least 2, got 1"):
         rescale_(plain, images[:1])
+
+
+def test_layers_after_the_pooled_vector_are_rescaled_too(images: Tensor) -> None:
+    encoder = build("conv4", image_size=16, neck=[24])
+    rescale_(encoder, images)
+    norm, seen = encoder.neck[1], []
+    norm.register_forward_hook(lambda _, __, y: seen.append(y.clone()))
+    with torch.no_grad():
+        encoder.eval()(images)
+    assert (seen[0].mean(0) - 0.1).abs().max() < 0.02 and (seen[0].var(0) - 1).abs().max() < 0.05

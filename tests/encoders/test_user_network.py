@@ -30,6 +30,9 @@ class Bare(nn.Module):
         self.weights = nn.Parameter(torch.randn(3, 4))
     def forward(self, x):
         return x.mean((2, 3)) @ self.weights
+def encoder(in_channels, image_size):
+    from unlabeled import encoders
+    return encoders.build("conv4", in_channels=in_channels, image_size=image_size)
 def broken():
     raise RuntimeError("no such file")
 network = nn.Linear(2, 2)
@@ -264,3 +267,14 @@ def test_models_for_one_size_take_crops_of_others_where_timm_allows_it() -> None
     for name in ("vit_tiny_patch16_224", "deit_tiny_patch16_224"):
         trunk = from_timm.any_timm(name, 3, 64).eval()
         assert trunk(torch.rand(1, 3, 32, 48)).shape == (1, 192)
+
+
+def test_layers_that_a_method_has_added_to_an_encoder_of_a_function_are_built_again(
+    nets: str, tmp_path: Path
+) -> None:
+    data, name = grey(tmp_path), f"{nets}:encoder"
+    run = train(data, name, tmp_path / "run", feature_layer=1)
+    opened, twin = load(tmp_path / "run", encoder=name).encoder, twins.untrained(run.encoder)
+    x = torch.rand(2, 1, 20, 20)
+    torch.testing.assert_close(opened.eval()(x), run.encoder.eval()(x))
+    assert opened.config["neck"] == twin.config["neck"] == run.encoder.config["neck"] == [256]

@@ -210,3 +210,11 @@ def test_an_encoder_that_names_another_file_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="its architecture names another file"):
         encoders.load(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("about", ["[]", "{", json.dumps({"neck": [-1]}), json.dumps({"neck": 3})])
+def test_headers_that_hold_anything_are_refused_in_one_line(about: str, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file(build("conv4", image_size=16).state_dict(), path, {"unlabeled": about})
+    with pytest.raises(ValueError, match=r"weights must be of an encoder, got w\.safetensors: "):
+        build("conv4", image_size=16, weights=path)

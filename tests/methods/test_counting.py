@@ -216,3 +216,18 @@ def test_pictures_show_tiles_and_counts():
 def test_bad_values_are_named(name, value):
     with pytest.raises(ValueError, match=name):
         counting(Fixed(), **{name: value})
+
+
+def test_a_single_sample_of_a_process_is_compared_with_that_of_the_next(monkeypatch: pytest.MonkeyPatch):
+    method, given, mine = counting(Fixed(), **PLAIN), batch(3), 2
+    given["image"] = given["image"] // 8 + 60 * torch.arange(3, dtype=torch.uint8)[:, None, None, None]
+    monkeypatch.setattr("unlabeled.parts.gather.processes", lambda: 3)
+    monkeypatch.setattr("unlabeled.parts.gather.rank", lambda: mine)
+    monkeypatch.setattr(
+        "unlabeled.parts.gather.gather", lambda rows: given["image" if rows.ndim == 4 else "index"]
+    )
+    tiles = method.tiles({name: value[mine:] for name, value in given.items()})
+    means = given["image"].float().mean((2, 3)) / 255
+    torch.testing.assert_close(tiles[0, 0].mean((1, 2)), means[mine], atol=0.02, rtol=0)
+    torch.testing.assert_close(tiles[0, 1].mean((1, 2)), means[0], atol=0.02, rtol=0)
+    assert (means[0] - means[mine]).abs().max() > 0.05

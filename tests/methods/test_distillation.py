@@ -180,3 +180,37 @@ def test_pictures_show_what_both_find_most_similar() -> None:
     shown = build(data).pictures(data.batch(torch.arange(8)))
     for name in ("most similar to the teacher", "most similar to the student"):
         assert not (shown[name] == shown["image"]).flatten(1).all(1).any()
+
+
+def test_similarities_are_exact_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = open_data(photos(8))
+    method = build(data)
+    teacher, student = (F.normalize(torch.randn(8, method.teacher.dim), dim=1) for _ in range(2))
+    monkeypatch.setattr(method, "judge", lambda images: teacher)
+    monkeypatch.setattr(method, "embed_features", lambda features: student)
+    exact = method(data.sample(8))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert method(data.sample(8)).item() == exact.item()
+
+
+def test_anchors_are_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, method = open_data(photos(10)), build()
+    method.prepare(data)
+    whole = method.anchors
+    monkeypatch.setattr("unlabeled.methods.distillation.AT_ONCE", 4)
+    inputs, sizes = method.encoder.inputs, []
+    monkeypatch.setattr(
+        method.encoder, "inputs", lambda batch: sizes.append(len(batch["image"])) or inputs(batch)
+    )
+    method.prepare(data)
+    assert sizes == [4, 4, 2]
+    torch.testing.assert_close(method.anchors, whole)
+
+
+def test_a_teacher_of_another_kind_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "teacher.safetensors"
+    encoders.build("frames-conv4", kind="video", in_channels=3, image_size=16, frames=2).save(path)
+    with pytest.raises(
+        ValueError, match="teacher must be an encoder of images of 3 channels, got one of video"
+    ):
+        build(teacher=str(path))

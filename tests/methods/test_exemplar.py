@@ -161,7 +161,7 @@ def test_pictures_find_the_seed_of_what_is_not_distorted():
 
 
 def test_more_classes_than_images_are_refused_and_so_is_a_missing_preparation():
-    with pytest.raises(ValueError, match="classes must be at most one for each image, 20, got 21"):
+    with pytest.raises(ValueError, match="classes must be at most the number of images, 20, got 21"):
         prepared(Fixed(), images(20), classes=21)
     with pytest.raises(ValueError, match=r"seeds must be drawn first: call prepare\(data\)"):
         Exemplar(Fixed())(images(4).sample(2))  # type: ignore[arg-type]

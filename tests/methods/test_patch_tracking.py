@@ -12,6 +12,7 @@ from unlabeled.data.video import from_videos
 from unlabeled.data.video.data import Videos
 from unlabeled.method import Batch
 from unlabeled.methods.patch_tracking import PatchTracking, excess, ranking
+from unlabeled.training.holdout import HeldOut
 from unlabeled.worlds import balls, moving_digits
 
 
@@ -211,3 +212,27 @@ def test_both_ends_of_a_track_are_found_among_others_unless_frames_are_noise(noi
         assert held_out() > 0.8 * method.chance(32)
     else:
         assert held_out() < 0.6 * before and before < method.chance(32)
+
+
+def test_held_out_losses_have_random_negatives_also_when_training_has_hard_ones() -> None:
+    data = videos(8)
+    method = build(negatives=1)
+    view = method.training_view(data)
+    held_out = HeldOut(view, method, 8, 0)
+    first = held_out.loss()
+    method.after_step(1.0)
+    assert method.hard and first is not None and held_out.loss() == first
+    losses = []
+    for hard in (False, True):
+        method.hard.fill_(hard)
+        torch.manual_seed(0)
+        losses.append(method.train()(view.batch(torch.arange(8))).item())
+    assert losses[1] > losses[0]  # so that the two differ
+
+
+def test_embedding_is_that_of_the_head_and_tiny_frames_are_refused() -> None:
+    method, given = build(), batch(build())
+    torch.testing.assert_close(method.embedding(given), method.head(method.features(given)))
+    tiny = from_videos(torch.zeros(2, 10, 1, 6, 9, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="image_size must be at least 8, got 6"):
+        build().training_view(tiny)

@@ -262,3 +262,15 @@ def test_pictures_put_patches_where_they_are_predicted():
 def test_bad_values_are_named(name, value):
     with pytest.raises(ValueError, match=name):
         RelativePatch(Fixed(), **{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [12, 13, 14])
+def test_patches_of_one_pixel_are_refused(size):
+    encoder = encoders.build("conv4", image_size=size)
+    if size == 14:
+        assert RelativePatch(encoder).side == 2
+        return
+    message = f"gap and shift must leave patches of 2 pixels in images of {size}, got gap 0.5 and shift 0.07"
+    with pytest.raises(ValueError, match=message):
+        RelativePatch(encoder)
+    assert RelativePatch(encoder, gap=0.0, shift=0.0).side == 4

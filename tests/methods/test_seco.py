@@ -211,3 +211,7 @@ def test_a_place_is_recognised_at_other_times_unless_nothing_lasts(unrelated: bo
         assert after > 0.97 * math.log(48)
     else:
         assert after < 0.92 * math.log(48) < before
+
+
+def test_places_of_a_batch_are_compared() -> None:
+    assert SeCo.compares_samples  # other places' keys are negatives, so a batch of one is another task

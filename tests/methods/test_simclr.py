@@ -120,3 +120,19 @@ def test_a_run_keeps_the_layer_with_its_encoder(tmp_path: Path) -> None:
 def test_a_layer_that_the_head_lacks_is_refused() -> None:
     with pytest.raises(ValueError, match="feature_layer must be below head_layers, 2, got 2"):
         build(feature_layer=2)
+
+
+def test_weights_of_a_run_bring_its_layer_which_cannot_be_undone(tmp_path: Path) -> None:
+    build(head_layers=3, feature_layer=2).encoder.save(tmp_path / "encoder.safetensors")
+    saved = encoders.load(tmp_path / "encoder.safetensors")
+    built = encoders.build("conv4", image_size=16, weights=tmp_path / "encoder.safetensors")
+    again = encoders.build("conv4", image_size=16, neck=[256], weights=tmp_path / "encoder.safetensors")
+    x = torch.rand(3, 3, 16, 16)
+    for encoder in (built, again):
+        assert encoder.config["neck"] == [256, 256]
+        torch.testing.assert_close(encoder.eval()(x), saved.eval()(x))
+    assert layers(SimCLR(built, head_layers=4, feature_layer=3).encoder.neck) == [(256, 256)] * 3
+    with pytest.raises(
+        ValueError, match="feature_layer must be at least 3, the layers that the encoder has, got 1"
+    ):
+        SimCLR(built, feature_layer=1)

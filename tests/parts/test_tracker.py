@@ -102,3 +102,21 @@ def test_boxes_are_on_things_and_stay_on_them_in_the_world_of_blobs() -> None:
     first, last = thing(0), thing(-1)
     assert float((first > 0).float().mean()) > 0.8
     assert float(((first == last) & (first > 0)).float().mean()) > 0.6
+
+
+def test_faint_texture_on_bright_ground_is_followed_also_in_half_precision() -> None:
+    video = 0.75 + 0.2 * film(PLACES, noise(32, 32))
+    corner = torch.tensor([[6, 5]])
+    exact = follow(video.double(), corner, 8, 4)
+    assert (exact[0] - torch.tensor(PLACES)).abs().max() <= 1
+    points = moving_points(video[:, 0], video[:, 2])
+    box = busiest(points, 12, (32, 32))
+    frame, template = video[:, 1], video[:, 0, 6:14, 5:13]
+    arguments = frame, template, corner, window(8, video), 4
+    wanted = similarity(
+        *(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in arguments)
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(follow(video, corner, 8, 4), exact)
+        assert torch.equal(busiest(points, 12, (32, 32)), box)
+        torch.testing.assert_close(similarity(*arguments).double(), wanted, atol=2e-3, rtol=0)

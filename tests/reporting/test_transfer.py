@@ -95,7 +95,7 @@ def test_an_accuracy_on_the_pretext_is_drawn_where_all_states_have_one() -> None
     history = [line(10 * n, 5 - n, metrics={"next_accuracy": 0.2 * n}) for n in (1, 2, 3)]
     (panel,) = panels([run([4, 3, 2], [0.3, 0.5, 0.6], "bert", history)])
     assert (
-        "Rank correlation of a higher next_accuracy on the pretext with a higher accuracy of the probe: +1.00"
+        "Rank correlation of a higher training next_accuracy on the pretext with a higher accuracy of the probe: +1.00"
         in panel.words
     )
 
@@ -139,3 +139,27 @@ def test_snapshots_that_were_not_kept_cannot_be_measured(
     with pytest.raises(SystemExit):
         main(["evaluate", str(made.path), "digits", "--snapshots"])
     assert "snapshots must have been kept by pretrain --snapshots, got none in " in capsys.readouterr().err
+
+
+def test_accuracies_of_several_methods_are_not_compared() -> None:
+    history = [line(10 * n, 5 - n, metrics={"accuracy": 0.2 * n}) for n in (1, 2, 3)]
+    (panel,) = panels([run([4, 3, 2], [0.3, 0.5, 0.6], name, history) for name in ("jigsaw", "rotnet")])
+    assert "lower training loss on the pretext as a fraction of chance" in panel.words
+
+
+def test_too_few_epochs_for_the_snapshots_are_said_and_scores_are_no_snapshots(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = from_images(torch.randint(0, 200, (16, 1, 8, 8)).to(torch.uint8))
+    settings: dict[str, Any] = {"encoder": "conv4", "batch_size": 8, "epochs": 2, "holdout": 0}
+    made = pretrain("denoising", data, out=tmp_path / "run", snapshots=3, **settings)
+    assert "1 of 3 snapshots can be saved: they are taken at the ends of epochs" in capsys.readouterr().err
+    assert made.snapshots == [2]
+    pretrain("denoising", data, out=tmp_path / "other", snapshots=1, **settings)
+    assert "snapshots can be saved" not in capsys.readouterr().err
+    own, snapshot = {"value": 1.0}, {"value": 2.0}
+    made.add_evaluation({"snapshot": True, "step": 2}, [snapshot])
+    assert made.scores == []
+    made.add_evaluation({"step": 4}, [own])
+    made.add_evaluation({"snapshot": True, "step": 3}, [snapshot])
+    assert made.scores == [own] and len(made.evaluations) == 3

@@ -271,12 +271,19 @@ def _built_by(maker: Callable[..., Any], config: dict[str, Any]) -> Encoder:
             raise UserError(f"encoder must be of kind {kind}, got one of {network.kind} from {name}")
         network.config["name"] = name
         encoder = network
+        _extend(encoder, config)
     elif kind != "image":
         raise UserError(f"{name} must give an Encoder of {kind}, got a {type(network).__name__}")
     else:
         encoder = wrap(network, **_wrap_arguments(config))
     encoder.maker = maker
     return encoder
+
+
+def _extend(encoder: Encoder, config: dict[str, Any]) -> None:
+    """Add the layers after the pooled vector that a configuration has beyond those of an encoder."""
+    if isinstance(encoder, ImageEncoder):
+        encoder.extend(*config.get("neck", ())[len(encoder.config.get("neck", ())) :])
 
 
 def _wrap_arguments(config: dict[str, Any]) -> dict[str, Any]:
@@ -290,7 +297,7 @@ def _filled(make: Callable[..., Encoder], weights: Weights) -> Encoder:
         return encoder
     path = Path(weights)
     if is_ours(path):
-        load_weights(encoder, path)
+        _load_ours(encoder, path)
         return encoder
     state = read(path)
     if isinstance(encoder, ImageEncoder) and (channels := stem_channels(_network(encoder), state)):
@@ -308,6 +315,18 @@ def _filled(make: Callable[..., Encoder], weights: Weights) -> Encoder:
     if isinstance(encoder, ImageEncoder):
         _take_statistics(encoder.adapt, _network(encoder))
     return encoder
+
+
+def _load_ours(encoder: Encoder, path: Path) -> None:
+    """Fill an encoder from a file of `Encoder.save`, with the layers after the pooled vector that it has there."""
+    about, sizes = read_header(path)
+    try:
+        config = json.loads(about.get("unlabeled", "{}"))
+        with no_larger_than(sum(sizes.values()), config):
+            _extend(encoder, config)
+    except Exception as error:  # a header may hold anything
+        raise UserError(f"weights must be of an encoder, got {path.name}: {check.reason(error)}") from error
+    load_weights(encoder, path)
 
 
 def _network(encoder: Encoder) -> nn.Module:

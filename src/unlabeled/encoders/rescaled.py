@@ -37,7 +37,8 @@ def rescale_(
 ) -> str:
     """Rescale the weights of an encoder in place, from images.
 
-    Scales, biases and batch norms are set anew. A second call on the same images changes nothing.
+    Scales, biases and batch norms are set anew. With `rescaled` a second call on the same images
+    changes nothing.
 
     Args:
         encoder: Its convolutions, linear layers and batch norms are rescaled.
@@ -55,7 +56,7 @@ def rescale_(
         raise UserError(f"images must be at least 2, got {len(images)}")
     was_training = encoder.training
     encoder.eval()
-    trunk = encoder.trunk
+    trunk: nn.Module = nn.Sequential(encoder.trunk, encoder.neck) if len(encoder.neck) else encoder.trunk
     with torch.no_grad():
         x = encoder.adapt(images)
         layers, clustered = _within_layers(trunk, x, directions == "kmeans")

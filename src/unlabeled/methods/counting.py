@@ -1,7 +1,7 @@
 """Counting: count what is in an image such that the counts of its quarters sum up to those of the whole.
 
-Withheld: the quarters from the network that sees the whole, and the whole from that which sees a quarter. Predicted: by
-both the same counts, which other images do not have.
+Withheld: the quarters from the network that sees the whole, and the whole from that which sees a quarter. Predicted:
+the same counts from both, which differ from those of other images.
 
 Source: Noroozi, Pirsiavash, Favaro, "Representation Learning by Learning to Count", 2017,
 https://arxiv.org/abs/1708.06734
@@ -25,7 +25,7 @@ from unlabeled import check
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
 from unlabeled.options import Count, Positive, ViewOptions
-from unlabeled.parts import patches
+from unlabeled.parts import gather, patches
 from unlabeled.parts.augment import Views, apply
 from unlabeled.parts.heads import classifier
 from unlabeled.parts.padding import input_size
@@ -50,6 +50,16 @@ def distances(whole: Tensor, parts: Tensor, other: Tensor) -> Tensor:
         Squared distances, float, shape (2, batch).
     """
     return (torch.stack([whole, other]) - parts.sum(1)).square().sum(2)
+
+
+def another(batch: Batch) -> Batch:
+    """For each sample another one of the batch; that of the next process where this one has a single sample."""
+    count = len(batch["image"])
+    order = torch.arange(count).roll(int(torch.randint(1, max(2, count), ())))
+    if count == 1 and gather.processes() > 1:
+        order = torch.tensor([(gather.rank() + 1) % gather.processes()])
+        batch = {name: gather.gather(value) for name, value in batch.items()}
+    return {name: value[order.to(value.device)] for name, value in batch.items()}
 
 
 class Counting(Method[ImageEncoder]):
@@ -89,7 +99,7 @@ class Counting(Method[ImageEncoder]):
         self.margin, self.normalize = margin, normalize
         self.tile_size = input_size(encoder, size, tile_size=tile_size)
         self.views = Views(GRID * size, **self.view_options(views))
-        # About the margin lies between the counts of the whole and their sums at first.
+        # With the default margin and counts, distances at first are of the order of the margin.
         self.head = classifier(encoder.dim, hidden_dim, counts, std=0.08 / counts**0.5)
         self.register_buffer("halvings", halvings(size), persistent=False)
 
@@ -108,9 +118,7 @@ class Counting(Method[ImageEncoder]):
         Returns:
             Float in 0..1, shape (batch, 6, channels, size, size).
         """
-        count = len(batch["image"])
-        order = torch.arange(count).roll(int(torch.randint(1, max(2, count), ())))
-        others = {name: value[order.to(value.device)] for name, value in batch.items()}
+        count, others = len(batch["image"]), another(batch)
         mine, theirs = self.views.draw(batch), self.views.draw(others)
         theirs.gray = mine.gray
         images, others = apply(batch["image"], mine), apply(others["image"], theirs)

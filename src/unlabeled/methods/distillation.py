@@ -36,6 +36,8 @@ __all__ = ["Distillation"]
 START = "start"
 FILES = ("features.safetensors", "encoder.safetensors")
 """Encoders in the folder of a run: with its features where it has some, else its output."""
+AT_ONCE = 256
+"""Images that the teacher sees at once to give the anchors."""
 
 
 @full_precision
@@ -54,6 +56,12 @@ def loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return -(targets * (student / temperature).log_softmax(1)).sum(1).mean()
 
 
+@full_precision
+def similarities(vectors: Tensor, anchors: Tensor) -> Tensor:
+    """Cosines of unit vectors, (batch, dim), and the anchors, (anchors, dim); float, shape (batch, anchors)."""
+    return vectors @ anchors.T
+
+
 def load_teacher(source: str | None, encoder: ImageEncoder) -> encoders.Encoder:
     """The encoder that an option names, which must read the images of another one.
 
@@ -70,8 +78,8 @@ def load_teacher(source: str | None, encoder: ImageEncoder) -> encoders.Encoder:
         )
     teacher = encoders.load(file)
     channels = getattr(teacher, "in_channels", None)
-    if channels != encoder.in_channels:
-        kind = f"one of {teacher.kind}" if channels is None else f"one for {channels}"
+    if teacher.kind != encoder.kind or channels != encoder.in_channels:
+        kind = f"one of {teacher.kind}" if teacher.kind != encoder.kind else f"one for {channels}"
         raise UserError(f"teacher must be an encoder of images of {encoder.in_channels} channels, got {kind}")
     return teacher
 
@@ -121,8 +129,12 @@ class Distillation(Method[ImageEncoder]):
 
     @torch.no_grad()
     def prepare(self, data: Data) -> None:
-        inputs = self.encoder.inputs(data.sample(self.most)).to(self.mean.device)
-        features = torch.cat([self.features_of_teacher(part) for part in inputs.split(256)])
+        batch = data.sample(self.most)
+        parts = [
+            dict(zip(batch, values)) for values in zip(*(value.split(AT_ONCE) for value in batch.values()))
+        ]
+        inputs = (self.encoder.inputs(part).to(self.mean.device) for part in parts)
+        features = torch.cat([self.features_of_teacher(images) for images in inputs])
         self.mean.copy_(features.mean(0))
         self.anchors = F.normalize(features - self.mean, dim=1)
 
@@ -145,8 +157,8 @@ class Distillation(Method[ImageEncoder]):
         if not len(self.anchors):
             raise UserError("anchors must be chosen first: call prepare(data)")
         images = self.views(batch)
-        teacher = self.judge(images) @ self.anchors.T
-        student = self.embed_features(self.encoder(images)) @ self.anchors.T
+        teacher = similarities(self.judge(images), self.anchors)
+        student = similarities(self.embed_features(self.encoder(images)), self.anchors)
         accuracy = (teacher.argmax(dim=1) == student.argmax(dim=1)).float().mean()
         self.metrics = {"accuracy": accuracy, "entropy": loss(teacher, teacher, self.temperature)}
         return loss(student, teacher, self.temperature)

@@ -5,9 +5,10 @@ as seen from the first frame, each as one of some bins.
 
 Source: Agrawal, Carreira, Malik, "Learning to See by Moving", 2015, https://arxiv.org/abs/1505.01596
 Differs: bins hold equally many motions of the training data, where the paper's are equally wide, so that no answer is
-right more often. Pairs are mirrored by default, which negates what is to the left. Two frames are at most 4 steps
-apart, in the paper 7. Any encoder stands for its AlexNet; its last map is averaged to at most 4 positions on a side,
-and norms follow the convolutions of the head. The optimizer is AdamW, not SGD.
+right more often. Pairs are mirrored by default, which negates what is to the left. Two frames are 1 to 4 steps apart,
+in the paper at most 7; no frame is paired with itself, which would show what no motion looks like. Any encoder stands
+for its AlexNet; its last map is averaged to at most 4 positions on a side, and norms follow the convolutions of the
+head. The optimizer is AdamW, not SGD.
 Shortcut: frames of one walk at one speed have one answer, so bins are balanced over all walks. What moves with the
 camera, such as a bonnet, and borders that move with the image reveal a motion without any sight: crop them away. Where
 the place reveals the motion (a highway, a dead end) one frame is enough.

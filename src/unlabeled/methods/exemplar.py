@@ -83,7 +83,7 @@ class Exemplar(Method[ImageEncoder]):
 
     def prepare(self, data: Data) -> None:
         if self.classes is not None and self.classes > len(data):
-            raise UserError(f"classes must be at most one for each image, {len(data)}, got {self.classes}")
+            raise UserError(f"classes must be at most the number of images, {len(data)}, got {self.classes}")
         seeds = torch.cat([textured(self.encoder.inputs(part), self.side) for part in data.batches(256)])
         self.seeds = gather.broadcast(seeds.to(self.seeds.device))
         self.distort.fit(self.encoder.inputs(data.sample(512)).to(self.seeds.device))

@@ -7,8 +7,8 @@ Source: Wang, Gupta, "Unsupervised Learning of Visual Representations Using Vide
 https://arxiv.org/abs/1505.00687
 Differs: patches are found and followed in every batch, not once before. The motion of points on a grid stands for SURF
 points and dense trajectories, normalised cross-correlation for the KCF tracker. Tracks have 10 frames, not 30; clips in
-which nothing moves against its ground, or nearly all does, do not count. Random negatives are as many as hard ones. The
-optimizer is AdamW, and the head has one hidden layer.
+which nothing moves against its ground, or nearly everything moves, do not count. Random negatives are as many as hard
+ones. The optimizer is AdamW, and the head has one hidden layer.
 Shortcut: a patch that never moves shows the same pixels twice, so something must move. Colours alone identify many
 tracks: set `jitter` and `gray`, or compare with an encoder of lightness. Clips of one video are no negatives of each
 other.
@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.video.data import Videos
 from unlabeled.encoders.video import Frames
@@ -124,6 +125,7 @@ class PatchTracking(Method[Frames]):
         return self.margin
 
     def training_view(self, data: Videos) -> Videos:
+        check.at_least(2 * tracker.CELL, image_size=data.shape["image_size"])
         return data.clips(frames=self.frames, stride=self.stride)
 
     def prepare(self, data: Videos) -> None:
@@ -157,12 +159,15 @@ class PatchTracking(Method[Frames]):
         """Vectors of single images, float, shape (batch, embedding_dim)."""
         return self.head(self.encoder.frame(images))
 
+    def embed_features(self, features: Tensor) -> Tensor:
+        return self.head(features)
+
     def forward(self, batch: Batch) -> Tensor:
         *ends, counts = self.ends(batch)
         images = torch.cat([self.views({"image": patches}) for patches in ends])
         anchors, positives = self.embed(images).chunk(2)
         # Held-out losses are comparable over the training, so their negatives are always random.
-        hard = self.training and bool(self.hard)
+        hard = self.encoder.training and bool(self.hard)
         groups = batch.get("group", batch["index"])
         allowed = (gather.gather(groups).repeat(2) != groups[:, None]) & counts[:, None]
         farther = excess(anchors, positives)
@@ -183,5 +188,7 @@ class PatchTracking(Method[Frames]):
             "first patch": first,
             "last patch": last,
             "nearest other patch": last[nearest],
-            "counts": ["yes" if one else "no: nothing moves, or nearly all" for one in counts.tolist()],
+            "counts": [
+                "yes" if one else "no: nothing moves, or nearly everything moves" for one in counts.tolist()
+            ],
         }

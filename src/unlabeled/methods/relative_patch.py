@@ -22,6 +22,7 @@ from einops import rearrange
 from torch import Tensor
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
 from unlabeled.options import Count, Fraction, NonNegative, ViewOptions
@@ -67,7 +68,7 @@ class RelativePatch(Method[ImageEncoder]):
         encoder: Network whose features are kept; it sees one patch at a time.
         gap: Space between neighbouring patches, relative to their side.
         shift: Largest random shift of a patch, relative to its side.
-        color: What becomes of the colours of a patch: all channels but one are dropped, or the axis from green to
+        color: How the colours of a patch are changed: all channels but one are dropped, or the axis from green to
             magenta is projected away, or all are kept. Images of other than three channels are left as they are.
         pixelate: Probability that a patch is made coarse.
         patch_size: Side in pixels to which patches are resized for the encoder. [default: as cut, or larger where the
@@ -96,6 +97,11 @@ class RelativePatch(Method[ImageEncoder]):
         super().__init__(encoder)
         check.at_least(12, image_size=encoder.image_size)
         self.side, self.space, self.shift = layout(encoder.image_size, gap, shift)
+        if self.side < 2:
+            raise UserError(
+                f"gap and shift must leave patches of 2 pixels in images of {encoder.image_size}, got gap {gap:g} and "
+                f"shift {shift:g}"
+            )
         self.change = COLORS[color if encoder.in_channels == 3 else "keep"]
         self.pixelate, self.patch_size = pixelate, input_size(encoder, self.side, patch_size=patch_size)
         self.views = Views(encoder.image_size, **self.view_options(views))

@@ -92,6 +92,7 @@ class SeCo(Method[ImageEncoder]):
         **views: How the views are drawn; all are cropped, and only those that are changed by hand have the rest.
     """
 
+    compares_samples = True
     view_defaults = ViewOptions(crop=0.2, jitter=0.5, gray=0.2, blur=0.0, flip=0.5)
     smallest: ClassVar = {"queue": 4}
     example = "seasons"

@@ -63,9 +63,13 @@ class SimCLR(TwoViews, Method[ImageEncoder]):
         self.views = Views(encoder.image_size, **self.view_options(views))
         if feature_layer >= head_layers:
             raise UserError(f"feature_layer must be below head_layers, {head_layers}, got {feature_layer}")
-        missing = feature_layer - len(encoder.config.get("neck", ()))  # 0 for the encoder of a saved run
-        if feature_layer and missing:
-            encoder.extend(*[encoder.dim] * missing)
+        layers = len(encoder.config.get("neck", ()))  # feature_layer of them in the encoder of a saved run
+        if 0 < feature_layer < layers:
+            raise UserError(
+                f"feature_layer must be at least {layers}, the layers that the encoder has, got {feature_layer}"
+            )
+        if feature_layer:
+            encoder.extend(*[encoder.dim] * (feature_layer - layers))
         hidden = [encoder.dim] * (head_layers - feature_layer)
         self.head = mlp(*hidden, projection_dim, last_norm=True)
 

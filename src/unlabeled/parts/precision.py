@@ -28,7 +28,7 @@ def full_precision(function: Callable[..., Result]) -> Callable[..., Result]:
     """
 
     @functools.wraps(function)
-    def computed(first: Tensor, *others: Tensor | float) -> Result:
+    def computed(first: Tensor, *others: Tensor | float | tuple[int, ...]) -> Result:
         with torch.autocast(first.device.type, enabled=False):
             return function(full(first), *(full(x) if isinstance(x, Tensor) else x for x in others))
 

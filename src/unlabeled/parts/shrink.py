@@ -38,5 +38,5 @@ def shrink(images: Tensor, matrices: Tensor) -> Tensor:
 
 
 def pixelations(side: int) -> Tensor:
-    """Matrices that shrink a line of pixels and enlarge it again, float, shape (side, side, side), by the size - 1."""
+    """Matrices that shrink a line of pixels and enlarge it again, indexed by size - 1, float, shape (side,) * 3."""
     return torch.stack([resampling(size, side) @ resampling(side, size) for size in range(1, side + 1)])

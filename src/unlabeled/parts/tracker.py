@@ -1,6 +1,6 @@
 """What moves in a video, and where it goes: points that move, the box that holds most of them, and its track.
 
-All functions take grey frames, float in 0..1, and work on a whole batch at once, on any device.
+All functions work on a whole batch at once, on any device; all but `shrink` take grey frames, float in 0..1.
 """
 
 import math
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unlabeled.parts.augment import to_float
 from unlabeled.parts.patches import crop
+from unlabeled.parts.precision import full_precision
 
 __all__ = ["busiest", "follow", "moving_points", "shrink"]
 
@@ -47,7 +48,7 @@ def moving_points(first: Tensor, second: Tensor) -> Tensor:
     """Points that move against what most of the image does, such as the motion of the camera.
 
     Each point is looked for by the least squared difference of the square around it. What is at most a pixel from the
-    commonest displacement does not move, as displacements are whole pixels; nor does what has no texture.
+    most common displacement does not move, as displacements are whole pixels; nor does what has no texture.
 
     Args:
         first: Float, shape (batch, height, width), at least 8 pixels on a side.
@@ -87,6 +88,7 @@ def window(side: int, like: Tensor) -> Tensor:
     return (weights / weights.sum())[None, None]
 
 
+@full_precision
 def busiest(points: Tensor, side: int, size: tuple[int, int]) -> Tensor:
     """The box with the most points, those in its middle weighing more.
 
@@ -137,6 +139,7 @@ def follow(video: Tensor, corner: Tensor, side: int, radius: int) -> Tensor:
     return torch.stack(corners, 1)
 
 
+@full_precision
 def similarity(frame: Tensor, template: Tensor, corner: Tensor, weights: Tensor, radius: int) -> Tensor:
     """Weighted normalised cross-correlation of templates at the places around some corners.
 
@@ -152,6 +155,8 @@ def similarity(frame: Tensor, template: Tensor, corner: Tensor, weights: Tensor,
     """
     padded = F.pad(frame[:, None], [radius] * 4, mode="replicate")
     region = crop(padded, corner, template.shape[1] + 2 * radius)
+    # The variance is a difference of squares, which is exact only where the mean is small.
+    region = region - region.mean((2, 3), keepdim=True)
     mean = F.conv2d(region, weights)
     variance = (F.conv2d(region.square(), weights) - mean.square()).clamp(min=0)
     centred = template[:, None] - (weights * template[:, None]).sum((2, 3), keepdim=True)

@@ -98,7 +98,9 @@ def _panel(key: tuple[Any, ...], measured: Sequence[tuple[Entry, Evaluation, flo
     if len(states) < FEWEST:
         return None
     data, probe, _, count = key
-    axis = f"{name} on the pretext" + (" as a fraction of chance" if of_chance else "")
+    axis = f"{'training ' if 'accuracy' in name else ''}{name} on the pretext" + (
+        " as a fraction of chance" if of_chance else ""
+    )
     better = 1 if "accuracy" in name else -1
     rho = rank_correlation([better * one.pretext for one in states], [one.accuracy for one in states])
     title = f"{PROBES[probe][0].upper()}{PROBES[probe][1:]}, {labels([count])}" + (
@@ -118,10 +120,10 @@ def _panel(key: tuple[Any, ...], measured: Sequence[tuple[Entry, Evaluation, flo
 def _measure(
     measured: Sequence[tuple[Entry, Evaluation, float]], logs: Sequence[dict[str, float]]
 ) -> tuple[str, bool]:
-    """What is drawn of the pretext, and whether as a fraction of chance: losses of several methods have no one unit."""
+    """What is drawn of the pretext, and whether as a fraction of chance: several methods have no one unit."""
     common = set.intersection(*map(set, logs)) if logs else set()
     accuracies = sorted(name for name in common if "accuracy" in name)
-    if accuracies:
+    if accuracies and len({entry.name for entry, _, _ in measured}) == 1:
         return accuracies[0], False
     loss = max(("held-out loss", "training loss"), key=lambda one: sum(one in log for log in logs))
     return loss, len({entry.name for entry, _, _ in measured}) > 1

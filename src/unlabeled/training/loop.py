@@ -93,6 +93,11 @@ class Loop:
             FloatingPointError: More steps than allowed were not finite, or the weights are not.
             KeyboardInterrupt: The user has stopped it; a checkpoint was written.
         """
+        epochs = -(-self.total_steps // self.steps_per_epoch)
+        if (count := self.settings.snapshots) >= epochs:
+            self.progress.say(
+                f"{epochs - 1} of {count} snapshots can be saved: they are taken at the ends of epochs before the last"
+            )
         if resume:
             self._resume()
         with processes.guarded(self.fabric, self._when) as stop:

@@ -58,7 +58,7 @@ class Settings:
         sgd_momentum: Momentum of sgd and lars. [default: 0.9]
         clip: Maximum norm of the gradient; larger gradients are scaled down to it. [default: no limit]
         holdout: Fraction of the samples held out to monitor the loss; none with fewer than 50 samples.
-        snapshots: Encoders to keep along the training, evenly, at the ends of epochs; evaluate --snapshots measures
+        snapshots: Encoders to save during training, evenly, at the ends of epochs; evaluate --snapshots measures
             them.
         image_size: Height and width of the encoder's input in pixels. [default: that of the data, at most 64, on a GPU
             224]

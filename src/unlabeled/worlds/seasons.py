@@ -1,7 +1,7 @@
 """Seasons: places seen from above at several times of the year, in other colours each time.
 
-A place is a map of fields, woods, meadows, water and houses, of which one land cover takes about half. The map and its
-texture last; colours change with the season, and haze and light differ from picture to picture.
+A place is a map of fields, woods, meadows, water and houses, of which one land cover takes nearly two thirds. The map
+and its texture last; colours change with the season, and haze and light differ from picture to picture.
 
 Factors of each picture: `cover`, the commonest land cover of its place; `season_sin` and `season_cos` of the time of
 the year; `haze` in 0..1.

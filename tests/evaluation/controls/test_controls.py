@@ -71,9 +71,10 @@ def test_what_contrast_learns_is_no_part_of_an_untrained_network_but_of_a_contro
     train = samples("image", 1)
     network = ENCODERS["image"].eval()
     encoder = fit_readout(network, Spec.parse("s3:2x2:contrast:4"), train)
-    random, contrast = (CONTROLS.load(name).make for name in ("random", "contrast"))
-    assert random is not None and contrast is not None
-    assert random(encoder, train, 0).encoder.spec == Spec.parse("s3:2x2:standardize")
+    random, rescaled, contrast = (CONTROLS.load(name).make for name in ("random", "rescaled", "contrast"))
+    assert random is not None and rescaled is not None and contrast is not None
+    for control in (random, rescaled):
+        assert control(encoder, train, 0).encoder.spec == Spec.parse("s3:2x2:standardize")
     assert contrast(encoder, train, 0).encoder.spec == encoder.spec
     assert contrast(network, train, 0) is None
 

@@ -20,19 +20,20 @@ class Places(Data):
 
     Args:
         images: The images of all groups.
-        rows: Images of each group, as many as the largest has, int64, shape (places, images); what is beyond `counts`
-            does not matter.
+        rows: Images in the order of their groups, int64, shape (images,).
+        starts: Where each group starts in `rows`, int64, shape (places,).
         counts: Images of each group, int64, at least 2, shape (places,).
         draws: Images of each group that a batch shows.
     """
 
     kind = "image"
     unit = "places"
-    per_sample = ("rows", "counts")
+    per_sample = ("starts", "counts")
 
-    def __init__(self, images: Images, rows: Tensor, counts: Tensor, draws: int) -> None:
-        super().__init__(name=images.name, paths=[images.paths[row] for row in rows[:, 0].tolist()])
-        self.images, self.rows, self.counts, self.draws = images, rows, counts, draws
+    def __init__(self, images: Images, rows: Tensor, starts: Tensor, counts: Tensor, draws: int) -> None:
+        super().__init__(name=images.name, paths=[images.paths[row] for row in rows[starts].tolist()])
+        self.images, self.rows, self.draws = images, rows, draws
+        self.starts, self.counts = starts, counts
         self.skipped = images.skipped
 
     @property
@@ -52,11 +53,10 @@ class Places(Data):
         """
         place = index.cpu()
         counts, number = self.counts[place][:, None], torch.arange(self.draws)
-        order = torch.rand(len(place), self.rows.shape[1])
-        order = order.masked_fill(torch.arange(order.shape[1]) >= counts, 2.0).argsort(1)
         # Past the last image those after the first come again.
         again = 1 + (number - 1).remainder(counts - 1)
-        rows = self.rows[place].gather(1, order.gather(1, torch.where(number < counts, number, again)))
+        order = distinct(counts[:, 0], self.draws).gather(1, torch.where(number < counts, number, again))
+        rows = self.rows[self.starts[place][:, None] + order]
         batch = self.images.batch(rows.flatten())
         pictures = {"video": batch["image"]} | {key: batch[key] for key in ("size",) if key in batch}
         pictures = {key: values.unflatten(0, rows.shape) for key, values in pictures.items()}
@@ -70,8 +70,27 @@ class Places(Data):
 
     def _contents(self) -> Iterator[int]:
         digests = self.images.digests()
-        for rows, count in zip(self.rows, self.counts.tolist()):
-            yield digest(digests[rows[:count]].sort().values)
+        for start, count in zip(self.starts.tolist(), self.counts.tolist()):
+            yield digest(digests[self.rows[start : start + count]].sort().values)
+
+
+def distinct(counts: Tensor, draws: int) -> Tensor:
+    """Random numbers below counts, in random order, all different up to the count.
+
+    Args:
+        counts: int64, shape (batch,).
+        draws: Numbers for each.
+
+    Returns:
+        int64, shape (batch, draws); what is beyond a count does not matter.
+    """
+    drawn = torch.zeros(len(counts), 0, dtype=torch.int64)
+    for number in range(draws):
+        new = (torch.rand(len(counts)) * (counts - number).clamp(min=1)).long()
+        for earlier in drawn.sort(1).values.unbind(1):  # the numbers that are left, counted from 0
+            new = new + (new >= earlier)
+        drawn = torch.cat([drawn, new[:, None]], 1)
+    return drawn
 
 
 def places_of(images: Images, draws: int, method: str) -> Places:
@@ -100,6 +119,5 @@ def places_of(images: Images, draws: int, method: str) -> Places:
     if alone := int((~several).sum()):
         note(f"{images.name}: {alone} of {len(counts)} groups are left out, as they have one image only")
     rows = numbers.argsort(stable=True)
-    starts = (counts.cumsum(0) - counts)[several, None]
-    table = (starts + torch.arange(int(counts.max()))).clamp(max=len(rows) - 1)
-    return Places(images, rows[table], counts[several], draws)
+    starts = counts.cumsum(0) - counts
+    return Places(images, rows, starts[several], counts[several], draws)

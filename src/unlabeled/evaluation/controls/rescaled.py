@@ -21,6 +21,8 @@ def make(
 ) -> Representation | None:
     """The same architecture with weights drawn by the seed, rescaled on training images; no dictionaries.
 
+    What contrast learns is left out: the same map is read, only standardised.
+
     Args:
         encoder: Where the architecture comes from.
         data: The training images.
@@ -36,8 +38,12 @@ def make(
         torch.manual_seed(seed)
         steps = rescale_(network, network.inputs(data.sample(CALIBRATION_SAMPLES, seed)), init)
     detail = "rescaled on the training images" if init == "rescaled" else steps
-    if isinstance(encoder, Readout) and encoder.spec.scaling != "contrast":  # which learns
-        network = fit_readout(network, encoder.spec, data, seed)
+    if isinstance(encoder, Readout):
+        spec = encoder.spec
+        if spec.scaling == "contrast":  # which learns
+            spec = spec._replace(scaling="standardize", dimensions=None)
+        network = fit_readout(network, spec, data, seed)
+        detail += f", features {spec}"
     return Representation(init, of_encoder(network), network, one_unit=one_unit(network), detail=detail)
 
 

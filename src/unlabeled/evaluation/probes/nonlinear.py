@@ -2,7 +2,8 @@
 
 It says how much of a network must be learned again, not how linearly separable its maps are: the tables of Conv4 and
 Conv5 of AlexNet. The maps are the last two, or the one that `features` names, whose grid and scaling do not matter.
-Above the map lie the rest of the network, with random weights, and a classifier with two hidden layers, as in AlexNet.
+Above the map lie the rest of the network, with random weights, and a classifier with two hidden layers, as in AlexNet;
+layers after the pooled vector are left out.
 The recipe is that of fine-tuning, views included. What has no network is read by the same classifier, without views.
 
 Source: Noroozi, Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles", 2016,
