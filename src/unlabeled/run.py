@@ -348,7 +348,7 @@ def _replaces(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
     """Whether an evaluation takes the place of an old one: the same, evaluated in the same way and as complete."""
     if "options" not in new or (new.get("unfinished") and not old.get("unfinished")):
         return False
-    names = {*new, *old} - {*RESULTS}
+    names = {*new, *old} - {*RESULTS, "step"}  # the encoder says the step, which older versions did not write
     if old.get("unfinished"):  # what it was measured on may not have been known yet
         names = {"encoder", "seed", "options"}
     one, other = ({name: about.get(name) for name in names} for about in (new, old))
