@@ -142,7 +142,7 @@ def test_what_is_known_goes_with_its_video():
 
 def test_labels_are_no_part_of_a_batch():
     batch = numbered(labels=torch.tensor([1, 2, 3])).clips(4).batch(torch.tensor([0]))
-    assert set(batch) == {"video", "index"}
+    assert set(batch) == {"video", "index", "group"}
 
 
 @pytest.mark.parametrize("name", ["moving_digits:direction", "balls", "balls:reversible", "balls:static"])

@@ -58,7 +58,7 @@ def test_beating_one_control_is_not_beating_all():
 
 
 def test_the_verdict_without_controls_says_nothing():
-    assert "nothing can be said" in Scores.of([measured("unlabeled", first(0.6))]).verdict()
+    assert "nothing can be claimed" in Scores.of([measured("unlabeled", first(0.6))]).verdict()
 
 
 def test_chance_wins_are_claimed_in_few_of_many_ties():

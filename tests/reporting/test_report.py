@@ -236,7 +236,7 @@ def test_sections_without_data_are_left_out(tmp_path: Path) -> None:
     bare.config["data"] = {"source": "", "name": "array"}
     text = report(bare).read_text(encoding="utf-8")
     assert sections(text) == ["filters", "repeat"]
-    assert "Not evaluated yet" in text and "No epoch was finished" in text
+    assert "Not evaluated yet" in text and "Last epoch.</b> None was finished." in text
 
 
 def test_data_that_is_gone_costs_only_its_sections(tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ class Data:
     """image, text, audio, video, audio-visual, cameras or trajectory."""
     unit: str
     """What people call the samples, a plural."""
-    split, other_splits = "", ()
+    split: str = ""
+    other_splits: tuple[str, ...] = ()
     """Part of the source that was opened where none was named, and the parts that were not; empty where it has one."""
     group_unit = "groups"
     """What people call the groups, a plural."""

@@ -135,7 +135,7 @@ def paths(
     """
     width, height, left, right = 340, 230, 44, 328
     spots = [point for _, points in lines for point in points]
-    ranges = []
+    ranges: list[tuple[float, float]] = []
     for values in ([x for x, _, _ in spots], [y for _, y, _ in spots]):
         margin = 0.08 * (max(values) - min(values)) or 0.05 * abs(values[0]) or 1.0
         ranges.append((min(values) - margin, max(values) + margin))
