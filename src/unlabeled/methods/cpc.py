@@ -16,7 +16,7 @@ colours, else edges and colours that go on identify it. With batch statistics pa
 """
 
 import math
-from typing import Any, Self, Unpack
+from typing import Any, ClassVar, Self, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +82,7 @@ class CPC(Method[ImageEncoder]):
 
     compares_samples = True
     view_defaults = ViewOptions(crop=0.5, jitter=0.5, gray=0.2, flip=0.5)
+    smallest: ClassVar = {"grid": 4}
 
     def __init__(
         self,
