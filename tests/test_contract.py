@@ -92,20 +92,9 @@ every_option = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.parametrize(
-    ("name", "network"),
-    [
-        (name, network)
-        for name in methods.names()
-        for network in (
-            ["conv4", "vit-small"]
-            if methods.load(name).kind == "image" and methods.load(name).encoder_needs is None
-            else [None]
-        )
-    ],
-)
-def test_loss_is_a_finite_scalar_and_reaches_every_encoder_parameter(name: str, network: str | None) -> None:
-    method = build(name, network)
+@every_method
+def test_loss_is_a_finite_scalar_and_reaches_every_encoder_parameter(name: str) -> None:
+    method = build(name)  # for other networks of images, tests/methods/test_gradients.py asks for more
     batch = sample(name, method, 8)
     before = [parameter.detach().clone() for parameter in method.encoder.parameters()]
     loss = total(method(batch))
