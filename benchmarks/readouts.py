@@ -51,7 +51,7 @@ def judge(method: str, data: Path, out: Path, minutes: float) -> None:
 
 def table(out: Path) -> str:
     """For each method its output and the three features with the highest mean of the columns."""
-    lines = ["| method | features | kNN | linear | linear, 10 a class |", "|---|---|---|---|---|"]
+    lines = ["| method | features | kNN | linear | linear, 10 labels per class |", "|---|---|---|---|---|"]
     for file in sorted(out.glob("*.json")):
         scores = json.loads(file.read_text())
         ranked = sorted(scores, key=lambda features: -sum(scores[features].values()))

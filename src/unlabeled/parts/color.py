@@ -89,12 +89,9 @@ def hue_chroma(images: Tensor) -> Tensor:
     Returns:
         Float, shape (batch, 2, ...): hue from 0 to below 1, 0 for grey, and chroma in 0..1.
     """
-    red, green, blue = images.unbind(1)
-    high, chroma = images.amax(1), images.amax(1) - images.amin(1)
-    span = chroma.clamp(min=torch.finfo(chroma.dtype).tiny)
-    sixths = torch.where(high == green, (blue - red) / span + 2, (red - green) / span + 4)
-    sixths = torch.where(high == red, (green - blue) / span, sixths)
-    return torch.stack([(sixths / 6).remainder(1).where(chroma > 0, 0), chroma], 1)
+    high = images.amax(1)
+    chroma = high - images.amin(1)
+    return torch.stack([_hue(images, high, chroma), chroma], 1)
 
 
 def from_hue_chroma(hue: Tensor, chroma: Tensor, grey: Tensor) -> Tensor:
@@ -122,13 +119,10 @@ def rgb_to_hsv(images: Tensor) -> Tensor:
     Returns:
         Float, same shape, in 0..1; the hue in turns from red, 0 where there is none.
     """
-    red, green, blue = images.unbind(1)
-    value, span = images.amax(1), images.amax(1) - images.amin(1)
-    inverse = span.clamp(min=torch.finfo(span.dtype).tiny).reciprocal()
-    sixths = torch.where(value == green, 2 + (blue - red) * inverse, 4 + (red - green) * inverse)
-    sixths = torch.where(value == red, (green - blue) * inverse, sixths)
+    value = images.amax(1)
+    span = value - images.amin(1)
     saturation = span / value.clamp(min=torch.finfo(span.dtype).tiny)
-    return torch.stack([(sixths / 6).remainder(1), saturation, value], 1)
+    return torch.stack([_hue(images, value, span), saturation, value], 1)
 
 
 def hsv_to_rgb(images: Tensor) -> Tensor:
@@ -136,6 +130,14 @@ def hsv_to_rgb(images: Tensor) -> Tensor:
     hue, saturation, value = images[:, :, None].unbind(1)
     places = (torch.tensor([5.0, 3.0, 1.0], device=images.device)[:, None, None] + 6 * hue).remainder(6)
     return value - value * saturation * torch.minimum(places, 4 - places).clamp(0, 1)
+
+
+def _hue(images: Tensor, high: Tensor, span: Tensor) -> Tensor:
+    """Hue in turns, 0 for grey, of images whose highest channel and whose span of channels are given."""
+    red, green, blue = images.unbind(1)
+    inverse = span.clamp(min=torch.finfo(span.dtype).tiny).reciprocal()
+    sixths = torch.where(high == green, 2 + (blue - red) * inverse, 4 + (red - green) * inverse)
+    return (torch.where(high == red, (green - blue) * inverse, sixths) / 6).remainder(1)
 
 
 def drop_aberration(images: Tensor) -> Tensor:
