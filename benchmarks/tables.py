@@ -1,0 +1,240 @@
+"""Tables of papers and lectures at a small scale, each from a TOML file in benchmarks/tables/, row by row and resumably.
+
+    python benchmarks/tables.py rotations PATH/TO/cifar10            # train and score the rows that are missing
+    python benchmarks/tables.py rotations PATH/TO/cifar10 --rows 4,8 --minutes 10
+    python benchmarks/tables.py rotations --print                    # the table from docs/tables/rotations.json
+
+A row is a method with its settings; its numbers go to docs/tables/NAME.json as soon as they exist. An interrupted run
+resumes from --out. `minutes` in the TOML file are processor time of one thread, so that other programs cost no steps.
+Methods train on `images` training images, drawn with seed 0; probes learn from the labels of the same images. Scores
+are of the test images, or where the file says `score = "choosing"` of 2,000 other training images.
+"""
+
+import argparse
+import fcntl
+import json
+import math
+import re
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy.stats import spearmanr
+
+import unlabeled
+from unlabeled import encoders
+from unlabeled.data import Data, open_splits
+from unlabeled.evaluation import evaluate
+from unlabeled.evaluation.labelled import Labelled
+from unlabeled.evaluation.probes import finetune
+from unlabeled.parts.augment import Views
+from unlabeled.training import duration
+
+TABLES = Path(__file__).with_suffix("")
+RESULTS = Path(__file__).parents[1] / "docs" / "tables"
+CHOOSING = 2000
+OURS = "unlabeled"
+
+
+def read(name: str) -> dict[str, Any]:
+    """The definition of a table."""
+    return tomllib.loads((TABLES / f"{name}.toml").read_text())
+
+
+def parts(table: dict[str, Any], data: Path) -> tuple[Data, Data]:
+    """Images to learn from, and images to score."""
+    everything, test = open_splits(data)
+    order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(0))
+    choosing, learned = order[:CHOOSING], order[CHOOSING : CHOOSING + table["images"]]
+    scored = everything.subset(choosing) if table.get("score") == "choosing" else test
+    return everything.subset(learned), scored
+
+
+@contextmanager
+def results(name: str) -> Iterator[dict[str, Any]]:
+    """The rows of a table that are there, for one process at a time; changes are saved."""
+    RESULTS.mkdir(exist_ok=True)
+    target = RESULTS / f"{name}.json"
+    with (TABLES / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = target.read_text() if target.exists() else "{}"
+        rows = json.loads(before)
+        yield rows
+        text = json.dumps(rows, indent=1) + "\n"
+        if rows and text != before:
+            target.write_text(text)
+
+
+def train(row: dict[str, Any], table: dict[str, Any], images: Data, out: Path) -> tuple[Any, dict[str, Any]]:
+    """The trained network of a row, and how long it was trained."""
+    settings = {**table.get("train", {}), **row.get("train", {})}
+    settings = {key: other_run(value, out) for key, value in settings.items()}
+    began = time.process_time()
+    if row["method"] == "labels":
+        network, steps = supervised(images, **settings)
+        return network, {"seconds": round(time.process_time() - began), "steps": steps}
+    duration.clock = time.process_time
+    resumed = (out / "run.toml").exists()
+    run = unlabeled.pretrain(row["method"], images, out=out, quiet=True, resume=resumed, **settings)
+    last = {key: run.history[-1].get(key) for key in ("step", "loss", "chance", "holdout_loss")}
+    return run, {"seconds": round(time.process_time() - began), **last}
+
+
+def other_run(value: Any, out: Path) -> Any:
+    """The folder of the run of another row, where a setting is "row:NAME"."""
+    return out.parents[1] / folder_name(value[4:]) / "run" if str(value).startswith("row:") else value
+
+
+def folder_name(row: str) -> str:
+    return re.sub(r"\W+", "-", row)
+
+
+def supervised(images: Data, encoder: str, minutes: float, **settings: Any) -> tuple[Any, int]:
+    """The same network trained with the labels of the same images for as long, and its steps."""
+    torch.manual_seed(0)
+    network = encoders.fitted(encoder, images, **settings)
+    labelled = Labelled.of(images, images.subset(torch.arange(2)))
+    head = torch.nn.Linear(network.dim, len(labelled.classes))
+    view = Views(network.config["image_size"], crop=0.5, jitter=0.0, gray=0.0, flip=0.5)
+    training = finetune.Training(network, head, labelled, view, {network: 1e-3, head: 1e-3})
+    rows, began, steps, progress = torch.arange(len(images)), time.process_time(), 0, 0.0
+    while progress < 1:
+        for batch in rows[torch.randperm(len(rows))].split(finetune.BATCH):
+            training.step(batch, min(1.0, steps / 100) * (1 + math.cos(math.pi * progress)) / 2)
+            steps, progress = steps + 1, (time.process_time() - began) / (60 * minutes)
+            if progress >= 1:
+                break
+    return network.eval(), steps
+
+
+def judge(
+    trained: Any, table: dict[str, Any], pair: tuple[Data, Data], controls: Any
+) -> list[dict[str, Any]]:
+    """Records of all columns, short enough to keep."""
+    settings = {key: value for key, value in table["evaluate"].items() if key != "controls"}
+    records = evaluate(trained, pair, controls=controls, **settings).records
+    keys = (
+        "probe",
+        "features",
+        "layer",
+        "labels_per_class",
+        "value",
+        "low",
+        "high",
+        "margin",
+        "margin_low",
+        "margin_high",
+        "detail",
+    )
+    return [{key: record[key] for key in keys if record.get(key) is not None} for record in records]
+
+
+def measure(name: str, data: Path, out: Path, rows: list[str] | None, minutes: float | None) -> None:
+    """Train and score the rows that are missing; another process may work on other rows meanwhile."""
+    table = read(name)
+    table.setdefault("train", {})["minutes"] = minutes or table["minutes"]
+    pair = parts(table, data)
+    for row in table["rows"]:
+        title, folder = row["name"], out / name / folder_name(row["name"])
+        if rows is not None and title not in rows:
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            with results(name) as done:
+                if title in done:
+                    continue
+            trained, length = train(row, table, pair[0], folder / "run")
+            controls = row.get("controls", table["evaluate"].get("controls", "none"))
+            records = judge(trained, table, pair, controls)
+            with results(name) as done:
+                done[title] = {**length, "records": records}
+            print(name, title, length, [round(record["value"], 3) for record in records], flush=True)
+
+
+def value(
+    records: list[dict[str, Any]], column: dict[str, Any], features: str = OURS
+) -> dict[str, Any] | None:
+    """The record of a column."""
+    wanted = {
+        "labels_per_class": "all",
+        **{k: v for k, v in column.items() if k != "title"},
+        "features": features,
+    }
+    return next((record for record in records if all(record.get(k) == v for k, v in wanted.items())), None)
+
+
+def cell(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return "-"
+    return f"{100 * record['value']:.1f} [{100 * record['low']:.1f}, {100 * record['high']:.1f}]"
+
+
+def markdown(name: str) -> str:
+    """The table: ours with intervals, the printed numbers in brackets behind a slash, and the rank correlations."""
+    table, columns = read(name), read(name)["columns"]
+    with results(name) as done:
+        rows = [(row, done[row["name"]]) for row in table["rows"] if row["name"] in done]
+    lines = ["| " + " | ".join(["", "CPU s", "steps", *(column["title"] for column in columns)]) + " |"]
+    lines.append("|" + "---|" * (3 + len(columns)))
+    pairs: list[list[tuple[float, float]]] = [[] for _ in columns]
+    controls: dict[str, list[dict[str, Any]]] = {}
+    for row, result in rows:
+        cells = []
+        for number, column in enumerate(columns):
+            record, printed = value(result["records"], column), row.get("printed", [])[number : number + 1]
+            cells.append(cell(record) + (f" / {printed[0]:g}" if printed else ""))
+            if record is not None and printed:
+                pairs[number].append((record["value"], printed[0]))
+        lines.append(
+            f"| {row['name']} | {result['seconds']} | {result.get('step', '-')} | {' | '.join(cells)} |"
+        )
+        for record in result["records"]:
+            if record["features"] != OURS:
+                controls.setdefault(record["features"], result["records"])
+    for control, records in controls.items():
+        printed = table.get("controls", {}).get(control, [])
+        cells = []
+        for number, column in enumerate(columns):
+            record = value(records, column, control)
+            cells.append(cell(record) + (f" / {printed[number]:g}" if printed else ""))
+            if record is not None and printed:
+                pairs[number].append((record["value"], printed[number]))
+        lines.append(f"| *{control}* | - | - | {' | '.join(cells)} |")
+    ranks = [
+        f"{column['title']} {spearmanr(*zip(*both)).statistic:.2f} ({len(both)} rows)"
+        for column, both in zip(columns, pairs)
+        if len(both) > 2
+    ]
+    if ranks:
+        lines += ["", f"Rank correlation with the printed column: {', '.join(ranks)}."]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", choices=sorted(path.stem for path in TABLES.glob("*.toml")))
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--out", type=Path, default=Path("runs/tables"))
+    parser.add_argument("--rows", help="names of rows, separated by commas [default: all]")
+    parser.add_argument("--minutes", type=float, help="of a processor [default: those of the table]")
+    parser.add_argument("--print", action="store_true", help="only print what is there")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if not options.print:
+        rows = options.rows.split(",") if options.rows else None
+        measure(options.table, options.data, options.out, rows, options.minutes)
+    print(markdown(options.table))
+
+
+if __name__ == "__main__":
+    main()
