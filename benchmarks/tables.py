@@ -1,11 +1,11 @@
-"""Tables of papers and lectures at a small scale, each from a TOML file in benchmarks/tables/, row by row and resumably.
+"""Tables of papers and lectures at a small scale, each from a TOML file in benchmarks/tables/, row by row.
 
     python benchmarks/tables.py rotations PATH/TO/cifar10            # train and score the rows that are missing
     python benchmarks/tables.py rotations PATH/TO/cifar10 --rows 4,8 --minutes 10
     python benchmarks/tables.py rotations --print                    # the table from docs/tables/rotations.json
 
 A row is a method with its settings; its numbers go to docs/tables/NAME.json as soon as they exist. An interrupted run
-resumes from --out. `minutes` in the TOML file are processor time of one thread, so that other programs cost no steps.
+resumes from --out. `minutes` are processor time of one thread, so that other programs cost no steps.
 Methods train on `images` training images, drawn with seed 0; probes learn from the labels of the same images. Scores
 are of the test images, or where the file says `score = "choosing"` of 2,000 other training images.
 """
@@ -73,6 +73,8 @@ def train(row: dict[str, Any], table: dict[str, Any], images: Data, out: Path) -
     """The trained network of a row, and how long it was trained."""
     settings = {**table.get("train", {}), **row.get("train", {})}
     settings = {key: other_run(value, out) for key, value in settings.items()}
+    if "epochs" in settings:
+        del settings["minutes"]
     began = time.process_time()
     if row["method"] == "labels":
         network, steps = supervised(images, **settings)
