@@ -78,7 +78,7 @@ def train(row: dict[str, Any], table: dict[str, Any], images: Data, out: Path) -
     began = time.process_time()
     if row["method"] == "labels":
         network, steps = supervised(images, **settings)
-        return network, {"seconds": round(time.process_time() - began), "steps": steps}
+        return network, {"seconds": round(time.process_time() - began), "step": steps}
     duration.clock = time.process_time
     resumed = (out / "run.toml").exists()
     run = unlabeled.pretrain(row["method"], images, out=out, quiet=True, resume=resumed, **settings)
@@ -95,7 +95,9 @@ def folder_name(row: str) -> str:
     return re.sub(r"\W+", "-", row)
 
 
-def supervised(images: Data, encoder: str, minutes: float, **settings: Any) -> tuple[Any, int]:
+def supervised(
+    images: Data, *, encoder: str, minutes: float, batch_size: int = finetune.BATCH, **settings: Any
+) -> tuple[Any, int]:
     """The same network trained with the labels of the same images for as long, and its steps."""
     torch.manual_seed(0)
     network = encoders.fitted(encoder, images, **settings)
@@ -105,7 +107,7 @@ def supervised(images: Data, encoder: str, minutes: float, **settings: Any) -> t
     training = finetune.Training(network, head, labelled, view, {network: 1e-3, head: 1e-3})
     rows, began, steps, progress = torch.arange(len(images)), time.process_time(), 0, 0.0
     while progress < 1:
-        for batch in rows[torch.randperm(len(rows))].split(finetune.BATCH):
+        for batch in rows[torch.randperm(len(rows))].split(batch_size):
             training.step(batch, min(1.0, steps / 100) * (1 + math.cos(math.pi * progress)) / 2)
             steps, progress = steps + 1, (time.process_time() - began) / (60 * minutes)
             if progress >= 1:
