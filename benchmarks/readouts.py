@@ -1,65 +1,51 @@
-"""Which features of a trained network are best: maps, grids and scalings, judged on training images that were held out.
+"""Which features of trained networks are best: maps, grids and scalings, judged on training images that were held out.
 
-    python benchmarks/readouts.py PATH/TO/cifar10 --out runs/readouts [--methods simclr,rotnet] [--minutes 2]
-    python benchmarks/readouts.py PATH/TO/cifar10 --out runs/readouts --table
+    python benchmarks/tables.py image_methods PATH/TO/cifar10 --out runs/tables     # trains the networks
+    python benchmarks/readouts.py PATH/TO/cifar10 --out runs/tables [--methods simclr,rotnet]
+    python benchmarks/readouts.py --print
 
-Methods train with their plain defaults on 8,000 training images; probes learn from the labels of the same images and
-are scored on 2,000 other training images. The test images are never read, so that these numbers may choose defaults.
+Probes learn from the labels of the images that the networks were trained on and are scored on 2,000 other training
+images. The test images are never read, so that these numbers may choose defaults.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
 
-import unlabeled
-from unlabeled.data import open_data
+from tables import parts, read, results
+from unlabeled.data import Data
 from unlabeled.evaluation import evaluate
 
-METHODS = "simclr,moco,byol,barlow_twins,rotnet,jigsaw,colorization,autoencoder"
-MAPS = ("output", "layer1:2x2", "layer2:2x2", "layer3:2x2", "layer4:2x2")
+NAME, SOURCE = "readouts", "image_methods"
+MAPS = ("output", "layer2:2x2", "layer3:2x2", "layer4:2x2")
 SCALINGS = ("none", "standardize", "whiten", "views")
 COLUMNS = (("knn", "all"), ("linear", "all"), ("linear", 10))
+FEATURES = [f"{one}:{scaling}" for one in MAPS for scaling in SCALINGS]
 
 
-def judge(method: str, data: Path, out: Path, minutes: float) -> None:
-    """Train one method and score all its features; what is there already stays."""
-    train = open_data(data, kind="image", split="train")
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-    learned, held_out = train.subset(order[:8000]), train.subset(order[8000:10_000])
-    target = out / f"{method}.json"
-    scores = json.loads(target.read_text()) if target.exists() else {}
-    wanted = [f"{one}:{scaling}" for one in MAPS for scaling in SCALINGS]
-    if all(features in scores for features in wanted):
-        return
-    run = unlabeled.pretrain(
-        method, learned, encoder="resnet10", minutes=minutes, out=out / method, quiet=True, resume=True
-    )
-    for features in wanted:
-        if features not in scores:
-            columns = evaluate(
-                run, (learned, held_out), labels_per_class=("all", 10), controls="none", features=features
-            )
-            scores[features] = {
-                f"{record['probe']} {record['labels_per_class']}": record["value"]
-                for record in columns.records
-            }
-            target.write_text(json.dumps(scores, indent=1))
-            print(method, features, scores[features], flush=True)
+def judge(method: str, run: Path, pair: tuple[Data, Data]) -> None:
+    """Score all features of a trained network; what is there already stays."""
+    for features in FEATURES:
+        with results(NAME) as done:
+            if features in done.get(method, {}):
+                continue
+        scores = evaluate(run, pair, labels_per_class=("all", 10), controls="none", features=features)
+        columns = {f"{one['probe']} {one['labels_per_class']}": one["value"] for one in scores.records}
+        with results(NAME) as done:
+            done.setdefault(method, {})[features] = columns
+        print(method, features, columns, flush=True)
 
 
-def table(out: Path) -> str:
+def table() -> str:
     """For each method its output and the three features with the highest mean of the columns."""
     lines = ["| method | features | kNN | linear | linear, 10 labels per class |", "|---|---|---|---|---|"]
-    for file in sorted(out.glob("*.json")):
-        scores = json.loads(file.read_text())
-        ranked = sorted(scores, key=lambda features: -sum(scores[features].values()))
-        for features in dict.fromkeys(["output:none", *ranked[:3]]):
-            cells = " | ".join(
-                f"{100 * scores[features][f'{probe} {labels}']:.1f}" for probe, labels in COLUMNS
-            )
-            lines.append(f"| `{file.stem}` | `{features.removesuffix(':none')}` | {cells} |")
+    with results(NAME) as done:
+        for method, scores in sorted(done.items()):
+            ranked = sorted(scores, key=lambda features: -sum(scores[features].values()))
+            for features in dict.fromkeys([FEATURES[0], *ranked[:3]]):
+                cells = [f"{100 * scores[features][f'{probe} {labels}']:.1f}" for probe, labels in COLUMNS]
+                lines.append(f"| `{method}` | `{features.removesuffix(':none')}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -67,16 +53,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("runs/readouts"))
-    parser.add_argument("--methods", default=METHODS)
-    parser.add_argument("--minutes", type=float, default=2.0)
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--out", type=Path, default=Path("runs/tables"))
+    parser.add_argument("--methods", help="separated by commas [default: all that are trained]")
+    parser.add_argument("--print", action="store_true", help="only print what is there")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    for method in () if options.table else options.methods.split(","):
-        judge(method, options.data, options.out, options.minutes)
-    print(table(options.out))
+    torch.set_num_threads(1)
+    if not options.print:
+        pair = parts(read(SOURCE) | {"score": "choosing"}, options.data)
+        with results(SOURCE) as trained:
+            methods = options.methods.split(",") if options.methods else list(trained)
+        for method in methods:
+            judge(method, options.out / SOURCE / method / "run", pair)
+    print(table())
 
 
 if __name__ == "__main__":
