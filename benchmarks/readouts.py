@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 import torch
-
 from tables import parts, read, results
+
 from unlabeled.data import Data
 from unlabeled.evaluation import evaluate
 
