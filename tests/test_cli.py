@@ -226,6 +226,14 @@ def test_compare_trains_judges_and_reports(
     assert capsys.readouterr().out.count("raw input") >= 2
 
 
+def test_compare_takes_the_choice_of_auto_as_one_of_its_methods(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "both"
+    words = ("--steps", "2", "--probe", "knn", "--controls", "none", "--out", str(out))
+    assert run("compare", "auto", "rotnet", str(folder), *words) == 0
+    assert load(out / "auto").method.name == "patch_dictionary"
+    assert "rotnet" in (out / "report.html").read_text()
+
+
 def test_record_passes_its_words_on_and_says_what_was_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

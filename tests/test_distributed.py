@@ -873,7 +873,9 @@ def test_a_killed_process_ends_the_others_with_a_word_and_the_run_resumes_to_the
 ) -> None:
     checkpoint = tmp_path / "run" / CHECKPOINT
     said = said_without(victim, launched(tmp_path, launcher), tmp_path, launcher, checkpoint)
-    assert "unlabeled: lost another of the 2 processes, killed or stopped by its own error, after step" in said
+    assert (
+        "unlabeled: lost another of the 2 processes, killed or stopped by its own error, after step" in said
+    )
     assert "--resume continues from it" in said
     assert read_checkpoint(checkpoint)[1]["step"] < 120
     assert_bits(finished(launched(tmp_path, launcher, "--resume"), tmp_path), undisturbed)

@@ -485,7 +485,7 @@ def compare(
     """Train several methods on the same data with the same budget, and evaluate them side by side.
 
     Args:
-        methods_and_data: Names of methods, then the data: a built-in set, folder, file or hub name.
+        methods_and_data: Names of methods or auto, then the data: a built-in set, folder, file or hub name.
         epochs: Passes over the data, the same for all. [default: chosen by the method and the data]
         steps: Optimizer steps, instead of epochs. [default: as many as the epochs take]
         minutes: Minutes of training per method, instead of epochs. [default: at most 10, on a GPU 60]
@@ -507,7 +507,8 @@ def compare(
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"compare must get every method once, got {name} {names.count(name)} times")
-        methods.describe(name)
+        if name != AUTO.name:
+            methods.describe(name)
     from unlabeled.evaluation import subsets
 
     settings = {"epochs": epochs, "steps": steps, "minutes": minutes}
@@ -538,12 +539,12 @@ def _compare(
     from unlabeled.reporting import report as draw
     from unlabeled.training.train import pretrain
 
-    kinds = {methods.describe(name).kind for name in names}
+    kinds = {methods.describe(name).kind for name in names if name != AUTO.name}
     if len(kinds) > 1:
         raise UserError(f"compare must get methods for one kind of data, got {', '.join(sorted(kinds))}")
-    kind = kinds.pop()
+    kind = kinds.pop() if kinds else None
     folder = out or new_folder(Path("runs/compare"))
-    size = settings["store_size"] or store_size(kind, settings["image_size"])
+    size = settings["store_size"] or (store_size(kind, settings["image_size"]) if kind else None)
     # Divided once, so that no method sees the test images, not even without their labels.
     train, test = open_splits(data, kind=kind, store_size=size, **reading)
     settings |= {name: reading[name] for name in reading if name != "group"}  # how the report reads the data
