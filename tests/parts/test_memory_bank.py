@@ -104,7 +104,7 @@ def test_both_ways_to_multiply_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_visit_moves_the_visited_rows_by_the_momentum_and_no_other() -> None:
     made, index = bank(momentum=0.3), torch.tensor([4, 0, 9])
     before, new = made.rows.clone(), units(3, 6)
-    made.visit(new, index)
+    made.update(new, index)
     torch.testing.assert_close(made.rows[index], F.normalize(0.3 * before[index] + 0.7 * new, dim=1))
     torch.testing.assert_close(made.rows.norm(dim=1), torch.ones(12).double())
     rest = [number for number in range(12) if number not in (0, 4, 9)]
@@ -114,8 +114,8 @@ def test_visit_moves_the_visited_rows_by_the_momentum_and_no_other() -> None:
 def test_sample_that_is_visited_twice_moves_to_the_mean_whatever_the_order() -> None:
     first, second, new = bank(), bank(), units(3, 6)
     expected = F.normalize(0.5 * first.rows[4] + 0.5 * (new[0] + new[2]) / 2, dim=0)
-    first.visit(new, torch.tensor([4, 1, 4]))
-    second.visit(new.flip(0), torch.tensor([4, 1, 4]))
+    first.update(new, torch.tensor([4, 1, 4]))
+    second.update(new.flip(0), torch.tensor([4, 1, 4]))
     torch.testing.assert_close(first.rows[4], expected)
     torch.testing.assert_close(first.rows, second.rows)
 
@@ -124,7 +124,7 @@ def test_losses_of_what_was_current_are_not_touched_by_visits() -> None:
     made, vectors = bank(), units(3, 1).requires_grad_()
     rows = made.current()
     value = softmax(vectors, rows, torch.arange(3), 0.2)
-    made.visit(vectors, torch.arange(3))
+    made.update(vectors, torch.arange(3))
     value.backward()  # would fail if the rows had been changed in place
     assert not torch.equal(rows, made.rows) and vectors.grad is not None
 

@@ -211,7 +211,7 @@ class Dictionary(nn.Module):
         return filters, -filters @ self.mean
 
     @torch.no_grad()
-    def redraw(self, patches: Tensor, samples: int, shown: int = 36) -> tuple[Tensor, Tensor]:
+    def reconstruct(self, patches: Tensor, samples: int, shown: int = 36) -> tuple[Tensor, Tensor]:
         """Patches as one atom each, with their own mean and contrast, and the atoms that explain most of a sample.
 
         Args:

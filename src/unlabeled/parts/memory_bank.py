@@ -131,7 +131,7 @@ class MemoryBank(nn.Module):
         return torch.randint(len(self.rows), (len(index), negatives), device=index.device)
 
     @torch.no_grad()
-    def visit(self, vectors: Tensor, index: Tensor) -> None:
+    def update(self, vectors: Tensor, index: Tensor) -> None:
         """Move stored vectors towards new ones, on the sphere.
 
         Args:
