@@ -123,9 +123,7 @@ class ColorProxy(Method[ImageEncoder]):
         last = near_zero(nn.Linear(hidden_dim, 2 * bins))
         width = sum(encoder.map_dims.values())
         self.head = nn.Sequential(nn.Linear(width, hidden_dim), nn.ReLU(), nn.Dropout(dropout), last)
-        self.register_buffer(
-            "baseline", torch.tensor(0.0)
-        )  # loss of always predicting the histograms of the data
+        self.register_buffer("baseline", torch.tensor(0.0))  # loss of predicting the histograms of the data
 
     def prepare(self, data: Data) -> None:
         _require_rgb(data.shape["channels"])

@@ -60,8 +60,8 @@ def loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 @full_precision
 def similarities(vectors: Tensor, anchors: Tensor) -> Tensor:
-    """Cosine similarities, float, shape (batch, anchors), of unit vectors, (batch, dim), and anchors, (anchors,
-    dim).""" return vectors @ anchors.T
+    """Cosine similarities, shape (batch, anchors), of unit vectors, shape (batch, dim) and (anchors, dim)."""
+    return vectors @ anchors.T
 
 
 def load_teacher(source: str | None, encoder: ImageEncoder) -> encoders.Encoder:

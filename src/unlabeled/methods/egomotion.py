@@ -137,8 +137,8 @@ class Egomotion(Method[ImageEncoder]):
         return data.spans(min(FRAMES, data.shortest))
 
     def prepare(self, data: Walks) -> None:
-        """Set the bins by all pairs of the training data, and compute the loss of always predicting their
-        frequencies.""" walk, time = data.places().unbind(1)
+        """Set the bins by all pairs of the training data, and compute the loss of predicting their frequencies."""
+        walk, time = data.places().unbind(1)
         pose = data.signals["pose"][data.starts[walk] + time]
         gaps = range(1, self.reach + 1)
         motions = torch.cat(

@@ -120,9 +120,8 @@ class NoiseAsTargets(OneView, Method[ImageEncoder]):
         self.metrics = {}
         if self.training and int(self.epoch) % self.every == 0:
             everyone = gather.gather(vectors.detach())
-            if (
-                everyone.isfinite().all()
-            ):  # otherwise the loss is not finite either, which the training loop reports
+            # If a vector is not finite, neither is the loss, which the training loop reports.
+            if everyone.isfinite().all():
                 self.metrics = {"exchanged": self.exchange(everyone, gather.gather(index))}
         return loss(vectors, self.points[self.point_of[index]].to(vectors.dtype))
 

@@ -136,8 +136,8 @@ class PatchTracking(Method[Frames]):
 
     @torch.no_grad()
     def track(self, video: Tensor) -> tuple[Tensor, int, Tensor]:
-        """Corners of the box with the most motion, int64, (batch, frames, 2), its side, and which clips are used,
-        bool.""" small, factor = tracker.shrink(video)
+        """Corners of the box with the most motion, int64, (batch, frames, 2), its side, and which clips are used."""
+        small, factor = tracker.shrink(video)
         side = max(2 * tracker.CELL, round(self.patch * min(small.shape[2:])))
         points = tracker.moving_points(small[:, 0], small[:, LAG])
         corner = tracker.busiest(points, side, (small.shape[2], small.shape[3]))

@@ -48,8 +48,8 @@ def layout(size: int, gap: float, shift: float) -> tuple[int, int, int]:
     Args:
         size: Side of the image in pixels.
         gap: Space between patches, relative to their side.
-        shift: Largest shift of a patch, relative to its side; unless it is 0, at least a pixel. Gaps are widened so
-            that shifted patches never touch.
+        shift: Largest shift of a patch, relative to its side; unless it is 0, at least a pixel. Gaps, if there are
+            any, are wide enough to keep shifted patches apart.
     """
     for side in range(size // GRID, 1, -1):
         largest = max(1, round(shift * side)) if shift else 0
@@ -169,9 +169,8 @@ class RelativePatch(Method[ImageEncoder]):
         cells = self.disguise(self.cut(images))
         positions = torch.tensor(OUTER, device=images.device)[self.logits(cells)[0].argmax(2)]
         cells = F.pad(rearrange(cells.clamp(0, 1), "(b n) c h w -> b n c h w", n=GRID**2), [1] * 4, value=1.0)
-        weights = F.one_hot(positions, GRID**2).to(
-            cells.dtype
-        )  # patches predicted at one position are averaged
+        # Patches that are predicted at one position are averaged.
+        weights = F.one_hot(positions, GRID**2).to(cells.dtype)
         arranged = torch.einsum("bop,bochw->bpchw", weights, cells[:, OUTER])
         arranged = arranged / weights.sum(1)[..., None, None, None].clamp(min=1)
         arranged[:, CENTER] = cells[:, CENTER]

@@ -67,8 +67,8 @@ class VideoDictionary(Method[Clips]):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """The first frames, their reconstruction from one atom per cube, and the atoms that explain most of each
-        clip.""" code, adapt = self.encoder.trunk, self.encoder.adapt
+        """The first frames, their reconstruction from one atom per cube, and the atoms that explain most of them."""
+        code, adapt = self.encoder.trunk, self.encoder.adapt
         depth, width = code.frames, code.width
         x = code.lengthen(self._volumes(batch))[:, :, :depth]
         rows, columns = (side // width for side in x.shape[3:])
