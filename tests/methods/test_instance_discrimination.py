@@ -129,6 +129,6 @@ def test_pictures_show_the_nearest_of_any_images_to_a_view() -> None:
     method.views = lambda batch: batch["image"].roll(1, 0) / 255  # type: ignore[assignment]
     given = batch(2, 9, 15, 11)
     pictures = method.pictures(given)
-    assert list(pictures) == ["view", "its image", "nearest image"]
-    assert torch.equal(pictures["its image"], given["image"] / 255)
-    assert torch.equal(pictures["nearest image"], pictures["its image"].roll(1, 0))
+    assert list(pictures) == ["view", "original image", "nearest image"]
+    assert torch.equal(pictures["original image"], given["image"] / 255)
+    assert torch.equal(pictures["nearest image"], pictures["original image"].roll(1, 0))

@@ -24,7 +24,7 @@ from unlabeled import check
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Losses, Method
 from unlabeled.options import Count, ViewOptions
-from unlabeled.parts.adversarial import build_discriminator, judged
+from unlabeled.parts.adversarial import build_discriminator, judge
 from unlabeled.parts.augment import Views
 from unlabeled.parts.decoder import Decoder
 from unlabeled.parts.heads import near_zero
@@ -106,7 +106,7 @@ class BiGAN(Method[ImageEncoder]):
             "drawn": on_fake.detach().sigmoid().mean(),
         }
         # With the arguments swapped, the gradient does not vanish where the discriminator wins.
-        theirs = loss(judged(self.discriminator, *fake), judged(self.discriminator, *real))
+        theirs = loss(judge(self.discriminator, *fake), judge(self.discriminator, *real))
         return {"generator": theirs, "discriminator": loss(on_real, on_fake)}
 
     def noise(self, count: int, device: torch.device) -> Tensor:
