@@ -1,7 +1,7 @@
 """ColorProxy: predict hue and chroma at random pixels of a grey image from all layers of the encoder.
 
-Withheld: the colours. Predicted: histograms of hue and of chroma at random positions, from the hypercolumn: the values
-of all maps of the encoder at that position.
+Withheld: the colours. Predicted: histograms of hue and of chroma at random positions, each from its hypercolumn: the
+values of all maps of the encoder there.
 
 Source: Larsson, Maire, Shakhnarovich, "Colorization as a Proxy Task for Visual Understanding", 2017,
 https://arxiv.org/abs/1703.04044

@@ -4,8 +4,8 @@ Withheld: the lower rows of a grid of overlapping patches, each encoded separate
 encoder) of a patch some rows below another one, from a summary of that one's row and all rows above it.
 
 Source: van den Oord, Li, Vinyals, "Representation Learning with Contrastive Predictive Coding", 2018,
-https://arxiv.org/abs/1807.03748; the context network and the changes of each patch from Hénaff et al., "Data-Efficient
-Image Recognition with Contrastive Predictive Coding", 2019, https://arxiv.org/abs/1905.09272
+https://arxiv.org/abs/1807.03748; the context network and the augmentation of each patch from Hénaff et al.,
+"Data-Efficient Image Recognition with Contrastive Predictive Coding", 2019, https://arxiv.org/abs/1905.09272
 Differs: the encoder is any network; its batch norms use statistics of patches that are measured once before training,
 where the second paper has layer norm. The grid has 5 x 5 patches, not 7 x 7, and the context network is narrower.
 Predictions go downwards only; the second paper has several directions. The loss is averaged over the distances. Each

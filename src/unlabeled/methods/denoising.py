@@ -1,6 +1,6 @@
 """Denoising autoencoder: corrupt a part of an image and recover the clean one.
 
-Withheld: the corrupted elements, which are redrawn for every view. Predicted: the whole clean image.
+Withheld: the corrupted elements, which are drawn anew for every view. Predicted: the whole clean image.
 
 Source: Vincent, Larochelle, Bengio, Manzagol, "Extracting and Composing Robust Features with Denoising
 Autoencoders", 2008, https://doi.org/10.1145/1390156.1390294; the emphasis and the other noises: "Stacked

@@ -8,7 +8,7 @@ https://arxiv.org/abs/2104.02057
 Differs: the heads are narrower (4096 and 256 in the paper) and the views are not blurred, for small images; the paper
 blurs the first always and the second with probability 0.1. Crops have at least 0.2 of the area, as the paper's for
 ResNets; for ViTs it has 0.08. The teacher moves after the optimizer step instead of before its next forward pass, which
-is equivalent. The ViTs of timm learn their position embeddings, which the paper keeps fixed. Crops are resampled
+is equivalent. timm's ViTs learn their position embeddings, which the paper keeps fixed. Crops are resampled
 bilinearly. The optimizer is AdamW for every encoder, as the paper's for ViTs; it has LARS for ResNets.
 Shortcut: the statistics of batch norm reveal which images were in one batch, so several processes need synchronised
 norms. Training the first layer of a ViT makes it unstable in a way that the loss hardly shows, so that layer stays

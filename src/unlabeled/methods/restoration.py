@@ -1,7 +1,7 @@
 """Restoration: restore an image taken through a window covered with dirt or raindrops.
 
-Withheld: the pixels hidden by dirt specks or raindrops, which are redrawn for every view. Predicted: the clean image,
-as a residual added to the corrupted one.
+Withheld: the pixels hidden by dirt specks or raindrops, which are drawn anew for every view. Predicted: the clean
+image, as a residual added to the corrupted one.
 
 Source: Eigen, Krishnan, Fergus, "Restoring an Image Taken through a Window Covered with Dirt or Rain", 2013,
 https://doi.org/10.1109/ICCV.2013.84

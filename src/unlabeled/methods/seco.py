@@ -1,4 +1,4 @@
-"""SeCo: recognise a place in three spaces, invariant to time and augmentation, to time only, or to the latter only.
+"""SeCo: recognise places in three spaces, invariant to time and augmentation, only time or only augmentation.
 
 Withheld: which of many vectors (keys) shows the same place as the query: at another time, augmented (another crop and
 other colours), or both. Predicted: that key, by cosine similarity, in three spaces, each with its own projection head
@@ -77,7 +77,7 @@ def loss(queries: Tensor, keys: Tensor, stored: list[Tensor], temperature: float
 
 
 class SeCo(Method[ImageEncoder]):
-    """Recognise a place in three spaces, invariant to time and augmentation, to time only, or to the latter only.
+    """Recognise places in three spaces, invariant to time and augmentation, only time or only augmentation.
 
     Images need groups, each with the images of one place at several times, such as `group=folder` for files named
     place/time.png. The metric `accuracy` is the fraction of places that are identified in the first space among those

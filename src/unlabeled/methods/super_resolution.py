@@ -4,7 +4,8 @@ Withheld: the details of an image that was downsampled and upsampled again. Pred
 added to the upsampled image.
 
 Source: Dong, Loy, He, Tang, "Image Super-Resolution Using Deep Convolutional Networks", 2014,
-https://arxiv.org/abs/1501.00092, which also upsamples the image before the network, but is after images, not features.
+https://arxiv.org/abs/1501.00092, which also upsamples the image before the network, but its goal is images, not
+features.
 Differs: the encoder is any network, and the head reads three of its maps at every pixel, where the paper has three
 convolutions at full resolution. The optimizer is AdamW, not SGD. PSNR is measured on all channels of the whole image;
 the paper measures it on the luma, without the border.

@@ -36,17 +36,17 @@ def psnr(error: Tensor) -> Tensor:
     return -10 * error.clamp(min=LEAST).log10()
 
 
-def gain(predicted: Tensor, given: Tensor, images: Tensor, where: Tensor | None = None) -> Tensor:
+def gain(predicted: Tensor, inputs: Tensor, images: Tensor, where: Tensor | None = None) -> Tensor:
     """Improvement in PSNR of a prediction over the images that it was made from.
 
     Args:
         predicted: Float, shape (batch, channels, height, width); need not be in 0..1.
-        given: What it was made from, float, same shape.
+        inputs: What it was made from, float, same shape.
         images: Float, same shape.
         where: Pixels that count, as in `squared_error`.
 
     Returns:
         Scalar without gradient, in decibels; 0 if nothing was changed.
     """
-    after, before = (squared_error(one.detach(), images, where) for one in (predicted, given))
+    after, before = (squared_error(one.detach(), images, where) for one in (predicted, inputs))
     return psnr(after) - psnr(before)
