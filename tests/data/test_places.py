@@ -41,12 +41,12 @@ def test_a_batch_shows_different_images_of_one_group_in_random_order() -> None:
     assert [len(orders) for orders in seen] == [4 * 3 * 2, 3 * 2, 2]  # all that are possible
 
 
-def test_groups_of_one_image_are_left_out_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_groups_of_one_image_are_left_out_with_a_note(caplog: pytest.LogCaptureFixture) -> None:
     note.cache_clear()
     with caplog.at_level(logging.WARNING):
         data = places_of(numbered([0, 1, 1, 2]), 3, "test")
     assert len(data) == 1 and drawn(data).unique().tolist() == [1, 2]
-    assert caplog.messages == ["array: 2 of 3 groups are left out, as they have one image only"]
+    assert caplog.messages == ["array: 2 of 3 groups are left out, as they have only one image"]
 
 
 def test_without_groups_or_with_single_images_the_error_says_what_to_do() -> None:
@@ -94,7 +94,7 @@ def test_built_in_seasons_are_groups_of_five() -> None:
         open_data("seasons:nonsense")
 
 
-def test_images_of_places_of_any_size_are_drawn_equally_often_without_a_table_of_the_largest() -> None:
+def test_images_of_places_of_any_size_are_drawn_equally_often_without_padding_to_the_largest() -> None:
     data = places_of(numbered([0] * 100 + [1] * 2 + [2] * 4), 3, "test")
     assert data.rows.shape == (106,)
     numbers = data.images.batch(torch.arange(106))["image"][:, 0, 0, 0]

@@ -36,7 +36,7 @@ def test_the_code_is_normalise_whiten_project_threshold_cube_by_cube_averaged_ov
     torch.testing.assert_close(code(clips).square() - 1e-4, coarse, rtol=1e-4, atol=1e-4)
 
 
-def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chunk_size_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     code, _ = network()
     clips = torch.randn(5, 2, 5, 12, 12)
     whole = code(clips)
@@ -44,7 +44,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(code(clips), whole)
 
 
-def test_short_clips_stay_at_their_last_frame() -> None:
+def test_short_clips_repeat_their_last_frame() -> None:
     code, _ = network()
     clips = torch.randn(2, 2, 1, 12, 12)
     torch.testing.assert_close(code(clips), code(clips.expand(-1, -1, 3, -1, -1)))
@@ -56,7 +56,7 @@ def test_the_direction_of_time_matters() -> None:
     assert (code(clips) - code(clips.flip(2))).abs().max() > 0.05
 
 
-def test_names_give_atoms_and_sizes_that_fit() -> None:
+def test_names_set_atoms_and_sizes_that_fit() -> None:
     code = cube_code("cube-dictionary-7", 3, 32, 16)
     assert code is not None and (code.numbers, code.width, code.frames) == (3 * 4 * 36, 6, 4)
     small = cube_code("cube-dictionary-7", 1, 4, 2)

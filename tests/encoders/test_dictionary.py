@@ -57,7 +57,7 @@ def test_larger_maps_are_averaged_over_cells_and_then_over_the_grid() -> None:
     torch.testing.assert_close(code(batch)[0].square() - 1e-4, coarse.flatten(), rtol=1e-4, atol=1e-4)
 
 
-def test_a_constant_image_has_the_code_of_no_contrast_and_contrast_and_brightness_do_not_matter() -> None:
+def test_a_constant_image_has_the_code_of_zero_contrast_and_contrast_and_brightness_do_not_matter() -> None:
     code = network()
     assert torch.equal(
         code.maps(torch.full((1, 3, 11, 11), 0.3))["atoms"], code.maps(torch.zeros(1, 3, 11, 11))["atoms"]
@@ -67,7 +67,7 @@ def test_a_constant_image_has_the_code_of_no_contrast_and_contrast_and_brightnes
     torch.testing.assert_close(code(3 * batch + 1), code(batch), rtol=1e-2, atol=1e-3)
 
 
-def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chunk_size_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     code, batch = network(), images(7)
     whole = code(batch)
     monkeypatch.setattr("unlabeled.encoders.dictionary.ENTRIES", 1)
@@ -84,14 +84,14 @@ def test_opposite_filters_swap_the_halves() -> None:
 
 
 @pytest.mark.parametrize("name, atoms, width", [("dictionary-16", 16, 6), ("dictionary-9-3", 9, 3)])
-def test_names_give_atoms_and_width(name: str, atoms: int, width: int) -> None:
+def test_names_set_atoms_and_width(name: str, atoms: int, width: int) -> None:
     encoder = encoders.build(name, image_size=32)
     code = encoder.trunk
     assert (len(code.offset), code.width, encoder.dim) == (atoms, width, 2 * atoms * 9)
     assert encoder.features(torch.rand(2, 3, 32, 32)).shape == (2, encoder.dim)
 
 
-def test_patches_fit_small_images_and_too_wide_ones_are_refused() -> None:
+def test_patches_fit_into_small_images_and_wider_ones_are_refused() -> None:
     assert dictionary("dictionary-16", 1, 8).width == 4
     assert encoders.build("dictionary-16", image_size=1)(torch.rand(1, 3, 1, 1)).shape == (1, 288)
     with pytest.raises(
@@ -140,7 +140,7 @@ def test_mirrored_filters_are_the_mean_over_both_images_of_a_network_with_all_fi
     torch.testing.assert_close(code(batch).square(), mean.flatten(1), rtol=1e-4, atol=1e-5)
 
 
-def test_images_that_face_either_way_are_mirrored_and_those_that_face_one_way_are_not() -> None:
+def test_dictionaries_are_mirrored_only_for_images_that_face_either_way() -> None:
     torch.manual_seed(0)
     noise = torch.rand(400, 1, 16, 16)
     assert mirror_accuracy(noise) == pytest.approx(0.5, abs=0.1)
@@ -160,7 +160,7 @@ def test_images_that_face_either_way_are_mirrored_and_those_that_face_one_way_ar
     assert suited("dictionary-16-oriented", noise) == ("dictionary-16-oriented", "")
 
 
-def test_the_choice_is_said_and_saved_with_the_encoder(tmp_path) -> None:
+def test_the_choice_is_reported_and_saved_with_the_encoder(tmp_path) -> None:
     data = open_data((torch.rand(100, 3, 16, 16) * 255).to(torch.uint8))
     encoder = encoders.fitted("dictionary-16", data).eval()
     assert encoder.trunk.mirror and encoder.dim == 16 * 9
@@ -177,7 +177,7 @@ def test_an_odd_number_of_atoms_cannot_be_mirrored() -> None:
         encoders.build("dictionary-9-3-mirror", image_size=8)
 
 
-def test_onnx_takes_any_number_of_images_and_says_that_it_takes_one_size(tmp_path) -> None:
+def test_onnx_accepts_any_number_of_images_and_notes_that_it_accepts_one_size(tmp_path) -> None:
     pytest.importorskip("onnxruntime")
     encoder = encoders.build("dictionary-16-mirror", image_size=16)
     exported = export(encoder, tmp_path / "one.onnx", format="onnx")

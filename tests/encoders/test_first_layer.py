@@ -59,7 +59,7 @@ def test_planted_atoms_become_the_filters() -> None:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_every_channel_varies_by_1_around_0(bias: bool) -> None:
+def test_every_channel_has_variance_1_and_mean_0(bias: bool) -> None:
     encoder, images = one_layer(bias=bias), smooth()
     fill_first_layer_(encoder, images)
     maps = encoder.maps(images)["s1"]
@@ -122,10 +122,11 @@ def test_only_the_first_weights_change_and_the_state_has_the_same_names(
     assert encoder.config["init"] == "dictionary" and encoder.training
     height = layer(encoder).kernel_size[0]
     filters = len(layer(encoder).weight)
-    assert said == f"the {filters} filters of the first layer start as atoms of {height}x{height} patches"
+    line = f"the {filters} filters of the first layer are initialised with atoms of {height}x{height} patches"
+    assert said == line
 
 
-def test_networks_of_timm_and_of_ones_own_have_one_too() -> None:
+def test_timm_networks_and_custom_networks_are_supported() -> None:
     encoder = encoders.build("resnet18", image_size=66)
     fill_first_layer_(encoder, smooth(8, size=66))
     assert layer(encoder).kernel_size == (7, 7)
@@ -134,7 +135,7 @@ def test_networks_of_timm_and_of_ones_own_have_one_too() -> None:
     assert (own.maps(smooth(16))["last"]).isfinite().all()
 
 
-def test_the_seed_decides() -> None:
+def test_filters_depend_on_the_seed() -> None:
     def weights(seed: int) -> Tensor:
         encoder = one_layer()
         torch.manual_seed(seed)
@@ -188,7 +189,7 @@ def test_filters_larger_than_images_are_refused() -> None:
         fill_first_layer_(encoder, smooth(4, size=4))
 
 
-def test_the_search_leaves_no_hook_and_no_mode_behind() -> None:
+def test_the_search_leaves_no_hooks_and_restores_the_mode() -> None:
     encoder = encoders.build("conv4", image_size=16)
     statistics = copy.deepcopy(dict(encoder.named_buffers()))
     first_convolution(encoder.trunk, smooth(4), "conv4")
@@ -200,10 +201,12 @@ def pictures() -> Tensor:
     return (255 * smooth(24)).to(torch.uint8)
 
 
-def test_a_run_says_it_and_resumes_bit_for_bit(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_a_run_logs_it_and_resumes_bit_exactly(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     settings: Any = {"encoder": "conv4", "init": "dictionary", "batch_size": 8, "steps": 4}
     whole = unlabeled.pretrain("rotnet", open_data(pictures()), out=tmp_path / "whole", **settings)
-    assert "the 32 filters of the first layer start as atoms of 3x3 patches" in "".join(capfd.readouterr())
+    assert "the 32 filters of the first layer are initialised with atoms of 3x3 patches" in "".join(
+        capfd.readouterr()
+    )
     assert tomllib.loads((whole.path / "run.toml").read_text())["settings"]["init"] == "dictionary"
 
     def stop(step: int) -> None:
@@ -223,7 +226,7 @@ def test_a_run_says_it_and_resumes_bit_for_bit(tmp_path: Path, capfd: pytest.Cap
     assert list(plain.encoder.state_dict()) == list(state)
 
 
-def test_it_goes_with_images_and_without_weights_only(tmp_path: Path) -> None:
+def test_it_works_only_for_images_and_without_weights(tmp_path: Path) -> None:
     data = open_data(pictures())
     encoders.fitted("conv4", data).save(tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match=r"init must be default or rescaled with weights, .* got dictionary"):

@@ -23,7 +23,7 @@ def images(count: int = 80) -> Tensor:
 
 
 @pytest.mark.parametrize("shape", [{}, {"stride": 2}, {"dilation": 2, "kernel_size": (2, 3)}, {"groups": 2}])
-def test_what_is_drawn_times_the_filters_is_what_the_convolution_gives(shape: dict) -> None:
+def test_inputs_times_filters_equal_the_output_of_the_convolution(shape: dict) -> None:
     layer = nn.Conv2d(4, 6, **{"kernel_size": 3, "bias": False, **shape})
     x = torch.randn(3, 4, 9, 8)
     output = layer(x)
@@ -35,7 +35,7 @@ def test_what_is_drawn_times_the_filters_is_what_the_convolution_gives(shape: di
     torch.testing.assert_close(products.sort(0).values, expected.sort(0).values, atol=1e-5, rtol=1e-5)
 
 
-def test_positions_are_drawn_once_inside_the_input_and_in_padding_only_where_it_is_too_small() -> None:
+def test_positions_are_distinct_and_in_the_padding_only_if_the_input_is_too_small() -> None:
     layer = nn.Conv2d(1, 2, 3, padding=1)
     drawn = draw_inputs(layer, torch.rand(2, 1, 8, 8) + 1, 50)
     assert len(drawn) == 50 and len(drawn.unique(dim=0)) == 50 and drawn.min() >= 1
@@ -45,9 +45,7 @@ def test_positions_are_drawn_once_inside_the_input_and_in_padding_only_where_it_
     assert linear.shape == (7, 1, 3)
 
 
-def test_filters_respond_alike_and_are_unit_vectors_in_the_whitened_space_none_of_which_is_there_twice() -> (
-    None
-):
+def test_filters_have_unit_responses_and_are_distinct_unit_vectors_in_the_whitened_space() -> None:
     mixing = torch.randn(12, 12)
     patches = torch.randn(3000, 12) @ mixing + 5
     found = filters(patches, 20)
@@ -59,7 +57,7 @@ def test_filters_respond_alike_and_are_unit_vectors_in_the_whitened_space_none_o
     assert (directions @ directions.T - torch.eye(20)).max() < 0.99
 
 
-def test_planted_directions_come_back() -> None:
+def test_planted_directions_are_recovered() -> None:
     planted = torch.linalg.qr(torch.randn(8, 8))[0]
     which = torch.randint(8, (4000,))
     patches = (1 + torch.rand(4000, 1)) * planted[which] + 0.03 * torch.randn(4000, 8)
@@ -71,7 +69,7 @@ def test_planted_directions_come_back() -> None:
     assert sorted(likeness.argmax(1).tolist()) == list(range(8)) and likeness.max(1).values.min() > 0.8
 
 
-def test_few_or_equal_patches_leave_a_layer_as_it_is() -> None:
+def test_few_or_equal_patches_leave_a_layer_unchanged() -> None:
     assert filters(torch.randn(4, 6), 5) is None
     assert filters(torch.ones(50, 6), 5) is None
     layer = nn.Conv2d(3, 40, 3)
@@ -81,7 +79,7 @@ def test_few_or_equal_patches_leave_a_layer_as_it_is() -> None:
     assert not replace_filters_(nn.Conv1d(3, 4, 3), torch.randn(20, 3, 9))
 
 
-def test_each_group_of_channels_has_clusters_of_its_own() -> None:
+def test_each_group_of_channels_has_its_own_clusters() -> None:
     layer, other = nn.Conv2d(4, 6, 3, groups=2), nn.Conv2d(4, 6, 3, groups=2)
     x = torch.randn(8, 4, 8, 8)
     changed = x.clone()
@@ -94,7 +92,7 @@ def test_each_group_of_channels_has_clusters_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(("name", "count"), [("conv4", 24), ("resnet10", 8), ("vit-small", 4)])
-def test_an_encoder_is_the_same_for_the_same_seed_and_images_and_says_what_it_is(
+def test_an_encoder_is_the_same_for_the_same_seed_and_images_and_names_its_initialisation(
     name: str, count: int
 ) -> None:
     encoder = encoders.build(name, image_size=16).eval()
@@ -110,7 +108,7 @@ def test_an_encoder_is_the_same_for_the_same_seed_and_images_and_says_what_it_is
     assert encoder.config["init"] == "kmeans" and outputs[0].isfinite().all()
 
 
-def test_filters_are_of_what_a_layer_sees_after_the_layers_before_it_have_theirs() -> None:
+def test_filters_of_a_layer_are_from_its_input_after_earlier_layers_have_theirs() -> None:
     encoder = encoders.build("conv4", image_size=16).eval()
     pixels = images()
     torch.manual_seed(5)
@@ -126,7 +124,7 @@ def test_filters_are_of_what_a_layer_sees_after_the_layers_before_it_have_theirs
         x = encoder.trunk[stage](x)
 
 
-def test_training_can_start_from_them_but_not_from_weights_of_a_file_too() -> None:
+def test_training_can_start_from_them_but_not_from_a_weights_file_as_well() -> None:
     data = from_images((255 * images()).to(torch.uint8))
     encoder = encoders.fitted("conv4", data, init="kmeans")
     assert encoder.config["init"] == "kmeans"

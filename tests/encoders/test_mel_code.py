@@ -60,7 +60,7 @@ def test_vectors_are_roots_of_means_over_thirds_and_of_maxima() -> None:
         torch.testing.assert_close(vector, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_segments_of_few_patches_share_some() -> None:
+def test_segments_share_patches_if_there_are_few() -> None:
     code, learner = network()
     bands, frames = sounds(WIDTH + 1)
     first, second = slow(learner, bands[0])
@@ -69,7 +69,7 @@ def test_segments_of_few_patches_share_some() -> None:
         torch.testing.assert_close(part, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_padding_after_the_end_and_other_sounds_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padding_after_the_end_and_other_sounds_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     code, _ = network()
     bands, frames = sounds(40, 7, 3, 1)
     together = code.vectors(bands, frames)
@@ -82,7 +82,7 @@ def test_padding_after_the_end_and_other_sounds_change_nothing(monkeypatch: pyte
     torch.testing.assert_close(code.vectors(bands, frames), together)
 
 
-def test_the_order_of_what_is_heard_matters() -> None:
+def test_the_order_of_sounds_in_time_matters() -> None:
     code, _ = network()
     bands, frames = sounds(30)
     other = torch.cat([bands[:, 15:], bands[:, :15]], 1)
@@ -93,7 +93,7 @@ def test_the_order_of_what_is_heard_matters() -> None:
     ("name", "atoms", "width"), [("mel-dictionary-7", 7, 10), ("mel-dictionary-3-16", 3, 16)]
 )
 @pytest.mark.parametrize("samples", [1, 300, 4_000])
-def test_names_give_atoms_and_frames_and_short_sounds_are_read(
+def test_names_set_atoms_and_frames_and_short_sounds_are_read(
     name: str, atoms: int, width: int, samples: int, tmp_path
 ) -> None:
     encoder = encoders.build(name, kind="audio", sample_rate=8_000).eval()
@@ -112,7 +112,7 @@ def test_other_names_are_refused(name: str) -> None:
         encoders.build(name, kind="audio")
 
 
-def test_what_stands_behind_the_end_of_a_waveform_changes_nothing() -> None:
+def test_values_after_the_end_of_a_waveform_do_not_matter() -> None:
     torch.manual_seed(0)
     encoder = encoders.build("mel-dictionary-7", kind="audio", sample_rate=8_000).eval()
     waveform = torch.randn(2, 6_000).clamp(-1, 1)

@@ -51,7 +51,7 @@ def disturbed(encoder: encoders.Encoder, stages: tuple[str, ...]) -> encoders.En
     return other
 
 
-def test_what_lies_above_the_map_does_not_matter_and_what_lies_below_does() -> None:
+def test_weights_above_the_map_do_not_matter_and_those_below_do() -> None:
     encoder = network()
     expected = predictions(encoder, "s2")
     torch.rand(3)
@@ -70,7 +70,7 @@ def test_what_lies_above_the_map_does_not_matter_and_what_lies_below_does() -> N
         ("resnet10", "layer2", ("conv1", "bn1", "layer1", "layer2")),
     ],
 )
-def test_what_is_below_a_map_is_what_it_is_computed_from(name: str, layer: str, parts: tuple) -> None:
+def test_below_a_map_are_the_parameters_it_is_computed_from(name: str, layer: str, parts: tuple) -> None:
     encoder = network(name)
     names, modules = below(encoder, layer, encoder.inputs(TEST.batch(torch.arange(2))))
 
@@ -82,7 +82,7 @@ def test_what_is_below_a_map_is_what_it_is_computed_from(name: str, layer: str, 
     assert norms & modules == {key for key in norms if lower(key)}
 
 
-def test_what_is_frozen_keeps_every_bit_and_its_mode_while_the_rest_is_learned_anew() -> None:
+def test_the_frozen_part_keeps_every_bit_and_its_mode_while_the_rest_is_trained() -> None:
     encoder = network()
     before = copy.deepcopy(encoder.state_dict())
     x = encoder.inputs(TRAIN.batch(torch.arange(40)))
@@ -103,7 +103,7 @@ def test_what_is_frozen_keeps_every_bit_and_its_mode_while_the_rest_is_learned_a
     assert any(not torch.equal(start[key], before[key]) for key in weights)
 
 
-def test_dropout_is_off_below_the_map_only() -> None:
+def test_dropout_is_off_only_below_the_map() -> None:
     class Dropping(encoders.Encoder):
         kind = "image"
 
@@ -128,7 +128,7 @@ def test_dropout_is_off_below_the_map_only() -> None:
     assert "first.1" in below(encoder, "second", encoder.inputs(TEST.batch(torch.arange(2))))[1]
 
 
-def test_two_hidden_layers_learn_what_no_linear_rule_can() -> None:
+def test_two_hidden_layers_learn_what_no_linear_classifier_can() -> None:
     torch.manual_seed(0)
     points = torch.randn(400, 2)
     labels = (points.prod(1) > 0).long()
@@ -161,7 +161,7 @@ def _texts() -> Data:
     return Texts(["red green tree", "sun moon tree", "red moon"] * 8)
 
 
-def test_every_column_stands_beside_the_same_training_on_random_weights_and_on_the_input() -> None:
+def test_every_column_has_the_same_training_on_random_weights_and_on_the_input_as_controls() -> None:
     scores = evaluate(
         network(),
         (TRAIN, TEST),
@@ -181,7 +181,7 @@ def test_every_column_stands_beside_the_same_training_on_random_weights_and_on_t
     assert "nonlinear s3: unlabeled" in scores.verdict() and "nonlinear s4: unlabeled" in scores.verdict()
 
 
-def test_good_maps_are_learned_from() -> None:
+def test_a_classifier_learns_from_informative_maps() -> None:
     scores = evaluate(
         network(), (rows(240, 2), TEST), probe="nonlinear", features="s1", steps=60, controls=()
     )

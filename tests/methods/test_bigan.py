@@ -30,7 +30,7 @@ def divided(network):
     return parts[True], parts[False]
 
 
-def test_loss_and_its_gradient_match_a_slow_twin():
+def test_loss_and_its_gradient_match_a_slow_loop():
     inferred, drawn = torch.randn(2, 5, 1, dtype=torch.double).requires_grad_()
     twin = torch.zeros((), dtype=torch.double)
     for real, made in zip(inferred, drawn):
@@ -42,7 +42,7 @@ def test_loss_and_its_gradient_match_a_slow_twin():
     torch.testing.assert_close(fast, slow)
 
 
-def test_value_of_a_discriminator_that_guesses_is_two_ln_2_for_both_players():
+def test_loss_is_two_ln_2_for_both_players_where_the_discriminator_guesses():
     nothing = torch.zeros(7, 1)
     assert loss(nothing, nothing).item() == pytest.approx(2 * math.log(2))
     values = method()({"image": images()})
@@ -51,7 +51,7 @@ def test_value_of_a_discriminator_that_guesses_is_two_ln_2_for_both_players():
     assert method().chance(8) is None
 
 
-def test_one_backward_of_the_sum_gives_each_player_only_its_own_gradient():
+def test_one_backward_pass_of_the_sum_gives_each_player_only_its_own_gradient():
     network = method()
     torch.nn.init.normal_(network.discriminator.both[-1].weight)
     losses = network({"image": images()})
@@ -71,7 +71,7 @@ def test_one_backward_of_the_sum_gives_each_player_only_its_own_gradient():
         assert parameter.grad.abs().sum() > 0 or parameter.ndim == 1  # biases before a norm
 
 
-def test_both_encoder_and_generator_want_the_opposite_of_the_discriminator():
+def test_encoder_and_generator_have_the_opposite_objective_of_the_discriminator():
     """Their gradients are those of the exchanged objective, computed by moving each of them a little."""
     network = method().double().eval()
     torch.nn.init.normal_(network.discriminator.both[-1].weight)
@@ -83,7 +83,7 @@ def test_both_encoder_and_generator_want_the_opposite_of_the_discriminator():
         noise = network.noise(len(x), x.device).double()
         inferred, drawn = (
             network.discriminator(x, network.encode(x)),
-            network.discriminator(network.draw(noise), noise),
+            network.discriminator(network.generate(noise), noise),
         )
         return -(1 - inferred.sigmoid()).log().mean() - drawn.sigmoid().log().mean()
 
@@ -117,11 +117,11 @@ def test_codes_have_the_range_of_random_ones_and_images_that_of_images():
     noise = network.noise(500, torch.device("cpu"))
     assert noise.min() < -0.95 and noise.max() > 0.95 and noise.abs().max() <= 1
     assert network.encode(images()).abs().max() <= 1
-    drawn = network.draw(noise)
+    drawn = network.generate(noise)
     assert drawn.shape == (500, 3, 8, 8) and drawn.min() >= 0 and drawn.max() <= 1
 
 
-def test_settings_are_the_papers_where_the_user_names_none():
+def test_settings_are_those_of_the_paper_by_default():
     settings = Settings().with_network(8, False, BiGAN.defaults)
     assert (settings.lr, settings.betas, settings.weight_decay) == (2e-4, [0.5, 0.999], 2.5e-5)
     settings = Settings(optimizer="sgd").with_network(8, False, BiGAN.defaults)
@@ -155,18 +155,18 @@ def correlation(first, second):
     return torch.corrcoef(torch.stack([first[:, 0], second[:, 0]]))[0, 1].item()
 
 
-def test_encoder_learns_to_invert_a_generator_and_then_nobody_can_tell():
+def test_encoder_learns_to_invert_a_generator_and_the_discriminator_is_then_at_chance():
     network = method(size=4, code_dim=1)
-    network.draw = bright
+    network.generate = bright
     judge = play(network, 40, lr=1e-3)
     codes = network.noise(256, torch.device("cpu"))
     assert correlation(network.encode(bright(codes)), codes) > 0.9
     assert judge > 1.3
 
 
-def test_codes_of_other_images_are_told_at_once():
+def test_codes_of_other_images_are_recognised_at_once():
     network = method(size=4, code_dim=1)
-    network.draw, encode = bright, network.encode
+    network.generate, encode = bright, network.encode
     network.encode = lambda images: encode(images).roll(1, 0)
     assert play(network, 40, lr=1e-3) < 1.0
 
@@ -176,4 +176,4 @@ def test_generator_learns_to_invert_an_encoder():
     network.encode = brightness
     play(network, 80, lr=2e-3)
     codes = network.noise(256, torch.device("cpu"))
-    assert correlation(brightness(network.draw(codes)), codes) > 0.9
+    assert correlation(brightness(network.generate(codes)), codes) > 0.9

@@ -42,7 +42,7 @@ def train(network, images, steps=40):
     return network
 
 
-def test_loss_and_its_gradient_match_a_slow_twin():
+def test_loss_and_its_gradient_match_a_slow_loop():
     logits = torch.randn(2, 3, 8, dtype=torch.double).requires_grad_()
     truth = torch.rand(2, 3, 2, dtype=torch.double)
     twin = torch.zeros((), dtype=torch.double)
@@ -65,7 +65,7 @@ def test_hue_of_grey_has_no_weight():
     assert (logits.grad[..., :32] == 0).all() and (logits.grad[..., 32:] != 0).all()
 
 
-def test_hue_and_chroma_are_those_of_hsv_and_give_the_image_back():
+def test_hue_and_chroma_are_those_of_hsv_and_can_be_inverted():
     images = torch.rand(1, 3, 8, 8)
     hue, chroma = hue_chroma(images).unbind(1)
     for row in range(8):
@@ -84,7 +84,7 @@ def test_primaries_are_thirds_of_a_turn_and_grey_has_no_chroma():
     assert equal_bins(torch.tensor([0.0, 1 / 32, 0.999, 1.0]), 32).tolist() == [0, 1, 31, 31]
 
 
-def test_hypercolumn_of_a_full_map_is_its_own_value_and_of_a_coarse_one_bilinear():
+def test_hypercolumn_copies_a_full_size_map_and_interpolates_a_coarse_one():
     full, coarse = torch.randn(2, 3, 16, 16), torch.randn(2, 5, 4, 4)
     positions = torch.randint(16, (2, 9, 2))
     read = hypercolumns({"a": full, "b": coarse}, positions, 16)
@@ -96,7 +96,7 @@ def test_hypercolumn_of_a_full_map_is_its_own_value_and_of_a_coarse_one_bilinear
     torch.testing.assert_close(read[:, :, 3:], expected[..., 0].mT, atol=1e-5, rtol=1e-5)
 
 
-def test_positions_keep_away_from_the_border_and_differ():
+def test_positions_stay_away_from_the_border_and_vary():
     network = method(size=32, positions=500)
     drawn = network.draw(torch.zeros(4, 3, 32, 32))
     assert drawn.min() == 4 and drawn.max() == 27
@@ -155,7 +155,7 @@ def test_refuses_data_without_colours():
         method().prepare(data(torch.rand(8, 1, 16, 16).expand(-1, 3, -1, -1)))
 
 
-def test_learns_colours_that_go_with_brightness_and_no_others():
+def test_learns_colours_that_depend_on_brightness_and_no_others():
     bright = torch.rand(32, 1, 2, 2).repeat_interleave(8, 2).repeat_interleave(8, 3) < 0.5
     unrelated = torch.rand(32, 1, 1, 1) < 0.5
     grey = torch.where(bright, 0.6, 0.3)[:, 0]

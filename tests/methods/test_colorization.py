@@ -131,7 +131,7 @@ def test_learns_that_bright_is_yellow_and_dark_is_blue():
 
 
 @pytest.mark.parametrize("stride", [2, 4])
-def test_colours_stand_where_they_are_painted(stride):
+def test_colours_are_predicted_where_they_are(stride):
     """A ramp of colour, averaged over cells and painted back, lies where it was."""
     ramp = torch.linspace(-30, 30, 32).expand(1, 1, 32, 32)
     lab = torch.cat([torch.full_like(ramp, 60), ramp, torch.zeros_like(ramp)], 1)
@@ -207,7 +207,7 @@ def test_grey_images_cost_regression_nothing_and_do_not_dilute_the_others():
         network.prepare(data(images[3:]))
 
 
-def test_regression_predicts_colours_that_lightness_tells_and_none_of_a_coin():
+def test_regression_predicts_colours_that_depend_on_lightness_and_no_random_ones():
     told, coin = (trained(told, loss="regression") for told in (True, False))
     for network, which in ((told, True), (coin, False)):
         network({"image": two_colours(128, which)})
@@ -216,7 +216,7 @@ def test_regression_predicts_colours_that_lightness_tells_and_none_of_a_coin():
     assert (told.pictures({"image": images})["predicted"] - images).abs().mean() < 0.05
 
 
-def test_of_two_likely_colours_regression_paints_the_mean_and_classes_the_likelier_one():
+def test_of_two_likely_colours_regression_predicts_the_mean_and_classes_the_likelier_one():
     images, ends = two_colours(64, told=False), torch.tensor([[35.0, 10.0], [-25.0, 30.0]])
     mean, distance = 0.75 * ends[:1] + 0.25 * ends[1:], {}
     for kind, options in (("regression", {}), ("classes", {"grid": 20, "uniform": 1.0})):

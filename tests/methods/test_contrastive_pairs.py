@@ -61,7 +61,7 @@ def test_value_and_gradient_are_those_of_a_loop_over_pairs(margin: float) -> Non
     assert found[0].abs().max() > 1e-3
 
 
-def test_collapsed_vectors_have_the_loss_of_chance_unless_nothing_pushes() -> None:
+def test_collapsed_vectors_have_the_chance_loss_unless_there_are_no_dissimilar_pairs() -> None:
     ones = torch.ones(4, 3, dtype=torch.float64)
     similar, squares, others = view_distances(ones, ones)
     assert pair_loss(similar, squares, others, 1.4).item() == pytest.approx(
@@ -78,14 +78,14 @@ def test_dissimilar_pairs_beyond_the_margin_have_no_gradient_and_equal_ones_a_fi
     torch.testing.assert_close(square.grad, torch.tensor([-1 / 12, 0, 0]).double())
 
 
-def test_distances_survive_rotation_and_translation() -> None:
+def test_loss_is_invariant_to_rotation_and_translation() -> None:
     first, second = rows(1), rows(2)
     turn = torch.linalg.qr(rows(3, 3)).Q
     moved = view_distances(first @ turn + 5, second @ turn + 5)
     torch.testing.assert_close(pair_loss(*moved, 1.5), pair_loss(*view_distances(first, second), 1.5))
 
 
-def test_unit_vectors_are_compared_unless_any_length_is_asked_for() -> None:
+def test_vectors_have_unit_length_unless_unit_is_false() -> None:
     views = [images() / 255, images().flip(3) / 255]
     for unit in (True, False):
         method = build(unit=unit)
@@ -113,7 +113,7 @@ def learned(wrong: bool) -> float:
     return float(method.metrics["closest"])
 
 
-def test_partners_are_found_in_new_images_but_not_if_pairs_are_of_different_images() -> None:
+def test_partners_are_recognised_in_new_images_but_not_if_pairs_show_different_images() -> None:
     assert learned(wrong=False) > 0.3 > 2 * learned(wrong=True)
 
 

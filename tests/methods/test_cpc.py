@@ -62,13 +62,13 @@ def test_value_and_gradient_are_those_of_a_loop_over_patches(distance: int) -> N
 
 
 @pytest.mark.parametrize(("batch", "grid", "value"), [(16, 7, 6.6644), (32, 6, 7.0493)])
-def test_equal_scores_have_the_loss_of_chance(batch: int, grid: int, value: float) -> None:
+def test_equal_scores_have_the_chance_loss(batch: int, grid: int, value: float) -> None:
     ones = torch.ones(batch, grid, grid, 2, dtype=torch.float64)
     chance = build(grid=grid).chance(batch)
     assert loss(ones, ones, 2, 0.1).item() == pytest.approx(chance) == pytest.approx(value, abs=5e-5)
 
 
-def test_patch_right_below_by_the_distance_is_the_one_that_counts() -> None:
+def test_target_is_the_patch_in_the_same_column_that_many_rows_below() -> None:
     targets = torch.eye(24, dtype=torch.float64).view(2, 4, 3, 24)
     for distance in (1, 2):
         right = targets.roll(-distance, 1)
@@ -81,12 +81,14 @@ def test_predictions_do_not_change_with_the_pixels_below() -> None:
     shown = torch.rand(3, 3, 20, 20)
     changed = shown.clone()
     changed[:, :, 12:] = torch.rand(3, 3, 8, 20)  # rows of patches end at 8, 12, 16 and 20
-    first, second = (method.scored(method.codes(patches.overlapping(x, 4))) for x in (shown, changed))
+    first, second = (
+        method.targets_and_predictions(method.codes(patches.overlapping(x, 4))) for x in (shown, changed)
+    )
     for before, after in zip(first[1], second[1], strict=True):
         assert torch.equal(before[:, :2], after[:, :2]) and not torch.equal(before[:, 2:], after[:, 2:])
 
 
-def test_no_patch_knows_of_another_image_which_batch_statistics_would_tell() -> None:
+def test_no_patch_depends_on_another_image_as_it_would_by_batch_statistics() -> None:
     method = build().train()
     tiles = patches.overlapping(torch.rand(3, 3, 20, 20), 4)
     other = tiles.clone()
@@ -134,20 +136,20 @@ def test_each_patch_has_colours_of_its_own() -> None:
     assert len(seen[0]) == 32 and len(means.round(decimals=4).unique()) > 16
 
 
-def test_rows_that_leave_none_to_predict_are_refused() -> None:
+def test_grids_without_rows_to_predict_are_refused() -> None:
     with pytest.raises(ValueError, match=r"skip \+ ahead must be below grid \(4\), got 2 \+ 2"):
         build(skip=2, ahead=2)
     with pytest.raises(ValueError, match="image_size must be at least 31"):
         build(grid=30)
 
 
-def test_pictures_show_the_rows_that_are_seen_and_patches_of_the_images_shown_below() -> None:
+def test_pictures_show_the_visible_rows_and_below_them_patches_of_the_images_shown() -> None:
     method = build(grid=4, ahead=2)
     pictures = method.pictures({"image": images()})
-    assert list(pictures) == ["image", "seen", "predicted"]
+    assert list(pictures) == ["image", "visible", "predicted"]
     assert all(picture.shape == (6, 3, 16, 16) for picture in pictures.values())
-    assert torch.equal(pictures["seen"][:, :, :4], pictures["image"][:, :, :4])
-    assert (pictures["seen"][:, :, 4:] == 0.5).all() and (pictures["predicted"][:, :, 4:8] == 0.5).all()
+    assert torch.equal(pictures["visible"][:, :, :4], pictures["image"][:, :, :4])
+    assert (pictures["visible"][:, :, 4:] == 0.5).all() and (pictures["predicted"][:, :, 4:8] == 0.5).all()
     cells = patches.cells(pictures["image"], 4).flatten(0, 1)
     for cell in patches.cells(pictures["predicted"], 4)[:, 8:].flatten(0, 1):
         assert (cells == cell).flatten(1).all(1).any()
@@ -175,7 +177,7 @@ def gain(wrong: bool) -> float:
         return method.chance(8) - method({"image": images(8, seed=99)}).item()
 
 
-def test_rows_below_are_predicted_but_not_if_they_are_of_other_images() -> None:
+def test_rows_below_are_predicted_but_not_if_they_are_from_other_images() -> None:
     assert gain(wrong=False) > 0.2
     assert gain(wrong=True) < 0.1
 

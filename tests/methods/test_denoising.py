@@ -68,7 +68,7 @@ def test_loss_matches_a_slow_loop(kind, emphasis):
     )
 
 
-def test_full_emphasis_ignores_what_was_left_untouched():
+def test_full_emphasis_ignores_untouched_elements():
     predicted = torch.randn(4, 3, 8, 8, requires_grad=True)
     where = torch.rand(4, 1, 8, 8) < 0.5
     loss(predicted, torch.rand(4, 3, 8, 8), where, emphasis=1.0).backward()
@@ -91,7 +91,7 @@ def test_first_loss_is_chance(kind, noise):
     assert method({"image": images}).item() == pytest.approx(expected, rel=0.03)
 
 
-def test_corrupts_in_training_and_never_in_evaluation():
+def test_images_are_corrupted_in_training_and_never_in_evaluation():
     images = torch.rand(8, 1, 4, 4) + 0.1
     method = Denoising(connected(), crop=1.0, flip=0.0, amount=0.5)
     seen = seen_by(method)
@@ -105,7 +105,7 @@ def test_corrupts_in_training_and_never_in_evaluation():
     torch.testing.assert_close(seen[3], images)
 
 
-def test_with_everything_destroyed_the_best_guess_is_the_mean_of_the_clean_images():
+def test_with_everything_corrupted_the_best_prediction_is_the_mean_of_the_clean_images():
     images = torch.rand(64, 1, 4, 4)
     method = Denoising(connected(), amount=1.0, decoder="linear", crop=1.0, flip=0.0)
     method.prepare(data(images))
@@ -115,7 +115,7 @@ def test_with_everything_destroyed_the_best_guess_is_the_mean_of_the_clean_image
 
 
 @pytest.mark.parametrize("kind", ["squared", "cross_entropy"])
-def test_fills_masked_elements_better_than_the_mean_with_a_fully_connected_first_layer(kind):
+def test_masked_elements_are_filled_in_better_than_by_the_mean_image(kind):
     images = (0.5 + 0.2 * torch.randn(512, 3) @ torch.randn(3, 16)).clamp(0, 1).view(512, 1, 4, 4)
     method = Denoising(connected(dim=64), loss=kind, decoder="linear", emphasis=1.0, crop=1.0, flip=0.0)
     method.prepare(data(images))
@@ -140,7 +140,7 @@ def test_pictures_show_the_corruption_in_evaluation_as_well():
     assert all(picture.min() >= 0 and picture.max() <= 1 for picture in pictures.values())
 
 
-def test_refuses_more_than_everything():
+def test_amounts_above_everything_are_refused():
     with pytest.raises(ValueError, match=r"amount must be between 0 and 1, got 1\.5"):
         Denoising(connected(), amount=1.5)
     Denoising(connected(), noise="gaussian", amount=1.5)
@@ -158,7 +158,7 @@ def stack(progress=0.0, size=8, **options):
     return method
 
 
-def test_stacked_layers_have_equal_parts_of_the_training_and_then_train_together():
+def test_stacked_layers_train_equally_long_and_then_together():
     turns = [stack(progress).decoder.stage for progress in (0, 0.19, 0.21, 0.41, 0.61, 0.79, 0.81, 1)]
     assert turns == [0, 0, 1, 2, 3, 3, 4, 4]
 
@@ -185,7 +185,7 @@ def test_a_layer_restores_the_clean_output_of_those_before_it_in_value_and_gradi
 
 
 @pytest.mark.parametrize("noise", ["mask", "salt_pepper", "gaussian"])
-def test_a_hidden_layer_gets_its_clean_input_with_a_part_destroyed(noise):
+def test_a_hidden_layer_gets_its_clean_input_with_a_part_corrupted(noise):
     method, given = stack(0.3, noise=noise, amount=0.25), []
     stages = list(method.encoder.trunk.values())
     stages[1].register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
@@ -204,7 +204,7 @@ def test_a_hidden_layer_gets_its_clean_input_with_a_part_destroyed(noise):
 
 
 @pytest.mark.parametrize("layer", range(5))
-def test_only_the_layer_whose_turn_it_is_learns_and_the_others_keep_their_norms(layer):
+def test_only_the_current_layer_learns_and_the_norms_of_the_others_do_not_change(layer):
     method, images = stack(0.01 + layer / 5), torch.rand(6, 3, 8, 8)
     before = {name: value.clone() for name, value in method.named_buffers()}
     for _ in range(2):
@@ -222,7 +222,7 @@ def test_only_the_layer_whose_turn_it_is_learns_and_the_others_keep_their_norms(
     assert method.metrics["layer"] == layer + 1
 
 
-def test_all_layers_together_draw_the_image_through_all_decoders():
+def test_all_layers_together_reconstruct_the_image_through_all_decoders():
     method, images = stack(0.9), torch.rand(4, 3, 8, 8)
     features = list(method.encoder.eval().maps(images).values())[-1]
     for decoder in reversed(method.decoder.eval().decoders):
@@ -230,7 +230,7 @@ def test_all_layers_together_draw_the_image_through_all_decoders():
     torch.testing.assert_close(method.predict(images), method.mean + features)
 
 
-def test_chance_is_that_of_the_image_and_unknown_for_hidden_layers():
+def test_chance_is_the_error_of_the_mean_image_and_unknown_for_hidden_layers():
     images = torch.rand(64, 3, 8, 8)
     for progress, known in ((0.1, True), (0.3, False), (0.7, False), (0.9, True)):
         method = stack()
@@ -242,7 +242,7 @@ def test_chance_is_that_of_the_image_and_unknown_for_hidden_layers():
         assert progress > 0.8 or still({"image": images}) == still.baseline
 
 
-def test_a_stacked_run_that_was_stopped_resumes_bit_by_bit(tmp_path):
+def test_an_interrupted_stacked_run_resumes_bit_exactly(tmp_path):
     images = open_data(torch.randint(0, 256, (60, 3, 8, 8), dtype=torch.uint8))
     settings = {
         "encoder": "conv4",
@@ -270,7 +270,7 @@ def test_a_stacked_run_that_was_stopped_resumes_bit_by_bit(tmp_path):
     assert whole.history[3]["holdout_loss"] != baseline and whole.history[3]["chance"] == baseline
 
 
-def test_layers_that_were_trained_one_by_one_already_restore_images_together_and_then_better():
+def test_layers_trained_one_by_one_restore_images_and_do_so_better_after_joint_training():
     images = (0.5 + 0.2 * torch.randn(512, 3) @ torch.randn(3, 16)).clamp(0, 1).view(512, 1, 4, 4)
     widths = {"first": (16, 48), "second": (48, 24)}
     stages = {

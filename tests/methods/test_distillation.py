@@ -38,7 +38,7 @@ def saved(tmp_path: Path, name: str = "conv4", **config: Any) -> Path:
     return path
 
 
-def test_loss_and_its_gradient_equal_slow_twins() -> None:
+def test_loss_and_its_gradient_match_a_slow_loop() -> None:
     student, teacher = (
         torch.randn(3, 5).double().requires_grad_(),
         torch.randn(3, 5).double().requires_grad_(),
@@ -67,20 +67,20 @@ def test_equal_answers_cost_the_entropy_and_have_no_gradient() -> None:
     torch.testing.assert_close(student.grad, torch.zeros(4, 6).double(), atol=1e-15, rtol=0)
 
 
-def test_low_temperatures_ask_for_the_most_similar_anchor() -> None:
+def test_low_temperatures_target_the_most_similar_anchor() -> None:
     teacher, student = torch.rand(4, 6).double(), torch.rand(4, 6).double()
     scaled = loss(1e-4 * student, 1e-4 * teacher * 1e4, 1e-4)
     assert scaled.item() == pytest.approx(F.cross_entropy(student, teacher.argmax(1)).item(), rel=1e-6)
 
 
-def test_a_student_without_an_opinion_is_at_chance() -> None:
+def test_a_student_with_equal_similarities_is_at_chance() -> None:
     method = build(open_data(photos()), anchors=10)
     assert method.chance(8) == math.log(10)
     assert loss(torch.zeros(3, 10), torch.rand(3, 10), 0.1).item() == pytest.approx(math.log(10))
     assert len(build(open_data(photos(6)), anchors=10).anchors) == 6
 
 
-def test_the_teacher_never_moves_and_never_sees_other_samples() -> None:
+def test_the_teacher_never_changes_and_its_outputs_do_not_depend_on_other_samples() -> None:
     data = open_data(photos())
     method = build(data).train()
     assert not method.teacher.training and method.encoder.training
@@ -94,7 +94,7 @@ def test_the_teacher_never_moves_and_never_sees_other_samples() -> None:
         assert torch.equal(value, before[name]), name
     assert all(weight.grad is None for weight in method.teacher.parameters())
     images = torch.rand(4, 3, 16, 16)
-    torch.testing.assert_close(method.judge(images)[:2], method.judge(images[:2]))
+    torch.testing.assert_close(method.teacher_vectors(images)[:2], method.teacher_vectors(images[:2]))
 
 
 def test_method_computes_that_loss_of_cosines_of_centred_features() -> None:
@@ -126,15 +126,17 @@ def test_a_smaller_student_learns_from_a_saved_teacher_of_another_size(tmp_path:
     assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
 
 
-def test_shuffled_judgements_cannot_be_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A negative control: a teacher whose judgement is that of another image, ever anew."""
+def test_shuffled_similarities_cannot_be_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A negative control: the teacher's vectors are those of other images, shuffled anew in every step."""
     data = open_data(photos(32))
     method = build(data, crop=1.0, flip=0.0)
-    judge = method.judge
-    monkeypatch.setattr(method, "judge", lambda images: judge(images)[torch.randperm(len(images))])
-    average = judge(method.encoder.inputs(data.batch(torch.arange(32)))) @ method.anchors.T
+    vectors = method.teacher_vectors
+    monkeypatch.setattr(
+        method, "teacher_vectors", lambda images: vectors(images)[torch.randperm(len(images))]
+    )
+    average = vectors(method.encoder.inputs(data.batch(torch.arange(32)))) @ method.anchors.T
     shares = (average / method.temperature).softmax(1).mean(0)
-    floor = -(shares * shares.log()).sum().item()  # what the mean of all judgements costs
+    floor = -(shares * shares.log()).sum().item()  # the loss of always predicting the mean distribution
     optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=3e-3)
     values = []
     for _ in range(15):
@@ -145,7 +147,7 @@ def test_shuffled_judgements_cannot_be_learned(monkeypatch: pytest.MonkeyPatch) 
     assert torch.stack(values[-5:]).mean().item() > floor - 0.02
 
 
-def test_the_teacher_is_a_run_or_a_file_and_its_samples_are_known(tmp_path: Path) -> None:
+def test_the_teacher_is_a_run_or_a_file_and_its_training_samples_are_recorded(tmp_path: Path) -> None:
     first, second = photos(24), photos(24)
     settings: dict[str, Any] = {"steps": 2, "batch_size": 8, "encoder": "conv4", "quiet": True}
     pretrain("simclr", first, out=tmp_path / "teacher", features="whiten:8", **settings)
@@ -160,18 +162,20 @@ def test_the_teacher_is_a_run_or_a_file_and_its_samples_are_known(tmp_path: Path
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        (None, "teacher must be the folder of a run, a file of an encoder, or start, got none"),
-        ("nowhere", "teacher must be the folder of a run, a file of an encoder, or start, got nowhere"),
+        (None, "teacher must be a run folder, an encoder file, or start, got none"),
+        ("nowhere", "teacher must be a run folder, an encoder file, or start, got nowhere"),
     ],
 )
-def test_a_teacher_must_be_named(teacher: str | None, message: str) -> None:
+def test_a_teacher_must_be_given(teacher: str | None, message: str) -> None:
     with pytest.raises(ValueError) as refused:
         build(teacher=teacher)
     assert str(refused.value) == message
 
 
-def test_a_teacher_must_read_such_images(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="teacher must be an encoder of images of 3 channels, got one for 1"):
+def test_a_teacher_must_read_images_with_the_same_channels(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="teacher must be an encoder of images with 3 channels, got one with 1"
+    ):
         build(teacher=str(saved(tmp_path, in_channels=1)))
 
 
@@ -186,18 +190,18 @@ def test_similarities_are_exact_in_half_precision(monkeypatch: pytest.MonkeyPatc
     data = open_data(photos(8))
     method = build(data)
     teacher, student = (F.normalize(torch.randn(8, method.teacher.dim), dim=1) for _ in range(2))
-    monkeypatch.setattr(method, "judge", lambda images: teacher)
+    monkeypatch.setattr(method, "teacher_vectors", lambda images: teacher)
     monkeypatch.setattr(method, "embed_features", lambda features: student)
     exact = method(data.sample(8))
     with torch.autocast("cpu", torch.bfloat16):
         assert method(data.sample(8)).item() == exact.item()
 
 
-def test_anchors_are_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_anchors_do_not_depend_on_the_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     data, method = open_data(photos(10)), build()
     method.prepare(data)
     whole = method.anchors
-    monkeypatch.setattr("unlabeled.methods.distillation.AT_ONCE", 4)
+    monkeypatch.setattr("unlabeled.methods.distillation.CHUNK", 4)
     inputs, sizes = method.encoder.inputs, []
     monkeypatch.setattr(
         method.encoder, "inputs", lambda batch: sizes.append(len(batch["image"])) or inputs(batch)
@@ -211,6 +215,6 @@ def test_a_teacher_of_another_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "teacher.safetensors"
     encoders.build("frames-conv4", kind="video", in_channels=3, image_size=16, frames=2).save(path)
     with pytest.raises(
-        ValueError, match="teacher must be an encoder of images of 3 channels, got one of video"
+        ValueError, match="teacher must be an encoder of images with 3 channels, got one of video"
     ):
         build(teacher=str(path))

@@ -50,7 +50,7 @@ def test_loss_and_gradient_are_those_of_a_slow_loop() -> None:
     torch.testing.assert_close(fast, wanted)
 
 
-def test_bins_hold_equally_many_motions_and_equal_ones_are_never_divided_by_rounding() -> None:
+def test_bins_hold_equally_many_motions_and_rounding_never_separates_equal_ones() -> None:
     motions = torch.randn(7000, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 20, 0.1])
     method = build(bins=7)
     method.edges.copy_(quantiles(motions, 7))
@@ -64,7 +64,7 @@ def test_bins_hold_equally_many_motions_and_equal_ones_are_never_divided_by_roun
     assert len(bins[400:, 0].unique()) == 1 and len(bins[:, 1:].unique()) == 1
 
 
-def test_chance_is_the_loss_of_guessing_as_often_as_bins_occur() -> None:
+def test_chance_is_the_loss_of_always_predicting_the_frequencies_of_the_bins() -> None:
     pictures = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     even = from_walks(pans.make(300, 0, pictures=pictures, size=16, frames=4))
     assert prepared(even).chance(8) == pytest.approx(3 * math.log(5), abs=1e-2)
@@ -82,7 +82,7 @@ def test_chance_is_the_loss_of_guessing_as_often_as_bins_occur() -> None:
     assert method.chance(8) < 3 * math.log(5)
 
 
-def test_bins_are_those_of_the_training_data_and_stay_in_the_state() -> None:
+def test_bins_are_those_of_the_training_data_and_are_saved_with_the_state() -> None:
     method = prepared()
     assert bool((method.edges.diff(dim=0) >= 0).all()) and method.edges.any()
     other = build()
@@ -106,7 +106,7 @@ def test_pairs_are_at_most_reach_apart_and_have_the_motion_between_them() -> Non
     assert gaps == {1, 2, 3}
 
 
-def test_a_mirror_reverses_what_is_to_the_left() -> None:
+def test_mirroring_negates_motions_and_turns_to_the_left() -> None:
     method = build(flip=1.0)
     images, motions = torch.rand(4, 2, 3, 16, 16), torch.randn(4, 3)
     mirrored, moved = method.mirror(images, motions)
@@ -129,7 +129,7 @@ def test_the_mirrored_view_of_a_house_is_that_of_the_mirrored_walk() -> None:
     torch.testing.assert_close(mirrored, there * torch.tensor([1, -1, -1]), atol=1e-5, rtol=0)
 
 
-def test_both_frames_pass_the_same_network_and_their_order_matters() -> None:
+def test_both_frames_pass_through_the_same_network_and_their_order_matters() -> None:
     method = prepared().eval()
     images = torch.rand(4, 2, 3, 16, 16)
     seen: list[Tensor] = []
@@ -167,7 +167,7 @@ def accuracy(method: Egomotion, data: Walks) -> float:
 
 
 @pytest.mark.parametrize("blank", [False, True])
-def test_motions_over_pictures_never_seen_are_recognised_unless_frames_are_empty(blank: bool) -> None:
+def test_motions_over_unseen_pictures_are_recognised_unless_frames_are_empty(blank: bool) -> None:
     digits = [open_data("digits", split=split) for split in ("train", "test")]
     options = {"size": 12, "frames": 4, "shift": 6.0, "turn": 40.0, "blank": blank}
     train, test = (

@@ -56,7 +56,7 @@ def train(method: Exemplar, data: Images, steps: int, lr: float = 1e-2) -> float
     return torch.stack(losses[-5:]).mean().item()
 
 
-def test_step_zero_is_at_chance_over_the_seeds_that_there_are():
+def test_first_loss_is_at_chance_over_the_seeds_in_use():
     data = images(20)
     for classes, seeds in ((None, 20), (7, 7)):
         method = prepared(Fixed(), data, classes=classes)
@@ -66,7 +66,7 @@ def test_step_zero_is_at_chance_over_the_seeds_that_there_are():
         assert method.logits(torch.rand(2, 3, 12, 12)).shape == (2, seeds)
 
 
-def test_loss_and_its_gradient_equal_slow_twins():
+def test_loss_and_its_gradient_match_a_slow_loop():
     data, encoder = images(9), Fixed()
     method = prepared(encoder, data)
     nn.init.normal_(method.head.weight)
@@ -86,7 +86,7 @@ def test_loss_and_its_gradient_equal_slow_twins():
     torch.testing.assert_close(method.head.weight.grad.double(), gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_classes_are_images_spread_over_the_data_and_keep_their_numbers():
+def test_classes_are_images_spread_over_the_data_and_keep_their_indices():
     data = images(20)
     method = prepared(Fixed(), data, classes=5)
     view = method.training_view(data)
@@ -127,7 +127,7 @@ def test_equal_images_cannot_be_told_apart():
     assert train(method, data, 20) > math.log(16) - 0.02
 
 
-def test_colour_that_tells_the_seed_is_a_shortcut_which_bending_closes():
+def test_colour_that_identifies_the_seed_is_a_shortcut_that_colour_changes_prevent():
     """Images without content, each in a grey of its own."""
     levels = torch.linspace(80, 170, 16)[:, None, None, None].expand(16, 3, 16, 16).to(torch.uint8)
     data = open_data(levels)
@@ -141,7 +141,7 @@ def test_colour_that_tells_the_seed_is_a_shortcut_which_bending_closes():
     assert last(1.0) > math.log(16) - 0.7
 
 
-def test_same_draw_of_seeds_whatever_the_batches_and_state_that_is_saved():
+def test_seeds_do_not_depend_on_the_batches_and_are_saved_with_the_state():
     data = images(20)
     torch.manual_seed(3)
     first = prepared(Fixed(), data)
@@ -152,7 +152,7 @@ def test_same_draw_of_seeds_whatever_the_batches_and_state_that_is_saved():
     torch.testing.assert_close(axes @ axes.T, torch.eye(3), atol=1e-5, rtol=0)
 
 
-def test_pictures_find_the_seed_of_what_is_not_distorted():
+def test_pictures_find_the_seed_of_patches_that_are_not_distorted():
     data = images(6)
     method = prepared(Fixed(), data, translation=0.0, scale=1.0, degrees=0.0, jitter=0.0)
     shown = method.pictures(data.batch(torch.arange(6)))
@@ -160,7 +160,7 @@ def test_pictures_find_the_seed_of_what_is_not_distorted():
     torch.testing.assert_close(shown["distorted"], shown["seed"], atol=1e-4, rtol=0)
 
 
-def test_more_classes_than_images_are_refused_and_so_is_a_missing_preparation():
+def test_more_classes_than_images_and_missing_preparation_are_refused():
     with pytest.raises(ValueError, match="classes must be at most the number of images, 20, got 21"):
         prepared(Fixed(), images(20), classes=21)
     with pytest.raises(ValueError, match=r"seeds must be drawn first: call prepare\(data\)"):

@@ -42,7 +42,7 @@ def train(network, images, steps, lr=3e-3):
     return value.item()
 
 
-def test_loss_and_its_gradient_match_a_slow_twin():
+def test_loss_and_its_gradient_match_a_slow_loop():
     """Each pixel predicted on its own, by a plain network that is given only the pixels before it."""
     network = with_logits(method(size=3)).double()
     trunk, x = network.encoder.trunk, torch.rand(2, 3, 3, 3).double()
@@ -81,7 +81,7 @@ def test_loss_and_its_gradient_match_a_slow_twin():
     torch.testing.assert_close(fast, slow, atol=1e-4, rtol=1e-3)
 
 
-def test_no_pixel_is_seen_before_its_turn():
+def test_no_pixel_is_seen_before_it_is_predicted():
     network = with_logits(method())
     truth = torch.randint(16, (4, 64))
     plain = network.logits(truth)
@@ -102,7 +102,7 @@ def test_first_loss_is_ln_colors_exactly():
     assert network.chance(4) == pytest.approx(math.log(16))
 
 
-def test_images_of_the_palettes_colours_are_read_without_loss_and_it_is_of_the_data():
+def test_palette_is_learned_from_the_data_and_its_colours_are_represented_exactly():
     colors = torch.rand(16, 3)
     x = colors[torch.randint(16, (40, 8, 8))].permute(0, 3, 1, 2)
     network = method()
@@ -111,8 +111,10 @@ def test_images_of_the_palettes_colours_are_read_without_loss_and_it_is_of_the_d
     network.prepare(data(x))
     palette = network.encoder.trunk.adapt
     assert palette.fitted
-    torch.testing.assert_close(network.drawn(network.tokens(x)), x, atol=1e-4, rtol=0)
-    nearest = torch.cdist(network.drawn(torch.arange(16)[None].repeat(1, 4))[0].flatten(1).T, colors).amin(1)
+    torch.testing.assert_close(network.to_images(network.tokens(x)), x, atol=1e-4, rtol=0)
+    nearest = torch.cdist(
+        network.to_images(torch.arange(16)[None].repeat(1, 4))[0].flatten(1).T, colors
+    ).amin(1)
     assert nearest.max() < 1e-3
     counts = torch.bincount(network.tokens(x).flatten(), minlength=16) / (40 * 64)
     assert network.chance(4) == pytest.approx(-(counts * counts.log()).sum().item(), abs=1e-5)
@@ -121,7 +123,7 @@ def test_images_of_the_palettes_colours_are_read_without_loss_and_it_is_of_the_d
     assert torch.equal(palette.colors, before)
 
 
-def test_palette_is_of_the_averaged_pixels_that_are_read():
+def test_palette_is_learned_from_the_averaged_pixels_that_the_network_reads():
     colors = 0.25 + 0.5 * torch.rand(16, 3)
     x = colors[torch.randint(16, (40, 8, 8))].permute(0, 3, 1, 2)
     signs = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(8, 8)
@@ -129,7 +131,7 @@ def test_palette_is_of_the_averaged_pixels_that_are_read():
     network = method(size=16)
     network.encoder.adapt.fit(fine)
     network.prepare(data(fine))
-    torch.testing.assert_close(network.drawn(network.tokens(fine)), x, atol=1e-4, rtol=0)
+    torch.testing.assert_close(network.to_images(network.tokens(fine)), x, atol=1e-4, rtol=0)
 
 
 def test_features_are_the_mean_of_what_the_middle_block_reads():
@@ -155,7 +157,7 @@ def test_larger_images_are_averaged_to_what_the_network_reads():
     assert torch.equal(encoder.trunk.tokens(encoder.adapt(x)), encoder.trunk.tokens(encoder.adapt(small)))
 
 
-def test_saved_encoder_keeps_its_palette_and_its_random_twin_too(tmp_path):
+def test_saved_encoder_and_its_random_twin_keep_the_palette(tmp_path):
     from unlabeled.evaluation.twins import untrained
 
     network, x = method(), torch.rand(40, 3, 8, 8)
@@ -168,24 +170,24 @@ def test_saved_encoder_keeps_its_palette_and_its_random_twin_too(tmp_path):
     assert not torch.equal(twin(x), loaded(x))
 
 
-def test_completed_images_keep_what_is_given_and_are_drawn_pixel_by_pixel():
+def test_completed_images_keep_the_given_pixels_and_the_rest_is_sampled():
     network = with_logits(method(temperature=0.0))
-    begun = torch.randint(16, (3, 20))
-    whole = network.generate(begun)
-    assert whole.shape == (3, 64) and torch.equal(whole[:, :20], begun)
+    prefix = torch.randint(16, (3, 20))
+    whole = network.generate(prefix)
+    assert whole.shape == (3, 64) and torch.equal(whole[:, :20], prefix)
     # Remembering what was read changes nothing: each pixel is the likeliest of all that went before.
     assert torch.equal(network.logits(whole).argmax(2)[:, 20:], whole[:, 20:])
     drawn = method(temperature=1.0).eval().generate(torch.zeros(50, 0, dtype=torch.int64))
     assert drawn.shape == (50, 64) and drawn.min() == 0 and drawn.max() == 15  # all equally likely
 
 
-def test_constant_images_become_certain():
+def test_constant_images_are_learned_with_certainty():
     network = method(size=4)
     assert train(network, torch.full((16, 3, 4, 4), 0.4), 40) < 0.05
     assert network.chance(16) == pytest.approx(0, abs=1e-6)
 
 
-def test_learns_that_neighbours_are_alike_and_nothing_where_they_are_not():
+def test_learns_that_neighbours_are_alike_but_nothing_where_they_are_independent():
     """Images of one colour each; in the control their pixels are exchanged among all images."""
     plain = torch.rand(48, 3, 1, 1).expand(-1, -1, 4, 4)
     order = torch.randperm(48 * 16)
@@ -201,8 +203,8 @@ def test_learns_that_neighbours_are_alike_and_nothing_where_they_are_not():
 def test_pictures_and_needs():
     network = method().eval()
     pictures = network.pictures({"image": torch.rand(2, 3, 8, 8)})
-    assert list(pictures) == ["image", "as it is read", "what is given", "completed"]
-    assert torch.equal(pictures["completed"][:, :, :4], pictures["as it is read"][:, :, :4])
+    assert list(pictures) == ["image", "in palette colours", "upper half", "completed"]
+    assert torch.equal(pictures["completed"][:, :, :4], pictures["in palette colours"][:, :, :4])
     with pytest.raises(
         ValueError, match="encoder must read images pixel by pixel, such as pixel-gpt-16, got conv4"
     ):

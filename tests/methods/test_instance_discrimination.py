@@ -61,7 +61,7 @@ def test_evaluation_mode_stores_nothing() -> None:
 @pytest.mark.parametrize(
     ("options", "value"), [({}, 2.9957), ({"loss": "nce", "negatives": 4096}, 9.3179)], ids=["softmax", "nce"]
 )
-def test_chance_is_that_of_equal_vectors(options: dict, value: float) -> None:
+def test_chance_is_the_loss_of_equal_vectors(options: dict, value: float) -> None:
     method = give(build(**options))
     method.bank.rows.copy_(F.normalize(torch.ones(20, 8), dim=1))
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_chance_is_that_of_equal_vectors(options: dict, value: float) -> None:
     assert method.chance(2) == pytest.approx(value, abs=5e-5)
 
 
-def test_resumed_method_goes_on_with_the_same_bank_and_constant() -> None:
+def test_resumed_method_continues_with_the_same_bank_and_constant() -> None:
     method, resumed = build(loss="nce"), build(loss="nce")
     method(batch(0, 5, 6))
     resumed.load_state_dict(method.state_dict())
@@ -110,7 +110,7 @@ def test_images_are_recognised_in_new_views(loss: str) -> None:
     assert recognised(loss, wrong=False) > 0.5
 
 
-def test_numbers_that_change_owners_cannot_be_learned() -> None:
+def test_indices_that_change_between_images_cannot_be_learned() -> None:
     assert recognised("softmax", wrong=True) < 0.25
 
 
@@ -124,11 +124,11 @@ def test_training_step_in_bfloat16_is_finite(loss: str) -> None:
     assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
 
 
-def test_pictures_are_of_any_images_and_show_the_one_that_is_nearest_to_a_view() -> None:
+def test_pictures_show_the_nearest_of_any_images_to_a_view() -> None:
     method = build(samples=4).eval()  # images beyond those of the training have no stored vector
     method.views = lambda batch: batch["image"].roll(1, 0) / 255  # type: ignore[assignment]
     given = batch(2, 9, 15, 11)
     pictures = method.pictures(given)
-    assert list(pictures) == ["view", "its image", "nearest image"]
-    assert torch.equal(pictures["its image"], given["image"] / 255)
-    assert torch.equal(pictures["nearest image"], pictures["its image"].roll(1, 0))
+    assert list(pictures) == ["view", "original image", "nearest image"]
+    assert torch.equal(pictures["original image"], given["image"] / 255)
+    assert torch.equal(pictures["nearest image"], pictures["original image"].roll(1, 0))

@@ -52,7 +52,7 @@ def gap(method: LSA, data, columns: slice) -> float:
     return float(cosines[alike & other].mean() - cosines[~alike].mean())
 
 
-def test_tf_idf_is_that_of_a_slow_twin():
+def test_tf_idf_matches_a_slow_loop():
     source = Texts(["a b a c", "b b", "c d", "a"])
     encoder = fitted("words-2-min1", source)
     weighted, idf = tf_idf(encoder.evaluation_view(source), len(encoder.vocabulary))
@@ -68,7 +68,7 @@ def test_tf_idf_is_that_of_a_slow_twin():
         np.testing.assert_allclose(weighted.toarray()[row], expected / np.linalg.norm(expected), rtol=1e-9)
 
 
-def test_vectors_hold_the_principal_directions_of_a_dense_decomposition():
+def test_vectors_match_the_principal_directions_of_a_dense_decomposition():
     method, data = build()
     weighted, idf = tf_idf(data, len(method.encoder.vocabulary))
     _, _, directions = np.linalg.svd(weighted.toarray())
@@ -80,7 +80,7 @@ def test_vectors_hold_the_principal_directions_of_a_dense_decomposition():
     np.testing.assert_allclose(norms, norms[0], rtol=1e-3)
 
 
-def test_texts_vary_alike_in_both_parts():
+def test_texts_vary_equally_in_both_parts():
     method, data = build()
     fit(method, data, steps=5)
     features = method.encoder(method.encoder.inputs(data.batch(torch.arange(len(data)))))
@@ -89,7 +89,7 @@ def test_texts_vary_alike_in_both_parts():
     assert neighbours.square().sum(1).mean().item() == pytest.approx(1, rel=0.02)  # by the last ten steps
 
 
-def test_training_moves_the_part_of_skip_gram_alone_and_evaluation_nothing():
+def test_training_changes_only_the_skip_gram_part_and_evaluation_changes_nothing():
     method, data = build()
     batch, before = data.batch(torch.arange(8)), method.encoder.rows.detach().clone()
     method(batch)
@@ -108,7 +108,7 @@ def test_first_loss_is_chance():
     assert loss.item() == pytest.approx(4 * math.log(2), rel=1e-6) == method.chance(8)
 
 
-def test_both_parts_tell_topics_apart_and_neither_does_where_they_are_mixed():
+def test_both_parts_separate_topics_and_neither_does_where_topics_are_mixed():
     method, data = build()
     fit(method, data)
     parts = (slice(0, method.directions), slice(method.directions, None))
@@ -131,11 +131,13 @@ def test_few_texts_fill_fewer_directions():
 
 def test_neighbours_must_leave_room_for_directions():
     source = texts()
-    with pytest.raises(ValueError, match="neighbours must be below the 12 numbers of a vector, got 12"):
+    with pytest.raises(
+        ValueError, match="neighbours must be below the dimension of the word vectors, 12, got 12"
+    ):
         LSA(fitted("words-12-min1", source), neighbours=12)
 
 
-def test_no_single_batch_decides_the_scale_of_the_part_of_skip_gram():
+def test_no_single_batch_decides_the_scale_of_the_skip_gram_part():
     method, data = build()
     everyone = data.batch(torch.arange(len(data)))
     fit(method, data, steps=20)
@@ -152,7 +154,7 @@ def test_no_single_batch_decides_the_scale_of_the_part_of_skip_gram():
     assert 0.9 < rows.detach().norm() / before < 1.2
 
 
-def test_first_batch_without_words_scales_nothing():
+def test_first_batch_without_words_does_not_change_the_scale():
     method, data = build()
     everyone = data.batch(torch.arange(8))
     method(everyone | {"mask": torch.zeros_like(everyone["mask"])})
@@ -165,7 +167,7 @@ def test_first_batch_without_words_scales_nothing():
 @pytest.mark.filterwarnings(
     "ignore:invalid value encountered:RuntimeWarning"
 )  # explained variance of scikit-learn
-def test_one_text_is_refused_and_equal_ones_leave_finite_vectors():
+def test_one_text_is_refused_and_equal_texts_give_finite_vectors():
     with pytest.raises(ValueError, match="texts must be at least 2 for lsa, got 1"):
         build(Texts(["a b c a b"]), name="words-12-min1")
     method, _ = build(Texts(["a b"] * 4), name="words-12-min1")

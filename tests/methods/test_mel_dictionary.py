@@ -34,14 +34,14 @@ def build(data: Sounds, network: str = "mel-dictionary-16", **options) -> MelDic
     return method
 
 
-def test_more_of_the_patches_is_explained_after_training() -> None:
+def test_more_of_the_variance_of_patches_is_explained_after_training() -> None:
     data = chirps()
     method = build(data)
     losses = [float(method(data.sample(32))) for _ in range(10)]
     assert losses[-1] < 0.95 * losses[0] < method.chance(32)
 
 
-def test_the_encoder_has_the_atoms_with_the_whitening_folded_in() -> None:
+def test_the_filters_of_the_encoder_are_the_atoms_with_the_whitening_folded_in() -> None:
     data = chirps()
     method = build(data)
     method(data.sample(32))
@@ -50,7 +50,7 @@ def test_the_encoder_has_the_atoms_with_the_whitening_folded_in() -> None:
     assert torch.equal(method.encoder.trunk.offset, offsets)
 
 
-def test_one_label_each_tells_rising_chirps_from_falling_ones(tmp_path: Path) -> None:
+def test_one_label_per_class_separates_rising_from_falling_chirps(tmp_path: Path) -> None:
     data = chirps(160)
     train, test = data.subset(torch.arange(120)), data.subset(torch.arange(120, 160))
     settings = {"encoder": "mel-dictionary-32", "patches": 2000, "steps": 10, "quiet": True}
@@ -63,7 +63,7 @@ def test_one_label_each_tells_rising_chirps_from_falling_ones(tmp_path: Path) ->
     assert ours > 0.9 and raw < 0.75
 
 
-def test_padding_is_never_drawn() -> None:
+def test_padding_is_never_sampled() -> None:
     data = chirps(8)
     method = build(data)
     batch = data.sample(8) | {"length": torch.tensor([500, 5_600, 900, 2_000, 2_500, 1_300, 4_000, 3_000])}
@@ -82,17 +82,17 @@ def test_padding_is_never_drawn() -> None:
     assert first == method(longer), "the length of the padding changes no draw"
 
 
-def test_pictures_show_what_one_atom_a_patch_explains() -> None:
+def test_pictures_show_what_one_atom_per_patch_explains() -> None:
     data = chirps()
     method = build(data)
     for _ in range(10):
         method(data.sample(32))
     shown = method.eval().pictures(data.sample(5))
-    sound, drawn = shown["sound"], shown["each patch as its atom"]
+    sound, drawn = shown["sound"], shown["one atom per patch"]
     assert sound.shape == drawn.shape == (5, 1, 40, 60)
     flat = sound.mean((2, 3), keepdim=True)
     assert (drawn - sound).square().mean() < 0.8 * (flat - sound).square().mean()
-    assert shown["atoms it uses most"].shape == (5, 1, 4 * 41, 4 * 11)
+    assert shown["most used atoms"].shape == (5, 1, 4 * 41, 4 * 11)
 
 
 def test_other_encoders_are_refused() -> None:

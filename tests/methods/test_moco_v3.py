@@ -51,7 +51,7 @@ def test_value_and_gradient_are_those_of_the_authors_formula(temperature: float)
         assert found.abs().max() > 1e-5
 
 
-def test_collapsed_vectors_have_the_loss_of_chance() -> None:
+def test_collapsed_vectors_have_the_chance_loss() -> None:
     method = give(build(temperature=0.3), images(), images().flip(3))
     with torch.no_grad():
         method.predictor[-1].weight.zero_()
@@ -59,12 +59,12 @@ def test_collapsed_vectors_have_the_loss_of_chance() -> None:
     assert method.chance(6) == pytest.approx(4 * 0.3 * math.log(6))
 
 
-def test_swapping_the_views_leaves_the_loss() -> None:
+def test_swapping_the_views_does_not_change_the_loss() -> None:
     first, second = images(), images().flip(3)
     torch.testing.assert_close(give(build(), first, second)({}), give(build(), second, first)({}))
 
 
-def test_teacher_has_no_predictor_gets_no_gradient_and_follows_after_the_step() -> None:
+def test_teacher_has_no_predictor_gets_no_gradient_and_moves_after_the_step() -> None:
     method = give(build(momentum=0.9), images(), images().flip(3))
     student, teacher = (
         [*method.encoder.parameters(), *method.head.parameters()],
@@ -104,7 +104,7 @@ def test_heads_are_those_of_the_paper_for_convolutional_networks_and_for_vits() 
 
 
 @pytest.mark.parametrize("freeze", [True, False])
-def test_patch_embedding_of_a_vit_stays_as_drawn_under_weight_decay_if_it_is_frozen(freeze: bool) -> None:
+def test_frozen_patch_embedding_of_a_vit_does_not_change_even_by_weight_decay(freeze: bool) -> None:
     from unlabeled.training import optimizers
     from unlabeled.training.settings import Settings
 
@@ -152,7 +152,7 @@ def agreement(wrong: bool) -> float:
     return (nearest == torch.arange(16)).float().mean().item()
 
 
-def test_own_keys_are_found_but_not_if_views_are_of_different_images() -> None:
+def test_own_keys_are_recognised_but_not_if_views_show_different_images() -> None:
     assert agreement(wrong=False) > 0.4 > 2 * agreement(wrong=True)
 
 

@@ -59,7 +59,7 @@ def test_points_are_spread_over_the_sphere_and_every_image_has_its_own() -> None
     assert method.point_of.sort().values.tolist() == list(range(4000))
 
 
-def test_exchange_is_the_assignment_of_scipy_and_never_raises_the_loss() -> None:
+def test_exchange_matches_the_assignment_of_scipy_and_never_raises_the_loss() -> None:
     method, index = build(), torch.tensor([7, 3, 11, 0, 19, 4])
     for seed in range(10):
         vectors, owned = units(6, seed=seed), method.point_of[index]
@@ -72,7 +72,7 @@ def test_exchange_is_the_assignment_of_scipy_and_never_raises_the_loss() -> None
         assert loss(vectors, method.points[method.point_of[index]]) <= before + 1e-6
 
 
-def test_all_points_stay_in_use_and_where_they_are() -> None:
+def test_all_points_stay_in_use_and_never_move() -> None:
     method = build()
     points = method.points.clone()
     rest = [number for number in range(20) if number not in (2, 5, 8, 9)]
@@ -93,7 +93,7 @@ def test_one_exchange_among_all_images_recovers_shuffled_points() -> None:
     assert loss(method.points[shuffle], method.points[method.point_of]).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_step_exchanges_before_it_measures_and_points_belong_to_numbers_not_to_positions() -> None:
+def test_points_are_exchanged_before_the_loss_and_belong_to_indices_not_to_batch_positions() -> None:
     method, other = give(build()).eval(), give(build()).eval()
     index = torch.tensor([7, 3, 11])
     vectors = method.embed_features(method.encoder(images()[index] / 255))
@@ -105,7 +105,7 @@ def test_step_exchanges_before_it_measures_and_points_belong_to_numbers_not_to_p
     assert torch.equal(method.point_of, other.point_of)
 
 
-def test_points_are_exchanged_in_the_epochs_that_are_asked_for() -> None:
+def test_points_are_exchanged_in_the_requested_epochs() -> None:
     method, exchanged = build(every=3), []
     for epoch in range(7):
         if epoch:
@@ -118,15 +118,15 @@ def test_points_are_exchanged_in_the_epochs_that_are_asked_for() -> None:
     assert exchanged == [True, False, False, True, False, False, True]
 
 
-def test_evaluation_mode_and_views_leave_the_points() -> None:
+def test_evaluation_mode_and_views_do_not_change_the_points() -> None:
     method = build().eval()
     before = method.point_of.clone()
     values = {method(batch(1, 2, 3)).item() for _ in range(3)}
     assert torch.equal(method.point_of, before) and len(values) == 3  # other views, the same points
 
 
-def test_image_that_is_there_twice_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"index must name every image once in a batch, got \[3, 5, 3\]"):
+def test_repeated_images_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"index must not repeat an image within a batch, got \[3, 5, 3\]"):
         build()(batch(3, 5, 3))
 
 
@@ -135,7 +135,7 @@ def test_training_before_points_are_drawn_is_refused() -> None:
         NoiseAsTargets(encoders.build("conv4", image_size=12, input="sobel"))(batch(0, 1))
 
 
-def test_resumed_method_goes_on_with_the_same_points() -> None:
+def test_resumed_method_continues_with_the_same_points() -> None:
     method, resumed = build(every=2), build(every=2)
     method(batch(0, 5, 6, 9))
     resumed.prepare(range(20))  # type: ignore[arg-type]
@@ -166,7 +166,7 @@ def kinship(exchange: bool) -> float:
     return (cosines[same].mean() - cosines[kinds[:, None] != kinds].mean()).item()
 
 
-def test_images_of_one_kind_get_near_points_if_points_are_exchanged() -> None:
+def test_images_of_one_kind_get_nearby_points_if_points_are_exchanged() -> None:
     assert kinship(exchange=True) > 0.15
     assert abs(kinship(exchange=False)) < 0.1
 
@@ -180,14 +180,14 @@ def test_training_step_in_bfloat16_is_finite() -> None:
     assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
 
 
-def test_pictures_are_of_any_images_and_show_the_one_that_is_nearest_to_a_view() -> None:
+def test_pictures_show_the_nearest_of_any_images_to_a_view() -> None:
     method = build(samples=4).eval()  # images beyond those of the training have no point
     method.views = lambda batch: batch["image"].roll(1, 0) / 255  # type: ignore[assignment]
     given = batch(2, 9, 15, 11)
     pictures = method.pictures(given)
-    assert list(pictures) == ["view", "its image", "nearest image"]
-    assert torch.equal(pictures["its image"], given["image"] / 255)
-    assert torch.equal(pictures["nearest image"], pictures["its image"].roll(1, 0))
+    assert list(pictures) == ["view", "original image", "nearest image"]
+    assert torch.equal(pictures["original image"], given["image"] / 255)
+    assert torch.equal(pictures["nearest image"], pictures["original image"].roll(1, 0))
 
 
 def test_exchange_is_exact_in_mixed_precision_and_that_of_the_first_process(
@@ -205,7 +205,7 @@ def test_exchange_is_exact_in_mixed_precision_and_that_of_the_first_process(
     assert other.point_of.tolist() == expected.tolist()[::-1]
 
 
-def test_vectors_that_are_no_numbers_give_such_a_loss_and_exchange_nothing() -> None:
+def test_non_finite_vectors_give_a_non_finite_loss_and_exchange_nothing() -> None:
     method = build()
     torch.nn.init.constant_(method.head[-1].bias, torch.nan)
     before = method.point_of.clone()

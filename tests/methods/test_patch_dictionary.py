@@ -24,7 +24,7 @@ def stripes(count: int = 64, size: int = 16) -> torch.Tensor:
     return ((images / 2 + 0.5) * 255).to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
 
 
-def test_more_of_the_patches_is_explained_after_training() -> None:
+def test_more_of_the_variance_of_patches_is_explained_after_training() -> None:
     data = open_data(stripes())
     method = build()
     method.prepare(data)
@@ -32,7 +32,7 @@ def test_more_of_the_patches_is_explained_after_training() -> None:
     assert losses[-1] < 0.8 * losses[0] < method.chance(32)
 
 
-def test_the_encoder_has_the_atoms_with_the_whitening_folded_in() -> None:
+def test_the_filters_of_the_encoder_are_the_atoms_with_the_whitening_folded_in() -> None:
     data = open_data(stripes())
     method = build()
     method.prepare(data)
@@ -42,7 +42,7 @@ def test_the_encoder_has_the_atoms_with_the_whitening_folded_in() -> None:
     assert torch.equal(method.encoder.trunk.offset, offsets)
 
 
-def test_one_label_each_tells_upright_stripes_from_lying_ones(tmp_path: Path) -> None:
+def test_one_label_per_class_separates_vertical_from_horizontal_stripes(tmp_path: Path) -> None:
     images = stripes(200)
     data = open_data(images)
     data.labels = (images.float().diff(dim=3).abs().sum((1, 2, 3)) == 0).long()
@@ -53,18 +53,18 @@ def test_one_label_each_tells_upright_stripes_from_lying_ones(tmp_path: Path) ->
     assert scores.records[0]["value"] > 0.95
 
 
-def test_pictures_show_what_one_atom_a_patch_explains() -> None:
+def test_pictures_show_what_one_atom_per_patch_explains() -> None:
     data = open_data(stripes())
     method = build(size=18)
     method.prepare(data)
     for _ in range(10):
         method(data.sample(32))
     shown = method.eval().pictures(data.sample(5))
-    image, drawn = shown["image"], shown["each patch as its atom"]
+    image, drawn = shown["image"], shown["one atom per patch"]
     assert image.shape == drawn.shape == (5, 3, 18, 18)
     flat = image.mean((2, 3), keepdim=True)
     assert (drawn - image).square().mean() < 0.5 * (flat - image).square().mean()
-    assert shown["atoms it uses most"].shape == (5, 3, 28, 28)
+    assert shown["most used atoms"].shape == (5, 3, 28, 28)
 
 
 def test_other_encoders_are_refused() -> None:

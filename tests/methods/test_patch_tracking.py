@@ -61,7 +61,7 @@ def test_loss_and_gradient_of_hard_negatives_are_those_of_a_slow_loop() -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_loss_is_zero_just_where_negatives_are_farther_by_the_margin() -> None:
+def test_loss_is_zero_exactly_where_negatives_are_farther_by_the_margin() -> None:
     allowed = torch.tensor([[True, True]])
     assert ranking(torch.tensor([[-0.5, -0.6]]), allowed, 2, 0.5, True) == 0
     assert ranking(torch.tensor([[-0.4, -0.6]]), allowed, 2, 0.5, True) == pytest.approx(0.05)
@@ -85,7 +85,7 @@ def test_hard_negatives_are_the_closest_and_random_ones_are_any_allowed() -> Non
     assert seen[0, 7] == 0 and seen[allowed].min() > 5
 
 
-def test_length_of_vectors_does_not_matter_and_collapse_has_the_loss_of_chance() -> None:
+def test_length_of_vectors_does_not_matter_and_collapse_has_the_chance_loss() -> None:
     anchors, positives = vectors(6), vectors(6, 1)
     torch.testing.assert_close(excess(3 * anchors, 7 * positives), excess(anchors, positives))
     same = torch.ones(6, 5)
@@ -94,7 +94,7 @@ def test_length_of_vectors_does_not_matter_and_collapse_has_the_loss_of_chance()
         assert ranking(excess(same, same), allowed, 4, 0.5, hard) == pytest.approx(build().chance(6))
 
 
-def test_patches_of_one_video_are_no_negatives() -> None:
+def test_patches_of_one_video_are_never_negatives_of_each_other() -> None:
     """Two videos of twelve frames give two clips each; the embedding is that of the video, so nothing is to do."""
     clips = from_videos(moving_digits.make(2, 0, frames=12, size=24)["video"])
     method = build()
@@ -125,7 +125,7 @@ def test_patches_are_cut_where_the_box_is_at_both_ends() -> None:
     assert not torch.equal(corners[:, 0], corners[:, -1])
 
 
-def test_still_clips_do_not_count_and_still_videos_are_refused() -> None:
+def test_still_clips_are_left_out_and_still_videos_are_refused() -> None:
     method = build()
     given = batch(method)
     still = given["video"].clone()
@@ -137,7 +137,7 @@ def test_still_clips_do_not_count_and_still_videos_are_refused() -> None:
     value.backward()
     assert value == 0 and method.metrics["motion"] == 0
     static = from_videos(balls.make(8, 0, mode="static", size=24)["video"])
-    with pytest.raises(ValueError, match="something that moves against its ground, got array"):
+    with pytest.raises(ValueError, match="something that moves relative to its background, got array"):
         method.prepare(method.training_view(static))
 
 
@@ -166,7 +166,7 @@ def test_features_and_pictures() -> None:
     torch.testing.assert_close(method.features(given), method.encoder(frames))
     pictures = method.pictures(given)
     assert list(pictures)[:4] == ["first frame", "last frame", "first patch", "last patch"]
-    assert "yes" in pictures["counts"]
+    assert "yes" in pictures["used"]
     corners, side, _ = method.track(given["video"])
     method.encoder.config["image_size"] = 24
     pictures = method.pictures(given)
@@ -185,7 +185,7 @@ def test_training_step_in_bfloat16_is_finite() -> None:
 
 
 @pytest.mark.parametrize("noise", [False, True])
-def test_both_ends_of_a_track_are_found_among_others_unless_frames_are_noise(noise: bool) -> None:
+def test_both_ends_of_a_track_are_matched_among_others_unless_frames_are_noise(noise: bool) -> None:
     def made(n: int, seed: int) -> Videos:
         video = moving_digits.make(n, seed, frames=6, size=24, glyphs="test" if seed else "train")["video"]
         if noise:
@@ -214,7 +214,7 @@ def test_both_ends_of_a_track_are_found_among_others_unless_frames_are_noise(noi
         assert held_out() < 0.6 * before and before < method.chance(32)
 
 
-def test_held_out_losses_have_random_negatives_also_when_training_has_hard_ones() -> None:
+def test_held_out_losses_have_random_negatives_even_when_training_has_hard_ones() -> None:
     data = videos(8)
     method = build(negatives=1)
     view = method.training_view(data)

@@ -1,4 +1,4 @@
-"""Relative patch location: places that are right, and no way to them but content."""
+"""Relative patch location: correct positions, and no way to predict them but from the content."""
 
 import math
 
@@ -61,7 +61,7 @@ def test_layout_has_the_proportions_of_the_paper():
     assert layout(64, 0.5, 0.07) == (15, 8, 1)
 
 
-def test_patches_lie_where_their_numbers_say_with_gaps_between_them():
+def test_patches_lie_at_their_positions_with_gaps_between_them():
     """The image tells its own coordinates: red is the column, green the row."""
     ramp = torch.arange(32.0) / 32
     image = torch.stack([ramp.expand(32, 32), ramp[:, None].expand(32, 32), torch.zeros(32, 32)])
@@ -87,13 +87,13 @@ def test_patches_lie_where_their_numbers_say_with_gaps_between_them():
 
 
 @pytest.mark.parametrize("samples", [1, 5])
-def test_step_zero_is_at_chance(samples):
+def test_first_loss_is_at_chance(samples):
     method = RelativePatch(Fixed())  # type: ignore[arg-type]
     assert method(batch(samples)).item() == pytest.approx(math.log(8), abs=1e-2)
     assert method.chance(samples) == pytest.approx(math.log(8))
 
 
-def test_loss_and_its_gradient_equal_slow_twins():
+def test_loss_and_its_gradient_match_a_slow_loop():
     """Each of the eight neighbours beside the centre, and the centre beside each, whose place is then the opposite."""
     encoder = Fixed()
     method = RelativePatch(encoder, **PLAIN, head_dim=16, patch_size=8).eval()  # type: ignore[arg-type]
@@ -144,7 +144,7 @@ def test_dropped_channels_do_not_reach_the_encoder():
     assert torch.equal(seen(red_gone)[without_red], plain[without_red])
 
 
-def test_share_of_patches_is_coarse():
+def test_pixelate_is_the_fraction_of_pixelated_patches():
     method = RelativePatch(Fixed(), color="keep", pixelate=0.33)  # type: ignore[arg-type]
     patches = torch.rand(2000, 3, method.side, method.side)
     changed = (method.disguise(patches) - patches).abs().amax((1, 2, 3)) > 1e-4
@@ -161,7 +161,7 @@ class Borders(Fixed):
         return 4 * F.adaptive_avg_pool1d(sides, 7).flatten(1) - 2
 
 
-def test_texture_that_continues_is_a_shortcut_which_gaps_close():
+def test_texture_that_continues_is_a_shortcut_that_gaps_prevent():
     """Images of blurred noise have no layout: only the borders of patches tell which of them touch."""
 
     def loss(gap: float, shift: float) -> float:
@@ -197,7 +197,7 @@ def aberrant(count: int = 24, size: int = 32) -> Tensor:
     return torch.stack([plain, green, plain], 1)
 
 
-def test_displaced_channels_are_a_shortcut_which_dropping_closes():
+def test_displaced_channels_are_a_shortcut_that_dropping_prevents():
     def loss(color: str) -> float:
         torch.manual_seed(0)
         options = PLAIN | {"color": color, "patch_size": 8, "head_dim": 64}
@@ -207,7 +207,7 @@ def test_displaced_channels_are_a_shortcut_which_dropping_closes():
     assert loss("drop") > math.log(8) - 0.03
 
 
-def test_tint_that_tells_the_place_is_a_shortcut_which_projection_closes():
+def test_tint_that_reveals_the_position_is_a_shortcut_that_projection_prevents():
     ramp = torch.linspace(-0.3, 0.3, 32)
 
     def draw() -> Tensor:
@@ -232,7 +232,7 @@ def test_layout_is_learned():
     assert last_loss(method, lambda: images, 30) < 1.0
 
 
-def test_small_patches_are_enlarged_and_grey_images_stay_as_they_are():
+def test_small_patches_are_enlarged_and_grey_images_keep_their_values():
     method = RelativePatch(encoders.build("resnet10", image_size=32))
     assert method.side == 7 and method.patch_size == 17
     gray = RelativePatch(encoders.build("conv4", image_size=32, in_channels=1), pixelate=0.0)
@@ -247,8 +247,8 @@ def test_pictures_put_patches_where_they_are_predicted():
         method.head[-1].bias[7] = 1  # type: ignore[index]
     shown = method.pictures(batch(2))
     side = method.side + 2
-    assert shown["patches"].shape == shown["put where predicted"].shape == (2, 3, 3 * side, 3 * side)
-    cells = shown["put where predicted"].unfold(2, side, side).unfold(3, side, side)
+    assert shown["patches"].shape == shown["arranged as predicted"].shape == (2, 3, 3 * side, 3 * side)
+    cells = shown["arranged as predicted"].unfold(2, side, side).unfold(3, side, side)
     before = shown["patches"].unfold(2, side, side).unfold(3, side, side)
     assert torch.equal(cells[:, :, 1, 1], before[:, :, 1, 1]) and not cells[:, :, 0].any()
     others = before.flatten(2, 3)[:, :, OUTER]
@@ -270,7 +270,7 @@ def test_patches_of_one_pixel_are_refused(size):
     if size == 14:
         assert RelativePatch(encoder).side == 2
         return
-    message = f"gap and shift must leave patches of 2 pixels in images of {size}, got gap 0.5 and shift 0.07"
+    message = f"leave patches of at least 2 pixels in images of {size}, got gap 0.5 and shift 0.07"
     with pytest.raises(ValueError, match=message):
         RelativePatch(encoder)
     assert RelativePatch(encoder, gap=0.0, shift=0.0).side == 4

@@ -78,7 +78,7 @@ def test_loss_is_the_squared_error_of_all_pixels_in_value_and_gradient(cover):
 
 
 @pytest.mark.parametrize("cover", COVERS)
-def test_first_loss_is_that_of_doing_nothing(cover):
+def test_first_loss_is_that_of_the_corrupted_images(cover):
     restorer, images = method(cover=cover), torch.rand(256, 3, 16, 16)  # rough, so that drops change much
     assert restorer.chance(256) is None
     restorer.prepare(data(images))
@@ -88,7 +88,7 @@ def test_first_loss_is_that_of_doing_nothing(cover):
     assert restorer.metrics["psnr_clean"] > 35
 
 
-def test_either_covers_each_image_with_dirt_or_with_rain_by_a_fair_coin():
+def test_either_covers_each_image_with_dirt_or_rain_with_equal_probability():
     restorer = method()
     black = torch.zeros(400, 3, 16, 16)
     given, covered = restorer.corrupt(black)
@@ -110,7 +110,7 @@ def test_nothing_under_opaque_cover_reaches_the_encoder(training):
 
 
 @pytest.mark.parametrize(("cover", "steps", "least"), [("dirt", 40, 0.5), ("rain", 80, 0.05)])
-def test_restores_images_that_it_has_not_seen_and_leaves_clean_ones_alone(cover, steps, least):
+def test_restores_unseen_images_and_leaves_clean_ones_alone(cover, steps, least):
     """Raindrops show the scene blurred, so little is lost of smooth images, and little can be gained."""
     restorer = train(method(cover=cover, coverage=0.3), smooth, steps=steps)
     fresh = smooth(64)
@@ -132,12 +132,12 @@ def test_noise_that_is_hidden_cannot_be_restored_and_smooth_images_can():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_pictures_show_the_clean_the_covered_and_the_restored_image(channels):
+def test_pictures_show_clean_corrupted_and_restored_images(channels):
     restorer = method(channels=channels).eval()
     pictures = restorer.pictures({"image": torch.randint(0, 256, (4, channels, 16, 16), dtype=torch.uint8)})
-    assert list(pictures) == ["image", "through the window", "restored"]
-    assert (pictures["through the window"] != pictures["image"]).flatten(1).any(1).all()
-    assert (pictures["restored"] - pictures["through the window"]).abs().max() < 0.1  # untrained
+    assert list(pictures) == ["image", "corrupted", "restored"]
+    assert (pictures["corrupted"] != pictures["image"]).flatten(1).any(1).all()
+    assert (pictures["restored"] - pictures["corrupted"]).abs().max() < 0.1  # untrained
 
 
 def test_refuses_images_that_are_too_small():

@@ -74,7 +74,7 @@ def test_loss_and_gradient_are_those_of_a_slow_loop() -> None:
 @pytest.mark.parametrize(
     ("stored", "samples", "values"), [(16384, 256, (9.7041, 9.7349)), (20, 4, (3.0445, 3.3673))]
 )
-def test_chance_is_that_of_equal_vectors(stored: int, samples: int, values: tuple[float, float]) -> None:
+def test_chance_is_the_loss_of_equal_vectors(stored: int, samples: int, values: tuple[float, float]) -> None:
     chance = build(queue=stored).chance(samples)
     assert chance == pytest.approx(values[0] + 2 * values[1], abs=2e-4)
     ones = torch.ones(samples, 3, 3, 1, dtype=torch.float64)
@@ -105,8 +105,8 @@ def test_first_space_alone_is_moco() -> None:
     torch.testing.assert_close(both - none, first)  # with an empty queue the first space is certain: 0 nats
 
 
-def test_query_and_keys_show_the_times_and_changes_that_they_should() -> None:
-    """Each picture is of one colour; cropping leaves it as it is, and gray is the change by hand."""
+def test_query_and_keys_show_the_right_times_and_augmentations() -> None:
+    """Each picture has one colour, which cropping does not change; gray is the augmentation."""
     method = build(crop=0.5, jitter=0.0, gray=1.0, flip=0.0)
     colors = torch.tensor([[200, 10, 10], [10, 200, 10], [10, 10, 200]], dtype=torch.uint8)
     video = colors[None, :, :, None, None].expand(2, -1, -1, 16, 16)
@@ -159,10 +159,10 @@ def test_features_are_those_of_images_and_of_places_of_any_size() -> None:
     torch.testing.assert_close(method.features(padded), method.features(given))
     assert method.embedding(given).shape == (8, 18)
     pictures = method.pictures(given)
-    assert list(pictures) == ["query", "another time, changed", "another time", "changed"]
+    assert list(pictures) == ["query", "another time, augmented", "another time", "augmented"]
 
 
-def test_queue_larger_than_the_data_is_warned_of_and_groups_are_needed() -> None:
+def test_queue_larger_than_the_data_gives_a_warning_and_groups_are_required() -> None:
     with pytest.warns(UserWarning, match=r"queue \(20\) is larger than the number of places \(8\)"):
         build().prepare(places())
     with pytest.raises(ValueError, match=r"must have groups for seco"):
@@ -179,7 +179,7 @@ def test_training_step_in_bfloat16_is_finite() -> None:
 
 
 @pytest.mark.parametrize("unrelated", [False, True])
-def test_a_place_is_recognised_at_other_times_unless_nothing_lasts(unrelated: bool) -> None:
+def test_a_place_is_recognised_at_other_times_unless_its_images_are_unrelated(unrelated: bool) -> None:
     """On places never seen."""
     train, test = (
         from_pictures(seasons.make(n, seed, times=3, size=8, unrelated=unrelated)["image"])
@@ -213,5 +213,5 @@ def test_a_place_is_recognised_at_other_times_unless_nothing_lasts(unrelated: bo
         assert after < 0.92 * math.log(48) < before
 
 
-def test_places_of_a_batch_are_compared() -> None:
+def test_places_of_a_batch_are_compared_with_each_other() -> None:
     assert SeCo.compares_samples  # other places' keys are negatives, so a batch of one is another task

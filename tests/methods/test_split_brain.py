@@ -43,7 +43,7 @@ def train(network, images, steps, lr=0.003):
     return network
 
 
-def test_loss_and_its_gradient_match_a_slow_twin():
+def test_loss_and_its_gradient_match_a_slow_loop():
     logits = [torch.randn(2, bins, 3, 3, dtype=torch.double).requires_grad_() for bins in (5, 7)]
     labels = [torch.randint(bins, (2, 3, 3)) for bins in (5, 7)]
     twin = torch.zeros((), dtype=torch.double)
@@ -70,7 +70,7 @@ def test_each_half_sees_only_its_own_channels():
             assert used.tolist() == [(channel < first) == (number == 0) for channel in range(channels)]
 
 
-def test_features_are_both_halves_side_by_side_and_no_weight_is_shared():
+def test_features_of_both_halves_are_concatenated_and_no_weight_is_shared():
     encoder = encoders.build("split-conv4", image_size=16, input="lab").eval()
     x = images(2)
     first, second = encoder.trunk.halves(encoder.adapt(x))
@@ -130,7 +130,7 @@ def test_what_a_half_predicts_does_not_depend_on_its_targets():
         assert (plain[number][0] - changed[number][0]).abs().max() > 0.1
 
 
-def test_refuses_what_it_cannot_split():
+def test_refuses_encoders_and_images_that_it_cannot_split():
     with pytest.raises(
         ValueError, match="encoder must be a network in two halves such as split-conv4, got conv4"
     ):
@@ -140,14 +140,14 @@ def test_refuses_what_it_cannot_split():
     with pytest.raises(ValueError, match="channels must be at least 2 for a network in two halves, got 1"):
         encoders.build("split-conv4", in_channels=1)
     with pytest.raises(
-        ValueError, match=r"input of the encoder must be lab for split_brain.* got color of 3"
+        ValueError, match=r"input of the encoder must be lab for split_brain.* got color with 3"
     ):
         SplitBrain(encoders.build("split-conv4"))
     with pytest.raises(ValueError, match="got only grey ones"):
         method().prepare(data(torch.rand(8, 1, 16, 16).expand(-1, 3, -1, -1)))
 
 
-def test_learns_lightness_from_colour_and_colour_from_lightness_only_where_they_go_together():
+def test_learns_lightness_from_colour_and_colour_from_lightness_only_where_they_are_related():
     """Bright is yellow and dark is blue; in the control any colour is as bright as any other."""
     bright = (torch.rand(32, 1, 2, 2) < 0.5).repeat_interleave(4, 2).repeat_interleave(4, 3)
     unrelated = (torch.rand(32, 1, 2, 2) < 0.5).repeat_interleave(4, 2).repeat_interleave(4, 3)
@@ -180,10 +180,11 @@ def test_colours_and_depth_predict_each_other_in_rooms():
     assert truth < 0.75 * network.chance(30) and truth < 0.75 * network({"image": mixed}).item()
     pictures = network.eval().pictures({"image": x[:4]})
     assert [value.shape[1] for value in pictures.values()] == [3, 3, 1, 1]
-    assert (pictures["predicted from colours"] - pictures["first other band"]).abs().mean() < 0.15
+    predicted, true = pictures["first extra band predicted from colours"], pictures["first extra band"]
+    assert (predicted - true).abs().mean() < 0.15
 
 
-def test_bands_beyond_three_are_noted():
+def test_bands_beyond_the_third_are_reported():
     assert encoders.build("split-conv4", in_channels=3, input="lab").notes == []
     (note,) = encoders.build("split-conv4", in_channels=4, input="lab").notes
     assert note == "the first 3 of 4 channels are read as red, green and blue, in Lab"

@@ -67,7 +67,7 @@ def test_loss_matches_a_slow_loop_in_value_and_gradient(loss):
 
 
 @pytest.mark.parametrize(("size", "scale", "side"), [(16, 2, 8), (32, 4, 8), (32, 8, 4), (9, 4, 3)])
-def test_shrunk_images_have_the_size_and_keep_plain_colours(size, scale, side):
+def test_downsampled_images_have_the_right_size_and_keep_uniform_colours(size, scale, side):
     plain = torch.rand(2, 3, 1, 1).expand(2, 3, size, size)
     small = shrink(plain, scale, torch.rand(2))
     assert small.shape == (2, 3, side, side)
@@ -92,7 +92,7 @@ def test_no_detail_finer_than_the_new_pixels_is_left_in_images_with_natural_spec
     )  # and none comes back as a coarse one
 
 
-def test_a_wider_blur_leaves_less_and_each_image_has_its_own():
+def test_a_wider_blur_leaves_less_detail_and_each_image_has_its_own():
     images = torch.rand(1, 3, 32, 32).expand(3, 3, 32, 32)
     left = shrink(images, 4, torch.tensor([0.0, 0.25, 0.5])).std((1, 2, 3))
     assert left[0] > left[1] > left[2]
@@ -118,7 +118,7 @@ def test_details_never_reach_the_network():
 
 
 @pytest.mark.parametrize("loss", ["l1", "l2"])
-def test_first_loss_is_that_of_the_enlarged_image(loss):
+def test_first_loss_is_that_of_the_upsampled_image(loss):
     network, images = method(loss=loss), edges(256)
     assert network.chance(256) is None
     network.prepare(data(images))
@@ -126,7 +126,7 @@ def test_first_loss_is_that_of_the_enlarged_image(loss):
     assert abs(network.metrics["gain"]) < 0.1
 
 
-def test_edges_are_sharper_than_enlarged_ones_and_agree_with_the_shrunk_image():
+def test_edges_are_sharper_than_upsampled_ones_and_agree_with_the_downsampled_image():
     network = train(method(), edges, steps=120)
     fresh = edges(64)
     network({"image": fresh})
@@ -142,13 +142,13 @@ def test_details_of_other_images_cannot_be_predicted():
     assert network.metrics["gain"] < 0.1, network.metrics
 
 
-def test_pictures_show_the_image_the_enlarged_one_and_the_prediction():
+def test_pictures_show_the_image_the_upsampled_one_and_the_prediction():
     pictures = method().eval().pictures({"image": torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)})
-    assert list(pictures) == ["image", "enlarged", "predicted"]
-    assert pictures["enlarged"].std() < pictures["image"].std()
+    assert list(pictures) == ["image", "upsampled", "predicted"]
+    assert pictures["upsampled"].std() < pictures["image"].std()
 
 
-def test_refuses_to_shrink_an_image_to_one_pixel():
+def test_refuses_to_downsample_an_image_to_one_pixel():
     with pytest.raises(ValueError, match="scale must be at most 8 for images of 16 pixels, got 9"):
         method(scale=9)
 

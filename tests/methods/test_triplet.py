@@ -38,7 +38,7 @@ def slow_choice(positive: float, distances: list[float], allowed: list[bool], mi
 
 
 @pytest.mark.parametrize(("mining", "ties"), product(["semi-hard", "hardest"], [False, True]))
-def test_negatives_are_those_of_a_search_over_all_with_ties_too(mining: Mining, ties: bool) -> None:
+def test_negatives_match_an_exhaustive_search_even_with_ties(mining: Mining, ties: bool) -> None:
     for seed in range(20):
         positive, distances, allowed = view_distances(units(seed), units(seed + 100))
         if ties:
@@ -49,7 +49,7 @@ def test_negatives_are_those_of_a_search_over_all_with_ties_too(mining: Mining, 
             assert number == slow_choice(*arguments, mining) and number % 6 != row % 6
 
 
-def test_random_negatives_are_of_other_images_and_equally_likely() -> None:
+def test_random_negatives_are_from_other_images_and_equally_likely() -> None:
     torch.manual_seed(0)
     arguments = view_distances(units(1, 3), units(2, 3))
     counts = torch.zeros(6, 6)
@@ -89,13 +89,13 @@ def test_value_and_gradient_are_those_of_a_loop_over_anchors(mining: Mining) -> 
 
 
 @pytest.mark.parametrize("mining", KINDS)
-def test_collapsed_vectors_have_the_loss_of_chance(mining: Mining) -> None:
+def test_collapsed_vectors_have_the_chance_loss(mining: Mining) -> None:
     ones = F.normalize(torch.ones(4, 3), dim=1).double()
     value = violations(*view_distances(ones, ones), 0.2, mining).mean().item()
     assert value == pytest.approx(build(mining=mining).chance(4), abs=1e-6)
 
 
-def test_satisfied_triplets_have_no_gradient_() -> None:
+def test_satisfied_triplets_have_no_gradient() -> None:
     far = torch.eye(8)[:4].requires_grad_()
     found = violations(*view_distances(far, far), 0.2, "hardest")
     found.sum().backward()
@@ -126,7 +126,7 @@ def learned(wrong: bool) -> float:
     return float(method.metrics["closest"])
 
 
-def test_partners_are_found_in_new_images_but_not_if_pairs_are_of_different_images() -> None:
+def test_partners_are_recognised_in_new_images_but_not_if_pairs_show_different_images() -> None:
     assert learned(wrong=False) > 0.35 > 2 * learned(wrong=True)
 
 
@@ -140,7 +140,7 @@ def test_training_step_in_bfloat16_is_finite(mining: Mining) -> None:
     assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
 
 
-def test_margin_that_no_distances_have_is_refused() -> None:
+def test_margin_above_the_largest_distance_is_refused() -> None:
     assert build(margin=4.0).chance(8) == 4
     with pytest.raises(ValueError, match=r"margin must be above 0 and at most 4, got 4\.5"):
         build(margin=4.5)

@@ -27,7 +27,7 @@ def build(data: Videos, network: str = "cube-dictionary-16", **options) -> Video
     return method
 
 
-def test_more_of_the_cubes_is_explained_after_training() -> None:
+def test_more_of_the_variance_of_cubes_is_explained_after_training() -> None:
     data = gratings()
     method = build(data)
     view = method.training_view(data)
@@ -35,7 +35,7 @@ def test_more_of_the_cubes_is_explained_after_training() -> None:
     assert losses[-1] < 0.9 * losses[0] < method.chance(32)
 
 
-def test_the_encoder_has_the_atoms_with_the_whitening_folded_in() -> None:
+def test_the_filters_of_the_encoder_are_the_atoms_with_the_whitening_folded_in() -> None:
     data = gratings()
     method = build(data)
     method(method.training_view(data).sample(32))
@@ -44,7 +44,9 @@ def test_the_encoder_has_the_atoms_with_the_whitening_folded_in() -> None:
     assert torch.equal(method.encoder.trunk.offset, offsets)
 
 
-def test_one_label_each_tells_stripes_that_drift_left_from_those_that_drift_right(tmp_path: Path) -> None:
+def test_one_label_per_class_separates_stripes_that_drift_left_from_those_that_drift_right(
+    tmp_path: Path,
+) -> None:
     data = gratings(160)
     train, test = data.subset(torch.arange(120)), data.subset(torch.arange(120, 160))
     settings = {"encoder": "cube-dictionary-16", "cubes": 1000, "steps": 10, "quiet": True}
@@ -54,7 +56,7 @@ def test_one_label_each_tells_stripes_that_drift_left_from_those_that_drift_righ
     assert values["unlabeled"] > 0.95 and values["raw"] < 0.8
 
 
-def test_videos_shorter_than_a_cube_are_omitted_by_name_and_read_for_evaluation() -> None:
+def test_videos_shorter_than_a_cube_are_left_out_of_training_but_not_of_evaluation() -> None:
     counts, size = torch.tensor([6, 2, 6, 6]), (1, 12, 12)
     pixels = torch.randint(0, 256, (int(counts.sum()) * 144,), dtype=torch.uint8)
     data = Videos(pixels, counts, size, name="mixed", paths=["a", "b", "c", "d"])
@@ -66,17 +68,17 @@ def test_videos_shorter_than_a_cube_are_omitted_by_name_and_read_for_evaluation(
         method.training_view(data.subset(torch.tensor([1])))
 
 
-def test_pictures_show_what_one_atom_a_cube_explains() -> None:
+def test_pictures_show_what_one_atom_per_cube_explains() -> None:
     data = gratings()
     method = build(data)
     view = method.training_view(data)
     for _ in range(10):
         method(view.sample(32))
     shown = method.eval().pictures(view.sample(5))
-    video, drawn = shown["video"], shown["each cube as its atom"]
+    video, drawn = shown["video"], shown["one atom per cube"]
     assert video.shape == drawn.shape == (5, 1, 12, 48)
     assert (drawn - video).square().mean() < 0.5 * (video.mean() - video).square().mean()
-    assert shown["atoms it uses most"].shape == (5, 1, 4 * 7, 4 * 25)
+    assert shown["most used atoms"].shape == (5, 1, 4 * 7, 4 * 25)
 
 
 def test_other_encoders_are_refused() -> None:

@@ -15,7 +15,7 @@ def seed():
 
 
 @pytest.mark.parametrize("size", [4, 8, 14, 16, 32])
-def test_guessing_discriminator_costs_ln_2_for_each_opinion(size):
+def test_a_guessing_discriminator_costs_ln_2_per_judgement(size):
     discriminator = build_discriminator(3, size)
     assert discriminator(torch.rand(2, 3, size, size)).shape == (2, 1)
     nn.init.zeros_(discriminator[-1].weight)
@@ -25,7 +25,7 @@ def test_guessing_discriminator_costs_ln_2_for_each_opinion(size):
     assert judge.item() == pytest.approx(2 * math.log(2))
 
 
-def test_the_generator_is_pushed_towards_what_the_discriminator_takes_for_real():
+def test_the_generator_moves_towards_what_the_discriminator_takes_for_real():
     discriminator = build_discriminator(1, 8)
     generated = torch.rand(4, 1, 8, 8, requires_grad=True)
     fool, judge = players(discriminator, torch.rand(4, 1, 8, 8), generated)

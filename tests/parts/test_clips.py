@@ -17,13 +17,13 @@ def test_all_frames_of_a_clip_get_the_same_view_and_clips_differ():
     assert len({tuple(clip.flatten().tolist()) for clip in seen[:, 0]}) == 8
 
 
-def test_a_view_that_changes_nothing_leaves_every_frame_in_its_place():
+def test_a_view_that_changes_nothing_keeps_every_frame():
     video = torch.randint(0, 256, (2, 4, 3, 10, 10), dtype=torch.uint8)
     plain = Views(10, crop=1.0, aspect=1.0, jitter=0, gray=0, flip=0)
     torch.testing.assert_close(clip_views(plain, video), video / 255)
 
 
-def test_motion_is_where_something_changes():
+def test_motion_is_measured_where_something_changes():
     video = torch.zeros(2, 20, 3, 16, 16)
     video[0, 8:12] = torch.arange(1, 5).view(4, 1, 1, 1) / 10
     found = motion(video)

@@ -60,7 +60,7 @@ def test_known_colours(rgb: tuple[float, ...], lab: tuple[float, ...]) -> None:
     torch.testing.assert_close(result, torch.tensor(lab, dtype=torch.float32), atol=0.02, rtol=0)
 
 
-def test_lightness_is_the_first_channel_of_lab_also_for_grey(images: torch.Tensor) -> None:
+def test_lightness_is_the_first_channel_of_lab_even_for_grey_images(images: torch.Tensor) -> None:
     torch.testing.assert_close(lightness(images), rgb_to_lab(images)[:, :1])
     grey = images[:, :1]
     torch.testing.assert_close(lightness(grey), lightness(grey.repeat(1, 3, 1, 1)))
@@ -78,13 +78,13 @@ def test_bfloat16_autocast_changes_nothing(images: torch.Tensor) -> None:
         assert torch.equal(rgb_to_lab(images), expected)
 
 
-def test_desaturated_images_keep_the_lightness_and_only_that():
+def test_desaturated_images_keep_only_the_lightness():
     images = torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(lightness(desaturate(images)), lightness(images), atol=1e-2, rtol=0)
     assert rgb_to_lab(desaturate(images))[:, 1:].abs().max() < 0.02
 
 
-def test_hsv_equals_the_standard_library_and_is_undone(images: torch.Tensor) -> None:
+def test_hsv_equals_the_standard_library_and_is_inverted(images: torch.Tensor) -> None:
     images[0, :, 1], images[0, :, 2] = 0.4, 0.0  # grey, and black
     hsv = rgb_to_hsv(images)
     for pixel, (hue, saturation, value) in zip(
@@ -108,7 +108,7 @@ def test_projection_removes_the_axis_from_green_to_magenta_and_nothing_else():
     torch.testing.assert_close(drop_aberration(gray), gray)
 
 
-def test_exactly_one_channel_stays_and_the_others_are_noise_of_a_hundredth_of_its_deviation():
+def test_exactly_one_channel_is_kept_and_the_others_are_noise_of_a_hundredth_of_its_deviation():
     images = torch.rand(300, 3, 16, 16)
     dropped = drop_channels(images)
     stays = (dropped == images).all((2, 3))

@@ -32,7 +32,7 @@ def test_the_paper_has_313_bins_on_a_grid_of_ten():
 
 
 @pytest.mark.parametrize(("grid", "count"), [(15, 126), (20, 77), (25, 51), (30, 40), (40, 23)])
-def test_other_grids_have_the_bins_that_srgb_reaches(grid, count):
+def test_other_grids_have_the_bins_within_the_gamut_of_srgb(grid, count):
     """A coarser sampling of the gamut finds 76 of the 77: it misses the sliver, b < 90.01, at (0, 100)."""
     assert len(bins(grid)) == count
 
@@ -58,7 +58,7 @@ def test_soft_code_matches_a_slow_loop():
         assert weight[b, :, y, x].tolist() == pytest.approx([r / sum(raw) for r in raw], rel=1e-3)
 
 
-def test_rare_colours_weigh_more_and_the_mean_weight_is_one():
+def test_rare_colours_have_higher_weights_and_the_mean_weight_is_one():
     counts = torch.zeros(313)
     counts[CENTERS.norm(dim=1) < 15] = 1000
     counts[7] = 1

@@ -22,13 +22,13 @@ def test_any_map_becomes_an_image_of_any_size_that_starts_near_zero(kind, shape,
     assert 0 < image.abs().max() < 0.2
 
 
-def test_a_vector_reaches_every_place_differently():
+def test_a_vector_reaches_every_position_differently():
     network = Decoder((5, 1, 1), 1, 16).eval()
     image = network(torch.randn(1, 5, 1, 1))[0, 0]
     assert image.flatten().unique().numel() > 200
 
 
-def test_looking_at_the_last_map_changes_nothing_in_the_encoder():
+def test_reading_the_last_map_does_not_change_the_encoder():
     encoder = encoders.build("conv4", image_size=28)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     assert map_shape(encoder) == (256, 4, 4)

@@ -15,7 +15,7 @@ def correlated(count: int = 4000, numbers: int = 12) -> Tensor:
     )
 
 
-def test_patches_lie_inside_and_are_drawn_from_everywhere() -> None:
+def test_patches_lie_inside_and_are_drawn_from_all_positions() -> None:
     torch.manual_seed(0)
     values = torch.arange(2 * 3 * 5 * 4.0).view(2, 3, 5, 4)
     patches = draw_patches(values, (2, 3), 200)
@@ -37,7 +37,7 @@ def test_patches_of_volumes_have_three_sides() -> None:
     assert torch.equal(patches, volumes)
 
 
-def test_contrast_of_a_constant_patch_is_nothing_and_of_others_one() -> None:
+def test_contrast_of_a_constant_patch_is_zero_and_of_others_one() -> None:
     patches = torch.cat([torch.full((1, 8), 3.7), torch.randn(5, 8)])
     normal = normalize_contrast(patches, 1e-9)
     assert normal[0].abs().max() < 1e-2
@@ -85,7 +85,7 @@ def test_planted_atoms_are_recovered() -> None:
     assert (likeness > 0.999).all() and unexplained < 0.01
 
 
-def test_an_update_is_the_sum_of_signed_patches_written_out() -> None:
+def test_an_update_matches_the_explicit_sum_of_signed_patches() -> None:
     torch.manual_seed(0)
     dictionary = Dictionary(5, 6, eps=0.1, whitening_eps=0.1, decay=0.25).train()
     first, second = torch.randn(40, 6), torch.randn(40, 6)
@@ -122,7 +122,7 @@ def test_flat_patches_alone_give_finite_atoms() -> None:
     assert dictionary(torch.ones(30, 6)).isfinite() and dictionary.atoms.isfinite().all()
 
 
-def test_nothing_moves_in_evaluation_mode() -> None:
+def test_nothing_changes_in_evaluation_mode() -> None:
     dictionary = Dictionary(4, 6, eps=0.1, whitening_eps=0.1)
     dictionary.begin(torch.randn(30, 6))
     before = {name: value.clone() for name, value in dictionary.state_dict().items()}
@@ -141,7 +141,7 @@ def test_filters_fold_the_whitening_in_and_unwhitening_undoes_it() -> None:
     torch.testing.assert_close(dictionary.unwhiten(white), normal, rtol=1e-3, atol=1e-4)
 
 
-def test_an_atom_explains_a_patch_or_its_mirror_whichever_is_more_like_it() -> None:
+def test_an_atom_explains_a_patch_or_its_mirror_image_whichever_is_more_similar() -> None:
     torch.manual_seed(0)
     dictionary = Dictionary(5, 6, eps=0.1, whitening_eps=0.1, decay=0.0).train()
     patches = torch.randn(40, 6)
@@ -157,7 +157,7 @@ def test_an_atom_explains_a_patch_or_its_mirror_whichever_is_more_like_it() -> N
     torch.testing.assert_close(dictionary.atoms[used], F.normalize(sums, dim=1)[used], rtol=1e-4, atol=1e-5)
 
 
-def test_patches_are_drawn_from_the_first_positions_of_each_alone() -> None:
+def test_patches_are_drawn_only_from_the_allowed_positions() -> None:
     torch.manual_seed(0)
     values = torch.arange(3 * 1 * 9.0).view(3, 1, 9)
     patches = draw_patches(values, (2,), 200, torch.tensor([8, 1, 3])).view(3, 200, 2)

@@ -62,7 +62,7 @@ def test_discriminants_equal_the_generalised_eigenvectors_of_scipy():
     torch.testing.assert_close(mine.T @ noise @ mine, torch.eye(3, dtype=torch.float64))
 
 
-def test_views_that_move_nothing_leave_the_principal_directions():
+def test_views_that_change_nothing_leave_the_principal_directions():
     between, _ = covariances()
     mine = directions.discriminants(between, torch.zeros(5, 5, dtype=torch.float64), 5, 0.5)
     theirs = torch.linalg.eigh(between).eigenvectors.flip(1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unlabeled.parts.distortion import Bending, Distortion, Motion, bend, cut
+from unlabeled.parts.distortion import ColorChange, Distortion, Motion, change_colors, cut
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def still(count: int) -> Motion:
     return Motion(torch.zeros(count, 2), torch.ones(count), torch.zeros(count))
 
 
-def test_squares_that_are_not_moved_are_those_of_the_image():
+def test_squares_that_are_not_moved_are_copied_from_the_image():
     images, squares = (
         torch.rand(3, 3, 20, 20),
         torch.tensor([[4.0, 4.0, 8.0], [10.0, 16.0, 8.0], [13.0, 6.0, 8.0]]),
@@ -33,7 +33,7 @@ def test_squares_that_are_not_moved_are_those_of_the_image():
         )
 
 
-def test_squares_are_shifted_scaled_and_turned():
+def test_squares_are_shifted_scaled_and_rotated():
     images, square = torch.rand(1, 2, 24, 24), torch.tensor([[12.0, 12.0, 8.0]])
     shifted = cut(images, square, 8, still(1)._replace(shift=torch.tensor([[0.25, -0.5]])))
     torch.testing.assert_close(shifted, images[:, :, 4:12, 10:18], atol=1e-5, rtol=0)
@@ -45,7 +45,7 @@ def test_squares_are_shifted_scaled_and_turned():
     torch.testing.assert_close(half, images[:, :, 8:16, 8:16].flip(2, 3), atol=1e-5, rtol=0)
 
 
-def test_turned_squares_equal_a_slow_loop_over_positions():
+def test_rotated_squares_match_a_slow_loop_over_positions():
     images, square = torch.rand(1, 1, 24, 24), torch.tensor([[11.0, 13.0, 9.0]])
     motion = Motion(torch.tensor([[0.1, 0.05]]), torch.tensor([0.9]), torch.tensor([17.0]))
     found = cut(images, square, 5, motion)[0, 0]
@@ -66,7 +66,7 @@ def test_turned_squares_equal_a_slow_loop_over_positions():
             assert found[row, column].item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_what_lies_outside_is_mirrored_not_blank():
+def test_the_outside_of_the_image_is_a_reflection_not_blank():
     images, square = torch.rand(1, 1, 16, 16), torch.tensor([[4.0, 4.0, 8.0]])
     found = cut(images, square, 8, still(1)._replace(shift=torch.tensor([[-0.5, 0.0]])))
     expected = F.pad(images, (4, 0, 0, 0), mode="constant")
@@ -74,11 +74,11 @@ def test_what_lies_outside_is_mirrored_not_blank():
     torch.testing.assert_close(found, expected[:, :, :8, :8], atol=1e-5, rtol=0)
 
 
-def bending(images: torch.Tensor) -> Bending:
-    """One that changes nothing."""
+def identity(images: torch.Tensor) -> ColorChange:
+    """A colour change that changes nothing."""
     samples, channels = images.shape[:2]
     curves = torch.tensor([1.0, 1.0, 0.0]).repeat(samples, 2, 1)
-    return Bending(torch.ones(samples, channels), curves, torch.zeros(samples))
+    return ColorChange(torch.ones(samples, channels), curves, torch.zeros(samples))
 
 
 def components(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,30 +86,30 @@ def components(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return pixels.mean(1), torch.linalg.eigh(torch.cov(pixels)).eigenvectors.mT
 
 
-def test_bending_by_factors_of_one_changes_nothing(images: torch.Tensor) -> None:
+def test_factors_of_one_change_nothing(images: torch.Tensor) -> None:
     mean, axes = components(images)
     torch.testing.assert_close(axes @ axes.T, torch.eye(3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(bend(images, mean, axes, bending(images)), images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(change_colors(images, mean, axes, identity(images)), images, atol=1e-5, rtol=0)
 
 
 def test_contrast_scales_the_components_of_each_image_by_its_own_factors(images: torch.Tensor) -> None:
     images = 0.4 + 0.2 * images  # no colour leaves 0..1
     mean, axes = components(images)
     factors = torch.tensor([[0.5, 2.0, 1.0], [1.0, 1.0, 1.5], [0.7, 0.7, 0.7]])
-    found = bend(images, mean, axes, bending(images)._replace(contrast=factors))
+    found = change_colors(images, mean, axes, identity(images)._replace(contrast=factors))
     for image, other, own in zip(images, found, factors):
         before = axes @ (image.flatten(1) - mean[:, None])
         after = axes @ (other.flatten(1) - mean[:, None])
         torch.testing.assert_close(after, own[:, None] * before, atol=1e-5, rtol=0)
 
 
-def test_bending_equals_a_loop_over_pixels(images: torch.Tensor) -> None:
+def test_colour_changes_match_a_loop_over_pixels(images: torch.Tensor) -> None:
     mean, axes = components(images)
     curves = torch.tensor(
         [[[0.25, 1.4, -0.1], [4.0, 0.7, 0.1]], [[2, 1, 0.05], [0.5, 1.2, 0]], [[1, 1, 0]] * 2]
     )
     hue = torch.tensor([0.1, -0.1, 0.0])
-    found = bend(images, mean, axes, bending(images)._replace(curves=curves, hue=hue))
+    found = change_colors(images, mean, axes, identity(images)._replace(curves=curves, hue=hue))
     for image, other, curve, turn in zip(images, found, curves.tolist(), hue.tolist()):
         for row, column in ((0, 3), (7, 7), (15, 0), (4, 11)):
             own_hue, *values = colorsys.rgb_to_hsv(*image[:, row, column].tolist())
@@ -122,31 +122,33 @@ def test_bending_equals_a_loop_over_pixels(images: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 2, 13])
-def test_images_of_other_channels_are_bent_channel_by_channel(channels: int) -> None:
+def test_images_with_other_channels_change_channel_by_channel(channels: int) -> None:
     images = torch.rand(2, channels, 4, 4)
-    own = bending(images)._replace(curves=torch.tensor([2.0, 0.5, 0.1]).repeat(2, 2, 1), hue=torch.rand(2))
-    found = bend(images, torch.zeros(channels), torch.eye(channels), own)
+    own = identity(images)._replace(curves=torch.tensor([2.0, 0.5, 0.1]).repeat(2, 2, 1), hue=torch.rand(2))
+    found = change_colors(images, torch.zeros(channels), torch.eye(channels), own)
     torch.testing.assert_close(found, 0.5 * images**2 + 0.1)
 
 
 def test_draws_stay_within_the_ranges_of_the_paper(monkeypatch):
     """What reaches the two operations, over a thousand draws."""
-    motions, bendings = [], []
+    motions, changes = [], []
     path = "unlabeled.parts.distortion"
     monkeypatch.setattr(f"{path}.cut", lambda images, seeds, size, motion: motions.append(motion) or images)
-    monkeypatch.setattr(f"{path}.bend", lambda images, mean, axes, drawn: bendings.append(drawn) or images)
+    monkeypatch.setattr(
+        f"{path}.change_colors", lambda images, mean, axes, drawn: changes.append(drawn) or images
+    )
     distortion = Distortion(3, translation=0.2, scale=1.4, degrees=20, jitter=1)
     distortion(torch.rand(1000, 3, 4, 4), torch.ones(1000, 3), 4)
-    (motion,), (bending,) = motions, bendings
+    (motion,), (change,) = motions, changes
     ranges = [
         (motion.shift, -0.2, 0.2),
         (motion.factor, 1 / 1.4, 1.4),
         (motion.degrees, -20, 20),
-        (bending.contrast, 0.5, 2),
-        (bending.curves[:, :, 0], 0.25, 4),
-        (bending.curves[:, :, 1], 1 / 1.4, 1.4),
-        (bending.curves[:, :, 2], -0.1, 0.1),
-        (bending.hue, -0.1, 0.1),
+        (change.contrast, 0.5, 2),
+        (change.curves[:, :, 0], 0.25, 4),
+        (change.curves[:, :, 1], 1 / 1.4, 1.4),
+        (change.curves[:, :, 2], -0.1, 0.1),
+        (change.hue, -0.1, 0.1),
     ]
     for values, low, high in ranges:
         assert low <= values.min() < low + 0.03 * (high - low)

@@ -38,7 +38,7 @@ def test_softmax_of_equal_vectors_is_the_logarithm_of_the_number_of_samples() ->
 
 
 @pytest.mark.parametrize(("negatives", "value"), [(4096, 9.3179), (32000, 11.3735)])
-def test_nce_has_its_known_value_where_every_probability_is_that_of_noise(
+def test_nce_has_its_closed_form_if_every_probability_is_that_of_the_noise(
     negatives: int, value: float
 ) -> None:
     logits, samples = torch.zeros(2, 1 + negatives, dtype=torch.float64), 1000
@@ -46,7 +46,7 @@ def test_nce_has_its_known_value_where_every_probability_is_that_of_noise(
     assert found == pytest.approx(value, abs=5e-5)
 
 
-def test_nce_is_that_of_the_paper_in_value_and_gradient() -> None:
+def test_nce_matches_the_paper_in_value_and_gradient() -> None:
     logits = (3 * torch.randn(5, 8, generator=torch.Generator().manual_seed(3)).double()).requires_grad_()
     samples, negatives, constant = 40, 7, 25.0
     noise, terms = 1 / samples, []
@@ -73,7 +73,7 @@ def test_with_many_negatives_the_gradient_is_that_of_the_softmax() -> None:
         assert bool((found - exact).norm() < 0.05 * exact.norm()) == close
 
 
-def test_first_estimate_in_training_sets_the_constant_for_good() -> None:
+def test_first_estimate_in_training_sets_the_constant_permanently() -> None:
     made, index = bank(), torch.arange(3)
     made.eval().estimate(units(3, 1), made.current(), index, 6, 0.2)
     assert made.log_constant == torch.inf
@@ -101,35 +101,35 @@ def test_both_ways_to_multiply_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(*values)
 
 
-def test_visit_moves_the_visited_rows_by_the_momentum_and_no_other() -> None:
+def test_update_moves_only_the_given_rows_by_the_momentum() -> None:
     made, index = bank(momentum=0.3), torch.tensor([4, 0, 9])
     before, new = made.rows.clone(), units(3, 6)
-    made.visit(new, index)
+    made.update(new, index)
     torch.testing.assert_close(made.rows[index], F.normalize(0.3 * before[index] + 0.7 * new, dim=1))
     torch.testing.assert_close(made.rows.norm(dim=1), torch.ones(12).double())
     rest = [number for number in range(12) if number not in (0, 4, 9)]
     assert torch.equal(made.rows[rest], before[rest])
 
 
-def test_sample_that_is_visited_twice_moves_to_the_mean_whatever_the_order() -> None:
+def test_sample_that_occurs_twice_moves_to_the_mean_in_any_order() -> None:
     first, second, new = bank(), bank(), units(3, 6)
     expected = F.normalize(0.5 * first.rows[4] + 0.5 * (new[0] + new[2]) / 2, dim=0)
-    first.visit(new, torch.tensor([4, 1, 4]))
-    second.visit(new.flip(0), torch.tensor([4, 1, 4]))
+    first.update(new, torch.tensor([4, 1, 4]))
+    second.update(new.flip(0), torch.tensor([4, 1, 4]))
     torch.testing.assert_close(first.rows[4], expected)
     torch.testing.assert_close(first.rows, second.rows)
 
 
-def test_losses_of_what_was_current_are_not_touched_by_visits() -> None:
+def test_losses_of_the_current_vectors_are_not_changed_by_updates() -> None:
     made, vectors = bank(), units(3, 1).requires_grad_()
     rows = made.current()
     value = softmax(vectors, rows, torch.arange(3), 0.2)
-    made.visit(vectors, torch.arange(3))
+    made.update(vectors, torch.arange(3))
     value.backward()  # would fail if the rows had been changed in place
     assert not torch.equal(rows, made.rows) and vectors.grad is not None
 
 
-def test_bank_without_rows_is_refused() -> None:
+def test_empty_bank_is_refused() -> None:
     with pytest.raises(ValueError, match="memory bank must be filled first"):
         MemoryBank(4, 0.5).current()
 
@@ -150,7 +150,7 @@ def test_mixed_precision_changes_neither_the_loss_nor_its_gradient(
 
 
 @pytest.mark.parametrize("temperature", [0.2, 0.005])
-def test_constant_is_a_number_in_float32_at_low_temperatures_too(temperature: float) -> None:
+def test_constant_is_finite_in_float32_even_at_low_temperatures(temperature: float) -> None:
     constants = []
     for made, vectors in ((bank().float(), units(3, 1).float()), (bank(), units(3, 1))):
         for rows in (made.rows, -vectors):  # one of cosines up to 1, one of a cosine of -1

@@ -10,7 +10,7 @@ def seed():
 
 
 @pytest.mark.parametrize("amount", [0.0, 0.1, 0.25, 0.4, 1.0])
-def test_mask_destroys_exactly_the_fraction_of_every_image(amount):
+def test_mask_corrupts_exactly_the_fraction_of_every_image(amount):
     images = torch.rand(50, 3, 7, 5) + 0.1
     noisy, where = corrupt(images, "mask", amount)
     assert ((noisy == 0).flatten(1).sum(1) == round(amount * 105)).all()
@@ -18,7 +18,7 @@ def test_mask_destroys_exactly_the_fraction_of_every_image(amount):
     assert (noisy[where] == 0).all()
 
 
-def test_every_image_is_corrupted_elsewhere_and_anew():
+def test_every_image_is_corrupted_at_its_own_positions_which_change():
     images = torch.rand(20, 1, 8, 8)
     first, second = choose(images, 0.25), choose(images, 0.25)
     assert len(first.flatten(1).unique(dim=0)) == 20
@@ -56,7 +56,7 @@ def test_salt_and_pepper_are_extremes_in_equal_parts():
     assert set(salt_pepper(images, where, -2.0, 3.0)[where].unique().tolist()) == {-2.0, 3.0}
 
 
-def test_gaussian_noise_has_the_wanted_deviation_everywhere():
+def test_gaussian_noise_has_the_given_deviation_everywhere():
     images = torch.rand(100, 3, 16, 16)
     noisy, where = corrupt(images, "gaussian", 0.2)
     assert abs((noisy - images).std() - 0.2) < 0.02 * 0.2

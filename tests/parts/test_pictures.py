@@ -13,7 +13,7 @@ def test_high_weights_are_red_and_low_ones_leave_the_image():
     torch.testing.assert_close(image[:, 7, 7], torch.full((3,), 0.3))
 
 
-def test_the_mark_is_where_the_colour_is_unlike_the_rest():
+def test_the_mark_is_where_the_colour_differs_from_the_rest():
     cells = torch.zeros(2, 2, 8, 10)
     cells[0, :, 2, 7], cells[1, 0, 6, 1] = torch.tensor([20.0, -10.0]), -15.0
     marked = mark(cells)
@@ -22,7 +22,7 @@ def test_the_mark_is_where_the_colour_is_unlike_the_rest():
         assert there.mean(0).tolist() == [row, column] and len(there) == 5
 
 
-def test_a_sheet_shows_all_images_row_by_row_and_white_where_there_is_none():
+def test_a_sheet_shows_all_images_row_by_row_on_white():
     images = torch.arange(5.0).view(1, 5, 1, 1, 1).expand(1, 5, 1, 2, 3) / 10
     picture = sheet(images)
     assert picture.shape == (1, 1, 4, 9)

@@ -28,7 +28,7 @@ def test_squared_error_matches_a_slow_loop_in_value_and_gradient(some):
     torch.testing.assert_close(predicted.grad, slope / count)
 
 
-def test_no_pixel_has_no_error():
+def test_an_empty_mask_has_zero_error():
     nothing = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
     assert squared_error(torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4), nothing) == 0
 
@@ -38,7 +38,7 @@ def test_ten_times_less_error_is_ten_decibels_more():
     torch.testing.assert_close(values, torch.tensor([0.0, 10.0, 20.0, 100.0]))
 
 
-def test_gain_is_zero_for_what_was_given_and_six_decibels_for_half_the_distance():
+def test_gain_is_zero_without_change_and_six_decibels_for_half_the_distance():
     images = torch.rand(4, 3, 8, 8)
     given = images + 0.1 * torch.randn_like(images)
     assert gain(given, given, images) == 0

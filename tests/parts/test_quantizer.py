@@ -31,13 +31,13 @@ def test_gradient_is_that_of_the_softmax() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_without_noise_the_likeliest_is_chosen() -> None:
+def test_without_noise_the_most_likely_code_is_chosen() -> None:
     logits = torch.randn(50, 7)
     assert torch.equal(choose(logits, TWO, False).argmax(1), logits.argmax(1))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
-def test_with_noise_each_code_comes_with_its_probability(temperature: float) -> None:
+def test_with_noise_each_code_is_chosen_with_its_probability(temperature: float) -> None:
     logits = torch.tensor([0.0, 1.0, -1.0, 0.5]).expand(40_000, 4)
     share = choose(logits, torch.tensor(temperature), True).mean(0)
     torch.testing.assert_close(share, logits[0].softmax(0), atol=0.01, rtol=0)
@@ -55,7 +55,7 @@ def test_perplexity_of_one_code_and_of_all() -> None:
     assert math.isfinite(perplexity(torch.zeros(0, 2, 8)).item())
 
 
-def test_descriptions_are_the_chosen_words_side_by_side() -> None:
+def test_descriptions_are_the_chosen_codes_concatenated() -> None:
     quantizer = Quantizer(5, 2, 6, 8).eval()
     words, chosen, probable = quantizer(torch.randn(3, 4, 5), TWO)
     numbers = chosen.argmax(3)

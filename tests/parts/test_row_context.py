@@ -15,7 +15,7 @@ def test_context_sees_its_own_row_and_those_above_as_far_as_it_has_blocks_and_no
     assert seen[0, 3].all()  # two columns away on both sides, by a block each
 
 
-def test_lower_rows_change_no_bit_above() -> None:
+def test_lower_rows_do_not_change_rows_above_by_a_bit() -> None:
     torch.manual_seed(0)
     network, codes = RowContext(6, 5, 4), torch.randn(2, 6, 5, 5)
     changed = codes.clone()

@@ -20,7 +20,7 @@ def test_images_are_shrunk_as_pillow_does(kernel, resampling):
     np.testing.assert_allclose((matrix @ image @ matrix.T).numpy(), expected, atol=1e-5)
 
 
-def test_pixelation_shrinks_and_enlarges():
+def test_pixelation_downsamples_and_upsamples():
     bank = pixelations(9)
     torch.testing.assert_close(bank[8], torch.eye(9))
     torch.testing.assert_close(bank[0], bank[0, :1].expand(9, 9))  # all pixels alike

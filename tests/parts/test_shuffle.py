@@ -25,7 +25,7 @@ def test_shuffled_rows_come_back_in_their_order() -> None:
     torch.testing.assert_close(shuffled(nn.Flatten(), batch, 4), batch.flatten(1))
 
 
-def test_shuffled_groups_are_random_and_other_than_neighbours() -> None:
+def test_shuffled_groups_are_random_and_not_neighbours() -> None:
     batch = images()
     assert not torch.allclose(shuffled(network(), batch, 4), in_groups(network(), batch, 4), atol=1e-3)
     assert not torch.allclose(shuffled(network(), batch, 4), shuffled(network(), batch, 4), atol=1e-3)

@@ -19,7 +19,7 @@ def test_each_decoder_goes_from_the_output_of_its_stage_to_its_input():
         assert stack(torch.rand(2, 7, 4, 4)).shape == (2, 3, 8, 8)
 
 
-def test_its_turn_is_state_and_starts_anew():
+def test_the_current_stage_is_saved_and_restarts():
     stack, other = Stack("conv", SHAPES), Stack("conv", SHAPES)
     stack.follow(0.5)
     assert stack.stage == 1
@@ -32,7 +32,7 @@ def test_its_turn_is_state_and_starts_anew():
     assert stack.progress.dtype == torch.float32  # an Apple GPU has no float64
 
 
-def test_training_that_is_resumed_for_longer_goes_back_to_no_stage():
+def test_a_run_resumed_with_more_steps_returns_to_no_earlier_stage():
     stack = Stack("conv", SHAPES)
     stack.follow(1.0)
     stack.follow(0.5)  # the first step of a second half

@@ -39,7 +39,7 @@ def test_teacher_of_a_frozen_student_follows_the_closed_form() -> None:
         torch.testing.assert_close(now, 0.9**20 * start + (1 - 0.9**20) * goal, rtol=1e-12, atol=1e-12)
 
 
-def test_momentum_1_stands_still_and_momentum_0_copies() -> None:
+def test_momentum_1_freezes_the_teacher_and_momentum_0_copies_the_student() -> None:
     student = nn.Linear(3, 2)
     still, twin = Teacher(student, momentum=1.0), Teacher(student, momentum=0.0)
     before = still.networks[0].weight.clone()
@@ -50,7 +50,7 @@ def test_momentum_1_stands_still_and_momentum_0_copies() -> None:
     assert torch.equal(twin.networks[0].weight, student.weight)
 
 
-def test_rising_momentum_stands_still_at_the_end() -> None:
+def test_rising_momentum_freezes_the_teacher_at_the_end() -> None:
     student = nn.Linear(3, 2)
     teacher = Teacher(student, momentum=0.5, rising=True)
     before = teacher.networks[0].weight.clone()
@@ -72,7 +72,7 @@ def test_teacher_starts_equal_and_gives_no_gradient_to_itself_or_its_input() -> 
     assert encoder.weight.requires_grad
 
 
-def test_students_are_no_part_of_the_teacher() -> None:
+def test_students_are_not_submodules_of_the_teacher() -> None:
     teacher = Teacher(nn.Linear(4, 3), nn.Linear(3, 2), momentum=0.9)
     assert list(teacher.state_dict()) == [
         f"networks.{n}.{name}" for n in (0, 1) for name in ("weight", "bias")
@@ -124,7 +124,7 @@ class Encoder(nn.Linear):
     dim, inputs = 2, None
 
 
-def test_a_method_drives_its_teachers_wherever_they_are_also_in_a_copy_of_it() -> None:
+def test_a_method_updates_its_teachers_wherever_they_are_even_in_a_copy_of_it() -> None:
     original = Student(Encoder(3, 2))
     for method in (original, copy.deepcopy(original)):
         moved(method.encoder, seed=2)
@@ -136,7 +136,7 @@ def test_a_method_drives_its_teachers_wherever_they_are_also_in_a_copy_of_it() -
         assert method.same()
 
 
-def test_teachers_are_driven_once_whether_or_not_hooks_call_those_that_they_override() -> None:
+def test_teachers_are_updated_once_whether_or_not_hooks_call_super() -> None:
     class Mixin:
         def after_step(self, progress: float) -> None:
             self.order.append(("mixin", self.parts[0].networks[0].weight.item()))

@@ -30,7 +30,7 @@ PLACES = [(6, 5), (7, 7), (8, 9), (10, 10), (12, 12), (12, 15), (13, 17)]
 
 @pytest.mark.parametrize("ground", [noise(32, 32), torch.zeros(32, 32)])
 @pytest.mark.parametrize("drift", [0, 1])
-def test_the_square_is_found_and_followed_within_a_pixel(ground: Tensor, drift: int) -> None:
+def test_the_square_is_detected_and_tracked_within_a_pixel(ground: Tensor, drift: int) -> None:
     video = film(PLACES, ground, drift=drift)
     points = moving_points(video[:, 0], video[:, 2])
     corner = busiest(points, 12, (32, 32))
@@ -74,7 +74,7 @@ def test_brightness_and_contrast_do_not_matter_and_boxes_stay_within_the_frame()
     assert corners.min() >= 0 and corners.max() <= 24
 
 
-def test_clips_of_a_batch_do_not_matter_to_each_other() -> None:
+def test_clips_of_a_batch_are_independent_of_each_other() -> None:
     films = torch.cat([film(PLACES, noise(32, 32, seed=seed)) for seed in range(3)])
     corner = torch.tensor([[6, 5], [6, 6], [0, 0]])
     together = follow(films, corner, 8, 3)
@@ -90,7 +90,7 @@ def test_large_colour_videos_are_shrunk_and_made_grey() -> None:
     assert shrink(video[..., :64, :])[1] == 1
 
 
-def test_boxes_are_on_things_and_stay_on_them_in_the_world_of_blobs() -> None:
+def test_boxes_are_on_objects_and_stay_on_them_in_the_world_of_blobs() -> None:
     made = blobs.make(24, 1)
     video, _ = shrink(made["video"])
     corners = follow(video, busiest(moving_points(video[:, 0], video[:, 4]), 24, (64, 64)), 24, 8)
@@ -104,7 +104,7 @@ def test_boxes_are_on_things_and_stay_on_them_in_the_world_of_blobs() -> None:
     assert float(((first == last) & (first > 0)).float().mean()) > 0.6
 
 
-def test_faint_texture_on_bright_ground_is_followed_also_in_half_precision() -> None:
+def test_faint_texture_on_a_bright_background_is_tracked_even_in_half_precision() -> None:
     video = 0.75 + 0.2 * film(PLACES, noise(32, 32))
     corner = torch.tensor([[6, 5]])
     exact = follow(video.double(), corner, 8, 4)

@@ -7,7 +7,7 @@ from unlabeled.parts.info_nce import nt_xent
 from unlabeled.parts.view_contrast import ViewContrast, fit_head
 
 
-def test_the_network_keeps_what_views_share_and_forgets_what_they_change() -> None:
+def test_the_network_keeps_what_views_share_and_drops_what_they_change() -> None:
     torch.manual_seed(0)
     identity, nuisance = torch.randn(400, 3), 3 * torch.randn(4, 400, 5)
     views = torch.cat([identity.expand(4, -1, -1), nuisance], 2)

@@ -40,7 +40,7 @@ def test_distances_are_never_negative_and_have_the_numeric_gradient() -> None:
     assert torch.autograd.gradcheck(total, (first, second))
 
 
-def test_half_precision_is_left_for_distances() -> None:
+def test_distances_are_computed_in_full_precision() -> None:
     first, second = (x.bfloat16() for x in pair())
     with torch.autocast("cpu", torch.bfloat16):
         assert [x.dtype for x in view_distances(first, second)] == [torch.float32, torch.float32, torch.bool]

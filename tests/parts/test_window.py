@@ -19,7 +19,7 @@ def twice(cover, first, second, coverage=0.15):
     return one, cover(second, coverage)
 
 
-def test_composite_is_the_formula_and_full_opacity_hides_everything():
+def test_composite_matches_the_formula_and_full_opacity_hides_everything():
     images, layer, alpha = torch.rand(4, 3, 8, 8), torch.rand(4, 3, 8, 8), torch.rand(4, 1, 8, 8)
     torch.testing.assert_close(composite(images, alpha, layer), (1 - alpha) * images + alpha * layer)
     torch.testing.assert_close(composite(images, torch.ones(1), layer), layer)
@@ -41,21 +41,21 @@ def test_clean_pixels_stay_and_values_stay_in_range(cover, channels, size):
 
 @pytest.mark.parametrize("cover", COVERS)
 @pytest.mark.parametrize("size", [8, 33])
-def test_the_least_and_the_most_coverage_leave_something_to_see(cover, size):
+def test_the_smallest_and_the_largest_coverage_leave_something_visible(cover, size):
     for coverage in (1e-4, 0.999):
         given, alpha = cover(torch.rand(16, 3, size, size), coverage)
         assert given.isfinite().all() and 0 < alpha.mean() < 1
 
 
 @pytest.mark.parametrize("cover", COVERS)
-def test_every_image_is_covered_elsewhere_and_anew(cover):
+def test_every_image_is_covered_at_its_own_positions_which_change(cover):
     images = torch.rand(16, 3, 32, 32)
     first, second = (cover(images, 0.15)[1] > 0 for _ in range(2))
     assert len(first.flatten(1).unique(dim=0)) == 16
     assert not (first == second).flatten(1).all(1).any()
 
 
-def test_dirt_is_the_same_whatever_is_behind_it():
+def test_dirt_does_not_depend_on_the_image_behind_it():
     first, second = torch.rand(8, 3, 32, 32), torch.rand(8, 3, 32, 32)
     (one, alpha), (other, _) = twice(dirt, first, second)
     torch.testing.assert_close(one - other, (1 - alpha) * (first - second), atol=1e-6, rtol=0)
@@ -99,7 +99,7 @@ def test_drops_show_the_scene_upside_down_and_with_a_bright_rim():
     assert (given - ramp)[edge].mean() > 0.02
 
 
-def test_rain_mixes_nothing_between_images():
+def test_rain_does_not_mix_images():
     images = torch.rand(4, 3, 32, 32)
     other = images.clone()
     other[2] = 1 - other[2]

@@ -39,7 +39,7 @@ def run(
     )
 
 
-def test_the_rank_correlation_is_spearmans_with_ties() -> None:
+def test_the_rank_correlation_is_spearmans_even_with_ties() -> None:
     assert rank_correlation([1, 2, 3], [2, 4, 90]) == pytest.approx(1)
     assert rank_correlation([1, 2, 3], [5, 4, -3]) == pytest.approx(-1)
     numbers = torch.randint(5, (2, 20), generator=torch.Generator().manual_seed(0)).tolist()
@@ -47,7 +47,7 @@ def test_the_rank_correlation_is_spearmans_with_ties() -> None:
     assert rank_correlation([1, 1, 1], [1, 2, 3]) is None
 
 
-def test_the_pretext_of_a_step_is_the_held_out_loss_where_it_is_known() -> None:
+def test_the_measure_of_a_step_is_the_held_out_loss_if_it_is_known() -> None:
     history = [
         line(10, 3.0, metrics={"next_accuracy": 0.5, "copy error": 2.0}),
         line(20, 2.0, holdout_loss=2.5, holdout_chance=3.5, holdout_losses={"15": 2.75, "20": 2.5}),
@@ -58,11 +58,11 @@ def test_the_pretext_of_a_step_is_the_held_out_loss_where_it_is_known() -> None:
     assert pretext_at(history, 5) == {}
 
 
-def test_states_along_a_run_are_drawn_and_their_ranks_are_said_and_counted() -> None:
+def test_states_of_a_run_are_plotted_and_their_rank_correlation_and_number_are_reported() -> None:
     (panel,) = panels([run([3, 2, 1.5, 1.2], [0.5, 0.6, 0.7, 0.8])])
     assert panel.words == (
-        "Rank correlation of a lower training loss on the pretext with a higher accuracy of the probe: +1.00, "
-        "over 4 states of 1 run. So few tell little."
+        "Rank correlation of a lower training loss on the pretext task with a higher accuracy of the probe: +1.00, "
+        "over 4 states of 1 run. So few states say little."
     )
     assert panel.chart.count("<title>") == 4 and "step 20" in panel.chart
     (panel,) = panels([run([3, 2, 1.5, 1.2, 1.1], [0.8, 0.7, 0.6, 0.5, 0.4])])
@@ -70,7 +70,7 @@ def test_states_along_a_run_are_drawn_and_their_ranks_are_said_and_counted() -> 
     assert panels([run([3, 2], [0.5, 0.6])]) == []
 
 
-def test_only_the_newest_measurement_of_a_state_counts_and_no_control() -> None:
+def test_only_the_newest_measurement_of_a_state_is_used_and_no_control() -> None:
     one = run([3, 2, 1], [0.1, 0.2, 0.3])
     one.evaluations.append(evaluation(30, 0.9))  # older than the first
     one.evaluations.append(evaluation(None, 0.9))
@@ -83,24 +83,24 @@ def test_losses_of_several_methods_are_compared_as_fractions_of_chance() -> None
     without = run([-0.5], [0.9], "simsiam", [line(10, -0.5, chance=None)])
     runs = [run([2], [0.5]), run([1, 3], [0.7, 0.4], "rotnet"), without]
     (panel,) = panels(runs)
-    assert "lower training loss on the pretext as a fraction of chance" in panel.words
+    assert "lower training loss on the pretext task as a fraction of chance" in panel.words
     assert "+1.00, over 3 states of 2 runs" in panel.words
     assert panel.words.endswith(
-        "Without a known training loss on the pretext as a fraction of chance: 1 state."
+        "Left out for lack of a training loss on the pretext task as a fraction of chance: 1 state."
     )
     assert "fraction of chance 0.5," in panel.chart
 
 
-def test_an_accuracy_on_the_pretext_is_drawn_where_all_states_have_one() -> None:
+def test_an_accuracy_on_the_pretext_task_is_plotted_if_all_states_have_one() -> None:
     history = [line(10 * n, 5 - n, metrics={"next_accuracy": 0.2 * n}) for n in (1, 2, 3)]
     (panel,) = panels([run([4, 3, 2], [0.3, 0.5, 0.6], "bert", history)])
-    assert (
-        "Rank correlation of a higher training next_accuracy on the pretext with a higher accuracy of the probe: +1.00"
-        in panel.words
+    assert panel.words.startswith(
+        "Rank correlation of a higher training next_accuracy on the pretext task with a higher accuracy of the probe: "
+        "+1.00"
     )
 
 
-def test_encoders_are_kept_along_a_training_measured_and_drawn(
+def test_snapshots_of_encoders_are_saved_during_training_evaluated_and_plotted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
@@ -129,9 +129,7 @@ def test_encoders_are_kept_along_a_training_measured_and_drawn(
     assert "over 4 states of 1 run" in page and page.count('class="scores"') == 1
 
 
-def test_snapshots_that_were_not_kept_cannot_be_measured(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_snapshots_cannot_be_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = from_images(torch.randint(0, 200, (20, 1, 8, 8)).to(torch.uint8))
     made = pretrain(
         "denoising", data, out=tmp_path / "run", encoder="conv4", steps=1, batch_size=8, quiet=True
@@ -144,10 +142,10 @@ def test_snapshots_that_were_not_kept_cannot_be_measured(
 def test_accuracies_of_several_methods_are_not_compared() -> None:
     history = [line(10 * n, 5 - n, metrics={"accuracy": 0.2 * n}) for n in (1, 2, 3)]
     (panel,) = panels([run([4, 3, 2], [0.3, 0.5, 0.6], name, history) for name in ("jigsaw", "rotnet")])
-    assert "lower training loss on the pretext as a fraction of chance" in panel.words
+    assert "lower training loss on the pretext task as a fraction of chance" in panel.words
 
 
-def test_too_few_epochs_for_the_snapshots_are_said_and_scores_are_no_snapshots(
+def test_too_few_epochs_for_the_snapshots_are_reported_and_scores_are_not_snapshots(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = from_images(torch.randint(0, 200, (16, 1, 8, 8)).to(torch.uint8))

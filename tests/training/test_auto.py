@@ -41,7 +41,7 @@ def test_a_kind_without_methods_is_refused() -> None:
         auto.choose("smell", False)
 
 
-def test_auto_trains_its_choice_and_says_so_and_what_is_named_takes_precedence(
+def test_auto_trains_its_choice_and_logs_it_and_given_settings_take_precedence(
     tmp_path: Path, caplog
 ) -> None:
     with caplog.at_level("INFO", "unlabeled"):
@@ -65,7 +65,7 @@ def test_a_run_keeps_the_features_and_its_bare_encoder(tmp_path: Path) -> None:
     assert features.shape == (60, 5)
 
 
-def test_a_run_that_is_resumed_fits_its_features_anew(tmp_path: Path) -> None:
+def test_a_resumed_run_fits_its_features_again(tmp_path: Path) -> None:
     data = open_data(images())
     settings = SMALL | {"features": "standardize"}
     unlabeled.pretrain("patch_dictionary", data, out=tmp_path / "run", **settings)
@@ -82,7 +82,7 @@ def test_a_run_that_is_resumed_fits_its_features_anew(tmp_path: Path) -> None:
     ("features", "words"),
     [("layer9", "features must be one of output, atoms, got layer9"), ("choose", "features must")],
 )
-def test_features_that_are_not_there_are_refused_before_the_training(
+def test_features_that_do_not_exist_are_refused_before_the_training(
     features: str, words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=words):
@@ -90,7 +90,7 @@ def test_features_that_are_not_there_are_refused_before_the_training(
     assert not (tmp_path / "run" / ENCODER).exists()
 
 
-def test_the_command_line_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_auto_works_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["pretrain", "auto", "--help"])
     text = capsys.readouterr().out
@@ -105,7 +105,7 @@ def stop_at(step: int) -> Callable[[int], None]:
     return stop
 
 
-def test_features_are_those_of_the_encoder_beside_them_or_are_said_to_be_missing(tmp_path: Path) -> None:
+def test_features_belong_to_the_encoder_beside_them_or_are_reported_missing(tmp_path: Path) -> None:
     data, settings = open_data(images()), SMALL | {"features": "standardize", "out": tmp_path / "run"}
     with pytest.raises(KeyboardInterrupt):
         unlabeled.pretrain("patch_dictionary", data, on_step=stop_at(1), **settings)
@@ -133,7 +133,7 @@ def test_a_network_of_ones_own_and_a_method_have_the_features_at_once(tmp_path: 
     assert not isinstance(instance.method.encoder, Readout)
 
 
-def test_images_that_are_too_few_or_equal_are_refused_in_words(tmp_path: Path) -> None:
+def test_images_that_are_too_few_or_equal_are_refused_with_a_reason(tmp_path: Path) -> None:
     settings = SMALL | {"features": "contrast"}
     with pytest.raises(
         UserError, match="data must have at least 2 images for features output:contrast, got 1"
@@ -146,7 +146,7 @@ def test_images_that_are_too_few_or_equal_are_refused_in_words(tmp_path: Path) -
         assert unlabeled.load(tmp_path / "equal").encoder.dim > 0
 
 
-def test_a_preview_refuses_features_that_are_not_there() -> None:
+def test_a_preview_refuses_features_that_do_not_exist() -> None:
     with pytest.raises(UserError, match="features must be one of output, atoms, got layer9"):
         preview("patch_dictionary", images(), features="layer9", encoder="dictionary-16", steps=2)
 
@@ -172,7 +172,7 @@ def test_auto_names_only_what_it_chose() -> None:
     assert "auto: patch_dictionary, features contrast for image on a CPU" in choice.reason
 
 
-def test_the_output_of_a_run_with_features_can_be_asked_for(tmp_path: Path) -> None:
+def test_the_output_of_a_run_with_features_can_be_read(tmp_path: Path) -> None:
     settings = SMALL | {"features": "whiten:5"}
     run = unlabeled.pretrain("patch_dictionary", images(), out=tmp_path / "run", **settings)
     bare = unlabeled.encoders.load(run.path / ENCODER)

@@ -21,7 +21,7 @@ def picture(size: int = 16, seed: int = 0) -> Tensor:
     return torch.randint(256, (3, size, size), generator=generator, dtype=torch.uint8)
 
 
-def test_upright_from_the_centre_the_picture_is_seen_as_it_is() -> None:
+def test_an_upright_camera_at_the_centre_sees_the_picture_unchanged() -> None:
     torch.testing.assert_close(seen(picture(), 0, 0, UPRIGHT, 16), picture() / 255, atol=1e-4, rtol=0)
 
 
@@ -38,7 +38,7 @@ def test_turning_to_the_left_turns_the_picture_to_the_right_about_the_centre(qua
     torch.testing.assert_close(turned, torch.rot90(picture() / 255, -quarters, (1, 2)), atol=1e-3, rtol=0)
 
 
-def test_the_centre_stays_where_it_is_whatever_the_turn() -> None:
+def test_turning_does_not_move_the_centre() -> None:
     dot = torch.zeros(1, 9, 9, dtype=torch.uint8)
     dot[0, 4, 4] = 255
     for degrees in (-30, -7, 13, 30):
@@ -46,12 +46,12 @@ def test_the_centre_stays_where_it_is_whatever_the_turn() -> None:
         assert image[4, 4] == pytest.approx(1, abs=1e-3) and int(image.flatten().argmax()) == 40
 
 
-def test_outside_a_picture_is_a_mirror_and_no_border() -> None:
+def test_outside_a_picture_is_its_reflection_and_no_border() -> None:
     moved = seen(picture(), 4, 0, UPRIGHT, 16)
     torch.testing.assert_close(moved[:, :, 12:], (picture() / 255)[:, :, 12:].flip(2), atol=1e-3, rtol=0)
 
 
-def test_wide_pictures_are_seen_without_squeezing() -> None:
+def test_wide_pictures_are_not_squeezed() -> None:
     wide = torch.zeros(1, 8, 16, dtype=torch.uint8)
     wide[0, 2:6, 6:10] = 255
     image = seen(wide, 0, 0, UPRIGHT, 16)[0] > 0.5
@@ -62,7 +62,7 @@ def make(n: int = 5, seed: int = 0, **options: Any) -> dict[str, Tensor]:
     return pans.make(n, seed, **{"pictures": torch.stack([picture(), picture(seed=1)]), "size": 12} | options)
 
 
-def test_walks_have_the_shapes_promised_and_motions_their_range() -> None:
+def test_walks_have_the_documented_shapes_and_motions_their_range() -> None:
     made = make(400, frames=3, shift=3, turn=30)
     assert made["video"].shape == (400, 3, 3, 12, 12) and made["video"].dtype == torch.uint8
     assert made["picture"][:4].tolist() == [0, 1, 0, 1]

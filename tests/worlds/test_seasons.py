@@ -13,7 +13,7 @@ def small(n: int = 6, seed: int = 0, **options: Any) -> dict[str, Tensor]:
     return seasons.make(n, seed, **{"times": 4, "size": 16} | options)
 
 
-def test_pictures_and_factors_have_the_shapes_promised() -> None:
+def test_pictures_and_factors_have_the_documented_shapes() -> None:
     made = small()
     assert made["image"].shape == (6, 4, 3, 16, 16) and made["image"].dtype == torch.uint8
     assert all(values.shape == (6, 4) for key, values in made.items() if key != "image")
@@ -22,7 +22,7 @@ def test_pictures_and_factors_have_the_shapes_promised() -> None:
     assert set(small(300)["cover"].flatten().tolist()) == set(range(len(seasons.COVERS)))
 
 
-def test_same_seed_same_pictures_whatever_the_default_generator() -> None:
+def test_pictures_depend_on_the_seed_and_not_on_the_default_generator() -> None:
     torch.manual_seed(1)
     first = small(seed=4)
     torch.manual_seed(2)
@@ -44,7 +44,7 @@ def same_place(made: dict[str, Tensor]) -> float:
     return float((place[likeness.fill_diagonal_(-torch.inf).argmax(1)] == place).float().mean())
 
 
-def test_the_map_of_a_place_lasts_and_in_the_control_nothing_does() -> None:
+def test_the_map_of_a_place_persists_except_in_the_control() -> None:
     assert same_place(small(40)) > 0.6
     assert same_place(small(40, unrelated=True)) < 0.08  # chance level 3 / 159
     cover = small(200)["cover"]
@@ -53,7 +53,7 @@ def test_the_map_of_a_place_lasts_and_in_the_control_nothing_does() -> None:
     assert float((moved == moved[:, :1])[:, 1:].float().mean()) == pytest.approx(1 / 5, abs=0.08)
 
 
-def test_colours_follow_the_season_with_a_period_of_a_year_and_not_the_place() -> None:
+def test_colours_depend_on_the_season_with_a_period_of_a_year_and_not_on_the_place() -> None:
     land = torch.arange(5).expand(4, 5, 5)
     seen = [
         seasons._render(land, torch.full((4, 5, 5), at), torch.zeros(4, 5, 5), torch.ones(4), torch.zeros(4))

@@ -117,9 +117,9 @@ def fitted(
         data: What it will be trained on.
         kind: Kind of encoder.
         weights: A file to start from, as in `build`; it brings the statistics too.
-        init: default; rescaled, which makes the channels of each layer vary alike on the data; kmeans, which also
-            takes the filters of each layer from clusters of patches; or dictionary, where the filters of the first
-            convolution start as atoms of patches of the data.
+        init: default; rescaled, which makes the channels of each layer vary equally on the data; kmeans, which also
+            takes the filters of each layer from clusters of patches; or dictionary, which initialises the filters of
+            the first convolution with atoms of patches of the data.
         image_size: Height and width in pixels of images and frames; None takes that of the data. Other kinds have none.
         **options: Further arguments of the kind's own `fitted`; None for automatic values.
     """

@@ -1,7 +1,7 @@
-"""Networks of one layer of atoms for videos: how much every cube of space and time is like each atom, pooled.
+"""Networks of one layer of atoms for videos: how similar every cube of space and time is to each atom, pooled.
 
 Source: Coates, Lee, Ng, "An Analysis of Single-Layer Networks in Unsupervised Feature Learning", 2011,
-https://proceedings.mlr.press/v15/coates11a.html, here of cubes of several frames.
+https://proceedings.mlr.press/v15/coates11a.html, here with cubes of several frames.
 """
 
 import re
@@ -17,18 +17,18 @@ __all__ = ["CubeCode", "cube_code"]
 
 PATTERN = re.compile(r"cube-dictionary-([1-9][0-9]{0,4})(?:-([1-9][0-9]?)x([1-9][0-9]?))?")
 WIDTH, FRAMES = 6, 4
-"""Pixels on a side and frames of a cube where its name has none."""
+"""Side in pixels and number of frames of a cube if the name does not say."""
 CELLS = 9
-"""Cells on a side of the map, at most."""
+"""Largest number of cells on a side of the map."""
 ENTRIES = 2**22
-"""Numbers of the code in memory at once; one video may have more."""
+"""Size of the code in memory at once; that of a single video may be larger."""
 
 
 class CubeCode(Filters):
-    """How much every cube is like each atom and like its negative, beyond a threshold, averaged over time.
+    """How similar every cube is to each atom and to its negative, beyond a threshold, averaged over time.
 
-    The output is the root of the code's mean over a coarse grid. A clip of fewer frames than a cube stays at its last
-    frame.
+    The output is the square root of the code's mean over a coarse grid. A clip of fewer frames than a cube repeats its
+    last frame.
 
     Args:
         channels: Channels of the frames.
@@ -47,7 +47,7 @@ class CubeCode(Filters):
         self.dim, self.map_dims = 2 * atoms * grid**2, {"atoms": 2 * atoms}
 
     def lengthen(self, x: Tensor) -> Tensor:
-        """Clips of at least as many frames as a cube, the last one repeated.
+        """Clips with at least as many frames as a cube; if necessary, the last one is repeated.
 
         Args:
             x: Float, shape (batch, channels, frames, height, width).
@@ -66,7 +66,7 @@ class CubeCode(Filters):
         return {"atoms": torch.cat([self._code(clips) for clips in x.split(size)])}
 
     def forward(self, x: Tensor) -> Tensor:
-        """The code on a coarse grid, float, shape (batch, dim), of what `maps` takes."""
+        """The code on a coarse grid, float, shape (batch, dim); the argument is that of `maps`."""
         pooled = F.adaptive_avg_pool2d(self.maps(x)["atoms"][:, :, 0], self.grid)
         return (pooled + FLOOR).sqrt().flatten(1)
 
@@ -86,7 +86,7 @@ def cube_code(name: str, channels: int, image_size: int, frames: int) -> CubeCod
         frames: Frames of the clips, at least those of a cube in the name.
 
     Returns:
-        None where the name is another.
+        None if the name is a different one.
     """
     match = PATTERN.fullmatch(name)
     if match is None:

@@ -1,4 +1,4 @@
-"""Networks of one layer of atoms: how much every patch of an image is like each atom, pooled on a grid.
+"""Networks of one layer of atoms: how similar every patch of an image is to each atom, pooled on a grid.
 
 Source: Coates, Lee, Ng, "An Analysis of Single-Layer Networks in Unsupervised Feature Learning", 2011,
 https://proceedings.mlr.press/v15/coates11a.html
@@ -17,27 +17,27 @@ from unlabeled.encoders.filters import FLOOR, THRESHOLD, Filters, both_signs
 __all__ = ["NAME", "PatchCode", "dictionary", "is_dictionary", "mirror_accuracy", "suited"]
 
 NAME = "dictionary-400"
-"""Name of the usual one, dictionary-ATOMS[-WIDTH][-mirror or -oriented]."""
+"""Name of the default dictionary, dictionary-ATOMS[-WIDTH][-mirror or -oriented]."""
 PATTERN = re.compile(r"dictionary-([1-9][0-9]{0,5})(?:-([1-9][0-9]?))?(?:-(mirror|oriented))?")
 NUMBERS, LARGEST_GRID = 8192, 3
-"""Most numbers of the output, as far as a grid of 2x2 allows it, and cells on a side of it at most."""
+"""Largest dimension of the output, as far as a grid of 2x2 allows it, and largest number of cells on a side of it."""
 CELLS = 9
-"""Cells on a side of the map, at most."""
+"""Largest number of cells on a side of the map."""
 ENTRIES = 2**21
-"""Numbers of the code of a few images, which stay in the cache while they are pooled."""
+"""Size of the code of a few images, which stays in the cache while it is pooled."""
 SIDE, PENALTY = 16, 0.1
-"""Pixels on a side of the images that are told from their mirror images, and the ridge, as a share of the variance."""
+"""Side in pixels of the images that are told from their mirror images, and the ridge as a fraction of the variance."""
 SAMPLE = 2000
-"""Images that are told from their mirror images, at most."""
+"""Largest number of images that are told from their mirror images."""
 FEWEST, MOST_ACCURATE = 50, 0.6
-"""Images below which, and accuracy above which, images and mirror images are not taken for the same."""
+"""Number of images below which, and accuracy above which, images and their mirror images are not treated alike."""
 
 
 class PatchCode(Filters):
-    """How much every patch is like each atom and like its negative, beyond a threshold.
+    """How similar every patch is to each atom and to its negative, beyond a threshold.
 
-    The code of a patch is what of its `products` is above 0 and what is below, averaged over cells. The output is the
-    root of its mean over a coarser grid, since roots let frequent atoms outweigh rare ones less.
+    The code of a patch has the positive and the negative parts of its `products`, averaged over cells. The output is
+    the square root of its mean over a coarser grid, which reduces the weight of frequent atoms relative to rare ones.
 
     Args:
         channels: Channels of the images.
@@ -92,12 +92,12 @@ class PatchCode(Filters):
 
 
 def _is_traced() -> bool:
-    """Whether an exporter is looking."""
+    """Whether the network is being traced for export."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _can_fuse(products: Tensor) -> bool:
-    """Whether the compiled loop can take them: it has no gradient and can be neither traced nor moved."""
+    """Whether the compiled loop can be used, which has no gradient, cannot be traced and runs only on CPUs."""
     plain = type(products) is Tensor and products.is_cpu and products.dtype == torch.float32
     return plain and not products.requires_grad and not _is_traced()
 
@@ -124,14 +124,14 @@ def dictionary(name: str, channels: int, image_size: int) -> PatchCode:
 
 
 def suited(name: str, images: Tensor) -> tuple[str, str]:
-    """The name of the dictionary that suits images: with -mirror where nothing tells them from their mirror images.
+    """The name of the dictionary that suits images: with -mirror if they resemble their mirror images.
 
     Args:
         name: Name of a dictionary.
         images: A sample, float, shape (batch, channels, height, width).
 
     Returns:
-        The name, unchanged if it says mirror or oriented, and a line that says what was chosen, else empty.
+        The name, unchanged if it says mirror or oriented, and a line that says what was chosen, otherwise empty.
     """
     if name.endswith(("-mirror", "-oriented")):
         return name, ""
@@ -139,22 +139,25 @@ def suited(name: str, images: Tensor) -> tuple[str, str]:
     if len(images) < FEWEST:
         return (
             name,
-            f"images and their mirror images keep different features: {len(images)} are too few to compare",
+            f"images and their mirror images get different features: {len(images)} images are too few to compare",
         )
-    told = f"a linear classifier separates them with {accuracy:.0%} accuracy"
+    reason = f"a linear classifier separates them with {accuracy:.0%} accuracy"
     if accuracy > MOST_ACCURATE or int(PATTERN.fullmatch(name)[1]) % 2:  # type: ignore[index]
-        return name, f"images and their mirror images get different features: {told}"
-    return f"{name}-mirror", f"an image and its mirror image get the same features: {told}, 50% being chance"
+        return name, f"images and their mirror images get different features: {reason}"
+    return (
+        f"{name}-mirror",
+        f"an image and its mirror image get the same features: {reason}, where chance is 50%",
+    )
 
 
 def mirror_accuracy(images: Tensor) -> float:
-    """How often a linear rule learned on one half of the images tells those of the other from their mirror images.
+    """Accuracy at which a linear rule learned on half of the images tells the others from their mirror images.
 
     Args:
         images: Float, shape (batch, channels, height, width).
 
     Returns:
-        From 0 to 1, about 0.5 where mirror images are as likely as images.
+        In 0..1, about 0.5 if mirror images are as likely as images.
     """
     small = F.adaptive_avg_pool2d(images.mean(1), SIDE).double()
     differences = (small - small.flip(2))[:, :, : SIDE // 2].flatten(1)

@@ -1,13 +1,14 @@
-"""A first layer of atoms: filters that start as the whitened patches of which images are made.
+"""A first layer of atoms: filters that are initialised with a dictionary of whitened patches of the images.
 
-Spherical k-means of patches, as a dictionary learns it, takes the place of random directions. The whitening is folded
-into the filters, which are then scaled until every channel varies by 1 over the patches.
+Atoms of spherical k-means take the place of random directions. The whitening is folded into the filters, which are then
+scaled so that every channel has variance 1 over the patches.
 
 Source: Krähenbühl, Doersch, Donahue, Darrell, "Data-dependent Initializations of Convolutional Neural Networks", 2016,
 https://arxiv.org/abs/1511.06856; Coates, Ng, "Learning Feature Representations with K-means", 2012,
 https://doi.org/10.1007/978-3-642-35289-8_30
-Differs: only the first layer has atoms, and the layers after it stay as they were drawn. The atoms are those of patches
-without their mean and of normalised contrast; a convolution can subtract the mean but not divide by the contrast.
+Differs: only the first layer has atoms, and the layers after it keep their random weights. The atoms are learned from
+patches without their mean and with normalised contrast; a convolution can subtract the mean but not divide by the
+contrast.
 """
 
 from typing import Any
@@ -22,28 +23,28 @@ from unlabeled.parts.dictionary import Dictionary, draw_patches
 __all__ = ["fill_first_layer_", "first_convolution"]
 
 PATCHES, NUMBERS = 20_000, 2**23
-"""Patches in a round, at most, and numbers of all of them together."""
+"""Largest number of patches in a round, and of the values in all of them together."""
 ROUNDS = 10
 CONTRAST, WHITENING = 0.01, 0.1
-"""Variances that are added in the normalisation of contrast and in the whitening, as `patch_dictionary` has them."""
+"""Variances that are added in contrast normalisation and in whitening, as in `patch_dictionary`."""
 
 
 @torch.no_grad()
 def fill_first_layer_(encoder: ImageEncoder, images: Tensor) -> str:
-    """Let the filters of the first convolution start as atoms of patches of images, in place.
+    """Initialise the filters of the first convolution with atoms of patches of images, in place.
 
     Over patches of the images every channel has variance 1, and mean 0 where the layer has a bias. The patches are
     drawn from torch's default generator.
 
     Args:
         encoder: Its first layer is a convolution over the channels that it sees of images.
-        images: Some 500 to learn from, float, shape (batch, in_channels, height, width), in 0..1.
+        images: Some 500 images to learn from, float, shape (batch, in_channels, height, width), in 0..1.
 
     Returns:
-        What the layer holds now, in a line.
+        A line for the log that says what was done.
 
     Raises:
-        ValueError: The network begins in another way, or its filters are larger than the images.
+        ValueError: The network has another kind of first layer, or its filters are larger than the images.
     """
     x = encoder.adapt(images)
     layer = first_convolution(encoder.trunk, x, encoder.config["name"])
@@ -71,11 +72,11 @@ def fill_first_layer_(encoder: ImageEncoder, images: Tensor) -> str:
     if layer.bias is not None:
         layer.bias.copy_(-mean * scale)
     encoder.config["init"] = "dictionary"
-    return f"the {len(filters)} filters of the first layer start as atoms of {height}x{width} patches"
+    return f"the {len(filters)} filters of the first layer are initialised with atoms of {height}x{width} patches"
 
 
 def folded(atoms: Dictionary) -> Tensor:
-    """Filters whose products with patches are those of the atoms with the patches less their means, then whitened.
+    """Filters whose products with patches are those of the atoms with centred and whitened patches.
 
     Args:
         atoms: A dictionary; the mean that it subtracts before whitening only shifts the products.
@@ -88,15 +89,15 @@ def folded(atoms: Dictionary) -> Tensor:
 
 
 def first_convolution(trunk: nn.Module, x: Tensor, name: str) -> nn.Conv2d:
-    """The convolution through which a network sees images.
+    """The convolution that reads the images, the first layer of a network.
 
     Args:
         trunk: The network.
         x: Its input, float, shape (batch, channels, height, width).
-        name: What the network is called in messages.
+        name: Name of the network in messages.
 
     Raises:
-        ValueError: The first layer with weights is no plain convolution of that input, or sees single pixels.
+        ValueError: The first layer with weights is not a plain convolution of that input, or sees single pixels.
     """
     calls: list[tuple[Any, Any]] = []
 
@@ -115,9 +116,9 @@ def first_convolution(trunk: nn.Module, x: Tensor, name: str) -> nn.Conv2d:
         trunk.train(training)
         for hook in hooks:
             hook.remove()
-    layer, seen = calls[0] if calls else ("no such layer", None)
-    whole = isinstance(seen, Tensor) and torch.equal(seen, x)
-    if isinstance(layer, nn.Conv2d) and whole and _is_plain(layer):
+    layer, layer_input = calls[0] if calls else ("no such layer", None)
+    reads_images = isinstance(layer_input, Tensor) and torch.equal(layer_input, x)
+    if isinstance(layer, nn.Conv2d) and reads_images and _is_plain(layer):
         return layer
     raise UserError(
         "init dictionary needs a network whose first layer is a plain convolution over the channels of the images, "

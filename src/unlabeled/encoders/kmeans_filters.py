@@ -1,9 +1,9 @@
-"""Filters of a layer from k-means on patches of what the layer sees.
+"""Filters of a layer from k-means on patches of its input.
 
 Source: Krähenbühl, Doersch, Donahue, Darrell, "Data-dependent Initializations of Convolutional Neural Networks", 2016,
 https://arxiv.org/abs/1511.06856, and its code, https://github.com/philkr/magic_init
-Differs: patches are cut out of the input itself, with its padding only where there are few without, as padding would
-become filters; at most 256 principal components are whitened.
+Differs: patches are cut out of the input itself, and include padding only if there are too few without it, as padding
+would become filters; at most 256 principal components are whitened.
 """
 
 from typing import Any
@@ -17,24 +17,24 @@ from unlabeled.parts.kmeans import kmeans
 __all__ = ["draw_inputs", "filters", "replace_filters_"]
 
 LEAST_PATCHES, PATCHES_PER_FILTER = 4096, 8
-"""Patches that are drawn for a layer, and for each of its filters where these are many."""
+"""Patches that are drawn for a layer, at least, and for each of its filters."""
 COMPONENTS, EXACT = 256, 1024
-"""Most principal components that are whitened, and numbers of a patch up to which these are computed exactly."""
+"""Largest number of whitened principal components, and size of a patch up to which these are computed exactly."""
 ITERATIONS = 10
 EPS = 1e-3
 """Added to the variances of the components, as a fraction of the largest."""
 
 
 def filters(patches: Tensor, count: int) -> Tensor | None:
-    """Directions of the clusters of whitened patches, all of which have one length.
+    """Directions of the clusters of whitened patches, which are normalised to the same length.
 
     Args:
         patches: Float, shape (patches, numbers).
         count: Number of filters.
 
     Returns:
-        Filters for patches as they are, whose responses have deviation 1, float, shape (count, numbers); None where
-        there are fewer patches than filters, or these do not vary.
+        Filters for unwhitened patches, whose responses have standard deviation 1, float, shape (count, numbers); None
+        if there are fewer patches than filters, or the patches do not vary.
     """
     if len(patches) < count:
         return None
@@ -49,8 +49,8 @@ def filters(patches: Tensor, count: int) -> Tensor | None:
     largest = variances.max()
     if not largest > 1e-10:
         return None
-    real = variances > 1e-6 * largest
-    whitening = axes[:, real] * (variances[real] + EPS * largest).rsqrt()
+    varies = variances > 1e-6 * largest
+    whitening = axes[:, varies] * (variances[varies] + EPS * largest).rsqrt()
     clusters = kmeans(F.normalize(centred @ whitening, dim=1), count, ITERATIONS)
     directions = F.normalize(clusters.centres, dim=1) @ whitening.T
     deviations = (centred @ directions.T).square().mean(0).sqrt()
@@ -58,12 +58,12 @@ def filters(patches: Tensor, count: int) -> Tensor | None:
 
 
 def draw_inputs(layer: nn.Conv2d | nn.Linear, x: Tensor, count: int) -> Tensor:
-    """What the layer multiplies with a filter, at random positions.
+    """What the layer multiplies by its filters, at random positions.
 
     Args:
         layer: The layer.
         x: Its input: float, shape (batch, channels, height, width) of a convolution, (..., numbers) of a linear layer.
-        count: Positions, each of which is drawn once; fewer where there are fewer, those in the padding included.
+        count: Number of distinct positions; fewer if there are fewer, including those in the padding.
 
     Returns:
         Float, shape (positions, groups, numbers of a filter).
@@ -90,7 +90,7 @@ def draw_inputs(layer: nn.Conv2d | nn.Linear, x: Tensor, count: int) -> Tensor:
 
 
 def _positions(layer: nn.Conv2d, x: Tensor, span: list[int]) -> list[int]:
-    """Rows and columns of positions at which a filter that spans so many pixels lies inside."""
+    """Number of rows and of columns of positions at which a filter that spans so many pixels lies inside."""
     sides = zip(x.shape[2:], span, layer.stride)
     return [max(0, (length - one) // stride + 1) for length, one, stride in sides]
 
@@ -104,15 +104,15 @@ def replace_filters_(layer: Any, x: Tensor) -> bool:
         x: Its input.
 
     Returns:
-        Whether all of its filters were replaced; else it is as before.
+        Whether all of its filters were replaced; otherwise it is unchanged.
     """
     if not isinstance(layer, nn.Conv2d | nn.Linear):
         return False
     groups = getattr(layer, "groups", 1)
     count = len(layer.weight) // groups
     patches = draw_inputs(layer, x, max(LEAST_PATCHES, PATCHES_PER_FILTER * count))
-    fresh = [filters(patches[:, group], count) for group in range(groups)]
-    if any(part is None for part in fresh):
+    new = [filters(patches[:, group], count) for group in range(groups)]
+    if any(part is None for part in new):
         return False
-    layer.weight.copy_(torch.cat(fresh).view_as(layer.weight))  # type: ignore[arg-type]
+    layer.weight.copy_(torch.cat(new).view_as(layer.weight))  # type: ignore[arg-type]
     return True

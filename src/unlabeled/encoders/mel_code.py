@@ -1,4 +1,4 @@
-"""Networks of one layer of atoms for sounds: how much every stretch of a spectrogram is like each atom.
+"""Networks of one layer of atoms for sounds: how similar every patch of a spectrogram is to each atom.
 
 Source: Salamon, Bello, "Unsupervised Feature Learning for Urban Sound Classification", 2015,
 https://doi.org/10.1109/ICASSP.2015.7178954
@@ -17,24 +17,24 @@ __all__ = ["MelCode", "mel_code"]
 
 PATTERN = re.compile(r"mel-dictionary-([1-9][0-9]{0,4})(?:-([1-9][0-9]?))?")
 FRAMES = 10
-"""Frames of a patch where its name has none: a tenth of a second."""
+"""Frames of a patch if the name does not say: a tenth of a second."""
 SEGMENTS = 3
 ENTRIES = 2**23
-"""Numbers of the code in memory at once; one sound may have more."""
+"""Size of the code in memory at once; that of a single sound may be larger."""
 
 
 class MelCode(Filters):
-    """How much every patch of all bands and some frames is like each atom and its negative, beyond a threshold.
+    """How similar every patch of all bands and some frames is to each atom and to its negative, beyond a threshold.
 
-    The output is the root of the mean of this code over each of several equal parts of the sound, then the root of its
-    maximum over all of it. A sound shorter than a patch is one patch, with zeros after its end: the mean of each band.
+    The output is the square root of the mean of this code over each of several equal parts of the sound, and of its
+    maximum over the whole sound. A sound shorter than a patch is one patch, padded with zeros, the mean of each band.
 
     Args:
         bins: Bands of the spectrogram, whose variance is about 1.
         atoms: Number of filters.
         width: Frames of a patch.
         eps: Variance that is added to that of each patch.
-        segments: Parts of the sound.
+        segments: Number of parts of the sound.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class MelCode(Filters):
 
         Args:
             bands: Float, shape (batch, frames, bins), 0 after the end of each sound.
-            frames: True frames of each sound, int64, shape (batch,).
+            frames: Number of real frames of each sound, int64, shape (batch,).
 
         Returns:
             Float, shape (batch, bins, frames), and int64, shape (batch,), at least 1.
@@ -58,14 +58,14 @@ class MelCode(Filters):
         return F.pad(bands.mT, (0, missing)), (frames - self.width + 1).clamp(min=1)
 
     def layers(self, bands: Tensor, frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The code of every patch by name, float, shape (batch, patches, 2 * atoms), and true patches of each sound."""
+        """The code of every patch by name, float, shape (batch, patches, 2 * atoms), and the number of real patches."""
         x, counts = self.patches(bands, frames)
         products = self.products(x).mT
         code = torch.cat([products, -products], 2).clamp_min(0)
         return {"atoms": code * ragged.real(counts, code.shape[1])[:, :, None]}, counts
 
     def vectors(self, bands: Tensor, frames: Tensor) -> Tensor:
-        """The output, float, shape (batch, dim), of what `patches` takes."""
+        """The output, float, shape (batch, dim); the arguments are those of `patches`."""
         size = max(1, ENTRIES // (self.map_dims["atoms"] * bands.shape[1]))
         return torch.cat([self._pool(*pair) for pair in zip(bands.split(size), frames.split(size))])
 
@@ -74,7 +74,7 @@ class MelCode(Filters):
         code, pooled = layers["atoms"], []
         position = torch.arange(code.shape[1], device=code.device)
         for segment in range(self.segments):
-            # Of fewer patches than segments, some are in several.
+            # If there are fewer patches than segments, some patches are in several segments.
             begin = segment * counts // self.segments
             end = -(-(segment + 1) * counts // self.segments)
             within = ((position >= begin[:, None]) & (position < end[:, None]))[:, :, None]
@@ -90,7 +90,7 @@ def mel_code(name: str, bins: int) -> MelCode | None:
         bins: Bands of the spectrogram.
 
     Returns:
-        None where the name is another.
+        None if the name is a different one.
     """
     match = PATTERN.fullmatch(name)
     return match and MelCode(bins, int(match[1]), int(match[2] or FRAMES))

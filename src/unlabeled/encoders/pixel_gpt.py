@@ -1,4 +1,4 @@
-"""Transformers that read an image pixel by pixel, each pixel a colour of a palette, and never look ahead.
+"""Causal transformers that read an image pixel by pixel, each pixel as a colour of a palette.
 
 Source: Chen, Radford, Child, Wu, Jun, Luan, Sutskever, "Generative Pretraining from Pixels", 2020,
 https://proceedings.mlr.press/v119/chen20s.html
@@ -16,20 +16,20 @@ NAMES: dict[str, tuple[int, int, int, int, int]] = {
     "pixel-gpt-16": (16, 64, 4, 128, 4),
     "pixel-gpt-32": (32, 512, 8, 256, 8),
 }
-"""Most pixels on a side, colours, layers, width and attention heads by name; the paper's smallest network has 32 pixels
-on a side, 512 colours, 24 layers of width 512 and 8 heads."""
+"""Largest side in pixels, colours, layers, width and attention heads by name; the paper's smallest network has 32
+pixels on a side, 512 colours, 24 layers of width 512 and 8 heads."""
 BRIGHTEST = 2.0
-"""Value of the brightest colour of a palette that is not fitted, in deviations of the data."""
+"""Value of the brightest colour of a palette that is not fitted, in standard deviations of the data."""
 
 Past = list[Tensor]
 
 
 class Palette(nn.Module):
-    """Colours to which all pixels are rounded; greys until it is fitted.
+    """Colours to which all pixels are quantised; greys until it is fitted.
 
     Args:
         count: Number of colours.
-        channels: Channels of a colour, each with mean 0 and deviation 1 over the data.
+        channels: Channels of a colour, each with mean 0 and standard deviation 1 over the data.
     """
 
     colors: Tensor
@@ -40,14 +40,13 @@ class Palette(nn.Module):
 
     @property
     def fitted(self) -> bool:
-        """Whether the colours are those of data."""
+        """Whether the colours were learned from data."""
         return not torch.equal(self.colors.cpu(), self._greys(*self.colors.shape))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Index of the nearest colour, int64, shape (batch, pixels), of float, shape (batch, pixels, channels)."""
-        return torch.cdist(pixels.float(), self.colors.float()).argmin(
-            2
-        )  # half precision would mix up colours
+        # Half precision would mix up similar colours.
+        return torch.cdist(pixels.float(), self.colors.float()).argmin(2)
 
     @staticmethod
     def _greys(count: int, channels: int) -> Tensor:
@@ -55,12 +54,12 @@ class Palette(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention to earlier positions, then a small network at each position, each added to what was there.
+    """Causal attention, then a small network at each position, each with a residual connection.
 
     Args:
         width: Width of a state.
-        heads: Heads of the attention, a divisor of the width.
-        layers: Blocks of the whole network, by whose number the attention's output is scaled at the start.
+        heads: Number of attention heads, a divisor of the width.
+        layers: Number of blocks of the whole network, by which the initial output weights of the attention are scaled.
     """
 
     def __init__(self, width: int, heads: int, layers: int) -> None:
@@ -81,8 +80,8 @@ class Block(nn.Module):
 
         Args:
             x: States before it, of the same shape.
-            past: Keys and values of earlier positions, to which those of these are added in place, empty at first;
-                with some in it there must be one position only. None for all positions at once.
+            past: Cached keys and values of earlier positions, to which new ones are appended in place; empty at first.
+                If it is not empty, `x` must have a single position. None processes all positions without a cache.
         """
         query, key, value = rearrange(
             self.read(self.before(x)), "b n (part heads d) -> part b heads n d", part=3, heads=self.heads
@@ -99,17 +98,17 @@ class Block(nn.Module):
 
 
 class PixelGPT(nn.Module):
-    """A transformer over pixels in reading order: the state at a pixel has read all pixels before it, not itself.
+    """A transformer over pixels in reading order: the state at a pixel depends on all pixels before it, not on itself.
 
     Its maps are the states as the next block reads them, after its norm. The vector is the mean of the middle one.
 
     Args:
         channels: Channels of the images.
-        size: Pixels on a side that are read; images of another size are resized by averaging.
-        colors: Colours of the palette.
-        layers: Blocks.
+        size: Side in pixels of the images that are read; images of another size are resized by averaging.
+        colors: Number of colours of the palette.
+        layers: Number of blocks.
         width: Width of a state.
-        heads: Heads of the attention.
+        heads: Number of attention heads.
     """
 
     def __init__(self, channels: int, size: int, colors: int, layers: int, width: int, heads: int) -> None:
@@ -133,7 +132,7 @@ class PixelGPT(nn.Module):
         return self.adapt(rearrange(x, "b c h w -> b (h w) c"))
 
     def vectors(self, tokens: Tensor) -> Tensor:
-        """What the first block reads: the start and then all tokens, as far as there are pixels to predict.
+        """Input of the first block: the start token and then all tokens, except for one that completes an image.
 
         Args:
             tokens: First pixels, int64, shape (batch, tokens).
@@ -141,18 +140,18 @@ class PixelGPT(nn.Module):
         Returns:
             Float, shape (batch, min(tokens + 1, size * size), width).
         """
-        # The length of a tensor would be a constant of an exported network.
+        # `len` of a tensor would become a constant in an exported network.
         vectors = torch.cat([self.start.expand(tokens.shape[0], 1, -1), self.colors(tokens)], 1)
         vectors = vectors[:, : len(self.positions)]
         return vectors + self.positions[: vectors.shape[1]]
 
     def state(self, x: Tensor, layer: int, pasts: list[Past] | None = None) -> Tensor:
-        """States after so many blocks as the next one reads them, float, shape (batch, positions, width).
+        """States after some blocks, as the next one reads them, float, shape (batch, positions, width).
 
         Args:
-            x: What `vectors` gives.
+            x: Output of `vectors`.
             layer: Number of blocks to run.
-            pasts: For each block what it remembers, where `x` continues what was read before, as in `Block`.
+            pasts: Caches of the blocks, if `x` continues earlier positions, as in `Block`.
         """
         for number in range(layer):
             x = self.blocks[number](x, None if pasts is None else pasts[number])
@@ -171,11 +170,11 @@ class PixelGPT(nn.Module):
         return self.state(self.vectors(self.tokens(x)), self.middle).mean(1)
 
     def _norm(self, layer: int) -> nn.Module:
-        """The norm through which states are read after so many blocks."""
+        """The norm through which states after `layer` blocks are read."""
         return self.blocks[layer].before if layer < len(self.blocks) else self.last  # type: ignore[return-value]
 
 
 def pixel_gpt(name: str, in_channels: int, image_size: int) -> PixelGPT:
-    """The network of a name, which reads at most so many pixels on a side as it says."""
+    """The network of a name, for images of at most the number of pixels on a side that the name says."""
     size, *shape = NAMES[name]
     return PixelGPT(in_channels, min(size, image_size), *shape)

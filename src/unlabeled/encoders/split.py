@@ -1,4 +1,4 @@
-"""Two networks of half the width side by side, of which each sees some of the channels.
+"""Two networks of half the width side by side, each of which sees some of the channels.
 
 Source: Zhang, Isola, Efros, "Split-Brain Autoencoders: Unsupervised Learning by Cross-Channel Prediction", 2017,
 https://arxiv.org/abs/1611.09842
@@ -16,12 +16,12 @@ __all__ = ["Split", "split"]
 
 
 class Split(nn.Module):
-    """Two networks with the same stages and disjoint channels; all outputs are those of both, side by side.
+    """Two networks with the same stages and disjoint channels, whose outputs are concatenated.
 
     Args:
         first: Network that sees the first channels.
-        second: Network that sees the others.
-        channels: Channels that the first one sees.
+        second: Network that sees the other channels.
+        channels: Number of channels that the first one sees.
     """
 
     def __init__(self, first: Stages, second: Stages, channels: int) -> None:
@@ -31,7 +31,7 @@ class Split(nn.Module):
         self.map_dims = {name: width + second.map_dims[name] for name, width in first.map_dims.items()}
 
     def halves(self, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Maps of each network by name, of channels, float, shape (batch, channels, height, width)."""
+        """Maps of each network by name, from images, float, shape (batch, channels, height, width)."""
         return self.first.maps(x[:, : self.channels]), self.second.maps(x[:, self.channels :])
 
     def maps(self, x: Tensor) -> dict[str, Tensor]:
@@ -49,11 +49,11 @@ def split(make: Callable[..., Stages], in_channels: int, image_size: int) -> Spl
 
     Args:
         make: Function from (channels, image_size, share) to a network.
-        in_channels: Channels of both; of up to 3 the first network sees one, of more it sees three.
+        in_channels: Channels of both; the first network sees one of up to 3 channels, and three of more.
         image_size: Height and width of the images in pixels.
 
     Raises:
-        ValueError: There is one channel only.
+        ValueError: There is only one channel.
     """
     if in_channels < 2:
         raise UserError(f"channels must be at least 2 for a network in two halves, got {in_channels}")

@@ -1,16 +1,17 @@
-"""BiGAN: an encoder and a generator that a discriminator of image and code together cannot tell apart.
+"""BiGAN: train an encoder and a generator until a discriminator cannot tell their image-code pairs apart.
 
-Withheld: the code of a real image, and the image of a random code. Predicted: both, by networks that never meet: the
-discriminator sees an image beside a code and says whether the code was inferred from it, or the image drawn from the
-code. Where it cannot tell, the encoder inverts the generator.
+Withheld: the code (latent vector) of a real image, and the image of a random code. Predicted: both, by two networks
+that never see each other's output: the discriminator gets a pair of image and code and decides whether the code was
+inferred from the image or the image was generated from the code. Where it cannot tell, the encoder inverts the
+generator.
 
 Source: Donahue, Krähenbühl, Darrell, "Adversarial Feature Learning", 2017, https://arxiv.org/abs/1605.09782
-Differs: generator and discriminator are small, and the encoder is any network, of images of the same size; the first
-optimizer steps warm up, and the learning rate falls along a cosine. The running statistics of norms are used as they
-are, where the paper estimates them anew over many batches. The features are those of the encoder, before its code.
-Shortcut: codes of another range than random ones give the encoder away, so both lie in -1..1. A discriminator that
-ignored the code would ask nothing of the encoder: it joins both before its last layers. There is no chance level, as
-both players are at chance before training and, if it goes well, at its end.
+Differs: the generator and the discriminator are small, the encoder is any network, and all of them work at one image
+size. The learning rate warms up and then follows a cosine. The running statistics of norms are used as they are, where
+the paper re-estimates them over many batches. The features are the encoder's, before the code.
+Shortcut: inferred codes with another range than random ones would give the encoder away, so both lie in -1..1. A
+discriminator that ignored the code would teach the encoder nothing, so image and code are joined before its last
+layers. There is no chance level, as both players are at chance before training and, if it goes well, at its end.
 """
 
 from typing import ClassVar, Unpack
@@ -23,7 +24,7 @@ from unlabeled import check
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Losses, Method
 from unlabeled.options import Count, ViewOptions
-from unlabeled.parts.adversarial import build_discriminator, judged
+from unlabeled.parts.adversarial import build_discriminator, judge
 from unlabeled.parts.augment import Views
 from unlabeled.parts.decoder import Decoder
 from unlabeled.parts.heads import near_zero
@@ -31,27 +32,27 @@ from unlabeled.parts.heads import near_zero
 __all__ = ["BiGAN"]
 
 
-def loss(inferred: Tensor, drawn: Tensor) -> Tensor:
-    """Loss of the discriminator; with the arguments exchanged, that of encoder and generator.
+def loss(inferred: Tensor, generated: Tensor) -> Tensor:
+    """Loss of the discriminator; with the arguments swapped, that of the encoder and the generator.
 
     Args:
         inferred: Logits of real images with inferred codes, float, shape (batch, 1).
-        drawn: Logits of drawn images with random codes, float, shape (batch, 1).
+        generated: Logits of generated images with random codes, float, shape (batch, 1).
 
     Returns:
-        -log D(inferred) - log(1 - D(drawn)), mean over the batch, scalar, in nats: 2 ln 2 where D is 1/2.
+        -log D(inferred) - log(1 - D(generated)), mean over the batch, scalar, in nats: 2 ln 2 where D is 1/2.
     """
-    return F.softplus(-inferred).mean() + F.softplus(drawn).mean()
+    return F.softplus(-inferred).mean() + F.softplus(generated).mean()
 
 
 class JointDiscriminator(nn.Module):
-    """Whether an image and a code belong together as a real image and its code do.
+    """Tells real images with inferred codes from generated images with random codes.
 
     Args:
         channels: Channels of the images.
         size: Side of the images in pixels.
-        code_dim: Numbers of a code.
-        width: Width of the image's, the code's and the joint representation.
+        code_dim: Dimension of the codes.
+        width: Width of the representations of the image, of the code and of both.
     """
 
     def __init__(self, channels: int, size: int, code_dim: int, width: int = 256) -> None:
@@ -68,14 +69,14 @@ class JointDiscriminator(nn.Module):
 
 
 class BiGAN(Method[ImageEncoder]):
-    """An encoder and a generator that a discriminator of image and code together cannot tell apart.
+    """Train an encoder and a generator until a discriminator cannot tell their image-code pairs apart.
 
-    The metrics `inferred` and `drawn` are the probabilities at which the discriminator takes pairs of a real image, and
-    pairs of a random code, for the former: 0.5 where it guesses.
+    The metrics `inferred` and `drawn` are the mean probabilities that the discriminator gives to real images with
+    inferred codes, and to generated images with random codes, of being the former: 0.5 where it guesses.
 
     Args:
         encoder: Network whose features are kept.
-        code_dim: Numbers of a code.
+        code_dim: Dimension of the codes.
         **views: How the images are cropped and mirrored.
     """
 
@@ -98,15 +99,15 @@ class BiGAN(Method[ImageEncoder]):
     def forward(self, batch: Batch) -> Losses:
         images = self.views(batch)
         noise = self.noise(len(images), images.device)
-        real, drawn = (images, self.encode(images)), (self.draw(noise), noise)
-        on_real, on_drawn = (self.discriminator(*(part.detach() for part in pair)) for pair in (real, drawn))
+        real, fake = (images, self.encode(images)), (self.generate(noise), noise)
+        on_real, on_fake = (self.discriminator(*(part.detach() for part in pair)) for pair in (real, fake))
         self.metrics = {
             "inferred": on_real.detach().sigmoid().mean(),
-            "drawn": on_drawn.detach().sigmoid().mean(),
+            "drawn": on_fake.detach().sigmoid().mean(),
         }
-        # Encoder and generator have the exchanged objective, whose gradient does not fade where they lose.
-        theirs = loss(judged(self.discriminator, *drawn), judged(self.discriminator, *real))
-        return {"generator": theirs, "discriminator": loss(on_real, on_drawn)}
+        # With the arguments swapped, the gradient does not vanish where the discriminator wins.
+        theirs = loss(judge(self.discriminator, *fake), judge(self.discriminator, *real))
+        return {"generator": theirs, "discriminator": loss(on_real, on_fake)}
 
     def noise(self, count: int, device: torch.device) -> Tensor:
         """Random codes, uniform in -1..1, float, shape (count, code_dim)."""
@@ -116,15 +117,14 @@ class BiGAN(Method[ImageEncoder]):
         """Inferred codes, float, shape (batch, code_dim), in -1..1."""
         return self.code(self.encoder(images)).tanh()
 
-    def draw(self, codes: Tensor) -> Tensor:
-        """Images drawn from codes, float, shape (batch, channels, size, size), in 0..1."""
+    def generate(self, codes: Tensor) -> Tensor:
+        """Images generated from codes, float, shape (batch, channels, size, size), in 0..1."""
         return self.generator(codes[:, :, None, None]).sigmoid()
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         images = self.encoder.inputs(batch)
-        redrawn = self.draw(self.encode(images))
         return {
             "image": images,
-            "drawn from its code": redrawn,
-            "drawn at random": self.draw(self.noise(len(images), images.device)),
+            "reconstructed": self.generate(self.encode(images)),
+            "generated from noise": self.generate(self.noise(len(images), images.device)),
         }

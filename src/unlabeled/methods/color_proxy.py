@@ -1,16 +1,16 @@
-"""ColorProxy: see a grey image and predict hue and chroma at a few positions, each from all layers there.
+"""ColorProxy: predict hue and chroma at random pixels of a grey image from all layers of the encoder.
 
-Withheld: the colours. Predicted: at random positions, histograms of hue and of chroma, from the hypercolumn: what every
-map of the encoder holds at that position.
+Withheld: the colours. Predicted: histograms of hue and of chroma at random positions, each from its hypercolumn: the
+values of all maps of the encoder there.
 
 Source: Larsson, Maire, Shakhnarovich, "Colorization as a Proxy Task for Visual Understanding", 2017,
 https://arxiv.org/abs/1703.04044
-Differs: the head is smaller by default and reads every map at fewer positions; norms of the encoder are not folded into
-its weights. No position is drawn in a border of an eighth of the side, about what 32 pixels are of the paper's images.
-The optimizer is AdamW.
-Shortcut: a mean colour is grey, so distributions are predicted; the hue of a grey pixel means nothing, so it weighs as
-much as its chroma. The encoder gets grey images, the mean of red, green and blue in all three channels, so that no
-trace of colour reaches it: it sees colours only when it is used.
+Differs: the head is smaller by default and is trained at fewer positions, where it reads every map; norms of the
+encoder are not folded into its weights. Positions keep a distance of an eighth of the side from the border, about what
+32 pixels are in the paper's images. The optimizer is AdamW.
+Shortcut: the mean of several plausible colours is grey, so distributions are predicted; the hue of a grey pixel is
+meaningless, so each hue is weighted by its chroma. The encoder gets grey images, the mean of red, green and blue in all
+three channels, so no trace of colour reaches it: it sees colours only after training, when its features are used.
 """
 
 import math
@@ -35,15 +35,15 @@ from unlabeled.parts.tokens import entropy
 __all__ = ["ColorProxy"]
 
 COLORFUL = 0.02
-"""Chroma that some pixel of some image must exceed."""
+"""Chroma that at least one pixel of the data must exceed."""
 MARGIN = 8
-"""The border in which no position is drawn is as wide as the image divided by this."""
+"""Side of the image divided by the width of the border in which no position is drawn."""
 PICTURE = 32
-"""Most positions on a side whose colour a picture shows."""
+"""Largest number of positions per side at which a picture shows the predicted colour."""
 
 
 def hypercolumns(maps: Mapping[str, Tensor], positions: Tensor, size: int) -> Tensor:
-    """What all maps hold at some pixels of the image, between their own positions bilinearly.
+    """Values of all maps at some pixels of the image, by bilinear interpolation.
 
     Args:
         maps: Maps by name, each float, shape (batch, channels, rows, columns).
@@ -53,28 +53,28 @@ def hypercolumns(maps: Mapping[str, Tensor], positions: Tensor, size: int) -> Te
     Returns:
         Float, shape (batch, positions, channels of all maps).
     """
-    columns = []
+    values = []
     for map_ in maps.values():
         weights = []
-        for side, place in zip(map_.shape[2:], positions.unbind(2)):
+        for side, pixel in zip(map_.shape[2:], positions.unbind(2)):
             # Pixels are squares around their centres, in maps as in the image.
-            centre = ((place + 0.5) * side / size - 0.5).clamp(0, side - 1)
-            cells = torch.arange(side, device=place.device)
+            centre = ((pixel + 0.5) * side / size - 0.5).clamp(0, side - 1)
+            cells = torch.arange(side, device=pixel.device)
             weights.append((1 - (centre[:, :, None] - cells).abs()).clamp(min=0).to(map_.dtype))
-        rows, across = weights
+        rows, columns = weights
         # A product, unlike gathering, has the same gradient in every run on every device.
-        bilinear = (rows[:, :, :, None] * across[:, :, None]).flatten(2)
-        columns.append(bilinear @ map_.flatten(2).mT)
-    return torch.cat(columns, 2)
+        bilinear = (rows[:, :, :, None] * columns[:, :, None]).flatten(2)
+        values.append(bilinear @ map_.flatten(2).mT)
+    return torch.cat(values, 2)
 
 
 def loss(logits: Tensor, truth: Tensor, hue_weight: float) -> Tensor:
-    """Cross-entropy of chroma, and of hue where there is chroma.
+    """Cross-entropy of chroma plus that of hue, the latter weighted by chroma.
 
     Args:
-        logits: Of the bins of hue, then of those of chroma, float, shape (batch, positions, 2 * bins).
+        logits: Logits of the bins of hue, then of chroma, float, shape (batch, positions, 2 * bins).
         truth: Hue and chroma, float, shape (batch, positions, 2), in 0..1.
-        hue_weight: Weight of the hue of a pixel of chroma 1.
+        hue_weight: Weight of the hue of a pixel whose chroma is 1.
 
     Returns:
         Mean over the positions, scalar, in nats.
@@ -86,17 +86,17 @@ def loss(logits: Tensor, truth: Tensor, hue_weight: float) -> Tensor:
 
 
 class ColorProxy(Method[ImageEncoder]):
-    """See a grey image and predict hue and chroma at a few positions, each from all layers there.
+    """Predict hue and chroma at random pixels of a grey image from all layers of the encoder.
 
-    The metrics `hue` and `chroma` are the fractions of the positions whose bin is predicted, for hue by chroma.
+    The metrics `hue` and `chroma` are the accuracies of the predicted bins; positions are weighted by chroma for `hue`.
 
     Args:
         encoder: Network whose features are kept.
-        bins: Bins of hue, and of chroma.
+        bins: Number of bins of hue, and of chroma.
         positions: Pixels of each image whose colour is predicted; 256 in the paper, 128 in its code.
         hidden_dim: Width of the hidden layer; 1,024 in the paper.
-        hue_weight: Weight of the hue of a pixel of chroma 1 against its chroma.
-        dropout: Fraction of the hidden layer that is dropped.
+        hue_weight: Weight of the hue relative to the chroma, for a pixel whose chroma is 1.
+        dropout: Dropout probability in the hidden layer.
         **views: How the images are cropped and mirrored.
     """
 
@@ -117,16 +117,16 @@ class ColorProxy(Method[ImageEncoder]):
         **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        _need_colors(encoder.in_channels)
+        _require_rgb(encoder.in_channels)
         self.bins, self.positions, self.hue_weight = bins, positions, hue_weight
         self.views = Views(encoder.image_size, **self.view_options(views))
         last = near_zero(nn.Linear(hidden_dim, 2 * bins))
         width = sum(encoder.map_dims.values())
         self.head = nn.Sequential(nn.Linear(width, hidden_dim), nn.ReLU(), nn.Dropout(dropout), last)
-        self.register_buffer("baseline", torch.tensor(0.0))  # of always predicting the histograms of the data
+        self.register_buffer("baseline", torch.tensor(0.0))  # loss of predicting the histograms of the data
 
     def prepare(self, data: Data) -> None:
-        _need_colors(data.shape["channels"])
+        _require_rgb(data.shape["channels"])
         truth = hue_chroma(self.views(data.sample(512)).to(self.baseline.device)).flatten(2)
         truth = truth.cpu()  # an Apple GPU has no float64
         hue, chroma = truth.movedim(1, 0).flatten(1)
@@ -167,12 +167,12 @@ class ColorProxy(Method[ImageEncoder]):
         images = self.encoder.inputs(batch)
         size = images.shape[-1]
         side = min(size, PICTURE)
-        place = ((torch.arange(side, device=images.device) + 0.5) * size / side).long()
-        grid = torch.cartesian_prod(place, place).expand(len(images), -1, -1)
+        pixels = ((torch.arange(side, device=images.device) + 0.5) * size / side).long()
+        grid = torch.cartesian_prod(pixels, pixels).expand(len(images), -1, -1)
         hue, chroma = (half.softmax(2) for half in self.predict(images, grid).chunk(2, 2))
         middle = (torch.arange(self.bins, device=images.device) + 0.5) / self.bins
         angle = 2 * math.pi * middle
-        # The mean of a circle is that of its points in the plane.
+        # Hues lie on a circle, so their mean is that of points in the plane.
         plane = torch.stack([hue @ angle.cos(), hue @ angle.sin(), chroma @ middle], 1)
         plane = F.interpolate(plane.unflatten(2, (side, side)), images.shape[2:], mode="bilinear")
         turns = torch.atan2(plane[:, 1], plane[:, 0]) / (2 * math.pi)
@@ -181,6 +181,6 @@ class ColorProxy(Method[ImageEncoder]):
         return {"image": images, "grey": grey[:, None].expand_as(images), "predicted": predicted}
 
 
-def _need_colors(channels: int) -> None:
+def _require_rgb(channels: int) -> None:
     if channels != 3:
-        raise UserError(f"channels must be 3 for color_proxy, which needs coloured images, got {channels}")
+        raise UserError(f"channels must be 3 for color_proxy, which needs colour images, got {channels}")

@@ -1,14 +1,15 @@
-"""Colorization: see the lightness of an image and predict the colour at every position.
+"""Colorization: predict the colour at every position of an image from its lightness.
 
 Withheld: the two colour axes of Lab. Predicted: at each position a distribution over colour bins, from lightness.
 
 Source: Zhang, Isola, Efros, "Colorful Image Colorization", 2016, https://arxiv.org/abs/1603.08511
-Differs: the encoder is any network, read at several of its maps at once; the prior over colours is that of the data at
-hand, counted on crops of 512 images, where the paper's is of all of ImageNet. The loss is divided by the sum of its
-weights, so that equal logits cost ln(bins). The second beta of the optimizer is 0.999, not 0.99.
-Regression, which the paper compares with, predicts colours as standard deviations from their mean.
-Shortcut: grey images teach grey everywhere, so they do not count; most positions are nearly grey, so rare colours weigh
-more. The encoder gets grey images, whatever it reads, so that no trace of colour reaches it.
+Differs: the encoder is any network, and the head reads several of its maps at once; the prior over colours is estimated
+on crops of 512 images of the data at hand, where the paper's comes from all of ImageNet. The loss is divided by the sum
+of its weights, so that equal logits cost ln(bins). The second beta of the optimizer is 0.999, not 0.99. Regression,
+which the paper compares with, predicts standardised colours.
+Shortcut: grey images teach the network to predict grey everywhere, so they are ignored; most positions are nearly grey,
+so rare colours get higher weights. The encoder gets grey images, whatever its input, so that no trace of colour reaches
+it.
 """
 
 import math
@@ -33,7 +34,7 @@ from unlabeled.parts.gather import mean_over_processes
 __all__ = ["Colorization"]
 
 COLORFUL = 5.0
-"""Value of a or b that some position of an image must exceed for the image to count."""
+"""Absolute value of a or b that at least one position of an image must exceed for the image to count."""
 
 
 def loss(logits: Tensor, weight: Tensor, index: Tensor, importance: Tensor) -> Tensor:
@@ -70,18 +71,19 @@ def regression(predicted: Tensor, colors: Tensor, counts: Tensor) -> Tensor:
 
 
 class Colorization(Method[ImageEncoder]):
-    """See the lightness of an image and predict the colour at every position.
+    """Predict the colour at every position of an image from its lightness.
 
-    The metric `accuracy` is the fraction of positions whose bin is the likeliest. Regression has `explained`, the
-    fraction of the variance around the mean colour that is predicted.
+    The metric `accuracy` is the fraction of positions whose bin is predicted correctly. Regression has `explained`, the
+    fraction of the variance of the colours that is explained.
 
     Args:
         encoder: Network whose features are kept.
-        loss: What is predicted: classes, which are bins of colours, or by regression one colour, the mean of the likely
-            ones, which is duller; it has no bins, so `grid`, `neighbours` and `uniform` have no effect on it.
+        loss: What is predicted: classes, which are bins of colours, or, by regression, one colour, which is duller, as
+            it is the mean of the likely ones. `grid`, `neighbours` and `uniform` have no effect on regression.
         grid: Spacing of the colour bins in Lab; 10 gives the paper's 313 bins.
-        neighbours: Bins that a true colour is spread over; 1 for a hard label.
-        uniform: Weight of the uniform distribution in the prior; 1 weighs all colours alike, near 0 favours rare ones.
+        neighbours: Number of bins over which a true colour is spread; 1 for a hard label.
+        uniform: Weight of the uniform distribution in the prior; 1 weights all colours equally, near 0 favours rare
+            ones.
         stride: Spacing in pixels of the positions whose colour is predicted.
         **views: How the images are cropped and mirrored.
     """
@@ -107,7 +109,7 @@ class Colorization(Method[ImageEncoder]):
         **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        _need_colors(encoder.in_channels)
+        _require_rgb(encoder.in_channels)
         self.neighbours, self.uniform, self.stride = neighbours, uniform, stride
         self.width, self.regresses = grid / 2, loss == "regression"
         centers = bins(grid)
@@ -126,7 +128,7 @@ class Colorization(Method[ImageEncoder]):
         return 1.0 if self.regresses else math.log(len(self.centers))
 
     def prepare(self, data: Data) -> None:
-        _need_colors(data.shape["channels"])
+        _require_rgb(data.shape["channels"])
         images = self.views(data.sample(512)).to(self.head.last.weight.device)
         pairs = [self.colors(part) for part in images.split(32)]
         colors = torch.cat([colors[colorful] for colors, colorful in pairs])
@@ -146,8 +148,8 @@ class Colorization(Method[ImageEncoder]):
     def colors(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Colours at the predicted positions; which images are colourful, bool, shape (batch,)."""
         # The mean colour of a cell lies at its centre, where the resampling of the head predicts it.
-        cell: Any = {"ceil_mode": True, "count_include_pad": False}
-        colors = F.avg_pool2d(rgb_to_lab(images)[:, 1:], self.stride, **cell)
+        partial: Any = {"ceil_mode": True, "count_include_pad": False}  # cells at the border may be smaller
+        colors = F.avg_pool2d(rgb_to_lab(images)[:, 1:], self.stride, **partial)
         return colors, (colors.abs() > COLORFUL).flatten(1).any(1)
 
     def code(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -190,6 +192,6 @@ class Colorization(Method[ImageEncoder]):
         return {"image": images, "lightness": gray, "predicted": predicted}
 
 
-def _need_colors(channels: int) -> None:
+def _require_rgb(channels: int) -> None:
     if channels != 3:
-        raise UserError(f"channels must be 3 for colorization, which needs coloured images, got {channels}")
+        raise UserError(f"channels must be 3 for colorization, which needs colour images, got {channels}")

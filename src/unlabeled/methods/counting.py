@@ -1,17 +1,17 @@
-"""Counting: count what is in an image such that the counts of its quarters sum up to those of the whole.
+"""Counting: count visual primitives so that the counts of an image's quarters add up to those of the whole.
 
-Withheld: the quarters from the network that sees the whole, and the whole from that which sees a quarter. Predicted:
-the same counts from both, which differ from those of other images.
+Withheld: the quarters when the network sees the whole image, and the whole image when it sees a quarter. Predicted:
+counts that agree between the two, and differ from those of other images.
 
 Source: Noroozi, Pirsiavash, Favaro, "Representation Learning by Learning to Count", 2017,
 https://arxiv.org/abs/1708.06734
-Differs: the counts of the whole come from any encoder with a head of two layers, the first with a norm. Crops vary in
-scale and may be mirrored. Small tiles are enlarged until every weight of the encoder can learn from them. The optimizer
-is AdamW with warm-up and cosine.
-Shortcut: counting nothing at all fits every image, so the sums must differ from the counts of another image by a
-margin. Shrinking leaves traces that quarters lack, so its kernel is drawn at random; lenses cause coloured fringes and
-images differ in colour, so most are grey, both images of a pair or none; images differ in brightness and contrast, so
-tiles get the same of both.
+Differs: the encoder is any network, with a head of two layers, the first of which has a norm. Crops vary in scale and
+may be mirrored. Small tiles are enlarged until every weight of the encoder can learn from them. The optimizer is AdamW
+with warm-up and cosine.
+Shortcut: counts of zero fit every image, so the sums must differ from the counts of another image by a margin.
+Downsampling leaves traces that quarters lack, so its kernel is drawn at random; lenses cause coloured fringes and
+images differ in colour, so most are grey, either both images of a pair or neither; images differ in brightness and
+contrast, so all tiles get the same brightness and contrast.
 """
 
 from typing import ClassVar, Unpack
@@ -39,7 +39,7 @@ GRID = 2
 
 @full_precision
 def distances(whole: Tensor, parts: Tensor, other: Tensor) -> Tensor:
-    """How far the counts of the parts are in sum from those of their image and from those of another one.
+    """How far the summed counts of the parts are from the counts of their image, and from those of another image.
 
     Args:
         whole: Counts of an image, float, shape (batch, counts).
@@ -53,7 +53,7 @@ def distances(whole: Tensor, parts: Tensor, other: Tensor) -> Tensor:
 
 
 def another(batch: Batch) -> Batch:
-    """For each sample another one of the batch; that of the next process where this one has a single sample."""
+    """Another sample of the batch for each sample, or that of the next process if this one has a single sample."""
     count = len(batch["image"])
     order = torch.arange(count).roll(int(torch.randint(1, max(2, count), ())))
     if count == 1 and gather.processes() > 1:
@@ -63,13 +63,16 @@ def another(batch: Batch) -> Batch:
 
 
 class Counting(Method[ImageEncoder]):
-    """Count what is in an image such that the counts of its quarters sum up to those of the whole.
+    """Count visual primitives so that the counts of an image's quarters add up to those of the whole.
+
+    The metrics `same` and `other` are the mean squared distances of the summed counts of the quarters from the counts
+    of their own image and of another image.
 
     Args:
-        encoder: Network whose features are kept; it sees a quarter, or the whole at half the size.
-        margin: Squared distance that the counts of two images should have.
-        counts: How many things are counted.
-        hidden_dim: Width of the layer before the counts.
+        encoder: Network whose features are kept; it sees a quarter, or the whole image at half the size.
+        margin: Smallest squared distance that the counts of two images should have.
+        counts: Number of visual primitives that are counted.
+        hidden_dim: Width of the hidden layer of the head.
         normalize: Give every tile the same brightness and contrast.
         tile_size: Side in pixels to which tiles are resized for the encoder. [default: half the image, or larger where
             the encoder takes no such size or some of its weights would see only padding; a ViT's own size]
@@ -99,12 +102,12 @@ class Counting(Method[ImageEncoder]):
         self.margin, self.normalize = margin, normalize
         self.tile_size = input_size(encoder, size, tile_size=tile_size)
         self.views = Views(GRID * size, **self.view_options(views))
-        # With the default margin and counts, distances at first are of the order of the margin.
+        # With the default margin and counts, the first distances are of the order of the margin.
         self.head = classifier(encoder.dim, hidden_dim, counts, std=0.08 / counts**0.5)
         self.register_buffer("halvings", halvings(size), persistent=False)
 
     def chance(self, samples: int) -> float:
-        return self.margin  # the least that counts cost that are the same for all images
+        return self.margin  # the lowest loss of counts that are the same for all images
 
     def embed_features(self, features: Tensor) -> Tensor:
         return F.relu(self.head(features))
@@ -113,7 +116,7 @@ class Counting(Method[ImageEncoder]):
     def tiles(self, batch: Batch) -> Tensor:
         """An image and another one at half the size, then the quarters of the first.
 
-        The other one is that of another sample, grey where the first one is and shrunk by the same kernel.
+        The other image is from another sample, grey if the first one is, and downsampled by the same kernel.
 
         Returns:
             Float in 0..1, shape (batch, 6, channels, size, size).
@@ -127,7 +130,7 @@ class Counting(Method[ImageEncoder]):
         return torch.cat([small, patches.cells(images, GRID)], 1)
 
     def count(self, tiles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Counts of an image, of its quarters and of another image, as `distances` takes them, of `tiles`."""
+        """Counts of an image, of its quarters and of another image, the arguments of `distances`, from `tiles`."""
         flat = rearrange(tiles, "b n c h w -> (b n) c h w")
         if self.tile_size is not None:
             flat = F.interpolate(flat, self.tile_size, mode="bilinear", antialias=True)
@@ -148,17 +151,17 @@ class Counting(Method[ImageEncoder]):
         spaced = F.pad(tiles[:, 2:], [1] * 4, value=1.0)
         rows = {
             "counts of the whole": whole,
-            "sums of the quarters": parts.sum(1),
-            "counts of another": other,
+            "summed counts of the quarters": parts.sum(1),
+            "counts of the other image": other,
         }
-        brightest = torch.stack([*rows.values()]).amax((0, 2)).clamp(min=1e-6)[:, None]
+        highest = torch.stack([*rows.values()]).amax((0, 2)).clamp(min=1e-6)[:, None]
         side = max(1, int(whole.shape[1] ** 0.5))
         charts = {
-            name: (values / brightest)[:, : side**2].unflatten(1, (1, side, side))
+            name: (values / highest)[:, : side**2].unflatten(1, (1, side, side))
             for name, values in rows.items()
         }
         return {
             "whole": tiles[:, 0],
             "quarters": patches.assemble(spaced, GRID),
-            "another": tiles[:, 1],
+            "other image": tiles[:, 1],
         } | charts

@@ -1,18 +1,19 @@
-"""CPC: predict the patches of the rows below from those above, among the patches of all images of the batch.
+"""CPC: predict the patches in the lower rows of an image from the rows above, among all patches of the batch.
 
-Withheld: the lower rows of a grid of overlapping patches, each encoded alone. Predicted: the code of a patch some rows
-below another one, from a summary of that one's row and all rows above it.
+Withheld: the lower rows of a grid of overlapping patches, each encoded separately. Predicted: the code (output of the
+encoder) of a patch some rows below another one, from a summary of that one's row and all rows above it.
 
 Source: van den Oord, Li, Vinyals, "Representation Learning with Contrastive Predictive Coding", 2018,
-https://arxiv.org/abs/1807.03748; the context network and the changes of each patch from Hénaff et al., "Data-Efficient
-Image Recognition with Contrastive Predictive Coding", 2019, https://arxiv.org/abs/1905.09272
-Differs: the encoder is the user's; its batch norms keep the statistics of patches that were measured before training,
+https://arxiv.org/abs/1807.03748; the context network and the augmentation of each patch from Hénaff et al.,
+"Data-Efficient Image Recognition with Contrastive Predictive Coding", 2019, https://arxiv.org/abs/1905.09272
+Differs: the encoder is any network; its batch norms use statistics of patches that are measured once before training,
 where the second paper has layer norm. The grid has 5 x 5 patches, not 7 x 7, and the context network is narrower.
-Predictions go down only; the second paper has several directions. The loss is the mean over the distances. Each patch
-is cropped, jittered and perhaps converted to grayscale; the second paper drops colour channels. The features are those
-of whole images, not the mean over patches.
-Shortcut: neighbouring patches overlap, so the row right below is not predicted; each patch has its own crop and
-colours, else edges and colours that go on identify it. With batch statistics patches would know of each other.
+Predictions go downwards only; the second paper has several directions. The loss is averaged over the distances. Each
+patch is cropped, jittered and sometimes converted to grayscale; the second paper drops colour channels. The features
+are those of whole images, not averaged over patches.
+Shortcut: neighbouring patches overlap, so the row directly below is not predicted; each patch has its own crop and
+colours, else edges and colours that continue would identify it. Batch statistics would leak information between
+patches.
 """
 
 import math
@@ -48,36 +49,36 @@ def loss(predictions: Tensor, targets: Tensor, distance: int, scale: float) -> T
     """InfoNCE of predicted patches among all patches of all images of all processes.
 
     Args:
-        predictions: At each patch what it predicts, float, shape (batch, rows, columns, dim); the last `distance` rows
-            predict nothing.
+        predictions: Prediction made at each patch, float, shape (batch, rows, columns, dim); those of the last
+            `distance` rows are ignored.
         targets: Float, shape (batch, rows, columns, dim).
         distance: Rows from a patch down to the predicted one, below `rows`.
-        scale: Multiplies the products of predictions and targets.
+        scale: Multiplies the inner products of predictions and targets.
 
     Returns:
         Mean over the predictions of this process, scalar, in nats; ln(patches of all images) if all scores are equal.
     """
-    predicted, below = predictions[:, :-distance].flatten(0, 2), targets[:, distance:].flatten(0, 2)
-    everyone = gather.gather(targets).flatten(0, 2)
-    return (log_partition(predicted, everyone, scale) - scale * (predicted * below).sum(1)).mean()
+    predicted, positives = predictions[:, :-distance].flatten(0, 2), targets[:, distance:].flatten(0, 2)
+    candidates = gather.gather(targets).flatten(0, 2)
+    return (log_partition(predicted, candidates, scale) - scale * (predicted * positives).sum(1)).mean()
 
 
 class CPC(Method[ImageEncoder]):
-    """Predict the patches of the rows below from those above, among the patches of all images of the batch.
+    """Predict the patches in the lower rows of an image from the rows above, among all patches of the batch.
 
     Args:
         encoder: Network whose features are kept; it sees one patch at a time.
         grid: Patches per side, each overlapping the next by half.
-        skip: Number of rows right below that are not predicted, as they overlap.
-        ahead: Number of rows below those that are predicted.
+        skip: Number of rows directly below that are not predicted, as they overlap.
+        ahead: Number of rows after those that are predicted.
         patch_crop: Smallest fraction of a patch's area that the encoder sees; the position is random.
         patch_size: Side in pixels to which patches are resized for the encoder. [default: as cut, or larger where the
             encoder takes no such size or some of its weights would see only padding; a ViT's own size]
         target_dim: Width of the compared vectors.
-        context_dim: Width within the context network.
-        blocks: Blocks of the context network; each looks one row farther up.
-        scale: Multiplies the scores, which are products of predictions and targets.
-        **views: How images are cropped and mirrored, and how the colours of each patch change.
+        context_dim: Width of the hidden layers of the context network.
+        blocks: Number of blocks of the context network; each sees one row farther up.
+        scale: Multiplies the scores, which are inner products of predictions and targets.
+        **views: How the images are cropped and mirrored, and how the colours of each patch change.
     """
 
     compares_samples = True
@@ -121,12 +122,12 @@ class CPC(Method[ImageEncoder]):
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for norm in self._norms():
-            norm.eval()  # else the code of a patch would depend on all other patches
+            norm.eval()  # otherwise the code of a patch would depend on all other patches
         return self
 
     @torch.no_grad()
     def prepare(self, data: Data) -> None:
-        """Let batch norms take the statistics of patches as they are in training, once."""
+        """Set the batch norms to the statistics of patches as they are in training."""
         device = self.target.weight.device
         batch = {name: value.to(device) for name, value in data.sample(CALIBRATION).items()}
         momenta = {norm: norm.momentum for norm in self._norms()}
@@ -142,17 +143,17 @@ class CPC(Method[ImageEncoder]):
         return [part for part in self.encoder.modules() if isinstance(part, BATCH_NORMS)]
 
     def tiles(self, batch: Batch) -> Tensor:
-        """Patches, each changed on its own, float, shape (batch * grid * grid, channels, 2 * stride, 2 * stride)."""
+        """Patches, each augmented separately, float, shape (batch * grid * grid, channels, 2 * stride, 2 * stride)."""
         return self.patch_views({"image": patches.overlapping(self.views(batch), self.stride)})
 
     def codes(self, tiles: Tensor) -> Tensor:
-        """What the encoder makes of each patch alone, float, shape (batch, dim, grid, grid)."""
+        """Codes of patches, each encoded separately, float, shape (batch, dim, grid, grid)."""
         if self.patch_size is not None:
             tiles = F.interpolate(tiles, self.patch_size, mode="bilinear", antialias=True)
         codes = self.encoder(tiles)
         return rearrange(codes, "(b row column) d -> b d row column", row=self.grid, column=self.grid)
 
-    def scored(self, codes: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def targets_and_predictions(self, codes: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Targets, and predictions for each distance, float, shape (batch, grid, grid, target_dim) each."""
         context = self.context(codes)
         maps = [self.target(codes), *(predict(context) for predict in self.predict)]
@@ -160,24 +161,24 @@ class CPC(Method[ImageEncoder]):
         return targets, predictions
 
     def forward(self, batch: Batch) -> Tensor:
-        targets, predictions = self.scored(self.codes(self.tiles(batch)))
+        targets, predictions = self.targets_and_predictions(self.codes(self.tiles(batch)))
         pairs = zip(predictions, self.distances, strict=True)
         return torch.stack([loss(x, targets, distance, self.scale) for x, distance in pairs]).mean()
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """The upper rows, and below them the patches of the images shown that are predicted from the last of these."""
+        """The upper rows, and below them those patches of all images shown that the last visible row predicts."""
         tiles = patches.overlapping(self.views(batch), self.stride)
-        targets, predictions = self.scored(self.codes(tiles))
+        targets, predictions = self.targets_and_predictions(self.codes(tiles))
         start = self.stride // 2
         cells = tiles[:, :, start : start + self.stride, start : start + self.stride]
         grid = rearrange(cells, "(b row column) c h w -> b row column c h w", row=self.grid, column=self.grid)
         last = self.grid - 1 - self.distances[-1]
-        seen = grid.clone()
-        seen[:, last + 1 :] = 0.5
-        predicted = seen.clone()
-        for prediction, far in zip(predictions, self.distances, strict=True):
+        visible = grid.clone()
+        visible[:, last + 1 :] = 0.5
+        predicted = visible.clone()
+        for prediction, distance in zip(predictions, self.distances, strict=True):
             best = (prediction[:, last] @ targets.flatten(0, 2).T).argmax(2)
-            predicted[:, last + far] = cells[best]
-        rows = {"image": grid, "seen": seen, "predicted": predicted}
+            predicted[:, last + distance] = cells[best]
+        rows = {"image": grid, "visible": visible, "predicted": predicted}
         return {name: patches.assemble(row.flatten(1, 2), self.grid) for name, row in rows.items()}

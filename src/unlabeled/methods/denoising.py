@@ -1,16 +1,17 @@
-"""Denoising autoencoder: destroy a part of an image and recover the clean one.
+"""Denoising autoencoder: corrupt a part of an image and recover the clean one.
 
-Withheld: the destroyed elements, drawn anew each time. Predicted: the clean image, all of it.
+Withheld: the corrupted elements, which are drawn anew for every view. Predicted: the whole clean image.
 
 Source: Vincent, Larochelle, Bengio, Manzagol, "Extracting and Composing Robust Features with Denoising
 Autoencoders", 2008, https://doi.org/10.1145/1390156.1390294; the emphasis and the other noises: "Stacked
 Denoising Autoencoders", 2010, https://jmlr.org/papers/v11/vincent10a.html
 Differs: all layers are trained at once unless `stacked`, which trains them one by one as in the paper and then
-fine-tunes them without labels, on the images. The weights of the decoder are its own, and it draws the departure from
-the mean image. The error is a mean over elements, not a sum, and squared by default, where the paper's is the
-cross-entropy; that of hidden layers is always squared, as their values may exceed 1. The optimizer is AdamW, not plain
-SGD.
-Shortcut: copying the input, which cannot recover what was destroyed, so the code may be wider than the image.
+fine-tunes them together on the images, without labels. The weights of the decoder are not tied to the encoder's, and it
+predicts the residual from the mean image. The error is a mean over elements, not a sum, and squared by default, where
+the paper's is the cross-entropy; that of hidden layers is always squared, as their values may exceed 1. The optimizer
+is AdamW, not plain SGD.
+Shortcut: copying the input, which does not recover corrupted elements, so the code may have more dimensions than the
+image.
 """
 
 from typing import ClassVar, Literal, Unpack
@@ -50,14 +51,14 @@ def loss(
     kind: Error = "squared",
     emphasis: float = 0.5,
 ) -> Tensor:
-    """Error against the clean image, with more or less weight on the destroyed elements.
+    """Error against the clean image, with more or less weight on the corrupted elements.
 
     Args:
         predicted: Values, or logits for the cross-entropy, float, shape (batch, ...).
         clean: Float, same shape; in 0..1 for the cross-entropy.
-        mask: Which elements were destroyed, bool, broadcastable to that shape; None weighs all elements alike.
+        mask: Which elements were corrupted, bool, broadcastable to that shape; None weights all elements equally.
         kind: "squared" or "cross_entropy".
-        emphasis: Weight of a destroyed element, in 0..1; an untouched one has the rest to 1.
+        emphasis: Weight of a corrupted element, in 0..1; that of an untouched one is 1 - emphasis.
 
     Returns:
         Mean over images of the weighted mean over elements, scalar, in squared units of the image or in nats.
@@ -70,19 +71,20 @@ def loss(
 
 
 class Denoising(Method[ImageEncoder]):
-    """Destroy a part of an image and recover the clean one.
+    """Corrupt a part of an image and recover the clean one.
 
-    If `stacked`, the metric `layer` tells which layer is being trained, from 1; in the end, one more than there are.
+    If `stacked`, the metric `layer` is the number of the layer that is being trained, from 1; one more than there are
+    layers when all are trained together.
 
     Args:
         encoder: Network whose features are kept.
         noise: Corruption: "mask" sets random elements to 0, "salt_pepper" to 0 or 1; "gaussian" shifts all of them.
-        amount: Fraction of the elements that is destroyed; for gaussian noise its standard deviation.
-        exact: Destroy exactly that fraction of each image, rather than each element with that probability.
-        whole_pixels: Destroy all channels of a pixel together.
+        amount: Fraction of the elements that is corrupted; for gaussian noise, its standard deviation.
+        exact: Corrupt exactly that fraction of each image, rather than each element with that probability.
+        whole_pixels: Corrupt all channels of a pixel together.
         loss: Reconstruction error; the cross-entropy treats values as probabilities of white.
-        emphasis: Weight of the destroyed elements; the untouched ones have the rest to 1, so 0.5 weighs all alike.
-        decoder: Network that draws the image: convolutions step by step, or one linear layer.
+        emphasis: Weight of the corrupted elements; that of the others is 1 - emphasis, so 0.5 weights all equally.
+        decoder: Network that reconstructs the image: convolutions step by step, or one linear layer.
         stacked: Train the layers of the encoder one by one, each to restore its own corrupted input, then all together.
         **views: How the images are cropped and mirrored.
     """
@@ -108,7 +110,7 @@ class Denoising(Method[ImageEncoder]):
         **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        if emphasis == 1:  # nothing else counts
+        if emphasis == 1:  # without corrupted elements, no element would have a weight
             check.positive(amount=amount)
         if noise != "gaussian":
             check.fraction(amount=amount)
@@ -119,7 +121,7 @@ class Denoising(Method[ImageEncoder]):
         channels, size = encoder.in_channels, encoder.image_size
         self.views = Views(size, **self.view_options(views))
         if stacked:
-            _need_chain(encoder)
+            _require_chain(encoder)
             shapes = [map_.shape[1:] for map_ in blank_maps(encoder).values()]
             self.decoder = Stack(decoder, [(channels, size, size), *shapes])
         else:
@@ -138,7 +140,7 @@ class Denoising(Method[ImageEncoder]):
         return self.mean if self.error == "squared" else self.mean.logit(1e-3)
 
     def chance(self, samples: int) -> float | None:
-        """Error of the mean image; none is known where a hidden layer is trained alone."""
+        """Error of the mean image; unknown while a hidden layer is trained alone."""
         stack = self.decoder
         hidden = isinstance(stack, Stack) and 0 < stack.stage < len(stack.decoders)
         return None if hidden else super().chance(samples)
@@ -153,9 +155,9 @@ class Denoising(Method[ImageEncoder]):
         return loss(self.predict(noisy), clean, mask, kind=self.error, emphasis=self.emphasis)
 
     def layer_loss(self, clean: Tensor, number: int, decoder: nn.Module) -> Tensor:
-        """Loss of one layer alone, which restores its own input: the clean output of those before it; they stand still.
+        """Loss of a single layer, which restores its own input: the clean output of the frozen layers before it.
 
-        Networks in evaluation mode, as for held-out samples, get the loss of the mean image, as they draw none yet.
+        In evaluation mode, as for held-out samples, it is the loss of the mean image, as there is no image decoder yet.
         """
         if not self.encoder.training:
             return self.baseline.clone()
@@ -166,11 +168,11 @@ class Denoising(Method[ImageEncoder]):
             return loss(predicted, clean, mask, kind=self.error, emphasis=self.emphasis)
         code = frozen(stages[:number], self.encoder.adapt(clean))
         peak = code.flatten(1).amax(1).clamp(min=1e-6)[:, None, None, None]
-        noisy, mask = self.corrupt(code / peak)  # whose values are in 0..1, as those of images
+        noisy, mask = self.corrupt(code / peak)  # with values in 0..1, like those of images
         return loss(decoder(stages[number](noisy * peak)), code, mask, emphasis=self.emphasis)
 
     def corrupt(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images with a part destroyed, and which part."""
+        """Images with some elements corrupted, and which ones."""
         return corrupt(images, self.noise, self.amount, exact=self.exact, whole_pixels=self.whole_pixels)
 
     def predict(self, noisy: Tensor) -> Tensor:
@@ -187,7 +189,7 @@ class Denoising(Method[ImageEncoder]):
         return {"image": images, "corrupted": noisy.clamp(0, 1), "predicted": predicted.clamp(0, 1)}
 
 
-def _need_chain(encoder: ImageEncoder) -> None:
+def _require_chain(encoder: ImageEncoder) -> None:
     if not isinstance(encoder.trunk, Stages):
         raise UserError(
             f"encoder must be a chain of layers such as conv4 if stacked, got {encoder.config['name']}"

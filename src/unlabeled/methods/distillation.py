@@ -1,15 +1,17 @@
-"""Distillation: learn from a trained encoder which of many images an image is like, without a label.
+"""Distillation: learn from a trained encoder which of many images an image resembles, without labels.
 
-Withheld: the teacher's judgement. Predicted: it, as a distribution over anchor images, from the same view.
+Withheld: how similar the teacher finds an image to each of many anchor images. Predicted: these similarities, as a
+distribution over the anchors, from the same view.
 
 Source: Chen, Kornblith, Swersky, Norouzi, Hinton, "Big Self-Supervised Models are Strong Semi-Supervised Learners",
 2020, https://arxiv.org/abs/2006.10029; anchors instead of classes: Fang, Wang, Wang, Zhang, Yang, Liu, "SEED:
 Self-supervised Distillation for Visual Representation", 2021, https://arxiv.org/abs/2101.04731
-Differs: no labels are used, so the classes of the teacher are random images of the data, the anchors, to which it
-compares an image by the cosine of features; they stay the same, where those of SEED are a queue. Features are centred
-on the anchors, and both distributions have the same temperature. The optimizer is AdamW, not LARS.
-Shortcut: the same answer for all images would fit a teacher whose features all point the same way, so they are centred;
-the teacher is frozen and sees what the student sees, so nothing but its own features can be predicted.
+Differs: no labels are used, so the teacher's classes are replaced by random images of the data, the anchors, with which
+an image is compared by the cosine similarity of features; they stay the same, where those of SEED are a queue. Features
+are centred on the mean of the anchors, and both distributions have the same temperature. The optimizer is AdamW, not
+LARS.
+Shortcut: the same answer for all images would fit a teacher whose features all point in one direction, so they are
+centred; the teacher is frozen and sees what the student sees, so nothing but its features can be predicted.
 """
 
 import copy
@@ -35,9 +37,9 @@ __all__ = ["Distillation"]
 
 START = "start"
 FILES = ("features.safetensors", "encoder.safetensors")
-"""Encoders in the folder of a run: with its features where it has some, else its output."""
-AT_ONCE = 256
-"""Images that the teacher sees at once to give the anchors."""
+"""Encoders in a run folder, in order of preference: with the features of the run, or with its plain output."""
+CHUNK = 256
+"""Images in a forward pass of the teacher when the anchors are computed."""
 
 
 @full_precision
@@ -46,8 +48,8 @@ def loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
     Args:
         student: Similarities to the anchors, float, shape (batch, anchors).
-        teacher: The same; receives no gradient.
-        temperature: Of both softmaxes.
+        teacher: The same for the teacher; receives no gradient.
+        temperature: Temperature of both softmaxes.
 
     Returns:
         Mean over the batch, scalar, in nats; at least the entropy of the teacher's distribution.
@@ -58,42 +60,47 @@ def loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 @full_precision
 def similarities(vectors: Tensor, anchors: Tensor) -> Tensor:
-    """Cosines of unit vectors, (batch, dim), and the anchors, (anchors, dim); float, shape (batch, anchors)."""
+    """Cosine similarities, shape (batch, anchors), of unit vectors, shape (batch, dim) and (anchors, dim)."""
     return vectors @ anchors.T
 
 
 def load_teacher(source: str | None, encoder: ImageEncoder) -> encoders.Encoder:
-    """The encoder that an option names, which must read the images of another one.
+    """Load the teacher, which must read the same images as the student.
+
+    Args:
+        source: Value of the option `teacher`.
+        encoder: The student.
 
     Raises:
-        ValueError: There is none, or it reads other data.
+        ValueError: There is no such encoder, or it reads other data.
     """
     if source == START:
         return copy.deepcopy(encoder)
     folder = Path(source or "")
     file = next((folder / name for name in FILES if (folder / name).is_file()), folder)
     if source is None or not file.is_file():
-        raise UserError(
-            f"teacher must be the folder of a run, a file of an encoder, or {START}, got {source or 'none'}"
-        )
+        raise UserError(f"teacher must be a run folder, an encoder file, or {START}, got {source or 'none'}")
     teacher = encoders.load(file)
     channels = getattr(teacher, "in_channels", None)
     if teacher.kind != encoder.kind or channels != encoder.in_channels:
-        kind = f"one of {teacher.kind}" if teacher.kind != encoder.kind else f"one for {channels}"
-        raise UserError(f"teacher must be an encoder of images of {encoder.in_channels} channels, got {kind}")
+        kind = f"one of {teacher.kind}" if teacher.kind != encoder.kind else f"one with {channels}"
+        raise UserError(
+            f"teacher must be an encoder of images with {encoder.in_channels} channels, got {kind}"
+        )
     return teacher
 
 
 class Distillation(Method[ImageEncoder]):
-    """Learn from a trained encoder which of many images an image is like, without a label.
+    """Learn from a trained encoder which of many images an image resembles, without labels.
 
     Args:
-        encoder: Network whose features are kept, the student: smaller than the teacher, or the same for
+        encoder: Network whose features are kept, the student: smaller than the teacher, or of the same size for
             self-distillation.
-        teacher: Folder of a run, or a file of an encoder; start takes the encoder itself as it is before training,
-            which makes sense where it starts from weights. [default: none, so that it must be named]
-        anchors: Images to which all others are compared; at most as many as there are.
-        temperature: Of the softmax over the anchors, of teacher and student; higher counts less similar anchors more.
+        teacher: Run folder or encoder file; start takes the encoder itself as it is before training, which makes sense
+            if it starts from trained weights. [default: none, so it must be given]
+        anchors: Number of images with which all others are compared; at most as many as there are.
+        temperature: Softmax temperature over the anchors, of teacher and student; higher gives less similar anchors
+            more weight.
         **views: How the images are cropped and mirrored, for teacher and student alike.
     """
 
@@ -131,24 +138,24 @@ class Distillation(Method[ImageEncoder]):
     def prepare(self, data: Data) -> None:
         batch = data.sample(self.most)
         parts = [
-            dict(zip(batch, values)) for values in zip(*(value.split(AT_ONCE) for value in batch.values()))
+            dict(zip(batch, values)) for values in zip(*(value.split(CHUNK) for value in batch.values()))
         ]
         inputs = (self.encoder.inputs(part).to(self.mean.device) for part in parts)
-        features = torch.cat([self.features_of_teacher(images) for images in inputs])
+        features = torch.cat([self.teacher_features(images) for images in inputs])
         self.mean.copy_(features.mean(0))
         self.anchors = F.normalize(features - self.mean, dim=1)
 
-    def features_of_teacher(self, images: Tensor) -> Tensor:
-        """Float, shape (batch, dim of the teacher), of images at the student's size."""
+    def teacher_features(self, images: Tensor) -> Tensor:
+        """Features of the teacher, float, shape (batch, its dim), for images at the student's size."""
         size = self.teacher.image_size
         if images.shape[3] != size:
             images = F.interpolate(images, size, mode="bilinear", antialias=True)
         return self.teacher(images).float()
 
     @torch.no_grad()
-    def judge(self, images: Tensor) -> Tensor:
-        """Centred features of the teacher, at length 1, float, shape (batch, dim of the teacher)."""
-        return F.normalize(self.features_of_teacher(images) - self.mean, dim=1)
+    def teacher_vectors(self, images: Tensor) -> Tensor:
+        """Centred features of the teacher, unit vectors, float, shape (batch, its dim)."""
+        return F.normalize(self.teacher_features(images) - self.mean, dim=1)
 
     def embed_features(self, features: Tensor) -> Tensor:
         return F.normalize(self.head(features).float(), dim=1)
@@ -157,7 +164,7 @@ class Distillation(Method[ImageEncoder]):
         if not len(self.anchors):
             raise UserError("anchors must be chosen first: call prepare(data)")
         images = self.views(batch)
-        teacher = similarities(self.judge(images), self.anchors)
+        teacher = similarities(self.teacher_vectors(images), self.anchors)
         student = similarities(self.embed_features(self.encoder(images)), self.anchors)
         accuracy = (teacher.argmax(dim=1) == student.argmax(dim=1)).float().mean()
         self.metrics = {"accuracy": accuracy, "entropy": loss(teacher, teacher, self.temperature)}
@@ -166,10 +173,10 @@ class Distillation(Method[ImageEncoder]):
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         images = self.encoder.inputs(batch)
-        known = self.judge(images)
-        rows = {"teacher": known, "student": self.embed_features(self.encoder(images))}
+        teacher = self.teacher_vectors(images)
+        vectors = {"teacher": teacher, "student": self.embed_features(self.encoder(images))}
         nearest = {
-            f"most similar to the {name}": images[(own @ known.T).fill_diagonal_(-torch.inf).argmax(1)]
-            for name, own in rows.items()
+            f"most similar to the {name}": images[(own @ teacher.T).fill_diagonal_(-torch.inf).argmax(1)]
+            for name, own in vectors.items()
         }
         return {"image": images} | nearest

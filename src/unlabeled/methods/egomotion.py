@@ -1,17 +1,17 @@
-"""Egomotion: predict how the camera moved between two frames, which takes seeing what is where.
+"""Egomotion: predict how the camera moved between two frames, which takes knowing what is where.
 
-Withheld: the motion between two frames. Predicted: how far ahead, how far to the left and by which angle to the left,
-as seen from the first frame, each as one of some bins.
+Withheld: the motion between two frames. Predicted: how far the camera moved ahead and to the left, and by which angle
+it turned to the left, relative to the first frame, each as one of several bins.
 
 Source: Agrawal, Carreira, Malik, "Learning to See by Moving", 2015, https://arxiv.org/abs/1505.01596
 Differs: bins hold equally many motions of the training data, where the paper's are equally wide, so that no answer is
-right more often. Pairs are mirrored by default, which negates what is to the left. Two frames are 1 to 4 steps apart,
-in the paper at most 7; no frame is paired with itself, which would show what no motion looks like. Any encoder stands
-for its AlexNet; its last map is averaged to at most 4 positions on a side, and norms follow the convolutions of the
-head. The optimizer is AdamW, not SGD.
-Shortcut: frames of one walk at one speed have one answer, so bins are balanced over all walks. What moves with the
-camera, such as a bonnet, and borders that move with the image reveal a motion without any sight: crop them away. Where
-the place reveals the motion (a highway, a dead end) one frame is enough.
+right more often than another. Pairs are mirrored by default, which negates motions and turns to the left. Two frames
+are 1 to 4 steps apart, in the paper at most 7; no frame is paired with itself, which would show what no motion looks
+like. Any encoder takes the place of AlexNet; its last map is averaged to at most 4 positions on a side, and norms
+follow the convolutions of the head. The optimizer is AdamW, not SGD.
+Shortcut: all pairs of a walk at constant speed have the same answer, so bins are balanced over all walks. Anything that
+moves with the camera, such as a car's bonnet, and borders that move with the image reveal the motion without a look at
+the scene: crop them away. Where the place reveals the motion (a highway, a dead end), one frame is enough.
 """
 
 import math
@@ -36,30 +36,30 @@ __all__ = ["Egomotion"]
 
 NAMES = "ahead", "left", "turn"
 MIRRORED = torch.tensor([1.0, -1.0, -1.0])
-"""What a mirror makes of the three components."""
+"""Signs of the three components after mirroring."""
 FRAMES = 32
-"""Most frames of the stretch of a walk that pairs are drawn from."""
+"""Frames of the longest stretch of a walk from which pairs are drawn."""
 GRID = 4
 """Most positions on a side of the maps that the head reads."""
 
 
 def quantiles(motions: Tensor, bins: int) -> Tensor:
-    """Edges between bins that hold equally many motions, as far as equal motions allow.
+    """Edges between bins that hold equally many motions, as far as ties allow.
 
     Args:
         motions: Float, shape (motions, 3).
         bins: At least 2.
 
     Returns:
-        Float, shape (bins - 1, 3). No edge is at a motion, where rounding would decide.
+        Float, shape (bins - 1, 3). No edge coincides with a motion, where rounding would decide.
     """
     unit = 1e-3 * motions.std(0) + 1e-6
-    places = torch.linspace(0, len(motions) - 1, bins + 1)[1:-1].round().long()
-    return ((motions / unit).round().sort(0).values[places.to(motions.device)] + 0.5) * unit
+    ranks = torch.linspace(0, len(motions) - 1, bins + 1)[1:-1].round().long()
+    return ((motions / unit).round().sort(0).values[ranks.to(motions.device)] + 0.5) * unit
 
 
 def loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum over the components of their cross-entropies.
+    """Sum of the cross-entropies of the components.
 
     Args:
         logits: Float, shape (pairs, 3, bins).
@@ -74,16 +74,16 @@ def loss(logits: Tensor, targets: Tensor) -> Tensor:
 class Egomotion(Method[ImageEncoder]):
     """Predict how the camera moved between two frames.
 
-    The metrics are the fractions of the motions whose bin is right, for each component.
+    The metrics `ahead`, `left` and `turn` are the accuracies of the predicted bins of the three components.
 
     Args:
         encoder: Network whose features are kept.
-        bins: Bins of each component.
-        reach: Largest distance of the two frames in steps of the walk.
-        pairs: Pairs of frames from each walk of a batch.
+        bins: Number of bins of each component.
+        reach: Largest number of steps of the walk between the two frames.
+        pairs: Pairs of frames that are drawn from each walk of a batch.
         hidden: Width of the hidden layer of the head.
-        dropout: Fraction of the hidden layer that is dropped in training.
-        **views: How often pairs are mirrored, both frames and the motion alike.
+        dropout: Dropout probability in the hidden layer.
+        **views: How often pairs are mirrored, both frames together with the motion.
     """
 
     kind = "trajectory"
@@ -131,13 +131,13 @@ class Egomotion(Method[ImageEncoder]):
     def training_view(self, data: Walks) -> Walks:
         if self.reach >= data.shortest:
             raise UserError(
-                f"reach must be below {data.shortest}, the frames of the shortest trajectory of {data.name}, got "
+                f"reach must be below {data.shortest}, the length of the shortest trajectory of {data.name}, got "
                 f"{self.reach}"
             )
         return data.spans(min(FRAMES, data.shortest))
 
     def prepare(self, data: Walks) -> None:
-        """Choose the bins by all pairs of the training data, and measure the loss of always guessing as they occur."""
+        """Set the bins by all pairs of the training data, and compute the loss of predicting their frequencies."""
         walk, time = data.places().unbind(1)
         pose = data.signals["pose"][data.starts[walk] + time]
         gaps = range(1, self.reach + 1)
@@ -151,13 +151,13 @@ class Egomotion(Method[ImageEncoder]):
         if self.flip:
             motions = torch.cat([motions, motions * MIRRORED])
         self.edges.copy_(quantiles(motions, self.bins))
-        shares = torch.zeros(len(NAMES), self.bins)
+        frequencies = torch.zeros(len(NAMES), self.bins)
         for part, bins in enumerate(self.bin(motions.to(self.edges)).cpu().unbind(1)):
             counts = bins.bincount(minlength=self.bins)
             sums = torch.zeros(self.bins).index_add(0, bins, motions[:, part])
             self.typical[:, part].copy_(sums / counts.clamp(min=1))
-            shares[part] = counts / len(motions)
-        self.baseline.copy_(-torch.special.xlogy(shares, shares).sum())
+            frequencies[part] = counts / len(motions)
+        self.baseline.copy_(-torch.special.xlogy(frequencies, frequencies).sum())
 
     def bin(self, motions: Tensor) -> Tensor:
         """Bin of each component of motions, int64, shape (pairs, 3)."""
@@ -176,13 +176,13 @@ class Egomotion(Method[ImageEncoder]):
         return rearrange(images, "(pairs two) c h w -> pairs two c h w", two=2), motions
 
     def mirror(self, images: Tensor, motions: Tensor) -> tuple[Tensor, Tensor]:
-        """Some of the pairs as in a mirror, with their motions."""
+        """Pairs and their motions, some of them mirrored."""
         mirrored = torch.rand(len(images), device=images.device) < self.flip
         images = torch.where(mirrored[:, None, None, None, None], images.flip(4), images)
         return images, torch.where(mirrored[:, None], motions * MIRRORED.to(motions), motions)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits of the bins, float, shape (pairs, 3, bins), of pairs of images."""
+        """Logits of the bins, float, shape (pairs, 3, bins), from pairs of images."""
         *_, last = self.encoder.maps(images.flatten(0, 1)).values()
         maps = rearrange(
             F.adaptive_avg_pool2d(last, self.grid), "(pairs two) c h w -> pairs (two c) h w", two=2
@@ -214,4 +214,4 @@ class Egomotion(Method[ImageEncoder]):
 
 def words(ahead: float, left: float, turn: float) -> str:
     """A motion in words."""
-    return f"{ahead:.2f} ahead, {left:.2f} to the left, {math.degrees(turn):.0f}° to the left"
+    return f"{ahead:.2f} ahead, {left:.2f} to the left, turned {math.degrees(turn):.0f}° to the left"

@@ -1,15 +1,16 @@
-"""Exemplar: tell which of thousands of image patches a strongly distorted patch was made of.
+"""Exemplar: recognise which of thousands of image patches a strongly distorted patch comes from.
 
-Withheld: which patch the distorted one was made of. Predicted: it, as a class; every seed patch is a class of its own.
+Withheld: the seed patch from which a distorted one was made. Predicted: that seed, as a class; every seed patch is a
+class of its own.
 
 Source: Dosovitskiy, Fischer, Springenberg, Riedmiller, Brox, "Discriminative Unsupervised Feature Learning with
 Exemplar Convolutional Neural Networks", 2014, https://arxiv.org/abs/1406.6909
-Differs: patches are distorted anew in every step, where the paper stores some 100 of each seed. Seeds lie in the
-central square of their images. Factors are uniform on a logarithmic scale. Small patches are enlarged until every
-weight of the encoder can learn from them. There is no dropout, and the optimizer is AdamW, not SGD.
-Shortcut: the mean colour would tell the seeds apart, so contrast, saturation, brightness and hue change; what a turned
-or shifted patch shows comes from the image around it, so no blank corners tell how it was moved; patches without
-content cannot be told apart, so seeds are drawn where brightness varies.
+Differs: patches are distorted anew in every step, where the paper stores some 100 versions of each seed. Seeds lie in
+the central square of their images. Factors are drawn uniformly on a logarithmic scale. Small patches are enlarged until
+every weight of the encoder can learn from them. There is no dropout, and the optimizer is AdamW, not SGD.
+Shortcut: the mean colour would tell the seeds apart, so contrast, saturation, brightness and hue change; a rotated or
+shifted patch is filled from the image around it, so no blank corners reveal how it was moved; patches without content
+cannot be told apart, so seeds are drawn where brightness varies.
 """
 
 import math
@@ -32,20 +33,20 @@ from unlabeled.parts.patches import textured
 
 __all__ = ["Exemplar"]
 
-DEFAULT_CLASSES = 8000  # beyond which the paper's small network gained nothing
+DEFAULT_CLASSES = 8000  # more did not help the paper's small network
 
 
 class Exemplar(Method[ImageEncoder]):
-    """Tell which of thousands of image patches a strongly distorted patch was made of.
+    """Recognise which of thousands of image patches a strongly distorted patch comes from.
 
     Args:
         encoder: Network whose features are kept; it sees one patch at a time.
-        classes: Seed patches to be told apart, one of each image, from images spread evenly over the data.
-            [default: 8000, or one of each image where that is less]
-        patch_ratio: Side of the largest seed patches relative to the image; others are down to half as large.
+        classes: Number of seed patches, one per image, from images spread evenly over the data. [default: 8000, or
+            one per image if there are fewer images]
+        patch_ratio: Side of the largest seed patches relative to the image; the smallest are about half as large.
         translation: Largest shift of a patch, relative to its side.
-        scale: Largest factor on the side of a patch; the smallest is its inverse.
-        **views: How patches are turned, and how strongly their colours change; jitter 1 is as in the paper.
+        scale: Largest factor by which the side of a patch is scaled; the smallest is its inverse.
+        **views: How patches are rotated, and how strongly their colours change; jitter 1 is as in the paper.
     """
 
     held_out = "undefined"
@@ -89,7 +90,7 @@ class Exemplar(Method[ImageEncoder]):
         self.distort.fit(self.encoder.inputs(data.sample(512)).to(self.seeds.device))
 
     def logits(self, patches: Tensor) -> Tensor:
-        """Logits of the seeds that there are, float, shape (batch, seeds)."""
+        """Logits of the seeds, float, shape (batch, seeds); outputs without a seed are dropped."""
         return self.head(self.encoder(patches)).float()[:, : len(self.seeds)]
 
     def forward(self, batch: Batch) -> Tensor:
@@ -105,6 +106,6 @@ class Exemplar(Method[ImageEncoder]):
         images = self.encoder.inputs(batch)
         seeds = textured(images, self.side)
         originals, distorted = cut(images, seeds, self.size), self.distort(images, seeds, self.size)
-        wanted, known = (F.normalize(self.encoder(x), dim=1) for x in (distorted, originals))
-        nearest = originals[(wanted @ known.T).argmax(1)]
+        queries, candidates = (F.normalize(self.encoder(x), dim=1) for x in (distorted, originals))
+        nearest = originals[(queries @ candidates.T).argmax(1)]
         return {"image": images, "seed": originals, "distorted": distorted, "nearest seed": nearest}

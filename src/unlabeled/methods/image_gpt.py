@@ -1,15 +1,16 @@
 """Image GPT: predict the colour of the next pixel from all earlier ones.
 
-Withheld: every pixel of an image, in turn, row by row. Predicted: its colour, one of a palette that is learned from the
-data. Features: the mean over all pixels of the states of a middle layer.
+Withheld: each pixel of an image in turn, row by row. Predicted: its colour, an entry of a palette that is learned from
+the data. Features: the states of a middle layer, averaged over all pixels.
 
 Source: Chen, Radford, Child, Wu, Jun, Luan, Sutskever, "Generative Pretraining from Pixels", 2020,
 https://proceedings.mlr.press/v119/chen20s.html
-Differs: the networks are far smaller, and so are the palettes of two of them; colours are clustered in units of their
-deviations. Images are mirrored at random. The learning rate climbs over 5 % of the steps and not over one pass. The
+Differs: the networks are far smaller, and so are the palettes of two of them; channels are standardised before colours
+are clustered. Images are mirrored at random. The learning rate warms up over 5 % of the steps, not over one epoch. The
 paper's variant that predicts masked pixels is left out.
-Shortcut: a pixel that saw itself would only be copied, so the network is shifted by one pixel and never looks ahead.
-Neighbours are alike, so the loss falls far without an idea of the image: judge by features, not by the loss.
+Shortcut: a pixel that saw itself would only be copied, so the input is shifted by one pixel and attention is causal.
+Neighbouring pixels are alike, so the loss falls far before anything is learned about the content: judge by the
+features, not by the loss.
 """
 
 import math
@@ -31,17 +32,17 @@ from unlabeled.parts.kmeans import kmeans
 __all__ = ["ImageGPT"]
 
 IMAGES, PIXELS = 512, 2**15
-"""Images whose colours are counted, and pixels of them by which the palette is made."""
+"""Images whose colours are counted, and how many of their pixels the palette is learned from."""
 
 
 class ImageGPT(Method[ImageEncoder]):
     """Predict the colour of the next pixel from all earlier ones.
 
-    The metric `accuracy` is the fraction of pixels whose colour is predicted.
+    The metric `accuracy` is the fraction of pixels whose colour is predicted correctly.
 
     Args:
         encoder: Network whose features are kept.
-        temperature: Sampling temperature when pictures continue an image; 0 always takes the likeliest colour.
+        temperature: Sampling temperature with which pictures complete an image; 0 always takes the most likely colour.
         **views: How the images are cropped and mirrored.
     """
 
@@ -70,18 +71,18 @@ class ImageGPT(Method[ImageEncoder]):
         self.register_buffer("entropy", torch.tensor(math.log(count)))
 
     def chance(self, samples: int) -> float:
-        """Loss of a method that knows only the frequencies of the colours."""
+        """Loss of always predicting the frequencies of the colours."""
         return float(self.entropy)
 
     @torch.no_grad()
     def prepare(self, data: Data) -> None:
-        """Learn the palette, unless the encoder came with the one that it was trained with, and count its colours."""
+        """Learn the palette, unless the encoder already has one from earlier training, and count its colours."""
         trunk = self.encoder.trunk
         images = self.views(data.sample(IMAGES)).to(self.entropy.device)
         palette = trunk.adapt
         if not palette.fitted:
-            read = F.adaptive_avg_pool2d(self.encoder.adapt(images), trunk.size)
-            pixels = rearrange(read, "b c h w -> (b h w) c")
+            small = F.adaptive_avg_pool2d(self.encoder.adapt(images), trunk.size)
+            pixels = rearrange(small, "b c h w -> (b h w) c")
             pixels = pixels[torch.randperm(len(pixels), device=pixels.device)[:PIXELS]]
             palette.colors.copy_(gather.broadcast(kmeans(pixels, len(palette.colors)).centres))
         counts = self.tokens(images).flatten().bincount(minlength=len(palette.colors))
@@ -103,40 +104,41 @@ class ImageGPT(Method[ImageEncoder]):
         return self.head(trunk.state(trunk.vectors(truth), len(trunk.blocks))).float()
 
     @torch.no_grad()
-    def generate(self, begun: Tensor) -> Tensor:
+    def generate(self, prefix: Tensor) -> Tensor:
         """Complete images.
 
         Args:
-            begun: Colours of their first pixels, int64, shape (batch, any number of pixels).
+            prefix: Colours of their first pixels, int64, shape (batch, any number of pixels).
 
         Returns:
             Colours of all pixels, int64, shape (batch, pixels).
         """
         trunk = self.encoder.trunk
-        pasts, read = [[] for _ in trunk.blocks], 0
-        while begun.shape[1] < len(trunk.positions):
-            new = trunk.vectors(begun)[:, read:]
+        pasts, processed = [[] for _ in trunk.blocks], 0
+        pixels = prefix
+        while pixels.shape[1] < len(trunk.positions):
+            new = trunk.vectors(pixels)[:, processed:]
             state = trunk.state(new, len(trunk.blocks), pasts)[:, -1]
-            read += new.shape[1]
+            processed += new.shape[1]
             color = tokens.sample(self.head(state).float(), self.temperature, top_k=0, top_p=1.0)
-            begun = torch.cat([begun, color[:, None]], 1)
-        return begun
+            pixels = torch.cat([pixels, color[:, None]], 1)
+        return pixels
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         images = self.encoder.inputs(batch)
         truth = self.tokens(images)
         half = truth.shape[1] // 2
-        upper = self.drawn(truth)
+        upper = self.to_images(truth)
         upper[:, :, -(upper.shape[2] // 2) :] = 0.5
         return {
             "image": images,
-            "as it is read": self.drawn(truth),
-            "what is given": upper,
-            "completed": self.drawn(self.generate(truth[:, :half])),
+            "in palette colours": self.to_images(truth),
+            "upper half": upper,
+            "completed": self.to_images(self.generate(truth[:, :half])),
         }
 
-    def drawn(self, colors: Tensor) -> Tensor:
-        """Images of the colours of their pixels, float, shape (batch, channels, size, size), in 0..1."""
+    def to_images(self, colors: Tensor) -> Tensor:
+        """Images from the palette indices of their pixels, float, shape (batch, channels, size, size), in 0..1."""
         adapt, trunk = self.encoder.adapt, self.encoder.trunk
         pixels = trunk.adapt.colors[colors] * adapt.std + adapt.mean
         return rearrange(pixels, "b (h w) c -> b c h w", h=trunk.size).clamp(0, 1)

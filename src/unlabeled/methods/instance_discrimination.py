@@ -1,15 +1,16 @@
-"""Instance discrimination: recognise each image among all images, by vectors that a memory bank keeps of them.
+"""Instance discrimination: recognise each image among all images by their vectors in a memory bank.
 
-Withheld: which image of the data a view shows. Predicted: its number, by the cosine with the stored vector of each
-image.
+Withheld: which image of the data a view shows. Predicted: its index, by cosine similarity with the stored vector of
+each image.
 
 Source: Wu, Xiong, Yu, Lin, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", 2018,
 https://arxiv.org/abs/1805.01978
 Differs: the proximal term is off by default, as in the authors' code; the colours change less, and images are mirrored,
 which that code leaves out for CIFAR-10. Stored vectors start on the unit sphere; the authors' code draws their
-numbers uniformly and does not normalise them. The optimizer is AdamW with warm-up.
-Shortcut: colours identify an image, so they are jittered. An image is seen once per epoch, so stored vectors are old;
-with noise-contrastive estimation the constant of the softmax is that of the first batch, which the seed decides.
+components uniformly and does not normalise them. The optimizer is AdamW with warm-up.
+Shortcut: colours identify an image, so they are jittered. An image is seen once per epoch, so stored vectors are stale;
+with noise-contrastive estimation, the normalisation constant of the softmax is estimated on the first batch, so it
+depends on the seed.
 """
 
 import math
@@ -30,17 +31,18 @@ __all__ = ["InstanceDiscrimination"]
 
 
 class InstanceDiscrimination(OneView, Method[ImageEncoder]):
-    """Recognise each image among all images, by vectors that a memory bank keeps of them.
+    """Recognise each image among all images by their vectors in a memory bank.
 
-    The metric `similarity` is the mean cosine with the own stored vector.
+    The metric `similarity` is the mean cosine similarity of a view with the stored vector of its image.
 
     Args:
         encoder: Network whose features are kept.
-        loss: Loss: "softmax" over all images, exact; "nce", against some drawn ones, for millions of images.
+        loss: "softmax" over all images, exact; "nce", noise-contrastive estimation against a random sample of them, for
+            millions of images.
         temperature: Softmax temperature; 0.07 in the paper for ImageNet.
-        negatives: Stored vectors that each image is compared with by "nce"; its own may be among them.
-        momentum: Fraction of a stored vector that a visit keeps.
-        proximal: Weight of the squared distance to the own stored vector, which calms the training.
+        negatives: Number of stored vectors that "nce" compares each image with; its own may be among them.
+        momentum: Fraction of a stored vector that an update keeps.
+        proximal: Weight of the squared distance to an image's own stored vector, which stabilises training.
         projection_dim: Width of the stored vectors.
         **views: How the views are drawn.
     """
@@ -85,5 +87,5 @@ class InstanceDiscrimination(OneView, Method[ImageEncoder]):
         similarity = (vectors * rows[index]).sum(1).mean()
         self.metrics = {"similarity": similarity.detach()}
         if self.training:
-            self.bank.visit(vectors, index)
+            self.bank.update(vectors, index)
         return value + self.proximal * (2 - 2 * similarity)

@@ -1,15 +1,15 @@
 """LSA: describe a word by the texts that it occurs in, and by the words around it.
 
-Withheld: nothing from latent semantic analysis, which projects the counts of words in texts on their principal
-directions, in closed form; from skip-gram, the words around a word. Predicted: the neighbours, against noise words.
+Withheld: nothing from latent semantic analysis, which projects the counts of words in texts onto their principal
+directions in closed form; from skip-gram, the words around a word. Predicted: these neighbours, against noise words.
 
 Source: Deerwester, Dumais, Furnas, Landauer, Harshman, "Indexing by Latent Semantic Analysis", 1990,
 https://doi.org/10.1002/(SICI)1097-4571(199009)41:6<391::AID-ASI1>3.0.CO;2-9; Mikolov, Sutskever, Chen, Corrado, Dean,
 "Distributed Representations of Words and Phrases and their Compositionality", 2013, https://arxiv.org/abs/1310.4546
-Differs: both parts stand side by side in the vector of a word, scaled so that texts vary alike in each. Words are
-weighted by their inverse document frequency in the first part and by its square root in the second. The decomposition
-is of tf-idf, 1 + ln(count) and unit vectors, as usual today; the directions are not divided by singular values.
-Shortcut: frequent words are in every text and around every word; both weights and subsampling make them count less.
+Differs: the vector of a word concatenates both parts, scaled so that texts vary equally in each. Words are weighted by
+their inverse document frequency in the first part and by its square root in the second. The decomposition is of tf-idf
+with 1 + ln(count) and unit vectors, as is usual today; the directions are not divided by the singular values.
+Shortcut: frequent words occur in every text and around every word; the weights and subsampling make them count less.
 """
 
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -33,15 +33,16 @@ if TYPE_CHECKING:
 
 __all__ = ["LSA", "tf_idf"]
 
-AT_ONCE = 512
+CHUNK = 512
 """Texts whose words are counted together."""
 GUESSES, SHOWN = 5, 30
-MEMORY = 0.9
-"""Fraction of the running variance that a step keeps: ten batches count, as the vectors grow in training."""
+"""Words that pictures show of each prediction, and of each text."""
+DECAY = 0.9
+"""Fraction of the running variance that a step keeps: it covers about ten batches, as vectors grow in training."""
 
 
 def tf_idf(data: Words, words: int) -> tuple["csr_array", np.ndarray]:
-    """How often words occur in texts, rare words counting more.
+    """How often words occur in texts, with more weight on rare words.
 
     Args:
         data: A sample for each text.
@@ -55,10 +56,10 @@ def tf_idf(data: Words, words: int) -> tuple["csr_array", np.ndarray]:
     from sklearn.preprocessing import normalize
 
     parts = []
-    for rows in torch.arange(len(data)).split(AT_ONCE):
+    for rows in torch.arange(len(data)).split(CHUNK):
         batch = data.batch(rows)
-        places, mask = batch["mask"].nonzero().cpu().numpy(), batch["mask"]
-        entries = np.ones(len(places)), (places[:, 0], batch["tokens"][mask].cpu().numpy())
+        positions, mask = batch["mask"].nonzero().cpu().numpy(), batch["mask"]
+        entries = np.ones(len(positions)), (positions[:, 0], batch["tokens"][mask].cpu().numpy())
         parts.append(csr_array(entries, shape=(len(rows), words)))
     counts: Any = vstack(parts, format="csr")
     counts.sum_duplicates()
@@ -75,9 +76,9 @@ class LSA(Method[WordEncoder]):
 
     Args:
         encoder: Word vectors that are kept.
-        neighbours: Numbers of a vector that skip-gram learns; the others are directions of LSA.
-        window: Largest number of words on each side; each word's own reach is drawn evenly from 1 to it.
-        negatives: Noise words.
+        neighbours: Dimensions of a vector that skip-gram learns from neighbours; the others are directions of LSA.
+        window: Largest number of words on each side; each word's own reach is drawn uniformly from 1 to it.
+        negatives: Number of noise words for each neighbour.
         rate: Initial learning rate of skip-gram; it falls linearly to a ten-thousandth.
     """
 
@@ -103,7 +104,7 @@ class LSA(Method[WordEncoder]):
         super().__init__(encoder)
         if neighbours >= encoder.dim:
             raise UserError(
-                f"neighbours must be below the {encoder.dim} numbers of a vector, got {neighbours}"
+                f"neighbours must be below the dimension of the word vectors, {encoder.dim}, got {neighbours}"
             )
         self.directions, self.width = encoder.dim - neighbours, neighbours
         table = Table(len(encoder.vocabulary), neighbours).rows.detach()
@@ -125,7 +126,7 @@ class LSA(Method[WordEncoder]):
         from sklearn.decomposition import TruncatedSVD
 
         if len(data) < 2:
-            raise UserError(f"texts must be at least 2 for lsa, got {len(data)}")
+            raise UserError(f"number of texts must be at least 2 for lsa, got {len(data)}")
         self.variance.zero_()
         words = len(self.encoder.vocabulary)
         self.neighbours.count(data.counts(words))
@@ -135,7 +136,7 @@ class LSA(Method[WordEncoder]):
         fitted: Any = TruncatedSVD(most, random_state=int(torch.randint(2**31, ()))).fit(weighted)
         rows = self.encoder.rows[:, : self.directions].zero_()
         rows[:, :most] = torch.from_numpy(idf[:, None] * fitted.components_.T)
-        batches = map(data.batch, torch.arange(len(data)).split(AT_ONCE))
+        batches = map(data.batch, torch.arange(len(data)).split(CHUNK))
         squares = [self._texts(batch)[:, : self.directions].square().sum() for batch in batches]
         if (total := torch.stack(squares).sum()) > 0:  # not if all texts are the same
             rows /= (total / len(data)).sqrt()
@@ -146,9 +147,9 @@ class LSA(Method[WordEncoder]):
         if self.training:
             rows = self.encoder.rows[:, self.directions : self.encoder.dim]
             rows.copy_(self.vectors[:, : self.width] * self.weights[:, None])
-            # A batch of few texts, or of texts without known words, does not decide the scale alone.
+            # A single batch of few texts, or of texts without known words, must not decide the scale.
             variance = self._texts(batch)[:, self.directions :].square().sum(1).mean()
-            self.variance.copy_(torch.lerp(variance, self.variance, MEMORY if self.variance > 0 else 0.0))
+            self.variance.copy_(torch.lerp(variance, self.variance, DECAY if self.variance > 0 else 0.0))
             if self.variance > 0:
                 rows /= self.variance.sqrt()
         return loss
@@ -156,11 +157,7 @@ class LSA(Method[WordEncoder]):
     @torch.no_grad()
     def pictures(self, batch: Batch) -> Pictures:
         vocabulary, topics = self.encoder.vocabulary, self._texts(batch)[:, : self.directions]
-        columns: dict[str, list[str]] = {
-            "text": [],
-            "words of its topic": [],
-            "predicted around its words": [],
-        }
+        columns: dict[str, list[str]] = {"text": [], "words of its topic": [], "predicted neighbours": []}
         for tokens, real, topic in zip(batch["tokens"], batch["mask"], topics):
             direction = int(topic.abs().argmax())
             scores = self.encoder.rows[:, direction] * topic[direction].sign()

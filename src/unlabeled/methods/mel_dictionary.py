@@ -1,16 +1,16 @@
-"""Mel dictionary: cluster short stretches of spectrograms, and describe a sound by the clusters it resembles.
+"""Mel dictionary: cluster short patches of spectrograms, and describe a sound by the clusters that they resemble.
 
-Withheld: nothing. Predicted: each whitened patch of all bands and a tenth of a second, from the one atom that is most
-like it or its negative. Seconds on one core.
+Withheld: nothing. Predicted: each whitened patch of all bands and a tenth of a second, as a multiple of the one atom
+(cluster direction) that is most similar to it or its negative. Training takes seconds on one core.
 
 Source: Salamon, Bello, "Unsupervised Feature Learning for Urban Sound Classification", 2015,
 https://doi.org/10.1109/ICASSP.2015.7178954; Coates, Ng, "Learning Feature Representations with K-means", 2012,
 https://doi.org/10.1007/978-3-642-35289-8_30
-Differs: each step sees fresh patches, and the atoms follow the sums of all steps, of which each counts half of the next
-one. Bands are normalised over the data. The code passes a threshold both ways; its mean is taken in three
-parts of a sound, its maximum over all of it.
-Shortcut: none, as nothing is predicted, but silence would win: the contrast of patches is normalised with a floor, and
-padding after the end of a sound is never drawn.
+Differs: each step draws new patches, and the atoms follow a running sum in which a step counts half as much as the next
+one. Bands are normalised over the data. The code is thresholded for both signs; its mean is taken over three parts of a
+sound, its maximum over the whole sound.
+Shortcut: none, as nothing is withheld; but noise in silence would dominate, so a constant is added to the variance
+before contrast is normalised, and padding after the end of a sound is never sampled.
 """
 
 from typing import ClassVar
@@ -33,16 +33,16 @@ __all__ = ["MelDictionary"]
 SAMPLES = 128
 """Sounds whose patches set the whitening."""
 LONGEST = 15.0
-"""Seconds of a sound that patches are drawn from at once."""
+"""Length in seconds of the crops of sounds that patches are drawn from, at most."""
 
 
 class MelDictionary(Method[AudioEncoder]):
-    """Cluster short stretches of spectrograms, and describe a sound by the clusters it resembles.
+    """Cluster short patches of spectrograms, and describe a sound by the clusters that they resemble.
 
     Args:
         encoder: Dictionary whose features are kept.
-        patches: Patches drawn in each step, from all sounds of the batch.
-        whitening: Variance added to every direction of the normalised patches before they are whitened.
+        patches: Number of patches drawn in each step, from all sounds of the batch.
+        whitening: Variance added to every direction of the contrast-normalised patches before they are whitened.
     """
 
     kind = "audio"
@@ -59,7 +59,7 @@ class MelDictionary(Method[AudioEncoder]):
         self.dictionary = Dictionary(len(code.offset), code.numbers, eps=code.eps, whitening_eps=whitening)
 
     def chance(self, samples: int) -> float:
-        return 1.0  # what a product of 0 leaves unexplained
+        return 1.0  # the fraction that is unexplained if all products are 0
 
     def training_view(self, data: Sounds) -> Sounds:
         return data.resampled(self.encoder.sample_rate).crops(LONGEST)
@@ -72,24 +72,24 @@ class MelDictionary(Method[AudioEncoder]):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """Spectrograms, the same with each patch drawn as its one atom, and the atoms that explain most of each."""
+        """Spectrograms, their reconstruction from one atom per patch, and the atoms that explain most of each sound."""
         bands, frames, _ = self._spectra(batch)
         width, bins = self.encoder.trunk.width, bands.shape[1]
         bands = bands[:, :, : bands.shape[2] // width * width]
         patches = rearrange(bands, "b c (n w) -> (b n) (c w)", w=width)
-        drawn, atoms = self.dictionary.redraw(patches, len(bands))
-        drawn = rearrange(drawn, "(b n) (c w) -> b c (n w)", b=len(bands), w=width)
-        drawn = drawn * ragged.real(frames, bands.shape[2])[:, None]
+        output, atoms = self.dictionary.reconstruct(patches, len(bands))
+        output = rearrange(output, "(b n) (c w) -> b c (n w)", b=len(bands), w=width)
+        output = output * ragged.real(frames, bands.shape[2])[:, None]
         tiles = rearrange(atoms, "b k (c w) -> (b k) c w", c=bins)
         tiles = rearrange(spectrogram(tiles, 0, 1), "(b k) c h w -> b k c h w", b=len(bands))
         return {
             "sound": spectrogram(bands, -2, 2),
-            "each patch as its atom": spectrogram(drawn, -2, 2),
-            "atoms it uses most": sheet(F.pad(tiles, (0, 1, 0, 1), value=1.0)),
+            "one atom per patch": spectrogram(output, -2, 2),
+            "most used atoms": sheet(F.pad(tiles, (0, 1, 0, 1), value=1.0)),
         }
 
     def _spectra(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Bands, float, shape (batch, bins, frames), and true frames and patches of each, int64, shape (batch,)."""
+        """Bands, float, shape (batch, bins, frames), and numbers of real frames and patches, int64, shape (batch,)."""
         bands, frames = self.encoder.adapt(self.encoder.inputs(batch))
         x, counts = self.encoder.trunk.patches(bands, frames)
         return x, frames, counts

@@ -48,7 +48,7 @@ class MoCo(TwoViews, Method[ImageEncoder]):
         projection_dim: Width of the compared vectors.
         projection: Projection head; "mlp" in version 2, "linear" in version 1.
         queue: Number of stored keys that each query is compared with.
-        momentum: Momentum of the teacher; 0.999 for ImageNet, 0.99 for shorter trainings.
+        momentum: Momentum of the teacher; 0.999 for ImageNet, 0.99 for shorter runs.
         symmetric: Use each view once as the query and once as the key; doubles the work of a step.
         splits: Groups that batch norm sees separately in each process; each has at least 8 images.
         **views: How the views are drawn.
@@ -87,8 +87,8 @@ class MoCo(TwoViews, Method[ImageEncoder]):
         stored = len(self.queue.rows)
         if stored > len(data):
             warnings.warn(
-                f"queue ({stored}) is larger than the data ({len(data)}), so images meet their own earlier keys "
-                "as if they were others; choose a smaller one",
+                f"queue ({stored}) is larger than the data ({len(data)}), so earlier keys of an image "
+                "serve as its negatives; choose a smaller queue",
                 stacklevel=2,
             )
 

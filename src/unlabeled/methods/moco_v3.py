@@ -1,17 +1,18 @@
-"""MoCo v3: find the other view of an image among the keys of a batch, which a slow copy of the encoder makes.
+"""MoCo v3: find the other view of an image among keys of the batch from a slowly moving copy of the encoder.
 
-Withheld: which of the keys of a batch, made by a slowly moving copy of the encoder, shows the same image as a view (the
-query). Predicted: that key, by cosine similarity, after a predictor that the copy lacks; there is no queue.
+Withheld: which of the keys of a batch, computed by a slowly moving copy of the encoder, shows the same image as a view
+(the query). Predicted: that key, by cosine similarity, after a predictor that the copy lacks; there is no queue.
 
 Source: Chen, Xie, He, "An Empirical Study of Training Self-Supervised Vision Transformers", 2021,
 https://arxiv.org/abs/2104.02057
 Differs: the heads are narrower (4096 and 256 in the paper) and the views are not blurred, for small images; the paper
 blurs the first always and the second with probability 0.1. Crops have at least 0.2 of the area, as the paper's for
 ResNets; for ViTs it has 0.08. The teacher moves after the optimizer step instead of before its next forward pass, which
-is equivalent. ViTs of timm learn their positions, which the paper fixes. Crops are resampled bilinearly. The optimizer
-is AdamW for every encoder, as the paper's for ViTs; it has LARS for ResNets.
-Shortcut: the statistics of batch norm reveal which images came together, so several processes need synchronised norms.
-A ViT whose first layer is trained becomes unstable where the loss hardly shows it, so that layer stays random.
+is equivalent. timm's ViTs learn their position embeddings, which the paper keeps fixed. Crops are resampled
+bilinearly. The optimizer is AdamW for every encoder, as the paper's for ViTs; it has LARS for ResNets.
+Shortcut: the statistics of batch norm reveal which images were in one batch, so several processes need synchronised
+norms. Training the first layer of a ViT makes it unstable in a way that the loss hardly shows, so that layer stays
+random.
 """
 
 import math
@@ -32,15 +33,15 @@ __all__ = ["MoCoV3"]
 
 
 class MoCoV3(TwoViews, Method[ImageEncoder]):
-    """Find the other view of an image among the keys of a batch, which a slow copy of the encoder makes.
+    """Find the other view of an image among keys of the batch from a slowly moving copy of the encoder.
 
     Args:
-        encoder: Network whose features are kept; for a ViT the projection head has three layers, else two.
+        encoder: Network whose features are kept; for a ViT the projection head has three layers, otherwise two.
         temperature: Softmax temperature; the paper has 0.2 for ViTs and 1 for ResNets.
         momentum: Initial momentum of the teacher; rises to 1 along a cosine.
         projection_dim: Width of the compared vectors.
-        hidden_dim: Width of the hidden layers of both heads.
-        freeze_patches: Leave the first layer of a ViT, which embeds the patches, as it was drawn.
+        hidden_dim: Width of the hidden layers of the projection head and the predictor.
+        freeze_patches: Do not train the first layer of a ViT, which embeds the patches.
         second_blur: Probability that the second view is blurred; `blur` is that of the first, `solarize` of the second.
         **views: How the views are drawn.
     """
@@ -85,6 +86,5 @@ class MoCoV3(TwoViews, Method[ImageEncoder]):
         queries = [self.predictor(self.head(self.encoder(view))) for view in (first, second)]
         keys = [self.teacher(view) for view in (second, first)]
         losses = [in_batch(query, key, self.temperature) for query, key in zip(queries, keys, strict=True)]
-        return (
-            2 * self.temperature * (losses[0] + losses[1])
-        )  # both directions, freed of the slope 1 / temperature
+        # The sum of both directions; the temperature cancels the factor 1 / temperature of their gradients.
+        return 2 * self.temperature * (losses[0] + losses[1])

@@ -1,15 +1,15 @@
-"""Noise as targets: give every image a random point of the sphere, and let images exchange their points.
+"""Noise as targets: assign every image a random point on the unit sphere, and let images exchange points.
 
-Withheld: nothing. Predicted: the point of an image, which is noise; what is learned is which images get near points,
-and that all crops of an image get one.
+Withheld: nothing. Predicted: the point of an image, which is noise; what is learned is which images get nearby points,
+and that all crops of an image share one.
 
 Source: Bojanowski, Joulin, "Unsupervised Learning by Predicting Noise", 2017, https://arxiv.org/abs/1704.05310
-Differs: the points have 64 numbers, not 2,048, and the head has one hidden layer and no dropout, not two. Points are
-exchanged in every epoch, once every 3 epochs in the authors' code. The optimizer is AdamW with warm-up and cosine, not
-SGD.
-Shortcut: points are all different and never move, so one vector for all images does not pay; the vectors have length 1,
-else their scale decides the loss. With weak crops the network learns its points by heart. It sees gradients of
-brightness, not colours.
+Differs: the points have 64 dimensions, not 2,048, and the head has one hidden layer without dropout, not two. Points
+are exchanged in every epoch; in the authors' code, once every 3 epochs. The optimizer is AdamW with warm-up and cosine,
+not SGD.
+Shortcut: the points are all different and never move, so one vector for all images does not pay off; the vectors have
+length 1, otherwise their scale would decide the loss. With weak crops, the network memorises its points. It sees
+gradients of brightness, not colours.
 """
 
 from typing import Unpack
@@ -35,11 +35,11 @@ __all__ = ["NoiseAsTargets", "loss"]
 
 @full_precision
 def loss(vectors: Tensor, points: Tensor) -> Tensor:
-    """Half of the squared distance.
+    """Half the squared distance.
 
     Args:
         vectors: Unit vectors, float, shape (batch, dim).
-        points: Point of each, unit vectors, float, shape (batch, dim).
+        points: Point of each image, unit vectors, float, shape (batch, dim).
 
     Returns:
         Mean over the batch, scalar, in 0..2; 1 for unrelated directions.
@@ -49,27 +49,29 @@ def loss(vectors: Tensor, points: Tensor) -> Tensor:
 
 @full_precision
 def costs(vectors: Tensor, points: Tensor) -> Tensor:
-    """Squared distances, less a constant and halved; never computed in half precision, which would decide near ties.
+    """Half the squared distances less a constant, never in half precision, whose rounding would decide near ties.
 
     Args:
         vectors: Unit vectors, float, shape (images, dim).
         points: Unit vectors, float, shape (points, dim).
 
     Returns:
-        Float, shape (images, points), in -1..1: of unit vectors the distance is least where the product is largest.
+        Float, shape (images, points), in -1..1: the distance of unit vectors is smallest where their product is
+        largest.
     """
     return -(vectors @ points.T)
 
 
 class NoiseAsTargets(OneView, Method[ImageEncoder]):
-    """Give every image a random point of the sphere, and let images exchange their points.
+    """Assign every image a random point on the unit sphere, and let images exchange points.
 
-    The metric `exchanged` is the fraction of the images of a step that take the point of another one.
+    The metric `exchanged` is the fraction of the images of a step that get the point of another image.
 
     Args:
         encoder: Network whose features are kept.
-        target_dim: Numbers of a point; 2048 in the paper.
-        every: Points are exchanged once in so many epochs, from the first one on; 3 in the authors' code.
+        target_dim: Dimension of the points; 2048 in the paper.
+        every: Number of epochs from one exchange of points to the next, starting with the first epoch; 3 in the
+            authors' code.
         hidden_dim: Width of the hidden layer of the head.
         **views: How the images are cropped and mirrored.
     """
@@ -118,28 +120,29 @@ class NoiseAsTargets(OneView, Method[ImageEncoder]):
         self.metrics = {}
         if self.training and int(self.epoch) % self.every == 0:
             everyone = gather.gather(vectors.detach())
-            if everyone.isfinite().all():  # else the loss is no number either, which the training reports
+            # If a vector is not finite, neither is the loss, which the training loop reports.
+            if everyone.isfinite().all():
                 self.metrics = {"exchanged": self.exchange(everyone, gather.gather(index))}
         return loss(vectors, self.points[self.point_of[index]].to(vectors.dtype))
 
     @torch.no_grad()
     def exchange(self, vectors: Tensor, index: Tensor) -> Tensor:
-        """Give the points of some images to the same images, so that the sum of the squared distances is the least.
+        """Redistribute the points of some images among them, so that the sum of the squared distances is minimal.
 
         Args:
             vectors: Unit vectors of the images of all processes, float, shape (images, dim).
             index: Number of each image, int64, shape (images,).
 
         Returns:
-            Fraction of the images that have another point now, scalar.
+            Fraction of the images that now have another point, scalar.
 
         Raises:
-            UserError: An image is there twice, to which two points would be given.
+            UserError: An image occurs twice, so that it would get two points.
         """
         if len(index.unique()) < len(index):
-            raise UserError(f"index must name every image once in a batch, got {index.tolist()}")
-        owned = self.point_of[index]
-        columns = assign(costs(vectors, self.points[owned].to(vectors.dtype)))
-        taken = owned[gather.broadcast(columns)]  # each process may round the products differently
-        self.point_of[index] = taken
-        return (taken != owned).float().mean()
+            raise UserError(f"index must not repeat an image within a batch, got {index.tolist()}")
+        before = self.point_of[index]
+        columns = assign(costs(vectors, self.points[before].to(vectors.dtype)))
+        after = before[gather.broadcast(columns)]  # each process may round the products differently
+        self.point_of[index] = after
+        return (after != before).float().mean()

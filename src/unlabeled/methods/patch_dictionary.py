@@ -1,14 +1,17 @@
 """Patch dictionary: cluster small patches, and describe an image by the clusters that its patches resemble.
 
-Withheld: nothing. Predicted: each whitened patch, from the one atom that is most like it or its negative. Seconds on
-two cores; without a GPU the strongest start for a few thousand images.
+Withheld: nothing. Predicted: each whitened patch, as a multiple of the one atom (cluster direction) that is most
+similar to it or its negative. Training takes seconds on two cores; without a GPU, this is the strongest start for a few
+thousand images.
 
 Source: Coates, Lee, Ng, "An Analysis of Single-Layer Networks in Unsupervised Feature Learning", 2011,
 https://proceedings.mlr.press/v15/coates11a.html
-Differs: each step sees fresh patches, and the atoms follow the sums of all steps, of which each counts half of the next
-one, not those of one fixed set. Features are pooled on a grid of 3x3, not of 2x2, and pass a threshold both ways, as in
-Coates, Ng, "The Importance of Encoding Versus Training with Sparse Coding and Vector Quantization", 2011.
-Shortcut: none, as nothing is predicted, but flat patches would win: their contrast is normalised with a floor.
+Differs: each step draws new patches, and the atoms follow a running sum in which a step counts half as much as the next
+one, where the paper has one fixed set of patches. Features are pooled on a grid of 3x3, not 2x2, and thresholded for
+both signs, as in Coates, Ng, "The Importance of Encoding Versus Training with Sparse Coding and Vector Quantization",
+2011.
+Shortcut: none, as nothing is withheld; but noise in flat patches would dominate, so a constant is added to the variance
+before contrast is normalised.
 """
 
 from typing import ClassVar
@@ -36,8 +39,8 @@ class PatchDictionary(Method[ImageEncoder]):
 
     Args:
         encoder: Dictionary whose features are kept.
-        patches: Patches drawn in each step, from all images of the batch.
-        whitening: Variance added to every direction of the normalised patches before they are whitened.
+        patches: Number of patches drawn in each step, from all images of the batch.
+        whitening: Variance added to every direction of the contrast-normalised patches before they are whitened.
     """
 
     encoder_needs = EncoderNeeds("is_dictionary", "be a dictionary such as dictionary-400", True)
@@ -53,7 +56,7 @@ class PatchDictionary(Method[ImageEncoder]):
         self.dictionary = Dictionary(len(code.offset), code.numbers, eps=code.eps, whitening_eps=whitening)
 
     def chance(self, samples: int) -> float:
-        return 1.0  # what a product of 0 leaves unexplained
+        return 1.0  # the fraction that is unexplained if all products are 0
 
     def prepare(self, data: Data) -> None:
         patches, mirrored = self._draw(data.sample(SAMPLES))
@@ -65,27 +68,27 @@ class PatchDictionary(Method[ImageEncoder]):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """Images, the same with each patch drawn as its one atom, and the atoms that explain most of each."""
+        """Images, their reconstruction from one atom per patch, and the atoms that explain most of each image."""
         images, adapt, width = self.encoder.inputs(batch), self.encoder.adapt, self.encoder.trunk.width
         rows, columns = (side // width for side in images.shape[2:])
         images = images[:, :, : rows * width, : columns * width]
         layout = "b c (row h) (column w) -> (b row column) (c h w)"
         patches = rearrange(adapt(images), layout, h=width, w=width)
-        drawn, atoms = self.dictionary.redraw(patches, len(images))
+        output, atoms = self.dictionary.reconstruct(patches, len(images))
         left, _, right = layout.partition(" -> ")
-        drawn = rearrange(
-            drawn, f"{right} -> {left}", h=width, w=width, b=len(images), row=rows, c=adapt.out_channels
+        output = rearrange(
+            output, f"{right} -> {left}", h=width, w=width, b=len(images), row=rows, c=adapt.out_channels
         )
-        drawn = drawn * adapt.std[:, None, None] + adapt.mean[:, None, None]
+        output = output * adapt.std[:, None, None] + adapt.mean[:, None, None]
         atoms = rearrange(atoms, "b k (c h w) -> b k c h w", h=width, w=width)
         return {
             "image": images,
-            "each patch as its atom": drawn.clamp(0, 1),
-            "atoms it uses most": sheet(F.pad(atoms, (0, 1, 0, 1), value=1.0)),
+            "one atom per patch": output.clamp(0, 1),
+            "most used atoms": sheet(F.pad(atoms, (0, 1, 0, 1), value=1.0)),
         }
 
     def _draw(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Patches of a batch, and the same mirrored where mirror images count as the same."""
+        """Patches of a batch, and their mirror images if an image and its mirror image are treated alike."""
         images, code = self.encoder.adapt(self.encoder.inputs(batch)), self.encoder.trunk
         patches = draw_patches(images, (code.width, code.width), -(-self.patches // len(images)))
         return patches.flatten(1), patches.flip(3).flatten(1) if code.mirror else None

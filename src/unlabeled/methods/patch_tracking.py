@@ -1,16 +1,16 @@
-"""Patch tracking: what was followed through a video looks more alike at both ends than other things.
+"""Patch tracking: let both ends of a track through a video be more similar than patches of other videos.
 
-Withheld: which patch shows the same thing some frames later. Predicted: a space in which the first and the last patch
-of a track are closer than either is to patches of other videos.
+Withheld: which patch shows the same object some frames later. Predicted: embeddings in which the first and the last
+patch of a track are closer to each other than to patches of other videos.
 
 Source: Wang, Gupta, "Unsupervised Learning of Visual Representations Using Videos", 2015,
 https://arxiv.org/abs/1505.00687
-Differs: patches are found and followed in every batch, not once before. The motion of points on a grid stands for SURF
-points and dense trajectories, normalised cross-correlation for the KCF tracker. Tracks have 10 frames, not 30; clips in
-which nothing moves against its ground, or nearly everything moves, do not count. Random negatives are as many as hard
-ones. The optimizer is AdamW, and the head has one hidden layer.
+Differs: patches are detected and tracked in every batch, not once in advance. The motion of points on a grid replaces
+SURF points and dense trajectories, normalised cross-correlation the KCF tracker. Tracks have 10 frames, not 30; clips
+in which nothing moves relative to its background, or nearly everything moves, are left out. There are as many random
+negatives as hard ones. The optimizer is AdamW, and the head has one hidden layer.
 Shortcut: a patch that never moves shows the same pixels twice, so something must move. Colours alone identify many
-tracks: set `jitter` and `gray`, or compare with an encoder of lightness. Clips of one video are no negatives of each
+tracks: set `jitter` and `gray`, or compare with an encoder of lightness. Clips of one video are never negatives of each
 other.
 """
 
@@ -35,16 +35,16 @@ from unlabeled.parts.precision import full_precision
 __all__ = ["PatchTracking"]
 
 LAG = 4
-"""Frames between the two in which motion is measured."""
+"""Frames from the first to the second frame between which motion is measured."""
 MOST = 0.75
-"""Fraction of the points above which it is rather the camera that moves, in a way that is no shift."""
-LOOKED_AT = 64
-"""Clips of which some must have something that moves."""
+"""Fraction of moving points above which it is probably the camera that moves, and not by a plain shift."""
+SAMPLES = 64
+"""Clips of which at least one must show something that moves."""
 
 
 @full_precision
 def excess(anchors: Tensor, positives: Tensor) -> Tensor:
-    """How much farther the positive is than each candidate, where a distance is 1 - cosine.
+    """How much farther away the positive is than each candidate, where distance means 1 - cosine.
 
     Args:
         anchors: First patches of tracks, float, shape (batch, dim); only their directions count.
@@ -59,14 +59,14 @@ def excess(anchors: Tensor, positives: Tensor) -> Tensor:
 
 
 def ranking(excess: Tensor, allowed: Tensor, negatives: int, margin: float, hard: bool) -> Tensor:
-    """Hinge loss of some negatives of each anchor, which must be farther than the positive by a margin.
+    """Hinge loss over some negatives of each anchor, which must be farther away than the positive by a margin.
 
     Args:
         excess: As from `excess`, float, shape (batch, candidates).
         allowed: Which candidates are negatives, bool, the same shape.
-        negatives: Negatives of each anchor.
-        margin: 0..2.
-        hard: Whether these are the closest, or random ones.
+        negatives: Number of negatives of each anchor.
+        margin: In 0..2.
+        hard: Whether the negatives are the closest ones, or random ones.
 
     Returns:
         Mean over the triplets of all processes, scalar; the margin if all vectors are equal, 0 if there is no triplet.
@@ -77,21 +77,21 @@ def ranking(excess: Tensor, allowed: Tensor, negatives: int, margin: float, hard
 
 
 class PatchTracking(Method[Frames]):
-    """Both ends of a track must be closer to each other than to patches of other videos.
+    """Let both ends of a track through a video be more similar than patches of other videos.
 
-    The metric `accuracy` is the fraction of the negatives that are farther than the positive, and `motion` that of the
-    clips that count.
+    The metric `accuracy` is the fraction of the negatives that are farther away than the positive, and `motion` the
+    fraction of the clips that are used.
 
     Args:
         encoder: Network whose features are kept; it reads single frames.
-        frames: Frames of a track.
+        frames: Number of frames of a track.
         stride: Frames of the video from one frame of a track to the next.
         patch: Side of a patch, as a fraction of the shorter side of the frames.
-        margin: By how much the distance of negatives must be larger, where 1 is that of unrelated patches.
-        negatives: Negatives of each track.
-        random_until: Fraction of the training after which the hardest negatives are taken instead of random ones.
+        margin: By how much negatives must be farther away than the positive; unrelated patches are at distance 1.
+        negatives: Number of negatives of each track.
+        random_until: Fraction of the training after which the hardest negatives replace random ones.
         embedding_dim: Width of the compared vectors.
-        **views: How each patch is changed after it was cut out.
+        **views: How each patch is augmented after it has been cut out.
     """
 
     kind = "video"
@@ -129,12 +129,14 @@ class PatchTracking(Method[Frames]):
         return data.clips(frames=self.frames, stride=self.stride)
 
     def prepare(self, data: Videos) -> None:
-        if not self.track(data.sample(LOOKED_AT)["video"])[2].any():
-            raise UserError(f"videos must show something that moves against its ground, got {data.name}")
+        if not self.track(data.sample(SAMPLES)["video"])[2].any():
+            raise UserError(
+                f"videos must show something that moves relative to its background, got {data.name}"
+            )
 
     @torch.no_grad()
     def track(self, video: Tensor) -> tuple[Tensor, int, Tensor]:
-        """Corners of the box that moves most, int64, (batch, frames, 2), its side, and which clips count, bool."""
+        """Corners of the box with the most motion, int64, (batch, frames, 2), its side, and which clips are used."""
         small, factor = tracker.shrink(video)
         side = max(2 * tracker.CELL, round(self.patch * min(small.shape[2:])))
         points = tracker.moving_points(small[:, 0], small[:, LAG])
@@ -147,13 +149,13 @@ class PatchTracking(Method[Frames]):
         self.hard.fill_(progress >= self.random_until)
 
     def ends(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """First and last patch of each track, images in 0..1, and which tracks count, bool, shape (batch,)."""
+        """First and last patch of each track, images in 0..1, and which tracks are used, bool, shape (batch,)."""
         video = batch["video"]
-        corners, side, counts = self.track(video)
+        corners, side, usable = self.track(video)
         boxes = torch.cat([corners, torch.full_like(corners, side)], 2)
         size = self.encoder.image_size
         first, last = (crop_resize(to_float(video[:, end]), boxes[:, end], size) for end in (0, -1))
-        return first, last, counts
+        return first, last, usable
 
     def embed(self, images: Tensor) -> Tensor:
         """Vectors of single images, float, shape (batch, embedding_dim)."""
@@ -163,21 +165,21 @@ class PatchTracking(Method[Frames]):
         return self.head(features)
 
     def forward(self, batch: Batch) -> Tensor:
-        *ends, counts = self.ends(batch)
+        *ends, usable = self.ends(batch)
         images = torch.cat([self.views({"image": patches}) for patches in ends])
         anchors, positives = self.embed(images).chunk(2)
-        # Held-out losses are comparable over the training, so their negatives are always random.
+        # Negatives of held-out samples are always random, so that their losses are comparable over the training.
         hard = self.encoder.training and bool(self.hard)
         groups = batch.get("group", batch["index"])
-        allowed = (gather.gather(groups).repeat(2) != groups[:, None]) & counts[:, None]
+        allowed = (gather.gather(groups).repeat(2) != groups[:, None]) & usable[:, None]
         farther = excess(anchors, positives)
         right = (farther.detach() < 0) & allowed
-        self.metrics = {"accuracy": right.sum() / allowed.sum().clamp(min=1), "motion": counts.float().mean()}
+        self.metrics = {"accuracy": right.sum() / allowed.sum().clamp(min=1), "motion": usable.float().mean()}
         return ranking(farther, allowed, self.negatives, self.margin, hard)
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> Pictures:
-        corners, side, counts = self.track(batch["video"])
+        corners, side, usable = self.track(batch["video"])
         first, last, _ = self.ends(batch)
         anchors, others = (F.normalize(self.embed(patches), dim=1) for patches in (first, last))
         nearest = (anchors @ others.T).fill_diagonal_(-2).argmax(1)
@@ -188,7 +190,7 @@ class PatchTracking(Method[Frames]):
             "first patch": first,
             "last patch": last,
             "nearest other patch": last[nearest],
-            "counts": [
-                "yes" if one else "no: nothing moves, or nearly everything moves" for one in counts.tolist()
+            "used": [
+                "yes" if one else "no: nothing moves, or nearly everything moves" for one in usable.tolist()
             ],
         }

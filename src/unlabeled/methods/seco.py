@@ -1,18 +1,18 @@
-"""SeCo: recognise a place at another time, and beside that what changed with time and what was changed by hand.
+"""SeCo: recognise places in three spaces, invariant to time and augmentation, only time or only augmentation.
 
-Withheld: which of many vectors (keys) shows the same place as the query, seen at another time, with other colours and
-another crop, or both. Predicted: that key by cosine similarity, in three spaces of their own on top of one encoder: in
-the first a place is the same at all times and in all colours, in the second at all times only, and in the third in all
-colours only.
+Withheld: which of many vectors (keys) shows the same place as the query: at another time, augmented (another crop and
+other colours), or both. Predicted: that key, by cosine similarity, in three spaces, each with its own projection head
+on the one encoder: the first is invariant to time and augmentation, the second to time only, the third to augmentation
+only.
 
 Source: Mañas, Lacoste, Giró-i-Nieto, Vazquez, Rodríguez, "Seasonal Contrast: Unsupervised Pre-Training from Uncurated
 Remote Sensing Data", 2021, https://arxiv.org/abs/2103.16607; the losses are those of the authors' code
-Differs: the times are different ones, where the authors' code draws them with replacement; a place with two images
-shows one of them twice, never that of the query. The other two keys of a batch are negatives across all processes. The
-teacher moves after the optimizer step; norms see small groups as in MoCo. The queue and the momentum suit short
-trainings (16,384 and 0.999 in the paper), and images are not blurred by default. The optimizer is AdamW, not SGD.
-Shortcut: in the second and third space other keys of the same place are negatives, which the colours of its picture
-tell apart: that is what these spaces are for. The first could be solved by colours alone if times looked alike.
+Differs: the times of a place are all different, where the authors' code draws them with replacement; a place with two
+images shows one of them twice, never that of the query. The other two keys of a place are negatives across all
+processes. The teacher moves after the optimizer step; norms see small groups, as in MoCo. The queue and the momentum
+suit short runs (16,384 and 0.999 in the paper), and images are not blurred by default. The optimizer is AdamW, not SGD.
+Shortcut: in the second and third space, other keys of the same place are negatives, which the colours of the image tell
+apart: that is what these spaces are for. The first could be solved by colours alone if all times looked alike.
 """
 
 import math
@@ -58,9 +58,9 @@ def loss(queries: Tensor, keys: Tensor, stored: list[Tensor], temperature: float
 
     Args:
         queries: Of this process, float, shape (batch, spaces, dim); only their directions count.
-        keys: Unit vectors of all processes: other time and changed, other time, changed, float, shape (images, 3,
-            spaces, dim).
-        stored: Unit vectors of other places, for each space float, shape (stored, dim).
+        keys: Unit vectors of all processes: another time and augmented, another time, augmented; float, shape (images,
+            3, spaces, dim).
+        stored: Unit vectors of other places, one tensor for each space, float, shape (stored, dim).
         temperature: Divides the cosines, above 0.
 
     Returns:
@@ -69,7 +69,7 @@ def loss(queries: Tensor, keys: Tensor, stored: list[Tensor], temperature: float
     losses = []
     for space, negatives in enumerate(stored):
         here = keys[:, :, space]
-        # In the first space the other keys are no negatives, as a place is the same there whatever was changed.
+        # In the first space the other keys are not negatives, as it is invariant to all changes of a place.
         others = [here[:, key] for key in range(SPACES) if key != space] if space else []
         own = gather.own(here[:, space])
         losses.append(with_queue(queries[:, space], own, torch.cat([negatives, *others]), temperature))
@@ -77,19 +77,20 @@ def loss(queries: Tensor, keys: Tensor, stored: list[Tensor], temperature: float
 
 
 class SeCo(Method[ImageEncoder]):
-    """Recognise a place at another time, and beside that what changed with time and what was changed by hand.
+    """Recognise places in three spaces, invariant to time and augmentation, only time or only augmentation.
 
-    Images need groups: those of one place at several times, such as `group=folder` for a folder of place/time.png. The
-    metric `accuracy` is the fraction of the places of the batch that are identified in the first space.
+    Images need groups, each with the images of one place at several times, such as `group=folder` for files named
+    place/time.png. The metric `accuracy` is the fraction of places that are identified in the first space among those
+    of the batch.
 
     Args:
         encoder: Network whose features are kept.
         temperature: Softmax temperature; lower penalises hard negatives more.
         projection_dim: Width of the compared vectors.
         queue: Number of stored keys of each space that each query is compared with.
-        momentum: Momentum of the teacher; 0.999 in the paper, 0.99 for shorter trainings.
+        momentum: Momentum of the teacher; 0.999 in the paper, 0.99 for shorter runs.
         splits: Groups that batch norm sees separately in each process; each has at least 8 images.
-        **views: How the views are drawn; all are cropped, and only those that are changed by hand have the rest.
+        **views: How the views are drawn; all are cropped, the other options are for augmented ones only.
     """
 
     compares_samples = True
@@ -120,7 +121,7 @@ class SeCo(Method[ImageEncoder]):
     @property
     def stored(self) -> list[Tensor]:
         """Keys of earlier batches in each space, unit vectors, float, shape (stored, projection_dim) each."""
-        # The random rows at the start are of unit length as a whole.
+        # The random rows at the start have unit length as a whole, not in each space.
         return [*F.normalize(self.queue.rows.unflatten(1, (SPACES, -1)), dim=2).unbind(1)]
 
     def chance(self, samples: int) -> float:
@@ -133,8 +134,8 @@ class SeCo(Method[ImageEncoder]):
     def prepare(self, data: Places) -> None:
         if (stored := len(self.queue.rows)) > len(data):
             warnings.warn(
-                f"queue ({stored}) is larger than the number of places ({len(data)}), so places meet their own "
-                "earlier keys as if they were others; choose a smaller one",
+                f"queue ({stored}) is larger than the number of places ({len(data)}), so earlier keys "
+                "of a place serve as its negatives; choose a smaller queue",
                 stacklevel=2,
             )
 
@@ -152,9 +153,9 @@ class SeCo(Method[ImageEncoder]):
         return value
 
     def four_views(self, batch: Batch) -> list[Tensor]:
-        """The query and its keys: at another time and changed, at another time, changed; images each."""
-        now, later, last = (picture(batch, number) for number in range(SPACES))
-        return [self.crops(now), self.views(later), self.crops(last), self.views(now)]
+        """Images of the query and its three keys: at another time and augmented, at another time, augmented."""
+        first, second, third = (picture(batch, number) for number in range(SPACES))
+        return [self.crops(first), self.views(second), self.crops(third), self.views(first)]
 
     def features(self, batch: Batch, layer: str | None = None) -> Tensor:
         return super().features(batch if "image" in batch else picture(batch, 0), layer)
@@ -163,7 +164,7 @@ class SeCo(Method[ImageEncoder]):
         return self.heads(features).flatten(1)
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        names = ("query", "another time, changed", "another time", "changed")
+        names = ("query", "another time, augmented", "another time", "augmented")
         return dict(zip(names, self.four_views(batch)))
 
 

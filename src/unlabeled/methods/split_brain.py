@@ -1,16 +1,17 @@
-"""Split-brain autoencoder: two halves of a network, each of which predicts what the other one sees.
+"""Split-brain autoencoder: let each half of a network predict the channels that the other half sees.
 
-Withheld: from each half, the channels of the other half: lightness and colour (L and ab of Lab), or in images of more
-than three bands the first three, as colours, and the further ones, such as depth. Predicted: at every position, the
-bins of the withheld channels. Features: those of both halves side by side, which together see everything.
+Withheld: from each half of the network, the channels that the other half sees. One half sees the lightness and the
+other the colour (L and ab of Lab); in images of more than three bands, one half sees the first three, as colours, and
+the other the extra ones, such as depth. Predicted: the bins of the withheld channels at every position. Features: those
+of both halves concatenated, which together see all channels.
 
 Source: Zhang, Isola, Efros, "Split-Brain Autoencoders: Unsupervised Learning by Cross-Channel Prediction", 2017,
 https://arxiv.org/abs/1611.09842
-Differs: both directions are classifications, the best of the paper's losses; bins are hard labels and weigh alike. The
-channels are predicted from the last three maps of each half at once. Bands beyond three are classified one by one,
-where the paper encodes depth as images of three channels; several targets of a half are averaged.
-Shortcut: there is none to copy, as neither half sees what it predicts and no layer or norm joins them. Data without any
-colour are refused; single grey images count as having ab 0.
+Differs: both directions are classification, the best of the paper's losses, with hard labels and equal weights of all
+bins. The channels are predicted from the last three maps of each half at once. Extra bands are classified one by one,
+where the paper encodes depth as images of three channels; the losses of several targets of one half are averaged.
+Shortcut: neither half can copy, as it does not see what it predicts, and no layer or norm connects the two. Data
+without any colour are rejected; single grey images count as having ab = 0.
 """
 
 import math
@@ -35,7 +36,7 @@ from unlabeled.parts.decoder import Hypercolumn
 __all__ = ["SplitBrain"]
 
 COLORFUL = 5.0
-"""Value of a or b that some position of some image must exceed."""
+"""Absolute value of a or b that at least one pixel of the data must exceed."""
 
 
 def loss(logits: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
@@ -43,7 +44,7 @@ def loss(logits: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
 
     Args:
         logits: For each target, float, shape (batch, bins, height, width).
-        labels: For each target, its bins, int64, shape (batch, height, width).
+        labels: For each target, the true bins, int64, shape (batch, height, width).
 
     Returns:
         Mean over the targets, the images and their positions, scalar, in nats: the mean of ln(bins) for equal logits.
@@ -52,14 +53,14 @@ def loss(logits: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
 
 
 class SplitBrain(Method[ImageEncoder]):
-    """Two halves of a network, each of which predicts what the other one sees.
+    """Let each half of a network predict the channels that the other half sees.
 
-    The metrics `first` and `second` are the fractions of the targets of each half that are predicted correctly.
+    The metrics `first` and `second` are the accuracies of the two halves, averaged over their targets.
 
     Args:
         encoder: Network in two halves whose features are kept.
         grid: Spacing of the colour bins in Lab; 10 gives the paper's 313 bins.
-        bins: Bins of lightness, and of each band beyond three.
+        bins: Number of bins of lightness, and of each band beyond the third.
         stride: Spacing in pixels of the positions that are predicted.
         **views: How the images are cropped and mirrored.
     """
@@ -87,14 +88,14 @@ class SplitBrain(Method[ImageEncoder]):
         if encoder.adapt.input != "lab":
             raise UserError(
                 f"input of the encoder must be lab for split_brain, whose images need 3 channels or more, "
-                f"got {encoder.adapt.input} of {channels}"
+                f"got {encoder.adapt.input} with {channels} channels"
             )
         self.bins, self.stride = bins, stride
         self.views = Views(encoder.image_size, **self.view_options(views))
         self.register_buffer("centers", color_bins(grid))
-        light, color, further = [bins], [len(self.centers)], [bins] * (channels - 3)
-        self.classes = [further, light + color] if further else [color, light]
-        """Bins of each target, for the first half, which sees lightness or three bands, and for the second half."""
+        light, color, extra = [bins], [len(self.centers)], [bins] * (channels - 3)
+        self.classes = [extra, light + color] if extra else [color, light]
+        """Bins of each target, first of the half that sees lightness or the first three bands, then of the other."""
         halves = (encoder.trunk.first, encoder.trunk.second)
         self.heads = nn.ModuleList(
             Hypercolumn(list(half.map_dims.values())[-3:], sum(classes))
@@ -111,15 +112,15 @@ class SplitBrain(Method[ImageEncoder]):
 
     def code(self, images: Tensor) -> list[list[Tensor]]:
         """Bins of the targets of each half, int64, shape (batch, height / stride, width / stride) each."""
-        cell: Any = {"ceil_mode": True, "count_include_pad": False}
+        partial: Any = {"ceil_mode": True, "count_include_pad": False}  # cells at the border may be smaller
         lab, bands = rgb_to_lab(images[:, :3]), images[:, 3:]
         lab, bands = (
-            F.avg_pool2d(part, self.stride, **cell) if part.shape[1] else part for part in (lab, bands)
+            F.avg_pool2d(part, self.stride, **partial) if part.shape[1] else part for part in (lab, bands)
         )
         light = [equal_bins(lab[:, 0], self.bins, 100)]
         color = [soft_code(lab[:, 1:], self.centers, neighbours=1)[1][:, 0]]
-        further = [equal_bins(band, self.bins) for band in bands.unbind(1)]
-        return [further, light + color] if further else [color, light]
+        extra = [equal_bins(band, self.bins) for band in bands.unbind(1)]
+        return [extra, light + color] if extra else [color, light]
 
     def predict(self, images: Tensor) -> list[list[Tensor]]:
         """Logits of the targets of each half, float, shape (batch, bins, height / stride, width / stride) each."""
@@ -138,26 +139,26 @@ class SplitBrain(Method[ImageEncoder]):
         return loss(logits[0], labels[0]) + loss(logits[1], labels[1])
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """The image, what of it each half predicts from what the other one sees, and the true further bands."""
+        """The image, what each half predicts, and the first of the extra bands if there are any."""
         images = self.encoder.inputs(batch)
         first, second = self.predict(images)
-        *further, light, color = [*first, *second] if images.shape[1] > 3 else [*second, *first]
+        *extra, light, color = [*first, *second] if images.shape[1] > 3 else [*second, *first]
         middles = (torch.arange(self.bins, device=images.device) + 0.5) / self.bins
 
-        def drawn(values: Tensor) -> Tensor:
+        def upsample(values: Tensor) -> Tensor:
             return F.interpolate(values, images.shape[2:], mode="bilinear")
 
         def mean(logits: Tensor) -> Tensor:
-            return drawn(torch.einsum("bkhw,k->bhw", logits.softmax(1), middles)[:, None])
+            return upsample(torch.einsum("bkhw,k->bhw", logits.softmax(1), middles)[:, None])
 
         lab = rgb_to_lab(images[:, :3])
-        lightness, colors = 100 * mean(light), drawn(annealed_mean(color, self.centers))
-        if further:
+        lightness, colors = 100 * mean(light), upsample(annealed_mean(color, self.centers))
+        if extra:
             return {
                 "image": images[:, :3],
-                "predicted from the other bands": lab_to_rgb(torch.cat([lightness, colors], 1)),
-                "first other band": images[:, 3:4],
-                "predicted from colours": mean(further[0]),
+                "predicted from the extra bands": lab_to_rgb(torch.cat([lightness, colors], 1)),
+                "first extra band": images[:, 3:4],
+                "first extra band predicted from colours": mean(extra[0]),
             }
         return {
             "image": images,

@@ -1,15 +1,16 @@
-"""Super-resolution: see a shrunk image and predict the details that it has lost.
+"""Super-resolution: predict the details that an image lost when it was downsampled.
 
-Withheld: the details of an image that was shrunk and enlarged again. Predicted: these details, the departure of the
-image from the enlarged one.
+Withheld: the details of an image that was downsampled and upsampled again. Predicted: these details, as a residual
+added to the upsampled image.
 
 Source: Dong, Loy, He, Tang, "Image Super-Resolution Using Deep Convolutional Networks", 2014,
-https://arxiv.org/abs/1501.00092, which also enlarges the image before the network, but wants the image, not features.
-Differs: the encoder is any network, of which three maps are read at every pixel, where the paper has three
-convolutions at full size. The optimizer is AdamW, not SGD. PSNR is of all channels and the whole image; the paper's is
-of the luma without the border.
-Shortcut: sharpening the edges takes no deep feature; so the head reads the last three maps only, and each image is
-blurred by a width of its own before it is shrunk, which no fixed filter can undo.
+https://arxiv.org/abs/1501.00092, which also upsamples the image before the network, but its goal is images, not
+features.
+Differs: the encoder is any network, and the head reads three of its maps at every pixel, where the paper has three
+convolutions at full resolution. The optimizer is AdamW, not SGD. PSNR is measured on all channels of the whole image;
+the paper measures it on the luma, without the border.
+Shortcut: sharpening edges takes no deep features, so the head reads only the last three maps, and each image is blurred
+by a random width before it is downsampled, which no fixed filter can undo.
 """
 
 from typing import Annotated, Literal, Unpack
@@ -33,13 +34,13 @@ ERRORS = {"l1": F.l1_loss, "l2": F.mse_loss}
 
 
 def shrink(images: Tensor, scale: int, widths: Tensor) -> Tensor:
-    """Blur images and shrink them, antialiased, so that details finer than the new pixels are gone.
+    """Blur images and downsample them with antialiasing, so that details finer than the new pixels are gone.
 
     Args:
         images: Float, shape (batch, channels, size, size), in 0..1.
         scale: Factor, at least 2.
-        widths: Widths of the blur in pixels of the shrunk images, float, shape (batch,), in 0..0.5; the Gaussian is cut
-            off one such pixel from its centre.
+        widths: Standard deviations of the blur in pixels of the downsampled images, float, shape (batch,), in 0..0.5;
+            the Gaussian is truncated one such pixel from its centre.
 
     Returns:
         Float, shape (batch, channels, side, side), in 0..1; the side is size / scale, rounded up.
@@ -50,19 +51,20 @@ def shrink(images: Tensor, scale: int, widths: Tensor) -> Tensor:
 
 
 def enlarge(images: Tensor, size: int) -> Tensor:
-    """Images of another side in pixels by bicubic interpolation, in 0..1: what super-resolution must beat."""
+    """Images upsampled to `size` pixels a side (bicubic), in 0..1: what super-resolution must beat."""
     return F.interpolate(images, (size, size), mode="bicubic").clamp(0, 1)
 
 
 class SuperResolution(Method[ImageEncoder]):
-    """See a shrunk image and predict the details that it has lost.
+    """Predict the details that an image lost when it was downsampled.
 
-    The metric `gain` tells by how many decibels the prediction is nearer to the image than the enlarged one is.
+    The metric `gain` is the improvement in PSNR over the upsampled image, in decibels.
 
     Args:
         encoder: Network whose features are kept.
-        scale: Factor by which images are shrunk.
-        blur_width: Largest width of the blur before that, in pixels of the shrunk image; each image has its own.
+        scale: Factor by which images are downsampled.
+        blur_width: Largest standard deviation of the blur before that, in pixels of the downsampled image; each image
+            has its own.
         loss: Absolute or squared error.
         **views: How the images are cropped and mirrored.
     """
@@ -87,14 +89,14 @@ class SuperResolution(Method[ImageEncoder]):
         self.scale, self.blur_width, self.error = scale, blur_width, ERRORS[loss]
         self.views = Views(size, **self.view_options(views))
         self.head = Hypercolumn(list(encoder.map_dims.values())[-3:], encoder.in_channels)
-        self.register_buffer("baseline", torch.tensor(0.0))  # of the enlarged image
+        self.register_buffer("baseline", torch.tensor(0.0))  # error of the upsampled images
 
     def prepare(self, data: Data) -> None:
         images = self.views(data.sample(512)).to(self.baseline.device)
         self.baseline.copy_(self.error(self.coarse(images), images))
 
     def coarse(self, images: Tensor) -> Tensor:
-        """Images without their details: shrunk and enlarged again, same shape."""
+        """Images without their details: downsampled and upsampled again, same shape."""
         widths = self.blur_width * torch.rand(len(images), device=images.device)
         return enlarge(shrink(images, self.scale, widths), images.shape[-1])
 
@@ -107,11 +109,11 @@ class SuperResolution(Method[ImageEncoder]):
         return self.error(predicted, images)
 
     def predict(self, coarse: Tensor) -> Tensor:
-        """Images with details, same shape."""
+        """Images with predicted details, same shape."""
         maps = list(self.encoder.maps(coarse).values())[-3:]
         return coarse + self.head(maps, coarse.shape[-1])
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         images = self.encoder.inputs(batch)
         coarse = self.coarse(images)
-        return {"image": images, "enlarged": coarse, "predicted": self.predict(coarse).clamp(0, 1)}
+        return {"image": images, "upsampled": coarse, "predicted": self.predict(coarse).clamp(0, 1)}

@@ -1,16 +1,17 @@
-"""Triplets: the other view of an image must be closer than another image, by a margin.
+"""Triplets: let the other view of an image be closer than a different image, by a margin.
 
-Withheld: which view shows the same image as the anchor. Predicted: that, by its distance, which must be smaller than
-that of a negative.
+Withheld: which view shows the same image as the anchor. Predicted: that view, by its distance, which must be smaller
+than that of a negative.
 
 Source: Schroff, Kalenichenko, Philbin, "FaceNet: A Unified Embedding for Face Recognition and Clustering", 2015,
 https://arxiv.org/abs/1503.03832; the hardest negatives of a batch as in Hermans, Beyer, Leibe, "In Defense of the
 Triplet Loss for Person Re-Identification", 2017, https://arxiv.org/abs/1703.07737
-Differs: no labels: the positive is another view of the image, the negatives are views of other images. Where no
-negative is farther than the positive, the semi-hard one is the farthest. The hardest negatives use squared distances of
-unit vectors, the paper's distances without a bound. The optimizer is AdamW with warm-up.
-Shortcut: colours identify images, so they are jittered. Equal vectors for all images have the loss of the margin, and
-the hardest negatives can drive a training there: semi-hard ones are the default, and the metric `active` tells.
+Differs: no labels: the positive is another view of the image, the negatives are views of other images. If no
+negative is farther away than the positive, the farthest one counts as semi-hard. The hardest negatives use squared
+distances of unit vectors, where the paper's distances are unbounded. The optimizer is AdamW with warm-up.
+Shortcut: colours identify images, so they are jittered. If all images have the same vector, the loss equals the margin,
+and the hardest negatives can drive the training there: semi-hard ones are the default, and the metric `active` shows
+it.
 """
 
 from typing import Annotated, Literal, Unpack
@@ -42,11 +43,11 @@ def choose(positive: Tensor, distances: Tensor, allowed: Tensor, mining: Mining)
         positive: Distance to the positive, float, shape (anchors,).
         distances: To every candidate, float, shape (anchors, candidates).
         allowed: Which candidates are negatives of an anchor, at least one of each, bool, same shape.
-        mining: "random"; "hardest", the nearest; "semi-hard", the nearest that is farther than the positive, and the
-            farthest if there is none.
+        mining: "random"; "hardest", the closest; "semi-hard", the closest that is farther away than the positive, or
+            the farthest if there is none.
 
     Returns:
-        Index of a candidate, int64, shape (anchors,); of equal ones the first.
+        Index of a candidate, int64, shape (anchors,); the first of equally distant ones.
     """
     if mining == "random":
         return torch.rand_like(distances).masked_fill(~allowed, -1).argmax(1)
@@ -56,13 +57,13 @@ def choose(positive: Tensor, distances: Tensor, allowed: Tensor, mining: Mining)
 
 
 def violations(positive: Tensor, distances: Tensor, allowed: Tensor, margin: float, mining: Mining) -> Tensor:
-    """By how much each anchor's negative is too near.
+    """By how much each anchor's negative is too close.
 
     Args:
         positive: Squared distance to the positive, float, shape (anchors,).
         distances: Squared distance to every candidate, float, shape (anchors, candidates).
         allowed: Which candidates are negatives of an anchor, at least one of each, bool, same shape.
-        margin: By how much the negative must be farther than the positive.
+        margin: By how much the negative must be farther away than the positive.
         mining: As in `choose`.
 
     Returns:
@@ -73,17 +74,17 @@ def violations(positive: Tensor, distances: Tensor, allowed: Tensor, margin: flo
 
 
 class Triplet(TwoViews, Method[ImageEncoder]):
-    """Let the other view of an image be closer than another image, by a margin.
+    """Let the other view of an image be closer than a different image, by a margin.
 
-    The metric `active` is the fraction of the triplets that violate the margin, which alone have a gradient; `closest`
-    is that of the views whose partner is closer than all other images.
+    The metric `active` is the fraction of the triplets that violate the margin, the only ones with a gradient;
+    `closest` is the fraction of the views whose partner is closer than all other images.
 
     Args:
         encoder: Network whose features are kept.
         margin: By how much the squared distance of the negative must be larger than that of the positive.
-        mining: Negative of each anchor: "random"; "semi-hard", the nearest that is farther than the positive;
-            "hardest", the nearest.
-        projection_dim: Width of the compared vectors, whose length is 1.
+        mining: Negative of each anchor: "random"; "semi-hard", the closest that is farther away than the positive;
+            "hardest", the closest.
+        projection_dim: Width of the compared vectors, which have length 1.
         **views: How the views are drawn.
     """
 

@@ -1,15 +1,15 @@
-"""Video dictionary: cluster small cubes of a few frames, and describe a video by the clusters it resembles.
+"""Video dictionary: cluster small cubes of a few frames, and describe a video by the clusters that they resemble.
 
-Withheld: nothing. Predicted: each whitened cube of pixels and frames, from the one atom that is most like it or its
-negative. Seconds on two cores.
+Withheld: nothing. Predicted: each whitened cube of pixels and frames, as a multiple of the one atom (cluster direction)
+that is most similar to it or its negative. Training takes seconds on two cores.
 
 Source: Coates, Lee, Ng, "An Analysis of Single-Layer Networks in Unsupervised Feature Learning", 2011,
 https://proceedings.mlr.press/v15/coates11a.html
-Differs: patches have frames too, and codes are averaged over the time of a clip. Each step sees fresh cubes, and the
-atoms follow the sums of all steps, of which each counts half of the next one. Features are pooled on a grid of 3x3, not
-of 2x2, and pass a threshold both ways.
-Shortcut: none, as nothing is predicted, but flat cubes would win: their contrast is normalised with a floor. Most cubes
-of a still camera do not move, so atoms of motion are few.
+Differs: patches extend over several frames, and codes are averaged over the time of a clip. Each step draws new cubes,
+and the atoms follow a running sum in which a step counts half as much as the next one. Features are pooled on a grid of
+3x3, not 2x2, and thresholded for both signs.
+Shortcut: none, as nothing is withheld; but noise in flat cubes would dominate, so a constant is added to the variance
+before contrast is normalised. With a still camera, most cubes show no motion, so few atoms do.
 """
 
 from typing import ClassVar
@@ -31,6 +31,7 @@ __all__ = ["VideoDictionary"]
 SAMPLES = 1024
 """Clips whose cubes set the whitening."""
 SHOWN = 16
+"""Most atoms that a picture shows of each clip."""
 
 
 class VideoDictionary(Method[Clips]):
@@ -38,8 +39,8 @@ class VideoDictionary(Method[Clips]):
 
     Args:
         encoder: Dictionary whose features are kept.
-        cubes: Cubes drawn in each step, from all clips of the batch.
-        whitening: Variance added to every direction of the normalised cubes before they are whitened.
+        cubes: Number of cubes drawn in each step, from all clips of the batch.
+        whitening: Variance added to every direction of the contrast-normalised cubes before they are whitened.
     """
 
     kind = "video"
@@ -53,7 +54,7 @@ class VideoDictionary(Method[Clips]):
         self.dictionary = Dictionary(len(code.offset), code.numbers, eps=code.eps, whitening_eps=whitening)
 
     def chance(self, samples: int) -> float:
-        return 1.0  # what a product of 0 leaves unexplained
+        return 1.0  # the fraction that is unexplained if all products are 0
 
     def training_view(self, data: Videos) -> Videos:
         return data.clips(self.encoder.trunk.frames)
@@ -66,27 +67,27 @@ class VideoDictionary(Method[Clips]):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """The first frames, the same with each cube drawn as its one atom, and the atoms that explain most of each."""
+        """The first frames, their reconstruction from one atom per cube, and the atoms that explain most of them."""
         code, adapt = self.encoder.trunk, self.encoder.adapt
         depth, width = code.frames, code.width
         x = code.lengthen(self._volumes(batch))[:, :, :depth]
         rows, columns = (side // width for side in x.shape[3:])
         x = x[..., : rows * width, : columns * width]
         layout = "b c t (row h) (column w) -> (b row column) (c t h w)"
-        drawn, atoms = self.dictionary.redraw(rearrange(x, layout, h=width, w=width), len(x), SHOWN)
+        output, atoms = self.dictionary.reconstruct(rearrange(x, layout, h=width, w=width), len(x), SHOWN)
         left, _, right = layout.partition(" -> ")
         sizes = {"b": len(x), "row": rows, "t": depth, "h": width, "w": width}
-        drawn = rearrange(drawn, f"{right} -> {left}", **sizes)
+        output = rearrange(output, f"{right} -> {left}", **sizes)
         colors = (
             rearrange(part, "b c t h w -> b t c h w") * adapt.std[:, None, None] + adapt.mean[:, None, None]
-            for part in (x, drawn)
+            for part in (x, output)
         )
-        true, drawn = (strip(part.clamp(0, 1)) for part in colors)
+        true, output = (strip(part.clamp(0, 1)) for part in colors)
         tiles = rearrange(atoms, "b k (c t h w) -> b k c h (t w)", t=depth, h=width, w=width)
         return {
             "video": true,
-            "each cube as its atom": drawn,
-            "atoms it uses most": sheet(F.pad(tiles, (0, 1, 0, 1), value=1.0)),
+            "one atom per cube": output,
+            "most used atoms": sheet(F.pad(tiles, (0, 1, 0, 1), value=1.0)),
         }
 
     def _volumes(self, batch: Batch) -> Tensor:

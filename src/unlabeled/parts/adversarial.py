@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["build_discriminator", "judged", "players"]
+__all__ = ["build_discriminator", "judge", "players"]
 
 
-def judged(discriminator: nn.Module, *inputs: Tensor) -> Tensor:
-    """What a discriminator says, with a gradient to its inputs but none to its parameters."""
+def judge(discriminator: nn.Module, *inputs: Tensor) -> Tensor:
+    """Output of a discriminator, with a gradient for its inputs but none for its parameters."""
     frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
     return torch.func.functional_call(discriminator, frozen, inputs)
 
@@ -28,7 +28,7 @@ def players(discriminator: nn.Module, real: Tensor, generated: Tensor) -> tuple[
         Two scalars in nats, -log D(generated) and -log D(real) - log(1 - D(generated)): 0.693 and 1.386 if the
         discriminator guesses.
     """
-    judgement = judged(discriminator, generated)
+    judgement = judge(discriminator, generated)
     on_real, on_generated = discriminator(real), discriminator(generated.detach())
     return F.softplus(-judgement).mean(), F.softplus(-on_real).mean() + F.softplus(on_generated).mean()
 
@@ -38,7 +38,7 @@ def build_discriminator(channels: int, size: int, width: int = 32, outputs: int 
     layers: list[nn.Module] = []
     while size > 4:
         layers.append(nn.Conv2d(channels, width, 4, stride=2, padding=1))
-        if len(layers) > 1:  # no running statistics: real and generated images have their own
+        if len(layers) > 1:  # no running statistics, as real and generated images differ in theirs
             layers.append(nn.BatchNorm2d(width, track_running_stats=False))
         layers.append(nn.LeakyReLU(0.2))
         channels, width, size = width, min(2 * width, 256), size // 2

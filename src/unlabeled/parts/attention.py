@@ -6,7 +6,7 @@ __all__ = ["Attention"]
 
 
 class Attention(nn.Module):
-    """Attention to a memory, then a small network at every item, each added to what was there.
+    """Attention to a memory, then a small network at every item, each with a residual connection.
 
     Args:
         dim: Width of items and memory.
@@ -31,7 +31,7 @@ class Attention(nn.Module):
             Float, shape (batch, items, dim), and float, shape (batch, items, memory).
         """
         memory = self.before(memory)
-        # The mask of torch marks what to ignore.
+        # The mask of torch marks what is ignored.
         output, weights = self.attention(self.before(items), memory, memory, key_padding_mask=~visible)
         items = items + output
         return items + self.layers(self.between(items)), weights

@@ -2,7 +2,7 @@
 
 The operations take float images in 0..1, shape (batch, channels, height, width), with parameters per sample,
 and equal torchvision's operations on float images. `Views` draws the parameters and applies them; uint8 images on a
-CPU then take the compiled loop of `fused_views`, which agrees with the tensor form to a thousandth of a gray level.
+CPU then take the compiled loop of `fused_views`, which agrees with the tensor form to a thousandth of a grey level.
 
 Any number of channels works. Saturation, hue and gray are defined for red, green, blue: images with another
 number of channels pass through these unchanged, and the gray of contrast is then the mean of all channels.
@@ -46,7 +46,7 @@ SMALLEST_FUSED = 16  # pixels; smaller views never earn back the seconds that co
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Bring uint8 images to 0..1; float images pass through.
+    """Scale uint8 images to 0..1; float images are returned unchanged.
 
     Args:
         images: uint8 in 0..255 or float in 0..1, any shape.
@@ -185,7 +185,7 @@ def color_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
         Float in 0..1, the shape of the images.
     """
     images = images.clone()
-    counts = F.one_hot(order, 5).sum(0).tolist()  # the only wait for the device
+    counts = F.one_hot(order, 5).sum(0).tolist()  # the only synchronisation with the device
     for samples, groups in zip(order.argsort(0).unbind(1), counts):
         operations = brightness, contrast, saturation, hue
         for operation, rows, strengths in zip(operations, samples.split(groups), factors.unbind(1)):
@@ -242,7 +242,7 @@ def solarize(images: Tensor, threshold: float = 128 / 255) -> Tensor:
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    """Rotate each image about its centre (bilinear); what comes from outside is 0.
+    """Rotate each image about its centre (bilinear); pixels from outside the image are 0.
 
     Args:
         images: Float in 0..1, shape (batch, channels, height, width).
@@ -252,7 +252,7 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
         Float in 0..1, the shape of the images.
     """
     height, width = images.shape[2:]
-    # The angle in float32 would move the corners of large images by some 0.01 gray levels.
+    # The angle in float32 would change the corners of large images by some 0.01 grey levels.
     precise = torch.float32 if degrees.device.type == "mps" else torch.float64
     angles = degrees.to(precise).deg2rad()[:, None, None]
     cos, sin = angles.cos().float(), angles.sin().float()
@@ -480,7 +480,7 @@ def _can_fuse(images: Tensor, parameters: ViewParameters) -> bool:
     return all(
         type(values) is Tensor
         and values.is_cpu
-        and len(values) == len(images)  # of others, the tensor form says what is wrong
+        and len(values) == len(images)  # otherwise the tensor form raises the error
         and not (values.requires_grad and torch.is_grad_enabled())
         for values in tensors
     )
@@ -507,7 +507,7 @@ def _luma(images: Tensor) -> Tensor:
 def _resampling(start: Tensor, length: Tensor, resized: Tensor, positions: Tensor, canvas: int) -> Tensor:
     """Matrices that resize a segment of each line like torch's `interpolate(antialias=True)`.
 
-    The order of the roundings is torch's too: in 300 pixels another one moves noise by 0.005 gray levels.
+    The order of the roundings is torch's too: in 300 pixels, another order changes noise by 0.005 grey levels.
 
     Args:
         start: First pixel of the segment, int64, shape (batch,).

@@ -36,9 +36,9 @@ def clip_views(views: Views, video: Tensor) -> Tensor:
 
 @torch.no_grad()
 def motion(video: Tensor) -> Tensor:
-    """Difference of each frame from that of its neighbours which differs more.
+    """Difference of each frame from that of its two neighbours which differs more.
 
-    So frames that a file holds twice still count as moving.
+    So frames that a file contains twice still count as moving.
 
     Args:
         video: uint8 or float in 0..1, shape (batch, frames, channels, height, width).
@@ -59,8 +59,8 @@ def motion(video: Tensor) -> Tensor:
 def draw_windows(motions: Tensor, size: int) -> Tensor:
     """Draw a window of each clip in proportion to its motion.
 
-    A window weighs as much as its least moving frame; if every window of a clip holds a frame that does not move, as
-    much as all of its frames together; if nothing moves, all windows weigh alike.
+    The weight of a window is the motion of its least moving frame; if every window of a clip has a frame that does not
+    move, it is the sum over its frames; if nothing moves, all windows have equal weights.
 
     Args:
         motions: Motion of each frame, float, at least 0, shape (batch, frames).

@@ -26,7 +26,7 @@ WHITE = (0.95047, 1.0, 1.08883)
 AXIS = (-1.0, 2.0, -1.0)
 """From magenta to green, along which lenses displace the channels."""
 NOISE = 0.01
-"""Deviation of the noise in dropped channels, relative to that of the channel that stays."""
+"""Standard deviation of the noise in dropped channels, relative to that of the channel that is kept."""
 
 
 def rgb_to_lab(images: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def hue_chroma(images: Tensor) -> Tensor:
 
 
 def from_hue_chroma(hue: Tensor, chroma: Tensor, grey: Tensor) -> Tensor:
-    """Images of some hue, chroma and mean channel, the inverse of `hue_chroma`; clipped to 0..1.
+    """Images with a given hue, chroma and mean of the channels, the inverse of `hue_chroma`; clipped to 0..1.
 
     Args:
         hue: In turns, float, shape (batch, height, width).
@@ -133,7 +133,7 @@ def hsv_to_rgb(images: Tensor) -> Tensor:
 
 
 def _hue(images: Tensor, high: Tensor, span: Tensor) -> Tensor:
-    """Hue in turns, 0 for grey, of images whose highest channel and whose span of channels are given."""
+    """Hue in turns, 0 for grey, of images, given their highest channel and the range of their channels."""
     red, green, blue = images.unbind(1)
     inverse = span.clamp(min=torch.finfo(span.dtype).tiny).reciprocal()
     sixths = torch.where(high == green, 2 + (blue - red) * inverse, 4 + (red - green) * inverse)
@@ -149,9 +149,9 @@ def drop_aberration(images: Tensor) -> Tensor:
 def drop_channels(images: Tensor) -> Tensor:
     """Keep one random channel of each image, shape (batch, channels, ...); the others become noise around mid-grey."""
     channels = torch.arange(images.shape[1], device=images.device)[:, None, None]
-    stays = channels == torch.randint(images.shape[1], (len(images), 1, 1, 1), device=images.device)
-    deviation = images.std((2, 3), correction=0, keepdim=True).where(stays, 0).sum(1, keepdim=True)
-    return torch.where(stays, images, 0.5 + NOISE * deviation * torch.randn_like(images))
+    is_kept = channels == torch.randint(images.shape[1], (len(images), 1, 1, 1), device=images.device)
+    deviation = images.std((2, 3), correction=0, keepdim=True).where(is_kept, 0).sum(1, keepdim=True)
+    return torch.where(is_kept, images, 0.5 + NOISE * deviation * torch.randn_like(images))
 
 
 def _linear(images: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ PAPER_BINS = (  # lowest and highest b in the paper's gamut, for a = -90, -80 ..
 
 
 def bins(grid: int) -> Tensor:
-    """Centres of the colour bins: the paper's 313 for a grid of 10, else all that sRGB reaches.
+    """Centres of the colour bins: the paper's 313 for a grid of 10, otherwise all within the gamut of sRGB.
 
     Args:
         grid: Distance between neighbouring centres in Lab.
@@ -34,7 +34,7 @@ def bins(grid: int) -> Tensor:
         return torch.tensor([(a, b) for a, (low, high) in rows for b in range(low, high + 1, 10)]).float()
     level = torch.linspace(0, 1, 256)
     first, second = torch.meshgrid(level, level, indexing="ij")
-    # Seen along the lightness, the six faces of the colour cube cover all that its inside covers.
+    # Projected along the lightness, the six faces of the colour cube cover all of its interior.
     sides = [(first, second, torch.full_like(first, end)) for end in (0.0, 1.0)]
     faces = torch.stack([torch.stack(side[turn:] + side[:turn]) for side in sides for turn in range(3)])
     colors = rearrange(rgb_to_lab(faces)[:, 1:], "n ab h w -> (n h w) ab")
@@ -42,7 +42,7 @@ def bins(grid: int) -> Tensor:
 
 
 def equal_bins(values: Tensor, count: int, highest: float = 1.0) -> Tensor:
-    """Number of the bin of each value, of equal bins of 0..highest; the upper end belongs to the last one.
+    """Index of the bin of each value among equally wide bins of 0..highest; the last one includes its upper end.
 
     Args:
         values: Float, any shape.
@@ -84,7 +84,7 @@ def rarity(counts: Tensor, centers: Tensor, uniform: float = 0.5, width: float =
     Args:
         counts: How often each bin occurs in the data, shape (bins,).
         centers: Bins, float, shape (bins, 2).
-        uniform: Fraction of the uniform distribution in the prior, above 0; 1 weighs all bins alike.
+        uniform: Fraction of the uniform distribution in the prior, above 0; 1 weights all bins equally.
         width: Standard deviation of the Gaussian that smooths the prior, in Lab.
 
     Returns:

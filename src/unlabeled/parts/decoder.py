@@ -17,7 +17,7 @@ __all__ = ["ChannelwiseLinear", "Decoder", "FrameDecoder", "Hypercolumn", "Linea
 def decoder(
     kind: Literal["conv", "linear"], shape: tuple[int, int, int], channels: int, size: int
 ) -> "Decoder | LinearDecoder":
-    """A network from a map to an image, either kind with an output near 0 before training.
+    """A network from a map to an image, whose output is near 0 before training.
 
     Args:
         kind: "conv" upsamples step by step, "linear" is one layer.
@@ -82,12 +82,12 @@ class LinearDecoder(nn.Module):
 
 
 class FrameDecoder(nn.Module):
-    """An LSTM that draws one frame after another from a summary.
+    """An LSTM that generates one frame after another from a summary.
 
     Args:
-        units: Cells of the LSTM; the summary is its output and its cell at the start.
-        pixels: Numbers of a frame.
-        conditional: Whether it reads the frame that it drew last; in training, the true one.
+        units: Width of the LSTM; the summary is its initial hidden and cell state.
+        pixels: Number of values in a frame.
+        conditional: Whether it reads the frame that it generated last; in training, the true one.
     """
 
     def __init__(self, units: int, pixels: int, conditional: bool) -> None:
@@ -103,9 +103,9 @@ class FrameDecoder(nn.Module):
 
         Args:
             summary: Float, shape (batch, 2 * units).
-            count: Frames to draw.
+            count: Number of frames to generate.
             truth: True frames, float, shape (batch, count, pixels), which a conditional decoder reads one step late;
-                None lets it read its own.
+                with None it reads its own.
             draw: Function from outputs to frames, both of shape (batch, 1, pixels).
         """
         state = tuple(part.contiguous()[None] for part in summary.chunk(2, 1))
@@ -150,7 +150,7 @@ class Hypercolumn(nn.Module):
 
     Args:
         dims: Channels of each map.
-        outputs: Numbers predicted at each position.
+        outputs: Number of values predicted at each position.
         width: Channels of the hidden layer.
     """
 

@@ -22,14 +22,14 @@ ENTRIES = 2**22
 def draw_patches(
     inputs: Tensor, sides: tuple[int, ...], count: int, positions: Tensor | None = None
 ) -> Tensor:
-    """Patches at random positions, all of which lie inside.
+    """Patches at random positions, all of them inside the inputs.
 
     Args:
         inputs: Float, shape (batch, channels, *lengths), such as height and width.
-        sides: Lengths of a patch, one for each of `lengths` and at most that.
-        count: Patches to draw from each of the batch.
-        positions: Where each of the batch has fewer positions along the last axis than there are, how many, at least
-            1, int64, shape (batch,).
+        sides: Lengths of a patch, one for each of `lengths`, which it must not exceed.
+        count: Number of patches to draw from each input.
+        positions: Number of positions along the last axis that are allowed in each input, at least 1, int64, shape
+            (batch,); None allows all.
 
     Returns:
         Float, shape (batch * count, channels, *sides).
@@ -39,18 +39,18 @@ def draw_patches(
         windows = windows.unfold(axis, side, 1)
     number = len(inputs) * count
     sample = torch.arange(len(inputs), device=inputs.device).repeat_interleave(count)
-    places = [
+    corners = [
         torch.randint(windows.shape[axis], (number,), device=inputs.device)
         for axis in range(2, 2 + len(sides))
     ]
     if positions is not None:
         limit = positions.to(inputs.device)[sample]
-        places[-1] = (torch.rand(number, device=inputs.device) * limit).long().minimum(limit - 1)
-    return windows[sample, :, *places]
+        corners[-1] = (torch.rand(number, device=inputs.device) * limit).long().minimum(limit - 1)
+    return windows[sample, :, *corners]
 
 
 def normalize_contrast(patches: Tensor, eps: float) -> Tensor:
-    """Patches less their means, over their deviations.
+    """Patches minus their means, divided by their standard deviations.
 
     Args:
         patches: Float, shape (patches, numbers).
@@ -78,7 +78,7 @@ def whitening(patches: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def assign(patches: Tensor, atoms: Tensor) -> tuple[Tensor, Tensor]:
-    """The atom that is most like each patch or its negative.
+    """The atom that is most similar to each patch or its negative.
 
     Args:
         patches: Float, shape (patches, numbers).
@@ -96,7 +96,7 @@ def assign(patches: Tensor, atoms: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(indices), torch.cat(products)
 
 
-class TakesFilters(Protocol):
+class FilterBank(Protocol):
     """A network that computes with the filters of a dictionary."""
 
     def set_filters(self, filters: Tensor, offsets: Tensor) -> None: ...
@@ -107,10 +107,10 @@ class Dictionary(nn.Module):
 
     Args:
         atoms: Number of atoms.
-        numbers: Numbers of a patch.
+        numbers: Number of values in a patch.
         eps: Variance added in contrast normalisation, in units of the input.
         whitening_eps: Variance added in whitening; that of a normalised patch is 1.
-        decay: What an update keeps of the sums of the earlier ones.
+        decay: Fraction of the sums of earlier updates that an update keeps.
     """
 
     mean: Tensor
@@ -129,12 +129,12 @@ class Dictionary(nn.Module):
         self.register_buffer("sums", torch.zeros(atoms, numbers))
 
     @torch.no_grad()
-    def begin(self, patches: Tensor, code: TakesFilters | None = None) -> None:
-        """Measure the whitening, and take random patches as the first atoms; alike in all processes.
+    def begin(self, patches: Tensor, code: FilterBank | None = None) -> None:
+        """Estimate the whitening, and initialise the atoms with random patches, the same in all processes.
 
         Args:
             patches: Float, shape (patches, numbers).
-            code: What takes the filters afterwards.
+            code: Network that gets the filters afterwards.
         """
         mean, matrix = whitening(normalize_contrast(patches, self.eps), self.whitening_eps)
         self.mean.copy_(gather.broadcast(mean))
@@ -147,21 +147,21 @@ class Dictionary(nn.Module):
             code.set_filters(*self.filters())
 
     def whiten(self, patches: Tensor) -> Tensor:
-        """Patches with contrast normalised and without correlations, float, shape (patches, numbers)."""
+        """Contrast-normalised and decorrelated patches, float, shape (patches, numbers)."""
         return (normalize_contrast(patches, self.eps) - self.mean) @ self.whitening
 
     @torch.no_grad()
     def forward(
-        self, patches: Tensor, mirrored: Tensor | None = None, code: TakesFilters | None = None
+        self, patches: Tensor, mirrored: Tensor | None = None, code: FilterBank | None = None
     ) -> Tensor:
-        """Fraction of the patches' squares that their atoms leave unexplained, from 0 to 1; no gradient.
+        """Fraction of the sum of squares of the patches that their atoms leave unexplained, in 0..1; no gradient.
 
-        In training mode the atoms then move to what they explain, in all processes to the same.
+        In training mode, the atoms then move towards the patches that they explain, equally in all processes.
 
         Args:
             patches: Float, shape (patches, numbers).
-            mirrored: The same patches mirrored, where an atom may explain either; float, same shape.
-            code: What takes the filters after the atoms have moved.
+            mirrored: The same patches mirrored, if an atom may explain either; float, same shape.
+            code: Network that gets the filters after the atoms have moved.
         """
         whitened = self.whiten(patches)
         nearest, products = assign(whitened, self.atoms)
@@ -184,14 +184,14 @@ class Dictionary(nn.Module):
     def _update(self, whitened: Tensor, nearest: Tensor, products: Tensor) -> None:
         numbers, sums = torch.arange(len(self.atoms), device=nearest.device), torch.zeros_like(self.sums)
         size = max(1, ENTRIES // len(self.atoms))
-        # By matrix products, which unlike scattered additions give the same bits every time.
+        # Matrix products, unlike scattered additions, give the same bits every time.
         for rows, index, product in zip(whitened.split(size), nearest.split(size), products.split(size)):
             sums += torch.where(numbers[:, None] == index, product, 0) @ rows
         self.sums.mul_(self.decay).add_(gather.sum_over_processes(sums))
         self.atoms.copy_(gather.broadcast(self._replace_unused(F.normalize(self.sums, dim=1), whitened)))
 
     def _replace_unused(self, atoms: Tensor, whitened: Tensor) -> Tensor:
-        """Atoms, where those that no patch has chosen are drawn anew from the patches."""
+        """Atoms, of which those that no patch has chosen are replaced by random patches."""
         unused = atoms.square().sum(1) < 0.5
         if not unused.any():
             return atoms
@@ -202,38 +202,38 @@ class Dictionary(nn.Module):
         return atoms.masked_scatter(unused[:, None], F.normalize(whitened[rows] + noise, dim=1))
 
     def filters(self) -> tuple[Tensor, Tensor]:
-        """Whitening folded into the atoms: products of atoms and whitened patches, from normalised patches.
+        """Filters that give the products of atoms and whitened patches from patches that are only normalised.
 
         Returns:
-            Filters, float, shape (atoms, numbers), and what is added to their products, float, shape (atoms,).
+            Filters, float, shape (atoms, numbers), and offsets that are added to their products, float, shape (atoms,).
         """
         filters = self.atoms @ self.whitening
         return filters, -filters @ self.mean
 
     @torch.no_grad()
-    def redraw(self, patches: Tensor, samples: int, shown: int = 36) -> tuple[Tensor, Tensor]:
-        """Patches as one atom each, with their own mean and contrast, and the atoms that explain most of a sample.
+    def reconstruct(self, patches: Tensor, samples: int, shown: int = 36) -> tuple[Tensor, Tensor]:
+        """Patches reconstructed from one atom each, with their own mean and contrast, and the most used atoms.
 
         Args:
-            patches: As many of each sample, one sample after the other, float, shape (patches, numbers).
+            patches: Equally many of each sample, one sample after the other, float, shape (patches, numbers).
             samples: Number of samples.
-            shown: Atoms of each sample, at most.
+            shown: Largest number of atoms of each sample, those that explain most of it.
 
         Returns:
             Float, shape (patches, numbers), and atoms as patches, in 0..1, float, shape (samples, atoms, numbers).
         """
         nearest, products = assign(self.whiten(patches), self.atoms)
-        drawn = self.unwhiten(products[:, None] * self.atoms[nearest])
+        output = self.unwhiten(products[:, None] * self.atoms[nearest])
         variance, mean = torch.var_mean(patches, 1, correction=0, keepdim=True)
         explained = patches.new_zeros(samples, len(self.atoms))
         explained.scatter_add_(1, nearest.view(samples, -1), products.square().view(samples, -1))
         atoms = self.unwhiten(self.atoms) - self.mean
         atoms = atoms / atoms.abs().amax(1, keepdim=True).clamp_min(1e-12)
         most = explained.topk(min(shown, len(atoms)), dim=1).indices
-        return drawn * (variance + self.eps).sqrt() + mean, atoms[most] / 2 + 0.5
+        return output * (variance + self.eps).sqrt() + mean, atoms[most] / 2 + 0.5
 
     def unwhiten(self, whitened: Tensor) -> Tensor:
-        """Normalised patches of whitened ones, float, shape (patches, numbers)."""
+        """Inverse of the whitening: normalised patches, float, shape (patches, numbers)."""
         return (
             torch.linalg.solve(self.whitening.double(), whitened.double().T).T.to(whitened.dtype) + self.mean
         )

@@ -1,4 +1,4 @@
-"""Linear maps of features that need no labels: whitening, and the directions that forget random views.
+"""Linear maps of features that need no labels: whitening, and the directions that change least between views.
 
 Both are solved in closed form, from covariances in double precision.
 """
@@ -15,12 +15,13 @@ __all__ = ["LARGEST", "discriminants", "principal", "scatter", "whitening"]
 BLOCK = 1024
 """Rows whose products are summed in single precision before they are added up in double precision."""
 EXACT = 1024
-"""Samples and numbers of a feature above which its principal directions are found by iteration."""
+"""Number of samples and dimension of features above which principal directions are computed by iteration."""
 LARGEST = 8192
-"""Most numbers of a feature: its covariance takes their square in memory."""
+"""Largest dimension of features: the memory for their covariance grows with its square."""
 ROUNDS = 3
+"""Rounds of that iteration."""
 SMALLEST = 1e-7
-"""Variance, as a fraction of the largest, below which a direction holds rounding only."""
+"""Variance, as a fraction of the largest, below which a direction holds nothing but rounding errors."""
 
 
 def scatter(points: Tensor) -> Tensor:
@@ -44,8 +45,8 @@ def principal(points: Tensor, most: int) -> Tensor:
 
     Args:
         points: Float, shape (samples, dim), of mean 0.
-        most: Most directions, at least 1. Of more than 1,024 numbers and samples they are found by three rounds of
-            orthogonal iteration, in which the last ones are approximate.
+        most: Largest number of directions, at least 1. With more than 1,024 dimensions and samples, they are computed
+            by three rounds of orthogonal iteration, which leaves the last ones approximate.
 
     Returns:
         Float, shape (dim, directions).
@@ -69,14 +70,14 @@ def principal(points: Tensor, most: int) -> Tensor:
 
 
 def whitening(points: Tensor, dimensions: int, shrinkage: float) -> Tensor:
-    """Map to principal components of about equal variance, so that no direction outvotes the others.
+    """Map to principal components of about equal variance, so that no direction dominates the others.
 
-    Variances are shrunk towards their mean first: what rarely varies is mostly noise.
+    Variances are shrunk towards their mean first, as directions that hardly vary are mostly noise.
 
     Args:
         points: Float, shape (samples, dim), of mean 0.
-        dimensions: Most components, at least 1.
-        shrinkage: What is added to the variances, as a fraction of their mean, at least 0.
+        dimensions: Largest number of components, at least 1.
+        shrinkage: Added to the variances, as a fraction of their mean, at least 0.
 
     Returns:
         Float, shape (dim, components).
@@ -94,15 +95,15 @@ def whitening(points: Tensor, dimensions: int, shrinkage: float) -> Tensor:
 
 
 def discriminants(between: Tensor, within: Tensor, dimensions: int, regularisation: float) -> Tensor:
-    """Directions in which samples differ most, in units of how far random views of one sample move.
+    """Directions in which samples differ most, relative to how much random views of one sample differ.
 
     The generalised eigenvectors v of between v = l (within + r m) v, where r is the regularisation and m the mean of
-    the diagonal of `within` (of `between` where views move nothing), each of length 1 in the metric on the right.
+    the diagonal of `within` (of `between` if views change nothing), each of length 1 in the metric on the right.
 
     Args:
         between: Covariance of the means of the samples, float64, shape (dim, dim).
         within: Covariance of a view around the mean of its sample, float64, shape (dim, dim).
-        dimensions: Most directions, at least 1.
+        dimensions: Largest number of directions, at least 1.
         regularisation: r, above 0.
 
     Returns:

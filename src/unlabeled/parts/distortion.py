@@ -1,4 +1,4 @@
-"""Strongly distorted patches of images: moved, turned and resized, with other colours.
+"""Strongly distorted patches of images: shifted, rotated and scaled, with other colours.
 
 Source: Dosovitskiy, Fischer, Springenberg, Riedmiller, Brox, "Discriminative Unsupervised Feature Learning with
 Exemplar Convolutional Neural Networks", 2014, https://arxiv.org/abs/1406.6909
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from unlabeled.parts.color import hsv_to_rgb, rgb_to_hsv
 
-__all__ = ["Bending", "Distortion", "Motion", "bend", "cut"]
+__all__ = ["ColorChange", "Distortion", "Motion", "change_colors", "cut"]
 
 
 class Motion(NamedTuple):
     """How squares are moved.
 
     Attributes:
-        shift: To the right and down, in their sides, float, shape (batch, 2).
-        factor: On the side, float, shape (batch,).
-        degrees: Angle, float, shape (batch,).
+        shift: Shift to the right and down, in sides of the square, float, shape (batch, 2).
+        factor: Scale factor of the side, float, shape (batch,).
+        degrees: Angle of rotation, float, shape (batch,).
     """
 
     shift: Tensor
@@ -31,11 +31,11 @@ class Motion(NamedTuple):
 
 
 def cut(images: Tensor, seeds: Tensor, size: int, motion: Motion | None = None) -> Tensor:
-    """Cut out and resize squares that are shifted, scaled and turned (bilinear); the image goes on mirrored outside.
+    """Cut out and resize squares that are shifted, scaled and rotated (bilinear); images are continued by reflection.
 
     Args:
         images: Float, shape (batch, channels, side, side).
-        seeds: As `textured` gives them.
+        seeds: Squares, as from `textured`.
         size: Side of the result in pixels.
         motion: None to leave the squares where they are.
 
@@ -57,12 +57,12 @@ def cut(images: Tensor, seeds: Tensor, size: int, motion: Motion | None = None) 
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
-class Bending(NamedTuple):
+class ColorChange(NamedTuple):
     """How the colours of images change.
 
     Attributes:
         contrast: Factors of the principal components, float, shape (batch, channels).
-        curves: Exponents, factors and summands of saturation and value, float, shape (batch, 2, 3).
+        curves: Exponents, factors and offsets of saturation and value, float, shape (batch, 2, 3).
         hue: Shift of the hue in turns, float, shape (batch,).
     """
 
@@ -71,33 +71,33 @@ class Bending(NamedTuple):
     hue: Tensor
 
 
-def bend(images: Tensor, mean: Tensor, axes: Tensor, bending: Bending) -> Tensor:
-    """Stretch the colours along their principal components, then bend saturation and value and shift the hue.
+def change_colors(images: Tensor, mean: Tensor, axes: Tensor, change: ColorChange) -> Tensor:
+    """Scale the colours along their principal components, then map saturation and value and shift the hue.
 
     Args:
-        images: Float in 0..1, shape (batch, channels, height, width). Of other than three channels, each is bent as the
-            value is.
+        images: Float in 0..1, shape (batch, channels, height, width). Without exactly three channels, every channel is
+            mapped like the value.
         mean: Mean of each channel, float, shape (channels,).
         axes: Principal components as rows, float, shape (channels, channels).
-        bending: Random choices for these images.
+        change: Random choices for these images.
 
     Returns:
         Float in 0..1, the shape of the images.
     """
     centred = images - mean[:, None, None]
     # Plain sums, which autocast does not round.
-    mixing = (axes[:, :, None] * axes[:, None] * bending.contrast[:, :, None, None]).sum(1)
+    mixing = (axes[:, :, None] * axes[:, None] * change.contrast[:, :, None, None]).sum(1)
     images = ((mixing[..., None, None] * centred[:, None]).sum(2) + mean[:, None, None]).clamp(0, 1)
-    exponents, factors, summands = bending.curves[..., None, None, None].unbind(2)
+    exponents, factors, offsets = change.curves[..., None, None, None].unbind(2)
 
-    def along(values: Tensor, curve: int) -> Tensor:
-        return (values ** exponents[:, curve] * factors[:, curve] + summands[:, curve]).clamp(0, 1)
+    def mapped(values: Tensor, curve: int) -> Tensor:
+        return (values ** exponents[:, curve] * factors[:, curve] + offsets[:, curve]).clamp(0, 1)
 
     if images.shape[1] != 3:
-        return along(images, 1)
+        return mapped(images, 1)
     hue, saturation, value = rgb_to_hsv(images).split(1, dim=1)
-    hue = hue + bending.hue[:, None, None, None]
-    return hsv_to_rgb(torch.cat([hue, along(saturation, 0), along(value, 1)], 1))
+    hue = hue + change.hue[:, None, None, None]
+    return hsv_to_rgb(torch.cat([hue, mapped(saturation, 0), mapped(value, 1)], 1))
 
 
 class Distortion(nn.Module):
@@ -106,10 +106,11 @@ class Distortion(nn.Module):
     Args:
         channels: Channels of the images.
         translation: Largest shift of a square, relative to its side.
-        scale: Largest factor on its side; the smallest is its inverse.
-        degrees: Largest angle.
+        scale: Largest scale factor of its side; the smallest is its inverse.
+        degrees: Largest angle of rotation.
         jitter: Strength of the colour changes. At 1, principal components are multiplied by 0.5 to 2; saturation and
-            value are raised to the power 0.25 to 4, multiplied by 1 / 1.4 to 1.4 and shifted by 0.1, as the hue is.
+            value are raised to the power of 0.25 to 4, multiplied by 1 / 1.4 to 1.4 and shifted by up to 0.1, as is the
+            hue.
     """
 
     mean: Tensor
@@ -124,7 +125,7 @@ class Distortion(nn.Module):
         self.register_buffer("axes", torch.eye(channels))
 
     def fit(self, images: Tensor) -> None:
-        """Find the principal components of the colours of images, float, shape (batch, channels, height, width)."""
+        """Compute the principal components of the colours of images, float, shape (batch, channels, height, width)."""
         pixels = images.transpose(0, 1).flatten(1)
         self.mean.copy_(pixels.mean(1))
         self.axes.copy_(torch.linalg.eigh(torch.cov(pixels).view_as(self.axes)).eigenvectors.mT)
@@ -139,8 +140,8 @@ class Distortion(nn.Module):
         factor = draw(most=math.log(self.scale)).exp()
         motion = Motion(draw(2, most=self.translation), factor, draw(most=self.degrees))
         ranges = torch.tensor([math.log(4), math.log(1.4), 0.1], device=images.device)
-        exponent, factor, summand = (self.jitter * ranges * draw(2, 3)).unbind(2)
-        curves = torch.stack([exponent.exp(), factor.exp(), summand], 2)
+        exponent, factor, offset = (self.jitter * ranges * draw(2, 3)).unbind(2)
+        curves = torch.stack([exponent.exp(), factor.exp(), offset], 2)
         contrast = draw(images.shape[1], most=self.jitter * math.log(2)).exp()
-        bending = Bending(contrast, curves, draw(most=0.1 * self.jitter))
-        return bend(cut(images, squares, size, motion), self.mean, self.axes, bending)
+        change = ColorChange(contrast, curves, draw(most=0.1 * self.jitter))
+        return change_colors(cut(images, squares, size, motion), self.mean, self.axes, change)

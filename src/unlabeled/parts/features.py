@@ -1,4 +1,4 @@
-"""Features of a whole data set, for methods that look at all samples at once."""
+"""Features of a whole data set, for methods that need those of all samples together."""
 
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 __all__ = ["all_features"]
 
-AT_ONCE = 512
+CHUNK = 512
 
 
 class Batches(Protocol):
-    """Data that gives out its samples in order."""
+    """Data that yields its samples in order."""
 
     def batches(self, size: int) -> Iterator[dict[str, Tensor]]: ...
 
@@ -28,7 +28,7 @@ def all_features(
     encoder.eval()
     parts = [
         features({name: value.to(device) for name, value in batch.items()}).float()
-        for batch in data.batches(AT_ONCE)
+        for batch in data.batches(CHUNK)
     ]
     encoder.train(training)
     return torch.cat(parts)

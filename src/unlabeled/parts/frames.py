@@ -1,11 +1,11 @@
-"""Frames of films as images, for image encoders that read scenes and trajectories."""
+"""Frames of videos as images, for image encoders that read scenes and trajectories."""
 
 import torch
 from torch import Tensor
 
 __all__ = ["as_images", "one_each"]
 
-FILMS = ("views", "video")
+VIDEOS = ("views", "video")
 
 
 def as_images(frames: Tensor) -> dict[str, Tensor]:
@@ -15,13 +15,13 @@ def as_images(frames: Tensor) -> dict[str, Tensor]:
         frames: uint8 or float, shape (..., channels, height, width).
 
     Returns:
-        `image`, shape (images, channels, height, width), the last of the leading axes the fastest.
+        `image`, shape (images, channels, height, width); the last of the leading axes varies fastest.
     """
     return {"image": frames.flatten(0, -4)}
 
 
 def one_each(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A batch of images as it is; of films one frame per sample, a different one for each.
+    """A batch of images unchanged, or one frame of each video, at positions that vary between samples.
 
     Args:
         batch: `image`, or `index` and `views` (batch, cameras, frames, channels, height, width) or `video` (batch,
@@ -32,8 +32,8 @@ def one_each(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     if "image" in batch:
         return batch
-    film = next(batch[key] for key in FILMS if key in batch)
-    film = film.flatten(1, -4)
+    video = next(batch[key] for key in VIDEOS if key in batch)
+    video = video.flatten(1, -4)
     # The multiplier has no small factor in common with the number of frames.
-    number = (7919 * batch["index"]).remainder(film.shape[1])
-    return {"image": film[torch.arange(len(film), device=film.device), number], "index": batch["index"]}
+    number = (7919 * batch["index"]).remainder(video.shape[1])
+    return {"image": video[torch.arange(len(video), device=video.device), number], "index": batch["index"]}

@@ -44,7 +44,7 @@ def classifier(*widths: int, norm: bool = True, std: float = 1e-3, bias: float =
 
 
 def near_zero(layer: Layer, std: float = 1e-3, bias: float = 0.0) -> Layer:
-    """Let a layer predict nearly the same for every input at first, but pass gradients on.
+    """Initialise a layer so that it first predicts nearly the same for every input but still passes gradients.
 
     Args:
         layer: Initialised in place.
@@ -94,7 +94,7 @@ class Distance(nn.Module):
             candidates: Unit vectors, float, shape (batch, candidates, dim).
         """
         squares = (anchors[:, None] - candidates).square().sum(2)
-        distances = (squares + 1e-12).sqrt()  # the root has no slope at 0
+        distances = (squares + 1e-12).sqrt()  # the slope of the root is infinite at 0
         answers = self.layer(distances[..., None])
         return answers[..., 1] - answers[..., 0]
 

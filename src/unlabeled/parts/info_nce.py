@@ -1,4 +1,4 @@
-"""Contrastive losses: the fraction of the positive in a softmax over similarities (InfoNCE) in its usual settings.
+"""Contrastive losses: the probability of the positive in a softmax over similarities (InfoNCE), in its usual variants.
 
 They differ in what a vector is compared with: all other views of the batch (`nt_xent`), the samples of other classes
 (`supervised_contrastive`), a queue (`with_queue`), the targets of the batch (`in_batch`), or positions of its own
@@ -137,7 +137,7 @@ def nearest(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def negatives(lengths: Tensor, size: int, count: int) -> Tensor:
-    """For each position of a sequence some of its other positions, all equally likely, perhaps with repetition.
+    """Random other positions for each position of a sequence, all equally likely, drawn with replacement.
 
     Args:
         lengths: Real positions of each sequence, int64, shape (batch,); below 2 there is no other.

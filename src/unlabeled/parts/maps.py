@@ -79,12 +79,12 @@ def survey(encoder: MapEncoder, layer: str | None = None) -> tuple[str, int, int
 
 
 def describe(maps: Mapping[str, Tensor], layer: str, normalize: bool = True) -> Tensor:
-    """Join a map with all deeper ones, each of which weighs the same.
+    """Join a map with all deeper ones, all with equal weights.
 
     Args:
         maps: Maps by name, early to late, each float, shape (batch, channels, rows, columns).
         layer: The map that defines the positions; deeper ones are resized to it.
-        normalize: Whether the vectors of every map are brought to the same length, and so the whole to 1.
+        normalize: Whether the vectors of every map are scaled to the same length, such that of the whole is 1.
 
     Returns:
         A vector along the channels for each position, float32, shape (batch, channels of all, rows, columns).

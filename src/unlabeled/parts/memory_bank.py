@@ -1,4 +1,4 @@
-"""A stored vector of every sample of the data, and losses that recognise a sample among all of them.
+"""A stored vector for every sample of the data, and losses that recognise a sample among all of them.
 
 Source: Wu, Xiong, Yu, Lin, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", 2018,
 https://arxiv.org/abs/1805.01978
@@ -18,17 +18,17 @@ from unlabeled.parts.precision import full_precision
 __all__ = ["MemoryBank", "nce", "softmax"]
 
 ALL_AT_ONCE = 8
-"""Samples per negative up to which a vector is multiplied with the whole bank, faster than with gathered rows."""
+"""Samples per negative up to which vectors are multiplied by the whole bank, which is faster than gathering rows."""
 
 
 @full_precision
 def softmax(vectors: Tensor, rows: Tensor, index: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of each sample's own number among all.
+    """Cross-entropy of each sample's own index among all samples.
 
     Args:
         vectors: Unit vectors, float, shape (batch, dim).
         rows: Stored vectors of all samples, float, shape (samples, dim).
-        index: Number of each sample, int64, shape (batch,).
+        index: Index of each sample, int64, shape (batch,).
         temperature: Divides the cosines, above 0.
 
     Returns:
@@ -40,11 +40,11 @@ def softmax(vectors: Tensor, rows: Tensor, index: Tensor, temperature: float) ->
 
 @full_precision
 def nce(logits: Tensor, log_constant: Tensor, samples: int) -> Tensor:
-    """Noise-contrastive estimation: tell the own vector from m vectors that were drawn uniformly.
+    """Noise-contrastive estimation: tell a sample's own vector from m vectors that are drawn uniformly.
 
     Args:
-        logits: Cosines over the temperature, that of the own vector first, float, shape (batch, 1 + m).
-        log_constant: Logarithm of the softmax's denominator, taken as the same for all, scalar.
+        logits: Cosines divided by the temperature, that of the own vector first, float, shape (batch, 1 + m).
+        log_constant: Logarithm of the softmax's denominator, assumed to be the same for all samples, scalar.
         samples: Number of samples of the data.
 
     Returns:
@@ -55,28 +55,28 @@ def nce(logits: Tensor, log_constant: Tensor, samples: int) -> Tensor:
 
 
 @full_precision
-def cosines(vectors: Tensor, rows: Tensor, chosen: Tensor) -> Tensor:
-    """Products of each sample with some of the stored vectors.
+def cosines(vectors: Tensor, rows: Tensor, candidates: Tensor) -> Tensor:
+    """Cosines of each sample with some of the stored vectors.
 
     Args:
         vectors: Unit vectors, float, shape (batch, dim).
         rows: Stored vectors of all samples, float, shape (samples, dim).
-        chosen: Rows for each sample, int64, shape (batch, m).
+        candidates: Indices of the stored vectors for each sample, int64, shape (batch, m).
 
     Returns:
         Float, shape (batch, m), in -1..1; never computed in half precision.
     """
-    if len(rows) <= ALL_AT_ONCE * chosen.shape[1]:
-        return (vectors @ rows.T).gather(1, chosen)
-    return (rows[chosen] @ vectors[:, :, None])[:, :, 0]
+    if len(rows) <= ALL_AT_ONCE * candidates.shape[1]:
+        return (vectors @ rows.T).gather(1, candidates)
+    return (rows[candidates] @ vectors[:, :, None])[:, :, 0]
 
 
 class MemoryBank(nn.Module):
-    """A unit vector of every sample, the same in every process; random until the sample is visited.
+    """A unit vector for every sample, the same in every process; random until its first update.
 
     Args:
-        dim: Width of a vector.
-        momentum: Fraction of a stored vector that a visit keeps, in 0..1.
+        dim: Dimension of the vectors.
+        momentum: Fraction of a stored vector that an update keeps, in 0..1.
     """
 
     rows: Tensor
@@ -89,16 +89,16 @@ class MemoryBank(nn.Module):
         self.register_buffer("log_constant", torch.tensor(torch.inf))
 
     def fill(self, samples: int) -> None:
-        """Start anew with a random vector for each of some samples."""
+        """Start over with a random vector for each of `samples` samples."""
         rows = F.normalize(torch.randn(samples, self.rows.shape[1]), dim=1)
         self.rows = gather.broadcast(rows.to(self.rows))
         self.log_constant.fill_(torch.inf)
 
     def current(self) -> Tensor:
-        """Copy of the stored vectors, float, shape (samples, dim), which later visits leave alone.
+        """Copy of the stored vectors, float, shape (samples, dim), which later updates do not change.
 
         Raises:
-            UserError: There are none yet.
+            UserError: The bank is still empty.
         """
         if not len(self.rows):
             raise UserError("memory bank must be filled first: call prepare(data)")
@@ -112,13 +112,14 @@ class MemoryBank(nn.Module):
         Args:
             vectors: Unit vectors, float, shape (batch, dim).
             rows: What `current` gave.
-            index: Number of each sample, int64, shape (batch,).
-            negatives: Stored vectors to draw for each sample; its own may be among them, as noise is from all samples.
+            index: Index of each sample, int64, shape (batch,).
+            negatives: Number of stored vectors to draw for each sample; its own may be among them, as noise is drawn
+                from all samples.
             temperature: Divides the cosines, above 0.
         """
-        chosen = torch.cat([index[:, None], self.noise(index, negatives)], 1)
-        logits = cosines(vectors, rows, chosen) / temperature
-        # Exponentials at low temperatures are no numbers in float32, so none is taken outside of a logarithm.
+        candidates = torch.cat([index[:, None], self.noise(index, negatives)], 1)
+        logits = cosines(vectors, rows, candidates) / temperature
+        # Exponentials at low temperatures overflow in float32, so only their logarithms are computed.
         total = gather.gather(logits.detach().logsumexp((0, 1))[None]).logsumexp(0)
         first = total + math.log(len(rows) / (logits.numel() * gather.processes()))
         constant = self.log_constant.where(self.log_constant.isfinite(), first.to(self.log_constant))
@@ -127,19 +128,22 @@ class MemoryBank(nn.Module):
         return nce(logits, constant, len(rows))
 
     def noise(self, index: Tensor, negatives: int) -> Tensor:
-        """Numbers of samples drawn for each of some samples, all equally likely, int64, shape (batch, negatives)."""
+        """Indices of random samples for each sample of the batch, equally likely, int64, shape (batch, negatives)."""
         return torch.randint(len(self.rows), (len(index), negatives), device=index.device)
 
     @torch.no_grad()
-    def visit(self, vectors: Tensor, index: Tensor) -> None:
+    def update(self, vectors: Tensor, index: Tensor) -> None:
         """Move stored vectors towards new ones, on the sphere.
 
         Args:
             vectors: Unit vectors of samples of this process, float, shape (batch, dim).
-            index: Number of each sample, int64, shape (batch,); one that is there twice moves to the mean of both.
+            index: Index of each sample, int64, shape (batch,); a sample that occurs twice moves towards the mean of
+            both.
         """
         vectors, index = gather.gather(vectors.detach()), gather.gather(index)
-        samples, place, visits = index.unique(return_inverse=True, return_counts=True)
-        new = self.rows.new_zeros(len(samples), vectors.shape[1]).index_add_(0, place, vectors.to(self.rows))
-        moved = self.rows[samples].lerp(new / visits[:, None], 1 - self.momentum)
+        samples, position, counts = index.unique(return_inverse=True, return_counts=True)
+        new = self.rows.new_zeros(len(samples), vectors.shape[1]).index_add_(
+            0, position, vectors.to(self.rows)
+        )
+        moved = self.rows[samples].lerp(new / counts[:, None], 1 - self.momentum)
         self.rows[samples] = F.normalize(moved, dim=1)

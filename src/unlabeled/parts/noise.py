@@ -1,4 +1,4 @@
-"""Corrupted copies of samples, of which some elements are destroyed."""
+"""Corrupted copies of samples."""
 
 from typing import Literal
 
@@ -33,11 +33,11 @@ def choose(images: Tensor, amount: float, *, exact: bool = True, whole_pixels: b
 
 
 def salt_pepper(images: Tensor, mask: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """Set elements to the lowest or the highest value by a fair coin.
+    """Set elements to the lowest or the highest value with equal probability.
 
     Args:
         images: Tensor, shape (batch, channels, ...).
-        mask: Which elements to set, bool, shape of `images` or with 1 channel (one coin per pixel).
+        mask: Which elements to set, bool, shape of `images` or with 1 channel (one draw per pixel).
         low: Smallest possible value.
         high: Largest possible value.
 
@@ -56,17 +56,17 @@ def corrupt(
     exact: bool = True,
     whole_pixels: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Destroy a part of each image.
+    """Corrupt a part of each image.
 
     Args:
         images: Float, shape (batch, channels, height, width), in 0..1.
         noise: "mask" sets the chosen elements to 0, "salt_pepper" to 0 or 1, "gaussian" shifts all elements.
         amount: Fraction of the elements; for "gaussian" the standard deviation.
         exact: Whether the fraction is exact for each image.
-        whole_pixels: Whether all channels of a pixel are destroyed together.
+        whole_pixels: Whether all channels of a pixel are corrupted together.
 
     Returns:
-        The corrupted images, same shape, and which elements were destroyed, bool, broadcastable to it.
+        The corrupted images, same shape, and which elements were corrupted, bool, broadcastable to it.
     """
     if noise == "gaussian":
         return images + amount * torch.randn_like(images), torch.ones_like(images, dtype=torch.bool)

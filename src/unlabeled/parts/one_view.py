@@ -1,4 +1,4 @@
-"""What methods share that predict from a random view of an image which unit vector belongs to the image."""
+"""Shared code of methods that predict from a random view of an image the unit vector of that image."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ __all__ = ["OneView"]
 
 
 class OneView:
-    """Base beside `Method` of methods with `views`, which makes a random view, and `head`, which predicts a vector."""
+    """Base beside `Method` of methods with `views`, which draws random views, and `head`, which predicts a vector."""
 
     encoder: Any
     head: Any
@@ -24,10 +24,11 @@ class OneView:
 
     @torch.no_grad()
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Which of the images shown has the prediction that is nearest to that of a view.
+        """Views, their images, and the image among these whose prediction is nearest to that of the view.
 
-        The images may be other ones than those of the training, of which alone there are stored vectors.
+        Predictions are compared with each other, as only training images have stored vectors.
         """
         views, images = self.views(batch), self.encoder.inputs(batch)
-        guess, known = (self.embed_features(self.encoder(x)) for x in (views, images))
-        return {"view": views, "its image": images, "nearest image": images[(guess @ known.T).argmax(1)]}
+        queries, candidates = (self.embed_features(self.encoder(x)) for x in (views, images))
+        nearest = images[(queries @ candidates.T).argmax(1)]
+        return {"view": views, "original image": images, "nearest image": nearest}

@@ -51,7 +51,7 @@ def only_padding(network: nn.Module, images: Tensor) -> set[tuple[str, int, int]
 
 
 def least_size(encoder: Any, size: int) -> int:
-    """The least image size, from the given one on, that all weights can learn from; at most the encoder's own."""
+    """The smallest image size, from the given one on, that all weights can learn from; at most the encoder's own."""
     return next(
         (side for side in range(size, encoder.image_size) if not _idle(encoder, side)), encoder.image_size
     )
@@ -63,7 +63,7 @@ def input_size(encoder: Any, size: int, **option: int | None) -> int | None:
     Args:
         encoder: An encoder of images.
         size: Size of the images.
-        **option: Size that the user asks for, by the name of its option; None for the least.
+        **option: Size that the user asks for, by the name of its option; None for the smallest.
 
     Returns:
         That size, or None if the images can stay as they are; for a ViT the size of its own images.
@@ -86,7 +86,7 @@ def input_size(encoder: Any, size: int, **option: int | None) -> int | None:
 
 
 def _idle(encoder: Any, size: int) -> bool:
-    """Whether an encoder takes no images of a size, or has weights that learn from its own size but not from them."""
+    """Whether an encoder rejects images of a size, or has weights that learn only from images of its own size."""
     device = next(encoder.parameters(), torch.zeros(())).device
 
     def idle_weights(side: int) -> set[tuple[str, int, int]]:
@@ -94,5 +94,5 @@ def _idle(encoder: Any, size: int) -> bool:
 
     try:
         return bool(idle_weights(size) - idle_weights(encoder.image_size))
-    except (RuntimeError, ValueError, AssertionError):  # networks refuse sizes in ways of their own
+    except (RuntimeError, ValueError, AssertionError):  # networks reject sizes with different errors
         return True

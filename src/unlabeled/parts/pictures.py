@@ -1,4 +1,4 @@
-"""Drawing: from what a method sees and predicts to images that a report can show."""
+"""Images for reports from what a method sees and predicts."""
 
 import math
 
@@ -29,7 +29,7 @@ def overlay(images: Tensor, weights: Tensor) -> Tensor:
 
 
 def mark(values: Tensor) -> Tensor:
-    """A disc around the position that differs most from the mean: likely an object, found without a label.
+    """A disc around the position that differs most from the mean: probably an object, located without labels.
 
     Args:
         values: Float, shape (batch, channels, rows, columns).

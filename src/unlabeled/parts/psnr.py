@@ -1,4 +1,4 @@
-"""How near one image is to another, in decibels."""
+"""How close one image is to another, in decibels."""
 
 from torch import Tensor
 
@@ -36,17 +36,17 @@ def psnr(error: Tensor) -> Tensor:
     return -10 * error.clamp(min=LEAST).log10()
 
 
-def gain(predicted: Tensor, given: Tensor, images: Tensor, where: Tensor | None = None) -> Tensor:
-    """By how many decibels a prediction is nearer to the images than what it was made from: above doing nothing.
+def gain(predicted: Tensor, inputs: Tensor, images: Tensor, where: Tensor | None = None) -> Tensor:
+    """Improvement in PSNR of a prediction over the images that it was made from.
 
     Args:
         predicted: Float, shape (batch, channels, height, width); need not be in 0..1.
-        given: Float, same shape.
+        inputs: What it was made from, float, same shape.
         images: Float, same shape.
         where: Pixels that count, as in `squared_error`.
 
     Returns:
-        Scalar without gradient, in decibels; 0 for what was given.
+        Scalar without gradient, in decibels; 0 if nothing was changed.
     """
-    better, before = (squared_error(one.detach(), images, where) for one in (predicted, given))
-    return psnr(better) - psnr(before)
+    after, before = (squared_error(one.detach(), images, where) for one in (predicted, inputs))
+    return psnr(after) - psnr(before)

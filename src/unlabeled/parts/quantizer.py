@@ -16,7 +16,7 @@ def choose(logits: Tensor, temperature: Tensor, noise: bool) -> Tensor:
 
     Args:
         logits: Float, shape (..., codes).
-        temperature: Of that softmax, above 0.
+        temperature: Temperature of that softmax, above 0.
         noise: Whether to add Gumbel noise, so that each code is drawn with its probability.
 
     Returns:
@@ -30,10 +30,10 @@ def choose(logits: Tensor, temperature: Tensor, noise: bool) -> Tensor:
 
 @full_precision
 def perplexity(probabilities: Tensor) -> Tensor:
-    """How many codes are in use in all processes: per group from 1, for a single code, to all, if equally used; summed.
+    """Effective number of codes that all processes use, summed over groups: 1 of a group up to all, if equally used.
 
     Args:
-        probabilities: Of each code at each position, float, shape (positions, groups, codes).
+        probabilities: Probability of each code at each position, float, shape (positions, groups, codes).
 
     Returns:
         Scalar, from groups to groups * codes.
@@ -47,10 +47,10 @@ class Quantizer(nn.Module):
     """Describe vectors by one learned code of each group, concatenated.
 
     Args:
-        dim: Numbers of a vector.
+        dim: Dimension of the vectors.
         groups: Number of groups.
-        codes: Codes of each group.
-        code_dim: Numbers of the description, a multiple of the groups.
+        codes: Number of codes in each group.
+        code_dim: Dimension of the description, a multiple of the number of groups.
     """
 
     def __init__(self, dim: int, groups: int, codes: int, code_dim: int) -> None:

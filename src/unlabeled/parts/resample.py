@@ -33,7 +33,7 @@ def resample(waveform: Tensor, old_rate: int, new_rate: int) -> Tensor:
         Float, shape (..., ceil(samples * new_rate / old_rate)); sample i is the sound at i / new_rate seconds.
 
     Raises:
-        UserError: A rate is no whole number above 0, or so far from the other that it must be a mistake.
+        UserError: A rate is not a positive whole number, or so far from the other that it must be a mistake.
     """
     check.whole(old_rate=old_rate, new_rate=new_rate)
     check.at_least(1, old_rate=old_rate, new_rate=new_rate)

@@ -1,4 +1,4 @@
-"""A context network over a grid of codes that sees the own row and those above, never those below.
+"""A context network over a grid of codes that sees the row of a code and those above, never those below.
 
 Source: Hénaff et al., "Data-Efficient Image Recognition with Contrastive Predictive Coding", 2019,
 https://arxiv.org/abs/1905.09272, appendix
@@ -14,8 +14,8 @@ class RowContext(nn.Module):
 
     Args:
         dim: Width of the code of a patch, and of the summary.
-        hidden: Width within the blocks.
-        blocks: Number of blocks; each looks one row farther up.
+        hidden: Width of the hidden layers of the blocks.
+        blocks: Number of blocks; each sees one row farther up.
     """
 
     def __init__(self, dim: int, hidden: int, blocks: int) -> None:

@@ -1,4 +1,4 @@
-"""Small versions of images by matrices, so that each image of a batch can be shrunk in a way of its own."""
+"""Downsampling of images by matrices, so that each image of a batch can have its own kernel."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ KERNELS = {
     ),
     "lanczos": lambda x: torch.sinc(x) * torch.sinc(x / 3) * (x < 3),
 }
-"""Weight of a pixel by its distance, in pixels of the smaller image."""
+"""Weight of a pixel as a function of its distance in pixels of the smaller image."""
 
 
 def resampling(before: int, after: int, kernel: str = "triangle") -> Tensor:
@@ -33,7 +33,7 @@ def halvings(size: int) -> Tensor:
 
 @full_precision
 def shrink(images: Tensor, matrices: Tensor) -> Tensor:
-    """Images, float in 0..1, shape (batch, channels, 2 * size, 2 * size), at half the size by a matrix for each."""
+    """Images, float in 0..1, shape (batch, channels, 2 * size, 2 * size), at half the size, each by its own matrix."""
     return (matrices[:, None] @ images @ matrices[:, None].mT).clamp(0, 1)
 
 

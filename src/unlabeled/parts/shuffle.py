@@ -1,4 +1,4 @@
-"""Batch norm in small groups of rows, so that its statistics do not reveal which rows came together."""
+"""Batch norm in small groups of rows, so that its statistics do not reveal which rows were in one batch."""
 
 import torch
 from torch import Tensor, nn

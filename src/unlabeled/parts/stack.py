@@ -18,8 +18,8 @@ __all__ = ["Stack", "frozen"]
 class Stack(Follower):
     """One decoder for each stage of an encoder, and which stage is being trained.
 
-    A training is divided into equal parts: one for each stage, then one in which all are trained together, whose
-    decoders are those of the stages in reverse.
+    Training is divided into equal parts: one for each stage, then one in which all stages are trained together, with
+    their decoders in reverse order.
 
     Args:
         kind: Kind of the decoders, see `parts.decoder.decoder`.
@@ -50,12 +50,12 @@ class Stack(Follower):
         self.progress.zero_()
 
     def follow(self, progress: float) -> None:
-        # A training that is resumed for longer is less far than it was; no stage gets a second turn.
+        # A run that is resumed with more steps loses some of its progress; no stage is trained a second time.
         self.progress.fill_(max(float(self.progress), progress))
 
     @property
     def stage(self) -> int:
-        """Number of the stage that is being trained, from 0; as many as there are where all are trained together."""
+        """Number of the stage that is being trained, from 0; the number of stages when all are trained together."""
         return min(int(self.progress * (len(self.decoders) + 1)), len(self.decoders))
 
     def forward(self, features: Tensor) -> Tensor:

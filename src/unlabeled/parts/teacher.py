@@ -12,16 +12,16 @@ __all__ = ["Follower", "Teacher", "cosine_momentum"]
 
 
 class Follower(nn.Module):
-    """A part that keeps up with the training without help: `Method` drives it before `prepare` and `after_step`."""
+    """A part that is updated in training automatically: `Method` calls it before `prepare` and `after_step`."""
 
     students: tuple[nn.Module, ...] = ()
     """Networks of the method that it follows."""
 
     def restart(self) -> None:
-        """Act before training."""
+        """Reset before training."""
 
     def follow(self, progress: float) -> None:
-        """Act after an optimizer step; progress runs from 0 to 1 over the training."""
+        """Update after an optimizer step; progress runs from 0 to 1 over the training."""
 
 
 def cosine_momentum(start: float, progress: float) -> float:
@@ -51,7 +51,7 @@ class Teacher(Follower):
     def __init__(self, *networks: nn.Module, momentum: float, rising: bool = False) -> None:
         super().__init__()
         self.networks = nn.Sequential(*copy.deepcopy(networks)).requires_grad_(False)
-        self.students = networks  # in a tuple, so that they do not become submodules here
+        self.students = networks  # in a tuple, so that they do not become submodules
         self.momentum, self.rising = momentum, rising
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Losses over two films of the same moments: a moment and its positive against other moments of the scene.
+"""Losses over two videos of the same moments: a moment and its positive against other moments of the scene.
 
 Source: Sermanet, Lynch, Chebotar, Hsu, Jang, Schaal, Levine, "Time-Contrastive Networks: Self-Supervised Learning from
 Video", 2018, https://arxiv.org/abs/1704.06888

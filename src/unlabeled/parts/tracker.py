@@ -1,4 +1,4 @@
-"""What moves in a video, and where it goes: points that move, the box that holds most of them, and its track.
+"""What moves in a video, and where it goes: moving points, the box that contains most of them, and its track.
 
 All functions work on a whole batch at once, on any device; all but `shrink` take grey frames, float in 0..1.
 """
@@ -25,9 +25,9 @@ REACH = 4
 TEXTURE = 0.02
 """Standard deviation of the pixels around a point below which its motion cannot be measured."""
 RATE = 0.1
-"""How much of the template is replaced by what was found in each frame."""
+"""Fraction of the template that is replaced by the match in each frame."""
 NEAR = 1e-4
-"""Preference for small displacements where others fit as well."""
+"""Preference for small displacements if others match equally well."""
 
 
 def shrink(video: Tensor) -> tuple[Tensor, int]:
@@ -45,10 +45,10 @@ def shrink(video: Tensor) -> tuple[Tensor, int]:
 
 
 def moving_points(first: Tensor, second: Tensor) -> Tensor:
-    """Points that move against what most of the image does, such as the motion of the camera.
+    """Points that move relative to most of the image, and so not by the motion of the camera.
 
-    Each point is looked for by the least squared difference of the square around it. What is at most a pixel from the
-    most common displacement does not move, as displacements are whole pixels; nor does what has no texture.
+    The displacement of a point minimises the squared difference of the square around it. Points within a pixel of the
+    most common displacement do not count as moving, as displacements are whole pixels; nor do points without texture.
 
     Args:
         first: Float, shape (batch, height, width), at least 8 pixels on a side.
@@ -59,12 +59,12 @@ def moving_points(first: Tensor, second: Tensor) -> Tensor:
     """
     padded = F.pad(second[:, None], [REACH] * 4, mode="replicate")[:, 0]
     height, width = first.shape[1:]
-    places = range(2 * REACH + 1)
-    shifts = torch.tensor([(row - REACH, column - REACH) for row in places for column in places])
+    offsets = range(2 * REACH + 1)
+    shifts = torch.tensor([(row - REACH, column - REACH) for row in offsets for column in offsets])
     costs = [
         square_means((first - padded[:, row : row + height, column : column + width]).square())
-        for row in places
-        for column in places
+        for row in offsets
+        for column in offsets
     ]
     small = NEAR * TEXTURE * shifts.to(first).square().sum(1)
     best = (torch.stack(costs, 1) + small[:, None, None]).argmin(1)
@@ -111,7 +111,7 @@ def busiest(points: Tensor, side: int, size: tuple[int, int]) -> Tensor:
 def follow(video: Tensor, corner: Tensor, side: int, radius: int) -> Tensor:
     """Follow a box through a video by normalised cross-correlation, weighted towards its middle.
 
-    In each frame the best of the places near the last one is taken, and the template changes slowly.
+    In each frame the best match near the last position is taken, and the template changes slowly.
 
     Args:
         video: Float, shape (batch, frames, height, width).
@@ -120,7 +120,7 @@ def follow(video: Tensor, corner: Tensor, side: int, radius: int) -> Tensor:
         radius: Largest displacement from one frame to the next in pixels.
 
     Returns:
-        Corners in all frames, int64, shape (batch, frames, 2), such that boxes are within the frames.
+        Corners in all frames, int64, shape (batch, frames, 2); all boxes are within the frames.
     """
     weights = window(side, video)
     limit = torch.tensor(video.shape[2:], device=video.device) - side
@@ -129,11 +129,11 @@ def follow(video: Tensor, corner: Tensor, side: int, radius: int) -> Tensor:
     steps = torch.stack(torch.meshgrid(offsets, offsets, indexing="ij"), -1).flatten(0, 1)
     corners = [corner]
     for frame in video.unbind(1)[1:]:
-        fits = similarity(frame, template, corner, weights, radius)
-        places = corner[:, None] + steps
-        inside = ((places >= 0) & (places <= limit)).all(2)
-        fits = (fits - NEAR * steps.square().sum(1)).masked_fill(~inside, -torch.inf)
-        corner = places[torch.arange(len(places), device=places.device), fits.argmax(1)]
+        scores = similarity(frame, template, corner, weights, radius)
+        candidates = corner[:, None] + steps
+        inside = ((candidates >= 0) & (candidates <= limit)).all(2)
+        scores = (scores - NEAR * steps.square().sum(1)).masked_fill(~inside, -torch.inf)
+        corner = candidates[torch.arange(len(candidates), device=candidates.device), scores.argmax(1)]
         template = template.lerp(crop(frame[:, None], corner, side)[:, 0], RATE)
         corners.append(corner)
     return torch.stack(corners, 1)
@@ -141,7 +141,7 @@ def follow(video: Tensor, corner: Tensor, side: int, radius: int) -> Tensor:
 
 @full_precision
 def similarity(frame: Tensor, template: Tensor, corner: Tensor, weights: Tensor, radius: int) -> Tensor:
-    """Weighted normalised cross-correlation of templates at the places around some corners.
+    """Weighted normalised cross-correlation of templates with the squares around some corners.
 
     Args:
         frame: Float, shape (batch, height, width).
@@ -151,7 +151,7 @@ def similarity(frame: Tensor, template: Tensor, corner: Tensor, weights: Tensor,
         radius: Largest displacement in pixels.
 
     Returns:
-        In -1..1, 0 where a place is of one grey, float, shape (batch, (2 * radius + 1) ** 2), row by row.
+        In -1..1, 0 for uniform squares, float, shape (batch, (2 * radius + 1) ** 2), row by row.
     """
     padded = F.pad(frame[:, None], [radius] * 4, mode="replicate")
     region = crop(padded, corner, template.shape[1] + 2 * radius)

@@ -1,4 +1,4 @@
-"""What methods share that compare random views of an image in the space of a projection head."""
+"""Shared code of methods that compare random views of an image in the space of a projection head."""
 
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ __all__ = ["TwoViews", "asymmetric"]
 
 
 class TwoViews:
-    """Base beside `Method` of methods with `views`, which makes a random view, and `head`, which projects features."""
+    """Base beside `Method` of methods with `views`, which draws random views, and `head`, which projects features."""
 
     view_names: ClassVar[tuple[str, str]] = ("view 1", "view 2")
     encoder: Any
@@ -29,7 +29,7 @@ class TwoViews:
 
 
 def asymmetric(image_size: int, options: dict[str, Any], second_blur: float) -> tuple[Views, Views]:
-    """The two kinds of views of BYOL, with its changes of saturation; only the second one is solarised.
+    """The two kinds of views of BYOL, with its saturation jitter; only the second one is solarised.
 
     Args:
         image_size: Height and width in pixels.

@@ -1,4 +1,4 @@
-"""Features beside their view directions and a small network that contrasts views of these directions.
+"""Features joined with their view directions and the output of a small contrastive network on these directions.
 
 A contrastive network on top of frozen features sees few numbers instead of images, so that it trains in seconds.
 """
@@ -15,14 +15,14 @@ HIDDEN, OUT, DROPOUT = 1024, 256, 0.3
 PASSES, BATCH, RATE, WEIGHT_DECAY, TEMPERATURE = 20, 512, 1e-3, 1e-2, 0.2
 WARM_UP = 0.1
 PLAIN = 0.6
-"""Length of the standardised features beside directions and contrast, whose lengths are 1."""
+"""Length of the standardised features; those of the directions and of the output of the network are 1."""
 
 
 class ViewContrast(nn.Module):
-    """Standardised features, their view directions and a network's output for these, side by side, of fixed lengths.
+    """Standardised features, their view directions and a network's output for these, concatenated at fixed lengths.
 
     Args:
-        numbers: Numbers of a feature.
+        numbers: Dimension of the features.
         directions: Number of directions.
     """
 
@@ -54,7 +54,7 @@ class ViewContrast(nn.Module):
 
 @torch.enable_grad()
 def fit_head(head: nn.Sequential, views: Tensor) -> None:
-    """Train a network so that views of one image resemble each other more than those of others (NT-Xent).
+    """Train a network so that views of one image are more similar than views of different images (NT-Xent).
 
     Args:
         head: Network of directions, trained in place and left in evaluation mode.

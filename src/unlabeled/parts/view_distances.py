@@ -1,4 +1,4 @@
-"""Distances between the views of a batch: a view, its partner of the same image, and the views of other images."""
+"""Distances between the views of a batch: to the partner, the other view of the image, and to other images."""
 
 import torch
 from torch import Tensor
@@ -18,8 +18,8 @@ def view_distances(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tenso
         second: Vectors of the other view, row by row the same images, float, shape (batch, dim).
 
     Returns:
-        To the partner, float, shape (2 * batch,), first views before second ones; to every view, float, shape
-        (2 * batch, 2 * images of all processes); and which of these show other images, bool, same shape.
+        Distances to the partner, float, shape (2 * batch,), first views before second ones; distances to every view,
+        float, shape (2 * batch, 2 * images of all processes); and which of these show other images, bool, same shape.
     """
     views, everyone = torch.cat([first, second]), torch.cat([gather.gather(first), gather.gather(second)])
     products = views @ everyone.T

@@ -1,4 +1,4 @@
-"""The pretext is not the goal: how well it is solved beside how good the features are, over states of runs."""
+"""How well the pretext task is solved against how good the features are, over states of runs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,13 +13,13 @@ from unlabeled.reporting.entry import Entry, Evaluation
 __all__ = ["Panel", "panels", "pretext_at", "rank_correlation"]
 
 FEWEST, TELLING = 3, 5
-"""States that make a chart, and from which on a correlation is not mere chance as a rule."""
+"""Fewest states of a chart, and number of states from which a correlation is rarely mere chance."""
 MOST = 6
-"""Charts of a page."""
+"""Largest number of charts on a page."""
 
 
 class State(NamedTuple):
-    """An encoder after some steps of a run: how well the pretext was solved, and the accuracy of a probe."""
+    """An encoder after some steps of a run: how well it solved the pretext task, and the accuracy of a probe."""
 
     entry: Entry
     step: int
@@ -28,18 +28,18 @@ class State(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A chart of states, and what it says in a sentence."""
+    """A chart of states, and a sentence that sums it up."""
 
     chart: Markup
     words: str
 
 
 def pretext_at(history: Sequence[Mapping[str, Any]], step: int) -> dict[str, float]:
-    """What the log says of the pretext at a step: `loss` (held-out where it is known), `chance` and accuracies.
+    """What the log says about the pretext task at a step: loss (held-out if it is known), `chance` and accuracies.
 
     Args:
-        history: The log of a run, a line an epoch.
-        step: Optimizer steps done; what was logged last up to there counts.
+        history: The log of a run, one line per epoch.
+        step: Number of optimizer steps; the last line up to there is read.
     """
     lines = [line for line in history if (line.get("step") or 0) <= step]
     later = [line for line in history if (line.get("step") or 0) > step]
@@ -59,7 +59,7 @@ def pretext_at(history: Sequence[Mapping[str, Any]], step: int) -> dict[str, flo
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's rank correlation, equal values sharing their mean rank; None where one does not vary."""
+    """Spearman's rank correlation, where equal values share their mean rank; None if one does not vary."""
     from scipy.stats import rankdata
 
     a, b = (rankdata(values) - (len(values) + 1) / 2 for values in (first, second))
@@ -68,26 +68,30 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float |
 
 
 def panels(entries: Sequence[Entry]) -> list[Panel]:
-    """A chart for each accuracy that was measured of at least three states, those of most states first."""
-    found: dict[tuple[Any, ...], list[tuple[Entry, Evaluation, float]]] = {}
+    """A chart for each accuracy that was measured for at least three states, those with most states first."""
+    groups: dict[tuple[Any, ...], list[tuple[Entry, Evaluation, float]]] = {}
     for entry in entries:
         newest: dict[tuple[Any, ...], tuple[Entry, Evaluation, float]] = {}
         for evaluation in reversed([*entry.evaluations, *entry.snapshots]):
             step = evaluation.measured.get("step")
             for record in evaluation.records if step is not None else ():
-                unfit = record["features"] != OURS or record["probe"] not in PROBES
-                if unfit or record.get("layer") not in (None, CHOSEN) or not charts.finite(record["value"]):
+                is_control_or_task = record["features"] != OURS or record["probe"] not in PROBES
+                if (
+                    is_control_or_task
+                    or record.get("layer") not in (None, CHOSEN)
+                    or not charts.finite(record["value"])
+                ):
                     continue
                 key = evaluation.data, record["probe"], record.get("layer"), record["labels_per_class"]
                 newest[*key, step] = entry, evaluation, record["value"]
         for (*key, _), state in newest.items():
-            found.setdefault(tuple(key), []).append(state)
-    drawn = [_panel(key, states) for key, states in sorted(found.items(), key=lambda item: -len(item[1]))]
-    return [panel for panel in drawn if panel is not None][:MOST]
+            groups.setdefault(tuple(key), []).append(state)
+    made = [_panel(key, states) for key, states in sorted(groups.items(), key=lambda item: -len(item[1]))]
+    return [panel for panel in made if panel is not None][:MOST]
 
 
 def _panel(key: tuple[Any, ...], measured: Sequence[tuple[Entry, Evaluation, float]]) -> Panel | None:
-    """The chart of an accuracy; None where the pretext is known of too few of its states."""
+    """The chart of an accuracy; None if the log covers too few of its states."""
     logs = [pretext_at(entry.history, one.measured["step"]) for entry, one, _ in measured]
     name, of_chance = _measure(measured, logs)
     states = [
@@ -98,7 +102,7 @@ def _panel(key: tuple[Any, ...], measured: Sequence[tuple[Entry, Evaluation, flo
     if len(states) < FEWEST:
         return None
     data, probe, _, count = key
-    axis = f"{'training ' if 'accuracy' in name else ''}{name} on the pretext" + (
+    axis = f"{'training ' if 'accuracy' in name else ''}{name} on the pretext task" + (
         " as a fraction of chance" if of_chance else ""
     )
     better = 1 if "accuracy" in name else -1
@@ -120,7 +124,7 @@ def _panel(key: tuple[Any, ...], measured: Sequence[tuple[Entry, Evaluation, flo
 def _measure(
     measured: Sequence[tuple[Entry, Evaluation, float]], logs: Sequence[dict[str, float]]
 ) -> tuple[str, bool]:
-    """What is drawn of the pretext, and whether as a fraction of chance: several methods have no one unit."""
+    """Measure of the pretext task, and whether as a fraction of chance, as several methods have different units."""
     common = set.intersection(*map(set, logs)) if logs else set()
     accuracies = sorted(name for name in common if "accuracy" in name)
     if accuracies and len({entry.name for entry, _, _ in measured}) == 1:
@@ -133,9 +137,9 @@ def _words(states: Sequence[State], axis: str, rho: float | None, missing: int) 
     runs = len({id(one.entry) for one in states})
     number = f"{counted(len(states), 'states')} of {counted(runs, 'runs')}"
     if rho is None:
-        text = f"Over {number} one of the two does not vary, so nothing is said of their ranks."
+        text = f"Over {number}, one of the two does not vary, so they have no rank correlation."
     else:
         better = "higher" if "accuracy" in axis else "lower"
         text = f"Rank correlation of a {better} {axis} with a higher accuracy of the probe: {rho:+.2f}, over {number}."
-        text += " So few tell little." if len(states) < TELLING else ""
-    return text + (f" Without a known {axis}: {counted(missing, 'states')}." if missing else "")
+        text += " So few states say little." if len(states) < TELLING else ""
+    return text + (f" Left out for lack of a {axis}: {counted(missing, 'states')}." if missing else "")

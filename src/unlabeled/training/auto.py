@@ -1,7 +1,7 @@
 """Which method, network and features suit data and a machine: the choice of `pretrain auto`.
 
-What stands behind it is in docs/benchmarks.md: on a CPU, minutes of a deep method were worse there than a dictionary of
-patches with a small contrastive network on top. With a GPU nothing has been measured yet.
+The measurements behind it are in docs/benchmarks.md: on a CPU, minutes of a deep method were worse there than a patch
+dictionary with a small contrastive network on top. With a GPU, nothing has been measured yet.
 """
 
 from collections.abc import Collection
@@ -12,7 +12,7 @@ from unlabeled import check
 __all__ = ["AUTO", "Choice", "choose"]
 
 AUTO = "auto"
-"""The word that stands for a method."""
+"""The name of a method that asks for an automatic choice."""
 
 
 class Choice(NamedTuple):
@@ -20,8 +20,8 @@ class Choice(NamedTuple):
 
     Attributes:
         method: Name of the method.
-        settings: Run settings, where they differ from the defaults of the method.
-        reason: Why.
+        settings: Run settings that differ from the defaults of the method.
+        reason: Why it was chosen, for the log.
     """
 
     method: str
@@ -47,7 +47,7 @@ MEASURED = {
         "latent topics combined with word vectors beat either alone on small sets of texts, in seconds",
     ),
 }
-"""Choices by kind of data on a CPU that measurements stand behind."""
+"""Choices by kind of data on a CPU that are backed by measurements."""
 USUAL = {
     "image": Choice("simclr", {}, "it is the usual choice on a GPU, where nothing has been measured yet"),
     "text": Choice("skipgram", {}, "word vectors learn from little text in minutes"),
@@ -57,16 +57,16 @@ USUAL = {
     "cameras": Choice("time_contrastive", {}, "it is the only method for such scenes"),
     "trajectory": Choice("trajectory_unmasking", {}, "it is the only method for trajectories"),
 }
-"""Choices by kind of data where none is measured."""
+"""Choices by kind of data that are not backed by measurements."""
 
 
 def choose(kind: str, cuda: bool, named: Collection[str] = ()) -> Choice:
-    """The choice for a kind of data, with a reason that says for what it was made.
+    """The choice for a kind of data, with a reason that names the kind and the machine.
 
     Args:
         kind: Kind of the data.
         cuda: Whether there is a GPU.
-        named: Settings that the user names, which are not chosen.
+        named: Names of the settings that the user gives, which are not chosen.
     """
     check.choice(USUAL, kind=kind)
     choice = USUAL[kind] if cuda else MEASURED.get(kind, USUAL[kind])

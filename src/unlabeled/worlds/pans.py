@@ -1,10 +1,12 @@
 """Pans: a camera slides and turns over flat pictures, so that every motion is known exactly.
 
-The pictures are given. Each walk looks at one of them from straight above, at random positions and headings; outside a
-picture it goes on as in a mirror. All frames are resampled alike, so that none is sharper than others.
+The pictures are an argument. Each walk looks at one of them from straight above, at random positions and headings;
+outside the picture, its reflection is seen. All frames are resampled in the same way, so that none is sharper than
+others.
 
-Known by frame: the pose, in pixels of the frame, with the heading upwards in the frame. What is in a picture tells
-nothing of the motion, and one frame alone tells nothing of its pose but for what is upright in the pictures.
+Known for each frame: the pose, in pixels of the frame, with the heading upwards in the frame. The content of a picture
+says nothing about the motion, and a single frame says nothing about its pose, except by what is upright in the
+pictures.
 """
 
 import math
@@ -32,19 +34,19 @@ def make(
     """Look at pictures from several poses.
 
     Args:
-        n: Walks; walk i is over picture i, and they begin again with the first after the last.
+        n: Number of walks; walk i is over picture i, and after the last picture comes the first one again.
         seed: Seed of the poses.
         pictures: uint8, shape (pictures, channels, height, width); a frame covers all of a picture's shorter side.
-        frames: Frames of each walk.
+        frames: Number of frames of each walk.
         size: Height and width of a frame in pixels.
-        shift: Largest motion between two frames to each side, in pixels of the frame.
-        turn: Largest turn between two frames, degrees.
-        blank: Whether the frames are empty, so that nothing can be known of the motion: a control.
+        shift: Largest motion between two frames along each axis, in pixels of the frame.
+        turn: Largest turn between two frames, in degrees.
+        blank: Whether the frames are empty, so that they say nothing about the motion: a control.
 
     Returns:
         `video` uint8 (n, frames, channels, size, size); `pose` float (n, frames, 3): x to the right and y upwards from
         the centre of the picture in pixels of the frame, and the heading in radians counter-clockwise from +x, which
-        is pi / 2 for an upright view; `picture` int64 (n,), its number.
+        is pi / 2 for an upright view; `picture` int64 (n,), its index.
 
     Raises:
         ValueError: A number is out of its range.

@@ -1,15 +1,15 @@
-"""Seasons: places seen from above at several times of the year, in other colours each time.
+"""Seasons: places seen from above at several times of the year, with other colours each time.
 
-A place is a map of fields, woods, meadows, water and houses, of which one land cover takes nearly two thirds. The map
-and its texture last; colours change with the season, and haze and light differ from picture to picture.
+A place is a map of fields, woods, meadows, water and houses, nearly two thirds of which have one land cover. The map
+and its texture persist; colours change with the season, and haze and light differ from picture to picture.
 
-Factors of each picture: `cover`, the commonest land cover of its place; `season_sin` and `season_cos` of the time of
+Factors of each picture: `cover`, the most common land cover of its place; `season_sin` and `season_cos`, the time of
 the year; `haze` in 0..1.
 
-Baselines (400 places of seed 0 and 100 of seed 1, five pictures each, linear probes): the cover, of five, is read with
-43 % from pixels, 61 % from the mean colour, 73 % from a random network of four convolutions; `season_sin` with R² below
-0, 0.46 and 0.50; `haze` with below 0, 0.39 and 0.78. The picture with the most similar features (centred, by cosine) is
-of the same place in 76 %, 2 % and 24 % of cases.
+Baselines (400 places of seed 0 and 100 of seed 1, five pictures each, linear probes) from pixels, from the mean colour
+and from a random network of four convolutions: the accuracy of `cover`, one of five, is 43 %, 61 % and 73 %; R² of
+`season_sin` is below 0, 0.46 and 0.50; R² of `haze` is below 0, 0.39 and 0.78. The picture with the most similar
+features (centred, by cosine) is of the same place in 76 %, 2 % and 24 % of cases.
 """
 
 import math
@@ -35,27 +35,27 @@ COLORS = (
 GRAIN = ((2, 0.05), (3, 0.10), (8, 0.04), (8, 0.02), (1, 0.18))
 """Size in 32nds of the side, and strength, of the texture of each land cover."""
 PARCELS = 10
-"""Pieces of land of a place, the nearest of as many points."""
+"""Number of parcels of land of a place: the Voronoi cells of as many random points."""
 COMMON = 0.5
-"""Probability that a parcel has the commonest land cover; otherwise all are as likely."""
+"""Probability that a parcel gets the most common land cover; otherwise all are equally likely."""
 SHIFT = 0.06
-"""How much later or earlier a parcel's year may be, and how much brighter or darker it is."""
-AT_ONCE = 256
+"""Standard deviation of the shift of a parcel's year, and of its brightness."""
+CHUNK = 256
+"""Places that are drawn together."""
 
 
 def make(n: int, seed: int, *, times: int = 5, size: int = 32, unrelated: bool = False) -> dict[str, Tensor]:
     """Draw pictures of places.
 
     Args:
-        n: Places.
+        n: Number of places.
         seed: Seed of everything.
-        times: Pictures of each place, at random times of the year.
+        times: Number of pictures of each place, at random times of the year.
         size: Height and width in pixels.
-        unrelated: Whether each picture shows a place of its own, so that nothing can be known of one from another: a
-            control.
+        unrelated: Whether each picture shows a place of its own, so that none says anything about another: a control.
 
     Returns:
-        `image` uint8 (n, times, 3, size, size), and of each picture `cover` int64, its number in `COVERS`,
+        `image` uint8 (n, times, 3, size, size), and of each picture `cover` int64, its index in `COVERS`,
         `season_sin`, `season_cos` and `haze`, float, shape (n, times).
 
     Raises:
@@ -65,7 +65,7 @@ def make(n: int, seed: int, *, times: int = 5, size: int = 32, unrelated: bool =
     check.at_least(8, size=size)
     generator = torch.Generator().manual_seed(seed)
     parts = []
-    for rows in torch.arange(n).split(AT_ONCE):
+    for rows in torch.arange(n).split(CHUNK):
         count = len(rows) * times if unrelated else len(rows)
         cover, land, phase, shade = _maps(count, size, generator)
         if not unrelated:
@@ -81,17 +81,17 @@ def make(n: int, seed: int, *, times: int = 5, size: int = 32, unrelated: bool =
 
 
 def _maps(places: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What lasts: commonest cover (places,), and at each pixel the cover, the shift of the year and the shade."""
+    """What persists: most common cover (places,), and of each pixel the cover, shift of the year and shade."""
     common = torch.randint(len(COVERS), (places,), generator=generator)
     cover = torch.randint(len(COVERS), (places, PARCELS), generator=generator)
-    keeps = torch.rand(places, PARCELS, generator=generator) < COMMON
-    cover = torch.where(keeps, common[:, None], cover)
+    is_common = torch.rand(places, PARCELS, generator=generator) < COMMON
+    cover = torch.where(is_common, common[:, None], cover)
     cover[:, 0] = common
-    middle = torch.rand(places, PARCELS, 2, generator=generator)
+    centre = torch.rand(places, PARCELS, 2, generator=generator)
     phase, shade = SHIFT * torch.randn(2, places, PARCELS, generator=generator)
     axis = (torch.arange(size) + 0.5) / size
     pixels = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).flatten(0, 1)
-    parcel = torch.cdist(pixels.expand(places, -1, -1), middle).argmin(2)
+    parcel = torch.cdist(pixels.expand(places, -1, -1), centre).argmin(2)
     land, phase, shade = (
         values.gather(1, parcel).unflatten(1, (size, size)) for values in (cover, phase, shade)
     )

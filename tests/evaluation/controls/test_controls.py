@@ -67,7 +67,7 @@ def features(kind: str, name: str, train: Data, *tests: Data) -> list[torch.Tens
         return [made.features(encoder.evaluation_view(data)) for data in (train, *tests)]
 
 
-def test_what_contrast_learns_is_no_part_of_an_untrained_network_but_of_a_control_of_its_own() -> None:
+def test_contrast_is_not_learned_for_random_weights_but_by_its_own_control() -> None:
     train = samples("image", 1)
     network = ENCODERS["image"].eval()
     encoder = fit_readout(network, Spec.parse("s3:2x2:contrast:4"), train)
@@ -79,7 +79,7 @@ def test_what_contrast_learns_is_no_part_of_an_untrained_network_but_of_a_contro
     assert contrast(network, train, 0) is None
 
 
-def test_random_weights_start_with_atoms_where_the_encoder_did() -> None:
+def test_random_weights_start_with_atoms_if_the_encoder_did() -> None:
     train, make = samples("image", 1), CONTROLS.load("random").make
     assert make is not None
     encoder = encoders.fitted("conv4", train, init="dictionary").eval()
@@ -108,7 +108,7 @@ def test_labels_do_not_matter_and_the_seed_decides_everything(kind: str, name: s
 
 
 @pytest.mark.parametrize(("kind", "name"), PAIRS)
-def test_a_changed_test_sample_changes_its_own_row_only(kind: str, name: str) -> None:
+def test_a_changed_test_sample_changes_only_its_own_row(kind: str, name: str) -> None:
     train, test = samples(kind, 1), samples(kind, 2, 3)
     rows = [test.subset(torch.tensor([row])) for row in range(3)]
     fitted, together, others, *alone = features(kind, name, train, test, samples(kind, 4, 3), *rows)
@@ -118,7 +118,7 @@ def test_a_changed_test_sample_changes_its_own_row_only(kind: str, name: str) ->
     assert len(fitted) == 12
 
 
-def test_default_are_those_that_take_seconds_and_all_are_all() -> None:
+def test_default_controls_take_seconds_and_all_means_all() -> None:
     assert controls_for(["default"], "image") == ["raw", "whitened", "hog", "random", "rescaled", "kmeans"]
     assert controls_for(["default"], "audio") == ["raw", "mfcc", "random"]
     assert controls_for(["default"], "text") == ["raw", "tfidf", "lsa", "random"]
@@ -136,7 +136,7 @@ def test_default_are_those_that_take_seconds_and_all_are_all() -> None:
         controls_for(["hog"], "text")
 
 
-def test_scores_and_verdict_speak_of_all_controls() -> None:
+def test_scores_and_verdict_name_all_controls() -> None:
     data = samples("image", 1), samples("image", 2)
     scores = evaluate(ENCODERS["image"], data, probe="knn", k=3)
     names = [record["features"] for record in scores]
@@ -147,14 +147,14 @@ def test_scores_and_verdict_speak_of_all_controls() -> None:
     assert scores.about["options"]["controls"] == names[:-1]
 
 
-def test_the_chosen_map_is_named_and_stands_beside_the_output_only() -> None:
+def test_the_chosen_map_is_named_and_compared_only_with_the_output() -> None:
     data = samples("image", 1), samples("image", 2)
     scores = evaluate(ENCODERS["image"], data, probe=("knn", "layers"), controls=("raw", "maps"), k=3)
     knn, *others = [record for record in scores if record["features"] == "maps"]
     assert re.search("map s[0-9], chosen on held-out training labels", knn["detail"]) and not others
 
 
-def test_what_has_no_layers_is_probed_once_for_all_layers() -> None:
+def test_controls_without_layers_are_probed_once_for_all_layers() -> None:
     data = samples("image", 1), samples("image", 2)
     scores = evaluate(ENCODERS["image"], data, probe="layers", controls=("raw", "hog"))
     for name in ("raw", "hog"):

@@ -47,14 +47,14 @@ def slow_hog(image: Tensor, cell: int) -> Tensor:
     return blocks
 
 
-def test_equals_loops_written_from_the_definition() -> None:
+def test_matches_loops_written_from_the_definition() -> None:
     images = torch.rand(2, 3, 9, 12)
     for image, found in zip(images, hog.hog(images, 3)):
         assert torch.allclose(found.double(), slow_hog(image, 3), atol=1e-5)
 
 
 @pytest.mark.parametrize("degrees", [0, 30, 90, 160])
-def test_edges_of_one_direction_vote_for_it_alone(degrees: int) -> None:
+def test_edges_of_one_direction_vote_only_for_it(degrees: int) -> None:
     angle = math.radians(degrees)
     y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     ramp = (0.5 + 0.02 * (math.cos(angle) * (x - 8) + math.sin(angle) * (y - 8)))[None, None]
@@ -101,7 +101,7 @@ def test_cells_cover_the_image(size: int, expected: tuple[int, int]) -> None:
     assert hog.layout(size) == expected
 
 
-def test_stands_beside_encoders_of_images_and_of_videos() -> None:
+def test_is_a_control_for_encoders_of_images_and_of_videos() -> None:
     images = from_images(torch.randint(256, (3, 3, 20, 20)).to(torch.uint8))
     features = hog.make(encoders.build("conv4", image_size=20), images).features(images)
     assert features.shape == (3, 25 * 36 + 3 * 8 * 16) and features.isfinite().all()

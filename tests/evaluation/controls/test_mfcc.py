@@ -38,7 +38,7 @@ def test_statistics_are_those_of_the_real_frames() -> None:
         assert torch.allclose(one, torch.stack(expected), atol=1e-6)
 
 
-def test_longer_sounds_of_a_batch_change_nothing() -> None:
+def test_longer_sounds_in_a_batch_do_not_matter() -> None:
     sounds = 0.1 * torch.randn(4, 4000)
     lengths = torch.tensor([1500, 4000, 900, 2100])
     data = from_waveforms(sounds, 8000, lengths=lengths)
@@ -49,7 +49,7 @@ def test_longer_sounds_of_a_batch_change_nothing() -> None:
         assert torch.allclose(alone[0], together[row], atol=1e-3)
 
 
-def test_every_number_varies_alike_among_training_sounds() -> None:
+def test_every_number_is_standardised_over_the_training_sounds() -> None:
     data = from_waveforms(0.1 * torch.randn(30, 3000), 8000)
     values = mfcc.make(encoders.build("audio-conv", kind="audio", sample_rate=8000), data).features(data)
     assert torch.allclose(values.std(0, correction=0), torch.ones(values.shape[1]), atol=1e-3)

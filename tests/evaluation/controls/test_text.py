@@ -18,7 +18,7 @@ def read(module: object, *texts: str, train: Texts = TRAIN) -> torch.Tensor:
     return made.features(ENCODER.evaluation_view(Texts(list(texts))))
 
 
-def test_tfidf_is_that_of_words_and_pairs_by_hand() -> None:
+def test_tfidf_of_words_and_pairs_matches_a_hand_computation() -> None:
     # Known terms: red (in 2 of 3 texts) twice, apple (2), "red apple" (1), "apple red" (1).
     rare, common = math.log(4 / 2) + 1, math.log(4 / 3) + 1
     weights = [(1 + math.log(2)) * common, common, rare, rare]
@@ -27,7 +27,7 @@ def test_tfidf_is_that_of_words_and_pairs_by_hand() -> None:
     assert vector[vector > 0].sort().values.tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_words_that_training_did_not_have_are_nothing() -> None:
+def test_words_outside_the_training_texts_are_ignored() -> None:
     assert read(tfidf, "unheard words only").abs().sum() == 0
 
 
@@ -53,6 +53,6 @@ def test_lsa_of_few_texts_keeps_what_distinguishes_them() -> None:
     assert cosines[0, 4] > 0.9 and cosines[2, 5] > 0.9 and cosines[0, 2].abs() < 0.1
 
 
-def test_tokens_that_are_no_whole_texts_are_refused() -> None:
+def test_tokens_that_are_not_whole_texts_are_refused() -> None:
     with pytest.raises(ValueError, match="data must be texts for the controls tfidf and lsa, got tokens"):
         tfidf.make(ENCODER, ENCODER.blocks(TRAIN))

@@ -25,14 +25,14 @@ def test_shrunken_variances_are_those_of_the_formula() -> None:
     assert torch.allclose(((points - mean) @ matrix).square().mean(0), expected[:3], atol=1e-4)
 
 
-def test_constant_images_are_zeros() -> None:
+def test_constant_images_become_zeros() -> None:
     data = from_images(torch.full((5, 1, 4, 4), 9, dtype=torch.uint8))
     encoder = encoders.build("conv4", in_channels=1, image_size=8)
     features = whitened.make(encoder, data).features(data)
     assert features.abs().max() < 1e-3
 
 
-def test_many_numbers_give_the_same_axes_without_a_whole_decomposition(
+def test_large_images_give_the_same_axes_without_a_full_decomposition(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Places: groups of images that show the same, such as a place at several times; a sample is the whole group."""
+"""Places: groups of images of the same thing, such as a place at several times; a sample is a whole group."""
 
 from collections.abc import Iterator
 
@@ -16,14 +16,14 @@ __all__ = ["Places", "places_of"]
 
 
 class Places(Data):
-    """Groups of images, of which a batch shows some images each.
+    """Groups of images, of each of which a batch has several images.
 
     Args:
         images: The images of all groups.
         rows: Images in the order of their groups, int64, shape (images,).
         starts: Where each group starts in `rows`, int64, shape (places,).
         counts: Images of each group, int64, at least 2, shape (places,).
-        draws: Images of each group that a batch shows.
+        draws: Number of images of each group in a batch.
     """
 
     kind = "image"
@@ -41,19 +41,19 @@ class Places(Data):
         return self.images.shape
 
     def batch(self, index: Tensor) -> Batch:
-        """Give out random images of places, all different where a place has enough.
+        """Random images of some places, all different if a place has enough.
 
         Args:
             index: Rows, int64, shape (batch,).
 
         Returns:
             `video` uint8 (batch, draws, channels, height, width), in random order; `index` int64 (batch,); where
-            the images of the data differ in size also `size` int64 (batch, draws, 2). The first image of a place
-            is never shown twice.
+            the images of the data differ in size also `size` int64 (batch, draws, 2). The first image drawn of a
+            place is never repeated.
         """
         place = index.cpu()
         counts, number = self.counts[place][:, None], torch.arange(self.draws)
-        # Past the last image those after the first come again.
+        # A place with too few images repeats them, except for the first one.
         again = 1 + (number - 1).remainder(counts - 1)
         order = distinct(counts[:, 0], self.draws).gather(1, torch.where(number < counts, number, again))
         rows = self.rows[self.starts[place][:, None] + order]
@@ -75,40 +75,40 @@ class Places(Data):
 
 
 def distinct(counts: Tensor, draws: int) -> Tensor:
-    """Random numbers below counts, in random order, all different up to the count.
+    """Distinct random numbers below each count, in random order.
 
     Args:
         counts: int64, shape (batch,).
-        draws: Numbers for each.
+        draws: How many numbers for each count.
 
     Returns:
-        int64, shape (batch, draws); what is beyond a count does not matter.
+        int64, shape (batch, draws); the first `count` of a row are distinct, and the others meaningless.
     """
-    drawn = torch.zeros(len(counts), 0, dtype=torch.int64)
+    numbers = torch.zeros(len(counts), 0, dtype=torch.int64)
     for number in range(draws):
         new = (torch.rand(len(counts)) * (counts - number).clamp(min=1)).long()
-        for earlier in drawn.sort(1).values.unbind(1):  # the numbers that are left, counted from 0
+        for earlier in numbers.sort(1).values.unbind(1):  # skip the numbers that are already taken
             new = new + (new >= earlier)
-        drawn = torch.cat([drawn, new[:, None]], 1)
-    return drawn
+        numbers = torch.cat([numbers, new[:, None]], 1)
+    return numbers
 
 
 def places_of(images: Images, draws: int, method: str) -> Places:
-    """Images by their groups, each a place.
+    """Images as places, one for each group.
 
     Args:
-        images: Images with groups; groups of one image are left out, which is said.
-        draws: Images of each place that a batch shows, at least 2.
-        method: What needs them, for messages.
+        images: Images with groups; groups of one image are left out, with a note.
+        draws: Number of images of each place in a batch, at least 2.
+        method: Method that needs them, for messages.
 
     Raises:
-        ValueError: There are no groups, or all have one image only.
+        ValueError: There are no groups, or all have only one image.
     """
     check.at_least(2, draws=draws)
     if images.groups is None:
         raise UserError(
-            f"images must have groups for {method}, those of one place at several times, got {images.name} without "
-            "any; --group folder takes the images of a folder as one place, such as place/time.png"
+            f"images must have groups for {method}, each with the images of one place at several times, got "
+            f"{images.name} without any; --group folder makes each folder a place, as in place/time.png"
         )
     _, numbers, counts = images.groups.unique(return_inverse=True, return_counts=True)
     several = counts >= 2
@@ -117,7 +117,7 @@ def places_of(images: Images, draws: int, method: str) -> Places:
             f"groups must have at least 2 images for {method}, got {len(counts)} groups of 1 in {images.name}"
         )
     if alone := int((~several).sum()):
-        note(f"{images.name}: {alone} of {len(counts)} groups are left out, as they have one image only")
+        note(f"{images.name}: {alone} of {len(counts)} groups are left out, as they have only one image")
     rows = numbers.argsort(stable=True)
     starts = counts.cumsum(0) - counts
     return Places(images, rows, starts[several], counts[several], draws)

@@ -1,4 +1,4 @@
-"""Random weights with contrast: the network untrained, and on its output all that the features `contrast` learn."""
+"""Random weights with contrast: the same network untrained, with the features `contrast` learned on its output."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ __all__ = ["CONTROL", "make"]
 
 
 def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation | None:
-    """Says what the weights of the network add to what contrast learns; None where contrast is not read."""
+    """Shows what the trained weights add to the features `contrast`; None if other features are read."""
     if not isinstance(encoder, Readout) or encoder.spec.scaling != "contrast":
         return None
     network = untrained(bare(encoder), seed, data)

@@ -1,4 +1,4 @@
-"""Patch dictionary: how much the patches of an image are like the clusters of patches of the training images."""
+"""Patch dictionary: how similar the patches of an image are to the clusters of patches of the training images."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["CONTROL", "make"]
 
 LARGEST, IMAGES = 64, 256
-"""Most pixels on a side of the images, and images in a step."""
+"""Largest side of the images in pixels, and number of images in a step."""
 
 
 def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:

@@ -1,4 +1,4 @@
-"""HOG and colours: histograms of directions of edges and of values of each channel, and of videos how frames change.
+"""HOG and colours: histograms of edge directions and of the values of each channel; of videos also frame changes.
 
 Source: Dalal, Triggs, "Histograms of Oriented Gradients for Human Detection", 2005: square roots of the pixels, 9
 directions without sign, votes shared by neighbouring directions and cells, blocks of 2 x 2 cells, L2-Hys.
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 __all__ = ["CONTROL", "changes", "colours", "hog", "layout", "make"]
 
 DIRECTIONS, CELLS, LARGEST = 9, 8, 128
-"""Directions of edges; most cells and most pixels on a side."""
+"""Directions of edges; largest number of cells and of pixels on a side."""
 LEVELS, PARTS, COLOUR = 8, 4, 0.5
-"""Values of a channel that are told apart, parts of a side in which they are counted, and what they weigh."""
+"""Bins of the values of a channel, parts on a side in which they are counted, and weight of these histograms."""
 CLIP, FLOOR = 0.2, 0.1
 CHANGES = 4
-"""Parts of a side in which changes between frames are measured."""
+"""Parts on a side in which changes between frames are measured."""
 
 
 def layout(size: int) -> tuple[int, int]:
@@ -48,7 +48,7 @@ def hog(images: Tensor, cell: int) -> Tensor:
         cell: Pixels on a side of a cell.
 
     Returns:
-        Float, shape (batch, rows - 1, columns - 1, 36): blocks of 2 x 2 cells, row by row, of length 1 at most.
+        Float, shape (batch, rows - 1, columns - 1, 36): blocks of 2 x 2 cells, row by row, of length at most 1.
     """
     down, across = _differences(images)
     strengths, channel = (down.square() + across.square()).max(1, keepdim=True)
@@ -78,7 +78,7 @@ def colours(images: Tensor) -> Tensor:
 
 
 def changes(video: Tensor) -> Tensor:
-    """How much each part of the picture changes from frame to frame: mean and deviation over time.
+    """How much each part of the frames changes from one to the next: mean and standard deviation over time.
 
     Args:
         video: Float, shape (batch, frames, channels, height, width).
@@ -94,7 +94,7 @@ def changes(video: Tensor) -> Tensor:
 
 
 def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:
-    """HOG and colours at the size that the network sees; nothing is fitted and nothing random."""
+    """HOG and colours at the size that the network sees; nothing is fitted and nothing is random."""
     cell, cells = layout(encoder.config["image_size"])
 
     def read(batch: Batch, layer: str | None) -> Tensor:
@@ -107,24 +107,24 @@ def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:
             return features
         return torch.cat([features.view(len(x), -1, features.shape[1]).mean(1), changes(x)], 1)
 
-    detail = f"{cells}x{cells} cells of {cell} pixels, {LEVELS} values of each channel in {PARTS**2} parts"
+    detail = f"{cells}x{cells} cells of {cell} pixels, {LEVELS} bins for each channel in {PARTS**2} parts"
     detail += ", mean over frames, and their differences" if encoder.kind == "video" else ""
     return Representation("hog", read, detail=detail)
 
 
 def _differences(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Next less previous pixel, downwards and to the right; beyond the border pixels repeat."""
+    """Next minus previous pixel, downwards and to the right; pixels at the border are repeated."""
     padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
     return padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1], padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]
 
 
 def _shared(place: Tensor, bins: int, weight: Tensor) -> Tensor:
-    """Votes of pixels, each shared by the two bins whose centres are nearest; the last bin is next to the first.
+    """Votes of pixels, each shared by the two nearest bins; the last bin is next to the first.
 
     Args:
-        place: Where between the bins, in bins from the centre of the first, float, shape (batch, 1, height, width).
+        place: Distance from the centre of the first bin, in bins, float, shape (batch, 1, height, width).
         bins: Number of bins.
-        weight: What each pixel gives, as `place`.
+        weight: Vote of each pixel, shape of `place`.
 
     Returns:
         Float, shape (batch, bins, height, width).
@@ -137,7 +137,7 @@ def _shared(place: Tensor, bins: int, weight: Tensor) -> Tensor:
 
 
 def _tents(cells: int, cell: int) -> Tensor:
-    """Share of each pixel in each cell, falling from 1 at its centre to 0 at that of the next, (cells, pixels)."""
+    """Weight of each pixel in each cell, from 1 at its centre to 0 at that of the next, shape (cells, pixels)."""
     pixels, centres = torch.arange(cells * cell) + 0.5, (torch.arange(cells)[:, None] + 0.5) * cell
     return (1 - (pixels - centres).abs() / cell).clamp_min(0)
 

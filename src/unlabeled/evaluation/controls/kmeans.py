@@ -1,4 +1,4 @@
-"""K-means filters: the same network of images untrained, each layer's filters from clusters of patches, rescaled."""
+"""K-means filters: the same image network untrained, but with the filters of each layer from clusters of patches."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ __all__ = ["CONTROL", "make"]
 
 
 def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation | None:
-    """The control `rescaled`, but with the directions of filters from the training images; no dictionaries."""
+    """The control `rescaled`, but with filter directions from the training images; None for dictionaries."""
     return rescaled.make(encoder, data, seed, "kmeans")
 
 

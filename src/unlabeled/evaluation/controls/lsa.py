@@ -1,4 +1,4 @@
-"""LSA: the tf-idf of words and pairs in whole texts, projected on its principal directions."""
+"""LSA: the tf-idf of words and pairs in whole texts, projected onto its principal directions."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["CONTROL", "make"]
 
 TERMS, RAREST, DIRECTIONS = 50_000, 2, 300
-"""Most words and pairs that are counted, training texts that each must be in, and directions at most."""
+"""Largest number of words and pairs, training texts in which each must occur, and largest number of directions."""
 
 
 def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:

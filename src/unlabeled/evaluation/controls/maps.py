@@ -1,4 +1,4 @@
-"""Random weights, chosen map: the same network untrained, of which training labels choose the map that is read."""
+"""Random weights, chosen map: the same network untrained, with the map that training labels choose."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING

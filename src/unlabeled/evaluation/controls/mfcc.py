@@ -1,4 +1,4 @@
-"""MFCC and log-mel statistics: mean, deviation, least and greatest value over time of bands, cepstra and slopes."""
+"""MFCC and log-mel statistics: mean, deviation, minimum and maximum over time of bands, cepstra and slopes."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["CONTROL", "cepstra", "make", "slopes", "statistics"]
 
 SOUNDS, COEFFICIENTS, REACH = 10_000, 20, 2
-"""Most training sounds that set the scales, cepstral coefficients, and frames on each side of a slope."""
+"""Largest number of training sounds that set the scales, cepstral coefficients, and frames on each side of a slope."""
 
 
 def cepstra(bands: Tensor, count: int = COEFFICIENTS) -> Tensor:
@@ -43,21 +43,21 @@ def slopes(values: Tensor, frames: Tensor, reach: int = REACH) -> Tensor:
 
     Args:
         values: Float, shape (batch, frames, numbers).
-        frames: Real frames of each, int64, shape (batch,); before the first and after the last one these repeat.
+        frames: Real frames of each, int64, shape (batch,); the first and the last one are repeated beyond the ends.
         reach: Frames on each side.
 
     Returns:
-        Change in a frame, float, shape (batch, frames, numbers); meaningless after the end.
+        Change per frame, float, shape (batch, frames, numbers); meaningless after the end.
     """
-    places = torch.arange(-reach, values.shape[1] + reach, device=values.device).clamp_min(0)
-    places = places.minimum(frames[:, None] - 1)[:, :, None].expand(-1, -1, values.shape[2])
-    windows = values.gather(1, places).unfold(1, 2 * reach + 1, 1)
+    index = torch.arange(-reach, values.shape[1] + reach, device=values.device).clamp_min(0)
+    index = index.minimum(frames[:, None] - 1)[:, :, None].expand(-1, -1, values.shape[2])
+    windows = values.gather(1, index).unfold(1, 2 * reach + 1, 1)
     steps = torch.arange(-reach, reach + 1).to(values)
     return windows @ (steps / steps.square().sum())
 
 
 def statistics(values: Tensor, frames: Tensor) -> Tensor:
-    """Mean, standard deviation, least and greatest value over the real frames.
+    """Mean, standard deviation, minimum and maximum over the real frames.
 
     Args:
         values: Float, shape (batch, frames, numbers).
@@ -74,7 +74,7 @@ def statistics(values: Tensor, frames: Tensor) -> Tensor:
 
 
 def make(encoder: Any, data: "Data", seed: int = 0) -> Representation:
-    """Statistics of the encoder's own spectrogram, each number divided by how much it varies among training sounds."""
+    """Statistics of the encoder's own spectrogram, each standardised over the training sounds."""
 
     def of(batch: Batch) -> Tensor:
         waveform, length = encoder.inputs(batch)

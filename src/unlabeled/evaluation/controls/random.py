@@ -15,7 +15,7 @@ __all__ = ["CONTROL", "make"]
 
 
 def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:
-    """The same architecture with weights drawn by the seed; without what contrast learns, only standardised."""
+    """The same architecture with random weights; the features `contrast` are replaced by the standardised map."""
     network = untrained(bare(encoder), seed, data)
     calibrate_(network, data)
     atoms = network.config.get("init") == "dictionary"

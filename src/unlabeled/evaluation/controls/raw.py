@@ -1,4 +1,4 @@
-"""Raw input: what the encoder reads, without any network, as its kind of data gives it."""
+"""Raw input: what the encoder reads, without any network, in the form of its kind of data."""
 
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,8 @@ __all__ = ["CONTROL", "make"]
 
 
 def make(encoder: "Encoder", data: "Data | None" = None, seed: int = 0) -> Representation:
-    """The input without any network; neither data nor seed matter."""
-    # Pixels share a unit; rare words would count as much as frequent ones if each had a scale of its own.
+    """The input without any network; neither the data nor the seed matters."""
+    # Pixels share a unit; rare words would weigh as much as frequent ones if each were standardised.
     one_unit = encoder.kind in ("image", "text", "words")
     return Representation(
         "raw", lambda batch, layer: encoder.raw(batch), one_unit=one_unit, detail=encoder.raw_detail

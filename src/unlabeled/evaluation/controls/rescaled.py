@@ -1,4 +1,4 @@
-"""Rescaled random weights: the same network of images untrained, rescaled so that all channels vary alike."""
+"""Rescaled random weights: the same image network untrained, rescaled so that all channels vary equally."""
 
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,14 +19,14 @@ __all__ = ["CONTROL", "make"]
 def make(
     encoder: "Encoder", data: "Data", seed: int = 0, init: Literal["rescaled", "kmeans"] = "rescaled"
 ) -> Representation | None:
-    """The same architecture with weights drawn by the seed, rescaled on training images; no dictionaries.
+    """The same architecture with random weights, rescaled on training images; None for dictionaries.
 
-    What contrast learns is left out: the same map is read, only standardised.
+    The features `contrast` are replaced by the same map, only standardised.
 
     Args:
-        encoder: Where the architecture comes from.
+        encoder: Source of the architecture.
         data: The training images.
-        seed: Seed of the weights, and of the images that are looked at.
+        seed: Seed of the weights, and of the sample of images.
         init: Whether the directions of filters are random, or those of clusters of patches.
     """
     from unlabeled.encoders import rescale_

@@ -25,7 +25,7 @@ def predictions(
     """Predictions of the same network trained on the same labels only, from other random weights for each draw.
 
     Args:
-        encoder: Where the architecture comes from.
+        encoder: Source of the architecture.
         data: Training and test samples.
         draws: Training samples whose labels are used, int64, shape (labels,) each.
         settings: Steps and augmentation of the training, and the seed of the first draw.

@@ -1,4 +1,4 @@
-"""Tf-idf of words: how often words and pairs of neighbouring words occur in whole texts, rare ones counting more."""
+"""Tf-idf of words: how often words and pairs of neighbours occur in whole texts, with more weight on rare ones."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 __all__ = ["CONTROL", "make", "texts", "vectorizer"]
 
 TERMS = 4000
-"""Words and pairs that are counted, the most frequent ones: a vector is dense."""
+"""Largest number of words and pairs, the most frequent ones, as the vectors are dense."""
 
 
 def texts(data: Any) -> list[str]:
     """The whole text of each sample.
 
     Raises:
-        ValueError: The data are tokens, and not those of whole texts.
+        ValueError: The data are tokens, not whole texts.
     """
     if getattr(data, "texts", None) is None:
         raise UserError(
-            f"data must be texts for the controls tfidf and lsa, got tokens of {data.name}; name other controls"
+            f"data must be texts for the controls tfidf and lsa, got tokens of {data.name}; choose other controls"
         )
     return data.texts
 
@@ -39,23 +39,23 @@ def vectorizer(contents: Sequence[str], most: int, rarest: int = 1) -> Any:
 
     Args:
         contents: The training texts.
-        most: Terms at most, the most frequent ones.
-        rarest: Texts that a term must be in.
+        most: Largest number of terms, the most frequent ones.
+        rarest: Number of texts in which a term must occur.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     # Each character of scripts without spaces is a word; pairs of them are nearly their words.
     options: dict[str, Any] = {"analyzer": "word", "tokenizer": splitter("characters"), "token_pattern": None}
     options |= {"lowercase": False, "min_df": rarest, "ngram_range": (1, 2), "max_features": most}
-    made = TfidfVectorizer(**options, sublinear_tf=True, dtype=np.float32)  # type: ignore[arg-type]
+    result = TfidfVectorizer(**options, sublinear_tf=True, dtype=np.float32)  # type: ignore[arg-type]
     try:
-        return made.fit(contents)
+        return result.fit(contents)
     except ValueError as error:
-        raise UserError(f"texts must hold words for the controls tfidf and lsa ({error})") from error
+        raise UserError(f"texts must contain words for the controls tfidf and lsa ({error})") from error
 
 
 def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:
-    """Vocabulary and frequencies of documents are those of the training texts."""
+    """Tf-idf with the vocabulary and document frequencies of the training texts."""
     fitted = vectorizer(texts(data), TERMS)
     count = len(fitted.vocabulary_)
 
@@ -67,7 +67,7 @@ def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:
 
 
 def of_batch(batch: Any, layer: str | None) -> torch.Tensor:
-    """Texts are read as a whole: batches hold their first tokens only."""
+    """Refuse batches: texts are read as a whole, and batches hold only their first tokens."""
     raise NotImplementedError
 
 

@@ -1,7 +1,7 @@
-"""Whitened pixels: the raw input of images on its principal axes, each divided by how much it varies.
+"""Whitened pixels: the raw input of images on its principal axes, each divided by its standard deviation.
 
-Neighbouring pixels are nearly equal, so that distances between raw images are those of their brightness and shading.
-Divided so, faint edges count as much. Shrinkage keeps axes that hold little more than noise from counting fully.
+Neighbouring pixels are nearly equal, so distances between raw images mostly measure brightness and shading. After the
+division, faint edges count as much. Shrinkage keeps axes that hold little more than noise from counting fully.
 """
 
 from typing import TYPE_CHECKING
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 __all__ = ["CONTROL", "axes", "make"]
 
 EXACT = 3072
-"""Numbers of an image up to which all axes are computed."""
+"""Number of values of an image up to which all axes are computed."""
 
 IMAGES, AXES, SHRINKAGE = 10_000, 512, 10.0
-"""Most training images that are looked at, most axes, and what is added to each variance, in mean variances."""
+"""Largest number of training images, largest number of axes, and addition to each variance, in mean variances."""
 
 
 def axes(points: Tensor, count: int = AXES, shrinkage: float = SHRINKAGE) -> tuple[Tensor, Tensor]:
-    """Mean, and the principal axes over the square roots of their shrunken variances.
+    """Mean, and the principal axes divided by the square roots of their shrunken variances.
 
     Args:
         points: Float, shape (samples, dim).
-        count: Most axes; those of largest variance are taken.
+        count: Largest number of axes, those of largest variance.
         shrinkage: Added to each variance, as a fraction of the mean of all; above 0.
 
     Returns:
@@ -41,17 +41,19 @@ def axes(points: Tensor, count: int = AXES, shrinkage: float = SHRINKAGE) -> tup
     """
     mean = points.mean(0)
     centred = points - mean
-    if points.shape[1] > EXACT and centred.any():  # as of many bands, whose decomposition would take minutes
+    if (
+        points.shape[1] > EXACT and centred.any()
+    ):  # such as many bands, where a full decomposition takes minutes
         return mean, directions.whitening(centred, count, shrinkage)
     variances, vectors = torch.linalg.eigh(centred.T @ centred / len(points))
-    # Constant images leave 0 divided by 0, which is to be 0.
+    # Constant images would be divided by 0; their result should be 0.
     added = (shrinkage * variances.mean()).clamp_min(1e-12)
     scale = (variances.clamp_min(0) + added).rsqrt()
     return mean, (vectors * scale).flip(1)[:, :count]
 
 
 def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:
-    """Fitted to training images, some of them drawn by the seed where there are very many."""
+    """Fitted to training images, to a random sample if there are very many."""
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
     some = data.subset(order[:IMAGES].sort().values)
     mean, matrix = axes(raw.make(encoder).features(some))

@@ -1,15 +1,15 @@
-"""Nonlinear probe: frozen up to a named map, all that lies above it is trained anew.
+"""Nonlinear probe: the network is frozen up to a named map, and everything above it is trained from scratch.
 
-It says how much of a network must be learned again, not how linearly separable its maps are: the tables of Conv4 and
-Conv5 of AlexNet. The maps are the last two, or the one that `features` names, whose grid and scaling do not matter.
-Above the map lie the rest of the network, with random weights, and a classifier with two hidden layers, as in AlexNet;
-layers after the pooled vector are left out.
-The recipe is that of fine-tuning, views included. What has no network is read by the same classifier, without views.
+It measures how much of a network must be relearned, not how linearly separable its maps are, as in the papers' tables
+for Conv4 and Conv5 of AlexNet. The maps are the last two, or the one that `features` names, whose grid and scaling do
+not matter. Above the map are the rest of the network, with random weights, and a classifier with two hidden layers, as
+in AlexNet; layers after the pooled vector are left out. The recipe is that of fine-tuning, including random views.
+Features without a network are read by the same classifier, without views.
 
 Source: Noroozi, Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles", 2016,
 https://arxiv.org/abs/1603.09246; the classifier with batch norms: Gidaris, Singh, Komodakis, "Unsupervised
 Representation Learning by Predicting Image Rotations", 2018, https://arxiv.org/abs/1803.07728
-Differs: 512 hidden units and not 4,096; AdamW, and as many steps as held-out labels ask for.
+Differs: 512 hidden units, not 4,096; AdamW; the number of steps is chosen by held-out labels.
 """
 
 import copy
@@ -37,12 +37,12 @@ __all__ = ["PROBE", "Above", "below", "layers", "probe"]
 
 HIDDEN = 512
 MAPS = 2
-"""How many of the last maps are columns where none is named."""
+"""How many of the last maps get a column if none is named."""
 RATE = 1e-3
 
 
 def layers(encoder: "Encoder") -> Sequence[str]:
-    """The map that a readout reads, else the last two."""
+    """The map that a readout reads, otherwise the last two."""
     names = list(encoder.map_dims)
     if not names:
         raise UserError(f"probe must not be nonlinear for {encoder.config['name']}, which has no named maps")
@@ -58,12 +58,13 @@ def below(encoder: "Encoder", layer: str, x: Any) -> tuple[set[str], set[str]]:
     Args:
         encoder: In evaluation mode; it is not changed.
         layer: Name of the map.
-        x: What its `inputs` gives of a few samples.
+        x: A few samples, as its `inputs` returns them.
 
     Returns:
-        Names of the parameters below the map, and of the modules that are run before the last of these is, or have
-        some of them: those whose statistics and mode belong to what is frozen. A last norm through which all maps of a
-        ViT are read is below all of them.
+        Names of the parameters below the map, and of the modules that have some of them or run before the last of
+        these: those whose statistics and mode belong to the frozen part. The last norm of a ViT, through which all of
+            its maps
+        are read, is below all of them.
     """
     network = copy.deepcopy(encoder).requires_grad_(True)
     parameters = dict(network.named_parameters())
@@ -94,9 +95,9 @@ class Above(nn.Module):
     """A network whose weights up to a map are frozen, and whose other weights are random.
 
     Args:
-        encoder: Where the frozen weights are from; it is not changed.
+        encoder: Source of the frozen weights; it is not changed.
         layer: Name of the map.
-        x: What its `inputs` gives of a few samples.
+        x: A few samples, as its `inputs` returns them.
         seed: Seed of the random weights.
     """
 
@@ -108,35 +109,35 @@ class Above(nn.Module):
         if len(names) < len(weights):
             self.network = untrained(encoder, seed)
             modules |= {name for name in dict(self.network.named_modules()) if "adapt" in name.split(".")}
-            learned = {
+            frozen_state = {
                 name: value
                 for name, value in encoder.state_dict().items()
                 if name in names or (name not in weights and name.rpartition(".")[0] in modules)
             }
-            self.network.load_state_dict(learned, strict=False)
+            self.network.load_state_dict(frozen_state, strict=False)
         for name, weight in self.network.named_parameters():
             weight.requires_grad_(name not in names)
         self.frozen = [module for name, module in self.network.named_modules() if name in modules]
         self.last = list(encoder.map_dims)[-1]
 
     def train(self, mode: bool = True) -> Self:
-        """Dropout and batch norms of what is frozen stay in evaluation mode."""
+        """Set the mode; dropout and batch norms of the frozen part stay in evaluation mode."""
         super().train(mode)
         for module in self.frozen:
             module.training = False
         return self
 
     def inputs(self, batch: dict[str, Tensor]) -> Any:
-        """As the encoder's."""
+        """Inputs of the encoder."""
         return self.network.inputs(batch)
 
     def forward(self, x: Any) -> Tensor:
-        """The last map, averaged down as the encoder does, float, shape (batch, numbers)."""
+        """The last map, pooled as by the encoder, float, shape (batch, numbers)."""
         return self.network.features(x, self.last).flatten(1)
 
 
 class Vectors:
-    """Features that need no network as samples of a training.
+    """Features that need no network, as training data.
 
     Args:
         values: Float, shape (samples, numbers).
@@ -155,8 +156,8 @@ class Vectors:
         return Vectors(self.values[index.to(self.values.device)])
 
 
-class Given(nn.Module):
-    """In the place of a network, where there is none."""
+class NoNetwork(nn.Module):
+    """Stands in for a network where there is none."""
 
     def inputs(self, batch: dict[str, Tensor]) -> Tensor:
         return batch["values"]
@@ -168,7 +169,7 @@ class Given(nn.Module):
 def probe(
     representation: Representation, data: Labelled, rows: Tensor, layer: str | None, settings: Settings
 ) -> Prediction:
-    """Train what lies above the map and a classifier with two hidden layers, by some labels."""
+    """Train the layers above the map and a classifier with two hidden layers on some labels."""
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         if representation.encoder is None:
@@ -177,19 +178,20 @@ def probe(
                 Vectors((representation.features(part) - mean) / scale) for part in (data.train, data.test)
             )
             data = replace(data, train=train, test=test)  # type: ignore[arg-type]
-            network, numbers, view, place = Given(), train.values.shape[1], Given().inputs, "no map"
+            network, numbers, where = NoNetwork(), train.values.shape[1], "no map"
+            view = network.inputs
         else:
             encoder = bare(representation.encoder)
             assert layer is not None
             x = encoder.inputs(data.train.batch(torch.arange(min(2, len(data.train)))))
-            network, place = Above(encoder, layer, x, settings.seed), f"frozen up to {layer}"
+            network, where = Above(encoder, layer, x, settings.seed), f"frozen up to {layer}"
             with torch.no_grad():
                 numbers = network.eval()(x).shape[1]
             view = finetune.view_of(encoder, settings.augment)
         head = _head(numbers, len(data.classes)).to(data.labels.device)
         training = finetune.Training(network, head, data, view, {network: RATE, head: RATE})
-        words = finetune.fit(training, rows, settings.steps)
-    return training.logits(data.test).argmax(1), f"{place}, {words}, rate {RATE:g}"
+        steps = finetune.fit(training, rows, settings.steps)
+    return training.logits(data.test).argmax(1), f"{where}, {steps}, rate {RATE:g}"
 
 
 def _head(numbers: int, classes: int) -> nn.Sequential:
