@@ -32,7 +32,7 @@ from unlabeled.data import open_data
 from unlabeled.data.audio.data import from_waveforms
 from unlabeled.data.audio_visual import from_pairs
 from unlabeled.data.text.data import Texts
-from unlabeled.data.trajectories import from_walks
+from unlabeled.data.trajectories import from_trajectories
 from unlabeled.encoders import audio_visual as audio_visual_encoders
 from unlabeled.encoders import text as text_encoders
 from unlabeled.method import Method
@@ -259,7 +259,7 @@ def time_contrastive(objective: Literal["triplet", "npairs"]) -> Method:
 
 def trajectory() -> Method:
     method = TrajectoryUnmasking(build(), **TrajectoryUnmasking.smallest)
-    data = from_walks(rooms.make(SAMPLES, 3, frames=8, size=SIZE))
+    data = from_trajectories(rooms.make(SAMPLES, 3, frames=8, size=SIZE))
     method.whole = dict(method.training_view(data).batch(torch.arange(SAMPLES)))
     torch.manual_seed(7)
     hidden = TrajectoryUnmasking.draw(method, method.whole)

@@ -15,7 +15,7 @@ from unlabeled.data.cameras import from_views
 from unlabeled.data.digests import digest, in_one_channel
 from unlabeled.data.image.data import Images
 from unlabeled.data.text.data import Texts
-from unlabeled.data.trajectories import from_walks
+from unlabeled.data.trajectories import from_trajectories
 from unlabeled.data.video.data import from_videos
 
 
@@ -103,7 +103,7 @@ def test_where_sounds_and_videos_are_cut_does_not_count():
 
 def test_walks_that_look_alike_from_other_places_differ():
     video, pose = noise(1, 4, 3, 8, 8), torch.zeros(1, 4, 3)
-    walks = [from_walks({"video": video, "pose": pose + shift}) for shift in (0, 1)]
+    walks = [from_trajectories({"video": video, "pose": pose + shift}) for shift in (0, 1)]
     assert walks[0].digests() != walks[1].digests()
     assert walks[0].digests() == walks[0].spans(2).digests()
 

@@ -13,7 +13,7 @@ from unlabeled.data.audio.data import from_waveforms
 from unlabeled.data.cameras import from_views
 from unlabeled.data.groups import folder_groups, group_by, numbers_of
 from unlabeled.data.text.data import Texts
-from unlabeled.data.trajectories import from_walks
+from unlabeled.data.trajectories import from_trajectories
 from unlabeled.data.video.data import from_videos
 
 
@@ -138,7 +138,9 @@ def test_stretches_of_words_that_share_a_document_belong_together():
 
 
 def test_frames_and_clips_know_what_they_are_cut_from():
-    walks = from_walks({"video": torch.zeros(3, 4, 3, 8, 8, dtype=torch.uint8), "pose": torch.zeros(3, 4, 3)})
+    walks = from_trajectories(
+        {"video": torch.zeros(3, 4, 3, 8, 8, dtype=torch.uint8), "pose": torch.zeros(3, 4, 3)}
+    )
     assert walks.frames().groups.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     walks.groups = torch.tensor([8, 9, 8])
     assert walks.subset(torch.tensor([2, 1])).frames().groups.tolist() == [8] * 4 + [9] * 4

@@ -1,4 +1,4 @@
-"""Walks: stretches, poses beside frames, and what is found on disk."""
+"""Trajectories: stretches, poses beside frames, and what is found on disk."""
 
 from io import BytesIO
 from pathlib import Path
@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from unlabeled.data.options import OpenOptions
-from unlabeled.data.trajectories import Walks, from_walks
+from unlabeled.data.trajectories import Trajectories, from_trajectories
 from unlabeled.data.trajectories.read import find
 from unlabeled.data.worlds import built_in
 
 
-def walks(count: int = 4, frames: int = 12) -> Walks:
+def walks(count: int = 4, frames: int = 12) -> Trajectories:
     """Red says which walk, blue which frame, and so does the pose."""
     video = torch.zeros(count, frames, 3, 4, 4, dtype=torch.uint8)
     video[:, :, 0] = torch.arange(count)[:, None, None, None]
@@ -22,7 +22,9 @@ def walks(count: int = 4, frames: int = 12) -> Walks:
     row, time = torch.meshgrid(torch.arange(count), torch.arange(frames), indexing="ij")
     pose = torch.stack([row.float(), time.float(), 0.1 * time], -1)
     room = (time > 5).long()
-    return from_walks({"video": video, "pose": pose, "action": pose[..., :2], "room": room}, name="walks")
+    return from_trajectories(
+        {"video": video, "pose": pose, "action": pose[..., :2], "room": room}, name="walks"
+    )
 
 
 def test_batch_gives_whole_walks_with_their_poses() -> None:
@@ -144,9 +146,9 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no trajectories in"):
         find(tmp_path, OpenOptions())
     with pytest.raises(ValueError, match="pose is missing"):
-        from_walks({"video": np.zeros((1, 2, 4, 4, 3), np.uint8)})
+        from_trajectories({"video": np.zeros((1, 2, 4, 4, 3), np.uint8)})
     with pytest.raises(ValueError, match=r"pose of array must have shape \(1, 2, 3\), got \(1, 2, 2\)"):
-        from_walks({"video": np.zeros((1, 2, 4, 4, 3), np.uint8), "pose": np.zeros((1, 2, 2))})
+        from_trajectories({"video": np.zeros((1, 2, 4, 4, 3), np.uint8), "pose": np.zeros((1, 2, 2))})
 
 
 @pytest.mark.parametrize("key", ["pose", "depth", "action"])
@@ -160,17 +162,17 @@ def test_numbers_that_are_not_finite_are_refused(key: str, wrong: float) -> None
     }
     content[key][0, 1, 0] = wrong
     with pytest.raises(ValueError, match=f"{key} of array must be finite"):
-        from_walks(content)
+        from_trajectories(content)
 
 
 def test_headings_in_degrees_are_noticed(caplog: pytest.LogCaptureFixture) -> None:
     pose = np.zeros((1, 4, 3))
     pose[..., 2] = [0, 90, 180, 270]
     content = {"video": np.zeros((1, 4, 8, 8, 3), np.uint8), "pose": pose}
-    from_walks(content, name="compass")
+    from_trajectories(content, name="compass")
     assert caplog.messages == ["compass: headings reach 270; they must be in radians"]
     caplog.clear()
-    from_walks({**content, "pose": np.deg2rad(pose)}, name="circles")
+    from_trajectories({**content, "pose": np.deg2rad(pose)}, name="circles")
     assert not caplog.messages
 
 
@@ -180,8 +182,8 @@ def test_rooms_are_small_whole_numbers(room: float) -> None:
     with pytest.raises(
         ValueError, match=r"room of array must be whole numbers from -1 \(unknown\) to 9999, got"
     ):
-        from_walks(content | {"room": np.array([[0, room]])})
-    assert from_walks(content | {"room": np.array([[-1.0, 2.0]])}).frames().classes == [
+        from_trajectories(content | {"room": np.array([[0, room]])})
+    assert from_trajectories(content | {"room": np.array([[-1.0, 2.0]])}).frames().classes == [
         "room 0",
         "room 1",
         "room 2",

@@ -16,7 +16,7 @@ from unlabeled.data.audio.data import from_waveforms
 from unlabeled.data.audio_visual import from_pairs
 from unlabeled.data.cameras import from_views
 from unlabeled.data.text.data import Texts
-from unlabeled.data.trajectories import from_walks
+from unlabeled.data.trajectories import from_trajectories
 from unlabeled.data.video.data import from_videos
 from unlabeled.evaluation import embed, evaluate, seen
 from unlabeled.evaluation.sources import Parts, Source
@@ -237,7 +237,7 @@ KINDS: dict[str, Data] = {
     "video": from_videos(noise(6, 5, 3, 8, 7)),
     "audio-visual": from_pairs(noise(6, 3, 8, 7), SOUNDS, sample_rate=8000),
     "cameras": from_views(noise(6, 2, 5, 3, 8, 8)),
-    "trajectory": from_walks({"video": noise(6, 5, 3, 8, 8), "pose": POSES}),
+    "trajectory": from_trajectories({"video": noise(6, 5, 3, 8, 8), "pose": POSES}),
 }
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from unlabeled import encoders
-from unlabeled.data.trajectories import Walks, from_walks
+from unlabeled.data.trajectories import Trajectories, from_trajectories
 from unlabeled.evaluation.model import EvaluatedModel
 from unlabeled.evaluation.scores import Scores
 from unlabeled.evaluation.tasks.zones import TASK, _hits, _walks, top_one
@@ -15,8 +15,8 @@ from unlabeled.methods.trajectory_unmasking import TrajectoryUnmasking
 from unlabeled.worlds import rooms
 
 
-def walks(**options: Any) -> Walks:
-    return from_walks(rooms.make(6, 4, frames=20, size=16, **options))
+def walks(**options: Any) -> Trajectories:
+    return from_trajectories(rooms.make(6, 4, frames=20, size=16, **options))
 
 
 def model() -> EvaluatedModel:
@@ -69,10 +69,10 @@ def test_a_method_that_knows_the_answer_finds_all_and_one_that_sees_a_still_worl
 
     oracle.method.predict = answer
     assert float(TASK(oracle, walks())[0].values.mean()) > 0.98
-    # Walks that stand still differ from each other, but the zones of one walk do not.
+    # Trajectories that stand still differ from each other, but the zones of one walk do not.
     still = float(TASK(oracle, walks(still=True))[0].values.mean())
     assert still == pytest.approx(0.5, abs=0.05)
-    one = from_walks(
+    one = from_trajectories(
         {"video": torch.zeros(4, 20, 3, 16, 16, dtype=torch.uint8), "pose": torch.zeros(4, 20, 3)}
     )
     assert float(TASK(model(), one)[0].values.mean()) == pytest.approx(1 / 8)

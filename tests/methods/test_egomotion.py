@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unlabeled import encoders
 from unlabeled.data import open_data
-from unlabeled.data.trajectories import Walks, from_walks
+from unlabeled.data.trajectories import Trajectories, from_trajectories
 from unlabeled.methods.egomotion import Egomotion, loss, quantiles
 from unlabeled.parts import poses
 from unlabeled.worlds import pans, rooms
@@ -25,11 +25,11 @@ def build(**options: Any) -> Egomotion:
 
 
 @cache
-def house() -> Walks:
-    return from_walks(rooms.make(4, 3, frames=24, size=16))
+def house() -> Trajectories:
+    return from_trajectories(rooms.make(4, 3, frames=24, size=16))
 
 
-def prepared(data: Walks | None = None, **options: Any) -> Egomotion:
+def prepared(data: Trajectories | None = None, **options: Any) -> Egomotion:
     method, data = build(**options), data or house()
     method.prepare(method.training_view(data))
     return method
@@ -66,7 +66,7 @@ def test_bins_hold_equally_many_motions_and_rounding_never_separates_equal_ones(
 
 def test_chance_is_the_loss_of_always_predicting_the_frequencies_of_the_bins() -> None:
     pictures = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
-    even = from_walks(pans.make(300, 0, pictures=pictures, size=16, frames=4))
+    even = from_trajectories(pans.make(300, 0, pictures=pictures, size=16, frames=4))
     assert prepared(even).chance(8) == pytest.approx(3 * math.log(5), abs=1e-2)
     method, motions = prepared(flip=0.0), []
     for walk in house().batch(torch.arange(4))["pose"]:
@@ -140,7 +140,7 @@ def test_both_frames_pass_through_the_same_network_and_their_order_matters() -> 
 
 
 def test_walks_that_do_not_move_or_are_too_short_are_refused() -> None:
-    still = from_walks(rooms.make(2, 0, frames=6, size=16, still=True))
+    still = from_trajectories(rooms.make(2, 0, frames=6, size=16, still=True))
     with pytest.raises(ValueError, match="must move for egomotion, got array, in which no pose changes"):
         prepared(still)
     with pytest.raises(ValueError, match=r"reach must be below 24, .*, got 24"):
@@ -159,7 +159,7 @@ def test_features_pictures_and_words() -> None:
     assert not torch.equal(pictures["first frame"], pictures["second frame"])  # type: ignore[arg-type]
 
 
-def accuracy(method: Egomotion, data: Walks) -> float:
+def accuracy(method: Egomotion, data: Trajectories) -> float:
     torch.manual_seed(5)
     with torch.no_grad():
         images, motions = method.eval().draw(method.training_view(data).batch(torch.arange(len(data))))
@@ -171,7 +171,7 @@ def test_motions_over_unseen_pictures_are_recognised_unless_frames_are_empty(bla
     digits = [open_data("digits", split=split) for split in ("train", "test")]
     options = {"size": 12, "frames": 4, "shift": 6.0, "turn": 40.0, "blank": blank}
     train, test = (
-        from_walks(pans.make(200, seed, pictures=data.batch(torch.arange(200))["image"], **options))
+        from_trajectories(pans.make(200, seed, pictures=data.batch(torch.arange(200))["image"], **options))
         for seed, data in enumerate(digits)
     )
     torch.manual_seed(0)

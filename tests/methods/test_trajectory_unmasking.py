@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from unlabeled import encoders
-from unlabeled.data.trajectories import Walks, from_walks
+from unlabeled.data.trajectories import Trajectories, from_trajectories
 from unlabeled.method import Batch
 from unlabeled.methods.trajectory_unmasking import TrajectoryUnmasking, visible
 from unlabeled.parts.info_nce import in_batch, nearest
@@ -29,8 +29,8 @@ def build(**options: Any) -> TrajectoryUnmasking:
     return TrajectoryUnmasking(encoders.build("conv4", image_size=16), **TINY | options)
 
 
-def walks(n: int = 5, **options: Any) -> Walks:
-    return from_walks(rooms.make(n, 3, frames=12, size=16, **options))
+def walks(n: int = 5, **options: Any) -> Trajectories:
+    return from_trajectories(rooms.make(n, 3, frames=12, size=16, **options))
 
 
 def batch(method: TrajectoryUnmasking) -> Batch:
@@ -144,7 +144,7 @@ def test_poses_count_in_units_of_how_far_walks_reach() -> None:
     method, data = build(), walks()
     method.prepare(method.training_view(data))
     assert 0.1 < float(method.scale) < 3
-    far = Walks(
+    far = Trajectories(
         data.pixels,
         data.signals["pose"] * torch.tensor([10, 10, 1.0]),
         data.lengths,
@@ -214,7 +214,7 @@ def test_poses_tell_what_time_cannot() -> None:
     colors = torch.randint(0, 256, (256, 8, 3), dtype=torch.uint8, generator=generator)
     video = colors.gather(1, place[..., None].expand(-1, -1, 3))[..., None, None].expand(-1, -1, -1, 8, 8)
     angle = place * (math.tau / 8)
-    circles = from_walks({"video": video, "pose": torch.stack([angle.cos(), angle.sin(), angle], -1)})
+    circles = from_trajectories({"video": video, "pose": torch.stack([angle.cos(), angle.sin(), angle], -1)})
 
     def share_found(steps: int, **options: Any) -> float:
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Walks through a house: depth, pose and pictures belong together, and nobody walks through walls."""
+"""Trajectories through a house: depth, pose and pictures belong together, and nobody walks through walls."""
 
 import math
 from itertools import pairwise

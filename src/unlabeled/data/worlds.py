@@ -17,7 +17,7 @@ from unlabeled.data.image.builtin import load
 from unlabeled.data.image.data import Images
 from unlabeled.data.samples import Data
 from unlabeled.data.text import Texts
-from unlabeled.data.trajectories import Walks, from_walks
+from unlabeled.data.trajectories import Trajectories, from_trajectories
 from unlabeled.data.video import Videos, from_videos
 from unlabeled.worlds import (
     balls,
@@ -149,10 +149,10 @@ def _orbit(name: str, variant: str, split: str) -> Scenes:
     return from_views(content.pop("views"), name=name, factors=content)
 
 
-def _rooms(name: str, variant: str, split: str) -> Walks:
+def _rooms(name: str, variant: str, split: str) -> Trajectories:
     check.choice(("", "still"), variant=variant)
     content = rooms.make(*_seeded("rooms", split), frames=128, size=32, still=variant == "still")
-    return from_walks(content, name=name)
+    return from_trajectories(content, name=name)
 
 
 def _seasons(name: str, variant: str, split: str, channels: int | None) -> Images:
@@ -167,15 +167,15 @@ def _seasons(name: str, variant: str, split: str, channels: int | None) -> Image
     return data
 
 
-def _pans(name: str, variant: str, split: str) -> Walks:
-    """Walks over the built-in images, one each; the classes of these stand for the rooms."""
+def _pans(name: str, variant: str, split: str) -> Trajectories:
+    """Trajectories over the built-in images, one each; the classes of these stand for the rooms."""
     check.choice(("", "photos", "blank"), variant=variant)
     images = load("photos" if variant == "photos" else "digits", split)
     pictures = images.batch(torch.arange(len(images)))["image"]
     content = pans.make(len(images), int(split == "test"), pictures=pictures, blank=variant == "blank")
     assert images.labels is not None
     room = images.labels[content.pop("picture")][:, None].expand(content["video"].shape[:2])
-    return from_walks({**content, "room": room}, name=name)
+    return from_trajectories({**content, "room": room}, name=name)
 
 
 _OPENED_BY: dict[str, Callable[[str, str, str], Data]] = {

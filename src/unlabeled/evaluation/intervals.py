@@ -1,8 +1,8 @@
 """95 % intervals that count what is independent: the groups that were drawn, not the samples inside them.
 
-Frames of a walk, clips of a recording and paragraphs of a document move together, so a variance is one over groups
-(`spread`). What lies in a range has an interval in that range (Wilson's, with the number of independent samples that
-would vary as much). Few groups with a skewed spread reach further to one side, by Hall's transformation (1992).
+Frames of a trajectory, clips of a recording and paragraphs of a document move together, so a variance is one over
+groups (`spread`). What lies in a range has an interval in that range (Wilson's, with the number of independent samples
+that would vary as much). Few groups with a skewed spread reach further to one side, by Hall's transformation (1992).
 Statistics that are no means are recomputed without each group in turn: the same formulas hold for these changes, which
 for a mean are exactly the group totals.
 """

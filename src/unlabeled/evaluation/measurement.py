@@ -30,7 +30,7 @@ class Measurement:
         better: Whether a good number is high or low.
         left_out: Of a statistic that is no mean of samples (`values` then holds only it), or whose units share
             samples, what it is without each independent unit, the same units for all features.
-        groups: Number of the independent unit of each value, such as its walk, int64, shape (test samples,); None
+        groups: Number of the independent unit of each value, such as its trajectory, int64, shape (test samples,); None
             where each sample is one.
         counted: What the independent units are called, a plural.
         samples: How many test samples a statistic was computed from.

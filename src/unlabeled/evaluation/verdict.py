@@ -128,7 +128,7 @@ def labels(counts: Sequence[int | str], notes: Sequence[str] = ()) -> str:
 
 
 def independent(records: Sequence[Record]) -> str:
-    """How many independent units intervals rest on, such as "16 walks"; empty where these are the samples."""
+    """How many independent units intervals rest on, such as "16 trajectories"; empty where these are the samples."""
     grouped = [r for r in records if _finite(r.get("units")) and r["units"] != r["samples"]]
     if not grouped:
         return ""

@@ -9,9 +9,10 @@ right more often than another. Pairs are mirrored by default, which negates moti
 are 1 to 4 steps apart, in the paper at most 7; no frame is paired with itself, which would show what no motion looks
 like. Any encoder takes the place of AlexNet; its last map is averaged to at most 4 positions on a side, and norms
 follow the convolutions of the head. The optimizer is AdamW, not SGD.
-Shortcut: all pairs of a walk at constant speed have the same answer, so bins are balanced over all walks. Anything that
-moves with the camera, such as a car's bonnet, and borders that move with the image reveal the motion without a look at
-the scene: crop them away. Where the place reveals the motion (a highway, a dead end), one frame is enough.
+Shortcut: all pairs of a trajectory at constant speed have the same answer, so bins are balanced over all trajectories.
+Anything that moves with the camera, such as a car's bonnet, and borders that move with the image reveal the motion
+without a look at the scene: crop them away. Where the place reveals the motion (a highway, a dead end), one frame is
+enough.
 """
 
 import math
@@ -23,7 +24,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from unlabeled.check import UserError
-from unlabeled.data.trajectories import Walks
+from unlabeled.data.trajectories import Trajectories
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method, Pictures
 from unlabeled.options import Count, Fraction, Several, ViewOptions
@@ -38,7 +39,7 @@ NAMES = "ahead", "left", "turn"
 MIRRORED = torch.tensor([1.0, -1.0, -1.0])
 """Signs of the three components after mirroring."""
 FRAMES = 32
-"""Frames of the longest stretch of a walk from which pairs are drawn."""
+"""Frames of the longest stretch of a trajectory from which pairs are drawn."""
 GRID = 4
 """Most positions on a side of the maps that the head reads."""
 
@@ -79,8 +80,8 @@ class Egomotion(Method[ImageEncoder]):
     Args:
         encoder: Network whose features are kept.
         bins: Number of bins of each component.
-        reach: Largest number of steps of the walk between the two frames.
-        pairs: Pairs of frames that are drawn from each walk of a batch.
+        reach: Largest number of steps of the trajectory between the two frames.
+        pairs: Pairs of frames that are drawn from each trajectory of a batch.
         hidden: Width of the hidden layer of the head.
         dropout: Dropout probability in the hidden layer.
         **views: How often pairs are mirrored, both frames together with the motion.
@@ -128,7 +129,7 @@ class Egomotion(Method[ImageEncoder]):
         self.register_buffer("typical", torch.zeros(bins, len(NAMES)))
         self.register_buffer("baseline", torch.tensor(0.0))
 
-    def training_view(self, data: Walks) -> Walks:
+    def training_view(self, data: Trajectories) -> Trajectories:
         if self.reach >= data.shortest:
             raise UserError(
                 f"reach must be below {data.shortest}, the length of the shortest trajectory of {data.name}, got "
@@ -136,13 +137,13 @@ class Egomotion(Method[ImageEncoder]):
             )
         return data.spans(min(FRAMES, data.shortest))
 
-    def prepare(self, data: Walks) -> None:
+    def prepare(self, data: Trajectories) -> None:
         """Set the bins by all pairs of the training data, and compute the loss of predicting their frequencies."""
-        walk, time = data.places().unbind(1)
-        pose = data.signals["pose"][data.starts[walk] + time]
+        trajectory, time = data.places().unbind(1)
+        pose = data.signals["pose"][data.starts[trajectory] + time]
         gaps = range(1, self.reach + 1)
         motions = torch.cat(
-            [poses.motion(pose[:-gap], pose[gap:])[walk[:-gap] == walk[gap:]] for gap in gaps]
+            [poses.motion(pose[:-gap], pose[gap:])[trajectory[:-gap] == trajectory[gap:]] for gap in gaps]
         )
         if not motions.any():
             raise UserError(

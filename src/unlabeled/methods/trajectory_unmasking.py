@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from unlabeled.check import UserError
 from unlabeled.data import Data
-from unlabeled.data.trajectories import Walks
+from unlabeled.data.trajectories import Trajectories
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method, Pictures
 from unlabeled.options import Count, Positive, Several, WholeNumber
@@ -128,7 +128,7 @@ class TrajectoryUnmasking(Method[ImageEncoder]):
     def chance(self, samples: int) -> float:
         return math.log(samples * self.masked)
 
-    def training_view(self, data: Walks) -> Walks:
+    def training_view(self, data: Trajectories) -> Trajectories:
         return data.spans(self.zones * self.zone_frames, self.stride)
 
     def prepare(self, data: Data) -> None:
@@ -237,7 +237,7 @@ class TrajectoryUnmasking(Method[ImageEncoder]):
         whole = sheet(images)
         usable = visible(masked, self.zones, self.zone_frames, 0)
         size = whole.shape[2], whole.shape[3]
-        paths = torch.stack([path(*walk, size) for walk in zip(batch["pose"][..., :2], usable)])
+        paths = torch.stack([path(*trajectory, size) for trajectory in zip(batch["pose"][..., :2], usable)])
         return {
             "trajectory": whole,
             "visible": sheet(gray),

@@ -1,8 +1,8 @@
 """Pans: a camera slides and turns over flat pictures, so that every motion is known exactly.
 
-The pictures are an argument. Each walk looks at one of them from straight above, at random positions and headings;
-outside the picture, its reflection is seen. All frames are resampled in the same way, so that none is sharper than
-others.
+The pictures are an argument. Each trajectory looks at one of them from straight above, at random positions and
+headings; outside the picture, its reflection is seen. All frames are resampled in the same way, so that none is sharper
+than others.
 
 Known for each frame: the pose, in pixels of the frame, with the heading upwards in the frame. The content of a picture
 says nothing about the motion, and a single frame says nothing about its pose, except by what is upright in the
@@ -34,10 +34,10 @@ def make(
     """Look at pictures from several poses.
 
     Args:
-        n: Number of walks; walk i is over picture i, and after the last picture comes the first one again.
+        n: Number of trajectories; trajectory i is over picture i, and after the last picture comes the first one again.
         seed: Seed of the poses.
         pictures: uint8, shape (pictures, channels, height, width); a frame covers all of a picture's shorter side.
-        frames: Number of frames of each walk.
+        frames: Number of frames of each trajectory.
         size: Height and width of a frame in pixels.
         shift: Largest motion between two frames along each axis, in pixels of the frame.
         turn: Largest turn between two frames, in degrees.
@@ -59,7 +59,9 @@ def make(
     )
     pose[..., 2] += math.pi / 2
     number = torch.arange(n) % len(pictures)
-    video = torch.stack([look(pictures[row], walk, size) for row, walk in zip(number.tolist(), pose)])
+    video = torch.stack(
+        [look(pictures[row], trajectory, size) for row, trajectory in zip(number.tolist(), pose)]
+    )
     if blank:
         video = torch.full_like(video, 0.5)
     return {"video": (255 * video).round().to(torch.uint8), "pose": pose, "picture": number}

@@ -1,14 +1,14 @@
-"""Rooms: walks through a small house whose rooms have walls and floors of their own, seen through a walker's eyes.
+"""Rooms: trajectories through a small house whose rooms have their own walls and floors, through the eyes of an agent.
 
-The house is a grid of square rooms joined by doorways, the same for all walks of one `house`. The walker heads for
-random positions, room by room, and never through a wall. Images and depths are exact: rays are intersected with walls
-of no thickness, with the floor and with the ceiling.
+The house is a grid of square rooms joined by doorways, the same for all trajectories of one `house`. The walker heads
+for random positions, room by room, and never through a wall. Images and depths are exact: rays are intersected with
+walls of no thickness, with the floor and with the ceiling.
 
 Factors, by frame: `room` number, counted along x, then y.
 
-Baselines in house 0: the nearest of 2,048 images (every fourth of 64 walks of seed 0, 32x32 pixels) is of the same room
-as an image of 16 walks of seed 1 in 98 % of cases (the commonest room: 29 %), and was seen 0.36 m away on average.
-Memorising is enough in this house, so compare with pixels.
+Baselines in house 0: the nearest of 2,048 images (every fourth of 64 trajectories of seed 0, 32x32 pixels) is of the
+same room as an image of 16 trajectories of seed 1 in 98 % of cases (the commonest room: 29 %), and was seen 0.36 m away
+on average. Memorising is enough in this house, so compare with pixels.
 """
 
 import math
@@ -45,12 +45,12 @@ def make(
     house: int = 0,
     still: bool = False,
 ) -> dict[str, Tensor]:
-    """Draw walks.
+    """Draw trajectories.
 
     Args:
-        n: Walks.
-        seed: Seed of the walks.
-        frames: Steps of each walk.
+        n: Trajectories.
+        seed: Seed of the trajectories.
+        frames: Steps of each trajectory.
         size: Height and width in pixels.
         columns: Rooms along x.
         rows: Rooms along y.
@@ -71,9 +71,9 @@ def make(
     segments, decoration = walls(doors, (columns, rows)), Decoration(columns * rows, house)
     video = torch.empty(n, frames, 3, size, size, dtype=torch.uint8)
     depth = torch.empty(n, frames, size, size)
-    for walk in range(n):
-        images, depth[walk] = look(pose[walk], segments, decoration, columns, size)
-        video[walk] = (images * 255).round().to(torch.uint8)
+    for trajectory in range(n):
+        images, depth[trajectory] = look(pose[trajectory], segments, decoration, columns, size)
+        video[trajectory] = (images * 255).round().to(torch.uint8)
     return {
         "video": video,
         "pose": pose,
@@ -144,7 +144,7 @@ def stroll(
     """Walk from random position to random position, through doorways.
 
     Args:
-        n: Walks.
+        n: Trajectories.
         frames: Steps.
         doors: As from `plan`.
         grid: Rooms along x and along y.
@@ -159,9 +159,9 @@ def stroll(
         draw = torch.rand(8 * frames + 8, generator=generator).tolist()
         room = int(draw.pop() * columns * rows)
         x, y = _place(room, columns, draw.pop(), draw.pop())
-        heading, targets, walk = math.tau * draw.pop(), [], []
+        heading, targets, trajectory = math.tau * draw.pop(), [], []
         for _ in range(frames):
-            walk.append((x, y, heading))
+            trajectory.append((x, y, heading))
             if not targets:
                 options = [pair for pair in doors if room in pair]
                 if options and draw.pop() < 0.7:
@@ -180,7 +180,7 @@ def stroll(
             x, y = x + forward * math.cos(heading), y + forward * math.sin(heading)
             if distance - forward < 0.05:
                 targets.pop(0)
-        poses.append(walk)
+        poses.append(trajectory)
     pose = torch.tensor(poses)
     turned = pose[:, 1:, 2] - pose[:, :-1, 2]
     moved = (pose[:, 1:, :2] - pose[:, :-1, :2]).norm(dim=-1)

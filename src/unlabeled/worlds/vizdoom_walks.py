@@ -1,4 +1,4 @@
-"""ViZDoom walks: a walker in a level of Doom, recorded with its poses and the depth of every pixel.
+"""ViZDoom trajectories: a walker in a level of Doom, recorded with its poses and the depth of every pixel.
 
 Needs the package `vizdoom`, which contains the engine and free levels; no window opens. Of each frame of 320x240 pixels
 only the middle square is recorded, a field of view of about 74 degrees across. Depths come in steps of 0.22 m and
@@ -81,10 +81,10 @@ def record(
     with _game(scenario) as game:
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(trajectories):
-            walk = _walk(game, steps, size, f"{seed} {number}")
+            trajectory = _walk(game, steps, size, f"{seed} {number}")
             files.append(folder / f"{number:04d}.npz")
             with atomic(files[-1]) as temporary, open(temporary, "wb") as stream:
-                np.savez_compressed(stream, **walk)
+                np.savez_compressed(stream, **trajectory)
     return files
 
 
@@ -129,9 +129,9 @@ def _game(scenario: str) -> Iterator[Any]:
 
 
 def _walk(game: Any, steps: int, size: int, seed: str) -> dict[str, Any]:
-    """One walk without interruption; a level that ends on the way is restarted elsewhere."""
+    """One trajectory without interruption; a level that ends on the way is restarted elsewhere."""
     for attempt in range(TRIES):
-        # Seeded with text, so that no walk of one seed is also one of another: sums of numbers would coincide.
+        # Seeded with text, so that no trajectory of one seed is also one of another: sums of numbers would coincide.
         draw = random.Random(f"{seed} {attempt}")
         game.set_seed(draw.getrandbits(31))
         game.new_episode()

@@ -1,5 +1,5 @@
 """Trajectories of an agent that knows where it is."""
 
-from unlabeled.data.trajectories.data import Walks, from_walks
+from unlabeled.data.trajectories.data import Trajectories, from_trajectories
 
-__all__ = ["Walks", "from_walks"]
+__all__ = ["Trajectories", "from_trajectories"]

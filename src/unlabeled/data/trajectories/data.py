@@ -1,4 +1,4 @@
-"""Trajectories of an agent that knows where it is; a sample is a walk: what it saw, and the pose of every frame."""
+"""Trajectories of an agent that knows where it is; a sample is one: its frames and their poses."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ from unlabeled.data.notes import note
 from unlabeled.data.samples import Batch, Samples
 from unlabeled.data.sequences import Sequences
 
-__all__ = ["KEYS", "Walks", "fitting", "from_walks"]
+__all__ = ["KEYS", "Trajectories", "fitting", "from_trajectories"]
 
 KEYS = ("video", "pose", "depth", "action", "room")
 ROOMS = 10_000
@@ -26,13 +26,13 @@ MOST_TURN = 16 * np.pi
 """Radians above which headings are rather degrees; fewer may be those of an agent that went in circles."""
 
 
-class Walks(Sequences):
-    """Walks in one block of memory, frame after frame.
+class Trajectories(Sequences):
+    """Trajectories in one block of memory, frame after frame.
 
     Args:
         pixels: All frames, uint8, shape (rows, channels, height, width).
         pose: x, y in metres, heading in radians counter-clockwise from +x, float, shape (rows, 3).
-        lengths: Frames of each walk, int64, shape (walks,).
+        lengths: Frames of each trajectory, int64, shape (trajectories,).
         depth: Distances that were seen, in metres, float, shape (rows, height, width).
         action: What the agent did after each frame, float, shape (rows, actions).
         room: Number of the room of each frame, for evaluation only, int64, shape (rows,).
@@ -42,7 +42,7 @@ class Walks(Sequences):
     kind = "trajectory"
     unit = "trajectories"
     span: tuple[int, int] | None = None
-    """Frames and stride of the random stretch that a batch shows, as in `spans`; None for whole walks."""
+    """Frames and stride of the random stretch that a batch shows, as in `spans`; None for whole trajectories."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Walks(Sequences):
         return super().shape | ({} if self.span is None else {"frames": self.span[0]})
 
     def batch(self, index: Tensor) -> Batch:
-        """Give out whole walks, or stretches that begin anywhere in them (see `spans`).
+        """Give out whole trajectories, or stretches that begin anywhere in them (see `spans`).
 
         Args:
             index: Rows, int64, shape (batch,).
@@ -75,8 +75,8 @@ class Walks(Sequences):
         Returns:
             `video` uint8 (batch, frames, channels, height, width), `pose` float (batch, frames, 3) and, where known,
             `depth` float (batch, frames, height, width) and `action` float (batch, frames, actions); `time` int64
-            (batch, frames), the number of each frame; `index` int64 (batch,). Shorter walks than the longest of the
-            batch repeat their last frame.
+            (batch, frames), the number of each frame; `index` int64 (batch,). Shorter trajectories than the longest of
+            the batch repeat their last frame.
         """
         if self.span is None:
             return self.at(index, self._times(index))
@@ -93,14 +93,14 @@ class Walks(Sequences):
         return self.on_device({"video": self.pixels[rows], **signals, "time": time, "index": index})
 
     def spans(self, frames: int, stride: int = 1) -> Self:
-        """The same walks, of which a batch shows a stretch that begins anywhere.
+        """The same trajectories, of which a batch shows a stretch that begins anywhere.
 
         Args:
             frames: Frames of a stretch, at least 1.
             stride: Steps from one frame to the next, at least 1.
 
         Raises:
-            ValueError: A walk is shorter than that.
+            ValueError: A trajectory is shorter than that.
         """
         check.at_least(1, frames=frames, stride=stride)
         if stride * (frames - 1) + 1 > self.shortest:
@@ -114,18 +114,18 @@ class Walks(Sequences):
 
     def frames(self) -> Images:
         """All frames as images: labels are the rooms, factors `x`, `y`, `heading_sin` and `heading_cos`."""
-        walk, time = self.places().unbind(1)
-        rows = self.starts[walk] + time
+        trajectory, time = self.places().unbind(1)
+        rows = self.starts[trajectory] + time
         x, y, heading = self.signals["pose"][rows].unbind(1)
         paths = [f"{self.paths[row]}/{number:06d}" for row, number in self.places().tolist()]
         factors = {"x": x, "y": y, "heading_sin": heading.sin(), "heading_cos": heading.cos()}
         if self.room is None:
-            return self._images(walk, rows, paths, factors)
+            return self._images(trajectory, rows, paths, factors)
         labels, classes = self.room[rows].long(), [f"room {room}" for room in range(int(self.room.max()) + 1)]
-        return self._images(walk, rows, paths, factors, labels, classes)
+        return self._images(trajectory, rows, paths, factors, labels, classes)
 
     def places(self) -> Tensor:
-        """Walk (its row) and number of every frame, int64, shape (images, 2), in the order of `frames`."""
+        """Trajectory (its row) and number of every frame, int64, shape (images, 2), in the order of `frames`."""
         return self._places()[:, [0, 2]]
 
     def _contents(self) -> Iterable[int]:
@@ -133,35 +133,35 @@ class Walks(Sequences):
             yield digest(in_one_channel(self.pixels[start:end]), self.signals["pose"][start:end])
 
 
-def from_walks(
+def from_trajectories(
     content: Mapping[str, np.ndarray | Tensor], *, name: str = "array", paths: Sequence[str] | None = None
-) -> Walks:
-    """Walks of arrays.
+) -> Trajectories:
+    """Trajectories of arrays.
 
     Args:
-        content: `video` uint8 (walks, frames, height, width, channels), or with the channels before the height, and
-            `pose` (walks, frames, 3); perhaps `depth`, `action` and `room`.
+        content: `video` uint8 (trajectories, frames, height, width, channels), or with the channels before the height,
+            and `pose` (trajectories, frames, 3); perhaps `depth`, `action` and `room`.
         name: What the data is called in reports.
-        paths: Where each walk came from.
+        paths: Where each trajectory came from.
 
     Raises:
         ValueError: One is missing, or its type or axes do not fit.
     """
     arrays = fitting(content, name, 2)
-    walks, frames = arrays["video"].shape[:2]
+    trajectories, frames = arrays["video"].shape[:2]
     flat: dict[str, Any] = {key: values.flatten(0, 1) for key, values in arrays.items()}
-    paths = paths or [f"{name}[{row}]" for row in range(walks)]
-    lengths = torch.full((walks,), frames)
-    return Walks(flat.pop("video"), flat.pop("pose"), lengths, name=name, paths=paths, **flat)
+    paths = paths or [f"{name}[{row}]" for row in range(trajectories)]
+    lengths = torch.full((trajectories,), frames)
+    return Trajectories(flat.pop("video"), flat.pop("pose"), lengths, name=name, paths=paths, **flat)
 
 
 def fitting(content: Mapping[str, np.ndarray | Tensor], name: str, lead: int) -> dict[str, Tensor]:
-    """Arrays of walks as tensors with the channels first, refused where they do not belong together.
+    """Arrays of trajectories as tensors with the channels first, refused where they do not belong together.
 
     Args:
         content: Arrays by key.
         name: What messages call them.
-        lead: Axes before those of a frame: 1 for one walk, 2 for several.
+        lead: Axes before those of a frame: 1 for one trajectory, 2 for several.
     """
     arrays = {key: as_tensor(values, f"{key} of {name}") for key, values in content.items() if key in KEYS}
     if missing := [key for key in ("video", "pose") if key not in arrays]:

@@ -2,13 +2,13 @@
 
 Read are
 
-- a folder of .npz files, one for each walk, perhaps in `train` and `test` folders, with `video` (frames, height, width,
-  channels), or with the channels before the height, and `pose` (frames, 3): x and y in metres and the heading in
+- a folder of .npz files, one for each trajectory, perhaps in `train` and `test` folders, with `video` (frames, height,
+  width, channels), or with the channels before the height, and `pose` (frames, 3): x and y in metres and the heading in
   radians, counter-clockwise from +x; perhaps also `depth` (frames, height, width) in metres, `action` (frames, actions)
   and `room` (frames,), whole numbers;
-- one .npz file with these of all walks, which have one axis more, or with `train_video`, `test_video` and so on;
-- parquet files with a row for each frame: `walk` (which walk it is from), `image` (encoded), `x`, `y`, `heading`, and
-  perhaps `room`; frames are in the order of their rows. Larger images become squares of `store_size` (64 if None).
+- one .npz file with these of all trajectories, which have one axis more, or with `train_video`, `test_video` and so on;
+- parquet files with a row for each frame: `walk` (which trajectory it is from), `image` (encoded), `x`, `y`, `heading`,
+  and perhaps `room`; frames are in the order of their rows. Larger images become squares of `store_size` (64 if None).
 """
 
 import os
@@ -29,7 +29,7 @@ from unlabeled.data.image.decode import decode
 from unlabeled.data.options import OpenOptions, refuse_broken
 from unlabeled.data.samples import Skipped
 from unlabeled.data.tables import open_table
-from unlabeled.data.trajectories.data import KEYS, Walks, fitting, from_walks
+from unlabeled.data.trajectories.data import KEYS, Trajectories, fitting, from_trajectories
 
 __all__ = ["find"]
 
@@ -37,17 +37,17 @@ _COLUMNS = ("walk", "image", "x", "y", "heading")
 
 
 class _Entry(NamedTuple):
-    """A walk that was not read yet."""
+    """A trajectory that was not read yet."""
 
     path: str
     file: str
     """Its path where it is skipped."""
     read: Callable[[], dict[str, Tensor]]
     optional: tuple[str, ...] = ()
-    """Arrays that not every walk need have."""
+    """Arrays that not every trajectory need have."""
 
 
-def find(source: Any, options: OpenOptions) -> Mapping[str, Callable[[], Walks]]:
+def find(source: Any, options: OpenOptions) -> Mapping[str, Callable[[], Trajectories]]:
     """What opens each split of a source; "all" where it has none.
 
     Args:
@@ -55,11 +55,11 @@ def find(source: Any, options: OpenOptions) -> Mapping[str, Callable[[], Walks]]
         options: How it is opened.
 
     Raises:
-        ValueError: No walks are there.
+        ValueError: No trajectories are there.
     """
     if isinstance(source, (np.ndarray, Tensor)):
         raise UserError(
-            "trajectories must be a path: an array has no poses; see unlabeled.data.trajectories.from_walks"
+            "trajectories must be a path: an array has no poses; see unlabeled.data.trajectories.from_trajectories"
         )
     path, name = Path(source).expanduser(), os.fspath(source)
     if path.is_file() and path.suffix.lower() == ".npz":
@@ -67,34 +67,37 @@ def find(source: Any, options: OpenOptions) -> Mapping[str, Callable[[], Walks]]
         return {split: partial(_from_arrays, part, str(path)) for split, part in parts.items()}
     listing = walk(path)
     if tables := [file for file in listing.files if file.suffix == ".parquet"]:
-        parts, walks = by_name(tables), _table_walks
+        parts, trajectories = by_name(tables), _table_trajectories
     elif arrays := [file for file in listing.files if file.suffix == ".npz"]:
-        parts, walks = by_folder(arrays)[0], _array_walks
+        parts, trajectories = by_folder(arrays)[0], _array_trajectories
     else:
         raise UserError(
             f"no trajectories in {source}; expected .npz files with video and pose, or .parquet files"
         )
-    return {split: partial(_open, name, walks, listing.root, part, options) for split, part in parts.items()}
+    return {
+        split: partial(_open, name, trajectories, listing.root, part, options)
+        for split, part in parts.items()
+    }
 
 
-def _from_arrays(part: Mapping[str, np.ndarray], name: str) -> Walks:
-    if part["video"].ndim == 4:  # one walk
+def _from_arrays(part: Mapping[str, np.ndarray], name: str) -> Trajectories:
+    if part["video"].ndim == 4:  # one trajectory
         part = {key: values[None] for key, values in part.items()}
-    return from_walks(part, name=name)
+    return from_trajectories(part, name=name)
 
 
 def _open(
     name: str,
-    walks: Callable[[Path, Sequence[File], OpenOptions, list[Skipped]], Iterator[_Entry]],
+    trajectories: Callable[[Path, Sequence[File], OpenOptions, list[Skipped]], Iterator[_Entry]],
     root: Path,
     files: Sequence[File],
     options: OpenOptions,
-) -> Walks:
-    """Walks of files, all with the same arrays."""
+) -> Trajectories:
+    """Trajectories of files, all with the same arrays."""
     whole: dict[str, dict[str, Tensor]] = {}
     skipped: list[Skipped] = []
     expected: dict[str, Any] = {}
-    for entry in walks(root, files, options, skipped):
+    for entry in trajectories(root, files, options, skipped):
         try:
             arrays = entry.read()
             shapes = {key: tuple(v.shape[1:]) for key, v in arrays.items() if key not in entry.optional}
@@ -109,21 +112,21 @@ def _open(
     flat: dict[str, Any] = {key: torch.cat([arrays[key] for arrays in whole.values()]) for key in keys}
     lengths = torch.tensor([len(arrays["pose"]) for arrays in whole.values()])
     about = {"name": name, "paths": list(whole), "skipped": skipped}
-    return Walks(flat.pop("video"), flat.pop("pose"), lengths, **about, **flat)
+    return Trajectories(flat.pop("video"), flat.pop("pose"), lengths, **about, **flat)
 
 
-def _array_walks(
+def _array_trajectories(
     root: Path, files: Sequence[File], options: OpenOptions, skipped: list[Skipped]
 ) -> Iterator[_Entry]:
-    """Walks of .npz files, one each."""
+    """Trajectories of .npz files, one each."""
     for path in (root / file.path for file in files):
         yield _Entry(str(path), str(path), lambda path=path: fitting(read_npz(path)[0], str(path), 1))
 
 
-def _table_walks(
+def _table_trajectories(
     root: Path, files: Sequence[File], options: OpenOptions, skipped: list[Skipped]
 ) -> Iterator[_Entry]:
-    """Walks of parquet files with a row for each frame; tables that cannot be read are added to `skipped`."""
+    """Trajectories of parquet files with a row for each frame; tables that cannot be read are added to `skipped`."""
     for file in files:
         frames: dict[str, list[dict[str, Any]]] = {}
         try:
@@ -142,7 +145,7 @@ def _table_walks(
 
 
 def _from_rows(steps: Sequence[Mapping[str, Any]], name: str, options: OpenOptions) -> dict[str, Tensor]:
-    """Arrays of a walk out of the rows of a table.
+    """Arrays of a trajectory out of the rows of a table.
 
     Raises:
         ValueError: A picture or a number is missing, or cannot be read.

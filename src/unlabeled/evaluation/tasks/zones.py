@@ -23,9 +23,9 @@ from unlabeled.method import Batch
 __all__ = ["TASK", "ZonePredictor", "measure", "top_one"]
 
 DRAWS = 3
-"""Stretches of every walk that are tried."""
-WALKS = 16
-"""Walks whose zones are compared at once."""
+"""Stretches of every trajectory that are tried."""
+TRAJECTORIES = 16
+"""Trajectories whose zones are compared at once."""
 
 
 @runtime_checkable
@@ -60,11 +60,11 @@ def top_one(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
-    """Zone retrieval on the test walks: ours, without poses, with random weights, and chance.
+    """Zone retrieval on the test trajectories: ours, without poses, with random weights, and chance.
 
     Args:
         model: What is measured; its method must be a `ZonePredictor`, its seed draws the zones.
-        parts: Walks.
+        parts: Trajectories.
 
     Returns:
         Fraction of the zones that are found, one number for each masked zone; trajectories are the independent units.
@@ -98,15 +98,15 @@ def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
     ]  # fmt: skip
 
 
-def _batches(walks: Data, method: ZonePredictor, seed: int) -> list[tuple[Batch, Tensor]]:
-    """Stretches of walks and the zones to mask in them, the same for the same seed and for ours and controls."""
+def _batches(trajectories: Data, method: ZonePredictor, seed: int) -> list[tuple[Batch, Tensor]]:
+    """Stretches of trajectories and the zones to mask in them, the same for the same seed and for ours and controls."""
     batches = []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for _ in range(DRAWS):
-            for rows in torch.arange(len(walks)).split(WALKS):
-                if len(rows) == min(WALKS, len(walks)):  # a smaller pool would be easier
-                    batch = walks.batch(rows)
+            for rows in torch.arange(len(trajectories)).split(TRAJECTORIES):
+                if len(rows) == min(TRAJECTORIES, len(trajectories)):  # a smaller pool would be easier
+                    batch = trajectories.batch(rows)
                     batches.append((batch, method.draw(batch)))
     return batches
 
@@ -122,12 +122,12 @@ def _hits(method: ZonePredictor, batches: list[tuple[Batch, Tensor]]) -> Tensor:
 
 
 def _walks(batches: list[tuple[Batch, Tensor]], groups: Tensor | None) -> Tensor:
-    """Walk of each zone in the order of `_hits`, or the group of that walk, int64, shape (zones,)."""
-    walks = [
+    """Trajectory of each zone in the order of `_hits`, or the group of that trajectory, int64, shape (zones,)."""
+    trajectories = [
         batch["index"].cpu().repeat_interleave(masked.shape[2]).repeat(masked.shape[1])
         for batch, masked in batches
     ]
-    return torch.cat(walks) if groups is None else groups[torch.cat(walks)]
+    return torch.cat(trajectories) if groups is None else groups[torch.cat(trajectories)]
 
 
 def _open(source: Source) -> Parts:
