@@ -1,12 +1,13 @@
 """One battery over every method: what the loop, the command line and the users rely on."""
 
-import copy
 import inspect
 import math
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -14,16 +15,21 @@ from torch import Tensor
 
 from unlabeled import encoders, methods, options, pretrain
 from unlabeled.check import UserError
-from unlabeled.data import Data, open_data
+from unlabeled.data import KINDS, Data, open_data, worlds
+from unlabeled.encoders import Encoder
 from unlabeled.method import Method
 from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
 from unlabeled.parts.teacher import Follower
-from unlabeled.run import CHECKPOINT, read_checkpoint
+from unlabeled.run import CHECKPOINT, Run, read_checkpoint
 from unlabeled.selftest import example, smallest
 from unlabeled.training import checkpoints, holdout, judge
 from unlabeled.training.settings import Settings
 
-SIZE = 32
+SIZE = 16
+MANY = 54
+"""Samples of which some can be held out, which takes 50."""
+STEPS = 9
+"""Of a run of `MANY` samples: into its second epoch."""
 
 
 def images(count: int = 30) -> Tensor:
@@ -41,31 +47,44 @@ def grouped(pixels: Tensor) -> Data:
     return opened
 
 
+@pytest.fixture(autouse=True)
+def _few_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features of a few samples are judged after each epoch, else that takes longer than the steps."""
+    monkeypatch.setattr(judge, "PROBE_SAMPLES", dict.fromkeys(KINDS, 8))
+
+
 @cache
 def world(built_in: str) -> Data:
-    """A few samples of a built-in set."""
-    return open_data(built_in).subset(torch.arange(30))
+    """Samples of a built-in set, of which no more are made than are taken."""
+    with mock.patch.dict(worlds.SIZES, dict.fromkeys(worlds.SIZES, (MANY, MANY))):
+        return open_data(built_in).subset(torch.arange(MANY))
 
 
-def data(labels: Tensor | None = None, name: str = "simclr") -> Data:
-    """A few samples that a method can learn from."""
-    image = methods.describe(name).kind == "image"
-    opened = grouped(images()) if image else copy.copy(world(example(name)))
-    opened.labels = labels
+def data(name: str, count: int = 30) -> Data:
+    """A few samples that a method can learn from, without labels."""
+    if methods.describe(name).kind == "image":
+        return grouped(images(count))
+    opened = world(example(name)).subset(torch.arange(count))
+    opened.labels = None
     return opened
 
 
-def build(name: str, network: str | None = None, **changes: Any) -> Method:
-    torch.manual_seed(0)
-    kind = methods.load(name)
-    settings = smallest(name) | changes
-    network = network or settings.get("encoder") or kind.defaults["encoder"]
+def network(name: str) -> Encoder:
+    """The encoder of a method, fitted to its data."""
+    kind, settings = methods.load(name), smallest(name)
+    encoder = settings.get("encoder") or kind.defaults["encoder"]
     if kind.kind == "image":
-        encoder = encoders.build(network, image_size=SIZE, input=kind.encoder_input)
-    else:
-        encoder = encoders.fitted(network, data(name=name), kind=kind.encoder_kind or kind.kind)
-    method = kind(encoder, **{key: value for key, value in settings.items() if key != "encoder"})
-    read = method.training_view(data(name=name))
+        return encoders.build(encoder, image_size=SIZE, input=kind.encoder_input)
+    size = settings.get("image_size")
+    return encoders.fitted(encoder, data(name), kind=kind.encoder_kind or kind.kind, image_size=size)
+
+
+def build(name: str, encoder: Encoder | None = None, **changes: Any) -> Method:
+    """A method that is ready for a step, around an encoder of its own or a given one."""
+    torch.manual_seed(0)
+    chosen = {key: value for key, value in smallest(name).items() if key not in ("encoder", "image_size")}
+    method = methods.load(name)(encoder or network(name), **chosen | changes)
+    read = method.training_view(data(name))
     method.prepare(read)
     method.begin_epoch(read)
     return method.train()
@@ -73,7 +92,7 @@ def build(name: str, network: str | None = None, **changes: Any) -> Method:
 
 def sample(name: str, method: Method, count: int) -> dict[str, Tensor]:
     """Training samples of a method."""
-    return method.training_view(data(name=name)).sample(count)
+    return method.training_view(data(name)).sample(count)
 
 
 def tiny(name: str, steps: int) -> dict[str, Any]:
@@ -113,6 +132,11 @@ def test_loss_is_a_finite_scalar_and_reaches_every_encoder_parameter(name: str) 
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, parameter_name
 
 
+def fallen(loss: float, share: float) -> float:
+    """A loss after a fall by a share of its size."""
+    return loss - share * abs(loss)
+
+
 @every_method
 def test_loss_falls_on_one_batch(name: str) -> None:
     method = build(name)
@@ -122,7 +146,7 @@ def test_loss_falls_on_one_batch(name: str) -> None:
     )
     buffers = {name: buffer.clone() for name, buffer in method.named_buffers()}
     losses, moved = [], None
-    for _ in range(25):
+    for step in range(25):
         torch.manual_seed(3)
         for (
             name,
@@ -132,22 +156,26 @@ def test_loss_falls_on_one_batch(name: str) -> None:
                 buffer.copy_(buffers[name])
         value = method(batch)
         moved = not total(value).requires_grad  # the buffers of such methods are weights
-        parts = value.values() if isinstance(value, dict) else [value]
         if not moved:
             optimizer.zero_grad()
             total(value).backward()
             optimizer.step()
-        losses.append([float(part.detach()) for part in parts])
-    # Of two players, one may lose.
-    assert any(min(part[-5:]) < 0.97 * part[0] for part in zip(*losses, strict=True))
+        losses.append(
+            [float(part.detach()) for part in (value.values() if isinstance(value, dict) else [value])]
+        )
+        # Of two players, one may lose. Most losses are far down after a few steps.
+        parts = list(zip(*losses, strict=True))
+        if step > 5 and any(max(part[-3:]) < fallen(part[0], 0.1) for part in parts):
+            return
+    assert any(min(part[-5:]) < fallen(part[0], 0.03) for part in parts)
 
 
 @every_method
 def test_same_seed_gives_the_same_losses(name: str) -> None:
-    batch = sample(name, build(name), 8)
+    first, second = build(name), build(name)
+    batch = sample(name, first, 8)
 
-    def losses() -> list[float]:
-        method = build(name)
+    def losses(method: Method) -> list[float]:
         values = []
         for step in range(3):
             torch.manual_seed(step)
@@ -155,31 +183,54 @@ def test_same_seed_gives_the_same_losses(name: str) -> None:
             method.after_step((step + 1) / 3)
         return values
 
-    assert losses() == losses()
+    assert losses(first) == losses(second)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+    """A run of a method that nothing interrupts, without labels and with nothing held out."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+
+    @cache
+    def train(name: str) -> Path:
+        part = holdout.divide(data(name, MANY), 0.1, seed=0).train
+        assert len(part) < MANY
+        return pretrain(name, part, out=folder / name, holdout=0.0, **tiny(name, STEPS)).path
+
+    return lambda name: Run(train(name))
+
+
+def assert_same_state(first: Run, second: Run) -> None:
+    """Weights, buffers and the state of the optimizer agree in every bit."""
+    one, other = (read_checkpoint(run.path / CHECKPOINT)[0] for run in (first, second))
+    assert one.keys() == other.keys()
+    for group, tensors in one.items():
+        assert tensors.keys() == other[group].keys()
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, other[group][key]), f"{group} {key}"
 
 
 @every_method
 def test_killed_and_resumed_run_ends_bit_identical(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, undisturbed: Callable[[str], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    settings = tiny(name, steps=7)
-    whole = pretrain(name, data(name=name), out=tmp_path / "whole", **settings)
+    whole = undisturbed(name)
+    part = holdout.divide(data(name, MANY), 0.1, seed=0).train
 
     def die(step: int) -> None:
-        if step == 4:
+        if step == STEPS - 3:  # the next step ends with a checkpoint
+            monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+        if step == STEPS - 2:
             raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        pretrain(name, data(name=name), out=tmp_path / "parts", on_step=die, **settings)
-    resumed = pretrain(name, data(name=name), out=tmp_path / "parts", resume=True, quiet=True)
-    first, second = (read_checkpoint(run.path / CHECKPOINT)[0] for run in (whole, resumed))
+        pretrain(name, part, out=tmp_path / "parts", holdout=0.0, on_step=die, **tiny(name, STEPS))
+    assert read_checkpoint(tmp_path / "parts" / CHECKPOINT)[1]["step"] == STEPS - 2
+    resumed = pretrain(name, part, out=tmp_path / "parts", resume=True, quiet=True)
     method = build(name)
     moves_itself = not total(method(sample(name, method, 8))).requires_grad
-    assert first.keys() == second.keys() and ("optimizer" in first) != moves_itself
-    for group, tensors in first.items():
-        for key, tensor in tensors.items():
-            assert torch.equal(tensor, second[group][key]), f"{group} {key}"
+    assert ("optimizer" in read_checkpoint(whole.path / CHECKPOINT)[0]) != moves_itself
+    assert_same_state(whole, resumed)
     without_speed = [{k: v for k, v in entry.items() if k != "samples_per_second"} for entry in whole.history]
     assert without_speed == [
         {k: v for k, v in e.items() if k != "samples_per_second"} for e in resumed.history
@@ -187,19 +238,14 @@ def test_killed_and_resumed_run_ends_bit_identical(
 
 
 @every_method
-def test_looking_at_held_out_samples_changes_nothing(name: str, tmp_path: Path) -> None:
-    opened = grouped(images(54)) if methods.describe(name).kind == "image" else open_data(example(name))
-    opened = opened.subset(torch.arange(min(54, len(opened))))
-    settings = tiny(name, steps=8)
-    looked = pretrain(name, opened, out=tmp_path / "looked", holdout=0.1, **settings)
-    part = holdout.divide(opened, 0.1, seed=0).train
-    assert len(part) < len(opened)
-    blind = pretrain(name, part, out=tmp_path / "blind", holdout=0.0, **settings)
-    first, second = (read_checkpoint(run.path / CHECKPOINT)[0] for run in (looked, blind))
-    assert first.keys() == second.keys()
-    for group, tensors in first.items():
-        for key, tensor in tensors.items():
-            assert torch.equal(tensor, second[group][key]), f"{group} {key}"
+def test_neither_labels_nor_looking_at_held_out_samples_changes_anything(
+    name: str, undisturbed: Callable[[str], Run], tmp_path: Path
+) -> None:
+    labelled = data(name, MANY)
+    labelled.labels = torch.arange(MANY) % 3
+    looked = pretrain(name, labelled, out=tmp_path / "looked", holdout=0.1, **tiny(name, STEPS))
+    blind = undisturbed(name)
+    assert_same_state(blind, looked)
     losses = [entry.get("holdout_loss") for entry in looked.history]
     measures = methods.load(name).held_out != "undefined"
     assert all(math.isfinite(loss) if measures else loss is None for loss in losses)
@@ -210,7 +256,7 @@ def test_looking_at_held_out_samples_changes_nothing(name: str, tmp_path: Path) 
 @pytest.mark.filterwarnings("ignore:queue")
 @every_method
 def test_one_sample_is_learned_from_or_refused_in_one_line(name: str, tmp_path: Path) -> None:
-    one = data(name=name).subset(torch.arange(1))
+    one = data(name).subset(torch.arange(1))
     settings = tiny(name, steps=2)
     try:
         run = pretrain(name, one, out=tmp_path / "one", **settings)
@@ -224,7 +270,7 @@ def test_one_sample_is_learned_from_or_refused_in_one_line(name: str, tmp_path: 
 def test_batches_of_one_are_learned_from_or_refused_in_one_line(name: str, tmp_path: Path) -> None:
     settings = tiny(name, steps=2) | {"batch_size": 1}
     try:
-        run = pretrain(name, data(name=name), out=tmp_path / "one", **settings)
+        run = pretrain(name, data(name), out=tmp_path / "one", **settings)
     except ValueError as error:
         assert "batch_size must be at least 2" in str(error) and not (tmp_path / "one").exists()
         return
@@ -240,17 +286,6 @@ def test_a_look_runs_the_encoder_once(name: str) -> None:
     assert len(calls) == 1 and embedding is not features
     method.eval()
     torch.testing.assert_close(embedding, method.head(method.encoder(method.encoder.inputs(batch))))
-
-
-@every_method
-def test_labels_never_matter(name: str, tmp_path: Path) -> None:
-    settings = tiny(name, steps=3)
-    first = pretrain(name, data(torch.arange(30) % 2, name), out=tmp_path / "first", **settings)
-    second = pretrain(name, data(torch.arange(30) % 3, name), out=tmp_path / "second", **settings)
-    third = pretrain(name, data(None, name), out=tmp_path / "third", **settings)
-    for key, value in first.method.state_dict().items():
-        assert torch.equal(value, second.method.state_dict()[key])
-        assert torch.equal(value, third.method.state_dict()[key])
 
 
 @every_method
@@ -277,7 +312,7 @@ def test_parts_that_follow_the_training_are_driven_whatever_hooks_a_method_has(n
         part.follow = lambda progress, part=part: calls.append((part, progress))  # type: ignore[method-assign]
         part.restart = lambda part=part: calls.append((part, None))  # type: ignore[method-assign]
     method.after_step(0.5)
-    method.prepare(method.training_view(data(name=name)))
+    method.prepare(method.training_view(data(name)))
     assert calls == [(part, when) for when in (0.5, None) for part in followers]
     moving = isinstance(getattr(method, "teacher", None), Follower)  # a teacher may also stand still
     assert bool(followers) == (moving or methods.load(name).encoder_kind == "words")
@@ -308,12 +343,15 @@ def test_option_has_help_and_collides_with_no_run_option(name: str, option: meth
     assert option.name not in {*Settings.__dataclass_fields__, *inspect.signature(pretrain).parameters}
 
 
+encoder_of = cache(network)
+
+
 @every_option
 def test_bad_value_is_refused_by_name(name: str, option: methods.Option) -> None:
     plain, _, _ = options.resolve(option.type)
     for bad in {int: [-1, 2.5, True], float: [math.nan, "hot"], bool: ["yes", 1]}.get(plain, ["nonsense"]):
         with pytest.raises(UserError, match=f"^{option.name} must be "):
-            build(name, **{option.name: bad})
+            build(name, encoder_of(name), **{option.name: bad})
 
 
 @every_method

@@ -162,7 +162,7 @@ def test_declared_settings_are_options_within_their_range(name: str) -> None:
 
     described, method = methods.describe(name), methods.load(name)
     own = {option.name for option in described.options}
-    assert described.smallest.keys() <= own | {"encoder"}
+    assert described.smallest.keys() <= own | {"encoder", "image_size"}
     assert (described.recipe | method.defaults).keys() <= own | Settings.__dataclass_fields__.keys()
     defaults = {option.name: option.default for option in described.options}
     for values in (defaults, described.smallest, described.recipe):

@@ -96,7 +96,7 @@ class Method(nn.Module, Generic[EncoderT]):
     recipe: ClassVar[dict[str, Any]] = {}
     """Settings and options for a small budget on two CPU cores, where they differ from the defaults."""
     smallest: ClassVar[dict[str, Any]] = {}
-    """Options, and perhaps an encoder, for two dozen samples, where the defaults are too large for these."""
+    """Options, and perhaps encoder and image_size, for two dozen samples, where the defaults are too large or slow."""
     example: ClassVar[str | None] = None
     """Built-in set to try it on, where the first set of its kind lacks what it needs, such as colour."""
     encoder_input: ClassVar[Literal["color", "lightness", "sobel", "lab"]] = "color"

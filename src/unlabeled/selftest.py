@@ -106,7 +106,7 @@ def example(name: str) -> str:
 
 
 def smallest(name: str) -> dict[str, Any]:
-    """Options of a method, and perhaps an encoder, for two dozen samples."""
+    """Options of a method, and perhaps encoder and image_size, for two dozen samples."""
     method = methods.describe(name)
     return ({"encoder": "conv4"} if method.kind == "image" else {}) | method.smallest
 

@@ -32,6 +32,7 @@ def trained(name: str, data: Data) -> Method:
     torch.manual_seed(0)
     kind, options = methods.load(name), smallest(name)
     network = options.pop("encoder", None) or kind.defaults["encoder"]
+    options.pop("image_size", None)  # that of the data is small
     reads = {"input": kind.encoder_input} if kind.kind == "image" else {}
     encoder = encoders.fitted(network, data, kind=kind.encoder_kind or kind.kind, **reads)
     method = kind(encoder, **options)

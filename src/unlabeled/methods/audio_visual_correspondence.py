@@ -105,7 +105,7 @@ class AudioVisualCorrespondence(Method[AudioVisualEncoder]):
     kind = "audio-visual"
     defaults: ClassVar = {"encoder": "av-resnet10", "batch_size": 32, "lr": 2e-3, "weight_decay": 1e-5}
     view_defaults = ViewOptions(crop=0.7, jitter=0.3, flip=0.5)
-    smallest: ClassVar = {"encoder": "av-conv4"}
+    smallest: ClassVar = {"encoder": "av-conv4", "image_size": 32}
 
     def __init__(
         self,

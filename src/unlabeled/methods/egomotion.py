@@ -91,7 +91,7 @@ class Egomotion(Method[ImageEncoder]):
     encoder_kind = "image"
     defaults: ClassVar = {"encoder": "conv4", "batch_size": 8, "lr": 1e-3, "weight_decay": 1e-4}
     view_defaults = ViewOptions(flip=0.5)
-    smallest: ClassVar = {"bins": 4, "pairs": 4, "hidden": 32}
+    smallest: ClassVar = {"bins": 4, "pairs": 4, "hidden": 32, "image_size": 16}
     edges: Tensor
     typical: Tensor
     baseline: Tensor

@@ -54,7 +54,7 @@ class TimeContrastive(Method[ImageEncoder]):
     kind = "cameras"
     encoder_kind = "image"
     defaults: ClassVar = {"encoder": "conv4", "batch_size": 4, "lr": 1e-3, "weight_decay": 1e-6}
-    smallest: ClassVar = {"moments": 4}
+    smallest: ClassVar = {"moments": 4, "image_size": 16}
 
     def __init__(
         self,

@@ -88,6 +88,7 @@ class TrajectoryUnmasking(Method[ImageEncoder]):
         "masked": 2,
         "projection_dim": 16,
         "heads": 2,
+        "image_size": 16,
     }
     scale: Tensor
 

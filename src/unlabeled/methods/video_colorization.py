@@ -112,7 +112,7 @@ class VideoColorization(Method[Frames | ImageEncoder]):
     encoder_input = "lightness"
     defaults: ClassVar = {"encoder": "frames-conv4", "batch_size": 8, "lr": 1e-3}
     view_defaults = ViewOptions(crop=0.5, flip=0.5)
-    smallest: ClassVar = {"stride": 1, "colors": 4}
+    smallest: ClassVar = {"stride": 1, "colors": 4, "image_size": 16}
     example = "blobs"
     palette: Tensor
     baseline: Tensor
