@@ -4,7 +4,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,7 +16,7 @@ from torch import Tensor
 from unlabeled import encoders, methods, options, pretrain
 from unlabeled.check import UserError
 from unlabeled.data import KINDS, Data, open_data, worlds
-from unlabeled.encoders import Encoder
+from unlabeled.encoders import Encoder, image, stages
 from unlabeled.method import Method
 from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
 from unlabeled.parts.teacher import Follower
@@ -48,8 +48,9 @@ def grouped(pixels: Tensor) -> Data:
 
 
 @pytest.fixture(autouse=True)
-def _few_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features of a few samples are judged after each epoch, else that takes longer than the steps."""
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Narrow networks, and few samples whose features are judged after each epoch."""
+    monkeypatch.setitem(image.NAMES, "conv4", partial(stages.conv4, share=4))
     monkeypatch.setattr(judge, "PROBE_SAMPLES", dict.fromkeys(KINDS, 8))
 
 
