@@ -34,6 +34,8 @@ from unlabeled.data.audio_visual import from_pairs
 from unlabeled.data.text.data import Texts
 from unlabeled.data.trajectories import from_trajectories
 from unlabeled.encoders import audio_visual as audio_visual_encoders
+from unlabeled.encoders import from_timm, stages
+from unlabeled.encoders import image as images
 from unlabeled.encoders import text as text_encoders
 from unlabeled.method import Method
 from unlabeled.methods import audio_visual_correspondence
@@ -258,7 +260,8 @@ def time_contrastive(objective: Literal["triplet", "npairs"]) -> Method:
 
 
 def trajectory() -> Method:
-    method = TrajectoryUnmasking(build(), **TrajectoryUnmasking.smallest)
+    options = {key: value for key, value in TrajectoryUnmasking.smallest.items() if key != "image_size"}
+    method = TrajectoryUnmasking(build(), **options)
     data = from_trajectories(rooms.make(SAMPLES, 3, frames=8, size=SIZE))
     method.whole = dict(method.training_view(data).batch(torch.arange(SAMPLES)))
     torch.manual_seed(7)
@@ -552,6 +555,14 @@ def collectives() -> State:
     }
 
 
+SMALL = {
+    "conv4": partial(stages.conv4, share=4),
+    "vit-small": partial(from_timm.vit_small, blocks=2, width=48),
+}
+"""Networks of the same layers as those of these names, but narrow."""
+
+
+@patch.dict(images.NAMES, SMALL)
 def everything(folder: Path) -> dict[str, Any]:
     pairs = patch.object(audio_visual_correspondence, "others", among_four)
     with pairs, patch.object(wav2vec2_method, "negatives", next_ones):

@@ -87,8 +87,8 @@ def resnet(name: str, in_channels: int, image_size: int) -> FromTimm:
     return trunk
 
 
-def vit_small(in_channels: int, image_size: int) -> FromTimm:
-    """ViT of 4 blocks and width 192 on about 8 x 8 patches, with fixed sine and cosine positions."""
+def vit_small(in_channels: int, image_size: int, *, blocks: int = 4, width: int = 192) -> FromTimm:
+    """ViT of some blocks on about 8 x 8 patches, with fixed sine and cosine positions."""
     from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 
     sizes = [image_size // patches for patches in range(4, 17) if image_size % patches == 0]
@@ -99,7 +99,8 @@ def vit_small(in_channels: int, image_size: int) -> FromTimm:
         "vit_tiny_patch16_224",
         img_size=image_size,
         patch_size=patch,
-        depth=4,
+        depth=blocks,
+        embed_dim=width,
         in_chans=in_channels,
         dynamic_img_size=True,
     )
