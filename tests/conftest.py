@@ -1,6 +1,7 @@
 """What every test needs: one thread for its small tensors, and a cache of its own."""
 
 import os
+from functools import partial
 
 import pytest
 
@@ -11,3 +12,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNLABELED_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Narrow convolutions, and few samples whose features are judged after each epoch.
+
+    For tests of what surrounds a network: its width then only costs time.
+    """
+    from unlabeled.data import KINDS
+    from unlabeled.encoders import image, stages
+    from unlabeled.training import judge
+
+    monkeypatch.setitem(image.NAMES, "conv4", partial(stages.conv4, share=4))
+    monkeypatch.setattr(judge, "PROBE_SAMPLES", dict.fromkeys(KINDS, 8))

@@ -4,7 +4,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from unlabeled import encoders, methods, options, pretrain
 from unlabeled.check import UserError
-from unlabeled.data import KINDS, Data, open_data, worlds
-from unlabeled.encoders import Encoder, image, stages
+from unlabeled.data import Data, open_data, worlds
+from unlabeled.encoders import Encoder
 from unlabeled.method import Method
 from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
 from unlabeled.parts.teacher import Follower
@@ -24,6 +24,8 @@ from unlabeled.run import CHECKPOINT, Run, read_checkpoint
 from unlabeled.selftest import example, smallest
 from unlabeled.training import checkpoints, holdout, judge
 from unlabeled.training.settings import Settings
+
+pytestmark = pytest.mark.usefixtures("small_networks")
 
 SIZE = 16
 MANY = 54
@@ -45,13 +47,6 @@ def grouped(pixels: Tensor) -> Data:
     opened = open_data(pixels)
     opened.groups = torch.arange(len(opened)) // 3
     return opened
-
-
-@pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Narrow networks, and few samples whose features are judged after each epoch."""
-    monkeypatch.setitem(image.NAMES, "conv4", partial(stages.conv4, share=4))
-    monkeypatch.setattr(judge, "PROBE_SAMPLES", dict.fromkeys(KINDS, 8))
 
 
 @cache

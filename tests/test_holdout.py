@@ -20,6 +20,8 @@ from unlabeled.training.holdout import divide
 from unlabeled.training.settings import Settings
 from unlabeled.training.watch import Measurement, find_rise
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
 
 def pictures(count: int, groups: Tensor | None = None) -> Data:
     generator = torch.Generator().manual_seed(0)
