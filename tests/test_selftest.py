@@ -4,6 +4,8 @@ import pytest
 
 from unlabeled import methods, selftest
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
 
 @pytest.mark.parametrize("name", [n for n in methods.names() if methods.describe(n).kind == "image"])
 def test_every_method_of_images_trains_on_its_built_in_set(name: str) -> None:

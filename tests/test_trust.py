@@ -43,6 +43,8 @@ from unlabeled.run import CHECKPOINT, LOG, Run, read_checkpoint
 from unlabeled.training import checkpoints, guard, loop, seeds, train
 from unlabeled.training.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
 FAST: dict[str, Any] = {"batch_size": 8, "quiet": True}
 BAD = 5
 """The sample that makes a loss or a gradient infinite or NaN."""
