@@ -9,7 +9,7 @@ demo: $(READY)
 	$(BIN)/unlabeled demo --out runs/demo-$$(date +%Y%m%d-%H%M%S)
 
 # Two processes at once, of one thread each: most tests use one core only.
-FIRST := $(addprefix tests/,data encoders evaluation test_contract.py test_docs.py test_verdict.py)
+FIRST := $(addprefix tests/,auditing data encoders evaluation methods)
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
 test: $(READY)
