@@ -1,4 +1,4 @@
-"""Mel dictionary: cluster short patches of spectrograms, and describe a sound by the clusters that they resemble.
+"""Mel dictionary: cluster spectrogram patches, and describe a sound by the clusters they resemble.
 
 Withheld: nothing. Predicted: each whitened patch of all bands and a tenth of a second, as a multiple of the one atom
 (cluster direction) that is most similar to it or its negative. Training takes seconds on one core.
@@ -37,7 +37,7 @@ LONGEST = 15.0
 
 
 class MelDictionary(Method[AudioEncoder]):
-    """Cluster short patches of spectrograms, and describe a sound by the clusters that they resemble.
+    """Cluster spectrogram patches, and describe a sound by the clusters they resemble.
 
     Args:
         encoder: Dictionary whose features are kept.

@@ -1,4 +1,4 @@
-"""Video dictionary: cluster small cubes of a few frames, and describe a video by the clusters that they resemble.
+"""Video dictionary: cluster space-time cubes, and describe a video by the clusters they resemble.
 
 Withheld: nothing. Predicted: each whitened cube of pixels and frames, as a multiple of the one atom (cluster direction)
 that is most similar to it or its negative. Training takes seconds on two cores.
@@ -35,7 +35,7 @@ SHOWN = 16
 
 
 class VideoDictionary(Method[Clips]):
-    """Cluster small cubes of a few frames, and describe a video by the clusters that they resemble.
+    """Cluster space-time cubes, and describe a video by the clusters they resemble.
 
     Args:
         encoder: Dictionary whose features are kept.
