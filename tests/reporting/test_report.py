@@ -579,6 +579,17 @@ def test_sheet_has_a_row_for_each_name_and_a_column_for_each_sample() -> None:
         pictures.sheet({})
 
 
+def test_the_images_of_a_sheet_stand_below_each_other_whatever_their_sizes() -> None:
+    ramp = torch.linspace(0.2, 0.8, 3)[:, None, None, None]
+    rows = {"small": ramp.expand(3, 1, 5, 5), "large": ramp.expand(3, 1, 80, 80)}
+    sheet = Image.open(io.BytesIO(pictures.sheet(rows))).convert("L")
+    pixels = torch.tensor(list(sheet.tobytes())).view(sheet.height, sheet.width)
+    centres = []
+    for shades in (pixels[40], pixels[-40]):
+        centres.append([(shades == round(255 * float(shade))).nonzero().float().mean() for shade in ramp])
+    torch.testing.assert_close(*map(torch.tensor, centres), rtol=0, atol=0.5)
+
+
 def test_ticks_are_round_and_inside() -> None:
     assert charts.ticks(0, 1) == [0, 0.25, 0.5, 0.75, 1]
     assert charts.ticks(1, 60, 5) == [20, 40, 60]

@@ -178,17 +178,19 @@ def sheet(pictures: dict[str, Tensor], *, columns: int = 8, cell: int = 72) -> b
         images = images.detach().float().cpu()[:columns]
         if images.shape[1] not in (1, 3):
             images = images.mean(1, keepdim=True)
-        strip = Image.open(io.BytesIO(png(tile(images, len(images), gap=4, cell=cell))))
-        rows.append((name, strip, math.ceil(font.getlength(name))))
-    left = 2 * margin + max(length for *_, length in rows)
-    width = left + max(strip.width for _, strip, _ in rows) + margin
-    height = margin + sum(strip.height + margin for _, strip, _ in rows)
+        cells = [Image.open(io.BytesIO(png(tile(image[None], 1, gap=0, cell=cell)))) for image in images]
+        rows.append((name, cells))
+    left = 2 * margin + max(math.ceil(font.getlength(name)) for name in pictures)
+    pitch = 4 + max(cells[0].width for _, cells in rows)  # one for all rows, whose images may differ in size
+    width = left + pitch * max(len(cells) for _, cells in rows) - 4 + margin
+    height = margin + sum(cells[0].height + margin for _, cells in rows)
     canvas, top = Image.new("RGB", (width, height), "white"), margin
     draw = ImageDraw.Draw(canvas)
-    for name, strip, _ in rows:
-        draw.text((left - margin, top + strip.height / 2), name, fill="#3c4149", font=font, anchor="rm")
-        canvas.paste(strip, (left, top), strip)
-        top += strip.height + margin
+    for name, cells in rows:
+        draw.text((left - margin, top + cells[0].height / 2), name, fill="#3c4149", font=font, anchor="rm")
+        for column, image in enumerate(cells):
+            canvas.paste(image, (left + column * pitch + (pitch - 4 - image.width) // 2, top))
+        top += cells[0].height + margin
     buffer = io.BytesIO()
     canvas.save(buffer, "png", optimize=True)
     return buffer.getvalue()
