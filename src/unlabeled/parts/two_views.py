@@ -2,9 +2,12 @@
 
 from typing import Any, ClassVar
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unlabeled.parts.augment import Views
+from unlabeled.parts.precision import full
 
 __all__ = ["TwoViews", "asymmetric"]
 
@@ -24,8 +27,14 @@ class TwoViews:
     def embed_features(self, features: Tensor) -> Tensor:
         return self.head(features)
 
+    @torch.no_grad()
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"image": self.encoder.inputs(batch), **dict(zip(self.view_names, self.two_views(batch)))}
+        """Images, two views of each, and the second view whose projection is most similar to that of the first."""
+        views = self.two_views(batch)
+        queries, keys = (F.normalize(full(self.embed_features(self.encoder(x))), dim=1) for x in views)
+        nearest = views[1][(queries @ keys.T).argmax(1)]
+        named = dict(zip(self.view_names, views))
+        return {"image": self.encoder.inputs(batch), **named, f"most similar {self.view_names[1]}": nearest}
 
 
 def asymmetric(image_size: int, options: dict[str, Any], second_blur: float) -> tuple[Views, Views]:
