@@ -20,6 +20,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -190,37 +191,57 @@ def cell(record: dict[str, Any] | None) -> str:
     return f"{100 * record['value']:.1f} [{100 * record['low']:.1f}, {100 * record['high']:.1f}]"
 
 
+def beaten(records: list[dict[str, Any]], columns: list[dict[str, Any]]) -> str:
+    """Controls of the same row that are beaten beyond noise, by column."""
+    words = []
+    for column in columns:
+        names = [record["features"] for record in records if record["features"] != OURS]
+        controls = [(name, value(records, column, name)) for name in dict.fromkeys(names)]
+        better = [name for name, record in controls if record and record["margin_low"] > 0]
+        words += [f"{column['title']}: {', '.join(better)}"] if better else []
+    return "; ".join(words) or "none"
+
+
 def markdown(name: str) -> str:
     """The table: ours with intervals, the printed numbers in brackets behind a slash, and the rank correlations."""
     table, columns = read(name), read(name)["columns"]
     with results(name) as done:
         rows = [(row, done[row["name"]]) for row in table["rows"] if row["name"] in done]
-    lines = ["| " + " | ".join(["", "CPU s", "steps", *(column["title"] for column in columns)]) + " |"]
-    lines.append("|" + "---|" * (3 + len(columns)))
+    compared = ["beats beyond noise"] if table["evaluate"].get("controls") else []
+    titles = ["", "CPU s", "steps", *(column["title"] for column in columns), *compared]
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     pairs: list[list[tuple[float, float]]] = [[] for _ in columns]
+
+    def cells(records: list[dict[str, Any]], printed: list[float], features: str = OURS) -> list[str]:
+        texts = []
+        for column, both, number in zip_longest(columns, pairs, printed):
+            record = value(records, column, features)
+            texts.append(cell(record) + ("" if number is None else f" / {number:g}"))
+            if record is not None and number is not None:
+                both.append((record["value"], number))
+        return texts
+
     controls: dict[str, list[dict[str, Any]]] = {}
     for row, result in rows:
-        cells = []
-        for number, column in enumerate(columns):
-            record, printed = value(result["records"], column), row.get("printed", [])[number : number + 1]
-            cells.append(cell(record) + (f" / {printed[0]:g}" if printed else ""))
-            if record is not None and printed:
-                pairs[number].append((record["value"], printed[0]))
-        lines.append(
-            f"| {row['name']} | {result['seconds']} | {result.get('step', '-')} | {' | '.join(cells)} |"
-        )
-        for record in result["records"]:
-            if record["features"] != OURS:
-                controls.setdefault(record["features"], result["records"])
+        records = result["records"]
+        texts = [
+            row["name"],
+            str(result["seconds"]),
+            str(result["step"]),
+            *cells(records, row.get("printed", [])),
+        ]
+        lines.append(f"| {' | '.join(texts + [beaten(records, columns) for _ in compared])} |")
+        controls |= {
+            record["features"]: records for record in records if record["features"] not in (OURS, *controls)
+        }
     for control, records in controls.items():
-        printed = table.get("controls", {}).get(control, [])
-        cells = []
-        for number, column in enumerate(columns):
-            record = value(records, column, control)
-            cells.append(cell(record) + (f" / {printed[number]:g}" if printed else ""))
-            if record is not None and printed:
-                pairs[number].append((record["value"], printed[number]))
-        lines.append(f"| *{control}* | - | - | {' | '.join(cells)} |")
+        texts = [
+            f"*{control}*",
+            "-",
+            "-",
+            *cells(records, table.get("controls", {}).get(control, []), control),
+        ]
+        lines.append(f"| {' | '.join(texts + ['' for _ in compared])} |")
     ranks = [
         f"{column['title']} {spearmanr(*zip(*both)).statistic:.2f} ({len(both)} rows)"
         for column, both in zip(columns, pairs)
