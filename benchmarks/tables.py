@@ -3,6 +3,7 @@
     python benchmarks/tables.py rotations PATH/TO/cifar10            # train and score the rows that are missing
     python benchmarks/tables.py rotations PATH/TO/cifar10 --rows 4,8 --minutes 10
     python benchmarks/tables.py rotations --print                    # the table from docs/tables/rotations.json
+    python benchmarks/tables.py --docs                               # all tables, to docs/tables.md
 
 A row is a method with its settings; its numbers go to docs/tables/NAME.json as soon as they exist. An interrupted run
 resumes from --out. `minutes` are processor time of one thread, so that other programs cost no steps.
@@ -19,6 +20,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,14 @@ from unlabeled.training import duration
 
 TABLES = Path(__file__).with_suffix("")
 RESULTS = Path(__file__).parents[1] / "docs" / "tables"
+INTRODUCTION = """# Tables of the lectures at a small scale
+
+Accuracy in % on CIFAR-10 (stored as JPEG, quality 75, which costs a few points), with 95 % intervals over the images
+that are scored, one training per row, seed 0. Behind a slash is the number that the paper printed, mostly for
+ImageNet: the numbers are not comparable, their order may be. Budgets are processor time of one core, so that no
+number is what a method can reach. Rows in italics are controls: untrained networks and classical features. Written by
+`python benchmarks/tables.py --docs` from the files in `docs/tables/`; rows that are missing were not run.
+"""
 CHOOSING = 2000
 OURS = "unlabeled"
 
@@ -181,37 +191,57 @@ def cell(record: dict[str, Any] | None) -> str:
     return f"{100 * record['value']:.1f} [{100 * record['low']:.1f}, {100 * record['high']:.1f}]"
 
 
+def beaten(records: list[dict[str, Any]], columns: list[dict[str, Any]]) -> str:
+    """Controls of the same row that are beaten beyond noise, by column."""
+    words = []
+    for column in columns:
+        names = [record["features"] for record in records if record["features"] != OURS]
+        controls = [(name, value(records, column, name)) for name in dict.fromkeys(names)]
+        better = [name for name, record in controls if record and record["margin_low"] > 0]
+        words += [f"{column['title']}: {', '.join(better)}"] if better else []
+    return "; ".join(words) or "none"
+
+
 def markdown(name: str) -> str:
     """The table: ours with intervals, the printed numbers in brackets behind a slash, and the rank correlations."""
     table, columns = read(name), read(name)["columns"]
     with results(name) as done:
         rows = [(row, done[row["name"]]) for row in table["rows"] if row["name"] in done]
-    lines = ["| " + " | ".join(["", "CPU s", "steps", *(column["title"] for column in columns)]) + " |"]
-    lines.append("|" + "---|" * (3 + len(columns)))
+    compared = ["beats beyond noise"] if table["evaluate"].get("controls") else []
+    titles = ["", "CPU s", "steps", *(column["title"] for column in columns), *compared]
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     pairs: list[list[tuple[float, float]]] = [[] for _ in columns]
+
+    def cells(records: list[dict[str, Any]], printed: list[float], features: str = OURS) -> list[str]:
+        texts = []
+        for column, both, number in zip_longest(columns, pairs, printed):
+            record = value(records, column, features)
+            texts.append(cell(record) + ("" if number is None else f" / {number:g}"))
+            if record is not None and number is not None:
+                both.append((record["value"], number))
+        return texts
+
     controls: dict[str, list[dict[str, Any]]] = {}
     for row, result in rows:
-        cells = []
-        for number, column in enumerate(columns):
-            record, printed = value(result["records"], column), row.get("printed", [])[number : number + 1]
-            cells.append(cell(record) + (f" / {printed[0]:g}" if printed else ""))
-            if record is not None and printed:
-                pairs[number].append((record["value"], printed[0]))
-        lines.append(
-            f"| {row['name']} | {result['seconds']} | {result.get('step', '-')} | {' | '.join(cells)} |"
-        )
-        for record in result["records"]:
-            if record["features"] != OURS:
-                controls.setdefault(record["features"], result["records"])
+        records = result["records"]
+        texts = [
+            row["name"],
+            str(result["seconds"]),
+            str(result["step"]),
+            *cells(records, row.get("printed", [])),
+        ]
+        lines.append(f"| {' | '.join(texts + [beaten(records, columns) for _ in compared])} |")
+        controls |= {
+            record["features"]: records for record in records if record["features"] not in (OURS, *controls)
+        }
     for control, records in controls.items():
-        printed = table.get("controls", {}).get(control, [])
-        cells = []
-        for number, column in enumerate(columns):
-            record = value(records, column, control)
-            cells.append(cell(record) + (f" / {printed[number]:g}" if printed else ""))
-            if record is not None and printed:
-                pairs[number].append((record["value"], printed[number]))
-        lines.append(f"| *{control}* | - | - | {' | '.join(cells)} |")
+        texts = [
+            f"*{control}*",
+            "-",
+            "-",
+            *cells(records, table.get("controls", {}).get(control, []), control),
+        ]
+        lines.append(f"| {' | '.join(texts + ['' for _ in compared])} |")
     ranks = [
         f"{column['title']} {spearmanr(*zip(*both)).statistic:.2f} ({len(both)} rows)"
         for column, both in zip(columns, pairs)
@@ -222,18 +252,41 @@ def markdown(name: str) -> str:
     return "\n".join(lines)
 
 
+def section(name: str) -> str:
+    """A table with what it is about."""
+    table = read(name)
+    command = f"    python benchmarks/tables.py {name} PATH/TO/cifar10"
+    scored = "2,000 other training images" if table.get("score") == "choosing" else "the 10,000 test images"
+    budget = f"{table['images']:,} training images, {table['minutes']:g} minutes of one core per row unless it says "
+    budget += f"epochs, scored on {scored}."
+    blocks = [f"## {table['title']}", command, table["about"], budget, markdown(name), table.get("why", "")]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def page() -> str:
+    """All tables that have results."""
+    names = sorted(
+        path.stem for path in TABLES.glob("*.toml") if (RESULTS / path.name).with_suffix(".json").exists()
+    )
+    return "\n".join([INTRODUCTION, *map(section, names)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("table", choices=sorted(path.stem for path in TABLES.glob("*.toml")))
+    parser.add_argument("table", nargs="?", choices=sorted(path.stem for path in TABLES.glob("*.toml")))
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--out", type=Path, default=Path("runs/tables"))
     parser.add_argument("--rows", help="names of rows, separated by commas [default: all]")
     parser.add_argument("--minutes", type=float, help="of a processor [default: those of the table]")
     parser.add_argument("--print", action="store_true", help="only print what is there")
+    parser.add_argument("--docs", action="store_true", help="only write all tables to docs/tables.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.docs:
+        RESULTS.with_suffix(".md").write_text(page())
+        return
     if not options.print:
         rows = options.rows.split(",") if options.rows else None
         measure(options.table, options.data, options.out, rows, options.minutes)
