@@ -89,7 +89,10 @@ def tables() -> str:
     raw, random = (f"{100 * controls[name]:.1f} %" for name in ("raw", "random"))
     lines += ["", f"{cifar10['budget']} Raw pixels reach {raw}, the untrained network {random}."]
     lines += ["Held-out training images selected between the defaults and one other set of options; see"]
-    lines += ["[docs/benchmarks.md](docs/benchmarks.md). All options: [docs/methods.md](docs/methods.md)."]
+    lines += [
+        "[docs/benchmarks.md](docs/benchmarks.md). Newer methods beside these: [docs/tables.md](docs/tables.md). All options: "
+        "[docs/methods.md](docs/methods.md)."
+    ]
     lines += ["", "| data | methods | built-in data sets | tasks besides probes |", "|---|---|---|---|"]
     for kind, title in titles().items():
         names = [method.name for method in of_kind(kind)]
