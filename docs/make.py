@@ -90,8 +90,8 @@ def tables() -> str:
     lines += ["", f"{cifar10['budget']} Raw pixels reach {raw}, the untrained network {random}."]
     lines += ["Held-out training images selected between the defaults and one other set of options; see"]
     lines += [
-        "[docs/benchmarks.md](docs/benchmarks.md). Newer methods beside these: [docs/tables.md](docs/tables.md). All options: "
-        "[docs/methods.md](docs/methods.md)."
+        "[docs/benchmarks.md](docs/benchmarks.md). Newer methods beside these: [docs/tables.md](docs/tables.md). "
+        "All options: [docs/methods.md](docs/methods.md)."
     ]
     lines += ["", "| data | methods | built-in data sets | tasks besides probes |", "|---|---|---|---|"]
     for kind, title in titles().items():

@@ -170,11 +170,15 @@ def _help(name: str, method: methods.Description) -> str:
     known = ENCODERS.get(method.encoder_kind or method.kind, "a built-in one")
     help_ = SETTINGS[name].replace("a built-in one, any timm model", known)
     text, bracket, chosen = help_.partition(" [default: ")
+    if method is AUTO and name in ("encoder", "features"):
+        return f"{text} [default: chosen with the method]"
     if name in method.defaults:
-        return f"{text} [default: {method.defaults[name]}]"
+        value = method.defaults[name]
+        words = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+        return f"{text} [default: {words}]"
     lengths = [f"{method.defaults[other]} {other}" for other in BUDGET if other in method.defaults]
     if name in BUDGET and lengths:
-        return f"{text} [default: {lengths[0]}]"
+        return f"{text} [default: {lengths[0]}, instead]"
     return text + bracket + chosen.replace("10 to 800", f"10 to {method.most_epochs}")
 
 
@@ -478,7 +482,7 @@ def compare(
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     probe: Words = ("knn", "linear"),
     labels_per_class: Words = ("all",),
-    controls: Controls = ("raw", "random"),
+    controls: Controls = ("default",),
     out: Path | None = None,
     reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
 ) -> None:

@@ -29,7 +29,7 @@ TOLERANCE = 1e-5
 SAMPLES = 3
 HOLD_READOUTS = ("safetensors", "onnx")
 """Formats that hold an encoder with what reads other features from it."""
-TIMM_HINT = "Take safetensors or onnx, or pretrain with --encoder resnet18 on images above 64 pixels"
+TIMM_HINT = "Take safetensors or onnx, or pretrain with --encoder resnet18 --image-size 96"
 
 
 class Exported(NamedTuple):

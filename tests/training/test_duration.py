@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -169,6 +169,21 @@ def test_small_data_is_not_memorised_to_fill_the_time(
     assert run.config["settings"]["epochs"] == 84 and "steps" not in run.config["settings"]
     said = capsys.readouterr().err
     assert "of 60 min, as no more than 84 epochs are chosen for this data" in said
+
+
+def test_a_method_with_steps_of_its_own_takes_no_more_of_them_to_fill_the_time(
+    clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Brief(Compiled):
+        defaults: ClassVar = {"steps": 40}
+        seconds = 0.01
+
+    network_, words = network(), {"batch_size": 8, "minutes": 60, "features": "standardize"}
+    run = unlabeled.pretrain(Brief, pictures(), out=tmp_path / "run", encoder=network_, **words)
+    assert run.config["settings"]["steps"] == 40
+    said = capsys.readouterr().err
+    assert "of 60 min, as Brief takes no more steps" in said
+    assert "fitting features standardize takes extra time" in said
 
 
 def test_steps_fill_the_time_and_nothing_more() -> None:

@@ -77,7 +77,8 @@ def evaluate(
         test: Test data, if `data` is training data only: its test split, else all of it.
         label, text_column, encoding, group: As in `open_data`; None takes those of the run.
         k, temperature: Neighbours that vote in knn, and the temperature of their votes.
-        steps: Optimizer steps of finetune and supervised; None lets held-out labels end them, after 20 passes at most.
+        steps: Optimizer steps of finetune, nonlinear and supervised; None lets held-out labels end them, after 20
+            passes at most.
         features: Those that probes read, such as layer2:2x2:whiten, or choose, by cross-validation of each probe and
             draw on its own labels. None as the method declares, else the output.
         size: Shorter side of frames in pixels for propagation; None takes twice the encoder's, or less for speed.

@@ -16,7 +16,7 @@ enough.
 """
 
 import math
-from typing import ClassVar, Unpack
+from typing import Annotated, ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ from unlabeled.check import UserError
 from unlabeled.data.trajectories import Trajectories
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method, Pictures
-from unlabeled.options import Count, Fraction, Several, ViewOptions
+from unlabeled.options import Count, Range, Several, ViewOptions
 from unlabeled.parts import poses
 from unlabeled.parts.frames import as_images, one_each
 from unlabeled.parts.heads import near_zero
@@ -104,7 +104,7 @@ class Egomotion(Method[ImageEncoder]):
         reach: Count = 4,
         pairs: Count = 8,
         hidden: Count = 500,
-        dropout: Fraction = 0.5,
+        dropout: Annotated[float, Range(at_least=0, below=1)] = 0.5,
         **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)

@@ -145,7 +145,7 @@ class TrajectoryUnmasking(Method[ImageEncoder]):
         )
         own = gather.own_rows(len(targets[0]), targets[0].device)
         pairs = list(zip(predictions, targets))
-        self.metrics = {"found": torch.cat([nearest(*pair) == own for pair in pairs]).float().mean()}
+        self.metrics = {"accuracy": torch.cat([nearest(*pair) == own for pair in pairs]).float().mean()}
         return torch.stack([in_batch(*pair, self.temperature) for pair in pairs]).mean()
 
     def draw(self, batch: Batch) -> Tensor:

@@ -55,7 +55,9 @@ USUAL = {
     "video": Choice("shuffle_and_learn", {}, "it trains an encoder of single frames in minutes"),
     "audio-visual": Choice("audio_visual_correspondence", {}, "it is the only method for such pairs"),
     "cameras": Choice("time_contrastive", {}, "it is the only method for such scenes"),
-    "trajectory": Choice("trajectory_unmasking", {}, "it is the only method for trajectories"),
+    "trajectory": Choice(
+        "trajectory_unmasking", {}, "it learns from what an agent saw and where it was, in minutes"
+    ),
 }
 """Choices by kind of data that are not backed by measurements."""
 

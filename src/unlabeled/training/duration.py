@@ -197,6 +197,8 @@ def fit(
     each, begun = settings.steps_per_epoch(samples), 0
     most = settings.total_steps(samples)
     why = f"no more than {settings.epochs} epochs are chosen for this data"
+    if (suited := built.method.defaults.get("steps", most)) < most:
+        most, why = suited, f"{plan.name} takes no more steps"
     began = clock()
     try:
         measured = costs(fabric, built, held_out, checkpoints)
@@ -211,8 +213,10 @@ def fit(
         most = left if left > 0 and position.get("stopped") is None else ENDLESS
     # Processes that have other clocks must still agree.
     length = processes.first(fabric, lambda: choose(measured, minutes, clock() - began, each, most, why))
-    if plan.before is not None or length.steps < most:
+    if plan.before is not None or length.steps < settings.total_steps(samples):
         settings = replace(settings, epochs=None, steps=begun + length.steps)
+    if settings.features is not None:
+        length = length._replace(note=f"{length.note}; fitting features {settings.features} takes extra time")
     return settings, length
 
 

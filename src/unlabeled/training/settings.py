@@ -41,9 +41,9 @@ class Settings:
         features: Features that the run's encoder returns, fitted to the training data without labels, as --features
             of evaluate, such as whiten or contrast. [default: the output of the network]
         weights: File to start the encoder from: safetensors, or tensors saved by torch. [default: random weights]
-        init: Initialisation of the encoder: random; rescaled, which also equalises the variance of the channels in each
-            layer on the data; kmeans, which takes the filters of each layer from clusters of patches of its input; or
-            dictionary, where the first convolution starts with atoms of patches of the data.
+        init: Initialisation of the encoder: default, random weights; rescaled, which also equalises the variance of the
+            channels in each layer on the data; kmeans, which takes the filters of each layer from clusters of patches
+            of its input; or dictionary, where the first convolution starts with atoms of patches of the data.
         epochs: Passes over the data. [default: as many as make 2,000 steps, on a GPU 20,000, but 10 to 800, and no more
             than fit into the minutes]
         steps: Optimizer steps, instead of epochs. [default: as many as the epochs take]
