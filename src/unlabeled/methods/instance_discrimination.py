@@ -37,7 +37,7 @@ class InstanceDiscrimination(OneView, Method[ImageEncoder]):
 
     Args:
         encoder: Network whose features are kept.
-        loss: "softmax" over all images, exact; "nce", noise-contrastive estimation against a random sample of them, for
+        loss: Exact "softmax" over all images; "nce", noise-contrastive estimation against a random sample of them, for
             millions of images.
         temperature: Softmax temperature; 0.07 in the paper for ImageNet.
         negatives: Number of stored vectors that "nce" compares each image with; its own may be among them.
