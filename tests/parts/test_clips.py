@@ -3,7 +3,7 @@
 import torch
 
 from unlabeled.parts.augment import Views
-from unlabeled.parts.clips import clip_views, motion
+from unlabeled.parts.clips import clip_length, clip_views, motion
 
 
 def test_all_frames_of_a_clip_get_the_same_view_and_clips_differ():
@@ -46,3 +46,30 @@ def test_fine_noise_is_hardly_motion():
     assert motion(noise).mean() < 0.5 * motion(moving).mean()
     assert motion(torch.rand(1, 3, 1, 2, 3)).shape == (1, 3)
     assert not motion(torch.rand(2, 1, 1, 8, 8)).any()
+
+
+def test_views_lie_within_boxes_that_move_with_the_picture():
+    torch.manual_seed(0)
+    video = torch.zeros(30, 4, 1, 24, 24)
+    boxes = torch.empty(30, 4, 4, dtype=torch.int64)
+    picture = torch.rand(30, 1, 14, 10)
+    for frame in range(4):
+        top, left = 2 * frame, 10 - 3 * frame
+        video[:, frame, :, top : top + 14, left : left + 10] = picture
+        boxes[:, frame] = torch.tensor([top, left, 14, 10])
+    seen = clip_views(Views(8, crop=0.3, jitter=0, gray=0), video, boxes)
+    torch.testing.assert_close(seen, seen[:, :1].expand_as(seen))
+    assert (seen > 0).all() and len({tuple(clip.flatten().tolist()) for clip in seen[:, 0]}) == 30
+    whole = boxes.clone()
+    whole[:] = torch.tensor([0, 0, 24, 24])
+    torch.manual_seed(1)
+    one = clip_views(Views(8, jitter=0, gray=0), video, whole)
+    torch.manual_seed(1)
+    torch.testing.assert_close(one, clip_views(Views(8, jitter=0, gray=0), video))
+
+
+def test_clips_hold_a_window_and_are_as_long_as_the_shortest_video_that_does():
+    counts = torch.tensor([9, 40, 20])
+    assert clip_length(counts, 12, 1) == 20 and clip_length(counts, 12, 3) == 14
+    assert clip_length(torch.tensor([90]), 12, 1) == 48 and clip_length(torch.tensor([90]), 60, 1) == 60
+    assert clip_length(counts, 50, 1) == 50  # which no video holds

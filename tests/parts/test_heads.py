@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unlabeled.parts.heads import BestPosition, Distance, SpatialSoftmax, classifier, mlp, near_zero
+from unlabeled import encoders
+from unlabeled.parts.heads import BestPosition, Distance, MapCode, SpatialSoftmax, classifier, mlp, near_zero
 
 
 @pytest.fixture(autouse=True)
@@ -125,3 +126,15 @@ def test_spatial_softmax_says_where_a_channel_is_bright() -> None:
     maps[0, 0, 0, 6], maps[0, 1, 4, 3] = 50.0, 50.0
     torch.testing.assert_close(SpatialSoftmax()(maps), torch.tensor([[1.0, 0.0, -1.0, 1.0]]))
     assert SpatialSoftmax()(torch.zeros(1, 2, 5, 7)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(("size", "grid"), [(64, 4), (16, 2), (3, 1)])
+def test_a_map_code_reads_what_is_where(size: int, grid: int) -> None:
+    encoder = encoders.build("conv4", image_size=size)
+    code = MapCode(encoder, 5)
+    *_, last = encoder.maps(torch.rand(2, 3, size, size)).values()
+    assert code.grid == (grid, grid) and code(last).shape == (2, 5)
+    pooled = F.adaptive_avg_pool2d(last, grid)
+    torch.testing.assert_close(code(last), pooled.flatten(1) @ code.weight.T + code.bias)
+    if grid > 1:
+        assert (code(last) - code(last.flip(3))).abs().max() > 1e-3  # a mean over the map would not tell

@@ -20,7 +20,7 @@ from typing import Annotated, ClassVar, Literal, Unpack
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
@@ -30,19 +30,14 @@ from unlabeled.encoders.video import Frames
 from unlabeled.method import Batch, EncoderNeeds, Method
 from unlabeled.options import Count, Range, Several, ViewOptions
 from unlabeled.parts.augment import Views
-from unlabeled.parts.clips import clip_views, draw_windows, motion
-from unlabeled.parts.heads import classifier
-from unlabeled.parts.maps import map_shape
+from unlabeled.parts.clips import clip_length, clip_views, draw_windows, motion
+from unlabeled.parts.heads import MapCode, classifier
 from unlabeled.parts.pictures import strip
 
 __all__ = ["ShuffleAndLearn"]
 
 QUESTIONS = ((1, 2, 3), (1, 0, 3), (1, 4, 3))
 """Three of the five frames a < b < c < d < e: in order first, then with a wrong middle."""
-MOST_FRAMES = 48
-"""Most frames of a clip if their number is left open."""
-GRID = 4
-"""Most positions on a side of the last map that the head reads."""
 
 
 def draw_frames(motions: Tensor, window: int, tau_min: int, tau_max: int) -> Tensor:
@@ -151,9 +146,7 @@ class ShuffleAndLearn(Method[Frames]):
         self.frames, self.stride, self.window = frames, stride, window
         self.tau_min, self.tau_max, self.positives = tau_min, tau_max, positives
         self.views = Views(self.frame.image_size, **self.view_options(views))
-        channels, height, width = map_shape(self.frame)
-        self.grid = min(GRID, height), min(GRID, width)
-        self.describe = nn.Linear(channels * self.grid[0] * self.grid[1], dim)
+        self.describe = MapCode(self.frame, dim)
         hidden = [2 * dim] if head == "mlp" else []
         self.head = classifier(3 * dim, *hidden, 1, norm=False, std=1e-2, bias=log_odds(positives))
 
@@ -167,11 +160,7 @@ class ShuffleAndLearn(Method[Frames]):
         return -sum(p * math.log(p) for p in (self.positives, 1 - self.positives))
 
     def training_view(self, data: Videos) -> Videos:
-        frames = self.frames
-        if frames is None:
-            lengths = (data.counts - 1) // self.stride + 1
-            lengths = lengths[lengths >= self.window]
-            frames = min(MOST_FRAMES, int(lengths.min())) if len(lengths) else self.window
+        frames = self.frames or clip_length(data.counts, self.window, self.stride)
         return data.clips(frames=frames, stride=self.stride)
 
     def draw(self, batch: Batch, *, random: bool = True) -> Tensor:
@@ -186,7 +175,7 @@ class ShuffleAndLearn(Method[Frames]):
     def logits(self, five: Tensor) -> Tensor:
         """Logits of "between" for the three questions, float, shape (batch, 3), of the five frames of `draw`."""
         *_, last = self.frame.maps(rearrange(five, "b five c h w -> (b five) c h w")).values()
-        codes = F.relu(self.describe(F.adaptive_avg_pool2d(last, self.grid).flatten(1)))
+        codes = F.relu(self.describe(last))
         codes = rearrange(codes, "(b five) dim -> b five dim", five=5)
         triples = codes[:, torch.tensor(QUESTIONS, device=codes.device)]
         if self.training:  # a triple played backward has the same answer

@@ -8,28 +8,51 @@ from torch import Tensor
 
 from unlabeled.parts.augment import Views, apply, to_float
 
-__all__ = ["clip_views", "draw_windows", "motion"]
+__all__ = ["clip_length", "clip_views", "draw_windows", "motion"]
 
 COARSE = 4
 """Side in pixels of the squares whose means separate motion from noise."""
+MOST_FRAMES = 48
+"""Most frames of a clip in which a window is drawn, unless the user asks for more."""
 
 
-def clip_views(views: Views, video: Tensor) -> Tensor:
+def clip_length(counts: Tensor, window: int, stride: int) -> int:
+    """Frames of clips in which windows can be drawn by their motion: all of the shortest video that holds a window.
+
+    Args:
+        counts: Frames of each video, int64, shape (videos,).
+        window: Frames of a window.
+        stride: Frames of the video from one frame of a clip to the next.
+
+    Returns:
+        At most 48; `window` if no video holds one.
+    """
+    lengths = (counts - 1) // stride + 1
+    lengths = lengths[lengths >= window]
+    return max(window, min(MOST_FRAMES, int(lengths.min()))) if len(lengths) else window
+
+
+def clip_views(views: Views, video: Tensor, boxes: Tensor | None = None) -> Tensor:
     """One view of each clip, the same for all of its frames.
 
     Args:
         views: Draws the views, of their own size.
         video: uint8 or float in 0..1, shape (batch, frames, channels, height, width).
+        boxes: Top, left, height and width in pixels of the part of each frame that may be seen, int64, shape (batch,
+            frames, 4), of one size for all frames of a clip; None for whole frames.
 
     Returns:
         Float in 0..1, shape (batch, frames, channels, size, size).
     """
-    parameters = views.draw({"image": video[:, 0]})
+    first = {"image": video[:, 0]}
+    parameters = views.draw(first if boxes is None else first | {"size": boxes[:, 0, 2:]})
     per_frame = {}
     for field in fields(parameters):
         value = getattr(parameters, field.name)
         if isinstance(value, Tensor):
             per_frame[field.name] = value.repeat_interleave(video.shape[1], 0)
+    if boxes is not None:  # drawn as if all boxes began at the top left corner
+        per_frame["boxes"][:, :2] += boxes[:, :, :2].flatten(0, 1)
     images = apply(rearrange(video, "b t c h w -> (b t) c h w"), replace(parameters, **per_frame))
     return rearrange(images, "(b t) c h w -> b t c h w", b=len(video))
 

@@ -4,12 +4,17 @@ from itertools import pairwise
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from einops import einsum
 from torch import Tensor, nn
 
-__all__ = ["BestPosition", "Distance", "SpatialSoftmax", "classifier", "mlp", "near_zero"]
+from unlabeled.parts.maps import MapEncoder, map_shape
+
+__all__ = ["BestPosition", "Distance", "MapCode", "SpatialSoftmax", "classifier", "mlp", "near_zero"]
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+GRID = 4
+"""Most positions on a side of a map that `MapCode` reads; more are averaged."""
 
 
 def mlp(*widths: int, norm: bool = True, last_norm: bool = False, last_bias: bool = True) -> nn.Sequential:
@@ -58,6 +63,25 @@ def near_zero(layer: Layer, std: float = 1e-3, bias: float = 0.0) -> Layer:
     if layer.bias is not None:
         nn.init.constant_(layer.bias, bias)
     return layer
+
+
+class MapCode(nn.Linear):
+    """A vector that says what is where in an image: a linear layer on the last map, which a mean would not tell.
+
+    Args:
+        encoder: Network whose map it reads.
+        dim: Width of the vector.
+    """
+
+    def __init__(self, encoder: MapEncoder, dim: int) -> None:
+        channels, height, width = map_shape(encoder)
+        rows, columns = min(GRID, height), min(GRID, width)
+        super().__init__(channels * rows * columns, dim)
+        self.grid = rows, columns
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Vectors, float, shape (batch, dim), of maps (batch, channels, height, width)."""
+        return super().forward(F.adaptive_avg_pool2d(input, self.grid).flatten(1))
 
 
 class SpatialSoftmax(nn.Module):

@@ -14,7 +14,7 @@ from unlabeled.parts.augment import to_float
 from unlabeled.parts.patches import crop
 from unlabeled.parts.precision import full_precision
 
-__all__ = ["busiest", "follow", "moving_points", "shrink"]
+__all__ = ["busiest", "displacements", "follow", "moving_points", "shrink"]
 
 LARGEST = 64
 """Shorter side in pixels above which frames are shrunk."""
@@ -57,10 +57,28 @@ def moving_points(first: Tensor, second: Tensor) -> Tensor:
     Returns:
         Which points move, bool, shape (batch, rows, columns).
     """
-    padded = F.pad(second[:, None], [REACH] * 4, mode="replicate")[:, 0]
+    own, common = displacements(first, second, REACH)
+    texture = (square_means(first.square()) - square_means(first).square()).clamp(min=0).sqrt() > TEXTURE
+    return texture & ((own - common[:, None, None]).abs().amax(3) > 1)
+
+
+def displacements(first: Tensor, second: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+    """By how much each point moves, and most of them; points without texture stay.
+
+    Args:
+        first: Float, shape (batch, height, width), at least 8 pixels on a side.
+        second: A later frame, the same shape.
+        reach: Largest displacement in pixels.
+
+    Returns:
+        Downward and rightward in pixels, int64, shapes (batch, rows, columns, 2) and (batch, 2).
+    """
+    padded = F.pad(second[:, None], [reach] * 4, mode="replicate")[:, 0]
     height, width = first.shape[1:]
-    offsets = range(2 * REACH + 1)
-    shifts = torch.tensor([(row - REACH, column - REACH) for row in offsets for column in offsets])
+    offsets = range(2 * reach + 1)
+    shifts = torch.tensor(
+        [(row - reach, column - reach) for row in offsets for column in offsets], device=first.device
+    )
     costs = [
         square_means((first - padded[:, row : row + height, column : column + width]).square())
         for row in offsets
@@ -69,11 +87,7 @@ def moving_points(first: Tensor, second: Tensor) -> Tensor:
     small = NEAR * TEXTURE * shifts.to(first).square().sum(1)
     best = (torch.stack(costs, 1) + small[:, None, None]).argmin(1)
     votes = F.one_hot(best.flatten(1), len(shifts)).sum(1)
-    texture = (square_means(first.square()) - square_means(first).square()).clamp(min=0).sqrt() > TEXTURE
-    apart = (
-        (shifts.to(best.device)[best] - shifts.to(best.device)[votes.argmax(1)][:, None, None]).abs().amax(3)
-    )
-    return texture & (apart > 1)
+    return shifts[best], shifts[votes.argmax(1)]
 
 
 def square_means(values: Tensor) -> Tensor:
