@@ -1,6 +1,7 @@
 """Random walks: steps that are probabilities, and round trips as slow loops compute them."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def slow_trips(nodes: Tensor, temperature: float) -> Tensor:
         rows = []
         for start in range(count):
             place = [torch.tensor(float(j == start), dtype=torch.float64) for j in range(count)]
-            for here, there in zip(route, route[1:]):
+            for here, there in pairwise(route):
                 steps = [step(i, here, there) for i in range(count)]
                 place = [sum(place[i] * steps[i][j] for i in range(count)) for j in range(count)]
             rows.append(torch.stack(place))

@@ -74,12 +74,10 @@ def test_large_frames_are_followed_by_whole_pixels_of_small_ones():
 
 
 def test_a_camera_that_moves_too_far_is_said_to_and_not_followed():
-    boxes, steady = steady_boxes(torch.cat([pan([(0, 2)] * 4), pan([(2, 2)] * 4)]), False, True)
+    _, steady = steady_boxes(torch.cat([pan([(0, 2)] * 4), pan([(2, 2)] * 4)]), False, True)
     assert steady.all()
-    long = torch.stack([scene(96)[:, :32, 2 * t : 2 * t + 32] for t in range(10)])[None]
-    far = torch.stack([torch.roll(long[0, 0], -2 * t, 2) for t in range(10)])[
-        None
-    ]  # exact shifts of one texture
+    picture = scene(32)
+    far = torch.stack([picture.roll(-2 * t, 2) for t in range(10)])[None]
     boxes, steady = steady_boxes(far, False, True)
     assert not steady.any() and (boxes == torch.tensor([0, 0, 32, 32])).all()
 

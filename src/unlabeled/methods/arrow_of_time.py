@@ -2,8 +2,8 @@
 
 Withheld: the direction of play. Predicted: whether it is forward.
 
-Source: Wei, Lim, Zisserman, Freeman, "Learning and Using the Arrow of Time", CVPR 2018, after Pickup et al., "Seeing the
-Arrow of Time", CVPR 2014
+Source: Wei, Lim, Zisserman, Freeman, "Learning and Using the Arrow of Time", CVPR 2018, after Pickup et al., "Seeing
+the Arrow of Time", CVPR 2014
 Differs: the network reads the frames with convolutions over space and time, where the paper has optical flow in two
 segments that share a network. One convolution precedes the evidence at each place and time, not two, without norm or
 dropout. Each clip is shown in both directions in one step. The camera is followed by its shifts, in whole pixels of
