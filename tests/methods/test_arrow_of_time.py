@@ -99,9 +99,8 @@ def test_falling_has_an_arrow_and_reversible_motion_has_none(mode: str, low: flo
 
 @pytest.mark.parametrize(("borders", "low", "high"), [(False, 0.9, 1.0), (True, 0.43, 0.57)])
 def test_a_clock_in_black_borders_is_cut_off(borders: bool, low: float, high: float) -> None:
-    """Borders that brighten by a few grey levels, around motion that is the same backward."""
-    video = balls.make(800, 0, mode="elastic", size=16, frames=8)["video"]
-    video = nn.functional.pad(video[..., 2:14, :], (0, 0, 4, 4))
+    """Borders that brighten by a few grey levels, around noise that is the same backward."""
+    video = torch.randint(110, 140, (800, 8, 1, 20, 16), dtype=torch.uint8)
     clock = torch.linspace(0, 10, 8).round().to(torch.uint8)[:, None, None, None]
     video[..., :4, :], video[..., -4:, :] = clock, clock
     method = small(borders=borders, stabilize=False)

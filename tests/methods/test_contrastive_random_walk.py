@@ -97,7 +97,6 @@ def test_patches_alike_leave_the_loss_at_chance_whatever_is_learned() -> None:
         optimizer.step()
     assert value.item() == pytest.approx(method.chance(6), abs=1e-3)
     assert method.chance(6) == pytest.approx(math.log(25))
-    assert method({"video": pans(6)}).item() < math.log(25) - 0.1  # where patches differ they are told apart
 
 
 def test_patches_are_encoded_alone() -> None:

@@ -143,7 +143,7 @@ def test_frames_lie_where_something_moves_evenly_apart_and_in_order():
 
 def test_order_is_learned_where_it_shows():
     accuracy, loss = trained(brightening, 120)
-    assert accuracy > 0.5 and loss < 0.6 * math.log(12)
+    assert accuracy > 0.6 and loss < 0.5 * math.log(12)
 
 
 @pytest.mark.parametrize("world", [in_any_order, still])
@@ -164,16 +164,17 @@ def test_step_zero_is_at_chance_and_orders_of_like_frames_are_not_told_apart():
 
 
 def test_pictures_put_frames_in_the_predicted_order():
-    method, batch = small(shift=0.0).eval(), {"video": brightening(12)}
+    method = small(shift=0.0).eval()
+    video = (20 * torch.arange(1, 10, dtype=torch.uint8)).view(1, 9, 1, 1, 1).expand(12, 9, 1, 8, 8)
 
     def told(shuffled: Tensor) -> Tensor:
-        """Logits of one who knows: the order, up to its reverse, in which frames that brighten stand."""
+        """Logits of one who knows: the order, forward or backward, in which frames that brighten stand."""
         rank = shuffled.mean((2, 3, 4)).argsort(1).argsort(1)
         forward = (rank[:, None] == method.orders).all(2)
-        return (forward | (rank[:, None] == method.orders.flip(1)).all(2)).float()
+        return (forward | (rank[:, None] == 3 - method.orders).all(2)).float()
 
     method.logits = told
-    pictures = method.pictures(batch)
+    pictures = method.pictures({"video": video})
     assert pictures["answer"] == ["right"] * 12 and pictures["shuffled"].shape == (12, 1, 8, 32)
     same, true = pictures["put in order"], pictures["true order"]
     backward = torch.stack(true.split(8, 3)[::-1], 3).flatten(3, 4)

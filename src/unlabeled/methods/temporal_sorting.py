@@ -1,7 +1,7 @@
 """Temporal sorting: put four shuffled frames in order, which takes knowing how things move.
 
-Withheld: the order of the frames. Predicted: which of twelve orders they are in; an order and its reverse are one, as
-many actions look the same backward.
+Withheld: the order of the frames. Predicted: which of twelve orders they are in; orders that are the same once the clip
+is played backward are one, as many actions look the same backward.
 
 Source: Lee, Huang, Singh, Yang, "Unsupervised Representation Learning by Sorting Sequences", 2017,
 https://arxiv.org/abs/1708.01246
@@ -31,7 +31,7 @@ from unlabeled.parts import patches
 from unlabeled.parts.augment import Views
 from unlabeled.parts.clips import clip_length, clip_views, draw_windows, motion
 from unlabeled.parts.heads import MapCode, classifier
-from unlabeled.parts.orders import orders_up_to_reversal, shuffle
+from unlabeled.parts.orders import orders_up_to_direction, shuffle
 from unlabeled.parts.pictures import strip
 
 __all__ = ["TemporalSorting"]
@@ -54,7 +54,7 @@ def pairs(codes: Tensor) -> Tensor:
 
 
 class TemporalSorting(Method[Frames]):
-    """Put four shuffled frames in order, up to its reverse.
+    """Put four shuffled frames in order, forward or backward.
 
     Args:
         encoder: Network whose features are kept; it reads single frames.
@@ -80,7 +80,7 @@ class TemporalSorting(Method[Frames]):
         *,
         stride: Count = 1,
         gap: Count = 4,
-        shift: Annotated[float, Range(at_least=0, at_most=0.5)] = 1 / 16,
+        shift: Annotated[float, Range(at_least=0, at_most=0.5)] = 0.0625,
         split_channels: bool = True,
         dim: Count = 64,
         **views: Unpack[ViewOptions],
@@ -92,7 +92,7 @@ class TemporalSorting(Method[Frames]):
         self.views = Views(self.size + 2 * self.shift, **self.view_options(views))
         self.describe = MapCode(encoder.frame, dim)
         self.compare = nn.Linear(2 * dim, dim)
-        self.register_buffer("orders", orders_up_to_reversal(FRAMES))
+        self.register_buffer("orders", orders_up_to_direction(FRAMES))
         self.head = classifier(len(PAIRS) * dim, len(self.orders), norm=False, std=1e-2)
 
     def chance(self, samples: int) -> float:
