@@ -89,9 +89,11 @@ class ContrastiveRandomWalk(Method[Frames]):
         check.at_least(2 * (grid + 1), image_size=encoder.image_size)
         self.frames, self.stride, self.grid = frames, stride, grid
         self.temperature, self.dropout = temperature, dropout
-        self.half = encoder.image_size // (grid + 1)
-        self.views = Views((grid + 1) * self.half, **self.view_options(views))
-        self.patch_size = input_size(encoder.frame, 2 * self.half, patch_size=None) or 2 * self.half
+        self.half_patch = encoder.image_size // (grid + 1)
+        self.views = Views((grid + 1) * self.half_patch, **self.view_options(views))
+        self.patch_size = (
+            input_size(encoder.frame, 2 * self.half_patch, patch_size=None) or 2 * self.half_patch
+        )
         self.patch_views = Views(self.patch_size, crop=patch_crop, flip=0, jitter=0, gray=0)
         self.head = nn.Linear(encoder.dim, dim)
 
@@ -109,7 +111,7 @@ class ContrastiveRandomWalk(Method[Frames]):
 
     def walk(self, clips: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
         """Transitions between the patches of neighbouring frames, row by row, as from `transitions`."""
-        tiles = self.patch_views({"image": patches.overlapping(clips.flatten(0, 1), self.half)})
+        tiles = self.patch_views({"image": patches.overlapping(clips.flatten(0, 1), self.half_patch)})
         codes = F.normalize(self.head(self.encoder.frame(tiles)), dim=1)
         return transitions(codes.view(*clips.shape[:2], self.grid**2, -1), self.temperature, dropout)
 
