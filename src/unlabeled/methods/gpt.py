@@ -20,7 +20,7 @@ from torch import Tensor
 from unlabeled.data import Data
 from unlabeled.data.text.data import Texts
 from unlabeled.data.text.tokens import Tokens
-from unlabeled.encoders import TextEncoder
+from unlabeled.encoders.text import TextEncoder, TextInput
 from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
 from unlabeled.options import Fraction, NonNegative, WholeNumber
 from unlabeled.parts import tokens
@@ -91,18 +91,12 @@ class GPT(Method[TextEncoder]):
 
     def generate(self, texts: Tensor, lengths: Tensor, count: int) -> Tensor:
         """Continue texts, int64, shape (batch, length), by `count` pieces, int64, shape (batch, count)."""
-        return tokens.generate(self.encoder, self.logits, texts, lengths, count, **self.sampling)
+        return tokens.generate(self.encoder, self.predict, texts, lengths, count, **self.sampling)
+
+    def predict(self, x: TextInput, last: Tensor) -> Tensor:
+        """Logits of what follows a place of each text, float, shape (batch, vocabulary), of places (batch,)."""
+        return self.logits(self.encoder.states(x)[torch.arange(len(last), device=last.device), last])
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> Pictures:
-        x, decode = self.encoder.inputs(batch), self.encoder.decode
-        lengths = x.mask.sum(1)
-        halves = (lengths + 1) // 2
-        count = int((lengths - halves).amax().clamp(1, 32))
-        added = self.generate(x.tokens, halves, count)
-        rows = list(zip(x.tokens, halves.tolist(), lengths.tolist()))
-        return {
-            "prompt": [decode(row[:half]) for row, half, _ in rows],
-            "continued": [decode(row) for row in added],
-            "true": [decode(row[half : min(length, half + count)]) for row, half, length in rows],
-        }
+        return tokens.continuations(self.encoder, self.encoder.inputs(batch), self.generate)
