@@ -56,7 +56,11 @@ def test_pairs_by_hand() -> None:
     one, two, _ = SMALL
     # Each of the three tokens was seen after one other, so their frequencies are alike, not 2 : 1 : 1.
     single = (1 - one) / 3 + one / 4
-    expected = {(0, 1): (2 - two + two * single) / 2, (1, 2): (1 - one + 2 * one * single) / 2, (3, 2): single}
+    expected = {
+        (0, 1): (2 - two + two * single) / 2,
+        (1, 2): (1 - one + 2 * one * single) / 2,
+        (3, 2): single,
+    }
     found = KneserNey(seen, 4).probabilities(np.array(list(expected)))
     assert found == pytest.approx(list(expected.values()), rel=1e-12)
 

@@ -195,5 +195,7 @@ def test_a_window_is_measured_with_the_head_of_its_method_and_refused_without() 
     for features in ("unlabeled", "random"):
         perplexity = float(found["perplexity", features].values)
         assert perplexity == pytest.approx(method.encoder.vocabulary, rel=0.02)
-    with pytest.raises(ValueError, match="perplexity of nplm-tiny needs the run or method whose head predicts"):
+    with pytest.raises(
+        ValueError, match="perplexity of nplm-tiny needs the run or method whose head predicts"
+    ):
         TASK(EvaluatedModel(method.encoder), (texts(0), texts(1)))

@@ -1,4 +1,4 @@
-"""Neural language model: the formula by hand, a window that ends before what is predicted, chance where none can know."""
+"""Neural language model: the formula by hand, a window that ends before its target, chance where none can know."""
 
 import math
 
@@ -110,7 +110,7 @@ def test_surprise_is_what_each_piece_costs_and_its_mean_the_loss() -> None:
     method = NeuralLanguageModel(encoder()).eval()
     data = method.training_view(texts())
     batch = data.batch(torch.arange(len(data)))
-    costs, real = method.surprise(batch), batch["mask"][:, WINDOW:]
+    costs, real = method.surprise(batch).detach(), batch["mask"][:, WINDOW:]
     assert not real.all() and not costs[~real].any() and (costs[real] > 0).all()
     assert method(batch).item() == pytest.approx(float(costs.sum() / real.sum()), rel=1e-5)
 
@@ -248,5 +248,7 @@ def test_encoders_of_other_methods_are_refused_both_ways() -> None:
     message = "encoder must see a window of few tokens, such as nplm-small, got gpt-tiny"
     with pytest.raises(ValueError, match=message):
         NeuralLanguageModel(fitted("gpt-tiny", texts()))
-    with pytest.raises(ValueError, match="encoder must be one that never looks ahead, such as gpt-mini, got nplm"):
+    with pytest.raises(
+        ValueError, match="encoder must be one that never looks ahead, such as gpt-mini, got nplm"
+    ):
         GPT(encoder())

@@ -14,7 +14,15 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.encoders import transformers_folder
 from unlabeled.encoders.encoder import Encoder
-from unlabeled.encoders.text_trunks import NAMES, WINDOWS, TextInput, TokenWindow, Transformer, mean_of_real, make_trunk
+from unlabeled.encoders.text_trunks import (
+    NAMES,
+    WINDOWS,
+    TextInput,
+    TokenWindow,
+    Transformer,
+    make_trunk,
+    mean_of_real,
+)
 from unlabeled.encoders.tokenizer import END, Family, learn_tokenizer
 
 if TYPE_CHECKING:

@@ -126,7 +126,9 @@ class NeuralLanguageModel(Method[TextEncoder]):
         """Continue texts, int64, shape (batch, length), by `count` pieces, int64, shape (batch, count)."""
 
         def predict(x: TextInput, last: Tensor) -> Tensor:
-            return self.logits(self.encoder.trunk.context(x)[torch.arange(len(last), device=last.device), last])
+            return self.logits(
+                self.encoder.trunk.context(x)[torch.arange(len(last), device=last.device), last]
+            )
 
         return tokens.generate(self.encoder, predict, texts, lengths, count, **self.sampling)
 

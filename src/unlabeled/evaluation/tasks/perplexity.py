@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from unlabeled.check import UserError
+from unlabeled.encoders.tokenizer import END
 from unlabeled.evaluation.byte_model import ByteModel, gzip_nats
 from unlabeled.evaluation.intervals import leave_one_out
 from unlabeled.evaluation.kneser_ney import KneserNey, windows
@@ -28,7 +29,6 @@ from unlabeled.evaluation.model import EvaluatedModel
 from unlabeled.evaluation.progress import watched
 from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.evaluation.task import Task
-from unlabeled.encoders.tokenizer import END
 from unlabeled.methods.gpt import GPT
 
 if TYPE_CHECKING:
@@ -126,7 +126,9 @@ def _networks(model: EvaluatedModel, train: Any) -> dict[str, Any]:
     if family is None or not encoder.causal:
         raise UserError(f"perplexity needs an encoder that never looks ahead, such as gpt-mini, got {name}")
     if not hasattr(model.method, "surprise"):
-        raise UserError(f"perplexity of {name} needs the run or method whose head predicts, got the encoder alone")
+        raise UserError(
+            f"perplexity of {name} needs the run or method whose head predicts, got the encoder alone"
+        )
     return {"unlabeled": model.method, "random": model.untrained_method(train)}
 
 
