@@ -38,7 +38,8 @@ def texts(copies: int = 4, classes: Sequence[str] = CLASSES) -> Texts:
 
 def encoder(length: int = 64) -> TextEncoder:
     torch.manual_seed(0)
-    return fitted("gpt-tiny", texts(), length=length).eval()
+    learned = Texts([*texts().texts, *[" fruit and wild animal"] * 20])
+    return fitted("gpt-tiny", learned, length=length).eval()
 
 
 def prompts(network: TextEncoder, data: Texts | None = None) -> Prompts:
@@ -102,10 +103,8 @@ def test_the_prior_of_a_name_is_taken_off() -> None:
 
 def test_unigram_by_hand() -> None:
     network = encoder()
-    made = prompts(network)
     frequencies = torch.full((network.vocabulary,), 1 / network.vocabulary, dtype=torch.double)
-    prompt = [made.names[0][0], 0, 0, 0]
-    score = prompting._unigram(frequencies, [[made.names[0][0]], [made.names[1][0], 0]])([prompt])
+    score = prompting._unigram(frequencies, [[5], [6, 0]])([[5, 0, 0, 0]])
     first = math.log((1 / 4 + 1 / network.vocabulary) / 2)
     second = (math.log(1 / network.vocabulary / 2) + math.log((3 / 4 + 1 / network.vocabulary) / 2)) / 2
     assert score[0].tolist() == pytest.approx([first, second], rel=1e-6)
@@ -224,7 +223,7 @@ def test_few_shot_with_no_example_is_zero_shot_and_random_names_harm_who_reads_t
 def test_numbers_of_examples_that_do_not_fit_are_omitted_and_said() -> None:
     network = encoder(length=48)
     with pytest.warns(
-        UserWarning, match=r"few_shot omits .* window of 48 or 20 training texts .*: 16 \(room for "
+        UserWarning, match=r"few_shot omits .* window of 48 .*16 \(room for 0 pieces of each text\)"
     ):
         found = FEW_SHOT(EvaluatedModel(network), (texts(), texts(2)))
     assert "accuracy with 16 examples" not in {m.unit for m in found}

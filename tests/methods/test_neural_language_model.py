@@ -162,10 +162,10 @@ def test_what_cannot_be_known_is_predicted_at_chance_unless_the_window_reaches_t
     train, test = noise[:-256], noise[-256:]
     chance = math.log(8)
     assert abs(loss_after_training(NeuralLanguageModel(encoder()), train, test) - chance) < 0.03
-    assert loss_after_training(Leaky(encoder()), train, test) < chance / 4
+    assert loss_after_training(Leaky(encoder()), train, test) < chance / 2
     start = torch.randint(8, (len(noise), 1), generator=generator)
     order = 10 + (start + 3 * torch.arange(16)) % 8
-    assert loss_after_training(NeuralLanguageModel(encoder()), order[:-256], order[-256:]) < chance / 4
+    assert loss_after_training(NeuralLanguageModel(encoder()), order[:-256], order[-256:]) < chance / 2
 
 
 def test_first_loss_is_the_log_of_the_vocabulary_and_chance_the_entropy_of_what_is_predicted() -> None:

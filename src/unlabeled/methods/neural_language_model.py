@@ -11,21 +11,18 @@ Shortcut: a window that reached the piece itself would only be copied, so it end
 window cannot be used: frequent pairs and triples explain most of the gain, and n-grams are the control to beat.
 """
 
-import math
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unlabeled.data import Data
-from unlabeled.data.text.data import Texts
-from unlabeled.data.text.tokens import Tokens
 from unlabeled.encoders.text import TextEncoder, TextInput
-from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
+from unlabeled.method import Batch, EncoderNeeds, Method
 from unlabeled.options import Fraction, NonNegative, WholeNumber
 from unlabeled.parts import tokens
 from unlabeled.parts.heads import near_zero
+from unlabeled.parts.next_token import NextToken
 
 __all__ = ["NeuralLanguageModel", "scores"]
 
@@ -45,7 +42,7 @@ def scores(hidden: Tensor, context: Tensor, output: nn.Linear, direct: nn.Linear
     return output(hidden) if direct is None else output(hidden) + direct(context)
 
 
-class NeuralLanguageModel(Method[TextEncoder]):
+class NeuralLanguageModel(NextToken, Method[TextEncoder]):
     """Predict the next word piece from the vectors of the few pieces before it.
 
     The metric `accuracy` is the fraction of pieces that are predicted correctly.
@@ -64,7 +61,6 @@ class NeuralLanguageModel(Method[TextEncoder]):
     most_epochs = 20
     defaults: ClassVar = {"encoder": "nplm-small", "batch_size": 32, "lr": 2e-3, "weight_decay": 0.01}
     smallest: ClassVar = {"encoder": "nplm-tiny"}
-    entropy: Tensor
 
     def __init__(
         self,
@@ -76,22 +72,10 @@ class NeuralLanguageModel(Method[TextEncoder]):
         top_p: Fraction = 1.0,
     ) -> None:
         super().__init__(encoder)
-        self.sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        self.start(temperature=temperature, top_k=top_k, top_p=top_p)
         trunk, vocabulary = encoder.trunk, encoder.vocabulary
         self.output = near_zero(nn.Linear(trunk.dim, vocabulary))
         self.direct = near_zero(nn.Linear(trunk.width, vocabulary, bias=False)) if direct else None
-        self.register_buffer("entropy", torch.tensor(math.log(vocabulary)))
-
-    def chance(self, samples: int) -> float:
-        """Loss of always predicting the frequencies of the word pieces."""
-        return float(self.entropy)
-
-    def training_view(self, data: Texts) -> Data:
-        return self.encoder.blocks(data)
-
-    def prepare(self, data: Tokens) -> None:
-        counts = data.counts(self.encoder.vocabulary, skip=self.encoder.overlap)
-        self.entropy.copy_(tokens.entropy(counts))
 
     def forward(self, batch: Batch) -> Tensor:
         x = self.encoder.inputs(batch)
@@ -122,16 +106,5 @@ class NeuralLanguageModel(Method[TextEncoder]):
         nats = F.cross_entropy(self.logits(context), truth, reduction="none")
         return nats.new_zeros(predicted.shape).masked_scatter(predicted, nats)
 
-    def generate(self, texts: Tensor, lengths: Tensor, count: int) -> Tensor:
-        """Continue texts, int64, shape (batch, length), by `count` pieces, int64, shape (batch, count)."""
-
-        def predict(x: TextInput, last: Tensor) -> Tensor:
-            return self.logits(
-                self.encoder.trunk.context(x)[torch.arange(len(last), device=last.device), last]
-            )
-
-        return tokens.generate(self.encoder, predict, texts, lengths, count, **self.sampling)
-
-    @torch.no_grad()
-    def pictures(self, batch: Batch) -> Pictures:
-        return tokens.continuations(self.encoder, self.encoder.inputs(batch), self.generate)
+    def predict(self, x: TextInput, last: Tensor) -> Tensor:
+        return self.logits(self.encoder.trunk.context(x)[torch.arange(len(last), device=last.device), last])
