@@ -185,7 +185,7 @@ class Prompts:
         self.length, self.first = encoder.length, encoder.special(END)
         self.names = encoder.encode([" " + name.replace("_", " ").strip() for name in data.classes])
         self.colon, self.gap = encoder.encode([":", "\n\n"])
-        self.train, self.test = (encoder.encode(part.texts) for part in (data.train, data.test))
+        self.train, self.test = (encoder.encode(part.texts) for part in (data.train, data.test))  # type: ignore[attr-defined]
         self.labels: list[int] = data.labels.tolist()
         if not self.fit(0):
             raise UserError(

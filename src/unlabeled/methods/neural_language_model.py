@@ -58,7 +58,7 @@ class NeuralLanguageModel(NextToken, Method[TextEncoder]):
     kind = "text"
     encoder_needs = EncoderNeeds("family", "see a window of few tokens, such as nplm-small", "nplm")
     held_out = "stop"
-    most_epochs = 20
+    most_epochs = 100
     defaults: ClassVar = {"encoder": "nplm-small", "batch_size": 32, "lr": 2e-3, "weight_decay": 0.01}
     smallest: ClassVar = {"encoder": "nplm-tiny"}
 
