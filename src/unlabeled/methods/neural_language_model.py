@@ -58,8 +58,8 @@ class NeuralLanguageModel(NextToken, Method[TextEncoder]):
     kind = "text"
     encoder_needs = EncoderNeeds("family", "see a window of few tokens, such as nplm-small", "nplm")
     held_out = "stop"
-    most_epochs = 100
-    defaults: ClassVar = {"encoder": "nplm-small", "batch_size": 32, "lr": 2e-3, "weight_decay": 0.01}
+    most_epochs = 20
+    defaults: ClassVar = {"encoder": "nplm-small", "batch_size": 32, "lr": 1e-2, "weight_decay": 0.01}
     smallest: ClassVar = {"encoder": "nplm-tiny"}
 
     def __init__(
