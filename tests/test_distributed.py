@@ -53,6 +53,7 @@ from unlabeled.methods.gpt import GPT
 from unlabeled.methods.instance_discrimination import InstanceDiscrimination
 from unlabeled.methods.moco import MoCo
 from unlabeled.methods.moco_v3 import MoCoV3
+from unlabeled.methods.neural_language_model import NeuralLanguageModel
 from unlabeled.methods.noise_as_targets import NoiseAsTargets
 from unlabeled.methods.patch_tracking import PatchTracking
 from unlabeled.methods.seco import SeCo
@@ -329,6 +330,12 @@ def gpt() -> Method:
     return method
 
 
+def neural_language_model() -> Method:
+    method = NeuralLanguageModel(text_encoders.fitted("nplm-tiny", texts(), length=24), direct=True)
+    method.whole = blocks(method)
+    return method
+
+
 def sounds() -> State:
     made = tones.make(SAMPLES, 0)
     length = 1600 + 200 * torch.arange(SAMPLES)
@@ -370,6 +377,7 @@ def wav2vec2() -> Method:
 METHODS: dict[str, Callable[[], Method]] = {
     "bert": bert,
     "gpt": gpt,
+    "neural_language_model": neural_language_model,
     "apc": apc,
     "wav2vec2": wav2vec2,
     "simclr": simclr,
@@ -400,7 +408,7 @@ METHODS: dict[str, Callable[[], Method]] = {
 }
 
 
-TOLERANCE = {"bert": 1e-6, "gpt": 1e-6, "apc": 1e-6}
+TOLERANCE = {"bert": 1e-6, "gpt": 1e-6, "neural_language_model": 1e-6, "apc": 1e-6}
 """Relative, where a loss is computed in float32 whatever the network; 1e-9 elsewhere."""
 
 

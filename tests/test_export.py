@@ -169,6 +169,16 @@ def test_transformers_reads_texts_as_we_do_from_the_folder_alone(name: str, tmp_
     assert (ours[0] - ours[1]).abs().max() > 1e-3, "texts differ at all"
 
 
+def test_a_window_of_tokens_is_saved_and_is_no_model_of_transformers(tmp_path: Path) -> None:
+    encoder = encoders.fitted("nplm-tiny", Texts(TEXTS * 10), kind="text").eval()
+    assert export(encoder, tmp_path / "x.safetensors").difference == 0
+    with pytest.raises(
+        ValueError, match=r"must be a model of transformers, got nplm-tiny\. Take safetensors"
+    ):
+        export(encoder, tmp_path / "x", format="transformers")
+    assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
+
+
 def test_transformers_hears_sounds_as_we_do_from_the_folder_alone(tmp_path: Path) -> None:
     from transformers import AutoFeatureExtractor, AutoModel
 

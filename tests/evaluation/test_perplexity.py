@@ -15,6 +15,7 @@ from unlabeled.evaluation.model import EvaluatedModel
 from unlabeled.evaluation.sources import Source
 from unlabeled.evaluation.tasks.perplexity import TASK, bits_per_byte, per_piece, surprise
 from unlabeled.methods.gpt import GPT
+from unlabeled.methods.neural_language_model import NeuralLanguageModel
 
 CPU = torch.device("cpu")
 WORDS = ["cat", "dog", "tree", "river", "stone", "bird", "house", "road", "field", "lake"]
@@ -108,11 +109,13 @@ def test_ours_stands_beside_its_random_twin_and_all_controls() -> None:
         "unlabeled",
         "random",
         "piece unigram",
+        "Kneser-Ney 5-grams",
     }
     assert {name for unit, name in numbers if unit == "bits per byte"} == {
-        *("unlabeled", "random", "gzip -9", "byte unigram", "byte trigram")
+        *("unlabeled", "random", "gzip -9", "byte unigram", "byte trigram", "Kneser-Ney 5-grams")
     }
     assert numbers["perplexity", "unlabeled"] < numbers["perplexity", "piece unigram"]
+    assert numbers["perplexity", "Kneser-Ney 5-grams"] < numbers["perplexity", "piece unigram"]
     assert numbers["perplexity", "random"] == pytest.approx(network.vocabulary, rel=0.1)
     assert numbers["bits per byte", "unlabeled"] < numbers["bits per byte", "random"]
     for m in found:
@@ -177,3 +180,22 @@ def test_documents_of_one_book_are_one_unit() -> None:
         assert m.counted == "groups of documents"
     test.groups = torch.arange(6)
     assert {m.counted for m in TASK(EvaluatedModel(network), (texts(0), test))} == {"documents"}
+
+
+def test_a_window_is_measured_with_the_head_of_its_method_and_refused_without() -> None:
+    torch.manual_seed(0)
+    method = NeuralLanguageModel(fitted("nplm-tiny", texts(0), length=32))
+    model = EvaluatedModel(method.encoder, method)
+    found = {(m.unit, m.features): m for m in TASK(model, (texts(0), texts(1)))}
+    by_gpt = {(m.unit, m.features): m for m in TASK(EvaluatedModel(encoder()), (texts(0), texts(1)))}
+    assert found.keys() == by_gpt.keys()
+    for unit, features in (("perplexity", "piece unigram"), ("perplexity", "Kneser-Ney 5-grams")):
+        ours, theirs = (float(one[unit, features].values) for one in (found, by_gpt))
+        assert ours == pytest.approx(theirs, rel=1e-6), "the same pieces, however they are cut into blocks"
+    for features in ("unlabeled", "random"):
+        perplexity = float(found["perplexity", features].values)
+        assert perplexity == pytest.approx(method.encoder.vocabulary, rel=0.02)
+    with pytest.raises(
+        ValueError, match="perplexity of nplm-tiny needs the run or method whose head predicts"
+    ):
+        TASK(EvaluatedModel(method.encoder), (texts(0), texts(1)))

@@ -1,11 +1,11 @@
-"""Encoders of texts: the transformers of BERT and GPT-2 with random weights, and a tokenizer learned from the data."""
+"""Encoders of texts: a network with random weights, and a tokenizer learned from the data."""
 
 import logging
 import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,26 +14,21 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.encoders import transformers_folder
 from unlabeled.encoders.encoder import Encoder
+from unlabeled.encoders.text_trunks import (
+    NAMES,
+    WINDOWS,
+    TextInput,
+    TokenWindow,
+    Transformer,
+    make_trunk,
+    mean_of_real,
+)
 from unlabeled.encoders.tokenizer import END, Family, learn_tokenizer
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
 
-__all__ = ["NAMES", "TextEncoder", "TextInput", "build", "fitted"]
-
-NAMES: dict[str, tuple[int, int, int]] = {
-    "bert-tiny": (2, 128, 2),
-    "bert-mini": (4, 256, 4),
-    "bert-small": (4, 512, 8),
-    "bert-medium": (8, 512, 8),
-    "bert-base": (12, 768, 12),
-    "gpt-tiny": (2, 128, 2),
-    "gpt-mini": (4, 256, 4),
-    "gpt-small": (4, 512, 8),
-    "gpt-medium": (8, 512, 8),
-    "gpt-base": (12, 768, 12),
-}
-"""Layers, width and attention heads by name; `gpt-base` is the smallest GPT-2."""
+__all__ = ["NAMES", "TextEncoder", "TextInput", "build", "fitted", "mean_of_real"]
 
 LENGTH = 128
 """Tokens that an encoder reads at once, special ones included."""
@@ -46,20 +41,6 @@ MOST_UNKNOWN = 0.05
 """Fraction of [UNK] among the tokens above which a warning is given."""
 
 _log = logging.getLogger("unlabeled.encoders")
-
-
-class TextInput(NamedTuple):
-    """Input of the network.
-
-    Attributes:
-        tokens: Indices of tokens, int64, shape (batch, length).
-        mask: Which tokens are real, bool, shape (batch, length).
-        segment: 1 in the second of two texts, else 0, int64, shape (batch, length).
-    """
-
-    tokens: Tensor
-    mask: Tensor
-    segment: Tensor
 
 
 class TokenWeights(nn.Module):
@@ -87,60 +68,11 @@ class TokenWeights(nn.Module):
         self.idf.copy_(((1 + len(tokens)) / (1 + counts)).log() + 1)
 
 
-class Transformer(nn.Module):
-    """A model of transformers whose vector is the mean over the real tokens of the last layer.
-
-    Args:
-        model: `BertModel` or `GPT2Model`.
-        causal: Whether a token sees only earlier ones; padding at the end then needs no mask.
-    """
-
-    def __init__(self, model: Any, causal: bool) -> None:
-        super().__init__()
-        self.model, self.causal = model, causal
-        self.dim: int = model.config.hidden_size
-        layers = model.config.num_hidden_layers
-        self.map_dims = {name: self.dim for name in ["embedding", *(f"layer{n + 1}" for n in range(layers))]}
-
-    def states(self, x: TextInput) -> list[Tensor]:
-        """Embedding and every layer's output, float, shape (batch, length, dim) each."""
-        return list(self._run(x, output_hidden_states=True).hidden_states)
-
-    def last(self, x: TextInput) -> Tensor:
-        """The last layer's output, float, shape (batch, length, dim)."""
-        return self._run(x).last_hidden_state
-
-    def forward(self, x: TextInput) -> Tensor:
-        """Features, float, shape (batch, dim)."""
-        return mean_of_real(self.last(x), x.mask)
-
-    def _run(self, x: TextInput, **options: Any) -> Any:
-        if self.causal:
-            return self.model(input_ids=x.tokens, use_cache=False, **options)
-        return self.model(
-            input_ids=x.tokens, attention_mask=x.mask.long(), token_type_ids=x.segment, **options
-        )
-
-
-def mean_of_real(states: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the real tokens.
-
-    Args:
-        states: Float, shape (batch, length, dim).
-        mask: Which tokens are real, bool, shape (batch, length).
-
-    Returns:
-        Float, shape (batch, dim); zeros where no token is real.
-    """
-    weights = mask.to(states.dtype)
-    return torch.einsum("bld,bl->bd", states, weights) / weights.sum(1, keepdim=True).clamp_min(1)
-
-
 class TextEncoder(Encoder):
-    """A transformer with its tokenizer.
+    """A network with its tokenizer.
 
-    BERT reads `[CLS] text [SEP]` or `[CLS] text [SEP] text [SEP]`, GPT `<|endoftext|> text`. The features are means
-    over these tokens.
+    BERT reads `[CLS] text [SEP]` or `[CLS] text [SEP] text [SEP]`, the others `<|endoftext|> text`. The features are
+    means over these tokens.
 
     Args:
         trunk: The network.
@@ -149,9 +81,10 @@ class TextEncoder(Encoder):
 
     kind = "text"
 
-    def __init__(self, trunk: Transformer, config: dict[str, Any]) -> None:
+    def __init__(self, trunk: Transformer | TokenWindow, config: dict[str, Any]) -> None:
         super().__init__(config, trunk.dim, trunk.map_dims)
-        self.adapt, self.trunk = TokenWeights(self.vocabulary), trunk
+        self.adapt = TokenWeights(self.vocabulary)
+        self.trunk: Any = trunk
         self.raw_detail = (
             f"tf-idf of {self.vocabulary} word pieces among the first {self.length} of each text"
         )
@@ -162,8 +95,14 @@ class TextEncoder(Encoder):
         return self.trunk.causal
 
     @property
+    def overlap(self) -> int:
+        """Tokens of a block that are only read, as they are predicted in the block before: those before the first
+        prediction, where the network never looks ahead."""
+        return self.trunk.overlap
+
+    @property
     def family(self) -> Family:
-        """bert or gpt."""
+        """bert, gpt or nplm."""
         return _family(self.config["name"])
 
     @property
@@ -179,7 +118,7 @@ class TextEncoder(Encoder):
     @property
     def embeddings(self) -> nn.Embedding:
         """Vectors of the tokens, which heads that predict tokens share."""
-        return self.trunk.model.get_input_embeddings()
+        return self.trunk.embeddings
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -220,7 +159,7 @@ class TextEncoder(Encoder):
         starts = getattr(data, "starts", None)
         if starts is None:
             return data
-        if self.family == "gpt":
+        if self.causal:
             return starts(self.encode, self.length, first=[self.special(END)])
         return starts(self.encode, self.length - 2)
 
@@ -235,8 +174,9 @@ class TextEncoder(Encoder):
         make = getattr(data, "blocks", None)
         if make is None:
             return data
-        if self.family == "gpt":
-            return make(self.encode, self.length, first=[self.special(END)], overlap=1)
+        if self.causal:
+            first = [self.special(END)] * self.overlap
+            return make(self.encode, self.length, first=first, overlap=self.overlap)
         return make(self.encode, self.length - 2 - pairs, fewest_sentences=1 + pairs)
 
     def inputs(self, batch: dict[str, Tensor]) -> TextInput:
@@ -283,6 +223,9 @@ class TextEncoder(Encoder):
 
     def write_transformers(self, folder: str | os.PathLike[str]) -> None:
         """Write model and tokenizer as `AutoModel` and `AutoTokenizer` of transformers read them."""
+        if not isinstance(self.trunk, Transformer):
+            name = self.config["name"]
+            raise UserError(f"encoder must be a model of transformers, got {name}. Take safetensors")
         transformers_folder.write_text_model(
             Path(folder), self.trunk.model, self.tokenizer, self.family, self.length
         )
@@ -337,45 +280,9 @@ def build(name: str, *, tokenizer: str | None = None, length: int = LENGTH) -> T
     check.at_least(8, length=length)
     if tokenizer is None:
         raise UserError(f"tokenizer must be given to build {name}; encoders.fitted learns one from data")
-    model = _model(name, Tokenizer.from_str(tokenizer).get_vocab_size(), length)
+    network = make_trunk(name, Tokenizer.from_str(tokenizer).get_vocab_size(), length)
     config = {"kind": "text", "name": name, "length": length, "tokenizer": tokenizer}
-    return TextEncoder(Transformer(model.train(), _family(name) == "gpt"), config)
-
-
-def _model(name: str, vocabulary: int, length: int) -> Any:
-    """The model of transformers, its weights drawn at random."""
-    layers, width, heads = NAMES[name]
-    dropout = 0.1 if name.endswith("base") else 0.0  # smaller ones on small data gain from capacity
-    if _family(name) == "bert":
-        from transformers import BertConfig, BertModel
-
-        config: Any = BertConfig(
-            vocab_size=vocabulary,
-            hidden_size=width,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            intermediate_size=4 * width,
-            max_position_embeddings=length,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
-            pad_token_id=0,
-        )
-        return BertModel(config, add_pooling_layer=False)
-    from transformers import GPT2Config, GPT2Model
-
-    config = GPT2Config(
-        vocab_size=vocabulary,
-        n_embd=width,
-        n_layer=layers,
-        n_head=heads,
-        n_positions=length,
-        resid_pdrop=dropout,
-        embd_pdrop=dropout,
-        attn_pdrop=dropout,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    return GPT2Model(config)
+    return TextEncoder(network, config)
 
 
 def fitted(name: str, data: "Data", *, length: int = LENGTH, vocabulary: int | None = None) -> TextEncoder:
@@ -410,4 +317,4 @@ def fitted(name: str, data: "Data", *, length: int = LENGTH, vocabulary: int | N
 
 
 def _family(name: str) -> Family:
-    return "gpt" if name.startswith("gpt") else "bert"
+    return "nplm" if name in WINDOWS else "gpt" if name.startswith("gpt") else "bert"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BERT_TOKENS", "END", "Family", "learn_tokenizer"]
 
-Family = Literal["bert", "gpt"]
+Family = Literal["bert", "gpt", "nplm"]
 
 BERT_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 END = "<|endoftext|>"
@@ -25,7 +25,7 @@ def learn_tokenizer(texts: Sequence[str], family: Family, vocabulary: int) -> "T
 
     Args:
         texts: Texts to learn from; their first 20 million characters are read.
-        family: bert or gpt.
+        family: bert; gpt and nplm read pairs of bytes.
         vocabulary: Most tokens.
     """
     from tokenizers import processors

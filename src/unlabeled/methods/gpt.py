@@ -10,25 +10,22 @@ predicted once. Small networks have no dropout; gpt-base drops a tenth. The opti
 Shortcut: a piece that saw itself would only be copied, so attention never looks ahead.
 """
 
-import math
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unlabeled.data import Data
-from unlabeled.data.text.data import Texts
-from unlabeled.data.text.tokens import Tokens
-from unlabeled.encoders import TextEncoder
-from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
+from unlabeled.encoders.text import TextEncoder, TextInput
+from unlabeled.method import Batch, EncoderNeeds, Method
 from unlabeled.options import Fraction, NonNegative, WholeNumber
 from unlabeled.parts import tokens
+from unlabeled.parts.next_token import NextToken
 
 __all__ = ["GPT"]
 
 
-class GPT(Method[TextEncoder]):
+class GPT(NextToken, Method[TextEncoder]):
     """Predict the next word piece from all earlier ones.
 
     The metric `accuracy` is the fraction of pieces that are predicted correctly.
@@ -46,7 +43,6 @@ class GPT(Method[TextEncoder]):
     most_epochs = 20
     defaults: ClassVar = {"encoder": "gpt-tiny", "batch_size": 32, "lr": 1e-3, "weight_decay": 0.1}
     recipe: ClassVar = {"lr": 2e-3}
-    entropy: Tensor
 
     def __init__(
         self,
@@ -57,18 +53,7 @@ class GPT(Method[TextEncoder]):
         top_p: Fraction = 1.0,
     ) -> None:
         super().__init__(encoder)
-        self.sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        self.register_buffer("entropy", torch.tensor(math.log(encoder.vocabulary)))
-
-    def chance(self, samples: int) -> float:
-        """Loss of a method that knows only the frequencies of the word pieces."""
-        return float(self.entropy)
-
-    def training_view(self, data: Texts) -> Data:
-        return self.encoder.blocks(data)
-
-    def prepare(self, data: Tokens) -> None:
-        self.entropy.copy_(tokens.entropy(data.counts(self.encoder.vocabulary, skip=1)))
+        self.start(temperature=temperature, top_k=top_k, top_p=top_p)
 
     def forward(self, batch: Batch) -> Tensor:
         x = self.encoder.inputs(batch)
@@ -89,20 +74,5 @@ class GPT(Method[TextEncoder]):
         nats = F.cross_entropy(logits.flatten(0, 1), x.tokens[:, 1:].flatten(), reduction="none")
         return nats.view(len(x.tokens), -1).where(x.mask[:, 1:], 0)
 
-    def generate(self, texts: Tensor, lengths: Tensor, count: int) -> Tensor:
-        """Continue texts, int64, shape (batch, length), by `count` pieces, int64, shape (batch, count)."""
-        return tokens.generate(self.encoder, self.logits, texts, lengths, count, **self.sampling)
-
-    @torch.no_grad()
-    def pictures(self, batch: Batch) -> Pictures:
-        x, decode = self.encoder.inputs(batch), self.encoder.decode
-        lengths = x.mask.sum(1)
-        halves = (lengths + 1) // 2
-        count = int((lengths - halves).amax().clamp(1, 32))
-        added = self.generate(x.tokens, halves, count)
-        rows = list(zip(x.tokens, halves.tolist(), lengths.tolist()))
-        return {
-            "prompt": [decode(row[:half]) for row, half, _ in rows],
-            "continued": [decode(row) for row in added],
-            "true": [decode(row[half : min(length, half + count)]) for row, half, length in rows],
-        }
+    def predict(self, x: TextInput, last: Tensor) -> Tensor:
+        return self.logits(self.encoder.states(x)[torch.arange(len(last), device=last.device), last])

@@ -15,6 +15,7 @@ __all__ = [
     "TokenHead",
     "accuracy",
     "choose",
+    "continuations",
     "corrupt",
     "cross_entropy",
     "entropy",
@@ -139,7 +140,7 @@ def sample(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tens
 @torch.no_grad()
 def generate(
     encoder: Any,
-    predict: Callable[[Tensor], Tensor],
+    predict: Callable[[Any, Tensor], Tensor],
     texts: Tensor,
     lengths: Tensor,
     count: int,
@@ -149,7 +150,8 @@ def generate(
 
     Args:
         encoder: An encoder of texts, which reads the latest tokens that fit into its window.
-        predict: Function from its states, float, shape (batch, dim), to logits of the next token.
+        predict: Function from what the encoder reads and the place of the latest token of each text, int64, shape
+            (batch,), to logits of the next token.
         texts: int64, shape (batch, length).
         lengths: Tokens of each text, at least 1, int64, shape (batch,).
         count: Tokens to add.
@@ -166,9 +168,32 @@ def generate(
         begin = (ends - len(window)).clamp_min(0)
         real = window < (ends - begin)[:, None]
         visible = texts.gather(1, begin[:, None] + window)
-        states = encoder.states(encoder.inputs({"tokens": visible, "mask": real, "sentence": real}))
-        texts[rows, ends] = sample(predict(states[rows, ends - begin - 1]), **sampling)
+        x = encoder.inputs({"tokens": visible, "mask": real, "sentence": real})
+        texts[rows, ends] = sample(predict(x, ends - begin - 1), **sampling)
     return texts.gather(1, lengths[:, None] + torch.arange(count, device=texts.device))
+
+
+def continuations(
+    encoder: Any, x: Any, generate: Callable[[Tensor, Tensor, int], Tensor], most: int = 32
+) -> dict[str, list[str]]:
+    """The first half of each text, what is made of it, and the truth.
+
+    Args:
+        encoder: An encoder of texts; the `overlap` tokens that it only reads stay in the first half.
+        x: What it reads, a named tuple with `tokens`, int64, and `mask`, bool, which are real, shape (batch, length).
+        generate: Continues texts, shape (batch, length), of so many tokens each, shape (batch,), by a number of them.
+        most: Most tokens to add.
+    """
+    lengths = x.mask.sum(1)
+    halves = (lengths + encoder.overlap) // 2
+    count = int((lengths - halves).amax().clamp(1, most))
+    added = generate(x.tokens, halves, count)
+    rows = list(zip(x.tokens, halves.tolist(), lengths.tolist()))
+    return {
+        "prompt": [encoder.decode(row[encoder.overlap - 1 : half]) for row, half, _ in rows],
+        "continued": [encoder.decode(row) for row in added],
+        "true": [encoder.decode(row[half : min(length, half + count)]) for row, half, length in rows],
+    }
 
 
 class TokenHead(nn.Module):

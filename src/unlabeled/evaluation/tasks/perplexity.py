@@ -4,6 +4,10 @@ Perplexity is exp of the mean nats for each word piece: as many equally likely p
 depends on the vocabulary, so networks with different ones compare by bits per byte: all bits over the bytes of the text
 itself. Each piece is predicted once, from at most the network's window before it. Data without a test part of its own
 is divided, with a warning: a network that was trained on all of it has seen the test texts.
+
+The controls are a random twin; counts of the same pieces in the training part, alone and after the four before them
+(with Kneser-Ney smoothing, the model that neural ones had to beat first); and for bits per byte gzip and counts of
+bytes.
 """
 
 import math
@@ -11,12 +15,15 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from unlabeled.check import UserError
+from unlabeled.encoders.tokenizer import END
 from unlabeled.evaluation.byte_model import ByteModel, gzip_nats
 from unlabeled.evaluation.intervals import leave_one_out
+from unlabeled.evaluation.kneser_ney import KneserNey, windows
 from unlabeled.evaluation.measurement import Measurement
 from unlabeled.evaluation.model import EvaluatedModel
 from unlabeled.evaluation.progress import watched
@@ -30,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["TASK", "bits_per_byte", "measure", "per_piece", "surprise"]
 
 BATCH = 64
+ORDER = 5
+"""Pieces of the longest sequences that are counted."""
 
 
 def per_piece(nats: Tensor, pieces: Tensor) -> float:
@@ -74,25 +83,22 @@ def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
     """Perplexity and bits per byte of ours and of a random twin, beside counting and packing.
 
     Raises:
-        ValueError: The encoder looks ahead, so that nothing is left to be predicted.
+        ValueError: The encoder looks ahead, so that nothing is left to be predicted, or what predicts is missing.
     """
     encoder: Any = model.encoder
-    if getattr(encoder, "family", None) != "gpt":
-        name = encoder.config.get("name", type(encoder).__name__)
-        raise UserError(f"perplexity needs an encoder that never looks ahead, such as gpt-mini, got {name}")
     train: Any = parts.train
     test: Any = parts.test
-    blocks = encoder.blocks(test)
+    networks = _networks(model, train)
+    blocks, counted = encoder.blocks(test), encoder.blocks(train)
     texts = [text.encode() for text in test.whole()]
     documents = _documents(encoder, test, blocks, texts)
     if parts.source.is_divided():
         warning = f"a part of {test.name} cut off: no unseen texts for what was trained on all of it"
         documents = documents._replace(detail=f"{documents.detail}, {warning}")
         warnings.warn(f"perplexity is on {warning}", stacklevel=2)
-    twin: Any = model.untrained()
-    networks = {
-        features: surprise(GPT(network), blocks, documents.numbers, model.device)
-        for features, network in {"unlabeled": encoder, "random": twin}.items()
+    ours = {
+        features: surprise(network, blocks, documents.numbers, model.device)
+        for features, network in networks.items()
     }
     counts, rows = ByteModel([text.encode() for text in train.whole()]), _firsts(test)
     packed = {
@@ -101,28 +107,45 @@ def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
         "byte trigram": torch.tensor([counts.nats(text, 3) for text in texts]),
     }
     packed = {name: _by_document(nats, rows, documents.numbers) for name, nats in packed.items()}
-    unigram = _unigram(encoder.blocks(train), blocks, encoder.vocabulary, documents.numbers)
+    unigram = _unigram(counted, blocks, encoder, documents.numbers)
+    ngrams = {f"Kneser-Ney {ORDER}-grams": _ngrams(counted, blocks, encoder, documents.numbers)}
     return [
         _measurement(unit, features, nats, documents, model.seed)
         for unit, controls in {"perplexity": {"piece unigram": unigram}, "bits per byte": packed}.items()
-        for features, nats in (networks | controls).items()
+        for features, nats in (ours | controls | ngrams).items()
     ]
+
+
+def _networks(model: EvaluatedModel, train: Any) -> dict[str, Any]:
+    """What predicts pieces, ours and a random twin; each has a `surprise`."""
+    encoder: Any = model.encoder
+    family, twin = getattr(encoder, "family", None), model.untrained()
+    if family == "gpt":
+        return {"unlabeled": GPT(encoder), "random": GPT(twin)}  # type: ignore[arg-type]
+    name = encoder.config.get("name", type(encoder).__name__)
+    if family is None or not encoder.causal:
+        raise UserError(f"perplexity needs an encoder that never looks ahead, such as gpt-mini, got {name}")
+    if not hasattr(model.method, "surprise"):
+        raise UserError(
+            f"perplexity of {name} needs the run or method whose head predicts, got the encoder alone"
+        )
+    return {"unlabeled": model.method, "random": model.untrained_method(train)}
 
 
 def _documents(encoder: Any, test: Any, blocks: Any, texts: list[bytes]) -> Documents:
     numbers = blocks.documents.unique()
     sizes = _by_document(torch.tensor([len(text) for text in texts]), _firsts(test), numbers)
-    pieces = _by_document(blocks.lengths - 1, blocks.documents, numbers)
+    pieces = _by_document(blocks.lengths - encoder.overlap, blocks.documents, numbers)
     detail = f"{int(pieces.sum())} pieces of {encoder.vocabulary}, {int(sizes.sum())} bytes, window of {encoder.length}"
     return Documents(numbers, pieces, sizes, _groups(test, numbers), detail)
 
 
 @torch.no_grad()
-def surprise(method: GPT, blocks: "Data", numbers: Tensor, device: torch.device) -> Tensor:
+def surprise(method: Any, blocks: "Data", numbers: Tensor, device: torch.device) -> Tensor:
     """Nats of each document, float64, shape (documents,).
 
     Args:
-        method: The network.
+        method: The network with its head, such as GPT.
         blocks: All pieces of the documents, as the encoder's `blocks` gives them.
         numbers: Numbers of the documents, rising, int64, shape (documents,).
         device: Where to compute.
@@ -149,15 +172,30 @@ def _measurement(unit: str, features: str, nats: Tensor, documents: Documents, s
     )  # fmt: skip
 
 
-def _unigram(train: Any, test: Any, vocabulary: int, numbers: Tensor) -> Tensor:
+def _unigram(train: Any, test: Any, encoder: Any, numbers: Tensor) -> Tensor:
     """Nats of each document by the frequencies of pieces in training, float64, shape (documents,)."""
-    counts = train.counts(vocabulary, skip=1).double() + 1
+    counts = train.counts(encoder.vocabulary, skip=encoder.overlap).double() + 1
     costs = -(counts / counts.sum()).log()
-    rows = []
-    for batch in test.batches(BATCH):
-        mask = batch["mask"][:, 1:]
-        rows.append(costs[batch["tokens"][:, 1:]].where(mask, 0).sum(1))
-    return _by_document(torch.cat(rows), test.documents, numbers)
+    places, documents = _predicted(test, encoder.overlap)
+    return _by_document(costs[test.ids[places].long()], documents, numbers)
+
+
+def _ngrams(train: Any, test: Any, encoder: Any, numbers: Tensor) -> Tensor:
+    """Nats of each document by the pieces that followed the same ones in training, float64, shape (documents,)."""
+    end, rows = encoder.special(END), []
+    for blocks in (train, test):
+        places, _ = _predicted(blocks, encoder.overlap)
+        rows.append(windows(blocks.ids.numpy().astype(np.int64), places.numpy(), ORDER, end))
+    nats = -np.log(KneserNey(rows[0], encoder.vocabulary).probabilities(rows[1]))
+    return _by_document(torch.from_numpy(nats), _predicted(test, encoder.overlap)[1], numbers)
+
+
+def _predicted(blocks: Any, overlap: int) -> tuple[Tensor, Tensor]:
+    """Places of the predicted pieces in the row of all, and the document of each, int64, shape (pieces,) both."""
+    sizes = blocks.lengths - overlap
+    block = torch.arange(len(sizes)).repeat_interleave(sizes)
+    offset = torch.arange(len(block)) - (sizes.cumsum(0) - sizes)[block]
+    return blocks.begins[block] + overlap + offset, blocks.documents[block]
 
 
 def _firsts(texts: Any) -> Tensor:

@@ -1,0 +1,195 @@
+"""Networks of text encoders: the transformers of BERT and GPT-2, and the window of few tokens of Bengio and others."""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["NAMES", "TextInput", "TokenWindow", "Transformer", "make_trunk", "mean_of_real"]
+
+TRANSFORMERS: dict[str, tuple[int, int, int]] = {
+    "bert-tiny": (2, 128, 2),
+    "bert-mini": (4, 256, 4),
+    "bert-small": (4, 512, 8),
+    "bert-medium": (8, 512, 8),
+    "bert-base": (12, 768, 12),
+    "gpt-tiny": (2, 128, 2),
+    "gpt-mini": (4, 256, 4),
+    "gpt-small": (4, 512, 8),
+    "gpt-medium": (8, 512, 8),
+    "gpt-base": (12, 768, 12),
+}
+"""Layers, width and attention heads by name; `gpt-base` is the smallest GPT-2."""
+WINDOWS: dict[str, tuple[int, int, int]] = {
+    "nplm-tiny": (4, 32, 64),
+    "nplm-small": (4, 64, 128),
+    "nplm-medium": (6, 128, 256),
+}
+"""Tokens of the window, width of their vectors and width of the hidden layer by name."""
+NAMES = TRANSFORMERS | WINDOWS
+END_NUMBER = 0
+"""Number of the token that ends and begins a text, in all vocabularies of pairs of bytes."""
+
+
+class TextInput(NamedTuple):
+    """Input of the network.
+
+    Attributes:
+        tokens: Indices of tokens, int64, shape (batch, length).
+        mask: Which tokens are real, bool, shape (batch, length).
+        segment: 1 in the second of two texts, else 0, int64, shape (batch, length).
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    segment: Tensor
+
+
+class Transformer(nn.Module):
+    """A model of transformers whose vector is the mean over the real tokens of the last layer.
+
+    Args:
+        model: `BertModel` or `GPT2Model`.
+        causal: Whether a token sees only earlier ones; padding at the end then needs no mask.
+    """
+
+    overlap = 1
+
+    def __init__(self, model: Any, causal: bool) -> None:
+        super().__init__()
+        self.model, self.causal = model, causal
+        self.dim: int = model.config.hidden_size
+        layers = model.config.num_hidden_layers
+        self.map_dims = {name: self.dim for name in ["embedding", *(f"layer{n + 1}" for n in range(layers))]}
+
+    @property
+    def embeddings(self) -> nn.Embedding:
+        """Vectors of the tokens."""
+        return self.model.get_input_embeddings()
+
+    def states(self, x: TextInput) -> list[Tensor]:
+        """Embedding and every layer's output, float, shape (batch, length, dim) each."""
+        return list(self._run(x, output_hidden_states=True).hidden_states)
+
+    def last(self, x: TextInput) -> Tensor:
+        """The last layer's output, float, shape (batch, length, dim)."""
+        return self._run(x).last_hidden_state
+
+    def forward(self, x: TextInput) -> Tensor:
+        """Features, float, shape (batch, dim)."""
+        return mean_of_real(self.last(x), x.mask)
+
+    def _run(self, x: TextInput, **options: Any) -> Any:
+        if self.causal:
+            return self.model(input_ids=x.tokens, use_cache=False, **options)
+        return self.model(
+            input_ids=x.tokens, attention_mask=x.mask.long(), token_type_ids=x.segment, **options
+        )
+
+
+class TokenWindow(nn.Module):
+    """A hidden layer that sees the latest few tokens: tanh(d + H x), where x are their vectors side by side.
+
+    Before the first token of a text it sees the end of another.
+
+    Args:
+        vocabulary: Number of tokens.
+        window: Tokens that it sees.
+        width: Width of a token's vector, which is the same at every place of the window.
+        hidden: Width of the hidden layer.
+    """
+
+    causal = True
+
+    def __init__(self, vocabulary: int, window: int, width: int, hidden: int) -> None:
+        super().__init__()
+        self.overlap, self.width, self.dim = window, window * width, hidden
+        self.map_dims = {"embedding": width, "hidden": hidden}
+        self.embeddings = nn.Embedding(vocabulary, width)
+        nn.init.normal_(self.embeddings.weight, std=0.1)
+        self.hidden = nn.Linear(self.width, hidden)
+
+    def context(self, x: TextInput) -> Tensor:
+        """Vectors of each token and of those before it, oldest first, float, shape (batch, length, window * width)."""
+        vectors = self.embeddings(F.pad(x.tokens, (self.overlap - 1, 0), value=END_NUMBER))
+        return vectors.unfold(1, self.overlap, 1).transpose(2, 3).flatten(2)
+
+    def layer(self, context: Tensor) -> Tensor:
+        """The hidden layer, float, shape (..., hidden), from what `context` gives."""
+        return self.hidden(context).tanh()
+
+    def states(self, x: TextInput) -> list[Tensor]:
+        """Vectors of the tokens and the hidden layer, float, shape (batch, length, dim) each."""
+        return [self.embeddings(x.tokens), self.last(x)]
+
+    def last(self, x: TextInput) -> Tensor:
+        """The hidden layer, float, shape (batch, length, dim)."""
+        return self.layer(self.context(x))
+
+    def forward(self, x: TextInput) -> Tensor:
+        """Features, float, shape (batch, dim)."""
+        return mean_of_real(self.last(x), x.mask)
+
+
+def mean_of_real(states: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the real tokens.
+
+    Args:
+        states: Float, shape (batch, length, dim).
+        mask: Which tokens are real, bool, shape (batch, length).
+
+    Returns:
+        Float, shape (batch, dim); zeros where no token is real.
+    """
+    weights = mask.to(states.dtype)
+    return torch.einsum("bld,bl->bd", states, weights) / weights.sum(1, keepdim=True).clamp_min(1)
+
+
+def make_trunk(name: str, vocabulary: int, length: int) -> Transformer | TokenWindow:
+    """Network with random weights.
+
+    Args:
+        name: One of `NAMES`.
+        vocabulary: Number of tokens.
+        length: Most tokens that are read at once.
+    """
+    if name in WINDOWS:
+        return TokenWindow(vocabulary, *WINDOWS[name])
+    return Transformer(_model(name, vocabulary, length).train(), name.startswith("gpt"))
+
+
+def _model(name: str, vocabulary: int, length: int) -> Any:
+    """The model of transformers, its weights drawn at random."""
+    layers, width, heads = TRANSFORMERS[name]
+    dropout = 0.1 if name.endswith("base") else 0.0  # smaller ones on small data gain from capacity
+    if name.startswith("bert"):
+        from transformers import BertConfig, BertModel
+
+        config: Any = BertConfig(
+            vocab_size=vocabulary,
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=4 * width,
+            max_position_embeddings=length,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+            pad_token_id=0,
+        )
+        return BertModel(config, add_pooling_layer=False)
+    from transformers import GPT2Config, GPT2Model
+
+    config = GPT2Config(
+        vocab_size=vocabulary,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        n_positions=length,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    return GPT2Model(config)
