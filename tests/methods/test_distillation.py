@@ -153,7 +153,7 @@ def test_the_teacher_is_a_run_or_a_file_and_its_training_samples_are_recorded(tm
     pretrain("simclr", first, out=tmp_path / "teacher", features="whiten:8", **settings)
     for number, (source, dim) in enumerate((("teacher", 8), ("teacher/encoder.safetensors", 256))):
         out = tmp_path / str(number)
-        run = pretrain("distillation", second, out=out, teacher=str(tmp_path / source), anchors=9, **settings)
+        run = pretrain("distillation", second, out=out, teacher=tmp_path / source, anchors=9, **settings)
         assert run.method.teacher.dim == dim and run.method.anchors.shape == (9, dim)
         both = torch.cat([open_data(first).digests(), open_data(second).digests()])
         assert run.digests is not None and set(run.digests.tolist()) == set(both.tolist())

@@ -105,7 +105,11 @@ def make(
             f"encoder must be a name, module:function or a network, got {getattr(network, '__name__', network)}"
         )
     network = network if isinstance(network, nn.Module) else None
-    request = {key: value for key, value in request.items() if value is not None and value is not network}
+    request = {
+        key: os.fspath(value) if isinstance(value, os.PathLike) else value  # as run.toml stores it
+        for key, value in request.items()
+        if value is not None and value is not network
+    }
     options = {key: value for key, value in request.items() if key not in FIELDS}
     _refuse_second_encoder(method, network, request, options)
     settings = Settings(**{key: value for key, value in request.items() if key in FIELDS})
