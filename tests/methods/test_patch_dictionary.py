@@ -70,3 +70,34 @@ def test_pictures_show_what_one_atom_per_patch_explains() -> None:
 def test_other_encoders_are_refused() -> None:
     with pytest.raises(ValueError, match="encoder must be a dictionary such as dictionary-400, got conv4"):
         PatchDictionary(encoders.build("conv4", image_size=8))
+
+
+def test_the_second_layer_learns_from_the_second_half_of_the_training_on_and_the_first_no_more() -> None:
+    data = open_data(stripes())
+    method = build("dictionary2-16", size=18)
+    method.prepare(data)
+    trunk, losses = method.encoder.trunk, []
+    for step in range(16):
+        first, second = trunk.convolution.weight.clone(), trunk.second.filters[0].convolution.weight.clone()
+        losses.append(float(method(data.sample(32))))
+        assert torch.equal(trunk.convolution.weight, first) == (step >= 8)
+        assert torch.equal(trunk.second.filters[0].convolution.weight, second) == (step < 8)
+        method.after_step((step + 1) / 16)
+    assert 0.5 < losses[7] < losses[0], "the second layer explains nothing yet"
+    assert losses[15] < losses[7] and losses[15] < 0.5
+
+
+def test_two_layers_resume_with_the_same_bits(tmp_path: Path) -> None:
+    data = open_data(stripes())
+    settings = {"encoder": "dictionary2-16", "patches": 500, "steps": 6, "batch_size": 32, "quiet": True}
+    whole = pretrain("patch_dictionary", data, out=tmp_path / "whole", **settings)
+
+    def stop(step: int) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain("patch_dictionary", data, out=tmp_path / "parts", on_step=stop, **settings)
+    resumed = pretrain("patch_dictionary", data, out=tmp_path / "parts", resume=True, **settings)
+    again = resumed.encoder.state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in whole.encoder.state_dict().items())

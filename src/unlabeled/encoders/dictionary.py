@@ -1,7 +1,7 @@
-"""Networks of one layer of atoms: how similar every patch of an image is to each atom, pooled on a grid.
+"""Networks of one or two layers of atoms: how similar every patch of an image is to each atom, pooled on a grid.
 
 Source: Coates, Lee, Ng, "An Analysis of Single-Layer Networks in Unsupervised Feature Learning", 2011,
-https://proceedings.mlr.press/v15/coates11a.html
+https://proceedings.mlr.press/v15/coates11a.html; the second layer: see `second_layer`
 """
 
 import re
@@ -13,14 +13,17 @@ from torch import Tensor
 
 from unlabeled.check import UserError
 from unlabeled.encoders.filters import FLOOR, THRESHOLD, Filters, both_signs
+from unlabeled.encoders.second_layer import SecondLayer
 
 __all__ = ["NAME", "PatchCode", "dictionary", "is_dictionary", "mirror_accuracy", "suited"]
 
 NAME = "dictionary-400"
-"""Name of the default dictionary, dictionary-ATOMS[-WIDTH][-mirror or -oriented]."""
-PATTERN = re.compile(r"dictionary-([1-9][0-9]{0,5})(?:-([1-9][0-9]?))?(?:-(mirror|oriented))?")
+"""Name of the default dictionary, dictionary-ATOMS[-WIDTH][-mirror or -oriented]; dictionary2-... has two layers."""
+PATTERN = re.compile(r"dictionary(2?)-([1-9][0-9]{0,5})(?:-([1-9][0-9]?))?(?:-(mirror|oriented))?")
 NUMBERS, LARGEST_GRID = 8192, 3
 """Largest dimension of the output, as far as a grid of 2x2 allows it, and largest number of cells on a side of it."""
+QUADRANTS = 2
+"""Cells on a side of the second layer's part of the output."""
 CELLS = 9
 """Largest number of cells on a side of the map."""
 ENTRIES = 2**21
@@ -46,34 +49,64 @@ class PatchCode(Filters):
         mirror: Whether half of the filters are mirror images of the others, and the output is averaged over an image
             and its mirror image, which then have the same features.
         eps: Variance that is added to that of each patch; channels of the input have about 1.
+        second: A layer on the code, whose code, averaged over quadrants, joins the output.
     """
 
     def __init__(
-        self, channels: int, atoms: int, width: int, *, mirror: bool = False, eps: float = 0.01
+        self,
+        channels: int,
+        atoms: int,
+        width: int,
+        *,
+        mirror: bool = False,
+        eps: float = 0.01,
+        second: SecondLayer | None = None,
     ) -> None:
         own = atoms // 2 if mirror else atoms
         super().__init__(channels, own, (width, width), eps=eps)
-        self.width, self.mirror = width, mirror
-        self.grid = min(LARGEST_GRID, max(2, int((NUMBERS / (2 * own)) ** 0.5)))
-        """Cells on a side of the output."""
-        self.dim, self.map_dims = 2 * own * self.grid**2, {"atoms": 2 * atoms}
+        self.width, self.mirror, self.second = width, mirror, second
+        self.dim, self.map_dims = 0, {"atoms": 2 * atoms}
+        if second is not None:
+            self.dim, self.map_dims["second"] = second.dim * QUADRANTS**2, second.dim
+        self.grid = min(LARGEST_GRID, max(2, int((max(0, NUMBERS - self.dim) / (2 * own)) ** 0.5)))
+        """Cells on a side of the first layer's part of the output."""
+        self.dim += 2 * own * self.grid**2
 
     def maps(self, x: Tensor) -> dict[str, Tensor]:
-        """The code by name, float, shape (batch, 2 * atoms, rows, columns), of at most 9 rows and columns."""
+        """The codes by name, float, shape (batch, channels, rows, columns), of at most 9 rows and columns."""
+        code = self.code(x)
+        return {"atoms": code} if self.second is None else {"atoms": code, "second": self.second(code)}
+
+    def code(self, x: Tensor) -> Tensor:
+        """The code of the first layer, of what `maps` takes."""
         # An exported network must take any number of images.
         if x.is_cuda or _is_traced():
-            return {"atoms": self._code(x)}
+            return self._code(x)
         size = max(1, ENTRIES // (self.map_dims["atoms"] * x.shape[2] * x.shape[3]))
-        return {"atoms": torch.cat([self._code(chunk) for chunk in x.split(size)])}
+        return torch.cat([self._code(chunk) for chunk in x.split(size)])
 
     def forward(self, x: Tensor) -> Tensor:
-        """The code on a coarse grid, float, shape (batch, dim), of float, shape (batch, channels, height, width)."""
-        pooled = F.adaptive_avg_pool2d(self.maps(x)["atoms"], self.grid)
+        """The codes on coarse grids, float, shape (batch, dim), of float, shape (batch, channels, height, width)."""
+        maps = self.maps(x)
+        pooled = F.adaptive_avg_pool2d(maps["atoms"], self.grid)
         if self.mirror:
             # A filter's code of the mirror image is its mirror image's code of the image, mirrored.
             one, other = rearrange(pooled, "b (sign pair k) h w -> pair b (sign k) h w", sign=2, pair=2)
             pooled = (one + other.flip(3)) / 2
-        return (pooled + FLOOR).sqrt().flatten(1)
+        pooled = pooled.flatten(1)
+        if self.second is not None:
+            pooled = torch.cat([pooled, self._quadrants(maps).flatten(1)], 1)
+        return (pooled + FLOOR).sqrt()
+
+    def _quadrants(self, maps: dict[str, Tensor]) -> Tensor:
+        """Means of the second code over quadrants, and over an image and its mirror image if they are the same."""
+        assert self.second is not None
+        pooled = F.adaptive_avg_pool2d(maps["second"], QUADRANTS)
+        if not self.mirror:
+            return pooled
+        atoms = rearrange(maps["atoms"], "b (sign pair k) h w -> b sign pair k h w", sign=2, pair=2)
+        mirrored = self.second(atoms.flip(2, 5).flatten(1, 3))
+        return (pooled + F.adaptive_avg_pool2d(mirrored, QUADRANTS)) / 2
 
     def _code(self, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -115,12 +148,14 @@ def dictionary(name: str, channels: int, image_size: int) -> PatchCode:
     """
     match = PATTERN.fullmatch(name)
     assert match
-    atoms, width = int(match[1]), int(match[2] or min(6, max(1, image_size // 2)))
+    atoms, width = int(match[2]), int(match[3] or min(6, max(1, image_size // 2)))
     if width > image_size:
         raise UserError(f"patches must be at most as wide as the images, {image_size} pixels, got {name}")
-    if match[3] == "mirror" and atoms % 2:
+    if match[4] == "mirror" and atoms % 2:
         raise UserError(f"atoms must be even where half are mirror images, got {name}")
-    return PatchCode(channels, atoms, width, mirror=match[3] == "mirror")
+    mirror, maps = match[4] == "mirror", 2 * atoms
+    second = SecondLayer(maps, min(CELLS, image_size - width + 1)) if match[1] else None
+    return PatchCode(channels, atoms, width, mirror=mirror, second=second)
 
 
 def suited(name: str, images: Tensor) -> tuple[str, str]:
@@ -142,7 +177,7 @@ def suited(name: str, images: Tensor) -> tuple[str, str]:
             f"images and their mirror images get different features: {len(images)} images are too few to compare",
         )
     reason = f"a linear classifier separates them with {accuracy:.0%} accuracy"
-    if accuracy > MOST_ACCURATE or int(PATTERN.fullmatch(name)[1]) % 2:  # type: ignore[index]
+    if accuracy > MOST_ACCURATE or int(PATTERN.fullmatch(name)[2]) % 2:  # type: ignore[index]
         return name, f"images and their mirror images get different features: {reason}"
     return (
         f"{name}-mirror",

@@ -63,7 +63,8 @@ NAMES: dict[str, Callable[[int, int], Any]] = {
     "split-alexnet": partial(split.split, stages.alexnet),
     **{name: partial(pixel_gpt.pixel_gpt, name) for name in pixel_gpt.NAMES},
 }
-"""Names of our own networks; dictionary-ATOMS and dictionary-ATOMS-WIDTH may have any numbers."""
+"""Names of our own networks; dictionary-ATOMS and dictionary-ATOMS-WIDTH may have any numbers, and dictionary2-... has
+two layers."""
 
 ANY_SIZE = {"conv4", "resnet10", "resnet18", "dense", "nin", "resnet50", "split-conv4", *pixel_gpt.NAMES}
 """Networks that take images of every size, so that none needs to be tried."""

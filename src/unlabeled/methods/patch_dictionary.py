@@ -26,12 +26,17 @@ from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, EncoderNeeds, Method
 from unlabeled.options import Count, NonNegative
 from unlabeled.parts.dictionary import Dictionary, draw_patches
+from unlabeled.parts.group_dictionaries import GroupDictionaries
 from unlabeled.parts.pictures import sheet
 
 __all__ = ["PatchDictionary"]
 
 SAMPLES = 1024
 """Images whose patches set the whitening."""
+SECOND_SAMPLES = 256
+"""Images whose maps set the second layer before the first step."""
+HALFWAY = 0.5
+"""Progress of the training from which on a second layer learns, and the first one no more."""
 
 
 class PatchDictionary(Method[ImageEncoder]):
@@ -54,6 +59,7 @@ class PatchDictionary(Method[ImageEncoder]):
         self.patches = patches
         code = encoder.trunk
         self.dictionary = Dictionary(len(code.offset), code.numbers, eps=code.eps, whitening_eps=whitening)
+        self.second = GroupDictionaries(code.second, patches, whitening) if code.second else None
 
     def chance(self, samples: int) -> float:
         return 1.0  # the fraction that is unexplained if all products are 0
@@ -62,9 +68,23 @@ class PatchDictionary(Method[ImageEncoder]):
         patches, mirrored = self._draw(data.sample(SAMPLES))
         both = patches if mirrored is None else torch.cat([patches, mirrored])
         self.dictionary.begin(both, self.encoder.trunk)
+        # The second layer begins anew after half of the training, if that has as many steps.
+        if self.second is not None:
+            self.second.begin(self._maps(data.sample(SECOND_SAMPLES)), self.encoder.trunk.second)
 
     def forward(self, batch: Batch) -> Tensor:
-        return self.dictionary(*self._draw(batch), self.encoder.trunk)
+        second = self.second
+        self.dictionary.train(self.training and not (second and second.due))
+        first = self.dictionary(*self._draw(batch), self.encoder.trunk)
+        if second is None:
+            return first
+        if not second.due:
+            return (first + 1) / 2  # so that what both layers leave unexplained does not rise later
+        return (first + second(self._maps(batch), self.encoder.trunk.second)) / 2
+
+    def after_step(self, progress: float) -> None:
+        if self.second is not None and progress >= HALFWAY:
+            self.second.due.fill_(True)
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
@@ -86,6 +106,11 @@ class PatchDictionary(Method[ImageEncoder]):
             "one atom per patch": output.clamp(0, 1),
             "most used atoms": sheet(F.pad(atoms, (0, 1, 0, 1), value=1.0)),
         }
+
+    @torch.no_grad()
+    def _maps(self, batch: Batch) -> Tensor:
+        """What the second layer sees of a batch, float, shape (batch, maps, rows, columns)."""
+        return self.encoder.trunk.code(self.encoder.adapt(self.encoder.inputs(batch)))
 
     def _draw(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Patches of a batch, and their mirror images if an image and its mirror image are treated alike."""
