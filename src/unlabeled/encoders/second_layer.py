@@ -15,8 +15,8 @@ GROUPS, SIZE, ATOMS = 8, 64, 64
 """Groups of maps and maps of each, at most, and atoms of each group."""
 WIDTH = 3
 """Cells on a side of a patch, at most."""
-EPS = 0.002
-"""Variance that is added to that of each patch; roots of the code have about 0.02."""
+EPS = 0.01
+"""Variance that is added to that of each patch; roots of the code have about 0.1."""
 
 
 class SecondLayer(nn.Module):
