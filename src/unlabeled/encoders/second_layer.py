@@ -12,15 +12,15 @@ from unlabeled.encoders.filters import FLOOR, Filters, both_signs
 __all__ = ["SecondLayer"]
 
 GROUPS, SIZE, ATOMS = 8, 64, 64
-"""Groups of maps and maps of each, at most, and atoms of each group."""
+"""Largest number of groups of maps and of maps in each, and number of atoms of each group."""
 WIDTH = 3
-"""Cells on a side of a patch, at most."""
+"""Largest number of cells on a side of a patch."""
 EPS = 0.01
 """Variance that is added to that of each patch; roots of the code have about 0.1."""
 
 
 class SecondLayer(nn.Module):
-    """How much patches of groups of maps are like each atom of the group and like its negative, beyond a threshold.
+    """How similar patches of groups of maps are to each atom of the group and to its negative, beyond a threshold.
 
     Args:
         maps: Number of maps of the first layer.

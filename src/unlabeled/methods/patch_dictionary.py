@@ -5,11 +5,13 @@ similar to it or its negative. Training takes seconds on two cores; without a GP
 thousand images.
 
 Source: Coates, Lee, Ng, "An Analysis of Single-Layer Networks in Unsupervised Feature Learning", 2011,
-https://proceedings.mlr.press/v15/coates11a.html
+https://proceedings.mlr.press/v15/coates11a.html; the second layer of dictionary2-400: Coates, Ng, "Selecting Receptive
+Fields in Deep Networks", 2011, https://neurips.cc/virtual/2011/poster/2794
 Differs: each step draws new patches, and the atoms follow a running sum in which a step counts half as much as the next
 one, where the paper has one fixed set of patches. Features are pooled on a grid of 3x3, not 2x2, and thresholded for
 both signs, as in Coates, Ng, "The Importance of Encoding Versus Training with Sparse Coding and Vector Quantization",
-2011.
+2011. A second layer learns in the second half of the training, from eight groups of 64 maps whose responses correlate
+most.
 Shortcut: none, as nothing is withheld; but noise in flat patches would dominate, so a constant is added to the variance
 before contrast is normalised.
 """
@@ -43,7 +45,7 @@ class PatchDictionary(Method[ImageEncoder]):
     """Cluster small patches, and describe an image by the clusters that its patches resemble.
 
     Args:
-        encoder: Dictionary whose features are kept.
+        encoder: Dictionary whose features are kept, such as dictionary-400, or dictionary2-400 with two layers.
         patches: Number of patches drawn in each step, from all images of the batch.
         whitening: Variance added to every direction of the contrast-normalised patches before they are whitened.
     """
