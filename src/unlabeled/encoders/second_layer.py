@@ -11,7 +11,7 @@ from unlabeled.encoders.filters import FLOOR, Filters, both_signs
 
 __all__ = ["SecondLayer"]
 
-GROUPS, SIZE, ATOMS = 8, 64, 64
+GROUPS, SIZE, ATOMS = 8, 64, 96
 """Largest number of groups of maps and of maps in each, and number of atoms of each group."""
 WIDTH = 3
 """Largest number of cells on a side of a patch."""
