@@ -69,7 +69,6 @@ class ArrowOfTime(Method[Clips]):
     encoder_needs = EncoderNeeds("volumes", "read several frames at once, such as conv3d")
     defaults: ClassVar = {"encoder": "conv3d", "batch_size": 32, "lr": 1e-3}
     view_defaults = ViewOptions(crop=0.5, flip=0.5)
-    recipe: ClassVar = {"batch_size": 16, "crop": 1.0}
     smallest: ClassVar = {"frames": 4, "dim": 8, "image_size": 16}
     example = "balls"
 
@@ -102,11 +101,10 @@ class ArrowOfTime(Method[Clips]):
     @torch.no_grad()
     def draw(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Clips played forward, float in 0..1, (batch, frames, channels, size, size), and which are used, bool."""
-        video = batch["video"]
-        if video.shape[1] != self.frames:
-            raise UserError(f"clips must have frames={self.frames} frames, got {video.shape[1]}")
-        boxes, steady = steady_boxes(video, self.borders, self.stabilize)
-        return clip_views(self.views, video, boxes), steady
+        if (frames := batch["video"].shape[1]) != self.frames:
+            raise UserError(f"clips must have frames={self.frames} frames, got {frames}")
+        boxes, steady = steady_boxes(batch["video"], self.borders, self.stabilize)
+        return clip_views(self.views, batch["video"], boxes), steady
 
     def evidence(self, clips: Tensor) -> Tensor:
         """How much speaks for "forward", float, shape (batch, times, rows, columns); its mean is the logit."""

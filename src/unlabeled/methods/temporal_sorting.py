@@ -70,7 +70,6 @@ class TemporalSorting(Method[Frames]):
     encoder_needs = EncoderNeeds("frame", "read single frames, such as frames-conv4")
     defaults: ClassVar = {"encoder": "frames-conv4", "batch_size": 64, "lr": 1e-3}
     view_defaults = ViewOptions(crop=0.5, flip=0.5)
-    recipe: ClassVar = {"batch_size": 16, "crop": 1.0}
     smallest: ClassVar = {"gap": 2, "dim": 16, "image_size": 16}
     orders: Tensor
 
