@@ -21,6 +21,7 @@ from unlabeled.encoders.readout import SAMPLES as MOST_FITTED
 from unlabeled.encoders.readout import Spec, fit_readout
 from unlabeled.kernels import heap
 from unlabeled.method import Method
+from unlabeled.options import READING
 from unlabeled.run import CHECKPOINT, CONFIG, ENCODER, FEATURES, Run, read_config
 from unlabeled.training import auto, building, duration, holdout, processes
 from unlabeled.training import folder as folders
@@ -33,7 +34,7 @@ from unlabeled.training.loop import Loop
 from unlabeled.training.plan import Plan
 from unlabeled.training.progress import Progress, counted
 from unlabeled.training.progress import duration as in_words
-from unlabeled.training.settings import BUDGET, READING, Settings
+from unlabeled.training.settings import BUDGET, Settings
 from unlabeled.training.watch import Watch
 
 if TYPE_CHECKING:
