@@ -22,6 +22,7 @@ from unlabeled.encoders.readout import Spec, fit_readout
 from unlabeled.kernels import heap
 from unlabeled.method import Method
 from unlabeled.options import READING
+from unlabeled.progress import telling
 from unlabeled.run import CHECKPOINT, CONFIG, ENCODER, FEATURES, Run, read_config
 from unlabeled.training import auto, building, duration, holdout, processes
 from unlabeled.training import folder as folders
@@ -232,7 +233,8 @@ def _train(
             f"fitting features {settings.features} to at most {MOST_FITTED:,} training {train.unit}, without labels"
         )
         data = method.encoder.evaluation_view(train).to(fabric.device)
-        readout = fit_readout(method.encoder.eval(), spec, data, settings.seed)
+        with telling(progress.say):
+            readout = fit_readout(method.encoder.eval(), spec, data, settings.seed)
         processes.first(fabric, lambda: readout.save(folder / FEATURES))
     return readout
 
