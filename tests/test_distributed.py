@@ -28,6 +28,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from unlabeled import encoders, pretrain
+from unlabeled import methods as registry
 from unlabeled.data import open_data
 from unlabeled.data.audio.data import from_waveforms
 from unlabeled.data.audio_visual import from_pairs
@@ -41,6 +42,7 @@ from unlabeled.method import Method
 from unlabeled.methods import audio_visual_correspondence
 from unlabeled.methods import wav2vec2 as wav2vec2_method
 from unlabeled.methods.apc import APC
+from unlabeled.methods.barlow_twins import BarlowTwins
 from unlabeled.methods.bert import BERT
 from unlabeled.methods.bigan import BiGAN
 from unlabeled.methods.byol import BYOL
@@ -125,6 +127,12 @@ def patch_tracking() -> Method:
 
 def byol() -> Method:
     method = BYOL(build(), momentum=0.9, projection_dim=6, hidden_dim=12)
+    method.first_views, method.second_views = Given(1), Given(2)  # type: ignore[assignment]
+    return method
+
+
+def barlow_twins() -> Method:
+    method = BarlowTwins(build(), projection_dim=6)
     method.first_views, method.second_views = Given(1), Given(2)  # type: ignore[assignment]
     return method
 
@@ -385,6 +393,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "seco": seco,
     "patch_tracking": patch_tracking,
     "byol": byol,
+    "barlow_twins": barlow_twins,
     "swav": swav,
     "contrastive_pairs": partial(contrastive_pairs, unit=True),
     "contrastive_pairs of any length": partial(contrastive_pairs, unit=False),
@@ -628,6 +637,12 @@ def assert_same(found: State, expected: State, tolerance: float = 1e-9) -> None:
         torch.testing.assert_close(
             found[name], value, rtol=tolerance, atol=0.1 * tolerance, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+def test_all_methods_that_compare_samples_are_tested() -> None:
+    """All but one, which compares an image with a random other one of its own process."""
+    compared = {name for name in registry.names() if registry.load(name).compares_samples}
+    assert compared - {name.split()[0] for name in METHODS} == {"counting"}
 
 
 @pytest.mark.parametrize("name", METHODS)

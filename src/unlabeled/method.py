@@ -165,6 +165,15 @@ class Method(nn.Module, Generic[EncoderT]):
         baseline = dict(self.named_buffers(recurse=False)).get("baseline")
         return None if baseline is None else float(baseline) or None
 
+    @property
+    def whole_task(self) -> bool:
+        """Whether the loss is now that of the whole task.
+
+        A method that trains its parts one by one before says False meanwhile. Their losses have scales of their own, so
+        no held-out loss is measured and reports do not compare them with later ones.
+        """
+        return True
+
     def training_view(self, data: Any) -> "Data":
         """Data of this kind, as samples that training needs, such as clips of videos."""
         return self.encoder.evaluation_view(data)

@@ -1,4 +1,4 @@
-"""Options of methods: types with a range, the options of random views, and the one place that checks values."""
+"""Options of methods and data: types with a range, options of random views, and the one place that checks values."""
 
 import inspect
 import math
@@ -12,6 +12,7 @@ from unlabeled import check
 from unlabeled.check import Range, UserError
 
 __all__ = [
+    "READING",
     "Count",
     "Fraction",
     "NonNegative",
@@ -36,6 +37,9 @@ PositiveFraction = Annotated[float, Range(above=0, at_most=1)]
 WholeNumber = Annotated[int, Range(at_least=0)]
 Count = Annotated[int, Range(at_least=1)]
 Several = Annotated[int, Range(at_least=2)]
+
+READING = ("label", "text_column", "encoding", "group")
+"""Settings that say how data is read, as far as its files do not; whatever opens data has them."""
 
 
 class ViewOptions(TypedDict, total=False):

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.files import atomic, locked
-from unlabeled.training.settings import READING
+from unlabeled.options import READING
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

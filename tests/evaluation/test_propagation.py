@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from unlabeled import encoders
+from unlabeled import encoders, progress
 from unlabeled.data import open_data
 from unlabeled.data.video.data import from_videos
-from unlabeled.data.video.films import films
+from unlabeled.data.video.films import films, frame_counts
 from unlabeled.evaluation import tracking
 from unlabeled.evaluation.model import EvaluatedModel
 from unlabeled.evaluation.tasks.propagation import (
@@ -233,6 +234,24 @@ def test_measures_ours_and_the_controls():
     assert "32 pixels" in found[0].detail
     again = TASK(model(), data)
     assert all(torch.equal(a.values, b.values) for a, b in zip(found[3:], again[3:]))
+
+
+def test_progress_is_that_of_the_whole_task(tmp_path, monkeypatch):
+    made = blobs.make(2, 0, frames=6, size=32)
+    write_davis_layout(tmp_path, ["bear", "cat"], made, "bear\ncat\n")
+    assert frame_counts(tmp_path) == [6, 6]
+    videos = from_videos(made["video"], name="blobs", masks=made["masks"])
+    for data in (str(tmp_path), videos):
+        clock, lines = iter([0, *range(0, 10_000, 6)]), []  # a frame takes six seconds
+        with monkeypatch.context() as patch, progress.telling(lines.append):
+            patch.setattr(progress, "time", SimpleNamespace(monotonic=lambda clock=clock: float(next(clock))))
+            TASK(model(), data)
+        ours = [line for line in lines if line.startswith("propagation")]
+        left = [progress.duration(6.0 * (30 - done)) for done in range(1, 30)]
+        assert ours == [
+            f"propagation: {done} of 30 frames of 3 kinds of features, about {left[done - 1]} left"
+            for done in range(1, 30)
+        ]
 
 
 def test_refuses_what_cannot_be_tracked(tmp_path):

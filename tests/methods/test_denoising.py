@@ -237,9 +237,8 @@ def test_chance_is_the_error_of_the_mean_image_and_unknown_for_hidden_layers():
         method.prepare(data(images))
         method.after_step(progress)
         assert (method.chance(64) is not None) == known
-        still = method.eval()
-        still.training = True  # as held-out samples are measured
-        assert progress > 0.8 or still({"image": images}) == still.baseline
+        assert method.whole_task == (progress > 0.8)
+    assert Denoising(encoders.build("conv4", image_size=8)).whole_task
 
 
 def test_an_interrupted_stacked_run_resumes_bit_exactly(tmp_path):
@@ -265,13 +264,25 @@ def test_an_interrupted_stacked_run_resumes_bit_exactly(tmp_path):
     for group, tensors in first.items():
         assert all(torch.equal(value, second[group][name]) for name, value in tensors.items())
     assert [entry["metrics"]["layer"] for entry in whole.history] == pytest.approx([1, 7 / 3, 10 / 3, 14 / 3])
-    baseline = float(whole.method.baseline)
-    assert [entry["holdout_loss"] for entry in whole.history[:3]] == pytest.approx([baseline] * 3)
-    assert whole.history[3]["holdout_loss"] != baseline and whole.history[3]["chance"] == baseline
+    assert whole.history[3]["chance"] == float(whole.method.baseline)
+    # The first step of the fourth epoch still trains a layer alone.
+    assert [entry.get("partial") for entry in resumed.history] == [True] * 4
 
 
-def test_layers_trained_one_by_one_restore_images_and_do_so_better_after_joint_training():
-    images = (0.5 + 0.2 * torch.randn(512, 3) @ torch.randn(3, 16)).clamp(0, 1).view(512, 1, 4, 4)
+def test_stages_of_single_layers_have_no_held_out_loss(tmp_path):
+    images = open_data(torch.randint(0, 256, (60, 3, 8, 8), dtype=torch.uint8))
+    settings = {"encoder": "conv4", "batch_size": 18, "epochs": 10, "quiet": True, "holdout": 0.1}
+    history = pretrain("denoising", images, out=tmp_path / "run", stacked=True, **settings).history
+    layers = [entry["metrics"]["layer"] for entry in history]
+    assert layers == pytest.approx([1, 1, 2, 2, 3, 3, 4, 4, 5, 5])
+    assert ["holdout_loss" in entry for entry in history] == [layer == 5 for layer in layers]
+    assert [entry.get("partial", False) for entry in history] == [layer < 5 for layer in layers]
+    joint = pretrain("denoising", images, out=tmp_path / "joint", **settings).history
+    assert all("holdout_loss" in entry and "partial" not in entry for entry in joint)
+
+
+def trained_layer_by_layer(images, unseen):
+    """A stack of two layers after joint training, and errors of elements of unseen images along the way, by step."""
     widths = {"first": (16, 48), "second": (48, 24)}
     stages = {
         name: nn.Sequential(nn.Flatten(), nn.Linear(*sides), nn.Sigmoid(), nn.Unflatten(1, (sides[1], 1, 1)))
@@ -281,15 +292,26 @@ def test_layers_trained_one_by_one_restore_images_and_do_so_better_after_joint_t
     method = Denoising(encoder, stacked=True, decoder="linear", emphasis=1.0, crop=1.0, flip=0.0)
     method.prepare(data(images))
     optimizer, errors = torch.optim.Adam(method.parameters(), lr=0.02), {}
-    noisy, where = method.corrupt(images)
+    noisy, where = method.corrupt(unseen)
     for step in range(300):
         if step in (0, 200, 299):
-            errors[step] = float((method.predict(noisy) - images)[where].square().mean().detach())
+            errors[step] = float((method.predict(noisy) - unseen)[where].square().mean().detach())
         optimizer.zero_grad()
         method({"image": images}).backward()
         optimizer.step()
         method.after_step((step + 1) / 300)
-    assert errors[200] < 0.8 * errors[0] and errors[299] < 0.9 * errors[200] and errors[299] < 0.5 * errors[0]
+    return errors, float((method.mean - unseen)[where].square().mean())
+
+
+def test_layers_trained_one_by_one_restore_images_and_do_so_better_after_joint_training():
+    images = (0.5 + 0.2 * torch.randn(512, 3) @ torch.randn(3, 16)).clamp(0, 1).view(512, 1, 4, 4)
+    errors, of_mean = trained_layer_by_layer(images, images)
+    assert errors[200] < 0.8 * errors[0] and errors[299] < 0.9 * errors[200] and errors[299] < 0.5 * of_mean
+
+
+def test_layers_trained_one_by_one_do_not_beat_the_mean_image_where_nothing_can_be_learned():
+    errors, of_mean = trained_layer_by_layer(torch.rand(512, 1, 4, 4), torch.rand(512, 1, 4, 4))
+    assert min(errors.values()) > 0.98 * of_mean
 
 
 def test_only_chains_of_layers_are_stacked_and_the_default_has_no_more_state():

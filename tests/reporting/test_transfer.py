@@ -91,6 +91,21 @@ def test_losses_of_several_methods_are_compared_as_fractions_of_chance() -> None
     assert "fraction of chance 0.5," in panel.chart
 
 
+def test_losses_of_a_part_of_the_task_are_left_out_and_counted() -> None:
+    parts = [line(10 * n, 0.1 * n, partial=True, metrics={"next_accuracy": 0.1}) for n in (1, 2)]
+    whole = [line(10 * n, 5 - n, holdout_loss=5.0 - n) for n in (3, 4, 5)]
+    assert pretext_at(parts, 10) == {"chance": 4.0}
+    assert pretext_at([line(10, 3.0, partial=True, holdout_loss=2.5)], 10)["held-out loss"] == 2.5
+    values = [0.9, 0.1, 0.5, 0.6, 0.7]
+    (panel,) = panels([run([0] * 5, values, "denoising", parts + whole)])
+    assert panel.words.startswith("Rank correlation of a lower held-out loss")
+    assert "+1.00, over 3 states of 1 run" in panel.words and panel.chart.count("<title>") == 3
+    assert panel.words.endswith("Left out for lack of a held-out loss on the pretext task: 2 states.")
+    (panel,) = panels([run([0] * 3, values, "denoising", parts + whole[:1])])
+    assert not panel.chart
+    assert panel.words.endswith("no chart, as only 1 of 3 states has a held-out loss on the pretext task.")
+
+
 def test_an_accuracy_on_the_pretext_task_is_plotted_if_all_states_have_one() -> None:
     history = [line(10 * n, 5 - n, metrics={"next_accuracy": 0.2 * n}) for n in (1, 2, 3)]
     (panel,) = panels([run([4, 3, 2], [0.3, 0.5, 0.6], "bert", history)])

@@ -4,7 +4,7 @@ What scales them is fitted to samples without their labels.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
@@ -20,6 +20,7 @@ from unlabeled.parts import augment, directions
 from unlabeled.parts.augment import Views
 from unlabeled.parts.maps import blank_maps
 from unlabeled.parts.view_contrast import ViewContrast, fit_head
+from unlabeled.progress import watched
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -290,7 +291,7 @@ def fit_scaling(
     """
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
     data = data.subset(order[:SAMPLES].sort().values) if len(data) > SAMPLES else data
-    points = torch.cat([read(batch) for batch in data.batches(BATCH)])
+    points = torch.cat([read(batch) for batch in _batches(data, "reading features to fit their scaling")])
     if points.shape[1] > directions.LARGEST and spec.scaling != "standardize":
         raise UserError(
             f"features must be at most {directions.LARGEST:,} numbers for {spec.scaling}, got {points.shape[1]:,}; "
@@ -353,8 +354,12 @@ def _read_views(view: Read, data: "Data") -> Tensor:
         view: Features of a random view of each image of a batch, float, shape (batch, numbers).
         data: The images.
     """
-    parts = [torch.stack([view(batch) for _ in range(VIEWS)]) for batch in data.batches(BATCH)]
-    return torch.cat(parts, 1)
+    batches = _batches(data, "reading features of random views")
+    return torch.cat([torch.stack([view(batch) for _ in range(VIEWS)]) for batch in batches], 1)
+
+
+def _batches(data: "Data", what: str) -> Iterator[dict[str, Tensor]]:
+    return watched(data.batches(BATCH), -(-len(data) // BATCH), what, "batches")
 
 
 def view_covariances(views: Tensor) -> tuple[Tensor, Tensor]:

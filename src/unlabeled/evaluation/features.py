@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from unlabeled.check import UserError
-from unlabeled.evaluation.progress import watched
 from unlabeled.method import Batch
+from unlabeled.progress import watched
 
 if TYPE_CHECKING:
     from unlabeled.data import Data

@@ -18,13 +18,13 @@ from unlabeled.evaluation.model import EvaluatedModel, frozen, method_around, pi
 from unlabeled.evaluation.plan import Cell, Request, cells, controls_for
 from unlabeled.evaluation.probe import Augment, Prediction, Probe, Settings
 from unlabeled.evaluation.probes import PROBES, layers
-from unlabeled.evaluation.progress import telling
 from unlabeled.evaluation.results import Results
 from unlabeled.evaluation.scores import Scores
 from unlabeled.evaluation.sources import Source
 from unlabeled.evaluation.tasks import TASKS
 from unlabeled.evaluation.verdict import OURS
 from unlabeled.kernels import heap
+from unlabeled.progress import telling
 from unlabeled.run import fingerprint
 from unlabeled.run import opened as opened_run
 

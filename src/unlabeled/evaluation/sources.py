@@ -13,9 +13,9 @@ from unlabeled.check import UserError
 from unlabeled.data.opening import called
 from unlabeled.files import printable
 from unlabeled.method import Method
+from unlabeled.options import READING
 from unlabeled.run import Run
 from unlabeled.run import reading as run_reading
-from unlabeled.training.settings import READING
 
 if TYPE_CHECKING:
     from unlabeled.data import Data

@@ -17,7 +17,6 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.video.films import VOID
-from unlabeled.evaluation.progress import watched
 from unlabeled.parts.augment import to_float
 from unlabeled.parts.maps import describe, survey
 
@@ -83,6 +82,7 @@ def propagate(
     top: int = 5,
     radius: float = 12,
     temperature: float = 0.07,
+    on_frame: Callable[[], object] = lambda: None,
 ) -> Tensor:
     """Carry the labels of the first frame through a video.
 
@@ -96,6 +96,7 @@ def propagate(
         top: Positions that each position takes its labels from, over all sources together, at least 1.
         radius: Distance, in positions, within which they must lie in all frames but the first; above 0.
         temperature: Softmax temperature of the weights among them, above 0.
+        on_frame: Called before each frame but the first.
 
     Returns:
         Weights of the labels, float, shape (frames, labels, rows, columns), the first frame as given.
@@ -111,7 +112,8 @@ def propagate(
     # Whole vectors are copied much faster than single numbers of many channels.
     vectors = rearrange(features, "t c h w -> t h w c").contiguous()
     first = vectors[0].flatten(0, 1).T
-    for number in watched(range(1, frames), frames - 1, "carrying masks", "frames"):
+    for number in range(1, frames):
+        on_frame()
         near = slice(max(1, number - previous), number)
         queries = vectors[number].flatten(0, 1)
         parts = [(part @ first).topk(min(top, first.shape[1]), dim=1) for part in queries.split(band)]
@@ -190,7 +192,13 @@ def _nearest(frame: Tensor, before: Tensor, windows: list[_Window], top: int) ->
     return best.flatten(0, 1), index.flatten(0, 1)
 
 
-def track(film: "Film", reader: Reader, settings: Settings, size: int) -> Tensor:
+def track(
+    film: "Film",
+    reader: Reader,
+    settings: Settings,
+    size: int,
+    on_frame: Callable[[], object] = lambda: None,
+) -> Tensor:
     """Masks of all frames from that of the first one, by features.
 
     Args:
@@ -198,6 +206,7 @@ def track(film: "Film", reader: Reader, settings: Settings, size: int) -> Tensor
         reader: Describes frames.
         settings: How labels are carried.
         size: Shorter side of the frames that the reader sees, in pixels.
+        on_frame: Called before labels are carried to each frame.
 
     Returns:
         uint8, shape (frames, height, width).
@@ -214,6 +223,7 @@ def track(film: "Film", reader: Reader, settings: Settings, size: int) -> Tensor
         top=settings.top,
         radius=max(5, round(rows / 5)) if settings.radius is None else settings.radius,
         temperature=settings.temperature,
+        on_frame=on_frame,
     )
     height, width = film.masks.shape[1:]
     masks = [F.interpolate(part[None], (height, width), mode="bilinear")[0].argmax(0) for part in carried]

@@ -74,7 +74,8 @@ class Denoising(Method[ImageEncoder]):
     """Corrupt a part of an image and recover the clean one.
 
     If `stacked`, the metric `layer` is the number of the layer that is being trained, from 1; one more than there are
-    layers when all are trained together.
+    layers when all are trained together. Until then, no held-out loss is measured, as no layer restores the image
+    through all others.
 
     Args:
         encoder: Network whose features are kept.
@@ -145,31 +146,35 @@ class Denoising(Method[ImageEncoder]):
         hidden = isinstance(stack, Stack) and 0 < stack.stage < len(stack.decoders)
         return None if hidden else super().chance(samples)
 
+    @property
+    def whole_task(self) -> bool:
+        """Whether all layers are trained together, to restore the image."""
+        return not isinstance(self.decoder, Stack) or self.decoder.stage == len(self.decoder.decoders)
+
     def forward(self, batch: Batch) -> Tensor:
         clean = self.views(batch)
         if isinstance(self.decoder, Stack):
             self.metrics = {"layer": clean.new_tensor(self.decoder.stage + 1)}
             if self.decoder.stage < len(self.decoder.decoders):
                 return self.layer_loss(clean, self.decoder.stage, self.decoder.decoders[self.decoder.stage])
-        noisy, mask = self.corrupt(clean) if self.training else (clean, None)
+        noisy, mask = self.network_input(clean)
         return loss(self.predict(noisy), clean, mask, kind=self.error, emphasis=self.emphasis)
 
     def layer_loss(self, clean: Tensor, number: int, decoder: nn.Module) -> Tensor:
-        """Loss of a single layer, which restores its own input: the clean output of the frozen layers before it.
-
-        In evaluation mode, as for held-out samples, it is the loss of the mean image, as there is no image decoder yet.
-        """
-        if not self.encoder.training:
-            return self.baseline.clone()
+        """Loss of a single layer, which restores its own input: the clean output of the frozen layers before it."""
         stages = list(self.encoder.trunk.values())
         if number == 0:
-            noisy, mask = self.corrupt(clean)
+            noisy, mask = self.network_input(clean)
             predicted = self.offset + decoder(stages[0](self.encoder.adapt(noisy)))
             return loss(predicted, clean, mask, kind=self.error, emphasis=self.emphasis)
         code = frozen(stages[:number], self.encoder.adapt(clean))
         peak = code.flatten(1).amax(1).clamp(min=1e-6)[:, None, None, None]
-        noisy, mask = self.corrupt(code / peak)  # with values in 0..1, like those of images
+        noisy, mask = self.network_input(code / peak)  # with values in 0..1, like those of images
         return loss(decoder(stages[number](noisy * peak)), code, mask, emphasis=self.emphasis)
+
+    def network_input(self, clean: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What is to be restored, corrupted in training only, and which elements were corrupted."""
+        return self.corrupt(clean) if self.training else (clean, None)
 
     def corrupt(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images with some elements corrupted, and which ones."""

@@ -16,6 +16,7 @@ depends on the seed.
 import math
 from typing import Literal, Unpack
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from unlabeled.data import Data
@@ -25,12 +26,13 @@ from unlabeled.options import Count, Fraction, NonNegative, Positive, ViewOption
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
 from unlabeled.parts.memory_bank import MemoryBank, softmax
-from unlabeled.parts.one_view import OneView
+from unlabeled.parts.pictures import nearest_images
+from unlabeled.parts.precision import full
 
 __all__ = ["InstanceDiscrimination"]
 
 
-class InstanceDiscrimination(OneView, Method[ImageEncoder]):
+class InstanceDiscrimination(Method[ImageEncoder]):
     """Recognise each image among all images by their vectors in a memory bank.
 
     The metric `similarity` is the mean cosine similarity of a view with the stored vector of its image.
@@ -77,6 +79,10 @@ class InstanceDiscrimination(OneView, Method[ImageEncoder]):
     def prepare(self, data: Data) -> None:
         self.bank.fill(len(data))
 
+    def embed_features(self, features: Tensor) -> Tensor:
+        """Predictions, unit vectors, float, shape (batch, dim), of features."""
+        return F.normalize(full(self.head(features)), dim=1)
+
     def forward(self, batch: Batch) -> Tensor:
         index, rows = batch["index"], self.bank.current()
         vectors = self.embed_features(self.encoder(self.views(batch)))
@@ -89,3 +95,8 @@ class InstanceDiscrimination(OneView, Method[ImageEncoder]):
         if self.training:
             self.bank.update(vectors, index)
         return value + self.proximal * (2 - 2 * similarity)
+
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        # Predictions are compared with each other, as only training images have stored vectors.
+        images = self.encoder.inputs(batch)
+        return nearest_images(self.views(batch), images, lambda x: self.embed_features(self.encoder(x)))

@@ -3,11 +3,14 @@
 A contrastive network on top of frozen features sees few numbers instead of images, so that it trains in seconds.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlabeled.parts.info_nce import nt_xent
+from unlabeled.progress import watched
 
 __all__ = ["ViewContrast", "fit_head"]
 
@@ -66,14 +69,18 @@ def fit_head(head: nn.Sequential, views: Tensor) -> None:
     optimizer = torch.optim.AdamW(head.parameters(), RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps, pct_start=WARM_UP)
     head.train()
-    for _ in range(PASSES):
-        order = torch.randperm(images, device=views.device)
-        for rows in order[: images // size * size].split(size):
-            pair = torch.rand(count, size, device=views.device).argsort(0)[:2]
-            both = head(torch.cat([views[pair[0], rows], views[pair[1], rows]]).float())
-            loss = nt_xent(*both.chunk(2), TEMPERATURE, False)  # one process fits alone
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+    for rows in watched(_batches(images, size, views.device), steps, "fitting contrast", "steps"):
+        pair = torch.rand(count, size, device=views.device).argsort(0)[:2]
+        both = head(torch.cat([views[pair[0], rows], views[pair[1], rows]]).float())
+        loss = nt_xent(*both.chunk(2), TEMPERATURE, False)  # one process fits alone
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
     head.eval()
+
+
+def _batches(images: int, size: int, device: torch.device) -> Iterator[Tensor]:
+    """Rows of each batch, in a new random order in each pass."""
+    for _ in range(PASSES):
+        yield from torch.randperm(images, device=device)[: images // size * size].split(size)

@@ -37,6 +37,8 @@ class Panel(NamedTuple):
 def pretext_at(history: Sequence[Mapping[str, Any]], step: int) -> dict[str, float]:
     """What the log says about the pretext task at a step: loss (held-out if it is known), `chance` and accuracies.
 
+    Training losses and accuracies of a part of the task are left out, as they cannot be compared with others.
+
     Args:
         history: The log of a run, one line per epoch.
         step: Number of optimizer steps; the last line up to there is read.
@@ -51,10 +53,12 @@ def pretext_at(history: Sequence[Mapping[str, Any]], step: int) -> dict[str, flo
     if line is None:
         return {}
     is_held_out = charts.finite(held_out.get(step))
-    loss = held_out[step] if is_held_out else line.get("loss")
+    partial = line.get("partial", False)
+    loss = held_out[step] if is_held_out else None if partial else line.get("loss")
     chance = line.get("holdout_chance", line.get("chance")) if is_held_out else line.get("chance")
     values = {"held-out loss" if is_held_out else "training loss": loss, "chance": chance}
-    values |= {name: value for name, value in line.get("metrics", {}).items() if "accuracy" in name}
+    metrics = {} if partial else line.get("metrics", {})
+    values |= {name: value for name, value in metrics.items() if "accuracy" in name}
     return {name: float(value) for name, value in values.items() if charts.finite(value)}
 
 
@@ -91,7 +95,9 @@ def panels(entries: Sequence[Entry]) -> list[Panel]:
 
 
 def _panel(key: tuple[Any, ...], measured: Sequence[tuple[Entry, Evaluation, float]]) -> Panel | None:
-    """The chart of an accuracy; None if the log covers too few of its states."""
+    """The chart of an accuracy, or why there is none; None if too few states were measured."""
+    if len(measured) < FEWEST:
+        return None
     logs = [pretext_at(entry.history, one.measured["step"]) for entry, one, _ in measured]
     name, of_chance = _measure(measured, logs)
     states = [
@@ -99,17 +105,21 @@ def _panel(key: tuple[Any, ...], measured: Sequence[tuple[Entry, Evaluation, flo
         for (entry, one, accuracy), log in zip(measured, logs, strict=True)
         if name in log and (not of_chance or log.get("chance", 0) > 0)
     ]
-    if len(states) < FEWEST:
-        return None
     data, probe, _, count = key
     axis = f"{'training ' if 'accuracy' in name else ''}{name} on the pretext task" + (
         " as a fraction of chance" if of_chance else ""
     )
-    better = 1 if "accuracy" in name else -1
-    rho = rank_correlation([better * one.pretext for one in states], [one.accuracy for one in states])
     title = f"{PROBES[probe][0].upper()}{PROBES[probe][1:]}, {labels([count])}" + (
         f", {data}" if data else ""
     )
+    if len(states) < FEWEST:
+        return Panel(
+            Markup(""),
+            f"{title}: no chart, as only {len(states)} of {len(measured)} states "
+            f"{'has' if len(states) == 1 else 'have'} a {axis}.",
+        )
+    better = 1 if "accuracy" in name else -1
+    rho = rank_correlation([better * one.pretext for one in states], [one.accuracy for one in states])
     lines = []
     for entry in {id(one.entry): one.entry for one in states}.values():
         own = sorted((one for one in states if one.entry is entry), key=lambda one: one.step)

@@ -79,6 +79,7 @@ class Loop:
         self.step, self.skipped, self.bad_epochs = 0, 0, 0
         self.sums: dict[str, float] = {}
         self.counted, self.seconds = 0, 0.0  # steps in the sums of this epoch, and the time that it took
+        self.partial = False  # whether losses of a part of the task are among the sums
         self.sampling: Tensor | None = None
         self.order = torch.empty(0, dtype=torch.int64)
 
@@ -129,7 +130,7 @@ class Loop:
         torch.manual_seed(seeds.mix(self.settings.seed, epoch, -1))
         sampling = self.method.begin_epoch(self.data)
         self.sampling = None if sampling is None else sampling.detach().cpu()
-        self.sums, self.counted, self.seconds = {}, 0, 0.0
+        self.sums, self.counted, self.seconds, self.partial = {}, 0, 0.0, False
         self.order = self._order()
         self.method.train()
 
@@ -201,7 +202,10 @@ class Loop:
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.counted += 1
-        self.watch.count(losses["loss"])
+        if self.method.whole_task:
+            self.watch.count(losses["loss"])
+        else:
+            self.partial = True
 
     def _descend(self) -> None:
         if self.settings.clip is not None:
@@ -231,7 +235,8 @@ class Loop:
         """After a step, what is due: measure the held-out loss, log the epoch, go back to the best state."""
         within = self.step % self.steps_per_epoch
         ended = within == 0 or self.step == self.total_steps
-        if self.watch.held_out is not None and (ended or within % self.watch.between == 0):
+        due = self.watch.held_out is not None and (ended or within % self.watch.between == 0)
+        if due and self.method.whole_task:
             line = self.watch.measure(self.step, not self.descends, self._position)
             if line:
                 self.progress.say(line)
@@ -270,6 +275,8 @@ class Loop:
             "skipped_steps": self.skipped,
             "metrics": means,
         }
+        if self.partial:
+            entry["partial"] = True
         self.checkpoints.log(self.step, entry)
         if self._is_due(entry["epoch"]):
             self.checkpoints.keep(self.step, self.method.encoder.save)
@@ -288,6 +295,7 @@ class Loop:
         load_state(self.method, {name: value.to(self.device) for name, value in state.items()})
         self.step, self.sums, self.counted = position["step"], position["sums"], position["counted"]
         self.seconds, self.watch.since_measured = position["seconds"], position["since_measured"]
+        self.partial = position.get("partial", False)
         self.watch.best = None
 
     def _save(self) -> None:
@@ -313,6 +321,7 @@ class Loop:
             "step": self.step,
             "sums": dict(self.sums),
             "counted": self.counted,
+            "partial": self.partial,
             "skipped": self.skipped,
             "seconds": self.seconds,
             "bad_epochs": self.bad_epochs,
@@ -326,6 +335,7 @@ class Loop:
         optimizers.load(self.optimizer, state.get("optimizer", {}))
         self.step, self.sums, self.seconds = position["step"], position["sums"], position["seconds"]
         self.counted = position.get("counted", self.step % self.steps_per_epoch)  # older runs lack it
+        self.partial = position.get("partial", False)
         self.skipped, self.bad_epochs = position.get("skipped", 0), position["bad_epochs"]
         self.spread, self.sampling = position["spread"], state.get("sampler", {}).get("weights")
         self.order = self._order()

@@ -16,11 +16,11 @@ from unlabeled.data import Data
 from unlabeled.data.notes import note
 from unlabeled.files import printable
 from unlabeled.method import Method
-from unlabeled.options import unknown, verify_all
+from unlabeled.options import READING, unknown, verify_all
 from unlabeled.run import CHECKPOINT, CONFIG, read_config, read_position
 from unlabeled.training import folder as folders
 from unlabeled.training.schedule import Cut, Schedule
-from unlabeled.training.settings import BUDGET, MACHINE_SETTINGS, READING, Settings
+from unlabeled.training.settings import BUDGET, MACHINE_SETTINGS, Settings
 from unlabeled.version import __version__
 
 __all__ = ["Plan", "make", "record", "record_anew", "rescheduled", "resumed"]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from unlabeled.check import Range, UserError
 from unlabeled.options import Count, Fraction, NonNegative, Positive, WholeNumber, verify
 
-__all__ = ["BUDGET", "MACHINE_SETTINGS", "READING", "Settings"]
+__all__ = ["BUDGET", "MACHINE_SETTINGS", "Settings"]
 
 RECIPES = {"adamw": (1e-3, 0.05), "sgd": (0.03 * 4, 5e-4), "lars": (0.3, 1e-6)}
 """Learning rate at 256 samples a step and weight decay by optimizer."""
@@ -18,8 +18,6 @@ BUDGET = ("epochs", "steps", "minutes")
 """Settings that say how long is trained; at most one of them is set."""
 LARGEST_CHOICE = {"cpu": 64, "cuda": 224}
 """Largest image size in pixels that is chosen for the user; more is theirs to ask for."""
-READING = ("label", "text_column", "encoding", "group")
-"""Settings that say how data is read, as far as its files do not; whatever opens data has them."""
 
 FEWEST_STEPS, MOST_EPOCHS = 250, 800
 """Steps that small data gets at least, and passes over it that are chosen at most."""

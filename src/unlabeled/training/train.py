@@ -21,6 +21,8 @@ from unlabeled.encoders.readout import SAMPLES as MOST_FITTED
 from unlabeled.encoders.readout import Spec, fit_readout
 from unlabeled.kernels import heap
 from unlabeled.method import Method
+from unlabeled.options import READING
+from unlabeled.progress import telling
 from unlabeled.run import CHECKPOINT, CONFIG, ENCODER, FEATURES, Run, read_config
 from unlabeled.training import auto, building, duration, holdout, processes
 from unlabeled.training import folder as folders
@@ -33,7 +35,7 @@ from unlabeled.training.loop import Loop
 from unlabeled.training.plan import Plan
 from unlabeled.training.progress import Progress, counted
 from unlabeled.training.progress import duration as in_words
-from unlabeled.training.settings import BUDGET, READING, Settings
+from unlabeled.training.settings import BUDGET, Settings
 from unlabeled.training.watch import Watch
 
 if TYPE_CHECKING:
@@ -231,7 +233,8 @@ def _train(
             f"fitting features {settings.features} to at most {MOST_FITTED:,} training {train.unit}, without labels"
         )
         data = method.encoder.evaluation_view(train).to(fabric.device)
-        readout = fit_readout(method.encoder.eval(), spec, data, settings.seed)
+        with telling(progress.say):
+            readout = fit_readout(method.encoder.eval(), spec, data, settings.seed)
         processes.first(fabric, lambda: readout.save(folder / FEATURES))
     return readout
 

@@ -14,7 +14,7 @@ from unlabeled.check import UserError
 from unlabeled.data.files import davis_frames, is_davis
 from unlabeled.data.worlds import built_in
 
-__all__ = ["VOID", "Film", "films", "listed"]
+__all__ = ["VOID", "Film", "films", "find_videos", "frame_counts", "listed"]
 
 VOID = 255
 """Mask value of pixels without a ground truth, such as those between objects; they count in no score."""
@@ -34,8 +34,8 @@ class Film(NamedTuple):
     masks: Tensor
 
 
-def films(data: Any) -> Iterator[Film]:
-    """Videos with masks, one after the other.
+def find_videos(data: Any) -> Any:
+    """Videos with masks: opened ones, or the root of a folder in the layout of DAVIS.
 
     Args:
         data: Opened videos with masks, the name of a built-in set, of which the test part is taken, or a folder in
@@ -43,33 +43,63 @@ def films(data: Any) -> Iterator[Film]:
             only some are meant, ImageSets/YEAR/val.txt.
 
     Raises:
-        ValueError: It is none of these, or a frame has no mask.
+        ValueError: It is none of these.
     """
     data = data[-1] if isinstance(data, tuple) else data
     if isinstance(data, str | Path) and not Path(data).is_dir():
         data = built_in(str(data), "test")
     if isinstance(data, str | Path):
-        yield from _davis(Path(data))
-    elif getattr(data, "masks", None) is not None:
-        for row, (path, masks) in enumerate(zip(data.paths, data.masks)):
-            video = data.batch(torch.tensor([row]))["video"][0]
-            yield Film(path, video, torch.from_numpy(_numbered(masks[: len(video)].numpy(), shades=False)))
-    elif is_davis(Path(data.name)):
-        yield from _davis(Path(data.name))
-    else:
-        raise UserError(
-            f"data must have masks, as blobs or a folder in the layout of DAVIS do, got {data.name}"
-        )
+        return _checked(Path(data))
+    if getattr(data, "masks", None) is not None:
+        return data
+    if is_davis(Path(data.name)):
+        return _checked(Path(data.name))
+    raise UserError(f"data must have masks, as blobs or a folder in the layout of DAVIS do, got {data.name}")
 
 
-def _davis(root: Path) -> Iterator[Film]:
+def films(data: Any) -> Iterator[Film]:
+    """Videos with masks, one after the other.
+
+    Args:
+        data: What `find_videos` takes or gives.
+
+    Raises:
+        ValueError: There are no videos with masks, or a frame has no mask.
+    """
+    data = find_videos(data)
+    if isinstance(data, Path):
+        yield from (_film(*folders) for folders in _davis(data))
+        return
+    for row, (path, masks) in enumerate(zip(data.paths, data.masks)):
+        video = data.batch(torch.tensor([row]))["video"][0]
+        yield Film(path, video, torch.from_numpy(_numbered(masks[: len(video)].numpy(), shades=False)))
+
+
+def frame_counts(data: Any) -> list[int]:
+    """Number of frames of each of `films`, without decoding them.
+
+    Args:
+        data: What `find_videos` takes or gives.
+    """
+    data = find_videos(data)
+    if isinstance(data, Path):
+        return [len(_images(frames)) for frames, _ in _davis(data)]
+    return data.counts.tolist()
+
+
+def _checked(root: Path) -> Path:
     if missing := [name for name in ("JPEGImages", "Annotations") if not (root / name).is_dir()]:
         got = f"{root} without {missing[0]}"
         raise UserError(f"data must hold the folders JPEGImages and Annotations, got {got}")
+    return root
+
+
+def _davis(root: Path) -> Iterator[tuple[Path, Path]]:
+    """Folders of the frames and of the masks of each video."""
     frames = davis_frames(root)
     masks = root / "Annotations" / frames.relative_to(root / "JPEGImages")
     for sequence in listed(root) or sorted(folder.name for folder in frames.iterdir()):
-        yield _film(frames / sequence, masks / sequence)
+        yield frames / sequence, masks / sequence
 
 
 def listed(root: Path) -> list[str]:
@@ -81,8 +111,12 @@ def listed(root: Path) -> list[str]:
     return list(dict.fromkeys(Path(name).parent.name if "/" in name else name for name in names))
 
 
+def _images(frames: Path) -> list[Path]:
+    return sorted(path for path in frames.glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+
+
 def _film(frames: Path, masks: Path) -> Film:
-    images = sorted(path for path in frames.glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    images = _images(frames)
     files = {path.stem: path for path in masks.glob("*.png")}
     missing = [path.stem for path in images if path.stem not in files]
     if missing or len(images) < 3:

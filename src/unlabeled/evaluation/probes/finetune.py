@@ -15,7 +15,7 @@ from unlabeled.evaluation.features import Representation
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.probe import Augment, Prediction, Probe, Settings
 from unlabeled.evaluation.probes import linear
-from unlabeled.evaluation.progress import watched
+from unlabeled.progress import watched
 
 if TYPE_CHECKING:
     from unlabeled.data import Data

@@ -18,10 +18,10 @@ from unlabeled.data.cameras import Scenes
 from unlabeled.data.groups import joined
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel
-from unlabeled.evaluation.progress import watched
 from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.evaluation.task import Task
 from unlabeled.method import Batch, Method
+from unlabeled.progress import watched
 
 __all__ = ["CHANCE", "TASK", "alignment_error", "kendall_tau", "measure", "nearest"]
 

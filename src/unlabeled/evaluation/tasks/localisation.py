@@ -24,9 +24,9 @@ from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel
-from unlabeled.evaluation.progress import watched
 from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.evaluation.task import Task
+from unlabeled.progress import watched
 
 __all__ = ["CHOOSING", "NEARBY", "POINTING", "TASK", "measure", "pointing", "preference"]
 

@@ -26,10 +26,10 @@ from unlabeled.evaluation.intervals import leave_one_out
 from unlabeled.evaluation.kneser_ney import KneserNey, windows
 from unlabeled.evaluation.measurement import Measurement
 from unlabeled.evaluation.model import EvaluatedModel
-from unlabeled.evaluation.progress import watched
 from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.evaluation.task import Task
 from unlabeled.methods.gpt import GPT
+from unlabeled.progress import watched
 
 if TYPE_CHECKING:
     from unlabeled.data import Data

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unlabeled.check import UserError
-from unlabeled.data.video.films import VOID, Film, films, listed
+from unlabeled.data.video.films import VOID, Film, films, find_videos, frame_counts, listed
 from unlabeled.evaluation import tracking
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel
@@ -28,6 +28,7 @@ from unlabeled.evaluation.task import Task
 from unlabeled.evaluation.tracking import Settings
 from unlabeled.evaluation.twins import calibrate_
 from unlabeled.parts.maps import survey
+from unlabeled.progress import watched
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -157,7 +158,10 @@ def measure(model: EvaluatedModel, parts: Parts, settings: Settings | None = Non
     scores: dict[str, list[Tensor]] = defaultdict(list)
     videos: list[int] = []
     sizes: list[int] = []
-    for number, film in enumerate(films(source)):
+    masked = find_videos(source)
+    frames = len(readers) * sum(count - 1 for count in frame_counts(masked))
+    steps = watched(range(frames), frames, "propagation", f"frames of {len(readers)} kinds of features")
+    for number, film in enumerate(films(masked)):
         if not things(film.masks):
             raise UserError(
                 f"masks must show at least one thing, got none in {film.name}, where only the first frame counts"
@@ -167,7 +171,7 @@ def measure(model: EvaluatedModel, parts: Parts, settings: Settings | None = Non
             _calibrate_(twin, film)
         sizes.append(tracking.side(settings, encoder, rows, film))
         for features, (reader, carrying) in readers.items():
-            masks = tracking.track(film, reader, carrying, sizes[-1])
+            masks = tracking.track(film, reader, carrying, sizes[-1], on_frame=lambda: next(steps, None))
             scores[features].append(_scores(masks, film.masks))
         still = film.masks[:1].expand_as(film.masks)
         scores["copy first mask"].append(_scores(still, film.masks))

@@ -20,9 +20,9 @@ from unlabeled import check
 from unlabeled.data import Data
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel
-from unlabeled.evaluation.progress import watched
 from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.evaluation.task import Task
+from unlabeled.progress import watched
 
 __all__ = ["DEPTH", "RANKS", "TASK", "hits", "measure", "ndcg", "ranking"]
 

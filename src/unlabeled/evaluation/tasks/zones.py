@@ -15,10 +15,10 @@ from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel
-from unlabeled.evaluation.progress import watched
 from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.evaluation.task import Task
 from unlabeled.method import Batch
+from unlabeled.progress import watched
 
 __all__ = ["TASK", "ZonePredictor", "measure", "top_one"]
 

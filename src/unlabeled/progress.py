@@ -1,4 +1,4 @@
-"""What an evaluation tells while it runs: what is measured now, how far it is, and about how long it takes."""
+"""What long work tells while it runs: what is done now, how far it is, and about how long it takes."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
