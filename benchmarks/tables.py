@@ -99,7 +99,7 @@ def train(row: dict[str, Any], table: dict[str, Any], images: Data, out: Path) -
 
 def other_run(value: Any, out: Path) -> Any:
     """The folder of the run of another row, where a setting is "row:NAME"."""
-    return out.parents[1] / folder_name(value[4:]) / "run" if str(value).startswith("row:") else value
+    return str(out.parents[1] / folder_name(value[4:]) / "run") if str(value).startswith("row:") else value
 
 
 def folder_name(row: str) -> str:
