@@ -43,8 +43,9 @@ INTRODUCTION = """# Tables of the lectures at a small scale
 Accuracy in % on CIFAR-10 (stored as JPEG, quality 75, which costs a few points), with 95 % intervals over the images
 that are scored, one training per row, seed 0. Behind a slash is the number that the paper printed, mostly for
 ImageNet: the numbers are not comparable, their order may be. Budgets are processor time of one core, so that no
-number is what a method can reach. Rows in italics are controls: untrained networks and classical features. Written by
-`python benchmarks/tables.py --docs` from the files in `docs/tables/`; rows that are missing were not run.
+number is what a method can reach. Rows in italics are controls, untrained networks and classical features, as
+measured beside the first row that has them; what a row beats is measured beside its own. Written by `python
+benchmarks/tables.py --docs` from the files in `docs/tables/`; rows that are missing were not run.
 """
 CHOOSING = 2000
 OURS = "unlabeled"
@@ -98,7 +99,7 @@ def train(row: dict[str, Any], table: dict[str, Any], images: Data, out: Path) -
 
 def other_run(value: Any, out: Path) -> Any:
     """The folder of the run of another row, where a setting is "row:NAME"."""
-    return out.parents[1] / folder_name(value[4:]) / "run" if str(value).startswith("row:") else value
+    return str(out.parents[1] / folder_name(value[4:]) / "run") if str(value).startswith("row:") else value
 
 
 def folder_name(row: str) -> str:
