@@ -22,9 +22,9 @@ from unlabeled.encoders.tokenizer import END
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel
-from unlabeled.evaluation.progress import watched
 from unlabeled.evaluation.sources import Parts
 from unlabeled.methods.gpt import GPT
+from unlabeled.progress import watched
 
 __all__ = [
     "Prompts",
