@@ -47,7 +47,7 @@ def test_method_files_share_few_lines() -> None:
     assert shared <= SHARED * total, f"{shared} of {total} lines of methods are in another method too"
 
 
-def test_bases_of_families_of_methods_are_short_and_serve_at_least_four_methods() -> None:
+def test_bases_of_families_of_methods_are_short() -> None:
     classes = {
         node.name: (node.end_lineno or 0) - node.lineno + 1
         for file in (SOURCE / "parts").glob("*.py")
@@ -63,7 +63,6 @@ def test_bases_of_families_of_methods_are_short_and_serve_at_least_four_methods(
     ]
     families = {base for base in bases if not base.startswith("Method")}
     assert families and {name: classes[name] for name in families if classes[name] > 80} == {}
-    assert {name: bases.count(name) for name in families if bases.count(name) < 4} == {}
 
 
 @pytest.mark.parametrize("name", TREES)

@@ -16,7 +16,6 @@ depends on the seed.
 import math
 from typing import Literal, Unpack
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from unlabeled.data import Data
@@ -26,13 +25,12 @@ from unlabeled.options import Count, Fraction, NonNegative, Positive, ViewOption
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
 from unlabeled.parts.memory_bank import MemoryBank, softmax
-from unlabeled.parts.pictures import nearest_images
-from unlabeled.parts.precision import full
+from unlabeled.parts.one_view import OneView
 
 __all__ = ["InstanceDiscrimination"]
 
 
-class InstanceDiscrimination(Method[ImageEncoder]):
+class InstanceDiscrimination(OneView, Method[ImageEncoder]):
     """Recognise each image among all images by their vectors in a memory bank.
 
     The metric `similarity` is the mean cosine similarity of a view with the stored vector of its image.
@@ -79,10 +77,6 @@ class InstanceDiscrimination(Method[ImageEncoder]):
     def prepare(self, data: Data) -> None:
         self.bank.fill(len(data))
 
-    def embed_features(self, features: Tensor) -> Tensor:
-        """Predictions, unit vectors, float, shape (batch, dim), of features."""
-        return F.normalize(full(self.head(features)), dim=1)
-
     def forward(self, batch: Batch) -> Tensor:
         index, rows = batch["index"], self.bank.current()
         vectors = self.embed_features(self.encoder(self.views(batch)))
@@ -95,8 +89,3 @@ class InstanceDiscrimination(Method[ImageEncoder]):
         if self.training:
             self.bank.update(vectors, index)
         return value + self.proximal * (2 - 2 * similarity)
-
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        # Predictions are compared with each other, as only training images have stored vectors.
-        images = self.encoder.inputs(batch)
-        return nearest_images(self.views(batch), images, lambda x: self.embed_features(self.encoder(x)))

@@ -27,8 +27,8 @@ from unlabeled.options import Count, ViewOptions
 from unlabeled.parts import gather
 from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
-from unlabeled.parts.pictures import nearest_images
-from unlabeled.parts.precision import full, full_precision
+from unlabeled.parts.one_view import OneView
+from unlabeled.parts.precision import full_precision
 
 __all__ = ["NoiseAsTargets", "loss"]
 
@@ -62,7 +62,7 @@ def costs(vectors: Tensor, points: Tensor) -> Tensor:
     return -(vectors @ points.T)
 
 
-class NoiseAsTargets(Method[ImageEncoder]):
+class NoiseAsTargets(OneView, Method[ImageEncoder]):
     """Assign every image a random point on the unit sphere, and let images exchange points.
 
     The metric `exchanged` is the fraction of the images of a step that get the point of another image.
@@ -113,10 +113,6 @@ class NoiseAsTargets(Method[ImageEncoder]):
     def begin_epoch(self, data: Data) -> None:
         self.epoch += 1
 
-    def embed_features(self, features: Tensor) -> Tensor:
-        """Predictions, unit vectors, float, shape (batch, dim), of features."""
-        return F.normalize(full(self.head(features)), dim=1)
-
     def forward(self, batch: Batch) -> Tensor:
         if not len(self.points):
             raise UserError("points must be drawn first: call prepare(data)")
@@ -150,8 +146,3 @@ class NoiseAsTargets(Method[ImageEncoder]):
         after = before[gather.broadcast(columns)]  # each process may round the products differently
         self.point_of[index] = after
         return (after != before).float().mean()
-
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        # Predictions are compared with each other, as only training images have stored vectors.
-        images = self.encoder.inputs(batch)
-        return nearest_images(self.views(batch), images, lambda x: self.embed_features(self.encoder(x)))

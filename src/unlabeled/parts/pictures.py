@@ -1,14 +1,13 @@
 """Images for reports from what a method sees and predicts."""
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-__all__ = ["mark", "mates", "nearest_images", "outline", "overlay", "path", "sheet", "spectrogram", "strip"]
+__all__ = ["mark", "mates", "outline", "overlay", "path", "sheet", "spectrogram", "strip"]
 
 RED = 1.0, 0.0, 0.0
 MARK = 0.1
@@ -85,19 +84,6 @@ def mates(images: Tensor, labels: Tensor) -> Tensor:
     """
     together = (labels[:, None] == labels).fill_diagonal_(False)
     return images[together.int().argmax(dim=1)].where(together.any(dim=1)[:, None, None, None], 0.5)
-
-
-@torch.no_grad()
-def nearest_images(views: Tensor, images: Tensor, embed: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """Views, their images, and the image among these whose vector is nearest to that of the view.
-
-    Args:
-        views: A random view of each image, float, shape (batch, channels, height, width).
-        images: Float, same shape.
-        embed: Unit vectors of views or images, float, shape (batch, dim).
-    """
-    nearest = images[(embed(views) @ embed(images).T).argmax(1)]
-    return {"view": views, "original image": images, "nearest image": nearest}
 
 
 def sheet(images: Tensor) -> Tensor:
