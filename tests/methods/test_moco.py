@@ -1,6 +1,7 @@
 """MoCo: the order of teacher, keys and queue in a step; InfoNCE is tested in tests/parts/test_info_nce.py."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from unlabeled import encoders
 from unlabeled.methods.moco import MoCo
 from unlabeled.parts.info_nce import with_queue
+from unlabeled.run import load_state
 
 
 def build(**options) -> MoCo:
@@ -123,6 +125,19 @@ def test_training_step_in_bfloat16_is_finite() -> None:
 
 
 def test_queue_larger_than_the_data_is_warned_of() -> None:
-    with pytest.warns(UserWarning, match=r"queue \(20\) is larger than the data \(8\)"):
+    with pytest.warns(UserWarning, match=r"queue \(20\) is larger than the number of images \(8\)"):
         build().prepare(range(8))  # type: ignore[arg-type]
     build(queue=8).prepare(range(8))  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_default_queue_holds_at_most_one_key_per_image_and_saved_ones_keep_their_size() -> None:
+    large, small = build(queue=None), build(queue=None)
+    large.prepare(range(5000))  # type: ignore[arg-type]
+    small.prepare(range(30))  # type: ignore[arg-type]
+    assert (len(large.queue.rows), len(small.queue.rows)) == (4096, 30)
+    assert small.chance(8) == pytest.approx(math.log(31))
+    give(small, images(), images())({})
+    assert small.queue.rows.shape == (30, 6) and int(small.queue.pushed) == 8
+    load_state(small, large.state_dict())
+    assert torch.equal(small.queue.rows, large.queue.rows)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from typing import Any
 
 import pytest
@@ -165,6 +166,10 @@ def test_features_are_those_of_images_and_of_places_of_any_size() -> None:
 def test_queue_larger_than_the_data_gives_a_warning_and_groups_are_required() -> None:
     with pytest.warns(UserWarning, match=r"queue \(20\) is larger than the number of places \(8\)"):
         build().prepare(places())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (method := build(queue=None)).prepare(places())
+    assert len(method.queue.rows) == 8 and len(build(queue=None).queue.rows) == 1024
     with pytest.raises(ValueError, match=r"must have groups for seco"):
         build().training_view(open_data("photos"))  # type: ignore[arg-type]
 

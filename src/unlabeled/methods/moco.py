@@ -15,7 +15,6 @@ ones that span all processes.
 """
 
 import math
-import warnings
 from typing import ClassVar, Literal, Unpack
 
 import torch
@@ -38,6 +37,8 @@ from unlabeled.parts.two_views import TwoViews
 
 __all__ = ["MoCo"]
 
+QUEUE = 4096
+
 
 class MoCo(TwoViews, Method[ImageEncoder]):
     """Find the other view of an image among thousands of stored views of other images.
@@ -47,7 +48,7 @@ class MoCo(TwoViews, Method[ImageEncoder]):
         temperature: Softmax temperature; 0.2 in version 2, 0.07 in version 1.
         projection_dim: Width of the compared vectors.
         projection: Projection head; "mlp" in version 2, "linear" in version 1.
-        queue: Number of stored keys that each query is compared with.
+        queue: Number of stored keys that each query is compared with. [default: 4096, at most the number of images]
         momentum: Momentum of the teacher; 0.999 for ImageNet, 0.99 for shorter runs.
         symmetric: Use each view once as the query and once as the key; doubles the work of a step.
         splits: Groups that batch norm sees separately in each process; each has at least 8 images.
@@ -66,7 +67,7 @@ class MoCo(TwoViews, Method[ImageEncoder]):
         temperature: Positive = 0.2,
         projection_dim: Count = 128,
         projection: Literal["mlp", "linear"] = "mlp",
-        queue: Count = 4096,
+        queue: Count | None = None,
         momentum: Fraction = 0.99,
         symmetric: bool = False,
         splits: Count = 4,
@@ -78,19 +79,13 @@ class MoCo(TwoViews, Method[ImageEncoder]):
         hidden = [encoder.dim] if projection == "mlp" else []
         self.head = mlp(encoder.dim, *hidden, projection_dim, norm=False)
         self.teacher = Teacher(encoder, self.head, momentum=momentum)
-        self.queue = Queue(queue, projection_dim)
+        self.queue = Queue(queue or QUEUE, projection_dim, may_shrink=queue is None)
 
     def chance(self, samples: int) -> float:
         return math.log(len(self.queue.rows) + 1)
 
     def prepare(self, data: Data) -> None:
-        stored = len(self.queue.rows)
-        if stored > len(data):
-            warnings.warn(
-                f"queue ({stored}) is larger than the data ({len(data)}), so earlier keys of an image "
-                "serve as its negatives; choose a smaller queue",
-                stacklevel=2,
-            )
+        self.queue.fit(len(data), "images")
 
     def forward(self, batch: Batch) -> Tensor:
         views = self.two_views(batch)

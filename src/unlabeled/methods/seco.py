@@ -16,7 +16,6 @@ apart: that is what these spaces are for. The first could be solved by colours a
 """
 
 import math
-import warnings
 from typing import ClassVar, Unpack
 
 import torch
@@ -39,7 +38,7 @@ from unlabeled.parts.teacher import Teacher
 
 __all__ = ["SeCo"]
 
-SPACES = 3
+SPACES, QUEUE = 3, 1024
 
 
 class Heads(nn.Module):
@@ -87,7 +86,8 @@ class SeCo(Method[ImageEncoder]):
         encoder: Network whose features are kept.
         temperature: Softmax temperature; lower penalises hard negatives more.
         projection_dim: Width of the compared vectors.
-        queue: Number of stored keys of each space that each query is compared with.
+        queue: Number of stored keys of each space that each query is compared with. [default: 1024, at most the number
+            of places]
         momentum: Momentum of the teacher; 0.999 in the paper, 0.99 for shorter runs.
         splits: Groups that batch norm sees separately in each process; each has at least 8 images.
         **views: How the views are drawn; all are cropped, the other options are for augmented ones only.
@@ -104,7 +104,7 @@ class SeCo(Method[ImageEncoder]):
         *,
         temperature: Positive = 0.07,
         projection_dim: Count = 128,
-        queue: Count = 1024,
+        queue: Count | None = None,
         momentum: Fraction = 0.99,
         splits: Count = 4,
         **views: Unpack[ViewOptions],
@@ -116,7 +116,7 @@ class SeCo(Method[ImageEncoder]):
         self.crops = Views(encoder.image_size, **VIEWS_OFF | {"crop": options["crop"]})
         self.heads = Heads(encoder.dim, projection_dim)
         self.teacher = Teacher(encoder, self.heads, momentum=momentum)
-        self.queue = Queue(queue, SPACES * projection_dim)
+        self.queue = Queue(queue or QUEUE, SPACES * projection_dim, may_shrink=queue is None)
 
     @property
     def stored(self) -> list[Tensor]:
@@ -132,12 +132,7 @@ class SeCo(Method[ImageEncoder]):
         return places_of(data, SPACES, "seco")
 
     def prepare(self, data: Places) -> None:
-        if (stored := len(self.queue.rows)) > len(data):
-            warnings.warn(
-                f"queue ({stored}) is larger than the number of places ({len(data)}), so earlier keys "
-                "of a place serve as its negatives; choose a smaller queue",
-                stacklevel=2,
-            )
+        self.queue.fit(len(data), "places")
 
     def forward(self, batch: Batch) -> Tensor:
         query, *keys = self.four_views(batch)
