@@ -2,16 +2,20 @@
 
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from unlabeled import pretrain
+from unlabeled.data import open_data
 from unlabeled.data.options import OpenOptions
 from unlabeled.data.trajectories import Trajectories, from_trajectories
 from unlabeled.data.trajectories.read import find
 from unlabeled.data.worlds import built_in
+from unlabeled.worlds import pans
 
 
 def walks(count: int = 4, frames: int = 12) -> Trajectories:
@@ -188,3 +192,35 @@ def test_rooms_are_small_whole_numbers(room: float) -> None:
         "room 1",
         "room 2",
     ]
+
+
+def test_pans_over_images_of_a_folder_show_them_from_the_poses_that_they_name(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for name, shape in {"b/wide": (40, 60, 3), "a/tall": (50, 36, 3)}.items():
+        (tmp_path / "pictures" / name).parent.mkdir(parents=True)
+        pixels = generator.integers(0, 256, shape, dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{name}.png")
+    source = f"pans:{tmp_path / 'pictures'}"
+    data, images = open_data(source), open_data(tmp_path / "pictures")
+    assert isinstance(data, Trajectories) and data.kind == "trajectory" and len(data) == len(images) == 2
+    assert data.paths == images.paths and data.paths[0].endswith("a/tall.png")
+    for row, (height, width) in enumerate([(50, 36), (40, 60)]):
+        batch = data.batch(torch.tensor([row]))
+        picture = images.batch(torch.tensor([row]))["image"][0, :, :height, :width]
+        seen = pans.look(picture, batch["pose"][0], 36)
+        assert torch.equal(batch["video"][0], (255 * seen).round().to(torch.uint8))
+        assert batch["video"].shape == (1, 8, 3, 36, 36)
+        assert data.room is not None and data.room[8 * row : 8 * row + 8].unique().tolist() == [row]
+    assert open_data(source, store_size=16).batch(torch.tensor([0]))["video"].shape[-1] == 16
+    with pytest.raises(ValueError, match="nowhere"):
+        open_data("pans:nowhere")
+
+
+def test_egomotion_learns_from_motions_over_images_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for row in range(12):
+        pixels = np.random.default_rng(row).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{row}.png")
+    settings: dict[str, Any] = {"encoder": "conv4", "batch_size": 4, "steps": 2, "quiet": True}
+    run = pretrain("egomotion", f"pans:{tmp_path / 'pictures'}", out=tmp_path / "run", **settings)
+    assert run.kind == "trajectory" and run.history[-1]["step"] == 2

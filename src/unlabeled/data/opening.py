@@ -299,11 +299,28 @@ def _ungrouped(source: Openable, kind: str | None, options: OpenOptions) -> Open
         refuse_column(options.label, name if kind in _WITH_COLUMNS else f"data of kind {kind}")
     if word in BUILT_IN:
         worlds = importlib.import_module("unlabeled.data.worlds")
+        if word == "pans" and (path := name.partition(":")[2]) not in worlds.PANS:
+            return _pans_over(path, name, options)
         return {split: partial(worlds.built_in, name, split, options.channels) for split in ("train", "test")}
     path = Path(name).expanduser()
     if name and not name.startswith(("hub:", "torchvision:")) and not path.exists():
         raise UserError(_not_found(name, path))
     return importlib.import_module(f"unlabeled.data.{KINDS[kind]}.read").find(source, options)
+
+
+def _pans_over(path: str, name: str, options: OpenOptions) -> Openers:
+    """Openers of trajectories over images, which are read at the size of the frames so that none is blurred."""
+    side = options.store_size or STORE_SIZES["trajectory"]
+    openers = parts(path, kind="image", **vars(replace(options, store_size=side, group=None)))
+
+    def read(split: str) -> Data:
+        images = openers[split]()
+        worlds = importlib.import_module("unlabeled.data.worlds")
+        data = worlds.pans_over(images, name, split, min(side, images.shape["image_size"]))
+        data.paths, data.groups, data.skipped = images.paths, images.groups, images.skipped
+        return data
+
+    return {split: partial(read, split) for split in openers}
 
 
 def _grouped(source: Openable, kind: str | None, options: OpenOptions) -> Openers:

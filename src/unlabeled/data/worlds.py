@@ -32,7 +32,7 @@ from unlabeled.worlds import (
     topics,
 )
 
-__all__ = ["built_in"]
+__all__ = ["PANS", "built_in", "pans_over"]
 
 SIZES = {
     "tones": (1_000, 500),
@@ -54,6 +54,8 @@ _VIDEOS: dict[str, tuple[Any, dict[str, Any], str | None]] = {
     "blobs": (blobs, {}, "shape_2"),
 }
 """The world of each set, its options, and the factor that is the label."""
+PANS = ("", "photos", "blank")
+"""Variants of pans over built-in images."""
 _CLASSES = {
     "digit": [str(digit) for digit in range(10)],
     "direction": moving_digits.HEADINGS,
@@ -70,7 +72,8 @@ def built_in(name: str, split: str, channels: int | None = None) -> Data:
             moving_digits:two for two digits; balls:reversible; balls:static; chiming_shapes:distractor with a second
             shape that makes no sound; orbit:still, where nothing moves; orbit:free with cameras anywhere; rooms:still,
             where the walker stands still; seasons:unrelated, where no two pictures show the same place;
-            pans:photos over photos instead of digits; pans:blank with empty frames.
+            pans:photos over photos instead of digits; pans:blank with empty frames. What else follows pans: is a path
+            of images, which `opening` opens.
         split: train or test.
         channels: Of images, 1 or 3 to convert to; None leaves digits grey and photos in colour.
 
@@ -168,14 +171,31 @@ def _seasons(name: str, variant: str, split: str, channels: int | None) -> Image
 
 
 def _pans(name: str, variant: str, split: str) -> Trajectories:
-    """Trajectories over the built-in images, one each; the classes of these stand for the rooms."""
-    check.choice(("", "photos", "blank"), variant=variant)
+    check.choice(PANS, variant=variant)
     images = load("photos" if variant == "photos" else "digits", split)
-    pictures = images.batch(torch.arange(len(images)))["image"]
-    content = pans.make(len(images), int(split == "test"), pictures=pictures, blank=variant == "blank")
-    assert images.labels is not None
-    room = images.labels[content.pop("picture")][:, None].expand(content["video"].shape[:2])
-    return from_trajectories({**content, "room": room}, name=name)
+    return pans_over(images, name, split, blank=variant == "blank")
+
+
+def pans_over(images: Images, name: str, split: str, size: int = 32, blank: bool = False) -> Trajectories:
+    """Trajectories over images, one each; the classes of these, if all are known, stand for the rooms.
+
+    Args:
+        images: What is looked at.
+        name: What the trajectories are called.
+        split: The motions of "test" differ from all others.
+        size: Height and width of a frame in pixels; motions are the same fractions of it whatever it is.
+        blank: Whether the frames are empty.
+    """
+    motions: dict[str, Any] = {"size": size, "shift": 3 * size / 32, "blank": blank}
+    pictures = [
+        images.batch(torch.tensor([row]))["image"][0, :, :height, :width]
+        for row, (height, width) in enumerate(images.sizes.tolist())
+    ]
+    content = pans.make(len(images), int(split == "test"), pictures=pictures, **motions)
+    number, labels = content.pop("picture"), images.labels
+    if labels is not None and bool((labels >= 0).all()):
+        content["room"] = labels[number][:, None].expand(content["video"].shape[:2])
+    return from_trajectories(content, name=name)
 
 
 _OPENED_BY: dict[str, Callable[[str, str, str], Data]] = {

@@ -10,6 +10,7 @@ pictures.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ def make(
     n: int,
     seed: int,
     *,
-    pictures: Tensor,
+    pictures: Sequence[Tensor] | Tensor,
     frames: int = 8,
     size: int = 32,
     shift: float = 3.0,
@@ -36,7 +37,7 @@ def make(
     Args:
         n: Number of trajectories; trajectory i is over picture i, and after the last picture comes the first one again.
         seed: Seed of the poses.
-        pictures: uint8, shape (pictures, channels, height, width); a frame covers all of a picture's shorter side.
+        pictures: uint8, shape (channels, height, width) each; a frame covers all of a picture's shorter side.
         frames: Number of frames of each trajectory.
         size: Height and width of a frame in pixels.
         shift: Largest motion between two frames along each axis, in pixels of the frame.

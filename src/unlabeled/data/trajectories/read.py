@@ -9,6 +9,10 @@ Read are
 - one .npz file with these of all trajectories, which have one axis more, or with `train_video`, `test_video` and so on;
 - parquet files with a row for each frame: `walk` (which trajectory it is from), `image` (encoded), `x`, `y`, `heading`,
   and perhaps `room`; frames are in the order of their rows. Larger images become squares of `store_size` (64 if None).
+
+`pans:PATH` makes trajectories of images instead: a camera slides and turns over each image of a folder, table or
+archive, by known random motions of up to about a tenth of a frame and 30 degrees. Frames are squares of `store_size`,
+or of the usual shorter side of smaller images.
 """
 
 import os
