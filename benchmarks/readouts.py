@@ -32,10 +32,9 @@ FEATURES = (
 
 def judge(method: str, run: Path, pair: tuple[Data, Data]) -> None:
     """Score all features of a trained network; what is there already stays."""
-    for features in FEATURES:
-        with results(NAME) as done:
-            if features in done.get(method, {}):
-                continue
+    with results(NAME) as done:
+        missing = [features for features in FEATURES if features not in done.get(method, {})]
+    for features in missing:
         scores = evaluate(run, pair, controls="none", features=features)
         columns = {record["probe"]: record["value"] for record in scores.records}
         with results(NAME) as done:

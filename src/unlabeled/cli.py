@@ -179,7 +179,7 @@ def _help(name: str, method: methods.Description) -> str:
         return f"{text} [default: {words}]"
     lengths = [f"{method.defaults[other]} {other}" for other in BUDGET if other in method.defaults]
     if name in BUDGET and lengths:
-        return f"{text} [default: {lengths[0]}, instead]"
+        return f"{text} [default: none, as it takes {lengths[0]}]"
     return text + bracket + chosen.replace("10 to 800", f"10 to {method.most_epochs}")
 
 
@@ -549,7 +549,7 @@ def _compare(
         raise UserError(f"compare must get methods for one kind of data, got {', '.join(sorted(kinds))}")
     kind = kinds.pop() if kinds else None
     folder = out or new_folder(Path("runs/compare"))
-    size = settings["store_size"] or (store_size(kind, settings["image_size"]) if kind else None)
+    size = settings["store_size"] or store_size(kind, settings["image_size"])
     # Divided once, so that no method sees the test images, not even without their labels.
     train, test = open_splits(data, kind=kind, store_size=size, **reading)
     settings |= {name: reading[name] for name in reading if name != "group"}  # how the report reads the data

@@ -195,7 +195,7 @@ def levels_of(data: Data) -> Levels:
     return getattr(data, "levels", None) or {}
 
 
-def store_size(kind: str, image_size: int | None) -> int | None:
+def store_size(kind: str | None, image_size: int | None) -> int | None:
     """Shorter side in pixels at which pictures are kept for an encoder's input of a size, None for no pictures."""
     return max(STORE_SIZES[kind], image_size or 0) if kind in STORE_SIZES else None
 
