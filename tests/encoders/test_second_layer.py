@@ -9,6 +9,7 @@ from unlabeled.encoders import second_layer
 from unlabeled.encoders.dictionary import PatchCode
 from unlabeled.encoders.second_layer import SecondLayer
 from unlabeled.exporting import export
+from unlabeled.parts.directions import LARGEST
 from unlabeled.parts.group_dictionaries import GroupDictionaries
 
 
@@ -120,3 +121,13 @@ def test_onnx_takes_any_number_of_images(tmp_path) -> None:
     pytest.importorskip("onnxruntime")
     encoder = encoders.build("dictionary2-16-mirror", image_size=16)
     assert export(encoder, tmp_path / "one.onnx", format="onnx").difference < 1e-5
+
+
+@pytest.mark.parametrize("name", ["dictionary2-400", "dictionary2-400-mirror", "dictionary2-1000-mirror"])
+def test_the_output_has_no_more_numbers_than_the_readouts_take(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(second_layer, "SIZE", 64)
+    monkeypatch.setattr(second_layer, "ATOMS", 96)
+    network = encoders.build(name, in_channels=1, image_size=20)
+    assert 4096 < network.dim <= LARGEST

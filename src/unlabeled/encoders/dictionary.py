@@ -154,7 +154,10 @@ def dictionary(name: str, channels: int, image_size: int) -> PatchCode:
     if match[4] == "mirror" and atoms % 2:
         raise UserError(f"atoms must be even where half are mirror images, got {name}")
     mirror, maps = match[4] == "mirror", 2 * atoms
-    second = SecondLayer(maps, min(CELLS, image_size - width + 1)) if match[1] else None
+    second = None
+    if match[1]:
+        first = maps // 2 if mirror else maps
+        second = SecondLayer(maps, min(CELLS, image_size - width + 1), NUMBERS // QUADRANTS**2 - first)
     return PatchCode(channels, atoms, width, mirror=mirror, second=second)
 
 

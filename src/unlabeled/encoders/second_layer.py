@@ -25,14 +25,15 @@ class SecondLayer(nn.Module):
     Args:
         maps: Number of maps of the first layer.
         cells: Cells on a side of these.
+        most: Largest dimension, exceeded only by one group alone.
     """
 
     groups: Tensor
 
-    def __init__(self, maps: int, cells: int) -> None:
+    def __init__(self, maps: int, cells: int, most: int = 2 * ATOMS * GROUPS) -> None:
         super().__init__()
         size, width = min(SIZE, maps), min(WIDTH, cells)
-        count = min(GROUPS, maps // size)
+        count = min(GROUPS, maps // size, max(1, most // (2 * ATOMS)))
         self.register_buffer("groups", torch.arange(count * size).view(count, size))
         self.filters = nn.ModuleList(Filters(size, ATOMS, (width, width), eps=EPS) for _ in range(count))
         self.dim = 2 * ATOMS * count
