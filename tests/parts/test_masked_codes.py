@@ -45,13 +45,14 @@ def test_entropy_is_the_loss_of_the_best_guess_that_hears_nothing() -> None:
 
 def test_pictures_replace_masked_frames_by_the_mean_of_their_code() -> None:
     bands, real = torch.rand(2, 3, 8), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
-    masked = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0]]).bool()
+    masked = torch.tensor([[0, 1, 0, 0], [1, 1, 0, 0]]).bool()
     codes = torch.tensor([[5, 7, 7, 5], [5, 2, 0, 0]])
-    predicted = torch.tensor([[5, 5, 7, 5], [7, 2, 0, 0]])
+    predicted = torch.tensor([[5, 5, 7, 5], [7, 3, 0, 0]])
     pictures = code_pictures(bands, real, masked, codes, predicted)
     shown = {name: picture[:, 0].flip(1) for name, picture in pictures.items()}
-    low, high = bands.amin((1, 2), keepdim=True), bands.amax((1, 2), keepdim=True)
-    scaled = (bands - low) / (high - low)
+    heard = (bands[0], bands[1, :, :4])
+    scaled = torch.stack([(x - part.min()) / (part.max() - part.min()) for x, part in zip(bands, heard)])
+    scaled = scaled.clamp(0, 1)
     fives = torch.stack(
         [scaled[0, :, 0], scaled[0, :, 1], scaled[0, :, 6], scaled[0, :, 7], *scaled[1, :, :2].T]
     )
@@ -61,6 +62,7 @@ def test_pictures_replace_masked_frames_by_the_mean_of_their_code() -> None:
     torch.testing.assert_close(shown["true codes"][0, :, 2], sevens.mean(0))
     torch.testing.assert_close(shown["predicted codes"][0, :, 3], fives.mean(0))
     torch.testing.assert_close(shown["predicted codes"][1, :, 0], sevens.mean(0))
+    assert (shown["predicted codes"][1, :, 2:4] == 0.5).all()
     for picture in shown.values():
         torch.testing.assert_close(picture[0, :, [0, 1, 4, 5, 6, 7]], scaled[0, :, [0, 1, 4, 5, 6, 7]])
-        torch.testing.assert_close(picture[1, :, 2:], scaled[1, :, 2:])
+        torch.testing.assert_close(picture[1, :, 4:], scaled[1, :, 4:])

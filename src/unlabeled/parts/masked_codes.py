@@ -47,7 +47,7 @@ def entropy(codes: Tensor, size: int) -> Tensor:
 def code_pictures(
     bands: Tensor, real: Tensor, masked: Tensor, codes: Tensor, predicted: Tensor
 ) -> dict[str, Tensor]:
-    """Spectrograms in which each masked frame is replaced by the mean of all frames with its code, black without any.
+    """Spectrograms in which each masked frame is replaced by the mean of all frames with its code, grey if none.
 
     Args:
         bands: Log-mel bands, float, shape (batch, bands, columns).
@@ -62,11 +62,14 @@ def code_pictures(
     """
     columns = torch.arange(bands.shape[2], device=bands.device) * codes.shape[1] // bands.shape[2]
     codes, predicted = (torch.where(real, x + 1, 0)[:, columns] for x in (codes, predicted))
-    low, high = bands.amin((1, 2), keepdim=True), bands.amax((1, 2), keepdim=True)
+    within = real[:, None, columns]
+    low = bands.masked_fill(~within, torch.inf).amin((1, 2), keepdim=True)
+    high = bands.masked_fill(~within, -torch.inf).amax((1, 2), keepdim=True)
     scaled = rearrange((bands - low) / (high - low).clamp(min=1e-6), "b bands columns -> b columns bands")
     count = int(torch.maximum(codes, predicted).max()) + 1
     sums = scaled.new_zeros(count, scaled.shape[2]).index_add(0, codes.flatten(), scaled.flatten(0, 1))
-    means = sums / torch.bincount(codes.flatten(), minlength=count)[:, None].clamp(min=1)
+    members = torch.bincount(codes.flatten(), minlength=count)[:, None]
+    means = torch.where(members > 0, sums / members, 0.5)
     hidden = masked[:, columns, None]
     rows = {
         "sound": scaled,
