@@ -67,3 +67,12 @@ def test_evened_rows_hide_equally_many_of_what_was_hidden() -> None:
     evened = even(hidden)
     assert (evened.sum(1) == hidden.sum(1).min()).all()
     assert not (evened & ~hidden).any()
+
+
+def test_spans_may_be_one_and_cover_at_most_a_part_of_a_short_sequence() -> None:
+    lengths = torch.tensor([1, 2, 11, 400])
+    masked = [spans(lengths, 400, 0.4, 10, fewest=1, most=0.5) for _ in range(60)]
+    counts = torch.stack([mask.sum(1) for mask in masked])
+    assert (counts[:, 0] == 0).all() and (counts[:, 1] == 1).all() and (counts[:, 2] == 5).all()
+    assert counts[:, 3].float().mean().item() / 400 == pytest.approx(1 - (1 - 0.04) ** 10, abs=0.02)
+    assert all(min(runs(mask[3])) >= 10 for mask in masked)
