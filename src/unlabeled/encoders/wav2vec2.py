@@ -1,5 +1,6 @@
 """The network of wav2vec 2.0, as transformers has it: convolutions over the waveform, then a transformer."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -92,6 +93,11 @@ class Wav2Vec2Network(nn.Module):
     def channels(self) -> int:
         """Numbers of a frame after the convolutions."""
         return self.map_dims["conv"]
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+        return math.prod(self.model.config.conv_stride)
 
     @property
     def receptive(self) -> int:

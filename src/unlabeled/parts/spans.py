@@ -9,17 +9,18 @@ from unlabeled.parts import ragged
 __all__ = ["even", "spans"]
 
 
-def spans(lengths: Tensor, size: int, share: float = 0.65, span: int = 10) -> Tensor:
+def spans(lengths: Tensor, size: int, share: float = 0.65, span: int = 10, *, least: int = 2) -> Tensor:
     """Spans that start at random positions of each sequence and may overlap.
 
-    A sequence of n positions has share * n / span spans, rounded up or down at random, at least 2; a span covers at
-    most all positions but one.
+    A sequence of n positions has share * n / span spans, rounded up or down at random, at least `least`; a span covers
+    at most all positions but one.
 
     Args:
         lengths: Length of each sequence, int64, shape (batch,).
         size: Length with padding.
         share: Fraction of the positions that the spans would mask if none overlapped, in 0..1.
         span: Length of a span, at least 1.
+        least: Fewest spans of a sequence.
 
     Returns:
         Bool, shape (batch, size).
@@ -28,7 +29,7 @@ def spans(lengths: Tensor, size: int, share: float = 0.65, span: int = 10) -> Te
     starts = (
         lengths - span_length
     )  # no span reaches the last position, as in the code of the published results
-    count = (share * lengths / span + torch.rand((), device=lengths.device)).long().clamp(min=2)
+    count = (share * lengths / span + torch.rand((), device=lengths.device)).long().clamp(min=least)
     score = torch.rand(len(lengths), size, device=lengths.device)
     score = score.masked_fill(~ragged.real(starts, size), 2.0)
     begins = score.argsort(1).argsort(1) < torch.minimum(count, starts)[:, None]
