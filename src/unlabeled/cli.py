@@ -605,6 +605,8 @@ def show(
         with atomic(path) as temporary:
             temporary.write_bytes(pictures.sheet(images))
         print(path, flush=True)
+    if len(texts) + len(images) < len(rows):
+        print(f"to hear the sounds: unlabeled report {run}", flush=True)
     _next("evaluate", run, source)
 
 

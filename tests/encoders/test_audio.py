@@ -75,6 +75,16 @@ def test_norms_over_time_do_not_hear_the_padding_either(monkeypatch):
         torch.testing.assert_close(together[[row]], alone, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("rate", [8_000, 16_000])
+def test_rates_say_how_many_frames_a_layer_has_for_one_of_the_spectrogram(name, rate):
+    encoder, samples = build(name, sample_rate=rate), 3 * rate
+    layers, frames = encoder.layers(encoder.inputs({"waveform": torch.randn(1, samples)}))
+    for layer in layers:
+        count = int(frames[layer] if isinstance(frames, dict) else frames)
+        assert count == pytest.approx(encoder.rates[layer] * encoder.spectrogram.frames(samples), abs=1)
+
+
 def test_recurrent_layers_know_nothing_of_what_comes_later():
     encoder = build("gru3-16")
     bands, frames = torch.randn(2, 30, 40), torch.tensor([30, 30])

@@ -32,6 +32,11 @@ def test_every_run_is_a_span_or_longer_and_the_last_place_is_shown() -> None:
     assert not hidden[:, -1].any()
 
 
+def test_a_sequence_may_have_fewer_spans_than_two() -> None:
+    hidden = spans(torch.full((50,), 40), 40, 0.1, 7, fewest=1)
+    assert set(hidden.sum(1).tolist()) == {7}
+
+
 @pytest.mark.parametrize(("size", "counts"), [(49, {3, 4}), (100, {6, 7}), (20, {2})])
 def test_number_of_spans_is_rounded_up_or_down_and_at_least_two(size: int, counts: set[int]) -> None:
     found = set()

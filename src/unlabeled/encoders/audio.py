@@ -148,6 +148,7 @@ class Convolutional(nn.Module):
         # Norms of single frames: norms over time or over the batch would include the padding.
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths[1:])
         self.map_dims = {f"conv{number}": width for number, width in enumerate(widths[1:], 1)}
+        self.rates = dict(zip(self.map_dims, (1, 1 / 2, 1 / 4, 1 / 8)))
         self.dim = widths[-1]
 
     def layers(self, bands: Tensor, frames: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -201,6 +202,13 @@ class AudioEncoder(Encoder):
     def masks_mel(self) -> bool:
         """Whether tokens of a spectrogram can be masked before its transformer."""
         return isinstance(self.trunk, MelTransformer)
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Frames of each layer per frame of the spectrogram."""
+        if isinstance(self.trunk, Wav2Vec2Network):
+            return dict.fromkeys(self.map_dims, self.spectrogram.hop / self.trunk.hop)
+        return getattr(self.trunk, "rates", dict.fromkeys(self.map_dims, 1.0))
 
     @property
     def is_dictionary(self) -> bool:
