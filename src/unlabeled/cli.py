@@ -161,6 +161,7 @@ class Reading:
     text_column: Annotated[str | None, _reads("text_column")] = None
     encoding: Annotated[str | None, _reads("encoding")] = None
     group: Annotated[str | None, _reads("group")] = None
+    fold: Annotated[WholeOrNone, _reads("fold")] = None
 
 
 DETECTED = Reading()

@@ -59,6 +59,7 @@ def evaluate(
     size: int | None = None,
     augment: Augment | None = None,
     group: str | None = None,
+    fold: int | None = None,
     progress: Callable[[str], None] | None = None,
     save: Callable[[Scores], None] | None = None,
 ) -> Scores:
@@ -75,7 +76,7 @@ def evaluate(
         draws, seed: Random balanced choices of the labels where not all are used; seed of all random numbers.
         device: auto, cpu or cuda.
         test: Test data, if `data` is training data only: its test split, else all of it.
-        label, text_column, encoding, group: As in `open_data`; None takes those of the run.
+        label, text_column, encoding, group, fold: As in `open_data`; None takes those of the run.
         k, temperature: Neighbours that vote in knn, and the temperature of their votes.
         steps: Optimizer steps of finetune, nonlinear and supervised; None lets held-out labels end them, after 20
             passes at most.
@@ -94,7 +95,7 @@ def evaluate(
     settings, run = Settings(seed, k, temperature, steps, augment), opened_run(run)
     words = _several(probe), [] if controls == "none" else _several(controls), _several(labels_per_class)
     request = Request(*words, draws, settings, progress, readouts.named(run, features), save, size)
-    reading = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
+    reading = {"label": label, "text_column": text_column, "encoding": encoding, "group": group, "fold": fold}
     with telling(progress):
         return _evaluate(run, data, test, reading, request, pick_device(device))
 
