@@ -121,13 +121,8 @@ def official_sources(
             items = (Item(file.path, label, below.root / file.path) for file, label in files)
             return Reading(classes, len(files), items)
 
-        key = [
-            "official",
-            os.path.realpath(below.root),
-            digest(file for file, _ in files),
-            digest(lists),
-            number,
-        ]
+        state = digest([*lists, *(file for file, _ in files)])
+        key = ["official", os.path.realpath(below.root), number, state]
         prefix = os.path.join(below.root, "") if below.root != Path() else ""
         return Source(name, read, key, prefix, skipped, missing)
 
