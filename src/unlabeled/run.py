@@ -113,7 +113,11 @@ class Run:
         names = ("store_size", "max_broken", "pages", "segmenter")
         options = {name: settings[name] for name in names if name in settings}
         # Other data than that of the training may have other columns, and be in another encoding.
-        options |= {name: f"{settings[name]}?" for name in READING if name in settings and name != "group"}
+        options |= {
+            name: f"{settings[name]}?"
+            for name in READING
+            if name in settings and name not in ("group", "fold")
+        }
         return reading(self.encoder, self.kind) | options
 
     @property

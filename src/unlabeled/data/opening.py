@@ -24,7 +24,7 @@ from unlabeled.data.image.decode import SUFFIXES
 from unlabeled.data.image.levels import Levels
 from unlabeled.data.labels import NoColumn, in_order, refuse_column
 from unlabeled.data.notes import note
-from unlabeled.data.options import STORE_SIZE, STORE_SIZES, OpenOptions, Options
+from unlabeled.data.options import STORE_SIZE, STORE_SIZES, OpenOptions, Options, refuse_fold
 from unlabeled.data.samples import Data
 from unlabeled.data.splits import divide
 
@@ -77,7 +77,11 @@ _ENDINGS = {
 _PACKED = re.compile(r"(?i)\.(gz|bz2|zst)$")
 _WITH_COLUMNS = ("image", "text", "audio", "video", "audio-visual")
 """Kinds of data that may come in tables or beside one, of which one column may be named as that of the labels."""
-_OF_ONE_KIND = {"text": ("encoding", "text_column", "segmenter"), "image": ("levels", "pages")}
+_OF_ONE_KIND = {
+    "text": ("encoding", "text_column", "segmenter"),
+    "image": ("levels", "pages"),
+    "video": ("fold",),
+}
 """Options that mean something for one kind of data only."""
 _PEEKED = 3
 """Videos in which sounds without pictures are looked for."""
@@ -105,7 +109,7 @@ def open_data(
         kind: image, text, audio, video, audio-visual, cameras or trajectory; None looks at the built-in name
             or at the endings of the files, and takes for images what gives nothing away.
         **options: The fields of `OpenOptions`: store_size, channels, sample_rate, levels, pages, workers, max_broken,
-            cache, progress, label, encoding, text_column, segmenter and group.
+            cache, progress, label, encoding, text_column, segmenter, group and fold.
 
     Raises:
         ValueError: There is nothing of that name, no sample in it, no such split, or too much of it is broken; or
@@ -298,6 +302,7 @@ def _ungrouped(source: Openable, kind: str | None, options: OpenOptions) -> Open
     if kind not in _WITH_COLUMNS or word in BUILT_IN:
         refuse_column(options.label, name if kind in _WITH_COLUMNS else f"data of kind {kind}")
     if word in BUILT_IN:
+        refuse_fold(options.fold, name)
         worlds = importlib.import_module("unlabeled.data.worlds")
         if word == "pans" and (path := name.partition(":")[2]) not in worlds.PANS:
             return _pans_over(path, name, options)
