@@ -741,8 +741,8 @@ def export(
 
     Args:
         out: File to write; a folder for timm and transformers.
-        format: safetensors (any encoder), timm or onnx (images), transformers (text and sound), or word2vec (word
-            vectors).
+        format: safetensors (any encoder), onnx (images, text and sound), timm (images), transformers (text and sound),
+            or word2vec (word vectors).
         data: Data whose training part the features are fitted to. [default: what the run was trained on]
     """
     from unlabeled.evaluation import readouts

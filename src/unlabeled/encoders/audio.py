@@ -116,6 +116,8 @@ def _by_length(unit: nn.Module, values: Tensor, frames: Tensor) -> Tensor:
     Returns:
         Float, shape (batch, frames, width).
     """
+    if torch.compiler.is_exporting():  # a graph has no loop over lengths
+        return unit(values)[0].masked_fill(~ragged.real(frames, values.shape[1])[:, :, None], 0)
     lengths, order = frames.cpu().sort(descending=True)
     ends = lengths[:: -(-len(lengths) // DEPARTURES)].unique().tolist()
     values, state, parts = values[order.to(values.device)], None, []
