@@ -25,7 +25,7 @@ from unlabeled.evaluation.tasks import TASKS
 from unlabeled.evaluation.verdict import OURS
 from unlabeled.kernels import heap
 from unlabeled.progress import telling
-from unlabeled.run import fingerprint
+from unlabeled.run import fingerprint, held_out_rise
 from unlabeled.run import opened as opened_run
 
 if TYPE_CHECKING:
@@ -118,6 +118,8 @@ def _evaluate(
     about |= {"step": step} if (step := getattr(run, "step", None)) is not None else {}
     about |= {"snapshot": True} if getattr(run, "at", None) is not None else {}
     results = Results({"data": source.name} | about, request.save)
+    if rise := "" if "snapshot" in about else held_out_rise(getattr(run, "history", [])):
+        results.accounts.append({"note": rise})
     _measure_tasks(run, bare(encoder), source, request, device, results)
     if len(request.tasks) == len(request.probes):
         return results.scores()
