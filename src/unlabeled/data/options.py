@@ -37,6 +37,7 @@ class Options(TypedDict, total=False):
     sample_rate: int | None
     levels: Any
     pages: Pages
+    annotations: Literal["boxes", "masks"] | None
     workers: int | None
     max_broken: float
     cache: str | os.PathLike[str] | bool | None
@@ -63,6 +64,8 @@ class OpenOptions:
             pairs as in `levels`; None takes those that suit all images of the split (see `levels`).
         pages: What is read of an image file of several pages: the first; all, each as an image of its own; or bands,
             one image whose bands are the pages.
+        annotations: Boxes or masks of what is in the images, which are read too (`image.annotated`); images without
+            any are left out.
         workers: Threads that decode, as many as processors if None.
         max_broken: Largest fraction, in 0..1, of the files that may be unreadable. Files that were never meant
             to be samples (.txt, .json, hidden ones) are listed as skipped, but not counted.
@@ -92,6 +95,7 @@ class OpenOptions:
     sample_rate: int | None = None
     levels: Any = None
     pages: Pages = "first"
+    annotations: Literal["boxes", "masks"] | None = None
     workers: int | None = None
     max_broken: float = 0.1
     cache: str | os.PathLike[str] | bool | None = None
@@ -106,6 +110,7 @@ class OpenOptions:
     def __post_init__(self) -> None:
         check.fraction(max_broken=self.max_broken)
         check.choice(get_args(Pages), pages=self.pages)
+        check.choice((None, "boxes", "masks"), annotations=self.annotations)
         parsed(self.levels)
         for name in ("channels", "store_size", "workers", "sample_rate", "fold"):
             if (value := getattr(self, name)) is not None:

@@ -123,5 +123,5 @@ class Damage(NamedTuple):
         frames = -(-size // hop)
         if not self.drop:
             return torch.zeros(len(length), size, dtype=torch.bool, device=length.device)
-        rows = spans(length // hop, frames, self.drop, self.span, least=1)
+        rows = spans(length // hop, frames, self.drop, self.span, fewest=1)
         return repeat(rows, "b frames -> b (frames hop)", hop=hop)[:, :size]
