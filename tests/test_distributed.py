@@ -129,20 +129,20 @@ def patch_tracking() -> Method:
 
 def byol() -> Method:
     method = BYOL(build(), momentum=0.9, projection_dim=6, hidden_dim=12)
-    method.first_views, method.second_views = Given(1), Given(2)  # type: ignore[assignment]
+    method.views = Given(1), Given(2)  # type: ignore[assignment]
     return method
 
 
 def barlow_twins() -> Method:
     method = BarlowTwins(build(), projection_dim=6)
-    method.first_views, method.second_views = Given(1), Given(2)  # type: ignore[assignment]
+    method.views = Given(1), Given(2)  # type: ignore[assignment]
     return method
 
 
 def swav() -> Method:
     steps: dict[str, int] = {"queue": 20, "queue_steps": 1, "freeze_steps": 1, "local_crops": 3}
     method = SwAV(build(), prototypes=5, projection_dim=6, hidden_dim=12, **steps)
-    method.views, method.local_views = Given(1, 2), Given(3, 4, 5, size=4)  # type: ignore[assignment]
+    method.views, method.small_crops.views = Given(1, 2), Given(3, 4, 5, size=4)  # type: ignore[assignment]
     return method
 
 
