@@ -66,6 +66,7 @@ from unlabeled.methods.swav import SwAV
 from unlabeled.methods.time_contrastive import TimeContrastive
 from unlabeled.methods.trajectory_unmasking import TrajectoryUnmasking
 from unlabeled.methods.triplet import Triplet
+from unlabeled.methods.vicreg import VICReg
 from unlabeled.methods.video_colorization import VideoColorization
 from unlabeled.parts import gather, ragged, shuffle
 from unlabeled.parts.info_nce import nt_xent
@@ -135,6 +136,12 @@ def byol() -> Method:
 
 def barlow_twins() -> Method:
     method = BarlowTwins(build(), projection_dim=6)
+    method.views = Given(1), Given(2)  # type: ignore[assignment]
+    return method
+
+
+def vicreg(dim: int) -> Method:
+    method = VICReg(build(), projection_dim=dim)
     method.views = Given(1), Given(2)  # type: ignore[assignment]
     return method
 
@@ -422,6 +429,8 @@ METHODS: dict[str, Callable[[], Method]] = {
     "patch_tracking": patch_tracking,
     "byol": byol,
     "barlow_twins": barlow_twins,
+    "vicreg": partial(vicreg, dim=6),
+    "vicreg of few samples": partial(vicreg, dim=SAMPLES + 1),
     "swav": swav,
     "contrastive_pairs": partial(contrastive_pairs, unit=True),
     "contrastive_pairs of any length": partial(contrastive_pairs, unit=False),
