@@ -58,6 +58,7 @@ from unlabeled.methods.instance_discrimination import InstanceDiscrimination
 from unlabeled.methods.moco import MoCo
 from unlabeled.methods.moco_v3 import MoCoV3
 from unlabeled.methods.neural_language_model import NeuralLanguageModel
+from unlabeled.methods.nnclr import NNCLR
 from unlabeled.methods.noise_as_targets import NoiseAsTargets
 from unlabeled.methods.patch_tracking import PatchTracking
 from unlabeled.methods.seco import SeCo
@@ -143,6 +144,12 @@ def barlow_twins() -> Method:
 def vicreg(dim: int) -> Method:
     method = VICReg(build(), projection_dim=dim)
     method.views = Given(1), Given(2)  # type: ignore[assignment]
+    return method
+
+
+def nnclr() -> Method:
+    method = NNCLR(build(), projection_dim=6, hidden_dim=12, queue=20)
+    method.views = Given(1, 2)  # type: ignore[assignment]
     return method
 
 
@@ -431,6 +438,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "barlow_twins": barlow_twins,
     "vicreg": partial(vicreg, dim=6),
     "vicreg of few samples": partial(vicreg, dim=SAMPLES + 1),
+    "nnclr": nnclr,
     "swav": swav,
     "contrastive_pairs": partial(contrastive_pairs, unit=True),
     "contrastive_pairs of any length": partial(contrastive_pairs, unit=False),
@@ -744,7 +752,7 @@ def test_halves_of_a_batch_are_the_whole_where_no_samples_are_compared(one: dict
         assert_same(loops["compared in halves"], loops["compared"], 1e-3)
 
 
-@pytest.mark.parametrize("name", ["moco", "moco as trained", "swav"])
+@pytest.mark.parametrize("name", ["moco", "moco as trained", "swav", "nnclr"])
 def test_queues_are_bit_equal_in_all_processes(name: str, several: list[dict[str, Any]]) -> None:
     first, *others = (process[name]["state"] for process in several)
     queues = [key for key in first if key.startswith("queue")]
