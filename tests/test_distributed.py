@@ -55,6 +55,7 @@ from unlabeled.methods.cpc import CPC
 from unlabeled.methods.deepcluster import DeepCluster
 from unlabeled.methods.gpt import GPT
 from unlabeled.methods.instance_discrimination import InstanceDiscrimination
+from unlabeled.methods.lejepa import LeJEPA
 from unlabeled.methods.moco import MoCo
 from unlabeled.methods.moco_v3 import MoCoV3
 from unlabeled.methods.neural_language_model import NeuralLanguageModel
@@ -150,6 +151,12 @@ def vicreg(dim: int) -> Method:
 def nnclr() -> Method:
     method = NNCLR(build(), projection_dim=6, hidden_dim=12, queue=20)
     method.views = Given(1, 2)  # type: ignore[assignment]
+    return method
+
+
+def lejepa() -> Method:
+    method = LeJEPA(build(), projection_dim=6, hidden_dim=12, lines=8, local_crops=2)
+    method.views, method.small_crops.views = Given(1, 2), Given(3, 4, size=4)  # type: ignore[assignment]
     return method
 
 
@@ -439,6 +446,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "vicreg": partial(vicreg, dim=6),
     "vicreg of few samples": partial(vicreg, dim=SAMPLES + 1),
     "nnclr": nnclr,
+    "lejepa": lejepa,
     "swav": swav,
     "contrastive_pairs": partial(contrastive_pairs, unit=True),
     "contrastive_pairs of any length": partial(contrastive_pairs, unit=False),
