@@ -53,6 +53,7 @@ from unlabeled.methods.context_encoder import ContextEncoder
 from unlabeled.methods.contrastive_pairs import ContrastivePairs
 from unlabeled.methods.cpc import CPC
 from unlabeled.methods.deepcluster import DeepCluster
+from unlabeled.methods.dino import DINO
 from unlabeled.methods.gpt import GPT
 from unlabeled.methods.instance_discrimination import InstanceDiscrimination
 from unlabeled.methods.lejepa import LeJEPA
@@ -157,6 +158,13 @@ def nnclr() -> Method:
 def lejepa() -> Method:
     method = LeJEPA(build(), projection_dim=6, hidden_dim=12, lines=8, local_crops=2)
     method.views, method.small_crops.views = Given(1, 2), Given(3, 4, size=4)  # type: ignore[assignment]
+    return method
+
+
+def dino() -> Method:
+    steps = {"freeze_steps": 1, "local_crops": 3}
+    method = DINO(build(), prototypes=5, hidden_dim=12, bottleneck_dim=6, momentum=0.9, **steps)
+    method.views, method.small_crops.views = Given(1, 2), Given(3, 4, 5, size=4)  # type: ignore[assignment]
     return method
 
 
@@ -447,6 +455,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "vicreg of few samples": partial(vicreg, dim=SAMPLES + 1),
     "nnclr": nnclr,
     "lejepa": lejepa,
+    "dino": dino,
     "swav": swav,
     "contrastive_pairs": partial(contrastive_pairs, unit=True),
     "contrastive_pairs of any length": partial(contrastive_pairs, unit=False),
