@@ -63,6 +63,7 @@ from unlabeled.methods.neural_language_model import NeuralLanguageModel
 from unlabeled.methods.nnclr import NNCLR
 from unlabeled.methods.noise_as_targets import NoiseAsTargets
 from unlabeled.methods.patch_tracking import PatchTracking
+from unlabeled.methods.pirl import PIRL
 from unlabeled.methods.seco import SeCo
 from unlabeled.methods.simclr import SimCLR
 from unlabeled.methods.swav import SwAV
@@ -71,7 +72,7 @@ from unlabeled.methods.trajectory_unmasking import TrajectoryUnmasking
 from unlabeled.methods.triplet import Triplet
 from unlabeled.methods.vicreg import VICReg
 from unlabeled.methods.video_colorization import VideoColorization
-from unlabeled.parts import gather, ragged, shuffle
+from unlabeled.parts import gather, patches, ragged, shuffle
 from unlabeled.parts.info_nce import nt_xent
 from unlabeled.parts.tokens import IGNORED
 from unlabeled.run import CHECKPOINT, Run, read_checkpoint
@@ -165,6 +166,17 @@ def dino() -> Method:
     steps = {"freeze_steps": 1, "local_crops": 3}
     method = DINO(build(), prototypes=5, hidden_dim=12, bottleneck_dim=6, momentum=0.9, **steps)
     method.views, method.small_crops.views = Given(1, 2), Given(3, 4, 5, size=4)  # type: ignore[assignment]
+    return method
+
+
+def pirl(negatives: int) -> Method:
+    """The same noise and tiles for a sample, whatever process has it."""
+    method = PIRL(encoders.build("conv4", image_size=12), projection_dim=6, negatives=negatives)
+    method.prepare(open_data(pictures(SAMPLES)))
+    method.bank.noise = lambda index, negatives: (3 * index[:, None] + torch.arange(negatives)) % SAMPLES  # type: ignore
+    whole = Given(2, size=12)
+    method.views = Given(1, size=12)
+    method.tiles = lambda batch: patches.cells(whole(batch), 3)  # type: ignore[method-assign]
     return method
 
 
@@ -456,6 +468,8 @@ METHODS: dict[str, Callable[[], Method]] = {
     "nnclr": nnclr,
     "lejepa": lejepa,
     "dino": dino,
+    "pirl": partial(pirl, negatives=0),
+    "pirl by noise": partial(pirl, negatives=5),
     "swav": swav,
     "contrastive_pairs": partial(contrastive_pairs, unit=True),
     "contrastive_pairs of any length": partial(contrastive_pairs, unit=False),
