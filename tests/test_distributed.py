@@ -53,6 +53,7 @@ from unlabeled.methods.context_encoder import ContextEncoder
 from unlabeled.methods.contrastive_pairs import ContrastivePairs
 from unlabeled.methods.cpc import CPC
 from unlabeled.methods.deepcluster import DeepCluster
+from unlabeled.methods.densecl import DenseCL
 from unlabeled.methods.dino import DINO
 from unlabeled.methods.gpt import GPT
 from unlabeled.methods.instance_discrimination import InstanceDiscrimination
@@ -177,6 +178,12 @@ def pirl(negatives: int) -> Method:
     whole = Given(2, size=12)
     method.views = Given(1, size=12)
     method.tiles = lambda batch: patches.cells(whole(batch), 3)  # type: ignore[method-assign]
+    return method
+
+
+def densecl() -> Method:
+    method = DenseCL(build(), projection_dim=6, queue=20, momentum=0.9, splits=1)
+    method.views = Given(1, 2)  # type: ignore[assignment]
     return method
 
 
@@ -470,6 +477,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "dino": dino,
     "pirl": partial(pirl, negatives=0),
     "pirl by noise": partial(pirl, negatives=5),
+    "densecl": densecl,
     "swav": swav,
     "contrastive_pairs": partial(contrastive_pairs, unit=True),
     "contrastive_pairs of any length": partial(contrastive_pairs, unit=False),
@@ -783,7 +791,7 @@ def test_halves_of_a_batch_are_the_whole_where_no_samples_are_compared(one: dict
         assert_same(loops["compared in halves"], loops["compared"], 1e-3)
 
 
-@pytest.mark.parametrize("name", ["moco", "moco as trained", "swav", "nnclr"])
+@pytest.mark.parametrize("name", ["moco", "moco as trained", "swav", "nnclr", "densecl"])
 def test_queues_are_bit_equal_in_all_processes(name: str, several: list[dict[str, Any]]) -> None:
     first, *others = (process[name]["state"] for process in several)
     queues = [key for key in first if key.startswith("queue")]
