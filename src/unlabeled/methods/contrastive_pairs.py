@@ -20,7 +20,6 @@ from torch import Tensor
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
 from unlabeled.options import Count, Positive, ViewOptions
-from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
 from unlabeled.parts.precision import full, full_precision
 from unlabeled.parts.two_views import TwoViews
@@ -76,9 +75,8 @@ class ContrastivePairs(TwoViews, Method[ImageEncoder]):
         projection_dim: Count = 128,
         **views: Unpack[ViewOptions],
     ) -> None:
-        super().__init__(encoder)
+        super().__init__(encoder, views)
         self.margin, self.unit = margin, unit
-        self.views = Views(encoder.image_size, **self.view_options(views))
         self.head = mlp(encoder.dim, encoder.dim, projection_dim, last_norm=unit)
 
     def chance(self, samples: int) -> float:

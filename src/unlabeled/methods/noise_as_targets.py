@@ -25,7 +25,6 @@ from unlabeled.kernels.assignment import assign
 from unlabeled.method import Batch, Method
 from unlabeled.options import Count, ViewOptions
 from unlabeled.parts import gather
-from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
 from unlabeled.parts.one_view import OneView
 from unlabeled.parts.precision import full_precision
@@ -93,9 +92,8 @@ class NoiseAsTargets(OneView, Method[ImageEncoder]):
         hidden_dim: Count = 512,
         **views: Unpack[ViewOptions],
     ) -> None:
-        super().__init__(encoder)
+        super().__init__(encoder, views)
         self.every = every
-        self.views = Views(encoder.image_size, **self.view_options(views))
         self.head = mlp(encoder.dim, hidden_dim, target_dim)
         self.register_buffer("points", torch.zeros(0, target_dim))
         self.register_buffer("point_of", torch.zeros(0, dtype=torch.int64))
