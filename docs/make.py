@@ -30,7 +30,7 @@ TITLES = {
 TASKS = {
     "text": "`perplexity`, `zero_shot`, `few_shot`, `similarity`, `analogies`",
     "audio": "`factors`",
-    "video": "`propagation` of masks",
+    "video": "`recognition`, `propagation` of masks and key points",
     "audio-visual": "`retrieval`, `localisation`",
     "cameras": "`alignment`",
     "trajectory": "`zones`, `factors`",

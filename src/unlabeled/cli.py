@@ -464,12 +464,10 @@ def _evaluate_snapshots(run: Any, data: Any, options: dict[str, Any]) -> None:
     if not probes:
         raise UserError(f"snapshots must be measured by a probe, got {','.join(options['probe'])}")
     features = options["features"] or run.config.get("settings", {}).get("features")
+    words: dict[str, Any] = options | {"probe": probes, "features": features} | dict.fromkeys(OF_TASKS)
     for step in run.snapshots:
         earlier = Run(run.path, run.network, step)
-        of_tasks = dict.fromkeys(OF_TASKS)
-        scores = measure(
-            earlier, data, controls="none", **{**options, "probe": probes, "features": features, **of_tasks}
-        )
+        scores = measure(earlier, data, controls="none", **words)
         run.add_evaluation(scores.about, scores.records)
         values = ", ".join(
             f"{' '.join(filter(None, (record['probe'], record['layer'])))} ({record['labels_per_class']}) "

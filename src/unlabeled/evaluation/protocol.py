@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from unlabeled.evaluation.sources import Source
 from unlabeled.evaluation.tasks import TASKS
 from unlabeled.evaluation.verdict import OURS
 from unlabeled.kernels import heap
+from unlabeled.options import Reading
 from unlabeled.progress import telling
 from unlabeled.run import fingerprint, held_out_rise
 from unlabeled.run import opened as opened_run
@@ -49,9 +50,6 @@ def evaluate(
     seed: int = 0,
     device: str = "auto",
     test: Any = None,
-    label: str | None = None,
-    text_column: str | None = None,
-    encoding: str | None = None,
     k: int = 20,
     temperature: float = 0.07,
     steps: int | None = None,
@@ -60,10 +58,9 @@ def evaluate(
     clips: int | None = None,
     crops: int | None = None,
     augment: Augment | None = None,
-    group: str | None = None,
-    fold: int | None = None,
     progress: Callable[[str], None] | None = None,
     save: Callable[[Scores], None] | None = None,
+    **reading: Unpack[Reading],
 ) -> Scores:
     """Measure frozen features on labelled data, with the controls on the same labels and test samples.
 
@@ -78,17 +75,16 @@ def evaluate(
         draws, seed: Random balanced choices of the labels where not all are used; seed of all random numbers.
         device: auto, cpu or cuda.
         test: Test data, if `data` is training data only: its test split, else all of it.
-        label, text_column, encoding, group, fold: As in `open_data`; None takes those of the run.
         k, temperature: Neighbours that vote in knn, and the temperature of their votes.
         steps: Optimizer steps of finetune, nonlinear, recognition and supervised; None lets held-out labels end them,
             after 20 passes at most.
         features: Those that probes read, such as layer2:2x2:whiten, or choose, by cross-validation of each probe and
             draw on its own labels. None as the method declares, else the output.
         size: Shorter side of frames in pixels for propagation; None takes twice the encoder's, or less for speed.
-        clips, crops: Views of a test video that recognition averages; None takes 5 clips where it is long enough, and 1
-            crop in the centre; more crops lie along the longer side.
+        clips, crops: Views of a test video that recognition averages; None takes 5, fewer of short videos, and 1.
         augment: Random view of a batch for finetune and supervised, such as a `Views`; None takes mild crops.
         progress, save: Called with lines on the progress; after every column with the scores, marked as `unfinished`.
+        **reading: label, text_column, encoding, group and fold, as in `open_data`; None takes those of the run.
 
     Returns:
         The scores; their note counts test samples that the run was trained on or the training part holds too.
@@ -98,16 +94,14 @@ def evaluate(
     """
     settings, run = Settings(seed, k, temperature, steps, augment), opened_run(run)
     words = _several(probe), [] if controls == "none" else _several(controls), _several(labels_per_class)
-    request = Request(
-        *words, draws, settings, progress, readouts.named(run, features), save, size, clips, crops
-    )
-    reading = {"label": label, "text_column": text_column, "encoding": encoding, "group": group, "fold": fold}
+    named = readouts.named(run, features)
+    request = Request(*words, draws, settings, progress, named, save, size, clips, crops)
     with telling(progress):
         return _evaluate(run, data, test, reading, request, pick_device(device))
 
 
 def _evaluate(
-    run: Any, data: Any, test: Any, reading: dict[str, Any], request: Request, device: torch.device
+    run: Any, data: Any, test: Any, reading: Reading, request: Request, device: torch.device
 ) -> Scores:
     """Open the model and the data, and measure tasks first, then probes."""
     encoder, reader = frozen(run, device)
