@@ -223,6 +223,8 @@ def _pretrain_command(method: methods.Description) -> Callable[..., None]:
         *(_option(key, type_, default, help_, OUTPUT) for key, (type_, default, help_) in rest.items()),
     ]
 
+    defaults = {parameter.name: parameter.default for parameter in parameters}
+
     def command(data: str | None = None, **values: Any) -> None:
         from unlabeled.parts import gather
         from unlabeled.training.train import pretrain, preview
@@ -232,10 +234,14 @@ def _pretrain_command(method: methods.Description) -> Callable[..., None]:
                 raise UserError(
                     "dry_run must be left out to resume a run, whose settings are in its run.toml, got both"
                 )
-            values.pop("out", None)
+            out = values.pop("out", None)
             lines = preview(name, data or _stored_data(values), **values)
             if gather.rank() == 0:
-                print("\n".join(lines))
+                print("\n".join(lines), flush=True)
+                given = {
+                    key: value for key, value in (values | {"out": out}).items() if value != defaults[key]
+                }
+                _next("pretrain", name, *([data] if data else []), *_words(given))
             return
         run = pretrain(name, data or _stored_data(values), **values)
         if gather.rank() == 0:
@@ -283,6 +289,11 @@ def _stored_data(values: Mapping[str, Any]) -> str:
     if config is None:
         raise UserError("data must be named, or known from --config, or from --resume with --out, got none")
     return _source(config)
+
+
+def _source_of(run: Any) -> str:
+    """Source of the data of a run, or a placeholder where that has none."""
+    return run.config.get("data", {}).get("source") or "DATA"
 
 
 def _source(config: Path) -> str:
@@ -681,7 +692,7 @@ def report(
         raise UserError("report must get at least one run, got none")
     opened = [load(run, encoder if load(run).own_network else None) for run in runs]
     print(draw(opened, data=data, out=out), flush=True)
-    _next("embed", runs[0], data or "DATA", "--out", "features.parquet")
+    _next("embed", runs[0], data or _source_of(opened[0]), "--out", "features.parquet")
 
 
 @app.command(usage="Usage: unlabeled audit DATA... [OPTIONS]")
@@ -747,7 +758,7 @@ def export(
     from unlabeled.exporting import export as write
     from unlabeled.run import load
 
-    source = load(run, encoder)
+    opened = source = load(run, encoder)
     if text := readouts.named(source, features, directions):
         source = readouts.readout(source, text, data, device="cpu", progress=_tell)
     elif data is not None:
@@ -758,12 +769,27 @@ def export(
         f"{written.path}: reloaded, its features differ by at most {written.difference:.1g}{note}",
         flush=True,
     )
-    _next("embed", run, "DATA", "--out", "features.parquet")
+    _next("embed", run, _source_of(opened), "--out", "features.parquet")
 
 
 def _next(*words: object) -> None:
     """Print the command that usually comes next, beside the output, which programs read."""
     _tell(f"next: {shlex.join(['unlabeled', *map(str, words)])}")
+
+
+def _words(options: Mapping[str, Any]) -> list[str]:
+    """Options as they stand on a command line."""
+    words = []
+    for key, value in options.items():
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [
+                f"--{flag}",
+                ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value),
+            ]
+    return words
 
 
 def _named(run: Any, features: str | None, directions: str | None) -> str | None:

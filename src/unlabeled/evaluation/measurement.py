@@ -25,6 +25,7 @@ class Measurement:
             (draws, test samples), the same samples for all features.
         layer: Name of a map, or None for the encoder's output.
         labels_per_class: A number, a fraction such as "1%", or "all".
+        labels: Training labels that were used in all; None where none were.
         detail: Settings that the number depends on.
         unit: What the number is, "accuracy" or for instance "J&F".
         better: Whether a good number is high or low.
@@ -43,6 +44,7 @@ class Measurement:
     _: KW_ONLY
     layer: str | None = None
     labels_per_class: int | str = "all"
+    labels: int | None = None
     detail: str = ""
     unit: str = "accuracy"
     better: Literal["higher", "lower"] = "higher"
@@ -106,6 +108,8 @@ def record_of(measurement: Measurement, ours: Measurement | None) -> Record:
         "interval": "none of a single unit" if own.low is None else method,
         "detail": measurement.detail,
     }
+    if measurement.labels is not None:
+        record["labels"] = measurement.labels
     if ours is not None and measurement.features != OURS:
         margin = _margin(ours, measurement)
         record |= {"margin": margin.value, "margin_low": margin.low, "margin_high": margin.high}

@@ -122,6 +122,7 @@ def _evaluate(
     for note in (*labelled.notes, *labelled.label_sources):
         request.report(note)
     results.about |= labelled.facts
+    request.counts = labelled.by_size(request.counts)
     ours, note = _ours(encoder, reader, labelled, request)
     results.accounts += [{"note": note}] if note else []
     # As opened, not as the encoder reads it: a scene is many images.
@@ -165,8 +166,10 @@ def _ours(
         request.report(note)
         return Representation(OURS, of_encoder(network), network), note
     spec = Spec.parse(request.features)
+    whole = all(PROBES.load(name).whole_maps for name in request.probes if name in PROBES)
+    spec = Spec(spec.layer) if whole else spec
     network = fit_readout(network, spec, labelled.train, request.settings.seed)
-    note = readouts.account(network, labelled.train)
+    note = f"the features are {spec.layer}" if whole else readouts.account(network, labelled.train)
     request.report(note)
     return Representation(OURS, of_encoder(network), network, one_unit=spec.one_unit), note
 
@@ -195,16 +198,7 @@ def _measure_probes(ours: Representation, labelled: Labelled, request: Request, 
         request.report(f"{count} of the labels: {amount}")
     results.about |= {"label_amounts": amounts} if amounts else {}
     frozen_features = any(not PROBES.load(cell.probe).trains_encoder for cell in plan)
-    beside = []
-    for name in request.controls if frozen_features else ():
-        if (make := CONTROLS.load(name).make) is None:
-            continue
-        if (control := make(encoder, labelled.train, settings.seed)) is not None:
-            beside.append(control)
-        else:
-            request.report(
-                f"the control {name} is left out: it does not suit this network and these features"
-            )
+    beside = _controls(encoder, labelled, request) if frozen_features else []
     choosers = {}
     if request.features == readouts.CHOOSE:
         rows = [rows for draw in draws.values() for rows in draw]
@@ -236,12 +230,31 @@ def _measure_probes(ours: Representation, labelled: Labelled, request: Request, 
                 ]
                 if features.encoder is None:  # what has no layers is the same beside every layer
                     without_layers[key] = predictions
-                measured.append(_measurement(cell, features.name, predictions, labelled, features.detail))
+                measured.append(
+                    _measurement(
+                        cell, features.name, predictions, labelled, draws[cell.count], features.detail
+                    )
+                )
             results.add(measured)
     # Trainings take longest, so they come last, one for each number of labels: its margin allows for other draws.
     for cell in plan:
         if cell.layer is None and _has_supervised(PROBES.load(cell.probe), request):
-            results.add([_measurement(cell, "supervised", trained(cell.count), labelled)])
+            results.add([_measurement(cell, "supervised", trained(cell.count), labelled, draws[cell.count])])
+
+
+def _controls(encoder: "Encoder", labelled: Labelled, request: Request) -> list[Representation]:
+    """Other features of the same samples, as far as they suit the encoder."""
+    beside = []
+    for name in request.controls:
+        if (make := CONTROLS.load(name).make) is None:
+            continue
+        if (control := make(encoder, labelled.train, request.settings.seed)) is not None:
+            beside.append(control)
+        else:
+            request.report(
+                f"the control {name} is left out: it does not suit this network and these features"
+            )
+    return beside
 
 
 def _predict(
@@ -271,7 +284,12 @@ def _has_supervised(probe: Probe, request: Request) -> bool:
 
 
 def _measurement(
-    cell: Cell, features: str, predictions: Sequence[Prediction], labelled: Labelled, detail: str = ""
+    cell: Cell,
+    features: str,
+    predictions: Sequence[Prediction],
+    labelled: Labelled,
+    draws: Sequence[Tensor],
+    detail: str = "",
 ) -> Measurement:
     """Accuracy of the predictions of all draws."""
     values = torch.stack([(classes == labelled.answers).float().cpu() for classes, _ in predictions])
@@ -282,6 +300,7 @@ def _measurement(
         values,
         layer=cell.layer,
         labels_per_class=cell.count,
+        labels=len(draws[0]),
         detail="; ".join(filter(None, details)),
         groups=labelled.test.groups,
         counted=group_unit(labelled.test),

@@ -58,7 +58,7 @@ class ContrastivePairs(TwoViews, Method[ImageEncoder]):
     Args:
         encoder: Network whose features are kept.
         margin: Distance up to which different images are pushed apart; that of unrelated unit vectors is 1.41.
-        unit: Compare vectors of length 1; otherwise of any length, as in the paper.
+        normalize: Compare vectors of length 1; otherwise of any length, as in the paper.
         projection_dim: Width of the compared vectors.
         **views: How the views are drawn.
     """
@@ -71,20 +71,20 @@ class ContrastivePairs(TwoViews, Method[ImageEncoder]):
         encoder: ImageEncoder,
         *,
         margin: Positive = 1.0,
-        unit: bool = True,
+        normalize: bool = True,
         projection_dim: Count = 128,
         **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder, views)
-        self.margin, self.unit = margin, unit
-        self.head = mlp(encoder.dim, encoder.dim, projection_dim, last_norm=unit)
+        self.normalize, self.margin = normalize, margin
+        self.head = mlp(encoder.dim, encoder.dim, projection_dim, last_norm=normalize)
 
     def chance(self, samples: int) -> float:
         return self.margin**2 / 4
 
     def forward(self, batch: Batch) -> Tensor:
         vectors = (full(self.head(self.encoder(view))) for view in self.two_views(batch))
-        first, second = (F.normalize(x, dim=1) if self.unit else x for x in vectors)
+        first, second = (F.normalize(x, dim=1) if self.normalize else x for x in vectors)
         similar, squares, others = view_distances(first, second)
         within = (squares.detach() < self.margin**2) & others
         self.metrics = {

@@ -49,7 +49,9 @@ def arrange(runs: Runs) -> list[Table]:
     keys = list(dict.fromkeys(_key(r) for _, records in runs for r in records if r["features"] != "raw"))
     layered = {probe for probe, layer, _ in keys if layer is not None}
     groups: dict[tuple[str, int | str | None], list[Key]] = {}
-    for key in sorted(keys, key=lambda key: _by_count(key[2])):
+    sizes = {r["labels_per_class"]: r.get("labels") for _, records in runs for r in records}
+    known = None not in sizes.values()  # older scores do not say how many labels they are of
+    for key in sorted(keys, key=lambda key: (sizes[key[2]], 0.0) if known else _by_count(key[2])):
         groups.setdefault((key[0], key[2] if key[0] in layered else None), []).append(key)
     order = list(dict.fromkeys(probe for probe, _, _ in keys))
     in_order = sorted(groups.values(), key=lambda group: order.index(group[0][0]))
