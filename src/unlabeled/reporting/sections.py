@@ -120,12 +120,16 @@ def _predictions(entry: Entry, device: str) -> Pictures:
 
 
 def _layout(rows: Pictures) -> tuple[int, int]:
-    """How many samples stand in a row, and the longest side of their pictures in pixels: strips need most room."""
+    """How many samples stand in a row, and the longest side of their pictures in pixels: strips need most room.
+
+    A player has no room for its button in the narrowest column.
+    """
     sizes = [row.shape[-2:] for row in rows.values() if isinstance(row, Tensor)]
     widest = max((width / height for height, width in sizes), default=1.0)
     if widest > STRIP:
         return 2, 480
-    if widest > WIDE or any(max(size) > 96 for size in sizes):
+    plays = any(isinstance(row, Waveforms) for row in rows.values())
+    if plays or widest > WIDE or any(max(size) > 96 for size in sizes):
         return 4, 240
     return COLUMNS, 96
 
