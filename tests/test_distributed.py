@@ -41,6 +41,7 @@ from unlabeled.encoders import text as text_encoders
 from unlabeled.method import Method
 from unlabeled.methods import audio_visual_correspondence
 from unlabeled.methods import best_rq as best_rq_method
+from unlabeled.methods import cpc_audio as cpc_audio_method
 from unlabeled.methods import hubert as hubert_method
 from unlabeled.methods import wav2vec2 as wav2vec2_method
 from unlabeled.methods.apc import APC
@@ -456,6 +457,18 @@ def best_rq() -> Method:
     return method
 
 
+def every_frame(frames: Tensor, size: int, allowed: Tensor, count: int) -> Tensor:
+    """The first frames of the same sound, in a circle, the same whatever process has the sound."""
+    return size * torch.arange(len(frames))[:, None] + torch.arange(count) % frames[:, None]
+
+
+def cpc_audio() -> Method:
+    encoder = encoders.build("cpc-tiny", kind="audio", sample_rate=tones.SAMPLE_RATE)
+    method = cpc_audio_method.CPCAudio(encoder, ahead=4, negatives=6)
+    method.whole = sounds()
+    return method
+
+
 METHODS: dict[str, Callable[[], Method]] = {
     "bert": bert,
     "gpt": gpt,
@@ -464,6 +477,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "wav2vec2": wav2vec2,
     "hubert": hubert,
     "best_rq": best_rq,
+    "cpc_audio": cpc_audio,
     "simclr": simclr,
     "moco": partial(moco, splits=1, symmetric=True),
     "seco": seco,
@@ -667,7 +681,9 @@ SMALL = {
 def everything(folder: Path) -> dict[str, Any]:
     pairs = patch.object(audio_visual_correspondence, "others", among_four)
     masks = [patch.object(module, "spans", every_third) for module in (hubert_method, best_rq_method)]
-    with pairs, masks[0], masks[1], patch.object(wav2vec2_method, "negatives", next_ones):
+    negatives = patch.object(wav2vec2_method, "negatives", next_ones)
+    frames = patch.object(cpc_audio_method, "draw", every_frame)
+    with pairs, masks[0], masks[1], negatives, frames:
         results: dict[str, Any] = {name: train(make) for name, make in METHODS.items()}
     results["loops"] = {name: loop(name, folder) for name in LOOPS}
     results["watched"] = watched(folder)
