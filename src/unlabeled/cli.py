@@ -144,7 +144,7 @@ ENCODERS = {
     "mel-transformer-mini, mel-transformer-base, cpc-tiny, cpc-mini, cpc-base, wav2vec2-tiny, wav2vec2-mini, "
     "wav2vec2-base",
     "video": "frames-conv4, frames-resnet10, frames-resnet18 (or frames- with any image encoder), lstm-256, lstm-512, "
-    "lstm-2048, conv3d, r3d_18, mc3_18, r2plus1d_18, cube-dictionary-256",
+    "lstm-2048, conv3d, r3d_18, mc3_18, r2plus1d_18, vit3d-tiny, vit3d-small, vit3d-base, cube-dictionary-256",
     "audio-visual": "av-resnet10, av-conv4",
 }
 """Built-in encoders by kind, for help that does not import torch."""
