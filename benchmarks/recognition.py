@@ -1,12 +1,12 @@
 """Actions by an LSTM with and without what it learned before from the same videos without labels.
 
-    python benchmarks/recognition.py [moving_digits:direction] [--labels 10,50,200] [--seconds 60] [--out FOLDER]
+    python benchmarks/recognition.py [moving_digits:direction] [--labels 10,50,200] [--steps 600] [--out FOLDER]
 
 The table of Srivastava, Mansimov and Salakhutdinov (2015) on a built-in set: a classifier of single frames, an LSTM
 from random weights, and the same LSTM after `frame_prediction` on the training videos: reconstruction alone, prediction
-alone, and both. Each pre-training takes about so many processor seconds. Then everything is trained on the labels as
-the task `recognition` does, with so many labels of a class, and tested on all test videos: accuracy in percent with its
-95 % interval over the videos. The rows "frozen" are linear probes on the features, before anything is fine-tuned.
+alone, and both, each for so many steps. Then everything is trained on the labels as the task `recognition` does, with
+so many labels of a class and 300 steps for every row, and tested on all test videos: accuracy in percent with its 95 %
+interval over the videos. The rows "frozen" are linear probes on the features, before anything is fine-tuned.
 """
 
 import argparse
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 import unlabeled
-from methods import steps_within
 from unlabeled import encoders, methods
 from unlabeled.data import Data, open_data
 from unlabeled.evaluation import subsets
@@ -30,29 +29,30 @@ ENCODER = "lstm-256"
 BATCH = 64
 VARIANTS = {"reconstruction": ("past", 0), "prediction": (0, "future"), "both": ("past", "future")}
 """Frames that are reconstructed and predicted."""
-OURS = "unlabeled"
+OURS, TUNING = "unlabeled", 300
 
 
-def pretrain(name: str, data: Data, frames: int, seconds: float, out: Path) -> Any:
-    """The encoder after a training without labels on clips of so many frames and as many that follow, and its steps."""
-    counts = {"past": frames, "future": frames, 0: 0}
-    reconstructed, future = (counts[word] for word in VARIANTS[name])
-    options = {"past": frames, "reconstructed": reconstructed, "future": future}
-    torch.manual_seed(0)
-    encoder = encoders.fitted(ENCODER, data, kind="video", frames=frames)
-    method = methods.load("frame_prediction")(encoder, **options)
-    steps = steps_within(seconds, method, data, BATCH)
-    run = unlabeled.pretrain(
-        method, data, out=out / name, steps=steps, batch_size=BATCH, lr=2e-3, clip=5.0, quiet=True
-    )
-    print(f"frame_prediction, {name}: {steps} steps", flush=True)
-    return run.encoder.eval()
+def pretrain(name: str, data: Data, frames: int, steps: int, folder: Path) -> Any:
+    """The encoder after a training without labels on clips of so many frames and as many that follow.
+
+    A training that is in the folder is taken from there.
+    """
+    if not (folder / "encoder.safetensors").is_file():
+        counts = {"past": frames, "future": frames, 0: 0}
+        reconstructed, future = (counts[word] for word in VARIANTS[name])
+        options = {"past": frames, "reconstructed": reconstructed, "future": future}
+        torch.manual_seed(0)
+        encoder = encoders.fitted(ENCODER, data, kind="video", frames=frames)
+        method = methods.load("frame_prediction")(encoder, **options)
+        settings = {"steps": steps, "batch_size": BATCH, "lr": 2e-3, "clip": 5.0}
+        unlabeled.pretrain(method, data, out=folder, quiet=True, **settings)
+    return unlabeled.load(folder).encoder.eval()
 
 
 def measured(encoder: Any, train: Data, test: Data, controls: bool) -> dict[str, str]:
     """Top-1 accuracy with its interval by row; controls are measured where asked for."""
     rows: dict[str, str] = {}
-    for one in recognition.measure(EvaluatedModel(encoder), Parts(Source(train), train, test)):
+    for one in recognition.measure(EvaluatedModel(encoder, steps=TUNING), Parts(Source(train), train, test)):
         if one.layer == "fine-tuned" and one.features != OURS and not controls:
             break
         if one.unit == "accuracy" and (controls or one.features == OURS):
@@ -70,14 +70,16 @@ def main() -> None:
     )
     parser.add_argument("data", nargs="?", default="moving_digits:direction")
     parser.add_argument("--labels", default="10,50,200")
-    parser.add_argument("--seconds", type=float, default=60, help="of a processor, for each pre-training")
+    parser.add_argument("--steps", type=int, default=600, help="of each training without labels")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/recognition"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     train, test = (open_data(arguments.data, split=split) for split in ("train", "test"))
     frames = train.shape["frames"] // 2
-    trained = {name: pretrain(name, train, frames, arguments.seconds, arguments.out) for name in VARIANTS}
+    trained = {
+        name: pretrain(name, train, frames, arguments.steps, arguments.out / name) for name in VARIANTS
+    }
     assert train.labels is not None
     rows: dict[str, list[str]] = {}
     for count in map(int, arguments.labels.split(",")):
