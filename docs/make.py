@@ -29,7 +29,7 @@ TITLES = {
 }
 TASKS = {
     "text": "`perplexity`, `zero_shot`, `few_shot`, `similarity`, `analogies`",
-    "audio": "`factors`",
+    "audio": "`abx`, `factors`",
     "video": "`recognition`, `propagation` of masks and key points",
     "audio-visual": "`retrieval`, `localisation`",
     "cameras": "`alignment`",

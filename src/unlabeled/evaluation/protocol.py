@@ -235,6 +235,8 @@ def _measure_probes(ours: Representation, labelled: Labelled, request: Request, 
                         cell, features.name, predictions, labelled, draws[cell.count], features.detail
                     )
                 )
+                if probe.tells:
+                    request.report(f"{name} of {verdict.name(features.name)}: {measured[-1].detail}")
             results.add(measured)
     # Trainings take longest, so they come last, one for each number of labels: its margin allows for other draws.
     for cell in plan:

@@ -156,7 +156,8 @@ def _sounds(encoder: Any, x: tuple[Tensor, Tensor]) -> Graph:
         inputs=inputs(waveform, length),
         axes={"waveform": ("batch", "samples"), **({"length": ("batch",)} if padded else {})},
         others=others if padded else others[:2],
-        note=f"it takes {what} of any number of sounds in -1..1 at {rate} Hz{alike}",
+        note=f"it takes {what} of any number of sounds in -1..1 at {rate} Hz{alike}; "
+        "everything from there on is part of the graph",
         metadata={"sample_rate": str(rate)},
     )
 
