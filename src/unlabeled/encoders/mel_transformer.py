@@ -58,6 +58,7 @@ class MelTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.dim = width
         self.map_dims = {f"layer{number}": width for number in range(1, size.layers + 1)}
+        self.rates = dict.fromkeys(self.map_dims, 1 / STACK)
 
     def tokens(self, bands: Tensor, frames: Tensor, masked: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Frames side by side, a few to a token, each band with mean 0 and deviation 1 over its sound.
