@@ -55,7 +55,7 @@ class DINO(TwoViews, Method[ImageEncoder]):
         center_momentum: Fraction of the center that a step keeps; 1 switches the center off.
         hidden_dim: Width of the two hidden layers of the head; 2048 in the paper.
         bottleneck_dim: Width of the vectors that are compared with the prototypes; 256 in the paper.
-        freeze_steps: Optimizer steps before the prototypes move.
+        freeze_steps: Optimizer steps before the prototypes move; an epoch in the paper.
         local_crops: Number of small crops of each image, in addition to the two large ones.
         local_size: Side of the small crops in pixels. [default: about half of the large ones']
         local_crop: Smallest fraction of the image's area in a small crop; the largest is `crop`.
@@ -79,7 +79,7 @@ class DINO(TwoViews, Method[ImageEncoder]):
         center_momentum: Fraction = 0.9,
         hidden_dim: Count = 512,
         bottleneck_dim: Count = 64,
-        freeze_steps: WholeNumber = 100,
+        freeze_steps: WholeNumber = 30,
         local_crops: WholeNumber = 4,
         local_size: Count | None = None,
         local_crop: PositiveFraction = 0.1,
