@@ -32,7 +32,7 @@ TASKS = {
     "audio": "`abx`, `factors`",
     "video": "`recognition`, `propagation` of masks and key points",
     "audio-visual": "`retrieval`, `localisation`",
-    "cameras": "`alignment`",
+    "cameras": "`alignment`, `imitation`",
     "trajectory": "`zones`, `factors`",
 }
 """What can be measured of data of a kind, besides probes."""
