@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from unlabeled.encoders.recurrent import by_length
 from unlabeled.encoders.strided import Strided
+from unlabeled.parts import ragged
 
 __all__ = ["SIZES", "CPCNetwork"]
 
@@ -54,10 +55,13 @@ class CPCNetwork(Strided):
     def convolve(self, waveform: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Frames, float, shape (batch, frames, channels), and true frames of each sound, at least 1."""
         waveform, length = self.padded(waveform, length)
-        maps = rearrange(waveform, "b t -> b 1 t")
-        for convolution, norm in zip(self.convolutions, self.norms):
-            maps = F.relu(norm(convolution(maps).mT)).mT
-        return maps.mT, self.frames(length)
+        rows, parts = ragged.alike(length, waveform.shape[1]), []
+        for some in rows:
+            maps = rearrange(waveform[some, : int(length[some].max())], "b t -> b 1 t")
+            for convolution, norm in zip(self.convolutions, self.norms):
+                maps = F.relu(norm(convolution(maps).mT)).mT
+            parts.append(maps.mT)
+        return ragged.join(rows, parts), self.frames(length)
 
     def layers(self, waveform: Tensor, length: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Frames and states after each frame, float, shape (batch, frames, width), and true frames of each sound."""

@@ -131,12 +131,16 @@ class Wav2Vec2Network(Strided):
         """
         if masked is not None:
             hidden = torch.where(masked[:, :, None], self.model.masked_spec_embed.to(hidden.dtype), hidden)
+        rows = ragged.alike(frames, hidden.shape[1])
+        parts = [self._context(hidden[some, : int(frames[some].max())], frames[some]) for some in rows]
+        return [ragged.join(rows, list(layer)) for layer in zip(*parts, strict=True)]
+
+    def _context(self, hidden: Tensor, frames: Tensor) -> list[Tensor]:
         real = ragged.real(frames, hidden.shape[1])
         encoder = self.model.encoder
         hidden = hidden * real[:, :, None]
         hidden = encoder.dropout(encoder.layer_norm(hidden + encoder.pos_conv_embed(hidden)))
-        whole = not torch.compiler.is_exporting() and bool(real.all())
-        attention = None if whole else rearrange(real, "b t -> b 1 1 t")
+        attention = None if bool(real.all()) else rearrange(real, "b t -> b 1 1 t")
         outputs = []
         for layer in encoder.layers:
             if self.training and bool(torch.rand(()) < self.model.config.layerdrop):
