@@ -5,6 +5,7 @@ column in which ours stands beside a control is judged and named, so that none c
 one by one only the one counts that was chosen on training labels.
 """
 
+import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -315,10 +316,16 @@ def _notes(comparison: Comparison) -> list[str]:
 
 
 def _controls(compared: Sequence[Comparison]) -> list[str]:
-    """Which controls were measured, by probe or task where these differ."""
+    """Which controls were measured, by probe or task where these differ, and by layer where only these do."""
     probes: dict[str, list[str]] = {}
+    differ = {
+        a.column[0]
+        for a, b in itertools.combinations(compared, 2)
+        if a.column[0] == b.column[0] and [*a.leads] != [*b.leads]
+    }
     for one in compared:
-        probes.setdefault("; ".join(map(name, one.leads)), []).append(one.column[0])
+        title = _title(one) if one.column[0] in differ else one.column[0]
+        probes.setdefault("; ".join(map(name, one.leads)), []).append(title)
     if len(probes) == 1:
         return [f"Controls: {next(iter(probes))}."]
     return [f"Controls of {_listing(names)}: {controls}." for controls, names in probes.items()]
