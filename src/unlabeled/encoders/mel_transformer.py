@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -90,7 +91,8 @@ class MelTransformer(nn.Module):
         real = ragged.real(counts, tokens.shape[1])
         hidden = self.project(tokens) * real[:, :, None]
         hidden = hidden + F.gelu(self.position(hidden.mT)).mT
-        ignored, outputs = None if bool(real.all()) else ~real, []
+        whole = not torch.compiler.is_exporting() and bool(real.all())  # a graph has no branches on values
+        ignored, outputs = None if whole else ~real, []
         for block in self.blocks:
             hidden = block(hidden, src_key_padding_mask=ignored)
             outputs.append(hidden)
