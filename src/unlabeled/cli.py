@@ -397,6 +397,10 @@ def evaluate(
     size: WholeOrNone = None,
     clips: WholeOrNone = None,
     crops: WholeOrNone = None,
+    labels: Words = ("all",),
+    seeds: Whole = 1,
+    train: Annotated[tuple[str, ...], WORDS, Parameter(show_default=False)] = (),
+    maps: Annotated[tuple[str, ...], WORDS, Parameter(show_default=False)] = (),
     snapshots: Annotated[bool, Parameter(negative=())] = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     encoder: Network = None,
@@ -408,13 +412,20 @@ def evaluate(
         labels_per_class: Numbers of labels per class, percentages of each class, or all: 1,10,1%,all.
         draws: Number of random draws of the labels, where not all labels are used.
         seed: Seed of the draws.
-        steps: Optimizer steps of supervised, finetune, nonlinear and recognition. [default: until held-out labels show
-            no improvement]
-        size: Shorter side in pixels to which the task propagation shrinks frames. [default: twice the encoder's image
-            size, or less where that is too slow]
+        steps: Optimizer steps of supervised, finetune, nonlinear and recognition, and of tasks that train on labelled
+            images. [default: until held-out labels show no improvement; multilabel and segmentation 200, detection 150]
+        size: Shorter side in pixels of images or frames for propagation, segmentation and detection. [default: 240; for
+            propagation twice the encoder's image size, or less where that is too slow]
         clips: Clips of each test video whose probabilities the task recognition averages. [default: 5, fewer where
             videos are short]
         crops: Square crops of each clip, along the longer side, that it averages. [default: 1]
+        labels: Numbers of labelled images that multilabel, segmentation and detection train on, percentages of them,
+            or all: 10,25,50,all.
+        seeds: Trainings of each of these, on draws of images of their own.
+        train: Parts of the network that they train: head, all, or the name of the map from which upward; for multilabel
+            frozen too. [default: all; for multilabel frozen,all]
+        maps: Names of the maps that heads of segmentation and detection see. [default: all from a stride of 4 pixels
+            upward]
         snapshots: Measure the encoders that were saved during training too, without controls.
         device: Device to compute features on; auto prefers a GPU.
     """
@@ -434,8 +445,12 @@ def evaluate(
         "device": device,
     }
     options |= asdict(reading)
+    from unlabeled.evaluation.model import Transfer
+
+    transfer = Transfer(labels, seeds, train=train, maps=maps)
     if snapshots:
         _evaluate_snapshots(opened, data, options)
+    options |= {"transfer": transfer} if transfer.options else {}
     _evaluate(opened, data, controls=controls, **options)
     _next("report", run)
 
@@ -451,17 +466,28 @@ def _evaluate(run: Any, data: Any, **options: Any) -> None:
         nonlocal scores
         scores = measured
         with suppress(OSError):  # a full disk must not cost the numbers; it is named at the end
-            run.add_evaluation(scores.about, scores.records)
+            _keep(run, scores)
 
     try:
         scores = measure(run, data, progress=_tell, save=save, **options)
-        run.add_evaluation(scores.about, scores.records)
+        _keep(run, scores)
     except KeyboardInterrupt:
         kept = f"; what was measured is in {run.path / 'scores.json'}" if len(scores) else ""
         raise KeyboardInterrupt(f"stopped{kept}") from None
     finally:
         if len(scores):
             print(f"{scores.table()}\n{scores.verdict()}", flush=True)
+
+
+def _keep(run: Any, scores: Any) -> None:
+    """Store scores in the folder of a run, and pictures of what tasks predicted."""
+    from unlabeled.reporting import pictures
+
+    run.add_evaluation(scores.about, scores.records)
+    for task, rows in scores.pictures.items():
+        count = sum(map(len, rows.values()))
+        small = {name: pictures.thumbnails(images, count, 600_000, 240) for name, images in rows.items()}
+        run.add_predictions(task, pictures.sheet(small))
 
 
 def _evaluate_snapshots(run: Any, data: Any, options: dict[str, Any]) -> None:

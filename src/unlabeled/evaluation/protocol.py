@@ -14,7 +14,7 @@ from unlabeled.evaluation.controls import CONTROLS, supervised
 from unlabeled.evaluation.features import Reader, Representation, of_encoder
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.measurement import Measurement, group_unit
-from unlabeled.evaluation.model import EvaluatedModel, frozen, method_around, pick_device
+from unlabeled.evaluation.model import EvaluatedModel, Transfer, frozen, method_around, pick_device
 from unlabeled.evaluation.plan import Cell, Request, cells, controls_for
 from unlabeled.evaluation.probe import Augment, Prediction, Probe, Settings
 from unlabeled.evaluation.probes import PROBES, layers
@@ -58,6 +58,7 @@ def evaluate(
     clips: int | None = None,
     crops: int | None = None,
     augment: Augment | None = None,
+    transfer: Transfer | None = None,
     progress: Callable[[str], None] | None = None,
     save: Callable[[Scores], None] | None = None,
     **reading: Unpack[Reading],
@@ -76,13 +77,15 @@ def evaluate(
         device: auto, cpu or cuda.
         test: Test data, if `data` is training data only: its test split, else all of it.
         k, temperature: Neighbours that vote in knn, and the temperature of their votes.
-        steps: Optimizer steps of finetune, nonlinear, recognition and supervised; None lets held-out labels end them,
-            after 20 passes at most.
+        steps: Optimizer steps of finetune, nonlinear, recognition and supervised, which None lets held-out labels end,
+            after 20 passes at most; and of tasks that train on labelled images.
         features: Those that probes read, such as layer2:2x2:whiten, or choose, by cross-validation of each probe and
             draw on its own labels. None as the method declares, else the output.
-        size: Shorter side of frames in pixels for propagation; None takes twice the encoder's, or less for speed.
+        size: Shorter side in pixels of frames for propagation, of images for detection and segmentation; None as they
+            have it.
         clips, crops: Views of a test video that recognition averages; None takes 5, fewer of short videos, and 1.
         augment: Random view of a batch for finetune and supervised, such as a `Views`; None takes mild crops.
+        transfer: How the tasks multilabel, segmentation and detection train.
         progress, save: Called with lines on the progress; after every column with the scores, marked as `unfinished`.
         **reading: label, text_column, encoding, group and fold, as in `open_data`; None takes those of the run.
 
@@ -95,7 +98,7 @@ def evaluate(
     settings, run = Settings(seed, k, temperature, steps, augment), opened_run(run)
     words = _several(probe), [] if controls == "none" else _several(controls), _several(labels_per_class)
     named = readouts.named(run, features)
-    request = Request(*words, draws, settings, progress, named, save, size, clips, crops)
+    request = Request(*words, draws, settings, progress, named, save, size, clips, crops, transfer)
     with telling(progress):
         return _evaluate(run, data, test, reading, request, pick_device(device))
 
@@ -138,12 +141,12 @@ def _measure_tasks(
     if not request.tasks:
         return
     method = method_around(encoder, run, device)
-    settings, views = request.settings, (request.clips, request.crops)
-    model = EvaluatedModel(encoder, method, settings.seed, device, request.size, *views, settings.steps)
+    settings, own = request.settings, (request.size, request.clips, request.crops, request.settings.steps)
+    model = EvaluatedModel(encoder, method, settings.seed, device, *own, request.transfer or Transfer())
     for name in request.tasks:
         request.report(name)
         task = TASKS.load(name)
-        parts = task.open(source)
+        parts = task.parts(source, request.size)
         if parts.test is not None:
             results.accounts.append(seen.account(run, parts))
         measured = task.measure(model, parts)

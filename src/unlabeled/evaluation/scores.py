@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from unlabeled.evaluation import table, verdict
 from unlabeled.evaluation.measurement import Measurement, Record, record_of
 from unlabeled.evaluation.verdict import OURS, column
@@ -27,16 +29,27 @@ class Scores:
         about: What they were measured on: `data` (its name), `training_samples`, `test_samples`, `encoder`
             (fingerprint of its state), `seed`, `options`, perhaps `note`, which a reader must know, and `unfinished`,
             where more was to be measured; empty if unknown.
+        pictures: What tasks predicted for a few test samples, by task and row, float, shape (pictures, 3, height,
+            width), in 0..1; not stored in JSON.
     """
 
-    def __init__(self, records: Sequence[Record], about: Mapping[str, Any] | None = None) -> None:
-        self.records, self.about = list(records), dict(about or {})
+    def __init__(
+        self,
+        records: Sequence[Record],
+        about: Mapping[str, Any] | None = None,
+        pictures: Mapping[str, Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        self.records, self.about, self.pictures = list(records), dict(about or {}), dict(pictures or {})
 
     @classmethod
     def of(cls, measurements: Sequence[Measurement], about: Mapping[str, Any] | None = None) -> "Scores":
         """Turn measurements into records, each control compared with ours sample by sample."""
         ours = {column(m.__dict__): m for m in measurements if m.features == OURS}
-        return cls([record_of(m, ours.get(column(m.__dict__))) for m in measurements], about)
+        pictures: dict[str, dict[str, Tensor]] = {}
+        for one in measurements:
+            if one.pictures:  # later ones, with more labels, replace earlier ones
+                pictures.setdefault(one.probe, {}).update(one.pictures)
+        return cls([record_of(m, ours.get(column(m.__dict__))) for m in measurements], about, pictures)
 
     @classmethod
     def from_json(cls, path: str | Path) -> "Scores":

@@ -28,6 +28,7 @@ __all__ = [
     "comparisons",
     "counted",
     "headline",
+    "images_in_words",
     "independent",
     "labels",
     "lead",
@@ -126,6 +127,11 @@ def labels(counts: Sequence[int | str], notes: Sequence[str] = ()) -> str:
     if isinstance(count, int):
         return f"{counted(count, 'labels')} per class{notes[0]}"
     return f"{count if count == 'all' else f'{count} of the'} labels{notes[0]}"
+
+
+def images_in_words(count: int | str) -> str:
+    """With how many labelled images a task trained, after a unit; empty for all, and where none trained."""
+    return "" if count == "all" else f" with {count if isinstance(count, int) else f'{count} of the'} images"
 
 
 def independent(records: Sequence[Record]) -> str:
@@ -297,7 +303,8 @@ def _columns(columns: Sequence[Comparison]) -> str:
     notes = [f" ({'; '.join(note)})" if (note := _notes(one)) else "" for one in columns]
     if columns[0].column[0] in PROBES:
         return f"with {labels([one.column[2] for one in columns], notes)}"
-    return f"in {', '.join(f'{one.column[3]}{note}' for one, note in zip(columns, notes))}"
+    units = [f"{unit}{images_in_words(count)}" for _, _, count, unit in (one.column for one in columns)]
+    return f"in {', '.join(f'{unit}{note}' for unit, note in zip(units, notes))}"
 
 
 def _notes(comparison: Comparison) -> list[str]:

@@ -67,6 +67,7 @@ def report(
         filters=sections.first_layers(entries),
         maps=sections.maps(entries),
         rounds=evaluations.rounds(entries),
+        predictions=sections.predictions(entries),
         controls=evaluations.controls(entries),
         transfer=transfer.panels(entries),
     )

@@ -15,7 +15,17 @@ from unlabeled.reporting import charts, pictures, sounds
 from unlabeled.reporting.entry import Entry
 from unlabeled.reporting.samples import Samples
 
-__all__ = ["Gallery", "Neighbours", "first_layers", "loss_chart", "maps", "neighbours", "pretext", "series"]
+__all__ = [
+    "Gallery",
+    "Neighbours",
+    "first_layers",
+    "loss_chart",
+    "maps",
+    "neighbours",
+    "predictions",
+    "pretext",
+    "series",
+]
 
 COLUMNS, TEXTS = 8, 3
 NEIGHBOURS, TEXT_NEIGHBOURS = 7, 4
@@ -193,6 +203,15 @@ def _neighbours(group: Sequence[Entry], several: bool) -> Neighbours:
     if not as_text:
         images = pictures.thumbnails(images, len(queries) * len(rows) * (count + 1))
     return Neighbours(first.samples, images, queries, rows)
+
+
+def predictions(entries: Sequence[Entry]) -> list[tuple[str, str, Tensor]]:
+    """Pictures of what tasks predicted: label of the run, task, and float, shape (3, height, width), in 0..1."""
+    return [
+        (entry.label, task, pictures.decode(content))
+        for entry in entries
+        for task, content in entry.run.predictions.items()
+    ]
 
 
 def first_layers(entries: Sequence[Entry]) -> list[tuple[str, Markup]]:
