@@ -168,6 +168,46 @@ class Reading:
 DETECTED = Reading()
 
 
+@dataclass(frozen=True)
+class TaskOptions:
+    """What tasks take beside what probes take too.
+
+    Attributes:
+        size: Shorter side in pixels of images or frames for propagation, segmentation and detection. [default: 240; for
+            propagation twice the encoder's image size, or less where that is too slow]
+        clips: Clips of each test video whose probabilities the task recognition averages. [default: 5, fewer where
+            videos are short]
+        crops: Square crops of each clip, along the longer side, that it averages. [default: 1]
+        labels: Numbers of labelled images that multilabel, segmentation and detection train on, percentages of them,
+            or all: 10,25,50,all.
+        seeds: Trainings of each of these, on draws of images of their own.
+        train: Parts of the network that they train: head, all, or the name of the map from which upward; for multilabel
+            frozen too. [default: all; for multilabel frozen,all]
+        maps: Names of the maps that heads of segmentation and detection see. [default: all from a stride of 4 pixels
+            upward]
+    """
+
+    size: WholeOrNone = None
+    clips: WholeOrNone = None
+    crops: WholeOrNone = None
+    labels: Words = ("all",)
+    seeds: Whole = 1
+    train: Annotated[tuple[str, ...], WORDS, Parameter(show_default=False)] = ()
+    maps: Annotated[tuple[str, ...], WORDS, Parameter(show_default=False)] = ()
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The keywords of `evaluation.evaluate`."""
+        from unlabeled.evaluation.model import Transfer
+
+        transfer = Transfer(self.labels, self.seeds, train=self.train, maps=self.maps)
+        words: dict[str, Any] = {"size": self.size, "clips": self.clips, "crops": self.crops}
+        return words | ({"transfer": transfer} if transfer.options else {})
+
+
+CHOSEN_BY_TASKS = TaskOptions()
+
+
 def _help(name: str, method: methods.Description) -> str:
     """Help of a run option, with what the method chooses for itself."""
     known = ENCODERS.get(method.encoder_kind or method.kind, "a built-in one")
@@ -394,13 +434,7 @@ def evaluate(
     draws: Whole = 5,
     seed: Whole = 0,
     steps: WholeOrNone = None,
-    size: WholeOrNone = None,
-    clips: WholeOrNone = None,
-    crops: WholeOrNone = None,
-    labels: Words = ("all",),
-    seeds: Whole = 1,
-    train: Annotated[tuple[str, ...], WORDS, Parameter(show_default=False)] = (),
-    maps: Annotated[tuple[str, ...], WORDS, Parameter(show_default=False)] = (),
+    of_tasks: Annotated[TaskOptions, Parameter(name="*")] = CHOSEN_BY_TASKS,
     snapshots: Annotated[bool, Parameter(negative=())] = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     encoder: Network = None,
@@ -414,18 +448,6 @@ def evaluate(
         seed: Seed of the draws.
         steps: Optimizer steps of supervised, finetune, nonlinear and recognition, and of tasks that train on labelled
             images. [default: until held-out labels show no improvement; multilabel and segmentation 200, detection 150]
-        size: Shorter side in pixels of images or frames for propagation, segmentation and detection. [default: 240; for
-            propagation twice the encoder's image size, or less where that is too slow]
-        clips: Clips of each test video whose probabilities the task recognition averages. [default: 5, fewer where
-            videos are short]
-        crops: Square crops of each clip, along the longer side, that it averages. [default: 1]
-        labels: Numbers of labelled images that multilabel, segmentation and detection train on, percentages of them,
-            or all: 10,25,50,all.
-        seeds: Trainings of each of these, on draws of images of their own.
-        train: Parts of the network that they train: head, all, or the name of the map from which upward; for multilabel
-            frozen too. [default: all; for multilabel frozen,all]
-        maps: Names of the maps that heads of segmentation and detection see. [default: all from a stride of 4 pixels
-            upward]
         snapshots: Measure the encoders that were saved during training too, without controls.
         device: Device to compute features on; auto prefers a GPU.
     """
@@ -439,18 +461,11 @@ def evaluate(
         "draws": draws,
         "seed": seed,
         "steps": steps,
-        "size": size,
-        "clips": clips,
-        "crops": crops,
         "device": device,
     }
-    options |= asdict(reading)
-    from unlabeled.evaluation.model import Transfer
-
-    transfer = Transfer(labels, seeds, train=train, maps=maps)
+    options |= asdict(reading) | of_tasks.chosen
     if snapshots:
         _evaluate_snapshots(opened, data, options)
-    options |= {"transfer": transfer} if transfer.options else {}
     _evaluate(opened, data, controls=controls, **options)
     _next("report", run)
 
@@ -502,7 +517,9 @@ def _evaluate_snapshots(run: Any, data: Any, options: dict[str, Any]) -> None:
     if not probes:
         raise UserError(f"snapshots must be measured by a probe, got {','.join(options['probe'])}")
     features = options["features"] or run.config.get("settings", {}).get("features")
-    words: dict[str, Any] = options | {"probe": probes, "features": features} | dict.fromkeys(OF_TASKS)
+    words: dict[str, Any] = (
+        options | {"probe": probes, "features": features} | dict.fromkeys((*OF_TASKS, "transfer"))
+    )
     for step in run.snapshots:
         earlier = Run(run.path, run.network, step)
         scores = measure(earlier, data, controls="none", **words)

@@ -179,7 +179,7 @@ def test_segmentation_measures_ours_and_its_controls(tmp_path: Path) -> None:
     record = record_of(measured[2], measured[1])
     assert record["by_class"].keys() == {"ground", "red", "green"} and record["counted"] == "test images"
     text = str(Scores.of(measured))
-    assert "segmentation: mean IoU by class with 3 images" in text and "green" in text
+    assert "segmentation: IoU by class with 3 images" in text and "green" in text
 
 
 def test_segmentation_learns_colours_and_not_where_masks_are_shuffled(tmp_path: Path) -> None:

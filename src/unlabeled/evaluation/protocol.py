@@ -77,12 +77,10 @@ def evaluate(
         device: auto, cpu or cuda.
         test: Test data, if `data` is training data only: its test split, else all of it.
         k, temperature: Neighbours that vote in knn, and the temperature of their votes.
-        steps: Optimizer steps of finetune, nonlinear, recognition and supervised, which None lets held-out labels end,
-            after 20 passes at most; and of tasks that train on labelled images.
+        steps: Optimizer steps of whatever trains on labels; None lets held-out labels end it, after 20 passes at most.
         features: Those that probes read, such as layer2:2x2:whiten, or choose, by cross-validation of each probe and
             draw on its own labels. None as the method declares, else the output.
-        size: Shorter side in pixels of frames for propagation, of images for detection and segmentation; None as they
-            have it.
+        size: Shorter side in pixels of frames for propagation, of images for detection and segmentation; None: theirs.
         clips, crops: Views of a test video that recognition averages; None takes 5, fewer of short videos, and 1.
         augment: Random view of a batch for finetune and supervised, such as a `Views`; None takes mild crops.
         transfer: How the tasks multilabel, segmentation and detection train.
