@@ -50,16 +50,23 @@ def test_reading_at_a_rate_is_linear_between_places_and_stops_at_the_last(rate):
 
 
 @pytest.mark.parametrize(
-    ("lengths", "parts"), [([5] * 9, 1), ([7, 40, 1, 3, 2, 5, 6, 4, 9], 5), ([3, 30], 2)]
+    ("lengths", "calls"), [([5] * 9, 1), ([7, 40, 1, 3, 2, 5, 6, 4, 9], 5), ([3, 30], 2)]
 )
-def test_rows_of_similar_length_are_joined_in_their_first_order(lengths: list[int], parts: int) -> None:
-    count = torch.tensor(lengths)
-    values = (
-        torch.randn(len(count), int(count.max()), 2, 3)
-        * ragged.real(count, int(count.max()))[:, :, None, None]
-    )
-    rows = ragged.alike(count, values.shape[1])
-    assert len(rows) == parts
-    pieces = [values[some, : int(count[some].max())] for some in rows]
-    assert torch.equal(ragged.join(rows, pieces), values)
-    assert sum(piece.shape[:2].numel() for piece in pieces) <= values.shape[:2].numel()
+def test_sequences_of_similar_length_go_through_a_function_together(lengths: list[int], calls: int) -> None:
+    count, seen = torch.tensor(lengths), []
+    values = torch.randn(len(count), int(count.max()) + 1, 2)
+
+    def function(part: torch.Tensor, own: torch.Tensor) -> list[torch.Tensor]:
+        assert own.tolist() == [lengths[row] for row in find(part)]
+        seen.append(part.shape[:2].numel())
+        return [part[:, :-1], part.diff(dim=1).unsqueeze(3)]
+
+    def find(part: torch.Tensor) -> list[int]:
+        return [int((values[:, 0] == row[0]).all(1).nonzero()) for row in part]
+
+    found = ragged.in_parts(function, values, count, values.shape[1] - 1)
+    assert len(seen) == calls and (calls == 1) == (sum(seen) == values.shape[:2].numel())
+    for ours, whole in zip(found, [values[:, :-1], values.diff(dim=1).unsqueeze(3)], strict=True):
+        assert ours.shape == whole.shape
+        for row, length in enumerate(lengths):
+            assert torch.equal(ours[row, : length - 1], whole[row, : length - 1])

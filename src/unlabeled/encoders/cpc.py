@@ -55,13 +55,14 @@ class CPCNetwork(Strided):
     def convolve(self, waveform: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Frames, float, shape (batch, frames, channels), and true frames of each sound, at least 1."""
         waveform, length = self.padded(waveform, length)
-        rows, parts = ragged.alike(length, waveform.shape[1]), []
-        for some in rows:
-            maps = rearrange(waveform[some, : int(length[some].max())], "b t -> b 1 t")
-            for convolution, norm in zip(self.convolutions, self.norms):
-                maps = F.relu(norm(convolution(maps).mT)).mT
-            parts.append(maps.mT)
-        return ragged.join(rows, parts), self.frames(length)
+        (maps,) = ragged.in_parts(self._convolve, waveform, length, self.frames(waveform.shape[1]))
+        return maps, self.frames(length)
+
+    def _convolve(self, waveform: Tensor, length: Tensor) -> list[Tensor]:
+        maps = rearrange(waveform, "b t -> b 1 t")
+        for convolution, norm in zip(self.convolutions, self.norms):
+            maps = F.relu(norm(convolution(maps).mT)).mT
+        return [maps.mT]
 
     def layers(self, waveform: Tensor, length: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Frames and states after each frame, float, shape (batch, frames, width), and true frames of each sound."""

@@ -83,9 +83,7 @@ class MelTransformer(nn.Module):
 
     def context(self, tokens: Tensor, counts: Tensor) -> list[Tensor]:
         """Outputs of all layers, float, shape (batch, tokens, width), from what `tokens` gives."""
-        rows = ragged.alike(counts, tokens.shape[1])
-        parts = [self._context(tokens[some, : int(counts[some].max())], counts[some]) for some in rows]
-        return [ragged.join(rows, list(layer)) for layer in zip(*parts, strict=True)]
+        return ragged.in_parts(self._context, tokens, counts, tokens.shape[1])
 
     def _context(self, tokens: Tensor, counts: Tensor) -> list[Tensor]:
         real = ragged.real(counts, tokens.shape[1])

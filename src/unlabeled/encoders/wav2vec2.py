@@ -106,7 +106,8 @@ class Wav2Vec2Network(Strided):
         # A graph has no branches on values: there, sounds are taken to be of one length.
         one_length = torch.compiler.is_exporting() or bool((length == waveform.shape[1]).all())
         if not self.norm_over_time or one_length:
-            return rearrange(self.model.feature_extractor(waveform), "b c t -> b t c"), frames
+            (maps,) = ragged.in_parts(self._convolve, waveform, length, self.frames(waveform.shape[1]))
+            return maps, frames
         # A norm over time includes the padding, so sounds of one length go through together.
         padded_maps = waveform.new_zeros(len(waveform), int(frames.max()), self.channels)
         for samples in length.unique().tolist():
@@ -116,6 +117,9 @@ class Wav2Vec2Network(Strided):
                 (rows[:, None], torch.arange(maps.shape[1], device=rows.device)), maps
             )
         return padded_maps, frames
+
+    def _convolve(self, waveform: Tensor, length: Tensor) -> list[Tensor]:
+        return [rearrange(self.model.feature_extractor(waveform), "b c t -> b t c")]
 
     def project(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Input of the transformer, float, shape (batch, frames, width), and the normalised frames."""
@@ -131,16 +135,15 @@ class Wav2Vec2Network(Strided):
         """
         if masked is not None:
             hidden = torch.where(masked[:, :, None], self.model.masked_spec_embed.to(hidden.dtype), hidden)
-        rows = ragged.alike(frames, hidden.shape[1])
-        parts = [self._context(hidden[some, : int(frames[some].max())], frames[some]) for some in rows]
-        return [ragged.join(rows, list(layer)) for layer in zip(*parts, strict=True)]
+        return ragged.in_parts(self._context, hidden, frames, hidden.shape[1])
 
     def _context(self, hidden: Tensor, frames: Tensor) -> list[Tensor]:
         real = ragged.real(frames, hidden.shape[1])
         encoder = self.model.encoder
         hidden = hidden * real[:, :, None]
         hidden = encoder.dropout(encoder.layer_norm(hidden + encoder.pos_conv_embed(hidden)))
-        attention = None if bool(real.all()) else rearrange(real, "b t -> b 1 1 t")
+        whole = not torch.compiler.is_exporting() and bool(real.all())
+        attention = None if whole else rearrange(real, "b t -> b 1 1 t")
         outputs = []
         for layer in encoder.layers:
             if self.training and bool(torch.rand(()) < self.model.config.layerdrop):

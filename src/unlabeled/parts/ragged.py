@@ -1,10 +1,12 @@
 """Sequences of different lengths in one padded tensor."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["alike", "at_rate", "interpolate", "join", "mean", "real"]
+__all__ = ["at_rate", "in_parts", "interpolate", "mean", "real"]
 
 PARTS = 8
 """Parts that a batch is processed in if it is mostly padding; more save work on padding and cost calls."""
@@ -85,27 +87,29 @@ def at_rate(values: Tensor, count: Tensor, rate: float, size: int) -> Tensor:
     return first + weight * (second - first)
 
 
-def alike(count: Tensor, size: int) -> list[Tensor]:
-    """Rows of similar length, so that networks need not compute much padding.
+def in_parts(
+    function: Callable[[Tensor, Tensor], list[Tensor]], values: Tensor, count: Tensor, size: int
+) -> list[Tensor]:
+    """Apply a function to sequences of similar length at a time, so that it computes little padding.
 
     Args:
-        count: Length of each sequence, int64, shape (batch,).
-        size: Length with padding.
+        function: From sequences, shape (rows, length, ...), and their true lengths to tensors of shape (rows, its own
+            length, ...), in which every sequence has what it would have alone, followed by anything.
+        values: Float, shape (batch, length, ...).
+        count: True length of each sequence, int64, shape (batch,).
+        size: Length of what the function gives for the whole batch.
 
     Returns:
-        Numbers of rows, int64; all together where at most a quarter of the batch is padding.
+        What it gives for the whole batch, shape (batch, size, ...) each.
     """
-    order = count.argsort()
-    return [order] if int(count.sum()) >= FULL * len(count) * size else [*order.chunk(PARTS)]
+    # A graph has no loop over lengths.
+    if torch.compiler.is_exporting() or int(count.sum()) >= FULL * values.shape[:2].numel():
+        return function(values, count)
+    rows = count.argsort().chunk(PARTS)
+    parts = [function(values[some, : int(count[some].max())], count[some]) for some in rows]
+    back = torch.cat(rows).argsort()
 
+    def padded(part: Tensor) -> Tensor:
+        return F.pad(part, (0, 0) * (part.ndim - 2) + (0, size - part.shape[1]))
 
-def join(rows: list[Tensor], values: list[Tensor], size: int) -> Tensor:
-    """Sequences in their first order, followed by zeros.
-
-    Args:
-        rows: What `alike` gave.
-        values: Sequences of these rows, float, shape (rows, length, ...), each with a length of its own.
-        size: Length with padding.
-    """
-    padded = [F.pad(part, (0, 0) * (part.ndim - 2) + (0, size - part.shape[1])) for part in values]
-    return torch.cat(padded)[torch.cat(rows).argsort()]
+    return [torch.cat([*map(padded, results)])[back] for results in zip(*parts, strict=True)]
