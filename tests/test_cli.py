@@ -230,7 +230,7 @@ def test_compare_takes_the_choice_of_auto_as_one_of_its_methods(folder: Path, tm
     out = tmp_path / "both"
     words = ("--steps", "2", "--probe", "knn", "--controls", "none", "--out", str(out))
     assert run("compare", "auto", "rotnet", str(folder), *words) == 0
-    assert load(out / "auto").encoder.config["name"] == "dictionary-800"
+    assert load(out / "auto").encoder.config["name"] == "dictionary2-400"
     assert "rotnet" in (out / "report.html").read_text()
 
 

@@ -164,7 +164,7 @@ def test_learns_lightness_from_colour_and_colour_from_lightness_only_where_they_
             else lab_to_rgb(torch.cat([rgb_to_lab(x)[:, :1], rgb_to_lab(x)[fresh, 1:]], 1))
         )
         network({"image": shuffled})
-        accuracy[name] = [float(network.metrics[half]) for half in ("first", "second")]
+        accuracy[name] = [float(network.metrics[f"{half}_half_accuracy"]) for half in ("first", "second")]
     assert min(accuracy["together"]) > 0.9
     assert max(accuracy["apart"]) < 0.75
 

@@ -71,8 +71,9 @@ class JointDiscriminator(nn.Module):
 class BiGAN(Method[ImageEncoder]):
     """Train an encoder and a generator until a discriminator cannot tell their image-code pairs apart.
 
-    The metrics `inferred` and `drawn` are the mean probabilities that the discriminator gives to real images with
-    inferred codes, and to generated images with random codes, of being the former: 0.5 where it guesses.
+    The metrics `probability_real` and `probability_generated` are the mean probabilities of being real that the
+    discriminator gives to real images with inferred codes, and to generated images with random codes: 0.5 where it
+    guesses.
 
     Args:
         encoder: Network whose features are kept.
@@ -102,8 +103,8 @@ class BiGAN(Method[ImageEncoder]):
         real, fake = (images, self.encode(images)), (self.generate(noise), noise)
         on_real, on_fake = (self.discriminator(*(part.detach() for part in pair)) for pair in (real, fake))
         self.metrics = {
-            "inferred": on_real.detach().sigmoid().mean(),
-            "drawn": on_fake.detach().sigmoid().mean(),
+            "probability_real": on_real.detach().sigmoid().mean(),
+            "probability_generated": on_fake.detach().sigmoid().mean(),
         }
         # With the arguments swapped, the gradient does not vanish where the discriminator wins.
         theirs = loss(judge(self.discriminator, *fake), judge(self.discriminator, *real))

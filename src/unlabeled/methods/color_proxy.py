@@ -88,7 +88,7 @@ def loss(logits: Tensor, truth: Tensor, hue_weight: float) -> Tensor:
 class ColorProxy(Method[ImageEncoder]):
     """Predict hue and chroma at random pixels of a grey image from all layers of the encoder.
 
-    The metrics `hue` and `chroma` are the accuracies of the predicted bins; positions are weighted by chroma for `hue`.
+    The metrics `hue_accuracy` and `chroma_accuracy` are those of the predicted bins, the former weighted by chroma.
 
     Args:
         encoder: Network whose features are kept.
@@ -153,8 +153,8 @@ class ColorProxy(Method[ImageEncoder]):
         right = torch.stack([hue, chroma], 2) == equal_bins(truth, self.bins)
         weight = truth[:, :, 1]
         self.metrics = {
-            "hue": (right[:, :, 0] * weight).sum() / weight.sum().clamp(min=1e-6),
-            "chroma": right[:, :, 1].float().mean(),
+            "hue_accuracy": (right[:, :, 0] * weight).sum() / weight.sum().clamp(min=1e-6),
+            "chroma_accuracy": right[:, :, 1].float().mean(),
         }
         return loss(logits, truth, self.hue_weight)
 

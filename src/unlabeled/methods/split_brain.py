@@ -55,7 +55,7 @@ def loss(logits: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
 class SplitBrain(Method[ImageEncoder]):
     """Let each half of a network predict the channels that the other half sees.
 
-    The metrics `first` and `second` are the accuracies of the two halves, averaged over their targets.
+    The metrics `first_half_accuracy` and `second_half_accuracy` are averaged over the targets of each half.
 
     Args:
         encoder: Network in two halves whose features are kept.
@@ -133,7 +133,7 @@ class SplitBrain(Method[ImageEncoder]):
     def forward(self, batch: Batch) -> Tensor:
         images = self.views(batch)
         labels, logits = self.code(images), self.predict(images)
-        for name, half, truth in zip(("first", "second"), logits, labels):
+        for name, half, truth in zip(("first_half_accuracy", "second_half_accuracy"), logits, labels):
             right = [(x.detach().argmax(1) == y).float().mean() for x, y in zip(half, truth)]
             self.metrics[name] = torch.stack(right).mean()
         return loss(logits[0], labels[0]) + loss(logits[1], labels[1])
