@@ -14,6 +14,7 @@ from PIL import Image
 
 from unlabeled import methods
 from unlabeled.cli import main
+from unlabeled.data import worlds
 from unlabeled.encoders.building import KINDS, names
 from unlabeled.run import load
 from unlabeled.training.settings import Settings
@@ -111,6 +112,21 @@ def test_whole_path_from_a_folder_to_an_exported_encoder(
 
     written = pyarrow.parquet.read_table(tmp_path / "x.parquet")
     assert written.num_rows == 40 and "path" in written.column_names
+
+
+def test_show_says_where_sounds_can_be_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(worlds, "SIZES", dict.fromkeys(worlds.SIZES, (24, 8)))
+    options = ["--steps", "1", "--batch-size", "8", "--encoder", "gru1-8", "--out", "x"]
+    assert run("pretrain", "audio_restoration", "tones", *options) == 0
+    capsys.readouterr()
+    assert run("show", "x", "--samples", "2") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "x/pictures.png",
+        "to hear the sounds: unlabeled report x",
+    ]
 
 
 def test_resume_needs_no_options_again(folder: Path, tmp_path: Path) -> None:

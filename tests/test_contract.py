@@ -17,7 +17,7 @@ from unlabeled import encoders, methods, options, pretrain
 from unlabeled.check import UserError
 from unlabeled.data import Data, open_data, worlds
 from unlabeled.encoders import Encoder
-from unlabeled.method import Method
+from unlabeled.method import Method, Waveforms
 from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
 from unlabeled.parts.teacher import Follower
 from unlabeled.run import CHECKPOINT, Run, read_checkpoint
@@ -295,6 +295,11 @@ def test_method_says_its_chance_and_shows_its_pictures(name: str) -> None:
     for label, picture in pictures.items():
         if isinstance(picture, list):
             assert len(picture) == 4 and all(picture), label
+            continue
+        if isinstance(picture, Waveforms):
+            assert picture.waveform.isfinite().all() and len(picture.waveform) == len(picture.length) == 4, (
+                label
+            )
             continue
         assert picture.ndim == 4 and len(picture) == 4, label
         assert picture.isfinite().all() and picture.min() >= 0 and picture.max() <= 1, label

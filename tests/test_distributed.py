@@ -40,6 +40,8 @@ from unlabeled.encoders import image as images
 from unlabeled.encoders import text as text_encoders
 from unlabeled.method import Method
 from unlabeled.methods import audio_visual_correspondence
+from unlabeled.methods import best_rq as best_rq_method
+from unlabeled.methods import hubert as hubert_method
 from unlabeled.methods import wav2vec2 as wav2vec2_method
 from unlabeled.methods.apc import APC
 from unlabeled.methods.barlow_twins import BarlowTwins
@@ -65,7 +67,7 @@ from unlabeled.methods.time_contrastive import TimeContrastive
 from unlabeled.methods.trajectory_unmasking import TrajectoryUnmasking
 from unlabeled.methods.triplet import Triplet
 from unlabeled.methods.video_colorization import VideoColorization
-from unlabeled.parts import gather, shuffle
+from unlabeled.parts import gather, ragged, shuffle
 from unlabeled.parts.info_nce import nt_xent
 from unlabeled.parts.tokens import IGNORED
 from unlabeled.run import CHECKPOINT, Run, read_checkpoint
@@ -382,12 +384,38 @@ def wav2vec2() -> Method:
     return method
 
 
+def every_third(lengths: Tensor, size: int, *_: float, **__: float) -> Tensor:
+    """Frames to mask, the same whatever process has the sound."""
+    return ragged.real(lengths, size) & (torch.arange(size) % 3 == 0)
+
+
+def hubert() -> Method:
+    encoder = encoders.build("wav2vec2-tiny", kind="audio", sample_rate=tones.SAMPLE_RATE)
+    method = hubert_method.HuBERT(encoder.eval(), clusters=6)
+    method.whole = sounds()
+    waveform, length = method.whole["waveform"].float(), method.whole["length"]
+    method.prepare(from_waveforms(waveform, tones.SAMPLE_RATE, lengths=length))
+    return method
+
+
+def best_rq() -> Method:
+    whole = sounds()
+    data = from_waveforms(whole["waveform"].float(), tones.SAMPLE_RATE, lengths=whole["length"])
+    encoder = encoders.fitted("mel-transformer-tiny", data, kind="audio")
+    method = best_rq_method.BestRQ(encoder.eval(), codes=8, noise=0.0)
+    method.prepare(data)
+    method.whole = whole
+    return method
+
+
 METHODS: dict[str, Callable[[], Method]] = {
     "bert": bert,
     "gpt": gpt,
     "neural_language_model": neural_language_model,
     "apc": apc,
     "wav2vec2": wav2vec2,
+    "hubert": hubert,
+    "best_rq": best_rq,
     "simclr": simclr,
     "moco": partial(moco, splits=1, symmetric=True),
     "seco": seco,
@@ -582,7 +610,8 @@ SMALL = {
 @patch.dict(images.NAMES, SMALL)
 def everything(folder: Path) -> dict[str, Any]:
     pairs = patch.object(audio_visual_correspondence, "others", among_four)
-    with pairs, patch.object(wav2vec2_method, "negatives", next_ones):
+    masks = [patch.object(module, "spans", every_third) for module in (hubert_method, best_rq_method)]
+    with pairs, masks[0], masks[1], patch.object(wav2vec2_method, "negatives", next_ones):
         results: dict[str, Any] = {name: train(make) for name, make in METHODS.items()}
     results["loops"] = {name: loop(name, folder) for name in LOOPS}
     results["watched"] = watched(folder)

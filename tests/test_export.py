@@ -14,7 +14,7 @@ from unlabeled.data import open_data
 from unlabeled.data.text.data import Texts
 from unlabeled.encoders import word_vectors
 from unlabeled.encoders.readout import Spec
-from unlabeled.encoders.text import mean_of_real
+from unlabeled.encoders.text import TextInput, mean_of_real
 from unlabeled.exporting import export
 
 TEXTS = ["A fox ran over the hill. It slept there.", "The cats, of course, saw it: three of them!", "Hm."]
@@ -129,6 +129,106 @@ def test_networks_of_ones_own_are_exported_as_they_are(tmp_path: Path) -> None:
         assert export(encoder, tmp_path / name, format=format).difference < 1e-5  # type: ignore[arg-type]
 
 
+def run_onnx(session: Any, **inputs: torch.Tensor) -> torch.Tensor:
+    given = {name: value.numpy() for name, value in inputs.items()}
+    return torch.from_numpy(np.asarray(session.run(["features"], given)[0]))
+
+
+SLOWER = [pytest.param(name, marks=pytest.mark.golden) for name in ("bert-tiny", "gpt-tiny")]
+
+
+@pytest.mark.parametrize("name", ["nplm-tiny", *SLOWER])
+def test_onnx_reads_texts_of_any_length_by_the_tokenizer_in_the_file(name: str, tmp_path: Path) -> None:
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    torch.manual_seed(0)
+    texts = Texts([*TEXTS, "The fox saw the cats over the hill. " * 9] * 10)
+    encoder = encoders.fitted(name, texts, kind="text", length=32).eval()
+    result = export(encoder, tmp_path / "x.onnx", format="onnx")
+    assert result.difference < 1e-5 and "at most 32 tokens" in result.note
+    session = onnxruntime.InferenceSession(result.path, providers=["CPUExecutionProvider"])
+    tokenizer = Tokenizer.from_str(session.get_modelmeta().custom_metadata_map["tokenizer"])
+    for rows in ([0, 1, 2, 3], [2], [3, 1]):
+        encodings = tokenizer.encode_batch([texts.texts[row] for row in rows])
+        given = [torch.tensor([getattr(e, part) for e in encodings]) for part in ("ids", "attention_mask")]
+        theirs = run_onnx(session, input_ids=given[0], attention_mask=given[1])
+        batch = encoder.evaluation_view(texts).batch(torch.tensor(rows))
+        with torch.no_grad():
+            torch.testing.assert_close(theirs, encoder(encoder.inputs(batch)), atol=1e-5, rtol=1e-5)
+    # The mask counts: a token that is none of the text's changes nothing, a token that is does.
+    ids, mask = torch.tensor([[1, 7, 8, 9]]), torch.tensor([[1, 1, 1, 0]])
+    other = torch.tensor([[1, 7, 8, 11]])
+    first, second = (run_onnx(session, input_ids=row, attention_mask=mask) for row in (ids, other))
+    assert torch.equal(first, second)
+    whole = [run_onnx(session, input_ids=row, attention_mask=torch.ones_like(row)) for row in (ids, other)]
+    assert (whole[0] - whole[1]).abs().max() > 1e-4
+
+
+def sounds(*lengths: int) -> tuple[torch.Tensor, torch.Tensor]:
+    noise = 0.1 * torch.randn(len(lengths), max(lengths), generator=torch.Generator().manual_seed(7))
+    length = torch.tensor(lengths)
+    return noise * (torch.arange(max(lengths)) < length[:, None]), length
+
+
+LARGER = ["gru3", "mel-dictionary-16", "wav2vec2-tiny", "wav2vec2-mini"]
+
+
+@pytest.mark.parametrize("name", ["audio-conv", *[pytest.param(n, marks=pytest.mark.golden) for n in LARGER]])
+def test_onnx_hears_sounds_of_any_length_from_the_waveform_on(name: str, tmp_path: Path) -> None:
+    import onnxruntime
+
+    torch.manual_seed(0)
+    encoder = encoders.build(name, kind="audio", sample_rate=8000).eval()
+    result = export(encoder, tmp_path / "x.onnx", format="onnx")
+    tolerance = 1e-4 if name.startswith("mel-dictionary") else 1e-5
+    assert result.difference < tolerance and "at 8000 Hz" in result.note
+    session = onnxruntime.InferenceSession(result.path, providers=["CPUExecutionProvider"])
+    assert session.get_modelmeta().custom_metadata_map["sample_rate"] == "8000"
+    for lengths in ([4000, 2500, 150], [1234], [7000, 7000], [10]):
+        waveform, length = sounds(*lengths)
+        with torch.no_grad():
+            ours = encoder((waveform, length))
+        theirs = run_onnx(session, waveform=waveform, length=length)
+        torch.testing.assert_close(theirs, ours, atol=tolerance * max(1, float(ours.abs().max())), rtol=0)
+    waveform, length = sounds(4000, 2500)
+    longer = torch.nn.functional.pad(waveform, (0, 3000))
+    padded, cut = (run_onnx(session, waveform=x, length=length) for x in (longer, waveform))
+    torch.testing.assert_close(padded, cut, atol=tolerance, rtol=1e-5)
+
+
+@pytest.mark.golden
+def test_onnx_of_norms_over_time_takes_sounds_of_one_length(tmp_path: Path) -> None:
+    import onnxruntime
+
+    torch.manual_seed(0)
+    encoder = encoders.build("wav2vec2-base", kind="audio", sample_rate=8000).eval()
+    result = export(encoder, tmp_path / "x.onnx", format="onnx")
+    assert result.difference < 1e-5 and "all of one length in a batch" in result.note
+    session = onnxruntime.InferenceSession(result.path, providers=["CPUExecutionProvider"])
+    assert [given.name for given in session.get_inputs()] == ["waveform"]
+    for lengths in ([4000, 4000], [1500], [300]):
+        waveform, length = sounds(*lengths)
+        with torch.no_grad():
+            ours = encoder((waveform, length))
+        torch.testing.assert_close(run_onnx(session, waveform=waveform), ours, atol=1e-5, rtol=1e-5)
+
+
+def test_networks_that_torch_cannot_export_are_named_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    encoder = encoders.build("audio-conv", kind="audio", sample_rate=8000).eval()
+    forward = encoder.trunk.layers
+    monkeypatch.setattr(
+        type(encoder.trunk), "layers", lambda self, x, n: forward(x, n) if float(x.sum()) > -1e9 else None
+    )
+    with pytest.raises(
+        ValueError, match=r"that torch exports for format onnx, got audio-conv \(.+\)\. Take safet"
+    ):
+        export(encoder, tmp_path / "x.onnx", format="onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_missing_packages_are_named_with_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda package: None if package == "onnxruntime" else object()
@@ -156,17 +256,67 @@ def test_transformers_reads_texts_as_we_do_from_the_folder_alone(name: str, tmp_
     from transformers import AutoModel, AutoTokenizer
 
     torch.manual_seed(0)
-    data = Texts(TEXTS * 10)
-    encoder = encoders.fitted(name, data, kind="text").eval()
+    texts = [
+        *TEXTS,
+        "The fox saw the cats over the hill. " * 9,
+        "[MASK] <|endoftext|> [SEP] fox",
+        "日本 ŝ\t\n!",
+    ]
+    data = Texts(texts * 10)
+    encoder = encoders.fitted(name, data, kind="text", length=32).eval()
     export(encoder, tmp_path / "x", format="transformers")
     result = export(encoder, tmp_path / "x", format="transformers")
     assert result.difference < 1e-5 and [file.name for file in tmp_path.iterdir()] == ["x"]
     model, tokenizer = (kind.from_pretrained(str(result.path)) for kind in (AutoModel, AutoTokenizer))
-    given = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    given = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
     theirs = mean_of_real(model.eval()(**given).last_hidden_state, given["attention_mask"].bool())
-    ours = encoder(encoder.inputs(encoder.evaluation_view(data).batch(torch.arange(3))))
+    x = encoder.inputs(encoder.evaluation_view(data).batch(torch.arange(len(texts))))
+    ours = encoder(x)
+    assert torch.equal(given["input_ids"], x.tokens) and torch.equal(given["attention_mask"].bool(), x.mask)
+    assert x.mask[3].all() and x.mask.shape[1] == 32, "one text fills the window, the others are padded"
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
+    for row, text in enumerate(texts):  # alone, without padding
+        alone = model(**tokenizer(text, truncation=True, return_tensors="pt")).last_hidden_state.mean(1)[0]
+        torch.testing.assert_close(alone, ours[row], atol=1e-5, rtol=1e-5)
     assert (ours[0] - ours[1]).abs().max() > 1e-3, "texts differ at all"
+
+
+def test_transformers_separates_the_two_texts_of_a_pair_as_bert_is_trained(tmp_path: Path) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    from unlabeled.parts import sentence_pairs
+
+    torch.manual_seed(0)
+    encoder = encoders.fitted("bert-tiny", Texts(TEXTS * 10), kind="text").eval()
+    export(encoder, tmp_path / "x", format="transformers")
+    model, tokenizer = (kind.from_pretrained(str(tmp_path / "x")) for kind in (AutoModel, AutoTokenizer))
+    given = tokenizer("A fox ran.", "The cats saw it.", return_tensors="pt")
+    first, second = encoder.encode(["A fox ran.", "The cats saw it."])
+    cut = len(first)
+    pair = sentence_pairs.Pair(*(torch.tensor([number]) for number in (cut, len(second), 0, cut, 0)))
+    special = (encoder.special(token) for token in ("[CLS]", "[SEP]"))
+    x = TextInput(*sentence_pairs.join(torch.tensor([first + second]), pair, *special))
+    assert torch.equal(given["input_ids"], x.tokens) and torch.equal(given["token_type_ids"], x.segment)
+    theirs = model.eval()(**given).last_hidden_state
+    torch.testing.assert_close(theirs, encoder.states(x), atol=1e-5, rtol=1e-5)
+    assert (theirs - encoder.states(x._replace(segment=x.segment * 0))).abs().max() > 1e-3
+
+
+def test_transformers_predicts_the_next_piece_as_gpt_does(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from unlabeled.methods.gpt import GPT
+
+    torch.manual_seed(0)
+    data = Texts(TEXTS * 10)
+    method = GPT(encoders.fitted("gpt-tiny", data, kind="text")).eval()
+    export(method, tmp_path / "x", format="transformers")
+    model = AutoModelForCausalLM.from_pretrained(str(tmp_path / "x")).eval()
+    given = AutoTokenizer.from_pretrained(str(tmp_path / "x"))(TEXTS, padding=True, return_tensors="pt")
+    labels = given["input_ids"].masked_fill(given["attention_mask"] == 0, -100)
+    theirs = model(**given, labels=labels).loss
+    batch = method.encoder.evaluation_view(data).batch(torch.arange(3))
+    torch.testing.assert_close(theirs, method(batch), atol=1e-5, rtol=1e-5)
 
 
 def test_a_window_of_tokens_is_saved_and_is_no_model_of_transformers(tmp_path: Path) -> None:
@@ -217,7 +367,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_safetensors_carries_encoders_of_every_kind(kind: str, tmp_path: Path) -> None:
-    from unlabeled.exporting import _example
+    from unlabeled.exporting.proof import example
 
     torch.manual_seed(0)
     name, arguments = KINDS[kind]
@@ -227,7 +377,7 @@ def test_safetensors_carries_encoders_of_every_kind(kind: str, tmp_path: Path) -
         encoder = encoders.build(name, kind=kind, **arguments)
     result = export(encoder, tmp_path / "x.safetensors")
     assert result.difference == 0
-    found, given = encoders.load(result.path).eval(), encoder.inputs(_example(encoder))
+    found, given = encoders.load(result.path).eval(), encoder.inputs(example(encoder))
     assert found.kind == kind and found.config == encoder.config
     features = encoder.eval()(given)
     assert torch.equal(found(given), features) and features.std() > 0
@@ -272,7 +422,13 @@ def test_files_and_folders_are_not_put_in_each_others_place(tmp_path: Path) -> N
             "transformers",
             "encoder must be a wav2vec2 for transformers, got gru2-256",
         ),
-        ("audio", "gru2-256", {}, "onnx", "encoder must be one of image for format onnx, got one of audio"),
+        (
+            "video",
+            "conv3d",
+            {"image_size": 16, "frames": 4},
+            "onnx",
+            "encoder must be one of image or text or audio for format onnx, got one of video",
+        ),
     ],
 )
 def test_other_formats_refuse_what_they_cannot_carry(

@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 import unlabeled
 from unlabeled import encoders
-from unlabeled.data import Data, Images, open_data
+from unlabeled.data import Data, Images, from_images, open_data
 from unlabeled.data.text.data import Texts
+from unlabeled.encoders import text_trunks
+from unlabeled.encoders.text import fitted
 from unlabeled.method import Batch, Method
-from unlabeled.run import CHECKPOINT, read_checkpoint, write_checkpoint
+from unlabeled.methods.gpt import GPT
+from unlabeled.run import CHECKPOINT, Run, held_out_rise, read_checkpoint, write_checkpoint
 from unlabeled.training import checkpoints, guard, holdout
 from unlabeled.training.holdout import divide
 from unlabeled.training.settings import Settings
@@ -131,6 +134,15 @@ def test_documents_are_held_out_as_a_whole() -> None:
     assert all((held.documents == document).sum() == 4 for document in held.documents.unique())  # type: ignore[attr-defined]
 
 
+def test_of_a_few_texts_a_long_one_is_held_out_that_is_at_most_a_tenth() -> None:
+    long = [f"{row} " * 1000 for row in range(100, 115)]
+    held = [divide(Texts([*long, "short"]), 0.02, seed) for seed in range(5)]
+    assert {part for one in held for part in one.held_out.texts} <= set(long)  # type: ignore[union-attr]
+    assert all(one.note == "1 of 16 texts is held out to monitor the loss" for one in held)
+    for few in (long[:9], ["short"] * 20, [*long[:3], long[0] * 6], [long[0]] * 20):
+        assert divide(Texts(few), 0.02, 0).held_out is None
+
+
 def curve(losses: list[float], training: list[float] | None = None) -> list[Measurement]:
     training = training or [2 - 0.05 * place for place in range(len(losses))]
     return [
@@ -223,7 +235,12 @@ def test_a_training_of_chosen_length_stops_and_keeps_the_best_state(
     assert position["step"] == min(losses, key=lambda step: losses[step]) < position["stopped"]
     assert (float(state["method"]["sure"]) - 0.1) ** 2 == pytest.approx(min(losses.values()), abs=1e-6)
     assert "the model is memorising; stopped at step" in text and "best" not in state
-    assert run.history[-1]["holdout_lowest_at"] == position["step"]
+    assert run.history[-1]["holdout_lowest_at"] == run.history[-1]["result_step"] == position["step"]
+    best = f"the held-out loss went the wrong way from step {position['step']} on"
+    assert held_out_rise(run.history).startswith(best)
+    assert held_out_rise(run.history).endswith(
+        f"so training was stopped and the encoder is that of step {position['step']}"
+    )
 
 
 def test_a_stopped_run_resumes_to_itself_and_goes_on_when_told(
@@ -259,9 +276,60 @@ def test_where_the_length_was_named_the_run_only_says_so(
     settings = SETTINGS | {"epochs": 40, "encoder": network(), "out": tmp_path / "run"}
     run = unlabeled.pretrain(Memorises, pictures(100), **settings)
     assert run.history[-1]["step"] == 480
+    assert "result_step" not in run.history[-1]
+    assert "the encoder memorises its training data; fewer steps" in held_out_rise(run.history)
     text = capsys.readouterr().err
     assert text.count("the model is memorising; use fewer steps or more data") == 1
     assert "loss on held-out images has risen for " in text and " epochs since step " in text
+
+
+def test_the_verdict_names_a_held_out_loss_that_rose(tmp_path: Path) -> None:
+    settings = SETTINGS | {"epochs": 40, "encoder": network(), "out": tmp_path / "run", "quiet": True}
+    run = unlabeled.pretrain(Memorises, pictures(100), **settings)
+    images = pictures(20).batch(torch.arange(20))["image"]
+    data = from_images(images, torch.arange(20) % 2)
+    scores = unlabeled.evaluate(run, (data, data), probe="knn", controls=())
+    assert f"Mind that {held_out_rise(run.history)}" in scores.verdict()
+
+
+@pytest.fixture
+def small_gpt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(text_trunks.TRANSFORMERS, "gpt-tiny", (1, 48, 2))
+    monkeypatch.setattr("unlabeled.training.settings.FEWEST_STEPS", 100)
+
+
+def pretrain_gpt(out: Path, step: int | None, **length: int) -> Run:
+    """Train on sentences in which each word is some places after the last one, a random number of them if None."""
+    words = [f"{first}{last}" for first in "bcdfghkl" for last in ("ad", "el", "in", "or", "up")]
+    generator = torch.Generator().manual_seed(0)
+    sentences = []
+    for _ in range(60):
+        steps = torch.randint(40, (6,), generator=generator) if step is None else torch.full((6,), step)
+        start = torch.randint(40, (1,), generator=generator)
+        sentences.append(" ".join(words[place] for place in ((start + steps.cumsum(0)) % 40).tolist()))
+    data = Texts(sentences)
+    torch.manual_seed(0)
+    method = GPT(fitted("gpt-tiny", data, length=16))
+    return unlabeled.pretrain(method, data, out=out, lr=1e-2, batch_size=16, quiet=True, **length)
+
+
+@pytest.mark.usefixtures("small_gpt")
+def test_gpt_stops_before_it_knows_a_tiny_text_by_heart(tmp_path: Path) -> None:
+    run = pretrain_gpt(tmp_path / "run", None)
+    last = run.history[-1]
+    assert last["result_step"] < last["step"] < 100, "words in random order cannot be foreseen"
+
+
+@pytest.mark.usefixtures("small_gpt")
+def test_gpt_goes_on_while_what_it_learns_holds_for_other_text(tmp_path: Path) -> None:
+    run = pretrain_gpt(tmp_path / "run", 3)
+    assert run.history[-1]["step"] >= 100 and not held_out_rise(run.history)
+
+
+@pytest.mark.usefixtures("small_gpt")
+def test_gpt_takes_the_steps_that_were_asked_for_and_says_what_came_of_it(tmp_path: Path) -> None:
+    run = pretrain_gpt(tmp_path / "run", None, steps=150)
+    assert run.history[-1]["step"] == 150 and "memorises its training data" in held_out_rise(run.history)
 
 
 def test_killed_amid_a_chosen_length_it_stops_at_the_same_step(

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "auditing": LOWEST | {"auditing", "data"},
     "evaluation": MIDDLE | {"auditing", "evaluation"},
     "reporting": MIDDLE | {"auditing", "evaluation", "reporting"},
-    "exporting": MIDDLE,
+    "exporting": MIDDLE | {"exporting"},
 }
 FOR_TYPES = {"encoders": {"data"}}
 """What they may import beside that for type checking only."""

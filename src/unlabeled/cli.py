@@ -140,8 +140,8 @@ ENCODERS = {
     "text": "bert-tiny, bert-mini, bert-small, bert-medium, bert-base, "
     "gpt-tiny, gpt-mini, gpt-small, gpt-medium, gpt-base, nplm-tiny, nplm-small, nplm-medium",
     "words": "words-50, words-100, words-300",
-    "audio": "gru2-256, gru3 (or gruN-WIDTH), audio-conv, mel-dictionary-256, wav2vec2-tiny, wav2vec2-mini, "
-    "wav2vec2-base",
+    "audio": "gru2-256, gru3 (or gruN-WIDTH), audio-conv, mel-dictionary-256, mel-transformer-tiny, "
+    "mel-transformer-mini, mel-transformer-base, wav2vec2-tiny, wav2vec2-mini, wav2vec2-base",
     "video": "frames-conv4, frames-resnet10, frames-resnet18 (or frames- with any image encoder), lstm-256, lstm-512, "
     "lstm-2048, conv3d, r3d_18, mc3_18, r2plus1d_18, cube-dictionary-256",
     "audio-visual": "av-resnet10, av-conv4",
@@ -161,6 +161,7 @@ class Reading:
     text_column: Annotated[str | None, _reads("text_column")] = None
     encoding: Annotated[str | None, _reads("encoding")] = None
     group: Annotated[str | None, _reads("group")] = None
+    fold: Annotated[WholeOrNone, _reads("fold")] = None
 
 
 DETECTED = Reading()
@@ -382,6 +383,8 @@ def evaluate(
     seed: Whole = 0,
     steps: WholeOrNone = None,
     size: WholeOrNone = None,
+    clips: WholeOrNone = None,
+    crops: WholeOrNone = None,
     snapshots: Annotated[bool, Parameter(negative=())] = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     encoder: Network = None,
@@ -393,10 +396,13 @@ def evaluate(
         labels_per_class: Numbers of labels per class, percentages of each class, or all: 1,10,1%,all.
         draws: Number of random draws of the labels, where not all labels are used.
         seed: Seed of the draws.
-        steps: Optimizer steps of supervised, finetune and nonlinear. [default: until held-out labels show no
-            improvement]
+        steps: Optimizer steps of supervised, finetune, nonlinear and recognition. [default: until held-out labels show
+            no improvement]
         size: Shorter side in pixels to which the task propagation shrinks frames. [default: twice the encoder's image
             size, or less where that is too slow]
+        clips: Clips of each test video whose probabilities the task recognition averages. [default: 5, fewer where
+            videos are short]
+        crops: Square crops of each clip, along the longer side, that it averages. [default: 1]
         snapshots: Measure the encoders that were saved during training too, without controls.
         device: Device to compute features on; auto prefers a GPU.
     """
@@ -411,6 +417,8 @@ def evaluate(
         "seed": seed,
         "steps": steps,
         "size": size,
+        "clips": clips,
+        "crops": crops,
         "device": device,
     }
     options |= asdict(reading)
@@ -447,6 +455,7 @@ def _evaluate(run: Any, data: Any, **options: Any) -> None:
 def _evaluate_snapshots(run: Any, data: Any, options: dict[str, Any]) -> None:
     """Evaluate the encoders along the training by the probes, without controls, and keep the scores."""
     from unlabeled.evaluation import evaluate as measure
+    from unlabeled.evaluation.plan import OF_TASKS
     from unlabeled.run import Run
 
     if not run.snapshots:
@@ -457,8 +466,9 @@ def _evaluate_snapshots(run: Any, data: Any, options: dict[str, Any]) -> None:
     features = options["features"] or run.config.get("settings", {}).get("features")
     for step in run.snapshots:
         earlier = Run(run.path, run.network, step)
+        of_tasks = dict.fromkeys(OF_TASKS)
         scores = measure(
-            earlier, data, controls="none", **{**options, "probe": probes, "features": features, "size": None}
+            earlier, data, controls="none", **{**options, "probe": probes, "features": features, **of_tasks}
         )
         run.add_evaluation(scores.about, scores.records)
         values = ", ".join(
@@ -605,6 +615,8 @@ def show(
         with atomic(path) as temporary:
             temporary.write_bytes(pictures.sheet(images))
         print(path, flush=True)
+    if len(texts) + len(images) < len(rows):
+        print(f"to hear the sounds: unlabeled report {run}", flush=True)
     _next("evaluate", run, source)
 
 
@@ -729,8 +741,8 @@ def export(
 
     Args:
         out: File to write; a folder for timm and transformers.
-        format: safetensors (any encoder), timm or onnx (images), transformers (text and sound), or word2vec (word
-            vectors).
+        format: safetensors (any encoder), onnx (images, text and sound), timm (images), transformers (text and sound),
+            or word2vec (word vectors).
         data: Data whose training part the features are fitted to. [default: what the run was trained on]
     """
     from unlabeled.evaluation import readouts

@@ -16,11 +16,27 @@ if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.encoders import Encoder
 
-__all__ = ["Batch", "EncoderNeeds", "Losses", "Method", "Pictures"]
+__all__ = ["Batch", "EncoderNeeds", "Losses", "Method", "Pictures", "Waveforms"]
 
 Batch = dict[str, Tensor]
 Losses = Tensor | dict[str, Tensor]
-Pictures = Mapping[str, Tensor | list[str]]
+
+
+class Waveforms(NamedTuple):
+    """Sounds that the page plays.
+
+    Attributes:
+        waveform: Float, shape (samples, length), in -1..1; louder ones are scaled down.
+        length: True samples of each, int64, shape (samples,).
+        sample_rate: In hertz.
+    """
+
+    waveform: Tensor
+    length: Tensor
+    sample_rate: int
+
+
+Pictures = Mapping[str, Tensor | list[str] | Waveforms]
 EncoderT = TypeVar("EncoderT", bound="Encoder", default=Any)
 VIEWS_OFF = ViewOptions(jitter=0, gray=0, blur=0, solarize=0, flip=0, degrees=0)
 
@@ -206,8 +222,8 @@ class Method(nn.Module, Generic[EncoderT]):
         """Show what was withheld and what was predicted.
 
         Returns:
-            By name, images as float, shape (samples, channels, height, width), in 0..1, or a text for each
-            sample.
+            By name, images as float, shape (samples, channels, height, width), in 0..1, a text for each sample, or
+            sounds.
         """
         return {}
 

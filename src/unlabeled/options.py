@@ -38,7 +38,7 @@ WholeNumber = Annotated[int, Range(at_least=0)]
 Count = Annotated[int, Range(at_least=1)]
 Several = Annotated[int, Range(at_least=2)]
 
-READING = ("label", "text_column", "encoding", "group")
+READING = ("label", "text_column", "encoding", "group", "fold")
 """Settings that say how data is read, as far as its files do not; whatever opens data has them."""
 
 

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Run",
     "fingerprint",
+    "held_out_losses",
+    "held_out_rise",
     "load",
     "load_state",
     "read_checkpoint",
@@ -113,7 +115,11 @@ class Run:
         names = ("store_size", "max_broken", "pages", "segmenter")
         options = {name: settings[name] for name in names if name in settings}
         # Other data than that of the training may have other columns, and be in another encoding.
-        options |= {name: f"{settings[name]}?" for name in READING if name in settings and name != "group"}
+        options |= {
+            name: f"{settings[name]}?"
+            for name in READING
+            if name in settings and name not in ("group", "fold")
+        }
         return reading(self.encoder, self.kind) | options
 
     @property
@@ -378,6 +384,40 @@ def fingerprint(state: "Mapping[str, Tensor]") -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def held_out_losses(history: Sequence[Mapping[str, Any]]) -> dict[int, float | None]:
+    """Losses on held-out samples by step, None where they were not finite.
+
+    Args:
+        history: The log of a run.
+    """
+    losses: dict[int, float | None] = {}
+    for line in history:
+        losses |= {int(step): loss for step, loss in (line.get("holdout_losses") or {}).items()}
+        if "holdout_loss" in line:
+            losses[line["step"]] = line["holdout_loss"]
+    return losses
+
+
+def held_out_rise(history: Sequence[Mapping[str, Any]]) -> str:
+    """What the end of a log says of a loss on held-out samples that rose, without a full stop; else empty.
+
+    Args:
+        history: The log of a run.
+    """
+    last = history[-1] if history else {}
+    if (lowest := last.get("holdout_lowest_at")) is None:
+        return ""
+    losses = held_out_losses(history)
+    values = [losses.get(step) for step in (lowest, last["step"])]
+    change = "" if None in values else f"{values[0]:.4g} -> {values[1]:.4g} "
+    words = f"the held-out loss went the wrong way from step {lowest:,} on ({change}at step {last['step']:,})"
+    if last.get("result_step") == lowest:
+        return f"{words}, so training was stopped and the encoder is that of step {lowest:,}"
+    return (
+        f"{words}: the encoder memorises its training data; fewer steps or more data may give better features"
+    )
 
 
 def write_skipped(folder: Path, skipped: "list[Skipped]") -> None:

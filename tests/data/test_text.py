@@ -186,11 +186,12 @@ def test_folder_of_texts_has_classes_and_splits(tmp_path: Path) -> None:
     assert train.documents.tolist() == [0, 1]
 
 
-def test_paragraphs_of_a_single_file_are_gathered(tmp_path: Path) -> None:
-    paragraphs = [f"Paragraph {number}. " + "word " * 100 for number in range(20)]
+@pytest.mark.parametrize(("count", "texts"), [(400, 100), (100, 50), (20, 20)])
+def test_paragraphs_of_a_single_file_are_gathered(tmp_path: Path, count: int, texts: int) -> None:
+    paragraphs = [f"Paragraph {number}. " + "word " * 100 for number in range(count)]
     (tmp_path / "book.txt").write_text("\n\n".join(paragraphs))
     data = open_data(tmp_path / "book.txt")
-    assert isinstance(data, Texts) and len(data) == 5
+    assert isinstance(data, Texts) and len(data) == texts
     assert "\n\n".join(data.texts) == "\n\n".join(paragraph.strip() for paragraph in paragraphs)
     assert groups("a\nb\nc\nd", 2) == ["a\nb", "c\nd"]
     assert groups("a\nb\nc\nd\ne", 4) == ["a\nb\nc\nd\ne"]

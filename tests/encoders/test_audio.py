@@ -8,7 +8,7 @@ from unlabeled.data.audio.data import from_waveforms
 from unlabeled.encoders import audio
 from unlabeled.parts import ragged
 
-NAMES = ["gru2-16", "audio-conv", "wav2vec2-tiny"]
+NAMES = ["gru2-16", "audio-conv", "mel-transformer-tiny", "wav2vec2-tiny"]
 LENGTHS = torch.tensor([4_000, 2_345, 900, 4_000])
 
 
@@ -73,6 +73,16 @@ def test_norms_over_time_do_not_hear_the_padding_either(monkeypatch):
     for row, length in enumerate(LENGTHS.tolist()):
         alone = encoder(encoder.inputs({"waveform": batch["waveform"][[row], :length]}))
         torch.testing.assert_close(together[[row]], alone, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("rate", [8_000, 16_000])
+def test_rates_say_how_many_frames_a_layer_has_for_one_of_the_spectrogram(name, rate):
+    encoder, samples = build(name, sample_rate=rate), 3 * rate
+    layers, frames = encoder.layers(encoder.inputs({"waveform": torch.randn(1, samples)}))
+    for layer in layers:
+        count = int(frames[layer] if isinstance(frames, dict) else frames)
+        assert count == pytest.approx(encoder.rates[layer] * encoder.spectrogram.frames(samples), abs=1)
 
 
 def test_recurrent_layers_know_nothing_of_what_comes_later():
@@ -242,3 +252,39 @@ def test_states_of_unequal_sequences_are_those_of_each_alone() -> None:
         assert not found[row, count:].any()
         (expected,) = torch.autograd.grad(alone.square().sum(), one)
         torch.testing.assert_close(gradient[row, :count], expected[0])
+
+
+def test_tokens_are_four_standardized_frames_side_by_side() -> None:
+    network = build("mel-transformer-tiny").trunk
+    bands, frames = torch.randn(2, 10, 40) * 3 + 1, torch.tensor([10, 6])
+    tokens, counts = network.tokens(bands, frames)
+    assert tokens.shape == (2, 3, 160) and counts.tolist() == [3, 2]
+    for row, count in enumerate(frames.tolist()):
+        real = bands[row, :count]
+        standard = (real - real.mean(0)) / real.std(0, correction=0)
+        for place in range(12):
+            found = tokens[row, place // 4, 40 * (place % 4) : 40 * (place % 4 + 1)]
+            expected = standard[place] if place < count else torch.zeros(40)
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_neither_loudness_nor_a_constant_filter_changes_what_a_mel_transformer_hears() -> None:
+    network = build("mel-transformer-tiny").trunk
+    bands, frames = torch.randn(1, 30, 40), torch.tensor([30])
+    first, second = (network.layers(given, frames)[0]["layer2"] for given in (bands, bands + torch.randn(40)))
+    torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-4)
+
+
+def test_layers_of_a_mel_transformer_are_those_computed_by_hand() -> None:
+    network = build("mel-transformer-tiny").trunk
+    bands, frames = torch.randn(1, 20, 40), torch.tensor([20])
+    tokens, _ = network.tokens(bands, frames)
+    x = network.project(tokens)
+    x = x + torch.nn.functional.gelu(network.position(x.mT)).mT
+    for number, block in enumerate(network.blocks, 1):
+        attended, _ = block.self_attn(*[block.norm1(x)] * 3)
+        x = x + attended
+        x = x + block.linear2(torch.nn.functional.gelu(block.linear1(block.norm2(x))))
+        expected = network.norm(x) if number == 2 else x
+        found = network.layers(bands, frames)[0][f"layer{number}"]
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)

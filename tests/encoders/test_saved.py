@@ -18,6 +18,11 @@ CASES = {
     "words-20-min1": ("words", 2, "adapt.shares trunk.rows"),
     "gru2-16": ("audio", 10, "adapt.mean adapt.std trunk.units"),
     "audio-conv": ("audio", 18, "adapt.mean adapt.std trunk.convolutions trunk.norms"),
+    "mel-transformer-tiny": (
+        "audio",
+        32,
+        "adapt.mean adapt.std trunk.blocks trunk.norm trunk.position trunk.project",
+    ),
     "wav2vec2-tiny": ("audio", 63, "trunk.model"),
     "frames-conv4": ("video", 26, "trunk.adapt trunk.trunk"),
     "lstm-16": ("video", 4, "trunk.bias_hh_l0 trunk.bias_ih_l0 trunk.weight_hh_l0 trunk.weight_ih_l0"),

@@ -434,3 +434,15 @@ def test_objects_of_one_video_are_not_independent():
     for one in found:
         assert one.counted == "videos" and one.groups is not None
         assert one.groups.bincount().tolist() == objects
+
+
+def test_objects_are_counted_by_what_the_first_mask_shows():
+    made = blobs.make(2, 0, frames=4, size=32)
+    masks = made["masks"].clone()
+    masks[0][masks[0] == 1] = 3
+    masks[0, 1:, :4] = 255
+    data = from_videos(made["video"], name="void", masks=masks)
+    found = TASK(model(), data)
+    objects = [len(things(mask)) for mask in masks]
+    assert found[0].groups is not None and found[0].groups.bincount().tolist() == objects
+    assert found[0].values.shape == (1, sum(objects))

@@ -1,3 +1,5 @@
+import numpy as np
+import pytest
 import torch
 
 from unlabeled.parts import ragged
@@ -20,3 +22,28 @@ def test_no_gradient_reaches_the_padding():
     ragged.mean(values, torch.tensor([4, 2])).sum().backward()
     assert values.grad is not None and not values.grad[1, 2:].any()
     torch.testing.assert_close(values.grad[1, :2], torch.full((2, 3), 0.5))
+
+
+def test_unknown_places_lie_on_lines_between_known_ones():
+    torch.manual_seed(0)
+    values, known = torch.randn(20, 12, 2), torch.rand(20, 12) < 0.4
+    known[0], known[1] = False, True
+    hidden = values.masked_fill(~known[:, :, None], torch.nan)
+    found = ragged.interpolate(hidden, known)
+    for row in range(20):
+        places = known[row].nonzero().flatten().numpy()
+        for number in range(2):
+            ordinates = values[row, known[row], number].numpy()
+            expected = np.interp(np.arange(12), places, ordinates) if len(places) else np.zeros(12)
+            np.testing.assert_allclose(found[row, :, number].numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.125, 0.6, 1.0, 2.0])
+def test_reading_at_a_rate_is_linear_between_places_and_stops_at_the_last(rate):
+    values, count = torch.randn(3, 6, 2), torch.tensor([6, 1, 4])
+    found = ragged.at_rate(values, count, rate, 9)
+    for row, length in enumerate(count.tolist()):
+        for number in range(2):
+            ordinates = values[row, :length, number].numpy()
+            expected = np.interp(rate * np.arange(9), np.arange(length), ordinates)
+            np.testing.assert_allclose(found[row, :, number].numpy(), expected, atol=1e-6)

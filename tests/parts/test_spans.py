@@ -32,6 +32,11 @@ def test_every_run_is_a_span_or_longer_and_the_last_place_is_shown() -> None:
     assert not hidden[:, -1].any()
 
 
+def test_a_sequence_may_have_fewer_spans_than_two() -> None:
+    hidden = spans(torch.full((50,), 40), 40, 0.1, 7, fewest=1)
+    assert set(hidden.sum(1).tolist()) == {7}
+
+
 @pytest.mark.parametrize(("size", "counts"), [(49, {3, 4}), (100, {6, 7}), (20, {2})])
 def test_number_of_spans_is_rounded_up_or_down_and_at_least_two(size: int, counts: set[int]) -> None:
     found = set()
@@ -67,3 +72,12 @@ def test_evened_rows_hide_equally_many_of_what_was_hidden() -> None:
     evened = even(hidden)
     assert (evened.sum(1) == hidden.sum(1).min()).all()
     assert not (evened & ~hidden).any()
+
+
+def test_spans_may_be_one_and_cover_at_most_a_part_of_a_short_sequence() -> None:
+    lengths = torch.tensor([1, 2, 11, 400])
+    masked = [spans(lengths, 400, 0.4, 10, fewest=1, most=0.5) for _ in range(60)]
+    counts = torch.stack([mask.sum(1) for mask in masked])
+    assert (counts[:, 0] == 0).all() and (counts[:, 1] == 1).all() and (counts[:, 2] == 5).all()
+    assert counts[:, 3].float().mean().item() / 400 == pytest.approx(1 - (1 - 0.04) ** 10, abs=0.02)
+    assert all(min(runs(mask[3])) >= 10 for mask in masked)

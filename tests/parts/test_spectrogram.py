@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unlabeled.parts.spectrogram import FLOOR, LogMel, hertz_to_mel, mel_filters
+from unlabeled.parts.spectrogram import FLOOR, LogMel, hertz_to_mel, mel_filters, scale_bands
 
 
 def noise(samples: int, rows: int = 1) -> torch.Tensor:
@@ -131,3 +131,47 @@ def test_half_precision_around_it_changes_nothing_and_gradients_flow():
     value.sum().backward()
     assert waveform.grad is not None and waveform.grad.isfinite().all() and waveform.grad.abs().sum() > 0
     assert not spectrogram.state_dict(), "nothing that could not be made again is saved"
+
+
+@pytest.mark.parametrize("samples", [150, 2_000, 2_040])
+def test_scaling_no_band_changes_nothing_and_all_bands_the_level(samples):
+    audio, waveform = LogMel(8_000, 40), noise(samples, 2)
+    change = torch.zeros(2, 40, audio.frames(samples))
+    torch.testing.assert_close(scale_bands(waveform, change, audio), waveform, atol=1e-5, rtol=0)
+    louder = scale_bands(waveform, change + math.log(4), audio)
+    inside = slice(0, 4_000)
+    # Nothing is added below the first triangle and above the last one.
+    decibels = 20 * (louder[:, inside].norm() / waveform[:, inside].norm()).log10()
+    assert 5.7 < decibels < 6.03
+
+
+def test_bands_scaled_to_those_of_another_sound_become_those_bands():
+    audio, waveform = LogMel(8_000, 40), noise(4_000)
+    other = noise(4_000).roll(1_000, 1) * torch.linspace(0.02, 1, 4_000)
+    other = torch.nn.functional.avg_pool1d(other[None], 5, 1, 2)[0]  # duller too
+    target = audio(other)
+    result = scale_bands(waveform, target - audio(waveform), audio)
+    before, after = ((audio(one) - target).abs().mean() for one in (waveform, result))
+    assert after < 0.25 * before
+
+
+def test_bands_change_at_the_time_of_their_frames():
+    audio, waveform = LogMel(8_000, 40), torch.ones(1, 4_000).cumsum(1).mul(2.1).sin()
+    change = torch.zeros(1, 40, audio.frames(4_000))
+    change[:, :, 20:30] = -20
+    silent = scale_bands(waveform, change, audio)
+    first, last = 20 * audio.hop + audio.window // 2, 29 * audio.hop + audio.window // 2
+    assert silent[:, first + 100 : last - 100].abs().max() < 0.02
+    torch.testing.assert_close(silent[:, : first - 300], waveform[:, : first - 300], atol=0.02, rtol=0)
+    torch.testing.assert_close(silent[:, last + 300 :], waveform[:, last + 300 :], atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("size", [120, 200, 1_234])
+def test_frames_that_samples_touch_are_those_whose_bands_they_change(size):
+    audio, waveform = LogMel(8_000, 40), noise(size)
+    for place in range(0, size, 97):
+        changed = waveform.clone()
+        changed[0, place] += 1
+        expected = (audio(changed) != audio(waveform)).any(1)
+        # The shape of a window is 0 at its ends, where a sample only shifts the mean.
+        assert torch.equal(audio.touched(torch.arange(size)[None] == place), expected)

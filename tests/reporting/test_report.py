@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import subprocess
+import wave
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 
 from unlabeled.data import open_data
 from unlabeled.evaluation import Scores, geometry
-from unlabeled.reporting import charts, pictures, report, tables
+from unlabeled.method import Waveforms
+from unlabeled.reporting import charts, pictures, report, sounds, tables
 from unlabeled.reporting.entry import Entry
 from unlabeled.reporting.tracks import painted
 from unlabeled.run import fingerprint, load
@@ -194,6 +196,57 @@ def test_painted_masks_leave_the_rest_as_it_is() -> None:
     )
 
 
+def played(tag: str) -> tuple[dict[str, int], Tensor]:
+    """What the file in a player says of itself, and its samples as int16."""
+    (data,) = re.findall(r'src="data:audio/wav;base64,([^"]*)"', tag)
+    with wave.open(io.BytesIO(base64.b64decode(data))) as file:
+        facts = {"rate": file.getframerate(), "channels": file.getnchannels(), "bytes": file.getsampwidth()}
+        return facts, torch.tensor(memoryview(file.readframes(file.getnframes())).cast("h").tolist())
+
+
+def test_sounds_of_a_method_can_be_played_on_the_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    waveform = torch.rand(8, 300) - 0.5
+    heard = Waveforms(waveform, torch.arange(300, 292, -1), 8_000)
+    run.method.pictures = lambda batch: {"image": run.encoder.inputs(batch), HOSTILE: heard}
+    text = report(run, data=FakeData()).read_text(encoding="utf-8")
+    tags = re.findall(r"<audio .*?</audio>", section_of(tmp_path / "report.html", "pretext"))
+    assert len(tags) == 8 and all(" controls " in tag for tag in tags)
+    assert "media-src data:" in text and "<script" not in text
+    assert set(re.findall(r'src="([^"]{5})', text)) == {"data:"}
+    for row, tag in enumerate(tags):
+        facts, samples = played(tag)
+        assert facts == {"rate": 8_000, "channels": 1, "bytes": 2} and len(samples) == 300 - row
+        assert (samples / (2**15 - 1) - waveform[row, : 300 - row]).abs().max() < 1e-4
+
+
+def test_a_method_with_sounds_alone_has_a_section(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    run.method.pictures = lambda batch: {"sound": Waveforms(torch.zeros(8, 10), torch.full((8,), 10), 8_000)}
+    assert "pretext" in sections(report(run, data=FakeData()).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("sound", "expected"),
+    [
+        ([0.0, 0.5, -1.0], [0, 16384, -32767]),
+        ([4.0, -2.0, 1.0], [32767, -16384, 8192]),
+        ([math.nan, math.inf, 0.5], [0, 0, 16384]),
+        ([], []),
+    ],
+)
+def test_samples_are_rounded_louder_ones_scaled_and_others_silent(
+    sound: list[float], expected: list[int]
+) -> None:
+    _, samples = played(sounds.player(torch.tensor(sound), 100, "x"))
+    assert samples.tolist() == expected
+
+
+def test_of_long_sounds_the_beginning_is_played() -> None:
+    _, samples = played(sounds.player(torch.linspace(0, 1, 1_000), 100, "x"))
+    assert len(samples) == 100 * sounds.LONGEST and samples[-1] < 2**15 * 0.41
+
+
 def test_training_time_is_images_over_speed(tmp_path: Path) -> None:
     text = report(make_run(tmp_path), data=FakeData()).read_text(encoding="utf-8")
     assert f"<dd>{50 * 256 / 1000:.0f} s</dd>" in text
@@ -280,12 +333,15 @@ def test_single_epoch_and_values_that_are_no_numbers(tmp_path: Path, bad: float 
 
 def test_the_loss_on_held_out_samples_is_drawn_beside_that_of_the_training(tmp_path: Path) -> None:
     history = [epoch(number, holdout_loss=2.0 / number) for number in range(1, 4)]
-    history[2] |= {"holdout_losses": {"25": 0.75, "30": 2 / 3}, "holdout_lowest_at": 1234}
+    history[2] |= {"holdout_losses": {"25": 0.75, "30": 2 / 3}, "holdout_lowest_at": 25}
     run = make_run(tmp_path, history=history)
     assert Entry(run, [], None).holdout == ([1.0, 2.0, 2.5, 3.0], [2.0, 1.0, 0.75, 2 / 3])
     section = section_of(report(run), "training")
     assert "on held-out samples it went from 2 to 0.667" in section
-    assert "The loss on held-out samples was lowest at step 1,234 and has risen since" in section
+    assert (
+        "The held-out loss went the wrong way from step 25 on (0.75 -&gt; 0.6667 at step 30): the enc"
+        in section
+    )
     assert "dotted: held out" in section and section.count('class="line dotted"') == 1
     assert "<title>held out, simclr</title>" in section
 

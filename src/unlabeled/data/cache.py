@@ -27,7 +27,7 @@ from unlabeled.data.samples import Temporary
 
 __all__ = ["Stored", "folder_of", "load_or_build"]
 
-_VERSION = 5
+_VERSION = 6
 _WHOLE = 256 * 2**20
 _BLOCK, _BLOCKS = 2**20, 128
 _DAY_SECONDS = 24 * 3600

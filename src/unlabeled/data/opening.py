@@ -20,11 +20,12 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.files import FILMS, SOUNDS, SPLITS, walk
 from unlabeled.data.groups import ALONE, FOLDER, folder_groups, group_by, names_column, usual_groups
+from unlabeled.data.image.annotated import AnnotatedImages, NoAnnotations
 from unlabeled.data.image.decode import SUFFIXES
 from unlabeled.data.image.levels import Levels
 from unlabeled.data.labels import NoColumn, in_order, refuse_column
 from unlabeled.data.notes import note
-from unlabeled.data.options import STORE_SIZE, STORE_SIZES, OpenOptions, Options
+from unlabeled.data.options import STORE_SIZE, STORE_SIZES, OpenOptions, Options, refuse_fold
 from unlabeled.data.samples import Data
 from unlabeled.data.splits import divide
 
@@ -77,7 +78,11 @@ _ENDINGS = {
 _PACKED = re.compile(r"(?i)\.(gz|bz2|zst)$")
 _WITH_COLUMNS = ("image", "text", "audio", "video", "audio-visual")
 """Kinds of data that may come in tables or beside one, of which one column may be named as that of the labels."""
-_OF_ONE_KIND = {"text": ("encoding", "text_column", "segmenter"), "image": ("levels", "pages")}
+_OF_ONE_KIND = {
+    "text": ("encoding", "text_column", "segmenter"),
+    "image": ("levels", "pages", "annotations"),
+    "video": ("fold",),
+}
 """Options that mean something for one kind of data only."""
 _PEEKED = 3
 """Videos in which sounds without pictures are looked for."""
@@ -104,8 +109,8 @@ def open_data(
         split: Part of the source, such as "test"; None takes "train" where there are several.
         kind: image, text, audio, video, audio-visual, cameras or trajectory; None looks at the built-in name
             or at the endings of the files, and takes for images what gives nothing away.
-        **options: The fields of `OpenOptions`: store_size, channels, sample_rate, levels, pages, workers, max_broken,
-            cache, progress, label, encoding, text_column, segmenter and group.
+        **options: The fields of `OpenOptions`: store_size, channels, sample_rate, levels, pages, annotations, workers,
+            max_broken, cache, progress, label, encoding, text_column, segmenter, group and fold.
 
     Raises:
         ValueError: There is nothing of that name, no sample in it, no such split, or too much of it is broken; or
@@ -149,9 +154,7 @@ def open_splits(
         if whole.groups is None and options.get("group") is None:
             _suggest_folders(whole)
         return divide(whole)
-    train, test = openers["train"](), openers[tests[0]]()
-    if len(tests) > 1 and (test.labels is None or bool((test.labels < 0).all())):
-        test = openers["validation"]()
+    train, test = openers["train"](), _test_part(openers, tests)
     alike: Options = {}
     if train.kind == "image" and train.shape["channels"] != test.shape["channels"]:
         alike["channels"] = max(train.shape["channels"], test.shape["channels"])
@@ -161,6 +164,18 @@ def open_splits(
     if alike:
         return open_splits(source, kind=kind, **options | alike)
     return same_classes(train, test)
+
+
+def _test_part(openers: Openers, tests: list[str]) -> Data:
+    """The first part whose labels are known, or whose annotations are where these are read; else the last."""
+    for split in tests[:-1]:
+        try:
+            test = openers[split]()
+        except NoAnnotations:
+            continue
+        if isinstance(test, AnnotatedImages) or (test.labels is not None and bool((test.labels >= 0).any())):
+            return test
+    return openers[tests[-1]]()
 
 
 def parts(source: Openable, *, kind: str | None = None, **options: Unpack[Options]) -> Openers:
@@ -287,7 +302,7 @@ def _ungrouped(source: Openable, kind: str | None, options: OpenOptions) -> Open
         raise UserError(
             f"data must be of kind {kind}, such as the built-in {fitting}, got {name}, of kind {BUILT_IN[word]}"
         )
-    kind = kind or kind_of(source)
+    kind = kind or ("image" if options.annotations else kind_of(source))
     check.choice(KINDS, kind=kind)
     for only, names in _OF_ONE_KIND.items():
         for option in names if kind != only else ():
@@ -295,14 +310,19 @@ def _ungrouped(source: Openable, kind: str | None, options: OpenOptions) -> Open
                 raise UserError(f"{option} must be left out for data of kind {kind}, got {value}")
     if kind != "image":  # images may have any number of bands
         check.choice((None, 1, 3), channels=options.channels)
+    path = Path(name).expanduser()
+    if options.annotations and (not name or word in BUILT_IN or not path.exists()):
+        raise UserError(
+            f"annotations must be those of a folder or file, got {options.annotations} of {called(source)}"
+        )
     if kind not in _WITH_COLUMNS or word in BUILT_IN:
         refuse_column(options.label, name if kind in _WITH_COLUMNS else f"data of kind {kind}")
     if word in BUILT_IN:
+        refuse_fold(options.fold, name)
         worlds = importlib.import_module("unlabeled.data.worlds")
         if word == "pans" and (path := name.partition(":")[2]) not in worlds.PANS:
             return _pans_over(path, name, options)
         return {split: partial(worlds.built_in, name, split, options.channels) for split in ("train", "test")}
-    path = Path(name).expanduser()
     if name and not name.startswith(("hub:", "torchvision:")) and not path.exists():
         raise UserError(_not_found(name, path))
     return importlib.import_module(f"unlabeled.data.{KINDS[kind]}.read").find(source, options)

@@ -10,7 +10,16 @@ from unlabeled.check import UserError
 from unlabeled.data.image.levels import parsed
 from unlabeled.data.samples import Skipped
 
-__all__ = ["STORE_SIZE", "STORE_SIZES", "OpenOptions", "Options", "Pages", "Progress", "refuse_broken"]
+__all__ = [
+    "STORE_SIZE",
+    "STORE_SIZES",
+    "OpenOptions",
+    "Options",
+    "Pages",
+    "Progress",
+    "refuse_broken",
+    "refuse_fold",
+]
 
 Pages = Literal["first", "all", "bands"]
 STORE_SIZE = 160
@@ -28,6 +37,7 @@ class Options(TypedDict, total=False):
     sample_rate: int | None
     levels: Any
     pages: Pages
+    annotations: Literal["boxes", "masks"] | None
     workers: int | None
     max_broken: float
     cache: str | os.PathLike[str] | bool | None
@@ -37,6 +47,7 @@ class Options(TypedDict, total=False):
     text_column: str | None
     segmenter: str | None
     group: str | None
+    fold: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +64,8 @@ class OpenOptions:
             pairs as in `levels`; None takes those that suit all images of the split (see `levels`).
         pages: What is read of an image file of several pages: the first; all, each as an image of its own; or bands,
             one image whose bands are the pages.
+        annotations: Boxes or masks of what is in the images, which are read too (`image.annotated`); images without
+            any are left out.
         workers: Threads that decode, as many as processors if None.
         max_broken: Largest fraction, in 0..1, of the files that may be unreadable. Files that were never meant
             to be samples (.txt, .json, hidden ones) are listed as skipped, but not counted.
@@ -70,6 +83,8 @@ class OpenOptions:
             `(speaker\\d+)_`, which is searched for in each path below the source; `folder`, for the files of one
             folder; or `none`, for independent samples. None takes documents, recordings and files of
             several pages where they are known.
+        fold: Number of the official split, of videos that come with several, as those of UCF101 and HMDB51; the first
+            if None.
 
     Raises:
         ValueError: A value is out of its range.
@@ -80,6 +95,7 @@ class OpenOptions:
     sample_rate: int | None = None
     levels: Any = None
     pages: Pages = "first"
+    annotations: Literal["boxes", "masks"] | None = None
     workers: int | None = None
     max_broken: float = 0.1
     cache: str | os.PathLike[str] | bool | None = None
@@ -89,12 +105,14 @@ class OpenOptions:
     text_column: str | None = None
     segmenter: str | None = None
     group: str | None = None
+    fold: int | None = None
 
     def __post_init__(self) -> None:
         check.fraction(max_broken=self.max_broken)
         check.choice(get_args(Pages), pages=self.pages)
+        check.choice((None, "boxes", "masks"), annotations=self.annotations)
         parsed(self.levels)
-        for name in ("channels", "store_size", "workers", "sample_rate"):
+        for name in ("channels", "store_size", "workers", "sample_rate", "fold"):
             if (value := getattr(self, name)) is not None:
                 check.at_least(1, **{name: value})
 
@@ -130,3 +148,13 @@ def refuse_broken(
             f"{count} of {count + decoded} files in {name} cannot be read, which is more than "
             f"max_broken={max_broken:g} allows: {reasons}"
         )
+
+
+def refuse_fold(fold: int | None, name: str) -> None:
+    """Refuse the number of an official split for data that has none.
+
+    Raises:
+        ValueError: There is a number.
+    """
+    if fold is not None:
+        raise UserError(f"fold must be left out for data without official splits, got {fold} for {name}")

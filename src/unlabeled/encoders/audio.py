@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.encoders import transformers_folder
+from unlabeled.encoders import mel_transformer, transformers_folder
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.encoders.mel_code import MelCode, mel_code
+from unlabeled.encoders.mel_transformer import MelTransformer
 from unlabeled.encoders.wav2vec2 import SIZES, Standardized, Wav2Vec2Network
 from unlabeled.parts import ragged
 from unlabeled.parts.spectrogram import LogMel
@@ -31,7 +32,7 @@ __all__ = ["NAMES", "AudioEncoder", "Convolutional", "Recurrent", "Spectra", "bu
 
 DEPARTURES = 8
 """Times that ended sequences leave a batch; more save work on padding and cost calls."""
-NAMES = ["gru2-256", "gru3", "audio-conv", "mel-dictionary-256", *SIZES]
+NAMES = ["gru2-256", "gru3", "audio-conv", "mel-dictionary-256", *mel_transformer.SIZES, *SIZES]
 """The default first; gruN and gruN-W have any number of layers and width, mel-dictionary-ATOMS and
 mel-dictionary-ATOMS-FRAMES any number of atoms and frames of a patch."""
 STATISTICS_SECONDS = 10.0
@@ -115,6 +116,8 @@ def _by_length(unit: nn.Module, values: Tensor, frames: Tensor) -> Tensor:
     Returns:
         Float, shape (batch, frames, width).
     """
+    if torch.compiler.is_exporting():  # a graph has no loop over lengths
+        return unit(values)[0].masked_fill(~ragged.real(frames, values.shape[1])[:, :, None], 0)
     lengths, order = frames.cpu().sort(descending=True)
     ends = lengths[:: -(-len(lengths) // DEPARTURES)].unique().tolist()
     values, state, parts = values[order.to(values.device)], None, []
@@ -147,6 +150,7 @@ class Convolutional(nn.Module):
         # Norms of single frames: norms over time or over the batch would include the padding.
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths[1:])
         self.map_dims = {f"conv{number}": width for number, width in enumerate(widths[1:], 1)}
+        self.rates = dict(zip(self.map_dims, (1, 1 / 2, 1 / 4, 1 / 8)))
         self.dim = widths[-1]
 
     def layers(self, bands: Tensor, frames: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -195,6 +199,18 @@ class AudioEncoder(Encoder):
     def masks(self) -> bool:
         """Whether frames can be masked between its convolutions and its transformer."""
         return isinstance(self.trunk, Wav2Vec2Network)
+
+    @property
+    def masks_mel(self) -> bool:
+        """Whether tokens of a spectrogram can be masked before its transformer."""
+        return isinstance(self.trunk, MelTransformer)
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Frames of each layer per frame of the spectrogram."""
+        if isinstance(self.trunk, Wav2Vec2Network):
+            return dict.fromkeys(self.map_dims, self.spectrogram.hop / self.trunk.hop)
+        return getattr(self.trunk, "rates", dict.fromkeys(self.map_dims, 1.0))
 
     @property
     def is_dictionary(self) -> bool:
@@ -284,10 +300,12 @@ def build(name: str, *, sample_rate: int = 16_000, bins: int | None = None) -> A
         return AudioEncoder(spectra, trunk, config)
     if (code := mel_code(name, bins)) is not None:
         return AudioEncoder(spectra, code, config)
-    fixed = (known for known in NAMES if not known.startswith(("gru", "mel-")))
+    fixed = (known for known in NAMES if not known.startswith(("gru", "mel-dictionary")))
     check.choice([*fixed, "gruN", "gruN-W", "mel-dictionary-ATOMS"], encoder=name)
     if name == "audio-conv":
         return AudioEncoder(spectra, Convolutional(bins), config)
+    if name in mel_transformer.SIZES:
+        return AudioEncoder(spectra, MelTransformer(bins, mel_transformer.SIZES[name]), config)
     return AudioEncoder(Standardized(), Wav2Vec2Network(name, sample_rate), config)
 
 

@@ -66,11 +66,14 @@ class MelCode(Filters):
 
     def vectors(self, bands: Tensor, frames: Tensor) -> Tensor:
         """The output, float, shape (batch, dim); the arguments are those of `patches`."""
+        if torch.compiler.is_exporting():  # a graph has no branches on values
+            return self._pool(bands, frames)
         size = max(1, ENTRIES // (self.map_dims["atoms"] * bands.shape[1]))
-        return torch.cat([self._pool(*pair) for pair in zip(bands.split(size), frames.split(size))])
+        parts = zip(bands.split(size), frames.split(size))
+        return torch.cat([self._pool(part[:, : max(1, int(count.max()))], count) for part, count in parts])
 
     def _pool(self, bands: Tensor, frames: Tensor) -> Tensor:
-        layers, counts = self.layers(bands[:, : max(1, int(frames.max()))], frames)
+        layers, counts = self.layers(bands, frames)
         code, pooled = layers["atoms"], []
         position = torch.arange(code.shape[1], device=code.device)
         for segment in range(self.segments):

@@ -30,8 +30,14 @@ def write_text_model(folder: Path, model: Any, tokenizer: Any, family: Family, l
         if family == "gpt"
         else {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     )
+    # GPT-2 would add the vector of a token for each segment.
+    names = ["input_ids", *(["token_type_ids"] if family == "bert" else []), "attention_mask"]
     wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=length, padding_side="right", **special
+        tokenizer_object=tokenizer,
+        model_max_length=length,
+        padding_side="right",
+        model_input_names=names,
+        **special,
     )
     with _quiet():
         wrapped.save_pretrained(folder)

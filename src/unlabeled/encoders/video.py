@@ -19,6 +19,7 @@ from unlabeled.parts import augment
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
+    from unlabeled.data.video import Videos
 
 __all__ = ["NAMES", "Clips", "Frames", "Recurrent", "VideoEncoder", "build", "fitted"]
 
@@ -59,10 +60,14 @@ class VideoEncoder(Encoder):
         """Frames of a video that are read for evaluation."""
         return self.config["frames"]
 
-    def evaluation_view(self, data: "Data") -> "Data":
-        """One clip of each video: `frames` frames in a row around its middle."""
-        middle: Callable[[int], Data] | None = getattr(data, "middle", None)
-        return data if middle is None else middle(self.frames)
+    def evaluation_view(self, data: "Data", number: int = 0, of: int = 1) -> "Data":
+        """One clip of each video: `frames` frames in a row around its middle, or one of several at even distances."""
+        middle: Callable[..., Data] | None = getattr(data, "middle", None)
+        return data if middle is None else middle(self.frames, number=number, of=of)
+
+    def labelled_view(self, data: "Videos") -> "Videos":
+        """What training on labels reads of each video: a clip that starts elsewhere each time."""
+        return data.anywhere(self.frames)
 
     def inputs(self, batch: dict[str, Tensor]) -> Tensor:
         """Frames without random changes: resized on the shorter side, the centre cut out.
@@ -100,10 +105,14 @@ class Frames(VideoEncoder):
         """The encoder of images, which takes (batch, in_channels, image_size, image_size) in 0..1."""
         return self.trunk
 
-    def evaluation_view(self, data: "Data") -> "Data":
-        """Frames that are spread evenly over each video."""
-        spread: Callable[[int], Data] | None = getattr(data, "spread", None)
-        return data if spread is None else spread(self.frames)
+    def evaluation_view(self, data: "Data", number: int = 0, of: int = 1) -> "Data":
+        """Frames that are spread evenly over each video, or one of several such views without a frame in common."""
+        spread: Callable[..., Data] | None = getattr(data, "spread", None)
+        return data if spread is None else spread(self.frames, number, of)
+
+    def labelled_view(self, data: "Videos") -> "Videos":
+        """What training on labels reads of each video: frames that are spread evenly over it."""
+        return data.spread(self.frames)
 
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         """Maps of single frames, as those of the encoder of images."""

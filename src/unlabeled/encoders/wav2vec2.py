@@ -1,5 +1,6 @@
 """The network of wav2vec 2.0, as transformers has it: convolutions over the waveform, then a transformer."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -94,6 +95,11 @@ class Wav2Vec2Network(nn.Module):
         return self.map_dims["conv"]
 
     @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+        return math.prod(self.model.config.conv_stride)
+
+    @property
     def receptive(self) -> int:
         """Samples that one frame sees."""
         samples = 1
@@ -102,6 +108,11 @@ class Wav2Vec2Network(nn.Module):
         ):
             samples = (samples - 1) * stride + kernel
         return samples
+
+    @property
+    def norm_over_time(self) -> bool:
+        """Whether there are norms over time, which include the padding of a sound."""
+        return self.model.config.feat_extract_norm == "group"
 
     def frames(self, samples: Any) -> Any:
         """Frames of waveforms of so many samples, int or int64, shape (batch,)."""
@@ -118,7 +129,9 @@ class Wav2Vec2Network(nn.Module):
         """Frames before they are normalised, float, shape (batch, frames, channels), and true frames of each sound."""
         waveform, length = self.padded(waveform, length)
         frames = self.frames(length)
-        if self.model.config.feat_extract_norm != "group" or bool((length == waveform.shape[1]).all()):
+        # A graph has no branches on values: there, sounds are taken to be of one length.
+        one_length = torch.compiler.is_exporting() or bool((length == waveform.shape[1]).all())
+        if not self.norm_over_time or one_length:
             return rearrange(self.model.feature_extractor(waveform), "b c t -> b t c"), frames
         # A norm over time includes the padding, so sounds of one length go through together.
         padded_maps = waveform.new_zeros(len(waveform), int(frames.max()), self.channels)
@@ -148,7 +161,8 @@ class Wav2Vec2Network(nn.Module):
         encoder = self.model.encoder
         hidden = hidden * real[:, :, None]
         hidden = encoder.dropout(encoder.layer_norm(hidden + encoder.pos_conv_embed(hidden)))
-        attention = None if bool(real.all()) else rearrange(real, "b t -> b 1 1 t")
+        whole = not torch.compiler.is_exporting() and bool(real.all())
+        attention = None if whole else rearrange(real, "b t -> b 1 1 t")
         outputs = []
         for layer in encoder.layers:
             if self.training and bool(torch.rand(()) < self.model.config.layerdrop):

@@ -52,6 +52,7 @@ def embed(
     text_column: str | None = None,
     encoding: str | None = None,
     group: str | None = None,
+    fold: int | None = None,
 ) -> tuple[Tensor, list[str]]:
     """Compute the features of every sample of every split; no label is needed.
 
@@ -75,6 +76,7 @@ def embed(
         text_column: Column of the texts, likewise.
         encoding: Encoding of texts, likewise.
         group: What says which samples are dependent, as in `open_data`; None takes that of the run on its own data.
+        fold: Official split of videos, likewise.
 
     Returns:
         Features on the CPU, float32, shape (samples, dim), and the path of each sample, split after split; where a file
@@ -87,7 +89,7 @@ def embed(
     if layer is not None and features is not None:
         raise UserError(f"layer must be omitted with features, got {layer}")
     hardware, run, tell = pick_device(device), opened_run(run), progress or (lambda line: None)
-    reading = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
+    reading = {"label": label, "text_column": text_column, "encoding": encoding, "group": group, "fold": fold}
     encoder, reader = frozen(run, hardware)
     if layer is None and (text := readouts.named(run, features)):
         encoder = readouts.readout(run, text, data, device=device, reading=reading, progress=tell)

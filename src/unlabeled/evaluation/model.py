@@ -34,6 +34,9 @@ class EvaluatedModel:
         seed: Seed of every random choice, the weights of random twins among them.
         device: Where to compute.
         size: Shorter side in pixels of the frames that tasks on videos look at; None lets the task choose.
+        clips: Clips of a test video that recognition averages; None lets it choose.
+        crops: Crops of each of these, likewise.
+        steps: Optimizer steps of trainings on labels; None lets their length follow from the labels.
     """
 
     encoder: "Encoder"
@@ -41,6 +44,9 @@ class EvaluatedModel:
     seed: int = 0
     device: torch.device = CPU
     size: int | None = None
+    clips: int | None = None
+    crops: int | None = None
+    steps: int | None = None
 
     def untrained(self, data: "Data | None" = None) -> "Encoder":
         """The same encoder with random weights and the same input statistics.

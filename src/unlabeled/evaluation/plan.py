@@ -20,6 +20,8 @@ __all__ = ["Cell", "Request", "cells", "controls_for"]
 
 GROUPS = ("default", "all")
 """Words for several controls at once."""
+OF_TASKS = {"size": "propagation", "clips": "recognition", "crops": "recognition"}
+"""The task that each number is for."""
 
 
 @dataclass
@@ -36,9 +38,12 @@ class Request:
         features: As `readouts.named` gives it: which features of the encoder; None for its output.
         save: Called with the scores so far; None for nothing.
         size: Shorter side in pixels of the frames in which propagation carries masks; None as the encoder suggests.
+        clips: Clips of a test video that recognition averages; None as it chooses.
+        crops: Crops of each of these, likewise.
 
     Raises:
-        ValueError: There is no such probe, control or number of labels, no draw, or nothing that a size is for.
+        ValueError: There is no such probe, control or number of labels, no draw, or nothing that a size, clips or crops
+            are for.
     """
 
     probes: Sequence[str]
@@ -50,6 +55,8 @@ class Request:
     features: str | None = None
     save: "Callable[[Scores], None] | None" = None
     size: int | None = None
+    clips: int | None = None
+    crops: int | None = None
 
     def __post_init__(self) -> None:
         self.counts = subsets.counts(self.counts)
@@ -60,15 +67,21 @@ class Request:
         check.at_least(1, draws=self.draws)
         if self.settings.steps is not None:  # a control that is not trained is none
             check.at_least(1, steps=self.settings.steps)
-        if self.size is not None:
-            check.at_least(1, size=self.size)
-            if "propagation" not in self.probes:
-                raise UserError(f"size must come with the task propagation, got {self.size}")
+        for name, value in self.of_tasks.items():
+            check.at_least(1, **{name: value})
+            if OF_TASKS[name] not in self.probes:
+                raise UserError(f"{name} must come with the task {OF_TASKS[name]}, got {value}")
 
     @property
     def tasks(self) -> list[str]:
         """Those that need no labels."""
         return [name for name in self.probes if name in TASKS]
+
+    @property
+    def of_tasks(self) -> dict[str, int]:
+        """Those of `OF_TASKS` that are set."""
+        values = {name: getattr(self, name) for name in OF_TASKS}
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def options(self) -> dict[str, Any]:
@@ -82,7 +95,7 @@ class Request:
             "temperature": self.settings.temperature,
         }
         options |= {} if self.features is None else {"features": self.features}
-        options |= {} if self.size is None else {"size": self.size}
+        options |= self.of_tasks
         return options if self.settings.steps is None else options | {"steps": self.settings.steps}
 
     def report(self, line: str) -> None:

@@ -25,7 +25,7 @@ from unlabeled.evaluation.tasks import TASKS
 from unlabeled.evaluation.verdict import OURS
 from unlabeled.kernels import heap
 from unlabeled.progress import telling
-from unlabeled.run import fingerprint
+from unlabeled.run import fingerprint, held_out_rise
 from unlabeled.run import opened as opened_run
 
 if TYPE_CHECKING:
@@ -57,8 +57,11 @@ def evaluate(
     steps: int | None = None,
     features: str | None = None,
     size: int | None = None,
+    clips: int | None = None,
+    crops: int | None = None,
     augment: Augment | None = None,
     group: str | None = None,
+    fold: int | None = None,
     progress: Callable[[str], None] | None = None,
     save: Callable[[Scores], None] | None = None,
 ) -> Scores:
@@ -75,13 +78,15 @@ def evaluate(
         draws, seed: Random balanced choices of the labels where not all are used; seed of all random numbers.
         device: auto, cpu or cuda.
         test: Test data, if `data` is training data only: its test split, else all of it.
-        label, text_column, encoding, group: As in `open_data`; None takes those of the run.
+        label, text_column, encoding, group, fold: As in `open_data`; None takes those of the run.
         k, temperature: Neighbours that vote in knn, and the temperature of their votes.
-        steps: Optimizer steps of finetune, nonlinear and supervised; None lets held-out labels end them, after 20
-            passes at most.
+        steps: Optimizer steps of finetune, nonlinear, recognition and supervised; None lets held-out labels end them,
+            after 20 passes at most.
         features: Those that probes read, such as layer2:2x2:whiten, or choose, by cross-validation of each probe and
             draw on its own labels. None as the method declares, else the output.
         size: Shorter side of frames in pixels for propagation; None takes twice the encoder's, or less for speed.
+        clips, crops: Views of a test video that recognition averages; None takes 5 clips where it is long enough, and 1
+            crop in the centre; more crops lie along the longer side.
         augment: Random view of a batch for finetune and supervised, such as a `Views`; None takes mild crops.
         progress, save: Called with lines on the progress; after every column with the scores, marked as `unfinished`.
 
@@ -93,8 +98,10 @@ def evaluate(
     """
     settings, run = Settings(seed, k, temperature, steps, augment), opened_run(run)
     words = _several(probe), [] if controls == "none" else _several(controls), _several(labels_per_class)
-    request = Request(*words, draws, settings, progress, readouts.named(run, features), save, size)
-    reading = {"label": label, "text_column": text_column, "encoding": encoding, "group": group}
+    request = Request(
+        *words, draws, settings, progress, readouts.named(run, features), save, size, clips, crops
+    )
+    reading = {"label": label, "text_column": text_column, "encoding": encoding, "group": group, "fold": fold}
     with telling(progress):
         return _evaluate(run, data, test, reading, request, pick_device(device))
 
@@ -111,6 +118,8 @@ def _evaluate(
     about |= {"step": step} if (step := getattr(run, "step", None)) is not None else {}
     about |= {"snapshot": True} if getattr(run, "at", None) is not None else {}
     results = Results({"data": source.name} | about, request.save)
+    if rise := "" if "snapshot" in about else held_out_rise(getattr(run, "history", [])):
+        results.accounts.append({"note": rise})
     _measure_tasks(run, bare(encoder), source, request, device, results)
     if len(request.tasks) == len(request.probes):
         return results.scores()
@@ -134,14 +143,17 @@ def _measure_tasks(
     if not request.tasks:
         return
     method = method_around(encoder, run, device)
-    model = EvaluatedModel(encoder, method, request.settings.seed, device, request.size)
+    settings, views = request.settings, (request.clips, request.crops)
+    model = EvaluatedModel(encoder, method, settings.seed, device, request.size, *views, settings.steps)
     for name in request.tasks:
         request.report(name)
         task = TASKS.load(name)
         parts = task.open(source)
         if parts.test is not None:
             results.accounts.append(seen.account(run, parts))
-        results.add(task.measure(model, parts))
+        measured = task.measure(model, parts)
+        for some in [measured] if isinstance(measured, list) else ([one] for one in measured):
+            results.add(some)
 
 
 def _ours(

@@ -1,6 +1,6 @@
 """What a task is: a measure beyond classes, with controls of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,12 @@ class Task:
 
     Attributes:
         measure: From the model and the data to measurements: ours (`features="unlabeled"`), and controls on the same
-            test units, at least the raw input or a trivial guess, and a random twin.
+            test units, at least the raw input or a trivial guess, and a random twin. What takes long gives them one
+            after the other, each of which is kept at once.
         open: Opens the data; the source has options that suit the encoder.
     """
 
-    measure: Callable[[EvaluatedModel, Parts], list[Measurement]]
+    measure: Callable[[EvaluatedModel, Parts], Iterable[Measurement]]
     open: Callable[[Source], Parts] = Source.open
 
     def __call__(self, model: EvaluatedModel, data: Any) -> list[Measurement]:
@@ -32,4 +33,4 @@ class Task:
             data: What the user names: a path, a built-in name, opened data, or a pair of training and test data.
         """
         source = Source.of(model.method or model.encoder, model.encoder, data)
-        return self.measure(model, self.open(source))
+        return [*self.measure(model, self.open(source))]

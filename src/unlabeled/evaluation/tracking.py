@@ -22,12 +22,14 @@ from unlabeled.parts.maps import describe, survey
 
 if TYPE_CHECKING:
     from unlabeled.data.video.films import Film
+    from unlabeled.data.video.poses import Posed
     from unlabeled.encoders import ImageEncoder
 
 __all__ = [
     "Reader",
     "Settings",
     "carry",
+    "carry_labels",
     "frame",
     "of_maps",
     "of_pixels",
@@ -192,6 +194,41 @@ def _nearest(frame: Tensor, before: Tensor, windows: list[_Window], top: int) ->
     return best.flatten(0, 1), index.flatten(0, 1)
 
 
+def carry_labels(
+    frames: Tensor,
+    labels: Callable[[int, int], Tensor],
+    reader: Reader,
+    settings: Settings,
+    size: int,
+    on_frame: Callable[[], object] = lambda: None,
+) -> Tensor:
+    """Labels of all frames from those of the first one, by features.
+
+    Args:
+        frames: uint8, shape (frames, channels, height, width).
+        labels: From the numbers of rows and columns to the weights of the labels in the first frame, float, shape
+            (labels, rows, columns).
+        reader: Describes frames.
+        settings: How labels are carried.
+        size: Shorter side of the frames that the reader sees, in pixels.
+        on_frame: Called before labels are carried to each frame.
+
+    Returns:
+        Float, shape (frames, labels, rows, columns).
+    """
+    features = torch.cat([reader(_resize(part, size)) for part in frames.split(FRAMES_AT_ONCE)])
+    rows, columns = features.shape[2:]
+    return propagate(
+        features,
+        labels(rows, columns).to(features.dtype),
+        previous=settings.previous,
+        top=settings.top,
+        radius=max(5, round(rows / 5)) if settings.radius is None else settings.radius,
+        temperature=settings.temperature,
+        on_frame=on_frame,
+    )
+
+
 def track(
     film: "Film",
     reader: Reader,
@@ -211,19 +248,11 @@ def track(
     Returns:
         uint8, shape (frames, height, width).
     """
-    features = torch.cat([reader(_resize(part, size)) for part in film.frames.split(FRAMES_AT_ONCE)])
-    rows, columns = features.shape[2:]
     labelled = film.masks[0] != VOID
     labels = F.one_hot(film.masks[0].where(labelled, 0).long()) * labelled[..., None]  # what is void has none
-    first = rearrange(labels, "h w k -> k h w").to(features.dtype)
-    carried = propagate(
-        features,
-        F.adaptive_avg_pool2d(first, (rows, columns)),
-        previous=settings.previous,
-        top=settings.top,
-        radius=max(5, round(rows / 5)) if settings.radius is None else settings.radius,
-        temperature=settings.temperature,
-        on_frame=on_frame,
+    first = rearrange(labels, "h w k -> k h w").float()
+    carried = carry_labels(
+        film.frames, lambda *size: F.adaptive_avg_pool2d(first, size), reader, settings, size, on_frame
     )
     height, width = film.masks.shape[1:]
     masks = [F.interpolate(part[None], (height, width), mode="bilinear")[0].argmax(0) for part in carried]
@@ -250,7 +279,7 @@ def carry(encoder: Any, film: "Film", settings: Settings | None = None, layer: s
     return track(film, of_maps(network, layer), settings, side(settings, network, rows, film))
 
 
-def side(settings: Settings, encoder: "ImageEncoder", rows: int, film: "Film") -> int:
+def side(settings: Settings, encoder: "ImageEncoder", rows: int, film: "Film | Posed") -> int:
     """Shorter side of the frames in pixels.
 
     Args:

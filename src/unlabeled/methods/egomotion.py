@@ -78,7 +78,7 @@ class Egomotion(Method[ImageEncoder]):
     Images without any motion will do as well: the data `pans:PATH` is pairs of views of each image of a folder, between
     which a camera slid and turned by a known motion.
 
-    The metrics `ahead`, `left` and `turn` are the accuracies of the predicted bins of the three components.
+    The metrics `ahead_accuracy`, `left_accuracy` and `turn_accuracy` are those of the predicted bins.
 
     Args:
         encoder: Network whose features are kept.
@@ -197,7 +197,7 @@ class Egomotion(Method[ImageEncoder]):
         images, motions = self.mirror(*self.draw(batch))
         logits, targets = self.logits(images), self.bin(motions)
         right = (logits.detach().argmax(2) == targets).float().mean(0)
-        self.metrics = dict(zip(NAMES, right.unbind()))
+        self.metrics = dict(zip((f"{name}_accuracy" for name in NAMES), right.unbind()))
         return loss(logits, targets)
 
     def features(self, batch: Batch, layer: str | None = None) -> Tensor:
@@ -218,4 +218,4 @@ class Egomotion(Method[ImageEncoder]):
 
 def words(ahead: float, left: float, turn: float) -> str:
     """A motion in words."""
-    return f"{ahead:.2f} ahead, {left:.2f} to the left, turned {math.degrees(turn):.0f}° to the left"
+    return f"ahead {ahead:.1f}, left {left:.1f}, turn {math.degrees(turn):.0f}°"

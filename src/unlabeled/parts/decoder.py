@@ -1,6 +1,6 @@
-"""Networks from features back to pixels, which are discarded after training."""
+"""Networks from features back to pixels or spectrograms, which are discarded after training."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import reduce
 from typing import Literal
 
@@ -9,9 +9,21 @@ import torch.nn.functional as F
 from einops import einsum, rearrange
 from torch import Tensor, nn
 
+from unlabeled.parts import ragged
 from unlabeled.parts.heads import near_zero
 
-__all__ = ["ChannelwiseLinear", "Decoder", "FrameDecoder", "Hypercolumn", "LinearDecoder", "decoder"]
+__all__ = [
+    "ChannelwiseLinear",
+    "Decoder",
+    "FrameDecoder",
+    "Hypercolumn",
+    "LayerHead",
+    "LinearDecoder",
+    "decoder",
+]
+
+LAYERS = 3
+"""Last layers of a network that `LayerHead` reads."""
 
 
 def decoder(
@@ -174,3 +186,44 @@ def _resize(features: Tensor, size: int) -> Tensor:
         for side in features.shape[2:]
     )
     return rows.T @ (features @ columns)
+
+
+class LayerHead(nn.Module):
+    """One prediction per frame of a spectrogram from the last layers of a network, which have frames of their own.
+
+    Args:
+        dims: Width of each layer by name, early to late; "mel" is the input and is not read.
+        rates: Frames of each layer per frame of the spectrogram.
+        outputs: Numbers predicted at each frame.
+        width: Units of the hidden layer.
+    """
+
+    def __init__(
+        self, dims: Mapping[str, int], rates: Mapping[str, float], outputs: int, *, width: int = 128
+    ) -> None:
+        super().__init__()
+        self.rates = rates
+        names = [name for name in dims if name != "mel"][-LAYERS:]
+        self.reads = nn.ModuleDict({name: nn.Linear(dims[name], width) for name in names})
+        self.last = near_zero(nn.Linear(width, outputs))
+
+    def forward(
+        self, layers: Mapping[str, Tensor], frames: Tensor | Mapping[str, Tensor], size: int
+    ) -> Tensor:
+        """Float, shape (batch, size, outputs).
+
+        Args:
+            layers: By name, float, shape (batch, frames, width).
+            frames: True frames of each sound, int64, shape (batch,), in all layers or by their names.
+            size: Frames of the spectrogram.
+        """
+        hidden = [
+            ragged.at_rate(
+                read(layers[name]),
+                frames if isinstance(frames, Tensor) else frames[name],
+                self.rates[name],
+                size,
+            )
+            for name, read in self.reads.items()
+        ]
+        return self.last(F.relu(reduce(torch.add, hidden))).float()

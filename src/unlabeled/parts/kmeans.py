@@ -7,8 +7,9 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
+from unlabeled.parts.precision import full_precision
 
-__all__ = ["Clustering", "agreement", "kmeans", "whiten"]
+__all__ = ["Clustering", "agreement", "kmeans", "nearest", "whiten"]
 
 _ENTRIES = 2**24
 """Most distances in memory at once."""
@@ -46,13 +47,29 @@ def kmeans(points: Tensor, clusters: int, iterations: int = 20) -> Clustering:
     if clusters > len(points):
         raise UserError(f"clusters must be at most the number of points, {len(points)}, got {clusters}")
     points = points.float()
-    assignments = _fill(points, _nearest(points, _seeds(points, clusters)), clusters)
+    assignments = _fill(points, nearest(points, _seeds(points, clusters)), clusters)
     for _ in range(iterations - 1):
         centres = _means(points, assignments, clusters)
-        assignments = _fill(points, _nearest(points, centres), clusters)
+        assignments = _fill(points, nearest(points, centres), clusters)
     centres = _means(points, assignments, clusters)
     inertia = (points - centres[assignments]).square().sum()
     return Clustering(centres, assignments, inertia)
+
+
+@full_precision
+def nearest(points: Tensor, centres: Tensor) -> Tensor:
+    """The centre that is nearest to each point.
+
+    Args:
+        points: Float, shape (points, dim).
+        centres: Float, shape (centres, dim).
+
+    Returns:
+        Its row, int64, shape (points,); of equally near ones any.
+    """
+    lengths = centres.square().sum(dim=1)
+    chunks = points.split(max(1, _ENTRIES // len(centres)))
+    return torch.cat([torch.addmm(lengths, chunk, centres.T, alpha=-2).argmin(dim=1) for chunk in chunks])
 
 
 def whiten(features: Tensor, components: int) -> Tensor:
@@ -100,12 +117,6 @@ def _seeds(points: Tensor, clusters: int) -> Tensor:
         # If all points coincide with a seed, any of them will do.
         seeds.append(torch.multinomial(distances + torch.finfo(distances.dtype).tiny, 1))
     return points[torch.cat(seeds)]
-
-
-def _nearest(points: Tensor, centres: Tensor) -> Tensor:
-    lengths = centres.square().sum(dim=1)
-    chunks = points.split(max(1, _ENTRIES // len(centres)))
-    return torch.cat([torch.addmm(lengths, chunk, centres.T, alpha=-2).argmin(dim=1) for chunk in chunks])
 
 
 def _fill(points: Tensor, assignments: Tensor, clusters: int) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["mean", "real"]
+__all__ = ["at_rate", "interpolate", "mean", "real"]
 
 
 def real(count: Tensor, size: int) -> Tensor:
@@ -32,3 +32,48 @@ def mean(values: Tensor, count: Tensor) -> Tensor:
     ones = [1] * (values.ndim - 2)
     mask = real(count, values.shape[1]).view(*values.shape[:2], *ones)
     return values.masked_fill(~mask, 0).sum(1) / count.view(-1, *ones)
+
+
+def interpolate(values: Tensor, known: Tensor) -> Tensor:
+    """Sequences whose unknown positions lie on lines between the known ones; the first and the last one continue.
+
+    Args:
+        values: Float, shape (batch, size, numbers).
+        known: Bool, shape (batch, size).
+
+    Returns:
+        Float, shape (batch, size, numbers), which depends on known positions alone; 0 in sequences without any.
+    """
+    size = values.shape[1]
+    position = torch.arange(size, device=values.device)
+    before = torch.where(known, position, -1).cummax(1).values
+    after = torch.where(known, position, size).flip(1).cummin(1).values.flip(1)
+    first, last = torch.where(before < 0, after, before), torch.where(after == size, before, after)
+    weight = (position - first) / (last - first).clamp(min=1)
+    low, high = (
+        values.gather(1, at.clamp(0, size - 1)[:, :, None].expand_as(values)) for at in (first, last)
+    )
+    lines = low + weight[:, :, None].to(values.dtype) * (high - low)
+    return lines.masked_fill(~known.any(1)[:, None, None], 0)
+
+
+def at_rate(values: Tensor, count: Tensor, rate: float, size: int) -> Tensor:
+    """Sequences at every `rate`-th position from the first one on, linear between two; the last real one continues.
+
+    Args:
+        values: Float, shape (batch, positions, numbers).
+        count: Length of each sequence, int64, shape (batch,), at least 1.
+        rate: Positions from one to the next that is read, above 0.
+        size: Number of positions to read.
+
+    Returns:
+        Float, shape (batch, size, numbers).
+    """
+    position = rate * torch.arange(size, device=values.device)
+    low = position.floor()
+    first, second = (
+        values.gather(1, at.long().minimum(count[:, None] - 1)[:, :, None].expand(-1, -1, values.shape[2]))
+        for at in (low, low + 1)
+    )
+    weight = (position - low).to(values.dtype)[:, None]
+    return first + weight * (second - first)

@@ -11,7 +11,7 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.parts.precision import full
 
-__all__ = ["LogMel", "hertz_to_mel", "mel_filters"]
+__all__ = ["LogMel", "hertz_to_mel", "mel_filters", "scale_bands"]
 
 FULL_SCALE = 2.0**15
 FLOOR = 1.1920928955078125e-07
@@ -123,6 +123,11 @@ class LogMel(nn.Module):
             power = spectrum.real.square() + spectrum.imag.square()
             return einsum(power, self.filters, "b frames hz, bins hz -> b bins frames").clamp(min=FLOOR).log()
 
+    def touched(self, samples: Tensor) -> Tensor:
+        """Frames with one of some samples in their window, bool, shape (batch, frames), of (batch, samples)."""
+        padded = F.pad(samples, (0, max(0, self.window - samples.shape[1])))
+        return padded.unfold(1, self.window, self.hop).any(2)
+
     def _filters(self, bins: int, low_hz: float) -> Tensor:
         filters = mel_filters(self.sample_rate, bins, self.fft_size, low_hz)
         if not (filters.sum(1) > 0).all():
@@ -134,6 +139,33 @@ class LogMel(nn.Module):
             kind = f"windows of {self.window} samples at {self.sample_rate} Hz"
             raise UserError(f"bins must be at most {most} with {kind}, else bands are empty, got {bins}")
         return filters
+
+
+def scale_bands(waveform: Tensor, change: Tensor, spectrogram: LogMel) -> Tensor:
+    """Amplify and attenuate the bands of sounds over time; phases stay, and bands without energy stay empty.
+
+    Args:
+        waveform: Float, shape (batch, samples).
+        change: What is added to the logarithm of the energy in each band, float, shape (batch, bins, frames).
+        spectrogram: Defines bands and frames.
+
+    Returns:
+        Float, shape (batch, samples); `waveform` itself, up to rounding, where nothing changes.
+    """
+    size, hop, window = spectrogram.fft_size, spectrogram.hop, spectrogram.window
+    options = {"window": torch.hann_window(window, device=waveform.device), "win_length": window}
+    length = max(waveform.shape[1], size)
+    sound = F.pad(full(waveform), (0, length - waveform.shape[1]))
+    spectrum = torch.stft(sound, size, hop, **options, return_complex=True)
+    # Windows of the transform are centred on multiples of the hop, frames start there.
+    centre = torch.arange(spectrum.shape[2], device=waveform.device) - window / (2 * hop)
+    centre = centre.clamp(0, change.shape[2] - 1)
+    first, weight = centre.long(), centre % 1
+    second = (first + 1).clamp(max=change.shape[2] - 1)
+    change = (1 - weight) * change[:, :, first] + weight * change[:, :, second]
+    filters = spectrogram.filters / spectrogram.filters.sum(0).clamp(min=1e-6)
+    factor = (einsum(change, filters, "b bins frames, bins hz -> b hz frames") / 2).exp()
+    return torch.istft(spectrum * factor, size, hop, **options, length=length)[:, : waveform.shape[1]]
 
 
 def _shape(name: Window, size: int) -> Tensor:

@@ -15,7 +15,7 @@ from unlabeled.data.samples import was_meant
 from unlabeled.evaluation.verdict import caveats, claims, counted, headline, notes
 from unlabeled.reporting.charts import finite
 from unlabeled.reporting.samples import SAMPLES, Samples, embed, pixels, raw
-from unlabeled.run import fingerprint
+from unlabeled.run import fingerprint, held_out_rise
 from unlabeled.training.settings import MACHINE_SETTINGS
 
 __all__ = ["Entry", "Evaluation", "facts", "label", "look", "title"]
@@ -157,6 +157,11 @@ class Entry:
     def held_out(self) -> list[float]:
         """The losses on held-out data."""
         return [loss for loss in self.holdout[1] if finite(loss)]
+
+    @property
+    def rise(self) -> str:
+        """What its log says of a loss on held-out data that rose; else empty."""
+        return held_out_rise(self.history)
 
     @property
     def command(self) -> str:

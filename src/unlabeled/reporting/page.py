@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from unlabeled.evaluation.verdict import counted
 from unlabeled.files import atomic
-from unlabeled.reporting import charts, pictures, sections
+from unlabeled.reporting import charts, pictures, sections, sounds
 from unlabeled.version import __version__
 
 __all__ = ["render", "write"]
@@ -25,6 +25,7 @@ TEMPLATES.globals |= {
     "dots": charts.dots,
     "image": pictures.image,
     "lines": charts.lines,
+    "longest_sound": sounds.LONGEST,
     "loss_chart": sections.loss_chart,
     "mark": charts.mark,
     "series": sections.series,

@@ -10,8 +10,8 @@ from markupsafe import Markup
 from torch import Tensor
 
 from unlabeled.evaluation import geometry
-from unlabeled.method import Pictures
-from unlabeled.reporting import charts, pictures
+from unlabeled.method import Pictures, Waveforms
+from unlabeled.reporting import charts, pictures, sounds
 from unlabeled.reporting.entry import Entry
 from unlabeled.reporting.samples import Samples
 
@@ -60,11 +60,12 @@ def _visible(line: charts.Line) -> bool:
 
 
 class Gallery(NamedTuple):
-    """What a method withheld and predicted: pictures and texts by name, `columns` samples of each."""
+    """What a method withheld and predicted: pictures, sounds and texts by name, `columns` samples of each."""
 
     label: str
     columns: int
     images: dict[str, Tensor]
+    sounds: dict[str, list[Markup]]
     texts: dict[str, list[str]]
 
     @property
@@ -90,9 +91,20 @@ def pretext(entries: Sequence[Entry], device: str) -> list[Gallery]:
             for name, row in rows.items()
             if isinstance(row, Tensor)
         }
-        texts = {name: row[:columns] for name, row in rows.items() if not isinstance(row, Tensor)}
-        galleries.append(Gallery(entry.label, columns, images, texts))
-    return [gallery for gallery in galleries if gallery.images or gallery.texts]
+        players = {
+            name: _players(name, row)[:columns] for name, row in rows.items() if isinstance(row, Waveforms)
+        }
+        texts = {name: row[:columns] for name, row in rows.items() if isinstance(row, list)}
+        galleries.append(Gallery(entry.label, columns, images, players, texts))
+    return [gallery for gallery in galleries if any(gallery[2:])]
+
+
+def _players(name: str, row: Waveforms) -> list[Markup]:
+    """A player for each sound."""
+    return [
+        sounds.player(waveform[:length], row.sample_rate, f"{name}, sample {number}")
+        for number, (waveform, length) in enumerate(zip(row.waveform, row.length.tolist(), strict=True), 1)
+    ]
 
 
 def _predictions(entry: Entry, device: str) -> Pictures:

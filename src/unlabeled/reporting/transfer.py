@@ -9,6 +9,7 @@ from unlabeled.evaluation.probes import PROBES
 from unlabeled.evaluation.verdict import CHOSEN, OURS, counted, labels
 from unlabeled.reporting import charts
 from unlabeled.reporting.entry import Entry, Evaluation
+from unlabeled.run import held_out_losses
 
 __all__ = ["Panel", "panels", "pretext_at", "rank_correlation"]
 
@@ -45,16 +46,13 @@ def pretext_at(history: Sequence[Mapping[str, Any]], step: int) -> dict[str, flo
     """
     lines = [line for line in history if (line.get("step") or 0) <= step]
     later = [line for line in history if (line.get("step") or 0) > step]
-    held_out = {int(at): loss for line in history for at, loss in (line.get("holdout_losses") or {}).items()}
-    held_out |= {
-        line["step"]: line["holdout_loss"] for line in lines if charts.finite(line.get("holdout_loss"))
-    }
+    held_out = held_out_losses(history)
     line = lines[-1] if lines else later[0] if later and held_out.get(step) is not None else None
     if line is None:
         return {}
     is_held_out = charts.finite(held_out.get(step))
     partial = line.get("partial", False)
-    loss = held_out[step] if is_held_out else None if partial else line.get("loss")
+    loss = held_out.get(step) if is_held_out else None if partial else line.get("loss")
     chance = line.get("holdout_chance", line.get("chance")) if is_held_out else line.get("chance")
     values = {"held-out loss" if is_held_out else "training loss": loss, "chance": chance}
     metrics = {} if partial else line.get("metrics", {})

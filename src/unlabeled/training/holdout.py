@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +21,11 @@ SMALLEST_DATA = 50
 """Samples below which nothing is held out: training needs them all, and the loss on a few would say nothing."""
 FEWEST = 4
 MOST_MEASURED = 1024
+LONG_TEXT = 2000
+"""Characters of a text that says enough alone, where there are few."""
 LARGEST_FRACTION = 0.1
-"""Fraction of the samples that whole groups may take where they do not fit the fraction asked for."""
+"""Fraction of the samples that whole groups may take where they do not fit the fraction asked for, and of the
+characters that one of few texts may."""
 
 
 class Divided(NamedTuple):
@@ -37,7 +40,8 @@ def divide(data: Data, fraction: float, seed: int) -> Divided:
     """Hold samples out of the training; the same ones for the same seed, number of samples and groups.
 
     Samples of one group, texts of one document, and equal samples are held out together. Texts that all come from one
-    or few documents are held out at the end of the data, where they follow each other.
+    or few documents are held out at the end of the data, where they follow each other. Of fewer than 50 texts one is
+    held out, if it is long.
 
     Args:
         data: All samples, as they were opened.
@@ -47,16 +51,12 @@ def divide(data: Data, fraction: float, seed: int) -> Divided:
     samples = len(data)
     if fraction == 0:
         return Divided(data, None, "")
-    if samples < SMALLEST_DATA:
-        return Divided(
-            data,
-            None,
-            f"nothing is held out to monitor the loss: that takes {SMALLEST_DATA} {data.unit}, got {samples}",
-        )
-    count = max(FEWEST, round(fraction * samples))
-    order = seeds.order(seeds.mix(seed, samples, -3), samples)
-    groups = _groups(data)
-    if groups is None:
+    order, count = seeds.order(seeds.mix(seed, samples, -3), samples), max(FEWEST, round(fraction * samples))
+    small = samples < SMALLEST_DATA
+    groups = None if small and data.kind != "text" else _groups(data)
+    if small:
+        rows = _long_text(data, groups, order) if data.kind == "text" else order[:0]
+    elif groups is None:
         rows = order[:count]
     else:
         rows = _whole_groups(groups, order, count)
@@ -64,14 +64,13 @@ def divide(data: Data, fraction: float, seed: int) -> Divided:
             rows = torch.arange(samples - count, samples)
     if not len(rows):
         smallest = int(groups.unique(return_counts=True)[1].min()) if groups is not None else 0
-        return Divided(
-            data,
-            None,
-            f"nothing is held out to monitor the loss: the smallest group has {smallest:,} of {samples:,} {data.unit}",
-        )
+        why = f"the smallest group has {smallest:,} of {samples:,} {data.unit}"
+        why = f"that takes {SMALLEST_DATA} {data.unit}, got {samples}" if small else why
+        return Divided(data, None, f"nothing is held out to monitor the loss: {why}")
     mask = torch.zeros(samples, dtype=torch.bool)
     mask[rows] = True
-    note = f"{len(rows):,} of {samples:,} {data.unit} are held out to monitor the loss"
+    verb = "is" if len(rows) == 1 else "are"
+    note = f"{len(rows):,} of {samples:,} {data.unit} {verb} held out to monitor the loss"
     return Divided(data.subset(~mask), data.subset(mask), note)
 
 
@@ -79,6 +78,15 @@ def _groups(data: Data) -> Tensor | None:
     """Numbers of what must stay together, int64, shape (samples,), from 0; None where each sample stands alone."""
     numbers = units(data)
     return numbers if int(numbers.max()) + 1 < len(data) else None
+
+
+def _long_text(data: Any, groups: Tensor | None, order: Tensor) -> Tensor:
+    """A random row of those whose text stands alone, is long, and has at most a tenth of all characters; or none."""
+    sizes = torch.tensor([len(text) for text in data.texts])
+    suits = (sizes >= LONG_TEXT) & (sizes <= LARGEST_FRACTION * sizes.sum())
+    if groups is not None:
+        suits &= groups.bincount()[groups] == 1
+    return order[suits[order]][:1]
 
 
 def _whole_groups(groups: Tensor, order: Tensor, count: int) -> Tensor:

@@ -31,6 +31,7 @@ OPENING = ("image_size", "store_size", "max_broken", "levels", "pages", "segment
 ONE_KIND = {
     **dict.fromkeys(("encoding", "text_column", "segmenter"), "text"),
     **dict.fromkeys(("levels", "pages"), "image"),
+    "fold": "video",
 }
 """Settings that apply to data of one kind only."""
 

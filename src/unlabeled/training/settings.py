@@ -75,6 +75,8 @@ class Settings:
         max_broken: Abort if a larger fraction of the files is unreadable.
         group: How to group samples that are not independent, so that no group is split: a column of a table, a regular
             expression for paths with one capture group, such as (speaker[0-9]+)_, folder, or none. [default: detected]
+        fold: Number of the official split, of videos that come with several, as those of UCF101 and HMDB51. [default:
+            the first]
         skip_nan: Number of steps with a non-finite loss or gradient to skip before aborting.
         label: Column of the labels; training never sees it. [default: detected by its name]
         encoding: Encoding of texts, such as gbk or cp1252. [default: detected]
@@ -112,6 +114,7 @@ class Settings:
     workers: Count | None = None
     max_broken: Fraction = 0.1
     group: str | None = None
+    fold: Count | None = None
     skip_nan: WholeNumber = 0
     label: str | None = None
     encoding: str | None = None

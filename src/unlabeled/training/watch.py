@@ -203,6 +203,8 @@ class Watch:
             entry["holdout_losses"] = {str(one.step): one.loss for one in recent}
         if self.rising:
             entry["holdout_lowest_at"] = self._lowest().step
+        if self.stopped is not None:  # the step of the state that the run ends with
+            entry["result_step"] = self._lowest().step
         return entry
 
     def position(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from unlabeled.check import UserError
 from unlabeled.data import listings, tars
 from unlabeled.data.files import File, Walk, by_name, digest, gc_paused, walk
 from unlabeled.data.image.decode import SUFFIXES, is_image
+from unlabeled.data.image.layouts import image_sets, separate_masks
 from unlabeled.data.image.rasters import ARRAYS
 from unlabeled.data.image.tables import ImageTable, images_of, table_reading
 from unlabeled.data.labels import label_column
@@ -48,15 +49,20 @@ _log = logging.getLogger("unlabeled.data")
 
 
 @gc_paused()
-def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Source]:
+def find_path(
+    path: Path, name: str, label: str | None = None, annotations: str | None = None
+) -> dict[str, Source]:
     """Sources by split of a folder or a file of images, tables or archives, or a list of paths; "all" without splits.
+
+    Masks of images are no images. For `annotations` (boxes or masks) lists of VOC are those for them, and rows of
+    tables are called by their numbers.
 
     Raises:
         ValueError: Nothing of that kind is there, or the column `label` is not.
     """
     if path.is_file() and path.name.lower().endswith(listings.LISTS):
         return _find_listed(path, name, label)
-    below = walk(path)
+    below = _without_annotations(walk(path), name, annotations)
     root, files = below.root, {kind: [f for f in below.files if f.ends(_ENDINGS[kind])] for kind in _WORDS}
     # Beside tables and archives an array is features or masks, not an image.
     beside = files["table"] or files["archive"]
@@ -99,8 +105,19 @@ def find_path(path: Path, name: str, label: str | None = None) -> dict[str, Sour
     taken = {file.path for file in files[kind] + (images if refers else [])}
     skipped = skipped_files(below, taken, why_not)
     if kind == "table":
-        return _tables(root, name, tables, skipped, broken, digest(images))
+        return _tables(root, name, tables, skipped, broken, digest(images), annotations is not None)
     return _archives(root, name, archives, skipped, broken, label)
+
+
+def _without_annotations(below: Walk, name: str, annotations: str | None) -> Walk:
+    """A walk without masks of images, and without lists of VOC that do not say the parts."""
+    images, masks = separate_masks([file for file in below.files if file.ends(SUFFIXES)])
+    if masks:
+        note(f"{name}: {len(masks):,} masks of {len(images):,} images are not read as images")
+    left = masks + image_sets(below.files, annotations == "masks")
+    paths = {skip.path for skip in left}
+    files = [file for file in below.files if file.path not in paths]
+    return below._replace(files=files, skipped=sorted(below.skipped + left))
 
 
 def _find_listed(path: Path, name: str, label: str | None) -> dict[str, Source]:
@@ -233,6 +250,7 @@ def _tables(
     skipped: list[Skipped],
     broken: int,
     beside: str,
+    by_row: bool,
 ) -> dict[str, Source]:
     """Sources of tables of images; `beside` changes when a file does that they may name."""
     by_path = {file.path: table for file, table in tables}
@@ -242,9 +260,10 @@ def _tables(
     def source(part: list[File]) -> Source:
         columns = [by_path[file.path][1:3] for file in part]
         fingerprint = ["table", os.path.realpath(root), part, columns, beside]
+        fingerprint += ["by row"] if by_row else []
 
         def read() -> Reading:
-            return table_reading([(file.path, by_path[file.path]) for file in part], root)
+            return table_reading([(file.path, by_path[file.path]) for file in part], root, by_row=by_row)
 
         return Source(name, read, fingerprint, os.path.join(root, ""), skipped, broken)
 

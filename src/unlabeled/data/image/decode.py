@@ -36,7 +36,7 @@ from unlabeled.data.options import Pages
 from unlabeled.data.pool import in_order, reason_of
 from unlabeled.data.samples import Item
 
-__all__ = ["OPTIONAL", "SUFFIXES", "Decoded", "decode", "decode_all", "is_image", "read"]
+__all__ = ["OPTIONAL", "SUFFIXES", "Decoded", "decode", "decode_all", "is_image", "read", "window"]
 
 Image.init()
 _PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": ""}
@@ -89,6 +89,8 @@ class Decoded(NamedTuple):
 
     pixels: NDArray[Any]
     notes: tuple[str, ...] = ()
+    original: tuple[int, int] = (0, 0)
+    """Height and width in pixels before it was cut and shrunk, after EXIF rotation."""
 
 
 def is_image(head: bytes) -> bool:
@@ -141,11 +143,11 @@ def read(content: Path | bytes | Image.Image, store_size: int, pages: Pages = "f
             sizes = sorted({image.pixels.shape[1:] for image in images})
             if len(sizes) > 1:
                 raise UserError(f"pages that are bands must have one size, got {sizes[:3]}")
-            images = [Decoded(np.concatenate([image.pixels for image in images]), images[0].notes)]
-        finite = [(*levels.finite(image.pixels), image.notes) for image in images]
+            images = [images[0]._replace(pixels=np.concatenate([image.pixels for image in images]))]
+        finite = [(image, *levels.finite(image.pixels)) for image in images]
         return [
-            Decoded(pixels, (*notes, _NOT_FINITE) if replaced else notes)
-            for pixels, replaced, notes in finite
+            image._replace(pixels=pixels, notes=(*image.notes, *([_NOT_FINITE] if replaced else [])))
+            for image, pixels, replaced in finite
         ]
     except Image.DecompressionBombError as error:
         raise UserError(f"decompression bomb: {check.reason(error)}") from error
@@ -189,8 +191,9 @@ def _images(file: BinaryIO, suffix: str, store_size: int, every: bool) -> list[D
 
 def _stored(images: list[rasters.Raster], store_size: int) -> list[Decoded]:
     shrunk = [_shrunk_bands(levels.storable(image.pixels), store_size) for image in images]
-    notes = [(*_cut(image.pixels.shape[1:]), *([_UNREAD] if image.unread else [])) for image in images]
-    return [*map(Decoded, shrunk, notes)]
+    sides = [(image.pixels.shape[1], image.pixels.shape[2]) for image in images]
+    notes = [(*_cut(own), *([_UNREAD] if image.unread else [])) for own, image in zip(sides, images)]
+    return [*map(Decoded, shrunk, notes, sides)]
 
 
 def _without_texts(content: bytes) -> bytes:
@@ -234,16 +237,27 @@ def _loaded(image: Image.Image, store_size: int) -> Decoded:
     """Pixels of an image that is opened, shrunk; a file's own object is left as it was."""
     if image.width * image.height > (Image.MAX_IMAGE_PIXELS or 2**27):
         raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+    width, height = image.size
     scale = store_size / min(image.size)
     if scale < 0.5:  # JPEG decodes to a half, quarter or eighth for a fraction of the time
         image.draft(None, (int(2 * scale * image.width), int(2 * scale * image.height)))
     image.load()
     with suppress(Exception):  # a broken EXIF block says nothing about the pixels
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        if (orientation := image.getexif().get(ExifTags.Base.Orientation, 1)) != 1:
             image = ImageOps.exif_transpose(image)
+            width, height = (height, width) if orientation >= 5 else (width, height)
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return Decoded(_shrunk_bands(levels.storable(np.asarray(image)[None]), store_size), _cut(image.size))
-    return Decoded(_shrunk(_plain(image), store_size), _cut(image.size))
+        pixels = _shrunk_bands(levels.storable(np.asarray(image)[None]), store_size)
+    else:
+        pixels = _shrunk(_plain(image), store_size)
+    return Decoded(pixels, _cut(image.size), (height, width))
+
+
+def window(height: int, width: int) -> tuple[int, int, int, int]:
+    """What is stored of an image of some size in pixels: top, left, height and width of its middle, at most 4:1."""
+    longest = _LONGEST * min(height, width)
+    inside = min(height, longest), min(width, longest)
+    return (height - inside[0]) // 2, (width - inside[1]) // 2, *inside
 
 
 def _cut(sides: Sequence[int]) -> tuple[str, ...]:
@@ -253,8 +267,7 @@ def _cut(sides: Sequence[int]) -> tuple[str, ...]:
 
 def _shrunk(image: Image.Image, store_size: int) -> np.ndarray:
     """Cut long ones to their middle and resize large ones, shape (channels, height, width)."""
-    width, height = (min(side, _LONGEST * min(image.size)) for side in image.size)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
+    top, left, height, width = window(image.height, image.width)
     box = (left, top, left + width, top + height)
     scale = min(1, store_size / min(width, height))
     width, height = max(1, round(width * scale)), max(1, round(height * scale))
@@ -274,9 +287,7 @@ def _shrunk(image: Image.Image, store_size: int) -> np.ndarray:
 
 def _shrunk_bands(pixels: NDArray[Any], store_size: int) -> NDArray[Any]:
     """The same cut and size as `_shrunk` for pixels of any type, shape (bands, height, width)."""
-    sides = pixels.shape[1:]
-    height, width = (min(side, _LONGEST * min(sides)) for side in sides)
-    top, left = (sides[0] - height) // 2, (sides[1] - width) // 2
+    top, left, height, width = window(*pixels.shape[1:])
     pixels = pixels[:, top : top + height, left : left + width]
     scale = min(1, store_size / min(height, width))
     if scale == 1:

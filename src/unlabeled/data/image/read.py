@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from unlabeled.data.decoding import samples_of
+from unlabeled.data.image.annotated import Annotations
 from unlabeled.data.image.arrays import find_file, from_array
 from unlabeled.data.image.containers import find_path
 from unlabeled.data.image.data import Images
@@ -64,14 +65,17 @@ def find(source: Any, options: OpenOptions) -> Mapping[str, Callable[[], Images]
     if path.suffix.lower() in (".npy", ".npz") and path.is_file():
         refuse_column(options.label, name)
         return find_file(path, options.channels, parsed(options.levels))
-    return _splits(find_path(path, name, options.label), options)
+    sources = find_path(path, name, options.label, options.annotations)
+    return _splits(sources, options, Annotations(path, options.annotations) if options.annotations else None)
 
 
-def _splits(sources: dict[str, Source], options: OpenOptions) -> Mapping[str, Callable[[], Images]]:
+def _splits(
+    sources: dict[str, Source], options: OpenOptions, annotations: Annotations | None = None
+) -> Mapping[str, Callable[[], Images]]:
     """What opens each split; where one archive or more hold several, these are known only when it is read."""
     ((split, source), *others) = sources.items()
     if others or not source.archives:
-        return {split: partial(_opened, source, options) for split, source in sources.items()}
+        return {split: partial(_opened, source, options, annotations) for split, source in sources.items()}
     data = _opened(source, options)
     inside = source.inside(data.paths)
     if len(inside) < 2:
@@ -88,7 +92,7 @@ def _of_torchvision(name: str, dataset: Any, source: Source, options: OpenOption
     return from_array(images, labels, name, options.channels, classes, parsed(options.levels))
 
 
-def _opened(source: Source | Images, options: OpenOptions) -> Images:
+def _opened(source: Source | Images, options: OpenOptions, annotations: Annotations | None = None) -> Images:
     if isinstance(source, Images):
         return source
     with warnings.catch_warnings():  # Pillow warns about files that it reads all the same
@@ -102,4 +106,7 @@ def _opened(source: Source | Images, options: OpenOptions) -> Images:
         **samples_of(source, about, options.max_broken),
     )
     data.levels = about["levels"] or None
-    return data
+    if annotations is None:
+        return data
+    originals = torch.tensor(about["originals"])
+    return annotations.of(data, originals if len(originals) == len(data) else originals.repeat(len(data), 1))

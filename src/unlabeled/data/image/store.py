@@ -78,7 +78,7 @@ def _convert(base: Stored, channels: int, levels: Levels, stream: BinaryIO) -> d
 def _decode(source: Source, options: OpenOptions, stream: BinaryIO) -> dict[str, Any]:
     """Write all images of a source one after the other, grey ones as colour beside coloured ones, and describe them."""
     reading = source.read()
-    recorder = Recorder(stream, reading.total, options.progress, ("sizes", "types"))
+    recorder = Recorder(stream, reading.total, options.progress, ("sizes", "types", "originals"))
     sizes, types = recorder.facts["sizes"], recorder.facts["types"]
     ranges, notes, channels, first = Ranges(), Counter(), 0, ""
     for item, image in decode_all(reading.items, options.side("image"), options.threads, options.pages):
@@ -95,6 +95,7 @@ def _decode(source: Source, options: OpenOptions, stream: BinaryIO) -> dict[str,
         ranges.add(pixels)
         notes.update(image.notes)
         facts = {"labels": item.label, "sizes": pixels.shape[1:], "types": pixels.dtype.name}
+        facts["originals"] = image.original
         recorder.add(item.path, pixels.tobytes() * (channels // own), **facts)
     facts = recorder.facts
     if not sizes:
@@ -105,6 +106,7 @@ def _decode(source: Source, options: OpenOptions, stream: BinaryIO) -> dict[str,
         "channels": channels,
         "sizes": sizes if len({*sizes}) > 1 else sizes[:1],
         "types": types if len({*types}) > 1 else types[:1],
+        "originals": facts["originals"] if len({*facts["originals"]}) > 1 else facts["originals"][:1],
         "levels": ranges.choose(),
         "notes": dict(notes),
         "labels": None if all(label is None for label in facts["labels"]) else facts["labels"],

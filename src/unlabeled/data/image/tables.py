@@ -162,8 +162,8 @@ def _is_image(content: Path | bytes | str) -> bool:
     )
 
 
-def table_reading(tables: Sequence[tuple[str, ImageTable]], root: Path) -> Reading:
-    """Images of tables, each with what its rows are called where they have no name of their own.
+def table_reading(tables: Sequence[tuple[str, ImageTable]], root: Path, *, by_row: bool = False) -> Reading:
+    """Images of tables, each with what its rows are called where they have no name of their own, or `by_row`.
 
     Numbers of classes are kept where all tables name them alike, and become names where they do not.
     """
@@ -177,7 +177,8 @@ def table_reading(tables: Sequence[tuple[str, ImageTable]], root: Path) -> Readi
             for number, (path, label, content) in enumerate(table.rows(root)):
                 if own and isinstance(label, int):
                     label = own[label] if 0 <= label < len(own) else None
-                yield Item(path or f"{name}#{number}", raw(label), content)
+                called = f"{name}#{number}" if by_row or not path else path
+                yield Item(called, raw(label), content)
 
     totals = [table.table.rows for _, table in tables]
     return Reading(classes, None if None in totals else sum(filter(None, totals)), items())

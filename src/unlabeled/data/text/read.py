@@ -2,8 +2,8 @@
 
 Read are, in UTF-8 or in an encoding that is detected (see `encodings`), packed by gzip, bzip2 or zstd too:
 a folder of .txt files (or .md), one text each, perhaps in class folders, and these perhaps in split folders;
-one .txt file, whose paragraphs (lines, where there is no blank line) are gathered into texts of 2,000 characters or
-more;
+one .txt file, whose paragraphs (lines, where there is no blank line) are gathered into texts of at least 2,000
+characters, of a file below 200,000 characters at least a hundredth of it;
 .tsv or .csv files, whatever stands between their cells, with names above their columns or without;
 .jsonl, .json (a list, an object that holds one, or columns) or .parquet files of records or texts;
 `hub:OWNER/NAME` or `hub:OWNER/NAME:CONFIG`, a data set on the Hugging Face hub.
@@ -40,6 +40,8 @@ __all__ = ["find", "groups"]
 
 GROUP = 2000
 """Characters after which a group of paragraphs of a single file ends."""
+GROUPS = 100
+"""Groups of a file that is too short for as many of that length, so that some can be held out."""
 
 _PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 _PARQUET, _MARKED = (".parquet",), (".md", ".rst")
@@ -287,7 +289,8 @@ def _files(source: Source, rows: _Split) -> Texts:
 
 def _single(path: Path, rows: _Split) -> Texts:
     """The groups of paragraphs of one file."""
-    for number, group in enumerate(groups(rows.text(path, rows.content(path)) or "")):
+    text = rows.text(path, rows.content(path)) or ""
+    for number, group in enumerate(groups(text, min(GROUP, len(text) // GROUPS))):
         rows.add(group, f"{path}[{number}]")
     return rows.data()
 

@@ -132,18 +132,52 @@ class Videos(Data):
         ]
         return view
 
-    def spread(self, frames: int) -> Self:
-        """Each video as `frames` frames that are spread evenly over all of it, its first and last among them."""
-        check.at_least(1, frames=frames)
-        fraction = torch.linspace(0, 1, frames) if frames > 1 else torch.full((1,), 0.5)
-        return self._view(torch.arange(len(self)), (fraction * (self.counts[:, None] - 1)).round().long())
+    def spread(self, frames: int, number: int = 0, of: int = 1) -> Self:
+        """Each video as `frames` frames that are spread evenly over all of it, its first and last among them.
 
-    def middle(self, frames: int, stride: int = 1) -> Self:
-        """Each video as the clip in its middle; shorter videos stay at their last frame."""
-        check.at_least(1, frames=frames, stride=stride)
-        start = (self.counts - ((frames - 1) * stride + 1)).clamp(min=0) // 2
-        time = start[:, None] + stride * torch.arange(frames)
-        return self._view(torch.arange(len(self)), time.minimum(self.counts[:, None] - 1))
+        Args:
+            frames: Frames, at least 1.
+            number: Which of several such views: every `of`-th frame of `of` times as many, from this one on.
+            of: How many views there are.
+        """
+        check.at_least(1, frames=frames, of=of)
+        fraction = torch.linspace(0, 1, of * frames) if of * frames > 1 else torch.full((1,), 0.5)
+        time = fraction[number::of] * (self.counts[:, None] - 1)
+        return self._view(torch.arange(len(self)), time.round().long())
+
+    def middle(self, frames: int, stride: int = 1, number: int = 0, of: int = 1) -> Self:
+        """Each video as the clip in its middle; shorter videos stay at their last frame.
+
+        Args:
+            frames: Frames, at least 1.
+            stride: Steps from one frame to the next; 0 for a single frame that stays.
+            number: Which of several clips instead, at even distances from the start of the video to its end.
+            of: How many of these there are; 1 for that in the middle.
+        """
+        room, time = self._clip(frames, stride)
+        start = room // 2 if of == 1 else number * room // (of - 1)
+        return self._view(torch.arange(len(self)), time + start[:, None])
+
+    def anywhere(self, frames: int, stride: int = 1) -> Self:
+        """Each video as a clip that starts elsewhere each time, drawn from torch's default generator.
+
+        Clips of what is no whole video are those of `middle`.
+
+        Args:
+            frames: As in `middle`.
+            stride: As in `middle`.
+        """
+        if self.places is not None:
+            return self.middle(frames, stride)
+        room, time = self._clip(frames, stride)
+        return self._view(torch.arange(len(self)), time, slack=room)
+
+    def _clip(self, frames: int, stride: int) -> tuple[Tensor, Tensor]:
+        """By how many frames a clip of each video may start later, and the frames of the first, (samples, frames)."""
+        check.at_least(1, frames=frames)
+        check.at_least(0, stride=stride)
+        room = (self.counts - ((frames - 1) * stride + 1)).clamp(min=0)
+        return room, (stride * torch.arange(frames)).minimum(self.counts[:, None] - 1)
 
     def to(self, device: torch.device | str) -> Self:
         """The same data giving its batches on a device, and kept there if half its free memory is enough."""

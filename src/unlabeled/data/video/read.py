@@ -3,7 +3,7 @@
 Read are folders of video files, perhaps in class folders and these in split folders; folders of folders of frames;
 .npy files, .npz files and arrays of shape (samples, frames, channels, height, width), or in numpy with the channels
 last, or without them; and single files. All frames of a data set get one size: its usual aspect, with a shorter side of
-`store_size`; what is wider or higher is cut off around the centre.
+`store_size`; what is wider or higher is cut off around the centre. Official splits are those of `official`.
 """
 
 import os
@@ -25,12 +25,14 @@ from unlabeled.data.files import davis_frames, is_davis, walk
 from unlabeled.data.image.data import with_channels
 from unlabeled.data.image.decode import SUFFIXES as IMAGES
 from unlabeled.data.labels import from_array, numbered, refuse_column
-from unlabeled.data.options import OpenOptions
+from unlabeled.data.notes import note
+from unlabeled.data.options import OpenOptions, refuse_fold
 from unlabeled.data.pool import in_order, or_reason, reason_of
 from unlabeled.data.samples import Item
 from unlabeled.data.sources import Source, find_files
 from unlabeled.data.video.data import Videos, from_videos
 from unlabeled.data.video.decode import SUFFIXES, frames, index, read_all
+from unlabeled.data.video.official import listing, official_sources, recordings
 
 __all__ = ["find"]
 
@@ -53,8 +55,11 @@ def find(
         ValueError: There is no video.
     """
     if isinstance(source, (np.ndarray, Tensor)):
+        refuse_fold(options.fold, "an array")
         return {"all": partial(_from_array, {"videos": source}, "array", options)}
     path, name = Path(source).expanduser(), os.fspath(source)
+    if path.is_file():
+        refuse_fold(options.fold, name)
     if is_davis(path):
         path = davis_frames(path)
     if path.suffix.lower() == ".npz" and path.is_file():
@@ -64,9 +69,14 @@ def find(
         array = read_npy(path)
         if array.ndim != 4 or array.shape[-1] not in (1, 3):  # else it is one video
             return {"all": partial(_from_array, {"videos": array}, name, options)}
-    files, suffixes = walk(path).files, (*SUFFIXES, ".npy")
-    still = not any(file.ends(suffixes) for file in files) and any(file.ends(IMAGES) for file in files)
-    if still:
+    below, suffixes = walk(path), (*SUFFIXES, ".npy")
+    videos = [file for file in below.files if file.ends(suffixes)]
+    stills = [] if videos else [file for file in below.files if file.ends(IMAGES)]
+    still = bool(stills)
+    sources = official_sources(below, name, videos or stills, still, options.fold)
+    if sources is not None:
+        refuse_column(options.label, f"videos with official splits in {name}")
+    elif still:
         refuse_column(options.label, f"frames in {name}")
         sources = find_files(path, name, IMAGES, "videos or frames")
     else:
@@ -80,6 +90,12 @@ def _open(source: Source, options: OpenOptions, still: bool) -> Videos:
     key = ["videos", 2, source.fingerprint, store_size, channels, still]
     pixels, facts = load_or_build(key, partial(_write, source, options, still), folder_of(options.cache))
     about = samples_of(source, facts, options.max_broken)
+    if broken := facts["skipped"]:
+        count = f"{len(broken):,} of {len(broken) + len(about['paths']):,}"
+        note(
+            f"{source.name}: left out {count} videos that cannot be read: {listing([path for path, _ in broken])}"
+        )
+    about["groups"] = recordings(about["paths"])
     size = (channels, *facts["size"])
     return Videos(pixels, torch.tensor(facts["counts"]), size, fps=torch.tensor(facts["fps"]), **about)
 

@@ -15,6 +15,7 @@ from unlabeled.evaluation.features import Representation
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.probe import Augment, Prediction, Probe, Settings
 from unlabeled.evaluation.probes import linear
+from unlabeled.method import Batch
 from unlabeled.progress import watched
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from unlabeled.encoders import Encoder
     from unlabeled.evaluation.logistic import Linear
 
-__all__ = ["PROBE", "Training", "fit", "probe", "steps_for", "train", "view_of"]
+__all__ = ["PROBE", "Training", "fit", "probe", "steps_for", "train", "trained", "view_of"]
 
 LEAST_STEPS, PASSES = 300, 20
 UNCHECKED_STEPS = 150
@@ -61,7 +62,20 @@ def steps_for(labels: int, batch_size: int) -> int:
     return max(LEAST_STEPS, PASSES * math.ceil(labels / batch_size))
 
 
-def train(
+def train(encoder: "Encoder", data: Labelled, rows: Tensor, settings: Settings, **recipe: Any) -> Prediction:
+    """Train a copy of the encoder on some labels, and predict the test samples.
+
+    Args:
+        encoder, data, rows, settings, **recipe: As in `trained`.
+
+    Returns:
+        Predicted classes, and the recipe in words.
+    """
+    training, words = trained(encoder, data, rows, settings, **recipe)
+    return training.logits(data.test).argmax(1), words
+
+
+def trained(
     encoder: "Encoder",
     data: Labelled,
     rows: Tensor,
@@ -70,8 +84,8 @@ def train(
     head: "Linear | None" = None,
     learning_rate: float = 1e-3,
     encoder_factor: float = 1.0,
-) -> Prediction:
-    """Train a copy of the encoder with a linear classifier on some labels, and predict the test samples.
+) -> "tuple[Training, str]":
+    """Train a copy of the encoder with a linear classifier on some labels.
 
     The recipe is fixed (AdamW, warm-up, a rate that falls to 0), and nothing is chosen by looking at the test set. The
     length is that in the settings. Without one, a fifth of more than 64 labels is held out until it is predicted no
@@ -79,7 +93,7 @@ def train(
 
     Args:
         encoder: Where training starts; it is not changed.
-        data: Training and test samples.
+        data: Training samples; test samples are not looked at.
         rows: Training samples that may be used, int64, shape (labels,).
         settings: Their steps, augmentation, and the seed of order, views and classifier.
         head: Classifier to start from, such as the linear probe; None starts at random.
@@ -87,7 +101,7 @@ def train(
         encoder_factor: Rate of the encoder as a fraction of `learning_rate`.
 
     Returns:
-        Predicted classes, and the recipe in words.
+        The training at its end, and the recipe in words.
     """
     check.at_least(0, learning_rate=learning_rate, encoder_factor=encoder_factor)
     with torch.random.fork_rng():
@@ -97,9 +111,8 @@ def train(
         rates = {network: learning_rate * encoder_factor, classifier: learning_rate}
         training = Training(network, classifier, data, view_of(encoder, settings.augment), rates)
         words = fit(training, rows, settings.steps)
-    predicted = training.logits(data.test).argmax(1)
     factor = f", encoder x{encoder_factor:g}" if encoder_factor != 1 else ""
-    return predicted, f"{words}, rate {learning_rate:g}{factor}"
+    return training, f"{words}, rate {learning_rate:g}{factor}"
 
 
 class Training:
@@ -130,16 +143,19 @@ class Training:
         F.cross_entropy(logits, self.data.labels[batch.to(self.data.labels.device)]).backward()
         self.optimizer.step()
 
-    @torch.no_grad()
     def logits(self, samples: "Data") -> Tensor:
         """Float, shape (samples, classes), in evaluation mode."""
+        return torch.cat([self.read(batch) for batch in samples.batches(TEST_BATCH)])
+
+    @torch.no_grad()
+    def read(self, batch: Batch) -> Tensor:
+        """Logits of a batch, float, shape (batch, classes), in evaluation mode."""
         self.network.eval()
         self.classifier.eval()
-        inputs = map(self.network.inputs, samples.batches(TEST_BATCH))
-        logits = [self.classifier(self.network(x)) for x in inputs]
+        logits = self.classifier(self.network(self.network.inputs(batch)))
         self.network.train()
         self.classifier.train()
-        return torch.cat(logits)
+        return logits
 
     def errors(self, rows: Tensor) -> tuple[float, float]:
         """Cross-entropy, and fraction predicted wrongly, of some training samples."""

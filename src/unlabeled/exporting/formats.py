@@ -1,15 +1,9 @@
 """Give an encoder to other libraries: each file is loaded there again and must give the same features."""
 
-import contextlib
 import copy
-import importlib.util
-import io
 import json
-import logging
-import math
 import os
 import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,13 +14,11 @@ from torch import Tensor
 from unlabeled import check, encoders
 from unlabeled.check import UserError
 from unlabeled.encoders import Encoder
+from unlabeled.exporting import onnx_graph, proof
 from unlabeled.run import opened
 
 __all__ = ["Exported", "export"]
 
-TOLERANCE = 1e-5
-"""Largest difference of a feature, in units of the largest feature or of 1."""
-SAMPLES = 3
 HOLD_READOUTS = ("safetensors", "onnx")
 """Formats that hold an encoder with what reads other features from it."""
 TIMM_HINT = "Take safetensors or onnx, or pretrain with --encoder resnet18 --image-size 96"
@@ -58,12 +50,13 @@ def export(
     Args:
         source: A run or its folder, a method, or an encoder, such as one of `evaluation.readout`, which gives other
             features than the output.
-        out: Where to write: a file for `safetensors` (`encoders.load` reads it), `onnx` (images in 0..1 to
-            features, any number of images and, where the network allows it, of any size) and `word2vec` (word
+        out: Where to write: a file for `safetensors` (`encoders.load` reads it), `onnx` (from images
+            in 0..1, tokens or waveforms to features, any number and, where the network allows it, of any size; the
+            tokenizer or the sample rate is in its metadata) and `word2vec` (word
             vectors as text), a folder for `timm` (`timm.create_model("local-dir:OUT")`) and `transformers`
             (`AutoModel.from_pretrained("OUT")`, its tokenizer or feature extractor beside it).
-        format: `safetensors`; for encoders of images `timm` or `onnx`, for those of text and sound that are
-            models of transformers `transformers`, for word vectors `word2vec`.
+        format: `safetensors`; for encoders of images `timm`, of images, text and sound `onnx`, for those of text and
+            sound that are models of transformers `transformers`, for word vectors `word2vec`.
 
     Returns:
         The path, the largest difference of a feature, and a note.
@@ -83,19 +76,19 @@ def export(
         raise UserError(
             f"features must be output for format {format}, got {encoder.spec}. Take {' or '.join(HOLD_READOUTS)}"
         )
-    inputs = encoder.inputs(_example(encoder))
+    inputs = encoder.inputs(proof.example(encoder))
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder, torch.no_grad():
         path = Path(folder) / out.name
         expected = encoder(inputs)
         features, note = FORMATS[format].write(encoder, inputs, path)
-        difference = _difference(features, expected)
-        if not difference <= TOLERANCE:
+        worst = proof.difference(features, expected)
+        if not worst <= (tolerance := proof.tolerance(encoder)):
             raise UserError(
-                f"features must agree to {TOLERANCE} in {format}, got a difference of {difference:.2g}"
+                f"features must agree to {tolerance} in {format}, got a difference of {worst:.2g}"
             )
         _move(path, out)
-    return Exported(out, difference, note)
+    return Exported(out, worst, note)
 
 
 def _check_path(out: Path, format: str) -> None:
@@ -118,37 +111,6 @@ def _encoder(source: Any) -> Encoder:
     return copy.deepcopy(encoder).cpu().float().eval()
 
 
-def _difference(result: Tensor, expected: Tensor) -> float:
-    if result.shape != expected.shape:
-        return math.inf
-    return ((result - expected).abs().max() / expected.abs().max().clamp(min=1)).item()
-
-
-def _example(encoder: Encoder) -> dict[str, Tensor]:
-    """A batch of noise of the kind that an encoder reads, always the same."""
-    config, generator = encoder.config, torch.Generator().manual_seed(0)
-    batch = {"index": torch.arange(SAMPLES)}
-    if "image_size" in config:
-        size = (config.get("in_channels", 3), config["image_size"], config["image_size"])
-        frames = (config.get("frames") or 4,) if encoder.kind == "video" else ()
-        pixels = torch.randint(256, (SAMPLES, *frames, *size), dtype=torch.uint8, generator=generator)
-        batch["video" if encoder.kind == "video" else "image"] = pixels
-    if "sample_rate" in config:
-        batch["waveform"] = 0.2 * torch.randn(SAMPLES, config["sample_rate"], generator=generator).clamp(
-            -4, 4
-        )
-        batch["length"] = torch.full((SAMPLES,), config["sample_rate"])
-    if encoder.kind in ("text", "words"):
-        vocabulary: Any = encoder.vocabulary
-        words = vocabulary if isinstance(vocabulary, int) else len(vocabulary)
-        length = min(12, getattr(encoder, "length", 14) - 2)  # an encoder of texts adds tokens of its own
-        batch["tokens"] = torch.randint(min(5, words - 1), words, (SAMPLES, length), generator=generator)
-        batch["mask"] = torch.arange(length).expand(SAMPLES, length) < torch.tensor([[12], [9], [4]])
-        batch["tokens"] = torch.where(batch["mask"], batch["tokens"], 0)
-        batch["sentence"] = torch.where(batch["mask"], 0, -1)
-    return batch
-
-
 def _safetensors(encoder: Encoder, inputs: Any, path: Path) -> tuple[Tensor, str]:
     """A file as `encoders.load` reads it."""
     encoder.save(path)
@@ -161,7 +123,7 @@ def _transformers(encoder: Any, inputs: Any, path: Path) -> tuple[Tensor, str]:
     if not hasattr(encoder, "write_transformers"):
         name = encoder.config["name"]
         raise UserError(f"encoder must be a model of transformers, got {name}. Take safetensors")
-    with _quiet():
+    with proof.quiet():
         encoder.write_transformers(path)
         return encoder.read_transformers(path, inputs), ""
 
@@ -227,76 +189,6 @@ def _timm_config(encoder: Any) -> dict[str, Any]:
     }
 
 
-def _onnx(encoder: Any, images: Tensor, path: Path) -> tuple[Tensor, str]:
-    """A graph from images in 0..1 to features, for any number of images, and of any size where that passes a test."""
-    packages = ("onnx", "onnxscript", "onnxruntime")
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
-        raise UserError(f"format onnx needs {', '.join(missing)}. Install unlabeled[onnx]")
-    if reason := _free_sizes(encoder, images, path):
-        size = encoder.image_size
-        _graph(encoder, images, path, free=False)
-        return _run(path, images), f"it takes images of {size} x {size} pixels only ({reason})"
-    return _run(path, images), "it takes images of any size that the encoder takes"
-
-
-def _free_sizes(encoder: Any, images: Tensor, path: Path) -> str:
-    """Write a graph for images of any size and test it on two other sizes; why there is none, empty if it passes."""
-    step, size = encoder.patch_size or 32, encoder.image_size
-    shapes = [(1, images.shape[1], size + step, size), (2, images.shape[1], size + step, size + 2 * step)]
-    generator = torch.Generator().manual_seed(0)
-    others = [torch.rand(shape, generator=generator) for shape in shapes]
-    try:
-        expected = [encoder(other) for other in others]
-    except Exception:  # networks refuse sizes in ways of their own
-        return "the encoder takes no others"
-    try:
-        _graph(encoder, images, path, free=True)
-        features = [_run(path, other) for other in others]
-    except Exception as error:
-        return check.one_line(f"others cannot be exported: {type(error).__name__}")
-    if any(one.shape != other.shape for one, other in zip(features, expected, strict=True)):
-        return "others give another number of features"
-    worst = max(_difference(*pair) for pair in zip(features, expected, strict=True))
-    return "" if worst <= TOLERANCE else f"others differ by {worst:.1g}"
-
-
-def _graph(encoder: Any, images: Tensor, path: Path, *, free: bool) -> None:
-    sizes = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC} if free else {}
-    with _quiet():
-        # Exported with another number of images than the proof uses, so that a fixed number would be noticed.
-        torch.onnx.export(
-            encoder,
-            (images[: SAMPLES - 1],),
-            path,
-            dynamo=True,
-            input_names=["images"],
-            output_names=["features"],
-            dynamic_shapes=({0: torch.export.Dim("batch"), **sizes},),
-            external_data=False,
-        )
-
-
-def _run(path: Path, images: Tensor) -> Tensor:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(["features"], {"images": images.numpy()})[0])
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """Without the exporter's progress on the screen; what fails is raised all the same."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-
-
 def _move(path: Path, out: Path) -> None:
     """Move a finished file, or the files of a finished folder, to where they belong."""
     if not path.is_dir():
@@ -321,7 +213,7 @@ class Format(NamedTuple):
 FORMATS = {
     "safetensors": Format(_safetensors, ".safetensors"),
     "timm": Format(_timm, kinds=("image",)),
-    "onnx": Format(_onnx, ".onnx", ("image",)),
+    "onnx": Format(onnx_graph.write, ".onnx", ("image", "text", "audio")),
     "transformers": Format(_transformers, kinds=("text", "audio")),
     "word2vec": Format(_word2vec, ".txt", ("words",)),
 }
