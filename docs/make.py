@@ -29,10 +29,10 @@ TITLES = {
 }
 TASKS = {
     "text": "`perplexity`, `zero_shot`, `few_shot`, `similarity`, `analogies`",
-    "audio": "`factors`",
-    "video": "`propagation` of masks",
+    "audio": "`abx`, `factors`",
+    "video": "`recognition`, `propagation` of masks and key points",
     "audio-visual": "`retrieval`, `localisation`",
-    "cameras": "`alignment`",
+    "cameras": "`alignment`, `imitation`",
     "trajectory": "`zones`, `factors`",
 }
 """What can be measured of data of a kind, besides probes."""

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from unlabeled import methods
-from unlabeled.cli import main
+from unlabeled.cli import _words, main
 from unlabeled.data import worlds
 from unlabeled.encoders.building import KINDS, names
 from unlabeled.run import load
@@ -105,9 +106,13 @@ def test_whole_path_from_a_folder_to_an_exported_encoder(
     assert run("show", "runs/x") == 0
     assert (tmp_path / "runs/x/pictures.png").read_bytes().startswith(b"\x89PNG")
     assert run("embed", "runs/x", str(folder), "--out", "x.parquet") == 0
+    capsys.readouterr()
     assert run("report", "runs/x") == 0
+    next_command = f"next: unlabeled embed runs/x {shlex.quote(str(folder))} --out features.parquet"
+    assert capsys.readouterr().err.splitlines()[-1] == next_command
     assert "<html" in (tmp_path / "runs/x/report.html").read_text()
     assert run("export", "runs/x", "--format", "safetensors", "--out", "x.safetensors") == 0
+    assert capsys.readouterr().err.splitlines()[-1] == next_command
     import pyarrow.parquet
 
     written = pyarrow.parquet.read_table(tmp_path / "x.parquet")
@@ -181,6 +186,13 @@ def test_a_run_of_data_without_a_source_asks_for_it(
     (tmp_path / "run.toml").write_text('method = "Own"\n')
     assert run("pretrain", "--config", str(tmp_path / "run.toml")) == 2
     assert "no method is called Own" in capsys.readouterr().err
+
+
+def test_options_become_the_words_that_give_them() -> None:
+    given = {"batch_size": 8, "betas": [0.5, 0.9], "normalize": False, "stacked": True, "label": "a b"}
+    assert _words(given) == [
+        *("--batch-size", "8", "--betas", "0.5,0.9", "--no-normalize", "--stacked", "--label", "a b")
+    ]
 
 
 def test_help_starts_fast_and_without_torch() -> None:

@@ -41,6 +41,7 @@ from unlabeled.encoders import text as text_encoders
 from unlabeled.method import Method
 from unlabeled.methods import audio_visual_correspondence
 from unlabeled.methods import best_rq as best_rq_method
+from unlabeled.methods import cpc_audio as cpc_audio_method
 from unlabeled.methods import hubert as hubert_method
 from unlabeled.methods import wav2vec2 as wav2vec2_method
 from unlabeled.methods.apc import APC
@@ -53,21 +54,27 @@ from unlabeled.methods.context_encoder import ContextEncoder
 from unlabeled.methods.contrastive_pairs import ContrastivePairs
 from unlabeled.methods.cpc import CPC
 from unlabeled.methods.deepcluster import DeepCluster
+from unlabeled.methods.densecl import DenseCL
+from unlabeled.methods.dino import DINO
 from unlabeled.methods.gpt import GPT
 from unlabeled.methods.instance_discrimination import InstanceDiscrimination
+from unlabeled.methods.lejepa import LeJEPA
 from unlabeled.methods.moco import MoCo
 from unlabeled.methods.moco_v3 import MoCoV3
 from unlabeled.methods.neural_language_model import NeuralLanguageModel
+from unlabeled.methods.nnclr import NNCLR
 from unlabeled.methods.noise_as_targets import NoiseAsTargets
 from unlabeled.methods.patch_tracking import PatchTracking
+from unlabeled.methods.pirl import PIRL
 from unlabeled.methods.seco import SeCo
 from unlabeled.methods.simclr import SimCLR
 from unlabeled.methods.swav import SwAV
 from unlabeled.methods.time_contrastive import TimeContrastive
 from unlabeled.methods.trajectory_unmasking import TrajectoryUnmasking
 from unlabeled.methods.triplet import Triplet
+from unlabeled.methods.vicreg import VICReg
 from unlabeled.methods.video_colorization import VideoColorization
-from unlabeled.parts import gather, ragged, shuffle
+from unlabeled.parts import gather, patches, ragged, shuffle
 from unlabeled.parts.info_nce import nt_xent
 from unlabeled.parts.tokens import IGNORED
 from unlabeled.run import CHECKPOINT, Run, read_checkpoint
@@ -129,20 +136,62 @@ def patch_tracking() -> Method:
 
 def byol() -> Method:
     method = BYOL(build(), momentum=0.9, projection_dim=6, hidden_dim=12)
-    method.first_views, method.second_views = Given(1), Given(2)  # type: ignore[assignment]
+    method.views = Given(1), Given(2)  # type: ignore[assignment]
     return method
 
 
 def barlow_twins() -> Method:
     method = BarlowTwins(build(), projection_dim=6)
-    method.first_views, method.second_views = Given(1), Given(2)  # type: ignore[assignment]
+    method.views = Given(1), Given(2)  # type: ignore[assignment]
+    return method
+
+
+def vicreg(dim: int) -> Method:
+    method = VICReg(build(), projection_dim=dim)
+    method.views = Given(1), Given(2)  # type: ignore[assignment]
+    return method
+
+
+def nnclr() -> Method:
+    method = NNCLR(build(), projection_dim=6, hidden_dim=12, queue=20)
+    method.views = Given(1, 2)  # type: ignore[assignment]
+    return method
+
+
+def lejepa() -> Method:
+    method = LeJEPA(build(), projection_dim=6, hidden_dim=12, lines=8, local_crops=2)
+    method.views, method.small_crops.views = Given(1, 2), Given(3, 4, size=4)  # type: ignore[assignment]
+    return method
+
+
+def dino() -> Method:
+    steps = {"freeze_steps": 1, "local_crops": 3}
+    method = DINO(build(), prototypes=5, hidden_dim=12, bottleneck_dim=6, momentum=0.9, **steps)
+    method.views, method.small_crops.views = Given(1, 2), Given(3, 4, 5, size=4)  # type: ignore[assignment]
+    return method
+
+
+def pirl(negatives: int) -> Method:
+    """The same noise and tiles for a sample, whatever process has it."""
+    method = PIRL(encoders.build("conv4", image_size=12), projection_dim=6, negatives=negatives)
+    method.prepare(open_data(pictures(SAMPLES)))
+    method.bank.noise = lambda index, negatives: (3 * index[:, None] + torch.arange(negatives)) % SAMPLES  # type: ignore
+    whole = Given(2, size=12)
+    method.views = Given(1, size=12)
+    method.tiles = lambda batch: patches.cells(whole(batch), 3)  # type: ignore[method-assign]
+    return method
+
+
+def densecl() -> Method:
+    method = DenseCL(build(), projection_dim=6, queue=20, momentum=0.9, splits=1)
+    method.views = Given(1, 2)  # type: ignore[assignment]
     return method
 
 
 def swav() -> Method:
     steps: dict[str, int] = {"queue": 20, "queue_steps": 1, "freeze_steps": 1, "local_crops": 3}
     method = SwAV(build(), prototypes=5, projection_dim=6, hidden_dim=12, **steps)
-    method.views, method.local_views = Given(1, 2), Given(3, 4, 5, size=4)  # type: ignore[assignment]
+    method.views, method.small_crops.views = Given(1, 2), Given(3, 4, 5, size=4)  # type: ignore[assignment]
     return method
 
 
@@ -408,6 +457,18 @@ def best_rq() -> Method:
     return method
 
 
+def every_frame(frames: Tensor, size: int, allowed: Tensor, count: int) -> Tensor:
+    """The first frames of the same sound, in a circle, the same whatever process has the sound."""
+    return size * torch.arange(len(frames))[:, None] + torch.arange(count) % frames[:, None]
+
+
+def cpc_audio() -> Method:
+    encoder = encoders.build("cpc-tiny", kind="audio", sample_rate=tones.SAMPLE_RATE)
+    method = cpc_audio_method.CPCAudio(encoder, ahead=4, negatives=6)
+    method.whole = sounds()
+    return method
+
+
 METHODS: dict[str, Callable[[], Method]] = {
     "bert": bert,
     "gpt": gpt,
@@ -416,15 +477,24 @@ METHODS: dict[str, Callable[[], Method]] = {
     "wav2vec2": wav2vec2,
     "hubert": hubert,
     "best_rq": best_rq,
+    "cpc_audio": cpc_audio,
     "simclr": simclr,
     "moco": partial(moco, splits=1, symmetric=True),
     "seco": seco,
     "patch_tracking": patch_tracking,
     "byol": byol,
     "barlow_twins": barlow_twins,
+    "vicreg": partial(vicreg, dim=6),
+    "vicreg of few samples": partial(vicreg, dim=SAMPLES + 1),
+    "nnclr": nnclr,
+    "lejepa": lejepa,
+    "dino": dino,
+    "pirl": partial(pirl, negatives=0),
+    "pirl by noise": partial(pirl, negatives=5),
+    "densecl": densecl,
     "swav": swav,
-    "contrastive_pairs": partial(contrastive_pairs, unit=True),
-    "contrastive_pairs of any length": partial(contrastive_pairs, unit=False),
+    "contrastive_pairs": partial(contrastive_pairs, normalize=True),
+    "contrastive_pairs of any length": partial(contrastive_pairs, normalize=False),
     "triplet semi-hard": partial(triplet, "semi-hard"),
     "triplet hardest": partial(triplet, "hardest"),
     "moco_v3": partial(moco_v3, "conv4"),
@@ -611,7 +681,9 @@ SMALL = {
 def everything(folder: Path) -> dict[str, Any]:
     pairs = patch.object(audio_visual_correspondence, "others", among_four)
     masks = [patch.object(module, "spans", every_third) for module in (hubert_method, best_rq_method)]
-    with pairs, masks[0], masks[1], patch.object(wav2vec2_method, "negatives", next_ones):
+    negatives = patch.object(wav2vec2_method, "negatives", next_ones)
+    frames = patch.object(cpc_audio_method, "draw", every_frame)
+    with pairs, masks[0], masks[1], negatives, frames:
         results: dict[str, Any] = {name: train(make) for name, make in METHODS.items()}
     results["loops"] = {name: loop(name, folder) for name in LOOPS}
     results["watched"] = watched(folder)
@@ -735,7 +807,7 @@ def test_halves_of_a_batch_are_the_whole_where_no_samples_are_compared(one: dict
         assert_same(loops["compared in halves"], loops["compared"], 1e-3)
 
 
-@pytest.mark.parametrize("name", ["moco", "moco as trained", "swav"])
+@pytest.mark.parametrize("name", ["moco", "moco as trained", "swav", "nnclr", "densecl"])
 def test_queues_are_bit_equal_in_all_processes(name: str, several: list[dict[str, Any]]) -> None:
     first, *others = (process[name]["state"] for process in several)
     queues = [key for key in first if key.startswith("queue")]

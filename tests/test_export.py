@@ -171,7 +171,7 @@ def sounds(*lengths: int) -> tuple[torch.Tensor, torch.Tensor]:
     return noise * (torch.arange(max(lengths)) < length[:, None]), length
 
 
-LARGER = ["gru3", "mel-dictionary-16", "wav2vec2-tiny", "wav2vec2-mini"]
+LARGER = ["gru3", "mel-dictionary-16", "mel-transformer-tiny", "wav2vec2-tiny", "wav2vec2-mini"]
 
 
 @pytest.mark.parametrize("name", ["audio-conv", *[pytest.param(n, marks=pytest.mark.golden) for n in LARGER]])

@@ -141,9 +141,10 @@ ENCODERS = {
     "gpt-tiny, gpt-mini, gpt-small, gpt-medium, gpt-base, nplm-tiny, nplm-small, nplm-medium",
     "words": "words-50, words-100, words-300",
     "audio": "gru2-256, gru3 (or gruN-WIDTH), audio-conv, mel-dictionary-256, mel-transformer-tiny, "
-    "mel-transformer-mini, mel-transformer-base, wav2vec2-tiny, wav2vec2-mini, wav2vec2-base",
+    "mel-transformer-mini, mel-transformer-base, cpc-tiny, cpc-mini, cpc-base, wav2vec2-tiny, wav2vec2-mini, "
+    "wav2vec2-base",
     "video": "frames-conv4, frames-resnet10, frames-resnet18 (or frames- with any image encoder), lstm-256, lstm-512, "
-    "lstm-2048, conv3d, r3d_18, mc3_18, r2plus1d_18, cube-dictionary-256",
+    "lstm-2048, conv3d, r3d_18, mc3_18, r2plus1d_18, vit3d-tiny, vit3d-small, vit3d-base, cube-dictionary-256",
     "audio-visual": "av-resnet10, av-conv4",
 }
 """Built-in encoders by kind, for help that does not import torch."""
@@ -165,6 +166,46 @@ class Reading:
 
 
 DETECTED = Reading()
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """What tasks take beside what probes take too.
+
+    Attributes:
+        size: Shorter side in pixels of images or frames for propagation, segmentation and detection. [default: 240; for
+            propagation twice the encoder's image size, or less where that is too slow]
+        clips: Clips of each test video whose probabilities the task recognition averages. [default: 5, fewer where
+            videos are short]
+        crops: Square crops of each clip, along the longer side, that it averages. [default: 1]
+        labels: Numbers of labelled images that multilabel, segmentation and detection train on, percentages of them,
+            or all: 10,25,50,all.
+        seeds: Trainings of each of these, on draws of images of their own.
+        train: Parts of the network that they train: head, all, or the name of the map from which upward; for multilabel
+            frozen too. [default: all; for multilabel frozen,all]
+        maps: Names of the maps that heads of segmentation and detection see. [default: all from a stride of 4 pixels
+            upward]
+    """
+
+    size: WholeOrNone = None
+    clips: WholeOrNone = None
+    crops: WholeOrNone = None
+    labels: Words = ("all",)
+    seeds: Whole = 1
+    train: Annotated[tuple[str, ...], WORDS, Parameter(show_default=False)] = ()
+    maps: Annotated[tuple[str, ...], WORDS, Parameter(show_default=False)] = ()
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The keywords of `evaluation.evaluate`."""
+        from unlabeled.evaluation.model import Transfer
+
+        transfer = Transfer(self.labels, self.seeds, train=self.train, maps=self.maps)
+        words: dict[str, Any] = {"size": self.size, "clips": self.clips, "crops": self.crops}
+        return words | ({"transfer": transfer} if transfer.options else {})
+
+
+CHOSEN_BY_TASKS = TaskOptions()
 
 
 def _help(name: str, method: methods.Description) -> str:
@@ -223,6 +264,8 @@ def _pretrain_command(method: methods.Description) -> Callable[..., None]:
         *(_option(key, type_, default, help_, OUTPUT) for key, (type_, default, help_) in rest.items()),
     ]
 
+    defaults = {parameter.name: parameter.default for parameter in parameters}
+
     def command(data: str | None = None, **values: Any) -> None:
         from unlabeled.parts import gather
         from unlabeled.training.train import pretrain, preview
@@ -232,10 +275,14 @@ def _pretrain_command(method: methods.Description) -> Callable[..., None]:
                 raise UserError(
                     "dry_run must be left out to resume a run, whose settings are in its run.toml, got both"
                 )
-            values.pop("out", None)
+            out = values.pop("out", None)
             lines = preview(name, data or _stored_data(values), **values)
             if gather.rank() == 0:
-                print("\n".join(lines))
+                print("\n".join(lines), flush=True)
+                given = {
+                    key: value for key, value in (values | {"out": out}).items() if value != defaults[key]
+                }
+                _next("pretrain", name, *([data] if data else []), *_words(given))
             return
         run = pretrain(name, data or _stored_data(values), **values)
         if gather.rank() == 0:
@@ -283,6 +330,11 @@ def _stored_data(values: Mapping[str, Any]) -> str:
     if config is None:
         raise UserError("data must be named, or known from --config, or from --resume with --out, got none")
     return _source(config)
+
+
+def _source_of(run: Any) -> str:
+    """Source of the data of a run, or a placeholder where that has none."""
+    return run.config.get("data", {}).get("source") or "DATA"
 
 
 def _source(config: Path) -> str:
@@ -382,9 +434,7 @@ def evaluate(
     draws: Whole = 5,
     seed: Whole = 0,
     steps: WholeOrNone = None,
-    size: WholeOrNone = None,
-    clips: WholeOrNone = None,
-    crops: WholeOrNone = None,
+    of_tasks: Annotated[TaskOptions, Parameter(name="*")] = CHOSEN_BY_TASKS,
     snapshots: Annotated[bool, Parameter(negative=())] = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     encoder: Network = None,
@@ -396,13 +446,8 @@ def evaluate(
         labels_per_class: Numbers of labels per class, percentages of each class, or all: 1,10,1%,all.
         draws: Number of random draws of the labels, where not all labels are used.
         seed: Seed of the draws.
-        steps: Optimizer steps of supervised, finetune, nonlinear and recognition. [default: until held-out labels show
-            no improvement]
-        size: Shorter side in pixels to which the task propagation shrinks frames. [default: twice the encoder's image
-            size, or less where that is too slow]
-        clips: Clips of each test video whose probabilities the task recognition averages. [default: 5, fewer where
-            videos are short]
-        crops: Square crops of each clip, along the longer side, that it averages. [default: 1]
+        steps: Optimizer steps of supervised, finetune, nonlinear and recognition, and of tasks that train on labelled
+            images. [default: until held-out labels show no improvement; multilabel and segmentation 200, detection 150]
         snapshots: Measure the encoders that were saved during training too, without controls.
         device: Device to compute features on; auto prefers a GPU.
     """
@@ -416,12 +461,9 @@ def evaluate(
         "draws": draws,
         "seed": seed,
         "steps": steps,
-        "size": size,
-        "clips": clips,
-        "crops": crops,
         "device": device,
     }
-    options |= asdict(reading)
+    options |= asdict(reading) | of_tasks.chosen
     if snapshots:
         _evaluate_snapshots(opened, data, options)
     _evaluate(opened, data, controls=controls, **options)
@@ -439,17 +481,28 @@ def _evaluate(run: Any, data: Any, **options: Any) -> None:
         nonlocal scores
         scores = measured
         with suppress(OSError):  # a full disk must not cost the numbers; it is named at the end
-            run.add_evaluation(scores.about, scores.records)
+            _keep(run, scores)
 
     try:
         scores = measure(run, data, progress=_tell, save=save, **options)
-        run.add_evaluation(scores.about, scores.records)
+        _keep(run, scores)
     except KeyboardInterrupt:
         kept = f"; what was measured is in {run.path / 'scores.json'}" if len(scores) else ""
         raise KeyboardInterrupt(f"stopped{kept}") from None
     finally:
         if len(scores):
             print(f"{scores.table()}\n{scores.verdict()}", flush=True)
+
+
+def _keep(run: Any, scores: Any) -> None:
+    """Store scores in the folder of a run, and pictures of what tasks predicted."""
+    from unlabeled.reporting import pictures
+
+    run.add_evaluation(scores.about, scores.records)
+    for task, rows in scores.pictures.items():
+        count = sum(map(len, rows.values()))
+        small = {name: pictures.thumbnails(images, count, 600_000, 240) for name, images in rows.items()}
+        run.add_predictions(task, pictures.sheet(small))
 
 
 def _evaluate_snapshots(run: Any, data: Any, options: dict[str, Any]) -> None:
@@ -464,12 +517,12 @@ def _evaluate_snapshots(run: Any, data: Any, options: dict[str, Any]) -> None:
     if not probes:
         raise UserError(f"snapshots must be measured by a probe, got {','.join(options['probe'])}")
     features = options["features"] or run.config.get("settings", {}).get("features")
+    words: dict[str, Any] = (
+        options | {"probe": probes, "features": features} | dict.fromkeys((*OF_TASKS, "transfer"))
+    )
     for step in run.snapshots:
         earlier = Run(run.path, run.network, step)
-        of_tasks = dict.fromkeys(OF_TASKS)
-        scores = measure(
-            earlier, data, controls="none", **{**options, "probe": probes, "features": features, **of_tasks}
-        )
+        scores = measure(earlier, data, controls="none", **words)
         run.add_evaluation(scores.about, scores.records)
         values = ", ".join(
             f"{' '.join(filter(None, (record['probe'], record['layer'])))} ({record['labels_per_class']}) "
@@ -683,7 +736,7 @@ def report(
         raise UserError("report must get at least one run, got none")
     opened = [load(run, encoder if load(run).own_network else None) for run in runs]
     print(draw(opened, data=data, out=out), flush=True)
-    _next("embed", runs[0], data or "DATA", "--out", "features.parquet")
+    _next("embed", runs[0], data or _source_of(opened[0]), "--out", "features.parquet")
 
 
 @app.command(usage="Usage: unlabeled audit DATA... [OPTIONS]")
@@ -749,7 +802,7 @@ def export(
     from unlabeled.exporting import export as write
     from unlabeled.run import load
 
-    source = load(run, encoder)
+    opened = source = load(run, encoder)
     if text := readouts.named(source, features, directions):
         source = readouts.readout(source, text, data, device="cpu", progress=_tell)
     elif data is not None:
@@ -760,12 +813,27 @@ def export(
         f"{written.path}: reloaded, its features differ by at most {written.difference:.1g}{note}",
         flush=True,
     )
-    _next("embed", run, "DATA", "--out", "features.parquet")
+    _next("embed", run, _source_of(opened), "--out", "features.parquet")
 
 
 def _next(*words: object) -> None:
     """Print the command that usually comes next, beside the output, which programs read."""
     _tell(f"next: {shlex.join(['unlabeled', *map(str, words)])}")
+
+
+def _words(options: Mapping[str, Any]) -> list[str]:
+    """Options as they stand on a command line."""
+    words = []
+    for key, value in options.items():
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [
+                f"--{flag}",
+                ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value),
+            ]
+    return words
 
 
 def _named(run: Any, features: str | None, directions: str | None) -> str | None:

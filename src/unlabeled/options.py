@@ -19,6 +19,7 @@ __all__ = [
     "Positive",
     "PositiveFraction",
     "Range",
+    "Reading",
     "Several",
     "ViewOptions",
     "WholeNumber",
@@ -38,8 +39,18 @@ WholeNumber = Annotated[int, Range(at_least=0)]
 Count = Annotated[int, Range(at_least=1)]
 Several = Annotated[int, Range(at_least=2)]
 
-READING = ("label", "text_column", "encoding", "group", "fold")
-"""Settings that say how data is read, as far as its files do not; whatever opens data has them."""
+
+class Reading(TypedDict, total=False):
+    """Settings that say how data is read, as far as its files do not; whatever opens data has them."""
+
+    label: str | None
+    text_column: str | None
+    encoding: str | None
+    group: str | None
+    fold: int | None
+
+
+READING = (*Reading.__annotations__,)
 
 
 class ViewOptions(TypedDict, total=False):

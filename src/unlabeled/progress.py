@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
-__all__ = ["duration", "telling", "watched"]
+__all__ = ["duration", "report", "telling", "watched"]
 
 SECONDS = 5.0
 """Least time between two lines, and before the first."""
@@ -25,6 +25,12 @@ def telling(tell: Tell | None) -> Iterator[None]:
         yield
     finally:
         _TELL.reset(token)
+
+
+def report(line: str) -> None:
+    """Tell a line at once, to whoever is told."""
+    if (tell := _TELL.get()) is not None:
+        tell(line)
 
 
 def watched(items: Iterable[Item], total: int, what: str, things: str) -> Iterator[Item]:

@@ -8,6 +8,7 @@ features.safetensors     the same with the features that were asked for, where t
 samples.npy       a digest of each sample that it was trained on: finds test samples among them, and other data
 skipped.csv       files that could not be read, with reasons
 snapshots         encoders along the training, where they were asked for: STEP.safetensors
+predictions-*.png what a task predicted for a few test images, with the answers above
 scores.json       what `evaluate` measured, on which data, how and on which state of the encoder: the last evaluation,
                   and the earlier ones
 """
@@ -57,7 +58,7 @@ __all__ = [
 
 CHECKPOINT, ENCODER, LOG, CONFIG = "checkpoint.safetensors", "encoder.safetensors", "log.jsonl", "run.toml"
 FEATURES, SAMPLES = "features.safetensors", "samples.npy"
-SCORES, SNAPSHOTS = "scores.json", "snapshots"
+SCORES, SNAPSHOTS, PREDICTIONS = "scores.json", "snapshots", "predictions-"
 RESULTS = (
     "records",
     "note",
@@ -195,6 +196,17 @@ class Run:
             file.replace(aside)
             warnings.warn(f"{error}; it was renamed to {aside.name}", stacklevel=3)
             return []
+
+    @property
+    def predictions(self) -> dict[str, bytes]:
+        """Pictures of what tasks predicted for a few test images, as PNG files, by task."""
+        files = sorted(self.path.glob(f"{PREDICTIONS}*.png"))
+        return {file.stem.removeprefix(PREDICTIONS): file.read_bytes() for file in files}
+
+    def add_predictions(self, task: str, picture: bytes) -> None:
+        """Store what a task predicted, as a PNG file, instead of an earlier one."""
+        with atomic(self.path / f"{PREDICTIONS}{task}.png") as temporary:
+            temporary.write_bytes(picture)
 
     @property
     def skipped(self) -> list[tuple[str, str]]:

@@ -54,6 +54,12 @@ def test_shorter_sounds_are_followed_by_zeros():
         assert torch.equal(row[: LENGTHS[number]], parts[number]) and not row[LENGTHS[number] :].any()
 
 
+def test_batches_say_what_group_each_sound_is_of_where_groups_are_known():
+    data, _ = ragged()
+    data.groups = torch.tensor([2, 0, 2, 5])
+    assert data.subset(torch.tensor([1, 3])).crops(1).batch(torch.tensor([1, 0]))["group"].tolist() == [5, 0]
+
+
 def test_subsets_share_the_memory_and_know_their_labels_and_factors():
     data, parts = ragged()
     subset = data.subset(torch.tensor([False, True, False, True]))

@@ -8,7 +8,7 @@ from unlabeled.data.audio.data import from_waveforms
 from unlabeled.encoders import audio
 from unlabeled.parts import ragged
 
-NAMES = ["gru2-16", "audio-conv", "mel-transformer-tiny", "wav2vec2-tiny"]
+NAMES = ["gru2-16", "audio-conv", "mel-transformer-tiny", "cpc-tiny", "wav2vec2-tiny"]
 LENGTHS = torch.tensor([4_000, 2_345, 900, 4_000])
 
 

@@ -23,6 +23,7 @@ CASES = {
         32,
         "adapt.mean adapt.std trunk.blocks trunk.norm trunk.position trunk.project",
     ),
+    "cpc-tiny": ("audio", 24, "trunk.convolutions trunk.norms trunk.unit"),
     "wav2vec2-tiny": ("audio", 63, "trunk.model"),
     "frames-conv4": ("video", 26, "trunk.adapt trunk.trunk"),
     "lstm-16": ("video", 4, "trunk.bias_hh_l0 trunk.bias_ih_l0 trunk.weight_hh_l0 trunk.weight_ih_l0"),

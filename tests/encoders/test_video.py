@@ -8,7 +8,7 @@ from unlabeled import encoders
 from unlabeled.data.video.data import from_videos
 from unlabeled.encoders.video import NAMES, Clips, Frames, Recurrent
 
-SMALL = ["frames-conv4", "lstm-16", "conv3d"]
+SMALL = ["frames-conv4", "lstm-16", "conv3d", "vit3d-tiny"]
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +90,7 @@ def test_lstm_agrees_with_its_formula():
     torch.testing.assert_close(encoder.features(x, "mean"), torch.stack(outputs).mean(0))
 
 
-@pytest.mark.parametrize("name", ["lstm-16", "conv3d"])
+@pytest.mark.parametrize("name", ["lstm-16", "conv3d", "vit3d-tiny"])
 def test_what_reads_time_notices_the_order(name):
     encoder = build(name).eval()
     x = encoder.inputs({"video": video()})
@@ -141,7 +141,7 @@ def test_what_evaluation_reads():
     assert len(spread) == len(middle) == 2 and middle.labels.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("name", ["frames-conv4", "conv3d"])
+@pytest.mark.parametrize("name", ["frames-conv4", "conv3d", "vit3d-tiny"])
 def test_a_network_that_sees_lightness_sees_no_colour(name):
     data = from_videos(video(6, 4, 3, 16, 16))
     encoder = encoders.fitted(name, data, kind="video", input="lightness").eval()

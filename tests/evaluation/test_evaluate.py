@@ -21,6 +21,7 @@ from unlabeled.evaluation.plan import Cell, Request, cells
 from unlabeled.evaluation.probe import Settings
 from unlabeled.evaluation.probes import finetune
 from unlabeled.method import Batch, Method
+from unlabeled.reporting import tables
 from unlabeled.run import fingerprint, load
 
 
@@ -229,6 +230,21 @@ def test_intervals_of_probes_count_the_groups_of_the_test_data():
         and "beats" not in scores.verdict()
     )
     assert "no interval, as there is 1 group only" in scores.table()
+
+
+def test_columns_come_in_the_order_of_their_labels():
+    counts = ["all", "50%", 20, "1%", 2]
+    scores = evaluate(ENCODER, (TRAIN, TEST), probe="linear", labels_per_class=counts, draws=1, controls=())
+    assert [(r["labels_per_class"], r["labels"]) for r in scores] == [
+        ("1%", 3),
+        (2, 6),
+        ("50%", 45),
+        (20, 60),
+        ("all", 90),
+    ]
+    assert scores.table().splitlines()[1].split()[-5:] == ["1%", "2", "50%", "20", "all"]
+    (table,) = tables.arrange([("run", scores.records)])
+    assert table.columns == ["1%", "2", "50%", "20", "all"]
 
 
 def test_a_percentage_says_what_it_came_to():
@@ -496,7 +512,7 @@ def test_labels_of_any_size_score_as_class_numbers_do(values):
 
 def test_shares_of_the_labels_are_measured_and_shown():
     scores = evaluate(ENCODER, (TRAIN, TEST), probe="knn", controls=(), labels_per_class=["10%", "all", 5])
-    assert [record["labels_per_class"] for record in scores] == [5, "10%", "all"]
+    assert [record["labels_per_class"] for record in scores] == ["10%", 5, "all"]
     assert " 10% " in scores.table()
 
 

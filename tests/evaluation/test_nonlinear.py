@@ -181,6 +181,15 @@ def test_every_column_has_the_same_training_on_random_weights_and_on_the_input_a
     assert "nonlinear s3: unlabeled" in scores.verdict() and "nonlinear s4: unlabeled" in scores.verdict()
 
 
+def test_the_grid_and_scaling_of_features_are_not_read_and_not_said() -> None:
+    lines: list[str] = []
+    options = {"labels_per_class": 2, "draws": 1, "steps": 1, "controls": (), "progress": lines.append}
+    scores = evaluate(network(), (TRAIN, TEST), probe="nonlinear", features="s1:2x2:whiten", **options)
+    assert "the features are s1" in lines and "2x2" not in scores.verdict() + "".join(lines)
+    evaluate(network(), (TRAIN, TEST), probe=("nonlinear", "knn"), features="s1:2x2:whiten", **options)
+    assert any(line.startswith("the features are s1:2x2:whiten") for line in lines)
+
+
 def test_a_classifier_learns_from_informative_maps() -> None:
     scores = evaluate(
         network(), (rows(240, 2), TEST), probe="nonlinear", features="s1", steps=60, controls=()

@@ -123,6 +123,9 @@ def test_one_clip_is_the_linear_probe_and_fine_tuning():
     data = moving(80, 0), moving(40, 1)
     probes = evaluate(lstm(), data, probe=["linear", "finetune"], controls="random", steps=6, clips=None)
     both = evaluate(lstm(), data, probe="recognition", steps=6, clips=1)
+    said = both.verdict()
+    assert "Controls of recognition frozen: raw input; random weights." in said
+    assert "Controls of recognition fine-tuned: supervised, same labels; single frame." in said
     found = {(r["layer"], r["features"]): r["value"] for r in both}
     expected = {(r["probe"], r["features"]): r["value"] for r in probes}
     assert found["frozen", "unlabeled"] == expected["linear", "unlabeled"]

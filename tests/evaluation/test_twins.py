@@ -100,7 +100,10 @@ def test_a_method_with_random_weights_shares_no_number_with_the_trained_one(name
 NETWORKS = [
     *(("image", name) for name in (*encoders.names(), "convnext_atto", "vit_tiny_patch16_224")),
     *(("video", name) for name in ("frames-conv4", "lstm-16", "conv3d", "mc3_18")),
-    *(("audio", name) for name in ("gru2-16", "audio-conv", "mel-transformer-tiny", "wav2vec2-tiny")),
+    *(
+        ("audio", name)
+        for name in ("gru2-16", "audio-conv", "mel-transformer-tiny", "cpc-tiny", "wav2vec2-tiny")
+    ),
     *(("text", name) for name in ("bert-tiny", "gpt-tiny")),
     *(("words", "words-20"), ("audio-visual", "av-conv4")),
 ]

@@ -137,7 +137,10 @@ def test_scores_name_the_weights_of_ours_and_of_the_random_network() -> None:
     sounds: Data = from_waveforms(waves + 0.01 * noise(40, 1600, seed=2), 8000, labels=labels)
     torch.manual_seed(0)
     encoder = encoders.build("gru2-16", kind="audio", sample_rate=8000)
-    scores = evaluate(encoder, sounds, probe="weighted", controls=("raw", "random"), device="cpu")
+    lines: list[str] = []
+    beside = ("raw", "random")
+    scores = evaluate(encoder, sounds, probe="weighted", controls=beside, device="cpu", progress=lines.append)
+    assert any(line.startswith("weighted of unlabeled: gru1 ") for line in lines)
     details = {record["features"]: record["detail"] for record in scores}
     for name in ("unlabeled", "random"):
         assert (

@@ -219,7 +219,7 @@ def test_regression_predicts_colours_that_depend_on_lightness_and_no_random_ones
 def test_of_two_likely_colours_regression_predicts_the_mean_and_classes_the_likelier_one():
     images, ends = two_colours(64, told=False), torch.tensor([[35.0, 10.0], [-25.0, 30.0]])
     mean, distance = 0.75 * ends[:1] + 0.25 * ends[1:], {}
-    for kind, options in (("regression", {}), ("classes", {"grid": 20, "uniform": 1.0})):
+    for kind, options in (("regression", {}), ("classes", {"grid": 20, "uniform_weight": 1.0})):
         network = trained(False, loss=kind, **options)
         painted = rgb_to_lab(network.pictures({"image": images})["predicted"])[:, 1:]
         painted = painted.permute(0, 2, 3, 1).reshape(-1, 2)

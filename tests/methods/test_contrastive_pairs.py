@@ -88,7 +88,7 @@ def test_loss_is_invariant_to_rotation_and_translation() -> None:
 def test_vectors_have_unit_length_unless_unit_is_false() -> None:
     views = [images() / 255, images().flip(3) / 255]
     for unit in (True, False):
-        method = build(unit=unit)
+        method = build(normalize=unit)
         method.two_views = lambda batch: tuple(views)  # type: ignore[method-assign]
         first, second = (method.head(method.encoder(view)) for view in views)
         if unit:

@@ -16,7 +16,7 @@ from unlabeled.methods.egomotion import Egomotion, loss, quantiles
 from unlabeled.parts import poses
 from unlabeled.worlds import pans, rooms
 
-TINY: dict[str, Any] = {"bins": 5, "reach": 3, "pairs": 4, "hidden": 32, "dropout": 0.0}
+TINY: dict[str, Any] = {"bins": 5, "reach": 3, "pairs": 4, "hidden_dim": 32, "dropout": 0.0}
 
 
 def build(**options: Any) -> Egomotion:

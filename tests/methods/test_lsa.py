@@ -29,7 +29,7 @@ def texts(mixed: bool = False, count: int = 40, seed: int = 0) -> Texts:
 def build(source: Texts | None = None, name: str = "words-12-min1", **options):
     source = source or texts()
     torch.manual_seed(0)
-    method = LSA(fitted(name, source), **({"neighbours": 8} | options))
+    method = LSA(fitted(name, source), **({"skipgram_dim": 8} | options))
     data = method.training_view(source)
     method.prepare(data)
     return method.train(), data
@@ -123,18 +123,18 @@ def test_both_parts_separate_topics_and_neither_does_where_topics_are_mixed():
 
 def test_few_texts_fill_fewer_directions():
     source = Texts(["a b c", "a c d", "b d d"])
-    method, data = build(source, name="words-40-min1", neighbours=8)
+    method, data = build(source, name="words-40-min1", skipgram_dim=8)
     rows = method.encoder.rows[:, : method.directions]
     assert (rows != 0).any(0).sum() == 2 and torch.isfinite(rows).all()
     assert math.isfinite(fit(method, data, steps=2))
 
 
-def test_neighbours_must_leave_room_for_directions():
+def test_skipgram_must_leave_room_for_directions():
     source = texts()
     with pytest.raises(
-        ValueError, match="neighbours must be below the dimension of the word vectors, 12, got 12"
+        ValueError, match="skipgram_dim must be below the dimension of the word vectors, 12, got 12"
     ):
-        LSA(fitted("words-12-min1", source), neighbours=12)
+        LSA(fitted("words-12-min1", source), skipgram_dim=12)
 
 
 def test_no_single_batch_decides_the_scale_of_the_skip_gram_part():

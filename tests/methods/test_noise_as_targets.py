@@ -106,7 +106,7 @@ def test_points_are_exchanged_before_the_loss_and_belong_to_indices_not_to_batch
 
 
 def test_points_are_exchanged_in_the_requested_epochs() -> None:
-    method, exchanged = build(every=3), []
+    method, exchanged = build(exchange_interval=3), []
     for epoch in range(7):
         if epoch:
             method.begin_epoch(range(20))  # type: ignore[arg-type]
@@ -136,7 +136,7 @@ def test_training_before_points_are_drawn_is_refused() -> None:
 
 
 def test_resumed_method_continues_with_the_same_points() -> None:
-    method, resumed = build(every=2), build(every=2)
+    method, resumed = build(exchange_interval=2), build(exchange_interval=2)
     method(batch(0, 5, 6, 9))
     resumed.prepare(range(20))  # type: ignore[arg-type]
     resumed.load_state_dict(method.state_dict())
@@ -152,7 +152,7 @@ def kinship(exchange: bool) -> float:
     """How much nearer the points of images of one kind are to each other than to those of other kinds, in cosines."""
     method = build(crop=0.6)
     if not exchange:
-        method.every = 1000
+        method.exchange_interval = 1000
         method.begin_epoch(range(20))  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
     for step in range(25):

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unlabeled import encoders
-from unlabeled.methods.swav import SwAV, loss
+from unlabeled.methods.swav import SwAV
+from unlabeled.parts.multi_crop import swapped_prediction
 from unlabeled.parts.sinkhorn import sinkhorn
 
 
@@ -36,7 +37,9 @@ def test_collapsed_vectors_get_uniform_codes_and_the_loss_of_chance() -> None:
     equal = torch.full((4, 6, 10), 0.3, dtype=torch.float64)
     codes = torch.stack([sinkhorn(crop, 0.05, 3) for crop in equal[:2]])
     torch.testing.assert_close(codes, torch.full((2, 6, 10), 0.1, dtype=torch.float64))
-    assert loss(equal, codes, 0.1).item() == pytest.approx(build(prototypes=10).chance(6), rel=1e-12)
+    assert swapped_prediction(equal, codes, 0.1).item() == pytest.approx(
+        build(prototypes=10).chance(6), rel=1e-12
+    )
     assert build(prototypes=512).chance(6) == pytest.approx(6.238, abs=5e-4)
 
 
@@ -51,12 +54,12 @@ def test_loss_equals_a_slow_loop_over_pairs_of_different_crops() -> None:
                     weights = [math.exp(value / 0.1) for value in crops[crop, sample]]
                     logs = [math.log(weight / sum(weights)) for weight in weights]
                     terms.append(-sum(q * log for q, log in zip(codes[assigned, sample].tolist(), logs)))
-    assert loss(crops, codes, 0.1).item() == pytest.approx(sum(terms) / len(terms), rel=1e-12)
+    assert swapped_prediction(crops, codes, 0.1).item() == pytest.approx(sum(terms) / len(terms), rel=1e-12)
 
 
 def test_gradient_of_the_loss_is_the_numeric_one() -> None:
     crops, codes = scores(12, 3).view(3, 4, 3).requires_grad_(), torch.rand(2, 4, 3, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: loss(x, codes, 0.5), crops)
+    assert torch.autograd.gradcheck(lambda x: swapped_prediction(x, codes, 0.5), crops)
 
 
 @pytest.mark.parametrize(
@@ -119,16 +122,16 @@ def test_crops_of_one_size_share_a_forward_that_equals_one_forward_for_each() ->
     crops = [torch.rand(6, 3, size, size) for size in (8, 8, 4, 4)]
     large, small = iter(crops[:2]), iter(crops[2:])
     method.views = lambda batch: next(large)  # type: ignore[assignment]
-    method.local_views = lambda batch: next(small)  # type: ignore[assignment]
+    method.small_crops = lambda batch: list(small)  # type: ignore[assignment]
     vectors = torch.stack([F.normalize(method.head(method.encoder(crop)), dim=1) for crop in crops])
     codes = torch.stack([method.codes(crop, method.queues[0]) for crop in vectors[:2]])
-    torch.testing.assert_close(method({}), loss(vectors @ method.prototypes.T, codes, 0.1))
+    torch.testing.assert_close(method({}), swapped_prediction(vectors @ method.prototypes.T, codes, 0.1))
 
 
 @pytest.mark.parametrize(("encoder", "size"), [("conv4", 4), ("vit-small", 4)])
 def test_small_crops_are_half_as_large_and_fit_the_patches_of_a_vit(encoder: str, size: int) -> None:
     method = build(encoder)
-    assert method.local_views(batch()).shape[2:] == (size, size)
+    assert method.small_crops.views(batch()).shape[2:] == (size, size)
     assert method(batch()).isfinite()
 
 

@@ -161,3 +161,17 @@ def test_constant_is_finite_in_float32_even_at_low_temperatures(temperature: flo
         constants.append(made.log_constant)
     assert constants[0].dtype == torch.float32
     torch.testing.assert_close(constants[0].double(), constants[1], rtol=1e-5, atol=1e-4)
+
+
+def test_samples_are_compared_with_all_or_with_as_many_as_are_asked_for() -> None:
+    made, vectors, index = bank(), units(3, 1), torch.arange(3)
+    rows = made.current()
+    torch.testing.assert_close(made.compare(vectors, rows, index, 0, 0.2), softmax(vectors, rows, index, 0.2))
+    torch.manual_seed(1)
+    estimate = made.compare(vectors, rows, index, 5, 0.2)
+    torch.manual_seed(1)
+    torch.testing.assert_close(made.compare(vectors, rows, index, 5, 0.2), estimate)
+    assert made.chance(0) == pytest.approx(math.log(12)) and made.chance(4096) == pytest.approx(
+        9.3179, abs=5e-5
+    )
+    assert MemoryBank(4, 0.5).chance(0) is None

@@ -12,6 +12,7 @@ from unlabeled.parts.patches import (
     permute,
     standardize,
     textured,
+    tile_side,
     tiles,
 )
 from unlabeled.parts.permutations import permutation_set
@@ -126,3 +127,15 @@ def test_squares_of_flat_images_lie_anywhere():
     whole = squares[squares[:, 2] == 6]
     counts = (whole[:, :2] - 3).long()
     assert (7 * counts[:, 0] + counts[:, 1]).bincount(minlength=49).min() > 0
+
+
+@pytest.mark.parametrize(
+    ("size", "ratio", "side"), [(32, 0.85, 8), (32, 1.0, 10), (32, 0.99, 9), (12, 0.1, 2), (255, 0.75, 64)]
+)
+def test_a_tile_leaves_room_in_its_cell_unless_it_is_all_of_it(size: int, ratio: float, side: int) -> None:
+    assert tile_side(size, 3, ratio) == side
+
+
+def test_cells_of_less_than_four_pixels_are_refused() -> None:
+    with pytest.raises(ValueError, match="image_size must be at least 12, got 11"):
+        tile_side(11, 3, 0.5)

@@ -47,3 +47,19 @@ def test_reading_at_a_rate_is_linear_between_places_and_stops_at_the_last(rate):
             ordinates = values[row, :length, number].numpy()
             expected = np.interp(rate * np.arange(9), np.arange(length), ordinates)
             np.testing.assert_allclose(found[row, :, number].numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "parts"), [([5] * 9, 1), ([7, 40, 1, 3, 2, 5, 6, 4, 9], 5), ([3, 30], 2)]
+)
+def test_rows_of_similar_length_are_joined_in_their_first_order(lengths: list[int], parts: int) -> None:
+    count = torch.tensor(lengths)
+    values = (
+        torch.randn(len(count), int(count.max()), 2, 3)
+        * ragged.real(count, int(count.max()))[:, :, None, None]
+    )
+    rows = ragged.alike(count, values.shape[1])
+    assert len(rows) == parts
+    pieces = [values[some, : int(count[some].max())] for some in rows]
+    assert torch.equal(ragged.join(rows, pieces), values)
+    assert sum(piece.shape[:2].numel() for piece in pieces) <= values.shape[:2].numel()

@@ -432,7 +432,10 @@ def test_a_dry_run_tells_what_is_chosen_and_trains_nothing(
     words = ["pretrain", "rotnet", "digits", "--dry-run", "--encoder", "conv4", "--batch-size", "16"]
     with pytest.raises(SystemExit, match="0"):
         main([*words, "--steps", "30"])
-    lines = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr()
+    command = "unlabeled pretrain rotnet digits --encoder conv4 --steps 30 --batch-size 16"
+    assert said.err.splitlines()[-1] == f"next: {command}"
+    lines = said.out.splitlines()
     assert lines[0] == "rotnet on digits: 1,271 images"
     assert {"encoder conv4", "steps 30", "batch_size 16", "lr 0.00025 (chosen)", "flip 0.5"} <= set(lines)
     assert lines[-1].startswith("about ") and not list(tmp_path.iterdir())

@@ -18,7 +18,7 @@ A batch is a dict of tensors whose axis 0 is the sample. The keys are a fixed vo
 | `depth`    | float32 (batch, frames, height, width)                  | distances that were seen, in metres   |
 | `time`     | int64 (batch, frames) or (batch, cameras, frames)       | number of each frame in its source    |
 | `action`   | float32 (batch, frames, actions)                        | what the agent did                    |
-| `group`    | int64 (batch,)                                          | the recording that clips are from     |
+| `group`    | int64 (batch,)                                          | the recording or speaker it is from   |
 | `index`    | int64 (batch,)                                          | the row in the data                   |
 
 `size` is there only where the images of the data differ in size; they are then padded with zeros at the

@@ -47,7 +47,13 @@ _RUN = "run.toml"
 """What makes a folder a run."""
 _OUTPUTS = {
     *(_RUN, "log.jsonl", "checkpoint.safetensors", "encoder.safetensors", "skipped.csv", "scores.json"),
-    *("samples.npy", "report.html", "pictures.png"),
+    *(
+        "samples.npy",
+        "report.html",
+        "pictures.png",
+        "predictions-detection.png",
+        "predictions-segmentation.png",
+    ),
 }
 """What a run consists of."""
 _WORDNET = re.compile(r"(^|[/\\])n\d{8}$")

@@ -55,6 +55,7 @@ BUILT_IN = {
     "blobs": "video",
     "chiming_shapes": "audio-visual",
     "orbit": "cameras",
+    "arm": "cameras",
     "rooms": "trajectory",
     "pans": "trajectory",
 }

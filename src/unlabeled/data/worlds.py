@@ -4,6 +4,7 @@ Each is the same every time, and no sample of its training part is in its test p
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from unlabeled.data.text import Texts
 from unlabeled.data.trajectories import Trajectories, from_trajectories
 from unlabeled.data.video import Videos, from_videos
 from unlabeled.worlds import (
+    arm,
     balls,
     blobs,
     chiming_shapes,
@@ -40,6 +42,7 @@ SIZES = {
     "blobs": (240, 60),
     "chiming_shapes": (3_000, 800),
     "orbit": (120, 20),
+    "arm": (120, 20),
     "rooms": (64, 16),
     "seasons": (400, 100),
 }
@@ -70,8 +73,9 @@ def built_in(name: str, split: str, channels: int | None = None) -> Data:
         name: One of `opening.BUILT_IN`, perhaps with a variant after a colon: tones:pitch, tones:timbre or tones:voice
             for labels other than the rhythm; moving_digits:direction for the heading instead of the digit;
             moving_digits:two for two digits; balls:reversible; balls:static; chiming_shapes:distractor with a second
-            shape that makes no sound; orbit:still, where nothing moves; orbit:free with cameras anywhere; rooms:still,
-            where the walker stands still; seasons:unrelated, where no two pictures show the same place;
+            shape that makes no sound; orbit:still, where nothing moves; orbit:free with cameras anywhere; arm:still,
+            where the arm stands still; rooms:still, where the walker does; seasons:unrelated, where no two pictures
+            show the same place;
             pans:photos over photos instead of digits; pans:blank with empty frames. What else follows pans: is a path
             of images, which `opening` opens.
         split: train or test.
@@ -152,6 +156,15 @@ def _orbit(name: str, variant: str, split: str) -> Scenes:
     return from_views(content.pop("views"), name=name, factors=content)
 
 
+def _arm(name: str, variant: str, split: str) -> Scenes:
+    check.choice(("", "still"), variant=variant)
+    options = {"still": variant == "still"}
+    content = arm.make(*_seeded("arm", split), **options)
+    data = from_views(content.pop("views"), name=name, factors=content)
+    data.simulator = partial(arm.draw, arm.stage(*_seeded("arm", split), **options))
+    return data
+
+
 def _rooms(name: str, variant: str, split: str) -> Trajectories:
     check.choice(("", "still"), variant=variant)
     content = rooms.make(*_seeded("rooms", split), frames=128, size=32, still=variant == "still")
@@ -203,6 +216,7 @@ _OPENED_BY: dict[str, Callable[[str, str, str], Data]] = {
     "tones": _tones,
     "chiming_shapes": _chiming_shapes,
     "orbit": _orbit,
+    "arm": _arm,
     "rooms": _rooms,
     "pans": _pans,
 }

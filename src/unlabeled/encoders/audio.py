@@ -1,4 +1,4 @@
-"""Encoders of sounds: networks and dictionaries on log-mel spectrograms, and wav2vec 2.0's on the waveform.
+"""Encoders of sounds: networks and dictionaries on log-mel spectrograms, CPC's and wav2vec 2.0's on the waveform.
 
 `inputs` gives a pair: waveforms, float, shape (batch, samples), and their true lengths in samples, int64, shape
 (batch,). Padding after the end of a sound changes none of its features.
@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.encoders import mel_transformer, transformers_folder
+from unlabeled.encoders import cpc, mel_transformer, transformers_folder
+from unlabeled.encoders.cpc import CPCNetwork
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.encoders.mel_code import MelCode, mel_code
 from unlabeled.encoders.mel_transformer import MelTransformer
+from unlabeled.encoders.recurrent import by_length
 from unlabeled.encoders.wav2vec2 import SIZES, Standardized, Wav2Vec2Network
 from unlabeled.parts import ragged
 from unlabeled.parts.spectrogram import LogMel
@@ -30,9 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMES", "AudioEncoder", "Convolutional", "Recurrent", "Spectra", "build", "fitted"]
 
-DEPARTURES = 8
-"""Times that ended sequences leave a batch; more save work on padding and cost calls."""
-NAMES = ["gru2-256", "gru3", "audio-conv", "mel-dictionary-256", *mel_transformer.SIZES, *SIZES]
+NAMES = ["gru2-256", "gru3", "audio-conv", "mel-dictionary-256", *mel_transformer.SIZES, *cpc.SIZES, *SIZES]
 """The default first; gruN and gruN-W have any number of layers and width, mel-dictionary-ATOMS and
 mel-dictionary-ATOMS-FRAMES any number of atoms and frames of a patch."""
 STATISTICS_SECONDS = 10.0
@@ -98,38 +98,9 @@ class Recurrent(nn.Module):
         """States by layer after each frame, float, shape (batch, frames, width), and true frames of each sound."""
         layers, x = {"mel": bands}, bands
         for number, unit in enumerate(self.units, 1):
-            states = _by_length(unit, x, frames)
+            states = by_length(unit, x, frames)
             x = layers[f"gru{number}"] = states + x if states.shape == x.shape else states
         return layers, frames
-
-
-def _by_length(unit: nn.Module, values: Tensor, frames: Tensor) -> Tensor:
-    """States of a recurrent unit, 0 after the end of each sequence; an eighth of them leave the batch at a time.
-
-    The gradient of packed sequences would take time in the square of their length on a CPU.
-
-    Args:
-        unit: A GRU, batch first.
-        values: Float, shape (batch, frames, numbers), 0 after the end of each sequence.
-        frames: True frames of each sequence, int64, shape (batch,), at least 1.
-
-    Returns:
-        Float, shape (batch, frames, width).
-    """
-    if torch.compiler.is_exporting():  # a graph has no loop over lengths
-        return unit(values)[0].masked_fill(~ragged.real(frames, values.shape[1])[:, :, None], 0)
-    lengths, order = frames.cpu().sort(descending=True)
-    ends = lengths[:: -(-len(lengths) // DEPARTURES)].unique().tolist()
-    values, state, parts = values[order.to(values.device)], None, []
-    for begin, end in pairwise([0, *ends]):
-        active = int((lengths > begin).sum())
-        left = None if state is None else state[:, :active].contiguous()
-        states, state = unit(values[:active, begin:end], left)
-        real = ragged.real((lengths[:active] - begin).to(states.device), end - begin)
-        states = states.masked_fill(~real[:, :, None], 0)
-        parts.append(F.pad(states, (0, 0, 0, 0, 0, len(values) - active)))
-    joined = F.pad(torch.cat(parts, 1), (0, 0, 0, values.shape[1] - ends[-1]))
-    return joined[order.argsort().to(values.device)]
 
 
 class Convolutional(nn.Module):
@@ -192,13 +163,18 @@ class AudioEncoder(Encoder):
 
     @property
     def causal(self) -> bool:
-        """Whether the output at a frame depends on that frame and earlier ones alone."""
+        """Whether its output at a frame of the spectrogram depends on that frame and earlier ones alone."""
         return getattr(self.trunk, "causal", False)
 
     @property
     def masks(self) -> bool:
         """Whether frames can be masked between its convolutions and its transformer."""
         return isinstance(self.trunk, Wav2Vec2Network)
+
+    @property
+    def is_cpc(self) -> bool:
+        """Whether `trunk` is a `CPCNetwork`."""
+        return isinstance(self.trunk, CPCNetwork)
 
     @property
     def masks_mel(self) -> bool:
@@ -306,6 +282,8 @@ def build(name: str, *, sample_rate: int = 16_000, bins: int | None = None) -> A
         return AudioEncoder(spectra, Convolutional(bins), config)
     if name in mel_transformer.SIZES:
         return AudioEncoder(spectra, MelTransformer(bins, mel_transformer.SIZES[name]), config)
+    if name in cpc.SIZES:
+        return AudioEncoder(Standardized(), CPCNetwork(cpc.SIZES[name], sample_rate), config)
     return AudioEncoder(Standardized(), Wav2Vec2Network(name, sample_rate), config)
 
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -58,6 +59,7 @@ class MelTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.dim = width
         self.map_dims = {f"layer{number}": width for number in range(1, size.layers + 1)}
+        self.rates = dict.fromkeys(self.map_dims, 1 / STACK)
 
     def tokens(self, bands: Tensor, frames: Tensor, masked: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Frames side by side, a few to a token, each band with mean 0 and deviation 1 over its sound.
@@ -81,10 +83,16 @@ class MelTransformer(nn.Module):
 
     def context(self, tokens: Tensor, counts: Tensor) -> list[Tensor]:
         """Outputs of all layers, float, shape (batch, tokens, width), from what `tokens` gives."""
+        rows = ragged.alike(counts, tokens.shape[1])
+        parts = [self._context(tokens[some, : int(counts[some].max())], counts[some]) for some in rows]
+        return [ragged.join(rows, list(layer)) for layer in zip(*parts, strict=True)]
+
+    def _context(self, tokens: Tensor, counts: Tensor) -> list[Tensor]:
         real = ragged.real(counts, tokens.shape[1])
         hidden = self.project(tokens) * real[:, :, None]
         hidden = hidden + F.gelu(self.position(hidden.mT)).mT
-        ignored, outputs = None if bool(real.all()) else ~real, []
+        whole = not torch.compiler.is_exporting() and bool(real.all())  # a graph has no branches on values
+        ignored, outputs = None if whole else ~real, []
         for block in self.blocks:
             hidden = block(hidden, src_key_padding_mask=ignored)
             outputs.append(hidden)

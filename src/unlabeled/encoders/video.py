@@ -1,4 +1,4 @@
-"""Encoders of videos: image encoders frame by frame, an LSTM over small frames, 3-D convolutions and dictionaries."""
+"""Encoders of videos: image encoders frame by frame, an LSTM, 3-D convolutions, transformers and dictionaries."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.encoders import image
+from unlabeled.encoders import image, video_vit
 from unlabeled.encoders.adapt import Adapt, Input
 from unlabeled.encoders.cube_code import CubeCode, cube_code
 from unlabeled.encoders.encoder import Encoder
@@ -156,7 +156,7 @@ class Recurrent(VideoEncoder):
 
 
 class Clips(VideoEncoder):
-    """A network of 3-D convolutions over space and time, or a dictionary of cubes.
+    """A network of 3-D convolutions over space and time, a vision transformer or a dictionary of cubes.
 
     Args:
         adapt: Turns frames into the channels that the network sees, with statistics of the data.
@@ -173,6 +173,11 @@ class Clips(VideoEncoder):
         """Whether `trunk` is a `CubeCode`."""
         return isinstance(self.trunk, CubeCode)
 
+    @property
+    def is_vit(self) -> bool:
+        """Whether `trunk` is a `VideoViT`, so that `tokens` exists."""
+        return isinstance(self.trunk, video_vit.VideoViT)
+
     def forward(self, x: Tensor) -> Tensor:
         """Mean of the last map over space and time, float, shape (batch, dim), of what `inputs` gives.
 
@@ -186,6 +191,19 @@ class Clips(VideoEncoder):
             return self(x)
         check.choice(self.map_dims, layer=layer)
         return pool(self.trunk.maps(self.volumes(x))[layer].mean(2))
+
+    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Tokens of a vision transformer that sees only some cubes.
+
+        Args:
+            x: Float, shape (batch, frames, in_channels, image_size, image_size), in 0..1.
+            keep: Numbers of the cubes to see, counted time by time and row by row, int64, shape (batch, kept); None
+                for all.
+
+        Returns:
+            Float, shape (batch, kept, dim), as in `keep`.
+        """
+        return self.trunk.tokens(self.volumes(x), keep)
 
     def volumes(self, x: Tensor) -> Tensor:
         """What the network takes, float, shape (batch, channels, frames, height, width), of what `inputs` gives."""
@@ -222,10 +240,10 @@ _TORCHVISION = ("r3d_18", "mc3_18", "r2plus1d_18")
 NAMES = (
     *(f"{FRAMES_PREFIX}conv4", f"{FRAMES_PREFIX}resnet10", f"{FRAMES_PREFIX}resnet18"),
     *(f"{LSTM_PREFIX}256", f"{LSTM_PREFIX}512", f"{LSTM_PREFIX}2048", "conv3d", *_TORCHVISION),
-    "cube-dictionary-256",
+    *(*video_vit.NAMES, "cube-dictionary-256"),
 )
 """Encoders of videos; `frames-` takes any encoder of images, `lstm-` any number of cells, `cube-dictionary-` any number
-of atoms and perhaps the size of a cube, -8x4 for 8 pixels and 4 frames."""
+of atoms; this and `vit3d-` perhaps the size of a cube, -8x4 for 8 pixels and 4 frames."""
 
 
 def build(
@@ -262,8 +280,9 @@ def build(
         return Clips(adapt, conv3d(adapt.out_channels), config)
     if name in _TORCHVISION:
         return Clips(adapt, from_torchvision(name, adapt.out_channels), config)
-    if (code := cube_code(name, adapt.out_channels, image_size, frames)) is not None:
-        return Clips(adapt, code, config)
+    for make in (cube_code, video_vit.video_vit):
+        if (trunk := make(name, adapt.out_channels, image_size, frames)) is not None:
+            return Clips(adapt, trunk, config)
     raise UserError(f"encoder of videos must be one of {', '.join(NAMES)}, got {name}")
 
 
@@ -295,6 +314,11 @@ def fitted(
         adapt = encoder.frame.adapt if isinstance(encoder, Frames) else encoder.adapt
         x = encoder.inputs({"video": encoder.evaluation_view(data).sample(SAMPLE)["video"].cpu()})
         adapt.fit(rearrange(x, "b t c h w -> (b t) c h w"))
+    if name in video_vit.NAMES:
+        trunk: Any = encoder.trunk
+        encoder.notes.append(
+            f"{name} reads cubes of {trunk.side}x{trunk.side} pixels and {trunk.depth} frames"
+        )
     return encoder
 
 

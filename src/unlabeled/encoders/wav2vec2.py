@@ -1,12 +1,12 @@
 """The network of wav2vec 2.0, as transformers has it: convolutions over the waveform, then a transformer."""
 
-import math
 from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from unlabeled.encoders.strided import Strided
 from unlabeled.parts import ragged
 from unlabeled.parts.precision import full
 
@@ -55,7 +55,7 @@ class Standardized(nn.Module):
         return centred / spread[:, None] * ragged.real(length, waveform.shape[1]), length
 
 
-class Wav2Vec2Network(nn.Module):
+class Wav2Vec2Network(Strided):
     """Convolutions over a waveform, and a transformer over their frames, which can be masked in between.
 
     From 8,000 Hz down the small sizes have one convolution of stride 2 less, so that a frame stays 20 ms.
@@ -68,14 +68,14 @@ class Wav2Vec2Network(nn.Module):
     def __init__(self, name: str, sample_rate: int) -> None:
         from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-        super().__init__()
         size = SIZES[name]
         count = len(STRIDES) - (sample_rate <= LOW_RATE and name != "wav2vec2-base")
+        super().__init__(KERNELS[:count], STRIDES[:count])
         options: dict[str, Any] = {"attn_implementation": "sdpa", **size.options}
         config = Wav2Vec2Config(
             conv_dim=(size.channels,) * count,
-            conv_kernel=KERNELS[:count],
-            conv_stride=STRIDES[:count],
+            conv_kernel=self.kernels,
+            conv_stride=self.strides,
             hidden_size=size.width,
             num_hidden_layers=size.layers,
             num_attention_heads=size.heads,
@@ -95,35 +95,9 @@ class Wav2Vec2Network(nn.Module):
         return self.map_dims["conv"]
 
     @property
-    def hop(self) -> int:
-        """Samples from one frame to the next."""
-        return math.prod(self.model.config.conv_stride)
-
-    @property
-    def receptive(self) -> int:
-        """Samples that one frame sees."""
-        samples = 1
-        for kernel, stride in zip(
-            reversed(self.model.config.conv_kernel), reversed(self.model.config.conv_stride)
-        ):
-            samples = (samples - 1) * stride + kernel
-        return samples
-
-    @property
     def norm_over_time(self) -> bool:
         """Whether there are norms over time, which include the padding of a sound."""
         return self.model.config.feat_extract_norm == "group"
-
-    def frames(self, samples: Any) -> Any:
-        """Frames of waveforms of so many samples, int or int64, shape (batch,)."""
-        for kernel, stride in zip(self.model.config.conv_kernel, self.model.config.conv_stride):
-            samples = (samples - kernel) // stride + 1
-        return samples
-
-    def padded(self, waveform: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Waveforms followed by silence up to the samples that one frame needs, and their lengths then."""
-        short = max(0, self.receptive - waveform.shape[1])
-        return nn.functional.pad(waveform, (0, short)), length.clamp(min=self.receptive)
 
     def convolve(self, waveform: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Frames before they are normalised, float, shape (batch, frames, channels), and true frames of each sound."""
@@ -157,12 +131,16 @@ class Wav2Vec2Network(nn.Module):
         """
         if masked is not None:
             hidden = torch.where(masked[:, :, None], self.model.masked_spec_embed.to(hidden.dtype), hidden)
+        rows = ragged.alike(frames, hidden.shape[1])
+        parts = [self._context(hidden[some, : int(frames[some].max())], frames[some]) for some in rows]
+        return [ragged.join(rows, list(layer)) for layer in zip(*parts, strict=True)]
+
+    def _context(self, hidden: Tensor, frames: Tensor) -> list[Tensor]:
         real = ragged.real(frames, hidden.shape[1])
         encoder = self.model.encoder
         hidden = hidden * real[:, :, None]
         hidden = encoder.dropout(encoder.layer_norm(hidden + encoder.pos_conv_embed(hidden)))
-        whole = not torch.compiler.is_exporting() and bool(real.all())
-        attention = None if whole else rearrange(real, "b t -> b 1 1 t")
+        attention = None if bool(real.all()) else rearrange(real, "b t -> b 1 1 t")
         outputs = []
         for layer in encoder.layers:
             if self.training and bool(torch.rand(()) < self.model.config.layerdrop):

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from unlabeled.evaluation.sources import Source
 from unlabeled.files import atomic, printable
 from unlabeled.kernels import heap
 from unlabeled.method import Batch
+from unlabeled.options import Reading
 from unlabeled.run import opened as opened_run
 
 if TYPE_CHECKING:
@@ -48,11 +49,7 @@ def embed(
     coordinates: bool = False,
     progress: Callable[[str], None] | None = None,
     device: str = "auto",
-    label: str | None = None,
-    text_column: str | None = None,
-    encoding: str | None = None,
-    group: str | None = None,
-    fold: int | None = None,
+    **reading: Unpack[Reading],
 ) -> tuple[Tensor, list[str]]:
     """Compute the features of every sample of every split; no label is needed.
 
@@ -72,11 +69,7 @@ def embed(
             where there are fewer than 50 samples or more than 5,000.
         progress: Called with a line on the features and on the coordinates.
         device: auto, cpu or cuda.
-        label: Column of the labels, as in `open_data`; None takes that of the run.
-        text_column: Column of the texts, likewise.
-        encoding: Encoding of texts, likewise.
-        group: What says which samples are dependent, as in `open_data`; None takes that of the run on its own data.
-        fold: Official split of videos, likewise.
+        **reading: label, text_column, encoding, group and fold, as in `open_data`; None takes those of the run.
 
     Returns:
         Features on the CPU, float32, shape (samples, dim), and the path of each sample, split after split; where a file
@@ -89,7 +82,6 @@ def embed(
     if layer is not None and features is not None:
         raise UserError(f"layer must be omitted with features, got {layer}")
     hardware, run, tell = pick_device(device), opened_run(run), progress or (lambda line: None)
-    reading = {"label": label, "text_column": text_column, "encoding": encoding, "group": group, "fold": fold}
     encoder, reader = frozen(run, hardware)
     if layer is None and (text := readouts.named(run, features)):
         encoder = readouts.readout(run, text, data, device=device, reading=reading, progress=tell)

@@ -8,7 +8,7 @@ for a mean are exactly the group totals.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from unlabeled.evaluation import spread as spreads
 from unlabeled.evaluation.spread import NORMAL_QUANTILE, Spread, group_numbers
 
-__all__ = ["Bounds", "Interval", "LeftOut", "interval", "leave_one_out", "of_left_out"]
+__all__ = ["Bounds", "Interval", "LeftOut", "interval", "leave_one_out", "leave_out_each", "of_left_out"]
 
 MOST = 1000
 """Groups that are left out one by one; more of them are left out in random bundles."""
@@ -124,21 +124,49 @@ def leave_one_out(
             all weigh the same.
         seed: Seed of the bundles of more than `MOST` units; the same seed bundles alike for ours and for a control.
     """
+    (whole,), left_out = leave_out_each(
+        lambda rows: [statistic(rows)], samples, groups, sizes=sizes, seed=seed
+    )
+    return whole, left_out[0]
+
+
+def leave_out_each(
+    statistics: Callable[[Tensor], Sequence[float]],
+    samples: int,
+    groups: Tensor | None = None,
+    *,
+    sizes: Tensor | None = None,
+    seed: int = 0,
+    most: int = MOST,
+) -> tuple[list[float], list[LeftOut]]:
+    """Several statistics that are computed together, as `leave_one_out` has one.
+
+    Args:
+        statistics: From rows, int64, shape (rows,), to numbers, always as many.
+        samples, groups, sizes, seed: As in `leave_one_out`.
+        most: Units that are left out one by one; more of them are left out in as many bundles.
+    """
     number, counts = group_numbers(samples, groups)
     units, rows = len(counts), torch.arange(samples)
-    if units > MOST:
+    if units > most:
         order = torch.randperm(units, generator=torch.Generator().manual_seed(seed))
-        number = (order % MOST)[number]
-    parts = min(units, MOST)
+        number = (order % most)[number]
+    parts = min(units, most)
     weights = torch.ones(samples, dtype=torch.double) if sizes is None else sizes.cpu().double()
     fractions = torch.zeros(parts, dtype=torch.double).index_add_(0, number, weights) / weights.sum()
-    whole = statistic(rows)
-    without = [whole] if units < 2 else [statistic(rows[number != part]) for part in range(parts)]
-    return whole, LeftOut(torch.tensor(without, dtype=torch.double), fractions, units)
+    whole = [*statistics(rows)]
+    without = [whole] if units < 2 else [statistics(rows[number != part]) for part in range(parts)]
+    values = torch.tensor([[*row] for row in without], dtype=torch.double)
+    return whole, [LeftOut(column, fractions, units) for column in values.unbind(1)]
 
 
 def of_left_out(
-    value: float, left_out: LeftOut, *, bounds: Bounds | None = None, difference: bool = False
+    value: float,
+    left_out: LeftOut,
+    *,
+    bounds: Bounds | None = None,
+    difference: bool = False,
+    draws: Tensor | None = None,
 ) -> Interval:
     """Interval of a statistic from what it is without each unit.
 
@@ -149,22 +177,29 @@ def of_left_out(
         left_out: What it is without each unit, of which values that are not finite are ignored.
         bounds: Range of the statistic; None for any number.
         difference: Whether it is the difference of two statistics.
+        draws: The statistic by each draw of the labels, of which `value` is the mean and `left_out` that without each
+            unit, float, shape (draws,); None for one draw.
     """
+    draws = None if draws is None or len(draws) < 2 else draws.detach().cpu().double()
+    std = None if draws is None else float(draws.std())
     finite = left_out.values.isfinite()
     if left_out.units < 2 or int(finite.sum()) < 2 or not math.isfinite(value):
-        return Interval(value, None, None, None, left_out.units)
+        return Interval(value, None, None, std, left_out.units)
     without, fractions = left_out.values[finite].double(), left_out.fractions[finite].double()
     low, high = bounds or (-math.inf, math.inf)
-    inside = bool((without > low).all() and (without < high).all() and low < value < high)
+    every = without if draws is None else torch.cat([without, draws])
+    inside = bool((every > low).all() and (every < high).all() and low < value < high)
     forth, back = _scale(low, high) if inside and not difference else (lambda x: x, lambda x: x)
     middle = forth(torch.tensor(value, dtype=torch.double))
     changes = (middle - forth(without)) * (1 - fractions)
     freedom = spreads.degrees_of_freedom(fractions / fractions.sum(), torch.ones_like(fractions))
     spread = spreads.of_changes(changes, fractions, freedom)
+    if draws is not None:
+        spread = spreads.with_repeats(spread, forth(draws))
     # On a scale without ends, the range is no bound.
     ends = _ends(float(middle), spread, left_out.units, None if inside else bounds, difference)
     least, most = (float(back(torch.tensor(end, dtype=torch.double))) for end in ends)
-    return Interval(value, max(low, least), min(high, most), None, left_out.units)
+    return Interval(value, max(low, least), min(high, most), std, left_out.units)
 
 
 def _all_at_ends(values: Tensor, bounds: Bounds | None) -> bool:

@@ -83,6 +83,10 @@ class Labelled:
         """Rows of the training samples whose labels are used, for each draw, as `subsets.draw` has them."""
         return subsets.draw(self.labels, count, classes=self.classes, draws=draws, seed=seed)
 
+    def by_size(self, counts: Sequence[int | str]) -> list[int | str]:
+        """Labels per class, the fewest labels first."""
+        return sorted(counts, key=lambda count: len(self.draw(count, 1, 0)[0]))
+
     def amount(self, rows: Tensor) -> str:
         """How many labels some rows are, such as "1 to 3 of each class, 24 in all"."""
         sizes = self.labels[rows.to(self.labels.device)].unique(return_counts=True)[1]

@@ -1,7 +1,8 @@
 """Measurements: one number each with what it was computed from, and the record that the scores keep of it."""
 
 import math
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
@@ -25,6 +26,7 @@ class Measurement:
             (draws, test samples), the same samples for all features.
         layer: Name of a map, or None for the encoder's output.
         labels_per_class: A number, a fraction such as "1%", or "all".
+        labels: Training labels that were used in all; None where none were.
         detail: Settings that the number depends on.
         unit: What the number is, "accuracy" or for instance "J&F".
         better: Whether a good number is high or low.
@@ -35,6 +37,9 @@ class Measurement:
         counted: What the independent units are called, a plural.
         samples: How many test samples a statistic was computed from.
         bounds: Range of the number, of which an end may be infinite; None for 0..1 of an accuracy and anything else.
+        by_class: The same number of single classes, by name; empty where it has none.
+        pictures: What was predicted for a few test samples, by what the row shows, float, shape (pictures, 3, height,
+            width), in 0..1.
     """
 
     probe: str
@@ -43,6 +48,7 @@ class Measurement:
     _: KW_ONLY
     layer: str | None = None
     labels_per_class: int | str = "all"
+    labels: int | None = None
     detail: str = ""
     unit: str = "accuracy"
     better: Literal["higher", "lower"] = "higher"
@@ -51,6 +57,8 @@ class Measurement:
     counted: str = "test samples"
     samples: int | None = None
     bounds: Bounds | None = None
+    by_class: Mapping[str, float] = field(default_factory=dict)
+    pictures: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def range(self) -> Bounds | None:
@@ -70,7 +78,8 @@ def interval_of(measurement: Measurement) -> Interval:
     """The number of a measurement with its interval."""
     if measurement.left_out is not None:
         value = float(measurement.values.mean())
-        return of_left_out(value, measurement.left_out, bounds=measurement.range)
+        draws = measurement.values.mean(1)
+        return of_left_out(value, measurement.left_out, bounds=measurement.range, draws=draws)
     return interval(measurement.values, measurement.groups, bounds=measurement.range)
 
 
@@ -106,6 +115,9 @@ def record_of(measurement: Measurement, ours: Measurement | None) -> Record:
         "interval": "none of a single unit" if own.low is None else method,
         "detail": measurement.detail,
     }
+    if measurement.labels is not None:
+        record["labels"] = measurement.labels
+    record |= {"by_class": dict(measurement.by_class)} if measurement.by_class else {}
     if ours is not None and measurement.features != OURS:
         margin = _margin(ours, measurement)
         record |= {"margin": margin.value, "margin_low": margin.low, "margin_high": margin.high}
@@ -129,4 +141,6 @@ def _margin(ours: Measurement, control: Measurement) -> Interval:
         m.left_out.values if m.left_out is not None else m.values.mean() for m in (ours, control)
     )
     differences = LeftOut(sign * (first - second), left_out.fractions, left_out.units)
-    return of_left_out(float(values.mean()), differences, bounds=bounds, difference=True)
+    return of_left_out(
+        float(values.mean()), differences, bounds=bounds, difference=True, draws=values.mean(1)
+    )

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,33 @@ if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.encoders import Encoder
 
-__all__ = ["EvaluatedModel", "frozen", "method_around", "pick_device"]
+__all__ = ["EvaluatedModel", "Transfer", "frozen", "method_around", "pick_device"]
 
 CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """How tasks train on labelled images.
+
+    Attributes:
+        labels: Numbers of labelled training images, fractions of them such as "10%", or "all".
+        seeds: Trainings of each cell, each on a draw of the images of its own where not all are used.
+        train: Parts of the network that are trained, each in cells of its own: head, all, or the name of the map from
+            which upward; for multilabel frozen too. Empty as the task has it.
+        maps: Names of the maps that heads see; empty for all that differ in size, from a stride of 4 pixels upward.
+    """
+
+    labels: Sequence[int | str] = ("all",)
+    seeds: int = 1
+    train: Sequence[str] = ()
+    maps: Sequence[str] = ()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those that differ from the defaults, of JSON types."""
+        own = {name: value for name, value in vars(self).items() if value != getattr(Transfer, name)}
+        return {name: value if isinstance(value, int) else [*value] for name, value in own.items()}
 
 
 @dataclass
@@ -33,10 +58,11 @@ class EvaluatedModel:
         method: The method around it; None where only an encoder was given.
         seed: Seed of every random choice, the weights of random twins among them.
         device: Where to compute.
-        size: Shorter side in pixels of the frames that tasks on videos look at; None lets the task choose.
+        size: Shorter side in pixels of the images or frames that a task looks at; None lets the task choose.
         clips: Clips of a test video that recognition averages; None lets it choose.
         crops: Crops of each of these, likewise.
         steps: Optimizer steps of trainings on labels; None lets their length follow from the labels.
+        transfer: How tasks train on labelled images.
     """
 
     encoder: "Encoder"
@@ -47,6 +73,7 @@ class EvaluatedModel:
     clips: int | None = None
     crops: int | None = None
     steps: int | None = None
+    transfer: Transfer = Transfer()
 
     def untrained(self, data: "Data | None" = None) -> "Encoder":
         """The same encoder with random weights and the same input statistics.

@@ -8,6 +8,7 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.evaluation import subsets
 from unlabeled.evaluation.controls import CONTROLS
+from unlabeled.evaluation.model import Transfer
 from unlabeled.evaluation.probe import Counts, Settings
 from unlabeled.evaluation.probes import PROBES
 from unlabeled.evaluation.tasks import TASKS
@@ -20,8 +21,13 @@ __all__ = ["Cell", "Request", "cells", "controls_for"]
 
 GROUPS = ("default", "all")
 """Words for several controls at once."""
-OF_TASKS = {"size": "propagation", "clips": "recognition", "crops": "recognition"}
-"""The task that each number is for."""
+OF_TASKS = {
+    "size": ("propagation", "segmentation", "detection"),
+    "clips": ("recognition",),
+    "crops": ("recognition",),
+    "transfer": ("multilabel", "segmentation", "detection"),
+}
+"""The tasks that each option is for."""
 
 
 @dataclass
@@ -37,9 +43,10 @@ class Request:
         progress: Called with lines for the user; None for silence.
         features: As `readouts.named` gives it: which features of the encoder; None for its output.
         save: Called with the scores so far; None for nothing.
-        size: Shorter side in pixels of the frames in which propagation carries masks; None as the encoder suggests.
+        size: Shorter side in pixels of the images or frames that a task looks at; None as the task has it.
         clips: Clips of a test video that recognition averages; None as it chooses.
         crops: Crops of each of these, likewise.
+        transfer: How tasks train on labelled images; None as they have it.
 
     Raises:
         ValueError: There is no such probe, control or number of labels, no draw, or nothing that a size, clips or crops
@@ -57,6 +64,7 @@ class Request:
     size: int | None = None
     clips: int | None = None
     crops: int | None = None
+    transfer: Transfer | None = None
 
     def __post_init__(self) -> None:
         self.counts = subsets.counts(self.counts)
@@ -68,9 +76,13 @@ class Request:
         if self.settings.steps is not None:  # a control that is not trained is none
             check.at_least(1, steps=self.settings.steps)
         for name, value in self.of_tasks.items():
-            check.at_least(1, **{name: value})
-            if OF_TASKS[name] not in self.probes:
-                raise UserError(f"{name} must come with the task {OF_TASKS[name]}, got {value}")
+            if not {*OF_TASKS[name]} & {*self.probes}:
+                raise UserError(f"{name} must come with the task {' or '.join(OF_TASKS[name])}, got {value}")
+            if name != "transfer":
+                check.at_least(1, **{name: value})
+        if self.transfer is not None:
+            subsets.counts(self.transfer.labels, "labels")
+            check.at_least(1, seeds=self.transfer.seeds)
 
     @property
     def tasks(self) -> list[str]:
@@ -78,7 +90,7 @@ class Request:
         return [name for name in self.probes if name in TASKS]
 
     @property
-    def of_tasks(self) -> dict[str, int]:
+    def of_tasks(self) -> dict[str, Any]:
         """Those of `OF_TASKS` that are set."""
         values = {name: getattr(self, name) for name in OF_TASKS}
         return {name: value for name, value in values.items() if value is not None}
@@ -96,6 +108,7 @@ class Request:
         }
         options |= {} if self.features is None else {"features": self.features}
         options |= self.of_tasks
+        options |= {} if self.transfer is None else {"transfer": self.transfer.options}
         return options if self.settings.steps is None else options | {"steps": self.settings.steps}
 
     def report(self, line: str) -> None:

@@ -72,14 +72,18 @@ class Probe:
         records_as: Name of the probe in score records, where another probe computes them; None for its own.
         counts: Labels per class that it takes, from those requested and from the labels of the rarest class.
         layers: Maps of an encoder that it reads, each for a column of its own.
+        whole_maps: Whether it reads maps as a whole, so that grid and scaling of features do not matter.
         trains_encoder: Whether it trains the encoder too. The same training from random weights is its one control.
         chosen_by: What features are chosen by on held-out labels, where they are: the votes of neighbours, or the loss
             of a linear classifier.
+        tells: Whether the user sees what each prediction depends on, as part of the result.
     """
 
     predict: Predict
     records_as: str | None = None
     counts: Callable[[Counts, int], Counts] = lambda requested, rarest: requested
     layers: "Callable[[Encoder], Sequence[str | None]]" = lambda encoder: [None]
+    whole_maps: bool = False
     trains_encoder: bool = False
     chosen_by: Literal["votes", "loss"] = "loss"
+    tells: bool = False

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from unlabeled.evaluation.controls import CONTROLS, supervised
 from unlabeled.evaluation.features import Reader, Representation, of_encoder
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.measurement import Measurement, group_unit
-from unlabeled.evaluation.model import EvaluatedModel, frozen, method_around, pick_device
+from unlabeled.evaluation.model import EvaluatedModel, Transfer, frozen, method_around, pick_device
 from unlabeled.evaluation.plan import Cell, Request, cells, controls_for
 from unlabeled.evaluation.probe import Augment, Prediction, Probe, Settings
 from unlabeled.evaluation.probes import PROBES, layers
@@ -24,6 +24,7 @@ from unlabeled.evaluation.sources import Source
 from unlabeled.evaluation.tasks import TASKS
 from unlabeled.evaluation.verdict import OURS
 from unlabeled.kernels import heap
+from unlabeled.options import Reading
 from unlabeled.progress import telling
 from unlabeled.run import fingerprint, held_out_rise
 from unlabeled.run import opened as opened_run
@@ -49,9 +50,6 @@ def evaluate(
     seed: int = 0,
     device: str = "auto",
     test: Any = None,
-    label: str | None = None,
-    text_column: str | None = None,
-    encoding: str | None = None,
     k: int = 20,
     temperature: float = 0.07,
     steps: int | None = None,
@@ -60,10 +58,10 @@ def evaluate(
     clips: int | None = None,
     crops: int | None = None,
     augment: Augment | None = None,
-    group: str | None = None,
-    fold: int | None = None,
+    transfer: Transfer | None = None,
     progress: Callable[[str], None] | None = None,
     save: Callable[[Scores], None] | None = None,
+    **reading: Unpack[Reading],
 ) -> Scores:
     """Measure frozen features on labelled data, with the controls on the same labels and test samples.
 
@@ -78,17 +76,16 @@ def evaluate(
         draws, seed: Random balanced choices of the labels where not all are used; seed of all random numbers.
         device: auto, cpu or cuda.
         test: Test data, if `data` is training data only: its test split, else all of it.
-        label, text_column, encoding, group, fold: As in `open_data`; None takes those of the run.
         k, temperature: Neighbours that vote in knn, and the temperature of their votes.
-        steps: Optimizer steps of finetune, nonlinear, recognition and supervised; None lets held-out labels end them,
-            after 20 passes at most.
+        steps: Optimizer steps of whatever trains on labels; None lets held-out labels end it, after 20 passes at most.
         features: Those that probes read, such as layer2:2x2:whiten, or choose, by cross-validation of each probe and
             draw on its own labels. None as the method declares, else the output.
-        size: Shorter side of frames in pixels for propagation; None takes twice the encoder's, or less for speed.
-        clips, crops: Views of a test video that recognition averages; None takes 5 clips where it is long enough, and 1
-            crop in the centre; more crops lie along the longer side.
+        size: Shorter side in pixels of frames for propagation, of images for detection and segmentation; None: theirs.
+        clips, crops: Views of a test video that recognition averages; None takes 5, fewer of short videos, and 1.
         augment: Random view of a batch for finetune and supervised, such as a `Views`; None takes mild crops.
+        transfer: How the tasks multilabel, segmentation and detection train.
         progress, save: Called with lines on the progress; after every column with the scores, marked as `unfinished`.
+        **reading: label, text_column, encoding, group and fold, as in `open_data`; None takes those of the run.
 
     Returns:
         The scores; their note counts test samples that the run was trained on or the training part holds too.
@@ -98,16 +95,14 @@ def evaluate(
     """
     settings, run = Settings(seed, k, temperature, steps, augment), opened_run(run)
     words = _several(probe), [] if controls == "none" else _several(controls), _several(labels_per_class)
-    request = Request(
-        *words, draws, settings, progress, readouts.named(run, features), save, size, clips, crops
-    )
-    reading = {"label": label, "text_column": text_column, "encoding": encoding, "group": group, "fold": fold}
+    named = readouts.named(run, features)
+    request = Request(*words, draws, settings, progress, named, save, size, clips, crops, transfer)
     with telling(progress):
         return _evaluate(run, data, test, reading, request, pick_device(device))
 
 
 def _evaluate(
-    run: Any, data: Any, test: Any, reading: dict[str, Any], request: Request, device: torch.device
+    run: Any, data: Any, test: Any, reading: Reading, request: Request, device: torch.device
 ) -> Scores:
     """Open the model and the data, and measure tasks first, then probes."""
     encoder, reader = frozen(run, device)
@@ -128,6 +123,7 @@ def _evaluate(
     for note in (*labelled.notes, *labelled.label_sources):
         request.report(note)
     results.about |= labelled.facts
+    request.counts = labelled.by_size(request.counts)
     ours, note = _ours(encoder, reader, labelled, request)
     results.accounts += [{"note": note}] if note else []
     # As opened, not as the encoder reads it: a scene is many images.
@@ -143,12 +139,12 @@ def _measure_tasks(
     if not request.tasks:
         return
     method = method_around(encoder, run, device)
-    settings, views = request.settings, (request.clips, request.crops)
-    model = EvaluatedModel(encoder, method, settings.seed, device, request.size, *views, settings.steps)
+    settings, own = request.settings, (request.size, request.clips, request.crops, request.settings.steps)
+    model = EvaluatedModel(encoder, method, settings.seed, device, *own, request.transfer or Transfer())
     for name in request.tasks:
         request.report(name)
         task = TASKS.load(name)
-        parts = task.open(source)
+        parts = task.parts(source, request.size)
         if parts.test is not None:
             results.accounts.append(seen.account(run, parts))
         measured = task.measure(model, parts)
@@ -171,8 +167,10 @@ def _ours(
         request.report(note)
         return Representation(OURS, of_encoder(network), network), note
     spec = Spec.parse(request.features)
+    whole = all(PROBES.load(name).whole_maps for name in request.probes if name in PROBES)
+    spec = Spec(spec.layer) if whole else spec
     network = fit_readout(network, spec, labelled.train, request.settings.seed)
-    note = readouts.account(network, labelled.train)
+    note = f"the features are {spec.layer}" if whole else readouts.account(network, labelled.train)
     request.report(note)
     return Representation(OURS, of_encoder(network), network, one_unit=spec.one_unit), note
 
@@ -201,16 +199,7 @@ def _measure_probes(ours: Representation, labelled: Labelled, request: Request, 
         request.report(f"{count} of the labels: {amount}")
     results.about |= {"label_amounts": amounts} if amounts else {}
     frozen_features = any(not PROBES.load(cell.probe).trains_encoder for cell in plan)
-    beside = []
-    for name in request.controls if frozen_features else ():
-        if (make := CONTROLS.load(name).make) is None:
-            continue
-        if (control := make(encoder, labelled.train, settings.seed)) is not None:
-            beside.append(control)
-        else:
-            request.report(
-                f"the control {name} is left out: it does not suit this network and these features"
-            )
+    beside = _controls(encoder, labelled, request) if frozen_features else []
     choosers = {}
     if request.features == readouts.CHOOSE:
         rows = [rows for draw in draws.values() for rows in draw]
@@ -242,12 +231,33 @@ def _measure_probes(ours: Representation, labelled: Labelled, request: Request, 
                 ]
                 if features.encoder is None:  # what has no layers is the same beside every layer
                     without_layers[key] = predictions
-                measured.append(_measurement(cell, features.name, predictions, labelled, features.detail))
+                measured.append(
+                    _measurement(
+                        cell, features.name, predictions, labelled, draws[cell.count], features.detail
+                    )
+                )
+                if probe.tells:
+                    request.report(f"{name} of {verdict.name(features.name)}: {measured[-1].detail}")
             results.add(measured)
     # Trainings take longest, so they come last, one for each number of labels: its margin allows for other draws.
     for cell in plan:
         if cell.layer is None and _has_supervised(PROBES.load(cell.probe), request):
-            results.add([_measurement(cell, "supervised", trained(cell.count), labelled)])
+            results.add([_measurement(cell, "supervised", trained(cell.count), labelled, draws[cell.count])])
+
+
+def _controls(encoder: "Encoder", labelled: Labelled, request: Request) -> list[Representation]:
+    """Other features of the same samples, as far as they suit the encoder."""
+    beside = []
+    for name in request.controls:
+        if (make := CONTROLS.load(name).make) is None:
+            continue
+        if (control := make(encoder, labelled.train, request.settings.seed)) is not None:
+            beside.append(control)
+        else:
+            request.report(
+                f"the control {name} is left out: it does not suit this network and these features"
+            )
+    return beside
 
 
 def _predict(
@@ -277,7 +287,12 @@ def _has_supervised(probe: Probe, request: Request) -> bool:
 
 
 def _measurement(
-    cell: Cell, features: str, predictions: Sequence[Prediction], labelled: Labelled, detail: str = ""
+    cell: Cell,
+    features: str,
+    predictions: Sequence[Prediction],
+    labelled: Labelled,
+    draws: Sequence[Tensor],
+    detail: str = "",
 ) -> Measurement:
     """Accuracy of the predictions of all draws."""
     values = torch.stack([(classes == labelled.answers).float().cpu() for classes, _ in predictions])
@@ -288,6 +303,7 @@ def _measurement(
         values,
         layer=cell.layer,
         labels_per_class=cell.count,
+        labels=len(draws[0]),
         detail="; ".join(filter(None, details)),
         groups=labelled.test.groups,
         counted=group_unit(labelled.test),

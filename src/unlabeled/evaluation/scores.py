@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from unlabeled.evaluation import table, verdict
 from unlabeled.evaluation.measurement import Measurement, Record, record_of
 from unlabeled.evaluation.verdict import OURS, column
@@ -22,21 +24,32 @@ class Scores:
             (higher or lower), `value` (of an accuracy in 0..1) with its 95 % interval `low`, `high`,
             None where there is a single independent unit, `std` over draws of the labels (None for one draw),
             `draws`, `samples` (test samples), `units` (independent ones), `counted` (what these are), `interval`
-            (how it was made), `detail`; for controls `margin`, `margin_low`, `margin_high`: how far ours lies above
-            them, on the same draws and samples.
+            (how it was made), `detail`; of probes `labels`, the training labels of a draw; for controls `margin`,
+            `margin_low`, `margin_high`: how far ours lies above them, on the same draws and samples.
         about: What they were measured on: `data` (its name), `training_samples`, `test_samples`, `encoder`
             (fingerprint of its state), `seed`, `options`, perhaps `note`, which a reader must know, and `unfinished`,
             where more was to be measured; empty if unknown.
+        pictures: What tasks predicted for a few test samples, by task and row, float, shape (pictures, 3, height,
+            width), in 0..1; not stored in JSON.
     """
 
-    def __init__(self, records: Sequence[Record], about: Mapping[str, Any] | None = None) -> None:
-        self.records, self.about = list(records), dict(about or {})
+    def __init__(
+        self,
+        records: Sequence[Record],
+        about: Mapping[str, Any] | None = None,
+        pictures: Mapping[str, Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        self.records, self.about, self.pictures = list(records), dict(about or {}), dict(pictures or {})
 
     @classmethod
     def of(cls, measurements: Sequence[Measurement], about: Mapping[str, Any] | None = None) -> "Scores":
         """Turn measurements into records, each control compared with ours sample by sample."""
         ours = {column(m.__dict__): m for m in measurements if m.features == OURS}
-        return cls([record_of(m, ours.get(column(m.__dict__))) for m in measurements], about)
+        pictures: dict[str, dict[str, Tensor]] = {}
+        for one in measurements:
+            if one.pictures:  # later ones, with more labels, replace earlier ones
+                pictures.setdefault(one.probe, {}).update(one.pictures)
+        return cls([record_of(m, ours.get(column(m.__dict__))) for m in measurements], about, pictures)
 
     @classmethod
     def from_json(cls, path: str | Path) -> "Scores":

@@ -2,15 +2,17 @@
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.opening import called
+from unlabeled.data.options import Options as OpenOptions
 from unlabeled.files import printable
 from unlabeled.method import Method
 from unlabeled.options import READING
@@ -47,7 +49,13 @@ class Source:
 
     @classmethod
     def of(
-        cls, run: Any, encoder: "Encoder", data: Any, test: Any = None, *, reading: Options | None = None
+        cls,
+        run: Any,
+        encoder: "Encoder",
+        data: Any,
+        test: Any = None,
+        *,
+        reading: Mapping[str, Any] | None = None,
     ) -> "Source":
         """A source with options that suit a run, a method or an encoder.
 
@@ -57,7 +65,12 @@ class Source:
             data: As in `Source`.
             test: As in `Source`.
             reading: Options of the user's; None takes those of the run on the data that it was trained on.
+
+        Raises:
+            ValueError: There is no such option.
         """
+        for name in reading or {}:
+            check.choice(OpenOptions.__annotations__, option=name)
         explicit = {name: value for name, value in (reading or {}).items() if value is not None}
         if isinstance(run, Run):
             options, settings = run.reading, run.config.get("settings", {})

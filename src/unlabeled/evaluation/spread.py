@@ -19,6 +19,7 @@ __all__ = [
     "of_changes",
     "of_groups",
     "with_draws",
+    "with_repeats",
     "with_single_draws",
 ]
 
@@ -97,12 +98,7 @@ def with_draws(spread: Spread, values: Tensor, number: Tensor, sizes: Tensor) ->
     # What remains of a draw in a group lies in both variances, and counts once.
     rest = _changes(values - values.mean(0), number, sizes).square() / (1 - sizes.double() / sizes.sum())
     more = max(0.0, of_draws - float(rest.sum()) / (draws * (draws - 1)))
-    variance = spread.variance + more
-    if variance == 0:
-        return spread
-    # Half-widths added in squares: degrees of freedom estimated for the sum are too many where draws are few.
-    reach = spread.variance * spread.quantile**2 + more * _student(draws - 1) ** 2
-    return Spread(variance, (reach / variance) ** 0.5, spread.skewness * (spread.variance / variance) ** 1.5)
+    return _added(spread, more, draws)
 
 
 def with_single_draws(spread: Spread, accuracies: Tensor) -> Spread:
@@ -112,11 +108,26 @@ def with_single_draws(spread: Spread, accuracies: Tensor) -> Spread:
         spread: Of their difference over groups of samples.
         accuracies: Of one of them with several draws, float64, shape (draws,); the other is taken to vary as much.
     """
-    more = 2 * float(accuracies.var())
+    return _added(spread, 2 * float(accuracies.var()), len(accuracies))
+
+
+def with_repeats(spread: Spread, values: Tensor) -> Spread:
+    """Add the variance of a mean over draws of the labels.
+
+    Args:
+        spread: Of the mean over groups of samples.
+        values: Of each draw, float64, shape (draws,).
+    """
+    return _added(spread, float(values.var()) / len(values), len(values))
+
+
+def _added(spread: Spread, more: float, draws: int) -> Spread:
+    """Add a variance that was estimated from so many draws."""
     variance = spread.variance + more
     if variance == 0:
         return spread
-    reach = spread.variance * spread.quantile**2 + more * _student(len(accuracies) - 1) ** 2
+    # Half-widths added in squares: degrees of freedom estimated for the sum are too many where draws are few.
+    reach = spread.variance * spread.quantile**2 + more * _student(draws - 1) ** 2
     return Spread(variance, (reach / variance) ** 0.5, spread.skewness * (spread.variance / variance) ** 1.5)
 
 

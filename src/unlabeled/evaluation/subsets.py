@@ -12,11 +12,12 @@ from unlabeled.check import UserError
 __all__ = ["counts", "draw"]
 
 
-def counts(requested: Iterable[int | str]) -> list[int | str]:
+def counts(requested: Iterable[int | str], name: str = "labels_per_class") -> list[int | str]:
     """Labels per class in order: whole numbers, then percentages such as "1%", then "all".
 
     Args:
         requested: Numbers and words in any order; numbers may be text, and 100% is "all".
+        name: What messages call them.
 
     Raises:
         ValueError: One is something else.
@@ -32,7 +33,7 @@ def counts(requested: Iterable[int | str]) -> list[int | str]:
             numbers.add(int(text))
         else:
             raise UserError(
-                f"labels_per_class must be whole numbers above 0, percentages such as 1% or all, got {count}"
+                f"{name} must be whole numbers above 0, percentages such as 1% or all, got {count}"
             )
     return [*sorted(numbers), *(f"{percent:g}%" for percent in sorted(percents)), *every]
 

@@ -1,18 +1,53 @@
 """Score records as tables in plain text."""
 
+import math
 from collections.abc import Sequence
 
 from unlabeled.evaluation.measurement import Record
 from unlabeled.evaluation.probes import PROBES
-from unlabeled.evaluation.verdict import OURS, Column, amount, column, independent, name
+from unlabeled.evaluation.verdict import OURS, Column, amount, column, images_in_words, independent, name
 
-__all__ = ["table"]
+__all__ = ["by_class", "table"]
 
 
 def table(records: Sequence[Record]) -> str:
     """One block for each probe or task: rows are features, columns are numbers of labels, layers and units."""
     probes = dict.fromkeys(record["probe"] for record in records)
-    return "\n\n".join(_block(probe, [r for r in records if r["probe"] == probe]) for probe in probes)
+    blocks = [_block(probe, [r for r in records if r["probe"] == probe]) for probe in probes]
+    shown: set[str] = set()
+    for title, rows in by_class(records):  # of the main unit of each task
+        if (task := title.partition(":")[0]) not in shown:
+            shown.add(task)
+            blocks.append(_lines(title, rows))
+    return "\n\n".join(blocks)
+
+
+def by_class(records: Sequence[Record]) -> list[tuple[str, list[list[str]]]]:
+    """Tables of the scores of single classes, where records have some: a title, and rows, the head first.
+
+    Of each task and unit they are those with most labels; rows are features, of each part of a network that trained.
+    """
+    tables = []
+    for probe, unit in dict.fromkeys((r["probe"], _unit(r)) for r in records if r.get("by_class")):
+        own = [r for r in records if (r["probe"], _unit(r)) == (probe, unit) and r.get("by_class")]
+        count = own[-1]["labels_per_class"]
+        own = [r for r in own if r["labels_per_class"] == count]
+        classes = list(own[0]["by_class"])
+        rows = [
+            [
+                name(r["features"]),
+                r["layer"] or "",
+                *(amount(r["by_class"].get(c, math.nan), unit) for c in classes),
+            ]
+            for feature in _features(own)
+            for r in own
+            if r["features"] == feature
+        ]
+        layers = len({row[1] for row in rows}) > 1
+        head = ["", "layer", *classes]
+        rows = [row if layers else [row[0], *row[2:]] for row in [head, *rows]]
+        tables.append((f"{probe}: {unit.replace('mean ', '')} by class{images_in_words(count)}", rows))
+    return tables
 
 
 def _block(probe: str, records: list[Record]) -> str:
@@ -20,12 +55,16 @@ def _block(probe: str, records: list[Record]) -> str:
     cells = {(r["features"], column(r)): _cell(r) for r in records}
     rows = [[name(f), *(cells.get((f, c), "") for c in columns)] for f in _features(records)]
     rows = [*_header(probe, columns), *rows]
+    return _lines(_title(probe, records), rows)
+
+
+def _lines(title: str, rows: list[list[str]]) -> str:
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
         for row in rows
     ]
-    return "\n".join([_title(probe, records), *lines])
+    return "\n".join([title, *lines])
 
 
 def _features(records: list[Record]) -> list[str]:
@@ -41,6 +80,8 @@ def _header(probe: str, columns: list[Column]) -> list[list[str]]:
     if probe in PROBES:
         rows.append(["labels per class", *(str(count) for _, _, count, _ in columns)])
     elif len(columns) > 1:
+        if any(count != "all" for _, _, count, _ in columns):
+            rows.append(["labelled images", *(str(count) for _, _, count, _ in columns)])
         rows.append(["", *(unit for _, _, _, unit in columns)])
     return rows
 

@@ -1,7 +1,7 @@
 """What a task is: a measure beyond classes, with controls of its own."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from unlabeled.evaluation.measurement import Measurement
@@ -20,10 +20,18 @@ class Task:
             test units, at least the raw input or a trivial guess, and a random twin. What takes long gives them one
             after the other, each of which is kept at once.
         open: Opens the data; the source has options that suit the encoder.
+        size: Shorter side in pixels at which it looks at images where none is named; None for the encoder's.
     """
 
     measure: Callable[[EvaluatedModel, Parts], Iterable[Measurement]]
     open: Callable[[Source], Parts] = Source.open
+    size: int | None = None
+
+    def parts(self, source: Source, size: int | None = None) -> Parts:
+        """Open the data, its images stored at the size at which the task looks at them."""
+        if self.size is not None:
+            source = replace(source, options=source.options | {"store_size": size or self.size})
+        return self.open(source)
 
     def __call__(self, model: EvaluatedModel, data: Any) -> list[Measurement]:
         """Measure a model.
@@ -33,4 +41,4 @@ class Task:
             data: What the user names: a path, a built-in name, opened data, or a pair of training and test data.
         """
         source = Source.of(model.method or model.encoder, model.encoder, data)
-        return [*self.measure(model, self.open(source))]
+        return [*self.measure(model, self.parts(source, model.size))]

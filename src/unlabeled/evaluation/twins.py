@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.encoders import Encoder
 
-__all__ = ["CALIBRATION_SAMPLES", "calibrate_", "untrained", "untrained_method"]
+__all__ = ["CALIBRATION_SAMPLES", "calibrate_", "calibrate_on_", "untrained", "untrained_method"]
 
 CALIBRATION_SAMPLES = 512
 
@@ -139,7 +139,12 @@ def calibrate_(encoder: "Encoder", data: "Data", samples: int = CALIBRATION_SAMP
         data: Where images are taken from.
         samples: Most images looked at.
     """
-    _average(_norms(encoder), lambda: encoder.run_all(encoder.inputs(data.sample(samples))))
+    calibrate_on_(encoder, lambda: encoder.run_all(encoder.inputs(data.sample(samples))))
+
+
+def calibrate_on_(network: nn.Module, run: Callable[[], Any]) -> None:
+    """Set the statistics of batch norms in place to the mean of those of all batches that pass them in a run."""
+    _average(_norms(network), run)
 
 
 def _norms(module: nn.Module) -> list[Any]:

@@ -5,6 +5,7 @@ column in which ours stands beside a control is judged and named, so that none c
 one by one only the one counts that was chosen on training labels.
 """
 
+import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ __all__ = [
     "comparisons",
     "counted",
     "headline",
+    "images_in_words",
     "independent",
     "labels",
     "lead",
@@ -125,6 +127,11 @@ def labels(counts: Sequence[int | str], notes: Sequence[str] = ()) -> str:
     if isinstance(count, int):
         return f"{counted(count, 'labels')} per class{notes[0]}"
     return f"{count if count == 'all' else f'{count} of the'} labels{notes[0]}"
+
+
+def images_in_words(count: int | str) -> str:
+    """With how many labelled images a task trained, after a unit; empty for all, and where none trained."""
+    return "" if count == "all" else f" with {count if isinstance(count, int) else f'{count} of the'} images"
 
 
 def independent(records: Sequence[Record]) -> str:
@@ -296,7 +303,8 @@ def _columns(columns: Sequence[Comparison]) -> str:
     notes = [f" ({'; '.join(note)})" if (note := _notes(one)) else "" for one in columns]
     if columns[0].column[0] in PROBES:
         return f"with {labels([one.column[2] for one in columns], notes)}"
-    return f"in {', '.join(f'{one.column[3]}{note}' for one, note in zip(columns, notes))}"
+    units = [f"{unit}{images_in_words(count)}" for _, _, count, unit in (one.column for one in columns)]
+    return f"in {', '.join(f'{unit}{note}' for unit, note in zip(units, notes))}"
 
 
 def _notes(comparison: Comparison) -> list[str]:
@@ -315,10 +323,16 @@ def _notes(comparison: Comparison) -> list[str]:
 
 
 def _controls(compared: Sequence[Comparison]) -> list[str]:
-    """Which controls were measured, by probe or task where these differ."""
+    """Which controls were measured, by probe or task where these differ, and by layer where only these do."""
     probes: dict[str, list[str]] = {}
+    differ = {
+        a.column[0]
+        for a, b in itertools.combinations(compared, 2)
+        if a.column[0] == b.column[0] and [*a.leads] != [*b.leads]
+    }
     for one in compared:
-        probes.setdefault("; ".join(map(name, one.leads)), []).append(one.column[0])
+        title = _title(one) if one.column[0] in differ else one.column[0]
+        probes.setdefault("; ".join(map(name, one.leads)), []).append(title)
     if len(probes) == 1:
         return [f"Controls: {next(iter(probes))}."]
     return [f"Controls of {_listing(names)}: {controls}." for controls, names in probes.items()]

@@ -1,7 +1,9 @@
 """ONNX graphs of encoders: from images, tokens or waveforms to features."""
 
+import contextlib
 import importlib.util
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,9 +45,9 @@ def write(encoder: Encoder, x: Any, path: Path) -> tuple[Tensor, str]:
     try:
         _save(graph.network, graph.inputs, graph.axes, path, graph.metadata)
     except Exception as error:  # torch refuses networks in ways of its own
-        name, reason = encoder.config["name"], check.one_line(f"{type(error).__name__}: {error}")
         raise UserError(
-            f"encoder must be one that torch exports for format onnx, got {name} ({reason}). Take safetensors"
+            f"encoder must be one that torch exports for format onnx, got {encoder.config['name']} "
+            f"({_reason(error)}). Take safetensors"
         ) from error
     for inputs in graph.others:
         worst = proof.difference(_run(path, inputs), graph.network(*inputs.values()))
@@ -56,6 +58,13 @@ def write(encoder: Encoder, x: Any, path: Path) -> tuple[Tensor, str]:
                 f"for inputs of shape {shape}. Take safetensors"
             )
     return _run(path, graph.inputs), graph.note
+
+
+def _reason(error: BaseException) -> str:
+    """What lies below the general advice that torch gives, without its colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return check.one_line(re.sub(r"\x1b\[\d*m", "", f"{type(error).__name__}: {error}"))
 
 
 class Graph(NamedTuple):
@@ -156,7 +165,8 @@ def _sounds(encoder: Any, x: tuple[Tensor, Tensor]) -> Graph:
         inputs=inputs(waveform, length),
         axes={"waveform": ("batch", "samples"), **({"length": ("batch",)} if padded else {})},
         others=others if padded else others[:2],
-        note=f"it takes {what} of any number of sounds in -1..1 at {rate} Hz{alike}",
+        note=f"it takes {what} of any number of sounds in -1..1 at {rate} Hz{alike}; "
+        "everything from there on is part of the graph",
         metadata={"sample_rate": str(rate)},
     )
 
@@ -208,7 +218,7 @@ def _save(
         {axis: dims.get(name, torch.export.Dim.DYNAMIC) for axis, name in enumerate(axes[key]) if name}
         for key in inputs
     )
-    with proof.quiet():
+    with proof.quiet(), _written_out():
         # Exported with another number of samples than the proof uses, so that a fixed number would be noticed.
         program: Any = torch.onnx.export(
             network,
@@ -220,6 +230,17 @@ def _save(
         )
         program.model.metadata_props.update(metadata)
         program.save(path, external_data=False)
+
+
+@contextlib.contextmanager
+def _written_out() -> Iterator[None]:
+    """Without the single operations that torch has for whole layers of a transformer, and ONNX has not."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _run(path: Path, inputs: Named) -> Tensor:

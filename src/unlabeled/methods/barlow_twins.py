@@ -22,7 +22,7 @@ from unlabeled.options import Count, Fraction, Positive, ViewOptions
 from unlabeled.parts import gather
 from unlabeled.parts.heads import mlp
 from unlabeled.parts.precision import full_precision
-from unlabeled.parts.two_views import TwoViews, asymmetric
+from unlabeled.parts.two_views import TwoViews
 
 __all__ = ["BarlowTwins"]
 
@@ -78,11 +78,8 @@ class BarlowTwins(TwoViews, Method[ImageEncoder]):
         second_blur: Fraction = 0.0,
         **views: Unpack[ViewOptions],
     ) -> None:
-        super().__init__(encoder)
+        super().__init__(encoder, views, second_blur=second_blur)
         self.redundancy = redundancy
-        self.first_views, self.second_views = asymmetric(
-            encoder.image_size, self.view_options(views), second_blur
-        )
         self.head = mlp(encoder.dim, projection_dim, projection_dim, projection_dim, last_bias=False)
 
     def chance(self, samples: int) -> float:
@@ -90,9 +87,5 @@ class BarlowTwins(TwoViews, Method[ImageEncoder]):
         dim, noise = self.head[-1].out_features, 1 / max(1, samples - 1)
         return dim * (1 + noise) + self.redundancy * dim * (dim - 1) * noise
 
-    def two_views(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.first_views(batch), self.second_views(batch)
-
     def forward(self, batch: Batch) -> Tensor:
-        first, second = (self.head(self.encoder(view)) for view in self.two_views(batch))
-        return loss(first, second, self.redundancy)
+        return loss(*self.projections(batch), self.redundancy)

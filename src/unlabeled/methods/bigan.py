@@ -6,9 +6,11 @@ inferred from the image or the image was generated from the code. Where it canno
 generator.
 
 Source: Donahue, Krähenbühl, Darrell, "Adversarial Feature Learning", 2017, https://arxiv.org/abs/1605.09782
-Differs: the generator and the discriminator are small, the encoder is any network, and all of them work at one image
-size. The learning rate warms up and then follows a cosine. The running statistics of norms are used as they are, where
-the paper re-estimates them over many batches. The features are the encoder's, before the code.
+Differs: the generator and the discriminator are small, the generator doubles its maps by interpolation, not by
+transposed convolutions, the encoder is any network, and all of them work at one image size. Codes have 64 numbers, not
+200, and a tanh bounds those of the encoder. The optimizer is AdamW, not Adam. The learning rate warms up and then
+follows a cosine. The running statistics of norms are used as they are, where the paper re-estimates them over many
+batches. The features are the encoder's, before the code.
 Shortcut: inferred codes with another range than random ones would give the encoder away, so both lie in -1..1. A
 discriminator that ignored the code would teach the encoder nothing, so image and code are joined before its last
 layers. There is no chance level, as both players are at chance before training and, if it goes well, at its end.

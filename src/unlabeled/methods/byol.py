@@ -22,7 +22,7 @@ from unlabeled.options import Count, Fraction, ViewOptions
 from unlabeled.parts.heads import mlp
 from unlabeled.parts.precision import full_precision
 from unlabeled.parts.teacher import Teacher
-from unlabeled.parts.two_views import TwoViews, asymmetric
+from unlabeled.parts.two_views import TwoViews
 
 __all__ = ["BYOL"]
 
@@ -69,19 +69,13 @@ class BYOL(TwoViews, Method[ImageEncoder]):
         second_blur: Fraction = 0.0,
         **views: Unpack[ViewOptions],
     ) -> None:
-        super().__init__(encoder)
-        self.first_views, self.second_views = asymmetric(
-            encoder.image_size, self.view_options(views), second_blur
-        )
+        super().__init__(encoder, views, second_blur=second_blur)
         self.head = mlp(encoder.dim, hidden_dim, projection_dim, last_bias=False)
         self.predictor = mlp(projection_dim, hidden_dim, projection_dim, last_bias=False)
         self.teacher = Teacher(encoder, self.head, momentum=momentum, rising=True)
 
     def chance(self, samples: int) -> float:
         return 4.0  # two directions, each 2 for unrelated vectors; a collapsed encoder goes to 0 instead
-
-    def two_views(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.first_views(batch), self.second_views(batch)
 
     def forward(self, batch: Batch) -> Tensor:
         views = self.two_views(batch)

@@ -79,11 +79,11 @@ class Colorization(Method[ImageEncoder]):
     Args:
         encoder: Network whose features are kept.
         loss: What is predicted: classes, which are bins of colours, or, by regression, one colour, which is duller, as
-            it is the mean of the likely ones. `grid`, `neighbours` and `uniform` have no effect on regression.
+            it is the mean of the likely ones. `grid`, `neighbours` and `uniform_weight` have no effect on regression.
         grid: Spacing of the colour bins in Lab; 10 gives the paper's 313 bins.
         neighbours: Number of bins over which a true colour is spread; 1 for a hard label.
-        uniform: Weight of the uniform distribution in the prior; 1 weights all colours equally, near 0 favours rare
-            ones.
+        uniform_weight: Weight of the uniform distribution in the prior; 1 weights all colours equally, near 0
+            favours rare ones.
         stride: Spacing in pixels of the positions whose colour is predicted.
         **views: How the images are cropped and mirrored.
     """
@@ -104,13 +104,13 @@ class Colorization(Method[ImageEncoder]):
         loss: Literal["classes", "regression"] = "classes",
         grid: Annotated[int, Range(at_least=5)] = 10,
         neighbours: Count = 5,
-        uniform: PositiveFraction = 0.5,
+        uniform_weight: PositiveFraction = 0.5,
         stride: Count = 2,
         **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
         _require_rgb(encoder.in_channels)
-        self.neighbours, self.uniform, self.stride = neighbours, uniform, stride
+        self.neighbours, self.uniform_weight, self.stride = neighbours, uniform_weight, stride
         self.width, self.regresses = grid / 2, loss == "regression"
         centers = bins(grid)
         self.views = Views(encoder.image_size, **self.view_options(views))
@@ -143,7 +143,7 @@ class Colorization(Method[ImageEncoder]):
         for part in colors.split(32):
             index = soft_code(part, self.centers, self.neighbours, self.width)[1][:, 0]
             counts += index.flatten().bincount(minlength=len(counts))
-        self.importance.copy_(rarity(counts, self.centers, self.uniform, self.width))
+        self.importance.copy_(rarity(counts, self.centers, self.uniform_weight, self.width))
 
     def colors(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Colours at the predicted positions; which images are colourful, bool, shape (batch,)."""

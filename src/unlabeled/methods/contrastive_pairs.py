@@ -20,7 +20,6 @@ from torch import Tensor
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
 from unlabeled.options import Count, Positive, ViewOptions
-from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
 from unlabeled.parts.precision import full, full_precision
 from unlabeled.parts.two_views import TwoViews
@@ -59,7 +58,7 @@ class ContrastivePairs(TwoViews, Method[ImageEncoder]):
     Args:
         encoder: Network whose features are kept.
         margin: Distance up to which different images are pushed apart; that of unrelated unit vectors is 1.41.
-        unit: Compare vectors of length 1; otherwise of any length, as in the paper.
+        normalize: Compare vectors of length 1; otherwise of any length, as in the paper.
         projection_dim: Width of the compared vectors.
         **views: How the views are drawn.
     """
@@ -72,21 +71,20 @@ class ContrastivePairs(TwoViews, Method[ImageEncoder]):
         encoder: ImageEncoder,
         *,
         margin: Positive = 1.0,
-        unit: bool = True,
+        normalize: bool = True,
         projection_dim: Count = 128,
         **views: Unpack[ViewOptions],
     ) -> None:
-        super().__init__(encoder)
-        self.margin, self.unit = margin, unit
-        self.views = Views(encoder.image_size, **self.view_options(views))
-        self.head = mlp(encoder.dim, encoder.dim, projection_dim, last_norm=unit)
+        super().__init__(encoder, views)
+        self.normalize, self.margin = normalize, margin
+        self.head = mlp(encoder.dim, encoder.dim, projection_dim, last_norm=normalize)
 
     def chance(self, samples: int) -> float:
         return self.margin**2 / 4
 
     def forward(self, batch: Batch) -> Tensor:
         vectors = (full(self.head(self.encoder(view))) for view in self.two_views(batch))
-        first, second = (F.normalize(x, dim=1) if self.unit else x for x in vectors)
+        first, second = (F.normalize(x, dim=1) if self.normalize else x for x in vectors)
         similar, squares, others = view_distances(first, second)
         within = (squares.detach() < self.margin**2) & others
         self.metrics = {

@@ -21,14 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlabeled import check
-from unlabeled.check import UserError
-from unlabeled.data.video.data import Videos
 from unlabeled.encoders.video import Frames
 from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
 from unlabeled.options import Count, Positive, PositiveFraction, Range, Several, ViewOptions
 from unlabeled.parts import patches
 from unlabeled.parts.augment import Views
-from unlabeled.parts.clips import clip_views
+from unlabeled.parts.clips import ClipViews
 from unlabeled.parts.padding import input_size
 from unlabeled.parts.pictures import mark, overlay
 from unlabeled.parts.random_walk import round_trips, transitions
@@ -48,7 +46,7 @@ def loss(trips: Tensor) -> Tensor:
     return -(trips.diagonal(dim1=2, dim2=3) + 1e-20).log().mean()
 
 
-class ContrastiveRandomWalk(Method[Frames]):
+class ContrastiveRandomWalk(ClipViews, Method[Frames]):
     """Walk from patch to patch through a video and back, and end where the walk began.
 
     The metric `accuracy` is the fraction of the longest walks whose likeliest end is their start.
@@ -99,15 +97,6 @@ class ContrastiveRandomWalk(Method[Frames]):
 
     def chance(self, samples: int) -> float:
         return math.log(self.grid**2)
-
-    def training_view(self, data: Videos) -> Videos:
-        return data.clips(frames=self.frames, stride=self.stride)
-
-    def draw(self, batch: Batch) -> Tensor:
-        """Clips, float in 0..1, shape (batch, frames, channels, size, size)."""
-        if (count := batch["video"].shape[1]) != self.frames:
-            raise UserError(f"clips must have frames={self.frames} frames, got {count}")
-        return clip_views(self.views, batch["video"])
 
     def walk(self, clips: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
         """Transitions between the patches of neighbouring frames, row by row, as from `transitions`."""

@@ -8,9 +8,10 @@ https://arxiv.org/abs/1807.03748; the context network and the augmentation of ea
 "Data-Efficient Image Recognition with Contrastive Predictive Coding", 2019, https://arxiv.org/abs/1905.09272
 Differs: the encoder is any network; its batch norms use statistics of patches that are measured once before training,
 where the second paper has layer norm. The grid has 5 x 5 patches, not 7 x 7, and the context network is narrower.
-Predictions go downwards only; the second paper has several directions. The loss is averaged over the distances. Each
-patch is cropped, jittered and sometimes converted to grayscale; the second paper drops colour channels. The features
-are those of whole images, not averaged over patches.
+Predictions go downwards only, to the second and third row below; the first paper predicts up to five rows, the second
+in several directions. The loss is averaged over the distances. The optimizer is AdamW, not Adam. Each patch is cropped,
+jittered and sometimes converted to grayscale; the second paper drops colour channels. The features are those of whole
+images, not averaged over patches.
 Shortcut: neighbouring patches overlap, so the row directly below is not predicted; each patch has its own crop and
 colours, else edges and colours that continue would identify it. Batch statistics would leak information between
 patches.

@@ -85,7 +85,7 @@ class Egomotion(Method[ImageEncoder]):
         bins: Number of bins of each component.
         reach: Largest number of steps of the trajectory between the two frames.
         pairs: Pairs of frames that are drawn from each trajectory of a batch.
-        hidden: Width of the hidden layer of the head.
+        hidden_dim: Width of the hidden layer of the head.
         dropout: Dropout probability in the hidden layer.
         **views: How often pairs are mirrored, both frames together with the motion.
     """
@@ -94,7 +94,7 @@ class Egomotion(Method[ImageEncoder]):
     encoder_kind = "image"
     defaults: ClassVar = {"encoder": "conv4", "batch_size": 8, "lr": 1e-3, "weight_decay": 1e-4}
     view_defaults = ViewOptions(flip=0.5)
-    smallest: ClassVar = {"bins": 4, "pairs": 4, "hidden": 32, "image_size": 16}
+    smallest: ClassVar = {"bins": 4, "pairs": 4, "hidden_dim": 32, "image_size": 16}
     edges: Tensor
     typical: Tensor
     baseline: Tensor
@@ -106,7 +106,7 @@ class Egomotion(Method[ImageEncoder]):
         bins: Several = 20,
         reach: Count = 4,
         pairs: Count = 8,
-        hidden: Count = 500,
+        hidden_dim: Count = 500,
         dropout: Annotated[float, Range(at_least=0, below=1)] = 0.5,
         **views: Unpack[ViewOptions],
     ) -> None:
@@ -123,10 +123,10 @@ class Egomotion(Method[ImageEncoder]):
             nn.BatchNorm2d(128),
             nn.ReLU(inplace=True),
             nn.Flatten(),
-            nn.Linear(128 * self.grid[0] * self.grid[1], hidden),
+            nn.Linear(128 * self.grid[0] * self.grid[1], hidden_dim),
             nn.ReLU(inplace=True),
             nn.Dropout(dropout),
-            near_zero(nn.Linear(hidden, len(NAMES) * bins)),
+            near_zero(nn.Linear(hidden_dim, len(NAMES) * bins)),
         )
         self.register_buffer("edges", torch.zeros(bins - 1, len(NAMES)))
         self.register_buffer("typical", torch.zeros(bins, len(NAMES)))

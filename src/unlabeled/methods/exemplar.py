@@ -46,7 +46,11 @@ class Exemplar(Method[ImageEncoder]):
         patch_ratio: Side of the largest seed patches relative to the image; the smallest are about half as large.
         translation: Largest shift of a patch, relative to its side.
         scale: Largest factor by which the side of a patch is scaled; the smallest is its inverse.
-        **views: How patches are rotated, and how strongly their colours change; jitter 1 is as in the paper.
+        jitter: Strength of the colour changes. At 1, as in the paper, the principal components of the colours are
+            multiplied by 0.5 to 2, saturation and value are raised to the power of 0.25 to 4, multiplied by 1 / 1.4 to
+            1.4 and shifted by up to 0.1, and the hue is shifted by up to a tenth of a turn.
+        degrees: Largest rotation of a patch, ± degrees.
+        **views: How the colours of patches change and how they are rotated.
     """
 
     held_out = "undefined"

@@ -158,8 +158,8 @@ class HuBERT(Method[AudioEncoder]):
             return layers[self.layer], frames
         network = self.encoder.trunk
         waveform, length = network.padded(*sound)
-        vectors, _ = self.mfcc(waveform, length)
-        return vectors[:, ::RATIO][:, : network.frames(waveform.shape[1])], network.frames(length)
+        (vectors, _), frames = self.mfcc(waveform, length), network.frames(length)
+        return vectors[:, ::RATIO][:, : int(frames.max())], frames
 
     def targets(self, sound: tuple[Tensor, Tensor]) -> Tensor:
         """Cluster of each frame, int64, shape (batch, frames)."""

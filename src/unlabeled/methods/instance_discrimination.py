@@ -13,7 +13,6 @@ with noise-contrastive estimation, the normalisation constant of the softmax is 
 depends on the seed.
 """
 
-import math
 from typing import Literal, Unpack
 
 from torch import Tensor
@@ -22,9 +21,8 @@ from unlabeled.data import Data
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
 from unlabeled.options import Count, Fraction, NonNegative, Positive, ViewOptions
-from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
-from unlabeled.parts.memory_bank import MemoryBank, softmax
+from unlabeled.parts.memory_bank import MemoryBank
 from unlabeled.parts.one_view import OneView
 
 __all__ = ["InstanceDiscrimination"]
@@ -62,17 +60,14 @@ class InstanceDiscrimination(OneView, Method[ImageEncoder]):
         projection_dim: Count = 128,
         **views: Unpack[ViewOptions],
     ) -> None:
-        super().__init__(encoder)
-        self.loss, self.temperature, self.negatives = loss, temperature, negatives
+        super().__init__(encoder, views)
+        self.temperature, self.negatives = temperature, negatives if loss == "nce" else 0
         self.proximal = proximal
-        self.views = Views(encoder.image_size, **self.view_options(views))
         self.head = mlp(encoder.dim, projection_dim)
         self.bank = MemoryBank(projection_dim, momentum)
 
     def chance(self, samples: int) -> float | None:
-        if self.loss == "softmax":
-            return math.log(len(self.bank.rows)) if len(self.bank.rows) else None
-        return math.log1p(self.negatives) + self.negatives * math.log1p(1 / self.negatives)
+        return self.bank.chance(self.negatives)
 
     def prepare(self, data: Data) -> None:
         self.bank.fill(len(data))
@@ -80,10 +75,7 @@ class InstanceDiscrimination(OneView, Method[ImageEncoder]):
     def forward(self, batch: Batch) -> Tensor:
         index, rows = batch["index"], self.bank.current()
         vectors = self.embed_features(self.encoder(self.views(batch)))
-        if self.loss == "softmax":
-            value = softmax(vectors, rows, index, self.temperature)
-        else:
-            value = self.bank.estimate(vectors, rows, index, self.negatives, self.temperature)
+        value = self.bank.compare(vectors, rows, index, self.negatives, self.temperature)
         similarity = (vectors * rows[index]).sum(1).mean()
         self.metrics = {"similarity": similarity.detach()}
         if self.training:

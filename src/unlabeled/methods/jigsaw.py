@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from unlabeled import check
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
 from unlabeled.options import Count, PositiveFraction, Several, ViewOptions
@@ -70,12 +69,10 @@ class Jigsaw(Method[ImageEncoder]):
         **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        check.at_least(4 * grid, image_size=encoder.image_size)
-        cell = encoder.image_size // grid
-        self.grid, self.cut = grid, max(2, min(round(tile_ratio * cell), cell - (tile_ratio < 1)))
+        self.grid, self.cut = grid, patches.tile_side(encoder.image_size, grid, tile_ratio)
         self.tile_size = input_size(encoder, self.cut, tile_size=tile_size)
         self.normalize, self.puzzles = normalize, puzzles
-        self.views = Views(grid * cell, **self.view_options(views))
+        self.views = Views(encoder.image_size // grid * grid, **self.view_options(views))
         self.head = classifier(grid**2 * encoder.dim, head_dim, permutations)
         self.register_buffer("permutations", permutation_set(permutations, grid**2))
 

@@ -76,7 +76,7 @@ class LSA(Method[WordEncoder]):
 
     Args:
         encoder: Word vectors that are kept.
-        neighbours: Dimensions of a vector that skip-gram learns from neighbours; the others are directions of LSA.
+        skipgram_dim: Dimensions of a vector that skip-gram learns from neighbours; the others are directions of LSA.
         window: Largest number of words on each side; each word's own reach is drawn uniformly from 1 to it.
         negatives: Number of noise words for each neighbour.
         rate: Initial learning rate of skip-gram; it falls linearly to a ten-thousandth.
@@ -86,7 +86,7 @@ class LSA(Method[WordEncoder]):
     encoder_kind = "words"
     defaults: ClassVar = {"encoder": "words-400-min2", "batch_size": 256}
     most_epochs = 25  # more made features of small sets worse on held-out training texts
-    smallest: ClassVar = {"neighbours": 20, "encoder": "words-30-min2"}
+    smallest: ClassVar = {"skipgram_dim": 20, "encoder": "words-30-min2"}
 
     vectors: Tensor
     weights: Tensor
@@ -96,18 +96,18 @@ class LSA(Method[WordEncoder]):
         self,
         encoder: WordEncoder,
         *,
-        neighbours: Count = 100,
+        skipgram_dim: Count = 100,
         window: Count = 5,
         negatives: Count = 5,
         rate: PositiveFraction = 0.025,
     ) -> None:
         super().__init__(encoder)
-        if neighbours >= encoder.dim:
+        if skipgram_dim >= encoder.dim:
             raise UserError(
-                f"neighbours must be below the dimension of the word vectors, {encoder.dim}, got {neighbours}"
+                f"skipgram_dim must be below the dimension of the word vectors, {encoder.dim}, got {skipgram_dim}"
             )
-        self.directions, self.width = encoder.dim - neighbours, neighbours
-        table = Table(len(encoder.vocabulary), neighbours).rows.detach()
+        self.directions, self.width = encoder.dim - skipgram_dim, skipgram_dim
+        table = Table(len(encoder.vocabulary), skipgram_dim).rows.detach()
         self.register_buffer("vectors", table)
         self.register_buffer("weights", torch.ones(len(table)))
         self.register_buffer("variance", torch.tensor(0.0))  # of texts in the unscaled part of skip-gram

@@ -26,7 +26,6 @@ from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
 from unlabeled.options import Count, Fraction, Positive, ViewOptions
 from unlabeled.parts import gather
-from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
 from unlabeled.parts.info_nce import with_queue
 from unlabeled.parts.precision import full
@@ -73,9 +72,8 @@ class MoCo(TwoViews, Method[ImageEncoder]):
         splits: Count = 4,
         **views: Unpack[ViewOptions],
     ) -> None:
-        super().__init__(encoder)
+        super().__init__(encoder, views)
         self.temperature, self.symmetric, self.splits = temperature, symmetric, splits
-        self.views = Views(encoder.image_size, **self.view_options(views))
         hidden = [encoder.dim] if projection == "mlp" else []
         self.head = mlp(encoder.dim, *hidden, projection_dim, norm=False)
         self.teacher = Teacher(encoder, self.head, momentum=momentum)

@@ -27,7 +27,7 @@ from unlabeled.options import Count, Fraction, Positive, ViewOptions
 from unlabeled.parts.heads import mlp
 from unlabeled.parts.info_nce import in_batch
 from unlabeled.parts.teacher import Teacher
-from unlabeled.parts.two_views import TwoViews, asymmetric
+from unlabeled.parts.two_views import TwoViews
 
 __all__ = ["MoCoV3"]
 
@@ -62,9 +62,8 @@ class MoCoV3(TwoViews, Method[ImageEncoder]):
         second_blur: Fraction = 0.0,
         **views: Unpack[ViewOptions],
     ) -> None:
-        super().__init__(encoder)
+        super().__init__(encoder, views, second_blur=second_blur)
         self.temperature = temperature
-        self.views = asymmetric(encoder.image_size, self.view_options(views), second_blur)
         if encoder.is_vit and freeze_patches:
             encoder.trunk.model.patch_embed.requires_grad_(False)
         widths = [hidden_dim] * (2 if encoder.is_vit else 1)
@@ -77,9 +76,6 @@ class MoCoV3(TwoViews, Method[ImageEncoder]):
 
     def chance(self, samples: int) -> float:
         return 4 * self.temperature * math.log(samples)
-
-    def two_views(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.views[0](batch), self.views[1](batch)
 
     def forward(self, batch: Batch) -> Tensor:
         first, second = self.two_views(batch)

@@ -25,7 +25,6 @@ from unlabeled.kernels.assignment import assign
 from unlabeled.method import Batch, Method
 from unlabeled.options import Count, ViewOptions
 from unlabeled.parts import gather
-from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
 from unlabeled.parts.one_view import OneView
 from unlabeled.parts.precision import full_precision
@@ -70,8 +69,8 @@ class NoiseAsTargets(OneView, Method[ImageEncoder]):
     Args:
         encoder: Network whose features are kept.
         target_dim: Dimension of the points; 2048 in the paper.
-        every: Number of epochs from one exchange of points to the next, starting with the first epoch; 3 in the
-            authors' code.
+        exchange_interval: Number of epochs from one exchange of points to the next, starting with the first epoch; 3
+            in the authors' code.
         hidden_dim: Width of the hidden layer of the head.
         **views: How the images are cropped and mirrored.
     """
@@ -89,13 +88,12 @@ class NoiseAsTargets(OneView, Method[ImageEncoder]):
         encoder: ImageEncoder,
         *,
         target_dim: Count = 64,
-        every: Count = 1,
+        exchange_interval: Count = 1,
         hidden_dim: Count = 512,
         **views: Unpack[ViewOptions],
     ) -> None:
-        super().__init__(encoder)
-        self.every = every
-        self.views = Views(encoder.image_size, **self.view_options(views))
+        super().__init__(encoder, views)
+        self.exchange_interval = exchange_interval
         self.head = mlp(encoder.dim, hidden_dim, target_dim)
         self.register_buffer("points", torch.zeros(0, target_dim))
         self.register_buffer("point_of", torch.zeros(0, dtype=torch.int64))
@@ -118,7 +116,7 @@ class NoiseAsTargets(OneView, Method[ImageEncoder]):
             raise UserError("points must be drawn first: call prepare(data)")
         vectors, index = self.embed_features(self.encoder(self.views(batch))), batch["index"]
         self.metrics = {}
-        if self.training and int(self.epoch) % self.every == 0:
+        if self.training and int(self.epoch) % self.exchange_interval == 0:
             everyone = gather.gather(vectors.detach())
             # If a vector is not finite, neither is the loss, which the training loop reports.
             if everyone.isfinite().all():

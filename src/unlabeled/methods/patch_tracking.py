@@ -86,7 +86,7 @@ class PatchTracking(Method[Frames]):
         encoder: Network whose features are kept; it reads single frames.
         frames: Number of frames of a track.
         stride: Frames of the video from one frame of a track to the next.
-        patch: Side of a patch, as a fraction of the shorter side of the frames.
+        patch_ratio: Side of a patch, as a fraction of the shorter side of the frames.
         margin: By how much negatives must be farther away than the positive; unrelated patches are at distance 1.
         negatives: Number of negatives of each track.
         random_until: Fraction of the training after which the hardest negatives replace random ones.
@@ -107,7 +107,7 @@ class PatchTracking(Method[Frames]):
         *,
         frames: Annotated[int, Range(at_least=5)] = 10,
         stride: Count = 1,
-        patch: Annotated[float, Range(above=0, below=1)] = 0.5,
+        patch_ratio: Annotated[float, Range(above=0, below=1)] = 0.5,
         margin: Annotated[float, Range(above=0, at_most=2)] = 0.5,
         negatives: Count = 4,
         random_until: Fraction = 0.375,
@@ -115,7 +115,7 @@ class PatchTracking(Method[Frames]):
         **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder)
-        self.frames, self.stride, self.patch = frames, stride, patch
+        self.frames, self.stride, self.patch_ratio = frames, stride, patch_ratio
         self.margin, self.negatives, self.random_until = margin, negatives, random_until
         self.views = Views(encoder.image_size, **self.view_options(views))
         self.head = mlp(encoder.dim, encoder.dim, embedding_dim, norm=False)
@@ -138,7 +138,7 @@ class PatchTracking(Method[Frames]):
     def track(self, video: Tensor) -> tuple[Tensor, int, Tensor]:
         """Corners of the box with the most motion, int64, (batch, frames, 2), its side, and which clips are used."""
         small, factor = tracker.shrink(video)
-        side = max(2 * tracker.CELL, round(self.patch * min(small.shape[2:])))
+        side = max(2 * tracker.CELL, round(self.patch_ratio * min(small.shape[2:])))
         points = tracker.moving_points(small[:, 0], small[:, LAG])
         corner = tracker.busiest(points, side, (small.shape[2], small.shape[3]))
         corners = tracker.follow(small, corner, side, max(2, min(small.shape[2:]) // 8))

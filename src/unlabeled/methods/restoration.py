@@ -7,7 +7,9 @@ Source: Eigen, Krishnan, Fergus, "Restoring an Image Taken through a Window Cove
 https://doi.org/10.1109/ICCV.2013.84
 Differs: the paper photographs its pairs, or composites photographed dirt onto other images; here dirt and rain are
 synthesised at random. The encoder is any network, and the head reads three of its maps at every pixel, where the paper
-has three convolutions without padding. The optimizer is AdamW, not SGD.
+has three convolutions without padding. The head predicts the residual, where the paper predicts the clean patch, and
+whole images are restored at once, where the paper averages the outputs of overlapping patches. The optimizer is AdamW,
+not SGD.
 Shortcut: copying the input is nearly right, as most pixels are clean. So the copy is free, only the residual is
 predicted, and `gain` measures the improvement over the copy. The first layers see specks best, so the head reads only
 the last three maps.

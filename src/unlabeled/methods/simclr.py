@@ -23,7 +23,6 @@ from unlabeled.check import UserError
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
 from unlabeled.options import Count, Positive, ViewOptions, WholeNumber
-from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
 from unlabeled.parts.info_nce import nt_xent, supervised_contrastive
 from unlabeled.parts.two_views import TwoViews
@@ -58,9 +57,8 @@ class SimCLR(TwoViews, Method[ImageEncoder]):
         feature_layer: WholeNumber = 0,
         **views: Unpack[ViewOptions],
     ) -> None:
-        super().__init__(encoder)
+        super().__init__(encoder, views)
         self.temperature = temperature
-        self.views = Views(encoder.image_size, **self.view_options(views))
         if feature_layer >= head_layers:
             raise UserError(f"feature_layer must be below head_layers, {head_layers}, got {feature_layer}")
         layers = len(encoder.config.get("neck", ()))  # feature_layer of them in the encoder of a saved run

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
 from unlabeled.options import Count, ViewOptions
-from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
 from unlabeled.parts.precision import full_precision
 from unlabeled.parts.two_views import TwoViews
@@ -61,8 +60,7 @@ class SimSiam(TwoViews, Method[ImageEncoder]):
         hidden_dim: Count = 128,
         **views: Unpack[ViewOptions],
     ) -> None:
-        super().__init__(encoder)
-        self.views = Views(encoder.image_size, **self.view_options(views))
+        super().__init__(encoder, views)
         norm = nn.BatchNorm1d(projection_dim, affine=False)
         self.head = mlp(encoder.dim, projection_dim, projection_dim, last_bias=False).append(norm)
         self.predictor = mlp(projection_dim, hidden_dim, projection_dim)
@@ -71,7 +69,7 @@ class SimSiam(TwoViews, Method[ImageEncoder]):
         return 0.0  # unrelated directions; a collapsed encoder goes to -1
 
     def forward(self, batch: Batch) -> Tensor:
-        first, second = (self.head(self.encoder(view)) for view in self.two_views(batch))
+        first, second = self.projections(batch)
         spread = F.normalize(first.detach().float(), dim=1).std(0, correction=0).mean()
         self.metrics = {"std": spread * first.shape[1] ** 0.5}
         return (loss(self.predictor(first), second) + loss(self.predictor(second), first)) / 2

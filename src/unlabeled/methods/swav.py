@@ -17,16 +17,14 @@ from typing import ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
-from unlabeled.check import UserError
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
 from unlabeled.options import Count, Positive, PositiveFraction, ViewOptions, WholeNumber
 from unlabeled.parts import gather
-from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
+from unlabeled.parts.multi_crop import swapped_prediction
 from unlabeled.parts.precision import full, full_precision
 from unlabeled.parts.queue import Queue
 from unlabeled.parts.sinkhorn import sinkhorn
@@ -39,24 +37,6 @@ __all__ = ["SwAV"]
 def similarity(vectors: Tensor, prototypes: Tensor) -> Tensor:
     """Cosines of unit vectors (..., dim) and prototypes (prototypes, dim), shape (..., prototypes)."""
     return vectors @ prototypes.T
-
-
-@full_precision
-def loss(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:
-    """Swapped prediction: cross-entropy of each crop with the assignment of every other, assigned crop.
-
-    Args:
-        scores: Cosines with the prototypes, float, shape (crops, batch, prototypes).
-        codes: Assignments of the first crops, float, shape (assigned, batch, prototypes).
-        temperature: Divides the cosines, above 0.
-
-    Returns:
-        Mean over the batch and all pairs of different crops, scalar, in nats; ln(prototypes) at equal scores.
-    """
-    predictions = (scores / temperature).log_softmax(-1)
-    entropy = -torch.einsum("abp,cbp->ac", codes, predictions) / codes.shape[1]
-    different = ~torch.eye(*entropy.shape, dtype=torch.bool, device=entropy.device)
-    return (entropy * different).sum() / different.sum()
 
 
 class SwAV(TwoViews, Method[ImageEncoder]):
@@ -104,22 +84,9 @@ class SwAV(TwoViews, Method[ImageEncoder]):
         local_crop: PositiveFraction = 0.1,
         **views: Unpack[ViewOptions],
     ) -> None:
-        super().__init__(encoder)
-        options = self.view_options(views)
-        crop = options["crop"]
-        if local_crop > crop:
-            raise UserError(f"local_crop must be above 0 and at most crop ({crop}), got {local_crop}")
+        super().__init__(encoder, views, small=(local_crops, local_size, local_crop))
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
-        self.queue_steps, self.freeze_steps, self.local_crops = queue_steps, freeze_steps, local_crops
-        size, patch = encoder.image_size, encoder.patch_size or 1
-        small: int = local_size or max(1, size // 2 // patch) * patch
-        if local_crops and hasattr(encoder, "takes") and not encoder.takes(small):
-            name = encoder.config["name"]
-            raise UserError(
-                f"local_crops must be 0 for {name}, which takes no crops of {small} pixels, got {local_crops}"
-            )
-        self.views = Views(size, **options)
-        self.local_views = Views(small, **options | {"crop": local_crop, "crop_max": crop})
+        self.queue_steps, self.freeze_steps = queue_steps, freeze_steps
         self.head = mlp(encoder.dim, hidden_dim, projection_dim)
         self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, projection_dim), dim=1))
         self.queues = nn.ModuleList(Queue(queue, projection_dim) for _ in range(2))
@@ -130,17 +97,12 @@ class SwAV(TwoViews, Method[ImageEncoder]):
         return math.log(len(self.prototypes))
 
     def forward(self, batch: Batch) -> Tensor:
-        features = self.encoder(torch.cat(self.two_views(batch)))
-        if self.local_crops:
-            small = torch.cat([self.local_views(batch) for _ in range(self.local_crops)])
-            features = torch.cat([features, self.encoder(small)])
-        vectors = F.normalize(full(self.head(features)), dim=1)
-        vectors = rearrange(vectors, "(crop sample) dim -> crop sample dim", crop=2 + self.local_crops)
+        vectors = F.normalize(full(self.crop_projections(batch)), dim=2)
         frozen = self.steps < self.freeze_steps
         # While frozen the gradient is 0 rather than None, which several processes could not average.
         prototypes = torch.where(frozen, self.prototypes.detach(), self.prototypes)
         codes = torch.stack([self.codes(vectors[0], self.queues[0]), self.codes(vectors[1], self.queues[1])])
-        return loss(similarity(vectors, prototypes), codes, self.temperature)
+        return swapped_prediction(similarity(vectors, prototypes), codes, self.temperature)
 
     @torch.no_grad()
     def codes(self, vectors: Tensor, queue: nn.Module) -> Tensor:
@@ -160,7 +122,3 @@ class SwAV(TwoViews, Method[ImageEncoder]):
         moved = F.normalize(self.prototypes, dim=1)
         # The optimizer's momentum and weight decay move parameters whose gradient is 0.
         self.prototypes.copy_(torch.where(self.steps <= self.freeze_steps, self.start, moved))
-
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        large = {"image": self.encoder.inputs(batch), "large crop": self.views(batch)}
-        return large | ({"small crop": self.local_views(batch)} if self.local_crops else {})

@@ -23,7 +23,6 @@ from torch import Tensor
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
 from unlabeled.options import Count, Range, ViewOptions
-from unlabeled.parts.augment import Views
 from unlabeled.parts.heads import mlp
 from unlabeled.parts.precision import full
 from unlabeled.parts.time_contrast import mine
@@ -100,10 +99,9 @@ class Triplet(TwoViews, Method[ImageEncoder]):
         projection_dim: Count = 128,
         **views: Unpack[ViewOptions],
     ) -> None:
-        super().__init__(encoder)
+        super().__init__(encoder, views)
         self.margin = margin
         self.mining: Mining = mining
-        self.views = Views(encoder.image_size, **self.view_options(views))
         self.head = mlp(encoder.dim, encoder.dim, projection_dim, last_norm=True)
 
     def chance(self, samples: int) -> float:

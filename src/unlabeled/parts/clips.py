@@ -1,19 +1,38 @@
 """One random view for a whole clip, and where in it something moves."""
 
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
+from unlabeled.check import UserError
 from unlabeled.parts.augment import Views, apply, to_float
 
-__all__ = ["clip_length", "clip_views", "draw_windows", "motion"]
+__all__ = ["ClipViews", "clip_length", "clip_views", "draw_windows", "motion"]
 
 COARSE = 4
 """Side in pixels of the squares whose means separate motion from noise."""
 MOST_FRAMES = 48
 """Most frames of a clip in which a window is drawn, unless the user asks for more."""
+
+
+class ClipViews:
+    """Base beside `Method` of methods that see clips of `frames` frames, `stride` apart, each in one of `views`."""
+
+    frames: int
+    stride: int
+    views: Views
+
+    def training_view(self, data: Any) -> Any:
+        return data.clips(frames=self.frames, stride=self.stride)
+
+    def draw(self, batch: dict[str, Tensor]) -> Tensor:
+        """Clips, float in 0..1, shape (batch, frames, channels, size, size)."""
+        if (count := batch["video"].shape[1]) != self.frames:
+            raise UserError(f"clips must have frames={self.frames} frames, got {count}")
+        return clip_views(self.views, batch["video"])
 
 
 def clip_length(counts: Tensor, window: int, stride: int) -> int:

@@ -9,8 +9,18 @@ from einops import einsum
 from torch import Tensor, nn
 
 from unlabeled.parts.maps import MapEncoder, map_shape
+from unlabeled.parts.precision import full
 
-__all__ = ["BestPosition", "Distance", "MapCode", "SpatialSoftmax", "classifier", "mlp", "near_zero"]
+__all__ = [
+    "BestPosition",
+    "Distance",
+    "MapCode",
+    "PrototypeHead",
+    "SpatialSoftmax",
+    "classifier",
+    "mlp",
+    "near_zero",
+]
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 GRID = 4
@@ -63,6 +73,37 @@ def near_zero(layer: Layer, std: float = 1e-3, bias: float = 0.0) -> Layer:
     if layer.bias is not None:
         nn.init.constant_(layer.bias, bias)
     return layer
+
+
+class PrototypeHead(nn.Module):
+    """Cosines of features, after some layers, with learned prototypes.
+
+    Args:
+        *widths: Widths of the layers as in `mlp`; the last number is that of the prototypes.
+        norm: Whether a batch norm follows each hidden layer.
+        freeze_steps: Value of `steps` from which on the prototypes learn.
+    """
+
+    steps: Tensor
+    """Optimizer steps that were done; the method counts them."""
+
+    def __init__(self, *widths: int, norm: bool, freeze_steps: int = 0) -> None:
+        super().__init__()
+        *layers, prototypes = widths
+        self.layers = mlp(*layers, norm=norm)
+        self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, layers[-1]), dim=1))
+        self.freeze_steps = freeze_steps
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Cosines, float, in float32 or above, shape (batch, prototypes), of features (batch, widths[0])."""
+        vectors = F.normalize(full(self.layers(features)), dim=1)
+        # Only their directions count, which weight decay leaves alone. While frozen the gradient is 0 rather than
+        # None, which several processes could not average.
+        frozen = self.steps < self.freeze_steps
+        prototypes = F.normalize(torch.where(frozen, self.prototypes.detach(), self.prototypes), dim=1)
+        with torch.autocast(vectors.device.type, enabled=False):
+            return vectors @ prototypes.T
 
 
 class MapCode(nn.Linear):

@@ -9,7 +9,17 @@ from torch import Tensor, nn
 
 from unlabeled import check
 
-__all__ = ["STRIDE", "MapEncoder", "blank_maps", "describe", "finest", "map_shape", "survey"]
+__all__ = [
+    "STRIDE",
+    "MapEncoder",
+    "blank_maps",
+    "deepest",
+    "describe",
+    "finest",
+    "map_shape",
+    "survey",
+    "vector_and_map",
+]
 
 STRIDE = 4
 """Most pixels of the image, along a side, that a position covers if no layer is named."""
@@ -54,8 +64,38 @@ def finest(maps: Mapping[str, Tensor], height: int) -> str:
         maps: Maps by name, early to late, each float, shape (batch, channels, rows, columns).
         height: Height of the images in pixels.
     """
-    enough = min(max(map_.shape[2] for map_ in maps.values()), -(-height // STRIDE))
+    return deepest(maps, -(-height // STRIDE))
+
+
+def deepest(maps: Mapping[str, Tensor], rows: int) -> str:
+    """Name of the deepest map of at least so many rows, else of the deepest of the largest.
+
+    Args:
+        maps: Maps by name, early to late, each float, shape (batch, channels, rows, columns).
+        rows: Rows that are enough.
+    """
+    enough = min(max(map_.shape[2] for map_ in maps.values()), rows)
     return [name for name, map_ in maps.items() if map_.shape[2] >= enough][-1]
+
+
+def vector_and_map(encoder: Any, images: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+    """Features of images and one of their maps, from a single pass; other networks than ours pool the last map.
+
+    Args:
+        encoder: An encoder of images.
+        images: Float in 0..1, shape (batch, channels, size, size).
+        layer: Name of the map; of a ViT the last one is taken, whatever the name.
+
+    Returns:
+        Float, shape (batch, dim), and float, shape (batch, channels, rows, columns).
+    """
+    if encoder.is_vit:
+        tokens, model = encoder.tokens(images), encoder.trunk.model
+        places = tokens[:, encoder.prefix_tokens :].unflatten(1, (images.shape[2] // encoder.patch_size, -1))
+        return encoder.neck(model.forward_head(tokens)), places.movedim(3, 1)
+    maps = encoder.maps(images)
+    *_, last = maps.values()
+    return encoder.neck(last.mean((2, 3))), maps[layer]
 
 
 def survey(encoder: MapEncoder, layer: str | None = None) -> tuple[str, int, int]:

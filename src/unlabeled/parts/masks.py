@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor
 
-__all__ = ["blocks", "central", "region", "ring"]
+__all__ = ["blocks", "central", "intervals", "region", "ring"]
 
 
 def central(batch: int, size: int, device: torch.device) -> Tensor:
@@ -43,14 +43,24 @@ def blocks(batch: int, size: int, device: torch.device, count: int = 4, area: fl
     budget = area * size**2 / count  # pixels of one rectangle
     height = torch.randint(size // 8, size // 2 + 1, (batch, count, 1), device=device)
     width = (budget / height).int().clamp(1, size)
-    position = torch.arange(size, device=device)
-    inside = []
-    for side in (height, width):
-        start = (torch.rand(side.shape, device=device) * (size - side + 1)).int()
-        inside.append((start <= position) & (position < start + side))
-    rows, columns = inside
+    rows, columns = intervals(height, size), intervals(width, size)
     rectangles = rearrange(rows, "b n h -> b n h 1") & rearrange(columns, "b n w -> b n 1 w")
     return reduce(rectangles, "b n h w -> b 1 h w", "any")
+
+
+def intervals(lengths: Tensor, size: int) -> Tensor:
+    """Intervals at random places of an axis, every place within it equally likely.
+
+    Args:
+        lengths: int, shape (..., 1), in 0..size.
+        size: Length of the axis.
+
+    Returns:
+        Which positions they cover, bool, shape (..., size).
+    """
+    position = torch.arange(size, device=lengths.device)
+    start = (torch.rand(lengths.shape, device=lengths.device) * (size - lengths + 1)).int()
+    return (start <= position) & (position < start + lengths)
 
 
 def region(

@@ -104,6 +104,20 @@ class MemoryBank(nn.Module):
             raise UserError("memory bank must be filled first: call prepare(data)")
         return self.rows.clone()
 
+    def chance(self, negatives: int) -> float | None:
+        """Loss of `compare` if all vectors are equal or each probability is 1 / samples; None while it is unknown."""
+        if negatives:
+            return math.log1p(negatives) + negatives * math.log1p(1 / negatives)
+        return math.log(len(self.rows)) if len(self.rows) else None
+
+    def compare(
+        self, vectors: Tensor, rows: Tensor, index: Tensor, negatives: int, temperature: float
+    ) -> Tensor:
+        """Loss of recognising samples: `softmax` over all, or `estimate` by so many negatives unless they are 0."""
+        if negatives:
+            return self.estimate(vectors, rows, index, negatives, temperature)
+        return softmax(vectors, rows, index, temperature)
+
     def estimate(
         self, vectors: Tensor, rows: Tensor, index: Tensor, negatives: int, temperature: float
     ) -> Tensor:

@@ -6,17 +6,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unlabeled.options import ViewOptions
+from unlabeled.parts.augment import Views
 from unlabeled.parts.precision import full
 
 __all__ = ["OneView"]
 
 
 class OneView:
-    """Base beside `Method` of methods with `views`, which draws random views, and `head`, which predicts a vector."""
+    """Base beside `Method` of methods with `views`, which draws random views, and `head`, which predicts a vector.
+
+    Args:
+        encoder: Network whose features are kept.
+        views: How the views are drawn.
+    """
 
     encoder: Any
     head: Any
-    views: Any
+    view_options: Any
+
+    def __init__(self, encoder: Any, views: ViewOptions) -> None:
+        super().__init__(encoder)  # type: ignore[call-arg]
+        self.views: Any = Views(encoder.image_size, **self.view_options(views))
 
     def embed_features(self, features: Tensor) -> Tensor:
         """Predictions, unit vectors, float, shape (batch, dim), of features."""

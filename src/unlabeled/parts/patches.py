@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from unlabeled import check
+
 __all__ = [
     "assemble",
     "cells",
@@ -14,6 +16,7 @@ __all__ = [
     "puzzle",
     "standardize",
     "textured",
+    "tile_side",
     "tiles",
 ]
 
@@ -51,6 +54,22 @@ def overlapping(images: Tensor, stride: int) -> Tensor:
     """
     parts = images.unfold(2, 2 * stride, stride).unfold(3, 2 * stride, stride)
     return rearrange(parts, "b c row column h w -> (b row column) c h w")
+
+
+def tile_side(image_size: int, grid: int, ratio: float) -> int:
+    """Side of a tile in pixels, at least 2.
+
+    Args:
+        image_size: Side of the images in pixels.
+        grid: Cells per side.
+        ratio: Side of a tile relative to its cell, in 0..1; below 1 a tile is smaller than its cell.
+
+    Raises:
+        UserError: The image has fewer than 4 pixels per cell.
+    """
+    check.at_least(4 * grid, image_size=image_size)
+    cell = image_size // grid
+    return max(2, min(round(ratio * cell), cell - (ratio < 1)))
 
 
 def tiles(images: Tensor, grid: int, size: int) -> Tensor:

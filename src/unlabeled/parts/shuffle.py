@@ -1,7 +1,9 @@
 """Batch norm in small groups of rows, so that its statistics do not reveal which rows were in one batch."""
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unlabeled.parts import gather
 
@@ -10,7 +12,7 @@ __all__ = ["in_groups", "shuffled"]
 SMALLEST_GROUP = 8
 
 
-def in_groups(network: nn.Module, images: Tensor, groups: int) -> Tensor:
+def in_groups(network: Callable[[Tensor], Tensor], images: Tensor, groups: int) -> Tensor:
     """Outputs of a network whose batch norms see one group of neighbouring rows at a time.
 
     Args:
@@ -26,7 +28,7 @@ def in_groups(network: nn.Module, images: Tensor, groups: int) -> Tensor:
 
 
 @torch.no_grad()
-def shuffled(network: nn.Module, images: Tensor, groups: int) -> Tensor:
+def shuffled(network: Callable[[Tensor], Tensor], images: Tensor, groups: int) -> Tensor:
     """Outputs for the images of all processes, each computed in a random group of a random process.
 
     Args:

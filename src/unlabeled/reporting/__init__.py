@@ -6,7 +6,7 @@ from typing import Any
 
 from unlabeled.check import UserError
 from unlabeled.data import open_data
-from unlabeled.reporting import evaluations, page, sections, tracks, transfer
+from unlabeled.reporting import evaluations, imitations, page, sections, tracks, transfer
 from unlabeled.reporting.entry import Entry, facts, label, look, title
 from unlabeled.run import opened
 
@@ -62,10 +62,12 @@ def report(
         ),
         pretext=sections.pretext(entries, device),
         tracks=tracks.tracks(entries, device),
+        imitations=imitations.imitations(entries, device),
         neighbours=sections.neighbours(entries),
         filters=sections.first_layers(entries),
         maps=sections.maps(entries),
         rounds=evaluations.rounds(entries),
+        predictions=sections.predictions(entries),
         controls=evaluations.controls(entries),
         transfer=transfer.panels(entries),
     )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from unlabeled.evaluation.controls import CONTROLS
+from unlabeled.evaluation.table import by_class
 from unlabeled.evaluation.verdict import OURS, name
 from unlabeled.reporting.entry import Entry, Evaluation
 from unlabeled.reporting.tables import Table, arrange, tasks
@@ -17,6 +18,8 @@ class Round(NamedTuple):
     heading: str
     notes: list[str]
     tables: list[Table]
+    by_class: list[tuple[str, list[list[str]]]]
+    """Titles and rows, the head first, of scores of single classes."""
 
 
 def rounds(entries: Sequence[Entry]) -> list[Round]:
@@ -33,9 +36,13 @@ def rounds(entries: Sequence[Entry]) -> list[Round]:
     for (stale, data, _), judged in sorted(groups.items(), key=lambda item: item[0][0]):
         heading = (data or "data") + (" · earlier state of the encoder" if stale else "")
         records = [(entry.label, evaluation.records) for entry, evaluation in judged]
-        result.append(
-            Round(heading, _notes(judged, len(entries), stated), [*arrange(records), *tasks(records)])
-        )
+        tables = [*arrange(records), *tasks(records)]
+        classes = [
+            (f"{label}: {title}" if len(records) > 1 else title, rows)
+            for label, own in records
+            for title, rows in by_class(own)
+        ]
+        result.append(Round(heading, _notes(judged, len(entries), stated), tables, classes))
         stated |= {caveat for _, evaluation in judged for caveat in evaluation.caveats}
     return result
 

@@ -4,6 +4,7 @@ import base64
 import io
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from unlabeled.check import UserError
 
-__all__ = ["filters", "image", "mosaic", "png", "sheet", "thumbnails", "tile"]
+__all__ = ["decode", "filters", "image", "mosaic", "png", "sheet", "thumbnails", "tile"]
 
 SMOOTH_FROM = 48  # pixels; smaller images are shown with hard pixel edges
 
@@ -35,6 +36,13 @@ def png(picture: Tensor) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(array[:, :, 0] if len(picture) == 1 else array).save(buffer, "png", optimize=True)
     return buffer.getvalue()
+
+
+def decode(content: bytes) -> Tensor:
+    """A picture of a PNG file, float, shape (3, height, width), in 0..1."""
+    with Image.open(io.BytesIO(content)) as opened:
+        levels = torch.from_numpy(np.array(opened.convert("RGB")))
+    return levels.permute(2, 0, 1) / 255
 
 
 def image(picture: Tensor, description: str, style: str = "") -> Markup:

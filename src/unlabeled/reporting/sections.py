@@ -15,7 +15,17 @@ from unlabeled.reporting import charts, pictures, sounds
 from unlabeled.reporting.entry import Entry
 from unlabeled.reporting.samples import Samples
 
-__all__ = ["Gallery", "Neighbours", "first_layers", "loss_chart", "maps", "neighbours", "pretext", "series"]
+__all__ = [
+    "Gallery",
+    "Neighbours",
+    "first_layers",
+    "loss_chart",
+    "maps",
+    "neighbours",
+    "predictions",
+    "pretext",
+    "series",
+]
 
 COLUMNS, TEXTS = 8, 3
 NEIGHBOURS, TEXT_NEIGHBOURS = 7, 4
@@ -120,12 +130,16 @@ def _predictions(entry: Entry, device: str) -> Pictures:
 
 
 def _layout(rows: Pictures) -> tuple[int, int]:
-    """How many samples stand in a row, and the longest side of their pictures in pixels: strips need most room."""
+    """How many samples stand in a row, and the longest side of their pictures in pixels: strips need most room.
+
+    A player has no room for its button in the narrowest column.
+    """
     sizes = [row.shape[-2:] for row in rows.values() if isinstance(row, Tensor)]
     widest = max((width / height for height, width in sizes), default=1.0)
     if widest > STRIP:
         return 2, 480
-    if widest > WIDE or any(max(size) > 96 for size in sizes):
+    plays = any(isinstance(row, Waveforms) for row in rows.values())
+    if plays or widest > WIDE or any(max(size) > 96 for size in sizes):
         return 4, 240
     return COLUMNS, 96
 
@@ -189,6 +203,15 @@ def _neighbours(group: Sequence[Entry], several: bool) -> Neighbours:
     if not as_text:
         images = pictures.thumbnails(images, len(queries) * len(rows) * (count + 1))
     return Neighbours(first.samples, images, queries, rows)
+
+
+def predictions(entries: Sequence[Entry]) -> list[tuple[str, str, Tensor]]:
+    """Pictures of what tasks predicted: label of the run, task, and float, shape (3, height, width), in 0..1."""
+    return [
+        (entry.label, task, pictures.decode(content))
+        for entry in entries
+        for task, content in entry.run.predictions.items()
+    ]
 
 
 def first_layers(entries: Sequence[Entry]) -> list[tuple[str, Markup]]:

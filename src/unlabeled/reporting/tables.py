@@ -4,7 +4,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from unlabeled.evaluation.controls import CONTROLS
-from unlabeled.evaluation.verdict import CHOSEN, OURS, PROBES, Record, comparisons, independent, lead, name
+from unlabeled.evaluation.verdict import (
+    CHOSEN,
+    OURS,
+    PROBES,
+    Record,
+    column,
+    comparisons,
+    images_in_words,
+    independent,
+    lead,
+    name,
+)
 from unlabeled.reporting.charts import Row, finite
 
 __all__ = ["Table", "arrange", "beats", "tasks", "winner"]
@@ -49,7 +60,9 @@ def arrange(runs: Runs) -> list[Table]:
     keys = list(dict.fromkeys(_key(r) for _, records in runs for r in records if r["features"] != "raw"))
     layered = {probe for probe, layer, _ in keys if layer is not None}
     groups: dict[tuple[str, int | str | None], list[Key]] = {}
-    for key in sorted(keys, key=lambda key: _by_count(key[2])):
+    sizes = {r["labels_per_class"]: r.get("labels") for _, records in runs for r in records}
+    known = None not in sizes.values()  # older scores do not say how many labels they are of
+    for key in sorted(keys, key=lambda key: (sizes[key[2]], 0.0) if known else _by_count(key[2])):
         groups.setdefault((key[0], key[2] if key[0] in layered else None), []).append(key)
     order = list(dict.fromkeys(probe for probe, _, _ in keys))
     in_order = sorted(groups.values(), key=lambda group: order.index(group[0][0]))
@@ -163,18 +176,20 @@ def tasks(runs: Runs) -> list[Table]:
 
 def _task(records: Sequence[Record], title: str) -> Table:
     """The table of one task: columns are units, of each layer where there are layers."""
-    columns = list(dict.fromkeys((record.get("layer"), record["unit"]) for record in records))
-    won = {comparison.column[1::2] for comparison in comparisons(records) if comparison.outcome == "won"}
+    columns = list(dict.fromkeys(column(record)[1:] for record in records))
+    won = {comparison.column[1:] for comparison in comparisons(records) if comparison.outcome == "won"}
     rows = []
     for features in sorted(
         dict.fromkeys(record["features"] for record in records), key=lambda kind: kind == OURS
     ):
-        cells = {(r.get("layer"), r["unit"]): r for r in records if r["features"] == features}
-        rows.append(Row(name(features), [cells.get(column) for column in columns], ours=features == OURS))
+        cells = {column(r)[1:]: r for r in records if r["features"] == features}
+        rows.append(Row(name(features), [cells.get(key) for key in columns], ours=features == OURS))
     lower = dict.fromkeys(record["unit"] for record in records if record["better"] == "lower")
     notes = [_intervals(records), *([f"lower is better: {', '.join(lower)}"] if lower else [])]
-    headings = [" · ".join(filter(None, column)) for column in columns]
-    winners = [len(rows) - 1 if rows[-1].ours and column in won else None for column in columns]
+    headings = [
+        " · ".join(filter(None, (layer, f"{unit}{images_in_words(count)}"))) for layer, count, unit in columns
+    ]
+    winners = [len(rows) - 1 if rows[-1].ours and key in won else None for key in columns]
     return Table(title, "", headings, rows, " · ".join(notes), winners)
 
 

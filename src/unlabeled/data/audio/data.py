@@ -71,7 +71,8 @@ class Sounds(Data):
 
         Returns:
             `waveform` float (batch, samples) in -1..1, zeros after the end of shorter ones; `length` int64
-            (batch,), true samples of each; `index` int64 (batch,).
+            (batch,), true samples of each; `index` int64 (batch,). Where sounds are not independent, `group` int64
+            (batch,) numbers what they have in common, such as the speaker.
         """
         rows = index.cpu()
         starts, lengths = self.offsets[rows], self.lengths[rows]
@@ -84,7 +85,8 @@ class Sounds(Data):
             row[:length] = self.samples[start : start + length]
         if not self.samples.is_floating_point():
             waveform /= FULL_SCALE
-        return self.on_device({"waveform": waveform, "length": lengths, "index": rows})
+        groups = {} if self.groups is None else {"group": self.groups[rows]}
+        return self.on_device({"waveform": waveform, "length": lengths, "index": rows} | groups)
 
     def crops(self, seconds: float) -> Self:
         """The same sounds, of which longer ones are given out as a piece from a random place.

@@ -1,8 +1,8 @@
 """Scenes that several cameras film at the same time; a sample is a scene."""
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Self, Unpack
 
 import numpy as np
 import torch
@@ -13,10 +13,15 @@ from unlabeled.check import UserError
 from unlabeled.data.arrays import as_tensor, channels_first
 from unlabeled.data.digests import digest, in_one_channel
 from unlabeled.data.image.data import Images
-from unlabeled.data.samples import Batch
+from unlabeled.data.samples import Batch, Samples
 from unlabeled.data.sequences import Sequences
 
-__all__ = ["Scenes", "from_views", "pixels_of"]
+__all__ = ["Scenes", "Simulator", "from_views", "pixels_of"]
+
+
+Simulator = Callable[[int, int, Tensor], Tensor]
+"""From the number of a scene, that of a camera and joint angles, radians, float, shape (poses, joints), to what the
+camera sees, uint8, shape (poses, channels, height, width)."""
 
 
 class Scenes(Sequences):
@@ -32,8 +37,18 @@ class Scenes(Sequences):
 
     kind = "cameras"
     unit = "scenes"
+    per_sample = (*Sequences.per_sample, "rows")
     sampling: tuple[int, int] | None = None
     """How many random moments a batch shows, and their radius, as in `moments`; None for whole scenes."""
+    simulator: Simulator | None = None
+    """Draws what the scenes show in other poses, of data in which that can be moved."""
+
+    def __init__(
+        self, pixels: Tensor, lengths: Tensor, *, cameras: int = 1, **about: Unpack[Samples]
+    ) -> None:
+        super().__init__(pixels, lengths, cameras=cameras, **about)
+        self.rows = torch.arange(len(self))
+        """Number of each scene for the simulator."""
 
     @property
     def shape(self) -> dict[str, int]:

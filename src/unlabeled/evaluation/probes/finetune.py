@@ -23,7 +23,19 @@ if TYPE_CHECKING:
     from unlabeled.encoders import Encoder
     from unlabeled.evaluation.logistic import Linear
 
-__all__ = ["PROBE", "Training", "fit", "probe", "steps_for", "train", "trained", "view_of"]
+__all__ = [
+    "PROBE",
+    "Training",
+    "batches",
+    "fit",
+    "groups",
+    "probe",
+    "rate",
+    "steps_for",
+    "train",
+    "trained",
+    "view_of",
+]
 
 LEAST_STEPS, PASSES = 300, 20
 UNCHECKED_STEPS = 150
@@ -131,7 +143,7 @@ class Training:
     ) -> None:
         self.network, self.classifier, self.data, self.view = network.train(), classifier.train(), data, view
         self.optimizer = torch.optim.AdamW(
-            [group for part, rate in rates.items() for group in _groups(part, rate)], fused=True
+            [group for part, peak in rates.items() for group in groups(part, peak)], fused=True
         )
 
     def step(self, batch: Tensor, factor: float) -> None:
@@ -171,12 +183,12 @@ def fit(training: Training, rows: Tensor, steps: int | None) -> str:
     most = steps_for(len(rows), BATCH) if len(held_out) else UNCHECKED_STEPS
     most = most if steps is None else steps
     if not len(held_out):
-        for step, batch in enumerate(_watched(_order(rows, most), most)):
-            training.step(batch, _rate(step / most))
+        for step, batch in enumerate(_watched(batches(rows, most), most)):
+            training.step(batch, rate(step / most))
         return f"{most} steps"
     every, best, since, done = max(1, most // CHECKS), (math.inf, math.inf), 0, 0
     part = rows[~torch.isin(rows, held_out)]
-    for batch in _watched(_order(part, round((1 - DECAY) * most)), most):
+    for batch in _watched(batches(part, round((1 - DECAY) * most)), most):
         training.step(batch, min(1.0, (done + 1) / (WARM_UP * most)))
         done += 1
         if done % every == 0:
@@ -187,7 +199,7 @@ def fit(training: Training, rows: Tensor, steps: int | None) -> str:
             if since == PATIENCE:
                 break
     decay = max(LEAST_DECAY, round(DECAY / (1 - DECAY) * done))
-    for step, batch in enumerate(_order(rows, decay)):
+    for step, batch in enumerate(batches(rows, decay)):
         training.step(batch, (1 + math.cos(math.pi * step / decay)) / 2)
     return f"{done + decay} steps, the last {decay} with all labels"
 
@@ -228,13 +240,13 @@ def _classifier(encoder: "Encoder", classes: int, head: "Linear | None") -> nn.L
     return classifier.to(next(encoder.parameters()).device)
 
 
-def _rate(progress: float) -> float:
+def rate(progress: float) -> float:
     """Fraction of the peak learning rate: linear warm-up, then a half cosine to 0."""
     warm_up = min(1.0, (progress + 1e-3) / WARM_UP)
     return warm_up * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 
-def _groups(module: nn.Module, learning_rate: float) -> list[dict]:
+def groups(module: nn.Module, learning_rate: float) -> list[dict]:
     """Parameter groups in which only matrices and kernels decay."""
     parameters = [weight for weight in module.parameters() if weight.requires_grad]
     groups = [
@@ -248,9 +260,15 @@ def _groups(module: nn.Module, learning_rate: float) -> list[dict]:
     return [group for group in groups if group["params"]]
 
 
-def _order(rows: Tensor, steps: int) -> list[Tensor]:
-    """Batches of samples: all in a new random order, again and again, every batch full."""
-    size = min(BATCH, len(rows))
+def batches(rows: Tensor, steps: int, size: int = BATCH) -> list[Tensor]:
+    """Batches of samples: all in a new random order, again and again, every batch full.
+
+    Args:
+        rows: Samples, int64, shape (rows,).
+        steps: Number of batches.
+        size: Samples in a batch, or all of them where they are fewer.
+    """
+    size = min(size, len(rows))
     passes = -(-steps * size // len(rows))
     order = torch.cat([rows[torch.randperm(len(rows))] for _ in range(passes)]) if passes else rows[:0]
     return list(order[: steps * size].split(size))

@@ -205,4 +205,4 @@ def _head(numbers: int, classes: int) -> nn.Sequential:
     return nn.Sequential(*hidden, nn.Linear(HIDDEN, classes))
 
 
-PROBE = Probe(probe, layers=layers)
+PROBE = Probe(probe, layers=layers, whole_maps=True)

@@ -1,9 +1,10 @@
 """Weighted layers: the linear probe on a sum of all layers, whose weights are learned with it.
 
 The weights are a softmax, one number per layer for all samples, and say which layers carry the classes. Layers are
-standardised before they are summed. Classifier and weights are fitted in turn, each to the optimum with the other
-fixed, from equal weights; then the classifier is fitted once more with a penalty of its own. Layers whose width differs
-from that of the last are left out.
+standardised before they are summed. The weights descend from equal ones, each time with the best classifier for them;
+then the classifier is fitted once more with a penalty of its own. Layers whose width differs from that of the last are
+left out. Where a layer alone separates all labels, a weight near 1 says that its margin is the largest, not that the
+other layers lack the classes; the probe `layers` shows those.
 
 Source: Yang and others, "SUPERB: Speech processing Universal PERformance Benchmark", 2021,
 https://arxiv.org/abs/2105.01051
@@ -24,13 +25,10 @@ from unlabeled.progress import watched
 
 __all__ = ["PROBE", "layer_weights", "probe", "summed"]
 
-Value = tuple[float, Tensor]
-ROUNDS = 20
-"""Most times that weights and classifier are fitted in turn."""
-MOVED = 1e-3
-"""Change of a weight below which nothing moves any more."""
+LABELS = 5000
+"""Most labels by which layers are weighted, drawn at random; the classifier gets all."""
 STEPS = 20
-"""Most steps of L-BFGS for the weights in each round."""
+"""Most steps of L-BFGS for the weights, each of which fits a classifier or more."""
 
 
 def summed(layers: Tensor, weights: Tensor) -> Tensor:
@@ -58,23 +56,27 @@ def layer_weights(layers: Tensor, labels: Tensor, classes: int, *, penalty: floa
         Float, shape (layers,), above 0, of sum 1. The problem has several optima: this is the one that descent from
         equal weights reaches.
     """
-    state = layers.new_zeros(len(layers))
-    for _ in watched(range(ROUNDS), ROUNDS, "weighting layers", "rounds at most"):
-        before = state.softmax(0)
-        classifier = _fit(summed(layers, before), labels, classes, seed, penalty)
-        products = layers @ classifier.weight
+    told = watched(range(2 * STEPS), 2 * STEPS, "weighting layers", "fits at most")
 
-        def loss(state: Tensor, products: Tensor = products, bias: Tensor = classifier.bias) -> Value:
-            with torch.enable_grad():
-                state = state.requires_grad_()
-                value = F.cross_entropy(summed(products, state.softmax(0)) + bias, labels)
-                (slope,) = torch.autograd.grad(value, state)
-            return float(value), slope
+    def loss(state: Tensor) -> tuple[float, Tensor]:
+        """Of the best classifier for these weights. It is at its optimum, so that only the weights have a slope."""
+        next(told, None)
+        classifier = _fit(summed(layers, state.softmax(0)), labels, classes, seed, penalty)
+        with torch.enable_grad():
+            state = state.detach().requires_grad_()
+            logits = summed(layers @ classifier.weight, state.softmax(0)) + classifier.bias
+            value = F.cross_entropy(logits, labels)
+            (slope,) = torch.autograd.grad(value, state)
+        return float(value) + penalty / 2 * float(classifier.weight.square().sum()), slope
 
-        state = lbfgs.minimum(loss, state, STEPS).detach()
-        if (state.softmax(0) - before).abs().max() < MOVED:
-            break
-    return state.softmax(0)
+    equal = layers.new_zeros(len(layers))
+    unit, _ = loss(equal)  # as the first step is as long as the slope
+
+    def scaled(state: Tensor) -> tuple[float, Tensor]:
+        value, slope = loss(state)
+        return value / unit, slope / unit
+
+    return lbfgs.minimum(scaled, equal, STEPS).softmax(0)
 
 
 def probe(
@@ -98,8 +100,10 @@ def probe(
     )
     rows = rows.to(data.labels.device)
     layers, labels, classes, seed = layers[:, rows], data.labels[rows], len(data.classes), settings.seed
-    penalty = _fit(layers.mean(0), labels, classes, seed).penalty
-    weights = layer_weights(layers, labels, classes, penalty=penalty, seed=seed)
+    some = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:LABELS].sort().values
+    few, answers = layers[:, some.to(rows.device)], labels[some.to(rows.device)]
+    penalty = _fit(few.mean(0), answers, classes, seed).penalty
+    weights = layer_weights(few, answers, classes, penalty=penalty, seed=seed)
     classifier = _fit(summed(layers, weights), labels, classes, seed)
     words = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(equal, weights.tolist()))
     others = [name for name in names if name not in equal]
@@ -116,4 +120,4 @@ def _fit(
     return logistic.fit(features, labels, classes, penalty=penalty, statistics=statistics, seed=seed)
 
 
-PROBE = Probe(probe)
+PROBE = Probe(probe, tells=True)

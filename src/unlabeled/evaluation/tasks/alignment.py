@@ -7,7 +7,6 @@ the two scenes of a pair seen by the same camera, where `progress`, if it is a f
 is, else its fraction of the scene's length.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,11 +15,11 @@ from torch import Tensor
 from unlabeled.check import UserError
 from unlabeled.data.cameras import Scenes
 from unlabeled.data.groups import joined
+from unlabeled.evaluation.frame_readers import FrameReader, frame_readers
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel
 from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.evaluation.task import Task
-from unlabeled.method import Batch, Method
 from unlabeled.progress import watched
 
 __all__ = ["CHANCE", "TASK", "alignment_error", "kendall_tau", "measure", "nearest"]
@@ -28,11 +27,6 @@ __all__ = ["CHANCE", "TASK", "alignment_error", "kendall_tau", "measure", "neare
 CHANCE = 1 / 3
 """Error of neighbours drawn uniformly, in long scenes."""
 ACROSS = "error across scenes"
-FRAMES = 256
-"""Frames that are read at once."""
-
-Reader = Callable[[Batch], Tensor]
-"""From a batch of frames to embeddings, float, shape (frames, ...)."""
 
 
 def nearest(first: Tensor, second: Tensor) -> Tensor:
@@ -99,42 +93,17 @@ def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
     """
     scenes: Any = parts.require_test("cameras", "alignment")
     measurements = []
-    for features, layer, detail, reader in _readers(model, parts):
-        films = _films(scenes, reader, model.device)
+    for reader in frame_readers(model, parts):
+        films = _films(scenes, reader)
         values = _between_cameras(films) if scenes.cameras > 1 else {}
         values |= _across_scenes(films, scenes) if len(scenes) > 1 else {}
-        measurements += [
-            _measurement(features, layer, detail, unit, scores, scenes) for unit, scores in values.items()
-        ]
+        measurements += [_measurement(reader, unit, scores, scenes) for unit, scores in values.items()]
     if not measurements:
         raise UserError(f"data must have two cameras or two scenes, got one of each in {scenes.name}")
     return measurements
 
 
-def _readers(model: EvaluatedModel, parts: Parts) -> list[tuple[str, str | None, str, Reader]]:
-    """Name, layer, detail and reader of all embeddings."""
-    encoder, method, device = model.encoder.to(model.device), model.method, model.device
-    calibration = parts.calibration.to(device)
-    twin = model.untrained(encoder.evaluation_view(calibration))
-    readers: list[tuple[str, str | None, str, Reader]] = [
-        ("unlabeled", None, "vector of the encoder", lambda batch: encoder.features(encoder.inputs(batch))),
-        ("raw", None, encoder.raw_detail, encoder.raw),
-        ("random", None, "vector of the encoder", lambda batch: twin.features(twin.inputs(batch))),
-    ]
-    if method is not None and type(method).embedding is not Method.embedding:
-        method_twin = model.untrained_method(calibration)
-        assert method_twin is not None
-        readers += [
-            ("unlabeled", "embedding", "what the loss compares", method.to(device).embedding),
-            ("raw", "embedding", encoder.raw_detail, encoder.raw),
-            ("random", "embedding", "what the loss compares", method_twin.to(device).embedding),
-        ]
-    return readers
-
-
-def _measurement(
-    features: str, layer: str | None, detail: str, unit: str, values: Tensor, scenes: Scenes
-) -> Measurement:
+def _measurement(reader: FrameReader, unit: str, values: Tensor, scenes: Scenes) -> Measurement:
     tau = unit.startswith("Kendall")
     groups, counted = scenes.groups, "scenes" if scenes.groups is None else group_unit(scenes)
     if unit == ACROSS:
@@ -142,20 +111,18 @@ def _measurement(
         if scenes.groups is not None:  # pairs that share a group are no more independent than it is
             groups = joined(groups, scenes.groups)
     return Measurement(
-        "alignment", features, values[None], layer=layer, detail=detail, unit=unit,
+        "alignment", reader.features, values[None], layer=reader.layer, detail=reader.detail, unit=unit,
         better="higher" if tau else "lower", groups=groups, counted=counted, bounds=(-1.0 if tau else 0.0, 1.0),
     )  # fmt: skip
 
 
-@torch.no_grad()
-def _films(scenes: Scenes, reader: Reader, device: torch.device) -> list[list[Tensor]]:
+def _films(scenes: Scenes, reader: FrameReader) -> list[list[Tensor]]:
     """Embeddings of every film, float, shape (frames, dim), by scene and camera."""
     films = []
     lengths = watched(scenes.lengths.tolist(), len(scenes), "alignment", "scenes")
     for row, length in enumerate(lengths):
         views = scenes.batch(torch.tensor([row]))["views"][0]
-        parts = [reader({"image": part.to(device)}).flatten(1) for part in views.flatten(0, 1).split(FRAMES)]
-        films.append(list(torch.cat(parts).float().cpu().split(length)))
+        films.append(list(reader.embed(views.flatten(0, 1)).split(length)))
     return films
 
 
