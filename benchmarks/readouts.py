@@ -22,10 +22,7 @@ COLUMNS = ("knn", "linear")
 FEATURES = (
     "output",
     "output:whiten",
-    "output:views",
-    "layer2:2x2:standardize",
     "layer2:2x2:whiten",
-    "layer3:2x2:standardize",
     "layer3:2x2:whiten",
 )
 
