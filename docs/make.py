@@ -28,7 +28,7 @@ TITLES = {
     "trajectory": "Agent trajectories",
 }
 TASKS = {
-    "text": "`perplexity`, `zero_shot`, `few_shot`, `similarity`, `analogies`",
+    "text": "`perplexity`, `continuation`, `zero_shot`, `few_shot`, `similarity`, `analogies`",
     "audio": "`abx`, `factors`",
     "video": "`recognition`, `propagation` of masks and key points",
     "audio-visual": "`retrieval`, `localisation`",

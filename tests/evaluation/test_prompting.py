@@ -104,7 +104,7 @@ def test_the_prior_of_a_name_is_taken_off() -> None:
 def test_unigram_by_hand() -> None:
     network = encoder()
     frequencies = torch.full((network.vocabulary,), 1 / network.vocabulary, dtype=torch.double)
-    score = prompting._unigram(frequencies, [[5], [6, 0]])([[5, 0, 0, 0]])
+    score = prompting.unigram(frequencies, [[5], [6, 0]])([[5, 0, 0, 0]])
     first = math.log((1 / 4 + 1 / network.vocabulary) / 2)
     second = (math.log(1 / network.vocabulary / 2) + math.log((3 / 4 + 1 / network.vocabulary) / 2)) / 2
     assert score[0].tolist() == pytest.approx([first, second], rel=1e-6)

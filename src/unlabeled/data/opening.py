@@ -49,6 +49,7 @@ BUILT_IN = {
     "photos": "image",
     "seasons": "image",
     "topics": "text",
+    "puzzles": "text",
     "tones": "audio",
     "moving_digits": "video",
     "balls": "video",

@@ -28,6 +28,7 @@ from unlabeled.worlds import (
     moving_digits,
     orbit,
     pans,
+    puzzles,
     rooms,
     seasons,
     tones,
@@ -43,6 +44,7 @@ SIZES = {
     "chiming_shapes": (3_000, 800),
     "orbit": (120, 20),
     "arm": (120, 20),
+    "puzzles": (2_000, 200),
     "rooms": (64, 16),
     "seasons": (400, 100),
 }
@@ -75,9 +77,9 @@ def built_in(name: str, split: str, channels: int | None = None) -> Data:
             moving_digits:two for two digits; balls:reversible; balls:static; chiming_shapes:distractor with a second
             shape that makes no sound; orbit:still, where nothing moves; orbit:free with cameras anywhere; arm:still,
             where the arm stands still; rooms:still, where the walker does; seasons:unrelated, where no two pictures
-            show the same place;
-            pans:photos over photos instead of digits; pans:blank with empty frames. What else follows pans: is a path
-            of images, which `opening` opens.
+            show the same place; puzzles:copying and puzzles:alphabet for questions without their answers, which are
+            the labels; pans:photos over photos instead of digits; pans:blank with empty frames. What else follows
+            pans: is a path of images, which `opening` opens.
         split: train or test.
         channels: Of images, 1 or 3 to convert to; None leaves digits grey and photos in colour.
 
@@ -112,6 +114,16 @@ def _topics(name: str, variant: str, split: str) -> Texts:
         factors={"topic": documents},
         documents=documents,
     )
+
+
+def _puzzles(name: str, variant: str, split: str) -> Texts:
+    check.choice(("", *puzzles.KINDS), variant=variant)
+    if not variant:
+        count, seed = _seeded("puzzles", split)
+        return Texts(puzzles.documents(count, split, seed), name=name)
+    questions, classes = puzzles.questions(variant, split), puzzles.KINDS[variant]
+    labels = torch.tensor([classes.index(answer) for _, answer in questions])
+    return Texts([text for text, _ in questions], name=name, labels=labels, classes=list(classes))
 
 
 def _tones(name: str, variant: str, split: str) -> Sounds:
@@ -213,6 +225,7 @@ def pans_over(images: Images, name: str, split: str, size: int = 32, blank: bool
 
 _OPENED_BY: dict[str, Callable[[str, str, str], Data]] = {
     "topics": _topics,
+    "puzzles": _puzzles,
     "tones": _tones,
     "chiming_shapes": _chiming_shapes,
     "orbit": _orbit,

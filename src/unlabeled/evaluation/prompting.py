@@ -30,11 +30,15 @@ __all__ = [
     "Prompts",
     "Questions",
     "Scorer",
+    "after",
     "best_shares",
     "by_permuted_labels",
     "class_scores",
+    "frequencies",
     "hits",
+    "refuse_others",
     "scorers",
+    "unigram",
 ]
 
 Pieces = list[int]
@@ -125,12 +129,7 @@ class Questions:
         Raises:
             ValueError: The encoder is not of the family gpt, or classes have no names.
         """
-        encoder: Any = model.encoder
-        if getattr(encoder, "family", None) != "gpt":
-            name = encoder.config.get("name", type(encoder).__name__)
-            raise UserError(
-                f"{task} needs a transformer that never looks ahead, such as gpt-mini, got {name}"
-            )
+        encoder = refuse_others(model, task)
         data = Labelled.of(parts.calibration, parts.require_test("text", task))
         prompts = Prompts(encoder, data)
         order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(model.seed))
@@ -165,6 +164,19 @@ class Questions:
             task, features, values, unit=unit, groups=self.groups, counted=self.counted, bounds=(0.0, 1.0),
             detail=", ".join(filter(None, [detail, self.detail])),
         )  # fmt: skip
+
+
+def refuse_others(model: EvaluatedModel, task: str) -> Any:
+    """The encoder.
+
+    Raises:
+        ValueError: It is not of the family gpt.
+    """
+    encoder: Any = model.encoder
+    if getattr(encoder, "family", None) != "gpt":
+        name = encoder.config.get("name", type(encoder).__name__)
+        raise UserError(f"{task} needs a transformer that never looks ahead, such as gpt-mini, got {name}")
+    return encoder
 
 
 class Prompts:
@@ -229,10 +241,15 @@ def scorers(model: EvaluatedModel, prompts: Prompts, train: Any) -> dict[str, Sc
         train: Texts that pieces are counted in.
     """
     encoder: Any = model.encoder
-    counts = encoder.blocks(train).counts(encoder.vocabulary, skip=1).double() + 1
     networks: dict[str, Any] = {"unlabeled": encoder, "random": model.untrained()}
     scorers = {features: _network(GPT(one), prompts.names, model) for features, one in networks.items()}
-    return scorers | {"unigram": _unigram(counts / counts.sum(), prompts.names)}
+    return scorers | {"unigram": unigram(frequencies(encoder, train), prompts.names)}
+
+
+def frequencies(encoder: Any, texts: Any) -> Tensor:
+    """Fraction of each piece among those of texts, none of them 0, float64, shape (vocabulary,)."""
+    counts = encoder.blocks(texts).counts(encoder.vocabulary, skip=1).double() + 1
+    return counts / counts.sum()
 
 
 def _network(method: GPT, names: Sequence[Pieces], model: EvaluatedModel) -> Scorer:
@@ -245,7 +262,7 @@ def _network(method: GPT, names: Sequence[Pieces], model: EvaluatedModel) -> Sco
         parts = [(stem, start) for stem in sorted(stems) for start in range(0, len(asked), BATCH)]
         for stem, start in watched(parts, len(parts), "prompts", "batches"):
             rows = slice(start, start + BATCH)
-            likely = _after(method, [[*prompt, *stem] for prompt in asked[rows]], len(stem) + 1, model.device)
+            likely = after(method, [[*prompt, *stem] for prompt in asked[rows]], len(stem) + 1, model.device)
             for number, name in enumerate(names):
                 if tuple(name[:-1]) == stem:
                     scores[rows, number] = likely[:, range(len(name)), name].mean(1)
@@ -255,7 +272,7 @@ def _network(method: GPT, names: Sequence[Pieces], model: EvaluatedModel) -> Sco
 
 
 @torch.no_grad()
-def _after(method: GPT, rows: Sequence[Pieces], count: int, device: torch.device) -> Tensor:
+def after(method: GPT, rows: Sequence[Pieces], count: int, device: torch.device) -> Tensor:
     """Log-probabilities of what follows each of the last pieces of rows, float64, shape (rows, count, vocabulary)."""
     lengths = torch.tensor([len(row) for row in rows])
     tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
@@ -267,14 +284,14 @@ def _after(method: GPT, rows: Sequence[Pieces], count: int, device: torch.device
     return method.logits(states).double().log_softmax(2).cpu()
 
 
-def _unigram(frequencies: Tensor, names: Sequence[Pieces]) -> Scorer:
+def unigram(fractions: Tensor, names: Sequence[Pieces]) -> Scorer:
     """Scores by the frequencies of pieces, half of them in the prompt and half of them in all texts."""
 
     def score(asked: Sequence[Pieces]) -> Tensor:
         rows = []
         for prompt in asked:
-            own = torch.tensor(prompt).bincount(minlength=len(frequencies)) / len(prompt)
-            logs = ((own + frequencies) / 2).log()
+            own = torch.tensor(prompt).bincount(minlength=len(fractions)) / len(prompt)
+            logs = ((own + fractions) / 2).log()
             rows.append(torch.stack([logs[name].mean() for name in names]))
         return torch.stack(rows)
 
