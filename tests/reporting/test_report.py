@@ -134,6 +134,7 @@ def make_run(folder: Path, channels: int = 1, size: int = 8, **changes: Any) -> 
         "history": [epoch(number) for number in range(1, 6)],
         "measured": {"records": [record("raw", 0.5), record("random", 0.4), record("unlabeled", 0.9)]},
         "skipped": [("broken.jpg", "truncated")],
+        "predictions": {},
         "encoder": encoder,
         "reading": {"channels": channels},
         "method": FakeMethod(encoder),
@@ -174,6 +175,29 @@ def test_the_scores_name_the_controls_that_were_measured_and_no_others(tmp_path:
     assert "on the same test samples: random weights." in scores and "raw input" not in scores
     alone = make_run(tmp_path / "alone", measured={"records": [record("unlabeled", 0.9)]})
     assert "No control was measured" in section_of(report(alone), "scores")
+
+
+def test_tasks_that_train_show_their_predictions_and_the_scores_of_classes(tmp_path: Path) -> None:
+    rows = [
+        record(
+            features,
+            value,
+            probe="detection",
+            unit="AP50",
+            better="higher",
+            labels_per_class=25,
+            by_class={"cat": value, "dog": 0.1},
+        )
+        for features, value in (("random", 0.3), ("unlabeled", 0.6))
+    ]
+    shown = {
+        "detection": pictures.sheet({"true": torch.rand(2, 3, 8, 8), "unlabeled": torch.rand(2, 3, 8, 8)})
+    }
+    path = report(make_run(tmp_path / "run", measured={"records": rows}, predictions=shown))
+    assert "answers and predictions of detection" in section_of(path, "predictions")
+    scores = " ".join(section_of(path, "scores").split())
+    assert "AP50 with 25 images" in scores and "detection: AP50 by class with 25 images" in scores
+    assert '<th scope="col">dog</th>' in scores and "<td>0.6</td>" in scores
 
 
 def test_masks_are_carried_along_where_the_data_has_them(tmp_path: Path) -> None:
