@@ -195,8 +195,8 @@ def swav() -> Method:
     return method
 
 
-def contrastive_pairs(unit: bool) -> Method:
-    method = ContrastivePairs(build(), projection_dim=6, margin=1.5, unit=unit)
+def contrastive_pairs(normalize: bool) -> Method:
+    method = ContrastivePairs(build(), projection_dim=6, margin=1.5, normalize=normalize)
     method.views = Given(1, 2)  # type: ignore[assignment]
     return method
 
