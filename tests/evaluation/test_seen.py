@@ -23,7 +23,6 @@ from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.run import Run, load, write_samples
 from unlabeled.training.train import pretrain
 
-
 def pictures(folder: Path, names: dict[str, range]) -> None:
     """Noise of 9 pixels, which its number decides, in folders of classes."""
     for name, seeds in names.items():
@@ -109,6 +108,7 @@ def test_tasks_notice_seen_samples_too(tmp_path):
     assert "note" not in evaluate(load(run.path), (train, test), probe="factors").about
 
 
+@pytest.mark.usefixtures("small_networks", "small_worlds")
 def test_walks_that_a_task_measures_are_noticed(tmp_path):
     walks = open_data("rooms", split="train").subset(torch.arange(16))
     run = pretrain("trajectory_unmasking", walks, out=tmp_path / "run", steps=1, batch_size=4, quiet=True)

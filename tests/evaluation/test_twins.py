@@ -15,6 +15,8 @@ from unlabeled.method import Batch, Method
 from unlabeled.parts.teacher import Follower
 from unlabeled.selftest import example, smallest
 
+pytestmark = pytest.mark.usefixtures("small_networks", "small_worlds")
+
 
 def samples(name: str) -> Data:
     kind = methods.describe(name).kind
