@@ -23,15 +23,21 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Narrow convolutions, and few samples whose features are judged after each epoch.
+    """Narrow networks, and few samples whose features are judged after each epoch.
 
     For tests of what surrounds a network: its width then only costs time.
     """
     from unlabeled.data import KINDS
-    from unlabeled.encoders import image, stages
+    from unlabeled.encoders import from_timm, image, stages
     from unlabeled.training import judge
 
-    monkeypatch.setitem(image.NAMES, "conv4", partial(stages.conv4, share=4))
+    narrow = {
+        "conv4": partial(stages.conv4, share=4),
+        "resnet10": partial(from_timm.resnet, "resnet10", share=4),
+        "vit-small": partial(from_timm.vit_small, width=48),
+    }
+    for name, network in narrow.items():
+        monkeypatch.setitem(image.NAMES, name, network)
     monkeypatch.setattr(judge, "PROBE_SAMPLES", dict.fromkeys(KINDS, 8))
 
 

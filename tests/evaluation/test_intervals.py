@@ -43,9 +43,7 @@ LEAST, MOST = 0.93 - 0.02, 0.97 + 0.02
 RATES = [(0.5, 0.3), (0.7, 0.1), (0.9, 0.1)]
 KINDS, GROUPS = ["equal", "unequal", "wild"], [8, 16, 64]
 # Each pair of these values once.
-SQUARE = [
-    (GROUPS[row], KINDS[column], *RATES[(row + column) % 3]) for row in range(3) for column in range(3)
-]
+SQUARE = [(GROUPS[row], KINDS[column], *RATES[(row + column) % 3]) for row in range(3) for column in range(3)]
 
 
 @pytest.mark.parametrize(("groups", "kind", "mean", "likeness"), SQUARE)

@@ -39,9 +39,7 @@ def values(scores, features: str, probe: str = "knn") -> list[float]:
 def test_named_features_are_those_of_the_readout_and_the_scores_say_so():
     lines: list[str] = []
     columns = ("raw", "random", "rescaled")
-    named = evaluate(
-        ENCODER, (TRAIN, TEST), features="s3:2x2:views", controls=columns, progress=lines.append
-    )
+    named = evaluate(ENCODER, (TRAIN, TEST), features="s3:2x2:views", controls=columns, progress=lines.append)
     fitted = fit_readout(ENCODER, Spec.parse("s3:2x2:views"), TRAIN)
     plain = evaluate(fitted, (TRAIN, TEST), controls=columns)
     for features in ("unlabeled", *columns):

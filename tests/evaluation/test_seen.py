@@ -23,6 +23,7 @@ from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.run import Run, load, write_samples
 from unlabeled.training.train import pretrain
 
+
 def pictures(folder: Path, names: dict[str, range]) -> None:
     """Noise of 9 pixels, which its number decides, in folders of classes."""
     for name, seeds in names.items():

@@ -78,7 +78,12 @@ def resnet(name: str, in_channels: int, image_size: int, *, share: int = 1) -> F
         widths = tuple(width // share for width in (32, 64, 128, 256))
         narrow: dict[str, Any] = {"layers": (1, 1, 1, 1), "channels": widths}
         # Only timm's deep stem lets the first width be chosen; it is then replaced by a single layer.
-        narrow |= {"stem_type": "deep", "stem_width": 16 // share, "zero_init_last": False, "in_chans": in_channels}
+        narrow |= {
+            "stem_type": "deep",
+            "stem_width": 16 // share,
+            "zero_init_last": False,
+            "in_chans": in_channels,
+        }
         trunk = FromTimm("resnet18", standard=False, **narrow)
         _replace_stem(trunk.model, in_channels, stride=2)
         return trunk
