@@ -13,7 +13,6 @@ from torch import Tensor
 
 from unlabeled import encoders
 from unlabeled.data import Data, Skipped, from_images, open_splits
-from unlabeled.encoders import image, stages
 from unlabeled.evaluation import evaluate, logistic, twins
 from unlabeled.evaluation.controls import raw, supervised
 from unlabeled.evaluation.features import of_encoder, read, standardization
@@ -46,7 +45,7 @@ TRAIN, TEST = blobs(90, 0), blobs(60, 1)
 def conv4(seed: int = 0) -> encoders.Encoder:
     with torch.random.fork_rng(), pytest.MonkeyPatch.context() as patch:
         torch.manual_seed(seed)
-        patch.setitem(image.NAMES, "conv4", partial(stages.conv4, share=4))
+        patch.setitem(encoders.image.NAMES, "conv4", partial(encoders.stages.conv4, share=4))
         return encoders.build("conv4", in_channels=1, image_size=8)
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from unlabeled import encoders
-from unlabeled.encoders import image, split, stages
+from unlabeled.encoders import image as networks
+from unlabeled.encoders import split, stages
 from unlabeled.methods.split_brain import SplitBrain, loss
 from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
 from unlabeled.parts.color_bins import equal_bins
@@ -20,7 +21,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch):
     quarter = partial(
         split.split, lambda channels, size, share: stages.conv4(channels, size, share=4 * share)
     )
-    monkeypatch.setitem(image.NAMES, "split-conv4", quarter)
+    monkeypatch.setitem(networks.NAMES, "split-conv4", quarter)
 
 
 def method(size=16, channels=3, **options):
