@@ -5,6 +5,7 @@ import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,11 +44,16 @@ MODULES = {
 }
 
 
+def named(node: ast.AST, *names: str) -> bool:
+    return isinstance(node, ast.Name) and node.id in names
+
+
+@cache
 def imports(file: Path, types: bool = False) -> set[str]:
     """Dotted names of our own modules that a file imports, with or without those for type checking only."""
     tree = ast.parse(file.read_text())
     for node in ast.walk(tree):
-        if not types and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        if not types and isinstance(node, ast.If) and named(node.test, "TYPE_CHECKING"):
             node.body = []
     found = set()
     for node in ast.walk(tree):
@@ -136,7 +142,8 @@ def own_names(tree: ast.AST) -> Iterator[str]:
 
 
 def of_self(node: ast.Attribute) -> bool:
-    return ast.unparse(node.value) in {"self", "cls", "super()"}
+    value = node.value
+    return named(value, "self", "cls") or (isinstance(value, ast.Call) and named(value.func, "super"))
 
 
 def private(name: str) -> bool:
@@ -156,12 +163,7 @@ def private_uses(tree: ast.AST, own: set[str]) -> Iterator[str]:
             yield from {node.attr} - own - PUBLIC
         if isinstance(node, ast.Attribute) and node.attr == "__class__" and isinstance(node.ctx, ast.Store):
             yield node.attr
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in {
-            "getattr",
-            "setattr",
-            "hasattr",
-            "delattr",
-        }:
+        if isinstance(node, ast.Call) and named(node.func, "getattr", "setattr", "hasattr", "delattr"):
             name = node.args[1]
             if isinstance(name, ast.Constant) and private(name.value):
                 yield name.value

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ from unlabeled.training import checkpoints, judge, loop, optimizers, processes, 
 from unlabeled.training.schedule import learning_rate
 from unlabeled.training.seeds import mix
 from unlabeled.training.settings import Settings
+
+pytestmark = pytest.mark.usefixtures("small_networks")
 
 FAST: dict[str, Any] = {"batch_size": 8, "quiet": True}
 
@@ -834,18 +837,31 @@ def test_two_that_take_the_next_free_folder_get_different_ones(tmp_path: Path) -
     assert len(set(folders)) == 24 and all(folder.is_dir() for folder in folders)
 
 
-@pytest.mark.parametrize("how", ["-c", "stdin", "prompt"])
-def test_several_devices_need_a_script(tmp_path: Path, how: str) -> None:
-    call = "from unlabeled.training import processes, settings\nprocesses.join(settings.Settings(devices=2))"
-    if how == "prompt":
-        (tmp_path / "cell.py").write_text(f"import sys\nsys.ps1 = '>>> '\n{call}")
-        call = str(tmp_path / "cell.py")
-    words = {"-c": ["-c", call], "stdin": ["-"], "prompt": [call]}[how]
-    outside = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "WORLD_SIZE")}
-    done = subprocess.run([sys.executable, *words], input=call, capture_output=True, text=True, env=outside)
-    last = done.stderr.strip().splitlines()[-1]
-    refused = "ValueError: devices and nodes must be 1 in a notebook"
-    assert last.startswith(refused) and "torchrun" in last
+SAYS = "import sys\nprint(getattr(sys.modules['__main__'], '__file__', ''), hasattr(sys, 'ps1'), sep='\\n')\n"
+"""What a program finds that asks for the file it was started from and whether there is a prompt."""
+
+
+@pytest.mark.parametrize("how", ["-c", "stdin", "prompt", "script"])
+def test_several_devices_need_a_script(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "script.py").write_text(SAYS)
+    words = {"-c": ["-c", SAYS], "stdin": ["-"], "prompt": ["-i"], "script": [str(tmp_path / "script.py")]}[
+        how
+    ]
+    done = subprocess.run([sys.executable, *words], input=SAYS, capture_output=True, text=True, check=True)
+    file, prompt = done.stdout.splitlines()
+    main = ModuleType("__main__")
+    if file:
+        main.__file__ = file
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    if prompt == "True":
+        monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    for name in ("LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    if how == "script":
+        processes._refuse_without_script(Settings(devices=2))
+        return
+    with pytest.raises(ValueError, match=r"devices and nodes must be 1 in a notebook, .* torchrun"):
+        processes.join(Settings(devices=2))
 
 
 def test_more_devices_than_the_machine_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

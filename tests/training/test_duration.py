@@ -23,6 +23,8 @@ from unlabeled.training.duration import Costs, seconds_of, steps_within
 from unlabeled.training.schedule import Cut, Schedule, learning_rate
 from unlabeled.training.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
 FAST: dict[str, Any] = {"batch_size": 8, "encoder": "conv4"}
 
 
@@ -470,7 +472,9 @@ def test_resume_starts_afresh_where_nothing_is_there_and_says_so(
 
 
 KILLED = """
-import os, signal, sys, torch, unlabeled
+import functools, os, signal, sys, torch, unlabeled
+from unlabeled.encoders import image, stages
+image.NAMES["conv4"] = functools.partial(stages.conv4, share=4)  # as in small_networks
 images = torch.randint(0, 256, (24, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 kill = lambda step: step == 3 and os.kill(os.getpid(), signal.SIGKILL)
 unlabeled.pretrain("moco", images, out=sys.argv[1], steps=8, batch_size=8, encoder="conv4", queue=16, on_step=kill)
