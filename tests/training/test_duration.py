@@ -162,15 +162,15 @@ def test_small_data_is_not_memorised_to_fill_the_time(
     clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Brief(Compiled):
-        most_epochs = 84
+        most_epochs = 20
         seconds = 0.01
 
     run = unlabeled.pretrain(
         Brief, pictures(), out=tmp_path / "run", encoder=network(), minutes=60, batch_size=8
     )
-    assert run.config["settings"]["epochs"] == 84 and "steps" not in run.config["settings"]
+    assert run.config["settings"]["epochs"] == 20 and "steps" not in run.config["settings"]
     said = capsys.readouterr().err
-    assert "of 60 min, as no more than 84 epochs are chosen for this data" in said
+    assert "of 60 min, as no more than 20 epochs are chosen for this data" in said
 
 
 def test_a_method_with_steps_of_its_own_takes_no_more_of_them_to_fill_the_time(
@@ -213,7 +213,7 @@ def test_a_method_that_cannot_be_copied_has_a_length_without_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Held(Compiled):
-        most_epochs = 84
+        most_epochs = 20
 
         def __init__(self, encoder: nn.Module) -> None:
             super().__init__(encoder)
@@ -223,8 +223,8 @@ def test_a_method_that_cannot_be_copied_has_a_length_without_time(
     with pytest.raises(ValueError, match="epochs or steps must be given for a method that cannot be copied"):
         unlabeled.pretrain(Held, pictures(), out=tmp_path / "a", minutes=1, **settings)
     run = unlabeled.pretrain(Held, pictures(), out=tmp_path / "b", **settings)
-    assert run.config["settings"]["epochs"] == 84
-    assert "84 epochs, whatever time they take: epochs or steps must be given" in capsys.readouterr().err
+    assert run.config["settings"]["epochs"] == 20
+    assert "20 epochs, whatever time they take: epochs or steps must be given" in capsys.readouterr().err
 
 
 def test_time_limits_what_nobody_named() -> None:
