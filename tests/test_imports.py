@@ -49,14 +49,20 @@ def named(node: ast.AST, *names: str) -> bool:
 
 
 @cache
+def nodes(file: Path) -> list[ast.AST]:
+    """All parts of a file."""
+    return list(ast.walk(ast.parse(file.read_text())))
+
+
+@cache
 def imports(file: Path, types: bool = False) -> set[str]:
     """Dotted names of our own modules that a file imports, with or without those for type checking only."""
-    tree = ast.parse(file.read_text())
-    for node in ast.walk(tree):
-        if not types and isinstance(node, ast.If) and named(node.test, "TYPE_CHECKING"):
-            node.body = []
+    checked = [node for node in nodes(file) if isinstance(node, ast.If) and named(node.test, "TYPE_CHECKING")]
+    for_types = {part for node in checked for line in node.body for part in ast.walk(line)}
     found = set()
-    for node in ast.walk(tree):
+    for node in nodes(file):
+        if node in for_types and not types:
+            continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -130,9 +136,9 @@ PUBLIC = {"_replace", "_asdict", "_fields", "_make"}
 """Names of NamedTuple with an underscore only so that no field has them."""
 
 
-def own_names(tree: ast.AST) -> Iterator[str]:
+def own_names(file: Path) -> Iterator[str]:
     """Names that a file defines: functions, classes, variables and attributes of `self` or `cls`."""
-    for node in ast.walk(tree):
+    for node in nodes(file):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.name
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -150,9 +156,9 @@ def private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
 
 
-def private_uses(tree: ast.AST, own: set[str]) -> Iterator[str]:
+def private_uses(file: Path, own: set[str]) -> Iterator[str]:
     """Private names that a file imports, reads or sets, by attribute or by string, and replaced classes."""
-    for node in ast.walk(tree):
+    for node in nodes(file):
         if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("unlabeled"):
             yield from filter(
                 private, [*(node.module or "").split("."), *(alias.name for alias in node.names)]
@@ -170,9 +176,8 @@ def private_uses(tree: ast.AST, own: set[str]) -> Iterator[str]:
 
 
 def test_private_names_of_other_libraries_are_used_in_one_file_only() -> None:
-    trees = {file: ast.parse(file.read_text()) for file in FILES}
-    own = {name for tree in trees.values() for name in own_names(tree)}
-    uses = {str(file.relative_to(SOURCE)): [*private_uses(tree, own)] for file, tree in trees.items()}
+    own = {name for file in FILES for name in own_names(file)}
+    uses = {str(file.relative_to(SOURCE)): [*private_uses(file, own)] for file in FILES}
     assert {file: names for file, names in uses.items() if names}.keys() == {"kernels/compat.py"}
 
 
