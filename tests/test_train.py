@@ -384,6 +384,13 @@ def test_nan_loss_stops_with_step_and_samples_and_keeps_the_good_state(tmp_path:
     assert position["step"] == 2 and all(value.isfinite().all() for value in state["method"].values())
 
 
+@pytest.fixture
+def many_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many samples are judged as usual: the features of a few cannot tell a collapse."""
+    monkeypatch.setattr(judge, "PROBE_SAMPLES", {"image": 512})
+
+
+@pytest.mark.usefixtures("many_judged")
 def test_collapse_is_said_in_words_after_two_epochs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -555,6 +562,7 @@ def test_network_of_ones_own_goes_in_and_comes_out(tmp_path: Path) -> None:
         _ = unlabeled.load(tmp_path / "run").encoder
 
 
+@pytest.mark.usefixtures("many_judged")
 def test_collapse_of_the_head_alone_is_said_too(tmp_path: Path) -> None:
     class Falls(Plain):
         def embedding(self, batch: Batch) -> Tensor:
@@ -837,23 +845,21 @@ def test_two_that_take_the_next_free_folder_get_different_ones(tmp_path: Path) -
     assert len(set(folders)) == 24 and all(folder.is_dir() for folder in folders)
 
 
-SAYS = "import sys\nprint(getattr(sys.modules['__main__'], '__file__', ''), hasattr(sys, 'ps1'), sep='\\n')\n"
-"""What a program finds that asks for the file it was started from and whether there is a prompt."""
+FILE = "import sys; print(getattr(sys.modules['__main__'], '__file__', ''))"
+"""Says which file a program was started from."""
 
 
 @pytest.mark.parametrize("how", ["-c", "stdin", "prompt", "script"])
 def test_several_devices_need_a_script(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "script.py").write_text(SAYS)
-    words = {"-c": ["-c", SAYS], "stdin": ["-"], "prompt": ["-i"], "script": [str(tmp_path / "script.py")]}[
-        how
-    ]
-    done = subprocess.run([sys.executable, *words], input=SAYS, capture_output=True, text=True, check=True)
-    file, prompt = done.stdout.splitlines()
-    main = ModuleType("__main__")
+    script = tmp_path / "script.py"
+    script.write_text(FILE)
+    words = {"-c": ["-c", FILE], "stdin": ["-"]}.get(how, [str(script)])
+    done = subprocess.run([sys.executable, *words], input=FILE, capture_output=True, text=True, check=True)
+    main, file = ModuleType("__main__"), done.stdout.strip()
     if file:
         main.__file__ = file
     monkeypatch.setitem(sys.modules, "__main__", main)
-    if prompt == "True":
+    if how == "prompt":
         monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     for name in ("LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)

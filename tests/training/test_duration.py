@@ -158,6 +158,13 @@ def test_a_run_longer_than_the_time_takes_the_fewest_steps_and_says_so(
     )
 
 
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fewest steps that are chosen for small data are 60: 20 epochs of 24 samples."""
+    monkeypatch.setattr("unlabeled.training.settings.FEWEST_STEPS", 60)
+
+
+@pytest.mark.usefixtures("few_steps")
 def test_small_data_is_not_memorised_to_fill_the_time(
     clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -209,6 +216,7 @@ def test_trial_steps_leave_no_trace_in_the_weights(method: str, tmp_path: Path) 
     assert not list((tmp_path / "timed").glob(".*"))
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_a_method_that_cannot_be_copied_has_a_length_without_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
