@@ -67,7 +67,7 @@ class PASENetwork(Strided):
         return -(-self.receptive // self.hop)
 
     def layers(self, waveform: Tensor, length: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Convolved frames and codes, float, shape (batch, frames, width), and true frames of each sound, at least 1."""
+        """Convolved frames and codes, float, shape (batch, frames, width), and true frames of each, at least 1."""
         waveform, length = self.padded(waveform, length)
         (maps,) = ragged.in_parts(self._convolve, waveform, length, self.frames(waveform.shape[1]))
         codes = self.project(maps)

@@ -1,8 +1,8 @@
 """PASE: answer several simple questions about a sound at once, from one code for each of its frames.
 
-Withheld: nothing of the sound, but a frame of 10 ms has a code of few numbers. Predicted, by a small network each (a
-worker): its samples, log power spectrum, MFCC and prosody, and whether two frames (local information) and whether two
-longer pieces (global information) are of one sound or of two.
+Withheld: nothing of the sound, but a frame of 10 ms has a code of few numbers. Predicted: by one small network each (a
+worker), its samples, its log power spectrum, its MFCC and its prosody, and whether two frames (local information) and
+whether two longer pieces (global information) are of one sound or of two.
 
 Source: Pascual, Ravanelli, Serrà, Bonafonte, Bengio, "Learning Problem-agnostic Speech Representations from Multiple
 Self-supervised Tasks", 2019, https://arxiv.org/abs/1904.03416; damage: Ravanelli et al., "Multi-task self-supervised
@@ -137,10 +137,10 @@ class PASE(Method[AudioEncoder]):
         if self.damage:
             waveform, heard, _ = Damage(self.damage)(waveform, length, self.encoder.sample_rate)
         layers, frames = self.encoder.layers((heard, length))
-        described, real = self.describe(waveform, length)
         codes, losses, accuracies = layers["code"], {}, {}
-        for name, worker in self.regressions.items():
-            losses[name] = worker(codes, described[name], real)
+        if self.regressions:
+            described, real = self.describe(waveform, length)
+            losses = {n: worker(codes, described[n], real) for n, worker in self.regressions.items()}
         if self.pairs:
             compared = chunks(codes, frames, another(len(codes)).to(frames.device), self.encoder.trunk.gap)
             for name, worker in self.pairs.items():

@@ -18,6 +18,8 @@ VOICED = 0.5
 """Voicing from which on the pitch of a frame is known."""
 NEARLY = 0.85
 """Fraction of the highest peak that a peak at a shorter lag needs: multiples of the period are no less similar."""
+LEAST = 1e-4
+"""Fraction of the energy of a window up to which a piece of it counts as silence."""
 FLOOR = 1e-8
 """Mean square, relative to that of full scale, up to which a window counts as silence: -80 decibels."""
 
@@ -27,13 +29,20 @@ def lags(sample_rate: int) -> tuple[int, int]:
     return max(2, math.floor(sample_rate / HIGHEST)), math.ceil(sample_rate / LOWEST)
 
 
-def pitch(windows: Tensor, sample_rate: int) -> tuple[Tensor, Tensor]:
-    """Frequency and degree of repetition, by the normalised correlation of a window's beginning with later pieces.
+def _moving(values: Tensor, terms: int) -> Tensor:
+    """Sums of so many values from each place on, as many as there are, over the last axis."""
+    total = F.pad(values.cumsum(-1), (1, 0))
+    return total[..., terms:] - total[..., :-terms]
 
-    Source: Talkin, "A Robust Algorithm for Pitch Tracking (RAPT)", 1995, without its path through the candidates.
+
+def pitch(windows: Tensor, sample_rate: int) -> tuple[Tensor, Tensor]:
+    """Frequency and voicing, by the correlation coefficients of the first half of windows with later pieces.
+
+    Source: Talkin, "A Robust Algorithm for Pitch Tracking (RAPT)", 1995, with pieces of mean 0, and without its path
+    through the candidates.
 
     Args:
-        windows: Float, shape (..., samples), each with mean 0; more samples than the longest period plus one.
+        windows: Float, shape (..., samples), samples being two longest periods and one, as `Prosody` has them.
         sample_rate: In hertz.
 
     Returns:
@@ -46,9 +55,11 @@ def pitch(windows: Tensor, sample_rate: int) -> tuple[Tensor, Tensor]:
     size = 1 << (samples - 1).bit_length()
     head, whole = (torch.fft.rfft(part, size) for part in (windows[..., :terms], windows))
     product = torch.fft.irfft(head.conj() * whole, size)[..., : longest + 2]
-    total = F.pad(windows.square().cumsum(-1), (1, 0))
-    energy = (total[..., terms : terms + longest + 2] - total[..., : longest + 2]).clamp(min=0)
-    values = product / ((energy[..., :1] * energy).sqrt() + terms * FLOOR)
+    sums, energy = (_moving(power, terms) for power in (windows, windows.square()))
+    spread = (energy - sums.square() / terms).clamp(min=0)
+    covariance = product - sums[..., :1] * sums / terms
+    least = LEAST * windows.square().sum(-1, keepdim=True) + terms * FLOOR
+    values = covariance / ((spread[..., :1] * spread).sqrt() + least)
     before, here, after = (values[..., shortest + step : longest + 1 + step] for step in (-1, 0, 1))
     peaks = here.masked_fill((here < before) | (here < after), 0)
     highest = peaks.amax(-1).clamp(0, 1)
