@@ -37,7 +37,9 @@ def noise(seed: int, colored: bool = False, count: int = 32) -> Sounds:
     waveform = torch.randn(count, 5_000, generator=generator)
     if colored:
         low = torch.arange(count)[:, None] % 2 == 0
-        waveform = torch.where(low, waveform.cumsum(1), waveform.diff(dim=1, n=2, prepend=torch.zeros(count, 2)))
+        waveform = torch.where(
+            low, waveform.cumsum(1), waveform.diff(dim=1, n=2, prepend=torch.zeros(count, 2))
+        )
         waveform = waveform / waveform.std(1, keepdim=True)
     level = 0.02 + 0.1 * torch.rand(count, 1, generator=generator)
     return from_waveforms((level * waveform + level).clamp(-1, 1), 8_000, lengths=lengths)
@@ -154,8 +156,8 @@ def test_white_noise_of_many_lengths_and_levels_stays_at_chance_and_coloured_noi
     name: str,
 ) -> None:
     white, colored = (told_apart(noise(0, colored, count=384), name) for colored in (False, True))
-    assert white[0] > 0.98 and abs(white[1] - 0.5) < 0.1, white
-    assert colored[0] < 0.9 and colored[1] > 0.7, colored
+    assert white[0] > 0.98 and abs(white[1] - 0.5) < 0.07, white
+    assert colored[0] < 0.85 and 0.68 < colored[1] < 0.85, "half of the others are alike"
 
 
 def test_all_workers_learn_melodies_together() -> None:

@@ -8,11 +8,12 @@ Source: Pascual, Ravanelli, Serrà, Bonafonte, Bengio, "Learning Problem-agnosti
 Self-supervised Tasks", 2019, https://arxiv.org/abs/1904.03416; damage: Ravanelli et al., "Multi-task self-supervised
 learning for Robust Speech Recognition" (PASE+), 2020, https://arxiv.org/abs/2001.09239
 Differs: losses are not added as they are: each is divided by that of the best constant answer, measured before training
-(ln 2 for the pairs), so that all begin at 1; a running deviation would favour whatever is learned already. Convolutions
-are not padded and have norms of single frames, not over the batch; waveforms have mean 0 and variance 1, filters a gain
-of 1. By default there are a quarter of the channels and half of the filters. A worker for the waveform predicts the
-samples of each frame alone, without transposed convolutions. Spectra and MFCC, with slopes, are Kaldi's. Pitch is found
-by correlation, from 60 to 400 Hz, not by SWIPE; voicing is a degree. The optimizer is AdamW with a cosine.
+(ln 2 for the pairs), so that all begin at 1; dividing by the running loss would favour what is learned already.
+Convolutions are not padded and have norms of single frames, not over the batch; waveforms have mean 0 and variance 1,
+filters a gain of 1. By default there are a quarter of the channels and half of the filters. The worker for the waveform
+predicts the samples of each frame alone, without transposed convolutions. Spectra and MFCC, with slopes, are Kaldi's.
+Pitch is found by correlation, from 60 to 400 Hz, not by SWIPE; voicing is a degree. Pairs are within one excerpt, not
+two random ones. The worker for the order of frames is left out, as in PASE+. The optimizer is AdamW with a cosine.
 Shortcut: two frames that overlap are known to be of one sound by the samples that they share, so pairs have none in
 common. Length and place are alike in both kinds of pairs, and no frame sees the padding: in noise, local and global
 information stay at chance. What a recording has throughout, such as its channel or, with `damage`, its noise, remains.
