@@ -56,7 +56,7 @@ def test_value_and_gradient_are_those_of_a_loop_over_pairs_of_different_crops() 
 
 def test_scores_are_cosines_with_unit_prototypes() -> None:
     method = build().eval()
-    features = torch.randn(4, 256)
+    features = torch.randn(4, method.encoder.dim)
     vectors = method.head.layers(features)
     slow = [[F.cosine_similarity(v, p, 0) for p in method.head.prototypes] for v in vectors]
     torch.testing.assert_close(method.head(features), torch.stack([torch.stack(row) for row in slow]))
