@@ -3,6 +3,7 @@
 Each process sees its rows of fixed views, in float64, and DDP averages the gradients, as in training.
 """
 
+import importlib
 import multiprocessing
 import os
 import shutil
@@ -731,6 +732,8 @@ def work(rank: int, count: int, folder: Path) -> None:
 def start(rank: int, count: int, folder: Path) -> None:
     """Start the processes from one that has imported what takes long, and computed no gradient, which they inherit."""
     torch.set_num_threads(1)
+    for name in ("lightning_fabric", "torch._dynamo"):  # the first step of an optimizer imports the latter
+        importlib.import_module(name)
     for name in ("bert", "noise_as_targets"):  # import more when they are built
         METHODS[name]()
     how = "fork" if sys.platform == "linux" else "spawn"

@@ -193,9 +193,9 @@ class TwoConvolutions(audio.Convolutional):
 
 
 def two_stages(in_channels: int, image_size: int) -> stages.Stages:
-    """The first stages of a narrow `conv4`."""
-    whole = stages.conv4(in_channels, image_size, share=4)
-    return stages.Stages({name: whole[name] for name in ("s1", "s2")}, [8, 16])
+    """The first stages of `conv4`."""
+    whole = stages.conv4(in_channels, image_size)
+    return stages.Stages({name: whole[name] for name in ("s1", "s2")}, [32, 64])
 
 
 LARGER = ["gru3", "mel-dictionary-16", "mel-transformer-tiny", "wav2vec2-tiny", "wav2vec2-mini"]
@@ -483,7 +483,7 @@ def test_bad_values_name_the_parameter(out: str, format, message: str, tmp_path:
         export(encoders.build("conv4"), tmp_path / out, format=format)
 
 
-@pytest.mark.parametrize("words", ["s1:2x2:whiten:8", "s1", "s2:2x2:views:8"])
+@pytest.mark.parametrize("words", ["s1:2x2:whiten:8", "s2", "s2:2x2:views:8"])
 def test_features_of_a_readout_are_the_same_in_onnx_and_safetensors(
     words: str, images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
