@@ -44,6 +44,7 @@ from unlabeled.methods import audio_visual_correspondence
 from unlabeled.methods import best_rq as best_rq_method
 from unlabeled.methods import cpc_audio as cpc_audio_method
 from unlabeled.methods import hubert as hubert_method
+from unlabeled.methods import pase as pase_method
 from unlabeled.methods import wav2vec2 as wav2vec2_method
 from unlabeled.methods.apc import APC
 from unlabeled.methods.barlow_twins import BarlowTwins
@@ -470,6 +471,24 @@ def cpc_audio() -> Method:
     return method
 
 
+def next_of_four(count: int) -> Tensor:
+    """The next one of four neighbours, the same whatever process has them."""
+    place = torch.arange(count)
+    return place // 4 * 4 + (place + 1) % 4
+
+
+def pase() -> Method:
+    """Some sounds are too short for pairs, and others have more frames than others."""
+    whole = sounds()
+    data = from_waveforms(whole["waveform"].float(), tones.SAMPLE_RATE, lengths=whole["length"])
+    method = pase_method.PASE(
+        encoders.build("pase-tiny", kind="audio", sample_rate=tones.SAMPLE_RATE), hidden=8
+    )
+    method.prepare(data)
+    method.whole = whole
+    return method
+
+
 METHODS: dict[str, Callable[[], Method]] = {
     "bert": bert,
     "gpt": gpt,
@@ -479,6 +498,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "hubert": hubert,
     "best_rq": best_rq,
     "cpc_audio": cpc_audio,
+    "pase": pase,
     "simclr": simclr,
     "moco": partial(moco, splits=1, symmetric=True),
     "seco": seco,
@@ -684,7 +704,8 @@ def everything(folder: Path) -> dict[str, Any]:
     masks = [patch.object(module, "spans", every_third) for module in (hubert_method, best_rq_method)]
     negatives = patch.object(wav2vec2_method, "negatives", next_ones)
     frames = patch.object(cpc_audio_method, "draw", every_frame)
-    with pairs, masks[0], masks[1], negatives, frames:
+    sounds_of_pairs = patch.object(pase_method, "another", next_of_four)
+    with pairs, masks[0], masks[1], negatives, frames, sounds_of_pairs:
         results: dict[str, Any] = {name: train(make) for name, make in METHODS.items()}
     results["loops"] = {name: loop(name, folder) for name in LOOPS}
     results["watched"] = watched(folder)

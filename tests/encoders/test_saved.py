@@ -28,6 +28,11 @@ CASES = {
         "adapt.mean adapt.std trunk.blocks trunk.norm trunk.position trunk.project",
     ),
     "cpc-tiny": ("audio", 24, "trunk.convolutions trunk.norms trunk.unit"),
+    "pase-tiny": (
+        "audio",
+        40,
+        "trunk.convolutions trunk.norms trunk.project trunk.rectifiers trunk.rectify trunk.sinc",
+    ),
     "wav2vec2-tiny": ("audio", 63, "trunk.model"),
     "frames-conv4": ("video", 26, "trunk.adapt trunk.trunk"),
     "lstm-16": ("video", 4, "trunk.bias_hh_l0 trunk.bias_ih_l0 trunk.weight_hh_l0 trunk.weight_ih_l0"),
