@@ -484,7 +484,7 @@ def pase() -> Method:
     method = pase_method.PASE(
         encoders.build("pase-tiny", kind="audio", sample_rate=tones.SAMPLE_RATE), hidden=8
     )
-    method.prepare(data)
+    method.prepare(method.training_view(data))
     method.whole = whole
     return method
 

@@ -150,13 +150,14 @@ def test_the_page_shows_every_evaluation_and_flags_those_of_earlier_states(
     text = report(opened.path).read_text(encoding="utf-8")
     assert [line for line in verdicts if line not in text] == [] and len(verdicts) == 2
     assert text.index("In 2 evaluations with 2 comparisons, unlabeled ") < text.index("Controls: raw input.")
-    assert text.index("1. shapes") < text.index("2. shapes") and "earlier state" not in text
+    name = opened.measured["data"]
+    assert text.index(f"1. {name}") < text.index(f"2. {name}") and "earlier state" not in text
     stored = json.loads((opened.path / "scores.json").read_text())
     stored["earlier"][0]["encoder"] = "of another state"
     (opened.path / "scores.json").write_text(json.dumps(stored))
     text = report(opened.path).read_text(encoding="utf-8")
     assert verdicts[0] not in text and verdicts[1] in text
-    assert "2. shapes · earlier state of the encoder" in text and text.count("has changed since") == 1
+    assert f"2. {name} · earlier state of the encoder" in text and text.count("has changed since") == 1
 
 
 @pytest.mark.parametrize(("name", "value"), [("probe", ""), ("labels-per-class", ",")])
