@@ -84,7 +84,7 @@ from unlabeled.training import processes
 from unlabeled.training.norm import synchronize
 from unlabeled.worlds import chiming_shapes, rooms, tones
 
-SAMPLES, SIZE, STEPS, SECONDS = 16, 8, 3, 240
+SAMPLES, SIZE, STEPS, SECONDS = 16, 8, 2, 240
 State = dict[str, Tensor]
 
 
