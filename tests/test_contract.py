@@ -31,10 +31,8 @@ pytestmark = pytest.mark.usefixtures("small_networks")
 SIZE = 16
 MANY = 54
 """Samples of which some can be held out, which takes 50."""
-STEPS = 9
-"""Of a run of `MANY` samples: into its second epoch."""
-KILLED = STEPS - 2
-"""Steps after which a run is killed."""
+BATCH, STEPS, KILLED = 16, 5, 4
+"""Samples of a step of a run of `MANY` samples, steps into its second epoch, and those after which it is killed."""
 
 
 def images(count: int = 30) -> Tensor:
@@ -97,6 +95,11 @@ def sample(name: str, method: Method, count: int) -> dict[str, Tensor]:
 def tiny(name: str, steps: int) -> dict[str, Any]:
     """Settings of a run of a few small steps."""
     return {"batch_size": 8, "steps": steps, "quiet": True, **smallest(name)}
+
+
+def long(name: str) -> dict[str, Any]:
+    """Settings of a run of `STEPS` steps."""
+    return tiny(name, STEPS) | {"batch_size": BATCH}
 
 
 def total(losses: Any) -> Tensor:
@@ -204,9 +207,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run
         part = holdout.divide(data(name, MANY), 0.1, seed=0).train
         assert len(part) < MANY
         with mock.patch.object(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 60.0):
-            return pretrain(
-                name, part, out=folder / name, holdout=0.0, on_step=copy, **tiny(name, STEPS)
-            ).path
+            return pretrain(name, part, out=folder / name, holdout=0.0, on_step=copy, **long(name)).path
 
     return lambda name: Run(train(name))
 
@@ -244,7 +245,7 @@ def test_neither_labels_nor_looking_at_held_out_samples_changes_anything(
 ) -> None:
     labelled = data(name, MANY)
     labelled.labels = torch.arange(MANY) % 3
-    looked = pretrain(name, labelled, out=tmp_path / "looked", holdout=0.1, **tiny(name, STEPS))
+    looked = pretrain(name, labelled, out=tmp_path / "looked", holdout=0.1, **long(name))
     blind = undisturbed(name)
     assert_same_state(blind, looked)
     losses = [entry.get("holdout_loss") for entry in looked.history]

@@ -3,6 +3,7 @@
 Each process sees its rows of fixed views, in float64, and DDP averages the gradients, as in training.
 """
 
+import importlib
 import multiprocessing
 import os
 import shutil
@@ -83,7 +84,7 @@ from unlabeled.training import processes
 from unlabeled.training.norm import synchronize
 from unlabeled.worlds import chiming_shapes, rooms, tones
 
-SAMPLES, SIZE, STEPS, SECONDS = 16, 8, 3, 240
+SAMPLES, SIZE, STEPS, SECONDS = 16, 8, 2, 240
 State = dict[str, Tensor]
 
 
@@ -483,7 +484,7 @@ def pase() -> Method:
     method = pase_method.PASE(
         encoders.build("pase-tiny", kind="audio", sample_rate=tones.SAMPLE_RATE), hidden=8
     )
-    method.prepare(data)
+    method.prepare(method.training_view(data))
     method.whole = whole
     return method
 
@@ -752,6 +753,8 @@ def work(rank: int, count: int, folder: Path) -> None:
 def start(rank: int, count: int, folder: Path) -> None:
     """Start the processes from one that has imported what takes long, and computed no gradient, which they inherit."""
     torch.set_num_threads(1)
+    for name in ("lightning_fabric", "torch._dynamo"):  # the first step of an optimizer imports the latter
+        importlib.import_module(name)
     for name in ("bert", "noise_as_targets"):  # import more when they are built
         METHODS[name]()
     how = "fork" if sys.platform == "linux" else "spawn"

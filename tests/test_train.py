@@ -385,7 +385,7 @@ def test_nan_loss_stops_with_step_and_samples_and_keeps_the_good_state(tmp_path:
 
 
 @pytest.fixture
-def many_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+def many_judged(small_networks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many samples are judged as usual: the features of a few cannot tell a collapse."""
     monkeypatch.setattr(judge, "PROBE_SAMPLES", {"image": 512})
 

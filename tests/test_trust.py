@@ -678,12 +678,13 @@ def two_test_sets() -> tuple[Data, Data]:
 
 
 def same(first: list[Tensor], second: list[Tensor]) -> bool:
-    assert len(first) == len(second) > 10
+    assert len(first) == len(second) > 0
     return all(torch.equal(one, other) for one, other in zip(first, second))
 
 
 def test_no_choice_sees_the_test_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert same(*(judged(test, monkeypatch) for test in two_test_sets()))
+    found = [judged(test, monkeypatch) for test in two_test_sets()]
+    assert same(*found) and len(found[0]) > 30
 
 
 def leaky_scale(
