@@ -104,7 +104,14 @@ NETWORKS = [
     *(("video", name) for name in ("frames-conv4", "lstm-16", "conv3d", "mc3_18")),
     *(
         ("audio", name)
-        for name in ("gru2-16", "audio-conv", "mel-transformer-tiny", "cpc-tiny", "wav2vec2-tiny")
+        for name in (
+            "gru2-16",
+            "audio-conv",
+            "mel-transformer-tiny",
+            "cpc-tiny",
+            "pase-tiny",
+            "wav2vec2-tiny",
+        )
     ),
     *(("text", name) for name in ("bert-tiny", "gpt-tiny")),
     *(("words", "words-20"), ("audio-visual", "av-conv4")),

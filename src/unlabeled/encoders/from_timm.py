@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from unlabeled.check import UserError
+from unlabeled.encoders.saved import TooLarge
 
 __all__ = ["FromTimm", "any_timm", "resnet", "vit_small"]
 
@@ -157,6 +158,8 @@ def _runs(name: str, arguments: dict[str, Any], image_size: int) -> bool:
         with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
             model = FromTimm(name, **arguments).eval()
             model(torch.zeros(1, arguments["in_chans"], image_size, image_size))
+    except TooLarge:
+        raise
     except Exception:  # timm asserts, or lets torch fail, where a size does not fit
         return False
     return True
