@@ -32,7 +32,7 @@ def test_monotone_is_isotonic_regression() -> None:
 
 
 def test_a_curve_that_is_moved_is_worth_the_move() -> None:
-    """Pre-training that does with n labels what scratch does with 2 n is worth n more, where the curve reaches so far."""
+    """Pre-training that does with n labels what scratch does with 2 n is worth n more, as far as that goes."""
     worth = labels_worth(COUNTS, exact([*map(accuracy, COUNTS)]), exact([accuracy(2 * n) for n in COUNTS]))
     assert [one.labels for one in worth] == COUNTS
     for one in worth[:-1]:

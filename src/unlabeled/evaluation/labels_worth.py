@@ -8,6 +8,7 @@ get random weights, the same for all scores too, whose spread is that of Student
 Source: Fritsch, Carlson, "Monotone Piecewise Cubic Interpolation", 1980, https://doi.org/10.1137/0717021
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -80,7 +81,7 @@ def labels_worth(
     Raises:
         ValueError: There are fewer than two numbers of labels, or they do not rise.
     """
-    if len(counts) < 2 or any(a >= b for a, b in zip(counts, counts[1:])):
+    if len(counts) < 2 or any(a >= b for a, b in itertools.pairwise(counts)):
         raise UserError(f"labels must be at least 2 rising numbers, got {', '.join(map(str, counts))}")
     generator = torch.Generator().manual_seed(seed)
     draws, units = scratch.by_draw.shape[1], scratch.changes.shape[1]

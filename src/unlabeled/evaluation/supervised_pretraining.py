@@ -19,10 +19,10 @@ from unlabeled.evaluation.twins import untrained
 from unlabeled.method import VIEWS_OFF, Batch, Method
 from unlabeled.options import ViewOptions
 from unlabeled.parts.augment import Views
-from unlabeled.run import CHECKPOINT, Run
+from unlabeled.run import CHECKPOINT, Run, load, read_position
 from unlabeled.training.train import pretrain
 
-__all__ = ["Supervised", "beside"]
+__all__ = ["NoLabels", "Supervised", "beside", "classes_of", "is_finished"]
 
 SHARED = (
     "batch_size",
@@ -37,6 +37,10 @@ SHARED = (
     "levels",
 )
 """Run settings that both trainings have in common, besides the steps."""
+
+
+class NoLabels(UserError):
+    """The data has no labels to pre-train with."""
 
 
 class Supervised(Method[ImageEncoder]):
@@ -58,13 +62,7 @@ class Supervised(Method[ImageEncoder]):
         self.register_buffer("labels", torch.zeros(0, dtype=torch.int64), persistent=False)
 
     def prepare(self, data: Data) -> None:
-        known = torch.zeros(0) if data.labels is None else data.labels[data.labels >= 0]
-        classes = known.unique()
-        if len(classes) < 2:
-            raise UserError(
-                "data must have labels of at least 2 classes to pre-train with labels, got "
-                f"{data.name} with {len(classes)}"
-            )
+        classes = classes_of(data)
         assert data.labels is not None
         self.labels = torch.searchsorted(classes, data.labels).where(data.labels >= 0, -1)
         self.classifier = nn.Linear(self.encoder.dim, len(classes))
@@ -82,6 +80,26 @@ class Supervised(Method[ImageEncoder]):
         return float(torch.special.entr(fractions).sum())
 
 
+def classes_of(data: Data) -> Tensor:
+    """Numbers of the classes that data has labels of, int64, rising.
+
+    Raises:
+        NoLabels: There are fewer than two.
+    """
+    classes = torch.zeros(0) if data.labels is None else data.labels[data.labels >= 0].unique()
+    if len(classes) < 2:
+        raise NoLabels(
+            f"data must have labels of at least 2 classes to pre-train with labels, got {data.name} with {len(classes)}"
+        )
+    return classes
+
+
+def is_finished(folder: Path, steps: int) -> bool:
+    """Whether a folder holds a run that was trained for so many steps."""
+    file = folder / CHECKPOINT
+    return file.is_file() and read_position(file)["step"] >= steps
+
+
 def beside(run: Run, data: Any, out: Path, **settings: Any) -> Run:
     """Pre-train the network of a run with labels, or continue to: on the same images, with the same budget and views.
 
@@ -92,7 +110,8 @@ def beside(run: Run, data: Any, out: Path, **settings: Any) -> Run:
         **settings: Run settings that differ.
 
     Raises:
-        ValueError: The data has no labels of two classes.
+        NoLabels: The data has no labels of two classes.
+        ValueError: The method is not for images.
     """
     known = run.config["settings"]
     options = {
@@ -100,6 +119,8 @@ def beside(run: Run, data: Any, out: Path, **settings: Any) -> Run:
     }
     views = {**VIEWS_OFF, **options} if options else {}
     settings = {name: known[name] for name in SHARED if name in known} | {"steps": run.step} | settings
+    if is_finished(out, settings["steps"]):
+        return load(out)
     encoder = untrained(bare(run.encoder), settings["seed"])
     if not isinstance(encoder, ImageEncoder):
         raise UserError(f"method must be for images to pre-train with labels too, got {run.config['method']}")
