@@ -205,11 +205,17 @@ class Bet:
 
     def worths(self, features: str) -> list[Worth]:
         """How many labels pre-training was worth, for each number of labels; empty where there are fewer than two."""
-        points = [(self.get("random", count), self.get(features, count)) for count in self.counts]
+        points = [(self._scratch(count), self.get(features, count)) for count in self.counts]
         if len(points) < 2 or any(None in point for point in points):
             return []
         scratch, own = ([one for one in column if one is not None] for column in zip(*points, strict=True))
         return labels_worth(self.counts, curve(scratch), curve(own), seed=self.terms.seed)
+
+    def _scratch(self, count: int) -> Measurement | None:
+        """The best of the controls: what a user without pre-training could have at most."""
+        controls = {features for features, _, _ in self.cells} - {*NAMES}
+        found = [one for features in sorted(controls) if (one := self.get(features, count)) is not None]
+        return max(found, key=lambda one: float(one.values.mean()), default=None)
 
     def _worth(self) -> list[str]:
         """How many labels pre-training was worth, a line for each number of labels."""
@@ -227,8 +233,8 @@ class Bet:
                     for one, end in zip(span, worth[2:])
                 )  # fmt: skip
                 lines.append(
-                    f"With {worth.labels:,} labels after {NAMES[features]} it is as good as from scratch with {alike} "
-                    f"[{ends[0]}, {ends[1]}]: {more} [{few}, {many}] labels."
+                    f"With {worth.labels:,} labels after {NAMES[features]} it is as good as the best control "
+                    f"with {alike} [{ends[0]}, {ends[1]}]: {more} [{few}, {many}] labels."
                 )
         return lines
 

@@ -38,7 +38,8 @@ from unlabeled.training.train import pretrain
 __all__ = ["bet"]
 
 CONFIG = "bet.toml"
-CONTROLS = ("random", "rescaled")
+SCRATCH = "supervised"
+"""Control of classification by fine-tuning: from random weights at the full rate, which few labels may not suit."""
 
 
 def bet(
@@ -158,9 +159,13 @@ class _Players:
                 report(f"pre-training with labels, {budget:,} steps")
                 twin = beside(run, self.terms.pretraining, self.folder / f"labels-{budget}", quiet=self.quiet)
                 done += self._cells(SUPERVISED, budget, bare(twin.encoder))
-            for features in CONTROLS if number == 0 else ():
+            for features in self._controls() if number == 0 else ():
                 done += self._cells(features, 0, bare(run.encoder))
         return done
+
+    def _controls(self) -> list[str]:
+        fine_tuned = self.terms.task == "classification" and self.terms.train == "all"
+        return ["random", "rescaled", *([SCRATCH] if fine_tuned else [])]
 
     def _check(self) -> bool:
         """Whether there are labels to pre-train with; refuses what would otherwise fail after the first training."""
@@ -227,24 +232,31 @@ class _Players:
                 if not file.is_file():
                     device = pick_device(terms.device)
                     model = EvaluatedModel(frozen(encoder, device)[0], seed=seed, device=device)
-                    kind = OURS if budget else features
+                    kind = OURS if budget else "random" if features == SCRATCH else features
                     if (network := transfer.start(model, kind, train, seed)) is None:  # type: ignore[arg-type]
                         break
-                    measured = replace(self._measured(network, count, seed, bool(budget)), features=features)
+                    measured = replace(
+                        self._measured(network, count, seed, features == SCRATCH), features=features
+                    )
                     shows = seed == terms.seed and count == (terms.labels or ["all"])[-1]
-                    pictures = measured.pictures if shows and budget in (0, terms.budgets[-1]) else {}
-                    cells.write(file, replace(measured, pictures=pictures))
+                    shows &= budget in (0, terms.budgets[-1])
+                    own = {
+                        features if row == OURS else row: one
+                        for row, one in measured.pictures.items()
+                        if shows
+                    }
+                    cells.write(file, replace(measured, features=features, pictures=own))
                     value = float(measured.values.mean())
                     report(
                         f"{features}, {budget:,} steps, {labels:,} labels, seed {seed}: {measured.unit} {value:.3f}"
                     )
                 yield (features, budget, labels), file
 
-    def _measured(self, network: Any, count: int | str, seed: int, pretrained: bool) -> Measurement:
+    def _measured(self, network: Any, count: int | str, seed: int, scratch: bool) -> Measurement:
         """What a network scores after training on so many labelled samples of the target."""
         terms = self.terms
         if terms.task == "classification":
-            return self._classified(network, count, Settings(seed, steps=terms.steps), pretrained)
+            return self._classified(network, count, Settings(seed, steps=terms.steps), scratch)
         assert self.parts is not None
         model = EvaluatedModel(
             frozen(network, pick_device(terms.device))[0], seed=seed, device=pick_device(terms.device),
@@ -254,19 +266,17 @@ class _Players:
         with closing(measured):  # ours comes first: its own controls are not trained
             return next(one for one in measured if one.features == OURS)
 
-    def _classified(
-        self, network: Any, count: int | str, settings: Settings, pretrained: bool
-    ) -> Measurement:
-        """By a linear classifier on frozen features or by fine-tuning, which from random weights has its full rate."""
+    def _classified(self, network: Any, count: int | str, settings: Settings, scratch: bool) -> Measurement:
+        """By a linear classifier on frozen features, by fine-tuning with it, or with a random one at the full rate."""
         data: Labelled = self.data
         rows = transfer.draw(len(data.labels), count, settings.seed)
         features = Representation(OURS, of_encoder(network), network)
         if self.terms.train == "frozen":
             predicted, detail = linear.probe(features, data, rows, None, settings)
-        elif pretrained:
-            predicted, detail = finetune.probe(features, data, rows, None, settings)
-        else:
+        elif scratch:
             predicted, detail = finetune.train(network, data, rows, settings)
+        else:
+            predicted, detail = finetune.probe(features, data, rows, None, settings)
         right = (predicted == data.answers).float().cpu()[None]
         return Measurement(
             "classification", OURS, right, labels_per_class=count, labels=len(rows), detail=detail,
