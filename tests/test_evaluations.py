@@ -13,6 +13,8 @@ from unlabeled.reporting import report
 from unlabeled.run import Run, load
 from unlabeled.training.train import pretrain
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
 
 def about(**changes: Any) -> dict[str, Any]:
     options = {"source": "digits", "probe": ["knn"]} | changes.pop("options", {})

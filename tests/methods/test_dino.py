@@ -1,6 +1,7 @@
 """DINO: the loss of a step against a slow twin, center and prototypes, and both ways to collapse."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -158,6 +159,7 @@ def test_resumed_method_goes_on_with_the_same_bits() -> None:
     assert all(torch.equal(a, b) for a, b in zip(method.state_dict().values(), resumed.state_dict().values()))
 
 
+@cache
 def trained(wrong: bool = False, **options) -> tuple[dict[str, float], float]:
     """Metrics after a short training on noisy copies of eight images, and how often student and teacher agree.
 
