@@ -566,11 +566,10 @@ def bet(
         method: Method without labels. [default: simclr]
         task: What the networks learn on the target. [default: classification]
         budgets: Steps of pre-training, each in trainings of its own. [default: 250,500,1000; with --labels 1000]
-        labels: Numbers of labelled samples of the target, percentages of them, or all: 10,25,50,all; from two on it
-            says how many labels pre-training was worth. [default: all]
-        seeds: Trainings on the target of each network, each on a draw of labelled samples of its own. [default: 3]
-        train: What is trained on the target: all; frozen, a linear classifier; or of tasks head, or the name of the map
-            from which upward. [default: all]
+        labels: Numbers of labelled samples of the target, as 10,25,50,all: how many labels pre-training was worth.
+            [default: all]
+        seeds: Trainings on the target of each network, each on a draw of samples of its own. [default: 3]
+        train: What is trained on the target: all, frozen, head, or the name of the map from which upward. [default: all]
         steps: Optimizer steps of each training on the target. [default: as evaluate has them]
         size: Shorter side in pixels of images for segmentation and detection. [default: 240]
         encoder: Network. [default: chosen by the method and the image size]
@@ -594,10 +593,7 @@ def bet(
         "device": device,
     }
     given |= {"budgets": _whole_numbers("budgets", budgets) or None, "labels": labels or None}
-    try:
-        done = play(pretrain_data, target_data, out=out, config=config, quiet=False, progress=_tell, **given)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped; the same command goes on") from None
+    done = play(pretrain_data, target_data, out=out, config=config, quiet=False, progress=_tell, **given)
     print(f"{done}\n{write_page(done)}", flush=True)
     _next("bet", "--config", done.path / "bet.toml", "--out", "FOLDER")
 

@@ -178,6 +178,92 @@ def test_bad_terms_are_refused_before_anything_is_trained(
     assert not [*tmp_path.glob("bet/unlabeled*")]
 
 
+def squares(root: Path) -> Path:
+    """Bright squares on noise, with their masks."""
+    values = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for number in range(5):
+            image, mask = values.integers(0, 80, (32, 40), dtype=np.uint8), np.zeros((32, 40), np.uint8)
+            top, left = values.integers(0, 16, 2)
+            image[top : top + 12, left : left + 16], mask[top : top + 12, left : left + 16] = 250, 1
+            for name, pixels in (("images", image), ("masks", mask)):
+                (root / part / name).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(root / part / name / f"{part}{number}.png")
+    return root
+
+
+def test_tasks_train_on_the_target_and_the_page_shows_their_predictions(tmp_path: Path) -> None:
+    done = bets.bet(
+        "digits", squares(tmp_path / "squares"), task="segmentation", budgets=[1], seeds=2, size=24, steps=1,
+        encoder="conv4", batch_size=16, out=tmp_path / "bet",
+    )  # fmt: skip
+    names = ["unlabeled", SUPERVISED, "random", "rescaled"]
+    assert [features for features, _, _ in done.cells] == names and done.counts == [5]
+    for features in names:
+        one = done.get(features, 5)
+        assert (
+            one is not None
+            and one.unit == "mean IoU"
+            and one.values.shape == (2, 1)
+            and one.left_out is not None
+        )
+        assert {*one.pictures} == {"true", features}
+    text = write_page(done).read_text()
+    assert (
+        text.count("<img") == 5 * 4
+        and "mean IoU, labelled samples" in text
+        and "rescaled random weights" in text
+    )
+    assert "segmentation with 5 labelled samples" in str(done)
+    with pytest.raises(ValueError, match="data must have boxes"):
+        bets.bet("digits", tmp_path / "squares", task="detection", out=tmp_path / "other")
+    with pytest.raises(
+        ValueError, match="labels of at least 2 classes to pre-train with labels, got squares"
+    ):
+        bets.bet(tmp_path / "squares", "digits", out=tmp_path / "another")
+
+
+def test_without_labels_only_their_worth_is_measured(tmp_path: Path) -> None:
+    lines: list[str] = []
+    done = bets.bet(
+        squares(tmp_path / "squares") / "train", "digits", labels=[20, 40], budgets=[1], seeds=1, train="frozen",
+        encoder="conv4", image_size=8, out=tmp_path / "bet", progress=lines.append,
+    )  # fmt: skip
+    assert {features for features, _, _ in done.cells} == {"unlabeled", "random", "rescaled"}
+    assert any("has no labels, so nothing was pre-trained with them" in line for line in lines)
+    assert "has no labels" in str(done) and "With 20 labels after" in str(done)
+
+
+def test_fine_tuned_classes_stand_beside_training_from_scratch_too(tmp_path: Path) -> None:
+    """Random weights are trained as ours are, and at the full rate; labels are worth against the better one."""
+    done = bets.bet(
+        "digits",
+        "digits",
+        labels=[30],
+        budgets=[1],
+        seeds=1,
+        steps=2,
+        encoder="conv4",
+        batch_size=16,
+        out=tmp_path,
+    )
+    assert {features for features, _, _ in done.cells} == {
+        "unlabeled",
+        SUPERVISED,
+        "random",
+        "rescaled",
+        "supervised",
+    }
+    detail = {features: one.detail for (features, _, _), one in done.cells.items()}
+    assert detail["random"] == detail["unlabeled"] == "2 steps, rate 0.001, encoder x0.1"
+    assert detail["supervised"] == "2 steps, rate 0.001"
+
+
+def test_rows_are_called_by_what_was_pretrained_how_long() -> None:
+    assert called("random", 0) == "random weights"
+    assert called(SUPERVISED, 1000) == "pre-training with labels, 1,000 steps"
+
+
 WORDS = [
     "bet",
     "digits",
@@ -241,89 +327,3 @@ def test_a_bet_that_is_killed_twice_goes_on_and_ends_as_if_undisturbed(tmp_path:
         ValueError, match=r"out must be a new folder, got .*killed, which holds a bet with seeds 1, not 3"
     ):
         unlabeled.bet(config=out / "bet.toml", out=out, seeds=3)
-
-
-def squares(root: Path) -> Path:
-    """Bright squares on noise, with their masks."""
-    values = np.random.default_rng(0)
-    for part in ("train", "test"):
-        for number in range(5):
-            image, mask = values.integers(0, 80, (32, 40), dtype=np.uint8), np.zeros((32, 40), np.uint8)
-            top, left = values.integers(0, 16, 2)
-            image[top : top + 12, left : left + 16], mask[top : top + 12, left : left + 16] = 250, 1
-            for name, pixels in (("images", image), ("masks", mask)):
-                (root / part / name).mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(root / part / name / f"{part}{number}.png")
-    return root
-
-
-def test_tasks_train_on_the_target_and_the_page_shows_their_predictions(tmp_path: Path) -> None:
-    done = bets.bet(
-        "digits", squares(tmp_path / "squares"), task="segmentation", budgets=[1], seeds=2, size=24, steps=1,
-        encoder="conv4", batch_size=16, out=tmp_path / "bet",
-    )  # fmt: skip
-    names = ["unlabeled", SUPERVISED, "random", "rescaled"]
-    assert [features for features, _, _ in done.cells] == names and done.counts == [5]
-    for features in names:
-        one = done.get(features, 5)
-        assert (
-            one is not None
-            and one.unit == "mean IoU"
-            and one.values.shape == (2, 1)
-            and one.left_out is not None
-        )
-        assert {*one.pictures} == {"true", features}
-    text = write_page(done).read_text()
-    assert (
-        text.count("<img") == 5 * 5
-        and "mean IoU, labelled samples" in text
-        and "rescaled random weights" in text
-    )
-    assert "segmentation with 5 labelled samples" in str(done)
-    with pytest.raises(ValueError, match="data must have boxes"):
-        bets.bet("digits", tmp_path / "squares", task="detection", out=tmp_path / "other")
-    with pytest.raises(
-        ValueError, match="labels of at least 2 classes to pre-train with labels, got squares"
-    ):
-        bets.bet(tmp_path / "squares", "digits", out=tmp_path / "another")
-
-
-def test_without_labels_only_their_worth_is_measured(tmp_path: Path) -> None:
-    lines: list[str] = []
-    done = bets.bet(
-        squares(tmp_path / "squares") / "train", "digits", labels=[20, 40], budgets=[1], seeds=1, train="frozen",
-        encoder="conv4", image_size=8, out=tmp_path / "bet", progress=lines.append,
-    )  # fmt: skip
-    assert {features for features, _, _ in done.cells} == {"unlabeled", "random", "rescaled"}
-    assert any("has no labels, so nothing was pre-trained with them" in line for line in lines)
-    assert "has no labels" in str(done) and "With 20 labels after" in str(done)
-
-
-def test_fine_tuned_classes_stand_beside_training_from_scratch_too(tmp_path: Path) -> None:
-    """The same training as ours has, and one at the full rate: of both the better one is what labels are worth against."""
-    done = bets.bet(
-        "digits",
-        "digits",
-        labels=[30],
-        budgets=[1],
-        seeds=1,
-        steps=2,
-        encoder="conv4",
-        batch_size=16,
-        out=tmp_path,
-    )
-    assert {features for features, _, _ in done.cells} == {
-        "unlabeled",
-        SUPERVISED,
-        "random",
-        "rescaled",
-        "supervised",
-    }
-    detail = {features: one.detail for (features, _, _), one in done.cells.items()}
-    assert detail["random"] == detail["unlabeled"] == "2 steps, rate 0.001, encoder x0.1"
-    assert detail["supervised"] == "2 steps, rate 0.001"
-
-
-def test_rows_are_called_by_what_was_pretrained_how_long() -> None:
-    assert called("random", 0) == "random weights"
-    assert called(SUPERVISED, 1000) == "pre-training with labels, 1,000 steps"

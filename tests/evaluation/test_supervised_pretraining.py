@@ -82,7 +82,7 @@ def test_labels_are_learned_and_shuffled_ones_are_not(tmp_path: Path) -> None:
     assert data.labels is not None
     settings = {"encoder": "conv4", "steps": 40, "quiet": True, "flip": 0.0, "lr": 3e-3}
     run = unlabeled.pretrain(Supervised, data, out=tmp_path / "labels", **settings)
-    assert run.history[-1]["loss"] < 1.2
+    assert run.history[-1]["loss"] < 1.6
     data.labels = data.labels[torch.randperm(len(data), generator=torch.Generator().manual_seed(0))]
     run = unlabeled.pretrain(Supervised, data, out=tmp_path / "shuffled", **settings)
     assert run.history[-1]["loss"] > 2.2
