@@ -569,7 +569,7 @@ def bet(
         labels: Numbers of labelled samples of the target, as 10,25,50,all: how many labels pre-training was worth.
             [default: all]
         seeds: Trainings on the target of each network, each on a draw of samples of its own. [default: 3]
-        train: What is trained on the target: all, frozen, head, or the name of the map from which upward. [default: all]
+        train: What is trained on the target: all, frozen, head, or a map and what comes after it. [default: all]
         steps: Optimizer steps of each training on the target. [default: as evaluate has them]
         size: Shorter side in pixels of images for segmentation and detection. [default: 240]
         encoder: Network. [default: chosen by the method and the image size]
@@ -577,8 +577,7 @@ def bet(
         batch_size: Samples per step of pre-training. [default: chosen by the method and the data]
         seed: Seed of all random numbers. [default: 0]
         device: Device to train on; auto prefers a GPU. [default: auto]
-        config: The bet.toml of a bet to repeat; options given here override it, and its table settings takes options of
-            the method too. [default: none]
+        config: The bet.toml of a bet to repeat; options given here override it, its table settings takes options of the method.
         out: Folder of the bet. [default: runs/bet-TASK-METHOD-PRETRAIN_DATA-TARGET_DATA]
     """
     from unlabeled.evaluation.bets import bet as play
