@@ -577,7 +577,7 @@ def bet(
         batch_size: Samples per step of pre-training. [default: chosen by the method and the data]
         seed: Seed of all random numbers. [default: 0]
         device: Device to train on; auto prefers a GPU. [default: auto]
-        config: The bet.toml of a bet to repeat; options given here override it, its table settings takes options of the method.
+        config: The bet.toml of a bet to repeat; options given here override it. [default: none]
         out: Folder of the bet. [default: runs/bet-TASK-METHOD-PRETRAIN_DATA-TARGET_DATA]
     """
     from unlabeled.evaluation.bets import bet as play
