@@ -1,5 +1,6 @@
 """Networks of the timm library with random weights, read as a vector, as named maps and as tokens."""
 
+from contextlib import ExitStack
 from functools import cache
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unlabeled.check import UserError
+from unlabeled.parts.token_masks import pick
 
 __all__ = ["FromTimm", "any_timm", "resnet", "vit_small"]
 
@@ -50,22 +52,23 @@ class FromTimm(nn.Module):
         maps = self.model.forward_intermediates(x, norm=self.is_vit, intermediates_only=True)
         return dict(zip(self.map_dims, maps, strict=True))
 
-    def tokens(self, x: Tensor, keep: Tensor | None) -> Tensor:
-        """Tokens of a ViT that sees only some patches, those of `keep`, or all."""
-        if keep is None:
-            return self.model.forward_features(x)
+    def tokens(self, x: Tensor, keep: Tensor | None, masked: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Tokens of a ViT that sees only some patches; arguments as in `ImageEncoder.tokens`."""
         prefix = self.model.num_prefix_tokens
 
         def drop(module: nn.Module, inputs: Any, tokens: Tensor) -> Tensor:
-            patches = tokens[:, prefix:].gather(1, keep[:, :, None].expand(-1, -1, tokens.shape[2]))
-            return torch.cat([tokens[:, :prefix], patches], 1)
+            return torch.cat([tokens[:, :prefix], pick(tokens[:, prefix:], keep)], 1)
 
-        # After the positions and before the blocks, where timm itself drops patches.
-        handle = self.model.patch_drop.register_forward_hook(drop)
-        try:
+        def mask(module: nn.Module, inputs: Any, patches: Tensor) -> Tensor:
+            hidden, token = masked
+            return torch.where(hidden.view(*patches.shape[:-1], 1), token.to(patches), patches)
+
+        with ExitStack() as hooks:
+            if masked is not None:  # before the positions are added
+                hooks.callback(self.model.patch_embed.register_forward_hook(mask).remove)
+            if keep is not None:  # after that and before the blocks, where timm itself drops patches
+                hooks.callback(self.model.patch_drop.register_forward_hook(drop).remove)
             return self.model.forward_features(x)
-        finally:
-            handle.remove()
 
 
 def resnet(name: str, in_channels: int, image_size: int) -> FromTimm:
@@ -87,8 +90,13 @@ def resnet(name: str, in_channels: int, image_size: int) -> FromTimm:
     return trunk
 
 
-def vit_small(in_channels: int, image_size: int, *, blocks: int = 4, width: int = 192) -> FromTimm:
-    """ViT of some blocks on about 8 x 8 patches, with fixed sine and cosine positions."""
+def vit_small(
+    in_channels: int, image_size: int, *, blocks: int = 4, width: int = 192, gap: bool = False
+) -> FromTimm:
+    """ViT of some blocks on about 8 x 8 patches, with fixed sine and cosine positions.
+
+    Its vector is the class token, or with `gap`, global average pooling, the mean of the normed tokens of the patches.
+    """
     from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 
     sizes = [image_size // patches for patches in range(4, 17) if image_size % patches == 0]
@@ -103,10 +111,13 @@ def vit_small(in_channels: int, image_size: int, *, blocks: int = 4, width: int 
         embed_dim=width,
         in_chans=in_channels,
         dynamic_img_size=True,
+        **({"class_token": False, "global_pool": "avg", "fc_norm": False} if gap else {}),
     )
     positions = trunk.model.pos_embed.requires_grad_(False)
     positions.zero_()
-    positions[0, 1:] = build_sincos2d_pos_embed(list(trunk.model.patch_embed.grid_size), trunk.dim)
+    positions[0, trunk.model.num_prefix_tokens :] = build_sincos2d_pos_embed(
+        list(trunk.model.patch_embed.grid_size), trunk.dim
+    )
     return trunk
 
 
