@@ -3,6 +3,7 @@
 Each process sees its rows of fixed views, in float64, and DDP averages the gradients, as in training.
 """
 
+import importlib
 import multiprocessing
 import os
 import shutil
@@ -24,7 +25,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import spawn, start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from unlabeled import encoders, pretrain
@@ -43,6 +44,7 @@ from unlabeled.methods import audio_visual_correspondence
 from unlabeled.methods import best_rq as best_rq_method
 from unlabeled.methods import cpc_audio as cpc_audio_method
 from unlabeled.methods import hubert as hubert_method
+from unlabeled.methods import pase as pase_method
 from unlabeled.methods import wav2vec2 as wav2vec2_method
 from unlabeled.methods.apc import APC
 from unlabeled.methods.barlow_twins import BarlowTwins
@@ -87,7 +89,7 @@ from unlabeled.training import processes
 from unlabeled.training.norm import synchronize
 from unlabeled.worlds import chiming_shapes, rooms, tones
 
-SAMPLES, SIZE, STEPS, SECONDS = 16, 8, 3, 240
+SAMPLES, SIZE, STEPS, SECONDS = 16, 8, 2, 240
 State = dict[str, Tensor]
 
 
@@ -485,6 +487,24 @@ def cpc_audio() -> Method:
     return method
 
 
+def next_of_four(count: int) -> Tensor:
+    """The next one of four neighbours, the same whatever process has them."""
+    place = torch.arange(count)
+    return place // 4 * 4 + (place + 1) % 4
+
+
+def pase() -> Method:
+    """Some sounds are too short for pairs, and others have more frames than others."""
+    whole = sounds()
+    data = from_waveforms(whole["waveform"].float(), tones.SAMPLE_RATE, lengths=whole["length"])
+    method = pase_method.PASE(
+        encoders.build("pase-tiny", kind="audio", sample_rate=tones.SAMPLE_RATE), hidden=8
+    )
+    method.prepare(method.training_view(data))
+    method.whole = whole
+    return method
+
+
 METHODS: dict[str, Callable[[], Method]] = {
     "bert": bert,
     "gpt": gpt,
@@ -494,6 +514,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "hubert": hubert,
     "best_rq": best_rq,
     "cpc_audio": cpc_audio,
+    "pase": pase,
     "simclr": simclr,
     "moco": partial(moco, splits=1, symmetric=True),
     "seco": seco,
@@ -705,7 +726,8 @@ def everything(folder: Path) -> dict[str, Any]:
     masks = [patch.object(module, "spans", every_third) for module in (hubert_method, best_rq_method)]
     negatives = patch.object(wav2vec2_method, "negatives", next_ones)
     frames = patch.object(cpc_audio_method, "draw", every_frame)
-    with pairs, masks[0], masks[1], negatives, frames:
+    sounds_of_pairs = patch.object(pase_method, "another", next_of_four)
+    with pairs, masks[0], masks[1], negatives, frames, sounds_of_pairs:
         results: dict[str, Any] = {name: train(make) for name, make in METHODS.items()}
     results["loops"] = {name: loop(name, folder) for name in LOOPS}
     results["watched"] = watched(folder)
@@ -717,13 +739,31 @@ def everything(folder: Path) -> dict[str, Any]:
     return results | {"norms": norms(), "collectives": collectives()}
 
 
+def asked_to_stop(folder: Path) -> dict[str, Any]:
+    """What a process hears, and the steps of the checkpoint, when the first one alone gets a signal amid an epoch."""
+
+    def ask(step: int) -> None:
+        if step == 1 and gather.rank() == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    settings: dict[str, Any] = {"batch_size": 8, "steps": 1000, "on_step": ask, "device": "cpu"}
+    with pytest.raises(KeyboardInterrupt) as heard:
+        pretrain(Plain(without_norms()), pictures(60), out=folder / "stopped", quiet=True, **settings)
+    state, position = read_checkpoint(folder / "stopped" / CHECKPOINT)
+    return {"heard": str(heard.value), "step": position["step"], "saved": "optimizer" in state}
+
+
 def work(rank: int, count: int, folder: Path) -> None:
+    """Write down what one of so many processes finds; one more process does so alone."""
     torch.set_num_threads(1)
+    if rank == count:
+        torch.save(everything(folder / "alone"), folder / f"{rank}.pt")
+        return
     # What torchrun would say to the loop.
     os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count), "WORLD_SIZE": str(count)}
     meeting = f"file://{folder / 'meeting'}"
     dist.init_process_group("gloo", meeting, timedelta(seconds=60), world_size=count, rank=rank)
-    found = everything(folder)
+    found = everything(folder) | {"stopped": asked_to_stop(folder)}
     (folder / f"node{rank}").mkdir()
     os.chdir(folder / f"node{rank}")
     with pytest.raises(ValueError) as refused:
@@ -732,12 +772,23 @@ def work(rank: int, count: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
+def start(rank: int, count: int, folder: Path) -> None:
+    """Start the processes from one that has imported what takes long, and computed no gradient, which they inherit."""
+    torch.set_num_threads(1)
+    for name in ("lightning_fabric", "torch._dynamo"):  # the first step of an optimizer imports the latter
+        importlib.import_module(name)
+    for name in ("bert", "noise_as_targets"):  # import more when they are built
+        METHODS[name]()
+    how = "fork" if sys.platform == "linux" else "spawn"
+    start_processes(work, (count, folder), nprocs=count + 1, start_method=how)
+
+
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.golden)])
-def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two or four processes found."""
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two or four processes found, and then what one found alone."""
     count = request.param
     folder = tmp_path_factory.mktemp("several")
-    processes = spawn(work, (count, folder), nprocs=count, join=False)
+    processes = spawn(start, (count, folder), nprocs=1, join=False)
     assert processes is not None
     deadline = time.monotonic() + SECONDS
     while not processes.join(timeout=0.5):
@@ -745,13 +796,19 @@ def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             for process in processes.processes:
                 process.kill()
             pytest.fail(f"{count} processes did not end within {SECONDS} seconds")
-    return [torch.load(folder / f"{rank}.pt") for rank in range(count)]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(count + 1)]
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def several(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What each of two or four processes found."""
+    return found[:-1]
+
+
+@pytest.fixture(scope="module")
+def one(found: list[dict[str, Any]]) -> dict[str, Any]:
     """What one process finds."""
-    return everything(tmp_path_factory.mktemp("one"))
+    return found[-1]
 
 
 def assert_same(found: State, expected: State, tolerance: float = 1e-9) -> None:
@@ -891,8 +948,15 @@ def test_gathered_rows_are_in_order_and_their_gradient_is_exact(
     torch.testing.assert_close(gradient, expected["gradient"], rtol=1e-12, atol=1e-14)
 
 
-def test_a_signal_to_one_process_stops_both_and_saves(tmp_path):
+def test_a_signal_to_one_process_stops_all_and_saves(several: list[dict[str, Any]]) -> None:
     """Schedulers signal the first process only; the others must not wait for it for ever."""
+    for process in several:
+        assert process["stopped"]["heard"].startswith("stopped after step 2; --resume continues from ")
+        assert process["stopped"]["step"] == 2 and process["stopped"]["saved"]
+
+
+@pytest.mark.golden
+def test_a_signal_to_one_process_of_a_command_stops_both_and_saves(tmp_path):
     words = "pretrain simclr digits --encoder conv4 --batch-size 16 --steps 100000 --device cpu --devices 2"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "UNLABELED_CACHE": str(tmp_path / "cache")}
     out = tmp_path / "run"

@@ -141,8 +141,8 @@ ENCODERS = {
     "gpt-tiny, gpt-mini, gpt-small, gpt-medium, gpt-base, nplm-tiny, nplm-small, nplm-medium",
     "words": "words-50, words-100, words-300",
     "audio": "gru2-256, gru3 (or gruN-WIDTH), audio-conv, mel-dictionary-256, mel-transformer-tiny, "
-    "mel-transformer-mini, mel-transformer-base, cpc-tiny, cpc-mini, cpc-base, wav2vec2-tiny, wav2vec2-mini, "
-    "wav2vec2-base",
+    "mel-transformer-mini, mel-transformer-base, cpc-tiny, cpc-mini, cpc-base, pase-tiny, pase-mini, pase-base, "
+    "wav2vec2-tiny, wav2vec2-mini, wav2vec2-base",
     "video": "frames-conv4, frames-resnet10, frames-resnet18 (or frames- with any image encoder), lstm-256, lstm-512, "
     "lstm-2048, conv3d, r3d_18, mc3_18, r2plus1d_18, vit3d-tiny, vit3d-small, vit3d-base, cube-dictionary-256",
     "audio-visual": "av-resnet10, av-conv4",

@@ -127,7 +127,7 @@ def test_bad_values_name_the_parameter(arguments: dict, message: str) -> None:
 @pytest.mark.parametrize("name", sorted(image.ANY_SIZE))
 def test_networks_that_are_not_tried_take_every_size(name: str) -> None:
     with torch.device("meta"), torch.no_grad():
-        for size in (*range(1, 9), 63, 65, 67):
+        for size in (1, 2, 3, 4, 5, 8, 65):
             assert len(image.NAMES[name](3, size).eval()(torch.zeros(1, 3, size, size))) == 1
 
 

@@ -117,10 +117,15 @@ def test_gradients_reach_both_layers() -> None:
     assert all(weight.grad.abs().sum() > 0 for weight in code.parameters())
 
 
-def test_onnx_takes_any_number_of_images(tmp_path) -> None:
+def test_onnx_takes_any_number_of_images_and_notes_that_it_takes_one_size(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two groups of maps: each costs a second of torch's export."""
     pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(second_layer, "GROUPS", 2)
     encoder = encoders.build("dictionary2-16-mirror", image_size=16)
-    assert export(encoder, tmp_path / "one.onnx", format="onnx").difference < 1e-5
+    exported = export(encoder, tmp_path / "one.onnx", format="onnx")
+    assert exported.difference < 1e-5 and "it takes images of 16 x 16 pixels only" in exported.note
 
 
 @pytest.mark.parametrize("name", ["dictionary2-400", "dictionary2-400-mirror", "dictionary2-1000-mirror"])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unlabeled.check import UserError
+from unlabeled.encoders.saved import TooLarge
 from unlabeled.parts.token_masks import pick
 
 __all__ = ["FromTimm", "any_timm", "resnet", "vit_small"]
@@ -71,15 +72,22 @@ class FromTimm(nn.Module):
             return self.model.forward_features(x)
 
 
-def resnet(name: str, in_channels: int, image_size: int) -> FromTimm:
+def resnet(name: str, in_channels: int, image_size: int, *, share: int = 1) -> FromTimm:
     """ResNet of timm; for images up to 64 pixels with a 3x3 first layer, no stride and no pooling.
 
     `resnet10` is small and fast at any size: width 32, one block per stage, a 3x3 first layer of stride 2.
+    `share` divides its widths.
     """
     if name == "resnet10":
-        narrow: dict[str, Any] = {"layers": (1, 1, 1, 1), "channels": (32, 64, 128, 256)}
+        widths = tuple(width // share for width in (32, 64, 128, 256))
+        narrow: dict[str, Any] = {"layers": (1, 1, 1, 1), "channels": widths}
         # Only timm's deep stem lets the first width be chosen; it is then replaced by a single layer.
-        narrow |= {"stem_type": "deep", "stem_width": 16, "zero_init_last": False, "in_chans": in_channels}
+        narrow |= {
+            "stem_type": "deep",
+            "stem_width": 16 // share,
+            "zero_init_last": False,
+            "in_chans": in_channels,
+        }
         trunk = FromTimm("resnet18", standard=False, **narrow)
         _replace_stem(trunk.model, in_channels, stride=2)
         return trunk
@@ -161,6 +169,8 @@ def _runs(name: str, arguments: dict[str, Any], image_size: int) -> bool:
         with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
             model = FromTimm(name, **arguments).eval()
             model(torch.zeros(1, arguments["in_chans"], image_size, image_size))
+    except TooLarge:
+        raise
     except Exception:  # timm asserts, or lets torch fail, where a size does not fit
         return False
     return True

@@ -15,6 +15,7 @@ from unlabeled.check import UserError
 from unlabeled.encoders import dictionary, from_timm, pixel_gpt, split, stages
 from unlabeled.encoders.adapt import Adapt, Input
 from unlabeled.encoders.encoder import Encoder
+from unlabeled.encoders.saved import TooLarge
 from unlabeled.parts import augment
 
 if TYPE_CHECKING:
@@ -282,6 +283,8 @@ def refusal(name: str, channels: int, image_size: int) -> str:
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
             make(channels, image_size).eval()(torch.zeros(1, channels, image_size, image_size))
+    except TooLarge:
+        raise
     except Exception as error:  # networks refuse sizes in ways of their own
         return check.reason(error)
     return ""

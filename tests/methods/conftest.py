@@ -1,0 +1,16 @@
+"""Narrow networks for all tests of methods, as few claims depend on the width."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _narrow(small_networks: None) -> None:
+    """Networks that a module-wide fixture or an import builds are wide all the same."""
+
+
+@pytest.fixture
+def wide_networks(_narrow: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The convolutions as users have them, for short trainings in which a narrow network learns too little."""
+    from unlabeled.encoders import image, stages
+
+    monkeypatch.setitem(image.NAMES, "conv4", stages.conv4)
