@@ -51,7 +51,7 @@ class BEiT(HiddenPatches, Method[ImageEncoder]):
         **views: How the views are drawn.
     """
 
-    defaults: ClassVar = {"encoder": "vit-gap-small", "batch_size": 128}
+    defaults: ClassVar = {"encoder": "vit-gap-small", "batch_size": 128, "clip": 3.0}
     view_defaults = ViewOptions(crop=0.2, jitter=0.5, flip=0.5)
     smallest: ClassVar = {"encoder": "vit-gap-tiny", "image_size": 16, "codes": 8}
     centres: Tensor

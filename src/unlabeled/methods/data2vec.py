@@ -47,7 +47,7 @@ class Data2Vec(HiddenPatches, Method[ImageEncoder]):
         **views: How the views are drawn.
     """
 
-    defaults: ClassVar = {"encoder": "vit-gap-small", "batch_size": 128}
+    defaults: ClassVar = {"encoder": "vit-gap-small", "batch_size": 128, "lr": 5e-4, "clip": 3.0}
     view_defaults = ViewOptions(crop=0.2, jitter=0.0, flip=0.5)
     smallest: ClassVar = {"encoder": "vit-gap-tiny", "layers": 2}
 

@@ -29,9 +29,6 @@ from unlabeled.parts.transformer import Predictor
 
 __all__ = ["MAE"]
 
-SAMPLES = 512
-"""Images on which the loss of predicting the mean is measured."""
-
 
 class MAE(HiddenPatches, Method[ImageEncoder]):
     """See a quarter of the patches of an image and fill in the pixels of the rest.
@@ -67,8 +64,8 @@ class MAE(HiddenPatches, Method[ImageEncoder]):
         self.decoder = Predictor(encoder.trunk.dim, pixels, width=decoder_dim, blocks=decoder_blocks)
 
     def prepare(self, data: Data) -> None:
-        targets = self.targets(self.views(data.sample(SAMPLES)))
-        self.baseline.copy_(targets.square().mean())  # 1 - 1 / numbers, less where patches are of one colour
+        # The loss of predicting the mean: 1 - 1 / numbers, less where patches are of one colour.
+        self.baseline.copy_(self.targets(self.views(data.sample(512))).square().mean())
 
     def targets(self, images: Tensor) -> Tensor:
         """What is predicted of each patch, float, shape (batch, patches, numbers)."""

@@ -29,9 +29,6 @@ from unlabeled.parts.token_masks import numbers, pick, random_cells
 
 __all__ = ["SimMIM"]
 
-SAMPLES = 512
-"""Images on which the loss of predicting the mean colour is measured."""
-
 
 def loss(predicted: Tensor, targets: Tensor) -> Tensor:
     """Mean absolute difference.
@@ -53,7 +50,7 @@ class SimMIM(HiddenPatches, Method[ImageEncoder]):
         **views: How the views are drawn.
     """
 
-    defaults: ClassVar = {"encoder": "vit-gap-small", "batch_size": 128}
+    defaults: ClassVar = {"encoder": "vit-gap-small", "batch_size": 128, "clip": 5.0}
     view_defaults = ViewOptions(crop=0.67, flip=0.5)
     smallest: ClassVar = {"encoder": "vit-gap-tiny"}
 
@@ -74,7 +71,8 @@ class SimMIM(HiddenPatches, Method[ImageEncoder]):
         self.head = near_zero(nn.Linear(encoder.trunk.dim, pixels))
 
     def prepare(self, data: Data) -> None:
-        self.baseline.copy_(self.targets(self.views(data.sample(SAMPLES))).abs().mean())
+        # The loss of predicting the mean colour.
+        self.baseline.copy_(self.targets(self.views(data.sample(512))).abs().mean())
 
     def targets(self, images: Tensor) -> Tensor:
         """Normalised pixels of each patch, float, shape (batch, patches, numbers)."""
