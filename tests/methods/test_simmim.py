@@ -166,6 +166,11 @@ def test_every_weight_learns_the_token_included_and_nonsense_is_refused() -> Non
         name for name, weight in method.named_parameters() if weight.grad is None or not weight.grad.any()
     ]
     assert still == ["encoder.trunk.model.pos_embed"]
+    assert [SimMIM(encoders.build("vit-gap-tiny", image_size=size)).square for size in (32, 28, 36)] == [
+        2,
+        1,
+        3,
+    ]
     with pytest.raises(ValueError, match="square must divide the 8 patches on a side of an image, got 3"):
         small(square=3)
     with pytest.raises(ValueError, match="be a vision transformer, such as vit-gap-small, got conv4"):

@@ -1,7 +1,7 @@
 """Networks of the timm library with random weights, read as a vector, as named maps and as tokens."""
 
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -55,21 +55,23 @@ class FromTimm(nn.Module):
 
     def tokens(self, x: Tensor, keep: Tensor | None, masked: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Tokens of a ViT that sees only some patches; arguments as in `ImageEncoder.tokens`."""
-        prefix = self.model.num_prefix_tokens
-
-        def drop(module: nn.Module, inputs: Any, tokens: Tensor) -> Tensor:
-            return torch.cat([tokens[:, :prefix], pick(tokens[:, prefix:], keep)], 1)
-
-        def mask(module: nn.Module, inputs: Any, patches: Tensor) -> Tensor:
-            hidden, token = masked
-            return torch.where(hidden.view(*patches.shape[:-1], 1), token.to(patches), patches)
-
         with ExitStack() as hooks:
             if masked is not None:  # before the positions are added
-                hooks.callback(self.model.patch_embed.register_forward_hook(mask).remove)
+                hooks.callback(self.model.patch_embed.register_forward_hook(partial(_mask, *masked)).remove)
             if keep is not None:  # after that and before the blocks, where timm itself drops patches
+                drop = partial(_drop, keep, self.model.num_prefix_tokens)
                 hooks.callback(self.model.patch_drop.register_forward_hook(drop).remove)
             return self.model.forward_features(x)
+
+
+def _mask(hidden: Tensor, token: Tensor, module: nn.Module, inputs: Any, patches: Tensor) -> Tensor:
+    """Embedded patches, some of which are replaced."""
+    return torch.where(hidden.view(*patches.shape[:-1], 1), token.to(patches), patches)
+
+
+def _drop(keep: Tensor, prefix: int, module: nn.Module, inputs: Any, tokens: Tensor) -> Tensor:
+    """Those before the patches, and some of the patches."""
+    return torch.cat([tokens[:, :prefix], pick(tokens[:, prefix:], keep)], 1)
 
 
 def resnet(name: str, in_channels: int, image_size: int, *, share: int = 1) -> FromTimm:

@@ -46,7 +46,7 @@ class SimMIM(HiddenPatches, Method[ImageEncoder]):
     Args:
         encoder: Network whose features are kept; in training it sees all patches, hidden ones as the learned token.
         mask: Fraction of the squares that are hidden, rounded up to whole squares.
-        square: Patches on a side of a square, which must fill the image.
+        square: Patches on a side of a square; squares must fill the image. [default: 2, else 3, else 1]
         **views: How the views are drawn.
     """
 
@@ -59,10 +59,11 @@ class SimMIM(HiddenPatches, Method[ImageEncoder]):
         encoder: ImageEncoder,
         *,
         mask: Annotated[float, Range(above=0, below=1)] = 0.6,
-        square: Count = 2,
+        square: Count | None = None,
         **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder, views, token=True)
+        square = square or next(number for number in (2, 3, 1) if self.side % number == 0)
         if self.side % square:
             raise UserError(f"square must divide the {self.side} patches on a side of an image, got {square}")
         self.square, self.squares = square, self.side // square
