@@ -35,6 +35,7 @@ def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
         "conv4": partial(stages.conv4, share=4),
         "resnet10": partial(from_timm.resnet, "resnet10", share=4),
         "vit-small": partial(from_timm.vit_small, width=48),
+        "vit-gap-tiny": partial(from_timm.vit_small, width=48, gap=True),
     }
     for name, network in narrow.items():
         monkeypatch.setitem(image.NAMES, name, network)

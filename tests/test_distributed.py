@@ -48,6 +48,7 @@ from unlabeled.methods import pase as pase_method
 from unlabeled.methods import wav2vec2 as wav2vec2_method
 from unlabeled.methods.apc import APC
 from unlabeled.methods.barlow_twins import BarlowTwins
+from unlabeled.methods.beit import BEiT
 from unlabeled.methods.bert import BERT
 from unlabeled.methods.bigan import BiGAN
 from unlabeled.methods.byol import BYOL
@@ -55,12 +56,15 @@ from unlabeled.methods.colorization import Colorization
 from unlabeled.methods.context_encoder import ContextEncoder
 from unlabeled.methods.contrastive_pairs import ContrastivePairs
 from unlabeled.methods.cpc import CPC
+from unlabeled.methods.data2vec import Data2Vec
 from unlabeled.methods.deepcluster import DeepCluster
 from unlabeled.methods.densecl import DenseCL
 from unlabeled.methods.dino import DINO
 from unlabeled.methods.gpt import GPT
+from unlabeled.methods.ijepa import IJEPA
 from unlabeled.methods.instance_discrimination import InstanceDiscrimination
 from unlabeled.methods.lejepa import LeJEPA
+from unlabeled.methods.mae import MAE
 from unlabeled.methods.moco import MoCo
 from unlabeled.methods.moco_v3 import MoCoV3
 from unlabeled.methods.neural_language_model import NeuralLanguageModel
@@ -70,6 +74,7 @@ from unlabeled.methods.patch_tracking import PatchTracking
 from unlabeled.methods.pirl import PIRL
 from unlabeled.methods.seco import SeCo
 from unlabeled.methods.simclr import SimCLR
+from unlabeled.methods.simmim import SimMIM
 from unlabeled.methods.swav import SwAV
 from unlabeled.methods.time_contrastive import TimeContrastive
 from unlabeled.methods.trajectory_unmasking import TrajectoryUnmasking
@@ -213,6 +218,17 @@ def moco_v3(network: str) -> Method:
     encoder = encoders.build(network, image_size=SIZE)
     method = MoCoV3(encoder, momentum=0.9, projection_dim=6, hidden_dim=12)
     method.views = Given(1), Given(2)  # type: ignore[assignment]
+    return method
+
+
+def hidden_patches(kind: Callable[..., Any], **options: Any) -> Method:
+    """The same view and mask of an image, whatever process has it."""
+    method = kind(encoders.build("vit-gap-tiny", image_size=16), **options)
+    method.prepare(open_data(pictures(SAMPLES)))
+    method.views = Given(1, size=16)
+    torch.manual_seed(5)
+    mask = method.mask(torch.zeros(SAMPLES, 3, 16, 16))
+    method.mask = lambda images: mask[rows()] if isinstance(mask, Tensor) else [x[rows()] for x in mask]
     return method
 
 
@@ -520,6 +536,11 @@ METHODS: dict[str, Callable[[], Method]] = {
     "triplet hardest": partial(triplet, "hardest"),
     "moco_v3": partial(moco_v3, "conv4"),
     "moco_v3 of a ViT": partial(moco_v3, "vit-small"),
+    "mae": partial(hidden_patches, MAE, decoder_dim=32),
+    "simmim": partial(hidden_patches, SimMIM),
+    "ijepa": partial(hidden_patches, IJEPA, momentum=0.9, predictor_dim=32, predictor_blocks=1),
+    "data2vec": partial(hidden_patches, Data2Vec, momentum=0.9, layers=2),
+    "beit": partial(hidden_patches, BEiT, codes=8),
     "instance_discrimination": partial(instance_discrimination, "softmax"),
     "instance_discrimination by noise": partial(instance_discrimination, "nce"),
     "noise_as_targets": noise_as_targets,
@@ -694,6 +715,7 @@ def collectives() -> State:
 SMALL = {
     "conv4": partial(stages.conv4, share=4),
     "vit-small": partial(from_timm.vit_small, blocks=2, width=48),
+    "vit-gap-tiny": partial(from_timm.vit_small, blocks=2, width=48, gap=True),
 }
 """Networks of the same layers as those of these names, but narrow."""
 

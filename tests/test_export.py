@@ -46,11 +46,12 @@ def test_safetensors_loads_equal_and_overwrites(images: torch.Tensor, tmp_path: 
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["x.safetensors"]
 
 
-def test_timm_makes_the_same_model_from_the_folder(images: torch.Tensor, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["vit-small", "vit-gap-tiny"])
+def test_timm_makes_the_same_model_from_the_folder(name: str, images: torch.Tensor, tmp_path: Path) -> None:
     import timm
     from timm.data.config import resolve_data_config
 
-    encoder = fitted("vit-small", images).eval()
+    encoder = fitted(name, images).eval()
     result = export(encoder, tmp_path / "vit", format="timm")
     assert result.difference < 1e-5
     model = timm.create_model(f"local-dir:{tmp_path / 'vit'}", pretrained=True).eval()

@@ -4,11 +4,13 @@ import copy
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlabeled.check import UserError
+from unlabeled.parts.precision import full
 
-__all__ = ["Follower", "Teacher", "cosine_momentum"]
+__all__ = ["Follower", "Teacher", "cosine_momentum", "token_targets"]
 
 
 class Follower(nn.Module):
@@ -35,6 +37,20 @@ def cosine_momentum(start: float, progress: float) -> float:
         Fraction of the old teacher that an update keeps, in start..1.
     """
     return 1 - (1 - start) * (math.cos(math.pi * progress) + 1) / 2
+
+
+def token_targets(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """A teacher's tokens as targets, and a measure of their collapse.
+
+    Args:
+        tokens: Float, shape (batch, tokens, dim).
+
+    Returns:
+        Tokens, each brought to mean 0 and variance 1, and the standard deviation over all tokens of the batch before
+        that, averaged over the dimensions, scalar: near 0 all are the same.
+    """
+    tokens = full(tokens)
+    return F.layer_norm(tokens, tokens.shape[2:]), tokens.flatten(0, 1).std(0).mean()
 
 
 class Teacher(Follower):
