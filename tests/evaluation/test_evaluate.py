@@ -268,7 +268,9 @@ def test_a_percentage_says_what_it_came_to():
 
 
 def test_a_size_must_come_with_what_it_is_for():
-    with pytest.raises(ValueError, match="size must come with the task propagation or segmentation or detection, got 40"):
+    with pytest.raises(
+        ValueError, match="size must come with the task propagation or segmentation or detection, got 40"
+    ):
         evaluate(ENCODER, (TRAIN, TEST), probe="knn", size=40)
 
 
@@ -531,7 +533,10 @@ def test_too_few_labels_are_refused_before_anything_is_computed():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"probe": "svm"}, "probe must be one of few, .*, layers, linear, nonlinear, .*, alignment, .*, got svm"),
+        (
+            {"probe": "svm"},
+            "probe must be one of few, .*, layers, linear, nonlinear, .*, alignment, .*, got svm",
+        ),
         (
             {"controls": ["noise"]},
             "controls must be one of .*random, raw, rescaled.*, default, all, got noise",

@@ -104,7 +104,7 @@ NETWORKS = [
         ("audio", name)
         for name in ("gru2-16", "audio-conv", "mel-transformer-tiny", "cpc-tiny", "wav2vec2-tiny")
     ),
-    *(("text", name) for name in ("bert-tiny", "gpt-tiny")),
+    *(("text", name) for name in ("bert-tiny", "bert-rotary-tiny", "gpt-tiny")),
     *(("words", "words-20"), ("audio-visual", "av-conv4")),
 ]
 SOURCES = {
