@@ -39,6 +39,7 @@ from unlabeled.encoders import audio_visual as audio_visual_encoders
 from unlabeled.encoders import from_timm, stages
 from unlabeled.encoders import image as images
 from unlabeled.encoders import text as text_encoders
+from unlabeled.encoders.text_trunks import TextInput
 from unlabeled.method import Method
 from unlabeled.methods import audio_visual_correspondence
 from unlabeled.methods import best_rq as best_rq_method
