@@ -1,0 +1,307 @@
+"""Time cycle: track a patch backward through a clip, forward again, and end where the track began.
+
+Withheld: where in the last frame a patch was cut out, and by which angle it was turned. Predicted: this place, from the
+patch alone, after it was tracked backward through the earlier frames and forward again, or to one of them and back.
+
+Source: Wang, Jabri, Efros, "Learning Correspondence from the Cycle-consistency of Time", 2019,
+https://arxiv.org/abs/1903.07593
+Differs: the networks are small, and the maps of the encoder are compared themselves, without a head, so the features
+that are kept are those that track. All frames of a clip are equally far apart, the last one too; motion is measured
+from the frame before it. What a patch shows beyond the border of the frame is reflected, not black. Kernels of the
+localiser grow with the patch; they have 4x4 weights for the paper's 10x10 positions. The optimizer is AdamW, not Adam.
+Shortcut: a patch that does not move is tracked by staying, so patches are cut out where the clip moves most. Black
+corners would tell the angle. A localiser that always answers the middle of the frame, with features that encode
+positions, makes the affinities agree with it; only the cycles, which count for little, speak against it.
+"""
+
+from typing import Annotated, ClassVar, Unpack
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unlabeled import check
+from unlabeled.check import UserError
+from unlabeled.data import Data
+from unlabeled.encoders.video import Frames
+from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
+from unlabeled.options import Count, NonNegative, Positive, Range, Several, ViewOptions
+from unlabeled.parts.augment import Views
+from unlabeled.parts.clips import ClipViews
+from unlabeled.parts.heads import near_zero
+from unlabeled.parts.maps import blank_maps, describe, survey
+from unlabeled.parts.pictures import overlay, strip
+from unlabeled.parts.precision import full_precision
+
+__all__ = ["TimeCycle"]
+
+SCALE = 1 / 3
+"""Side of a patch, as a fraction of the side of a frame."""
+CELLS, WINDOW, MOVING = 9, 3, 10
+"""Cells on a side of a frame, cells on a side of a window, and how many windows count as moving."""
+SPREAD = 7 / 19
+"""Mean square of 20 numbers that are spread evenly from -1 to 1."""
+SAMPLES = 256
+"""Clips on which the loss of always predicting the same place is measured."""
+
+
+@full_precision
+def sample(maps: Tensor, places: Tensor, side: int, padding: str = "zeros") -> Tensor:
+    """Cut patches out of images or maps, bilinearly.
+
+    Args:
+        maps: Float, shape (batch, channels, rows, columns).
+        places: x and y of the centre, -1 and 1 at the borders, and angle in radians, float, shape (batch, 3).
+        side: Positions of a patch along a side.
+        padding: What lies beyond the borders, as in `grid_sample`.
+
+    Returns:
+        Float, shape (batch, channels, side, side).
+    """
+    x, y, angle = places.unbind(1)
+    cos, sin = SCALE * angle.cos(), SCALE * angle.sin()
+    affine = torch.stack([torch.stack([cos, -sin, x], 1), torch.stack([sin, cos, y], 1)], 1)
+    grid = F.affine_grid(affine, [len(maps), 1, side, side], align_corners=False)
+    return F.grid_sample(maps, grid, padding_mode=padding, align_corners=False)
+
+
+@full_precision
+def affinity(query: Tensor, maps: Tensor, temperature: float) -> Tensor:
+    """Probability that a position of a patch shows what is at a position of a frame.
+
+    Args:
+        query: Unit vectors along the channels, float, shape (batch, channels, side, side).
+        maps: The same of a frame, float, shape (batch, channels, rows, columns).
+        temperature: Softmax temperature.
+
+    Returns:
+        Float, shape (batch, rows * columns, side, side); sums to 1 over the positions of the frame.
+    """
+    return (torch.einsum("bchw,bcn->bnhw", query, maps.flatten(2)) / temperature).softmax(1)
+
+
+@full_precision
+def alignment(predicted: Tensor, true: Tensor) -> Tensor:
+    """Mean squared distance of 20 x 20 points of a patch from where they should be.
+
+    Args:
+        predicted: Places as in `sample`, float, shape (batch, 3).
+        true: The same shape.
+
+    Returns:
+        Float, shape (batch,), in squared halves of the side of a frame.
+    """
+    shift, turn = (predicted - true).split((2, 1), 1)
+    return shift.square().sum(1) + 4 * SPREAD * SCALE**2 * (1 - turn[:, 0].cos())
+
+
+@full_precision
+def inliers(affinities: Tensor, places: Tensor) -> Tensor:
+    """Mean probability of the positions of a patch to lie where the patch was located.
+
+    Args:
+        affinities: As from `affinity`, float, shape (batch, rows * rows, side, side).
+        places: As in `sample`, float, shape (batch, 3).
+
+    Returns:
+        Float, shape (batch,), in 0..1; positions beyond the border of the frame do not count.
+    """
+    count, side = affinities.shape[1], affinities.shape[3]
+    rows = round(count**0.5)
+    identity = torch.eye(count, dtype=affinities.dtype, device=affinities.device).view(1, count, rows, rows)
+    weights = sample(identity.expand(len(places), -1, -1, -1), places, side)
+    return (weights * affinities).sum((1, 2, 3)) / weights.sum((1, 2, 3)).clamp(min=1)
+
+
+def moving_places(clips: Tensor, rotation: float) -> Tensor:
+    """Draw a patch of the last frame, where it differs from the one before, and an angle.
+
+    Args:
+        clips: Float, shape (batch, frames, channels, size, size).
+        rotation: Largest angle in degrees.
+
+    Returns:
+        As in `sample`, float, shape (batch, 3).
+    """
+    change = (clips[:, -1] - clips[:, -2]).abs().mean(1, keepdim=True)
+    motion = F.avg_pool2d(F.adaptive_avg_pool2d(change, CELLS), WINDOW, 1)
+    steps = motion.shape[3] - 1
+    chosen = torch.randint(MOVING, (len(clips), 1), device=clips.device)
+    window = motion.flatten(1).topk(MOVING).indices.gather(1, chosen)
+    cell = torch.cat([window % (steps + 1), window // (steps + 1)], 1)
+    noise = torch.rand(len(clips), 3, dtype=clips.dtype, device=clips.device) - 0.5
+    centre = ((cell + noise[:, :2]) / steps).clamp(0, 1)
+    angle = torch.deg2rad(2 * rotation * noise[:, 2:])
+    return torch.cat([(2 * centre - 1) * (1 - SCALE), angle], 1)
+
+
+def frame_of(places: Tensor, size: int) -> Tensor:
+    """The border of each patch, 1 on it and 0 elsewhere, float, shape (batch, size, size), of places as in `sample`."""
+    x, y, angle = (value[:, None, None] for value in places.unbind(1))
+    axis = (2 * torch.arange(size, device=places.device) + 1) / size - 1
+    right, down = axis - x, axis[:, None] - y
+    across = angle.cos() * right + angle.sin() * down, angle.cos() * down - angle.sin() * right
+    distance = torch.maximum(across[0].abs(), across[1].abs())
+    return ((distance - SCALE).abs() <= 1.5 / size).to(places.dtype)
+
+
+class TimeCycle(ClipViews, Method[Frames]):
+    """Track a patch backward through a clip, forward again, and end where the track began.
+
+    The metric `similarity` is the mean probability of the positions of a patch to lie where it was located, and
+    `distance` how far from its start the longest track ends, in sides of the frame.
+
+    Args:
+        encoder: Network whose features are kept; it reads single frames, and in training patches of a third of the side.
+        frames: Frames of a clip; patches are cut out of the last one and tracked through all others.
+        stride: Frames of the video from one frame of a clip to the next.
+        rotation: Maximum rotation of the patch, ± degrees.
+        temperature: Softmax temperature of the affinities; lower finds each position in fewer places.
+        skip_weight: Weight of cycles of two steps, through a single frame, beside the similarity.
+        cycle_weight: Weight of cycles through several frames beside the similarity.
+        layer: Map of the encoder that describes positions, concatenated with all deeper ones. [default: the deepest
+            with a position for every 4 pixels]
+        **views: How the clips are cropped and mirrored, all frames of a clip alike.
+    """
+
+    kind = "video"
+    encoder_needs = EncoderNeeds("frame", "read single frames, such as frames-conv4")
+    defaults: ClassVar = {"encoder": "frames-conv4", "batch_size": 8, "lr": 1e-3}
+    view_defaults = ViewOptions(crop=0.8, flip=0.5)
+    smallest: ClassVar = {"frames": 3, "stride": 1, "image_size": 24}
+    example = "blobs"
+    baseline: Tensor
+
+    def __init__(
+        self,
+        encoder: Frames,
+        *,
+        frames: Several = 5,
+        stride: Count = 2,
+        rotation: Annotated[float, Range(at_least=0, at_most=180)] = 45,
+        temperature: Positive = 0.044,
+        skip_weight: NonNegative = 0.1,
+        cycle_weight: NonNegative = 0.02,
+        layer: str | None = None,
+        **views: Unpack[ViewOptions],
+    ) -> None:
+        super().__init__(encoder)
+        self.frames, self.stride, self.rotation, self.temperature = frames, stride, rotation, temperature
+        self.skip_weight, self.cycle_weight = skip_weight, cycle_weight
+        self.layer, rows, _ = survey(encoder.frame, layer)
+        pixels = -(-encoder.image_size // rows)
+        check.at_least(6 * pixels, image_size=encoder.image_size)
+        self.side = encoder.image_size // (3 * pixels)
+        self.patch_size = self.side * pixels
+        sides = {blank_maps(encoder.frame, n * self.patch_size)[self.layer].shape[2] / n for n in (1, 3)}
+        if sides != {self.side}:
+            name = encoder.config["name"]
+            raise UserError(
+                f"encoder must have maps in proportion to its input, such as frames-conv4, got {name} with "
+                f"{encoder.image_size} pixels"
+            )
+        self.views = Views(3 * self.patch_size, **self.view_options(views))
+        kernel = (self.side + 2) // 3
+        self.localizer = nn.Sequential(
+            nn.Conv2d((3 * self.side) ** 2, 128, kernel, bias=False),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(128, 64, kernel, bias=False),
+            nn.LeakyReLU(0.1),
+            nn.Flatten(),
+            near_zero(nn.Linear(64 * (self.side - 2 * kernel + 2) ** 2, 3), 0.01),
+        )
+        for layer_ in (self.localizer[0], self.localizer[2]):
+            nn.init.kaiming_normal_(layer_.weight, mode="fan_out", nonlinearity="relu")
+        self.register_buffer("baseline", torch.tensor(0.0))
+
+    @torch.no_grad()
+    def prepare(self, data: Data) -> None:
+        places = moving_places(self.draw(data.sample(SAMPLES)), self.rotation)
+        error = alignment(places.mean(0).expand_as(places), places).mean()
+        even = 1 / (3 * self.side) ** 2
+        self.baseline.copy_(1 - even + (self.skip_weight + self.cycle_weight) * error)
+
+    def step(self, query: Tensor, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Locate a patch in a frame: affinities, place, and the patch of the frame that is there, the next query."""
+        affinities = affinity(query, maps, self.temperature)
+        places = self.localizer(affinities)
+        return affinities, places, F.normalize(sample(maps, places, self.side), dim=1)
+
+    def skips(self, query: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Similarity of a patch to each earlier frame, and where it ends after a step there and one back.
+
+        Args:
+            query: Vectors of a patch of the last frame, float, shape (batch, channels, side, side).
+            maps: Vectors of all frames, float, shape (batch, frames, channels, rows, rows).
+
+        Returns:
+            Inliers, float, shape (batch, frames - 1), and places, float, shape (batch, frames - 1, 3).
+        """
+        steps = maps.shape[1] - 1
+        affinities, there, found = self.step(query.repeat_interleave(steps, 0), maps[:, :-1].flatten(0, 1))
+        _, back, _ = self.step(found, maps[:, -1].repeat_interleave(steps, 0))
+        return inliers(affinities, there).unflatten(0, (-1, steps)), back.unflatten(0, (-1, steps))
+
+    def tracks(self, query: Tensor, maps: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Track a patch backward from frame to frame, and from each of these forward again to the last one.
+
+        Args:
+            query: As in `skips`.
+            maps: As in `skips`.
+
+        Returns:
+            Places on the way backward in each frame from the last but one to the first, float, shape (batch, 3); and
+            forward in each frame from the second to the last, shape (tracks, batch, 3), the longest track first.
+        """
+        frames = maps.unbind(1)
+        backward, forward, turns = [], [], []
+        for frame in frames[-2::-1]:
+            _, places, query = self.step(query, frame)
+            backward.append(places)
+            turns.append(query)
+        queries = turns.pop()
+        for frame in frames[1:]:
+            _, places, queries = self.step(queries, frame.repeat(len(queries) // len(frame), 1, 1, 1))
+            forward.append(places.unflatten(0, (-1, len(frame))))
+            queries = torch.cat([queries, *turns[-1:]])
+            del turns[-1:]
+        return backward, forward
+
+    def see(self, clips: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Patches, float, shape (batch, channels, pixels, pixels), their places, and vectors of both as in `skips`."""
+        places = moving_places(clips, self.rotation)
+        patches = sample(clips[:, -1], places, self.patch_size, "reflection")
+        query, maps = (
+            describe(self.encoder.frame.maps(images), self.layer) for images in (patches, clips.flatten(0, 1))
+        )
+        return patches, places, query, maps.unflatten(0, (len(clips), -1))
+
+    def forward(self, batch: Batch) -> Tensor:
+        _, places, query, maps = self.see(self.draw(batch))
+        inside, back = self.skips(query, maps)
+        ends = self.tracks(query, maps)[1][-1]
+        skip, cycle = (
+            alignment(found.flatten(0, 1), places.expand_as(found).flatten(0, 1)).mean()
+            for found in (back.transpose(0, 1), ends)
+        )
+        distance = (ends[0, :, :2] - places[:, :2]).detach().norm(dim=1).mean() / 2
+        self.metrics = {"similarity": inside.detach().mean(), "distance": distance}
+        return 1 - inside.mean() + self.skip_weight * skip + self.cycle_weight * cycle
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> Pictures:
+        """The patch, and its place in each frame on the way backward and forward."""
+        clips = self.draw(batch)
+        patches, places, query, maps = self.see(clips)
+        backward, forward = self.tracks(query, maps)
+        colored = clips.expand(-1, -1, 3, -1, -1)
+
+        def drawn(frames: Tensor, track: list[Tensor]) -> Tensor:
+            borders = frame_of(torch.stack(track, 1).flatten(0, 1), clips.shape[4])
+            return strip(overlay(frames.flatten(0, 1), borders).unflatten(0, frames.shape[:2]))
+
+        return {
+            "patch": patches,
+            "backward": drawn(colored.flip(1), [places, *backward]),
+            "forward again": drawn(colored, [backward[-1], *(tracks[0] for tracks in forward)]),
+        }
