@@ -31,38 +31,15 @@ from unlabeled.parts.clips import ClipViews
 from unlabeled.parts.heads import near_zero
 from unlabeled.parts.maps import blank_maps, describe, survey
 from unlabeled.parts.pictures import overlay, strip
+from unlabeled.parts.places import SCALE, border, moving_places, points, sample
 from unlabeled.parts.precision import full_precision
 
 __all__ = ["TimeCycle"]
 
-SCALE = 1 / 3
-"""Side of a patch, as a fraction of the side of a frame."""
-CELLS, WINDOW, MOVING = 9, 3, 10
-"""Cells on a side of a frame, cells on a side of a window, and how many windows count as moving."""
 SPREAD = 7 / 19
 """Mean square of 20 numbers that are spread evenly from -1 to 1."""
 SAMPLES = 256
 """Clips on which the loss of always predicting the same place is measured."""
-
-
-@full_precision
-def sample(maps: Tensor, places: Tensor, side: int, padding: str = "zeros") -> Tensor:
-    """Cut patches out of images or maps, bilinearly.
-
-    Args:
-        maps: Float, shape (batch, channels, rows, columns).
-        places: x and y of the centre, -1 and 1 at the borders, and angle in radians, float, shape (batch, 3).
-        side: Positions of a patch along a side.
-        padding: What lies beyond the borders, as in `grid_sample`.
-
-    Returns:
-        Float, shape (batch, channels, side, side).
-    """
-    x, y, angle = places.unbind(1)
-    cos, sin = SCALE * angle.cos(), SCALE * angle.sin()
-    affine = torch.stack([torch.stack([cos, -sin, x], 1), torch.stack([sin, cos, y], 1)], 1)
-    grid = F.affine_grid(affine, [len(maps), 1, side, side], align_corners=False)
-    return F.grid_sample(maps, grid, padding_mode=padding, align_corners=False)
 
 
 @full_precision
@@ -71,13 +48,14 @@ def affinity(query: Tensor, maps: Tensor, temperature: float) -> Tensor:
 
     Args:
         query: Unit vectors along the channels, float, shape (batch, channels, side, side).
-        maps: The same of a frame, float, shape (batch, channels, rows, columns).
+        maps: The same of a frame, float, shape (batch, channels, rows, rows).
         temperature: Softmax temperature.
 
     Returns:
-        Float, shape (batch, rows * columns, side, side); sums to 1 over the positions of the frame.
+        Float, shape (batch, rows * rows, side, side); sums to 1 over the positions of the frame.
     """
-    return (torch.einsum("bchw,bcn->bnhw", query, maps.flatten(2)) / temperature).softmax(1)
+    likeness = maps.flatten(2).mT @ query.flatten(2)
+    return (likeness / temperature).softmax(1).unflatten(2, query.shape[2:])
 
 
 @full_precision
@@ -85,7 +63,7 @@ def alignment(predicted: Tensor, true: Tensor) -> Tensor:
     """Mean squared distance of 20 x 20 points of a patch from where they should be.
 
     Args:
-        predicted: Places as in `sample`, float, shape (batch, 3).
+        predicted: Places as in `parts.places`, float, shape (batch, 3).
         true: The same shape.
 
     Returns:
@@ -101,48 +79,20 @@ def inliers(affinities: Tensor, places: Tensor) -> Tensor:
 
     Args:
         affinities: As from `affinity`, float, shape (batch, rows * rows, side, side).
-        places: As in `sample`, float, shape (batch, 3).
+        places: As in `parts.places`, float, shape (batch, 3).
 
     Returns:
         Float, shape (batch,), in 0..1; positions beyond the border of the frame do not count.
     """
-    count, side = affinities.shape[1], affinities.shape[3]
+    batch, count, side, _ = affinities.shape
     rows = round(count**0.5)
-    identity = torch.eye(count, dtype=affinities.dtype, device=affinities.device).view(1, count, rows, rows)
-    weights = sample(identity.expand(len(places), -1, -1, -1), places, side)
-    return (weights * affinities).sum((1, 2, 3)) / weights.sum((1, 2, 3)).clamp(min=1)
-
-
-def moving_places(clips: Tensor, rotation: float) -> Tensor:
-    """Draw a patch of the last frame, where it differs from the one before, and an angle.
-
-    Args:
-        clips: Float, shape (batch, frames, channels, size, size).
-        rotation: Largest angle in degrees.
-
-    Returns:
-        As in `sample`, float, shape (batch, 3).
-    """
-    change = (clips[:, -1] - clips[:, -2]).abs().mean(1, keepdim=True)
-    motion = F.avg_pool2d(F.adaptive_avg_pool2d(change, CELLS), WINDOW, 1)
-    steps = motion.shape[3] - 1
-    chosen = torch.randint(MOVING, (len(clips), 1), device=clips.device)
-    window = motion.flatten(1).topk(MOVING).indices.gather(1, chosen)
-    cell = torch.cat([window % (steps + 1), window // (steps + 1)], 1)
-    noise = torch.rand(len(clips), 3, dtype=clips.dtype, device=clips.device) - 0.5
-    centre = ((cell + noise[:, :2]) / steps).clamp(0, 1)
-    angle = torch.deg2rad(2 * rotation * noise[:, 2:])
-    return torch.cat([(2 * centre - 1) * (1 - SCALE), angle], 1)
-
-
-def frame_of(places: Tensor, size: int) -> Tensor:
-    """The border of each patch, 1 on it and 0 elsewhere, float, shape (batch, size, size), of places as in `sample`."""
-    x, y, angle = (value[:, None, None] for value in places.unbind(1))
-    axis = (2 * torch.arange(size, device=places.device) + 1) / size - 1
-    right, down = axis - x, axis[:, None] - y
-    across = angle.cos() * right + angle.sin() * down, angle.cos() * down - angle.sin() * right
-    distance = torch.maximum(across[0].abs(), across[1].abs())
-    return ((distance - SCALE).abs() <= 1.5 / size).to(places.dtype)
+    maps = affinities.movedim(1, 3).reshape(-1, 1, rows, rows)
+    grid = points(places, side).view(-1, 1, 1, 2)
+    found, inside = (
+        F.grid_sample(given, grid, align_corners=False).view(batch, -1).sum(1)
+        for given in (maps, torch.ones_like(maps))
+    )
+    return found / inside.clamp(min=1)
 
 
 class TimeCycle(ClipViews, Method[Frames]):
@@ -152,7 +102,7 @@ class TimeCycle(ClipViews, Method[Frames]):
     `distance` how far from its start the longest track ends, in sides of the frame.
 
     Args:
-        encoder: Network whose features are kept; it reads single frames, and in training patches of a third of the side.
+        encoder: Network whose features are kept; it reads single frames, and in training patches of them.
         frames: Frames of a clip; patches are cut out of the last one and tracked through all others.
         stride: Frames of the video from one frame of a clip to the next.
         rotation: Maximum rotation of the patch, ± degrees.
@@ -297,7 +247,7 @@ class TimeCycle(ClipViews, Method[Frames]):
         colored = clips.expand(-1, -1, 3, -1, -1)
 
         def drawn(frames: Tensor, track: list[Tensor]) -> Tensor:
-            borders = frame_of(torch.stack(track, 1).flatten(0, 1), clips.shape[4])
+            borders = border(torch.stack(track, 1).flatten(0, 1), clips.shape[4])
             return strip(overlay(frames.flatten(0, 1), borders).unflatten(0, frames.shape[:2]))
 
         return {
