@@ -18,20 +18,17 @@ from typing import Annotated, ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from unlabeled import check
-from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.encoders.video import Frames
 from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
 from unlabeled.options import Count, NonNegative, Positive, Range, Several, ViewOptions
 from unlabeled.parts.augment import Views
 from unlabeled.parts.clips import ClipViews
-from unlabeled.parts.heads import near_zero
-from unlabeled.parts.maps import blank_maps, describe, survey
+from unlabeled.parts.maps import describe
 from unlabeled.parts.pictures import overlay, strip
-from unlabeled.parts.places import SCALE, border, moving_places, points, sample
+from unlabeled.parts.places import SCALE, border, localizer, moving_places, points, sample, thirds
 from unlabeled.parts.precision import full_precision
 
 __all__ = ["TimeCycle"]
@@ -138,30 +135,9 @@ class TimeCycle(ClipViews, Method[Frames]):
         super().__init__(encoder)
         self.frames, self.stride, self.rotation, self.temperature = frames, stride, rotation, temperature
         self.skip_weight, self.cycle_weight = skip_weight, cycle_weight
-        self.layer, rows, _ = survey(encoder.frame, layer)
-        pixels = -(-encoder.image_size // rows)
-        check.at_least(6 * pixels, image_size=encoder.image_size)
-        self.side = encoder.image_size // (3 * pixels)
-        self.patch_size = self.side * pixels
-        sides = {blank_maps(encoder.frame, n * self.patch_size)[self.layer].shape[2] / n for n in (1, 3)}
-        if sides != {self.side}:
-            name = encoder.config["name"]
-            raise UserError(
-                f"encoder must have maps in proportion to its input, such as frames-conv4, got {name} with "
-                f"{encoder.image_size} pixels"
-            )
+        self.layer, self.side, self.patch_size = thirds(encoder.frame, layer)
         self.views = Views(3 * self.patch_size, **self.view_options(views))
-        kernel = (self.side + 2) // 3
-        self.localizer = nn.Sequential(
-            nn.Conv2d((3 * self.side) ** 2, 128, kernel, bias=False),
-            nn.LeakyReLU(0.1),
-            nn.Conv2d(128, 64, kernel, bias=False),
-            nn.LeakyReLU(0.1),
-            nn.Flatten(),
-            near_zero(nn.Linear(64 * (self.side - 2 * kernel + 2) ** 2, 3), 0.01),
-        )
-        for layer_ in (self.localizer[0], self.localizer[2]):
-            nn.init.kaiming_normal_(layer_.weight, mode="fan_out", nonlinearity="relu")
+        self.localizer = localizer(self.side)
         self.register_buffer("baseline", torch.tensor(0.0))
 
     @torch.no_grad()
@@ -182,15 +158,14 @@ class TimeCycle(ClipViews, Method[Frames]):
 
         Args:
             query: Vectors of a patch of the last frame, float, shape (batch, channels, side, side).
-            maps: Vectors of all frames, float, shape (batch, frames, channels, rows, rows).
+            maps: Vectors of all frames, float, shape (frames, batch, channels, rows, rows).
 
         Returns:
-            Inliers, float, shape (batch, frames - 1), and places, float, shape (batch, frames - 1, 3).
+            Inliers, float, shape ((frames - 1) * batch,), and places, float, shape ((frames - 1) * batch, 3).
         """
-        steps = maps.shape[1] - 1
-        affinities, there, found = self.step(query.repeat_interleave(steps, 0), maps[:, :-1].flatten(0, 1))
-        _, back, _ = self.step(found, maps[:, -1].repeat_interleave(steps, 0))
-        return inliers(affinities, there).unflatten(0, (-1, steps)), back.unflatten(0, (-1, steps))
+        steps = len(maps) - 1
+        affinities, there, found = self.step(query.repeat(steps, 1, 1, 1), maps[:-1].flatten(0, 1))
+        return inliers(affinities, there), self.step(found, maps[-1].repeat(steps, 1, 1, 1))[1]
 
     def tracks(self, query: Tensor, maps: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Track a patch backward from frame to frame, and from each of these forward again to the last one.
@@ -201,20 +176,18 @@ class TimeCycle(ClipViews, Method[Frames]):
 
         Returns:
             Places on the way backward in each frame from the last but one to the first, float, shape (batch, 3); and
-            forward in each frame from the second to the last, shape (tracks, batch, 3), the longest track first.
+            forward in each frame from the second to the last, shape (tracks * batch, 3), the longest track first.
         """
-        frames = maps.unbind(1)
-        backward, forward, turns = [], [], []
-        for frame in frames[-2::-1]:
+        backward, turns, forward = [], [], []
+        for frame in maps[:-1].flip(0):
             _, places, query = self.step(query, frame)
             backward.append(places)
             turns.append(query)
-        queries = turns.pop()
-        for frame in frames[1:]:
-            _, places, queries = self.step(queries, frame.repeat(len(queries) // len(frame), 1, 1, 1))
-            forward.append(places.unflatten(0, (-1, len(frame))))
-            queries = torch.cat([queries, *turns[-1:]])
-            del turns[-1:]
+        queries = query[:0]
+        for frame in maps[1:]:
+            queries = torch.cat([queries, turns.pop()])
+            _, places, queries = self.step(queries, frame.repeat(len(queries) // len(query), 1, 1, 1))
+            forward.append(places)
         return backward, forward
 
     def see(self, clips: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -222,21 +195,20 @@ class TimeCycle(ClipViews, Method[Frames]):
         places = moving_places(clips, self.rotation)
         patches = sample(clips[:, -1], places, self.patch_size, "reflection")
         query, maps = (
-            describe(self.encoder.frame.maps(images), self.layer) for images in (patches, clips.flatten(0, 1))
+            describe(self.encoder.frame.maps(images), self.layer)
+            for images in (patches, clips.transpose(0, 1).flatten(0, 1))
         )
-        return patches, places, query, maps.unflatten(0, (len(clips), -1))
+        return patches, places, query, maps.unflatten(0, (-1, len(clips)))
 
     def forward(self, batch: Batch) -> Tensor:
         _, places, query, maps = self.see(self.draw(batch))
-        inside, back = self.skips(query, maps)
+        similarity, back = self.skips(query, maps)
         ends = self.tracks(query, maps)[1][-1]
-        skip, cycle = (
-            alignment(found.flatten(0, 1), places.expand_as(found).flatten(0, 1)).mean()
-            for found in (back.transpose(0, 1), ends)
-        )
-        distance = (ends[0, :, :2] - places[:, :2]).detach().norm(dim=1).mean() / 2
-        self.metrics = {"similarity": inside.detach().mean(), "distance": distance}
-        return 1 - inside.mean() + self.skip_weight * skip + self.cycle_weight * cycle
+        true = places.repeat(len(maps) - 1, 1)
+        missed = (ends - true)[: len(places), :2].detach().norm(dim=1) / 2
+        self.metrics = {"similarity": similarity.detach().mean(), "distance": missed.mean()}
+        skip, cycle = (alignment(found, true).mean() for found in (back, ends))
+        return 1 - similarity.mean() + self.skip_weight * skip + self.cycle_weight * cycle
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> Pictures:
@@ -253,5 +225,5 @@ class TimeCycle(ClipViews, Method[Frames]):
         return {
             "patch": patches,
             "backward": drawn(colored.flip(1), [places, *backward]),
-            "forward again": drawn(colored, [backward[-1], *(tracks[0] for tracks in forward)]),
+            "forward again": drawn(colored, [backward[-1], *(found[: len(clips)] for found in forward)]),
         }
