@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from unlabeled.parts.hidden_patches import zero_loss
 
 
-@pytest.mark.parametrize(("beta", "known"), [(1.0, 0.4246), (2.0, 0.2471), (4.0, 0.1250), (1e-3, 0.7979)])
+@pytest.mark.parametrize(("beta", "known"), [(1.0, 0.4246), (2.0, 0.2471), (4.0, 0.1250), (1e-3, 0.7974)])
 def test_loss_of_zero_is_the_integral_over_the_normal_density(beta: float, known: float) -> None:
     x = torch.linspace(-9, 9, 100_001).double()
     density = (-(x**2) / 2).exp() / (2 * torch.pi) ** 0.5

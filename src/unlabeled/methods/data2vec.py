@@ -1,4 +1,4 @@
-"""data2vec: predict what a slowly moving copy of the encoder, which sees the whole image, computes where it is hidden.
+"""data2vec: predict at hidden patches what a slowly moving copy of the encoder computes from the whole image.
 
 Withheld: rectangles of patches, which a learned token replaces in the encoder's input. Predicted: for each of them the
 copy's output there, averaged over its last blocks and normalised, by one linear layer.
@@ -33,7 +33,7 @@ __all__ = ["Data2Vec"]
 
 
 class Data2Vec(HiddenPatches, Method[ImageEncoder]):
-    """Predict what a slowly moving copy of the encoder, which sees the whole image, computes where it is hidden.
+    """Predict at hidden patches what a slowly moving copy of the encoder computes from the whole image.
 
     The metric `target std` is the standard deviation of the targets over the patches of all images of a batch, before
     they are normalised: near 0 all are the same.

@@ -75,7 +75,7 @@ class IJEPA(HiddenPatches, Method[ImageEncoder]):
 
     defaults: ClassVar = {"encoder": "vit-gap-tiny", "batch_size": 128, "lr": 1e-3}
     view_defaults = ViewOptions(crop=0.3, flip=0.0)
-    smallest: ClassVar = {"predictor_dim": 32, "predictor_blocks": 1}
+    smallest: ClassVar = {"encoder": "vit-gap-tiny", "predictor_dim": 32, "predictor_blocks": 1}
 
     def __init__(
         self,
