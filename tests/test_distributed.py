@@ -39,6 +39,7 @@ from unlabeled.encoders import audio_visual as audio_visual_encoders
 from unlabeled.encoders import from_timm, stages
 from unlabeled.encoders import image as images
 from unlabeled.encoders import text as text_encoders
+from unlabeled.encoders.text_trunks import TextInput
 from unlabeled.method import Method
 from unlabeled.methods import audio_visual_correspondence
 from unlabeled.methods import best_rq as best_rq_method
@@ -60,6 +61,7 @@ from unlabeled.methods.data2vec import Data2Vec
 from unlabeled.methods.deepcluster import DeepCluster
 from unlabeled.methods.densecl import DenseCL
 from unlabeled.methods.dino import DINO
+from unlabeled.methods.electra import ELECTRA
 from unlabeled.methods.gpt import GPT
 from unlabeled.methods.ijepa import IJEPA
 from unlabeled.methods.instance_discrimination import InstanceDiscrimination
@@ -74,6 +76,7 @@ from unlabeled.methods.patch_tracking import PatchTracking
 from unlabeled.methods.pirl import PIRL
 from unlabeled.methods.seco import SeCo
 from unlabeled.methods.simclr import SimCLR
+from unlabeled.methods.simcse import SimCSE
 from unlabeled.methods.simmim import SimMIM
 from unlabeled.methods.swav import SwAV
 from unlabeled.methods.time_contrastive import TimeContrastive
@@ -400,6 +403,28 @@ def bert() -> Method:
     return method
 
 
+def simcse() -> Method:
+    method = SimCSE(text_encoders.fitted("bert-tiny", texts(), length=24), dropout=1e-9)
+    method.encoder.eval()
+    method.whole = blocks(method)
+
+    def two_passes(x: TextInput) -> tuple[Tensor, Tensor]:
+        """The text and the text with other words, instead of draws."""
+        return method.encoder(x), method.encoder(x._replace(tokens=x.tokens.where(x.tokens % 3 > 0, 5)))
+
+    method.two_passes = two_passes  # type: ignore[method-assign]
+    return method
+
+
+def electra() -> Method:
+    """Every third piece is filled in by the likeliest one."""
+    method = ELECTRA(text_encoders.fitted("bert-tiny", texts(), length=24))
+    method.encoder.eval()
+    method.whole = blocks(method)
+    method.sample = lambda logits: logits.argmax(1)  # type: ignore[method-assign]
+    return method
+
+
 def gpt() -> Method:
     method = GPT(text_encoders.fitted("gpt-tiny", texts(), length=24))
     method.encoder.eval()
@@ -507,6 +532,8 @@ def pase() -> Method:
 
 METHODS: dict[str, Callable[[], Method]] = {
     "bert": bert,
+    "simcse": simcse,
+    "electra": electra,
     "gpt": gpt,
     "neural_language_model": neural_language_model,
     "apc": apc,

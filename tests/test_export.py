@@ -149,7 +149,9 @@ def run_onnx(session: Any, **inputs: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.asarray(session.run(["features"], given)[0]))
 
 
-SLOWER = [pytest.param(name, marks=pytest.mark.golden) for name in ("bert-tiny", "gpt-tiny")]
+SLOWER = [
+    pytest.param(name, marks=pytest.mark.golden) for name in ("bert-tiny", "bert-rotary-tiny", "gpt-tiny")
+]
 
 
 @pytest.mark.parametrize("name", ["nplm-tiny", *SLOWER])
@@ -284,7 +286,7 @@ def test_features_that_differ_leave_no_file(monkeypatch: pytest.MonkeyPatch, tmp
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["bert-tiny", "gpt-tiny"])
+@pytest.mark.parametrize("name", ["bert-tiny", "bert-rotary-tiny", "gpt-tiny"])
 def test_transformers_reads_texts_as_we_do_from_the_folder_alone(name: str, tmp_path: Path) -> None:
     from transformers import AutoModel, AutoTokenizer
 

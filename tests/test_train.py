@@ -863,11 +863,15 @@ def test_several_devices_need_a_script(tmp_path: Path, how: str, monkeypatch: py
         monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     for name in ("LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
+    started = []
+    monkeypatch.setattr("lightning_fabric.Fabric.launch", lambda fabric: started.append(fabric))
     if how == "script":
-        processes._refuse_without_script(Settings(devices=2))
+        processes.join(Settings(devices=2, device="cpu"))
+        assert len(started) == 1
         return
     with pytest.raises(ValueError, match=r"devices and nodes must be 1 in a notebook, .* torchrun"):
-        processes.join(Settings(devices=2))
+        processes.join(Settings(devices=2, device="cpu"))
+    assert not started
 
 
 def test_more_devices_than_the_machine_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ CASES = {
     "conv4": ("image", 26, f"adapt.mean adapt.std {STAGES}"),
     "vit-small": ("image", 56, "adapt.mean adapt.std trunk.model"),
     "bert-tiny": ("text", 38, "adapt.idf trunk.model"),
+    "bert-rotary-tiny": ("text", 15, "adapt.idf trunk.model"),
     "words-20-min1": ("words", 2, "adapt.shares trunk.rows"),
     "gru2-16": ("audio", 10, "adapt.mean adapt.std trunk.units"),
     "audio-conv": ("audio", 18, "adapt.mean adapt.std trunk.convolutions trunk.norms"),

@@ -113,7 +113,7 @@ NETWORKS = [
             "wav2vec2-tiny",
         )
     ),
-    *(("text", name) for name in ("bert-tiny", "gpt-tiny")),
+    *(("text", name) for name in ("bert-tiny", "bert-rotary-tiny", "gpt-tiny")),
     *(("words", "words-20"), ("audio-visual", "av-conv4")),
 ]
 SOURCES = {

@@ -40,10 +40,11 @@ class MapEncoder(Protocol):
 
 
 @torch.no_grad()
-def blank_maps(encoder: MapEncoder) -> dict[str, Tensor]:
-    """Maps of one blank image at the encoder's image size, by name, computed in evaluation mode."""
+def blank_maps(encoder: MapEncoder, size: int | None = None) -> dict[str, Tensor]:
+    """Maps of one blank image by name, computed in evaluation mode; at the encoder's image size if none is given."""
     device = next(encoder.parameters()).device
-    image = torch.zeros(1, encoder.in_channels, encoder.image_size, encoder.image_size, device=device)
+    size = size or encoder.image_size
+    image = torch.zeros(1, encoder.in_channels, size, size, device=device)
     training = encoder.training
     encoder.train(False)
     maps = encoder.maps(image)
