@@ -78,7 +78,7 @@ class BEiT(HiddenPatches, Method[ImageEncoder]):
 
     def describe(self, images: Tensor) -> Tensor:
         """What is clustered of each patch, float, shape (batch * patches, numbers)."""
-        return normalize_contrast(self.whole(images).flatten(0, 2), FLAT)
+        return normalize_contrast(self.joined(images).flatten(0, 2), FLAT)
 
     def targets(self, images: Tensor) -> Tensor:
         """Cluster of each patch, int64, shape (batch, patches)."""
@@ -97,7 +97,7 @@ class BEiT(HiddenPatches, Method[ImageEncoder]):
 
     def drawn(self, images: Tensor, patches: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Hidden patches are replaced by the means of clusters, with the true mean and deviation of the patch."""
-        hidden, whole = numbers(mask), self.whole(images)
+        hidden, whole = numbers(mask), self.joined(images)
         true, predicted = (
             completed(whole, hidden, self.centres[codes].unflatten(0, hidden.shape)).view_as(patches)
             for codes in (self.targets(images)[mask], self.predict(images, mask).argmax(1))

@@ -69,7 +69,7 @@ class MAE(HiddenPatches, Method[ImageEncoder]):
 
     def targets(self, images: Tensor) -> Tensor:
         """What is predicted of each patch, float, shape (batch, patches, numbers)."""
-        return normalized(self.whole(images))
+        return normalized(self.joined(images))
 
     def mask(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Numbers of the visible and of the hidden patches, int64, shape (batch, visible) and (batch, hidden)."""
@@ -85,5 +85,5 @@ class MAE(HiddenPatches, Method[ImageEncoder]):
 
     def drawn(self, images: Tensor, patches: Tensor, mask: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """Predictions have the true mean and deviation of their patch, which are not predicted."""
-        whole = completed(self.whole(images), mask[1], self.predict(images, *mask))
+        whole = completed(self.joined(images), mask[1], self.predict(images, *mask))
         return {"visible": replace(patches, mask[1], 0.5), "completed": whole.view_as(patches)}

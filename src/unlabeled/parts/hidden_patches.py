@@ -69,7 +69,7 @@ class HiddenPatches:
         """Pixels of the patches, row by row, shape (batch, patches, channels, pixels of a channel)."""
         return cut(images[:, None], self.grid)
 
-    def whole(self, images: Tensor) -> Tensor:
+    def joined(self, images: Tensor) -> Tensor:
         """Patches whose colours are one channel, shape (batch, patches, 1, numbers)."""
         return self.patches(images).flatten(2)[:, :, None]
 
