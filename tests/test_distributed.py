@@ -42,6 +42,7 @@ from unlabeled.method import Method
 from unlabeled.methods import audio_visual_correspondence
 from unlabeled.methods import best_rq as best_rq_method
 from unlabeled.methods import cpc_audio as cpc_audio_method
+from unlabeled.methods import electra as electra_method
 from unlabeled.methods import hubert as hubert_method
 from unlabeled.methods import wav2vec2 as wav2vec2_method
 from unlabeled.methods.apc import APC
@@ -56,7 +57,6 @@ from unlabeled.methods.cpc import CPC
 from unlabeled.methods.deepcluster import DeepCluster
 from unlabeled.methods.densecl import DenseCL
 from unlabeled.methods.dino import DINO
-from unlabeled.methods.electra import ELECTRA
 from unlabeled.methods.gpt import GPT
 from unlabeled.methods.instance_discrimination import InstanceDiscrimination
 from unlabeled.methods.lejepa import LeJEPA
@@ -76,7 +76,7 @@ from unlabeled.methods.trajectory_unmasking import TrajectoryUnmasking
 from unlabeled.methods.triplet import Triplet
 from unlabeled.methods.vicreg import VICReg
 from unlabeled.methods.video_colorization import VideoColorization
-from unlabeled.parts import gather, patches, ragged, shuffle
+from unlabeled.parts import gather, patches, ragged, shuffle, tokens
 from unlabeled.parts.info_nce import nt_xent
 from unlabeled.parts.tokens import IGNORED
 from unlabeled.run import CHECKPOINT, Run, read_checkpoint
@@ -389,7 +389,7 @@ def simcse() -> Method:
     method.encoder.eval()
     method.whole = blocks(method)
 
-    def two_passes(x: TextInput) -> tuple[Tensor, Tensor]:
+    def two_passes(x: text_encoders.TextInput) -> tuple[Tensor, Tensor]:
         """The text and the text with other words, instead of draws."""
         return method.encoder(x), method.encoder(x._replace(tokens=x.tokens.where(x.tokens % 3 > 0, 5)))
 
@@ -398,8 +398,8 @@ def simcse() -> Method:
 
 
 def electra() -> Method:
-    """Every third piece is filled in by the likeliest one."""
-    method = ELECTRA(text_encoders.fitted("bert-tiny", texts(), length=24))
+    """Every third piece is hidden and filled in by the likeliest one."""
+    method = electra_method.ELECTRA(text_encoders.fitted("bert-tiny", texts(), length=24))
     method.encoder.eval()
     method.whole = blocks(method)
     method.sample = lambda logits: logits.argmax(1)  # type: ignore[method-assign]
@@ -434,6 +434,10 @@ def apc() -> Method:
     method.encoder.eval()
     method.whole = whole
     return method
+
+
+def every_third_piece(candidates: Tensor, *_: Any) -> Tensor:
+    return candidates & (torch.arange(candidates.shape[1]) % 3 == 0)
 
 
 def next_ones(count: Tensor, size: int, wanted: int) -> Tensor:
@@ -709,7 +713,9 @@ def everything(folder: Path) -> dict[str, Any]:
     masks = [patch.object(module, "spans", every_third) for module in (hubert_method, best_rq_method)]
     negatives = patch.object(wav2vec2_method, "negatives", next_ones)
     frames = patch.object(cpc_audio_method, "draw", every_frame)
-    with pairs, masks[0], masks[1], negatives, frames:
+    chosen = patch.object(tokens, "choose", every_third_piece)
+    hidden = patch.object(electra_method, "MASKED", 1.0)
+    with pairs, masks[0], masks[1], negatives, frames, chosen, hidden:
         results: dict[str, Any] = {name: train(make) for name, make in METHODS.items()}
     results["loops"] = {name: loop(name, folder) for name in LOOPS}
     results["watched"] = watched(folder)
