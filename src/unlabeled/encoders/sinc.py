@@ -33,8 +33,8 @@ class Sinc(nn.Module):
     def __init__(self, filters: int, taps: int, sample_rate: int) -> None:
         super().__init__()
         self.sample_rate = sample_rate
-        ends = hertz_to_mel(torch.tensor([FIRST_HZ, sample_rate / 2 - MARGIN_HZ])).tolist()
-        khz = 0.7 * torch.expm1(torch.linspace(*ends, filters + 1) / 1127)
+        first, last = hertz_to_mel(torch.tensor([FIRST_HZ, sample_rate / 2 - MARGIN_HZ])).tolist()
+        khz = 0.7 * torch.expm1(torch.linspace(first, last, filters + 1) / 1127)
         # In kilohertz, so that a step of an optimizer is a few hertz.
         self.low, self.width = nn.Parameter(khz[:-1].clone()), nn.Parameter(khz.diff())
         self.register_buffer("position", torch.arange(taps) - (taps - 1) / 2, persistent=False)

@@ -91,7 +91,8 @@ class Transformer(nn.Module):
 
     def set_dropout(self, share: float) -> None:
         """Drop a share of the activations and of the attention in training, 0..1."""
-        for module in self.modules():
+        modules: list[Any] = list(self.modules())
+        for module in modules:
             if isinstance(module, nn.Dropout):
                 module.p = share
             if hasattr(module, "attention_dropout"):  # a number in ModernBERT

@@ -19,7 +19,8 @@ common. Length and place are alike in both kinds of pairs, and no frame sees the
 information stay at chance. What a recording has throughout, such as its channel or, with `damage`, its noise, remains.
 """
 
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -122,8 +123,12 @@ class PASE(Method[AudioEncoder]):
                 f"{least:.2f} seconds, got {int(lengths.max()) / rate:.2f} at most"
             )
         described, real = self.describe(*self.encoder.inputs(data.sample(FITTED)))
-        for name, worker in self.regressions.items():
+        for name, worker in self.regression_workers():
             worker.fit(described[name], real)
+
+    def regression_workers(self) -> Iterator[tuple[str, Regression]]:
+        """The workers that predict descriptions, by name."""
+        return cast("Iterator[tuple[str, Regression]]", iter(self.regressions.items()))
 
     def describe(self, waveform: Tensor, length: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Targets as `Targets` gives them, and which frames are real, bool, shape (batch, frames)."""
@@ -141,7 +146,7 @@ class PASE(Method[AudioEncoder]):
         codes, losses, accuracies = layers["code"], {}, {}
         if self.regressions:
             described, real = self.describe(waveform, length)
-            losses = {n: worker(codes, described[n], real) for n, worker in self.regressions.items()}
+            losses = {n: worker(codes, described[n], real) for n, worker in self.regression_workers()}
         if self.pairs:
             compared = chunks(codes, frames, another(len(codes)).to(frames.device), self.encoder.trunk.gap)
             for name, worker in self.pairs.items():
@@ -157,7 +162,7 @@ class PASE(Method[AudioEncoder]):
         codes = self.encoder.layers((waveform, length))[0]["code"]
         described, real = self.describe(waveform, length)
         pictures: dict[str, Tensor | Waveforms] = {}
-        for name, worker in self.regressions.items():
+        for name, worker in self.regression_workers():
             rows = {name: worker.standard(described[name]), f"{name}, predicted": worker.head(codes)}
             for title, values in rows.items():
                 values = values * real[:, :, None]
