@@ -6,7 +6,7 @@ rotated by their position, so that attention depends on distances only; two laye
 no layer has biases, and there are no segments: [SEP] alone separates two texts.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -91,12 +91,11 @@ class Transformer(nn.Module):
 
     def set_dropout(self, share: float) -> None:
         """Drop a share of the activations and of the attention in training, 0..1."""
-        modules: list[Any] = list(self.modules())
-        for module in modules:
+        for module in self.modules():
             if isinstance(module, nn.Dropout):
                 module.p = share
             if hasattr(module, "attention_dropout"):  # a number in ModernBERT
-                module.attention_dropout = share
+                cast(Any, module).attention_dropout = share
 
     def states(self, x: TextInput) -> list[Tensor]:
         """Embedding and every layer's output, float, shape (batch, length, dim) each."""
