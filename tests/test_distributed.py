@@ -39,11 +39,11 @@ from unlabeled.encoders import audio_visual as audio_visual_encoders
 from unlabeled.encoders import from_timm, stages
 from unlabeled.encoders import image as images
 from unlabeled.encoders import text as text_encoders
-from unlabeled.encoders.text_trunks import TextInput
 from unlabeled.method import Method
 from unlabeled.methods import audio_visual_correspondence
 from unlabeled.methods import best_rq as best_rq_method
 from unlabeled.methods import cpc_audio as cpc_audio_method
+from unlabeled.methods import electra as electra_method
 from unlabeled.methods import hubert as hubert_method
 from unlabeled.methods import pase as pase_method
 from unlabeled.methods import wav2vec2 as wav2vec2_method
@@ -61,7 +61,6 @@ from unlabeled.methods.data2vec import Data2Vec
 from unlabeled.methods.deepcluster import DeepCluster
 from unlabeled.methods.densecl import DenseCL
 from unlabeled.methods.dino import DINO
-from unlabeled.methods.electra import ELECTRA
 from unlabeled.methods.gpt import GPT
 from unlabeled.methods.ijepa import IJEPA
 from unlabeled.methods.instance_discrimination import InstanceDiscrimination
@@ -84,7 +83,7 @@ from unlabeled.methods.trajectory_unmasking import TrajectoryUnmasking
 from unlabeled.methods.triplet import Triplet
 from unlabeled.methods.vicreg import VICReg
 from unlabeled.methods.video_colorization import VideoColorization
-from unlabeled.parts import gather, patches, ragged, shuffle
+from unlabeled.parts import gather, patches, ragged, shuffle, tokens
 from unlabeled.parts.info_nce import nt_xent
 from unlabeled.parts.tokens import IGNORED
 from unlabeled.run import CHECKPOINT, Run, read_checkpoint
@@ -408,7 +407,7 @@ def simcse() -> Method:
     method.encoder.eval()
     method.whole = blocks(method)
 
-    def two_passes(x: TextInput) -> tuple[Tensor, Tensor]:
+    def two_passes(x: text_encoders.TextInput) -> tuple[Tensor, Tensor]:
         """The text and the text with other words, instead of draws."""
         return method.encoder(x), method.encoder(x._replace(tokens=x.tokens.where(x.tokens % 3 > 0, 5)))
 
@@ -417,8 +416,8 @@ def simcse() -> Method:
 
 
 def electra() -> Method:
-    """Every third piece is filled in by the likeliest one."""
-    method = ELECTRA(text_encoders.fitted("bert-tiny", texts(), length=24))
+    """Every third piece is hidden and filled in by the likeliest one."""
+    method = electra_method.ELECTRA(text_encoders.fitted("bert-tiny", texts(), length=24))
     method.encoder.eval()
     method.whole = blocks(method)
     method.sample = lambda logits: logits.argmax(1)  # type: ignore[method-assign]
@@ -453,6 +452,10 @@ def apc() -> Method:
     method.encoder.eval()
     method.whole = whole
     return method
+
+
+def every_third_piece(candidates: Tensor, *_: Any) -> Tensor:
+    return candidates & (torch.arange(candidates.shape[1]) % 3 == 0)
 
 
 def next_ones(count: Tensor, size: int, wanted: int) -> Tensor:
@@ -754,7 +757,9 @@ def everything(folder: Path) -> dict[str, Any]:
     negatives = patch.object(wav2vec2_method, "negatives", next_ones)
     frames = patch.object(cpc_audio_method, "draw", every_frame)
     sounds_of_pairs = patch.object(pase_method, "another", next_of_four)
-    with pairs, masks[0], masks[1], negatives, frames, sounds_of_pairs:
+    chosen = patch.object(tokens, "choose", every_third_piece)
+    hidden = patch.object(electra_method, "MASKED", 1.0)
+    with pairs, masks[0], masks[1], negatives, frames, sounds_of_pairs, chosen, hidden:
         results: dict[str, Any] = {name: train(make) for name, make in METHODS.items()}
     results["loops"] = {name: loop(name, folder) for name in LOOPS}
     results["watched"] = watched(folder)

@@ -10,7 +10,8 @@ def _narrow(small_networks: None) -> None:
 
 @pytest.fixture
 def wide_networks(_narrow: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The convolutions as users have them, for short trainings in which a narrow network learns too little."""
-    from unlabeled.encoders import image, stages
+    """Convolutions and ViTs as users have them, for short trainings in which a narrow network learns too little."""
+    from unlabeled.encoders import from_timm, image, stages
 
     monkeypatch.setitem(image.NAMES, "conv4", stages.conv4)
+    monkeypatch.setitem(image.NAMES, "vit-small", from_timm.vit_small)

@@ -124,17 +124,18 @@ class ELECTRA(Method[TextEncoder]):
         filled, chosen, logits = self.fill(x)
         replaced, scores = filled.tokens != x.tokens, self.detect(filled)
         wrong = F.binary_cross_entropy_with_logits(scores, replaced.to(scores.dtype), reduction="none")
+        pieces = tokens.candidates(self.encoder, x)  # [CLS] and [SEP] would be easy originals
         self.metrics = {
             "hidden_accuracy": tokens.accuracy(logits.detach(), x.tokens[chosen]),
-            "replaced": replaced[x.mask].float().mean(),
-            "roc_area": roc_area(scores.detach()[x.mask], replaced[x.mask]),
+            "replaced": replaced[pieces].float().mean(),
+            "roc_area": roc_area(scores.detach()[pieces], replaced[pieces]),
         }
         imitation = tokens.cross_entropy(logits, x.tokens[chosen])
         return imitation + self.detection_weight * gather.mean(wrong, x.mask)
 
     def fill(self, x: TextInput) -> tuple[TextInput, Tensor, Tensor]:
         """Texts with pieces of the generator's, where it was asked, and its logits there."""
-        chosen = tokens.pick(self.encoder, x, self.hidden_ratio)
+        chosen = tokens.choose(tokens.candidates(self.encoder, x), x.mask.sum(1), self.hidden_ratio)
         hidden = chosen & (torch.rand(chosen.shape, device=chosen.device) < MASKED)
         seen = x._replace(tokens=x.tokens.masked_fill(hidden, self.encoder.special("[MASK]")))
         logits = self.generator(seen, chosen, self.encoder.embeddings.weight)

@@ -14,6 +14,7 @@ __all__ = [
     "IGNORED",
     "TokenHead",
     "accuracy",
+    "candidates",
     "choose",
     "continuations",
     "corrupt",
@@ -22,7 +23,6 @@ __all__ = [
     "generate",
     "mark",
     "mask",
-    "pick",
     "sample",
 ]
 
@@ -103,17 +103,15 @@ def mask(encoder: Any, x: Any, ratio: float) -> tuple[Any, Tensor]:
     Returns:
         The same with corrupted tokens, and which are to be predicted, bool, shape (batch, length).
     """
-    targets = pick(encoder, x, ratio)
+    targets = choose(candidates(encoder, x), x.mask.sum(1), ratio)
     return x._replace(
         tokens=corrupt(x.tokens, targets, encoder.special("[MASK]"), encoder.vocabulary)
     ), targets
 
 
-def pick(encoder: Any, x: Any, ratio: float) -> Tensor:
-    """Choose tokens of texts, special ones aside, bool, shape (batch, length); arguments as those of `mask`."""
-    first, separator = encoder.special("[CLS]"), encoder.special("[SEP]")
-    candidates = x.mask & (x.tokens != first) & (x.tokens != separator)
-    return choose(candidates, x.mask.sum(1), ratio)
+def candidates(encoder: Any, x: Any) -> Tensor:
+    """Which tokens are real and not [CLS] or [SEP], bool, shape (batch, length); arguments as those of `mask`."""
+    return x.mask & (x.tokens != encoder.special("[CLS]")) & (x.tokens != encoder.special("[SEP]"))
 
 
 def mark(encoder: Any, rows: Tensor, targets: Tensor, real: Tensor) -> list[str]:
