@@ -12,7 +12,7 @@ Shortcut: features that are the same everywhere would be easy to predict. Target
 slowly moving copy and are normalised; the loss cannot show a collapse, the metric `target std` does.
 """
 
-from typing import Annotated, Any, ClassVar, Unpack
+from typing import Annotated, ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +73,7 @@ class Data2Vec(HiddenPatches, Method[ImageEncoder]):
 
     def targets(self, images: Tensor) -> Tensor:
         """The teacher's normalised mean over its last blocks, float, shape (batch, patches, dim)."""
-        teacher: Any = self.teacher.networks[0]
+        teacher = self.teacher.network
         states = teacher.trunk.model.forward_intermediates(
             teacher.adapt(images), self.layers, output_fmt="NLC", intermediates_only=True
         )

@@ -16,7 +16,7 @@ the slowly moving copy and are predicted by a network that it lacks; the loss ca
 """
 
 import math
-from typing import Any, ClassVar, Unpack
+from typing import ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -97,8 +97,7 @@ class IJEPA(HiddenPatches, Method[ImageEncoder]):
 
     def targets(self, images: Tensor) -> Tensor:
         """The teacher's tokens of all patches, each normalised, float, shape (batch, patches, dim)."""
-        teacher: Any = self.teacher.networks[0]
-        return self.watched(teacher.tokens(images)[:, teacher.prefix_tokens :])
+        return self.watched(self.teacher.network.tokens(images)[:, self.encoder.prefix_tokens :])
 
     def mask(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Numbers of the visible patches and of those of each rectangle.

@@ -16,7 +16,7 @@ all times.
 """
 
 import math
-from typing import Any, ClassVar, Unpack
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor
@@ -104,8 +104,7 @@ class VJEPA(ClipViews, Method[Clips]):
 
     def targets(self, clips: Tensor) -> Tensor:
         """The teacher's tokens of all cubes, each normalised, float, shape (batch, cubes, dim)."""
-        teacher: Any = self.teacher.networks[0]
-        targets, self.metrics["target std"] = token_targets(teacher.tokens(clips))
+        targets, self.metrics["target std"] = token_targets(self.teacher.network.tokens(clips))
         return targets
 
     def mask(self, clips: Tensor, kind: int) -> tuple[Tensor, Tensor]:

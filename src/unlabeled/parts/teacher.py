@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +70,11 @@ class Teacher(Follower):
         self.networks = nn.Sequential(*copy.deepcopy(networks)).requires_grad_(False)
         self.students = networks  # in a tuple, so that they do not become submodules
         self.momentum, self.rising = momentum, rising
+
+    @property
+    def network(self) -> Any:
+        """The first network, such as a copy of the encoder."""
+        return self.networks[0]
 
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> Tensor:
