@@ -18,7 +18,7 @@ from unlabeled import check, methods
 from unlabeled.check import UserError
 from unlabeled.data import open_data, store_size
 from unlabeled.encoders.readout import bare
-from unlabeled.evaluation import cells, transfer
+from unlabeled.evaluation import cells, seen, transfer
 from unlabeled.evaluation.bet_words import SUPERVISED, Bet, Key, Terms
 from unlabeled.evaluation.features import Representation, of_encoder
 from unlabeled.evaluation.labelled import Labelled
@@ -153,7 +153,7 @@ class _Players:
         has_labels, done = self._check(), []
         for number, budget in enumerate(self.terms.budgets):
             run = self._pretrained(budget)
-            self._open(run)
+            self._open(run, has_labels)
             done += self._cells(OURS, budget, bare(run.encoder))
             if has_labels:
                 report(f"pre-training with labels, {budget:,} steps")
@@ -193,11 +193,17 @@ class _Players:
             transfer.draw(samples, count, 0)
         return parts
 
-    def _open(self, run: Run) -> None:
+    def _open(self, run: Run, has_labels: bool) -> None:
         """Open the target as the networks read it, once."""
         if self.parts is None:
             encoder, device = bare(run.encoder), pick_device(self.terms.device)
             self.parts = self._opened(Source.of(run, encoder, self.terms.target))
+            about = seen.account(run, self.parts)
+            self.notes += [f"{note[0].upper()}{note[1:]}." for note in [about.get("note")] if note]
+            if has_labels and (about.get("seen_in_pretraining") or {}).get("samples"):
+                self.notes.append(
+                    "Pre-training with labels saw labels of these test images, so its scores on them are no transfer."
+                )
             if self.terms.task == "classification":
                 self.data = Labelled.of(*self.parts.views(encoder, device))
                 self.notes += [f"{note[0].upper()}{note[1:]}." for note in self.data.notes]
