@@ -18,7 +18,7 @@ from unlabeled import check, methods
 from unlabeled.check import UserError
 from unlabeled.data import open_data, store_size
 from unlabeled.encoders.readout import bare
-from unlabeled.evaluation import cells, transfer
+from unlabeled.evaluation import cells, seen, transfer
 from unlabeled.evaluation.bet_words import SUPERVISED, Bet, Key, Terms
 from unlabeled.evaluation.features import Representation, of_encoder
 from unlabeled.evaluation.labelled import Labelled
@@ -76,7 +76,7 @@ def bet(
         players = _Players(agreed, folder, quiet)
         keys = players.play()
         found: dict[Key, list[Measurement]] = {}
-        for key, file in keys:
+        for key, file in dict.fromkeys(keys):  # "all" and a number may be the same labels
             found.setdefault(key, []).append(cells.read(file))
         return Bet(folder, agreed, {key: cells.together(own) for key, own in found.items()}, players.notes)
 
@@ -153,7 +153,7 @@ class _Players:
         has_labels, done = self._check(), []
         for number, budget in enumerate(self.terms.budgets):
             run = self._pretrained(budget)
-            self._open(run)
+            self._open(run, has_labels)
             done += self._cells(OURS, budget, bare(run.encoder))
             if has_labels:
                 report(f"pre-training with labels, {budget:,} steps")
@@ -193,14 +193,20 @@ class _Players:
             transfer.draw(samples, count, 0)
         return parts
 
-    def _open(self, run: Run) -> None:
-        """Open the target as the networks read it, once."""
+    def _open(self, run: Run, has_labels: bool) -> None:
+        """Open the target as the networks read it, once, and note which of its test samples were seen before."""
         if self.parts is None:
             encoder, device = bare(run.encoder), pick_device(self.terms.device)
             self.parts = self._opened(Source.of(run, encoder, self.terms.target))
             if self.terms.task == "classification":
                 self.data = Labelled.of(*self.parts.views(encoder, device))
-                self.notes += [f"{note[0].upper()}{note[1:]}." for note in self.data.notes]
+            about = seen.account(run, self.parts)
+            notes = [*(self.data.notes if self.data else ()), *([about["note"]] if "note" in about else ())]
+            if has_labels and (about["seen_in_pretraining"] or {}).get("samples"):
+                notes.append(
+                    "pre-training with labels saw the labels of these too, so its scores are too high"
+                )
+            self.notes += [f"{note[0].upper()}{note[1:]}." for note in notes]
 
     def _pretrained(self, budget: int) -> Run:
         """The run without labels of so many steps."""
@@ -224,8 +230,9 @@ class _Players:
         """Scores of a network with each number of labels and each seed, measured where they are not there yet."""
         assert self.parts is not None and self.parts.train is not None
         terms, train = self.terms, self.parts.train if self.data is None else self.data.train
-        for count in terms.labels or ["all"]:
-            labels = len(transfer.draw(len(train), count, 0))
+        amounts = {count: len(transfer.draw(len(train), count, 0)) for count in terms.labels or ["all"]}
+        most = max(amounts.values())
+        for count, labels in amounts.items():
             for seed in range(terms.seed, terms.seed + terms.seeds):
                 name = "-".join([features.replace(" ", "-"), str(budget), str(labels), str(seed)])
                 file = self.folder / "cells" / f"{name}.json"
@@ -238,8 +245,7 @@ class _Players:
                     measured = replace(
                         self._measured(network, count, seed, features == SCRATCH), features=features
                     )
-                    shows = seed == terms.seed and count == (terms.labels or ["all"])[-1]
-                    shows &= budget in (0, terms.budgets[-1])
+                    shows = seed == terms.seed and labels == most and budget in (0, terms.budgets[-1])
                     own = {
                         features if row == OURS else row: one
                         for row, one in measured.pictures.items()
