@@ -245,11 +245,11 @@ def test_seen_test_images_are_noted_and_equal_numbers_of_labels_count_once(tmp_p
         pixels = values.integers(0, 256, (8, 8), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
     done = bets.bet(
-        tmp_path / "noise", tmp_path / "noise", labels=[16, "all"], budgets=[1], seeds=2, train="frozen",
+        tmp_path / "noise", tmp_path / "noise", labels=[16, "all"], budgets=[1], seeds=1, train="frozen",
         encoder="conv4", image_size=8, batch_size=8, out=tmp_path / "bet",
     )  # fmt: skip
     assert done.counts == [16]
-    assert {len(one.values) for one in done.cells.values()} == {2}
+    assert {len(one.values) for one in done.cells.values()} == {1}
     notes = " ".join(done.notes)
     assert "The encoder was pre-trained on all test images too" in notes
     assert "Pre-training with labels saw the labels of these too" in notes
