@@ -76,7 +76,7 @@ def bet(
         players = _Players(agreed, folder, quiet)
         keys = players.play()
         found: dict[Key, list[Measurement]] = {}
-        for key, file in keys:
+        for key, file in dict.fromkeys(keys):  # "all" and a number may be the same labels
             found.setdefault(key, []).append(cells.read(file))
         return Bet(folder, agreed, {key: cells.together(own) for key, own in found.items()}, players.notes)
 
@@ -230,8 +230,9 @@ class _Players:
         """Scores of a network with each number of labels and each seed, measured where they are not there yet."""
         assert self.parts is not None and self.parts.train is not None
         terms, train = self.terms, self.parts.train if self.data is None else self.data.train
-        for count in terms.labels or ["all"]:
-            labels = len(transfer.draw(len(train), count, 0))
+        amounts = {count: len(transfer.draw(len(train), count, 0)) for count in terms.labels or ["all"]}
+        most = max(amounts.values())
+        for count, labels in amounts.items():
             for seed in range(terms.seed, terms.seed + terms.seeds):
                 name = "-".join([features.replace(" ", "-"), str(budget), str(labels), str(seed)])
                 file = self.folder / "cells" / f"{name}.json"
@@ -244,8 +245,7 @@ class _Players:
                     measured = replace(
                         self._measured(network, count, seed, features == SCRATCH), features=features
                     )
-                    shows = seed == terms.seed and count == (terms.labels or ["all"])[-1]
-                    shows &= budget in (0, terms.budgets[-1])
+                    shows = seed == terms.seed and labels == most and budget in (0, terms.budgets[-1])
                     own = {
                         features if row == OURS else row: one
                         for row, one in measured.pictures.items()
