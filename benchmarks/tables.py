@@ -14,7 +14,6 @@ are of the test images, or where the file says `score = "choosing"` of 2,000 oth
 import argparse
 import fcntl
 import json
-import math
 import re
 import time
 import tomllib
@@ -28,12 +27,9 @@ import torch
 from scipy.stats import spearmanr
 
 import unlabeled
-from unlabeled import encoders
 from unlabeled.data import Data, open_splits
 from unlabeled.evaluation import evaluate
-from unlabeled.evaluation.labelled import Labelled
-from unlabeled.evaluation.probes import finetune
-from unlabeled.parts.augment import Views
+from unlabeled.evaluation.supervised_pretraining import Supervised
 from unlabeled.training import duration
 
 TABLES = Path(__file__).with_suffix("")
@@ -87,15 +83,13 @@ def train(row: dict[str, Any], table: dict[str, Any], images: Data, out: Path) -
     if "epochs" in settings:
         del settings["minutes"]
     began = time.process_time()
-    if row["method"] == "labels":
-        network, steps = supervised(images, **settings)
-        return network, {"seconds": round(time.process_time() - began), "step": steps}
     measured = out.with_name("length.json")  # a row that is only scored again is not timed again
     if measured.exists():
         return unlabeled.load(out), json.loads(measured.read_text())
     duration.clock = time.process_time
     resumed = (out / "run.toml").exists()
-    run = unlabeled.pretrain(row["method"], images, out=out, quiet=True, resume=resumed, **settings)
+    method = Supervised if row["method"] == "labels" else row["method"]
+    run = unlabeled.pretrain(method, images, out=out, quiet=True, resume=resumed, **settings)
     last = {key: run.history[-1].get(key) for key in ("step", "loss", "chance", "holdout_loss")}
     length = {"seconds": round(time.process_time() - began), **last}
     measured.write_text(json.dumps(length))
@@ -109,26 +103,6 @@ def other_run(value: Any, out: Path) -> Any:
 
 def folder_name(row: str) -> str:
     return re.sub(r"\W+", "-", row)
-
-
-def supervised(
-    images: Data, *, encoder: str, minutes: float, batch_size: int = finetune.BATCH, **settings: Any
-) -> tuple[Any, int]:
-    """The same network trained with the labels of the same images for as long, and its steps."""
-    torch.manual_seed(0)
-    network = encoders.fitted(encoder, images, **settings)
-    labelled = Labelled.of(images, images.subset(torch.arange(2)))
-    head = torch.nn.Linear(network.dim, len(labelled.classes))
-    view = Views(network.config["image_size"], crop=0.5, jitter=0.0, gray=0.0, flip=0.5)
-    training = finetune.Training(network, head, labelled, view, {network: 1e-3, head: 1e-3})
-    rows, began, steps, progress = torch.arange(len(images)), time.process_time(), 0, 0.0
-    while progress < 1:
-        for batch in rows[torch.randperm(len(rows))].split(batch_size):
-            training.step(batch, min(1.0, steps / 100) * (1 + math.cos(math.pi * progress)) / 2)
-            steps, progress = steps + 1, (time.process_time() - began) / (60 * minutes)
-            if progress >= 1:
-                break
-    return network.eval(), steps
 
 
 def judge(

@@ -1,12 +1,14 @@
 """The command line as users meet it: help, typos, exit codes, and the whole path on a folder."""
 
+import io
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +51,17 @@ def test_methods_lists_every_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert sorted(named) == list(methods.names()) and "image:" in lines
 
 
+@cache
+def help_of(method: str) -> str:
+    """What `pretrain METHOD --help` prints, in one line without frames."""
+    with redirect_stdout(io.StringIO()) as shown:
+        assert run("pretrain", method, "--help") == 0
+    return re.sub(r"[│\s]+", " ", shown.getvalue())
+
+
 @pytest.mark.parametrize("name", methods.names())
-def test_help_shows_every_option_with_its_default(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("pretrain", name, "--help") == 0
-    text = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
+def test_help_shows_every_option_with_its_default(name: str) -> None:
+    text = help_of(name)
     for option in methods.describe(name).options:
         assert f"--{option.name.replace('_', '-')}" in text
         if option.default is not None and not isinstance(option.default, bool):
@@ -350,9 +359,8 @@ def test_no_option_of_a_command_is_there_twice(command: str, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("name", methods.names())
-def test_every_option_of_a_method_says_its_range(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("pretrain", name, "--help") == 0
-    text = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
+def test_every_option_of_a_method_says_its_range(name: str) -> None:
+    text = help_of(name)
     for option in methods.describe(name).options:
         if option.rule:
             help_ = option.help.partition(" [default")[0]
@@ -399,12 +407,10 @@ def test_usage_names_what_is_given_by_position(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_help_names_every_built_in_encoder(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_built_in_encoder(kind: str) -> None:
     described = map(methods.describe, methods.names())
     method = next(one.name for one in described if (one.encoder_kind or one.kind) == kind)
-    assert run("pretrain", method, "--help") == 0
-    text = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
-    listed = text.partition("Network to train: ")[2].partition("[default")[0]
+    listed = help_of(method).partition("Network to train: ")[2].partition("[default")[0]
     assert set(names(kind)) <= set(re.split(r"[ ,()]+", listed))
 
 

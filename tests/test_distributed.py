@@ -3,6 +3,7 @@
 Each process sees its rows of fixed views, in float64, and DDP averages the gradients, as in training.
 """
 
+import importlib
 import multiprocessing
 import os
 import shutil
@@ -24,7 +25,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import spawn, start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from unlabeled import encoders, pretrain
@@ -42,10 +43,13 @@ from unlabeled.method import Method
 from unlabeled.methods import audio_visual_correspondence
 from unlabeled.methods import best_rq as best_rq_method
 from unlabeled.methods import cpc_audio as cpc_audio_method
+from unlabeled.methods import electra as electra_method
 from unlabeled.methods import hubert as hubert_method
+from unlabeled.methods import pase as pase_method
 from unlabeled.methods import wav2vec2 as wav2vec2_method
 from unlabeled.methods.apc import APC
 from unlabeled.methods.barlow_twins import BarlowTwins
+from unlabeled.methods.beit import BEiT
 from unlabeled.methods.bert import BERT
 from unlabeled.methods.bigan import BiGAN
 from unlabeled.methods.byol import BYOL
@@ -53,12 +57,15 @@ from unlabeled.methods.colorization import Colorization
 from unlabeled.methods.context_encoder import ContextEncoder
 from unlabeled.methods.contrastive_pairs import ContrastivePairs
 from unlabeled.methods.cpc import CPC
+from unlabeled.methods.data2vec import Data2Vec
 from unlabeled.methods.deepcluster import DeepCluster
 from unlabeled.methods.densecl import DenseCL
 from unlabeled.methods.dino import DINO
 from unlabeled.methods.gpt import GPT
+from unlabeled.methods.ijepa import IJEPA
 from unlabeled.methods.instance_discrimination import InstanceDiscrimination
 from unlabeled.methods.lejepa import LeJEPA
+from unlabeled.methods.mae import MAE
 from unlabeled.methods.moco import MoCo
 from unlabeled.methods.moco_v3 import MoCoV3
 from unlabeled.methods.neural_language_model import NeuralLanguageModel
@@ -68,13 +75,15 @@ from unlabeled.methods.patch_tracking import PatchTracking
 from unlabeled.methods.pirl import PIRL
 from unlabeled.methods.seco import SeCo
 from unlabeled.methods.simclr import SimCLR
+from unlabeled.methods.simcse import SimCSE
+from unlabeled.methods.simmim import SimMIM
 from unlabeled.methods.swav import SwAV
 from unlabeled.methods.time_contrastive import TimeContrastive
 from unlabeled.methods.trajectory_unmasking import TrajectoryUnmasking
 from unlabeled.methods.triplet import Triplet
 from unlabeled.methods.vicreg import VICReg
 from unlabeled.methods.video_colorization import VideoColorization
-from unlabeled.parts import gather, patches, ragged, shuffle
+from unlabeled.parts import gather, patches, ragged, shuffle, tokens
 from unlabeled.parts.info_nce import nt_xent
 from unlabeled.parts.tokens import IGNORED
 from unlabeled.run import CHECKPOINT, Run, read_checkpoint
@@ -82,7 +91,7 @@ from unlabeled.training import processes
 from unlabeled.training.norm import synchronize
 from unlabeled.worlds import chiming_shapes, rooms, tones
 
-SAMPLES, SIZE, STEPS, SECONDS = 16, 8, 3, 240
+SAMPLES, SIZE, STEPS, SECONDS = 16, 8, 2, 240
 State = dict[str, Tensor]
 
 
@@ -211,6 +220,17 @@ def moco_v3(network: str) -> Method:
     encoder = encoders.build(network, image_size=SIZE)
     method = MoCoV3(encoder, momentum=0.9, projection_dim=6, hidden_dim=12)
     method.views = Given(1), Given(2)  # type: ignore[assignment]
+    return method
+
+
+def hidden_patches(kind: Callable[..., Any], **options: Any) -> Method:
+    """The same view and mask of an image, whatever process has it."""
+    method = kind(encoders.build("vit-gap-tiny", image_size=16), **options)
+    method.prepare(open_data(pictures(SAMPLES)))
+    method.views = Given(1, size=16)
+    torch.manual_seed(5)
+    mask = method.mask(torch.zeros(SAMPLES, 3, 16, 16))
+    method.mask = lambda images: mask[rows()] if isinstance(mask, Tensor) else [x[rows()] for x in mask]
     return method
 
 
@@ -382,6 +402,28 @@ def bert() -> Method:
     return method
 
 
+def simcse() -> Method:
+    method = SimCSE(text_encoders.fitted("bert-tiny", texts(), length=24), dropout=1e-9)
+    method.encoder.eval()
+    method.whole = blocks(method)
+
+    def two_passes(x: text_encoders.TextInput) -> tuple[Tensor, Tensor]:
+        """The text and the text with other words, instead of draws."""
+        return method.encoder(x), method.encoder(x._replace(tokens=x.tokens.where(x.tokens % 3 > 0, 5)))
+
+    method.two_passes = two_passes  # type: ignore[method-assign]
+    return method
+
+
+def electra() -> Method:
+    """Every third piece is hidden and filled in by the likeliest one."""
+    method = electra_method.ELECTRA(text_encoders.fitted("bert-tiny", texts(), length=24))
+    method.encoder.eval()
+    method.whole = blocks(method)
+    method.sample = lambda logits: logits.argmax(1)  # type: ignore[method-assign]
+    return method
+
+
 def gpt() -> Method:
     method = GPT(text_encoders.fitted("gpt-tiny", texts(), length=24))
     method.encoder.eval()
@@ -410,6 +452,10 @@ def apc() -> Method:
     method.encoder.eval()
     method.whole = whole
     return method
+
+
+def every_third_piece(candidates: Tensor, *_: Any) -> Tensor:
+    return candidates & (torch.arange(candidates.shape[1]) % 3 == 0)
 
 
 def next_ones(count: Tensor, size: int, wanted: int) -> Tensor:
@@ -469,8 +515,28 @@ def cpc_audio() -> Method:
     return method
 
 
+def next_of_four(count: int) -> Tensor:
+    """The next one of four neighbours, the same whatever process has them."""
+    place = torch.arange(count)
+    return place // 4 * 4 + (place + 1) % 4
+
+
+def pase() -> Method:
+    """Some sounds are too short for pairs, and others have more frames than others."""
+    whole = sounds()
+    data = from_waveforms(whole["waveform"].float(), tones.SAMPLE_RATE, lengths=whole["length"])
+    method = pase_method.PASE(
+        encoders.build("pase-tiny", kind="audio", sample_rate=tones.SAMPLE_RATE), hidden=8
+    )
+    method.prepare(method.training_view(data))
+    method.whole = whole
+    return method
+
+
 METHODS: dict[str, Callable[[], Method]] = {
     "bert": bert,
+    "simcse": simcse,
+    "electra": electra,
     "gpt": gpt,
     "neural_language_model": neural_language_model,
     "apc": apc,
@@ -478,6 +544,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "hubert": hubert,
     "best_rq": best_rq,
     "cpc_audio": cpc_audio,
+    "pase": pase,
     "simclr": simclr,
     "moco": partial(moco, splits=1, symmetric=True),
     "seco": seco,
@@ -499,6 +566,11 @@ METHODS: dict[str, Callable[[], Method]] = {
     "triplet hardest": partial(triplet, "hardest"),
     "moco_v3": partial(moco_v3, "conv4"),
     "moco_v3 of a ViT": partial(moco_v3, "vit-small"),
+    "mae": partial(hidden_patches, MAE, decoder_dim=32),
+    "simmim": partial(hidden_patches, SimMIM),
+    "ijepa": partial(hidden_patches, IJEPA, momentum=0.9, predictor_dim=32, predictor_blocks=1),
+    "data2vec": partial(hidden_patches, Data2Vec, momentum=0.9, layers=2),
+    "beit": partial(hidden_patches, BEiT, codes=8),
     "instance_discrimination": partial(instance_discrimination, "softmax"),
     "instance_discrimination by noise": partial(instance_discrimination, "nce"),
     "noise_as_targets": noise_as_targets,
@@ -673,6 +745,7 @@ def collectives() -> State:
 SMALL = {
     "conv4": partial(stages.conv4, share=4),
     "vit-small": partial(from_timm.vit_small, blocks=2, width=48),
+    "vit-gap-tiny": partial(from_timm.vit_small, blocks=2, width=48, gap=True),
 }
 """Networks of the same layers as those of these names, but narrow."""
 
@@ -683,7 +756,10 @@ def everything(folder: Path) -> dict[str, Any]:
     masks = [patch.object(module, "spans", every_third) for module in (hubert_method, best_rq_method)]
     negatives = patch.object(wav2vec2_method, "negatives", next_ones)
     frames = patch.object(cpc_audio_method, "draw", every_frame)
-    with pairs, masks[0], masks[1], negatives, frames:
+    sounds_of_pairs = patch.object(pase_method, "another", next_of_four)
+    chosen = patch.object(tokens, "choose", every_third_piece)
+    hidden = patch.object(electra_method, "MASKED", 1.0)
+    with pairs, masks[0], masks[1], negatives, frames, sounds_of_pairs, chosen, hidden:
         results: dict[str, Any] = {name: train(make) for name, make in METHODS.items()}
     results["loops"] = {name: loop(name, folder) for name in LOOPS}
     results["watched"] = watched(folder)
@@ -695,13 +771,31 @@ def everything(folder: Path) -> dict[str, Any]:
     return results | {"norms": norms(), "collectives": collectives()}
 
 
+def asked_to_stop(folder: Path) -> dict[str, Any]:
+    """What a process hears, and the steps of the checkpoint, when the first one alone gets a signal amid an epoch."""
+
+    def ask(step: int) -> None:
+        if step == 1 and gather.rank() == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    settings: dict[str, Any] = {"batch_size": 8, "steps": 1000, "on_step": ask, "device": "cpu"}
+    with pytest.raises(KeyboardInterrupt) as heard:
+        pretrain(Plain(without_norms()), pictures(60), out=folder / "stopped", quiet=True, **settings)
+    state, position = read_checkpoint(folder / "stopped" / CHECKPOINT)
+    return {"heard": str(heard.value), "step": position["step"], "saved": "optimizer" in state}
+
+
 def work(rank: int, count: int, folder: Path) -> None:
+    """Write down what one of so many processes finds; one more process does so alone."""
     torch.set_num_threads(1)
+    if rank == count:
+        torch.save(everything(folder / "alone"), folder / f"{rank}.pt")
+        return
     # What torchrun would say to the loop.
     os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count), "WORLD_SIZE": str(count)}
     meeting = f"file://{folder / 'meeting'}"
     dist.init_process_group("gloo", meeting, timedelta(seconds=60), world_size=count, rank=rank)
-    found = everything(folder)
+    found = everything(folder) | {"stopped": asked_to_stop(folder)}
     (folder / f"node{rank}").mkdir()
     os.chdir(folder / f"node{rank}")
     with pytest.raises(ValueError) as refused:
@@ -710,12 +804,23 @@ def work(rank: int, count: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
+def start(rank: int, count: int, folder: Path) -> None:
+    """Start the processes from one that has imported what takes long, and computed no gradient, which they inherit."""
+    torch.set_num_threads(1)
+    for name in ("lightning_fabric", "torch._dynamo"):  # the first step of an optimizer imports the latter
+        importlib.import_module(name)
+    for name in ("bert", "noise_as_targets"):  # import more when they are built
+        METHODS[name]()
+    how = "fork" if sys.platform == "linux" else "spawn"
+    start_processes(work, (count, folder), nprocs=count + 1, start_method=how)
+
+
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.golden)])
-def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two or four processes found."""
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two or four processes found, and then what one found alone."""
     count = request.param
     folder = tmp_path_factory.mktemp("several")
-    processes = spawn(work, (count, folder), nprocs=count, join=False)
+    processes = spawn(start, (count, folder), nprocs=1, join=False)
     assert processes is not None
     deadline = time.monotonic() + SECONDS
     while not processes.join(timeout=0.5):
@@ -723,13 +828,19 @@ def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             for process in processes.processes:
                 process.kill()
             pytest.fail(f"{count} processes did not end within {SECONDS} seconds")
-    return [torch.load(folder / f"{rank}.pt") for rank in range(count)]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(count + 1)]
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def several(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What each of two or four processes found."""
+    return found[:-1]
+
+
+@pytest.fixture(scope="module")
+def one(found: list[dict[str, Any]]) -> dict[str, Any]:
     """What one process finds."""
-    return everything(tmp_path_factory.mktemp("one"))
+    return found[-1]
 
 
 def assert_same(found: State, expected: State, tolerance: float = 1e-9) -> None:
@@ -869,8 +980,15 @@ def test_gathered_rows_are_in_order_and_their_gradient_is_exact(
     torch.testing.assert_close(gradient, expected["gradient"], rtol=1e-12, atol=1e-14)
 
 
-def test_a_signal_to_one_process_stops_both_and_saves(tmp_path):
+def test_a_signal_to_one_process_stops_all_and_saves(several: list[dict[str, Any]]) -> None:
     """Schedulers signal the first process only; the others must not wait for it for ever."""
+    for process in several:
+        assert process["stopped"]["heard"].startswith("stopped after step 2; --resume continues from ")
+        assert process["stopped"]["step"] == 2 and process["stopped"]["saved"]
+
+
+@pytest.mark.golden
+def test_a_signal_to_one_process_of_a_command_stops_both_and_saves(tmp_path):
     words = "pretrain simclr digits --encoder conv4 --batch-size 16 --steps 100000 --device cpu --devices 2"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "UNLABELED_CACHE": str(tmp_path / "cache")}
     out = tmp_path / "run"

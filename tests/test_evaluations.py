@@ -5,6 +5,7 @@ import multiprocessing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from unlabeled import cli
@@ -12,6 +13,8 @@ from unlabeled.evaluation import Scores, evaluate
 from unlabeled.reporting import report
 from unlabeled.run import Run, load
 from unlabeled.training.train import pretrain
+
+pytestmark = pytest.mark.usefixtures("small_networks")
 
 
 def about(**changes: Any) -> dict[str, Any]:
@@ -27,6 +30,16 @@ def run(folder: Path) -> Run:
 
 def record(value: float) -> dict[str, Any]:
     return {"probe": "knn", "features": "unlabeled", "layer": None, "labels_per_class": "all", "value": value}
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> str:
+    """Few images of two classes."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    images = generator.integers(0, 156, (60, 8, 8)) + 100 * labels[:, None, None] * (np.arange(8) < 4)
+    np.savez(tmp_path / "shapes.npz", images=images.astype(np.uint8), labels=labels)
+    return str(tmp_path / "shapes.npz")
 
 
 def test_an_evaluation_that_was_lost_is_not_overwritten(tmp_path: Path) -> None:
@@ -63,17 +76,17 @@ def test_what_is_unfinished_is_replaced_by_more_and_replaces_nothing_complete(tm
 
 
 def test_ctrl_c_prints_and_keeps_what_was_measured(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    shapes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = {"steps": 1, "batch_size": 8, "encoder": "conv4", "quiet": True}
-    opened = pretrain("rotnet", "digits", out=tmp_path / "run", **words)
+    opened = pretrain("rotnet", shapes, out=tmp_path / "run", **words)
 
     def interrupt(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("unlabeled.evaluation.controls.supervised.predictions", interrupt)
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["evaluate", str(opened.path), "digits", "--controls", "raw,supervised", "--probe", "knn"])
+        cli.main(["evaluate", str(opened.path), shapes, "--controls", "raw,supervised", "--probe", "knn"])
     said = capsys.readouterr()
     assert stopped.value.code == 130 and "what was measured is in" in said.err
     assert "raw input" in said.out and "stopped before everything was measured" in said.out
@@ -122,12 +135,14 @@ def test_evaluations_at_the_same_moment_are_all_kept(tmp_path: Path) -> None:
     assert seeds == {(number, place) for number in range(4) for place in range(10)}
 
 
-def test_the_page_shows_every_evaluation_and_flags_those_of_earlier_states(tmp_path: Path, capsys) -> None:
+def test_the_page_shows_every_evaluation_and_flags_those_of_earlier_states(
+    shapes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = {"steps": 1, "batch_size": 8, "encoder": "conv4", "quiet": True}
-    opened = pretrain("rotnet", "digits", out=tmp_path / "run", **words)
+    opened = pretrain("rotnet", shapes, out=tmp_path / "run", **words)
     for probe in ("knn", "linear"):
         with pytest.raises(SystemExit, match="0"):
-            cli.main(["evaluate", str(opened.path), "digits", "--probe", probe, "--controls", "raw"])
+            cli.main(["evaluate", str(opened.path), shapes, "--probe", probe, "--controls", "raw"])
     assert len(opened.evaluations) == 2
     said = capsys.readouterr()
     assert said.err.splitlines()[-1] == f"next: unlabeled report {opened.path}" and "next:" not in said.out
@@ -135,13 +150,14 @@ def test_the_page_shows_every_evaluation_and_flags_those_of_earlier_states(tmp_p
     text = report(opened.path).read_text(encoding="utf-8")
     assert [line for line in verdicts if line not in text] == [] and len(verdicts) == 2
     assert text.index("In 2 evaluations with 2 comparisons, unlabeled ") < text.index("Controls: raw input.")
-    assert text.index("1. digits") < text.index("2. digits") and "earlier state" not in text
+    name = opened.measured["data"]
+    assert text.index(f"1. {name}") < text.index(f"2. {name}") and "earlier state" not in text
     stored = json.loads((opened.path / "scores.json").read_text())
     stored["earlier"][0]["encoder"] = "of another state"
     (opened.path / "scores.json").write_text(json.dumps(stored))
     text = report(opened.path).read_text(encoding="utf-8")
     assert verdicts[0] not in text and verdicts[1] in text
-    assert "2. digits · earlier state of the encoder" in text and text.count("has changed since") == 1
+    assert f"2. {name} · earlier state of the encoder" in text and text.count("has changed since") == 1
 
 
 @pytest.mark.parametrize(("name", "value"), [("probe", ""), ("labels-per-class", ",")])

@@ -5,6 +5,7 @@ import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,14 +44,25 @@ MODULES = {
 }
 
 
+def named(node: ast.AST, *names: str) -> bool:
+    return isinstance(node, ast.Name) and node.id in names
+
+
+@cache
+def nodes(file: Path) -> list[ast.AST]:
+    """All parts of a file."""
+    return list(ast.walk(ast.parse(file.read_text())))
+
+
+@cache
 def imports(file: Path, types: bool = False) -> set[str]:
     """Dotted names of our own modules that a file imports, with or without those for type checking only."""
-    tree = ast.parse(file.read_text())
-    for node in ast.walk(tree):
-        if not types and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []
+    checked = [node for node in nodes(file) if isinstance(node, ast.If) and named(node.test, "TYPE_CHECKING")]
+    for_types = {part for node in checked for line in node.body for part in ast.walk(line)}
     found = set()
-    for node in ast.walk(tree):
+    for node in nodes(file):
+        if node in for_types and not types:
+            continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -124,9 +136,9 @@ PUBLIC = {"_replace", "_asdict", "_fields", "_make"}
 """Names of NamedTuple with an underscore only so that no field has them."""
 
 
-def own_names(tree: ast.AST) -> Iterator[str]:
+def own_names(file: Path) -> Iterator[str]:
     """Names that a file defines: functions, classes, variables and attributes of `self` or `cls`."""
-    for node in ast.walk(tree):
+    for node in nodes(file):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.name
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -136,16 +148,17 @@ def own_names(tree: ast.AST) -> Iterator[str]:
 
 
 def of_self(node: ast.Attribute) -> bool:
-    return ast.unparse(node.value) in {"self", "cls", "super()"}
+    value = node.value
+    return named(value, "self", "cls") or (isinstance(value, ast.Call) and named(value.func, "super"))
 
 
 def private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
 
 
-def private_uses(tree: ast.AST, own: set[str]) -> Iterator[str]:
+def private_uses(file: Path, own: set[str]) -> Iterator[str]:
     """Private names that a file imports, reads or sets, by attribute or by string, and replaced classes."""
-    for node in ast.walk(tree):
+    for node in nodes(file):
         if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("unlabeled"):
             yield from filter(
                 private, [*(node.module or "").split("."), *(alias.name for alias in node.names)]
@@ -156,21 +169,15 @@ def private_uses(tree: ast.AST, own: set[str]) -> Iterator[str]:
             yield from {node.attr} - own - PUBLIC
         if isinstance(node, ast.Attribute) and node.attr == "__class__" and isinstance(node.ctx, ast.Store):
             yield node.attr
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in {
-            "getattr",
-            "setattr",
-            "hasattr",
-            "delattr",
-        }:
+        if isinstance(node, ast.Call) and named(node.func, "getattr", "setattr", "hasattr", "delattr"):
             name = node.args[1]
             if isinstance(name, ast.Constant) and private(name.value):
                 yield name.value
 
 
 def test_private_names_of_other_libraries_are_used_in_one_file_only() -> None:
-    trees = {file: ast.parse(file.read_text()) for file in FILES}
-    own = {name for tree in trees.values() for name in own_names(tree)}
-    uses = {str(file.relative_to(SOURCE)): [*private_uses(tree, own)] for file, tree in trees.items()}
+    own = {name for file in FILES for name in own_names(file)}
+    uses = {str(file.relative_to(SOURCE)): [*private_uses(file, own)] for file in FILES}
     assert {file: names for file, names in uses.items() if names}.keys() == {"kernels/compat.py"}
 
 

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ from unlabeled.training import checkpoints, judge, loop, optimizers, processes, 
 from unlabeled.training.schedule import learning_rate
 from unlabeled.training.seeds import mix
 from unlabeled.training.settings import Settings
+
+pytestmark = pytest.mark.usefixtures("small_networks")
 
 FAST: dict[str, Any] = {"batch_size": 8, "quiet": True}
 
@@ -381,6 +384,13 @@ def test_nan_loss_stops_with_step_and_samples_and_keeps_the_good_state(tmp_path:
     assert position["step"] == 2 and all(value.isfinite().all() for value in state["method"].values())
 
 
+@pytest.fixture
+def many_judged(small_networks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many samples are judged as usual: the features of a few cannot tell a collapse."""
+    monkeypatch.setattr(judge, "PROBE_SAMPLES", {"image": 512})
+
+
+@pytest.mark.usefixtures("many_judged")
 def test_collapse_is_said_in_words_after_two_epochs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -552,6 +562,7 @@ def test_network_of_ones_own_goes_in_and_comes_out(tmp_path: Path) -> None:
         _ = unlabeled.load(tmp_path / "run").encoder
 
 
+@pytest.mark.usefixtures("many_judged")
 def test_collapse_of_the_head_alone_is_said_too(tmp_path: Path) -> None:
     class Falls(Plain):
         def embedding(self, batch: Batch) -> Tensor:
@@ -834,18 +845,33 @@ def test_two_that_take_the_next_free_folder_get_different_ones(tmp_path: Path) -
     assert len(set(folders)) == 24 and all(folder.is_dir() for folder in folders)
 
 
-@pytest.mark.parametrize("how", ["-c", "stdin", "prompt"])
-def test_several_devices_need_a_script(tmp_path: Path, how: str) -> None:
-    call = "from unlabeled.training import processes, settings\nprocesses.join(settings.Settings(devices=2))"
+FILE = "import sys; print(getattr(sys.modules['__main__'], '__file__', ''))"
+"""Says which file a program was started from."""
+
+
+@pytest.mark.parametrize("how", ["-c", "stdin", "prompt", "script"])
+def test_several_devices_need_a_script(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(FILE)
+    words = {"-c": ["-c", FILE], "stdin": ["-"]}.get(how, [str(script)])
+    done = subprocess.run([sys.executable, *words], input=FILE, capture_output=True, text=True, check=True)
+    main, file = ModuleType("__main__"), done.stdout.strip()
+    if file:
+        main.__file__ = file
+    monkeypatch.setitem(sys.modules, "__main__", main)
     if how == "prompt":
-        (tmp_path / "cell.py").write_text(f"import sys\nsys.ps1 = '>>> '\n{call}")
-        call = str(tmp_path / "cell.py")
-    words = {"-c": ["-c", call], "stdin": ["-"], "prompt": [call]}[how]
-    outside = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "WORLD_SIZE")}
-    done = subprocess.run([sys.executable, *words], input=call, capture_output=True, text=True, env=outside)
-    last = done.stderr.strip().splitlines()[-1]
-    refused = "ValueError: devices and nodes must be 1 in a notebook"
-    assert last.startswith(refused) and "torchrun" in last
+        monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    for name in ("LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    started = []
+    monkeypatch.setattr("lightning_fabric.Fabric.launch", lambda fabric: started.append(fabric))
+    if how == "script":
+        processes.join(Settings(devices=2, device="cpu"))
+        assert len(started) == 1
+        return
+    with pytest.raises(ValueError, match=r"devices and nodes must be 1 in a notebook, .* torchrun"):
+        processes.join(Settings(devices=2, device="cpu"))
+    assert not started
 
 
 def test_more_devices_than_the_machine_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

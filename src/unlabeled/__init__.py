@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from unlabeled.auditing import audit
     from unlabeled.data import open_data
     from unlabeled.evaluation import embed, evaluate
+    from unlabeled.evaluation.bets import bet
     from unlabeled.exporting import export
     from unlabeled.method import Method
     from unlabeled.reporting import report
@@ -27,11 +28,12 @@ one. It is read when torch is loaded, and processes that are started inherit it.
 if "torch" not in sys.modules and not any(name in os.environ for name in ("OMP_WAIT_POLICY", *_WAITING)):
     os.environ.update(_WAITING)
 
-__all__ = ["Method", "audit", "embed", "evaluate", "export", "load", "open_data", "pretrain", "report"]
+__all__ = ["Method", "audit", "bet", "embed", "evaluate", "export", "load", "open_data", "pretrain", "report"]
 
 _HOMES = {
     "Method": "method",
     "audit": "auditing",
+    "bet": "evaluation.bets",
     "embed": "evaluation",
     "evaluate": "evaluation",
     "export": "exporting",

@@ -74,6 +74,8 @@ Whole = Annotated[int, Parameter(converter=_whole)]
 WholeOrNone = Annotated[int | None, Parameter(converter=_whole)]
 WORDS = Parameter(converter=_listed, n_tokens=1, negative=(), show_default=",".join)
 Words = Annotated[tuple[str, ...], WORDS]
+ChosenWords = Annotated[tuple[str, ...], WORDS, Parameter(show_default=False)]
+"""Words whose default is chosen; the help says by what."""
 Controls = Annotated[
     tuple[str, ...],
     WORDS,
@@ -134,15 +136,16 @@ Directions = Annotated[
 SETTINGS = methods.arguments(inspect.getdoc(Settings) or "")
 """Help of the run options by name."""
 ENCODERS = {
-    "image": "conv4, resnet10, resnet18, resnet50, alexnet, nin, dense, vit-small, dictionary-400 (or any number of "
-    "atoms), dictionary2-400 (two layers), split-conv4, split-alexnet, pixel-gpt-8, pixel-gpt-16, pixel-gpt-32, any "
-    "timm model",
-    "text": "bert-tiny, bert-mini, bert-small, bert-medium, bert-base, "
+    "image": "conv4, resnet10, resnet18, resnet50, alexnet, nin, dense, vit-small, vit-gap-tiny, vit-gap-small, "
+    "dictionary-400 (or any number of atoms), dictionary2-400 (two layers), split-conv4, split-alexnet, pixel-gpt-8, "
+    "pixel-gpt-16, pixel-gpt-32, any timm model",
+    "text": "bert-tiny, bert-mini, bert-small, bert-medium, bert-base, bert-rotary-tiny, bert-rotary-mini, "
+    "bert-rotary-small, bert-rotary-medium, bert-rotary-base, "
     "gpt-tiny, gpt-mini, gpt-small, gpt-medium, gpt-base, nplm-tiny, nplm-small, nplm-medium",
     "words": "words-50, words-100, words-300",
     "audio": "gru2-256, gru3 (or gruN-WIDTH), audio-conv, mel-dictionary-256, mel-transformer-tiny, "
-    "mel-transformer-mini, mel-transformer-base, cpc-tiny, cpc-mini, cpc-base, wav2vec2-tiny, wav2vec2-mini, "
-    "wav2vec2-base",
+    "mel-transformer-mini, mel-transformer-base, cpc-tiny, cpc-mini, cpc-base, pase-tiny, pase-mini, pase-base, "
+    "wav2vec2-tiny, wav2vec2-mini, wav2vec2-base",
     "video": "frames-conv4, frames-resnet10, frames-resnet18 (or frames- with any image encoder), lstm-256, lstm-512, "
     "lstm-2048, conv3d, r3d_18, mc3_18, r2plus1d_18, vit3d-tiny, vit3d-small, vit3d-base, cube-dictionary-256",
     "audio-visual": "av-resnet10, av-conv4",
@@ -192,8 +195,8 @@ class TaskOptions:
     crops: WholeOrNone = None
     labels: Words = ("all",)
     seeds: Whole = 1
-    train: Annotated[tuple[str, ...], WORDS, Parameter(show_default=False)] = ()
-    maps: Annotated[tuple[str, ...], WORDS, Parameter(show_default=False)] = ()
+    train: ChosenWords = ()
+    maps: ChosenWords = ()
 
     @property
     def chosen(self) -> dict[str, Any]:
@@ -530,6 +533,78 @@ def _evaluate_snapshots(run: Any, data: Any, options: dict[str, Any]) -> None:
             for record in scores
         )
         print(f"step {step:,}: {values}", flush=True)
+
+
+@app.command(
+    usage="Usage: unlabeled bet PRETRAIN_DATA TARGET_DATA [OPTIONS]\n       unlabeled bet --config bet.toml"
+)
+def bet(
+    pretrain_data: str | None = None,
+    target_data: str | None = None,
+    /,
+    *,
+    method: str | None = None,
+    task: Literal["classification", "multilabel", "segmentation", "detection"] | None = None,
+    budgets: ChosenWords = (),
+    labels: ChosenWords = (),
+    seeds: WholeOrNone = None,
+    train: str | None = None,
+    steps: WholeOrNone = None,
+    size: WholeOrNone = None,
+    encoder: str | None = None,
+    image_size: WholeOrNone = None,
+    batch_size: WholeOrNone = None,
+    seed: WholeOrNone = None,
+    device: Literal["auto", "cpu", "cuda"] | None = None,
+    config: Path | None = None,
+    out: Path | None = None,
+) -> None:
+    """Pre-train with and without labels on the same images, and see which transfers better to the target, by how much.
+
+    The same command goes on after an interruption. The page and the TOML file that repeats the bet are in its folder.
+
+    Args:
+        pretrain_data: Images with labels to pre-train on. [default: those of --config]
+        target_data: Labelled images of the task. [default: those of --config]
+        method: Method without labels. [default: simclr]
+        task: What the networks learn on the target. [default: classification]
+        budgets: Steps of pre-training, each in trainings of its own. [default: 250,500,1000; with --labels 1000]
+        labels: Numbers of labelled samples of the target, as 10,25,50,all: how many labels pre-training was worth.
+            [default: all]
+        seeds: Trainings on the target of each network, each on a draw of samples of its own. [default: 3]
+        train: What is trained on the target: all, frozen, head, or a map and what comes after it. [default: all]
+        steps: Optimizer steps of each training on the target. [default: as evaluate has them]
+        size: Shorter side in pixels of images for segmentation and detection. [default: 240]
+        encoder: Network. [default: chosen by the method and the image size]
+        image_size: Height and width of the encoder's input in pixels. [default: chosen by the data]
+        batch_size: Samples per step of pre-training. [default: chosen by the method and the data]
+        seed: Seed of all random numbers. [default: 0]
+        device: Device to train on; auto prefers a GPU. [default: auto]
+        config: The bet.toml of a bet to repeat; options given here override it. [default: none]
+        out: Folder of the bet. [default: runs/bet-TASK-METHOD-PRETRAIN_DATA-TARGET_DATA]
+    """
+    from unlabeled.evaluation.bets import bet as play
+    from unlabeled.reporting.bet_page import write_page
+
+    given = {"method": method, "task": task, "seeds": seeds, "train": train, "steps": steps, "size": size}
+    given |= {
+        "encoder": encoder,
+        "image_size": image_size,
+        "batch_size": batch_size,
+        "seed": seed,
+        "device": device,
+    }
+    given |= {"budgets": _whole_numbers("budgets", budgets) or None, "labels": labels or None}
+    done = play(pretrain_data, target_data, out=out, config=config, quiet=False, progress=_tell, **given)
+    print(f"{done}\n{write_page(done)}", flush=True)
+    _next("bet", "--config", done.path / "bet.toml", "--out", "FOLDER")
+
+
+def _whole_numbers(name: str, words: Sequence[str]) -> list[int]:
+    try:
+        return [int(word) for word in words]
+    except ValueError:
+        raise UserError(f"{name} must be whole numbers separated by commas, got {','.join(words)}") from None
 
 
 @app.command(usage="Usage: unlabeled compare METHOD... DATA [OPTIONS]")

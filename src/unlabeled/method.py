@@ -9,7 +9,7 @@ from typing_extensions import TypeVar
 
 from unlabeled import options
 from unlabeled.check import UserError
-from unlabeled.options import ViewOptions
+from unlabeled.options import EncoderNeeds, ViewOptions
 from unlabeled.parts.teacher import Follower
 
 if TYPE_CHECKING:
@@ -39,20 +39,6 @@ class Waveforms(NamedTuple):
 Pictures = Mapping[str, Tensor | list[str] | Waveforms]
 EncoderT = TypeVar("EncoderT", bound="Encoder", default=Any)
 VIEWS_OFF = ViewOptions(jitter=0, gray=0, blur=0, solarize=0, flip=0, degrees=0)
-
-
-class EncoderNeeds(NamedTuple):
-    """What a method needs of its encoder beyond its kind.
-
-    Attributes:
-        attribute: Name of an attribute, such as causal.
-        rule: The need in words that complete "encoder must", with an example.
-        value: What the attribute must be; None where it need only be there.
-    """
-
-    attribute: str
-    rule: str
-    value: Any = None
 
 
 def _restart(method: "Method", data: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import wraps
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypedDict, Union, Unpack, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict, Union, Unpack, get_args, get_origin
 
 from unlabeled import check
 from unlabeled.check import Range, UserError
@@ -14,6 +14,7 @@ from unlabeled.check import Range, UserError
 __all__ = [
     "READING",
     "Count",
+    "EncoderNeeds",
     "Fraction",
     "NonNegative",
     "Positive",
@@ -73,6 +74,20 @@ class ViewOptions(TypedDict, total=False):
     solarize: Fraction
     flip: Fraction
     degrees: Annotated[float, Range(at_least=0, at_most=180)]
+
+
+class EncoderNeeds(NamedTuple):
+    """What a method needs of its encoder beyond its kind.
+
+    Attributes:
+        attribute: Name of an attribute, such as causal.
+        rule: The need in words that complete "encoder must", with an example.
+        value: What the attribute must be; None where it need only be there.
+    """
+
+    attribute: str
+    rule: str
+    value: Any = None
 
 
 def verify(name: str, value: Any, annotation: Any) -> None:

@@ -138,6 +138,7 @@ def test_texts_are_compared_exactly_and_nearly(tmp_path: Path) -> None:
     assert "characters" in found.table()
 
 
+@pytest.mark.usefixtures("small_worlds")
 @pytest.mark.parametrize("name", ["tones", "moving_digits", "rooms", "orbit", "chiming_shapes"])
 def test_every_kind_of_data_is_audited(name: str) -> None:
     data = unlabeled.open_data(name)

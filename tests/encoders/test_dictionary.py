@@ -177,6 +177,7 @@ def test_an_odd_number_of_atoms_cannot_be_mirrored() -> None:
         encoders.build("dictionary-9-3-mirror", image_size=8)
 
 
+@pytest.mark.golden  # test_second_layer.py exports two layers, of which this is the first
 def test_onnx_accepts_any_number_of_images_and_notes_that_it_accepts_one_size(tmp_path) -> None:
     pytest.importorskip("onnxruntime")
     encoder = encoders.build("dictionary-16-mirror", image_size=16)

@@ -30,6 +30,8 @@ MAPS = {
     "dense": (500, {"hidden": (500, 1)}),
     "nin": (192, {"block1": (96, 16), "block2": (192, 8), "block3": (192, 8), "block4": (192, 8)}),
     "vit-small": (192, {f"block{number}": (192, 8) for number in range(1, 5)}),
+    "vit-gap-tiny": (96, {f"block{number}": (96, 8) for number in range(1, 5)}),
+    "vit-gap-small": (192, {f"block{number}": (192, 8) for number in range(1, 5)}),
 }
 
 
@@ -125,7 +127,7 @@ def test_bad_values_name_the_parameter(arguments: dict, message: str) -> None:
 @pytest.mark.parametrize("name", sorted(image.ANY_SIZE))
 def test_networks_that_are_not_tried_take_every_size(name: str) -> None:
     with torch.device("meta"), torch.no_grad():
-        for size in (*range(1, 9), 63, 65, 67):
+        for size in (1, 2, 3, 4, 5, 8, 65):
             assert len(image.NAMES[name](3, size).eval()(torch.zeros(1, 3, size, size))) == 1
 
 
@@ -187,6 +189,55 @@ def test_tokens_do_not_see_the_patches_that_were_left_out() -> None:
     assert tokens.shape == (2, 4, 192)
     assert torch.equal(encoder.tokens(changed, keep), tokens)
     assert not torch.allclose(encoder(changed), encoder(x))
+
+
+def test_vectors_of_vits_without_class_token_are_means_of_normed_tokens_with_fixed_positions() -> None:
+    from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
+
+    for name, size in [("vit-gap-tiny", 32), ("vit-gap-small", 64), ("vit-gap-tiny", 224)]:
+        encoder = build(name, image_size=size).eval()
+        x = images(2, 3, size, size)
+        tokens = encoder.tokens(x)
+        assert encoder.prefix_tokens == 0 and encoder.patch_size == size // 8 and tokens.shape[1] == 64
+        torch.testing.assert_close(encoder(x), tokens.mean(1))
+        torch.testing.assert_close(tokens.mean(2), torch.zeros(2, 64), atol=1e-5, rtol=0)
+        positions = encoder.trunk.model.pos_embed
+        assert torch.equal(positions[0], build_sincos2d_pos_embed([8, 8], encoder.dim))
+        assert not positions.requires_grad
+
+
+@pytest.mark.parametrize("name", ["vit-small", "vit-gap-tiny"])
+def test_masked_patches_become_the_token_before_their_positions_are_added(name: str) -> None:
+    encoder = build(name).eval()
+    x, token = images(2, 3, 32, 32), torch.randn(encoder.dim)
+    masked = torch.zeros(2, 64, dtype=torch.bool)
+    masked[0, 9] = masked[1, 60] = masked[1, 5] = True
+    model, prefix = encoder.trunk.model, encoder.prefix_tokens
+    embedded = model.patch_embed(encoder.adapt(x)).flatten(1, 2)
+    embedded[masked] = token
+    if prefix:
+        embedded = torch.cat([model.cls_token.expand(2, -1, -1), embedded], 1)
+    expected = model.norm(model.blocks(embedded + model.pos_embed))
+    torch.testing.assert_close(encoder.tokens(x, masked=(masked, token)), expected)
+    pixels = masked.view(2, 1, 8, 8).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    hidden = encoder.tokens(torch.where(pixels, 1 - x, x), masked=(masked, token))
+    assert torch.equal(hidden, encoder.tokens(x, masked=(masked, token)))
+    keep = torch.tensor([[9, 0], [3, 60]])
+    both = encoder.tokens(x, keep, (masked, token))
+    embedded = (embedded + model.pos_embed)[:, prefix:].gather(
+        1, keep[:, :, None].expand(-1, -1, encoder.dim)
+    )
+    if prefix:
+        embedded = torch.cat([(model.cls_token + model.pos_embed[:, :1]).expand(2, -1, -1), embedded], 1)
+    torch.testing.assert_close(both, model.norm(model.blocks(embedded)))
+    torch.testing.assert_close(encoder.tokens(x), build_again(encoder).tokens(x))  # nothing is left behind
+
+
+def build_again(encoder: image.ImageEncoder) -> image.ImageEncoder:
+    """An equal encoder that was not used yet."""
+    other = build(encoder.config["name"]).eval()
+    other.load_state_dict(encoder.state_dict())
+    return other
 
 
 def test_networks_without_tokens_say_so() -> None:

@@ -226,6 +226,7 @@ def test_a_run_logs_it_and_resumes_bit_exactly(tmp_path: Path, capfd: pytest.Cap
     assert list(plain.encoder.state_dict()) == list(state)
 
 
+@pytest.mark.usefixtures("small_worlds")
 def test_it_works_only_for_images_and_without_weights(tmp_path: Path) -> None:
     data = open_data(pictures())
     encoders.fitted("conv4", data).save(tmp_path / "w.safetensors")

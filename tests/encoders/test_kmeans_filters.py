@@ -91,6 +91,7 @@ def test_each_group_of_channels_has_its_own_clusters() -> None:
     assert not torch.allclose(layer.weight[3:], other.weight[3:])
 
 
+@pytest.mark.usefixtures("small_networks")
 @pytest.mark.parametrize(("name", "count"), [("conv4", 24), ("resnet10", 8), ("vit-small", 4)])
 def test_an_encoder_is_the_same_for_the_same_seed_and_images_and_names_its_initialisation(
     name: str, count: int

@@ -1,5 +1,7 @@
 """The second layer of a dictionary against a slow loop over patches of groups of maps."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,7 +10,7 @@ from unlabeled import encoders
 from unlabeled.encoders import second_layer
 from unlabeled.encoders.dictionary import PatchCode
 from unlabeled.encoders.second_layer import SecondLayer
-from unlabeled.exporting import export
+from unlabeled.exporting import export, onnx_graph
 from unlabeled.parts.directions import LARGEST
 from unlabeled.parts.group_dictionaries import GroupDictionaries
 
@@ -117,10 +119,25 @@ def test_gradients_reach_both_layers() -> None:
     assert all(weight.grad.abs().sum() > 0 for weight in code.parameters())
 
 
-def test_onnx_takes_any_number_of_images(tmp_path) -> None:
+def test_onnx_takes_any_number_of_images(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one group of maps and for one size only: each operation of a graph costs torch's export much time."""
     pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(second_layer, "GROUPS", 1)
+    monkeypatch.setattr(onnx_graph, "_free_sizes", lambda *_: "others differ by 0.4")
     encoder = encoders.build("dictionary2-16-mirror", image_size=16)
-    assert export(encoder, tmp_path / "one.onnx", format="onnx").difference < 1e-5
+    exported = export(encoder, tmp_path / "one.onnx", format="onnx")
+    assert exported.difference < 1e-5
+    assert "it takes images of 16 x 16 pixels only (others differ by 0.4)" in exported.note
+
+
+def test_a_graph_whose_features_differ_at_other_sizes_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = encoders.build("dictionary-16-mirror", image_size=16).eval()
+    monkeypatch.setattr(onnx_graph, "_save_images", lambda *_: None)
+    for error, reason in ((0.0, ""), (0.5, "others differ by 0.5")):
+        monkeypatch.setattr(
+            onnx_graph, "_run", lambda _, given, error=error: encoder(given["images"]) + error
+        )
+        assert onnx_graph._free_sizes(encoder, torch.rand(2, 3, 16, 16), Path("unused.onnx")) == reason
 
 
 @pytest.mark.parametrize("name", ["dictionary2-400", "dictionary2-400-mirror", "dictionary2-1000-mirror"])

@@ -28,7 +28,7 @@ def encoder(name: str, length: int = 32) -> TextEncoder:
     return fitted(name, texts(), length=length).eval()
 
 
-both = pytest.mark.parametrize("name", ["bert-tiny", "gpt-tiny"])
+both = pytest.mark.parametrize("name", ["bert-tiny", "bert-rotary-tiny", "gpt-tiny"])
 
 
 @both
@@ -189,7 +189,8 @@ def test_largest_networks_have_the_published_numbers_of_parameters(name: str, pu
 @both
 def test_weights_start_as_in_the_papers(name: str) -> None:
     network = encoder(name)
-    assert network.embeddings.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    cut = 0.88 if "rotary" in name else 1  # a normal distribution without what lies beyond two deviations
+    assert network.embeddings.weight.std().item() == pytest.approx(0.02 * cut, rel=0.05)
     assert math.isclose(network.embeddings.weight.mean().item(), 0, abs_tol=1e-3)
 
 

@@ -234,7 +234,7 @@ def test_small_crops_of_a_network_for_one_size_are_refused_in_one_line() -> None
     SwAV(encoder, local_crops=0)
 
 
-VITS = ["vit_tiny_patch16_224", "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "vit-small"]
+VITS = ["test_vit", "swin_tiny_patch4_window7_224", "vit-small"]
 
 
 @pytest.mark.parametrize("name", VITS)

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ from unlabeled.method import Batch, Method
 from unlabeled.reporting import tables
 from unlabeled.run import fingerprint, load
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
 
 def blobs(samples: int, seed: int, classes: int = 3) -> Data:
     """Images with a bright row, whose height is the class."""
@@ -40,8 +43,9 @@ TRAIN, TEST = blobs(90, 0), blobs(60, 1)
 
 
 def conv4(seed: int = 0) -> encoders.Encoder:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), pytest.MonkeyPatch.context() as patch:
         torch.manual_seed(seed)
+        patch.setitem(encoders.image.NAMES, "conv4", partial(encoders.stages.conv4, share=4))
         return encoders.build("conv4", in_channels=1, image_size=8)
 
 
@@ -101,13 +105,13 @@ def test_controls_can_be_switched_off():
 
 def test_easy_pixels_are_separated():
     scores = evaluate(ENCODER, (TRAIN, TEST), probe="linear", controls="raw")
-    assert min(r["value"] for r in scores) > 0.9
+    assert min(r["value"] for r in scores) > 0.65, "of three classes"
 
 
 def test_an_untrained_encoder_is_not_said_to_help():
     train, test = open_splits("digits")
     train, test = train.subset(torch.arange(300)), test.subset(torch.arange(200))
-    scores = evaluate(ENCODER, (train, test), labels_per_class=(5, "all"), draws=3, seed=1)
+    scores = evaluate(ENCODER, (train, test), labels_per_class=(5, "all"), draws=2, seed=1)
     assert "beats" not in scores.verdict()
     raw = next(
         r for r in scores if (r["probe"], r["features"], r["labels_per_class"]) == ("linear", "raw", 5)
@@ -118,7 +122,8 @@ def test_an_untrained_encoder_is_not_said_to_help():
 def test_the_encoder_keeps_every_bit_and_its_mode():
     encoder = conv4().train()
     before = copy.deepcopy(encoder.state_dict())
-    evaluate(encoder, (TRAIN, TEST), probe=("knn", "few", "layers", "finetune"), steps=2)
+    probes, controls = ("knn", "few", "layers", "finetune"), ("random", "kmeans", "supervised")
+    evaluate(encoder, (TRAIN, TEST), probe=probes, controls=controls, labels_per_class=2, draws=1, steps=2)
     assert encoder.training
     assert all(p.requires_grad for p in encoder.parameters())
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
@@ -268,7 +273,9 @@ def test_a_percentage_says_what_it_came_to():
 
 
 def test_a_size_must_come_with_what_it_is_for():
-    with pytest.raises(ValueError, match="size must come with the task propagation, got 40"):
+    with pytest.raises(
+        ValueError, match="size must come with the task propagation or segmentation or detection, got 40"
+    ):
         evaluate(ENCODER, (TRAIN, TEST), probe="knn", size=40)
 
 
@@ -320,14 +327,14 @@ def test_two_folders_are_opened_and_their_classes_meet_by_name(tmp_path):
     pair = evaluate(ENCODER, (train, str(test)), **options)
     assert pair.records == evaluate(ENCODER, train, test=test, **options).records
     assert pair.about["training_samples"] == 90 and pair.about["test_samples"] == 40
-    assert min(r["value"] for r in pair) > 0.9
+    assert min(r["value"] for r in pair) > 0.65
 
 
 def test_given_data_keep_their_own_numbers_of_classes():
     turned = copy.copy(TEST)
     turned.labels, turned.classes = 2 - TEST.labels, ["high", "middle", "low"]
     before = turned.labels.clone()
-    assert evaluate(ENCODER, (TRAIN, turned), probe="linear", controls="raw").best["value"] > 0.9
+    assert evaluate(ENCODER, (TRAIN, turned), probe="linear", controls="raw").best["value"] > 0.65
     assert torch.equal(turned.labels, before) and turned.classes == ["high", "middle", "low"]
 
 
@@ -531,7 +538,10 @@ def test_too_few_labels_are_refused_before_anything_is_computed():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"probe": "svm"}, "probe must be one of few, .*, layers, linear, nonlinear, alignment, .*, got svm"),
+        (
+            {"probe": "svm"},
+            "probe must be one of few, .*, layers, linear, nonlinear, .*, alignment, .*, got svm",
+        ),
         (
             {"controls": ["noise"]},
             "controls must be one of .*random, raw, rescaled.*, default, all, got noise",
@@ -574,6 +584,8 @@ def test_progress_is_one_line_for_each_probe():
         (TRAIN, TEST),
         probe=("knn", "layers", "linear"),
         labels_per_class=(1, "all"),
+        draws=1,
+        controls="raw",
         progress=lines.append,
     )
     assert lines == [f"{probe} with 1, all labels per class" for probe in ("knn", "layers", "linear")]
@@ -630,7 +642,8 @@ def test_labels_that_tell_when_to_stop_are_of_the_training_part_and_no_class_lac
     assert len(before) == 72 and after == set(range(90))
 
 
-def test_test_labels_decide_nothing_of_a_training():
+def test_test_labels_decide_nothing_of_a_training(monkeypatch):
+    monkeypatch.setattr(finetune, "LEAST_STEPS", 40)
     wrong = copy.copy(TEST)
     wrong.labels = (TEST.labels + 1) % 3
     first, second = (

@@ -27,6 +27,7 @@ def rows(samples: int, seed: int) -> Data:
 
 
 TRAIN, TEST = rows(60, 0), rows(45, 1)
+pytestmark = pytest.mark.usefixtures("small_networks")
 
 
 def network(name: str = "conv4", seed: int = 0) -> encoders.Encoder:

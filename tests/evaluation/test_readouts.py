@@ -1,6 +1,7 @@
 """Named and chosen features: controls get the same, and nothing but the labels at hand chooses."""
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from unlabeled import encoders
 from unlabeled.data import open_splits
 from unlabeled.data.image.data import from_images
-from unlabeled.encoders import Readout, fit_readout
+from unlabeled.encoders import Readout, fit_readout, image, stages
 from unlabeled.encoders.readout import Spec
 from unlabeled.evaluation import evaluate, readout
 from unlabeled.evaluation.controls import CONTROLS
@@ -19,10 +20,14 @@ from unlabeled.evaluation.probes import knn
 from unlabeled.evaluation.readouts import Chooser, candidates, named
 from unlabeled.method import Method
 from unlabeled.methods.simclr import SimCLR
+from unlabeled.parts import view_contrast
 
+pytestmark = pytest.mark.usefixtures("small_networks")
 torch.manual_seed(0)
 TRAIN, TEST = (part.subset(torch.arange(240)) for part in open_splits("digits"))
-ENCODER: Any = encoders.fitted("conv4", TRAIN).eval()
+with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(image.NAMES, "conv4", partial(stages.conv4, share=4))
+    ENCODER: Any = encoders.fitted("conv4", TRAIN).eval()
 
 
 def values(scores, features: str, probe: str = "knn") -> list[float]:
@@ -33,10 +38,11 @@ def values(scores, features: str, probe: str = "knn") -> list[float]:
 
 def test_named_features_are_those_of_the_readout_and_the_scores_say_so():
     lines: list[str] = []
-    named = evaluate(ENCODER, (TRAIN, TEST), features="s3:2x2:views", progress=lines.append)
+    columns = ("raw", "random", "rescaled")
+    named = evaluate(ENCODER, (TRAIN, TEST), features="s3:2x2:views", controls=columns, progress=lines.append)
     fitted = fit_readout(ENCODER, Spec.parse("s3:2x2:views"), TRAIN)
-    plain = evaluate(fitted, (TRAIN, TEST))
-    for features in ("unlabeled", "raw", "random", "rescaled"):
+    plain = evaluate(fitted, (TRAIN, TEST), controls=columns)
+    for features in ("unlabeled", *columns):
         for probe in ("knn", "linear"):
             assert values(named, features, probe) == values(plain, features, probe)
     assert named.about["options"]["features"] == "s3:2x2:views"
@@ -177,7 +183,8 @@ def test_fine_tuning_trains_on_through_a_readout_and_its_control_is_the_whole_ne
     assert values(scores, "unlabeled", "finetune") != values(plain, "unlabeled", "finetune")
 
 
-def test_a_run_that_reads_contrast_says_which_control_is_not_there():
+def test_a_run_that_reads_contrast_says_which_control_is_not_there(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(view_contrast, "PASSES", 2)
     contrast = fit_readout(ENCODER, Spec.parse("s3:2x2:contrast:8"), TRAIN)
     words = "the control contrast (the same on top of random weights) was not measured"
     assert words in evaluate(contrast, (TRAIN, TEST), probe="knn", controls="raw").verdict()

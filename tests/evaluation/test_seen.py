@@ -109,6 +109,7 @@ def test_tasks_notice_seen_samples_too(tmp_path):
     assert "note" not in evaluate(load(run.path), (train, test), probe="factors").about
 
 
+@pytest.mark.usefixtures("small_networks", "small_worlds")
 def test_walks_that_a_task_measures_are_noticed(tmp_path):
     walks = open_data("rooms", split="train").subset(torch.arange(16))
     run = pretrain("trajectory_unmasking", walks, out=tmp_path / "run", steps=1, batch_size=4, quiet=True)

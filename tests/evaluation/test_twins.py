@@ -15,6 +15,8 @@ from unlabeled.method import Batch, Method
 from unlabeled.parts.teacher import Follower
 from unlabeled.selftest import example, smallest
 
+pytestmark = pytest.mark.usefixtures("small_networks", "small_worlds")
+
 
 def samples(name: str) -> Data:
     kind = methods.describe(name).kind
@@ -98,13 +100,20 @@ def test_a_method_with_random_weights_shares_no_number_with_the_trained_one(name
 
 
 NETWORKS = [
-    *(("image", name) for name in (*encoders.names(), "convnext_atto", "vit_tiny_patch16_224")),
+    *(("image", name) for name in (*encoders.names(), "test_convnext", "test_vit")),
     *(("video", name) for name in ("frames-conv4", "lstm-16", "conv3d", "mc3_18")),
     *(
         ("audio", name)
-        for name in ("gru2-16", "audio-conv", "mel-transformer-tiny", "cpc-tiny", "wav2vec2-tiny")
+        for name in (
+            "gru2-16",
+            "audio-conv",
+            "mel-transformer-tiny",
+            "cpc-tiny",
+            "pase-tiny",
+            "wav2vec2-tiny",
+        )
     ),
-    *(("text", name) for name in ("bert-tiny", "gpt-tiny")),
+    *(("text", name) for name in ("bert-tiny", "bert-rotary-tiny", "gpt-tiny")),
     *(("words", "words-20"), ("audio-visual", "av-conv4")),
 ]
 SOURCES = {

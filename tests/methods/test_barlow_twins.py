@@ -75,6 +75,7 @@ def test_only_the_second_view_is_solarized() -> None:
     assert first.min() > 0.9 and second.max() < 0.1
 
 
+@pytest.mark.usefixtures("wide_networks")
 def test_redundancy_falls_in_training() -> None:
     method = build(crop=0.5, projection_dim=16)
     batch = {"image": torch.randint(0, 256, (64, 3, 8, 8), generator=torch.Generator().manual_seed(0)).byte()}

@@ -27,9 +27,9 @@ def texts(documents: int = 10, sentences: int = 12) -> Texts:
     return Texts([story(number, sentences) for number in range(documents)])
 
 
-def encoder(data: Texts | None = None, length: int = 32) -> TextEncoder:
+def encoder(data: Texts | None = None, length: int = 32, name: str = "bert-tiny") -> TextEncoder:
     torch.manual_seed(0)
-    return fitted("bert-tiny", data or texts(), length=length)
+    return fitted(name, data or texts(), length=length)
 
 
 def batches(method: BERT, data: Texts, size: int) -> list[dict[str, Tensor]]:
@@ -78,6 +78,59 @@ def test_loss_equals_that_of_transformers_on_the_same_weights_masks_and_labels()
         next_sentence_label=label,
     )
     assert ours.item() == pytest.approx(theirs.loss.item(), rel=1e-6)
+
+
+def test_loss_of_modernberts_recipe_equals_that_of_transformers() -> None:
+    from transformers import ModernBertForMaskedLM
+
+    method = BERT(encoder(name="bert-rotary-tiny"), hidden_ratio=0.3, next_sentence=False).eval()
+    batch = batches(method, texts(), 8)[0]
+    other = ModernBertForMaskedLM(method.encoder.trunk.model.config).eval()
+    other.model.load_state_dict(method.encoder.trunk.model.state_dict())
+    with torch.no_grad():
+        method.words.dense.bias.zero_()  # as both are from the start; theirs has none
+        other.head.dense.weight.copy_(method.words.dense.weight)
+        other.decoder.bias.copy_(method.words.bias.normal_())
+    torch.manual_seed(1)
+    ours = method(batch)
+    torch.manual_seed(1)
+    x, chosen, truth, label = method.task(batch)
+    lengths = x.mask.sum(1).tolist()
+    assert label is None and chosen.sum(1).tolist() == [max(1, round(0.3 * n)) for n in lengths]
+    labels = truth.where(chosen, -100)
+    theirs = other(input_ids=x.tokens, attention_mask=x.mask.long(), labels=labels)
+    assert ours.item() == pytest.approx(theirs.loss.item(), rel=1e-5)
+
+
+def test_rotary_encoders_are_told_the_two_texts_of_a_pair_by_sep_alone() -> None:
+    method = BERT(encoder(name="bert-rotary-tiny"))
+    batch = batches(method, texts(), 8)[0]
+    assert method(batch).isfinite() and method.metrics.keys() == {"hidden_accuracy", "next_accuracy"}
+
+
+def hidden_share(order: str) -> float:
+    """Share of hidden words that are filled in rightly on new texts, after a short training."""
+
+    def words(seed: int) -> Texts:
+        numbers = torch.randint(10, (48, 8), generator=torch.Generator().manual_seed(seed))
+        if order == "known":
+            numbers = torch.arange(8).expand(48, -1)
+        return Texts([" ".join(NOUNS[number] for number in row) for row in numbers.tolist()])
+
+    method = BERT(encoder(words(0), length=10), next_sentence=False)
+    train(method, words(0), 40)
+    shares = []
+    for seed in range(4):
+        torch.manual_seed(seed)
+        method.eval()(method.training_view(words(1)).batch(torch.arange(48)))
+        shares.append(method.metrics["hidden_accuracy"].item())
+    return sum(shares) / 4
+
+
+def test_random_words_stay_at_chance_and_words_in_a_known_order_do_not() -> None:
+    hidden = 4 * 48 * round(0.15 * 10)
+    assert abs(hidden_share("random") - 0.1) < 4 * math.sqrt(0.1 * 0.9 / hidden)
+    assert hidden_share("known") > 0.3
 
 
 def test_first_loss_is_the_log_of_the_vocabulary_and_of_two() -> None:

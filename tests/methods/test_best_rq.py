@@ -24,11 +24,11 @@ def _seed() -> None:
 
 def melodies(count: int = 24) -> Sounds:
     made = tones.make(count, 0)
-    return from_waveforms(made["waveform"], 8_000, lengths=made["length"])
+    return from_waveforms(made["waveform"][:, :6_000], 8_000, lengths=made["length"].clamp(max=6_000))
 
 
 def noise(count: int = 24, seed: int = 0) -> Sounds:
-    waveform = torch.randn(count, 8_000, generator=torch.Generator().manual_seed(seed))
+    waveform = torch.randn(count, 6_000, generator=torch.Generator().manual_seed(seed))
     return from_waveforms(waveform.mul(0.1).clamp(-1, 1), 8_000)
 
 

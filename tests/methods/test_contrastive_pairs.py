@@ -113,6 +113,7 @@ def learned(wrong: bool) -> float:
     return float(method.metrics["closest"])
 
 
+@pytest.mark.usefixtures("wide_networks")
 def test_partners_are_recognised_in_new_images_but_not_if_pairs_show_different_images() -> None:
     assert learned(wrong=False) > 0.3 > 2 * learned(wrong=True)
 

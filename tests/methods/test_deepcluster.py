@@ -170,7 +170,7 @@ def test_clusterings_follow_the_default_generator():
 def test_clusters_and_head_are_those_of_the_first_process(monkeypatch):
     data = Images()
     method = build(data)
-    sent = {torch.long: (torch.arange(60) + 1) % 6, torch.float: torch.full((100, 256), 0.5)}
+    sent = {torch.long: (torch.arange(60) + 1) % 6, torch.float: torch.full((100, method.encoder.dim), 0.5)}
     monkeypatch.setattr(gather, "broadcast", lambda value: sent[value.dtype])
     weights = method.begin_epoch(data)
     assert torch.equal(method.assignments, sent[torch.long])

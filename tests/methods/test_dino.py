@@ -1,6 +1,7 @@
 """DINO: the loss of a step against a slow twin, center and prototypes, and both ways to collapse."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def test_value_and_gradient_are_those_of_a_loop_over_pairs_of_different_crops() 
 
 def test_scores_are_cosines_with_unit_prototypes() -> None:
     method = build().eval()
-    features = torch.randn(4, 256)
+    features = torch.randn(4, method.encoder.dim)
     vectors = method.head.layers(features)
     slow = [[F.cosine_similarity(v, p, 0) for p in method.head.prototypes] for v in vectors]
     torch.testing.assert_close(method.head(features), torch.stack([torch.stack(row) for row in slow]))
@@ -158,6 +159,7 @@ def test_resumed_method_goes_on_with_the_same_bits() -> None:
     assert all(torch.equal(a, b) for a, b in zip(method.state_dict().values(), resumed.state_dict().values()))
 
 
+@cache
 def trained(wrong: bool = False, **options) -> tuple[dict[str, float], float]:
     """Metrics after a short training on noisy copies of eight images, and how often student and teacher agree.
 

@@ -99,14 +99,15 @@ def test_head_is_the_encoders_own_vectors() -> None:
 
 
 def test_one_batch_is_learned_by_heart() -> None:
+    """Of six seeds the loss was 0.06 after 40 steps; with larger steps it goes up and down."""
     method = GPT(encoder(16))
     batch = batch_of(method, 4)
-    optimizer = torch.optim.AdamW(method.parameters(), lr=5e-3)
-    for _ in range(120):
+    optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)
+    for _ in range(40):
         optimizer.zero_grad()
         method(batch).backward()
         optimizer.step()
-    assert method(batch).item() < 0.7 and method.metrics["accuracy"] > 0.7
+    assert method(batch).item() < 0.3 and method.metrics["accuracy"] > 0.9
 
 
 def test_continuation_is_what_a_step_by_step_forward_says_whatever_the_length_of_the_prompt() -> None:

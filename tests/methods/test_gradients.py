@@ -18,7 +18,7 @@ IMAGE = [
     if methods.describe(name).kind == "image" and methods.load(name).encoder_needs is None
 ]
 SMALL_VIT = partial(from_timm.vit_small, blocks=2, width=48)
-"""Its blocks are all alike, so that fewer and narrower ones show as much."""
+"""Its blocks are all alike, so that fewer show as much; the other networks are narrow, with the same kernels."""
 NETWORKS = [("conv4", 16), ("conv4", 32), ("resnet10", 24), ("resnet10", 32), ("vit-small", 32)]
 
 

@@ -127,12 +127,11 @@ class Borders(Fixed):
         return 4 * F.adaptive_avg_pool1d(sides, 4).flatten(1) - 2
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_texture_that_continues_over_the_seams_is_a_shortcut_which_gaps_close(seed):
+def test_texture_that_continues_over_the_seams_is_a_shortcut_which_gaps_close():
     """Images of blurred noise have no layout: only the seams tell in which order their tiles were."""
 
     def last_loss(tile_ratio: float) -> float:
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         method = Jigsaw(Borders(), permutations=2, grid=2, tile_ratio=tile_ratio, crop=1.0, head_dim=128)
         optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)
         losses = []

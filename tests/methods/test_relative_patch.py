@@ -229,7 +229,7 @@ def test_layout_is_learned():
     images += torch.linspace(200, 0, 32)[:, None].to(torch.uint8)
     images[:, 0] += torch.linspace(50, 0, 32).to(torch.uint8)
     method = RelativePatch(encoders.build("conv4", image_size=32), head_dim=64, **PLAIN)  # type: ignore[arg-type]
-    assert last_loss(method, lambda: images, 30) < 1.0
+    assert last_loss(method, lambda: images, 40) < 1.0
 
 
 def test_small_patches_are_enlarged_and_grey_images_keep_their_values():

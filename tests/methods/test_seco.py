@@ -183,6 +183,7 @@ def test_training_step_in_bfloat16_is_finite() -> None:
     assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
 
 
+@pytest.mark.usefixtures("wide_networks")
 @pytest.mark.parametrize("unrelated", [False, True])
 def test_a_place_is_recognised_at_other_times_unless_its_images_are_unrelated(unrelated: bool) -> None:
     """On places never seen."""

@@ -185,7 +185,7 @@ def test_the_encoder_reads_single_frames_and_every_weight_learns():
     batch = {"video": torch.randint(0, 256, (8, 16, 3, 16, 16), dtype=torch.uint8)}
     method(batch).backward()
     assert all(parameter.grad is not None for parameter in method.parameters())
-    assert encoder.frame(torch.rand(2, 3, 16, 16)).shape == (2, 256)
+    assert encoder.frame(torch.rand(2, 3, 16, 16)).shape == (2, encoder.dim)
     with pytest.raises(ValueError, match="single frames"):
         ShuffleAndLearn(encoders.build("lstm-16", kind="video"))
 

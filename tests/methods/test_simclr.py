@@ -49,7 +49,7 @@ def layers(network: nn.Module) -> list[tuple[int, int]]:
 def test_the_defaults_are_version_1() -> None:
     torch.manual_seed(0)
     encoder = encoders.build("conv4", image_size=16)
-    first, second = nn.Linear(256, 256, bias=False), nn.Linear(256, 128, bias=False)
+    first, second = nn.Linear(64, 64, bias=False), nn.Linear(64, 128, bias=False)
     method = build()
     assert not len(method.encoder.neck) and "neck" not in method.encoder.config
     assert method.state_dict().keys() - {f"encoder.{name}" for name in encoder.state_dict()} == {
@@ -68,9 +68,9 @@ def test_the_defaults_are_version_1() -> None:
 
 def test_version_2_has_a_deeper_head_of_which_one_layer_becomes_part_of_the_encoder() -> None:
     deeper = build(head_layers=3)
-    assert layers(deeper.head) == [(256, 256), (256, 256), (256, 128)] and not len(deeper.encoder.neck)
+    assert layers(deeper.head) == [(64, 64), (64, 64), (64, 128)] and not len(deeper.encoder.neck)
     method = build(head_layers=3, feature_layer=1)
-    assert layers(method.encoder.neck) == [(256, 256)] and layers(method.head) == [(256, 256), (256, 128)]
+    assert layers(method.encoder.neck) == [(64, 64)] and layers(method.head) == [(64, 64), (64, 128)]
     method.eval()
     x = torch.rand(4, 3, 16, 16)
     pooled = method.encoder.trunk(method.encoder.adapt(x))
@@ -106,15 +106,15 @@ def test_a_run_keeps_the_layer_with_its_encoder(tmp_path: Path) -> None:
     images = photos(24)
     run = pretrain("simclr", images, out=tmp_path / "run", steps=2, quiet=True, **options)
     x = torch.rand(3, 3, 16, 16)
-    assert layers(run.encoder.neck) == [(256, 256)] * 2 and run.encoder.config["neck"] == [256, 256]
-    assert layers(run.method.encoder.neck) == [(256, 256)] * 2 and layers(run.method.head) == [(256, 8)]
+    assert layers(run.encoder.neck) == [(64, 64)] * 2 and run.encoder.config["neck"] == [64, 64]
+    assert layers(run.method.encoder.neck) == [(64, 64)] * 2 and layers(run.method.head) == [(64, 8)]
     torch.testing.assert_close(run.method.encoder(x), run.encoder(x))
     twin = untrained(run.encoder)
     assert twin.state_dict().keys() == run.encoder.state_dict().keys()
     assert not torch.equal(twin.neck[0].weight, run.encoder.neck[0].weight)
     assert export(run, tmp_path / "out.safetensors").difference == 0
     longer = pretrain("simclr", images, out=tmp_path / "run", resume=True, steps=3, quiet=True)
-    assert layers(longer.encoder.neck) == [(256, 256)] * 2
+    assert layers(longer.encoder.neck) == [(64, 64)] * 2
 
 
 def test_a_layer_that_the_head_lacks_is_refused() -> None:
@@ -126,12 +126,12 @@ def test_weights_of_a_run_bring_its_layer_which_cannot_be_undone(tmp_path: Path)
     build(head_layers=3, feature_layer=2).encoder.save(tmp_path / "encoder.safetensors")
     saved = encoders.load(tmp_path / "encoder.safetensors")
     built = encoders.build("conv4", image_size=16, weights=tmp_path / "encoder.safetensors")
-    again = encoders.build("conv4", image_size=16, neck=[256], weights=tmp_path / "encoder.safetensors")
+    again = encoders.build("conv4", image_size=16, neck=[64], weights=tmp_path / "encoder.safetensors")
     x = torch.rand(3, 3, 16, 16)
     for encoder in (built, again):
-        assert encoder.config["neck"] == [256, 256]
+        assert encoder.config["neck"] == [64, 64]
         torch.testing.assert_close(encoder.eval()(x), saved.eval()(x))
-    assert layers(SimCLR(built, head_layers=4, feature_layer=3).encoder.neck) == [(256, 256)] * 3
+    assert layers(SimCLR(built, head_layers=4, feature_layer=3).encoder.neck) == [(64, 64)] * 3
     with pytest.raises(
         ValueError, match="feature_layer must be at least 3, the layers that the encoder has, got 1"
     ):

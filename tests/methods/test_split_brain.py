@@ -1,10 +1,13 @@
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from unlabeled import encoders
+from unlabeled.encoders import image as networks
+from unlabeled.encoders import split, stages
 from unlabeled.methods.split_brain import SplitBrain, loss
 from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
 from unlabeled.parts.color_bins import equal_bins
@@ -12,8 +15,13 @@ from unlabeled.worlds import rooms
 
 
 @pytest.fixture(autouse=True)
-def seed():
+def narrow(monkeypatch: pytest.MonkeyPatch):
+    """Halves with a quarter of the channels."""
     torch.manual_seed(0)
+    quarter = partial(
+        split.split, lambda channels, size, share: stages.conv4(channels, size, share=4 * share)
+    )
+    monkeypatch.setitem(networks.NAMES, "split-conv4", quarter)
 
 
 def method(size=16, channels=3, **options):
@@ -74,7 +82,7 @@ def test_features_of_both_halves_are_concatenated_and_no_weight_is_shared():
     encoder = encoders.build("split-conv4", image_size=16, input="lab").eval()
     x = images(2)
     first, second = encoder.trunk.halves(encoder.adapt(x))
-    assert encoder.dim == 256 and encoder.map_dims == {"s1": 32, "s2": 64, "s3": 128, "s4": 256}
+    assert encoder.dim == 64 and encoder.map_dims == {"s1": 8, "s2": 16, "s3": 32, "s4": 64}
     for name, map_ in encoder.maps(x).items():
         assert torch.equal(map_, torch.cat([first[name], second[name]], 1))
     expected = torch.cat([first["s4"], second["s4"]], 1).mean((2, 3))

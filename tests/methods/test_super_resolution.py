@@ -126,6 +126,7 @@ def test_first_loss_is_that_of_the_upsampled_image(loss):
     assert abs(network.metrics["gain"]) < 0.1
 
 
+@pytest.mark.usefixtures("wide_networks")
 def test_edges_are_sharper_than_upsampled_ones_and_agree_with_the_downsampled_image():
     network = train(method(), edges, steps=120)
     fresh = edges(64)

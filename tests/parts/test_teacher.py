@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from unlabeled.method import Method
-from unlabeled.parts.teacher import Teacher, cosine_momentum
+from unlabeled.parts.teacher import Teacher, cosine_momentum, token_targets
 
 
 @pytest.mark.parametrize(
@@ -163,3 +163,13 @@ def test_teachers_are_updated_once_whether_or_not_hooks_call_super() -> None:
         nn.init.constant_(method.encoder.weight, 8.0)
         method.after_step(0.5)
         assert kind.order == [("prepare", 4.0), ("mixin", 6.0)]
+
+
+def test_targets_of_tokens_are_normalised_and_their_spread_shows_a_collapse() -> None:
+    tokens = torch.randn(50, 20, 16) * torch.linspace(1, 3, 16) + 7
+    targets, spread = token_targets(tokens)
+    torch.testing.assert_close(targets.mean(2), torch.zeros(50, 20), atol=1e-5, rtol=0)
+    torch.testing.assert_close(targets.var(2, correction=0), torch.ones(50, 20), atol=1e-3, rtol=0)
+    assert spread.item() == pytest.approx(2.0, rel=0.05)
+    targets, spread = token_targets(tokens[:1, :1].expand(50, 20, -1))
+    assert spread.item() < 1e-5 and targets.var(2).min() > 0.9  # the targets themselves do not show it

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from unlabeled.parts.token_masks import cover, numbers, pick, random_cells, rectangles, tubes
+from unlabeled.parts.token_masks import blockwise, cover, numbers, pick, random_cells, rectangles, tubes
 
 CPU = torch.device("cpu")
 MANY = 20_000
@@ -81,6 +81,30 @@ def test_cover_is_the_union_but_leaves_enough_visible() -> None:
             both = hidden | set(region.nonzero()[:, 0].tolist())
             hidden = both if 12 - len(both) >= 4 else hidden
         assert set(result.nonzero()[:, 0].tolist()) == hidden
+
+
+def test_cover_counts_what_is_hidden_anyway() -> None:
+    regions, hidden = torch.rand(300, 4, 12) < 0.2, torch.rand(300, 12) < 0.3
+    before = hidden.clone()
+    covered = cover(regions, 4, hidden)
+    plain = cover(torch.cat([hidden[:, None], regions], 1), 4)
+    enough = (~hidden).sum(1) >= 4
+    assert torch.equal(covered[enough], plain[enough]) and torch.equal(covered[~enough], hidden[~enough])
+    assert torch.equal(hidden, before) and bool(enough.any() and (covered & ~hidden).any())
+
+
+@pytest.mark.parametrize(("grid", "hidden"), [((14, 14), 75), ((8, 8), 25), ((8, 8), 38), ((2, 3), 1)])
+def test_blockwise_masks_are_exact_in_blocks_and_symmetric(grid: tuple[int, int], hidden: int) -> None:
+    masks = blockwise(4000, grid, hidden, CPU).view(-1, *grid)
+    assert bool((masks.sum((1, 2)) == hidden).all())
+    often = masks.float().mean(0)
+    assert often.min() > 0
+    for mirrored in (often.flip(0), often.flip(1)):
+        assert (often - mirrored).abs().max() < 0.06
+    if hidden > 20:  # neighbours are alike far more often than in random cells
+        alike = (masks[:, 1:] == masks[:, :-1]).float().mean()
+        share = hidden / masks[0].numel()
+        assert alike > 0.3 + 0.7 * (share**2 + (1 - share) ** 2)
 
 
 def test_tubes_are_the_same_at_all_times() -> None:

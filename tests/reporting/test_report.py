@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from unlabeled.data import open_data
+from unlabeled.data import open_data, worlds
 from unlabeled.evaluation import Scores, geometry
 from unlabeled.method import Waveforms
 from unlabeled.reporting import charts, pictures, report, sounds, tables
@@ -200,6 +200,13 @@ def test_tasks_that_train_show_their_predictions_and_the_scores_of_classes(tmp_p
     assert '<th scope="col">dog</th>' in scores and "<td>0.6</td>" in scores
 
 
+@pytest.fixture
+def small_worlds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of built-in sets no more samples are made than are taken."""
+    monkeypatch.setattr(worlds, "SIZES", dict.fromkeys(worlds.SIZES, (16, 8)))
+
+
+@pytest.mark.usefixtures("small_worlds", "small_networks")
 def test_masks_are_carried_along_where_the_data_has_them(tmp_path: Path) -> None:
     data = open_data("blobs").subset(torch.arange(16))
     settings = {"steps": 1, "batch_size": 8, "quiet": True, "encoder": "frames-conv4", "image_size": 32}
@@ -211,6 +218,7 @@ def test_masks_are_carried_along_where_the_data_has_them(tmp_path: Path) -> None
     assert "tracks" not in sections(report(run, data=data).read_text(encoding="utf-8"))
 
 
+@pytest.mark.usefixtures("small_worlds", "small_networks")
 def test_demonstrations_are_imitated_where_an_arm_can_be_moved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,8 @@ from unlabeled.training.duration import Costs, seconds_of, steps_within
 from unlabeled.training.schedule import Cut, Schedule, learning_rate
 from unlabeled.training.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("small_networks")
+
 FAST: dict[str, Any] = {"batch_size": 8, "encoder": "conv4"}
 
 
@@ -156,19 +158,26 @@ def test_a_run_longer_than_the_time_takes_the_fewest_steps_and_says_so(
     )
 
 
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fewest steps that are chosen for small data are 60: 20 epochs of 24 samples."""
+    monkeypatch.setattr("unlabeled.training.settings.FEWEST_STEPS", 60)
+
+
+@pytest.mark.usefixtures("few_steps")
 def test_small_data_is_not_memorised_to_fill_the_time(
     clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Brief(Compiled):
-        most_epochs = 84
+        most_epochs = 20
         seconds = 0.01
 
     run = unlabeled.pretrain(
         Brief, pictures(), out=tmp_path / "run", encoder=network(), minutes=60, batch_size=8
     )
-    assert run.config["settings"]["epochs"] == 84 and "steps" not in run.config["settings"]
+    assert run.config["settings"]["epochs"] == 20 and "steps" not in run.config["settings"]
     said = capsys.readouterr().err
-    assert "of 60 min, as no more than 84 epochs are chosen for this data" in said
+    assert "of 60 min, as no more than 20 epochs are chosen for this data" in said
 
 
 def test_a_method_with_steps_of_its_own_takes_no_more_of_them_to_fill_the_time(
@@ -207,11 +216,12 @@ def test_trial_steps_leave_no_trace_in_the_weights(method: str, tmp_path: Path) 
     assert not list((tmp_path / "timed").glob(".*"))
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_a_method_that_cannot_be_copied_has_a_length_without_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Held(Compiled):
-        most_epochs = 84
+        most_epochs = 20
 
         def __init__(self, encoder: nn.Module) -> None:
             super().__init__(encoder)
@@ -221,8 +231,8 @@ def test_a_method_that_cannot_be_copied_has_a_length_without_time(
     with pytest.raises(ValueError, match="epochs or steps must be given for a method that cannot be copied"):
         unlabeled.pretrain(Held, pictures(), out=tmp_path / "a", minutes=1, **settings)
     run = unlabeled.pretrain(Held, pictures(), out=tmp_path / "b", **settings)
-    assert run.config["settings"]["epochs"] == 84
-    assert "84 epochs, whatever time they take: epochs or steps must be given" in capsys.readouterr().err
+    assert run.config["settings"]["epochs"] == 20
+    assert "20 epochs, whatever time they take: epochs or steps must be given" in capsys.readouterr().err
 
 
 def test_time_limits_what_nobody_named() -> None:
@@ -470,7 +480,9 @@ def test_resume_starts_afresh_where_nothing_is_there_and_says_so(
 
 
 KILLED = """
-import os, signal, sys, torch, unlabeled
+import functools, os, signal, sys, torch, unlabeled
+from unlabeled.encoders import image, stages
+image.NAMES["conv4"] = functools.partial(stages.conv4, share=4)  # as in small_networks
 images = torch.randint(0, 256, (24, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 kill = lambda step: step == 3 and os.kill(os.getpid(), signal.SIGKILL)
 unlabeled.pretrain("moco", images, out=sys.argv[1], steps=8, batch_size=8, encoder="conv4", queue=16, on_step=kill)

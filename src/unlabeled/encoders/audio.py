@@ -1,4 +1,4 @@
-"""Encoders of sounds: networks and dictionaries on log-mel spectrograms, CPC's and wav2vec 2.0's on the waveform.
+"""Encoders of sounds: networks and dictionaries on log-mel spectrograms, CPC's, PASE's and wav2vec 2.0's on waveforms.
 
 `inputs` gives a pair: waveforms, float, shape (batch, samples), and their true lengths in samples, int64, shape
 (batch,). Padding after the end of a sound changes none of its features.
@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.encoders import cpc, mel_transformer, transformers_folder
+from unlabeled.encoders import cpc, mel_transformer, pase, transformers_folder
 from unlabeled.encoders.cpc import CPCNetwork
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.encoders.mel_code import MelCode, mel_code
 from unlabeled.encoders.mel_transformer import MelTransformer
+from unlabeled.encoders.pase import PASENetwork
 from unlabeled.encoders.recurrent import by_length
 from unlabeled.encoders.wav2vec2 import SIZES, Standardized, Wav2Vec2Network
 from unlabeled.parts import ragged
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMES", "AudioEncoder", "Convolutional", "Recurrent", "Spectra", "build", "fitted"]
 
-NAMES = ["gru2-256", "gru3", "audio-conv", "mel-dictionary-256", *mel_transformer.SIZES, *cpc.SIZES, *SIZES]
+NAMES = ["gru2-256", "gru3", "audio-conv", "mel-dictionary-256"]
+NAMES += [*mel_transformer.SIZES, *cpc.SIZES, *pase.SIZES, *SIZES]
 """The default first; gruN and gruN-W have any number of layers and width, mel-dictionary-ATOMS and
 mel-dictionary-ATOMS-FRAMES any number of atoms and frames of a patch."""
 STATISTICS_SECONDS = 10.0
@@ -177,6 +179,11 @@ class AudioEncoder(Encoder):
         return isinstance(self.trunk, CPCNetwork)
 
     @property
+    def is_pase(self) -> bool:
+        """Whether `trunk` is a `PASENetwork`."""
+        return isinstance(self.trunk, PASENetwork)
+
+    @property
     def masks_mel(self) -> bool:
         """Whether tokens of a spectrogram can be masked before its transformer."""
         return isinstance(self.trunk, MelTransformer)
@@ -284,6 +291,8 @@ def build(name: str, *, sample_rate: int = 16_000, bins: int | None = None) -> A
         return AudioEncoder(spectra, MelTransformer(bins, mel_transformer.SIZES[name]), config)
     if name in cpc.SIZES:
         return AudioEncoder(Standardized(), CPCNetwork(cpc.SIZES[name], sample_rate), config)
+    if name in pase.SIZES:
+        return AudioEncoder(Standardized(), PASENetwork(pase.SIZES[name], sample_rate), config)
     return AudioEncoder(Standardized(), Wav2Vec2Network(name, sample_rate), config)
 
 

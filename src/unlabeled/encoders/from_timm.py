@@ -1,12 +1,15 @@
 """Networks of the timm library with random weights, read as a vector, as named maps and as tokens."""
 
-from functools import cache
+from contextlib import ExitStack
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unlabeled.check import UserError
+from unlabeled.encoders.saved import TooLarge
+from unlabeled.parts.token_masks import pick
 
 __all__ = ["FromTimm", "any_timm", "resnet", "vit_small"]
 
@@ -50,33 +53,43 @@ class FromTimm(nn.Module):
         maps = self.model.forward_intermediates(x, norm=self.is_vit, intermediates_only=True)
         return dict(zip(self.map_dims, maps, strict=True))
 
-    def tokens(self, x: Tensor, keep: Tensor | None) -> Tensor:
-        """Tokens of a ViT that sees only some patches, those of `keep`, or all."""
-        if keep is None:
+    def tokens(self, x: Tensor, keep: Tensor | None, masked: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Tokens of a ViT that sees only some patches; arguments as in `ImageEncoder.tokens`."""
+        with ExitStack() as hooks:
+            if masked is not None:  # before the positions are added
+                hooks.callback(self.model.patch_embed.register_forward_hook(partial(_mask, *masked)).remove)
+            if keep is not None:  # after that and before the blocks, where timm itself drops patches
+                drop = partial(_drop, keep, self.model.num_prefix_tokens)
+                hooks.callback(self.model.patch_drop.register_forward_hook(drop).remove)
             return self.model.forward_features(x)
-        prefix = self.model.num_prefix_tokens
-
-        def drop(module: nn.Module, inputs: Any, tokens: Tensor) -> Tensor:
-            patches = tokens[:, prefix:].gather(1, keep[:, :, None].expand(-1, -1, tokens.shape[2]))
-            return torch.cat([tokens[:, :prefix], patches], 1)
-
-        # After the positions and before the blocks, where timm itself drops patches.
-        handle = self.model.patch_drop.register_forward_hook(drop)
-        try:
-            return self.model.forward_features(x)
-        finally:
-            handle.remove()
 
 
-def resnet(name: str, in_channels: int, image_size: int) -> FromTimm:
+def _mask(hidden: Tensor, token: Tensor, module: nn.Module, inputs: Any, patches: Tensor) -> Tensor:
+    """Embedded patches, some of which are replaced."""
+    return torch.where(hidden.view(*patches.shape[:-1], 1), token.to(patches), patches)
+
+
+def _drop(keep: Tensor, prefix: int, module: nn.Module, inputs: Any, tokens: Tensor) -> Tensor:
+    """Those before the patches, and some of the patches."""
+    return torch.cat([tokens[:, :prefix], pick(tokens[:, prefix:], keep)], 1)
+
+
+def resnet(name: str, in_channels: int, image_size: int, *, share: int = 1) -> FromTimm:
     """ResNet of timm; for images up to 64 pixels with a 3x3 first layer, no stride and no pooling.
 
     `resnet10` is small and fast at any size: width 32, one block per stage, a 3x3 first layer of stride 2.
+    `share` divides its widths.
     """
     if name == "resnet10":
-        narrow: dict[str, Any] = {"layers": (1, 1, 1, 1), "channels": (32, 64, 128, 256)}
+        widths = tuple(width // share for width in (32, 64, 128, 256))
+        narrow: dict[str, Any] = {"layers": (1, 1, 1, 1), "channels": widths}
         # Only timm's deep stem lets the first width be chosen; it is then replaced by a single layer.
-        narrow |= {"stem_type": "deep", "stem_width": 16, "zero_init_last": False, "in_chans": in_channels}
+        narrow |= {
+            "stem_type": "deep",
+            "stem_width": 16 // share,
+            "zero_init_last": False,
+            "in_chans": in_channels,
+        }
         trunk = FromTimm("resnet18", standard=False, **narrow)
         _replace_stem(trunk.model, in_channels, stride=2)
         return trunk
@@ -87,8 +100,13 @@ def resnet(name: str, in_channels: int, image_size: int) -> FromTimm:
     return trunk
 
 
-def vit_small(in_channels: int, image_size: int, *, blocks: int = 4, width: int = 192) -> FromTimm:
-    """ViT of some blocks on about 8 x 8 patches, with fixed sine and cosine positions."""
+def vit_small(
+    in_channels: int, image_size: int, *, blocks: int = 4, width: int = 192, gap: bool = False
+) -> FromTimm:
+    """ViT of some blocks on about 8 x 8 patches, with fixed sine and cosine positions.
+
+    Its vector is the class token, or with `gap`, global average pooling, the mean of the normed tokens of the patches.
+    """
     from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 
     sizes = [image_size // patches for patches in range(4, 17) if image_size % patches == 0]
@@ -103,10 +121,13 @@ def vit_small(in_channels: int, image_size: int, *, blocks: int = 4, width: int 
         embed_dim=width,
         in_chans=in_channels,
         dynamic_img_size=True,
+        **({"class_token": False, "global_pool": "avg", "fc_norm": False} if gap else {}),
     )
     positions = trunk.model.pos_embed.requires_grad_(False)
     positions.zero_()
-    positions[0, 1:] = build_sincos2d_pos_embed(list(trunk.model.patch_embed.grid_size), trunk.dim)
+    positions[0, trunk.model.num_prefix_tokens :] = build_sincos2d_pos_embed(
+        list(trunk.model.patch_embed.grid_size), trunk.dim
+    )
     return trunk
 
 
@@ -150,6 +171,8 @@ def _runs(name: str, arguments: dict[str, Any], image_size: int) -> bool:
         with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
             model = FromTimm(name, **arguments).eval()
             model(torch.zeros(1, arguments["in_chans"], image_size, image_size))
+    except TooLarge:
+        raise
     except Exception:  # timm asserts, or lets torch fail, where a size does not fit
         return False
     return True

@@ -15,6 +15,7 @@ from unlabeled.check import UserError
 from unlabeled.encoders import dictionary, from_timm, pixel_gpt, split, stages
 from unlabeled.encoders.adapt import Adapt, Input
 from unlabeled.encoders.encoder import Encoder
+from unlabeled.encoders.saved import TooLarge
 from unlabeled.parts import augment
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ NAMES: dict[str, Callable[[int, int], Any]] = {
     "dense": stages.dense,
     "nin": stages.nin,
     "vit-small": from_timm.vit_small,
+    "vit-gap-tiny": partial(from_timm.vit_small, width=96, gap=True),
+    "vit-gap-small": partial(from_timm.vit_small, gap=True),
     "resnet50": partial(from_timm.resnet, "resnet50"),
     dictionary.NAME: partial(dictionary.dictionary, dictionary.NAME),
     "split-conv4": partial(split.split, stages.conv4),
@@ -195,12 +198,16 @@ class ImageEncoder(Encoder):
         check.choice(self.map_dims, layer=layer)
         return pool(self.maps(x)[layer])
 
-    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+    def tokens(
+        self, x: Tensor, keep: Tensor | None = None, masked: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """Tokens of a ViT that sees only some patches.
 
         Args:
             x: Images, float, shape (batch, in_channels, height, width), in 0..1.
             keep: Indices of the patches to see, counted row by row, int64, shape (batch, kept); None for all.
+            masked: Patches to replace, bool, shape (batch, patches), and the embedded patch, float, shape (dim,), that
+                replaces each of them before its position is added; None for none.
 
         Returns:
             Float, shape (batch, prefix_tokens + kept, dim): the class token, then the patches as in `keep`.
@@ -210,7 +217,7 @@ class ImageEncoder(Encoder):
         """
         if not self.is_vit:
             raise UserError(f"encoder must be a ViT such as vit-small, got {self.config['name']}")
-        return self.trunk.tokens(self.adapt(x), keep)
+        return self.trunk.tokens(self.adapt(x), keep, masked)
 
 
 def pool(maps: Tensor) -> Tensor:
@@ -276,6 +283,8 @@ def refusal(name: str, channels: int, image_size: int) -> str:
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
             make(channels, image_size).eval()(torch.zeros(1, channels, image_size, image_size))
+    except TooLarge:
+        raise
     except Exception as error:  # networks refuse sizes in ways of their own
         return check.reason(error)
     return ""

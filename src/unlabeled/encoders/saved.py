@@ -13,10 +13,16 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.encoders.encoder import Encoder
 
-__all__ = ["is_ours", "load_weights", "no_larger_than", "read_header"]
+__all__ = ["TooLarge", "is_ours", "load_weights", "no_larger_than", "read_header"]
 
 LARGEST_NUMBER = 2**18
 """Number that any encoder may be built from, such as its samples per second; larger ones count its weights."""
+TRIALS = 4
+"""Most times that an architecture is built on the meta device to find out what it takes."""
+
+
+class TooLarge(UserError):
+    """An architecture has more weights than the file that claims it."""
 
 
 def read_header(path: Path) -> tuple[dict[str, str], dict[str, int]]:
@@ -81,19 +87,21 @@ def no_larger_than(weights: int, config: Mapping[str, Any]) -> Iterator[None]:
     """Stop building the architecture that a file claims once it has more weights than the file can fill.
 
     Raises:
-        ValueError: It has.
+        TooLarge: It has.
     """
     largest = max((value for value in config.values() if isinstance(value, int)), default=0)
     if largest > max(LARGEST_NUMBER, weights):
-        raise UserError(f"{largest} is more than the {weights} weights that it holds")
-    left = 2 * weights + LARGEST_NUMBER
+        raise TooLarge(f"{largest} is more than the {weights} weights that it holds")
+    most = 2 * weights + LARGEST_NUMBER
+    # On the meta device nothing takes memory, but time; a network is built there again for each size that is tried.
+    left = {False: most, True: TRIALS * most}
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal left
-        # On the meta device, where sizes are tried out, nothing takes memory.
-        left -= 0 if parameter is None or parameter.is_meta else parameter.numel()
-        if left < 0:
-            raise UserError(f"its architecture has more weights than the {weights} that it holds")
+        if parameter is None:
+            return
+        left[parameter.is_meta] -= parameter.numel()
+        if left[parameter.is_meta] < 0:
+            raise TooLarge(f"its architecture has more weights than the {weights} that it holds")
 
     handle = register_module_parameter_registration_hook(count)
     try:

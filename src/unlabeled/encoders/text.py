@@ -16,6 +16,7 @@ from unlabeled.encoders import transformers_folder
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.encoders.text_trunks import (
     NAMES,
+    ROTARY,
     WINDOWS,
     TextInput,
     TokenWindow,
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMES", "TextEncoder", "TextInput", "build", "fitted", "mean_of_real"]
 
-LENGTH = 128
-"""Tokens that an encoder reads at once, special ones included."""
+LENGTH, ROTARY_LENGTH = 128, 512
+"""Tokens that an encoder reads at once, special ones included, by default; rotary positions have no weights."""
 
 VOCABULARY = (512, 8000)
 """Fewest and most tokens of a vocabulary."""
@@ -263,13 +264,13 @@ def enclosed(tokens: Tensor, mask: Tensor, first: int, last: int) -> tuple[Tenso
     return tokens, torch.arange(tokens.shape[1], device=tokens.device) <= ends
 
 
-def build(name: str, *, tokenizer: str | None = None, length: int = LENGTH) -> TextEncoder:
+def build(name: str, *, tokenizer: str | None = None, length: int | None = None) -> TextEncoder:
     """Build an encoder of texts with random weights.
 
     Args:
         name: One of `NAMES`.
         tokenizer: A tokenizer of the `tokenizers` library as JSON.
-        length: Most tokens that are read at once.
+        length: Most tokens that are read at once; None takes 128, 512 for rotary positions.
 
     Raises:
         ValueError: There is no such name, or no tokenizer.
@@ -277,6 +278,8 @@ def build(name: str, *, tokenizer: str | None = None, length: int = LENGTH) -> T
     from tokenizers import Tokenizer
 
     check.choice(NAMES, encoder=name)
+    if length is None:
+        length = ROTARY_LENGTH if name.startswith(ROTARY) else LENGTH
     check.at_least(8, length=length)
     if tokenizer is None:
         raise UserError(f"tokenizer must be given to build {name}; encoders.fitted learns one from data")
@@ -285,13 +288,15 @@ def build(name: str, *, tokenizer: str | None = None, length: int = LENGTH) -> T
     return TextEncoder(network, config)
 
 
-def fitted(name: str, data: "Data", *, length: int = LENGTH, vocabulary: int | None = None) -> TextEncoder:
+def fitted(
+    name: str, data: "Data", *, length: int | None = None, vocabulary: int | None = None
+) -> TextEncoder:
     """Build an encoder for texts: its tokenizer and the weights of the tokens are learned from them.
 
     Args:
         name: One of `NAMES`.
         data: The texts.
-        length: Most tokens that are read at once.
+        length: As in `build`.
         vocabulary: Most tokens of the vocabulary; None takes one for every 100 characters, 512 to 8,000.
     """
     check.choice(NAMES, encoder=name)
@@ -304,7 +309,7 @@ def fitted(name: str, data: "Data", *, length: int = LENGTH, vocabulary: int | N
     check.at_least(VOCABULARY[0], vocabulary=vocabulary)
     tokenizer = learn_tokenizer(texts, _family(name), vocabulary)
     encoder = build(name, length=length, tokenizer=tokenizer.to_str())
-    tokens = encoder.encode([text[: 16 * length] for text in texts])
+    tokens = encoder.encode([text[: 16 * encoder.length] for text in texts])
     encoder.adapt.fit(tokens)
     if encoder.family == "bert":
         unknown = sum(row.count(encoder.special("[UNK]")) for row in tokens) / max(sum(map(len, tokens)), 1)

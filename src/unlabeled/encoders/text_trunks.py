@@ -1,12 +1,27 @@
-"""Networks of text encoders: the transformers of BERT and GPT-2, and the window of few tokens of Bengio and others."""
+"""Networks of text encoders: the transformers of BERT, ModernBERT and GPT-2, and the token window of Bengio and others.
 
-from typing import Any, NamedTuple
+`bert-rotary-` networks are ModernBERT: Warner, Chaffin, Clavié, Weller, Hallström, Taghadouini and others, "Smarter,
+Better, Faster, Longer: A Modern Bidirectional Encoder", 2024, https://arxiv.org/abs/2412.13663. Queries and keys are
+rotated by their position, so that attention depends on distances only; two layers of three see 64 tokens to each side;
+no layer has biases, and there are no segments: [SEP] alone separates two texts.
+"""
+
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["NAMES", "TextInput", "TokenWindow", "Transformer", "make_trunk", "mean_of_real"]
+__all__ = [
+    "NAMES",
+    "ROTARY",
+    "TextInput",
+    "TokenWindow",
+    "Transformer",
+    "make_narrow",
+    "make_trunk",
+    "mean_of_real",
+]
 
 TRANSFORMERS: dict[str, tuple[int, int, int]] = {
     "bert-tiny": (2, 128, 2),
@@ -14,13 +29,18 @@ TRANSFORMERS: dict[str, tuple[int, int, int]] = {
     "bert-small": (4, 512, 8),
     "bert-medium": (8, 512, 8),
     "bert-base": (12, 768, 12),
+    "bert-rotary-tiny": (2, 128, 2),
+    "bert-rotary-mini": (4, 256, 4),
+    "bert-rotary-small": (4, 512, 8),
+    "bert-rotary-medium": (8, 512, 8),
+    "bert-rotary-base": (22, 768, 12),
     "gpt-tiny": (2, 128, 2),
     "gpt-mini": (4, 256, 4),
     "gpt-small": (4, 512, 8),
     "gpt-medium": (8, 512, 8),
     "gpt-base": (12, 768, 12),
 }
-"""Layers, width and attention heads by name; `gpt-base` is the smallest GPT-2."""
+"""Layers, width and attention heads by name; `gpt-base` is the smallest GPT-2, `bert-rotary-base` ModernBERT-base."""
 WINDOWS: dict[str, tuple[int, int, int]] = {
     "nplm-tiny": (4, 32, 64),
     "nplm-small": (4, 64, 128),
@@ -28,6 +48,7 @@ WINDOWS: dict[str, tuple[int, int, int]] = {
 }
 """Tokens of the window, width of their vectors and width of the hidden layer by name."""
 NAMES = TRANSFORMERS | WINDOWS
+ROTARY = "bert-rotary-"
 END_NUMBER = 0
 """Number of the token that ends and begins a text, in all vocabularies of pairs of bytes."""
 
@@ -50,7 +71,7 @@ class Transformer(nn.Module):
     """A model of transformers whose vector is the mean over the real tokens of the last layer.
 
     Args:
-        model: `BertModel` or `GPT2Model`.
+        model: `BertModel`, `ModernBertModel` or `GPT2Model`.
         causal: Whether a token sees only earlier ones; padding at the end then needs no mask.
     """
 
@@ -68,6 +89,14 @@ class Transformer(nn.Module):
         """Vectors of the tokens."""
         return self.model.get_input_embeddings()
 
+    def set_dropout(self, share: float) -> None:
+        """Drop a share of the activations and of the attention in training, 0..1."""
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = share
+            if hasattr(module, "attention_dropout"):  # a number in ModernBERT
+                cast(Any, module).attention_dropout = share
+
     def states(self, x: TextInput) -> list[Tensor]:
         """Embedding and every layer's output, float, shape (batch, length, dim) each."""
         return list(self._run(x, output_hidden_states=True).hidden_states)
@@ -83,9 +112,9 @@ class Transformer(nn.Module):
     def _run(self, x: TextInput, **options: Any) -> Any:
         if self.causal:
             return self.model(input_ids=x.tokens, use_cache=False, **options)
-        return self.model(
-            input_ids=x.tokens, attention_mask=x.mask.long(), token_type_ids=x.segment, **options
-        )
+        if hasattr(self.model.config, "type_vocab_size"):  # else it has no segments
+            options["token_type_ids"] = x.segment
+        return self.model(input_ids=x.tokens, attention_mask=x.mask.long(), **options)
 
 
 class TokenWindow(nn.Module):
@@ -156,13 +185,34 @@ def make_trunk(name: str, vocabulary: int, length: int) -> Transformer | TokenWi
     """
     if name in WINDOWS:
         return TokenWindow(vocabulary, *WINDOWS[name])
-    return Transformer(_model(name, vocabulary, length).train(), name.startswith("gpt"))
+    model = _model(name, vocabulary, length, *TRANSFORMERS[name])
+    return Transformer(model.train(), name.startswith("gpt"))
 
 
-def _model(name: str, vocabulary: int, length: int) -> Any:
-    """The model of transformers, its weights drawn at random."""
+def make_narrow(name: str, length: int, share: float) -> Any:
+    """A transformer of the same layers with a share of the heads and of the width, for vectors instead of tokens.
+
+    Args:
+        name: One of `NAMES` that is a transformer.
+        length: Most tokens that are read at once.
+        share: Fraction of the width, above 0; at least one head of two units is left.
+
+    Returns:
+        A model of transformers whose `forward` takes `inputs_embeds`, float, shape (batch, length, its hidden_size).
+    """
     layers, width, heads = TRANSFORMERS[name]
+    heads = max(1, round(share * heads))
+    pairs = max(1, round(share * width / heads / 2))  # rotations are of pairs
+    model = _model(name, 1, length, layers, 2 * pairs * heads, heads)
+    model.set_input_embeddings(nn.Identity())
+    return model.train()
+
+
+def _model(name: str, vocabulary: int, length: int, layers: int, width: int, heads: int) -> Any:
+    """The model of transformers, its weights drawn at random."""
     dropout = 0.1 if name.endswith("base") else 0.0  # smaller ones on small data gain from capacity
+    if name.startswith(ROTARY):
+        return _rotary_model(vocabulary, length, layers, width, heads)
     if name.startswith("bert"):
         from transformers import BertConfig, BertModel
 
@@ -193,3 +243,23 @@ def _model(name: str, vocabulary: int, length: int) -> Any:
         eos_token_id=0,
     )
     return GPT2Model(config)
+
+
+def _rotary_model(vocabulary: int, length: int, layers: int, width: int, heads: int) -> Any:
+    """ModernBERT, which has no dropout, with feed-forward layers of 1.5 times the width."""
+    from transformers import ModernBertConfig, ModernBertModel
+
+    config: Any = ModernBertConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=3 * width // 2,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=length,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=None,
+        cls_token_id=None,
+        sep_token_id=None,
+    )
+    return ModernBertModel(config)

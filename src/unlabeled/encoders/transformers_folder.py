@@ -18,7 +18,7 @@ def write_text_model(folder: Path, model: Any, tokenizer: Any, family: Family, l
 
     Args:
         folder: Where to write.
-        model: `BertModel` or `GPT2Model`.
+        model: `BertModel`, `ModernBertModel` or `GPT2Model`.
         tokenizer: A `tokenizers.Tokenizer`.
         family: Whose special tokens it has.
         length: Most tokens that are read at once.
@@ -30,8 +30,9 @@ def write_text_model(folder: Path, model: Any, tokenizer: Any, family: Family, l
         if family == "gpt"
         else {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     )
-    # GPT-2 would add the vector of a token for each segment.
-    names = ["input_ids", *(["token_type_ids"] if family == "bert" else []), "attention_mask"]
+    # GPT-2 would add the vector of a token for each segment; ModernBERT has none.
+    segments = family == "bert" and hasattr(model.config, "type_vocab_size")
+    names = ["input_ids", *(["token_type_ids"] if segments else []), "attention_mask"]
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=length,

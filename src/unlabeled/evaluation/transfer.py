@@ -246,7 +246,7 @@ def measure(
             column |= {"labels": len(draw(len(images), count, 0))}
             untrained = {name: [one] for name, one in (controls or {}).items()}
             for features, predictions in _by_network(model, images, task, count, part, learn, untrained):
-                measurements = _measurements(task, features, units, predictions, test, model.seed, column)
+                measurements = _measurements(task, features, units, predictions, test, column)
                 if truth is not None and (shown := predictions[0].pictures) is not None:
                     pictures = {"true": truth, features: shown}
                     measurements[0] = replace(measurements[0], pictures=pictures)
@@ -310,13 +310,11 @@ def _measurements(
     units: Sequence[str],
     predictions: Sequence[Predictions],
     test: AnnotatedImages,
-    seed: int,
     column: Mapping[str, Any],
 ) -> list[Measurement]:
     """Scores of one network, with intervals over the test images and the seeds."""
     by_seed = [
-        leave_out_each(one.statistics, len(test), test.groups, seed=seed, most=MOST_LEFT_OUT)
-        for one in predictions
+        leave_out_each(one.statistics, len(test), test.groups, most=MOST_LEFT_OUT) for one in predictions
     ]
     measurements = []
     for number, unit in enumerate(units):

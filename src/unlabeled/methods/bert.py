@@ -5,10 +5,15 @@ the second text of a pair continues the first.
 
 Source: Devlin, Chang, Lee, Toutanova, "BERT: Pre-training of Deep Bidirectional Transformers for Language
 Understanding", 2018, https://arxiv.org/abs/1810.04805
+With `--encoder bert-rotary-tiny --hidden-ratio 0.3 --no-next-sentence` it is the recipe of ModernBERT: Warner, Chaffin,
+Clavié and others, "Smarter, Better, Faster, Longer", 2024, https://arxiv.org/abs/2412.13663. Losses and accuracies at
+different ratios are not comparable.
 Differs: pieces are masked anew each time a text is read; pairs are made within the batch, each random with probability
 one half, where the authors' code also counts every single-sentence chunk as random (58 % of pairs on Wikipedia). Small
 networks have no dropout, bert-base has 0.1. Blocks have 128 tokens. The optimizer is AdamW with an eps of 1e-8, a
 cosine schedule and no clipping by default; the authors' has 1e-6, no bias correction, a linear decay and a clip at 1.
+Encoders with rotary positions have no segments, so that [SEP] alone separates pairs; ModernBERT's batches also pack
+several texts into one row.
 Shortcut: if a masked piece always appeared as [MASK], nothing would prepare for texts without masks, so a tenth of them
 stays as it is and a tenth becomes a random piece. A random second text comes from another document, starts with a
 sentence, and is cut to the length of the true one, so that neither lengths nor ends identify it.

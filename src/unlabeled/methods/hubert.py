@@ -29,8 +29,8 @@ from unlabeled.data.audio.data import Sounds
 from unlabeled.encoders import AudioEncoder
 from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
 from unlabeled.options import Count, Fraction, Positive, PositiveFraction, Several
-from unlabeled.parts import gather, masked_codes, ragged
-from unlabeled.parts.kmeans import kmeans, nearest
+from unlabeled.parts import masked_codes, ragged
+from unlabeled.parts.kmeans import nearest
 from unlabeled.parts.mfcc import MFCC
 from unlabeled.parts.precision import full_precision
 from unlabeled.parts.spans import spans
@@ -145,8 +145,7 @@ class HuBERT(Method[AudioEncoder]):
             parts.append(vectors[ragged.real(frames, vectors.shape[1])])
         points = torch.cat(parts)
         points = points[torch.randperm(len(points))[:FRAMES].to(points.device)]
-        self.centres.copy_(gather.broadcast(kmeans(points, len(self.centres)).centres))
-        self.baseline.copy_(masked_codes.entropy(nearest(points, self.centres), len(self.centres)))
+        masked_codes.find(points, self.centres, self.baseline)
         if not self.baseline > 0:
             raise UserError(f"sounds of {data.name} must have frames that differ, got one cluster for all")
 

@@ -17,28 +17,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unlabeled.check import UserError
 from unlabeled.data.video.data import Videos
 from unlabeled.encoders.video import Clips
 from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
 from unlabeled.options import Count, Range, ViewOptions
 from unlabeled.parts.augment import Views
 from unlabeled.parts.clips import ClipViews
-from unlabeled.parts.cubes import cut, pictures, replace, whole_cubes
+from unlabeled.parts.cubes import completed, cut, normalized, pictures, replace, whole_cubes
 from unlabeled.parts.precision import full
-from unlabeled.parts.token_masks import numbers, pick, random_cells, tubes
+from unlabeled.parts.token_masks import both, pick, random_cells, some, tubes
 from unlabeled.parts.transformer import Predictor
 
 __all__ = ["VideoMAE"]
 
 SAMPLES = 256
 """Clips on which the loss of predicting the mean is measured."""
-EPS = 1e-6
-
-
-def statistics(cubes: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased deviation of each channel of each cube, shape (batch, cubes, channels, 1) each."""
-    return cubes.mean(3, keepdim=True), cubes.std(3, keepdim=True) + EPS
 
 
 class VideoMAE(ClipViews, Method[Clips]):
@@ -82,9 +75,7 @@ class VideoMAE(ClipViews, Method[Clips]):
         self.stride, self.depth = stride, encoder.trunk.depth
         self.views = Views(encoder.image_size, **self.view_options(views))
         places = self.grid[1] * self.grid[2]
-        self.hidden = int(mask * places)
-        if self.hidden == 0:
-            raise UserError(f"mask must hide at least one of the {places} places of a frame, got {mask}")
+        self.hidden = some(mask, places, "places of a frame")
         pixels = encoder.in_channels * self.depth * encoder.trunk.side**2
         self.decoder = Predictor(encoder.dim, pixels, width=decoder_dim, blocks=decoder_blocks)
         self.register_buffer("baseline", torch.tensor(0.0))
@@ -96,15 +87,12 @@ class VideoMAE(ClipViews, Method[Clips]):
 
     def targets(self, clips: Tensor) -> Tensor:
         """What is predicted of each cube, float, shape (batch, cubes, numbers)."""
-        cubes = cut(clips, self.grid)
-        mean, deviation = statistics(cubes)
-        return ((cubes - mean) / deviation).flatten(2)
+        return normalized(cut(clips, self.grid))
 
     def mask(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         """Numbers of the visible and of the hidden cubes, int64, shape (batch, visible) and (batch, hidden)."""
         times, rows, columns = self.grid
-        hidden = tubes(random_cells(len(clips), rows * columns, self.hidden, clips.device), times)
-        return numbers(~hidden), numbers(hidden)
+        return both(tubes(random_cells(len(clips), rows * columns, self.hidden, clips.device), times))
 
     def predict(self, clips: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
         """Predictions of hidden cubes, float, shape (batch, hidden, numbers)."""
@@ -121,8 +109,6 @@ class VideoMAE(ClipViews, Method[Clips]):
         clips = self.draw(batch)
         visible, hidden = self.mask(clips)
         cubes = cut(clips, self.grid)
-        mean, deviation = (pick(values.flatten(2), hidden)[..., None] for values in statistics(cubes))
-        predicted = self.predict(clips, visible, hidden).unflatten(2, (cubes.shape[2], -1))
-        drawn = replace(cubes, hidden, (predicted * deviation + mean).clamp(0, 1))
+        drawn = completed(cubes, hidden, self.predict(clips, visible, hidden))
         visible = replace(cubes, hidden, 0.5)
         return pictures(self.grid, self.depth, clip=cubes, visible=visible, completed=drawn)

@@ -16,10 +16,9 @@ all times.
 """
 
 import math
-from typing import Any, ClassVar, Unpack
+from typing import ClassVar, Unpack
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unlabeled.check import UserError
@@ -28,11 +27,11 @@ from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
 from unlabeled.options import Count, Fraction, ViewOptions
 from unlabeled.parts.augment import Views
 from unlabeled.parts.clips import ClipViews
-from unlabeled.parts.cubes import cut, pictures, replace, whole_cubes
+from unlabeled.parts.cubes import cut, fits, pictures, whole_cubes
 from unlabeled.parts.precision import full
 from unlabeled.parts.spans import even
-from unlabeled.parts.teacher import Teacher
-from unlabeled.parts.token_masks import cover, numbers, pick, rectangles, tubes
+from unlabeled.parts.teacher import Teacher, token_targets
+from unlabeled.parts.token_masks import FEWEST, cover, numbers, pick, rectangles, tubes
 from unlabeled.parts.transformer import Predictor
 
 __all__ = ["VJEPA"]
@@ -40,8 +39,6 @@ __all__ = ["VJEPA"]
 SHORT, LONG = (8, 0.15), (2, 0.7)
 """Rectangles of a mask, and the fraction of the frame that each covers."""
 ASPECT = 0.75, 1.5
-FEWEST = 0.05
-"""Fraction of the places that stay visible."""
 SMALLEST = 4
 """Rows and columns of cubes below which a rectangle can hide everything."""
 
@@ -107,10 +104,8 @@ class VJEPA(ClipViews, Method[Clips]):
 
     def targets(self, clips: Tensor) -> Tensor:
         """The teacher's tokens of all cubes, each normalised, float, shape (batch, cubes, dim)."""
-        teacher: Any = self.teacher.networks[0]
-        tokens = full(teacher.tokens(clips))
-        self.metrics = {"target std": tokens.flatten(0, 1).std(0).mean()}
-        return F.layer_norm(tokens, tokens.shape[2:])
+        targets, self.metrics["target std"] = token_targets(self.teacher.network.tokens(clips))
+        return targets
 
     def mask(self, clips: Tensor, kind: int) -> tuple[Tensor, Tensor]:
         """Numbers of the visible and of the predicted cubes, int64, shape (batch, visible) and (batch, predicted)."""
@@ -136,13 +131,7 @@ class VJEPA(ClipViews, Method[Clips]):
     def pictures(self, batch: Batch) -> Pictures:
         """First frames of the cubes; hidden ones are replaced by the cube of any clip that fits the prediction best."""
         clips = self.draw(batch)
-        targets, cubes = self.targets(clips), cut(clips, self.grid)
+        cubes = cut(clips, self.grid)
         visible, hidden = self.mask(clips, 0)
-        predicted = F.normalize(self.predict(clips, visible, hidden, 0), dim=2)
-        best = (predicted @ F.normalize(targets.flatten(0, 1), dim=1).T).argmax(2)
-        known = pick(cubes.flatten(2), visible).unflatten(2, cubes.shape[2:])
-        shown = {
-            "visible": replace(torch.full_like(cubes, 0.5), visible, known),
-            "best fit": replace(cubes, hidden, cubes.flatten(0, 1)[best]),
-        }
+        shown = fits(cubes, visible, hidden, self.predict(clips, visible, hidden, 0), self.targets(clips))
         return pictures(self.grid, self.encoder.trunk.depth, clip=cubes, **shown)

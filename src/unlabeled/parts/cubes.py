@@ -2,15 +2,30 @@
 
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
 from unlabeled.parts.pictures import strip
+from unlabeled.parts.token_masks import pick
 
-__all__ = ["Grid", "cut", "join", "pictures", "replace", "whole_cubes"]
+__all__ = [
+    "Grid",
+    "completed",
+    "cut",
+    "fits",
+    "join",
+    "normalized",
+    "pictures",
+    "replace",
+    "statistics",
+    "whole_cubes",
+]
 
 Grid = tuple[int, int, int]
-"""Times, rows and columns of the cubes of a clip."""
+"""Times, rows and columns of the cubes of a clip; an image is a clip of one frame."""
+EPS = 1e-6
 
 
 def whole_cubes(encoder: Any, frames: int | None) -> tuple[int, Grid]:
@@ -63,6 +78,51 @@ def replace(cubes: Tensor, numbers: Tensor, others: Tensor | float) -> Tensor:
     """
     index = numbers[:, :, None, None].expand(-1, -1, *cubes.shape[2:])
     return cubes.scatter(1, index, others)  # type: ignore[arg-type]
+
+
+def statistics(cubes: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased deviation of each channel of each cube, shape (batch, cubes, channels, 1) each."""
+    return cubes.mean(3, keepdim=True), cubes.std(3, keepdim=True) + EPS
+
+
+def normalized(cubes: Tensor) -> Tensor:
+    """Pixels of each channel of each cube brought to mean 0 and variance 1, float, shape (batch, cubes, numbers)."""
+    mean, deviation = statistics(cubes)
+    return ((cubes - mean) / deviation).flatten(2)
+
+
+def completed(cubes: Tensor, hidden: Tensor, predicted: Tensor) -> Tensor:
+    """Cubes in 0..1, of which hidden ones are as predicted, with their true mean and deviation.
+
+    Args:
+        cubes: Float in 0..1, shape (batch, cubes, channels, pixels).
+        hidden: Numbers of the hidden cubes, int64, shape (batch, hidden).
+        predicted: As `normalized` makes them, float, shape (batch, hidden, numbers).
+    """
+    mean, deviation = (pick(values.flatten(2), hidden)[..., None] for values in statistics(cubes))
+    drawn = predicted.unflatten(2, (cubes.shape[2], -1)) * deviation + mean
+    return replace(cubes, hidden, drawn.clamp(0, 1))
+
+
+def fits(
+    cubes: Tensor, visible: Tensor, hidden: Tensor, predicted: Tensor, targets: Tensor
+) -> dict[str, Tensor]:
+    """What is visible, in mid-grey, and cubes of which hidden ones are those of any sample that fit a prediction best.
+
+    Args:
+        cubes: Shape (batch, cubes, channels, pixels).
+        visible: Numbers of the visible cubes, int64, shape (batch, visible).
+        hidden: Numbers of the hidden cubes, int64, shape (batch, hidden).
+        predicted: Predicted vectors of these, float, shape (batch, hidden, dim); compared by the cosine.
+        targets: True vectors of all cubes, float, shape (batch, cubes, dim).
+    """
+    predicted, candidates = F.normalize(predicted, dim=2), F.normalize(targets.flatten(0, 1), dim=1)
+    best = (predicted @ candidates.T).argmax(2)
+    known = pick(cubes.flatten(2), visible).unflatten(2, cubes.shape[2:])
+    return {
+        "visible": replace(torch.full_like(cubes, 0.5), visible, known),
+        "best fit": replace(cubes, hidden, cubes.flatten(0, 1)[best]),
+    }
 
 
 def pictures(grid: Grid, depth: int, **cubes: Tensor) -> dict[str, Tensor]:

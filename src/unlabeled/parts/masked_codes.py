@@ -6,10 +6,23 @@ from einops import rearrange
 from torch import Tensor
 
 from unlabeled.parts import gather
+from unlabeled.parts.kmeans import kmeans, nearest
 from unlabeled.parts.pictures import spectrogram
 from unlabeled.parts.precision import full
 
-__all__ = ["accuracy", "code_pictures", "entropy", "loss"]
+__all__ = ["accuracy", "code_pictures", "entropy", "find", "loss"]
+
+
+def find(points: Tensor, centres: Tensor, baseline: Tensor) -> None:
+    """Cluster vectors by k-means, in all processes alike.
+
+    Args:
+        points: Float, shape (points, dim).
+        centres: Receives the means of the clusters, float, shape (clusters, dim).
+        baseline: Receives the entropy of the clusters in nats, scalar.
+    """
+    centres.copy_(gather.broadcast(kmeans(points, len(centres)).centres))
+    baseline.copy_(entropy(nearest(points, centres), len(centres)))
 
 
 def loss(logits: Tensor, codes: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.parts.precision import full
 
-__all__ = ["LogMel", "hertz_to_mel", "mel_filters", "scale_bands"]
+__all__ = ["FLOOR", "LogMel", "hertz_to_mel", "mel_filters", "scale_bands"]
 
 FULL_SCALE = 2.0**15
 FLOOR = 1.1920928955078125e-07
@@ -113,15 +113,26 @@ class LogMel(nn.Module):
             Float32 (float64 where the waveform is), shape (batch, bins, frames).
         """
         with torch.autocast(waveform.device.type, enabled=False):
-            waveform = full(waveform) * FULL_SCALE
-            waveform = F.pad(waveform, (0, max(0, self.window - waveform.shape[1])))
-            windows = waveform.unfold(1, self.window, self.hop)
-            windows = windows - windows.mean(2, keepdim=True)
-            before = torch.cat([windows[..., :1], windows[..., :-1]], dim=2)
-            windows = (windows - self.preemphasis * before) * self.shape
-            spectrum = torch.fft.rfft(windows, self.fft_size)
-            power = spectrum.real.square() + spectrum.imag.square()
+            power = self.power(waveform)
             return einsum(power, self.filters, "b frames hz, bins hz -> b bins frames").clamp(min=FLOOR).log()
+
+    def power(self, waveform: Tensor) -> Tensor:
+        """Power at each frequency, from 0 to half the sample rate, of the same windows.
+
+        Args:
+            waveform: Float, shape (batch, samples), in -1..1.
+
+        Returns:
+            Float32 (float64 where the waveform is), shape (batch, frames, fft_size / 2 + 1), at least 0.
+        """
+        waveform = full(waveform) * FULL_SCALE
+        waveform = F.pad(waveform, (0, max(0, self.window - waveform.shape[1])))
+        windows = waveform.unfold(1, self.window, self.hop)
+        windows = windows - windows.mean(2, keepdim=True)
+        before = torch.cat([windows[..., :1], windows[..., :-1]], dim=2)
+        windows = (windows - self.preemphasis * before) * self.shape
+        spectrum = torch.fft.rfft(windows, self.fft_size)
+        return spectrum.real.square() + spectrum.imag.square()
 
     def touched(self, samples: Tensor) -> Tensor:
         """Frames with one of some samples in their window, bool, shape (batch, frames), of (batch, samples)."""

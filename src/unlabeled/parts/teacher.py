@@ -2,13 +2,16 @@
 
 import copy
 import math
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlabeled.check import UserError
+from unlabeled.parts.precision import full
 
-__all__ = ["Follower", "Teacher", "cosine_momentum"]
+__all__ = ["Follower", "Teacher", "cosine_momentum", "token_targets"]
 
 
 class Follower(nn.Module):
@@ -37,6 +40,20 @@ def cosine_momentum(start: float, progress: float) -> float:
     return 1 - (1 - start) * (math.cos(math.pi * progress) + 1) / 2
 
 
+def token_targets(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """A teacher's tokens as targets, and a measure of their collapse.
+
+    Args:
+        tokens: Float, shape (batch, tokens, dim).
+
+    Returns:
+        Tokens, each brought to mean 0 and variance 1, and the standard deviation over all tokens of the batch before
+        that, averaged over the dimensions, scalar: near 0 all are the same.
+    """
+    tokens = full(tokens)
+    return F.layer_norm(tokens, tokens.shape[2:]), tokens.flatten(0, 1).std(0).mean()
+
+
 class Teacher(Follower):
     """A copy of networks that receives no gradient and follows them after every optimizer step.
 
@@ -53,6 +70,11 @@ class Teacher(Follower):
         self.networks = nn.Sequential(*copy.deepcopy(networks)).requires_grad_(False)
         self.students = networks  # in a tuple, so that they do not become submodules
         self.momentum, self.rising = momentum, rising
+
+    @property
+    def network(self) -> Any:
+        """The first network, such as a copy of the encoder."""
+        return self.networks[0]
 
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> Tensor:

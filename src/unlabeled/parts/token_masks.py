@@ -1,11 +1,48 @@
 """Which cells of a grid are hidden from a transformer. In every mask True means hidden."""
 
+import math
+
 import torch
 from torch import Tensor
 
+from unlabeled.check import UserError
 from unlabeled.parts.masks import intervals
 
-__all__ = ["cover", "numbers", "pick", "random_cells", "rectangles", "tubes"]
+__all__ = [
+    "FEWEST",
+    "blockwise",
+    "both",
+    "cover",
+    "numbers",
+    "pick",
+    "random_cells",
+    "rectangles",
+    "some",
+    "tubes",
+]
+
+FEWEST = 0.05
+"""Fraction of the cells that rectangles leave visible."""
+RECTANGLES = 32
+"""Drawn for a blockwise mask; it takes as many as it needs."""
+LEAST_AREA, MOST_ASPECT = 16 / 196, 10 / 3
+"""Of these rectangles: area as a fraction of the grid, and height divided by width or the other way round."""
+
+
+def some(mask: float, cells: int, what: str) -> int:
+    """A fraction of the cells, rounded down.
+
+    Args:
+        mask: Fraction to hide, in 0..1, both excluded.
+        cells: Cells that there are.
+        what: They are, in words.
+
+    Raises:
+        UserError: It is none.
+    """
+    if (hidden := int(mask * cells)) == 0:
+        raise UserError(f"mask must hide at least one of the {cells} {what}, got {mask}")
+    return hidden
 
 
 def random_cells(batch: int, cells: int, hidden: int, device: torch.device) -> Tensor:
@@ -21,6 +58,34 @@ def random_cells(batch: int, cells: int, hidden: int, device: torch.device) -> T
         Bool, shape (batch, cells).
     """
     return torch.rand(batch, cells, device=device).argsort(1).argsort(1) < hidden
+
+
+def blockwise(batch: int, grid: tuple[int, int], hidden: int, device: torch.device) -> Tensor:
+    """Masks with the same number of hidden cells, in rectangles of random size, shape and place.
+
+    Of the last rectangle only random cells are hidden. Every place within the grid is equally likely.
+
+    Args:
+        batch: Number of masks.
+        grid: Rows and columns.
+        hidden: How many cells are hidden.
+        device: Device of the masks.
+
+    Returns:
+        Bool, shape (batch, rows * columns).
+    """
+    draws = torch.rand(2, batch, RECTANGLES, 1, device=device)
+    least = min(float(hidden), LEAST_AREA * grid[0] * grid[1])
+    area = least + (hidden - least) * draws[0]
+    root = (math.log(MOST_ASPECT) * (draws[1] - 0.5)).exp()  # of the height divided by the width
+    rows, columns = (
+        intervals(lengths.round().int().clamp(1, most), most)
+        for lengths, most in zip((area.sqrt() * root, area.sqrt() / root), grid)
+    )
+    covered = (rows[..., None] & columns[..., None, :]).flatten(2)
+    first = torch.where(covered.any(1), covered.int().argmax(1), RECTANGLES)
+    score = first + torch.rand(first.shape, device=device)
+    return score.argsort(1).argsort(1) < hidden
 
 
 def rectangles(
@@ -57,17 +122,18 @@ def rectangles(
     return (rows[..., None] & columns[..., None, :]).flatten(2)
 
 
-def cover(regions: Tensor, fewest: int) -> Tensor:
+def cover(regions: Tensor, fewest: int, hidden: Tensor | None = None) -> Tensor:
     """Union of regions of each sample; regions that would leave too few visible cells are left out.
 
     Args:
         regions: Bool, shape (batch, regions, cells).
         fewest: Least number of visible cells.
+        hidden: Cells that are hidden anyway, bool, shape (batch, cells); None for none.
 
     Returns:
         Bool, shape (batch, cells).
     """
-    hidden = torch.zeros_like(regions[:, 0])
+    hidden = torch.zeros_like(regions[:, 0]) if hidden is None else hidden
     for region in regions.unbind(1):
         both = hidden | region
         hidden = torch.where((~both).sum(1, keepdim=True) >= fewest, both, hidden)
@@ -88,6 +154,11 @@ def numbers(mask: Tensor) -> Tensor:
     marked = mask.sum(1)
     assert bool((marked == marked[0]).all())
     return mask.nonzero()[:, 1].view(len(mask), -1)
+
+
+def both(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of the visible and of the hidden cells, as in `numbers`."""
+    return numbers(~mask), numbers(mask)
 
 
 def pick(tokens: Tensor, numbers: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ __all__ = [
     "IGNORED",
     "TokenHead",
     "accuracy",
+    "candidates",
     "choose",
     "continuations",
     "corrupt",
@@ -102,10 +103,15 @@ def mask(encoder: Any, x: Any, ratio: float) -> tuple[Any, Tensor]:
     Returns:
         The same with corrupted tokens, and which are to be predicted, bool, shape (batch, length).
     """
-    first, separator, mask_token = (encoder.special(token) for token in ("[CLS]", "[SEP]", "[MASK]"))
-    candidates = x.mask & (x.tokens != first) & (x.tokens != separator)
-    targets = choose(candidates, x.mask.sum(1), ratio)
-    return x._replace(tokens=corrupt(x.tokens, targets, mask_token, encoder.vocabulary)), targets
+    targets = choose(candidates(encoder, x), x.mask.sum(1), ratio)
+    return x._replace(
+        tokens=corrupt(x.tokens, targets, encoder.special("[MASK]"), encoder.vocabulary)
+    ), targets
+
+
+def candidates(encoder: Any, x: Any) -> Tensor:
+    """Which tokens are real and not [CLS] or [SEP], bool, shape (batch, length); arguments as those of `mask`."""
+    return x.mask & (x.tokens != encoder.special("[CLS]")) & (x.tokens != encoder.special("[SEP]"))
 
 
 def mark(encoder: Any, rows: Tensor, targets: Tensor, real: Tensor) -> list[str]:
@@ -200,15 +206,19 @@ class TokenHead(nn.Module):
     """Logits of tokens: one layer, then the encoder's own vectors of the tokens, and biases.
 
     Args:
-        dim: Width of the encoder.
+        dim: Width of the encoder's own vectors of the tokens.
         vocabulary: Number of tokens.
+        width: Width of the states; None for the same.
     """
 
-    def __init__(self, dim: int, vocabulary: int) -> None:
+    def __init__(self, dim: int, vocabulary: int, width: int | None = None) -> None:
         super().__init__()
-        self.dense, self.norm = near_zero(nn.Linear(dim, dim), std=0.02), nn.LayerNorm(dim, eps=1e-12)
+        self.dense, self.norm = (
+            near_zero(nn.Linear(width or dim, dim), std=0.02),
+            nn.LayerNorm(dim, eps=1e-12),
+        )
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
     def forward(self, states: Tensor, vectors: Tensor) -> Tensor:
-        """Logits, float, shape (tokens, vocabulary), of states of shape (tokens, dim)."""
+        """Logits, float, shape (tokens, vocabulary), of states of shape (tokens, width)."""
         return F.linear(self.norm(F.gelu(self.dense(states))), vectors, self.bias)

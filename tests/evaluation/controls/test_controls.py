@@ -2,6 +2,7 @@
 
 import copy
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -12,11 +13,13 @@ from unlabeled.data import Data, from_images
 from unlabeled.data.audio.data import from_waveforms
 from unlabeled.data.text.data import Texts
 from unlabeled.data.video.data import from_videos
+from unlabeled.encoders import image, stages
 from unlabeled.encoders.readout import Spec, fit_readout
 from unlabeled.evaluation import evaluate
 from unlabeled.evaluation.controls import CONTROLS
 from unlabeled.evaluation.plan import controls_for
 from unlabeled.methods.patch_dictionary import PatchDictionary
+from unlabeled.parts import view_contrast
 
 
 def samples(kind: str, seed: int, count: int = 12) -> Data:
@@ -37,12 +40,15 @@ def samples(kind: str, seed: int, count: int = 12) -> Data:
     )
 
 
-ENCODERS = {
-    "image": encoders.build("conv4", image_size=16),
-    "video": encoders.build("frames-conv4", kind="video", image_size=16, frames=4),
-    "audio": encoders.build("audio-conv", kind="audio", sample_rate=8000),
-    "text": encoders.fitted("bert-tiny", samples("text", 0), kind="text"),
-}
+pytestmark = pytest.mark.usefixtures("small_networks")
+with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(image.NAMES, "conv4", partial(stages.conv4, share=4))
+    ENCODERS = {
+        "image": encoders.build("conv4", image_size=16),
+        "video": encoders.build("frames-conv4", kind="video", image_size=16, frames=4),
+        "audio": encoders.build("audio-conv", kind="audio", sample_rate=8000),
+        "text": encoders.fitted("bert-tiny", samples("text", 0), kind="text"),
+    }
 PAIRS = [
     (kind, name)
     for kind in ENCODERS
@@ -54,6 +60,7 @@ PAIRS = [
 @pytest.fixture(autouse=True)
 def small_dictionary(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PatchDictionary, "defaults", {"encoder": "dictionary-16", "steps": 2})
+    monkeypatch.setattr(view_contrast, "PASSES", 2)
 
 
 def features(kind: str, name: str, train: Data, *tests: Data) -> list[torch.Tensor]:

@@ -1,0 +1,291 @@
+"""What a bet was about and what came out: the table, who won, what more budget would do, what the labels were worth."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unlabeled import check
+from unlabeled.check import UserError
+from unlabeled.evaluation import subsets
+from unlabeled.evaluation.cells import contrast
+from unlabeled.evaluation.intervals import Interval
+from unlabeled.evaluation.labels_worth import Worth, curve, labels_worth
+from unlabeled.evaluation.measurement import Measurement, interval_of
+from unlabeled.evaluation.verdict import OURS, TOO_FEW, amount, counted, name
+
+__all__ = ["SUPERVISED", "TASKS", "Bet", "Key", "Terms", "called", "ranges"]
+
+SUPERVISED = "supervised pre-training"
+NAMES = {OURS: "pre-training without labels", SUPERVISED: "pre-training with labels"}
+TASKS = ("classification", "multilabel", "segmentation", "detection")
+Key = tuple[str, int, int]
+"""Features, steps of their pre-training (0 for controls), and labelled samples of the target."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a bet is about.
+
+    Args:
+        pretraining: Images to pre-train on, with labels: what `open_data` takes, a name or a path.
+        target: Labelled images to transfer to, likewise.
+        method: Name of the method without labels.
+        task: classification, multilabel, segmentation or detection.
+        budgets: Steps of pre-training, each in trainings of its own; empty for 250, 500 and 1,000, or with `labels` for
+            1,000 only.
+        labels: Numbers of labelled samples of the target; empty for all of them.
+        seeds: Trainings on the target of each network, each on a draw of labelled samples of its own.
+        train: What is trained there: all, or frozen (classification and multilabel: a linear classifier), head, or the
+            name of a map from which upward (tasks).
+        steps: Optimizer steps of each training on the target; None as evaluate has them.
+        size: Shorter side in pixels of images for segmentation and detection; None as evaluate has it.
+        seed: Seed of all random numbers.
+        device: auto, cpu or cuda.
+        settings: Run settings and options of the method.
+    """
+
+    pretraining: str
+    target: str
+    method: str = "simclr"
+    task: str = "classification"
+    budgets: Sequence[int] = ()
+    labels: Sequence[int | str] = ()
+    seeds: int = 3
+    train: str = "all"
+    steps: int | None = None
+    size: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check.choice(TASKS, task=self.task)
+        check.at_least(
+            1, seeds=self.seeds, **{f"budgets[{n}]": steps for n, steps in enumerate(self.budgets)}
+        )
+        if self.steps is not None:
+            check.at_least(1, steps=self.steps)
+        if self.size is not None and self.task not in ("segmentation", "detection"):
+            raise UserError(f"size must come with the task segmentation or detection, got {self.size}")
+        if self.task == "classification":
+            check.choice(("all", "frozen"), train=self.train)
+        for word in ("epochs", "minutes"):
+            if word in self.settings:
+                raise UserError(f"{word} must be left out, as budgets are steps, got {self.settings[word]}")
+        budgets = self.budgets or ((1000,) if self.labels else (250, 500, 1000))
+        object.__setattr__(self, "budgets", sorted({*budgets}))
+        object.__setattr__(self, "labels", subsets.counts(self.labels, "labels") if self.labels else [])
+
+
+@dataclass
+class Bet:
+    """What a bet has measured so far.
+
+    Attributes:
+        path: Its folder.
+        terms: What it is about.
+        cells: Scores on the target by all seeds.
+        notes: Sentences that a reader must know.
+    """
+
+    path: Path
+    terms: Terms
+    cells: dict[Key, Measurement]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def counts(self) -> list[int]:
+        """Numbers of labelled samples of the target, rising."""
+        return sorted({count for _, _, count in self.cells})
+
+    def get(self, features: str, count: int, budget: int | None = None) -> Measurement | None:
+        """The scores of pre-trained features with a budget, None for the largest, or of a control."""
+        largest = max((steps for kind, steps, _ in self.cells if kind == features), default=0)
+        return self.cells.get((features, largest if budget is None else budget, count))
+
+    def rows(self) -> list[list[str]]:
+        """The table: its head first, then a row for each network and budget."""
+        some = next(iter(self.cells.values()))
+        keys = dict.fromkeys((features, budget) for features, budget, _ in self.cells)
+        head = [f"{some.unit}, labelled samples", *(f"{count:,}" for count in self.counts)]
+        return [head] + [
+            [
+                called(features, budget),
+                *(_cell(self.cells.get((features, budget, count))) for count in self.counts),
+            ]
+            for features, budget in sorted(keys, key=lambda key: (key[0] in NAMES, *key[::-1]))
+        ]
+
+    def table(self) -> str:
+        """The table as plain text."""
+        rows = self.rows()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            "  ".join(
+                [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
+            )
+            for row in rows
+        )
+
+    def lines(self) -> list[str]:
+        """Who won, by how much, and what else can be said, a sentence each."""
+        lines = [line for count in self.counts for line in self._winner(count)]
+        return [*lines, *self._trend(), *self._worth(), self._scope(), *self.notes]
+
+    def __str__(self) -> str:
+        return "\n".join([self.table(), *self.lines()])
+
+    def _winner(self, count: int) -> list[str]:
+        """Who won with so many labels, and how both stand to the controls."""
+        ours, theirs = self.get(OURS, count), self.get(SUPERVISED, count)
+        if ours is None:
+            return []
+        lines, place = [], f"{self.terms.task} with {counted(count, 'labelled samples')}"
+        if theirs is not None:
+            lead = contrast([(1, ours), (-1, theirs)], ranges(ours))
+            winner = {1: f"{NAMES[OURS]} won", -1: f"{NAMES[SUPERVISED]} won", 0: "nobody won beyond noise"}
+            words = "it cannot be judged" if (side := _side(lead)) is None else winner[side]
+            lines.append(
+                f"{place}: {words}; without labels {amount(interval_of(ours).value, ours.unit)}, with labels "
+                f"{amount(interval_of(theirs).value, ours.unit)} {ours.unit}, difference {_signed(lead, ours.unit)}."
+            )
+        for features in dict.fromkeys(features for features, _, _ in self.cells if features not in NAMES):
+            control = self.get(features, count)
+            arms = [(arm, one) for arm, one in ((OURS, ours), (SUPERVISED, theirs)) if one is not None]
+            if control is not None:
+                leads = [
+                    f"{NAMES[arm]} {_signed(contrast([(1, one), (-1, control)], ranges(one)), one.unit)}"
+                    for arm, one in arms
+                ]
+                lines.append(f"{place}, above {name(features)}: {', '.join(leads)}.")
+        return lines
+
+    def _trend(self) -> list[str]:
+        """What more budget would probably do, by the trend over the logarithm of the budget."""
+        count = max(self.counts)
+        budgets = sorted({steps for features, steps, _ in self.cells if features == OURS})
+        if len(budgets) < 3:
+            return []
+        logs = [math.log2(steps) for steps in budgets]
+        middle = sum(logs) / len(logs)
+        square = sum((one - middle) ** 2 for one in logs)
+        slopes = [(one - middle) / square for one in logs]
+        ahead = [1 / len(logs) + slope * (logs[-1] + 1 - middle) for slope in slopes]
+        lines = []
+        arms = {arm: [self.get(arm, count, steps) for steps in budgets] for arm in NAMES}
+        parts = {arm: list(filter(None, own)) for arm, own in arms.items()}
+        for arm, own in parts.items():
+            if len(own) == len(budgets):
+                gain = contrast([*zip(slopes, own)])
+                lines.append(
+                    f"Each doubling of the budget changed {NAMES[arm]} by {_signed(gain, own[0].unit)}."
+                )
+        if any(len(own) < len(budgets) for own in parts.values()):
+            return lines
+        pairs = [*zip(parts[OURS], parts[SUPERVISED], strict=True)]
+        slope, later = (
+            contrast([term for w, (a, b) in zip(weights, pairs) for term in ((w, a), (-w, b))])
+            for weights in (slopes, ahead)
+        )
+        unit = parts[OURS][0].unit
+        words = {
+            1: f"more budget would probably favour {NAMES[OURS]}",
+            -1: f"more budget would probably favour {NAMES[SUPERVISED]}",
+            0: "the budgets show no trend of the difference beyond noise, so what more would do is open",
+        }
+        side = _side(slope)
+        told = "what more budget would do cannot be told" if side is None else words[side]
+        lines.append(
+            f"The difference changed by {_signed(slope, unit)} with each doubling: {told}. If the trend over the "
+            f"logarithm of the budget goes on, it is {_signed(later, unit)} at {2 * budgets[-1]:,} steps."
+        )
+        return lines
+
+    def worths(self, features: str) -> list[Worth]:
+        """How many labels pre-training was worth, for each number of labels; empty where there are fewer than two."""
+        points = [(self._scratch(count), self.get(features, count)) for count in self.counts]
+        if len(points) < 2 or any(None in point for point in points):
+            return []
+        scratch, own = ([one for one in column if one is not None] for column in zip(*points, strict=True))
+        return labels_worth(self.counts, curve(scratch), curve(own), seed=self.terms.seed)
+
+    def _scratch(self, count: int) -> Measurement | None:
+        """The best of the controls: what a user without pre-training could have at most."""
+        controls = {features for features, _, _ in self.cells} - {*NAMES}
+        found = [one for features in sorted(controls) if (one := self.get(features, count)) is not None]
+        return max(found, key=lambda one: float(one.values.mean()), default=None)
+
+    def _worth(self) -> list[str]:
+        """How many labels pre-training was worth, a line for each number of labels."""
+        lines = []
+        for features in NAMES:
+            for worth in self.worths(features):
+                low, high = self.counts[0], self.counts[-1]
+                alike, *ends = (_number(one, low, high) for one in worth[1:])
+                more = f"worth {worth.alike - worth.labels:+,.0f}" if 0 < worth.alike < math.inf else "worth"
+                span = [one - worth.labels if 0 < one < math.inf else one for one in worth[2:]]
+                few, many = (
+                    f"fewer than {low - worth.labels:+,}" if one == 0 and end == 0
+                    else f"more than {high - worth.labels:+,}" if end == math.inf
+                    else f"{one:+,.0f}"
+                    for one, end in zip(span, worth[2:])
+                )  # fmt: skip
+                lines.append(
+                    f"With {worth.labels:,} labels after {NAMES[features]} it is as good as the best control "
+                    f"with {alike} [{ends[0]}, {ends[1]}]: {more} [{few}, {many}] labels."
+                )
+        return lines
+
+    def _scope(self) -> str:
+        """What intervals are over, and what not."""
+        units = interval_of(next(iter(self.cells.values()))).units
+        return (
+            f"Intervals (95 %) are over {counted(units, 'independent test samples')} and "
+            f"{counted(self.terms.seeds, 'trainings')} on the target, each on a draw of the labels of its own; there "
+            "is one pre-training for each budget, whose luck they do not hold."
+        )
+
+
+def called(features: str, budget: int) -> str:
+    """What a row is called."""
+    return f"{NAMES[features]}, {budget:,} steps" if features in NAMES else name(features)
+
+
+def ranges(measurement: Measurement) -> tuple[float, float] | None:
+    """Range of the difference of two measurements."""
+    if measurement.range is None:
+        return None
+    low, high = measurement.range
+    return low - high, high - low
+
+
+def _cell(measurement: Measurement | None) -> str:
+    if measurement is None:
+        return "-"
+    own = interval_of(measurement)
+    ends = "" if own.low is None or own.high is None else f" [{amount(own.low, measurement.unit)}, "
+    return f"{amount(own.value, measurement.unit)}{ends}" + (
+        f"{amount(own.high, measurement.unit)}]" if ends and own.high is not None else ""
+    )
+
+
+def _signed(own: Interval, unit: str) -> str:
+    if own.low is None or own.high is None:
+        return amount(own.value, unit, signed=True)
+    low, high = (amount(end, unit, signed=True) for end in (own.low, own.high))
+    return f"{amount(own.value, unit, signed=True)} [{low}, {high}]"
+
+
+def _side(lead: Interval) -> int | None:
+    """1 where a difference is above 0 beyond noise, -1 where below; None where its interval says nothing."""
+    if lead.low is None or lead.high is None or lead.units < TOO_FEW:
+        return None
+    return 1 if lead.low > 0 else -1 if lead.high < 0 else 0
+
+
+def _number(labels: float, fewest: int, most: int) -> str:
+    if labels == 0:
+        return f"fewer than {fewest:,}"
+    return f"more than {most:,}" if labels == math.inf else f"{labels:,.0f}"

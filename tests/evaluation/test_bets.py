@@ -1,0 +1,344 @@
+"""The bet: what its cells say together, the words for them, and a bet that is killed twice and goes on."""
+
+import json
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import unlabeled
+from unlabeled import cli
+from unlabeled.evaluation import bets, cells
+from unlabeled.evaluation.bet_words import SUPERVISED, Bet, Terms, called
+from unlabeled.evaluation.intervals import leave_one_out
+from unlabeled.evaluation.measurement import Measurement, record_of
+from unlabeled.evaluation.supervised_pretraining import Supervised
+from unlabeled.reporting.bet_page import write_page
+
+pytestmark = pytest.mark.usefixtures("small_networks")
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def accuracies(value: float, features: str = "unlabeled", draws: int = 3, samples: int = 300) -> Measurement:
+    """Predictions that are correct with a probability, on samples of unequal difficulty."""
+    difficulty = torch.rand(samples, generator=generator())
+    noise = 0.02 * torch.rand(draws, samples, generator=generator(1))
+    return Measurement("classification", features, (difficulty + noise < value).double(), labels=samples)
+
+
+def statistic(values: Tensor) -> Measurement:
+    """The standard deviation of values with what it is without each unit, by two seeds."""
+    lefts = [leave_one_out(lambda rows, own=own: float(own[rows].std()), len(own)) for own in values]
+    each = [
+        Measurement(
+            "segmentation", "unlabeled", torch.tensor([[value]]).double(), unit="mean IoU", left_out=left
+        )
+        for value, left in lefts
+    ]
+    return cells.together(each)
+
+
+def test_differences_of_means_and_of_statistics_are_the_margins_of_scores() -> None:
+    first, second = accuracies(0.8), accuracies(0.75, "random")
+    record = record_of(second, first)
+    found = cells.contrast([(1, first), (-1, second)], (-1.0, 1.0))
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (record["margin"], record["margin_low"], record["margin_high"])
+    )
+    draws = torch.rand(2, 2, 30, generator=generator()).double()
+    first, second = statistic(draws[0]), statistic(draws[1] ** 2)
+    record = record_of(replace(second, features="random"), first)
+    found = cells.contrast([(1, first), (-1, second)])
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (record["margin"], record["margin_low"], record["margin_high"])
+    )
+
+
+def test_weights_of_a_contrast_are_those_of_a_mean() -> None:
+    ones = [accuracies(value) for value in (0.3, 0.5, 0.9)]
+    weights = [0.5, -2.0, 1.5]
+    found = cells.contrast([*zip(weights, ones)])
+    assert found.value == pytest.approx(sum(w * float(one.values.mean()) for w, one in zip(weights, ones)))
+
+
+def test_a_file_holds_all_of_a_measurement(tmp_path: Path) -> None:
+    pictures = {"true": torch.rand(2, 3, 4, 5, generator=generator())}
+    one = statistic(torch.rand(1, 9, generator=generator()).double())
+    for whole in (
+        replace(one, pictures=pictures, by_class={"a": 0.5}, bounds=(0.0, 1.0)),
+        replace(accuracies(0.4), groups=torch.arange(300) // 3, detail="some"),
+    ):
+        cells.write(tmp_path / "cell.json", whole)
+        again = cells.read(tmp_path / "cell.json")
+        for name, value in vars(whole).items():
+            if name not in ("values", "left_out", "groups", "pictures"):
+                assert getattr(again, name) == value, name
+        assert torch.equal(again.values, whole.values)
+        assert (again.left_out is None) == (whole.left_out is None)
+        if whole.left_out is not None and again.left_out is not None:
+            assert torch.equal(again.left_out.values, whole.left_out.values)
+            assert again.left_out.units == whole.left_out.units
+            assert (again.pictures["true"] - pictures["true"]).abs().max() < 0.003
+        else:
+            assert (
+                again.groups is not None
+                and whole.groups is not None
+                and torch.equal(again.groups, whole.groups)
+            )
+        (tmp_path / "cell.safetensors").unlink(missing_ok=True)
+
+
+def played(scores: dict[str, list[float]], samples: int = 300, **terms: Any) -> Bet:
+    """A bet of three budgets with these accuracies, and a control."""
+    found = {
+        (features, steps, samples): accuracies(value, features, samples=samples)
+        for features, values in scores.items()
+        for steps, value in zip((100, 200, 400), values)
+    }
+    found["random", 0, samples] = accuracies(0.3, "random", samples=samples)
+    return Bet(Path(), Terms("digits", "digits", **terms), found)
+
+
+def test_a_winner_is_named_only_beyond_noise() -> None:
+    for ours, theirs, words in (
+        (0.8, 0.6, "pre-training without labels won; without labels"),
+        (0.6, 0.8, "pre-training with labels won; without labels"),
+        (0.7, 0.7, "nobody won beyond noise"),
+    ):
+        line = played({"unlabeled": [0.5, 0.6, ours], SUPERVISED: [0.5, 0.6, theirs]}).lines()[0]
+        assert line.startswith("classification with 300 labelled samples: ") and words in line
+    line = played({"unlabeled": [0.5, 0.6, 0.9], SUPERVISED: [0.5, 0.6, 0.1]}, samples=4).lines()[0]
+    assert "it cannot be judged" in line
+
+
+def test_the_trend_over_the_budgets_is_that_of_a_straight_line() -> None:
+    text = "\n".join(played({"unlabeled": [0.4, 0.6, 0.8], SUPERVISED: [0.6, 0.6, 0.6]}).lines())
+    assert "more budget would probably favour pre-training without labels" in text
+    assert "at 800 steps" in text
+    lead = [accuracies(0.8), accuracies(0.4)]
+    gain = 100 * float(lead[0].values.mean() - lead[1].values.mean()) / 2
+    assert (
+        f"without labels by +{gain:.1f} [" in text
+    )  # the slope through three points is that of the outer two
+    text = "\n".join(played({"unlabeled": [0.6, 0.6, 0.6], SUPERVISED: [0.6, 0.6, 0.6]}).lines())
+    assert "no trend of the difference beyond noise" in text
+
+
+def test_labels_are_worth_something_only_where_pretraining_helps() -> None:
+    counts, scratch = [10, 20, 40, 80], [0.2, 0.4, 0.6, 0.8]
+    found = {("random", 0, count): accuracies(score, "random") for count, score in zip(counts, scratch)}
+    found |= {
+        ("unlabeled", 50, count): accuracies(min(0.9, score + 0.2)) for count, score in zip(counts, scratch)
+    }
+    done = Bet(Path(), Terms("digits", "digits", labels=counts), found)
+    worths = done.worths("unlabeled")
+    assert [one.labels for one in worths] == counts and worths[0].alike == pytest.approx(20, rel=0.1)
+    text = "\n".join(done.lines())
+    assert "With 10 labels after pre-training without labels it is as good as the best control with" in text
+    assert (
+        "With 80 labels after pre-training without labels it is as good as the best control with more than 80"
+        in text
+    )
+    assert "nobody" not in text and "without labels won" not in text  # nothing was pre-trained with labels
+
+
+@pytest.mark.parametrize(
+    ("terms", "words"),
+    [
+        ({"task": "knitting"}, "task must be one of classification"),
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"size": 64}, "size must come with the task segmentation or detection, got 64"),
+        ({"train": "head"}, "train must be one of all, frozen"),
+        ({"epochs": 3}, "epochs must be left out, as budgets are steps, got 3"),
+        ({"method": "apc"}, "method must learn from images for a bet, got apc"),
+        ({"labels": [99999]}, "labels must be at most the 1297 labelled training images, got 99999"),
+        ({"target": None}, "target must be a name or a path, got none"),
+        ({"config": "bad.toml"}, "config must be a bet.toml"),
+    ],
+)
+def test_bad_terms_are_refused_before_anything_is_trained(
+    terms: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    if "config" in terms:
+        (tmp_path / "bad.toml").write_text("= 3")
+        terms = {"config": tmp_path / "bad.toml"}
+    with pytest.raises(ValueError, match=words):
+        bets.bet(**{"pretraining": "digits", "target": "digits", "out": tmp_path / "bet"} | terms)
+    assert not [*tmp_path.glob("bet/unlabeled*")]
+
+
+def squares(root: Path) -> Path:
+    """Bright squares on noise, with their masks."""
+    values = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for number in range(5):
+            image, mask = values.integers(0, 80, (32, 40), dtype=np.uint8), np.zeros((32, 40), np.uint8)
+            top, left = values.integers(0, 16, 2)
+            image[top : top + 12, left : left + 16], mask[top : top + 12, left : left + 16] = 250, 1
+            for name, pixels in (("images", image), ("masks", mask)):
+                (root / part / name).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(root / part / name / f"{part}{number}.png")
+    return root
+
+
+def test_tasks_train_on_the_target_and_the_page_shows_their_predictions(tmp_path: Path) -> None:
+    done = bets.bet(
+        "digits", squares(tmp_path / "squares"), task="segmentation", budgets=[1], seeds=2, size=24, steps=1,
+        encoder="conv4", batch_size=16, out=tmp_path / "bet",
+    )  # fmt: skip
+    names = ["unlabeled", SUPERVISED, "random", "rescaled"]
+    assert [features for features, _, _ in done.cells] == names and done.counts == [5]
+    for features in names:
+        one = done.get(features, 5)
+        assert (
+            one is not None
+            and one.unit == "mean IoU"
+            and one.values.shape == (2, 1)
+            and one.left_out is not None
+        )
+        assert {*one.pictures} == {"true", features}
+    text = write_page(done).read_text()
+    assert (
+        text.count("<img") == 5 * 4
+        and "mean IoU, labelled samples" in text
+        and "rescaled random weights" in text
+    )
+    assert "segmentation with 5 labelled samples" in str(done)
+    with pytest.raises(ValueError, match="data must have boxes"):
+        bets.bet("digits", tmp_path / "squares", task="detection", out=tmp_path / "other")
+    with pytest.raises(
+        ValueError, match=r"labels of at least 2 classes to pre-train with labels, got .*squares with 0"
+    ):
+        bets.bet(tmp_path / "squares", "digits", out=tmp_path / "another")
+
+
+def test_without_labels_only_their_worth_is_measured(tmp_path: Path) -> None:
+    lines: list[str] = []
+    done = bets.bet(
+        squares(tmp_path / "squares") / "train", "digits", labels=[20, 40], budgets=[1], seeds=1, train="frozen",
+        encoder="conv4", image_size=8, out=tmp_path / "bet", progress=lines.append,
+    )  # fmt: skip
+    assert {features for features, _, _ in done.cells} == {"unlabeled", "random", "rescaled"}
+    assert any("has no labels, so nothing was pre-trained with them" in line for line in lines)
+    assert "has no labels" in str(done) and "With 20 labels after" in str(done)
+
+
+def test_fine_tuned_classes_stand_beside_training_from_scratch_too(tmp_path: Path) -> None:
+    """Random weights are trained as ours are, and at the full rate; labels are worth against the better one."""
+    done = bets.bet(
+        "digits",
+        "digits",
+        labels=[30],
+        budgets=[1],
+        seeds=1,
+        steps=2,
+        encoder="conv4",
+        batch_size=16,
+        out=tmp_path,
+    )
+    assert {features for features, _, _ in done.cells} == {
+        "unlabeled",
+        SUPERVISED,
+        "random",
+        "rescaled",
+        "supervised",
+    }
+    detail = {features: one.detail for (features, _, _), one in done.cells.items()}
+    assert detail["random"] == detail["unlabeled"] == "2 steps, rate 0.001, encoder x0.1"
+    assert detail["supervised"] == "2 steps, rate 0.001"
+    assert "saw labels of these test images" not in str(done)
+
+
+def test_test_images_that_pretraining_saw_are_counted(tmp_path: Path) -> None:
+    values = np.random.default_rng(0)
+    for number in range(40):
+        folder = tmp_path / "images" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values.integers(0, 255, (8, 8), dtype=np.uint8)).save(folder / f"{number}.png")
+    done = bets.bet(
+        tmp_path / "images", tmp_path / "images", budgets=[1], seeds=1, train="frozen", encoder="conv4",
+        batch_size=16, out=tmp_path / "bet",
+    )  # fmt: skip
+    assert "The encoder was pre-trained on all test images too" in str(done)
+    assert "Pre-training with labels saw labels of these test images" in str(done)
+
+
+def test_rows_are_called_by_what_was_pretrained_how_long() -> None:
+    assert called("random", 0) == "random weights"
+    assert called(SUPERVISED, 1000) == "pre-training with labels, 1,000 steps"
+
+
+WORDS = [
+    "bet",
+    "digits",
+    "digits",
+    "--budgets",
+    "2",
+    "--labels",
+    "30,60",
+    "--seeds",
+    "1",
+    "--train",
+    "frozen",
+]
+WORDS += ["--encoder", "conv4", "--batch-size", "16", "--method", "rotnet"]
+
+
+def run_until(kill: tuple[Any, str, int], out: Path) -> int | None:
+    """Exit code of the command in a process that is killed at the nth call of a function."""
+    owner, name, calls = kill
+    original = getattr(owner, name)
+
+    def deadly(*arguments: Any, **keywords: Any) -> Any:
+        nonlocal calls
+        calls -= 1
+        if calls < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **keywords)
+
+    def act() -> None:
+        setattr(owner, name, deadly)
+        cli.main([*WORDS, "--out", str(out)])
+
+    process = multiprocessing.get_context("fork").Process(target=act)
+    process.start()
+    process.join(60)
+    return process.exitcode
+
+
+def scores(out: Path) -> dict[str, Any]:
+    return {file.name: json.loads(file.read_text()) for file in sorted((out / "cells").glob("*.json"))}
+
+
+def test_a_bet_that_is_killed_twice_goes_on_and_ends_as_if_undisturbed(tmp_path: Path, capsys: Any) -> None:
+    torch.set_num_threads(1)
+    out = tmp_path / "killed"
+    assert run_until((cells, "write", 1), out) == -signal.SIGKILL
+    assert len(scores(out)) == 1
+    assert run_until((Supervised, "forward", 1), out) == -signal.SIGKILL
+    kept = {file: file.stat().st_mtime_ns for file in (out / "cells").glob("*.json")}
+    assert len(kept) == 2
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([*WORDS, "--out", str(out)])
+    assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
+    said = capsys.readouterr().out
+    assert "labelled samples" in said and "With 30 labels" in said and str(out / "bet.html") in said
+    assert (out / "bet.html").read_text().count("<svg") >= 1
+    whole = unlabeled.bet(config=out / "bet.toml", out=tmp_path / "whole")
+    assert scores(out) == scores(tmp_path / "whole") and len(scores(out)) == 8
+    assert str(whole) in said
+    with pytest.raises(
+        ValueError, match=r"out must be a new folder, got .*killed, which holds a bet with seeds 1, not 3"
+    ):
+        unlabeled.bet(config=out / "bet.toml", out=out, seeds=3)

@@ -1,0 +1,88 @@
+"""Pre-training with labels: the twin of a run that learns the classes of the same images."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import unlabeled
+from unlabeled import encoders
+from unlabeled.data import Data, from_images, open_data
+from unlabeled.evaluation.supervised_pretraining import Supervised, beside
+from unlabeled.run import Run
+
+pytestmark = pytest.mark.usefixtures("small_networks")
+
+
+def method(data: Data, **views: float) -> Supervised:
+    torch.manual_seed(0)
+    supervised = Supervised(encoders.build("conv4", image_size=8, in_channels=1), **views)
+    supervised.prepare(data)
+    return supervised
+
+
+def test_the_loss_is_the_cross_entropy_of_the_samples_whose_class_is_known() -> None:
+    data = open_data("digits").subset(torch.arange(12))
+    assert data.labels is not None
+    data.labels = data.labels.clone()
+    data.labels[:4] = -1
+    supervised = method(data, crop=1.0, flip=0.0).eval()
+    batch = data.batch(torch.arange(12))
+    torch.manual_seed(1)
+    logits = supervised.classifier(supervised.encoder(supervised.views(batch)))
+    known = [int((data.labels[4:].unique() < label).sum()) for label in data.labels[4:]]
+    expected = -logits.log_softmax(1)[range(4, 12), known].mean()
+    torch.manual_seed(1)
+    torch.testing.assert_close(supervised(batch), expected)
+    supervised.labels.fill_(-1)
+    assert supervised(batch).item() == 0
+
+
+def test_chance_is_the_entropy_of_the_classes() -> None:
+    data = from_images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 0, 0, 1]))
+    expected = torch.distributions.Categorical(torch.tensor([0.75, 0.25])).entropy()
+    assert method(data).chance(4) == pytest.approx(float(expected))
+
+
+def test_data_without_two_classes_is_refused() -> None:
+    for labels, count in ((None, 0), (torch.tensor([1, 1]), 1)):
+        data = from_images(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), labels, name="grey")
+        with pytest.raises(
+            ValueError, match=f"labels of at least 2 classes to pre-train with labels, got grey with {count}"
+        ):
+            method(data)
+
+
+def test_the_twin_has_the_budget_the_views_and_the_images_of_the_run(tmp_path: Path) -> None:
+    run = unlabeled.pretrain(
+        "simclr",
+        "digits",
+        out=tmp_path / "without",
+        quiet=True,
+        encoder="conv4",
+        steps=3,
+        batch_size=20,
+        seed=4,
+        crop=0.3,
+    )
+    twin = beside(run, "digits", tmp_path / "with", quiet=True)
+    assert twin.step == 3 and twin.config["settings"]["batch_size"] == 20
+    for part in ("encoder", "image_size", "holdout", "seed"):
+        assert twin.config["settings"][part] == run.config["settings"][part]
+    assert twin.config["options"].keys() == set() and twin.method.views.crop == 0.3  # pyright: ignore
+    own, others = twin.digests, run.digests
+    assert own is not None and others is not None and torch.equal(own, others)
+    assert Run(tmp_path / "with").encoder.config == run.encoder.config
+    longer = beside(run, "digits", tmp_path / "with", quiet=True, steps=5)
+    assert longer.step == 5
+
+
+def test_labels_are_learned_and_shuffled_ones_are_not(tmp_path: Path) -> None:
+    data = open_data("digits")
+    assert data.labels is not None
+    settings = {"encoder": "conv4", "steps": 40, "quiet": True, "flip": 0.0, "lr": 3e-3}
+    run = unlabeled.pretrain(Supervised, data, out=tmp_path / "labels", **settings)
+    assert run.history[-1]["loss"] < 1.6
+    data.labels = data.labels[torch.randperm(len(data), generator=torch.Generator().manual_seed(0))]
+    run = unlabeled.pretrain(Supervised, data, out=tmp_path / "shuffled", **settings)
+    assert run.history[-1]["loss"] > 2.2
