@@ -257,7 +257,7 @@ def test_seen_test_images_are_noted_and_equal_numbers_of_labels_count_once(tmp_p
     assert {len(one.values) for one in done.cells.values()} == {1}
     notes = " ".join(done.notes)
     assert "The encoder was pre-trained on all test images too" in notes
-    assert "Pre-training with labels saw the labels of these too" in notes
+    assert "Pre-training with labels saw labels of these test images" in notes
 
 
 def test_fine_tuned_classes_stand_beside_training_from_scratch_too(tmp_path: Path) -> None:
