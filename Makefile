@@ -24,9 +24,10 @@ golden: $(READY)
 docs: $(READY)
 	$(BIN)/python docs/make.py
 
+# Libraries are compiled to byte code when they are imported: a third less time than compiling all of them.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
 clean:

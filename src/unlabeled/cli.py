@@ -74,6 +74,8 @@ Whole = Annotated[int, Parameter(converter=_whole)]
 WholeOrNone = Annotated[int | None, Parameter(converter=_whole)]
 WORDS = Parameter(converter=_listed, n_tokens=1, negative=(), show_default=",".join)
 Words = Annotated[tuple[str, ...], WORDS]
+ChosenWords = Annotated[tuple[str, ...], WORDS, Parameter(show_default=False)]
+"""Words whose default is chosen; the help says by what."""
 Controls = Annotated[
     tuple[str, ...],
     WORDS,
@@ -193,8 +195,8 @@ class TaskOptions:
     crops: WholeOrNone = None
     labels: Words = ("all",)
     seeds: Whole = 1
-    train: Annotated[tuple[str, ...], WORDS, Parameter(show_default=False)] = ()
-    maps: Annotated[tuple[str, ...], WORDS, Parameter(show_default=False)] = ()
+    train: ChosenWords = ()
+    maps: ChosenWords = ()
 
     @property
     def chosen(self) -> dict[str, Any]:
@@ -543,8 +545,8 @@ def bet(
     *,
     method: str | None = None,
     task: Literal["classification", "multilabel", "segmentation", "detection"] | None = None,
-    budgets: Words = (),
-    labels: Words = (),
+    budgets: ChosenWords = (),
+    labels: ChosenWords = (),
     seeds: WholeOrNone = None,
     train: str | None = None,
     steps: WholeOrNone = None,

@@ -194,19 +194,19 @@ class _Players:
         return parts
 
     def _open(self, run: Run, has_labels: bool) -> None:
-        """Open the target as the networks read it, once, and note which of its test samples were seen before."""
+        """Open the target as the networks read it, once."""
         if self.parts is None:
             encoder, device = bare(run.encoder), pick_device(self.terms.device)
             self.parts = self._opened(Source.of(run, encoder, self.terms.target))
+            about = seen.account(run, self.parts)
+            self.notes += [f"{note[0].upper()}{note[1:]}." for note in [about.get("note")] if note]
+            if has_labels and (about.get("seen_in_pretraining") or {}).get("samples"):
+                self.notes.append(
+                    "Pre-training with labels saw labels of these test images, so its scores on them are no transfer."
+                )
             if self.terms.task == "classification":
                 self.data = Labelled.of(*self.parts.views(encoder, device))
-            about = seen.account(run, self.parts)
-            notes = [*(self.data.notes if self.data else ()), *([about["note"]] if "note" in about else ())]
-            if has_labels and (about["seen_in_pretraining"] or {}).get("samples"):
-                notes.append(
-                    "pre-training with labels saw the labels of these too, so its scores are too high"
-                )
-            self.notes += [f"{note[0].upper()}{note[1:]}." for note in notes]
+                self.notes += [f"{note[0].upper()}{note[1:]}." for note in self.data.notes]
 
     def _pretrained(self, budget: int) -> Run:
         """The run without labels of so many steps."""
