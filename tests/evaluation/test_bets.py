@@ -223,6 +223,11 @@ def test_tasks_train_on_the_target_and_the_page_shows_their_predictions(tmp_path
         ValueError, match=r"labels of at least 2 classes to pre-train with labels, got .*squares with 0"
     ):
         bets.bet(tmp_path / "squares", "digits", out=tmp_path / "another")
+    with pytest.raises(ValueError, match=r"data must have labels to evaluate on, got .*squares without any"):
+        bets.bet("digits", tmp_path / "squares", out=tmp_path / "third")
+    assert not [*tmp_path.glob("third/unlabeled*")]
+    with pytest.raises(ValueError, match="holds a bet with batch_size 16, not 8"):
+        bets.bet(config=tmp_path / "bet" / "bet.toml", out=tmp_path / "bet", batch_size=8)
 
 
 def test_without_labels_only_their_worth_is_measured(tmp_path: Path) -> None:

@@ -125,11 +125,12 @@ def _keep(folder: Path, terms: Terms) -> None:
     words = {name: value for name, value in asdict(terms).items() if value not in (None, [], {})}
     if file.is_file():
         stored = tomllib.loads(file.read_text(encoding="utf-8"))
-        for name in {**stored, **words}:
-            if name != "device" and stored.get(name) != words.get(name):
+        held, wanted = (one | one.get("settings", {}) for one in (stored, words))
+        for name in {**held, **wanted}:
+            if name not in ("device", "settings") and held.get(name) != wanted.get(name):
                 raise UserError(
-                    f"out must be a new folder, got {folder}, which holds a bet with {name} {stored.get(name)}, not "
-                    f"{words.get(name)}"
+                    f"out must be a new folder, got {folder}, which holds a bet with {name} {held.get(name)}, not "
+                    f"{wanted.get(name)}"
                 )
         return
     with atomic(file) as path:
@@ -156,8 +157,10 @@ class _Players:
             self._open(run, has_labels)
             done += self._cells(OURS, budget, bare(run.encoder))
             if has_labels:
-                report(f"pre-training with labels, {budget:,} steps")
-                twin = beside(run, self.terms.pretraining, self.folder / f"labels-{budget}", quiet=self.quiet)
+                out = self.folder / f"labels-{budget}"
+                if not is_finished(out, budget):
+                    report(f"pre-training with labels, {budget:,} steps")
+                twin = beside(run, self.terms.pretraining, out, quiet=self.quiet)
                 done += self._cells(SUPERVISED, budget, bare(twin.encoder))
             for features in self._controls() if number == 0 else ():
                 done += self._cells(features, 0, bare(run.encoder))
@@ -188,7 +191,9 @@ class _Players:
     def _opened(self, source: Source) -> Parts:
         task = self.terms.task
         parts = source.open() if task == "classification" else TASKS.load(task).parts(source, self.terms.size)
-        samples = len(parts.train or ())
+        assert parts.train is not None and parts.test is not None
+        labelled = Labelled.of(parts.train, parts.test) if task == "classification" else None
+        samples = len(parts.train if labelled is None else labelled.train)
         for count in self.terms.labels:
             transfer.draw(samples, count, 0)
         return parts
