@@ -267,7 +267,9 @@ def test_fine_tuned_classes_stand_beside_training_from_scratch_too(tmp_path: Pat
     assert "saw labels of these test images" not in str(done)
 
 
-def test_test_images_that_pretraining_saw_are_counted(tmp_path: Path) -> None:
+def test_test_images_that_pretraining_saw_are_counted_and_equal_numbers_of_labels_once(
+    tmp_path: Path,
+) -> None:
     values = np.random.default_rng(0)
     for number in range(40):
         folder = tmp_path / "images" / "ab"[number % 2]
@@ -275,8 +277,9 @@ def test_test_images_that_pretraining_saw_are_counted(tmp_path: Path) -> None:
         Image.fromarray(values.integers(0, 255, (8, 8), dtype=np.uint8)).save(folder / f"{number}.png")
     done = bets.bet(
         tmp_path / "images", tmp_path / "images", budgets=[1], seeds=1, train="frozen", encoder="conv4",
-        batch_size=16, out=tmp_path / "bet",
+        batch_size=16, labels=[32, "all"], out=tmp_path / "bet",
     )  # fmt: skip
+    assert done.counts == [32] and {len(one.values) for one in done.cells.values()} == {1}
     assert "The encoder was pre-trained on all test images too" in str(done)
     assert "Pre-training with labels saw labels of these test images" in str(done)
 
