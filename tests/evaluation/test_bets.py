@@ -241,25 +241,6 @@ def test_without_labels_only_their_worth_is_measured(tmp_path: Path) -> None:
     assert "has no labels" in str(done) and "With 20 labels after" in str(done)
 
 
-def test_seen_test_images_are_noted_and_equal_numbers_of_labels_count_once(tmp_path: Path) -> None:
-    """Without a test part of its own, data is pre-trained on as a whole, with labels those of the test images too."""
-    values = np.random.default_rng(0)
-    for number in range(20):
-        folder = tmp_path / "noise" / ("one", "two")[number % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        pixels = values.integers(0, 256, (8, 8), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-    done = bets.bet(
-        tmp_path / "noise", tmp_path / "noise", labels=[16, "all"], budgets=[1], seeds=1, train="frozen",
-        encoder="conv4", image_size=8, batch_size=8, out=tmp_path / "bet",
-    )  # fmt: skip
-    assert done.counts == [16]
-    assert {len(one.values) for one in done.cells.values()} == {1}
-    notes = " ".join(done.notes)
-    assert "The encoder was pre-trained on all test images too" in notes
-    assert "Pre-training with labels saw labels of these test images" in notes
-
-
 def test_fine_tuned_classes_stand_beside_training_from_scratch_too(tmp_path: Path) -> None:
     """Random weights are trained as ours are, and at the full rate; labels are worth against the better one."""
     done = bets.bet(
@@ -286,7 +267,9 @@ def test_fine_tuned_classes_stand_beside_training_from_scratch_too(tmp_path: Pat
     assert "saw labels of these test images" not in str(done)
 
 
-def test_test_images_that_pretraining_saw_are_counted(tmp_path: Path) -> None:
+def test_test_images_that_pretraining_saw_are_counted_and_equal_numbers_of_labels_once(
+    tmp_path: Path,
+) -> None:
     values = np.random.default_rng(0)
     for number in range(40):
         folder = tmp_path / "images" / "ab"[number % 2]
@@ -294,8 +277,9 @@ def test_test_images_that_pretraining_saw_are_counted(tmp_path: Path) -> None:
         Image.fromarray(values.integers(0, 255, (8, 8), dtype=np.uint8)).save(folder / f"{number}.png")
     done = bets.bet(
         tmp_path / "images", tmp_path / "images", budgets=[1], seeds=1, train="frozen", encoder="conv4",
-        batch_size=16, out=tmp_path / "bet",
+        batch_size=16, labels=[32, "all"], out=tmp_path / "bet",
     )  # fmt: skip
+    assert done.counts == [32] and {len(one.values) for one in done.cells.values()} == {1}
     assert "The encoder was pre-trained on all test images too" in str(done)
     assert "Pre-training with labels saw labels of these test images" in str(done)
 
