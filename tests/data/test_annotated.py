@@ -319,6 +319,12 @@ def test_data_without_annotations_is_refused(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     with pytest.raises(NoAnnotations, match=r"data must have boxes \(VOC xml, COCO json, YOLO txt"):
         open_data(tmp_path, annotations="boxes")
+    picture(tmp_path / "other/images/a.png")
+    mask(tmp_path / "other/masks/a.png", np.zeros((3, 4)))
+    with pytest.raises(
+        NoAnnotations, match=r"without: 1 masks of another size .*a.png: 4x3, the image 40x20"
+    ):
+        open_data(tmp_path / "other", annotations="masks")
     with pytest.raises(UserError, match="annotations must be left out for data of kind text"):
         open_data("topics", annotations="boxes", kind="text")
     with pytest.raises(UserError, match="annotations must be those of a folder or file"):

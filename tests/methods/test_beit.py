@@ -150,7 +150,7 @@ def test_every_weight_learns_and_nonsense_is_refused() -> None:
     assert not [name for name, weight in learned if weight.grad is None or not weight.grad.any()]
     with pytest.raises(ValueError, match="must have patches that differ, got one cluster for all"):
         small().prepare(open_data(torch.full((20, 1, 16, 16), 9, dtype=torch.uint8)))
-    with pytest.raises(ValueError, match="clusters must be at most the number of points, 64, got 65"):
+    with pytest.raises(ValueError, match="codes must be at most the 64 patches of array, got 65"):
         small(codes=65).prepare(open_data(torch.randint(256, (1, 1, 16, 16), dtype=torch.uint8)))
     with pytest.raises(ValueError, match="be a vision transformer, such as vit-gap-small, got conv4"):
         BEiT(encoders.build("conv4"))

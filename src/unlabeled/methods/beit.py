@@ -72,6 +72,10 @@ class BEiT(HiddenPatches, Method[ImageEncoder]):
     def prepare(self, data: Data) -> None:
         points = self.describe(self.views(data.sample(SAMPLES)))
         points = points[torch.randperm(len(points))[:PATCHES].to(points.device)]
+        if len(points) < len(self.centres):
+            raise UserError(
+                f"codes must be at most the {len(points)} patches of {data.name}, got {len(self.centres)}"
+            )
         masked_codes.find(points, self.centres, self.baseline)
         if not self.baseline > 0:
             raise UserError(f"images of {data.name} must have patches that differ, got one cluster for all")

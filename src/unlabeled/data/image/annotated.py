@@ -190,7 +190,8 @@ class Annotations:
         rows = torch.tensor([key in found for key in keys])
         if not rows.any():
             expected = f"{self.kind} ({_EXPECTED[self.kind]})"
-            raise NoAnnotations(f"data must have {expected}, got {images.name} without")
+            reasons = "".join(f": {one}" for one in (self.faults, faults) if one.counts)
+            raise NoAnnotations(f"data must have {expected}, got {images.name} without{reasons}")
         data, originals = images.subset(rows), originals[rows]
         keys = [key for key in keys if key in found]
         data.skipped += [
