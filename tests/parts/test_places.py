@@ -54,11 +54,7 @@ def test_patches_lie_where_the_last_frame_changes_within_the_frame_and_the_angle
     assert places[:, :2].abs().max() <= 1 - SCALE + 1e-6
     assert places[:, 2].abs().max() <= math.pi / 4 < places[:, 2].abs().max() + 0.02
     assert anywhere[:, :2].amin() < -0.6 and anywhere[:, :2].amax() > 0.6
-<<<<<<< HEAD
-    # The ten windows of 3x3 cells that share most with them begin at cell 3 or later; the noise is half a cell.
-=======
     # The ten windows of 3x3 cells that share most with them begin at cell 3 or later, of 0 to 6, within half a cell.
->>>>>>> main
     assert moving[:, :2].amin() >= (2 * 2.5 / 6 - 1) * (1 - SCALE) - 1e-6 and moving[:, :2].amax() > 0.6
     assert moving_places(clips, 0.0)[:, 2].eq(0).all()
 
