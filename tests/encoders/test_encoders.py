@@ -106,6 +106,8 @@ def test_names_are_the_ones_tested_here() -> None:
 def test_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"encoder must be .* got resnet81; similar names: .*resnet18"):
         build("resnet81")
+    with pytest.raises(ValueError, match=r"or a timm model, got qqqqqqqq$"):
+        build("qqqqqqqq")
 
 
 @pytest.mark.parametrize(

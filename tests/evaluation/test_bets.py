@@ -114,7 +114,7 @@ def test_a_winner_is_named_only_beyond_noise() -> None:
     for ours, theirs, words in (
         (0.8, 0.6, "pre-training without labels won; without labels"),
         (0.6, 0.8, "pre-training with labels won; without labels"),
-        (0.7, 0.7, "nobody won beyond noise"),
+        (0.7, 0.7, "neither won beyond noise"),
     ):
         line = played({"unlabeled": [0.5, 0.6, ours], SUPERVISED: [0.5, 0.6, theirs]}).lines()[0]
         assert line.startswith("classification with 300 labelled samples: ") and words in line
@@ -132,7 +132,7 @@ def test_the_trend_over_the_budgets_is_that_of_a_straight_line() -> None:
         f"without labels by +{gain:.1f} [" in text
     )  # the slope through three points is that of the outer two
     text = "\n".join(played({"unlabeled": [0.6, 0.6, 0.6], SUPERVISED: [0.6, 0.6, 0.6]}).lines())
-    assert "no trend of the difference beyond noise" in text
+    assert "no trend in the difference beyond noise" in text
 
 
 def test_labels_are_worth_something_only_where_pretraining_helps() -> None:
@@ -150,7 +150,9 @@ def test_labels_are_worth_something_only_where_pretraining_helps() -> None:
         "With 80 labels after pre-training without labels it is as good as the best control with more than 80"
         in text
     )
-    assert "nobody" not in text and "without labels won" not in text  # nothing was pre-trained with labels
+    assert (
+        "neither won" not in text and "without labels won" not in text
+    )  # nothing was pre-trained with labels
 
 
 @pytest.mark.parametrize(
@@ -221,6 +223,11 @@ def test_tasks_train_on_the_target_and_the_page_shows_their_predictions(tmp_path
         ValueError, match=r"labels of at least 2 classes to pre-train with labels, got .*squares with 0"
     ):
         bets.bet(tmp_path / "squares", "digits", out=tmp_path / "another")
+    with pytest.raises(ValueError, match=r"data must have labels to evaluate on, got .*squares without any"):
+        bets.bet("digits", tmp_path / "squares", out=tmp_path / "third")
+    assert not [*tmp_path.glob("third/unlabeled*")]
+    with pytest.raises(ValueError, match="holds a bet with batch_size 16, not 8"):
+        bets.bet(config=tmp_path / "bet" / "bet.toml", out=tmp_path / "bet", batch_size=8)
 
 
 def test_without_labels_only_their_worth_is_measured(tmp_path: Path) -> None:
@@ -232,6 +239,25 @@ def test_without_labels_only_their_worth_is_measured(tmp_path: Path) -> None:
     assert {features for features, _, _ in done.cells} == {"unlabeled", "random", "rescaled"}
     assert any("has no labels, so nothing was pre-trained with them" in line for line in lines)
     assert "has no labels" in str(done) and "With 20 labels after" in str(done)
+
+
+def test_seen_test_images_are_noted_and_equal_numbers_of_labels_count_once(tmp_path: Path) -> None:
+    """Without a test part of its own, data is pre-trained on as a whole, with labels those of the test images too."""
+    values = np.random.default_rng(0)
+    for number in range(20):
+        folder = tmp_path / "noise" / ("one", "two")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = values.integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    done = bets.bet(
+        tmp_path / "noise", tmp_path / "noise", labels=[16, "all"], budgets=[1], seeds=1, train="frozen",
+        encoder="conv4", image_size=8, batch_size=8, out=tmp_path / "bet",
+    )  # fmt: skip
+    assert done.counts == [16]
+    assert {len(one.values) for one in done.cells.values()} == {1}
+    notes = " ".join(done.notes)
+    assert "The encoder was pre-trained on all test images too" in notes
+    assert "Pre-training with labels saw the labels of these too" in notes
 
 
 def test_fine_tuned_classes_stand_beside_training_from_scratch_too(tmp_path: Path) -> None:

@@ -34,8 +34,10 @@ def test_the_loss_is_the_cross_entropy_of_the_samples_whose_class_is_known() -> 
     expected = -logits.log_softmax(1)[range(4, 12), known].mean()
     torch.manual_seed(1)
     torch.testing.assert_close(supervised(batch), expected)
+    right = (logits[4:].argmax(1) == torch.tensor(known)).float().mean()
+    torch.testing.assert_close(supervised.metrics["accuracy"], right)
     supervised.labels.fill_(-1)
-    assert supervised(batch).item() == 0
+    assert supervised(batch).item() == 0 == supervised.metrics["accuracy"].item()
 
 
 def test_chance_is_the_entropy_of_the_classes() -> None:

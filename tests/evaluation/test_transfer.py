@@ -297,3 +297,19 @@ def test_norms_of_ours_and_random_see_the_training_images_alike() -> None:
     assert not all(map(torch.equal, norm_statistics(random), norm_statistics(other)))
     ours = transfer.start(model, "unlabeled", data, 0)
     assert ours is not None and ours is not model.encoder
+
+
+@pytest.mark.parametrize("part", ["training", "test"])
+def test_a_part_without_any_known_class_is_refused_before_training(part: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(0)
+    for folder, known in (("train", part == "test"), ("test", part == "training")):
+        for number in range(3):
+            pixels = values.integers(0, 255, (8, 8), dtype=np.uint8)
+            mask = values.integers(0, 2, (8, 8), dtype=np.uint8) if known else np.full((8, 8), 255, np.uint8)
+            for name, content in (("images", pixels), ("masks", mask)):
+                (tmp_path / folder / name).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(content).save(tmp_path / folder / name / f"{folder}{number}.png")
+    with pytest.raises(
+        ValueError, match=f"masks of a known class in its {part} part, got .* none in 3 images"
+    ):
+        transfer.open_annotated(Source(tmp_path, None, {"kind": "image"}), "boxes", "masks")

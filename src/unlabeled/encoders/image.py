@@ -378,8 +378,6 @@ def _maker(name: str) -> Callable[[int, int], Any]:
         return partial(from_timm.any_timm, name)
     if name == OWN_NETWORK:
         raise UserError("encoder must be one that can be built again by its name, got a network of your own")
-    near = get_close_matches(name, [*NAMES, *timm.list_models()], n=3, cutoff=0.5) or list(NAMES)
-    listing = ", ".join(dict.fromkeys(near))
-    raise UserError(
-        f"encoder must be {', '.join(NAMES)} or a timm model, got {name}; similar names: {listing}"
-    )
+    near = get_close_matches(name, [*NAMES, *timm.list_models()], n=3, cutoff=0.5)
+    similar = f"; similar names: {', '.join(dict.fromkeys(near))}" if near else ""
+    raise UserError(f"encoder must be {', '.join(NAMES)} or a timm model, got {name}{similar}")

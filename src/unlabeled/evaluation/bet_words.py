@@ -145,7 +145,7 @@ class Bet:
         lines, place = [], f"{self.terms.task} with {counted(count, 'labelled samples')}"
         if theirs is not None:
             lead = contrast([(1, ours), (-1, theirs)], ranges(ours))
-            winner = {1: f"{NAMES[OURS]} won", -1: f"{NAMES[SUPERVISED]} won", 0: "nobody won beyond noise"}
+            winner = {1: f"{NAMES[OURS]} won", -1: f"{NAMES[SUPERVISED]} won", 0: "neither won beyond noise"}
             words = "it cannot be judged" if (side := _side(lead)) is None else winner[side]
             lines.append(
                 f"{place}: {words}; without labels {amount(interval_of(ours).value, ours.unit)}, with labels "
@@ -193,10 +193,10 @@ class Bet:
         words = {
             1: f"more budget would probably favour {NAMES[OURS]}",
             -1: f"more budget would probably favour {NAMES[SUPERVISED]}",
-            0: "the budgets show no trend of the difference beyond noise, so what more would do is open",
+            0: "the budgets show no trend in the difference beyond noise, so what more would do is open",
         }
         side = _side(slope)
-        told = "what more budget would do cannot be told" if side is None else words[side]
+        told = "what more budget would do cannot be said" if side is None else words[side]
         lines.append(
             f"The difference changed by {_signed(slope, unit)} with each doubling: {told}. If the trend over the "
             f"logarithm of the budget goes on, it is {_signed(later, unit)} at {2 * budgets[-1]:,} steps."
@@ -244,7 +244,7 @@ class Bet:
         return (
             f"Intervals (95 %) are over {counted(units, 'independent test samples')} and "
             f"{counted(self.terms.seeds, 'trainings')} on the target, each on a draw of the labels of its own; there "
-            "is one pre-training for each budget, whose luck they do not hold."
+            "is one pre-training for each budget, whose randomness they do not include."
         )
 
 

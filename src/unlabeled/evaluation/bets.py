@@ -76,7 +76,7 @@ def bet(
         players = _Players(agreed, folder, quiet)
         keys = players.play()
         found: dict[Key, list[Measurement]] = {}
-        for key, file in keys:
+        for key, file in dict.fromkeys(keys):  # "all" and a number may be the same labels
             found.setdefault(key, []).append(cells.read(file))
         return Bet(folder, agreed, {key: cells.together(own) for key, own in found.items()}, players.notes)
 
@@ -125,11 +125,12 @@ def _keep(folder: Path, terms: Terms) -> None:
     words = {name: value for name, value in asdict(terms).items() if value not in (None, [], {})}
     if file.is_file():
         stored = tomllib.loads(file.read_text(encoding="utf-8"))
-        for name in {**stored, **words}:
-            if name != "device" and stored.get(name) != words.get(name):
+        held, wanted = (one | one.get("settings", {}) for one in (stored, words))
+        for name in {**held, **wanted}:
+            if name not in ("device", "settings") and held.get(name) != wanted.get(name):
                 raise UserError(
-                    f"out must be a new folder, got {folder}, which holds a bet with {name} {stored.get(name)}, not "
-                    f"{words.get(name)}"
+                    f"out must be a new folder, got {folder}, which holds a bet with {name} {held.get(name)}, not "
+                    f"{wanted.get(name)}"
                 )
         return
     with atomic(file) as path:
@@ -156,8 +157,10 @@ class _Players:
             self._open(run, has_labels)
             done += self._cells(OURS, budget, bare(run.encoder))
             if has_labels:
-                report(f"pre-training with labels, {budget:,} steps")
-                twin = beside(run, self.terms.pretraining, self.folder / f"labels-{budget}", quiet=self.quiet)
+                out = self.folder / f"labels-{budget}"
+                if not is_finished(out, budget):
+                    report(f"pre-training with labels, {budget:,} steps")
+                twin = beside(run, self.terms.pretraining, out, quiet=self.quiet)
                 done += self._cells(SUPERVISED, budget, bare(twin.encoder))
             for features in self._controls() if number == 0 else ():
                 done += self._cells(features, 0, bare(run.encoder))
@@ -188,7 +191,9 @@ class _Players:
     def _opened(self, source: Source) -> Parts:
         task = self.terms.task
         parts = source.open() if task == "classification" else TASKS.load(task).parts(source, self.terms.size)
-        samples = len(parts.train or ())
+        assert parts.train is not None and parts.test is not None
+        labelled = Labelled.of(parts.train, parts.test) if task == "classification" else None
+        samples = len(parts.train if labelled is None else labelled.train)
         for count in self.terms.labels:
             transfer.draw(samples, count, 0)
         return parts
@@ -230,8 +235,9 @@ class _Players:
         """Scores of a network with each number of labels and each seed, measured where they are not there yet."""
         assert self.parts is not None and self.parts.train is not None
         terms, train = self.terms, self.parts.train if self.data is None else self.data.train
-        for count in terms.labels or ["all"]:
-            labels = len(transfer.draw(len(train), count, 0))
+        amounts = {count: len(transfer.draw(len(train), count, 0)) for count in terms.labels or ["all"]}
+        most = max(amounts.values())
+        for count, labels in amounts.items():
             for seed in range(terms.seed, terms.seed + terms.seeds):
                 name = "-".join([features.replace(" ", "-"), str(budget), str(labels), str(seed)])
                 file = self.folder / "cells" / f"{name}.json"
@@ -244,8 +250,7 @@ class _Players:
                     measured = replace(
                         self._measured(network, count, seed, features == SCRATCH), features=features
                     )
-                    shows = seed == terms.seed and count == (terms.labels or ["all"])[-1]
-                    shows &= budget in (0, terms.budgets[-1])
+                    shows = seed == terms.seed and labels == most and budget in (0, terms.budgets[-1])
                     own = {
                         features if row == OURS else row: one
                         for row, one in measured.pictures.items()

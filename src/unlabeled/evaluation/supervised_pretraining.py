@@ -18,6 +18,7 @@ from unlabeled.encoders.readout import bare
 from unlabeled.evaluation.twins import untrained
 from unlabeled.method import VIEWS_OFF, Batch, Method
 from unlabeled.options import ViewOptions
+from unlabeled.parts import gather
 from unlabeled.parts.augment import Views
 from unlabeled.run import CHECKPOINT, Run, load, read_position
 from unlabeled.training.train import pretrain
@@ -70,10 +71,10 @@ class Supervised(Method[ImageEncoder]):
     def forward(self, batch: Batch) -> Tensor:
         labels = self.labels[batch["index"]]
         logits = self.classifier(self.encoder(self.views(batch)))
-        self.metrics = {"accuracy": (logits.argmax(1) == labels)[labels >= 0].float().mean()}
-        return F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum") / (labels >= 0).sum().clamp(
-            min=1
-        )
+        known = labels >= 0
+        right = (logits.argmax(1) == labels).sum()
+        self.metrics = {"accuracy": right / known.sum().clamp(min=1)}
+        return gather.mean(F.cross_entropy(logits, labels, ignore_index=-1, reduction="none"), known)
 
     def chance(self, samples: int) -> float:
         fractions = self.labels[self.labels >= 0].bincount() / (self.labels >= 0).sum()

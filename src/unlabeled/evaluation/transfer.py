@@ -75,7 +75,7 @@ def open_annotated(source: Source, *kinds: AnnotationKind) -> Parts:
     """Open images with annotations of the first kind that is there.
 
     Raises:
-        ValueError: There are none in one of the parts.
+        ValueError: There are none in one of the parts, or none of a known class.
     """
     for kind in kinds:
         try:
@@ -84,9 +84,14 @@ def open_annotated(source: Source, *kinds: AnnotationKind) -> Parts:
             if kind == kinds[-1]:
                 raise
             continue
-        for data in (parts.train, parts.test):
+        for part, data in (("training", parts.train), ("test", parts.test)):
             if not isinstance(data, AnnotatedImages):
                 raise UserError(f"data must be images with {' or '.join(kinds)}, got {data}")
+            if not (data.present() == 1).any():
+                raise UserError(
+                    f"data must have {kind} of a known class in its {part} part, got {data.name} with none in "
+                    f"{len(data)} images"
+                )
         return parts
     raise AssertionError
 

@@ -8,10 +8,10 @@ https://arxiv.org/abs/2003.10555
 Differs: pieces are chosen without replacement, where the authors' code draws a tenth of them twice and adds their
 numbers. The generator shares the vectors of the pieces; its positions and segments are its own. The vectors are as wide
 as the encoder. Small networks have no dropout. The schedule is a cosine.
-Shortcut: the encoder never sees [MASK], and a piece that was filled in rightly counts as an original, so only what does
-not fit the text gives a replacement away. Calling every piece an original is right for 85 % of them and more, so the
-area under the ROC curve says more than the accuracy. No gradient passes the sampling: the generator imitates the text,
-it does not try to deceive.
+Shortcut: the encoder never sees [MASK], and a piece that was filled in correctly counts as an original, so only what
+does not fit the text gives a replacement away. Calling every piece an original is right for 85 % of them and more, so
+the area under the ROC curve says more than the accuracy. No gradient passes the sampling: the generator imitates the
+text, it does not try to deceive.
 """
 
 from typing import ClassVar
@@ -78,7 +78,7 @@ class Generator(nn.Module):
 class ELECTRA(Method[TextEncoder]):
     """Tell which words of a text a small network has replaced.
 
-    The metrics are the fraction of hidden words that the generator fills in rightly, the fraction of words that are
+    The metrics are the fraction of hidden words that the generator fills in correctly, the fraction of words that are
     replaced, and `roc_area`, how well replaced words are told from original ones (chance 0.5).
 
     Args:

@@ -120,7 +120,7 @@ class PASE(Method[AudioEncoder]):
             least = (network.receptive + network.gap * network.hop) / rate
             raise UserError(
                 f"local_info and global_info must be 0, or two sounds of {data.name} and crop_seconds at least "
-                f"{least:.2f} seconds, got {int(lengths.max()) / rate:.2f} at most"
+                f"{least:.2f} seconds, got {int(lengths.max()) / rate:.3g} at most"
             )
         described, real = self.describe(*self.encoder.inputs(data.sample(FITTED)))
         for name, worker in self.regression_workers():

@@ -63,11 +63,16 @@ class SimMIM(HiddenPatches, Method[ImageEncoder]):
         **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder, views, token=True)
-        square = square or next(number for number in (2, 3, 1) if self.side % number == 0)
+        divides = (number for number in (2, 3) if self.side % number == 0 and number < self.side)
+        square = square or next(divides, 1)
         if self.side % square:
             raise UserError(f"square must divide the {self.side} patches on a side of an image, got {square}")
         self.square, self.squares = square, self.side // square
         self.hidden = math.ceil(mask * self.squares**2)
+        if self.hidden == self.squares**2:
+            raise UserError(
+                f"mask must leave one of the {self.squares**2} squares of an image visible, got {mask}"
+            )
         pixels = encoder.adapt.out_channels * encoder.patch_size**2
         self.head = near_zero(nn.Linear(encoder.trunk.dim, pixels))
 
