@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from unlabeled import encoders
+from unlabeled.data.video.data import from_videos
 from unlabeled.encoders.video import Frames
 from unlabeled.methods.time_cycle import TimeCycle, affinity, alignment, inliers
 from unlabeled.parts.patches import crop
