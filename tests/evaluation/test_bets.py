@@ -117,7 +117,7 @@ def test_a_winner_is_named_only_beyond_noise() -> None:
         (0.7, 0.7, "neither won beyond noise"),
     ):
         line = played({"unlabeled": [0.5, 0.6, ours], SUPERVISED: [0.5, 0.6, theirs]}).lines()[0]
-        assert line.startswith("classification with 300 labelled samples: ") and words in line
+        assert line.startswith("Classification with 300 labelled samples: ") and words in line
     line = played({"unlabeled": [0.5, 0.6, 0.9], SUPERVISED: [0.5, 0.6, 0.1]}, samples=4).lines()[0]
     assert "it cannot be judged" in line
 

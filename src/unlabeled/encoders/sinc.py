@@ -18,8 +18,8 @@ FIRST_HZ, MARGIN_HZ = 30.0, 100.0
 class Sinc(nn.Module):
     """Differences of two windowed sincs, whose gain is about 1 between their cut-offs and 0 elsewhere.
 
-    Before training the bands are of equal width in mel. Source: Ravanelli, Bengio, "Speaker Recognition from Raw
-    Waveform with SincNet", 2018, https://arxiv.org/abs/1808.00158
+    Before training the bands are of about equal width in mel; each overlaps the next by 50 hertz. Source: Ravanelli,
+    Bengio, "Speaker Recognition from Raw Waveform with SincNet", 2018, https://arxiv.org/abs/1808.00158
 
     Args:
         filters: Number of bands.

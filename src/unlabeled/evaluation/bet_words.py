@@ -142,14 +142,16 @@ class Bet:
         ours, theirs = self.get(OURS, count), self.get(SUPERVISED, count)
         if ours is None:
             return []
-        lines, place = [], f"{self.terms.task} with {counted(count, 'labelled samples')}"
+        place = f"{self.terms.task.capitalize()} with {counted(count, 'labelled samples')}"
+        lines, percent = [], " %" if ours.unit == "accuracy" else ""
         if theirs is not None:
             lead = contrast([(1, ours), (-1, theirs)], ranges(ours))
             winner = {1: f"{NAMES[OURS]} won", -1: f"{NAMES[SUPERVISED]} won", 0: "neither won beyond noise"}
             words = "it cannot be judged" if (side := _side(lead)) is None else winner[side]
             lines.append(
                 f"{place}: {words}; without labels {amount(interval_of(ours).value, ours.unit)}, with labels "
-                f"{amount(interval_of(theirs).value, ours.unit)} {ours.unit}, difference {_signed(lead, ours.unit)}."
+                f"{amount(interval_of(theirs).value, ours.unit)}{percent} {ours.unit}, difference "
+                f"{_signed(lead, ours.unit)}."
             )
         for features in dict.fromkeys(features for features, _, _ in self.cells if features not in NAMES):
             control = self.get(features, count)
@@ -250,7 +252,7 @@ class Bet:
 
 def called(features: str, budget: int) -> str:
     """What a row is called."""
-    return f"{NAMES[features]}, {budget:,} steps" if features in NAMES else name(features)
+    return f"{NAMES[features]}, {counted(budget, 'steps')}" if features in NAMES else name(features)
 
 
 def ranges(measurement: Measurement) -> tuple[float, float] | None:

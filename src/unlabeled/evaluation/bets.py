@@ -29,7 +29,7 @@ from unlabeled.evaluation.probes import finetune, linear
 from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.evaluation.supervised_pretraining import NoLabels, beside, classes_of, is_finished
 from unlabeled.evaluation.tasks import TASKS
-from unlabeled.evaluation.verdict import OURS
+from unlabeled.evaluation.verdict import OURS, counted
 from unlabeled.files import atomic, locked, printable
 from unlabeled.progress import report, telling
 from unlabeled.run import CHECKPOINT, Run, load
@@ -94,7 +94,9 @@ def _terms(config: str | Path | None, given: Mapping[str, Any]) -> Terms:
             check.choice((*known, "settings"), **{f"term in {config}": name})
     values = {name: value for name, value in given.items() if value is not None}
     settings = stored.pop("settings", {}) | {
-        name: value for name, value in values.items() if name not in known
+        name: list(value) if isinstance(value, tuple) else value  # as the file gives them back
+        for name, value in values.items()
+        if name not in known
     }
     named: dict[str, Any] = stored | {
         name: printable(value) if isinstance(value, os.PathLike) else value
@@ -159,7 +161,7 @@ class _Players:
             if has_labels:
                 out = self.folder / f"labels-{budget}"
                 if not is_finished(out, budget):
-                    report(f"pre-training with labels, {budget:,} steps")
+                    report(f"pre-training with labels, {counted(budget, 'steps')}")
                 twin = beside(run, self.terms.pretraining, out, quiet=self.quiet)
                 done += self._cells(SUPERVISED, budget, bare(twin.encoder))
             for features in self._controls() if number == 0 else ():
@@ -218,7 +220,7 @@ class _Players:
         terms, out = self.terms, self.folder / f"unlabeled-{budget}"
         if is_finished(out, budget):
             return load(out)
-        report(f"{terms.method}, {budget:,} steps")
+        report(f"{terms.method}, {counted(budget, 'steps')}")
         settings = {"seed": terms.seed, "device": terms.device, "holdout": 0.0, **terms.settings}
         resume = (out / CHECKPOINT).is_file()
         return pretrain(
@@ -258,9 +260,8 @@ class _Players:
                     }
                     cells.write(file, replace(measured, features=features, pictures=own))
                     value = float(measured.values.mean())
-                    report(
-                        f"{features}, {budget:,} steps, {labels:,} labels, seed {seed}: {measured.unit} {value:.3f}"
-                    )
+                    place = f"{features}, {counted(budget, 'steps')}, {labels:,} labels, seed {seed}"
+                    report(f"{place}: {measured.unit} {value:.3f}")
                 yield (features, budget, labels), file
 
     def _measured(self, network: Any, count: int | str, seed: int, scratch: bool) -> Measurement:
