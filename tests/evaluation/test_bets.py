@@ -216,7 +216,7 @@ def test_tasks_train_on_the_target_and_the_page_shows_their_predictions(tmp_path
         and "mean IoU, labelled samples" in text
         and "rescaled random weights" in text
     )
-    assert "segmentation with 5 labelled samples" in str(done)
+    assert "Segmentation with 5 labelled samples" in str(done)
     with pytest.raises(ValueError, match="data must have boxes"):
         bets.bet("digits", tmp_path / "squares", task="detection", out=tmp_path / "other")
     with pytest.raises(
