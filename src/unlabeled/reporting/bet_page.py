@@ -1,6 +1,7 @@
 """The page of a bet: who won, the curves, what was predicted, and what repeats it."""
 
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 
 from markupsafe import Markup
@@ -70,17 +71,13 @@ def _chart(title: str, across: str, bet: Bet, columns: Sequence[Sequence[tuple[i
     lines = [
         (
             f"s{place % 6}",
-            [(x, float(one.values.mean()), called(features, x)) for x, one in sorted(own, key=_first)],
+            [(x, float(one.values.mean()), called(features, x)) for x, one in sorted(own, key=itemgetter(0))],
         )
         for place, (features, own) in enumerate(zip(_features(bet), columns, strict=True))
     ]
     if len({x for _, points in lines for x, _, _ in points}) < 2 + (across.startswith("steps")):
         return Markup()
     return charts.paths(title, lines, across, unit)
-
-
-def _first(point: tuple[int, Measurement]) -> int:
-    return point[0]
 
 
 def _pictures(bet: Bet) -> list[tuple[str, list[Markup]]]:
