@@ -450,7 +450,7 @@ def test_a_dry_run_tells_what_is_chosen_and_trains_nothing(
     assert {"encoder conv4", "steps 30", "batch_size 16", "lr 0.00025 (chosen)", "flip 0.5"} <= set(lines)
     assert lines[-1].startswith("about ") and not list(tmp_path.iterdir())
     with pytest.raises(SystemExit, match="0"):
-        main([*words, "--minutes", "0.001"])
+        main([*words, "--minutes", "0.00001"])
     out = capsys.readouterr().out
     assert (
         "steps 10 (chosen)" in out and "but 10 steps are the minimum" in out and not list(tmp_path.iterdir())
