@@ -68,13 +68,13 @@ def test_loss_is_the_squared_error_of_all_pixels_in_value_and_gradient(cover):
         sum(float(d) ** 2 for d in difference.flatten()) / difference.numel(), rel=1e-4
     )
     torch.testing.assert_close(departure.grad, 2 * difference / difference.numel())
-    assert restorer.metrics["psnr"] == psnr(value.detach())
+    assert restorer.metrics["psnr_db"] == psnr(value.detach())
     restored = given + departure
-    torch.testing.assert_close(restorer.metrics["gain"], gain(restored, given, images))
-    torch.testing.assert_close(restorer.metrics["gain_covered"], gain(restored, given, images, covered))
+    torch.testing.assert_close(restorer.metrics["gain_db"], gain(restored, given, images))
+    torch.testing.assert_close(restorer.metrics["gain_covered_db"], gain(restored, given, images, covered))
     clean = (~covered).expand_as(images)
     expected = psnr((restored - images)[clean].square().mean())
-    torch.testing.assert_close(restorer.metrics["psnr_clean"], expected.detach())
+    torch.testing.assert_close(restorer.metrics["psnr_clean_db"], expected.detach())
 
 
 @pytest.mark.parametrize("cover", COVERS)
@@ -84,8 +84,8 @@ def test_first_loss_is_that_of_the_corrupted_images(cover):
     restorer.prepare(data(images))
     value = restorer({"image": images})
     assert value.item() == pytest.approx(restorer.chance(256), rel=0.4)  # few images are covered much
-    assert abs(restorer.metrics["gain"]) < 0.1 and abs(restorer.metrics["gain_covered"]) < 0.1
-    assert restorer.metrics["psnr_clean"] > 35
+    assert abs(restorer.metrics["gain_db"]) < 0.1 and abs(restorer.metrics["gain_covered_db"]) < 0.1
+    assert restorer.metrics["psnr_clean_db"] > 35
 
 
 def test_either_covers_each_image_with_dirt_or_rain_with_equal_probability():
@@ -115,7 +115,9 @@ def test_restores_unseen_images_and_leaves_clean_ones_alone(cover, steps, least)
     restorer = train(method(cover=cover, coverage=0.3), smooth, steps=steps)
     fresh = smooth(64)
     restorer({"image": fresh})
-    assert restorer.metrics["gain"] > least and restorer.metrics["gain_covered"] > least, restorer.metrics
+    assert restorer.metrics["gain_db"] > least and restorer.metrics["gain_covered_db"] > least, (
+        restorer.metrics
+    )
     assert (restorer.restore(fresh) - fresh).square().mean() < 0.01
 
 
@@ -127,7 +129,7 @@ def test_noise_that_is_hidden_cannot_be_restored_and_smooth_images_can():
     for draw in (smooth, noise):
         restorer = train(behind_tape(method()), draw, steps=40)
         restorer({"image": draw(128)})
-        gains[draw] = float(restorer.metrics["gain_covered"])
+        gains[draw] = float(restorer.metrics["gain_covered_db"])
     assert gains[smooth] > 1 and gains[noise] < 0.05, gains
 
 

@@ -63,7 +63,7 @@ def test_loss_matches_a_slow_loop_in_value_and_gradient(loss):
     assert value.item() == pytest.approx(sum(errors) / len(errors), rel=1e-4)
     torch.testing.assert_close(details.grad, slope / len(errors))
     expected = gain(network.coarse(images) + details, network.coarse(images), images)
-    torch.testing.assert_close(network.metrics["gain"], expected)
+    torch.testing.assert_close(network.metrics["gain_db"], expected)
 
 
 @pytest.mark.parametrize(("size", "scale", "side"), [(16, 2, 8), (32, 4, 8), (32, 8, 4), (9, 4, 3)])
@@ -123,7 +123,7 @@ def test_first_loss_is_that_of_the_upsampled_image(loss):
     assert network.chance(256) is None
     network.prepare(data(images))
     assert network({"image": images}).item() == pytest.approx(network.chance(256), rel=0.1)
-    assert abs(network.metrics["gain"]) < 0.1
+    assert abs(network.metrics["gain_db"]) < 0.1
 
 
 @pytest.mark.usefixtures("wide_networks")
@@ -131,7 +131,7 @@ def test_edges_are_sharper_than_upsampled_ones_and_agree_with_the_downsampled_im
     network = train(method(), edges, steps=120)
     fresh = edges(64)
     network({"image": fresh})
-    assert network.metrics["gain"] > 0.5, network.metrics
+    assert network.metrics["gain_db"] > 0.5, network.metrics
     coarse = network.coarse(fresh)
     small, again = (shrink(x, 4, NO_BLUR.expand(64)) for x in (coarse, network.predict(coarse)))
     assert F.mse_loss(again, small) < 0.25 * F.mse_loss(coarse, fresh)
@@ -140,7 +140,7 @@ def test_edges_are_sharper_than_upsampled_ones_and_agree_with_the_downsampled_im
 def test_details_of_other_images_cannot_be_predicted():
     network = train(method(blur_width=0.0), mixed, steps=40)
     network({"image": mixed(128)})
-    assert network.metrics["gain"] < 0.1, network.metrics
+    assert network.metrics["gain_db"] < 0.1, network.metrics
 
 
 def test_pictures_show_the_image_the_upsampled_one_and_the_prediction():

@@ -23,6 +23,7 @@ from unlabeled.evaluation import Scores, geometry
 from unlabeled.method import Waveforms
 from unlabeled.reporting import charts, pictures, report, sounds, tables
 from unlabeled.reporting.entry import Entry
+from unlabeled.reporting.sections import metric_title
 from unlabeled.reporting.tracks import painted
 from unlabeled.run import fingerprint, load
 from unlabeled.training.train import pretrain
@@ -730,3 +731,15 @@ def test_images_in_the_page_are_png(tmp_path: Path) -> None:
     found = re.findall(r"data:image/png;base64,([^\"]+)", text)
     assert len(found) > 20
     assert all(base64.b64decode(data).startswith(b"\x89PNG") for data in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("gain_covered_db", "Gain covered (dB)"),
+        ("psnr_db", "PSNR (dB)"),
+        ("same_frame_accuracy", "Same frame accuracy"),
+    ],
+)
+def test_charts_of_metrics_have_units(name: str, title: str) -> None:
+    assert metric_title(name) == title

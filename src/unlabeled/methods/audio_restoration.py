@@ -9,9 +9,9 @@ Recognition", 2020, https://arxiv.org/abs/2001.09239, without reverberation.
 Differs: TERA alters the spectrogram, here the waveform is damaged, so that it can be heard; all frames count, not the
 altered ones alone. The encoder is any network. Phases are not restored: reports play the damaged sound with its bands
 amplified or attenuated, so gaps are filled with shaped noise.
-Shortcut: most of a sound is often clean, so the copy is free, only the residual is predicted, and `gain` measures the
-improvement over the copy. All sounds have dither of one step of 16 bits, else a dropped span would be minus infinity,
-and any constant a large gain; `gain_dropped` compares with a line across the span.
+Shortcut: most of a sound is often clean, so the copy is free, only the residual is predicted, and `gain_db` measures
+the improvement over the copy. All sounds have dither of one step of 16 bits, else a dropped span would be minus
+infinity, and any constant a large gain; `gain_dropped_db` compares with a line across the span.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -47,8 +47,8 @@ def loss(restored: Tensor, clean: Tensor, frames: Tensor) -> Tensor:
 class AudioRestoration(Method[AudioEncoder]):
     """Restore the spectrogram of a sound that was damaged by noise, filters, clipping or gaps.
 
-    The metric `gain` is how far the squared error of the restored bands is below that of the damaged ones, in decibels;
-    `gain_dropped` compares, in frames that dropped spans touch, with bands interpolated over them.
+    The metric `gain_db` is how far the squared error of the restored bands is below that of the damaged ones, in
+    decibels; `gain_dropped_db` compares, in frames that dropped spans touch, with bands interpolated over them.
 
     Args:
         encoder: Network whose features are kept, such as audio-conv.
@@ -106,8 +106,8 @@ class AudioRestoration(Method[AudioEncoder]):
         touched = real & self.encoder.spectrogram.touched(dropped)
         line = ragged.interpolate(given, real & ~touched).mT
         self.metrics = {
-            "gain": gain(restored.mT, given.mT, bands.mT, real[:, None]),
-            "gain_dropped": gain(restored.mT, line, bands.mT, touched[:, None]),
+            "gain_db": gain(restored.mT, given.mT, bands.mT, real[:, None]),
+            "gain_dropped_db": gain(restored.mT, line, bands.mT, touched[:, None]),
         }
         return loss(restored, bands, frames)
 

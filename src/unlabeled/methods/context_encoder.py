@@ -117,7 +117,7 @@ class ContextEncoder(Method[ImageEncoder]):
         drop = self.drop(images)
         predicted = self.predict(images, drop)
         hole = reconstruction(predicted.detach(), images, drop.float())
-        self.metrics = {"psnr": psnr(hole)}
+        self.metrics = {"psnr_db": psnr(hole)}
         error = reconstruction(predicted, images, self.weight(drop))
         if not self.adversarial_weight:
             return error

@@ -11,8 +11,8 @@ has three convolutions without padding. The head predicts the residual, where th
 whole images are restored at once, where the paper averages the outputs of overlapping patches. The optimizer is AdamW,
 not SGD.
 Shortcut: copying the input is nearly right, as most pixels are clean. So the copy is free, only the residual is
-predicted, and `gain` measures the improvement over the copy. The first layers see specks best, so the head reads only
-the last three maps.
+predicted, and `gain_db` measures the improvement over the copy. The first layers see specks best, so the head reads
+only the last three maps.
 """
 
 from typing import Annotated, Literal, Unpack
@@ -40,8 +40,8 @@ VISIBLE = 0.1
 class Restoration(Method[ImageEncoder]):
     """Restore an image taken through a window covered with dirt or raindrops.
 
-    The metric `psnr` compares restored with clean images. `gain` is its improvement over the corrupted images in
-    decibels, `gain_covered` the same for covered pixels only; `psnr_clean` is the PSNR of the pixels that nothing
+    The metric `psnr_db` compares restored with clean images. `gain_db` is its improvement over the corrupted images in
+    decibels, `gain_covered_db` the same for covered pixels only; `psnr_clean_db` is the PSNR of the pixels that nothing
     covers.
 
     Args:
@@ -91,10 +91,10 @@ class Restoration(Method[ImageEncoder]):
         restored = self.restore(corrupted)
         error, result = squared_error(restored, clean), restored.detach()
         self.metrics = {
-            "psnr": psnr(error.detach()),
-            "gain": gain(result, corrupted, clean),
-            "gain_covered": gain(result, corrupted, clean, covered),
-            "psnr_clean": psnr(squared_error(result, clean, ~covered)),
+            "psnr_db": psnr(error.detach()),
+            "gain_db": gain(result, corrupted, clean),
+            "gain_covered_db": gain(result, corrupted, clean, covered),
+            "psnr_clean_db": psnr(squared_error(result, clean, ~covered)),
         }
         return error
 

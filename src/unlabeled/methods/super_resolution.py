@@ -58,7 +58,7 @@ def enlarge(images: Tensor, size: int) -> Tensor:
 class SuperResolution(Method[ImageEncoder]):
     """Predict the details that an image lost when it was downsampled.
 
-    The metric `gain` is the improvement in PSNR over the upsampled image, in decibels.
+    The metric `gain_db` is the improvement in PSNR over the upsampled image, in decibels.
 
     Args:
         encoder: Network whose features are kept.
@@ -105,7 +105,7 @@ class SuperResolution(Method[ImageEncoder]):
         coarse = self.coarse(images)
         predicted = self.predict(coarse).float()
         quality = psnr(squared_error(predicted.detach(), images))
-        self.metrics = {"psnr": quality, "gain": gain(predicted, coarse, images)}
+        self.metrics = {"psnr_db": quality, "gain_db": gain(predicted, coarse, images)}
         return self.error(predicted, images)
 
     def predict(self, coarse: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ TEMPLATES = Environment(
     lstrip_blocks=True,
     undefined=StrictUndefined,
 )
-TEMPLATES.filters |= {"counted": counted, "number": charts.number}
+TEMPLATES.filters |= {"counted": counted, "metric_title": sections.metric_title, "number": charts.number}
 TEMPLATES.tests["finite"] = charts.finite
 TEMPLATES.globals |= {
     "dots": charts.dots,

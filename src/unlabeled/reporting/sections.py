@@ -21,6 +21,7 @@ __all__ = [
     "first_layers",
     "loss_chart",
     "maps",
+    "metric_title",
     "neighbours",
     "predictions",
     "pretext",
@@ -47,6 +48,12 @@ def series(entries: Sequence[Entry], *keys: str) -> list[charts.Line]:
         charts.Line(entry.label, entry.style, entry.epochs, [value(line) for line in entry.history])
         for entry in entries
     ]
+
+
+def metric_title(name: str) -> str:
+    """The title of a chart, such as "PSNR (dB)" for psnr_db."""
+    title = name.removesuffix("_db").replace("_", " ").capitalize().replace("Psnr", "PSNR")
+    return f"{title} (dB)" if name.endswith("_db") else title
 
 
 def loss_chart(entries: Sequence[Entry]) -> Markup:
