@@ -28,6 +28,7 @@ TITLES = {
     "trajectory": "Agent trajectories",
 }
 TASKS = {
+    "image": "`multilabel`, `segmentation`, `detection`, `outliers`",
     "text": "`perplexity`, `continuation`, `zero_shot`, `few_shot`, `similarity`, `analogies`",
     "audio": "`abx`, `factors`",
     "video": "`recognition`, `propagation` of masks and key points",

@@ -81,14 +81,18 @@ Controls = Annotated[
     WORDS,
     Parameter(
         converter=_controls,
-        help="Baselines to measure beside the encoder: default (those that take seconds), all, none, or any of "
-        f"{CONTROLS} that suit the kind of data, separated by commas. Tasks have their own.",
+        help="Controls to measure beside the encoder: default (those that take seconds), baselines (what older methods "
+        f"make of the raw input), all, none, or any of {CONTROLS} that suit the kind of data, separated by commas. "
+        "Tasks have their own.",
     ),
 ]
 Probes = Annotated[
     tuple[str, ...],
     WORDS,
-    Parameter(help=f"Probes, which predict labels: {PROBES}; and tasks: {TASKS}; separated by commas."),
+    Parameter(
+        help=f"Probes, which predict labels: {PROBES}; semi_supervised for all that learn from unlabelled training "
+        f"samples too; and tasks: {TASKS}; separated by commas."
+    ),
 ]
 Run = Annotated[Path, Parameter(help="Folder of a run.")]
 Network = Annotated[
@@ -511,12 +515,12 @@ def _keep(run: Any, scores: Any) -> None:
 def _evaluate_snapshots(run: Any, data: Any, options: dict[str, Any]) -> None:
     """Evaluate the encoders along the training by the probes, without controls, and keep the scores."""
     from unlabeled.evaluation import evaluate as measure
-    from unlabeled.evaluation.plan import OF_TASKS
+    from unlabeled.evaluation.plan import OF_TASKS, probes_for
     from unlabeled.run import Run
 
     if not run.snapshots:
         raise UserError(f"snapshots must have been kept by pretrain --snapshots, got none in {run.path}")
-    probes = [name for name in options["probe"] if name in PROBES]
+    probes = [name for name in probes_for(options["probe"]) if name in PROBES]
     if not probes:
         raise UserError(f"snapshots must be measured by a probe, got {','.join(options['probe'])}")
     features = options["features"] or run.config.get("settings", {}).get("features")
@@ -586,16 +590,12 @@ def bet(
     from unlabeled.evaluation.bets import bet as play
     from unlabeled.reporting.bet_page import write_page
 
-    given = {"method": method, "task": task, "seeds": seeds, "train": train, "steps": steps, "size": size}
-    given |= {
-        "encoder": encoder,
-        "image_size": image_size,
-        "batch_size": batch_size,
-        "seed": seed,
-        "device": device,
-    }
-    given |= {"budgets": _whole_numbers("budgets", budgets) or None, "labels": labels or None}
-    done = play(pretrain_data, target_data, out=out, config=config, quiet=False, progress=_tell, **given)
+    done = play(
+        pretrain_data, target_data, out=out, config=config, quiet=False, progress=_tell,
+        method=method, task=task, budgets=_whole_numbers("budgets", budgets) or None, labels=labels or None,
+        seeds=seeds, train=train, steps=steps, size=size, encoder=encoder, image_size=image_size,
+        batch_size=batch_size, seed=seed, device=device,
+    )  # fmt: skip
     print(f"{done}\n{write_page(done)}", flush=True)
     _next("bet", "--config", done.path / "bet.toml", "--out", "FOLDER")
 

@@ -175,6 +175,20 @@ def test_broken_boxes_are_left_out_and_named_in_one_line(
     assert any("2 of 3 images have no boxes and are left out" in line for line in caplog.messages)
 
 
+def test_boxes_of_a_category_that_coco_does_not_list_are_named_by_its_number(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    coco(tmp_path)
+    document = json.loads((tmp_path / "instances.json").read_text())
+    document["annotations"][0]["category_id"] = 55
+    del document["annotations"][1]["category_id"]
+    write(tmp_path / "instances.json", json.dumps(document))
+    with caplog.at_level(logging.WARNING):
+        open_data(tmp_path, annotations="boxes", kind="image")
+    said = " ".join(caplog.messages)
+    assert "2 boxes of an unknown class" in said and "category_id 55" in said and "None" not in said
+
+
 def test_a_class_of_which_all_boxes_are_difficult_is_neither_present_nor_absent(tmp_path: Path) -> None:
     picture(tmp_path / "JPEGImages/a.png")
     hard = xml([("cat", (0, 0, 9, 9))], more="<difficult>1</difficult>")

@@ -200,7 +200,9 @@ def test_tasks_train_on_the_target_and_the_page_shows_their_predictions(tmp_path
         encoder="conv4", batch_size=16, out=tmp_path / "bet",
     )  # fmt: skip
     names = ["unlabeled", SUPERVISED, "random", "rescaled"]
-    assert [features for features, _, _ in done.cells] == names and done.counts == [5]
+    guess = "most frequent class"
+    assert [features for features, _, _ in done.cells] == [*names[:2], guess, *names[2:]]
+    assert done.counts == [5] and f"labelled samples, above {guess}: " in str(done)
     for features in names:
         one = done.get(features, 5)
         assert (
@@ -228,6 +230,34 @@ def test_tasks_train_on_the_target_and_the_page_shows_their_predictions(tmp_path
     assert not [*tmp_path.glob("third/unlabeled*")]
     with pytest.raises(ValueError, match="holds a bet with batch_size 16, not 8"):
         bets.bet(config=tmp_path / "bet" / "bet.toml", out=tmp_path / "bet", batch_size=8)
+
+
+@pytest.mark.parametrize(("task", "unit"), [("detection", "AP50"), ("multilabel", "mean AP")])
+def test_boxes_are_a_target_and_lines_on_the_progress_name_the_network(
+    task: str, unit: str, tmp_path: Path, small_worlds: None
+) -> None:
+    root, lines = squares(tmp_path / "squares"), []
+    for part in ("train", "test"):
+        images = [{"id": n, "file_name": f"{part}{n}.png", "width": 40, "height": 32} for n in range(5)]
+        boxes = [
+            {"image_id": n, "category_id": (n + kind) % 2, "bbox": [4 + 16 * kind, 4, 12, 12]}
+            for n in range(5)
+            for kind in range(1 + n % 2)
+        ]
+        kinds = [{"id": 0, "name": "left"}, {"id": 1, "name": "right"}]
+        whole = {"images": images, "annotations": boxes, "categories": kinds}
+        (root / part / "boxes.json").write_text(json.dumps(whole))
+    done = bets.bet(
+        "digits", root, task=task, budgets=[1], labels=[3], seeds=1, steps=1, encoder="conv4", batch_size=16,
+        out=tmp_path / "bet", progress=lines.append, **({"size": 32} if task == "detection" else {}),
+    )  # fmt: skip
+    names = ["unlabeled", SUPERVISED, "random", "rescaled"]
+    guesses = ["class frequency"] if task == "multilabel" else []
+    assert [features for features, _, _ in done.cells] == [*names[:2], *guesses, *names[2:]]
+    assert {one.unit for one in done.cells.values()} == {unit} and unit in write_page(done).read_text()
+    trained = [line for line in lines if line.startswith(f"{task}, 3 labelled images, ") and "seed 0" in line]
+    assert [line.split(", ")[2] for line in trained] == [called(name, 1).split(", ")[0] for name in names]
+    assert "1e-" not in str(done)
 
 
 def test_without_labels_only_their_worth_is_measured(tmp_path: Path) -> None:

@@ -1,15 +1,20 @@
 """Pre-training with labels: the twin of a run that learns the classes of the same images."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import unlabeled
 from unlabeled import encoders
 from unlabeled.data import Data, from_images, open_data
-from unlabeled.evaluation.supervised_pretraining import Supervised, beside
-from unlabeled.run import Run
+from unlabeled.evaluation import evaluate
+from unlabeled.evaluation.scores import Scores
+from unlabeled.evaluation.supervised_pretraining import WITH_LABELS, Supervised, beside
+from unlabeled.run import Run, load
 
 pytestmark = pytest.mark.usefixtures("small_networks")
 
@@ -88,3 +93,66 @@ def test_labels_are_learned_and_shuffled_ones_are_not(tmp_path: Path) -> None:
     data.labels = data.labels[torch.randperm(len(data), generator=torch.Generator().manual_seed(0))]
     run = unlabeled.pretrain(Supervised, data, out=tmp_path / "shuffled", **settings)
     assert run.history[-1]["loss"] > 2.2
+
+
+def squares(root: Path) -> Path:
+    """Bright squares on noise, with their masks."""
+    values = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for number in range(4):
+            image, mask = values.integers(0, 80, (16, 16), dtype=np.uint8), np.zeros((16, 16), np.uint8)
+            image[:8, number : number + 8], mask[:8, number : number + 8] = 250, 1
+            for name, pixels in (("images", image), ("masks", mask)):
+                (root / part / name).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(root / part / name / f"{part}{number}.png")
+    return root
+
+
+def values_of(scores: Scores, features: str) -> list[float]:
+    return [record["value"] for record in scores if record["features"] == features]
+
+
+def test_the_control_is_the_twin_in_the_folder_of_the_run_for_probes_and_tasks(
+    tmp_path: Path, small_worlds: None
+) -> None:
+    settings = {"encoder": "conv4", "steps": 2, "batch_size": 16, "quiet": True, "features": "s3:2x2:whiten"}
+    run = unlabeled.pretrain("simclr", "digits", out=tmp_path / "run", **settings)
+    lines: list[str] = []
+    words: dict[str, Any] = {"probe": ("linear", "finetune"), "steps": 1, "device": "cpu"}
+    scores = evaluate(run, "digits", controls=("raw", WITH_LABELS), progress=lines.append, **words)
+    rows = ["raw", WITH_LABELS, "unlabeled", WITH_LABELS, "unlabeled", "supervised"]
+    assert [record["features"] for record in scores] == rows
+    assert "supervised pre-training" in scores.verdict() and any(
+        "for 2 steps on digits" in one for one in lines
+    )
+    assert "supervised pre-training saw the labels of all training images" in scores.about["note"]
+    twin = load(run.path / WITH_LABELS)
+    assert twin.step == 2 and twin.config["method"] == "Supervised"
+    own = evaluate(twin, "digits", controls=(), features="s3:2x2:whiten", **words)
+    assert values_of(own, "unlabeled") == values_of(scores, WITH_LABELS)
+    before = (twin.path / "checkpoint.safetensors").stat().st_mtime_ns
+    words = {"probe": "segmentation", "steps": 1, "size": 16, "device": "cpu"}
+    source = squares(tmp_path / "squares")
+    scores = evaluate(run, source, controls=WITH_LABELS, **words)
+    assert [one["features"] for one in scores][1:] == ["unlabeled", "random", "rescaled", WITH_LABELS]
+    own = evaluate(twin, source, controls=(), **words)
+    assert values_of(own, "unlabeled") == values_of(scores, WITH_LABELS)
+    assert (twin.path / "checkpoint.safetensors").stat().st_mtime_ns == before
+
+
+def test_where_there_is_no_twin_the_control_is_left_out_and_the_reason_said(tmp_path: Path) -> None:
+    settings = {"encoder": "conv4", "steps": 1, "batch_size": 4, "quiet": True, "image_size": 8}
+    source = squares(tmp_path / "squares") / "train" / "images"
+    run = unlabeled.pretrain("rotnet", source, out=tmp_path / "run", **settings)
+    opened = unlabeled.pretrain("rotnet", open_data(source), out=tmp_path / "opened", **settings)
+    for model, reason in (
+        (run, "labels of at least 2 classes to pre-train with labels, got"),
+        (opened, "data that was opened before, which its folder does not name"),
+        (run.encoder, "it needs a run of pretrain, whose steps and images are known"),
+    ):
+        lines: list[str] = []
+        scores = evaluate(
+            model, "digits", probe="knn", controls=WITH_LABELS, progress=lines.append, device="cpu"
+        )
+        assert [record["features"] for record in scores] == ["unlabeled"]
+        assert any("the control supervised_pretraining is left out" in one and reason in one for one in lines)

@@ -149,8 +149,8 @@ class Bet:
             winner = {1: f"{NAMES[OURS]} won", -1: f"{NAMES[SUPERVISED]} won", 0: "neither won beyond noise"}
             words = "it cannot be judged" if (side := _side(lead)) is None else winner[side]
             lines.append(
-                f"{place}: {words}; without labels {amount(interval_of(ours).value, ours.unit)}, with labels "
-                f"{amount(interval_of(theirs).value, ours.unit)}{percent} {ours.unit}, difference "
+                f"{place}: {words}; without labels {_amount(interval_of(ours).value, ours.unit)}, with labels "
+                f"{_amount(interval_of(theirs).value, ours.unit)}{percent} {ours.unit}, difference "
                 f"{_signed(lead, ours.unit)}."
             )
         for features in dict.fromkeys(features for features, _, _ in self.cells if features not in NAMES):
@@ -225,6 +225,13 @@ class Bet:
         for features in NAMES:
             for worth in self.worths(features):
                 low, high = self.counts[0], self.counts[-1]
+                if worth.low == 0 and worth.high == math.inf:
+                    lines.append(
+                        f"With {worth.labels:,} labels after {NAMES[features]}: how many labels that was worth "
+                        f"cannot be said from {low:,} to {high:,} labels and "
+                        f"{counted(self.terms.seeds, 'trainings')}."
+                    )
+                    continue
                 alike, *ends = (_number(one, low, high) for one in worth[1:])
                 more = f"worth {worth.alike - worth.labels:+,.0f}" if 0 < worth.alike < math.inf else "worth"
                 span = [one - worth.labels if 0 < one < math.inf else one for one in worth[2:]]
@@ -266,18 +273,22 @@ def ranges(measurement: Measurement) -> tuple[float, float] | None:
 def _cell(measurement: Measurement | None) -> str:
     if measurement is None:
         return "-"
-    own = interval_of(measurement)
-    ends = "" if own.low is None or own.high is None else f" [{amount(own.low, measurement.unit)}, "
-    return f"{amount(own.value, measurement.unit)}{ends}" + (
-        f"{amount(own.high, measurement.unit)}]" if ends and own.high is not None else ""
-    )
+    own, unit = interval_of(measurement), measurement.unit
+    if own.low is None or own.high is None:
+        return _amount(own.value, unit)
+    return f"{_amount(own.value, unit)} [{_amount(own.low, unit)}, {_amount(own.high, unit)}]"
+
+
+def _amount(value: float, unit: str, *, signed: bool = False) -> str:
+    """A score in 0..1 or a difference of two: accuracies in percent, others with three decimals."""
+    return amount(value, unit, signed=signed) if unit == "accuracy" else f"{value:{'+' if signed else ''}.3f}"
 
 
 def _signed(own: Interval, unit: str) -> str:
     if own.low is None or own.high is None:
-        return amount(own.value, unit, signed=True)
-    low, high = (amount(end, unit, signed=True) for end in (own.low, own.high))
-    return f"{amount(own.value, unit, signed=True)} [{low}, {high}]"
+        return _amount(own.value, unit, signed=True)
+    low, high = (_amount(end, unit, signed=True) for end in (own.low, own.high))
+    return f"{_amount(own.value, unit, signed=True)} [{low}, {high}]"
 
 
 def _side(lead: Interval) -> int | None:

@@ -19,7 +19,7 @@ from unlabeled.check import UserError
 from unlabeled.data import open_data, store_size
 from unlabeled.encoders.readout import bare
 from unlabeled.evaluation import cells, seen, transfer
-from unlabeled.evaluation.bet_words import SUPERVISED, Bet, Key, Terms
+from unlabeled.evaluation.bet_words import SUPERVISED, Bet, Key, Terms, called
 from unlabeled.evaluation.features import Representation, of_encoder
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.measurement import Measurement, group_unit
@@ -38,6 +38,8 @@ from unlabeled.training.train import pretrain
 __all__ = ["bet"]
 
 CONFIG = "bet.toml"
+GUESSES = {"multilabel": "class frequency", "segmentation": "most frequent class"}
+"""What can be said of the target without looking at an image, by task: a control that nothing is trained for."""
 SCRATCH = "supervised"
 """Control of classification by fine-tuning: from random weights at the full rate, which few labels may not suit."""
 
@@ -169,8 +171,14 @@ class _Players:
         return done
 
     def _controls(self) -> list[str]:
-        fine_tuned = self.terms.task == "classification" and self.terms.train == "all"
-        return ["random", "rescaled", *([SCRATCH] if fine_tuned else [])]
+        task = self.terms.task
+        fine_tuned = task == "classification" and self.terms.train == "all"
+        return [
+            *([GUESSES[task]] if task in GUESSES else []),
+            "random",
+            "rescaled",
+            *([SCRATCH] * fine_tuned),
+        ]
 
     def _check(self) -> bool:
         """Whether there are labels to pre-train with; refuses what would otherwise fail after the first training."""
@@ -246,12 +254,10 @@ class _Players:
                 if not file.is_file():
                     device = pick_device(terms.device)
                     model = EvaluatedModel(frozen(encoder, device)[0], seed=seed, device=device)
-                    kind = OURS if budget else "random" if features == SCRATCH else features
+                    kind = OURS if budget else features if features == "rescaled" else "random"
                     if (network := transfer.start(model, kind, train, seed)) is None:  # type: ignore[arg-type]
                         break
-                    measured = replace(
-                        self._measured(network, count, seed, features == SCRATCH), features=features
-                    )
+                    measured = self._measured(network, features, budget, count, seed)
                     shows = seed == terms.seed and labels == most and budget in (0, terms.budgets[-1])
                     own = {
                         features if row == OURS else row: one
@@ -259,24 +265,28 @@ class _Players:
                         if shows
                     }
                     cells.write(file, replace(measured, features=features, pictures=own))
-                    value = float(measured.values.mean())
-                    place = f"{features}, {counted(budget, 'steps')}, {labels:,} labels, seed {seed}"
-                    report(f"{place}: {measured.unit} {value:.3f}")
                 yield (features, budget, labels), file
 
-    def _measured(self, network: Any, count: int | str, seed: int, scratch: bool) -> Measurement:
-        """What a network scores after training on so many labelled samples of the target."""
-        terms = self.terms
+    def _measured(self, network: Any, features: str, budget: int, count: int | str, seed: int) -> Measurement:
+        """What a network, or a guess, scores after training on so many labelled samples of the target."""
+        terms, place = self.terms, called(features, budget)
         if terms.task == "classification":
-            return self._classified(network, count, Settings(seed, steps=terms.steps), scratch)
+            measured = self._classified(
+                network, count, Settings(seed, steps=terms.steps), features == SCRATCH
+            )
+            accuracy = f"{measured.unit} {float(measured.values.mean()):.3f}"
+            report(f"classification, {measured.labels:,} labels, {place}, seed {seed}: {accuracy}")
+            return measured
         assert self.parts is not None
         model = EvaluatedModel(
             frozen(network, pick_device(terms.device))[0], seed=seed, device=pick_device(terms.device),
-            size=terms.size, steps=terms.steps, transfer=Transfer((count,), train=(terms.train,)),
+            size=terms.size, steps=terms.steps, transfer=Transfer((count,), train=(terms.train,)), name=place,
         )  # fmt: skip
-        measured: Any = TASKS.load(terms.task).measure(model, self.parts)
-        with closing(measured):  # ours comes first: its own controls are not trained
-            return next(one for one in measured if one.features == OURS)
+        # Guesses come first, then ours: the task's own controls are not trained.
+        wanted = features if features in GUESSES.values() else OURS
+        every: Any = TASKS.load(terms.task).measure(model, self.parts)
+        with closing(every):
+            return next(one for one in every if one.features == wanted)
 
     def _classified(self, network: Any, count: int | str, settings: Settings, scratch: bool) -> Measurement:
         """By a linear classifier on frozen features, by fine-tuning with it, or with a random one at the full rate."""

@@ -28,12 +28,15 @@ class Control:
         kinds: Kinds of encoders that it can stand beside; empty for all.
         row: Its place among the controls, from 0 for the plainest.
         default: Whether it is measured where the user names none: it takes seconds.
+        baseline: Whether it is what older methods make of the raw input without labels; the word `baselines` names all
+            such controls.
     """
 
     make: Make | None
     kinds: tuple[str, ...] = ()
     row: int = 0
     default: bool = True
+    baseline: bool = False
 
     def suits(self, kind: str) -> bool:
         """Whether it can stand beside an encoder of some kind."""

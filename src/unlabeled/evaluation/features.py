@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Reader", "Representation", "of_encoder", "read", "require_finite", "standardization"]
 
+Derived = TypeVar("Derived")
 Reader = Callable[[Batch, str | None], Tensor]
 """From a batch and the name of a map (None: the output) to float, shape (batch, dim)."""
 BATCH = 256
@@ -47,6 +48,7 @@ class Representation:
     chooses: bool = False
     whole: "Callable[[Data], Tensor] | None" = None
     cache: "dict[tuple[int, str | None], tuple[Data, Tensor]]" = field(default_factory=dict, repr=False)
+    derivatives: dict[tuple[Any, ...], tuple[Any, Any]] = field(default_factory=dict, repr=False)
 
     def features(self, data: "Data", layer: str | None = None) -> Tensor:
         """Features of all samples, float32, shape (samples, dim)."""
@@ -68,6 +70,18 @@ class Representation:
         if self.one_unit and (layer is None or self.encoder is None):
             scale = features.var(0, correction=0).mean().sqrt().clamp_min(1e-12).expand_as(scale)
         return mean, scale
+
+    def derived(self, data: "Data", key: Any, make: Callable[[], Derived]) -> Derived:
+        """What a probe computes from the features without labels, such as neighbours: once, not for every draw.
+
+        Args:
+            data: The samples whose features it is made of.
+            key: What it is, unique among all probes.
+            make: Computes it.
+        """
+        if (id(data), key) not in self.derivatives:
+            self.derivatives[id(data), key] = data, make()
+        return self.derivatives[id(data), key][1]
 
 
 def of_encoder(encoder: "Encoder") -> Reader:

@@ -63,6 +63,9 @@ class EvaluatedModel:
         crops: Crops of each of these, likewise.
         steps: Optimizer steps of trainings on labels; None lets their length follow from the labels.
         transfer: How tasks train on labelled images.
+        supervised: The same encoder pre-trained with labels, beside which tasks that train on images put it; None for
+            none.
+        name: What lines on the progress call it.
     """
 
     encoder: "Encoder"
@@ -74,6 +77,8 @@ class EvaluatedModel:
     crops: int | None = None
     steps: int | None = None
     transfer: Transfer = Transfer()
+    supervised: "Encoder | None" = None
+    name: str = "unlabeled"
 
     def untrained(self, data: "Data | None" = None) -> "Encoder":
         """The same encoder with random weights and the same input statistics.

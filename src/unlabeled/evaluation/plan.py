@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from unlabeled.encoders import Encoder
     from unlabeled.evaluation.scores import Scores
 
-__all__ = ["Cell", "Request", "cells", "controls_for"]
+__all__ = ["SEMI_SUPERVISED", "Cell", "Request", "cells", "controls_for", "probes_for"]
 
-GROUPS = ("default", "all")
+GROUPS = ("default", "baselines", "all")
 """Words for several controls at once."""
+SEMI_SUPERVISED = "semi_supervised"
+"""Word for all probes that learn from unlabelled training samples too."""
 OF_TASKS = {
     "size": ("propagation", "segmentation", "detection"),
     "clips": ("recognition",),
@@ -35,8 +37,8 @@ class Request:
     """What `evaluate` was called with, but for the model and the data.
 
     Attributes:
-        probes: Names of probes and tasks.
-        controls: Names of controls, or default and all, which `controls_for` replaces.
+        probes: Names of probes and tasks; `semi_supervised` is replaced by its probes.
+        controls: Names of controls, or default, baselines and all, which `controls_for` replaces.
         counts: Labels per class.
         draws: Random choices of the labels, where not all are used.
         settings: Settings of all probes.
@@ -68,8 +70,7 @@ class Request:
 
     def __post_init__(self) -> None:
         self.counts = subsets.counts(self.counts)
-        for name in self.probes or ["nothing"]:
-            check.choice((*PROBES, *TASKS), probe=name)
+        self.probes = probes_for(self.probes)
         for name in self.controls:
             check.choice((*CONTROLS, *GROUPS), controls=name)
         check.at_least(1, draws=self.draws)
@@ -126,11 +127,29 @@ class Cell:
     count: int | str
 
 
+def probes_for(words: Sequence[str]) -> list[str]:
+    """Names of the probes and tasks that words stand for, each once, in the order of the words.
+
+    Args:
+        words: Names; `semi_supervised` for every probe that learns from unlabelled training samples too.
+
+    Raises:
+        ValueError: There is no such probe or task.
+    """
+    names: list[str] = []
+    for word in words or ["nothing"]:
+        check.choice((*PROBES, *TASKS, SEMI_SUPERVISED), probe=word)
+        several = word == SEMI_SUPERVISED
+        names += [name for name in PROBES if PROBES.load(name).semi_supervised] if several else [word]
+    return list(dict.fromkeys(names))
+
+
 def controls_for(words: Sequence[str], kind: str) -> list[str]:
     """Names of the controls that words stand for, each once, the plainest first.
 
     Args:
-        words: Names; default for those that take seconds, all for every one.
+        words: Names; default for those that take seconds, baselines for what older methods make of the raw input, all
+            for every one.
         kind: Kind of the encoder that they are beside.
 
     Raises:
@@ -143,7 +162,10 @@ def controls_for(words: Sequence[str], kind: str) -> list[str]:
     wanted = [
         name
         for name, control in suited.items()
-        if name in words or "all" in words or ("default" in words and control.default)
+        if name in words
+        or "all" in words
+        or ("default" in words and control.default)
+        or ("baselines" in words and control.baseline)
     ]
     return sorted(wanted, key=lambda name: suited[name].row)
 

@@ -77,6 +77,8 @@ class Probe:
         chosen_by: What features are chosen by on held-out labels, where they are: the votes of neighbours, or the loss
             of a linear classifier.
         tells: Whether the user sees what each prediction depends on, as part of the result.
+        semi_supervised: Whether it learns from unlabelled training samples too; the word `semi_supervised` names all
+            such probes.
     """
 
     predict: Predict
@@ -87,3 +89,4 @@ class Probe:
     trains_encoder: bool = False
     chosen_by: Literal["votes", "loss"] = "loss"
     tells: bool = False
+    semi_supervised: bool = False

@@ -9,24 +9,25 @@ import torch
 from torch import Tensor
 
 from unlabeled.encoders.readout import Readout, Spec, bare, fit_readout, one_unit
-from unlabeled.evaluation import readouts, seen, verdict
+from unlabeled.evaluation import readouts, seen, supervised_pretraining, verdict
 from unlabeled.evaluation.controls import CONTROLS, supervised
 from unlabeled.evaluation.features import Reader, Representation, of_encoder
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel, Transfer, frozen, method_around, pick_device
-from unlabeled.evaluation.plan import Cell, Request, cells, controls_for
+from unlabeled.evaluation.plan import OF_TASKS, Cell, Request, cells, controls_for
 from unlabeled.evaluation.probe import Augment, Prediction, Probe, Settings
 from unlabeled.evaluation.probes import PROBES, layers
 from unlabeled.evaluation.results import Results
 from unlabeled.evaluation.scores import Scores
 from unlabeled.evaluation.sources import Source
+from unlabeled.evaluation.supervised_pretraining import WITH_LABELS
 from unlabeled.evaluation.tasks import TASKS
 from unlabeled.evaluation.verdict import OURS
 from unlabeled.kernels import heap
 from unlabeled.options import Reading
 from unlabeled.progress import telling
-from unlabeled.run import fingerprint, held_out_rise
+from unlabeled.run import Run, fingerprint, held_out_rise
 from unlabeled.run import opened as opened_run
 
 if TYPE_CHECKING:
@@ -70,9 +71,11 @@ def evaluate(
     Args:
         run: A run or its folder, a method or an encoder; it is not changed.
         data: What `open_splits` takes, with labels, or a pair of training and test data, opened or not.
-        probe: Any of `PROBES`, which need labels, and of `TASKS`, which need none and have controls of their own.
+        probe: Any of `PROBES`, which need labels, and of `TASKS`, which need none and have controls of their own;
+            semi_supervised stands for all probes that learn from unlabelled training samples too.
         labels_per_class: Numbers of training labels, fractions of each class such as "1%", "all", or several.
-        controls: Any of `CONTROLS` that suit the data; "default" are those that take seconds, "all" all, "none" none.
+        controls: Any of `CONTROLS` that suit the data; "default" are those that take seconds, "baselines" what older
+            methods make of the raw input, "all" all, "none" none.
         draws, seed: Random balanced choices of the labels where not all are used; seed of all random numbers.
         device: auto, cpu or cuda.
         test: Test data, if `data` is training data only: its test split, else all of it.
@@ -128,8 +131,22 @@ def _evaluate(
     results.accounts += [{"note": note}] if note else []
     # As opened, not as the encoder reads it: a scene is many images.
     results.accounts += [seen.account(run, parts), *({"note": note} for note in labelled.notes)]
-    _measure_probes(ours, labelled, request, results)
+    twin = _twin(run, request)
+    if twin is not None:
+        results.accounts.append(supervised_pretraining.account(run, twin, parts))
+    _measure_probes(ours, twin, labelled, request, results)
     return results.scores()
+
+
+def _twin(run: Any, request: Request) -> Run | None:
+    """The run pre-trained with labels; None where that is not asked for or cannot be had."""
+    if WITH_LABELS not in request.controls:
+        return None
+    try:
+        return supervised_pretraining.of_run(run)
+    except supervised_pretraining.NoTwin as error:
+        request.report(f"the control {WITH_LABELS} is left out: {error}")
+        return None
 
 
 def _measure_tasks(
@@ -141,12 +158,17 @@ def _measure_tasks(
     method = method_around(encoder, run, device)
     settings, own = request.settings, (request.size, request.clips, request.crops, request.settings.steps)
     model = EvaluatedModel(encoder, method, settings.seed, device, *own, request.transfer or Transfer())
+    twin = _twin(run, request) if {*OF_TASKS["transfer"]} & {*request.tasks} else None
+    if twin is not None:
+        model.supervised = frozen(bare(twin.encoder), device)[0]
     for name in request.tasks:
         request.report(name)
         task = TASKS.load(name)
         parts = task.parts(source, request.size)
         if parts.test is not None:
             results.accounts.append(seen.account(run, parts))
+            if twin is not None and name in OF_TASKS["transfer"]:
+                results.accounts.append(supervised_pretraining.account(run, twin, parts))
         measured = task.measure(model, parts)
         for some in [measured] if isinstance(measured, list) else ([one] for one in measured):
             results.add(some)
@@ -186,7 +208,9 @@ def _without_twin(encoder: "Encoder", request: Request) -> str:
     return "the control contrast (the same on top of random weights) was not measured; add it with --controls contrast"
 
 
-def _measure_probes(ours: Representation, labelled: Labelled, request: Request, results: Results) -> None:
+def _measure_probes(
+    ours: Representation, twin: Run | None, labelled: Labelled, request: Request, results: Results
+) -> None:
     """What the probes measure on labels, each beside its controls."""
     settings, encoder = request.settings, ours.encoder
     assert encoder is not None
@@ -200,6 +224,10 @@ def _measure_probes(ours: Representation, labelled: Labelled, request: Request, 
     results.about |= {"label_amounts": amounts} if amounts else {}
     frozen_features = any(not PROBES.load(cell.probe).trains_encoder for cell in plan)
     beside = _controls(encoder, labelled, request) if frozen_features else []
+    with_labels = []
+    if twin is not None:
+        with_labels = [supervised_pretraining.representation(twin, encoder, labelled.train, settings.seed)]
+        beside += with_labels
     choosers = {}
     if request.features == readouts.CHOOSE:
         rows = [rows for draw in draws.values() for rows in draw]
@@ -220,7 +248,7 @@ def _measure_probes(ours: Representation, labelled: Labelled, request: Request, 
         request.report(f"{name} with {verdict.labels([*dict.fromkeys(cell.count for cell in columns)])}")
         for cell in columns:
             measured = []
-            for features in [ours] if probe.trains_encoder else [*beside, ours]:
+            for features in [*(with_labels if probe.trains_encoder else beside), ours]:
                 if features.chooses and cell.layer is not None:
                     continue
                 chooser = choosers.get(features.name) if cell.layer is None else None

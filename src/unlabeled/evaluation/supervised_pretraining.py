@@ -14,17 +14,34 @@ from torch import Tensor, nn
 from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.encoders import ImageEncoder
-from unlabeled.encoders.readout import bare
+from unlabeled.encoders.readout import Readout, bare, fit_readout, one_unit
+from unlabeled.evaluation.features import Representation, of_encoder
+from unlabeled.evaluation.model import frozen
+from unlabeled.evaluation.sources import Parts
 from unlabeled.evaluation.twins import untrained
 from unlabeled.method import VIEWS_OFF, Batch, Method
 from unlabeled.options import ViewOptions
 from unlabeled.parts import gather
 from unlabeled.parts.augment import Views
+from unlabeled.progress import report
 from unlabeled.run import CHECKPOINT, Run, load, read_position
 from unlabeled.training.train import pretrain
 
-__all__ = ["NoLabels", "Supervised", "beside", "classes_of", "is_finished"]
+__all__ = [
+    "WITH_LABELS",
+    "NoLabels",
+    "NoTwin",
+    "Supervised",
+    "account",
+    "beside",
+    "classes_of",
+    "is_finished",
+    "of_run",
+    "representation",
+]
 
+WITH_LABELS = "supervised_pretraining"
+"""Name of the control, and of the folder inside that of a run in which it is trained."""
 SHARED = (
     "batch_size",
     "accumulate",
@@ -40,7 +57,11 @@ SHARED = (
 """Run settings that both trainings have in common, besides the steps."""
 
 
-class NoLabels(UserError):
+class NoTwin(UserError):
+    """There is nothing to pre-train with labels as a run was pre-trained without."""
+
+
+class NoLabels(NoTwin):
     """The data has no labels to pre-train with."""
 
 
@@ -121,10 +142,71 @@ def beside(run: Run, data: Any, out: Path, **settings: Any) -> Run:
     views = {**VIEWS_OFF, **options} if options else {}
     settings = {name: known[name] for name in SHARED if name in known} | {"steps": run.step} | settings
     if is_finished(out, settings["steps"]):
-        return load(out)
+        return load(out, run.network)
     encoder = untrained(bare(run.encoder), settings["seed"])
     if not isinstance(encoder, ImageEncoder):
         raise UserError(f"method must be for images to pre-train with labels too, got {run.config['method']}")
     return pretrain(
         Supervised(encoder, **views), data, out=out, resume=(out / CHECKPOINT).exists(), **settings
     )
+
+
+def of_run(run: Any) -> Run:
+    """The twin of a run, in a folder inside that of the run: trained there once, and continued after an interruption.
+
+    Raises:
+        NoTwin: What is evaluated is no run for images, or its images are not known by a name or have no labels.
+    """
+    if not isinstance(run, Run) or run.at is not None or run.step is None:
+        raise NoTwin("it needs a run of pretrain, whose steps and images are known")
+    source = run.config.get("data", {}).get("source")
+    if run.kind != "image" or not isinstance(bare(run.encoder), ImageEncoder):
+        raise NoTwin(f"it is for images, and the run was trained on data of kind {run.kind}")
+    if not source:
+        raise NoTwin("the run was trained on data that was opened before, which its folder does not name")
+    out = run.path / WITH_LABELS
+    if not is_finished(out, run.step):
+        report(f"supervised pre-training for {run.step:,} steps on {source}, once for this run, in {out}")
+    return beside(run, source, out, quiet=True)
+
+
+def representation(
+    twin: Run, encoder: Any, data: Data, seed: int, device: torch.device | None = None
+) -> Representation:
+    """The features of a twin, read as those of the encoder that it stands beside.
+
+    Args:
+        twin: As `of_run` gives it.
+        encoder: The encoder, perhaps with features that are fitted without labels.
+        data: Training samples as it reads them.
+        seed: Seed of that fit.
+        device: Where to compute; None for that of the data.
+    """
+    network, _ = frozen(bare(twin.encoder), data.device if device is None else device)
+    detail = f"{twin.step:,} steps with labels"
+    if isinstance(encoder, Readout):
+        network = fit_readout(network, encoder.spec, data, seed)
+        detail += f", features {encoder.spec}"
+    return Representation(
+        WITH_LABELS, of_encoder(network), network, one_unit=one_unit(network), detail=detail
+    )
+
+
+def account(run: Run, twin: Run, parts: Parts) -> dict[str, str]:
+    """What a reader must know of a twin: a `note` without full stop, or nothing.
+
+    Args:
+        run: The run without labels.
+        twin: Its twin.
+        parts: What both are evaluated on.
+    """
+    own, theirs, notes = run.digests, twin.digests, []
+    if own is not None and theirs is not None and not torch.equal(own, theirs):
+        notes.append("supervised pre-training saw other images than the run, whose data has changed since")
+    for part, data in (("training", parts.train), ("test", parts.test)):
+        if theirs is None or data is None:
+            continue
+        if count := int(torch.isin(data.digests(), theirs).sum()):
+            number = "all" if count == len(data) else f"{count:,} of the {len(data):,}"
+            notes.append(f"supervised pre-training saw the labels of {number} {part} {data.unit}")
+    return {"note": "; ".join(notes)} if notes else {}

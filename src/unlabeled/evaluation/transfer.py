@@ -1,7 +1,8 @@
 """Transfer to labelled images: what the tasks share that train a network on some of them.
 
 A cell is a number of labelled images and a part of the network that is trained. In each, ours starts beside the same
-network with random weights and with these rescaled, all with the same images, heads, order and steps. The statistics of
+network with random weights, with these rescaled, and pre-trained with labels where that is asked for, all with the same
+images, heads, order and steps. The statistics of
 batch norms are those of the target's training images, without their labels, and stay fixed while weights are trained.
 """
 
@@ -17,13 +18,14 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.image.annotated import AnnotatedImages, AnnotationKind, NoAnnotations
 from unlabeled.encoders import ImageEncoder
-from unlabeled.evaluation import subsets
+from unlabeled.evaluation import subsets, verdict
 from unlabeled.evaluation.controls import rescaled
 from unlabeled.evaluation.intervals import LeftOut, leave_out_each
 from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel
 from unlabeled.evaluation.probes import finetune
 from unlabeled.evaluation.sources import Parts, Source
+from unlabeled.evaluation.supervised_pretraining import WITH_LABELS
 from unlabeled.parts.augment import to_float
 from unlabeled.progress import report, watched
 
@@ -252,6 +254,7 @@ def measure(
             untrained = {name: [one] for name, one in (controls or {}).items()}
             for features, predictions in _by_network(model, images, task, count, part, learn, untrained):
                 measurements = _measurements(task, features, units, predictions, test, column)
+                _report(model, features, measurements[0])
                 if truth is not None and (shown := predictions[0].pictures) is not None:
                     pictures = {"true": truth, features: shown}
                     measurements[0] = replace(measurements[0], pictures=pictures)
@@ -283,13 +286,18 @@ def _by_network(
 ) -> Iterator[tuple[str, list[Predictions]]]:
     """Predictions of each network by all seeds, ours first, so that the first line answers the question."""
     yield from untrained.items()
-    for features in ("unlabeled", "random", "rescaled"):
+    for features in (
+        verdict.OURS,
+        "random",
+        "rescaled",
+        *([] if model.supervised is None else [WITH_LABELS]),
+    ):
         predictions = []
         for seed in range(model.seed, model.seed + model.transfer.seeds):
             encoder = start(model, features, images, seed)
             if encoder is None:
                 break
-            report(f"{task}, {count} labelled images, {layer_name(part)}, {features}, seed {seed}")
+            report(f"{_place(model, features, task, count)}, {layer_name(part)}, seed {seed}")
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 predictions.append(learn(encoder, part, draw(len(images), count, seed), seed))
@@ -301,6 +309,8 @@ def start(model: EvaluatedModel, features: str, images: AnnotatedImages, seed: i
     """A network to start from: a copy of ours, or the same with random weights; None where it has none of a kind."""
     encoder: Any = copy.deepcopy(model.encoder).to(model.device)
     data = images.to(model.device)
+    if features == WITH_LABELS:
+        return copy.deepcopy(model.supervised).to(model.device)  # type: ignore[union-attr, return-value]
     if features == "random":
         return EvaluatedModel(encoder, seed=seed, device=model.device).untrained(data)  # type: ignore[return-value]
     if features == "rescaled":
@@ -337,11 +347,18 @@ def _measurements(
                 **column,
             )
         )  # fmt: skip
-    main = measurements[0]
-    report(
-        f"{task}, {column['labels_per_class']} labelled images, {features}: {main.unit} {float(main.values.mean()):.3f}"
-    )
     return measurements
+
+
+def _place(model: EvaluatedModel, features: str, task: str, count: int | str) -> str:
+    """What lines on the progress are about."""
+    called = model.name if features == verdict.OURS else verdict.name(features)
+    return f"{task}, {count} labelled images, {called}"
+
+
+def _report(model: EvaluatedModel, features: str, main: Measurement) -> None:
+    place = _place(model, features, main.probe, main.labels_per_class)
+    report(f"{place}: {main.unit} {float(main.values.mean()):.3f}")
 
 
 def side_by_side(pictures: Sequence[Tensor]) -> Tensor:

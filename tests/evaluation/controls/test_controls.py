@@ -134,9 +134,15 @@ def test_default_controls_take_seconds_and_all_means_all() -> None:
         *controls_for(["default"], "image"),
         "contrast",
         "dictionary",
+        "gaussian_mixture",
+        "kmeans_codes",
         "maps",
+        "pca",
         "supervised",
+        "supervised_pretraining",
     }
+    assert controls_for(["baselines"], "text") == ["pca", "gaussian_mixture", "kmeans_codes"]
+    assert controls_for(["baselines", "raw"], "image") == ["raw", "pca", "gaussian_mixture", "kmeans_codes"]
     assert controls_for(["supervised", "raw", "raw"], "audio") == ["raw", "supervised"]
     assert controls_for([], "image") == []
     with pytest.raises(UserError, match=r"controls must be of lsa.* for text encoders, got hog"):

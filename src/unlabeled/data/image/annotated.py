@@ -262,7 +262,7 @@ def checked(
         number = _class_number(box.name, index)
         inside = [min(max(edge, 0.0), float(limit)) for edge, limit in zip(edges, limits)]
         if number is None:
-            faults.add("boxes of an unknown class", place, str(box.name))
+            faults.add("boxes of an unknown class", place, box.instead if box.name is None else str(box.name))
         elif not all(map(math.isfinite, edges)):
             faults.add("boxes with edges that are no numbers", place)
         elif edges[0] >= edges[2] or edges[1] >= edges[3]:

@@ -48,6 +48,8 @@ class Box(NamedTuple):
     edges: tuple[float, ...]
     """Left, top, right and bottom edge in pixels of the original image, or as fractions of it."""
     difficult: bool = False
+    instead: str = "no name"
+    """What the file says of its class where that is not known."""
 
 
 class BoxFile(NamedTuple):
@@ -206,8 +208,9 @@ def _of_coco(
         if (image := entry.get("image_id")) not in paths:
             faults.add("boxes of images that COCO json does not list", str(image))
         elif (path := paths[image]) is not None:
-            name, crowd = names.get(entry.get("category_id")), bool(entry.get("iscrowd"))
-            found[path].boxes.append(Box(name, _corners(entry.get("bbox")), crowd))
+            number, crowd = entry.get("category_id"), bool(entry.get("iscrowd"))
+            instead = "no category_id" if number is None else f"category_id {number}"
+            found[path].boxes.append(Box(names.get(number), _corners(entry.get("bbox")), crowd, instead))
     return found
 
 
