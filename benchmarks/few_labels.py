@@ -9,7 +9,6 @@ as markdown.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -97,8 +96,10 @@ def table(out: Path) -> str:
     for kind, row, probe, features in ROWS:
         values = [_cell(own.get((probe, features, count))) for own in found.values() for count in COUNTS]
         lines.append(f"| {kind} | {row} | {' | '.join(values)} |")
-    about = [json.loads((folder / "linear.json").read_text()) for folder in folders]
-    sizes = [f"{one['data']}: {one['training_samples']:,} and {one['test_samples']:,}" for one in about]
+    about = {folder.name: Scores.from_json(folder / "linear.json").about for folder in folders}
+    sizes = [
+        f"{name}: {one['training_samples']:,} and {one['test_samples']:,}" for name, one in about.items()
+    ]
     return "\n".join([*lines, "", f"Training and test images: {'; '.join(sizes)}."])
 
 

@@ -47,7 +47,7 @@ def test_two_heaps_get_different_codes_whatever_their_order(control: Any) -> Non
     assert torch.cdist(dark, dark).mean() < 0.5 * torch.cdist(dark, bright).mean()
 
 
-def test_responsibilities_are_those_of_the_bayes_rule() -> None:
+def test_responsibilities_sum_to_one_over_a_component_for_every_ten_samples() -> None:
     data = two_heaps()
     made = gaussian_mixture.make(ENCODER, data, 0)
     values = made.features(data)

@@ -116,9 +116,9 @@ def test_labels_do_not_matter_and_the_seed_decides_everything(kind: str, name: s
 
 @pytest.mark.parametrize(("kind", "name"), PAIRS)
 def test_a_changed_test_sample_changes_only_its_own_row(kind: str, name: str) -> None:
-    train, test = samples(kind, 1), samples(kind, 2, 3)
+    train, test = samples(kind, 1), samples(kind, 2, 6)
     rows = [test.subset(torch.tensor([row])) for row in range(3)]
-    fitted, together, others, *alone = features(kind, name, train, test, samples(kind, 4, 3), *rows)
+    fitted, together, others, *alone = features(kind, name, train, test, samples(kind, 4, 6), *rows)
     for row, one in enumerate(alone):
         assert torch.allclose(one[0], together[row], atol=1e-4)
     assert not torch.allclose(others, together, atol=1e-2)
@@ -145,7 +145,7 @@ def test_default_controls_take_seconds_and_all_means_all() -> None:
     assert controls_for(["baselines", "raw"], "image") == ["raw", "pca", "gaussian_mixture", "kmeans_codes"]
     assert controls_for(["supervised", "raw", "raw"], "audio") == ["raw", "supervised"]
     assert controls_for([], "image") == []
-    with pytest.raises(UserError, match=r"controls must be of lsa.* for text encoders, got hog"):
+    with pytest.raises(UserError, match=r"controls must be of gaussian_mixture.* for text encoders, got hog"):
         controls_for(["hog"], "text")
 
 

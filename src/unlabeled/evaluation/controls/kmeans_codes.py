@@ -48,7 +48,7 @@ def make(encoder: "Encoder", data: "Data", seed: int = 0) -> Representation:
 
     projection, points = pca.projected(encoder, data, seed)
     count = max(2, min(CENTRES, len(points) // FEWEST))
-    fitted = KMeans(count, n_init=1, random_state=seed).fit(points.cpu().numpy())
+    fitted = KMeans(count, n_init="auto", random_state=seed).fit(points.cpu().numpy())
     centres = torch.from_numpy(fitted.cluster_centers_).to(points)
 
     def read(batch: Batch, layer: str | None) -> Tensor:
