@@ -19,7 +19,6 @@ import unlabeled
 from unlabeled.data import Data, open_splits
 from unlabeled.evaluation import evaluate
 from unlabeled.evaluation.scores import Scores
-from unlabeled.parts.augment import Views
 
 IMAGES, TESTED, COUNTS, DRAWS = 5000, 2000, (1, 10, 100), 3
 """Most training and test images, labels per class, and draws of these."""
@@ -70,10 +69,9 @@ def measure(source: str, out: Path) -> None:
         steps=STEPS.get(name, 250), **TRAINING, **views,
     )  # fmt: skip
     print(f"{name}: SimCLR, {run.step} steps, {time.process_time() - began:.0f} CPU seconds", flush=True)
-    augment = Views(run.encoder.config["image_size"], **views) if views else None
     for part in missing:
         began = time.process_time()
-        words = {"labels_per_class": COUNTS, "draws": DRAWS, "augment": augment, "device": "cpu"}
+        words = {"labels_per_class": COUNTS, "draws": DRAWS, "device": "cpu"}
         scores = evaluate(run, (train, test), **PARTS[part], **words)
         scores.to_json(folder / f"{part}.json")
         print(f"{name}: {part}, {time.process_time() - began:.0f} CPU seconds", flush=True)

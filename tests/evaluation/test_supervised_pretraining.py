@@ -137,7 +137,7 @@ def test_the_control_is_the_twin_in_the_folder_of_the_run_for_probes_and_tasks(
     source = squares(tmp_path / "squares")
     scores = evaluate(run, source, controls=WITH_LABELS, **words)
     assert [one["features"] for one in scores][1:] == ["unlabeled", "random", "rescaled", WITH_LABELS]
-    own = evaluate(twin, source, controls=(), **words)
+    own = evaluate(twin.encoder, source, controls=(), **words)
     assert values_of(own, "unlabeled") == values_of(scores, WITH_LABELS)
     assert (twin.path / "checkpoint.safetensors").stat().st_mtime_ns == before
 

@@ -281,7 +281,9 @@ def _cell(measurement: Measurement | None) -> str:
 
 def _amount(value: float, unit: str, *, signed: bool = False) -> str:
     """A score in 0..1 or a difference of two: accuracies in percent, others with three decimals."""
-    return amount(value, unit, signed=signed) if unit == "accuracy" else f"{value:{'+' if signed else ''}.3f}"
+    if unit == "accuracy":
+        return amount(value, unit, signed=signed)
+    return f"{round(value, 3) + 0.0:{'+' if signed else ''}.3f}"  # of -0.0004, +0.000 and not -0.000
 
 
 def _signed(own: Interval, unit: str) -> str:
