@@ -153,6 +153,20 @@ def test_labels_are_worth_something_only_where_pretraining_helps() -> None:
     assert (
         "neither won" not in text and "without labels won" not in text
     )  # nothing was pre-trained with labels
+    few = {
+        key: accuracies(score, key[0], 2, 6)
+        for key, score in {
+            ("random", 0, 10): 0.4,
+            ("random", 0, 20): 0.6,
+            ("unlabeled", 9, 10): 0.5,
+            ("unlabeled", 9, 20): 0.5,
+        }.items()
+    }
+    text = "\n".join(Bet(Path(), Terms("digits", "digits", labels=[10, 20]), few).lines())
+    assert (
+        "With 10 or 20 labels after pre-training without labels, how many labels that was worth cannot be"
+        in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -268,7 +282,7 @@ def test_without_labels_only_their_worth_is_measured(tmp_path: Path) -> None:
     )  # fmt: skip
     assert {features for features, _, _ in done.cells} == {"unlabeled", "random", "rescaled"}
     assert any("has no labels, so nothing was pre-trained with them" in line for line in lines)
-    assert "has no labels" in str(done) and "With 20 labels after" in str(done)
+    assert "has no labels" in str(done) and "With 20 " in str(done)
 
 
 def test_fine_tuned_classes_stand_beside_training_from_scratch_too(tmp_path: Path) -> None:
@@ -373,7 +387,7 @@ def test_a_bet_that_is_killed_twice_goes_on_and_ends_as_if_undisturbed(tmp_path:
         cli.main([*WORDS, "--out", str(out)])
     assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
     said = capsys.readouterr().out
-    assert "labelled samples" in said and "With 30 labels" in said and str(out / "bet.html") in said
+    assert "labelled samples" in said and "With 30 " in said and str(out / "bet.html") in said
     assert (out / "bet.html").read_text().count("<svg") >= 1
     whole = unlabeled.bet(config=out / "bet.toml", out=tmp_path / "whole")
     assert scores(out) == scores(tmp_path / "whole") and len(scores(out)) == 8

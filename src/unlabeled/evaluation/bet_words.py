@@ -220,17 +220,13 @@ class Bet:
         return max(found, key=lambda one: float(one.values.mean()), default=None)
 
     def _worth(self) -> list[str]:
-        """How many labels pre-training was worth, a line for each number of labels."""
-        lines = []
+        """How many labels pre-training was worth, a line for each number of labels of which something can be said."""
+        lines, (low, high) = [], (self.counts[0], self.counts[-1])
         for features in NAMES:
+            unknown = []
             for worth in self.worths(features):
-                low, high = self.counts[0], self.counts[-1]
                 if worth.low == 0 and worth.high == math.inf:
-                    lines.append(
-                        f"With {worth.labels:,} labels after {NAMES[features]}: how many labels that was worth "
-                        f"cannot be said from {low:,} to {high:,} labels and "
-                        f"{counted(self.terms.seeds, 'trainings')}."
-                    )
+                    unknown.append(f"{worth.labels:,}")
                     continue
                 alike, *ends = (_number(one, low, high) for one in worth[1:])
                 more = f"worth {worth.alike - worth.labels:+,.0f}" if 0 < worth.alike < math.inf else "worth"
@@ -244,6 +240,12 @@ class Bet:
                 lines.append(
                     f"With {worth.labels:,} labels after {NAMES[features]} it is as good as the best control "
                     f"with {alike} [{ends[0]}, {ends[1]}]: {more} [{few}, {many}] labels."
+                )
+            if unknown:
+                lines.append(
+                    f"With {' or '.join(unknown)} labels after {NAMES[features]}, how many labels that was worth "
+                    f"cannot be said: it may be as good as the best control with fewer than {low:,} or more than "
+                    f"{high:,}."
                 )
         return lines
 

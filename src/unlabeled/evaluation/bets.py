@@ -2,8 +2,8 @@
 
 The same network is pre-trained on the same images twice, with and without their labels, with the same budgets: steps,
 images in each, and random views. Both, and the network with random weights and with these rescaled, then learn the
-target from the same labelled samples; beside them stands a guess that looks at no image, where the task has one. What is
-finished is kept in the folder of the bet: the same command goes on after an interruption.
+target from the same labelled samples; beside them stands a guess that looks at no image, where the task has one. What
+is finished is kept in the folder of the bet: the same command goes on after an interruption.
 """
 
 import os

@@ -71,11 +71,9 @@ def evaluate(
     Args:
         run: A run or its folder, a method or an encoder; it is not changed.
         data: What `open_splits` takes, with labels, or a pair of training and test data, opened or not.
-        probe: Any of `PROBES`, which need labels, and of `TASKS`, which need none and have controls of their own;
-            semi_supervised stands for all probes that learn from unlabelled training samples too.
+        probe: Any of `PROBES`, and of `TASKS`, which have controls of their own; `probes_for` has words for several.
         labels_per_class: Numbers of training labels, fractions of each class such as "1%", "all", or several.
-        controls: Any of `CONTROLS` that suit the data; "default" are those that take seconds, "baselines" what older
-            methods make of the raw input, "all" all, "none" none.
+        controls: Any of `CONTROLS` that suit the data; or default, baselines, all (as `controls_for` has them), none.
         draws, seed: Random balanced choices of the labels where not all are used; seed of all random numbers.
         device: auto, cpu or cuda.
         test: Test data, if `data` is training data only: its test split, else all of it.
@@ -86,7 +84,7 @@ def evaluate(
         size: Shorter side in pixels of frames for propagation, of images for detection and segmentation; None: theirs.
         clips, crops: Views of a test video that recognition averages; None takes 5, fewer of short videos, and 1.
         augment: Random view of a batch for finetune and supervised, such as a `Views`; None takes mild crops.
-        transfer: How the tasks multilabel, segmentation and detection train.
+        transfer: How multilabel, segmentation and detection train.
         progress, save: Called with lines on the progress; after every column with the scores, marked as `unfinished`.
         **reading: label, text_column, encoding, group and fold, as in `open_data`; None takes those of the run.
 
@@ -223,11 +221,8 @@ def _measure_probes(
         request.report(f"{count} of the labels: {amount}")
     results.about |= {"label_amounts": amounts} if amounts else {}
     frozen_features = any(not PROBES.load(cell.probe).trains_encoder for cell in plan)
-    beside = _controls(encoder, labelled, request) if frozen_features else []
-    with_labels = []
-    if twin is not None:
-        with_labels = [supervised_pretraining.representation(twin, encoder, labelled.train, settings.seed)]
-        beside += with_labels
+    with_labels = _with_labels(encoder, twin, labelled, settings.seed)
+    beside = [*(_controls(encoder, labelled, request) if frozen_features else []), *with_labels]
     choosers = {}
     if request.features == readouts.CHOOSE:
         rows = [rows for draw in draws.values() for rows in draw]
@@ -271,6 +266,13 @@ def _measure_probes(
     for cell in plan:
         if cell.layer is None and _has_supervised(PROBES.load(cell.probe), request):
             results.add([_measurement(cell, "supervised", trained(cell.count), labelled, draws[cell.count])])
+
+
+def _with_labels(encoder: "Encoder", twin: Run | None, labelled: Labelled, seed: int) -> list[Representation]:
+    """The features of the run pre-trained with labels, where there is one."""
+    if twin is None:
+        return []
+    return [supervised_pretraining.representation(twin, encoder, labelled.train, seed)]
 
 
 def _controls(encoder: "Encoder", labelled: Labelled, request: Request) -> list[Representation]:
