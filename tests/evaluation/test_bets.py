@@ -1,6 +1,7 @@
 """The bet: what its cells say together, the words for them, and a bet that is killed twice and goes on."""
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -19,6 +20,7 @@ from unlabeled import cli
 from unlabeled.evaluation import bets, cells
 from unlabeled.evaluation.bet_words import SUPERVISED, Bet, Terms, called
 from unlabeled.evaluation.intervals import leave_one_out
+from unlabeled.evaluation.labels_worth import Worth
 from unlabeled.evaluation.measurement import Measurement, record_of
 from unlabeled.evaluation.supervised_pretraining import Supervised
 from unlabeled.reporting.bet_page import write_page
@@ -135,7 +137,7 @@ def test_the_trend_over_the_budgets_is_that_of_a_straight_line() -> None:
     assert "no trend in the difference beyond noise" in text
 
 
-def test_labels_are_worth_something_only_where_pretraining_helps() -> None:
+def test_labels_are_worth_something_only_where_pretraining_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     counts, scratch = [10, 20, 40, 80], [0.2, 0.4, 0.6, 0.8]
     found = {("random", 0, count): accuracies(score, "random") for count, score in zip(counts, scratch)}
     found |= {
@@ -153,20 +155,14 @@ def test_labels_are_worth_something_only_where_pretraining_helps() -> None:
     assert (
         "neither won" not in text and "without labels won" not in text
     )  # nothing was pre-trained with labels
-    few = {
-        key: accuracies(score, key[0], 2, 6)
-        for key, score in {
-            ("random", 0, 10): 0.4,
-            ("random", 0, 20): 0.6,
-            ("unlabeled", 9, 10): 0.5,
-            ("unlabeled", 9, 20): 0.5,
-        }.items()
-    }
-    text = "\n".join(Bet(Path(), Terms("digits", "digits", labels=[10, 20]), few).lines())
+    worths = [Worth(10, 12.0, 0.0, math.inf), Worth(20, 30.0, 15.0, 40.0), Worth(80, 60.0, 0.0, math.inf)]
+    monkeypatch.setattr(Bet, "worths", lambda *_: worths)
+    text = "\n".join(done.lines())
     assert (
-        "With 10 or 20 labels after pre-training without labels, how many labels that was worth cannot be"
+        "With 10 or 80 labels after pre-training without labels, how many labels that was worth cannot"
         in text
     )
+    assert "With 20 labels after pre-training without labels it is as good as" in text
 
 
 @pytest.mark.parametrize(

@@ -540,11 +540,11 @@ def test_too_few_labels_are_refused_before_anything_is_computed():
     [
         (
             {"probe": "svm"},
-            "probe must be one of few, .*, layers, linear, nonlinear, .*, alignment, .*, got svm",
+            "probe must be one of few, .*, layers, linear, mahalanobis, nonlinear, .*, alignment, .*, got svm",
         ),
         (
             {"controls": ["noise"]},
-            "controls must be one of .*random, raw, rescaled.*, default, all, got noise",
+            "controls must be one of .*random, raw, rescaled.*, default, baselines, all, got noise",
         ),
         (
             {"labels_per_class": 0},
