@@ -17,6 +17,8 @@ from torch import Tensor
 from unlabeled import encoders, methods, options, pretrain
 from unlabeled.check import UserError
 from unlabeled.data import Data, open_data, worlds
+from unlabeled.data.audio.data import Sounds, from_waveforms
+from unlabeled.data.text.data import Texts
 from unlabeled.encoders import Encoder
 from unlabeled.method import Method, Waveforms
 from unlabeled.parts.color import lab_to_rgb, rgb_to_lab
@@ -26,7 +28,7 @@ from unlabeled.selftest import example, smallest
 from unlabeled.training import checkpoints, holdout, judge
 from unlabeled.training.settings import Settings
 
-pytestmark = pytest.mark.usefixtures("small_networks")
+pytestmark = pytest.mark.usefixtures("small_networks", "small_sequences")
 
 SIZE = 16
 MANY = 54
@@ -52,9 +54,18 @@ def grouped(pixels: Tensor) -> Data:
 
 @cache
 def world(built_in: str) -> Data:
-    """Samples of a built-in set, of which no more are made than are taken."""
+    """Samples of a built-in set, of which no more are made than are taken; sounds and texts begin only."""
     with mock.patch.dict(worlds.SIZES, dict.fromkeys(worlds.SIZES, (MANY, MANY))):
-        return open_data(built_in).subset(torch.arange(MANY))
+        opened = open_data(built_in).subset(torch.arange(MANY))
+    if isinstance(opened, Texts):
+        opened.texts = [text[:400] for text in opened.texts]
+    if isinstance(opened, Sounds):
+        lengths = opened.lengths.clamp(max=opened.sample_rate // 2)
+        whole = opened.batch(torch.arange(MANY))["waveform"]
+        return from_waveforms(
+            whole[:, : int(lengths.max())], opened.sample_rate, lengths=lengths, name=built_in
+        )
+    return opened
 
 
 def data(name: str, count: int = 30) -> Data:
