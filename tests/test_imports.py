@@ -11,16 +11,17 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "unlabeled"
-LOWEST = {"check", "files", "options", "progress", "version"}
+LOWEST = {"check", "files", "hub", "options", "progress", "version"}
 PARTS = LOWEST | {"kernels", "parts", "worlds", "encoders", "data"}
 METHOD = PARTS | {"method"}
-MIDDLE = METHOD | {"run", "methods", "training"}
+MIDDLE = METHOD | {"run", "methods", "training", "trackers"}
 MAY_IMPORT = {
     "version": set(),
     "check": set(),
     "files": {"check"},
     "options": {"check"},
     "progress": set(),
+    "hub": {"check", "version"},
     "kernels": LOWEST | {"kernels"},
     "parts": LOWEST | {"kernels", "parts"},
     "encoders": LOWEST | {"kernels", "parts", "encoders"},
@@ -30,10 +31,12 @@ MAY_IMPORT = {
     "methods": METHOD - {"worlds"} | {"methods"},
     "run": METHOD | {"methods"},
     "training": MIDDLE,
+    "trackers": LOWEST | {"trackers"},
     "auditing": LOWEST | {"auditing", "data"},
     "evaluation": MIDDLE | {"auditing", "evaluation"},
     "reporting": MIDDLE | {"auditing", "evaluation", "reporting"},
     "exporting": MIDDLE | {"exporting"},
+    "publishing": MIDDLE | {"auditing", "evaluation", "reporting", "exporting", "publishing"},
 }
 FOR_TYPES = {"encoders": {"data"}}
 """What they may import beside that for type checking only."""

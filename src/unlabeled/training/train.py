@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from unlabeled import encoders
+from unlabeled import check, encoders
 from unlabeled.check import UserError
 from unlabeled.data import Data, open_data, store_size
 from unlabeled.data.notes import note
@@ -23,7 +23,8 @@ from unlabeled.kernels import heap
 from unlabeled.method import Method
 from unlabeled.options import READING
 from unlabeled.progress import telling
-from unlabeled.run import CHECKPOINT, CONFIG, ENCODER, FEATURES, Run, read_config
+from unlabeled.run import CHECKPOINT, CONFIG, ENCODER, FEATURES, Run, read_config, read_position
+from unlabeled.trackers import COLUMNS, Trackers, parse, require
 from unlabeled.training import auto, building, duration, holdout, processes
 from unlabeled.training import folder as folders
 from unlabeled.training import plan as plans
@@ -92,6 +93,7 @@ def pretrain(
         Progress(quiet or fabric.global_rank > 0) as progress,
         ExitStack() as claims,
     ):
+        processes.first(fabric, lambda: require(parse(plan.settings.track)))  # before what takes long
         dataset = processes.in_turn(fabric, lambda: _open(data, plan, progress))
         claiming = folders.claimed(out, plan.name, dataset.name, resume)
         claim = processes.first(fabric, lambda: claims.enter_context(claiming))
@@ -139,6 +141,7 @@ def preview(
         Progress(fabric.global_rank > 0) as progress,
         TemporaryDirectory() as folder,
     ):
+        require(parse(plan.settings.track))
         dataset = processes.in_turn(fabric, lambda: _open(data, plan, progress))
         train, held_out, held = holdout.divide(dataset, plan.settings.holdout, plan.settings.seed)
         built, checkpoints = building.build(plan, train, fabric.device), Checkpoints(fabric, Path(folder))
@@ -215,7 +218,8 @@ def _train(
     may_stop = plan.length_chosen or (plan.before is None and not choices.keys().isdisjoint(BUDGET))
     watch = Watch(fabric, method, held_out, settings, len(samples), may_stop)
     schedule = plan.schedule(settings, len(samples))
-    loop = Loop(fabric, method, samples, settings, watch, checkpoints, progress, schedule)
+    trackers = Trackers(progress.say)
+    loop = Loop(fabric, method, samples, settings, watch, checkpoints, progress, schedule, trackers)
     if not plan.resume:
         config = plans.record(plan, settings, dataset, len(dataset) - len(train), method)
         processes.first(fabric, lambda: folders.write(folder, config, dataset, train, samples))
@@ -225,8 +229,11 @@ def _train(
         None, [claim.note, _unread(dataset), note, *ending, *_notes(method, train, settings), watch.note]
     ):
         progress.say(line)
-    with heap.retain_freed_memory():
+    processes.first(fabric, lambda: _track(trackers, plan, settings, folder))
+    with trackers, heap.retain_freed_memory():
         loop.run(plan.resume, on_step or (lambda step: None))
+        if parse(settings.track):
+            _track_pictures(trackers, method, samples)
         if spec is None:
             return method.encoder
         progress.say(
@@ -237,6 +244,25 @@ def _train(
             readout = fit_readout(method.encoder.eval(), spec, data, settings.seed)
         processes.first(fabric, lambda: readout.save(folder / FEATURES))
     return readout
+
+
+def _track(trackers: Trackers, plan: Plan, settings: Settings, folder: Path) -> None:
+    """Begin to track the run, or go on with what was tracked of it."""
+    step = read_position(folder / CHECKPOINT)["step"] if plan.resume else None
+    trackers.open(parse(settings.track), folder, read_config(folder / CONFIG), step)
+
+
+@torch.no_grad()
+def _track_pictures(trackers: Trackers, method: Method, samples: Data) -> None:
+    """Track what the method predicts in the end; all processes compute it, as parts of it may talk to each other."""
+    method.eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        try:
+            rows = method.pictures(samples.sample(COLUMNS, seed=0))
+        except Exception as error:  # a picture is not worth a run
+            return trackers.say(f"no pictures are tracked: {check.reason(error)}")
+    trackers.pictures(rows)
 
 
 def _features(settings: Settings, encoder: Encoder, train: Data) -> Spec | None:
