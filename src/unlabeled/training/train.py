@@ -22,6 +22,7 @@ from unlabeled.encoders.readout import Spec, fit_readout
 from unlabeled.kernels import heap
 from unlabeled.method import Method
 from unlabeled.options import READING
+from unlabeled.parts import gather
 from unlabeled.progress import telling
 from unlabeled.run import CHECKPOINT, CONFIG, ENCODER, FEATURES, Run, read_config, read_position
 from unlabeled.trackers import COLUMNS, Trackers, parse, require
@@ -93,7 +94,6 @@ def pretrain(
         Progress(quiet or fabric.global_rank > 0) as progress,
         ExitStack() as claims,
     ):
-        processes.first(fabric, lambda: require(parse(plan.settings.track)))  # before what takes long
         dataset = processes.in_turn(fabric, lambda: _open(data, plan, progress))
         claiming = folders.claimed(out, plan.name, dataset.name, resume)
         claim = processes.first(fabric, lambda: claims.enter_context(claiming))
@@ -141,7 +141,6 @@ def preview(
         Progress(fabric.global_rank > 0) as progress,
         TemporaryDirectory() as folder,
     ):
-        require(parse(plan.settings.track))
         dataset = processes.in_turn(fabric, lambda: _open(data, plan, progress))
         train, held_out, held = holdout.divide(dataset, plan.settings.holdout, plan.settings.seed)
         built, checkpoints = building.build(plan, train, fabric.device), Checkpoints(fabric, Path(folder))
@@ -178,6 +177,8 @@ def _chosen(
 
 def _open(data: Any, plan: Plan, progress: Progress) -> Data:
     kind, settings = plan.method.kind, plan.settings
+    if gather.rank() == 0:  # which alone tracks; before what takes long
+        require(parse(settings.track))
     return open_data(
         data,
         kind=kind,
@@ -239,11 +240,18 @@ def _train(
         progress.say(
             f"fitting features {settings.features} to at most {MOST_FITTED:,} training {train.unit}, without labels"
         )
-        data = method.encoder.evaluation_view(train).to(fabric.device)
-        with telling(progress.say):
-            readout = fit_readout(method.encoder.eval(), spec, data, settings.seed)
+        readout = _fitted(fabric, method.encoder, spec, train, settings.seed, progress)
         processes.first(fabric, lambda: readout.save(folder / FEATURES))
     return readout
+
+
+def _fitted(
+    fabric: "Fabric", encoder: Encoder, spec: Spec, train: Data, seed: int, progress: Progress
+) -> Encoder:
+    """The encoder with the features that were asked for, fitted to the data."""
+    data = encoder.evaluation_view(train).to(fabric.device)
+    with telling(progress.say):
+        return fit_readout(encoder.eval(), spec, data, seed)
 
 
 def _track(trackers: Trackers, plan: Plan, settings: Settings, folder: Path) -> None:
