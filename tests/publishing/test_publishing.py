@@ -48,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "training_samples": 90,
         "test_samples": 50,
         "seen_in_pretraining": {"samples": 1, "of": 50, "paths": [str(folder / "x.png")]},
-        "note": "the encoder was pre-trained on 1 of the 50 test images too, without their labels (x.png)",
+        "note": f"the encoder was pre-trained on 1 of the 50 test images too, without their labels ({folder}/x.png)",
     }
     run.add_evaluation({"data": "old", "encoder": "0", "options": {}}, [record("knn", "unlabeled", 0.111)])
     records = [record("knn", "raw", 0.5), record("knn", "random", 0.5312), record("knn", "unlabeled", 0.9)]
@@ -208,23 +208,22 @@ def test_no_path_of_this_machine_is_published(made: Path, tmp_path: Path) -> Non
     published = Run(done.path)
     assert published.config["data"]["source"] == "pictures"
     assert published.measured["seen_in_pretraining"] == {"samples": 1, "of": 50}
-    assert (
-        "They started from weights.safetensors, whose licence is not known here."
-        in (done.path / "README.md").read_text()
-    )
-    assert any("weights.safetensors is not known" in note for note in done.notes)
+    assert "too, without their labels (x.png)" in published.measured["note"]
+    card = done.path / "README.md"
+    assert "made from weights.safetensors (licence: not known here)." in card.read_text()
+    assert any("the licence of weights.safetensors, from which" in note for note in done.notes)
     (made / "README.md").write_text("---\nlicense: mit\n---\n")
     try:
         unlabeled.publish(run, "me/net", out=tmp_path / "out")
     finally:
         (made / "README.md").unlink()
-    assert "whose licence is mit." in (done.path / "README.md").read_text()
-    assert not (
-        unlabeled.publish(run, "me/net", out=tmp_path / "o", digests=False).path / "samples.npy"
-    ).exists()
-    assert shortened({"a": ["hub:me/data", "module/sub"], "paths": []}) == {
-        "a": ["hub:me/data", "module/sub"]
-    }
+    assert "made from weights.safetensors (licence: mit)." in card.read_text()
+    run.config["settings"]["weights"] = "timm:resnet18.a1_in1k"
+    done = unlabeled.publish(run, "me/net", out=tmp_path / "out", digests=False)
+    assert "made from timm:resnet18.a1\\_in1k (licence: apache-2.0)." in card.read_text()
+    assert not (done.path / "samples.npy").exists() and "samples.npy" not in card.read_text()
+    kept = ["hub:me/data", "hf:me/net", "timm:resnet18.a1_in1k", "module/sub"]
+    assert shortened({"a": kept, "b": f"pans:{tmp_path}/x", "paths": []}) == {"a": kept, "b": "pans:x"}
 
 
 def test_text_from_data_cannot_change_the_card() -> None:

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 import tomli_w
 import torch
+from huggingface_hub import ModelCard, hf_hub_download
 
 from unlabeled import hub
 from unlabeled.check import UserError
@@ -26,7 +28,10 @@ __all__ = ["Published", "publish"]
 CARD, ABOUT = "README.md", "config.json"
 NOT_PUBLISHED = ("paths", "copies")
 """Lists of paths of the user's files in scores; how many there are stays."""
-NEAREST_SOURCES = ("hub:", "torchvision:")
+LIBRARIES = ("hub:", "hf:", "timm:", "torchvision:")
+"""What begins names that say the same on every machine."""
+LONGEST = 100
+"""Characters of an argument of the encoder in config.json."""
 
 
 class Published(NamedTuple):
@@ -136,48 +141,45 @@ def _write(run: Run, folder: Path, name: str, license: str | None, digests: bool
     for file in (ENCODER, FEATURES, LOG, *([SAMPLES] if digests else [])):
         if (run.path / file).is_file():
             shutil.copyfile(run.path / file, folder / file)
-    config, evaluations = shortened(run.config), shortened(run.evaluations)
+    config = shortened(run.config)
+    evaluations = [shortened(_with_short_names(evaluation)) for evaluation in run.evaluations]
     (folder / CONFIG).write_text(tomli_w.dumps(config), encoding="utf-8")
     if evaluations:
         scores = evaluations[0] | {"earlier": evaluations[1:]}
         (folder / SCORES).write_text(json.dumps(scores, indent=1), encoding="utf-8")
     else:
         notes.append("no scores: unlabeled evaluate measures the encoder beside what it must beat")
-    started, theirs = _starting_weights(run.config)
+    sources = _sources(run.config)
     if license is None:
-        notes.append("no licence: --license apache-2.0 names one, and without one nobody may use the weights")
-    if started and theirs is None:
+        notes.append("no licence is named: --license apache-2.0 names one")
+    if unknown := [source for source, known in sources.items() if known is None]:
         notes.append(
-            f"the licence of the starting weights {started} is not known: check that yours is compatible"
+            f"the licence of {' and '.join(unknown)}, from which it learned, is not known: yours must suit it"
         )
     entry = Entry(load(folder, _network(run)), evaluations, None)  # the card says what the folder says
     if len(entry.judged) < len(entry.evaluations):
         notes.append("scores of earlier states of the encoder are not on the card")
-    readme = card(
-        entry,
-        name,
-        config,
-        licence=_licence(license, started, theirs),
-        license=license,
-        digests=(folder / SAMPLES).is_file(),
-    )
-    (folder / CARD).write_text(readme, encoding="utf-8")
+    licence, has_digests = _licence(license, sources), (folder / SAMPLES).is_file()
+    readme = card(entry, name, config, licence=licence, license=license, digests=has_digests).encode()
+    (folder / CARD).write_bytes(readme)
+    about = _about(entry, config) | {"card": sha256(readme).hexdigest()}
+    (folder / ABOUT).write_text(json.dumps(about, indent=2), encoding="utf-8")
+    return notes
+
+
+def _about(entry: Entry, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a program can read of the encoder without opening it; vocabularies are in its own file only."""
     encoder = entry.run.encoder
-    about = {
+    arguments = {key: value for key, value in encoder.config.items() if isinstance(value, str | int | float)}
+    return {
         "library_name": "unlabeled",
         "unlabeled_version": __version__,
         "method": entry.name,
         "kind": encoder.kind,
         "dim": encoder.dim,
         "features": str(config.get("settings", {}).get("features", "output")),
-        "encoder": {
-            key: value for key, value in encoder.config.items() if isinstance(value, str | int | float)
-        },
-        "card": sha256(readme.encode()).hexdigest(),
+        "encoder": {key: value for key, value in arguments.items() if len(str(value)) < LONGEST},
     }
-    about["encoder"] = {key: value for key, value in about["encoder"].items() if len(str(value)) < 100}
-    (folder / ABOUT).write_text(json.dumps(about, indent=2), encoding="utf-8")
-    return notes
 
 
 def _prove(run: Run, folder: Path) -> None:
@@ -209,31 +211,62 @@ def shortened(value: Any) -> Any:
         return {key: shortened(one) for key, one in value.items() if key not in NOT_PUBLISHED}
     if isinstance(value, list | tuple):
         return [shortened(one) for one in value]
-    if isinstance(value, str) and os.sep in value and not value.startswith(NEAREST_SOURCES):
-        path = Path(value)
-        return path.name if path.is_absolute() or path.exists() else value
-    return value
+    if not isinstance(value, str) or value.startswith(LIBRARIES):
+        return value
+    if prefix := re.match(r"[a-z]{2,}:", value):  # such as pans:PATH
+        return prefix[0] + shortened(value.removeprefix(prefix[0]))
+    path = Path(value)
+    return path.name if os.sep in value and (path.is_absolute() or path.exists()) else value
 
 
-def _starting_weights(config: Mapping[str, Any]) -> tuple[str, str | None]:
-    """Name of the file that the encoder started from, and its licence where a card beside it says so."""
+def _with_short_names(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation whose note names files without their folders."""
+    lists = [
+        one[key]
+        for one in evaluation.values()
+        if isinstance(one, Mapping)
+        for key in NOT_PUBLISHED
+        if key in one
+    ]
+    note = str(evaluation.get("note", ""))
+    for path in sorted({str(path) for paths in lists for path in paths}, key=len, reverse=True):
+        note = note.replace(path, Path(path).name)
+    return {**evaluation, **({"note": note} if note else {})}
+
+
+def _sources(config: Mapping[str, Any]) -> dict[str, str | None]:
+    """Names of the weights that the encoder started from and of teachers, each with its licence, None if not known."""
     weights = config.get("settings", {}).get("weights")
-    if not weights:
-        return "", None
-    path = Path(weights)
-    from huggingface_hub import ModelCard
+    named = [weights] if weights else []
+    named += [
+        one for one in config.get("options", {}).values() if isinstance(one, str) and Path(one).exists()
+    ]
+    return {shortened(str(source)): _licence_of(str(source)) for source in named}
 
+
+def _licence_of(source: str) -> str | None:
+    """The licence that a library or a card says of weights."""
+    library, _, name = source.partition(":")
     try:
-        card_beside = ModelCard.load(path.parent / CARD, ignore_metadata_errors=True)
-        theirs = card_beside.data.to_dict().get("license")
-    except (OSError, ValueError):
-        theirs = None
-    return path.name, theirs if isinstance(theirs, str) else None
+        if library == "timm":
+            from timm.models import get_pretrained_cfg
+
+            return getattr(get_pretrained_cfg(name), "license", None)
+        if library == "hf":
+            file = Path(hf_hub_download(name.partition("@")[0], CARD))
+        else:
+            path = Path(source)
+            file = (path if path.is_dir() else path.parent) / CARD
+        known = ModelCard.load(file, ignore_metadata_errors=True).data.to_dict().get("license")
+    except Exception:  # whatever a missing card, a damaged one or the network raises
+        return None
+    return known if isinstance(known, str) else None
 
 
-def _licence(license: str | None, started: str, theirs: str | None) -> str:
+def _licence(license: str | None, sources: Mapping[str, str | None]) -> str:
+    """A sentence on the licence of the weights, and of what they were made from."""
     ours = f"These weights: {license}." if license else "No licence was named for these weights."
-    if not started:
+    if not sources:
         return f"{ours} They started from random weights."
-    known = f"whose licence is {theirs}" if theirs else "whose licence is not known here"
-    return f"{ours} They started from {started}, {known}."
+    made = [f"{one} (licence: {known or 'not known here'})" for one, known in sources.items()]
+    return f"{ours} They were made from {' and '.join(made)}."

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["PROJECT", "About", "Tracker"]
 
@@ -37,7 +38,7 @@ class Tracker(Protocol):
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Log numbers of a step."""
 
-    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
+    def picture(self, name: str, pixels: "np.ndarray", step: int) -> None:
         """Log a picture, uint8, shape (height, width, 3)."""
 
     def texts(self, name: str, texts: list[str], step: int) -> None:
