@@ -651,22 +651,27 @@ def loop(name: str, out: Path) -> State:
     return {"shown": torch.stack(method.shown)} | {k: v.clone() for k, v in method.state_dict().items()}
 
 
-def watched(out: Path) -> State:
-    """Losses on held-out samples, and the state at the end, of a training with clipped gradients."""
+def watched(out: Path) -> tuple[State, list[float]]:
+    """Losses on held-out samples, and the state at the end, of a training with clipped gradients; tracked losses."""
     torch.manual_seed(0)
     method = Plain(without_norms())
+    tracked: list[dict[str, Any]] = []
+    active = SimpleNamespace(id="1", log=tracked.append)
     settings: dict[str, Any] = {
+        "track": "wandb",
         "batch_size": 8,
         "epochs": 3,
         "lr": 0.1,
         "holdout": 0.27,
         "clip": 0.05,
     }  # two batches of 8, which 2 and 4 processes can share
-    run = pretrain(
-        method, pictures(60), out=out / "watched", quiet=True, device="cpu", optimizer="sgd", **settings
-    )
+    with patch.dict(sys.modules, wandb=SimpleNamespace(run=active)):
+        run = pretrain(
+            method, pictures(60), out=out / "watched", quiet=True, device="cpu", optimizer="sgd", **settings
+        )
     losses = torch.tensor([entry["holdout_loss"] for entry in run.history], dtype=torch.double)
-    return {"losses": losses} | {k: v.clone() for k, v in method.state_dict().items()}
+    state = {"losses": losses} | {k: v.clone() for k, v in method.state_dict().items()}
+    return state, [values["holdout_loss"] for values in tracked]
 
 
 def train(make: Callable[[], Method], synchronized: bool = True) -> dict[str, State]:
@@ -762,7 +767,7 @@ def everything(folder: Path) -> dict[str, Any]:
     with pairs, masks[0], masks[1], negatives, frames, sounds_of_pairs, chosen, hidden:
         results: dict[str, Any] = {name: train(make) for name, make in METHODS.items()}
     results["loops"] = {name: loop(name, folder) for name in LOOPS}
-    results["watched"] = watched(folder)
+    results["watched"], results["tracked"] = watched(folder)
     with patch.object(shuffle, "SMALLEST_GROUP", 2):  # else these few samples would not be split
         for groups in (1,) if gather.processes() > 1 else (2, 4):
             found = train(partial(moco, splits=groups, symmetric=False), synchronized=False)
@@ -896,6 +901,12 @@ def test_held_out_losses_and_clipping_of_several_processes_are_those_of_one(
     assert len(losses) == 3 and losses[0] > losses[1] > losses[2]
     for process in several:
         assert_same(process["watched"], one["watched"])
+
+
+def test_only_the_first_process_tracks(one: dict[str, Any], several: list[dict[str, Any]]) -> None:
+    assert one["tracked"] == one["watched"]["losses"].tolist() and len(one["tracked"]) == 3
+    assert several[0]["tracked"] == several[0]["watched"]["losses"].tolist()
+    assert not any(process["tracked"] for process in several[1:])
 
 
 def test_a_folder_that_only_the_first_node_sees_is_refused_by_all(several: list[dict[str, Any]]) -> None:

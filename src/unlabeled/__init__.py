@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from unlabeled.evaluation.bets import bet
     from unlabeled.exporting import export
     from unlabeled.method import Method
+    from unlabeled.publishing import publish
     from unlabeled.reporting import report
     from unlabeled.run import load
     from unlabeled.training.train import pretrain
@@ -28,7 +29,19 @@ one. It is read when torch is loaded, and processes that are started inherit it.
 if "torch" not in sys.modules and not any(name in os.environ for name in ("OMP_WAIT_POLICY", *_WAITING)):
     os.environ.update(_WAITING)
 
-__all__ = ["Method", "audit", "bet", "embed", "evaluate", "export", "load", "open_data", "pretrain", "report"]
+__all__ = [
+    "Method",
+    "audit",
+    "bet",
+    "embed",
+    "evaluate",
+    "export",
+    "load",
+    "open_data",
+    "pretrain",
+    "publish",
+    "report",
+]
 
 _HOMES = {
     "Method": "method",
@@ -40,6 +53,7 @@ _HOMES = {
     "load": "run",
     "open_data": "data",
     "pretrain": "training.train",
+    "publish": "publishing",
     "report": "reporting",
 }
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from cyclopts import App, CycloptsError, Group, Parameter, Token, UnusedCliTokensError
 
-from unlabeled import check, methods, options
+from unlabeled import check, hub, methods, options
 from unlabeled.check import UserError
 from unlabeled.evaluation.controls import CONTROLS
 from unlabeled.evaluation.probes import PROBES
@@ -94,7 +94,7 @@ Probes = Annotated[
         f"samples too; and tasks: {TASKS}; separated by commas."
     ),
 ]
-Run = Annotated[Path, Parameter(help="Folder of a run.")]
+Run = Annotated[Path, Parameter(help="Folder of a run, or hub:OWNER/NAME of one that was published.")]
 Network = Annotated[
     str | None,
     Parameter(
@@ -398,6 +398,28 @@ def selftest() -> None:
     if failed:
         sys.exit(1)
     _next("demo")
+
+
+@app.command
+def doctor(*, json: Annotated[bool, Parameter(negative=())] = False) -> None:
+    """Tell what this machine and installation have, for bug reports: versions, devices, threads, caches, disk space.
+
+    Nothing is trained; selftest checks that everything works.
+
+    Args:
+        json: Print one JSON object.
+    """
+    from json import dumps
+
+    from unlabeled.doctor import doctor as look
+    from unlabeled.doctor import written
+
+    report = look()
+    if json:
+        print(dumps(report, indent=1))
+        return
+    print(written(report), flush=True)
+    _next("selftest")
 
 
 @app.command(usage="Usage: unlabeled record OUT [OPTIONS]")
@@ -729,7 +751,7 @@ def show(
 
     check.at_least(1, samples=samples)
     opened = load(run, encoder)
-    source = data or _source(run / "run.toml")
+    source = data or _source(opened.path / "run.toml")
     with torch.no_grad():
         batch = opened.method.training_view(open_data(source, **opened.reading)).sample(samples, seed)
         torch.manual_seed(seed)
@@ -800,9 +822,9 @@ def report(
     """Write a self-contained HTML page about a run, or several runs side by side.
 
     Args:
-        runs: Folders of runs.
+        runs: Folders of runs, or hub:OWNER/NAME of published ones.
         data: Data whose samples are shown. [default: what each run was trained on]
-        out: HTML file. [default: report.html in the first run's folder]
+        out: HTML file. [default: report.html in the first run's folder; of a published run in the current one]
     """
     from unlabeled.reporting import report as draw
     from unlabeled.run import load
@@ -810,6 +832,8 @@ def report(
     if not runs:
         raise UserError("report must get at least one run, got none")
     opened = [load(run, encoder if load(run).own_network else None) for run in runs]
+    if out is None and hub.is_address(runs[0]):
+        out = Path("report.html")
     print(draw(opened, data=data, out=out), flush=True)
     _next("embed", runs[0], data or _source_of(opened[0]), "--out", "features.parquet")
 
@@ -889,6 +913,52 @@ def export(
         flush=True,
     )
     _next("embed", run, _source_of(opened), "--out", "features.parquet")
+
+
+@app.command(usage="Usage: unlabeled publish RUN OWNER/NAME [OPTIONS]")
+def publish(
+    run: Run,
+    name: Annotated[str, Parameter(help="Name of the model on the Hugging Face Hub.")],
+    /,
+    *,
+    out: Path | None = None,
+    push: Annotated[bool, Parameter(negative=())] = False,
+    private: Annotated[bool, Parameter(negative=())] = False,
+    license: str | None = None,
+    digests: bool = True,
+    encoder: Network = None,
+) -> None:
+    """Write a folder with the encoder, its scores and a model card, and upload it with --push.
+
+    The card shows all scores with their controls, intervals and caveats, won or lost. Paths of your files are shortened
+    to their names. A card that you have edited is kept until you remove it. unlabeled.load("hub:OWNER/NAME") opens what
+    was uploaded.
+
+    Args:
+        out: Folder to write. [default: published in the run's folder]
+        push: Upload the folder; without this nothing leaves the machine.
+        private: Let only its owners see a model that is created.
+        license: Licence of the weights by its name on the Hub, such as apache-2.0. [default: none is named]
+        digests: Publish digests of the training samples, by which evaluate finds test samples among them; they tell
+            whoever has a sample whether it was trained on.
+    """
+    from unlabeled.publishing import publish as write
+    from unlabeled.run import load
+
+    done = write(
+        load(run, encoder), name, out=out, push=push, private=private, license=license, digests=digests
+    )
+    width = max(map(len, done.files))
+    for file, size in done.files.items():
+        print(f"{file:<{width}}  {size:>13,} bytes")
+    for note in done.notes:
+        _tell(note)
+    if done.address is not None:
+        print(done.address, flush=True)
+        return _next("evaluate", f"hub:{name}", "LABELLED")
+    seen = "its owners only" if private else "everybody"
+    _tell(f"nothing was uploaded; --push uploads {done.path} to {name}, for {seen} to see")
+    _next("publish", run, name, *(["--license", license] if license else []), "--push")
 
 
 def _next(*words: object) -> None:

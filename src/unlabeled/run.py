@@ -6,6 +6,7 @@ checkpoint.safetensors   weights, state of the method, optimizer and position: f
 encoder.safetensors      the encoder that is kept, its architecture in the header
 features.safetensors     the same with the features that were asked for, where these are not its output
 samples.npy       a digest of each sample that it was trained on: finds test samples among them, and other data
+trackers.json     by what experiment trackers find the run again, where it is tracked
 skipped.csv       files that could not be read, with reasons
 snapshots         encoders along the training, where they were asked for: STEP.safetensors
 predictions-*.png what a task predicted for a few test images, with the answers above
@@ -26,7 +27,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unlabeled import check
+from unlabeled import check, hub, notebook
 from unlabeled.check import UserError
 from unlabeled.files import atomic, locked
 from unlabeled.options import READING
@@ -90,6 +91,33 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        """What it is, how it went and what was measured, for notebooks."""
+        try:
+            config, history, evaluations = self.config, self.history, self.evaluations
+        except ValueError as error:
+            return notebook.facts(repr(self), {"damaged": error})
+        data, settings, last = config.get("data", {}), config.get("settings", {}), history[-1:]
+        values = {
+            "method": config.get("method"),
+            "data": data.get("name"),
+            "encoder": settings.get("encoder"),
+        }
+        if last:
+            chance = last[0].get("chance")
+            values["trained"] = f"{last[0]['epoch']:,} epochs, {last[0]['step']:,} steps"
+            values["loss"] = f"{last[0]['loss']:.4g}" + (
+                f" (chance {chance:.4g})" if chance is not None else ""
+            )
+            values["verdict"] = last[0].get("verdict")
+        measured = [str(one.get("data", "unknown data")) for one in evaluations if not one.get("snapshot")]
+        values["evaluated on"] = ", ".join(dict.fromkeys(measured)) or "nothing yet"
+        losses = [entry["loss"] for entry in history if not entry.get("partial")]
+        shown = {name: value for name, value in values.items() if value}
+        return notebook.facts(
+            repr(self), shown, notebook.curve(losses, last[0].get("chance") if last else None)
+        )
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -271,7 +299,8 @@ def load(path: str | Path, encoder: "nn.Module | str | None" = None) -> Run:
     """Open a run folder.
 
     Args:
-        path: The folder that `pretrain` wrote.
+        path: The folder that `pretrain` wrote; or hub:OWNER/NAME, perhaps with @REVISION, for a run that `publish` has
+            put on the Hugging Face Hub: it is downloaded once, and offline taken from the cache of huggingface_hub.
         encoder: Where it trained a network of your own, a network of the same layers or the module:function that
             builds one: what a file names is never imported.
 
@@ -279,9 +308,9 @@ def load(path: str | Path, encoder: "nn.Module | str | None" = None) -> Run:
         The run: `.encoder` is a torch module, `.history` the log, `.config` all settings.
 
     Raises:
-        ValueError: The folder is no run.
+        ValueError: The folder is no run, or the Hub has none of that name.
     """
-    return Run(path, encoder)
+    return Run(hub.download(str(path)) if hub.is_address(path) else path, encoder)
 
 
 def snapshot(folder: Path, step: int) -> Path:

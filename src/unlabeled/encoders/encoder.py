@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 
 from unlabeled.files import atomic
+from unlabeled.notebook import facts
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
 
 __all__ = ["Encoder"]
+
+LONGEST = 60
+"""Characters of an argument that a notebook shows; vocabularies are longer."""
 
 
 class Encoder(nn.Module):
@@ -38,6 +42,24 @@ class Encoder(nn.Module):
         """The user's function that builds the network, where it was named by one."""
         self.notes: list[str] = []
         """Lines about how it was built that a user must see: conversions, automatic choices, omissions."""
+
+    def _repr_html_(self) -> str:
+        """What it is and reads, for notebooks; its layers are in its repr."""
+        weights = sum(parameter.numel() for parameter in self.parameters())
+        short = {
+            key: value
+            for key, value in self.config.items()
+            if value is not None and len(str(value)) < LONGEST
+        }
+        name = short.pop("name", "")
+        maps = ", ".join(f"{name} ({dim})" for name, dim in self.map_dims.items())
+        values = short | {
+            "kind": self.kind,
+            "features": self.dim,
+            "weights": f"{weights:,}",
+            "maps": maps or "none",
+        }
+        return facts(f"{type(self).__name__} {name}".strip(), values)
 
     def evaluation_view(self, data: "Data") -> "Data":
         """Data as this encoder reads it: one sample, the same each time, for each thing with a label."""

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from unlabeled import notebook
 from unlabeled.evaluation import table, verdict
 from unlabeled.evaluation.measurement import Measurement, Record, record_of
 from unlabeled.evaluation.verdict import OURS, column
@@ -71,6 +73,13 @@ class Scores:
 
     def __str__(self) -> str:
         return f"{self.table()}\n{self.verdict()}"
+
+    def _repr_html_(self) -> str:
+        """The tables and the verdict, for notebooks."""
+        bold = (verdict.name(OURS),)
+        tables = [notebook.table(title, head, rows, bold) for title, head, rows in table.blocks(self.records)]
+        lines = "".join(f"<p>{escape(line)}</p>" for line in self.verdict().splitlines())
+        return f"<div>{''.join(tables)}{lines}</div>"
 
     @property
     def best(self) -> Record:

@@ -7,19 +7,24 @@ from unlabeled.evaluation.measurement import Record
 from unlabeled.evaluation.probes import PROBES
 from unlabeled.evaluation.verdict import OURS, Column, amount, column, images_in_words, independent, name
 
-__all__ = ["by_class", "table"]
+__all__ = ["blocks", "by_class", "table"]
 
 
 def table(records: Sequence[Record]) -> str:
     """One block for each probe or task: rows are features, columns are numbers of labels, layers and units."""
+    return "\n\n".join(_lines(title, [*head, *rows]) for title, head, rows in blocks(records))
+
+
+def blocks(records: Sequence[Record]) -> list[tuple[str, list[list[str]], list[list[str]]]]:
+    """Title, rows of the head, and the other rows of each table."""
     probes = dict.fromkeys(record["probe"] for record in records)
-    blocks = [_block(probe, [r for r in records if r["probe"] == probe]) for probe in probes]
+    tables = [_block(probe, [r for r in records if r["probe"] == probe]) for probe in probes]
     shown: set[str] = set()
     for title, rows in by_class(records):  # of the main unit of each task
         if (task := title.partition(":")[0]) not in shown:
             shown.add(task)
-            blocks.append(_lines(title, rows))
-    return "\n\n".join(blocks)
+            tables.append((title, rows[:1], rows[1:]))
+    return tables
 
 
 def by_class(records: Sequence[Record]) -> list[tuple[str, list[list[str]]]]:
@@ -50,12 +55,11 @@ def by_class(records: Sequence[Record]) -> list[tuple[str, list[list[str]]]]:
     return tables
 
 
-def _block(probe: str, records: list[Record]) -> str:
+def _block(probe: str, records: list[Record]) -> tuple[str, list[list[str]], list[list[str]]]:
     columns = list(dict.fromkeys(map(column, records)))
     cells = {(r["features"], column(r)): _cell(r) for r in records}
     rows = [[name(f), *(cells.get((f, c), "") for c in columns)] for f in _features(records)]
-    rows = [*_header(probe, columns), *rows]
-    return _lines(_title(probe, records), rows)
+    return _title(probe, records), _header(probe, columns), rows
 
 
 def _lines(title: str, rows: list[list[str]]) -> str:

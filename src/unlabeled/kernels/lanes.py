@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Set
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
@@ -26,6 +27,7 @@ __all__ = [
     "LANES",
     "add",
     "bits_to_float",
+    "cache_folder",
     "fma",
     "jit_cached",
     "lane_sums",
@@ -73,6 +75,13 @@ class _Cache(FunctionCache):
             super().save_overload(sig, data)
         except Exception as error:
             _warn_once(self.cache_path, check.reason(error))
+
+
+def cache_folder() -> Path | None:
+    """Where the machine code of compiled loops is kept; None where no folder can be written to."""
+    with suppress(RuntimeError):
+        return Path(_Cache(cache_folder).cache_path)
+    return None
 
 
 @cache

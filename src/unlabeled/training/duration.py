@@ -15,6 +15,7 @@ from unlabeled.check import UserError, reason
 from unlabeled.data import Data
 from unlabeled.parts import gather
 from unlabeled.run import CHECKPOINT, read_position, write_checkpoint
+from unlabeled.trackers import Trackers
 from unlabeled.training import judge, processes, watch
 from unlabeled.training.building import Built
 from unlabeled.training.checkpoints import SECONDS_BETWEEN_CHECKPOINTS, Checkpoints
@@ -147,7 +148,10 @@ def costs(fabric: "Fabric", built: Built, held_out: Data | None, checkpoints: Ch
     with torch.random.fork_rng():
         schedule = Schedule(max(MOST_TRIED, settings.total_steps(len(data))))
         looks = watch.Watch(fabric, trial, held_out, settings, len(data), may_stop=False)
-        loop = Trial(fabric, trial, data, settings, looks, checkpoints, Progress(quiet=True), schedule)
+        silent = Progress(quiet=True)
+        loop = Trial(
+            fabric, trial, data, settings, looks, checkpoints, silent, schedule, Trackers(silent.say)
+        )
         return loop.costs(60 * (minutes or MINUTES))
 
 

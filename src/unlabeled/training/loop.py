@@ -16,6 +16,7 @@ from unlabeled.data import Data
 from unlabeled.method import Batch, Method
 from unlabeled.parts import gather
 from unlabeled.run import load_state
+from unlabeled.trackers import Trackers
 from unlabeled.training import guard, judge, optimizers, processes, seeds
 from unlabeled.training.checkpoints import Checkpoints
 from unlabeled.training.guard import Fault
@@ -45,6 +46,7 @@ class Loop:
         checkpoints: The files of the run.
         progress: What shows how the run goes.
         schedule: How the learning rate goes.
+        trackers: What tracks the run, of the first process only.
     """
 
     def __init__(
@@ -57,11 +59,13 @@ class Loop:
         checkpoints: Checkpoints,
         progress: Progress,
         schedule: Schedule,
+        trackers: Trackers,
     ) -> None:
         assert settings.batch_size
         self.fabric, self.device, self.method, self.data = fabric, fabric.device, method, data
         self.settings, self.batch_size = settings, settings.batch_size
         self.watch, self.checkpoints, self.progress, self.schedule = watch, checkpoints, progress, schedule
+        self.trackers = trackers
         self.total_steps = schedule.total
         self.steps_per_epoch = settings.steps_per_epoch(len(data))
         self.optimizer = optimizers.make(method, settings)
@@ -271,6 +275,7 @@ class Loop:
             "chance": chance,
             **self.watch.entry(self.step),
             **verdict,
+            "learning_rate": self.schedule.rate(self.step - 1, self.settings.lr or 0.0),
             "samples_per_second": samples / max(self.seconds, 1e-9),
             "skipped_steps": self.skipped,
             "metrics": means,
@@ -278,6 +283,7 @@ class Loop:
         if self.partial:
             entry["partial"] = True
         self.checkpoints.log(self.step, entry)
+        self.trackers.epoch(entry)
         if self._is_due(entry["epoch"]):
             self.checkpoints.keep(self.step, self.method.encoder.save)
         last = self.step == self.total_steps or self.watch.stopped is not None

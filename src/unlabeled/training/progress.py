@@ -37,7 +37,14 @@ class Progress:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        # In notebooks plain lines: what stands on standard error is coloured there like an error.
+        self.console = Console(
+            stderr=not Console().is_jupyter,
+            quiet=quiet,
+            highlight=False,
+            soft_wrap=True,
+            force_jupyter=False,
+        )
         self.live = self.console.is_terminal and not quiet
         columns = (
             SpinnerColumn(),

@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal, Self
 
 from unlabeled.check import Range, UserError
 from unlabeled.options import Count, Fraction, NonNegative, Positive, WholeNumber, verify
+from unlabeled.trackers.names import NONE, parse
 
 __all__ = ["BUDGET", "MACHINE_SETTINGS", "Settings"]
 
 RECIPES = {"adamw": (1e-3, 0.05), "sgd": (0.03 * 4, 5e-4), "lars": (0.3, 1e-6)}
 """Learning rate at 256 samples a step and weight decay by optimizer."""
-MACHINE_SETTINGS = ("device", "devices", "nodes", "workers", "max_broken", "skip_nan")
-"""Settings that tell machines and patience apart, not runs: they may differ when a run is resumed."""
+MACHINE_SETTINGS = ("device", "devices", "nodes", "workers", "max_broken", "skip_nan", "track")
+"""Settings that tell machines, patience and trackers apart, not runs: they may differ when a run is resumed."""
 BUDGET = ("epochs", "steps", "minutes")
 """Settings that say how long is trained; at most one of them is set."""
 LARGEST_CHOICE = {"cpu": 64, "cuda": 224}
@@ -83,6 +84,8 @@ class Settings:
         text_column: Column of the texts in a table, or several separated by commas, which are joined. [default:
             detected]
         segmenter: Word segmenter for languages without spaces: characters, jieba or pythainlp. [default: none]
+        track: Experiment trackers that show the run while it is trained: tensorboard, wandb, trackio or mlflow, several
+            separated by commas, or none. [default: none]
         devices: Processes on this machine; with GPUs, one for each.
         nodes: Number of machines.
     """
@@ -120,6 +123,7 @@ class Settings:
     encoding: str | None = None
     text_column: str | None = None
     segmenter: str | None = None
+    track: str | None = None
     devices: Count = 1
     nodes: Count = 1
 
@@ -127,6 +131,8 @@ class Settings:
         for field in fields(self):
             verify(field.name, getattr(self, field.name), field.type)
         self._check_betas()
+        if self.track is not None:
+            object.__setattr__(self, "track", ",".join(parse(self.track)) or NONE)
         if self.sgd_momentum is not None and self.optimizer == "adamw":
             raise UserError(
                 f"sgd_momentum must be left out for adamw, which has none, got {self.sgd_momentum}"

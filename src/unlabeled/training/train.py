@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from unlabeled import encoders
+from unlabeled import check, encoders
 from unlabeled.check import UserError
 from unlabeled.data import Data, open_data, store_size
 from unlabeled.data.notes import note
@@ -22,8 +22,10 @@ from unlabeled.encoders.readout import Spec, fit_readout
 from unlabeled.kernels import heap
 from unlabeled.method import Method
 from unlabeled.options import READING
+from unlabeled.parts import gather
 from unlabeled.progress import telling
-from unlabeled.run import CHECKPOINT, CONFIG, ENCODER, FEATURES, Run, read_config
+from unlabeled.run import CHECKPOINT, CONFIG, ENCODER, FEATURES, Run, read_config, read_position
+from unlabeled.trackers import COLUMNS, Trackers, parse, require
 from unlabeled.training import auto, building, duration, holdout, processes
 from unlabeled.training import folder as folders
 from unlabeled.training import plan as plans
@@ -175,6 +177,8 @@ def _chosen(
 
 def _open(data: Any, plan: Plan, progress: Progress) -> Data:
     kind, settings = plan.method.kind, plan.settings
+    if gather.rank() == 0:  # which alone tracks; before what takes long
+        require(parse(settings.track))
     return open_data(
         data,
         kind=kind,
@@ -215,7 +219,8 @@ def _train(
     may_stop = plan.length_chosen or (plan.before is None and not choices.keys().isdisjoint(BUDGET))
     watch = Watch(fabric, method, held_out, settings, len(samples), may_stop)
     schedule = plan.schedule(settings, len(samples))
-    loop = Loop(fabric, method, samples, settings, watch, checkpoints, progress, schedule)
+    trackers = Trackers(progress.say)
+    loop = Loop(fabric, method, samples, settings, watch, checkpoints, progress, schedule, trackers)
     if not plan.resume:
         config = plans.record(plan, settings, dataset, len(dataset) - len(train), method)
         processes.first(fabric, lambda: folders.write(folder, config, dataset, train, samples))
@@ -225,18 +230,47 @@ def _train(
         None, [claim.note, _unread(dataset), note, *ending, *_notes(method, train, settings), watch.note]
     ):
         progress.say(line)
-    with heap.retain_freed_memory():
+    processes.first(fabric, lambda: _track(trackers, plan, settings, folder))
+    with trackers, heap.retain_freed_memory():
         loop.run(plan.resume, on_step or (lambda step: None))
+        if parse(settings.track):
+            _track_pictures(trackers, method, samples)
         if spec is None:
             return method.encoder
         progress.say(
             f"fitting features {settings.features} to at most {MOST_FITTED:,} training {train.unit}, without labels"
         )
-        data = method.encoder.evaluation_view(train).to(fabric.device)
-        with telling(progress.say):
-            readout = fit_readout(method.encoder.eval(), spec, data, settings.seed)
+        readout = _fitted(fabric, method.encoder, spec, train, settings.seed, progress)
         processes.first(fabric, lambda: readout.save(folder / FEATURES))
     return readout
+
+
+def _fitted(
+    fabric: "Fabric", encoder: Encoder, spec: Spec, train: Data, seed: int, progress: Progress
+) -> Encoder:
+    """The encoder with the features that were asked for, fitted to the data."""
+    data = encoder.evaluation_view(train).to(fabric.device)
+    with telling(progress.say):
+        return fit_readout(encoder.eval(), spec, data, seed)
+
+
+def _track(trackers: Trackers, plan: Plan, settings: Settings, folder: Path) -> None:
+    """Begin to track the run, or go on with what was tracked of it."""
+    step = read_position(folder / CHECKPOINT)["step"] if plan.resume else None
+    trackers.open(parse(settings.track), folder, read_config(folder / CONFIG), step)
+
+
+@torch.no_grad()
+def _track_pictures(trackers: Trackers, method: Method, samples: Data) -> None:
+    """Track what the method predicts in the end; all processes compute it, as parts of it may talk to each other."""
+    method.eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        try:
+            rows = method.pictures(samples.sample(COLUMNS, seed=0))
+        except Exception as error:  # a picture is not worth a run
+            return trackers.say(f"no pictures are tracked: {check.reason(error)}")
+    trackers.pictures(rows)
 
 
 def _features(settings: Settings, encoder: Encoder, train: Data) -> Spec | None:
