@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from unlabeled.method import Method
     from unlabeled.reporting import report
     from unlabeled.run import load
+    from unlabeled.training.adapt import adapt
     from unlabeled.training.train import pretrain
 
 _WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
@@ -28,10 +29,23 @@ one. It is read when torch is loaded, and processes that are started inherit it.
 if "torch" not in sys.modules and not any(name in os.environ for name in ("OMP_WAIT_POLICY", *_WAITING)):
     os.environ.update(_WAITING)
 
-__all__ = ["Method", "audit", "bet", "embed", "evaluate", "export", "load", "open_data", "pretrain", "report"]
+__all__ = [
+    "Method",
+    "adapt",
+    "audit",
+    "bet",
+    "embed",
+    "evaluate",
+    "export",
+    "load",
+    "open_data",
+    "pretrain",
+    "report",
+]
 
 _HOMES = {
     "Method": "method",
+    "adapt": "training.adapt",
     "audit": "auditing",
     "bet": "evaluation.bets",
     "embed": "evaluation",
