@@ -239,7 +239,16 @@ def test_system_errors_are_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a file").write_text("")
     assert run("pretrain", "simclr", "digits", "--steps", "1", *words) == 2
-    assert re.search(r"unlabeled: .*: .*(a file|missing.toml)", capsys.readouterr().err)
+    assert re.fullmatch(r"unlabeled: .*(a file|missing\.toml).*\n", capsys.readouterr().err)
+
+
+def test_adapt_needs_weights_and_has_defaults_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("adapt", "simclr", "digits", "--steps", "1") == 2
+    assert "weights must be named to adapt them" in capsys.readouterr().err
+    for verb, default in (("adapt", "0.75"), ("pretrain", "1.0")):
+        run(verb, "simclr", "--help")
+        words = " ".join(capsys.readouterr().out.replace("│", "").split())
+        assert re.search(rf"--layer-decay [^-]*\[default: {default}\]", words)
 
 
 def test_compare_trains_judges_and_reports(

@@ -168,6 +168,19 @@ def test_resume_refuses_other_options_and_other_data(tmp_path: Path) -> None:
         unlabeled.pretrain("simclr", open_data(other), **again)
 
 
+def test_a_checkpoint_without_its_run_toml_is_refused_in_one_line(tmp_path: Path) -> None:
+    run = unlabeled.pretrain("simclr", open_data(pictures()), out=tmp_path / "a", steps=1, **FAST)
+    (run.path / "run.toml").unlink()
+    with pytest.raises(
+        ValueError, match=r"out must be a folder that pretrain wrote to resume it, .* no run\.toml"
+    ):
+        unlabeled.pretrain("simclr", open_data(pictures()), out=run.path, resume=True, quiet=True)
+    with pytest.raises(
+        ValueError, match=r"none\.toml must be the run\.toml of a run, but there is no such file"
+    ):
+        unlabeled.pretrain("simclr", open_data(pictures()), config=tmp_path / "none.toml", quiet=True)
+
+
 def test_an_instance_refuses_what_it_already_has(tmp_path: Path) -> None:
     for given in ({"encoder": "conv4"}, {"image_size": 8}, {"temperature": 0.5}):
         with pytest.raises(ValueError, match=f"{next(iter(given))} must be left out"):

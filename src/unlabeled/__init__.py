@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from unlabeled.publishing import publish
     from unlabeled.reporting import report
     from unlabeled.run import load
+    from unlabeled.training.adapt import adapt
     from unlabeled.training.train import pretrain
 
 _WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
@@ -31,6 +32,7 @@ if "torch" not in sys.modules and not any(name in os.environ for name in ("OMP_W
 
 __all__ = [
     "Method",
+    "adapt",
     "audit",
     "bet",
     "embed",
@@ -45,6 +47,7 @@ __all__ = [
 
 _HOMES = {
     "Method": "method",
+    "adapt": "training.adapt",
     "audit": "auditing",
     "bet": "evaluation.bets",
     "embed": "evaluation",

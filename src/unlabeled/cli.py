@@ -18,7 +18,7 @@ from unlabeled.check import UserError
 from unlabeled.evaluation.controls import CONTROLS
 from unlabeled.evaluation.probes import PROBES
 from unlabeled.evaluation.tasks import TASKS
-from unlabeled.training.settings import BUDGET, Settings
+from unlabeled.training.settings import ADAPT, BUDGET, Settings
 from unlabeled.version import __version__
 
 __all__ = ["main"]
@@ -40,6 +40,13 @@ pretrain_app = App(
     usage="Usage: unlabeled pretrain METHOD DATA [OPTIONS]\n       unlabeled pretrain --config run.toml [OPTIONS]",
 )
 app.command(pretrain_app)
+adapt_app = App(
+    name="adapt",
+    help="Go on from weights of others on your own data, without labels and without ruining them: pretrain with other "
+    "defaults. The heads are trained alone first; then the encoder moves slowly, its first layers least.",
+    usage="Usage: unlabeled adapt METHOD DATA --weights WEIGHTS [OPTIONS]",
+)
+app.command(adapt_app)
 
 
 def _whole(type_: Any, tokens: Sequence[Token]) -> int:
@@ -243,9 +250,9 @@ AUTO = methods.Description(
 )
 
 
-def _pretrain_command(method: methods.Description) -> Callable[..., None]:
+def _pretrain_command(method: methods.Description, verb: Literal["pretrain", "adapt"]) -> Callable[..., None]:
     """The command of one method: its own options from its source, then the run's."""
-    name = method.name
+    name, changed = method.name, ADAPT if verb == "adapt" else {}
     group = Group(f"{method.class_name} options", sort_key=2)
     source = Annotated[
         str | None, Parameter(help=f"{SOURCES} [default: that of the run given by --config or --resume]")
@@ -267,34 +274,17 @@ def _pretrain_command(method: methods.Description) -> Callable[..., None]:
     parameters = [
         inspect.Parameter("data", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=source),
         *(_option(one.name, one.type, one.default, one.help, group) for one in method.options),
-        *(_option(one.name, one.type, one.default, _help(one.name, method), RUN) for one in fields(Settings)),
+        *(
+            _option(one.name, one.type, changed.get(one.name, one.default), _help(one.name, method), RUN)
+            for one in fields(Settings)
+        ),
         *(_option(key, type_, default, help_, OUTPUT) for key, (type_, default, help_) in rest.items()),
     ]
 
     defaults = {parameter.name: parameter.default for parameter in parameters}
 
     def command(data: str | None = None, **values: Any) -> None:
-        from unlabeled.parts import gather
-        from unlabeled.training.train import pretrain, preview
-
-        if values.pop("dry_run", False):
-            if values.pop("resume", False):
-                raise UserError(
-                    "dry_run must be left out to resume a run, whose settings are in its run.toml, got both"
-                )
-            out = values.pop("out", None)
-            lines = preview(name, data or _stored_data(values), **values)
-            if gather.rank() == 0:
-                print("\n".join(lines), flush=True)
-                given = {
-                    key: value for key, value in (values | {"out": out}).items() if value != defaults[key]
-                }
-                _next("pretrain", name, *([data] if data else []), *_words(given))
-            return
-        run = pretrain(name, data or _stored_data(values), **values)
-        if gather.rank() == 0:
-            print(run.path, flush=True)
-            _next("evaluate", run.path, run.config["data"].get("source") or "LABELLED")
+        _train(verb, name, data, values, defaults)
 
     command.__doc__ = f"{method.summary}\n\nSource: {method.source}"
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -302,9 +292,44 @@ def _pretrain_command(method: methods.Description) -> Callable[..., None]:
     return command
 
 
+def _train(
+    verb: Literal["pretrain", "adapt"],
+    name: str,
+    data: str | None,
+    values: dict[str, Any],
+    defaults: dict[str, Any],
+) -> None:
+    """Train, or with --dry-run say what would be trained; then print the command that comes next."""
+    from unlabeled.parts import gather
+    from unlabeled.training.adapt import adapt
+    from unlabeled.training.train import pretrain, preview
+
+    if values.pop("dry_run", False):
+        if values.pop("resume", False):
+            raise UserError(
+                "dry_run must be left out to resume a run, whose settings are in its run.toml, got both"
+            )
+        out = values.pop("out", None)
+        changed = ADAPT if verb == "adapt" and values.get("config") is None else {}
+        lines = preview(name, data or _stored_data(values), **{**changed, **values})
+        if gather.rank() == 0:
+            print("\n".join(lines), flush=True)
+            given = {key: value for key, value in (values | {"out": out}).items() if value != defaults[key]}
+            _next(verb, name, *([data] if data else []), *_words(given))
+        return
+    train = adapt if verb == "adapt" else pretrain
+    run = train(name, data or _stored_data(values), **values)
+    if gather.rank() == 0:
+        print(run.path, flush=True)
+        _next("evaluate", run.path, run.config["data"].get("source") or "LABELLED")
+
+
 for _method in (AUTO, *map(methods.describe, methods.names())):
     _usage = f"Usage: unlabeled pretrain {_method.name} DATA [OPTIONS]"
-    pretrain_app.command(_pretrain_command(_method), name=_method.name, usage=_usage)
+    pretrain_app.command(_pretrain_command(_method, "pretrain"), name=_method.name, usage=_usage)
+    if _method is not AUTO:
+        _usage = f"Usage: unlabeled adapt {_method.name} DATA --weights WEIGHTS [OPTIONS]"
+        adapt_app.command(_pretrain_command(_method, "adapt"), name=_method.name, usage=_usage)
 
 
 @pretrain_app.default
@@ -460,6 +485,7 @@ def evaluate(
     controls: Controls = ("default",),
     features: Features = None,
     directions: Directions = None,
+    public_weights: str | None = None,
     draws: Whole = 5,
     seed: Whole = 0,
     steps: WholeOrNone = None,
@@ -473,6 +499,8 @@ def evaluate(
 
     Args:
         labels_per_class: Numbers of labels per class, percentages of each class, or all: 1,10,1%,all.
+        public_weights: Weights of the control public, as --weights of pretrain, such as
+            timm:vit_small_patch16_dinov3.lvd1689m. [default: those that the run started from]
         draws: Number of random draws of the labels, where not all labels are used.
         seed: Seed of the draws.
         steps: Optimizer steps of supervised, finetune, nonlinear and recognition, and of tasks that train on labelled
@@ -495,7 +523,7 @@ def evaluate(
     options |= asdict(reading) | of_tasks.chosen
     if snapshots:
         _evaluate_snapshots(opened, data, options)
-    _evaluate(opened, data, controls=controls, **options)
+    _evaluate(opened, data, controls=controls, public_weights=public_weights, **options)
     _next("report", run)
 
 

@@ -351,8 +351,10 @@ def read_config(file: Path, needed: tuple[str, ...] = ()) -> dict[str, Any]:
         needed: What it must hold.
 
     Raises:
-        ValueError: It is damaged, or something is missing.
+        ValueError: It is missing or damaged, or something in it is missing.
     """
+    if not file.exists():
+        raise UserError(f"{file} must be the {CONFIG} of a run, but there is no such file")
     with _one_line_errors(file):
         stored = tomllib.loads(file.read_text(encoding="utf-8"))
         if missing := [name for name in needed if name not in stored]:

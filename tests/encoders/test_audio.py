@@ -163,7 +163,7 @@ def test_sounds_shorter_than_a_frame_are_followed_by_silence(name, samples):
 def test_wav2vec2_has_the_frames_and_the_size_of_the_paper():
     transformers = pytest.importorskip("transformers")
     with torch.device("meta"):
-        network = audio.Wav2Vec2Network("wav2vec2-base", 16_000)
+        network = audio.Wav2Vec2Network(audio.make_model("wav2vec2-base", 16_000))
         whole = transformers.Wav2Vec2ForPreTraining(network.model.config)
     assert [network.frames(n) for n in (400, 16_000, 250_000, 320_000)] == [1, 49, 781, 999]
     assert network.receptive == 400 and network.dim == 768

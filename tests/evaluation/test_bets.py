@@ -177,6 +177,8 @@ def test_labels_are_worth_something_only_where_pretraining_helps(monkeypatch: py
         ({"labels": [99999]}, "labels must be at most the 1297 labelled training images, got 99999"),
         ({"target": None}, "target must be a name or a path, got none"),
         ({"config": "bad.toml"}, "config must be a bet.toml"),
+        ({"config": "none.toml"}, "config must be the bet.toml of a bet, got .*none.toml, which is no file"),
+        ({"encoder": "torchvision-none"}, "encoder of torchvision must be one of .* got none"),
     ],
 )
 def test_bad_terms_are_refused_before_anything_is_trained(
@@ -184,9 +186,12 @@ def test_bad_terms_are_refused_before_anything_is_trained(
 ) -> None:
     if "config" in terms:
         (tmp_path / "bad.toml").write_text("= 3")
-        terms = {"config": tmp_path / "bad.toml"}
+        terms = {"config": tmp_path / terms["config"]}
+    said: list[str] = []
+    own = {"pretraining": "digits", "target": "digits", "out": tmp_path / "bet", "progress": said.append}
     with pytest.raises(ValueError, match=words):
-        bets.bet(**{"pretraining": "digits", "target": "digits", "out": tmp_path / "bet"} | terms)
+        bets.bet(**own | terms)
+    assert said == []
     assert not [*tmp_path.glob("bet/unlabeled*")]
 
 

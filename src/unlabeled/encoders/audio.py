@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.encoders import cpc, mel_transformer, pase, transformers_folder
+from unlabeled.encoders import cpc, from_transformers, mel_transformer, pase, transformers_folder
 from unlabeled.encoders.cpc import CPCNetwork
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.encoders.mel_code import MelCode, mel_code
 from unlabeled.encoders.mel_transformer import MelTransformer
 from unlabeled.encoders.pase import PASENetwork
 from unlabeled.encoders.recurrent import by_length
-from unlabeled.encoders.wav2vec2 import SIZES, Standardized, Wav2Vec2Network
+from unlabeled.encoders.wav2vec2 import SIZES, Standardized, Wav2Vec2Network, make_model
 from unlabeled.parts import ragged
 from unlabeled.parts.spectrogram import LogMel
 
@@ -254,7 +254,8 @@ class AudioEncoder(Encoder):
         """
         if not isinstance(self.trunk, Wav2Vec2Network):
             raise UserError(f"encoder must be a wav2vec2 for transformers, got {self.config['name']}")
-        transformers_folder.write_audio_model(Path(folder), self.trunk.model, self.sample_rate)
+        normalize = self.config.get("normalize", True)
+        transformers_folder.write_audio_model(Path(folder), self.trunk.model, self.sample_rate, normalize)
 
     def read_transformers(self, folder: str | os.PathLike[str], x: Sound) -> Tensor:
         """Features as transformers computes them from such a folder, float, shape (batch, dim)."""
@@ -263,19 +264,32 @@ class AudioEncoder(Encoder):
         return features.to(x[0].device)
 
 
-def build(name: str, *, sample_rate: int = 16_000, bins: int | None = None) -> AudioEncoder:
+def build(
+    name: str,
+    *,
+    sample_rate: int = 16_000,
+    bins: int | None = None,
+    architecture: str | None = None,
+    normalize: bool = True,
+) -> AudioEncoder:
     """Build an encoder with random weights.
 
     Args:
-        name: One of `NAMES`, gruN or gruN-W, mel-dictionary-ATOMS or mel-dictionary-ATOMS-FRAMES.
+        name: One of `NAMES`, gruN or gruN-W, mel-dictionary-ATOMS or mel-dictionary-ATOMS-FRAMES, or transformers.
         sample_rate: Samples per second of the waveforms, in hertz.
         bins: Bands of its spectrogram; None takes 80, below 16,000 Hz 40.
+        architecture: Configuration of a network of transformers as JSON.
+        normalize: Whether that network takes waveforms of mean 0 and variance 1.
 
     Raises:
         ValueError: There is no encoder of this name, or a number does not fit.
     """
     bins = bins or (80 if sample_rate >= 16_000 else 40)
     config = {"kind": "audio", "name": name, "sample_rate": sample_rate, "bins": bins}
+    if name == from_transformers.NAME and architecture is not None:
+        config |= {"architecture": architecture, "normalize": normalize}
+        network = Wav2Vec2Network(from_transformers.make_model(architecture))
+        return AudioEncoder(Standardized(normalize), network, config)
     spectra = Spectra(LogMel(sample_rate, bins))
     recurrent = re.fullmatch(r"gru([1-9]\d?)(?:-([1-9]\d{0,4}))?", name)
     if recurrent:
@@ -293,17 +307,18 @@ def build(name: str, *, sample_rate: int = 16_000, bins: int | None = None) -> A
         return AudioEncoder(Standardized(), CPCNetwork(cpc.SIZES[name], sample_rate), config)
     if name in pase.SIZES:
         return AudioEncoder(Standardized(), PASENetwork(pase.SIZES[name], sample_rate), config)
-    return AudioEncoder(Standardized(), Wav2Vec2Network(name, sample_rate), config)
+    return AudioEncoder(Standardized(), Wav2Vec2Network(make_model(name, sample_rate)), config)
 
 
-def fitted(name: str, data: "Data") -> AudioEncoder:
+def fitted(name: str, data: "Data", **described: Any) -> AudioEncoder:
     """Build an encoder for sounds: their sample rate, and the statistics of their spectrogram.
 
     Args:
         name: As in `build`.
         data: What it will be trained on.
+        **described: Arguments of `build` that describe a network of transformers, its sample rate among them.
     """
-    encoder = build(name, sample_rate=data.shape["sample_rate"])
+    encoder = build(name, **{"sample_rate": data.shape["sample_rate"], **described})
     if isinstance(encoder.adapt, Spectra):
         pieces: Any = getattr(data, "crops", lambda seconds: data)(STATISTICS_SECONDS)
         encoder.adapt.fit(encoder.inputs(pieces.sample(512)))

@@ -22,21 +22,22 @@ from unlabeled.encoders.audio_visual import AudioVisualEncoder
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.encoders.first_layer import fill_first_layer_
 from unlabeled.encoders.image import INITS, OWN_NETWORK, ImageEncoder
+from unlabeled.encoders.libraries import Pretrained, find, is_library
 from unlabeled.encoders.readout import Readout, Spec, bare
 from unlabeled.encoders.rescaled import rescale_
-from unlabeled.encoders.saved import is_ours, load_weights, no_larger_than, read_header
+from unlabeled.encoders.saved import load_weights, no_larger_than, read_header
 from unlabeled.encoders.text import TextEncoder
 from unlabeled.encoders.user_network import call_builder, import_builder, is_named, wrap
 from unlabeled.encoders.video import VideoEncoder
-from unlabeled.encoders.weights import match, read, stem_channels
+from unlabeled.encoders.weights import match, stem_channels
 from unlabeled.encoders.word_vectors import WordEncoder
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
 
-__all__ = ["KINDS", "build", "fitted", "load", "names", "rebuilt"]
+__all__ = ["KINDS", "build", "fitted", "load", "names", "pretrained", "rebuilt"]
 
-Weights = str | os.PathLike[str] | None
+Weights = str | os.PathLike[str] | Pretrained | None
 SIZES = (32, 64, 96, 128, 192, 224, 256, 384, 448, 518)
 """Usual image sizes of pretrained weights, in pixels."""
 
@@ -76,13 +77,14 @@ def build(
 @overload
 def build(name: str, *, kind: str, weights: Weights = ..., **config: Any) -> Encoder: ...
 def build(name: str, *, kind: str = "image", weights: Weights = None, **config: Any) -> Encoder:
-    """Build an encoder with random weights, or with those of a file.
+    """Build an encoder with random weights, or with those of a library or file.
 
     Args:
         name: One of `names(kind)`; for images also the name of a timm model.
         kind: Kind of data that it reads: image, text, words, audio, video or audio-visual.
-        weights: A file: of `Encoder.save`, or the state of the network as timm, torchvision, MoCo, DINO, Lightning
-            and others save it, safetensors or pickled tensors.
+        weights: timm:NAME, torchvision:NAME, hf:OWNER/NAME, a folder with config.json, a run, or a file: of
+            `Encoder.save`, or the state of the network as timm, torchvision, MoCo, DINO, Lightning and others save it,
+            safetensors or pickled tensors. `pretrained` builds the network that weights are of.
         **config: Further arguments of the kind's own `build`; for images `in_channels`, `image_size`, `input` and
             `init`.
 
@@ -96,7 +98,34 @@ def build(name: str, *, kind: str = "image", weights: Weights = None, **config: 
     make = KINDS[kind].build
     for argument in config:
         check.choice(inspect.signature(make).parameters, argument=argument)
-    return _filled(partial(make, name, **config), weights)
+    if weights is None:
+        return make(name, **config)
+    source = find(weights, kind)
+    return _filled(partial(make, name, **_arguments(source, name), **config), source)
+
+
+def pretrained(weights: Weights, kind: str = "image", **config: Any) -> Encoder:
+    """Build the network that weights are of, with these weights.
+
+    Args:
+        weights: As in `build`; a file must be of `Encoder.save`. Or what `find` gives.
+        kind: Kind of encoder.
+        **config: Arguments of the kind's own `build`, such as `in_channels`; by default those of the weights.
+
+    Raises:
+        ValueError: There are no such weights, or they do not say of which network they are.
+    """
+    source = find(weights, kind)
+    if source.encoder is None:
+        raise UserError(
+            f"weights must say of which network they are, got {source.label}; name it with encoder"
+        )
+    if source.own is not None:
+        return load(source.own)
+    if kind == "image" and source.image_size is not None:
+        config = {"image_size": source.image_size} | config
+    make = partial(KINDS[kind].build, source.encoder, **_arguments(source, source.encoder))
+    return _filled(partial(make, **config), source)
 
 
 def fitted(
@@ -116,7 +145,7 @@ def fitted(
             and builds a network from those of `in_channels` and `image_size` that it has parameters for.
         data: What it will be trained on.
         kind: Kind of encoder.
-        weights: A file to start from, as in `build`; it brings the statistics too.
+        weights: What to start from, as in `build`; it brings the statistics and the tokenizer too.
         init: default; rescaled, which makes the channels of each layer vary equally on the data; kmeans, which also
             takes the filters of each layer from clusters of patches; or dictionary, which initialises the filters of
             the first convolution with atoms of patches of the data.
@@ -133,12 +162,16 @@ def fitted(
     options = {key: value for key, value in options.items() if value is not None}
     if image_size is not None and "image_size" in inspect.signature(make).parameters:
         options["image_size"] = image_size
+    source = None if weights is None else find(weights, kind)
+    arguments = {} if source is None else _arguments(source, name)
     if is_named(name):
-        encoder = _filled(partial(_fitted_own, name, data, kind, **options), weights)
-    elif weights is not None and kind != "image":  # vocabulary and shape come from the file
-        return _loaded_as(name, kind, Path(weights))
+        encoder = _filled(partial(_fitted_own, name, data, kind, **options), source)
+    elif source is not None and kind != "image" and not is_library(source.weights) and not arguments:
+        return _loaded_as(
+            name, kind, source.own or Path(source.weights)
+        )  # vocabulary and shape come from the file
     else:
-        encoder = _filled(partial(make, name, data, **options), weights)
+        encoder = _filled(partial(make, name, data, **arguments, **options), source)
     if init != "default":
         if not isinstance(encoder, ImageEncoder):
             raise UserError(f"init must be default for encoders of {kind}, got {init}")
@@ -290,31 +323,51 @@ def _wrap_arguments(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in ("kind", "init")}
 
 
-def _filled(make: Callable[..., Encoder], weights: Weights) -> Encoder:
-    """Make an encoder and fill it from a file, whose network may take other channels than the images have."""
+def _arguments(source: Pretrained, name: str) -> dict[str, Any]:
+    """Arguments by which an encoder of this name is described by its weights."""
+    if source.arguments and name != source.encoder:
+        raise UserError(
+            f"encoder must be left out with weights {source.label}, which bring their own, got {name}"
+        )
+    return source.arguments
+
+
+def _filled(make: Callable[..., Encoder], source: Pretrained | None) -> Encoder:
+    """Make an encoder and fill it with weights, whose network may take other channels than the images have."""
     encoder = make()
-    if weights is None:
+    if source is None:
         return encoder
-    path = Path(weights)
-    if is_ours(path):
-        _load_ours(encoder, path)
+    if source.own is not None:
+        encoder = _for_channels(make, encoder, source.channels)
+        _load_ours(encoder, source.own)
+        encoder.notes.append(f"{len(encoder.state_dict())} tensors of {source.label} loaded")
         return encoder
-    state = read(path)
-    if isinstance(encoder, ImageEncoder) and (channels := stem_channels(_network(encoder), state)):
-        adapt = encoder.adapt
-        grey = channels == 1 and adapt.out_channels == 3 and adapt.input == "color"
-        if adapt.out_channels == 1 or grey:
-            encoder = make(network_channels=channels)
+    loaded = source.load(getattr(getattr(encoder, "trunk", None), "arguments", {}))
+    if isinstance(encoder, ImageEncoder):
+        encoder = _for_channels(make, encoder, stem_channels(_network(encoder), loaded.state))
+    name = encoder.config["name"]
     try:
-        matched = match(_network(encoder), state, encoder.config["name"], path.name)
+        matched = match(_network(encoder), loaded.state, name, source.label, loaded.beside)
     except ValueError as error:
-        size = _fitting_size(encoder, state)
+        size = _fitting_size(encoder, loaded.state)
         raise UserError(f"{error}" + (f". They fit with image_size={size}" if size else "")) from error
     _network(encoder).load_state_dict(matched.state)
     encoder.notes.append(matched.note)
     if isinstance(encoder, ImageEncoder):
-        _take_statistics(encoder.adapt, _network(encoder))
+        if source.image_size not in (None, encoder.image_size):
+            encoder.notes.append(
+                f"images of {encoder.image_size} pixels; {source.label} was trained on {source.image_size}"
+            )
+        _take_statistics(encoder.adapt, _network(encoder), source.statistics)
     return encoder
+
+
+def _for_channels(make: Callable[..., Encoder], encoder: Encoder, channels: int | None) -> Encoder:
+    """The encoder, or one whose network takes other channels, into which one channel or three colours are converted."""
+    if channels is None or not isinstance(encoder, ImageEncoder) or channels == encoder.adapt.out_channels:
+        return encoder
+    grey = channels == 1 and encoder.adapt.out_channels == 3 and encoder.adapt.input == "color"
+    return make(network_channels=channels) if encoder.adapt.out_channels == 1 or grey else encoder
 
 
 def _load_ours(encoder: Encoder, path: Path) -> None:
@@ -346,8 +399,10 @@ def _fitting_size(encoder: Encoder, state: dict[str, Tensor]) -> int | None:
     return None
 
 
-def _take_statistics(adapt: Adapt, model: Any) -> None:
-    """Normalise colours as a timm model was trained."""
-    configuration = getattr(model, "pretrained_cfg", {})
-    if adapt.input == "color" and len(configuration.get("mean", ())) == adapt.out_channels:
-        adapt.set_statistics(configuration["mean"], configuration["std"])
+def _take_statistics(adapt: Adapt, model: Any, statistics: tuple[list[float], list[float]] | None) -> None:
+    """Normalise colours as the weights were trained, or else as timm says of the network."""
+    if statistics is None:
+        configuration = getattr(model, "pretrained_cfg", {})
+        statistics = configuration.get("mean", ()), configuration.get("std", ())
+    if adapt.input == "color" and len(statistics[0]) == adapt.out_channels:
+        adapt.set_statistics(*statistics)

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.encoders import dictionary, from_timm, pixel_gpt, split, stages
+from unlabeled.encoders import (
+    dictionary,
+    from_timm,
+    from_torchvision,
+    from_transformers,
+    pixel_gpt,
+    split,
+    stages,
+)
 from unlabeled.encoders.adapt import Adapt, Input
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.encoders.saved import TooLarge
@@ -32,6 +40,7 @@ __all__ = [
     "fitted",
     "pool",
     "pooling_grid",
+    "require_name",
     "sample",
 ]
 
@@ -242,11 +251,12 @@ def build(
     levels: "Levels | None" = None,
     network_channels: int | None = None,
     neck: Sequence[int] = (),
+    architecture: str | None = None,
 ) -> ImageEncoder:
     """Build an encoder with random weights.
 
     Args:
-        name: One of `NAMES` or the name of a timm model.
+        name: One of `NAMES`, the name of a timm model, torchvision-NAME, or transformers.
         in_channels: Channels of the images.
         image_size: Height and width in pixels of the images in training.
         input: What the network sees of an image: color, lightness, sobel or lab.
@@ -254,6 +264,7 @@ def build(
         levels: The values that became 0 and 255 in training, for images of more than 8 bits.
         network_channels: Channels that the network takes, where the input gives others; None as the input gives.
         neck: Widths of layers after the pooled vector, as in `ImageEncoder.extend`.
+        architecture: Configuration of a network of transformers as JSON.
 
     Raises:
         ValueError: A name or a number does not fit.
@@ -263,23 +274,27 @@ def build(
     config = {"kind": "image", "name": name, "in_channels": in_channels, "image_size": image_size}
     config |= {"input": input, "init": init}
     config |= {"levels": levels} if levels else {}
+    config |= {"architecture": architecture} if architecture else {}
+    network_channels = network_channels or _fixed_channels(name, input, in_channels, architecture)
     config |= {} if network_channels is None else {"network_channels": network_channels}
     adapt = Adapt(input, in_channels, network_channels)
-    if reason := refusal(name, adapt.out_channels, image_size):
-        near = " or ".join(map(str, nearest_sizes(name, adapt.out_channels, image_size, reason)))
+    if reason := refusal(name, adapt.out_channels, image_size, architecture):
+        near = " or ".join(
+            map(str, nearest_sizes(name, adapt.out_channels, image_size, reason, architecture))
+        )
         hint = f". Take {near}" if near else ""
         raise UserError(f"image_size must suit {name}, got {image_size} ({reason}){hint}")
-    encoder = ImageEncoder(adapt, _maker(name)(adapt.out_channels, image_size), config)
+    encoder = ImageEncoder(adapt, _maker(name, architecture)(adapt.out_channels, image_size), config)
     encoder.extend(*neck)
     return encoder
 
 
 @cache
-def refusal(name: str, channels: int, image_size: int) -> str:
+def refusal(name: str, channels: int, image_size: int, architecture: str | None = None) -> str:
     """Why a network does not take images of some size, empty if it does; at most shapes are computed."""
     if name in ANY_SIZE:
         return ""
-    make = _maker(name)
+    make = _maker(name, architecture)
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
             make(channels, image_size).eval()(torch.zeros(1, channels, image_size, image_size))
@@ -290,7 +305,9 @@ def refusal(name: str, channels: int, image_size: int) -> str:
     return ""
 
 
-def nearest_sizes(name: str, channels: int, image_size: int, reason: str) -> list[int]:
+def nearest_sizes(
+    name: str, channels: int, image_size: int, reason: str, architecture: str | None = None
+) -> list[int]:
     """The next smaller and the next larger size in pixels that a network takes.
 
     Args:
@@ -298,6 +315,7 @@ def nearest_sizes(name: str, channels: int, image_size: int, reason: str) -> lis
         channels: Channels that the network takes.
         image_size: A size in pixels that it refuses.
         reason: Why, as `refusal` says.
+        architecture: As in `build`.
     """
     # Large networks take a second to be built even without their weights, so sizes between patches are not tried.
     patch = re.search(r"multiple of the (\d+) pixels", reason)
@@ -310,7 +328,9 @@ def nearest_sizes(name: str, channels: int, image_size: int, reason: str) -> lis
 
     directions = range(image_size - 1, image_size // 2, -1), range(image_size + 1, 2 * image_size + 33)
     near = (
-        next((size for size in filter(likely, sizes) if not refusal(name, channels, size)), None)
+        next(
+            (size for size in filter(likely, sizes) if not refusal(name, channels, size, architecture)), None
+        )
         for sizes in directions
     )
     return [size for size in near if size is not None]
@@ -324,6 +344,7 @@ def fitted(
     exact: bool = True,
     input: Input = "color",
     network_channels: int | None = None,
+    architecture: str | None = None,
 ) -> ImageEncoder:
     """Build an encoder for data and set the statistics of its input.
 
@@ -334,17 +355,20 @@ def fitted(
         exact: Whether no other size will do; else the nearest that the network takes is chosen, and noted.
         input: What the network sees of an image, as in `build`.
         network_channels: As in `build`.
+        architecture: As in `build`.
     """
     channels, size = data.shape["channels"], image_size or data.shape["image_size"]
     notes = []
+    network_channels = network_channels or _fixed_channels(name, input, channels, architecture)
     if not exact or image_size is None:
         taken = Adapt(input, channels, network_channels).out_channels
-        reason = refusal(name, taken, size)
-        if reason and (near := nearest_sizes(name, taken, size, reason)):
+        reason = refusal(name, taken, size, architecture)
+        if reason and (near := nearest_sizes(name, taken, size, reason, architecture)):
             nearest = min(near, key=lambda other: abs(other - size))
             size, note = nearest, f"image_size {nearest}, not {size}, for {name} ({reason})"
             notes.append(note)
-    options = {"in_channels": channels, "image_size": size, "network_channels": network_channels}
+    options: dict[str, Any] = {"in_channels": channels, "image_size": size, "architecture": architecture}
+    options["network_channels"] = network_channels
     encoder = build(name, input=input, **options)
     if encoder.is_dictionary:
         name, note = dictionary.suited(name, sample(encoder, data, dictionary.SAMPLE))
@@ -366,10 +390,37 @@ def sample(encoder: ImageEncoder, data: "Data", count: int = SAMPLE) -> Tensor:
     return encoder.inputs({name: value.cpu() for name, value in batch.items()})
 
 
-def _maker(name: str) -> Callable[[int, int], Any]:
+def _fixed_channels(name: str, input: Input, channels: int, architecture: str | None) -> int | None:
+    """Channels of a network that is built for one number of them only, where one channel can be repeated for them."""
+    if architecture is None and not name.startswith(from_torchvision.PREFIX):
+        return None
+    taken = 3 if architecture is None else from_transformers.channels_of(architecture)
+    given = Adapt(input, channels).out_channels
+    return taken if given != taken and (given == 1 or (input, given, taken) == ("color", 3, 1)) else None
+
+
+def require_name(name: str) -> None:
+    """Refuse a name of which there is no network.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name != from_transformers.NAME:
+        _maker(name)
+
+
+def _maker(name: str, architecture: str | None = None) -> Callable[[int, int], Any]:
     """Function from (channels, image_size) to the network of a name."""
     if name in NAMES:
         return NAMES[name]
+    if name == from_transformers.NAME:
+        if architecture is None:
+            raise UserError("encoder transformers must come with weights, as hf:OWNER/NAME, got none")
+        return lambda channels, size: from_transformers.ImageModel(architecture, size)
+    if name.startswith(from_torchvision.PREFIX):
+        network = name.removeprefix(from_torchvision.PREFIX)
+        check.choice(from_torchvision.known(), **{"encoder of torchvision": network})
+        return partial(from_torchvision.FromTorchvision, network)
     if dictionary.is_dictionary(name):
         return partial(dictionary.dictionary, name)
     import timm

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.encoders import transformers_folder
+from unlabeled.encoders import from_transformers, transformers_folder
 from unlabeled.encoders.encoder import Encoder
 from unlabeled.encoders.text_trunks import (
     NAMES,
@@ -84,7 +84,7 @@ class TextEncoder(Encoder):
 
     def __init__(self, trunk: Transformer | TokenWindow, config: dict[str, Any]) -> None:
         super().__init__(config, trunk.dim, trunk.map_dims)
-        self.adapt = TokenWeights(self.vocabulary)
+        self.adapt = TokenWeights(trunk.embeddings.num_embeddings)
         self.trunk: Any = trunk
         self.raw_detail = (
             f"tf-idf of {self.vocabulary} word pieces among the first {self.length} of each text"
@@ -104,12 +104,14 @@ class TextEncoder(Encoder):
     @property
     def family(self) -> Family:
         """bert, gpt or nplm."""
+        if "architecture" in self.config:
+            return "gpt" if self.causal else "bert"
         return _family(self.config["name"])
 
     @property
     def vocabulary(self) -> int:
-        """Number of tokens."""
-        return self.tokenizer.get_vocab_size()
+        """Number of tokens that the network has vectors for."""
+        return self.trunk.embeddings.num_embeddings
 
     @property
     def length(self) -> int:
@@ -129,8 +131,8 @@ class TextEncoder(Encoder):
         return Tokenizer.from_str(self.config["tokenizer"])
 
     def special(self, token: str) -> int:
-        """Index of a token such as `[MASK]`."""
-        return self.tokenizer.token_to_id(token)
+        """Index of a token such as `[MASK]`, whatever the tokenizer calls it."""
+        return self.tokenizer.token_to_id(self.config.get("special", {}).get(token, token))
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Indices of the tokens of texts, without `[CLS]` and the like."""
@@ -228,7 +230,12 @@ class TextEncoder(Encoder):
             name = self.config["name"]
             raise UserError(f"encoder must be a model of transformers, got {name}. Take safetensors")
         transformers_folder.write_text_model(
-            Path(folder), self.trunk.model, self.tokenizer, self.family, self.length
+            Path(folder),
+            self.trunk.model,
+            self.tokenizer,
+            self.family,
+            self.length,
+            self.config.get("special"),
         )
 
     def read_transformers(self, folder: str | os.PathLike[str], x: TextInput | list[str]) -> Tensor:
@@ -264,19 +271,30 @@ def enclosed(tokens: Tensor, mask: Tensor, first: int, last: int) -> tuple[Tenso
     return tokens, torch.arange(tokens.shape[1], device=tokens.device) <= ends
 
 
-def build(name: str, *, tokenizer: str | None = None, length: int | None = None) -> TextEncoder:
+def build(
+    name: str,
+    *,
+    tokenizer: str | None = None,
+    length: int | None = None,
+    architecture: str | None = None,
+    special: dict[str, str] | None = None,
+) -> TextEncoder:
     """Build an encoder of texts with random weights.
 
     Args:
-        name: One of `NAMES`.
+        name: One of `NAMES`, or transformers.
         tokenizer: A tokenizer of the `tokenizers` library as JSON.
         length: Most tokens that are read at once; None takes 128, 512 for rotary positions.
+        architecture: Configuration of a network of transformers as JSON.
+        special: What the tokenizer calls the special tokens of `NAMES`, where it has other names for them.
 
     Raises:
         ValueError: There is no such name, or no tokenizer.
     """
     from tokenizers import Tokenizer
 
+    if name == from_transformers.NAME and architecture is not None:
+        return _described(architecture, tokenizer or "", length or LENGTH, special or {})
     check.choice(NAMES, encoder=name)
     if length is None:
         length = ROTARY_LENGTH if name.startswith(ROTARY) else LENGTH
@@ -288,27 +306,45 @@ def build(name: str, *, tokenizer: str | None = None, length: int | None = None)
     return TextEncoder(network, config)
 
 
+def _described(architecture: str, tokenizer: str, length: int, special: dict[str, str]) -> TextEncoder:
+    """An encoder around a network of transformers with its own tokenizer."""
+    from tokenizers import Tokenizer
+
+    model = from_transformers.make_model(architecture).train()
+    trunk = Transformer(model, from_transformers.is_causal(architecture))
+    pieces, rows = Tokenizer.from_str(tokenizer).get_vocab_size(), trunk.embeddings.num_embeddings
+    if pieces > rows:
+        raise UserError(f"tokenizer must have at most the {rows} tokens of the network, got {pieces}")
+    config = {"kind": "text", "name": from_transformers.NAME, "length": length, "tokenizer": tokenizer}
+    return TextEncoder(trunk, config | {"architecture": architecture, "special": special})
+
+
 def fitted(
-    name: str, data: "Data", *, length: int | None = None, vocabulary: int | None = None
+    name: str,
+    data: "Data",
+    *,
+    length: int | None = None,
+    vocabulary: int | None = None,
+    **described: Any,
 ) -> TextEncoder:
     """Build an encoder for texts: its tokenizer and the weights of the tokens are learned from them.
 
     Args:
-        name: One of `NAMES`.
+        name: As in `build`.
         data: The texts.
         length: As in `build`.
         vocabulary: Most tokens of the vocabulary; None takes one for every 100 characters, 512 to 8,000.
+        **described: Arguments of `build` that describe a network of transformers, whose tokenizer is taken.
     """
-    check.choice(NAMES, encoder=name)
+    if not described:
+        check.choice(NAMES, encoder=name)
     texts = getattr(data, "texts", None)
     if not texts:
         raise UserError(f"data must be texts, got {data!r}")
-    if vocabulary is None:
-        characters = sum(map(len, texts))
-        vocabulary = min(max(VOCABULARY[0], characters // CHARACTERS_OF_AN_ENTRY), VOCABULARY[1])
-    check.at_least(VOCABULARY[0], vocabulary=vocabulary)
-    tokenizer = learn_tokenizer(texts, _family(name), vocabulary)
-    encoder = build(name, length=length, tokenizer=tokenizer.to_str())
+    if described:
+        encoder = build(name, **{**described, **({} if length is None else {"length": length})})
+    else:
+        encoder = build(name, length=length, tokenizer=_learned(name, texts, vocabulary))
     tokens = encoder.encode([text[: 16 * encoder.length] for text in texts])
     encoder.adapt.fit(tokens)
     if encoder.family == "bert":
@@ -319,6 +355,15 @@ def fitted(
                 f"vocabulary of {encoder.vocabulary}; gpt encoders read bytes and need no [UNK]"
             )
     return encoder
+
+
+def _learned(name: str, texts: Sequence[str], vocabulary: int | None) -> str:
+    """A tokenizer learned from texts, as JSON."""
+    if vocabulary is None:
+        characters = sum(map(len, texts))
+        vocabulary = min(max(VOCABULARY[0], characters // CHARACTERS_OF_AN_ENTRY), VOCABULARY[1])
+    check.at_least(VOCABULARY[0], vocabulary=vocabulary)
+    return learn_tokenizer(texts, _family(name), vocabulary).to_str()
 
 
 def _family(name: str) -> Family:

@@ -112,8 +112,8 @@ class Transformer(nn.Module):
     def _run(self, x: TextInput, **options: Any) -> Any:
         if self.causal:
             return self.model(input_ids=x.tokens, use_cache=False, **options)
-        if hasattr(self.model.config, "type_vocab_size"):  # else it has no segments
-            options["token_type_ids"] = x.segment
+        if segments := getattr(self.model.config, "type_vocab_size", 0):  # RoBERTa has one
+            options["token_type_ids"] = x.segment.clamp_max(segments - 1)
         return self.model(input_ids=x.tokens, attention_mask=x.mask.long(), **options)
 
 

@@ -13,7 +13,14 @@ from unlabeled.encoders.tokenizer import END, Family
 __all__ = ["read_audio_features", "read_text_states", "write_audio_model", "write_text_model"]
 
 
-def write_text_model(folder: Path, model: Any, tokenizer: Any, family: Family, length: int) -> None:
+def write_text_model(
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    family: Family,
+    length: int,
+    called: dict[str, str] | None = None,
+) -> None:
     """Write model and tokenizer as `AutoModel` and `AutoTokenizer` of transformers read them.
 
     Args:
@@ -22,6 +29,7 @@ def write_text_model(folder: Path, model: Any, tokenizer: Any, family: Family, l
         tokenizer: A `tokenizers.Tokenizer`.
         family: Whose special tokens it has.
         length: Most tokens that are read at once.
+        called: What the tokenizer calls these, where it has other names for them.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -30,8 +38,10 @@ def write_text_model(folder: Path, model: Any, tokenizer: Any, family: Family, l
         if family == "gpt"
         else {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     )
+    if called is not None:
+        special = {role: called[token] for role, token in special.items() if token in called}
     # GPT-2 would add the vector of a token for each segment; ModernBERT has none.
-    segments = family == "bert" and hasattr(model.config, "type_vocab_size")
+    segments = family == "bert" and getattr(model.config, "type_vocab_size", 0) > 1
     names = ["input_ids", *(["token_type_ids"] if segments else []), "attention_mask"]
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -66,20 +76,21 @@ def read_text_states(folder: Path, x: list[str] | dict[str, Tensor]) -> tuple[Te
     return model(**x).last_hidden_state, x["attention_mask"].bool()
 
 
-def write_audio_model(folder: Path, model: Any, sample_rate: int) -> None:
+def write_audio_model(folder: Path, model: Any, sample_rate: int, normalize: bool = True) -> None:
     """Write model and feature extractor as `AutoModel` and `AutoFeatureExtractor` of transformers read them.
 
     Args:
         folder: Where to write.
         model: `Wav2Vec2Model`.
         sample_rate: Samples per second of the waveforms that it takes, in hertz.
+        normalize: Whether these have mean 0 and variance 1.
     """
     from transformers import Wav2Vec2FeatureExtractor
 
     padded = model.config.feat_extract_norm == "layer"
     model.save_pretrained(folder)
     extractor = Wav2Vec2FeatureExtractor(
-        sampling_rate=sample_rate, do_normalize=True, return_attention_mask=padded
+        sampling_rate=sample_rate, do_normalize=normalize, return_attention_mask=padded
     )
     extractor.save_pretrained(folder)
 

@@ -6,12 +6,15 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from unlabeled.check import UserError
 from unlabeled.encoders.strided import Strided
 from unlabeled.parts import ragged
 from unlabeled.parts.precision import full
 
-__all__ = ["SIZES", "Standardized", "Wav2Vec2Network"]
+__all__ = ["SIZES", "Standardized", "Wav2Vec2Network", "make_model"]
 
+MODELS = ("wav2vec2", "hubert")
+"""Networks of transformers that are built of these parts."""
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 LOW_RATE = 8_000
 DROPOUT: dict[str, Any] = {"activation_dropout": 0.0, "layerdrop": 0.05}
@@ -44,19 +47,29 @@ SIZES = {
 
 
 class Standardized(nn.Module):
-    """Waveforms of mean 0 and variance 1 each, silence staying silence."""
+    """Waveforms of mean 0 and variance 1 each, silence staying silence.
+
+    Args:
+        active: Whether they are brought there, or left as they are.
+    """
+
+    def __init__(self, active: bool = True) -> None:
+        super().__init__()
+        self.active = active
 
     def forward(self, sound: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Waveforms, float, shape (batch, samples), 0 after the end, and their true lengths in samples."""
         waveform, length = full(sound[0]), sound[1]
+        if not self.active:
+            return waveform * ragged.real(length, waveform.shape[1]), length
         count = length.clamp(min=1)
         centred = waveform - ragged.mean(waveform, count)[:, None]
         spread = (ragged.mean(centred.square(), count) + 1e-7).sqrt()
         return centred / spread[:, None] * ragged.real(length, waveform.shape[1]), length
 
 
-class Wav2Vec2Network(Strided):
-    """Convolutions over a waveform, and a transformer over their frames, which can be masked in between.
+def make_model(name: str, sample_rate: int) -> Any:
+    """A `Wav2Vec2Model` of transformers with random weights.
 
     From 8,000 Hz down the small sizes have one convolution of stride 2 less, so that a frame stays 20 ms.
 
@@ -64,30 +77,45 @@ class Wav2Vec2Network(Strided):
         name: One of `SIZES`.
         sample_rate: Samples per second of the waveforms, in hertz.
     """
+    from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-    def __init__(self, name: str, sample_rate: int) -> None:
-        from transformers import Wav2Vec2Config, Wav2Vec2Model
+    size = SIZES[name]
+    count = len(STRIDES) - (sample_rate <= LOW_RATE and name != "wav2vec2-base")
+    options: dict[str, Any] = {"attn_implementation": "sdpa", **size.options}
+    config = Wav2Vec2Config(
+        conv_dim=(size.channels,) * count,
+        conv_kernel=KERNELS[:count],
+        conv_stride=STRIDES[:count],
+        hidden_size=size.width,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        intermediate_size=4 * size.width,
+        num_conv_pos_embeddings=size.position,
+        num_conv_pos_embedding_groups=size.groups,
+        feat_extract_norm=size.norm,
+        **options,
+    )
+    return Wav2Vec2Model(config)
 
-        size = SIZES[name]
-        count = len(STRIDES) - (sample_rate <= LOW_RATE and name != "wav2vec2-base")
-        super().__init__(KERNELS[:count], STRIDES[:count])
-        options: dict[str, Any] = {"attn_implementation": "sdpa", **size.options}
-        config = Wav2Vec2Config(
-            conv_dim=(size.channels,) * count,
-            conv_kernel=self.kernels,
-            conv_stride=self.strides,
-            hidden_size=size.width,
-            num_hidden_layers=size.layers,
-            num_attention_heads=size.heads,
-            intermediate_size=4 * size.width,
-            num_conv_pos_embeddings=size.position,
-            num_conv_pos_embedding_groups=size.groups,
-            feat_extract_norm=size.norm,
-            **options,
-        )
-        self.model: Any = Wav2Vec2Model(config)
-        self.dim = size.width
-        self.map_dims = {"conv": size.channels} | {f"layer{n}": size.width for n in range(1, size.layers + 1)}
+
+class Wav2Vec2Network(Strided):
+    """Convolutions over a waveform, and a transformer over their frames, which can be masked in between.
+
+    Args:
+        model: A `Wav2Vec2Model` or `HubertModel` of transformers.
+
+    Raises:
+        ValueError: It is another network.
+    """
+
+    def __init__(self, model: Any) -> None:
+        config = model.config
+        if config.model_type not in MODELS or getattr(config, "conv_pos_batch_norm", False):
+            raise UserError(f"weights must be of {' or '.join(MODELS)} for sounds, got a {config.model_type}")
+        super().__init__(config.conv_kernel, config.conv_stride)
+        self.model, self.dim = model, config.hidden_size
+        layers = range(1, config.num_hidden_layers + 1)
+        self.map_dims = {"conv": config.conv_dim[-1]} | {f"layer{n}": self.dim for n in layers}
 
     @property
     def channels(self) -> int:
@@ -123,7 +151,13 @@ class Wav2Vec2Network(Strided):
 
     def project(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Input of the transformer, float, shape (batch, frames, width), and the normalised frames."""
-        return self.model.feature_projection(maps)
+        projected = self.model.feature_projection(maps)
+        if isinstance(projected, tuple):
+            return projected
+        norm = getattr(
+            self.model.feature_projection, "layer_norm", nn.Identity()
+        )  # HuBERT does not give it out
+        return projected, norm(maps)
 
     def context(self, hidden: Tensor, frames: Tensor, masked: Tensor | None = None) -> list[Tensor]:
         """Outputs of all layers of the transformer, float, shape (batch, frames, width).
@@ -141,7 +175,8 @@ class Wav2Vec2Network(Strided):
         real = ragged.real(frames, hidden.shape[1])
         encoder = self.model.encoder
         hidden = hidden * real[:, :, None]
-        hidden = encoder.dropout(encoder.layer_norm(hidden + encoder.pos_conv_embed(hidden)))
+        hidden, last = hidden + encoder.pos_conv_embed(hidden), self.model.config.do_stable_layer_norm
+        hidden = encoder.dropout(hidden if last else encoder.layer_norm(hidden))
         whole = not torch.compiler.is_exporting() and bool(real.all())
         attention = None if whole else rearrange(real, "b t -> b 1 1 t")
         outputs = []
@@ -152,7 +187,7 @@ class Wav2Vec2Network(Strided):
             else:
                 hidden = layer(hidden, attention_mask=attention)
             outputs.append(hidden)
-        return outputs
+        return [*outputs[:-1], encoder.layer_norm(outputs[-1])] if last else outputs
 
     def layers(self, waveform: Tensor, length: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Every layer at every frame, float, shape (batch, frames, width), and true frames of each sound."""

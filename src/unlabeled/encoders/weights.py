@@ -7,7 +7,7 @@ import math
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,19 @@ NOT_LEARNED = (
     "total_params",
 )
 """Ends of the names of tensors without learned values, which a network may lack."""
+HEADS = (
+    "fc",
+    "head",
+    "heads",
+    "classifier",
+    "cls",
+    "lm_head",
+    "last_linear",
+    "project_q",
+    "quantizer",
+    "decoder",
+)
+"""First parts of the names of heads, which no encoder has."""
 CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 """Names in a ResNet of the children of a Sequential that was made from it, as lightly does."""
 
@@ -101,7 +114,9 @@ def _tensors(value: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
             yield from _tensors(inner, (*names, str(name)))
 
 
-def match(model: nn.Module, state: dict[str, Tensor], name: str, file: str) -> Matched:
+def match(
+    model: nn.Module, state: dict[str, Tensor], name: str, file: str, beside: Sequence[str] = ()
+) -> Matched:
     """Find the weights of a network among those of a file.
 
     Args:
@@ -109,6 +124,7 @@ def match(model: nn.Module, state: dict[str, Tensor], name: str, file: str) -> M
         state: Tensors by name; the names may have prefixes of training loops and of other libraries.
         name: What the network is called in messages.
         file: Name of the file in messages.
+        beside: Names of what the file holds beside `state`, which is ignored.
 
     Raises:
         ValueError: Something is missing, has another shape or is not finite, or the file holds a larger network.
@@ -120,7 +136,8 @@ def match(model: nn.Module, state: dict[str, Tensor], name: str, file: str) -> M
     misshapen = [key for key in own if key in candidates and candidates[key].shape != own[key].shape]
     extra = [key for key in candidates if key not in own and not key.endswith(NOT_LEARNED)]
     parts = {key.partition(".")[0] for key in own}
-    deeper = [key for key in extra if key.partition(".")[0] in parts]
+    heads = _heads(model, {key: candidates[key] for key in extra} | dict.fromkeys(beside))
+    deeper = [key for key in extra if key.partition(".")[0] in parts and not _within(key, heads)]
     shapes = [f"{key} {_shape(candidates[key])} for {_shape(own[key])}" for key in misshapen]
     faults = {"missing": missing, "unexpected": deeper or (extra if missing else []), "misshapen": shapes}
     if any((missing, misshapen, deeper)):
@@ -130,11 +147,13 @@ def match(model: nn.Module, state: dict[str, Tensor], name: str, file: str) -> M
     floats = {key: value for key, value in taken.items() if value.is_floating_point()}
     if broken := [key for key, value in floats.items() if not value.isfinite().all()]:
         raise UserError(f"weights must be finite, got NaN or infinity in {_few(broken)} of {file}")
-    ignored = [*extra, *(key for key in state if not key.startswith(prefix))]
+    others = [*extra, *beside, *(key for key in state if not key.startswith(prefix))]
+    ignored = [key for key in others if not _within(key, heads)]
     counters = len(own) - len(taken)
     details = [
         f"named {prefix}..." if prefix else "",
         f"{counters} counters of norms at 0" if counters else "",
+        *(f"head {head}{outputs} dropped" for head, outputs in heads.items()),
         f"{len(ignored)} ignored ({_few(ignored)})" if ignored else "",
         resized,
     ]
@@ -142,6 +161,26 @@ def match(model: nn.Module, state: dict[str, Tensor], name: str, file: str) -> M
         {**{key: own[key] for key in own if key not in taken}, **taken},
         ", ".join([f"{len(taken)} tensors of {file} loaded", *filter(None, details)]),
     )
+
+
+def _heads(model: Any, extra: Mapping[str, Tensor | None]) -> dict[str, str]:
+    """Names of heads among weights that a network lacks, each with its number of outputs in words, if that is clear."""
+    known = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    names = [known] if isinstance(known, str) else [*known]
+    parts = {key.partition(".")[0] for key in model.state_dict()}
+    names += [part for part in HEADS if part not in parts]
+    heads = {}
+    for head in names:
+        weights = {key: value for key, value in extra.items() if _within(key, (head,))}
+        matrices = [value for value in weights.values() if value is not None and value.ndim == 2]
+        if weights:
+            heads[head] = f" ({len(matrices[0]):,} outputs)" if len(matrices) == 1 else ""
+    return heads
+
+
+def _within(key: str, parts: Iterable[str]) -> bool:
+    """Whether a weight is in one of some parts of a network."""
+    return any(key.startswith(f"{part}.") for part in parts)
 
 
 def stem_channels(model: nn.Module, state: dict[str, Tensor]) -> int | None:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from unlabeled import check, methods
+from unlabeled import check, encoders, methods
 from unlabeled.check import UserError
 from unlabeled.data import open_data, store_size
 from unlabeled.encoders.readout import bare
@@ -88,6 +88,8 @@ def _terms(config: str | Path | None, given: Mapping[str, Any]) -> Terms:
     known = [one.name for one in fields(Terms) if one.name != "settings"]
     stored: dict[str, Any] = {}
     if config is not None:
+        if not Path(config).is_file():
+            raise UserError(f"config must be the {CONFIG} of a bet, got {config}, which is no file")
         try:
             stored = tomllib.loads(Path(config).read_text(encoding="utf-8"))
         except ValueError as error:
@@ -108,6 +110,8 @@ def _terms(config: str | Path | None, given: Mapping[str, Any]) -> Terms:
     for name in ("pretraining", "target"):
         if not isinstance(named.get(name), str):
             raise UserError(f"{name} must be a name or a path, got {named.get(name, 'none')}")
+    if isinstance(network := settings.get("encoder"), str) and not encoders.is_named(network):
+        encoders.require_name(network)
     described = methods.describe(named.get("method", Terms.method))
     if described.kind != "image":
         raise UserError(

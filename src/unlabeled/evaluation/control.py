@@ -2,18 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from unlabeled.evaluation.features import Representation
 
-if TYPE_CHECKING:
-    from unlabeled.data import Data
-    from unlabeled.encoders import Encoder
-
 __all__ = ["Control", "Make"]
 
-Make = Callable[["Encoder", "Data", int], Representation | None]
-"""From the encoder that it is beside, the training samples as that encoder reads them, and the seed of random choices.
+Make = Callable[..., Representation | None]
+"""From the encoder that it is beside, the training samples as that encoder reads them, and the seed of random choices;
+with `needs_weights` also from `weights`, which are those of others.
 
 It may look at nothing else: neither at labels nor at test samples. None where there is nothing to make of the encoder.
 """
@@ -30,6 +26,7 @@ class Control:
         default: Whether it is measured where the user names none: it takes seconds.
         baseline: Whether it is what older methods make of the raw input without labels; the word `baselines` names all
             such controls.
+        needs_weights: Whether it is made of weights that the user names, or that a run started from.
     """
 
     make: Make | None
@@ -37,6 +34,7 @@ class Control:
     row: int = 0
     default: bool = True
     baseline: bool = False
+    needs_weights: bool = False
 
     def suits(self, kind: str) -> bool:
         """Whether it can stand beside an encoder of some kind."""

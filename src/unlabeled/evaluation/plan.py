@@ -49,6 +49,8 @@ class Request:
         clips: Clips of a test video that recognition averages; None as it chooses.
         crops: Crops of each of these, likewise.
         transfer: How tasks train on labelled images; None as they have it.
+        public_weights: Weights of the control public; None for those that the run started from, if any.
+        control_weights: These, whoever named them.
 
     Raises:
         ValueError: There is no such probe, control or number of labels, no draw, or nothing that a size, clips or crops
@@ -67,6 +69,8 @@ class Request:
     clips: int | None = None
     crops: int | None = None
     transfer: Transfer | None = None
+    public_weights: Any = None
+    control_weights: Any = None
 
     def __post_init__(self) -> None:
         self.counts = subsets.counts(self.counts)
@@ -108,6 +112,7 @@ class Request:
             "temperature": self.settings.temperature,
         }
         options |= {} if self.features is None else {"features": self.features}
+        options |= {} if self.public_weights is None else {"public_weights": str(self.public_weights)}
         options |= self.of_tasks
         options |= {} if self.transfer is None else {"transfer": self.transfer.options}
         return options if self.settings.steps is None else options | {"steps": self.settings.steps}
@@ -144,16 +149,17 @@ def probes_for(words: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def controls_for(words: Sequence[str], kind: str) -> list[str]:
+def controls_for(words: Sequence[str], kind: str, weights: Any = None) -> list[str]:
     """Names of the controls that words stand for, each once, the plainest first.
 
     Args:
         words: Names; default for those that take seconds, baselines for what older methods make of the raw input, all
             for every one.
         kind: Kind of the encoder that they are beside.
+        weights: What controls that need weights are made of; None leaves these out.
 
     Raises:
-        ValueError: A control that was named is none for this kind.
+        ValueError: A control that was named is none for this kind, or lacks its weights.
     """
     suited = {name: control for name in CONTROLS if (control := CONTROLS.load(name)).suits(kind)}
     for word in words:
@@ -163,10 +169,20 @@ def controls_for(words: Sequence[str], kind: str) -> list[str]:
         name
         for name, control in suited.items()
         if name in words
-        or "all" in words
-        or ("default" in words and control.default)
-        or ("baselines" in words and control.baseline)
+        or (
+            (
+                "all" in words
+                or ("default" in words and control.default)
+                or ("baselines" in words and control.baseline)
+            )
+            and (weights is not None or not control.needs_weights)
+        )
     ]
+    if weights is None and (lacking := [name for name in wanted if suited[name].needs_weights]):
+        raise UserError(
+            f"public_weights must name the weights of the control {lacking[0]}, as timm:NAME, hf:OWNER/NAME or a file, "
+            "for what did not start from any, got none"
+        )
     return sorted(wanted, key=lambda name: suited[name].row)
 
 

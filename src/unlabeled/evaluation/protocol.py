@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 import torch
 from torch import Tensor
 
+from unlabeled.encoders import Unreachable
 from unlabeled.encoders.readout import Readout, Spec, bare, fit_readout, one_unit
-from unlabeled.evaluation import readouts, seen, supervised_pretraining, verdict
+from unlabeled.evaluation import readouts, seen, starting_weights, supervised_pretraining, verdict
 from unlabeled.evaluation.controls import CONTROLS, supervised
 from unlabeled.evaluation.features import Reader, Representation, of_encoder
 from unlabeled.evaluation.labelled import Labelled
@@ -55,6 +56,7 @@ def evaluate(
     temperature: float = 0.07,
     steps: int | None = None,
     features: str | None = None,
+    public_weights: Any = None,
     size: int | None = None,
     clips: int | None = None,
     crops: int | None = None,
@@ -75,16 +77,15 @@ def evaluate(
         labels_per_class: Numbers of training labels, fractions of each class such as "1%", "all", or several.
         controls: Any of `CONTROLS` that suit the data; or default, baselines, all (as `controls_for` has them), none.
         draws, seed: Random balanced choices of the labels where not all are used; seed of all random numbers.
-        device: auto, cpu or cuda.
-        test: Test data, if `data` is training data only: its test split, else all of it.
+        device, test: auto, cpu or cuda; test data, if `data` is training data only: its test split, else all of it.
         k, temperature: Neighbours that vote in knn, and the temperature of their votes.
         steps: Optimizer steps of whatever trains on labels; None lets held-out labels end it, after 20 passes at most.
         features: Those that probes read, such as layer2:2x2:whiten, or choose, by cross-validation of each probe and
             draw on its own labels. None as the method declares, else the output.
+        public_weights: Weights of the control public, as `encoders.find`; None takes those that the run started from.
         size: Shorter side in pixels of frames for propagation, of images for detection and segmentation; None: theirs.
         clips, crops: Views of a test video that recognition averages; None takes 5, fewer of short videos, and 1.
-        augment: Random view of a batch for finetune and supervised, such as a `Views`; None takes mild crops.
-        transfer: How multilabel, segmentation and detection train.
+        augment, transfer: Random view for finetune and supervised, as `Views`, None for mild crops; how tasks train.
         progress, save: Called with lines on the progress; after every column with the scores, marked as `unfinished`.
         **reading: label, text_column, encoding, group and fold, as in `open_data`; None takes those of the run.
 
@@ -96,8 +97,8 @@ def evaluate(
     """
     settings, run = Settings(seed, k, temperature, steps, augment), opened_run(run)
     words = _several(probe), [] if controls == "none" else _several(controls), _several(labels_per_class)
-    named = readouts.named(run, features)
-    request = Request(*words, draws, settings, progress, named, save, size, clips, crops, transfer)
+    named, own = readouts.named(run, features), (size, clips, crops, transfer, public_weights)
+    request = Request(*words, draws, settings, progress, named, save, *own)
     with telling(progress):
         return _evaluate(run, data, test, reading, request, pick_device(device))
 
@@ -107,12 +108,16 @@ def _evaluate(
 ) -> Scores:
     """Open the model and the data, and measure tasks first, then probes."""
     encoder, reader = frozen(run, device)
-    request.controls = controls_for(request.controls, encoder.kind)
+    weights = starting_weights.of(run, request.public_weights)
+    words = [*request.controls, *([] if request.public_weights is None else ["public"])]
+    request.controls = controls_for(words, encoder.kind, weights.named)
+    request.control_weights = weights.named
     source = Source.of(run, encoder, data, test, reading=reading)
     options = {"source": source.name, **request.options, **source.reading}
     about = {"encoder": fingerprint(encoder.state_dict()), "seed": request.settings.seed, "options": options}
     about |= {"step": step} if (step := getattr(run, "step", None)) is not None else {}
     about |= {"snapshot": True} if getattr(run, "at", None) is not None else {}
+    about |= {"public": weights.about} if "public" in request.controls else {}
     results = Results({"data": source.name} | about, request.save)
     if rise := "" if "snapshot" in about else held_out_rise(getattr(run, "history", [])):
         results.accounts.append({"note": rise})
@@ -279,10 +284,16 @@ def _controls(encoder: "Encoder", labelled: Labelled, request: Request) -> list[
     """Other features of the same samples, as far as they suit the encoder."""
     beside = []
     for name in request.controls:
-        if (make := CONTROLS.load(name).make) is None:
+        if (make := (control := CONTROLS.load(name)).make) is None:
             continue
-        if (control := make(encoder, labelled.train, request.settings.seed)) is not None:
-            beside.append(control)
+        own = {"weights": request.control_weights} if control.needs_weights else {}
+        try:
+            made = make(encoder, labelled.train, request.settings.seed, **own)
+        except Unreachable as error:
+            request.report(f"the control {name} is left out: {error}")
+            continue
+        if made is not None:
+            beside.append(made)
         else:
             request.report(
                 f"the control {name} is left out: it does not suit this network and these features"

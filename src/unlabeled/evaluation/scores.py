@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from unlabeled import notebook
-from unlabeled.evaluation import table, verdict
+from unlabeled.evaluation import starting_weights, table, verdict
 from unlabeled.evaluation.measurement import Measurement, Record, record_of
 from unlabeled.evaluation.verdict import OURS, column
 from unlabeled.files import atomic
@@ -92,4 +92,5 @@ class Scores:
 
     def verdict(self) -> str:
         """What `unlabeled.evaluation.verdict` says of the records, and the note, line by line."""
-        return "\n".join([verdict.verdict(self.records), *verdict.caveats(self.about)])
+        advice = starting_weights.choices(self.records, self.about)
+        return "\n".join([verdict.verdict(self.records), *advice, *verdict.caveats(self.about)])

@@ -34,6 +34,7 @@ __all__ = [
     "lead",
     "name",
     "notes",
+    "separate",
     "verdict",
 ]
 
@@ -159,6 +160,14 @@ def lead(ours: Record, control: Record) -> Lead:
     if low is None or high is None or not _finite(low) or not _finite(high):
         return "unknown"
     return "ahead" if low > 0 else "behind" if high < 0 else "open"
+
+
+def separate(better: Record, worse: Record) -> bool:
+    """Whether the interval of one record lies above that of another, and both rest on enough independent units."""
+    if any(_finite(record.get("units")) and record["units"] < TOO_FEW for record in (better, worse)):
+        return False
+    low, _ = _gap(better, worse)
+    return low is not None and low > 0
 
 
 def comparisons(records: Sequence[Record]) -> list[Comparison]:

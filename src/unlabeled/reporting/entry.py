@@ -12,6 +12,7 @@ import torch
 
 from unlabeled import check
 from unlabeled.data.samples import was_meant
+from unlabeled.evaluation.starting_weights import choices
 from unlabeled.evaluation.verdict import caveats, claims, counted, headline, notes
 from unlabeled.reporting.charts import finite
 from unlabeled.reporting.samples import SAMPLES, Samples, embed, pixels, raw
@@ -31,7 +32,8 @@ class Evaluation:
 
     def __init__(self, measured: dict[str, Any], state: str) -> None:
         self.measured, self.records = measured, measured["records"]
-        self.claims, self.notes = claims(self.records), " ".join(notes(self.records))
+        self.claims = [*claims(self.records), *choices(self.records, measured)]
+        self.notes = " ".join(notes(self.records))
         """The verdict, and what must be known to read it."""
         self.data = str(measured.get("data", ""))
         """What it was measured on; empty if unknown."""

@@ -47,12 +47,16 @@ def build(plan: Plan, train: Data, device: torch.device, stored: Path | None = N
     """
     cuda, kind = device.type == "cuda", plan.method.encoder_kind or plan.method.kind
     image_size = train.shape["image_size"] if kind == "image" else None
-    settings = plan.settings.with_network(image_size, cuda, plan.method.defaults)
+    weights = None if stored is not None else plan.settings.weights
+    source = None if weights is None else encoders.find(weights, kind)
+    suited = {} if source is None else {"encoder": source.encoder, "image_size": source.image_size}
+    suited = {name: value for name, value in suited.items() if value is not None}
+    settings = plan.settings.with_network(image_size, cuda, {**plan.method.defaults, **suited})
     torch.manual_seed(settings.seed)
     if isinstance(plan.method, Method):
         method = plan.method
     else:
-        method = plan.method(_encoder(plan, settings, kind, train, stored), **plan.options)
+        method = plan.method(_encoder(plan, settings, kind, train, stored or source), **plan.options)
     config = getattr(method.encoder, "config", {})
     if levels := getattr(train, "levels", None):  # what is read for this encoder later is mapped alike
         config["levels"] = levels
@@ -69,7 +73,10 @@ def build(plan: Plan, train: Data, device: torch.device, stored: Path | None = N
     return Built(method, samples, settings, minutes)
 
 
-def _encoder(plan: Plan, settings: Settings, kind: str, data: Data, stored: Path | None) -> Any:
+def _encoder(
+    plan: Plan, settings: Settings, kind: str, data: Data, start: Path | encoders.Pretrained | None
+) -> Any:
+    """The encoder: the user's network, that of the run that is resumed, or one fitted to data, with weights if any."""
     network, color = plan.network, plan.method.encoder_input
     if isinstance(network, encoders.Encoder):
         if network.kind != kind:
@@ -88,14 +95,14 @@ def _encoder(plan: Plan, settings: Settings, kind: str, data: Data, stored: Path
             raise UserError(f"encoder must have weights that can be trained, got {name} without any")
         encoders.fit(encoder, data)
         return encoder
-    if stored is not None:
+    if isinstance(start, Path):
         name = plan.request.get("encoder")  # only what is named now is imported
-        return encoders.load(stored, name if encoders.is_named(name) else None)
+        return encoders.load(start, name if encoders.is_named(name) else None)
     return encoders.fitted(
         settings.encoder or encoders.names(kind)[0],
         data,
         kind=kind,
-        weights=settings.weights,
+        weights=start,
         init=settings.init,
         image_size=settings.image_size,
         exact=("image_size" in plan.request) if kind == "image" else None,

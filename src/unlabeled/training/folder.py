@@ -44,10 +44,18 @@ class Claim(NamedTuple):
 
 
 def latest(out: str | Path | None, method: str, data: str) -> Claim:
-    """Folder of the run that is resumed: the one given, or the newest of `runs/METHOD-DATA`."""
+    """Folder of the run that is resumed: the one given, or the newest of `runs/METHOD-DATA`.
+
+    Raises:
+        ValueError: It has a checkpoint, but no run.toml.
+    """
     runs = [Path(out)] if out else _runs(method, data)
     if not (runs[-1] / CHECKPOINT).is_file():
         return Claim(runs[-1], f"{runs[-1]} holds nothing to resume yet: a new run starts")
+    if not (runs[-1] / CONFIG).is_file():
+        raise UserError(
+            f"out must be a folder that pretrain wrote to resume it, got {runs[-1]}, which has no {CONFIG}"
+        )
     note = f"resuming {runs[-1]}, the newest of {len(runs)} runs; --out resumes another"
     return Claim(runs[-1], note if len(runs) > 1 else "", resumes=True)
 

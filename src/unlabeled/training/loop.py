@@ -20,6 +20,7 @@ from unlabeled.trackers import Trackers
 from unlabeled.training import guard, judge, optimizers, processes, seeds
 from unlabeled.training.checkpoints import Checkpoints
 from unlabeled.training.guard import Fault
+from unlabeled.training.keep_close import KeepClose
 from unlabeled.training.progress import Progress
 from unlabeled.training.schedule import Schedule
 from unlabeled.training.settings import Settings
@@ -70,10 +71,13 @@ class Loop:
         self.steps_per_epoch = settings.steps_per_epoch(len(data))
         self.optimizer = optimizers.make(method, settings)
         self.weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        self.module, self.partly, self.backward = method, nullcontext, Tensor.backward
+        self.close = KeepClose(method, settings.distill_weight) if settings.distill_weight else None
+        heads = any(group["heads"] for group in self.optimizer.param_groups)
+        self.frozen = round(settings.head_warmup * schedule.first) if heads else 0
+        self.module, self.partly, self.backward = self.close or method, nullcontext, Tensor.backward
         # Where one process computes in one precision, Fabric's wrapper adds nothing but time.
         if gather.processes() > 1 or settings.precision != "32":
-            self.module, self.backward = fabric.setup_module(method), fabric.backward
+            self.module, self.backward = fabric.setup_module(self.module), fabric.backward
             self.partly = partial(fabric.no_backward_sync, self.module)
         self.undo = guard.Undo(method)
         self.descends = True  # else the method moves its weights itself
@@ -145,8 +149,11 @@ class Loop:
 
     def _step(self) -> None:
         rate = self.schedule.rate(self.step, self.settings.lr or 0.0)
+        thaw = self.schedule.thaw(self.step, self.frozen) if self.frozen else 1.0
         for group in self.optimizer.param_groups:
-            group["lr"] = group["factor"] * rate
+            group["lr"] = group["factor"] * rate * (1.0 if group["heads"] else thaw)
+        if self.frozen:  # statistics of its norms stay too
+            self.method.encoder.train(self.step >= self.frozen)
         if self.descends:
             self.undo.hold()
         else:
@@ -212,6 +219,14 @@ class Loop:
             self.partial = True
 
     def _descend(self) -> None:
+        if self.step < self.frozen:
+            if not self.descends:
+                raise UserError(
+                    f"head_warmup must be 0 for {type(self.method).__name__}, whose loss has no gradient, "
+                    f"got {self.settings.head_warmup}"
+                )
+            for weight in self.method.encoder.parameters():
+                weight.grad = None
         if self.settings.clip is not None:
             optimizers.clip(self.method, self.settings.clip)
         self.optimizer.step()
@@ -320,6 +335,8 @@ class Loop:
             state["sampler"] = {"weights": self.sampling}
         if self.watch.best is not None:
             state["best"] = self.watch.best[0]
+        if self.close is not None:
+            state["start"] = self.close.start.state_dict()
         return state
 
     def _position(self) -> dict[str, Any]:
@@ -339,6 +356,8 @@ class Loop:
         state, position = self.checkpoints.load()
         load_state(self.method, state["method"])
         optimizers.load(self.optimizer, state.get("optimizer", {}))
+        if self.close is not None:
+            self.close.start.load_state_dict(state["start"])
         self.step, self.sums, self.seconds = position["step"], position["sums"], position["seconds"]
         self.counted = position.get("counted", self.step % self.steps_per_epoch)  # older runs lack it
         self.partial = position.get("partial", False)

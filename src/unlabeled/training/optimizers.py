@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from unlabeled.method import Method
+from unlabeled.training.layer_rates import factors
 from unlabeled.training.settings import Settings
 
 __all__ = ["clip", "load", "make", "state"]
@@ -13,16 +14,22 @@ BETAS, MOMENTUM = (0.9, 0.999), 0.9
 
 
 def make(method: Method, settings: Settings) -> torch.optim.Optimizer:
-    """Optimizer by the rules in `Settings`, with the method's own factors on the learning rate."""
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    """Optimizer by the rules in `Settings`, with the method's own factors on the learning rate.
+
+    Its groups also have `factor`, on the learning rate, and `heads`, whether they move from the first step on.
+    """
+    own = {} if settings.encoder_rate == settings.layer_decay == 1 else _encoder_rates(method, settings)
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in method.named_parameters():
         if parameter.requires_grad:
-            factor = method.learning_rates.get(name.partition(".")[0], 1.0)
-            groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
+            part = name.partition(".")[0]
+            factor = method.learning_rates.get(part, 1.0) * own.get(name, 1.0)
+            heads = settings.head_warmup == 0 or part != "encoder"
+            groups.setdefault((factor, parameter.ndim > 1, heads), []).append(parameter)
     decay = settings.weight_decay or 0.0
     parameters = [
-        {"params": members, "weight_decay": decay if decays else 0.0, "factor": factor}
-        for (factor, decays), members in groups.items()
+        {"params": members, "weight_decay": decay if decays else 0.0, "factor": factor, "heads": heads}
+        for (factor, decays, heads), members in groups.items()
     ]
     lr = settings.lr or 0.0
     if settings.optimizer == "adamw":
@@ -34,9 +41,15 @@ def make(method: Method, settings: Settings) -> torch.optim.Optimizer:
     from timm.optim.lars import Lars
 
     # Otherwise it adapts the rates of groups with weight decay only.
-    for group, (_, decays) in zip(parameters, groups, strict=True):
+    for group, (_, decays, _) in zip(parameters, groups, strict=True):
         group["always_adapt"] = decays
     return Lars(parameters, lr=lr, momentum=momentum)  # type: ignore[arg-type]
+
+
+def _encoder_rates(method: Method, settings: Settings) -> dict[str, float]:
+    """Factors on the learning rate of the encoder's weights, by their names in the method."""
+    rates = factors(method.encoder, settings.encoder_rate, settings.layer_decay)
+    return {f"encoder.{name}": factor for name, factor in rates.items()}
 
 
 def clip(method: Method, most: float) -> None:

@@ -59,6 +59,23 @@ class Schedule:
     ends: tuple[int, ...] = ()
     cut: Cut | None = None
 
+    @property
+    def first(self) -> int:
+        """End of the first stage."""
+        return (self.ends or (self.total,))[0]
+
+    def thaw(self, step: int, frozen: int) -> float:
+        """Factor on the rate of weights that stay as they are at the start of a run.
+
+        Args:
+            step: Optimizer steps done.
+            frozen: Steps in which they stay.
+
+        Returns:
+            0 in these steps, then a climb to 1 as long as that at the start.
+        """
+        return max(0.0, min(1.0, (step - frozen + 1) / climb(self.first)))
+
     def stage(self, step: int) -> tuple[int, int]:
         """First step and end of the stage that the next step is in, after so many steps."""
         cut = () if self.cut is None else (self.cut.step,)

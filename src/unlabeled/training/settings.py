@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any, Literal, Self
 
 from unlabeled.check import Range, UserError
-from unlabeled.options import Count, Fraction, NonNegative, Positive, WholeNumber, verify
+from unlabeled.options import Count, Fraction, NonNegative, Positive, PositiveFraction, WholeNumber, verify
 from unlabeled.trackers.names import NONE, parse
 
-__all__ = ["BUDGET", "MACHINE_SETTINGS", "Settings"]
+__all__ = ["ADAPT", "BUDGET", "MACHINE_SETTINGS", "Settings"]
 
 RECIPES = {"adamw": (1e-3, 0.05), "sgd": (0.03 * 4, 5e-4), "lars": (0.3, 1e-6)}
 """Learning rate at 256 samples a step and weight decay by optimizer."""
@@ -17,6 +17,8 @@ MACHINE_SETTINGS = ("device", "devices", "nodes", "workers", "max_broken", "skip
 """Settings that tell machines, patience and trackers apart, not runs: they may differ when a run is resumed."""
 BUDGET = ("epochs", "steps", "minutes")
 """Settings that say how long is trained; at most one of them is set."""
+ADAPT = {"encoder_rate": 0.1, "layer_decay": 0.75, "head_warmup": 0.1}
+"""Defaults of `adapt`, where they differ from those of `pretrain`."""
 LARGEST_CHOICE = {"cpu": 64, "cuda": 224}
 """Largest image size in pixels that is chosen for the user; more is theirs to ask for."""
 
@@ -35,11 +37,12 @@ class Settings:
     eps 1e-8. SGD and LARS: no Nesterov; LARS: trust coefficient 0.001.
 
     Args:
-        encoder: Network to train: a built-in one, any timm model, or module:function that builds one. [default: for
-            images resnet10, conv4 below 24 pixels, on a GPU resnet18; else that of the method]
+        encoder: Network to train: a built-in one, any timm model, or module:function that builds one. [default: that of
+            the weights; for images resnet10, conv4 below 24 pixels, on a GPU resnet18; else that of the method]
         features: Features that the run's encoder returns, fitted to the training data without labels, as --features
             of evaluate, such as whiten or contrast. [default: the output of the network]
-        weights: File to start the encoder from: safetensors, or tensors saved by torch. [default: random weights]
+        weights: Weights to start the encoder from: timm:NAME, torchvision:NAME, hf:OWNER/NAME, a folder of transformers
+            or timm, a run, or a file: safetensors, or tensors saved by torch. [default: random weights]
         init: Initialisation of the encoder: default, random weights; rescaled, which also equalises the variance of the
             channels in each layer on the data; kmeans, which takes the filters of each layer from clusters of patches
             of its input; or dictionary, where the first convolution starts with atoms of patches of the data.
@@ -51,6 +54,11 @@ class Settings:
         batch_size: Samples per forward pass, over all processes. [default: 256, on a GPU 512, at most all samples]
         lr: Peak learning rate, used as given. [default: for a batch of 256 samples adamw 0.001, sgd 0.12, lars 0.3;
             scaled by the square root of the batch size for adamw, linearly for the others]
+        encoder_rate: Factor on the learning rate of the encoder; heads have the whole.
+        layer_decay: Factor on the learning rate of each layer of the encoder in relation to the one above.
+        head_warmup: Fraction of the steps at the start in which the encoder stays as it is and only heads are trained.
+        distill_weight: Weight of a further loss, the mean of 1 - cosine between the encoder's features and those that
+            it had before training.
         optimizer: Optimizer.
         weight_decay: Weight decay; norms and biases have none. [default: adamw 0.05, sgd 0.0005, lars 1e-06]
         betas: Decay rates of the two moment estimates of adamw, as FIRST,SECOND. [default: 0.9,0.999]
@@ -59,8 +67,8 @@ class Settings:
         holdout: Fraction of the samples held out to monitor the loss; none with fewer than 50 samples.
         snapshots: Encoders to save during training, evenly, at the ends of epochs; evaluate --snapshots measures
             them.
-        image_size: Height and width of the encoder's input in pixels. [default: that of the data, at most 64, on a GPU
-            224]
+        image_size: Height and width of the encoder's input in pixels. [default: that of the weights; else that of the
+            data, at most 64, on a GPU 224]
         store_size: Shorter side in pixels at which decoded images are stored; larger ones are shrunk to it once.
             [default: chosen by the image size]
         levels: Pixel values that become black and white, as LOW,HIGH, in images of more than 8 bits. [default:
@@ -99,6 +107,10 @@ class Settings:
     minutes: Positive | None = None
     batch_size: Count | None = None
     lr: Positive | None = None
+    encoder_rate: PositiveFraction = 1.0
+    layer_decay: PositiveFraction = 1.0
+    head_warmup: Annotated[float, Range(at_least=0, below=1)] = 0.0
+    distill_weight: NonNegative = 0.0
     optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
     weight_decay: NonNegative | None = None
     betas: list[float] | None = None

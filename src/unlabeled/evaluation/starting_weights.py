@@ -1,0 +1,96 @@
+"""What public weights a run is measured beside, and what that comparison decides.
+
+Whoever has data can train from scratch, go on from weights of others, or use these as they are. A run that started from
+weights has gone on from them; the control public are the same weights as they were.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from unlabeled.evaluation.verdict import OURS, Record, column, labels, lead, separate
+from unlabeled.run import Run
+
+__all__ = ["Choice", "Weights", "choices", "decide", "of"]
+
+Choice = Literal["train from scratch", "go on from these weights", "just use these weights"]
+SCRATCH: Choice = "train from scratch"
+GO_ON: Choice = "go on from these weights"
+USE: Choice = "just use these weights"
+
+
+class Weights(NamedTuple):
+    """Weights of the control public.
+
+    Attributes:
+        named: What the user or the run names; None for none.
+        ours: What ours is beside them; None where it is neither.
+    """
+
+    named: Any = None
+    ours: Choice | None = None
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The same for the record of an evaluation."""
+        return {"weights": str(self.named), "ours": self.ours}
+
+
+def of(run: Any, named: Any) -> Weights:
+    """The weights that an evaluation is measured beside.
+
+    Args:
+        run: What is evaluated.
+        named: What the user names; None takes those that the run started from.
+    """
+    if not isinstance(run, Run):
+        return Weights(named)
+    start = run.config.get("settings", {}).get("weights")
+    if start is None:
+        return Weights(named, SCRATCH)
+    return Weights(start, GO_ON) if named is None or str(named) == start else Weights(named)
+
+
+def decide(rows: Mapping[str, Record], ours: Choice) -> Choice | None:
+    """What the scores of one probe say is best, beyond noise; None where they leave it open.
+
+    Args:
+        rows: Score records by their features: ours, public, and perhaps supervised, which is trained from scratch too.
+        ours: What ours is.
+    """
+    ahead = lead(rows[OURS], rows["public"])
+    if (scratch := rows.get("supervised")) is None:
+        return ours if ahead == "ahead" else USE if ahead == "behind" else None
+    beside = lead(rows[OURS], scratch)
+    best: list[Choice] = []
+    if ahead == beside == "ahead":
+        best.append(ours)
+    if ahead == "behind" and (beside == "ahead" or separate(rows["public"], scratch)):
+        best.append(USE)
+    if beside == "behind" and (ahead == "ahead" or separate(scratch, rows["public"])):
+        best.append(SCRATCH)
+    return best[0] if len(best) == 1 else None
+
+
+def choices(records: Sequence[Record], about: Mapping[str, Any]) -> list[str]:
+    """Lines that say which of the three is best by each probe, and where noise leaves it open.
+
+    Args:
+        records: Score records of one evaluation.
+        about: What is known of it; `public` says what the weights are.
+    """
+    known = about.get("public") or {}
+    ours = known.get("ours")
+    columns: dict[Any, dict[str, Record]] = {}
+    for record in records:
+        columns.setdefault(column(record), {})[record["features"]] = record
+    judged = {key: rows for key, rows in columns.items() if {OURS, "public"} <= {*rows} and key[1] is None}
+    if ours is None or not judged:
+        return []
+    lines = [f"These weights: {known['weights']}."]
+    decided = {key: decide(rows, ours) for key, rows in judged.items()}
+    for probe in dict.fromkeys(key[0] for key in judged):
+        for choice in (GO_ON, SCRATCH, USE, None):
+            counts = [key[2] for key, best in decided.items() if key[0] == probe and best == choice]
+            words = choice or "within noise, so nothing is advised"
+            lines += [f"{probe}: {words} with {labels(counts)}."] if counts else []
+    return lines

@@ -1,0 +1,318 @@
+"""Weights of timm, torchvision and transformers: outputs equal those of the libraries themselves."""
+
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import pytest
+import timm
+import torch
+import torchvision
+import transformers
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
+
+import unlabeled
+from unlabeled import encoders
+from unlabeled.check import UserError
+from unlabeled.data.text.data import Texts
+from unlabeled.encoders import Unreachable, libraries
+from unlabeled.evaluation.features import of_encoder, read
+
+IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+TEXTS = ["a small cat sat on the mat", "the dog", "a dog and a cat sat", "cat"]
+TIMM = "timm:test_vit.r160_in1k"
+
+
+@pytest.fixture(autouse=True)
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the hub that no network fills."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return tmp_path / "hub"
+
+
+def cached(hub: Path, repository: str) -> Path:
+    """The folder in the cache that holds the files of a repository of the hub."""
+    revision, folder = "0" * 40, hub / f"models--{repository.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(revision)
+    files = folder / "snapshots" / revision
+    files.mkdir(parents=True)
+    return files
+
+
+def normalized(encoder: Any, images: torch.Tensor, mean: Any, std: Any) -> torch.Tensor:
+    """Images as the library would normalise them, which must be the encoder's statistics too."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    torch.testing.assert_close(encoder.adapt.mean, mean.flatten())
+    return (images - mean) / std
+
+
+@pytest.fixture
+def vit(hub: Path) -> Any:
+    """A network of timm whose weights are in the cache."""
+    torch.manual_seed(0)
+    model: Any = timm.create_model("test_vit")
+    save_file(model.state_dict(), cached(hub, "timm/test_vit.r160_in1k") / "model.safetensors")
+    return model.eval()
+
+
+def test_a_network_of_timm_is_built_with_its_weights_and_statistics(vit: Any) -> None:
+    encoder: Any = encoders.pretrained(TIMM).eval()
+    assert encoder.image_size == 160 and encoder.config["name"] == "test_vit"
+    assert encoder.notes == [
+        f"{len(vit.state_dict()) - 2} tensors of {TIMM} loaded, head head (1,000 outputs) dropped"
+    ]
+    images = torch.rand(1, 3, 160, 160)
+    vit.reset_classifier(0)
+    expected = vit(normalized(encoder, images, [0.5] * 3, [0.5] * 3))
+    torch.testing.assert_close(encoder(images), expected, atol=1e-5, rtol=0)
+
+
+def test_timm_itself_resamples_positions_and_its_own_transform_prepares_images(vit: Any) -> None:
+    encoder: Any = encoders.build("test_vit", image_size=64, weights=TIMM).eval()
+    other: Any = timm.create_model("test_vit", pretrained=True, num_classes=0, img_size=64).eval()
+    torch.testing.assert_close(encoder(IMAGES), other((IMAGES - 0.5) / 0.5), atol=1e-5, rtol=0)
+    assert f"images of 64 pixels; {TIMM} was trained on 160" in encoder.notes
+    image = (IMAGES[0] * 255).to(torch.uint8)
+    make = encoders.find(TIMM).transform
+    assert make is not None
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(vit))  # type: ignore[attr-defined]
+    assert torch.equal(make()(image), transform(torchvision.transforms.functional.to_pil_image(image)))
+
+
+def test_a_folder_of_timm_is_read_by_its_config(tmp_path: Path) -> None:
+    encoder: Any = encoders.build("test_vit", image_size=64).eval()
+    unlabeled.export(encoder, tmp_path / "folder", format="timm")
+    again: Any = encoders.pretrained(tmp_path / "folder").eval()
+    torch.testing.assert_close(again(IMAGES), encoder(IMAGES), atol=1e-5, rtol=0)
+
+
+def test_weights_that_a_hub_lacks_are_refused_by_name_of_what_is_missing(vit: Any, hub: Path) -> None:
+    state = vit.state_dict()
+    del state["blocks.1.norm1.weight"]
+    save_file(state, next(hub.rglob("model.safetensors")))
+    with pytest.raises(ValueError, match=r"weights must fit test_vit, got timm.*blocks\.1\.norm1\.weight"):
+        encoders.pretrained(TIMM)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5"])
+def test_a_network_of_torchvision_is_built_with_its_weights(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model: Any = torchvision.models.get_model(name)
+    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1  # type: ignore[attr-defined]
+    file = tmp_path / "torch" / "hub" / "checkpoints" / Path(weights.url).name
+    file.parent.mkdir(parents=True)
+    torch.save(model.state_dict(), file)
+    encoder: Any = encoders.pretrained(f"torchvision:{name}.IMAGENET1K_V1", image_size=72).eval()
+    model.fc = nn.Identity()
+    images = torch.rand(2, 3, 72, 72)
+    preset = weights.transforms()
+    expected = model.eval()(normalized(encoder, images, preset.mean, preset.std))
+    torch.testing.assert_close(encoder(images), expected, atol=1e-5, rtol=0)
+    assert "head fc (1,000 outputs) dropped" in encoder.notes[0]
+    encoder.save(tmp_path / "e.safetensors")
+    assert torch.equal(encoders.load(tmp_path / "e.safetensors").eval()(images), encoder(images))
+
+
+def tiny(kind: str) -> Any:
+    """A network for images of transformers, with a head."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 32}
+    if kind == "dinov2":
+        config = transformers.Dinov2Config(hidden_size=16, image_size=32, patch_size=16, **sizes)
+        return transformers.Dinov2ForImageClassification(config)
+    if kind == "convnext":
+        shapes = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 16, 16]}
+        return transformers.ConvNextForImageClassification(transformers.ConvNextConfig(**shapes))
+    config = transformers.ViTMAEConfig(hidden_size=16, image_size=32, patch_size=16, **sizes)
+    return transformers.ViTMAEForPreTraining(config)
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "convnext", "vit_mae"])
+def test_a_network_for_images_of_transformers_is_built_with_its_weights(
+    kind: str, hub: Path, tmp_path: Path
+) -> None:
+    files, model = cached(hub, "someone/network"), tiny(kind).eval()
+    model.save_pretrained(files)
+    mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
+    processor = transformers.BitImageProcessor(
+        image_mean=mean, image_std=std, crop_size={"height": 32, "width": 32}
+    )
+    processor.save_pretrained(files)
+    encoder: Any = encoders.pretrained("hf:someone/network").eval()
+    images, base = IMAGES[:, :, :32, :32], model.base_model
+    x = normalized(encoder, images, mean, std)
+    if kind == "vit_mae":
+        base.config.mask_ratio = base.embeddings.config.mask_ratio = 0.0
+    output = base(pixel_values=x)
+    expected = output.pooler_output if kind == "convnext" else output.last_hidden_state[:, 0]
+    torch.testing.assert_close(encoder(images), expected, atol=1e-5, rtol=0)
+    dropped = "head decoder dropped" if kind == "vit_mae" else "head classifier dropped"
+    assert dropped in encoder.notes[0]
+    assert encoder.maps(x)["last"].shape[2:] == ((1, 1) if kind == "convnext" else (2, 2))
+    encoder.save(tmp_path / "e.safetensors")
+    assert torch.equal(encoders.load(tmp_path / "e.safetensors").eval()(images), encoder(images))
+
+
+def text_folder(kind: str, folder: Path) -> tuple[Any, Any]:
+    """A network for texts with its tokenizer, as transformers saves them."""
+    torch.manual_seed(0)
+    names = {
+        "bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+        "roberta": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+    }
+    special = names.get(kind, ["<end>"])
+    words = [*special, *sorted({word for text in TEXTS for word in text.split()})]
+    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token=special[-1]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    roles = {"bert": ("pad", "unk", "cls", "sep", "mask"), "roberta": ("cls", "pad", "sep", "unk", "mask")}
+    tokens = {f"{role}_token": word for role, word in zip(roles.get(kind, ("bos",)), special)}
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=32, **tokens)
+    fast.save_pretrained(folder)
+    about: dict[str, Any] = {"vocab_size": len(words) + 3}  # as networks are padded to round numbers
+    about |= {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    if kind == "gpt2":
+        model: Any = transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(**about, bos_token_id=0, eos_token_id=0)
+        )
+    elif kind == "roberta":
+        config = transformers.RobertaConfig(
+            **about, max_position_embeddings=18, pad_token_id=1, type_vocab_size=1
+        )
+        model = transformers.RobertaForMaskedLM(config)
+    else:
+        model = transformers.BertForMaskedLM(transformers.BertConfig(**about, max_position_embeddings=16))
+    model.save_pretrained(folder)
+    return model.base_model.eval(), fast
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "gpt2"])
+def test_a_network_for_texts_is_built_with_its_tokenizer(kind: str, tmp_path: Path) -> None:
+    model, tokenizer = text_folder(kind, tmp_path)
+    encoder: Any = encoders.pretrained(tmp_path, "text").eval()
+    assert encoder.length == {"bert": 16, "roberta": 16, "gpt2": 32}[kind]
+    features = read(lambda batch: of_encoder(encoder)(batch, None), encoder.evaluation_view(Texts(TEXTS)))
+    first, last = (["<end>"], []) if kind == "gpt2" else ([tokenizer.cls_token], [tokenizer.sep_token])
+    for text, vector in zip(TEXTS, features, strict=True):
+        ids = tokenizer.convert_tokens_to_ids([*first, *text.split(), *last])
+        expected = model(input_ids=torch.tensor([ids])).last_hidden_state.mean(1)[0]
+        torch.testing.assert_close(vector, expected, atol=1e-5, rtol=0)
+    assert "pooler" not in str(encoder.state_dict().keys()) and ("head cls" in encoder.notes[0]) == (
+        kind == "bert"
+    )
+    encoder.write_transformers(tmp_path / "out")
+    again: Any = encoders.pretrained(tmp_path / "out", "text").eval()
+    x = encoder.inputs(encoder.evaluation_view(Texts(TEXTS)).batch(torch.arange(4)))
+    torch.testing.assert_close(again(x), encoder(x), atol=1e-5, rtol=0)
+
+
+def test_texts_train_on_with_the_names_that_a_tokenizer_has_for_its_special_tokens(tmp_path: Path) -> None:
+    text_folder("roberta", tmp_path / "start")
+    settings: dict[str, Any] = {"weights": tmp_path / "start", "steps": 2, "batch_size": 4, "quiet": True}
+    run = unlabeled.pretrain(
+        "bert", Texts(TEXTS * 3), out=tmp_path / "run", **settings, next_sentence=False, holdout=0.0
+    )
+    assert run.config["settings"]["encoder"] == "transformers" and "encoder" in run.config["chosen"]
+    assert run.encoder.special("[MASK]") == 4 and run.encoder.special("[CLS]") == 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "stable"])
+def test_a_network_for_sounds_is_built_with_its_weights(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    about: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
+    about |= {"conv_dim": (8, 8), "conv_kernel": (10, 4), "conv_stride": (8, 4), "num_conv_pos_embeddings": 4}
+    about |= {"num_conv_pos_embedding_groups": 2}
+    if kind == "wav2vec2":
+        model: Any = transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**about, vocab_size=8))
+    else:
+        about |= {"do_stable_layer_norm": True, "feat_extract_norm": "layer"} if kind == "stable" else {}
+        model = transformers.HubertModel(transformers.HubertConfig(**about))
+    model.save_pretrained(tmp_path)
+    normalize = kind != "stable"
+    extractor = transformers.Wav2Vec2FeatureExtractor(sampling_rate=8000, do_normalize=normalize)
+    extractor.save_pretrained(tmp_path)
+    encoder: Any = encoders.pretrained(tmp_path, "audio").eval()
+    assert encoder.sample_rate == 8000 and ("head lm_head" in encoder.notes[0]) == (kind == "wav2vec2")
+    lengths, waveform = torch.tensor([700, 900]), torch.rand(2, 900) - 0.3
+    waveform[0, 700:] = 0
+    features = encoder((waveform, lengths))
+    for sound, length, vector in zip(waveform, lengths.tolist(), features, strict=True):
+        x = extractor(sound[:length].numpy(), sampling_rate=8000, return_tensors="pt")["input_values"]
+        expected = model.base_model.eval()(x).last_hidden_state.mean(1)[0]
+        torch.testing.assert_close(vector, expected, atol=1e-5, rtol=0)
+    encoder.save(tmp_path / "e.safetensors")
+    assert torch.equal(encoders.load(tmp_path / "e.safetensors").eval()((waveform, lengths)), features)
+
+
+def test_a_run_starts_from_a_library_and_resumes_without_it(
+    vit: Any, hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = (IMAGES.repeat(6, 1, 1, 1) * 255).to(torch.uint8)
+    data[1:] = data[1:].roll(3, 3)
+    settings: dict[str, Any] = {"image_size": 32, "batch_size": 4, "out": tmp_path / "run", "holdout": 0.0}
+    run = unlabeled.pretrain("rotnet", data, weights=TIMM, steps=1, lr=1e-12, **settings)
+    stored = run.config
+    assert stored["settings"]["weights"] == TIMM and stored["settings"]["encoder"] == "test_vit"
+    assert "encoder" in stored["chosen"] and "head head (1,000 outputs) dropped" in capsys.readouterr().err
+    weights = run.encoder.state_dict()["trunk.model.blocks.0.mlp.fc1.weight"]
+    torch.testing.assert_close(weights, vit.state_dict()["blocks.0.mlp.fc1.weight"], atol=1e-6, rtol=0)
+    next(hub.rglob("model.safetensors")).unlink()
+    assert (
+        unlabeled.pretrain("rotnet", data, weights=TIMM, steps=2, resume=True, quiet=True, **settings).step
+        == 2
+    )
+
+
+def test_damaged_files_and_bad_names_of_repositories_cost_one_line(vit: Any, hub: Path) -> None:
+    next(hub.rglob("model.safetensors")).write_bytes(b"no weights")
+    for name in (TIMM, "hf:a/b/c"):
+        with pytest.raises(UserError, match=f"weights must be readable, got {name}") as e:
+            encoders.pretrained(name)
+        assert "\n" not in str(e.value)
+
+
+def test_weights_out_of_reach_cost_one_line(hub: Path) -> None:
+    for name in (TIMM, "hf:someone/network"):
+        with pytest.raises(
+            Unreachable, match=f"within reach, got {name} .offline mode is on.; unset HF_HUB_OFFLINE"
+        ) as e:
+            encoders.pretrained(name)
+        assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("weights", "kind", "message"),
+    [
+        ("timm:test_vitt.x", "image", "weights must be of a network that timm has, got timm:test_vitt.x"),
+        ("timm:test_vit.x", "image", "weights of test_vit must be one of r160_in1k, got x"),
+        ("timm:test_vit", "text", "weights must be of a file or run for encoders of text, got timm:test_vit"),
+        ("torchvision:resnet1", "image", "torchvision has, got resnet1; did you mean resnet18"),
+        ("torchvision:resnet18.V9", "image", "weights of resnet18 must be one of IMAGENET1K_V1, got V9"),
+        ("timn:resnet18", "image", "weights must be timm:NAME, .* got timn:resnet18; did you mean timm"),
+        ("{}", "image", "weights must be timm:NAME, .* got the folder .* without config.json"),
+    ],
+)
+def test_bad_names_are_refused_in_one_line(weights: str, kind: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        libraries.find(weights.format(tmp_path), kind)
+
+
+def test_networks_of_other_data_and_a_second_network_are_refused(tmp_path: Path) -> None:
+    tiny("dinov2").save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"weights must be of a network for text, got .* which takes pixel_values"
+    ):
+        encoders.pretrained(tmp_path, "text")
+    with pytest.raises(ValueError, match=r"encoder must be left out with weights .* got resnet18"):
+        encoders.build("resnet18", image_size=72, weights=tmp_path)
+    with pytest.raises(ValueError, match="encoder transformers must come with weights"):
+        encoders.build("transformers")
