@@ -43,6 +43,7 @@ from unlabeled.method import Method
 from unlabeled.methods import audio_visual_correspondence
 from unlabeled.methods import best_rq as best_rq_method
 from unlabeled.methods import cpc_audio as cpc_audio_method
+from unlabeled.methods import data2vec_audio as data2vec_audio_method
 from unlabeled.methods import electra as electra_method
 from unlabeled.methods import hubert as hubert_method
 from unlabeled.methods import pase as pase_method
@@ -58,10 +59,13 @@ from unlabeled.methods.context_encoder import ContextEncoder
 from unlabeled.methods.contrastive_pairs import ContrastivePairs
 from unlabeled.methods.cpc import CPC
 from unlabeled.methods.data2vec import Data2Vec
+from unlabeled.methods.data2vec_text import Data2VecText
 from unlabeled.methods.deepcluster import DeepCluster
 from unlabeled.methods.densecl import DenseCL
 from unlabeled.methods.dino import DINO
+from unlabeled.methods.dinov2 import DINOv2
 from unlabeled.methods.gpt import GPT
+from unlabeled.methods.ibot import IBOT
 from unlabeled.methods.ijepa import IJEPA
 from unlabeled.methods.instance_discrimination import InstanceDiscrimination
 from unlabeled.methods.lejepa import LeJEPA
@@ -177,6 +181,18 @@ def dino() -> Method:
     steps = {"freeze_steps": 1, "local_crops": 3}
     method = DINO(build(), prototypes=5, hidden_dim=12, bottleneck_dim=6, momentum=0.9, **steps)
     method.views, method.small_crops.views = Given(1, 2), Given(3, 4, 5, size=4)  # type: ignore[assignment]
+    return method
+
+
+def masked_distillation(kind: Callable[..., Any], **options: Any) -> Method:
+    """The same crops and masks of an image, whatever process has it; processes have different numbers of masks."""
+    sizes = {"prototypes": 5, "hidden_dim": 12, "bottleneck_dim": 6, "freeze_steps": 1, "local_crops": 2}
+    method = kind(encoders.build("vit-small", image_size=16), momentum=0.9, **sizes, **options)
+    method.views, method.distill.small_crops.views = Given(1, 2, size=16), Given(3, 4, size=8)
+    torch.manual_seed(5)
+    masks = method.distill.draw_masks(torch.zeros(2 * SAMPLES, 1))
+    masks[: SAMPLES // 2] = False
+    method.distill.draw_masks = lambda crops: torch.cat([part[rows()] for part in masks.chunk(2)])
     return method
 
 
@@ -533,7 +549,26 @@ def pase() -> Method:
     return method
 
 
+def data2vec_audio() -> Method:
+    encoder = encoders.build("wav2vec2-tiny", kind="audio", sample_rate=tones.SAMPLE_RATE)
+    method = data2vec_audio_method.Data2VecAudio(encoder.eval(), layers=2, momentum=0.9)
+    method.whole = sounds()
+    return method
+
+
+def data2vec_text() -> Method:
+    method = Data2VecText(text_encoders.fitted("bert-tiny", texts(), length=24), momentum=0.9)
+    method.encoder.eval()
+    method.whole = blocks(method)
+    x = method.encoder.inputs(method.whole)
+    masked = method.mask(x)
+    method.mask = lambda x: masked[rows()][:, : x.tokens.shape[1]]  # type: ignore[method-assign]
+    return method
+
+
 METHODS: dict[str, Callable[[], Method]] = {
+    "data2vec_audio": data2vec_audio,
+    "data2vec_text": data2vec_text,
     "bert": bert,
     "simcse": simcse,
     "electra": electra,
@@ -556,6 +591,9 @@ METHODS: dict[str, Callable[[], Method]] = {
     "nnclr": nnclr,
     "lejepa": lejepa,
     "dino": dino,
+    "ibot": partial(masked_distillation, IBOT),
+    "dinov2": partial(masked_distillation, DINOv2, gram=2.0, gram_teacher=0.0, gram_from=0.5),
+    "dinov2 by sinkhorn": partial(masked_distillation, DINOv2, balance="sinkhorn"),
     "pirl": partial(pirl, negatives=0),
     "pirl by noise": partial(pirl, negatives=5),
     "densecl": densecl,
@@ -758,13 +796,16 @@ SMALL = {
 @patch.dict(images.NAMES, SMALL)
 def everything(folder: Path) -> dict[str, Any]:
     pairs = patch.object(audio_visual_correspondence, "others", among_four)
-    masks = [patch.object(module, "spans", every_third) for module in (hubert_method, best_rq_method)]
+    masks = [
+        patch.object(module, "spans", every_third)
+        for module in (hubert_method, best_rq_method, data2vec_audio_method)
+    ]
     negatives = patch.object(wav2vec2_method, "negatives", next_ones)
     frames = patch.object(cpc_audio_method, "draw", every_frame)
     sounds_of_pairs = patch.object(pase_method, "another", next_of_four)
     chosen = patch.object(tokens, "choose", every_third_piece)
     hidden = patch.object(electra_method, "MASKED", 1.0)
-    with pairs, masks[0], masks[1], negatives, frames, sounds_of_pairs, chosen, hidden:
+    with pairs, masks[0], masks[1], masks[2], negatives, frames, sounds_of_pairs, chosen, hidden:
         results: dict[str, Any] = {name: train(make) for name, make in METHODS.items()}
     results["loops"] = {name: loop(name, folder) for name in LOOPS}
     results["watched"], results["tracked"] = watched(folder)

@@ -147,9 +147,9 @@ Directions = Annotated[
 SETTINGS = methods.arguments(inspect.getdoc(Settings) or "")
 """Help of the run options by name."""
 ENCODERS = {
-    "image": "conv4, resnet10, resnet18, resnet50, alexnet, nin, dense, vit-small, vit-gap-tiny, vit-gap-small, "
-    "dictionary-400 (or any number of atoms), dictionary2-400 (two layers), split-conv4, split-alexnet, pixel-gpt-8, "
-    "pixel-gpt-16, pixel-gpt-32, any timm model",
+    "image": "conv4, resnet10, resnet18, resnet50, alexnet, nin, dense, vit-small, vit-registers-small, vit-gap-tiny, "
+    "vit-gap-small, dictionary-400 (or any number of atoms), dictionary2-400 (two layers), split-conv4, split-alexnet, "
+    "pixel-gpt-8, pixel-gpt-16, pixel-gpt-32, any timm model",
     "text": "bert-tiny, bert-mini, bert-small, bert-medium, bert-base, bert-rotary-tiny, bert-rotary-mini, "
     "bert-rotary-small, bert-rotary-medium, bert-rotary-base, "
     "gpt-tiny, gpt-mini, gpt-small, gpt-medium, gpt-base, nplm-tiny, nplm-small, nplm-medium",

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlabeled import encoders
-from unlabeled.methods.dino import DINO, entropy
+from unlabeled.methods.dino import DINO
+from unlabeled.parts.self_distillation import entropy
 
 SIZES = {"prototypes": 5, "hidden_dim": 12, "bottleneck_dim": 6, "freeze_steps": 0, "local_crops": 2}
 
@@ -27,7 +28,10 @@ def batch(count: int = 6) -> dict[str, Tensor]:
 def give(method: DINO, count: int = 6) -> list[Tensor]:
     """Fixed crops, which the method then sees: two large and two small ones."""
     generator = torch.Generator().manual_seed(count)
-    crops = [torch.rand(count, 3, size, size, generator=generator).to(method.center) for size in (8, 8, 4, 4)]
+    crops = [
+        torch.rand(count, 3, size, size, generator=generator).to(method.assign.center)
+        for size in (8, 8, 4, 4)
+    ]
     method.two_views = lambda batch: (crops[0], crops[1])  # type: ignore[method-assign]
     method.small_crops = lambda batch: crops[2:]  # type: ignore[assignment]
     return crops
@@ -35,13 +39,13 @@ def give(method: DINO, count: int = 6) -> list[Tensor]:
 
 def test_value_and_gradient_are_those_of_a_loop_over_pairs_of_different_crops() -> None:
     method = build().double().eval()
-    method.center.copy_(torch.linspace(-0.2, 0.2, 5))
+    method.assign.center.copy_(torch.linspace(-0.2, 0.2, 5))
     crops, terms = give(method), []
     for assigned in range(2):
         for seen in range(4):
             if seen != assigned:
                 for image in range(6):
-                    teacher = method.teacher(crops[assigned])[image] - method.center
+                    teacher = method.teacher(crops[assigned])[image] - method.assign.center
                     student = method.head(method.encoder(crops[seen]))[image]
                     target = F.softmax(teacher / 0.04, 0)
                     terms.append(-(target * F.log_softmax(student / 0.1, 0)).sum())
@@ -75,7 +79,7 @@ def test_a_number_added_to_all_scores_of_the_teacher_changes_nothing() -> None:
     method = build().eval()
     large = tuple(give(method)[:2])
     before = method.assignments(large)
-    method.center += 0.7
+    method.assign.center += 0.7
     torch.testing.assert_close(method.assignments(large), before)
     assert (before.sum(2) - 1).abs().max() < 1e-6
 
@@ -95,9 +99,9 @@ def test_the_center_follows_the_mean_scores_once_per_step() -> None:
         for _ in range(step):  # however many passes a step has
             method({})
         method.after_step(0.5)
-        torch.testing.assert_close(method.center, (1 - 0.9**step) * torch.arange(5.0))
+        torch.testing.assert_close(method.assign.center, (1 - 0.9**step) * torch.arange(5.0))
     method.eval()({})
-    assert not method.scores.any() and not method.passes
+    assert not method.assign.total.any() and not method.assign.count
 
 
 def test_the_teacher_gets_no_gradient_and_follows_after_the_step() -> None:
@@ -215,5 +219,5 @@ def test_training_step_in_bfloat16_is_finite() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         value = method(batch())
     value.backward()
-    assert value.dtype == method.center.dtype == torch.float32 and value.isfinite()
+    assert value.dtype == method.assign.center.dtype == torch.float32 and value.isfinite()
     assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)

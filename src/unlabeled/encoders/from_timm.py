@@ -63,6 +63,10 @@ class FromTimm(nn.Module):
                 hooks.callback(self.model.patch_drop.register_forward_hook(drop).remove)
             return self.model.forward_features(x)
 
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Pooled features, float, shape (batch, dim), of all tokens of a ViT as `tokens` gives them."""
+        return self.model.forward_head(tokens)
+
 
 def _mask(hidden: Tensor, token: Tensor, module: nn.Module, inputs: Any, patches: Tensor) -> Tensor:
     """Embedded patches, some of which are replaced."""
@@ -101,11 +105,19 @@ def resnet(name: str, in_channels: int, image_size: int, *, share: int = 1) -> F
 
 
 def vit_small(
-    in_channels: int, image_size: int, *, blocks: int = 4, width: int = 192, gap: bool = False
+    in_channels: int,
+    image_size: int,
+    *,
+    blocks: int = 4,
+    width: int = 192,
+    gap: bool = False,
+    registers: int = 0,
 ) -> FromTimm:
     """ViT of some blocks on about 8 x 8 patches, with fixed sine and cosine positions.
 
     Its vector is the class token, or with `gap`, global average pooling, the mean of the normed tokens of the patches.
+    `registers` are further learned tokens, which are never read: Darcet, Oquab, Mairal, Bojanowski, "Vision
+    Transformers Need Registers", 2023, https://arxiv.org/abs/2309.16588
     """
     from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 
@@ -121,6 +133,7 @@ def vit_small(
         embed_dim=width,
         in_chans=in_channels,
         dynamic_img_size=True,
+        **({"reg_tokens": registers} if registers else {}),
         **({"class_token": False, "global_pool": "avg", "fc_norm": False} if gap else {}),
     )
     positions = trunk.model.pos_embed.requires_grad_(False)

@@ -67,6 +67,7 @@ NAMES: dict[str, Callable[[int, int], Any]] = {
     "dense": stages.dense,
     "nin": stages.nin,
     "vit-small": from_timm.vit_small,
+    "vit-registers-small": partial(from_timm.vit_small, registers=4),
     "vit-gap-tiny": partial(from_timm.vit_small, width=96, gap=True),
     "vit-gap-small": partial(from_timm.vit_small, gap=True),
     "resnet50": partial(from_timm.resnet, "resnet50"),
@@ -227,6 +228,10 @@ class ImageEncoder(Encoder):
         if not self.is_vit:
             raise UserError(f"encoder must be a ViT such as vit-small, got {self.config['name']}")
         return self.trunk.tokens(self.adapt(x), keep, masked)
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """Features, float, shape (batch, dim), of all tokens of a ViT as `tokens` gives them."""
+        return self.neck(self.trunk.pool(tokens))
 
 
 def pool(maps: Tensor) -> Tensor:

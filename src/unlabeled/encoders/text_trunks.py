@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unlabeled.parts.hooks import outputs_of
+
 __all__ = [
     "NAMES",
     "ROTARY",
@@ -104,6 +106,17 @@ class Transformer(nn.Module):
     def last(self, x: TextInput) -> Tensor:
         """The last layer's output, float, shape (batch, length, dim)."""
         return self._run(x).last_hidden_state
+
+    def feed_forward(self, x: TextInput) -> list[Tensor]:
+        """What feed-forward layers give before it is added to their input, float, shape (batch, length, dim) each.
+
+        Only of networks that read both sides.
+        """
+        rotary = not hasattr(self.model, "encoder")
+        layers = self.model.layers if rotary else self.model.encoder.layer
+        with outputs_of(layer.mlp if rotary else layer.output.dense for layer in layers) as outputs:
+            self._run(x)
+        return outputs
 
     def forward(self, x: TextInput) -> Tensor:
         """Features, float, shape (batch, dim)."""

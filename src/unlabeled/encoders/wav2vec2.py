@@ -1,5 +1,6 @@
 """The network of wav2vec 2.0, as transformers has it: convolutions over the waveform, then a transformer."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from unlabeled.check import UserError
 from unlabeled.encoders.strided import Strided
 from unlabeled.parts import ragged
+from unlabeled.parts.hooks import outputs_of
 from unlabeled.parts.precision import full
 
 __all__ = ["SIZES", "Standardized", "Wav2Vec2Network", "make_model"]
@@ -172,22 +174,47 @@ class Wav2Vec2Network(Strided):
         return ragged.in_parts(self._context, hidden, frames, hidden.shape[1])
 
     def _context(self, hidden: Tensor, frames: Tensor) -> list[Tensor]:
-        real = ragged.real(frames, hidden.shape[1])
-        encoder = self.model.encoder
-        hidden = hidden * real[:, :, None]
-        hidden, last = hidden + encoder.pos_conv_embed(hidden), self.model.config.do_stable_layer_norm
-        hidden = encoder.dropout(hidden if last else encoder.layer_norm(hidden))
-        whole = not torch.compiler.is_exporting() and bool(real.all())
-        attention = None if whole else rearrange(real, "b t -> b 1 1 t")
+        hidden, attention = self._positioned(hidden, frames)
         outputs = []
-        for layer in encoder.layers:
+        for layer in self.model.encoder.layers:
             if self.training and bool(torch.rand(()) < self.model.config.layerdrop):
                 # Processes that train together wait for the gradients of all weights.
                 hidden = hidden + 0 * sum(weights.sum() for weights in layer.parameters())
             else:
                 hidden = layer(hidden, attention_mask=attention)
             outputs.append(hidden)
-        return [*outputs[:-1], encoder.layer_norm(outputs[-1])] if last else outputs
+        if self.model.config.do_stable_layer_norm:
+            outputs[-1] = self.model.encoder.layer_norm(outputs[-1])
+        return outputs
+
+    def _positioned(self, hidden: Tensor, frames: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Input of the first layer, and where it may look, None if everywhere."""
+        real = ragged.real(frames, hidden.shape[1])
+        encoder = self.model.encoder
+        hidden = hidden * real[:, :, None]
+        hidden = hidden + encoder.pos_conv_embed(hidden)
+        if not self.model.config.do_stable_layer_norm:  # else the norm comes last
+            hidden = encoder.layer_norm(hidden)
+        hidden = encoder.dropout(hidden)
+        whole = not torch.compiler.is_exporting() and bool(real.all())
+        return hidden, None if whole else rearrange(real, "b t -> b 1 1 t")
+
+    def feed_forward(self, hidden: Tensor, frames: Tensor, layers: nn.Module) -> list[Tensor]:
+        """What feed-forward layers give before it is added to their input, float, shape (batch, frames, width) each.
+
+        Args:
+            hidden: Output of `project`, float, shape (batch, frames, width).
+            frames: True frames of each sound, int64, shape (batch,).
+            layers: A copy of the transformer's layers, which takes their place; none is left out.
+        """
+        return ragged.in_parts(partial(self._feed_forward, layers), hidden, frames, hidden.shape[1])
+
+    def _feed_forward(self, layers: Any, hidden: Tensor, frames: Tensor) -> list[Tensor]:
+        hidden, attention = self._positioned(hidden, frames)
+        with outputs_of(layer.feed_forward for layer in layers) as outputs:
+            for layer in layers:
+                hidden = layer(hidden, attention_mask=attention)
+        return outputs
 
     def layers(self, waveform: Tensor, length: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Every layer at every frame, float, shape (batch, frames, width), and true frames of each sound."""

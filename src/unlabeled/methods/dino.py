@@ -26,18 +26,13 @@ from torch import Tensor
 from unlabeled.encoders import ImageEncoder
 from unlabeled.method import Batch, Method
 from unlabeled.options import Count, Fraction, Positive, PositiveFraction, Several, ViewOptions, WholeNumber
-from unlabeled.parts import gather
 from unlabeled.parts.heads import PrototypeHead
 from unlabeled.parts.multi_crop import crop_outputs, swapped_prediction
+from unlabeled.parts.self_distillation import Assignments, entropy, usage
 from unlabeled.parts.teacher import Teacher
 from unlabeled.parts.two_views import TwoViews
 
 __all__ = ["DINO"]
-
-
-def entropy(probabilities: Tensor) -> Tensor:
-    """Entropy in nats, shape (...), of distributions, shape (..., outcomes)."""
-    return torch.special.entr(probabilities).sum(-1)
 
 
 class DINO(TwoViews, Method[ImageEncoder]):
@@ -64,9 +59,6 @@ class DINO(TwoViews, Method[ImageEncoder]):
 
     view_defaults = ViewOptions(crop=0.4, jitter=0.5, gray=0.2, blur=0.0, solarize=0.0, flip=0.5)
     smallest: ClassVar = {"prototypes": 8, "local_crops": 2}
-    center: Tensor
-    scores: Tensor
-    passes: Tensor
 
     def __init__(
         self,
@@ -86,36 +78,25 @@ class DINO(TwoViews, Method[ImageEncoder]):
         **views: Unpack[ViewOptions],
     ) -> None:
         super().__init__(encoder, views, small=(local_crops, local_size, local_crop))
-        self.temperatures, self.center_momentum = (temperature, teacher_temperature), center_momentum
+        self.temperature = temperature
         widths = encoder.dim, hidden_dim, hidden_dim, bottleneck_dim
         self.head = PrototypeHead(*widths, prototypes, norm=not encoder.is_vit, freeze_steps=freeze_steps)
         self.teacher = Teacher(encoder, self.head, momentum=momentum, rising=True)
-        self.register_buffer("center", torch.zeros(prototypes))
-        self.register_buffer("scores", torch.zeros(prototypes))
-        self.register_buffer("passes", torch.zeros(()))
+        self.assign = Assignments(prototypes, teacher_temperature, center_momentum)
 
     def chance(self, samples: int) -> float:
-        return math.log(len(self.center))
+        return math.log(len(self.assign.center))
 
     def assignments(self, large: tuple[Tensor, ...]) -> Tensor:
         """The teacher's assignments of large crops, float, shape (crops, batch, prototypes)."""
-        scores = self.teacher(torch.cat(large)).unflatten(0, (len(large), -1))
-        if self.training:
-            self.scores += gather.mean_over_processes(scores.mean((0, 1)))
-            self.passes += 1
-        return ((scores - self.center) / self.temperatures[1]).softmax(2)
+        return self.assign(self.teacher(torch.cat(large))).unflatten(0, (len(large), -1))
 
     def forward(self, batch: Batch) -> Tensor:
         large, small = self.two_views(batch), self.small_crops(batch)
         codes = self.assignments(large)
-        mean = gather.mean_over_processes(codes.mean((0, 1)))
-        self.metrics = {"entropy": entropy(codes).mean(), "used": entropy(mean).exp()}
+        self.metrics = {"entropy": entropy(codes).mean(), "used": usage(codes.flatten(0, 1))}
         scores = crop_outputs(self.encoder, self.head, large, small)
-        return swapped_prediction(scores, codes, self.temperatures[0])
+        return swapped_prediction(scores, codes, self.temperature)
 
-    @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        self.center.lerp_(self.scores / self.passes.clamp(min=1), 1 - self.center_momentum)
-        self.scores.zero_()
-        self.passes.zero_()
         self.head.steps += 1

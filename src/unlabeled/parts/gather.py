@@ -126,14 +126,15 @@ def count(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return mean_over_processes(mask.sum().to(dtype)).clamp(min=1)
 
 
-def mean(values: Tensor, mask: Tensor) -> Tensor:
+def mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean over the entries that count in all processes, once DDP has taken the mean over processes.
 
     Args:
         values: Float, any shape; entries that do not count may be infinite or NaN.
-        mask: Which entries count, bool, same shape.
+        mask: Which entries count, bool, same shape; None for all, perhaps not equally many in every process.
 
     Returns:
         Scalar; 0 if no entry counts.
     """
+    mask = torch.ones_like(values, dtype=torch.bool) if mask is None else mask
     return values.masked_fill(~mask, 0).sum() / count(mask, values.dtype)

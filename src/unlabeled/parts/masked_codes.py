@@ -10,7 +10,7 @@ from unlabeled.parts.kmeans import kmeans, nearest
 from unlabeled.parts.pictures import spectrogram
 from unlabeled.parts.precision import full
 
-__all__ = ["accuracy", "code_pictures", "entropy", "find", "loss"]
+__all__ = ["accuracy", "code_pictures", "entropy", "find", "fit_pictures", "loss"]
 
 
 def find(points: Tensor, centres: Tensor, baseline: Tensor) -> None:
@@ -35,8 +35,7 @@ def loss(logits: Tensor, codes: Tensor) -> Tensor:
     Returns:
         Mean over the frames of all processes, scalar, in nats; 0 if there is none.
     """
-    errors = F.cross_entropy(full(logits), codes, reduction="none")
-    return gather.mean(errors, torch.ones_like(errors, dtype=torch.bool))
+    return gather.mean(F.cross_entropy(full(logits), codes, reduction="none"))
 
 
 def accuracy(logits: Tensor, codes: Tensor) -> Tensor:
@@ -91,3 +90,25 @@ def code_pictures(
         "predicted codes": torch.where(hidden, means[predicted], scaled),
     }
     return {name: spectrogram(values.mT, 0, 1) for name, values in rows.items()}
+
+
+def fit_pictures(
+    bands: Tensor, real: Tensor, masked: Tensor, predicted: Tensor, targets: Tensor
+) -> dict[str, Tensor]:
+    """Spectrograms in which each masked frame is replaced by that of any sound whose target fits a prediction best.
+
+    Args:
+        bands: As of `code_pictures`, like `real` and `masked`.
+        real: Which frames are within their sound.
+        masked: Which frames are masked.
+        predicted: Vectors of the masked frames in order, float, shape (masked, dim); compared by the cosine.
+        targets: True vectors of all frames, float, shape (batch, frames, dim).
+
+    Returns:
+        The sound, what is masked of it, and the best fits.
+    """
+    cosines = F.normalize(predicted, dim=1) @ F.normalize(targets[real], dim=1).T
+    frames = torch.arange(real.numel(), device=real.device).view(real.shape)
+    best = frames.masked_scatter(masked, frames[real][cosines.argmax(1)])
+    drawn = code_pictures(bands, real, masked, frames, best)
+    return {"sound": drawn["sound"], "hidden": drawn["hidden"], "best fit": drawn["predicted codes"]}

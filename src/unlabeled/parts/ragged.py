@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["at_rate", "in_parts", "interpolate", "mean", "real"]
+__all__ = ["at_rate", "in_parts", "interpolate", "mean", "real", "standardize"]
 
 PARTS = 8
 """Parts that a batch is processed in if it is mostly padding; more save work on padding and cost calls."""
@@ -40,6 +40,21 @@ def mean(values: Tensor, count: Tensor) -> Tensor:
     ones = [1] * (values.ndim - 2)
     mask = real(count, values.shape[1]).view(*values.shape[:2], *ones)
     return values.masked_fill(~mask, 0).sum(1) / count.view(-1, *ones)
+
+
+def standardize(values: Tensor, count: Tensor) -> Tensor:
+    """Sequences of which every number has mean 0 and variance 1 over the real positions.
+
+    Args:
+        values: Float, shape (batch, size, numbers).
+        count: Length of each sequence, int64, shape (batch,), at least 1.
+
+    Returns:
+        Float, shape (batch, size, numbers), 0 in the padding; about 0 where a sequence does not vary.
+    """
+    centred = values - mean(values, count)[:, None]
+    spread = (mean(centred.square(), count) + 1e-5).sqrt()
+    return (centred / spread[:, None]).masked_fill(~real(count, values.shape[1])[:, :, None], 0)
 
 
 def interpolate(values: Tensor, known: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ __all__ = [
     "random_cells",
     "rectangles",
     "some",
+    "some_blockwise",
     "tubes",
 ]
 
@@ -60,22 +61,23 @@ def random_cells(batch: int, cells: int, hidden: int, device: torch.device) -> T
     return torch.rand(batch, cells, device=device).argsort(1).argsort(1) < hidden
 
 
-def blockwise(batch: int, grid: tuple[int, int], hidden: int, device: torch.device) -> Tensor:
-    """Masks with the same number of hidden cells, in rectangles of random size, shape and place.
+def blockwise(batch: int, grid: tuple[int, int], hidden: int | Tensor, device: torch.device) -> Tensor:
+    """Masks with given numbers of hidden cells, in rectangles of random size, shape and place.
 
     Of the last rectangle only random cells are hidden. Every place within the grid is equally likely.
 
     Args:
         batch: Number of masks.
         grid: Rows and columns.
-        hidden: How many cells are hidden.
+        hidden: How many cells are hidden, in all masks or in each, int64, shape (batch,).
         device: Device of the masks.
 
     Returns:
         Bool, shape (batch, rows * columns).
     """
     draws = torch.rand(2, batch, RECTANGLES, 1, device=device)
-    least = min(float(hidden), LEAST_AREA * grid[0] * grid[1])
+    hidden = torch.as_tensor(hidden, device=device).view(-1, 1, 1)
+    least = hidden.clamp(max=LEAST_AREA * grid[0] * grid[1])
     area = least + (hidden - least) * draws[0]
     root = (math.log(MOST_ASPECT) * (draws[1] - 0.5)).exp()  # of the height divided by the width
     rows, columns = (
@@ -85,7 +87,33 @@ def blockwise(batch: int, grid: tuple[int, int], hidden: int, device: torch.devi
     covered = (rows[..., None] & columns[..., None, :]).flatten(2)
     first = torch.where(covered.any(1), covered.int().argmax(1), RECTANGLES)
     score = first + torch.rand(first.shape, device=device)
-    return score.argsort(1).argsort(1) < hidden
+    return score.argsort(1).argsort(1) < hidden[:, 0]
+
+
+def some_blockwise(
+    batch: int, grid: tuple[int, int], masked: float, shares: tuple[float, float], device: torch.device
+) -> Tensor:
+    """Blockwise masks of which some hide nothing, and the others different shares of the cells.
+
+    Exactly round(masked * batch) of them hide something, at least one cell. Their shares are drawn from as many equal
+    parts of the range, one from each, so that all batches hide about equally much.
+
+    Args:
+        batch: Number of masks.
+        grid: Rows and columns.
+        masked: Fraction of the masks that hide something, in 0..1.
+        shares: Smallest and largest fraction of the cells that such a mask hides, in 0..1.
+        device: Device of the masks.
+
+    Returns:
+        Bool, shape (batch, rows * columns), in random order.
+    """
+    count = round(masked * batch)
+    part = (torch.arange(count, device=device) + torch.rand(count, device=device)) / max(1, count)
+    cells = (shares[0] + (shares[1] - shares[0]) * part) * grid[0] * grid[1]
+    hidden = torch.zeros(batch, dtype=torch.int64, device=device)
+    hidden[torch.randperm(batch, device=device)[:count]] = cells.long().clamp(min=1)
+    return blockwise(batch, grid, hidden, device)
 
 
 def rectangles(
