@@ -295,7 +295,7 @@ def test_weights_that_do_not_fit_are_listed(tmp_path: Path) -> None:
     path = tmp_path / "encoder.safetensors"
     build("conv4").save(path)
     with pytest.raises(ValueError, match=r"weights must fit conv4, got encoder.safetensors: .* misshapen"):
-        build("conv4", in_channels=1, weights=path)
+        build("conv4", in_channels=5, weights=path)
     state = load_file(path)
     state["trunk.s9.weight"] = state.pop("trunk.s4.0.weight")
     save_file(state, path)
