@@ -207,7 +207,7 @@ def trained(noise: bool = False) -> tuple[dict[str, float], float]:
 
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], 3e-3)
     for step in range(150):
-        shown = images(32)
+        shown = images(24)
         method.views = lambda batch, shown=shown: shown
         optimizer.zero_grad()
         method({}).backward()

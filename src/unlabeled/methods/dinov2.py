@@ -1,4 +1,4 @@
-"""DINOv2: iBOT with heads of its own for patches, features that are kept apart and, late, patches that stay similar.
+"""DINOv2: iBOT with separate heads, features that are kept apart and, by option, anchored patches.
 
 Withheld: a teacher's assignment of a large crop of an image to many learned prototypes, and rectangles of patches in
 half of the large crops. Predicted: that assignment, by the student from every other crop, and the teacher's assignment
@@ -123,7 +123,7 @@ class GramTeacher(Follower):
 
 
 class DINOv2(HiddenPatches, Method[ImageEncoder]):
-    """iBOT with heads of its own for patches, features that are kept apart and, late, patches that stay similar.
+    """iBOT with separate heads, features that are kept apart and, by option, anchored patches.
 
     The metric `entropy` is the mean entropy of the teacher's assignments of crops in nats, from 0 to ln(prototypes),
     where they say nothing; `used` and `patch used` are the effective numbers of prototypes that crops and hidden
