@@ -108,9 +108,9 @@ def test_progress_is_plain_lines(
 def run_cell(source: str, names: dict[str, Any]) -> Any:
     """Run a code cell, and give the value of its last expression."""
     body = ast.parse(source).body
-    last = body.pop() if isinstance(body[-1], ast.Expr) else None
-    exec(compile(ast.Module(body, []), str(EXAMPLE), "exec"), names)
-    return None if last is None else eval(compile(ast.Expression(last.value), str(EXAMPLE), "eval"), names)
+    last = body[-1].value if isinstance(body[-1], ast.Expr) else None
+    exec(compile(ast.Module(body if last is None else body[:-1], []), str(EXAMPLE), "exec"), names)
+    return None if last is None else eval(compile(ast.Expression(last), str(EXAMPLE), "eval"), names)
 
 
 @pytest.mark.usefixtures("small_networks")

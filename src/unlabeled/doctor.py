@@ -170,7 +170,8 @@ def _caches() -> dict[str, dict[str, Any]]:
     hub = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "hub"
     folders = {
         "decoded data (UNLABELED_CACHE)": folder_of(None),
-        "hugging face (HF_HOME)": Path(hub).expanduser(),
+        "Hugging Face (HF_HOME)": Path(hub).expanduser(),
+        "torch (TORCH_HOME)": Path(os.environ.get("TORCH_HOME") or "~/.cache/torch").expanduser(),
     }
     return {
         name: {"folder": str(folder), **_size(folder)}

@@ -221,6 +221,7 @@ def test_no_path_of_this_machine_is_published(made: Path, tmp_path: Path) -> Non
     run.config["settings"]["weights"] = "timm:resnet18.a1_in1k"
     done = unlabeled.publish(run, "me/net", out=tmp_path / "out", digests=False)
     assert "made from timm:resnet18.a1\\_in1k (licence: apache-2.0)." in card.read_text()
+    assert ModelCard.load(card).data.to_dict()["base_model"] == "timm/resnet18.a1_in1k"
     assert not (done.path / "samples.npy").exists() and "samples.npy" not in card.read_text()
     kept = ["hub:me/data", "hf:me/net", "timm:resnet18.a1_in1k", "module/sub"]
     assert shortened({"a": kept, "b": f"pans:{tmp_path}/x", "paths": []}) == {"a": kept, "b": "pans:x"}

@@ -105,6 +105,7 @@ def card(
     """
     encoder, judged = entry.run.encoder, entry.judged
     data = config.get("data", {})
+    weights = str(config.get("settings", {}).get("weights", ""))
     body = TEMPLATES.get_template("card.md").render(
         name=name,
         entry=entry,
@@ -124,7 +125,7 @@ def card(
         training=_training(entry, data),
         licence=licence,
     )
-    return f"---\n{_front_matter(entry, name, data, license)}\n---\n{body}"
+    return f"---\n{_front_matter(entry, name, data, weights, license)}\n---\n{body}"
 
 
 def _idea(method: str) -> str:
@@ -202,11 +203,14 @@ def _training(entry: Entry, data: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _front_matter(entry: Entry, model: str, data: Mapping[str, Any], license: str | None) -> str:
+def _front_matter(
+    entry: Entry, model: str, data: Mapping[str, Any], weights: str, license: str | None
+) -> str:
     kind, source = entry.run.encoder.kind, str(data.get("source", ""))
     results = [result for one in entry.judged for result in _results(one, kind)]
     about = ModelCardData(
         license=license,
+        base_model=_on_the_hub(weights),
         library_name="unlabeled",
         pipeline_tag=PIPELINES.get(kind, "feature-extraction"),
         tags=["self-supervised-learning", entry.name, kind],
@@ -215,6 +219,14 @@ def _front_matter(entry: Entry, model: str, data: Mapping[str, Any], license: st
         eval_results=results or None,
     )
     return about.to_yaml()
+
+
+def _on_the_hub(weights: str) -> str | None:
+    """Where weights that a run started from are on the Hub; None where they are not, or that is not known."""
+    library, _, name = weights.partition(":")
+    if library == "hf":
+        return name.partition("@")[0]
+    return f"timm/{name}" if library == "timm" and "." in name else None
 
 
 def _results(evaluation: Evaluation, kind: str) -> list[EvalResult]:
