@@ -1,9 +1,20 @@
-"""What every test needs: one thread for its small tensors, and a cache of its own."""
+"""What every test needs: one thread for its small tensors, a cache of its own, and little time."""
 
 import gc
+import importlib
 import importlib.metadata
+import multiprocessing
 import os
+import signal
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Generator
 from functools import cache, partial
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from tempfile import TemporaryFile
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 
@@ -13,9 +24,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 importlib.metadata.entry_points = cache(importlib.metadata.entry_points)
 # Tests end processes, not machines: what a process has written is there without waiting for the disk.
 os.fsync = lambda file: None
+gc.disable()  # until all is imported, as hardly any of it is garbage
 
 
-def pytest_collection_finish() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    """Files go to the processes in their usual order, the last of which are cheap: all end at about the same time."""
+    config.option.loadscopereorder = False  # else those of the fewest tests are last, which start programs
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
     """All that was imported stays: without it, each collection of garbage is many times as fast."""
     import torch
 
@@ -24,8 +41,173 @@ def pytest_collection_finish() -> None:
             not devices.is_available()
         ):  # whose seeds would be kept for later, each with the stack of calls as text
             devices.manual_seed_all = lambda seed: None
+    if any(
+        "fresh_process" in item.fixturenames for item in session.items if isinstance(item, pytest.Function)
+    ):
+        FRESH.begin()
     gc.collect()
     gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    FRESH.end()
+
+
+MOST_SECONDS = 30.0
+"""Processor time that a test may take, its fixtures and processes included: several times what the dearest takes."""
+SPENT = pytest.StashKey[float]()
+SECONDS: dict[str, float] = {}
+"""Processor time by test, in the process that prints the summary."""
+
+
+def seconds_spent() -> float:
+    """Processor time of this process and of those that it has waited for; other programs hardly change it."""
+    times = os.times()
+    return sum(times[:4]) + FRESH.spent
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    item.stash[SPENT] = seconds_spent()
+    return (yield)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    if call.when != "teardown":
+        return
+    spent = seconds_spent() - item.stash[SPENT]
+    item.user_properties.append(("seconds", spent))
+    golden = item.get_closest_marker("golden")
+    if spent > MOST_SECONDS and golden is None and call.excinfo is None:
+        try:
+            pytest.fail(
+                f"a test must take at most {MOST_SECONDS:.0f} seconds of processor time, got {spent:.1f}",
+                False,
+            )
+        except pytest.fail.Exception:
+            call.excinfo = pytest.ExceptionInfo.from_current()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "teardown":
+        SECONDS[report.nodeid] = dict(report.user_properties).get("seconds", 0.0)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Which files take the most processor time, so that those who add tests see what these cost."""
+    files = Counter[str]()
+    for test, spent in SECONDS.items():
+        files[test.partition("::")[0]] += spent
+    dearest = ", ".join(f"{name} {spent:.0f}" for name, spent in files.most_common(8))
+    total = sum(files.values())
+    if total > 60:
+        terminalreporter.write_line(
+            f"{total:.0f} seconds of processor time in {len(SECONDS):,} tests: {dearest}"
+        )
+
+
+class Ended(NamedTuple):
+    """What came of a process: its exit code, below 0 for a signal, and what it wrote to both outputs."""
+
+    code: int
+    said: str
+
+
+class FreshProcesses:
+    """Runs functions in processes that have imported what the tests import, and have run none of them.
+
+    Python takes seconds to import that anew; a process that is forked between tests has half of the threads' locks
+    and may compute no gradients. So these are forked from one that was forked before the first test.
+    """
+
+    connection: Connection | None = None
+    spent = 0.0
+    """Processor time of all of them."""
+
+    def begin(self) -> None:
+        """Fork the process that the others are forked from; elsewhere than on Linux each starts anew."""
+        if sys.platform != "linux":
+            return
+        for name in ("lightning_fabric", "torch._dynamo"):  # which a training imports
+            importlib.import_module(name)
+        gc.freeze()
+        self.connection, other = Pipe()
+        if os.fork():
+            other.close()
+            return
+        self.connection.close()
+        try:
+            while True:
+                environment, folder, function, arguments = other.recv()
+                with TemporaryFile("w+") as said:
+                    pid = os.fork()
+                    if not pid:
+                        os.setsid()
+                        for output in (1, 2):
+                            os.dup2(said.fileno(), output)
+                        os.environ.clear()
+                        os.environ.update(environment)
+                        os.chdir(folder)
+                        _end_after(function, arguments)
+                    other.send(pid)
+                    _, status, used = os.wait4(pid, 0)
+                    said.seek(0)
+                    ended = Ended(os.waitstatus_to_exitcode(status), said.read())
+                    other.send((ended, used.ru_utime + used.ru_stime))
+        except EOFError:
+            pass
+        finally:
+            os._exit(0)
+
+    def end(self) -> None:
+        """End it."""
+        if self.connection is not None:
+            self.connection.close()
+
+    def __call__(self, function: Callable[..., object], *arguments: Any, seconds: float = 240) -> Ended:
+        """Run a function, found by its module and name, in the present folder and environment, and wait for its end.
+
+        Patches of the test do not reach it.
+        """
+        if self.connection is None:
+            process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
+            process.start()
+            process.join(seconds)
+            return Ended(-1 if process.exitcode is None else process.exitcode, "")
+        self.connection.send((dict(os.environ), os.getcwd(), function, arguments))
+        pid = self.connection.recv()
+        if late := not self.connection.poll(seconds):
+            os.killpg(pid, signal.SIGKILL)
+        ended, spent = self.connection.recv()
+        self.spent += spent
+        assert not late, f"{function} did not end within {seconds} seconds: {ended.said}"
+        return ended
+
+
+def _end_after(function: Callable[..., object], arguments: tuple[Any, ...]) -> NoReturn:
+    """Run a function and end the process, with 1 after an error, whose traceback is printed."""
+    code = 1
+    try:
+        sys.stdout, sys.stderr = outputs = [os.fdopen(output, "w", 1, closefd=False) for output in (1, 2)]
+        function(*arguments)
+        code = 0
+    except BaseException:
+        traceback.print_exc(file=outputs[1])
+    finally:
+        for output in outputs:
+            output.flush()
+        os._exit(code)
+
+
+FRESH = FreshProcesses()
+
+
+@pytest.fixture(scope="session")
+def fresh_process() -> FreshProcesses:
+    """Call it with a function and arguments to run it in a process in which no test ran."""
+    return FRESH
 
 
 @pytest.fixture(autouse=True)

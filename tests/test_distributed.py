@@ -3,7 +3,6 @@
 Each process sees its rows of fixed views, in float64, and DDP averages the gradients, as in training.
 """
 
-import importlib
 import multiprocessing
 import os
 import shutil
@@ -25,7 +24,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn, start_processes
+from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from unlabeled import encoders, pretrain
@@ -850,30 +849,24 @@ def work(rank: int, count: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-def start(rank: int, count: int, folder: Path) -> None:
+def start(count: int, folder: Path) -> None:
     """Start the processes from one that has imported what takes long, and computed no gradient, which they inherit."""
     torch.set_num_threads(1)
-    for name in ("lightning_fabric", "torch._dynamo"):  # the first step of an optimizer imports the latter
-        importlib.import_module(name)
-    for name in ("bert", "noise_as_targets"):  # import more when they are built
+    for name in ("bert", "mae", "noise_as_targets"):  # import more when they are built
         METHODS[name]()
     how = "fork" if sys.platform == "linux" else "spawn"
     start_processes(work, (count, folder), nprocs=count + 1, start_method=how)
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.golden)])
-def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def found(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, fresh_process: Any
+) -> list[dict[str, Any]]:
     """What each of two or four processes found, and then what one found alone."""
     count = request.param
     folder = tmp_path_factory.mktemp("several")
-    processes = spawn(start, (count, folder), nprocs=1, join=False)
-    assert processes is not None
-    deadline = time.monotonic() + SECONDS
-    while not processes.join(timeout=0.5):
-        if time.monotonic() > deadline:
-            for process in processes.processes:
-                process.kill()
-            pytest.fail(f"{count} processes did not end within {SECONDS} seconds")
+    ended = fresh_process(start, count, folder, seconds=SECONDS)
+    assert ended.code == 0, ended.said
     return [torch.load(folder / f"{rank}.pt") for rank in range(count + 1)]
 
 

@@ -18,7 +18,6 @@ import random
 import re
 import resource
 import struct
-import subprocess
 import sys
 import tarfile
 import time
@@ -1063,23 +1062,26 @@ class Result(NamedTuple):
     megabytes: int
 
 
-def results(tasks: list[tuple[str, int]], folder: Path) -> Iterator[Result]:
+def work_in(folder: Path) -> None:
+    """Work below a folder in this process, and write into the file `told` what came of each file."""
+    os.chdir(folder)
+    with Path("told").open("w") as sys.stdout:
+        work([(name, number) for name, number in json.loads(Path("tasks.json").read_text())])
+
+
+def results(tasks: list[tuple[str, int]], folder: Path, fresh_process: Any) -> Iterator[Result]:
     """What came of each file, also of those that ended the process."""
     left = list(tasks)
     while left:
         (folder / "tasks.json").write_text(json.dumps(left))
-        process = subprocess.run(
-            [sys.executable, __file__], cwd=folder, capture_output=True, text=True, timeout=1800
-        )
-        lines = [json.loads(line) for line in process.stdout.splitlines()]
+        ended = fresh_process(work_in, folder, seconds=1800)
+        lines = [json.loads(line) for line in (folder / "told").read_text().splitlines()]
         done = [Result(*line) for line in lines if len(line) > 2]
         yield from done
         left = left[len(done) :]
-        if process.returncode or left:
-            assert lines and len(lines[-1]) == 2, process.stderr[-3000:]
-            yield Result(
-                *left[0], "failed", f"ended with {process.returncode}: {process.stderr[-1500:]}", 0, 0
-            )
+        if ended.code or left:
+            assert lines and len(lines[-1]) == 2, ended.said[-3000:]
+            yield Result(*left[0], "failed", f"ended with {ended.code}: {ended.said[-1500:]}", 0, 0)
             left = left[1:]
 
 
@@ -1095,10 +1097,10 @@ def check(found: list[Result]) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
+def found(tmp_path_factory: pytest.TempPathFactory, fresh_process: Any) -> list[Result]:
     """What came of a few damaged files of each format, and of all that mean harm; one process for both."""
     tasks = [(name, number) for name in FORMATS for number in range(FAST)] + [(name, 1) for name in HOSTILE]
-    return list(results(tasks, tmp_path_factory.mktemp("broken")))
+    return list(results(tasks, tmp_path_factory.mktemp("broken"), fresh_process))
 
 
 def test_damaged_files_are_skipped_with_a_reason_or_refused_in_one_line(found: list[Result]) -> None:
@@ -1124,12 +1126,8 @@ def test_hostile_files_do_no_harm(found: list[Result]) -> None:
 
 
 @pytest.mark.golden
-def test_thousands_of_damaged_files(tmp_path: Path) -> None:
+def test_thousands_of_damaged_files(tmp_path: Path, fresh_process: Any) -> None:
     tasks = [(name, number) for name in FORMATS for number in range(FULL)]
-    found = list(results(tasks, tmp_path))
+    found = list(results(tasks, tmp_path, fresh_process))
     check(found)
     assert len(found) == len(tasks) >= 2000
-
-
-if __name__ == "__main__":
-    work([(name, number) for name, number in json.loads(Path("tasks.json").read_text())])

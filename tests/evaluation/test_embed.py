@@ -2,8 +2,9 @@
 
 import io
 import json
-import subprocess
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -122,40 +123,34 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path, ending):
     assert (tmp_path / f"x.{ending}").read_text() == "before"
 
 
-PEAK = """
-import json, re, sys
-from pathlib import Path
-import torch
-from unlabeled.data.image.data import from_images
-from unlabeled.evaluation import embed
-from unlabeled.encoders import build
+def print_peaks(*outs: str) -> None:
+    """Print the peak of the memory, in megabytes, of few samples and of many, for each file."""
 
-class Wide(type(build("conv4", in_channels=1, image_size=8))):
-    def features(self, x, layer=None):
-        return x.flatten(1).float().repeat(1, 128)
+    class Wide(type(ENCODER)):
+        def features(self, x, layer=None):
+            return x.flatten(1).float().repeat(1, 128)
 
-encoder = build("conv4", in_channels=1, image_size=8)
-encoder.__class__ = Wide
-images = lambda count: from_images(torch.randint(0, 256, (count, 1, 8, 8), dtype=torch.uint8), name="many")
-def peak(out, count):
-    Path("/proc/self/clear_refs").write_text("5")
-    data = images(count)
-    found, _ = embed(encoder, data, out=out)
-    assert len(found) == count
-    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
-for out in sys.argv[1:]:
-    peak(out, 512)
-    print(json.dumps([peak(out, 512), peak(out, 4096)]))
-"""
+    encoder = encoders.build("conv4", in_channels=1, image_size=8)
+    encoder.__class__ = Wide
+
+    def peak(out: str, count: int) -> int:
+        Path("/proc/self/clear_refs").write_text("5")
+        data = from_images(torch.randint(0, 256, (count, 1, 8, 8), dtype=torch.uint8), name="many")
+        found, _ = embed(encoder, data, out=out)
+        assert len(found) == count
+        return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
+
+    for out in outs:
+        peak(out, 512)
+        print(json.dumps([peak(out, 512), peak(out, 4096)]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the peak of the memory")
-def test_memory_does_not_grow_with_the_samples(tmp_path):
+def test_memory_does_not_grow_with_the_samples(tmp_path, fresh_process):
     """128 MB of features in all; eight times as many samples take no 48 MB more."""
-    outs = [str(tmp_path / f"x.{ending}") for ending in ("parquet", "npz")]
-    done = subprocess.run([sys.executable, "-c", PEAK, *outs], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    peaks = [json.loads(line) for line in done.stdout.splitlines()]
+    ended = fresh_process(print_peaks, *[str(tmp_path / f"x.{ending}") for ending in ("parquet", "npz")])
+    assert ended.code == 0, ended.said
+    peaks = [json.loads(line) for line in ended.said.splitlines()]
     assert len(peaks) == 2 and all(many < few + 48 for few, many in peaks), peaks
 
 

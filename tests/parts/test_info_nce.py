@@ -1,16 +1,18 @@
 """Contrastive losses against closed forms, slow twins and their invariances."""
 
 import math
+import sys
 from datetime import timedelta
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from unlabeled.parts import gather
 from unlabeled.parts.info_nce import negatives, nt_xent, supervised_contrastive, with_queue
@@ -173,8 +175,16 @@ def supervised_in_process(rank: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-def test_two_processes_have_the_supervised_loss_and_gradient_of_one(tmp_path: Path) -> None:
-    spawn(supervised_in_process, (tmp_path,), nprocs=2)
+def supervised_in_two(folder: Path) -> None:
+    how = "fork" if sys.platform == "linux" else "spawn"
+    start_processes(supervised_in_process, (folder,), nprocs=2, start_method=how)
+
+
+def test_two_processes_have_the_supervised_loss_and_gradient_of_one(
+    tmp_path: Path, fresh_process: Any
+) -> None:
+    ended = fresh_process(supervised_in_two, tmp_path)
+    assert ended.code == 0, ended.said
     values, gradients = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)))
     vectors = labelled()
     expected = supervised_contrastive(vectors, LABELS, 0.3)

@@ -1,5 +1,7 @@
 """The length of a run by time: how it is chosen, kept, made shorter, and told."""
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -7,6 +9,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ import unlabeled
 from unlabeled import encoders
 from unlabeled.cli import main
 from unlabeled.data import open_data
+from unlabeled.encoders import image, stages
 from unlabeled.method import Batch, Method
 from unlabeled.run import CHECKPOINT, load, read_checkpoint
 from unlabeled.training import checkpoints, duration, loop, progress
@@ -479,21 +483,24 @@ def test_resume_starts_afresh_where_nothing_is_there_and_says_so(
         unlabeled.pretrain("rotnet", pictures(), out="elsewhere", resume=True, quiet=True)
 
 
-KILLED = """
-import functools, os, signal, sys, torch, unlabeled
-from unlabeled.encoders import image, stages
-image.NAMES["conv4"] = functools.partial(stages.conv4, share=4)  # as in small_networks
-images = torch.randint(0, 256, (24, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-kill = lambda step: step == 3 and os.kill(os.getpid(), signal.SIGKILL)
-unlabeled.pretrain("moco", images, out=sys.argv[1], steps=8, batch_size=8, encoder="conv4", queue=16, on_step=kill)
-"""
+def killed_by_the_system(out: Path) -> None:
+    narrow = {"conv4": partial(stages.conv4, share=4)}  # as in small_networks
+    with patch.dict(image.NAMES, narrow):
+        unlabeled.pretrain(
+            "moco",
+            pictures(),
+            out=out,
+            steps=8,
+            batch_size=8,
+            encoder="conv4",
+            queue=16,
+            on_step=lambda step: os.kill(os.getpid(), signal.SIGKILL) if step == 3 else None,
+        )
 
 
-def test_a_run_killed_in_its_first_minute_ends_bit_identical(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path / "run")], capture_output=True, text=True
-    )
-    assert done.returncode == -9, done.stderr[-2000:]
+def test_a_run_killed_in_its_first_minute_ends_bit_identical(tmp_path: Path, fresh_process: Any) -> None:
+    ended = fresh_process(killed_by_the_system, tmp_path / "run")
+    assert ended.code == -signal.SIGKILL, ended.said
     assert state_of(tmp_path / "run")[1]["step"] == 0
     settings: dict[str, Any] = FAST | {"steps": 8, "queue": 16, "quiet": True}
     unlabeled.pretrain("moco", pictures(), out=tmp_path / "run", resume=True, **settings)
