@@ -191,12 +191,12 @@ def test_sinkhorn_balances_prototypes_and_its_rows_sum_to_one() -> None:
     assert codes.sum(0).max() < 12 < 39 < (scores / 0.1).softmax(1).sum(0)[0]
 
 
-def trained(noise: bool = False) -> tuple[dict[str, float], float]:
-    """Metrics after a short training, and by how much the student names hidden patches better than by the commonest.
+def trained(noise: bool = False, seed: int = 0, steps: int = 120) -> tuple[dict[str, float], float]:
+    """Metrics after a short training, and how much better the student names hidden patches than by their place.
 
-    Every quarter of an image is dark or bright; in noise every pixel is, and there is nothing to know.
+    Every quarter of an image is dark or bright; in noise every pixel is, and nothing but the place can be known.
     """
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     sizes = {"local_crops": 0, "hidden_dim": 32, "bottleneck_dim": 16, "masked_crops": 1.0, "mask_max": 0.3}
     method = IBOT(network(gap=True, size=4), **SIZES | sizes, momentum=0.9, shared_head=False)
     side = 4 if noise else 2
@@ -206,26 +206,27 @@ def trained(noise: bool = False) -> tuple[dict[str, float], float]:
         return shades.repeat_interleave(4 // side, 2).repeat_interleave(4 // side, 3)
 
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], 3e-3)
-    for step in range(150):
+    for step in range(steps):
         shown = images(24)
         method.views = lambda batch, shown=shown: shown
         optimizer.zero_grad()
         method({}).backward()
         optimizer.step()
-        method.after_step(step / 150)
+        method.after_step(step / steps)
     shown, mask = images(320), method.eval().distill.draw_masks(torch.zeros(320, 1))
     with torch.no_grad():
         true = method.distill.assigned(shown, mask)[1].argmax(1)
         said = method.distill.heads[-1](read(method.encoder, shown, (mask, method.hidden_token))[1][mask])
-    commonest = torch.bincount(true).max().item() / len(true)
-    better = (said.argmax(1) == true).float().mean().item() - commonest
+    place = mask.nonzero()[:, 1]
+    commonest = sum(torch.bincount(true[place == one]).max() for one in place.unique()) / len(true)
+    better = (said.argmax(1) == true).float().mean().item() - float(commonest)
     return {name: value.item() for name, value in method.metrics.items()}, better
 
 
 def test_hidden_patches_are_named_where_the_rest_of_the_image_tells_them_and_not_in_noise() -> None:
     metrics, better = trained()
     assert better > 0.1 and metrics["patch used"] > 1.8
-    assert trained(noise=True)[1] < 0.05
+    assert trained(noise=True)[1] < 0.03
 
 
 def test_pictures_of_perfect_predictions_show_the_view() -> None:
