@@ -104,7 +104,7 @@ def name(features: str) -> str:
 def amount(value: float, unit: str, *, signed: bool = False) -> str:
     """A number in its unit: accuracies in percent with one decimal, others with three significant digits."""
     sign = "+" if signed else ""
-    return f"{100 * value:{sign}.1f}" if unit == "accuracy" else f"{value:{sign}.3g}"
+    return f"{100 * value:{sign}.1f}" if unit == "accuracy" else f"{value:{sign}#.3g}".removesuffix(".")
 
 
 def counted(number: int, things: str) -> str:
