@@ -152,7 +152,7 @@ def test_tasks_are_judged_in_their_units_and_directions() -> None:
     assert lead(ours(**task, low=1.0, high=1.1), ours(**task, low=1.2, high=1.3)) == "ahead"
     assert lead(ours(**task, low=1.2, high=1.3), ours(**task, low=1.0, high=1.1)) == "behind"
     records = [control("gzip -9", "won", **task), ours(**task)]
-    assert "perplexity: unlabeled beats every control beyond noise in bits per byte (+0.15)." in verdict(
+    assert "perplexity: unlabeled beats every control beyond noise in bits per byte (+0.150)." in verdict(
         records
     )
 
@@ -167,7 +167,7 @@ def test_without_margins_the_intervals_must_lie_apart() -> None:
 def test_one_unit_is_never_a_win_and_few_are_confessed() -> None:
     single = {"units": 1, "counted": "trajectories", "probe": "zones", "unit": "zones found"}
     said = verdict([control("random", "unknown", **single), ours(**single)])
-    assert "zones: unlabeled cannot be judged in zones found (+0.15; no interval of 1 trajectory)." in said
+    assert "zones: unlabeled cannot be judged in zones found (+0.150; no interval of 1 trajectory)." in said
     few = single | {"units": 6}
     assert "Intervals of zones rest on 6 trajectories only." in verdict(
         [control("random", "won", **few), ours(**few)]

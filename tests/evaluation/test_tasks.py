@@ -51,7 +51,7 @@ def test_lower_is_better_where_a_task_says_so() -> None:
     control = rank("gzip", 3.0, [3.0] * 9, "lower")
     scores = Scores.of([control, ours])
     assert next(r for r in scores if r["features"] == "gzip")["margin"] == 1.0
-    assert "similarity: unlabeled beats every control beyond noise in Spearman (+1)." in scores.verdict()
+    assert "similarity: unlabeled beats every control beyond noise in Spearman (+1.00)." in scores.verdict()
     table = scores.table()
     assert "gzip" in table and "similarity: Spearman on 50 test samples" in table and "labels" not in table
     assert "[95 % interval over 9 word pairs]" in table

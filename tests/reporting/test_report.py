@@ -198,7 +198,7 @@ def test_tasks_that_train_show_their_predictions_and_the_scores_of_classes(tmp_p
     assert "answers and predictions of detection" in section_of(path, "predictions")
     scores = " ".join(section_of(path, "scores").split())
     assert "AP50 with 25 images" in scores and "detection: AP50 by class with 25 images" in scores
-    assert '<th scope="col">dog</th>' in scores and "<td>0.6</td>" in scores
+    assert '<th scope="col">dog</th>' in scores and "<td>0.600</td>" in scores
 
 
 @pytest.fixture
