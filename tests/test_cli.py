@@ -20,6 +20,7 @@ from unlabeled.cli import _words, main
 from unlabeled.data import worlds
 from unlabeled.encoders.building import KINDS, names
 from unlabeled.run import load
+from unlabeled.training import auto
 from unlabeled.training.settings import Settings
 
 
@@ -272,11 +273,17 @@ def test_compare_trains_judges_and_reports(
     assert capsys.readouterr().out.count("raw input") >= 2
 
 
-def test_compare_takes_the_choice_of_auto_as_one_of_its_methods(folder: Path, tmp_path: Path) -> None:
+def test_compare_takes_the_choice_of_auto_as_one_of_its_methods(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "both"
+    choice = auto.MEASURED["image"]
+    assert choice.settings["encoder"] == "dictionary2-400"
+    small = choice.settings | {"encoder": "dictionary-16"}
+    monkeypatch.setitem(auto.MEASURED, "image", choice._replace(settings=small))
     words = ("--steps", "2", "--probe", "knn", "--controls", "none", "--out", str(out))
     assert run("compare", "auto", "rotnet", str(folder), *words) == 0
-    assert load(out / "auto").encoder.config["name"] == "dictionary2-400"
+    assert load(out / "auto").encoder.config["name"] == "dictionary-16"
     assert "rotnet" in (out / "report.html").read_text()
 
 

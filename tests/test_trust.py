@@ -575,9 +575,9 @@ def files(kind: str, folder: Path, count: int = 40) -> list[Path]:
     return paths
 
 
-def held_after(kind: str, workers: int, folder: Path, at: tuple[int, ...]) -> list[Held]:
+def held_after(kind: str, workers: int, folder: Path, at: tuple[int, ...], count: int = 40) -> list[Held]:
     """What the process holds after some steps on files."""
-    files(kind, folder / "data")
+    files(kind, folder / "data", count)
     torch.manual_seed(0)
     network, size = {"image": ("conv4", 8), "video": ("conv3d", 16)}[kind]
     encoder = encoders.build(network, kind=kind, in_channels=3, image_size=size)
@@ -590,7 +590,7 @@ def held_after(kind: str, workers: int, folder: Path, at: tuple[int, ...]) -> li
 
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_steps_leave_no_tensor_behind(kind: str, tmp_path: Path) -> None:
-    early, late = held_after(kind, 2, tmp_path, (25, 45))
+    early, late = held_after(kind, 2, tmp_path, (12, 22), count=20)
     assert late[:3] == early[:3]
 
 

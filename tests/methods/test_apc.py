@@ -19,7 +19,7 @@ def _seed() -> None:
 
 def melodies(count: int = 48) -> Sounds:
     made = tones.make(count, 0)
-    return from_waveforms(made["waveform"], tones.SAMPLE_RATE, lengths=made["length"])
+    return from_waveforms(made["waveform"][:, :6_000], tones.SAMPLE_RATE, lengths=made["length"].clamp(max=6_000))
 
 
 def noise(count: int = 48) -> Sounds:
@@ -40,7 +40,7 @@ def trained(method: APC, data: Sounds, steps: int) -> float:
     train, test = rows[: 3 * len(rows) // 4], rows[3 * len(rows) // 4 :]
     for _ in range(steps):
         optimizer.zero_grad()
-        method(data.batch(train[torch.randperm(len(train))[:16]])).backward()
+        method(data.batch(train[torch.randperm(len(train))[:12]])).backward()
         optimizer.step()
     bands, frames, predicted = method.predict(data.batch(test))
     mean = loss(torch.zeros_like(bands), bands, frames, method.ahead)

@@ -40,7 +40,7 @@ def trained(method: Data2Vec, world, steps: int = 60) -> Data2Vec:
     optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=3e-3)
     for step in range(steps):
         optimizer.zero_grad()
-        method({"image": world(32)}).backward()
+        method({"image": world(16)}).backward()
         optimizer.step()
         method.after_step((step + 1) / steps)
     return method

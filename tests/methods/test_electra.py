@@ -225,7 +225,7 @@ def area_after_training(order: str) -> float:
     numbers = torch.tensor([method.encoder.encode([word])[0][0] for word in WORDS])
     train = method.training_view(texts(order, length=8))
     optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)
-    for step in range(60):
+    for step in range(40):
         torch.manual_seed(step)
         optimizer.zero_grad()
         method(train.batch(torch.randint(len(train), (32,)))).backward()

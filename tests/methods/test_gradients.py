@@ -53,7 +53,7 @@ def test_every_place_of_every_kernel_gets_a_gradient(
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.05)
     for _ in range(2):  # heads that start at 0 pass gradients on after a step
         optimizer.zero_grad()
-        losses = method.train()(read.sample(16))
+        losses = method.train()(read.sample(8))
         (sum(losses.values()) if isinstance(losses, dict) else losses).backward()
         optimizer.step()
     weights = [(key, weight) for key, weight in method.encoder.named_parameters() if weight.requires_grad]

@@ -46,7 +46,7 @@ def trained(method: SimMIM, world, steps: int = 60) -> float:
     optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)
     for _ in range(steps):
         optimizer.zero_grad()
-        method({"image": world(32)}).backward()
+        method({"image": world(16)}).backward()
         optimizer.step()
     with torch.no_grad():
         return method({"image": world(200)}).item() / (0.25 / 0.25)

@@ -233,5 +233,5 @@ def test_poses_tell_what_time_cannot() -> None:
             shares.append(float(method.metrics["accuracy"]))
         return sum(shares[-10:]) / 10
 
-    assert share_found(130) > 0.3
-    assert share_found(60, pose=False) < 0.12  # 1 of 32 by guessing
+    assert share_found(130) > 0.2
+    assert share_found(40, pose=False) < 0.12  # 1 of 32 by guessing
