@@ -2,12 +2,12 @@
 
     python benchmarks/video_methods.py [--seconds 120] [--methods frame_prediction,shuffle_and_learn] [--out runs/video]
 
-Every method trains for about that many processor seconds on the training part of a built-in set, without labels. First
-its own question is put to it on the test part: the squared error of foreseen frames beside that of copying the last
-frame and of the mean frame, for each frame ahead; whether a frame lies between two others, in a world that moves and in
-one that stands still; how well the colours copied from other frames track things. Then the frozen features are read by
-linear probes: classes by accuracy in percent, quantities by explained variance in percent. Beside them stand the pixels
-of a few small frames and the same network with random weights.
+Every method trains for about that many processor seconds on the training part of a built-in set, without labels. Its
+own task is scored on the test part: loss and metrics beside the loss of chance; also in a world where nothing can be
+known, if there is one (a quarter of the time); for frame_prediction the squared error of each frame ahead, beside
+copying the last frame and the mean frame; for methods whose set has masks, propagation. Then linear probes predict the
+factors of the set from the frozen features: accuracy in percent with a 95 % interval for classes, explained variance in
+percent for quantities. The controls are the pixels of a few small frames and the same network with random weights.
 """
 
 import json
@@ -24,15 +24,29 @@ from methods import parser, recipe, steps_within
 from unlabeled import encoders, evaluate, methods
 from unlabeled.data import Data, open_data
 from unlabeled.evaluation import logistic
+from unlabeled.evaluation.intervals import interval
 from unlabeled.evaluation.tasks import factors
 from unlabeled.method import Method
 
 SETS = {
+    "arrow_of_time": "balls",
+    "contrastive_random_walk": "blobs",
     "frame_prediction": "moving_digits",
+    "patch_tracking": "blobs",
     "shuffle_and_learn": "balls:reversible",
+    "temporal_sorting": "balls",
+    "time_cycle": "blobs",
     "video_colorization": "blobs",
+    "video_dictionary": "moving_digits",
+    "videomae": "moving_digits",
+    "vjepa": "moving_digits",
 }
-STILL = "balls:static"
+UNKNOWABLE = {
+    "arrow_of_time": "balls:reversible",
+    "shuffle_and_learn": "balls:static",
+    "temporal_sorting": "balls:static",
+}
+"""Worlds in which the answer to a method's question is not in the video."""
 AHEAD = (1, 5, 10)
 
 
@@ -46,32 +60,31 @@ def read(encoder: Any, data: Data, raw: bool = False) -> Tensor:
     )
 
 
-def probes(encoder: Any, train: Data, test: Data, raw: bool = False) -> dict[str, float]:
-    """Percent of what linear probes find, by factor."""
+def probes(encoder: Any, train: Data, test: Data, raw: bool = False) -> dict[str, str]:
+    """What linear probes predict of each factor, in percent."""
     first, second = read(encoder, train, raw), read(encoder, test, raw)
-    found = {}
+    scores = {}
     for name, known in train.factors.items():
         truth = test.factors[name]
         if known.is_floating_point():
-            found[name] = 100 * factors.r_squared(factors.ridge(first, known, second), truth)
-        else:
-            classes = int(known.max()) + 1
-            if len(known.unique()) < classes:  # headings that this world does not have
-                known, truth = (values.unique(return_inverse=True)[1] for values in (known, truth))
-                classes = int(known.max()) + 1
-            right = logistic.fit(first, known, classes)(second).argmax(1) == truth
-            found[name] = 100 * right.float().mean().item()
-    return found
+            scores[name] = f"{100 * factors.r_squared(factors.ridge(first, known, second), truth):.1f}"
+            continue
+        values = known.unique()
+        known, truth = torch.searchsorted(values, known), torch.searchsorted(values, truth)
+        right = logistic.fit(first, known, len(values))(second).argmax(1) == truth
+        share = interval(right[None], bounds=(0, 1))
+        scores[name] = f"{100 * share.value:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
+    return scores
 
 
 @torch.no_grad()
-def foreseen(method: Any, test: Data) -> dict[str, list[float]]:
-    """Squared errors of the frames ahead, of what is drawn and of the two simplest answers."""
+def errors_ahead(method: Any, test: Data) -> dict[str, list[float]]:
+    """Squared errors of the next frames, of the prediction and of the two simplest answers."""
     clips = method.training_view(test)
     frames = torch.cat([method.encoder.inputs(batch) for batch in clips.batches(64)])
     past, ahead = frames[:, : method.past], frames[:, method.past :]
     answers = {
-        "drawn": method.frames(method.predict(past)[1]),
+        "predicted": method.frames(method.predict(past)[1]),
         "last frame": past[:, -1:].expand_as(ahead),
         "mean frame": method.mean.expand_as(ahead),
     }
@@ -82,53 +95,52 @@ def foreseen(method: Any, test: Data) -> dict[str, list[float]]:
 
 
 @torch.no_grad()
-def in_order(method: Method, test: Data, draws: int = 4) -> float:
-    """Balanced accuracy, mean over several draws of questions."""
-    clips, found = method.training_view(test), []
+def own_task(method: Method, test: Data, draws: int = 4) -> dict[str, float]:
+    """Mean loss and metrics over several draws, and the loss of chance where it is known."""
+    torch.manual_seed(0)
+    clips, rows = method.training_view(test), []
     for _ in range(draws):
-        for batch in clips.batches(250):
-            method(batch)
-            found.append(method.metrics["balanced accuracy"].item())
-    return sum(found) / len(found)
+        for batch in clips.batches(64):
+            loss = float(method(batch))
+            metrics = {name: float(value) for name, value in method.metrics.items()}
+            rows.append({"loss": loss, "chance": float(method.chance(64) or torch.nan), **metrics})
+    return {name: round(sum(row[name] for row in rows) / len(rows), 4) for name in rows[0]}
 
 
-def train(name: str, seconds: float, out: Path, **changes: Any) -> tuple[Any, Data, Data]:
-    settings = {"data": SETS[name], **recipe(name), **changes}
-    source = settings.pop("data")
+def train(name: str, source: str, seconds: float, out: Path) -> tuple[Any, Data, Data]:
+    """The run of a method on a set, and both parts of the set."""
+    settings = recipe(name)
     data, test = (open_data(source, split=split) for split in ("train", "test"))
     torch.manual_seed(0)
     encoder = encoders.fitted(settings["encoder"], data, kind="video")
     own = {option.name for option in methods.describe(name).options}
     method = methods.load(name)(encoder, **{key: value for key, value in settings.items() if key in own})
-    steps = steps_within(seconds, method, data, settings["batch_size"])
+    if "steps" not in settings:
+        settings["steps"] = steps_within(seconds, method, data, settings["batch_size"])
     began = time.process_time()
-    run = unlabeled.pretrain(name, data, out=out / f"{name}-{source}", quiet=True, steps=steps, **settings)
+    run = unlabeled.pretrain(name, data, out=out / f"{name}-{source}", quiet=True, **settings)
     spent = time.process_time() - began
-    print(f"{name} on {source}: {steps} steps, {spent:.0f} processor seconds", flush=True)
+    print(f"{name} on {source}: {run.history[-1]['step']} steps, {spent:.0f} processor seconds", flush=True)
     return run, data, test
 
 
 def judge(name: str, seconds: float, out: Path) -> None:
-    """Train a method, put its own question to it and print what probes read from its features."""
-    run, data, test = train(name, seconds, out)
+    """Train a method, score its own task and print what probes predict from its features."""
+    run, data, test = train(name, SETS[name], seconds, out)
     method = run.method.eval()
+    print(f"own task: {own_task(method, test)}", flush=True)
+    if name in UNKNOWABLE:
+        other, _, unknowable = train(name, UNKNOWABLE[name], seconds / 4, out)
+        print(f"where nothing can be known: {own_task(other.method.eval(), unknowable)}", flush=True)
     if name == "frame_prediction":
-        errors = foreseen(method, test)
         print(
             "\n| squared error | " + " | ".join(f"{step} ahead" for step in AHEAD) + " |\n|---|---|---|---|"
         )
-        for title, error in errors.items():
+        for title, error in errors_ahead(method, test).items():
             print(f"| {title} | " + " | ".join(f"{error[step - 1]:.1f}" for step in AHEAD) + " |")
-    elif name == "shuffle_and_learn":
-        torch.manual_seed(0)
-        print(f"between or not, balanced: {100 * in_order(method, test):.1f} %")
-        linear_head, *_ = train(name, seconds, out / "linear", head="linear")
-        print(f"the same with a linear head: {100 * in_order(linear_head.method.eval(), test):.1f} %")
-        still, _, static = train(name, seconds / 4, out, data=STILL)
-        print(f"where nothing moves: {100 * in_order(still.method.eval(), static):.1f} %")
-    elif name == "video_colorization":
-        scores = evaluate(run, test, probe="propagation")
-        print(scores)
+    if SETS[name] == "blobs":
+        print(evaluate(run, test, probe="propagation"))
+        return
     random = encoders.fitted(recipe(name)["encoder"], data, kind="video")
     rows = {
         "pixels": probes(random, data, test, raw=True),
@@ -136,8 +148,8 @@ def judge(name: str, seconds: float, out: Path) -> None:
         name: probes(run.encoder, data, test),
     }
     print("\n| features | " + " | ".join(data.factors) + " |\n|---|" + "---|" * len(data.factors))
-    for title, found in rows.items():
-        print(f"| {title} | " + " | ".join(f"{value:.1f}" for value in found.values()) + " |", flush=True)
+    for title, scores in rows.items():
+        print(f"| {title} | " + " | ".join(scores.values()) + " |", flush=True)
     (run.path / "probes.json").write_text(json.dumps(rows))
 
 
