@@ -43,6 +43,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "exemplar": {"classes": 500},
     "frame_prediction": {"past": 5, "reconstructed": 5, "future": 5, "batch_size": 16},
     "distillation": {"teacher": "start"},
+    "data2vec_audio": {"layers": 2},
+    "data2vec_text": {"layers": 2},
 }
 """What differs for a method."""
 
@@ -90,10 +92,14 @@ def shortened(texts: list[str]) -> list[str]:
 def compressed(images: dict[str, torch.Tensor]) -> bytes:
     """One picture of all rows as WebP, as fine as fits into the bytes that a picture may have."""
     widest = max(row.shape[3] / row.shape[2] for row in images.values())
-    columns = next(count for count in (SAMPLES, 4, 2, 1) if count * min(widest, 12) * 48 <= WIDTH or count == 1)
+    columns = next(
+        count for count in (SAMPLES, 4, 2, 1) if count * min(widest, 12) * 48 <= WIDTH or count == 1
+    )
     side = min(WIDTH // columns, 84 if widest < 1.5 else WIDTH)
     rows = {
-        name: thumbnails(row[:columns].detach().float().cpu().clamp(0, 1), 1, budget=side**2 * 9, largest=side)
+        name: thumbnails(
+            row[:columns].detach().float().cpu().clamp(0, 1), 1, budget=side**2 * 9, largest=side
+        )
         for name, row in images.items()
     }
     image = Image.open(io.BytesIO(sheet(rows, columns=columns, cell=min(side, 84))))
