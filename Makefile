@@ -24,7 +24,7 @@ golden: .venv/.ready-docs
 # The site is in docs/_build; its generator is installed when it is first needed.
 docs: .venv/.ready-docs
 	$(BIN)/python docs/make.py
-	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
+	$(BIN)/python -m sphinx -q -E -a -W --keep-going -b html docs docs/_build
 	$(BIN)/python docs/links.py docs/_build
 
 .venv/.ready-docs: $(READY)

@@ -23,7 +23,7 @@ html_theme = "furo"
 html_title = "unlabeled"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_show_sphinx = False
+html_show_sphinx = html_show_copyright = False
 pygments_style, pygments_dark_style = "friendly", "monokai"
 
 

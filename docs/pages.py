@@ -71,6 +71,10 @@ def write() -> None:
     for file in (DOCS / FOLDER).glob("*.md"):
         if f"{FOLDER}/{file.name}" not in made:
             file.unlink()
+    for folder, lack in (("formulas", "formula"), ("pictures", "picture")):
+        drawn = {file.stem for file in (DOCS / folder).glob("*.*")}
+        if missing := [name for name in methods.names() if name not in drawn]:
+            print(f"without a {lack} in docs/{folder}: {', '.join(missing)}")
 
 
 def index() -> str:
@@ -126,7 +130,8 @@ def paragraphs(text: str) -> str:
 
 
 def linked(text: str) -> str:
-    """Text whose addresses are links; the punctuation after them is not part of them."""
+    """Text whose addresses are links, without the punctuation after them; what a new sentence adds stands alone."""
+    text = re.sub(r"(https?://\S+)\n(?=[A-Z])", r"\1\n\n", text)
     return re.sub(r"https?://[^\s;,]+[^\s;,.]", r"<\g<0>>", text)
 
 
