@@ -18,11 +18,18 @@ check: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(MAKE) test
 
-golden: $(READY)
+golden: .venv/.ready-docs
 	$(BIN)/python -m pytest -m golden
 
-docs: $(READY)
+# The site is in docs/_build; its generator is installed when it is first needed.
+docs: .venv/.ready-docs
 	$(BIN)/python docs/make.py
+	$(BIN)/python -m sphinx -q -E -a -W --keep-going -b html docs docs/_build
+	$(BIN)/python docs/links.py docs/_build
+
+.venv/.ready-docs: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
 
 # Byte code is compiled by all cores; files of other versions of Python in some libraries cannot be.
 $(READY): pyproject.toml constraints.txt
@@ -32,4 +39,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs docs/_build docs/methods

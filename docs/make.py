@@ -92,7 +92,8 @@ def tables() -> str:
     lines += ["Held-out training images selected between the defaults and one other set of options; see"]
     lines += [
         "[docs/benchmarks.md](docs/benchmarks.md). Newer methods beside these: [docs/tables.md](docs/tables.md). "
-        "All options: [docs/methods.md](docs/methods.md)."
+        "All options: [docs/methods.md](docs/methods.md). Guides, and a page with formula, code and picture for each: "
+        "[docs/index.md](docs/index.md), a site by `make docs`."
     ]
     lines += ["", "| data | methods | built-in data sets | tasks besides probes |", "|---|---|---|---|"]
     for kind, title in titles().items():
