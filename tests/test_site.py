@@ -1,5 +1,6 @@
 """The documentation site: every method has its page, no internal link is dead, and every command on it can be run."""
 
+import importlib
 import os
 import re
 import shlex
@@ -25,11 +26,14 @@ GUIDES = sorted((DOCS / "guides").glob("*.md"))
 def site() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(DOCS)
-        import pages
-
-        yield pages
+        yield importlib.import_module("pages")
         for name in ("pages", "make", "links"):
             sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def links(site: Any) -> Any:
+    return importlib.import_module("links")
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +64,7 @@ def parse(line: str) -> None:
     cli.app.parse_args(words, **cli.UNCAUGHT)
 
 
-def test_no_internal_link_is_dead(site: Any, sources: dict[str, str]) -> None:
-    import links
-
+def test_no_internal_link_is_dead(links: Any, sources: dict[str, str]) -> None:
     assert not links.dead(sources, ROOT)
 
 
@@ -75,9 +77,7 @@ def test_no_internal_link_is_dead(site: Any, sources: dict[str, str]) -> None:
         ("../pictures/none.webp", "there is no pictures/none.webp"),
     ],
 )
-def test_a_dead_link_is_found_and_a_live_one_is_not(site: Any, tmp_path: Path, link: str, why: str) -> None:
-    import links
-
+def test_a_dead_link_is_found_and_a_live_one_is_not(links: Any, tmp_path: Path, link: str, why: str) -> None:
     live = "# Top\n\n[a](../b.md#the---x-heading) [b](#top) [c](https://example.org/none) `[d](none.md)`\n"
     pages = {"a/page.md": live, "b.md": "## The `--x` heading\n"}
     assert not links.dead(pages, tmp_path)
@@ -85,9 +85,7 @@ def test_a_dead_link_is_found_and_a_live_one_is_not(site: Any, tmp_path: Path, l
     assert line.startswith("a/page.md: ") and why in line
 
 
-def test_a_dead_link_of_the_built_site_is_found(site: Any, tmp_path: Path) -> None:
-    import links
-
+def test_a_dead_link_of_the_built_site_is_found(links: Any, tmp_path: Path) -> None:
     (tmp_path / "b.html").write_text('<h1 id="here"></h1>')
     page = tmp_path / "a.html"
     page.write_text('<a href="b.html#here"></a><img src="https://example.org/none.png">')
