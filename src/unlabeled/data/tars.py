@@ -16,9 +16,9 @@ from unlabeled.check import UserError
 from unlabeled.data.files import without_shard
 from unlabeled.data.image.decode import SUFFIXES
 from unlabeled.data.limits import LARGEST, TOO_LARGE, refuse_unpacked
-from unlabeled.data.samples import Item
+from unlabeled.data.samples import Item, Skipped
 
-__all__ = ["ENDINGS", "count_images", "inner_paths", "tar_items"]
+__all__ = ["ENDINGS", "TarIndex", "count_images", "inner_paths", "tar_index", "tar_items"]
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".zip")
 _NOTES = (
@@ -43,6 +43,16 @@ class _Member(NamedTuple):
     read: Callable[[], bytes]
     lost: bool = False
     """Whether it is not even known what it was."""
+
+
+class TarIndex(NamedTuple):
+    """Where the images of a tar archive are in its file."""
+
+    names: list[str]
+    places: list[tuple[int, int]]
+    """Where each begins, and its size, in bytes."""
+    skipped: list[Skipped]
+    """Images that cannot be read, and damaged headers."""
 
 
 class _Header(tarfile.TarInfo):
@@ -144,6 +154,39 @@ def tar_items(archives: Sequence[tuple[str, Path]]) -> Iterator[Item]:
         raise UserError(f"{archives[0][1]} must hold images, got {listing}{inner}")
 
 
+def tar_index(archive: Path) -> TarIndex:
+    """Where the images of an uncompressed tar archive are, without reading them.
+
+    Raises:
+        ValueError: It cannot be read to its end.
+    """
+    index = TarIndex([], [], [])
+    try:
+        with _Archive.open(archive, "r:") as members:
+            for member in _lost_and_found(members):
+                if isinstance(member, tarfile.TarInfo):
+                    sparse = "a sparse file" if member.issparse() else None
+                    reason = sparse if member.isfile() else "not a regular file"
+                    known = _member(member.name, member.size, 0, reason, bytes)
+                    if not known.name.lower().endswith(SUFFIXES):
+                        continue
+                    if not known.reason:
+                        index.names.append(known.name)
+                        index.places.append((member.offset_data, member.size))
+                        continue
+                else:
+                    known = member
+                index.skipped.append(Skipped(known.name, known.reason or ""))
+        end = max((start + size for start, size in index.places), default=0)
+        if end > (size := archive.stat().st_size):
+            raise tarfile.ReadError(f"it ends after {size:,} bytes, amid a file")
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of tarfile
+        raise UserError(f"{archive} must be a readable tar archive: {check.reason(error)}") from error
+    return index
+
+
 def count_images(archive: Path, most: int) -> int:
     """How many images an archive holds, counted up to a number."""
     try:
@@ -209,15 +252,24 @@ def _members(archive: Path) -> Iterator[_Member]:
     return _zip_members(archive) if archive.suffix.lower() == ".zip" else _tar_members(archive)
 
 
+def _lost_and_found(members: _Archive) -> Iterator[tarfile.TarInfo | _Member]:
+    """Members that are no folders, and one that is lost for each damaged header."""
+    for member in members:
+        yield from members.lost_members()
+        if not member.isdir():
+            yield member
+    yield from members.lost_members()
+
+
 def _tar_members(archive: Path) -> Iterator[_Member]:
     with _Archive.open(archive, "r|*") as members:
-        for member in members:
-            yield from members.lost_members()
-            if not member.isdir():
+        for member in _lost_and_found(members):
+            if isinstance(member, _Member):
+                yield member
+            else:
                 reason = None if member.isfile() else "not a regular file"
                 end, read = member.offset_data + member.size, partial(_content, members, member)
                 yield _member(member.name, member.size, end, reason, read)
-        yield from members.lost_members()
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
