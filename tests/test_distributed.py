@@ -3,12 +3,14 @@
 Each process sees its rows of fixed views, in float64, and DDP averages the gradients, as in training.
 """
 
+import io
 import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import tomllib
@@ -23,6 +25,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.distributed as dist
+from PIL import Image
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
@@ -711,6 +714,35 @@ def watched(out: Path) -> tuple[State, list[float]]:
     return state, [values["holdout_loss"] for values in tracked]
 
 
+def write_shards(folder: Path) -> None:
+    """Tar files of unequally many images, of which the last one of each is broken."""
+    folder.mkdir()
+    images = iter(pictures(46))
+    for shard, count in enumerate((14, 5, 19, 8)):
+        with tarfile.open(folder / f"{shard}.tar", "w") as archive:
+            for row in range(count):
+                stream = io.BytesIO()
+                Image.fromarray(next(images).permute(1, 2, 0).numpy()).save(stream, "png")
+                member = tarfile.TarInfo(f"{row:02}.png")
+                member.size = len(content := stream.getvalue()[: 60 if row == count - 1 else None])
+                archive.addfile(member, io.BytesIO(content))
+
+
+def streamed(out: Path) -> State:
+    """What `pretrain` shows a method in 3 epochs of streamed samples, its state at the end, and what was replaced."""
+    torch.manual_seed(0)
+    method = Plain(without_norms())
+    shards = (out if (out / "shards").is_dir() else out.parent) / "shards"
+    settings: dict[str, Any] = {"batch_size": 4, "accumulate": 2, "epochs": 3, "workers": 1, "stream": True}
+    run = pretrain(
+        method, shards, out=out / "streamed", quiet=True, device="cpu", optimizer="sgd", **settings
+    )
+    lost = [line.split(",")[0][-9:] for line in (run.path / "skipped.csv").read_text().splitlines()[1:]]
+    broken = {f"lost {name}": torch.tensor(1) for name in lost}
+    pieces = {"pieces": torch.tensor(run.config["settings"]["pieces"])}
+    return {"shown": torch.stack(method.shown)} | broken | pieces | dict(method.state_dict())
+
+
 def train(make: Callable[[], Method], synchronized: bool = True) -> dict[str, State]:
     """Gradients of every step, and the state at the end, of a short training."""
     torch.manual_seed(0)
@@ -808,6 +840,7 @@ def everything(folder: Path) -> dict[str, Any]:
         results: dict[str, Any] = {name: train(make) for name, make in METHODS.items()}
     results["loops"] = {name: loop(name, folder) for name in LOOPS}
     results["watched"], results["tracked"] = watched(folder)
+    results["streamed"] = streamed(folder)
     with patch.object(shuffle, "SMALLEST_GROUP", 2):  # else these few samples would not be split
         for groups in (1,) if gather.processes() > 1 else (2, 4):
             found = train(partial(moco, splits=groups, symmetric=False), synchronized=False)
@@ -854,6 +887,7 @@ def start(count: int, folder: Path) -> None:
     torch.set_num_threads(1)
     for name in ("bert", "mae", "noise_as_targets"):  # import more when they are built
         METHODS[name]()
+    write_shards(folder / "shards")
     how = "fork" if sys.platform == "linux" else "spawn"
     start_processes(work, (count, folder), nprocs=count + 1, start_method=how)
 
@@ -926,6 +960,20 @@ def test_the_loop_of_several_processes_is_that_of_one(
     assert torch.equal(torch.cat(shown, 1).view(2, 16), passes)
     for process in several:
         assert_same(process["loops"][name], expected)
+
+
+def test_streamed_batches_of_several_processes_are_those_of_one(
+    one: dict[str, Any], several: list[dict[str, Any]]
+) -> None:
+    """Each process reads its own pieces; what cannot be decoded is listed by all together."""
+    expected = dict(one["streamed"])
+    passes = expected.pop("shown").view(3, 40)  # 40 of 46 samples in each of three epochs
+    assert all(len(epoch.unique()) == 40 for epoch in passes) and len(passes.unique()) > 40
+    assert int(expected["pieces"]) == 4 and {"lost 0.tar/13.png", "lost 3.tar/07.png"} <= expected.keys()
+    shown = [process["streamed"].pop("shown") for process in several]
+    assert torch.equal(torch.cat(shown, 1).view(3, 40), passes)
+    for process in several:
+        assert_same(process["streamed"], expected)
 
 
 def test_held_out_losses_and_clipping_of_several_processes_are_those_of_one(

@@ -16,6 +16,19 @@ from unlabeled.check import UserError
 __all__ = ["atomic", "locked", "new_folder", "numbered", "printable", "sweep"]
 
 LOCK = ".lock"
+_held: set[int] = set()
+"""Handles of locks: a child that is forked would hold them even after its parent has died."""
+
+
+def _let_go() -> None:
+    for handle in _held:
+        with contextlib.suppress(OSError):
+            os.close(handle)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 @contextlib.contextmanager
@@ -96,6 +109,7 @@ def locked(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[None]
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / name
     handle = _lock(file, wait)
+    _held.add(handle)
     try:
         with contextlib.suppress(OSError):  # a full disk can still be locked
             os.truncate(handle, 0)
@@ -104,7 +118,9 @@ def locked(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[None]
     finally:
         with contextlib.suppress(OSError):  # else it would be the next one's
             file.unlink()
-        os.close(handle)
+        if handle in _held:  # else this is a child that leaves the block of its parent
+            _held.discard(handle)
+            os.close(handle)
         with contextlib.suppress(OSError):
             folder.rmdir()
 
@@ -116,7 +132,11 @@ def _lock(file: Path, wait: bool) -> int:
     except ImportError:  # Windows, which does not remove files that are open
         return os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     while True:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # another process has just removed the folder, which was empty
+            file.parent.mkdir(parents=True, exist_ok=True)
+            continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:

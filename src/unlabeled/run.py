@@ -474,6 +474,19 @@ def write_skipped(folder: Path, skipped: "list[Skipped]") -> None:
         writer.writerows((entry.path, entry.reason) for entry in skipped)
 
 
+def add_skipped(folder: Path, skipped: "list[Skipped]") -> int:
+    """Add to the list of files that were not read those that are not in it; how many these are."""
+    file = folder / "skipped.csv"
+    listed: dict[tuple[str, ...], None] = {}
+    if skipped and file.is_file():
+        with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
+            listed = dict.fromkeys(map(tuple, list(csv.reader(lines))[1:]))
+    new = [skip for skip in dict.fromkeys(skipped) if skip not in listed]
+    if new:
+        write_skipped(folder, [type(new[0])(*entry) for entry in listed] + new)
+    return len(new)
+
+
 def write_samples(folder: Path, data: "Data", sources: Sequence[str | Path] = ()) -> None:
     """Keep a digest of each sample that a run is trained on, in the order of the samples.
 

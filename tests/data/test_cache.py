@@ -215,7 +215,7 @@ def test_changed_files_and_other_options_give_other_images(folder):
 def test_memory_map_equals_memory(folder, monkeypatch):
     first = open_data(folder)
     mapped = []
-    monkeypatch.setattr(cache, "_available_memory", lambda: 3 * len(first.pixels) - 3)
+    monkeypatch.setattr(cache, "available_memory", lambda: 3 * len(first.pixels) - 3)
     monkeypatch.setattr(np, "fromfile", lambda *arguments: pytest.fail("read as a whole"))
     monkeypatch.setattr(
         np, "memmap", lambda *rest, original=np.memmap: mapped.append(rest) or original(*rest)
@@ -310,7 +310,7 @@ def test_the_number_of_workers_changes_nothing(folder, tmp_path):
 
 
 def test_available_memory_is_a_number_of_bytes():
-    assert 2**20 < cache._available_memory() < 2**50
+    assert 2**20 < cache.available_memory() < 2**50
 
 
 @pytest.mark.parametrize("kind", ["grey", "colour", "mixed", "twelve bits", "large"])

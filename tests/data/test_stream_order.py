@@ -63,17 +63,6 @@ def test_each_process_reads_about_its_share_of_the_shards(processes: int) -> Non
     assert sum(map(len, shards)) <= 40 + processes - 1  # only shards on a border are read twice
 
 
-def test_the_shards_of_a_window_are_those_that_its_batches_read() -> None:
-    order = EpochOrder(LENGTHS, 3, BATCH, 8)  # 32 rows of each piece, 32 batches a window
-    for window in (0, 1, 2):
-        batches = order[window * 32 * BATCH : (window + 1) * 32 * BATCH].view(-1, 8, 32)
-        assert order.window(32 * window) == window == order.window(min(32 * window + 31, order.batches))
-        for pieces in (range(0, 8), range(2, 4)):
-            read = set(shard_of(batches[:, pieces.start : pieces.stop].flatten()))
-            assert set(order.shards_of(window, pieces)) == read
-    assert not len(order.shards_of(99, range(0, 8)))
-
-
 def test_batches_of_class_sorted_shards_are_mixed() -> None:
     """A shuffle buffer of 1,000 gives .386, a permutation of all rows .060."""
     order = EpochOrder(LENGTHS, 3, BATCH, pieces_for(BATCH, 1))

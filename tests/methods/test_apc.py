@@ -19,7 +19,9 @@ def _seed() -> None:
 
 def melodies(count: int = 48) -> Sounds:
     made = tones.make(count, 0)
-    return from_waveforms(made["waveform"][:, :6_000], tones.SAMPLE_RATE, lengths=made["length"].clamp(max=6_000))
+    return from_waveforms(
+        made["waveform"][:, :6_000], tones.SAMPLE_RATE, lengths=made["length"].clamp(max=6_000)
+    )
 
 
 def noise(count: int = 48) -> Sounds:

@@ -25,7 +25,7 @@ from torch import Tensor
 from unlabeled.data.notes import note
 from unlabeled.data.samples import Temporary
 
-__all__ = ["Stored", "folder_of", "load_or_build"]
+__all__ = ["Stored", "available_memory", "folder_of", "load_or_build"]
 
 _VERSION = 6
 _WHOLE = 256 * 2**20
@@ -134,7 +134,7 @@ def _open(folder: Path) -> Stored | None:
 
 def _read(path: Path) -> np.ndarray:
     """The bytes of a file, in memory where there is plenty, else mapped."""
-    if path.stat().st_size <= _available_memory() // 3:
+    if path.stat().st_size <= available_memory() // 3:
         return np.fromfile(path, np.uint8)
     return np.memmap(path, np.uint8, "c")
 
@@ -149,7 +149,7 @@ def _checksum(pixels: np.ndarray) -> int:
     return value
 
 
-def _available_memory() -> int:
+def available_memory() -> int:
     """Bytes that can be had without swapping."""
     with suppress(OSError), open("/proc/meminfo") as lines:
         for line in lines:

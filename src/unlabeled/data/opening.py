@@ -385,6 +385,8 @@ def _column(source: Openable, kind: str | None, options: OpenOptions, split: str
 
 
 def _not_found(name: str, path: Path) -> str:
+    if "://" in name:
+        return f"data at an address must be images that training streams (--stream), or a path, got {name}"
     siblings = os.listdir(path.parent) if path.parent.is_dir() else []
     names = [*BUILT_IN, *(str(path.parent / sibling) for sibling in siblings)]
     expected = f"a path or one of {', '.join(BUILT_IN)}, or start with hub: or torchvision:"

@@ -119,6 +119,11 @@ class Data:
         """Facts that an encoder is built for, by name, such as `channels` and `image_size`."""
         return {}
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same where a run is resumed, beside the shape and the digests."""
+        return {}
+
     def __len__(self) -> int:
         return len(self.paths)
 
@@ -136,6 +141,14 @@ class Data:
             Tensors by key on the device of the data, axis 0 the sample; `index` among them.
         """
         raise NotImplementedError
+
+    def announce(self, batches: Iterator[Tensor], further: int = 0) -> None:
+        """Hear which batches will be asked for next: data that is slow to read reads them ahead.
+
+        Args:
+            batches: Rows of each, int64, shape (batch,), in order.
+            further: Batches before one at which preparing what they are in, such as files, is of use.
+        """
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All samples in order, `size` at a time; the last batch may be smaller."""

@@ -26,6 +26,7 @@ from unlabeled.method import Batch, Method
 from unlabeled.options import Count, ViewOptions
 from unlabeled.parts import gather
 from unlabeled.parts.heads import mlp
+from unlabeled.parts.memory_bank import refuse_rows
 from unlabeled.parts.one_view import OneView
 from unlabeled.parts.precision import full_precision
 
@@ -103,6 +104,7 @@ class NoiseAsTargets(OneView, Method[ImageEncoder]):
         return 1.0
 
     def prepare(self, data: Data) -> None:
+        refuse_rows(len(data), self.points.shape[1])
         points = F.normalize(torch.randn(len(data), self.points.shape[1]), dim=1)
         self.points = gather.broadcast(points.to(self.points))
         self.point_of = torch.arange(len(data), device=self.points.device)

@@ -4,6 +4,8 @@ With W processes that hold batch / W samples each, a loss that averages over its
 gathered rows has, after DDP's mean over processes, the exact gradient of one process with all rows.
 """
 
+from typing import Any, TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -15,12 +17,15 @@ __all__ = [
     "gather",
     "mean",
     "mean_over_processes",
+    "objects",
     "own",
     "own_rows",
     "processes",
     "rank",
     "sum_over_processes",
 ]
+
+Value = TypeVar("Value")
 
 
 def processes() -> int:
@@ -41,6 +46,15 @@ def any_process(*flags: bool) -> list[bool]:
     values = torch.tensor(flags, dtype=torch.int32, device=device)
     dist.all_reduce(values, op=dist.ReduceOp.MAX)
     return values.bool().tolist()
+
+
+def objects(value: Value) -> list[Value]:
+    """Something of every process, in the order of their ranks; it is sent as pickles."""
+    if processes() == 1:
+        return [value]
+    values: list[Any] = [None] * processes()
+    dist.all_gather_object(values, value)
+    return values
 
 
 class _Gather(torch.autograd.Function):

@@ -5,6 +5,7 @@ https://arxiv.org/abs/1805.01978
 """
 
 import math
+import os
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from unlabeled.kernels.partition import log_partition
 from unlabeled.parts import gather
 from unlabeled.parts.precision import full_precision
 
-__all__ = ["MemoryBank", "nce", "softmax"]
+__all__ = ["MemoryBank", "nce", "refuse_rows", "softmax"]
 
 ALL_AT_ONCE = 8
 """Samples per negative up to which vectors are multiplied by the whole bank, which is faster than gathering rows."""
@@ -71,6 +72,20 @@ def cosines(vectors: Tensor, rows: Tensor, candidates: Tensor) -> Tensor:
     return (rows[candidates] @ vectors[:, :, None])[:, :, 0]
 
 
+def refuse_rows(samples: int, dim: int) -> None:
+    """Refuse a vector for each of so many samples where they would take more than half of the machine's memory.
+
+    Raises:
+        UserError: They would.
+    """
+    size, memory = 4 * samples * dim, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory // 2:
+        raise UserError(
+            f"a method that keeps a vector for each sample needs {size / 1e9:,.0f} GB for {samples:,} samples, "
+            f"more than half of the {memory / 1e9:,.0f} GB of memory; take one that does not, such as simclr"
+        )
+
+
 class MemoryBank(nn.Module):
     """A unit vector for every sample, the same in every process; random until its first update.
 
@@ -89,7 +104,12 @@ class MemoryBank(nn.Module):
         self.register_buffer("log_constant", torch.tensor(torch.inf))
 
     def fill(self, samples: int) -> None:
-        """Start over with a random vector for each of `samples` samples."""
+        """Start over with a random vector for each of `samples` samples.
+
+        Raises:
+            UserError: They take more than half of the memory.
+        """
+        refuse_rows(samples, self.rows.shape[1])
         rows = F.normalize(torch.randn(samples, self.rows.shape[1]), dim=1)
         self.rows = gather.broadcast(rows.to(self.rows))
         self.log_constant.fill_(torch.inf)

@@ -11,6 +11,7 @@ import torch
 from unlabeled import encoders
 from unlabeled.check import UserError
 from unlabeled.data import Data
+from unlabeled.data.image.streamed import Streamed
 from unlabeled.method import Method
 from unlabeled.parts import gather
 from unlabeled.training import norm
@@ -67,6 +68,8 @@ def build(plan: Plan, train: Data, device: torch.device, stored: Path | None = N
         encoder=settings.encoder or config.get("name"),
         image_size=config.get("image_size") or settings.image_size,
     ).resolve(len(samples), cuda, gather.processes(), method.most_epochs)
+    if isinstance(samples, Streamed):
+        settings = _with_pieces(settings, samples)
     if settings.batch_size == 1:
         _refuse_single(plan.name, method, samples)
     _prepare(method, samples, settings.seed)
@@ -119,6 +122,19 @@ def _prepare(method: Method, samples: Data, seed: int) -> None:
     method.to(samples.device)  # what was made from the data too
     if all(weight.ndim < 5 for weight in method.parameters()):  # kernels of 3D convolutions refuse it
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _with_pieces(settings: Settings, data: Streamed) -> Settings:
+    """The settings with the pieces of the order of streamed data, chosen or checked."""
+    assert settings.batch_size
+    processes, pieces = gather.processes(), settings.pieces
+    most = data.pieces(settings.batch_size, processes, settings.nodes)
+    if pieces is not None and (pieces % processes or settings.batch_size % pieces):
+        raise UserError(
+            f"pieces must be a multiple of the {processes} processes that divides the batch of "
+            f"{settings.batch_size}, got {pieces}"
+        )
+    return replace(settings, pieces=pieces or most)
 
 
 def _refuse_single(name: str, method: Method, data: Data) -> None:

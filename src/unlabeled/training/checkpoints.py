@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from unlabeled import check
+from unlabeled.data import Skipped
 from unlabeled.files import atomic, sweep
 from unlabeled.run import (
     CHECKPOINT,
@@ -21,6 +22,7 @@ from unlabeled.run import (
     LOG,
     SAMPLES,
     Run,
+    add_skipped,
     read_checkpoint,
     read_position,
     snapshot,
@@ -98,6 +100,10 @@ class Checkpoints:
     def _append(self, step: int, line: str) -> None:
         with self._writing(LOG, step), (self.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+    def list_skipped(self, skipped: list[Skipped]) -> int:
+        """Add to the list of what was not read, where each is listed once; how many are new."""
+        return processes.first(self.fabric, lambda: add_skipped(self.folder, skipped))
 
     def cut_log(self, step: int) -> None:
         """Drop lines of later steps: the log may be ahead of the checkpoint."""

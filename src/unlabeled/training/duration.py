@@ -82,6 +82,7 @@ class Trial(Loop):
         """
         began = clock()
         self._begin_epoch()
+        self._announce()
         begin = clock() - began
         steps: list[float] = []
         while not gather.any_process(self._enough(steps, seconds))[0]:

@@ -12,11 +12,13 @@ import torch
 
 from unlabeled.check import UserError
 from unlabeled.data import Data
+from unlabeled.data.image.streamed import Streamed
 from unlabeled.files import atomic, locked, new_folder, numbered
 from unlabeled.run import (
     CHECKPOINT,
     CONFIG,
     LOG,
+    SAMPLES,
     Run,
     read_config,
     read_digests,
@@ -105,9 +107,14 @@ def write(folder: Path, config: dict[str, Any], data: Data, train: Data, samples
     write_config(folder, config)
     write_skipped(folder, list(dict.fromkeys([*data.skipped, *samples.skipped])))
     named = [config["settings"].get("weights"), *config["options"].values()]
-    write_samples(
-        folder, train, [value for value in named if isinstance(value, str) and Path(value).exists()]
-    )
+    if isinstance(train, Streamed):
+        (folder / SAMPLES).unlink(
+            missing_ok=True
+        )  # of an earlier run: the content of all would have to be read
+    else:
+        write_samples(
+            folder, train, [value for value in named if isinstance(value, str) and Path(value).exists()]
+        )
     (folder / LOG).unlink(missing_ok=True)
     for step in Run(folder).snapshots:
         snapshot(folder, step).unlink()
@@ -133,7 +140,7 @@ def refuse_other_data(folder: Path, data: Data, train: Data) -> None:
         ValueError: The size, the shape or the content of a sample is another.
     """
     stored = read_config(folder / CONFIG, ("data",))["data"]
-    for name, value in {"samples": len(data), **data.shape}.items():
+    for name, value in {"samples": len(data), **data.shape, **data.identity}.items():
         if (before := stored.get(name, value)) != value:
             raise UserError(f"{name} of the data must be {before} to resume {folder}, got {value}")
     if "content" in stored:  # written by versions that compared a few samples

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unlabeled.data import Data
+from unlabeled.data.image.streamed import Streamed
 from unlabeled.data.splits import units
 from unlabeled.method import Method
 from unlabeled.parts import gather
@@ -51,6 +52,8 @@ def divide(data: Data, fraction: float, seed: int) -> Divided:
     samples = len(data)
     if fraction == 0:
         return Divided(data, None, "")
+    if isinstance(data, Streamed):
+        return _divide_streamed(data, fraction)
     order, count = seeds.order(seeds.mix(seed, samples, -3), samples), max(FEWEST, round(fraction * samples))
     small = samples < SMALLEST_DATA
     groups = None if small and data.kind != "text" else _groups(data)
@@ -72,6 +75,20 @@ def divide(data: Data, fraction: float, seed: int) -> Divided:
     verb = "is" if len(rows) == 1 else "are"
     note = f"{len(rows):,} of {samples:,} {data.unit} {verb} held out to monitor the loss"
     return Divided(data.subset(~mask), data.subset(mask), note)
+
+
+def _divide_streamed(data: Streamed, fraction: float) -> Divided:
+    """Hold out images of a few shards; no more than are measured, as they are kept decoded."""
+    samples = len(data)
+    count = min(MOST_MEASURED, max(FEWEST, round(fraction * samples))) if samples >= SMALLEST_DATA else 0
+    if (parts := data.hold_out(count)) is None:
+        return Divided(data, None, "nothing is held out to monitor the loss: the shards are too small")
+    train, held_out = parts
+    note = (
+        f"{len(held_out):,} of {samples:,} {data.unit} are held out to monitor the loss, from {len(data.near)} of "
+        f"{data.identity['shards']:,} shards; equal ones elsewhere are not looked for"
+    )
+    return Divided(train, held_out, note)
 
 
 def _groups(data: Data) -> Tensor | None:

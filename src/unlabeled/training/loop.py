@@ -3,7 +3,7 @@
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from unlabeled.check import UserError
 from unlabeled.data import Data
+from unlabeled.data.image.streamed import Streamed
+from unlabeled.data.streaming.order import WINDOW, EpochOrder
 from unlabeled.method import Batch, Method
 from unlabeled.parts import gather
 from unlabeled.run import load_state
@@ -89,7 +91,7 @@ class Loop:
         self.counted, self.seconds = 0, 0.0  # steps in the sums of this epoch, and the time that it took
         self.partial = False  # whether losses of a part of the task are among the sums
         self.sampling: Tensor | None = None
-        self.order = torch.empty(0, dtype=torch.int64)
+        self.order: Tensor | EpochOrder = torch.empty(0, dtype=torch.int64)
 
     def run(self, resume: bool, on_step: Callable[[int], None]) -> None:
         """Train to the end.
@@ -109,6 +111,13 @@ class Loop:
             )
         if resume:
             self._resume()
+        self._announce()
+        try:
+            self._run(resume, on_step)
+        finally:
+            self.data.announce(iter(()))
+
+    def _run(self, resume: bool, on_step: Callable[[int], None]) -> None:
         with processes.guarded(self.fabric, self._when) as stop:
             if not resume:  # so that it can be resumed whenever it is killed
                 self._save()
@@ -137,15 +146,35 @@ class Loop:
         epoch = self.step // self.steps_per_epoch
         torch.manual_seed(seeds.mix(self.settings.seed, epoch, -1))
         sampling = self.method.begin_epoch(self.data)
+        if sampling is not None and isinstance(self.data, Streamed):
+            raise UserError("stream must be off for a method that weights samples anew in every epoch")
         self.sampling = None if sampling is None else sampling.detach().cpu()
         self.sums, self.counted, self.seconds, self.partial = {}, 0, 0.0, False
-        self.order = self._order()
+        self.order = self._order(epoch)
         self.method.train()
 
-    def _order(self) -> Tensor:
-        """Samples of the epoch in the order in which they come."""
-        seed = seeds.mix(self.settings.seed, self.step // self.steps_per_epoch, -2)
+    def _order(self, epoch: int) -> Tensor | EpochOrder:
+        """Samples of an epoch in the order in which they come, of which slices of whole steps are taken."""
+        seed = seeds.mix(self.settings.seed, epoch, -2)
+        if isinstance(self.data, Streamed):
+            return self.data.order(seed, self.batch_size, self.settings.pieces or 1)
         return seeds.order(seed, len(self.data), self.sampling)
+
+    def _announce(self) -> None:
+        """Tell data that is read while training what is to come."""
+        if isinstance(self.data, Streamed):
+            share = self.batch_size // (self.settings.pieces or 1)
+            self.data.announce(self._coming(), -(-WINDOW // share))
+
+    def _coming(self) -> Iterator[Tensor]:
+        """Rows of this process in each batch from here to the end."""
+        order, size = self.order, self.batch_size * self.settings.accumulate
+        for step in range(self.step, self.total_steps):
+            epoch, number = divmod(step, self.steps_per_epoch)
+            if not number or step == self.step:
+                order = self._order(epoch)
+            for rows in order[number * size : (number + 1) * size].chunk(self.settings.accumulate):
+                yield gather.own(rows)
 
     def _step(self) -> None:
         rate = self.schedule.rate(self.step, self.settings.lr or 0.0)
@@ -159,7 +188,8 @@ class Loop:
         else:
             self.undo.forget()
         size = self.batch_size * self.settings.accumulate
-        losses = self._accumulate(self.order[self.step % self.steps_per_epoch * size :][:size])
+        first = self.step % self.steps_per_epoch * size
+        losses = self._accumulate(self.order[first : first + size])
         if isinstance(losses, Fault):
             return self._skip(losses)
         self._count(losses)
@@ -170,12 +200,12 @@ class Loop:
 
     def _accumulate(self, rows: Tensor) -> dict[str, float] | Fault:
         """Losses and metrics of a step, whose gradients are added up."""
-        batches, rank = self.settings.accumulate, gather.rank()
+        batches = self.settings.accumulate
         sums: dict[str, float] = {}
         for number, batch_rows in enumerate(rows.chunk(batches)):
-            index = batch_rows.chunk(gather.processes())[rank]
-            seeds.seed_device(self.device, seeds.mix(self.settings.seed, self.step * batches + number, rank))
-            batch = self.data.batch(index.to(self.device))
+            seed = seeds.mix(self.settings.seed, self.step * batches + number, gather.rank())
+            seeds.seed_device(self.device, seed)
+            batch = self._batch(gather.own(batch_rows))
             with nullcontext() if number == batches - 1 else self.partly():
                 values = self._backpropagate(batch, batch_rows)
             if isinstance(values, Fault):
@@ -185,6 +215,12 @@ class Loop:
         if not guard.finite_gradients(self.weights):  # after DDP's mean they are the same in all processes
             return Fault("gradients must be finite, got infinite or NaN ones", rows)
         return sums
+
+    def _batch(self, rows: Tensor) -> Batch:
+        try:
+            return self.data.batch(rows.to(self.device))
+        except ConnectionError as error:
+            raise ConnectionError(f"{error}; {self.checkpoints.kept()}") from error
 
     def _backpropagate(self, batch: Batch, rows: Tensor) -> dict[str, float] | Fault:
         """Losses and metrics of a batch, whose gradients are computed."""
@@ -327,7 +363,18 @@ class Loop:
                 f"after step {self.step}; {self.checkpoints.kept()}"
             )
         position = self._position() | self.watch.position()
+        if isinstance(self.data, Streamed):
+            self._list_broken(self.data)
         self.checkpoints.save(self._state, position, self.method.encoder.save)
+
+    def _list_broken(self, data: Streamed) -> None:
+        """List images that could not be decoded, of all processes."""
+        broken = gather.objects([*data.broken])
+        data.broken.clear()
+        if count := self.checkpoints.list_skipped([skip for part in broken for skip in part]):
+            self.progress.say(
+                f"{count:,} {data.unit} cannot be read and are replaced by others of their shards (see skipped.csv)"
+            )
 
     def _state(self) -> dict[str, dict[str, Tensor]]:
         state = {"method": self.method.state_dict(), "optimizer": optimizers.state(self.optimizer)}
@@ -363,7 +410,7 @@ class Loop:
         self.partial = position.get("partial", False)
         self.skipped, self.bad_epochs = position.get("skipped", 0), position["bad_epochs"]
         self.spread, self.sampling = position["spread"], state.get("sampler", {}).get("weights")
-        self.order = self._order()
+        self.order = self._order(self.step // self.steps_per_epoch)
         self.watch.load(position, state.get("best", {}), goes_on=self.step in self.schedule.ends)
         stopped = self.watch.stopped
         if stopped is not None:

@@ -26,11 +26,14 @@ from unlabeled.version import __version__
 __all__ = ["Plan", "make", "record", "record_anew", "rescheduled", "resumed"]
 
 FIELDS = Settings.__dataclass_fields__
-OPENING = ("image_size", "store_size", "max_broken", "levels", "pages", "segmenter", *READING)
+OPENING = (
+    *("image_size", "store_size", "max_broken", "levels", "pages", "segmenter", "stream", "cache_size"),
+    *READING,
+)
 """Settings by which data is opened."""
 ONE_KIND = {
     **dict.fromkeys(("encoding", "text_column", "segmenter"), "text"),
-    **dict.fromkeys(("levels", "pages"), "image"),
+    **dict.fromkeys(("levels", "pages", "stream", "cache_size", "pieces"), "image"),
     "fold": "video",
 }
 """Settings that apply to data of one kind only."""
@@ -330,6 +333,7 @@ def record(plan: Plan, settings: Settings, data: Data, held_out: int, method: Me
             "kind": data.kind,
             "samples": len(data),
             **data.shape,
+            **data.identity,
             "skipped": len(data.skipped),
             "held_out": held_out,
         },

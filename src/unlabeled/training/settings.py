@@ -13,7 +13,7 @@ __all__ = ["ADAPT", "BUDGET", "MACHINE_SETTINGS", "Settings"]
 
 RECIPES = {"adamw": (1e-3, 0.05), "sgd": (0.03 * 4, 5e-4), "lars": (0.3, 1e-6)}
 """Learning rate at 256 samples a step and weight decay by optimizer."""
-MACHINE_SETTINGS = ("device", "devices", "nodes", "workers", "max_broken", "skip_nan", "track")
+MACHINE_SETTINGS = ("device", "devices", "nodes", "workers", "cache_size", "max_broken", "skip_nan", "track")
 """Settings that tell machines, patience and trackers apart, not runs: they may differ when a run is resumed."""
 BUDGET = ("epochs", "steps", "minutes")
 """Settings that say how long is trained; at most one of them is set."""
@@ -80,7 +80,13 @@ class Settings:
         device: Device to train on; auto prefers a GPU.
         precision: Floating-point precision; bf16 is mixed precision, which auto uses on a GPU.
         accumulate: Forward passes per optimizer step, whose gradients are averaged.
-        workers: Threads that decode files, once. [default: one per processor]
+        workers: Threads that decode files, once; with stream, processes that decode while training, for each process
+            that trains. [default: one per processor]
+        stream: Read shards (tar or parquet files, local or at an address such as s3://bucket/train/) while training,
+            for image data that is too large to be kept decoded.
+        cache_size: Disk space for streamed shards, on each machine, such as 200GB. [default: half of the free space]
+        pieces: Places of streamed data that each batch mixes; a multiple of the processes that divides the batch.
+            [default: as many as the batch and the cache allow, at most 64]
         max_broken: Abort if a larger fraction of the files is unreadable.
         group: How to group samples that are not independent, so that no group is split: a column of a table, a regular
             expression for paths with one capture group, such as (speaker[0-9]+)_, folder, or none. [default: detected]
@@ -127,6 +133,9 @@ class Settings:
     precision: Literal["auto", "32", "bf16"] = "auto"
     accumulate: Count = 1
     workers: Count | None = None
+    stream: bool = False
+    cache_size: str | None = None
+    pieces: Count | None = None
     max_broken: Fraction = 0.1
     group: str | None = None
     fold: Count | None = None

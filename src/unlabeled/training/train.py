@@ -13,7 +13,8 @@ import torch
 
 from unlabeled import check, encoders
 from unlabeled.check import UserError
-from unlabeled.data import Data, open_data, store_size
+from unlabeled.data import STORE_SIZE, Data, open_data, store_size
+from unlabeled.data.image.streamed import Streamed, open_streamed
 from unlabeled.data.notes import note
 from unlabeled.data.opening import kind_of, name_of
 from unlabeled.encoders import Encoder
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from unlabeled.training.processes import Fabric
 
 __all__ = ["pretrain", "preview"]
+
+MOST_WORKERS = 16
+"""Processes that decode streamed data, for each one that trains, unless the user asks for more."""
 
 
 def pretrain(
@@ -179,6 +183,8 @@ def _open(data: Any, plan: Plan, progress: Progress) -> Data:
     kind, settings = plan.method.kind, plan.settings
     if gather.rank() == 0:  # which alone tracks; before what takes long
         require(parse(settings.track))
+    if settings.stream:
+        return _open_streamed(data, settings, progress)
     return open_data(
         data,
         kind=kind,
@@ -189,6 +195,23 @@ def _open(data: Any, plan: Plan, progress: Progress) -> Data:
         pages=settings.pages or "first",
         **{name: getattr(settings, name) for name in READING},
         segmenter=settings.segmenter,
+        progress=progress.decoding,
+    )
+
+
+def _open_streamed(data: Any, settings: Settings, progress: Progress) -> Streamed:
+    if not isinstance(data, str | os.PathLike):
+        raise UserError(f"data must be a path or an address to be streamed, got {type(data).__name__}")
+    for name in ("group", "pages"):
+        if (value := getattr(settings, name)) is not None:
+            raise UserError(f"{name} must be left out with stream, got {value}")
+    return open_streamed(
+        os.fspath(data),
+        side=settings.store_size or store_size("image", settings.image_size) or STORE_SIZE,
+        workers=settings.workers or max(1, min(MOST_WORKERS, (os.cpu_count() or 1) // settings.devices)),
+        cache_size=settings.cache_size,
+        levels=settings.levels,
+        max_broken=settings.max_broken,
         progress=progress.decoding,
     )
 
@@ -249,7 +272,8 @@ def _fitted(
     fabric: "Fabric", encoder: Encoder, spec: Spec, train: Data, seed: int, progress: Progress
 ) -> Encoder:
     """The encoder with the features that were asked for, fitted to the data."""
-    data = encoder.evaluation_view(train).to(fabric.device)
+    data = train.in_memory(MOST_FITTED, seed) if isinstance(train, Streamed) else train
+    data = encoder.evaluation_view(data).to(fabric.device)
     with telling(progress.say):
         return fit_readout(encoder.eval(), spec, data, seed)
 

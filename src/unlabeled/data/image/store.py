@@ -14,7 +14,7 @@ import numpy as np
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.data.cache import Stored, folder_of, load_or_build
+from unlabeled.data.cache import Stored, available_memory, folder_of, load_or_build
 from unlabeled.data.decoding import Recorder
 from unlabeled.data.image.data import with_channels
 from unlabeled.data.image.decode import OPTIONAL, decode_all
@@ -22,10 +22,13 @@ from unlabeled.data.image.levels import Levels, Ranges, parsed, say, to_uint8
 from unlabeled.data.notes import note
 from unlabeled.data.options import OpenOptions
 from unlabeled.data.sources import Source
+from unlabeled.data.streaming.cache import in_words
 
 __all__ = ["stored"]
 
 _BLOCK = 2**20
+_ESTIMATED = 256
+"""Images after which the space for all is estimated."""
 
 
 def stored(source: Source, options: OpenOptions) -> Stored:
@@ -97,6 +100,8 @@ def _decode(source: Source, options: OpenOptions, stream: BinaryIO) -> dict[str,
         facts = {"labels": item.label, "sizes": pixels.shape[1:], "types": pixels.dtype.name}
         facts["originals"] = image.original
         recorder.add(item.path, pixels.tobytes() * (channels // own), **facts)
+        if len(sizes) == _ESTIMATED and reading.total:
+            _refuse_too_large(source.name, stream, reading.total / recorder.done)
     facts = recorder.facts
     if not sizes:
         reasons = "; ".join(check.one_line(f"{skip.path}: {skip.reason}") for skip in facts["skipped"][:3])
@@ -112,6 +117,21 @@ def _decode(source: Source, options: OpenOptions, stream: BinaryIO) -> dict[str,
         "labels": None if all(label is None for label in facts["labels"]) else facts["labels"],
         "classes": reading.classes,
     }
+
+
+def _refuse_too_large(name: str, stream: BinaryIO, times: float) -> None:
+    """Refuse images that need so many times the space of the first ones, where the disk or the memory has less."""
+    need = times * stream.tell()
+    try:
+        about = os.fstatvfs(stream.fileno())
+        place, free = "the disk of the cache", about.f_bavail * about.f_frsize
+    except OSError:  # memory is no file
+        place, free = "memory", available_memory()
+    if need - stream.tell() > free:
+        raise UserError(
+            f"{name} must be streamed (--stream, from tar or parquet files), as decoded images take {in_words(need)} "
+            f"and {place} has {in_words(free)}"
+        )
 
 
 def _widen(stream: BinaryIO, areas: list[int]) -> None:

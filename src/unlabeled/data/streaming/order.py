@@ -63,21 +63,6 @@ class EpochOrder:
         rows = [self._batch(number) for number in batches] or [np.zeros(0, np.int64)]
         return torch.from_numpy(np.concatenate(rows))
 
-    def window(self, batch: int) -> int:
-        """Number of the window that a batch of the epoch begins in."""
-        return batch * self.share // WINDOW
-
-    def shards_of(self, window: int, pieces: range) -> np.ndarray:
-        """Numbers of the shards that a window of some pieces reads, without repetition."""
-        start = window * WINDOW
-        stop = min(start + WINDOW, self.length)
-        if start >= stop:
-            return self.shards[:0]
-        firsts = np.arange(pieces.start, pieces.stop) * self.length
-        first = np.searchsorted(self.ends, firsts + start, "right")
-        last = np.searchsorted(self.ends, firsts + stop - 1, "right")
-        return self.shards[np.unique(np.concatenate([np.arange(a, b + 1) for a, b in zip(first, last)]))]
-
     def _batch(self, number: int) -> np.ndarray:
         start, parts = number * self.share, []
         while start < (number + 1) * self.share:

@@ -125,6 +125,10 @@ class ShardRows:
 
         return self._locally(shard, read)
 
+    def bring(self, shard: int) -> None:
+        """Have the file of a shard where it can be read."""
+        self._file(shard)
+
     def name(self, shard: int, row: int) -> str:
         """What an image is called: the shard, and its name in a tar file or its number in a table."""
         address = shown(self.shards[shard].address)

@@ -1,0 +1,167 @@
+"""Batches that are read ahead by worker processes, and shards that are fetched ahead of the batches."""
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from multiprocessing.synchronize import Event
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+__all__ = ["Ahead", "Fetcher", "Work"]
+
+_SHARDS = 2
+"""Shards that are announced with a batch at most, so that all workers have some to fetch."""
+_LOST = 64
+"""Batches that may be left out before one that was not announced is read at once."""
+
+
+class Work(NamedTuple):
+    """Rows of a batch, and shards that later ones need."""
+
+    rows: np.ndarray
+    shards: list[int]
+
+
+class Fetcher:
+    """Fetches shards in a thread of its own, one after the other; what fails is tried again by who needs it."""
+
+    def __init__(self, fetch: Callable[[int], object]) -> None:
+        self.fetch, self.queue = fetch, queue.SimpleQueue[int]()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def add(self, shards: Iterable[int]) -> None:
+        """Fetch some more."""
+        for shard in shards:
+            self.queue.put(shard)
+
+    def _run(self) -> None:
+        while True:
+            with suppress(Exception):
+                self.fetch(self.queue.get())
+
+
+class _Reader(Dataset[Any]):
+    """What a worker process does: fetches what comes later, and reads a batch, or says why it cannot."""
+
+    def __init__(self, read: Callable[[np.ndarray], Any], fetch: Callable[[int], object]) -> None:
+        self.read, self.fetch = read, fetch
+        self.fetcher: Fetcher | None = None
+
+    def __getitem__(self, work: Work) -> Any:
+        if work.shards:
+            self.fetcher = self.fetcher or Fetcher(self.fetch)
+            self.fetcher.add(work.shards)
+        try:
+            return self.read(work.rows)
+        except (ValueError, OSError) as error:  # which would get a trace of many lines on its way
+            return error
+
+
+class Ahead:
+    """Batches in the order in which they were announced.
+
+    Args:
+        read: From rows, int64, shape (batch,), to a tuple whose first entry is the batch; called in the workers.
+        fetch: Fetches a shard, by its number; called in threads of the workers.
+        shards_of: Numbers of the shards that rows are in.
+        coming: Rows of all batches to come, int64, shape (batch,).
+        workers: Processes that read.
+        further: Batches before one at which its shards begin to be fetched; 0 where they need not be.
+        pin: Whether tensors are put where they can be copied to a GPU quickly.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[np.ndarray], Any],
+        fetch: Callable[[int], object],
+        shards_of: Callable[[np.ndarray], list[int]],
+        coming: Iterator[Tensor],
+        *,
+        workers: int,
+        further: int,
+        pin: bool,
+    ) -> None:
+        self.shards_of, self.coming, self.further = shards_of, coming, further
+        self.closing = multiprocessing.get_context().Event()
+        others = {process.pid for process in multiprocessing.active_children()}
+        with warnings.catch_warnings():  # of more workers than processors, which the user may want
+            warnings.simplefilter("ignore")
+            loader = DataLoader(
+                _Reader(read, fetch),
+                batch_size=None,
+                sampler=self._work(),
+                num_workers=workers,
+                worker_init_fn=partial(_begin, self.closing) if workers else None,
+                generator=torch.Generator(),
+                pin_memory=pin,
+            )
+            self.batches = iter(loader)
+        self.workers = [one for one in multiprocessing.active_children() if one.pid not in others]
+
+    def close(self) -> None:
+        """End the workers, whatever they are doing."""
+        self.closing.set()
+        for worker in self.workers:
+            worker.terminate()
+        del self.batches
+
+    def take(self, rows: Tensor) -> Any | None:
+        """The batch of some rows, which drops others that were announced before; None where they were not.
+
+        Raises:
+            ValueError: What the reader raised.
+            OSError: What the reader raised.
+        """
+        for _ in range(_LOST):
+            result = next(self.batches, None)
+            if result is None or isinstance(result, Exception):
+                break
+            if torch.equal(result[0]["index"], rows):
+                return result
+        else:
+            return None
+        if isinstance(result, Exception):
+            raise result
+        return None
+
+    def _work(self) -> Iterator[Work]:
+        seen: dict[int, int] = {}
+        waiting: deque[np.ndarray] = deque()
+        due: deque[int] = deque()
+        for number, rows in enumerate(self.coming):
+            waiting.append(rows.numpy())
+            if self.further:
+                for shard in self.shards_of(waiting[-1]):
+                    if shard not in seen or number - seen[shard] > self.further:
+                        due.append(shard)
+                    seen[shard] = number
+            if len(waiting) > self.further:
+                yield self._next(waiting, due)
+        while waiting:
+            yield self._next(waiting, due)
+
+    @staticmethod
+    def _next(waiting: deque[np.ndarray], due: deque[int]) -> Work:
+        return Work(waiting.popleft(), [due.popleft() for _ in range(min(len(due), _SHARDS))])
+
+
+def _begin(closing: Event, number: int) -> None:
+    """Leave signals to the process that trains, which saves a checkpoint first and needs batches until then."""
+
+    def end(*_: object) -> None:
+        if closing.is_set():
+            os._exit(0)  # as if it had returned: any other end of a worker is an error for DataLoader
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end)

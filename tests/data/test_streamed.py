@@ -1,0 +1,254 @@
+"""Streamed images: those of the files, the same however they are read, with substitutes for what is broken."""
+
+import io
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from unlabeled.check import UserError
+from unlabeled.data import open_data
+from unlabeled.data.image import streamed
+from unlabeled.data.image.streamed import Streamed, open_streamed
+from unlabeled.data.streaming import addresses
+from unlabeled.data.streaming import order as orders
+
+LENGTHS = [9, 4, 13, 6]
+BATCH = 8
+
+
+def picture(number: int, size: tuple[int, int] = (8, 8)) -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "png")
+    return stream.getvalue()
+
+
+def write_tars(
+    folder: Path, contents: list[list[bytes]], name: Callable[[int], str] = "shard-{:02}.tar".format
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard, files in enumerate(contents):
+        with tarfile.open(folder / name(shard), "w") as archive:
+            for row, content in enumerate(files):
+                member = tarfile.TarInfo(f"{row:03}.png")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return folder
+
+
+def pictures(lengths: list[int] = LENGTHS) -> list[list[bytes]]:
+    numbers = iter(range(sum(lengths)))
+    return [[picture(next(numbers)) for _ in range(length)] for length in lengths]
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    return write_tars(tmp_path / "shards", pictures())
+
+
+def opened(source: Path | str, workers: int = 0, **options: Any) -> Streamed:
+    return open_streamed(str(source), side=160, workers=workers, **options)
+
+
+def batches(data: Streamed, epochs: int = 2, pieces: int = 4, start: int = 0) -> Iterator[torch.Tensor]:
+    """Rows of all batches of some epochs."""
+    rows = [data.order(epoch, BATCH, pieces)[:].split(BATCH) for epoch in range(epochs)]
+    return iter([part for epoch in rows for part in epoch][start:])
+
+
+def images(data: Streamed, coming: Iterator[torch.Tensor], announced: bool = True) -> list[torch.Tensor]:
+    order = list(coming)
+    if announced:
+        data.announce(iter(order), further=2)
+    return [data.batch(rows)["image"] for rows in order]
+
+
+def test_images_are_those_of_the_same_files_decoded_once(shards: Path) -> None:
+    data, whole = opened(shards), open_data(shards)
+    assert (len(data), data.shape) == (len(whole), whole.shape)
+    rows = torch.randperm(len(data))[:10]
+    batch = data.batch(rows)
+    assert torch.equal(batch["image"], whole.batch(rows)["image"]) and torch.equal(batch["index"], rows)
+    assert "size" not in batch
+    assert data.paths[9] == f"{shards}/shard-01.tar#0" and len(data.paths) == sum(LENGTHS)
+
+
+def test_images_of_several_sizes_are_padded(tmp_path: Path) -> None:
+    write_tars(tmp_path, [[picture(0, (5, 9)), picture(1, (7, 6))]])
+    data, whole = opened(tmp_path), open_data(tmp_path)
+    assert data.shape["image_size"] == whole.shape["image_size"]
+    ours, theirs = (one.batch(torch.tensor([1, 0])) for one in (data, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ("image", "size"))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_worker_processes_give_the_batches_that_one_process_gives(shards: Path, workers: int) -> None:
+    alone = images(data := opened(shards), batches(data))
+    several = images(data := opened(shards, workers), batches(data))
+    assert len(alone) == 8 and all(map(torch.equal, alone, several))
+    data.announce(iter(()))
+
+
+def test_batches_that_were_not_announced_are_read_all_the_same(shards: Path) -> None:
+    data = opened(shards)
+    expected = images(data, batches(data), announced=False)
+    data.announce(batches(data))
+    order = list(batches(data))
+    for number in (0, 2, 3, 7, 1):  # some left out, and one after the last
+        assert torch.equal(data.batch(order[number])["image"], expected[number])
+
+
+def test_a_cache_of_a_third_stays_small_and_each_epoch_transfers_each_shard_about_once(
+    serve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "WINDOW", 6)
+    folder = write_tars(tmp_path / "shards", pictures([6] * 12))
+    server = serve({path.name: path.read_bytes() for path in folder.iterdir()})
+    size = max(map(len, server.files.values()))
+    source = f"{server.address}/shard-{{00..11}}.tar"
+    data = opened(source, cache_size=str(4 * size))
+    epochs, peak = 3, 0
+    before = server.sent
+    data.announce(batches(data, epochs, pieces=2), further=1)
+    for rows in batches(data, epochs, pieces=2):
+        data.batch(rows)
+        with os.scandir(tmp_path / "cache" / "shards") as files:
+            sizes = [file.stat().st_size for file in files if not file.name.endswith(".lock")]
+        peak = max(peak, sum(sizes))
+    assert peak <= 4 * size
+    assert server.sent - before <= 1.15 * epochs * sum(map(len, server.files.values()))
+
+
+def test_broken_images_are_replaced_by_others_of_their_shard_and_listed(tmp_path: Path) -> None:
+    contents = pictures()
+    broken = {(0, 8), (2, 5), (2, 6)}
+    for shard, row in broken:
+        contents[shard][row] = contents[shard][row][:60]
+    write_tars(tmp_path, contents)
+    data = opened(tmp_path, workers=2)
+    whole = open_data(tmp_path)  # without them
+    rows = torch.arange(len(data))
+    data.announce(iter(rows.split(BATCH)))
+    read = torch.cat([data.batch(part)["image"] for part in rows.split(BATCH)])
+    data.announce(iter(()))
+    assert {skip.path for skip in data.broken} == {
+        f"{tmp_path}/shard-{shard:02}.tar/{row:03}.png" for shard, row in broken
+    }
+    assert len(data.broken) == 3
+    good = [row for row in range(len(data)) if row not in (8, 18, 19)]
+    assert torch.equal(read[good], whole.batch(torch.arange(len(whole)))["image"])
+    assert (
+        torch.equal(read[8], read[0]) and torch.equal(read[18], read[20]) and torch.equal(read[19], read[20])
+    )
+
+
+def test_a_shard_without_images_and_too_many_broken_ones_end_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    garbage = [b"\x89PNG garbage" for _ in range(4)]
+    write_tars(tmp_path / "one", [*pictures([3]), garbage])
+    with pytest.raises(UserError, match=r"shard-01.tar must hold images, got 4 in a row that cannot be read"):
+        opened(tmp_path / "one")
+    write_tars(tmp_path / "half", [[file for pair in zip(*pictures([4]), garbage) for file in pair]])
+    data = opened(tmp_path / "half")
+    data.batch(torch.arange(8))  # too few to say
+    monkeypatch.setattr(streamed, "_COUNTED", 16)
+    with pytest.raises(UserError, match=r"8 of 16 files in .*half cannot be read, .* max_broken=0.1 allows"):
+        data.batch(torch.arange(8))
+
+
+def test_a_lost_server_is_an_error_and_never_a_substitute(
+    serve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(addresses, "WAIT", 0.001)
+    folder = write_tars(tmp_path / "shards", pictures([6] * 12))
+    server = serve({path.name: path.read_bytes() for path in folder.iterdir()})
+    size = max(map(len, server.files.values()))
+    data = opened(f"{server.address}/shard-{{00..11}}.tar", workers=1, cache_size=str(2 * size))
+    server.failures, server.status = 999, 503
+    data.announce(batches(data))
+    with pytest.raises(ConnectionError, match=r"\.tar cannot be read after 5 tries: status 503$"):
+        for rows in batches(data):
+            data.batch(rows)
+    data.announce(iter(()))
+    assert not data.broken
+
+
+def test_tables_are_streamed_too(tmp_path: Path) -> None:
+    contents = pictures()
+    for shard, files in enumerate(contents):
+        rows = [{"bytes": content, "path": None} for content in files]
+        pq.write_table(pa.table({"image": rows, "label": [0] * len(rows)}), tmp_path / f"{shard}.parquet")
+    whole = open_data(write_tars(tmp_path / "tars", contents))
+    data = opened(tmp_path / "*.parquet", cache_size="1MB")
+    rows = torch.randperm(len(data))
+    assert torch.equal(data.batch(rows)["image"], whole.batch(rows)["image"])
+
+
+def test_what_is_held_out_is_not_trained_on(shards: Path) -> None:
+    data = opened(shards)
+    parts = data.hold_out(8)
+    assert parts is not None
+    train, held_out = parts
+    assert len(train) + len(held_out) == len(data) and len(held_out) == 8
+    everything = {image.numpy().tobytes() for image in data.batch(torch.arange(len(data)))["image"]}
+    apart = [
+        {image.numpy().tobytes() for image in part.batch(torch.arange(len(part)))["image"]}
+        for part in (train, held_out)
+    ]
+    assert not apart[0] & apart[1] and apart[0] | apart[1] == everything
+    assert opened(write_tars(shards / "one", [[picture(0)]])).hold_out(8) is None
+
+
+def test_samples_are_the_same_for_the_same_seed(shards: Path) -> None:
+    data = opened(shards)
+    first, again, other = (data.sample(8, seed)["index"] for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert len(data.sample(999)["index"].unique()) == len(data)
+    inside = data.in_memory(8, 1)
+    assert torch.equal(inside.batch(torch.arange(8))["image"], data.sample(8, 1)["image"])
+
+
+def test_data_is_known_again_wherever_it_lies(shards: Path, tmp_path: Path) -> None:
+    copy, other = tmp_path / "copy", tmp_path / "other"
+    for folder, contents in ((copy, pictures()), (other, pictures([*LENGTHS, 2]))):
+        write_tars(folder, contents)
+    assert opened(shards).identity == opened(copy).identity != opened(other).identity
+    assert opened(shards).identity["shards"] == 4
+
+
+def test_grey_images_are_one_channel_and_deep_ones_need_levels(tmp_path: Path) -> None:
+    def grey(dtype: type, top: int) -> bytes:
+        stream = io.BytesIO()
+        Image.fromarray(np.arange(64).reshape(8, 8).astype(dtype) * top).save(stream, "png")
+        return stream.getvalue()
+
+    assert opened(write_tars(tmp_path / "grey", [[grey(np.uint8, 1)] * 2])).channels == 1
+    deep = write_tars(tmp_path / "deep", [[grey(np.uint16, 1000)] * 2])
+    with pytest.raises(UserError, match="levels must be given to stream images of more than 8 bits"):
+        opened(deep)
+    assert opened(deep, levels="0,63000").batch(torch.tensor([0]))["image"].flatten()[[0, -1]].tolist() == [
+        0,
+        255,
+    ]
+
+
+def test_pieces_are_what_the_cache_has_room_for(serve: Callable[..., Any], tmp_path: Path) -> None:
+    folder = write_tars(tmp_path / "shards", pictures([6] * 4))
+    assert opened(folder).pieces(64, 1) == 64  # nothing is cached
+    server = serve({path.name: path.read_bytes() for path in folder.iterdir()})
+    source, size = f"{server.address}/shard-{{00..03}}.tar", max(map(len, server.files.values()))
+    need = 2 + -(-1024 // 6)  # shards of a piece
+    assert opened(source, cache_size=str(5 * need * size)).pieces(64, 1) == 4
+    assert opened(source, cache_size=str(5 * need * size)).pieces(64, 2, nodes=2) == 8
+    with pytest.raises(UserError, match=r"cache_size must be at least .* for shards of up to"):
+        opened(source, cache_size=str(5 * need * size)).pieces(64, 8)

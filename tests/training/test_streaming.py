@@ -1,0 +1,143 @@
+"""Trainings on streamed data: resumed to the bit, the same on several processes, refused where they cannot work."""
+
+import csv
+import io
+import multiprocessing
+import os
+import signal
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unlabeled import pretrain
+from unlabeled.check import UserError
+from unlabeled.data.image import store
+from unlabeled.run import CHECKPOINT, ENCODER, SAMPLES, Run, read_checkpoint, read_config
+from unlabeled.training import checkpoints
+
+pytestmark = pytest.mark.usefixtures("small_networks")
+
+LENGTHS = [40, 25, 33, 30, 28, 44]
+FAST: dict[str, Any] = {
+    **{"batch_size": 32, "epochs": 3, "encoder": "conv4", "image_size": 8, "quiet": True, "stream": True},
+    **{"projection_dim": 8, "holdout": 0.05},
+}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tar files of 200 coloured images, of which one is broken."""
+    folder = tmp_path_factory.mktemp("shards")
+    generator = np.random.default_rng(0)
+    for shard, length in enumerate(LENGTHS):
+        with tarfile.open(folder / f"part-{shard}.tar", "w") as archive:
+            for row in range(length):
+                stream = io.BytesIO()
+                pixels = generator.integers(0, 256, (1, 1, 3)) // 2 + generator.integers(0, 128, (8, 8, 3))
+                Image.fromarray(pixels.astype(np.uint8)).save(stream, "png")
+                content = stream.getvalue()[: 50 if (shard, row) == (1, 7) else None]
+                member = tarfile.TarInfo(f"{row:04}.png")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return folder
+
+
+def encoder(folder: Path) -> bytes:
+    return (folder / ENCODER).read_bytes()
+
+
+def killed(shards: Path, out: Path) -> None:
+    """Train until the seventh step and end as by kill -9."""
+    checkpoints.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+
+    def kill(step: int) -> None:
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    pretrain("simclr", shards, out=out, workers=1, on_step=kill, **FAST)
+
+
+def test_a_run_killed_amid_an_epoch_resumes_to_the_same_bytes_with_other_workers(
+    shards: Path, tmp_path: Path
+) -> None:
+    whole = pretrain("simclr", shards, out=tmp_path / "whole", workers=2, **FAST)
+    process = multiprocessing.get_context("fork").Process(target=killed, args=(shards, tmp_path / "part"))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    position = read_checkpoint(tmp_path / "part" / CHECKPOINT)[1]
+    assert position["step"] == 7 and whole.config["settings"]["pieces"] == 32
+    assert 7 % (whole.config["data"]["samples"] // 32)  # amid an epoch
+    run = pretrain("simclr", shards, out=tmp_path / "part", resume=True, workers=3, quiet=True)
+    assert run.history[-1]["step"] == 15 and encoder(run.path) == encoder(whole.path)
+
+
+def test_what_was_read_is_written_down(shards: Path, tmp_path: Path) -> None:
+    run = pretrain("simclr", shards, out=tmp_path / "run", workers=1, **FAST)
+    about = read_config(run.path / "run.toml")["data"]
+    assert (about["samples"], about["shards"], about["held_out"]) == (200, 6, 10)
+    with (run.path / "skipped.csv").open(newline="") as file:
+        assert [row[0] for row in csv.reader(file)] == ["path", f"{shards}/part-1.tar/0007.png"]
+    assert run.digests is None and not (run.path / SAMPLES).exists()
+    assert run.history[-1]["holdout_loss"] > 0
+
+
+def test_other_shards_are_refused_when_a_run_is_resumed(shards: Path, tmp_path: Path) -> None:
+    run = pretrain("simclr", shards, out=tmp_path / "run", workers=1, **FAST | {"epochs": 1})
+    with pytest.raises(UserError, match=r"samples of the data must be 200 to resume .*, got 160"):
+        pretrain("simclr", f"{shards}/part-[1-5].tar", out=run.path, resume=True, epochs=2, quiet=True)
+
+
+def test_methods_that_need_all_samples_are_refused(shards: Path, tmp_path: Path) -> None:
+    for method, message in (
+        ("deepcluster", "stream must be off for a method that reads all samples"),
+        ("exemplar", "stream must be off for a method that reads all samples"),
+    ):
+        options = {name: value for name, value in FAST.items() if name != "projection_dim"}
+        with pytest.raises(UserError, match=message):
+            pretrain(method, shards, out=tmp_path / method, workers=1, **options)
+
+
+def test_vectors_of_more_samples_than_memory_holds_are_refused() -> None:
+    from unlabeled.parts.memory_bank import MemoryBank
+
+    with pytest.raises(UserError, match=r"needs 512,000 GB for 1,000,000,000,000 samples, more than half of"):
+        MemoryBank(128, 0.5).fill(10**12)
+
+
+def test_data_of_other_kinds_and_readings_is_refused(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="stream must be left out for data of kind text"):
+        pretrain("bert", "topics", stream=True, out=tmp_path)
+    for options, message in (
+        ({"group": "folder"}, "group must be left out with stream, got folder"),
+        ({"pieces": 5}, "pieces must be a multiple of the 1 processes that divides the batch of 32, got 5"),
+        ({"cache_size": "many"}, "cache_size must be a size such as 200GB, got many"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pretrain("simclr", shards, out=tmp_path / "run", **FAST | options)
+    with pytest.raises(UserError, match="data must be a path or an address to be streamed, got Tensor"):
+        pretrain("simclr", torch.zeros(60, 3, 8, 8, dtype=torch.uint8), out=tmp_path / "run", **FAST)
+    with pytest.raises(
+        UserError, match=r"data at an address must be images that training streams \(--stream\)"
+    ):
+        pretrain("simclr", "s3://bucket/train/", out=tmp_path / "run")
+
+
+def test_images_whose_decoded_copies_do_not_fit_the_disk_are_to_be_streamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(8):
+        Image.new("RGB", (32, 32)).save(tmp_path / "images" / f"{number}.png")
+    monkeypatch.setattr(store, "_ESTIMATED", 4)
+    monkeypatch.setattr(os, "fstatvfs", lambda file: os.statvfs_result([1, 1, 9, 9, 9000, 9, 9, 9, 9, 9]))
+    with pytest.raises(
+        UserError, match=r"must be streamed \(--stream, .* take 24.6 kB and the disk of the cache"
+    ):
+        pretrain("simclr", tmp_path / "images", out=tmp_path / "run", quiet=True)
+    assert isinstance(Run, type)
