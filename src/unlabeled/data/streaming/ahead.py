@@ -1,7 +1,6 @@
 """Batches that are read ahead by worker processes, and shards that are fetched ahead of the batches."""
 
 import multiprocessing
-import os
 import queue
 import signal
 import threading
@@ -161,7 +160,7 @@ def _begin(closing: Event, number: int) -> None:
 
     def end(*_: object) -> None:
         if closing.is_set():
-            os._exit(0)  # as if it had returned: any other end of a worker is an error for DataLoader
+            raise SystemExit(0)  # any other end of a worker is an error for DataLoader
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end)
