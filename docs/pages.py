@@ -141,10 +141,8 @@ def picture(name: str) -> str:
     if texts := facts["texts"]:
         rows = zip(*texts.values())
         parts.append(table(list(texts), ([plain(text) for text in row] for row in rows)))
-    command = f"`{facts['command']}`"
-    parts.append(
-        f"Drawn by `unlabeled show` after {facts['steps']:,} steps: a sketch, not a result. {command}"
-    )
+    sketch = f"As `unlabeled show` draws it after {facts['steps']:,} steps: a sketch, not a result."
+    parts.append(f"{sketch}\n\n```sh\n{facts['command']}\n```")
     return "\n\n".join(parts)
 
 
