@@ -31,6 +31,8 @@ def on_the_site(app, name: str, source: list[str]) -> None:
     """Links that hold on GitHub lead to pages of the site: a section of methods.md is a page here."""
     text = re.sub(r"\((\.\./)?methods\.md#\w+-(\w+)\)", r"(\1methods/\2.md)", source[0])
     text = re.sub(r"\((\.\./)?methods\.md\)", r"(\1methods/index.md)", text)
+    # An interval stays in one line with its number: such tables scroll instead.
+    text = re.sub(r"(?<=\d) \[([-+.\d]+), ([-+.\d]+)\]", "\u00a0[\\1,\u00a0\\2]", text)
     # Files of the repository that are no pages are named only.
     source[0] = re.sub(r"\[([^\]]+)\]\(\.\./(?:README|CONTRIBUTING|src/[^)]*)(?:\.md)?\)", r"\1", text)
 

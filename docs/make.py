@@ -62,11 +62,16 @@ def of_kind(kind: str) -> list[methods.Description]:
 def section(method: methods.Description) -> str:
     """One method: its docstring, then a table of its options."""
     text = re.sub(r"\n+(Source|Differs|Shortcut):", r"\n\n**\1:**", method.text)
-    idea = method.summary.partition(": ")[2]
     table = "".join(map(row, method.options))
     if table:
         table = f"\n| option | default | values | meaning |\n|---|---|---|---|\n{table}"
-    return f"\n## {method.class_name} (`{method.name}`)\n\n*{idea[0].upper()}{idea[1:]}*\n\n{text}\n{table}"
+    return f"\n## {method.class_name} (`{method.name}`)\n\n*{idea(method)}*\n\n{text}\n{table}"
+
+
+def idea(method: methods.Description) -> str:
+    """What a method does, in a sentence without its name; names such as iBOT keep their first letter."""
+    text = method.summary.partition(": ")[2]
+    return text if text[1].isupper() else text[0].upper() + text[1:]
 
 
 def row(option: methods.Option) -> str:

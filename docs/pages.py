@@ -82,7 +82,7 @@ def index() -> str:
     parts = [INDEX]
     for kind, heading in make.titles().items():
         listed = make.of_kind(kind)
-        rows = "".join(f"| [{title(m)}]({m.name}.md) | `{m.name}` | {idea(m)} |\n" for m in listed)
+        rows = "".join(f"| [{title(m)}]({m.name}.md) | `{m.name}` | {make.idea(m)} |\n" for m in listed)
         names = "\n".join(m.name for m in listed)
         parts.append(
             f"\n## {heading}\n\n| method | name | idea |\n|---|---|---|\n{rows}\n"
@@ -94,12 +94,6 @@ def index() -> str:
 def title(method: methods.Description) -> str:
     """The name of a method as its paper spells it."""
     return method.summary.partition(": ")[0]
-
-
-def idea(method: methods.Description) -> str:
-    """What a method does, in a sentence without its name."""
-    text = method.summary.partition(": ")[2]
-    return text[0].upper() + text[1:]
 
 
 def page(method: methods.Description) -> str:
@@ -118,7 +112,7 @@ def page(method: methods.Description) -> str:
         "Run it": commands(method),
         "Measured": measured(method.name),
     }
-    return f"# {title(method)}\n\n*{idea(method)}*\n\n{paragraphs(task)}\n" + "".join(
+    return f"# {title(method)}\n\n*{make.idea(method)}*\n\n{paragraphs(task)}\n" + "".join(
         f"\n## {heading}\n\n{text.strip()}\n" for heading, text in sections.items() if text.strip()
     )
 
@@ -147,10 +141,8 @@ def picture(name: str) -> str:
     if texts := facts["texts"]:
         rows = zip(*texts.values())
         parts.append(table(list(texts), ([plain(text) for text in row] for row in rows)))
-    command = f"`{facts['command']}`"
-    parts.append(
-        f"Drawn by `unlabeled show` after {facts['steps']:,} steps: a sketch, not a result. {command}"
-    )
+    sketch = f"As `unlabeled show` draws it after {facts['steps']:,} steps: a sketch, not a result."
+    parts.append(f"{sketch}\n\n```sh\n{facts['command']}\n```")
     return "\n\n".join(parts)
 
 
