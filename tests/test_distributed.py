@@ -737,7 +737,7 @@ def streamed(out: Path) -> State:
     run = pretrain(
         method, shards, out=out / "streamed", quiet=True, device="cpu", optimizer="sgd", **settings
     )
-    lost = [line.split(",")[0][-9:] for line in (run.path / "skipped.csv").read_text().splitlines()[1:]]
+    lost = [line.split(",")[0][-12:] for line in (run.path / "skipped.csv").read_text().splitlines()[1:]]
     broken = {f"lost {name}": torch.tensor(1) for name in lost}
     pieces = {"pieces": torch.tensor(run.config["settings"]["pieces"])}
     return {"shown": torch.stack(method.shown)} | broken | pieces | dict(method.state_dict())

@@ -23,6 +23,7 @@ OPTIONAL = {
     "imagecodecs": ("TIFF with rare compressions", "unlabeled[tiff]"),
     "pillow-heif": ("images in HEIC", "pillow-heif"),
     "pillow-jxl-plugin": ("images in JPEG XL", "pillow-jxl-plugin"),
+    "s3fs": ("pretrain --stream of s3:// addresses", "unlabeled[s3]"),
     "vizdoom": ("record", "unlabeled[embodied]"),
     "tensorboard": ("pretrain --track tensorboard", "tensorboard"),
     "wandb": ("pretrain --track wandb", "wandb"),

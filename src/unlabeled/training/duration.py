@@ -153,7 +153,10 @@ def costs(fabric: "Fabric", built: Built, held_out: Data | None, checkpoints: Ch
         loop = Trial(
             fabric, trial, data, settings, looks, checkpoints, silent, schedule, Trackers(silent.say)
         )
-        return loop.costs(60 * (minutes or MINUTES))
+        try:
+            return loop.costs(60 * (minutes or MINUTES))
+        finally:
+            data.announce(iter(()))
 
 
 def seconds_of(steps: int, each: int, costs: Costs) -> float:

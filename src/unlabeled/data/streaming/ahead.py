@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from unlabeled import check
+
 __all__ = ["Ahead", "Fetcher", "Work"]
 
 _SHARDS = 2
@@ -111,27 +113,32 @@ class Ahead:
     def close(self) -> None:
         """End the workers, whatever they are doing."""
         self.closing.set()
-        for worker in self.workers:
-            worker.terminate()
-        del self.batches
+        with suppress(RuntimeError):  # of one that had hardly begun
+            for worker in self.workers:
+                worker.terminate()
+            del self.batches
 
     def take(self, rows: Tensor) -> Any | None:
         """The batch of some rows, which drops others that were announced before; None where they were not.
 
         Raises:
             ValueError: What the reader raised.
-            OSError: What the reader raised.
+            OSError: What the reader raised, or a worker has ended.
         """
         for _ in range(_LOST):
-            result = next(self.batches, None)
-            if result is None or isinstance(result, Exception):
-                break
-            if torch.equal(result[0]["index"], rows):
+            try:
+                result = next(self.batches, None)
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise OSError(
+                    f"a worker process has ended ({check.reason(error)}); fewer --workers take less memory, and a "
+                    "container needs shared memory, as with docker run --ipc=host"
+                ) from error
+            if isinstance(result, Exception):
+                raise result
+            if result is None or torch.equal(result[0]["index"], rows):
                 return result
-        else:
-            return None
-        if isinstance(result, Exception):
-            raise result
         return None
 
     def _work(self) -> Iterator[Work]:
