@@ -1,5 +1,8 @@
 """Weights of timm, torchvision and transformers: outputs equal those of the libraries themselves."""
 
+import json
+import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -316,3 +319,73 @@ def test_networks_of_other_data_and_a_second_network_are_refused(tmp_path: Path)
         encoders.build("resnet18", image_size=72, weights=tmp_path)
     with pytest.raises(ValueError, match="encoder transformers must come with weights"):
         encoders.build("transformers")
+
+
+class Command:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_code_in_a_cached_file_of_torchvision_is_not_executed(tmp_path: Path) -> None:
+    cache, trace = tmp_path / "torch" / "hub" / "checkpoints", tmp_path / "executed"
+    cache.mkdir(parents=True)
+    url = torchvision.models.ResNet18_Weights.DEFAULT.url
+    (cache / url.rpartition("/")[2]).write_bytes(pickle.dumps(Command(trace), protocol=2))
+    with pytest.raises(UserError, match="tensors only, got torchvision:resnet18"):
+        encoders.pretrained("torchvision:resnet18")
+    assert not trace.exists()
+
+
+def test_code_of_a_preprocessor_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=16,
+        patch_size=8,
+    )
+    folder, trace = tmp_path / "vit", tmp_path / "executed"
+    transformers.ViTModel(config).save_pretrained(folder)
+    about = {"image_processor_type": "Other", "auto_map": {"AutoImageProcessor": "other.Other"}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(about))
+    (folder / "other.py").write_text(f"import os\nos.mkdir({str(trace)!r})\nclass Other: ...\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    found = libraries.find(str(folder))
+    assert found.transform is not None
+    with pytest.raises(UserError, match="preprocessor of transformers"):
+        found.transform()
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [
+        ({"model_args": {"act_layer": "relu"}}, "test_vit as it is, got .* with model_args"),
+        ({"pretrained_cfg": {"mean": [0.5], "std": [0.5, 0.5, 0.5]}}, "mean and std of"),
+        ({"pretrained_cfg": {"mean": None}}, "mean and std of"),
+        ({"pretrained_cfg": {"std": [0, 0, 0]}}, "std above 0"),
+        ({"pretrained_cfg": {"input_size": [3]}}, "input_size of .* channels, height and width"),
+        ({"pretrained_cfg": {"num_classes": "x"}}, "num_classes of .* whole number"),
+        ({"pretrained_cfg": "none"}, "pretrained_cfg of .* table"),
+    ],
+)
+def test_configs_that_cannot_be_followed_are_refused(about: Any, message: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_vit"} | about))
+    with pytest.raises(UserError, match=message):
+        libraries.find(str(tmp_path))
+
+
+def test_tensors_without_values_are_refused(tmp_path: Path) -> None:
+    for name, value in {
+        "meta": torch.empty(2, device="meta"),
+        "complex": torch.ones(2, dtype=torch.cfloat),
+    }.items():
+        torch.save({"weight": value}, tmp_path / f"{name}.pt")
+        with pytest.raises(UserError, match="real numbers, got weight"):
+            libraries.find(str(tmp_path / f"{name}.pt")).load({})

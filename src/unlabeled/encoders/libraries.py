@@ -4,6 +4,8 @@ Nothing that is downloaded or read can execute code: no repository's own code is
 """
 
 import json
+import math
+import pickle
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -28,6 +30,10 @@ LIBRARIES = {"timm": ("image",), "torchvision": ("image",), "hf": ("image", "tex
 """Kinds of data for which a library's weights are taken."""
 RATE = 16_000
 """Samples per second where nothing says it."""
+LARGEST = 4_096
+"""Largest image side in pixels that a config may ask for; more is a mistake."""
+FOLLOWED = {"num_classes", "in_chans", "img_size", "dynamic_img_size"}
+"""Arguments of a network of timm in a config.json that the shapes of its weights tell, too."""
 LENGTH = 512
 """Most tokens that are read at once, as longer texts cost much."""
 
@@ -184,8 +190,30 @@ def _of_timm(weights: str, name: str, network: str, config: dict[str, Any]) -> P
         return lambda image: prepare(to_pil_image(image))
 
     size = config.get("input_size", (3, 224, 224))[1]
-    statistics = [*config["mean"]], [*config["std"]]
+    statistics = _statistics(weights, config["mean"], config["std"])
     return Pretrained(weights, weights, load, network, {}, size, statistics, transform)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and 1 <= value <= LARGEST
+
+
+def _statistics(weights: str, mean: Any, std: Any) -> tuple[list[float], list[float]]:
+    """Mean and deviation of each channel.
+
+    Raises:
+        ValueError: They are not as many finite numbers, or a deviation is not above 0.
+    """
+    known = all(
+        isinstance(values, list | tuple)
+        and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+        for values in (mean, std)
+    )
+    if not known or len(mean) != len(std) or min(std, default=0) <= 0:
+        raise UserError(
+            f"mean and std of {weights} must be as many numbers, and std above 0, got {mean} and {std}"
+        )
+    return [*map(float, mean)], [*map(float, std)]
 
 
 def _torchvision(weights: str, name: str, kind: str) -> Pretrained:
@@ -194,7 +222,12 @@ def _torchvision(weights: str, name: str, kind: str) -> Pretrained:
 
     def load(arguments: dict[str, Any]) -> Loaded:
         with fetching(weights):
-            state = chosen.get_state_dict(progress=False, check_hash=True)
+            try:  # a file in the cache may be another than the one that was downloaded
+                state = chosen.get_state_dict(progress=False, check_hash=True, weights_only=True)
+            except pickle.UnpicklingError as error:
+                raise UserError(
+                    f"weights must be tensors only, got {weights}: {check.reason(error)}"
+                ) from error
         return Loaded(state, classes=len(chosen.meta.get("categories", ())))
 
     return Pretrained(
@@ -228,8 +261,18 @@ def _described(weights: str, source: str, config: dict[str, Any], kind: str) -> 
     network = config["architecture"]
     if not isinstance(network, str) or not timm.is_model(network):
         raise UserError(f"weights must be of a network that timm has, got {weights} of {network}")
-    about = config.get("pretrained_cfg", config)
+    arguments = config.get("model_args") or {}
+    if not isinstance(arguments, dict) or arguments.keys() - FOLLOWED:  # it would be another network here
+        raise UserError(f"weights must be of {network} as it is, got {weights} with model_args {arguments}")
+    about = config.get("pretrained_cfg", config) or {}
+    if not isinstance(about, dict):
+        raise UserError(f"pretrained_cfg of {weights} must be a table, got {about}")
     about = {"num_classes": config.get("num_classes", 0), "mean": [0.5] * 3, "std": [0.5] * 3} | about
+    size, classes = about.get("input_size", (3, 224, 224)), about["num_classes"]
+    if not (isinstance(size, list | tuple) and len(size) == 3 and all(_is_size(side) for side in size)):
+        raise UserError(f"input_size of {weights} must be channels, height and width, got {size}")
+    if classes is not None and not isinstance(classes, int):
+        raise UserError(f"num_classes of {weights} must be a whole number, got {classes}")
     place = "local-dir" if Path(source).is_dir() else "hf-hub"
     return _of_timm(weights, f"{place}:{source}", network, about)
 
@@ -253,18 +296,28 @@ def _of_transformers(weights: str, source: str, kind: str) -> Pretrained:
             "normalize": prepared.get("do_normalize", True),
         }
         return find(arguments | about)
-    mean, std = ([*prepared.get(name, [0.5] * 3)] for name in ("image_mean", "image_std"))
+    mean, std = (prepared.get(name, [0.5] * 3) for name in ("image_mean", "image_std"))
+    if prepared.get("do_normalize") is False:
+        mean, std = [0.0] * 3, [1.0] * 3
+    statistics = _statistics(weights, mean, std)
 
     def transform() -> Callable[[Tensor], Tensor]:
         from transformers import AutoImageProcessor
 
         with fetching(weights):
-            processor = AutoImageProcessor.from_pretrained(source)
+            try:
+                processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+            except (ValueError, TypeError, AttributeError) as error:
+                raise UserError(
+                    f"weights must come with a preprocessor of transformers, got {source}: {check.reason(error)}"
+                ) from error
         return lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0]
 
     size = _side(prepared) or getattr(from_transformers.configuration(content), "image_size", None)
+    if isinstance(size, int) and not _is_size(size):
+        raise UserError(f"image size of {weights} must be in 1..{LARGEST}, got {size}")
     return find(
-        arguments, size if isinstance(size, int) else None, (mean, std), transform if prepared else None
+        arguments, size if isinstance(size, int) else None, statistics, transform if prepared else None
     )
 
 

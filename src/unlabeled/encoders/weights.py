@@ -66,8 +66,18 @@ def read(path: Path) -> dict[str, Tensor]:
     """Tensors of a file by their dotted names, nested dictionaries included.
 
     Raises:
-        ValueError: The file is missing, damaged, without tensors, or needs code to be read.
+        ValueError: The file is missing, damaged, without tensors, or needs code to be read; or a tensor is complex or
+            without values.
     """
+    state = _read(path)
+    for name, value in state.items():
+        if value.is_meta or value.is_complex():
+            what = "without values" if value.is_meta else "complex"
+            raise UserError(f"tensors of {path.name} must be real numbers, got {name}, which is {what}")
+    return state
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"weights must be a file that exists, got {path}")
     if path.suffix == ".safetensors":
