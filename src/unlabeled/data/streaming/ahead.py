@@ -6,7 +6,7 @@ import signal
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from multiprocessing.synchronize import Event
@@ -28,28 +28,35 @@ _LOST = 64
 
 
 class Work(NamedTuple):
-    """Rows of a batch, and shards that later ones need."""
+    """Rows of a batch, its number, and shards with the number of the batch that needs each first."""
 
     rows: np.ndarray
-    shards: list[int]
+    number: int
+    shards: list[tuple[int, int]]
 
 
 class Fetcher:
-    """Fetches shards in a thread of its own, one after the other; what fails is tried again by who needs it."""
+    """Fetches shards in a thread of its own, one after the other, until a batch has needed them.
+
+    What fails is tried again by who needs it.
+    """
 
     def __init__(self, fetch: Callable[[int], object]) -> None:
-        self.fetch, self.queue = fetch, queue.SimpleQueue[int]()
+        self.fetch, self.queue, self.number = fetch, queue.SimpleQueue[tuple[int, int]](), 0
         threading.Thread(target=self._run, daemon=True).start()
 
-    def add(self, shards: Iterable[int]) -> None:
-        """Fetch some more."""
-        for shard in shards:
-            self.queue.put(shard)
+    def add(self, work: Work) -> None:
+        """Fetch the shards that come with a batch."""
+        self.number = work.number
+        for entry in work.shards:
+            self.queue.put(entry)
 
     def _run(self) -> None:
         while True:
-            with suppress(Exception):
-                self.fetch(self.queue.get())
+            shard, needed = self.queue.get()
+            if needed > self.number:  # else it is there, or was and has made room
+                with suppress(Exception):
+                    self.fetch(shard)
 
 
 class _Reader(Dataset[Any]):
@@ -60,9 +67,9 @@ class _Reader(Dataset[Any]):
         self.fetcher: Fetcher | None = None
 
     def __getitem__(self, work: Work) -> Any:
-        if work.shards:
+        if work.shards or self.fetcher:
             self.fetcher = self.fetcher or Fetcher(self.fetch)
-            self.fetcher.add(work.shards)
+            self.fetcher.add(work)
         try:
             return self.read(work.rows)
         except (ValueError, OSError) as error:  # which would get a trace of many lines on its way
@@ -143,23 +150,24 @@ class Ahead:
 
     def _work(self) -> Iterator[Work]:
         seen: dict[int, int] = {}
-        waiting: deque[np.ndarray] = deque()
-        due: deque[int] = deque()
+        waiting: deque[tuple[int, np.ndarray]] = deque()
+        due: deque[tuple[int, int]] = deque()
+
+        def first() -> Work:
+            number, rows = waiting.popleft()
+            return Work(rows, number, [due.popleft() for _ in range(min(len(due), _SHARDS))])
+
         for number, rows in enumerate(self.coming):
-            waiting.append(rows.numpy())
+            waiting.append((number, rows.numpy()))
             if self.further:
-                for shard in self.shards_of(waiting[-1]):
+                for shard in self.shards_of(rows.numpy()):
                     if shard not in seen or number - seen[shard] > self.further:
-                        due.append(shard)
+                        due.append((shard, number))
                     seen[shard] = number
             if len(waiting) > self.further:
-                yield self._next(waiting, due)
+                yield first()
         while waiting:
-            yield self._next(waiting, due)
-
-    @staticmethod
-    def _next(waiting: deque[np.ndarray], due: deque[int]) -> Work:
-        return Work(waiting.popleft(), [due.popleft() for _ in range(min(len(due), _SHARDS))])
+            yield first()
 
 
 def _begin(closing: Event, number: int) -> None:
