@@ -17,7 +17,8 @@ from torch import Tensor
 
 import unlabeled
 from unlabeled import cli
-from unlabeled.evaluation import bets, cells
+from unlabeled.data import from_images, open_data
+from unlabeled.evaluation import bet_data, bets, cells
 from unlabeled.evaluation.bet_words import SUPERVISED, Bet, Terms, called
 from unlabeled.evaluation.intervals import leave_one_out
 from unlabeled.evaluation.labels_worth import Worth
@@ -320,13 +321,56 @@ def test_test_images_that_pretraining_saw_are_counted_and_equal_numbers_of_label
         folder = tmp_path / "images" / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(values.integers(0, 255, (8, 8), dtype=np.uint8)).save(folder / f"{number}.png")
-    done = bets.bet(
-        tmp_path / "images", tmp_path / "images", budgets=[1], seeds=1, train="frozen", encoder="conv4",
-        batch_size=16, labels=[32, "all"], out=tmp_path / "bet",
-    )  # fmt: skip
+    terms: dict[str, Any] = {"target": tmp_path / "images", "budgets": [1], "seeds": 1, "train": "frozen"}
+    terms |= {"encoder": "conv4", "batch_size": 16, "labels": [32, "all"], "out": tmp_path / "bet"}
+    done = bets.bet(tmp_path / "images", **terms)
     assert done.counts == [32] and {len(one.values) for one in done.cells.values()} == {1}
     assert "The encoder was pre-trained on all test images too" in str(done)
     assert "Pre-training with labels saw labels of these test images" in str(done)
+    before = scores(tmp_path / "bet")
+    for name, damaged in zip(before, ("", "{}", '{"groups": 3}', "[[")):
+        (tmp_path / "bet" / "cells" / name).write_text(damaged)
+    with pytest.raises(ValueError, match=r"cells.*json must be a score of a bet, got a damaged file"):
+        cells.read(tmp_path / "bet" / "cells" / next(iter(before)))
+    said: list[str] = []
+    bets.bet(tmp_path / "images", **terms, progress=said.append)
+    assert scores(tmp_path / "bet") == before
+    assert [line.endswith("it is measured again") for line in said if "damaged" in line] == [True] * 4
+    Image.fromarray(values.integers(0, 255, (8, 8), dtype=np.uint8)).save(tmp_path / "images" / "a" / "0.png")
+    with pytest.raises(
+        ValueError, match=r"out must be a new folder, got .*bet, which holds a bet on other samples"
+    ):
+        bets.bet(tmp_path / "images", **terms)
+
+
+def test_the_content_of_data_is_its_samples_with_their_answers(tmp_path: Path) -> None:
+    def contents() -> list[str]:
+        opened = [open_data(root / "train", kind="image", annotations=own) for own in ("masks", "boxes")]
+        return [bet_data.content(data) for data in opened]
+
+    root = squares(tmp_path / "squares")
+    file, box = root / "train" / "boxes.json", {"image_id": 0, "category_id": 0, "bbox": [4, 4, 12, 12]}
+    whole = {
+        "images": [{"id": 0, "file_name": "train0.png", "width": 40, "height": 32}],
+        "annotations": [box],
+    }
+    whole["categories"] = [{"id": 0, "name": "left"}]
+    file.write_text(json.dumps(whole))
+    before = contents()
+    assert contents() == before and before[0] != before[1]
+    box["bbox"] = [4, 4, 12, 13]
+    file.write_text(json.dumps(whole))
+    changed = contents()
+    assert changed[0] == before[0] and changed[1] != before[1]
+    mask = np.array(Image.open(root / "train" / "masks" / "train0.png"))
+    mask[0, 0] = 1 - mask[0, 0]
+    Image.fromarray(mask).save(root / "train" / "masks" / "train0.png")
+    assert contents()[0] != before[0]
+    labelled = [
+        from_images(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), labels=torch.tensor(own))
+        for own in ([0, 1], [1, 0])
+    ]
+    assert bet_data.content(labelled[0]) != bet_data.content(labelled[1])
 
 
 def test_rows_are_called_by_what_was_pretrained_how_long() -> None:

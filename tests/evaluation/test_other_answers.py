@@ -154,6 +154,21 @@ def test_where_no_label_comes_the_nearest_one_decides() -> None:
     assert "60 of 90 training samples reached" in detail
 
 
+def test_few_samples_are_no_complete_graph_and_labelled_ones_keep_their_labels() -> None:
+    train = torch.eye(4)[[0, 1, 2, 3, 0]] + 0.1 * noise(5, 4)
+    labels, answers = torch.tensor([0, 1, 2, 3, 0]), torch.arange(4).repeat(5)
+    test = torch.eye(4)[answers] + 0.1 * noise(20, 4, seed=1)
+    both = world(train, labels, test, answers)
+    assert accuracy(label_propagation, *both, [0, 1, 2, 3]) == 1
+    assert accuracy(label_propagation, *both, [0, 1, 2, 3, 4]) == 1
+    (train, labels), (test, answers) = heaps(200, far=0.5), heaps(40, seed=1, far=0.5)
+    both = world(train, labels, test, answers)
+    predicted, _ = label_propagation.probe(*both, torch.arange(200), None, Settings())
+    index, weights = label_propagation.nearest(test - train.mean(0), train - train.mean(0), 10)
+    votes = torch.zeros(40, 3).scatter_add_(1, labels[index], weights)  # with all labels: those of neighbours
+    assert torch.equal(predicted, votes.argmax(1))
+
+
 def test_only_confident_predictions_become_labels_and_true_ones_stay() -> None:
     logits = torch.tensor([[0.0, 5.0], [0.0, 1.0], [9.0, 0.0], [math.log(19.01), 0.0]])
     labels = torch.tensor([0, -1, -1, -1])

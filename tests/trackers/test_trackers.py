@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from unlabeled import encoders, pretrain
+from unlabeled.check import UserError
 from unlabeled.cli import main
 from unlabeled.data import from_images
 from unlabeled.method import Batch, Method, Waveforms
 from unlabeled.run import CHECKPOINT, Run, read_checkpoint
 from unlabeled.trackers import Trackers, parse, scalars
-from unlabeled.trackers.several import _sheet
+from unlabeled.trackers.several import _sheet, require
 
 pytestmark = pytest.mark.usefixtures("small_networks")
 IMAGES = torch.randint(0, 256, (60, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -55,6 +56,7 @@ class Fake(ModuleType):
         super().__init__(name)
         self.runs: list[SimpleNamespace] = []
         self.fails_from = sys.maxsize
+        self.failure: type[BaseException] = ConnectionError
 
     def init(self, **arguments: Any) -> SimpleNamespace:
         run = SimpleNamespace(arguments=arguments, rows=[], ended=[], number=len(self.runs))
@@ -62,7 +64,7 @@ class Fake(ModuleType):
 
         def log(values: dict[str, Any], step: int | None = None) -> None:
             if len(run.rows) >= self.fails_from:
-                raise ConnectionError("no route\nto host")
+                raise self.failure("no route\nto host")
             run.rows.append({**values, "step": values.get("step", step)})
 
         run.log, run.finish = log, lambda **how: run.ended.append(how)
@@ -240,6 +242,27 @@ def test_what_a_tracker_does_changes_no_bit_of_a_run_and_stops_none(
     states = [read_checkpoint(tmp_path / name / CHECKPOINT)[0] for name in ("plain", "tracked")]
     for group, tensors in states[0].items():
         assert all(torch.equal(value, states[1][group][name]) for name, value in tensors.items())
+
+
+def test_trackers_that_end_the_process_are_treated_as_those_that_fail(
+    tmp_path: Path, wandb: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    wandb.failure, wandb.fails_from = SystemExit, 0
+    with Trackers(said.append) as trackers:
+        trackers.open(["wandb"], tmp_path, {}, None)
+        trackers.epoch({"step": 3, "loss": 1.0})
+        assert not trackers.running and "wandb failed at step 3" in said[0] and "no route to host" in said[0]
+
+    def leave(*_: Any, **__: Any) -> None:
+        raise SystemExit(3)
+
+    monkeypatch.setattr(wandb, "init", leave)
+    with pytest.raises(UserError, match=r"trackers that can be started, got wandb \(.*3\)"):
+        Trackers(said.append).open(["wandb"], tmp_path, {}, None)
+    monkeypatch.setattr("importlib.import_module", leave)
+    with pytest.raises(UserError, match=r"trackers that are installed, got wandb"):
+        require(["wandb"])
 
 
 def test_missing_and_broken_trackers_are_named_before_anything_is_read(

@@ -194,6 +194,17 @@ def test_adapting_resumes_bit_by_bit(tmp_path: Path) -> None:
     assert stored["encoder"] == "conv4" and stored["image_size"] == 8
 
 
+def test_resuming_takes_what_is_stored_and_no_default_of_adapt(tmp_path: Path) -> None:
+    encoders.build("conv4", image_size=8).save(tmp_path / "start.safetensors")
+    own = {"head_warmup": 0.3, "layer_decay": 0.5, "weights": tmp_path / "start.safetensors"}
+    unlabeled.adapt("simclr", IMAGES, out=tmp_path / "run", steps=2, **(PLAIN | own))
+    again: dict[str, Any] = {"out": tmp_path / "run", "resume": True, "quiet": True}
+    with pytest.raises(UserError, match=r"head_warmup must be 0.3 to resume .*, got 0.1"):
+        unlabeled.adapt("simclr", IMAGES, head_warmup=0.1, **again)
+    stored = unlabeled.adapt("simclr", IMAGES, steps=3, **again).config["settings"]
+    assert (stored["encoder_rate"], stored["layer_decay"], stored["head_warmup"]) == (0.1, 0.5, 0.3)
+
+
 def test_what_cannot_be_adapted_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"weights must be named to adapt them, .* got none"):
         unlabeled.adapt("simclr", IMAGES)

@@ -18,7 +18,7 @@ from unlabeled import check, encoders, methods
 from unlabeled.check import UserError
 from unlabeled.data import open_data, store_size
 from unlabeled.encoders.readout import bare
-from unlabeled.evaluation import cells, seen, transfer
+from unlabeled.evaluation import bet_data, cells, seen, transfer
 from unlabeled.evaluation.bet_words import SUPERVISED, Bet, Key, Terms, called
 from unlabeled.evaluation.features import Representation, of_encoder
 from unlabeled.evaluation.labelled import Labelled
@@ -132,7 +132,12 @@ def _keep(folder: Path, terms: Terms) -> None:
     file = folder / CONFIG
     words = {name: value for name, value in asdict(terms).items() if value not in (None, [], {})}
     if file.is_file():
-        stored = tomllib.loads(file.read_text(encoding="utf-8"))
+        try:
+            stored = tomllib.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(
+                f"out must hold a bet that can be read, got {file} ({check.reason(error)})"
+            ) from error
         held, wanted = (one | one.get("settings", {}) for one in (stored, words))
         for name in {**held, **wanted}:
             if name not in ("device", "settings") and held.get(name) != wanted.get(name):
@@ -199,7 +204,11 @@ class _Players:
             self.notes.append(f"{images.name} has no labels, so nothing was pre-trained with them.")
             report(self.notes[-1])
             has_labels = False
-        self._opened(Source(self.terms.target, None, {"kind": "image", "store_size": size}))
+        target = self._opened(Source(self.terms.target, None, {"kind": "image", "store_size": size}))
+        parts = {"pretraining": images, "target_training": target.train, "target_test": target.test}
+        bet_data.refuse_other_data(
+            self.folder, {name: data for name, data in parts.items() if data is not None}
+        )
         return has_labels
 
     def _opened(self, source: Source) -> Parts:
@@ -255,7 +264,7 @@ class _Players:
             for seed in range(terms.seed, terms.seed + terms.seeds):
                 name = "-".join([features.replace(" ", "-"), str(budget), str(labels), str(seed)])
                 file = self.folder / "cells" / f"{name}.json"
-                if not file.is_file():
+                if not cells.is_whole(file):
                     device = pick_device(terms.device)
                     model = EvaluatedModel(frozen(encoder, device)[0], seed=seed, device=device)
                     kind = OURS if budget else features if features == "rescaled" else "random"

@@ -8,11 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.evaluation.intervals import Bounds, Interval, LeftOut, interval, of_left_out
 from unlabeled.evaluation.measurement import Measurement
 from unlabeled.files import atomic
+from unlabeled.progress import report
 
-__all__ = ["contrast", "read", "together", "write"]
+__all__ = ["contrast", "is_whole", "read", "together", "write"]
 
 WORDS = (
     "probe",
@@ -50,7 +53,34 @@ def write(file: Path, measurement: Measurement) -> None:
 
 
 def read(file: Path) -> Measurement:
-    """Read what `write` wrote."""
+    """Read what `write` wrote.
+
+    Raises:
+        ValueError: It cannot be read; the message names the file.
+    """
+    try:
+        return _read(file)
+    except OSError:
+        raise
+    except Exception as error:  # whatever JSON, safetensors and missing values raise
+        raise UserError(
+            f"{file} must be a score of a bet, got a damaged file ({check.reason(error)})"
+        ) from error
+
+
+def is_whole(file: Path) -> bool:
+    """Whether there is a score to read; of one that is damaged a line says that it is measured again."""
+    if not file.is_file():
+        return False
+    try:
+        read(file)
+    except UserError as error:
+        report(f"{error}: it is measured again")
+        return False
+    return True
+
+
+def _read(file: Path) -> Measurement:
     from safetensors.torch import load_file
 
     content = json.loads(file.read_text(encoding="utf-8"))

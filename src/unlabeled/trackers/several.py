@@ -36,6 +36,8 @@ SCALARS = (
     "skipped_steps",
 )
 """Numbers of a line of the log that are tracked, besides the method's own."""
+FAILURES = (Exception, SystemExit)
+"""What a tracker that fails may raise: some end the process where they give up, which must not end a training."""
 COLUMNS, SIDE, GAP = 8, 64, 2
 """Most samples in a picture, side in pixels that smaller ones are enlarged to, about, and white pixels between them."""
 
@@ -49,7 +51,7 @@ def require(names: Sequence[str]) -> None:
     for name in names:
         try:
             importlib.import_module(name)
-        except Exception as error:  # whatever a broken installation raises
+        except FAILURES as error:  # whatever a broken installation raises
             raise UserError(
                 f"track must name trackers that are installed, got {name} ({check.reason(error)}); "
                 f"pip install {name}"
@@ -112,7 +114,7 @@ class Trackers:
             try:
                 make = getattr(importlib.import_module(f"unlabeled.trackers.{module}"), kind)
                 self.running[name] = make(about._replace(identity=known.get(name)))
-            except Exception as error:
+            except FAILURES as error:
                 self.close(finished=False)
                 raise UserError(
                     f"track must name trackers that can be started, got {name} ({check.reason(error)})"
@@ -151,7 +153,7 @@ class Trackers:
         for name, tracker in list(self.running.items()):
             try:
                 act(tracker)
-            except Exception as error:
+            except FAILURES as error:
                 del self.running[name]
                 self.say(
                     f"warning: {name} failed at step {self.step:,} and tracks no more of this run, which goes on "

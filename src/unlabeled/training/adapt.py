@@ -9,7 +9,7 @@ from unlabeled.check import UserError
 from unlabeled.method import Method
 from unlabeled.run import Run
 from unlabeled.training.settings import ADAPT
-from unlabeled.training.train import pretrain
+from unlabeled.training.train import train
 
 __all__ = ["adapt"]
 
@@ -34,7 +34,7 @@ def adapt(
         weights: What to go on from: timm:NAME, torchvision:NAME, hf:OWNER/NAME, a folder of transformers or timm, a
             run, or a file. None where a run is resumed or repeated, and where the method or `encoder` is a network
             that has its weights.
-        resume: As in `pretrain`.
+        resume: As in `pretrain`; the settings of the run replace these defaults.
         config: As in `pretrain`; its settings replace these defaults.
         **settings: As in `pretrain`. Defaults: `encoder_rate` 0.1, `layer_decay` 0.75, `head_warmup` 0.1; and with
             `distill_weight` above 0 the features are held near those of the weights.
@@ -52,4 +52,4 @@ def adapt(
         )
     named = {} if weights is None else {"weights": weights}
     defaults = ADAPT if config is None else {}
-    return pretrain(method, data, resume=resume, config=config, **{**defaults, **named, **settings})
+    return train(method, data, defaults, resume=resume, config=config, **named, **settings)

@@ -1,7 +1,7 @@
 """Training an encoder without labels: from what the user asks for to a run."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -44,7 +44,7 @@ from unlabeled.training.watch import Watch
 if TYPE_CHECKING:
     from unlabeled.training.processes import Fabric
 
-__all__ = ["pretrain", "preview"]
+__all__ = ["pretrain", "preview", "train"]
 
 MOST_WORKERS = 16
 """Processes that decode streamed data, for each one that trains, unless the user asks for more."""
@@ -87,7 +87,28 @@ def pretrain(
         OSError: A file of the run cannot be written, as on a full disk; the last checkpoint stays as it was.
         ConnectionError: Another of the processes that train together has ended.
     """
+    return train(
+        method, data, {}, out=out, resume=resume, config=config, quiet=quiet, on_step=on_step, **settings
+    )
+
+
+def train(
+    method: str | type[Method] | Method,
+    data: Any,
+    defaults: Mapping[str, Any],
+    /,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    config: str | Path | None = None,
+    quiet: bool = False,
+    on_step: Callable[[int], None] | None = None,
+    **settings: Any,
+) -> Run:
+    """`pretrain` with other defaults of settings, which give way to what is stored of a run that is resumed."""
     method, choice = _chosen(method, data, settings, config)
+    others = {name: value for name, value in defaults.items() if name not in settings}
+    choice = choice._replace(settings=others | choice.settings)
     source = name_of(data) if isinstance(data, str | os.PathLike) else ""
     plan = plans.make(
         method, settings | choice.settings, source=source, out=out, resume=resume, config=config

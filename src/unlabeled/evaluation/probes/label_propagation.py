@@ -1,15 +1,19 @@
 """Label propagation: labels spread over a graph of neighbouring training samples, and from there to test samples.
 
-Each training sample is joined to its 10 nearest ones by cosine. On the training samples this is transductive, by
-scikit-learn's `LabelSpreading`. To test samples it is inductive: they are no part of the graph, but get the mean of
-what their 10 nearest training samples have, weighted alike.
+Each training sample is joined to its 10 nearest ones by cosine, or to fewer where there are under 100: to the square
+root of their number, as a graph that joins all to all would give each the most frequent label. On the training samples
+this is transductive, by scikit-learn's `LabelSpreading`, after which labelled ones have their own labels again. To test
+samples it is inductive: they are no part of the graph, but get the mean of what as many nearest training samples have,
+weighted alike.
 
 Source: Zhou, Bousquet, Lal, Weston, Schölkopf, "Learning with Local and Global Consistency", 2003,
 https://papers.nips.cc/paper/2506-learning-with-local-and-global-consistency; weights: Iscen, Tolias, Avrithis, Chum,
 "Label Propagation for Deep Semi-supervised Learning", 2019, https://arxiv.org/abs/1904.04717
-Differs: alpha is 0.9, which was better than 0.2 and 0.99 on training samples of digits and KMNIST; nothing is trained.
+Differs: alpha is 0.9, which was better than 0.2 and 0.99 on training samples of digits and KMNIST; labelled samples get
+their own labels back in the end; nothing is trained.
 """
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["PROBE", "graph", "nearest", "probe", "spread"]
 
 NEIGHBOURS, ALPHA, POWER = 10, 0.9, 3
-"""Neighbours of a sample, fraction of its label that it takes from them, and power of the cosines as weights."""
+"""Most neighbours of a sample, fraction of its label that it takes from them, and power of the cosines as weights."""
 TOLERANCE, ROUNDS, CHUNK = 1e-6, 1000, 1024
 Neighbours = tuple[Tensor, Tensor]
 """Rows of the nearest training samples, int64, and their weights, float, shape (samples, neighbours) each."""
@@ -97,17 +101,19 @@ def probe(
     """Spread the labels over all training samples, and let the neighbours of a test sample vote with theirs."""
     train, test = (representation.features(part, layer) for part in (data.train, data.test))
     centre, rows = train.mean(0), rows.to(data.labels.device)
+    neighbours = max(1, min(NEIGHBOURS, math.isqrt(len(train))))
     edges = representation.derived(
         data.train,
         ("graph", layer),
-        lambda: graph(nearest(train - centre, train - centre, NEIGHBOURS, same=True)),
+        lambda: graph(nearest(train - centre, train - centre, neighbours, same=True)),
     )
     index, weights = representation.derived(
-        data.test, ("neighbours", layer), lambda: nearest(test - centre, train - centre, NEIGHBOURS)
+        data.test, ("neighbours", layer), lambda: nearest(test - centre, train - centre, neighbours)
     )
     known = torch.full_like(data.labels, -1)
     known[rows] = data.labels[rows]
     beliefs = spread(edges, known, len(data.classes))
+    beliefs[rows] = F.one_hot(known[rows], len(data.classes)).to(beliefs)
     votes = (weights.double()[:, None] @ beliefs[index])[:, 0]
     without = votes.sum(1) == 0
     predicted = votes.argmax(1)
