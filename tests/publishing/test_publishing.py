@@ -285,7 +285,7 @@ def test_an_edited_card_is_kept_and_other_folders_are_refused(made: Path, tmp_pa
     ):
         with pytest.raises(ValueError, match=message):
             unlabeled.publish(made, "me/net", out=folder)
-    for name in ("net", "me/net/x", "me/-net", "../net"):
+    for name in ("net", "me/net/x", "me/-net", "../net", "me/x.git", "me/x--y", f"me/{'x' * 120}"):
         with pytest.raises(ValueError, match="name must be OWNER/NAME"):
             unlabeled.publish(made, name, out=tmp_path / "new")
     assert not (tmp_path / "new").exists()
