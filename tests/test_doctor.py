@@ -83,6 +83,40 @@ def test_what_should_be_changed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert all(f"  {line}" in written(report).splitlines() for line in report["problems"])
 
 
+def test_a_bad_cache_is_a_problem_and_the_report_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    variables = ("UNLABELED_CACHE", "HF_HOME", "NUMBA_CACHE_DIR")
+    for variable in variables:
+        monkeypatch.setenv(variable, str(tmp_path / "file"))
+    report = doctor()
+    for variable in variables:
+        assert any(line.startswith(f"{variable} must name a folder") for line in report["problems"]), variable
+    for variable in variables:
+        monkeypatch.setenv(variable, str(tmp_path / "not made yet"))
+
+    def walk(folder: Path, onerror: Any) -> list[Any]:
+        onerror(PermissionError(13, "Permission denied", str(folder)))
+        return []
+
+    def no_home(*_: object) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(module.os, "walk", walk)
+    report = doctor()
+    assert not any("must name a folder" in line for line in report["problems"])
+    words = f"Hugging Face (HF_HOME) cannot be read: Permission denied: {tmp_path / 'not made yet' / 'hub'}"
+    assert words in report["problems"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "expanduser", no_home)
+        patched.setattr(Path, "cwd", no_home)
+        report = doctor()
+    assert any(line.startswith("torch (TORCH_HOME) has no folder: Could not") for line in report["problems"])
+    assert any(line.startswith("disk space cannot be looked at: Could not") for line in report["problems"])
+    assert all(f"  {line}" in written(report).splitlines() for line in report["problems"])
+
+
 def test_every_package_of_an_extra_is_listed() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     extras = {

@@ -54,6 +54,8 @@ THREADS = (
     "CUDA_VISIBLE_DEVICES",
 )
 """Environment variables that decide about threads and devices."""
+CACHES = ("UNLABELED_CACHE", "HF_HOME", "HF_HUB_CACHE", "TORCH_HOME", "NUMBA_CACHE_DIR")
+"""Environment variables that name folders of caches."""
 MOST_FILES = 100_000
 """Files of a cache that are counted."""
 GIB, LEAST_SPACE = 2**30, 2.0
@@ -77,9 +79,13 @@ def doctor() -> dict[str, Any]:
         name: {"installed": _version(name), "for": use, "install": f"pip install '{what}'"}
         for name, (use, what) in OPTIONAL.items()
     }
-    report["caches"] = _caches()
-    report["compiled kernels"] = _kernels(problems)
-    report["disk space"] = _space(problems)
+    problems += _no_folders()
+    for title, look in {"caches": _caches, "compiled kernels": _kernels, "disk space": _space}.items():
+        try:
+            report[title] = look(problems)
+        except Exception as error:  # what is wrong with one section must not hide the others
+            report[title] = {}
+            problems.append(f"{title} cannot be looked at: {check.reason(error)}")
     return report | {"problems": problems + _wrong_threads(report)}
 
 
@@ -165,32 +171,51 @@ def _torch() -> dict[str, Any]:
     }
 
 
-def _caches() -> dict[str, dict[str, Any]]:
+def _no_folders() -> list[str]:
+    """Folders of caches, as the environment names them, that are files or lie below one."""
+    problems = []
+    for variable in CACHES:
+        folder = Path(os.path.expanduser(os.environ.get(variable) or "."))
+        place = next((one for one in (folder, *folder.parents) if os.path.lexists(one)), None)
+        if place is not None and not os.path.isdir(place):
+            problems.append(f"{variable} must name a folder, got {folder} ({place} is no folder)")
+    return problems
+
+
+def _caches(problems: list[str]) -> dict[str, dict[str, Any]]:
     from unlabeled.data.cache import folder_of
 
     hub = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "hub"
     folders = {
-        "decoded data (UNLABELED_CACHE)": folder_of(None),
-        "Hugging Face (HF_HOME)": Path(hub).expanduser(),
-        "torch (TORCH_HOME)": Path(os.environ.get("TORCH_HOME") or "~/.cache/torch").expanduser(),
+        "decoded data (UNLABELED_CACHE)": folder_of(None) or "~/.cache/unlabeled",
+        "Hugging Face (HF_HOME)": hub,
+        "torch (TORCH_HOME)": os.environ.get("TORCH_HOME") or "~/.cache/torch",
     }
-    return {
-        name: {"folder": str(folder), **_size(folder)}
-        for name, folder in folders.items()
-        if folder is not None
-    }
+    caches = {}
+    for name, named in folders.items():
+        try:
+            folder = Path(named).expanduser()
+        except RuntimeError as error:
+            problems.append(f"{name} has no folder: {check.reason(error)}")
+            continue
+        caches[name] = {"folder": str(folder), **_size(folder, name, problems)}
+    return caches
 
 
-def _size(folder: Path) -> dict[str, int]:
-    """Files of a folder and their bytes, up to a number of files."""
+def _size(folder: Path, cache: str, problems: list[str]) -> dict[str, int]:
+    """Files of a folder and their bytes, up to a number of files; the first part that cannot be read is a problem."""
     files = size = 0
-    for root, _, names in os.walk(folder):
+    errors: list[OSError] = []
+    for root, _, names in os.walk(folder, onerror=errors.append):
         for name in names:
             with suppress(OSError):
                 status = os.lstat(os.path.join(root, name))
                 files, size = files + 1, size + status.st_size
             if files >= MOST_FILES:
                 return {"files": files, "bytes": size}
+    absent = (FileNotFoundError, NotADirectoryError)  # not made yet, or named as no folder already
+    if unread := next((error for error in errors if not isinstance(error, absent)), None):
+        problems.append(f"{cache} cannot be read: {check.reason(unread)}: {unread.filename}")
     return {"files": files, "bytes": size}
 
 
@@ -217,7 +242,8 @@ def _space(problems: list[str]) -> dict[str, Any]:
 
     space = {}
     for name, folder in {"this folder": Path.cwd(), "decoded data": folder_of(None)}.items():
-        place = next((one for one in (folder, *folder.parents) if one.exists()), None) if folder else None
+        parents = (folder, *folder.parents) if folder else ()
+        place = next((one for one in parents if os.path.exists(one)), None)  # Path.exists raises on 3.11
         if place is None:
             continue
         free = space[name] = shutil.disk_usage(place).free

@@ -32,8 +32,14 @@ def is_address(source: object) -> bool:
 
 def check_name(name: str) -> None:
     """Refuse what cannot be the name of a model on the Hub."""
-    if not re.fullmatch(f"{PART}/{PART}", name) or "--" in name or ".." in name:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    if not re.fullmatch(f"{PART}/{PART}", name):
         raise UserError(f"name must be OWNER/NAME of letters, digits, -, _ and ., got {name}")
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(f"name must be OWNER/NAME as the Hub allows it, got {name} ({error})") from error
 
 
 def download(address: str) -> Path:

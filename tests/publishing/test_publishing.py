@@ -223,8 +223,47 @@ def test_no_path_of_this_machine_is_published(made: Path, tmp_path: Path) -> Non
     assert "made from timm:resnet18.a1\\_in1k (licence: apache-2.0)." in card.read_text()
     assert ModelCard.load(card).data.to_dict()["base_model"] == "timm/resnet18.a1_in1k"
     assert not (done.path / "samples.npy").exists() and "samples.npy" not in card.read_text()
-    kept = ["hub:me/data", "hf:me/net", "timm:resnet18.a1_in1k", "module/sub"]
+    kept = ["hub:me/data", "hf:me/net", "timm:resnet18.a1_in1k", "conv4"]
     assert shortened({"a": kept, "b": f"pans:{tmp_path}/x", "paths": []}) == {"a": kept, "b": "pans:x"}
+
+
+def test_a_relative_path_is_not_published_from_another_folder(made: Path, tmp_path: Path) -> None:
+    run, weights = Run(made), f"../{SECRET}/a b/start"
+    run.config["settings"] |= {"weights": weights, "group": "(speaker[0-9]+)/"}
+    run.config["options"]["teacher"] = f"{SECRET}/gone"
+    public = record("knn", "public", 0.5) | {"detail": f"{SECRET}/a b/w0, frozen; k=20"}
+    about = {
+        "data": f"{SECRET}/pictures",
+        "options": {"source": f"{SECRET}/pictures"},
+        "note": f"in {weights}/x",
+    }
+    about |= {
+        "public": {"weights": f"{SECRET}/a b/w0", "ours": None},
+        "training_samples": 9,
+        "test_samples": 9,
+    }
+    newest = (
+        run.measured | about | {"records": [public, record("knn", "unlabeled", 0.9) | {"unit": "bits/byte"}]}
+    )
+    newest["options"]["public_weights"] = weights
+
+    class Scored(Run):
+        evaluations = [newest]  # noqa: RUF012 (read only)
+
+    scored = Scored(made)
+    scored.config = run.config
+    done = unlabeled.publish(scored, "me/net", out=tmp_path / "out")
+    for file in done.path.iterdir():
+        assert SECRET.encode() not in file.read_bytes(), file
+    assert SECRET not in " ".join(done.notes) and "the licence of start and gone, from" in " ".join(
+        done.notes
+    )
+    published = Run(done.path)
+    assert published.config["settings"]["weights"] == "start"
+    assert published.config["settings"]["group"] == "(speaker[0-9]+)/"
+    measured = published.measured
+    assert measured["records"][0]["detail"] == "w0, frozen; k=20" and measured["note"] == "in start/x"
+    assert measured["records"][1]["unit"] == "bits/byte"
 
 
 def test_text_from_data_cannot_change_the_card() -> None:
@@ -246,7 +285,7 @@ def test_an_edited_card_is_kept_and_other_folders_are_refused(made: Path, tmp_pa
     ):
         with pytest.raises(ValueError, match=message):
             unlabeled.publish(made, "me/net", out=folder)
-    for name in ("net", "me/net/x", "me/-net", "../net"):
+    for name in ("net", "me/net/x", "me/-net", "../net", "me/x.git", "me/x--y", f"me/{'x' * 120}"):
         with pytest.raises(ValueError, match="name must be OWNER/NAME"):
             unlabeled.publish(made, name, out=tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,10 @@ __all__ = ["Published", "publish"]
 CARD, ABOUT = "README.md", "config.json"
 NOT_PUBLISHED = ("paths", "copies")
 """Lists of paths of the user's files in scores; how many there are stays."""
+PATTERNS = ("group",)
+"""Settings that are a regular expression, a column or a word, but no path."""
+NAMES = ("data", "options", "public")
+"""What of an evaluation names files: its data, its settings and the weights of a control."""
 LIBRARIES = ("hub:", "hf:", "timm:", "torchvision:")
 """What begins names that say the same on every machine."""
 LONGEST = 100
@@ -142,7 +146,7 @@ def _write(run: Run, folder: Path, name: str, license: str | None, digests: bool
         if (run.path / file).is_file():
             shutil.copyfile(run.path / file, folder / file)
     config = shortened(run.config)
-    evaluations = [shortened(_with_short_names(evaluation)) for evaluation in run.evaluations]
+    evaluations = [_without_paths(_with_short_names(evaluation)) for evaluation in run.evaluations]
     (folder / CONFIG).write_text(tomli_w.dumps(config), encoding="utf-8")
     if evaluations:
         scores = evaluations[0] | {"earlier": evaluations[1:]}
@@ -206,17 +210,60 @@ def _network(run: Run) -> Any:
 
 
 def shortened(value: Any) -> Any:
-    """Settings or scores without the paths of this machine: only the last part of each, and no lists of files."""
+    """Settings without the paths of this machine: only the last part of each, and no lists of files.
+
+    A relative path counts too, whether or not it exists: a run may be published from another folder.
+    """
     if isinstance(value, Mapping):
-        return {key: shortened(one) for key, one in value.items() if key not in NOT_PUBLISHED}
+        return {
+            key: one if key in PATTERNS else shortened(one)
+            for key, one in value.items()
+            if key not in NOT_PUBLISHED
+        }
     if isinstance(value, list | tuple):
         return [shortened(one) for one in value]
     if not isinstance(value, str) or value.startswith(LIBRARIES):
         return value
     if prefix := re.match(r"[a-z]{2,}:", value):  # such as pans:PATH
         return prefix[0] + shortened(value.removeprefix(prefix[0]))
-    path = Path(value)
-    return path.name if os.sep in value and (path.is_absolute() or path.exists()) else value
+    return Path(value).name if os.sep in value or "/" in value else value
+
+
+def _without_paths(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation with short paths in its settings, and the same ones in its other texts, such as details."""
+    named = {key: evaluation[key] for key in NAMES if key in evaluation}
+    short = shortened(named)
+    renamed = dict(_changes(named, short))
+    return {
+        key: short[key] if key in short else _renamed(one, renamed)
+        for key, one in evaluation.items()
+        if key not in NOT_PUBLISHED
+    }
+
+
+def _changes(before: Any, after: Any) -> Iterator[tuple[str, str]]:
+    """Texts that were shortened, and what became of them."""
+    if isinstance(before, Mapping):
+        for key in after:
+            yield from _changes(before[key], after[key])
+    elif isinstance(before, list | tuple):
+        for one, other in zip(before, after, strict=True):
+            yield from _changes(one, other)
+    elif isinstance(before, str) and before != after:
+        yield before, after
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """Anything with other names for paths within its texts; a text that begins with another path is cut."""
+    if isinstance(value, Mapping):
+        return {key: _renamed(one, names) for key, one in value.items() if key not in NOT_PUBLISHED}
+    if isinstance(value, list | tuple):
+        return [_renamed(one, names) for one in value]
+    if not isinstance(value, str):
+        return value
+    for path in sorted(names, key=len, reverse=True):  # a folder may be part of another path
+        value = re.sub(rf"(?<![\w/]){re.escape(path)}(?!\w)", lambda _, name=names[path]: name, value)
+    return shortened(value) if Path(value).is_absolute() else value
 
 
 def _with_short_names(evaluation: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,10 +285,13 @@ def _sources(config: Mapping[str, Any]) -> dict[str, str | None]:
     """Names of the weights that the encoder started from and of teachers, each with its licence, None if not known."""
     weights = config.get("settings", {}).get("weights")
     named = [weights] if weights else []
-    named += [
-        one for one in config.get("options", {}).values() if isinstance(one, str) and Path(one).exists()
-    ]
+    named += [one for one in config.get("options", {}).values() if isinstance(one, str) and _names_file(one)]
     return {shortened(str(source)): _licence_of(str(source)) for source in named}
+
+
+def _names_file(option: str) -> bool:
+    """Whether an option names a file or run, such as a teacher, which may be gone or elsewhere by now."""
+    return "/" in option or os.sep in option or Path(option).exists()
 
 
 def _licence_of(source: str) -> str | None:
