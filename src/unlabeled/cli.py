@@ -42,7 +42,7 @@ pretrain_app = App(
 app.command(pretrain_app)
 adapt_app = App(
     name="adapt",
-    help="Go on from weights of others on your own data, without labels and without ruining them: pretrain with other "
+    help="Continue from pretrained weights on your own data, without labels and without ruining them: pretrain with other "
     "defaults. The heads are trained alone first; then the encoder moves slowly, its first layers least.",
     usage="Usage: unlabeled adapt METHOD DATA --weights WEIGHTS [OPTIONS]",
 )

@@ -1,4 +1,4 @@
-"""Going on from weights of others on data of one's own, without ruining them: `pretrain` with other defaults."""
+"""Adapting pretrained weights to other data without forgetting what they know: `pretrain` with other defaults."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def adapt(
     config: str | Path | None = None,
     **settings: Any,
 ) -> Run:
-    """Go on from weights, on data without labels.
+    """Continue training from pretrained weights, on data without labels.
 
     The heads, which begin at random, are trained alone first; then the encoder moves at a tenth of their learning rate,
     and layers near its input less than that.
