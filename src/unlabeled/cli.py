@@ -42,8 +42,8 @@ pretrain_app = App(
 app.command(pretrain_app)
 adapt_app = App(
     name="adapt",
-    help="Continue training from pretrained weights on your own data, without labels: pretrain with other defaults. The "
-    "heads are trained alone first; then the encoder learns at a low rate, its first layers at the lowest.",
+    help="Continue training from pretrained weights on your own data, without labels: pretrain with other defaults. "
+    "The heads are trained alone first; then the encoder learns at a low rate, its first layers at the lowest.",
     usage="Usage: unlabeled adapt METHOD DATA --weights WEIGHTS [OPTIONS]",
 )
 app.command(adapt_app)
