@@ -544,11 +544,13 @@ def _evaluate(run: Any, data: Any, **options: Any) -> None:
         scores = measure(run, data, progress=_tell, save=save, **options)
         _keep(run, scores)
     except KeyboardInterrupt:
-        kept = f"; what was measured is in {run.path / 'scores.json'}" if len(scores) else ""
+        kept = f"; what was measured is in {run.results_folder / 'scores.json'}" if len(scores) else ""
         raise KeyboardInterrupt(f"stopped{kept}") from None
     finally:
         if len(scores):
             print(f"{scores.table()}\n{scores.verdict()}", flush=True)
+    if run.results_folder != run.path:
+        _tell(f"the scores are in {run.results_folder}, as the cache of the Hub is not written to")
 
 
 def _keep(run: Any, scores: Any) -> None:
@@ -963,7 +965,7 @@ def publish(
     was uploaded.
 
     Args:
-        out: Folder to write. [default: published in the run's folder]
+        out: Folder to write. [default: published in the run's folder; in this one for a run of the Hub]
         push: Upload the folder; without this nothing leaves the machine.
         private: Let only its owners see a model that is created.
         license: Licence of the weights by its name on the Hub, such as apache-2.0. [default: none is named]

@@ -133,6 +133,21 @@ class Run:
         return name == OWN_NETWORK or is_named(name)
 
     @property
+    def results_folder(self) -> Path:
+        """Where scores and pictures of an evaluation are written: the folder of the run.
+
+        The cache of huggingface_hub belongs to it and may be read-only, so what is measured of a run in it is kept in
+        the cache of the library, by the names of the model and of its commit.
+        """
+        commit, kind = self.path.absolute(), self.path.absolute().parent
+        if kind.name != "snapshots" or not kind.parent.name.startswith("models--"):
+            return self.path
+        from unlabeled.data.cache import folder_of
+
+        cache = folder_of(None)
+        return self.path if cache is None else cache / "runs" / f"{kind.parent.name}--{commit.name}"
+
+    @property
     def kind(self) -> str:
         """Kind of data that it was trained on."""
         return self.config.get("data", {}).get("kind", "image")
@@ -196,8 +211,8 @@ class Run:
     @property
     def evaluations(self) -> list[dict[str, Any]]:
         """All evaluations that were stored, the newest first, each as `measured`."""
-        file = self.path / SCORES
-        return read_evaluations(file) if file.is_file() else []
+        files = [self.results_folder / SCORES, self.path / SCORES]  # the first holds those of the second too
+        return next((read_evaluations(file) for file in files if file.is_file()), [])
 
     def add_evaluation(self, about: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
         """Store an evaluation; earlier ones stay, unless the same was evaluated in the same way.
@@ -208,9 +223,9 @@ class Run:
             about: What was measured, on which data and how; this distinguishes one evaluation from another.
             records: Score records.
         """
-        file = self.path / SCORES
+        file = self.results_folder / SCORES
         new = {**about, "records": list(records), "time": datetime.now(UTC).isoformat(timespec="seconds")}
-        with locked(self.path, f".{SCORES}.lock", wait=True):
+        with locked(file.parent, f".{SCORES}.lock", wait=True):
             earlier = [one for one in self._readable(file) if not _replaces(new, one)]
             with atomic(file) as temporary:
                 temporary.write_text(json.dumps(new | {"earlier": earlier}, indent=1), encoding="utf-8")
@@ -221,19 +236,22 @@ class Run:
             return self.evaluations
         except ValueError as error:
             aside = file.with_name(f"{file.name}.damaged")
-            file.replace(aside)
-            warnings.warn(f"{error}; it was renamed to {aside.name}", stacklevel=3)
+            if file.is_file():
+                file.replace(aside)
+                warnings.warn(f"{error}; it was renamed to {aside.name}", stacklevel=3)
+            else:  # damaged is what was published
+                warnings.warn(f"{error}; its scores are left out", stacklevel=3)
             return []
 
     @property
     def predictions(self) -> dict[str, bytes]:
         """Pictures of what tasks predicted for a few test images, as PNG files, by task."""
-        files = sorted(self.path.glob(f"{PREDICTIONS}*.png"))
+        files = sorted(self.results_folder.glob(f"{PREDICTIONS}*.png"))
         return {file.stem.removeprefix(PREDICTIONS): file.read_bytes() for file in files}
 
     def add_predictions(self, task: str, picture: bytes) -> None:
         """Store what a task predicted, as a PNG file, instead of an earlier one."""
-        with atomic(self.path / f"{PREDICTIONS}{task}.png") as temporary:
+        with atomic(self.results_folder / f"{PREDICTIONS}{task}.png") as temporary:
             temporary.write_bytes(picture)
 
     @property
@@ -308,9 +326,11 @@ def load(path: str | Path, encoder: "nn.Module | str | None" = None) -> Run:
         The run: `.encoder` is a torch module, `.history` the log, `.config` all settings.
 
     Raises:
-        ValueError: The folder is no run, or the Hub has none of that name.
+        ValueError: The folder is no run, its run.toml is damaged or names no method, or the Hub has none of that name.
     """
-    return Run(hub.download(str(path)) if hub.is_address(path) else path, encoder)
+    run = Run(hub.download(str(path)) if hub.is_address(path) else path, encoder)
+    read_config(run.path / CONFIG, needed=("method",))
+    return run
 
 
 def snapshot(folder: Path, step: int) -> Path:

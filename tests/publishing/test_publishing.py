@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +19,9 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 import unlabeled
+from unlabeled import encoders, hub
 from unlabeled.cli import main
+from unlabeled.publishing.card import _on_the_hub as hub_name
 from unlabeled.publishing.card import cell
 from unlabeled.publishing.published import shortened
 from unlabeled.run import Run, load
@@ -228,31 +231,20 @@ def test_no_path_of_this_machine_is_published(made: Path, tmp_path: Path) -> Non
 
 
 def test_a_relative_path_is_not_published_from_another_folder(made: Path, tmp_path: Path) -> None:
-    run, weights = Run(made), f"../{SECRET}/a b/start"
+    run, weights = Run(Path(shutil.copytree(made, tmp_path / "run"))), f"../{SECRET}/a b/start"
     run.config["settings"] |= {"weights": weights, "group": "(speaker[0-9]+)/"}
     run.config["options"]["teacher"] = f"{SECRET}/gone"
     public = record("knn", "public", 0.5) | {"detail": f"{SECRET}/a b/w0, frozen; k=20"}
+    records = [public, record("knn", "unlabeled", 0.9) | {"unit": "bits/byte"}]
     about = {
         "data": f"{SECRET}/pictures",
-        "options": {"source": f"{SECRET}/pictures"},
         "note": f"in {weights}/x",
-    }
-    about |= {
-        "public": {"weights": f"{SECRET}/a b/w0", "ours": None},
         "training_samples": 9,
         "test_samples": 9,
     }
-    newest = (
-        run.measured | about | {"records": [public, record("knn", "unlabeled", 0.9) | {"unit": "bits/byte"}]}
-    )
-    newest["options"]["public_weights"] = weights
-
-    class Scored(Run):
-        evaluations = [newest]  # noqa: RUF012 (read only)
-
-    scored = Scored(made)
-    scored.config = run.config
-    done = unlabeled.publish(scored, "me/net", out=tmp_path / "out")
+    about["options"] = {"source": f"{SECRET}/pictures", "public_weights": weights}
+    run.add_evaluation(about | {"public": {"weights": f"{SECRET}/a b/w0", "ours": None}}, records)
+    done = unlabeled.publish(run, "me/net", out=tmp_path / "out")
     for file in done.path.iterdir():
         assert SECRET.encode() not in file.read_bytes(), file
     assert SECRET not in " ".join(done.notes) and "the licence of start and gone, from" in " ".join(
@@ -307,6 +299,7 @@ def test_a_run_goes_to_the_hub_and_back_and_is_opened_offline(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv("UNLABELED_CACHE", str(tmp_path / "ours"))
     server.models["me/net"] = {"features.safetensors": b"old", "notes.txt": b"theirs"}
     assert command("publish", str(made), "me/net", "--out", str(tmp_path / "out"), "--push") == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith("/me/net")
@@ -324,8 +317,30 @@ def test_a_run_goes_to_the_hub_and_back_and_is_opened_offline(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     again = load("hub:me/net")
     assert again.measured["data"] == "new" and len(again.evaluations) == 3 and not server.asked
+    assert (again.path / "scores.json").read_bytes() == sent[
+        "scores.json"
+    ]  # the cache is not ours to write to
+    assert again.results_folder.parent == tmp_path / "ours" / "runs"
+    monkeypatch.chdir(tmp_path)
+    assert unlabeled.publish(again, "me/other").path == Path("published")
+    assert {file.name for file in again.path.iterdir()} <= set(hub.FILES)
+    options = {"encoder": "conv4", "image_size": 8, "batch_size": 4, "steps": 1, "device": "cpu"}
+    pictures = made.parent / "pictures"
+    continued = unlabeled.pretrain(
+        "rotnet", pictures, out=tmp_path / "on", quiet=True, weights="hub:me/net", **options
+    )
+    assert continued.config["settings"]["weights"] == "hub:me/net"
+    started = encoders.build("conv4", image_size=8, weights="hub:me/net").state_dict()
+    assert all(torch.equal(value, started[name]) for name, value in ours.encoder.state_dict().items())
+    assert hub_name("hub:me/net@main") == "me/net" and not server.asked
     with pytest.raises(ValueError, match=r"got hub:me/other .*cache"):
         load("hub:me/other")
+
+
+def test_a_run_whose_settings_are_empty_is_refused_where_it_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("")
+    with pytest.raises(ValueError, match=r"run.toml must be a file that a run wrote: method is missing"):
+        load(tmp_path)
 
 
 def test_what_the_hub_refuses_is_one_line(

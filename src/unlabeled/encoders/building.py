@@ -82,9 +82,9 @@ def build(name: str, *, kind: str = "image", weights: Weights = None, **config: 
     Args:
         name: One of `names(kind)`; for images also the name of a timm model.
         kind: Kind of data that it reads: image, text, words, audio, video or audio-visual.
-        weights: timm:NAME, torchvision:NAME, hf:OWNER/NAME, a folder with config.json, a run, or a file: of
-            `Encoder.save`, or the state of the network as timm, torchvision, MoCo, DINO, Lightning and others save it,
-            safetensors or pickled tensors. `pretrained` builds the network that weights are of.
+        weights: timm:NAME, torchvision:NAME, hf:OWNER/NAME, hub:OWNER/NAME, a folder with config.json, a run, or a
+            file: of `Encoder.save`, or the state of the network as timm, torchvision, MoCo, DINO, Lightning and others
+            save it, safetensors or pickled tensors. `pretrained` builds the network that weights are of.
         **config: Further arguments of the kind's own `build`; for images `in_channels`, `image_size`, `input` and
             `init`.
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unlabeled import check
+from unlabeled import check, hub
 from unlabeled.check import UserError
 from unlabeled.encoders import from_transformers
 from unlabeled.encoders.from_torchvision import encoder_name, torchvision_weights
@@ -25,7 +25,9 @@ from unlabeled.encoders.weights import read
 
 __all__ = ["FORMS", "Loaded", "Pretrained", "Unreachable", "find", "is_library"]
 
-FORMS = "timm:NAME, torchvision:NAME, hf:OWNER/NAME, a folder with config.json, a run, or a file"
+FORMS = (
+    "timm:NAME, torchvision:NAME, hf:OWNER/NAME, hub:OWNER/NAME, a folder with config.json, a run, or a file"
+)
 LIBRARIES = {"timm": ("image",), "torchvision": ("image",), "hf": ("image", "text", "audio")}
 """Kinds of data for which a library's weights are taken."""
 RATE = 16_000
@@ -109,6 +111,8 @@ def find(weights: Any, kind: str = "image") -> Pretrained:
             raise UserError(f"weights must be of a file or run for encoders of {kind}, got {weights}")
         with fetching(weights):
             return {"timm": _timm, "torchvision": _torchvision, "hf": _hub}[library](weights, name, kind)
+    if hub.is_address(weights):
+        return replace(find(hub.download(weights), kind), weights=weights, label=weights)
     path = Path(weights)
     if path.is_dir():
         run, config = path / "encoder.safetensors", path / "config.json"

@@ -164,7 +164,7 @@ def of_run(run: Any) -> Run:
         raise NoTwin(f"it is for images, and the run was trained on data of kind {run.kind}")
     if not source:
         raise NoTwin("the run was trained on data that was opened before, which its folder does not name")
-    out = run.path / WITH_LABELS
+    out = run.results_folder / WITH_LABELS
     if not is_finished(out, run.step):
         report(f"supervised pre-training for {run.step:,} steps on {source}, once for this run, in {out}")
     return beside(run, source, out, quiet=True)

@@ -224,7 +224,7 @@ def _front_matter(
 def _on_the_hub(weights: str) -> str | None:
     """Where weights that a run started from are on the Hub; None where they are not, or that is not known."""
     library, _, name = weights.partition(":")
-    if library == "hf":
+    if library in ("hf", "hub"):
         return name.partition("@")[0]
     return f"timm/{name}" if library == "timm" and "." in name else None
 

@@ -74,7 +74,7 @@ def publish(
     Args:
         run: A run or its folder.
         name: OWNER/NAME on the Hugging Face Hub.
-        out: Folder to write; `published` in the folder of the run if None.
+        out: Folder to write; `published` in the folder of the run if None, or in this one for a run of the Hub.
         push: Whether to upload; otherwise nothing leaves this machine.
         private: Whether a model that is created is seen by its owners only.
         license: Licence of the weights by its name on the Hub, such as apache-2.0 or cc-by-4.0; the card names none if
@@ -94,7 +94,7 @@ def publish(
     run = opened(run)
     if not isinstance(run, Run) or run.at is not None:
         raise UserError(f"run must be a run or its folder, got {run!r}")
-    folder = Path(out) if out is not None else run.path / "published"
+    folder = Path(out) if out is not None else _folder_of(run)
     edited = _edited_card(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".publish-") as temporary:
@@ -113,6 +113,11 @@ def publish(
     files = {one: (folder / one).stat().st_size for one in hub.FILES if (folder / one).is_file()}
     address = hub.upload(folder, name, private=private) if push else None
     return Published(folder, name, files, notes, address)
+
+
+def _folder_of(run: Run) -> Path:
+    """Where a run is published by default; nothing is written into the cache of the Hub."""
+    return (run.path if run.results_folder == run.path else Path()) / "published"
 
 
 def _edited_card(folder: Path) -> bytes | None:
@@ -302,7 +307,7 @@ def _licence_of(source: str) -> str | None:
             from timm.models import get_pretrained_cfg
 
             return getattr(get_pretrained_cfg(name), "license", None)
-        if library == "hf":
+        if library in ("hf", "hub"):
             file = Path(hf_hub_download(name.partition("@")[0], CARD))
         else:
             path = Path(source)

@@ -31,9 +31,9 @@ def adapt(
     Args:
         method: As in `pretrain`.
         data: As in `pretrain`.
-        weights: What to go on from: timm:NAME, torchvision:NAME, hf:OWNER/NAME, a folder of transformers or timm, a
-            run, or a file. None where a run is resumed or repeated, and where the method or `encoder` is a network
-            that has its weights.
+        weights: What to go on from: timm:NAME, torchvision:NAME, hf:OWNER/NAME, hub:OWNER/NAME, a folder of
+            transformers or timm, a run, or a file. None where a run is resumed or repeated, and where the method or
+            `encoder` is a network that has its weights.
         resume: As in `pretrain`; the settings of the run replace these defaults.
         config: As in `pretrain`; its settings replace these defaults.
         **settings: As in `pretrain`. Defaults: `encoder_rate` 0.1, `layer_decay` 0.75, `head_warmup` 0.1; and with

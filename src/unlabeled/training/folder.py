@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from unlabeled import hub
 from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.data.image.streamed import Streamed
@@ -113,7 +114,13 @@ def write(folder: Path, config: dict[str, Any], data: Data, train: Data, samples
         )  # of an earlier run: the content of all would have to be read
     else:
         write_samples(
-            folder, train, [value for value in named if isinstance(value, str) and Path(value).exists()]
+            folder,
+            train,
+            [
+                hub.download(value) if hub.is_address(value) else value
+                for value in named
+                if isinstance(value, str) and (hub.is_address(value) or Path(value).exists())
+            ],
         )
     (folder / LOG).unlink(missing_ok=True)
     for step in Run(folder).snapshots:

@@ -41,8 +41,9 @@ class Settings:
             the weights; for images resnet10, conv4 below 24 pixels, on a GPU resnet18; else that of the method]
         features: Features that the run's encoder returns, fitted to the training data without labels, as --features
             of evaluate, such as whiten or contrast. [default: the output of the network]
-        weights: Weights to start the encoder from: timm:NAME, torchvision:NAME, hf:OWNER/NAME, a folder of transformers
-            or timm, a run, or a file: safetensors, or tensors saved by torch. [default: random weights]
+        weights: Weights to start the encoder from: timm:NAME, torchvision:NAME, hf:OWNER/NAME, hub:OWNER/NAME of a
+            published run, a folder of transformers or timm, a run, or a file: safetensors, or tensors saved by torch.
+            [default: random weights]
         init: Initialisation of the encoder: default, random weights; rescaled, which also equalises the variance of the
             channels in each layer on the data; kmeans, which takes the filters of each layer from clusters of patches
             of its input; or dictionary, where the first convolution starts with atoms of patches of the data.
