@@ -367,6 +367,7 @@ def test_code_of_a_preprocessor_is_not_executed(tmp_path: Path, monkeypatch: pyt
     ("about", "message"),
     [
         ({"model_args": {"act_layer": "relu"}}, "test_vit as it is, got .* with model_args"),
+        ({"model_args": {"global_pool": "max"}}, "test_vit as it is, got .* with model_args"),
         ({"pretrained_cfg": {"mean": [0.5], "std": [0.5, 0.5, 0.5]}}, "mean and std of"),
         ({"pretrained_cfg": {"mean": None}}, "mean and std of"),
         ({"pretrained_cfg": {"std": [0, 0, 0]}}, "std above 0"),

@@ -57,7 +57,7 @@ def test_a_run_bears_as_many_broken_images_as_in_its_training(tmp_path):
         embed(ENCODER, tmp_path)
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "run.toml").write_text("[settings]\nmax_broken = 0.5")
+    (folder / "run.toml").write_text("method = 'simclr'\n[settings]\nmax_broken = 0.5")
     ENCODER.save(folder / "encoder.safetensors")
     assert len(embed(load(folder), tmp_path)[1]) == 2
 

@@ -358,7 +358,7 @@ def test_test_images_that_pretraining_saw_are_confessed(tmp_path, samples, seen)
     source = folders(tmp_path / "all", ["low", "middle", "high"], TEST)
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "run.toml").write_text(f"[data]\nsource = '{source}'\nsamples = {samples}")
+    (folder / "run.toml").write_text(f"method = 'simclr'\n[data]\nsource = '{source}'\nsamples = {samples}")
     ENCODER.save(folder / "encoder.safetensors")
     scores = evaluate(load(folder), source, probe="knn", controls=())
     assert ("pre-trained on these test images too, without their labels." in scores.verdict()) is seen
@@ -374,7 +374,7 @@ def test_test_frames_that_pretraining_saw_are_confessed(tmp_path, monkeypatch):
     read = TRAIN.subset(torch.arange(len(TRAIN)).repeat(3)), TEST.subset(torch.arange(len(TEST)).repeat(3))
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "run.toml").write_text("[data]\nsource = 'scenes'\nsamples = 120")
+    (folder / "run.toml").write_text("method = 'simclr'\n[data]\nsource = 'scenes'\nsamples = 120")
     ENCODER.save(folder / "encoder.safetensors")
     monkeypatch.setattr(Source, "open", lambda source: Parts(source, TRAIN, TEST))
     monkeypatch.setattr(

@@ -246,7 +246,9 @@ KINDS: dict[str, Data] = {
 def test_samples_of_every_kind_are_noticed_in_another_order(kind, tmp_path):
     data = KINDS[kind]
     trained = data.subset(torch.tensor([4, 1, 3]))
-    (tmp_path / "run.toml").write_text(f"[data]\nsource = ''\nsamples = 3\nkind = '{kind}'")
+    (tmp_path / "run.toml").write_text(
+        f"method = 'simclr'\n[data]\nsource = ''\nsamples = 3\nkind = '{kind}'"
+    )
     write_samples(tmp_path, trained)
     about = seen.account(load(tmp_path), Parts(Source(data), None, data))
     assert about["seen_in_pretraining"]["paths"] == [data.paths[row] for row in (1, 3, 4)]

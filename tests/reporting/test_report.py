@@ -536,7 +536,7 @@ def test_a_caveat_of_several_evaluations_is_stated_once(tmp_path: Path) -> None:
 
 
 def test_log_cut_off_in_its_last_line_is_read_up_to_there(tmp_path: Path) -> None:
-    (tmp_path / "run.toml").touch()
+    (tmp_path / "run.toml").write_text("method = 'simclr'")
     (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
     assert load(tmp_path).history == [{"epoch": 1}, {"epoch": 2}]
 

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from unlabeled import check, hub
@@ -266,6 +267,8 @@ def _described(weights: str, source: str, config: dict[str, Any], kind: str) -> 
     if not isinstance(network, str) or not timm.is_model(network):
         raise UserError(f"weights must be of a network that timm has, got {weights} of {network}")
     arguments = config.get("model_args") or {}
+    if isinstance(arguments, dict) and arguments.get("global_pool") == _pooling(network):
+        arguments = {key: value for key, value in arguments.items() if key != "global_pool"}
     if not isinstance(arguments, dict) or arguments.keys() - FOLLOWED:  # it would be another network here
         raise UserError(f"weights must be of {network} as it is, got {weights} with model_args {arguments}")
     about = config.get("pretrained_cfg", config) or {}
@@ -279,6 +282,15 @@ def _described(weights: str, source: str, config: dict[str, Any], kind: str) -> 
         raise UserError(f"num_classes of {weights} must be a whole number, got {classes}")
     place = "local-dir" if Path(source).is_dir() else "hf-hub"
     return _of_timm(weights, f"{place}:{source}", network, about)
+
+
+def _pooling(network: str) -> str | None:
+    """How a network of timm pools its last map if nothing else is asked for."""
+    import timm
+
+    with torch.device("meta"):
+        pooling = getattr(timm.create_model(network), "global_pool", None)
+    return getattr(pooling, "pool_type", pooling)
 
 
 def _of_transformers(weights: str, source: str, kind: str) -> Pretrained:
