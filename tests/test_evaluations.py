@@ -24,7 +24,7 @@ def about(**changes: Any) -> dict[str, Any]:
 
 def run(folder: Path) -> Run:
     folder.mkdir(exist_ok=True)
-    (folder / "run.toml").touch()
+    (folder / "run.toml").write_text('method = "simclr"\n')
     return load(folder)
 
 
