@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from unlabeled.data import notes
+from unlabeled.data.arrays import parsed
 from unlabeled.data.image import decode as decode_module
 from unlabeled.data.image.decode import decode, decode_all
 from unlabeled.data.limits import LARGEST
@@ -261,3 +262,15 @@ def test_streams_keep_their_order_and_are_read_as_needed(workers):
     assert [item.path for item, _ in results] == [str(number) for number in range(1000)]
     for number, (_, image) in enumerate(results):
         assert image == "empty file" if number % 10 == 3 else np.all(image.pixels == number % 256)
+
+
+def test_a_header_that_fails_while_other_threads_parse_is_read_again() -> None:
+    answers = iter([SystemError("AST constructor recursion depth mismatch"), 3])
+
+    def read() -> int:
+        answer = next(answers)
+        if isinstance(answer, SystemError):
+            raise answer
+        return answer
+
+    assert parsed(read) == 3

@@ -25,6 +25,7 @@ __all__ = [
     "as_uint8",
     "by_split",
     "channels_first",
+    "parsed",
     "read_npy",
     "read_npz",
     "read_splits",
@@ -32,13 +33,27 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+TRIES = 5
+
+
+def parsed(read: Callable[[], T]) -> T:
+    """What a reader of headers gives, which may fail at times where several threads read at once.
+
+    Before Python 3.12 they share the counter of the depth to which ast parses, and any may raise a SystemError.
+    """
+    for _ in range(TRIES - 1):
+        try:
+            return read()
+        except SystemError:
+            continue
+    return read()
 
 
 def read_npy(path: Path) -> np.ndarray:
     """The array of a .npy file."""
     try:
         # Copy on write: pages are read when needed and torch gets memory that it may call its own.
-        return np.lib.format.open_memmap(path, mode="c")
+        return parsed(lambda: np.lib.format.open_memmap(path, mode="c"))
     except Exception as error:  # damaged files fail in numpy's parser or its allocation
         raise _unreadable(path, error) from error
 
@@ -56,7 +71,7 @@ def read_npz(
             assert file.zip is not None
             size = sum(member.file_size for member in file.zip.infolist())
             refuse_unpacked(size, os.fstat(stream.fileno()).st_size)
-            content = {key: file[key] for key in file.files if select(key)}
+            content = {key: parsed(lambda key=key: file[key]) for key in file.files if select(key)}
             keys = list(file.files)
         if odd := [key for key, array in content.items() if not isinstance(array, np.ndarray)]:
             raise UserError(f"{odd[0]} is no array")

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
+from unlabeled.data.arrays import parsed
 from unlabeled.data.image.arrays import bands_are_last
 from unlabeled.data.limits import refuse_unpacked
 
@@ -181,7 +182,12 @@ def array(file: BinaryIO, suffix: str) -> list[Raster] | None:
 
 
 def _numpy(file: BinaryIO) -> NDArray[Any]:
+    return parsed(lambda: _array(file))
+
+
+def _array(file: BinaryIO) -> NDArray[Any]:
     """An array whose file holds as much as its header claims, before memory is taken for it."""
+    file.seek(0)
     version, _ = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == 1 else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
