@@ -14,8 +14,9 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.curating import anomalies, balance
-from unlabeled.curating.hierarchy import default_clusters, flat_sizes, hierarchy, unit_components
+from unlabeled.curating.hierarchy import default_clusters, flat_sizes, hierarchy
 from unlabeled.evaluation.embedded import AUTO, embedded, model
+from unlabeled.evaluation.geometry import unit_components
 from unlabeled.options import Reading
 from unlabeled.progress import telling
 

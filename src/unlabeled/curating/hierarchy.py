@@ -13,37 +13,18 @@ Differs: features are reduced to principal components first; at most ten rounds 
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.parts import directions
 from unlabeled.parts.kmeans import kmeans, nearest
 from unlabeled.progress import watched
 
-__all__ = ["default_clusters", "flat_sizes", "hierarchy", "members", "unit_components"]
+__all__ = ["default_clusters", "flat_sizes", "hierarchy", "members"]
 
-COMPONENTS = 128
-"""Most principal components of features that are clustered, as time grows with them."""
 PER_CLUSTER, FACTOR, FEWEST = 40, 10, 10
 """Samples of each cluster of the first level on average, clusters of each next one, and least clusters of the last."""
 ITERATIONS = 10
-
-
-def unit_components(features: Tensor) -> Tensor:
-    """Principal components of features, each sample of length 1, so that distances are those of cosines.
-
-    Args:
-        features: Float, shape (samples, dim).
-
-    Returns:
-        Float32, shape (samples, components), at most 128; zeros for samples at the mean.
-    """
-    centred = features.float() - features.float().mean(0)
-    if centred.shape[1] > COMPONENTS:
-        centred = centred @ directions.principal(centred, COMPONENTS).to(centred)
-    return F.normalize(centred, dim=1)
 
 
 def default_clusters(samples: int) -> list[int]:

@@ -24,7 +24,7 @@ from unlabeled.files import atomic
 if TYPE_CHECKING:
     from unlabeled.data import Data
 
-__all__ = ["place", "write_subset"]
+__all__ = ["place", "verify", "write_subset"]
 
 ENDINGS = {
     "image": (".csv", ".txt", ".parquet"),
@@ -46,6 +46,18 @@ def place(out: str | Path) -> tuple[Path, str]:
     return out.parent, f"{out.stem}-"
 
 
+def verify(out: str | Path, kind: str) -> None:
+    """Refuse a file whose ending is of no format for data of a kind, before anything is computed.
+
+    Raises:
+        ValueError: It is not.
+    """
+    allowed = ENDINGS.get(kind, ())
+    if Path(out).suffix and Path(out).suffix.lower() not in allowed:
+        forms = ", ".join([*allowed, "nothing for a folder"])
+        raise UserError(f"out must end with {forms} for data of kind {kind}, got {Path(out).name}")
+
+
 def write_subset(curation: Curation, out: str | Path) -> dict[str, Path]:
     """Write the samples taken, tables of the others and of outliers, and what they were made with.
 
@@ -62,11 +74,8 @@ def write_subset(curation: Curation, out: str | Path) -> dict[str, Path]:
     """
     folder, begin = place(out)
     part = curation.subset
+    verify(out, part.kind)
     ending = Path(out).suffix.lower() or _usual(part)
-    allowed = ENDINGS[part.kind]
-    if ending and ending not in allowed:
-        forms = ", ".join([*allowed, "nothing for a folder"])
-        raise UserError(f"out must end with {forms} for data of kind {part.kind}, got {Path(out).name}")
     target = Path(out) if Path(out).suffix else folder / f"{NAME}{ending}"
     folder.mkdir(parents=True, exist_ok=True)
     WRITERS[ending](part, target)
