@@ -7,8 +7,8 @@ The training images are made long-tailed: class c of 10 keeps a fraction 100^(-c
 the first. Of each class 500 images are held apart before that: half of them are the labels of the probes, on the other
 half options are chosen. SimCLR trains `conv4` for the same number of steps on the whole pool, on a random half of it,
 and on halves that `curate` chooses by the features of `auto` and by those of the run on the pool. Linear probe and kNN
-learn from the balanced labels and are measured on 500 test images of each class. Three seeds draw the pool, the halves and
-the training. Differences are to the whole pool and to the random half on the same test images; brackets are 95 %
+learn from the balanced labels and are measured on 500 test images of each class. Three seeds draw the pool, the halves
+and the training. Differences are to the whole pool and to the random half on the same test images; brackets are 95 %
 intervals over test images and seeds. What is finished stays in --out: the same command goes on after an interruption.
 """
 
@@ -31,7 +31,14 @@ from unlabeled.evaluation.logistic import fit
 from unlabeled.evaluation.probes import knn
 
 RATIO, APART, TESTED, SEEDS, STEPS = 100, 500, 500, 3, 200
-TRAINING = {"encoder": "conv4", "batch_size": 128, "lr": 2e-3, "image_size": 32, "holdout": 0.0, "quiet": True}
+TRAINING = {
+    "encoder": "conv4",
+    "batch_size": 128,
+    "lr": 2e-3,
+    "image_size": 32,
+    "holdout": 0.0,
+    "quiet": True,
+}
 ARMS = {
     "pool": "whole pool",
     "random": "random half",
@@ -46,9 +53,7 @@ def held_apart(train: Data) -> tuple[Tensor, Tensor, Tensor]:
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
     by_class = [order[train.labels[order] == number] for number in range(10)]
     half = APART // 2
-    probing, choosing = (
-        torch.cat([rows[first : first + half] for rows in by_class]) for first in (0, half)
-    )
+    probing, choosing = (torch.cat([rows[first : first + half] for rows in by_class]) for first in (0, half))
     return probing, choosing, torch.cat([rows[APART:] for rows in by_class])
 
 
@@ -64,7 +69,9 @@ def long_tailed(labels: Tensor, seed: int) -> Tensor:
 
 def judge(encoder: Encoder, probing: Data, tested: dict[str, Data]) -> dict[str, Tensor]:
     """Which images each probe gets right, bool, by probe and part."""
-    vectors = [read(lambda batch: of_encoder(encoder)(batch, None), data) for data in (probing, *tested.values())]
+    vectors = [
+        read(lambda batch: of_encoder(encoder)(batch, None), data) for data in (probing, *tested.values())
+    ]
     mean, scale = vectors[0].mean(0), vectors[0].std(0).clamp_min(1e-6)
     features, *queries = ((values - mean) / scale for values in vectors)
     linear = fit(features, probing.labels, 10, seed=0)
@@ -105,7 +112,13 @@ def _measure(folder: Path, arm: str, pool: Data, probing: Data, tested: dict[str
     spent["choosing"] = time.process_time() - began
     began = time.process_time()
     run = unlabeled.pretrain(
-        "simclr", part, out=folder / "run", resume=(folder / "run").exists(), steps=STEPS, seed=seed, **TRAINING
+        "simclr",
+        part,
+        out=folder / "run",
+        resume=(folder / "run").exists(),
+        steps=STEPS,
+        seed=seed,
+        **TRAINING,
     )
     spent["training"] = time.process_time() - began
     began = time.process_time()
@@ -121,9 +134,14 @@ def _measure(folder: Path, arm: str, pool: Data, probing: Data, tested: dict[str
 
 def table(out: Path) -> str:
     """Scores of all arms and their differences, as markdown, and what was chosen."""
-    arms = [arm for arm in ARMS if all((out / f"{arm}-{n}" / "right.safetensors").exists() for n in range(SEEDS))]
+    arms = [
+        arm for arm in ARMS if all((out / f"{arm}-{n}" / "right.safetensors").exists() for n in range(SEEDS))
+    ]
     right = {arm: [load_file(out / f"{arm}-{n}" / "right.safetensors") for n in range(SEEDS)] for arm in arms}
-    about = {arm: [json.loads((out / f"{arm}-{n}" / "about.json").read_text()) for n in range(SEEDS)] for arm in arms}
+    about = {
+        arm: [json.loads((out / f"{arm}-{n}" / "about.json").read_text()) for n in range(SEEDS)]
+        for arm in arms
+    }
 
     def values(arm: str, name: str) -> Tensor:
         return torch.stack([one[name] for one in right[arm]]).double()
@@ -151,7 +169,9 @@ def table(out: Path) -> str:
                 [record["seconds"]["choosing"] for record in about[arm]],
             )
         )
-        lines.append(f"| {ARMS[arm]} | {images:,.0f} | {smallest:.0f} | {seconds:.0f} | {' | '.join(cells)} |")
+        lines.append(
+            f"| {ARMS[arm]} | {images:,.0f} | {smallest:.0f} | {seconds:.0f} | {' | '.join(cells)} |"
+        )
     curated = [arm for arm in arms if arm in ("auto", "own")]
     if curated:
         chosen = {arm: float(values(arm, "linear choice").mean()) for arm in curated}

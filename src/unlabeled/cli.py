@@ -110,8 +110,8 @@ Network = Annotated[
     ),
 ]
 EMBEDDERS = (
-    "Folder of a run, or hub:OWNER/NAME; weights as timm:NAME, torchvision:NAME, hf:OWNER/NAME or a file; or auto, which "
-    "trains what pretrain auto chooses on the data first."
+    "Folder of a run, or hub:OWNER/NAME; weights as timm:NAME, torchvision:NAME, hf:OWNER/NAME or a file; or auto, "
+    "which trains what pretrain auto chooses on the data first."
 )
 CONFIG = "The run.toml of a run to repeat; options given here override it. [default: none]"
 SOURCES = "Built-in set such as digits, folder, parquet, tar, npz, or hub name."
@@ -996,6 +996,7 @@ def explore(
         device: Device to compute features on; auto prefers a GPU.
     """
     from unlabeled.exploring import explore as write
+    from unlabeled.exploring.exploration import run_beside
     from unlabeled.files import new_folder
 
     out = out or new_folder(Path("runs") / f"explore-{_short(data)}")
@@ -1005,7 +1006,7 @@ def explore(
     )  # fmt: skip
     print("\n".join(written.summary()))
     print(written.path, *([parquet] if parquet else []), sep="\n", flush=True)
-    _next("evaluate", run, "labels.csv")
+    _next("evaluate", run_beside(out) if run == "auto" else run, "labels.csv")
 
 
 def _short(data: str) -> str:

@@ -87,7 +87,9 @@ def isolation(points: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
     if count < 1:
         return torch.zeros(len(points))
     means = []
-    for start, block in zip(range(0, len(points), size := max(1, ENTRIES // len(points))), points.split(size)):
+    for start, block in zip(
+        range(0, len(points), size := max(1, ENTRIES // len(points))), points.split(size)
+    ):
         cosines = block @ points.T
         cosines.diagonal(start).fill_(-torch.inf)
         means.append(1 - cosines.topk(count).values.mean(1))

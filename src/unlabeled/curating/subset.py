@@ -9,13 +9,14 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from unlabeled.check import UserError
-from unlabeled.curating.curate import Curation
+from unlabeled.curating.curation import Curation
 from unlabeled.data import Images
 from unlabeled.data.audio.data import Sounds
 from unlabeled.data.text.data import Texts
@@ -114,7 +115,8 @@ def _require_files(part: "Data", target: Path) -> None:
     if not _are_files(part):
         first = next((path for path in part.paths if not os.path.isfile(path)), part.paths[0])
         raise UserError(
-            f"out must end with .parquet or .jsonl where samples are not files of their own, got {target.name} and {first}"
+            "out must end with .parquet or .jsonl where samples are not files of their own, "
+            f"got {target.name} and {first}"
         )
 
 
@@ -204,8 +206,8 @@ def _contents(part: "Data", rows: torch.Tensor) -> Any:
 
     if isinstance(part, Texts):
         return pa.array([part.texts[row] for row in rows.tolist()], pa.string())
-    encode: Callable[[Any, int], bytes] = _png if isinstance(part, Images) else _flac
-    contents = pa.array([encode(part, row) for row in rows.tolist()], pa.binary())
+    encode = partial(_png, part) if isinstance(part, Images) else partial(_flac, part)
+    contents = pa.array([encode(row) for row in rows.tolist()], pa.binary())
     names = pa.array([os.path.basename(part.paths[row]) for row in rows.tolist()], pa.string())
     return pa.StructArray.from_arrays([contents, names], ["bytes", "path"])
 
@@ -215,14 +217,17 @@ def _png(images: Images, row: int) -> bytes:
 
     pixels = images.batch(torch.tensor([row]))["image"][0].permute(1, 2, 0).cpu().numpy()
     if pixels.shape[2] not in (1, 3):
-        raise UserError(f"out must list files where images have other than 1 or 3 bands, got {pixels.shape[2]}")
+        raise UserError(
+            f"out must list files where images have other than 1 or 3 bands, got {pixels.shape[2]}"
+        )
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer := io.BytesIO(), "png")
     return buffer.getvalue()
 
 
-def _flac(sounds: Sounds, row: int) -> bytes:
+def _flac(sounds: "Data", row: int) -> bytes:
     import soundfile
 
+    assert isinstance(sounds, Sounds)
     batch = sounds.batch(torch.tensor([row]))
     samples = batch["waveform"][0, : int(batch["length"][0])].cpu().numpy()
     soundfile.write(buffer := io.BytesIO(), samples, sounds.sample_rate, "PCM_16", format="FLAC")
@@ -233,7 +238,9 @@ def _write_links(part: "Data", target: Path) -> None:
     """A folder of links to the files, in folders as they are below the one that holds all."""
     _require_files(part, target)
     if target.exists():
-        raise UserError(f"out must be a folder without {target.name}, which would be mixed with the new one, got {target.parent}")
+        raise UserError(
+            f"out must be a folder without {target.name}, which would be mixed with the new one, got {target.parent}"
+        )
     full = [os.path.abspath(path) for path in part.paths]
     top = os.path.commonpath([os.path.dirname(path) for path in full])
     for path in full:

@@ -127,7 +127,9 @@ def model(
         words = {key: value for key, value in (reading or {}).items() if value is not None}
         # Devices that evaluation does not take, such as mps, are not chosen either.
         place = str(pick_device(device))
-        return pretrain(AUTO, data, out=out, resume=out.exists(), seed=seed, device=place, quiet=True, **words)
+        return pretrain(
+            AUTO, data, out=out, resume=out.exists(), seed=seed, device=place, quiet=True, **words
+        )
     if name.startswith("hub:") or Path(name).is_dir():
         return load(name)
     if ":" in name or Path(name).is_file():

@@ -57,8 +57,9 @@ def hilbert(points: Tensor) -> Tensor:
         right, up = (x & side) > 0, (y & side) > 0
         place += side * side * ((3 * right.long()) ^ up.long())
         flip = ~up & right
-        x, y = torch.where(flip, side - 1 - (x & (side - 1)), x & (side - 1)), torch.where(
-            flip, side - 1 - (y & (side - 1)), y & (side - 1)
+        x, y = (
+            torch.where(flip, side - 1 - (x & (side - 1)), x & (side - 1)),
+            torch.where(flip, side - 1 - (y & (side - 1)), y & (side - 1)),
         )
         x, y = torch.where(up, x, y), torch.where(up, y, x)
     return place

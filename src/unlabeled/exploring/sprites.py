@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+
 from unlabeled.files import atomic
 from unlabeled.progress import watched
 from unlabeled.reporting.samples import pixels

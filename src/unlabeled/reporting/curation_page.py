@@ -54,9 +54,9 @@ def _cluster(
     members = (curation.levels[-1] == number).nonzero().flatten()
     generator = torch.Generator().manual_seed(number)
     some = members[torch.randperm(len(members), generator=generator)[:MEMBERS]]
-    shares = [100 * float(part[number]) / max(float(part.sum()), 1) for part in (sizes, taken)]
+    before, after = (100 * float(part[number]) / max(float(part.sum()), 1) for part in (sizes, taken))
     words = f"{int(taken[number]):,} of {int(sizes[number]):,}"
-    return words, *shares, [show(curation.data, row) for row in some.tolist()]
+    return words, before, after, [show(curation.data, row) for row in some.tolist()]
 
 
 def show(data: Data, row: int) -> Markup:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Unpack
 
 import torch
@@ -94,7 +93,7 @@ def explore(
 
     Args:
         run: A run or its folder, a method or an encoder; weights as timm:NAME, torchvision:NAME, hf:OWNER/NAME; or
-            "auto", which trains what `pretrain auto` chooses on the data first.
+            "auto", which trains what `pretrain auto` chooses on the data first, in the folder OUT-run.
         data: What `open_data` takes; all splits are shown. Of more than 100,000 samples a random part is.
         out: Folder of the page.
         features: As in `evaluate`.
@@ -111,8 +110,8 @@ def explore(
     folder, say = Path(out), progress or (lambda line: None)
     _verify(folder, parquet)
     words = {"reading": reading, "device": device, "progress": progress}
-    with TemporaryDirectory() as temporary, telling(progress):
-        encoder = model(run, data, out=Path(temporary) / "run", seed=seed, **words)
+    with telling(progress):
+        encoder = model(run, data, out=run_beside(folder), seed=seed, **words)
         opened = embedded(encoder, data, features=features, **words)
         notes = []
         if len(opened.features) > MOST:
@@ -132,6 +131,11 @@ def explore(
         notes.append(f"the folder has more than {LARGEST // 10**6} MB")
     dims = vectors.values.shape[1]
     return Exploration(folder / "index.html", len(order), dims, vectors.recall, name, size, notes)
+
+
+def run_beside(folder: Path) -> Path:
+    """Folder of the run that "auto" trains for a page, beside that of the page."""
+    return folder.with_name(f"{folder.name}-run")
 
 
 def _verify(folder: Path, parquet: str | Path | None) -> None:
@@ -194,9 +198,7 @@ def _packed(values: Tensor) -> str:
     return base64.b64encode(values.contiguous().numpy().tobytes()).decode()
 
 
-def _media(
-    opened: Embedded, encoder: Any, order: Tensor, folder: Path, notes: list[str]
-) -> dict[str, Any]:
+def _media(opened: Embedded, encoder: Any, order: Tensor, folder: Path, notes: list[str]) -> dict[str, Any]:
     """Write sheets of pictures and files of sounds, and say where they are."""
     if opened.kind == "text":
         return {}
@@ -230,7 +232,9 @@ def _sounds(samples: Sequence[tuple[Data, int]], folder: Path, notes: list[str])
         if all(os.path.isfile(data.paths[row]) for data, row in samples):
             notes.append("sounds are played from their files, as copies would take too much space")
             return "files"
-        notes.append("sounds cannot be played, as they are too many for copies and have no files of their own")
+        notes.append(
+            "sounds cannot be played, as they are too many for copies and have no files of their own"
+        )
         return ""
     folder.mkdir(parents=True, exist_ok=True)
     if seconds < sounds.LONGEST:
@@ -240,7 +244,9 @@ def _sounds(samples: Sequence[tuple[Data, int]], folder: Path, notes: list[str])
         batch = data.batch(torch.tensor([row]))
         length = min(int(batch["length"][0]), round(seconds * data.sample_rate))
         samples_of = batch["waveform"][0, : max(length, 1)].cpu().numpy()
-        soundfile.write(folder / f"{number}.ogg", samples_of, data.sample_rate, format="OGG", subtype="VORBIS")
+        soundfile.write(
+            folder / f"{number}.ogg", samples_of, data.sample_rate, format="OGG", subtype="VORBIS"
+        )
     return "copies"
 
 

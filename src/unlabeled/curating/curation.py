@@ -90,9 +90,13 @@ class Curation:
         sizes, taken = self.sizes()
         if len(sizes):
             before, after = (100 * float(part.max()) / max(int(part.sum()), 1) for part in (sizes, taken))
-            lines.append(f"the largest of {len(sizes):,} clusters: {before:.1f} % before, {after:.1f} % after")
+            lines.append(
+                f"the largest of {len(sizes):,} clusters: {before:.1f} % before, {after:.1f} % after"
+            )
         kept = int(self.taken[self.outliers].sum())
-        lines.append(f"outliers, farther than {self.fence:.3f} from others: {len(self.outliers):,}, {kept:,} taken")
+        lines.append(
+            f"outliers, farther than {self.fence:.3f} from others: {len(self.outliers):,}, {kept:,} taken"
+        )
         return lines + self._classes() + self.notes
 
     def _classes(self) -> list[str]:
@@ -164,12 +168,13 @@ def curate(
         if pool.kind not in KINDS:
             raise UserError(f"data must be of kind {', '.join(KINDS)} to curate it, got {pool.kind}")
         say(f"curating {len(pool):,} {pool.unit} by {opened.features.shape[1]} features")
-        settings = {"run": str(run) if isinstance(run, str | Path) else type(run).__name__, "features": features}
+        settings = {
+            "run": str(run) if isinstance(run, str | Path) else type(run).__name__,
+            "features": features,
+        }
         settings |= {"near": near, "outliers": outliers, "rounds": rounds, "seed": seed}
         found = anomalies.copies(pool, near=near, seed=seed, progress=progress)
-        curation = _curated(
-            opened.name, pool, opened.features, found, size, share, clusters, settings
-        )
+        curation = _curated(opened.name, pool, opened.features, found, size, share, clusters, settings)
     if opened.other_splits:
         curation.notes.append(f"of its splits only {opened.parts[0].split} was curated")
     return curation
@@ -232,7 +237,16 @@ def _curated(
     settings |= {"clusters": counts, "size": wanted}
     taken = rows[drawn]
     return Curation(
-        name, pool, taken, dict(sorted(reasons.items())), of_samples, isolation, outlying, fence, notes, settings
+        name,
+        pool,
+        taken,
+        dict(sorted(reasons.items())),
+        of_samples,
+        isolation,
+        outlying,
+        fence,
+        notes,
+        settings,
     )
 
 
