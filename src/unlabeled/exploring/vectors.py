@@ -14,6 +14,8 @@ DIMS = (64, 128, 256)
 """Numbers of components that are tried, the fewest first."""
 ENOUGH = 0.95
 """Recall from which on no more components are taken."""
+MOST_PRODUCTS = 128 * 100_000
+"""Products of numbers that a search may take, so that a browser answers at once."""
 NEIGHBOURS, QUERIES = 10, 500
 LEVELS = 127
 
@@ -32,19 +34,20 @@ class Quantized(NamedTuple):
 
 
 def quantized(features: Tensor, *, seed: int = 0) -> Quantized:
-    """Reduce centred features to as many components of a byte each as are needed.
+    """Reduce centred features to as many components of a byte each as are needed, or can be searched at once.
 
     Args:
         features: Float, shape (samples, dim).
         seed: Seed of the samples on which the recall is measured.
     """
-    best = None
-    for dim in DIMS:
+    fewest, *more = DIMS
+    dims = [fewest, *(dim for dim in more if dim * len(features) <= MOST_PRODUCTS)]
+    best = Quantized(torch.empty(0), 0.0)
+    for dim in dims:
         values = to_bytes(unit_components(features, dim))
         best = Quantized(values, recall(features, values, seed=seed))
         if best.recall >= ENOUGH or values.shape[1] < dim:
             break
-    assert best is not None
     return best
 
 

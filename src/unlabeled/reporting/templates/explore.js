@@ -25,15 +25,22 @@ const explore = (() => {
   // Cosines of all samples with a vector; the lengths of the others are divided out, its own does not matter.
   function cosines(vector) {
     const dims = data.dims, scores = new Float32Array(data.paths.length);
-    let length = 0;
-    for (let k = 0; k < dims; k++) length += vector[k] * vector[k];
-    const own = length > 0 ? 1 / Math.sqrt(length) : 0;
-    for (let row = 0, at = 0; row < scores.length; row++) {
-      let sum = 0;
-      for (let k = 0; k < dims; k++) sum += vector[k] * vectors[at++];
-      scores[row] = sum * inverse[row] * own;
-    }
+    const length = Math.hypot(...vector), own = length > 0 ? 1 / length : 0;
+    for (let row = 0; row < scores.length; row++) scores[row] = product(vector, vectors, row * dims, dims) * inverse[row] * own;
     return scores;
+  }
+
+  // Sums of products of small whole numbers, four at a time: below 2^31, so that the engine needs no fractions.
+  function product(vector, others, at, dims) {
+    let a = 0, b = 0, c = 0, d = 0, k = 0;
+    for (; k < dims - 3; k += 4, at += 4) {
+      a = (a + Math.imul(vector[k], others[at])) | 0;
+      b = (b + Math.imul(vector[k + 1], others[at + 1])) | 0;
+      c = (c + Math.imul(vector[k + 2], others[at + 2])) | 0;
+      d = (d + Math.imul(vector[k + 3], others[at + 3])) | 0;
+    }
+    for (; k < dims; k++, at++) a = (a + Math.imul(vector[k], others[at])) | 0;
+    return a + b + c + d;
   }
 
   // Rows of the largest scores, the largest first; of equal ones the first row.
@@ -50,11 +57,12 @@ const explore = (() => {
   }
 
   function vectorOf(rows) {
-    if (rows.length === 1) return vectors.subarray(rows[0] * data.dims, (rows[0] + 1) * data.dims);
-    const mean = new Float32Array(data.dims);
+    if (rows.length === 1) return Int32Array.from(vectors.subarray(rows[0] * data.dims, (rows[0] + 1) * data.dims));
+    const mean = new Float64Array(data.dims);
     for (const row of rows)
       for (let k = 0; k < data.dims; k++) mean[k] += vectors[row * data.dims + k] * inverse[row];
-    return mean;
+    const most = mean.reduce((high, value) => Math.max(high, Math.abs(value)), 1e-12);
+    return Int32Array.from(mean, value => Math.round(value / most * 4095));
   }
 
   function nearest(rows, most = NEAREST) {
