@@ -366,7 +366,9 @@ def test_a_warning_is_one_line_without_source() -> None:
     assert done.stderr.splitlines() == ["next: unlabeled pretrain METHOD --help", "warning: mind that"]
 
 
-@pytest.mark.parametrize("command", ["evaluate", "compare", "embed", "audit", "show", "report", "export", "curate", "explore"])
+@pytest.mark.parametrize(
+    "command", ["evaluate", "compare", "embed", "audit", "show", "report", "export", "curate", "explore"]
+)
 def test_no_option_of_a_command_is_there_twice(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with suppress(SystemExit):
         main([command, "--help"])

@@ -936,7 +936,7 @@ def curate(
     clusters.
 
     Args:
-        size: Samples to take.
+        size: Samples to take. [default: as share says]
         share: Fraction of the samples to take instead, in 0..1. [default: 0.5]
         clusters: Clusters of each level, the finest first: 1000,100,10. [default: a fortieth of the samples, then a
             tenth of these, and so on while at least ten are left]

@@ -326,5 +326,7 @@ def test_a_hundred_thousand_are_searched_within_a_tenth_of_a_second(written: Pat
     document.body.append(shown);
     """
     told = in_browser(page, script, tmp_path)
-    print(f"fastest {told['took'][0]:.1f} ms, median {told['took'][10]:.1f} ms, slowest {told['took'][-1]:.1f} ms")
+    print(
+        f"fastest {told['took'][0]:.1f} ms, median {told['took'][10]:.1f} ms, slowest {told['took'][-1]:.1f} ms"
+    )
     assert told["took"][0] < 100  # the least disturbed by other programs

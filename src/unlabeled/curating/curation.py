@@ -1,6 +1,7 @@
 """From a pool to a balanced part of it: copies out, clusters of clusters, as many samples of each."""
 
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.curating import anomalies, balance
 from unlabeled.curating.hierarchy import default_clusters, flat_sizes, hierarchy
-from unlabeled.evaluation.embedded import AUTO, embedded, model
+from unlabeled.evaluation.embedded import AUTO, Embedded, embedded, model
 from unlabeled.evaluation.geometry import unit_components
 from unlabeled.options import Reading
 from unlabeled.progress import telling
@@ -140,7 +141,7 @@ def curate(
         data: What `open_data` takes; of several splits the training part, which `pretrain` would read.
         run: A run or its folder, a method or an encoder; weights as timm:NAME, torchvision:NAME, hf:OWNER/NAME; or
             "auto", which trains what `pretrain auto` chooses on the data first.
-        size: Samples to take.
+        size: Samples to take. [default: as share says]
         share: Fraction of the pool to take instead, in 0..1. [default: 0.5]
         clusters: Clusters of each level, the finest first. [default: a fortieth of the samples, then a tenth of these,
             and so on while at least ten are left]
@@ -158,26 +159,15 @@ def curate(
         ValueError: An option is out of its range, or there is no such data or run.
     """
     _verify(size, share, rounds, outliers)
-    say = progress or (lambda line: None)
+    name = os.fspath(run) if isinstance(run, str | os.PathLike) else type(run).__name__
+    settings = {"run": name, "features": features, "near": near, "outliers": outliers, "rounds": rounds}
+    settings |= {"size": size, "share": share, "clusters": clusters, "seed": seed}
     with TemporaryDirectory() as temporary, telling(progress):
         words = {"reading": reading, "device": device, "progress": progress}
         folder = Path(temporary if out is None else out) / "run"
         encoder = model(run, data, out=folder, seed=seed, **words)
         opened = embedded(encoder, data, features=features, whole=False, **words)
-        pool = opened.data
-        if pool.kind not in KINDS:
-            raise UserError(f"data must be of kind {', '.join(KINDS)} to curate it, got {pool.kind}")
-        say(f"curating {len(pool):,} {pool.unit} by {opened.features.shape[1]} features")
-        settings = {
-            "run": str(run) if isinstance(run, str | Path) else type(run).__name__,
-            "features": features,
-        }
-        settings |= {"near": near, "outliers": outliers, "rounds": rounds, "seed": seed}
-        found = anomalies.copies(pool, near=near, seed=seed, progress=progress)
-        curation = _curated(opened.name, pool, opened.features, found, size, share, clusters, settings)
-    if opened.other_splits:
-        curation.notes.append(f"of its splits only {opened.parts[0].split} was curated")
-    return curation
+        return _curated(opened, settings, progress or (lambda line: None))
 
 
 def _verify(size: int | None, share: float | None, rounds: int, outliers: str) -> None:
@@ -192,39 +182,30 @@ def _verify(size: int | None, share: float | None, rounds: int, outliers: str) -
     check.choice(("keep", "omit"), outliers=outliers)
 
 
-def _curated(
-    name: str,
-    pool: "Data",
-    features: Tensor,
-    found: anomalies.Copies,
-    size: int | None,
-    share: float | None,
-    clusters: Sequence[int] | None,
-    settings: dict[str, Any],
-) -> Curation:
-    """Cluster what is no copy, and draw from it."""
-    count, seed = len(pool), settings["seed"]
+def _curated(opened: Embedded, settings: dict[str, Any], say: Callable[[str], None]) -> Curation:
+    """Find copies and outliers, cluster the others, and draw from the clusters."""
+    pool, count, seed = opened.data, len(opened.data), settings["seed"]
+    if pool.kind not in KINDS:
+        raise UserError(f"data must be of kind {', '.join(KINDS)} to curate it, got {pool.kind}")
+    say(f"curating {count:,} {pool.unit} by {opened.features.shape[1]} features")
+    found = anomalies.copies(pool, near=settings["near"], seed=seed, progress=say)
     rows = (found.of == torch.arange(count)).nonzero().flatten()
-    points = unit_components(features[rows])
+    points, reasons = unit_components(opened.features[rows]), dict(found.reasons)
     isolation = torch.full((count,), torch.nan)
     isolation[rows] = distances = anomalies.isolation(points)
     fence = anomalies.fence(distances)
     order = distances.argsort(descending=True, stable=True)
     far = order[distances[order] > fence]
-    outlying, reasons = rows[far], dict(found.reasons)
+    outlying = rows[far]
     if settings["outliers"] == "omit":
-        reasons |= {
-            row: f"outlier: {isolation[row]:.3f} from its nearest samples, above {fence:.3f}"
-            for row in outlying.tolist()
-        }
+        for row in outlying.tolist():
+            reasons[row] = f"outlier: {isolation[row]:.3f} from its nearest samples, above {fence:.3f}"
         own = torch.ones(len(rows), dtype=torch.bool).index_fill_(0, far, False)
         rows, points = rows[own], points[own]
-    counts = default_clusters(len(rows)) if clusters is None else [*clusters]
+    counts = default_clusters(len(rows)) if settings["clusters"] is None else [*settings["clusters"]]
     levels = hierarchy(points, counts, rounds=settings["rounds"], seed=seed)
-    wanted = size if size is not None else max(1, math.floor((SHARE if share is None else share) * count))
-    notes = []
-    if wanted > len(rows):
-        notes.append(f"{wanted:,} were asked for, but only {len(rows):,} are left")
+    share = SHARE if settings["share"] is None else settings["share"]
+    wanted = settings["size"] or max(1, math.floor(share * count))
     drawn = balance.draw(levels, counts, min(wanted, len(rows)), seed=seed)
     reasons |= _surplus(rows, drawn, levels[0], counts[0])
     of_samples = torch.full((len(levels), count), -1)
@@ -232,22 +213,24 @@ def _curated(
     for level, assignments in enumerate(levels):
         cluster = assignments[cluster]
         of_samples[level, rows] = cluster
+    notes = _notes(opened, found, wanted, len(rows))
+    settings = settings | {"clusters": counts, "size": wanted}
+    reasons = dict(sorted(reasons.items()))
+    return Curation(
+        opened.name, pool, rows[drawn], reasons, of_samples, isolation, outlying, fence, notes, settings
+    )
+
+
+def _notes(opened: Embedded, found: anomalies.Copies, wanted: int, left: int) -> list[str]:
+    """What a reader must know, a sentence each."""
+    notes = []
+    if wanted > left:
+        notes.append(f"{wanted:,} were asked for, but only {left:,} are left")
     if found.threshold is not None:
         notes.append(f"near-duplicates are pairs that score {found.threshold:.3f} or more")
-    settings |= {"clusters": counts, "size": wanted}
-    taken = rows[drawn]
-    return Curation(
-        name,
-        pool,
-        taken,
-        dict(sorted(reasons.items())),
-        of_samples,
-        isolation,
-        outlying,
-        fence,
-        notes,
-        settings,
-    )
+    if opened.other_splits:
+        notes.append(f"of its splits only {opened.parts[0].split} was curated")
+    return notes
 
 
 def _surplus(rows: Tensor, drawn: Tensor, assignments: Tensor, count: int) -> dict[int, str]:
