@@ -98,7 +98,7 @@ const explore = (() => {
   function showQuery(took) {
     const box = by("query"), words = element("div");
     box.replaceChildren();
-    if (query.length === 1 && data.side) box.append(thumbnail(query[0], 72));
+    if (query.length === 1 && data.side) box.append(thumbnail(query[0], 64));
     const title = query.length === 1 ? name(query[0]) : `${count(query.length)} selected samples`;
     words.append(element("b", { textContent: title }));
     const facts = query.length === 1 && label(query[0]) ? `${label(query[0])} · ` : "";
