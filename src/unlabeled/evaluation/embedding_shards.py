@@ -5,6 +5,7 @@ r + W and so on, which needs no communication: processes may start and end at an
 """
 
 import csv
+import io
 import json
 import os
 import re
@@ -47,6 +48,8 @@ NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS",
 """Variables in which torchrun and SLURM say which process this is, of how many, and which of its machine."""
 
 Vectors = Callable[[Batch], torch.Tensor]
+Contents = Iterator[tuple[str, Iterator[Piece], "list[Skipped]"]]
+"""Names of files, what is in them, and what could not be read, which is complete when a file is."""
 
 
 class Written(NamedTuple):
@@ -110,101 +113,78 @@ def embed_shards(
         raise UserError(f"out must be a folder, got {folder}")
     if not stream and (cache_size is not None or workers is not None):
         raise UserError("cache_size and workers must be omitted without stream")
-    rank, processes, local = _process()
-    hardware, run = pick_device(device), opened_run(run)
-    if hardware.type == "cuda":
-        torch.cuda.set_device(local % torch.cuda.device_count())
+    (rank, processes), hardware, run = _process(), _hardware(device), opened_run(run)
     encoder, reader = frozen(run, hardware)
-    if text := readouts.named(run, features):
-        if stream:
-            raise UserError(
-                f"features must be the run's own with stream, as others are fitted to data, got {text}"
-            )
+    if (text := readouts.named(run, features)) and stream:
+        raise UserError(f"features must be the run's own with stream, as others are fitted, got {text}")
+    if text:
         encoder = readouts.readout(run, text, data, device=device, reading=reading, progress=tell)
         reader = of_encoder(encoder)
-    vectors: Vectors = partial(features_of, reader, None)
     source = Source.of(run, encoder, data, reading=reading)
-    files: _Shards | _Splits
-    if stream:
-        streamed = _streamed(source, cache_size, workers)
-        if streamed.other_splits:
-            tell(f"only the part {streamed.split} of {streamed.name}, not {', '.join(streamed.other_splits)}")
-        files = _Shards(streamed.to(hardware), vectors)
-    else:
-        files = _Splits([(split, samples.to(hardware)) for split, samples in source.splits(encoder)], vectors)
-    about = {
-        "encoder": fingerprint(encoder.state_dict()),
-        "features": text or "output",
-        "data": files.identity,
-    }
-    _claim(folder, about)
+    files = _shards(source, cache_size, workers, tell) if stream else _Splits(source.splits(encoder))
+    _claim(folder, fingerprint(encoder.state_dict()), text or "output", files.identity)
     with locked(folder, f".process-{rank}-of-{processes}.lock"):
-        todo = [name for name in files.names[rank::processes] if not (folder / f"{name}.parquet").exists()]
-        for number, (name, pieces, broken) in enumerate(files.contents(todo), 1):
-            target = folder / f"{name}.parquet"
-            sweep(target)
-            with atomic(target) as path:
-                WRITERS[".parquet"](path, pieces, None)
-                _list(folder / f"{name}.skipped.csv", broken)
-            others = f" of process {rank} of {processes}" if processes > 1 else ""
-            tell(f"{target.name}: {number:,} of {len(todo):,} files{others}")
+        numbers = range(rank, len(files.names), processes)
+        _write(folder, files, numbers, partial(features_of, reader, None), hardware, tell)
     return _written(folder, files.names)
 
 
 class _Splits:
     """Files of data that is opened as a whole, a few thousand samples of a split each."""
 
-    def __init__(self, splits: "list[tuple[str, Data]]", vectors: Vectors) -> None:
-        self.vectors = vectors
-        self.parts = {
-            f"{_plain(split)}-{start // SAMPLES:05}": (split, samples, range(start, len(samples))[:SAMPLES])
-            for split, samples in splits
-            for start in range(0, len(samples), SAMPLES)
-        }
+    def __init__(self, splits: "Iterator[tuple[str, Data]]") -> None:
+        self.identity: dict[str, Any] = {}
+        self.parts: dict[str, tuple[str, Data, range]] = {}
+        for split, samples in splits:
+            self.identity[split] = _identity(samples)
+            for start in range(0, len(samples), SAMPLES):
+                name = f"{re.sub(r'[^a-zA-Z0-9_.-]', '-', split)}-{start // SAMPLES:05}"
+                self.parts[name] = split, samples, range(start, len(samples))[:SAMPLES]
         self.names = [*self.parts]
-        self.identity = {split: _identity(samples) for split, samples in splits}
 
-    def contents(self, names: list[str]) -> "Iterator[tuple[str, Iterator[Piece], list[Skipped]]]":
+    def contents(self, names: list[str], vectors: Vectors, device: torch.device) -> Contents:
         for name in names:
             split, samples, rows = self.parts[name]
             part = samples if len(rows) == len(samples) else samples.subset(torch.tensor(rows))
-            yield name, embedding_pieces(iter([(split, part)]), self.vectors, part.device), []
+            yield name, embedding_pieces(iter([(split, part)]), vectors, device), []
 
 
 class _Shards:
     """Files of streamed shards, one each."""
 
-    def __init__(self, data: "Streamed", vectors: Vectors) -> None:
-        self.data, self.vectors = data, vectors
-        counts = data.decoder.counts
-        self.shards = {f"shard-{shard:05}": int(shard) for shard in np.flatnonzero(counts)}
+    def __init__(self, data: "Streamed") -> None:
+        self.data = data
+        self.shards = {f"shard-{shard:05}": int(shard) for shard in np.flatnonzero(data.decoder.counts)}
         self.names, self.identity = [*self.shards], data.identity
 
-    def contents(self, names: list[str]) -> "Iterator[tuple[str, Iterator[Piece], list[Skipped]]]":
-        self.data.announce((rows for name in names for rows in self._batches(name)), AHEAD)
+    def contents(self, names: list[str], vectors: Vectors, device: torch.device) -> Contents:
+        data = self.data.to(device)
+        data.announce((rows for name in names for rows in self._batches(name)), AHEAD)
         for name in names:
-            self.data.broken = []
-            yield name, self._pieces(name), self.data.broken
+            data.broken = []
+            yield name, self._pieces(data, name, vectors), data.broken
 
     def _batches(self, name: str) -> Iterator[torch.Tensor]:
         decoder, shard = self.data.decoder, self.shards[name]
         stop = int(decoder.ends[shard])
         yield from torch.arange(stop - int(decoder.counts[shard]), stop).split(BATCH)
 
-    def _pieces(self, name: str) -> Iterator[Piece]:
-        names, start = self.data.decoder.source.names(self.shards[name]), 0
+    def _pieces(self, data: "Streamed", name: str, vectors: Vectors) -> Iterator[Piece]:
+        names, start = data.decoder.source.names(self.shards[name]), 0
         for rows in self._batches(name):
-            batch = self.data.batch(rows)
+            batch = data.batch(rows)
             readable = ~batch.pop("replaced", torch.zeros(len(rows), dtype=torch.bool)).cpu()
             with torch.no_grad():
-                vectors = self.vectors(batch).flatten(1).float().cpu()
-            require_finite(vectors, "samples of a batch")
+                features = vectors(batch).flatten(1).float().cpu()
+            require_finite(features, "samples of a batch")
             paths = [printable(names[start + row]) for row in readable.nonzero()[:, 0].tolist()]
-            start, nothing = start + len(rows), [None] * len(paths)
-            yield Piece(vectors[readable].numpy(), paths, ["all"] * len(paths), nothing, nothing)
+            start, unknown = start + len(rows), [None] * len(paths)
+            yield Piece(features[readable].numpy(), paths, ["all"] * len(paths), unknown, unknown)
 
 
-def _streamed(source: Source, cache_size: str | None, workers: int | None) -> "Streamed":
+def _shards(
+    source: Source, cache_size: str | None, workers: int | None, tell: Callable[[str], None]
+) -> _Shards:
     from unlabeled.data import STORE_SIZE
     from unlabeled.data.image.streamed import open_streamed
 
@@ -213,7 +193,7 @@ def _streamed(source: Source, cache_size: str | None, workers: int | None) -> "S
         raise UserError(f"data must be a path or an address of images to be streamed, got {source.name}")
     if source.reading:
         raise UserError(f"{next(iter(source.reading))} must be omitted with stream")
-    return open_streamed(
+    data = open_streamed(
         os.fspath(source.data),
         side=options.get("store_size") or STORE_SIZE,
         channels=options.get("channels"),
@@ -222,20 +202,26 @@ def _streamed(source: Source, cache_size: str | None, workers: int | None) -> "S
         levels=options.get("levels"),
         max_broken=options.get("max_broken", 0.1),
     )
+    if data.other_splits:
+        tell(f"only the part {data.split} of {data.name}, not {', '.join(data.other_splits)}")
+    return _Shards(data)
 
 
-def _process() -> tuple[int, int, int]:
-    """Which process this is, of how many, and which of its machine."""
+def _process() -> tuple[int, int]:
+    """Which process this is, and of how many."""
     for names in NUMBERS:
         if names[0] in os.environ and names[1] in os.environ:
-            rank, processes, local = (int(os.environ.get(name, 0)) for name in names)
-            return rank, processes, local
-    return 0, 1, 0
+            return int(os.environ[names[0]]), int(os.environ[names[1]])
+    return 0, 1
 
 
-def _plain(name: str) -> str:
-    """A name without what may not be in that of a file."""
-    return re.sub(r"[^\w.-]", "-", name)
+def _hardware(device: str) -> torch.device:
+    """The device of a name; of several GPUs, that of this process."""
+    hardware = pick_device(device)
+    if hardware.type == "cuda":
+        number = next((int(os.environ[names[2]]) for names in NUMBERS if names[2] in os.environ), 0)
+        torch.cuda.set_device(number % torch.cuda.device_count())
+    return hardware
 
 
 def _identity(samples: "Data") -> str:
@@ -244,13 +230,13 @@ def _identity(samples: "Data") -> str:
     return f"{len(samples)} samples, {digest[:16]}"
 
 
-def _claim(folder: Path, about: dict[str, Any]) -> None:
+def _claim(folder: Path, encoder: str, features: str, data: dict[str, Any]) -> None:
     """Note what a folder holds, or make sure that it holds that.
 
     Raises:
         ValueError: It holds something else.
     """
-    file = folder / ABOUT
+    file, about = folder / ABOUT, {"encoder": encoder, "features": features, "data": data}
     if not file.is_file():
         if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise UserError(f"out must be a new or empty folder, or one that embed wrote, got {folder}")
@@ -263,6 +249,26 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
                 f"out must be a folder with the same {name}, got {folder}, which has {earlier.get(name)} instead of "
                 f"{value}"
             )
+
+
+def _write(
+    folder: Path,
+    files: _Splits | _Shards,
+    numbers: range,
+    vectors: Vectors,
+    device: torch.device,
+    tell: Callable[[str], None],
+) -> None:
+    """Write those of some files that are not there, and what they lack to others beside them."""
+    names = [files.names[number] for number in numbers]
+    todo = [name for name in names if not (folder / f"{name}.parquet").exists()]
+    for number, (name, pieces, broken) in enumerate(files.contents(todo, vectors, device), 1):
+        target = folder / f"{name}.parquet"
+        sweep(target)
+        with atomic(target) as path:
+            WRITERS[".parquet"](path, pieces, io.BytesIO())
+            _list(folder / f"{name}.skipped.csv", broken)
+        tell(f"{target.name}: {number:,} of {len(todo):,} files")
 
 
 def _list(file: Path, broken: "list[Skipped]") -> None:
