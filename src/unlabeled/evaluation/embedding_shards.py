@@ -178,7 +178,8 @@ class _Shards:
                 features = vectors(batch).flatten(1).float().cpu()
             require_finite(features, "samples of a batch")
             paths = [printable(names[start + row]) for row in readable.nonzero()[:, 0].tolist()]
-            start, unknown = start + len(rows), [None] * len(paths)
+            start = start + len(rows)
+            unknown: list[Any] = [None] * len(paths)
             yield Piece(features[readable].numpy(), paths, ["all"] * len(paths), unknown, unknown)
 
 
