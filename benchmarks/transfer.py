@@ -6,10 +6,11 @@
     python benchmarks/transfer.py --out runs/transfer --print                # the tables of what is finished
 
 The folder has bccd_voc (boxes), camvid_voc (masks) and caltech96. All methods train the same network for the same
-processor time on the photographs of caltech96: natural images as in the papers, and with labels, which pre-training with labels needs.
-`--source bccd_voc` adds pre-training on the target's own training images. Each network then learns each target from some
-of its labelled training images; a cell is a task, a row, a number of labelled images and a seed, which draws them. Cells are kept in --out one by one, with their processor time and peak memory: the
-same command goes on after an interruption. Seeds come one after the other, so that a table of one seed is there early.
+processor time on the photographs of caltech96: natural images as in the papers, with labels, which pre-training with
+labels needs. `--source bccd_voc` pre-trains on the target's own training images. Each network then learns each target
+from some of its labelled training images; a cell is a task, a row, a number of labelled images and a seed, which draws
+them. Cells are kept in --out one by one, with their processor time and peak memory: the same command goes on after an
+interruption. Seeds come one after the other, so that a table of one seed is there early.
 """
 
 import argparse
@@ -406,7 +407,7 @@ def _by_count(out: Path, source: str, rows: list[str], column: Column) -> str:
     heads = [f"{count} labelled images" for count in COUNTS] + [f"{unit}, all" for unit in more]
     lines = [f"| {MAIN[column.task]} | seeds | {' | '.join(heads)} |", "|---|---|" + "---|" * len(heads)]
     if more:
-        lines[0] = lines[0][:-1] + "printed AP50 / AP / AP75 |"
+        lines[0] = lines[0] + " printed AP50 / AP / AP75 |"
         lines[1] += "---|"
     about = None
     for row in [*([column.guess] if column.guess else []), *rows]:
@@ -547,7 +548,7 @@ def timed(task: str, run: Path, folder: Path, threads: int) -> dict[str, Any]:
         print("\n".join(line for _, line in lines[-5:]), file=sys.stderr)
         return {"error": lines[-1][1] if lines else str(process.returncode)}
     # Trainings say what they train before the first step; what trains nothing starts with its table.
-    starts = [when for when, line in lines if line.startswith(f"{task}, ") and "seed" in line]
+    starts = [when for when, line in lines if f"{task}, " in line and ", seed " in line]
     return {
         "start": round((starts or [lines[-1][0]])[0], 1),
         "seconds": round(time.perf_counter() - began, 1),
