@@ -121,8 +121,8 @@ PRINTED_DETECTION = {
 """AP50, AP and AP75 of Faster R-CNN with ResNet-50 on VOC 2007."""
 METHODS = (*list(PRINTED)[3:], "moco", "simclr", "deepcluster", "densecl")
 WHY_PRINTED = """Printed numbers, as the lectures show them: of AlexNet, pre-trained on ImageNet for days,
-from the VOC table of Gidaris, Singh, Komodakis 2018 (https://arxiv.org/abs/1803.07728), for autoencoder from table 2 of Pathak
-and others 2016 (https://arxiv.org/abs/1604.07379); with AP and AP75 those of ResNet-50 from He and others 2019
+from the VOC table of Gidaris, Singh, Komodakis 2018 (https://arxiv.org/abs/1803.07728), for autoencoder from table 2 of
+Pathak and others 2016 (https://arxiv.org/abs/1604.07379); with AP and AP75 those of ResNet-50 from He and others 2019
 (https://arxiv.org/abs/1911.05722). They are not comparable with ours; their order may be."""
 
 
