@@ -221,8 +221,9 @@ def pans_over(images: Images, name: str, split: str, size: int = 32, blank: bool
     needed = len(images) * FRAMES * images.channels * size**2
     if needed > (available := available_memory()) // 2:
         raise UserError(
-            f"images of pans must be few enough for half of the {available / 1e9:.3g} GB of free memory, got {len(images):,} "
-            f"of {images.name}, whose frames of {size} pixels take {needed / 1e9:.3g} GB; --store-size makes them smaller"
+            f"images of pans must be few enough for half of the {available / 1e9:.3g} GB of free memory, got "
+            f"{len(images):,} of {images.name}, whose frames of {size} pixels take {needed / 1e9:.3g} GB; --store-size "
+            "makes them smaller"
         )
     motions: dict[str, Any] = {"size": size, "shift": 3 * size / 32, "blank": blank, "frames": FRAMES}
     pictures = [
