@@ -3,7 +3,7 @@
 Barlow Twins and VICReg of 256 pairs of projections, DINO of two large and six small crops of 64 images, and SIGReg of
 two views of 256 projections on 1,024 lines. Each measurement is a process of its own with one thread: the processor
 time of a forward and a backward pass, the second of two, and the memory that it needs beyond what was there before;
-medians of three processes, in turns. Values and gradients on small inputs are compared first. Lightly must be installed.
+medians of three processes, in turns. Values and gradients on small inputs are compared first. Needs lightly.
 """
 
 import json
