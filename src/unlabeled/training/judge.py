@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from unlabeled.data import Data
+from unlabeled.encoders import Encoder
 from unlabeled.method import Batch, Method
-from unlabeled.training import metrics
+from unlabeled.parts.augment import Views, to_float
+from unlabeled.training import criteria, metrics
 
-__all__ = ["judge", "look", "probe", "spread"]
+__all__ = ["judge", "look", "probe", "spread", "view_features"]
 
 FEWEST_STEPS = 100
 """Steps before which no training is called healthy. Networks that are only asked to give two views the same vector took
@@ -22,6 +24,36 @@ PROBE_SAMPLES = {"image": 512}
 def probe(data: Data) -> Batch:
     """The samples that are judged, always the same."""
     return data.sample(PROBE_SAMPLES.get(data.kind, 128))
+
+
+VIEWS, VIEWED = 8, 64
+"""Random views that LiDAR compares, and the number of images that they are of."""
+CROP, JITTER, GRAY = 0.4, 0.4, 0.1
+"""The views of all methods are drawn alike, so that their LiDAR can be compared, and never mirrored, as letters must
+not be."""
+
+
+@torch.no_grad()
+def view_features(encoder: Encoder, batch: Batch, views: int = VIEWS) -> Tensor | None:
+    """Features of random views of images, always the same views; torch's generator is left as it was.
+
+    Args:
+        encoder: The network, in evaluation mode.
+        batch: The samples.
+        views: Number of views of each.
+
+    Returns:
+        Float, shape (views, batch, dim); None for samples that are no images, or a single one.
+    """
+    images = batch.get("image")
+    if encoder.kind != "image" or images is None or len(images) < 2:
+        return None
+    draw = Views(encoder.image_size, crop=CROP, jitter=JITTER, gray=GRAY, flip=0.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        # As floats, since compiling the faster loop for bytes would take longer than the views.
+        seen = [draw({**batch, "image": to_float(images)}) for _ in range(views)]
+    return torch.stack([encoder.features(encoder.inputs({"image": view})).float() for view in seen])
 
 
 @torch.no_grad()
