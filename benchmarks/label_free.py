@@ -189,7 +189,7 @@ def table(source: str, files: list[Path]) -> str:
     lines = [
         f"{Path(source).name}: {len(runs)} runs, {count} checkpoints, {seconds / 60:.0f} CPU minutes",
         "",
-        "| criterion | linear probe | kNN | linear probe, last checkpoints | as logged, linear probe | points below the best |",
+        "| criterion | linear probe | kNN | linear probe, ends | linear probe, as logged | points below the best |",
         "|---|---|---|---|---|---|",
     ]
     scores = {

@@ -31,7 +31,7 @@ def alpha(features: Tensor) -> float:
     Above 1, few directions hold most of the variance; near 0, all hold the same. Values near 1 are said to be best.
     The line in the logarithms weighs each rank by its inverse, so that all scales count alike.
 
-    Source: Agrawal, Mondal, Ghosh, Richards, "alpha-ReQ", NeurIPS 2022, https://openreview.net/forum?id=ii9X4vtZGTZ; the fit:
+    Source: Agrawal, Mondal, Ghosh, Richards, "alpha-ReQ", 2022, https://openreview.net/forum?id=ii9X4vtZGTZ; the fit:
     Stringer, Pachitariu, Steinmetz, Carandini, Harris, 2019, https://doi.org/10.1038/s41586-019-1346-5
 
     Args:

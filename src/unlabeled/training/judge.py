@@ -12,7 +12,7 @@ from unlabeled.method import Batch, Method
 from unlabeled.parts.augment import Views, to_float
 from unlabeled.training import criteria, metrics
 
-__all__ = ["judge", "look", "probe", "spread", "view_features"]
+__all__ = ["criteria_of", "judge", "look", "measured_epochs", "probe", "spread", "view_features"]
 
 FEWEST_STEPS = 100
 """Steps before which no training is called healthy. Networks that are only asked to give two views the same vector took
@@ -28,6 +28,9 @@ def probe(data: Data) -> Batch:
 
 VIEWS, VIEWED = 8, 64
 """Random views that LiDAR compares, and the number of images that they are of."""
+MEASUREMENTS, SAMPLES_BETWEEN = 20, 25_600
+"""How often criteria are computed at most, and the fewest training samples for each time: they take about as long as
+a thousand samples of a training."""
 CROP, JITTER, GRAY = 0.4, 0.4, 0.1
 """The views of all methods are drawn alike, so that their LiDAR can be compared, and never mirrored, as letters must
 not be."""
@@ -106,3 +109,39 @@ def judge(
         "cosine": float(metrics.mean_cosine(features)),
         "verdict": sentence,
     }
+
+
+def measured_epochs(epochs: int, samples: int) -> set[int]:
+    """Epochs, from 1, after which criteria are computed: evenly spaced, and the last one always.
+
+    Args:
+        epochs: Number of epochs.
+        samples: Training samples in each.
+    """
+    count = max(1, min(epochs, MEASUREMENTS, epochs * samples // SAMPLES_BETWEEN))
+    return {-(-number * epochs // count) for number in range(1, count + 1)}
+
+
+def criteria_of(method: Method, batch: Batch, features: Tensor) -> dict[str, float | None]:
+    """What criteria without labels say of the features, for the log; `rank` is in every line of it.
+
+    Args:
+        method: The method, whose training mode is restored.
+        batch: The samples that are judged.
+        features: Their features, float, shape (batch, dim).
+
+    Returns:
+        `alpha`, `lidar` and `silhouette`, each None where it is undefined: with too few samples, or for LiDAR where
+        they are no images.
+    """
+    few = {name: values[:VIEWED] for name, values in batch.items()}
+    method.eval()
+    views = view_features(method.encoder, few)
+    method.train()
+    enough = len(features) >= 2 * criteria.CLUSTERS
+    values = {
+        "alpha": criteria.alpha(features),
+        "lidar": math.nan if views is None else criteria.lidar(views),
+        "silhouette": criteria.cluster_silhouette(features) if enough else math.nan,
+    }
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
