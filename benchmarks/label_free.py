@@ -11,6 +11,7 @@ Brackets are 95 % intervals by bootstrap over runs, whose checkpoints stay toget
 begun anew.
 """
 
+import fcntl
 import json
 import math
 import time
@@ -240,9 +241,13 @@ def main() -> None:
         for name in chosen:
             file = file_of(arguments.out, source, name)
             file.parent.mkdir(parents=True, exist_ok=True)
-            if not file.exists():
-                try:
-                    play(name, images, data, arguments.seconds, file)
+            with file.with_suffix(".lock").open("w") as lock:
+                try:  # several of these programs share the runs
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if not file.exists():
+                        play(name, images, data, arguments.seconds, file)
+                except BlockingIOError:
+                    continue
                 except FloatingPointError as error:
                     print(file, error, flush=True)
     for source in arguments.data:

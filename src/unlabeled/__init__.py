@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from unlabeled.data import open_data
     from unlabeled.evaluation import embed, evaluate
     from unlabeled.evaluation.bets import bet
+    from unlabeled.evaluation.choosing import choose
     from unlabeled.exporting import export
     from unlabeled.method import Method
     from unlabeled.publishing import publish
@@ -35,6 +36,7 @@ __all__ = [
     "adapt",
     "audit",
     "bet",
+    "choose",
     "embed",
     "evaluate",
     "export",
@@ -50,6 +52,7 @@ _HOMES = {
     "adapt": "training.adapt",
     "audit": "auditing",
     "bet": "evaluation.bets",
+    "choose": "evaluation.choosing",
     "embed": "evaluation",
     "evaluate": "evaluation",
     "export": "exporting",

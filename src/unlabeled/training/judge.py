@@ -48,10 +48,10 @@ def view_features(encoder: Encoder, batch: Batch, views: int = VIEWS) -> Tensor 
     Returns:
         Float, shape (views, batch, dim); None for samples that are no images, or a single one.
     """
-    images = batch.get("image")
-    if encoder.kind != "image" or images is None or len(images) < 2:
+    images, size = batch.get("image"), encoder.config.get("image_size")
+    if encoder.kind != "image" or size is None or images is None or len(images) < 2:
         return None
-    draw = Views(encoder.image_size, crop=CROP, jitter=JITTER, gray=GRAY, flip=0.0)
+    draw = Views(size, crop=CROP, jitter=JITTER, gray=GRAY, flip=0.0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         # As floats, since compiling the faster loop for bytes would take longer than the views.
