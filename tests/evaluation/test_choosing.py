@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import unlabeled
-from unlabeled.evaluation import candidates, choosing
+from unlabeled.evaluation import candidate_scores, candidates, choosing
 from unlabeled.evaluation.candidate_scores import (
     Score,
     best,
@@ -19,6 +19,7 @@ from unlabeled.evaluation.candidate_scores import (
     margin,
 )
 from unlabeled.evaluation.choice import Choice, Entry, Round, Terms
+from unlabeled.training import duration
 
 SMALL: dict[str, Any] = {"encoder": "conv4", "image_size": 8, "batch_size": 16}
 
@@ -30,9 +31,8 @@ def _seed():
 
 @pytest.fixture(autouse=True)
 def _clock(monkeypatch: pytest.MonkeyPatch):
-    """Steps that take no time, so that rounds have the same lengths whatever else the machine does."""
-    from unlabeled.training import duration
-
+    """Clocks that tick with each look, so that rounds are as long whatever else the machine does; one cross-validation."""
+    monkeypatch.setattr(candidate_scores, "REPEATS", 1)
     ticks = iter(range(10**9))
     monkeypatch.setattr(choosing, "clock", lambda: float(next(ticks)))
     times = iter(range(10**9))
@@ -105,6 +105,7 @@ def test_probabilities_and_margins_are_of_the_same_resamples():
     noise = torch.randn(4000, dtype=torch.double)
     first, second = Score(0.52, 0.52 + noise), Score(0.5, 0.5 + noise)  # noise that both share cancels
     assert best([first, second]) == [1.0, 0.0]
+    assert best([first, first]) == [0.5, 0.5]
     assert margin(first, second) == pytest.approx((0.02, 0.02, 0.02))
     other = Score(0.5, 3.0 + torch.randn(4000, dtype=torch.double))  # of halves, whose mean is another
     assert best([first, other])[0] == pytest.approx(0.505, abs=0.03)
@@ -136,21 +137,6 @@ def test_criteria_are_higher_for_the_richer_features(name: str):
     )
 
 
-def test_the_best_is_chosen_and_all_runs_are_kept(tmp_path: Path):
-    choice = played(tmp_path / "out")
-    assert {one.name for one in choice.entries} == {"rotnet", "autoencoder"}
-    assert choice.winner.rounds[-1].score == max(one.rounds[-1].score for one in choice.entries)
-    assert all((one.folder / "encoder.safetensors").is_file() for one in choice.entries)
-    stored = json.loads((tmp_path / "out" / "choice.json").read_text())
-    assert stored["winner"] == choice.winner.name and stored["candidates"][0]["rounds"][0]["steps"] >= 10
-    words = str(choice)
-    assert "is chosen, by 24 of 24 labels" in words and "probability" in words and "--resume" in words
-    again = played(tmp_path / "out")  # nothing is done again
-    assert again.as_json() == choice.as_json()
-    with pytest.raises(ValueError, match="holds a choice with seed 0, not 1"):
-        played(tmp_path / "out", seed=1)
-
-
 def test_a_failed_candidate_is_told_and_the_rest_go_on(tmp_path: Path):
     lines: list[str] = []
     choice = played(
@@ -163,20 +149,29 @@ def test_a_failed_candidate_is_told_and_the_rest_go_on(tmp_path: Path):
         played(tmp_path / "other", methods=("simmim", "mae"))
 
 
-def test_an_interrupted_choice_goes_on_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    methods = ("rotnet", "autoencoder", "denoising", "simsiam")
-    whole = played(tmp_path / "whole", methods=methods)
+def test_the_best_goes_on_and_an_interrupted_choice_comes_to_the_same_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(choosing, "LAST", 1)  # two candidates, then one
+    whole = played(tmp_path / "whole")
+    assert [len(one.rounds) for one in whole.ranking] == [2, 1]
+    assert whole.ranking[0].rounds[0].score >= whole.ranking[1].rounds[0].score
+    assert all((one.folder / "encoder.safetensors").is_file() for one in whole.entries)
+    stored = json.loads((tmp_path / "whole" / "choice.json").read_text())
+    assert stored["winner"] == whole.winner.name and stored["candidates"][0]["rounds"][0]["steps"] >= 10
+    words = str(whole)
+    assert "is chosen, by 24 of 24 labels" in words and "--resume" in words
     calls, pretrain = 0, choosing.pretrain
 
     def interrupted(*arguments: Any, **keywords: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == 5:  # in the second round
+        if calls == 3:  # in the second round
             on_step = keywords["on_step"]
 
             def stop(step: int) -> None:
                 on_step(step)
-                if step == keywords["steps"] - 3:
+                if step == keywords["steps"] - 1:
                     raise KeyboardInterrupt
 
             keywords["on_step"] = stop
@@ -184,21 +179,30 @@ def test_an_interrupted_choice_goes_on_to_the_same_end(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(choosing, "pretrain", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        played(tmp_path / "parts", methods=methods)
-    parts = played(tmp_path / "parts", methods=methods)
-    assert calls == 7  # four, the one that was interrupted, its rest, and the other finalist
+        played(tmp_path / "parts")
+    parts = played(tmp_path / "parts")
+    assert calls == 4  # both, the second round of one, and its rest
     for one, other in zip(whole.entries, parts.entries, strict=True):
-        assert [(done.steps, done.score) for done in one.rounds] == [
-            (done.steps, done.score) for done in other.rounds
-        ]
-        assert len(one.rounds) == (2 if one in whole.finalists else 1)
+        assert [(a.steps, a.score) for a in one.rounds] == [(a.steps, a.score) for a in other.rounds]
+    again = played(tmp_path / "parts")  # nothing is done again
+    assert calls == 4 and again.as_json() == parts.as_json()
+    with pytest.raises(ValueError, match="holds a choice with seed 0, not 1"):
+        played(tmp_path / "parts", seed=1)
+
+
+def test_a_criterion_and_labels_exclude_each_other(tmp_path: Path):
+    with pytest.raises(ValueError, match="criterion must be left out with labels"):
+        played(tmp_path / "out", criterion="rankme")
 
 
 def test_without_labels_it_says_that_the_criterion_is_not_to_be_trusted_alone(tmp_path: Path):
-    choice = played(tmp_path / "out", labels=None, criterion="rankme")
-    assert choice.terms.criterion == "rankme" and "not to be trusted alone" in str(choice)
-    with pytest.raises(ValueError, match="criterion must be left out with labels"):
-        played(tmp_path / "other", criterion="rankme")
+    entries = [Entry(name, "simclr", {}, tmp_path / name, [Round(10, 1, 0.1, 0.1, 20.0)]) for name in "ab"]
+    choice = Choice(tmp_path, Terms("DATA", None, None, "rankme", 1.0, (), 0, {}), entries)
+    for number, one in enumerate(entries):
+        Score(20.0 - number, 20.0 - number + torch.randn(50).double()).write(choice.score_file(one, 0))
+    words = str(choice)
+    assert "a is chosen, by RankMe, without labels: 20" in words and "not to be trusted alone" in words
+    assert "probability of" in words and "which of the two is better is open" in words
 
 
 def test_the_ranking_puts_later_rounds_first_and_failures_last(tmp_path: Path):

@@ -31,6 +31,8 @@ REPEATS, REPEATED_UP_TO = 3, 500
 """Cross-validations on other folds, whose answers are averaged, and the most labels for which there are several."""
 SAMPLES, VIEWED, VIEWS = 2000, 128, 8
 """Samples that a criterion looks at, and for LiDAR images and views of each."""
+TIE = 1e-12
+"""Difference below which scores are equal: what remains of equal ones when their means are taken off."""
 CRITERIA = ("rankme", "alpha", "lidar", "silhouette")
 
 
@@ -64,9 +66,10 @@ class Score:
 
 
 def best(scores: Sequence[Score]) -> list[float]:
-    """How probable it is that each score is the highest, by resampling; the probabilities sum to 1."""
-    winners = torch.stack([one.centred for one in scores]).argmax(0)
-    return (winners.bincount(minlength=len(scores)).double() / len(winners)).tolist()
+    """How probable it is that each score is the highest, by resampling; equal ones share it, so the sum is 1."""
+    values = torch.stack([one.centred for one in scores])
+    highest = (values >= values.amax(0) - TIE).double()
+    return (highest / highest.sum(0)).mean(1).tolist()
 
 
 def margin(first: Score, second: Score) -> tuple[float, float, float]:
