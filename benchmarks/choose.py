@@ -1,6 +1,6 @@
 """How good the method is that `unlabeled choose` picks, and for what share of the cost of training all candidates.
 
-    python benchmarks/choose.py DATA... --out runs/choose [--seconds 36] [--budget 0.175]
+    python benchmarks/choose.py DATA... --out runs/choose [--seconds 30] [--budget 0.175]
     python benchmarks/choose.py DATA... --out runs/choose --print      # only print what is there
 
 DATA are folders or names of labelled images. Of each, 4,000 training images at most are used at 32 pixels, with the
@@ -29,6 +29,7 @@ from unlabeled.evaluation.features import of_encoder, read
 from unlabeled.evaluation.intervals import interval
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.logistic import fit
+from unlabeled.files import locked
 from unlabeled.training import duration
 
 IMAGES, LABELS = 4_000, "10%"
@@ -129,7 +130,7 @@ def row(out: Path) -> str:
 
 
 def main() -> None:
-    words = parser(__doc__ or "", "image", out=Path("runs/choose"), seconds=36.0)
+    words = parser(__doc__ or "", "image", out=Path("runs/choose"), seconds=30.0)
     words.add_argument("data", nargs="+")
     words.add_argument("--budget", type=float, default=0.175, help="of choose, as a fraction of training all")
     words.add_argument("--print", action="store_true", help="print the table of what is there")
@@ -140,7 +141,9 @@ def main() -> None:
         train, test = open_splits(source, store_size=SIZE)
         images = some(train, IMAGES)
         data = Labelled.of(some(images, LABELLED, 2), some(test, TESTED))
-        play(images, data, arguments.out / Path(source).name, arguments.seconds, arguments.budget)
+        folder = arguments.out / Path(source).name
+        with locked(folder, "benchmark.lock", wait=True):
+            play(images, data, folder, arguments.seconds, arguments.budget)
     head = "best of all, one at random below it, chosen, chosen below the best, sure, cost, with its training"
     titles = ["data", *head.split(", "), "points below the best by criteria"]
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
