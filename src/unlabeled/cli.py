@@ -853,7 +853,7 @@ def show(
     _next("evaluate", run, source)
 
 
-@app.command(usage="Usage: unlabeled embed RUN DATA --out FILE [OPTIONS]")
+@app.command(usage="Usage: unlabeled embed RUN DATA --out FILE|FOLDER [OPTIONS]")
 def embed(
     run: Run,
     data: Source,
@@ -864,6 +864,9 @@ def embed(
     directions: Directions = None,
     thumbnails: Annotated[bool, Parameter(negative=())] = False,
     coordinates: Annotated[bool, Parameter(negative=())] = False,
+    stream: Annotated[bool, Parameter(negative=())] = False,
+    cache_size: str | None = None,
+    workers: WholeOrNone = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     encoder: Network = None,
     reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
@@ -871,26 +874,34 @@ def embed(
     """Write the features of every sample, with its path, split, label and group, as parquet, csv, npz or npy.
 
     Args:
-        out: File; its extension sets the format: .parquet, .csv, .npz, or .npy for the features alone.
+        out: File, whose extension sets the format: .parquet, .csv, .npz, or .npy for the features alone; or a folder,
+            which gets parquet files of 10,000 samples each. The same command resumes a folder, and torchrun or srun
+            share it among processes.
         thumbnails: Add a column of small images to a parquet file.
         coordinates: Add columns x and y to a parquet file, a flat map of the features.
+        stream: Decode images of shards while features are computed, as in pretrain; out gets a file for each shard.
+        cache_size: Disk space for streamed shards that are not local tar files, such as 200GB. [default: half of the
+            free space]
+        workers: Processes that decode streamed images. [default: one per processor]
         device: Device to compute features on; auto prefers a GPU.
     """
     from unlabeled.evaluation import embed as compute
+    from unlabeled.evaluation import embed_shards
     from unlabeled.run import load
 
     opened = load(run, encoder)
-    vectors, _ = compute(
-        opened,
-        data,
-        out=out,
-        features=_named(opened, features, directions),
-        thumbnails=thumbnails,
-        coordinates=coordinates,
-        device=device,
-        **asdict(reading),
-        progress=_tell,
-    )
+    options: dict[str, Any] = {"out": out, "features": _named(opened, features, directions), "device": device}
+    options |= asdict(reading) | {"progress": _tell}
+    if stream or not out.suffix:
+        if thumbnails or coordinates:
+            raise UserError("out must end with .parquet for thumbnails and coordinates, got a folder")
+        written = embed_shards(opened, data, stream=stream, cache_size=cache_size, workers=workers, **options)
+        files = f"{written.files:,} of {written.expected:,} files"
+        print(f"{out}: {files}, {written.samples:,} samples x {written.dim} numbers", flush=True)
+        return
+    if cache_size is not None or workers is not None:
+        raise UserError("cache_size and workers must be omitted without stream")
+    vectors, _ = compute(opened, data, thumbnails=thumbnails, coordinates=coordinates, **options)
     print(f"{out}: {vectors.shape[0]:,} samples x {vectors.shape[1]} numbers", flush=True)
     _next("export", run, "--out", "encoder.safetensors")
 

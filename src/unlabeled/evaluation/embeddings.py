@@ -29,7 +29,7 @@ from unlabeled.run import opened as opened_run
 if TYPE_CHECKING:
     from unlabeled.data import Data
 
-__all__ = ["embed"]
+__all__ = ["BATCH", "embed", "embedding_pieces", "features_of"]
 
 BATCH = 256
 THUMBNAIL = 64
@@ -87,9 +87,9 @@ def embed(
         encoder = readouts.readout(run, text, data, device=device, reading=reading, progress=tell)
         reader = of_encoder(encoder)
     splits = Source.of(run, encoder, data, reading=reading).splits(encoder)
-    vectors = partial(_read, reader, layer)
+    vectors = partial(features_of, reader, layer)
     if target is not None and not coordinates:
-        return _write(target, _pieces(splits, vectors, hardware, thumbnails))
+        return _write(target, embedding_pieces(splits, vectors, hardware, thumbnails))
     return _in_memory(list(splits), vectors, hardware, target, thumbnails, tell)
 
 
@@ -116,10 +116,11 @@ def _in_memory(
     if target is None:
         return features, [path for _, samples in splits for path in samples.paths]
     points, rows = _plane(features, tell), iter(features)
-    return _write(target, _pieces(iter(splits), partial(_next, rows), device, thumbnails, points))
+    return _write(target, embedding_pieces(iter(splits), partial(_next, rows), device, thumbnails, points))
 
 
-def _read(reader: Reader, layer: str | None, batch: Batch) -> Tensor:
+def features_of(reader: Reader, layer: str | None, batch: Batch) -> Tensor:
+    """Features of a batch, float, shape (batch, ...)."""
     return reader(batch, layer)
 
 
@@ -153,7 +154,7 @@ def _thumbnails(batch: Batch) -> list[bytes]:
     return files
 
 
-def _pieces(
+def embedding_pieces(
     splits: "Iterator[tuple[str, Data]]",
     reader: Callable[[Batch], Tensor],
     device: torch.device,
