@@ -35,7 +35,7 @@ from unlabeled.training import criteria, judge, metrics
 IMAGES, LABELLED, TESTED, SIZE, BATCH = 4_000, 2_000, 2_000, 32, 128
 LOGGED, MANY = (512, 64, 8), (2_000, 128, 16)
 """Images, images of which views are drawn, and views of each: in the log of a run, and here."""
-RESAMPLES = 2_000
+RESAMPLES, FEW = 2_000, 8
 
 WEAK: dict[str, Any] = {"crop": 0.6, "jitter": 0.0, "gray": 0.0}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -155,71 +155,92 @@ def value(checkpoint: dict[str, Any], amount: str, criterion: str) -> float:
 
 
 def ranks(values: Tensor) -> Tensor:
-    """Ranks from 0; equal values share their mean rank."""
-    below = (values[:, None] > values).sum(1)
-    return below + ((values[:, None] == values).sum(1) - 1) / 2
+    """Ranks along the last axis, from 0; equal values share their mean rank."""
+    more, same = values[..., :, None] > values[..., None, :], values[..., :, None] == values[..., None, :]
+    return more.sum(-1) + (same.sum(-1) - 1) / 2
 
 
-def spearman(first: Tensor, second: Tensor) -> float:
-    """Correlation of the ranks; NaN where all values of one are equal."""
-    pair = torch.stack([ranks(first), ranks(second)]).double()
-    return float(torch.corrcoef(pair)[0, 1])
+def spearman(first: Tensor, second: Tensor) -> Tensor:
+    """Correlation of the ranks along the last axis; NaN where all values of one are equal."""
+    one, other = (
+        each - each.mean(-1, keepdim=True) for each in (ranks(first).double(), ranks(second).double())
+    )
+    return (one * other).sum(-1) / (one.square().sum(-1) * other.square().sum(-1)).sqrt()
 
 
-def resampled(first: Tensor, second: Tensor) -> tuple[float, float, float]:
+def correlation(first: Tensor, second: Tensor) -> str:
     """Spearman's correlation of values, shape (runs, checkpoints), with its 95 % interval over runs."""
-    generator = torch.Generator().manual_seed(0)
-    draws = torch.randint(len(first), (RESAMPLES, len(first)), generator=generator)
-    values = torch.tensor([spearman(first[rows].flatten(), second[rows].flatten()) for rows in draws])
-    low, high = torch.nanquantile(values, torch.tensor([0.025, 0.975])).tolist()
-    return spearman(first.flatten(), second.flatten()), low, high
-
-
-def cell(first: Tensor, second: Tensor) -> str:
     known = first.isfinite().all(1)
-    if known.sum() < 3:
+    first, second = first[known], second[known]
+    if len(first) < 3:
         return "-"
-    middle, low, high = resampled(first[known], second[known])
-    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+    rows = torch.randint(len(first), (RESAMPLES, len(first)), generator=torch.Generator().manual_seed(0))
+    values = torch.cat(
+        [spearman(first[part].flatten(1), second[part].flatten(1)) for part in rows.split(100)]
+    )
+    low, high = torch.nanquantile(values, torch.tensor([0.025, 0.975]).double()).tolist()
+    return f"{float(spearman(first.flatten(), second.flatten())):.2f} [{low:.2f}, {high:.2f}]"
+
+
+def picks(criterion: Tensor, scores: Tensor) -> tuple[float, float, float]:
+    """What a criterion makes of the ends of runs, NaN counting as the worst.
+
+    Returns:
+        Fraction of pairs that it orders as the scores do; how often it picks the best of `FEW` runs at random, and how
+        far below the best its pick lies in the mean.
+    """
+    criterion = criterion.nan_to_num(-math.inf)
+    first, second = torch.combinations(torch.arange(len(scores)), 2).T
+    differs = scores[first] != scores[second]
+    agrees = (criterion[first] > criterion[second]) == (scores[first] > scores[second])
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.rand(RESAMPLES, len(scores), generator=generator).argsort(1)[:, :FEW]
+    of_pick = scores[rows].gather(1, criterion[rows].argmax(1, keepdim=True))[:, 0]
+    below = scores[rows].amax(1) - of_pick
+    return float(agrees[differs].double().mean()), float((below == 0).double().mean()), float(below.mean())
 
 
 def table(source: str, files: list[Path]) -> str:
-    """Correlations of one set, and how far below the best run the run lies that a criterion would choose."""
+    """Correlations of one set, and how good the runs are that a criterion picks."""
     runs = [json.loads(file.read_text()) for file in files]
     count, seconds = sum(len(run["checkpoints"]) for run in runs), sum(run["seconds"] for run in runs)
+    columns = (
+        "linear probe | kNN | linear probe, ends | linear probe, as logged | pairs of ends in the right order"
+    )
     lines = [
         f"{Path(source).name}: {len(runs)} runs, {count} checkpoints, {seconds / 60:.0f} CPU minutes",
         "",
-        "| criterion | linear probe | kNN | linear probe, ends | linear probe, as logged | points below the best |",
-        "|---|---|---|---|---|---|",
+        f"| criterion | {columns} | picks the best of {FEW} | points below the best of {FEW} |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     scores = {
         key: torch.tensor([[one["scores"][key] for one in run["checkpoints"]] for run in runs])
         for key in SCORES
     }
+    ends = scores["linear"][:, -1]
     for title, criterion in CRITERIA.items():
-        values = {
-            amount: torch.tensor(
-                [[value(one, amount, criterion) for one in run["checkpoints"]] for run in runs]
-            )
+        many, logged = (
+            torch.tensor([[value(one, amount, criterion) for one in run["checkpoints"]] for run in runs])
             for amount in ("many", "logged")
-        }
-        many, last = values["many"], scores["linear"][:, -1]
-        choice = int(many[:, -1].nan_to_num(-math.inf).argmax())
+        )
+        right, best, below = picks(many[:, -1], ends)
         cells = [
-            *(cell(many, scores[key]) for key in SCORES),
-            cell(many[:, -1:], last[:, None]),
-            cell(values["logged"], scores["linear"]),
-            f"{100 * float(last.max() - last[choice]):.1f} ({files[choice].stem.replace('-', ' ')})",
+            *(correlation(many, scores[key]) for key in SCORES),
+            correlation(many[:, -1:], ends[:, None]),
+            correlation(logged, scores["linear"]),
+            f"{100 * right:.0f} %",
+            f"{100 * best:.0f} %",
+            f"{100 * below:.1f}",
         ]
         lines.append(f"| {title} | {' | '.join(cells)} |")
-    best, mean = scores["linear"][:, -1].max(), scores["linear"][:, -1].mean()
-    name = files[int(scores["linear"][:, -1].argmax())].stem.replace("-", " ")
-    lines += [
-        "",
-        f"Best run: {name}, {100 * best:.1f} %; one at random: {100 * (best - mean):.1f} points below it.",
-    ]
-    return "\n".join(lines)
+    rows = torch.rand(RESAMPLES, len(ends), generator=torch.Generator().manual_seed(0)).argsort(1)[:, :FEW]
+    below = 100 * float((ends[rows].amax(1) - ends[rows].mean(1)).mean())
+    lines.append(
+        f"| one at random | - | - | - | - | 50 % | {100 / min(FEW, len(ends)):.0f} % | {below:.1f} |"
+    )
+    name = files[int(ends.argmax())].stem.replace("-", " ")
+    low, high = 100 * float(ends.amin()), 100 * float(ends.amax())
+    return "\n".join([*lines, "", f"Linear probes at the ends: {low:.1f} to {high:.1f} % ({name})."])
 
 
 def file_of(out: Path, source: str, name: str) -> Path:

@@ -90,33 +90,32 @@ def choose(
     """
     check.positive(minutes=minutes)
     kind, cuda = kind_of(data), pick_device(device).type == "cuda"
-    named = {name: value for name, value in settings.items() if value is not None}
-    if isinstance(network := named.get("encoder"), str) and not encoders.is_named(network):
+    shared = {name: value for name, value in {**settings, **(reading or {})}.items() if value is not None}
+    if isinstance(network := shared.get("encoder"), str) and not encoders.is_named(network):
         encoders.require_name(network)
-    field_ = candidates.parse(tuple(methods), kind, cuda, named)
-    uses_labels = labels is not None or labels_per_class is not None
-    if uses_labels and criterion is not None:
-        raise UserError(f"criterion must be left out with labels, which decide then, got {criterion}")
-    if criterion is not None:
-        check.choice(CRITERIA, criterion=criterion)
-    count = subsets.counts([labels_per_class or "all"])[0] if uses_labels else None
-    terms = Terms(
-        data=_called(data),
-        labels=None if labels is None else _called(labels),
-        labels_per_class=count,
-        criterion=None if uses_labels else criterion or ("lidar" if kind == "image" else "rankme"),
-        minutes=minutes,
-        methods=[one.word for one in field_],
-        seed=seed,
-        settings=named | {name: value for name, value in (reading or {}).items() if value is not None},
-    )
-    folder = (
-        Path(out) if out is not None else Path("runs") / f"choose-{Path(terms.data).name}".replace(":", "-")
-    )
+    field_ = candidates.parse(tuple(methods), kind, cuda, shared)
+    count, criterion = _decides(labels, labels_per_class, criterion, kind)
+    named = None if labels is None else _called(labels)
+    words = [one.word for one in field_]
+    terms = Terms(_called(data), named, count, criterion, minutes, words, seed, shared)
+    folder = Path("runs") / f"choose-{Path(terms.data).name}".replace(":", "-") if out is None else Path(out)
     with telling(progress), locked(folder):
         choice = _opened(folder, terms, field_)
         _Halving(choice, data, labels, device, quiet, reading or {}).play()
         return choice
+
+
+def _decides(
+    labels: Any, labels_per_class: int | str | None, criterion: str | None, kind: str
+) -> tuple[int | str | None, str | None]:
+    """What decides: labels of each class, or a criterion; the other is None."""
+    if labels is None and labels_per_class is None:
+        criterion = criterion or ("lidar" if kind == "image" else "rankme")
+        check.choice(CRITERIA, criterion=criterion)
+        return None, criterion
+    if criterion is not None:
+        raise UserError(f"criterion must be left out with labels, which decide then, got {criterion}")
+    return subsets.counts([labels_per_class or "all"])[0], None
 
 
 def rounds(count: int) -> list[int]:
@@ -270,6 +269,8 @@ class _Halving:
         key = repr(sorted(source.options.items()))
         if key not in self.opened:
             data = open_data(named, **source.options)
+            if terms.criterion is not None and data.labels is not None:
+                report(f"labels of {data.name} are not used; --labels-per-class lets them decide")
             self.opened[key] = data if terms.criterion is not None else self._labelled(data)
         return self.opened[key]
 

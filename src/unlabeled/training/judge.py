@@ -29,8 +29,8 @@ def probe(data: Data) -> Batch:
 VIEWS, VIEWED = 8, 64
 """Random views that LiDAR compares, and the number of images that they are of."""
 MEASUREMENTS, SAMPLES_BETWEEN = 20, 32_000
-"""How often criteria are computed at most, and the fewest training samples for each time. That took 0.2 % of the time of
-simclr with a ResNet-10 and 1.6 % of that of mae, whose training skips most patches."""
+"""How often criteria are computed at most, and the fewest training samples for each time. That took 0.2 % of the time
+of simclr with a ResNet-10, and 1.6 % of that of mae, whose training skips most patches."""
 CROP, JITTER, GRAY = 0.4, 0.4, 0.1
 """The views of all methods are drawn alike, so that their LiDAR can be compared, and never mirrored, as letters must
 not be."""
