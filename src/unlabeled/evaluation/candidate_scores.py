@@ -29,7 +29,7 @@ __all__ = ["CRITERIA", "Score", "best", "by_criterion", "by_labels", "cross_vali
 RESAMPLES, HALVES = 1000, 50
 REPEATS, REPEATED_UP_TO = 3, 500
 """Cross-validations on other folds, whose answers are averaged, and the most labels for which there are several."""
-SAMPLES, VIEWED, VIEWS = 2000, 128, 8
+SAMPLES, VIEWED, VIEWS = 2000, 128, 16
 """Samples that a criterion looks at, and for LiDAR images and views of each."""
 TIE = 1e-12
 """Difference below which scores are equal: what remains of equal ones when their means are taken off."""

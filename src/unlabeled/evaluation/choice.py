@@ -209,9 +209,15 @@ class Choice:
             if entry.failure
         ]
         scoring = sum(done.scoring_seconds for entry in self.entries for done in entry.rounds) / 60
+        late = self.minutes > 1.1 * terms.minutes
+        more = (
+            ", more than was given, as each training takes 10 steps at least and a score takes its time"
+            if late
+            else ""
+        )
         lines.append(
-            f"It took {self.minutes:.3g} of {terms.minutes:g} min, {scoring:.2g} of them for scores, on the training "
-            f"part of the data only. To train the winner longer: {self.command}"
+            f"It took {self.minutes:.3g} of {terms.minutes:g} min, {scoring:.2g} of them for scores{more}. Only the "
+            f"training part of the data was read. To train the winner longer: {self.command}"
         )
         return lines
 
