@@ -366,7 +366,9 @@ def test_a_warning_is_one_line_without_source() -> None:
     assert done.stderr.splitlines() == ["next: unlabeled pretrain METHOD --help", "warning: mind that"]
 
 
-@pytest.mark.parametrize("command", ["evaluate", "compare", "embed", "audit", "show", "report", "export"])
+@pytest.mark.parametrize(
+    "command", ["evaluate", "compare", "embed", "audit", "show", "report", "export", "curate", "explore"]
+)
 def test_no_option_of_a_command_is_there_twice(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with suppress(SystemExit):
         main([command, "--help"])
@@ -394,6 +396,8 @@ def test_every_option_of_a_method_says_its_range(name: str) -> None:
         ["show"],
         ["report"],
         ["record"],
+        ["curate"],
+        ["explore"],
     ],
 )
 def test_every_option_says_its_default_or_is_required(
@@ -412,6 +416,7 @@ def test_every_option_says_its_default_or_is_required(
         ("audit", "Usage: unlabeled audit DATA... [OPTIONS]"),
         ("report", "Usage: unlabeled report RUN... [OPTIONS]"),
         ("show", "Usage: unlabeled show RUN [DATA] [OPTIONS]"),
+        ("curate", "Usage: unlabeled curate DATA [RUN] [OPTIONS]"),
         ("pretrain", "Usage: unlabeled pretrain METHOD DATA [OPTIONS]"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 import shlex
 import sys
 import warnings
@@ -108,6 +109,10 @@ Network = Annotated[
         help="module:function that builds the network of the run. [default: the built-in encoder named in the run]"
     ),
 ]
+EMBEDDERS = (
+    "Folder of a run, or hub:OWNER/NAME; weights as timm:NAME, torchvision:NAME, hf:OWNER/NAME or a file; or auto, "
+    "which trains what pretrain auto chooses on the data first."
+)
 CONFIG = "The run.toml of a run to repeat; options given here override it. [default: none]"
 SOURCES = "Built-in set such as digits, folder, parquet, tar, npz, or hub name."
 Source = Annotated[str, Parameter(help=SOURCES)]
@@ -969,6 +974,108 @@ def audit(
     if strict and (findings.leaks or not any(map(len, findings.parts))):
         sys.exit(1)
     _next("pretrain", "METHOD", *sources[:1])
+
+
+@app.command(usage="Usage: unlabeled curate DATA [RUN] [OPTIONS]")
+def curate(
+    data: Source,
+    run: Annotated[str, Parameter(help=EMBEDDERS)] = "auto",
+    /,
+    *,
+    size: WholeOrNone = None,
+    share: float | None = None,
+    clusters: ChosenWords = (),
+    rounds: Whole = 10,
+    near: bool = True,
+    outliers: Literal["keep", "omit"] = "keep",
+    features: Features = None,
+    seed: Whole = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    out: Path | None = None,
+    reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
+) -> None:
+    """Choose a balanced part of unlabelled data by clusters of clusters of its features, without copies.
+
+    Labels play no part. Tables say which samples were omitted and why, and which are outliers; a page shows the
+    clusters.
+
+    Args:
+        size: Samples to take. [default: as share says]
+        share: Fraction of the samples to take instead, in 0..1. [default: 0.5]
+        clusters: Clusters of each level, the finest first: 1000,100,10. [default: a fortieth of the samples, then a
+            tenth of these, and so on while at least ten are left]
+        rounds: How often each level is clustered again from what is nearest to its centres.
+        near: Omit near-duplicates of images and texts, too, not only equal samples.
+        outliers: omit never takes samples that are far from all others; they are listed in any case.
+        seed: Seed of all random choices.
+        device: Device to compute features on; auto prefers a GPU.
+        out: Folder, or a file whose extension sets the format of what was taken: .csv or .txt, a list of images;
+            .jsonl, texts; .parquet, contents. [default: the next free runs/curated-DATA]
+    """
+    from unlabeled.curating import curate as choose
+    from unlabeled.curating.subset import place, verify, write_subset
+    from unlabeled.data.opening import kind_of
+    from unlabeled.files import new_folder
+    from unlabeled.reporting.curation_page import write_page
+
+    if out is None:
+        out = new_folder(Path("runs") / f"curated-{_short(data)}")
+    verify(out, kind_of(data))
+    folder, begin = place(out)
+    curation = choose(
+        data, run, size=size, share=share, clusters=_whole_numbers("clusters", clusters) or None, rounds=rounds,
+        near=near, outliers=outliers, features=features, seed=seed, out=folder, device=device, progress=_tell,
+        **asdict(reading),
+    )  # fmt: skip
+    paths = write_subset(curation, out)
+    paths["page"] = write_page(curation, folder / f"{begin}clusters.html")
+    print("\n".join(curation.summary()))
+    print("\n".join(f"{name}: {path}" for name, path in paths.items()), flush=True)
+    _next("pretrain", "METHOD", paths["subset"])
+
+
+@app.command(usage="Usage: unlabeled explore RUN DATA [OPTIONS]")
+def explore(
+    run: Annotated[str, Parameter(help=EMBEDDERS)],
+    data: Source,
+    /,
+    *,
+    out: Path | None = None,
+    features: Features = None,
+    parquet: Path | None = None,
+    seed: Whole = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
+) -> None:
+    """Write a page that searches samples by similarity, with a map, and collects a list of what to label.
+
+    The page works offline, from its folder, with up to 100,000 images, texts, sounds or videos. Lists that it saves are
+    data for evaluate and pretrain.
+
+    Args:
+        out: Folder of the page. [default: the next free runs/explore-DATA]
+        parquet: File of the same features and map, with small images, for viewers such as embedding-atlas.
+            [default: none]
+        seed: Seed of all random choices.
+        device: Device to compute features on; auto prefers a GPU.
+    """
+    from unlabeled.exploring import explore as write
+    from unlabeled.exploring.exploration import run_beside
+    from unlabeled.files import new_folder
+
+    out = out or new_folder(Path("runs") / f"explore-{_short(data)}")
+    written = write(
+        run, data, out=out, features=features, parquet=parquet, seed=seed, device=device, progress=_tell,
+        **asdict(reading),
+    )  # fmt: skip
+    print("\n".join(written.summary()))
+    print(written.path, *([parquet] if parquet else []), sep="\n", flush=True)
+    _next("evaluate", run_beside(out) if run == "auto" else run, "labels.csv")
+
+
+def _short(data: str) -> str:
+    """A name for a folder of what is made of data."""
+    return re.sub(r"[^\w.-]+", "-", Path(data).stem).strip("-.") or "data"
 
 
 @app.command(usage="Usage: unlabeled export RUN --out PATH [OPTIONS]")
