@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unlabeled.data import open_data
     from unlabeled.evaluation import embed, evaluate
     from unlabeled.evaluation.bets import bet
+    from unlabeled.evaluation.choosing import choose
     from unlabeled.exploring import explore
     from unlabeled.exporting import export
     from unlabeled.method import Method
@@ -37,6 +38,7 @@ __all__ = [
     "adapt",
     "audit",
     "bet",
+    "choose",
     "curate",
     "embed",
     "evaluate",
@@ -54,6 +56,7 @@ _HOMES = {
     "adapt": "training.adapt",
     "audit": "auditing",
     "bet": "evaluation.bets",
+    "choose": "evaluation.choosing",
     "curate": "curating",
     "embed": "evaluation",
     "evaluate": "evaluation",

@@ -657,6 +657,59 @@ def bet(
     _next("bet", "--config", done.path / "bet.toml", "--out", "FOLDER")
 
 
+@app.command(usage="Usage: unlabeled choose DATA [OPTIONS]")
+def choose(
+    data: Source,
+    /,
+    *,
+    labels: str | None = None,
+    labels_per_class: str | None = None,
+    minutes: float = 20.0,
+    methods: Annotated[tuple[str, ...], WORDS, Parameter(show_default=False)] = (),
+    criterion: Literal["rankme", "alpha", "lidar", "silhouette"] | None = None,
+    encoder: str | None = None,
+    image_size: WholeOrNone = None,
+    batch_size: WholeOrNone = None,
+    store_size: WholeOrNone = None,
+    seed: Whole = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    out: Path | None = None,
+    reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
+) -> None:
+    """Choose a method for the data within a time: train several shortly, go on with the best third, and so again.
+
+    The same command goes on after an interruption. A candidate that fails is left out, with the reason. All runs and
+    choice.json stay in the folder.
+
+    Args:
+        data: Built-in set such as digits, folder, parquet, tar, npz, or hub name.
+        labels: Labelled samples to choose by, such as a folder with a few of each class. [default: none, unless
+            --labels-per-class asks for those of DATA]
+        labels_per_class: Labels of each class to choose by: a number, a percentage of each class, or all. [default: all
+            of --labels; none without these, where a criterion that needs no labels decides]
+        minutes: Minutes for all of it.
+        methods: Candidates separated by commas: METHOD, METHOD:recipe (what it declares for small budgets),
+            METHOD:SETTING=VALUE, several settings joined by colons, or auto. [default: by the kind of data]
+        criterion: What decides without labels. [default: lidar for images, else rankme]
+        encoder: Network, the same for all. [default: chosen by the method and the image size]
+        image_size: Height and width of the encoder's input in pixels. [default: chosen by the data]
+        batch_size: Samples per forward pass. [default: chosen by the method and the data]
+        store_size: Shorter side in pixels at which decoded images are stored. [default: chosen by the image size]
+        seed: Seed of all random numbers.
+        device: Device to train on; auto prefers a GPU.
+        out: Folder of the choice. [default: runs/choose-DATA]
+    """
+    from unlabeled.evaluation.choosing import choose as play
+
+    choice = play(
+        data, labels=labels, labels_per_class=labels_per_class, minutes=minutes, methods=methods,
+        criterion=criterion, seed=seed, device=device, out=out, quiet=True, progress=_tell,
+        reading=asdict(reading), encoder=encoder, image_size=image_size, batch_size=batch_size,
+        store_size=store_size,
+    )  # fmt: skip
+    print(f"{choice}\n{choice.path / 'choice.json'}", flush=True)
+
+
 def _whole_numbers(name: str, words: Sequence[str]) -> list[int]:
     try:
         return [int(word) for word in words]
