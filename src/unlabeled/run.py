@@ -68,6 +68,7 @@ RESULTS = (
     "unfinished",
     "seen_in_pretraining",
     "in_training_part",
+    "near_in_pretraining",
     "near_in_training_part",
 )
 """What does not distinguish one evaluation from another."""
