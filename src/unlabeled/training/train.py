@@ -176,8 +176,9 @@ def preview(
             costs = duration.costs(fabric, built, held_out, checkpoints)
             seconds = duration.seconds_of(chosen.total_steps(samples), chosen.steps_per_epoch(samples), costs)
             ending.append(f"about {in_words(seconds)}")
-    choices = chosen.choices(plan.settings)
-    values = {name: value for name, value in {**asdict(chosen), **plan.options}.items() if value is not None}
+    choices = chosen.choices(plan.settings) | built.method.chosen
+    named = {**asdict(chosen), **plan.options, **built.method.chosen}
+    values = {name: value for name, value in named.items() if value is not None}
     lines = [f"{name} {value}{' (chosen)' if name in choices else ''}" for name, value in values.items()]
     head = f"{plan.name} on {dataset.name}: {counted(built.samples, train)}"
     notes = _unread(dataset), held, *ending, *_notes(built.method, train, chosen)
@@ -269,7 +270,7 @@ def _train(
         config = plans.record(plan, settings, dataset, len(dataset) - len(train), method)
         processes.first(fabric, lambda: folders.write(folder, config, dataset, train, samples))
         processes.refuse_unshared(folder / CONFIG)
-    progress.start(plan.name, samples, settings, choices, folder, seconds, train)
+    progress.start(plan.name, samples, settings, choices | method.chosen, folder, seconds, train)
     for line in filter(
         None, [claim.note, _unread(dataset), note, *ending, *_notes(method, train, settings), watch.note]
     ):
