@@ -66,6 +66,7 @@ RESULTS = (
     "time",
     "earlier",
     "unfinished",
+    "unmeasured",
     "seen_in_pretraining",
     "in_training_part",
     "near_in_pretraining",

@@ -1,7 +1,6 @@
 """The protocol: every number beside its controls, on the same labels and the same test samples."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -164,8 +163,10 @@ def _measure_tasks(
     twin = _twin(run, request) if {*OF_TASKS["transfer"]} & {*request.tasks} else None
     if twin is not None:
         model.supervised = frozen(bare(twin.encoder), device)[0]
-    for name in request.tasks:
+    for number, name in enumerate(request.tasks):
         request.report(name)
+        # Which columns a task or probe has is not known before it begins.
+        later = [*request.tasks[number + 1 :], *(one for one in request.probes if one in PROBES)]
         task = TASKS.load(name)
         parts = task.parts(source, request.size)
         if parts.test is not None:
@@ -173,8 +174,13 @@ def _measure_tasks(
             if twin is not None and name in OF_TASKS["transfer"]:
                 results.accounts.append(supervised_pretraining.account(run, twin, parts))
         measured = task.measure(model, parts)
-        for some in [measured] if isinstance(measured, list) else ([one] for one in measured):
-            results.add(some)
+        results.expected = [(one, None, None, OURS) for one in later]
+        if isinstance(measured, list):
+            results.add(measured)
+            continue
+        results.expected = [(name, None, None, None), *results.expected]
+        for one in measured:
+            results.add([one])
 
 
 def _ours(
@@ -237,20 +243,29 @@ def _measure_probes(
             one.name: readouts.Chooser(one, *about, size) for one in [*beside, ours] if not one.chooses
         }
 
-    @cache
-    def trained(count: int | str) -> list[Prediction]:
-        request.report(f"supervised with {verdict.labels([count])}")
-        return supervised.predictions(encoder, labelled, draws[count][:1], settings)
-
+    jobs = {
+        cell: [
+            features
+            for features in [*(with_labels if PROBES.load(cell.probe).trains_encoder else beside), ours]
+            if not features.chooses or cell.layer is None
+        ]
+        for cell in plan
+    }
+    trainings = [
+        cell for cell in plan if cell.layer is None and _has_supervised(PROBES.load(cell.probe), request)
+    ]
+    results.expected = [
+        (cell.probe, cell.layer, cell.count, name)
+        for cell in plan
+        for name in [*(one.name for one in jobs[cell]), *(["supervised"] if cell in trainings else [])]
+    ]
     without_layers: dict[tuple[str, str, int | str], list[Prediction]] = {}
     for name, group in groupby(plan, key=lambda cell: cell.probe):
         probe, columns = PROBES.load(name), list(group)
         request.report(f"{name} with {verdict.labels([*dict.fromkeys(cell.count for cell in columns)])}")
         for cell in columns:
             measured = []
-            for features in [*(with_labels if probe.trains_encoder else beside), ours]:
-                if features.chooses and cell.layer is not None:
-                    continue
+            for features in jobs[cell]:
                 chooser = choosers.get(features.name) if cell.layer is None else None
                 key = name, features.name, cell.count
                 predictions = without_layers.get(key) or [
@@ -267,10 +282,16 @@ def _measure_probes(
                 if probe.tells:
                     request.report(f"{name} of {verdict.name(features.name)}: {measured[-1].detail}")
             results.add(measured)
-    # Trainings take longest, so they come last, one for each number of labels: its margin allows for other draws.
-    for cell in plan:
-        if cell.layer is None and _has_supervised(PROBES.load(cell.probe), request):
-            results.add([_measurement(cell, "supervised", trained(cell.count), labelled, draws[cell.count])])
+    # Trainings take longest, so they come last, one for each number of labels, for all probes at once: an interruption
+    # must not hide from one probe what another lost to. Their margin allows for other draws.
+    for count in dict.fromkeys(cell.count for cell in trainings):
+        request.report(f"supervised with {verdict.labels([count])}")
+        trained = supervised.predictions(encoder, labelled, draws[count][:1], settings)
+        results.add(
+            _measurement(cell, "supervised", trained, labelled, draws[count])
+            for cell in trainings
+            if cell.count == count
+        )
 
 
 def _with_labels(encoder: "Encoder", twin: Run | None, labelled: Labelled, seed: int) -> list[Representation]:

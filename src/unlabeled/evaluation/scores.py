@@ -30,7 +30,7 @@ class Scores:
             `margin_low`, `margin_high`: how far ours lies above them, on the same draws and samples.
         about: What they were measured on: `data` (its name), `training_samples`, `test_samples`, `encoder`
             (fingerprint of its state), `seed`, `options`, perhaps `note`, which a reader must know, and `unfinished`,
-            where more was to be measured; empty if unknown.
+            where more was to be measured, with what is `unmeasured`; empty if unknown.
         pictures: What tasks predicted for a few test samples, by task and row, float, shape (pictures, 3, height,
             width), in 0..1; not stored in JSON.
     """
@@ -77,7 +77,10 @@ class Scores:
     def _repr_html_(self) -> str:
         """The tables and the verdict, for notebooks."""
         bold = (verdict.name(OURS),)
-        tables = [notebook.table(title, head, rows, bold) for title, head, rows in table.blocks(self.records)]
+        tables = [
+            notebook.table(title, head, rows, bold)
+            for title, head, rows in table.blocks(self.records, self.about.get("unmeasured", ()))
+        ]
         lines = "".join(f"<p>{escape(line)}</p>" for line in self.verdict().splitlines())
         return f"<div>{''.join(tables)}{lines}</div>"
 
@@ -88,7 +91,7 @@ class Scores:
 
     def table(self) -> str:
         """Plain text, one block for each probe: rows are features, columns numbers of labels and layers."""
-        return table.table(self.records)
+        return table.table(self.records, self.about.get("unmeasured", ()))
 
     def verdict(self) -> str:
         """What `unlabeled.evaluation.verdict` says of the records, and the note, line by line."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from unlabeled.evaluation.measurement import Record
 from unlabeled.evaluation.probes import PROBES
@@ -9,16 +10,26 @@ from unlabeled.evaluation.verdict import OURS, Column, amount, column, images_in
 
 __all__ = ["blocks", "by_class", "table"]
 
-
-def table(records: Sequence[Record]) -> str:
-    """One block for each probe or task: rows are features, columns are numbers of labels, layers and units."""
-    return "\n\n".join(_lines(title, [*head, *rows]) for title, head, rows in blocks(records))
+NOT_MEASURED = "not measured"
+"""What a cell says where an evaluation was stopped."""
 
 
-def blocks(records: Sequence[Record]) -> list[tuple[str, list[list[str]], list[list[str]]]]:
-    """Title, rows of the head, and the other rows of each table."""
+def table(records: Sequence[Record], missing: Sequence[Sequence[Any]] = ()) -> str:
+    """One block for each probe or task: rows are features, columns are numbers of labels, layers and units.
+
+    Args:
+        records: Score records.
+        missing: What was to be measured too, as `verdict.Missing`; in columns that there are, its cells say so.
+    """
+    return "\n\n".join(_lines(title, [*head, *rows]) for title, head, rows in blocks(records, missing))
+
+
+def blocks(
+    records: Sequence[Record], missing: Sequence[Sequence[Any]] = ()
+) -> list[tuple[str, list[list[str]], list[list[str]]]]:
+    """Title, rows of the head, and the other rows of each table, with what is missing, as in `table`."""
     probes = dict.fromkeys(record["probe"] for record in records)
-    tables = [_block(probe, [r for r in records if r["probe"] == probe]) for probe in probes]
+    tables = [_block(probe, [r for r in records if r["probe"] == probe], missing) for probe in probes]
     shown: set[str] = set()
     for title, rows in by_class(records):  # of the main unit of each task
         if (task := title.partition(":")[0]) not in shown:
@@ -55,10 +66,16 @@ def by_class(records: Sequence[Record]) -> list[tuple[str, list[list[str]]]]:
     return tables
 
 
-def _block(probe: str, records: list[Record]) -> tuple[str, list[list[str]], list[list[str]]]:
+def _block(
+    probe: str, records: list[Record], missing: Sequence[Sequence[Any]]
+) -> tuple[str, list[list[str]], list[list[str]]]:
     columns = list(dict.fromkeys(map(column, records)))
-    cells = {(r["features"], column(r)): _cell(r) for r in records}
-    rows = [[name(f), *(cells.get((f, c), "") for c in columns)] for f in _features(records)]
+    lacking = {(features, (*key, "accuracy")): NOT_MEASURED for *key, features in missing}
+    lacking = {(features, key): words for (features, key), words in lacking.items() if key in columns}
+    cells = lacking | {(r["features"], column(r)): _cell(r) for r in records}
+    features = dict.fromkeys([*_features(records), *(one for one, _ in lacking)])
+    in_order = sorted(features, key=lambda one: one == OURS)
+    rows = [[name(f), *(cells.get((f, c), "") for c in columns)] for f in in_order]
     return _title(probe, records), _header(probe, columns), rows
 
 

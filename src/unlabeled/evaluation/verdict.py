@@ -20,6 +20,7 @@ __all__ = [
     "PROBES",
     "Column",
     "Comparison",
+    "Missing",
     "Record",
     "amount",
     "caveats",
@@ -41,6 +42,9 @@ __all__ = [
 Record = Mapping[str, Any]
 Column = tuple[str, str | None, int | str, str]
 """Probe, layer, labels per class and unit."""
+Missing = tuple[str, str | None, int | str | None, str | None]
+"""Probe, layer, labels per class and features of what was not measured; no labels where a task or probe had not begun,
+and no features where a task had."""
 Lead = Literal["ahead", "behind", "open", "unknown"]
 Outcome = Literal["won", "open", "lost", "unknown"]
 LEADS: tuple[Lead, ...] = ("behind", "unknown", "open", "ahead")
@@ -55,7 +59,7 @@ CLAIMS: dict[Outcome, str] = {
     "lost": "loses",
     "unknown": "cannot be judged",
 }
-UNFINISHED = "The evaluation was stopped before everything was measured."
+UNFINISHED = "The evaluation was stopped before everything was measured"
 TOO_FEW = 5
 """Independent units below which nothing is claimed: whether two books differ beyond noise, two books cannot tell."""
 FEW = 8
@@ -239,7 +243,28 @@ def verdict(records: Sequence[Record]) -> str:
 def caveats(about: Mapping[str, Any]) -> list[str]:
     """Sentences that no reader of an evaluation may miss, from what is known about it."""
     lines = [f"Mind that {about['note']}."] if "note" in about else []
-    return [*lines, UNFINISHED] if about.get("unfinished") else lines
+    if not about.get("unfinished"):
+        return lines
+    words = "; ".join(_missing_in_words([(*one,) for one in about.get("unmeasured", ())]))
+    return [*lines, f"{UNFINISHED}{f'; not measured: {words}' if words else ''}."]
+
+
+def _missing_in_words(cells: Sequence[Missing]) -> list[str]:
+    """What was not measured, such as "linear with all labels" or "raw input of knn and linear with all labels"."""
+    columns = {(probe, count) for probe, _, count, features in cells if features == OURS}
+    counts: dict[tuple[str | None, str], dict[int | str | None, None]] = {}
+    for probe, _, count, features in cells:
+        if features == OURS or (probe, count) not in columns:
+            counts.setdefault((features, probe), {})[count] = None
+    alike: dict[tuple[str | None, tuple[int | str | None, ...]], list[str]] = {}
+    for (features, probe), numbers in counts.items():
+        alike.setdefault((features, (*numbers,)), []).append(probe)
+    lines = []
+    for (features, numbers), probes in alike.items():
+        what = "" if features == OURS else f"{'the rest' if features is None else name(features)} of "
+        known = [count for count in numbers if count is not None]
+        lines.append(f"{what}{_listing(probes)}{f' with {labels(known)}' if known else ''}")
+    return lines
 
 
 def claims(records: Sequence[Record]) -> list[str]:
@@ -332,15 +357,15 @@ def _notes(comparison: Comparison) -> list[str]:
 
 
 def _controls(compared: Sequence[Comparison]) -> list[str]:
-    """Which controls were measured, by probe or task where these differ, and by layer where only these do."""
+    """Which controls were measured, by probe or task where these differ, by layer and labels where only these do."""
     probes: dict[str, list[str]] = {}
-    differ = {
-        a.column[0]
-        for a, b in itertools.combinations(compared, 2)
-        if a.column[0] == b.column[0] and [*a.leads] != [*b.leads]
-    }
+    different = [(a, b) for a, b in itertools.combinations(compared, 2) if [*a.leads] != [*b.leads]]
+    layers = {a.column[0] for a, b in different if a.column[0] == b.column[0]}
+    numbers = {_title(a) for a, b in different if a.column[:2] == b.column[:2] and a.column[2] != b.column[2]}
     for one in compared:
-        title = _title(one) if one.column[0] in differ else one.column[0]
+        title = _title(one) if one.column[0] in layers else one.column[0]
+        if one.column[0] in PROBES and _title(one) in numbers:
+            title += f" with {labels([one.column[2]])}"
         probes.setdefault("; ".join(map(name, one.leads)), []).append(title)
     if len(probes) == 1:
         return [f"Controls: {next(iter(probes))}."]
