@@ -229,9 +229,9 @@ def test_one_sentence_says_that_near_copies_in_the_training_part_were_pretrained
 def test_images_of_the_pretraining_that_cannot_be_compared_are_said(run_on, source, tmp_path, monkeypatch):
     run, data = run_on(clouds(20, 40, seed=1), source), from_images(clouds(12, 40, seed=2))
     why = {
-        None: "the run does not name them",
-        "gone": "gone cannot be opened",
-        "pics": "pics does not hold them",
+        None: "the run does not name its images",
+        "gone": "its source cannot be opened again",
+        "pics": "its source does not hold them",
     }
     if source == "pics":
         (tmp_path / "pics" / "003.png").unlink()

@@ -149,24 +149,22 @@ def _among_others(run: Run, digests: Tensor, test: Images, tested: Tensor) -> tu
     if len(digests) + int(tested.sum()) > MOST_COMPARED:
         return None, f"{what} {_not_counted()}"
     if not source:
-        return None, f"{what} are not looked for, as these were opened before and the run does not name them"
+        return None, f"{what} are not looked for, as the run does not name its images"
     report(f"opening {source} again, to look for near-duplicates of images {learned}")
     settings = run.config.get("settings", {})
     options = {name: settings[name] for name in OPENING if name in settings}
     try:
         data = open_data(source, kind="image", store_size=training_options(run)["store_size"], **options)
     except (UserError, OSError) as error:
-        return None, f"{what} are not looked for, as {source} cannot be opened ({check.reason(error)})"
+        report(check.reason(error))
+        return None, f"{what} are not looked for, as its source cannot be opened again"
     assert isinstance(data, Images)
     among = torch.isin(data.digests(), digests)
-    here = len(data.digests()[among].unique())
-    if not here:
-        return None, f"{what} are not looked for, as {source} does not hold them any more"
+    gone = len(digests) - len(data.digests()[among].unique())
     rows = _originals(data, among, test, tested) or {}
-    gone = counted(len(digests) - here, "images")
-    note = f"near-duplicates of {gone} {learned} are not looked for, as {source} does not hold them"
-    copies = {row: data.paths[first] for row, first in rows.items()}
-    return copies, note if here < len(digests) else ""
+    what = f"near-duplicates of {counted(gone, 'images')} {learned}"
+    note = f"{what} are not looked for, as its source does not hold them any more" if gone else ""
+    return None if gone == len(digests) else {row: data.paths[first] for row, first in rows.items()}, note
 
 
 def _originals(data: Images, among: Tensor, test: Images, tested: Tensor) -> dict[int, int] | None:

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from unlabeled.evaluation.controls import CONTROLS
 from unlabeled.evaluation.probes import PROBES
@@ -17,9 +17,11 @@ from unlabeled.evaluation.probes import PROBES
 __all__ = [
     "CHOSEN",
     "OURS",
+    "OUTCOMES",
     "PROBES",
     "Column",
     "Comparison",
+    "Evaluated",
     "Missing",
     "Record",
     "amount",
@@ -49,6 +51,8 @@ Lead = Literal["ahead", "behind", "open", "unknown"]
 Outcome = Literal["won", "open", "lost", "unknown"]
 LEADS: tuple[Lead, ...] = ("behind", "unknown", "open", "ahead")
 """From the worst to the best."""
+OUTCOMES: tuple[Outcome, ...] = ("lost", "unknown", "open", "won")
+"""The same."""
 
 OURS = "unlabeled"
 CHOSEN = "chosen"
@@ -64,6 +68,22 @@ TOO_FEW = 5
 """Independent units below which nothing is claimed: whether two books differ beyond noise, two books cannot tell."""
 FEW = 8
 """Independent units below which a reader is told that an interval rests on few."""
+
+
+class Evaluated(NamedTuple):
+    """An evaluation, as `headline` counts it.
+
+    Attributes:
+        data: Name of the data.
+        records: Score records.
+        features: Which features of the encoder were measured.
+        missing: What was to be measured too.
+    """
+
+    data: str
+    records: Sequence[Record]
+    features: str = "output"
+    missing: Sequence[Sequence[Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -192,27 +212,34 @@ def comparisons(records: Sequence[Record]) -> list[Comparison]:
     return compared
 
 
-def headline(evaluations: Sequence[tuple[str, Sequence[Record]]]) -> str:
+def headline(evaluations: Sequence[Evaluated]) -> str:
     """One sentence on several evaluations of one encoder: what ours did in how many columns, beside which controls.
 
-    A column that was measured several times on the same data counts once, with all its controls and their least lead.
+    A column that was measured several times on the same data with the same features counts once, with all its controls
+    and their least lead. Where an evaluation was stopped before a control was measured, nothing but a loss counts.
 
     Args:
-        evaluations: Name of the data, and score records of each.
+        evaluations: All evaluations.
 
     Returns:
         The sentence; empty where nothing was compared with a control.
     """
-    pooled: dict[tuple[str, Column], dict[str, Lead]] = {}
-    for data, records in evaluations:
+    pooled: dict[tuple[str, str, Column], dict[str, Lead]] = {}
+    missing: dict[tuple[str, str, Column], set[str]] = {}
+    for data, records, named, lacking in evaluations:
         for one in comparisons(records):
-            leads = pooled.setdefault((data, one.column), {})
+            lacks = {features for *key, features in lacking if (*key, "accuracy") == one.column}
+            missing.setdefault((data, named, one.column), set()).update(lacks)
+            leads = pooled.setdefault((data, named, one.column), {})
             for features, stands in one.leads.items():
                 other = leads.get(features, stands)
                 leads[features] = stands if LEADS.index(stands) < LEADS.index(other) else other
     if not pooled:
         return ""
-    outcomes = [_outcome(leads.values()) for leads in pooled.values()]
+    outcomes = [
+        _outcome([*leads.values(), *("unknown" for one in missing[key] if one not in leads)])
+        for key, leads in pooled.items()
+    ]
     parts = [
         f"{claim} in {outcomes.count(outcome)}" for outcome, claim in CLAIMS.items() if outcome in outcomes
     ]

@@ -14,6 +14,7 @@ from unlabeled import encoders, methods
 from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.data.notes import note
+from unlabeled.data.samples import was_meant
 from unlabeled.files import printable
 from unlabeled.method import Method
 from unlabeled.options import READING, unknown, verify_all
@@ -334,7 +335,7 @@ def record(plan: Plan, settings: Settings, data: Data, held_out: int, method: Me
             "samples": len(data),
             **data.shape,
             **data.identity,
-            "skipped": len(data.skipped),
+            "skipped": sum(was_meant(skip.reason) for skip in data.skipped),
             "held_out": held_out,
         },
         "settings": {key: value for key, value in asdict(settings).items() if value is not None},
