@@ -532,7 +532,13 @@ def test_other_classes_in_the_test_data_are_refused():
 
 
 def test_too_few_labels_are_refused_before_anything_is_computed():
-    with pytest.raises(ValueError, match="got 31: class low has 30"):
+    given = []
+    few = TRAIN.subset(torch.arange(90)[(torch.arange(90) % 3 > 0) | (torch.arange(90) < 9)])
+    said = "got 4: class low has 3; --labels-per-class 3 or all takes every class"
+    with pytest.raises(ValueError, match=said):
+        evaluate(ENCODER, (few, TEST), probe=("outliers", "knn"), labels_per_class=(2, 4), save=given.append)
+    assert not given
+    with pytest.raises(ValueError, match="class low has 30, class middle has 30, class high has 30; "):
         evaluate(ENCODER, (TRAIN, TEST), labels_per_class=31)
 
 

@@ -184,7 +184,9 @@ def test_pseudo_labels_are_the_linear_probe_fitted_to_its_own_predictions(
     first = linear.fit(*both, rows, None, 0)
     monkeypatch.setattr(pseudo_labels, "CONFIDENCE", 1.1)
     predicted, detail = pseudo_labels.probe(*both, rows, None, Settings())
-    assert torch.equal(predicted, expected) and detail.startswith("0 pseudo-labels after 0 rounds")
+    assert torch.equal(predicted, expected) and detail.startswith(
+        "0 of 54 unlabelled samples labelled in 0 rounds, penalty"
+    )
     monkeypatch.setattr(pseudo_labels, "CONFIDENCE", 0.0)
     monkeypatch.setattr(pseudo_labels, "ROUNDS", 1)
     own = first(train).argmax(1)
@@ -193,7 +195,8 @@ def test_pseudo_labels_are_the_linear_probe_fitted_to_its_own_predictions(
     again = logistic.fit(train, own, 3, penalty=first.penalty, statistics=statistics)
     predicted, detail = pseudo_labels.probe(*both, rows, None, Settings())
     assert torch.equal(predicted, again(test).argmax(1))
-    assert detail.startswith("54 pseudo-labels after 1 rounds")
+    right = float((labels == own)[6:].float().mean())
+    assert detail.startswith(f"54 of 54 unlabelled samples labelled in 1 round, {right:.1%} of them rightly")
 
 
 def test_a_word_stands_for_the_probes_that_learn_from_unlabelled_samples() -> None:

@@ -120,15 +120,17 @@ def _evaluate(
     results = Results({"data": source.name} | about, request.save)
     if rise := "" if "snapshot" in about else held_out_rise(getattr(run, "history", [])):
         results.accounts.append({"note": rise})
-    _measure_tasks(run, bare(encoder), source, request, device, results)
     if len(request.tasks) == len(request.probes):
+        _measure_tasks(run, bare(encoder), source, request, device, results)
         return results.scores()
+    # Before tasks, which may take long: labels that are lacking, or too few, are refused at once.
     parts = source.open()
     labelled = Labelled.of(*parts.views(encoder, device))
+    request.counts = labelled.by_size(request.counts)
     for note in (*labelled.notes, *labelled.label_sources):
         request.report(note)
+    _measure_tasks(run, bare(encoder), source, request, device, results)
     results.about |= labelled.facts
-    request.counts = labelled.by_size(request.counts)
     ours, note = _ours(encoder, reader, labelled, request)
     results.accounts += [{"note": note}] if note else []
     # As opened, not as the encoder reads it: a scene is many images.
@@ -279,7 +281,7 @@ def _measure_probes(
                         cell, features.name, predictions, labelled, draws[cell.count], features.detail
                     )
                 )
-                if probe.tells:
+                if probe.tells == "all" or (probe.tells == "ours" and features is ours):
                     request.report(f"{name} of {verdict.name(features.name)}: {measured[-1].detail}")
             results.add(measured)
     # Trainings take longest, so they come last, one for each number of labels, for all probes at once: an interruption
