@@ -191,7 +191,7 @@ def _ours(
     """Our features as they are asked for, and what the scores say of them."""
     if request.features is None:
         ours = Representation(OURS, reader, encoder, one_unit=one_unit(encoder))
-        return ours, _without_twin(encoder, request)
+        return ours, _without_twin(ours, request)
     network = bare(encoder)
     if request.features == readouts.CHOOSE:
         note = (
@@ -205,16 +205,19 @@ def _ours(
     network = fit_readout(network, spec, labelled.train, request.settings.seed)
     note = f"the features are {spec.layer}" if whole else readouts.account(network, labelled.train)
     request.report(note)
-    return Representation(OURS, of_encoder(network), network, one_unit=spec.one_unit), note
+    ours = Representation(OURS, of_encoder(network), network, one_unit=spec.one_unit)
+    return ours, "; ".join(filter(None, [note, _without_twin(ours, request)]))
 
 
-def _without_twin(encoder: "Encoder", request: Request) -> str:
+def _learning_readout(features: Representation) -> str:
+    """The readout of features, where it is one that learns; else empty."""
+    encoder = features.encoder
+    return "contrast" if isinstance(encoder, Readout) and encoder.spec.scaling == "contrast" else ""
+
+
+def _without_twin(ours: Representation, request: Request) -> str:
     """What no control says where contrast is read, which learns, but not on top of random weights."""
-    if (
-        not isinstance(encoder, Readout)
-        or encoder.spec.scaling != "contrast"
-        or "contrast" in request.controls
-    ):
+    if not _learning_readout(ours) or not request.controls or "contrast" in request.controls:
         return ""
     return "the control contrast (the same on top of random weights) was not measured; add it with --controls contrast"
 
@@ -276,10 +279,9 @@ def _measure_probes(
                 ]
                 if features.encoder is None:  # what has no layers is the same beside every layer
                     without_layers[key] = predictions
+                about = features.detail, _learning_readout(features) if cell.layer is None else ""
                 measured.append(
-                    _measurement(
-                        cell, features.name, predictions, labelled, draws[cell.count], features.detail
-                    )
+                    _measurement(cell, features.name, predictions, labelled, draws[cell.count], *about)
                 )
                 if probe.tells == "all" or (probe.tells == "ours" and features is ours):
                     request.report(f"{name} of {verdict.name(features.name)}: {measured[-1].detail}")
@@ -357,6 +359,7 @@ def _measurement(
     labelled: Labelled,
     draws: Sequence[Tensor],
     detail: str = "",
+    readout: str = "",
 ) -> Measurement:
     """Accuracy of the predictions of all draws."""
     values = torch.stack([(classes == labelled.answers).float().cpu() for classes, _ in predictions])
@@ -371,6 +374,7 @@ def _measurement(
         detail="; ".join(filter(None, details)),
         groups=labelled.test.groups,
         counted=group_unit(labelled.test),
+        readout=readout,
     )
 
 

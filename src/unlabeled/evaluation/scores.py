@@ -26,7 +26,8 @@ class Scores:
             (higher or lower), `value` (of an accuracy in 0..1) with its 95 % interval `low`, `high`,
             None where there is a single independent unit, `std` over draws of the labels (None for one draw),
             `draws`, `samples` (test samples), `units` (independent ones), `counted` (what these are), `interval`
-            (how it was made), `detail`; of probes `labels`, the training labels of a draw; for controls `margin`,
+            (how it was made), `detail`, and `readout`, where features were read through one that learns; of probes
+            `labels`, the training labels of a draw; for controls `margin`,
             `margin_low`, `margin_high`: how far ours lies above them, on the same draws and samples.
         about: What they were measured on: `data` (its name), `training_samples`, `test_samples`, `encoder`
             (fingerprint of its state), `seed`, `options`, perhaps `note`, which a reader must know, and `unfinished`,

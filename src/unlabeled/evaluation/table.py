@@ -6,7 +6,16 @@ from typing import Any
 
 from unlabeled.evaluation.measurement import Record
 from unlabeled.evaluation.probes import PROBES
-from unlabeled.evaluation.verdict import OURS, Column, amount, column, images_in_words, independent, name
+from unlabeled.evaluation.verdict import (
+    OURS,
+    Column,
+    amount,
+    column,
+    images_in_words,
+    independent,
+    name,
+    readouts,
+)
 
 __all__ = ["blocks", "by_class", "table"]
 
@@ -114,7 +123,7 @@ def _title(probe: str, records: list[Record]) -> str:
     parts = [f"{probe}{settings}: {', '.join(units)} on {records[0]['samples']:,} test samples"]
     if draws > 1:
         parts.append(f"± standard deviation over {draws} draws of the labels")
-    return ", ".join([*parts, *_intervals(records)])
+    return ", ".join([*parts, *filter(None, [readouts(records)]), *_intervals(records)])
 
 
 def _neighbours(records: list[Record]) -> str:

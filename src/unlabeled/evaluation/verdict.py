@@ -37,6 +37,7 @@ __all__ = [
     "lead",
     "name",
     "notes",
+    "readouts",
     "separate",
     "verdict",
 ]
@@ -167,6 +168,15 @@ def independent(records: Sequence[Record]) -> str:
     counts, things = sorted({record["units"] for record in grouped}), grouped[0]["counted"]
     number = counted(counts[0], things) if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,} {things}"
     return f"{number} only" if counts[0] < FEW else number
+
+
+def readouts(records: Sequence[Record]) -> str:
+    """Which features alone were read through what learns, such as "contrast in unlabeled only"; else empty."""
+    having = dict.fromkeys(record["features"] for record in records if record.get("readout"))
+    if not having or all(record["features"] in having for record in records):
+        return ""
+    learned = dict.fromkeys(record["readout"] for record in records if record.get("readout"))
+    return f"{' and '.join(learned)} in {_listing([name(one) for one in having])} only"
 
 
 def lead(ours: Record, control: Record) -> Lead:

@@ -63,7 +63,7 @@ def probe(
         f"{int(added.sum()):,} of {unlabelled:,} unlabelled samples labelled in {counted(rounds, 'rounds')}"
     )
     if added.any():  # said only: nothing is chosen by it
-        words += f", {float((labels == data.labels)[added].float().mean()):.1%} of them rightly"
+        words += f", {100 * float((labels == data.labels)[added].float().mean()):.1f} % of them rightly"
     predicted = classifier(representation.features(data.test, layer)).argmax(1)
     return predicted, f"{words}, penalty {classifier.penalty:g}"
 
