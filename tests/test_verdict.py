@@ -242,3 +242,5 @@ def test_two_books_beat_nothing_beyond_noise(units: int, outcome: str) -> None:
     assert [one.outcome for one in comparisons(records)] == [outcome]
     assert ("beyond noise" in verdict(records)) == (outcome == "won")
     assert ("only 2 books" in verdict(records)) == (units == 2)
+    remedy = "To judge linear, test on at least 5 books, or name with --group which samples belong together."
+    assert (remedy in verdict(records).splitlines()) == (units < 5)

@@ -325,6 +325,17 @@ def test_samples_of_every_kind_are_noticed_in_another_order(kind, tmp_path):
     assert "note" not in seen.account(load(tmp_path), Parts(Source(others), None, others))
 
 
+def test_speakers_in_both_parts_are_said_with_a_remedy():
+    sounds = from_waveforms(SOUNDS, 8000)
+    sounds.factors = {"speaker": torch.tensor([0, 1, 0, 1, 2, 2]), "pitch": torch.arange(6)}
+    crossing, apart = torch.tensor([1, 2, 4]), torch.tensor([4, 5])
+    rest = torch.tensor([0, 3])
+    said = seen.account(None, Parts(Source(None), sounds.subset(rest), sounds.subset(crossing)))["note"]
+    part = "2 of the 3 values of speaker in the test part are in the training part too"
+    assert said == f"{part}; --group speaker takes each as one unit"
+    assert seen.account(None, Parts(Source(None), sounds.subset(rest), sounds.subset(apart))) == {}
+
+
 def test_sounds_are_noticed_at_the_rate_of_their_training(tmp_path):
     generator = np.random.default_rng(0)
     for number in range(20):

@@ -1,7 +1,8 @@
 """Test samples that were seen before: in pre-training, or in the training part of the labels."""
 
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,16 @@ from unlabeled.evaluation.near_copies import Account, listing, named, subject, t
 from unlabeled.evaluation.sources import Parts, is_source
 from unlabeled.run import Run
 
+if TYPE_CHECKING:
+    from unlabeled.data import Data
+
 __all__ = ["account", "together", "training_options"]
+
+
+SOURCE = re.compile(
+    r"(?i)(author|document|participant|patient|person|reader|recording|session|singer|speaker|subject|user|writer)(_id)?"
+)
+"""Names of factors that say whom or what a sample is from."""
 
 
 def account(run: Any, parts: Parts) -> Account:
@@ -43,6 +53,8 @@ def account(run: Any, parts: Parts) -> Account:
         about["in_training_part"] = both
         verb = "is" if both["samples"] == 1 else "are"
         notes.append(f"{subject(both, test)} {verb} in the training part too ({named(both['paths'])})")
+    if train is not None and train.name == test.name:
+        notes += [_crossing(train, test, name) for name in test.factors if SOURCE.fullmatch(name)]
     if isinstance(test, Images):
         images = train if isinstance(train, Images) else None
         near, some = near_copies.account(run if isinstance(run, Run) else None, images, test, seen)
@@ -88,6 +100,18 @@ def _in_pretraining(run: Run, parts: Parts) -> tuple[Account | None, str, Tensor
     label = "its label" if samples["samples"] == 1 else "their labels"
     note = f"the encoder was pre-trained on {count} too, without {label} ({named(samples['paths'])})"
     return samples, note, seen
+
+
+def _crossing(train: "Data", test: "Data", factor: str) -> str:
+    """A sentence on the speakers of the test part, or what else a factor names, that are in the training part too."""
+    known, values = (data.factors.get(factor, torch.zeros(0)).double() for data in (train, test))
+    values = values[values.isfinite() & (values >= 0)].unique()
+    count = int(torch.isin(values, known).sum())
+    if not count:
+        return ""
+    number = "all" if count == len(values) else f"{count:,} of the {len(values):,}"
+    remedy = "" if test.groups is not None else f"; --group {factor} takes each as one unit"
+    return f"{number} values of {factor} in the test part are in the training part too{remedy}"
 
 
 def _was_trained_on_all(run: Run, parts: Parts) -> bool:

@@ -421,12 +421,22 @@ def _single(records: Sequence[Record]) -> list[str]:
 
 
 def _few(compared: Sequence[Comparison]) -> list[str]:
-    """What rests on few independent units."""
+    """What rests on few independent units, and what would help where they are too few."""
     few: dict[str, list[str]] = {}
+    too_few: dict[str, list[str]] = {}
     for one in compared:
-        if one.units and one.outcome != "unknown" and one.units[0] < FEW:
+        if one.units and one.outcome == "unknown" and one.units[0] < TOO_FEW:
+            too_few.setdefault(one.units[1], []).append(one.column[0])
+        elif one.units and one.outcome != "unknown" and one.units[0] < FEW:
             few.setdefault(counted(*one.units), []).append(one.column[0])
-    return [f"Intervals of {_listing(probes)} rest on {units} only." for units, probes in few.items()]
+    return [
+        *(f"Intervals of {_listing(probes)} rest on {units} only." for units, probes in few.items()),
+        *(
+            f"To judge {_listing(probes)}, test on at least {TOO_FEW} {things}, or name with --group which samples "
+            "belong together."
+            for things, probes in too_few.items()
+        ),
+    ]
 
 
 def _listing(probes: Sequence[str]) -> str:
