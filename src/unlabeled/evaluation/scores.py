@@ -15,7 +15,7 @@ from unlabeled.evaluation.verdict import OURS, column
 from unlabeled.files import atomic
 from unlabeled.run import read_scores
 
-__all__ = ["Scores"]
+__all__ = ["Scores", "side_by_side"]
 
 
 class Scores:
@@ -98,3 +98,21 @@ class Scores:
         """What `unlabeled.evaluation.verdict` says of the records, and the note, line by line."""
         advice = starting_weights.choices(self.records, self.about)
         return "\n".join([verdict.verdict(self.records), *advice, *verdict.caveats(self.about)])
+
+
+def side_by_side(runs: Sequence[tuple[str, Scores]]) -> str:
+    """Several runs on the same data: one table, what is claimed of each, and what must be known of all or some.
+
+    Args:
+        runs: Name and scores of each.
+    """
+    lines = [table.side_by_side([(label, scores.records) for label, scores in runs])]
+    remarks: dict[str, list[str]] = {}
+    for label, scores in runs:
+        lines += verdict.claims(scores.records, label)
+        advice = starting_weights.choices(scores.records, scores.about)
+        for line in [*verdict.notes(scores.records), *advice, *verdict.caveats(scores.about)]:
+            remarks.setdefault(line, []).append(label)
+    for line, labels in remarks.items():
+        lines.append(line if len(labels) == len(runs) else f"{' and '.join(labels)}: {line}")
+    return "\n".join(lines)

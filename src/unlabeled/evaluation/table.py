@@ -17,7 +17,7 @@ from unlabeled.evaluation.verdict import (
     readouts,
 )
 
-__all__ = ["blocks", "by_class", "table"]
+__all__ = ["blocks", "by_class", "side_by_side", "table"]
 
 NOT_MEASURED = "not measured"
 """What a cell says where an evaluation was stopped."""
@@ -45,6 +45,30 @@ def blocks(
             shown.add(task)
             tables.append((title, rows[:1], rows[1:]))
     return tables
+
+
+def side_by_side(runs: Sequence[tuple[str, Sequence[Record]]]) -> str:
+    """As `table`, of several runs: a row for each by its name, and controls that are the same for all runs once.
+
+    Args:
+        runs: Name and score records of each.
+    """
+    controls: dict[str, dict[str, list[Record]]] = {}
+    rows, ours = [], []
+    for label, records in runs:
+        for record in records:
+            if record["features"] == OURS:
+                ours.append({**record, "features": label, "is_run": True})
+            else:
+                controls.setdefault(record["features"], {}).setdefault(label, []).append(record)
+    for features, by_run in controls.items():
+        scores = {tuple((column(r), r["value"]) for r in records) for records in by_run.values()}
+        if len(scores) == 1:
+            rows += next(iter(by_run.values()))
+            continue
+        for label, records in by_run.items():
+            rows += [{**record, "features": f"{name(features)} of {label}"} for record in records]
+    return table([*rows, *ours])
 
 
 def by_class(records: Sequence[Record]) -> list[tuple[str, list[list[str]]]]:
@@ -128,7 +152,8 @@ def _title(probe: str, records: list[Record]) -> str:
 
 def _neighbours(records: list[Record]) -> str:
     """Settings of ours, with the number of neighbours wherever it differs."""
-    ours = [record["detail"].partition("; features ")[0] for record in records if record["features"] == OURS]
+    own = [record for record in records if record["features"] == OURS or record.get("is_run")]
+    ours = [record["detail"].partition("; features ")[0] for record in own]
     details = [detail.partition(", ") for detail in ours]
     counts = dict.fromkeys(count.removeprefix("k=") for count, _, _ in details)
     others = dict.fromkeys(rest for _, _, rest in details)

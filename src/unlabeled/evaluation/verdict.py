@@ -304,8 +304,8 @@ def _missing_in_words(cells: Sequence[Missing]) -> list[str]:
     return lines
 
 
-def claims(records: Sequence[Record]) -> list[str]:
-    """A line for each claim on each probe or task."""
+def claims(records: Sequence[Record], ours: str = OURS) -> list[str]:
+    """A line for each claim on each probe or task; `ours` is what our features are called in it."""
     compared = comparisons(records)
     if not compared:
         return ["No control was measured, so nothing can be claimed."]
@@ -313,7 +313,7 @@ def claims(records: Sequence[Record]) -> list[str]:
     for title in dict.fromkeys(map(_title, compared)):
         for outcome, claim in CLAIMS.items():
             if columns := [one for one in compared if _title(one) == title and one.outcome == outcome]:
-                lines.append(f"{title}: {OURS} {claim} {_columns(columns)}.")
+                lines.append(f"{title}: {ours} {claim} {_columns(columns)}.")
     return lines
 
 
