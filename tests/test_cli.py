@@ -270,7 +270,10 @@ def test_compare_trains_judges_and_reports(
     out = tmp_path / "both"
     assert run("compare", "simclr", "rotnet", str(folder), *options, "--out", str(out)) == 0
     assert "simclr" in (out / "report.html").read_text()
-    assert capsys.readouterr().out.count("raw input") >= 2
+    said = capsys.readouterr().out
+    assert said.count("\nraw input ") == 1 and said.count("knn (k=") == 1  # one table
+    assert all(re.search(rf"(?m)^{row}  +\d", said) for row in ("simclr", "rotnet", "random weights"))
+    assert "\nknn: simclr " in said and "\nknn: rotnet " in said and said.count("Controls: ") == 1
 
 
 def test_compare_takes_the_choice_of_auto_as_one_of_its_methods(

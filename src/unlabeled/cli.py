@@ -533,29 +533,32 @@ def evaluate(
 
 
 def _evaluate(run: Any, data: Any, **options: Any) -> None:
-    """Evaluate a run, keep every column as it comes, and print the scores, also where Ctrl-C stops it."""
-    from unlabeled.evaluation import Scores
+    """Evaluate a run and print the scores, also where Ctrl-C stops it."""
+    measured: dict[str, Any] = {}
+    try:
+        _measure(run, data, "", measured, **options)
+    finally:
+        for scores in measured.values():
+            print(scores, flush=True)
+    if run.results_folder != run.path:
+        _tell(f"the scores are in {run.results_folder}, as the cache of the Hub is not written to")
+
+
+def _measure(run: Any, data: Any, name: str, measured: dict[str, Any], **options: Any) -> None:
+    """Evaluate a run, and keep every column as it comes, in its folder and in `measured` by a name."""
     from unlabeled.evaluation import evaluate as measure
 
-    scores = Scores([])
-
-    def save(measured: Scores) -> None:
-        nonlocal scores
-        scores = measured
+    def save(scores: Any) -> None:
+        measured[name] = scores
         with suppress(OSError):  # a full disk must not cost the numbers; it is named at the end
             _keep(run, scores)
 
     try:
-        scores = measure(run, data, progress=_tell, save=save, **options)
-        _keep(run, scores)
+        measured[name] = measure(run, data, progress=_tell, save=save, **options)
+        _keep(run, measured[name])
     except KeyboardInterrupt:
-        kept = f"; what was measured is in {run.results_folder / 'scores.json'}" if len(scores) else ""
+        kept = f"; what was measured is in {run.results_folder / 'scores.json'}" if name in measured else ""
         raise KeyboardInterrupt(f"stopped{kept}") from None
-    finally:
-        if len(scores):
-            print(f"{scores.table()}\n{scores.verdict()}", flush=True)
-    if run.results_folder != run.path:
-        _tell(f"the scores are in {run.results_folder}, as the cache of the Hub is not written to")
 
 
 def _keep(run: Any, scores: Any) -> None:
@@ -788,6 +791,7 @@ def _compare(
 ) -> None:
     """Train and evaluate methods by name on the same division of the data, and report them."""
     from unlabeled.data import open_splits, store_size
+    from unlabeled.evaluation.scores import side_by_side
     from unlabeled.files import new_folder
     from unlabeled.reporting import report as draw
     from unlabeled.training.train import pretrain
@@ -802,12 +806,14 @@ def _compare(
     train, test = open_splits(data, kind=kind, store_size=size, **reading)
     settings |= {name: reading[name] for name in reading if name != "group"}  # how the report reads the data
     device = "cpu" if settings["device"] == "mps" else settings["device"]
-    runs = []
-    for name in names:
-        run = pretrain(name, train, out=folder / name, **settings)
-        print(f"\n{name}")
-        _evaluate(run, (train, test), device=device, **probing)
-        runs.append(run)
+    runs, measured = [], dict[str, Any]()
+    try:
+        for name in names:
+            runs.append(pretrain(name, train, out=folder / name, **settings))
+            _measure(runs[-1], (train, test), name, measured, device=device, **probing)
+    finally:
+        if measured:
+            print(side_by_side([*measured.items()]), flush=True)
     print(draw(runs, data=data, out=folder / "report.html"), flush=True)
     _next("embed", runs[0].path, data, "--out", "features.parquet")
 
