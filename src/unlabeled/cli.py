@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 import shlex
 import sys
 import warnings
@@ -332,6 +333,15 @@ for _method in (AUTO, *map(methods.describe, methods.names())):
         adapt_app.command(_pretrain_command(_method, "adapt"), name=_method.name, usage=_usage)
 
 
+@adapt_app.default
+def adapt_what(*words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]) -> None:
+    """Name the method that is missing or misspelt."""
+    if not words:
+        adapt_app.help_print([])
+        return
+    methods.describe(words[0])
+
+
 @pretrain_app.default
 def repeat(
     *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
@@ -349,7 +359,7 @@ def repeat(
         methods.describe(words[0])
     if config is None:
         raise UserError(f"method must come before its options, got {' '.join(words)}")
-    pretrain_app([*words, "--config", str(config)], **UNCAUGHT)
+    _call(pretrain_app, [*words, "--config", str(config)])
 
 
 def _stored_data(values: Mapping[str, Any]) -> str:
@@ -738,10 +748,10 @@ def _compare(
     if len(kinds) > 1:
         raise UserError(f"compare must get methods for one kind of data, got {', '.join(sorted(kinds))}")
     kind = kinds.pop() if kinds else None
-    folder = out or new_folder(Path("runs/compare"))
     size = settings["store_size"] or store_size(kind, settings["image_size"])
     # Divided once, so that no method sees the test images, not even without their labels.
     train, test = open_splits(data, kind=kind, store_size=size, **reading)
+    folder = out or new_folder(Path("runs/compare"))
     settings |= {name: reading[name] for name in reading if name != "group"}  # how the report reads the data
     device = "cpu" if settings["device"] == "mps" else settings["device"]
     runs = []
@@ -1024,10 +1034,6 @@ def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-UNCAUGHT: dict[str, Any] = {"exit_on_error": False, "print_error": False, "verbose": False}
-"""How an app is called whose errors `main` prints."""
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
@@ -1037,7 +1043,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     warnings.formatwarning = _warning
     try:
-        app(words, **UNCAUGHT)
+        _call(app, words)
     except UnusedCliTokensError as error:
         _stop(check.one_line(_too_many(error)), 2)
     except (CycloptsError, UserError) as error:
@@ -1050,6 +1056,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(str(error), 3)
 
 
+def _call(command: App, words: Sequence[str]) -> None:
+    """Run a command, whose errors `main` prints; they name options as they are written on the command line."""
+    try:
+        command(words, exit_on_error=False, print_error=False, verbose=False)
+    except UserError as error:
+        raise UserError(_with_flags(str(error), _flags(command, words))) from error
+
+
+def _flags(command: App, words: Sequence[str]) -> dict[str, str]:
+    """What stands on the command line for each parameter of the command that some words call."""
+    _, apps, _ = command.parse_commands(words)
+    if apps[-1].default_command is None:
+        return {}
+    flags = {"pretraining": "PRETRAIN_DATA", "target": "TARGET_DATA"} if apps[-1] is app["bet"] else {}
+    for argument in apps[-1].assemble_argument_collection():
+        keyword = argument.field_info.kind is inspect.Parameter.KEYWORD_ONLY
+        own_network = (argument.parameter.help or "").startswith("module:function")
+        if argument.name.startswith("--") and keyword and not own_network:
+            flags[argument.name[2:].replace("-", "_")] = argument.name
+    return flags
+
+
+def _with_flags(message: str, flags: Mapping[str, str]) -> str:
+    """A message whose rule names flags, not parameters: a first word, and whatever has an underscore."""
+    rule, got, value = message.partition(", got ")
+    word, must, _ = rule.partition(" must ")
+    if must and word in flags and not _OF_VALUES.match(rule):
+        rule = flags[word] + rule.removeprefix(word)
+    for name in filter(lambda name: "_" in name, flags):
+        rule = re.sub(rf"(?<![\w./=-]){name}(?![\w./=-])", flags[name], rule)
+    return rule + got + value
+
+
+_OF_VALUES = re.compile(r"\w+ must (be finite|vary|agree|have)\b")
+"""How rules begin that are about features, clips or weights as such, not about the options of these names."""
+
+
 def _too_many(error: UnusedCliTokensError) -> str:
     """What a command takes, where it was given more words."""
     command = app
@@ -1057,7 +1100,8 @@ def _too_many(error: UnusedCliTokensError) -> str:
         command = command[word]
     usage = str(command.usage or "").partition("Usage: unlabeled ")[2].partition("\n")[0]
     words = usage or f"{' '.join(error.command_chain or ())} [OPTIONS]"
-    return f"words must fit {words}, got {shlex.join(error.unused_tokens or [])} besides"
+    unused = error.unused_tokens or []
+    return f"too many arguments: {shlex.join(unused)}; usage: unlabeled {words}"
 
 
 def _warning(message: Warning | str, *where: Any, **more: Any) -> str:

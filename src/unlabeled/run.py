@@ -87,7 +87,12 @@ class Run:
     ) -> None:
         self.path, self.network, self.at = Path(path), network, at
         if not (self.path / CONFIG).is_file():
-            raise UserError(f"run must be a folder that pretrain wrote, got {self.path} (it has no {CONFIG})")
+            runs = [str(file.parent) for file in self.path.parent.glob(f"*/{CONFIG}")]
+            why = f"has no {CONFIG}" if self.path.exists() else "does not exist"
+            raise UserError(
+                f"run must be a folder that pretrain wrote, got {self.path} "
+                f"(it {why}){check.near(str(self.path), runs)}"
+            )
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"

@@ -17,6 +17,7 @@ from typing import Any
 from unlabeled import check, encoders, methods
 from unlabeled.check import UserError
 from unlabeled.data import open_data, store_size
+from unlabeled.data.opening import refuse_missing
 from unlabeled.encoders.readout import bare
 from unlabeled.evaluation import bet_data, cells, seen, transfer
 from unlabeled.evaluation.bet_words import SUPERVISED, Bet, Key, Terms, called
@@ -110,6 +111,7 @@ def _terms(config: str | Path | None, given: Mapping[str, Any]) -> Terms:
     for name in ("pretraining", "target"):
         if not isinstance(named.get(name), str):
             raise UserError(f"{name} must be a name or a path, got {named.get(name, 'none')}")
+        refuse_missing(named[name], name)
     if isinstance(network := settings.get("encoder"), str) and not encoders.is_named(network):
         encoders.require_name(network)
     described = methods.describe(named.get("method", Terms.method))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from unlabeled.check import UserError
+from unlabeled.data.options import refuse_unknown
 from unlabeled.evaluation import geometry, readouts
 from unlabeled.evaluation.embedding_files import WRITERS, Piece
 from unlabeled.evaluation.features import Reader, of_encoder, read, require_finite
@@ -78,6 +79,7 @@ def embed(
     Raises:
         ValueError: The ending of `out` is another one, or a feature is NaN or infinite.
     """
+    refuse_unknown(embed, reading)
     target = _target(out, thumbnails or coordinates)
     if layer is not None and features is not None:
         raise UserError(f"layer must be omitted with features, got {layer}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import torch
 from torch import Tensor
 
+from unlabeled.data.options import refuse_unknown
 from unlabeled.encoders import Unreachable
 from unlabeled.encoders.readout import Readout, Spec, bare, fit_readout, one_unit
 from unlabeled.evaluation import readouts, seen, starting_weights, supervised_pretraining, verdict
@@ -107,6 +108,7 @@ def _evaluate(
     run: Any, data: Any, test: Any, reading: Reading, request: Request, device: torch.device
 ) -> Scores:
     """Open the model and the data, and measure tasks first, then probes."""
+    refuse_unknown(evaluate, reading)
     encoder, reader = frozen(run, device)
     weights = starting_weights.of(run, request.public_weights)
     words = [*request.controls, *([] if request.public_weights is None else ["public"])]
