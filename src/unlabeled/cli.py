@@ -322,7 +322,7 @@ def _train(
     run = train(name, data or _stored_data(values), **values)
     if gather.rank() == 0:
         print(run.path, flush=True)
-        _next("evaluate", run.path, run.config["data"].get("source") or "LABELLED")
+        _next("evaluate", run.path, _labelled(run))
 
 
 for _method in (AUTO, *map(methods.describe, methods.names())):
@@ -372,6 +372,15 @@ def _stored_data(values: Mapping[str, Any]) -> str:
     if config is None:
         raise UserError("data must be named, or known from --config, or from --resume with --out, got none")
     return _source(config)
+
+
+def _labelled(run: Any, source: str | None = None) -> str:
+    """What the data to evaluate a run on is called: that of the run, if it has labels, or a placeholder."""
+    data = run.config.get("data", {})
+    source = source or data.get("source")
+    if source == data.get("source") and data.get("classes", 2) < 2:
+        return "LABELLED"
+    return source or "LABELLED"
 
 
 def _source_of(run: Any) -> str:
@@ -533,12 +542,21 @@ def evaluate(
     options |= asdict(reading) | of_tasks.chosen
     if snapshots:
         _evaluate_snapshots(opened, data, options)
-    _evaluate(opened, data, controls=controls, public_weights=public_weights, **options)
-    _next("report", run)
+    about = _evaluate(opened, data, controls=controls, public_weights=public_weights, **options)
+    source = opened.config.get("data", {}).get("source")
+    if about.get("in_training_part") or about.get("near_in_training_part"):
+        _next("audit", data, "--out", "audit.html")
+    elif (about.get("seen_in_pretraining") or {}).get("samples") and source not in (None, data):
+        _next("audit", source, data, "--out", "audit.html")
+    else:
+        _next("report", run)
 
 
-def _evaluate(run: Any, data: Any, **options: Any) -> None:
-    """Evaluate a run, keep every column as it comes, and print the scores, also where Ctrl-C stops it."""
+def _evaluate(run: Any, data: Any, **options: Any) -> Mapping[str, Any]:
+    """Evaluate a run, keep every column as it comes, and print the scores, also where Ctrl-C stops it.
+
+    Returns what is known of the data, such as test samples that are in the training part too.
+    """
     from unlabeled.evaluation import Scores
     from unlabeled.evaluation import evaluate as measure
 
@@ -561,6 +579,7 @@ def _evaluate(run: Any, data: Any, **options: Any) -> None:
             print(f"{scores.table()}\n{scores.verdict()}", flush=True)
     if run.results_folder != run.path:
         _tell(f"the scores are in {run.results_folder}, as the cache of the Hub is not written to")
+    return scores.about
 
 
 def _keep(run: Any, scores: Any) -> None:
@@ -659,7 +678,8 @@ def bet(
         batch_size=batch_size, seed=seed, device=device,
     )  # fmt: skip
     print(f"{done}\n{write_page(done)}", flush=True)
-    _next("bet", "--config", done.path / "bet.toml", "--out", "FOLDER")
+    if (best := done.best_run()) is not None:
+        _next("export", best, "--out", "encoder.safetensors")
 
 
 def _whole_numbers(name: str, words: Sequence[str]) -> list[int]:
@@ -807,7 +827,7 @@ def show(
         print(path, flush=True)
     if len(texts) + len(images) < len(rows):
         print(f"to hear the sounds: unlabeled report {run}", flush=True)
-    _next("evaluate", run, source)
+    _next("evaluate", run, _labelled(opened, source))
 
 
 @app.command(usage="Usage: unlabeled embed RUN DATA --out FILE [OPTIONS]")
@@ -875,7 +895,10 @@ def report(
     if out is None and hub.is_address(runs[0]):
         out = Path("report.html")
     print(draw(opened, data=data, out=out), flush=True)
-    _next("embed", runs[0], data or _source_of(opened[0]), "--out", "features.parquet")
+    if opened[0].evaluations:
+        _next("embed", runs[0], data or _source_of(opened[0]), "--out", "features.parquet")
+    else:
+        _next("evaluate", runs[0], _labelled(opened[0]))
 
 
 @app.command(usage="Usage: unlabeled audit DATA... [OPTIONS]")
@@ -912,9 +935,13 @@ def audit(
         from unlabeled.reporting.audit_page import write_page
 
         print(write_page(findings, out, json=json))
-    if strict and (findings.leaks or not any(map(len, findings.parts))):
+    readable = any(map(len, findings.parts))
+    if readable and not findings.leaks:
+        _next("pretrain", AUTO.name, *sources[:1])
+    elif readable and out is None:
+        _next("audit", *sources, "--out", "audit.html")
+    if strict and (findings.leaks or not readable):
         sys.exit(1)
-    _next("pretrain", "METHOD", *sources[:1])
 
 
 @app.command(usage="Usage: unlabeled export RUN --out PATH [OPTIONS]")
@@ -933,26 +960,29 @@ def export(
 
     Args:
         out: File to write; a folder for timm and transformers.
-        format: safetensors (any encoder), onnx (images, text and sound), timm (images), transformers (text and sound),
-            or word2vec (word vectors).
+        format: safetensors, for every encoder; onnx, for encoders of images, text and sound; timm, for images and
+            networks of timm, such as resnet18 and vit-small; transformers, for text (bert and gpt) and sound
+            (wav2vec2); word2vec, for word vectors (lsa, skipgram, cbow).
         data: Data whose training part the features are fitted to. [default: what the run was trained on]
     """
     from unlabeled.evaluation import readouts
+    from unlabeled.exporting import check_format
     from unlabeled.exporting import export as write
     from unlabeled.run import load
 
     opened = source = load(run, encoder)
-    if text := readouts.named(source, features, directions):
+    text = readouts.named(source, features, directions)
+    check_format(opened.encoder, out, format, None if text == readouts.OUTPUT else text)
+    if text:
         source = readouts.readout(source, text, data, device="cpu", progress=_tell)
     elif data is not None:
         raise UserError(f"data must come with features to fit to it, got {data}")
     written = write(source, out, format=format)
+    agree = f"differ by at most {written.difference:.1g}" if written.difference else "are identical"
     note = f"; {written.note}" if written.note else ""
-    print(
-        f"{written.path}: reloaded, its features differ by at most {written.difference:.1g}{note}",
-        flush=True,
-    )
-    _next("embed", run, _source_of(opened), "--out", "features.parquet")
+    print(f"{written.path}: read back, its features {agree}{note}", flush=True)
+    _tell(f"in Python: {written.usage}")
+    _next("publish", run, "OWNER/NAME")
 
 
 @app.command(usage="Usage: unlabeled publish RUN OWNER/NAME [OPTIONS]")
@@ -996,9 +1026,9 @@ def publish(
     if done.address is not None:
         print(done.address, flush=True)
         return _next("evaluate", f"hub:{name}", "LABELLED")
-    seen = "its owners only" if private else "everybody"
-    _tell(f"nothing was uploaded; --push uploads {done.path} to {name}, for {seen} to see")
-    _next("publish", run, name, *(["--license", license] if license else []), "--push")
+    seen = "its owners only" if private else "everyone"
+    _tell(f"nothing was uploaded; --push uploads {done.path} to {name}, visible to {seen}")
+    _next("publish", run, name, "--license", license or "LICENSE", "--push")
 
 
 def _next(*words: object) -> None:

@@ -105,6 +105,20 @@ class Bet:
         largest = max((steps for kind, steps, _ in self.cells if kind == features), default=0)
         return self.cells.get((features, largest if budget is None else budget, count))
 
+    def best_run(self) -> Path | None:
+        """The run to go on with: the one without labels unless labels won; None where a control beat it."""
+        count = max(self.counts)
+        ours, theirs = self.get(OURS, count), self.get(SUPERVISED, count)
+        if ours is None:
+            return None
+        lost = theirs is not None and _side(contrast([(1, ours), (-1, theirs)], ranges(ours))) == -1
+        best = theirs if lost and theirs is not None else ours
+        for features in {features for features, _, _ in self.cells} - {*NAMES}:
+            control = self.get(features, count)
+            if control is not None and _side(contrast([(1, best), (-1, control)], ranges(best))) == -1:
+                return None
+        return self.path / f"{'labels' if lost else 'unlabeled'}-{max(self.terms.budgets)}"
+
     def rows(self) -> list[list[str]]:
         """The table: its head first, then a row for each network and budget."""
         some = next(iter(self.cells.values()))

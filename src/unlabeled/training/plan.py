@@ -335,6 +335,7 @@ def record(plan: Plan, settings: Settings, data: Data, held_out: int, method: Me
             **data.shape,
             **data.identity,
             "skipped": len(data.skipped),
+            "classes": 0 if data.labels is None else len(data.labels[data.labels >= 0].unique()),
             "held_out": held_out,
         },
         "settings": {key: value for key, value in asdict(settings).items() if value is not None},
