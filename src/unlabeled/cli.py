@@ -19,6 +19,7 @@ from unlabeled.check import UserError
 from unlabeled.evaluation.controls import CONTROLS
 from unlabeled.evaluation.probes import PROBES
 from unlabeled.evaluation.tasks import TASKS
+from unlabeled.progress import duration
 from unlabeled.training.settings import ADAPT, BUDGET, Settings
 from unlabeled.version import __version__
 
@@ -428,7 +429,11 @@ def demo(*, out: Path = Path("runs/demo"), seed: Whole = 0) -> None:
 def selftest() -> None:
     """Check that everything works on this machine: closed forms, every method, resuming, two processes."""
     from unlabeled.selftest import selftest as run_checks
+    from unlabeled.selftest import size
 
+    _tell(
+        f"{size()} checks, about two to five minutes on two cores; each line appears when its check is done"
+    )
     print(f"{'':8}{'seconds':>8}  check")
     checks = run_checks(
         lambda one: print(
@@ -438,7 +443,7 @@ def selftest() -> None:
     )
     failed = [one for one in checks if not one.right]
     seconds = sum(one.seconds for one in checks)
-    print(f"{len(checks) - len(failed)} of {len(checks)} checks passed, {seconds:.0f} s")
+    print(f"{len(checks) - len(failed)} of {len(checks)} checks passed in {duration(seconds)}")
     if failed:
         sys.exit(1)
     _next("demo")
@@ -510,7 +515,7 @@ def evaluate(
     steps: WholeOrNone = None,
     of_tasks: Annotated[TaskOptions, Parameter(name="*")] = CHOSEN_BY_TASKS,
     snapshots: Annotated[bool, Parameter(negative=())] = False,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: options.Device = "auto",
     encoder: Network = None,
     reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
 ) -> None:
@@ -525,7 +530,7 @@ def evaluate(
         steps: Optimizer steps of supervised, finetune, nonlinear and recognition, and of tasks that train on labelled
             images. [default: until held-out labels show no improvement; multilabel and segmentation 200, detection 150]
         snapshots: Measure the encoders that were saved during training too, without controls.
-        device: Device to compute features on; auto prefers a GPU.
+        device: Device to compute features on; auto prefers a GPU, and mps computes on the CPU, as it lacks float64.
     """
     from unlabeled.run import load
 
@@ -640,7 +645,7 @@ def bet(
     image_size: WholeOrNone = None,
     batch_size: WholeOrNone = None,
     seed: WholeOrNone = None,
-    device: Literal["auto", "cpu", "cuda"] | None = None,
+    device: options.Device | None = None,
     config: Path | None = None,
     out: Path | None = None,
 ) -> None:
@@ -700,7 +705,7 @@ def compare(
     image_size: WholeOrNone = None,
     store_size: WholeOrNone = None,
     seed: Whole = 0,
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    device: options.Device = "auto",
     probe: Words = ("knn", "linear"),
     labels_per_class: Words = ("all",),
     controls: Controls = ("default",),
@@ -773,12 +778,11 @@ def _compare(
     train, test = open_splits(data, kind=kind, store_size=size, **reading)
     folder = out or new_folder(Path("runs/compare"))
     settings |= {name: reading[name] for name in reading if name != "group"}  # how the report reads the data
-    device = "cpu" if settings["device"] == "mps" else settings["device"]
     runs = []
     for name in names:
         run = pretrain(name, train, out=folder / name, **settings)
         print(f"\n{name}")
-        _evaluate(run, (train, test), device=device, **probing)
+        _evaluate(run, (train, test), device=settings["device"], **probing)
         runs.append(run)
     print(draw(runs, data=data, out=folder / "report.html"), flush=True)
     _next("embed", runs[0].path, data, "--out", "features.parquet")
@@ -841,7 +845,7 @@ def embed(
     directions: Directions = None,
     thumbnails: Annotated[bool, Parameter(negative=())] = False,
     coordinates: Annotated[bool, Parameter(negative=())] = False,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: options.Device = "auto",
     encoder: Network = None,
     reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
 ) -> None:
@@ -851,7 +855,7 @@ def embed(
         out: File; its extension sets the format: .parquet, .csv, .npz, or .npy for the features alone.
         thumbnails: Add a column of small images to a parquet file.
         coordinates: Add columns x and y to a parquet file, a flat map of the features.
-        device: Device to compute features on; auto prefers a GPU.
+        device: Device to compute features on; auto prefers a GPU, and mps computes on the CPU, as it lacks float64.
     """
     from unlabeled.evaluation import embed as compute
     from unlabeled.run import load

@@ -289,7 +289,7 @@ class _Players:
             measured = self._classified(
                 network, count, Settings(seed, steps=terms.steps), features == SCRATCH
             )
-            accuracy = f"{measured.unit} {float(measured.values.mean()):.3f}"
+            accuracy = f"{measured.unit} {100 * float(measured.values.mean()):.1f} %"
             report(f"classification, {measured.labels:,} labels, {place}, seed {seed}: {accuracy}")
             return measured
         assert self.parts is not None

@@ -69,7 +69,7 @@ def embed(
         coordinates: Whether a parquet file has columns `x` and `y` too, a map of the features in 0..1: t-SNE, or PCA
             where there are fewer than 50 samples or more than 5,000.
         progress: Called with a line on the features and on the coordinates.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
         **reading: label, text_column, encoding, group and fold, as in `open_data`; None takes those of the run.
 
     Returns:

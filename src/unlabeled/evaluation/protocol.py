@@ -78,7 +78,7 @@ def evaluate(
         labels_per_class: Numbers of training labels, fractions of each class such as "1%", "all", or several.
         controls: Any of `CONTROLS` that suit the data; or default, baselines, all (as `controls_for` has them), none.
         draws, seed: Random balanced choices of the labels where not all are used; seed of all random numbers.
-        device, test: auto, cpu or cuda; test data, if `data` is training data only: its test split, else all of it.
+        device, test: auto, cpu, cuda, mps; test data, if `data` is training data only: its test split, else all of it.
         k, temperature: Neighbours that vote in knn, and the temperature of their votes.
         steps: Optimizer steps of whatever trains on labels; None lets held-out labels end it, after 20 passes at most.
         features: Those that probes read, such as layer2:2x2:whiten, or choose, by cross-validation of each probe and

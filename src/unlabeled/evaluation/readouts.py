@@ -113,7 +113,7 @@ def readout(
             labels best.
         data: What `open_splits` takes; its training part is looked at. None takes what the run was trained on.
         seed: Seed of the samples that are looked at, and of views.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
         reading: Further options of `open_data`.
         progress: Called with a line on what was fitted to what.
 
