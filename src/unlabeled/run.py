@@ -245,7 +245,7 @@ class Run:
                 file.replace(aside)
                 warnings.warn(f"{error}; it was renamed to {aside.name}", stacklevel=3)
             else:  # damaged is what was published
-                warnings.warn(f"{error}; its scores are left out", stacklevel=3)
+                warnings.warn(f"{error}; its scores are skipped", stacklevel=3)
             return []
 
     @property

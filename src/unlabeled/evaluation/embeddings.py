@@ -82,7 +82,7 @@ def embed(
     refuse_unknown(embed, reading)
     target = _target(out, thumbnails or coordinates)
     if layer is not None and features is not None:
-        raise UserError(f"layer must be omitted with features, got {layer}")
+        raise UserError(f"layer must be left out with features, got {layer}")
     hardware, run, tell = pick_device(device), opened_run(run), progress or (lambda line: None)
     encoder, reader = frozen(run, hardware)
     if layer is None and (text := readouts.named(run, features)):

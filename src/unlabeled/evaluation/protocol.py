@@ -150,7 +150,7 @@ def _twin(run: Any, request: Request) -> Run | None:
     try:
         return supervised_pretraining.of_run(run)
     except supervised_pretraining.NoTwin as error:
-        request.report(f"the control {WITH_LABELS} is left out: {error}")
+        request.report(f"the control {WITH_LABELS} is skipped: {error}")
         return None
 
 
@@ -292,13 +292,13 @@ def _controls(encoder: "Encoder", labelled: Labelled, request: Request) -> list[
         try:
             made = make(encoder, labelled.train, request.settings.seed, **own)
         except Unreachable as error:
-            request.report(f"the control {name} is left out: {error}")
+            request.report(f"the control {name} is skipped: {error}")
             continue
         if made is not None:
             beside.append(made)
         else:
             request.report(
-                f"the control {name} is left out: it does not suit this network and these features"
+                f"the control {name} is skipped: it does not suit this network and these features"
             )
     return beside
 

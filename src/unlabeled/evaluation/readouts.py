@@ -72,7 +72,7 @@ def named(run: Any, features: str | None, directions: str | None = None) -> str 
     if directions is not None:
         check.choice(("views", "contrast"), directions=directions)
         if features == CHOOSE:
-            raise UserError(f"directions must be omitted with features choose, got {directions}")
+            raise UserError(f"directions must be left out with features choose, got {directions}")
         features = f"{features or OUTPUT}:{directions}"
     if features is None or features == CHOOSE:
         return features
