@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from unlabeled import methods
-from unlabeled.cli import _words, main
+from unlabeled.cli import _with_flags, _words, main
 from unlabeled.data import worlds
 from unlabeled.encoders.building import KINDS, names
 from unlabeled.run import load
@@ -465,9 +465,15 @@ def test_features_are_named_once_for_scores_tables_and_exports(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("pretrain", "simclr", "a", "b"), "words must fit pretrain simclr DATA [OPTIONS], got b besides"),
-        (("evaluate", "a", "b", "c d"), "words must fit evaluate RUN DATA [OPTIONS], got 'c d' besides"),
-        (("methods", "x"), "words must fit methods [OPTIONS], got x besides"),
+        (
+            ("pretrain", "simclr", "a", "b"),
+            "too many arguments: b; usage: unlabeled pretrain simclr DATA [OPTIONS]",
+        ),
+        (
+            ("evaluate", "a", "b", "c d"),
+            "too many arguments: 'c d'; usage: unlabeled evaluate RUN DATA [OPTIONS]",
+        ),
+        (("methods", "x"), "too many arguments: x; usage: unlabeled methods [OPTIONS]"),
     ],
 )
 def test_words_too_many_are_named_with_what_the_command_takes(
@@ -475,3 +481,81 @@ def test_words_too_many_are_named_with_what_the_command_takes(
 ) -> None:
     assert run(*words) == 2
     assert capsys.readouterr().err == f"unlabeled: {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("pretrain", "simclr", "gone/"), "data must be a path that exists, got gone/, which does not exist"),
+        (
+            ("pretrain", "gpt", "a/b.txt"),
+            "data must be a path that exists, got a/b.txt, but a does not exist",
+        ),
+        (
+            ("audit", "digits", "here/x.wav"),
+            r"got here/x\.wav, which does not exist; did you mean here/y\.wav\?",
+        ),
+        (
+            ("pretrain", "apc", "*.wav"),
+            r"got \*\.wav; patterns are read with --stream only, so name the folder",
+        ),
+        (("pretrain", "simclr", "*.tar", "--stream"), r"must be a pattern that matches a file, got \*\.tar"),
+        (
+            ("bet", "digits", "gone/"),
+            "TARGET_DATA must be a path that exists, got gone/, which does not exist",
+        ),
+        (("compare", "simclr", "gone"), "data must be a path that exists, one of .*, which does not exist"),
+        (("report", "gone"), r"got gone \(it does not exist\)"),
+    ],
+)
+def test_a_path_that_does_not_exist_is_named_before_anything_is_written(
+    words: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/y.wav").touch()
+    assert run(*words) == 2
+    assert re.search(said, error := capsys.readouterr().err) and error.count("\n") == 1, error
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("evaluate . digits --probe lineer", "--probe must be one of .*; did you mean linear?"),
+        ("evaluate . digits --controls superwised", "--controls must be one of .*; did you mean supervised?"),
+        ("evaluate . digits --label-per-class 1", "did you mean --labels-per-class?"),
+        ("evaluate . digits --labels-per-class x", "--labels-per-class must be whole numbers above 0.*got x"),
+        ("pretrain simclr digits --temperature 0", "--temperature must be above 0, got 0.0"),
+        ("pretrain simclr digits --batch-size 0", "--batch-size must be at least 1, got 0"),
+        ("adapt simcrl digits", "no method is called simcrl; did you mean simclr?"),
+        ("audit digits --kind imgae", "--kind must be one of image, .*; did you mean image?"),
+        ("embed . digits --out x.xyz", "--out must end with"),
+    ],
+)
+def test_misspelt_names_get_the_nearest_and_options_are_called_as_they_are_written(
+    words: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.toml").write_text('method = "simclr"\nsettings = {}\noptions = {}\nchosen = []\n')
+    assert run(*words.split()) == 2
+    error = capsys.readouterr().err
+    assert re.search(said.replace("?", r"\?"), error, re.I), error
+
+
+def test_errors_about_values_are_not_taken_for_errors_of_options() -> None:
+    flags = {"features": "--features", "out": "--out", "labels_per_class": "--labels-per-class"}
+    assert _with_flags("features must be finite, got NaN", flags) == "features must be finite, got NaN"
+    assert _with_flags("features must be a map, got out", flags) == "--features must be a map, got out"
+    assert _with_flags("x/labels_per_class must be y, got labels_per_class", flags).count("--") == 0
+    assert (
+        _with_flags("draws and labels_per_class must be y", flags) == "draws and --labels-per-class must be y"
+    )

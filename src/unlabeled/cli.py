@@ -19,6 +19,7 @@ from unlabeled.check import UserError
 from unlabeled.evaluation.controls import CONTROLS
 from unlabeled.evaluation.probes import PROBES
 from unlabeled.evaluation.tasks import TASKS
+from unlabeled.progress import duration
 from unlabeled.training.settings import ADAPT, BUDGET, Settings
 from unlabeled.version import __version__
 
@@ -326,7 +327,7 @@ def _train(
     run = train(name, data or _stored_data(values), **values)
     if gather.rank() == 0:
         print(run.path, flush=True)
-        _next("evaluate", run.path, run.config["data"].get("source") or "LABELLED")
+        _next("evaluate", run.path, _labelled(run))
 
 
 for _method in (AUTO, *map(methods.describe, methods.names())):
@@ -335,6 +336,15 @@ for _method in (AUTO, *map(methods.describe, methods.names())):
     if _method is not AUTO:
         _usage = f"Usage: unlabeled adapt {_method.name} DATA --weights WEIGHTS [OPTIONS]"
         adapt_app.command(_pretrain_command(_method, "adapt"), name=_method.name, usage=_usage)
+
+
+@adapt_app.default
+def adapt_what(*words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]) -> None:
+    """Name the method that is missing or misspelt."""
+    if not words:
+        adapt_app.help_print([])
+        return
+    methods.describe(words[0])
 
 
 @pretrain_app.default
@@ -354,7 +364,7 @@ def repeat(
         methods.describe(words[0])
     if config is None:
         raise UserError(f"method must come before its options, got {' '.join(words)}")
-    pretrain_app([*words, "--config", str(config)], **UNCAUGHT)
+    _call(pretrain_app, [*words, "--config", str(config)])
 
 
 def _stored_data(values: Mapping[str, Any]) -> str:
@@ -367,6 +377,15 @@ def _stored_data(values: Mapping[str, Any]) -> str:
     if config is None:
         raise UserError("data must be named, or known from --config, or from --resume with --out, got none")
     return _source(config)
+
+
+def _labelled(run: Any, source: str | None = None) -> str:
+    """What the data to evaluate a run on is called: that of the run, if it has labels, or a placeholder."""
+    data = run.config.get("data", {})
+    source = source or data.get("source")
+    if source == data.get("source") and data.get("classes", 2) < 2:
+        return "LABELLED"
+    return source or "LABELLED"
 
 
 def _source_of(run: Any) -> str:
@@ -414,7 +433,11 @@ def demo(*, out: Path = Path("runs/demo"), seed: Whole = 0) -> None:
 def selftest() -> None:
     """Check that everything works on this machine: closed forms, every method, resuming, two processes."""
     from unlabeled.selftest import selftest as run_checks
+    from unlabeled.selftest import size
 
+    _tell(
+        f"{size()} checks, about two to five minutes on two cores; each line appears when its check is done"
+    )
     print(f"{'':8}{'seconds':>8}  check")
     checks = run_checks(
         lambda one: print(
@@ -424,7 +447,7 @@ def selftest() -> None:
     )
     failed = [one for one in checks if not one.right]
     seconds = sum(one.seconds for one in checks)
-    print(f"{len(checks) - len(failed)} of {len(checks)} checks passed, {seconds:.0f} s")
+    print(f"{len(checks) - len(failed)} of {len(checks)} checks passed in {duration(seconds)}")
     if failed:
         sys.exit(1)
     _next("demo")
@@ -496,7 +519,7 @@ def evaluate(
     steps: WholeOrNone = None,
     of_tasks: Annotated[TaskOptions, Parameter(name="*")] = CHOSEN_BY_TASKS,
     snapshots: Annotated[bool, Parameter(negative=())] = False,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: options.Device = "auto",
     encoder: Network = None,
     reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
 ) -> None:
@@ -511,7 +534,7 @@ def evaluate(
         steps: Optimizer steps of supervised, finetune, nonlinear and recognition, and of tasks that train on labelled
             images. [default: until held-out labels show no improvement; multilabel and segmentation 200, detection 150]
         snapshots: Measure the encoders that were saved during training too, without controls.
-        device: Device to compute features on; auto prefers a GPU.
+        device: Device to compute features on; auto prefers a GPU, and mps computes on the CPU, as it lacks float64.
     """
     from unlabeled.run import load
 
@@ -528,12 +551,21 @@ def evaluate(
     options |= asdict(reading) | of_tasks.chosen
     if snapshots:
         _evaluate_snapshots(opened, data, options)
-    _evaluate(opened, data, controls=controls, public_weights=public_weights, **options)
-    _next("report", run)
+    about = _evaluate(opened, data, controls=controls, public_weights=public_weights, **options)
+    source = opened.config.get("data", {}).get("source")
+    if about.get("in_training_part") or about.get("near_in_training_part"):
+        _next("audit", data, "--out", "audit.html")
+    elif (about.get("seen_in_pretraining") or {}).get("samples") and source not in (None, data):
+        _next("audit", source, data, "--out", "audit.html")
+    else:
+        _next("report", run)
 
 
-def _evaluate(run: Any, data: Any, **options: Any) -> None:
-    """Evaluate a run and print the scores, also where Ctrl-C stops it."""
+def _evaluate(run: Any, data: Any, **options: Any) -> Mapping[str, Any]:
+    """Evaluate a run and print the scores, also where Ctrl-C stops it.
+
+    Returns what is known of the data, such as test samples that are in the training part too.
+    """
     measured: dict[str, Any] = {}
     try:
         _measure(run, data, "", measured, **options)
@@ -542,6 +574,7 @@ def _evaluate(run: Any, data: Any, **options: Any) -> None:
             print(scores, flush=True)
     if run.results_folder != run.path:
         _tell(f"the scores are in {run.results_folder}, as the cache of the Hub is not written to")
+    return measured[""].about
 
 
 def _measure(run: Any, data: Any, name: str, measured: dict[str, Any], **options: Any) -> None:
@@ -619,7 +652,7 @@ def bet(
     image_size: WholeOrNone = None,
     batch_size: WholeOrNone = None,
     seed: WholeOrNone = None,
-    device: Literal["auto", "cpu", "cuda"] | None = None,
+    device: options.Device | None = None,
     config: Path | None = None,
     out: Path | None = None,
 ) -> None:
@@ -657,7 +690,8 @@ def bet(
         batch_size=batch_size, seed=seed, device=device,
     )  # fmt: skip
     print(f"{done}\n{write_page(done)}", flush=True)
-    _next("bet", "--config", done.path / "bet.toml", "--out", "FOLDER")
+    if (best := done.best_run()) is not None:
+        _next("export", best, "--out", "encoder.safetensors")
 
 
 @app.command(usage="Usage: unlabeled choose DATA [OPTIONS]")
@@ -675,7 +709,7 @@ def choose(
     batch_size: WholeOrNone = None,
     store_size: WholeOrNone = None,
     seed: Whole = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: options.Device = "auto",
     out: Path | None = None,
     reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
 ) -> None:
@@ -731,7 +765,7 @@ def compare(
     image_size: WholeOrNone = None,
     store_size: WholeOrNone = None,
     seed: Whole = 0,
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    device: options.Device = "auto",
     probe: Words = ("knn", "linear"),
     labels_per_class: Words = ("all",),
     controls: Controls = ("default",),
@@ -800,17 +834,16 @@ def _compare(
     if len(kinds) > 1:
         raise UserError(f"compare must get methods for one kind of data, got {', '.join(sorted(kinds))}")
     kind = kinds.pop() if kinds else None
-    folder = out or new_folder(Path("runs/compare"))
     size = settings["store_size"] or store_size(kind, settings["image_size"])
     # Divided once, so that no method sees the test images, not even without their labels.
     train, test = open_splits(data, kind=kind, store_size=size, **reading)
+    folder = out or new_folder(Path("runs/compare"))
     settings |= {name: reading[name] for name in reading if name != "group"}  # how the report reads the data
-    device = "cpu" if settings["device"] == "mps" else settings["device"]
     runs, measured = [], dict[str, Any]()
     try:
         for name in names:
             runs.append(pretrain(name, train, out=folder / name, **settings))
-            _measure(runs[-1], (train, test), name, measured, device=device, **probing)
+            _measure(runs[-1], (train, test), name, measured, device=settings["device"], **probing)
     finally:
         if measured:
             print(side_by_side([*measured.items()]), flush=True)
@@ -861,7 +894,7 @@ def show(
         print(path, flush=True)
     if len(texts) + len(images) < len(rows):
         print(f"to hear the sounds: unlabeled report {run}", flush=True)
-    _next("evaluate", run, source)
+    _next("evaluate", run, _labelled(opened, source))
 
 
 @app.command(usage="Usage: unlabeled embed RUN DATA --out FILE|FOLDER [OPTIONS]")
@@ -878,7 +911,7 @@ def embed(
     stream: Annotated[bool, Parameter(negative=())] = False,
     cache_size: str | None = None,
     workers: WholeOrNone = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: options.Device = "auto",
     encoder: Network = None,
     reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
 ) -> None:
@@ -894,7 +927,7 @@ def embed(
         cache_size: Disk space for streamed shards that are not local tar files, such as 200GB. [default: half of the
             free space]
         workers: Processes that decode streamed images. [default: one per processor]
-        device: Device to compute features on; auto prefers a GPU.
+        device: Device to compute features on; auto prefers a GPU, and mps computes on the CPU, as it lacks float64.
     """
     from unlabeled.evaluation import embed as compute
     from unlabeled.evaluation import embed_shards
@@ -940,7 +973,10 @@ def report(
     if out is None and hub.is_address(runs[0]):
         out = Path("report.html")
     print(draw(opened, data=data, out=out), flush=True)
-    _next("embed", runs[0], data or _source_of(opened[0]), "--out", "features.parquet")
+    if opened[0].evaluations:
+        _next("embed", runs[0], data or _source_of(opened[0]), "--out", "features.parquet")
+    else:
+        _next("evaluate", runs[0], _labelled(opened[0]))
 
 
 @app.command(usage="Usage: unlabeled audit DATA... [OPTIONS]")
@@ -977,9 +1013,13 @@ def audit(
         from unlabeled.reporting.audit_page import write_page
 
         print(write_page(findings, out, json=json))
-    if strict and (findings.leaks or not any(map(len, findings.parts))):
+    readable = any(map(len, findings.parts))
+    if readable and not findings.leaks:
+        _next("pretrain", AUTO.name, *sources[:1])
+    elif readable and out is None:
+        _next("audit", *sources, "--out", "audit.html")
+    if strict and (findings.leaks or not readable):
         sys.exit(1)
-    _next("pretrain", "METHOD", *sources[:1])
 
 
 @app.command(usage="Usage: unlabeled curate DATA [RUN] [OPTIONS]")
@@ -996,7 +1036,7 @@ def curate(
     outliers: Literal["keep", "omit"] = "keep",
     features: Features = None,
     seed: Whole = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: options.Device = "auto",
     out: Path | None = None,
     reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
 ) -> None:
@@ -1014,7 +1054,7 @@ def curate(
         near: Omit near-duplicates of images and texts, too, not only equal samples.
         outliers: omit never takes samples that are far from all others; they are listed in any case.
         seed: Seed of all random choices.
-        device: Device to compute features on; auto prefers a GPU.
+        device: Device to compute features on; auto prefers a GPU, and mps computes on the CPU, as it lacks float64.
         out: Folder, or a file whose extension sets the format of what was taken: .csv or .txt, a list of images;
             .jsonl, texts; .parquet, contents. [default: the next free runs/curated-DATA]
     """
@@ -1050,7 +1090,7 @@ def explore(
     features: Features = None,
     parquet: Path | None = None,
     seed: Whole = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: options.Device = "auto",
     reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
 ) -> None:
     """Write a page that searches samples by similarity, with a map, and collects a list of what to label.
@@ -1063,7 +1103,7 @@ def explore(
         parquet: File of the same features and map, with small images, for viewers such as embedding-atlas.
             [default: none]
         seed: Seed of all random choices.
-        device: Device to compute features on; auto prefers a GPU.
+        device: Device to compute features on; auto prefers a GPU, and mps computes on the CPU, as it lacks float64.
     """
     from unlabeled.exploring import explore as write
     from unlabeled.exploring.exploration import run_beside
@@ -1100,26 +1140,29 @@ def export(
 
     Args:
         out: File to write; a folder for timm and transformers.
-        format: safetensors (any encoder), onnx (images, text and sound), timm (images), transformers (text and sound),
-            or word2vec (word vectors).
+        format: safetensors, for every encoder; onnx, for encoders of images, text and sound; timm, for images and
+            networks of timm, such as resnet18 and vit-small; transformers, for text (bert and gpt) and sound
+            (wav2vec2); word2vec, for word vectors (lsa, skipgram, cbow).
         data: Data whose training part the features are fitted to. [default: what the run was trained on]
     """
     from unlabeled.evaluation import readouts
+    from unlabeled.exporting import check_format
     from unlabeled.exporting import export as write
     from unlabeled.run import load
 
     opened = source = load(run, encoder)
-    if text := readouts.named(source, features, directions):
+    text = readouts.named(source, features, directions)
+    check_format(opened.encoder, out, format, None if text == readouts.OUTPUT else text)
+    if text:
         source = readouts.readout(source, text, data, device="cpu", progress=_tell)
     elif data is not None:
         raise UserError(f"data must come with features to fit to it, got {data}")
     written = write(source, out, format=format)
+    agree = f"differ by at most {written.difference:.1g}" if written.difference else "are identical"
     note = f"; {written.note}" if written.note else ""
-    print(
-        f"{written.path}: reloaded, its features differ by at most {written.difference:.1g}{note}",
-        flush=True,
-    )
-    _next("embed", run, _source_of(opened), "--out", "features.parquet")
+    print(f"{written.path}: read back, its features {agree}{note}", flush=True)
+    _tell(f"in Python: {written.usage}")
+    _next("publish", run, "OWNER/NAME")
 
 
 @app.command(usage="Usage: unlabeled publish RUN OWNER/NAME [OPTIONS]")
@@ -1163,9 +1206,9 @@ def publish(
     if done.address is not None:
         print(done.address, flush=True)
         return _next("evaluate", f"hub:{name}", "LABELLED")
-    seen = "its owners only" if private else "everybody"
-    _tell(f"nothing was uploaded; --push uploads {done.path} to {name}, for {seen} to see")
-    _next("publish", run, name, *(["--license", license] if license else []), "--push")
+    seen = "its owners only" if private else "everyone"
+    _tell(f"nothing was uploaded; --push uploads {done.path} to {name}, visible to {seen}")
+    _next("publish", run, name, "--license", license or "LICENSE", "--push")
 
 
 def _next(*words: object) -> None:
@@ -1201,10 +1244,6 @@ def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-UNCAUGHT: dict[str, Any] = {"exit_on_error": False, "print_error": False, "verbose": False}
-"""How an app is called whose errors `main` prints."""
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
@@ -1214,7 +1253,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     warnings.formatwarning = _warning
     try:
-        app(words, **UNCAUGHT)
+        _call(app, words)
     except UnusedCliTokensError as error:
         _stop(check.one_line(_too_many(error)), 2)
     except (CycloptsError, UserError) as error:
@@ -1227,6 +1266,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(str(error), 3)
 
 
+def _call(command: App, words: Sequence[str]) -> None:
+    """Run a command, whose errors `main` prints; they name options as they are written on the command line."""
+    try:
+        command(words, exit_on_error=False, print_error=False, verbose=False)
+    except UserError as error:
+        raise UserError(_with_flags(str(error), _flags(command, words))) from error
+
+
+def _flags(command: App, words: Sequence[str]) -> dict[str, str]:
+    """What stands on the command line for each parameter of the command that some words call."""
+    _, apps, _ = command.parse_commands(words)
+    if apps[-1].default_command is None:
+        return {}
+    flags = {"pretraining": "PRETRAIN_DATA", "target": "TARGET_DATA"} if apps[-1] is app["bet"] else {}
+    for argument in apps[-1].assemble_argument_collection():
+        keyword = argument.field_info.kind is inspect.Parameter.KEYWORD_ONLY
+        own_network = (argument.parameter.help or "").startswith("module:function")
+        if argument.name.startswith("--") and keyword and not own_network:
+            flags[argument.name[2:].replace("-", "_")] = argument.name
+    return flags
+
+
+def _with_flags(message: str, flags: Mapping[str, str]) -> str:
+    """A message whose rule names flags, not parameters: a first word, and whatever has an underscore."""
+    rule, got, value = message.partition(", got ")
+    word, must, _ = rule.partition(" must ")
+    if must and word in flags and not _OF_VALUES.match(rule):
+        rule = flags[word] + rule.removeprefix(word)
+    for name in filter(lambda name: "_" in name, flags):
+        rule = re.sub(rf"(?<![\w./=-]){name}(?![\w./=-])", flags[name], rule)
+    return rule + got + value
+
+
+_OF_VALUES = re.compile(r"\w+ must (be finite|vary|agree|have)\b")
+"""How rules begin that are about features, clips or weights as such, not about the options of these names."""
+
+
 def _too_many(error: UnusedCliTokensError) -> str:
     """What a command takes, where it was given more words."""
     command = app
@@ -1234,7 +1310,8 @@ def _too_many(error: UnusedCliTokensError) -> str:
         command = command[word]
     usage = str(command.usage or "").partition("Usage: unlabeled ")[2].partition("\n")[0]
     words = usage or f"{' '.join(error.command_chain or ())} [OPTIONS]"
-    return f"words must fit {words}, got {shlex.join(error.unused_tokens or [])} besides"
+    unused = error.unused_tokens or []
+    return f"too many arguments: {shlex.join(unused)}; usage: unlabeled {words}"
 
 
 def _warning(message: Warning | str, *where: Any, **more: Any) -> str:

@@ -19,7 +19,7 @@ from unlabeled.parts import gather
 from unlabeled.run import CHECKPOINT, Run, read_checkpoint
 from unlabeled.training.train import pretrain
 
-__all__ = ["Check", "example", "selftest", "smallest"]
+__all__ = ["Check", "example", "selftest", "size", "smallest"]
 
 SAMPLES, STEPS = 24, 4
 JOIN_SECONDS = 120
@@ -53,6 +53,11 @@ def selftest(tell: Callable[[Check], None] = lambda check: None) -> list[Check]:
         checks.append(Check(name, result, right, time.perf_counter() - began))
         tell(checks[-1])
     return checks
+
+
+def size() -> int:
+    """How many checks there are."""
+    return sum(1 for _ in _checks())
 
 
 def _checks() -> Iterator[tuple[str, Callable[[], tuple[str, bool]]]]:

@@ -729,11 +729,14 @@ def test_hub_data_sets_are_streamed(monkeypatch):
 def test_a_name_that_is_nothing_is_answered_with_the_nearest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "holidays").mkdir()
-    with pytest.raises(ValueError, match=r"got digit; did you mean digits\?"):
+    with pytest.raises(ValueError, match=r"got digit, which does not exist; did you mean digits\?"):
         open_data("digit")
-    with pytest.raises(ValueError, match=r"got holiday; did you mean holidays\?"):
+    with pytest.raises(ValueError, match=r"got holiday, which does not exist; did you mean holidays\?"):
         open_data("holiday")
-    with pytest.raises(ValueError, match=r"data must be a path or one of digits, photos.*got xyzzy$"):
+    with pytest.raises(
+        ValueError,
+        match=r"data must be a path that exists, one of digits.*got xyzzy, which does not exist$",
+    ):
         open_data("xyzzy")
 
 

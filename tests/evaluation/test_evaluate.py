@@ -473,7 +473,7 @@ def test_samples_of_unknown_class_are_left_out_and_said():
     partly.labels = torch.where(torch.arange(60) < 20, -1, TEST.labels)
     scores = evaluate(ENCODER, (TRAIN, partly), probe="knn", controls=())
     assert scores.best["samples"] == 40
-    assert "20 of 60 test images have no label and are omitted" in scores.verdict()
+    assert "20 of 60 test images have no label and are skipped" in scores.verdict()
 
 
 def test_a_part_without_labels_is_named():

@@ -17,6 +17,7 @@ from typing import Any
 from unlabeled import check, encoders, methods
 from unlabeled.check import UserError
 from unlabeled.data import open_data, store_size
+from unlabeled.data.opening import refuse_missing
 from unlabeled.encoders.readout import bare
 from unlabeled.evaluation import bet_data, cells, seen, transfer
 from unlabeled.evaluation.bet_words import SUPERVISED, Bet, Key, Terms, called
@@ -110,6 +111,7 @@ def _terms(config: str | Path | None, given: Mapping[str, Any]) -> Terms:
     for name in ("pretraining", "target"):
         if not isinstance(named.get(name), str):
             raise UserError(f"{name} must be a name or a path, got {named.get(name, 'none')}")
+        refuse_missing(named[name], name)
     if isinstance(network := settings.get("encoder"), str) and not encoders.is_named(network):
         encoders.require_name(network)
     described = methods.describe(named.get("method", Terms.method))
@@ -287,7 +289,7 @@ class _Players:
             measured = self._classified(
                 network, count, Settings(seed, steps=terms.steps), features == SCRATCH
             )
-            accuracy = f"{measured.unit} {float(measured.values.mean()):.3f}"
+            accuracy = f"{measured.unit} {100 * float(measured.values.mean()):.1f} %"
             report(f"classification, {measured.labels:,} labels, {place}, seed {seed}: {accuracy}")
             return measured
         assert self.parts is not None

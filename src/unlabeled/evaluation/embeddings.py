@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from unlabeled.check import UserError
+from unlabeled.data.options import refuse_unknown
 from unlabeled.evaluation import geometry, readouts
 from unlabeled.evaluation.embedding_files import WRITERS, Piece
 from unlabeled.evaluation.features import Reader, of_encoder, read, require_finite
@@ -68,7 +69,7 @@ def embed(
         coordinates: Whether a parquet file has columns `x` and `y` too, a map of the features in 0..1: t-SNE, or PCA
             where there are fewer than 50 samples or more than 5,000.
         progress: Called with a line on the features and on the coordinates.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
         **reading: label, text_column, encoding, group and fold, as in `open_data`; None takes those of the run.
 
     Returns:
@@ -78,9 +79,10 @@ def embed(
     Raises:
         ValueError: The ending of `out` is another one, or a feature is NaN or infinite.
     """
+    refuse_unknown(embed, reading)
     target = _target(out, thumbnails or coordinates)
     if layer is not None and features is not None:
-        raise UserError(f"layer must be omitted with features, got {layer}")
+        raise UserError(f"layer must be left out with features, got {layer}")
     hardware, run, tell = pick_device(device), opened_run(run), progress or (lambda line: None)
     encoder, reader = frozen(run, hardware)
     if layer is None and (text := readouts.named(run, features)):

@@ -30,7 +30,7 @@ class Labelled:
         labels: Classes of the training samples, int64, shape (training samples,).
         answers: Classes of the test samples, int64, shape (test samples,).
         classes: Names of the classes.
-        notes: Sentences, without capital and full stop, on samples that are omitted or cannot be predicted.
+        notes: Sentences, without capital and full stop, on samples that are skipped or cannot be predicted.
     """
 
     train: "Data"
@@ -110,7 +110,7 @@ def _with_labels(data: "Data", part: str, notes: list[str]) -> "Data":
     unlabelled = len(data) - len(rows)
     if not unlabelled:
         return data
-    notes.append(f"{unlabelled} of {len(data)} {part} {data.unit} have no label and are omitted")
+    notes.append(f"{unlabelled} of {len(data)} {part} {data.unit} have no label and are skipped")
     return data.subset(rows)
 
 

@@ -17,6 +17,8 @@ __all__ = ["criteria_of", "judge", "look", "measured_epochs", "probe", "spread",
 FEWEST_STEPS = 100
 """Steps before which no training is called healthy. Networks that are only asked to give two views the same vector took
 75 steps of 256 photographs to halve the spread of their features, and more with smaller batches."""
+LEARNS_BY = 0.1
+"""Fraction of a run in which a loss at chance level is no alarm: the learning rate climbs in the first half of it."""
 PROBE_SAMPLES = {"image": 512}
 """Samples whose features are judged after each epoch; 128 of other kinds, whose samples are larger."""
 
@@ -78,7 +80,13 @@ def spread(features: Tensor) -> float | None:
 
 
 def judge(
-    features: Tensor, embedding: Tensor, loss: float, chance: float | None, before: float | None, steps: int
+    features: Tensor,
+    embedding: Tensor,
+    loss: float,
+    chance: float | None,
+    before: float | None,
+    steps: int,
+    total: int = 0,
 ) -> tuple[bool, dict[str, Any]]:
     """Judge an epoch.
 
@@ -89,6 +97,7 @@ def judge(
         chance: Loss at chance level, None if unknown.
         before: Spread of the features before training, None if unknown.
         steps: Optimizer steps done.
+        total: Optimizer steps of the whole run; in the first tenth a loss at chance level means nothing.
 
     Returns:
         Whether all is well, and the metrics with the verdict for the log.
@@ -100,7 +109,10 @@ def judge(
         deeper, words = metrics.verdict(embedding, loss, chance)
         if deeper == "collapsed":
             code, sentence = deeper, f"In the embedding that the loss compares: {words}"
-    if code == "healthy" and steps < FEWEST_STEPS:
+    if code == "not learning" and steps < max(FEWEST_STEPS, LEARNS_BY * total):
+        code, (_, _, words) = "healthy", sentence.partition(": ")
+        sentence = f"Too early to judge after {steps} steps: so far {words}"
+    elif code == "healthy" and steps < FEWEST_STEPS:
         _, _, words = sentence.partition(": ")
         sentence = f"Too early to judge after {steps} steps, as a collapse takes hundreds: so far {words}"
     return code == "healthy", {

@@ -314,7 +314,9 @@ class Loop:
                 f"features must be finite, got infinite or NaN ones after step {self.step}; "
                 f"lower lr ({self.settings.lr:g}); {self.checkpoints.kept()}"
             )
-        healthy, verdict = judge.judge(features, embedding, loss, chance, self.spread, self.step)
+        healthy, verdict = judge.judge(
+            features, embedding, loss, chance, self.spread, self.step, self.total_steps
+        )
         # One bad epoch is noise; the alarm needs two in a row.
         self.bad_epochs = 0 if healthy else self.bad_epochs + 1
         if self.bad_epochs == 1:
@@ -421,6 +423,11 @@ class Loop:
             self.progress.say(
                 f"stopped at step {stopped:,} before, as the loss on held-out {self.data.unit} had risen since "
                 f"step {self.step:,}; set --epochs or --steps to train on"
+            )
+        elif self.step >= self.total_steps:
+            self.progress.say(
+                f"{self.checkpoints.folder} is finished: all {self.total_steps:,} steps are done; set more --steps or "
+                "--epochs, or --minutes, to train on"
             )
         self.checkpoints.cut_log(self.step if stopped is None else stopped)
 

@@ -253,7 +253,7 @@ def _tell(
         if problem != UNUSED:
             videos = [line.video for line in others if line.problem == problem]
             count = f"{len(videos):,} of {len(train) + len(test) + len(others):,} lines"
-            note(f"{name}: left out {count} of official split {number}, {problem}: {listing(videos)}")
+            note(f"{name}: skipped {count} of official split {number}, {problem}: {listing(videos)}")
     shared = {*train} & {*test} - {None}
     if crossing := sum(key in shared for key in test):
         note(f"{name}: {crossing:,} of {len(test):,} test videos are of recordings that are in training too")
