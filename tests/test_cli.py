@@ -122,7 +122,7 @@ def test_whole_path_from_a_folder_to_an_exported_encoder(
     assert capsys.readouterr().err.splitlines()[-1] == next_command
     assert "<html" in (tmp_path / "runs/x/report.html").read_text()
     assert run("export", "runs/x", "--format", "safetensors", "--out", "x.safetensors") == 0
-    assert capsys.readouterr().err.splitlines()[-1] == next_command
+    assert capsys.readouterr().err.splitlines()[-1] == "next: unlabeled publish runs/x OWNER/NAME"
     import pyarrow.parquet
 
     written = pyarrow.parquet.read_table(tmp_path / "x.parquet")

@@ -167,7 +167,7 @@ def test_an_evaluation_of_nothing_is_refused_and_not_kept(
     run(tmp_path / "run")
     with pytest.raises(SystemExit) as stopped:
         cli.main(["evaluate", str(tmp_path / "run"), "digits", f"--{name}", value])
-    assert stopped.value.code == 2 and f"{name.replace('-', '_')} must be" in capsys.readouterr().err
+    assert stopped.value.code == 2 and f"--{name} must be" in capsys.readouterr().err
     assert not (tmp_path / "run" / "scores.json").exists()
 
 

@@ -40,7 +40,7 @@ def test_safetensors_loads_equal_and_overwrites(images: torch.Tensor, tmp_path: 
     out = tmp_path / "new" / "x.safetensors"
     export(SimpleNamespace(encoder=encoder), out)
     result = export(SimpleNamespace(encoder=encoder), out)
-    assert result == (out, 0, "")
+    assert result == (out, 0, "", f"unlabeled.encoders.load('{out}')")
     assert encoder.training
     assert torch.equal(encoders.load(result.path).eval()(images), encoder.eval()(images))
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["x.safetensors"]

@@ -1,6 +1,6 @@
 """The protocol: every number beside its controls, on the same labels and the same test samples."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -266,8 +266,32 @@ def _measure_probes(
         for cell in plan
         for name in [*(one.name for one in jobs[cell]), *(["supervised"] if cell in trainings else [])]
     ]
+    _measure_columns(ours, labelled, request, results, jobs, draws, choosers)
+    # Trainings take longest, so they come last, one for each number of labels, for all probes at once: an interruption
+    # must not hide from one probe what another lost to. Their margin allows for other draws.
+    for count in dict.fromkeys(cell.count for cell in trainings):
+        request.report(f"supervised with {verdict.labels([count])}")
+        trained = supervised.predictions(encoder, labelled, draws[count][:1], settings)
+        results.add(
+            _measurement(cell, "supervised", trained, labelled, draws[count])
+            for cell in trainings
+            if cell.count == count
+        )
+
+
+def _measure_columns(
+    ours: Representation,
+    labelled: Labelled,
+    request: Request,
+    results: Results,
+    jobs: Mapping[Cell, Sequence[Representation]],
+    draws: Mapping[int | str, Any],
+    choosers: Mapping[str, readouts.Chooser],
+) -> None:
+    """What the probes measure, column by column, each beside its controls but those that are trained."""
+    settings = request.settings
     without_layers: dict[tuple[str, str, int | str], list[Prediction]] = {}
-    for name, group in groupby(plan, key=lambda cell: cell.probe):
+    for name, group in groupby(jobs, key=lambda cell: cell.probe):
         probe, columns = PROBES.load(name), list(group)
         request.report(f"{name} with {verdict.labels([*dict.fromkeys(cell.count for cell in columns)])}")
         for cell in columns:
@@ -288,16 +312,6 @@ def _measure_probes(
                 if probe.tells == "all" or (probe.tells == "ours" and features is ours):
                     request.report(f"{name} of {verdict.name(features.name)}: {measured[-1].detail}")
             results.add(measured)
-    # Trainings take longest, so they come last, one for each number of labels, for all probes at once: an interruption
-    # must not hide from one probe what another lost to. Their margin allows for other draws.
-    for count in dict.fromkeys(cell.count for cell in trainings):
-        request.report(f"supervised with {verdict.labels([count])}")
-        trained = supervised.predictions(encoder, labelled, draws[count][:1], settings)
-        results.add(
-            _measurement(cell, "supervised", trained, labelled, draws[count])
-            for cell in trainings
-            if cell.count == count
-        )
 
 
 def _with_labels(encoder: "Encoder", twin: Run | None, labelled: Labelled, seed: int) -> list[Representation]:
