@@ -456,7 +456,7 @@ def test_all_labels_are_called_so_and_accuracies_are_in_percent() -> None:
     assert "draw of the labels" not in text
     some = played({"unlabeled": [0.5, 0.6, 0.8]}, labels=[300])
     assert "with 300 labelled samples" in str(some) and "each on its own draw of the labels;" in str(some)
-    few = {(name, 400, 20): one for (name, _, _), one in some.cells.items()}
+    few = {(name, steps, 20): one for (name, steps, _), one in some.cells.items()}
     both = str(Bet(some.path, Terms("digits", "digits", labels=[20, "all"]), few | some.cells))
     assert "with 20 labelled samples" in both and "with all 300 labelled samples" in both
     assert "its own draw of the labels unless all are used" in both
