@@ -577,13 +577,13 @@ def _evaluate(run: Any, data: Any, **options: Any) -> Mapping[str, Any]:
         scores = measure(run, data, progress=_tell, save=save, **options)
         _keep(run, scores)
     except KeyboardInterrupt:
-        kept = f"; what was measured is in {run.results_folder / 'scores.json'}" if len(scores) else ""
+        kept = f"; the scores so far are in {run.results_folder / 'scores.json'}" if len(scores) else ""
         raise KeyboardInterrupt(f"stopped{kept}") from None
     finally:
         if len(scores):
             print(f"{scores.table()}\n{scores.verdict()}", flush=True)
     if run.results_folder != run.path:
-        _tell(f"the scores are in {run.results_folder}, as the cache of the Hub is not written to")
+        _tell(f"the scores are in {run.results_folder}, as nothing is written into the cache of the Hub")
     return scores.about
 
 
@@ -651,7 +651,7 @@ def bet(
 ) -> None:
     """Pre-train with and without labels on the same images, and see which transfers better to the target, by how much.
 
-    The same command goes on after an interruption. The page and the TOML file that repeats the bet are in its folder.
+    The same command continues an interrupted bet. The page and the TOML file that repeats the bet are in its folder.
 
     Args:
         pretrain_data: Images with labels to pre-train on. [default: those of --config]
@@ -872,7 +872,7 @@ def embed(
         **asdict(reading),
         progress=_tell,
     )
-    print(f"{out}: {vectors.shape[0]:,} samples x {vectors.shape[1]} numbers", flush=True)
+    print(f"{out}: {vectors.shape[0]:,} samples x {vectors.shape[1]:,} dimensions", flush=True)
     _next("export", run, "--out", "encoder.safetensors")
 
 

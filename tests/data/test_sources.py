@@ -114,7 +114,7 @@ def test_everything_left_out_is_listed_with_its_reason(zoo):
 
 def test_too_many_broken_images_are_refused_and_other_files_do_not_count(zoo):
     with pytest.raises(
-        ValueError, match=r"6 of 17 files in .*zoo cannot be read.*max_broken=0.35.*empty\.png: empty"
+        ValueError, match=r"6 of 17 files in .*zoo cannot be read.*max_broken of 0.35.*empty\.png: empty"
     ):
         open_data(zoo, max_broken=0.35)
     assert len(open_data(zoo, max_broken=6 / 17)) == 11

@@ -195,7 +195,7 @@ def images_listed(table: Path, label: str | None) -> tuple[Path, list[str], list
 
 
 def _no_labels(rows: _Rows) -> str:
-    return f"{NO_LABELS}its columns are {check.one_line(', '.join(rows.columns))}; choose one with label"
+    return f"{NO_LABELS}its columns are {check.one_line(', '.join(rows.columns))}; choose one with --label"
 
 
 def _gather(

@@ -1,4 +1,4 @@
-"""Weights of others by name: those of timm, torchvision and transformers, of a run, or of a file.
+"""Pretrained weights by name: those of timm, torchvision and transformers, of a run, or of a file.
 
 Nothing that is downloaded or read can execute code: no repository's own code is trusted, and no object is unpickled.
 """

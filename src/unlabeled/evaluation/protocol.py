@@ -297,9 +297,7 @@ def _controls(encoder: "Encoder", labelled: Labelled, request: Request) -> list[
         if made is not None:
             beside.append(made)
         else:
-            request.report(
-                f"the control {name} is skipped: it does not suit this network and these features"
-            )
+            request.report(f"the control {name} is skipped: it does not suit this network and these features")
     return beside
 
 

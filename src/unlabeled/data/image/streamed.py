@@ -244,7 +244,7 @@ class Streamed(Data):
             As `Images.batch`; `size` is left out where all images of the batch have one.
 
         Raises:
-            ValueError: A shard is not there or holds no readable image, or too many images are unreadable.
+            ValueError: A shard does not exist or holds no readable image, or too many images are unreadable.
             ConnectionError: A shard does not come.
         """
         rows = index.cpu()
@@ -371,7 +371,7 @@ def open_streamed(
     cache = ShardCache(folder / "shards", bytes_of(cache_size) if cache_size else _half_of_free(folder))
     rows = ShardRows(shards.files, cache, folder / "indices")
     if not rows.in_place and not cache_size:
-        note(f"shards take up to {in_words(cache.most)} in {cache.folder}; cache_size sets another bound")
+        note(f"shards take up to {in_words(cache.most)} in {cache.folder}; --cache-size sets another limit")
     counts, skipped = rows.lengths(progress)
     decoder = Decoder(rows, counts, side, None, parsed(levels))
     name = shown(source)

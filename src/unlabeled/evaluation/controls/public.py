@@ -1,4 +1,4 @@
-"""Public weights: those of others, or those that the run started from, as they are, with their own preprocessing."""
+"""Public weights: those named, or those that the run started from, as they are, with their own preprocessing."""
 
 from typing import TYPE_CHECKING, Any
 
