@@ -19,7 +19,7 @@ from unlabeled.check import UserError
 from unlabeled.evaluation.controls import CONTROLS
 from unlabeled.evaluation.probes import PROBES
 from unlabeled.evaluation.tasks import TASKS
-from unlabeled.progress import duration
+from unlabeled.progress import duration, telling
 from unlabeled.training.settings import ADAPT, BUDGET, Settings
 from unlabeled.version import __version__
 
@@ -431,16 +431,15 @@ def selftest() -> None:
     from unlabeled.selftest import selftest as run_checks
     from unlabeled.selftest import size
 
-    _tell(
-        f"{size()} checks, about two to five minutes on two cores; each line appears when its check is done"
-    )
+    _tell(f"{size()} checks, which take a few minutes on two cores")
     print(f"{'':8}{'seconds':>8}  check")
-    checks = run_checks(
-        lambda one: print(
-            f"{'ok' if one.right else 'FAILED':8}{one.seconds:8.1f}  {one.name}: {one.result}",
-            flush=True,
+    with telling(_tell):
+        checks = run_checks(
+            lambda one: print(
+                f"{'ok' if one.right else 'FAILED':8}{one.seconds:8.1f}  {one.name}: {one.result}",
+                flush=True,
+            )
         )
-    )
     failed = [one for one in checks if not one.right]
     seconds = sum(one.seconds for one in checks)
     print(f"{len(checks) - len(failed)} of {len(checks)} checks passed in {duration(seconds)}")

@@ -697,6 +697,7 @@ def test_torchvision_mistakes_are_explained(tmp_path):
 
 def test_hub_data_sets_are_streamed(monkeypatch):
     import datasets
+    from huggingface_hub import constants
 
     rows = [{"image": {"bytes": png((row, 0, 0)), "path": None}, "label": row % 2} for row in range(3)]
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b"]))
@@ -710,6 +711,7 @@ def test_hub_data_sets_are_streamed(monkeypatch):
             return {"train": stream}
 
     asked = []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets, "load_dataset_builder", lambda *names: asked.append(names) or Builder())
     data = open_data("hub:owner/name:small")
     assert asked == [("owner/name", "small")]
@@ -719,7 +721,7 @@ def test_hub_data_sets_are_streamed(monkeypatch):
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "load_dataset_builder", fail)
-    with pytest.raises(ValueError, match="cannot open hub:owner/name: no network"):
+    with pytest.raises(ValueError, match="cannot open hub:owner/name: offline mode is on; no network"):
         open_data("hub:owner/name")
 
 

@@ -101,7 +101,7 @@ def find(weights: Any, kind: str = "image") -> Pretrained:
         kind: Kind of encoder that they are for.
 
     Raises:
-        Unreachable: They are neither in the cache nor within reach.
+        Unreachable: They are neither in the cache nor can they be downloaded.
         ValueError: There are none of this name, or they are for other data.
     """
     if isinstance(weights, Pretrained):

@@ -141,7 +141,7 @@ def test_weights_out_of_reach_leave_their_row_out_with_one_line(started: Path, m
     assert {record["features"] for record in scores} == {"raw", "unlabeled"}
     said = [line for line in lines if "public" in line]
     assert len(said) == 1 and said[0].startswith(
-        "the control public is skipped: weights must be in the cache or within"
+        "the control public is skipped: weights must be in the cache or download"
     )
 
 
