@@ -270,7 +270,10 @@ def test_compare_trains_judges_and_reports(
     out = tmp_path / "both"
     assert run("compare", "simclr", "rotnet", str(folder), *options, "--out", str(out)) == 0
     assert "simclr" in (out / "report.html").read_text()
-    assert capsys.readouterr().out.count("raw input") >= 2
+    said = capsys.readouterr().out
+    assert said.count("\nraw input ") == 1 and said.count("knn (k=") == 1  # one table
+    assert all(re.search(rf"(?m)^{row}  +\d", said) for row in ("simclr", "rotnet", "random weights"))
+    assert "\nknn: simclr " in said and "\nknn: rotnet " in said and said.count("Controls: ") == 1
 
 
 def test_compare_takes_the_choice_of_auto_as_one_of_its_methods(
@@ -366,7 +369,9 @@ def test_a_warning_is_one_line_without_source() -> None:
     assert done.stderr.splitlines() == ["next: unlabeled pretrain METHOD --help", "warning: mind that"]
 
 
-@pytest.mark.parametrize("command", ["evaluate", "compare", "embed", "audit", "show", "report", "export"])
+@pytest.mark.parametrize(
+    "command", ["evaluate", "compare", "embed", "audit", "show", "report", "export", "curate", "explore"]
+)
 def test_no_option_of_a_command_is_there_twice(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with suppress(SystemExit):
         main([command, "--help"])
@@ -394,6 +399,8 @@ def test_every_option_of_a_method_says_its_range(name: str) -> None:
         ["show"],
         ["report"],
         ["record"],
+        ["curate"],
+        ["explore"],
     ],
 )
 def test_every_option_says_its_default_or_is_required(
@@ -412,6 +419,7 @@ def test_every_option_says_its_default_or_is_required(
         ("audit", "Usage: unlabeled audit DATA... [OPTIONS]"),
         ("report", "Usage: unlabeled report RUN... [OPTIONS]"),
         ("show", "Usage: unlabeled show RUN [DATA] [OPTIONS]"),
+        ("curate", "Usage: unlabeled curate DATA [RUN] [OPTIONS]"),
         ("pretrain", "Usage: unlabeled pretrain METHOD DATA [OPTIONS]"),
     ],
 )

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from unlabeled.evaluation import Scores
-from unlabeled.evaluation.verdict import comparisons, headline, labels, lead, verdict
+from unlabeled.evaluation.verdict import Evaluated, comparisons, headline, labels, lead, verdict
 from unlabeled.reporting import page
 from unlabeled.reporting.entry import Entry
+from unlabeled.reporting.evaluations import rounds
 
 CONTROLS = ("raw", "random", "rescaled", "supervised")
 WORDS = {
@@ -77,15 +78,55 @@ def test_the_headline_counts_every_column_of_all_evaluations_once_with_its_worst
     first = [control("raw", "lost"), ours()]
     second = [control("random", "won"), ours()]
     other = [control("random", "won", probe="knn"), ours(probe="knn")]
-    assert headline([("a", first), ("a", second), ("a", other)]) == (
+    assert headline([Evaluated("a", first), Evaluated("a", second), Evaluated("a", other)]) == (
         "In 3 evaluations with 2 comparisons, unlabeled beats every control beyond noise in 1, loses in 1. "
         "Controls: raw input (in 1); random weights."
     )
     # The same column on other data is another one; a later win hides no earlier loss.
     assert "3 comparisons, unlabeled beats every control beyond noise in 1, loses in 2." in headline(
-        [("a", second), ("a", first), ("b", first), ("b", other)]
+        [Evaluated("a", second), Evaluated("a", first), Evaluated("b", first), Evaluated("b", other)]
     )
-    assert headline([("a", [ours()])]) == ""
+    assert headline([Evaluated("a", [ours()])]) == ""
+
+
+def test_the_headline_counts_features_apart_and_no_win_over_a_control_that_was_not_measured() -> None:
+    lost, won = [control("raw", "lost"), ours()], [control("raw", "won"), ours()]
+    named = [Evaluated("a", lost), Evaluated("a", lost, "layer2:whiten"), Evaluated("a", won, "layer2")]
+    assert "with 3 comparisons, unlabeled beats every control beyond noise in 1, loses in 2." in headline(
+        named
+    )
+    missing = [["linear", None, "all", "supervised"], ["knn", None, "all", "raw"]]
+    said = headline([Evaluated("a", won, missing=missing), Evaluated("b", lost, missing=missing)])
+    assert "loses in 1, cannot be judged in 1. Controls: raw input." in said
+    whole = [control("supervised", "won"), ours()]  # measured by then
+    assert "beats every control beyond noise in 1." in headline(
+        [Evaluated("a", won, missing=missing), Evaluated("a", whole)]
+    )
+
+
+def test_the_page_names_the_features_of_verdicts_where_there_are_several() -> None:
+    won, lost = [control("raw", "won"), ours()], [control("raw", "lost"), ours()]
+    run = SimpleNamespace(
+        path="a",
+        config={"settings": {"features": "contrast"}},
+        history=[],
+        skipped=[],
+        encoder=nn.Linear(2, 2),
+    )
+    about = {"data": "digits", "options": {}}
+    evaluations = [about | {"records": won, "options": {"features": "layer2"}}, about | {"records": lost}]
+    entries = [Entry(run, evaluations, None)]
+    text = page.render("verdict.html", entries=entries, caveats={})
+    assert re.findall("<h4>(.*?)</h4>", text) == [
+        "On digits, features layer2",
+        "On digits, features contrast",
+    ]
+    assert [one.heading for one in rounds(entries)] == [
+        "digits · features layer2",
+        "digits · features contrast",
+    ]
+    entries = [Entry(run, [about | {"records": won}, about | {"records": lost}], None)]
+    assert "features" not in page.render("verdict.html", entries=entries, caveats={})
 
 
 def test_all_columns_are_judged_and_named() -> None:
@@ -201,3 +242,5 @@ def test_two_books_beat_nothing_beyond_noise(units: int, outcome: str) -> None:
     assert [one.outcome for one in comparisons(records)] == [outcome]
     assert ("beyond noise" in verdict(records)) == (outcome == "won")
     assert ("only 2 books" in verdict(records)) == (units == 2)
+    remedy = "To judge linear, test on at least 5 books, or name with --group which samples belong together."
+    assert (remedy in verdict(records).splitlines()) == (units < 5)

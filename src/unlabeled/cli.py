@@ -110,6 +110,10 @@ Network = Annotated[
         help="module:function that builds the network of the run. [default: the built-in encoder named in the run]"
     ),
 ]
+EMBEDDERS = (
+    "Folder of a run, or hub:OWNER/NAME; weights as timm:NAME, torchvision:NAME, hf:OWNER/NAME or a file; or auto, "
+    "which trains what pretrain auto chooses on the data first."
+)
 CONFIG = "The run.toml of a run to repeat; options given here override it. [default: none]"
 SOURCES = "Built-in set such as digits, folder, parquet, tar, npz, or hub name."
 Source = Annotated[str, Parameter(help=SOURCES)]
@@ -557,33 +561,36 @@ def evaluate(
 
 
 def _evaluate(run: Any, data: Any, **options: Any) -> Mapping[str, Any]:
-    """Evaluate a run, keep every column as it comes, and print the scores, also where Ctrl-C stops it.
+    """Evaluate a run and print the scores, also where Ctrl-C stops it.
 
     Returns what is known of the data, such as test samples that are in the training part too.
     """
-    from unlabeled.evaluation import Scores
+    measured: dict[str, Any] = {}
+    try:
+        _measure(run, data, "", measured, **options)
+    finally:
+        for scores in measured.values():
+            print(scores, flush=True)
+    if run.results_folder != run.path:
+        _tell(f"the scores are in {run.results_folder}, as the cache of the Hub is not written to")
+    return measured[""].about
+
+
+def _measure(run: Any, data: Any, name: str, measured: dict[str, Any], **options: Any) -> None:
+    """Evaluate a run, and keep every column as it comes, in its folder and in `measured` by a name."""
     from unlabeled.evaluation import evaluate as measure
 
-    scores = Scores([])
-
-    def save(measured: Scores) -> None:
-        nonlocal scores
-        scores = measured
+    def save(scores: Any) -> None:
+        measured[name] = scores
         with suppress(OSError):  # a full disk must not cost the numbers; it is named at the end
             _keep(run, scores)
 
     try:
-        scores = measure(run, data, progress=_tell, save=save, **options)
-        _keep(run, scores)
+        measured[name] = measure(run, data, progress=_tell, save=save, **options)
+        _keep(run, measured[name])
     except KeyboardInterrupt:
-        kept = f"; the scores so far are in {run.results_folder / 'scores.json'}" if len(scores) else ""
+        kept = f"; the scores so far are in {run.results_folder / 'scores.json'}" if name in measured else ""
         raise KeyboardInterrupt(f"stopped{kept}") from None
-    finally:
-        if len(scores):
-            print(f"{scores.table()}\n{scores.verdict()}", flush=True)
-    if run.results_folder != run.path:
-        _tell(f"the scores are in {run.results_folder}, as nothing is written into the cache of the Hub")
-    return scores.about
 
 
 def _keep(run: Any, scores: Any) -> None:
@@ -686,6 +693,59 @@ def bet(
         _next("export", best, "--out", "encoder.safetensors")
 
 
+@app.command(usage="Usage: unlabeled choose DATA [OPTIONS]")
+def choose(
+    data: Source,
+    /,
+    *,
+    labels: str | None = None,
+    labels_per_class: str | None = None,
+    minutes: float = 20.0,
+    methods: Annotated[tuple[str, ...], WORDS, Parameter(show_default=False)] = (),
+    criterion: Literal["rankme", "alpha", "lidar", "silhouette"] | None = None,
+    encoder: str | None = None,
+    image_size: WholeOrNone = None,
+    batch_size: WholeOrNone = None,
+    store_size: WholeOrNone = None,
+    seed: Whole = 0,
+    device: options.Device = "auto",
+    out: Path | None = None,
+    reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
+) -> None:
+    """Choose a method for the data within a time: train several shortly, go on with the best third, and so again.
+
+    The same command goes on after an interruption. A candidate that fails is left out, with the reason. All runs and
+    choice.json stay in the folder.
+
+    Args:
+        data: Built-in set such as digits, folder, parquet, tar, npz, or hub name.
+        labels: Labelled samples to choose by, such as a folder with a few of each class. [default: none, unless
+            --labels-per-class asks for those of DATA]
+        labels_per_class: Labels of each class to choose by: a number, a percentage of each class, or all. [default: all
+            of --labels; none without these, where a criterion that needs no labels decides]
+        minutes: Minutes for all of it.
+        methods: Candidates separated by commas: METHOD, METHOD:recipe (what it declares for small budgets),
+            METHOD:SETTING=VALUE, several settings joined by colons, or auto. [default: by the kind of data]
+        criterion: What decides without labels. [default: lidar for images, else rankme]
+        encoder: Network, the same for all. [default: chosen by the method and the image size]
+        image_size: Height and width of the encoder's input in pixels. [default: chosen by the data]
+        batch_size: Samples per forward pass. [default: chosen by the method and the data]
+        store_size: Shorter side in pixels at which decoded images are stored. [default: chosen by the image size]
+        seed: Seed of all random numbers.
+        device: Device to train on; auto prefers a GPU.
+        out: Folder of the choice. [default: runs/choose-DATA]
+    """
+    from unlabeled.evaluation.choosing import choose as play
+
+    choice = play(
+        data, labels=labels, labels_per_class=labels_per_class, minutes=minutes, methods=methods,
+        criterion=criterion, seed=seed, device=device, out=out, quiet=True, progress=_tell,
+        reading=asdict(reading), encoder=encoder, image_size=image_size, batch_size=batch_size,
+        store_size=store_size,
+    )  # fmt: skip
+    print(f"{choice}\n{choice.path / 'choice.json'}", flush=True)
+
+
 def _whole_numbers(name: str, words: Sequence[str]) -> list[int]:
     try:
         return [int(word) for word in words]
@@ -764,6 +824,7 @@ def _compare(
 ) -> None:
     """Train and evaluate methods by name on the same division of the data, and report them."""
     from unlabeled.data import open_splits, store_size
+    from unlabeled.evaluation.scores import side_by_side
     from unlabeled.files import new_folder
     from unlabeled.reporting import report as draw
     from unlabeled.training.train import pretrain
@@ -777,12 +838,14 @@ def _compare(
     train, test = open_splits(data, kind=kind, store_size=size, **reading)
     folder = out or new_folder(Path("runs/compare"))
     settings |= {name: reading[name] for name in reading if name != "group"}  # how the report reads the data
-    runs = []
-    for name in names:
-        run = pretrain(name, train, out=folder / name, **settings)
-        print(f"\n{name}")
-        _evaluate(run, (train, test), device=settings["device"], **probing)
-        runs.append(run)
+    runs, measured = [], dict[str, Any]()
+    try:
+        for name in names:
+            runs.append(pretrain(name, train, out=folder / name, **settings))
+            _measure(runs[-1], (train, test), name, measured, device=settings["device"], **probing)
+    finally:
+        if measured:
+            print(side_by_side([*measured.items()]), flush=True)
     print(draw(runs, data=data, out=folder / "report.html"), flush=True)
     _next("embed", runs[0].path, data, "--out", "features.parquet")
 
@@ -833,7 +896,7 @@ def show(
     _next("evaluate", run, _labelled(opened, source))
 
 
-@app.command(usage="Usage: unlabeled embed RUN DATA --out FILE [OPTIONS]")
+@app.command(usage="Usage: unlabeled embed RUN DATA --out FILE|FOLDER [OPTIONS]")
 def embed(
     run: Run,
     data: Source,
@@ -844,6 +907,9 @@ def embed(
     directions: Directions = None,
     thumbnails: Annotated[bool, Parameter(negative=())] = False,
     coordinates: Annotated[bool, Parameter(negative=())] = False,
+    stream: Annotated[bool, Parameter(negative=())] = False,
+    cache_size: str | None = None,
+    workers: WholeOrNone = None,
     device: options.Device = "auto",
     encoder: Network = None,
     reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
@@ -851,26 +917,34 @@ def embed(
     """Write the features of every sample, with its path, split, label and group, as parquet, csv, npz or npy.
 
     Args:
-        out: File; its extension sets the format: .parquet, .csv, .npz, or .npy for the features alone.
+        out: File, whose extension sets the format: .parquet, .csv, .npz, or .npy for the features alone; or a folder,
+            which gets parquet files of 10,000 samples each. The same command resumes a folder, and torchrun or srun
+            share it among processes.
         thumbnails: Add a column of small images to a parquet file.
         coordinates: Add columns x and y to a parquet file, a flat map of the features.
+        stream: Decode images of shards while features are computed, as in pretrain; out gets a file for each shard.
+        cache_size: Disk space for streamed shards that are not local tar files, such as 200GB. [default: half of the
+            free space]
+        workers: Processes that decode streamed images. [default: one per processor]
         device: Device to compute features on; auto prefers a GPU, and mps computes on the CPU, as it lacks float64.
     """
     from unlabeled.evaluation import embed as compute
+    from unlabeled.evaluation import embed_shards
     from unlabeled.run import load
 
     opened = load(run, encoder)
-    vectors, _ = compute(
-        opened,
-        data,
-        out=out,
-        features=_named(opened, features, directions),
-        thumbnails=thumbnails,
-        coordinates=coordinates,
-        device=device,
-        **asdict(reading),
-        progress=_tell,
-    )
+    options: dict[str, Any] = {"out": out, "features": _named(opened, features, directions), "device": device}
+    options |= asdict(reading) | {"progress": _tell}
+    if stream or not out.suffix:
+        if thumbnails or coordinates:
+            raise UserError("out must end with .parquet for thumbnails and coordinates, got a folder")
+        written = embed_shards(opened, data, stream=stream, cache_size=cache_size, workers=workers, **options)
+        files = f"{written.files:,} of {written.expected:,} files"
+        print(f"{out}: {files}, {written.samples:,} samples x {written.dim:,} dimensions", flush=True)
+        return
+    if cache_size is not None or workers is not None:
+        raise UserError("cache_size and workers must be left out without stream")
+    vectors, _ = compute(opened, data, thumbnails=thumbnails, coordinates=coordinates, **options)
     print(f"{out}: {vectors.shape[0]:,} samples x {vectors.shape[1]:,} dimensions", flush=True)
     _next("export", run, "--out", "encoder.safetensors")
 
@@ -945,6 +1019,108 @@ def audit(
         _next("audit", *sources, "--out", "audit.html")
     if strict and (findings.leaks or not readable):
         sys.exit(1)
+
+
+@app.command(usage="Usage: unlabeled curate DATA [RUN] [OPTIONS]")
+def curate(
+    data: Source,
+    run: Annotated[str, Parameter(help=EMBEDDERS)] = "auto",
+    /,
+    *,
+    size: WholeOrNone = None,
+    share: float | None = None,
+    clusters: ChosenWords = (),
+    rounds: Whole = 10,
+    near: bool = True,
+    outliers: Literal["keep", "omit"] = "keep",
+    features: Features = None,
+    seed: Whole = 0,
+    device: options.Device = "auto",
+    out: Path | None = None,
+    reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
+) -> None:
+    """Choose a balanced part of unlabelled data by clusters of clusters of its features, without copies.
+
+    Labels play no part. Tables say which samples were omitted and why, and which are outliers; a page shows the
+    clusters.
+
+    Args:
+        size: Samples to take. [default: as share says]
+        share: Fraction of the samples to take instead, in 0..1. [default: 0.5]
+        clusters: Clusters of each level, the finest first: 1000,100,10. [default: a fortieth of the samples, then a
+            tenth of these, and so on while at least ten are left]
+        rounds: How often each level is clustered again from what is nearest to its centres.
+        near: Omit near-duplicates of images and texts, too, not only equal samples.
+        outliers: omit never takes samples that are far from all others; they are listed in any case.
+        seed: Seed of all random choices.
+        device: Device to compute features on; auto prefers a GPU, and mps computes on the CPU, as it lacks float64.
+        out: Folder, or a file whose extension sets the format of what was taken: .csv or .txt, a list of images;
+            .jsonl, texts; .parquet, contents. [default: the next free runs/curated-DATA]
+    """
+    from unlabeled.curating import curate as choose
+    from unlabeled.curating.subset import place, verify, write_subset
+    from unlabeled.data.opening import kind_of
+    from unlabeled.files import new_folder
+    from unlabeled.reporting.curation_page import write_page
+
+    if out is None:
+        out = new_folder(Path("runs") / f"curated-{_short(data)}")
+    verify(out, kind_of(data))
+    folder, begin = place(out)
+    curation = choose(
+        data, run, size=size, share=share, clusters=_whole_numbers("clusters", clusters) or None, rounds=rounds,
+        near=near, outliers=outliers, features=features, seed=seed, out=folder, device=device, progress=_tell,
+        **asdict(reading),
+    )  # fmt: skip
+    paths = write_subset(curation, out)
+    paths["page"] = write_page(curation, folder / f"{begin}clusters.html")
+    print("\n".join(curation.summary()))
+    print("\n".join(f"{name}: {path}" for name, path in paths.items()), flush=True)
+    _next("pretrain", "METHOD", paths["subset"])
+
+
+@app.command(usage="Usage: unlabeled explore RUN DATA [OPTIONS]")
+def explore(
+    run: Annotated[str, Parameter(help=EMBEDDERS)],
+    data: Source,
+    /,
+    *,
+    out: Path | None = None,
+    features: Features = None,
+    parquet: Path | None = None,
+    seed: Whole = 0,
+    device: options.Device = "auto",
+    reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
+) -> None:
+    """Write a page that searches samples by similarity, with a map, and collects a list of what to label.
+
+    The page works offline, from its folder, with up to 100,000 images, texts, sounds or videos. Lists that it saves are
+    data for evaluate and pretrain.
+
+    Args:
+        out: Folder of the page. [default: the next free runs/explore-DATA]
+        parquet: File of the same features and map, with small images, for viewers such as embedding-atlas.
+            [default: none]
+        seed: Seed of all random choices.
+        device: Device to compute features on; auto prefers a GPU, and mps computes on the CPU, as it lacks float64.
+    """
+    from unlabeled.exploring import explore as write
+    from unlabeled.exploring.exploration import run_beside
+    from unlabeled.files import new_folder
+
+    out = out or new_folder(Path("runs") / f"explore-{_short(data)}")
+    written = write(
+        run, data, out=out, features=features, parquet=parquet, seed=seed, device=device, progress=_tell,
+        **asdict(reading),
+    )  # fmt: skip
+    print("\n".join(written.summary()))
+    print(written.path, *([parquet] if parquet else []), sep="\n", flush=True)
+    _next("evaluate", run_beside(out) if run == "auto" else run, "labels.csv")
+
+
+def _short(data: str) -> str:
+    """A name for a folder of what is made of data."""
+    return re.sub(r"[^\w.-]+", "-", Path(data).stem).strip("-.") or "data"
 
 
 @app.command(usage="Usage: unlabeled export RUN --out PATH [OPTIONS]")

@@ -153,6 +153,13 @@ class Method(nn.Module, Generic[EncoderT]):
         self.encoder = encoder
         self.metrics: dict[str, Tensor] = {}
         """Detached scalars of the last call that are worth logging, such as the accuracy on the pretext."""
+        self.chosen: dict[str, Any] = {}
+        """Options that were left open until `training_view` saw the data, with what was chosen; a run stores them."""
+
+    def choose(self, **options: Any) -> None:
+        """Set options that were left open, so that a method that is built anew has them too."""
+        self.chosen |= options
+        object.__setattr__(self, "built_with", (self.built_with[0], {**self.built_with[1], **options}))
 
     def view_options(self, views: ViewOptions) -> dict[str, Any]:
         """Options for `Views`: those given, else the defaults of this method; operations without a default are off."""

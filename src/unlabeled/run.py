@@ -66,8 +66,10 @@ RESULTS = (
     "time",
     "earlier",
     "unfinished",
+    "unmeasured",
     "seen_in_pretraining",
     "in_training_part",
+    "near_in_pretraining",
     "near_in_training_part",
 )
 """What does not distinguish one evaluation from another."""

@@ -69,6 +69,9 @@ def zoo(tmp_path) -> Path:
     [
         ("not an image file", False),
         ("not a .mp4 file", False),
+        ("labels: of its column label", False),
+        ("no labels: its columns are a, b; choose one with label", False),
+        ("hidden", False),
         ("not an image that can be read", True),
         ("not a regular file", True),
     ],

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -531,7 +532,13 @@ def test_other_classes_in_the_test_data_are_refused():
 
 
 def test_too_few_labels_are_refused_before_anything_is_computed():
-    with pytest.raises(ValueError, match="got 31: class low has 30"):
+    given = []
+    few = TRAIN.subset(torch.arange(90)[(torch.arange(90) % 3 > 0) | (torch.arange(90) < 9)])
+    said = "got 4: class low has 3; --labels-per-class 3 or all takes every class"
+    with pytest.raises(ValueError, match=said):
+        evaluate(ENCODER, (few, TEST), probe=("outliers", "knn"), labels_per_class=(2, 4), save=given.append)
+    assert not given
+    with pytest.raises(ValueError, match="class low has 30, class middle has 30, class high has 30; "):
         evaluate(ENCODER, (TRAIN, TEST), labels_per_class=31)
 
 
@@ -661,4 +668,23 @@ def test_every_column_is_given_away_as_it_comes_and_the_last_time_is_the_result(
     assert [len(one) for one in given] == [2, 4, 6, 8]
     assert all(one.about["unfinished"] for one in given) and "unfinished" not in scores.about
     assert given[-1].records == scores.records
-    assert given[0].verdict().endswith("stopped before everything was measured.")
+    end = "everything was measured; not measured: knn with all labels; linear with 2, all labels per class."
+    assert given[0].verdict().endswith(end)
+    assert given[-1].verdict().endswith("stopped before everything was measured.")
+
+
+def test_what_an_interruption_left_out_is_named_and_no_probe_lacks_what_another_has(monkeypatch):
+    def train(encoder, data, rows, settings):
+        if len(rows) > 6:
+            raise KeyboardInterrupt
+        return data.answers, "a stand-in that is right"
+
+    monkeypatch.setattr(supervised.finetune, "train", train)
+    given = []
+    with pytest.raises(KeyboardInterrupt):
+        options = {"labels_per_class": [2, 5], "controls": ["raw", "supervised"], "draws": 1}
+        evaluate(ENCODER, (TRAIN, TEST), **options, save=given.append)
+    said = str(given[-1])
+    assert "Controls of knn with 5 labels per class and linear with 5 labels per class: raw input." in said
+    assert len(re.findall(r"(?m)^supervised, same labels .*100.0 .*not measured$", said)) == 2
+    assert "not measured: supervised, same labels of knn and linear with 5 labels per class." in said

@@ -21,6 +21,7 @@ from unlabeled.evaluation.readouts import Chooser, candidates, named
 from unlabeled.method import Method
 from unlabeled.methods.simclr import SimCLR
 from unlabeled.parts import view_contrast
+from unlabeled.reporting.tables import arrange
 
 pytestmark = pytest.mark.usefixtures("small_networks")
 torch.manual_seed(0)
@@ -187,7 +188,12 @@ def test_a_run_that_reads_contrast_says_which_control_is_not_there(monkeypatch: 
     monkeypatch.setattr(view_contrast, "PASSES", 2)
     contrast = fit_readout(ENCODER, Spec.parse("s3:2x2:contrast:8"), TRAIN)
     words = "the control contrast (the same on top of random weights) was not measured"
-    assert words in evaluate(contrast, (TRAIN, TEST), probe="knn", controls="raw").verdict()
+    alone = evaluate(contrast, (TRAIN, TEST), probe="knn", controls="raw")
+    assert words in alone.verdict() and "samples, contrast in unlabeled only, [95" in alone.table()
+    assert "contrast in unlabeled only" in arrange([("", alone.records)])[0].note
+    asked = evaluate(ENCODER, (TRAIN, TEST), probe="knn", controls="raw", features="s3:2x2:contrast:8")
+    assert words in asked.verdict() and "contrast in unlabeled only" in asked.table()
     both = evaluate(contrast, (TRAIN, TEST), probe="knn", controls=("raw", "contrast"))
+    assert "contrast in random weights with contrast and unlabeled only" in both.table()
     assert words not in both.verdict() and "random weights with contrast" in both.verdict().lower()
     assert words not in evaluate(ENCODER, (TRAIN, TEST), probe="knn", controls="raw").verdict()

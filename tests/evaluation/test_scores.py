@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unlabeled.evaluation.measurement import Measurement
-from unlabeled.evaluation.scores import Scores
+from unlabeled.evaluation.scores import Scores, side_by_side
 
 
 def measured(
@@ -39,6 +39,26 @@ def test_a_record_holds_what_a_reader_needs():
 )
 def test_the_verdict_names_what_was_won_and_lost(share, said):
     assert said in Scores.of([measured("raw", first(0.6)), measured("unlabeled", first(share))]).verdict()
+
+
+def test_runs_side_by_side_share_a_table_and_what_is_the_same_is_said_once():
+    good = Scores.of(
+        [measured("raw", first(0.5)), measured("random", first(0.6)), measured("unlabeled", first(0.9))]
+    )
+    bad = Scores.of(
+        [measured("raw", first(0.5)), measured("random", first(0.7)), measured("unlabeled", first(0.3))]
+    )
+    bad.about["note"] = "the moon was full"
+    lines = side_by_side([("moco", good), ("byol", bad)]).splitlines()
+    rows = ["raw input", "random weights of moco", "random weights of byol", "moco", "byol"]
+    assert [line[: len(row)] for line, row in zip(lines[2:], rows, strict=False)] == rows
+    assert lines[7:] == [
+        "linear: moco beats every control beyond noise with all labels (+30.0).",
+        "linear: byol loses with all labels (-40.0 to random weights).",
+        "In parentheses: points of accuracy above the best control.",
+        "Controls: raw input; random weights.",
+        "byol: Mind that the moon was full.",
+    ]
 
 
 def test_the_verdict_claims_nothing_within_noise():

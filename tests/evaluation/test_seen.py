@@ -18,7 +18,7 @@ from unlabeled.data.cameras import from_views
 from unlabeled.data.text.data import Texts
 from unlabeled.data.trajectories import from_trajectories
 from unlabeled.data.video.data import from_videos
-from unlabeled.evaluation import embed, evaluate, seen
+from unlabeled.evaluation import embed, evaluate, near_copies, seen
 from unlabeled.evaluation.sources import Parts, Source
 from unlabeled.run import Run, load, write_samples
 from unlabeled.training.train import pretrain
@@ -163,7 +163,7 @@ def test_near_copies_across_the_parts_are_counted_and_named():
         "copies": ["train[17]", "train[17]", "train[100]"],
     }
     assert (
-        "3 of the 60 test images are probably near-duplicates of some in the training part" in about["note"]
+        "3 of the 60 test images are probably near-duplicates of images in the training part" in about["note"]
     )
     assert "(test[5] of train[17], test[7] of train[17], test[8] of train[100])" in about["note"]
 
@@ -174,6 +174,74 @@ def test_the_verdict_names_near_copies():
     encoder = encoders.build("conv4", in_channels=3, image_size=32)
     parts = [from_images(part, torch.arange(len(part)) % 2) for part in (train, test)]
     assert "(array[3] of array[4])" in evaluate(encoder, tuple(parts), probe="knn", controls=()).verdict()
+
+
+@pytest.fixture
+def run_on(tmp_path: Path):
+    """A run on images in a folder `pics`, in order, of which no step is trained."""
+
+    def trained(images: torch.Tensor, source: str | None = "pics") -> Run:
+        for number, pixels in enumerate(images):
+            (tmp_path / "pics").mkdir(exist_ok=True)
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(tmp_path / "pics" / f"{number:03}.png")
+        (tmp_path / "run").mkdir(exist_ok=True)
+        named = f"source = '{tmp_path / source}'\n" if source else ""
+        (tmp_path / "run" / "run.toml").write_text(f"method = 'simclr'\n[data]\n{named}kind = 'image'")
+        write_samples(tmp_path / "run", from_images(images))
+        return load(tmp_path / "run")
+
+    return trained
+
+
+def test_near_copies_of_images_of_the_pretraining_are_counted_and_named(run_on):
+    learned, test = clouds(50, 40, seed=1), clouds(12, 40, seed=2)
+    test[5], test[9] = learned[17].flip(-1), learned[40]  # one near-duplicate, one that is equal
+    data = from_images(test, name="test")
+    about = seen.account(run_on(learned), Parts(Source(None), None, data))
+    assert about["seen_in_pretraining"]["paths"] == ["test[9]"]
+    copies = about["near_in_pretraining"]
+    assert (copies["samples"], copies["of"], copies["paths"]) == (1, 12, ["test[5]"])
+    assert [Path(path).name for path in copies["copies"]] == [
+        "017.png"
+    ] and "near_in_training_part" not in about
+    start = "1 of the 12 test images is probably a near-duplicate of an image that the encoder was pre-trained on "
+    assert (
+        start + "(test[5] of " in about["note"]
+        and "1 of the 12 test images too, without its label" in about["note"]
+    )
+
+
+def test_one_sentence_says_that_near_copies_in_the_training_part_were_pretrained_on_too(run_on, monkeypatch):
+    images, test = clouds(50, 40, seed=1), clouds(12, 40, seed=2)
+    test[5], test[7], test[8] = (images[row].flip(-1) for row in (17, 18, 45))
+    train, test = from_images(images[:40], name="train"), from_images(test, name="test")
+    about = seen.account(run_on(images), Parts(Source(None), train, test))
+    assert about["near_in_training_part"]["paths"] == ["test[5]", "test[7]"]
+    assert about["near_in_pretraining"]["paths"] == ["test[5]", "test[7]", "test[8]"]
+    monkeypatch.setattr(near_copies, "open_data", None)  # nothing but the training part needs to be opened
+    about = seen.account(run_on(images[:40]), Parts(Source(None), train, test))
+    assert about["near_in_pretraining"] == about["near_in_training_part"]
+    part = "2 of the 12 test images are probably near-duplicates of images in the training part that the encoder was"
+    assert about["note"] == f"{part} pre-trained on too (test[5] of train[17], test[7] of train[18])"
+
+
+@pytest.mark.parametrize("source", [None, "gone", "pics"])
+def test_images_of_the_pretraining_that_cannot_be_compared_are_said(run_on, source, tmp_path, monkeypatch):
+    run, data = run_on(clouds(20, 40, seed=1), source), from_images(clouds(12, 40, seed=2))
+    why = {
+        None: "the run does not name its images",
+        "gone": "its source cannot be opened again",
+        "pics": "its source does not hold them",
+    }
+    if source == "pics":
+        (tmp_path / "pics" / "003.png").unlink()
+    about = seen.account(run, Parts(Source(None), None, data))
+    assert f"near-duplicates of {'1 image' if source == 'pics' else '20 images'} that" in about["note"]
+    assert why[source] in about["note"] and ("near_in_pretraining" in about) == (source != "pics")
+    monkeypatch.setattr(near_copies, "MOST_COMPARED", 31)
+    monkeypatch.setattr(near_copies, "open_data", None)
+    about = seen.account(run, Parts(Source(None), None, data))
+    assert about["near_in_pretraining"] is None and "looked for among at most 31" in about["note"]
 
 
 @pytest.mark.parametrize("many", ["tiny", "flat", "noise", "clouds"])
@@ -194,7 +262,7 @@ def test_built_in_digits_give_no_note_of_near_copies():
 
 
 def test_near_copies_among_many_images_are_left_to_the_audit(monkeypatch):
-    monkeypatch.setattr(seen, "MOST_COMPARED", 99)
+    monkeypatch.setattr(near_copies, "MOST_COMPARED", 99)
     about = account_of(clouds(60, 32, seed=1), clouds(40, 32, seed=2))
     assert about["near_in_training_part"] is None
     assert "near-duplicates among the 100 images are not counted" in about["note"]
@@ -255,6 +323,17 @@ def test_samples_of_every_kind_are_noticed_in_another_order(kind, tmp_path):
     assert f"pre-trained on 3 of the 6 test {data.unit} too" in about["note"]
     others = data.subset(torch.tensor([0, 2, 5]))
     assert "note" not in seen.account(load(tmp_path), Parts(Source(others), None, others))
+
+
+def test_speakers_in_both_parts_are_said_with_a_remedy():
+    sounds = from_waveforms(SOUNDS, 8000)
+    sounds.factors = {"speaker": torch.tensor([0, 1, 0, 1, 2, 2]), "pitch": torch.arange(6)}
+    crossing, apart = torch.tensor([1, 2, 4]), torch.tensor([4, 5])
+    rest = torch.tensor([0, 3])
+    said = seen.account(None, Parts(Source(None), sounds.subset(rest), sounds.subset(crossing)))["note"]
+    part = "2 of the 3 values of speaker in the test part are in the training part too"
+    assert said == f"{part}; --group speaker takes each as one unit"
+    assert seen.account(None, Parts(Source(None), sounds.subset(rest), sounds.subset(apart))) == {}
 
 
 def test_sounds_are_noticed_at_the_rate_of_their_training(tmp_path):

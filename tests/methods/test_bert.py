@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from unlabeled.data.notes import note
 from unlabeled.data.text.data import Texts
 from unlabeled.encoders.text import TextEncoder, TextInput, fitted
 from unlabeled.methods.bert import BERT
 from unlabeled.parts.sentence_pairs import draw, join
 from unlabeled.parts.tokens import IGNORED
+from unlabeled.run import load
+from unlabeled.training.train import pretrain
 
 NOUNS = "cat dog tree river stone bird house road field lake".split(" ")  # noqa: SIM905
 
@@ -330,8 +333,41 @@ def test_whole_blocks_are_read_where_pairs_are_off() -> None:
     assert value.isfinite() and method.metrics.keys() == {"hidden_accuracy"}
 
 
+@pytest.mark.parametrize(("single", "paired"), [(6, False), (5, True), (0, True)])
+def test_pairs_are_off_where_most_texts_have_one_sentence_unless_they_are_asked_for(single, paired, caplog):
+    note.cache_clear()
+    data = Texts([story(number, 1 if number < single else 4) for number in range(10)])
+    method, asked = BERT(encoder()), BERT(encoder(), next_sentence=True)
+    blocks = method.training_view(data)
+    assert method.chosen == {"next_sentence": paired} == method.built_with[1]
+    assert len(blocks.documents.unique()) == (10 - single if paired else 10)
+    off = f"next_sentence is off, as {single} of 10 texts have a single sentence; --next-sentence switches it on"
+    left_out = f"{single} of 10 texts have a single sentence and are left out, as next_sentence needs two; "
+    assert (off in caplog.text) == (not paired) and (left_out in caplog.text) == (paired and single > 0)
+    assert len(asked.training_view(data).documents.unique()) == 10 - single and not asked.chosen
+    assert (left_out in caplog.text) == (single > 0)
+    held_out = method.training_view(Texts([story(1, 3), story(2, 3)]))  # what is chosen stays
+    assert (method.next is not None) == paired and len(held_out) > 0
+    alone = BERT(encoder())
+    alone.prepare(alone.training_view(Texts([story(0, 20)])))
+    assert alone.next is None and "there is a single document" in caplog.text
+
+
+def test_a_run_stores_whether_pairs_were_on_and_is_opened_with_it(tmp_path):
+    data = Texts([story(number, 1) for number in range(12)])
+    run = pretrain("bert", data, out=tmp_path / "run", steps=1, batch_size=4, quiet=True)
+    assert run.config["options"]["next_sentence"] is False and "next_sentence" in run.config["chosen"]
+    assert load(tmp_path / "run").method.next is None
+    pretrain("bert", data, out=tmp_path / "run", steps=2, resume=True, quiet=True)
+    stories = Texts([story(number, 4) for number in range(12)])
+    again = pretrain(
+        "bert", stories, config=run.path / "run.toml", batch_size=5, out=tmp_path / "b", quiet=True
+    )
+    assert again.config["options"]["next_sentence"] is True
+
+
 def test_unfit_data_and_encoders_are_refused_in_words() -> None:
-    method = BERT(encoder())
+    method = BERT(encoder(), next_sentence=True)
     with pytest.raises(ValueError, match="must have texts of at least 2 sentences"):
         method.training_view(Texts(["one", "two"]))
     with pytest.raises(ValueError, match="next_sentence must be off for a single document"):

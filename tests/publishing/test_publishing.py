@@ -202,6 +202,30 @@ def test_the_card_has_every_score_with_its_controls_won_or_lost(made: Path, tmp_
     assert [(one.metric_name, one.metric_value) for one in results] == [(knn, 0.9), (linear, 0.4)]
 
 
+def test_the_card_tells_features_apart_and_lists_no_score_twice_and_none_that_is_unfinished(
+    made: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(made, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    (about, *_) = run.evaluations
+    about = {name: about[name] for name in ("data", "encoder", "seed", "training_samples", "test_samples")}
+    lost = [record("knn", "raw", 0.95), record("knn", "supervised", 0.99), record("knn", "unlabeled", 0.8)]
+    outliers = record("outliers", "unlabeled", 0.7) | {"unit": "mean AUROC", "by_class": {"a": 0.6, "b": 0.8}}
+    run.add_evaluation(about | {"options": {"k": 5}}, [*lost, outliers])
+    run.add_evaluation(about | {"options": {"features": "layer2:whiten"}}, lost)
+    run.add_evaluation(about | {"options": {"k": 7}, "unfinished": True}, [record("knn", "unlabeled", 0.1)])
+    (run.path / "skipped.csv").write_text("path,reason\na.png,truncated\nb.csv,labels: of its column label\n")
+    card = ModelCard.load(unlabeled.publish(run, "me/net", out=tmp_path / "out").path / "README.md")
+    assert "loses in 3." in card.text  # knn of both features, and linear
+    assert "### digits | &lt;b>, features output" in card.text and "features layer2:whiten" in card.text
+    results = getattr(card.data, "eval_results")  # noqa: B009 (as above)
+    names = [one.metric_name for one in results]
+    assert len(names) == len(set(names)) == 4 and 0.1 not in [one.metric_value for one in results]
+    assert sum("knn" in name and "; loses;" in name for name in names) == 2  # no win hides a loss
+    assert "()" not in card.text and "**outliers: AUROC by class**" in card.text
+    assert "1 file of the data could not be read and was left out." in card.text
+
+
 def test_no_path_of_this_machine_is_published(made: Path, tmp_path: Path) -> None:
     run = Run(made)
     run.config["settings"]["weights"] = str(made / "weights.safetensors")

@@ -196,7 +196,7 @@ def test_a_method_with_steps_of_its_own_takes_no_more_of_them_to_fill_the_time(
     assert run.config["settings"]["steps"] == 40
     said = capsys.readouterr().err
     assert "of 60 min, as Brief takes no more steps" in said
-    assert "fitting features standardize takes extra time" in said
+    assert "about 0 s, then about 0 s to fit features standardize of 60 min" in said
 
 
 def test_steps_fill_the_time_and_nothing_more() -> None:

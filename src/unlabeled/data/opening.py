@@ -24,6 +24,7 @@ from unlabeled.data.image.annotated import AnnotatedImages, NoAnnotations
 from unlabeled.data.image.decode import SUFFIXES
 from unlabeled.data.image.levels import Levels
 from unlabeled.data.labels import NoColumn, in_order, refuse_column
+from unlabeled.data.listings import lists_images
 from unlabeled.data.notes import note
 from unlabeled.data.options import STORE_SIZE, STORE_SIZES, OpenOptions, Options, refuse_fold, refuse_unknown
 from unlabeled.data.samples import Data
@@ -245,7 +246,10 @@ def same_classes(train: Data, test: Data) -> tuple[Data, Data]:
 
 
 def kind_of(source: Openable) -> str:
-    """Kind of data that a source holds: as built in, else by the commonest ending of its files, else images."""
+    """Kind of data that a source holds: as built in, else by the commonest ending of its files, else images.
+
+    A table or list of paths of images is one of images.
+    """
     if isinstance(source, Data):
         return source.kind
     if not isinstance(source, (str, os.PathLike)):
@@ -254,6 +258,8 @@ def kind_of(source: Openable) -> str:
     if (word := name.partition(":")[0]) in BUILT_IN:
         return BUILT_IN[word]
     path = Path(name).expanduser()
+    if path.is_file() and lists_images(path):
+        return "image"
     files = [path.name] if path.is_file() else []
     if path.is_dir():
         files = [name for names in _names_below(path) for name in names if not name.startswith(".")]

@@ -22,9 +22,16 @@ class Skipped(NamedTuple):
     reason: str
 
 
+_NO_SAMPLE = re.compile(
+    r"not (an image|a \.\w+) file|hidden|folder .*|mask of .*|(no )?labels: .*|list of .*|names files of .*|"
+    r"no table that can be read: .*"
+)
+"""Reasons of files that were not meant to be samples, and of remarks on labels, which are listed with them."""
+
+
 def was_meant(reason: str) -> bool:
     """Whether a file that was skipped for this reason was meant to be a sample, unlike a README beside images."""
-    return re.fullmatch(r"not (an image|a \.\w+) file", reason) is None
+    return _NO_SAMPLE.fullmatch(reason) is None
 
 
 class Temporary(str):

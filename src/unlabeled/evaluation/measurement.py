@@ -37,6 +37,7 @@ class Measurement:
         counted: What the independent units are called, a plural.
         samples: How many test samples a statistic was computed from.
         bounds: Range of the number, of which an end may be infinite; None for 0..1 of an accuracy and anything else.
+        readout: A readout that learns, such as contrast, through which the features were read; empty for none.
         by_class: The same number of single classes, by name; empty where it has none.
         pictures: What was predicted for a few test samples, by what the row shows, float, shape (pictures, 3, height,
             width), in 0..1.
@@ -57,6 +58,7 @@ class Measurement:
     counted: str = "test samples"
     samples: int | None = None
     bounds: Bounds | None = None
+    readout: str = ""
     by_class: Mapping[str, float] = field(default_factory=dict)
     pictures: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -117,6 +119,7 @@ def record_of(measurement: Measurement, ours: Measurement | None) -> Record:
     }
     if measurement.labels is not None:
         record["labels"] = measurement.labels
+    record |= {"readout": measurement.readout} if measurement.readout else {}
     record |= {"by_class": dict(measurement.by_class)} if measurement.by_class else {}
     if ours is not None and measurement.features != OURS:
         margin = _margin(ours, measurement)

@@ -76,7 +76,7 @@ class Probe:
         trains_encoder: Whether it trains the encoder too. The same training from random weights is its one control.
         chosen_by: What features are chosen by on held-out labels, where they are: the votes of neighbours, or the loss
             of a linear classifier.
-        tells: Whether the user sees what each prediction depends on, as part of the result.
+        tells: Of which features the user sees what each prediction depends on, as part of the result.
         semi_supervised: Whether it learns from unlabelled training samples too; the word `semi_supervised` names all
             such probes.
     """
@@ -88,5 +88,5 @@ class Probe:
     whole_maps: bool = False
     trains_encoder: bool = False
     chosen_by: Literal["votes", "loss"] = "loss"
-    tells: bool = False
+    tells: Literal["none", "ours", "all"] = "none"
     semi_supervised: bool = False

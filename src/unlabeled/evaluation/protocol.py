@@ -1,7 +1,6 @@
 """The protocol: every number beside its controls, on the same labels and the same test samples."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -123,15 +122,17 @@ def _evaluate(
     results = Results({"data": source.name} | about, request.save)
     if rise := "" if "snapshot" in about else held_out_rise(getattr(run, "history", [])):
         results.accounts.append({"note": rise})
-    _measure_tasks(run, bare(encoder), source, request, device, results)
     if len(request.tasks) == len(request.probes):
+        _measure_tasks(run, bare(encoder), source, request, device, results)
         return results.scores()
+    # Before tasks, which may take long: labels that are lacking, or too few, are refused at once.
     parts = source.open()
     labelled = Labelled.of(*parts.views(encoder, device))
+    request.counts = labelled.by_size(request.counts)
     for note in (*labelled.notes, *labelled.label_sources):
         request.report(note)
+    _measure_tasks(run, bare(encoder), source, request, device, results)
     results.about |= labelled.facts
-    request.counts = labelled.by_size(request.counts)
     ours, note = _ours(encoder, reader, labelled, request)
     results.accounts += [{"note": note}] if note else []
     # As opened, not as the encoder reads it: a scene is many images.
@@ -166,8 +167,10 @@ def _measure_tasks(
     twin = _twin(run, request) if {*OF_TASKS["transfer"]} & {*request.tasks} else None
     if twin is not None:
         model.supervised = frozen(bare(twin.encoder), device)[0]
-    for name in request.tasks:
+    for number, name in enumerate(request.tasks):
         request.report(name)
+        # Which columns a task or probe has is not known before it begins.
+        later = [*request.tasks[number + 1 :], *(one for one in request.probes if one in PROBES)]
         task = TASKS.load(name)
         parts = task.parts(source, request.size)
         if parts.test is not None:
@@ -175,8 +178,13 @@ def _measure_tasks(
             if twin is not None and name in OF_TASKS["transfer"]:
                 results.accounts.append(supervised_pretraining.account(run, twin, parts))
         measured = task.measure(model, parts)
-        for some in [measured] if isinstance(measured, list) else ([one] for one in measured):
-            results.add(some)
+        results.expected = [(one, None, None, OURS) for one in later]
+        if isinstance(measured, list):
+            results.add(measured)
+            continue
+        results.expected = [(name, None, None, None), *results.expected]
+        for one in measured:
+            results.add([one])
 
 
 def _ours(
@@ -185,7 +193,7 @@ def _ours(
     """Our features as they are asked for, and what the scores say of them."""
     if request.features is None:
         ours = Representation(OURS, reader, encoder, one_unit=one_unit(encoder))
-        return ours, _without_twin(encoder, request)
+        return ours, _without_twin(ours, request)
     network = bare(encoder)
     if request.features == readouts.CHOOSE:
         note = (
@@ -199,16 +207,19 @@ def _ours(
     network = fit_readout(network, spec, labelled.train, request.settings.seed)
     note = f"the features are {spec.layer}" if whole else readouts.account(network, labelled.train)
     request.report(note)
-    return Representation(OURS, of_encoder(network), network, one_unit=spec.one_unit), note
+    ours = Representation(OURS, of_encoder(network), network, one_unit=spec.one_unit)
+    return ours, "; ".join(filter(None, [note, _without_twin(ours, request)]))
 
 
-def _without_twin(encoder: "Encoder", request: Request) -> str:
+def _learning_readout(features: Representation) -> str:
+    """The readout of features, where it is one that learns; else empty."""
+    encoder = features.encoder
+    return "contrast" if isinstance(encoder, Readout) and encoder.spec.scaling == "contrast" else ""
+
+
+def _without_twin(ours: Representation, request: Request) -> str:
     """What no control says where contrast is read, which learns, but not on top of random weights."""
-    if (
-        not isinstance(encoder, Readout)
-        or encoder.spec.scaling != "contrast"
-        or "contrast" in request.controls
-    ):
+    if not _learning_readout(ours) or not request.controls or "contrast" in request.controls:
         return ""
     return "the control contrast (the same on top of random weights) was not measured; add it with --controls contrast"
 
@@ -239,20 +250,29 @@ def _measure_probes(
             one.name: readouts.Chooser(one, *about, size) for one in [*beside, ours] if not one.chooses
         }
 
-    @cache
-    def trained(count: int | str) -> list[Prediction]:
-        request.report(f"supervised with {verdict.labels([count])}")
-        return supervised.predictions(encoder, labelled, draws[count][:1], settings)
-
+    jobs = {
+        cell: [
+            features
+            for features in [*(with_labels if PROBES.load(cell.probe).trains_encoder else beside), ours]
+            if not features.chooses or cell.layer is None
+        ]
+        for cell in plan
+    }
+    trainings = [
+        cell for cell in plan if cell.layer is None and _has_supervised(PROBES.load(cell.probe), request)
+    ]
+    results.expected = [
+        (cell.probe, cell.layer, cell.count, name)
+        for cell in plan
+        for name in [*(one.name for one in jobs[cell]), *(["supervised"] if cell in trainings else [])]
+    ]
     without_layers: dict[tuple[str, str, int | str], list[Prediction]] = {}
     for name, group in groupby(plan, key=lambda cell: cell.probe):
         probe, columns = PROBES.load(name), list(group)
         request.report(f"{name} with {verdict.labels([*dict.fromkeys(cell.count for cell in columns)])}")
         for cell in columns:
             measured = []
-            for features in [*(with_labels if probe.trains_encoder else beside), ours]:
-                if features.chooses and cell.layer is not None:
-                    continue
+            for features in jobs[cell]:
                 chooser = choosers.get(features.name) if cell.layer is None else None
                 key = name, features.name, cell.count
                 predictions = without_layers.get(key) or [
@@ -261,18 +281,23 @@ def _measure_probes(
                 ]
                 if features.encoder is None:  # what has no layers is the same beside every layer
                     without_layers[key] = predictions
+                about = features.detail, _learning_readout(features) if cell.layer is None else ""
                 measured.append(
-                    _measurement(
-                        cell, features.name, predictions, labelled, draws[cell.count], features.detail
-                    )
+                    _measurement(cell, features.name, predictions, labelled, draws[cell.count], *about)
                 )
-                if probe.tells:
+                if probe.tells == "all" or (probe.tells == "ours" and features is ours):
                     request.report(f"{name} of {verdict.name(features.name)}: {measured[-1].detail}")
             results.add(measured)
-    # Trainings take longest, so they come last, one for each number of labels: its margin allows for other draws.
-    for cell in plan:
-        if cell.layer is None and _has_supervised(PROBES.load(cell.probe), request):
-            results.add([_measurement(cell, "supervised", trained(cell.count), labelled, draws[cell.count])])
+    # Trainings take longest, so they come last, one for each number of labels, for all probes at once: an interruption
+    # must not hide from one probe what another lost to. Their margin allows for other draws.
+    for count in dict.fromkeys(cell.count for cell in trainings):
+        request.report(f"supervised with {verdict.labels([count])}")
+        trained = supervised.predictions(encoder, labelled, draws[count][:1], settings)
+        results.add(
+            _measurement(cell, "supervised", trained, labelled, draws[count])
+            for cell in trainings
+            if cell.count == count
+        )
 
 
 def _with_labels(encoder: "Encoder", twin: Run | None, labelled: Labelled, seed: int) -> list[Representation]:
@@ -334,6 +359,7 @@ def _measurement(
     labelled: Labelled,
     draws: Sequence[Tensor],
     detail: str = "",
+    readout: str = "",
 ) -> Measurement:
     """Accuracy of the predictions of all draws."""
     values = torch.stack([(classes == labelled.answers).float().cpu() for classes, _ in predictions])
@@ -348,6 +374,7 @@ def _measurement(
         detail="; ".join(filter(None, details)),
         groups=labelled.test.groups,
         counted=group_unit(labelled.test),
+        readout=readout,
     )
 
 

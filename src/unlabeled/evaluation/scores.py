@@ -15,7 +15,7 @@ from unlabeled.evaluation.verdict import OURS, column
 from unlabeled.files import atomic
 from unlabeled.run import read_scores
 
-__all__ = ["Scores"]
+__all__ = ["Scores", "side_by_side"]
 
 
 class Scores:
@@ -26,11 +26,12 @@ class Scores:
             (higher or lower), `value` (of an accuracy in 0..1) with its 95 % interval `low`, `high`,
             None where there is a single independent unit, `std` over draws of the labels (None for one draw),
             `draws`, `samples` (test samples), `units` (independent ones), `counted` (what these are), `interval`
-            (how it was made), `detail`; of probes `labels`, the training labels of a draw; for controls `margin`,
+            (how it was made), `detail`, and `readout`, where features were read through one that learns; of probes
+            `labels`, the training labels of a draw; for controls `margin`,
             `margin_low`, `margin_high`: how far ours lies above them, on the same draws and samples.
         about: What they were measured on: `data` (its name), `training_samples`, `test_samples`, `encoder`
             (fingerprint of its state), `seed`, `options`, perhaps `note`, which a reader must know, and `unfinished`,
-            where more was to be measured; empty if unknown.
+            where more was to be measured, with what is `unmeasured`; empty if unknown.
         pictures: What tasks predicted for a few test samples, by task and row, float, shape (pictures, 3, height,
             width), in 0..1; not stored in JSON.
     """
@@ -77,7 +78,10 @@ class Scores:
     def _repr_html_(self) -> str:
         """The tables and the verdict, for notebooks."""
         bold = (verdict.name(OURS),)
-        tables = [notebook.table(title, head, rows, bold) for title, head, rows in table.blocks(self.records)]
+        tables = [
+            notebook.table(title, head, rows, bold)
+            for title, head, rows in table.blocks(self.records, self.about.get("unmeasured", ()))
+        ]
         lines = "".join(f"<p>{escape(line)}</p>" for line in self.verdict().splitlines())
         return f"<div>{''.join(tables)}{lines}</div>"
 
@@ -88,9 +92,27 @@ class Scores:
 
     def table(self) -> str:
         """Plain text, one block for each probe: rows are features, columns numbers of labels and layers."""
-        return table.table(self.records)
+        return table.table(self.records, self.about.get("unmeasured", ()))
 
     def verdict(self) -> str:
         """What `unlabeled.evaluation.verdict` says of the records, and the note, line by line."""
         advice = starting_weights.choices(self.records, self.about)
         return "\n".join([verdict.verdict(self.records), *advice, *verdict.caveats(self.about)])
+
+
+def side_by_side(runs: Sequence[tuple[str, Scores]]) -> str:
+    """Several runs on the same data: one table, what is claimed of each, and what must be known of all or some.
+
+    Args:
+        runs: Name and scores of each.
+    """
+    lines = [table.side_by_side([(label, scores.records) for label, scores in runs])]
+    remarks: dict[str, list[str]] = {}
+    for label, scores in runs:
+        lines += verdict.claims(scores.records, label)
+        advice = starting_weights.choices(scores.records, scores.about)
+        for line in [*verdict.notes(scores.records), *advice, *verdict.caveats(scores.about)]:
+            remarks.setdefault(line, []).append(label)
+    for line, labels in remarks.items():
+        lines.append(line if len(labels) == len(runs) else f"{' and '.join(labels)}: {line}")
+    return "\n".join(lines)

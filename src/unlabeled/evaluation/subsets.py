@@ -11,6 +11,9 @@ from unlabeled.check import UserError
 
 __all__ = ["counts", "draw"]
 
+NAMED = 5
+"""Classes that a message names."""
+
 
 def counts(requested: Iterable[int | str], name: str = "labels_per_class") -> list[int | str]:
     """Labels per class in order: whole numbers, then percentages such as "1%", then "all".
@@ -65,12 +68,13 @@ def draw(
     labels = labels.cpu()
     present, sizes = labels.unique(return_counts=True)
     quotas = [_quota(per_class, size) for size in sizes.tolist()]
-    for label, quota, size in zip(present.tolist(), quotas, sizes.tolist(), strict=True):
-        if quota > size:
-            raise UserError(
-                f"labels_per_class must be at most the labels of each class, got {per_class}: "
-                f"class {names[label]} has {size}"
-            )
+    pairs = zip(present.tolist(), quotas, sizes.tolist(), strict=True)
+    if few := [f"class {names[label]} has {size:,}" for label, quota, size in pairs if quota > size]:
+        more = f" and {len(few) - NAMED:,} more have fewer too" if len(few) > NAMED else ""
+        raise UserError(
+            f"labels_per_class must be at most the training labels of each class, got {per_class}: "
+            f"{', '.join(few[:NAMED])}{more}; --labels-per-class {int(sizes.min())} or all takes every class"
+        )
     order = torch.rand(draws, len(labels), generator=torch.Generator().manual_seed(seed))
     members = [(labels == label).nonzero()[:, 0] for label in present]
     return [

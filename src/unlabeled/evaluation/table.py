@@ -2,29 +2,73 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from unlabeled.evaluation.measurement import Record
 from unlabeled.evaluation.probes import PROBES
-from unlabeled.evaluation.verdict import OURS, Column, amount, column, images_in_words, independent, name
+from unlabeled.evaluation.verdict import (
+    OURS,
+    Column,
+    amount,
+    column,
+    images_in_words,
+    independent,
+    name,
+    readouts,
+)
 
-__all__ = ["blocks", "by_class", "table"]
+__all__ = ["blocks", "by_class", "side_by_side", "table"]
+
+NOT_MEASURED = "not measured"
+"""What a cell says where an evaluation was stopped."""
 
 
-def table(records: Sequence[Record]) -> str:
-    """One block for each probe or task: rows are features, columns are numbers of labels, layers and units."""
-    return "\n\n".join(_lines(title, [*head, *rows]) for title, head, rows in blocks(records))
+def table(records: Sequence[Record], missing: Sequence[Sequence[Any]] = ()) -> str:
+    """One block for each probe or task: rows are features, columns are numbers of labels, layers and units.
+
+    Args:
+        records: Score records.
+        missing: What was to be measured too, as `verdict.Missing`; in columns that there are, its cells say so.
+    """
+    return "\n\n".join(_lines(title, [*head, *rows]) for title, head, rows in blocks(records, missing))
 
 
-def blocks(records: Sequence[Record]) -> list[tuple[str, list[list[str]], list[list[str]]]]:
-    """Title, rows of the head, and the other rows of each table."""
+def blocks(
+    records: Sequence[Record], missing: Sequence[Sequence[Any]] = ()
+) -> list[tuple[str, list[list[str]], list[list[str]]]]:
+    """Title, rows of the head, and the other rows of each table, with what is missing, as in `table`."""
     probes = dict.fromkeys(record["probe"] for record in records)
-    tables = [_block(probe, [r for r in records if r["probe"] == probe]) for probe in probes]
+    tables = [_block(probe, [r for r in records if r["probe"] == probe], missing) for probe in probes]
     shown: set[str] = set()
     for title, rows in by_class(records):  # of the main unit of each task
         if (task := title.partition(":")[0]) not in shown:
             shown.add(task)
             tables.append((title, rows[:1], rows[1:]))
     return tables
+
+
+def side_by_side(runs: Sequence[tuple[str, Sequence[Record]]]) -> str:
+    """As `table`, of several runs: a row for each by its name, and controls that are the same for all runs once.
+
+    Args:
+        runs: Name and score records of each.
+    """
+    controls: dict[str, dict[str, list[Record]]] = {}
+    rows, ours = [], []
+    for label, records in runs:
+        for record in records:
+            if record["features"] == OURS:
+                ours.append({**record, "features": label, "is_run": True})
+            else:
+                controls.setdefault(record["features"], {}).setdefault(label, []).append(record)
+    for features, by_run in controls.items():
+        scores = {tuple((column(r), r["value"]) for r in records) for records in by_run.values()}
+        if len(scores) == 1:
+            rows += next(iter(by_run.values()))
+            continue
+        for label, records in by_run.items():
+            rows += [{**record, "features": f"{name(features)} of {label}"} for record in records]
+    return table([*rows, *ours])
 
 
 def by_class(records: Sequence[Record]) -> list[tuple[str, list[list[str]]]]:
@@ -55,10 +99,16 @@ def by_class(records: Sequence[Record]) -> list[tuple[str, list[list[str]]]]:
     return tables
 
 
-def _block(probe: str, records: list[Record]) -> tuple[str, list[list[str]], list[list[str]]]:
+def _block(
+    probe: str, records: list[Record], missing: Sequence[Sequence[Any]]
+) -> tuple[str, list[list[str]], list[list[str]]]:
     columns = list(dict.fromkeys(map(column, records)))
-    cells = {(r["features"], column(r)): _cell(r) for r in records}
-    rows = [[name(f), *(cells.get((f, c), "") for c in columns)] for f in _features(records)]
+    lacking = {(features, (*key, "accuracy")): NOT_MEASURED for *key, features in missing}
+    lacking = {(features, key): words for (features, key), words in lacking.items() if key in columns}
+    cells = lacking | {(r["features"], column(r)): _cell(r) for r in records}
+    features = dict.fromkeys([*_features(records), *(one for one, _ in lacking)])
+    in_order = sorted(features, key=lambda one: one == OURS)
+    rows = [[name(f), *(cells.get((f, c), "") for c in columns)] for f in in_order]
     return _title(probe, records), _header(probe, columns), rows
 
 
@@ -97,12 +147,13 @@ def _title(probe: str, records: list[Record]) -> str:
     parts = [f"{probe}{settings}: {', '.join(units)} on {records[0]['samples']:,} test samples"]
     if draws > 1:
         parts.append(f"± standard deviation over {draws} draws of the labels")
-    return ", ".join([*parts, *_intervals(records)])
+    return ", ".join([*parts, *filter(None, [readouts(records)]), *_intervals(records)])
 
 
 def _neighbours(records: list[Record]) -> str:
     """Settings of ours, with the number of neighbours wherever it differs."""
-    ours = [record["detail"].partition("; features ")[0] for record in records if record["features"] == OURS]
+    own = [record for record in records if record["features"] == OURS or record.get("is_run")]
+    ours = [record["detail"].partition("; features ")[0] for record in own]
     details = [detail.partition(", ") for detail in ours]
     counts = dict.fromkeys(count.removeprefix("k=") for count, _, _ in details)
     others = dict.fromkeys(rest for _, _, rest in details)

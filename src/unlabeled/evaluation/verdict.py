@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from unlabeled.evaluation.controls import CONTROLS
 from unlabeled.evaluation.probes import PROBES
@@ -17,9 +17,12 @@ from unlabeled.evaluation.probes import PROBES
 __all__ = [
     "CHOSEN",
     "OURS",
+    "OUTCOMES",
     "PROBES",
     "Column",
     "Comparison",
+    "Evaluated",
+    "Missing",
     "Record",
     "amount",
     "caveats",
@@ -34,6 +37,7 @@ __all__ = [
     "lead",
     "name",
     "notes",
+    "readouts",
     "separate",
     "verdict",
 ]
@@ -41,10 +45,15 @@ __all__ = [
 Record = Mapping[str, Any]
 Column = tuple[str, str | None, int | str, str]
 """Probe, layer, labels per class and unit."""
+Missing = tuple[str, str | None, int | str | None, str | None]
+"""Probe, layer, labels per class and features of what was not measured; no labels where a task or probe had not begun,
+and no features where a task had."""
 Lead = Literal["ahead", "behind", "open", "unknown"]
 Outcome = Literal["won", "open", "lost", "unknown"]
 LEADS: tuple[Lead, ...] = ("behind", "unknown", "open", "ahead")
 """From the worst to the best."""
+OUTCOMES: tuple[Outcome, ...] = ("lost", "unknown", "open", "won")
+"""The same."""
 
 OURS = "unlabeled"
 CHOSEN = "chosen"
@@ -55,11 +64,27 @@ CLAIMS: dict[Outcome, str] = {
     "lost": "loses",
     "unknown": "cannot be judged",
 }
-UNFINISHED = "The evaluation was stopped before everything was measured."
+UNFINISHED = "The evaluation was stopped before everything was measured"
 TOO_FEW = 5
 """Independent units below which nothing is claimed: whether two books differ beyond noise, two books cannot tell."""
 FEW = 8
 """Independent units below which a reader is told that an interval rests on few."""
+
+
+class Evaluated(NamedTuple):
+    """An evaluation, as `headline` counts it.
+
+    Attributes:
+        data: Name of the data.
+        records: Score records.
+        features: Which features of the encoder were measured.
+        missing: What was to be measured too.
+    """
+
+    data: str
+    records: Sequence[Record]
+    features: str = "output"
+    missing: Sequence[Sequence[Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -145,6 +170,15 @@ def independent(records: Sequence[Record]) -> str:
     return f"{number} only" if counts[0] < FEW else number
 
 
+def readouts(records: Sequence[Record]) -> str:
+    """Which features alone were read through what learns, such as "contrast in unlabeled only"; else empty."""
+    having = dict.fromkeys(record["features"] for record in records if record.get("readout"))
+    if not having or all(record["features"] in having for record in records):
+        return ""
+    learned = dict.fromkeys(record["readout"] for record in records if record.get("readout"))
+    return f"{' and '.join(learned)} in {_listing([name(one) for one in having])} only"
+
+
 def lead(ours: Record, control: Record) -> Lead:
     """How ours stands to a control.
 
@@ -188,27 +222,34 @@ def comparisons(records: Sequence[Record]) -> list[Comparison]:
     return compared
 
 
-def headline(evaluations: Sequence[tuple[str, Sequence[Record]]]) -> str:
+def headline(evaluations: Sequence[Evaluated]) -> str:
     """One sentence on several evaluations of one encoder: what ours did in how many columns, beside which controls.
 
-    A column that was measured several times on the same data counts once, with all its controls and their least lead.
+    A column that was measured several times on the same data with the same features counts once, with all its controls
+    and their least lead. Where an evaluation was stopped before a control was measured, nothing but a loss counts.
 
     Args:
-        evaluations: Name of the data, and score records of each.
+        evaluations: All evaluations.
 
     Returns:
         The sentence; empty where nothing was compared with a control.
     """
-    pooled: dict[tuple[str, Column], dict[str, Lead]] = {}
-    for data, records in evaluations:
+    pooled: dict[tuple[str, str, Column], dict[str, Lead]] = {}
+    missing: dict[tuple[str, str, Column], set[str]] = {}
+    for data, records, named, lacking in evaluations:
         for one in comparisons(records):
-            leads = pooled.setdefault((data, one.column), {})
+            lacks = {features for *key, features in lacking if (*key, "accuracy") == one.column}
+            missing.setdefault((data, named, one.column), set()).update(lacks)
+            leads = pooled.setdefault((data, named, one.column), {})
             for features, stands in one.leads.items():
                 other = leads.get(features, stands)
                 leads[features] = stands if LEADS.index(stands) < LEADS.index(other) else other
     if not pooled:
         return ""
-    outcomes = [_outcome(leads.values()) for leads in pooled.values()]
+    outcomes = [
+        _outcome([*leads.values(), *("unknown" for one in missing[key] if one not in leads)])
+        for key, leads in pooled.items()
+    ]
     parts = [
         f"{claim} in {outcomes.count(outcome)}" for outcome, claim in CLAIMS.items() if outcome in outcomes
     ]
@@ -239,11 +280,32 @@ def verdict(records: Sequence[Record]) -> str:
 def caveats(about: Mapping[str, Any]) -> list[str]:
     """Sentences that no reader of an evaluation may miss, from what is known about it."""
     lines = [f"Note that {about['note']}."] if "note" in about else []
-    return [*lines, UNFINISHED] if about.get("unfinished") else lines
+    if not about.get("unfinished"):
+        return lines
+    words = "; ".join(_missing_in_words([(*one,) for one in about.get("unmeasured", ())]))
+    return [*lines, f"{UNFINISHED}{f'; not measured: {words}' if words else ''}."]
 
 
-def claims(records: Sequence[Record]) -> list[str]:
-    """A line for each claim on each probe or task."""
+def _missing_in_words(cells: Sequence[Missing]) -> list[str]:
+    """What was not measured, such as "linear with all labels" or "raw input of knn and linear with all labels"."""
+    columns = {(probe, count) for probe, _, count, features in cells if features == OURS}
+    counts: dict[tuple[str | None, str], dict[int | str | None, None]] = {}
+    for probe, _, count, features in cells:
+        if features == OURS or (probe, count) not in columns:
+            counts.setdefault((features, probe), {})[count] = None
+    alike: dict[tuple[str | None, tuple[int | str | None, ...]], list[str]] = {}
+    for (features, probe), numbers in counts.items():
+        alike.setdefault((features, (*numbers,)), []).append(probe)
+    lines = []
+    for (features, numbers), probes in alike.items():
+        what = "" if features == OURS else f"{'the rest' if features is None else name(features)} of "
+        known = [count for count in numbers if count is not None]
+        lines.append(f"{what}{_listing(probes)}{f' with {labels(known)}' if known else ''}")
+    return lines
+
+
+def claims(records: Sequence[Record], ours: str = OURS) -> list[str]:
+    """A line for each claim on each probe or task; `ours` is what our features are called in it."""
     compared = comparisons(records)
     if not compared:
         return ["No control was measured, so nothing can be claimed."]
@@ -251,7 +313,7 @@ def claims(records: Sequence[Record]) -> list[str]:
     for title in dict.fromkeys(map(_title, compared)):
         for outcome, claim in CLAIMS.items():
             if columns := [one for one in compared if _title(one) == title and one.outcome == outcome]:
-                lines.append(f"{title}: {OURS} {claim} {_columns(columns)}.")
+                lines.append(f"{title}: {ours} {claim} {_columns(columns)}.")
     return lines
 
 
@@ -336,15 +398,15 @@ def _notes(comparison: Comparison) -> list[str]:
 
 
 def _controls(compared: Sequence[Comparison]) -> list[str]:
-    """Which controls were measured, by probe or task where these differ, and by layer where only these do."""
+    """Which controls were measured, by probe or task where these differ, by layer and labels where only these do."""
     probes: dict[str, list[str]] = {}
-    differ = {
-        a.column[0]
-        for a, b in itertools.combinations(compared, 2)
-        if a.column[0] == b.column[0] and [*a.leads] != [*b.leads]
-    }
+    different = [(a, b) for a, b in itertools.combinations(compared, 2) if [*a.leads] != [*b.leads]]
+    layers = {a.column[0] for a, b in different if a.column[0] == b.column[0]}
+    numbers = {_title(a) for a, b in different if a.column[:2] == b.column[:2] and a.column[2] != b.column[2]}
     for one in compared:
-        title = _title(one) if one.column[0] in differ else one.column[0]
+        title = _title(one) if one.column[0] in layers else one.column[0]
+        if one.column[0] in PROBES and _title(one) in numbers:
+            title += f" with {labels([one.column[2]])}"
         probes.setdefault("; ".join(map(name, one.leads)), []).append(title)
     if len(probes) == 1:
         return [f"Controls: {next(iter(probes))}."]
@@ -363,12 +425,22 @@ def _single(records: Sequence[Record]) -> list[str]:
 
 
 def _few(compared: Sequence[Comparison]) -> list[str]:
-    """What rests on few independent units."""
+    """What rests on few independent units, and what would help where they are too few."""
     few: dict[str, list[str]] = {}
+    too_few: dict[str, list[str]] = {}
     for one in compared:
-        if one.units and one.outcome != "unknown" and one.units[0] < FEW:
+        if one.units and one.outcome == "unknown" and one.units[0] < TOO_FEW:
+            too_few.setdefault(one.units[1], []).append(one.column[0])
+        elif one.units and one.outcome != "unknown" and one.units[0] < FEW:
             few.setdefault(counted(*one.units), []).append(one.column[0])
-    return [f"Intervals of {_listing(probes)} rest on {units} only." for units, probes in few.items()]
+    return [
+        *(f"Intervals of {_listing(probes)} rest on {units} only." for units, probes in few.items()),
+        *(
+            f"To judge {_listing(probes)}, test on at least {TOO_FEW} {things}, or name with --group which samples "
+            "belong together."
+            for things, probes in too_few.items()
+        ),
+    ]
 
 
 def _listing(probes: Sequence[str]) -> str:

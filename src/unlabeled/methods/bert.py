@@ -27,6 +27,9 @@ from torch import Tensor
 
 from unlabeled.check import UserError
 from unlabeled.data import Data
+from unlabeled.data.notes import note
+from unlabeled.data.text.data import Texts
+from unlabeled.data.text.sentences import sentences
 from unlabeled.data.text.tokens import Tokens
 from unlabeled.encoders.text import TextEncoder, TextInput
 from unlabeled.method import Batch, EncoderNeeds, Method, Pictures
@@ -44,7 +47,8 @@ class BERT(Method[TextEncoder]):
     Args:
         encoder: Network whose features are kept.
         hidden_ratio: Fraction of the word pieces that is to be predicted.
-        next_sentence: Also classify pairs of texts as consecutive or not; needs documents of several sentences.
+        next_sentence: Also classify pairs of texts as consecutive or not; texts of a single sentence are left out.
+            [default: on, unless most texts have a single sentence or all are of one document]
     """
 
     kind = "text"
@@ -55,23 +59,50 @@ class BERT(Method[TextEncoder]):
     entropy: Tensor
 
     def __init__(
-        self, encoder: TextEncoder, *, hidden_ratio: PositiveFraction = 0.15, next_sentence: bool = True
+        self,
+        encoder: TextEncoder,
+        *,
+        hidden_ratio: PositiveFraction = 0.15,
+        next_sentence: bool | None = None,
     ) -> None:
         super().__init__(encoder)
-        self.hidden_ratio = hidden_ratio
+        self.hidden_ratio, self.next_sentence = hidden_ratio, next_sentence
         self.words = tokens.TokenHead(self.encoder.dim, self.encoder.vocabulary)
-        self.next = sentence_pairs.PairHead(self.encoder.dim) if next_sentence else None
+        self.next = sentence_pairs.PairHead(self.encoder.dim) if next_sentence is not False else None
         self.register_buffer("entropy", torch.tensor(math.log(self.encoder.vocabulary)))
+        self.counted = False
 
     def chance(self, samples: int) -> float:
         return float(self.entropy) + (self.next is not None) * math.log(2)  # by frequency, and guessing pairs
 
     def training_view(self, data: Data) -> Data:
+        if isinstance(data, Texts) and self.next is not None and not self.counted:
+            self._count_sentences(data)
         return self.encoder.blocks(data, pairs=self.next is not None)
+
+    def _count_sentences(self, data: Texts) -> None:
+        """Say how many texts cannot be paired; switch pairs off where that is left open and these are most."""
+        self.counted = True  # of the training data, and not of what is held out of it
+        documents = data.whole()
+        single = sum(len(sentences(text)) < 2 for text in documents)
+        count = f"{single:,} of {len(documents):,} texts have a single sentence"
+        off = 2 * single > len(documents) or len(documents) < 2
+        if self.next_sentence is None:
+            self.next_sentence, self.next = not off, None if off else self.next
+            self.choose(next_sentence=self.next_sentence)
+            if off:
+                why = f"{count}; --next-sentence switches it on"
+                why = "there is a single document" if len(documents) < 2 else why
+                note(f"next_sentence is off, as {why}")
+                return
+        if single:
+            note(f"{count} and are left out, as next_sentence needs two; --no-next-sentence trains on all")
 
     def prepare(self, data: Tokens) -> None:
         if self.next is not None and (data.documents is None or len(data.documents.unique()) < 2):
-            raise UserError(f"next_sentence must be off for a single document, got {data.name}")
+            raise UserError(
+                f"next_sentence must be off for a single document (--no-next-sentence), got {data.name}"
+            )
         self.entropy.copy_(tokens.entropy(data.counts(self.encoder.vocabulary)))
 
     def forward(self, batch: Batch) -> Tensor:

@@ -12,15 +12,18 @@ from unlabeled.evaluation.table import by_class
 from unlabeled.evaluation.verdict import (
     CLAIMS,
     OURS,
+    OUTCOMES,
+    Column,
+    Comparison,
     Record,
     amount,
     column,
     comparisons,
+    counted,
     images_in_words,
     labels,
     name,
 )
-from unlabeled.evaluation.verdict import headline as summed_up
 from unlabeled.reporting.charts import Row, finite
 from unlabeled.reporting.entry import Entry, Evaluation
 from unlabeled.reporting.tables import arrange, tasks
@@ -52,7 +55,7 @@ class Table(NamedTuple):
 class Judged(NamedTuple):
     """An evaluation as the card shows it."""
 
-    data: str
+    place: str
     setting: str
     claims: list[str]
     notes: str
@@ -116,9 +119,8 @@ def card(
         dim=encoder.dim,
         own_network=entry.run.own_network,
         digests=digests,
-        judged=[_judged(evaluation) for evaluation in judged],
-        headline=summed_up([(one.data, one.records) for one in judged])
-        or "Nothing was compared with a control.",
+        judged=[_judged(evaluation, entry.place(evaluation)) for evaluation in judged],
+        headline=entry.summary or "Nothing was compared with a control.",
         caveats=list(dict.fromkeys(caveat for one in judged for caveat in one.caveats)),
         earlier=_earlier(len(entry.evaluations) - len(judged)),
         facts=entry.facts,
@@ -142,7 +144,7 @@ def _earlier(count: int) -> str:
     return f"{count} more {were} made of earlier states of the encoder, and {'is' if count == 1 else 'are'} not shown."
 
 
-def _judged(evaluation: Evaluation) -> Judged:
+def _judged(evaluation: Evaluation, place: str) -> Judged:
     records = [("", evaluation.records)]
     tables = [
         Table(
@@ -156,7 +158,7 @@ def _judged(evaluation: Evaluation) -> Judged:
         )
     for title, rows in by_class(evaluation.records):
         tables.append(Table(title, "", _markdown(rows[0], [list(map(cell, row)) for row in rows[1:]])))
-    return Judged(evaluation.data, evaluation.setting, evaluation.claims, evaluation.notes, tables)
+    return Judged(place, evaluation.setting, evaluation.claims, evaluation.notes, tables)
 
 
 def _cells(rows: Sequence[Row], percent: bool) -> list[list[str]]:
@@ -190,7 +192,8 @@ def _training(entry: Entry, data: Mapping[str, Any]) -> list[str]:
     """What the log and the data say that a user of the encoder should know."""
     lines = []
     if skipped := data.get("skipped"):
-        lines.append(f"{skipped:,} files of the data could not be read and were skipped.")
+        were = "was" if skipped == 1 else "were"
+        lines.append(f"{counted(skipped, 'files')} of the data could not be read and {were} skipped.")
     if entry.last:
         chance = entry.last.get("chance")
         beside = f" (chance {chance:.4g})" if finite(chance) else ""
@@ -207,7 +210,7 @@ def _front_matter(
     entry: Entry, model: str, data: Mapping[str, Any], weights: str, license: str | None
 ) -> str:
     kind, source = entry.run.encoder.kind, str(data.get("source", ""))
-    results = [result for one in entry.judged for result in _results(one, kind)]
+    results = _results(entry, kind)
     about = ModelCardData(
         license=license,
         base_model=_on_the_hub(weights),
@@ -229,30 +232,47 @@ def _on_the_hub(weights: str) -> str | None:
     return f"timm/{name}" if library == "timm" and "." in name else None
 
 
-def _results(evaluation: Evaluation, kind: str) -> list[EvalResult]:
-    """Our scores for the Hub, each named with its interval and the control to which it stands worst."""
-    data = evaluation.data or "data"
-    compared = {one.column: one for one in comparisons(evaluation.records)}
-    results = []
-    for record in evaluation.records:
-        if record["features"] != OURS or not finite(record["value"]):
+def _results(entry: Entry, kind: str) -> list[EvalResult]:
+    """Our scores for the Hub, each named with its interval and the control to which it stands worst.
+
+    A column that was measured several times with the same features is listed once, where ours stands worst. What was
+    stopped before everything was measured is left out.
+    """
+    worst: dict[tuple[str, str, Column], tuple[int, EvalResult]] = {}
+    for evaluation in entry.judged:
+        if evaluation.unfinished:
             continue
-        probe, layer, count, unit = key = column(record)
-        about = f"{probe}{f' {layer}' if layer else ''}"
-        about += f", {labels([count])}" if record.get("labels") else images_in_words(count)
-        if one := compared.get(key):
-            rows = [r for r in evaluation.records if column(r) == key and r["features"] == one.hardest]
-            beside = f" {amount(rows[0]['value'], unit)}" if rows else ""
-            about += f"; {CLAIMS[one.outcome]}; hardest control: {name(one.hardest)}{beside}"
-        results.append(
-            EvalResult(
-                task_type=TASKS.get(probe, TASKS.get(kind, "feature-extraction")),
-                task_name="Evaluation of the encoder",  # one for all scores of a type of task on the same data
-                dataset_type=Path(data).name.lower().replace(" ", "-") or "data",
-                dataset_name=data,
-                metric_type=unit.replace(" ", "_"),
-                metric_name=f"{unit} ({about})",
-                metric_value=round(record["value"], 4),
-            )
-        )
-    return results
+        compared = {one.column: one for one in comparisons(evaluation.records)}
+        for record in evaluation.records:
+            if record["features"] != OURS or not finite(record["value"]):
+                continue
+            one = compared.get(column(record))
+            rank = OUTCOMES.index(one.outcome) if one else len(OUTCOMES)
+            key = evaluation.data, evaluation.features, column(record)
+            if key not in worst or rank < worst[key][0]:
+                worst[key] = rank, _result(evaluation, record, one, entry.feature_words(evaluation), kind)
+    return [result for _, result in worst.values()]
+
+
+def _result(
+    evaluation: Evaluation, record: Record, compared: Comparison | None, features: str, kind: str
+) -> EvalResult:
+    """One of our scores; the features in words where there are several, else empty."""
+    data = evaluation.data or "data"
+    probe, layer, count, unit = key = column(record)
+    about = f"{probe}{f' {layer}' if layer else ''}"
+    about += f", {labels([count])}" if record.get("labels") else images_in_words(count)
+    about += f", {features}" if features else ""
+    if compared is not None:
+        rows = [r for r in evaluation.records if column(r) == key and r["features"] == compared.hardest]
+        beside = f" {amount(rows[0]['value'], unit)}" if rows else ""
+        about += f"; {CLAIMS[compared.outcome]}; hardest control: {name(compared.hardest)}{beside}"
+    return EvalResult(
+        task_type=TASKS.get(probe, TASKS.get(kind, "feature-extraction")),
+        task_name="Evaluation of the encoder",  # one for all scores of a type of task on the same data
+        dataset_type=Path(data).name.lower().replace(" ", "-") or "data",
+        dataset_name=data,
+        metric_type=unit.replace(" ", "_"),
+        metric_name=f"{unit} ({about})",
+        metric_value=round(record["value"], 4),
+    )

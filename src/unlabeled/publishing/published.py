@@ -17,6 +17,7 @@ from huggingface_hub import ModelCard, hf_hub_download
 
 from unlabeled import hub
 from unlabeled.check import UserError
+from unlabeled.data.samples import was_meant
 from unlabeled.exporting import proof
 from unlabeled.publishing.card import card
 from unlabeled.reporting.entry import Entry
@@ -151,6 +152,8 @@ def _write(run: Run, folder: Path, name: str, license: str | None, digests: bool
         if (run.path / file).is_file():
             shutil.copyfile(run.path / file, folder / file)
     config = shortened(run.config)
+    if run.skipped:  # older versions wrote the number of all entries of skipped.csv, remarks included
+        config.setdefault("data", {})["skipped"] = sum(was_meant(reason) for _, reason in run.skipped)
     evaluations = [_without_paths(_with_short_names(evaluation)) for evaluation in run.evaluations]
     (folder / CONFIG).write_text(tomli_w.dumps(config), encoding="utf-8")
     if evaluations:

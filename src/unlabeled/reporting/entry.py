@@ -13,7 +13,7 @@ import torch
 from unlabeled import check
 from unlabeled.data.samples import was_meant
 from unlabeled.evaluation.starting_weights import choices
-from unlabeled.evaluation.verdict import caveats, claims, counted, headline, notes
+from unlabeled.evaluation.verdict import Evaluated, caveats, claims, counted, headline, notes
 from unlabeled.reporting.charts import finite
 from unlabeled.reporting.samples import SAMPLES, Samples, embed, pixels, raw
 from unlabeled.run import fingerprint, held_out_rise
@@ -28,15 +28,19 @@ class Evaluation:
     Args:
         measured: Score `records` and what they were measured on, as `Run.measured`.
         state: Fingerprint of the run's encoder as it is now.
+        own: Features that the run gives where an evaluation names none.
     """
 
-    def __init__(self, measured: dict[str, Any], state: str) -> None:
+    def __init__(self, measured: dict[str, Any], state: str, own: str = "output") -> None:
         self.measured, self.records = measured, measured["records"]
         self.claims = [*claims(self.records), *choices(self.records, measured)]
         self.notes = " ".join(notes(self.records))
         """The verdict, and what must be known to read it."""
         self.data = str(measured.get("data", ""))
         """What it was measured on; empty if unknown."""
+        self.features = str(measured.get("options", {}).get("features") or own)
+        """Which features of the encoder were measured."""
+        self.unfinished = bool(measured.get("unfinished"))
         self.current = measured.get("encoder") in (None, state)
         """Whether it was made on the encoder as it is now, as far as is known."""
         self.caveats = caveats(measured)
@@ -75,7 +79,8 @@ class Entry:
     def __init__(self, run: Any, evaluations: Sequence[dict[str, Any]], data: Any, style: str = "s0") -> None:
         self.run, self.data, self.style = run, data if data is not None and len(data) else None, style
         state = fingerprint(run.encoder.state_dict()) if evaluations else ""
-        every = [Evaluation(measured, state) for measured in evaluations if measured["records"]]
+        own = str(run.config.get("settings", {}).get("features") or "output")
+        every = [Evaluation(measured, state, own) for measured in evaluations if measured["records"]]
         self.snapshots = [one for one in every if one.measured.get("snapshot")]
         """Those of encoders along the training, which are no evaluations of the run itself."""
         usable = [one for one in every if not one.measured.get("snapshot")]
@@ -106,8 +111,26 @@ class Entry:
     @property
     def headline(self) -> str:
         """One sentence on all evaluations that the verdict rests on, where there are several; else empty."""
-        judged = [(evaluation.data, evaluation.records) for evaluation in self.judged]
-        return headline(judged) if len(judged) > 1 else ""
+        return self.summary if len(self.judged) > 1 else ""
+
+    @property
+    def summary(self) -> str:
+        """One sentence on all evaluations that the verdict rests on; empty where nothing was compared."""
+        return headline(
+            [
+                Evaluated(one.data, one.records, one.features, one.measured.get("unmeasured", ()))
+                for one in self.judged
+            ]
+        )
+
+    def feature_words(self, evaluation: Evaluation) -> str:
+        """The features of an evaluation in words, where several were evaluated; else empty."""
+        several = len({one.features for one in self.evaluations}) > 1
+        return f"features {evaluation.features}" if several else ""
+
+    def place(self, evaluation: Evaluation) -> str:
+        """What an evaluation was made on, with the features where several were evaluated; empty if unknown."""
+        return ", ".join(filter(None, [evaluation.data, self.feature_words(evaluation)]))
 
     @property
     def choices(self) -> dict[str, Any]:

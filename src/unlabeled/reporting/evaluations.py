@@ -13,7 +13,7 @@ __all__ = ["Round", "caveats", "controls", "rounds"]
 
 
 class Round(NamedTuple):
-    """Evaluations on the same data, at most one of each run."""
+    """Evaluations on the same data by features that were asked for alike, at most one of each run."""
 
     heading: str
     notes: list[str]
@@ -24,17 +24,27 @@ class Round(NamedTuple):
 
 def rounds(entries: Sequence[Entry]) -> list[Round]:
     """Of each run the newest evaluation on the same data, then the one before, and so on; earlier states last."""
-    groups: dict[tuple[bool, str, int], list[tuple[Entry, Evaluation]]] = {}
+    groups: dict[tuple[bool, str, str, int], list[tuple[Entry, Evaluation]]] = {}
     for entry in entries:
-        count: dict[tuple[bool, str], int] = {}
+        count: dict[tuple[bool, str, str], int] = {}
         for evaluation in entry.evaluations:
-            key = not evaluation.current, evaluation.data
+            asked = str(evaluation.measured.get("options", {}).get("features") or "")
+            key = not evaluation.current, evaluation.data, asked
             count[key] = count.get(key, 0) + 1
             groups.setdefault((*key, count[key]), []).append((entry, evaluation))
     stated = set(caveats(entries))
     result = []
-    for (stale, data, _), judged in sorted(groups.items(), key=lambda item: item[0][0]):
-        heading = (data or "data") + (" · earlier state of the encoder" if stale else "")
+    for (stale, data, asked, _), judged in sorted(groups.items(), key=lambda item: item[0][0]):
+        words = (
+            f"features {asked}"
+            if asked
+            else ""
+            if len(judged) > 1
+            else judged[0][0].feature_words(judged[0][1])
+        )
+        heading = " · ".join(
+            filter(None, [data or "data", words, "earlier state of the encoder" if stale else ""])
+        )
         records = [(entry.label, evaluation.records) for entry, evaluation in judged]
         tables = [*arrange(records), *tasks(records)]
         classes = [

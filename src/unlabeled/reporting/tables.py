@@ -15,6 +15,7 @@ from unlabeled.evaluation.verdict import (
     independent,
     lead,
     name,
+    readouts,
 )
 from unlabeled.reporting.charts import Row, finite
 
@@ -200,6 +201,7 @@ def _note(records: Sequence[Record]) -> str:
     notes = ["Accuracy in %"]
     notes += [f"{' / '.join(f'{count:,}' for count in samples)} test samples"] if samples else []
     notes += [f"mean of {draws} draws of the labels"] if draws > 1 else []
+    notes += [words] if (words := readouts(records)) else []
     notes.append(_intervals(records))
     # Penalties that differ by column would drown the caption; they stand in the tooltip of each cell.
     return " · ".join([*notes, *(details if len(details) == 1 else [])])

@@ -187,7 +187,14 @@ def steps_within(seconds: float, each: int, costs: Costs, most: int) -> int:
 
 
 def fit(
-    fabric: "Fabric", plan: Plan, built: Built, held_out: Data | None, checkpoints: Checkpoints
+    fabric: "Fabric",
+    plan: Plan,
+    built: Built,
+    held_out: Data | None,
+    checkpoints: Checkpoints,
+    *,
+    began: float,
+    after: float = 0.0,
 ) -> tuple[Settings, Length]:
     """Choose the steps that fit into the time, at most the epochs that suit the data.
 
@@ -197,6 +204,8 @@ def fit(
         built: The method with all settings chosen, its epochs by the data alone, and the time.
         held_out: Held-out samples, as they were opened.
         checkpoints: The files of the run.
+        began: When the time began, by `clock`.
+        after: Seconds that fitting the features will take after the training.
 
     Raises:
         ValueError: The method cannot be copied, so that its time is unknown.
@@ -207,7 +216,6 @@ def fit(
     why = f"no more than {settings.epochs} epochs are chosen for this data"
     if (suited := built.method.defaults.get("steps", most)) < most:
         most, why = suited, f"{plan.name} takes no more steps"
-    began = clock()
     try:
         measured = costs(fabric, built, held_out, checkpoints)
     except UserError as error:
@@ -220,15 +228,25 @@ def fit(
         left = plan.before.total_steps(samples) - begun
         most = left if left > 0 and position.get("stopped") is None else ENDLESS
     # Processes that have other clocks must still agree.
-    length = processes.first(fabric, lambda: choose(measured, minutes, clock() - began, each, most, why))
+    features = f", then about {duration(after)} to fit features {settings.features}" if after else ""
+    length = processes.first(
+        fabric, lambda: choose(measured, minutes, clock() - began, each, most, why, after, features)
+    )
     if plan.before is not None or length.steps < settings.total_steps(samples):
         settings = replace(settings, epochs=None, steps=begun + length.steps)
-    if settings.features is not None:
-        length = length._replace(note=f"{length.note}; fitting features {settings.features} takes extra time")
     return settings, length
 
 
-def choose(measured: Costs, minutes: float, spent: float, each: int, most: int, why: str) -> Length:
+def choose(
+    measured: Costs,
+    minutes: float,
+    spent: float,
+    each: int,
+    most: int,
+    why: str,
+    after: float = 0.0,
+    features: str = "",
+) -> Length:
     """Choose the number of steps.
 
     Args:
@@ -238,11 +256,14 @@ def choose(measured: Costs, minutes: float, spent: float, each: int, most: int, 
         each: Optimizer steps of an epoch.
         most: Optimizer steps at most.
         why: What is at the end of these, in words.
+        after: Seconds of it that are needed after the training.
+        features: What for, in words.
     """
-    steps = steps_within(60 * minutes - spent, each, measured, most)
+    steps = steps_within(60 * minutes - spent - after, each, measured, most)
     seconds = seconds_of(steps, each, measured)
     note = f"{steps:,} steps ({steps / each:.3g} epochs) at {measured.step:.2g} s each: about {duration(seconds)}"
-    if spent + seconds > 72 * minutes:  # a fifth more
+    note += features
+    if spent + seconds + after > 72 * minutes:  # a fifth more
         note += f", more than the {minutes:g} min, but {steps} steps are the minimum"
     elif steps == most:
         note += f" of {minutes:g} min, as {why}"

@@ -86,6 +86,8 @@ class Loop:
         self.infinite = guard.infinite(method)  # such as masks of attention, which may stay so
         self.probe = judge.probe(data)
         self.spread = judge.spread(judge.look(method, self.probe)[0])
+        epochs = -(-self.total_steps // self.steps_per_epoch)
+        self.measured = judge.measured_epochs(epochs, len(data))
         self.step, self.skipped, self.bad_epochs = 0, 0, 0
         self.sums: dict[str, float] = {}
         self.counted, self.seconds = 0, 0.0  # steps in the sums of this epoch, and the time that it took
@@ -335,6 +337,8 @@ class Loop:
         }
         if self.partial:
             entry["partial"] = True
+        if entry["epoch"] in self.measured:
+            entry |= judge.criteria_of(self.method, self.probe, features)
         self.checkpoints.log(self.step, entry)
         self.trackers.epoch(entry)
         if self._is_due(entry["epoch"]):

@@ -14,6 +14,7 @@ from unlabeled import encoders, methods
 from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.data.notes import note
+from unlabeled.data.samples import was_meant
 from unlabeled.files import printable
 from unlabeled.method import Method
 from unlabeled.options import READING, unknown, verify_all
@@ -120,7 +121,7 @@ def make(
     settings = replace(settings, **_described(method, network), **_started(settings))
     loaded = methods.load(method) if isinstance(method, str) else method
     for key, kind in ONE_KIND.items():
-        if key in request and loaded.kind != kind:
+        if request.get(key, FIELDS[key].default) != FIELDS[key].default and loaded.kind != kind:
             raise UserError(
                 f"{key} must be left out for data of kind {loaded.kind}, as it is of {kind} only, got {request[key]}"
             )
@@ -334,13 +335,13 @@ def record(plan: Plan, settings: Settings, data: Data, held_out: int, method: Me
             "samples": len(data),
             **data.shape,
             **data.identity,
-            "skipped": len(data.skipped),
+            "skipped": sum(was_meant(skip.reason) for skip in data.skipped),
             "classes": 0 if data.labels is None else len(data.labels[data.labels >= 0].unique()),
             "held_out": held_out,
         },
         "settings": {key: value for key, value in asdict(settings).items() if value is not None},
-        "options": plan.options,
-        "chosen": sorted(settings.choices(plan.settings)),
+        "options": plan.options | method.chosen,
+        "chosen": sorted({*settings.choices(plan.settings), *method.chosen}),
         **({"minutes": plan.settings.minutes} if plan.settings.minutes else {}),
         "parameters": sum(parameter.numel() for parameter in method.encoder.parameters()),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -59,8 +59,9 @@ class Settings:
         epochs: Passes over the data. [default: as many as make 2,000 steps, on a GPU 20,000, but 10 to 800, and no more
             than fit into the minutes]
         steps: Optimizer steps, instead of epochs. [default: as many as the epochs take]
-        minutes: Minutes of training, instead of epochs; a few trial steps decide how many steps fit in, fewer where
-            small data would be memorised. [default: at most 10, on a GPU 60]
+        minutes: Minutes for building the method, training it and fitting its features, instead of epochs; a few trial
+            steps decide how many steps fit in, at least 10, fewer where small data would be memorised. [default: at
+            most 10, on a GPU 60]
         batch_size: Samples per forward pass, over all processes. [default: 256, on a GPU 512, at most all samples]
         lr: Peak learning rate, used as given. [default: for a batch of 256 samples adamw 0.001, sgd 0.12, lars 0.3;
             scaled by the square root of the batch size for adamw, linearly for the others]

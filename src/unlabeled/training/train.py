@@ -19,6 +19,7 @@ from unlabeled.data.notes import note
 from unlabeled.data.opening import kind_of, name_of
 from unlabeled.data.samples import was_meant
 from unlabeled.encoders import Encoder
+from unlabeled.encoders.fit_time import TRIED, fit_seconds
 from unlabeled.encoders.readout import SAMPLES as MOST_FITTED
 from unlabeled.encoders.readout import Spec, fit_readout
 from unlabeled.files import printable
@@ -173,16 +174,19 @@ def preview(
     ):
         dataset = processes.in_turn(fabric, lambda: _open(data, plan, progress))
         train, held_out, held = holdout.divide(dataset, plan.settings.holdout, plan.settings.seed)
+        began = duration.clock()
         built, checkpoints = building.build(plan, train, fabric.device), Checkpoints(fabric, Path(folder))
-        _features(plan.settings, built.method.encoder, train)
-        _, chosen, seconds, ending = _ended(fabric, plan, built, held_out, checkpoints, progress)
+        spec = _features(plan.settings, built.method.encoder, train)
+        times = began, partial(_fit_seconds, built.method.encoder, spec, train, fabric.device)
+        _, chosen, seconds, ending = _ended(fabric, plan, built, held_out, checkpoints, progress, *times)
         if seconds is None:
             samples = len(built.samples)
             costs = duration.costs(fabric, built, held_out, checkpoints)
             seconds = duration.seconds_of(chosen.total_steps(samples), chosen.steps_per_epoch(samples), costs)
             ending.append(f"about {in_words(seconds)}")
-    choices = chosen.choices(plan.settings)
-    values = {name: value for name, value in {**asdict(chosen), **plan.options}.items() if value is not None}
+    choices = chosen.choices(plan.settings) | built.method.chosen
+    named = {**asdict(chosen), **plan.options, **built.method.chosen}
+    values = {name: value for name, value in named.items() if value is not None}
     lines = [f"{name} {value}{' (chosen)' if name in choices else ''}" for name, value in values.items()]
     head = f"{plan.name} on {dataset.name}: {counted(built.samples, train)}{skipped_words(built.samples)}"
     notes = _unread(dataset), held, *ending, *_notes(built.method, train, chosen)
@@ -266,11 +270,13 @@ def _train(
             folder, dataset, train
         )  # in every process, each of which has opened its own
     stored = folder / ENCODER if plan.resume else None
+    began = duration.clock()
     built = building.build(plan, train, fabric.device, stored)
     method, samples, *_ = built
     spec = _features(plan.settings, method.encoder, train)
     checkpoints = Checkpoints(fabric, folder)
-    plan, settings, seconds, ending = _ended(fabric, plan, built, held_out, checkpoints, progress)
+    times = began, partial(_fit_seconds, method.encoder, spec, train, fabric.device)
+    plan, settings, seconds, ending = _ended(fabric, plan, built, held_out, checkpoints, progress, *times)
     choices = settings.choices(plan.settings)
     # Who resumes a run for so many minutes wants them, but to begin with time is a limit.
     may_stop = plan.length_chosen or (plan.before is None and not choices.keys().isdisjoint(BUDGET))
@@ -282,7 +288,7 @@ def _train(
         config = plans.record(plan, settings, dataset, len(dataset) - len(train), method)
         processes.first(fabric, lambda: folders.write(folder, config, dataset, train, samples))
         processes.refuse_unshared(folder / CONFIG)
-    progress.start(plan.name, samples, settings, choices, folder, seconds, train)
+    progress.start(plan.name, samples, settings, choices | method.chosen, folder, seconds, train)
     for line in filter(
         None, [claim.note, _unread(dataset), note, *ending, *_notes(method, train, settings), watch.note]
     ):
@@ -310,6 +316,18 @@ def _fitted(
     data = encoder.evaluation_view(data).to(fabric.device)
     with telling(progress.say):
         return fit_readout(encoder.eval(), spec, data, seed)
+
+
+def _fit_seconds(encoder: Encoder, spec: Spec | None, train: Data, device: torch.device) -> float:
+    """Seconds that fitting the features of a run will take, roughly."""
+    if spec is None:
+        return 0.0
+    some = (
+        train.in_memory(TRIED, 0)
+        if isinstance(train, Streamed)
+        else train.subset(torch.arange(min(TRIED, len(train))))
+    )
+    return fit_seconds(encoder, spec, encoder.evaluation_view(some).to(device), len(train))
 
 
 def _track(trackers: Trackers, plan: Plan, settings: Settings, folder: Path) -> None:
@@ -348,6 +366,8 @@ def _ended(
     held_out: Data | None,
     checkpoints: Checkpoints,
     progress: Progress,
+    began: float,
+    fit_seconds: Callable[[], float],
 ) -> tuple[Plan, Settings, float | None, list[str]]:
     """Decide where the training ends: plan and settings, the seconds to there where they are known, and lines on it."""
     settings, minutes, folder, samples = built.settings, built.minutes, checkpoints.folder, len(built.samples)
@@ -355,7 +375,8 @@ def _ended(
     if minutes is not None:
         progress.say(f"timing a few steps to see how many fit into {minutes:g} min")
         with heap.retain_freed_memory():  # as in the training
-            settings, length = duration.fit(fabric, plan, built, held_out, checkpoints)
+            times: dict[str, float] = {"after": fit_seconds(), "began": began}
+            settings, length = duration.fit(fabric, plan, built, held_out, checkpoints, **times)
         seconds = length.seconds
         notes.append(length.note)
     if plan.before is not None:

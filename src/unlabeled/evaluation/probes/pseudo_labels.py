@@ -16,6 +16,7 @@ from unlabeled.evaluation.features import Representation
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.probe import Prediction, Probe, Settings
 from unlabeled.evaluation.probes import linear
+from unlabeled.evaluation.verdict import counted
 
 __all__ = ["PROBE", "confident", "probe"]
 
@@ -57,9 +58,14 @@ def probe(
             train[some], labels[some], len(data.classes),
             penalty=classifier.penalty, statistics=statistics, seed=settings.seed,
         )  # fmt: skip
-    words = f"{int((labels >= 0).sum()) - len(rows):,} pseudo-labels after {rounds} rounds"
+    added, unlabelled = (labels >= 0) & (known < 0), int((known < 0).sum())
+    words = (
+        f"{int(added.sum()):,} of {unlabelled:,} unlabelled samples labelled in {counted(rounds, 'rounds')}"
+    )
+    if added.any():  # said only: nothing is chosen by it
+        words += f", {100 * float((labels == data.labels)[added].float().mean()):.1f} % of them rightly"
     predicted = classifier(representation.features(data.test, layer)).argmax(1)
     return predicted, f"{words}, penalty {classifier.penalty:g}"
 
 
-PROBE = Probe(probe, semi_supervised=True)
+PROBE = Probe(probe, semi_supervised=True, tells="ours")

@@ -120,4 +120,4 @@ def _fit(
     return logistic.fit(features, labels, classes, penalty=penalty, statistics=statistics, seed=seed)
 
 
-PROBE = Probe(probe, tells=True)
+PROBE = Probe(probe, tells="all")
