@@ -348,7 +348,7 @@ def test_a_copy_of_what_was_trained_on_is_noticed_and_groups_are_named(
     shutil.copytree(folder, copy)
     judge = ["evaluate", str(out), str(copy), "--probe", "knn", "--controls", "none"]
     assert run(*judge, "--group", r"picture (\d)") == 0
-    assert "Mind that the encoder was pre-trained on all test images too" in capsys.readouterr().out
+    assert "Note that the encoder was pre-trained on all test images too" in capsys.readouterr().out
     assert load(out).measured["seen_in_pretraining"]["samples"] == 10
     assert run(*judge, "--group", "(nothing)") == 2
     assert "group must match paths such as day/picture 00.png, got (nothing)" in capsys.readouterr().err
@@ -448,11 +448,13 @@ def test_features_are_named_once_for_scores_tables_and_exports(
     assert run("evaluate", out, str(folder), "--probe", "knn", "--controls", "raw", *words) == 0
     fitted = "the features are s3:2x2:views, scaled by the 32 training images without their labels"
     printed = capsys.readouterr()
-    assert fitted in printed.err and f"Mind that {fitted}" in printed.out
+    assert fitted in printed.err and f"Note that {fitted}" in printed.out
     table = str(tmp_path / "x.parquet")
     assert run("embed", out, str(folder), "--out", table, *words, "--thumbnails", "--coordinates") == 0
     assert fitted in (printed := capsys.readouterr()).err
-    assert re.search(r"40 samples x (29|30|31) numbers", printed.out), "32 images span at most 31 directions"
+    assert re.search(r"40 samples x (29|30|31) dimensions", printed.out), (
+        "32 images span at most 31 directions"
+    )
     encoder = str(tmp_path / "x.safetensors")
     assert run("export", out, "--out", encoder, *words) == 0
     assert fitted in capsys.readouterr().err

@@ -19,7 +19,7 @@ from unlabeled.check import UserError
 from unlabeled.evaluation.controls import CONTROLS
 from unlabeled.evaluation.probes import PROBES
 from unlabeled.evaluation.tasks import TASKS
-from unlabeled.progress import duration
+from unlabeled.progress import duration, telling
 from unlabeled.training.settings import ADAPT, BUDGET, Settings
 from unlabeled.version import __version__
 
@@ -435,16 +435,15 @@ def selftest() -> None:
     from unlabeled.selftest import selftest as run_checks
     from unlabeled.selftest import size
 
-    _tell(
-        f"{size()} checks, about two to five minutes on two cores; each line appears when its check is done"
-    )
+    _tell(f"{size()} checks, which take a few minutes on two cores")
     print(f"{'':8}{'seconds':>8}  check")
-    checks = run_checks(
-        lambda one: print(
-            f"{'ok' if one.right else 'FAILED':8}{one.seconds:8.1f}  {one.name}: {one.result}",
-            flush=True,
+    with telling(_tell):
+        checks = run_checks(
+            lambda one: print(
+                f"{'ok' if one.right else 'FAILED':8}{one.seconds:8.1f}  {one.name}: {one.result}",
+                flush=True,
+            )
         )
-    )
     failed = [one for one in checks if not one.right]
     seconds = sum(one.seconds for one in checks)
     print(f"{len(checks) - len(failed)} of {len(checks)} checks passed in {duration(seconds)}")
@@ -590,7 +589,7 @@ def _measure(run: Any, data: Any, name: str, measured: dict[str, Any], **options
         measured[name] = measure(run, data, progress=_tell, save=save, **options)
         _keep(run, measured[name])
     except KeyboardInterrupt:
-        kept = f"; what was measured is in {run.results_folder / 'scores.json'}" if name in measured else ""
+        kept = f"; the scores so far are in {run.results_folder / 'scores.json'}" if name in measured else ""
         raise KeyboardInterrupt(f"stopped{kept}") from None
 
 
@@ -658,7 +657,7 @@ def bet(
 ) -> None:
     """Pre-train with and without labels on the same images, and see which transfers better to the target, by how much.
 
-    The same command goes on after an interruption. The page and the TOML file that repeats the bet are in its folder.
+    The same command continues an interrupted bet. The page and the TOML file that repeats the bet are in its folder.
 
     Args:
         pretrain_data: Images with labels to pre-train on. [default: those of --config]
@@ -941,12 +940,12 @@ def embed(
             raise UserError("out must end with .parquet for thumbnails and coordinates, got a folder")
         written = embed_shards(opened, data, stream=stream, cache_size=cache_size, workers=workers, **options)
         files = f"{written.files:,} of {written.expected:,} files"
-        print(f"{out}: {files}, {written.samples:,} samples x {written.dim} numbers", flush=True)
+        print(f"{out}: {files}, {written.samples:,} samples x {written.dim:,} dimensions", flush=True)
         return
     if cache_size is not None or workers is not None:
-        raise UserError("cache_size and workers must be omitted without stream")
+        raise UserError("cache_size and workers must be left out without stream")
     vectors, _ = compute(opened, data, thumbnails=thumbnails, coordinates=coordinates, **options)
-    print(f"{out}: {vectors.shape[0]:,} samples x {vectors.shape[1]} numbers", flush=True)
+    print(f"{out}: {vectors.shape[0]:,} samples x {vectors.shape[1]:,} dimensions", flush=True)
     _next("export", run, "--out", "encoder.safetensors")
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from unlabeled import methods
 from unlabeled.data import BUILT_IN, Data, open_data
 from unlabeled.parts import gather
+from unlabeled.progress import watched
 from unlabeled.run import CHECKPOINT, Run, read_checkpoint
 from unlabeled.training.train import pretrain
 
@@ -43,8 +44,8 @@ def selftest(tell: Callable[[Check], None] = lambda check: None) -> list[Check]:
     Returns:
         The checks; one that raised an error is not right and says which.
     """
-    checks = []
-    for name, run in _checks():
+    checks: list[Check] = []
+    for name, run in watched(_checks(), size(), "selftest", "checks"):
         began = time.perf_counter()
         try:
             result, right = run()

@@ -76,7 +76,7 @@ def test_refusal_of_broken_files_names_the_share_and_the_reasons() -> None:
     broken = [Skipped("a.wav", "truncated")]
     refuse_broken("sounds", broken, 9, 0.1)
     with pytest.raises(
-        ValueError, match=r"1 of 9 files in sounds .* max_broken=0.1 allows: a.wav: truncated"
+        ValueError, match=r"1 of 9 files in sounds .* max_broken of 0.1 allows: a.wav: truncated"
     ):
         refuse_broken("sounds", broken, 8, 0.1)
     with pytest.raises(ValueError, match="1 of 1 files"):

@@ -121,7 +121,7 @@ def test_every_line_that_is_not_used_is_counted_and_named(tmp_path, caplog):
     assert skipped["v_Bowling_g01_c02.npy"] == "not in official split 1"
     assert skipped["v_Archery_g09_c01"] == "no such video" and "trainlist01.txt" not in skipped
     with pytest.raises(
-        ValueError, match=r"2 of 8 files .* more than max_broken=0.1 .*v_Archery_g09_c01: no such video"
+        ValueError, match=r"2 of 8 files .* more than max_broken of 0.1 .*v_Archery_g09_c01: no such video"
     ):
         opened(tmp_path)
 
@@ -148,7 +148,7 @@ def test_fold_chooses_among_official_splits(tmp_path, caplog):
     first, second = opened(tmp_path), opened(tmp_path, fold=2)
     assert second == first[::-1] and opened(tmp_path, fold=1) == first
     assert caplog.records[0].message.endswith(
-        "official split 1 of 1, 2 (fold takes another), 6 videos to train and 6 to test"
+        "official split 1 of 1, 2 (--fold takes another), 6 videos to train and 6 to test"
     )
     with pytest.raises(ValueError, match="fold must be one of 1, 2, got 3"):  # which has no list for testing
         opened(tmp_path, fold=3)

@@ -1,4 +1,4 @@
-"""Weights of others: found under any prefix, proven to fit, and told apart from those of a larger network."""
+"""Pretrained weights: found under any prefix, proven to fit, and told apart from those of a larger network."""
 
 import argparse
 import json

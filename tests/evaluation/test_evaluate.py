@@ -481,8 +481,8 @@ def test_a_part_without_labels_is_named():
     bare.labels = None
     with pytest.raises(ValueError, match=r"without any in its test part, such as of blobs\[0\]"):
         evaluate(ENCODER, (TRAIN, bare))
-    bare.skipped = [Skipped("x.csv", "no labels: its columns are age, sex; choose one with label")]
-    with pytest.raises(ValueError, match=r"\(no labels: its columns are age, sex; choose one with label\)"):
+    bare.skipped = [Skipped("x.csv", "no labels: its columns are age, sex; choose one with --label")]
+    with pytest.raises(ValueError, match=r"\(no labels: its columns are age, sex; choose one with --label\)"):
         evaluate(ENCODER, (TRAIN, bare))
 
 

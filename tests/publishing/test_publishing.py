@@ -187,7 +187,7 @@ def test_the_card_has_every_score_with_its_controls_won_or_lost(made: Path, tmp_
         assert f"| {row} |" in text
     assert "knn: unlabeled beats every control beyond noise with all labels (+36.9)." in text
     assert "linear: unlabeled loses with all labels (-40.0 to raw input)." in text
-    assert "**Mind that the encoder was pre-trained on 1 of the 50 test images too" in text
+    assert "**Note that the encoder was pre-trained on 1 of the 50 test images too" in text
     assert (
         "### digits | &lt;b>" in text
         and "11.1" not in text

@@ -210,7 +210,7 @@ def _is_image_name(cell: str) -> bool:
 
 
 def _no_labels(rows: _Rows) -> str:
-    return f"{NO_LABELS}its columns are {check.one_line(', '.join(rows.columns))}; choose one with label"
+    return f"{NO_LABELS}its columns are {check.one_line(', '.join(rows.columns))}; choose one with --label"
 
 
 def _gather(

@@ -439,4 +439,4 @@ def _suggest_folders(data: Data) -> None:
     folders = folder_groups(data.paths, data.labels)
     if folders is not None:
         count = f"{len(folders.unique()):,} folders below those of the classes"
-        _log.warning("%s has %s; group=folder keeps each of them in one part", data.name, count)
+        _log.warning("%s has %s; --group folder keeps each of them in one part", data.name, count)

@@ -165,8 +165,8 @@ def refuse_broken(
     if count > max_broken * (count + decoded) or not decoded:
         reasons = "; ".join(check.one_line(f"{skip.path}: {skip.reason}") for skip in skipped[:_REASONS])
         raise UserError(
-            f"{count} of {count + decoded} files in {name} cannot be read, which is more than "
-            f"max_broken={max_broken:g} allows: {reasons}"
+            f"{count} of {count + decoded} files in {name} cannot be read, more than a max_broken of {max_broken:g} "
+            f"allows: {reasons}"
         )
 
 

@@ -118,7 +118,7 @@ def pretrained(weights: Weights, kind: str = "image", **config: Any) -> Encoder:
     source = find(weights, kind)
     if source.encoder is None:
         raise UserError(
-            f"weights must say of which network they are, got {source.label}; name it with encoder"
+            f"weights must say of which network they are, got {source.label}; name it with --encoder"
         )
     if source.own is not None:
         return load(source.own)

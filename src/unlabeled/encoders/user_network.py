@@ -99,7 +99,7 @@ class UserNetwork(nn.Module):
             reason = f"{type(error).__name__}: {check.reason(error)}"
             raise UserError(
                 f"encoder must take images of shape {shape}, but {type(model).__name__} failed on them ({reason}). "
-                "Set the size with image_size"
+                "Set the size with --image-size"
             ) from error
         finally:
             model.train(training)

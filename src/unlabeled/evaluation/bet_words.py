@@ -223,10 +223,10 @@ class Bet:
             0: "the budgets show no trend in the difference beyond noise, so what more would do is open",
         }
         side = _side(slope)
-        told = "what more budget would do cannot be said" if side is None else words[side]
+        told = "the effect of more budget cannot be determined" if side is None else words[side]
         lines.append(
             f"The difference changed by {_signed(slope, unit)} with each doubling: {told}. If the trend over the "
-            f"logarithm of the budget goes on, it is {_signed(later, unit)} at {2 * budgets[-1]:,} steps."
+            f"logarithm of the budget continues, it is {_signed(later, unit)} at {2 * budgets[-1]:,} steps."
         )
         return lines
 
@@ -269,7 +269,7 @@ class Bet:
             if unknown:
                 lines.append(
                     f"With {' or '.join(unknown)} labels after {NAMES[features]}, how many labels that was worth "
-                    f"cannot be said: it may be as good as the best control with fewer than {low:,} or more than "
+                    f"cannot be determined: it may be as good as the best control with fewer than {low:,} or more than "
                     f"{high:,}."
                 )
         return lines

@@ -3,7 +3,7 @@
 The same network is pre-trained on the same images twice, with and without their labels, with the same budgets: steps,
 images in each, and random views. Both, and the network with random weights and with these rescaled, then learn the
 target from the same labelled samples; beside them stands a guess that looks at no image, where the task has one. What
-is finished is kept in the folder of the bet: the same command goes on after an interruption.
+is finished is kept in the folder of the bet: the same command continues after an interruption.
 """
 
 import os
@@ -60,7 +60,7 @@ def bet(
     Args:
         pretraining: Images with labels to pre-train on, a name or a path.
         target: Labelled images of the task, likewise; images with boxes, masks or classes.
-        out: Folder, in which a bet with the same terms goes on; `runs/bet-TASK-METHOD-PRETRAINING-TARGET` if None.
+        out: Folder, in which a bet with the same terms is continued; `runs/bet-TASK-METHOD-PRETRAINING-TARGET` if None.
         config: A bet.toml to repeat; terms given here override it.
         quiet: Whether pre-training prints nothing.
         progress: Called with lines on the progress.
@@ -232,7 +232,8 @@ class _Players:
             self.notes += [f"{note[0].upper()}{note[1:]}." for note in [about.get("note")] if note]
             if has_labels and (about.get("seen_in_pretraining") or {}).get("samples"):
                 self.notes.append(
-                    "Pre-training with labels saw labels of these test images, so its scores on them are no transfer."
+                    "Pre-training with labels saw labels of these test images, so its scores on them do not measure "
+                    "transfer."
                 )
             if self.terms.task == "classification":
                 self.data = Labelled.of(*self.parts.views(encoder, device))

@@ -283,7 +283,7 @@ class Loop:
             ):  # where the method has moved its weights itself they may be bad
                 self._save()
             raise FloatingPointError(
-                f"{words}; {self.checkpoints.kept()}; lower lr, or skip such steps with skip_nan"
+                f"{words}; {self.checkpoints.kept()}; lower --lr, or skip such steps with --skip-nan"
             )
         self.skipped, self.step = self.skipped + 1, self.step + 1
         self.progress.say(f"step skipped, {self.skipped} of at most {self.settings.skip_nan}: {words}")
@@ -312,7 +312,7 @@ class Loop:
         if not features.isfinite().all():
             raise FloatingPointError(
                 f"features must be finite, got infinite or NaN ones after step {self.step}; "
-                f"lower lr ({self.settings.lr:g}); {self.checkpoints.kept()}"
+                f"lower --lr ({self.settings.lr:g}); {self.checkpoints.kept()}"
             )
         healthy, verdict = judge.judge(
             features, embedding, loss, chance, self.spread, self.step, self.total_steps

@@ -248,7 +248,7 @@ class Streamed(Data):
             one that cannot be read, `replaced` says which, bool, shape (batch,).
 
         Raises:
-            ValueError: A shard is not there or holds no readable image, or too many images are unreadable.
+            ValueError: A shard does not exist or holds no readable image, or too many images are unreadable.
             ConnectionError: A shard does not come.
         """
         rows = index.cpu()
@@ -377,7 +377,7 @@ def open_streamed(
     cache = ShardCache(folder / "shards", bytes_of(cache_size) if cache_size else _half_of_free(folder))
     rows = ShardRows(shards.files, cache, folder / "indices")
     if not rows.in_place and not cache_size:
-        note(f"shards take up to {in_words(cache.most)} in {cache.folder}; cache_size sets another bound")
+        note(f"shards take up to {in_words(cache.most)} in {cache.folder}; --cache-size sets another limit")
     counts, skipped = rows.lengths(progress)
     decoder = Decoder(rows, counts, side, None, parsed(levels))
     name = shown(source)

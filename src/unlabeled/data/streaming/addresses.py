@@ -221,7 +221,7 @@ def fetch(shard: Shard, target: Path) -> None:
     """Copy a shard to a file.
 
     Raises:
-        ValueError: It is not there, or not for us.
+        ValueError: It does not exist, or access is refused.
         ConnectionError: It does not come whole.
     """
     retried(partial(_copy, shard, target), shard.address)
@@ -238,7 +238,7 @@ def retried(act: Callable[[], Result], address: str) -> Result:
     """What some act on a file of an address returns, which is tried again after errors that may pass.
 
     Raises:
-        ValueError: The file is not there, or not for us.
+        ValueError: The file does not exist, or access is refused.
         ConnectionError: All tries failed.
     """
     for number in count(1):
@@ -263,7 +263,7 @@ def _lasting(error: BaseException) -> str:
     """Why it would be of no use to ask again; empty where it may be."""
     status = getattr(error, "status", None)
     if isinstance(status, int) and 400 <= status < 500 and status not in _TEMPORARY:
-        return "does not exist" if status in (404, 410) else f"is not given out: status {status}"
+        return "does not exist" if status in (404, 410) else f"is refused: status {status}"
     if isinstance(error, PermissionError):
         return f"may not be read: {check.reason(error)}"
     if isinstance(error, FileNotFoundError):

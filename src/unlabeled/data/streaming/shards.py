@@ -109,7 +109,7 @@ class ShardRows:
         """The files of some images of a shard.
 
         Raises:
-            ValueError: The shard is not there, or not for us.
+            ValueError: The shard does not exist, or access is refused.
             ConnectionError: It does not come whole.
         """
 
@@ -152,7 +152,7 @@ class ShardRows:
             except FileNotFoundError:
                 if self.in_place:
                     raise
-        raise OSError(f"{self.cache.folder} loses shards before they are read; give it more cache_size")
+        raise OSError(f"{self.cache.folder} loses shards before they are read; give it more --cache-size")
 
     def _file(self, number: int) -> Path:
         """The file in which the images of a shard can be read."""

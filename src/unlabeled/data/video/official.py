@@ -247,7 +247,7 @@ def _tell(
 ) -> None:
     """Say which split was taken, which lines are not used, and whether one recording is on both sides."""
     train, test = ([_recording(path) for path in parts[split]] for split in ("train", "test"))
-    choice = f" of {', '.join(map(str, folds))} (fold takes another)" if len(folds) > 1 else ""
+    choice = f" of {', '.join(map(str, folds))} (--fold takes another)" if len(folds) > 1 else ""
     note(f"{name}: official split {number}{choice}, {len(train):,} videos to train and {len(test):,} to test")
     for problem in dict.fromkeys(line.problem for line in others):
         if problem != UNUSED:
