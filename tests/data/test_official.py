@@ -121,7 +121,7 @@ def test_every_line_that_is_not_used_is_counted_and_named(tmp_path, caplog):
     assert skipped["v_Bowling_g01_c02.npy"] == "not in official split 1"
     assert skipped["v_Archery_g09_c01"] == "no such video" and "trainlist01.txt" not in skipped
     with pytest.raises(
-        ValueError, match=r"2 of 8 files .* more than max_broken of 0.1 .*v_Archery_g09_c01: no such video"
+        ValueError, match=r"2 of 8 files .* more than a max_broken of 0.1 .*v_Archery_g09_c01: no such video"
     ):
         opened(tmp_path)
 
