@@ -23,7 +23,7 @@ from unlabeled.encoders import image, stages
 from unlabeled.method import Batch, Method
 from unlabeled.run import CHECKPOINT, load, read_checkpoint
 from unlabeled.training import checkpoints, duration, loop, progress
-from unlabeled.training.duration import Costs, seconds_of, steps_within
+from unlabeled.training.duration import Costs, choose, seconds_of, steps_within
 from unlabeled.training.schedule import Cut, Schedule, learning_rate
 from unlabeled.training.settings import Settings
 
@@ -195,8 +195,19 @@ def test_a_method_with_steps_of_its_own_takes_no_more_of_them_to_fill_the_time(
     run = unlabeled.pretrain(Brief, pictures(), out=tmp_path / "run", encoder=network_, **words)
     assert run.config["settings"]["steps"] == 40
     said = capsys.readouterr().err
-    assert "of 60 min, as Brief takes no more steps" in said
-    assert "about 0 s, then about 0 s to fit features standardize of 60 min" in said
+    assert "of 60 min, as Brief takes no more steps, then about 0 s to fit features standardize; " in said
+
+
+def test_the_time_holds_what_fitting_features_takes_and_says_where_it_cannot() -> None:
+    whole, part = (
+        choose(Costs(1.0), 2.0, spent=10.0, each=100, most=999, why="", after=after, features=", then 60 s")
+        for after in (0.0, 60.0)
+    )
+    assert whole.steps - part.steps == 60 and part.note.startswith(
+        "50 steps (0.5 epochs) at 1 s each: about 50 s, then"
+    )
+    late = choose(Costs(1.0), 2.0, 10.0, 100, 999, "", 300.0, ", then 5 min")
+    assert "10 s, then 5 min, more than the 2 min, but 10 steps are the minimum" in late.note
 
 
 def test_steps_fill_the_time_and_nothing_more() -> None:

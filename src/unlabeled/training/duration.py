@@ -262,9 +262,9 @@ def choose(
     steps = steps_within(60 * minutes - spent - after, each, measured, most)
     seconds = seconds_of(steps, each, measured)
     note = f"{steps:,} steps ({steps / each:.3g} epochs) at {measured.step:.2g} s each: about {duration(seconds)}"
-    note += features
     if spent + seconds + after > 72 * minutes:  # a fifth more
-        note += f", more than the {minutes:g} min, but {steps} steps are the minimum"
+        features += f", more than the {minutes:g} min, but {steps} steps are the minimum"
     elif steps == most:
         note += f" of {minutes:g} min, as {why}"
+    note += features
     return Length(steps, seconds, f"{note}; --minutes, --epochs or --steps choose another length")
