@@ -162,6 +162,25 @@ def test_a_run_longer_than_the_time_takes_the_fewest_steps_and_says_so(
     )
 
 
+def test_steps_that_cost_more_in_a_later_part_are_counted(clock: Clock, tmp_path: Path) -> None:
+    class Layered(Compiled):
+        layer = 1
+
+        @property
+        def changes_at(self) -> float:
+            return 0.25
+
+        def after_step(self, progress: float) -> None:
+            if self.layer == 1 and progress >= self.changes_at:
+                self.layer, self.seconds = 2, 5.0
+                CLOCK.now += 20.0
+
+    unlabeled.pretrain(
+        Layered, pictures(), out=tmp_path / "run", encoder=network(), minutes=6, batch_size=8, quiet=True
+    )
+    assert clock.now == pytest.approx(360, rel=0.2)
+
+
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fewest steps that are chosen for small data are 60: 20 epochs of 24 samples."""
