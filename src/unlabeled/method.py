@@ -183,6 +183,11 @@ class Method(nn.Module, Generic[EncoderT]):
         """
         return True
 
+    @property
+    def changes_at(self) -> float | None:
+        """Progress of the training at which steps begin to cost otherwise, as with a second layer; None for never."""
+        return None
+
     def training_view(self, data: Any) -> "Data":
         """Data of this kind, as samples that training needs, such as clips of videos."""
         return self.encoder.evaluation_view(data)

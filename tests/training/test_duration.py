@@ -24,7 +24,7 @@ from unlabeled.encoders import image, stages
 from unlabeled.method import Batch, Method
 from unlabeled.run import CHECKPOINT, load, read_checkpoint
 from unlabeled.training import checkpoints, duration, loop, progress
-from unlabeled.training.duration import Costs, seconds_of, steps_within
+from unlabeled.training.duration import Costs, choose, seconds_of, steps_within
 from unlabeled.training.schedule import Cut, Schedule, learning_rate
 from unlabeled.training.settings import Settings
 
@@ -163,6 +163,25 @@ def test_a_run_longer_than_the_time_takes_the_fewest_steps_and_says_so(
     )
 
 
+def test_steps_that_cost_more_in_a_later_part_are_counted(clock: Clock, tmp_path: Path) -> None:
+    class Layered(Compiled):
+        layer = 1
+
+        @property
+        def changes_at(self) -> float:
+            return 0.25
+
+        def after_step(self, progress: float) -> None:
+            if self.layer == 1 and progress >= self.changes_at:
+                self.layer, self.seconds = 2, 5.0
+                CLOCK.now += 20.0
+
+    unlabeled.pretrain(
+        Layered, pictures(), out=tmp_path / "run", encoder=network(), minutes=6, batch_size=8, quiet=True
+    )
+    assert clock.now == pytest.approx(360, rel=0.2)
+
+
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fewest steps that are chosen for small data are 60: 20 epochs of 24 samples."""
@@ -196,8 +215,21 @@ def test_a_method_with_steps_of_its_own_takes_no_more_of_them_to_fill_the_time(
     run = unlabeled.pretrain(Brief, pictures(), out=tmp_path / "run", encoder=network_, **words)
     assert run.config["settings"]["steps"] == 40
     said = capsys.readouterr().err
-    assert "of 60 min, as Brief takes no more steps" in said
-    assert re.search(r"about \d+ s, then about \d+ s to fit features standardize of 60 min", said)
+    assert re.search(
+        r"of 60 min, as Brief takes no more steps, then about \d+ s to fit features standardize; ", said
+    )
+
+
+def test_the_time_holds_what_fitting_features_takes_and_says_where_it_cannot() -> None:
+    whole, part = (
+        choose(Costs(1.0), 2.0, spent=10.0, each=100, most=999, why="", after=after, features=", then 60 s")
+        for after in (0.0, 60.0)
+    )
+    assert whole.steps - part.steps == 60 and part.note.startswith(
+        "50 steps (0.5 epochs) at 1 s each: about 50 s, then"
+    )
+    late = choose(Costs(1.0), 2.0, 10.0, 100, 999, "", 300.0, ", then 5 min")
+    assert "10 s, then 5 min, more than the 2 min, but 10 steps are the minimum" in late.note
 
 
 def test_steps_fill_the_time_and_nothing_more() -> None:

@@ -66,6 +66,11 @@ class PatchDictionary(Method[ImageEncoder]):
     def chance(self, samples: int) -> float:
         return 1.0  # the fraction that is unexplained if all products are 0
 
+    @property
+    def changes_at(self) -> float | None:
+        """Where the second layer begins to learn."""
+        return None if self.second is None else HALFWAY
+
     def prepare(self, data: Data) -> None:
         patches, mirrored = self._draw(data.sample(SAMPLES))
         both = patches if mirrored is None else torch.cat([patches, mirrored])

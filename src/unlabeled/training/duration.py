@@ -55,12 +55,24 @@ class Costs(NamedTuple):
         epoch: What comes before and after the steps of an epoch.
         measurement: A look at the loss on held-out samples.
         checkpoint: Writing a checkpoint and the encoder.
+        later: An optimizer step of the later part, where a method has one that costs otherwise; None where not.
+        change: What the first step of that part takes beyond others.
+        changes_at: Progress at which it begins, 0..1.
     """
 
     step: float
     epoch: float = 0.0
     measurement: float = 0.0
     checkpoint: float = 0.0
+    later: float | None = None
+    change: float = 0.0
+    changes_at: float = 1.0
+
+    @property
+    def mean_step(self) -> float:
+        """An optimizer step, the mean over the training."""
+        later = self.step if self.later is None else self.later
+        return self.changes_at * self.step + (1 - self.changes_at) * later
 
 
 class Length(NamedTuple):
@@ -90,6 +102,7 @@ class Trial(Loop):
             self._step()
             steps.append(clock() - began)
         counted = steps[WARMUP:] or steps[-1:]
+        change, late = self._late_steps(seconds)
         began = clock()
         features, embedding = judge.look(self.method, self.probe)
         judge.judge(features, embedding, 0.0, None, self.spread, self.step)
@@ -101,8 +114,23 @@ class Trial(Loop):
         began = clock()
         processes.first(self.fabric, self._write)
         checkpoint = clock() - began
-        measured = Costs(sum(counted) / len(counted), begin + look, measurement, checkpoint)
+        at = self.method.changes_at
+        parts = (None, 0.0, 1.0) if at is None else (late, max(0.0, change - late), at)
+        measured = Costs(sum(counted) / len(counted), begin + look, measurement, checkpoint, *parts)
         return processes.first(self.fabric, lambda: measured)
+
+    def _late_steps(self, seconds: float) -> tuple[float, float]:
+        """What the first step of a later part of the training takes, and the others; nothing where there is none."""
+        if (at := self.method.changes_at) is None:
+            return 0.0, 0.0
+        self.method.after_step(at)
+        steps: list[float] = []
+        while len(steps) < 2 or not gather.any_process(self._enough(steps, seconds))[0]:
+            began = clock()
+            self._step()
+            steps.append(clock() - began)
+        counted = steps[WARMUP:] or steps[-1:]
+        return steps[0], sum(counted) / len(counted)
 
     def _enough(self, steps: list[float], seconds: float) -> bool:
         if len(steps) <= WARMUP:
@@ -170,7 +198,12 @@ def seconds_of(steps: int, each: int, costs: Costs) -> float:
     between = watch.interval(steps, each)
     epochs, rest = divmod(steps, each)
     measurements = epochs * -(-each // between) + -(-rest // between)
-    seconds = steps * costs.step + -(-steps // each) * costs.epoch + measurements * costs.measurement
+    seconds = (
+        steps * costs.mean_step
+        + costs.change
+        + -(-steps // each) * costs.epoch
+        + measurements * costs.measurement
+    )
     return seconds * (1 + costs.checkpoint / SECONDS_BETWEEN_CHECKPOINTS) + 2 * costs.checkpoint
 
 
@@ -261,10 +294,10 @@ def choose(
     """
     steps = steps_within(60 * minutes - spent - after, each, measured, most)
     seconds = seconds_of(steps, each, measured)
-    note = f"{steps:,} steps ({steps / each:.3g} epochs) at {measured.step:.2g} s each: about {duration(seconds)}"
-    note += features
+    note = f"{steps:,} steps ({steps / each:.3g} epochs) at {measured.mean_step:.2g} s each: about {duration(seconds)}"
     if spent + seconds + after > 72 * minutes:  # a fifth more
-        note += f", more than the {minutes:g} min, but {steps} steps are the minimum"
+        features += f", more than the {minutes:g} min, but {steps} steps are the minimum"
     elif steps == most:
         note += f" of {minutes:g} min, as {why}"
+    note += features
     return Length(steps, seconds, f"{note}; --minutes, --epochs or --steps choose another length")
