@@ -57,7 +57,7 @@ def test_runs_side_by_side_share_a_table_and_what_is_the_same_is_said_once():
         "linear: byol loses with all labels (-40.0 to random weights).",
         "In parentheses: points of accuracy above the best control.",
         "Controls: raw input; random weights.",
-        "byol: Mind that the moon was full.",
+        "byol: Note that the moon was full.",
     ]
 
 
