@@ -122,7 +122,10 @@ def test_whole_path_from_a_folder_to_an_exported_encoder(
     assert capsys.readouterr().err.splitlines()[-1] == next_command
     assert "<html" in (tmp_path / "runs/x/report.html").read_text()
     assert run("export", "runs/x", "--format", "safetensors", "--out", "x.safetensors") == 0
-    assert capsys.readouterr().err.splitlines()[-1] == "next: unlabeled publish runs/x OWNER/NAME"
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "in Python: unlabeled.encoders.load('x.safetensors')",
+        "next: unlabeled publish runs/x OWNER/NAME",
+    ]
     import pyarrow.parquet
 
     written = pyarrow.parquet.read_table(tmp_path / "x.parquet")
@@ -348,7 +351,10 @@ def test_a_copy_of_what_was_trained_on_is_noticed_and_groups_are_named(
     shutil.copytree(folder, copy)
     judge = ["evaluate", str(out), str(copy), "--probe", "knn", "--controls", "none"]
     assert run(*judge, "--group", r"picture (\d)") == 0
-    assert "Note that the encoder was pre-trained on all test images too" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "Note that the encoder was pre-trained on all test images too" in said.out
+    words = shlex.join(["audit", str(folder), str(copy), "--out", "audit.html"])
+    assert said.err.splitlines()[-1] == f"next: unlabeled {words}"
     assert load(out).measured["seen_in_pretraining"]["samples"] == 10
     assert run(*judge, "--group", "(nothing)") == 2
     assert "group must match paths such as day/picture 00.png, got (nothing)" in capsys.readouterr().err
@@ -507,6 +513,8 @@ def test_words_too_many_are_named_with_what_the_command_takes(
             "TARGET_DATA must be a path that exists, got gone/, which does not exist",
         ),
         (("compare", "simclr", "gone"), "data must be a path that exists, one of .*, which does not exist"),
+        (("choose", "gone/", "--minutes", "1"), "data must be a path that exists, got gone/"),
+        (("curate", "gone/", "--out", "out"), "data must be a path that exists, got gone/"),
         (("report", "gone"), r"got gone \(it does not exist\)"),
     ],
 )
@@ -561,3 +569,41 @@ def test_errors_about_values_are_not_taken_for_errors_of_options() -> None:
     assert (
         _with_flags("draws and labels_per_class must be y", flags) == "draws and --labels-per-class must be y"
     )
+
+
+def test_audits_hint_at_training_only_where_nothing_leaks(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clean, empty = shlex.quote(str(folder / "day")), tmp_path / "empty"
+    empty.mkdir()
+    assert run("audit", str(folder / "day"), "--no-near") == 0
+    assert capsys.readouterr().err.splitlines()[-1] == f"next: unlabeled pretrain auto {clean}"
+    assert run("audit", str(folder / "day"), str(folder), "--no-near") == 0
+    assert capsys.readouterr().err.splitlines()[-1].endswith("--out audit.html")
+    assert run("audit", str(empty)) == 0
+    assert "next:" not in capsys.readouterr().err
+
+
+def test_a_finished_run_says_so_when_it_is_resumed_and_a_dry_run_names_skipped_files(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "x")
+    small = ["--batch-size", "8", "--encoder", "conv4", "--image-size", "16", "--steps", "2"]
+    assert run("pretrain", "simclr", str(folder), *small, "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "40 images, 1 skipped" in printed and re.search(r"^skipped .*broken\.jpg: ", printed, re.M)
+    assert run("pretrain", "simclr", str(folder), *small, "--out", out) == 0
+    assert "is finished" not in capsys.readouterr().err
+    assert run("pretrain", "simclr", str(folder), "--resume", "--out", out) == 0
+    assert f"{out} is finished: all 2 steps are done; set more --steps" in capsys.readouterr().err
+
+
+def test_adapt_says_at_which_rates_it_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--batch-size", "8", "--encoder", "conv4", "--steps", "1"]
+    start, out = str(tmp_path / "start"), str(tmp_path / "out")
+    assert run("pretrain", "rotnet", "digits", *small, "--out", start) == 0
+    assert "adapting" not in capsys.readouterr().err
+    assert run("adapt", "rotnet", "digits", "--weights", start, *small[:2], "--steps", "1", "--out", out) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"adapting: the encoder learns at [\d.e-]+ \(--encoder-rate 0\.1\), down to ", said)
+    assert "(--layer-decay 0.75); the heads are trained alone for the first 10 % of the steps" in said

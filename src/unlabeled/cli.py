@@ -554,7 +554,9 @@ def evaluate(
     source = opened.config.get("data", {}).get("source")
     if about.get("in_training_part") or about.get("near_in_training_part"):
         _next("audit", data, "--out", "audit.html")
-    elif (about.get("seen_in_pretraining") or {}).get("samples") and source not in (None, data):
+    elif source not in (None, data) and (
+        (about.get("seen_in_pretraining") or {}).get("samples") or about.get("near_in_pretraining")
+    ):
         _next("audit", source, data, "--out", "audit.html")
     else:
         _next("report", run)
@@ -1076,7 +1078,7 @@ def curate(
     paths["page"] = write_page(curation, folder / f"{begin}clusters.html")
     print("\n".join(curation.summary()))
     print("\n".join(f"{name}: {path}" for name, path in paths.items()), flush=True)
-    _next("pretrain", "METHOD", paths["subset"])
+    _next("pretrain", AUTO.name, paths["subset"])
 
 
 @app.command(usage="Usage: unlabeled explore RUN DATA [OPTIONS]")

@@ -147,7 +147,7 @@ def test_copies_leave_and_half_remains_with_a_reason_for_each_other(folder: Path
     assert len(copies) == 2 and copies < {3, 60, 61}
     assert sum(by_name[number].startswith("equal to") for number in copies) == 1
     assert sum(by_name[number].startswith("near-duplicate of") for number in copies) == 1
-    assert "omitted: 1 equal to others, 1 near-duplicates, 0 outliers, 29 surplus" in "\n".join(
+    assert "skipped: 1 equal to others, 1 near-duplicates, 0 outliers, 29 surplus" in "\n".join(
         curation.summary()
     )
 
@@ -238,7 +238,7 @@ def test_the_command_writes_all_and_says_what_comes_next(
     shown = capsys.readouterr()
     out = Path("runs") / f"curated-{folder.name}"
     assert f"{folder}: 15 of 62 images taken" in shown.out
-    assert f"next: unlabeled pretrain METHOD {out / 'subset.csv'}" in shown.err
+    assert f"next: unlabeled pretrain auto {out / 'subset.csv'}" in shown.err
     page = (out / "clusters.html").read_text()
     assert "15 of 62 images taken" in page and page.count("<img") >= 12
 

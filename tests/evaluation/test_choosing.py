@@ -143,8 +143,8 @@ def test_a_failed_candidate_is_told_and_the_rest_go_on(tmp_path: Path):
         tmp_path / "out", methods=("rotnet", "mae"), progress=lines.append
     )  # mae needs a transformer
     assert choice.winner.name == "rotnet" and choice.ranking[-1].failure
-    assert any(line.startswith("mae failed and is left out: encoder must") for line in lines)
-    assert "mae failed and was left out" in str(choice) and choice.margin is None
+    assert any(line.startswith("mae failed and is skipped: encoder must") for line in lines)
+    assert "mae failed and was skipped" in str(choice) and choice.margin is None
     with pytest.raises(ValueError, match="all failed"):
         played(tmp_path / "other", methods=("simmim", "mae"))
 

@@ -153,8 +153,8 @@ def test_a_folder_of_another_encoder_or_of_other_data_is_refused(pictures: Path,
     ("options", "message"),
     [
         ({"out": "x.parquet"}, "out must be a folder, got x.parquet"),
-        ({"out": "x", "workers": 2}, "workers must be omitted without stream"),
-        ({"out": "x", "stream": True, "label": "kind"}, "label must be omitted with stream"),
+        ({"out": "x", "workers": 2}, "workers must be left out without stream"),
+        ({"out": "x", "stream": True, "label": "kind"}, "label must be left out with stream"),
         ({"out": "x", "stream": True, "features": "layer1"}, "features must be the run's own with stream"),
     ],
 )

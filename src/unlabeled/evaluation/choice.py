@@ -200,11 +200,11 @@ class Choice:
                 "and longer trainings could too."
             )
         if low_is_open := ahead is not None and ahead[1] <= 0:
-            lines.append("The interval holds 0: which of the two is better is open.")
+            lines.append("The interval includes 0: which of the two is better is open.")
         if terms.criterion is not None:
             lines.append(self._trust(low_is_open))
         lines += [
-            f"{entry.name} failed and was left out: {entry.failure}."
+            f"{entry.name} failed and was skipped: {entry.failure}."
             for entry in self.entries
             if entry.failure
         ]
@@ -223,7 +223,7 @@ class Choice:
 
     def _trust(self, is_open: bool) -> str:
         assert self.terms.criterion is not None
-        told = TRUST.get(self.terms.criterion, "it has not been measured how far it goes along with accuracy")
+        told = TRUST.get(self.terms.criterion, "how well it agrees with accuracy has not been measured")
         return (
             f"A criterion without labels is not to be trusted alone: {told}. A few labels of each class decide better "
             "(--labels FOLDER or --labels-per-class 10)."

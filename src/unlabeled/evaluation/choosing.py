@@ -20,7 +20,7 @@ import torch
 from unlabeled import check, encoders
 from unlabeled.check import UserError
 from unlabeled.data import open_data
-from unlabeled.data.opening import called, kind_of
+from unlabeled.data.opening import called, kind_of, refuse_missing
 from unlabeled.evaluation import candidates, subsets
 from unlabeled.evaluation.candidate_scores import CRITERIA, Score, by_criterion, by_labels
 from unlabeled.evaluation.choice import Choice, Entry, Round, Terms
@@ -89,6 +89,8 @@ def choose(
         ValueError: A term is bad, the folder holds another choice, or every candidate failed.
     """
     check.positive(minutes=minutes)
+    refuse_missing(data)
+    refuse_missing(labels, "labels")
     kind, cuda = kind_of(data), pick_device(device).type == "cuda"
     shared = {name: value for name, value in {**settings, **(reading or {})}.items() if value is not None}
     if isinstance(network := shared.get("encoder"), str) and not encoders.is_named(network):
@@ -210,7 +212,7 @@ class _Halving:
             score = self._score(run)
         except Exception as error:  # whatever a method, a network or a library raises
             entry.failure = check.reason(error)
-            report(f"{entry.name} failed and is left out: {entry.failure}")
+            report(f"{entry.name} failed and is skipped: {entry.failure}")
             return self._keep()
         score.write(self.choice.score_file(entry, number))
         steps = read_position(run.path / CHECKPOINT)["step"]

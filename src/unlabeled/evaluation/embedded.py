@@ -116,6 +116,7 @@ def model(
     Raises:
         ValueError: There is no such run, and there are no such weights.
     """
+    opening.refuse_missing(data)
     if not isinstance(run, str | os.PathLike):
         return run
     name = os.fspath(run)

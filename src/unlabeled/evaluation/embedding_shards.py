@@ -112,7 +112,7 @@ def embed_shards(
     if folder.suffix.lower() in WRITERS or folder.is_file():
         raise UserError(f"out must be a folder, got {folder}")
     if not stream and (cache_size is not None or workers is not None):
-        raise UserError("cache_size and workers must be omitted without stream")
+        raise UserError("cache_size and workers must be left out without stream")
     (rank, processes), hardware, run = _process(), _hardware(device), opened_run(run)
     encoder, reader = frozen(run, hardware)
     if (text := readouts.named(run, features)) and stream:
@@ -193,7 +193,7 @@ def _shards(
     if not isinstance(source.data, str | os.PathLike) or options["kind"] != "image":
         raise UserError(f"data must be a path or an address of images to be streamed, got {source.name}")
     if source.reading:
-        raise UserError(f"{next(iter(source.reading))} must be omitted with stream")
+        raise UserError(f"{next(iter(source.reading))} must be left out with stream")
     data = open_streamed(
         os.fspath(source.data),
         side=options.get("store_size") or STORE_SIZE,

@@ -50,7 +50,7 @@ def adaptation(method: "Method", settings: "Settings") -> str:
         )
     if settings.head_warmup:
         parts.append(
-            f"the heads are trained alone for the first {settings.head_warmup:.0%} of the steps "
+            f"the heads are trained alone for the first {100 * settings.head_warmup:g} % of the steps "
             f"(--head-warmup {settings.head_warmup:g})"
         )
     if settings.distill_weight:
