@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from unlabeled import check
 from unlabeled.check import UserError
@@ -63,7 +64,7 @@ def asked_once() -> Iterator[str]:
     elif _answers(constants.ENDPOINT):
         yield ""
     else:
-        settings = [constants, *filter(None, [sys.modules.get("datasets.config")])]
+        settings: list[Any] = [constants, *filter(None, [sys.modules.get("datasets.config")])]
         before = [module.HF_HUB_OFFLINE for module in settings]
         try:
             for module in settings:

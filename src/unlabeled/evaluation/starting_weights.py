@@ -81,7 +81,8 @@ def choices(records: Sequence[Record], about: Mapping[str, Any]) -> list[str]:
         about: What is known of it; `public` says what the weights are.
     """
     known = about.get("public") or {}
-    ours = EARLIER.get(known.get("ours"), known.get("ours"))
+    ours: Any = known.get("ours")
+    ours = EARLIER.get(ours, ours)
     columns: dict[Any, dict[str, Record]] = {}
     for record in records:
         columns.setdefault(column(record), {})[record["features"]] = record
