@@ -231,8 +231,8 @@ class Choice:
         first, second = AGREEMENT[self.terms.criterion]
         return (
             "A criterion without labels is not to be trusted alone: the rank correlation of this one with the accuracy "
-            f"of linear probes was {first} on CIFAR-10 and {second} on KMNIST. A few labels of each class decide better "
-            "(--labels FOLDER or --labels-per-class 10)."
+            f"of linear probes was {first} on CIFAR-10 and {second} on KMNIST. A few labels of each class decide "
+            "better (--labels FOLDER or --labels-per-class 10)."
         )
 
     def __str__(self) -> str:
