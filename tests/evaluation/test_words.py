@@ -104,7 +104,7 @@ def test_what_is_no_list_or_no_word_encoder_is_refused(task, tmp_path):
     (tmp_path / "list").write_text("x y 1\n" if task is SIMILARITY else "x y z w\n")
     with pytest.raises(ValueError, match="known words"):
         task(words, tmp_path / "list")
-    with pytest.raises(ValueError, match="encoder must have vectors of words"):
+    with pytest.raises(ValueError, match="encoder must be one of word vectors"):
         task(EvaluatedModel(encoders.build("conv4", image_size=8)), tmp_path / "list")
 
 

@@ -27,7 +27,9 @@ def numbers_of(model: EvaluatedModel) -> dict[str, int]:
     """
     encoder: Any = model.encoder
     if not (hasattr(encoder, "vectors") and hasattr(encoder, "numbers")):
-        raise UserError(f"encoder must have vectors of words, got {type(encoder).__name__}")
+        raise UserError(
+            f"encoder must be one of word vectors, as of lsa or skipgram, got one of kind {encoder.kind}"
+        )
     return encoder.numbers
 
 
