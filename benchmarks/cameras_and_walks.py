@@ -6,17 +6,21 @@ Seconds are processor seconds of training, for each part:
 
 - multi, single: the built-in `orbit`, 120 scenes; alignment on 20 others with other cameras (guessing: 0.333);
 - poses, time: the built-in `rooms`, 64 walks; hidden zones of 16 others are found with poses, and by time alone;
-- vizdoom: the same two on walks in ViZDoom, recorded once below runs/vizdoom (needs the package `vizdoom`).
+- vizdoom: the same two on walks in ViZDoom, recorded once below runs/vizdoom (needs the package `vizdoom`);
+- motion, motion-vizdoom: egomotion on the same walks; motions of unseen walks are put into 20 bins, beside the answer
+  that is the most frequent in training.
 """
 
 import argparse
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from unlabeled import encoders, methods
 from unlabeled.data import Data, open_data
@@ -24,6 +28,7 @@ from unlabeled.evaluation.measurement import Measurement, interval_of
 from unlabeled.evaluation.model import EvaluatedModel
 from unlabeled.evaluation.tasks import alignment, factors, zones
 from unlabeled.method import Method
+from unlabeled.methods.egomotion import NAMES, Egomotion
 
 WALKS, STEPS = {"train": 48, "test": 12}, 120
 FRAMES_APART = 8
@@ -35,7 +40,11 @@ PARTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "time": ("trajectory_unmasking", "rooms", {"pose": False}),
     "vizdoom": ("trajectory_unmasking", "runs/vizdoom", {}),
     "vizdoom-time": ("trajectory_unmasking", "runs/vizdoom", {"pose": False}),
+    "motion": ("egomotion", "rooms", {}),
+    "motion-vizdoom": ("egomotion", "runs/vizdoom", {}),
 }
+PAIRS = 8
+"""How often pairs are drawn from each trajectory, to recognise motions."""
 
 
 def trained(name: str, data: Data, seconds: float, options: dict[str, Any]) -> tuple[Method, int]:
@@ -61,11 +70,49 @@ def trained(name: str, data: Data, seconds: float, options: dict[str, Any]) -> t
 
 def judged(name: str, method: Method, train: Data, test: Data) -> list[Measurement]:
     """What the tasks say of a method, and how well the factors can be read from its encoder."""
-    task = alignment if name == "time_contrastive" else zones
+    model, encoder = EvaluatedModel(method.encoder, method), EvaluatedModel(method.encoder)
     frames = (method.encoder.evaluation_view(data) for data in (train, test))
     some = tuple(images.subset(torch.arange(0, len(images), FRAMES_APART)) for images in frames)
-    model, encoder = EvaluatedModel(method.encoder, method), EvaluatedModel(method.encoder)
+    if isinstance(method, Egomotion):
+        return motions(method, train, test) + factors.TASK(encoder, some)
+    task = alignment if name == "time_contrastive" else zones
     return task.TASK(model, test) + factors.TASK(encoder, some)
+
+
+@torch.no_grad()
+def motions(method: Egomotion, train: Data, test: Data) -> list[Measurement]:
+    """How many motions of unseen walks are put into the right bin, by component; walks are the independent units."""
+    method.eval()
+    bins = torch.cat([method.bin(moved) for _, moved in drawn(method, train)])
+    frequent = torch.stack([part.mode().values for part in bins.unbind(1)])
+    right: dict[str, list[Tensor]] = {"unlabeled": [], "most frequent": []}
+    for images, moved in drawn(method, test):
+        right["unlabeled"].append((method.logits(images).argmax(2) == method.bin(moved)).float())
+        right["most frequent"].append((frequent == method.bin(moved)).float())
+    walks = method.training_view(test).groups  # type: ignore[arg-type]
+    groups = (
+        (torch.arange(len(test)) if walks is None else walks).repeat(PAIRS).repeat_interleave(method.pairs)
+    )
+    return [
+        Measurement(
+            "motions",
+            features,
+            torch.cat(hits)[None, :, part],
+            unit=f"{name}, bins",
+            groups=groups,
+            bounds=(0.0, 1.0),
+        )
+        for part, name in enumerate(NAMES)
+        for features, hits in right.items()
+    ]
+
+
+def drawn(method: Egomotion, data: Data) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs of images and their motions, the same number from each trajectory, the same in each call."""
+    view = method.training_view(data)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    for rows in torch.arange(len(view)).repeat(PAIRS).split(16):
+        yield method.draw(view.batch(rows))
 
 
 def record_vizdoom(folder: Path) -> None:
@@ -88,6 +135,9 @@ def main() -> None:
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=None, help="a file for the numbers, as JSON")
+    parser.add_argument(
+        "--images", default="digits", help="folder of images for motion-pans [default: digits]"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     records = []

@@ -4,8 +4,8 @@
     python benchmarks/few_labels.py --print --out runs/few_labels
 
 Each data set has a network that SimCLR trains without labels, and everything else learns from the same images and the
-same draws of labels. What is finished is in --out: the same command goes on after an interruption. The table is printed
-as markdown.
+same draws of labels. What is finished is in --out: the same command continues after an interruption. The table is
+printed as markdown.
 """
 
 import argparse

@@ -87,16 +87,15 @@ def measure(form: str, name: str, size: int) -> dict:
 
 def compare(form: str, size: int, names: list[str]) -> None:
     """Print the rows of one loss at one size."""
-    found: dict[str, list[dict]] = {name: [] for name in names}
+    runs: dict[str, list[dict]] = {name: [] for name in names}
     for _ in range(TURNS):
         for name in names:
-            found[name].append(measure(form, name, size))
+            runs[name].append(measure(form, name, size))
     middle = {
-        name: {key: median(run[key] for run in runs) for key in ("seconds", "memory")}
-        for name, runs in found.items()
+        name: {key: median(run[key] for run in runs[name]) for key in ("seconds", "memory")} for name in names
     }
     for name, values in middle.items():
-        for ours, theirs in zip(found["unlabeled"][0]["check"], found[name][0]["check"], strict=True):
+        for ours, theirs in zip(runs["unlabeled"][0]["check"], runs[name][0]["check"], strict=True):
             assert abs(ours - theirs) < 1e-5 * max(1, abs(ours)), (form, name, ours, theirs)
         slower, larger = (values[key] / middle["unlabeled"][key] for key in ("seconds", "memory"))
         print(

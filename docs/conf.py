@@ -13,7 +13,8 @@ from unlabeled.version import __version__
 pages.write()
 
 project, author, release = "unlabeled", "the authors of unlabeled", __version__
-extensions = ["myst_parser", "sphinx.ext.mathjax"]
+extensions = ["myst_parser", "mathml"]
+html_math_renderer = "mathml"
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 4
 exclude_patterns = ["_build", "formulas", "methods.md"]

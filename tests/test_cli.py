@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from unlabeled import methods
-from unlabeled.cli import _words, main
+from unlabeled.cli import _with_flags, _words, main
 from unlabeled.data import worlds
 from unlabeled.encoders.building import KINDS, names
 from unlabeled.run import load
@@ -122,7 +122,10 @@ def test_whole_path_from_a_folder_to_an_exported_encoder(
     assert capsys.readouterr().err.splitlines()[-1] == next_command
     assert "<html" in (tmp_path / "runs/x/report.html").read_text()
     assert run("export", "runs/x", "--format", "safetensors", "--out", "x.safetensors") == 0
-    assert capsys.readouterr().err.splitlines()[-1] == next_command
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "in Python: unlabeled.encoders.load('x.safetensors')",
+        "next: unlabeled publish runs/x OWNER/NAME",
+    ]
     import pyarrow.parquet
 
     written = pyarrow.parquet.read_table(tmp_path / "x.parquet")
@@ -348,7 +351,10 @@ def test_a_copy_of_what_was_trained_on_is_noticed_and_groups_are_named(
     shutil.copytree(folder, copy)
     judge = ["evaluate", str(out), str(copy), "--probe", "knn", "--controls", "none"]
     assert run(*judge, "--group", r"picture (\d)") == 0
-    assert "Mind that the encoder was pre-trained on all test images too" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "Note that the encoder was pre-trained on all test images too" in said.out
+    words = shlex.join(["audit", str(folder), str(copy), "--out", "audit.html"])
+    assert said.err.splitlines()[-1] == f"next: unlabeled {words}"
     assert load(out).measured["seen_in_pretraining"]["samples"] == 10
     assert run(*judge, "--group", "(nothing)") == 2
     assert "group must match paths such as day/picture 00.png, got (nothing)" in capsys.readouterr().err
@@ -369,7 +375,9 @@ def test_a_warning_is_one_line_without_source() -> None:
     assert done.stderr.splitlines() == ["next: unlabeled pretrain METHOD --help", "warning: mind that"]
 
 
-@pytest.mark.parametrize("command", ["evaluate", "compare", "embed", "audit", "show", "report", "export"])
+@pytest.mark.parametrize(
+    "command", ["evaluate", "compare", "embed", "audit", "show", "report", "export", "curate", "explore"]
+)
 def test_no_option_of_a_command_is_there_twice(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with suppress(SystemExit):
         main([command, "--help"])
@@ -397,6 +405,8 @@ def test_every_option_of_a_method_says_its_range(name: str) -> None:
         ["show"],
         ["report"],
         ["record"],
+        ["curate"],
+        ["explore"],
     ],
 )
 def test_every_option_says_its_default_or_is_required(
@@ -415,6 +425,7 @@ def test_every_option_says_its_default_or_is_required(
         ("audit", "Usage: unlabeled audit DATA... [OPTIONS]"),
         ("report", "Usage: unlabeled report RUN... [OPTIONS]"),
         ("show", "Usage: unlabeled show RUN [DATA] [OPTIONS]"),
+        ("curate", "Usage: unlabeled curate DATA [RUN] [OPTIONS]"),
         ("pretrain", "Usage: unlabeled pretrain METHOD DATA [OPTIONS]"),
     ],
 )
@@ -443,11 +454,13 @@ def test_features_are_named_once_for_scores_tables_and_exports(
     assert run("evaluate", out, str(folder), "--probe", "knn", "--controls", "raw", *words) == 0
     fitted = "the features are s3:2x2:views, scaled by the 32 training images without their labels"
     printed = capsys.readouterr()
-    assert fitted in printed.err and f"Mind that {fitted}" in printed.out
+    assert fitted in printed.err and f"Note that {fitted}" in printed.out
     table = str(tmp_path / "x.parquet")
     assert run("embed", out, str(folder), "--out", table, *words, "--thumbnails", "--coordinates") == 0
     assert fitted in (printed := capsys.readouterr()).err
-    assert re.search(r"40 samples x (29|30|31) numbers", printed.out), "32 images span at most 31 directions"
+    assert re.search(r"40 samples x (29|30|31) dimensions", printed.out), (
+        "32 images span at most 31 directions"
+    )
     encoder = str(tmp_path / "x.safetensors")
     assert run("export", out, "--out", encoder, *words) == 0
     assert fitted in capsys.readouterr().err
@@ -460,9 +473,15 @@ def test_features_are_named_once_for_scores_tables_and_exports(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("pretrain", "simclr", "a", "b"), "words must fit pretrain simclr DATA [OPTIONS], got b besides"),
-        (("evaluate", "a", "b", "c d"), "words must fit evaluate RUN DATA [OPTIONS], got 'c d' besides"),
-        (("methods", "x"), "words must fit methods [OPTIONS], got x besides"),
+        (
+            ("pretrain", "simclr", "a", "b"),
+            "too many arguments: b; usage: unlabeled pretrain simclr DATA [OPTIONS]",
+        ),
+        (
+            ("evaluate", "a", "b", "c d"),
+            "too many arguments: 'c d'; usage: unlabeled evaluate RUN DATA [OPTIONS]",
+        ),
+        (("methods", "x"), "too many arguments: x; usage: unlabeled methods [OPTIONS]"),
     ],
 )
 def test_words_too_many_are_named_with_what_the_command_takes(
@@ -470,3 +489,121 @@ def test_words_too_many_are_named_with_what_the_command_takes(
 ) -> None:
     assert run(*words) == 2
     assert capsys.readouterr().err == f"unlabeled: {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("pretrain", "simclr", "gone/"), "data must be a path that exists, got gone/, which does not exist"),
+        (
+            ("pretrain", "gpt", "a/b.txt"),
+            "data must be a path that exists, got a/b.txt, but a does not exist",
+        ),
+        (
+            ("audit", "digits", "here/x.wav"),
+            r"got here/x\.wav, which does not exist; did you mean here/y\.wav\?",
+        ),
+        (
+            ("pretrain", "apc", "*.wav"),
+            r"got \*\.wav; patterns are read with --stream only, so name the folder",
+        ),
+        (("pretrain", "simclr", "*.tar", "--stream"), r"must be a pattern that matches a file, got \*\.tar"),
+        (
+            ("bet", "digits", "gone/"),
+            "TARGET_DATA must be a path that exists, got gone/, which does not exist",
+        ),
+        (("compare", "simclr", "gone"), "data must be a path that exists, one of .*, which does not exist"),
+        (("choose", "gone/", "--minutes", "1"), "data must be a path that exists, got gone/"),
+        (("curate", "gone/", "--out", "out"), "data must be a path that exists, got gone/"),
+        (("report", "gone"), r"got gone \(it does not exist\)"),
+    ],
+)
+def test_a_path_that_does_not_exist_is_named_before_anything_is_written(
+    words: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/y.wav").touch()
+    assert run(*words) == 2
+    assert re.search(said, error := capsys.readouterr().err) and error.count("\n") == 1, error
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("evaluate . digits --probe lineer", "--probe must be one of .*; did you mean linear?"),
+        ("evaluate . digits --controls superwised", "--controls must be one of .*; did you mean supervised?"),
+        ("evaluate . digits --label-per-class 1", "did you mean --labels-per-class?"),
+        ("evaluate . digits --labels-per-class x", "--labels-per-class must be whole numbers above 0.*got x"),
+        ("pretrain simclr digits --temperature 0", "--temperature must be above 0, got 0.0"),
+        ("pretrain simclr digits --batch-size 0", "--batch-size must be at least 1, got 0"),
+        ("adapt simcrl digits", "no method is called simcrl; did you mean simclr?"),
+        ("audit digits --kind imgae", "--kind must be one of image, .*; did you mean image?"),
+        ("embed . digits --out x.xyz", "--out must end with"),
+    ],
+)
+def test_misspelt_names_get_the_nearest_and_options_are_called_as_they_are_written(
+    words: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.toml").write_text('method = "simclr"\nsettings = {}\noptions = {}\nchosen = []\n')
+    assert run(*words.split()) == 2
+    error = capsys.readouterr().err
+    assert re.search(said.replace("?", r"\?"), error, re.I), error
+
+
+def test_errors_about_values_are_not_taken_for_errors_of_options() -> None:
+    flags = {"features": "--features", "out": "--out", "labels_per_class": "--labels-per-class"}
+    assert _with_flags("features must be finite, got NaN", flags) == "features must be finite, got NaN"
+    assert _with_flags("features must be a map, got out", flags) == "--features must be a map, got out"
+    assert _with_flags("x/labels_per_class must be y, got labels_per_class", flags).count("--") == 0
+    assert (
+        _with_flags("draws and labels_per_class must be y", flags) == "draws and --labels-per-class must be y"
+    )
+
+
+def test_audits_hint_at_training_only_where_nothing_leaks(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clean, empty = shlex.quote(str(folder / "day")), tmp_path / "empty"
+    empty.mkdir()
+    assert run("audit", str(folder / "day"), "--no-near") == 0
+    assert capsys.readouterr().err.splitlines()[-1] == f"next: unlabeled pretrain auto {clean}"
+    assert run("audit", str(folder / "day"), str(folder), "--no-near") == 0
+    assert capsys.readouterr().err.splitlines()[-1].endswith("--out audit.html")
+    assert run("audit", str(empty)) == 0
+    assert "next:" not in capsys.readouterr().err
+
+
+def test_a_finished_run_says_so_when_it_is_resumed_and_a_dry_run_names_skipped_files(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "x")
+    small = ["--batch-size", "8", "--encoder", "conv4", "--image-size", "16", "--steps", "2"]
+    assert run("pretrain", "simclr", str(folder), *small, "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "40 images, 1 skipped" in printed and re.search(r"^skipped .*broken\.jpg: ", printed, re.M)
+    assert run("pretrain", "simclr", str(folder), *small, "--out", out) == 0
+    assert "is finished" not in capsys.readouterr().err
+    assert run("pretrain", "simclr", str(folder), "--resume", "--out", out) == 0
+    assert f"{out} is finished: all 2 steps are done; set more --steps" in capsys.readouterr().err
+
+
+def test_adapt_says_at_which_rates_it_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--batch-size", "8", "--encoder", "conv4", "--steps", "1"]
+    start, out = str(tmp_path / "start"), str(tmp_path / "out")
+    assert run("pretrain", "rotnet", "digits", *small, "--out", start) == 0
+    assert "adapting" not in capsys.readouterr().err
+    assert run("adapt", "rotnet", "digits", "--weights", start, *small[:2], "--steps", "1", "--out", out) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"adapting: the encoder learns at [\d.e-]+ \(--encoder-rate 0\.1\), down to ", said)
+    assert "(--layer-decay 0.75); the heads are trained alone for the first 10 % of the steps" in said

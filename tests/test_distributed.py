@@ -155,8 +155,8 @@ def byol() -> Method:
     return method
 
 
-def barlow_twins() -> Method:
-    method = BarlowTwins(build(), projection_dim=6)
+def barlow_twins(dim: int) -> Method:
+    method = BarlowTwins(build(), projection_dim=dim)
     method.views = Given(1), Given(2)  # type: ignore[assignment]
     return method
 
@@ -587,7 +587,8 @@ METHODS: dict[str, Callable[[], Method]] = {
     "seco": seco,
     "patch_tracking": patch_tracking,
     "byol": byol,
-    "barlow_twins": barlow_twins,
+    "barlow_twins": partial(barlow_twins, dim=6),
+    "barlow_twins of few samples": partial(barlow_twins, dim=SAMPLES + 1),
     "vicreg": partial(vicreg, dim=6),
     "vicreg of few samples": partial(vicreg, dim=SAMPLES + 1),
     "nnclr": nnclr,

@@ -113,7 +113,7 @@ def test_a_bad_cache_is_a_problem_and_the_report_goes_on(
         patched.setattr(Path, "cwd", no_home)
         report = doctor()
     assert any(line.startswith("torch (TORCH_HOME) has no folder: Could not") for line in report["problems"])
-    assert any(line.startswith("disk space cannot be looked at: Could not") for line in report["problems"])
+    assert any(line.startswith("disk space cannot be checked: Could not") for line in report["problems"])
     assert all(f"  {line}" in written(report).splitlines() for line in report["problems"])
 
 

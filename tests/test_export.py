@@ -40,7 +40,7 @@ def test_safetensors_loads_equal_and_overwrites(images: torch.Tensor, tmp_path: 
     out = tmp_path / "new" / "x.safetensors"
     export(SimpleNamespace(encoder=encoder), out)
     result = export(SimpleNamespace(encoder=encoder), out)
-    assert result == (out, 0, "")
+    assert result == (out, 0, "", f"unlabeled.encoders.load('{out}')")
     assert encoder.training
     assert torch.equal(encoders.load(result.path).eval()(images), encoder.eval()(images))
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["x.safetensors"]
@@ -449,7 +449,7 @@ def test_files_and_folders_are_not_put_in_each_others_place(tmp_path: Path) -> N
             "conv4",
             {},
             "word2vec",
-            "encoder must be one of words for format word2vec, got one of image",
+            "format must be safetensors or timm or onnx for an encoder of images, got word2vec",
         ),
         (
             "audio",
@@ -463,7 +463,7 @@ def test_files_and_folders_are_not_put_in_each_others_place(tmp_path: Path) -> N
             "conv3d",
             {"image_size": 16, "frames": 4},
             "onnx",
-            "encoder must be one of image or text or audio for format onnx, got one of video",
+            "format must be safetensors for an encoder of videos, got onnx",
         ),
     ],
 )

@@ -304,7 +304,7 @@ def test_the_verdict_names_a_held_out_loss_that_rose(named: tuple[Run, str]) -> 
     images = pictures(20).batch(torch.arange(20))["image"]
     data = from_images(images, torch.arange(20) % 2)
     scores = unlabeled.evaluate(run, (data, data), probe="knn", controls=())
-    assert f"Mind that {held_out_rise(run.history)}" in scores.verdict()
+    assert f"Note that {held_out_rise(run.history)}" in scores.verdict()
 
 
 @pytest.fixture

@@ -35,7 +35,9 @@ MAY_IMPORT = {
     "trackers": LOWEST | {"trackers"},
     "auditing": LOWEST | {"auditing", "data"},
     "evaluation": MIDDLE | {"auditing", "evaluation"},
-    "reporting": MIDDLE | {"auditing", "evaluation", "reporting"},
+    "curating": MIDDLE | {"auditing", "evaluation", "curating"},
+    "reporting": MIDDLE | {"auditing", "evaluation", "curating", "reporting"},
+    "exploring": MIDDLE | {"auditing", "evaluation", "curating", "reporting", "exploring"},
     "exporting": MIDDLE | {"exporting"},
     "publishing": MIDDLE | {"auditing", "evaluation", "reporting", "exporting", "publishing"},
 }

@@ -122,8 +122,8 @@ def test_a_constructor_that_takes_any_name_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (APC, "encoder must hear forward in time only, such as gru3, got conv4"),
-        (BERT, "encoder must be one that reads both sides, such as bert-mini, got conv4"),
+        (APC, "encoder must be causal, such as gru3, got conv4"),
+        (BERT, "encoder must be bidirectional, such as bert-mini, got conv4"),
     ],
 )
 def test_what_a_method_needs_of_its_encoder_is_checked(method: type[Method], message: str) -> None:

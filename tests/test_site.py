@@ -27,7 +27,7 @@ def site() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(DOCS)
         yield importlib.import_module("pages")
-        for name in ("pages", "make", "links"):
+        for name in ("pages", "make", "links", "mathml"):
             sys.modules.pop(name, None)
 
 
@@ -61,7 +61,7 @@ def parse(line: str) -> None:
         for word in words:
             command = command[word]
         return
-    cli.app.parse_args(words, **cli.UNCAUGHT)
+    cli.app.parse_args(words, exit_on_error=False, print_error=False, verbose=False)
 
 
 def test_no_internal_link_is_dead(links: Any, sources: dict[str, str]) -> None:
@@ -203,3 +203,18 @@ def test_the_site_is_built_without_a_warning() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert (DOCS / "_build" / "methods" / "simclr.html").is_file()
+
+
+def test_every_formula_becomes_mathml_without_a_command_left_over(site: Any) -> None:
+    pytest.importorskip("latex2mathml")
+    mathml = importlib.import_module("mathml").mathml
+    count = 0
+    for file in [*DOCS.glob("*.md"), *GUIDES, *(DOCS / "formulas").glob("*.md")]:
+        text = re.sub(r"^```.*?^```", "", file.read_text(encoding="utf-8"), flags=re.M | re.S)
+        for block, inline in re.findall(r"\$\$(.*?)\$\$|(?<![\\$\w])\$([^$\n]+)\$(?!\w)", text, flags=re.S):
+            assert mathml(block or inline, bool(block)).startswith("<math"), file
+            count += 1
+    assert count > 300
+    assert mathml(r"\lVert x \rVert", False).count("&#x02016;") == 2
+    with pytest.raises(ValueError, match=r"got .unknowncommand in"):
+        mathml(r"\unknowncommand x", False)

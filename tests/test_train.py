@@ -532,6 +532,12 @@ def test_a_few_steps_are_too_early_to_be_called_healthy() -> None:
     )
     _, later = judge.judge(features, features, 1.0, None, 1.0, steps=100)
     assert later["verdict"].startswith("Healthy: samples differ in many directions (")
+    for steps, total, early in ((99, 200, True), (100, 200, False), (199, 2000, True), (200, 2000, False)):
+        fine, chance = judge.judge(features, features, 1.0, 1.0, 1.0, steps, total)
+        assert fine == early
+        assert chance["verdict"].startswith(
+            "Too early to judge after" if early else "Not learning yet: the loss 1.0"
+        )
     fine, collapsed = judge.judge(torch.ones(64, 16), torch.ones(64, 16), 1.0, None, 1.0, steps=5)
     assert not fine and collapsed["verdict"].startswith("Collapsed")
 

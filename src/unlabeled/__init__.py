@@ -12,9 +12,12 @@ from unlabeled.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from unlabeled.auditing import audit
+    from unlabeled.curating import curate
     from unlabeled.data import open_data
     from unlabeled.evaluation import embed, evaluate
     from unlabeled.evaluation.bets import bet
+    from unlabeled.evaluation.choosing import choose
+    from unlabeled.exploring import explore
     from unlabeled.exporting import export
     from unlabeled.method import Method
     from unlabeled.publishing import publish
@@ -35,8 +38,11 @@ __all__ = [
     "adapt",
     "audit",
     "bet",
+    "choose",
+    "curate",
     "embed",
     "evaluate",
+    "explore",
     "export",
     "load",
     "open_data",
@@ -50,8 +56,11 @@ _HOMES = {
     "adapt": "training.adapt",
     "audit": "auditing",
     "bet": "evaluation.bets",
+    "choose": "evaluation.choosing",
+    "curate": "curating",
     "embed": "evaluation",
     "evaluate": "evaluation",
+    "explore": "exploring",
     "export": "exporting",
     "load": "run",
     "open_data": "data",

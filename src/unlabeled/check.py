@@ -113,7 +113,8 @@ def choice(options: Collection[Any], **values: Any) -> None:
     for name, value in values.items():
         if value not in options:
             allowed = ", ".join(str(option) for option in options)
-            raise UserError(f"{name} must be one of {allowed}, got {value}")
+            meant = near(value, filter(_is_text, options)) if isinstance(value, str) else ""
+            raise UserError(f"{name} must be one of {allowed}, got {value}{meant}")
 
 
 def nearest(name: str, names: Iterable[str], otherwise: str) -> str:
@@ -131,6 +132,10 @@ def near(name: str, names: Iterable[str]) -> str:
 def reason(error: BaseException) -> str:
     """Why something failed, in one line of bearable length; never empty."""
     return one_line(getattr(error, "strerror", None) or str(error)) or type(error).__name__
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def one_line(text: str) -> str:

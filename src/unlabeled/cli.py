@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 import shlex
 import sys
 import warnings
@@ -18,6 +19,7 @@ from unlabeled.check import UserError
 from unlabeled.evaluation.controls import CONTROLS
 from unlabeled.evaluation.probes import PROBES
 from unlabeled.evaluation.tasks import TASKS
+from unlabeled.progress import duration, telling
 from unlabeled.training.settings import ADAPT, BUDGET, Settings
 from unlabeled.version import __version__
 
@@ -108,6 +110,10 @@ Network = Annotated[
         help="module:function that builds the network of the run. [default: the built-in encoder named in the run]"
     ),
 ]
+EMBEDDERS = (
+    "Folder of a run, or hub:OWNER/NAME; weights as timm:NAME, torchvision:NAME, hf:OWNER/NAME or a file; or auto, "
+    "which trains what pretrain auto chooses on the data first."
+)
 CONFIG = "The run.toml of a run to repeat; options given here override it. [default: none]"
 SOURCES = "Built-in set such as digits, folder, parquet, tar, npz, or hub name."
 Source = Annotated[str, Parameter(help=SOURCES)]
@@ -321,7 +327,7 @@ def _train(
     run = train(name, data or _stored_data(values), **values)
     if gather.rank() == 0:
         print(run.path, flush=True)
-        _next("evaluate", run.path, run.config["data"].get("source") or "LABELLED")
+        _next("evaluate", run.path, _labelled(run))
 
 
 for _method in (AUTO, *map(methods.describe, methods.names())):
@@ -330,6 +336,15 @@ for _method in (AUTO, *map(methods.describe, methods.names())):
     if _method is not AUTO:
         _usage = f"Usage: unlabeled adapt {_method.name} DATA --weights WEIGHTS [OPTIONS]"
         adapt_app.command(_pretrain_command(_method, "adapt"), name=_method.name, usage=_usage)
+
+
+@adapt_app.default
+def adapt_what(*words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]) -> None:
+    """Name the method that is missing or misspelt."""
+    if not words:
+        adapt_app.help_print([])
+        return
+    methods.describe(words[0])
 
 
 @pretrain_app.default
@@ -349,7 +364,7 @@ def repeat(
         methods.describe(words[0])
     if config is None:
         raise UserError(f"method must come before its options, got {' '.join(words)}")
-    pretrain_app([*words, "--config", str(config)], **UNCAUGHT)
+    _call(pretrain_app, [*words, "--config", str(config)])
 
 
 def _stored_data(values: Mapping[str, Any]) -> str:
@@ -362,6 +377,15 @@ def _stored_data(values: Mapping[str, Any]) -> str:
     if config is None:
         raise UserError("data must be named, or known from --config, or from --resume with --out, got none")
     return _source(config)
+
+
+def _labelled(run: Any, source: str | None = None) -> str:
+    """What the data to evaluate a run on is called: that of the run, if it has labels, or a placeholder."""
+    data = run.config.get("data", {})
+    source = source or data.get("source")
+    if source == data.get("source") and data.get("classes", 2) < 2:
+        return "LABELLED"
+    return source or "LABELLED"
 
 
 def _source_of(run: Any) -> str:
@@ -409,17 +433,20 @@ def demo(*, out: Path = Path("runs/demo"), seed: Whole = 0) -> None:
 def selftest() -> None:
     """Check that everything works on this machine: closed forms, every method, resuming, two processes."""
     from unlabeled.selftest import selftest as run_checks
+    from unlabeled.selftest import size
 
+    _tell(f"{size()} checks, which take a few minutes on two cores")
     print(f"{'':8}{'seconds':>8}  check")
-    checks = run_checks(
-        lambda one: print(
-            f"{'ok' if one.right else 'FAILED':8}{one.seconds:8.1f}  {one.name}: {one.result}",
-            flush=True,
+    with telling(_tell):
+        checks = run_checks(
+            lambda one: print(
+                f"{'ok' if one.right else 'FAILED':8}{one.seconds:8.1f}  {one.name}: {one.result}",
+                flush=True,
+            )
         )
-    )
     failed = [one for one in checks if not one.right]
     seconds = sum(one.seconds for one in checks)
-    print(f"{len(checks) - len(failed)} of {len(checks)} checks passed, {seconds:.0f} s")
+    print(f"{len(checks) - len(failed)} of {len(checks)} checks passed in {duration(seconds)}")
     if failed:
         sys.exit(1)
     _next("demo")
@@ -491,7 +518,7 @@ def evaluate(
     steps: WholeOrNone = None,
     of_tasks: Annotated[TaskOptions, Parameter(name="*")] = CHOSEN_BY_TASKS,
     snapshots: Annotated[bool, Parameter(negative=())] = False,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: options.Device = "auto",
     encoder: Network = None,
     reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
 ) -> None:
@@ -506,7 +533,7 @@ def evaluate(
         steps: Optimizer steps of supervised, finetune, nonlinear and recognition, and of tasks that train on labelled
             images. [default: until held-out labels show no improvement; multilabel and segmentation 200, detection 150]
         snapshots: Measure the encoders that were saved during training too, without controls.
-        device: Device to compute features on; auto prefers a GPU.
+        device: Device to compute features on; auto prefers a GPU, and mps computes on the CPU, as it lacks float64.
     """
     from unlabeled.run import load
 
@@ -523,12 +550,23 @@ def evaluate(
     options |= asdict(reading) | of_tasks.chosen
     if snapshots:
         _evaluate_snapshots(opened, data, options)
-    _evaluate(opened, data, controls=controls, public_weights=public_weights, **options)
-    _next("report", run)
+    about = _evaluate(opened, data, controls=controls, public_weights=public_weights, **options)
+    source = opened.config.get("data", {}).get("source")
+    if about.get("in_training_part") or about.get("near_in_training_part"):
+        _next("audit", data, "--out", "audit.html")
+    elif source not in (None, data) and (
+        (about.get("seen_in_pretraining") or {}).get("samples") or about.get("near_in_pretraining")
+    ):
+        _next("audit", source, data, "--out", "audit.html")
+    else:
+        _next("report", run)
 
 
-def _evaluate(run: Any, data: Any, **options: Any) -> None:
-    """Evaluate a run and print the scores, also where Ctrl-C stops it."""
+def _evaluate(run: Any, data: Any, **options: Any) -> Mapping[str, Any]:
+    """Evaluate a run and print the scores, also where Ctrl-C stops it.
+
+    Returns what is known of the data, such as test samples that are in the training part too.
+    """
     measured: dict[str, Any] = {}
     try:
         _measure(run, data, "", measured, **options)
@@ -537,6 +575,7 @@ def _evaluate(run: Any, data: Any, **options: Any) -> None:
             print(scores, flush=True)
     if run.results_folder != run.path:
         _tell(f"the scores are in {run.results_folder}, as the cache of the Hub is not written to")
+    return measured[""].about
 
 
 def _measure(run: Any, data: Any, name: str, measured: dict[str, Any], **options: Any) -> None:
@@ -552,7 +591,7 @@ def _measure(run: Any, data: Any, name: str, measured: dict[str, Any], **options
         measured[name] = measure(run, data, progress=_tell, save=save, **options)
         _keep(run, measured[name])
     except KeyboardInterrupt:
-        kept = f"; what was measured is in {run.results_folder / 'scores.json'}" if name in measured else ""
+        kept = f"; the scores so far are in {run.results_folder / 'scores.json'}" if name in measured else ""
         raise KeyboardInterrupt(f"stopped{kept}") from None
 
 
@@ -614,13 +653,13 @@ def bet(
     image_size: WholeOrNone = None,
     batch_size: WholeOrNone = None,
     seed: WholeOrNone = None,
-    device: Literal["auto", "cpu", "cuda"] | None = None,
+    device: options.Device | None = None,
     config: Path | None = None,
     out: Path | None = None,
 ) -> None:
     """Pre-train with and without labels on the same images, and see which transfers better to the target, by how much.
 
-    The same command goes on after an interruption. The page and the TOML file that repeats the bet are in its folder.
+    The same command continues an interrupted bet. The page and the TOML file that repeats the bet are in its folder.
 
     Args:
         pretrain_data: Images with labels to pre-train on. [default: those of --config]
@@ -652,7 +691,61 @@ def bet(
         batch_size=batch_size, seed=seed, device=device,
     )  # fmt: skip
     print(f"{done}\n{write_page(done)}", flush=True)
-    _next("bet", "--config", done.path / "bet.toml", "--out", "FOLDER")
+    if (best := done.best_run()) is not None:
+        _next("export", best, "--out", "encoder.safetensors")
+
+
+@app.command(usage="Usage: unlabeled choose DATA [OPTIONS]")
+def choose(
+    data: Source,
+    /,
+    *,
+    labels: str | None = None,
+    labels_per_class: str | None = None,
+    minutes: float = 20.0,
+    methods: Annotated[tuple[str, ...], WORDS, Parameter(show_default=False)] = (),
+    criterion: Literal["rankme", "alpha", "lidar", "silhouette"] | None = None,
+    encoder: str | None = None,
+    image_size: WholeOrNone = None,
+    batch_size: WholeOrNone = None,
+    store_size: WholeOrNone = None,
+    seed: Whole = 0,
+    device: options.Device = "auto",
+    out: Path | None = None,
+    reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
+) -> None:
+    """Choose a method for the data within a time: train several shortly, go on with the best third, and so again.
+
+    The same command goes on after an interruption. A candidate that fails is left out, with the reason. All runs and
+    choice.json stay in the folder.
+
+    Args:
+        data: Built-in set such as digits, folder, parquet, tar, npz, or hub name.
+        labels: Labelled samples to choose by, such as a folder with a few of each class. [default: none, unless
+            --labels-per-class asks for those of DATA]
+        labels_per_class: Labels of each class to choose by: a number, a percentage of each class, or all. [default: all
+            of --labels; none without these, where a criterion that needs no labels decides]
+        minutes: Minutes for all of it.
+        methods: Candidates separated by commas: METHOD, METHOD:recipe (what it declares for small budgets),
+            METHOD:SETTING=VALUE, several settings joined by colons, or auto. [default: by the kind of data]
+        criterion: What decides without labels. [default: lidar for images, else rankme]
+        encoder: Network, the same for all. [default: chosen by the method and the image size]
+        image_size: Height and width of the encoder's input in pixels. [default: chosen by the data]
+        batch_size: Samples per forward pass. [default: chosen by the method and the data]
+        store_size: Shorter side in pixels at which decoded images are stored. [default: chosen by the image size]
+        seed: Seed of all random numbers.
+        device: Device to train on; auto prefers a GPU.
+        out: Folder of the choice. [default: runs/choose-DATA]
+    """
+    from unlabeled.evaluation.choosing import choose as play
+
+    choice = play(
+        data, labels=labels, labels_per_class=labels_per_class, minutes=minutes, methods=methods,
+        criterion=criterion, seed=seed, device=device, out=out, quiet=True, progress=_tell,
+        reading=asdict(reading), encoder=encoder, image_size=image_size, batch_size=batch_size,
+        store_size=store_size,
+    )  # fmt: skip
+    print(f"{choice}\n{choice.path / 'choice.json'}", flush=True)
 
 
 def _whole_numbers(name: str, words: Sequence[str]) -> list[int]:
@@ -673,7 +766,7 @@ def compare(
     image_size: WholeOrNone = None,
     store_size: WholeOrNone = None,
     seed: Whole = 0,
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    device: options.Device = "auto",
     probe: Words = ("knn", "linear"),
     labels_per_class: Words = ("all",),
     controls: Controls = ("default",),
@@ -742,17 +835,16 @@ def _compare(
     if len(kinds) > 1:
         raise UserError(f"compare must get methods for one kind of data, got {', '.join(sorted(kinds))}")
     kind = kinds.pop() if kinds else None
-    folder = out or new_folder(Path("runs/compare"))
     size = settings["store_size"] or store_size(kind, settings["image_size"])
     # Divided once, so that no method sees the test images, not even without their labels.
     train, test = open_splits(data, kind=kind, store_size=size, **reading)
+    folder = out or new_folder(Path("runs/compare"))
     settings |= {name: reading[name] for name in reading if name != "group"}  # how the report reads the data
-    device = "cpu" if settings["device"] == "mps" else settings["device"]
     runs, measured = [], dict[str, Any]()
     try:
         for name in names:
             runs.append(pretrain(name, train, out=folder / name, **settings))
-            _measure(runs[-1], (train, test), name, measured, device=device, **probing)
+            _measure(runs[-1], (train, test), name, measured, device=settings["device"], **probing)
     finally:
         if measured:
             print(side_by_side([*measured.items()]), flush=True)
@@ -803,10 +895,10 @@ def show(
         print(path, flush=True)
     if len(texts) + len(images) < len(rows):
         print(f"to hear the sounds: unlabeled report {run}", flush=True)
-    _next("evaluate", run, source)
+    _next("evaluate", run, _labelled(opened, source))
 
 
-@app.command(usage="Usage: unlabeled embed RUN DATA --out FILE [OPTIONS]")
+@app.command(usage="Usage: unlabeled embed RUN DATA --out FILE|FOLDER [OPTIONS]")
 def embed(
     run: Run,
     data: Source,
@@ -817,34 +909,45 @@ def embed(
     directions: Directions = None,
     thumbnails: Annotated[bool, Parameter(negative=())] = False,
     coordinates: Annotated[bool, Parameter(negative=())] = False,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    stream: Annotated[bool, Parameter(negative=())] = False,
+    cache_size: str | None = None,
+    workers: WholeOrNone = None,
+    device: options.Device = "auto",
     encoder: Network = None,
     reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
 ) -> None:
     """Write the features of every sample, with its path, split, label and group, as parquet, csv, npz or npy.
 
     Args:
-        out: File; its extension sets the format: .parquet, .csv, .npz, or .npy for the features alone.
+        out: File, whose extension sets the format: .parquet, .csv, .npz, or .npy for the features alone; or a folder,
+            which gets parquet files of 10,000 samples each. The same command resumes a folder, and torchrun or srun
+            share it among processes.
         thumbnails: Add a column of small images to a parquet file.
         coordinates: Add columns x and y to a parquet file, a flat map of the features.
-        device: Device to compute features on; auto prefers a GPU.
+        stream: Decode images of shards while features are computed, as in pretrain; out gets a file for each shard.
+        cache_size: Disk space for streamed shards that are not local tar files, such as 200GB. [default: half of the
+            free space]
+        workers: Processes that decode streamed images. [default: one per processor]
+        device: Device to compute features on; auto prefers a GPU, and mps computes on the CPU, as it lacks float64.
     """
     from unlabeled.evaluation import embed as compute
+    from unlabeled.evaluation import embed_shards
     from unlabeled.run import load
 
     opened = load(run, encoder)
-    vectors, _ = compute(
-        opened,
-        data,
-        out=out,
-        features=_named(opened, features, directions),
-        thumbnails=thumbnails,
-        coordinates=coordinates,
-        device=device,
-        **asdict(reading),
-        progress=_tell,
-    )
-    print(f"{out}: {vectors.shape[0]:,} samples x {vectors.shape[1]} numbers", flush=True)
+    options: dict[str, Any] = {"out": out, "features": _named(opened, features, directions), "device": device}
+    options |= asdict(reading) | {"progress": _tell}
+    if stream or not out.suffix:
+        if thumbnails or coordinates:
+            raise UserError("out must end with .parquet for thumbnails and coordinates, got a folder")
+        written = embed_shards(opened, data, stream=stream, cache_size=cache_size, workers=workers, **options)
+        files = f"{written.files:,} of {written.expected:,} files"
+        print(f"{out}: {files}, {written.samples:,} samples x {written.dim:,} dimensions", flush=True)
+        return
+    if cache_size is not None or workers is not None:
+        raise UserError("cache_size and workers must be left out without stream")
+    vectors, _ = compute(opened, data, thumbnails=thumbnails, coordinates=coordinates, **options)
+    print(f"{out}: {vectors.shape[0]:,} samples x {vectors.shape[1]:,} dimensions", flush=True)
     _next("export", run, "--out", "encoder.safetensors")
 
 
@@ -871,7 +974,10 @@ def report(
     if out is None and hub.is_address(runs[0]):
         out = Path("report.html")
     print(draw(opened, data=data, out=out), flush=True)
-    _next("embed", runs[0], data or _source_of(opened[0]), "--out", "features.parquet")
+    if opened[0].evaluations:
+        _next("embed", runs[0], data or _source_of(opened[0]), "--out", "features.parquet")
+    else:
+        _next("evaluate", runs[0], _labelled(opened[0]))
 
 
 @app.command(usage="Usage: unlabeled audit DATA... [OPTIONS]")
@@ -908,9 +1014,115 @@ def audit(
         from unlabeled.reporting.audit_page import write_page
 
         print(write_page(findings, out, json=json))
-    if strict and (findings.leaks or not any(map(len, findings.parts))):
+    readable = any(map(len, findings.parts))
+    if readable and not findings.leaks:
+        _next("pretrain", AUTO.name, *sources[:1])
+    elif readable and out is None:
+        _next("audit", *sources, "--out", "audit.html")
+    if strict and (findings.leaks or not readable):
         sys.exit(1)
-    _next("pretrain", "METHOD", *sources[:1])
+
+
+@app.command(usage="Usage: unlabeled curate DATA [RUN] [OPTIONS]")
+def curate(
+    data: Source,
+    run: Annotated[str, Parameter(help=EMBEDDERS)] = "auto",
+    /,
+    *,
+    size: WholeOrNone = None,
+    share: float | None = None,
+    clusters: ChosenWords = (),
+    rounds: Whole = 10,
+    near: bool = True,
+    outliers: Literal["keep", "omit"] = "keep",
+    features: Features = None,
+    seed: Whole = 0,
+    device: options.Device = "auto",
+    out: Path | None = None,
+    reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
+) -> None:
+    """Choose a balanced part of unlabelled data by clusters of clusters of its features, without copies.
+
+    Labels play no part. Tables say which samples were omitted and why, and which are outliers; a page shows the
+    clusters.
+
+    Args:
+        size: Samples to take. [default: as share says]
+        share: Fraction of the samples to take instead, in 0..1. [default: 0.5]
+        clusters: Clusters of each level, the finest first: 1000,100,10. [default: a fortieth of the samples, then a
+            tenth of these, and so on while at least ten are left]
+        rounds: How often each level is clustered again from what is nearest to its centres.
+        near: Omit near-duplicates of images and texts, too, not only equal samples.
+        outliers: omit never takes samples that are far from all others; they are listed in any case.
+        seed: Seed of all random choices.
+        device: Device to compute features on; auto prefers a GPU, and mps computes on the CPU, as it lacks float64.
+        out: Folder, or a file whose extension sets the format of what was taken: .csv or .txt, a list of images;
+            .jsonl, texts; .parquet, contents. [default: the next free runs/curated-DATA]
+    """
+    from unlabeled.curating import curate as choose
+    from unlabeled.curating.subset import place, verify, write_subset
+    from unlabeled.data.opening import kind_of
+    from unlabeled.files import new_folder
+    from unlabeled.reporting.curation_page import write_page
+
+    if out is None:
+        out = new_folder(Path("runs") / f"curated-{_short(data)}")
+    verify(out, kind_of(data))
+    folder, begin = place(out)
+    curation = choose(
+        data, run, size=size, share=share, clusters=_whole_numbers("clusters", clusters) or None, rounds=rounds,
+        near=near, outliers=outliers, features=features, seed=seed, out=folder, device=device, progress=_tell,
+        **asdict(reading),
+    )  # fmt: skip
+    paths = write_subset(curation, out)
+    paths["page"] = write_page(curation, folder / f"{begin}clusters.html")
+    print("\n".join(curation.summary()))
+    print("\n".join(f"{name}: {path}" for name, path in paths.items()), flush=True)
+    _next("pretrain", AUTO.name, paths["subset"])
+
+
+@app.command(usage="Usage: unlabeled explore RUN DATA [OPTIONS]")
+def explore(
+    run: Annotated[str, Parameter(help=EMBEDDERS)],
+    data: Source,
+    /,
+    *,
+    out: Path | None = None,
+    features: Features = None,
+    parquet: Path | None = None,
+    seed: Whole = 0,
+    device: options.Device = "auto",
+    reading: Annotated[Reading, Parameter(name="*")] = DETECTED,
+) -> None:
+    """Write a page that searches samples by similarity, with a map, and collects a list of what to label.
+
+    The page works offline, from its folder, with up to 100,000 images, texts, sounds or videos. Lists that it saves are
+    data for evaluate and pretrain.
+
+    Args:
+        out: Folder of the page. [default: the next free runs/explore-DATA]
+        parquet: File of the same features and map, with small images, for viewers such as embedding-atlas.
+            [default: none]
+        seed: Seed of all random choices.
+        device: Device to compute features on; auto prefers a GPU, and mps computes on the CPU, as it lacks float64.
+    """
+    from unlabeled.exploring import explore as write
+    from unlabeled.exploring.exploration import run_beside
+    from unlabeled.files import new_folder
+
+    out = out or new_folder(Path("runs") / f"explore-{_short(data)}")
+    written = write(
+        run, data, out=out, features=features, parquet=parquet, seed=seed, device=device, progress=_tell,
+        **asdict(reading),
+    )  # fmt: skip
+    print("\n".join(written.summary()))
+    print(written.path, *([parquet] if parquet else []), sep="\n", flush=True)
+    _next("evaluate", run_beside(out) if run == "auto" else run, "labels.csv")
+
+
+def _short(data: str) -> str:
+    """A name for a folder of what is made of data."""
+    return re.sub(r"[^\w.-]+", "-", Path(data).stem).strip("-.") or "data"
 
 
 @app.command(usage="Usage: unlabeled export RUN --out PATH [OPTIONS]")
@@ -929,26 +1141,29 @@ def export(
 
     Args:
         out: File to write; a folder for timm and transformers.
-        format: safetensors (any encoder), onnx (images, text and sound), timm (images), transformers (text and sound),
-            or word2vec (word vectors).
+        format: safetensors, for every encoder; onnx, for encoders of images, text and sound; timm, for images and
+            networks of timm, such as resnet18 and vit-small; transformers, for text (bert and gpt) and sound
+            (wav2vec2); word2vec, for word vectors (lsa, skipgram, cbow).
         data: Data whose training part the features are fitted to. [default: what the run was trained on]
     """
     from unlabeled.evaluation import readouts
+    from unlabeled.exporting import check_format
     from unlabeled.exporting import export as write
     from unlabeled.run import load
 
     opened = source = load(run, encoder)
-    if text := readouts.named(source, features, directions):
+    text = readouts.named(source, features, directions)
+    check_format(opened.encoder, out, format, None if text == readouts.OUTPUT else text)
+    if text:
         source = readouts.readout(source, text, data, device="cpu", progress=_tell)
     elif data is not None:
         raise UserError(f"data must come with features to fit to it, got {data}")
     written = write(source, out, format=format)
+    agree = f"differ by at most {written.difference:.1g}" if written.difference else "are identical"
     note = f"; {written.note}" if written.note else ""
-    print(
-        f"{written.path}: reloaded, its features differ by at most {written.difference:.1g}{note}",
-        flush=True,
-    )
-    _next("embed", run, _source_of(opened), "--out", "features.parquet")
+    print(f"{written.path}: read back, its features {agree}{note}", flush=True)
+    _tell(f"in Python: {written.usage}")
+    _next("publish", run, "OWNER/NAME")
 
 
 @app.command(usage="Usage: unlabeled publish RUN OWNER/NAME [OPTIONS]")
@@ -992,9 +1207,9 @@ def publish(
     if done.address is not None:
         print(done.address, flush=True)
         return _next("evaluate", f"hub:{name}", "LABELLED")
-    seen = "its owners only" if private else "everybody"
-    _tell(f"nothing was uploaded; --push uploads {done.path} to {name}, for {seen} to see")
-    _next("publish", run, name, *(["--license", license] if license else []), "--push")
+    seen = "its owners only" if private else "everyone"
+    _tell(f"nothing was uploaded; --push uploads {done.path} to {name}, visible to {seen}")
+    _next("publish", run, name, "--license", license or "LICENSE", "--push")
 
 
 def _next(*words: object) -> None:
@@ -1030,10 +1245,6 @@ def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-UNCAUGHT: dict[str, Any] = {"exit_on_error": False, "print_error": False, "verbose": False}
-"""How an app is called whose errors `main` prints."""
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
@@ -1043,7 +1254,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     warnings.formatwarning = _warning
     try:
-        app(words, **UNCAUGHT)
+        _call(app, words)
     except UnusedCliTokensError as error:
         _stop(check.one_line(_too_many(error)), 2)
     except (CycloptsError, UserError) as error:
@@ -1056,6 +1267,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(str(error), 3)
 
 
+def _call(command: App, words: Sequence[str]) -> None:
+    """Run a command, whose errors `main` prints; they name options as they are written on the command line."""
+    try:
+        command(words, exit_on_error=False, print_error=False, verbose=False)
+    except UserError as error:
+        raise UserError(_with_flags(str(error), _flags(command, words))) from error
+
+
+def _flags(command: App, words: Sequence[str]) -> dict[str, str]:
+    """What stands on the command line for each parameter of the command that some words call."""
+    _, apps, _ = command.parse_commands(words)
+    if apps[-1].default_command is None:
+        return {}
+    flags = {"pretraining": "PRETRAIN_DATA", "target": "TARGET_DATA"} if apps[-1] is app["bet"] else {}
+    for argument in apps[-1].assemble_argument_collection():
+        keyword = argument.field_info.kind is inspect.Parameter.KEYWORD_ONLY
+        own_network = (argument.parameter.help or "").startswith("module:function")
+        if argument.name.startswith("--") and keyword and not own_network:
+            flags[argument.name[2:].replace("-", "_")] = argument.name
+    return flags
+
+
+def _with_flags(message: str, flags: Mapping[str, str]) -> str:
+    """A message whose rule names flags, not parameters: a first word, and whatever has an underscore."""
+    rule, got, value = message.partition(", got ")
+    word, must, _ = rule.partition(" must ")
+    if must and word in flags and not _OF_VALUES.match(rule):
+        rule = flags[word] + rule.removeprefix(word)
+    for name in filter(lambda name: "_" in name, flags):
+        rule = re.sub(rf"(?<![\w./=-]){name}(?![\w./=-])", flags[name], rule)
+    return rule + got + value
+
+
+_OF_VALUES = re.compile(r"\w+ must (be finite|vary|agree|have)\b")
+"""How rules begin that are about features, clips or weights as such, not about the options of these names."""
+
+
 def _too_many(error: UnusedCliTokensError) -> str:
     """What a command takes, where it was given more words."""
     command = app
@@ -1063,7 +1311,8 @@ def _too_many(error: UnusedCliTokensError) -> str:
         command = command[word]
     usage = str(command.usage or "").partition("Usage: unlabeled ")[2].partition("\n")[0]
     words = usage or f"{' '.join(error.command_chain or ())} [OPTIONS]"
-    return f"words must fit {words}, got {shlex.join(error.unused_tokens or [])} besides"
+    unused = error.unused_tokens or []
+    return f"too many arguments: {shlex.join(unused)}; usage: unlabeled {words}"
 
 
 def _warning(message: Warning | str, *where: Any, **more: Any) -> str:

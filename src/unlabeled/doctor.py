@@ -85,7 +85,7 @@ def doctor() -> dict[str, Any]:
             report[title] = look(problems)
         except Exception as error:  # what is wrong with one section must not hide the others
             report[title] = {}
-            problems.append(f"{title} cannot be looked at: {check.reason(error)}")
+            problems.append(f"{title} cannot be checked: {check.reason(error)}")
     return report | {"problems": problems + _wrong_threads(report)}
 
 
@@ -249,7 +249,7 @@ def _space(problems: list[str]) -> dict[str, Any]:
         free = space[name] = shutil.disk_usage(place).free
         if free < LEAST_SPACE * GIB:
             problems.append(
-                f"only {_gib(free)} are free for {name} ({place}): runs and decoded data may not find room"
+                f"only {_gib(free)} are free for {name} ({place}): runs and decoded data may not fit"
             )
         if not os.access(place, os.W_OK):
             problems.append(f"{name} ({place}) cannot be written to")

@@ -1,14 +1,17 @@
 """Run folders on the Hugging Face Hub; its cache, its login and its offline mode are those of huggingface_hub."""
 
 import re
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from unlabeled import check
 from unlabeled.check import UserError
 
-__all__ = ["FILES", "check_name", "download", "is_address", "upload"]
+__all__ = ["FILES", "asked_once", "check_name", "download", "is_address", "upload"]
 
 PREFIX = "hub:"
 FILES = (
@@ -22,6 +25,11 @@ FILES = (
     "samples.npy",
 )
 """Files of a published run; nothing else is downloaded, and nothing in them is executed."""
+OFFLINE, UNREACHABLE = "offline mode is on", "the Hub cannot be reached"
+SECONDS, REMEMBERED = 10.0, 60.0
+"""How long the Hub may take to answer, and how long is remembered that it did not."""
+_silent: dict[str, float] = {}
+"""When an address of the Hub was last found to be silent."""
 PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 
 
@@ -42,20 +50,59 @@ def check_name(name: str) -> None:
         raise UserError(f"name must be OWNER/NAME as the Hub allows it, got {name} ({error})") from error
 
 
+@contextmanager
+def asked_once() -> Iterator[str]:
+    """Let libraries read their caches at once where the Hub is silent; they ask for each file for half a minute.
+
+    Yields:
+        Why the Hub is not asked; empty where it answers.
+    """
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode():
+        yield OFFLINE
+    elif _answers(constants.ENDPOINT):
+        yield ""
+    else:
+        settings: list[Any] = [constants, *filter(None, [sys.modules.get("datasets.config")])]
+        before = [module.HF_HUB_OFFLINE for module in settings]
+        try:
+            for module in settings:
+                module.HF_HUB_OFFLINE = True
+            yield UNREACHABLE
+        finally:
+            for module, value in zip(settings, before, strict=True):
+                module.HF_HUB_OFFLINE = value
+
+
+def _answers(address: str) -> bool:
+    """Whether there is any answer; the errors of transports have no common class."""
+    from huggingface_hub.utils import get_session
+
+    if time.monotonic() - _silent.get(address, -REMEMBERED) < REMEMBERED:
+        return False
+    try:
+        get_session().head(address, timeout=SECONDS)
+    except Exception:
+        _silent[address] = time.monotonic()
+        return False
+    return True
+
+
 def download(address: str) -> Path:
-    """The folder of a published run, in the cache of huggingface_hub; read from there where the Hub is not reached.
+    """The folder of a published run, in the cache of huggingface_hub; read from there where the Hub cannot be reached.
 
     Args:
         address: hub:OWNER/NAME, or hub:OWNER/NAME@REVISION for a branch, tag or commit.
 
     Raises:
-        ValueError: There is no such model, or it is neither reached nor in the cache.
+        ValueError: There is no such model, or it is neither within reach nor in the cache.
     """
     name, _, revision = address.removeprefix(PREFIX).partition("@")
     check_name(name)
     from huggingface_hub import snapshot_download
 
-    with _one_line_errors(f"run must be one that the Hub has or the cache holds, got {address}"):
+    with asked_once() as why, _one_line_errors(f"run must be on the Hub or in the cache, got {address}", why):
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
 
 
@@ -71,7 +118,7 @@ def upload(folder: Path, name: str, *, private: bool) -> str:
         The address of the model.
 
     Raises:
-        ValueError: The Hub is not reached or refuses it, as without a login.
+        ValueError: The Hub cannot be reached or refuses it, as without a login.
     """
     from huggingface_hub import HfApi
 
@@ -89,8 +136,13 @@ def upload(folder: Path, name: str, *, private: bool) -> str:
 
 
 @contextmanager
-def _one_line_errors(rule: str) -> Iterator[None]:
-    """Say in one line what failed; the errors of huggingface_hub and of its transport have no common class."""
+def _one_line_errors(rule: str, why: str = UNREACHABLE) -> Iterator[None]:
+    """Say in one line what failed; the errors of huggingface_hub and of its transport have no common class.
+
+    Args:
+        rule: What is said before the reason.
+        why: Why the Hub is not asked.
+    """
     from huggingface_hub import errors
 
     try:
@@ -100,7 +152,7 @@ def _one_line_errors(rule: str) -> Iterator[None]:
     except errors.RevisionNotFoundError as error:
         raise UserError(f"{rule} (it has no such revision)") from error
     except errors.LocalEntryNotFoundError as error:
-        raise UserError(f"{rule} (the Hub is not reached, and the cache does not hold it)") from error
+        raise UserError(f"{rule} ({why or UNREACHABLE}, and it is not in the cache)") from error
     except errors.LocalTokenNotFoundError as error:
         raise UserError(f"{rule} (you are not logged in: hf auth login)") from error
     except Exception as error:

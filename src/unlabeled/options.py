@@ -14,6 +14,7 @@ from unlabeled.check import Range, UserError
 __all__ = [
     "READING",
     "Count",
+    "Device",
     "EncoderNeeds",
     "Fraction",
     "NonNegative",
@@ -38,6 +39,7 @@ Fraction = Annotated[float, Range(at_least=0, at_most=1)]
 PositiveFraction = Annotated[float, Range(above=0, at_most=1)]
 WholeNumber = Annotated[int, Range(at_least=0)]
 Count = Annotated[int, Range(at_least=1)]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 Several = Annotated[int, Range(at_least=2)]
 
 

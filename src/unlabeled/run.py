@@ -89,7 +89,12 @@ class Run:
     ) -> None:
         self.path, self.network, self.at = Path(path), network, at
         if not (self.path / CONFIG).is_file():
-            raise UserError(f"run must be a folder that pretrain wrote, got {self.path} (it has no {CONFIG})")
+            runs = [str(file.parent) for file in self.path.parent.glob(f"*/{CONFIG}")]
+            why = f"has no {CONFIG}" if self.path.exists() else "does not exist"
+            raise UserError(
+                f"run must be a folder that pretrain wrote, got {self.path} "
+                f"(it {why}){check.near(str(self.path), runs)}"
+            )
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -242,7 +247,7 @@ class Run:
                 file.replace(aside)
                 warnings.warn(f"{error}; it was renamed to {aside.name}", stacklevel=3)
             else:  # damaged is what was published
-                warnings.warn(f"{error}; its scores are left out", stacklevel=3)
+                warnings.warn(f"{error}; its scores are skipped", stacklevel=3)
             return []
 
     @property

@@ -16,10 +16,11 @@ from torch import Tensor
 from unlabeled import methods
 from unlabeled.data import BUILT_IN, Data, open_data
 from unlabeled.parts import gather
+from unlabeled.progress import watched
 from unlabeled.run import CHECKPOINT, Run, read_checkpoint
 from unlabeled.training.train import pretrain
 
-__all__ = ["Check", "example", "selftest", "smallest"]
+__all__ = ["Check", "example", "selftest", "size", "smallest"]
 
 SAMPLES, STEPS = 24, 4
 JOIN_SECONDS = 120
@@ -43,8 +44,8 @@ def selftest(tell: Callable[[Check], None] = lambda check: None) -> list[Check]:
     Returns:
         The checks; one that raised an error is not right and says which.
     """
-    checks = []
-    for name, run in _checks():
+    checks: list[Check] = []
+    for name, run in watched(_checks(), size(), "selftest", "checks"):
         began = time.perf_counter()
         try:
             result, right = run()
@@ -53,6 +54,11 @@ def selftest(tell: Callable[[Check], None] = lambda check: None) -> list[Check]:
         checks.append(Check(name, result, right, time.perf_counter() - began))
         tell(checks[-1])
     return checks
+
+
+def size() -> int:
+    """How many checks there are."""
+    return sum(1 for _ in _checks())
 
 
 def _checks() -> Iterator[tuple[str, Callable[[], tuple[str, bool]]]]:

@@ -172,7 +172,7 @@ def test_broken_boxes_are_left_out_and_named_in_one_line(
         "1 images whose boxes are stated for another size (JPEGImages/b.png: 80x60, the image 40x20)",
     ):  # fmt: skip
         assert words in lines[0]
-    assert any("2 of 3 images have no boxes and are left out" in line for line in caplog.messages)
+    assert any("2 of 3 images have no boxes and are skipped" in line for line in caplog.messages)
 
 
 def test_boxes_of_a_category_that_coco_does_not_list_are_named_by_its_number(

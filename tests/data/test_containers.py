@@ -146,7 +146,7 @@ def test_columns_are_listed_where_none_is_of_labels_and_others_where_several_are
     pandas.DataFrame({"image": FOUR, "age": range(4), "sex": list("mfmf")}).to_parquet(tmp_path / "x.parquet")
     data = open_data(tmp_path / "x.parquet", cache=False)
     assert [reason for _, reason in data.skipped] == [
-        "no labels: its columns are age, sex; choose one with label"
+        "no labels: its columns are age, sex; choose one with --label"
     ]
     assert labels(open_data(tmp_path / "x.parquet", cache=False, label="sex")) == ["m", "f", "m", "f"]
     with pytest.raises(ValueError, match=r"label must be a column of .*, which has age, sex, got size"):
@@ -272,7 +272,7 @@ def test_labels_of_the_webdataset_layout_are_in_cls_json_or_txt(tmp_path):
     assert labels(open_data(both, cache=False)) == ["-1", "1", "1", "1"]
     unnamed = open_data(archive({"json": [b'{"a": 1, "b": 2}'] * 4}), cache=False)
     assert [reason for _, reason in unnamed.skipped] == [
-        "no labels: what is known of the images is a, b; choose one with label"
+        "no labels: what is known of the images is a, b; choose one with --label"
     ]
     with pytest.raises(ValueError, match=r"label must be a column of .*, which has a, b, got c"):
         open_data(tmp_path / "x.tar", cache=False, label="c")

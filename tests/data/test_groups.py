@@ -105,7 +105,7 @@ def test_parts_of_one_text_file_are_not_divided_unless_the_user_says_so(tmp_path
     book = "\n\n".join(f"Paragraph {number}. " + "word " * 500 for number in range(20))
     (tmp_path / "book.txt").write_text(book)
     assert open_data(tmp_path / "book.txt").groups.tolist() == [0] * 20
-    with pytest.raises(ValueError, match=r"at least 2 documents .* 20 texts of 1 documents .*group=none"):
+    with pytest.raises(ValueError, match=r"at least 2 documents .* 20 texts of 1 documents .*--group none"):
         open_splits(tmp_path / "book.txt")
     train, test = open_splits(tmp_path / "book.txt", group="none")
     assert len(train) == 16 and len(test) == 4
@@ -186,7 +186,7 @@ def test_folders_below_those_of_classes_are_suggested_for_images(tmp_path, caplo
     with caplog.at_level(logging.WARNING):
         open_splits(tmp_path)
     assert (
-        "has 10 folders below those of the classes; group=folder keeps each of them in one part"
+        "has 10 folders below those of the classes; --group folder keeps each of them in one part"
         in caplog.text
     )
     caplog.clear()

@@ -62,7 +62,7 @@ def test_a_method_refuses_opened_data_of_another_kind(tmp_path: Path) -> None:
 def test_unknown_kinds_and_paths_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"kind must be one of image, text, .*, got smell"):
         open_data("digits-of-mine", kind="smell")
-    with pytest.raises(ValueError, match=r"data must be a path or one of .*, got nowhere"):
+    with pytest.raises(ValueError, match=r"data must be a path that exists, one of .*, got nowhere"):
         open_data("nowhere", kind="audio")
 
 
@@ -76,7 +76,7 @@ def test_refusal_of_broken_files_names_the_share_and_the_reasons() -> None:
     broken = [Skipped("a.wav", "truncated")]
     refuse_broken("sounds", broken, 9, 0.1)
     with pytest.raises(
-        ValueError, match=r"1 of 9 files in sounds .* max_broken=0.1 allows: a.wav: truncated"
+        ValueError, match=r"1 of 9 files in sounds .* max_broken of 0.1 allows: a.wav: truncated"
     ):
         refuse_broken("sounds", broken, 8, 0.1)
     with pytest.raises(ValueError, match="1 of 1 files"):
@@ -123,5 +123,5 @@ def test_a_column_that_is_not_there_is_an_error_of_the_user(source: str) -> None
 
 
 def test_unknown_options_are_refused() -> None:
-    with pytest.raises(TypeError, match="nonsense"):
-        open_data("digits", nonsense=1)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match=r"open_data has no option lable; did you mean label\?"):
+        open_data("digits", lable="x")  # type: ignore[call-arg]

@@ -133,7 +133,7 @@ def test_the_asked_column_wins_and_without_a_usual_name_the_columns_are_listed(t
     bare = open_data(tmp_path, cache=False)
     assert bare.labels is None
     assert [reason for _, reason in bare.skipped] == [
-        "no labels: its columns are file, age, sex; choose one with label"
+        "no labels: its columns are file, age, sex; choose one with --label"
     ]
     assert labels(open_data(tmp_path, cache=False, label="Sex")) == ["m", "f", "m", "f"]
     with pytest.raises(

@@ -108,7 +108,7 @@ def test_every_line_that_is_not_used_is_counted_and_named(tmp_path, caplog):
     lists(ucf(tmp_path), trainlist01=TRAIN + odd, testlist01=test, classInd=CLASSES)
     train, test = opened(tmp_path, max_broken=0.3)
     assert len(train) == 6 and len(test) == 5
-    say = f"{tmp_path}: left out {{}} of 17 lines of official split 1, {{}}: {{}}".format
+    say = f"{tmp_path}: skipped {{}} of 17 lines of official split 1, {{}}: {{}}".format
     assert [record.message for record in caplog.records][1:] == [
         say(2, "no such video", "Archery/v_Archery_g09_c01, Archery/v_Archery_g09_c02"),
         say(1, "listed before", "Bowling/v_Bowling_g02_c01"),
@@ -121,7 +121,7 @@ def test_every_line_that_is_not_used_is_counted_and_named(tmp_path, caplog):
     assert skipped["v_Bowling_g01_c02.npy"] == "not in official split 1"
     assert skipped["v_Archery_g09_c01"] == "no such video" and "trainlist01.txt" not in skipped
     with pytest.raises(
-        ValueError, match=r"2 of 8 files .* more than max_broken=0.1 .*v_Archery_g09_c01: no such video"
+        ValueError, match=r"2 of 8 files .* more than a max_broken of 0.1 .*v_Archery_g09_c01: no such video"
     ):
         opened(tmp_path)
 
@@ -132,7 +132,7 @@ def test_broken_videos_are_counted_and_named(tmp_path, caplog):
     assert len(opened(tmp_path, max_broken=0.5)[0]) == 5
     broken = [record.message for record in caplog.records if "cannot be read" in record.message]
     assert broken == [
-        f"{tmp_path}: left out 1 of 6 videos that cannot be read: UCF-101/Bowling/v_Bowling_g02_c02.avi"
+        f"{tmp_path}: skipped 1 of 6 videos that cannot be read: UCF-101/Bowling/v_Bowling_g02_c02.avi"
     ]
 
 
@@ -148,7 +148,7 @@ def test_fold_chooses_among_official_splits(tmp_path, caplog):
     first, second = opened(tmp_path), opened(tmp_path, fold=2)
     assert second == first[::-1] and opened(tmp_path, fold=1) == first
     assert caplog.records[0].message.endswith(
-        "official split 1 of 1, 2 (fold takes another), 6 videos to train and 6 to test"
+        "official split 1 of 1, 2 (--fold takes another), 6 videos to train and 6 to test"
     )
     with pytest.raises(ValueError, match="fold must be one of 1, 2, got 3"):  # which has no list for testing
         opened(tmp_path, fold=3)
@@ -198,7 +198,7 @@ def test_lists_of_hmdb51(tmp_path, caplog):
     told = [record.message for record in caplog.records]
     assert told[0].endswith("official split 1, 2 videos to train and 2 to test")
     assert told[1].startswith(
-        f"{tmp_path}: left out 4 of 10 lines of official split 1, no 0, 1 or 2 at its end: brush_h"
+        f"{tmp_path}: skipped 4 of 10 lines of official split 1, no 0, 1 or 2 at its end: brush_h"
     )
     assert told[2] == f"{tmp_path}: 2 of 2 test videos are of recordings that are in training too"
     reasons = [skip.reason for skip in open_data(tmp_path, kind="video", cache=False).skipped]

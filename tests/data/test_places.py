@@ -46,7 +46,7 @@ def test_groups_of_one_image_are_left_out_with_a_note(caplog: pytest.LogCaptureF
     with caplog.at_level(logging.WARNING):
         data = places_of(numbered([0, 1, 1, 2]), 3, "test")
     assert len(data) == 1 and drawn(data).unique().tolist() == [1, 2]
-    assert caplog.messages == ["array: 2 of 3 groups are left out, as they have only one image"]
+    assert caplog.messages == ["array: 2 of 3 groups are skipped, as they have only one image"]
 
 
 def test_without_groups_or_with_single_images_the_error_says_what_to_do() -> None:

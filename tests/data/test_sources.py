@@ -117,7 +117,7 @@ def test_everything_left_out_is_listed_with_its_reason(zoo):
 
 def test_too_many_broken_images_are_refused_and_other_files_do_not_count(zoo):
     with pytest.raises(
-        ValueError, match=r"6 of 17 files in .*zoo cannot be read.*max_broken=0.35.*empty\.png: empty"
+        ValueError, match=r"6 of 17 files in .*zoo cannot be read.*max_broken of 0.35.*empty\.png: empty"
     ):
         open_data(zoo, max_broken=0.35)
     assert len(open_data(zoo, max_broken=6 / 17)) == 11
@@ -700,6 +700,7 @@ def test_torchvision_mistakes_are_explained(tmp_path):
 
 def test_hub_data_sets_are_streamed(monkeypatch):
     import datasets
+    from huggingface_hub import constants
 
     rows = [{"image": {"bytes": png((row, 0, 0)), "path": None}, "label": row % 2} for row in range(3)]
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b"]))
@@ -713,6 +714,7 @@ def test_hub_data_sets_are_streamed(monkeypatch):
             return {"train": stream}
 
     asked = []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets, "load_dataset_builder", lambda *names: asked.append(names) or Builder())
     data = open_data("hub:owner/name:small")
     assert asked == [("owner/name", "small")]
@@ -722,18 +724,21 @@ def test_hub_data_sets_are_streamed(monkeypatch):
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "load_dataset_builder", fail)
-    with pytest.raises(ValueError, match="cannot open hub:owner/name: no network"):
+    with pytest.raises(ValueError, match="cannot open hub:owner/name: offline mode is on; no network"):
         open_data("hub:owner/name")
 
 
 def test_a_name_that_is_nothing_is_answered_with_the_nearest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "holidays").mkdir()
-    with pytest.raises(ValueError, match=r"got digit; did you mean digits\?"):
+    with pytest.raises(ValueError, match=r"got digit, which does not exist; did you mean digits\?"):
         open_data("digit")
-    with pytest.raises(ValueError, match=r"got holiday; did you mean holidays\?"):
+    with pytest.raises(ValueError, match=r"got holiday, which does not exist; did you mean holidays\?"):
         open_data("holiday")
-    with pytest.raises(ValueError, match=r"data must be a path or one of digits, photos.*got xyzzy$"):
+    with pytest.raises(
+        ValueError,
+        match=r"data must be a path that exists, one of digits.*got xyzzy, which does not exist$",
+    ):
         open_data("xyzzy")
 
 

@@ -103,7 +103,7 @@ def test_a_class_of_one_group_is_for_training_only():
     ("labels", "groups"), [([0, 0, 0], [0, 0, 0]), ([0, 0, 1, 1], [0, 0, 1, 1]), ([0, 1, 2], [4, 4, 4])]
 )
 def test_one_group_for_each_class_cannot_be_divided(labels, groups):
-    with pytest.raises(ValueError, match=r"at least 2 groups of a class .* group=none"):
+    with pytest.raises(ValueError, match=r"at least 2 groups of a class .* --group none"):
         divide(of(torch.tensor(labels), torch.tensor(groups)))
 
 
@@ -119,7 +119,7 @@ def test_what_was_kept_together_is_said(caplog):
         divide(data)
     assert caplog.messages == [
         "twice divided 80 to 20 by 10 scenes; 20 duplicate images kept in the same part; "
-        "40 equal images have labels that disagree"
+        "40 equal images have contradictory labels"
     ]
     caplog.clear()
     for _ in range(2):

@@ -167,7 +167,9 @@ def test_a_shard_without_images_and_too_many_broken_ones_end_the_training(
     data = opened(tmp_path / "half")
     data.batch(torch.arange(8))  # too few to say
     monkeypatch.setattr(streamed, "_COUNTED", 16)
-    with pytest.raises(UserError, match=r"8 of 16 files in .*half cannot be read, .* max_broken=0.1 allows"):
+    with pytest.raises(
+        UserError, match=r"8 of 16 files in .*half cannot be read, .* max_broken of 0.1 allows"
+    ):
         data.batch(torch.arange(8))
 
 

@@ -216,6 +216,15 @@ def test_pans_over_images_of_a_folder_show_them_from_the_poses_that_they_name(tm
         open_data("pans:nowhere")
 
 
+def test_pans_that_would_fill_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    monkeypatch.setattr("unlabeled.data.worlds.available_memory", lambda: 2 * 8 * 3 * 16**2 - 1)
+    with pytest.raises(ValueError, match="images of pans must be few enough for half of the"):
+        open_data(f"pans:{tmp_path}")
+    monkeypatch.setattr("unlabeled.data.worlds.available_memory", lambda: 2 * 8 * 3 * 16**2)
+    assert len(open_data(f"pans:{tmp_path}")) == 1
+
+
 def test_egomotion_learns_from_motions_over_images_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for row in range(12):

@@ -235,7 +235,7 @@ def test_class_folders_of_files_with_a_cache_and_a_broken_file(tmp_path):
     assert bright.tolist() == pytest.approx([4.0 * number for number in range(9)], abs=2)
     again = find(tmp_path / "set", how)["train"]()
     assert torch.equal(again.table, data.table) and again.labels.tolist() == data.labels.tolist()
-    with pytest.raises(ValueError, match=r"1 of 7 files .* more than max_broken=0.1"):
+    with pytest.raises(ValueError, match=r"1 of 7 files .* more than a max_broken of 0.1"):
         find(tmp_path / "set", OpenOptions(cache=False))["train"]()
 
 

@@ -286,7 +286,7 @@ def test_damaged_files_and_bad_names_of_repositories_cost_one_line(vit: Any, hub
 def test_weights_out_of_reach_cost_one_line(hub: Path) -> None:
     for name in (TIMM, "hf:someone/network"):
         with pytest.raises(
-            Unreachable, match=f"within reach, got {name} .offline mode is on.; unset HF_HUB_OFFLINE"
+            Unreachable, match=f"or downloadable, got {name} .offline mode is on.; unset HF_HUB_OFFLINE"
         ) as e:
             encoders.pretrained(name)
         assert "\n" not in str(e.value)

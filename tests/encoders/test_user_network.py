@@ -112,7 +112,7 @@ def test_a_run_with_a_network_that_was_brought_can_be_opened_by_a_name(nets: str
 
 def test_a_run_with_one_of_our_networks_takes_no_other(tmp_path: Path) -> None:
     train(grey(tmp_path), "conv4", tmp_path / "run")
-    with pytest.raises(ValueError, match=r"encoder must be omitted for .*, which holds a conv4, got a:b"):
+    with pytest.raises(ValueError, match=r"encoder must be left out for .*, which holds a conv4, got a:b"):
         _ = load(tmp_path / "run", encoder="a:b").encoder
 
 

@@ -1,4 +1,4 @@
-"""Weights of others: found under any prefix, proven to fit, and told apart from those of a larger network."""
+"""Pretrained weights: found under any prefix, proven to fit, and told apart from those of a larger network."""
 
 import argparse
 import json
@@ -194,7 +194,7 @@ def test_pickles_that_need_code_are_refused_in_one_line(tmp_path: Path) -> None:
     ):
         (tmp_path / "w.h5").touch()
         build("conv4", weights=tmp_path / "w.h5")
-    with pytest.raises(ValueError, match="weights must be a file that exists"):
+    with pytest.raises(ValueError, match="weights must be a file or folder that exists"):
         build("conv4", weights=tmp_path / "none.pt")
 
 

@@ -248,7 +248,10 @@ def test_groups_that_the_user_names_are_the_speakers() -> None:
 @pytest.mark.parametrize(
     ("about", "message"),
     [
-        ({"factors": {}}, "data must say who speaks for abx, got tones without a factor speaker or groups"),
+        (
+            {"factors": {}},
+            "data must name the speakers for abx, got tones without a factor speaker or groups",
+        ),
         ({"labels": None}, "data must have labels for abx, got tones without any"),
         (
             {"labels": torch.full((18,), 1)},

@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -120,7 +121,7 @@ def test_a_winner_is_named_only_beyond_noise() -> None:
         (0.7, 0.7, "neither won beyond noise"),
     ):
         line = played({"unlabeled": [0.5, 0.6, ours], SUPERVISED: [0.5, 0.6, theirs]}).lines()[0]
-        assert line.startswith("Classification with 300 labelled samples: ") and words in line
+        assert line.startswith("Classification with all 300 labelled samples: ") and words in line
     line = played({"unlabeled": [0.5, 0.6, 0.9], SUPERVISED: [0.5, 0.6, 0.1]}, samples=4).lines()[0]
     assert "it cannot be judged" in line
 
@@ -218,7 +219,7 @@ def test_tasks_train_on_the_target_and_the_page_shows_their_predictions(tmp_path
     names = ["unlabeled", SUPERVISED, "random", "rescaled"]
     guess = "most frequent class"
     assert [features for features, _, _ in done.cells] == [*names[:2], guess, *names[2:]]
-    assert done.counts == [5] and f"labelled samples, above {guess}: " in str(done)
+    assert done.counts == [5] and f"all 5 labelled samples, difference from {guess}: " in str(done)
     for features in names:
         one = done.get(features, 5)
         assert (
@@ -231,10 +232,10 @@ def test_tasks_train_on_the_target_and_the_page_shows_their_predictions(tmp_path
     text = write_page(done).read_text()
     assert (
         text.count("<img") == 5 * 4
-        and "mean IoU, labelled samples" in text
+        and "mean IoU, by labelled samples" in text
         and "rescaled random weights" in text
     )
-    assert "Segmentation with 5 labelled samples" in str(done)
+    assert "Segmentation with all 5 labelled samples" in str(done)
     with pytest.raises(ValueError, match="data must have boxes"):
         bets.bet("digits", tmp_path / "squares", task="detection", out=tmp_path / "other")
     with pytest.raises(
@@ -441,3 +442,36 @@ def test_a_bet_that_is_killed_twice_goes_on_and_ends_as_if_undisturbed(tmp_path:
         ValueError, match=r"out must be a new folder, got .*killed, which holds a bet with seeds 1, not 3"
     ):
         unlabeled.bet(config=out / "bet.toml", out=out, seeds=3)
+
+
+def test_all_labels_are_called_so_and_accuracies_are_in_percent() -> None:
+    text = str(played({"unlabeled": [0.5, 0.6, 0.8], SUPERVISED: [0.5, 0.6, 0.6]}))
+    assert (
+        "accuracy in %, by labelled samples" in text
+        and "Classification with all 300 labelled samples" in text
+    )
+    assert re.search(
+        r"without labels \d\d\.\d %, with labels \d\d\.\d % accuracy, difference .*\] points", text
+    )
+    assert "draw of the labels" not in text
+    some = played({"unlabeled": [0.5, 0.6, 0.8]}, labels=[300])
+    assert "with 300 labelled samples" in str(some) and "each on its own draw of the labels;" in str(some)
+    few = {(name, steps, 20): one for (name, steps, _), one in some.cells.items()}
+    both = str(Bet(some.path, Terms("digits", "digits", labels=[20, "all"]), few | some.cells))
+    assert "with 20 labelled samples" in both and "with all 300 labelled samples" in both
+    assert "its own draw of the labels unless all are used" in both
+
+
+def test_the_run_to_go_on_with_is_the_winner_unless_a_control_beat_it() -> None:
+    for ours, theirs, best in ((0.8, 0.6, "unlabeled-400"), (0.6, 0.8, "labels-400"), (0.1, 0.1, None)):
+        done = played(
+            {"unlabeled": [0.5, 0.5, ours], SUPERVISED: [0.5, 0.5, theirs]}, budgets=[100, 200, 400]
+        )
+        assert done.best_run() == (Path(best) if best else None)
+
+
+def test_a_bet_of_one_budget_and_one_number_of_labels_has_a_chart(tmp_path: Path) -> None:
+    (tmp_path / "bet.toml").touch()
+    done = played({"unlabeled": [0.8], SUPERVISED: [0.6]})
+    text = write_page(replace(done, path=tmp_path)).read_text()
+    assert text.count('aria-label="accuracy by labelled samples"') == 1 and "80 %" in text

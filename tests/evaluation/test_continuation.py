@@ -89,5 +89,5 @@ def test_what_cannot_be_asked_is_refused_in_words() -> None:
     model = EvaluatedModel(encoder())
     with pytest.raises(ValueError, match="must have 2 passages of 16 pieces for continuation, got 0"):
         TASK(model, (texts(30), texts(5, each=3)))
-    with pytest.raises(ValueError, match="continuation needs a transformer that never looks ahead"):
+    with pytest.raises(ValueError, match="continuation needs a causal transformer"):
         TASK(EvaluatedModel(fitted("bert-tiny", texts(5))), (texts(30), texts(5)))

@@ -196,7 +196,7 @@ def test_many_samples_are_laid_out_by_pca_as_few_are():
 def test_images_and_maps_need_parquet_and_images(tmp_path):
     with pytest.raises(ValueError, match=r"out must end with .parquet for thumbnails and coordinates, got"):
         embed(ENCODER, KNOWN, out=tmp_path / "x.csv", thumbnails=True)
-    with pytest.raises(ValueError, match="layer must be omitted with features, got s1"):
+    with pytest.raises(ValueError, match="layer must be left out with features, got s1"):
         embed(ENCODER, KNOWN, layer="s1", features="s2")
     words = encoders.fitted("words-8-min1", TEXTS := Texts(["a few words", "more words"]), kind="words")
     with pytest.raises(ValueError, match="thumbnails must be of images, got samples of"):

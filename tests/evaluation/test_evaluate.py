@@ -473,7 +473,7 @@ def test_samples_of_unknown_class_are_left_out_and_said():
     partly.labels = torch.where(torch.arange(60) < 20, -1, TEST.labels)
     scores = evaluate(ENCODER, (TRAIN, partly), probe="knn", controls=())
     assert scores.best["samples"] == 40
-    assert "20 of 60 test images have no label and are omitted" in scores.verdict()
+    assert "20 of 60 test images have no label and are skipped" in scores.verdict()
 
 
 def test_a_part_without_labels_is_named():
@@ -481,8 +481,8 @@ def test_a_part_without_labels_is_named():
     bare.labels = None
     with pytest.raises(ValueError, match=r"without any in its test part, such as of blobs\[0\]"):
         evaluate(ENCODER, (TRAIN, bare))
-    bare.skipped = [Skipped("x.csv", "no labels: its columns are age, sex; choose one with label")]
-    with pytest.raises(ValueError, match=r"\(no labels: its columns are age, sex; choose one with label\)"):
+    bare.skipped = [Skipped("x.csv", "no labels: its columns are age, sex; choose one with --label")]
+    with pytest.raises(ValueError, match=r"\(no labels: its columns are age, sex; choose one with --label\)"):
         evaluate(ENCODER, (TRAIN, bare))
 
 

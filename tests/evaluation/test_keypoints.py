@@ -200,7 +200,7 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path, caplog):
     assert [file.name[:5] for file in find_poses(tmp_path) or []] == ["sit/b"]
     said = caplog.records[-1].message
     assert said.startswith(
-        f"{tmp_path}: left out 2 of 3 videos: run/a film_run_f_nm_np1_ri_med_0 (joint_positions.mat "
+        f"{tmp_path}: skipped 2 of 3 videos: run/a film_run_f_nm_np1_ri_med_0 (joint_positions.mat "
     )
     assert said.endswith("sit/c_sit_f_nm_np1_ri_med_0 (5 joints, not 3)")
     savemat(mats["b"], {"pos_img": np.zeros((2, 15))})

@@ -165,9 +165,7 @@ def test_pieces_that_nobody_predicts_cost_the_counting_control_nothing() -> None
 
 
 def test_encoders_that_look_ahead_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match="perplexity needs an encoder that never looks ahead, such as gpt-mini, got"
-    ):
+    with pytest.raises(ValueError, match="perplexity needs a causal encoder, such as gpt-mini, got"):
         TASK(EvaluatedModel(fitted("bert-tiny", texts(0))), (texts(0), texts(1)))
 
 

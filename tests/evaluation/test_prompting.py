@@ -238,7 +238,7 @@ def test_what_cannot_be_asked_is_refused_in_words() -> None:
         prompts(network, texts(classes=["0", "1"]))
     for name in ("bert-tiny", "nplm-tiny"):
         other = EvaluatedModel(fitted(name, texts()))
-        message = f"zero_shot needs a transformer that never looks ahead, such as gpt-mini, got {name}"
+        message = f"zero_shot needs a causal transformer, such as gpt-mini, got {name}"
         with pytest.raises(ValueError, match=message):
             ZERO_SHOT(other, (texts(), texts()))
     with pytest.raises(

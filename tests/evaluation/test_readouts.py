@@ -165,7 +165,7 @@ def test_a_method_may_declare_its_features(monkeypatch: pytest.MonkeyPatch):
         named(method, "s2", "up")
     with pytest.raises(ValueError, match="features must be a map or output"):
         named(method, "s2:whiten", "views")
-    with pytest.raises(ValueError, match="directions must be omitted with features choose"):
+    with pytest.raises(ValueError, match="directions must be left out with features choose"):
         named(method, "choose", "views")
 
 

@@ -57,7 +57,7 @@ def test_runs_side_by_side_share_a_table_and_what_is_the_same_is_said_once():
         "linear: byol loses with all labels (-40.0 to random weights).",
         "In parentheses: points of accuracy above the best control.",
         "Controls: raw input; random weights.",
-        "byol: Mind that the moon was full.",
+        "byol: Note that the moon was full.",
     ]
 
 
@@ -120,7 +120,7 @@ def test_scores_say_what_they_were_measured_on_and_old_files_still_open(tmp_path
     scores.to_json(file)
     assert json.loads(file.read_text()) == {**about, "records": scores.records}
     assert Scores.from_json(file).about == about
-    assert Scores.from_json(file).verdict().endswith("\nMind that the moon was full.")
+    assert Scores.from_json(file).verdict().endswith("\nNote that the moon was full.")
     file.write_text(json.dumps(scores.records))
     assert (Scores.from_json(file).records, Scores.from_json(file).about) == (scores.records, {})
 

@@ -128,7 +128,7 @@ def test_equal_images_in_both_parts_are_counted_and_named(pics, tmp_path):
     names = [Path(path).name for path in about["in_training_part"]["paths"]]
     assert names == ["8.png", "9.png", "57.png", "58.png", "59.png", "9.png"]
     assert "6 of the 9 test images are in the training part too" in about["note"]
-    assert "3 equal images have labels that disagree" in about["note"]
+    assert "3 equal images have contradictory labels" in about["note"]
 
 
 def clouds(count: int, side: int, seed: int) -> torch.Tensor:

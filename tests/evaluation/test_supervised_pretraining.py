@@ -157,4 +157,4 @@ def test_where_there_is_no_twin_the_control_is_left_out_and_the_reason_said(tmp_
             model, "digits", probe="knn", controls=WITH_LABELS, progress=lines.append, device="cpu"
         )
         assert [record["features"] for record in scores] == ["unlabeled"]
-        assert any("the control supervised_pretraining is left out" in one and reason in one for one in lines)
+        assert any("the control supervised_pretraining is skipped" in one and reason in one for one in lines)

@@ -126,7 +126,7 @@ def test_layers_of_other_widths_are_left_out_and_named() -> None:
     wide = tuple(part.repeat(1, 2) for part in carrying(3.0, seed=1))
     layers = of_layers(data, mel=wide, one=carrying(1.0, seed=2), two=carrying(0.0, seed=3))  # type: ignore[arg-type]
     _, detail = weighted.probe(layers, data, rows, None, Settings())
-    assert "(mel left out, of other widths)" in detail and [*weights_of(detail)] == ["one", "two"]
+    assert "(without mel, of other widths)" in detail and [*weights_of(detail)] == ["one", "two"]
     assert weights_of(detail)["one"] > 0.8
 
 
@@ -147,6 +147,6 @@ def test_scores_name_the_weights_of_ours_and_of_the_random_network() -> None:
             abs(sum(weights_of(details[name].removeprefix("norm statistics from data; ")).values()) - 1)
             < 0.02
         )
-        assert "gru1" in details[name] and "(mel left out" in details[name]
+        assert "gru1" in details[name] and "(without mel" in details[name]
     assert "gru1" not in details["raw"]
     assert all(record["value"] > 0.9 for record in scores)

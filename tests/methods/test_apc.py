@@ -181,9 +181,7 @@ def test_pictures_stand_at_the_time_that_they_are_of() -> None:
 
 
 def test_encoders_that_hear_the_future_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match="encoder must hear forward in time only, such as gru3, got audio-conv"
-    ):
+    with pytest.raises(ValueError, match="encoder must be causal, such as gru3, got audio-conv"):
         APC(encoders.build("audio-conv", kind="audio"))
 
 

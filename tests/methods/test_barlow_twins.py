@@ -37,8 +37,10 @@ def test_constant_rows_cost_the_diagonal_and_equal_dimensions_the_rest() -> None
     assert loss(same, same, 0.0051).item() == pytest.approx(0.0051 * 8 * 7, rel=1e-3)
 
 
-def test_loss_is_the_sum_over_the_matrix_written_out() -> None:
-    first, second = rows(1), rows(2)
+@pytest.mark.parametrize("count", [9, 3])
+def test_loss_is_the_sum_over_the_matrix_written_out(count: int) -> None:
+    """Of more samples than dimensions and of fewer, where other products are computed."""
+    first, second = (rows(seed, count).requires_grad_() for seed in (1, 2))
     norm = nn.BatchNorm1d(4, affine=False).double()
     first_unit, second_unit = norm(first), norm(second)
     slow = torch.zeros((), dtype=torch.float64)
@@ -46,7 +48,12 @@ def test_loss_is_the_sum_over_the_matrix_written_out() -> None:
         for j in range(4):
             entry = (first_unit[:, i] * second_unit[:, j]).mean()
             slow = slow + ((entry - 1) ** 2 if i == j else 0.3 * entry**2)
-    torch.testing.assert_close(loss(first, second, 0.3), slow)
+    value = loss(first, second, 0.3)
+    torch.testing.assert_close(value, slow)
+    for fast, twin in zip(
+        torch.autograd.grad(value, [first, second]), torch.autograd.grad(slow, [first, second])
+    ):
+        torch.testing.assert_close(fast, twin, rtol=1e-3, atol=1e-6)
 
 
 def test_views_may_be_swapped_and_dimensions_scaled_and_shifted() -> None:

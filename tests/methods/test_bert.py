@@ -372,9 +372,7 @@ def test_unfit_data_and_encoders_are_refused_in_words() -> None:
         method.training_view(Texts(["one", "two"]))
     with pytest.raises(ValueError, match="next_sentence must be off for a single document"):
         method.prepare(method.training_view(Texts([story(0, 20)])))
-    with pytest.raises(
-        ValueError, match="encoder must be one that reads both sides, such as bert-mini, got gpt-tiny"
-    ):
+    with pytest.raises(ValueError, match="encoder must be bidirectional, such as bert-mini, got gpt-tiny"):
         BERT(fitted("gpt-tiny", texts()))
     alone = method.training_view(texts()).batch(torch.tensor([0]))
     with pytest.raises(ValueError, match="batch_size must be at least 2 for next_sentence"):

@@ -158,5 +158,5 @@ def test_pictures_of_perfect_predictions_show_the_text_and_nonsense_is_refused()
     assert shown["best fit"] == shown["masked"] and "[" in shown["masked"][0]  # type: ignore[operator, index]
     with pytest.raises(ValueError, match="layers must be at most the 2 of the encoder, got 3"):
         build(layers=3)
-    with pytest.raises(ValueError, match="be one that reads both sides, such as bert-mini, got gpt-tiny"):
+    with pytest.raises(ValueError, match="be bidirectional, such as bert-mini, got gpt-tiny"):
         build("gpt-tiny")

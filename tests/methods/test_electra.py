@@ -257,9 +257,7 @@ def test_pictures_mark_what_was_replaced_and_what_is_detected() -> None:
 
 
 def test_other_encoders_are_refused_and_bfloat16_is_finite() -> None:
-    with pytest.raises(
-        ValueError, match="encoder must be one that reads both sides, such as bert-mini, got gpt"
-    ):
+    with pytest.raises(ValueError, match="encoder must be bidirectional, such as bert-mini, got gpt"):
         ELECTRA(fitted("gpt-tiny", texts()))
     method = ELECTRA(encoder())
     with torch.autocast("cpu", torch.bfloat16):

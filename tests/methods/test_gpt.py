@@ -144,9 +144,7 @@ def test_pictures_are_prompts_with_their_continuations_and_the_truth() -> None:
 
 
 def test_unfit_encoders_and_values_are_refused_in_words() -> None:
-    with pytest.raises(
-        ValueError, match="encoder must be one that never looks ahead, such as gpt-mini, got bert-t"
-    ):
+    with pytest.raises(ValueError, match="encoder must be causal, such as gpt-mini, got bert-t"):
         GPT(fitted("bert-tiny", texts()))
     for name, value in (
         ("temperature", -1.0),

@@ -251,7 +251,7 @@ def test_other_teachers_and_layers_are_refused(tmp_path: Path) -> None:
         build(teacher="nowhere")
     with pytest.raises(ValueError, match="layer must be at most 2, that of the teacher's last, got 3"):
         build(teacher=teacher(tmp_path), layer=3)
-    with pytest.raises(ValueError, match="layer must be omitted without a teacher, got 1"):
+    with pytest.raises(ValueError, match="layer must be left out without a teacher, got 1"):
         build(layer=1)
 
 

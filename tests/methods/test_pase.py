@@ -247,3 +247,11 @@ def test_no_worker_and_other_encoders_are_refused() -> None:
         build(**dict.fromkeys(WORKERS, 0.0))
     with pytest.raises(ValueError, match="encoder must be a network of PASE such as pase-mini, got gru3"):
         PASE(encoders.build("gru3", kind="audio"))
+
+
+def test_silence_is_refused_as_nothing_in_it_can_be_predicted() -> None:
+    silent = from_waveforms(torch.full((4, 4_000), 0.1), 8_000)
+    with pytest.raises(ValueError, match="sounds must not all be silent for pase, got array"):
+        build(silent)
+    loud = torch.randn(1, 4_000, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    build(from_waveforms(torch.cat([silent.batch(torch.arange(4))["waveform"], loud]), 8_000))

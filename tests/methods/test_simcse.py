@@ -198,9 +198,7 @@ def test_pictures_show_the_most_similar_other_text() -> None:
 
 
 def test_other_encoders_are_refused_and_bfloat16_is_finite() -> None:
-    with pytest.raises(
-        ValueError, match="encoder must be one that reads both sides, such as bert-mini, got gpt"
-    ):
+    with pytest.raises(ValueError, match="encoder must be bidirectional, such as bert-mini, got gpt"):
         SimCSE(fitted("gpt-tiny", texts()))
     method = SimCSE(encoder())
     with torch.autocast("cpu", torch.bfloat16):

@@ -20,6 +20,12 @@ def test_autocast_outside_rounds_nothing_inside() -> None:
     assert torch.equal(inside, first @ second.T * 2) and again.dtype == torch.bfloat16
 
 
+def test_values_may_be_given_by_name() -> None:
+    rows = torch.randn(3, 8)
+    assert torch.equal(product(rows, factor=2.0, second=rows), product(rows, rows, 2.0))
+    assert product(rows, second=rows.half(), factor=1.0).dtype == torch.float32
+
+
 def test_half_precision_is_promoted_and_double_is_left_alone() -> None:
     rows = torch.randn(3, 8)
     assert product(rows.half(), rows.bfloat16(), 1.0).dtype == torch.float32

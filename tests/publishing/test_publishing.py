@@ -187,7 +187,7 @@ def test_the_card_has_every_score_with_its_controls_won_or_lost(made: Path, tmp_
         assert f"| {row} |" in text
     assert "knn: unlabeled beats every control beyond noise with all labels (+36.9)." in text
     assert "linear: unlabeled loses with all labels (-40.0 to raw input)." in text
-    assert "**Mind that the encoder was pre-trained on 1 of the 50 test images too" in text
+    assert "**Note that the encoder was pre-trained on 1 of the 50 test images too" in text
     assert (
         "### digits | &lt;b>" in text
         and "11.1" not in text
@@ -223,7 +223,7 @@ def test_the_card_tells_features_apart_and_lists_no_score_twice_and_none_that_is
     assert len(names) == len(set(names)) == 4 and 0.1 not in [one.metric_value for one in results]
     assert sum("knn" in name and "; loses;" in name for name in names) == 2  # no win hides a loss
     assert "()" not in card.text and "**outliers: AUROC by class**" in card.text
-    assert "1 file of the data could not be read and was left out." in card.text
+    assert "1 file of the data could not be read and was skipped." in card.text
 
 
 def test_no_path_of_this_machine_is_published(made: Path, tmp_path: Path) -> None:

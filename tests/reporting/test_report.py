@@ -512,7 +512,7 @@ def test_scores_stand_beside_their_data_and_warn_when_they_are_not_this_encoders
     run.measured |= {"encoder": fingerprint(run.encoder.state_dict()), "note": "the moon was full"}
     text = report(run, data=FakeData()).read_text(encoding="utf-8")
     assert "Measured on blobs: 1,200 training and 60 test samples, seed 3." in text
-    assert text.count("Mind that the moon was full.") == 1
+    assert text.count("Note that the moon was full.") == 1
     assert "has changed since" not in text
     nn.init.zeros_(run.encoder.conv.weight)
     assert report(run, data=FakeData()).read_text(encoding="utf-8").count("has changed since") == 1
@@ -530,7 +530,7 @@ def test_a_caveat_of_several_evaluations_is_stated_once(tmp_path: Path) -> None:
     evaluations.append(measured(0.7, data="shapes"))
     run = SimpleNamespace(**vars(make_run(tmp_path)), evaluations=evaluations)
     text = report(run, data=FakeData()).read_text(encoding="utf-8")
-    assert text.count("a.png") == 1 and "On blobs and digits: Mind that 3 are copies (a.png)." in text
+    assert text.count("a.png") == 1 and "On blobs and digits: Note that 3 are copies (a.png)." in text
     assert text.count("See the caveat at the top of the page.") == 3
     assert text.count("In parentheses: points of accuracy above the best control.") == 1
 

@@ -86,7 +86,7 @@ def test_losses_of_several_methods_are_compared_as_fractions_of_chance() -> None
     assert "lower training loss on the pretext task as a fraction of chance" in panel.words
     assert "+1.00, over 3 states of 2 runs" in panel.words
     assert panel.words.endswith(
-        "Left out for lack of a training loss on the pretext task as a fraction of chance: 1 state."
+        "Skipped for lack of a training loss on the pretext task as a fraction of chance: 1 state."
     )
     assert "fraction of chance 0.5," in panel.chart
 
@@ -100,7 +100,7 @@ def test_losses_of_a_part_of_the_task_are_left_out_and_counted() -> None:
     (panel,) = panels([run([0] * 5, values, "denoising", parts + whole)])
     assert panel.words.startswith("Rank correlation of a lower held-out loss")
     assert "+1.00, over 3 states of 1 run" in panel.words and panel.chart.count("<title>") == 3
-    assert panel.words.endswith("Left out for lack of a held-out loss on the pretext task: 2 states.")
+    assert panel.words.endswith("Skipped for lack of a held-out loss on the pretext task: 2 states.")
     (panel,) = panels([run([0] * 3, values, "denoising", parts + whole[:1])])
     assert not panel.chart
     assert panel.words.endswith("no chart, as only 1 of 3 states has a held-out loss on the pretext task.")

@@ -236,7 +236,7 @@ def test_what_a_tracker_does_changes_no_bit_of_a_run_and_stops_none(
     capsys.readouterr()
     train(tmp_path / "tracked", track="wandb,trackio")
     said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    message = "wandb failed at step 14 and tracks no more of this run, which goes on (no route to host)"
+    message = "wandb failed at step 14 and no longer tracks this run; training continues (no route to host)"
     assert said == [f"warning: {message}"]
     assert len(wandb.runs[0].rows) == 1 and len(trackio.runs[0].rows) == 4
     states = [read_checkpoint(tmp_path / name / CHECKPOINT)[0] for name in ("plain", "tracked")]

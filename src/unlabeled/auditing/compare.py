@@ -14,7 +14,8 @@ from unlabeled.auditing.near_texts import LEAST_OVERLAP, near_texts
 from unlabeled.auditing.parts import Part, open_parts
 from unlabeled.check import UserError
 from unlabeled.data import Images
-from unlabeled.data.opening import Openable
+from unlabeled.data.opening import Openable, refuse_missing
+from unlabeled.data.options import refuse_unknown
 from unlabeled.data.splits import first_rows
 from unlabeled.data.text.data import Texts
 
@@ -47,6 +48,9 @@ def audit(
     """
     if not sources:
         raise UserError("audit must get at least one source, got none")
+    refuse_unknown(audit, options)
+    for source in sources:
+        refuse_missing(source)
     say = progress or (lambda _: None)
     parts = open_parts(sources, kind, options, say)
     say(f"comparing {sum(map(len, parts)):,} samples")

@@ -224,7 +224,7 @@ class Audit:
             (f"{_counted(wrong, 'group')} of identical samples with different classes", wrong),
             (f"{_counted(doubtful, 'pair')} of near-duplicates with different classes", doubtful),
             (f"{len(lonely):,} of the classes in one part only", lonely),
-            (f"{_counted(skipped, 'file')} omitted", skipped),
+            (f"{_counted(skipped, 'file')} skipped", skipped),
         ]
         flat = f"{self.flat:,} images with too little detail were compared for exact equality only"
         return [item for item in listed if item[1]] + ([(flat, [])] if self.flat else [])

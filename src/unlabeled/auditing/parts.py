@@ -95,7 +95,7 @@ class Part:
 def parts_table(parts: Sequence[Part]) -> list[tuple[str, ...]]:
     """Rows of a table of parts, its head first."""
     rows: list[tuple[str, ...]] = [
-        ("part", "samples", "classes", "unlabelled", "omitted", "size: smallest, median, largest")
+        ("part", "samples", "classes", "unlabelled", "skipped", "size: smallest, median, largest")
     ]
     for part in parts:
         meaning, sizes = part.size

@@ -144,7 +144,9 @@ def from_records(values: Sequence[Any], request: str | None, name: str) -> tuple
     column = label_column([column for column in columns if column != "txt" or request], request, name)
     if column is None and "txt" in columns and recur([row["txt"] for row in records if "txt" in row]):
         column = "txt"
-    notes = [] if column else [f"what is known of the images is {', '.join(columns)}; choose one with label"]
+    notes = (
+        [] if column else [f"what is known of the images is {', '.join(columns)}; choose one with --label"]
+    )
     return [value.get(column) if isinstance(value, Mapping) else value for value in values], notes
 
 

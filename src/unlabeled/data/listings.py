@@ -24,7 +24,7 @@ from unlabeled.data.notes import note
 from unlabeled.data.samples import Skipped
 from unlabeled.data.tables import ENDINGS, JsonLines, json_lines, open_table, read_delimited
 
-__all__ = ["LISTS", "TABLES", "Annotations", "annotate", "images_listed"]
+__all__ = ["LISTS", "TABLES", "Annotations", "annotate", "images_listed", "lists_images"]
 
 LISTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".lst")
 """Endings of files that may list images."""
@@ -33,7 +33,7 @@ _LARGEST, _MOST_TABLES = 2**28, 20
 """Bytes of the largest table that is read; of how many files of one ending each may be one: more are of samples."""
 _SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase", "fold")
 _FILE_WORDS = re.compile(r"id(?![a-z])|image|img|file|path|name|photo|picture|column 1$")
-_SAMPLED, _FEW = 200, 20
+_SAMPLED, _FEW, _HEAD = 200, 20, 2**14
 
 
 class Annotations(NamedTuple):
@@ -194,8 +194,23 @@ def images_listed(table: Path, label: str | None) -> tuple[Path, list[str], list
     return top, [path for path in dict.fromkeys(paths) if path], missing, result
 
 
+def lists_images(path: Path) -> bool:
+    """Whether a file in a format that texts have too begins with lines that name images, which are there."""
+    if path.suffix.lower() not in (".csv", ".tsv", ".txt", ".lst"):
+        return False
+    with path.open("rb") as file:
+        lines = file.read(_HEAD).decode("utf-8-sig", "replace").splitlines()[1 : _FEW + 1]
+    cells = [[cell.strip().strip('"') for cell in re.split(r"[,;\t]", line)] for line in lines]
+    named = [any(map(partial(_file_at, path.parent), filter(_is_image_name, own))) for own in cells]
+    return 2 * sum(named) > len(named)
+
+
+def _is_image_name(cell: str) -> bool:
+    return cell.lower().endswith(SUFFIXES)
+
+
 def _no_labels(rows: _Rows) -> str:
-    return f"{NO_LABELS}its columns are {check.one_line(', '.join(rows.columns))}; choose one with label"
+    return f"{NO_LABELS}its columns are {check.one_line(', '.join(rows.columns))}; choose one with --label"
 
 
 def _gather(

@@ -24,8 +24,9 @@ from unlabeled.data.image.annotated import AnnotatedImages, NoAnnotations
 from unlabeled.data.image.decode import SUFFIXES
 from unlabeled.data.image.levels import Levels
 from unlabeled.data.labels import NoColumn, in_order, refuse_column
+from unlabeled.data.listings import lists_images
 from unlabeled.data.notes import note
-from unlabeled.data.options import STORE_SIZE, STORE_SIZES, OpenOptions, Options, refuse_fold
+from unlabeled.data.options import STORE_SIZE, STORE_SIZES, OpenOptions, Options, refuse_fold, refuse_unknown
 from unlabeled.data.samples import Data
 from unlabeled.data.splits import divide
 
@@ -40,6 +41,7 @@ __all__ = [
     "open_data",
     "open_splits",
     "parts",
+    "refuse_missing",
     "same_classes",
     "store_size",
 ]
@@ -86,6 +88,9 @@ _OF_ONE_KIND = {
     "video": ("fold",),
 }
 """Options that mean something for one kind of data only."""
+_HUBS = ("hub", "torchvision")
+"""What stands before the colon in the names of data that others keep."""
+_PATTERN = re.compile(r"[*?\[]")
 _PEEKED = 3
 """Videos in which sounds without pictures are looked for."""
 _TEXTS_BESIDE = 5
@@ -118,6 +123,7 @@ def open_data(
         ValueError: There is nothing of that name, no sample in it, no such split, or too much of it is broken; or
             `group` names nothing.
     """
+    refuse_unknown(open_data, options)
     openers, chosen = parts(source, kind=kind, **options), split is None
     if split is None:
         split = "train" if "train" in openers else next(iter(openers))
@@ -149,6 +155,7 @@ def open_splits(
     Raises:
         ValueError: As in `open_data`, or there are no two samples or groups of a class to be divided.
     """
+    refuse_unknown(open_splits, options)
     openers = parts(source, kind=kind, **options)
     tests = [split for split in ("test", "validation") if split in openers]
     if "train" not in openers or not tests:
@@ -239,7 +246,10 @@ def same_classes(train: Data, test: Data) -> tuple[Data, Data]:
 
 
 def kind_of(source: Openable) -> str:
-    """Kind of data that a source holds: as built in, else by the commonest ending of its files, else images."""
+    """Kind of data that a source holds: as built in, else by the commonest ending of its files, else images.
+
+    A table or list of paths of images is one of images.
+    """
     if isinstance(source, Data):
         return source.kind
     if not isinstance(source, (str, os.PathLike)):
@@ -248,6 +258,8 @@ def kind_of(source: Openable) -> str:
     if (word := name.partition(":")[0]) in BUILT_IN:
         return BUILT_IN[word]
     path = Path(name).expanduser()
+    if path.is_file() and lists_images(path):
+        return "image"
     files = [path.name] if path.is_file() else []
     if path.is_dir():
         files = [name for names in _names_below(path) for name in names if not name.startswith(".")]
@@ -278,7 +290,7 @@ def name_of(source: str | os.PathLike[str]) -> str:
             note(f"{source} is the built-in set; ./{source} would be the folder of that name")
         return source
     path = os.fspath(source)
-    is_name = path.partition(":")[0] in (*BUILT_IN, "hub", "torchvision")
+    is_name = path.partition(":")[0] in (*BUILT_IN, *_HUBS)
     return os.path.join(".", path) if is_name else path
 
 
@@ -296,6 +308,8 @@ def _ungrouped(source: Openable, kind: str | None, options: OpenOptions) -> Open
         if kind not in (None, source.kind):
             raise UserError(f"data must be of kind {kind}, got {source.name}, of kind {source.kind}")
         return {"all": lambda: source}
+    if kind is not None:
+        check.choice(KINDS, kind=kind)
     source = name_of(source) if isinstance(source, (str, os.PathLike)) else source
     name = source if isinstance(source, str) else ""
     word = name.partition(":")[0]
@@ -305,7 +319,6 @@ def _ungrouped(source: Openable, kind: str | None, options: OpenOptions) -> Open
             f"data must be of kind {kind}, such as the built-in {fitting}, got {name}, of kind {BUILT_IN[word]}"
         )
     kind = kind or ("image" if options.annotations else kind_of(source))
-    check.choice(KINDS, kind=kind)
     for only, names in _OF_ONE_KIND.items():
         for option in names if kind != only else ():
             if (value := getattr(options, option)) not in (None, "first"):
@@ -325,8 +338,7 @@ def _ungrouped(source: Openable, kind: str | None, options: OpenOptions) -> Open
         if word == "pans" and (path := name.partition(":")[2]) not in worlds.PANS:
             return _pans_over(path, name, options)
         return {split: partial(worlds.built_in, name, split, options.channels) for split in ("train", "test")}
-    if name and not name.startswith(("hub:", "torchvision:")) and not path.exists():
-        raise UserError(_not_found(name, path))
+    refuse_missing(source)
     return importlib.import_module(f"unlabeled.data.{KINDS[kind]}.read").find(source, options)
 
 
@@ -384,13 +396,42 @@ def _column(source: Openable, kind: str | None, options: OpenOptions, split: str
     return [number if number >= 0 else None for number in groups.tolist()]
 
 
-def _not_found(name: str, path: Path) -> str:
+def refuse_missing(source: object, called: str = "data") -> None:
+    """Refuse a name or path that stands for nothing, before any work is done for it.
+
+    Args:
+        source: As in `open_data`; only names and paths are looked at.
+        called: What messages call the source.
+
+    Raises:
+        ValueError: It is no built-in set, no address of one of the hubs and no path that exists.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        return
+    name = os.fspath(source)
+    path, (word, colon, _) = Path(name).expanduser(), name.partition(":")
+    if path.exists() or word in BUILT_IN or (colon and word in _HUBS):
+        return
     if "://" in name:
-        return f"data at an address must be images that training streams (--stream), or a path, got {name}"
+        raise UserError(
+            f"{called} at an address must be images that training streams (--stream), or a path, got {name}"
+        )
     siblings = os.listdir(path.parent) if path.parent.is_dir() else []
-    names = [*BUILT_IN, *(str(path.parent / sibling) for sibling in siblings)]
-    expected = f"a path or one of {', '.join(BUILT_IN)}, or start with hub: or torchvision:"
-    return f"data must be {expected}, got {name}{check.near(name, names)}"
+    beside = [str(path.parent / sibling) for sibling in siblings]
+    if _PATTERN.search(name):
+        raise UserError(
+            f"{called} must be a path that exists, got {name}; patterns are read with --stream only, so name the folder"
+        )
+    if os.sep in name or path.suffix:
+        missing = next((above for above in reversed(path.parents) if not above.exists()), None)
+        why = f", but {missing} does not exist" if missing else ", which does not exist"
+        raise UserError(
+            f"{called} must be a path that exists, got {name}{why}{check.near(str(path), beside)}"
+        )
+    raise UserError(
+        f"{called} must be a path that exists, one of {', '.join(BUILT_IN)}, or start with hub: or torchvision:, "
+        f"got {name}, which does not exist{check.near(name, [*BUILT_IN, *beside])}"
+    )
 
 
 def _suggest_folders(data: Data) -> None:
@@ -398,4 +439,4 @@ def _suggest_folders(data: Data) -> None:
     folders = folder_groups(data.paths, data.labels)
     if folders is not None:
         count = f"{len(folders.unique()):,} folders below those of the classes"
-        _log.warning("%s has %s; group=folder keeps each of them in one part", data.name, count)
+        _log.warning("%s has %s; --group folder keeps each of them in one part", data.name, count)

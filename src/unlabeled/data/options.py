@@ -1,7 +1,8 @@
 """How data is opened: the options of `open_data` that every kind is given."""
 
+import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, get_args
 
@@ -9,6 +10,7 @@ from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.image.levels import parsed
 from unlabeled.data.samples import Skipped
+from unlabeled.options import unknown
 
 __all__ = [
     "STORE_SIZE",
@@ -19,6 +21,7 @@ __all__ = [
     "Progress",
     "refuse_broken",
     "refuse_fold",
+    "refuse_unknown",
 ]
 
 Pages = Literal["first", "all", "bands"]
@@ -126,6 +129,23 @@ class OpenOptions:
         return self.store_size or STORE_SIZES[kind]
 
 
+def refuse_unknown(function: Callable[..., Any], options: Iterable[str]) -> None:
+    """Refuse keywords that a function passes on to `OpenOptions` and that this does not have.
+
+    Args:
+        function: The function, for its name and its own keywords.
+        options: The keywords.
+
+    Raises:
+        ValueError: There is no such option; the nearest one is suggested.
+    """
+    for name in options:
+        if name not in Options.__annotations__:
+            parameters = inspect.signature(function).parameters.values()
+            own = [one.name for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY]
+            raise unknown(function.__name__, name, [*own, *Options.__annotations__])
+
+
 def refuse_broken(
     name: str, skipped: Sequence[Skipped], decoded: int, max_broken: float, count: int | None = None
 ) -> None:
@@ -145,8 +165,8 @@ def refuse_broken(
     if count > max_broken * (count + decoded) or not decoded:
         reasons = "; ".join(check.one_line(f"{skip.path}: {skip.reason}") for skip in skipped[:_REASONS])
         raise UserError(
-            f"{count} of {count + decoded} files in {name} cannot be read, which is more than "
-            f"max_broken={max_broken:g} allows: {reasons}"
+            f"{count} of {count + decoded} files in {name} cannot be read, more than a max_broken of {max_broken:g} "
+            f"allows: {reasons}"
         )
 
 

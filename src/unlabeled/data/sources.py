@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unlabeled import hub
 from unlabeled.check import UserError
 from unlabeled.data import listings, tars
 from unlabeled.data.files import SPLITS, File, Walk, by_folder, digest, gc_paused, parents, separate, walk
@@ -314,9 +315,11 @@ def open_hub(address: str) -> tuple[Any, dict[str, Any]]:
     from datasets import load_dataset_builder
 
     name, _, config = address.partition(":")
-    try:
-        builder = load_dataset_builder(name, config or None)
-        splits: dict[str, Any] = builder.as_streaming_dataset()  # type: ignore[assignment]
-    except Exception as error:  # the hub, the network and the loader all have errors of their own
-        raise UserError(f"cannot open hub:{address}: {error}") from error
+    with hub.asked_once() as why:
+        try:
+            builder = load_dataset_builder(name, config or None)
+            splits: dict[str, Any] = builder.as_streaming_dataset()  # type: ignore[assignment]
+        except Exception as error:  # the hub, the network and the loader all have errors of their own
+            reason = f"{why}; {error}" if why else error
+            raise UserError(f"cannot open hub:{address}: {reason}") from error
     return builder, splits

@@ -155,7 +155,7 @@ def _told(data: Data, digests: Tensor, test: Tensor) -> str:
     if count := repeats(digests):
         told += f"; {count:,} duplicate {data.unit} kept in the same part"
     if count := contradictions(digests, data.labels):
-        told += f"; {count:,} equal {data.unit} have labels that disagree"
+        told += f"; {count:,} equal {data.unit} have contradictory labels"
     return told
 
 
@@ -176,5 +176,5 @@ def _undivided(data: Data, digests: Tensor, classes: int) -> str:
     return (
         f"data must have at least 2 {unit} of a class to be divided into a training and a test part, "
         f"got {got} {classes} classes in {data.name}"
-        + ("; test on other data, or treat all samples as independent with group=none" if grouped else "")
+        + ("; test on other data, or treat all samples as independent with --group none" if grouped else "")
     )

@@ -179,7 +179,7 @@ def tar_index(archive: Path) -> TarIndex:
                 index.skipped.append(Skipped(known.name, known.reason or ""))
         end = max((start + size for start, size in index.places), default=0)
         if end > (size := archive.stat().st_size):
-            raise tarfile.ReadError(f"it ends after {size:,} bytes, amid a file")
+            raise tarfile.ReadError(f"it ends after {size:,} bytes, in the middle of a file")
     except FileNotFoundError:
         raise
     except Exception as error:  # of tarfile

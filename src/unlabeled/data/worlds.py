@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from unlabeled import check
+from unlabeled.check import UserError
 from unlabeled.data.audio import Sounds, from_waveforms
 from unlabeled.data.audio_visual import Pairs, from_pairs
+from unlabeled.data.cache import available_memory
 from unlabeled.data.cameras import Scenes, from_views
 from unlabeled.data.image.arrays import from_array
 from unlabeled.data.image.builtin import load
@@ -61,6 +63,8 @@ _VIDEOS: dict[str, tuple[Any, dict[str, Any], str | None]] = {
 """The world of each set, its options, and the factor that is the label."""
 PANS = ("", "photos", "blank")
 """Variants of pans over built-in images."""
+FRAMES = 8
+"""Frames of each trajectory of pans."""
 _CLASSES = {
     "digit": [str(digit) for digit in range(10)],
     "direction": moving_digits.HEADINGS,
@@ -210,8 +214,18 @@ def pans_over(images: Images, name: str, split: str, size: int = 32, blank: bool
         split: The motions of "test" differ from all others.
         size: Height and width of a frame in pixels; motions are the same fractions of it whatever it is.
         blank: Whether the frames are empty.
+
+    Raises:
+        ValueError: The frames would not fit into the memory.
     """
-    motions: dict[str, Any] = {"size": size, "shift": 3 * size / 32, "blank": blank}
+    needed = len(images) * FRAMES * images.channels * size**2
+    if needed > (available := available_memory()) // 2:
+        raise UserError(
+            f"images of pans must be few enough for half of the {available / 1e9:.3g} GB of free memory, got "
+            f"{len(images):,} of {images.name}, whose frames of {size} pixels take {needed / 1e9:.3g} GB; --store-size "
+            "makes them smaller"
+        )
+    motions: dict[str, Any] = {"size": size, "shift": 3 * size / 32, "blank": blank, "frames": FRAMES}
     pictures = [
         images.batch(torch.tensor([row]))["image"][0, :, :height, :width]
         for row, (height, width) in enumerate(images.sizes.tolist())

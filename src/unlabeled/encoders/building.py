@@ -118,7 +118,7 @@ def pretrained(weights: Weights, kind: str = "image", **config: Any) -> Encoder:
     source = find(weights, kind)
     if source.encoder is None:
         raise UserError(
-            f"weights must say of which network they are, got {source.label}; name it with encoder"
+            f"weights must say of which network they are, got {source.label}; name it with --encoder"
         )
     if source.own is not None:
         return load(source.own)
@@ -215,7 +215,7 @@ def load(path: str | os.PathLike[str], module: nn.Module | str | None = None) ->
     if encoder is None:
         encoder = _own_again(path, config, bare(module) if isinstance(module, Encoder) else module)
     elif module not in (None, config["name"]):
-        raise UserError(f"encoder must be omitted for {path}, which holds a {config['name']}, got {module}")
+        raise UserError(f"encoder must be left out for {path}, which holds a {config['name']}, got {module}")
     encoder = encoder if spec is None else Readout(encoder, spec, numbers)
     load_weights(encoder, path)
     return encoder

@@ -5,10 +5,10 @@ Caches, mirrors, tokens and offline mode are those of the libraries: HF_HOME, HF
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pickle import UnpicklingError
 
-from unlabeled import check
+from unlabeled import check, hub
 from unlabeled.check import UserError
 
 __all__ = ["Unreachable", "fetching"]
@@ -18,7 +18,7 @@ LOGGERS = ("huggingface_hub.utils._http", "timm.models._builder", "timm.models._
 
 
 class Unreachable(UserError):
-    """Weights are neither in the cache nor within reach."""
+    """Weights are neither in the cache nor can they be downloaded."""
 
 
 @contextmanager
@@ -29,31 +29,28 @@ def fetching(weights: str) -> Iterator[None]:
         weights: What the user named.
 
     Raises:
-        Unreachable: They are neither in the cache nor within reach.
+        Unreachable: They are neither in the cache nor can they be downloaded.
         ValueError: Their name or their files are bad.
     """
-    from huggingface_hub import constants
     from safetensors import SafetensorError
 
     loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
+    why = ""
     try:
-        with _quiet_transformers():
+        with _quiet_transformers(), _asked_once(weights) as why:
             yield
     except UserError:
         raise
     except OSError as error:  # of urllib, httpx, huggingface_hub and transformers alike
-        if constants.is_offline_mode() and not weights.startswith("torchvision:"):
-            reason, mend = (
-                "offline mode is on",
-                "unset HF_HUB_OFFLINE, or fetch them where there is a network",
-            )
-        else:
-            reason, mend = check.reason(error), "check the name and the network, or take a file"
+        mend = "check the name and the network, or take a file"
+        if why == hub.OFFLINE:
+            mend = "unset HF_HUB_OFFLINE, or download them where there is a network"
+        reason = why or check.reason(error).rstrip(".")
         raise Unreachable(
-            f"weights must be in the cache or within reach, got {weights} ({reason.rstrip('.')}); {mend}"
+            f"weights must be in the cache or downloadable, got {weights} ({reason}); {mend}"
         ) from error
     except (
         ValueError,
@@ -65,6 +62,11 @@ def fetching(weights: str) -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _asked_once(weights: str) -> AbstractContextManager[str]:
+    """As `hub.asked_once`; paths and torchvision need no Hub."""
+    return hub.asked_once() if weights.startswith(("timm:", "hf:")) else nullcontext("")
 
 
 @contextmanager

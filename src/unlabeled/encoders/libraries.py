@@ -1,4 +1,4 @@
-"""Weights of others by name: those of timm, torchvision and transformers, of a run, or of a file.
+"""Pretrained weights by name: those of timm, torchvision and transformers, of a run, or of a file.
 
 Nothing that is downloaded or read can execute code: no repository's own code is trusted, and no object is unpickled.
 """
@@ -101,7 +101,7 @@ def find(weights: Any, kind: str = "image") -> Pretrained:
         kind: Kind of encoder that they are for.
 
     Raises:
-        Unreachable: They are neither in the cache nor within reach.
+        Unreachable: They are neither in the cache nor can they be downloaded.
         ValueError: There are none of this name, or they are for other data.
     """
     if isinstance(weights, Pretrained):

@@ -98,8 +98,8 @@ class UserNetwork(nn.Module):
         except Exception as error:  # a network of the user's can fail in any way
             reason = f"{type(error).__name__}: {check.reason(error)}"
             raise UserError(
-                f"encoder must take images of shape {shape}, but {type(model).__name__} failed on them ({reason}). "
-                "Set the size with image_size"
+                f"encoder must take images of shape {shape}, but {type(model).__name__} failed on them ({reason}); "
+                "image_size sets their size"
             ) from error
         finally:
             model.train(training)

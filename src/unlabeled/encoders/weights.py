@@ -79,7 +79,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise UserError(f"weights must be a file that exists, got {path}")
+        raise UserError(f"weights must be a file or folder that exists, got {path}")
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file

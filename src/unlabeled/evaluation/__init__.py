@@ -4,14 +4,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unlabeled.evaluation.embedding_shards import embed_shards
     from unlabeled.evaluation.embeddings import embed
     from unlabeled.evaluation.protocol import evaluate
     from unlabeled.evaluation.readouts import readout
     from unlabeled.evaluation.scores import Scores
 
-__all__ = ["Scores", "embed", "evaluate", "readout"]
+__all__ = ["Scores", "embed", "embed_shards", "evaluate", "readout"]
 
-_HOMES = {"Scores": "scores", "embed": "embeddings", "evaluate": "protocol", "readout": "readouts"}
+_HOMES = {
+    "Scores": "scores",
+    "embed": "embeddings",
+    "embed_shards": "embedding_shards",
+    "evaluate": "protocol",
+    "readout": "readouts",
+}
 
 
 def __getattr__(name: str) -> Any:

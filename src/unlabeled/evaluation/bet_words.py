@@ -42,7 +42,7 @@ class Terms:
         steps: Optimizer steps of each training on the target; None as evaluate has them.
         size: Shorter side in pixels of images for segmentation and detection; None as evaluate has it.
         seed: Seed of all random numbers.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
         settings: Run settings and options of the method.
     """
 
@@ -105,11 +105,26 @@ class Bet:
         largest = max((steps for kind, steps, _ in self.cells if kind == features), default=0)
         return self.cells.get((features, largest if budget is None else budget, count))
 
+    def best_run(self) -> Path | None:
+        """The run to go on with: the one without labels unless labels won; None where a control beat it."""
+        count = max(self.counts)
+        ours, theirs = self.get(OURS, count), self.get(SUPERVISED, count)
+        if ours is None:
+            return None
+        lost = theirs is not None and _side(contrast([(1, ours), (-1, theirs)], ranges(ours))) == -1
+        best = theirs if lost and theirs is not None else ours
+        for features in {features for features, _, _ in self.cells} - {*NAMES}:
+            control = self.get(features, count)
+            if control is not None and _side(contrast([(1, best), (-1, control)], ranges(best))) == -1:
+                return None
+        return self.path / f"{'labels' if lost else 'unlabeled'}-{max(self.terms.budgets)}"
+
     def rows(self) -> list[list[str]]:
         """The table: its head first, then a row for each network and budget."""
         some = next(iter(self.cells.values()))
         keys = dict.fromkeys((features, budget) for features, budget, _ in self.cells)
-        head = [f"{some.unit}, labelled samples", *(f"{count:,}" for count in self.counts)]
+        unit = f"{some.unit} in %" if some.unit == "accuracy" else some.unit
+        head = [f"{unit}, by labelled samples", *map(self.count_words, self.counts)]
         return [head] + [
             [
                 called(features, budget),
@@ -117,6 +132,15 @@ class Bet:
             ]
             for features, budget in sorted(keys, key=lambda key: (key[0] in NAMES, *key[::-1]))
         ]
+
+    @property
+    def _all(self) -> int | None:
+        """How many labelled samples all of them are, where a column is for all."""
+        return max(self.counts) if not self.terms.labels or "all" in self.terms.labels else None
+
+    def count_words(self, count: int) -> str:
+        """A number of labelled samples, with "all" before it where there are no more."""
+        return f"{'all ' if count == self._all else ''}{count:,}"
 
     def table(self) -> str:
         """The table as plain text."""
@@ -142,14 +166,15 @@ class Bet:
         ours, theirs = self.get(OURS, count), self.get(SUPERVISED, count)
         if ours is None:
             return []
-        place = f"{self.terms.task.capitalize()} with {counted(count, 'labelled samples')}"
+        labelled = f"{'all ' if count == self._all else ''}{counted(count, 'labelled samples')}"
+        place = f"{self.terms.task.capitalize()} with {labelled}"
         lines, percent = [], " %" if ours.unit == "accuracy" else ""
         if theirs is not None:
             lead = contrast([(1, ours), (-1, theirs)], ranges(ours))
             winner = {1: f"{NAMES[OURS]} won", -1: f"{NAMES[SUPERVISED]} won", 0: "neither won beyond noise"}
             words = "it cannot be judged" if (side := _side(lead)) is None else winner[side]
             lines.append(
-                f"{place}: {words}; without labels {_amount(interval_of(ours).value, ours.unit)}, with labels "
+                f"{place}: {words}; without labels {_amount(interval_of(ours).value, ours.unit)}{percent}, with labels "
                 f"{_amount(interval_of(theirs).value, ours.unit)}{percent} {ours.unit}, difference "
                 f"{_signed(lead, ours.unit)}."
             )
@@ -161,7 +186,7 @@ class Bet:
                     f"{NAMES[arm]} {_signed(contrast([(1, one), (-1, control)], ranges(one)), one.unit)}"
                     for arm, one in arms
                 ]
-                lines.append(f"{place}, above {name(features)}: {', '.join(leads)}.")
+                lines.append(f"{place}, difference from {name(features)}: {', '.join(leads)}.")
         return lines
 
     def _trend(self) -> list[str]:
@@ -198,10 +223,10 @@ class Bet:
             0: "the budgets show no trend in the difference beyond noise, so what more would do is open",
         }
         side = _side(slope)
-        told = "what more budget would do cannot be said" if side is None else words[side]
+        told = "the effect of more budget cannot be determined" if side is None else words[side]
         lines.append(
             f"The difference changed by {_signed(slope, unit)} with each doubling: {told}. If the trend over the "
-            f"logarithm of the budget goes on, it is {_signed(later, unit)} at {2 * budgets[-1]:,} steps."
+            f"logarithm of the budget continues, it is {_signed(later, unit)} at {2 * budgets[-1]:,} steps."
         )
         return lines
 
@@ -232,8 +257,8 @@ class Bet:
                 more = f"worth {worth.alike - worth.labels:+,.0f}" if 0 < worth.alike < math.inf else "worth"
                 span = [one - worth.labels if 0 < one < math.inf else one for one in worth[2:]]
                 few, many = (
-                    f"fewer than {low - worth.labels:+,}" if one == 0 and end == 0
-                    else f"more than {high - worth.labels:+,}" if end == math.inf
+                    f"below {_change(low - worth.labels)}" if one == 0 and end == 0
+                    else f"above {_change(high - worth.labels)}" if end == math.inf
                     else f"{one:+,.0f}"
                     for one, end in zip(span, worth[2:])
                 )  # fmt: skip
@@ -244,7 +269,7 @@ class Bet:
             if unknown:
                 lines.append(
                     f"With {' or '.join(unknown)} labels after {NAMES[features]}, how many labels that was worth "
-                    f"cannot be said: it may be as good as the best control with fewer than {low:,} or more than "
+                    f"cannot be determined: it may be as good as the best control with fewer than {low:,} or more than "
                     f"{high:,}."
                 )
         return lines
@@ -252,10 +277,11 @@ class Bet:
     def _scope(self) -> str:
         """What intervals are over, and what not."""
         units = interval_of(next(iter(self.cells.values()))).units
+        drawn = f"each on its own draw of the labels{' unless all are used' if self._all else ''}; "
         return (
             f"Intervals (95 %) are over {counted(units, 'independent test samples')} and "
-            f"{counted(self.terms.seeds, 'trainings')} on the target, each on a draw of the labels of its own; there "
-            "is one pre-training for each budget, whose randomness they do not include."
+            f"{counted(self.terms.seeds, 'trainings')} on the target, {'' if self.counts == [self._all] else drawn}"
+            "with one pre-training for each budget, whose randomness they do not include."
         )
 
 
@@ -289,10 +315,15 @@ def _amount(value: float, unit: str, *, signed: bool = False) -> str:
 
 
 def _signed(own: Interval, unit: str) -> str:
+    points = " points" if unit == "accuracy" else ""
     if own.low is None or own.high is None:
-        return _amount(own.value, unit, signed=True)
+        return f"{_amount(own.value, unit, signed=True)}{points}"
     low, high = (_amount(end, unit, signed=True) for end in (own.low, own.high))
-    return f"{_amount(own.value, unit, signed=True)} [{low}, {high}]"
+    return f"{_amount(own.value, unit, signed=True)} [{low}, {high}]{points}"
+
+
+def _change(labels: int) -> str:
+    return f"{labels:+,}" if labels else "0"
 
 
 def _side(lead: Interval) -> int | None:

@@ -3,7 +3,7 @@
 The same network is pre-trained on the same images twice, with and without their labels, with the same budgets: steps,
 images in each, and random views. Both, and the network with random weights and with these rescaled, then learn the
 target from the same labelled samples; beside them stands a guess that looks at no image, where the task has one. What
-is finished is kept in the folder of the bet: the same command goes on after an interruption.
+is finished is kept in the folder of the bet: the same command continues after an interruption.
 """
 
 import os
@@ -17,6 +17,7 @@ from typing import Any
 from unlabeled import check, encoders, methods
 from unlabeled.check import UserError
 from unlabeled.data import open_data, store_size
+from unlabeled.data.opening import refuse_missing
 from unlabeled.encoders.readout import bare
 from unlabeled.evaluation import bet_data, cells, seen, transfer
 from unlabeled.evaluation.bet_words import SUPERVISED, Bet, Key, Terms, called
@@ -59,7 +60,7 @@ def bet(
     Args:
         pretraining: Images with labels to pre-train on, a name or a path.
         target: Labelled images of the task, likewise; images with boxes, masks or classes.
-        out: Folder, in which a bet with the same terms goes on; `runs/bet-TASK-METHOD-PRETRAINING-TARGET` if None.
+        out: Folder, in which a bet with the same terms is continued; `runs/bet-TASK-METHOD-PRETRAINING-TARGET` if None.
         config: A bet.toml to repeat; terms given here override it.
         quiet: Whether pre-training prints nothing.
         progress: Called with lines on the progress.
@@ -110,6 +111,7 @@ def _terms(config: str | Path | None, given: Mapping[str, Any]) -> Terms:
     for name in ("pretraining", "target"):
         if not isinstance(named.get(name), str):
             raise UserError(f"{name} must be a name or a path, got {named.get(name, 'none')}")
+        refuse_missing(named[name], name)
     if isinstance(network := settings.get("encoder"), str) and not encoders.is_named(network):
         encoders.require_name(network)
     described = methods.describe(named.get("method", Terms.method))
@@ -230,7 +232,8 @@ class _Players:
             self.notes += [f"{note[0].upper()}{note[1:]}." for note in [about.get("note")] if note]
             if has_labels and (about.get("seen_in_pretraining") or {}).get("samples"):
                 self.notes.append(
-                    "Pre-training with labels saw labels of these test images, so its scores on them are no transfer."
+                    "Pre-training with labels saw labels of these test images, so its scores on them do not measure "
+                    "transfer."
                 )
             if self.terms.task == "classification":
                 self.data = Labelled.of(*self.parts.views(encoder, device))
@@ -287,7 +290,7 @@ class _Players:
             measured = self._classified(
                 network, count, Settings(seed, steps=terms.steps), features == SCRATCH
             )
-            accuracy = f"{measured.unit} {float(measured.values.mean()):.3f}"
+            accuracy = f"{measured.unit} {100 * float(measured.values.mean()):.1f} %"
             report(f"classification, {measured.labels:,} labels, {place}, seed {seed}: {accuracy}")
             return measured
         assert self.parts is not None

@@ -9,7 +9,7 @@ __all__ = ["Control", "Make"]
 
 Make = Callable[..., Representation | None]
 """From the encoder that it is beside, the training samples as that encoder reads them, and the seed of random choices;
-with `needs_weights` also from `weights`, which are those of others.
+with `needs_weights` also from `weights`, which are public ones.
 
 It may look at nothing else: neither at labels nor at test samples. None where there is nothing to make of the encoder.
 """

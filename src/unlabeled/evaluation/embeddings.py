@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from unlabeled.check import UserError
+from unlabeled.data.options import refuse_unknown
 from unlabeled.evaluation import geometry, readouts
 from unlabeled.evaluation.embedding_files import WRITERS, Piece
 from unlabeled.evaluation.features import Reader, of_encoder, read, require_finite
-from unlabeled.evaluation.model import frozen, pick_device
+from unlabeled.evaluation.model import CPU, frozen, pick_device
 from unlabeled.evaluation.sources import Source
 from unlabeled.files import atomic, printable
 from unlabeled.kernels import heap
@@ -29,7 +30,7 @@ from unlabeled.run import opened as opened_run
 if TYPE_CHECKING:
     from unlabeled.data import Data
 
-__all__ = ["embed"]
+__all__ = ["BATCH", "embed", "embedding_pieces", "features_of", "write_file"]
 
 BATCH = 256
 THUMBNAIL = 64
@@ -68,7 +69,7 @@ def embed(
         coordinates: Whether a parquet file has columns `x` and `y` too, a map of the features in 0..1: t-SNE, or PCA
             where there are fewer than 50 samples or more than 5,000.
         progress: Called with a line on the features and on the coordinates.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
         **reading: label, text_column, encoding, group and fold, as in `open_data`; None takes those of the run.
 
     Returns:
@@ -78,18 +79,19 @@ def embed(
     Raises:
         ValueError: The ending of `out` is another one, or a feature is NaN or infinite.
     """
+    refuse_unknown(embed, reading)
     target = _target(out, thumbnails or coordinates)
     if layer is not None and features is not None:
-        raise UserError(f"layer must be omitted with features, got {layer}")
+        raise UserError(f"layer must be left out with features, got {layer}")
     hardware, run, tell = pick_device(device), opened_run(run), progress or (lambda line: None)
     encoder, reader = frozen(run, hardware)
     if layer is None and (text := readouts.named(run, features)):
         encoder = readouts.readout(run, text, data, device=device, reading=reading, progress=tell)
         reader = of_encoder(encoder)
     splits = Source.of(run, encoder, data, reading=reading).splits(encoder)
-    vectors = partial(_read, reader, layer)
+    vectors = partial(features_of, reader, layer)
     if target is not None and not coordinates:
-        return _write(target, _pieces(splits, vectors, hardware, thumbnails))
+        return _write(target, embedding_pieces(splits, vectors, hardware, thumbnails))
     return _in_memory(list(splits), vectors, hardware, target, thumbnails, tell)
 
 
@@ -115,11 +117,34 @@ def _in_memory(
     features = torch.cat([read(reader, samples.to(device)).cpu() for _, samples in splits])
     if target is None:
         return features, [path for _, samples in splits for path in samples.paths]
-    points, rows = _plane(features, tell), iter(features)
-    return _write(target, _pieces(iter(splits), partial(_next, rows), device, thumbnails, points))
+    return write_file(target, splits, features, _plane(features, tell), thumbnails=thumbnails, device=device)
 
 
-def _read(reader: Reader, layer: str | None, batch: Batch) -> Tensor:
+def write_file(
+    target: Path,
+    splits: "list[tuple[str, Data]]",
+    features: Tensor,
+    points: Tensor | None = None,
+    *,
+    thumbnails: bool = False,
+    device: torch.device = CPU,
+) -> tuple[Tensor, list[str]]:
+    """Write features that are there, as `embed` writes them.
+
+    Args:
+        target: File, whose ending is one that `embed` knows.
+        splits: Samples by split.
+        features: Of all samples, one split after the other, float, shape (samples, dim).
+        points: Of a map of them, shape (samples, 2).
+        thumbnails: Whether small images are written too.
+        device: Where batches are made.
+    """
+    rows = partial(_next, iter(features))
+    return _write(target, embedding_pieces(iter(splits), rows, device, thumbnails, points))
+
+
+def features_of(reader: Reader, layer: str | None, batch: Batch) -> Tensor:
+    """Features of a batch, float, shape (batch, ...)."""
     return reader(batch, layer)
 
 
@@ -153,7 +178,7 @@ def _thumbnails(batch: Batch) -> list[bytes]:
     return files
 
 
-def _pieces(
+def embedding_pieces(
     splits: "Iterator[tuple[str, Data]]",
     reader: Callable[[Batch], Tensor],
     device: torch.device,

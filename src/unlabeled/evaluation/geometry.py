@@ -6,10 +6,30 @@ from torch import Tensor
 
 from unlabeled.parts import directions
 
-__all__ = ["agreement", "flat", "nearest", "queries"]
+__all__ = ["agreement", "flat", "nearest", "queries", "unit_components"]
 
 TSNE_FROM = 50
 """Samples below which there are too few for neighbourhoods."""
+
+
+COMPONENTS = 128
+"""Most principal components that are clustered, mapped and searched by default."""
+
+
+def unit_components(features: Tensor, most: int = COMPONENTS) -> Tensor:
+    """Principal components of features, each sample of length 1, so that distances are those of cosines.
+
+    Args:
+        features: Float, shape (samples, dim).
+        most: Most components.
+
+    Returns:
+        Float32, shape (samples, components); zeros for samples at the mean.
+    """
+    centred = features.float() - features.float().mean(0)
+    if centred.shape[1] > most:
+        centred = centred @ directions.principal(centred, most).to(centred)
+    return F.normalize(centred, dim=1)
 
 
 def nearest(features: Tensor, count: int) -> Tensor:

@@ -30,7 +30,7 @@ class Labelled:
         labels: Classes of the training samples, int64, shape (training samples,).
         answers: Classes of the test samples, int64, shape (test samples,).
         classes: Names of the classes.
-        notes: Sentences, without capital and full stop, on samples that are omitted or cannot be predicted.
+        notes: Sentences, without capital and full stop, on samples that are skipped or cannot be predicted.
     """
 
     train: "Data"
@@ -111,7 +111,7 @@ def _with_labels(data: "Data", part: str, notes: list[str]) -> "Data":
     if not unlabelled:
         return data
     verbs = "has no label and is" if unlabelled == 1 else "have no label and are"
-    notes.append(f"{unlabelled} of {len(data)} {part} {data.unit} {verbs} omitted")
+    notes.append(f"{unlabelled} of {len(data)} {part} {data.unit} {verbs} skipped")
     return data.subset(rows)
 
 

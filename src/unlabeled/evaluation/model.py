@@ -11,9 +11,11 @@ from torch import nn
 
 from unlabeled import check
 from unlabeled.check import UserError
+from unlabeled.data.notes import note
 from unlabeled.evaluation import twins
 from unlabeled.evaluation.features import Reader, of_encoder
 from unlabeled.method import Method
+from unlabeled.parts import devices
 from unlabeled.run import Run
 
 if TYPE_CHECKING:
@@ -151,7 +153,15 @@ def method_around(encoder: "Encoder", source: Any, device: torch.device) -> Meth
 
 
 def pick_device(device: str) -> torch.device:
-    """The device of a name; `auto` takes the GPU where there is one."""
+    """The device of a name; `auto` takes the GPU where there is one.
+
+    Raises:
+        ValueError: There is no such device.
+    """
+    devices.require(device)
+    if device == "mps":
+        note("evaluation computes on the CPU: it needs float64, which Apple's GPU lacks")
+        return torch.device("cpu")
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
 
 

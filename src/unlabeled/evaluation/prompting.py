@@ -175,7 +175,7 @@ def refuse_others(model: EvaluatedModel, task: str) -> Any:
     encoder: Any = model.encoder
     if getattr(encoder, "family", None) != "gpt":
         name = encoder.config.get("name", type(encoder).__name__)
-        raise UserError(f"{task} needs a transformer that never looks ahead, such as gpt-mini, got {name}")
+        raise UserError(f"{task} needs a causal transformer, such as gpt-mini, got {name}")
     return encoder
 
 

@@ -1,12 +1,13 @@
 """The protocol: every number beside its controls, on the same labels and the same test samples."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
 
+from unlabeled.data.options import refuse_unknown
 from unlabeled.encoders import Unreachable
 from unlabeled.encoders.readout import Readout, Spec, bare, fit_readout, one_unit
 from unlabeled.evaluation import readouts, seen, starting_weights, supervised_pretraining, verdict
@@ -76,7 +77,7 @@ def evaluate(
         labels_per_class: Numbers of training labels, fractions of each class such as "1%", "all", or several.
         controls: Any of `CONTROLS` that suit the data; or default, baselines, all (as `controls_for` has them), none.
         draws, seed: Random balanced choices of the labels where not all are used; seed of all random numbers.
-        device, test: auto, cpu or cuda; test data, if `data` is training data only: its test split, else all of it.
+        device, test: auto, cpu, cuda, mps; test data, if `data` is training data only: its test split, else all of it.
         k, temperature: Neighbours that vote in knn, and the temperature of their votes.
         steps: Optimizer steps of whatever trains on labels; None lets held-out labels end it, after 20 passes at most.
         features: Those that probes read, such as layer2:2x2:whiten, or choose, by cross-validation of each probe and
@@ -106,6 +107,7 @@ def _evaluate(
     run: Any, data: Any, test: Any, reading: Reading, request: Request, device: torch.device
 ) -> Scores:
     """Open the model and the data, and measure tasks first, then probes."""
+    refuse_unknown(evaluate, reading)
     encoder, reader = frozen(run, device)
     weights = starting_weights.of(run, request.public_weights)
     words = [*request.controls, *([] if request.public_weights is None else ["public"])]
@@ -149,7 +151,7 @@ def _twin(run: Any, request: Request) -> Run | None:
     try:
         return supervised_pretraining.of_run(run)
     except supervised_pretraining.NoTwin as error:
-        request.report(f"the control {WITH_LABELS} is left out: {error}")
+        request.report(f"the control {WITH_LABELS} is skipped: {error}")
         return None
 
 
@@ -264,8 +266,32 @@ def _measure_probes(
         for cell in plan
         for name in [*(one.name for one in jobs[cell]), *(["supervised"] if cell in trainings else [])]
     ]
+    _measure_columns(ours, labelled, request, results, jobs, draws, choosers)
+    # Trainings take longest, so they come last, one for each number of labels, for all probes at once: an interruption
+    # must not hide from one probe what another lost to. Their margin allows for other draws.
+    for count in dict.fromkeys(cell.count for cell in trainings):
+        request.report(f"supervised with {verdict.labels([count])}")
+        trained = supervised.predictions(encoder, labelled, draws[count][:1], settings)
+        results.add(
+            _measurement(cell, "supervised", trained, labelled, draws[count])
+            for cell in trainings
+            if cell.count == count
+        )
+
+
+def _measure_columns(
+    ours: Representation,
+    labelled: Labelled,
+    request: Request,
+    results: Results,
+    jobs: Mapping[Cell, Sequence[Representation]],
+    draws: Mapping[int | str, Any],
+    choosers: Mapping[str, readouts.Chooser],
+) -> None:
+    """What the probes measure, column by column, each beside its controls but those that are trained."""
+    settings = request.settings
     without_layers: dict[tuple[str, str, int | str], list[Prediction]] = {}
-    for name, group in groupby(plan, key=lambda cell: cell.probe):
+    for name, group in groupby(jobs, key=lambda cell: cell.probe):
         probe, columns = PROBES.load(name), list(group)
         request.report(f"{name} with {verdict.labels([*dict.fromkeys(cell.count for cell in columns)])}")
         for cell in columns:
@@ -286,16 +312,6 @@ def _measure_probes(
                 if probe.tells == "all" or (probe.tells == "ours" and features is ours):
                     request.report(f"{name} of {verdict.name(features.name)}: {measured[-1].detail}")
             results.add(measured)
-    # Trainings take longest, so they come last, one for each number of labels, for all probes at once: an interruption
-    # must not hide from one probe what another lost to. Their margin allows for other draws.
-    for count in dict.fromkeys(cell.count for cell in trainings):
-        request.report(f"supervised with {verdict.labels([count])}")
-        trained = supervised.predictions(encoder, labelled, draws[count][:1], settings)
-        results.add(
-            _measurement(cell, "supervised", trained, labelled, draws[count])
-            for cell in trainings
-            if cell.count == count
-        )
 
 
 def _with_labels(encoder: "Encoder", twin: Run | None, labelled: Labelled, seed: int) -> list[Representation]:
@@ -315,14 +331,12 @@ def _controls(encoder: "Encoder", labelled: Labelled, request: Request) -> list[
         try:
             made = make(encoder, labelled.train, request.settings.seed, **own)
         except Unreachable as error:
-            request.report(f"the control {name} is left out: {error}")
+            request.report(f"the control {name} is skipped: {error}")
             continue
         if made is not None:
             beside.append(made)
         else:
-            request.report(
-                f"the control {name} is left out: it does not suit this network and these features"
-            )
+            request.report(f"the control {name} is skipped: it does not suit this network and these features")
     return beside
 
 

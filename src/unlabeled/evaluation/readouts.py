@@ -72,7 +72,7 @@ def named(run: Any, features: str | None, directions: str | None = None) -> str 
     if directions is not None:
         check.choice(("views", "contrast"), directions=directions)
         if features == CHOOSE:
-            raise UserError(f"directions must be omitted with features choose, got {directions}")
+            raise UserError(f"directions must be left out with features choose, got {directions}")
         features = f"{features or OUTPUT}:{directions}"
     if features is None or features == CHOOSE:
         return features
@@ -113,7 +113,7 @@ def readout(
             labels best.
         data: What `open_splits` takes; its training part is looked at. None takes what the run was trained on.
         seed: Seed of the samples that are looked at, and of views.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
         reading: Further options of `open_data`.
         progress: Called with a line on what was fitted to what.
 

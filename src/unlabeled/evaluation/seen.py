@@ -63,7 +63,7 @@ def account(run: Any, parts: Parts) -> Account:
     if train is not None and train.labels is not None and test.labels is not None:
         labels = torch.cat([train.labels, test.labels])
         if count := contradictions(torch.cat([held, test.digests()]), labels):
-            notes.append(f"{count:,} equal {test.unit} have labels that disagree")
+            notes.append(f"{count:,} equal {test.unit} have contradictory labels")
     note = "; ".join(filter(None, notes))
     return about | ({"note": note} if note else {})
 

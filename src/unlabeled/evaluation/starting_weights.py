@@ -1,7 +1,7 @@
 """What public weights a run is measured beside, and what that comparison decides.
 
-Whoever has data can train from scratch, go on from weights of others, or use these as they are. A run that started from
-weights has gone on from them; the control public are the same weights as they were.
+With data at hand one can train from scratch, continue from public weights, or use these as they are. A run that started
+from weights has continued from them; the control public is the same weights without that training.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,12 @@ from unlabeled.run import Run
 
 __all__ = ["Choice", "Weights", "choices", "decide", "of"]
 
-Choice = Literal["train from scratch", "go on from these weights", "just use these weights"]
+Choice = Literal["train from scratch", "continue from these weights", "use these weights as they are"]
 SCRATCH: Choice = "train from scratch"
-GO_ON: Choice = "go on from these weights"
-USE: Choice = "just use these weights"
+CONTINUE: Choice = "continue from these weights"
+USE: Choice = "use these weights as they are"
+EARLIER: Mapping[str, Choice] = {"go on from these weights": CONTINUE, "just use these weights": USE}
+"""What earlier versions wrote into scores.json."""
 
 
 class Weights(NamedTuple):
@@ -47,7 +49,7 @@ def of(run: Any, named: Any) -> Weights:
     start = run.config.get("settings", {}).get("weights")
     if start is None:
         return Weights(named, SCRATCH)
-    return Weights(start, GO_ON) if named is None or str(named) == start else Weights(named)
+    return Weights(start, CONTINUE) if named is None or str(named) == start else Weights(named)
 
 
 def decide(rows: Mapping[str, Record], ours: Choice) -> Choice | None:
@@ -79,7 +81,8 @@ def choices(records: Sequence[Record], about: Mapping[str, Any]) -> list[str]:
         about: What is known of it; `public` says what the weights are.
     """
     known = about.get("public") or {}
-    ours = known.get("ours")
+    ours: Any = known.get("ours")
+    ours = EARLIER.get(ours, ours)
     columns: dict[Any, dict[str, Record]] = {}
     for record in records:
         columns.setdefault(column(record), {})[record["features"]] = record
@@ -89,8 +92,8 @@ def choices(records: Sequence[Record], about: Mapping[str, Any]) -> list[str]:
     lines = [f"These weights: {known['weights']}."]
     decided = {key: decide(rows, ours) for key, rows in judged.items()}
     for probe in dict.fromkeys(key[0] for key in judged):
-        for choice in (GO_ON, SCRATCH, USE, None):
+        for choice in (CONTINUE, SCRATCH, USE, None):
             counts = [key[2] for key, best in decided.items() if key[0] == probe and best == choice]
-            words = choice or "within noise, so nothing is advised"
+            words = choice or "no recommendation, as the difference is within noise,"
             lines += [f"{probe}: {words} with {labels(counts)}."] if counts else []
     return lines

@@ -279,7 +279,7 @@ def verdict(records: Sequence[Record]) -> str:
 
 def caveats(about: Mapping[str, Any]) -> list[str]:
     """Sentences that no reader of an evaluation may miss, from what is known about it."""
-    lines = [f"Mind that {about['note']}."] if "note" in about else []
+    lines = [f"Note that {about['note']}."] if "note" in about else []
     if not about.get("unfinished"):
         return lines
     words = "; ".join(_missing_in_words([(*one,) for one in about.get("unmeasured", ())]))
@@ -322,10 +322,14 @@ def notes(records: Sequence[Record]) -> list[str]:
     compared = comparisons(records)
     if not compared:
         return []
-    points = "points of accuracy above the best control"
-    if any(one.column[3] != "accuracy" for one in compared):
-        points = "how much better than the best control, in points of accuracy or in the unit named"
-    return [f"In parentheses: {points}.", *_controls(compared), *_single(records), *_few(compared)]
+    units = {one.column[3] == "accuracy" for one in compared if math.isfinite(one.margins[one.hardest])}
+    margin = {
+        (True,): "points of accuracy above the best control",
+        (False,): "difference to the best control, in the unit named",
+        (False, True): "difference to the best control, in points of accuracy or in the unit named",
+    }.get(tuple(sorted(units)))
+    legend = [f"In parentheses: {margin}."] if margin else []
+    return [*legend, *_controls(compared), *_single(records), *_few(compared)]
 
 
 def _outcome(leads: Collection[Lead]) -> Outcome:

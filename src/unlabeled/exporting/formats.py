@@ -21,6 +21,7 @@ __all__ = ["Exported", "export"]
 
 HOLD_READOUTS = ("safetensors", "onnx")
 """Formats that hold an encoder with what reads other features from it."""
+NOUNS = {"image": "images", "text": "texts", "words": "word vectors", "audio": "sounds", "video": "videos"}
 TIMM_HINT = "Take safetensors or onnx, or pretrain with --encoder resnet18 --image-size 96"
 
 
@@ -32,11 +33,13 @@ class Exported(NamedTuple):
         difference: Largest difference of a feature between the encoder and the file as another library reads
             it, in units of the largest feature or of 1.
         note: What a user must know of the file, such as that it takes one image size only; empty where nothing.
+        usage: An expression in Python that opens it.
     """
 
     path: Path
     difference: float
     note: str = ""
+    usage: str = ""
 
 
 def export(
@@ -59,23 +62,13 @@ def export(
             sound that are models of transformers `transformers`, for word vectors `word2vec`.
 
     Returns:
-        The path, the largest difference of a feature, and a note.
+        The path, the largest difference of a feature, a note, and how to open it.
 
     Raises:
         ValueError: The format cannot carry this encoder, a package is missing, or the features differ.
     """
-    check.choice(FORMATS, format=format)
-    out = Path(out)
-    _check_path(out, format)
-    encoder = _encoder(source)
-    kinds = FORMATS[format].kinds or (encoder.kind,)
-    if encoder.kind not in kinds:
-        allowed = " or ".join(kinds)
-        raise UserError(f"encoder must be one of {allowed} for format {format}, got one of {encoder.kind}")
-    if isinstance(encoder, encoders.Readout) and format not in HOLD_READOUTS:
-        raise UserError(
-            f"features must be output for format {format}, got {encoder.spec}. Take {' or '.join(HOLD_READOUTS)}"
-        )
+    out, encoder = Path(out), _encoder(source)
+    check_format(encoder, out, format, encoder.spec if isinstance(encoder, encoders.Readout) else None)
     inputs = encoder.inputs(proof.example(encoder))
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder, torch.no_grad():
@@ -88,7 +81,33 @@ def export(
                 f"features must agree to {tolerance} in {format}, got a difference of {worst:.2g}"
             )
         _move(path, out)
-    return Exported(out, worst, note)
+    usage = FORMATS[format].usage.format(out)
+    if format == "safetensors" and _is_own(encoder):
+        usage = f"{usage[:-1]}, module)"
+    return Exported(out, worst, note, usage)
+
+
+def check_format(encoder: Encoder, out: Path, format: str, features: object = None) -> None:
+    """Refuse a format that does not fit, before features are fitted.
+
+    Args:
+        encoder: The encoder to export.
+        out: Where to write.
+        format: Name of the format.
+        features: Features other than the output of the encoder that it shall give; None for its output.
+
+    Raises:
+        ValueError: The format does not suit the kind of encoder, the features or the path.
+    """
+    check.choice(FORMATS, format=format)
+    suited = [name for name, one in FORMATS.items() if one.kinds is None or encoder.kind in one.kinds]
+    if format not in suited:
+        kinds = NOUNS.get(encoder.kind, encoder.kind)
+        raise UserError(f"format must be {' or '.join(suited)} for an encoder of {kinds}, got {format}")
+    if features is not None and format not in HOLD_READOUTS:
+        others = " or ".join(name for name in HOLD_READOUTS if name in suited)
+        raise UserError(f"features must be output for format {format}, got {features}; {others} takes others")
+    _check_path(out, format)
 
 
 def _check_path(out: Path, format: str) -> None:
@@ -111,11 +130,15 @@ def _encoder(source: Any) -> Encoder:
     return copy.deepcopy(encoder).cpu().float().eval()
 
 
+def _is_own(encoder: Encoder) -> bool:
+    """Whether the network is one of the user's, which a file cannot build again."""
+    return encoder.maker is not None or encoder.config["name"] == encoders.OWN_NETWORK
+
+
 def _safetensors(encoder: Encoder, inputs: Any, path: Path) -> tuple[Tensor, str]:
     """A file as `encoders.load` reads it."""
     encoder.save(path)
-    own = encoder.maker is not None or encoder.config["name"] == encoders.OWN_NETWORK
-    return encoders.load(path, copy.deepcopy(encoder) if own else None).eval()(inputs), ""
+    return encoders.load(path, copy.deepcopy(encoder) if _is_own(encoder) else None).eval()(inputs), ""
 
 
 def _transformers(encoder: Any, inputs: Any, path: Path) -> tuple[Tensor, str]:
@@ -208,12 +231,20 @@ class Format(NamedTuple):
     """Ending of the file; empty for a folder."""
     kinds: tuple[str, ...] | None = None
     """Kinds of encoders that it can carry; None for all."""
+    usage: str = ""
+    """An expression in Python that opens it, with {} for the path."""
 
 
 FORMATS = {
-    "safetensors": Format(_safetensors, ".safetensors"),
-    "timm": Format(_timm, kinds=("image",)),
-    "onnx": Format(onnx_graph.write, ".onnx", ("image", "text", "audio")),
-    "transformers": Format(_transformers, kinds=("text", "audio")),
-    "word2vec": Format(_word2vec, ".txt", ("words",)),
+    "safetensors": Format(_safetensors, ".safetensors", usage="unlabeled.encoders.load('{}')"),
+    "timm": Format(_timm, kinds=("image",), usage="timm.create_model('local-dir:{}', pretrained=True)"),
+    "onnx": Format(
+        onnx_graph.write, ".onnx", ("image", "text", "audio"), "onnxruntime.InferenceSession('{}')"
+    ),
+    "transformers": Format(
+        _transformers, kinds=("text", "audio"), usage="transformers.AutoModel.from_pretrained('{}')"
+    ),
+    "word2vec": Format(
+        _word2vec, ".txt", ("words",), "gensim.models.KeyedVectors.load_word2vec_format('{}')"
+    ),
 }

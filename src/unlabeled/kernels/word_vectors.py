@@ -119,7 +119,7 @@ def train(
     mean: bool = False,
     share: bool = True,
 ) -> tuple[float, int]:
-    """Move both tables by one pass over stretches of words.
+    """Move both tables by one pass over word sequences.
 
     Args:
         inputs: The word vectors, float32 or float64, shape (words, padded dim), contiguous.

@@ -58,7 +58,7 @@ class APC(Method[AudioEncoder]):
     """
 
     kind = "audio"
-    encoder_needs = EncoderNeeds("causal", "hear forward in time only, such as gru3", True)
+    encoder_needs = EncoderNeeds("causal", "be causal, such as gru3", True)
     held_out = "stop"
     defaults: ClassVar = {"encoder": "gru2-256", "batch_size": 64, "lr": 2e-3, "weight_decay": 0.0}
     smallest: ClassVar = {"encoder": "gru2-16"}

@@ -177,7 +177,7 @@ class AudioVisualCorrespondence(Method[AudioVisualEncoder]):
             "image": image,
             "sound": F.interpolate(bands, size=image.shape[2:], mode="bilinear"),
             "predicted": [
-                f"own sound: {own:.0%} sure; that of the next sample: {other:.0%}"
+                f"own sound: {own:.0%} confidence; that of the next sample: {other:.0%}"
                 for own, other in probabilities.tolist()
             ],
         }

@@ -41,10 +41,16 @@ def loss(first: Tensor, second: Tensor, redundancy: float) -> Tensor:
     Returns:
         Scalar; 0 where views agree in uncorrelated dimensions, dim where all rows are equal.
     """
-    correlation = gather.mean_over_processes(_standardised(first).T @ _standardised(second) / len(first))
-    diagonal = correlation.diagonal()
-    off_diagonal = correlation.square().sum() - diagonal.square().sum()
-    return (diagonal - 1).square().sum() + redundancy * off_diagonal
+    first, second = _standardised(first), _standardised(second)
+    samples = len(first) * gather.processes()
+    diagonal = gather.mean_over_processes((first * second).mean(0))
+    # The sum of squares of all correlations by the smaller products: of features, or of samples.
+    if samples < first.shape[1]:
+        one, other = gather.gather(first), gather.gather(second)
+        all_pairs = ((one @ one.T) * (other @ other.T)).sum() / samples**2
+    else:
+        all_pairs = gather.mean_over_processes(first.T @ second / len(first)).square().sum()
+    return (diagonal - 1).square().sum() + redundancy * (all_pairs - diagonal.square().sum())
 
 
 def _standardised(rows: Tensor) -> Tensor:

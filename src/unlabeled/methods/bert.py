@@ -52,7 +52,7 @@ class BERT(Method[TextEncoder]):
     """
 
     kind = "text"
-    encoder_needs = EncoderNeeds("family", "be one that reads both sides, such as bert-mini", "bert")
+    encoder_needs = EncoderNeeds("family", "be bidirectional, such as bert-mini", "bert")
     held_out = "stop"
     most_epochs = 100
     defaults: ClassVar = {"encoder": "bert-tiny", "batch_size": 32, "lr": 1e-3, "weight_decay": 0.01}

@@ -72,7 +72,7 @@ class Data2VecText(Method[TextEncoder]):
     """
 
     kind = "text"
-    encoder_needs = EncoderNeeds("family", "be one that reads both sides, such as bert-mini", "bert")
+    encoder_needs = EncoderNeeds("family", "be bidirectional, such as bert-mini", "bert")
     most_epochs = 100
     defaults: ClassVar = {
         "encoder": "bert-tiny",

@@ -38,7 +38,7 @@ class GPT(NextToken, Method[TextEncoder]):
     """
 
     kind = "text"
-    encoder_needs = EncoderNeeds("family", "be one that never looks ahead, such as gpt-mini", "gpt")
+    encoder_needs = EncoderNeeds("family", "be causal, such as gpt-mini", "gpt")
     held_out = "stop"
     most_epochs = 20
     defaults: ClassVar = {"encoder": "gpt-tiny", "batch_size": 32, "lr": 1e-3, "weight_decay": 0.1}

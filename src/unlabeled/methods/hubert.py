@@ -128,7 +128,7 @@ class HuBERT(Method[AudioEncoder]):
             self.layer = f"layer{layer or max(1, count // 2)}"
             dim = self.teacher.map_dims[self.layer]
         elif layer is not None:
-            raise UserError(f"layer must be omitted without a teacher, got {layer}")
+            raise UserError(f"layer must be left out without a teacher, got {layer}")
         self.head = nn.Linear(encoder.dim, code_dim)
         self.codes = nn.Parameter(torch.rand(clusters, code_dim))
         self.register_buffer("centres", torch.zeros(clusters, dim))

@@ -123,8 +123,9 @@ class PASE(Method[AudioEncoder]):
                 f"{least:.2f} seconds, got {int(lengths.max()) / rate:.3g} at most"
             )
         described, real = self.describe(*self.encoder.inputs(data.sample(FITTED)))
-        for name, worker in self.regression_workers():
-            worker.fit(described[name], real)
+        varies = [worker.fit(described[name], real) for name, worker in self.regression_workers()]
+        if varies and not any(varies):  # its loss would fall below that of the best constant answer
+            raise UserError(f"sounds must not all be silent for pase, got {data.name}")
 
     def regression_workers(self) -> Iterator[tuple[str, Regression]]:
         """The workers that predict descriptions, by name."""

@@ -65,7 +65,7 @@ class SimCSE(Method[TextEncoder]):
     """
 
     kind = "text"
-    encoder_needs = EncoderNeeds("family", "be one that reads both sides, such as bert-mini", "bert")
+    encoder_needs = EncoderNeeds("family", "be bidirectional, such as bert-mini", "bert")
     compares_samples = True
     most_epochs = 100
     defaults: ClassVar = {"encoder": "bert-tiny", "batch_size": 64, "lr": 3e-4, "weight_decay": 0.01}

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,19 +17,25 @@ def full(value: Tensor) -> Tensor:
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
+def _full(value: Any) -> Any:
+    return full(value) if isinstance(value, Tensor) else value
+
+
 def full_precision(function: Callable[..., Result]) -> Callable[..., Result]:
     """Let a function of tensors compute in float32 or above, also inside autocast.
 
     Args:
-        function: Takes tensors first, then other values.
+        function: Takes a tensor first, then tensors and other values, also by name.
 
     Returns:
         The same function, with its tensors promoted and autocast switched off.
     """
 
     @functools.wraps(function)
-    def computed(first: Tensor, *others: Tensor | float | tuple[int, ...]) -> Result:
+    def computed(first: Tensor, /, *others: Any, **named: Any) -> Result:
         with torch.autocast(first.device.type, enabled=False):
-            return function(full(first), *(full(x) if isinstance(x, Tensor) else x for x in others))
+            return function(
+                full(first), *map(_full, others), **{name: _full(value) for name, value in named.items()}
+            )
 
     return computed

@@ -47,12 +47,15 @@ class Regression(nn.Module):
         return (full(target) - self.mean) / self.std
 
     @torch.no_grad()
-    def fit(self, target: Tensor, real: Tensor) -> None:
+    def fit(self, target: Tensor, real: Tensor) -> bool:
         """Measure mean and deviation of descriptions, and the loss of predicting the mean.
 
         Args:
             target: Float, shape (batch, frames, outputs).
             real: Which frames count, bool, shape (batch, frames), at least one.
+
+        Returns:
+            Whether the descriptions vary, so that there is something to predict.
         """
         values = target[real].double()
         spread = values.std(0, correction=0)
@@ -60,6 +63,7 @@ class Regression(nn.Module):
         self.std.copy_(torch.where(spread < 1e-4, 1.0, spread))
         errors = self.errors(torch.zeros_like(target), target)[real].mean()
         self.constant.copy_(torch.where(errors < 1e-6, 1.0, errors))
+        return bool(errors >= 1e-6)
 
     def errors(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Error of each frame, float, shape (batch, frames)."""

@@ -141,7 +141,7 @@ def _earlier(count: int) -> str:
     if not count:
         return ""
     were = "evaluation was" if count == 1 else "evaluations were"
-    return f"{count} more {were} made of earlier states of the encoder, and {'is' if count == 1 else 'are'} left out."
+    return f"{count} more {were} made of earlier states of the encoder, and {'is' if count == 1 else 'are'} not shown."
 
 
 def _judged(evaluation: Evaluation, place: str) -> Judged:
@@ -193,7 +193,7 @@ def _training(entry: Entry, data: Mapping[str, Any]) -> list[str]:
     lines = []
     if skipped := data.get("skipped"):
         were = "was" if skipped == 1 else "were"
-        lines.append(f"{counted(skipped, 'files')} of the data could not be read and {were} left out.")
+        lines.append(f"{counted(skipped, 'files')} of the data could not be read and {were} skipped.")
     if entry.last:
         chance = entry.last.get("chance")
         beside = f" (chance {chance:.4g})" if finite(chance) else ""

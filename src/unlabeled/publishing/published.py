@@ -160,10 +160,10 @@ def _write(run: Run, folder: Path, name: str, license: str | None, digests: bool
         scores = evaluations[0] | {"earlier": evaluations[1:]}
         (folder / SCORES).write_text(json.dumps(scores, indent=1), encoding="utf-8")
     else:
-        notes.append("no scores: unlabeled evaluate measures the encoder beside what it must beat")
+        notes.append("no scores: unlabeled evaluate measures the encoder beside the controls")
     sources = _sources(run.config)
     if license is None:
-        notes.append("no licence is named: --license apache-2.0 names one")
+        notes.append("no licence is set; name one with --license, such as apache-2.0")
     if unknown := [source for source, known in sources.items() if known is None]:
         notes.append(
             f"the licence of {' and '.join(unknown)}, from which it learned, is not known: yours must suit it"

@@ -1,6 +1,7 @@
 """The page of a bet: who won, the curves, what was predicted, and what repeats it."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from unlabeled.evaluation.bet_words import NAMES, Bet, called
-from unlabeled.evaluation.measurement import Measurement
+from unlabeled.evaluation.measurement import Measurement, interval_of
 from unlabeled.evaluation.verdict import name
 from unlabeled.reporting import charts, page, pictures
 
@@ -36,7 +37,7 @@ def write_page(bet: Bet, path: str | Path | None = None) -> Path:
         lines=bet.lines(),
         rows=bet.rows(),
         legend=[(f"s{place % 6}", NAMES.get(one, name(one))) for place, one in enumerate(_features(bet))],
-        charts=[chart for chart in (_by_budget(bet), _by_labels(bet)) if chart],
+        charts=[chart for chart in (_by_budget(bet), _by_labels(bet)) if chart] or [_single(bet)],
         pictures=_pictures(bet),
         config=(bet.path / "bet.toml").read_text(encoding="utf-8"),
     )
@@ -61,6 +62,17 @@ def _by_labels(bet: Bet) -> Markup:
     )  # fmt: skip
 
 
+def _single(bet: Bet) -> Markup:
+    """Scores with their intervals side by side, where there is one budget and one number of labels."""
+    rows = []
+    for place, features in enumerate(_features(bet)):
+        cells = [bet.get(features, count) for count in bet.counts]
+        values = [None if one is None else asdict(interval_of(one)) for one in cells]
+        rows.append(charts.Row(NAMES.get(features, name(features)), values, f"s{place % 6}", "circle"))
+    unit = next(iter(bet.cells.values())).unit
+    return charts.dots([bet.count_words(count) for count in bet.counts], rows, "labelled samples", unit)
+
+
 def _features(bet: Bet) -> list[str]:
     return list(dict.fromkeys(features for features, _, _ in bet.cells))
 
@@ -68,10 +80,14 @@ def _features(bet: Bet) -> list[str]:
 def _chart(title: str, across: str, bet: Bet, columns: Sequence[Sequence[tuple[int, Measurement]]]) -> Markup:
     """A line for each kind of features; empty where nothing varies."""
     unit = next(iter(bet.cells.values())).unit
+    unit, times = (f"{unit} in %", 100) if unit == "accuracy" else (unit, 1)
     lines = [
         (
             f"s{place % 6}",
-            [(x, float(one.values.mean()), called(features, x)) for x, one in sorted(own, key=itemgetter(0))],
+            [
+                (x, times * float(one.values.mean()), called(features, x))
+                for x, one in sorted(own, key=itemgetter(0))
+            ],
         )
         for place, (features, own) in enumerate(zip(_features(bet), columns, strict=True))
     ]

@@ -159,16 +159,17 @@ def paths(
     )
 
 
-def dots(columns: Sequence[str], rows: Sequence[Row], axis: str) -> Markup:
+def dots(columns: Sequence[str], rows: Sequence[Row], axis: str, unit: str = "accuracy") -> Markup:
     """Plot values in 0..1 with their intervals, those of a column side by side.
 
     Args:
         columns: Names of the columns.
         rows: The values.
         axis: What the columns are.
+        unit: What the values are; accuracies are in percent.
 
     Returns:
-        HTML of an SVG, percent on the vertical axis; empty where there is no value to plot.
+        HTML of an SVG; empty where there is no value to plot.
     """
     dots = [
         [(row, cell) for row in rows if (cell := row.cells[index]) and finite(cell.get("value"))]
@@ -182,7 +183,8 @@ def dots(columns: Sequence[str], rows: Sequence[Row], axis: str) -> Markup:
     margin = 0.05 * (max(ends) - min(ends)) or 0.05
     low, high = max(0.0, min(ends) - margin), min(1.0, max(ends) + margin)
     up = _scale(low, high, height - 44, 10)
-    grid = [(up(value / 100), f"{value:.3g} %") for value in ticks(low * 100, high * 100, 5)]
+    times, sign = (100, " %") if unit == "accuracy" else (1, "")
+    grid = [(up(value / times), f"{value:.3g}{sign}") for value in ticks(low * times, high * times, 5)]
     parts = _rules(grid, left, right)
     span = (right - left) / len(columns)
     for index, (label, column) in enumerate(zip(columns, dots, strict=True)):
@@ -190,9 +192,9 @@ def dots(columns: Sequence[str], rows: Sequence[Row], axis: str) -> Markup:
         parts.append(_text(middle, height - 24, label))
         step = min(18.0, 0.8 * span / max(len(column), 1))
         for order, (row, cell) in enumerate(column):
-            parts.append(_dot(row, cell, middle + step * (order - (len(column) - 1) / 2), up))
+            parts.append(_dot(row, cell, middle + step * (order - (len(column) - 1) / 2), up, unit))
     parts.append(_text((left + right) / 2, height - 5, axis, "axis"))
-    return _svg(width, height, f"accuracy by {axis}", parts, "dots wide" if width > 400 else "dots")
+    return _svg(width, height, f"{unit} by {axis}", parts, "dots wide" if width > 400 else "dots")
 
 
 def scatter(points: Sequence[tuple[float, float]], groups: Sequence[int], names: Sequence[str]) -> Markup:
@@ -290,14 +292,17 @@ def _ends(cell: Mapping[str, Any]) -> list[float]:
     return [cell["value"], *(interval if len(interval) == 2 else [])]
 
 
-def _dot(row: Row, cell: Mapping[str, Any], x: float, up: Scale) -> str:
+def _dot(row: Row, cell: Mapping[str, Any], x: float, up: Scale, unit: str) -> str:
     """A value with its interval as a whisker and both in the tooltip."""
     value, *interval = _ends(cell)
-    tooltip, whisker = f"{row.name}: {100 * value:.1f} %", ""
+    value_words, ends = f"{unit} {value:.3f}", [f"{end:.3f}" for end in interval]
+    if unit == "accuracy":
+        value_words, ends = f"{100 * value:.1f} %", [f"{100 * end:.1f}" for end in interval]
+    tooltip, whisker = f"{row.name}: {value_words}", ""
     if interval:
         low, high = interval
         whisker = f'<path class="line" d="M{x:.1f} {up(low):.1f}V{up(high):.1f}"/>'
-        tooltip += f" ({100 * low:.1f} to {100 * high:.1f})"
+        tooltip += f" ({' to '.join(ends)})"
     sign = whisker + _sign(row.shape, x, up(value))
     return f'<g class="{row.style}"><title>{escape(tooltip)}</title>{sign}</g>'
 

@@ -37,17 +37,26 @@ WIDE, STRIP = 1.5, 4.0
 
 
 def series(entries: Sequence[Entry], *keys: str) -> list[charts.Line]:
-    """A line for each run: what it logged by epoch under some nested keys."""
+    """A line for each run: what it logged by epoch under some nested keys.
+
+    Epochs whose log lacks the first of them leave no gap, as some numbers are not measured after each epoch.
+    """
 
     def value(line: dict[str, Any]) -> Any:
         for key in keys:
             line = line.get(key, {})
         return line
 
-    return [
-        charts.Line(entry.label, entry.style, entry.epochs, [value(line) for line in entry.history])
-        for entry in entries
-    ]
+    lines: list[charts.Line] = []
+    for entry in entries:
+        logged = [
+            (epoch, value(line))
+            for epoch, line in zip(entry.epochs, entry.history, strict=True)
+            if keys[0] in line
+        ]
+        epochs, values = [epoch for epoch, _ in logged], [one for _, one in logged]
+        lines.append(charts.Line(entry.label, entry.style, epochs, values))
+    return lines
 
 
 def metric_title(name: str) -> str:

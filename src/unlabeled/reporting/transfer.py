@@ -150,4 +150,4 @@ def _words(states: Sequence[State], axis: str, rho: float | None, missing: int) 
         better = "higher" if "accuracy" in axis else "lower"
         text = f"Rank correlation of a {better} {axis} with a higher accuracy of the probe: {rho:+.2f}, over {number}."
         text += " So few states say little." if len(states) < TELLING else ""
-    return text + (f" Left out for lack of a {axis}: {counted(missing, 'states')}." if missing else "")
+    return text + (f" Skipped for lack of a {axis}: {counted(missing, 'states')}." if missing else "")

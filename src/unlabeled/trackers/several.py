@@ -31,6 +31,9 @@ SCALARS = (
     "spread",
     "rank",
     "cosine",
+    "alpha",
+    "lidar",
+    "silhouette",
     "learning_rate",
     "samples_per_second",
     "skipped_steps",
@@ -156,7 +159,7 @@ class Trackers:
             except FAILURES as error:
                 del self.running[name]
                 self.say(
-                    f"warning: {name} failed at step {self.step:,} and tracks no more of this run, which goes on "
+                    f"warning: {name} failed at step {self.step:,} and no longer tracks this run; training continues "
                     f"({check.reason(error)})"
                 )
 

@@ -4,8 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unlabeled.encoders import Encoder
+    from unlabeled.method import Method
+    from unlabeled.training.settings import Settings
 
-__all__ = ["factors", "layer_numbers"]
+__all__ = ["adaptation", "factors", "layer_numbers"]
 
 
 def factors(encoder: "Encoder", rate: float, decay: float) -> dict[str, float]:
@@ -25,6 +27,37 @@ def factors(encoder: "Encoder", rate: float, decay: float) -> dict[str, float]:
     numbers = layer_numbers(encoder)
     last = max(numbers.values(), default=0)
     return {name: rate * decay ** (last - number) for name, number in numbers.items()}
+
+
+def adaptation(method: "Method", settings: "Settings") -> str:
+    """How training goes easy on an encoder that begins with pretrained weights, in one line; empty where it does not.
+
+    Args:
+        method: The method.
+        settings: Settings of the run, complete.
+    """
+    parts = []
+    if not settings.encoder_rate == settings.layer_decay == 1:
+        peak = (settings.lr or 0.0) * method.learning_rates.get("encoder", 1.0)
+        rates = [
+            peak * one
+            for one in factors(method.encoder, settings.encoder_rate, settings.layer_decay).values()
+        ]
+        lowest = f", down to {min(rates):.2g} at its first layer (--layer-decay {settings.layer_decay:g})"
+        parts.append(
+            f"the encoder learns at {max(rates):.2g} (--encoder-rate {settings.encoder_rate:g})"
+            f"{lowest if settings.layer_decay < 1 else ''}"
+        )
+    if settings.head_warmup:
+        parts.append(
+            f"the heads are trained alone for the first {100 * settings.head_warmup:g} % of the steps "
+            f"(--head-warmup {settings.head_warmup:g})"
+        )
+    if settings.distill_weight:
+        parts.append(
+            f"features are held near the initial ones (--distill-weight {settings.distill_weight:g})"
+        )
+    return f"adapting: {'; '.join(parts)}" if parts else ""
 
 
 def layer_numbers(encoder: "Encoder") -> dict[str, int]:

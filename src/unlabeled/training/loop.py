@@ -86,6 +86,8 @@ class Loop:
         self.infinite = guard.infinite(method)  # such as masks of attention, which may stay so
         self.probe = judge.probe(data)
         self.spread = judge.spread(judge.look(method, self.probe)[0])
+        epochs = -(-self.total_steps // self.steps_per_epoch)
+        self.measured = judge.measured_epochs(epochs, len(data))
         self.step, self.skipped, self.bad_epochs = 0, 0, 0
         self.sums: dict[str, float] = {}
         self.counted, self.seconds = 0, 0.0  # steps in the sums of this epoch, and the time that it took
@@ -281,7 +283,7 @@ class Loop:
             ):  # where the method has moved its weights itself they may be bad
                 self._save()
             raise FloatingPointError(
-                f"{words}; {self.checkpoints.kept()}; lower lr, or skip such steps with skip_nan"
+                f"{words}; {self.checkpoints.kept()}; lower --lr, or skip such steps with --skip-nan"
             )
         self.skipped, self.step = self.skipped + 1, self.step + 1
         self.progress.say(f"step skipped, {self.skipped} of at most {self.settings.skip_nan}: {words}")
@@ -310,9 +312,11 @@ class Loop:
         if not features.isfinite().all():
             raise FloatingPointError(
                 f"features must be finite, got infinite or NaN ones after step {self.step}; "
-                f"lower lr ({self.settings.lr:g}); {self.checkpoints.kept()}"
+                f"lower --lr ({self.settings.lr:g}); {self.checkpoints.kept()}"
             )
-        healthy, verdict = judge.judge(features, embedding, loss, chance, self.spread, self.step)
+        healthy, verdict = judge.judge(
+            features, embedding, loss, chance, self.spread, self.step, self.total_steps
+        )
         # One bad epoch is noise; the alarm needs two in a row.
         self.bad_epochs = 0 if healthy else self.bad_epochs + 1
         if self.bad_epochs == 1:
@@ -333,6 +337,8 @@ class Loop:
         }
         if self.partial:
             entry["partial"] = True
+        if entry["epoch"] in self.measured:
+            entry |= judge.criteria_of(self.method, self.probe, features)
         self.checkpoints.log(self.step, entry)
         self.trackers.epoch(entry)
         if self._is_due(entry["epoch"]):
@@ -417,6 +423,11 @@ class Loop:
             self.progress.say(
                 f"stopped at step {stopped:,} before, as the loss on held-out {self.data.unit} had risen since "
                 f"step {self.step:,}; set --epochs or --steps to train on"
+            )
+        elif self.step >= self.total_steps:
+            self.progress.say(
+                f"{self.checkpoints.folder} is finished: all {self.total_steps:,} steps are done; set more --steps or "
+                "--epochs, or --minutes, to train on"
             )
         self.checkpoints.cut_log(self.step if stopped is None else stopped)
 

@@ -336,6 +336,7 @@ def record(plan: Plan, settings: Settings, data: Data, held_out: int, method: Me
             **data.shape,
             **data.identity,
             "skipped": sum(was_meant(skip.reason) for skip in data.skipped),
+            "classes": 0 if data.labels is None else len(data.labels[data.labels >= 0].unique()),
             "held_out": held_out,
         },
         "settings": {key: value for key, value in asdict(settings).items() if value is not None},

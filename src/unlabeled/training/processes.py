@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from unlabeled.check import UserError
-from unlabeled.parts import gather
+from unlabeled.parts import devices, gather
 from unlabeled.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,10 +40,7 @@ def join(settings: Settings) -> "Fabric":
     """
     from lightning_fabric import Fabric
 
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device must be auto or cpu on a machine without a usable GPU, got cuda")
-    if settings.device == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device must be auto or cpu on a machine without Apple's GPU, got mps")
+    devices.require(settings.device)
     if settings.devices * settings.nodes > 1:
         _refuse_without_script(settings)
         _refuse_too_many(settings)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.training.settings import Settings
 
-__all__ = ["Progress", "counted", "duration"]
+__all__ = ["Progress", "counted", "duration", "skipped_words"]
 
 SECONDS_BETWEEN_LINES, LINES_SHARE = 2.0, 0.05
 """Seconds between two epochs that are printed, and the least fraction of the time so far that lies between them."""
@@ -108,9 +108,7 @@ class Progress:
             seconds: How long it is expected to take, if that is known.
             opened: The samples of which those that are trained on were made, such as the videos of clips.
         """
-        broken = sum(was_meant(skip.reason) for skip in data.skipped)
-        counts = {"skipped": broken, "of another kind": len(data.skipped) - broken}
-        words = "".join(f", {count} {what}" for what, count in counts.items() if count)
+        words = skipped_words(data)
         skipped = f"{words} (see skipped.csv)" if words else ""
         self.unit = data.unit
         self.say(f"{method} on {data.name}: {counted(data, opened)}{skipped} -> {folder}")
@@ -196,6 +194,13 @@ def counted(data: "Data", opened: "Data | None" = None) -> str:
     """How many samples there are, and of how many others they were made, such as "10 videos, 99 clips"."""
     made = opened is not None and (len(opened), opened.unit) != (len(data), data.unit)
     return ", ".join(f"{len(one):,} {one.unit}" for one in ([opened] if made and opened else []) + [data])
+
+
+def skipped_words(data: "Data") -> str:
+    """How many files were not read, to follow the number of samples; empty where there are none."""
+    broken = sum(was_meant(skip.reason) for skip in data.skipped)
+    counts = {"skipped": broken, "of another kind": len(data.skipped) - broken}
+    return "".join(f", {count:,} {what}" for what, count in counts.items() if count)
 
 
 def duration(seconds: float) -> str:

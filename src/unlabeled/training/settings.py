@@ -6,7 +6,16 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any, Literal, Self
 
 from unlabeled.check import Range, UserError
-from unlabeled.options import Count, Fraction, NonNegative, Positive, PositiveFraction, WholeNumber, verify
+from unlabeled.options import (
+    Count,
+    Device,
+    Fraction,
+    NonNegative,
+    Positive,
+    PositiveFraction,
+    WholeNumber,
+    verify,
+)
 from unlabeled.trackers.names import NONE, parse
 
 __all__ = ["ADAPT", "BUDGET", "MACHINE_SETTINGS", "Settings"]
@@ -131,7 +140,7 @@ class Settings:
     levels: str | None = None
     pages: Literal["first", "all", "bands"] | None = None
     seed: WholeNumber = 0
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Device = "auto"
     precision: Literal["auto", "32", "bf16"] = "auto"
     accumulate: Count = 1
     workers: Count | None = None

@@ -17,10 +17,12 @@ from unlabeled.data import STORE_SIZE, Data, open_data, store_size
 from unlabeled.data.image.streamed import Streamed, open_streamed
 from unlabeled.data.notes import note
 from unlabeled.data.opening import kind_of, name_of
+from unlabeled.data.samples import was_meant
 from unlabeled.encoders import Encoder
 from unlabeled.encoders.fit_time import TRIED, fit_seconds
 from unlabeled.encoders.readout import SAMPLES as MOST_FITTED
 from unlabeled.encoders.readout import Spec, fit_readout
+from unlabeled.files import printable
 from unlabeled.kernels import heap
 from unlabeled.method import Method
 from unlabeled.options import READING
@@ -35,9 +37,10 @@ from unlabeled.training.auto import Choice
 from unlabeled.training.building import Built
 from unlabeled.training.checkpoints import Checkpoints
 from unlabeled.training.folder import Claim
+from unlabeled.training.layer_rates import adaptation
 from unlabeled.training.loop import Loop
 from unlabeled.training.plan import Plan
-from unlabeled.training.progress import Progress, counted
+from unlabeled.training.progress import Progress, counted, skipped_words
 from unlabeled.training.progress import duration as in_words
 from unlabeled.training.settings import BUDGET, Settings
 from unlabeled.training.watch import Watch
@@ -49,6 +52,8 @@ __all__ = ["pretrain", "preview", "train"]
 
 MOST_WORKERS = 16
 """Processes that decode streamed data, for each one that trains, unless the user asks for more."""
+LISTED = 5
+"""Skipped files that a preview names."""
 
 
 def pretrain(
@@ -183,9 +188,17 @@ def preview(
     named = {**asdict(chosen), **plan.options, **built.method.chosen}
     values = {name: value for name, value in named.items() if value is not None}
     lines = [f"{name} {value}{' (chosen)' if name in choices else ''}" for name, value in values.items()]
-    head = f"{plan.name} on {dataset.name}: {counted(built.samples, train)}"
+    head = f"{plan.name} on {dataset.name}: {counted(built.samples, train)}{skipped_words(built.samples)}"
     notes = _unread(dataset), held, *ending, *_notes(built.method, train, chosen)
-    return [head, *lines, *filter(None, notes)]
+    return [head, *lines, *filter(None, notes), *_skipped(built.samples)]
+
+
+def _skipped(data: Data) -> list[str]:
+    """The first files that were not read, each with the reason, those that were meant to be samples first."""
+    skipped = sorted(data.skipped, key=lambda skip: not was_meant(skip.reason))
+    lines = [f"skipped {printable(skip.path)}: {check.one_line(skip.reason)}" for skip in skipped[:LISTED]]
+    more = len(skipped) - len(lines)
+    return [*lines, *([f"and {more:,} more"] if more else [])]
 
 
 def _chosen(
@@ -383,7 +396,7 @@ def _unread(data: Data) -> str:
 
 def _notes(method: Method, train: Data, settings: Settings) -> list[str]:
     """What the user may not expect of this encoder, these images and these batches, a line each."""
-    notes = list(getattr(method.encoder, "notes", []))
+    notes = [adaptation(method, settings), *getattr(method.encoder, "notes", [])]
     if train.kind == "image" and (channels := train.shape["channels"]) not in (1, 3):
         notes.append(f"{channels} channels: views do not change saturation, hue or gray, which need 3")
     if method.compares_samples and settings.accumulate > 1:

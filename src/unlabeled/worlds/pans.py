@@ -60,12 +60,11 @@ def make(
     )
     pose[..., 2] += math.pi / 2
     number = torch.arange(n) % len(pictures)
-    video = torch.stack(
-        [look(pictures[row], trajectory, size) for row, trajectory in zip(number.tolist(), pose)]
-    )
-    if blank:
-        video = torch.full_like(video, 0.5)
-    return {"video": (255 * video).round().to(torch.uint8), "pose": pose, "picture": number}
+    # Frame by frame in 8 bits: floats of all frames at once would take many times the memory.
+    video = torch.full((n, frames, len(pictures[0]), size, size), 128, dtype=torch.uint8)
+    for row, trajectory in enumerate(pose if not blank else ()):
+        video[row] = (255 * look(pictures[int(number[row])], trajectory, size)).round()
+    return {"video": video, "pose": pose, "picture": number}
 
 
 def look(picture: Tensor, pose: Tensor, size: int) -> Tensor:

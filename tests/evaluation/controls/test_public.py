@@ -19,7 +19,7 @@ from unlabeled.evaluation import Scores, evaluate
 from unlabeled.evaluation.controls import public
 from unlabeled.evaluation.features import Representation, of_encoder, read
 from unlabeled.evaluation.measurement import Measurement
-from unlabeled.evaluation.starting_weights import GO_ON, SCRATCH, USE, choices, of
+from unlabeled.evaluation.starting_weights import CONTINUE, SCRATCH, USE, choices, of
 from unlabeled.parts.resample import resample
 
 CONV = encoders.build("conv4", image_size=8)
@@ -125,7 +125,7 @@ def test_a_run_that_started_from_weights_stands_beside_them_as_they_were(started
     scores = evaluate(started / "run", data, probe="linear", controls="default", labels_per_class=1, draws=1)
     control = next(record for record in scores if record["features"] == "public")
     assert control["detail"].startswith("start.safetensors, frozen") and "margin" in control
-    assert scores.about["public"] == {"weights": str(started / "start.safetensors"), "ours": GO_ON}
+    assert scores.about["public"] == {"weights": str(started / "start.safetensors"), "ours": CONTINUE}
     assert f"These weights: {started / 'start.safetensors'}." in scores.verdict()
     (alone,) = evaluate(CONV.eval(), data, probe="linear", controls="none", labels_per_class=1, draws=1)
     assert control["value"] == alone["value"]
@@ -141,7 +141,7 @@ def test_weights_out_of_reach_leave_their_row_out_with_one_line(started: Path, m
     assert {record["features"] for record in scores} == {"raw", "unlabeled"}
     said = [line for line in lines if "public" in line]
     assert len(said) == 1 and said[0].startswith(
-        "the control public is left out: weights must be in the cache or within"
+        "the control public is skipped: weights must be in the cache or download"
     )
 
 
@@ -166,7 +166,7 @@ def test_public_without_weights_is_refused() -> None:
 def test_what_ours_is_beside_the_weights(started: Path) -> None:
     run = unlabeled.load(started / "run")
     start = str(started / "start.safetensors")
-    assert of(run, None) == of(run, start) == (start, GO_ON)
+    assert of(run, None) == of(run, start) == (start, CONTINUE)
     assert of(run, "timm:resnet18") == ("timm:resnet18", None)  # it started from others
     run.config["settings"].pop("weights")
     assert of(run, "timm:resnet18") == ("timm:resnet18", SCRATCH)
@@ -175,18 +175,18 @@ def test_what_ours_is_beside_the_weights(started: Path) -> None:
 @pytest.mark.parametrize(
     ("ours", "shares", "advice"),
     [
-        (GO_ON, {"unlabeled": 0.9, "public": 0.6}, GO_ON),
-        (GO_ON, {"unlabeled": 0.6, "public": 0.9}, USE),
+        (CONTINUE, {"unlabeled": 0.9, "public": 0.6}, CONTINUE),
+        (CONTINUE, {"unlabeled": 0.6, "public": 0.9}, USE),
         (SCRATCH, {"unlabeled": 0.9, "public": 0.6}, SCRATCH),
         (SCRATCH, {"unlabeled": 0.6, "public": 0.9}, USE),
-        (GO_ON, {"unlabeled": 0.6, "public": 0.61}, None),
-        (GO_ON, {"unlabeled": 0.7, "public": 0.5, "supervised": 0.9}, SCRATCH),
-        (GO_ON, {"unlabeled": 0.9, "public": 0.5, "supervised": 0.7}, GO_ON),
-        (GO_ON, {"unlabeled": 0.9, "public": 0.5, "supervised": 0.89}, None),
-        (GO_ON, {"unlabeled": 0.5, "public": 0.9, "supervised": 0.7}, USE),
-        (GO_ON, {"unlabeled": 0.5, "public": 0.9, "supervised": 0.89}, None),
-        (GO_ON, {"unlabeled": 0.5, "public": 0.51, "supervised": 0.9}, SCRATCH),
-        (GO_ON, {"unlabeled": 0.5, "public": 0.7, "supervised": 0.9}, SCRATCH),
+        (CONTINUE, {"unlabeled": 0.6, "public": 0.61}, None),
+        (CONTINUE, {"unlabeled": 0.7, "public": 0.5, "supervised": 0.9}, SCRATCH),
+        (CONTINUE, {"unlabeled": 0.9, "public": 0.5, "supervised": 0.7}, CONTINUE),
+        (CONTINUE, {"unlabeled": 0.9, "public": 0.5, "supervised": 0.89}, None),
+        (CONTINUE, {"unlabeled": 0.5, "public": 0.9, "supervised": 0.7}, USE),
+        (CONTINUE, {"unlabeled": 0.5, "public": 0.9, "supervised": 0.89}, None),
+        (CONTINUE, {"unlabeled": 0.5, "public": 0.51, "supervised": 0.9}, SCRATCH),
+        (CONTINUE, {"unlabeled": 0.5, "public": 0.7, "supervised": 0.9}, SCRATCH),
     ],
 )
 def test_the_advice_is_what_scores_best_beyond_noise(
@@ -202,4 +202,7 @@ def test_the_advice_is_what_scores_best_beyond_noise(
     )
     first, last = choices(scores.records, {"public": {"weights": "timm:x", "ours": ours}})
     assert first == "These weights: timm:x."
-    assert last == f"linear: {advice or 'within noise, so nothing is advised'} with all labels."
+    assert (
+        last
+        == f"linear: {advice or 'no recommendation, as the difference is within noise,'} with all labels."
+    )

@@ -116,7 +116,7 @@ def decode(content: Path | bytes) -> tuple[Tensor, int]:
     if not len(sound):
         raise UserError("no samples")
     if len(sound) < 0.9 * announced:
-        raise UserError(f"breaks off after {len(sound)} of {announced} samples")
+        raise UserError(f"is truncated after {len(sound)} of {announced} samples")
     if not sound.isfinite().all():
         raise UserError("samples that are not finite")
     return sound, rate

@@ -173,7 +173,7 @@ class Annotations:
         return in_order(class_name(str(name)) for name in names)
 
     def of(self, images: Images, originals: Tensor) -> AnnotatedImages:
-        """Images with their annotations, without those that have none; what is left out is said in one line.
+        """Images with their annotations, without those that have none; what is skipped is said in one line.
 
         Args:
             images: One split.
@@ -198,7 +198,7 @@ class Annotations:
             Skipped(path, f"no {self.kind}") for path, kept in zip(images.paths, rows.tolist()) if not kept
         ]
         if left := len(images) - len(data):
-            note(f"{images.name}: {left:,} of {len(images):,} images have no {self.kind} and are left out")
+            note(f"{images.name}: {left:,} of {len(images):,} images have no {self.kind} and are skipped")
         self.faults.tell(images.name)
         faults.tell(images.name)
         where = f"of {len(self.classes)} classes in {len(data):,} images"

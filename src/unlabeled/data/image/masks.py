@@ -6,6 +6,7 @@ only 0 and 255, 255 is the class 1.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ __all__ = ["VOID", "Masks", "read_masks"]
 
 VOID = 255
 """Class number of pixels whose class nobody knows."""
+_LISTED = 256
+"""Values below this, grey levels and palettes, have their classes in a list."""
 _COLOUR = 2**24
 """Added to colours, so that they differ from grey levels."""
 _WHITE = _COLOUR + 0xFFFFFF
@@ -52,9 +55,17 @@ class Masks:
 
     def __getitem__(self, image: str) -> Tensor:
         """Class of each pixel, 255 where it is void, uint8, shape (height, width)."""
-        values, inverse = np.unique(_values(self.paths[image]), return_inverse=True)
+        values = _values(self.paths[image])
+        if values.min() >= 0 and values.max() < _LISTED:
+            return torch.from_numpy(self._by_value[values])
+        values, inverse = np.unique(values, return_inverse=True)
         numbers = np.array([self.numbers.get(value, VOID) for value in values.tolist()], np.uint8)
         return torch.from_numpy(numbers[inverse])
+
+    @cached_property
+    def _by_value(self) -> np.ndarray:
+        """Class of each small value, uint8: a look-up takes a tenth of the time of sorting all pixels."""
+        return np.array([self.numbers.get(value, VOID) for value in range(_LISTED)], np.uint8)
 
     def present(self, image: str) -> set[int]:
         """Classes of which there is a pixel."""

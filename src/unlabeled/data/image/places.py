@@ -97,7 +97,7 @@ def places_of(images: Images, draws: int, method: str) -> Places:
     """Images as places, one for each group.
 
     Args:
-        images: Images with groups; groups of one image are left out, with a note.
+        images: Images with groups; groups of one image are skipped, with a note.
         draws: Number of images of each place in a batch, at least 2.
         method: Method that needs them, for messages.
 
@@ -117,7 +117,7 @@ def places_of(images: Images, draws: int, method: str) -> Places:
             f"groups must have at least 2 images for {method}, got {len(counts)} groups of 1 in {images.name}"
         )
     if alone := int((~several).sum()):
-        note(f"{images.name}: {alone} of {len(counts)} groups are left out, as they have only one image")
+        note(f"{images.name}: {alone} of {len(counts)} groups are skipped, as they have only one image")
     rows = numbers.argsort(stable=True)
     starts = counts.cumsum(0) - counts
     return Places(images, rows, starts[several], counts[several], draws)

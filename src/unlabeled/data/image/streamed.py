@@ -74,18 +74,18 @@ class Decoder:
         shard = int(np.searchsorted(self.ends, row, "right"))
         return shard, row - int(self.ends[shard] - self.counts[shard])
 
-    def images(self, rows: np.ndarray) -> tuple[list[np.ndarray], list[Skipped]]:
-        """Images of some rows, uint8, shape (channels, height, width), and what had to be replaced."""
+    def images(self, rows: np.ndarray) -> tuple[list[np.ndarray], dict[int, Skipped]]:
+        """Images of some rows, uint8, shape (channels, height, width), and what had to be replaced, by its number."""
         shards = np.searchsorted(self.ends, rows, "right")
         images: list[Any] = [None] * len(rows)
-        broken: list[Skipped] = []
+        broken: dict[int, Skipped] = {}
         for shard in np.unique(shards).tolist():
             numbers = np.flatnonzero(shards == shard).tolist()
             within = (rows[numbers] - (self.ends[shard] - self.counts[shard])).tolist()
             for number, row, content in zip(numbers, within, self.source.read(shard, within), strict=True):
                 image = self._decoded(content)
                 if isinstance(image, str):
-                    broken.append(Skipped(self.source.name(shard, row), image))
+                    broken[number] = Skipped(self.source.name(shard, row), image)
                     image = self._substitute(shard, row, image)
                 images[number] = image
         return images, broken
@@ -101,7 +101,10 @@ class Decoder:
         batch = {"index": torch.from_numpy(rows), "image": pixels}
         if (sizes != sizes[:1]).any():
             batch["size"] = sizes
-        return batch, broken
+        if broken:
+            batch["replaced"] = torch.zeros(len(rows), dtype=torch.bool)
+            batch["replaced"][[*broken]] = True
+        return batch, [*broken.values()]
 
     def _decoded(self, content: bytes) -> np.ndarray | str:
         """An image, or the reason why there is none."""
@@ -241,10 +244,11 @@ class Streamed(Data):
             index: Rows, int64, shape (batch,).
 
         Returns:
-            As `Images.batch`; `size` is left out where all images of the batch have one.
+            As `Images.batch`; `size` is left out where all images of the batch have one, and where an image stands for
+            one that cannot be read, `replaced` says which, bool, shape (batch,).
 
         Raises:
-            ValueError: A shard is not there or holds no readable image, or too many images are unreadable.
+            ValueError: A shard does not exist or holds no readable image, or too many images are unreadable.
             ConnectionError: A shard does not come.
         """
         rows = index.cpu()
@@ -321,7 +325,7 @@ class Streamed(Data):
         images: list[np.ndarray] = []
         for _, (decoded, broken) in in_order(self.decoder.images, parts, max(1, self.workers)):
             images += decoded
-            self._count(len(decoded), broken)
+            self._count(len(decoded), [*broken.values()])
         data = Images(
             torch.cat([torch.from_numpy(image).flatten() for image in images]),
             torch.tensor([image.shape[1:] for image in images]),
@@ -347,6 +351,7 @@ def open_streamed(
     workers: int,
     cache_size: str | None = None,
     levels: Any = None,
+    channels: int | None = None,
     max_broken: float = 0.1,
     progress: Progress | None = None,
 ) -> Streamed:
@@ -358,6 +363,7 @@ def open_streamed(
         workers: Processes that read ahead of the training, 0 for none.
         cache_size: Bytes that shards may take on the disk, such as 200GB; None for half of what is free.
         levels: Values of images of more than 8 bits that become 0 and 255, as in `open_data`.
+        channels: Channels of every image; None for those of the first images.
         max_broken: Largest fraction of the images that may be unreadable, in 0..1.
         progress: Called with the shards done so far and their number, while they are counted.
 
@@ -371,19 +377,19 @@ def open_streamed(
     cache = ShardCache(folder / "shards", bytes_of(cache_size) if cache_size else _half_of_free(folder))
     rows = ShardRows(shards.files, cache, folder / "indices")
     if not rows.in_place and not cache_size:
-        note(f"shards take up to {in_words(cache.most)} in {cache.folder}; cache_size sets another bound")
+        note(f"shards take up to {in_words(cache.most)} in {cache.folder}; --cache-size sets another limit")
     counts, skipped = rows.lengths(progress)
     decoder = Decoder(rows, counts, side, None, parsed(levels))
     name = shown(source)
     make = partial(Streamed, name=name, workers=workers, max_broken=max_broken, skipped=skipped)
-    data = _looked_at(decoder, make)
+    data = _looked_at(decoder, make, channels)
     if len(shards.parts) > 1:
         data.split, data.other_splits = shards.parts[0], tuple(shards.parts[1:])
     return data
 
 
-def _looked_at(decoder: Decoder, make: Callable[..., Streamed]) -> Streamed:
-    """The data with the channels and the size of its first images."""
+def _looked_at(decoder: Decoder, make: Callable[..., Streamed], channels: int | None) -> Streamed:
+    """The data with the size of its first images and, where none are given, their channels."""
     shards = _spread(decoder.counts)
     each = -(-_LOOKED_AT // len(shards))
     offsets = decoder.ends - decoder.counts
@@ -393,11 +399,12 @@ def _looked_at(decoder: Decoder, make: Callable[..., Streamed]) -> Streamed:
         rows += [start + number * count // each for number in range(min(each, count))]
     images, _ = decoder.images(np.array(rows))
     numbers = [len(image) for image in images]
-    channels = max(numbers) if {*numbers} <= {1, 3} else max({*numbers}, key=numbers.count)
+    given = channels
+    channels = channels or (max(numbers) if {*numbers} <= {1, 3} else max({*numbers}, key=numbers.count))
     whole = Decoder(decoder.source, decoder.counts, decoder.side, channels, decoder.levels)
     size = int(np.median([min(image.shape[1:]) for image in images]))
     data = make(whole, image_size=size)
-    if channels == 1:
+    if channels == 1 and not given:
         note(f"{data.name}: images are grey, as the first {len(images)} are; colours become grey")
     return data
 

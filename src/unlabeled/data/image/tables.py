@@ -106,7 +106,7 @@ def _label_of(
     label = label_column(simple) or next(iter(enumerated), None) or label_column(lists)
     remark = ""
     if label is None and others:
-        remark = f"{NO_LABELS}its columns are {check.one_line(', '.join(others))}; choose one with label"
+        remark = f"{NO_LABELS}its columns are {check.one_line(', '.join(others))}; choose one with --label"
     elif rivals := [
         column for column in simple if column != label and (label_column([column]) or column in enumerated)
     ]:

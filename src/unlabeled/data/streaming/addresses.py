@@ -118,6 +118,8 @@ def find_shards(source: str) -> Shards:
         return Shards(files, ["all"])
     listed = [shard for part in _all_at_once(_below, addresses) for shard in part]
     files = sorted(shard for shard in listed if ending(shard.address) in ENDINGS)
+    if not listed and any(map(_is_pattern, addresses)):
+        raise UserError(f"data must be a pattern that matches a file, got {shown(source)}")
     if not files:
         endings = Counter(ending(shard.address) or "without ending" for shard in listed)
         others = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(5)) or "nothing"
@@ -219,7 +221,7 @@ def fetch(shard: Shard, target: Path) -> None:
     """Copy a shard to a file.
 
     Raises:
-        ValueError: It is not there, or not for us.
+        ValueError: It does not exist, or access is refused.
         ConnectionError: It does not come whole.
     """
     retried(partial(_copy, shard, target), shard.address)
@@ -236,7 +238,7 @@ def retried(act: Callable[[], Result], address: str) -> Result:
     """What some act on a file of an address returns, which is tried again after errors that may pass.
 
     Raises:
-        ValueError: The file is not there, or not for us.
+        ValueError: The file does not exist, or access is refused.
         ConnectionError: All tries failed.
     """
     for number in count(1):
@@ -261,12 +263,12 @@ def _lasting(error: BaseException) -> str:
     """Why it would be of no use to ask again; empty where it may be."""
     status = getattr(error, "status", None)
     if isinstance(status, int) and 400 <= status < 500 and status not in _TEMPORARY:
-        return "is not there" if status in (404, 410) else f"is not given out: status {status}"
+        return "does not exist" if status in (404, 410) else f"is refused: status {status}"
     if isinstance(error, PermissionError):
         return f"may not be read: {check.reason(error)}"
     if isinstance(error, FileNotFoundError):
         # fsspec calls every failure of a first request by HTTP so.
-        return _lasting(error.__cause__) if error.__cause__ is not None else "is not there"
+        return _lasting(error.__cause__) if error.__cause__ is not None else "does not exist"
     kinds = NotImplementedError, IsADirectoryError, ValueError
     return f"cannot be read: {check.reason(error)}" if isinstance(error, kinds) else ""
 

@@ -109,7 +109,7 @@ class ShardRows:
         """The files of some images of a shard.
 
         Raises:
-            ValueError: The shard is not there, or not for us.
+            ValueError: The shard does not exist, or access is refused.
             ConnectionError: It does not come whole.
         """
 
@@ -136,6 +136,13 @@ class ShardRows:
             return f"{address}#{row}"
         return f"{address}/{self._locally(shard, tar_index).names[row]}"
 
+    def names(self, shard: int) -> list[str]:
+        """What the images of a shard are called, as `name` has it."""
+        address = shown(self.shards[shard].address)
+        if self.tables:
+            return [f"{address}#{row}" for row in range(self._locally(shard, self._count))]
+        return [f"{address}/{name}" for name in self._locally(shard, tar_index).names]
+
     def _locally(self, shard: int, act: Callable[[Path], Result]) -> Result:
         """What some act on the file of a shard gives; others may remove the file before it is opened."""
         for _ in range(TRIES):
@@ -145,7 +152,7 @@ class ShardRows:
             except FileNotFoundError:
                 if self.in_place:
                     raise
-        raise OSError(f"{self.cache.folder} loses shards before they are read; give it more cache_size")
+        raise OSError(f"{self.cache.folder} loses shards before they are read; give it more --cache-size")
 
     def _file(self, number: int) -> Path:
         """The file in which the images of a shard can be read."""

@@ -1,4 +1,4 @@
-"""Samples that are stretches of one long row of tokens: of pieces of words, or of the words of a vocabulary."""
+"""Samples that are spans of one long row of tokens: of pieces of words, or of the words of a vocabulary."""
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
@@ -121,9 +121,9 @@ class Tokens(Data):
 
 
 class Words(Tokens):
-    """Stretches of the words of a vocabulary, whose sentences are the documents; see `Texts.words`."""
+    """Sequences of the words of a vocabulary, whose sentences are the documents; see `Texts.words`."""
 
-    unit = "stretches of words"
+    unit = "word sequences"
 
 
 def packed(encode: Encode, texts: Sequence[str], first: Sequence[int] = ()) -> tuple[Tensor, Tensor, Tensor]:

@@ -202,7 +202,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     with open_media(path) as container:
         pictures = [stream for stream in container.streams.video if not _is_cover(stream)]
         if not pictures:
-            raise UserError(f"{path} must hold a video, got a file without pictures that move")
+            raise UserError(f"{path} must hold a video, got a file without a video stream")
         # One thread each: whole videos are decoded side by side.
         pictures[0].codec_context.thread_count = 1
         pictures[0].codec_context.options = {"max_pixels": str(_LARGEST)}

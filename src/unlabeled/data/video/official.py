@@ -247,13 +247,13 @@ def _tell(
 ) -> None:
     """Say which split was taken, which lines are not used, and whether one recording is on both sides."""
     train, test = ([_recording(path) for path in parts[split]] for split in ("train", "test"))
-    choice = f" of {', '.join(map(str, folds))} (fold takes another)" if len(folds) > 1 else ""
+    choice = f" of {', '.join(map(str, folds))} (--fold takes another)" if len(folds) > 1 else ""
     note(f"{name}: official split {number}{choice}, {len(train):,} videos to train and {len(test):,} to test")
     for problem in dict.fromkeys(line.problem for line in others):
         if problem != UNUSED:
             videos = [line.video for line in others if line.problem == problem]
             count = f"{len(videos):,} of {len(train) + len(test) + len(others):,} lines"
-            note(f"{name}: left out {count} of official split {number}, {problem}: {listing(videos)}")
+            note(f"{name}: skipped {count} of official split {number}, {problem}: {listing(videos)}")
     shared = {*train} & {*test} - {None}
     if crossing := sum(key in shared for key in test):
         note(f"{name}: {crossing:,} of {len(test):,} test videos are of recordings that are in training too")

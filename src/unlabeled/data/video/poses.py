@@ -116,7 +116,7 @@ def posed_films(files: Sequence[PosedFile]) -> Iterator[Posed]:
 
 def _tell(name: str, left_out: Sequence[str], count: int) -> None:
     if left_out:
-        note(f"{name}: left out {len(left_out):,} of {count:,} videos: {listing(left_out)}")
+        note(f"{name}: skipped {len(left_out):,} of {count:,} videos: {listing(left_out)}")
 
 
 def _frames_of(root: Path, label: str, video: str) -> Path:

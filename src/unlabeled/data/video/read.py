@@ -93,7 +93,7 @@ def _open(source: Source, options: OpenOptions, still: bool) -> Videos:
     if broken := facts["skipped"]:
         count = f"{len(broken):,} of {len(broken) + len(about['paths']):,}"
         note(
-            f"{source.name}: left out {count} videos that cannot be read: {listing([path for path, _ in broken])}"
+            f"{source.name}: skipped {count} videos that cannot be read: {listing([path for path, _ in broken])}"
         )
     about["groups"] = recordings(about["paths"])
     size = (channels, *facts["size"])

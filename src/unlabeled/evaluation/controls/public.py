@@ -1,4 +1,4 @@
-"""Public weights: those of others, or those that the run started from, as they are, with their own preprocessing."""
+"""Public weights: those named, or those that the run started from, as they are, with their own preprocessing."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ def make(encoder: "Encoder", data: "Data", seed: int = 0, weights: Any = None) -
         weights: What `encoders.find` takes.
 
     Raises:
-        Unreachable: The weights are neither in the cache nor within reach.
+        Unreachable: The weights are neither in the cache nor can they be downloaded.
         ValueError: They do not fit.
     """
     inner = bare(encoder)

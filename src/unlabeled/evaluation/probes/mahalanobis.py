@@ -93,7 +93,7 @@ def probe(
     rows = rows.to(data.labels.device)
     gaussians = fit(train[rows], data.labels[rows])
     nearest = gaussians.squares(test).argmin(1)
-    return gaussians.classes[nearest], f"shrinkage {gaussians.shrinkage:.2f}, {train.shape[1]} numbers"
+    return gaussians.classes[nearest], f"shrinkage {gaussians.shrinkage:.2f}, {train.shape[1]} dimensions"
 
 
 PROBE = Probe(probe)

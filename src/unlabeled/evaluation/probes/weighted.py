@@ -107,7 +107,7 @@ def probe(
     classifier = _fit(summed(layers, weights), labels, classes, seed)
     words = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(equal, weights.tolist()))
     others = [name for name in names if name not in equal]
-    words += f" ({', '.join(others)} left out, of other widths)" if others else ""
+    words += f" (without {', '.join(others)}, of other widths)" if others else ""
     predicted = classifier(summed(tests, weights)).argmax(1)
     return predicted, f"{words}; penalty {classifier.penalty:g} {classifier.reason}"
 

@@ -275,7 +275,7 @@ def _speakers(test: Data) -> tuple[Tensor, str]:
         return test.factors[factor].long(), "speakers"
     if not grouped:
         raise UserError(
-            f"data must say who speaks for abx, got {test.name} without a factor speaker or groups. Name the "
+            f"data must name the speakers for abx, got {test.name} without a factor speaker or groups. Name the "
             "column, or what stands for the speaker in paths, as in --group 'speaker(\\d+)_'"
         )
     return test.groups, group_unit(test)  # type: ignore[return-value]

@@ -84,7 +84,7 @@ def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
     """Fraction of the true continuations that are preferred: by ours and by the controls, on the same questions.
 
     Raises:
-        ValueError: The encoder is no transformer that never looks ahead, or there are fewer than two passages.
+        ValueError: The encoder is no causal transformer, or there are fewer than two passages.
     """
     encoder = refuse_others(model, "continuation")
     test: Any = parts.require_test("text", "continuation")

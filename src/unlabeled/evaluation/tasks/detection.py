@@ -27,6 +27,7 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.utils import draw_bounding_boxes
 
+from unlabeled import check
 from unlabeled.data.image.annotated import AnnotatedImages
 from unlabeled.encoders import ImageEncoder
 from unlabeled.evaluation import transfer
@@ -45,6 +46,8 @@ __all__ = ["SIZE", "TASK", "Backbone", "build", "measure"]
 SIZE, STEPS, BATCH = 240, 150, 4
 WIDTH, HIDDEN = 64, 256
 """Channels of the pyramid, and numbers that describe a box."""
+LEGIBLE, LETTERS = 96, 24
+"""Least height and width in pixels of images that names of classes are written into, and letters of a name at most."""
 SHOWN = 0.5
 """Least score of detections that pictures show."""
 COLOURS = ("#e62828", "#286ef0", "#1eaa50", "#f0aa14", "#a03cc8", "#14b4be")
@@ -207,7 +210,11 @@ def _truth(test: AnnotatedImages) -> list[Detections]:
 
 
 def _drawn(test: AnnotatedImages, detections: list[Detections], least: float) -> Tensor:
-    """The first test images with boxes of at least some score, float, shape (images, 3, height, width)."""
+    """The first test images with boxes of at least some score, float, shape (images, 3, height, width).
+
+    Boxes have the colours of their classes and, in images that have room for it, the names.
+    """
+    names = [check.one_line(str(name)) for name in test.classes or []]
     pictures = []
     for row, found in enumerate(detections[: transfer.PICTURES]):
         image = (_image(test, row).cpu() * 255).byte()
@@ -215,9 +222,11 @@ def _drawn(test: AnnotatedImages, detections: list[Detections], least: float) ->
             image = image.float().mean(0, keepdim=True).byte().expand(3, -1, -1)
         shown = found.scores >= least
         if shown.any():
-            colours = [COLOURS[label % len(COLOURS)] for label in found.labels[shown].tolist()]
-            boxes = test.to_stored(row, found.boxes[shown])
-            image = draw_bounding_boxes(image, boxes, colors=colours, width=2)
+            labels, boxes = found.labels[shown].tolist(), test.to_stored(row, found.boxes[shown])
+            colours = [COLOURS[label % len(COLOURS)] for label in labels]
+            legible = bool(names) and min(image.shape[1:]) >= LEGIBLE
+            words = [names[label][:LETTERS] for label in labels] if legible else None
+            image = draw_bounding_boxes(image, boxes, words, colors=colours, width=2, fill_labels=legible)
         pictures.append(image)
     return transfer.side_by_side(pictures)
 

@@ -53,7 +53,7 @@ def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
     """Accuracy of ours and of the controls, by the number of examples, on the same test texts and draws.
 
     Raises:
-        ValueError: The encoder is no transformer that never looks ahead, or the classes have no names in words.
+        ValueError: The encoder is no causal transformer, or the classes have no names in words.
     """
     questions = Questions.of(model, parts, "few_shot")
     measurements = []

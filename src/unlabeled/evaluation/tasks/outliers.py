@@ -106,7 +106,7 @@ def _measured(representation: Representation, data: Labelled, seed: int) -> Meas
         for part, own, them in zip(held_out, scores, outlier)
         if 0 < them.sum() < len(them)
     }
-    detail = f"{len(held_out)} parts of {len(classes)} classes, {train.shape[1]} numbers"
+    detail = f"{len(held_out)} parts of {len(classes)} classes, {train.shape[1]} dimensions"
     return Measurement(
         "outliers", representation.name, torch.tensor([[value]]), unit="AUROC", left_out=left_out,
         samples=len(answers), counted=group_unit(data.test), bounds=(0.0, 1.0), by_class=by_part,

@@ -1,4 +1,4 @@
-"""Prediction of unseen texts: how well a network that never looks ahead predicts texts that it has not seen.
+"""Prediction of unseen texts: how well a causal network predicts texts that it has not seen.
 
 Perplexity is exp of the mean nats for each word piece: as many equally likely pieces would be as hard to predict. It
 depends on the vocabulary, so networks with different ones compare by bits per byte: all bits over the bytes of the text
@@ -124,7 +124,7 @@ def _networks(model: EvaluatedModel, train: Any) -> dict[str, Any]:
         return {"unlabeled": GPT(encoder), "random": GPT(twin)}  # type: ignore[arg-type]
     name = encoder.config.get("name", type(encoder).__name__)
     if family is None or not encoder.causal:
-        raise UserError(f"perplexity needs an encoder that never looks ahead, such as gpt-mini, got {name}")
+        raise UserError(f"perplexity needs a causal encoder, such as gpt-mini, got {name}")
     if not hasattr(model.method, "surprise"):
         raise UserError(
             f"perplexity of {name} needs the run or method whose head predicts, got the encoder alone"

@@ -190,7 +190,7 @@ def _predict(network: FCN, test: AnnotatedImages) -> Predictions:
         true = test.mask(row)
         top, left, *inside = window(*true.shape)
         logits = F.interpolate(logits[:, :, :height, :width].float(), inside, mode="bilinear")
-        predicted, true = logits[0].argmax(0).cpu(), true[top : top + inside[0], left : left + inside[1]]
+        predicted, true = logits[0].max(0).indices.cpu(), true[top : top + inside[0], left : left + inside[1]]
         counts.append(confusion(predicted, true, logits.shape[1]))
         if row < transfer.PICTURES:
             masks.append(predicted)

@@ -21,7 +21,7 @@ def measure(model: EvaluatedModel, parts: Parts) -> list[Measurement]:
     """Accuracy of ours and of the controls on the same test texts.
 
     Raises:
-        ValueError: The encoder is no transformer that never looks ahead, or the classes have no names in words.
+        ValueError: The encoder is no causal transformer, or the classes have no names in words.
     """
     questions = Questions.of(model, parts, "zero_shot")
     shares = {features: questions.shares(features) for features in questions.scorers}
