@@ -18,7 +18,7 @@ from unlabeled.evaluation.candidate_scores import (
     cross_validated,
     margin,
 )
-from unlabeled.evaluation.choice import Choice, Entry, Round, Terms
+from unlabeled.evaluation.choice import AGREEMENT, Choice, Entry, Round, Terms
 from unlabeled.training import duration
 
 SMALL: dict[str, Any] = {"encoder": "conv4", "image_size": 8, "batch_size": 16}
@@ -202,6 +202,9 @@ def test_without_labels_it_says_that_the_criterion_is_not_to_be_trusted_alone(tm
         Score(20.0 - number, 20.0 - number + torch.randn(50).double()).write(choice.score_file(one, 0))
     words = str(choice)
     assert "a is chosen, by RankMe, without labels: 20" in words and "not to be trusted alone" in words
+    assert {*AGREEMENT} == {*candidate_scores.CRITERIA} and "0.27 [-0.33, 0.80] on CIFAR-10" in words
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    assert all(number in page for pair in AGREEMENT.values() for number in pair)
     assert "probability of" in words and "which of the two is better is open" in words
 
 

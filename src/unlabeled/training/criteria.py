@@ -1,7 +1,7 @@
 """How good features may be, judged without labels: criteria that are said to go along with the accuracy of probes.
 
-RankMe, the oldest of them, is `metrics.rank`. None is a measure of quality by itself: docs/benchmarks.md says how far
-each agreed with the accuracy of probes where both were measured.
+RankMe, the oldest of them, is `metrics.rank`. None measures quality by itself: where that was tried, the best of them
+went along with the accuracy of probes on one set of images and against it on another (docs/benchmarks.md).
 """
 
 import math
