@@ -110,7 +110,8 @@ def _with_labels(data: "Data", part: str, notes: list[str]) -> "Data":
     unlabelled = len(data) - len(rows)
     if not unlabelled:
         return data
-    notes.append(f"{unlabelled} of {len(data)} {part} {data.unit} have no label and are skipped")
+    verbs = "has no label and is" if unlabelled == 1 else "have no label and are"
+    notes.append(f"{unlabelled} of {len(data)} {part} {data.unit} {verbs} skipped")
     return data.subset(rows)
 
 
@@ -155,9 +156,10 @@ def _class_notes(trained: Tensor, answers: Tensor, classes: list[str], test: "Da
         )
     if names:
         more = f" and {len(names) - NAMED_CLASSES} more" if len(names) > NAMED_CLASSES else ""
+        count = int(unknown.sum())
+        verb = "counts as wrong because its" if count == 1 else "count as wrong because their"
         notes.append(
-            f"{int(unknown.sum())} of {len(answers)} test {test.unit} count as wrong because their class has no "
-            f"training label ({listing}{more})"
+            f"{count} of {len(answers)} test {test.unit} {verb} class has no training label ({listing}{more})"
         )
     if len(answers.unique()) == 1:
         notes.append(
