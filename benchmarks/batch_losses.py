@@ -6,10 +6,7 @@ time of a forward and a backward pass, the second of two, and the memory that it
 medians of three processes, in turns. Values and gradients on small inputs are compared first. Needs lightly.
 """
 
-import json
-import subprocess
-import sys
-from statistics import median
+from losses import compare
 
 PROGRAM = """
 import json, resource, sys, time
@@ -62,21 +59,7 @@ def inputs(size, batch):
         return (draw(2, batch, size).requires_grad_(),)
     return draw(batch, size).requires_grad_(), draw(batch, size).requires_grad_()
 
-small = inputs(64, 16)
-torch.manual_seed(0)
-value = compute(*small)
-value.backward()
-check = [float(value.detach()), *(float(x.grad.norm()) for x in small if x.grad is not None)]
-large = inputs(size, 64 if form == "DINO" else 256)
-with open("/proc/self/clear_refs", "w") as peak:
-    peak.write("5")  # forgets what was needed before
-before, seconds = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
-for _ in range(2):
-    began = time.process_time()
-    compute(*large).backward()
-    seconds.append(time.process_time() - began)
-memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-print(json.dumps({"seconds": seconds[-1], "memory": memory, "check": check}))
+small, large = inputs(64, 16), inputs(size, 64 if form == "DINO" else 256)
 """
 TURNS = 3
 SIZES = {"Barlow Twins": (2048, 8192), "VICReg": (2048, 8192), "DINO": (4096, 65536), "SIGReg": (128, 2048)}
@@ -85,43 +68,16 @@ TOLERANCE = {"Barlow Twins": 1e-3}
 """Largest relative difference; lightly's batch norm has another epsilon than the authors' code."""
 
 
-def measure(form: str, name: str, size: int) -> dict:
-    """One process: seconds of a pass, MiB of memory, and the value and gradients on small inputs."""
-    words = [sys.executable, "-W", "ignore", "-c", PROGRAM, form, name, str(size)]
-    return json.loads(
-        subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
-    )
-
-
-def compare(form: str, size: int) -> None:
-    """Print the rows of one loss at one size."""
-    names = ["unlabeled", "lightly"]
-    runs: dict[str, list[dict]] = {name: [] for name in names}
-    for _ in range(TURNS):
-        for name in names:
-            runs[name].append(measure(form, name, size))
-    ours, theirs = (runs[name][0]["check"] for name in names)
-    difference = max(abs(a - b) / max(1, abs(a)) for a, b in zip(ours, theirs, strict=True))
-    assert difference < TOLERANCE.get(form, 1e-5), (form, ours, theirs)
-    middle = {
-        name: {key: median(run[key] for run in runs[name]) for key in ("seconds", "memory")} for name in names
-    }
-    for name, values in middle.items():
-        slower, larger = (values[key] / middle["unlabeled"][key] for key in ("seconds", "memory"))
-        print(
-            f"| {form} | {size:,} | {name} | {values['seconds']:.3f} | {values['memory']:,.0f} "
-            f"| {slower:.1f} | {larger:.1f} |",
-            flush=True,
-        )
-
-
 def main() -> None:
     """Print the table."""
     print("| loss | dimensions | program | CPU seconds | MiB | times slower | times the memory |")
     print("|---|---|---|---|---|---|---|")
     for form, sizes in SIZES.items():
         for size in sizes:
-            compare(form, size)
+            compare(
+                form, size, ["unlabeled", "lightly"],
+                program=PROGRAM, turns=TURNS, tolerance=TOLERANCE.get(form, 1e-5),
+            )  # fmt: skip
 
 
 if __name__ == "__main__":

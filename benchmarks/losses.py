@@ -58,11 +58,13 @@ def inputs(size):
         return draw(2 * size).requires_grad_(), torch.randint(0, 100, (size,), generator=generator).repeat(2)
     return draw(256).requires_grad_(), normalize(draw(256), dim=1), normalize(draw(size), dim=1)
 
-small = inputs(64)
+small, large = inputs(64), inputs(size)
+"""
+MEASURE = """
+torch.manual_seed(0)
 value = compute(*small)
 value.backward()
 check = [float(value.detach()), *(float(x.grad.norm()) for x in small if x.grad is not None)]
-large = inputs(size)
 with open("/proc/self/clear_refs", "w") as peak:
     peak.write("5")  # forgets what was needed before
 before, seconds = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
@@ -77,26 +79,43 @@ TURNS = 5
 LARGEST_SQUARE = 4096
 
 
-def measure(form: str, name: str, size: int) -> dict:
-    """One process: seconds of a pass, MiB of memory, and the value and gradients on small views."""
-    words = [sys.executable, "-W", "ignore", "-c", PROGRAM, form, name, str(size)]
+def measure(program: str, form: str, name: str, size: int) -> dict:
+    """One process: seconds of a pass, MiB of memory, and the value and gradients on small inputs."""
+    words = [sys.executable, "-W", "ignore", "-c", program + MEASURE, form, name, str(size)]
     return json.loads(
         subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
     )
 
 
-def compare(form: str, size: int, names: list[str]) -> None:
-    """Print the rows of one loss at one size."""
+def compare(
+    form: str,
+    size: int,
+    names: list[str],
+    *,
+    program: str = PROGRAM,
+    turns: int = TURNS,
+    tolerance: float = 1e-5,
+) -> None:
+    """Print the rows of one loss at one size, once all agree with ours on small inputs.
+
+    Args:
+        form: The loss.
+        size: Its size.
+        names: Whose it is, ours first.
+        program: Sets `compute`, `small` and `large` from these.
+        turns: Processes for each.
+        tolerance: Largest difference of values and gradients, relative above 1.
+    """
     runs: dict[str, list[dict]] = {name: [] for name in names}
-    for _ in range(TURNS):
+    for _ in range(turns):
         for name in names:
-            runs[name].append(measure(form, name, size))
+            runs[name].append(measure(program, form, name, size))
     middle = {
         name: {key: median(run[key] for run in runs[name]) for key in ("seconds", "memory")} for name in names
     }
     for name, values in middle.items():
         for ours, theirs in zip(runs["unlabeled"][0]["check"], runs[name][0]["check"], strict=True):
-            assert abs(ours - theirs) < 1e-5 * max(1, abs(ours)), (form, name, ours, theirs)
+            assert abs(ours - theirs) < tolerance * max(1, abs(ours)), (form, name, ours, theirs)
         slower, larger = (values[key] / middle["unlabeled"][key] for key in ("seconds", "memory"))
         print(
             f"| {form} | {size:,} | {name} | {values['seconds']:.3f} | {values['memory']:,.0f} "

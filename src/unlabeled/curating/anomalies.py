@@ -47,9 +47,9 @@ def copies(
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    found = audit(data, kind=data.kind, near=near, seed=seed, progress=progress)
-    equal = [(group[0], row) for group in found.groups for row in group[1:]]
-    similar = [(pair.first, pair.second) for pair in found.near or []]
+    findings = audit(data, kind=data.kind, near=near, seed=seed, progress=progress)
+    equal = [(group[0], row) for group in findings.groups for row in group[1:]]
+    similar = [(pair.first, pair.second) for pair in findings.near or []]
     edges = torch.tensor(equal + similar, dtype=torch.int64).view(-1, 2)
     graph = coo_matrix((torch.ones(len(edges)), (edges[:, 0], edges[:, 1])), (len(data), len(data)))
     _, numbers = connected_components(graph, directed=False)
@@ -58,7 +58,7 @@ def copies(
     first = torch.full((int(component.max()) + 1,), len(data)).scatter_reduce(0, component, rows, "amin")
     of = first[component]
     original = {row: group for group, row in equal}
-    scores = {frozenset((pair.first, pair.second)): pair for pair in found.near or []}
+    scores = {frozenset((pair.first, pair.second)): pair for pair in findings.near or []}
     reasons = {}
     for row in (of != rows).nonzero().flatten().tolist():
         source = int(of[row])
@@ -70,7 +70,7 @@ def copies(
             reasons[row] = f"near-duplicate of {path} ({pair.score:.3f}{mirrored})"
         else:  # through another copy
             reasons[row] = f"near-duplicate of a copy of {path}"
-    return Copies(of, reasons, found.thresholds.get(data.kind) if near else None)
+    return Copies(of, reasons, findings.thresholds.get(data.kind) if near else None)
 
 
 def isolation(points: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:

@@ -188,9 +188,9 @@ def _curated(opened: Embedded, settings: dict[str, Any], say: Callable[[str], No
     if pool.kind not in KINDS:
         raise UserError(f"data must be of kind {', '.join(KINDS)} to curate it, got {pool.kind}")
     say(f"curating {count:,} {pool.unit} by {opened.features.shape[1]} features")
-    found = anomalies.copies(pool, near=settings["near"], seed=seed, progress=say)
-    rows = (found.of == torch.arange(count)).nonzero().flatten()
-    points, reasons = unit_components(opened.features[rows]), dict(found.reasons)
+    duplicates = anomalies.copies(pool, near=settings["near"], seed=seed, progress=say)
+    rows = (duplicates.of == torch.arange(count)).nonzero().flatten()
+    points, reasons = unit_components(opened.features[rows]), dict(duplicates.reasons)
     isolation = torch.full((count,), torch.nan)
     isolation[rows] = distances = anomalies.isolation(points)
     fence = anomalies.fence(distances)
@@ -213,7 +213,7 @@ def _curated(opened: Embedded, settings: dict[str, Any], say: Callable[[str], No
     for level, assignments in enumerate(levels):
         cluster = assignments[cluster]
         of_samples[level, rows] = cluster
-    notes = _notes(opened, found, wanted, len(rows))
+    notes = _notes(opened, duplicates, wanted, len(rows))
     settings = settings | {"clusters": counts, "size": wanted}
     reasons = dict(sorted(reasons.items()))
     return Curation(
@@ -221,13 +221,13 @@ def _curated(opened: Embedded, settings: dict[str, Any], say: Callable[[str], No
     )
 
 
-def _notes(opened: Embedded, found: anomalies.Copies, wanted: int, left: int) -> list[str]:
+def _notes(opened: Embedded, duplicates: anomalies.Copies, wanted: int, left: int) -> list[str]:
     """What a reader must know, a sentence each."""
     notes = []
     if wanted > left:
         notes.append(f"{wanted:,} were asked for, but only {left:,} are left")
-    if found.threshold is not None:
-        notes.append(f"near-duplicates are pairs that score {found.threshold:.3f} or more")
+    if duplicates.threshold is not None:
+        notes.append(f"near-duplicates are pairs that score {duplicates.threshold:.3f} or more")
     if opened.other_splits:
         notes.append(f"of its splits only {opened.parts[0].split} was curated")
     return notes

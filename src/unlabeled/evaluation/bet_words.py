@@ -13,6 +13,7 @@ from unlabeled.evaluation.cells import contrast
 from unlabeled.evaluation.intervals import Interval
 from unlabeled.evaluation.labels_worth import Worth, curve, labels_worth
 from unlabeled.evaluation.measurement import Measurement, interval_of
+from unlabeled.evaluation.table import aligned
 from unlabeled.evaluation.verdict import OURS, TOO_FEW, amount, counted, name
 
 __all__ = ["SUPERVISED", "TASKS", "Bet", "Key", "Terms", "called", "ranges"]
@@ -144,14 +145,7 @@ class Bet:
 
     def table(self) -> str:
         """The table as plain text."""
-        rows = self.rows()
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join(
-                [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
-            )
-            for row in rows
-        )
+        return aligned(self.rows())
 
     def lines(self) -> list[str]:
         """Who won, by how much, and what else can be said, a sentence each."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unlabeled.evaluation.candidate_scores import Score, best, margin
+from unlabeled.evaluation.table import aligned
 
 __all__ = ["Choice", "Entry", "Round", "Terms"]
 
@@ -176,14 +177,7 @@ class Choice:
 
     def table(self) -> str:
         """The table as plain text."""
-        rows = self.rows()
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join(
-                [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
-            )
-            for row in rows
-        )
+        return aligned(self.rows())
 
     def lines(self) -> list[str]:
         """What was chosen, by what, by how much, how sure that is and what it cost, a sentence each."""

@@ -14,8 +14,8 @@ from unlabeled.check import UserError
 from unlabeled.data import opening
 from unlabeled.data.labels import in_order
 from unlabeled.evaluation import readouts
-from unlabeled.evaluation.features import of_encoder, read
-from unlabeled.evaluation.model import frozen, pick_device
+from unlabeled.evaluation.features import read
+from unlabeled.evaluation.model import pick_device
 from unlabeled.evaluation.sources import Source
 from unlabeled.run import load
 
@@ -168,10 +168,9 @@ def embedded(
         ValueError: There is no such data, or the encoder reads other samples of it, such as clips.
     """
     hardware = pick_device(device)
-    encoder, reader = frozen(run, hardware)
-    if text := readouts.named(run, features):
-        encoder = readouts.readout(run, text, data, device=device, reading=reading, progress=progress)
-        reader = of_encoder(encoder)
+    encoder, reader = readouts.features_reader(
+        run, features, data, device=device, reading=reading, progress=progress
+    )
     source = Source.of(run, encoder, data, reading=reading)
     openers = opening.parts(data, **source.options)
     names = list(openers) if whole else ["train" if "train" in openers else next(iter(openers))]

@@ -22,8 +22,8 @@ from unlabeled.check import UserError
 from unlabeled.evaluation import readouts
 from unlabeled.evaluation.embedding_files import WRITERS, Piece
 from unlabeled.evaluation.embeddings import BATCH, embedding_pieces, features_of
-from unlabeled.evaluation.features import of_encoder, require_finite
-from unlabeled.evaluation.model import frozen, pick_device
+from unlabeled.evaluation.features import require_finite
+from unlabeled.evaluation.model import pick_device
 from unlabeled.evaluation.sources import Source
 from unlabeled.files import atomic, locked, printable, sweep
 from unlabeled.method import Batch
@@ -43,7 +43,6 @@ SAMPLES = 10_000
 """Samples of a file where the data has no shards of its own."""
 AHEAD = 8
 """Batches before one at which its shard begins to be fetched."""
-MOST_WORKERS = 16
 NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
 """Variables in which torchrun and SLURM say which process this is, of how many, and which of its machine."""
 
@@ -114,12 +113,10 @@ def embed_shards(
     if not stream and (cache_size is not None or workers is not None):
         raise UserError("cache_size and workers must be left out without stream")
     (rank, processes), hardware, run = _process(), _hardware(device), opened_run(run)
-    encoder, reader = frozen(run, hardware)
     if (text := readouts.named(run, features)) and stream:
         raise UserError(f"features must be the run's own with stream, as others are fitted, got {text}")
-    if text:
-        encoder = readouts.readout(run, text, data, device=device, reading=reading, progress=tell)
-        reader = of_encoder(encoder)
+    words = {"device": device, "reading": reading, "progress": tell}
+    encoder, reader = readouts.features_reader(run, features, data, **words)
     source = Source.of(run, encoder, data, reading=reading)
     files = _shards(source, cache_size, workers, tell) if stream else _Splits(source.splits(encoder))
     _claim(folder, fingerprint(encoder.state_dict()), text or "output", files.identity)
@@ -187,7 +184,7 @@ def _shards(
     source: Source, cache_size: str | None, workers: int | None, tell: Callable[[str], None]
 ) -> _Shards:
     from unlabeled.data import STORE_SIZE
-    from unlabeled.data.image.streamed import open_streamed
+    from unlabeled.data.image.streamed import default_workers, open_streamed
 
     options = source.options
     if not isinstance(source.data, str | os.PathLike) or options["kind"] != "image":
@@ -198,7 +195,7 @@ def _shards(
         os.fspath(source.data),
         side=options.get("store_size") or STORE_SIZE,
         channels=options.get("channels"),
-        workers=max(1, min(MOST_WORKERS, os.cpu_count() or 1)) if workers is None else workers,
+        workers=default_workers() if workers is None else workers,
         cache_size=cache_size,
         levels=options.get("levels"),
         max_broken=options.get("max_broken", 0.1),

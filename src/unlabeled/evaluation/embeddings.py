@@ -18,7 +18,7 @@ from unlabeled.check import UserError
 from unlabeled.data.options import refuse_unknown
 from unlabeled.evaluation import geometry, readouts
 from unlabeled.evaluation.embedding_files import WRITERS, Piece
-from unlabeled.evaluation.features import Reader, of_encoder, read, require_finite
+from unlabeled.evaluation.features import Reader, read, require_finite
 from unlabeled.evaluation.model import CPU, frozen, pick_device
 from unlabeled.evaluation.sources import Source
 from unlabeled.files import atomic, printable
@@ -28,9 +28,11 @@ from unlabeled.options import Reading
 from unlabeled.run import opened as opened_run
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from unlabeled.data import Data
 
-__all__ = ["BATCH", "embed", "embedding_pieces", "features_of", "write_file"]
+__all__ = ["BATCH", "as_picture", "embed", "embedding_pieces", "features_of", "write_file"]
 
 BATCH = 256
 THUMBNAIL = 64
@@ -84,10 +86,10 @@ def embed(
     if layer is not None and features is not None:
         raise UserError(f"layer must be left out with features, got {layer}")
     hardware, run, tell = pick_device(device), opened_run(run), progress or (lambda line: None)
-    encoder, reader = frozen(run, hardware)
-    if layer is None and (text := readouts.named(run, features)):
-        encoder = readouts.readout(run, text, data, device=device, reading=reading, progress=tell)
-        reader = of_encoder(encoder)
+    words = {"device": device, "reading": reading, "progress": tell}
+    encoder, reader = (
+        readouts.features_reader(run, features, data, **words) if layer is None else frozen(run, hardware)
+    )
     splits = Source.of(run, encoder, data, reading=reading).splits(encoder)
     vectors = partial(features_of, reader, layer)
     if target is not None and not coordinates:
@@ -160,18 +162,22 @@ def _plane(features: Tensor, tell: Callable[[str], None]) -> Tensor:
     return points
 
 
+def as_picture(pixels: Tensor) -> "Image":
+    """An image of Pillow from uint8, shape (channels, height, width); of other channels than colours their mean."""
+    from PIL import Image as images
+
+    pixels = pixels if len(pixels) in (1, 3) else pixels.float().mean(0, keepdim=True).to(torch.uint8)
+    return images.fromarray(pixels.permute(1, 2, 0).squeeze(2).numpy())
+
+
 def _thumbnails(batch: Batch) -> list[bytes]:
     """PNGs of the images of a batch, at most 64 pixels on a side; of other channels than colours their mean."""
     if "image" not in batch:
         raise UserError(f"thumbnails must be of images, got samples of {', '.join(sorted(batch))}")
-    from PIL import Image
-
     images, files = batch["image"].cpu(), []
     sizes = batch["size"].tolist() if "size" in batch else [images.shape[2:]] * len(images)
     for image, (height, width) in zip(images, sizes, strict=True):
-        pixels = image[:, :height, :width]
-        pixels = pixels if len(pixels) in (1, 3) else pixels.float().mean(0, keepdim=True).to(torch.uint8)
-        picture = Image.fromarray(pixels.permute(1, 2, 0).squeeze(2).numpy())
+        picture = as_picture(image[:, :height, :width])
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
         picture.save(buffer := io.BytesIO(), "png")
         files.append(buffer.getvalue())

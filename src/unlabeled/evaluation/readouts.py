@@ -42,7 +42,17 @@ if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.encoders import Encoder
 
-__all__ = ["CHOOSE", "Chooser", "candidates", "named", "readout", "represented", "unscaled", "view_size"]
+__all__ = [
+    "CHOOSE",
+    "Chooser",
+    "candidates",
+    "features_reader",
+    "named",
+    "readout",
+    "represented",
+    "unscaled",
+    "view_size",
+]
 
 CHOOSE = "choose"
 """The word that lets training labels choose."""
@@ -92,6 +102,34 @@ def _declared(run: Any) -> str | None:
         name = run.config.get("method")
         return methods.load(name).readout if name in methods.names() else None
     return run.readout if isinstance(run, Method) else None
+
+
+def features_reader(
+    run: Any,
+    features: str | None,
+    data: Any,
+    *,
+    device: str = "auto",
+    reading: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> "tuple[Encoder, Reader]":
+    """A frozen encoder with the features that are asked for, and what reads them from a batch.
+
+    Args:
+        run: A run, a method or an encoder.
+        features: As in `named`.
+        data: As in `readout`.
+        device: As in `readout`.
+        reading: As in `readout`.
+        progress: As in `readout`.
+
+    Raises:
+        ValueError: As in `readout`.
+    """
+    if text := named(run, features):
+        encoder = readout(run, text, data, device=device, reading=reading, progress=progress)
+        return encoder, of_encoder(encoder)
+    return frozen(run, pick_device(device))
 
 
 def readout(

@@ -17,7 +17,7 @@ from unlabeled.evaluation.verdict import (
     readouts,
 )
 
-__all__ = ["blocks", "by_class", "side_by_side", "table"]
+__all__ = ["aligned", "blocks", "by_class", "side_by_side", "table"]
 
 NOT_MEASURED = "not measured"
 """What a cell says where an evaluation was stopped."""
@@ -113,12 +113,16 @@ def _block(
 
 
 def _lines(title: str, rows: list[list[str]]) -> str:
+    return f"{title}\n{aligned(rows)}"
+
+
+def aligned(rows: list[list[str]]) -> str:
+    """Rows as plain text: first cells begin below one another, all others end so."""
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    lines = [
+    return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
         for row in rows
-    ]
-    return "\n".join([title, *lines])
+    )
 
 
 def _features(records: list[Record]) -> list[str]:

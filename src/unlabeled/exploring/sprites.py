@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from unlabeled.evaluation.embeddings import as_picture
 from unlabeled.files import atomic
 from unlabeled.progress import watched
 from unlabeled.reporting.samples import pixels
@@ -43,16 +44,13 @@ def thumbnails(samples: Iterable[tuple["Data", int]], total: int, encoder: Any) 
         total: How many there are.
         encoder: Encoder of them.
     """
-    from PIL import Image as images
-
     for data, row in watched(samples, total, "drawing", "pictures"):
         batch = data.batch(torch.tensor([row]))
         if "image" in batch:
             picture = batch["image"][0].cpu()
         else:
             picture = (pixels(encoder, batch)[0] * 255).round().clamp(0, 255).to(torch.uint8).cpu()
-        picture = picture if len(picture) in (1, 3) else picture.float().mean(0, keepdim=True).byte()
-        yield images.fromarray(picture.permute(1, 2, 0).squeeze(2).numpy())
+        yield as_picture(picture)
 
 
 def write_sheets(pictures: Iterable["Image"], folder: Path, side: int) -> int:

@@ -14,7 +14,7 @@ import torch
 from unlabeled import check, encoders
 from unlabeled.check import UserError
 from unlabeled.data import STORE_SIZE, Data, open_data, store_size
-from unlabeled.data.image.streamed import Streamed, open_streamed
+from unlabeled.data.image.streamed import Streamed, default_workers, open_streamed
 from unlabeled.data.notes import note
 from unlabeled.data.opening import kind_of, name_of
 from unlabeled.data.samples import was_meant
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 
 __all__ = ["pretrain", "preview", "train"]
 
-MOST_WORKERS = 16
-"""Processes that decode streamed data, for each one that trains, unless the user asks for more."""
 LISTED = 5
 """Skipped files that a preview names."""
 
@@ -246,7 +244,7 @@ def _open_streamed(data: Any, settings: Settings, progress: Progress) -> Streame
     return open_streamed(
         os.fspath(data),
         side=settings.store_size or store_size("image", settings.image_size) or STORE_SIZE,
-        workers=settings.workers or max(1, min(MOST_WORKERS, (os.cpu_count() or 1) // settings.devices)),
+        workers=settings.workers or default_workers(settings.devices),
         cache_size=settings.cache_size,
         levels=settings.levels,
         max_broken=settings.max_broken,

@@ -6,6 +6,7 @@ as a shard that does not come, ends the training instead.
 """
 
 import copy
+import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +35,7 @@ from unlabeled.data.streaming.cache import ShardCache, bytes_of, in_words
 from unlabeled.data.streaming.order import EpochOrder, pieces_for, shards_at_once
 from unlabeled.data.streaming.shards import ShardRows
 
-__all__ = ["Streamed", "open_streamed"]
+__all__ = ["Streamed", "default_workers", "open_streamed"]
 
 _NEAR = 8
 """Shards that samples and held-out images are taken from."""
@@ -45,6 +46,7 @@ _SUBSTITUTES = 100
 _COUNTED = 1000
 """Images from which on `max_broken` applies."""
 _CHUNK = 64
+_MOST_WORKERS = 16
 
 
 class Decoder:
@@ -342,6 +344,11 @@ class Streamed(Data):
         self.examples += broken
         if self.read >= _COUNTED:
             refuse_broken(self.name, [*self.examples], self.read - self.lost, self.max_broken, self.lost)
+
+
+def default_workers(sharing: int = 1) -> int:
+    """Worker processes for each of so many processes that share this machine: one per processor, 16 at most."""
+    return max(1, min(_MOST_WORKERS, (os.cpu_count() or 1) // sharing))
 
 
 def open_streamed(
