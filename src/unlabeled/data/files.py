@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unlabeled.data.samples import Skipped
+from unlabeled.files import RUN_FILES
 
 __all__ = [
     "FILMS",
@@ -43,17 +44,13 @@ SOUNDS = (
 FILMS = (".mp4", ".m4v", ".mkv", ".avi", ".webm", ".mov", ".mpg", ".mpeg", ".ogv", ".wmv", ".3gp")
 """Endings of video files that are those of nothing else."""
 _SPLIT_IN_NAME = re.compile(rf"(?:^|[-_./ ])({'|'.join(SPLITS)})(?=\d*(?:[-_./ ]|$))")
+_OF_SYSTEMS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "#recycle"}
+"""Folders that systems make: copies and thumbnails of files (macOS, Synology), deleted ones, parts of lost ones."""
 _RUN = "run.toml"
 """What makes a folder a run."""
 _OUTPUTS = {
-    *(_RUN, "log.jsonl", "checkpoint.safetensors", "encoder.safetensors", "skipped.csv", "scores.json"),
-    *(
-        "samples.npy",
-        "report.html",
-        "pictures.png",
-        "predictions-detection.png",
-        "predictions-segmentation.png",
-    ),
+    *RUN_FILES,
+    *("report.html", "pictures.png", "predictions-detection.png", "predictions-segmentation.png"),
 }
 """What a run consists of."""
 _WORDNET = re.compile(r"(^|[/\\])n\d{8}$")
@@ -112,6 +109,9 @@ def walk(path: Path) -> Walk:
     if path.is_file():
         return Walk(path.parent, [File.of(path.name, path.stat())], [], [])
     result = Walk(path, [], [], [])
+    if not path.is_dir() and path.exists():
+        result.skipped.append(Skipped("", "not a regular file"))
+        return result
     seen = {(status.st_dev, status.st_ino) for status in map(os.stat, path.resolve().parents)}  # no way up
     folders = [""]
     while folders:
@@ -149,7 +149,7 @@ def _sort_entries(
         name, path = entry.name, before + entry.name
         reason, unreadable = "", False
         try:
-            if name.startswith(".") or name == "__MACOSX":
+            if name.startswith(".") or name in _OF_SYSTEMS:
                 reason = "hidden"
             elif is_run and name in _OUTPUTS:
                 reason = "part of a run"

@@ -409,6 +409,8 @@ def refuse_missing(source: object, called: str = "data") -> None:
     if not isinstance(source, (str, os.PathLike)):
         return
     name = os.fspath(source)
+    if not name:  # as of a variable of the shell that is not set, which would be the working directory
+        raise UserError(f"{called} must be a name or a path, got an empty one; . is the working directory")
     path, (word, colon, _) = Path(name).expanduser(), name.partition(":")
     if path.exists() or word in BUILT_IN or (colon and word in _HUBS):
         return

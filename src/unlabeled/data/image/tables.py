@@ -87,7 +87,7 @@ def images_of(
     if not ranks:
         return None
     image = max(ranks, key=lambda column: ranks[column])  # the first of equal ones
-    files = [value for value in head[image] if isinstance(_content(value, folders), Path)]
+    files = [value for value in head.get(image, []) if isinstance(_content(value, folders), Path)]
     names_files = any(isinstance(value, str) for value in files)
     column, remarks = _label_of(table, image, label, strict)
     return ImageTable(table, image, column, ranks[image][0], names_files, bool(files), remarks)
