@@ -28,6 +28,8 @@ __all__ = [
     "is_davis",
     "parents",
     "separate",
+    "split_column",
+    "split_words",
     "walk",
     "without_shard",
 ]
@@ -43,6 +45,7 @@ SOUNDS = (
 """Endings of audio files."""
 FILMS = (".mp4", ".m4v", ".mkv", ".avi", ".webm", ".mov", ".mpg", ".mpeg", ".ogv", ".wmv", ".3gp")
 """Endings of video files that are those of nothing else."""
+_SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase", "fold")
 _SPLIT_IN_NAME = re.compile(rf"(?:^|[-_./ ])({'|'.join(SPLITS)})(?=\d*(?:[-_./ ]|$))")
 _OF_SYSTEMS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "#recycle"}
 """Folders that systems make: copies and thumbnails of files (macOS, Synology), deleted ones, parts of lost ones."""
@@ -252,3 +255,14 @@ def davis_frames(root: Path) -> Path:
 def separate(splits: Collection[str]) -> bool:
     """Whether some splits are a part for training and one to test on."""
     return "train" in splits and ("test" in splits or "validation" in splits)
+
+
+def split_column(columns: Iterable[str]) -> str | None:
+    """The column of a table that tells parts apart by its name, None where there is none; see `split_words`."""
+    return next((column for column in columns if column.strip().lower() in _SPLIT_COLUMNS), None)
+
+
+def split_words(values: Iterable[object]) -> list[str] | None:
+    """Splits of the rows of a table by what its column says; None where a value names no split."""
+    words = ["" if value is None else str(value).strip().lower() for value in values]
+    return [SPLITS[word] for word in words] if {*words} <= SPLITS.keys() else None

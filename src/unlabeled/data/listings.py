@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.data.files import SPLITS, File, by_name, walk
+from unlabeled.data.files import SPLITS, File, by_name, split_column, split_words, walk
 from unlabeled.data.image.decode import SUFFIXES
 from unlabeled.data.labels import NO_LABELS, NoColumn, label_column, recur
 from unlabeled.data.notes import note
@@ -31,7 +31,6 @@ LISTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".lst")
 TABLES = (*LISTS, *ENDINGS)
 _LARGEST, _MOST_TABLES = 2**28, 20
 """Bytes of the largest table that is read; of how many files of one ending each may be one: more are of samples."""
-_SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase", "fold")
 _FILE_WORDS = re.compile(r"id(?![a-z])|image|img|file|path|name|photo|picture|column 1$")
 _SAMPLED, _FEW, _HEAD = 200, 20, 2**14
 
@@ -371,10 +370,8 @@ def _why_unmatched(rows: _Rows, names: _Names) -> str:
 def _splits(rows: _Rows, table: str) -> tuple[int | None, list[str | None]]:
     """The place of the column that tells parts apart, and the part of each row; else the one of the table's name."""
     for place, column in enumerate(rows.columns):
-        if column.strip().lower() in _SPLIT_COLUMNS:
-            values = ["" if cell is None else str(cell).strip().lower() for cell in rows.column(place)]
-            if {*values} <= {*SPLITS}:
-                return place, [SPLITS[value] for value in values]
+        if split_column([column]) and (words := split_words(rows.column(place))) is not None:
+            return place, [*words]
     own = next(iter(by_name([File(table, "")]))) if table else "all"
     return None, [own if own in SPLITS.values() else None] * len(rows.rows)
 

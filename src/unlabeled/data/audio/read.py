@@ -26,7 +26,7 @@ from unlabeled.data.audio.data import Sounds, from_waveforms, in_16_bits
 from unlabeled.data.audio.decode import Scale, decode, header, scale_of
 from unlabeled.data.cache import folder_of, load_or_build
 from unlabeled.data.decoding import Recorder, samples_of
-from unlabeled.data.files import FILMS, SOUNDS, Walk, by_name, walk
+from unlabeled.data.files import FILMS, SOUNDS, Walk, by_name, separate, split_column, split_words, walk
 from unlabeled.data.labels import label_column, raw
 from unlabeled.data.notes import note
 from unlabeled.data.options import OpenOptions
@@ -174,10 +174,20 @@ class _Columns:
             if 1 < len(words) <= sum(table.rows or 0 for table in tables) / 2:
                 self.words[column] = {word: number for number, word in enumerate(sorted(words))}
 
-    def sounds(self, table: Table) -> Iterator[Item]:
-        """Sounds of the rows of a table."""
+    def splits(self, table: Table) -> list[str] | None:
+        """The split of each row, as a column says it; None where none does."""
+        column = split_column(table.schema.names)
+        if column in (None, self.sound, self.label):
+            return None
+        return split_words(row[column] for row in table.records([column]))
+
+    def sounds(self, table: Table, split: str = "") -> Iterator[Item]:
+        """Sounds of the rows of a table, of one split if it is named."""
         columns = [self.sound, *([self.label] if self.label else []), *self.words, *self.numbers]
+        splits = self.splits(table) if split else None
         for number, row in enumerate(table.records(columns)):
+            if splits is not None and splits[number] != split:
+                continue
             sound = row[self.sound] or {}
             factors = {name: index.get(row[name], -1) for name, index in self.words.items()}
             factors |= {name: float("nan") if row[name] is None else row[name] for name in self.numbers}
@@ -191,18 +201,25 @@ def _find_tables(listing: Walk, name: str, label: str | None) -> dict[str, Sourc
     tables = {file.path: open_table(listing.root / file.path) for file in files}
     columns = _Columns(list(tables.values()), label)
 
-    def source(part: list[Any]) -> Source:
+    def source(part: list[Any], split: str = "") -> Source:
         rows = [tables[file.path] for file in part]
-        total = sum(table.rows or 0 for table in rows)
-        place = ["parquet", os.path.realpath(listing.root), part]
+        total = None if split else sum(table.rows or 0 for table in rows)
+        place = ["parquet", os.path.realpath(listing.root), part, *([split] if split else [])]
+        sounds = partial(columns.sounds, split=split)
         return Source(
             name,
-            lambda: Reading(columns.classes, total, chain.from_iterable(map(columns.sounds, rows))),
+            lambda: Reading(columns.classes, total, chain.from_iterable(map(sounds, rows))),
             [*place, columns.label, columns.words, columns.numbers],
             os.path.join(listing.root, ""),
         )
 
-    return {split: source(part) for split, part in by_name(files).items()}
+    parts = by_name(files)
+    words = [columns.splits(table) for table in tables.values()] if parts.keys() == {"all"} else []
+    known = {word for own in words for word in own or ()}
+    if None not in words and separate(known):
+        note(f"{name}: a column says the splits of the sounds: {', '.join(sorted(known))}")
+        return {split: source(files, split) for split in sorted(known)}
+    return {split: source(part) for split, part in parts.items()}
 
 
 def _from_array(part: Mapping[str, Any], name: str, options: OpenOptions) -> Sounds:
