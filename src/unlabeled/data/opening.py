@@ -393,7 +393,7 @@ def _column(source: Openable, kind: str | None, options: OpenOptions, split: str
         raise UserError(
             f"group must be a column of {data.name} beside that of the labels, got {options.group}"
         )
-    return [number if number >= 0 else None for number in groups.tolist()]
+    return [*read.class_names()]
 
 
 def refuse_missing(source: object, called: str = "data") -> None:
