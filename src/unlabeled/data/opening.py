@@ -270,12 +270,13 @@ def kind_of(source: Openable) -> str:
     if _TEXTS_BESIDE * (pictures + sum(counts.values()) - counts["text"]) >= total:
         total -= counts.pop("text")  # texts beside the others, such as their labels, are no data of their own
     kind, count = max(counts.items(), key=lambda item: item[1])
-    kind = kind if 2 * count > total else "image"
-    return "audio" if kind == "video" and _only_heard(path) else kind
+    if counts["video"] and 2 * (counts["audio"] + counts["video"]) > total and _only_heard(path):
+        return "audio"
+    return kind if 2 * count > total else "image"
 
 
 def _only_heard(path: Path) -> bool:
-    """Whether the first of some files in formats of videos hold sounds without pictures."""
+    """Whether the first of the files in formats of videos hold sounds without pictures."""
     from unlabeled.data.video.decode import has_pictures
 
     below = walk(path)

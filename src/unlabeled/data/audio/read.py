@@ -40,6 +40,8 @@ __all__ = ["find"]
 
 _NEVER_FLOATS = (".flac", ".ogg", ".oga", ".opus", ".mp3")
 _SEEN_FOR_RATE = 1_000
+_PEEKED = 3
+"""Videos in which pictures are looked for."""
 _LOOKED_AT = 2**20
 """Samples in which sound is searched for at a time."""
 
@@ -66,11 +68,7 @@ def find(
     if any(file.suffix == ".parquet" for file in listing.files):
         sources = _find_tables(listing, name, options.label)
     else:
-        # Where there are no audio files, the sound of videos is taken.
-        films = not any(file.ends(SOUNDS) for file in listing.files) and any(
-            file.ends(FILMS) for file in listing.files
-        )
-        sources = find_files(path, name, FILMS if films else SOUNDS, "sounds", options.label)
+        sources = find_files(path, name, _endings(listing), "sounds", options.label)
     everything = [part.fingerprint for part in sources.values()]  # the scale is that of all splits
 
     @cache
@@ -81,6 +79,18 @@ def find(
         return _open(part, ["sounds", [part.fingerprint, everything], options.sample_rate], scale, options)
 
     return {split: partial(open_part, part) for split, part in sources.items()}
+
+
+def _endings(listing: Walk) -> tuple[str, ...]:
+    """Endings of the sounds: those of videos where there is nothing else, or where the first of these show nothing."""
+    from unlabeled.data.video.decode import has_pictures
+
+    films = [listing.root / file.path for file in listing.files if file.ends(FILMS)]
+    if not films:
+        return SOUNDS
+    if not any(file.ends(SOUNDS) for file in listing.files):
+        return FILMS
+    return SOUNDS if any(map(has_pictures, films[:_PEEKED])) else (*SOUNDS, *FILMS)
 
 
 def _open(source: Source, key: Any, scale: Callable[[], Scale], options: OpenOptions) -> Sounds:
