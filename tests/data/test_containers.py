@@ -10,11 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas
+import pyarrow
+import pyarrow.feather
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
 
 from unlabeled.data import Data, open_data, open_splits
+from unlabeled.data.opening import parts
 
 
 def png(number: int) -> bytes:
@@ -361,3 +365,30 @@ def test_a_path_is_never_a_name_and_a_name_that_is_both_is_said(tmp_path, monkey
     assert len(open_data(Path("digits"), cache=False)) == len(open_data(Path("digits/"), cache=False)) == 1
     assert caplog.text == "" and len(open_data("digits")) == 1297
     assert "digits is the built-in set; ./digits would be the folder of that name" in caplog.text
+
+
+def test_a_column_of_splits_tells_the_parts_of_tables_apart(tmp_path):
+    words = ["train", "test", "val", "train"]
+    for shard, few in enumerate([FOUR[:2], FOUR[2:]]):
+        own = words[2 * shard : 2 * shard + 2]
+        pandas.DataFrame({"image": few, "split": own}).to_parquet(tmp_path / f"{shard}.parquet")
+    read = {split: open_part() for split, open_part in parts(tmp_path).items()}
+    assert {split: numbers(data) for split, data in read.items()} == {
+        "train": [0, 3],
+        "test": [1],
+        "validation": [2],
+    }
+    assert read["train"].paths == [f"{tmp_path}/0.parquet#0", f"{tmp_path}/1.parquet#1"]
+    pandas.DataFrame({"image": FOUR[:1], "split": ["extra"]}).to_parquet(tmp_path / "2.parquet")
+    assert [*parts(tmp_path)] == ["all"]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "feather"])
+def test_a_table_without_rows_has_no_images_and_does_no_harm_beside_others(tmp_path, ending):
+    whole = pyarrow.table({"image": FOUR, "split": ["train", "test"] * 2})
+    write = pyarrow.parquet.write_table if ending == "parquet" else pyarrow.feather.write_feather
+    write(whole.slice(0, 0), tmp_path / f"0.{ending}")
+    with pytest.raises(ValueError, match=f"no images in .*0.{ending}"):
+        open_data(tmp_path / f"0.{ending}")
+    write(whole, tmp_path / f"1.{ending}")
+    assert sorted(len(part()) for part in parts(tmp_path).values()) == [2, 2]
