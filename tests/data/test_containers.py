@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import tarfile
 import zipfile
 from pathlib import Path
@@ -17,8 +18,10 @@ import pytest
 import torch
 from PIL import Image
 
-from unlabeled.data import Data, open_data, open_splits
+from unlabeled import encoders
+from unlabeled.data import Data, open_data, open_splits, tars
 from unlabeled.data.opening import parts
+from unlabeled.evaluation import evaluate
 
 
 def png(number: int) -> bytes:
@@ -50,6 +53,16 @@ def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> bytearr
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return bytearray(path.read_bytes())
+
+
+def write_archive(path: Path, members: dict[str, bytes]) -> None:
+    """A tar or zip archive, as its ending says."""
+    if path.suffix == ".tar":
+        write_tar(path, members)
+        return
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
 
 
 FOUR = [png(number) for number in range(4)]
@@ -392,3 +405,36 @@ def test_a_table_without_rows_has_no_images_and_does_no_harm_beside_others(tmp_p
         open_data(tmp_path / f"0.{ending}")
     write(whole, tmp_path / f"1.{ending}")
     assert sorted(len(part()) for part in parts(tmp_path).values()) == [2, 2]
+
+
+@pytest.mark.parametrize("ending", ["tar", "zip"])
+def test_a_label_behind_several_images_of_a_sample_is_that_of_all(tmp_path, ending):
+    members = {}
+    for sample in range(3):
+        members |= {f"{sample}.{name}.png": png(2 * sample + place) for place, name in enumerate("ab")}
+        members |= {f"{sample}.cls": str(sample % 2).encode(), f"@eaDir/{sample}.png": png(9)}
+    write_archive(tmp_path / f"x.{ending}", members)
+    data = open_data(tmp_path / f"x.{ending}")
+    assert numbers(data) == [*range(6)] and labels(data) == ["0", "0", "1", "1", "0", "0"]
+
+
+def test_many_images_of_one_name_do_not_wait_for_a_label(tmp_path, monkeypatch):
+    monkeypatch.setattr(tars, "_MOST_IMAGES", 2)
+    members = {f"x.{number}.png": png(number) for number in range(5)} | {"x.cls": b"7"}
+    write_tar(tmp_path / "x.tar", members)
+    items = [*tars.tar_items([("x.tar", tmp_path / "x.tar")])]
+    assert [item.label for item in items] == [None, None, None, "7", "7"]
+    assert [item.path for item in items] == [f"x.tar/x.{number}.png" for number in range(5)]
+
+
+def test_labels_apart_from_their_images_are_said(tmp_path):
+    members = {f"{number}.png": png(number) for number in range(3)}
+    write_tar(
+        tmp_path / "x.tar", members | {f"{number}.cls": b"1" for number in range(3)} | {"notes.txt": b"hi"}
+    )
+    data = open_data(tmp_path / "x.tar")
+    assert len(data) == 3 and data.labels is None
+    reason = r"no labels: 3 files of labels, such as x.tar/0.cls, are not next to the images of their names; pack .*"
+    assert [bool(re.fullmatch(reason, skip.reason)) for skip in data.skipped] == [True]
+    with pytest.raises(ValueError, match=r"3 files of labels, such as .*0.cls, are not next to the images"):
+        evaluate(encoders.build("conv4", image_size=8), data, probe="knn", controls=())
