@@ -397,6 +397,7 @@ def test_groups_that_are_in_both_official_parts_are_said(tmp_path, group, caplog
     part = "groups of the test part are in the training part too"
     name = "P" if group == "column" else "p"
     assert seen.account(None, Parts(Source(None), train, test)) == {"note": f"all {part} ({name}2, {name}3)"}
+    assert train.groups is not None
     first = train.subset(torch.arange(len(train))[train.groups != train.groups[-1]])  # without p3
     assert seen.account(None, Parts(Source(None), first, test))["note"] == f"1 of the 2 {part} ({name}2)"
     apart = train.subset(torch.arange(8))
