@@ -187,7 +187,7 @@ class _Columns:
     def splits(self, table: Table) -> list[str] | None:
         """The split of each row, as a column says it; None where none does."""
         column = split_column(table.schema.names)
-        if column in (None, self.sound, self.label):
+        if column is None or column in (self.sound, self.label):
             return None
         return split_words(row[column] for row in table.records([column]))
 
