@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from cyclopts import App, CycloptsError, Group, Parameter, Token, UnusedCliTokensError
 
-from unlabeled import check, hub, methods, options
+from unlabeled import check, files, hub, methods, options
 from unlabeled.check import UserError
 from unlabeled.evaluation.controls import CONTROLS
 from unlabeled.evaluation.probes import PROBES
@@ -496,8 +496,8 @@ def record(
     """
     from unlabeled.worlds import vizdoom_walks
 
-    files = vizdoom_walks.record(out, trajectories, steps, seed, scenario=scenario, size=size)
-    print(f"{out}: {len(files)} trajectories of {steps} frames", flush=True)
+    written = vizdoom_walks.record(out, trajectories, steps, seed, scenario=scenario, size=size)
+    print(f"{out}: {len(written)} trajectories of {steps} frames", flush=True)
     _next("pretrain", "trajectory_unmasking", out)
 
 
@@ -827,7 +827,6 @@ def _compare(
     """Train and evaluate methods by name on the same division of the data, and report them."""
     from unlabeled.data import open_splits, store_size
     from unlabeled.evaluation.scores import side_by_side
-    from unlabeled.files import new_folder
     from unlabeled.reporting import report as draw
     from unlabeled.training.train import pretrain
 
@@ -838,7 +837,7 @@ def _compare(
     size = settings["store_size"] or store_size(kind, settings["image_size"])
     # Divided once, so that no method sees the test images, not even without their labels.
     train, test = open_splits(data, kind=kind, store_size=size, **reading)
-    folder = out or new_folder(Path("runs/compare"))
+    folder = out or files.new_folder(Path("runs/compare"))
     settings |= {name: reading[name] for name in reading if name != "group"}  # how the report reads the data
     runs, measured = [], dict[str, Any]()
     try:
@@ -873,11 +872,11 @@ def show(
     import torch
 
     from unlabeled.data import open_data
-    from unlabeled.files import atomic
     from unlabeled.reporting import pictures
     from unlabeled.run import load
 
     check.at_least(1, samples=samples)
+    files.refuse_input(out, data)
     opened = load(run, encoder)
     source = data or _source(opened.path / "run.toml")
     with torch.no_grad():
@@ -890,7 +889,7 @@ def show(
     images = {name: row for name, row in rows.items() if isinstance(row, torch.Tensor)}
     if images or not texts:
         path = out or opened.path / "pictures.png"
-        with atomic(path) as temporary:
+        with files.atomic(path) as temporary:
             temporary.write_bytes(pictures.sheet(images))
         print(path, flush=True)
     if len(texts) + len(images) < len(rows):
@@ -941,8 +940,8 @@ def embed(
         if thumbnails or coordinates:
             raise UserError("out must end with .parquet for thumbnails and coordinates, got a folder")
         written = embed_shards(opened, data, stream=stream, cache_size=cache_size, workers=workers, **options)
-        files = f"{written.files:,} of {written.expected:,} files"
-        print(f"{out}: {files}, {written.samples:,} samples x {written.dim:,} dimensions", flush=True)
+        part = f"{written.files:,} of {written.expected:,} files"
+        print(f"{out}: {part}, {written.samples:,} samples x {written.dim:,} dimensions", flush=True)
         return
     if cache_size is not None or workers is not None:
         raise UserError("cache_size and workers must be left out without stream")
@@ -970,6 +969,7 @@ def report(
 
     if not runs:
         raise UserError("report must get at least one run, got none")
+    files.refuse_input(out, data)
     opened = [load(run, encoder if load(run).own_network else None) for run in runs]
     if out is None and hub.is_address(runs[0]):
         out = Path("report.html")
@@ -1006,6 +1006,8 @@ def audit(
     """
     from unlabeled.auditing import audit as look
 
+    files.refuse_input(out, *sources)
+    files.refuse_input(json, *sources, called="json")
     findings = look(*sources, kind=kind, near=near, progress=_tell, **asdict(reading))
     print(findings.table())
     if json is not None:
@@ -1062,12 +1064,12 @@ def curate(
     from unlabeled.curating import curate as choose
     from unlabeled.curating.subset import place, verify, write_subset
     from unlabeled.data.opening import kind_of
-    from unlabeled.files import new_folder
     from unlabeled.reporting.curation_page import write_page
 
     if out is None:
-        out = new_folder(Path("runs") / f"curated-{_short(data)}")
+        out = files.new_folder(Path("runs") / f"curated-{_short(data)}")
     verify(out, kind_of(data))
+    files.refuse_input(out, data)
     folder, begin = place(out)
     curation = choose(
         data, run, size=size, share=share, clusters=_whole_numbers("clusters", clusters) or None, rounds=rounds,
@@ -1108,9 +1110,8 @@ def explore(
     """
     from unlabeled.exploring import explore as write
     from unlabeled.exploring.exploration import run_beside
-    from unlabeled.files import new_folder
 
-    out = out or new_folder(Path("runs") / f"explore-{_short(data)}")
+    out = out or files.new_folder(Path("runs") / f"explore-{_short(data)}")
     written = write(
         run, data, out=out, features=features, parquet=parquet, seed=seed, device=device, progress=_tell,
         **asdict(reading),
@@ -1151,6 +1152,7 @@ def export(
     from unlabeled.exporting import export as write
     from unlabeled.run import load
 
+    files.refuse_input(out, data)
     opened = source = load(run, encoder)
     text = readouts.named(source, features, directions)
     check_format(opened.encoder, out, format, None if text == readouts.OUTPUT else text)

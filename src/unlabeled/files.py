@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -13,8 +14,24 @@ from pathlib import Path
 
 from unlabeled.check import UserError
 
-__all__ = ["atomic", "locked", "new_folder", "numbered", "printable", "sweep"]
+__all__ = [
+    "RUN_FILES",
+    "atomic",
+    "locked",
+    "new_folder",
+    "numbered",
+    "printable",
+    "refuse_input",
+    "sweep",
+]
 
+RUN_FILES = (
+    *("run.toml", "log.jsonl", "checkpoint.safetensors", "encoder.safetensors", "features.safetensors"),
+    *("samples.npy", "scores.json", "skipped.csv", "trackers.json"),
+)
+"""Files that a run cannot do without, or is what it is by."""
+_PART = re.compile(r"(#\d+|\[\d+\]|:\d+)$")
+"""What the path of a sample ends with that is one of many in a file."""
 LOCK = ".lock"
 _held: set[int] = set()
 """Handles of locks: a child that is forked would hold them even after its parent has died."""
@@ -39,7 +56,10 @@ def atomic(path: Path) -> Iterator[Path]:
     one, such as that of a full disk, names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -152,6 +172,29 @@ def _lock(file: Path, wait: bool) -> int:
             if os.path.samestat(os.fstat(handle), os.stat(file)):
                 return handle
         os.close(handle)
+
+
+def refuse_input(out: str | os.PathLike[str] | None, *sources: object, called: str = "out") -> None:
+    """Refuse to write a file in place of data that is read, or of what a run consists of.
+
+    Args:
+        out: File to write; None is none.
+        *sources: What is read, or paths of samples, such as table.csv:2; all else than names and paths is passed over.
+        called: What the message calls `out`.
+
+    Raises:
+        ValueError: `out` is one of the sources, holds a sample, or is a file of a run.
+    """
+    path = Path("" if out is None else out)
+    if not path.is_file():
+        return
+    place = os.path.realpath(path)
+    for source in sources:
+        own = os.path.expanduser(source) if isinstance(source, (str, os.PathLike)) else ""
+        if own and place in (os.path.realpath(own), os.path.realpath(_PART.sub("", str(own)))):
+            raise UserError(f"{called} must be another file than one of the data, got {out}")
+    if path.name in RUN_FILES and (path.parent / RUN_FILES[0]).is_file():
+        raise UserError(f"{called} must be no file that a run consists of, got {out}")
 
 
 def printable(path: str | os.PathLike[str]) -> str:

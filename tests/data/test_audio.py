@@ -489,3 +489,33 @@ def test_built_in_tones_can_be_asked_for_each_of_their_factors():
 def test_batches_lie_on_the_device_of_the_data():
     data, _ = ragged()
     assert data.to("meta").batch(torch.tensor([0]))["waveform"].device.type == "meta"
+
+
+def test_a_column_of_splits_tells_the_parts_of_a_table_apart(tmp_path):
+    soundfile, pandas = pytest.importorskip("soundfile"), pytest.importorskip("pandas")
+    sounds = []
+    for length in (100, 200, 300, 400):
+        soundfile.write(file := io.BytesIO(), np.full(length, 0.5), 8_000, format="WAV")
+        sounds.append({"bytes": file.getvalue(), "path": None})
+    table = pandas.DataFrame(
+        {"audio": sounds, "split": ["train", "test", "train", "test"], "label": list("aabb")}
+    )
+    table.to_parquet(tmp_path / "sounds.parquet")
+    train, test = open_splits(tmp_path / "sounds.parquet", kind="audio")
+    assert train.lengths.tolist() == [100, 300] and test.lengths.tolist() == [200, 400]
+    assert train.class_names() == test.class_names() == ["a", "b"]
+
+
+def test_sounds_in_formats_of_videos_are_sounds_beside_others(tmp_path, write):
+    av = pytest.importorskip("av")
+    write("loud.wav", sine(400, 8_000))
+    for name in ("a.mp4", "b.mp4"):
+        with av.open(str(tmp_path / "sounds" / name), "w") as container:
+            stream = container.add_stream("aac", rate=48_000, layout="mono")
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 4_800), "float32"), format="fltp", layout="mono")
+            frame.sample_rate = 48_000
+            for packet in [*stream.encode(frame), *stream.encode()]:
+                container.mux(packet)
+    assert kind_of(tmp_path / "sounds") == "audio"
+    data = open_data(tmp_path / "sounds")
+    assert [path.rpartition("/")[2] for path in data.paths] == ["a.mp4", "b.mp4", "loud.wav"]

@@ -7,10 +7,12 @@ import random
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
-from unlabeled.data import kind_of, open_data
+from unlabeled.data import kind_of, open_data, open_splits
 from unlabeled.data.columns import choose
+from unlabeled.data.opening import parts
 from unlabeled.data.text.data import Texts
 
 COUNT = 24
@@ -237,7 +239,7 @@ def test_identifiers_and_dates_are_neither_texts_nor_classes() -> None:
         {"user": "ann lee", "date": f"May {n % 3}", "uuid": f"{n}-x y", "note": t}
         for n, t in enumerate(TEXTS)
     ]
-    assert choose(records, "table") == (("note",), None)
+    assert choose(records, "table") == (("note",), None, None)
 
 
 @pytest.mark.parametrize(
@@ -276,3 +278,44 @@ def test_lists_of_records_that_are_not_taken_are_said(
         data = open_data(tmp_path / f"{name}.json", kind="text")
         assert len(data) == 12 and data.classes == ["0", "1"]
         assert any("records of train alone (also there: test)" in text for text in caplog.messages)
+
+
+def in_parts(file: Path, part: object) -> dict[str, list[int]]:
+    """Places of the texts of each part of a file, in which they stand with their part as `part` says it."""
+    if file.suffix == ".csv":
+        file.write_text("text,label,Subset\n" + rows(TEXTS, NAMES, part))
+    elif file.suffix == ".parquet":
+        words = [part(number) for number in range(COUNT)]  # type: ignore[operator]
+        pa.parquet.write_table(pa.table({"text": TEXTS, "label": NAMES, "split": words}), file)
+    else:
+        records = [
+            {"text": TEXTS[number], "label": NAMES[number], "split": part(number)}  # type: ignore[operator]
+            for number in range(COUNT)
+        ]
+        file.write_text("\n".join(map(json.dumps, records)))
+    return {
+        split: [TEXTS.index(text) for text in read().texts]
+        for split, read in parts(file, kind="text").items()
+    }
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.parquet"])
+def test_a_column_of_splits_tells_the_parts_apart(tmp_path: Path, name: str) -> None:
+    official = in_parts(tmp_path / name, lambda number: "TEST" if number % 4 == 1 else "Train")
+    assert official == {
+        "train": [number for number in range(COUNT) if number % 4 != 1],
+        "test": [*range(1, COUNT, 4)],
+    }
+    train, test = open_splits(tmp_path / name, kind="text")
+    assert (len(train), len(test)) == (18, 6) and train.classes == test.classes == ["neg", "pos"]
+    assert train.labels is not None and train.labels.tolist() == [
+        NAMES[n] == "pos" for n in official["train"]
+    ]
+    assert open_data(tmp_path / name, kind="text").split == "train"
+
+
+@pytest.mark.parametrize(
+    "part", [lambda number: "ab"[number % 2], lambda number: "train"], ids=["others", "one"]
+)
+def test_a_column_that_names_no_two_parts_divides_nothing(tmp_path: Path, part: object) -> None:
+    assert in_parts(tmp_path / "t.csv", part) == {"all": [*range(COUNT)]}

@@ -4,17 +4,24 @@ import base64
 import io
 import json
 import os
+import re
 import tarfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pandas
+import pyarrow
+import pyarrow.feather
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
 
-from unlabeled.data import Data, open_data, open_splits
+from unlabeled import encoders
+from unlabeled.data import Data, open_data, open_splits, tars
+from unlabeled.data.opening import parts
+from unlabeled.evaluation import evaluate
 
 
 def png(number: int) -> bytes:
@@ -46,6 +53,16 @@ def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> bytearr
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return bytearray(path.read_bytes())
+
+
+def write_archive(path: Path, members: dict[str, bytes]) -> None:
+    """A tar or zip archive, as its ending says."""
+    if path.suffix == ".tar":
+        write_tar(path, members)
+        return
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
 
 
 FOUR = [png(number) for number in range(4)]
@@ -361,3 +378,63 @@ def test_a_path_is_never_a_name_and_a_name_that_is_both_is_said(tmp_path, monkey
     assert len(open_data(Path("digits"), cache=False)) == len(open_data(Path("digits/"), cache=False)) == 1
     assert caplog.text == "" and len(open_data("digits")) == 1297
     assert "digits is the built-in set; ./digits would be the folder of that name" in caplog.text
+
+
+def test_a_column_of_splits_tells_the_parts_of_tables_apart(tmp_path):
+    words = ["train", "test", "val", "train"]
+    for shard, few in enumerate([FOUR[:2], FOUR[2:]]):
+        own = words[2 * shard : 2 * shard + 2]
+        pandas.DataFrame({"image": few, "split": own}).to_parquet(tmp_path / f"{shard}.parquet")
+    read = {split: open_part() for split, open_part in parts(tmp_path).items()}
+    assert {split: numbers(data) for split, data in read.items()} == {
+        "train": [0, 3],
+        "test": [1],
+        "validation": [2],
+    }
+    assert read["train"].paths == [f"{tmp_path}/0.parquet#0", f"{tmp_path}/1.parquet#1"]
+    pandas.DataFrame({"image": FOUR[:1], "split": ["extra"]}).to_parquet(tmp_path / "2.parquet")
+    assert [*parts(tmp_path)] == ["all"]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "feather"])
+def test_a_table_without_rows_has_no_images_and_does_no_harm_beside_others(tmp_path, ending):
+    whole = pyarrow.table({"image": FOUR, "split": ["train", "test"] * 2})
+    write = pyarrow.parquet.write_table if ending == "parquet" else pyarrow.feather.write_feather
+    write(whole.slice(0, 0), tmp_path / f"0.{ending}")
+    with pytest.raises(ValueError, match=f"no images in .*0.{ending}"):
+        open_data(tmp_path / f"0.{ending}")
+    write(whole, tmp_path / f"1.{ending}")
+    assert sorted(len(part()) for part in parts(tmp_path).values()) == [2, 2]
+
+
+@pytest.mark.parametrize("ending", ["tar", "zip"])
+def test_a_label_behind_several_images_of_a_sample_is_that_of_all(tmp_path, ending):
+    members = {}
+    for sample in range(3):
+        members |= {f"{sample}.{name}.png": png(2 * sample + place) for place, name in enumerate("ab")}
+        members |= {f"{sample}.cls": str(sample % 2).encode(), f"@eaDir/{sample}.png": png(9)}
+    write_archive(tmp_path / f"x.{ending}", members)
+    data = open_data(tmp_path / f"x.{ending}")
+    assert numbers(data) == [*range(6)] and labels(data) == ["0", "0", "1", "1", "0", "0"]
+
+
+def test_many_images_of_one_name_do_not_wait_for_a_label(tmp_path, monkeypatch):
+    monkeypatch.setattr(tars, "_MOST_IMAGES", 2)
+    members = {f"x.{number}.png": png(number) for number in range(5)} | {"x.cls": b"7"}
+    write_tar(tmp_path / "x.tar", members)
+    items = [*tars.tar_items([("x.tar", tmp_path / "x.tar")])]
+    assert [item.label for item in items] == [None, None, None, "7", "7"]
+    assert [item.path for item in items] == [f"x.tar/x.{number}.png" for number in range(5)]
+
+
+def test_labels_apart_from_their_images_are_said(tmp_path):
+    members = {f"{number}.png": png(number) for number in range(3)}
+    write_tar(
+        tmp_path / "x.tar", members | {f"{number}.cls": b"1" for number in range(3)} | {"notes.txt": b"hi"}
+    )
+    data = open_data(tmp_path / "x.tar")
+    assert len(data) == 3 and data.labels is None
+    reason = r"no labels: 3 files of labels, such as x.tar/0.cls, are not next to the images of their names; pack .*"
+    assert [bool(re.fullmatch(reason, skip.reason)) for skip in data.skipped] == [True]
+    with pytest.raises(ValueError, match=r"3 files of labels, such as .*0.cls, are not next to the images"):
+        evaluate(encoders.build("conv4", image_size=8), data, probe="knn", controls=())

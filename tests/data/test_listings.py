@@ -259,3 +259,24 @@ def test_a_table_of_few_files_does_not_take_the_folders_away(tmp_path):
     reason = "labels: of its column label, but folders of classes take precedence"
     assert (str(tmp_path / "t.csv"), reason) in data.skipped
     assert labels(open_data(tmp_path, cache=False, label="label")).count(None) == 5
+
+
+def test_names_in_another_case_are_found_where_one_file_has_them_and_others_counted(tmp_path):
+    pictures(tmp_path, ["One.png", "two.PNG", "deep/x.png", "deep/X.png"])
+    names = ["ONE.PNG", "Two", "DEEP/X.PNG", "nowhere.png"]
+    (tmp_path / "labels.csv").write_text(
+        "file,label\n" + "".join(f"{name},{n % 2}\n" for n, name in enumerate(names))
+    )
+    data = open_data(tmp_path)
+    named = {path.removeprefix(f"{tmp_path}/"): label for path, label in zip(data.paths, labels(data))}
+    assert named == {"One.png": "0", "two.PNG": "1", "deep/x.png": None, "deep/X.png": None}
+    remark = "labels: of its column label; 2 of its 4 rows name no file, such as DEEP/X.PNG"
+    assert [skip.reason for skip in data.skipped] == [remark]
+
+
+def test_tables_that_disagree_are_said(tmp_path, caplog):
+    pictures(tmp_path, FOUR)
+    (tmp_path / "a.csv").write_text("file,label\n0.png,x\n1.png,y\n2.png,x\n3.png,y\n")
+    (tmp_path / "b.csv").write_text("file,label\n0.png,x\n1.png,y\n2.png,y\n3.png,x\n")
+    assert labels(open_data(tmp_path)) == ["x", "y", "x", "y"]
+    assert "b.csv: 2 of its labels differ from those of a.csv, which are used" in caplog.text

@@ -872,3 +872,49 @@ def test_one_class_alone_and_files_beside_a_folder_give_no_classes(tmp_path):
     picture(tmp_path / "three" / "train" / "a" / "1.png")
     picture(tmp_path / "three" / "train" / "b" / "1.png")
     assert open_data(tmp_path / "three", split="train").classes == ["a", "b"]
+
+
+def test_splits_in_the_folders_of_classes_are_splits(tmp_path):
+    for number, name in enumerate(["cat/Train/1", "cat/test/2", "dog/Train/sub/3", "dog/test/4"]):
+        file = tmp_path / f"{name}.png"
+        file.parent.mkdir(parents=True)
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(file)
+    train, test = open_splits(tmp_path)
+    assert [train.class_names(), test.class_names()] == [["cat", "dog"], ["cat", "dog"]]
+    assert [path.rpartition("/")[2] for path in train.paths + test.paths] == [
+        "1.png",
+        "3.png",
+        "2.png",
+        "4.png",
+    ]
+    (tmp_path / "dog" / "Train").rename(tmp_path / "dog" / "more")  # one that names no split: no folder does
+    assert [*parts(tmp_path)] == ["all"]
+
+
+@pytest.mark.parametrize("folder", ["@eaDir", "$RECYCLE.BIN", "lost+found", "System Volume Information"])
+def test_folders_of_systems_hold_no_data(tmp_path, folder):
+    for name in ("a/1.png", "b/2.png", f"{folder}/3.png", f"a/{folder}/1.png/thumb.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    data = open_data(tmp_path)
+    assert len(data) == 2 and data.classes == ["a", "b"]
+    assert [(skip.path, skip.reason) for skip in data.skipped] == [
+        (f"{tmp_path}/{name}", "hidden") for name in sorted([folder, f"a/{folder}"])
+    ]
+
+
+def test_an_empty_name_and_what_is_no_file_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (4, 4)).save("here.png")
+    with pytest.raises(ValueError, match=r"data must be a name or a path, got an empty one"):
+        open_data("")
+    os.mkfifo("pipe.png")
+    with pytest.raises(ValueError, match=r"no images in pipe.png; .*pipe.png: not a regular file"):
+        open_data("pipe.png")
+
+
+@pytest.mark.parametrize("bands", [3, 4])
+def test_one_image_is_not_taken_for_many_grey_ones(bands):
+    with pytest.raises(ValueError, match=rf"got one image of shape \(32, 20, {bands}\)"):
+        open_data(np.zeros((32, 20, bands), np.uint8))
+    assert len(open_data(np.zeros((1, 32, 20, bands), np.uint8))) == 1

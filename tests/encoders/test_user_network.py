@@ -33,6 +33,8 @@ class Bare(nn.Module):
 def encoder(in_channels, image_size):
     from unlabeled import encoders
     return encoders.build("conv4", in_channels=in_channels, image_size=image_size)
+def frozen():
+    return nn.Sequential(nn.Conv2d(3, 8, 3)).requires_grad_(False)
 def broken():
     raise RuntimeError("no such file")
 network = nn.Linear(2, 2)
@@ -278,3 +280,35 @@ def test_layers_that_a_method_has_added_to_an_encoder_of_a_function_are_built_ag
     x = torch.rand(2, 1, 20, 20)
     torch.testing.assert_close(opened.eval()(x), run.encoder.eval()(x))
     assert opened.config["neck"] == twin.config["neck"] == run.encoder.config["neck"] == [256]
+
+
+class Detached(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x).mean((2, 3)).detach()
+
+
+def test_what_training_would_not_change_is_refused_for_training_only(nets: str, tmp_path: Path) -> None:
+    data = grey(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"encoder must give features that gradients go through, got Detached"
+    ):
+        train(data, Detached(), tmp_path / "run")
+    with pytest.raises(
+        ValueError, match=r"encoder must have weights that can be trained, got Sequential without"
+    ):
+        train(data, f"{nets}:frozen", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert encoders.wrap(Detached())(torch.zeros(1, 3, 32, 32)).shape == (1, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("timm:resnet18", "NAME without timm:"), ("torchvision:resnet18", "torchvision.models:NAME")],
+)
+def test_names_of_weights_are_told_from_those_of_networks(tmp_path: Path, name: str, hint: str) -> None:
+    with pytest.raises(ValueError, match=rf"its networks are {hint}; pretrained ones are weights={name}"):
+        train(grey(tmp_path), name, tmp_path / "run")

@@ -201,3 +201,31 @@ def test_images_and_maps_need_parquet_and_images(tmp_path):
     words = encoders.fitted("words-8-min1", TEXTS := Texts(["a few words", "more words"]), kind="words")
     with pytest.raises(ValueError, match="thumbnails must be of images, got samples of"):
         embed(words, TEXTS, out=tmp_path / "x.parquet", thumbnails=True)
+
+
+def test_features_are_never_written_over_the_data_or_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("data.npz", images=np.zeros((4, 8, 8), np.uint8))
+    Path("link.npz").symlink_to("data.npz")
+    whole = Path("data.npz").read_bytes()
+    for data, out in (("data.npz", "./data.npz"), ("link.npz", "data.npz"), ("data.npz", "link.npz")):
+        with pytest.raises(
+            ValueError, match=f"out must be another file than one of the data, got {Path(out)}"
+        ):
+            embed(ENCODER, data, out=out)
+    Path("arrays").mkdir()
+    for number in range(2):
+        np.save(f"arrays/{number}.npy", np.full((8, 8), number, np.uint8))
+    with pytest.raises(ValueError, match=r"out must be another file than one of the data, got arrays/1.npy"):
+        embed(ENCODER, "arrays", out="arrays/1.npy")
+    Path("run").mkdir()
+    for name in ("run.toml", "samples.npy"):
+        Path("run", name).touch()
+    with pytest.raises(ValueError, match=r"out must be no file that a run consists of, got run/samples.npy"):
+        embed(ENCODER, "data.npz", out="run/samples.npy")
+    assert Path("data.npz").read_bytes() == whole and np.load("arrays/1.npy").shape == (8, 8)
+    assert (
+        len(embed(ENCODER, "data.npz", out="new.npz")[0])
+        == len(embed(ENCODER, "data.npz", out="new.npz")[0])
+        == 4
+    )

@@ -15,6 +15,7 @@ from unlabeled.data import Data, from_images, open_data, open_splits
 from unlabeled.data.audio.data import from_waveforms
 from unlabeled.data.audio_visual import from_pairs
 from unlabeled.data.cameras import from_views
+from unlabeled.data.splits import divide
 from unlabeled.data.text.data import Texts
 from unlabeled.data.trajectories import from_trajectories
 from unlabeled.data.video.data import from_videos
@@ -380,3 +381,25 @@ def test_the_group_of_a_run_holds_for_its_own_data_and_for_no_other(pics, tmp_pa
         embed(run, pics / source, out=tmp_path / "features.csv")
         lines = (tmp_path / "features.csv").read_text().splitlines()[1:]
         assert len({line.split(",")[3] for line in lines} - {""}) == groups
+
+
+@pytest.mark.parametrize("group", ["column", r"(p\d)_"])
+def test_groups_that_are_in_both_official_parts_are_said(tmp_path, group, caplog):
+    rng, rows = np.random.default_rng(0), ["file,label,column"]
+    for number in range(24):
+        part, patient = ("train", number // 4) if number < 16 else ("test", number // 4 - 2)
+        name = f"{part}/p{patient}_{number}.png"  # p0 to p3, then p2 and p3
+        (tmp_path / part).mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / name)
+        rows.append(f"{name},{number % 2},P{patient}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    train, test = open_splits(tmp_path, group=group)
+    part = "groups of the test part are in the training part too"
+    name = "P" if group == "column" else "p"
+    assert seen.account(None, Parts(Source(None), train, test)) == {"note": f"all {part} ({name}2, {name}3)"}
+    assert train.groups is not None
+    first = train.subset(torch.arange(len(train))[train.groups != train.groups[-1]])  # without p3
+    assert seen.account(None, Parts(Source(None), first, test))["note"] == f"1 of the 2 {part} ({name}2)"
+    apart = train.subset(torch.arange(8))
+    assert seen.account(None, Parts(Source(None), apart, test)) == {}
+    assert seen.account(None, Parts(Source(None), *divide(train))) == {}

@@ -20,7 +20,7 @@ from unlabeled.curating.curation import Curation
 from unlabeled.data import Images
 from unlabeled.data.audio.data import Sounds
 from unlabeled.data.text.data import Texts
-from unlabeled.files import atomic
+from unlabeled.files import atomic, refuse_input
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -71,13 +71,14 @@ def write_subset(curation: Curation, out: str | Path) -> dict[str, Path]:
         Paths by `subset`, `omitted`, `outliers` and `settings`; `subset` is data for every command.
 
     Raises:
-        ValueError: Samples of this kind cannot be written so, or the folder has a subset already.
+        ValueError: Samples of this kind cannot be written so, the file is one of the data, or the folder has a subset.
     """
     folder, begin = place(out)
     part = curation.subset
     verify(out, part.kind)
     ending = Path(out).suffix.lower() or _usual(part)
     target = Path(out) if Path(out).suffix else folder / f"{NAME}{ending}"
+    refuse_input(target, curation.name, *curation.data.paths)
     folder.mkdir(parents=True, exist_ok=True)
     WRITERS[ending](part, target)
     paths = {"subset": target}

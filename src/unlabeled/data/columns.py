@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from unlabeled import check
 from unlabeled.check import UserError
+from unlabeled.data.files import split_column, split_words
 from unlabeled.data.labels import label_column, recur
 
 __all__ = ["TEXTS", "Columns", "choose", "flat", "is_known"]
@@ -42,10 +43,11 @@ _IDENTIFIER = re.compile(r"(?=\S*\d)\S+|\S*[/\\@_]\S*|[\d\W_]*")
 
 
 class Columns(NamedTuple):
-    """Columns of the texts, which are joined by a space, and the column of the classes."""
+    """Columns of the texts, which are joined by a space, the column of the classes, and that of the splits."""
 
     texts: tuple[str, ...]
     label: str | None
+    split: str | None = None
 
 
 def choose(
@@ -73,11 +75,14 @@ def choose(
     columns = list(dict.fromkeys(column for row in rows for column in row))
     values = {column: [row[column] for row in rows if not _is_empty(row.get(column))] for column in columns}
     texts = () if text_column is None else _requested(text_column, columns, name)
+    named_splits = [column for column in columns if split_column([column]) and values[column]]
+    split = next((column for column in named_splits if split_words(values[column])), None)
     target = None if label is None else label_column(columns, label, name)
     if target in texts:
         if not (text_column or "").endswith("?"):
             raise UserError(f"label must be another column of {name} than those of the texts, got {label}")
         texts = ()
+    columns = [column for column in columns if column != split]
     if label is None:
         target = _usual_label([column for column in columns if column not in texts], values, classes)
     texts = texts or _texts(columns, values, target)
@@ -86,7 +91,7 @@ def choose(
         raise UserError(f"{name} must have a column of texts, got {listing}; choose one with --text-column")
     if label is None and target is None:
         target = _other_label(columns, values, texts, named)
-    return Columns(texts, target)
+    return Columns(texts, target, split)
 
 
 def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

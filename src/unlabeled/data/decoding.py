@@ -64,7 +64,8 @@ def samples_of(
         for skipped in (facts["skipped"], unusable)
     )
     paths = [source.prefix + path for path in facts["paths"]]
-    count = source.broken + sum(skip.reason != "hidden" for skip in broken)
+    remarks = ("hidden", NO_LABELS)
+    count = source.broken + sum(not skip.reason.startswith(remarks) for skip in broken)
     refuse_broken(source.name, broken or source.skipped, len(paths) + len(others), max_broken, count)
     values = source.labels_of(paths, facts.get("labels") or [None] * len(paths))
     values, notes = from_records(values, source.label, source.name)

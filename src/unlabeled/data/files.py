@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unlabeled.data.samples import Skipped
+from unlabeled.files import RUN_FILES
 
 __all__ = [
     "FILMS",
+    "OF_SYSTEMS",
     "SOUNDS",
     "SPLITS",
     "File",
@@ -27,6 +29,8 @@ __all__ = [
     "is_davis",
     "parents",
     "separate",
+    "split_column",
+    "split_words",
     "walk",
     "without_shard",
 ]
@@ -42,18 +46,15 @@ SOUNDS = (
 """Endings of audio files."""
 FILMS = (".mp4", ".m4v", ".mkv", ".avi", ".webm", ".mov", ".mpg", ".mpeg", ".ogv", ".wmv", ".3gp")
 """Endings of video files that are those of nothing else."""
+_SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase", "fold")
 _SPLIT_IN_NAME = re.compile(rf"(?:^|[-_./ ])({'|'.join(SPLITS)})(?=\d*(?:[-_./ ]|$))")
+OF_SYSTEMS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "#recycle"}
+"""Folders that systems make: copies and thumbnails of files (macOS, Synology), deleted ones, parts of lost ones."""
 _RUN = "run.toml"
 """What makes a folder a run."""
 _OUTPUTS = {
-    *(_RUN, "log.jsonl", "checkpoint.safetensors", "encoder.safetensors", "skipped.csv", "scores.json"),
-    *(
-        "samples.npy",
-        "report.html",
-        "pictures.png",
-        "predictions-detection.png",
-        "predictions-segmentation.png",
-    ),
+    *RUN_FILES,
+    *("report.html", "pictures.png", "predictions-detection.png", "predictions-segmentation.png"),
 }
 """What a run consists of."""
 _WORDNET = re.compile(r"(^|[/\\])n\d{8}$")
@@ -112,6 +113,9 @@ def walk(path: Path) -> Walk:
     if path.is_file():
         return Walk(path.parent, [File.of(path.name, path.stat())], [], [])
     result = Walk(path, [], [], [])
+    if not path.is_dir() and path.exists():
+        result.skipped.append(Skipped("", "not a regular file"))
+        return result
     seen = {(status.st_dev, status.st_ino) for status in map(os.stat, path.resolve().parents)}  # no way up
     folders = [""]
     while folders:
@@ -149,7 +153,7 @@ def _sort_entries(
         name, path = entry.name, before + entry.name
         reason, unreadable = "", False
         try:
-            if name.startswith(".") or name == "__MACOSX":
+            if name.startswith(".") or name in OF_SYSTEMS:
                 reason = "hidden"
             elif is_run and name in _OUTPUTS:
                 reason = "part of a run"
@@ -252,3 +256,14 @@ def davis_frames(root: Path) -> Path:
 def separate(splits: Collection[str]) -> bool:
     """Whether some splits are a part for training and one to test on."""
     return "train" in splits and ("test" in splits or "validation" in splits)
+
+
+def split_column(columns: Iterable[str]) -> str | None:
+    """The column of a table that tells parts apart by its name, None where there is none; see `split_words`."""
+    return next((column for column in columns if column.strip().lower() in _SPLIT_COLUMNS), None)
+
+
+def split_words(values: Iterable[object]) -> list[str] | None:
+    """Splits of the rows of a table by what its column says; None where a value names no split."""
+    words = ["" if value is None else str(value).strip().lower() for value in values]
+    return [SPLITS[word] for word in words] if {*words} <= SPLITS.keys() else None

@@ -102,7 +102,7 @@ def group_by(data: Data, group: str, root: str = "") -> None:
     """Say which samples of some data are not independent, in place of what it says itself.
 
     Args:
-        data: The data, whose `groups` are set.
+        data: The data, whose `groups`, `group_unit` and `group_names` are set.
         group: As in `OpenOptions`; a column is one of `data.factors` or `data.columns`.
         root: Folder before which paths are not searched.
 
@@ -110,9 +110,12 @@ def group_by(data: Data, group: str, root: str = "") -> None:
         ValueError: Nothing is called so, or the expression is none or matches no path.
     """
     if group == ALONE:
-        data.groups, data.group_unit = None, type(data).group_unit
+        data.groups, data.group_unit, data.group_names = None, type(data).group_unit, {}
         return
-    data.groups, data.group_unit = _groups(data, group, root), "groups"
+    keys = _keys(data, group, root)
+    data.groups, data.group_unit = numbers_of(keys), "groups"
+    named = zip(data.groups.tolist(), keys, strict=True)
+    data.group_names = {number: str(key) for number, key in named if key is not None}
 
 
 def names_column(data: Data, group: str) -> bool:
@@ -120,15 +123,16 @@ def names_column(data: Data, group: str) -> bool:
     return "(" not in group and group not in (ALONE, FOLDER) and group not in data.factors
 
 
-def _groups(data: Data, group: str, root: str) -> Tensor:
+def _keys(data: Data, group: str, root: str) -> Sequence[object]:
+    """What the group of each sample is called, None where it has none."""
     below = [path.removeprefix(root).replace(os.sep, "/") for path in data.paths]
     if "(" in group:
         return _matched(below, group, data.unit)
     if group == FOLDER:
-        return numbers_of([path.rpartition("/")[0] for path in below])
+        return [path.rpartition("/")[0] for path in below]
     column = data.factors.get(group)
     if column is None and group in data.columns:
-        return numbers_of(data.columns[group])
+        return data.columns[group]
     if column is None:
         choices = ", ".join([ALONE, FOLDER, *data.factors, *data.columns])
         raise UserError(
@@ -137,10 +141,10 @@ def _groups(data: Data, group: str, root: str) -> Tensor:
         )
     if column.ndim > 1 or (column.is_floating_point() and bool((column != column.round()).any())):
         raise UserError(f"group must be one whole number for each sample, got the quantity {group}")
-    return numbers_of([None if number != number else number for number in column.tolist()])
+    return [None if number != number else number for number in column.tolist()]
 
 
-def _matched(paths: Sequence[str], group: str, unit: str) -> Tensor:
+def _matched(paths: Sequence[str], group: str, unit: str) -> list[str | None]:
     try:
         pattern = re.compile(group)
     except re.error as error:
@@ -157,4 +161,4 @@ def _matched(paths: Sequence[str], group: str, unit: str) -> Tensor:
         _log.warning(
             "%s of %s %s have no group: %s does not match %s", alone, len(keys), unit, group, example
         )
-    return numbers_of(keys)
+    return keys

@@ -10,14 +10,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.data.files import SPLITS, File, by_name, walk
+from unlabeled.data.files import SPLITS, File, by_name, split_column, split_words, walk
 from unlabeled.data.image.decode import SUFFIXES
 from unlabeled.data.labels import NO_LABELS, NoColumn, label_column, recur
 from unlabeled.data.notes import note
@@ -31,7 +31,6 @@ LISTS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".lst")
 TABLES = (*LISTS, *ENDINGS)
 _LARGEST, _MOST_TABLES = 2**28, 20
 """Bytes of the largest table that is read; of how many files of one ending each may be one: more are of samples."""
-_SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase", "fold")
 _FILE_WORDS = re.compile(r"id(?![a-z])|image|img|file|path|name|photo|picture|column 1$")
 _SAMPLED, _FEW, _HEAD = 200, 20, 2**14
 
@@ -73,11 +72,25 @@ class _Names:
                 self.names.setdefault(spelling, []).append(path)
 
     def find(self, value: Any, table: str) -> str | None:
-        """The one file that a value in a table names, if need be with another ending."""
+        """The one file that a value in a table names, if need be with another ending or in another case."""
         if (path := self._find(value, table)) is not None or not isinstance(value, str):
             return path
         stem, ending = os.path.splitext(value.strip())
-        return self._find(stem, table) if ending[1:2].isalpha() and ending[1:].isalnum() else None
+        if ending[1:2].isalpha() and ending[1:].isalnum() and (path := self._find(stem, table)) is not None:
+            return path
+        path = self._folded._find(value.casefold(), table.casefold()) if self._fold else None
+        return self._fold.get(path) if path else None
+
+    @cached_property
+    def _fold(self) -> dict[str, str]:
+        """Files by their paths in lower case, where these differ from all others too."""
+        paths = [*self.paths.values()]
+        count = Counter(path.casefold() for path in paths)
+        return {path.casefold(): path for path in paths if count[path.casefold()] == 1}
+
+    @cached_property
+    def _folded(self) -> "_Names":
+        return _Names(self._fold)
 
     def _find(self, value: Any, table: str) -> str | None:
         if not isinstance(value, str | int) or isinstance(value, bool):
@@ -247,10 +260,20 @@ def _gather(
         for path, value in zip(paths, values, strict=True):
             if path and value not in own.setdefault(path, []):
                 own[path].append(value)
-        labels = result.labels if explicit else guesses
+        labels, others_say = result.labels if explicit else guesses, 0
         for path, several in own.items():
-            labels.setdefault(path, several[0] if len(several) == 1 else several)
+            value = several[0] if len(several) == 1 else several
+            others_say += str(labels.setdefault(path, value)) != str(value)
+        if others_say:
+            note(
+                f"{table}: {others_say:,} of its labels differ from those of {next(iter(result.used))}, which are used"
+            )
         result.used[table] = column if column.startswith("column") else f"column {column}"
+        if nowhere := [
+            row[place] for row, path in zip(rows.rows, paths) if path is None and place < len(row)
+        ]:
+            count = f"{len(nowhere):,} of its {len(paths):,} rows name no file"
+            result.used[table] += f"; {count}, such as {check.one_line(str(nowhere[0]))}"
     elif others:
         result.skipped.append(Skipped(table, _no_labels(rows)))
     elif parts := " and ".join(sorted({split for split in splits if split})):
@@ -371,10 +394,8 @@ def _why_unmatched(rows: _Rows, names: _Names) -> str:
 def _splits(rows: _Rows, table: str) -> tuple[int | None, list[str | None]]:
     """The place of the column that tells parts apart, and the part of each row; else the one of the table's name."""
     for place, column in enumerate(rows.columns):
-        if column.strip().lower() in _SPLIT_COLUMNS:
-            values = ["" if cell is None else str(cell).strip().lower() for cell in rows.column(place)]
-            if {*values} <= {*SPLITS}:
-                return place, [SPLITS[value] for value in values]
+        if split_column([column]) and (words := split_words(rows.column(place))) is not None:
+            return place, [*words]
     own = next(iter(by_name([File(table, "")]))) if table else "all"
     return None, [own if own in SPLITS.values() else None] * len(rows.rows)
 

@@ -270,12 +270,13 @@ def kind_of(source: Openable) -> str:
     if _TEXTS_BESIDE * (pictures + sum(counts.values()) - counts["text"]) >= total:
         total -= counts.pop("text")  # texts beside the others, such as their labels, are no data of their own
     kind, count = max(counts.items(), key=lambda item: item[1])
-    kind = kind if 2 * count > total else "image"
-    return "audio" if kind == "video" and _only_heard(path) else kind
+    if counts["video"] and 2 * (counts["audio"] + counts["video"]) > total and _only_heard(path):
+        return "audio"
+    return kind if 2 * count > total else "image"
 
 
 def _only_heard(path: Path) -> bool:
-    """Whether the first of some files in formats of videos hold sounds without pictures."""
+    """Whether the first of the files in formats of videos hold sounds without pictures."""
     from unlabeled.data.video.decode import has_pictures
 
     below = walk(path)
@@ -393,7 +394,7 @@ def _column(source: Openable, kind: str | None, options: OpenOptions, split: str
         raise UserError(
             f"group must be a column of {data.name} beside that of the labels, got {options.group}"
         )
-    return [number if number >= 0 else None for number in groups.tolist()]
+    return [*read.class_names()]
 
 
 def refuse_missing(source: object, called: str = "data") -> None:
@@ -409,6 +410,8 @@ def refuse_missing(source: object, called: str = "data") -> None:
     if not isinstance(source, (str, os.PathLike)):
         return
     name = os.fspath(source)
+    if not name:  # as of a variable of the shell that is not set, which would be the working directory
+        raise UserError(f"{called} must be a name or a path, got an empty one; . is the working directory")
     path, (word, colon, _) = Path(name).expanduser(), name.partition(":")
     if path.exists() or word in BUILT_IN or (colon and word in _HUBS):
         return

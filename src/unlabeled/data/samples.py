@@ -57,6 +57,7 @@ class About(TypedDict, total=False):
     groups: Tensor | None
     skipped: Sequence[Skipped]
     group_unit: str | None
+    group_names: Mapping[int, str]
 
 
 class Samples(About, total=False):
@@ -84,6 +85,7 @@ class Data:
             None where all samples are independent.
         skipped: What was found but could not be used.
         group_unit: What people call the groups, a plural; as the kind of data does if None.
+        group_names: What groups are called by number, the same in all parts of a source; empty where that is not known.
     """
 
     kind: ClassVar[str]
@@ -106,6 +108,7 @@ class Data:
         self.skipped = list(about.get("skipped", ()))
         if (unit := about.get("group_unit")) is not None:
             self.group_unit = unit
+        self.group_names = dict(about.get("group_names", {}))
         self.columns: dict[str, list[object]] = {}
         """What a table says of each sample, None where nothing, by the name of the column: what `group` names."""
         self.device = torch.device("cpu")

@@ -159,7 +159,8 @@ def of_paths(
 class _Folders(NamedTuple):
     """What folders say of the files in them: split folders hold class folders, these hold files at any depth.
 
-    A folder that holds one folder and no other file of the kind distinguishes nothing, so what is in that counts.
+    Where every class folder holds nothing but split folders, it is the other way round. A folder that holds one folder
+    and no other file of the kind distinguishes nothing, so what is in that counts.
     """
 
     above: str
@@ -271,6 +272,8 @@ def from_folders(
 def _parted(files: list[File], splits: Mapping[str, str]) -> tuple[dict[str, list[File]], list[File], str]:
     """Files by split of their folders, else of tables; those of no split; and what these are."""
     parts, beside = by_folder(files)
+    if parts.keys() == {"all"} and (below := _below_classes(files)):
+        return below, [], "in no split"
     names = {*splits.values()}
     # Where lists name a smaller part to test on and none for training, that is all the rest.
     rest = "train" if "test" in names and "train" not in names and 2 * len(splits) < len(files) else ""
@@ -280,6 +283,18 @@ def _parted(files: list[File], splits: Mapping[str, str]) -> tuple[dict[str, lis
     for file in files:
         listed.setdefault(splits.get(file.path, rest), []).append(file)
     return listed, listed.pop("", []), "in no split of the tables"
+
+
+def _below_classes(files: list[File]) -> dict[str, list[File]]:
+    """Files by split where each lies in a split folder in one of several class folders; nothing where one does not."""
+    levels = {folder: _levels(folder) for folder in parents(files)}
+    if any(len(path) < 2 for path in levels.values()) or len({path[0] for path in levels.values()}) < 2:
+        return {}
+    splits = {folder: SPLITS.get(path[1].lower(), "") for folder, path in levels.items()}
+    parts: dict[str, list[File]] = {}
+    for file in files:
+        parts.setdefault(splits[file.path.rpartition(os.sep)[0]], []).append(file)
+    return parts if "" not in parts and separate(parts) else {}
 
 
 def _wrappers(names: Mapping[str, set[str | None]]) -> dict[str, str]:

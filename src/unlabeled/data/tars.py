@@ -13,8 +13,9 @@ from typing import IO, Any, NamedTuple, cast
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.data.files import without_shard
+from unlabeled.data.files import OF_SYSTEMS, without_shard
 from unlabeled.data.image.decode import SUFFIXES
+from unlabeled.data.labels import NO_LABELS
 from unlabeled.data.limits import LARGEST, TOO_LARGE, refuse_unpacked
 from unlabeled.data.samples import Item, Skipped
 
@@ -29,6 +30,8 @@ _LONGEST_NOTE = 2**20
 _ABOUT = (".cls", ".class", ".label", ".json", ".txt")
 """Endings of members that say what a sample of the webdataset layout is."""
 _LONGEST_ABOUT, _LONGEST_VALUE, _MOST_VALUES = 2**20, 100, 64
+_MOST_IMAGES = 16
+"""Images of one sample that wait for its label."""
 
 
 class _Member(NamedTuple):
@@ -216,13 +219,16 @@ def inner_paths(paths: Sequence[str], archives: Sequence[str]) -> list[str]:
 
 
 def _items_of(name: str, archive: Path, others: Counter[str]) -> Iterator[Item]:
-    """Images of an archive; how many other files it has of each ending is counted in `others`."""
-    key, image, known = "", None, {}
+    """Images of an archive; how many other files it has of each ending is counted in `others`.
+
+    Labels that stand apart from the images of their samples are an item with that reason.
+    """
+    sample, apart, count = _Sample(""), list[str](), 0
     size = archive.stat().st_size
     for member in _members(archive):
         refuse_unpacked(member.end, size)
         path = f"{name}/{member.name}"
-        stem, ending = path[: path.rfind(".")], path[path.rfind(".") :].lower()
+        ending = path[path.rfind(".") :].lower()
         is_image = ending in SUFFIXES
         if not is_image and not member.reason:
             others[ending if "." in member.name.rpartition("/")[2] else "without ending"] += 1
@@ -232,19 +238,62 @@ def _items_of(name: str, archive: Path, others: Counter[str]) -> Iterator[Item]:
             if is_image or member.lost:
                 yield Item(path, None, member.reason)
             continue
-        folder, _, file = path.rpartition("/")
-        sample = f"{folder}/{file.split('.')[0]}"
-        if image is not None and (is_image or sample != key):
-            yield _labelled(image, known, key)
-            image = None
-        if sample != key:
-            key, known = sample, {}
+        if (key := _Sample.key_of(path)) != sample.key:
+            yield from sample.end(apart)
+            sample = _Sample(key)
         if is_image:
-            image = Item(path, None, member.read())
+            count += 1
+            yield from sample.add(Item(path, None, member.read()))
         elif member.size <= _LONGEST_ABOUT:
-            known.setdefault(stem, {}).update(_about(ending, member.read()))
-    if image is not None:
-        yield _labelled(image, known, key)
+            sample.tell(path, ending, member.read())
+    yield from sample.end(apart)
+    if count and 2 * len(apart) >= count:
+        files = (
+            f"{len(apart):,} files of labels, such as {apart[0]}, are not next to the images of their names"
+        )
+        yield Item(name, None, f"{NO_LABELS}{files}; pack the files of each sample one after the other")
+
+
+class _Sample:
+    """Images that follow each other and share their name up to its first dot, and what files beside them say.
+
+    Args:
+        key: Path up to that dot.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.key, self.count = key, 0
+        self.images: list[Item] = []
+        self.known: dict[str, dict[str, Any]] = {}
+        self.labels: list[str] = []
+
+    @staticmethod
+    def key_of(path: str) -> str:
+        folder, _, file = path.rpartition("/")
+        return f"{folder}/{file.split('.')[0]}"
+
+    def add(self, image: Item) -> Iterator[Item]:
+        """Keep an image until all is known of it; too many, as where all names share their first word, do not wait."""
+        self.count += 1
+        self.images.append(image)
+        if len(self.images) > _MOST_IMAGES:
+            yield self._labelled(self.images.pop(0))
+
+    def tell(self, path: str, ending: str, content: bytes) -> None:
+        """Keep what a file says of the images."""
+        self.known.setdefault(path[: path.rfind(".")], {}).update(_about(ending, content))
+        if ending != ".txt":
+            self.labels.append(path)
+
+    def end(self, apart: list[str]) -> Iterator[Item]:
+        """The images that are left; labels without images are added to `apart`."""
+        yield from map(self._labelled, self.images)
+        if not self.count:
+            apart += self.labels
+
+    def _labelled(self, image: Item) -> Item:
+        record = self.known.get(self.key, {}) | self.known.get(image.path.rpartition(".")[0], {})
+        return image._replace(label=record.get("cls", record or None))
 
 
 def _members(archive: Path) -> Iterator[_Member]:
@@ -291,7 +340,7 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
 
 def _member(name: str, size: int, end: int, reason: str | None, read: Callable[[], bytes]) -> _Member:
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+    if any(part.startswith(".") or part in OF_SYSTEMS for part in parts):
         reason = "hidden"
     return _Member("/".join(parts), size, end, reason or (TOO_LARGE if size > LARGEST else None), read)
 
@@ -309,8 +358,3 @@ def _about(ending: str, content: bytes) -> dict[str, Any]:
             return dict(islice(short, _MOST_VALUES))
         return {"cls": record} if isinstance(record, str | int | float) else {}
     return {ending[1:]: text} if ending == ".cls" or len(text) <= _LONGEST_VALUE else {}
-
-
-def _labelled(image: Item, known: dict[str, dict[str, Any]], key: str) -> Item:
-    record = known.get(key, {}) | known.get(image.path.rpartition(".")[0], {})
-    return image._replace(label=record.get("cls", record or None))

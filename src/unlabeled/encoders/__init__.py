@@ -10,7 +10,7 @@ from unlabeled.encoders.libraries import Pretrained, Unreachable, find
 from unlabeled.encoders.readout import Readout, fit_readout
 from unlabeled.encoders.rescaled import rescale_
 from unlabeled.encoders.text import TextEncoder
-from unlabeled.encoders.user_network import is_named, wrap
+from unlabeled.encoders.user_network import is_named, refuse_fixed, wrap
 from unlabeled.encoders.video import VideoEncoder
 from unlabeled.encoders.word_vectors import WordEncoder
 
@@ -38,6 +38,7 @@ __all__ = [
     "names",
     "pretrained",
     "rebuilt",
+    "refuse_fixed",
     "require_name",
     "rescale_",
     "wrap",

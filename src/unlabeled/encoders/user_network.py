@@ -19,7 +19,7 @@ from unlabeled.encoders.image import OWN_NETWORK, ImageEncoder
 if TYPE_CHECKING:
     from unlabeled.data.image.levels import Levels
 
-__all__ = ["UserNetwork", "call_builder", "import_builder", "is_named", "wrap"]
+__all__ = ["UserNetwork", "call_builder", "import_builder", "is_named", "refuse_fixed", "wrap"]
 
 IMAGES = 2
 """Images on which the output of a network is tried out."""
@@ -75,6 +75,10 @@ def wrap(
     return encoder
 
 
+_LIBRARIES = {"timm": "NAME without timm:", "torchvision": "torchvision.models:NAME"}
+"""Libraries whose weights are called LIBRARY:NAME, and what their networks are called."""
+
+
 class UserNetwork(nn.Module):
     """Any network from (batch, channels, height, width) to (batch, dim) or to (batch, dim, height, width).
 
@@ -93,7 +97,7 @@ class UserNetwork(nn.Module):
         weight = next((value for value in model.parameters() if value.is_floating_point()), torch.zeros(()))
         shape = (IMAGES, in_channels, image_size, image_size)
         try:
-            with torch.no_grad():
+            with torch.enable_grad():
                 output = model.eval()(torch.zeros(shape, device=weight.device))  # as images come
         except Exception as error:  # a network of the user's can fail in any way
             reason = f"{type(error).__name__}: {check.reason(error)}"
@@ -106,6 +110,7 @@ class UserNetwork(nn.Module):
         if fault := _fault(output):
             raise UserError(f"encoder must give (batch, dim) or (batch, dim, height, width), got {fault}")
         self.model = model
+        self.learns: bool = output.requires_grad  # else training would change nothing of it
         self.dim: int = output.shape[1]
         self.map_dims = {"last": self.dim}
 
@@ -145,6 +150,25 @@ def _fault(output: Any) -> str:
     return "" if output.is_floating_point() else f"numbers of type {output.dtype}, not floating"
 
 
+def refuse_fixed(encoder: nn.Module) -> None:
+    """Refuse a network of the user's that training cannot change.
+
+    Raises:
+        ValueError: None of its weights is trained, or no gradient reaches them.
+    """
+    for part in encoder.modules():
+        if not isinstance(part, UserNetwork):
+            continue
+        name = type(part.model).__name__
+        if not any(weight.requires_grad for weight in part.parameters()):
+            raise UserError(f"encoder must have weights that can be trained, got {name} without any")
+        if not part.learns:
+            raise UserError(
+                f"encoder must give features that gradients go through, got {name}, whose output has none; leave out "
+                "detach() and no_grad() in its forward"
+            )
+
+
 def is_named(name: Any) -> bool:
     """Whether the name of an encoder is that of a function, as module:function."""
     return isinstance(name, str) and re.fullmatch(r"[^\W\d][\w.]*:[^\W\d][\w.]*", name) is not None
@@ -167,6 +191,8 @@ def import_builder(name: str) -> Callable[..., Any]:
             builder = getattr(builder, part)
     except Exception as error:  # a module of the user's can fail in any way
         reason = f"{type(error).__name__}: {check.reason(error)}"
+        if module in _LIBRARIES:
+            reason = f"untrained, its networks are {_LIBRARIES[module]}; pretrained ones are weights={name}"
         raise UserError(
             f"encoder must be a module:function that can be imported, got {name} ({reason})"
         ) from error

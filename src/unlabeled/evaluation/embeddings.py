@@ -21,7 +21,7 @@ from unlabeled.evaluation.embedding_files import WRITERS, Piece
 from unlabeled.evaluation.features import Reader, read, require_finite
 from unlabeled.evaluation.model import CPU, frozen, pick_device
 from unlabeled.evaluation.sources import Source
-from unlabeled.files import atomic, printable
+from unlabeled.files import atomic, printable, refuse_input
 from unlabeled.kernels import heap
 from unlabeled.method import Batch
 from unlabeled.options import Reading
@@ -79,10 +79,11 @@ def embed(
         is written, in a nameless file beside it, not in memory.
 
     Raises:
-        ValueError: The ending of `out` is another one, or a feature is NaN or infinite.
+        ValueError: The ending of `out` is another one, it is a file of the data, or a feature is NaN or infinite.
     """
     refuse_unknown(embed, reading)
     target = _target(out, thumbnails or coordinates)
+    refuse_input(target, data)
     if layer is not None and features is not None:
         raise UserError(f"layer must be left out with features, got {layer}")
     hardware, run, tell = pick_device(device), opened_run(run), progress or (lambda line: None)
@@ -220,6 +221,7 @@ def _write(target: Path, pieces: Iterator[Piece]) -> tuple[Tensor, list[str]]:
     def spooled() -> Iterator[Piece]:
         nonlocal dim
         for piece in pieces:
+            refuse_input(target, *piece.paths)
             spool.write(np.ascontiguousarray(piece.vectors).data)
             paths.extend(piece.paths)
             dim = piece.vectors.shape[1]

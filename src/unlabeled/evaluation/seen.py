@@ -54,7 +54,8 @@ def account(run: Any, parts: Parts) -> Account:
         verb = "is" if both["samples"] == 1 else "are"
         notes.append(f"{subject(both, test)} {verb} in the training part too ({named(both['paths'])})")
     if train is not None and train.name == test.name:
-        notes += [_crossing(train, test, name) for name in test.factors if SOURCE.fullmatch(name)]
+        crossing = [_crossing(train, test, name) for name in test.factors if SOURCE.fullmatch(name)]
+        notes += crossing if any(crossing) else [_groups_crossing(train, test)]
     if isinstance(test, Images):
         images = train if isinstance(train, Images) else None
         near, some = near_copies.account(run if isinstance(run, Run) else None, images, test, seen)
@@ -112,6 +113,20 @@ def _crossing(train: "Data", test: "Data", factor: str) -> str:
     number = "all" if count == len(values) else f"{count:,} of the {len(values):,}"
     remedy = "" if test.groups is not None else f"; --group {factor} takes each as one unit"
     return f"{number} values of {factor} in the test part are in the training part too{remedy}"
+
+
+def _groups_crossing(train: "Data", test: "Data") -> str:
+    """A sentence on the groups of the test part, as the user names them, that are in the training part too."""
+
+    def names(data: "Data") -> set[str]:
+        numbers = [] if data.groups is None else data.groups.unique().tolist()
+        return {data.group_names[number] for number in numbers if number in data.group_names}
+
+    known, both = names(test), sorted(names(test) & names(train))
+    if not both:
+        return ""
+    number = "all" if len(both) == len(known) else f"{len(both):,} of the {len(known):,}"
+    return f"{number} {test.group_unit} of the test part are in the training part too ({named(both)})"
 
 
 def _was_trained_on_all(run: Run, parts: Parts) -> bool:

@@ -133,7 +133,11 @@ class LSA(Method[WordEncoder]):
         weighted, idf = tf_idf(data, words)
         self.weights.copy_(torch.from_numpy(np.sqrt(idf)))
         most = min(self.directions, len(data) - 1, words - 1)
-        fitted: Any = TruncatedSVD(most, random_state=int(torch.randint(2**31, ()))).fit(weighted)
+        svd: Any = TruncatedSVD(most, random_state=int(torch.randint(2**31, ())))
+        with np.errstate(
+            invalid="ignore", divide="ignore"
+        ):  # shares of no variance, where all texts are the same
+            fitted = svd.fit(weighted)
         rows = self.encoder.rows[:, : self.directions].zero_()
         rows[:, :most] = torch.from_numpy(idf[:, None] * fitted.components_.T)
         batches = map(data.batch, torch.arange(len(data)).split(CHUNK))

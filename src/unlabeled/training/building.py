@@ -58,6 +58,7 @@ def build(plan: Plan, train: Data, device: torch.device, stored: Path | None = N
         method = plan.method
     else:
         method = plan.method(_encoder(plan, settings, kind, train, stored or source), **plan.options)
+    encoders.refuse_fixed(method.encoder)
     config = getattr(method.encoder, "config", {})
     if levels := getattr(train, "levels", None):  # what is read for this encoder later is mapped alike
         config["levels"] = levels
@@ -93,9 +94,6 @@ def _encoder(
             )
         size = settings.image_size or data.shape["image_size"]
         encoder = encoders.wrap(network, in_channels=data.shape["channels"], image_size=size, input=color)
-        if not any(weight.requires_grad for weight in encoder.parameters()):
-            name = type(network).__name__
-            raise UserError(f"encoder must have weights that can be trained, got {name} without any")
         encoders.fit(encoder, data)
         return encoder
     if isinstance(start, Path):

@@ -26,7 +26,7 @@ from unlabeled.data.audio.data import Sounds, from_waveforms, in_16_bits
 from unlabeled.data.audio.decode import Scale, decode, header, scale_of
 from unlabeled.data.cache import folder_of, load_or_build
 from unlabeled.data.decoding import Recorder, samples_of
-from unlabeled.data.files import FILMS, SOUNDS, Walk, by_name, walk
+from unlabeled.data.files import FILMS, SOUNDS, Walk, by_name, separate, split_column, split_words, walk
 from unlabeled.data.labels import label_column, raw
 from unlabeled.data.notes import note
 from unlabeled.data.options import OpenOptions
@@ -40,6 +40,8 @@ __all__ = ["find"]
 
 _NEVER_FLOATS = (".flac", ".ogg", ".oga", ".opus", ".mp3")
 _SEEN_FOR_RATE = 1_000
+_PEEKED = 3
+"""Videos in which pictures are looked for."""
 _LOOKED_AT = 2**20
 """Samples in which sound is searched for at a time."""
 
@@ -66,11 +68,7 @@ def find(
     if any(file.suffix == ".parquet" for file in listing.files):
         sources = _find_tables(listing, name, options.label)
     else:
-        # Where there are no audio files, the sound of videos is taken.
-        films = not any(file.ends(SOUNDS) for file in listing.files) and any(
-            file.ends(FILMS) for file in listing.files
-        )
-        sources = find_files(path, name, FILMS if films else SOUNDS, "sounds", options.label)
+        sources = find_files(path, name, _endings(listing), "sounds", options.label)
     everything = [part.fingerprint for part in sources.values()]  # the scale is that of all splits
 
     @cache
@@ -81,6 +79,18 @@ def find(
         return _open(part, ["sounds", [part.fingerprint, everything], options.sample_rate], scale, options)
 
     return {split: partial(open_part, part) for split, part in sources.items()}
+
+
+def _endings(listing: Walk) -> tuple[str, ...]:
+    """Endings of the sounds: those of videos where there is nothing else, or where the first of these show nothing."""
+    from unlabeled.data.video.decode import has_pictures
+
+    films = [listing.root / file.path for file in listing.files if file.ends(FILMS)]
+    if not films:
+        return SOUNDS
+    if not any(file.ends(SOUNDS) for file in listing.files):
+        return FILMS
+    return SOUNDS if any(map(has_pictures, films[:_PEEKED])) else (*SOUNDS, *FILMS)
 
 
 def _open(source: Source, key: Any, scale: Callable[[], Scale], options: OpenOptions) -> Sounds:
@@ -174,10 +184,20 @@ class _Columns:
             if 1 < len(words) <= sum(table.rows or 0 for table in tables) / 2:
                 self.words[column] = {word: number for number, word in enumerate(sorted(words))}
 
-    def sounds(self, table: Table) -> Iterator[Item]:
-        """Sounds of the rows of a table."""
+    def splits(self, table: Table) -> list[str] | None:
+        """The split of each row, as a column says it; None where none does."""
+        column = split_column(table.schema.names)
+        if column is None or column in (self.sound, self.label):
+            return None
+        return split_words(row[column] for row in table.records([column]))
+
+    def sounds(self, table: Table, split: str = "") -> Iterator[Item]:
+        """Sounds of the rows of a table, of one split if it is named."""
         columns = [self.sound, *([self.label] if self.label else []), *self.words, *self.numbers]
+        splits = self.splits(table) if split else None
         for number, row in enumerate(table.records(columns)):
+            if splits is not None and splits[number] != split:
+                continue
             sound = row[self.sound] or {}
             factors = {name: index.get(row[name], -1) for name, index in self.words.items()}
             factors |= {name: float("nan") if row[name] is None else row[name] for name in self.numbers}
@@ -191,18 +211,25 @@ def _find_tables(listing: Walk, name: str, label: str | None) -> dict[str, Sourc
     tables = {file.path: open_table(listing.root / file.path) for file in files}
     columns = _Columns(list(tables.values()), label)
 
-    def source(part: list[Any]) -> Source:
+    def source(part: list[Any], split: str = "") -> Source:
         rows = [tables[file.path] for file in part]
-        total = sum(table.rows or 0 for table in rows)
-        place = ["parquet", os.path.realpath(listing.root), part]
+        total = None if split else sum(table.rows or 0 for table in rows)
+        place = ["parquet", os.path.realpath(listing.root), part, *([split] if split else [])]
+        sounds = partial(columns.sounds, split=split)
         return Source(
             name,
-            lambda: Reading(columns.classes, total, chain.from_iterable(map(columns.sounds, rows))),
+            lambda: Reading(columns.classes, total, chain.from_iterable(map(sounds, rows))),
             [*place, columns.label, columns.words, columns.numbers],
             os.path.join(listing.root, ""),
         )
 
-    return {split: source(part) for split, part in by_name(files).items()}
+    parts = by_name(files)
+    words = [columns.splits(table) for table in tables.values()] if parts.keys() == {"all"} else []
+    known = {word for own in words for word in own or ()}
+    if None not in words and separate(known):
+        note(f"{name}: a column says the splits of the sounds: {', '.join(sorted(known))}")
+        return {split: source(files, split) for split in sorted(known)}
+    return {split: source(part) for split, part in parts.items()}
 
 
 def _from_array(part: Mapping[str, Any], name: str, options: OpenOptions) -> Sounds:

@@ -162,8 +162,16 @@ def bands_are_last(first: int, middle: int, last: int) -> bool:
     return last < first
 
 
+_ONE_IMAGE = 8
+"""Height and width from which on an array with a last axis of 3 or 4 is one image, not grey ones that narrow."""
+
+
 def _channels_first(images: np.ndarray | Tensor, name: str) -> Tensor | np.ndarray:
     shape = tuple(images.shape)
+    if images.ndim == 3 and shape[2] in (3, 4) and min(shape[:2]) >= _ONE_IMAGE:
+        raise UserError(
+            f"{name} must have axes samples, height, width (and channels), got one image of shape {shape}"
+        )
     if images.ndim == 3:
         images = images[:, None]
     elif images.ndim == 4 and isinstance(images, np.ndarray) and bands_are_last(*images.shape[1:]):

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data import listings, tars
-from unlabeled.data.files import File, Walk, by_name, digest, gc_paused, walk
+from unlabeled.data.files import File, Walk, by_name, digest, gc_paused, separate, walk
 from unlabeled.data.image.decode import SUFFIXES, is_image
 from unlabeled.data.image.layouts import image_sets, separate_masks
 from unlabeled.data.image.rasters import ARRAYS
@@ -252,19 +252,44 @@ def _tables(
     beside: str,
     by_row: bool,
 ) -> dict[str, Source]:
-    """Sources of tables of images; `beside` changes when a file does that they may name."""
+    """Sources of tables of images, whose splits are in their names, else in a column of each that says them.
+
+    `beside` changes when a file does that they may name.
+    """
     by_path = {file.path: table for file, table in tables}
     first, table = tables[0]
     skipped = skipped + [Skipped(os.path.join(root, first.path), remark.reason) for remark in table.skipped]
 
-    def source(part: list[File]) -> Source:
+    def source(
+        part: list[File], split: str = "", rows: Mapping[str, Collection[int]] | None = None
+    ) -> Source:
         columns = [by_path[file.path][1:3] for file in part]
         fingerprint = ["table", os.path.realpath(root), part, columns, beside]
-        fingerprint += ["by row"] if by_row else []
+        fingerprint += (["by row"] if by_row else []) + ([split] if split else [])
 
         def read() -> Reading:
-            return table_reading([(file.path, by_path[file.path]) for file in part], root, by_row=by_row)
+            part_tables = [(file.path, by_path[file.path]) for file in part]
+            return table_reading(part_tables, root, by_row=by_row, rows=rows)
 
         return Source(name, read, fingerprint, os.path.join(root, ""), skipped, broken)
 
-    return {split: source(part) for split, part in by_name([file for file, _ in tables]).items()}
+    parts = by_name([file for file, _ in tables])
+    if parts.keys() == {"all"} and (rows := _rows_of_splits(tables)):
+        counts = ", ".join(f"{split} {sum(map(len, own.values())):,}" for split, own in rows.items())
+        note(f"{name}: a column says the splits of the images: {counts}")
+        return {split: source(parts["all"], split, own) for split, own in rows.items()}
+    return {split: source(part) for split, part in parts.items()}
+
+
+def _rows_of_splits(tables: Sequence[tuple[File, ImageTable]]) -> dict[str, dict[str, set[int]]]:
+    """Rows of each table by split; nothing where a table does not say them, or they are no two parts."""
+    words = {file.path: table.splits if table.table.rows != 0 else [] for file, table in tables}
+    splits = {word for own in words.values() for word in own or ()}
+    if None in words.values() or not separate(splits):
+        return {}
+    return {
+        split: {
+            path: {row for row, word in enumerate(own or ()) if word == split} for path, own in words.items()
+        }
+        for split in sorted(splits)
+    }

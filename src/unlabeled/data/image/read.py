@@ -3,7 +3,7 @@
 Sources are one of
 - a folder of image files, perhaps with a table beside them (`listings`) such as metadata.csv; or a folder or file of
   parquet or Arrow tables (`tables`), or of tar or zip archives (`tars`): what holds the most images in a folder is
-  taken, and the rest is listed as skipped;
+  taken, and the rest is listed as skipped; parts are those of folders or names of files, else of a column `split`;
 - a table or a list of paths in .csv, .tsv, .jsonl or .txt;
 - a .npy or .npz file (see `image.arrays`);
 - `hub:OWNER/NAME` or `hub:OWNER/NAME:CONFIG`, a data set on the Hugging Face hub;

@@ -3,12 +3,13 @@
 import base64
 import binascii
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from unlabeled import check
 from unlabeled.check import UserError
+from unlabeled.data.files import split_column, split_words
 from unlabeled.data.image.decode import SUFFIXES, is_image
 from unlabeled.data.labels import NO_LABELS, label_column, raw
 from unlabeled.data.samples import Item, Skipped
@@ -38,6 +39,16 @@ class ImageTable(NamedTuple):
     """Whether the images are files, by any kind of column."""
     skipped: list[Skipped]
     """Remarks on its columns."""
+
+    @property
+    def splits(self) -> list[str] | None:
+        """The split of each row, as a column says it; None where none does."""
+        column = split_column(
+            name for name in self.table.schema.names if name not in (self.image, self.label)
+        )
+        if column is None or self.table.kinds[column] not in ("text", "other"):
+            return None
+        return split_words(row[column] for row in self.table.records([column]))
 
     def rows(self, root: Path) -> Iterator[tuple[str | None, Any, Path | bytes | str]]:
         """Path, label, and file, bytes or the reason why there are none, of each row."""
@@ -87,7 +98,7 @@ def images_of(
     if not ranks:
         return None
     image = max(ranks, key=lambda column: ranks[column])  # the first of equal ones
-    files = [value for value in head[image] if isinstance(_content(value, folders), Path)]
+    files = [value for value in head.get(image, []) if isinstance(_content(value, folders), Path)]
     names_files = any(isinstance(value, str) for value in files)
     column, remarks = _label_of(table, image, label, strict)
     return ImageTable(table, image, column, ranks[image][0], names_files, bool(files), remarks)
@@ -162,10 +173,17 @@ def _is_image(content: Path | bytes | str) -> bool:
     )
 
 
-def table_reading(tables: Sequence[tuple[str, ImageTable]], root: Path, *, by_row: bool = False) -> Reading:
+def table_reading(
+    tables: Sequence[tuple[str, ImageTable]],
+    root: Path,
+    *,
+    by_row: bool = False,
+    rows: Mapping[str, Collection[int]] | None = None,
+) -> Reading:
     """Images of tables, each with what its rows are called where they have no name of their own, or `by_row`.
 
-    Numbers of classes are kept where all tables name them alike, and become names where they do not.
+    Numbers of classes are kept where all tables name them alike, and become names where they do not. Of each table
+    only some rows are read where `rows` has their numbers by the name of the table.
     """
     names = {name: table.table.classes.get(table.label or "", []) for name, table in tables}
     alike = len({*map(tuple, names.values())}) == 1
@@ -175,10 +193,12 @@ def table_reading(tables: Sequence[tuple[str, ImageTable]], root: Path, *, by_ro
         for name, table in tables:
             own = [] if classes else names[name]
             for number, (path, label, content) in enumerate(table.rows(root)):
+                if rows is not None and number not in rows[name]:
+                    continue
                 if own and isinstance(label, int):
                     label = own[label] if 0 <= label < len(own) else None
                 called = f"{name}#{number}" if by_row or not path else path
                 yield Item(called, raw(label), content)
 
-    totals = [table.table.rows for _, table in tables]
+    totals = [table.table.rows if rows is None else len(rows[name]) for name, table in tables]
     return Reading(classes, None if None in totals else sum(filter(None, totals)), items())

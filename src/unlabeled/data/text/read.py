@@ -8,8 +8,8 @@ characters, of a file below 200,000 characters at least a hundredth of it;
 .jsonl, .json (a list, an object that holds one, or columns) or .parquet files of records or texts;
 `hub:OWNER/NAME` or `hub:OWNER/NAME:CONFIG`, a data set on the Hugging Face hub.
 Which columns hold the texts and the classes is recognised by their names and contents (see `columns`), said, and can be
-set. Tables, JSON and parquet files are splits by their names: train.tsv, test.tsv. Of several kinds in a folder, that
-with the most bytes is read.
+set. Tables, JSON and parquet files are splits by their names, train.tsv, test.tsv, else by a column `split`. Of several
+kinds in a folder, that with the most bytes is read.
 """
 
 import json
@@ -17,15 +17,18 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.columns import Columns, choose, flat
-from unlabeled.data.files import SPLITS, File, Walk, by_name, walk
+from unlabeled.data.files import SPLITS, File, Walk, by_name, separate, split_column, split_words, walk
 from unlabeled.data.labels import numbered, recur
 from unlabeled.data.limits import refuse_unpacked
 from unlabeled.data.notes import note
@@ -53,6 +56,8 @@ _JSON, _TABLES, _PLAIN = (
 _OTHER_FORMATS = {".html", ".htm", ".xml", ".pdf", ".doc", ".docx", ".epub", ".rtf", ".tex", ".xls", ".xlsx"}
 _ABOUT = ("readme", "license", "licence", "copying", "notice", "changelog", "citation")
 """Names of files that are about the data."""
+_LOOKED_AT = 2**14
+"""Bytes in which the name of a column is looked for."""
 _BLOCK = 2**20
 """Bytes that are unpacked at a time."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -85,13 +90,15 @@ class _Split:
         self.paths: list[str] = []
         self.labels: list[Any] = []
         """Name or number of a class, None where unknown."""
+        self.splits: list[Any] = []
+        """What a column says of the part that a text is of, None where there is none."""
         self.classes: list[str] | None = None
         """Names of the classes, where numbers stand for them."""
         self.skipped = list(skipped)
         self.broken: list[Skipped] = []
         """Those of the skipped that were meant to be texts."""
 
-    def add(self, text: str, path: str, label: Any = None) -> None:
+    def add(self, text: str, path: str, label: Any = None, split: Any = None) -> None:
         """Append a text, unless there is nothing in it."""
         if _SURROGATE.search(text):  # JSON and parquet can hold what no file in UTF-8 can
             self.skipped.append(Skipped(path, "unpaired surrogate, replaced"))
@@ -100,6 +107,7 @@ class _Split:
             self.texts.append(text)
             self.paths.append(path)
             self.labels.append(label)
+            self.splits.append(split)
         else:
             self.skipped.append(Skipped(path, "empty"))
 
@@ -107,7 +115,8 @@ class _Split:
         """Append the text of a record, or the reason why it has none."""
         texts = [record.get(column) for column in columns.texts]
         if strings := [text for text in texts if isinstance(text, str)]:
-            self.add(" ".join(strings), path, record.get(columns.label) if columns.label else None)
+            label = record.get(columns.label) if columns.label else None
+            self.add(" ".join(strings), path, label, record.get(columns.split) if columns.split else None)
         else:
             self.omit(path, f"has no text {' or '.join(columns.texts)}")
 
@@ -141,10 +150,13 @@ class _Split:
             columns = choose(records, name, options.text_column, options.label, classes, named)
             self.layouts[names] = columns
             labels = f"labels from {columns.label}" if columns.label else "no labels"
-            others = [column for column in names if column not in (*columns.texts, columns.label)]
+            parts = f", splits from {columns.split}" if columns.split else ""
+            others = [column for column in names if column not in (*columns.texts, *columns[1:])]
             also = f" (also there: {check.one_line(', '.join(others))})" if others else ""
             texts = " and ".join(columns.texts)
-            note(f"{name}: texts from {texts}, {labels}{also}; --text-column and --label choose others")
+            note(
+                f"{name}: texts from {texts}, {labels}{parts}{also}; --text-column and --label choose others"
+            )
         return self.layouts[names]
 
     def content(self, path: Path) -> bytes | None:
@@ -257,7 +269,7 @@ def _find_tables(
     skipped = [Skipped(str(root / skip.path), skip.reason) for skip in [*listing.skipped, *others]]
     take = {_PARQUET: _take_parquet, _JSON: _take_json, _TABLES: _take_table}[endings]
 
-    def read(part: list[File]) -> Texts:
+    def rows_of(part: list[File]) -> _Split:
         rows, errors = new(skipped), []
         for file in part:
             try:
@@ -268,9 +280,45 @@ def _find_tables(
         if errors and not rows.texts:
             rows.decoder.report()
             raise errors[0]
-        return rows.data()
+        return rows
 
-    return {split: partial(read, part) for split, part in by_name(files).items()}
+    def read(part: list[File]) -> Texts:
+        return rows_of(part).data()
+
+    splits = by_name(files)
+    if splits.keys() == {"all"} and _may_have_splits(root / files[0].path):
+        with suppress(ValueError):  # which is raised where the data is opened
+            if parts := _by_column(rows_of(files)):
+                return parts
+    return {split: partial(read, part) for split, part in splits.items()}
+
+
+def _may_have_splits(path: Path) -> bool:
+    """Whether a column of a file may tell parts apart, by a look at its beginning."""
+    if path.name.lower().endswith(_PARQUET):
+        return split_column(open_table(path).schema.names) is not None
+    try:
+        content = _unpacked(path) if path.name.lower().endswith(tuple(_PACKED)) else _head(path)
+    except (OSError, EOFError, ValueError):
+        return False
+    words = re.split(rb"[^a-z]+", content[:_LOOKED_AT].replace(b"\0", b"").lower())
+    return split_column({word.decode() for word in words}) is not None
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_LOOKED_AT)
+
+
+def _by_column(rows: _Split) -> Mapping[str, Callable[[], Texts]] | None:
+    """Parts by a column that says of every text which it is of; None where there are no two."""
+    words = split_words(rows.splits)
+    if words is None or not separate(words):
+        return None
+    data, places = rows.data(), dict[str, list[int]]()
+    for row, word in enumerate(words):
+        places.setdefault(word, []).append(row)
+    return {word: partial(data.subset, torch.tensor(own)) for word, own in places.items()}
 
 
 def _files(source: Source, rows: _Split) -> Texts:
