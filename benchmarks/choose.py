@@ -5,7 +5,7 @@
 
 DATA are folders or names of labelled images. Of each, 4,000 training images at most are used at 32 pixels, with the
 same network for all. Every candidate is trained for so many seconds of a processor; `choose` has this fraction of their
-sum, and sees one in ten labels of the training images. What it chose is then judged by the run of full length, which it
+sum, and sees one in ten labels of the training images, or all of them (2,000 at most). What it chose is then judged by the run of full length, which it
 has not seen: a linear probe on at most 2,000 training labels, tested on at most 2,000 test images. Beside it stands
 what criteria without labels would choose among the runs of full length, which costs as much as training all. Brackets
 are 95 % intervals over test images. What was interrupted goes on.
@@ -13,6 +13,7 @@ are 95 % intervals over test images. What was interrupted goes on.
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from unlabeled.evaluation.logistic import fit
 from unlabeled.files import locked
 from unlabeled.training import duration
 
-IMAGES, LABELS = 4_000, "10%"
+IMAGES, LABELS = 4_000, ("10%", "all")
 METHODS = (
     "simclr:recipe",
     "moco:recipe",
@@ -80,15 +81,20 @@ def play(images: Data, data: Labelled, out: Path, seconds: float, budget: float)
             )
         )
         print(file, f"{spent:.0f} s", f"{float(right.mean()):.3f}", flush=True)
-    choice = chosen(images, out, seconds, budget, progress=lambda line: print(line, flush=True))
-    print(choice, flush=True)
+    for labels in LABELS:
+        print(chosen(images, out, labels, seconds, budget, progress=partial(print, flush=True)), flush=True)
 
 
-def chosen(images: Data, out: Path, seconds: float, budget: float, **words: Any) -> Choice:
-    """What `choose` chooses, once it has."""
+def folder_of(out: Path, labels: str) -> Path:
+    """Where `choose` works with these labels."""
+    return out / f"choose-{labels.rstrip('%')}"
+
+
+def chosen(images: Data, out: Path, labels: str, seconds: float, budget: float, **words: Any) -> Choice:
+    """What `choose` chooses by these labels, once it has."""
     return choosing.choose(
-        images, labels_per_class=LABELS, minutes=budget * len(METHODS) * seconds / 60, methods=METHODS,
-        out=out / "choose", **words, **SHARED,
+        images, labels_per_class=labels, minutes=budget * len(METHODS) * seconds / 60, methods=METHODS,
+        out=folder_of(out, labels), **words, **SHARED,
     )  # fmt: skip
 
 
@@ -98,13 +104,13 @@ def points(first: Tensor, best: Tensor) -> str:
     return f"{100 * one.value:.1f} [{100 * (one.low or 0):.1f}, {100 * (one.high or 0):.1f}]"
 
 
-def row(out: Path) -> str:
-    """The row of a set."""
+def row(out: Path, labels: str) -> str:
+    """The row of a set and of how many labels choose."""
     field = candidates.parse(METHODS, "image", False, SHARED)
     runs = [json.loads((out / f"{one.folder}.json").read_text()) for one in field]
     right = torch.tensor([run["right"] for run in runs])
     order = right.mean(1).argsort(descending=True).tolist()
-    choice = json.loads((out / "choose" / choosing.RESULT).read_text())
+    choice = json.loads((folder_of(out, labels) / choosing.RESULT).read_text())
     pick = [one.title for one in field].index(choice["winner"])
     total, spent = sum(run["seconds"] for run in runs), 60 * choice["minutes"]
     picks = {
@@ -113,6 +119,7 @@ def row(out: Path) -> str:
     }
     cells = [
         out.name,
+        labels,
         f"{field[order[0]].method}, {100 * float(right[order[0]].mean()):.1f} %",
         f"{100 * float(right[order[0]].mean() - right.mean()):.1f}",
         field[pick].method,
@@ -145,11 +152,12 @@ def main() -> None:
         with locked(folder, "benchmark.lock", wait=True):
             play(images, data, folder, arguments.seconds, arguments.budget)
     head = "best of all, one at random below it, chosen, chosen below the best, sure, cost, with its training"
-    titles = ["data", *head.split(", "), "points below the best by criteria"]
+    titles = ["data", "labels", *head.split(", "), "points below the best by criteria"]
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     for source in arguments.data:
-        if (arguments.out / Path(source).name / "choose" / choosing.RESULT).exists():
-            print(row(arguments.out / Path(source).name))
+        for labels in LABELS:
+            if (folder_of(arguments.out / Path(source).name, labels) / choosing.RESULT).exists():
+                print(row(arguments.out / Path(source).name, labels))
 
 
 if __name__ == "__main__":
