@@ -5,10 +5,10 @@
 
 DATA are folders or names of labelled images. Of each, 4,000 training images at most are used at 32 pixels, with the
 same network for all. Every candidate is trained for so many seconds of a processor; `choose` has this fraction of their
-sum, and sees one in ten labels of the training images, or all of them (2,000 at most). What it chose is then judged by the run of full length, which it
-has not seen: a linear probe on at most 2,000 training labels, tested on at most 2,000 test images. Beside it stands
-what criteria without labels would choose among the runs of full length, which costs as much as training all. Brackets
-are 95 % intervals over test images. What was interrupted goes on.
+sum, and sees one in ten labels of the training images, or all of them (2,000 at most). What it chose is then judged by
+the run of full length, which it has not seen: a linear probe on at most 2,000 training labels, tested on at most 2,000
+test images. Beside it stands what criteria without labels would choose among the runs of full length, which costs as
+much as training all. Brackets are 95 % intervals over test images. What was interrupted goes on.
 """
 
 import json
