@@ -1,9 +1,12 @@
 """Streamed images: those of the files, the same however they are read, with substitutes for what is broken."""
 
 import io
+import json
+import multiprocessing
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,9 @@ from unlabeled.data.image import streamed
 from unlabeled.data.image.streamed import Streamed, open_streamed
 from unlabeled.data.streaming import addresses
 from unlabeled.data.streaming import order as orders
+from unlabeled.data.streaming.addresses import Shard
+from unlabeled.data.streaming.cache import ShardCache
+from unlabeled.data.streaming.shards import ShardRows
 
 LENGTHS = [9, 4, 13, 6]
 BATCH = 8
@@ -91,7 +97,7 @@ def test_images_of_several_sizes_are_padded(tmp_path: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ("image", "size"))
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [1, 2, 3])
 def test_worker_processes_give_the_batches_that_one_process_gives(shards: Path, workers: int) -> None:
     alone = images(data := opened(shards), batches(data))
     several = images(data := opened(shards, workers), batches(data))
@@ -259,3 +265,65 @@ def test_pieces_are_what_the_cache_has_room_for(serve: Callable[..., Any], tmp_p
     assert opened(source, cache_size=str(5 * need * size)).pieces(64, 2, nodes=2) == 8
     with pytest.raises(UserError, match=r"cache_size must be at least .* for shards of up to"):
         opened(source, cache_size=str(5 * need * size)).pieces(64, 8)
+
+
+def test_a_billion_images_are_opened_and_resumed_amid_an_epoch_within_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A made-up index without files: no step may take time for each image, or much for each shard."""
+    shards, rows, content = 20_000, 50_000, picture(0)
+    files = [Shard(f"s3://bucket/{shard:06}.parquet", 3 * 10**8, "") for shard in range(shards)]
+    store = ShardCache(tmp_path / "shards", 2 * 10**12)
+    with monkeypatch.context() as patched:  # what is done once
+        patched.setattr(ShardRows, "_footer", lambda self, shard: (rows, []))
+        ShardRows(files, store, tmp_path / "indices").lengths()
+    monkeypatch.setattr(ShardRows, "read", lambda self, shard, rows: [content] * len(rows))
+    began = time.process_time()
+    source = ShardRows(files, store, tmp_path / "indices")
+    decoder = streamed.Decoder(source, source.lengths().counts, 8, 3, {})
+    data = Streamed(decoder, name="made up", image_size=8, workers=0, max_broken=0.1)
+    assert data.pieces(4096, 64, nodes=8) == 64 and data.identity["shards"] == shards
+    train, held_out = data.hold_out(64) or pytest.fail("nothing is held out")
+    order = train.order(1, 4096, 64)
+    coming = order[200_000 * 4096 : 200_001 * 4096][:64]  # of one process
+    train.announce(iter([coming]), further=16)
+    assert torch.equal(train.batch(coming)["index"], coming) and len(held_out) == 64
+    seconds = time.process_time() - began
+    train.announce(iter(()))
+    assert len(data) == 10**9 and data.paths[-1] == "s3://bucket/019999.parquet#49999"
+    assert seconds < 1
+
+
+def memory_of(pids: Iterable[int | None]) -> int:
+    """Bytes of processes together, where what several share counts once."""
+    files = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
+    return 1024 * sum(int(line.split()[1]) for file in files for line in file.splitlines() if "Pss:" in line)
+
+
+def watch_memory(folder: Path) -> None:
+    """Write down the memory of a process and its workers by the number of batches that they have read."""
+    torch.set_num_threads(1)
+    data, taken = opened(folder / "shards", workers=2), {}
+    order = [rows for epoch in range(3) for rows in data.order(epoch, 64, 16)[:].split(64)]
+    data.announce(iter(order), further=4)
+    for number, rows in enumerate(order, 1):
+        data.batch(rows)
+        if number % 20 == 0:
+            workers = [process.pid for process in multiprocessing.active_children()]
+            assert len(workers) == 2
+            taken[number] = memory_of([os.getpid(), *workers])
+    data.announce(iter(()))
+    (folder / "memory.json").write_text(json.dumps([len(order) // 3, taken]))
+
+
+@pytest.mark.golden
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read as Linux tells it")
+def test_memory_does_not_grow_with_batches_and_epochs(tmp_path: Path, fresh_process: Any) -> None:
+    contents = [[picture(row % 97, (96, 96)) for row in range(count)] for count in (900, 1500, 1300, 1420)]
+    write_tars(tmp_path / "shards", contents)
+    ended = fresh_process(watch_memory, tmp_path)
+    assert ended.code == 0, ended.said
+    epoch, taken = json.loads((tmp_path / "memory.json").read_text())
+    assert epoch == 80
+    for first, last in ((20, 60), (80, 160), (80, 240)):
+        assert taken[str(last)] <= 1.1 * taken[str(first)], taken

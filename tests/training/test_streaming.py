@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 from unlabeled import pretrain
 from unlabeled.check import UserError
 from unlabeled.data.image import store
+from unlabeled.data.streaming import addresses
 from unlabeled.run import CHECKPOINT, SAMPLES, read_checkpoint, read_config
 from unlabeled.training import checkpoints
 
@@ -107,6 +109,29 @@ def test_methods_that_need_all_samples_are_refused(shards: Path, tmp_path: Path)
         options = {name: value for name, value in FAST.items() if name != "projection_dim"}
         with pytest.raises(UserError, match=message):
             pretrain(method, shards, out=tmp_path / method, workers=1, **options)
+
+
+def test_a_server_that_dies_ends_the_training_with_the_way_to_resume(
+    shards: Path, tmp_path: Path, serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNLABELED_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(addresses, "WAIT", 0.001)
+    server = serve({path.name: path.read_bytes() for path in shards.iterdir()})
+    source = f"{server.address}/part-{{0..5}}.tar"
+
+    def die(step: int) -> None:
+        if step == 3:
+            server.failures = 10**9
+            for kept in (tmp_path / "cache" / "shards").glob("*.tar"):
+                kept.unlink()
+
+    out = tmp_path / "run"
+    said = rf"part-\d.tar cannot be read after 5 tries: status 503; .* --resume continues from (it|{out})"
+    with pytest.raises(ConnectionError, match=said):
+        pretrain("simclr", source, out=out, workers=1, on_step=die, **FAST)
+    server.failures = 0
+    run = pretrain("simclr", source, out=out, resume=True, workers=1, quiet=True)
+    assert run.history[-1]["step"] == 15
 
 
 def test_vectors_of_more_samples_than_memory_holds_are_refused() -> None:

@@ -261,20 +261,42 @@ def retried(act: Callable[[], Result], address: str) -> Result:
 
 def _lasting(error: BaseException) -> str:
     """Why it would be of no use to ask again; empty where it may be."""
-    status = getattr(error, "status", None)
-    if isinstance(status, int) and 400 <= status < 500 and status not in _TEMPORARY:
-        return "does not exist" if status in (404, 410) else f"is refused: status {status}"
-    if isinstance(error, PermissionError):
+    code, status = _code(error), _status(error)
+    if code == "NoSuchBucket":
+        return "is in a bucket that does not exist"
+    if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
         return f"may not be read: {check.reason(error)}"
+    if status and 400 <= status < 500 and status not in _TEMPORARY and code != "RequestTimeout":
+        return (
+            "does not exist"
+            if status in (404, 410)
+            else f"is refused: status {status}{code and f' ({code})'}"
+        )
     if isinstance(error, FileNotFoundError):
         # fsspec calls every failure of a first request by HTTP so.
         return _lasting(error.__cause__) if error.__cause__ is not None else "does not exist"
+    if isinstance(error, OSError) and error.__cause__ is not None:  # as s3fs wraps what it does not know
+        return _lasting(error.__cause__)
     kinds = NotImplementedError, IsADirectoryError, ValueError
     return f"cannot be read: {check.reason(error)}" if isinstance(error, kinds) else ""
+
+
+def _status(error: BaseException) -> int | None:
+    """The status with which a server of HTTP, or of S3, refused."""
+    answer = getattr(error, "response", None)
+    of_s3 = answer.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(answer, dict) else None
+    status = getattr(error, "status", of_s3)
+    return status if isinstance(status, int) else None
+
+
+def _code(error: BaseException) -> str:
+    """The word by which S3 says what is wrong; empty where there is none."""
+    answer = getattr(error, "response", None)
+    return str(answer.get("Error", {}).get("Code", "")) if isinstance(answer, dict) else ""
 
 
 def _why(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
         error = error.__cause__
-    status = getattr(error, "status", None)
-    return f"status {status}" if isinstance(status, int) and status else check.reason(error)
+    status = _status(error)
+    return f"status {status}" if status else check.reason(error)
