@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import soundfile
 import torch
 from PIL import Image
 
@@ -135,6 +138,26 @@ def test_streamed_images_have_the_features_of_the_files_without_the_broken_ones(
     ]
     expected, _ = embed(ENCODER, from_images(torch.stack(arrays).permute(0, 3, 1, 2), name="expected"))
     torch.testing.assert_close(matrix(tmp_path / "out"), expected)
+
+
+def test_streamed_sounds_have_the_features_of_the_files_at_the_rate_of_the_encoder(tmp_path: Path) -> None:
+    encoder = encoders.build("gru1-16", kind="audio", sample_rate=4000)
+    generator = np.random.default_rng(0)
+    waves = [generator.uniform(-0.5, 0.5, 1600 + 100 * row).astype(np.float32) for row in range(8)]
+    (tmp_path / "files").mkdir()
+    rows = []
+    for row, wave in enumerate(waves):
+        soundfile.write(tmp_path / "files" / f"{row}.wav", wave, 8000)
+        rows.append((tmp_path / "files" / f"{row}.wav").read_bytes())
+    rows.insert(3, b"no sound")
+    for shard in range(2):
+        pq.write_table(pa.table({"audio": rows[shard::2]}), tmp_path / f"{shard}.parquet")
+    written = embed_shards(encoder, f"{tmp_path}/*.parquet", out=tmp_path / "out", stream=True, workers=1)
+    assert written[:3] == (2, 2, 8)
+    expected, _ = embed(encoder, tmp_path / "files")
+    torch.testing.assert_close(matrix(tmp_path / "out"), expected[[0, 2, 3, 5, 7, 1, 4, 6]])
+    skipped = pd.read_csv(tmp_path / "out" / "shard-00001.skipped.csv")
+    assert skipped["path"].tolist() == [f"{tmp_path}/1.parquet#1"]
 
 
 def test_a_folder_of_another_encoder_or_of_other_data_is_refused(pictures: Path, tmp_path: Path) -> None:

@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import soundfile
 import torch
 from PIL import Image
 
-from unlabeled import pretrain
+from unlabeled import methods, pretrain
 from unlabeled.check import UserError
 from unlabeled.data.image import store
 from unlabeled.data.streaming import addresses
 from unlabeled.run import CHECKPOINT, SAMPLES, read_checkpoint, read_config
 from unlabeled.training import checkpoints
+from unlabeled.worlds import tones
 
 pytestmark = pytest.mark.usefixtures("small_networks")
 
@@ -59,38 +63,78 @@ def state(folder: Path) -> dict[str, bytes]:
     }
 
 
-def killed(shards: Path, out: Path) -> None:
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tar files of 200 sounds of up to a fifth of a second, of which one is broken."""
+    folder, generator = tmp_path_factory.mktemp("sounds"), np.random.default_rng(0)
+    for shard, length in enumerate(LENGTHS):
+        with tarfile.open(folder / f"part-{shard}.tar", "w") as archive:
+            for row in range(length):
+                wave = np.sin(np.arange(1000 + 20 * row) * generator.uniform(0.05, 1)) / 2
+                soundfile.write(stream := io.BytesIO(), wave, 8000, format="WAV")
+                content = stream.getvalue()[: 20 if (shard, row) == (1, 7) else None]
+                member = tarfile.TarInfo(f"{row:04}.wav")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return folder
+
+
+TRAININGS = {
+    "image": ("simclr", FAST),
+    "audio": (
+        "apc",
+        {"batch_size": 32, "epochs": 3, "quiet": True, "stream": True, "holdout": 0.05, "encoder": "gru1-16"}
+        | {"crop_seconds": 0.12},
+    ),
+}
+"""A method for data of each kind, and its options."""
+
+
+@pytest.fixture
+def source(request: pytest.FixtureRequest, kind: str) -> Path:
+    return request.getfixturevalue({"image": "shards", "audio": "sounds"}[kind])
+
+
+def killed(kind: str, source: Path, out: Path) -> None:
     """Train until the seventh step and end as by kill -9."""
+    method, options = TRAININGS[kind]
     checkpoints.SECONDS_BETWEEN_CHECKPOINTS = 0.0
 
     def kill(step: int) -> None:
         if step == 7:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    pretrain("simclr", shards, out=out, workers=1, on_step=kill, **FAST)
+    pretrain(method, source, out=out, workers=1, on_step=kill, **options)
 
 
+@pytest.mark.parametrize("kind", TRAININGS)
 def test_a_run_killed_amid_an_epoch_resumes_to_the_same_bits_with_other_workers(
-    shards: Path, tmp_path: Path
+    kind: str, source: Path, tmp_path: Path
 ) -> None:
-    whole = pretrain("simclr", shards, out=tmp_path / "whole", workers=2, **FAST)
-    process = multiprocessing.get_context("fork").Process(target=killed, args=(shards, tmp_path / "part"))
+    method, options = TRAININGS[kind]
+    whole = pretrain(method, source, out=tmp_path / "whole", workers=2, **options)
+    process = multiprocessing.get_context("fork").Process(
+        target=killed, args=(kind, source, tmp_path / "part")
+    )
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
     position = read_checkpoint(tmp_path / "part" / CHECKPOINT)[1]
     assert position["step"] == 7 and whole.config["settings"]["pieces"] == 32
     assert 7 % (whole.config["data"]["samples"] // 32)  # amid an epoch
-    run = pretrain("simclr", shards, out=tmp_path / "part", resume=True, workers=3, quiet=True)
+    run = pretrain(method, source, out=tmp_path / "part", resume=True, workers=3, quiet=True)
     assert run.history[-1]["step"] == 15 and state(run.path) == state(whole.path)
 
 
-def test_what_was_read_is_written_down(shards: Path, tmp_path: Path) -> None:
-    run = pretrain("simclr", shards, out=tmp_path / "run", workers=1, **FAST)
+@pytest.mark.parametrize("kind", TRAININGS)
+def test_what_was_read_is_written_down(kind: str, source: Path, tmp_path: Path) -> None:
+    method, options = TRAININGS[kind]
+    run = pretrain(method, source, out=tmp_path / "run", workers=1, **options)
     about = read_config(run.path / "run.toml")["data"]
     assert (about["samples"], about["shards"], about["held_out"]) == (200, 6, 10)
     with (run.path / "skipped.csv").open(newline="") as file:
-        assert [row[0] for row in csv.reader(file)] == ["path", f"{shards}/part-1.tar/0007.png"]
+        ending = {"image": "png", "audio": "wav"}[kind]
+        assert [row[0] for row in csv.reader(file)] == ["path", f"{source}/part-1.tar/0007.{ending}"]
     assert run.digests is None and not (run.path / SAMPLES).exists()
     assert run.history[-1]["holdout_loss"] > 0
 
@@ -141,9 +185,28 @@ def test_vectors_of_more_samples_than_memory_holds_are_refused() -> None:
         MemoryBank(128, 0.5).fill(10**12)
 
 
+@pytest.mark.golden
+@pytest.mark.usefixtures("small_sequences")
+@pytest.mark.parametrize("name", [name for name in methods.names() if methods.load(name).kind == "audio"])
+def test_every_method_of_sounds_trains_on_streamed_ones(name: str, tmp_path: Path) -> None:
+    sounds, rows = tones.make(80, 0), []
+    for wave, length in zip(sounds["waveform"].numpy(), sounds["length"].tolist()):
+        soundfile.write(stream := io.BytesIO(), wave[:length], tones.SAMPLE_RATE, format="FLAC")
+        rows.append({"bytes": stream.getvalue(), "path": None})
+    for shard in range(4):
+        pq.write_table(pa.table({"audio": rows[shard::4]}), tmp_path / f"{shard}.parquet")
+    options = methods.load(name).smallest
+    run = pretrain(
+        name, tmp_path, out=tmp_path / "run", stream=True, steps=2, quiet=True, workers=1, **options
+    )
+    assert run.history[-1]["step"] == 2
+
+
 def test_data_of_other_kinds_and_readings_is_refused(shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="stream must be left out for data of kind text"):
-        pretrain("bert", "topics", stream=True, out=tmp_path)
+    with pytest.raises(
+        UserError, match="stream must be left out for data of kind video, as it is of image and"
+    ):
+        pretrain("videomae", "balls", stream=True, out=tmp_path)
     for options, message in (
         ({"group": "folder"}, "group must be left out with stream, got folder"),
         ({"pieces": 5}, "pieces must be a multiple of the 1 processes that divides the batch of 32, got 5"),
@@ -154,7 +217,7 @@ def test_data_of_other_kinds_and_readings_is_refused(shards: Path, tmp_path: Pat
     with pytest.raises(UserError, match="data must be a path or an address to be streamed, got Tensor"):
         pretrain("simclr", torch.zeros(60, 3, 8, 8, dtype=torch.uint8), out=tmp_path / "run", **FAST)
     with pytest.raises(
-        UserError, match=r"data at an address must be images that training streams \(--stream\)"
+        UserError, match=r"data at an address must be shards that training streams \(--stream\)"
     ):
         pretrain("simclr", "s3://bucket/train/", out=tmp_path / "run")
 

@@ -33,8 +33,8 @@ from unlabeled.run import opened as opened_run
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
-    from unlabeled.data.image.streamed import Streamed
     from unlabeled.data.samples import Skipped
+    from unlabeled.data.streaming.data import Streamed
 
 __all__ = ["Written", "embed_shards"]
 
@@ -88,13 +88,13 @@ def embed_shards(
         run: A run, a method or an encoder.
         data: Whatever `open_data` takes; with `stream`, shards as `pretrain` streams them.
         out: Folder. It gets a file for each 10,000 samples of a split, or for each shard, where `path` is the name of
-            an image in a tar file or its number in a table, and `label` and `group` are missing. Images of a shard that
-            cannot be decoded are left out, and listed in a csv file beside.
+            a sample in a tar file or its number in a table, and `label` and `group` are missing. Samples of a shard
+            that cannot be decoded are left out, and listed in a csv file beside.
         features: As in `embed`; with `stream` only those of the run itself.
-        stream: Whether images are decoded while features are computed, so that they need not fit on the disk; of a
+        stream: Whether samples are decoded while features are computed, so that they need not fit on the disk; of a
             folder with several parts, that for training.
         cache_size: As in `pretrain`.
-        workers: Processes that decode streamed images; None for one per processor.
+        workers: Processes that decode streamed samples; None for one per processor.
         progress: Called with a line on each file.
         device: auto, cpu or cuda.
         **reading: As in `embed`; not with `stream`.
@@ -184,21 +184,29 @@ def _shards(
     source: Source, cache_size: str | None, workers: int | None, tell: Callable[[str], None]
 ) -> _Shards:
     from unlabeled.data import STORE_SIZE
-    from unlabeled.data.image.streamed import default_workers, open_streamed
+    from unlabeled.data.streaming.data import default_workers
+    from unlabeled.data.streaming.opening import KINDS, open_streamed
 
-    options = source.options
-    if not isinstance(source.data, str | os.PathLike) or options["kind"] != "image":
-        raise UserError(f"data must be a path or an address of images to be streamed, got {source.name}")
+    options, kind = source.options, source.options["kind"]
+    if not isinstance(source.data, str | os.PathLike):
+        raise UserError(f"data must be a path or an address to be streamed, got {source.name}")
+    if kind not in KINDS:
+        raise UserError(
+            f"stream must be left out for data of kind {kind}, as it is of {' and '.join(KINDS)} only"
+        )
     if source.reading:
         raise UserError(f"{next(iter(source.reading))} must be left out with stream")
+    reading = {"sample_rate": options.get("sample_rate")}
+    if kind == "image":
+        reading = {name: options.get(name) for name in ("channels", "levels")}
+        reading["side"] = options.get("store_size") or STORE_SIZE
     data = open_streamed(
         os.fspath(source.data),
-        side=options.get("store_size") or STORE_SIZE,
-        channels=options.get("channels"),
+        kind,
         workers=default_workers() if workers is None else workers,
         cache_size=cache_size,
-        levels=options.get("levels"),
         max_broken=options.get("max_broken", 0.1),
+        **reading,
     )
     if data.other_splits:
         tell(f"only the part {data.split} of {data.name}, not {', '.join(data.other_splits)}")

@@ -11,7 +11,7 @@ import torch
 from unlabeled import encoders
 from unlabeled.check import UserError
 from unlabeled.data import Data
-from unlabeled.data.image.streamed import Streamed
+from unlabeled.data.streaming.data import Streamed
 from unlabeled.method import Method
 from unlabeled.parts import gather
 from unlabeled.training import norm
@@ -19,6 +19,9 @@ from unlabeled.training.plan import Plan
 from unlabeled.training.settings import Settings
 
 __all__ = ["Built", "build"]
+
+LOOKED_AT = 1_000
+"""Streamed sounds that a method looks at before training."""
 
 
 class Built(NamedTuple):
@@ -118,10 +121,20 @@ def _prepare(method: Method, samples: Data, seed: int) -> None:
         norm.synchronize(method)
     torch.manual_seed(seed)
     method.to(samples.device)
-    method.prepare(samples)
+    method.prepare(_at_hand(samples))
     method.to(samples.device)  # what was made from the data too
     if all(weight.ndim < 5 for weight in method.parameters()):  # kernels of 3D convolutions refuse it
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _at_hand(samples: Data) -> Data:
+    """What a method looks at before training: of streamed samples that it may want to know more of than a batch, some.
+
+    Methods of images ask only for the number of images and for some of them.
+    """
+    if isinstance(samples, Streamed) and samples.kind != "image":
+        return samples.in_memory(LOOKED_AT)
+    return samples
 
 
 def _with_pieces(settings: Settings, data: Streamed) -> Settings:
@@ -149,7 +162,7 @@ def _refuse_single(name: str, method: Method, data: Data) -> None:
     trial = copy.deepcopy(method).to(data.device)
     with torch.random.fork_rng(), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they come once more
-        trial.prepare(data)
+        trial.prepare(_at_hand(data))
         trial.to(data.device).train().begin_epoch(data)
         try:
             trial(data.batch(torch.zeros(1, dtype=torch.int64, device=data.device)))
