@@ -1,5 +1,6 @@
 """Streamed samples: those of the files, the same however they are read, with substitutes for what is broken."""
 
+import gzip
 import io
 import json
 import multiprocessing
@@ -60,39 +61,60 @@ def write_tars(folder: Path, contents: list[list[bytes]], ending: str = "png") -
     return folder
 
 
+def text(number: int) -> bytes:
+    letters = np.random.default_rng(number).choice(list("abcdefg "), 40)
+    return f"{number:03}{''.join(letters)}.".encode()
+
+
+def write_lines(folder: Path, contents: list[list[bytes]], ending: str = "jsonl") -> Path:
+    """Objects on lines, of which those without a text are broken."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard, texts in enumerate(contents):
+        lines = [json.dumps({"text": text.decode(), "id": 1}) if text else "{broken" for text in texts]
+        (folder / f"shard-{shard:02}.{ending}").write_text("\n".join(lines))
+    return folder
+
+
 class Kind(NamedTuple):
-    """A kind of data: a file of it by its number, its ending, how it is opened, and what a batch holds of it."""
+    """A kind of data: a file of it by its number, how shards are written and opened, and what a batch holds of it."""
 
     name: str
     make: Callable[[int], bytes]
+    write_all: Callable[[Path, list[list[bytes]], str], Path]
     ending: str
     reading: dict[str, Any]
     key: str
+    shard: str = "tar"
 
     def contents(self, lengths: list[int] = LENGTHS) -> list[list[bytes]]:
         numbers = iter(range(sum(lengths)))
         return [[self.make(next(numbers)) for _ in range(length)] for length in lengths]
 
     def write(self, folder: Path, lengths: list[int] = LENGTHS) -> Path:
-        return write_tars(folder, self.contents(lengths), self.ending)
+        return self.write_all(folder, self.contents(lengths), self.ending)
 
     def open(self, source: Path | str, workers: int = 0, **options: Any) -> Streamed:
         return any_streamed(str(source), self.name, workers=workers, **self.reading, **options)
 
     def whole(self, source: Path) -> Data:
         """The same data, decoded once; sounds are not read from tar files, so the test unpacks them."""
-        if self.name == "image":
-            return open_data(source)
+        if self.name != "audio":
+            return open_data(source, kind=self.name)
         for file in source.glob("*.tar"):
             with tarfile.open(file) as archive:
                 members = [member for member in archive if member.name.endswith(self.ending)]
                 archive.extractall(source / "files" / file.stem, members, filter="data")
         return open_data(source / "files", kind=self.name)
 
+    def path(self, folder: Path, shard: int, row: int) -> str:
+        name = f"{folder}/shard-{shard:02}.{self.shard}"
+        return f"{name}/{row:03}.{self.ending}" if self.shard == "tar" else f"{name}#{row}"
 
-IMAGE = Kind("image", picture, "png", {"side": 160}, "image")
-SOUND = Kind("audio", sound, "wav", {}, "waveform")
-KINDS = [IMAGE, SOUND]
+
+IMAGE = Kind("image", picture, write_tars, "png", {"side": 160}, "image")
+SOUND = Kind("audio", sound, write_tars, "wav", {}, "waveform")
+TEXT = Kind("text", text, write_lines, "jsonl", {}, "tokens", "jsonl")
+KINDS = [IMAGE, SOUND, TEXT]
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
@@ -135,7 +157,7 @@ def test_samples_are_those_of_the_same_files_decoded_once(kind: Kind, tmp_path: 
     rows = torch.randperm(len(data))[:10]
     batch, expected = data.batch(rows), whole.batch(rows)
     assert batch.keys() == expected.keys() and all(torch.equal(batch[key], expected[key]) for key in batch)
-    assert data.paths[9] == f"{shards}/shard-01.tar#0" and len(data.paths) == sum(LENGTHS)
+    assert data.paths[9] == f"{shards}/shard-01.{kind.shard}#0" and len(data.paths) == sum(LENGTHS)
 
 
 def test_sounds_of_several_lengths_and_rates_are_cut_as_those_in_memory(tmp_path: Path) -> None:
@@ -163,6 +185,63 @@ def test_images_of_several_sizes_are_padded(tmp_path: Path) -> None:
     assert data.shape["image_size"] == whole.shape["image_size"]
     ours, theirs = (one.batch(torch.tensor([1, 0])) for one in (data, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in ("image", "size"))
+
+
+@pytest.mark.parametrize("packing", ["", ".gz"])
+@pytest.mark.parametrize("ending", ["jsonl", "txt"])
+def test_lines_and_plain_texts_are_rows(ending: str, packing: str, tmp_path: Path) -> None:
+    parts = [f"{number}: {'word ' * 500}" for number in range(5)]
+    content = "\n".join(map(json.dumps, parts)) if ending == "jsonl" else "\n\n".join(parts)
+    (tmp_path / f"a.{ending}").write_text(content)
+    whole = open_data(tmp_path / f"a.{ending}", kind="text")
+    if packing:
+        (tmp_path / f"a.{ending}.gz").write_bytes(gzip.compress(content.encode()))
+        (tmp_path / f"a.{ending}").unlink()
+    data = TEXT.open(tmp_path)
+    assert len(data) == len(whole) >= 5
+    assert data.in_memory(9).texts == [whole.texts[row] for row in data.sample(9)["index"]]  # type: ignore[attr-defined]
+
+
+def test_a_packed_shard_that_is_cut_is_refused_by_name(tmp_path: Path) -> None:
+    content = gzip.compress("\n".join(f'"{number}"' for number in np.random.rand(2000)).encode())
+    (tmp_path / "a.jsonl.gz").write_bytes(content[:-5000])
+    with pytest.raises(UserError, match=r"a.jsonl.gz must be a readable file: "):
+        TEXT.open(tmp_path)
+
+
+def characters(texts: list[str]) -> list[list[int]]:
+    return [[ord(character) for character in text] for text in texts]
+
+
+def test_a_text_gives_its_blocks_and_its_start_as_in_memory(tmp_path: Path) -> None:
+    contents = [[b"Abcdefghi jkl. Mno pq.", b"Short.", b"x" * 17]]
+    shards = TEXT.write_all(tmp_path / "shards", contents, "jsonl")
+    data, whole = TEXT.open(shards), TEXT.whole(shards)
+    for options in ({"length": 8}, {"length": 8, "first": [1, 1], "overlap": 2}):
+        blocks: Any = whole.blocks(characters, **options)  # type: ignore[attr-defined]
+        expected = blocks.batch(torch.arange(len(blocks)))
+        owners = expected["document"].tolist()
+        wanted = {
+            (owner, *tokens[mask].tolist(), *sentences[mask].tolist())
+            for owner, tokens, mask, sentences in zip(
+                owners, expected["tokens"], expected["mask"], expected["sentence"]
+            )
+        }
+        seen, view = set(), data.blocks(characters, **options)  # type: ignore[attr-defined]
+        for seed in range(30):
+            torch.manual_seed(seed)
+            batch = view.batch(torch.tensor([2, 0, 1]))
+            assert batch.keys() == expected.keys() and batch["document"].tolist() == [2, 0, 1]
+            for owner, tokens, mask, sentences in zip(
+                (2, 0, 1), batch["tokens"], batch["mask"], batch["sentence"]
+            ):
+                seen.add((owner, *tokens[mask].tolist(), *sentences[mask].tolist()))
+        assert seen == wanted and len(wanted) >= 6
+    starts = [one.starts(characters, 10, first=[7]) for one in (data, whole)]  # type: ignore[attr-defined]
+    ours, theirs = (one.batch(torch.arange(3)) for one in starts)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    with pytest.raises(UserError, match="next_sentence must be off for streamed texts"):
+        data.blocks(characters, 8, fewest_sentences=2)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -211,13 +290,13 @@ def test_a_cache_of_a_third_stays_small_and_each_epoch_transfers_each_shard_abou
 
 
 def test_broken_samples_are_replaced_by_others_of_their_shard_and_listed(kind: Kind, tmp_path: Path) -> None:
-    contents = kind.contents()
+    contents, folder = kind.contents(), tmp_path / "shards"
     broken = {(0, 8), (2, 5), (2, 6)}
     for shard, row in broken:
-        contents[shard][row] = contents[shard][row][:30]
-    write_tars(tmp_path, contents, kind.ending)
-    data = kind.open(tmp_path, workers=2)
-    whole = kind.whole(tmp_path)  # without them
+        contents[shard][row] = contents[shard][row][: 0 if kind is TEXT else 30]
+    kind.write_all(folder, contents, kind.ending)
+    data = kind.open(folder, workers=2)
+    whole = kind.whole(folder)  # without them
     rows = torch.arange(len(data))
     data.announce(iter(rows.split(BATCH)))
     batches = [data.batch(part) for part in rows.split(BATCH)]
@@ -227,9 +306,7 @@ def test_broken_samples_are_replaced_by_others_of_their_shard_and_listed(kind: K
         batch.get("replaced", torch.zeros(len(batch["index"]), dtype=torch.bool)) for batch in batches
     ]
     assert torch.cat(replaced).nonzero()[:, 0].tolist() == [8, 18, 19]
-    assert {skip.path for skip in data.broken} == {
-        f"{tmp_path}/shard-{shard:02}.tar/{row:03}.{kind.ending}" for shard, row in broken
-    }
+    assert {skip.path for skip in data.broken} == {kind.path(folder, *place) for place in broken}
     assert len(data.broken) == 3
     good = [row for row in range(len(data)) if row not in (8, 18, 19)]
     assert torch.equal(read[good], whole.batch(torch.arange(len(whole)))[kind.key])
@@ -274,20 +351,23 @@ def test_a_lost_server_is_an_error_and_never_a_substitute(
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_tables_are_streamed_too(kind: Kind, plain: bool, tmp_path: Path) -> None:
-    """Of structs as `datasets` writes them, and of bytes."""
-    contents = kind.contents()
-    for shard, files in enumerate(contents):
-        rows = files if plain else [{"bytes": content, "path": None} for content in files]
+    """Of structs, those of images and sounds as `datasets` writes them, and of bytes or texts."""
+    for shard, files in enumerate(kind.contents()):
+        values = [content.decode() for content in files] if kind is TEXT else files
+        key = "body" if kind is TEXT else "bytes"
+        rows: list[Any] = values if plain else [{key: value, "path": None} for value in values]
         pq.write_table(pa.table({kind.name: rows, "label": [0] * len(rows)}), tmp_path / f"{shard}.parquet")
-    whole = kind.whole(kind.write(tmp_path / "tars"))
+    whole = kind.whole(kind.write(tmp_path / "shards"))
     data = kind.open(tmp_path / "*.parquet", cache_size="1MB")
-    rows = torch.randperm(len(data))
-    assert torch.equal(data.batch(rows)[kind.key], whole.batch(rows)[kind.key])
+    order = torch.randperm(len(data))
+    assert torch.equal(data.batch(order)[kind.key], whole.batch(order)[kind.key])
 
 
 def test_tables_without_the_kind_are_refused_by_name(kind: Kind, tmp_path: Path) -> None:
     pq.write_table(pa.table({"number": [1, 2]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"a.parquet must (hold images|have a column of audio), got .*number"):
+    with pytest.raises(
+        UserError, match=r"a.parquet must (hold images|have a column of (audio|texts)), got .*number"
+    ):
         kind.open(tmp_path)
 
 

@@ -1,6 +1,7 @@
 """Folders of features: those of one file, whole or not at all, shared by processes, and only of one encoder."""
 
 import io
+import json
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from PIL import Image
 from unlabeled import encoders
 from unlabeled.check import UserError
 from unlabeled.data.image.data import from_images
+from unlabeled.data.text.data import Texts
 from unlabeled.evaluation import embed, embed_shards, embedding_shards
 from unlabeled.evaluation.embedding_shards import ABOUT, Written
 
@@ -158,6 +160,18 @@ def test_streamed_sounds_have_the_features_of_the_files_at_the_rate_of_the_encod
     torch.testing.assert_close(matrix(tmp_path / "out"), expected[[0, 2, 3, 5, 7, 1, 4, 6]])
     skipped = pd.read_csv(tmp_path / "out" / "shard-00001.skipped.csv")
     assert skipped["path"].tolist() == [f"{tmp_path}/1.parquet#1"]
+
+
+def test_streamed_texts_have_the_features_of_the_texts(tmp_path: Path) -> None:
+    texts = [f"Text {row}. " + "word and other words " * row for row in range(7)]
+    encoder = encoders.fitted("bert-tiny", Texts(texts), kind="text", length=24)
+    for shard in range(2):
+        lines = [json.dumps({"text": text}) for text in texts[shard::2]]
+        (tmp_path / f"{shard}.jsonl").write_text("\n".join(lines))
+    written = embed_shards(encoder, tmp_path, out=tmp_path / "out", stream=True, workers=1)
+    assert written[:3] == (2, 2, 7)
+    expected, _ = embed(encoder, Texts(texts))
+    torch.testing.assert_close(matrix(tmp_path / "out"), expected[[0, 2, 4, 6, 1, 3, 5]])
 
 
 def test_a_folder_of_another_encoder_or_of_other_data_is_refused(pictures: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Trainings on streamed data: resumed to the bit, the same on several processes, refused where they cannot work."""
 
 import csv
+import gzip
 import io
+import json
 import multiprocessing
 import os
 import signal
@@ -26,7 +28,7 @@ from unlabeled.run import CHECKPOINT, SAMPLES, read_checkpoint, read_config
 from unlabeled.training import checkpoints
 from unlabeled.worlds import tones
 
-pytestmark = pytest.mark.usefixtures("small_networks")
+pytestmark = pytest.mark.usefixtures("small_networks", "small_sequences")
 
 LENGTHS = [40, 25, 33, 30, 28, 44]
 FAST: dict[str, Any] = {
@@ -79,6 +81,20 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Packed lines of 200 texts of one or two sentences, of which one is broken."""
+    folder, generator = tmp_path_factory.mktemp("texts"), np.random.default_rng(0)
+    words = np.array(["".join(generator.choice(list("abcdefgh"), 4)) for _ in range(50)])
+    for shard, length in enumerate(LENGTHS):
+        lines = []
+        for row in range(length):
+            text = ". ".join(" ".join(generator.choice(words, 9)) for _ in range(1 + row % 2))
+            lines.append("{broken" if (shard, row) == (1, 7) else json.dumps({"text": text}))
+        (folder / f"part-{shard}.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    return folder
+
+
 TRAININGS = {
     "image": ("simclr", FAST),
     "audio": (
@@ -86,13 +102,24 @@ TRAININGS = {
         {"batch_size": 32, "epochs": 3, "quiet": True, "stream": True, "holdout": 0.05, "encoder": "gru1-16"}
         | {"crop_seconds": 0.12},
     ),
+    "text": (
+        "gpt",
+        {
+            "batch_size": 32,
+            "epochs": 3,
+            "quiet": True,
+            "stream": True,
+            "holdout": 0.05,
+            "encoder": "gpt-tiny",
+        },
+    ),
 }
 """A method for data of each kind, and its options."""
 
 
 @pytest.fixture
 def source(request: pytest.FixtureRequest, kind: str) -> Path:
-    return request.getfixturevalue({"image": "shards", "audio": "sounds"}[kind])
+    return request.getfixturevalue({"image": "shards", "audio": "sounds", "text": "texts"}[kind])
 
 
 def killed(kind: str, source: Path, out: Path) -> None:
@@ -133,8 +160,8 @@ def test_what_was_read_is_written_down(kind: str, source: Path, tmp_path: Path) 
     about = read_config(run.path / "run.toml")["data"]
     assert (about["samples"], about["shards"], about["held_out"]) == (200, 6, 10)
     with (run.path / "skipped.csv").open(newline="") as file:
-        ending = {"image": "png", "audio": "wav"}[kind]
-        assert [row[0] for row in csv.reader(file)] == ["path", f"{source}/part-1.tar/0007.{ending}"]
+        place = {"image": ".tar/0007.png", "audio": ".tar/0007.wav", "text": ".jsonl.gz#7"}[kind]
+        assert [row[0] for row in csv.reader(file)] == ["path", f"{source}/part-1{place}"]
     assert run.digests is None and not (run.path / SAMPLES).exists()
     assert run.history[-1]["holdout_loss"] > 0
 
@@ -185,9 +212,12 @@ def test_vectors_of_more_samples_than_memory_holds_are_refused() -> None:
         MemoryBank(128, 0.5).fill(10**12)
 
 
+def names(kind: str) -> list[str]:
+    return [name for name in methods.names() if methods.describe(name).kind == kind]
+
+
 @pytest.mark.golden
-@pytest.mark.usefixtures("small_sequences")
-@pytest.mark.parametrize("name", [name for name in methods.names() if methods.load(name).kind == "audio"])
+@pytest.mark.parametrize("name", names("audio"))
 def test_every_method_of_sounds_trains_on_streamed_ones(name: str, tmp_path: Path) -> None:
     sounds, rows = tones.make(80, 0), []
     for wave, length in zip(sounds["waveform"].numpy(), sounds["length"].tolist()):
@@ -199,6 +229,28 @@ def test_every_method_of_sounds_trains_on_streamed_ones(name: str, tmp_path: Pat
     run = pretrain(
         name, tmp_path, out=tmp_path / "run", stream=True, steps=2, quiet=True, workers=1, **options
     )
+    assert run.history[-1]["step"] == 2
+
+
+OF_ALL = {name: methods.load(name).encoder_kind == "words" for name in names("text")}
+"""Whether a method of texts counts the words of all of them first."""
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("name", OF_ALL)
+def test_every_method_of_texts_trains_on_streamed_ones_or_says_why_not(
+    name: str, texts: Path, tmp_path: Path
+) -> None:
+    options = dict(methods.load(name).smallest) | {"steps": 2, "stream": True, "quiet": True, "workers": 1}
+    if OF_ALL[name]:
+        with pytest.raises(UserError, match="stream must be off for word vectors, whose methods count"):
+            pretrain(name, texts, out=tmp_path / "run", **options)
+        return
+    if name == "bert":
+        with pytest.raises(UserError, match=r"next_sentence must be off for streamed texts \(--no-next-s"):
+            pretrain(name, texts, out=tmp_path / "run", next_sentence=True, **options)
+        options["next_sentence"] = False
+    run = pretrain(name, texts, out=tmp_path / "run", **options)
     assert run.history[-1]["step"] == 2
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.data.samples import Skipped
     from unlabeled.data.streaming.data import Streamed
+    from unlabeled.encoders import Encoder
 
 __all__ = ["Written", "embed_shards"]
 
@@ -45,6 +46,9 @@ AHEAD = 8
 """Batches before one at which its shard begins to be fetched."""
 NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
 """Variables in which torchrun and SLURM say which process this is, of how many, and which of its machine."""
+
+OF_KIND = {"image": ("channels", "levels"), "audio": ("sample_rate",), "text": ("text_column",)}
+"""Options by which streamed data is opened, by kind."""
 
 Vectors = Callable[[Batch], torch.Tensor]
 Contents = Iterator[tuple[str, Iterator[Piece], "list[Skipped]"]]
@@ -118,7 +122,7 @@ def embed_shards(
     words = {"device": device, "reading": reading, "progress": tell}
     encoder, reader = readouts.features_reader(run, features, data, **words)
     source = Source.of(run, encoder, data, reading=reading)
-    files = _shards(source, cache_size, workers, tell) if stream else _Splits(source.splits(encoder))
+    files = _shards(source, encoder, cache_size, workers, tell) if stream else _Splits(source.splits(encoder))
     _claim(folder, fingerprint(encoder.state_dict()), text or "output", files.identity)
     with locked(folder, f".process-{rank}-of-{processes}.lock"):
         numbers = range(rank, len(files.names), processes)
@@ -181,7 +185,11 @@ class _Shards:
 
 
 def _shards(
-    source: Source, cache_size: str | None, workers: int | None, tell: Callable[[str], None]
+    source: Source,
+    encoder: "Encoder",
+    cache_size: str | None,
+    workers: int | None,
+    tell: Callable[[str], None],
 ) -> _Shards:
     from unlabeled.data import STORE_SIZE
     from unlabeled.data.streaming.data import default_workers
@@ -196,9 +204,8 @@ def _shards(
         )
     if source.reading:
         raise UserError(f"{next(iter(source.reading))} must be left out with stream")
-    reading = {"sample_rate": options.get("sample_rate")}
+    reading = {name: options.get(name) for name in OF_KIND[kind]}
     if kind == "image":
-        reading = {name: options.get(name) for name in ("channels", "levels")}
         reading["side"] = options.get("store_size") or STORE_SIZE
     data = open_streamed(
         os.fspath(source.data),
@@ -210,7 +217,7 @@ def _shards(
     )
     if data.other_splits:
         tell(f"only the part {data.split} of {data.name}, not {', '.join(data.other_splits)}")
-    return _Shards(data)
+    return _Shards(encoder.evaluation_view(data))  # type: ignore[arg-type]
 
 
 def _process() -> tuple[int, int]:

@@ -240,11 +240,14 @@ def _open_streamed(data: Any, plan: Plan, progress: Progress) -> Streamed:
     kind, settings = plan.method.kind, plan.settings
     if not isinstance(data, str | os.PathLike):
         raise UserError(f"data must be a path or an address to be streamed, got {type(data).__name__}")
-    for name in ("group", "pages"):
+    for name in ("group", "pages", "encoding", "segmenter"):
         if (value := getattr(settings, name)) is not None:
             raise UserError(f"{name} must be left out with stream, got {value}")
     side = settings.store_size or store_size("image", settings.image_size) or STORE_SIZE
-    reading = {"side": side, "levels": settings.levels} if kind == "image" else {}
+    readings: dict[str, dict[str, Any]] = {
+        "image": {"side": side, "levels": settings.levels},
+        "text": {"text_column": settings.text_column},
+    }
     return open_streamed(
         os.fspath(data),
         kind,
@@ -252,7 +255,7 @@ def _open_streamed(data: Any, plan: Plan, progress: Progress) -> Streamed:
         cache_size=settings.cache_size,
         max_broken=settings.max_broken,
         progress=progress.decoding,
-        **reading,
+        **readings.get(kind, {}),
     )
 
 

@@ -188,6 +188,7 @@ def _begin(closing: Event, number: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a library of texts warns in processes that were forked
     _give_back_batches()
 
 

@@ -8,7 +8,7 @@ from unlabeled.data.streaming.data import Streamed
 
 __all__ = ["KINDS", "open_streamed"]
 
-KINDS = ("image", "audio")
+KINDS = ("image", "audio", "text")
 """Kinds of data that can be streamed."""
 
 

@@ -7,7 +7,7 @@ groups, or all that comes before.
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import sha256
@@ -53,7 +53,7 @@ class Content(NamedTuple):
         rows: From a file that is no tar archive, such as a table, to its rows, empty where there is none; it raises
             `ValueError` where the file holds nothing of the kind.
         shards: Endings of files that are shards.
-        unpacked: How many times as large as a shard its rows are at most, roughly.
+        unpacked: How many times as large as a shard its rows are at most, roughly, by its ending; 1 for others.
         reading: What else decides what the rows of a shard are.
     """
 
@@ -61,7 +61,7 @@ class Content(NamedTuple):
     endings: tuple[str, ...]
     rows: Callable[[Path], Iterator[bytes]]
     shards: tuple[str, ...] = ENDINGS
-    unpacked: int = 1
+    unpacked: Mapping[str, int] = {}
     reading: str = ""
 
 
@@ -88,9 +88,11 @@ class ShardRows:
         """Whether rows are copied out of the shards."""
         self.in_place = not self.tables and not is_remote(shards[0].address)
         """Whether shards are read where they are, without the cache."""
+        self.times = content.unpacked.get(ending(shards[0].address), 1)
+        """How many times as large as a shard its rows are, roughly."""
         largest = max(shards, key=lambda shard: shard.size)
-        self.largest = largest.size
-        """Bytes of the largest shard."""
+        self.largest = self.times * largest.size
+        """Bytes that the rows of the largest shard take."""
         if not self.in_place and (need := self._room(largest)) > cache.most:
             raise UserError(
                 f"cache_size must be at least {in_words(need)} for {shown(largest.address)}, got {in_words(cache.most)}"
@@ -198,7 +200,7 @@ class ShardRows:
 
     def _room(self, shard: Shard) -> int:
         """Bytes that a shard takes while it is brought into the cache: a table as it is and unpacked."""
-        times = self.content.unpacked + is_remote(shard.address) if self.tables else 1
+        times = self.times + is_remote(shard.address) if self.tables else 1
         return max(0, shard.size) * times
 
     def _index(self, number: int, path: Path) -> Path:
