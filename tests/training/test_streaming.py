@@ -89,7 +89,9 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for shard, length in enumerate(LENGTHS):
         lines = []
         for row in range(length):
-            text = ". ".join(" ".join(generator.choice(words, 9)) for _ in range(1 + row % 2))
+            text = " ".join(
+                f"{' '.join(generator.choice(words, 9)).capitalize()}." for _ in range(1 + row % 2)
+            )
             lines.append("{broken" if (shard, row) == (1, 7) else json.dumps({"text": text}))
         (folder / f"part-{shard}.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
     return folder

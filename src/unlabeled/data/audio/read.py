@@ -201,8 +201,9 @@ class _Columns:
         """Sounds of the rows of a table."""
         columns = [self.sound, *([self.label] if self.label else []), *self.words, *self.numbers]
         for number, row in enumerate(table.records(columns)):
-            sound = row[self.sound] or {}
-            sound = {"bytes": sound} if isinstance(sound, bytes) else sound
+            sound: dict[str, Any] = row[self.sound] or {}
+            if isinstance(sound, bytes):
+                sound = {"bytes": sound}
             factors = {name: index.get(row[name], -1) for name, index in self.words.items()}
             factors |= {name: float("nan") if row[name] is None else row[name] for name in self.numbers}
             path, content = sound.get("path") or f"{table.path.name}#{number}", sound.get("bytes")

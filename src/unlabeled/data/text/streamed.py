@@ -34,7 +34,7 @@ from unlabeled.data.text.tokens import Encode, Tokens, packed
 __all__ = ["StreamedTexts", "TextDecoder", "open_streamed"]
 
 SHARDS = (".parquet", ".jsonl", ".jsonl.gz", ".txt", ".txt.gz")
-_PACKED = dict.fromkeys((".parquet", ".jsonl.gz", ".txt.gz"), 6)
+_PACKED: dict[str, int] = dict.fromkeys((".parquet", ".jsonl.gz", ".txt.gz"), 6)
 """How many times as large as compressed text its characters are at most, roughly."""
 _PEEKED = 1000
 """Records by which columns are recognised."""
