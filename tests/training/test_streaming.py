@@ -9,6 +9,7 @@ import os
 import signal
 import tarfile
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+import torch.distributed as dist
 from PIL import Image
+from torch import nn
+from torch.multiprocessing.spawn import start_processes
 
-from unlabeled import methods, pretrain
+from unlabeled import encoders, methods, pretrain
 from unlabeled.check import UserError
 from unlabeled.data.image import store
 from unlabeled.data.streaming import addresses
+from unlabeled.method import Batch, Method
 from unlabeled.run import CHECKPOINT, SAMPLES, read_checkpoint, read_config
 from unlabeled.training import checkpoints
 from unlabeled.worlds import tones
@@ -212,6 +217,55 @@ def test_vectors_of_more_samples_than_memory_holds_are_refused() -> None:
 
     with pytest.raises(UserError, match=r"needs 512,000 GB for 1,000,000,000,000 samples, more than half of"):
         MemoryBank(128, 0.5).fill(10**12)
+
+
+class Shown(Method):
+    """A loss of each sample alone, which remembers what it was shown."""
+
+    def __init__(self) -> None:
+        layers = nn.Flatten(), nn.Linear(3 * 8**2, 4)
+        super().__init__(encoders.wrap(nn.Sequential(*layers), image_size=8))
+        self.shown: list[torch.Tensor] = []
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        self.shown.append(batch["index"])
+        return self.encoder(self.encoder.inputs(batch)).square().mean()
+
+
+def show(rank: int, count: int, workers: int, shards: Path, folder: Path) -> None:
+    """Write down the rows that one of so many processes is shown, and where its replaced images were."""
+    torch.set_num_threads(1)
+    os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count), "WORLD_SIZE": str(count)}
+    if count > 1:
+        meeting = f"file://{folder / 'meeting'}"
+        dist.init_process_group("gloo", meeting, timedelta(seconds=60), world_size=count, rank=rank)
+    options = {name: FAST[name] for name in ("batch_size", "epochs", "quiet", "stream")} | {"holdout": 0.0}
+    method = Shown()
+    pretrain(method, shards, out=folder / "run", device="cpu", workers=workers, **options)
+    torch.save(torch.stack(method.shown), folder / f"{rank}.pt")
+    if count > 1:
+        dist.destroy_process_group()
+
+
+def show_all(count: int, *rest: Any) -> None:
+    start_processes(show, (count, *rest), nprocs=count, start_method="fork")
+
+
+@pytest.mark.golden
+def test_one_two_and_four_processes_with_any_workers_are_shown_the_same_batches(
+    shards: Path, tmp_path: Path, fresh_process: Any
+) -> None:
+    batches = []
+    for count, workers in ((1, 1), (1, 3), (2, 2), (4, 1), (4, 2)):
+        folder = tmp_path / f"{count}-{workers}"
+        folder.mkdir()
+        ended = fresh_process(show_all, count, workers, shards, folder)
+        assert ended.code == 0, ended.said
+        batches.append(torch.cat([torch.load(folder / f"{rank}.pt") for rank in range(count)], 1))
+        assert (folder / "run" / "skipped.csv").read_text().count("part-1.tar/0007.png") == 1
+    assert all(torch.equal(one, batches[0]) for one in batches)
+    for epoch in batches[0].split(6):
+        assert epoch.shape == (6, 32) and len(epoch.unique()) == 192 > 200 - 32
 
 
 def names(kind: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import default_collate
 
 from unlabeled import check
 from unlabeled.check import UserError
@@ -79,11 +80,13 @@ class ImageDecoder(Decoder):
     def joined(self, samples: list[np.ndarray]) -> Batch:
         """As `Images.batch`; `size` is left out where all images have one."""
         sizes = torch.tensor([image.shape[1:] for image in samples])
+        if (sizes == sizes[:1]).all():  # which a worker puts straight into shared memory
+            return {"image": default_collate([torch.from_numpy(image) for image in samples])}
         height, width = sizes.amax(0).tolist()
         pixels = torch.zeros(len(samples), len(samples[0]), height, width, dtype=torch.uint8)
         for place, image in zip(pixels.numpy(), samples):
             place[:, : image.shape[1], : image.shape[2]] = image
-        return {"image": pixels} | ({"size": sizes} if (sizes != sizes[:1]).any() else {})
+        return {"image": pixels, "size": sizes}
 
 
 class _Deep(Exception):
