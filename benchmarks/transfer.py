@@ -84,10 +84,10 @@ class Column:
 
 
 COLUMNS = (
-    Column("classification, blood cells", "multilabel", "bccd_voc", "frozen", None, None, "class frequency"),
-    Column("classification, streets", "multilabel", "camvid_voc", "frozen", None, None, "class frequency"),
-    Column("segmentation, streets", "segmentation", "camvid_voc", "all", 40, 96, "most frequent class"),
-    Column("detection, blood cells", "detection", "bccd_voc", "all", 40, 96),
+    Column("classification, blood cells", "multilabel", "bccd_voc", "frozen", None, 128, "class frequency"),
+    Column("classification, streets", "multilabel", "camvid_voc", "frozen", None, 128, "class frequency"),
+    Column("segmentation, streets", "segmentation", "camvid_voc", "all", 120, 96, "most frequent class"),
+    Column("detection, blood cells", "detection", "bccd_voc", "all", 100, 128),
 )
 CANDIDATES = ("head", "layer3", "all")
 """Parts of the network that may be trained for segmentation and detection; classification reads frozen features, which

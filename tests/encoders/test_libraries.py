@@ -22,6 +22,7 @@ from unlabeled.check import UserError
 from unlabeled.data.text.data import Texts
 from unlabeled.encoders import Unreachable, libraries
 from unlabeled.evaluation.features import of_encoder, read
+from unlabeled.methods.distillation import Distillation
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 TEXTS = ["a small cat sat on the mat", "the dog", "a dog and a cat sat", "cat"]
@@ -85,6 +86,13 @@ def test_timm_itself_resamples_positions_and_its_own_transform_prepares_images(v
     assert make is not None
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(vit))  # type: ignore[attr-defined]
     assert torch.equal(make()(image), transform(torchvision.transforms.functional.to_pil_image(image)))
+
+
+def test_public_weights_teach_a_small_network_at_their_own_size(vit: Any) -> None:
+    method = Distillation(encoders.build("conv4", image_size=32), teacher=TIMM)
+    vit.reset_classifier(0)
+    images = torch.nn.functional.interpolate(IMAGES, 160, mode="bilinear", antialias=True)
+    torch.testing.assert_close(method.teacher_features(IMAGES), vit((images - 0.5) / 0.5), atol=1e-5, rtol=0)
 
 
 def test_a_folder_of_timm_is_read_by_its_config(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import unlabeled
 from unlabeled import encoders
 from unlabeled.data import Data, from_images, open_data
 from unlabeled.evaluation import evaluate
+from unlabeled.evaluation.model import Transfer
 from unlabeled.evaluation.scores import Scores
 from unlabeled.evaluation.supervised_pretraining import WITH_LABELS, Supervised, beside
 from unlabeled.run import Run, load
@@ -140,6 +141,37 @@ def test_the_control_is_the_twin_in_the_folder_of_the_run_for_probes_and_tasks(
     own = evaluate(twin.encoder, source, controls=(), **words)
     assert values_of(own, "unlabeled") == values_of(scores, WITH_LABELS)
     assert (twin.path / "checkpoint.safetensors").stat().st_mtime_ns == before
+
+
+def test_public_weights_are_trained_beside_ours_by_tasks_and_fine_tuning(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoders.build("conv4", image_size=16).save(tmp_path / "other.safetensors")
+    ours, other = encoders.build("conv4", image_size=16), encoders.load(tmp_path / "other.safetensors")
+    words: dict[str, Any] = {"steps": 1, "device": "cpu"}
+    beside = words | {"public_weights": tmp_path / "other.safetensors", "controls": ()}
+    source = squares(tmp_path / "squares")
+    tasks = words | {"probe": "segmentation", "size": 16}
+    scores = evaluate(ours, source, **{**beside, **tasks})
+    assert [one["features"] for one in scores][1:] == ["unlabeled", "random", "rescaled", "public"]
+    own = evaluate(other, source, controls=(), **tasks)
+    assert values_of(own, "unlabeled") == values_of(scores, "public") != values_of(scores, "unlabeled")
+    words |= {"labels_per_class": 1, "draws": 1}
+    scores = evaluate(ours, "digits", probe="finetune", **{**beside, **words})
+    assert [one["features"] for one in scores] == ["public", "unlabeled", "supervised"]
+    own = evaluate(other, "digits", probe="finetune", controls=(), **words)
+    assert values_of(own, "unlabeled") == values_of(scores, "public")
+
+
+def test_a_part_that_public_weights_do_not_have_is_skipped_in_a_line(tmp_path: Path) -> None:
+    encoders.build("resnet10", image_size=16).save(tmp_path / "other.safetensors")
+    lines: list[str] = []
+    scores = evaluate(
+        encoders.build("conv4", image_size=16), squares(tmp_path / "squares"), probe="segmentation", size=16,
+        steps=1, device="cpu", controls=(), public_weights=tmp_path / "other.safetensors",
+        transfer=Transfer(train=("s3",)), progress=lines.append,
+    )  # fmt: skip
+    assert "public" not in [one["features"] for one in scores]
+    assert "the control public is skipped: its network has no map s3" in lines
 
 
 def test_where_there_is_no_twin_the_control_is_left_out_and_the_reason_said(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from unlabeled import encoders, pretrain
 from unlabeled.data import open_data
 from unlabeled.data.image.data import Images
-from unlabeled.methods.distillation import Distillation, loss
+from unlabeled.methods.distillation import FORMS, Distillation, loss
 
 
 @pytest.fixture(autouse=True)
@@ -162,8 +162,8 @@ def test_the_teacher_is_a_run_or_a_file_and_its_training_samples_are_recorded(tm
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        (None, "teacher must be a run folder, an encoder file, or start, got none"),
-        ("nowhere", "teacher must be a run folder, an encoder file, or start, got nowhere"),
+        (None, f"teacher must be {FORMS}, or start, got none"),
+        ("nowhere", f"teacher must be {FORMS}, or start, got nowhere"),
     ],
 )
 def test_a_teacher_must_be_given(teacher: str | None, message: str) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from unlabeled.auditing import audit
 from unlabeled.data import Data
+from unlabeled.parts import approximate
 
 __all__ = ["Copies", "copies", "fence", "isolation"]
 
@@ -73,12 +74,15 @@ def copies(
     return Copies(of, reasons, findings.thresholds.get(data.kind) if near else None)
 
 
-def isolation(points: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
+def isolation(points: Tensor, neighbours: int = NEIGHBOURS, *, seed: int = 0) -> Tensor:
     """Mean distance of each sample to its nearest others, one minus the cosine.
+
+    The search is approximate from a million samples on, where faiss is installed.
 
     Args:
         points: Float, of length 1, shape (samples, dim).
         neighbours: How many others; all where there are fewer.
+        seed: Seed of the samples on which the recall of an approximate search is measured.
 
     Returns:
         Float, shape (samples,), in 0..2.
@@ -86,6 +90,8 @@ def isolation(points: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
     count = min(neighbours, len(points) - 1)
     if count < 1:
         return torch.zeros(len(points))
+    if approximate.applies(len(points), "neighbours"):
+        return 1 - approximate.nearest_others(points, count, seed=seed).cosines.mean(1).clamp(max=1)
     means = []
     for start, block in zip(
         range(0, len(points), size := max(1, ENTRIES // len(points))), points.split(size)

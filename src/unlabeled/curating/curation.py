@@ -192,7 +192,7 @@ def _curated(opened: Embedded, settings: dict[str, Any], say: Callable[[str], No
     rows = (duplicates.of == torch.arange(count)).nonzero().flatten()
     points, reasons = unit_components(opened.features[rows]), dict(duplicates.reasons)
     isolation = torch.full((count,), torch.nan)
-    isolation[rows] = distances = anomalies.isolation(points)
+    isolation[rows] = distances = anomalies.isolation(points, seed=seed)
     fence = anomalies.fence(distances)
     order = distances.argsort(descending=True, stable=True)
     far = order[distances[order] > fence]

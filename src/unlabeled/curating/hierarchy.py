@@ -17,7 +17,8 @@ from torch import Tensor
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.parts.kmeans import kmeans, nearest
+from unlabeled.parts import approximate
+from unlabeled.parts.kmeans import Clustering, kmeans, nearest
 from unlabeled.progress import watched
 
 __all__ = ["default_clusters", "flat_sizes", "hierarchy", "members"]
@@ -69,16 +70,21 @@ def hierarchy(points: Tensor, clusters: Sequence[int], *, rounds: int = 10, seed
 
 def _level(points: Tensor, count: int, rounds: int, what: str) -> tuple[Tensor, Tensor]:
     """Centres and assignments of a level, clustered again from what is nearest to its centres."""
-    clustering = kmeans(points, count, ITERATIONS)
+    clustering = _cluster(points, count)
     centres, assignments = clustering.centres, clustering.assignments
     fewest = -(-len(points) // (2 * count))
     if fewest < 2:  # the points nearest to their centres would be the centres again
         return centres, assignments
     for _ in watched(range(rounds), rounds, what, "rounds"):
         rows = _closest(points, centres, assignments, fewest)
-        centres = kmeans(points[rows], count, ITERATIONS).centres if len(rows) >= count else centres
+        centres = _cluster(points[rows], count).centres if len(rows) >= count else centres
         assignments = nearest(points, centres)
     return centres, assignments
+
+
+def _cluster(points: Tensor, count: int) -> Clustering:
+    solver = approximate.kmeans if approximate.applies(len(points), "k-means") else kmeans
+    return solver(points, count, ITERATIONS)
 
 
 def _closest(points: Tensor, centres: Tensor, assignments: Tensor, most: int) -> Tensor:

@@ -2,8 +2,8 @@
 
 import copy
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,8 +65,8 @@ class EvaluatedModel:
         crops: Crops of each of these, likewise.
         steps: Optimizer steps of trainings on labels; None lets their length follow from the labels.
         transfer: How tasks train on labelled images.
-        supervised: The same encoder pre-trained with labels, beside which tasks that train on images put it; None for
-            none.
+        others: Pretrained encoders by name, which tasks that train on images measure beside it: the same pre-trained
+            with labels, and public weights.
         name: What lines on the progress call it.
     """
 
@@ -79,7 +79,7 @@ class EvaluatedModel:
     crops: int | None = None
     steps: int | None = None
     transfer: Transfer = Transfer()
-    supervised: "Encoder | None" = None
+    others: Mapping[str, "Encoder"] = field(default_factory=dict)
     name: str = "unlabeled"
 
     def untrained(self, data: "Data | None" = None) -> "Encoder":

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from unlabeled.data.options import refuse_unknown
-from unlabeled.encoders import Unreachable
+from unlabeled.encoders import ImageEncoder, Unreachable
 from unlabeled.encoders.readout import Readout, Spec, bare, fit_readout, one_unit
 from unlabeled.evaluation import readouts, seen, starting_weights, supervised_pretraining, verdict
-from unlabeled.evaluation.controls import CONTROLS, supervised
+from unlabeled.evaluation.controls import CONTROLS, public, supervised
 from unlabeled.evaluation.features import Reader, Representation, of_encoder
 from unlabeled.evaluation.labelled import Labelled
 from unlabeled.evaluation.measurement import Measurement, group_unit
@@ -24,7 +24,7 @@ from unlabeled.evaluation.scores import Scores
 from unlabeled.evaluation.sources import Source
 from unlabeled.evaluation.supervised_pretraining import WITH_LABELS
 from unlabeled.evaluation.tasks import TASKS
-from unlabeled.evaluation.verdict import OURS
+from unlabeled.evaluation.verdict import OURS, PUBLIC
 from unlabeled.kernels import heap
 from unlabeled.options import Reading
 from unlabeled.progress import telling
@@ -110,7 +110,7 @@ def _evaluate(
     refuse_unknown(evaluate, reading)
     encoder, reader = frozen(run, device)
     weights = starting_weights.of(run, request.public_weights)
-    words = [*request.controls, *([] if request.public_weights is None else ["public"])]
+    words = [*request.controls, *([] if request.public_weights is None else [PUBLIC])]
     request.controls = controls_for(words, encoder.kind, weights.named)
     request.control_weights = weights.named
     source = Source.of(run, encoder, data, test, reading=reading)
@@ -118,7 +118,7 @@ def _evaluate(
     about = {"encoder": fingerprint(encoder.state_dict()), "seed": request.settings.seed, "options": options}
     about |= {"step": step} if (step := getattr(run, "step", None)) is not None else {}
     about |= {"snapshot": True} if getattr(run, "at", None) is not None else {}
-    about |= {"public": weights.about} if "public" in request.controls else {}
+    about |= {"public": weights.about} if PUBLIC in request.controls else {}
     results = Results({"data": source.name} | about, request.save)
     if rise := "" if "snapshot" in about else held_out_rise(getattr(run, "history", [])):
         results.accounts.append({"note": rise})
@@ -155,6 +155,22 @@ def _twin(run: Any, request: Request) -> Run | None:
         return None
 
 
+def _public(encoder: "Encoder", request: Request) -> "list[tuple[Encoder, str]]":
+    """The network of public weights, and what they are called, for what trains it; empty where there is none."""
+    if PUBLIC not in request.controls:
+        return []
+    reason = "only networks of images are trained from public weights"
+    if isinstance(encoder, ImageEncoder):
+        try:
+            if (made := public.network_of(encoder, request.control_weights)) is not None:
+                return [made]
+            reason = "it does not suit these images"
+        except Unreachable as error:
+            reason = str(error)
+    request.report(f"the control {PUBLIC} is skipped where it would be trained: {reason}")
+    return []
+
+
 def _measure_tasks(
     run: Any, encoder: "Encoder", source: Source, request: Request, device: torch.device, results: Results
 ) -> None:
@@ -165,8 +181,9 @@ def _measure_tasks(
     settings, own = request.settings, (request.size, request.clips, request.crops, request.settings.steps)
     model = EvaluatedModel(encoder, method, settings.seed, device, *own, request.transfer or Transfer())
     twin = _twin(run, request) if {*OF_TASKS["transfer"]} & {*request.tasks} else None
-    if twin is not None:
-        model.supervised = frozen(bare(twin.encoder), device)[0]
+    if {*OF_TASKS["transfer"]} & {*request.tasks}:
+        twins = [] if twin is None else [(WITH_LABELS, frozen(bare(twin.encoder), device)[0])]
+        model.others = dict([*twins, *((PUBLIC, network) for network, _ in _public(encoder, request))])
     for number, name in enumerate(request.tasks):
         request.report(name)
         # Which columns a task or probe has is not known before it begins.
@@ -241,6 +258,12 @@ def _measure_probes(
     frozen_features = any(not PROBES.load(cell.probe).trains_encoder for cell in plan)
     with_labels = _with_labels(encoder, twin, labelled, settings.seed)
     beside = [*(_controls(encoder, labelled, request) if frozen_features else []), *with_labels]
+    trained = [*with_labels]
+    if any(PROBES.load(cell.probe).trains_encoder for cell in plan):
+        trained += [
+            Representation(PUBLIC, of_encoder(network), network.to(labelled.train.device), detail=label)
+            for network, label in _public(bare(encoder), request)
+        ]
     choosers = {}
     if request.features == readouts.CHOOSE:
         rows = [rows for draw in draws.values() for rows in draw]
@@ -253,7 +276,7 @@ def _measure_probes(
     jobs = {
         cell: [
             features
-            for features in [*(with_labels if PROBES.load(cell.probe).trains_encoder else beside), ours]
+            for features in [*(trained if PROBES.load(cell.probe).trains_encoder else beside), ours]
             if not features.chooses or cell.layer is None
         ]
         for cell in plan

@@ -7,7 +7,7 @@ from weights has continued from them; the control public is the same weights wit
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from unlabeled.evaluation.verdict import OURS, Record, column, labels, lead, separate
+from unlabeled.evaluation.verdict import OURS, PUBLIC, Record, column, labels, lead, separate
 from unlabeled.run import Run
 
 __all__ = ["Choice", "Weights", "choices", "decide", "of"]
@@ -59,16 +59,16 @@ def decide(rows: Mapping[str, Record], ours: Choice) -> Choice | None:
         rows: Score records by their features: ours, public, and perhaps supervised, which is trained from scratch too.
         ours: What ours is.
     """
-    ahead = lead(rows[OURS], rows["public"])
+    ahead = lead(rows[OURS], rows[PUBLIC])
     if (scratch := rows.get("supervised")) is None:
         return ours if ahead == "ahead" else USE if ahead == "behind" else None
     beside = lead(rows[OURS], scratch)
     best: list[Choice] = []
     if ahead == beside == "ahead":
         best.append(ours)
-    if ahead == "behind" and (beside == "ahead" or separate(rows["public"], scratch)):
+    if ahead == "behind" and (beside == "ahead" or separate(rows[PUBLIC], scratch)):
         best.append(USE)
-    if beside == "behind" and (ahead == "ahead" or separate(scratch, rows["public"])):
+    if beside == "behind" and (ahead == "ahead" or separate(scratch, rows[PUBLIC])):
         best.append(SCRATCH)
     return best[0] if len(best) == 1 else None
 
@@ -86,7 +86,7 @@ def choices(records: Sequence[Record], about: Mapping[str, Any]) -> list[str]:
     columns: dict[Any, dict[str, Record]] = {}
     for record in records:
         columns.setdefault(column(record), {})[record["features"]] = record
-    judged = {key: rows for key, rows in columns.items() if {OURS, "public"} <= {*rows} and key[1] is None}
+    judged = {key: rows for key, rows in columns.items() if {OURS, PUBLIC} <= {*rows} and key[1] is None}
     if ours is None or not judged:
         return []
     lines = [f"These weights: {known['weights']}."]

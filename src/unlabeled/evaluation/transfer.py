@@ -1,9 +1,9 @@
 """Transfer to labelled images: what the tasks share that train a network on some of them.
 
 A cell is a number of labelled images and a part of the network that is trained. In each, ours starts beside the same
-network with random weights, with these rescaled, and pre-trained with labels where that is asked for, all with the same
-images, heads, order and steps. The statistics of
-batch norms are those of the target's training images, without their labels, and stay fixed while weights are trained.
+network with random weights, with these rescaled, and where that is asked for pre-trained with labels, and beside the
+network of public weights, all with the same images, heads, order and steps. The statistics of batch norms are those of
+the target's training images, without their labels, and stay fixed while weights are trained.
 """
 
 import copy
@@ -25,7 +25,6 @@ from unlabeled.evaluation.measurement import Measurement, group_unit
 from unlabeled.evaluation.model import EvaluatedModel
 from unlabeled.evaluation.probes import finetune
 from unlabeled.evaluation.sources import Parts, Source
-from unlabeled.evaluation.supervised_pretraining import WITH_LABELS
 from unlabeled.parts.augment import to_float
 from unlabeled.progress import report, watched
 
@@ -290,8 +289,16 @@ def _by_network(
         verdict.OURS,
         "random",
         "rescaled",
-        *([] if model.supervised is None else [WITH_LABELS]),
+        *model.others,
     ):
+        if features in model.others and part not in (
+            "frozen",
+            "head",
+            "all",
+            *model.others[features].map_dims,
+        ):
+            report(f"the control {features} is skipped: its network has no map {part}")
+            continue
         predictions = []
         for seed in range(model.seed, model.seed + model.transfer.seeds):
             encoder = start(model, features, images, seed)
@@ -309,8 +316,8 @@ def start(model: EvaluatedModel, features: str, images: AnnotatedImages, seed: i
     """A network to start from: a copy of ours, or the same with random weights; None where it has none of a kind."""
     encoder: Any = copy.deepcopy(model.encoder).to(model.device)
     data = images.to(model.device)
-    if features == WITH_LABELS:
-        return copy.deepcopy(model.supervised).to(model.device)  # type: ignore[union-attr, return-value]
+    if features in model.others:
+        return copy.deepcopy(model.others[features]).to(model.device)  # type: ignore[return-value]
     if features == "random":
         return EvaluatedModel(encoder, seed=seed, device=model.device).untrained(data)  # type: ignore[return-value]
     if features == "rescaled":

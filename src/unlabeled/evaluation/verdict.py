@@ -19,6 +19,7 @@ __all__ = [
     "OURS",
     "OUTCOMES",
     "PROBES",
+    "PUBLIC",
     "Column",
     "Comparison",
     "Evaluated",
@@ -56,6 +57,8 @@ OUTCOMES: tuple[Outcome, ...] = ("lost", "unknown", "open", "won")
 """The same."""
 
 OURS = "unlabeled"
+PUBLIC = "public"
+"""Row of public weights."""
 CHOSEN = "chosen"
 """Layer of the row whose layer was chosen on training labels."""
 CLAIMS: dict[Outcome, str] = {

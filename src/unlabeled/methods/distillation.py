@@ -16,6 +16,7 @@ centred; the teacher is frozen and sees what the student sees, so nothing but it
 
 import copy
 import math
+import re
 from pathlib import Path
 from typing import Any, ClassVar, Self, Unpack
 
@@ -38,6 +39,9 @@ __all__ = ["Distillation"]
 START = "start"
 FILES = ("features.safetensors", "encoder.safetensors")
 """Encoders in a run folder, in order of preference: with the features of the run, or with its plain output."""
+PUBLIC = re.compile(r"(timm|torchvision|hf|hub):.")
+"""Names of public weights, as `encoders.pretrained` takes them."""
+FORMS = "a run folder, an encoder file, public weights as timm:NAME, torchvision:NAME, hf:OWNER/NAME or hub:OWNER/NAME"
 CHUNK = 256
 """Images in a forward pass of the teacher when the anchors are computed."""
 
@@ -72,15 +76,19 @@ def load_teacher(source: str | None, encoder: ImageEncoder) -> encoders.Encoder:
         encoder: The student.
 
     Raises:
+        Unreachable: Public weights are neither in the cache nor can they be downloaded.
         ValueError: There is no such encoder, or it reads other data.
     """
     if source == START:
         return copy.deepcopy(encoder)
     folder = Path(source or "")
     file = next((folder / name for name in FILES if (folder / name).is_file()), folder)
-    if source is None or not file.is_file():
-        raise UserError(f"teacher must be a run folder, an encoder file, or {START}, got {source or 'none'}")
-    teacher = encoders.load(file)
+    if source is not None and file.is_file():
+        teacher = encoders.load(file)
+    elif source is not None and PUBLIC.match(str(source)):
+        teacher = encoders.pretrained(source, in_channels=encoder.in_channels)
+    else:
+        raise UserError(f"teacher must be {FORMS}, or {START}, got {source or 'none'}")
     channels = getattr(teacher, "in_channels", None)
     if teacher.kind != encoder.kind or channels != encoder.in_channels:
         kind = f"one of {teacher.kind}" if teacher.kind != encoder.kind else f"one with {channels}"
@@ -96,8 +104,9 @@ class Distillation(Method[ImageEncoder]):
     Args:
         encoder: Network whose features are kept, the student: smaller than the teacher, or of the same size for
             self-distillation.
-        teacher: Run folder or encoder file; start takes the encoder itself as it is before training, which makes sense
-            if it starts from trained weights. [default: none, so it must be given]
+        teacher: Run folder, encoder file, or public weights such as timm:vit_small_patch16_dinov3.lvd1689m, which read
+            images at their own size; start takes the encoder itself as it is before training, which makes sense if it
+            starts from trained weights. [default: none, so it must be given]
         anchors: Number of images with which all others are compared; at most as many as there are.
         temperature: Softmax temperature over the anchors, of teacher and student; higher gives less similar anchors
             more weight.

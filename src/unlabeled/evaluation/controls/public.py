@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from unlabeled.data import Data
     from unlabeled.encoders import Encoder
 
-__all__ = ["CONTROL", "make", "prepared"]
+__all__ = ["CONTROL", "make", "network_of", "prepared"]
 
 
 def make(encoder: "Encoder", data: "Data", seed: int = 0, weights: Any = None) -> Representation | None:
@@ -63,6 +63,28 @@ def make(encoder: "Encoder", data: "Data", seed: int = 0, weights: Any = None) -
     return Representation(
         "public", of_encoder(network), detail=detail, whole=lambda data: _of_texts(network, data)
     )
+
+
+def network_of(encoder: ImageEncoder, weights: Any) -> "tuple[ImageEncoder, str] | None":
+    """The network of public weights, to be trained beside an encoder of images, and what the weights are called.
+
+    It reads images as its configuration says, at its own size where the caller sets none.
+
+    Args:
+        encoder: The encoder that it is beside.
+        weights: What `encoders.find` takes.
+
+    Returns:
+        None where the weights are of no network for these images.
+
+    Raises:
+        Unreachable: The weights are neither in the cache nor can they be downloaded.
+        ValueError: They do not fit.
+    """
+    source = encoders.find(weights, "image")
+    with torch.random.fork_rng():
+        network = _built(source, encoder)
+    return (network.eval(), source.label) if isinstance(network, ImageEncoder) else None
 
 
 def prepared(batch: Batch, preprocess: Any) -> Tensor:
