@@ -1,13 +1,15 @@
 """Streamed images per second beside a loader of files: python benchmarks/streaming.py [--images 8000] [--repeats 3]
+[--engines folder,tar,parquet,http]
 
 JPEG files of 160 x 120 pixels, coloured noise as smooth as photos, are made once: as files in folders, and as 20 shards
 of tar and of parquet. The loader of files is what trainings usually have, torch's DataLoader on torchvision's
 ImageFolder, here with the decoder of streaming, so that only the engines differ. All have two worker processes, batches
 of 256 in random order, and read all images once. Every measurement is a new process, and the engines take turns.
 Reported are images per second on the clock behind the first 8 batches, seconds to the first batch, which for streaming
-include opening the shards, and CPU seconds of all processes for 1,000 images: medians over the repeats. Files, shards,
-indices and unpacked tables are in the page cache, and counted and unpacked before; streaming from a server on this
-machine (http.server, a cache of a third) fetches every shard anew.
+include opening the shards, and how many of these the process itself computed, and CPU seconds of all processes for
+1,000 images: medians over the repeats; and of each engine the ratio to the loader of files in the same round, as
+machines are busy now and then. Files, shards, indices and unpacked tables are in the page cache, and counted and
+unpacked before; streaming from a server on this machine (http.server, a cache of a third) fetches every shard anew.
 """
 
 import argparse
@@ -58,7 +60,7 @@ else:
     data.announce(iter(batches), further=8)
     coming = map(data.batch, batches)
 next(coming)
-first = time.perf_counter() - began
+first, first_cpu = time.perf_counter() - began, sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) - spent
 for _ in range(warm - 1):
     next(coming)
 start, count = time.perf_counter(), 0
@@ -69,7 +71,7 @@ if engine != "folder":
     data.announce(iter(()))
 del coming
 cpu = 1000 * (usage() - spent) / (count + warm * batch)
-print(json.dumps({"images/s": count / seconds, "first": first, "cpu": cpu}))
+print(json.dumps({"images/s": count / seconds, "first": first, "first cpu": first_cpu, "cpu": cpu}))
 """
 
 
@@ -114,6 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=8000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--engines", default="folder,tar,parquet,http")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -122,6 +125,7 @@ def main() -> None:
         server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(root / "tar")))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         sources["http"] = f"http://127.0.0.1:{server.server_address[1]}/{{00..{SHARDS - 1}}}.tar"
+        sources = {engine: sources[engine] for engine in arguments.engines.split(",")}
         size = sum(path.stat().st_size for path in (root / "tar").iterdir())
         caches = {"http": str(size // 3)}
         print(
@@ -129,19 +133,24 @@ def main() -> None:
         )
         for engine, source in sources.items():  # which counts and unpacks
             measure(engine, source, caches.get(engine, ""))
-        found: dict[str, list[dict[str, float]]] = {engine: [] for engine in sources}
-        for _ in range(arguments.repeats):
+        measured: dict[str, list[dict[str, float]]] = {engine: [] for engine in sources}
+        for number in range(arguments.repeats):
             for engine, source in sources.items():
-                found[engine].append(measure(engine, source, caches.get(engine, "")))
+                measured[engine].append(measure(engine, source, caches.get(engine, "")))
+                print(f"round {number + 1}, {engine}: {measured[engine][-1]}", flush=True)
         server.shutdown()
-    for engine, runs in found.items():
-        rate, first, cpu = (
-            statistics.median(run[key] for run in runs) for key in ("images/s", "first", "cpu")
+    for engine, runs in measured.items():
+        rate, first, own, cpu = (
+            statistics.median(run[key] for run in runs) for key in ("images/s", "first", "first cpu", "cpu")
         )
-        each = ", ".join(f"{run['images/s']:,.0f}" for run in runs)
-        print(
-            f"{engine:8} {rate:7,.0f} images/s ({each}), first batch {first:.2f} s, {cpu:.2f} CPU s / 1,000"
-        )
+        line = f"{engine:8} {rate:7,.0f} images/s, first batch {first:.2f} s ({own:.2f} CPU s of the process itself)"
+        line += f", {cpu:.2f} CPU s / 1,000"
+        if "folder" in measured:
+            rounds = [one["images/s"] / other["images/s"] for one, other in zip(runs, measured["folder"])]
+            spent = [other["cpu"] / one["cpu"] for one, other in zip(runs, measured["folder"])]
+            each = ", ".join(f"{ratio:.2f}" for ratio in rounds)
+            line += f", {statistics.median(rounds):.2f} times folder ({each}), by CPU {statistics.median(spent):.2f}"
+        print(line)
 
 
 if __name__ == "__main__":

@@ -923,10 +923,10 @@ def embed(
             share it among processes.
         thumbnails: Add a column of small images to a parquet file.
         coordinates: Add columns x and y to a parquet file, a flat map of the features.
-        stream: Decode images of shards while features are computed, as in pretrain; out gets a file for each shard.
+        stream: Decode samples of shards while features are computed, as in pretrain; out gets a file for each shard.
         cache_size: Disk space for streamed shards that are not local tar files, such as 200GB. [default: half of the
             free space]
-        workers: Processes that decode streamed images. [default: one per processor]
+        workers: Processes that decode streamed samples. [default: one per processor]
         device: Device to compute features on; auto prefers a GPU, and mps computes on the CPU, as it lacks float64.
     """
     from unlabeled.evaluation import embed as compute

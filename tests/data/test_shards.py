@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from unlabeled.check import UserError
+from unlabeled.data.image.streamed import IMAGES
 from unlabeled.data.streaming import addresses, cache
 from unlabeled.data.streaming.addresses import Shard, expanded, find_shards
 from unlabeled.data.streaming.cache import ShardCache, bytes_of
@@ -61,7 +62,9 @@ def files(ending: str) -> dict[str, bytes]:
 
 
 def opened(source: str, folder: Path, most: int = 10**6) -> ShardRows:
-    return ShardRows(find_shards(source).files, ShardCache(folder / "shards", most), folder / "indices")
+    return ShardRows(
+        find_shards(source).files, ShardCache(folder / "shards", most), folder / "indices", IMAGES
+    )
 
 
 def assert_whole(rows: ShardRows) -> None:
@@ -102,7 +105,7 @@ def test_parts_are_told_by_names_and_the_training_part_is_taken(tmp_path: Path) 
 
 def test_other_sources_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tar.gz").touch()
-    with pytest.raises(UserError, match=r"must hold uncompressed .tar or .parquet files .* got 1 .gz"):
+    with pytest.raises(UserError, match=r"must hold uncompressed .tar or .parquet files .* got 1 .tar.gz"):
         find_shards(str(tmp_path))
     (tmp_path / "a.tar").touch()
     (tmp_path / "b.parquet").touch()

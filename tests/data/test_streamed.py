@@ -1,26 +1,36 @@
-"""Streamed images: those of the files, the same however they are read, with substitutes for what is broken."""
+"""Streamed samples: those of the files, the same however they are read, with substitutes for what is broken."""
 
+import gzip
 import io
+import json
+import multiprocessing
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 import torch
 from PIL import Image
 
 from unlabeled.check import UserError
-from unlabeled.data import open_data
-from unlabeled.data.image import streamed
-from unlabeled.data.image.streamed import Streamed, open_streamed
+from unlabeled.data import Data, open_data
+from unlabeled.data.image.streamed import IMAGES, ImageDecoder, StreamedImages, open_streamed
 from unlabeled.data.streaming import addresses
+from unlabeled.data.streaming import data as streamed
 from unlabeled.data.streaming import order as orders
+from unlabeled.data.streaming.addresses import Shard
+from unlabeled.data.streaming.cache import ShardCache
+from unlabeled.data.streaming.data import Streamed
+from unlabeled.data.streaming.opening import open_streamed as any_streamed
+from unlabeled.data.streaming.shards import ShardRows
 
 LENGTHS = [9, 4, 13, 6]
 BATCH = 8
@@ -33,27 +43,92 @@ def picture(number: int, size: tuple[int, int] = (8, 8)) -> bytes:
     return stream.getvalue()
 
 
-def write_tars(
-    folder: Path, contents: list[list[bytes]], name: Callable[[int], str] = "shard-{:02}.tar".format
-) -> Path:
+def sound(number: int, length: int = 64, rate: int = 8000) -> bytes:
+    values = np.random.default_rng(number).uniform(-1, 1, length)
+    soundfile.write(stream := io.BytesIO(), values, rate, "PCM_16", format="WAV")
+    return stream.getvalue()
+
+
+def write_tars(folder: Path, contents: list[list[bytes]], ending: str = "png") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for shard, files in enumerate(contents):
-        with tarfile.open(folder / name(shard), "w") as archive:
+        with tarfile.open(folder / f"shard-{shard:02}.tar", "w") as archive:
             for row, content in enumerate(files):
-                member = tarfile.TarInfo(f"{row:03}.png")
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
+                for name, data in ((f"{row:03}.{ending}", content), (f"{row:03}.json", b"{}")):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
     return folder
 
 
+def text(number: int) -> bytes:
+    letters = np.random.default_rng(number).choice(list("abcdefg "), 40)
+    return f"{number:03}{''.join(letters)}.".encode()
+
+
+def write_lines(folder: Path, contents: list[list[bytes]], ending: str = "jsonl") -> Path:
+    """Objects on lines, of which those without a text are broken."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard, texts in enumerate(contents):
+        lines = [json.dumps({"text": text.decode(), "id": 1}) if text else "{broken" for text in texts]
+        (folder / f"shard-{shard:02}.{ending}").write_text("\n".join(lines))
+    return folder
+
+
+class Kind(NamedTuple):
+    """A kind of data: a file of it by its number, how shards are written and opened, and what a batch holds of it."""
+
+    name: str
+    make: Callable[[int], bytes]
+    write_all: Callable[[Path, list[list[bytes]], str], Path]
+    ending: str
+    reading: dict[str, Any]
+    key: str
+    shard: str = "tar"
+
+    def contents(self, lengths: list[int] = LENGTHS) -> list[list[bytes]]:
+        numbers = iter(range(sum(lengths)))
+        return [[self.make(next(numbers)) for _ in range(length)] for length in lengths]
+
+    def write(self, folder: Path, lengths: list[int] = LENGTHS) -> Path:
+        return self.write_all(folder, self.contents(lengths), self.ending)
+
+    def open(self, source: Path | str, workers: int = 0, **options: Any) -> Streamed:
+        return any_streamed(str(source), self.name, workers=workers, **self.reading, **options)
+
+    def whole(self, source: Path) -> Data:
+        """The same data, decoded once; sounds are not read from tar files, so the test unpacks them."""
+        if self.name != "audio":
+            return open_data(source, kind=self.name)
+        for file in source.glob("*.tar"):
+            with tarfile.open(file) as archive:
+                members = [member for member in archive if member.name.endswith(self.ending)]
+                archive.extractall(source / "files" / file.stem, members, filter="data")
+        return open_data(source / "files", kind=self.name)
+
+    def path(self, folder: Path, shard: int, row: int) -> str:
+        name = f"{folder}/shard-{shard:02}.{self.shard}"
+        return f"{name}/{row:03}.{self.ending}" if self.shard == "tar" else f"{name}#{row}"
+
+
+IMAGE = Kind("image", picture, write_tars, "png", {"side": 160}, "image")
+SOUND = Kind("audio", sound, write_tars, "wav", {}, "waveform")
+TEXT = Kind("text", text, write_lines, "jsonl", {}, "tokens", "jsonl")
+KINDS = [IMAGE, SOUND, TEXT]
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return request.param
+
+
 def pictures(lengths: list[int] = LENGTHS) -> list[list[bytes]]:
-    numbers = iter(range(sum(lengths)))
-    return [[picture(next(numbers)) for _ in range(length)] for length in lengths]
+    return IMAGE.contents(lengths)
 
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
-    return write_tars(tmp_path / "shards", pictures())
+    return IMAGE.write(tmp_path / "shards")
 
 
 def opened(source: Path | str, workers: int = 0, **options: Any) -> Streamed:
@@ -66,21 +141,42 @@ def batches(data: Streamed, epochs: int = 2, pieces: int = 4, start: int = 0) ->
     return iter([part for epoch in rows for part in epoch][start:])
 
 
-def images(data: Streamed, coming: Iterator[torch.Tensor], announced: bool = True) -> list[torch.Tensor]:
+def samples(
+    data: Streamed, coming: Iterator[torch.Tensor], key: str = "image", announced: bool = True
+) -> list[torch.Tensor]:
     order = list(coming)
     if announced:
         data.announce(iter(order), further=2)
-    return [data.batch(rows)["image"] for rows in order]
+    return [data.batch(rows)[key] for rows in order]
 
 
-def test_images_are_those_of_the_same_files_decoded_once(shards: Path) -> None:
-    data, whole = opened(shards), open_data(shards)
-    assert (len(data), data.shape) == (len(whole), whole.shape)
+def test_samples_are_those_of_the_same_files_decoded_once(kind: Kind, tmp_path: Path) -> None:
+    shards = kind.write(tmp_path / "shards")
+    data, whole = kind.open(shards), kind.whole(shards)
+    assert (len(data), data.shape, data.kind) == (len(whole), whole.shape, whole.kind)
     rows = torch.randperm(len(data))[:10]
-    batch = data.batch(rows)
-    assert torch.equal(batch["image"], whole.batch(rows)["image"]) and torch.equal(batch["index"], rows)
-    assert "size" not in batch
-    assert data.paths[9] == f"{shards}/shard-01.tar#0" and len(data.paths) == sum(LENGTHS)
+    batch, expected = data.batch(rows), whole.batch(rows)
+    assert batch.keys() == expected.keys() and all(torch.equal(batch[key], expected[key]) for key in batch)
+    assert data.paths[9] == f"{shards}/shard-01.{kind.shard}#0" and len(data.paths) == sum(LENGTHS)
+
+
+def test_sounds_of_several_lengths_and_rates_are_cut_as_those_in_memory(tmp_path: Path) -> None:
+    lengths = (90, 700, 400, 64)
+    contents = [[sound(number, length) for number, length in enumerate(lengths)]]
+    shards = write_tars(tmp_path / "shards", contents, "wav")
+    data, whole = (one.crops(0.03) for one in (SOUND.open(shards), SOUND.whole(shards)))  # type: ignore[attr-defined]
+    for seed in (0, 1):
+        batches = []
+        for one in (data, whole):
+            torch.manual_seed(seed)
+            batches.append(one.batch(torch.tensor([1, 0, 3, 2])))
+        assert batches[0]["length"].tolist() == [240, 90, 64, 240]
+        assert all(torch.equal(batches[0][key], batches[1][key]) for key in batches[0])
+    assert data.resampled(4000).batch(torch.tensor([1]))["length"].tolist() == [120]
+    write_tars(tmp_path / "mixed", [[sound(0), sound(1), sound(2, rate=16_000)]], "wav")
+    mixed = SOUND.open(tmp_path / "mixed")
+    assert mixed.shape == {"sample_rate": 8000}
+    assert mixed.batch(torch.arange(3))["length"].tolist() == [64, 64, 32]
 
 
 def test_images_of_several_sizes_are_padded(tmp_path: Path) -> None:
@@ -91,17 +187,77 @@ def test_images_of_several_sizes_are_padded(tmp_path: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ("image", "size"))
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_worker_processes_give_the_batches_that_one_process_gives(shards: Path, workers: int) -> None:
-    alone = images(data := opened(shards), batches(data))
-    several = images(data := opened(shards, workers), batches(data))
+@pytest.mark.parametrize("packing", ["", ".gz"])
+@pytest.mark.parametrize("ending", ["jsonl", "txt"])
+def test_lines_and_plain_texts_are_rows(ending: str, packing: str, tmp_path: Path) -> None:
+    parts = [f"{number}: {'word ' * 500}" for number in range(5)]
+    content = "\n".join(map(json.dumps, parts)) if ending == "jsonl" else "\n\n".join(parts)
+    (tmp_path / f"a.{ending}").write_text(content)
+    whole = open_data(tmp_path / f"a.{ending}", kind="text")
+    if packing:
+        (tmp_path / f"a.{ending}.gz").write_bytes(gzip.compress(content.encode()))
+        (tmp_path / f"a.{ending}").unlink()
+    data = TEXT.open(tmp_path)
+    assert len(data) == len(whole) >= 5
+    assert data.in_memory(9).texts == [whole.texts[row] for row in data.sample(9)["index"]]  # type: ignore[attr-defined]
+
+
+def test_a_packed_shard_that_is_cut_is_refused_by_name(tmp_path: Path) -> None:
+    content = gzip.compress("\n".join(f'"{number}"' for number in np.random.rand(2000)).encode())
+    (tmp_path / "a.jsonl.gz").write_bytes(content[:-5000])
+    with pytest.raises(UserError, match=r"a.jsonl.gz must be a readable file: "):
+        TEXT.open(tmp_path)
+
+
+def characters(texts: list[str]) -> list[list[int]]:
+    return [[ord(character) for character in text] for text in texts]
+
+
+def test_a_text_gives_its_blocks_and_its_start_as_in_memory(tmp_path: Path) -> None:
+    contents = [[b"Abcdefghi jkl. Mno pq.", b"Short.", b"x" * 17]]
+    shards = TEXT.write_all(tmp_path / "shards", contents, "jsonl")
+    data, whole = TEXT.open(shards), TEXT.whole(shards)
+    for options in ({"length": 8}, {"length": 8, "first": [1, 1], "overlap": 2}):
+        blocks: Any = whole.blocks(characters, **options)  # type: ignore[attr-defined]
+        expected = blocks.batch(torch.arange(len(blocks)))
+        owners = expected["document"].tolist()
+        wanted = {
+            (owner, *tokens[mask].tolist(), *sentences[mask].tolist())
+            for owner, tokens, mask, sentences in zip(
+                owners, expected["tokens"], expected["mask"], expected["sentence"]
+            )
+        }
+        seen, view = set(), data.blocks(characters, **options)  # type: ignore[attr-defined]
+        for seed in range(30):
+            torch.manual_seed(seed)
+            batch = view.batch(torch.tensor([2, 0, 1]))
+            assert batch.keys() == expected.keys() and batch["document"].tolist() == [2, 0, 1]
+            for owner, tokens, mask, sentences in zip(
+                (2, 0, 1), batch["tokens"], batch["mask"], batch["sentence"]
+            ):
+                seen.add((owner, *tokens[mask].tolist(), *sentences[mask].tolist()))
+        assert seen == wanted and len(wanted) >= 6
+    starts = [one.starts(characters, 10, first=[7]) for one in (data, whole)]  # type: ignore[attr-defined]
+    ours, theirs = (one.batch(torch.arange(3)) for one in starts)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    with pytest.raises(UserError, match="next_sentence must be off for streamed texts"):
+        data.blocks(characters, 8, fewest_sentences=2)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_worker_processes_give_the_batches_that_one_process_gives(
+    kind: Kind, tmp_path: Path, workers: int
+) -> None:
+    shards = kind.write(tmp_path / "shards")
+    alone = samples(data := kind.open(shards), batches(data), kind.key)
+    several = samples(data := kind.open(shards, workers), batches(data), kind.key)
     assert len(alone) == 8 and all(map(torch.equal, alone, several))
     data.announce(iter(()))
 
 
 def test_batches_that_were_not_announced_are_read_all_the_same(shards: Path) -> None:
     data = opened(shards)
-    expected = images(data, batches(data), announced=False)
+    expected = samples(data, batches(data), announced=False)
     data.announce(batches(data))
     order = list(batches(data))
     for number in (0, 2, 3, 7, 1):  # some left out, and one after the last
@@ -133,24 +289,27 @@ def test_a_cache_of_a_third_stays_small_and_each_epoch_transfers_each_shard_abou
     assert server.sent - before <= 1.15 * epochs * sum(map(len, server.files.values()))
 
 
-def test_broken_images_are_replaced_by_others_of_their_shard_and_listed(tmp_path: Path) -> None:
-    contents = pictures()
+def test_broken_samples_are_replaced_by_others_of_their_shard_and_listed(kind: Kind, tmp_path: Path) -> None:
+    contents, folder = kind.contents(), tmp_path / "shards"
     broken = {(0, 8), (2, 5), (2, 6)}
     for shard, row in broken:
-        contents[shard][row] = contents[shard][row][:60]
-    write_tars(tmp_path, contents)
-    data = opened(tmp_path, workers=2)
-    whole = open_data(tmp_path)  # without them
+        contents[shard][row] = contents[shard][row][: 0 if kind is TEXT else 30]
+    kind.write_all(folder, contents, kind.ending)
+    data = kind.open(folder, workers=2)
+    whole = kind.whole(folder)  # without them
     rows = torch.arange(len(data))
     data.announce(iter(rows.split(BATCH)))
-    read = torch.cat([data.batch(part)["image"] for part in rows.split(BATCH)])
+    batches = [data.batch(part) for part in rows.split(BATCH)]
     data.announce(iter(()))
-    assert {skip.path for skip in data.broken} == {
-        f"{tmp_path}/shard-{shard:02}.tar/{row:03}.png" for shard, row in broken
-    }
+    read = torch.cat([batch[kind.key] for batch in batches])
+    replaced = [
+        batch.get("replaced", torch.zeros(len(batch["index"]), dtype=torch.bool)) for batch in batches
+    ]
+    assert torch.cat(replaced).nonzero()[:, 0].tolist() == [8, 18, 19]
+    assert {skip.path for skip in data.broken} == {kind.path(folder, *place) for place in broken}
     assert len(data.broken) == 3
     good = [row for row in range(len(data)) if row not in (8, 18, 19)]
-    assert torch.equal(read[good], whole.batch(torch.arange(len(whole)))["image"])
+    assert torch.equal(read[good], whole.batch(torch.arange(len(whole)))[kind.key])
     assert (
         torch.equal(read[8], read[0]) and torch.equal(read[18], read[20]) and torch.equal(read[19], read[20])
     )
@@ -190,39 +349,51 @@ def test_a_lost_server_is_an_error_and_never_a_substitute(
     assert not data.broken
 
 
-def test_tables_are_streamed_too(tmp_path: Path) -> None:
-    contents = pictures()
-    for shard, files in enumerate(contents):
-        rows = [{"bytes": content, "path": None} for content in files]
-        pq.write_table(pa.table({"image": rows, "label": [0] * len(rows)}), tmp_path / f"{shard}.parquet")
-    whole = open_data(write_tars(tmp_path / "tars", contents))
-    data = opened(tmp_path / "*.parquet", cache_size="1MB")
-    rows = torch.randperm(len(data))
-    assert torch.equal(data.batch(rows)["image"], whole.batch(rows)["image"])
+@pytest.mark.parametrize("plain", [False, True])
+def test_tables_are_streamed_too(kind: Kind, plain: bool, tmp_path: Path) -> None:
+    """Of structs, those of images and sounds as `datasets` writes them, and of bytes or texts."""
+    for shard, files in enumerate(kind.contents()):
+        values = [content.decode() for content in files] if kind is TEXT else files
+        key = "body" if kind is TEXT else "bytes"
+        rows: list[Any] = values if plain else [{key: value, "path": None} for value in values]
+        pq.write_table(pa.table({kind.name: rows, "label": [0] * len(rows)}), tmp_path / f"{shard}.parquet")
+    whole = kind.whole(kind.write(tmp_path / "shards"))
+    data = kind.open(tmp_path / "*.parquet", cache_size="1MB")
+    order = torch.randperm(len(data))
+    assert torch.equal(data.batch(order)[kind.key], whole.batch(order)[kind.key])
 
 
-def test_what_is_held_out_is_not_trained_on(shards: Path) -> None:
-    data = opened(shards)
+def test_tables_without_the_kind_are_refused_by_name(kind: Kind, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"number": [1, 2]}), tmp_path / "a.parquet")
+    with pytest.raises(
+        UserError, match=r"a.parquet must (hold images|have a column of (audio|texts)), got .*number"
+    ):
+        kind.open(tmp_path)
+
+
+def test_what_is_held_out_is_not_trained_on(kind: Kind, tmp_path: Path) -> None:
+    data = kind.open(kind.write(tmp_path / "shards"))
     parts = data.hold_out(8)
     assert parts is not None
     train, held_out = parts
     assert len(train) + len(held_out) == len(data) and len(held_out) == 8
-    everything = {image.numpy().tobytes() for image in data.batch(torch.arange(len(data)))["image"]}
+    assert held_out.kind == data.kind and held_out.shape == data.shape
+    everything = {one.numpy().tobytes() for one in data.batch(torch.arange(len(data)))[kind.key]}
     apart = [
-        {image.numpy().tobytes() for image in part.batch(torch.arange(len(part)))["image"]}
+        {one.numpy().tobytes() for one in part.batch(torch.arange(len(part)))[kind.key]}
         for part in (train, held_out)
     ]
     assert not apart[0] & apart[1] and apart[0] | apart[1] == everything
-    assert opened(write_tars(shards / "one", [[picture(0)]])).hold_out(8) is None
+    assert kind.open(kind.write(tmp_path / "one", [1])).hold_out(8) is None
 
 
-def test_samples_are_the_same_for_the_same_seed(shards: Path) -> None:
-    data = opened(shards)
+def test_samples_are_the_same_for_the_same_seed(kind: Kind, tmp_path: Path) -> None:
+    data = kind.open(kind.write(tmp_path / "shards"))
     first, again, other = (data.sample(8, seed)["index"] for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert len(data.sample(999)["index"].unique()) == len(data)
     inside = data.in_memory(8, 1)
-    assert torch.equal(inside.batch(torch.arange(8))["image"], data.sample(8, 1)["image"])
+    assert torch.equal(inside.batch(torch.arange(8))[kind.key], data.sample(8, 1)[kind.key])
 
 
 def test_data_is_known_again_wherever_it_lies(shards: Path, tmp_path: Path) -> None:
@@ -259,3 +430,65 @@ def test_pieces_are_what_the_cache_has_room_for(serve: Callable[..., Any], tmp_p
     assert opened(source, cache_size=str(5 * need * size)).pieces(64, 2, nodes=2) == 8
     with pytest.raises(UserError, match=r"cache_size must be at least .* for shards of up to"):
         opened(source, cache_size=str(5 * need * size)).pieces(64, 8)
+
+
+def test_a_billion_images_are_opened_and_resumed_amid_an_epoch_within_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A made-up index without files: no step may take time for each image, or much for each shard."""
+    shards, rows, content = 20_000, 50_000, picture(0)
+    files = [Shard(f"s3://bucket/{shard:06}.parquet", 3 * 10**8, "") for shard in range(shards)]
+    store = ShardCache(tmp_path / "shards", 2 * 10**12)
+    with monkeypatch.context() as patched:  # what is done once
+        patched.setattr(ShardRows, "_rows_of_table", lambda self, shard: (rows, []))
+        ShardRows(files, store, tmp_path / "indices", IMAGES).lengths()
+    monkeypatch.setattr(ShardRows, "read", lambda self, shard, rows: [content] * len(rows))
+    began = time.process_time()
+    source = ShardRows(files, store, tmp_path / "indices", IMAGES)
+    decoder = ImageDecoder(source, source.lengths().counts, 8, 3, {})
+    data = StreamedImages(decoder, name="made up", image_size=8, workers=0, max_broken=0.1)
+    assert data.pieces(4096, 64, nodes=8) == 64 and data.identity["shards"] == shards
+    train, held_out = data.hold_out(64) or pytest.fail("nothing is held out")
+    order = train.order(1, 4096, 64)
+    coming = order[200_000 * 4096 : 200_001 * 4096][:64]  # of one process
+    train.announce(iter([coming]), further=16)
+    assert torch.equal(train.batch(coming)["index"], coming) and len(held_out) == 64
+    seconds = time.process_time() - began
+    train.announce(iter(()))
+    assert len(data) == 10**9 and data.paths[-1] == "s3://bucket/019999.parquet#49999"
+    assert seconds < 1
+
+
+def memory_of(pids: Iterable[int | None]) -> int:
+    """Bytes of processes together, where what several share counts once."""
+    files = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
+    return 1024 * sum(int(line.split()[1]) for file in files for line in file.splitlines() if "Pss:" in line)
+
+
+def watch_memory(folder: Path) -> None:
+    """Write down the memory of a process and its workers by the number of batches that they have read."""
+    torch.set_num_threads(1)
+    data, taken = opened(folder / "shards", workers=2), {}
+    order = [rows for epoch in range(3) for rows in data.order(epoch, 64, 16)[:].split(64)]
+    data.announce(iter(order), further=4)
+    for number, rows in enumerate(order, 1):
+        data.batch(rows)
+        if number % 20 == 0:
+            workers = [process.pid for process in multiprocessing.active_children()]
+            assert len(workers) == 2
+            taken[number] = memory_of([os.getpid(), *workers])
+    data.announce(iter(()))
+    (folder / "memory.json").write_text(json.dumps([len(order) // 3, taken]))
+
+
+@pytest.mark.golden
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read as Linux tells it")
+def test_memory_does_not_grow_with_batches_and_epochs(tmp_path: Path, fresh_process: Any) -> None:
+    contents = [[picture(row % 97, (96, 96)) for row in range(count)] for count in (900, 1500, 1300, 1420)]
+    write_tars(tmp_path / "shards", contents)
+    ended = fresh_process(watch_memory, tmp_path)
+    assert ended.code == 0, ended.said
+    epoch, taken = json.loads((tmp_path / "memory.json").read_text())
+    assert epoch == 80
+    for first, last in ((20, 60), (80, 160), (80, 240)):
+        assert taken[str(last)] <= 1.1 * taken[str(first)], taken

@@ -1,19 +1,24 @@
 """Folders of features: those of one file, whole or not at all, shared by processes, and only of one encoder."""
 
 import io
+import json
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import soundfile
 import torch
 from PIL import Image
 
 from unlabeled import encoders
 from unlabeled.check import UserError
 from unlabeled.data.image.data import from_images
+from unlabeled.data.text.data import Texts
 from unlabeled.evaluation import embed, embed_shards, embedding_shards
 from unlabeled.evaluation.embedding_shards import ABOUT, Written
 
@@ -135,6 +140,38 @@ def test_streamed_images_have_the_features_of_the_files_without_the_broken_ones(
     ]
     expected, _ = embed(ENCODER, from_images(torch.stack(arrays).permute(0, 3, 1, 2), name="expected"))
     torch.testing.assert_close(matrix(tmp_path / "out"), expected)
+
+
+def test_streamed_sounds_have_the_features_of_the_files_at_the_rate_of_the_encoder(tmp_path: Path) -> None:
+    encoder = encoders.build("gru1-16", kind="audio", sample_rate=4000)
+    generator = np.random.default_rng(0)
+    waves = [generator.uniform(-0.5, 0.5, 1600 + 100 * row).astype(np.float32) for row in range(8)]
+    (tmp_path / "files").mkdir()
+    rows = []
+    for row, wave in enumerate(waves):
+        soundfile.write(tmp_path / "files" / f"{row}.wav", wave, 8000)
+        rows.append((tmp_path / "files" / f"{row}.wav").read_bytes())
+    rows.insert(3, b"no sound")
+    for shard in range(2):
+        pq.write_table(pa.table({"audio": rows[shard::2]}), tmp_path / f"{shard}.parquet")
+    written = embed_shards(encoder, f"{tmp_path}/*.parquet", out=tmp_path / "out", stream=True, workers=1)
+    assert written[:3] == (2, 2, 8)
+    expected, _ = embed(encoder, tmp_path / "files")
+    torch.testing.assert_close(matrix(tmp_path / "out"), expected[[0, 2, 3, 5, 7, 1, 4, 6]])
+    skipped = pd.read_csv(tmp_path / "out" / "shard-00001.skipped.csv")
+    assert skipped["path"].tolist() == [f"{tmp_path}/1.parquet#1"]
+
+
+def test_streamed_texts_have_the_features_of_the_texts(tmp_path: Path) -> None:
+    texts = [f"Text {row}. " + "word and other words " * row for row in range(7)]
+    encoder = encoders.fitted("bert-tiny", Texts(texts), kind="text", length=24)
+    for shard in range(2):
+        lines = [json.dumps({"text": text}) for text in texts[shard::2]]
+        (tmp_path / f"{shard}.jsonl").write_text("\n".join(lines))
+    written = embed_shards(encoder, tmp_path, out=tmp_path / "out", stream=True, workers=1)
+    assert written[:3] == (2, 2, 7)
+    expected, _ = embed(encoder, Texts(texts))
+    torch.testing.assert_close(matrix(tmp_path / "out"), expected[[0, 2, 4, 6, 1, 3, 5]])
 
 
 def test_a_folder_of_another_encoder_or_of_other_data_is_refused(pictures: Path, tmp_path: Path) -> None:

@@ -417,7 +417,7 @@ def refuse_missing(source: object, called: str = "data") -> None:
         return
     if "://" in name:
         raise UserError(
-            f"{called} at an address must be images that training streams (--stream), or a path, got {name}"
+            f"{called} at an address must be shards that training streams (--stream), or a path, got {name}"
         )
     siblings = os.listdir(path.parent) if path.parent.is_dir() else []
     beside = [str(path.parent / sibling) for sibling in siblings]

@@ -49,13 +49,13 @@ class _Member(NamedTuple):
 
 
 class TarIndex(NamedTuple):
-    """Where the images of a tar archive are in its file."""
+    """Where the samples of a tar archive are in its file."""
 
     names: list[str]
     places: list[tuple[int, int]]
     """Where each begins, and its size, in bytes."""
     skipped: list[Skipped]
-    """Images that cannot be read, and damaged headers."""
+    """Samples that cannot be read, and damaged headers."""
 
 
 class _Header(tarfile.TarInfo):
@@ -157,8 +157,12 @@ def tar_items(archives: Sequence[tuple[str, Path]]) -> Iterator[Item]:
         raise UserError(f"{archives[0][1]} must hold images, got {listing}{inner}")
 
 
-def tar_index(archive: Path) -> TarIndex:
-    """Where the images of an uncompressed tar archive are, without reading them.
+def tar_index(archive: Path, endings: tuple[str, ...] = SUFFIXES) -> TarIndex:
+    """Where the samples of an uncompressed tar archive are, without reading them.
+
+    Args:
+        archive: The archive.
+        endings: Endings of their names, in lower case.
 
     Raises:
         ValueError: It cannot be read to its end.
@@ -171,7 +175,7 @@ def tar_index(archive: Path) -> TarIndex:
                     sparse = "a sparse file" if member.issparse() else None
                     reason = sparse if member.isfile() else "not a regular file"
                     known = _member(member.name, member.size, 0, reason, bytes)
-                    if not known.name.lower().endswith(SUFFIXES):
+                    if not known.name.lower().endswith(endings):
                         continue
                     if not known.reason:
                         index.names.append(known.name)

@@ -33,8 +33,9 @@ from unlabeled.run import opened as opened_run
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
-    from unlabeled.data.image.streamed import Streamed
     from unlabeled.data.samples import Skipped
+    from unlabeled.data.streaming.data import Streamed
+    from unlabeled.encoders import Encoder
 
 __all__ = ["Written", "embed_shards"]
 
@@ -45,6 +46,9 @@ AHEAD = 8
 """Batches before one at which its shard begins to be fetched."""
 NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
 """Variables in which torchrun and SLURM say which process this is, of how many, and which of its machine."""
+
+OF_KIND = {"image": ("channels", "levels"), "audio": ("sample_rate",), "text": ("text_column",)}
+"""Options by which streamed data is opened, by kind."""
 
 Vectors = Callable[[Batch], torch.Tensor]
 Contents = Iterator[tuple[str, Iterator[Piece], "list[Skipped]"]]
@@ -88,13 +92,13 @@ def embed_shards(
         run: A run, a method or an encoder.
         data: Whatever `open_data` takes; with `stream`, shards as `pretrain` streams them.
         out: Folder. It gets a file for each 10,000 samples of a split, or for each shard, where `path` is the name of
-            an image in a tar file or its number in a table, and `label` and `group` are missing. Images of a shard that
-            cannot be decoded are left out, and listed in a csv file beside.
+            a sample in a tar file or its number in a table, and `label` and `group` are missing. Samples of a shard
+            that cannot be decoded are left out, and listed in a csv file beside.
         features: As in `embed`; with `stream` only those of the run itself.
-        stream: Whether images are decoded while features are computed, so that they need not fit on the disk; of a
+        stream: Whether samples are decoded while features are computed, so that they need not fit on the disk; of a
             folder with several parts, that for training.
         cache_size: As in `pretrain`.
-        workers: Processes that decode streamed images; None for one per processor.
+        workers: Processes that decode streamed samples; None for one per processor.
         progress: Called with a line on each file.
         device: auto, cpu or cuda.
         **reading: As in `embed`; not with `stream`.
@@ -118,7 +122,7 @@ def embed_shards(
     words = {"device": device, "reading": reading, "progress": tell}
     encoder, reader = readouts.features_reader(run, features, data, **words)
     source = Source.of(run, encoder, data, reading=reading)
-    files = _shards(source, cache_size, workers, tell) if stream else _Splits(source.splits(encoder))
+    files = _shards(source, encoder, cache_size, workers, tell) if stream else _Splits(source.splits(encoder))
     _claim(folder, fingerprint(encoder.state_dict()), text or "output", files.identity)
     with locked(folder, f".process-{rank}-of-{processes}.lock"):
         numbers = range(rank, len(files.names), processes)
@@ -181,28 +185,39 @@ class _Shards:
 
 
 def _shards(
-    source: Source, cache_size: str | None, workers: int | None, tell: Callable[[str], None]
+    source: Source,
+    encoder: "Encoder",
+    cache_size: str | None,
+    workers: int | None,
+    tell: Callable[[str], None],
 ) -> _Shards:
     from unlabeled.data import STORE_SIZE
-    from unlabeled.data.image.streamed import default_workers, open_streamed
+    from unlabeled.data.streaming.data import default_workers
+    from unlabeled.data.streaming.opening import KINDS, open_streamed
 
-    options = source.options
-    if not isinstance(source.data, str | os.PathLike) or options["kind"] != "image":
-        raise UserError(f"data must be a path or an address of images to be streamed, got {source.name}")
+    options, kind = source.options, source.options["kind"]
+    if not isinstance(source.data, str | os.PathLike):
+        raise UserError(f"data must be a path or an address to be streamed, got {source.name}")
+    if kind not in KINDS:
+        raise UserError(
+            f"stream must be left out for data of kind {kind}, as it is of {' and '.join(KINDS)} only"
+        )
     if source.reading:
         raise UserError(f"{next(iter(source.reading))} must be left out with stream")
+    reading = {name: options.get(name) for name in OF_KIND[kind]}
+    if kind == "image":
+        reading["side"] = options.get("store_size") or STORE_SIZE
     data = open_streamed(
         os.fspath(source.data),
-        side=options.get("store_size") or STORE_SIZE,
-        channels=options.get("channels"),
+        kind,
         workers=default_workers() if workers is None else workers,
         cache_size=cache_size,
-        levels=options.get("levels"),
         max_broken=options.get("max_broken", 0.1),
+        **reading,
     )
     if data.other_splits:
         tell(f"only the part {data.split} of {data.name}, not {', '.join(data.other_splits)}")
-    return _Shards(data)
+    return _Shards(encoder.evaluation_view(data))  # type: ignore[arg-type]
 
 
 def _process() -> tuple[int, int]:

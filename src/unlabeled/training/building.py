@@ -11,7 +11,8 @@ import torch
 from unlabeled import encoders
 from unlabeled.check import UserError
 from unlabeled.data import Data
-from unlabeled.data.image.streamed import Streamed
+from unlabeled.data.notes import note
+from unlabeled.data.streaming.data import Streamed
 from unlabeled.method import Method
 from unlabeled.parts import gather
 from unlabeled.training import norm
@@ -19,6 +20,9 @@ from unlabeled.training.plan import Plan
 from unlabeled.training.settings import Settings
 
 __all__ = ["Built", "build"]
+
+LOOKED_AT = {"audio": 1_000, "text": 10_000}
+"""Streamed samples that encoder and method look at before training, by kind."""
 
 
 class Built(NamedTuple):
@@ -48,6 +52,7 @@ def build(plan: Plan, train: Data, device: torch.device, stored: Path | None = N
     """
     cuda, kind = device.type == "cuda", plan.method.encoder_kind or plan.method.kind
     image_size = train.shape["image_size"] if kind == "image" else None
+    some = _at_hand(train)
     weights = None if stored is not None else plan.settings.weights
     source = None if weights is None else encoders.find(weights, kind)
     suited = {} if source is None else {"encoder": source.encoder, "image_size": source.image_size}
@@ -57,12 +62,13 @@ def build(plan: Plan, train: Data, device: torch.device, stored: Path | None = N
     if isinstance(plan.method, Method):
         method = plan.method
     else:
-        method = plan.method(_encoder(plan, settings, kind, train, stored or source), **plan.options)
+        method = plan.method(_encoder(plan, settings, kind, some, stored or source), **plan.options)
     encoders.refuse_fixed(method.encoder)
     config = getattr(method.encoder, "config", {})
     if levels := getattr(train, "levels", None):  # what is read for this encoder later is mapped alike
         config["levels"] = levels
-    samples = method.training_view(train).to(device)
+    seen = method.training_view(some).to(device)
+    samples = seen if some is train else method.training_view(train).to(device)
     minutes = settings.time_limit(cuda)
     settings = replace(
         settings,
@@ -72,8 +78,8 @@ def build(plan: Plan, train: Data, device: torch.device, stored: Path | None = N
     if isinstance(samples, Streamed):
         settings = _with_pieces(settings, samples)
     if settings.batch_size == 1:
-        _refuse_single(plan.name, method, samples)
-    _prepare(method, samples, settings.seed)
+        _refuse_single(plan.name, method, samples, seen)
+    _prepare(method, seen, settings.seed)
     return Built(method, samples, settings, minutes)
 
 
@@ -122,6 +128,20 @@ def _prepare(method: Method, samples: Data, seed: int) -> None:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def _at_hand(train: Data) -> Data:
+    """What encoder and method look at before training: of streamed sounds and texts some in memory.
+
+    They may want to know more of these than a batch, such as the frequency of words. Methods of images ask only for the
+    number of images and for some of them.
+    """
+    if not isinstance(train, Streamed) or train.kind == "image":
+        return train
+    some = train.in_memory(LOOKED_AT[train.kind])
+    if len(some) < len(train):
+        note(f"what is learned of {train.name} before training is learned from {len(some):,} {train.unit}")
+    return some
+
+
 def _with_pieces(settings: Settings, data: Streamed) -> Settings:
     """The settings with the pieces of the order of streamed data, chosen or checked."""
     assert settings.batch_size
@@ -135,7 +155,7 @@ def _with_pieces(settings: Settings, data: Streamed) -> Settings:
     return replace(settings, pieces=pieces or most)
 
 
-def _refuse_single(name: str, method: Method, data: Data) -> None:
+def _refuse_single(name: str, method: Method, data: Data, seen: Data) -> None:
     """Refuse batches of one sample where the loss, or a norm, needs others to compare it with."""
     what = f"batch_size must be at least 2 for {name}, got 1"
     if len(data) == 1:
@@ -147,7 +167,7 @@ def _refuse_single(name: str, method: Method, data: Data) -> None:
     trial = copy.deepcopy(method).to(data.device)
     with torch.random.fork_rng(), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they come once more
-        trial.prepare(data)
+        trial.prepare(seen)
         trial.to(data.device).train().begin_epoch(data)
         try:
             trial(data.batch(torch.zeros(1, dtype=torch.int64, device=data.device)))

@@ -13,7 +13,7 @@ import torch
 from unlabeled import hub
 from unlabeled.check import UserError
 from unlabeled.data import Data
-from unlabeled.data.image.streamed import Streamed
+from unlabeled.data.streaming.data import Streamed
 from unlabeled.files import atomic, locked, new_folder, numbered
 from unlabeled.run import (
     CHECKPOINT,

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from unlabeled.data import Data
-from unlabeled.data.image.streamed import Streamed
 from unlabeled.data.splits import units
+from unlabeled.data.streaming.data import Streamed
 from unlabeled.method import Method
 from unlabeled.parts import gather
 from unlabeled.training import guard, seeds
@@ -78,7 +78,7 @@ def divide(data: Data, fraction: float, seed: int) -> Divided:
 
 
 def _divide_streamed(data: Streamed, fraction: float) -> Divided:
-    """Hold out images of a few shards; no more than are measured, as they are kept decoded."""
+    """Hold out samples of a few shards; no more than are measured, as they are kept decoded."""
     samples = len(data)
     count = min(MOST_MEASURED, max(FEWEST, round(fraction * samples))) if samples >= SMALLEST_DATA else 0
     if (parts := data.hold_out(count)) is None:

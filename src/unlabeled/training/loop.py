@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unlabeled.check import UserError
 from unlabeled.data import Data
-from unlabeled.data.image.streamed import Streamed
+from unlabeled.data.streaming.data import Streamed
 from unlabeled.data.streaming.order import WINDOW, EpochOrder
 from unlabeled.method import Batch, Method
 from unlabeled.parts import gather

@@ -15,6 +15,7 @@ from unlabeled.check import UserError
 from unlabeled.data import Data
 from unlabeled.data.notes import note
 from unlabeled.data.samples import was_meant
+from unlabeled.data.streaming.opening import KINDS
 from unlabeled.files import printable
 from unlabeled.method import Method
 from unlabeled.options import READING, unknown, verify_all
@@ -34,10 +35,12 @@ OPENING = (
 """Settings by which data is opened."""
 ONE_KIND = {
     **dict.fromkeys(("encoding", "text_column", "segmenter"), "text"),
-    **dict.fromkeys(("levels", "pages", "stream", "cache_size", "pieces"), "image"),
+    **dict.fromkeys(("levels", "pages"), "image"),
     "fold": "video",
 }
 """Settings that apply to data of one kind only."""
+STREAMED = dict.fromkeys(("stream", "cache_size", "pieces"), KINDS)
+"""Settings that apply to kinds of data that can be streamed."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +123,11 @@ def make(
     settings = Settings(**{key: value for key, value in request.items() if key in FIELDS})
     settings = replace(settings, **_described(method, network), **_started(settings))
     loaded = methods.load(method) if isinstance(method, str) else method
-    for key, kind in ONE_KIND.items():
-        if request.get(key, FIELDS[key].default) != FIELDS[key].default and loaded.kind != kind:
+    for key, kinds in ({key: (kind,) for key, kind in ONE_KIND.items()} | STREAMED).items():
+        if request.get(key, FIELDS[key].default) != FIELDS[key].default and loaded.kind not in kinds:
             raise UserError(
-                f"{key} must be left out for data of kind {loaded.kind}, as it is of {kind} only, got {request[key]}"
+                f"{key} must be left out for data of kind {loaded.kind}, as it is of {' and '.join(kinds)} only, got "
+                f"{request[key]}"
             )
     if not isinstance(loaded, Method) and name in methods.names():
         options = _with_defaults(name, options)

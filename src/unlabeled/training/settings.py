@@ -93,8 +93,8 @@ class Settings:
         accumulate: Forward passes per optimizer step, whose gradients are averaged.
         workers: Threads that decode files, once; with stream, processes that decode while training, for each process
             that trains. [default: one per processor]
-        stream: Read shards (tar or parquet files, local or at an address such as s3://bucket/train/) while training,
-            for image data that is too large to be kept decoded.
+        stream: Read shards (tar or parquet files, lines of JSON, local or at an address such as s3://bucket/train/)
+            while training, for images, sounds and texts that are too large to be kept decoded.
         cache_size: Disk space for streamed shards, on each machine, such as 200GB. [default: half of the free space]
         pieces: Places of streamed data that each batch mixes; a multiple of the processes that divides the batch.
             [default: as many as the batch and the cache allow, at most 64]

@@ -14,10 +14,11 @@ import torch
 from unlabeled import check, encoders
 from unlabeled.check import UserError
 from unlabeled.data import STORE_SIZE, Data, open_data, store_size
-from unlabeled.data.image.streamed import Streamed, default_workers, open_streamed
 from unlabeled.data.notes import note
 from unlabeled.data.opening import kind_of, name_of
 from unlabeled.data.samples import was_meant
+from unlabeled.data.streaming.data import Streamed, default_workers
+from unlabeled.data.streaming.opening import open_streamed
 from unlabeled.encoders import Encoder
 from unlabeled.encoders.fit_time import TRIED, fit_seconds
 from unlabeled.encoders.readout import SAMPLES as MOST_FITTED
@@ -220,7 +221,7 @@ def _open(data: Any, plan: Plan, progress: Progress) -> Data:
     if gather.rank() == 0:  # which alone tracks; before what takes long
         require(parse(settings.track))
     if settings.stream:
-        return _open_streamed(data, settings, progress)
+        return _open_streamed(data, plan, progress)
     return open_data(
         data,
         kind=kind,
@@ -235,20 +236,26 @@ def _open(data: Any, plan: Plan, progress: Progress) -> Data:
     )
 
 
-def _open_streamed(data: Any, settings: Settings, progress: Progress) -> Streamed:
+def _open_streamed(data: Any, plan: Plan, progress: Progress) -> Streamed:
+    kind, settings = plan.method.kind, plan.settings
     if not isinstance(data, str | os.PathLike):
         raise UserError(f"data must be a path or an address to be streamed, got {type(data).__name__}")
-    for name in ("group", "pages"):
+    for name in ("group", "pages", "encoding", "segmenter"):
         if (value := getattr(settings, name)) is not None:
             raise UserError(f"{name} must be left out with stream, got {value}")
+    side = settings.store_size or store_size("image", settings.image_size) or STORE_SIZE
+    readings: dict[str, dict[str, Any]] = {
+        "image": {"side": side, "levels": settings.levels},
+        "text": {"text_column": settings.text_column},
+    }
     return open_streamed(
         os.fspath(data),
-        side=settings.store_size or store_size("image", settings.image_size) or STORE_SIZE,
+        kind,
         workers=settings.workers or default_workers(settings.devices),
         cache_size=settings.cache_size,
-        levels=settings.levels,
         max_broken=settings.max_broken,
         progress=progress.decoding,
+        **readings.get(kind, {}),
     )
 
 

@@ -16,7 +16,7 @@ from unlabeled.data.labels import from_array, numbered
 from unlabeled.data.samples import About, Batch, Data, Samples
 from unlabeled.parts.resample import resample
 
-__all__ = ["FULL_SCALE", "Sounds", "from_waveforms", "in_16_bits"]
+__all__ = ["FULL_SCALE", "Sounds", "cut", "from_waveforms", "in_16_bits", "samples_of_crop"]
 
 FULL_SCALE = 2**15
 _BLOCK = 2**20
@@ -75,16 +75,7 @@ class Sounds(Data):
             (batch,) numbers what they have in common, such as the speaker.
         """
         rows = index.cpu()
-        starts, lengths = self.offsets[rows], self.lengths[rows]
-        if self.longest is not None:
-            room = (lengths - self.longest).clamp(min=0)
-            starts = starts + (torch.rand(len(rows)) * (room + 1)).long().minimum(room)
-            lengths = lengths.clamp(max=self.longest)
-        waveform = torch.zeros(len(rows), int(lengths.max()))
-        for row, start, length in zip(waveform, starts.tolist(), lengths.tolist()):
-            row[:length] = self.samples[start : start + length]
-        if not self.samples.is_floating_point():
-            waveform /= FULL_SCALE
+        waveform, lengths = cut(self.samples, self.offsets[rows], self.lengths[rows], self.longest)
         groups = {} if self.groups is None else {"group": self.groups[rows]}
         return self.on_device({"waveform": waveform, "length": lengths, "index": rows} | groups)
 
@@ -94,9 +85,8 @@ class Sounds(Data):
         Args:
             seconds: Length of the piece, above 0.
         """
-        check.positive(seconds=seconds)
         view = copy.copy(self)
-        view.longest = max(1, round(min(seconds, 1e9) * self.sample_rate))
+        view.longest = samples_of_crop(seconds, self.sample_rate)
         return view
 
     def resampled(self, sample_rate: int) -> Self:
@@ -126,6 +116,35 @@ class Sounds(Data):
 
     def _contents(self) -> Iterable[int]:
         return (digest(in_16_bits(sound)) for sound in self._sounds())
+
+
+def samples_of_crop(seconds: float, sample_rate: int) -> int:
+    """Samples of a piece of so many seconds, which must be above 0, at a sample rate in hertz."""
+    check.positive(seconds=seconds)
+    return max(1, round(min(seconds, 1e9) * sample_rate))
+
+
+def cut(samples: Tensor, starts: Tensor, lengths: Tensor, longest: int | None) -> tuple[Tensor, Tensor]:
+    """Some sounds out of a row of them, longer ones from a random place on.
+
+    Args:
+        samples: Sounds one after the other, float in -1..1 or int16, shape (samples,).
+        starts: Where each of some sounds starts, int64, shape (batch,).
+        lengths: Its samples, int64, shape (batch,).
+        longest: Most samples of each that are given out; None for all.
+
+    Returns:
+        Float in -1..1, shape (batch, samples), zeros after the end of shorter ones; and true samples of each, int64,
+        shape (batch,).
+    """
+    if longest is not None:
+        room = (lengths - longest).clamp(min=0)
+        starts = starts + (torch.rand(len(starts)) * (room + 1)).long().minimum(room)
+        lengths = lengths.clamp(max=longest)
+    waveform = torch.zeros(len(starts), int(lengths.max()))
+    for row, start, length in zip(waveform, starts.tolist(), lengths.tolist()):
+        row[:length] = samples[start : start + length]
+    return waveform if samples.is_floating_point() else waveform.div_(FULL_SCALE), lengths
 
 
 def in_16_bits(sound: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from unlabeled.data.sources import Reading, Source, find_files
 from unlabeled.data.tables import Table, open_table
 from unlabeled.parts.resample import resample
 
-__all__ = ["find"]
+__all__ = ["converted", "find", "sound_column"]
 
 _NEVER_FLOATS = (".flac", ".ogg", ".oga", ".opus", ".mp3")
 _SEEN_FOR_RATE = 1_000
@@ -129,9 +129,22 @@ def _write(
 
 
 def _samples(sound: Item, rate: int, scale: Scale) -> Tensor:
-    """A sound as int16, shape (samples,)."""
-    samples, native = decode(sound.content)
-    if scale != Scale() and header(sound.content).floats:
+    return converted(sound.content, rate, scale)
+
+
+def converted(content: Path | bytes, rate: int, scale: Scale) -> Tensor:
+    """A sound as int16, shape (samples,).
+
+    Args:
+        content: A file or its bytes.
+        rate: Samples per second that it is brought to, in hertz.
+        scale: How floats are scaled.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    samples, native = decode(content)
+    if scale != Scale() and header(content).floats:
         if (peak := float(samples.abs().max())) > scale.most:
             raise UserError(f"floats up to {peak:g}, where full scale of the others is {scale.divisor:g}")
         samples /= scale.divisor
@@ -162,16 +175,26 @@ def _peaks(sounds: Iterable[Item]) -> list[float]:
     return [value for _, value in in_order(peak, possible, os.cpu_count() or 1)]
 
 
+def sound_column(table: Table) -> str:
+    """The column of encoded sounds of a table: that of a struct as `datasets` writes it, else of bytes.
+
+    Raises:
+        ValueError: There is none.
+    """
+    images = [column for column, its in table.features.items() if its.get("_type") == "Image"]
+    kinds = {column: kind for column, kind in table.kinds.items() if column not in images}
+    for wanted in ("encoded", "bytes"):
+        if columns := [column for column, kind in kinds.items() if kind == wanted]:
+            return columns[0]
+    raise UserError(f"{table.path} must have a column of audio, got {check.one_line(', '.join(table.kinds))}")
+
+
 class _Columns:
     """Columns of parquet files: which holds the sounds, which the labels, and what other words count as."""
 
     def __init__(self, tables: list[Table], label: str | None) -> None:
         kinds, classes, name = tables[0].kinds, tables[0].classes, str(tables[0].path)
-        images = [column for column, its in tables[0].features.items() if its.get("_type") == "Image"]
-        sounds = [column for column, kind in kinds.items() if kind == "encoded" and column not in images]
-        if not sounds:
-            raise UserError(f"{name} must have a column of audio, got {check.one_line(', '.join(kinds))}")
-        self.sound = sounds[0]
+        self.sound = sound_column(tables[0])
         usual = label_column([c for c in kinds if c != self.sound] if label is None else kinds, label, name)
         self.label = next(iter(classes), usual) if label is None else usual
         self.classes = classes.get(self.label) if self.label else None
@@ -198,7 +221,9 @@ class _Columns:
         for number, row in enumerate(table.records(columns)):
             if splits is not None and splits[number] != split:
                 continue
-            sound = row[self.sound] or {}
+            sound: dict[str, Any] = row[self.sound] or {}
+            if isinstance(sound, bytes):
+                sound = {"bytes": sound}
             factors = {name: index.get(row[name], -1) for name, index in self.words.items()}
             factors |= {name: float("nan") if row[name] is None else row[name] for name in self.numbers}
             path, content = sound.get("path") or f"{table.path.name}#{number}", sound.get("bytes")

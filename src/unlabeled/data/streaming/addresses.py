@@ -70,9 +70,10 @@ def is_remote(address: str) -> bool:
 
 
 def ending(address: str) -> str:
-    """The ending of a file's name, with the dot and in lower case; a query is no part of it."""
+    """The ending of a file's name, with that before .gz, in lower case; a query is no part of it."""
     path = address.partition("?")[0] if address.startswith(_HTTP) else address
-    return os.path.splitext(path)[1].lower()
+    path, last = os.path.splitext(path)
+    return (os.path.splitext(path)[1] + last if last.lower() == ".gz" else last).lower()
 
 
 def shown(address: str) -> str:
@@ -100,36 +101,37 @@ def _choices(word: str) -> Iterator[str]:
     yield from (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
 
 
-def find_shards(source: str) -> Shards:
+def find_shards(source: str, endings: tuple[str, ...] = ENDINGS) -> Shards:
     """The shards that a source names, in the order of their addresses: the training part where there are several.
 
     Args:
         source: A file, a folder, a pattern such as *.tar, or files with braces such as shard-{000..099}.tar; local or
             an address as fsspec knows it, such as s3://bucket/folder/.
+        endings: Endings of files that are shards.
 
     Raises:
         ValueError: There is none, or shards of several formats.
         ConnectionError: The server does not answer.
     """
     addresses = expanded(source)
-    named = all(ending(address) in ENDINGS for address in addresses)
+    named = all(ending(address) in endings for address in addresses)
     if named and not any(map(_is_pattern, addresses)):
         files = _all_at_once(_about, addresses)
         return Shards(files, ["all"])
     listed = [shard for part in _all_at_once(_below, addresses) for shard in part]
-    files = sorted(shard for shard in listed if ending(shard.address) in ENDINGS)
+    files = sorted(shard for shard in listed if ending(shard.address) in endings)
     if not listed and any(map(_is_pattern, addresses)):
         raise UserError(f"data must be a pattern that matches a file, got {shown(source)}")
     if not files:
-        endings = Counter(ending(shard.address) or "without ending" for shard in listed)
-        others = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(5)) or "nothing"
-        raise UserError(
-            f"{shown(source)} must hold uncompressed .tar or .parquet files to be streamed, got {others}"
-        )
+        counted = Counter(ending(shard.address) or "without ending" for shard in listed)
+        others = ", ".join(f"{count} {ending}" for ending, count in counted.most_common(5)) or "nothing"
+        wanted = f"{', '.join(endings[:-1])} or {endings[-1]}"
+        wanted = f"uncompressed {wanted}" if ".tar" in endings else wanted
+        raise UserError(f"{shown(source)} must hold {wanted} files to be streamed, got {others}")
     if len(formats := {ending(shard.address) for shard in files}) > 1:
         raise UserError(
             f"{shown(source)} must hold shards of one format, got {' and '.join(sorted(formats))}; name those of one, "
-            f"as in {shown(source).rstrip('/')}/*.tar"
+            f"as in {shown(source).rstrip('/')}/*{files[0].address[-len(ending(files[0].address)) :]}"
         )
     parts = _parts(files)
     first = "train" if "train" in parts else next(iter(parts))
@@ -261,20 +263,42 @@ def retried(act: Callable[[], Result], address: str) -> Result:
 
 def _lasting(error: BaseException) -> str:
     """Why it would be of no use to ask again; empty where it may be."""
-    status = getattr(error, "status", None)
-    if isinstance(status, int) and 400 <= status < 500 and status not in _TEMPORARY:
-        return "does not exist" if status in (404, 410) else f"is refused: status {status}"
-    if isinstance(error, PermissionError):
+    code, status = _code(error), _status(error)
+    if code == "NoSuchBucket":
+        return "is in a bucket that does not exist"
+    if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
         return f"may not be read: {check.reason(error)}"
+    if status and 400 <= status < 500 and status not in _TEMPORARY and code != "RequestTimeout":
+        return (
+            "does not exist"
+            if status in (404, 410)
+            else f"is refused: status {status}{code and f' ({code})'}"
+        )
     if isinstance(error, FileNotFoundError):
         # fsspec calls every failure of a first request by HTTP so.
         return _lasting(error.__cause__) if error.__cause__ is not None else "does not exist"
+    if isinstance(error, OSError) and error.__cause__ is not None:  # as s3fs wraps what it does not know
+        return _lasting(error.__cause__)
     kinds = NotImplementedError, IsADirectoryError, ValueError
     return f"cannot be read: {check.reason(error)}" if isinstance(error, kinds) else ""
+
+
+def _status(error: BaseException) -> int | None:
+    """The status with which a server of HTTP, or of S3, refused."""
+    answer = getattr(error, "response", None)
+    of_s3 = answer.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(answer, dict) else None
+    status = getattr(error, "status", of_s3)
+    return status if isinstance(status, int) else None
+
+
+def _code(error: BaseException) -> str:
+    """The word by which S3 says what is wrong; empty where there is none."""
+    answer = getattr(error, "response", None)
+    return str(answer.get("Error", {}).get("Code", "")) if isinstance(answer, dict) else ""
 
 
 def _why(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
         error = error.__cause__
-    status = getattr(error, "status", None)
-    return f"status {status}" if isinstance(status, int) and status else check.reason(error)
+    status = _status(error)
+    return f"status {status}" if status else check.reason(error)

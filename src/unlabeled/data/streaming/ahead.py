@@ -1,6 +1,9 @@
 """Batches that are read ahead by worker processes, and shards that are fetched ahead of the batches."""
 
+import ctypes
 import multiprocessing
+import os
+import platform
 import queue
 import signal
 import threading
@@ -25,6 +28,12 @@ _SHARDS = 2
 """Shards that are announced with a batch at most, so that all workers have some to fetch."""
 _LOST = 64
 """Batches that may be left out before one that was not announced is read at once."""
+
+
+_MMAP_THRESHOLD, _MMAP_MAX = -3, -4
+"""From glibc's malloc.h."""
+_OWN_PAGES = 2**17
+"""Bytes from which on a block of memory in a worker has pages of its own."""
 
 
 class Work(NamedTuple):
@@ -179,3 +188,18 @@ def _begin(closing: Event, number: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a library of texts warns in processes that were forked
+    _give_back_batches()
+
+
+def _give_back_batches() -> None:
+    """Have glibc return the memory of a batch when it was handed over.
+
+    Its own adjustment, and what training sets for itself, puts batches on the heap between samples that live longer or
+    shorter: the gaps make a worker grow by most of a hundred batches before it stops.
+    """
+    tuned = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    if not tuned and platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_MAX, 2**16)
+        library.mallopt(_MMAP_THRESHOLD, _OWN_PAGES)

@@ -17,7 +17,7 @@ from unlabeled.files import locked
 __all__ = ["ShardCache", "bytes_of", "in_words"]
 
 _HOST = re.sub(r"\W", "-", socket.gethostname())
-_PART = re.compile(r"\.(\d+)\.([\w-]+)\.(\d+)\.part(\.\w+)?$")
+_PART = re.compile(r"\.(\d+)\.([\w-]+)\.(\d+)\.part((?:\.\w+)*)$")
 """Names of unfinished files: the bytes that they reserve, the machine, the process, what is on the way to one."""
 _SIZE = re.compile(r"(?i)(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?")
 

@@ -15,7 +15,7 @@ from unlabeled.data.samples import About, Batch, Data
 from unlabeled.data.text.tokens import Encode, Tokens, Words, packed
 from unlabeled.parts.vocabulary import splitter
 
-__all__ = ["Texts"]
+__all__ = ["CHARACTERS_OF_A_TOKEN", "Texts", "as_bytes"]
 
 MOST_BYTES = 4096
 """Bytes of a text that a batch gives out; `Texts.texts` has all of it."""
@@ -74,11 +74,7 @@ class Texts(Data):
             `tokens` int64 (batch, length), UTF-8 bytes plus 1, at most 4,096 of them, 0 after the end; `mask` bool
             (batch, length), which are real; `index` int64 (batch,).
         """
-        encoded = [self.texts[row].encode()[:MOST_BYTES] for row in index.tolist()]
-        tokens = torch.zeros(len(encoded), max(map(len, encoded), default=0), dtype=torch.int64)
-        for row, content in enumerate(encoded):
-            tokens[row, : len(content)] = torch.tensor(list(content), dtype=torch.int64) + 1
-        return self.on_device({"tokens": tokens, "mask": tokens > 0, "index": index})
+        return self.on_device(as_bytes([self.texts[row] for row in index.tolist()]) | {"index": index})
 
     def whole(self) -> list[str]:
         """The documents: parts that follow each other, with a blank line between them."""
@@ -206,3 +202,12 @@ class Texts(Data):
     def _keep(self, rows: Tensor) -> None:
         super()._keep(rows)
         self.texts = [self.texts[row] for row in rows.tolist()]
+
+
+def as_bytes(texts: Sequence[str]) -> Batch:
+    """`tokens` and `mask` as `Texts.batch` gives them."""
+    encoded = [text.encode()[:MOST_BYTES] for text in texts]
+    tokens = torch.zeros(len(encoded), max(map(len, encoded), default=0), dtype=torch.int64)
+    for row, content in enumerate(encoded):
+        tokens[row, : len(content)] = torch.tensor(list(content), dtype=torch.int64) + 1
+    return {"tokens": tokens, "mask": tokens > 0}
