@@ -56,7 +56,6 @@ class Description:
     smallest: dict[str, Any] = field(default_factory=dict)
     example: str | None = None
     most_epochs: int = 800
-    fsdp: bool = False
 
 
 @cache

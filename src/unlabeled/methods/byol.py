@@ -54,7 +54,6 @@ class BYOL(TwoViews, Method[ImageEncoder]):
         **views: How the views are drawn.
     """
 
-    fsdp = True
     view_defaults = ViewOptions(
         crop=0.08, jitter=0.5, gray=0.2, blur=0.0, solarize=0.2, flip=0.5, degrees=0.0
     )

@@ -54,7 +54,6 @@ class MoCo(TwoViews, Method[ImageEncoder]):
         **views: How the views are drawn.
     """
 
-    fsdp = True
     view_names = ("query", "key")
     view_defaults = ViewOptions(crop=0.2, jitter=0.5, gray=0.2, blur=0.0, flip=0.5, degrees=0.0)
     recipe: ClassVar = {"epochs": 24, "lr": 2e-3, "queue": 2048}

@@ -43,7 +43,6 @@ class SimCLR(TwoViews, Method[ImageEncoder]):
         **views: How the views are drawn.
     """
 
-    fsdp = True
     compares_samples = True
     view_defaults = ViewOptions(crop=0.08, jitter=0.5, gray=0.2, blur=0.0, flip=0.5, degrees=0.0)
     recipe: ClassVar = {"epochs": 16, "lr": 2e-3, "crop": 0.2, "jitter": 0.5, "gray": 0.2}

@@ -59,7 +59,6 @@ class SwAV(TwoViews, Method[ImageEncoder]):
         **views: How the crops are drawn.
     """
 
-    fsdp = True
     compares_samples = True
     view_defaults = ViewOptions(crop=0.3, jitter=0.5, gray=0.2, blur=0.0, flip=0.5, degrees=0.0)
     recipe: ClassVar = {"epochs": 11, "lr": 2e-3, "prototypes": 128}

@@ -206,8 +206,7 @@ class Loop:
             seed = seeds.mix(self.settings.seed, self.step * batches + number, gather.rank())
             seeds.seed_device(self.device, seed)
             batch = self._batch(gather.own(batch_rows))
-            apart = nullcontext() if number == batches - 1 else self.placed.partly()
-            with apart, self.placed.gathered():
+            with nullcontext() if number == batches - 1 else self.placed.partly():
                 values = self._backpropagate(batch, batch_rows)
             if isinstance(values, Fault):
                 return values

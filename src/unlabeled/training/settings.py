@@ -117,7 +117,7 @@ class Settings:
         devices: Processes on this machine; with GPUs, one for each.
         nodes: Number of machines.
         strategy: What each of several processes holds between steps: ddp, all weights; fsdp, a shard of the weights and
-            of the optimizer's state, for encoders that do not fit one device (simclr, byol, moco and swav only).
+            of the optimizer's state, for encoders that do not fit one device; not for all methods.
     """
 
     encoder: str | None = None

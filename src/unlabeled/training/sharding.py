@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from unlabeled import methods
 from unlabeled.check import UserError
+from unlabeled.encoders import Encoder
+from unlabeled.kernels.compat import BATCH_NORMS
 from unlabeled.method import Batch, Losses, Method
 from unlabeled.parts import gather
 from unlabeled.training.keep_close import KeepClose
@@ -43,16 +45,16 @@ def shards(settings: Settings) -> bool:
 
 
 def refuse(plan: Plan) -> None:
-    """Refuse what cannot be trained in shards, or has not been shown to be the same there.
+    """Refuse what cannot be trained in shards, or has not been compared with whole weights.
 
     Raises:
         ValueError: The method, or what was brought as an object, cannot be sharded.
     """
-    if isinstance(plan.method, Method) or isinstance(plan.request.get("encoder"), nn.Module):
+    if isinstance(plan.method, Method) or plan.network is not None:
         what = "methods" if isinstance(plan.method, Method) else "networks"
         raise UserError(f"strategy must be ddp for {what} that are brought as objects, got fsdp")
     if not plan.method.fsdp:
-        able = ", ".join(name for name in methods.names() if methods.describe(name).fsdp)
+        able = ", ".join(name for name in methods.names() if methods.load(name).fsdp)
         raise UserError(f"strategy must be ddp for {plan.name}, got fsdp, which is for {able}")
 
 
@@ -95,7 +97,7 @@ class Replicated:
             self.partly = partial(fabric.no_backward_sync, self.forward)
 
     def gathered(self) -> AbstractContextManager:
-        """Context in which networks can be used in all processes."""
+        """Context in which all processes use networks of the method for what is no step of the training."""
         return nullcontext()
 
     def finish(self, weights: Iterable[Tensor]) -> None:
@@ -106,8 +108,7 @@ class Sharded(Replicated):
     """A shard of every weight in each process, by FSDP2; what a layer needs is gathered just before it runs.
 
     Large layers of lists (blocks of a transformer, residual blocks, layers of heads) are gathered one by one, all else
-    together for the whole pass. Weights that the method itself holds, such as prototypes, stay whole, as it uses them
-    outside of the pass too.
+    together for the whole pass.
 
     Args:
         fabric: The processes, the device and the precision.
@@ -123,7 +124,7 @@ class Sharded(Replicated):
         self.backward, self.partly = Tensor.backward, nullcontext  # gradients are added up in shards
         self.policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16 if mixed else None,
-            reduce_dtype=torch.float32,
+            reduce_dtype=torch.float32 if mixed else None,
             cast_forward_inputs=False,
         )
         self._shard(method)
@@ -139,15 +140,19 @@ class Sharded(Replicated):
         network: Any = self.method
         network.unshard()
         try:
-            yield
+            with self.fabric.autocast():  # as weights are gathered in its precision
+                yield
         finally:
             network.reshard()
 
     def finish(self, weights: Iterable[Tensor]) -> None:
         """Average the gradients of the weights that are whole; FSDP has averaged the others."""
-        for weight in weights:
-            if weight.grad is not None and not is_sharded(weight.grad):
-                weight.grad.copy_(gather.mean_over_processes(weight.grad))
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        own = [gradient for gradient in gradients if not is_sharded(gradient)]
+        if own:
+            means = gather.mean_over_processes(torch.cat([gradient.flatten() for gradient in own]))
+            for gradient, mean in zip(own, means.split([gradient.numel() for gradient in own])):
+                gradient.copy_(mean.view_as(gradient))
 
     @torch.no_grad()
     def _shard(self, network: nn.Module) -> None:
@@ -158,7 +163,7 @@ class Sharded(Replicated):
             tensor.data = tensor.contiguous()  # FSDP refuses channels-last weights
             dist.broadcast(tensor, 0)
         mesh = init_device_mesh(self.fabric.device.type, (gather.processes(),))
-        own = {weight for name, weight in network.named_parameters() if "." not in name or weight.ndim == 0}
+        own = _whole_weights(network)
         for block in _blocks(network):
             fully_shard(block, mesh=mesh, mp_policy=self.policy, ignored_params=own)
         fully_shard(
@@ -171,13 +176,24 @@ class Sharded(Replicated):
         network.reshard()  # type: ignore[operator]
 
 
+def _whole_weights(network: nn.Module) -> set[nn.Parameter]:
+    """Weights that stay whole in each process.
+
+    They are those that a method itself holds, such as prototypes, as it uses them outside of the pass too; single
+    numbers, which have no shards; and those of batch norms, which compute in full precision.
+    """
+    norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS)]
+    own = {weight for norm in norms for weight in norm.parameters()}
+    return own | {weight for name, weight in network.named_parameters() if "." not in name or not weight.ndim}
+
+
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:
     """Large entries of lists of layers, of which none is in another."""
     listed = isinstance(network, nn.ModuleList | nn.Sequential)
     for child in network.children():
         if sum(weight.numel() for weight in child.parameters()) < SMALLEST_BLOCK:
             continue
-        if listed and not isinstance(child, nn.ModuleList | nn.ModuleDict | nn.Sequential):
+        if listed and not isinstance(child, nn.ModuleList | nn.ModuleDict | nn.Sequential | Encoder):
             yield child
         else:
             yield from _blocks(child)
