@@ -114,6 +114,9 @@ class Method(nn.Module, Generic[EncoderT]):
     readout: ClassVar[str | None] = None
     """Features by which its encoders are measured and embedded where the user names none, such as layer2:2x2:whiten;
     None for the encoder's output. Set by measurement on held-out training labels only."""
+    fsdp: ClassVar[bool] = False
+    """Whether `--strategy fsdp` can train it: what is outside of `forward`, `features` and `pictures` must not use
+    weights of its networks but in operations that shards allow, such as the update of a teacher."""
     most_epochs: ClassVar[int] = 800
     """Most passes over the data that are chosen for the user; after more, small data is memorised."""
 

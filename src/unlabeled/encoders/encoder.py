@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -96,11 +96,17 @@ class Encoder(nn.Module):
         """The input as a linear probe can use it without any network, float, shape (batch, numbers)."""
         raise NotImplementedError
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write weights and architecture to one safetensors file, whole or not at all."""
+    def save(self, path: str | os.PathLike[str], state: Mapping[str, Tensor] | None = None) -> None:
+        """Write weights and architecture to one safetensors file, whole or not at all.
+
+        Args:
+            path: The file.
+            state: The weights by name, where they do not lie in this network; None for its own.
+        """
         from safetensors.torch import save_file
 
         # Tied weights share memory, which the format refuses.
-        state = {name: value.detach().clone().contiguous() for name, value in self.state_dict().items()}
+        given = self.state_dict() if state is None else state
+        copies = {name: value.detach().clone().contiguous() for name, value in given.items()}
         with atomic(Path(path)) as temporary:
-            save_file(state, temporary, metadata={"format": "pt", "unlabeled": json.dumps(self.config)})
+            save_file(copies, temporary, metadata={"format": "pt", "unlabeled": json.dumps(self.config)})

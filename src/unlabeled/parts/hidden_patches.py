@@ -1,7 +1,7 @@
 """Shared code of methods that hide patches of an image from a vision transformer."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ class HiddenPatches:
         token: Whether a learned token, `hidden_token`, replaces hidden patches in the encoder's input; 0 at first.
     """
 
+    fsdp: ClassVar[bool] = True
     encoder_needs = EncoderNeeds("is_vit", "be a vision transformer, such as vit-gap-small", True)
     encoder: Any
     view_options: Any

@@ -26,6 +26,7 @@ class TwoViews:
             the smallest fraction of the area in them.
     """
 
+    fsdp: ClassVar[bool] = True
     view_names: ClassVar[tuple[str, str]] = ("view 1", "view 2")
     encoder: Any
     head: Any

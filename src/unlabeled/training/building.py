@@ -15,7 +15,7 @@ from unlabeled.data.notes import note
 from unlabeled.data.streaming.data import Streamed
 from unlabeled.method import Method
 from unlabeled.parts import gather
-from unlabeled.training import norm
+from unlabeled.training import norm, sharding
 from unlabeled.training.plan import Plan
 from unlabeled.training.settings import Settings
 
@@ -50,6 +50,8 @@ def build(plan: Plan, train: Data, device: torch.device, stored: Path | None = N
     Raises:
         ValueError: The encoder or the settings do not fit the method or the data.
     """
+    if sharding.shards(plan.settings):
+        sharding.refuse(plan)
     cuda, kind = device.type == "cuda", plan.method.encoder_kind or plan.method.kind
     image_size = train.shape["image_size"] if kind == "image" else None
     some = _at_hand(train)

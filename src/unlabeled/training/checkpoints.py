@@ -61,11 +61,9 @@ class Checkpoints:
         """Whether the last checkpoint is old."""
         return time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS
 
-    def save(
-        self, state: Callable[[], State], position: dict[str, Any], save_encoder: Callable[[Path], None]
-    ) -> None:
+    def save(self, state: State, position: dict[str, Any], save_encoder: Callable[[Path], None]) -> None:
         """Write a checkpoint and the encoder."""
-        processes.first(self.fabric, lambda: self._write(state(), position, save_encoder))
+        processes.first(self.fabric, lambda: self._write(state, position, save_encoder))
         self.saved_step, self.saved_at = position["step"], time.monotonic()
 
     def _write(self, state: State, position: dict[str, Any], save_encoder: Callable[[Path], None]) -> None:

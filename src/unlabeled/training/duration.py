@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from unlabeled.check import UserError, reason
 from unlabeled.data import Data
@@ -104,15 +105,17 @@ class Trial(Loop):
         counted = steps[WARMUP:] or steps[-1:]
         change, late = self._late_steps(seconds)
         began = clock()
-        features, embedding = judge.look(self.method, self.probe)
+        features, embedding = self.look()
         judge.judge(features, embedding, 0.0, None, self.spread, self.step)
         look = clock() - began
         began = clock()
         if self.watch.held_out is not None:
-            self.watch.measure(self.step, not self.descends, self._position)
+            with self.placed.gathered():
+                self.watch.measure(self.step, not self.descends, self._position)
         measurement = clock() - began
         began = clock()
-        processes.first(self.fabric, self._write)
+        state = self.state()
+        processes.first(self.fabric, lambda: self._write(state))
         checkpoint = clock() - began
         at = self.method.changes_at
         parts = (None, 0.0, 1.0) if at is None else (late, max(0.0, change - late), at)
@@ -148,14 +151,14 @@ class Trial(Loop):
         self.optimizer.zero_grad()
         self.step += 1
 
-    def _write(self) -> None:
+    def _write(self, state: dict[str, dict[str, Tensor]]) -> None:
         # Where nothing can be written the training itself will say so.
         with (
             suppress(OSError, SafetensorError),
             tempfile.TemporaryDirectory(prefix=f".{CHECKPOINT}.", dir=self.checkpoints.folder) as folder,
         ):
-            write_checkpoint(Path(folder) / CHECKPOINT, self._state(), self._position())
-            self.method.encoder.save(Path(folder) / "encoder")
+            write_checkpoint(Path(folder) / CHECKPOINT, state, self._position())
+            self.save_encoder(state)(Path(folder) / "encoder")
 
 
 def costs(fabric: "Fabric", built: Built, held_out: Data | None, checkpoints: Checkpoints) -> Costs:

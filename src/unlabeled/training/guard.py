@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from unlabeled.kernels.compat import buffers_of, copy_all_
 from unlabeled.method import Method
+from unlabeled.parts import gather
+from unlabeled.training.sharding import is_sharded, local
 
 __all__ = ["Fault", "Undo", "finite_gradients", "infinite"]
 
@@ -68,8 +70,8 @@ class Undo:
 
 
 def infinite(method: Method) -> set[str]:
-    """Names of weights and buffers that are not finite throughout."""
-    return {name for name, value in method.state_dict().items() if not value.isfinite().all()}
+    """Names of weights and buffers that are not finite throughout, or not in the shard of this process."""
+    return {name for name, value in method.state_dict().items() if not local(value).isfinite().all()}
 
 
 def finite_gradients(weights: Iterable[Tensor]) -> bool:
@@ -77,6 +79,10 @@ def finite_gradients(weights: Iterable[Tensor]) -> bool:
     gradients = [weight.grad for weight in weights if weight.grad is not None]
     if not gradients:
         return True
+    own = [local(gradient) for gradient in gradients]
     # A norm is quick, but overflows before its parts do.
-    norm = nn.utils.get_total_norm(gradients).item()
-    return math.isfinite(norm) or all(bool(gradient.isfinite().all()) for gradient in gradients)
+    norm = nn.utils.get_total_norm(own).item()
+    finite = math.isfinite(norm) or all(bool(gradient.isfinite().all()) for gradient in own)
+    if any(map(is_sharded, gradients)):  # of which other processes have other shards
+        return not gather.any_process(not finite)[0]
+    return finite

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from functools import partial, reduce
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +20,7 @@ from unlabeled.method import Batch, Method
 from unlabeled.parts import gather
 from unlabeled.run import load_state
 from unlabeled.trackers import Trackers
-from unlabeled.training import guard, judge, optimizers, processes, seeds
+from unlabeled.training import guard, judge, optimizers, processes, seeds, sharding
 from unlabeled.training.checkpoints import Checkpoints
 from unlabeled.training.guard import Fault
 from unlabeled.training.keep_close import KeepClose
@@ -71,21 +72,17 @@ class Loop:
         self.trackers = trackers
         self.total_steps = schedule.total
         self.steps_per_epoch = settings.steps_per_epoch(len(data))
-        self.optimizer = optimizers.make(method, settings)
-        self.weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         self.close = KeepClose(method, settings.distill_weight) if settings.distill_weight else None
+        self.placed = sharding.place(fabric, method, self.close, settings)
+        self.optimizer = optimizers.make(method, settings)  # of the weights as they lie now
+        self.weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         heads = any(group["heads"] for group in self.optimizer.param_groups)
         self.frozen = round(settings.head_warmup * schedule.first) if heads else 0
-        self.module, self.partly, self.backward = self.close or method, nullcontext, Tensor.backward
-        # Where one process computes in one precision, Fabric's wrapper adds nothing but time.
-        if gather.processes() > 1 or settings.precision != "32":
-            self.module, self.backward = fabric.setup_module(self.module), fabric.backward
-            self.partly = partial(fabric.no_backward_sync, self.module)
         self.undo = guard.Undo(method)
         self.descends = True  # else the method moves its weights itself
         self.infinite = guard.infinite(method)  # such as masks of attention, which may stay so
         self.probe = judge.probe(data)
-        self.spread = judge.spread(judge.look(method, self.probe)[0])
+        self.spread = judge.spread(self.look()[0])
         epochs = -(-self.total_steps // self.steps_per_epoch)
         self.measured = judge.measured_epochs(epochs, len(data))
         self.step, self.skipped, self.bad_epochs = 0, 0, 0
@@ -147,7 +144,8 @@ class Loop:
     def _begin_epoch(self) -> None:
         epoch = self.step // self.steps_per_epoch
         torch.manual_seed(seeds.mix(self.settings.seed, epoch, -1))
-        sampling = self.method.begin_epoch(self.data)
+        with self.placed.gathered():
+            sampling = self.method.begin_epoch(self.data)
         if sampling is not None and isinstance(self.data, Streamed):
             raise UserError("stream must be off for a method that weights samples anew in every epoch")
         self.sampling = None if sampling is None else sampling.detach().cpu()
@@ -208,12 +206,13 @@ class Loop:
             seed = seeds.mix(self.settings.seed, self.step * batches + number, gather.rank())
             seeds.seed_device(self.device, seed)
             batch = self._batch(gather.own(batch_rows))
-            with nullcontext() if number == batches - 1 else self.partly():
+            with nullcontext() if number == batches - 1 else self.placed.partly():
                 values = self._backpropagate(batch, batch_rows)
             if isinstance(values, Fault):
                 return values
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value / batches
+        self.placed.finish(self.weights)
         if not guard.finite_gradients(self.weights):  # after DDP's mean they are the same in all processes
             return Fault("gradients must be finite, got infinite or NaN ones", rows)
         return sums
@@ -226,7 +225,7 @@ class Loop:
 
     def _backpropagate(self, batch: Batch, rows: Tensor) -> dict[str, float] | Fault:
         """Losses and metrics of a batch, whose gradients are computed."""
-        losses = self.module(batch)
+        losses = self.placed.forward(batch)
         named = losses if isinstance(losses, dict) else {"loss": losses}
         total = reduce(torch.add, named.values())
         if total.numel() != 1:
@@ -241,7 +240,7 @@ class Loop:
             return Fault(f"loss must be finite, got {listing}", rows)
         if self.descends:
             batches = self.settings.accumulate
-            self.backward(total if batches == 1 else total / batches)
+            self.placed.backward(total if batches == 1 else total / batches)
         return values
 
     def _count(self, losses: dict[str, float]) -> None:
@@ -294,7 +293,8 @@ class Loop:
         ended = within == 0 or self.step == self.total_steps
         due = self.watch.held_out is not None and (ended or within % self.watch.between == 0)
         if due and self.method.whole_task:
-            line = self.watch.measure(self.step, not self.descends, self._position)
+            with self.placed.gathered():
+                line = self.watch.measure(self.step, not self.descends, self._position)
             if line:
                 self.progress.say(line)
         if ended or self.watch.stopped is not None:
@@ -308,7 +308,7 @@ class Loop:
         sums = torch.tensor(list(self.sums.values()), device=self.device)
         means = dict(zip(self.sums, (sums / self.counted).tolist(), strict=True))
         loss, chance = means.pop("loss"), self.method.chance(self.batch_size)
-        features, embedding = judge.look(self.method, self.probe)
+        features, embedding = self.look()
         if not features.isfinite().all():
             raise FloatingPointError(
                 f"features must be finite, got infinite or NaN ones after step {self.step}; "
@@ -338,11 +338,12 @@ class Loop:
         if self.partial:
             entry["partial"] = True
         if entry["epoch"] in self.measured:
-            entry |= judge.criteria_of(self.method, self.probe, features)
+            with self.placed.gathered():
+                entry |= judge.criteria_of(self.method, self.probe, features)
         self.checkpoints.log(self.step, entry)
         self.trackers.epoch(entry)
         if self._is_due(entry["epoch"]):
-            self.checkpoints.keep(self.step, self.method.encoder.save)
+            self.checkpoints.keep(self.step, self.save_encoder(self.state()))
         last = self.step == self.total_steps or self.watch.stopped is not None
         self.progress.epoch(entry, alarm=self.bad_epochs > 1, last=last)
 
@@ -355,7 +356,7 @@ class Loop:
         """Take the state with the lowest loss on held-out data."""
         assert self.watch.best is not None
         state, position = self.watch.best
-        load_state(self.method, {name: value.to(self.device) for name, value in state.items()})
+        self._load({name: value.to(self.device) for name, value in state.items()})
         self.step, self.sums, self.counted = position["step"], position["sums"], position["counted"]
         self.seconds, self.watch.since_measured = position["seconds"], position["since_measured"]
         self.partial = position.get("partial", False)
@@ -371,7 +372,8 @@ class Loop:
         position = self._position() | self.watch.position()
         if isinstance(self.data, Streamed):
             self._list_broken(self.data)
-        self.checkpoints.save(self._state, position, self.method.encoder.save)
+        state = self.state()
+        self.checkpoints.save(state, position, self.save_encoder(state))
 
     def _list_broken(self, data: Streamed) -> None:
         """List images that could not be decoded, of all processes."""
@@ -382,15 +384,36 @@ class Loop:
                 f"{count:,} {data.unit} cannot be read and are replaced by others of their shards (see skipped.csv)"
             )
 
-    def _state(self) -> dict[str, dict[str, Tensor]]:
-        state = {"method": self.method.state_dict(), "optimizer": optimizers.state(self.optimizer)}
+    def look(self) -> tuple[Tensor, Tensor]:
+        """Features and what the loss compares of the samples that are judged."""
+        with self.placed.gathered():
+            return judge.look(self.method, self.probe)
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """What a checkpoint holds, in the first process; all must call this, as shards are gathered."""
+        state = {
+            "method": sharding.whole(self.method.state_dict()),
+            "optimizer": sharding.whole(optimizers.state(self.optimizer)),
+        }
         if self.sampling is not None:
             state["sampler"] = {"weights": self.sampling}
         if self.watch.best is not None:
             state["best"] = self.watch.best[0]
         if self.close is not None:
-            state["start"] = self.close.start.state_dict()
+            state["start"] = sharding.whole(self.close.start.state_dict())
         return state
+
+    def save_encoder(self, state: dict[str, dict[str, Tensor]]) -> Callable[[Path], None]:
+        """What writes the encoder of a state."""
+        own = {
+            name.removeprefix("encoder."): value
+            for name, value in state["method"].items()
+            if name.startswith("encoder.")
+        }
+        return partial(self.method.encoder.save, state=own)
+
+    def _load(self, state: dict[str, Tensor]) -> None:
+        load_state(self.method, sharding.parts(state, self.method.state_dict()))
 
     def _position(self) -> dict[str, Any]:
         return {
@@ -407,10 +430,11 @@ class Loop:
 
     def _resume(self) -> None:
         state, position = self.checkpoints.load()
-        load_state(self.method, state["method"])
+        self._load(state["method"])
         optimizers.load(self.optimizer, state.get("optimizer", {}))
         if self.close is not None:
-            self.close.start.load_state_dict(state["start"])
+            start = self.close.start
+            start.load_state_dict(sharding.parts(state["start"], start.state_dict()))
         self.step, self.sums, self.seconds = position["step"], position["sums"], position["seconds"]
         self.counted = position.get("counted", self.step % self.steps_per_epoch)  # older runs lack it
         self.partial = position.get("partial", False)

@@ -1,9 +1,12 @@
 """How weights move: the optimizers and limits of the gradient."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from unlabeled.method import Method
+from unlabeled.training import sharding
 from unlabeled.training.layer_rates import factors
 from unlabeled.training.settings import Settings
 
@@ -16,7 +19,8 @@ BETAS, MOMENTUM = (0.9, 0.999), 0.9
 def make(method: Method, settings: Settings) -> torch.optim.Optimizer:
     """Optimizer by the rules in `Settings`, with the method's own factors on the learning rate.
 
-    Its groups also have `factor`, on the learning rate, and `heads`, whether they move from the first step on.
+    Its groups also have `factor`, on the learning rate, `heads`, whether they move from the first step on, and
+    `numbers`, by which files know the weights.
     """
     own = {} if settings.encoder_rate == settings.layer_decay == 1 else _encoder_rates(method, settings)
     groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
@@ -27,10 +31,17 @@ def make(method: Method, settings: Settings) -> torch.optim.Optimizer:
             heads = settings.head_warmup == 0 or part != "encoder"
             groups.setdefault((factor, parameter.ndim > 1, heads), []).append(parameter)
     decay = settings.weight_decay or 0.0
-    parameters = [
-        {"params": members, "weight_decay": decay if decays else 0.0, "factor": factor, "heads": heads}
-        for (factor, decays, heads), members in groups.items()
-    ]
+    parameters: list[dict[str, Any]] = []
+    first = 0
+    for (factor, decays, heads), members in groups.items():
+        numbered = list(enumerate(members, first))
+        first += len(members)
+        for kind in (True, False):  # operations on lists refuse mixed ones
+            some = [(number, member) for number, member in numbered if sharding.is_sharded(member) == kind]
+            if some:
+                numbers, weights = zip(*some, strict=True)
+                rules = {"weight_decay": decay if decays else 0.0, "factor": factor, "heads": heads}
+                parameters.append({"params": list(weights), "numbers": numbers, **rules})
     lr = settings.lr or 0.0
     if settings.optimizer == "adamw":
         first, second = settings.betas or BETAS
@@ -41,8 +52,8 @@ def make(method: Method, settings: Settings) -> torch.optim.Optimizer:
     from timm.optim.lars import Lars
 
     # Otherwise it adapts the rates of groups with weight decay only.
-    for group, (_, decays, _) in zip(parameters, groups, strict=True):
-        group["always_adapt"] = decays
+    for group in parameters:
+        group["always_adapt"] = group["params"][0].ndim > 1
     return Lars(parameters, lr=lr, momentum=momentum)  # type: ignore[arg-type]
 
 
@@ -64,19 +75,28 @@ def clip(method: Method, most: float) -> None:
         player = name.partition(".")[0]
         players.setdefault(player if player in method.learning_rates else "", []).append(parameter)
     for weights in players.values():
-        nn.utils.clip_grad_norm_(weights, most)
+        sharding.clip(weights, most)
 
 
 def state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Tensors of an optimizer by "NUMBER OF THE PARAMETER.NAME", as files hold them."""
-    slots = optimizer.state_dict()["state"]
-    return {f"{slot}.{name}": value for slot, values in slots.items() for name, value in values.items()}
+    slots, numbers = optimizer.state_dict()["state"], [number for number, _ in _numbered(optimizer)]
+    return {
+        f"{numbers[slot]}.{name}": value for slot, values in slots.items() for name, value in values.items()
+    }
 
 
 def load(optimizer: torch.optim.Optimizer, state: dict[str, Tensor]) -> None:
     """Load what `state` gave."""
+    places = {number: (slot, weight) for slot, (number, weight) in enumerate(_numbered(optimizer))}
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in state.items():
-        slot, _, name = key.partition(".")
-        slots.setdefault(int(slot), {})[name] = value
+        number, _, name = key.partition(".")
+        slot, weight = places[int(number)]
+        slots.setdefault(slot, {}).update(sharding.parts({name: value}, {name: weight}))
     optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
+
+
+def _numbered(optimizer: torch.optim.Optimizer) -> list[tuple[int, nn.Parameter]]:
+    """Weights with their numbers in files, in the order of the optimizer."""
+    return [one for group in optimizer.param_groups for one in zip(group["numbers"], group["params"])]

@@ -22,7 +22,10 @@ __all__ = ["ADAPT", "BUDGET", "MACHINE_SETTINGS", "Settings"]
 
 RECIPES = {"adamw": (1e-3, 0.05), "sgd": (0.03 * 4, 5e-4), "lars": (0.3, 1e-6)}
 """Learning rate at 256 samples a step and weight decay by optimizer."""
-MACHINE_SETTINGS = ("device", "devices", "nodes", "workers", "cache_size", "max_broken", "skip_nan", "track")
+MACHINE_SETTINGS = (
+    *("device", "devices", "nodes", "strategy"),
+    *("workers", "cache_size", "max_broken", "skip_nan", "track"),
+)
 """Settings that tell machines, patience and trackers apart, not runs: they may differ when a run is resumed."""
 BUDGET = ("epochs", "steps", "minutes")
 """Settings that say how long is trained; at most one of them is set."""
@@ -113,6 +116,8 @@ class Settings:
             separated by commas, or none. [default: none]
         devices: Processes on this machine; with GPUs, one for each.
         nodes: Number of machines.
+        strategy: What each of several processes holds between steps: ddp, all weights; fsdp, a shard of the weights and
+            of the optimizer's state, for encoders that do not fit one device; not for all methods.
     """
 
     encoder: str | None = None
@@ -158,6 +163,7 @@ class Settings:
     track: str | None = None
     devices: Count = 1
     nodes: Count = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
 
     def __post_init__(self) -> None:
         for field in fields(self):

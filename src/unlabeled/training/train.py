@@ -31,7 +31,7 @@ from unlabeled.parts import gather
 from unlabeled.progress import telling
 from unlabeled.run import CHECKPOINT, CONFIG, ENCODER, FEATURES, Run, read_config, read_position
 from unlabeled.trackers import COLUMNS, Trackers, parse, require
-from unlabeled.training import auto, building, duration, holdout, processes
+from unlabeled.training import auto, building, duration, holdout, processes, sharding
 from unlabeled.training import folder as folders
 from unlabeled.training import plan as plans
 from unlabeled.training.auto import Choice
@@ -302,13 +302,18 @@ def _train(
     with trackers, heap.retain_freed_memory():
         loop.run(plan.resume, on_step or (lambda step: None))
         if parse(settings.track):
-            _track_pictures(trackers, method, samples)
+            with loop.placed.gathered():
+                _track_pictures(trackers, method, samples)
+        encoder = method.encoder
+        if sharding.shards(settings):  # all that comes now is for whole networks
+            name = plan.request.get("encoder")  # only what is named now is imported
+            encoder = encoders.load(folder / ENCODER, name if encoders.is_named(name) else None)
         if spec is None:
-            return method.encoder
+            return encoder
         progress.say(
             f"fitting features {settings.features} to at most {MOST_FITTED:,} training {train.unit}, without labels"
         )
-        readout = _fitted(fabric, method.encoder, spec, train, settings.seed, progress)
+        readout = _fitted(fabric, encoder.to(fabric.device), spec, train, settings.seed, progress)
         processes.first(fabric, lambda: readout.save(folder / FEATURES))
     return readout
 
@@ -404,6 +409,8 @@ def _notes(method: Method, train: Data, settings: Settings) -> list[str]:
     notes = [adaptation(method, settings), *getattr(method.encoder, "notes", [])]
     if train.kind == "image" and (channels := train.shape["channels"]) not in (1, 3):
         notes.append(f"{channels} channels: views do not change saturation, hue or gray, which need 3")
+    if settings.strategy == "fsdp" and gather.processes() == 1:
+        notes.append("strategy fsdp has no effect on one process, which keeps all weights")
     if method.compares_samples and settings.accumulate > 1:
         each = f"compares only its own {settings.batch_size} samples"
         notes.append(f"each of the accumulated batches {each}: not one large batch")

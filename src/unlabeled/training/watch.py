@@ -10,6 +10,7 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.data import Data
 from unlabeled.method import Method
+from unlabeled.training import sharding
 from unlabeled.training.holdout import HeldOut
 from unlabeled.training.settings import Settings
 
@@ -157,8 +158,8 @@ class Watch:
         self.since_measured = [0.0, 0]
         self.measurements.append(Measurement(step, loss, total / steps))
         if self.stops and self._lowest() is self.measurements[-1]:
-            state = {name: value.detach().cpu().clone() for name, value in self.method.state_dict().items()}
-            self.best = state, position()
+            state = sharding.whole(self.method.state_dict(), everywhere=True)
+            self.best = {name: value.detach().cpu().clone() for name, value in state.items()}, position()
         patience = max(FEWEST_RISES, round(self.total_steps / self.between / MEASUREMENTS))
         rise, was_rising = find_rise(self.measurements, patience), self.rising
         self.rising = rise is not None
