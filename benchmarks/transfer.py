@@ -66,7 +66,8 @@ class Column:
         target: Folder of the target.
         train: Part of the network that is trained, chosen on training images.
         steps: Optimizer steps; None where none are taken.
-        size: Shorter side in pixels of the images; None for that of the network.
+        size: Shorter side in pixels at which images are stored, and read by all tasks but classification, which reads
+            them at the size of pre-training.
         guess: What the task says without looking at an image.
     """
 
@@ -75,7 +76,7 @@ class Column:
     target: str
     train: str
     steps: int | None
-    size: int | None = None
+    size: int
     guess: str | None = None
 
     @property
@@ -161,9 +162,9 @@ def _images(source: Path) -> Any:
 
 
 @cache
-def parts_of(column: Column, data: Path, size: int) -> Parts:
+def parts_of(column: Column, data: Path) -> Parts:
     """A target as all networks read it."""
-    options = {"kind": "image", "store_size": column.size or size}
+    options = {"kind": "image", "store_size": column.size}
     source = Source(data / column.target, None, options)
     return TASKS.load(column.task).parts(source, column.size)
 
@@ -241,7 +242,7 @@ def measure(data: Path, out: Path, source: str, rows: list[str], seeds: int, min
     columns = choose(data, out, minutes)
     for seed in range(seeds):
         for column in columns:
-            parts = parts_of(column, data, NETWORK["image_size"])
+            parts = parts_of(column, data)
             guesses(column, parts, any_encoder, out / "guesses" / column.folder)
             for row in names:
                 began = time.process_time()
@@ -280,7 +281,7 @@ def choose(data: Path, out: Path, minutes: float) -> tuple[Column, ...]:
 def _differences(column: Column, data: Path, out: Path, minutes: float) -> dict[str, dict[str, float]]:
     """Mean scores on training images by the part that is trained."""
     encoder = bare(pretrained(WITH_LABELS, data, SOURCE, out, minutes).encoder)
-    parts, found = held_out(parts_of(column, data, NETWORK["image_size"])), {}
+    parts, found = held_out(parts_of(column, data)), {}
     for train in CANDIDATES:
         means = {}
         for row in ("random", WITH_LABELS):
