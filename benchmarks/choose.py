@@ -33,7 +33,7 @@ from unlabeled.evaluation.logistic import fit
 from unlabeled.files import locked
 from unlabeled.training import duration
 
-IMAGES, LABELS = 4_000, ("10%", "all")
+IMAGES = 4_000
 METHODS = (
     "simclr:recipe",
     "moco:recipe",
@@ -57,7 +57,7 @@ def answers(encoder: Any, data: Labelled) -> Tensor:
     return (classifier((test - mean) / scale).argmax(1) == data.answers).float()
 
 
-def play(images: Data, data: Labelled, out: Path, seconds: float, budget: float) -> None:
+def play(images: Data, data: Labelled, out: Path, seconds: float, budget: float, amounts: list[str]) -> None:
     """Train all for the full time and judge them, and let `choose` choose; what is there already stays."""
     for one in candidates.parse(METHODS, "image", False, SHARED):
         file = out / f"{one.folder}.json"
@@ -81,7 +81,7 @@ def play(images: Data, data: Labelled, out: Path, seconds: float, budget: float)
             )
         )
         print(file, f"{spent:.0f} s", f"{float(right.mean()):.3f}", flush=True)
-    for labels in LABELS:
+    for labels in amounts:
         print(chosen(images, out, labels, seconds, budget, progress=partial(print, flush=True)), flush=True)
 
 
@@ -141,7 +141,9 @@ def main() -> None:
     words.add_argument("data", nargs="+")
     words.add_argument("--budget", type=float, default=0.175, help="of choose, as a fraction of training all")
     words.add_argument("--print", action="store_true", help="print the table of what is there")
+    words.add_argument("--labels", default="10%%,all", help="by how many labels, separated by commas")
     arguments = words.parse_args()
+    amounts = arguments.labels.replace("%%", "%").split(",")
     torch.set_num_threads(arguments.threads)
     duration.clock = choosing.clock = time.process_time  # whatever else the machine does
     for source in () if arguments.print else arguments.data:
@@ -150,12 +152,12 @@ def main() -> None:
         data = Labelled.of(some(images, LABELLED, 2), some(test, TESTED))
         folder = arguments.out / Path(source).name
         with locked(folder, "benchmark.lock", wait=True):
-            play(images, data, folder, arguments.seconds, arguments.budget)
+            play(images, data, folder, arguments.seconds, arguments.budget, amounts)
     head = "best of all, one at random below it, chosen, chosen below the best, sure, cost, with its training"
     titles = ["data", "labels", *head.split(", "), "points below the best by criteria"]
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     for source in arguments.data:
-        for labels in LABELS:
+        for labels in amounts:
             if (folder_of(arguments.out / Path(source).name, labels) / choosing.RESULT).exists():
                 print(row(arguments.out / Path(source).name, labels))
 
