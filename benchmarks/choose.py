@@ -141,9 +141,9 @@ def main() -> None:
     words.add_argument("data", nargs="+")
     words.add_argument("--budget", type=float, default=0.175, help="of choose, as a fraction of training all")
     words.add_argument("--print", action="store_true", help="print the table of what is there")
-    words.add_argument("--labels", default="10%%,all", help="by how many labels, separated by commas")
+    words.add_argument("--labels", default="10%,all", help="by how many labels, separated by commas")
     arguments = words.parse_args()
-    amounts = arguments.labels.replace("%%", "%").split(",")
+    amounts = arguments.labels.split(",")
     torch.set_num_threads(arguments.threads)
     duration.clock = choosing.clock = time.process_time  # whatever else the machine does
     for source in () if arguments.print else arguments.data:
