@@ -466,8 +466,6 @@ TIMED = {
     "detection": "bccd_voc",
     "segmentation": "camvid_voc",
     "outliers": "caltech96",
-    "retrieval": "caltech96",
-    "few_shot": "caltech96",
     "knn": "caltech96",
     "linear": "caltech96",
 }

@@ -688,3 +688,12 @@ def test_what_an_interruption_left_out_is_named_and_no_probe_lacks_what_another_
     assert "Controls of knn with 5 labels per class and linear with 5 labels per class: raw input." in said
     assert len(re.findall(r"(?m)^supervised, same labels .*100.0 .*not measured$", said)) == 2
     assert "not measured: supervised, same labels of knn and linear with 5 labels per class." in said
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"), [("few_shot", "text"), ("retrieval", "audio-visual"), ("abx", "audio")]
+)
+def test_a_task_refuses_encoders_of_other_kinds_in_one_line(task, kind):
+    message = f"probe must be one for encoders of kind image, got {task}, which is for {kind}"
+    with pytest.raises(ValueError, match=message):
+        evaluate(encoders.build("conv4", image_size=8, in_channels=1), "digits", probe=task, device="cpu")

@@ -109,6 +109,8 @@ def _evaluate(
     """Open the model and the data, and measure tasks first, then probes."""
     refuse_unknown(evaluate, reading)
     encoder, reader = frozen(run, device)
+    for name in request.tasks:
+        TASKS.load(name).refuse(name, encoder.kind)
     weights = starting_weights.of(run, request.public_weights)
     words = [*request.controls, *([] if request.public_weights is None else [PUBLIC])]
     request.controls = controls_for(words, encoder.kind, weights.named)

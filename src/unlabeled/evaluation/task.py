@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from unlabeled.check import UserError
 from unlabeled.evaluation.measurement import Measurement
 from unlabeled.evaluation.model import EvaluatedModel
 from unlabeled.evaluation.sources import Parts, Source
@@ -21,11 +22,28 @@ class Task:
             after the other, each of which is kept at once.
         open: Opens the data; the source has options that suit the encoder.
         size: Shorter side in pixels at which it looks at images where none is named; None for the encoder's.
+        kinds: Kinds of encoders that it is for; empty for all, or where it says itself which.
     """
 
     measure: Callable[[EvaluatedModel, Parts], Iterable[Measurement]]
     open: Callable[[Source], Parts] = Source.open
     size: int | None = None
+    kinds: tuple[str, ...] = ()
+
+    def refuse(self, name: str, kind: str) -> None:
+        """Refuse an encoder of a kind that the task is not for.
+
+        Args:
+            name: Name of the task.
+            kind: Kind of the encoder.
+
+        Raises:
+            ValueError: It is for other kinds.
+        """
+        if self.kinds and kind not in self.kinds:
+            raise UserError(
+                f"probe must be one for encoders of kind {kind}, got {name}, which is for {' or '.join(self.kinds)}"
+            )
 
     def parts(self, source: Source, size: int | None = None) -> Parts:
         """Open the data, its images stored at the size at which the task looks at them."""

@@ -347,4 +347,4 @@ def _distances(frames: list[Tensor], pairs: Tensor) -> dict[str, Tensor]:
     return {"": warping, ", of means": angles(means, means).cpu()}
 
 
-TASK = Task(measure, partial(Source.open, whole=True))
+TASK = Task(measure, partial(Source.open, whole=True), kinds=("audio",))

@@ -235,4 +235,4 @@ def _open(source: Source) -> Parts:
     return transfer.open_annotated(source, "boxes")
 
 
-TASK = Task(measure, _open, SIZE)
+TASK = Task(measure, _open, SIZE, kinds=("image",))

@@ -151,4 +151,4 @@ def _measurement(unit: str, features: str, values: Tensor, test: Data) -> Measur
     )  # fmt: skip
 
 
-TASK = Task(measure, partial(Source.open, whole=True))
+TASK = Task(measure, partial(Source.open, whole=True), kinds=("audio-visual",))

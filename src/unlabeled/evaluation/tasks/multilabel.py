@@ -149,4 +149,4 @@ def _open(source: Source) -> Parts:
     return transfer.open_annotated(source, "boxes", "masks")
 
 
-TASK = Task(measure, _open)
+TASK = Task(measure, _open, kinds=("image",))

@@ -252,4 +252,4 @@ def _over_frames(bench: Bench) -> LSTMOverFrames:
     return network.to(bench.model.device)
 
 
-TASK = Task(measure)
+TASK = Task(measure, kinds=("video",))

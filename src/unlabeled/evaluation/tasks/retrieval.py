@@ -177,4 +177,4 @@ def _measurement(layer: str, features: str, unit: str, values: Tensor, test: Dat
     )  # fmt: skip
 
 
-TASK = Task(measure, partial(Source.open, whole=True))
+TASK = Task(measure, partial(Source.open, whole=True), kinds=("audio-visual",))

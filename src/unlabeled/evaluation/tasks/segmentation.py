@@ -220,4 +220,4 @@ def _open(source: Source) -> Parts:
     return transfer.open_annotated(source, "masks")
 
 
-TASK = Task(measure, _open, SIZE)
+TASK = Task(measure, _open, SIZE, kinds=("image",))

@@ -39,4 +39,4 @@ def _open(source: Source) -> Parts:
     return source.of_kind("text").open()
 
 
-TASK = Task(measure, _open)
+TASK = Task(measure, _open, kinds=("text",))
