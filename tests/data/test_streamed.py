@@ -202,11 +202,20 @@ def test_lines_and_plain_texts_are_rows(ending: str, packing: str, tmp_path: Pat
     assert data.in_memory(9).texts == [whole.texts[row] for row in data.sample(9)["index"]]  # type: ignore[attr-defined]
 
 
-def test_a_packed_shard_that_is_cut_is_refused_by_name(tmp_path: Path) -> None:
-    content = gzip.compress("\n".join(f'"{number}"' for number in np.random.rand(2000)).encode())
-    (tmp_path / "a.jsonl.gz").write_bytes(content[:-5000])
-    with pytest.raises(UserError, match=r"a.jsonl.gz must be a readable file: "):
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.txt.gz"])
+@pytest.mark.parametrize("damage", ["cut", "overwritten", "not packed"])
+def test_a_packed_shard_that_is_damaged_is_refused_by_name(name: str, damage: str, tmp_path: Path) -> None:
+    lines = "\n".join(f'"{number}"' for number in np.random.default_rng(0).random(2000)).encode()
+    packed = gzip.compress(lines)
+    damaged = {"cut": packed[:-5000], "overwritten": packed[:20] + bytes([255, 0, 255]) + packed[23:]}
+    (tmp_path / name).write_bytes(damaged.get(damage, lines))
+    with pytest.raises(UserError, match=rf"{name} must be a readable file: "):
         TEXT.open(tmp_path)
+
+
+def test_the_byte_order_mark_of_a_text_is_no_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("\ufeffSome words.".encode())
+    assert TEXT.open(tmp_path).in_memory(1).texts == ["Some words."]  # type: ignore[attr-defined]
 
 
 def characters(texts: list[str]) -> list[list[int]]:

@@ -8,11 +8,13 @@ epoch.
 import copy
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import IO, Any, NoReturn, Self
 
 import numpy as np
 import torch
@@ -55,10 +57,10 @@ def texts_of(path: Path, text_column: str | None = None) -> Iterator[bytes]:
         table = open_table(path)
         head = list(islice(table.records(), _PEEKED))
         names = _columns(head, path, text_column)
-        records: Iterable[Any] = table.records([*dict.fromkeys(name.partition(".")[0] for name in names)])
+        records: Iterable[Any] = table.records([*dict.fromkeys(column.partition(".")[0] for column in names)])
     elif name.startswith(".txt"):
         with _unpacked(path) as file:
-            return (part.encode() for part in groups(file.read().decode("utf-8", "replace")))
+            return (part.encode() for part in groups(file.read().decode("utf-8-sig", "replace")))
     else:
         lines = _lines(path)
         first = list(islice(lines, _PEEKED))
@@ -80,22 +82,25 @@ def _text(record: Any, names: tuple[str, ...]) -> str:
     return " ".join(value for name in names if isinstance(value := fields.get(name), str))
 
 
-def _unpacked(path: Path) -> Any:
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
+@contextmanager
+def _unpacked(path: Path) -> Iterator[IO[bytes]]:
+    """A file, unpacked if it ends with .gz; damage is an error that names it."""
+    try:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+            yield file
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path} must be a readable file: {check.reason(error)}") from error
 
 
 def _lines(path: Path) -> Iterator[Any]:
     """What the lines of a file hold; None where that is no JSON."""
-    try:
-        with _unpacked(path) as file:
-            for line in file:
-                if line.strip():
-                    try:
-                        yield json.loads(line)
-                    except (ValueError, RecursionError):
-                        yield None
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} must be a readable file: {check.reason(error)}") from error
+    with _unpacked(path) as file:
+        for line in file:
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except (ValueError, RecursionError):
+                    yield None
 
 
 class TextDecoder(Decoder):
