@@ -213,6 +213,18 @@ def test_a_packed_shard_that_is_damaged_is_refused_by_name(name: str, damage: st
         TEXT.open(tmp_path)
 
 
+def test_the_columns_of_texts_are_said_also_where_shards_differ(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, column in enumerate(("review", "review", "abstract")):
+        (tmp_path / f"{number}.jsonl").write_text(json.dumps({column: "Some words of a text.", "id": number}))
+    TEXT.open(tmp_path)
+    assert [message for message in caplog.messages if message.startswith("streamed texts")] == [
+        f"streamed texts are those of {column}; --text-column chooses others"
+        for column in ("review", "abstract")
+    ]
+
+
 def test_the_byte_order_mark_of_a_text_is_no_part_of_it(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("\ufeffSome words.".encode())
     assert TEXT.open(tmp_path).in_memory(1).texts == ["Some words."]  # type: ignore[attr-defined]

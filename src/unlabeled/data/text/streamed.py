@@ -12,9 +12,10 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from io import BufferedIOBase
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.columns import choose, flat
+from unlabeled.data.notes import note
 from unlabeled.data.options import Progress
 from unlabeled.data.samples import Batch, Skipped
 from unlabeled.data.streaming.addresses import ending
@@ -72,7 +74,10 @@ def texts_of(path: Path, text_column: str | None = None) -> Iterator[bytes]:
 
 def _columns(records: Sequence[Any], path: Path, text_column: str | None) -> tuple[str, ...]:
     rows = [flat(record) for record in records if isinstance(record, dict)]
-    return choose(rows, str(path), text_column).texts
+    names = choose(rows, str(path), text_column).texts
+    if text_column is None:  # each shard chooses, so another choice is said too
+        note(f"streamed texts are those of {' and '.join(names)}; --text-column chooses others")
+    return names
 
 
 def _text(record: Any, names: tuple[str, ...]) -> str:
@@ -83,7 +88,7 @@ def _text(record: Any, names: tuple[str, ...]) -> str:
 
 
 @contextmanager
-def _unpacked(path: Path) -> Iterator[IO[bytes]]:
+def _unpacked(path: Path) -> Iterator[BufferedIOBase]:
     """A file, unpacked if it ends with .gz; damage is an error that names it."""
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
