@@ -431,7 +431,7 @@ def test_grey_images_are_one_channel_and_deep_ones_need_levels(tmp_path: Path) -
         Image.fromarray(np.arange(64).reshape(8, 8).astype(dtype) * top).save(stream, "png")
         return stream.getvalue()
 
-    assert opened(write_tars(tmp_path / "grey", [[grey(np.uint8, 1)] * 2])).channels == 1
+    assert opened(write_tars(tmp_path / "grey", [[grey(np.uint8, 1)] * 2])).shape["channels"] == 1
     deep = write_tars(tmp_path / "deep", [[grey(np.uint16, 1000)] * 2])
     with pytest.raises(UserError, match="levels must be given to stream images of more than 8 bits"):
         opened(deep)
