@@ -111,6 +111,8 @@ def test_other_sources_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.parquet").touch()
     with pytest.raises(UserError, match=r"must hold shards of one format, got .parquet and .tar"):
         find_shards(str(tmp_path))
+    with pytest.raises(UserError, match=r"must hold shards of one format, got .parquet and .tar"):
+        find_shards(f"{tmp_path}/{{a.tar,b.parquet}}")
     with pytest.raises(UserError, match=r"nothing.tar does not exist"):
         find_shards(str(tmp_path / "nothing.tar"))
 

@@ -202,11 +202,32 @@ def test_lines_and_plain_texts_are_rows(ending: str, packing: str, tmp_path: Pat
     assert data.in_memory(9).texts == [whole.texts[row] for row in data.sample(9)["index"]]  # type: ignore[attr-defined]
 
 
-def test_a_packed_shard_that_is_cut_is_refused_by_name(tmp_path: Path) -> None:
-    content = gzip.compress("\n".join(f'"{number}"' for number in np.random.rand(2000)).encode())
-    (tmp_path / "a.jsonl.gz").write_bytes(content[:-5000])
-    with pytest.raises(UserError, match=r"a.jsonl.gz must be a readable file: "):
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.txt.gz"])
+@pytest.mark.parametrize("damage", ["cut", "overwritten", "not packed"])
+def test_a_packed_shard_that_is_damaged_is_refused_by_name(name: str, damage: str, tmp_path: Path) -> None:
+    lines = "\n".join(f'"{number}"' for number in np.random.default_rng(0).random(2000)).encode()
+    packed = gzip.compress(lines)
+    damaged = {"cut": packed[:-5000], "overwritten": packed[:20] + bytes([255, 0, 255]) + packed[23:]}
+    (tmp_path / name).write_bytes(damaged.get(damage, lines))
+    with pytest.raises(UserError, match=rf"{name} must be a readable file: "):
         TEXT.open(tmp_path)
+
+
+def test_the_columns_of_texts_are_said_also_where_shards_differ(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, column in enumerate(("review", "review", "abstract")):
+        (tmp_path / f"{number}.jsonl").write_text(json.dumps({column: "Some words of a text.", "id": number}))
+    TEXT.open(tmp_path)
+    assert [message for message in caplog.messages if message.startswith("streamed texts")] == [
+        f"streamed texts are those of {column}; --text-column chooses others"
+        for column in ("review", "abstract")
+    ]
+
+
+def test_the_byte_order_mark_of_a_text_is_no_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("\ufeffSome words.".encode())
+    assert TEXT.open(tmp_path).in_memory(1).texts == ["Some words."]  # type: ignore[attr-defined]
 
 
 def characters(texts: list[str]) -> list[list[int]]:
@@ -410,7 +431,7 @@ def test_grey_images_are_one_channel_and_deep_ones_need_levels(tmp_path: Path) -
         Image.fromarray(np.arange(64).reshape(8, 8).astype(dtype) * top).save(stream, "png")
         return stream.getvalue()
 
-    assert opened(write_tars(tmp_path / "grey", [[grey(np.uint8, 1)] * 2])).channels == 1
+    assert opened(write_tars(tmp_path / "grey", [[grey(np.uint8, 1)] * 2])).shape["channels"] == 1
     deep = write_tars(tmp_path / "deep", [[grey(np.uint16, 1000)] * 2])
     with pytest.raises(UserError, match="levels must be given to stream images of more than 8 bits"):
         opened(deep)

@@ -117,15 +117,15 @@ def assert_equal_runs(
     copytree(folder / "fsdp", folder / "fsdp then one process")
     train(method, folder / "fsdp then one process", resume=True, **settings)
     for name in ("ddp then fsdp", "fsdp then one process"):
-        found, position = read_checkpoint(folder / name / CHECKPOINT)
-        assert position["step"] == STEPS and found.keys() == expected.keys()
+        state, position = read_checkpoint(folder / name / CHECKPOINT)
+        assert position["step"] == STEPS and state.keys() == expected.keys()
         with patch.dict(images.NAMES, SHALLOW):
             encoder = Run(folder / name).encoder.state_dict()
-        assert all(torch.equal(value, found["method"][f"encoder.{key}"]) for key, value in encoder.items())
+        assert all(torch.equal(value, state["method"][f"encoder.{key}"]) for key, value in encoder.items())
         if draws and name == "fsdp then one process":
             continue
         for group, tensors in expected.items():
-            torch.testing.assert_close(found[group], tensors, rtol=0, atol=TOLERANCE)
+            torch.testing.assert_close(state[group], tensors, rtol=0, atol=TOLERANCE)
         for entry, other in zip(Run(folder / name).history, Run(folder / "ddp").history, strict=True):
             assert entry["loss"] == pytest.approx(other["loss"], abs=1e-4)
             assert entry["spread"] == pytest.approx(other["spread"], abs=1e-4)

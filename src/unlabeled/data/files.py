@@ -16,9 +16,9 @@ from unlabeled.files import RUN_FILES
 
 __all__ = [
     "FILMS",
-    "OF_SYSTEMS",
     "SOUNDS",
     "SPLITS",
+    "SYSTEM_FOLDERS",
     "File",
     "Walk",
     "by_folder",
@@ -48,7 +48,7 @@ FILMS = (".mp4", ".m4v", ".mkv", ".avi", ".webm", ".mov", ".mpg", ".mpeg", ".ogv
 """Endings of video files that are those of nothing else."""
 _SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase", "fold")
 _SPLIT_IN_NAME = re.compile(rf"(?:^|[-_./ ])({'|'.join(SPLITS)})(?=\d*(?:[-_./ ]|$))")
-OF_SYSTEMS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "#recycle"}
+SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "#recycle"}
 """Folders that systems make: copies and thumbnails of files (macOS, Synology), deleted ones, parts of lost ones."""
 _RUN = "run.toml"
 """What makes a folder a run."""
@@ -153,7 +153,7 @@ def _sort_entries(
         name, path = entry.name, before + entry.name
         reason, unreadable = "", False
         try:
-            if name.startswith(".") or name in OF_SYSTEMS:
+            if name.startswith(".") or name in SYSTEM_FOLDERS:
                 reason = "hidden"
             elif is_run and name in _OUTPUTS:
                 reason = "part of a run"

@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple, cast
 
 from unlabeled import check
 from unlabeled.check import UserError
-from unlabeled.data.files import OF_SYSTEMS, without_shard
+from unlabeled.data.files import SYSTEM_FOLDERS, without_shard
 from unlabeled.data.image.decode import SUFFIXES
 from unlabeled.data.labels import NO_LABELS
 from unlabeled.data.limits import LARGEST, TOO_LARGE, refuse_unpacked
@@ -344,7 +344,7 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
 
 def _member(name: str, size: int, end: int, reason: str | None, read: Callable[[], bytes]) -> _Member:
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    if any(part.startswith(".") or part in OF_SYSTEMS for part in parts):
+    if any(part.startswith(".") or part in SYSTEM_FOLDERS for part in parts):
         reason = "hidden"
     return _Member("/".join(parts), size, end, reason or (TOO_LARGE if size > LARGEST else None), read)
 

@@ -47,7 +47,7 @@ AHEAD = 8
 NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
 """Variables in which torchrun and SLURM say which process this is, of how many, and which of its machine."""
 
-OF_KIND = {"image": ("channels", "levels"), "audio": ("sample_rate",), "text": ("text_column",)}
+OPENING = {"image": ("channels", "levels"), "audio": ("sample_rate",), "text": ("text_column",)}
 """Options by which streamed data is opened, by kind."""
 
 Vectors = Callable[[Batch], torch.Tensor]
@@ -119,8 +119,9 @@ def embed_shards(
     (rank, processes), hardware, run = _process(), _hardware(device), opened_run(run)
     if (text := readouts.named(run, features)) and stream:
         raise UserError(f"features must be the run's own with stream, as others are fitted, got {text}")
-    words = {"device": device, "reading": reading, "progress": tell}
-    encoder, reader = readouts.features_reader(run, features, data, **words)
+    encoder, reader = readouts.features_reader(
+        run, features, data, device=device, reading=reading, progress=tell
+    )
     source = Source.of(run, encoder, data, reading=reading)
     files = _shards(source, encoder, cache_size, workers, tell) if stream else _Splits(source.splits(encoder))
     _claim(folder, fingerprint(encoder.state_dict()), text or "output", files.identity)
@@ -161,9 +162,12 @@ class _Shards:
     def contents(self, names: list[str], vectors: Vectors, device: torch.device) -> Contents:
         data = self.data.to(device)
         data.announce((rows for name in names for rows in self._batches(name)), AHEAD)
-        for name in names:
-            data.broken = []
-            yield name, self._pieces(data, name, vectors), data.broken
+        try:
+            for name in names:
+                data.broken = []
+                yield name, self._pieces(data, name, vectors), data.broken
+        finally:
+            data.announce(iter(()))  # which ends the workers
 
     def _batches(self, name: str) -> Iterator[torch.Tensor]:
         decoder, shard = self.data.decoder, self.shards[name]
@@ -204,7 +208,7 @@ def _shards(
         )
     if source.reading:
         raise UserError(f"{next(iter(source.reading))} must be left out with stream")
-    reading = {name: options.get(name) for name in OF_KIND[kind]}
+    reading = {name: options.get(name) for name in OPENING[kind]}
     if kind == "image":
         reading["side"] = options.get("store_size") or STORE_SIZE
     data = open_streamed(

@@ -87,10 +87,12 @@ def embed(
     if layer is not None and features is not None:
         raise UserError(f"layer must be left out with features, got {layer}")
     hardware, run, tell = pick_device(device), opened_run(run), progress or (lambda line: None)
-    words = {"device": device, "reading": reading, "progress": tell}
-    encoder, reader = (
-        readouts.features_reader(run, features, data, **words) if layer is None else frozen(run, hardware)
-    )
+    if layer is None:
+        encoder, reader = readouts.features_reader(
+            run, features, data, device=device, reading=reading, progress=tell
+        )
+    else:
+        encoder, reader = frozen(run, hardware)
     splits = Source.of(run, encoder, data, reading=reading).splits(encoder)
     vectors = partial(features_of, reader, layer)
     if target is not None and not coordinates:

@@ -157,20 +157,20 @@ def _twin(run: Any, request: Request) -> Run | None:
         return None
 
 
-def _public(encoder: "Encoder", request: Request) -> "list[tuple[Encoder, str]]":
-    """The network of public weights, and what they are called, for what trains it; empty where there is none."""
+def _public(encoder: "Encoder", request: Request) -> "tuple[Encoder, str] | None":
+    """The network of public weights, to be trained on labels, and what they are called; None where there is none."""
     if PUBLIC not in request.controls:
-        return []
+        return None
     reason = "only networks of images are trained from public weights"
     if isinstance(encoder, ImageEncoder):
         try:
-            if (made := public.network_of(encoder, request.control_weights)) is not None:
-                return [made]
+            if (network := public.network_of(encoder, request.control_weights)) is not None:
+                return network
             reason = "it does not suit these images"
         except Unreachable as error:
             reason = str(error)
     request.report(f"the control {PUBLIC} is skipped where it would be trained: {reason}")
-    return []
+    return None
 
 
 def _measure_tasks(
@@ -182,10 +182,13 @@ def _measure_tasks(
     method = method_around(encoder, run, device)
     settings, own = request.settings, (request.size, request.clips, request.crops, request.settings.steps)
     model = EvaluatedModel(encoder, method, settings.seed, device, *own, request.transfer or Transfer())
-    twin = _twin(run, request) if {*OF_TASKS["transfer"]} & {*request.tasks} else None
+    twin, others = None, dict[str, "Encoder"]()
     if {*OF_TASKS["transfer"]} & {*request.tasks}:
-        twins = [] if twin is None else [(WITH_LABELS, frozen(bare(twin.encoder), device)[0])]
-        model.others = dict([*twins, *((PUBLIC, network) for network, _ in _public(encoder, request))])
+        if (twin := _twin(run, request)) is not None:
+            others[WITH_LABELS] = frozen(bare(twin.encoder), device)[0]
+        if (weights := _public(encoder, request)) is not None:
+            others[PUBLIC] = weights[0]
+    model.others = others
     for number, name in enumerate(request.tasks):
         request.report(name)
         # Which columns a task or probe has is not known before it begins.
@@ -261,11 +264,11 @@ def _measure_probes(
     with_labels = _with_labels(encoder, twin, labelled, settings.seed)
     beside = [*(_controls(encoder, labelled, request) if frozen_features else []), *with_labels]
     trained = [*with_labels]
-    if any(PROBES.load(cell.probe).trains_encoder for cell in plan):
-        trained += [
-            Representation(PUBLIC, of_encoder(network), network.to(labelled.train.device), detail=label)
-            for network, label in _public(bare(encoder), request)
-        ]
+    if any(PROBES.load(cell.probe).trains_encoder for cell in plan) and (
+        weights := _public(bare(encoder), request)
+    ):
+        network = weights[0].to(labelled.train.device)
+        trained.append(Representation(PUBLIC, of_encoder(network), network, detail=weights[1]))
     choosers = {}
     if request.features == readouts.CHOOSE:
         rows = [rows for draw in draws.values() for rows in draw]

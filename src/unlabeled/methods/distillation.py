@@ -83,9 +83,9 @@ def load_teacher(source: str | None, encoder: ImageEncoder) -> encoders.Encoder:
         return copy.deepcopy(encoder)
     folder = Path(source or "")
     file = next((folder / name for name in FILES if (folder / name).is_file()), folder)
-    if source is not None and file.is_file():
+    if source and file.is_file():
         teacher = encoders.load(file)
-    elif source is not None and PUBLIC.match(str(source)):
+    elif source and PUBLIC.match(str(source)):
         teacher = encoders.pretrained(source, in_channels=encoder.in_channels)
     else:
         raise UserError(f"teacher must be {FORMS}, or {START}, got {source or 'none'}")

@@ -14,16 +14,20 @@ from unlabeled import check
 from unlabeled.parts import kmeans as exact
 from unlabeled.progress import report, watched
 
-__all__ = ["FROM", "NearestOthers", "applies", "kmeans", "nearest_others"]
+__all__ = ["MIN_VECTORS", "NearestOthers", "applies", "kmeans", "nearest_others"]
 
-FROM = 1_000_000
+MIN_VECTORS = 1_000_000
 """Vectors from which on an approximate search is used; below, the exact one takes minutes at most."""
-ENOUGH = 0.95
+MIN_RECALL = 0.95
 """Recall from which on the search is not widened further."""
+MIN_POINTS_PER_LIST = 39
+"""What faiss asks for when it trains an inverted index."""
 QUERIES = 500
 """Vectors whose neighbours are also searched exactly, to measure the recall."""
 BLOCK = 2**14
-"""Vectors searched or compared at once."""
+"""Vectors searched at once."""
+ENTRIES = 2**26
+"""Cosines computed at once by an exact search."""
 
 
 class NearestOthers(NamedTuple):
@@ -47,7 +51,7 @@ def applies(vectors: int, what: str) -> bool:
         vectors: How many there are.
         what: What takes long without it, for that line.
     """
-    if vectors < FROM:
+    if vectors < MIN_VECTORS:
         return False
     if find_spec("faiss") is None:
         report(f"{what} of {vectors:,} samples without faiss takes long: pip install unlabeled[faiss]")
@@ -63,27 +67,29 @@ def nearest_others(points: Tensor, count: int, *, seed: int = 0) -> NearestOther
     Args:
         points: Float, of length 1, shape (vectors, dim).
         count: Neighbours of each, from 1 to the number of others.
-        seed: Seed of the vectors on which the recall is measured.
+        seed: Seed of the index and of the vectors on which the recall is measured.
+
+    Returns:
+        Neighbours on the CPU.
     """
     import faiss
 
     check.within(check.Range(at_least=1, at_most=len(points) - 1), count=count)
-    numbers = points.detach().cpu().float().contiguous().numpy()
-    lists = max(
-        1, min(4 * math.isqrt(len(points)), len(points) // 39)
-    )  # 39: least points of a list that faiss asks for
+    points = points.detach().cpu().float().contiguous()
+    numbers = points.numpy()
+    lists = max(1, min(4 * math.isqrt(len(points)), len(points) // MIN_POINTS_PER_LIST))
     index: Any = faiss.index_factory(points.shape[1], f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = seed
     index.train(numbers)
     index.add(numbers)
     rows = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:QUERIES]
-    truth = _others((points[rows] @ points.T).topk(count + 1, dim=1).indices, rows)
-    recall, index.nprobe = 0.0, min(8, lists)
+    truth = _exact(points, rows, count)
+    index.nprobe = min(8, lists)
     while True:
         _, own = index.search(numbers[rows.numpy()], count + 1)
         hits = _others(torch.from_numpy(own), rows)[:, :, None] == truth[:, None]
         recall = float(hits.any(2).double().mean())
-        if recall >= ENOUGH or index.nprobe == lists:
+        if recall >= MIN_RECALL or index.nprobe == lists:
             break
         index.nprobe = min(2 * index.nprobe, lists)
     report(
@@ -95,12 +101,22 @@ def nearest_others(points: Tensor, count: int, *, seed: int = 0) -> NearestOther
     for block in watched(blocks, len(blocks), "looking for neighbours", "batches"):
         _, own = index.search(numbers[block.numpy()], count + 1)
         near = _others(torch.from_numpy(own), block)
-        cosines = torch.einsum("nd,nkd->nk", points[block], points[near.clamp(min=0)])
-        # An inverted index that finds too few in the lists it searches gives -1.
-        parts.append((cosines.masked_fill(near < 0, -1.0), near))
+        short = (near < 0).any(1)  # -1 stands for what the lists that are searched do not have
+        if short.any():
+            near[short] = _exact(points, block[short], count)
+        parts.append((torch.einsum("nd,nkd->nk", points[block], points[near]), near))
     cosines, near = (torch.cat(one) for one in zip(*parts))
     cosines, order = cosines.sort(1, descending=True)
     return NearestOthers(cosines, near.gather(1, order), recall)
+
+
+def _exact(points: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Nearest others of some vectors by exact search, int64, shape (rows, count)."""
+    near = [
+        _others((points[part] @ points.T).topk(count + 1, dim=1).indices, part)
+        for part in rows.split(max(1, ENTRIES // len(points)))
+    ]
+    return torch.cat(near)
 
 
 def _others(near: Tensor, rows: Tensor) -> Tensor:

@@ -140,7 +140,9 @@ def _at_hand(train: Data) -> Data:
         return train
     some = train.in_memory(LOOKED_AT[train.kind])
     if len(some) < len(train):
-        note(f"what is learned of {train.name} before training is learned from {len(some):,} {train.unit}")
+        note(
+            f"{train.name}: statistics before training are those of {len(some):,} of {len(train):,} {train.unit}"
+        )
     return some
 
 

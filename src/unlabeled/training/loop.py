@@ -343,7 +343,8 @@ class Loop:
         self.checkpoints.log(self.step, entry)
         self.trackers.epoch(entry)
         if self._is_due(entry["epoch"]):
-            self.checkpoints.keep(self.step, self.save_encoder(self.state()))
+            weights = {"method": sharding.whole(self.method.state_dict())}
+            self.checkpoints.keep(self.step, self.save_encoder(weights))
         last = self.step == self.total_steps or self.watch.stopped is not None
         self.progress.epoch(entry, alarm=self.bad_epochs > 1, last=last)
 

@@ -53,7 +53,7 @@ def table_sounds(path: Path) -> Iterator[bytes]:
     return sounds()
 
 
-OF_SOUNDS = Content("sounds", SOUNDS, table_sounds)
+SOUND_FILES = Content("sounds", SOUNDS, table_sounds)
 
 
 class SoundDecoder(Decoder):
@@ -181,7 +181,7 @@ def open_streamed(
         ValueError: No shard is there, or a shard or too many sounds cannot be read.
         ConnectionError: The server does not answer.
     """
-    opened = open_shards(source, OF_SOUNDS, cache_size, progress)
+    opened = open_shards(source, SOUND_FILES, cache_size, progress)
     rows, counts = opened.rows, opened.lengths.counts
     rates, peaks = _facts(rows, counts)
     if sample_rate is None:

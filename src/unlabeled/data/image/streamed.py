@@ -4,7 +4,6 @@ A source is what `streaming.addresses` finds: tar or parquet files, local or at 
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,18 +167,18 @@ def open_streamed(
     """
     opened = open_shards(source, IMAGES, cache_size, progress)
     decoder = ImageDecoder(opened.rows, opened.lengths.counts, side, None, parsed(levels))
-    make = partial(
-        StreamedImages,
-        name=opened.name,
-        workers=workers,
-        max_broken=max_broken,
-        skipped=opened.lengths.skipped,
-    )
     images, _ = decoder.samples(first_rows(decoder.counts))
     numbers = [len(image) for image in images]
     several = channels or (max(numbers) if {*numbers} <= {1, 3} else max({*numbers}, key=numbers.count))
     whole = ImageDecoder(decoder.source, decoder.counts, side, several, decoder.levels)
-    data = make(whole, image_size=int(np.median([min(image.shape[1:]) for image in images])))
+    data = StreamedImages(
+        whole,
+        name=opened.name,
+        image_size=int(np.median([min(image.shape[1:]) for image in images])),
+        workers=workers,
+        max_broken=max_broken,
+        skipped=opened.lengths.skipped,
+    )
     if several == 1 and not channels:
         note(f"{data.name}: images are grey, as the first {len(images)} are; colours become grey")
     opened.divided(data)

@@ -117,6 +117,7 @@ def find_shards(source: str, endings: tuple[str, ...] = ENDINGS) -> Shards:
     named = all(ending(address) in endings for address in addresses)
     if named and not any(map(_is_pattern, addresses)):
         files = _all_at_once(_about, addresses)
+        _refuse_several_formats(files, source)
         return Shards(files, ["all"])
     listed = [shard for part in _all_at_once(_below, addresses) for shard in part]
     files = sorted(shard for shard in listed if ending(shard.address) in endings)
@@ -124,18 +125,23 @@ def find_shards(source: str, endings: tuple[str, ...] = ENDINGS) -> Shards:
         raise UserError(f"data must be a pattern that matches a file, got {shown(source)}")
     if not files:
         counted = Counter(ending(shard.address) or "without ending" for shard in listed)
-        others = ", ".join(f"{count} {ending}" for ending, count in counted.most_common(5)) or "nothing"
+        others = ", ".join(f"{count} {name}" for name, count in counted.most_common(5)) or "nothing"
         wanted = f"{', '.join(endings[:-1])} or {endings[-1]}"
         wanted = f"uncompressed {wanted}" if ".tar" in endings else wanted
         raise UserError(f"{shown(source)} must hold {wanted} files to be streamed, got {others}")
-    if len(formats := {ending(shard.address) for shard in files}) > 1:
-        raise UserError(
-            f"{shown(source)} must hold shards of one format, got {' and '.join(sorted(formats))}; name those of one, "
-            f"as in {shown(source).rstrip('/')}/*{files[0].address[-len(ending(files[0].address)) :]}"
-        )
+    _refuse_several_formats(files, source)
     parts = _parts(files)
     first = "train" if "train" in parts else next(iter(parts))
     return Shards(parts[first], [first, *(part for part in parts if part != first)])
+
+
+def _refuse_several_formats(files: list[Shard], source: str) -> None:
+    formats = sorted({ending(shard.address) for shard in files})
+    if len(formats) > 1:
+        raise UserError(
+            f"{shown(source)} must hold shards of one format, got {' and '.join(formats)}; name those of one, such as "
+            f"*{formats[0]}"
+        )
 
 
 def _is_pattern(address: str) -> bool:

@@ -8,8 +8,11 @@ epoch.
 import copy
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from io import BufferedIOBase
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -21,6 +24,7 @@ from torch import Tensor
 from unlabeled import check
 from unlabeled.check import UserError
 from unlabeled.data.columns import choose, flat
+from unlabeled.data.notes import note
 from unlabeled.data.options import Progress
 from unlabeled.data.samples import Batch, Skipped
 from unlabeled.data.streaming.addresses import ending
@@ -55,10 +59,10 @@ def texts_of(path: Path, text_column: str | None = None) -> Iterator[bytes]:
         table = open_table(path)
         head = list(islice(table.records(), _PEEKED))
         names = _columns(head, path, text_column)
-        records: Iterable[Any] = table.records([*dict.fromkeys(name.partition(".")[0] for name in names)])
+        records: Iterable[Any] = table.records([*dict.fromkeys(column.partition(".")[0] for column in names)])
     elif name.startswith(".txt"):
         with _unpacked(path) as file:
-            return (part.encode() for part in groups(file.read().decode("utf-8", "replace")))
+            return (part.encode() for part in groups(file.read().decode("utf-8-sig", "replace")))
     else:
         lines = _lines(path)
         first = list(islice(lines, _PEEKED))
@@ -70,7 +74,10 @@ def texts_of(path: Path, text_column: str | None = None) -> Iterator[bytes]:
 
 def _columns(records: Sequence[Any], path: Path, text_column: str | None) -> tuple[str, ...]:
     rows = [flat(record) for record in records if isinstance(record, dict)]
-    return choose(rows, str(path), text_column).texts
+    names = choose(rows, str(path), text_column).texts
+    if text_column is None:  # each shard chooses, so another choice is said too
+        note(f"streamed texts are those of {' and '.join(names)}; --text-column chooses others")
+    return names
 
 
 def _text(record: Any, names: tuple[str, ...]) -> str:
@@ -80,22 +87,25 @@ def _text(record: Any, names: tuple[str, ...]) -> str:
     return " ".join(value for name in names if isinstance(value := fields.get(name), str))
 
 
-def _unpacked(path: Path) -> Any:
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
+@contextmanager
+def _unpacked(path: Path) -> Iterator[BufferedIOBase]:
+    """A file, unpacked if it ends with .gz; damage is an error that names it."""
+    try:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+            yield file
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path} must be a readable file: {check.reason(error)}") from error
 
 
 def _lines(path: Path) -> Iterator[Any]:
     """What the lines of a file hold; None where that is no JSON."""
-    try:
-        with _unpacked(path) as file:
-            for line in file:
-                if line.strip():
-                    try:
-                        yield json.loads(line)
-                    except (ValueError, RecursionError):
-                        yield None
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} must be a readable file: {check.reason(error)}") from error
+    with _unpacked(path) as file:
+        for line in file:
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except (ValueError, RecursionError):
+                    yield None
 
 
 class TextDecoder(Decoder):
