@@ -29,7 +29,7 @@ from unlabeled.data.tables import open_table
 
 __all__ = ["SoundDecoder", "StreamedSounds", "open_streamed"]
 
-IN_MEMORY = 60
+IN_MEMORY = 15
 """Seconds of a sound that are held in memory, where some sounds are."""
 
 
@@ -148,7 +148,7 @@ class StreamedSounds(Streamed):
         return view
 
     def shortened(self, sample: Tensor) -> Tensor:
-        """At most the first minute."""
+        """At most the first 15 seconds."""
         return sample[: IN_MEMORY * self.sample_rate].clone()
 
     def gathered(self, samples: list[Tensor], paths: list[str]) -> Sounds:
