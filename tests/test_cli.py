@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from unlabeled import methods
-from unlabeled.cli import _with_flags, _words, main
+from unlabeled.cli import _unwrap, _with_flags, _words, main
 from unlabeled.data import worlds
 from unlabeled.encoders.building import KINDS, names
 from unlabeled.run import load
@@ -607,3 +607,34 @@ def test_adapt_says_at_which_rates_it_trains(tmp_path: Path, capsys: pytest.Capt
     said = capsys.readouterr().err
     assert re.search(r"adapting: the encoder learns at [\d.e-]+ \(--encoder-rate 0\.1\), down to ", said)
     assert "(--layer-decay 0.75); the heads are trained alone for the first 10 % of the steps" in said
+
+
+def test_help_is_wrapped_by_the_terminal_not_by_the_source() -> None:
+    def command() -> None:
+        """A summary that
+        goes on.
+
+        A paragraph, and
+        more of it:
+        a line of its own.
+
+        Args:
+            out: A file; or
+                a folder.
+            data: Samples.
+        """
+
+    _unwrap(command)
+    summary, paragraph, arguments = (command.__doc__ or "").split("\n\n")
+    assert summary == "A summary that goes on."
+    assert paragraph == "A paragraph, and more of it:\na line of its own."
+    assert arguments == "Args:\n    out: A file; or a folder.\n    data: Samples."
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "unlabeled", "methods"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")

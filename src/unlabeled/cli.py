@@ -267,7 +267,7 @@ def _pretrain_command(method: methods.Description, verb: Literal["pretrain", "ad
         "out": (
             Path | None,
             None,
-            f"Folder of the run. [default: runs/{'METHOD' if method is AUTO else name}-DATA]",
+            f"Folder of the run. [default: runs/{name}-DATA]",
         ),
         "resume": (
             bool,
@@ -1247,6 +1247,18 @@ def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _unwrap(function: Callable[..., Any]) -> None:
+    """Join the lines of each paragraph of a docstring: the help is wrapped to the width of the terminal."""
+    sections = inspect.getdoc(function) or ""
+    # An argument begins with four spaces, and its further lines with eight.
+    function.__doc__ = re.sub(r"(?<=[^\n:])\n(?=\S| {8})\s*", " ", sections)
+
+
+for _name in app:
+    if (_command := app[_name].default_command) is not None and _command.__module__ == __name__:
+        _unwrap(_command)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
@@ -1262,11 +1274,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (CycloptsError, UserError) as error:
         _stop(check.one_line(str(error)), 2)
     except OSError as error:
+        if _reader_is_gone():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails too
+            sys.exit(1)
         _stop(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 2)
     except KeyboardInterrupt as interrupt:
         _stop(str(interrupt) or "stopped", 130)
     except FloatingPointError as error:
         _stop(str(error), 3)
+
+
+def _reader_is_gone() -> bool:
+    """Whether the program that reads what is printed, such as head, has ended, which is no error."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def _call(command: App, words: Sequence[str]) -> None:

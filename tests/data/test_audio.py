@@ -2,6 +2,8 @@
 
 import io
 import math
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -519,3 +521,21 @@ def test_sounds_in_formats_of_videos_are_sounds_beside_others(tmp_path, write):
     assert kind_of(tmp_path / "sounds") == "audio"
     data = open_data(tmp_path / "sounds")
     assert [path.rpartition("/")[2] for path in data.paths] == ["a.mp4", "b.mp4", "loud.wav"]
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (("a.jpg", "a.cls", "a.txt", "a.json"), "image"),
+        (("a.wav", "a.cls", "a.txt", "a.json"), "audio"),
+        (("a.mp4", "a.json"), "video"),
+        (("a.txt", "b.txt"), "text"),
+        ((), "image"),
+    ],
+)
+def test_the_files_in_shards_tell_the_kind_of_data(names: tuple[str, ...], kind: str, tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards/0.tar", "w") as shard:
+        for name in names:
+            shard.addfile(tarfile.TarInfo(name))
+    assert kind_of(tmp_path / "shards") == kind_of(tmp_path / "shards/0.tar") == kind

@@ -42,10 +42,12 @@ def test_a_kind_without_methods_is_refused() -> None:
 
 
 def test_auto_trains_its_choice_and_logs_it_and_given_settings_take_precedence(
-    tmp_path: Path, caplog
+    tmp_path: Path, caplog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     with caplog.at_level("INFO", "unlabeled"):
-        run = unlabeled.pretrain("auto", images(), out=tmp_path / "run", device="cpu", **SMALL)
+        run = unlabeled.pretrain("auto", images(), device="cpu", **SMALL)
+    assert run.path == Path("runs/auto-array")  # whatever is chosen, as the guides promise
     assert "auto: patch_dictionary, features contrast" in caplog.text
     assert run.config["method"] == "patch_dictionary"
     settings = run.config["settings"]

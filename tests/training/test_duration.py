@@ -157,9 +157,10 @@ def test_a_run_longer_than_the_time_takes_the_fewest_steps_and_says_so(
     unlabeled.pretrain(Slower, pictures(), out=out, encoder=network(), minutes=1, batch_size=8)
     said = capsys.readouterr().err
     assert state_of(out)[1]["step"] == 10
-    assert (
-        "10 steps (3.33 epochs) at 30 s each: about 5 min, more than the 1 min, but 10 steps are the minimum"
-        in said
+    assert re.search(
+        r"10 steps \(3.33 epochs\) at 30 s each: about 5 min after \d+ (s|min) of preparation, "
+        "more than the 1 min, but 10 steps are the minimum",
+        said,
     )
 
 
@@ -229,7 +230,10 @@ def test_the_time_holds_what_fitting_features_takes_and_says_where_it_cannot() -
         "50 steps (0.5 epochs) at 1 s each: about 50 s, then"
     )
     late = choose(Costs(1.0), 2.0, 10.0, 100, 999, "", 300.0, ", then 5 min")
-    assert "10 s, then 5 min, more than the 2 min, but 10 steps are the minimum" in late.note
+    assert (
+        "10 s, then 5 min after 10 s of preparation, more than the 2 min, but 10 steps are the minimum"
+        in late.note
+    )
 
 
 def test_steps_fill_the_time_and_nothing_more() -> None:

@@ -5,10 +5,12 @@ import importlib
 import logging
 import os
 import re
+import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -93,6 +95,8 @@ _HUBS = ("hub", "torchvision")
 _PATTERN = re.compile(r"[*?\[]")
 _PEEKED = 3
 """Videos in which sounds without pictures are looked for."""
+_LISTED = 200
+"""Files of a tar file that tell the kind of data in it."""
 _TEXTS_BESIDE = 5
 """Files for each picture, sound or video, up to which the texts among them are taken for labels or captions."""
 
@@ -248,7 +252,7 @@ def same_classes(train: Data, test: Data) -> tuple[Data, Data]:
 def kind_of(source: Openable) -> str:
     """Kind of data that a source holds: as built in, else by the commonest ending of its files, else images.
 
-    A table or list of paths of images is one of images.
+    Of tar files the first tells, by the files in it. A table or list of paths of images is one of images.
     """
     if isinstance(source, Data):
         return source.kind
@@ -264,15 +268,35 @@ def kind_of(source: Openable) -> str:
     if path.is_dir():
         files = [name for names in _names_below(path) for name in names if not name.startswith(".")]
         files = files or [file.path for file in walk(path).files]  # behind links, which take longer to follow
+    sharded = 2 * sum(file.lower().endswith(".tar") for file in files) > len(files)
+    if sharded:
+        shards = (path,) if path.is_file() else sorted(path.rglob("*.[tT][aA][rR]"))
+        files = _members(shards[0]) if shards else files
     endings = Counter(os.path.splitext(re.sub(_PACKED, "", file))[1].lower() for file in files)
     counts = {kind: sum(endings[ending] for ending in those) for kind, those in _ENDINGS.items()}
     total, pictures = len(files), sum(endings[ending] for ending in (*SUFFIXES, ".arrow"))
     if _TEXTS_BESIDE * (pictures + sum(counts.values()) - counts["text"]) >= total:
         total -= counts.pop("text")  # texts beside the others, such as their labels, are no data of their own
     kind, count = max(counts.items(), key=lambda item: item[1])
-    if counts["video"] and 2 * (counts["audio"] + counts["video"]) > total and _only_heard(path):
+    if (
+        counts["video"]
+        and not sharded
+        and 2 * (counts["audio"] + counts["video"]) > total
+        and _only_heard(path)
+    ):
         return "audio"
     return kind if 2 * count > total else "image"
+
+
+def _members(shard: Path) -> list[str]:
+    """Names of the first files in a tar file whose endings tell a kind, rather than a label beside them."""
+    known = {*SUFFIXES, *(ending for those in _ENDINGS.values() for ending in those)}
+    try:
+        with tarfile.open(shard) as archive:
+            names = [member.name for member in islice(archive, _LISTED) if member.isfile()]
+    except (OSError, tarfile.TarError):  # it is reported when the data are opened
+        return []
+    return [name for name in names if os.path.splitext(name)[1].lower() in known]
 
 
 def _only_heard(path: Path) -> bool:

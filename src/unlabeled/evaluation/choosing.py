@@ -27,7 +27,7 @@ from unlabeled.evaluation.choice import Choice, Entry, Round, Terms
 from unlabeled.evaluation.model import frozen, pick_device
 from unlabeled.evaluation.sources import Source
 from unlabeled.files import atomic, locked, printable
-from unlabeled.progress import report, telling
+from unlabeled.progress import duration, report, telling
 from unlabeled.run import CHECKPOINT, Run, load, read_position
 from unlabeled.training.train import pretrain
 
@@ -176,7 +176,8 @@ class _Halving:
                 break
             share = self._share(number, len(sizes), len(left))
             report(
-                f"round {number + 1} of {len(sizes)}: {len(left)} candidates, {share:.3g} min of training each"
+                f"round {number + 1} of {len(sizes)}: {len(left)} candidates, {duration(60 * share)} of training each, "
+                "but at least 10 steps"
             )
             for entry in left:
                 if len(entry.rounds) <= number and not entry.failure:

@@ -299,7 +299,8 @@ def choose(
     seconds = seconds_of(steps, each, measured)
     note = f"{steps:,} steps ({steps / each:.3g} epochs) at {measured.mean_step:.2g} s each: about {duration(seconds)}"
     if spent + seconds + after > 72 * minutes:  # a fifth more
-        features += f", more than the {minutes:g} min, but {steps} steps are the minimum"
+        preparation = f" after {duration(spent)} of preparation" if spent >= 1 else ""
+        features += f"{preparation}, more than the {minutes:g} min, but {steps} steps are the minimum"
     elif steps == most:
         note += f" of {minutes:g} min, as {why}"
     note += features

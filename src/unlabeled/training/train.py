@@ -71,7 +71,7 @@ def pretrain(
     Args:
         method: Name of a method, auto for the choice of `auto.choose`, a class, or an instance with its encoder inside.
         data: What `open_data` takes, of the kind that the method learns from.
-        out: Folder of the run; `runs/METHOD-DATA` if None.
+        out: Folder of the run; `runs/METHOD-DATA` if None, for auto `runs/auto-DATA`.
         resume: Whether to continue the run in `out` from its checkpoint, or start it where there is none. With more
             `epochs` or `steps` it is trained longer: after its own schedule another one climbs to `lr` and falls to 0.
             With fewer, or other `minutes` from now on, its learning rate falls from where it is to 0 at the new end.
@@ -125,7 +125,8 @@ def train(
         ExitStack() as claims,
     ):
         dataset = processes.in_turn(fabric, lambda: _open(data, plan, progress))
-        claiming = folders.claimed(out, plan.name, dataset.name, resume)
+        # The folder that auto writes must not depend on the machine: the next command names it.
+        claiming = folders.claimed(out, auto.AUTO if choice.reason else plan.name, dataset.name, resume)
         claim = processes.first(fabric, lambda: claims.enter_context(claiming))
         if claim.resumes:
             processes.refuse_unshared(claim.path / CHECKPOINT)
