@@ -275,7 +275,7 @@ def test_a_percentage_says_what_it_came_to():
 
 def test_a_size_must_come_with_what_it_is_for():
     with pytest.raises(
-        ValueError, match="size must come with the task propagation or segmentation or detection, got 40"
+        ValueError, match="size is for the tasks propagation, segmentation, detection, got 40 with"
     ):
         evaluate(ENCODER, (TRAIN, TEST), probe="knn", size=40)
 

@@ -203,7 +203,7 @@ def test_every_row_is_kept_as_it_comes():
 
 @pytest.mark.parametrize("name", ["clips", "crops"])
 def test_clips_and_crops_must_come_with_what_they_are_for(name):
-    with pytest.raises(ValueError, match=f"{name} must come with the task recognition, got 2"):
+    with pytest.raises(ValueError, match=f"{name} is for the tasks recognition, got 2 with"):
         evaluate(lstm(), (moving(8, 0), moving(8, 1)), probe="linear", **{name: 2})
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         evaluate(lstm(), (moving(8, 0), moving(8, 1)), probe="recognition", **{name: 0})

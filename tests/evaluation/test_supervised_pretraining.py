@@ -154,6 +154,7 @@ def test_public_weights_are_trained_beside_ours_by_tasks_and_fine_tuning(tmp_pat
     scores = evaluate(ours, source, **{**beside, **tasks})
     assert [one["features"] for one in scores][1:] == ["unlabeled", "random", "rescaled", "public"]
     own = evaluate(other, source, controls=(), **tasks)
+    assert [one["features"] for one in own] == ["most frequent class", "unlabeled"]  # asked for no controls
     assert values_of(own, "unlabeled") == values_of(scores, "public") != values_of(scores, "unlabeled")
     words |= {"labels_per_class": 1, "draws": 1}
     scores = evaluate(ours, "digits", probe="finetune", **{**beside, **words})

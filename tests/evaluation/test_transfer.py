@@ -258,7 +258,7 @@ def test_evaluate_saves_after_every_network_and_names_wrong_options(tmp_path: Pa
     for options, words in (
         (
             {"probe": "knn", "transfer": Transfer(seeds=2)},
-            "transfer must come with the task multilabel or segmentation",
+            "transfer is for the tasks multilabel, segmentation",
         ),
         ({"probe": "segmentation", "transfer": Transfer(labels=("few",))}, "labels must be whole numbers"),
         (
@@ -272,7 +272,7 @@ def test_evaluate_saves_after_every_network_and_names_wrong_options(tmp_path: Pa
         ({"probe": "detection"}, "data must have boxes"),
         (
             {"probe": "knn", "size": 24},
-            "size must come with the task propagation or segmentation or detection",
+            "size is for the tasks propagation, segmentation, detection",
         ),
     ):
         with pytest.raises(ValueError, match=words):

@@ -65,6 +65,7 @@ class EvaluatedModel:
         crops: Crops of each of these, likewise.
         steps: Optimizer steps of trainings on labels; None lets their length follow from the labels.
         transfer: How tasks train on labelled images.
+        controlled: Whether tasks that train on images also train random weights.
         others: Pretrained encoders by name, which tasks that train on images measure beside it: the same pre-trained
             with labels, and public weights.
         name: What lines on the progress call it.
@@ -79,6 +80,7 @@ class EvaluatedModel:
     crops: int | None = None
     steps: int | None = None
     transfer: Transfer = Transfer()
+    controlled: bool = True
     others: Mapping[str, "Encoder"] = field(default_factory=dict)
     name: str = "unlabeled"
 

@@ -82,7 +82,10 @@ class Request:
             check.at_least(1, steps=self.settings.steps)
         for name, value in self.of_tasks.items():
             if not {*OF_TASKS[name]} & {*self.probes}:
-                raise UserError(f"{name} must come with the task {' or '.join(OF_TASKS[name])}, got {value}")
+                named = ", ".join(self.probes)
+                raise UserError(
+                    f"{name} is for the tasks {', '.join(OF_TASKS[name])}, got {value} with {named}"
+                )
             if name != "transfer":
                 check.at_least(1, **{name: value})
         if self.transfer is not None:

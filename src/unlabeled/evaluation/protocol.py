@@ -188,7 +188,7 @@ def _measure_tasks(
             others[WITH_LABELS] = frozen(bare(twin.encoder), device)[0]
         if (weights := _public(encoder, request)) is not None:
             others[PUBLIC] = weights[0]
-    model.others = others
+    model.controlled, model.others = bool(request.controls), others
     for number, name in enumerate(request.tasks):
         request.report(name)
         # Which columns a task or probe has is not known before it begins.

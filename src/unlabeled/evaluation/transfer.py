@@ -285,7 +285,8 @@ def _by_network(
 ) -> Iterator[tuple[str, list[Predictions]]]:
     """Predictions of each network by all seeds, ours first, so that the first line answers the question."""
     yield from untrained.items()
-    for features in (verdict.OURS, "random", "rescaled", *model.others):
+    untrained_twins = ("random", "rescaled") if model.controlled else ()
+    for features in (verdict.OURS, *untrained_twins, *model.others):
         other = model.others.get(features)
         if other is not None and part not in ("frozen", "head", "all", *other.map_dims):
             report(f"the control {features} is skipped: its network has no map {part}")
