@@ -8,7 +8,9 @@ epoch.
 import copy
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -28,6 +30,7 @@ from unlabeled.data.streaming.data import Decoder, Streamed, first_rows, open_sh
 from unlabeled.data.streaming.shards import Content, ShardRows
 from unlabeled.data.tables import open_table
 from unlabeled.data.text.data import CHARACTERS_OF_A_TOKEN, Texts, as_bytes
+from unlabeled.data.text.encodings import only_utf_8, refuse_marked
 from unlabeled.data.text.read import groups
 from unlabeled.data.text.tokens import Encode, Tokens, packed
 
@@ -57,11 +60,17 @@ def texts_of(path: Path, text_column: str | None = None) -> Iterator[bytes]:
         names = _columns(head, path, text_column)
         records: Iterable[Any] = table.records([*dict.fromkeys(name.partition(".")[0] for name in names)])
     elif name.startswith(".txt"):
-        with _unpacked(path) as file:
-            return (part.encode() for part in groups(file.read().decode("utf-8", "replace")))
+        with _readable(path), _unpacked(path) as file:
+            content = file.read()
+        return (part.encode() for part in groups(only_utf_8(content, str(path))))
     else:
         lines = _lines(path)
         first = list(islice(lines, _PEEKED))
+        if first and all(record is None for record in first):
+            raise UserError(
+                f"{path} must hold an object or a text of JSON in UTF-8 on every line, got none in "
+                f"the first {len(first):,} lines"
+            )
         texts_alone = all(isinstance(record, str | None) for record in first)
         names = () if texts_alone else _columns(first, path, text_column)
         records = chain(first, lines)
@@ -86,15 +95,22 @@ def _unpacked(path: Path) -> Any:
 
 def _lines(path: Path) -> Iterator[Any]:
     """What the lines of a file hold; None where that is no JSON."""
+    with _readable(path), _unpacked(path) as file:
+        refuse_marked(file.peek(4), str(path))
+        for line in file:
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except (ValueError, RecursionError):
+                    yield None
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say of a file whose compressed bytes are damaged which it is."""
     try:
-        with _unpacked(path) as file:
-            for line in file:
-                if line.strip():
-                    try:
-                        yield json.loads(line)
-                    except (ValueError, RecursionError):
-                        yield None
-    except (EOFError, gzip.BadGzipFile) as error:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path} must be a readable file: {check.reason(error)}") from error
 
 
