@@ -174,7 +174,7 @@ def _decoded(content: bytes, encoding: str) -> Decoded:
     try:
         return Decoded(content.decode(encoding), "")
     except UnicodeDecodeError as error:
-        start = error.start
+        start = error.start + len(content) - len(error.object)  # which has no mark of UTF-8
     text = content.decode(encoding, "replace")
     replaced = text.count("\ufffd")
     if replaced > _MOST_REPLACED * len(text):
