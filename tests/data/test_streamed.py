@@ -241,6 +241,12 @@ def test_a_mark_of_utf_8_is_no_character_and_a_few_damaged_bytes_are_told(
     assert "a.txt: byte 165 (0xff) is not UTF-8; replaced by" in caplog.text
 
 
+def test_a_cache_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file/shards"):
+        ShardCache(tmp_path / "file" / "shards", 10**6).file("a", 1, Path.touch)
+
+
 def characters(texts: list[str]) -> list[list[int]]:
     return [[ord(character) for character in text] for text in texts]
 
