@@ -10,6 +10,7 @@ import sys
 from contextlib import redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -638,3 +639,62 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("audit pics --out pics/0.png", "--out must end with .html, got pics/0.png"),
+        ("audit pics --json pics/0.png", "--json must end with .json, got pics/0.png"),
+        (
+            "audit pics --json pics/labels.json",
+            "--json must be a new file, or one outside the data pics, got",
+        ),
+        (
+            "show run pics --out pics/0.png",
+            "--out must be a new file, or one outside the data pics, got pics/0.png",
+        ),
+        (
+            "show run --out pics/0.png",
+            "--out must be a new file, or one outside the data pics, got pics/0.png",
+        ),
+        ("show run --out pics/labels.json", "--out must end with .png, got pics/labels.json"),
+        ("report run --out pics/0.png", "--out must end with .html, got pics/0.png"),
+        (
+            "curate pics run --out pics",
+            "--out must be a new or empty folder, or one that curate wrote, got pics",
+        ),
+        (
+            "curate pics run --out pics/labels.csv",
+            "--out must be a new file, or one outside the data pics, got",
+        ),
+        (
+            "explore run pics --out page --parquet pics/a.parquet",
+            "--parquet must be a new file, or one outside",
+        ),
+    ],
+)
+def test_no_page_or_picture_is_written_over_data(
+    words: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ("pics/0.png", "pics/labels.json", "pics/labels.csv", "pics/a.parquet", "run/run.toml")
+    for path in map(Path, names):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text('[data]\nsource = "pics"\n' if path.name == "run.toml" else path.name)
+    monkeypatch.setattr("unlabeled.data.opening.kind_of", lambda *_, **__: "image")
+    monkeypatch.setattr("unlabeled.run.load", lambda *_: SimpleNamespace(path=Path("run"), own_network=False))
+    assert run(*words.split()) == 2
+    assert message in capsys.readouterr().err
+    assert [Path(name).read_text() for name in names[:4]] == [Path(name).name for name in names[:4]]
+    assert {*map(str, Path().rglob("*"))} == {"pics", "run", *names}
+
+
+def test_a_page_among_the_data_is_written_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "0.png")
+    for _ in range(2):
+        assert run("audit", str(tmp_path), "--out", str(tmp_path / "audit.html")) == 0

@@ -876,9 +876,10 @@ def show(
     from unlabeled.run import load
 
     check.at_least(1, samples=samples)
-    files.refuse_input(out, data)
+    files.require_ending(out, ".png")
     opened = load(run, encoder)
     source = data or _source(opened.path / "run.toml")
+    files.refuse_input(out, source)
     with torch.no_grad():
         batch = opened.method.training_view(open_data(source, **opened.reading)).sample(samples, seed)
         torch.manual_seed(seed)
@@ -969,8 +970,9 @@ def report(
 
     if not runs:
         raise UserError("report must get at least one run, got none")
-    files.refuse_input(out, data)
+    files.require_ending(out, ".html")
     opened = [load(run, encoder if load(run).own_network else None) for run in runs]
+    files.refuse_input(out, data, *map(_source_of, opened))
     if out is None and hub.is_address(runs[0]):
         out = Path("report.html")
     print(draw(opened, data=data, out=out), flush=True)
@@ -1006,6 +1008,8 @@ def audit(
     """
     from unlabeled.auditing import audit as look
 
+    files.require_ending(out, ".html")
+    files.require_ending(json, ".json", called="json")
     files.refuse_input(out, *sources)
     files.refuse_input(json, *sources, called="json")
     findings = look(*sources, kind=kind, near=near, progress=_tell, **asdict(reading))
@@ -1111,6 +1115,7 @@ def explore(
     from unlabeled.exploring import explore as write
     from unlabeled.exploring.exploration import run_beside
 
+    files.refuse_input(parquet, data, called="parquet")
     out = out or files.new_folder(Path("runs") / f"explore-{_short(data)}")
     written = write(
         run, data, out=out, features=features, parquet=parquet, seed=seed, device=device, progress=_tell,

@@ -22,6 +22,8 @@ __all__ = [
     "numbered",
     "printable",
     "refuse_input",
+    "require_ending",
+    "require_own_folder",
     "sweep",
 ]
 
@@ -177,32 +179,74 @@ def _lock(file: Path, wait: bool) -> int:
 def refuse_input(out: str | os.PathLike[str] | None, *sources: object, called: str = "out") -> None:
     """Refuse to write a file in place of data that is read, or of what a run consists of.
 
+    Of a folder of data every file may be a part, such as a table of labels; only pages are known to be none.
+
     Args:
         out: File to write; None is none.
         *sources: What is read, or paths of samples, such as table.csv:2; all else than names and paths is passed over.
         called: What the message calls `out`.
 
     Raises:
-        ValueError: `out` is one of the sources, holds a sample, or is a file of a run.
+        ValueError: `out` is one of the sources or in a folder that is one, holds a sample, or is a file of a run.
     """
     path = Path("" if out is None else out)
     if not path.is_file():
         return
-    status = path.stat()
+    status, is_page = path.stat(), path.suffix.lower() == ".html"
     for source in sources:
-        if isinstance(source, (str, os.PathLike)) and _is_in(os.path.expanduser(source), status):
+        own = os.path.expanduser(source) if isinstance(source, (str, os.PathLike)) else ""
+        if own and _is_file(own, status):
             raise UserError(f"{called} must be another file than one of the data, got {out}")
+        if (
+            own
+            and not is_page
+            and os.path.isdir(own)
+            and path.resolve().is_relative_to(os.path.realpath(own))
+        ):
+            raise UserError(f"{called} must be a new file, or one outside the data {own}, got {out}")
     if path.name in RUN_FILES and (path.parent / RUN_FILES[0]).is_file():
         raise UserError(f"{called} must be no file that a run consists of, got {out}")
 
 
-def _is_in(source: str, status: os.stat_result) -> bool:
+def _is_file(source: str, status: os.stat_result) -> bool:
     """Whether a path, or that of the file that a sample is a part of, is a file; quick, as for millions of samples."""
     for name in dict.fromkeys((source, _PART.sub("", source))):
         with contextlib.suppress(OSError, ValueError):
             if os.path.samestat(os.stat(name), status):
                 return True
     return False
+
+
+def require_ending(out: str | os.PathLike[str] | None, ending: str, called: str = "out") -> None:
+    """Refuse a file whose name says that it is something else, such as a picture that a page would replace.
+
+    Args:
+        out: File to write; None is none.
+        ending: The ending that it must have, such as .html.
+        called: What the message calls `out`.
+
+    Raises:
+        ValueError: It has another one.
+    """
+    if out is not None and Path(out).suffix.lower() != ending:
+        raise UserError(f"{called} must end with {ending}, got {out}")
+
+
+def require_own_folder(folder: Path, names: tuple[str, ...], which: str) -> None:
+    """Refuse a folder of other things, such as data, among which what is written would be.
+
+    Args:
+        folder: Folder to write to.
+        names: One of these is in it if the same command wrote it.
+        which: What the message calls such a one.
+
+    Raises:
+        ValueError: It holds something else.
+    """
+    if not folder.is_dir() or any((folder / name).is_file() for name in names):
+        return
+    if any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise UserError(f"out must be a new or empty folder, or {which}, got {folder}")
 
 
 def printable(path: str | os.PathLike[str]) -> str:

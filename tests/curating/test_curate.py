@@ -268,3 +268,8 @@ def test_bad_words_get_one_line(
 def test_a_run_that_is_none_is_named_with_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"run must be a run, auto, or weights such as timm:NAME.* got atuo"):
         curate("digits", "atuo")
+
+
+def test_clusters_are_checked_before_anything_is_opened() -> None:
+    with pytest.raises(ValueError, match="clusters must be at least 1, got 0"):
+        curate("nowhere", "nothing", clusters=[0])

@@ -23,6 +23,7 @@ from PIL import Image
 from unlabeled.check import UserError
 from unlabeled.data import Data, open_data
 from unlabeled.data.image.streamed import IMAGES, ImageDecoder, StreamedImages, open_streamed
+from unlabeled.data.notes import note
 from unlabeled.data.streaming import addresses
 from unlabeled.data.streaming import data as streamed
 from unlabeled.data.streaming import order as orders
@@ -228,6 +229,43 @@ def test_the_columns_of_texts_are_said_also_where_shards_differ(
 def test_the_byte_order_mark_of_a_text_is_no_part_of_it(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("\ufeffSome words.".encode())
     assert TEXT.open(tmp_path).in_memory(1).texts == ["Some words."]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.txt", "one word, é".encode("utf-16"), "must be UTF-8 to be streamed, got utf-16"),
+        ("a.txt", "été à l'hôtel".encode("latin-1"), "must be UTF-8 to be streamed, got another encoding"),
+        ("a.txt", bytes(range(256)), "is binary, not a text"),
+        ("a.jsonl", '"one word, é"\n"two"'.encode("utf-16"), "must be UTF-8 to be streamed, got utf-16"),
+        ("a.jsonl", b'["one",\n"two",\n"three"]', "must hold an object or a text of JSON"),
+        ("a.jsonl", '"été"\n"hôtel"'.encode("latin-1"), "must hold an object or a text of JSON in UTF-8"),
+        ("a.txt.gz", gzip.compress(bytes(9999))[:-9], "must be a readable file: "),
+        ("a.jsonl.gz", gzip.compress(b"")[:10] + b"\xff" * 99, "must be a readable file: "),
+    ],
+)
+def test_texts_that_are_not_utf_8_are_refused_by_name(
+    name: str, content: bytes, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} {reason}"):
+        TEXT.open(tmp_path)
+
+
+def test_a_mark_of_utf_8_is_no_character_and_a_few_damaged_bytes_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + "été à l'hôtel ".encode() * 9 + b"\xff")
+    note.cache_clear()
+    data = TEXT.open(tmp_path)
+    assert data.in_memory(1).texts == ["été à l'hôtel " * 9 + "\ufffd"]  # type: ignore[attr-defined]
+    assert "a.txt: byte 165 (0xff) is not UTF-8; replaced by" in caplog.text
+
+
+def test_a_cache_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file/shards"):
+        ShardCache(tmp_path / "file" / "shards", 10**6).file("a", 1, Path.touch)
 
 
 def characters(texts: list[str]) -> list[list[int]]:

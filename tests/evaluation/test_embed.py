@@ -216,7 +216,9 @@ def test_features_are_never_written_over_the_data_or_a_run(tmp_path, monkeypatch
     Path("arrays").mkdir()
     for number in range(2):
         np.save(f"arrays/{number}.npy", np.full((8, 8), number, np.uint8))
-    with pytest.raises(ValueError, match=r"out must be another file than one of the data, got arrays/1.npy"):
+    with pytest.raises(
+        ValueError, match=r"out must be a new file, or one outside the data arrays, got arrays/1.npy"
+    ):
         embed(ENCODER, "arrays", out="arrays/1.npy")
     Path("run").mkdir()
     for name in ("run.toml", "samples.npy"):

@@ -159,6 +159,8 @@ def curate(
         ValueError: An option is out of its range, or there is no such data or run.
     """
     _verify(size, share, rounds, outliers)
+    for count in clusters or ():  # else only after "auto" has trained
+        check.at_least(1, clusters=count)
     name = os.fspath(run) if isinstance(run, str | os.PathLike) else type(run).__name__
     settings = {"run": name, "features": features, "near": near, "outliers": outliers, "rounds": rounds}
     settings |= {"size": size, "share": share, "clusters": clusters, "seed": seed}

@@ -20,7 +20,7 @@ from unlabeled.curating.curation import Curation
 from unlabeled.data import Images
 from unlabeled.data.audio.data import Sounds
 from unlabeled.data.text.data import Texts
-from unlabeled.files import atomic, refuse_input
+from unlabeled.files import RUN_FILES, atomic, refuse_input, require_own_folder
 
 if TYPE_CHECKING:
     from unlabeled.data import Data
@@ -35,6 +35,7 @@ ENDINGS = {
 }
 """Endings of files that a part of data of a kind can be written to; all may be a folder of links."""
 NAME = "subset"
+SETTINGS = "curation.json"
 ROWS = 1024
 """Samples that are encoded at a time."""
 
@@ -48,15 +49,17 @@ def place(out: str | Path) -> tuple[Path, str]:
 
 
 def verify(out: str | Path, kind: str) -> None:
-    """Refuse a file whose ending is of no format for data of a kind, before anything is computed.
+    """Refuse a file whose ending is of no format for data of a kind, or a folder of others, before all computation.
 
     Raises:
-        ValueError: It is not.
+        ValueError: It is one.
     """
     allowed = ENDINGS.get(kind, ())
     if Path(out).suffix and Path(out).suffix.lower() not in allowed:
         forms = ", ".join([*allowed, "nothing for a folder"])
         raise UserError(f"out must end with {forms} for data of kind {kind}, got {Path(out).name}")
+    if not Path(out).suffix:
+        require_own_folder(Path(out), (SETTINGS, f"run/{RUN_FILES[0]}"), "one that curate wrote")
 
 
 def write_subset(curation: Curation, out: str | Path) -> dict[str, Path]:
@@ -89,7 +92,7 @@ def write_subset(curation: Curation, out: str | Path) -> dict[str, Path]:
     ):
         paths[name] = folder / f"{begin}{name}.csv"
         _write_table(paths[name], [heading, *rows])
-    paths["settings"] = folder / f"{begin}curation.json"
+    paths["settings"] = folder / f"{begin}{SETTINGS}"
     record = {"data": curation.name, **curation.settings, "summary": curation.summary()}
     with atomic(paths["settings"]) as temporary:
         temporary.write_text(json.dumps(record, indent=1), encoding="utf-8", errors="backslashreplace")

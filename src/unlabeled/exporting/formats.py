@@ -15,6 +15,7 @@ from unlabeled import check, encoders
 from unlabeled.check import UserError
 from unlabeled.encoders import Encoder
 from unlabeled.exporting import onnx_graph, proof
+from unlabeled.files import require_own_folder
 from unlabeled.run import opened
 
 __all__ = ["Exported", "export"]
@@ -117,6 +118,8 @@ def _check_path(out: Path, format: str) -> None:
     if out.exists() and out.is_dir() == bool(suffix):
         needed, present = ("file", "folder") if out.is_dir() else ("folder", "file")
         raise UserError(f"out must be a {needed} for format {format}, got the {present} {out}")
+    if not suffix:
+        require_own_folder(out, ("config.json",), "one that export wrote")
 
 
 def _encoder(source: Any) -> Encoder:

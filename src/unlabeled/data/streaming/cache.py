@@ -111,7 +111,7 @@ def _used(path: Path) -> bool:
     """Note that a file is read now; whether it is there."""
     try:
         os.utime(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # the second names no file; making the folder does
         return False
     return True
 

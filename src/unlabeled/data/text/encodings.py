@@ -17,7 +17,7 @@ from typing import NamedTuple
 from unlabeled.check import UserError
 from unlabeled.data.notes import note
 
-__all__ = ["Decoder"]
+__all__ = ["Decoder", "only_utf_8", "refuse_marked"]
 
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -125,6 +125,43 @@ class Decoder:
                 note(f"{self.name}: {count} file{'s' if count > 1 else ''} read as {encoding}{hint}")
 
 
+def refuse_marked(start: bytes, name: str) -> None:
+    """Refuse a file that begins with the mark of another encoding than UTF-8.
+
+    Args:
+        start: Its first bytes, four or more.
+        name: What messages call it.
+
+    Raises:
+        ValueError: It is in UTF-16 or UTF-32.
+    """
+    encoding = next((own for mark, own in _MARKS.items() if start.startswith(mark)), "utf-8")
+    if not encoding.startswith("utf-8"):
+        raise UserError(f"{name} must be UTF-8 to be streamed, got {encoding}")
+
+
+def only_utf_8(content: bytes, name: str) -> str:
+    """Characters of a file in UTF-8; a few damaged bytes are replaced, which is said.
+
+    Args:
+        content: Its bytes.
+        name: What messages call it.
+
+    Raises:
+        ValueError: It is in another encoding, or no text.
+    """
+    try:
+        encoding = Decoder(name).certain(content)
+        if not (encoding or "").startswith("utf-8"):
+            raise UserError(f"must be UTF-8 to be streamed, got {encoding or 'another encoding'}")
+        text, reason = _decoded(content, encoding or "")
+    except UserError as error:
+        raise UserError(f"{name} {error}") from error
+    if reason:
+        note(f"{name}: {reason}; replaced by \ufffd")
+    return text
+
+
 def _codec(encoding: str) -> str:
     try:
         "".encode(encoding)
@@ -137,7 +174,7 @@ def _decoded(content: bytes, encoding: str) -> Decoded:
     try:
         return Decoded(content.decode(encoding), "")
     except UnicodeDecodeError as error:
-        start = error.start
+        start = error.start + len(content) - len(error.object)  # which has no mark of UTF-8
     text = content.decode(encoding, "replace")
     replaced = text.count("\ufffd")
     if replaced > _MOST_REPLACED * len(text):

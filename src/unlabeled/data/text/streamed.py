@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from io import BufferedIOBase
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -32,6 +31,7 @@ from unlabeled.data.streaming.data import Decoder, Streamed, first_rows, open_sh
 from unlabeled.data.streaming.shards import Content, ShardRows
 from unlabeled.data.tables import open_table
 from unlabeled.data.text.data import CHARACTERS_OF_A_TOKEN, Texts, as_bytes
+from unlabeled.data.text.encodings import only_utf_8, refuse_marked
 from unlabeled.data.text.read import groups
 from unlabeled.data.text.tokens import Encode, Tokens, packed
 
@@ -62,10 +62,16 @@ def texts_of(path: Path, text_column: str | None = None) -> Iterator[bytes]:
         records: Iterable[Any] = table.records([*dict.fromkeys(column.partition(".")[0] for column in names)])
     elif name.startswith(".txt"):
         with _unpacked(path) as file:
-            return (part.encode() for part in groups(file.read().decode("utf-8-sig", "replace")))
+            content = file.read()
+        return (part.encode() for part in groups(only_utf_8(content, str(path))))
     else:
         lines = _lines(path)
         first = list(islice(lines, _PEEKED))
+        if first and all(record is None for record in first):
+            raise UserError(
+                f"{path} must hold an object or a text of JSON in UTF-8 on every line, got none in "
+                f"the first {len(first):,} lines"
+            )
         texts_alone = all(isinstance(record, str | None) for record in first)
         names = () if texts_alone else _columns(first, path, text_column)
         records = chain(first, lines)
@@ -88,7 +94,7 @@ def _text(record: Any, names: tuple[str, ...]) -> str:
 
 
 @contextmanager
-def _unpacked(path: Path) -> Iterator[BufferedIOBase]:
+def _unpacked(path: Path) -> Iterator[Any]:
     """A file, unpacked if it ends with .gz; damage is an error that names it."""
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
@@ -100,6 +106,7 @@ def _unpacked(path: Path) -> Iterator[BufferedIOBase]:
 def _lines(path: Path) -> Iterator[Any]:
     """What the lines of a file hold; None where that is no JSON."""
     with _unpacked(path) as file:
+        refuse_marked(file.peek(4), str(path))
         for line in file:
             if line.strip():
                 try:
