@@ -698,3 +698,18 @@ def test_a_page_among_the_data_is_written_again(tmp_path: Path, capsys: pytest.C
     Image.new("L", (8, 8)).save(tmp_path / "0.png")
     for _ in range(2):
         assert run("audit", str(tmp_path), "--out", str(tmp_path / "audit.html")) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "module"), [("choose digits", "choosing.choose"), ("bet digits digits", "bets.bet")]
+)
+def test_what_trains_several_runs_is_continued_by_the_same_command(
+    command: str, module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*words: object, **options: object) -> None:
+        raise KeyboardInterrupt("stopped after step 3; --resume continues from somewhere")
+
+    monkeypatch.setattr(f"unlabeled.evaluation.{module}", interrupted)
+    assert run(*command.split()) == 130
+    shown = capsys.readouterr().err
+    assert "the same command continues" in shown and "--resume" not in shown

@@ -6,8 +6,8 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -684,12 +684,13 @@ def bet(
     from unlabeled.evaluation.bets import bet as play
     from unlabeled.reporting.bet_page import write_page
 
-    done = play(
-        pretrain_data, target_data, out=out, config=config, quiet=False, progress=_tell,
-        method=method, task=task, budgets=_whole_numbers("budgets", budgets) or None, labels=labels or None,
-        seeds=seeds, train=train, steps=steps, size=size, encoder=encoder, image_size=image_size,
-        batch_size=batch_size, seed=seed, device=device,
-    )  # fmt: skip
+    with _continued_by_itself():
+        done = play(
+            pretrain_data, target_data, out=out, config=config, quiet=False, progress=_tell,
+            method=method, task=task, budgets=_whole_numbers("budgets", budgets) or None,
+            labels=labels or None, seeds=seeds, train=train, steps=steps, size=size, encoder=encoder,
+            image_size=image_size, batch_size=batch_size, seed=seed, device=device,
+        )  # fmt: skip
     print(f"{done}\n{write_page(done)}", flush=True)
     if (best := done.best_run()) is not None:
         _next("export", best, "--out", "encoder.safetensors")
@@ -739,12 +740,13 @@ def choose(
     """
     from unlabeled.evaluation.choosing import choose as play
 
-    choice = play(
-        data, labels=labels, labels_per_class=labels_per_class, minutes=minutes, methods=methods,
-        criterion=criterion, seed=seed, device=device, out=out, quiet=True, progress=_tell,
-        reading=asdict(reading), encoder=encoder, image_size=image_size, batch_size=batch_size,
-        store_size=store_size,
-    )  # fmt: skip
+    with _continued_by_itself():
+        choice = play(
+            data, labels=labels, labels_per_class=labels_per_class, minutes=minutes, methods=methods,
+            criterion=criterion, seed=seed, device=device, out=out, quiet=True, progress=_tell,
+            reading=asdict(reading), encoder=encoder, image_size=image_size, batch_size=batch_size,
+            store_size=store_size,
+        )  # fmt: skip
     print(f"{choice}\n{choice.path / 'choice.json'}", flush=True)
 
 
@@ -1246,6 +1248,15 @@ def _named(run: Any, features: str | None, directions: str | None) -> str | None
     if features is None and directions is None:
         return None
     return named(run, features, directions) or "output"
+
+
+@contextmanager
+def _continued_by_itself() -> Iterator[None]:
+    """Say of a command that trains several runs how it goes on after Ctrl-C, instead of how one of them would."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped; the same command continues") from None
 
 
 def _tell(text: str) -> None:
